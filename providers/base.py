@@ -1,0 +1,147 @@
+"""The contract between Darkroom and an upstream: one order shape in, one of a few answers out.
+
+An adapter is one file implementing :class:`Provider`. It never sleeps, never retries a paid call
+and never decides about money; it translates. Everything it needs stands in the order and in the
+configuration it was built with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from providers.errors import ProviderError
+
+if TYPE_CHECKING:
+    from providers.catalog import Model
+
+
+@dataclass(frozen=True, slots=True)
+class InputImage:
+    """A verified reference picture; ``data`` are its bytes as we keep them."""
+
+    data: bytes = field(repr=False)
+    mime: str
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What one paid call is asked to make. Values are already validated and normalised.
+
+    ``params`` holds only what the caller set (canonical names: quality, seed, ...), so that a
+    setting left out here is left out on the wire. ``size`` holds the catalogue's canonical size
+    fields (``size``, or ``width`` + ``height``, or ``aspect_ratio``, ``resolution``), as strings or
+    whole numbers. ``n`` is the number of pictures of this call, never above the model's
+    ``max_per_call``.
+    """
+
+    operation: str
+    model: Model
+    prompt: str | None
+    n: int = 1
+    size: Mapping[str, str | int] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    images: Sequence[InputImage] = ()
+    mask: InputImage | None = None  # transparent pixels (alpha 0) mark what to change; adapters convert
+    face: InputImage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallRef:
+    """A call we have sent (or meant to send), as the database remembers it."""
+
+    call_id: str
+    dedupe_key: str
+    model: str  # the model's public id
+    upstream_id: str | None = None
+    poll_url: str | None = None
+    sent_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultImage:
+    """One picture made: its bytes, or a link to fetch at once (they die in minutes)."""
+
+    data: bytes | None = field(default=None, repr=False)
+    url: str | None = None
+    seed: int | None = None
+    revised_prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The upstream is done; ``images`` in upstream order, at least one."""
+
+    images: Sequence[ResultImage]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The upstream took the order and works on it."""
+
+    upstream_id: str
+    poll_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Still in progress. ``progress`` is 0..1 where the upstream counts, ``step`` its own word."""
+
+    progress: float | None = None
+    step: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The upstream does not know the call (never arrived, expired, or not visible yet)."""
+
+
+class CancelOutcome(StrEnum):
+    STOPPED = "stopped"  # confirmed, nothing will be made
+    UNSUPPORTED = "unsupported"  # this upstream cannot stop a call
+    TOO_LATE = "too_late"  # already over
+
+
+CheckResult = Finished | Running | Missing | ProviderError
+
+
+class Provider(Protocol):
+    """One upstream with one credential."""
+
+    name: str
+    credential_id: str  # "<provider>/<label>", stored with every call
+    base_url: str
+
+    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:
+        """Make the one paid call; HTTP retries off.
+
+        Raises: every class of :mod:`providers.errors`.
+        """
+
+    def check(self, call: CallRef) -> Finished | Running | Missing:
+        """Look once at a call; never sleeps, never loops. Raises :class:`ProviderError`.
+
+        ``Failed``/``Refused``/``Misconfigured`` end the call; ``NotRun``/``Uncertain`` here mean only
+        that the look itself failed, and the call goes on.
+        """
+
+    def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
+        """Look at many calls, keyed by ``call_id``; batched where the upstream can."""
+
+    def cancel(self, call: CallRef) -> CancelOutcome:
+        """Ask the upstream to stop. Raises :class:`ProviderError` when the asking failed."""
+
+    def lookup(self, call: CallRef, since: datetime) -> list[Accepted]:
+        """Find calls that may be this one (class B upstreams); empty where the API cannot."""
+
+    def download(self, url: str) -> bytes:
+        """Fetch a result link within the guard. Raises ``NotRun``/``Uncertain`` (try again) or ``Failed``."""
+
+    def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
+        """Stream a chat completion's text deltas. Raises :class:`ProviderError`, also mid-stream."""

@@ -1,0 +1,99 @@
+"""What went wrong at an upstream, said by type: the class tells the caller what to do next.
+
+=====================  =======================================  ==============================
+class                  the picture                              what follows
+=====================  =======================================  ==============================
+``NotRun``             surely was not started                   retry, or another model
+``Failed``             surely was not made; the upstream said   a new call, if ``retryable``
+``Refused``            will not be made for this request        give up, tell the caller
+``Misconfigured``      cannot be made with this set-up          give up, tell the operator
+``Uncertain``          may exist                                look it up; never send blindly
+=====================  =======================================  ==============================
+
+``code`` is stable and public (docs/errors.md). ``detail`` is for the log: it may hold words of the
+upstream, so it is shortened and redacted by whoever raises.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+MAX_DETAIL_CHARS = 500
+
+
+class ProviderError(Exception):
+    """Base of every upstream fault. Never raised as itself."""
+
+    def __init__(self, code: str, detail: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(code, detail[:MAX_DETAIL_CHARS])
+        self.code = code
+        self.detail = detail[:MAX_DETAIL_CHARS]
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}" if self.detail else self.code
+
+
+class NotRun(ProviderError):
+    """No byte left, or the answer surely precedes work (connect failure, TLS failure, 429)."""
+
+
+class Failed(ProviderError):
+    """The upstream's own well-formed answer that this call made no picture."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str = "",
+        *,
+        retryable: bool,
+        billed: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(code, detail, retry_after_s=retry_after_s)
+        self.retryable = retryable
+        self.billed = billed
+
+
+class Refused(ProviderError):
+    """Asking again gives the same answer."""
+
+
+class RequestRefused(Refused):
+    """The order itself is not acceptable (field, size, input)."""
+
+
+class ContentRefused(Refused):
+    """Moderation said no; ``stage`` says to what, ``charged`` whether the upstream billed for it."""
+
+    def __init__(
+        self,
+        code: str = "content_refused",
+        detail: str = "",
+        *,
+        stage: Literal["input", "output", "unknown"] = "unknown",
+        charged: bool = False,
+    ) -> None:
+        super().__init__(code, detail)
+        self.stage = stage
+        self.charged = charged
+
+
+class Misconfigured(ProviderError):
+    """Only the operator can mend it."""
+
+
+class BadCredentials(Misconfigured):
+    """Key missing, wrong, disabled or without the right."""
+
+
+class OutOfCredit(Misconfigured):
+    """The operator's account at the upstream is empty."""
+
+
+class UnknownModel(Misconfigured):
+    """The upstream does not know the model the catalogue names."""
+
+
+class Uncertain(ProviderError):
+    """The request may have run: time-out, reset, garbage or empty 2xx, a proxy's 5xx."""
