@@ -1,0 +1,139 @@
+"""Every variable the service reads, in one place; ``.env.example`` lists them for operators.
+
+Only entry points call :func:`load`; everything below receives values. Providers' own variables
+(``OPENAI_API_KEY`` and the like) are read by their adapters from the same environment.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SettingsError(Exception):
+    """The environment is not usable; the message names every variable at fault."""
+
+
+def _blank_is_unset(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+MaybePort = Annotated[Port | None, BeforeValidator(_blank_is_unset)]
+MaybeSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
+MaybeText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
+
+
+class Settings(BaseSettings):
+    """Values of one process, read once. Times in seconds, sizes in bytes, money in micro-credits."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
+
+    # Where state lives and where we listen
+    var: Path = Field(default=Path("var"), alias="DARKROOM_VAR")
+    host: str = Field(default="127.0.0.1", alias="DARKROOM_HOST")
+    port: Port = Field(default=8000, alias="DARKROOM_PORT")
+    flower_port_set: MaybePort = Field(default=None, alias="DARKROOM_FLOWER_PORT")
+    sandbox_port_set: MaybePort = Field(default=None, alias="DARKROOM_SANDBOX_PORT")
+    postgres_port_set: MaybePort = Field(default=None, alias="DARKROOM_POSTGRES_PORT")
+    redis_port_set: MaybePort = Field(default=None, alias="DARKROOM_REDIS_PORT")
+    public_url: MaybeText = Field(default=None, alias="DARKROOM_PUBLIC_URL")
+
+    # Servers of others; left out, `darkroom up` starts its own
+    database_url_set: MaybeSecret = Field(default=None, alias="DATABASE_URL")
+    redis_url_set: MaybeSecret = Field(default=None, alias="REDIS_URL")
+    broker_url_set: MaybeSecret = Field(default=None, alias="CELERY_BROKER_URL")
+
+    # Processes
+    web_workers: int = Field(default=1, ge=1, le=64, alias="DARKROOM_WEB_WORKERS")
+    worker_processes: int = Field(default=1, ge=1, le=64, alias="DARKROOM_WORKERS")
+    worker_pool: int = Field(default=1000, ge=10, le=10_000, alias="DARKROOM_WORKER_POOL")
+    control_slots: int = Field(default=200, ge=1, alias="DARKROOM_CONTROL_SLOTS")
+    provider_slots: int = Field(default=200, ge=1, alias="DARKROOM_PROVIDER_SLOTS")
+    drain_s: float = Field(default=8.0, ge=0, alias="DARKROOM_DRAIN_S")
+    decoders: int = Field(default=2, ge=1, le=64, alias="DARKROOM_DECODERS")
+    db_pool_size: int = Field(default=20, ge=2, le=500, alias="DARKROOM_DB_POOL_SIZE")
+    task_events: bool = Field(default=True, alias="DARKROOM_TASK_EVENTS")
+    log_level: str = Field(default="INFO", alias="DARKROOM_LOG_LEVEL")
+    log_format: str = Field(default="text", pattern="^(text|json)$", alias="DARKROOM_LOG_FORMAT")
+
+    # Prices: unit price = catalogue cost x markup, at least the minimum; 1 credit = 1 US cent
+    markup: float = Field(default=1.0, gt=0, alias="DARKROOM_MARKUP")
+    minimum_unit_price_microcredits: int = Field(default=100_000, ge=0, alias="DARKROOM_MINIMUM_UNIT_PRICE")
+    cancel_charge: str = Field(default="full", pattern="^(full|none)$", alias="CANCEL_CHARGE")
+    admin_credits: int = Field(default=10_000, ge=0, alias="DARKROOM_ADMIN_CREDITS")
+
+    # Orders
+    default_model: MaybeText = Field(default=None, alias="DARKROOM_DEFAULT_MODEL")
+    max_image_bytes: int = Field(default=10 * 2**20, ge=1024, alias="DARKROOM_MAX_IMAGE_BYTES")
+    max_request_bytes: int = Field(default=16 * 2**20, ge=1024, alias="DARKROOM_MAX_REQUEST_BYTES")
+    max_attempts: int = Field(default=4, ge=1, le=20, alias="DARKROOM_MAX_ATTEMPTS")
+    default_deadline_s: int = Field(default=86_400, ge=1, alias="DARKROOM_DEFAULT_DEADLINE_S")
+    publish_window: int = Field(default=32, ge=1, alias="DARKROOM_PUBLISH_WINDOW")
+
+    # Limits of callers
+    rate_limit_account: str = Field(default="600/minute", alias="DARKROOM_RATE_LIMIT_ACCOUNT")
+    rate_limit_submit: str = Field(default="6000/minute", alias="DARKROOM_RATE_LIMIT_SUBMIT")
+    trusted_proxies: int = Field(default=0, ge=0, alias="DARKROOM_TRUSTED_PROXIES")
+
+    @cached_property
+    def flower_port(self) -> int:
+        return self.flower_port_set or self.port + 1
+
+    @cached_property
+    def sandbox_port(self) -> int:
+        return self.sandbox_port_set or self.port + 2
+
+    @cached_property
+    def postgres_port(self) -> int:
+        return self.postgres_port_set or self.port + 3
+
+    @cached_property
+    def redis_port(self) -> int:
+        return self.redis_port_set or self.port + 4
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL. Raises SettingsError when DATABASE_URL is not set."""
+        return _psycopg(_required(self.database_url_set, "DATABASE_URL"))
+
+    @property
+    def redis_url(self) -> str:
+        return _required(self.redis_url_set, "REDIS_URL")
+
+    @property
+    def broker_url(self) -> str:
+        return self.broker_url_set.get_secret_value() if self.broker_url_set else self.redis_url
+
+    @property
+    def blobs_dir(self) -> Path:
+        return self.var / "blobs"
+
+
+def _required(secret: SecretStr | None, variable: str) -> str:
+    if secret is None:
+        raise SettingsError(f"{variable} is not set (`darkroom up` starts its own server when it is absent)")
+    return secret.get_secret_value()
+
+
+def _psycopg(url: str) -> str:
+    """Accept the URL forms operators paste; we speak to PostgreSQL by psycopg 3 alone."""
+    for prefix in ("postgresql+psycopg://", "postgresql://", "postgres://"):
+        if url.startswith(prefix):
+            return "postgresql+psycopg://" + url.removeprefix(prefix)
+    raise SettingsError("DATABASE_URL must begin with postgresql://")
+
+
+def load() -> Settings:
+    """Read the environment (and ``.env``). Raises SettingsError naming every bad variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)
+        )
+        raise SettingsError(f"bad settings: {faults}") from None
