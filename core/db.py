@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.exc import DBAPIError, OperationalError, TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from core.errors import DatabaseAwayError
 
@@ -31,7 +32,7 @@ _TCP = {
 
 def make_engine(url: str, *, pool_size: int = 20, application_name: str = "darkroom") -> Engine:
     """Build an engine whose every wait has an end; connecting happens on first use."""
-    engine = create_engine(
+    return create_engine(
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
@@ -48,7 +49,6 @@ def make_engine(url: str, *, pool_size: int = 20, application_name: str = "darkr
             **_TCP,
         },
     )
-    return engine
 
 
 class Database:
