@@ -1,0 +1,70 @@
+"""Answers about jobs; ``app/errors.py`` gives each code its HTTP status."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from core.errors import ServiceError
+
+
+class StaleJobError(ServiceError):
+    """The job has moved on: another worker, a sweep or the caller was first."""
+
+    code = "stale_job"
+
+
+class JobNotFoundError(ServiceError):
+    """No such job, or another account's: the caller cannot tell which."""
+
+    code = "not_found"
+
+
+class UnknownOperationError(ServiceError):
+    code = "unknown_operation"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldFault:
+    field: str
+    code: str
+    message: str
+
+
+class InvalidOrderError(ServiceError):
+    """The order cannot be run as it stands; ``faults`` names every bad field at once."""
+
+    code = "invalid_order"
+
+    def __init__(self, faults: list[FieldFault]) -> None:
+        super().__init__(
+            "; ".join(f"{f.field}: {f.message}" for f in faults), errors=[asdict(f) for f in faults]
+        )
+        self.faults = faults
+
+
+class IdempotencyMismatchError(ServiceError):
+    """The key was used for another order within its life."""
+
+    code = "idempotency_mismatch"
+
+
+class ImageNotReadyError(ServiceError):
+    """The job has not ended; look again after ``retry_after_s``."""
+
+    code = "image_not_ready"
+
+    def __init__(self, detail: str = "", *, retry_after_s: int = 2) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class ImageNotFoundError(ServiceError):
+    """The job has ended without a picture of this index."""
+
+    code = "image_not_found"
+
+
+class ImageGoneError(ServiceError):
+    """There was one; it has been deleted."""
+
+    code = "image_gone"

@@ -1,0 +1,66 @@
+"""Credits: one balance row per account and an append-only list of transfers.
+
+A transfer moves an amount from one place to another, so all transfers sum to zero by their shape.
+House places have no row; they are sums over transfers.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Table,
+    Text,
+    func,
+    text,
+)
+
+from core.tables import metadata
+
+NOW = func.clock_timestamp()
+
+balances = Table(
+    "balances",
+    metadata,
+    Column("account_id", Text, ForeignKey("accounts.id"), primary_key=True),
+    Column("available", BigInteger, nullable=False, server_default=text("0")),
+    # The part of `available` that accepted, not yet held jobs will need.
+    Column("queued", BigInteger, nullable=False, server_default=text("0")),
+    Column("held", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("available >= 0", name="available_not_negative"),
+    CheckConstraint("queued >= 0", name="queued_not_negative"),
+    CheckConstraint("held >= 0", name="held_not_negative"),
+    CheckConstraint("queued <= available", name="queued_is_covered"),
+    postgresql_with={"fillfactor": 70},
+)
+
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("job_id", Text),
+    Column("kind", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("note", Text, nullable=False, server_default=text("''")),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    CheckConstraint("amount >= 0", name="amount_not_negative"),
+    CheckConstraint("kind IN ('grant', 'hold', 'capture', 'release', 'adjust')", name="kind_known"),
+    CheckConstraint(
+        "(kind, source, target) IN ("
+        "('grant', 'house:issued', 'acct:available'), ('hold', 'acct:available', 'acct:held'),"
+        "('capture', 'acct:held', 'house:revenue'), ('release', 'acct:held', 'acct:available'),"
+        "('adjust', 'house:issued', 'acct:available'), ('adjust', 'acct:available', 'house:issued'))",
+        name="places_fit_the_kind",
+    ),
+    CheckConstraint("(kind IN ('hold', 'capture', 'release')) = (job_id IS NOT NULL)", name="job_fits_the_kind"),
+    Index("transfers_once_per_job", "job_id", "kind", unique=True, postgresql_where=text("job_id IS NOT NULL")),
+    Index("transfers_account", "account_id", "id"),
+)
