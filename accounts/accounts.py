@@ -36,10 +36,7 @@ def create_account(connection: Connection, name: str, *, weight: int = 1) -> Acc
     """Make an account; its balance begins with its first grant. Raises AccountExistsError."""
     try:
         row = connection.execute(
-            text(
-                "INSERT INTO accounts (id, name, weight) VALUES (:id, :name, :weight)"
-                f" RETURNING {_COLUMNS}"
-            ),
+            text(f"INSERT INTO accounts (id, name, weight) VALUES (:id, :name, :weight) RETURNING {_COLUMNS}"),
             {"id": new_id("acct"), "name": name.strip(), "weight": weight},
         ).one()
     except IntegrityError as error:

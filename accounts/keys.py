@@ -156,6 +156,4 @@ class KeyCache:
 
 
 def _note_use(connection: Connection, key_id: str) -> None:
-    connection.execute(
-        text("UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = :id"), {"id": key_id}
-    )
+    connection.execute(text("UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = :id"), {"id": key_id})

@@ -12,12 +12,27 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from core.db import Database
+from core.ids import new_id
+from jobs import idempotency, lifecycle, repository
+from jobs.errors import BadPictureError, FieldFault, InvalidOrderError, UnknownOperationError
+from jobs.idempotency import IdempotencyKey
+from jobs.lifecycle import NewJob
 from jobs.repository import Task
-from jobs.states import Nudge
-from providers.catalog import Catalog, CheckedOrder, Model
+from jobs.states import Nudge, Priority
+from providers.catalog import OPERATIONS, Catalog, Model, UnknownModelError
+from providers.costs import cost_usd
+from providers.order_rules import CheckedOrder, OrderProblems, check_order
+from quota import ledger
+from quota.errors import InsufficientCreditsError
+from quota.prices import unit_price_microcredits
+from storage.base import MediaError, Picture, Store
 from storage.media import Media
 
 Role = Literal["image", "mask", "face"]
+
+# Fields that are about the job and not about the picture.
+ENVELOPE = ("model", "priority", "deadline_s", "metadata", "extra", "lenient")
+AUTO = ("auto", "auto:budget")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +50,6 @@ class Reference:
     role: Role
     data: bytes = field(repr=False)
     name: str = ""  # the field it came in, for error messages: "images[0]"
-
-
-@dataclass(frozen=True, slots=True)
-class IdempotencyKey:
-    """The caller's key, and a hash over method, route and body (parsed parts for multipart)."""
-
-    key: str
-    fingerprint: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +72,13 @@ class Submitted:
 
 
 class Desk:
+    """Where every order comes in. ``configured`` are the providers that can run something."""
+
     def __init__(
         self,
         database: Database,
         media: Media,
+        store: Store,
         catalog: Catalog,
         *,
         configured: Collection[str],
@@ -77,22 +87,42 @@ class Desk:
         default_model: str | None,
         default_deadline_s: int,
         publish_window: int,
-    ) -> None: ...
+    ) -> None:
+        self._database = database
+        self._media = media
+        self._store = store
+        self._catalog = catalog
+        self._configured = frozenset(configured)
+        self._markup = markup
+        self._minimum_unit_price = minimum_unit_price
+        self._default_model = default_model
+        self._default_deadline_s = default_deadline_s
+        self._publish_window = publish_window
 
-    def quote(
-        self,
-        operation: str,
-        fields: Mapping[str, Any],
-        *,
-        roles: Sequence[Role] = (),
-    ) -> Quote:
+    def quote(self, operation: str, fields: Mapping[str, Any], *, roles: Sequence[Role] = ()) -> Quote:
         """Check and price an order without running it.
 
         ``fields`` are the native order fields as the caller sent them (API.md "Submit"), without the
         pictures; ``roles`` says which pictures come with it. Raises UnknownOperationError,
         InvalidOrderError naming every fault.
         """
-        raise NotImplementedError
+        if operation not in OPERATIONS:
+            raise UnknownOperationError(f"there is no operation {operation[:50]!r}")
+        model, warnings = self._model(operation, fields.get("model"))
+        checked = _checked(model, operation, fields, roles)
+        unit_price = self.unit_price(cost_usd(model, checked))
+        return Quote(
+            model=model,
+            operation=operation,
+            checked=checked,
+            unit_price=unit_price,
+            total=unit_price * checked.n,
+            warnings=[*warnings, *checked.warnings],
+        )
+
+    def unit_price(self, cost: Decimal) -> int:
+        """Our price of one picture that costs ``cost`` US dollars upstream, in micro-credits."""
+        return unit_price_microcredits(cost, markup=self._markup, minimum=self._minimum_unit_price)
 
     def submit(
         self,
@@ -101,13 +131,188 @@ class Desk:
         fields: Mapping[str, Any],
         references: Sequence[Reference] = (),
         *,
-        idempotency: IdempotencyKey | None = None,
+        idempotency_key: IdempotencyKey | None = None,
         request_id: str = "",
     ) -> Submitted:
         """Accept an order: verified pictures, exact admission, a row, and the nudges to publish.
 
-        Raises what :meth:`quote` raises, InsufficientCreditsError, IdempotencyMismatchError,
-        storage.base.MediaError (with ``field`` in an InvalidOrderError where a picture is at fault),
-        DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
+        Raises what :meth:`quote` raises, BadPictureError, InsufficientCreditsError,
+        IdempotencyMismatchError, DatabaseAwayError. Nothing is kept and nothing is charged when it
+        raises.
         """
-        raise NotImplementedError
+        if idempotency_key and (earlier := self._replay(customer, idempotency_key)):
+            return earlier
+        quote = self.quote(operation, fields, roles=[reference.role for reference in references])
+        if references:
+            self._check_balance(customer, quote)  # decoding pictures is work; not for an empty purse
+        job_id = new_id("job")
+        kept = self._keep(job_id, references)
+        try:
+            return self._accept(customer, self._job(customer, job_id, quote, fields, kept, request_id), idempotency_key)
+        except BaseException:
+            self._drop(kept)
+            raise
+
+    def _accept(self, customer: Customer, job: NewJob, key: IdempotencyKey | None) -> Submitted:
+        try:
+            with self._database.transaction() as connection:
+                if key:
+                    idempotency.claim(connection, customer.account_id, key, job.id)
+                nudges = lifecycle.submit(connection, job, window=self._publish_window)
+                task = repository.find_task(connection, customer.account_id, job.id)
+        except idempotency.TakenError:
+            if key and (earlier := self._replay(customer, key)):
+                self._drop_inputs(job)
+                return earlier
+            raise
+        return Submitted(task, nudges)
+
+    def _replay(self, customer: Customer, key: IdempotencyKey) -> Submitted | None:
+        with self._database.autocommit() as connection:
+            job_id = idempotency.find(connection, customer.account_id, key)
+            if job_id is None:
+                return None
+            return Submitted(repository.find_task(connection, customer.account_id, job_id), [], replayed=True)
+
+    def _check_balance(self, customer: Customer, quote: Quote) -> None:
+        with self._database.autocommit() as connection:
+            spendable = ledger.balance(connection, customer.account_id).spendable
+        if spendable < quote.total:
+            raise InsufficientCreditsError(price_microcredits=quote.total, spendable_microcredits=spendable)
+
+    def _model(self, operation: str, name: str | None) -> tuple[Model, Sequence[str]]:
+        """The model an order names, or the one it gets when it names none."""
+        if name is None or name in AUTO:
+            preferred = self._default_model if name is None else None
+            model = self._catalog.default_for(operation, self._configured, preferred)
+            if model is None:
+                raise _bad("model", "no_model_available", f"no configured provider offers {operation}")
+            return model, ()
+        try:
+            resolution = self._catalog.resolve(name)
+        except UnknownModelError as error:
+            raise _bad("model", "unknown_model", str(error)) from None
+        if resolution.model.provider not in self._configured:
+            raise _bad(
+                "model",
+                "provider_not_configured",
+                f"{resolution.model.id} is made by {resolution.model.provider}, which is not configured here",
+            )
+        return resolution.model, resolution.warnings
+
+    def _keep(self, job_id: str, references: Sequence[Reference]) -> list[tuple[Role, Picture]]:
+        """Verify and keep every reference picture; all that are bad are named at once."""
+        kept: list[tuple[Role, Picture]] = []
+        faults: list[FieldFault] = []
+        for reference in references:
+            try:
+                picture = self._media.keep_upload(
+                    reference.data, prefix=f"inputs/{job_id}/{len(kept)}", role=reference.role
+                )
+                kept.append((reference.role, picture))
+            except MediaError as error:
+                faults.append(FieldFault(reference.name or reference.role, error.code, error.detail or error.code))
+            except BaseException:
+                self._drop(kept)
+                raise
+        faults += _mask_faults(kept) if not faults else []
+        if faults:
+            self._drop(kept)
+            raise BadPictureError(faults)
+        return kept
+
+    def _drop(self, kept: Sequence[tuple[Role, Picture]]) -> None:
+        for _, picture in kept:
+            self._store.delete(picture.key)
+
+    def _drop_inputs(self, job: NewJob) -> None:
+        for row in job.inputs:
+            self._store.delete(row["key"])
+
+    def _job(
+        self,
+        customer: Customer,
+        job_id: str,
+        quote: Quote,
+        fields: Mapping[str, Any],
+        kept: Sequence[tuple[Role, Picture]],
+        request_id: str,
+    ) -> NewJob:
+        return NewJob(
+            id=job_id,
+            account_id=customer.account_id,
+            weight=customer.weight,
+            operation=quote.operation,
+            model=quote.model.id,
+            provider=quote.model.provider,
+            n=quote.checked.n,
+            low_priority=fields.get("priority") == Priority.LOW,
+            start_within_s=int(fields.get("deadline_s") or self._default_deadline_s),
+            unit_price=quote.unit_price,
+            quoted=quote.total,
+            request=request_of(quote, fields),
+            warnings=quote.warnings,
+            metadata=fields.get("metadata") or {},
+            inputs=_input_rows(kept),
+            request_id=request_id,
+        )
+
+
+def request_of(quote: Quote, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What will really be asked: it is stored, shown to the caller, and built into the paid call."""
+    checked = quote.checked
+    request: dict[str, Any] = {
+        "prompt": checked.prompt,
+        "n": checked.n,
+        "size": dict(checked.size),
+        "params": dict(checked.params),
+        "normalised": dict(checked.normalised),
+    }
+    if fields.get("extra"):
+        request["extra"] = fields["extra"]
+    return request
+
+
+def _checked(model: Model, operation: str, fields: Mapping[str, Any], roles: Sequence[Role]) -> CheckedOrder:
+    try:
+        return check_order(
+            model,
+            operation,
+            {name: value for name, value in fields.items() if name not in ENVELOPE},
+            image_count=roles.count("image"),
+            has_mask="mask" in roles,
+            has_face="face" in roles,
+            lenient=bool(fields.get("lenient")),
+        )
+    except OrderProblems as error:
+        raise InvalidOrderError([FieldFault(p.field, p.code, p.message) for p in error.problems]) from None
+
+
+def _mask_faults(kept: Sequence[tuple[Role, Picture]]) -> list[FieldFault]:
+    """A mask lies over the first picture, so it must have its size."""
+    by_role = {role: picture for role, picture in reversed(kept)}
+    image, mask = by_role.get("image"), by_role.get("mask")
+    if image is None or mask is None or (image.width_px, image.height_px) == (mask.width_px, mask.height_px):
+        return []
+    sizes = f"{mask.width_px}x{mask.height_px}, the picture {image.width_px}x{image.height_px}"
+    return [FieldFault("mask", "mask_size_mismatch", f"the mask is {sizes}")]
+
+
+def _input_rows(kept: Sequence[tuple[Role, Picture]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "role": role,
+            "position": position,
+            "key": picture.key,
+            "mime": picture.mime,
+            "width_px": picture.width_px,
+            "height_px": picture.height_px,
+            "size_bytes": picture.size_bytes,
+            "sha256": picture.sha256,
+        }
+        for position, (role, picture) in enumerate(kept)
+    ]
+
+
+def _bad(field: str, code: str, message: str) -> InvalidOrderError:
+    return InvalidOrderError([FieldFault(field, code, message)])

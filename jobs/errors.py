@@ -36,9 +36,16 @@ class InvalidOrderError(ServiceError):
     code = "invalid_order"
 
     def __init__(self, faults: list[FieldFault]) -> None:
-        super().__init__(
-            "; ".join(f"{f.field}: {f.message}" for f in faults), errors=[asdict(f) for f in faults]
-        )
+        super().__init__("; ".join(f"{f.field}: {f.message}" for f in faults), errors=[asdict(f) for f in faults])
+        self.faults = faults
+
+
+class BadPictureError(ServiceError):
+    """Pictures that came with the order cannot be used; ``code`` is the first one's."""
+
+    def __init__(self, faults: list[FieldFault]) -> None:
+        super().__init__("; ".join(f"{f.field}: {f.message}" for f in faults), errors=[asdict(f) for f in faults])
+        self.code = faults[0].code
         self.faults = faults
 
 

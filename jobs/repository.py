@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row, text
+
+from core.ids import is_id
+from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
+
+# Positions further back are not worth the counting.
+QUEUE_COUNTED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +53,6 @@ class Task:
     quoted: int
     captured: int | None
     released: int | None
-    progress: float | None
-    progress_step: str | None
     queue_position: int | None
     failure_code: str | None
     failure_detail: str | None
@@ -57,6 +62,7 @@ class Task:
     warnings: Sequence[str]
     metadata: Mapping[str, str]
     images: Sequence[Image] = field(default=())
+    progress: float | None = None  # no upstream so far counts; a step's name is not a number
 
     @property
     def ended(self) -> bool:
@@ -86,26 +92,151 @@ class Filters:
     limit: int = 20
 
 
+_TASK = (
+    "SELECT j.*, o.request, o.warnings, o.metadata,"
+    " CASE WHEN j.status = 'queued' THEN (SELECT count(*) FROM (SELECT 1 FROM jobs AS q WHERE q.provider = j.provider"
+    f" AND q.status = 'queued' AND q.id < j.id LIMIT {QUEUE_COUNTED}) AS ahead) END AS ahead,"
+    " CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index)"
+    " FROM images AS i WHERE i.job_id = j.id), '[]') END AS images"
+    " FROM jobs AS j JOIN orders AS o ON o.job_id = j.id WHERE j.account_id = :account_id"
+)
+
+
 def find_task(connection: Connection, account_id: str, job_id: str) -> Task:
     """Raises JobNotFoundError: unknown, malformed, or another account's."""
-    raise NotImplementedError
+    row = None
+    if is_id(job_id, "job"):
+        row = connection.execute(
+            text(_TASK + " AND j.id = :id"), {"account_id": account_id, "id": job_id}
+        ).one_or_none()
+    if row is None:
+        raise JobNotFoundError("no such task")
+    return _task(row)
 
 
 def list_tasks(connection: Connection, account_id: str, filters: Filters) -> list[Task]:
     """At most ``filters.limit`` tasks, newest first."""
-    raise NotImplementedError
+    rows = connection.execute(
+        text(
+            _TASK + " AND (CAST(:cursor AS text) IS NULL OR j.id < :cursor)"
+            " AND (CAST(:statuses AS text[]) IS NULL OR j.status = ANY(CAST(:statuses AS text[])))"
+            " AND (CAST(:operation AS text) IS NULL OR j.operation = :operation)"
+            " AND (CAST(:model AS text) IS NULL OR j.model = :model)"
+            " AND (CAST(:created_after AS timestamptz) IS NULL OR j.created_at > :created_after)"
+            " AND o.metadata @> CAST(:metadata AS jsonb) ORDER BY j.id DESC LIMIT :limit"
+        ),
+        {
+            "account_id": account_id,
+            "cursor": filters.cursor,
+            "statuses": _statuses(filters.status),
+            "operation": filters.operation,
+            "model": filters.model,
+            "created_after": filters.created_after,
+            "metadata": json.dumps(dict(filters.metadata)),
+            "limit": filters.limit,
+        },
+    )
+    return [_task(row) for row in rows]
 
 
 def find_image(connection: Connection, account_id: str, job_id: str, index: int) -> Image:
-    """Raises JobNotFoundError (no such job), ImageNotReadyError (``retry_after_s``), ImageGoneError."""
-    raise NotImplementedError
+    """Raises JobNotFoundError, ImageNotReadyError (the job lives), ImageNotFoundError, ImageGoneError."""
+    row = None
+    if is_id(job_id, "job"):
+        row = connection.execute(
+            text(
+                "SELECT j.finished_at, to_jsonb(i) AS image FROM jobs AS j LEFT JOIN images AS i"
+                " ON i.job_id = j.id AND i.index = :index WHERE j.id = :id AND j.account_id = :account_id"
+            ),
+            {"id": job_id, "account_id": account_id, "index": index},
+        ).one_or_none()
+    if row is None:
+        raise JobNotFoundError("no such task")
+    if row.finished_at is None:
+        raise ImageNotReadyError("the picture is not made yet")
+    if row.image is None:
+        raise ImageNotFoundError(f"the task ended without a picture {index}")
+    image = _image(row.image)
+    if image.deleted_at is not None:
+        raise ImageGoneError("the picture has been deleted")
+    return image
 
 
 def timeline(connection: Connection, account_id: str, job_id: str) -> list[Step]:
     """Every transition, oldest first. Raises JobNotFoundError."""
-    raise NotImplementedError
+    rows = connection.execute(
+        text(
+            "SELECT e.id, e.type, e.at, e.data FROM jobs AS j JOIN job_events AS e ON e.job_id = j.id"
+            " WHERE j.id = :id AND j.account_id = :account_id ORDER BY e.id"
+        ),
+        {"id": job_id, "account_id": account_id},
+    ).all()
+    if not rows:
+        raise JobNotFoundError("no such task")
+    return [Step(seq, row.at, row.type, row.data) for seq, row in enumerate(rows, start=1)]
 
 
 def versions(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
-    """(version, ended) of many jobs in one query, for those who wait; no account, so ids only from trusted hands."""
-    raise NotImplementedError
+    """(version, ended) of many jobs in one query, for those who wait.
+
+    Knows no account: only for ids that were looked up within one before.
+    """
+    rows = connection.execute(
+        text("SELECT id, version, finished_at IS NOT NULL AS ended FROM jobs WHERE id = ANY(:ids)"),
+        {"ids": list(job_ids)},
+    )
+    return {row.id: (row.version, row.ended) for row in rows}
+
+
+def _statuses(status: str | None) -> list[str] | None:
+    """Callers see RUNNING and WAITING both as running."""
+    if status is None:
+        return None
+    return ["running", "waiting"] if status == "running" else [status]
+
+
+def _task(row: Row[Any]) -> Task:
+    ahead = row.ahead
+    return Task(
+        id=row.id,
+        account_id=row.account_id,
+        status="running" if row.status == "waiting" else row.status,
+        operation=row.operation,
+        model=row.model,
+        provider=row.provider,
+        n=row.n,
+        priority="low" if row.low_priority else "normal",
+        attempt=row.attempt,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        start_deadline_at=row.start_deadline_at,
+        version=row.version,
+        quoted=row.quoted,
+        captured=row.captured,
+        released=row.released,
+        queue_position=None if ahead is None or ahead >= QUEUE_COUNTED else ahead,
+        failure_code=row.failure_code,
+        failure_detail=row.failure_detail,
+        cancel_requested_at=row.cancel_requested_at,
+        cancel_outcome=row.cancel_outcome,
+        request=row.request,
+        warnings=[*row.warnings, *(row.notes or [])],
+        metadata=row.metadata,
+        images=[_image(image) for image in row.images],
+    )
+
+
+def _image(row: Mapping[str, Any]) -> Image:
+    deleted_at = row["deleted_at"]
+    return Image(
+        index=row["index"],
+        key=row["key"],
+        mime=row["mime"],
+        width_px=row["width_px"],
+        height_px=row["height_px"],
+        size_bytes=row["size_bytes"],
+        sha256=row["sha256"],
+        seed=row["seed"],
+        deleted_at=datetime.fromisoformat(deleted_at) if deleted_at else None,
+    )

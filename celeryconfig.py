@@ -1,0 +1,46 @@
+"""Celery's settings. Messages are hints: early ack, no results, no retries, no countdowns.
+
+The reasons are in docs/decisions.md; most settings answer a measured defect of Celery on Redis.
+"""
+
+from kombu import Queue
+
+from core.settings import load
+
+_settings = load()
+
+broker_url = _settings.broker_url
+# A half-open connection is noticed within about 15 s; with the defaults a worker stays deaf for ever.
+broker_transport_options = {
+    "socket_timeout": 5,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 5,
+    "visibility_timeout": 300,
+    "unacked_restore_throttle": 1,
+}
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None  # an outage of any length is waited out
+broker_pool_limit = 10
+
+accept_content = ["json"]
+task_serializer = "json"
+task_ignore_result = True
+task_acks_late = False
+task_store_errors_even_if_ignored = False
+task_default_queue = "control"
+task_create_missing_queues = True
+task_queues = [Queue("control")]
+task_send_sent_event = False
+
+worker_prefetch_multiplier = 1
+worker_send_task_events = _settings.task_events
+worker_enable_remote_control = True
+worker_hijack_root_logger = False
+worker_cancel_long_running_tasks_on_connection_loss = False
+worker_proc_alive_timeout = 30
+event_queue_ttl = 10
+event_queue_expires = 60
+
+timezone = "UTC"
+enable_utc = True

@@ -1,0 +1,166 @@
+"""From an upstream's answer to a call's row: what is recorded, and keeping the pictures made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import structlog
+import tenacity
+from sqlalchemy import Connection
+
+from jobs import calls
+from jobs.calls import KeptImage
+from jobs.decide import Call
+from jobs.states import Outcome
+from providers.base import Accepted, Finished, Provider, ResultImage
+from providers.errors import (
+    ContentRefused,
+    Failed,
+    Misconfigured,
+    NotRun,
+    ProviderError,
+    Refused,
+    Uncertain,
+)
+from storage.base import MediaError, StorageUnavailableError
+from storage.media import Media
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is known of a call after a step, ready to be recorded."""
+
+    call: Call
+    outcome: Outcome
+    upstream_id: str | None = None
+    poll_url: str | None = None
+    result: Sequence[Mapping[str, Any]] | None = None
+    images: Sequence[KeptImage] = field(default=())
+    detail: str | None = None
+    written_off: bool = False
+
+    @property
+    def facts(self) -> Call:
+        """The call as decisions will see it once this is recorded."""
+        return replace(self.call, outcome=self.outcome, kept=len(self.images))
+
+
+def record(connection: Connection, answer: Answer) -> bool:
+    """Write an answer; False when the call's outcome was written before."""
+    return calls.record(
+        connection,
+        answer.call.id,
+        answer.outcome,
+        sources=(*calls.OPEN_OUTCOMES, Outcome.FINISHED)
+        if answer.outcome is not Outcome.FINISHED
+        else calls.OPEN_OUTCOMES,
+        upstream_id=answer.upstream_id,
+        poll_url=answer.poll_url,
+        result=answer.result,
+        images=answer.images,
+        error_code=answer.call.code,
+        error_detail=answer.detail,
+        retryable=answer.call.retryable,
+        retry_after_s=answer.call.retry_after_s,
+        written_off=answer.written_off,
+    )
+
+
+def accepted(call: Call, answer: Accepted) -> Answer:
+    return Answer(call, Outcome.ACCEPTED, upstream_id=answer.upstream_id, poll_url=answer.poll_url)
+
+
+def finished(call: Call, answer: Finished) -> Answer:
+    """The links of a finished call, for whoever keeps the pictures. Only links fit in a row."""
+    return Answer(call, Outcome.FINISHED, result=[_link(image) for image in answer.images])
+
+
+def holds_bytes(answer: Finished) -> bool:
+    return any(image.data is not None for image in answer.images)
+
+
+def _link(image: ResultImage) -> dict[str, Any]:
+    return {"url": image.url, "seed": image.seed, "revised_prompt": image.revised_prompt}
+
+
+def from_error(call: Call, error: ProviderError, *, may_look_up: bool) -> Answer:
+    """Sort a fault by its type (providers/errors.py). ``may_look_up``: the upstream can be asked later."""
+    outcome, retryable, written_off = _sorted_error(error, may_look_up=may_look_up)
+    facts = replace(call, code=error.code, retryable=retryable, retry_after_s=error.retry_after_s)
+    return Answer(facts, outcome, detail=error.detail, written_off=written_off)
+
+
+def _sorted_error(error: ProviderError, *, may_look_up: bool) -> tuple[Outcome, bool, bool]:
+    match error:
+        case NotRun():
+            return Outcome.NOT_RUN, True, False
+        case Failed():
+            return Outcome.FAILED, error.retryable, error.billed
+        case ContentRefused():
+            return Outcome.REFUSED, False, error.charged
+        case Refused():
+            return Outcome.REFUSED, False, False
+        case Misconfigured():
+            return Outcome.MISCONFIGURED, False, False
+        case Uncertain() if may_look_up:
+            return Outcome.UNCERTAIN, False, False
+        case _:
+            # Nobody can tell, and nothing is ever sent again: the caller's credits go back and the
+            # upstream's bill, if there is one, is ours.
+            return Outcome.LOST, False, True
+
+
+def lost(call: Call, *, code: str = "upstream_uncertain", outcome: Outcome = Outcome.LOST) -> Answer:
+    """A call given up without a picture that the upstream may yet have made."""
+    return Answer(replace(call, code=code, retryable=False), outcome, written_off=True)
+
+
+def keep(media: Media, provider: Provider, job_id: str, call: Call, images: Sequence[ResultImage]) -> Answer:
+    """Fetch and keep the pictures of a finished call.
+
+    Pictures that are none are left out; when none is left the call has failed. Raises ProviderError
+    (NotRun, Uncertain) and StorageUnavailableError when trying again later may help.
+    """
+    kept: list[KeptImage] = []
+    fault: Failed | None = None
+    for offset, image in enumerate(images[: call.pictures]):
+        try:
+            kept.append(_keep_one(media, provider, job_id, call.slot + offset, image))
+        except MediaError as error:
+            log.warning("result_is_no_picture", job_id=job_id, call_id=call.id, code=error.code)
+            fault = Failed("bad_result", error.code, retryable=False, billed=True)
+        except Failed as error:
+            log.warning("result_cannot_be_fetched", job_id=job_id, call_id=call.id, code=error.code)
+            fault = error
+    if kept:
+        return Answer(replace(call, code=fault.code if fault else None), Outcome.KEPT, images=kept)
+    return from_error(call, fault or Failed("empty_result", retryable=True), may_look_up=False)
+
+
+_PATIENT = tenacity.retry(
+    retry=tenacity.retry_if_exception_type((NotRun, Uncertain, StorageUnavailableError)),
+    stop=tenacity.stop_after_attempt(3),
+    wait=tenacity.wait_exponential_jitter(initial=0.5, max=5),
+    reraise=True,
+)
+
+
+@_PATIENT
+def _keep_one(media: Media, provider: Provider, job_id: str, index: int, image: ResultImage) -> KeptImage:
+    data = image.data if image.data is not None else provider.download(image.url or "")
+    picture = media.keep_result(data, prefix=f"jobs/{job_id}/{index}")
+    return KeptImage(
+        index=index,
+        key=picture.key,
+        mime=picture.mime,
+        width_px=picture.width_px,
+        height_px=picture.height_px,
+        size_bytes=picture.size_bytes,
+        sha256=picture.sha256,
+        seed=image.seed,
+        revised_prompt=image.revised_prompt,
+    )

@@ -1,0 +1,195 @@
+"""What follows from what is known about a job's calls: pure decisions, no I/O.
+
+A job has ``n`` picture slots. A call covers one or more of them; a retry makes a new call only for
+slots that surely did not run or ended in a retryable failure. The job ends when no call is open and
+no slot may be tried again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jobs.states import Outcome
+
+OPEN = (None, Outcome.ACCEPTED, Outcome.UNCERTAIN)
+BACKOFF_FIRST_S = 2.0
+BACKOFF_FACTOR = 2.5
+BACKOFF_MAX_S = 60.0
+RETRY_AFTER_MAX_S = 600.0
+# Being told to come back later says nothing against the order, so it is borne longer.
+PATIENT_CODES = frozenset({"rate_limited", "pool_empty", "no_capacity"})
+PATIENCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The facts of one call that decisions need."""
+
+    id: str
+    slot: int
+    attempt: int
+    pictures: int
+    outcome: Outcome | None
+    kept: int = 0
+    code: str | None = None
+    retryable: bool = False
+    retry_after_s: float | None = None
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Call:
+        """From the JSON object ``jobs.loading`` makes of a row."""
+        return cls(
+            id=row["id"],
+            slot=row["slot"],
+            attempt=row["try"],
+            pictures=row["pictures"],
+            outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+            kept=row["pictures_kept"],
+            code=row["error_code"],
+            retryable=bool(row["retryable"]),
+            retry_after_s=row["retry_after_s"],
+        )
+
+    @property
+    def slots(self) -> range:
+        return range(self.slot, self.slot + self.pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A job as a decision sees it."""
+
+    n: int
+    calls: Sequence[Call]
+    max_attempts: int
+    cancel_requested: bool = False
+    cancel_charge: Literal["full", "none"] = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Calls are open: look again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Finished calls are not kept yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    code: str
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Succeed:
+    kept: int
+    notes: Sequence[str] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    outcome: str
+    charged: int  # pictures to pay for
+
+
+Step = Wait | Keep | Retry | Succeed | Fail | Cancel
+
+
+def next_step(facts: Facts) -> Step:
+    """Say what follows, without doing it."""
+    if any(call.outcome is Outcome.FINISHED for call in facts.calls):
+        return Keep()
+    if any(call.outcome in OPEN for call in facts.calls):
+        return Wait()
+    kept = sum(call.kept for call in facts.calls)
+    if facts.cancel_requested:
+        return _cancelled(facts, kept)
+    again = open_slots(facts)
+    if again:
+        return _retry(facts, again)
+    if kept:
+        return Succeed(kept, _missing(facts, kept))
+    return Fail(_decisive_code(facts.calls))
+
+
+def open_slots(facts: Facts) -> list[int]:
+    """Slots that need a (new) call and may have one."""
+    latest = _latest_by_slot(facts.calls)
+    return [slot for slot in range(facts.n) if slot not in latest or _may_retry(latest[slot], facts.max_attempts)]
+
+
+def plan(facts: Facts, *, max_per_call: int) -> list[tuple[int, int, int]]:
+    """(slot, pictures, attempt) of the calls to make now: neighbouring open slots share a call."""
+    latest = _latest_by_slot(facts.calls)
+    groups: list[tuple[int, int, int]] = []
+    for slot in open_slots(facts):
+        attempt = latest[slot].attempt + 1 if slot in latest else 1
+        if groups:
+            first, count, attempts = groups[-1]
+            if first + count == slot and count < max_per_call and attempts == attempt:
+                groups[-1] = (first, count + 1, attempts)
+                continue
+        groups.append((slot, 1, attempt))
+    return groups
+
+
+def backoff_s(attempt: int) -> float:
+    """Seconds before the next call after ``attempt`` of them: 2, 5, 12.5 ... 60, jittered by a fifth."""
+    base = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** max(0, attempt - 1))
+    return base * random.uniform(0.8, 1.2)
+
+
+def _latest_by_slot(calls: Iterable[Call]) -> dict[int, Call]:
+    latest: dict[int, Call] = {}
+    for call in sorted(calls, key=lambda call: call.attempt):
+        latest.update(dict.fromkeys(call.slots, call))
+    return latest
+
+
+def _may_retry(call: Call, max_attempts: int) -> bool:
+    if call.outcome is Outcome.NOT_RUN:
+        patience = PATIENCE if call.code in PATIENT_CODES else 1
+        return call.attempt < max_attempts * patience
+    return call.outcome is Outcome.FAILED and call.retryable and call.attempt < max_attempts
+
+
+def _retry(facts: Facts, slots: Sequence[int]) -> Retry:
+    latest = _latest_by_slot(facts.calls)
+    tried = [latest[slot] for slot in slots if slot in latest]
+    if not tried:  # calls that found no room at a credential before
+        return Retry("no_capacity", 0.0)
+    worst = max(tried, key=lambda call: call.attempt)
+    asked = max((call.retry_after_s or 0.0) for call in tried)
+    return Retry(worst.code or "upstream_error", max(backoff_s(worst.attempt), min(asked, RETRY_AFTER_MAX_S)))
+
+
+def _missing(facts: Facts, kept: int) -> list[str]:
+    if kept == facts.n:
+        return []
+    codes = sorted({call.code for call in facts.calls if call.code and not call.kept})
+    why = f" ({', '.join(codes)})" if codes else ""
+    return [f"{kept} of {facts.n} pictures were made{why}; the others were not charged"]
+
+
+def _decisive_code(calls: Sequence[Call]) -> str:
+    """The first code that no retry could mend; else the last one seen."""
+    ended = sorted((call for call in calls if call.code), key=lambda call: (call.slot, call.attempt))
+    decisive = [call.code for call in ended if not call.retryable and call.outcome is not Outcome.NOT_RUN]
+    return (decisive or [call.code for call in reversed(ended)] or ["upstream_error"])[0] or "upstream_error"
+
+
+def _cancelled(facts: Facts, kept: int) -> Cancel:
+    if kept:
+        return Cancel("too_late", kept if facts.cancel_charge == "full" else 0)
+    lost = any(call.outcome is Outcome.LOST for call in facts.calls)
+    return Cancel("upstream_uncertain" if lost else "stopped_upstream", 0)

@@ -1,0 +1,49 @@
+"""Which workers live: one row each, touched every few seconds, judged by the database's clock."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from sqlalchemy import Connection, text
+
+HEARTBEAT_EVERY_S = 3.0
+DEAD_AFTER_S = 10.0
+
+
+def beat(connection: Connection, boot_id: str) -> None:
+    """Say that this worker lives."""
+    connection.execute(
+        text(
+            "INSERT INTO workers (boot_id, host, pid) VALUES (:boot_id, :host, :pid)"
+            " ON CONFLICT (boot_id) DO UPDATE SET heartbeat_at = clock_timestamp()"
+        ),
+        {"boot_id": boot_id, "host": _host(), "pid": os.getpid()},
+    )
+
+
+def leave(connection: Connection, boot_id: str) -> None:
+    """Say goodbye: what this worker owned is free at once, without waiting for its silence."""
+    connection.execute(text("DELETE FROM workers WHERE boot_id = :boot_id"), {"boot_id": boot_id})
+
+
+def bury_neighbours(connection: Connection) -> int:
+    """Remove the rows of workers of this very host whose process is gone; the kernel knows for sure."""
+    rows = connection.execute(text("SELECT boot_id, pid FROM workers WHERE host = :host"), {"host": _host()}).all()
+    gone = [row.boot_id for row in rows if not Path(f"/proc/{row.pid}").exists()]
+    if gone:
+        connection.execute(text("DELETE FROM workers WHERE boot_id = ANY(:gone)"), {"gone": gone})
+    return len(gone)
+
+
+def forget_silent(connection: Connection, *, older_than_s: float = 3600) -> None:
+    connection.execute(
+        text("DELETE FROM workers WHERE heartbeat_at < clock_timestamp() - make_interval(secs => :age)"),
+        {"age": older_than_s},
+    )
+
+
+def _host() -> str:
+    """This host and PID namespace: a pid means nothing in another container."""
+    return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').readlink()}"

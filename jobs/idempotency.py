@@ -1,0 +1,63 @@
+"""Idempotency keys: the same order sent twice is one job. Unique per account, kept 24 hours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from jobs.errors import IdempotencyMismatchError
+
+LIFE_HOURS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """The caller's key, and a hash over method, route and body (parsed parts for multipart)."""
+
+    key: str
+    fingerprint: bytes
+
+
+class TakenError(Exception):
+    """Another submit with this key was first."""
+
+
+def claim(connection: Connection, account_id: str, key: IdempotencyKey, job_id: str) -> None:
+    """Take the key for a job about to be inserted; first in its transaction.
+
+    Of many at once the first wins and the others wait here for its commit. Raises TakenError.
+    """
+    row = connection.execute(
+        text(
+            "INSERT INTO idempotency_keys (account_id, key, fingerprint, job_id)"
+            " VALUES (:account_id, :key, :fingerprint, :job_id) ON CONFLICT (account_id, key) DO UPDATE"
+            " SET fingerprint = :fingerprint, job_id = :job_id, created_at = clock_timestamp()"
+            " WHERE idempotency_keys.created_at < clock_timestamp() - make_interval(hours => :hours) RETURNING 1"
+        ),
+        {
+            "account_id": account_id,
+            "key": key.key,
+            "fingerprint": key.fingerprint,
+            "job_id": job_id,
+            "hours": LIFE_HOURS,
+        },
+    ).one_or_none()
+    if row is None:
+        raise TakenError(key.key)
+
+
+def find(connection: Connection, account_id: str, key: IdempotencyKey) -> str | None:
+    """The job an earlier submit with this key made. Raises IdempotencyMismatchError for another body."""
+    row = connection.execute(
+        text(
+            "SELECT job_id, fingerprint FROM idempotency_keys WHERE account_id = :account_id AND key = :key"
+            " AND created_at >= clock_timestamp() - make_interval(hours => :hours)"
+        ),
+        {"account_id": account_id, "key": key.key, "hours": LIFE_HOURS},
+    ).one_or_none()
+    if row is None:
+        return None
+    if bytes(row.fingerprint) != key.fingerprint:
+        raise IdempotencyMismatchError("this Idempotency-Key was used with another request")
+    return str(row.job_id)

@@ -1,0 +1,252 @@
+"""The tables of a job. ``jobs`` is narrow and hot; ``orders`` is written once and read seldom.
+
+Indexes are partial on live states, so that a million finished jobs cost the queue nothing.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from core.tables import metadata
+
+NOW = func.clock_timestamp()
+TIME = DateTime(timezone=True)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("n", SmallInteger, nullable=False),
+    Column("low_priority", Boolean, nullable=False, server_default=text("false")),
+    Column("weight", SmallInteger, nullable=False, server_default=text("1")),
+    Column("status", Text, nullable=False),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    # Who may move it on: the owner's boot id and the fence it was given.
+    Column("owner", Text),
+    Column("fence", Integer, nullable=False, server_default=text("0")),
+    Column("step_deadline_at", TIME),
+    Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
+    # When somebody should look next, and when a message last said so (NULL: unpublished).
+    Column("due_at", TIME, nullable=False, server_default=NOW),
+    Column("published_at", TIME),
+    Column("start_deadline_at", TIME),
+    Column("cancel_requested_at", TIME),
+    Column("cancel_outcome", Text),
+    Column("money", Text, nullable=False),
+    Column("unit_price", BigInteger, nullable=False),
+    Column("quoted", BigInteger, nullable=False),
+    Column("captured", BigInteger),
+    Column("released", BigInteger),
+    Column("failure_code", Text),
+    Column("failure_detail", Text),
+    Column("notes", JSONB),  # warnings that came up while it ran
+    Column("created_at", TIME, nullable=False, server_default=NOW),
+    Column("started_at", TIME),
+    Column("finished_at", TIME),
+    CheckConstraint(
+        "status IN ('queued', 'running', 'waiting', 'succeeded', 'failed', 'cancelled')", name="status_known"
+    ),
+    CheckConstraint("money IN ('queued', 'held', 'settled')", name="money_known"),
+    # A live job has its price counted or held, and only before its first claim counted;
+    # a terminal job holds nothing and says when it ended.
+    CheckConstraint("(status IN ('succeeded', 'failed', 'cancelled')) = (money = 'settled')", name="money_fits_status"),
+    CheckConstraint("money <> 'queued' OR status = 'queued'", name="held_before_running"),
+    CheckConstraint(
+        "(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="end_has_time"
+    ),
+    CheckConstraint("(status = 'running') = (owner IS NOT NULL)", name="running_has_owner"),
+    CheckConstraint("(status = 'failed') = (failure_code IS NOT NULL)", name="failure_has_code"),
+    CheckConstraint("n BETWEEN 1 AND 10", name="n_in_range"),
+    CheckConstraint("unit_price >= 0 AND quoted >= 0", name="price_not_negative"),
+    CheckConstraint("captured + released <= quoted", name="settlement_within_quote"),
+    Index("jobs_account_newest", "account_id", "id"),
+    Index(
+        "jobs_unpublished",
+        "account_id",
+        "provider",
+        "low_priority",
+        "due_at",
+        postgresql_where=text("status = 'queued' AND published_at IS NULL"),
+    ),
+    Index(
+        "jobs_published",
+        "account_id",
+        "provider",
+        postgresql_where=text("status = 'queued' AND published_at IS NOT NULL"),
+    ),
+    Index("jobs_queue_order", "provider", "id", postgresql_where=text("status = 'queued'")),
+    Index(
+        "jobs_republish",
+        "published_at",
+        postgresql_where=text("status = 'queued' AND published_at IS NOT NULL"),
+    ),
+    Index("jobs_waiting_due", "provider", "due_at", postgresql_where=text("status = 'waiting'")),
+    Index("jobs_running", "owner", postgresql_where=text("status = 'running'")),
+    Index("jobs_start_deadline", "start_deadline_at", postgresql_where=text("status = 'queued'")),
+    postgresql_with={"fillfactor": 70},
+)
+
+orders = Table(
+    "orders",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    # What will be asked: prompt, size, params, extra, and what was normalised.
+    Column("request", JSONB, nullable=False),
+    Column("warnings", JSONB, nullable=False, server_default=text("'[]'")),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("price_version", Text, nullable=False, server_default=text("''")),
+    Column("request_id", Text, nullable=False, server_default=text("''")),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("account_id", Text, ForeignKey("accounts.id"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("job_id", Text, nullable=False),
+    Column("created_at", TIME, nullable=False, server_default=NOW),
+    Index("idempotency_keys_age", "created_at"),
+)
+
+inputs = Table(
+    "inputs",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("role", Text, primary_key=True),
+    Column("position", SmallInteger, primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("mime", Text, nullable=False),
+    Column("width_px", Integer, nullable=False),
+    Column("height_px", Integer, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("sha256", Text, nullable=False),
+    CheckConstraint("role IN ('image', 'mask', 'face')", name="role_known"),
+)
+
+upstream_calls = Table(
+    "upstream_calls",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("slot", SmallInteger, nullable=False),
+    Column("try", SmallInteger, nullable=False),
+    Column("pictures", SmallInteger, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("credential_id", Text, ForeignKey("credentials.id"), nullable=False),
+    Column("base_url", Text, nullable=False),
+    Column("dedupe_key", Text, nullable=False, unique=True),
+    Column("outcome", Text),  # NULL while unanswered
+    Column("intended_at", TIME, nullable=False, server_default=NOW),
+    Column("answered_at", TIME),
+    Column("closed_at", TIME),
+    Column("give_up_at", TIME, nullable=False),
+    Column("missing_since", TIME),  # an uncertain or accepted call the upstream does not know
+    Column("cancel_asked_at", TIME),
+    Column("upstream_id", Text),
+    Column("poll_url", Text),
+    Column("result", JSONB),  # links of a finished call, until its pictures are kept
+    Column("pictures_kept", SmallInteger, nullable=False, server_default=text("0")),
+    Column("error_code", Text),
+    Column("error_detail", Text),
+    Column("retryable", Boolean),
+    Column("retry_after_s", Float),
+    Column("resends", SmallInteger, nullable=False, server_default=text("0")),
+    Column("written_off", Boolean, nullable=False, server_default=text("false")),
+    UniqueConstraint("job_id", "slot", "try"),
+    CheckConstraint(
+        "outcome IN ('accepted', 'uncertain', 'finished', 'kept', 'not_run', 'failed', 'refused',"
+        " 'misconfigured', 'cancelled', 'timed_out', 'lost')",
+        name="outcome_known",
+    ),
+    CheckConstraint("pictures BETWEEN 1 AND 10", name="pictures_in_range"),
+    Index(
+        "upstream_calls_open",
+        "credential_id",
+        postgresql_where=text("outcome IS NULL OR outcome IN ('accepted', 'uncertain')"),
+    ),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("index", SmallInteger, primary_key=True),
+    Column("call_id", Text, ForeignKey("upstream_calls.id", ondelete="CASCADE"), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("mime", Text, nullable=False),
+    Column("width_px", Integer, nullable=False),
+    Column("height_px", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("seed", BigInteger),
+    Column("revised_prompt", Text),
+    Column("created_at", TIME, nullable=False, server_default=NOW),
+    Column("deleted_at", TIME),
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("type", Text, nullable=False),
+    Column("at", TIME, nullable=False, server_default=NOW),
+    Column("data", JSONB, nullable=False, server_default=text("'{}'")),
+    Index("job_events_job", "job_id", "id"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("boot_id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_at", TIME, nullable=False, server_default=NOW),
+    Column("heartbeat_at", TIME, nullable=False, server_default=NOW),
+)
+
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("provider", Text, nullable=False),
+    Column("active", Integer, nullable=False, server_default=text("0")),
+    Column("max_active", Integer),
+    Column("paused_at", TIME),
+    CheckConstraint("active >= 0", name="active_not_negative"),
+    postgresql_with={"fillfactor": 50},
+)
+
+# Small facts the whole fleet shares, such as the Redis epoch last seen.
+marks = Table(
+    "marks",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("at", TIME, nullable=False, server_default=NOW),
+)

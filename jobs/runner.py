@@ -1,0 +1,255 @@
+"""Running a job: claim it, hold its credits, write the intent down, make the paid call, move on.
+
+No transaction is open and no connection is held while an upstream thinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, Row
+from sqlalchemy.exc import IntegrityError
+
+from core.errors import DatabaseAwayError
+from core.ids import new_id
+from jobs import answers, calls, decide, lifecycle, loading, publishing, steps
+from jobs.answers import Answer
+from jobs.calls import Intent, Seated
+from jobs.errors import StaleJobError
+from jobs.loading import LiveJob, OpenCall, OrderParts
+from jobs.states import JobStatus, Nudge
+from jobs.workbench import Workbench, side_by_side
+from providers.base import Accepted, Finished, InputImage, Order, Provider
+from providers.errors import Failed, NotRun, ProviderError, Uncertain
+from storage.base import BlobNotFoundError, StorageUnavailableError
+
+log = structlog.get_logger(__name__)
+
+CAPACITY_RETRY_S = 2.0
+# A claim makes room for one; a few more catch up after a burst of endings.
+PUBLISH_AT_CLAIM = 4
+
+
+class CrashedStepError(Exception):
+    """A step ended in an accident; carries what the failure hook needs."""
+
+    def __init__(self, job_id: str, fence: int) -> None:
+        super().__init__(job_id, fence)
+        self.job_id = job_id
+        self.fence = fence
+
+
+class _NoCapacityError(Exception):
+    """Every credential is full or paused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job in our hands, its credits held and its calls on record; nothing is sent yet."""
+
+    job: LiveJob
+    seated: Seated
+    parts: OrderParts
+    nudges: Sequence[Nudge]
+
+
+def run(bench: Workbench, job_id: str) -> list[Nudge]:
+    """Move a QUEUED job as far as one step goes. Returns nudges to publish.
+
+    Raises CrashedStepError on an accident after the claim; the job is then in the failure hook's
+    hands, and in the sweep's if that fails too.
+    """
+    claimed = _claim(bench, job_id)
+    if claimed is None:
+        return []
+    bench.publish(claimed.nudges)  # the account's next job does not wait for this one's upstream
+    try:
+        return steps.finish(bench, claimed.job, _make_calls(bench, claimed))
+    except (DatabaseAwayError, StaleJobError):
+        raise  # the rows are as they were; the sweep finds the job
+    except Exception as accident:
+        raise CrashedStepError(job_id, claimed.job.fence) from accident
+
+
+def _claim(bench: Workbench, job_id: str) -> Claimed | None:
+    """Claim, intend and hold in one transaction; None when there is nothing to do (now)."""
+    intents: list[Intent] = []
+    claimed: Claimed | None = None
+    try:
+        with bench.database.transaction() as connection:
+            claimed = _claim_within(connection, bench, job_id, intents)
+    except StaleJobError:
+        return None
+    except _NoCapacityError:
+        _defer(bench, job_id)
+        return None
+    except IntegrityError:
+        log.exception("hold_refused", job_id=job_id)
+        return _fail_unheld(bench, job_id)
+    except DatabaseAwayError:
+        # The COMMIT may have happened although its answer was lost: look before anything is sent.
+        if claimed is None or not _on_record(bench, claimed):
+            raise
+    return claimed
+
+
+def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents: list[Intent]) -> Claimed:
+    row = lifecycle.claim(connection, job_id, owner=bench.owner, step_s=bench.step_s)
+    job = _claimed_job(connection, row)
+    intents += _plan(bench, job)
+    spec = bench.spec(job.provider)
+    seated = calls.intend(
+        connection,
+        job_id=job.id,
+        provider=job.provider,
+        model=job.model,
+        credentials={provider.credential_id: provider.base_url for provider in bench.registry.of(job.provider)},
+        intents=intents,
+        deadline_s=spec.deadline_s,
+    )
+    if seated is None:
+        raise _NoCapacityError
+    parts = loading.order_parts(connection, job_id)
+    nudges = publishing.fill(
+        connection,
+        job.account_id,
+        job.provider,
+        row.weight,
+        window=bench.publish_window,
+        most=PUBLISH_AT_CLAIM,
+    )
+    lifecycle.hold(connection, row)
+    return Claimed(_with_calls(job, seated), seated, parts, nudges)
+
+
+def _claimed_job(connection: Connection, row: Row[Any]) -> LiveJob:
+    """The job from the claim's own row; only a retried one has calls to read."""
+    if row.attempt == 0:
+        return LiveJob(
+            id=row.id,
+            account_id=row.account_id,
+            operation=row.operation,
+            model=row.model,
+            provider=row.provider,
+            n=row.n,
+            status=JobStatus.RUNNING,
+            fence=row.fence,
+            cancel_requested=False,
+            calls=(),
+        )
+    job = loading.load(connection, row.id)
+    if job is None:
+        raise StaleJobError(row.id)
+    return job
+
+
+def _plan(bench: Workbench, job: LiveJob) -> list[Intent]:
+    groups = decide.plan(bench.facts(job), max_per_call=bench.catalog.resolve(job.model).model.max_per_call)
+    return [_intent(slot, pictures, attempt) for slot, pictures, attempt in groups]
+
+
+def _intent(slot: int, pictures: int, attempt: int) -> Intent:
+    call_id = new_id("call")
+    # The key is made before the first byte leaves and never changes: it is what makes a repeat safe.
+    return Intent(call_id, slot, attempt, pictures, dedupe_key=f"dr-{call_id.removeprefix('call_').lower()}")
+
+
+def _with_calls(job: LiveJob, seated: Seated) -> LiveJob:
+    fresh = [
+        OpenCall(
+            id=intent.id,
+            facts=decide.Call(intent.id, intent.slot, intent.attempt, intent.pictures, None),
+            credential_id=seated.credential_id,
+            dedupe_key=intent.dedupe_key,
+            upstream_id=None,
+            poll_url=None,
+            overdue=False,
+            age_s=0.0,
+            cancel_asked=False,
+            result=(),
+        )
+        for intent in seated.intents
+    ]
+    return replace(job, calls=[*job.calls, *fresh])
+
+
+def _make_calls(bench: Workbench, claimed: Claimed) -> list[Answer]:
+    by_id = {call.id: call.facts for call in claimed.job.calls}
+    mine = [by_id[intent.id] for intent in claimed.seated.intents]
+    keys = {intent.id: intent.dedupe_key for intent in claimed.seated.intents}
+    try:
+        orders = {call.id: build_order(bench, claimed.job, claimed.parts, call.pictures) for call in mine}
+    except (StorageUnavailableError, BlobNotFoundError) as error:
+        log.warning("inputs_not_readable", job_id=claimed.job.id, error=type(error).__name__)
+        return [answers.from_error(call, NotRun("storage_unavailable"), may_look_up=False) for call in mine]
+    provider = bench.registry.by_credential(claimed.seated.credential_id)
+    return side_by_side(lambda call: _call(bench, provider, claimed.job, call, orders[call.id], keys[call.id]), mine)
+
+
+def _call(
+    bench: Workbench, provider: Provider, job: LiveJob, call: decide.Call, order: Order, dedupe_key: str
+) -> Answer:
+    """The one paid call, and its pictures if the answer is the pictures."""
+    may_look_up = bench.spec(job.provider).uncertain_class != "C"
+    try:
+        answer = provider.submit(order, dedupe_key=dedupe_key)
+    except ProviderError as error:
+        log.info("call_failed", job_id=job.id, call_id=call.id, kind=type(error).__name__, code=error.code)
+        return answers.from_error(call, error, may_look_up=may_look_up)
+    except Exception:
+        # A fault of ours with a request possibly out: nobody may assume it did not run.
+        log.exception("call_crashed", job_id=job.id, call_id=call.id)
+        return answers.from_error(call, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
+    if isinstance(answer, Accepted):
+        return answers.accepted(call, answer)
+    return _keep(bench, provider, job, call, answer)
+
+
+def _keep(bench: Workbench, provider: Provider, job: LiveJob, call: decide.Call, answer: Finished) -> Answer:
+    try:
+        return answers.keep(bench.media, provider, job.id, call, answer.images)
+    except (ProviderError, StorageUnavailableError) as error:
+        if not answers.holds_bytes(answer):
+            return answers.finished(call, answer)  # links can be fetched by a later step
+        log.warning("result_not_kept", job_id=job.id, call_id=call.id, error=type(error).__name__)
+        return answers.from_error(call, Failed("storage_unavailable", retryable=False, billed=True), may_look_up=False)
+
+
+def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, pictures: int) -> Order:
+    """The order of one call from its row. Raises StorageUnavailableError, BlobNotFoundError."""
+    request = parts.request
+    images: dict[str, list[InputImage]] = {"image": [], "mask": [], "face": []}
+    for row in parts.inputs:
+        images[row["role"]].append(
+            InputImage(bench.store.read(row["key"]), row["mime"], row["width_px"], row["height_px"])
+        )
+    return Order(
+        operation=job.operation,
+        model=bench.catalog.resolve(job.model).model,
+        prompt=request.get("prompt"),
+        n=pictures,
+        size=request.get("size") or {},
+        params=request.get("params") or {},
+        extra=request.get("extra") or {},
+        images=images["image"],
+        mask=next(iter(images["mask"]), None),
+        face=next(iter(images["face"]), None),
+    )
+
+
+def _defer(bench: Workbench, job_id: str) -> None:
+    with bench.database.transaction() as connection:
+        lifecycle.defer(connection, job_id, after_s=CAPACITY_RETRY_S)
+
+
+def _fail_unheld(bench: Workbench, job_id: str) -> None:
+    with bench.database.transaction() as connection:
+        bench.publish(lifecycle.fail(connection, job_id, None, code="insufficient_credits", sources={JobStatus.QUEUED}))
+
+
+def _on_record(bench: Workbench, claimed: Claimed) -> bool:
+    with bench.database.autocommit() as connection:
+        return calls.on_record(connection, [intent.id for intent in claimed.seated.intents])

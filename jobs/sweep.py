@@ -1,0 +1,187 @@
+"""The guarantee behind every fast path: what no message, no hook and no worker moved, this moves.
+
+Run every few seconds by every worker; one at a time does the work (an advisory lock), in bounded
+pages, whether Redis is there or not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+from sqlalchemy import Connection, text
+
+from jobs import heartbeats, lifecycle, publishing
+from jobs.errors import StaleJobError
+from jobs.states import Nudge
+from jobs.workbench import Workbench
+
+log = structlog.get_logger(__name__)
+
+PAGE = 500
+_LOCK = 7_216_050_002
+LOST_AFTER_S = 10.0
+IDEMPOTENCY_HOURS = 25
+
+
+@dataclass
+class Sweeper:
+    """``steady``: whether this worker's own heartbeats have gone through without a gap lately.
+
+    Only then may it call others dead: after an outage of the database everybody's heartbeat is old,
+    and the fleet must not steal from itself. ``epoch`` reads the broker's epoch key, or None when
+    the broker is away.
+    """
+
+    bench: Workbench
+    steady: Callable[[], bool]
+    epoch: Callable[[], str | None]
+    _claims: _ClaimRate = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._claims = _ClaimRate()
+
+    def sweep(self) -> list[Nudge]:
+        """One round. Returns nudges to publish; empty when another worker is at it."""
+        with self._alone() as alone:
+            if not alone:
+                return []
+            nudges = [*self._lapse(), *self._expire()]
+            self._notice_new_broker()
+            self._forget_lost()
+            return nudges + self._fill_windows()
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        with self.bench.database.autocommit() as connection:
+            mine = connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}).scalar_one()
+            try:
+                yield bool(mine)
+            finally:
+                if mine:
+                    connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LOCK})
+
+    def _lapse(self) -> list[Nudge]:
+        """Take jobs from owners that are gone, silent or overdue."""
+        with self.bench.database.autocommit() as connection:
+            heartbeats.bury_neighbours(connection)
+            rows = connection.execute(
+                text(
+                    "SELECT j.id, j.fence, CASE WHEN w.boot_id IS NULL THEN 'owner_gone'"
+                    " WHEN j.step_deadline_at < clock_timestamp() THEN 'step_overdue' ELSE 'owner_silent' END AS code"
+                    " FROM jobs AS j LEFT JOIN workers AS w ON w.boot_id = j.owner WHERE j.status = 'running'"
+                    " AND (w.boot_id IS NULL OR (:steady AND (j.step_deadline_at < clock_timestamp()"
+                    " OR w.heartbeat_at < clock_timestamp() - make_interval(secs => :dead_s)))) LIMIT :page"
+                ),
+                {"steady": self.steady(), "dead_s": heartbeats.DEAD_AFTER_S, "page": PAGE},
+            ).all()
+        nudges: list[Nudge] = []
+        for row in rows:
+            log.warning("job_lapsed", job_id=row.id, code=row.code)
+            nudges += self._each(
+                lambda c, row=row: lifecycle.lapse(c, row.id, row.fence, code=row.code, give_up_s=self.bench.give_up_s)
+            )
+        return list(dict.fromkeys(nudges))
+
+    def _expire(self) -> list[Nudge]:
+        with self.bench.database.autocommit() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT id FROM jobs WHERE status = 'queued' AND start_deadline_at < clock_timestamp()"
+                    " AND attempt = 0 ORDER BY start_deadline_at LIMIT :page"
+                ),
+                {"page": PAGE},
+            ).all()
+        return [nudge for row in rows for nudge in self._each(lambda c, row=row: lifecycle.expire(c, row.id))]
+
+    def _each(self, verb: Callable[[Connection], list[Nudge]]) -> list[Nudge]:
+        """One job, one transaction; a job that moved on by itself is what we wanted."""
+        try:
+            with self.bench.database.transaction() as connection:
+                return verb(connection)
+        except StaleJobError:
+            return []
+
+    def _notice_new_broker(self) -> None:
+        """Another or an emptied Redis has none of our messages: count every job as unpublished."""
+        epoch = self.epoch()
+        if epoch is None:
+            return
+        with self.bench.database.transaction() as connection:
+            seen = connection.execute(text("SELECT value FROM marks WHERE name = 'epoch'")).scalar_one_or_none()
+            if seen == epoch:
+                return
+            log.warning("broker_is_new", republishing=True)
+            while publishing.forget_lost(connection, older_than_s=0.0, limit=PAGE) == PAGE:
+                pass
+            connection.execute(
+                text(
+                    "INSERT INTO marks (name, value) VALUES ('epoch', :epoch)"
+                    " ON CONFLICT (name) DO UPDATE SET value = :epoch, at = clock_timestamp()"
+                ),
+                {"epoch": epoch},
+            )
+
+    def _forget_lost(self) -> None:
+        """A message is overdue after twice the time its queue needs, and never before 10 s."""
+        if self.epoch() is None:
+            return
+        with self.bench.database.autocommit() as connection:
+            rate = self._claims.per_s(connection)
+            published = connection.execute(
+                text("SELECT count(*) FROM jobs WHERE status = 'queued' AND published_at IS NOT NULL")
+            ).scalar_one()
+            age_s = max(LOST_AFTER_S, 2.0 * published / rate if rate else 0.0)
+            if again := publishing.forget_lost(connection, older_than_s=age_s, limit=PAGE):
+                log.info("messages_overdue", jobs=again, older_than_s=round(age_s, 1))
+
+    def _fill_windows(self) -> list[Nudge]:
+        with self.bench.database.autocommit() as connection:
+            nudges: list[Nudge] = []
+            for account_id, provider, weight in publishing.pairs(connection):
+                nudges += publishing.fill(
+                    connection,
+                    account_id,
+                    provider,
+                    weight,
+                    window=self.bench.publish_window,
+                    most=PAGE - len(nudges),
+                )
+                if len(nudges) >= PAGE:
+                    break
+            return nudges
+
+
+class _ClaimRate:
+    """Claims per second of the whole fleet, from the events since the last look."""
+
+    def __init__(self) -> None:
+        self._last_id: int | None = None
+        self._at = 0.0
+
+    def per_s(self, connection: Connection) -> float:
+        now, last, since = time.monotonic(), self._last_id, self._at
+        row = connection.execute(
+            text(
+                "SELECT coalesce(max(id), 0) AS newest, count(*) FILTER (WHERE type = 'started') AS claims"
+                " FROM job_events WHERE id > coalesce(CAST(:last AS bigint), (SELECT max(id) FROM job_events))"
+            ),
+            {"last": last},
+        ).one()
+        self._last_id, self._at = max(row.newest, last or 0) or None, now
+        return float(row.claims / (now - since)) if last is not None and now > since else 0.0
+
+
+def tidy(connection: Connection) -> None:
+    """Drop what has served its time; bounded, and cheap when there is nothing to do."""
+    heartbeats.forget_silent(connection)
+    connection.execute(
+        text(
+            "DELETE FROM idempotency_keys WHERE (account_id, key) IN (SELECT account_id, key FROM idempotency_keys"
+            " WHERE created_at < clock_timestamp() - make_interval(hours => :hours) LIMIT :page)"
+        ),
+        {"hours": IDEMPOTENCY_HOURS, "page": PAGE},
+    )

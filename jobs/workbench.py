@@ -1,0 +1,76 @@
+"""What a worker needs at hand to move jobs on, built once per process (``workers/wiring.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeVar
+
+from core.db import Database
+from jobs.decide import Facts
+from jobs.loading import LiveJob
+from jobs.states import Nudge
+from providers.catalog import Catalog, ProviderSpec
+from providers.registry import Registry
+from storage.base import Store
+from storage.media import Media
+
+# How long a step may take beyond the upstream call it makes: keeping pictures, writing rows.
+STEP_MARGIN_S = 60.0
+# A synchronous call without an answer is given up this long after its owner is known dead.
+GIVE_UP_UNANSWERED_S = 60.0
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """``owner`` is this worker's boot id; ``publish`` sends nudges and never raises."""
+
+    owner: str
+    database: Database
+    catalog: Catalog
+    registry: Registry
+    media: Media
+    store: Store
+    publish: Callable[[Sequence[Nudge]], None]
+    max_attempts: int
+    cancel_charge: Literal["full", "none"]
+    publish_window: int
+
+    @cached_property
+    def step_s(self) -> dict[str, float]:
+        """How long one step may take, by provider."""
+        return {name: spec.call_timeout_s + STEP_MARGIN_S for name, spec in self.catalog.providers.items()}
+
+    @cached_property
+    def give_up_s(self) -> dict[str, float]:
+        """Providers that can neither be asked nor told twice: when an unanswered call is given up."""
+        return {
+            name: GIVE_UP_UNANSWERED_S
+            for name, spec in self.catalog.providers.items()
+            if spec.uncertain_class == "C" and spec.kind == "sync"
+        }
+
+    def spec(self, provider: str) -> ProviderSpec:
+        return self.catalog.providers[provider]
+
+    def facts(self, job: LiveJob) -> Facts:
+        return Facts(
+            n=job.n,
+            calls=job.facts,
+            max_attempts=self.max_attempts,
+            cancel_requested=job.cancel_requested,
+            cancel_charge=self.cancel_charge,
+        )
+
+
+def side_by_side(work: Callable[[T], R], items: Sequence[T], *, at_most: int = 16) -> list[R]:
+    """Do the same to every item, at most so many at once; greenlets where threads are patched."""
+    if len(items) <= 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(max_workers=min(at_most, len(items))) as pool:
+        return list(pool.map(work, items))

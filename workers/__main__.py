@@ -1,0 +1,58 @@
+"""Start a worker: ``python -m workers``. The only way in: started by the bare ``celery`` command the
+modules are patched too late, and an outage of Redis freezes every job for seconds at a time.
+"""
+
+# ruff: noqa: E402, I001
+from gevent import monkey
+
+monkey.patch_all()
+
+import sys
+import time
+
+import kombu.utils.functional
+
+from core import logging
+from core.settings import SettingsError
+from jobs.states import CONTROL_QUEUE
+
+
+def main() -> None:
+    if kombu.utils.functional.sleep is not time.sleep:
+        sys.exit("kombu was imported before gevent patched the clock: start workers by `python -m workers`")
+    try:
+        _start()
+    except SettingsError as error:
+        sys.exit(f"darkroom worker: {error}")
+
+
+def _start() -> None:
+    from workers import wiring
+
+    settings = wiring.settings()
+    logging.configure(level=settings.log_level, log_format=settings.log_format)
+
+    from workers import tasks, ticker
+    from workers.celery_app import app
+
+    ticker.fit(app)
+    bench = wiring.workbench()
+    queues = [CONTROL_QUEUE, *bench.registry.configured()]
+    assert tasks.run.name in app.tasks  # noqa: S101 importing them is what registers them
+    app.worker_main(
+        [
+            "worker",
+            "--pool=gevent",
+            f"--concurrency={settings.worker_pool}",
+            f"--queues={','.join(queues)}",
+            f"--hostname={bench.owner}@%h",
+            "--without-gossip",
+            "--without-mingle",
+            f"--loglevel={settings.log_level}",
+            *(["--task-events"] if settings.task_events else []),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

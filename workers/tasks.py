@@ -1,0 +1,65 @@
+"""The tasks: an id in, a verb called, nudges out. Decisions and queries live in ``jobs``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from celery import Task
+
+from core.errors import DatabaseAwayError
+from jobs import collector, lifecycle, poller, publishing, runner
+from jobs.errors import StaleJobError
+from workers import drain, wiring
+from workers.celery_app import app
+from workers.ticker import poll_key
+
+log = structlog.get_logger(__name__)
+
+
+class JobTask(Task):  # type: ignore[misc]
+    """Returns a crashed job's credits on the fast path; the sweep's ``lapse`` is the guarantee.
+
+    Only when the fence is known: an error of the database or the broker says nothing about the job.
+    """
+
+    throws = (DatabaseAwayError, StaleJobError)
+
+    def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        del task_id, args, kwargs, einfo
+        if not isinstance(exc, runner.CrashedStepError):
+            return
+        bench = wiring.workbench()
+        try:
+            with bench.database.transaction() as connection:
+                nudges = lifecycle.crashed(connection, exc.job_id, exc.fence, give_up_s=bench.give_up_s)
+        except (DatabaseAwayError, StaleJobError) as error:
+            log.info("left_to_the_sweep", job_id=exc.job_id, error=type(error).__name__)
+            return
+        bench.publish(nudges)
+
+
+@app.task(base=JobTask, name="jobs.run")  # type: ignore[untyped-decorator]
+def run(job_id: str) -> None:
+    """Claim a queued job and make its paid call."""
+    bench = wiring.workbench()
+    if drain.draining():
+        with bench.database.autocommit() as connection:
+            publishing.forget(connection, [job_id])
+        return
+    bench.publish(runner.run(bench, job_id))
+
+
+@app.task(base=JobTask, name="jobs.poll")  # type: ignore[untyped-decorator]
+def poll(provider: str) -> None:
+    """Look at a batch of a provider's pictures in progress."""
+    bench = wiring.workbench()
+    wiring.quietly(lambda: wiring.redis_client().delete(poll_key(provider)))
+    bench.publish(poller.poll(bench, provider))
+
+
+@app.task(base=JobTask, name="jobs.collect")  # type: ignore[untyped-decorator]
+def collect(job_id: str) -> None:
+    """Fetch and keep the pictures of a job's finished calls."""
+    bench = wiring.workbench()
+    bench.publish(collector.collect(bench, job_id))

@@ -1,0 +1,197 @@
+"""The clock every worker carries: heartbeat, due polls and the sweep. No beat, no leader.
+
+A step of the worker and not of its consumer: the consumer and its timer stop while the broker is
+away, and that is when the sweep and the polls are needed most.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from celery import bootsteps
+
+from core.errors import DatabaseAwayError
+from core.redis import RedisError
+from jobs import heartbeats, loading, poller, states, sweep
+from jobs.states import Nudge
+from workers import drain, wiring
+from workers.bulkheads import Bulkheads, install
+from workers.celery_app import app
+
+log = structlog.get_logger(__name__)
+
+TICK_EVERY_S = 0.25
+SWEEP_EVERY_S = 3.0
+TIDY_EVERY_S = 600.0
+STEADY_AFTER_S = 15.0
+POLL_UNREAD_MS = 2_000
+EPOCH_KEY = "darkroom:epoch"
+
+
+def poll_key(provider: str) -> str:
+    """While this key stands, a poll of the provider is on its way and another would only pile up."""
+    return f"darkroom:poll:{provider}"
+
+
+class Steadiness:
+    """Whether our own heartbeats have gone through without a gap for a while."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._last = 0.0
+
+    def beat(self) -> None:
+        now = time.monotonic()
+        if self._since is None or now - self._last > 2 * heartbeats.HEARTBEAT_EVERY_S:
+            self._since = now
+        self._last = now
+
+    def steady(self) -> bool:
+        now = time.monotonic()
+        return (
+            self._since is not None
+            and now - self._since >= STEADY_AFTER_S
+            and now - self._last <= 2 * heartbeats.HEARTBEAT_EVERY_S
+        )
+
+
+class Clock:
+    """Three loops on threads (greenlets in a worker), each of which survives any outage."""
+
+    def __init__(self) -> None:
+        self._bench = wiring.workbench()
+        self._stop = threading.Event()
+        self._steadiness = Steadiness()
+        self._sweeper = sweep.Sweeper(self._bench, steady=self._steadiness.steady, epoch=_epoch)
+        self._inline = threading.Lock()
+        self._tidied_at = time.monotonic()
+
+    def start(self) -> None:
+        self.beat()  # before the first claim: a job's owner must be known to live
+        for name, loop, every_s in (
+            ("heartbeat", self.beat, heartbeats.HEARTBEAT_EVERY_S),
+            ("tick", self.tick, TICK_EVERY_S),
+            ("sweep", self.sweep, SWEEP_EVERY_S),
+        ):
+            threading.Thread(target=self._forever, args=(name, loop, every_s), name=name, daemon=True).start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _forever(self, name: str, step: Callable[[], None], every_s: float) -> None:
+        while not self._stop.wait(every_s * random.uniform(0.8, 1.2)):
+            try:
+                step()
+            except DatabaseAwayError as error:
+                log.warning("clock_waits_for_database", loop=name, detail=error.detail)
+            except Exception:  # noqa: BLE001 a clock that stops loses jobs; the next round may do better
+                log.exception("clock_step_failed", loop=name)
+
+    def beat(self) -> None:
+        with self._bench.database.autocommit() as connection:
+            heartbeats.beat(connection, self._bench.owner)
+        self._steadiness.beat()
+
+    def tick(self) -> None:
+        """Make somebody look at every provider that has something due; us, when the broker is away."""
+        with self._bench.database.autocommit() as connection:
+            due = loading.providers_due(connection, self._bench.registry.configured())
+        for provider in due:
+            try:
+                unread = wiring.redis_client().set(poll_key(provider), "1", nx=True, px=POLL_UNREAD_MS) is None
+            except RedisError:
+                self._poll_here(provider)
+                continue
+            if not unread and not self._bench.publish([states.poll(provider)]):
+                self._poll_here(provider)
+
+    def _poll_here(self, provider: str) -> None:
+        threading.Thread(target=self._poll_once, args=(provider,), name="poll", daemon=True).start()
+
+    def _poll_once(self, provider: str) -> None:
+        if not self._inline.acquire(blocking=False):
+            return
+        try:
+            poller.poll(self._bench, provider)
+        except DatabaseAwayError:
+            log.info("poll_waits_for_database", provider=provider)
+        finally:
+            self._inline.release()
+
+    def sweep(self) -> None:
+        self._publish(self._sweeper.sweep())
+        if time.monotonic() - self._tidied_at > TIDY_EVERY_S:
+            self._tidied_at = time.monotonic()
+            with self._bench.database.transaction() as connection:
+                sweep.tidy(connection)
+
+    def _publish(self, nudges: Sequence[Nudge]) -> None:
+        """What cannot be sent now counts as unpublished again, for the next round."""
+        if self._bench.publish(nudges):
+            return
+        runs = [nudge.argument for nudge in nudges if nudge.task == "jobs.run"]
+        if runs:
+            with self._bench.database.autocommit() as connection:
+                sweep.publishing.forget(connection, runs)
+
+
+def _epoch() -> str | None:
+    """The broker's epoch: a random key that is lost with everything else Redis loses."""
+    try:
+        client = wiring.redis_client()
+        client.set(EPOCH_KEY, secrets.token_hex(8), nx=True)
+        value = client.get(EPOCH_KEY)
+    except RedisError:
+        return None
+    return str(value) if value else None
+
+
+class TickerStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts the clock with the worker and stops it before the pool drains."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self._clock: Clock | None = None
+
+    def start(self, worker: Any) -> None:
+        del worker
+        wiring.announce_credentials(wiring.workbench())
+        self._clock = Clock()
+        self._clock.start()
+
+    def stop(self, worker: Any) -> None:
+        del worker
+        if self._clock:
+            self._clock.stop()
+            drain.say_goodbye_when_idle()
+
+
+class BulkheadStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Gives the bulkheads the consumer whose queues they open and close."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        _BULKHEADS.consumer = consumer
+
+
+_settings = wiring.settings()
+_BULKHEADS = Bulkheads(
+    provider_slots=_settings.provider_slots, paid_slots=_settings.worker_pool - _settings.control_slots
+)
+
+
+def fit(celery: Any = app) -> None:
+    """Fit the clock and the bulkheads to the worker about to start."""
+    install(_BULKHEADS)
+    celery.steps["worker"].add(TickerStep)
+    celery.steps["consumer"].add(BulkheadStep)
