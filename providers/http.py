@@ -82,6 +82,19 @@ def origin_of(url: str) -> Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Outgoing:
+    """How this process reaches its upstreams, the same for all of them.
+
+    ``pool_size``: connections kept per provider. ``result_origins``: further origins whose result
+    links are trusted. ``ca_file``: certificates to verify by, instead of the usual bundle.
+    """
+
+    pool_size: int = 200
+    result_origins: frozenset[Origin] = frozenset()
+    ca_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FilePart:
     """One file of a multipart form; ``name`` is the form field."""
 
@@ -151,17 +164,17 @@ class UpstreamSession:
         self,
         base_url: str,
         headers: Mapping[str, str],
+        outgoing: Outgoing | None = None,
         *,
-        pool_size: int = 200,
         connect_s: float = 5.0,
         fresh: bool = False,
-        ca_file: str | None = None,
     ) -> None:
+        outgoing = outgoing or Outgoing()
         self.base_url = base_url.rstrip("/")
         self.origin = origin_of(base_url)
         self._headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
         self._connect_s = connect_s
-        self._wire = wire.Wire(pool_size=pool_size, fresh=fresh, ca_file=ca_file)
+        self._wire = wire.Wire(pool_size=outgoing.pool_size, fresh=fresh, ca_file=outgoing.ca_file)
 
     def __repr__(self) -> str:
         return f"UpstreamSession({self.origin})"
