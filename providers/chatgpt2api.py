@@ -274,7 +274,7 @@ _TASK_ERRORS: Final = (  # section 5.3; the order matters
 
 def classify_task_error(text: str) -> ProviderError:
     """The error of a task, which is free text without a code."""
-    lowered = text.strip().lower()
+    lowered = text[:4000].strip().lower()
     rule = next(rule for rule in _TASK_ERRORS if re.search(rule.pattern, lowered, re.DOTALL))
     return rule.error(redact(text))
 

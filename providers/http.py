@@ -329,8 +329,8 @@ def _fetcher(ca_file: str | None) -> wire.Wire:
 def _get(url: str, policy: Policy, exchange: Exchange, headers: Mapping[str, str]) -> Fetched | str:
     """The content of ``url``, or where it redirects to."""
     own = {"User-Agent": USER_AGENT, "Accept": policy.accept, "Accept-Encoding": "identity"}
-    prepared = requests.Request("GET", url, headers={**own, **headers}).prepare()
     try:
+        prepared = requests.Request("GET", url, headers={**own, **headers}).prepare()
         response = _fetcher(policy.ca_file).transmit(prepared, exchange)
         try:
             return _read(response, url, policy)
@@ -368,13 +368,13 @@ class _TooLargeError(Exception):
 
 
 def _capped(response: requests.Response, max_bytes: int) -> Iterator[bytes]:
-    """Decoded chunks of at most ``CHUNK_BYTES``; closes the connection unless read to the end."""
+    """Decoded chunks as they come, at most ``CHUNK_BYTES`` each; closes the connection unless read to the end."""
     announced = response.headers.get("Content-Length", "")
     try:
         if announced.isdecimal() and int(announced) > max_bytes:
             raise _TooLargeError(f"announces {announced[:20]} bytes, limit {max_bytes}")
         size_bytes = 0
-        while chunk := response.raw.read(CHUNK_BYTES, decode_content=True):
+        while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
             size_bytes += len(chunk)
             if size_bytes > max_bytes:
                 raise _TooLargeError(f"more than {max_bytes} bytes")

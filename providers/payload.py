@@ -149,7 +149,7 @@ def _from_words(message: str) -> float | None:
 
 def redact(text: str) -> str:
     """An upstream's words, fit for a log: one line, no keys, addresses or query strings."""
-    text = " ".join(text[:4000].split())
+    text = " ".join(text[:1000].split())
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text[:300]

@@ -138,6 +138,7 @@ class _TimedReader(io.RawIOBase):
         self._sock = sock
         self._holder = holder  # keeps the socket open while the answer is being read
         self._exchange = exchange
+        self.ended = False
 
     def readable(self) -> bool:
         return True
@@ -154,6 +155,7 @@ class _TimedReader(io.RawIOBase):
                 _await_writable(self._sock, self._exchange)
             else:
                 self._exchange.took(size_bytes)
+                self.ended = size_bytes == 0
                 return size_bytes
 
     def close(self) -> None:
@@ -165,7 +167,13 @@ class _TimedAnswer(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, exchange: Exchange, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         holder = self.fp.detach()
-        self.fp = io.BufferedReader(_TimedReader(sock, holder, exchange))
+        self._reader = _TimedReader(sock, holder, exchange)
+        self.fp = io.BufferedReader(self._reader)
+
+    def begin(self) -> None:
+        super().begin()
+        if self._reader.ended:  # the parser takes the end of the stream for the end of the header
+            raise http.client.IncompleteRead(b"")
 
 
 def _send_all(sock: socket.socket, data: bytes, exchange: Exchange) -> None:
