@@ -1,0 +1,70 @@
+"""Which upstreams the environment configures, told without loading a single adapter.
+
+The web process asks this to know what it may offer; the workers load adapters by the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """The environment variables of one provider: needed, of each group at least one; and optional."""
+
+    needed: tuple[tuple[str, ...], ...]
+    optional: tuple[str, ...] = ()
+    has_adapter: bool = False
+
+    def missing(self, env: Mapping[str, str]) -> tuple[str, ...]:
+        """The first name of each needed group of which nothing is set."""
+        return tuple(group[0] for group in self.needed if not any(value_of(env, name) for name in group))
+
+
+PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
+    {
+        "chatgpt2api": Variables(
+            needed=(("CHATGPT2API_BASE_URL",), ("CHATGPT2API_API_KEY",)),
+            optional=("CHATGPT2API_IMAGE_MODEL", "CHATGPT2API_PROMPT_MODEL"),
+            has_adapter=True,
+        ),
+        "flux": Variables((("BFL_API_KEY", "BLACK_FOREST_LABS_API_KEY"),), ("BFL_API_BASE",)),
+        "gemini": Variables(
+            (("GEMINI_API_KEY", "GOOGLE_API_KEY"),), ("GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_API_VERSION")
+        ),
+        "huggingface": Variables((("HF_TOKEN",),)),
+        "llamaswap": Variables((("LLAMASWAP_BASE_URL",),), ("LLAMASWAP_API_KEY", "LLAMASWAP_MODELS")),
+        "openai": Variables(
+            needed=(("OPENAI_API_KEY",),),
+            optional=("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_PROMPT_MODEL"),
+            has_adapter=True,
+        ),
+        "replicate": Variables((("REPLICATE_API_TOKEN",),), ("REPLICATE_BASE_URL",)),
+        "stability": Variables((("STABILITY_API_KEY", "SAI_API_KEY"),), ("STABILITY_BASE_URL",)),
+        "wavespeed": Variables((("WAVESPEED_API_KEY",),)),
+        "xai": Variables((("XAI_API_KEY",),), ("XAI_BASE_URL",)),
+    }
+)
+
+
+def value_of(env: Mapping[str, str], name: str) -> str | None:
+    """The trimmed value of a variable; a blank one counts as not set."""
+    return env.get(name, "").strip() or None
+
+
+def configured_names(env: Mapping[str, str]) -> tuple[str, ...]:
+    """The providers that can be used: an adapter exists and what it needs is set. In stable order."""
+    return tuple(name for name, known in PROVIDERS.items() if known.has_adapter and not known.missing(env))
+
+
+def half_configured(env: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Providers with some of the needed variables set but not all, and the names that are missing."""
+    found = {}
+    for provider, known in PROVIDERS.items():
+        missing = known.missing(env)
+        if known.has_adapter and missing and len(missing) < len(known.needed):
+            found[provider] = missing
+    return found

@@ -1,0 +1,201 @@
+"""OpenAI's Images API, and chat for prompt enhancement. Also for servers that copy it.
+
+Recovery class C: one call is one answer. There is no id to look up and no idempotency key, so a lost
+answer may be a paid picture, and nothing is ever sent again after :class:`Uncertain`.
+
+Source: upstreams sheet "OpenAI" (package openai 3.51.0, read 2026-11-20); sections are named where used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+
+from providers import results
+from providers.base import (
+    Accepted,
+    CallRef,
+    CancelOutcome,
+    CheckResult,
+    Finished,
+    Missing,
+    Order,
+    Running,
+)
+from providers.chat import stream_chat
+from providers.configured import value_of
+from providers.errors import ProviderError, RequestRefused, Uncertain
+from providers.http import Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.openai_errors import classify
+from providers.payload import (
+    extra_fields,
+    form_fields,
+    image_parts,
+    json_object,
+    own_params,
+    size_text,
+)
+
+NAME: Final = "openai"
+DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
+DEFAULT_PROMPT_MODEL: Final = "gpt-5.4-mini"
+
+CALL_TOTAL_S = 600.0  # large pictures at high quality take minutes (section 1)
+MAX_BYTES_PER_PICTURE = 48 * 1024 * 1024  # 4K as PNG, in base64
+MAX_ENVELOPE_BYTES = 1024 * 1024
+
+# Ours to set, or unknown to the reader of the answer (streams), or refused by GPT models (section 3).
+_RESERVED = frozenset(
+    {
+        "model",
+        "prompt",
+        "n",
+        "size",
+        "quality",
+        "image",
+        "image[]",
+        "images",
+        "mask",
+        "stream",
+        "partial_images",
+        "response_format",
+    }
+)
+_NOT_IN_FORMS = frozenset({"moderation", "style"})  # section 4.1
+
+
+class Config(BaseModel):
+    """One account: key, and where to send it."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    api_key: SecretStr
+    base_url: str = DEFAULT_BASE_URL
+    organization: str | None = None
+    project: str | None = None
+    prompt_model: str = DEFAULT_PROMPT_MODEL
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_absolute(cls, value: str) -> str:
+        origin_of(value)
+        return value.rstrip("/")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Config | None:
+        """None when the key is not set. Raises pydantic's ValidationError."""
+        api_key = value_of(env, "OPENAI_API_KEY")
+        if api_key is None:
+            return None
+        return cls(
+            api_key=SecretStr(api_key),
+            base_url=value_of(env, "OPENAI_BASE_URL") or DEFAULT_BASE_URL,
+            organization=value_of(env, "OPENAI_ORG_ID"),
+            project=value_of(env, "OPENAI_PROJECT_ID"),
+            prompt_model=value_of(env, "OPENAI_PROMPT_MODEL") or DEFAULT_PROMPT_MODEL,
+        )
+
+    def headers(self) -> dict[str, str]:
+        named = {"OpenAI-Organization": self.organization, "OpenAI-Project": self.project}
+        chosen = {name: value for name, value in named.items() if value}
+        return {"Authorization": f"Bearer {self.api_key.get_secret_value()}", **chosen}
+
+
+def build_submit(order: Order) -> WireRequest:
+    """Generations as JSON, anything with a picture as a multipart edit (sections 3 and 4).
+
+    ``n`` is sent above one only, and ``response_format`` never: GPT image models refuse it.
+    Raises: RequestRefused.
+    """
+    if order.mask is not None and order.mask.mime != "image/png":
+        raise RequestRefused("mask_not_png", "the mask needs an alpha channel, as PNG")
+    body: dict[str, Any] = {
+        **extra_fields(order, _RESERVED),
+        **own_params(order),
+        "model": order.model.path,
+        "prompt": order.prompt or "",
+    }
+    if order.n > 1:
+        body["n"] = order.n
+    size = size_text(order.size)
+    if size is not None:
+        body["size"] = size
+    if not order.images:
+        return WireRequest("POST", "/images/generations", json=body)
+    fields = {name: value for name, value in body.items() if name not in _NOT_IN_FORMS}
+    files = image_parts(order.images, order.mask)
+    return WireRequest("POST", "/images/edits", form=form_fields(fields), files=files)
+
+
+class OpenAi:
+    """One account. Implements :class:`providers.base.Provider`; thread-safe."""
+
+    name = NAME
+    recovery: Final = "never"
+    submit_timeout_s = CALL_TOTAL_S
+
+    def __init__(
+        self,
+        config: Config,
+        outgoing: Outgoing | None = None,
+        *,
+        label: str = "default",
+    ) -> None:
+        outgoing = outgoing or Outgoing()
+        self.credential_id = f"{NAME}/{label}"
+        self.base_url = config.base_url
+        self._config = config
+        self._session = UpstreamSession(
+            self.base_url,
+            config.headers(),
+            outgoing,
+            fresh=True,  # a call that meets a closing connection could not be repeated
+        )
+        self._links = results.policy(self._session.origin, outgoing)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
+        """One provider per credential; none when nothing is configured."""
+        config = Config.from_env(env)
+        return [] if config is None else [cls(config, outgoing)]
+
+    def __repr__(self) -> str:
+        return f"OpenAi({self.credential_id}, {self._session.origin})"
+
+    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+        """Make the pictures; blocks until they are there."""
+        max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_PICTURE
+        answer = self._session.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
+        if not 200 <= answer.status < 300:
+            raise classify(answer.status, answer.headers, answer.body)
+        data = (json_object(answer.body) or {}).get("data")
+        images = results.read_images(data, self.base_url)[: order.n]
+        if not images:
+            raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} without a picture")
+        return Finished(images)
+
+    def check(self, call: CallRef) -> Finished | Running | Missing:  # noqa: ARG002
+        """Never ``Missing``: that nothing can be found here does not mean that nothing was made."""
+        raise Uncertain("upstream_cannot_look", "a synchronous call leaves nothing to look at")
+
+    def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
+        error: ProviderError = Uncertain(
+            "upstream_cannot_look", "a synchronous call leaves nothing to look at"
+        )
+        return {call.call_id: error for call in calls}
+
+    def cancel(self, call: CallRef) -> CancelOutcome:  # noqa: ARG002  # closing the socket would still be billed
+        return CancelOutcome.UNSUPPORTED
+
+    def lookup(self, call: CallRef, since: datetime) -> list[Accepted]:  # noqa: ARG002  # nothing to search
+        return []
+
+    def download(self, url: str) -> bytes:
+        return results.download(url, self._links)
+
+    def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
+        path = "/chat/completions"
+        return stream_chat(self._session, path, self._config.prompt_model, messages, temperature)
