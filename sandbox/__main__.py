@@ -1,0 +1,36 @@
+"""``python -m sandbox``: run the stand-in upstreams on one port."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import argparse
+import os
+
+from sandbox.server import serve
+
+
+def main() -> None:
+    """Read the command line and serve."""
+    reader = argparse.ArgumentParser(prog="python -m sandbox", description="Stand-in upstreams on one port.")
+    reader.add_argument(
+        "--host", default="127.0.0.1", help="keep to the loopback: there is no authentication"
+    )
+    reader.add_argument("--port", type=int, default=8900, help="0 takes a free one, named on the ready line")
+    reader.add_argument(
+        "--latency", type=float, help="seconds a picture takes (SANDBOX_LATENCY_S, default 1)"
+    )
+    reader.add_argument(
+        "--prepared", action="store_true", help="serve prepared pictures (SANDBOX_PREPARED=1)"
+    )
+    wanted = reader.parse_args()
+    # By the environment, for the application is made when its module is imported.
+    if wanted.latency is not None:
+        os.environ["SANDBOX_LATENCY_S"] = str(wanted.latency)
+    if wanted.prepared:
+        os.environ["SANDBOX_PREPARED"] = "1"
+    serve(wanted.host, wanted.port)
+
+
+if __name__ == "__main__":
+    main()

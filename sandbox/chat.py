@@ -1,0 +1,198 @@
+"""Text for ``/chat/completions``: a fuller prompt made of the user's own words, whole or as an SSE stream."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox import scenes
+from sandbox.faults import Script
+from sandbox.markers import without_markers
+
+CREATIVE_FROM_TEMPERATURE = 0.55
+_VIEWS = (
+    "seen from a low angle with the horizon in the lower third",
+    "framed wide, the subject small against a large sky",
+    "a close view with the background falling out of focus",
+    "composed on the diagonal, with room to breathe on one side",
+    "seen from above, the shapes forming a quiet pattern",
+)
+_LIGHTS = (
+    "soft side light in the first hour of the morning",
+    "warm light late in the day, with long shadows",
+    "even light under a high overcast sky",
+    "cool blue hour light with a few warm windows",
+    "clear noon light with crisp edges",
+)
+_PALETTES = (
+    "muted teal and amber tones",
+    "a restrained palette of slate, cream and one strong accent",
+    "deep blues against warm ochre",
+    "pale greens and weathered wood",
+)
+_FINISHES = (
+    "fine texture in every surface, natural colour, 35 mm lens",
+    "sharp focus, gentle film grain, shallow depth of field",
+    "clean edges, realistic materials, careful perspective",
+)
+_TWISTS = (
+    "told as a page from a forgotten travel journal",
+    "reimagined as a paper theatre lit from behind",
+    "as if remembered in a dream – half map, half place",
+    "painted like a stage set at the moment the curtain rises",
+    "woven as a tapestry whose threads come loose at the border",
+)
+_MOODS = (
+    "a sense of calm arrival",
+    "quiet suspense",
+    "playful lightness",
+    "a touch of longing – and of humour",
+)
+
+
+@dataclass(frozen=True)
+class Talk:
+    """One finished text and how to send it. Times in seconds."""
+
+    model: str
+    text: str
+    number: str
+    created_at: int
+    prompt_tokens: int
+    include_usage: bool
+    opening_comment: str | None = None
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """A plausible token count."""
+        written = tokens_in(self.text)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": written,
+            "total_tokens": self.prompt_tokens + written,
+        }
+
+
+def tokens_in(text: str) -> int:
+    """About as many tokens as the real thing would count."""
+    return max(1, (len(text) + 3) // 4)
+
+
+def user_text(messages: object) -> str:
+    """The text of the last user message, content given as a string or as parts."""
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if isinstance(message, dict) and message.get("role") == "user":
+            return _content_text(message.get("content"))
+    return ""
+
+
+def _content_text(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return " ".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+
+
+def enhanced(text: str, *, temperature: float) -> str:
+    """A fuller prompt: always the same for the same words, beginning with those words.
+
+    A high temperature gives the creative variant, a low one the detailed.
+    """
+    subject = without_markers(text).rstrip(" .,;") or "A quiet landscape"
+    creative = temperature >= CREATIVE_FROM_TEMPERATURE
+    dice = scenes.generator("chat", subject, creative)
+    view, light, palette = dice.choice(_VIEWS), dice.choice(_LIGHTS), dice.choice(_PALETTES)
+    if creative:
+        return f"{subject}, {dice.choice(_TWISTS)}; {light}, {palette}, {dice.choice(_MOODS)}."
+    return (
+        f"{subject}, {view}; {light}, {palette}; {dice.choice(_FINISHES)} – nothing in the frame by accident."
+    )
+
+
+def whole(talk: Talk, script: Script) -> dict[str, Any]:
+    """The answer without streaming."""
+    finish = "content_filter" if script.get("content_filter") else "stop"
+    return {
+        "id": talk.number,
+        "object": "chat.completion",
+        "created": talk.created_at,
+        "model": talk.model,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": talk.text, "refusal": None},
+                "logprobs": None,
+                "finish_reason": finish,
+            }
+        ],
+        "usage": talk.usage,
+    }
+
+
+def stream(talk: Talk, script: Script, *, delta_pause_s: float) -> Iterator[bytes]:
+    """The answer as server-sent events, spoilt where ``script`` says so."""
+    newline = "\r\n" if script.get("crlf") else "\n"
+    pieces = (event.replace("\n", newline).encode() for event in _events(talk, script))
+    first_wait = script.get("chat_latency")
+    if first_wait:
+        time.sleep(first_wait.number(1.0))
+    for piece in _split_badly(pieces) if script.get("split") else pieces:
+        yield piece
+        time.sleep(delta_pause_s)
+
+
+def _split_badly(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Five bytes at a time: characters, lines and events are all torn apart somewhere."""
+    for piece in pieces:
+        yield from (piece[start : start + 5] for start in range(0, len(piece), 5))
+
+
+def _events(talk: Talk, script: Script) -> Iterator[str]:
+    if talk.opening_comment:
+        yield f": {talk.opening_comment}\n\n"
+    yield _data(_chunk(talk, {"role": "assistant", "content": ""}))
+    words = talk.text.split(" ")
+    for place, word in enumerate(words):
+        if place == len(words) // 2 and (broken := _break(talk, script)) is not None:
+            yield from broken
+            return
+        if script.get("comments"):
+            yield ": keep-alive\n\n"
+        yield _data(_chunk(talk, {"content": word if place == 0 else f" {word}"}))
+    yield from _ending(talk, script)
+
+
+def _break(talk: Talk, script: Script) -> list[str] | None:
+    """What comes instead of the second half, if anything does."""
+    if script.get("early_close"):
+        return []
+    if script.get("stream_error"):
+        error = {"message": "The server had an error while processing your request.", "type": "server_error"}
+        return [_data({"error": {**error, "param": None, "code": None}})]
+    if script.get("content_filter"):
+        return [_data(_chunk(talk, {}, finish="content_filter")), "data: [DONE]\n\n"]
+    return None
+
+
+def _ending(talk: Talk, script: Script) -> Iterator[str]:
+    yield _data(_chunk(talk, {}, finish="stop"))
+    if talk.include_usage:
+        yield _data({**_chunk(talk, {}), "choices": [], "usage": talk.usage})
+    if not script.get("no_done"):
+        yield "data: [DONE]\n\n"
+
+
+def _chunk(talk: Talk, delta: dict[str, str], *, finish: str | None = None) -> dict[str, Any]:
+    return {
+        "id": talk.number,
+        "object": "chat.completion.chunk",
+        "created": talk.created_at,
+        "model": talk.model,
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+    }
+
+
+def _data(document: dict[str, Any]) -> str:
+    # Not ASCII-escaped, as the real servers send it: the reader must put UTF-8 together.
+    return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"

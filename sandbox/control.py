@@ -1,0 +1,144 @@
+"""The sandbox's own endpoints. They need no key: keep the sandbox on the loopback interface."""
+
+import os
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from sandbox.faults import Rule
+from sandbox.markers import PLACES, UnknownFault, parse
+from sandbox.settings import BadSetting
+from sandbox.world import world
+
+bp = Blueprint("control", __name__, url_prefix="/control")
+
+
+class BadControl(ValueError):  # noqa: N818 - reads as what it is
+    """A control request that makes no sense."""
+
+
+@bp.errorhandler(BadControl)
+@bp.errorhandler(UnknownFault)
+@bp.errorhandler(BadSetting)
+def refuse(error: Exception) -> tuple[Response, int]:
+    """A plain sentence, for the person at the keyboard."""
+    return jsonify(error=str(error)), 400
+
+
+@bp.get("/health")
+def health() -> Response:
+    """Whose server this is: a chaos run compares ``pid`` with the process it started."""
+    return jsonify(ok=True, pid=os.getpid(), twins=sorted(world().shelves))
+
+
+@bp.get("/counts")
+def counts() -> Response:
+    """Tallies by provider; ``?keys=0`` leaves out the tables by key."""
+    return jsonify(world().counts.describe(keys=request.args.get("keys", "1") != "0"))
+
+
+@bp.get("/requests")
+def requests() -> Response:
+    """The latest requests and their form; ``?provider=`` and ``?limit=``."""
+    limit = request.args.get("limit", 500, type=int)
+    return jsonify(world().counts.requests(request.args.get("provider"), limit=max(1, limit)))
+
+
+@bp.post("/reset")
+def reset() -> Response:
+    """Forget jobs, counts and faults; settings stay."""
+    world().reset()
+    return jsonify(ok=True)
+
+
+@bp.get("/settings")
+def settings() -> Response:
+    """The settings in force."""
+    return jsonify(world().settings.as_dict())
+
+
+@bp.put("/settings")
+def change_settings() -> Response:
+    """Change some settings."""
+    world().settings.change(_body())
+    return jsonify(world().settings.as_dict())
+
+
+@bp.post("/clock")
+def advance() -> Response:
+    """Put the sandbox's clock forward by ``advance_s``: work finishes, files expire."""
+    seconds = _body().get("advance_s")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise BadControl("advance_s must be a number of seconds")
+    world().clock.advance(float(seconds))
+    return jsonify(now=world().clock.now())
+
+
+@bp.post("/restart")
+def restart() -> Response:
+    """Let one twin (``provider``) or all behave as if restarted; says how many jobs broke off."""
+    only = _body().get("provider")
+    shelves = {name: shelf for name, shelf in world().shelves.items() if only in (None, name)}
+    return jsonify({name: shelf.restart() for name, shelf in shelves.items()})
+
+
+@bp.get("/faults")
+def faults() -> Response:
+    """The rules and how often each fired."""
+    return jsonify([rule.describe() for rule in world().faults.rules()])
+
+
+@bp.post("/faults")
+def add_fault() -> tuple[Response, int]:
+    """Set a rule. ``faults`` is written as in a marker; the rest narrows down when it fires."""
+    return jsonify(_rule(_body()).describe()), 201
+
+
+@bp.delete("/faults")
+def clear_faults() -> Response:
+    """Drop every rule."""
+    world().faults.clear()
+    return jsonify(ok=True)
+
+
+@bp.delete("/faults/<int:number>")
+def drop_fault(number: int) -> tuple[Response, int]:
+    """Drop one rule."""
+    if not world().faults.remove(number):
+        return jsonify(error=f"there is no fault {number}"), 404
+    return jsonify(ok=True), 200
+
+
+_RULE_FIELDS: dict[str, tuple[type, ...]] = {
+    "faults": (str,),
+    "provider": (str, type(None)),
+    "route": (str, type(None)),
+    "prompt_contains": (str, type(None)),
+    "probability": (int, float),
+    "seed": (int,),
+    "count": (int, type(None)),
+}
+
+
+def _rule(wanted: dict[str, Any]) -> Rule:
+    for name, value in wanted.items():
+        if name not in _RULE_FIELDS:
+            raise BadControl(f"a rule has no field {name!r}; it has {', '.join(_RULE_FIELDS)}")
+        if not isinstance(value, _RULE_FIELDS[name]):
+            raise BadControl(f"{name} cannot be {value!r}")
+    fields = dict(wanted)
+    script = parse(str(fields.pop("faults", "")))
+    if not script:
+        raise BadControl("faults must name at least one fault, for example '429 retry_after=3'")
+    if fields.get("route") not in (None, *PLACES):
+        raise BadControl(f"route must be one of {', '.join(PLACES)}")
+    return world().faults.add(script, **fields)
+
+
+def _body() -> dict[str, Any]:
+    document = request.get_json(silent=True)
+    if document is None and not request.get_data():
+        return {}
+    if not isinstance(document, dict):
+        raise BadControl("the body must be a JSON object")
+    return document

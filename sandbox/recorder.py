@@ -1,0 +1,101 @@
+"""Watches a twin's requests for the counts: how many at once, and which form they had."""
+
+import time
+from typing import Any
+
+from flask import Blueprint, Response, g, request
+from werkzeug.datastructures import FileStorage
+
+from sandbox.world import world
+
+TEXT_SHOWN_MAX = 200
+_HEADERS_SHOWN = (
+    "Content-Type",
+    "User-Agent",
+    "Accept",
+    "X-Client-Request-Id",
+    "Idempotency-Key",
+    "OpenAI-Organization",
+)
+
+
+def watch(blueprint: Blueprint, provider: str) -> None:
+    """Count and log every request of ``blueprint`` as ``provider``'s."""
+
+    @blueprint.before_request
+    def begin() -> None:
+        world().counts.begin(provider)
+        g.sandbox_open = True
+        g.sandbox_entry = _describe(provider)
+        world().counts.note(g.sandbox_entry)
+
+    @blueprint.after_request
+    def sent(answer: Response) -> Response:
+        counts, status = world().counts, answer.status_code
+        g.sandbox_entry["status"] = status
+        g.sandbox_open = False
+        # Not here but when the body is out: a stream is in flight until its last byte.
+        answer.call_on_close(lambda: counts.end(provider, status))
+        return answer
+
+    @blueprint.teardown_request
+    def gone(_error: BaseException | None) -> None:
+        if g.pop("sandbox_open", False):
+            world().counts.end(provider, None)
+
+
+def _describe(provider: str) -> dict[str, object]:
+    """The request's shape. Neither the Authorization header nor any cookie is ever looked at."""
+    return {
+        "provider": provider,
+        "at": round(time.time(), 3),
+        "method": request.method,
+        "path": request.path,
+        "query": {key: _short(value) for key, value in request.args.items()},
+        "headers": {name: request.headers[name] for name in _HEADERS_SHOWN if name in request.headers},
+        **_body_shape(),
+    }
+
+
+def _body_shape() -> dict[str, object]:
+    if request.method != "POST":
+        return {}
+    if request.mimetype == "multipart/form-data":
+        parts = [
+            {"name": name, "kind": "field", "value": _short(value)}
+            for name, value in request.form.items(multi=True)
+        ]
+        return {
+            "form": "multipart",
+            "parts": [*parts, *(_file(n, f) for n, f in request.files.items(multi=True))],
+        }
+    document = request.get_json(silent=True)
+    if isinstance(document, dict):
+        return {"form": "json", "fields": {str(key): _short(value) for key, value in document.items()}}
+    return {"form": "other"}
+
+
+def _file(name: str, upload: FileStorage) -> dict[str, object]:
+    upload.stream.seek(0, 2)
+    size_bytes = upload.stream.tell()
+    upload.stream.seek(0)
+    return {
+        "name": name,
+        "kind": "file",
+        "filename": upload.filename,
+        "content_type": upload.content_type,
+        "size_bytes": size_bytes,
+    }
+
+
+def _short(value: Any) -> object:
+    """Scalars as they are, long texts cut, containers by their kind and length."""
+    if isinstance(value, str):
+        return (
+            value if len(value) <= TEXT_SHOWN_MAX else f"{value[:TEXT_SHOWN_MAX]}… ({len(value)} characters)"
+        )
+    if isinstance(value, dict):
+        return {str(key): _short(inner) for key, inner in list(value.items())[:20]}
+    if isinstance(value, list):
+        return [_short(inner) for inner in value[:20]]
+    return value

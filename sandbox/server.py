@@ -1,0 +1,56 @@
+"""Serving under gevent: thousands of waiting connections, and a stop that waits for none of them."""
+
+import logging
+import signal
+import sys
+from typing import Any
+
+import gevent
+from gevent.pywsgi import WSGIHandler, WSGIServer
+
+from sandbox.misbehave import SOCKET_KEY
+
+# Connections still open when a stop is asked for get this long.
+STOP_S = 0.3
+BACKLOG = 2048
+
+
+class ShowingHandler(WSGIHandler):  # type: ignore[misc]  # gevent ships no types
+    """Lays the connection's socket into the environment, so that a fault can cut it."""
+
+    def get_environ(self) -> dict[str, Any]:
+        """The WSGI environment of one request."""
+        environ: dict[str, Any] = super().get_environ()
+        environ[SOCKET_KEY] = self.socket
+        return environ
+
+    def handle_error(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        """A connection we cut ourselves, or a caller who left, is not worth a traceback."""
+        if issubclass(kind, (OSError, gevent.GreenletExit)):
+            self.close_connection = True
+            return
+        super().handle_error(kind, error, trace)
+
+
+def serve(host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT. The one line on stdout says that connections are accepted, and where."""
+    from sandbox.wsgi import app
+
+    server = WSGIServer(
+        (host, port),
+        app,
+        handler_class=ShowingHandler,
+        log=None,
+        error_log=logging.getLogger("sandbox"),
+        backlog=BACKLOG,
+    )
+    server.init_socket()
+    stopping = gevent.event.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(signum, stopping.set)
+    server.start()
+    shown = f"[{host}]" if ":" in host else host
+    sys.stdout.write(f"sandbox ready http://{shown}:{server.server_port}\n")
+    sys.stdout.flush()
+    stopping.wait()
+    server.stop(timeout=STOP_S)

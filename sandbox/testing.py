@@ -1,0 +1,116 @@
+"""For tests and benchmarks: a sandbox in a process of its own, and a small client for its control endpoints."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+START_S = 20.0
+STOP_S = 5.0
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A running sandbox. ``chatgpt2api_url`` and ``openai_url`` are base URLs for adapters."""
+
+    url: str
+    pid: int
+
+    @property
+    def chatgpt2api_url(self) -> str:
+        """For ``CHATGPT2API_BASE_URL``, with or without ``/v1`` appended."""
+        return f"{self.url}/c2a"
+
+    @property
+    def openai_url(self) -> str:
+        """For ``OPENAI_BASE_URL``."""
+        return f"{self.url}/openai/v1"
+
+    def counts(self, *, keys: bool = True) -> dict[str, Any]:
+        """Tallies by provider."""
+        return dict(self._call("GET", f"/control/counts?keys={int(keys)}"))
+
+    def requests(self, provider: str) -> list[dict[str, Any]]:
+        """The latest requests of one provider, oldest first."""
+        return list(self._call("GET", f"/control/requests?provider={provider}"))
+
+    def reset(self) -> None:
+        """Forget jobs, counts and faults."""
+        self._call("POST", "/control/reset")
+
+    def settings(self, **changed: object) -> dict[str, Any]:
+        """Change settings, and read all of them."""
+        return dict(self._call("PUT", "/control/settings", changed))
+
+    def add_fault(self, faults: str, **narrowed: object) -> dict[str, Any]:
+        """Set a rule: ``add_fault("500", provider="openai", route="submit", count=2)``."""
+        return dict(self._call("POST", "/control/faults", {"faults": faults, **narrowed}))
+
+    def clear_faults(self) -> None:
+        """Drop every rule."""
+        self._call("DELETE", "/control/faults")
+
+    def advance_clock(self, seconds: float) -> None:
+        """Let time pass for the sandbox alone."""
+        self._call("POST", "/control/clock", {"advance_s": seconds})
+
+    def restart(self, provider: str) -> int:
+        """Let one twin behave as if restarted; says how many jobs broke off."""
+        return int(self._call("POST", "/control/restart", {"provider": provider})[provider])
+
+    def _call(self, method: str, path: str, document: object = None) -> Any:
+        body = None if document is None else json.dumps(document).encode()
+        headers = {"Content-Type": "application/json"}
+        asked = Request(f"{self.url}{path}", data=body, method=method, headers=headers)  # noqa: S310 - our own URL
+        with urlopen(asked, timeout=10) as answer:  # noqa: S310
+            return json.load(answer)
+
+
+@contextmanager
+def running_sandbox(*, latency_s: float = 0.0, **settings: object) -> Iterator[Sandbox]:
+    """Start a sandbox on a free port of the loopback, and stop it afterwards, come what may."""
+    given = {f"SANDBOX_{name.upper()}": str(value) for name, value in settings.items()}
+    root = str(Path(__file__).resolve().parents[1])
+    paths = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sandbox", "--port", "0", "--latency", str(latency_s)],
+        env={**os.environ, **given, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        sandbox = Sandbox(_ready_url(process), process.pid)
+        sandbox.settings(latency_s=latency_s)
+        yield sandbox
+    finally:
+        _stop(process)
+
+
+def _ready_url(process: "subprocess.Popen[str]") -> str:
+    started_at = time.monotonic()
+    if process.stdout is None:
+        raise RuntimeError("the sandbox was started without a pipe")
+    line = process.stdout.readline()
+    if not line.startswith("sandbox ready "):
+        raise RuntimeError(
+            f"the sandbox did not start within {time.monotonic() - started_at:.1f} s: {line!r}"
+        )
+    return line.removeprefix("sandbox ready ").strip()
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -1,0 +1,51 @@
+"""The WSGI application: every twin under its prefix, and the control endpoints."""
+
+from functools import partial
+
+from flask import Flask, Response, jsonify, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+from sandbox import control
+from sandbox.settings import Settings
+from sandbox.twins import Twin, Wrong, all_twins
+from sandbox.world import EXTENSION, Clock, World
+
+BODY_MAX_BYTES = 256 * 2**20
+
+
+def create_app(settings: Settings | None = None, *, clock: Clock | None = None) -> Flask:
+    """A sandbox of its own; several may live in one process, sharing nothing."""
+    flask = Flask("sandbox", static_folder=None)
+    flask.config.update(MAX_CONTENT_LENGTH=BODY_MAX_BYTES, MAX_FORM_MEMORY_SIZE=BODY_MAX_BYTES)
+    flask.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
+    world = World(settings or Settings.from_env(), clock or Clock())
+    flask.extensions[EXTENSION] = world
+    twins = all_twins()
+    for twin in twins:
+        world.shelves[twin.name] = twin.new_shelf(world)
+        flask.register_blueprint(twin.blueprint, url_prefix=twin.prefix)
+    flask.register_blueprint(control.bp)
+    flask.register_error_handler(HTTPException, partial(_unrouted, twins))
+    flask.add_url_rule("/", "index", partial(_index, twins))
+    return flask
+
+
+def _index(twins: tuple[Twin, ...]) -> Response:
+    """For the person who opens the port in a browser."""
+    return jsonify(
+        sandbox={twin.name: request.host_url.rstrip("/") + twin.prefix for twin in twins}, control="/control"
+    )
+
+
+def _unrouted(twins: tuple[Twin, ...], error: HTTPException) -> ResponseReturnValue:
+    """404 and 405 in the words of the twin whose path was meant."""
+    for twin in twins:
+        if request.path.startswith(f"{twin.prefix}/"):
+            return twin.unrouted(
+                Wrong(error.code or 500, request.method, request.path.removeprefix(twin.prefix))
+            )
+    return jsonify(error=error.name), error.code or 500
+
+
+app = create_app()
