@@ -121,7 +121,7 @@ class LocalStore:
     @contextlib.contextmanager
     def _on_this_disk(self, path: str) -> Iterator[str]:
         """``path``, or a copy in our own staging folder when a rename could not reach us from there."""
-        if Path(path).stat().st_dev == self.root.stat().st_dev:
+        if _device(Path(path)) == _device(self.root):
             yield path
             return
         copy = new_staging_file(str(self.staging))
@@ -223,6 +223,10 @@ class LocalStore:
             yield folder, name
         finally:
             os.close(folder)
+
+
+def _device(path: Path) -> int:
+    return path.stat().st_dev
 
 
 def _enter(folder: int, part: str, *, make: bool) -> int:
