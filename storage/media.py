@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from storage import sniff, variants
-from storage.base import BlobNotFoundError, Limits, MediaError, Picture, StorageUnavailableError, Store
+from storage.base import BlobNotFoundError, Limits, MediaError, Picture, Store
 from storage.local import LocalStore, sweep_folder
 from storage.pool import DecoderPool, Reply
 from storage.wire import Bounds, Role, Task, Verb
@@ -138,14 +138,7 @@ class Media:
         return self._pool.run(task, self._store.read(task.source_key))
 
     def _kept(self, reply: Reply) -> Picture:
-        """The picture in an answer, in its place; or the error in it."""
-        match reply.get("error"):
-            case "media":
-                raise MediaError(reply["code"], reply["detail"])
-            case "missing":
-                raise BlobNotFoundError(reply["detail"])
-            case "storage":
-                raise StorageUnavailableError(reply["detail"])
+        """The picture in an answer, put in its place if the decoder could not."""
         picture = Picture(**reply["picture"])
         if path := reply.get("path"):
             try:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from storage import wire
-from storage.base import Limits, MediaBusyError, MediaError, StorageUnavailableError
+from storage.base import BlobNotFoundError, Limits, MediaBusyError, MediaError, StorageUnavailableError
 from storage.wire import Task
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parent.parent)
@@ -209,7 +209,7 @@ class DecoderPool:
     def run(self, task: Task, body: bytes) -> Reply:
         """Have a task done; once more by a fresh decoder if the first one dies.
 
-        Raises: MediaBusyError, MediaError ``image_undecodable``, StorageUnavailableError.
+        Raises: MediaError, BlobNotFoundError, MediaBusyError, StorageUnavailableError.
         """
         decoder = self._take()
         good: Decoder | None = None
@@ -225,7 +225,7 @@ class DecoderPool:
                         raise _verdict(death) from None
                 else:
                     good = decoder
-                    return reply
+                    return _without_error(reply)
         finally:
             self._give_back(good)
             if decoder is not None and decoder is not good:
@@ -261,6 +261,10 @@ class DecoderPool:
                 self._left_to_parent.append(self._idle)
                 self._open_line()
 
+    def idle_pids(self) -> list[int]:
+        """Process ids of the decoders at rest."""
+        return [decoder.pid for decoder in list(self._idle.queue) if decoder is not None]
+
     def close(self) -> None:
         """End the idle decoders now and the busy ones after their picture. Whoever waits is refused."""
         self._leave_parents_decoders()
@@ -269,6 +273,17 @@ class DecoderPool:
             with contextlib.suppress(queue.Empty):
                 decoder = self._idle.get_nowait()
                 self._give_back(decoder)
+
+
+def _without_error(reply: Reply) -> Reply:
+    match reply.get("error"):
+        case "media":
+            raise MediaError(reply["code"], reply["detail"])
+        case "missing":
+            raise BlobNotFoundError(reply["detail"])
+        case "storage":
+            raise StorageUnavailableError(reply["detail"])
+    return reply
 
 
 def _verdict(death: DecoderDiedError) -> MediaError | StorageUnavailableError:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from storage.base import BlobNotFoundError, Store
 from storage.local import LocalStore
 

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from storage import local
 from storage.base import BlobNotFoundError, StorageUnavailableError
 from storage.local import LocalStore

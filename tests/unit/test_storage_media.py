@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
+
 from storage.base import BlobNotFoundError, Limits, MediaError, StorageUnavailableError
 from storage.local import LocalStore
 from storage.media import Media
@@ -482,7 +483,7 @@ def test_a_variant_of_nothing_is_not_found(media):
     "asked", [{"width": 0}, {"height": -1}, {"width": 20_000}, {"format": "svg"}, {"format": "gif"}]
 )
 def test_a_variant_nobody_can_make_is_a_value_error(media, asked):
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         media.variant("some/key.png", "image/png", **asked)
 
 

@@ -9,6 +9,7 @@ import zlib
 
 import pytest
 from PIL import Image
+
 from storage import sniff
 from storage.anatomy import dissect
 from storage.base import MediaError
