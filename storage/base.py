@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -23,6 +24,10 @@ class StorageUnavailableError(Exception):
     """The store cannot be reached or is full; trying again may help."""
 
 
+class MediaBusyError(StorageUnavailableError):
+    """Every decoder stayed busy for the whole time a caller may wait; trying again helps."""
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """A verified picture at rest. ``key`` names the blob; it is made of our ids and a hash alone."""
@@ -35,21 +40,51 @@ class Picture:
     sha256: str  # lower-case hex of the stored bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a picture may ask of us. Uploads come from users, results from upstreams."""
+
+    max_upload_bytes: int = 10 * 1024 * 1024
+    max_result_bytes: int = 64 * 1024 * 1024
+    max_pixels: int = 40_000_000
+    max_upload_edge_px: int = 8192
+    max_result_edge_px: int = 16384
+    max_frames: int = 50
+    max_animation_pixels: int = 160_000_000  # width x height x frames, for results, which are decoded whole
+
+    decoder_wall_s: float = 20.0  # one picture: sent, decoded, stored and answered
+    decoder_cpu_s: int = 20  # one picture
+    decoder_memory_bytes: int = 1024 * 1024 * 1024  # address space, Python and Pillow included
+    decoder_pictures: int = 500  # then the process is replaced
+    decoder_queue_s: float = 30.0  # how long a caller waits for a free decoder
+
+
 class Store(Protocol):
-    """Bytes by key. Written once; keys are generated, never taken from outside."""
+    """Bytes by key. Written once; keys are generated, never taken from outside.
+
+    A key is ``/``-joined parts of ``[A-Za-z0-9_.-]``, none starting with a dot; any other raises ValueError.
+    Every method may raise StorageUnavailableError.
+    """
 
     def put_file(self, path: str, key: str) -> None:
-        """Keep the file at ``path`` under ``key``, moving it. Durable on return; an existing key is left as it is."""
+        """Keep the file at ``path`` under ``key``, moving it: afterwards it is gone from there, kept or not.
+
+        Durable on return. An existing key is left as it is.
+        """
 
     def open(self, key: str) -> BinaryIO:
-        """Raises BlobNotFoundError, StorageUnavailableError."""
+        """Raises BlobNotFoundError."""
 
-    def read(self, key: str) -> bytes: ...
+    def read(self, key: str) -> bytes:
+        """Raises BlobNotFoundError."""
 
     def exists(self, key: str) -> bool: ...
 
     def delete(self, key: str) -> None:
         """Idempotent."""
+
+    def iter_keys(self, prefix: str = "", *, older_than_s: float = 0.0) -> Iterator[str]:
+        """Keys that start with ``prefix``, in no promised order, and were written at least so long ago."""
 
     def check(self) -> None:
         """Raise StorageUnavailableError when a write would fail (readiness)."""

@@ -1,0 +1,270 @@
+"""The store on local disk: a folder only its owner can enter.
+
+Every write goes write, fsync, rename, fsync of the folder, so that a blob is whole and durable or not
+there at all. Folders on the way are opened one by one without following symbolic links: no key and no
+link planted inside can lead out of the root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from storage.base import BlobNotFoundError, StorageUnavailableError
+
+STAGING = ".staging"
+STAGING_AGE_S = 3600.0
+
+_PART = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+_KEY = re.compile(rf"{_PART}(?:/{_PART})*")
+_KEY_MAX = 512
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# ELOOP and ENOTDIR: a link or a file where a folder or a blob should be.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+# A folder emptied by delete() may vanish under a writer on its way into it.
+_PUT_TRIES = 5
+
+
+def check_key(key: str) -> str:
+    """``key`` itself. Raises ValueError when it is not made of our own parts alone."""
+    if len(key) > _KEY_MAX or not _KEY.fullmatch(key):
+        raise ValueError(f"not a storage key: {key[:80]!r}")
+    return key
+
+
+def new_staging_file(folder: str) -> str:
+    """Path of a fresh empty file, readable by us alone. Raises StorageUnavailableError."""
+    with _trouble("make a file"):
+        descriptor, path = tempfile.mkstemp(dir=folder)
+        os.close(descriptor)
+    return path
+
+
+def write_staging_file(folder: str, data: bytes) -> str:
+    """Path of a fresh file with ``data``, not yet durable. No file stays when it raises."""
+    path = new_staging_file(folder)
+    try:
+        with _trouble("write"), Path(path).open("wb") as file:
+            file.write(data)
+    except StorageUnavailableError:
+        Path(path).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def sweep_folder(folder: Path, *, older_than_s: float = STAGING_AGE_S) -> int:
+    """Remove what killed writers left in a staging folder; the number of files removed."""
+    removed = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            about = path.lstat()
+            if stat.S_ISREG(about.st_mode) and about.st_mtime <= time.time() - older_than_s:
+                path.unlink()
+                removed += 1
+    return removed
+
+
+class LocalStore:
+    """Blobs as files below ``root``, folders 0700, files 0600. Safe to use from many processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        """Raises StorageUnavailableError when the folder cannot be made."""
+        with _trouble("open the folder"):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root = root.resolve()
+            self.staging = self.root / STAGING
+            self.staging.mkdir(mode=0o700, exist_ok=True)
+
+    def put_file(self, path: str, key: str) -> None:
+        """Keep the file at ``path`` under ``key``, moving it; kept or not, it is gone from there afterwards.
+
+        Two writers of one new key at the same moment: the later one wins. Keys end in a hash of the
+        content or name one derivation of it, so both hold the same picture.
+        """
+        check_key(key)
+        try:
+            with _trouble("write"):
+                self._put(path, key)
+        finally:
+            Path(path).unlink(missing_ok=True)
+
+    def _put(self, path: str, key: str) -> None:
+        with self._on_this_disk(path) as source:
+            source_fd = os.open(source, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fchmod(source_fd, 0o600)
+                os.fsync(source_fd)
+            finally:
+                os.close(source_fd)
+            for _ in range(_PUT_TRIES - 1):
+                with contextlib.suppress(FileNotFoundError):
+                    self._settle(source, key)
+                    return
+            self._settle(source, key)
+
+    def _settle(self, source: str, key: str) -> None:
+        with self._folder_of(key, make=True) as (folder, name):
+            if not _is_blob(folder, name):
+                os.rename(source, name, dst_dir_fd=folder)
+            # Also for a blob that is there: its writer may not have come this far yet.
+            os.fsync(folder)
+
+    @contextlib.contextmanager
+    def _on_this_disk(self, path: str) -> Iterator[str]:
+        """``path``, or a copy in our own staging folder when a rename could not reach us from there."""
+        if _device(Path(path)) == _device(self.root):
+            yield path
+            return
+        copy = new_staging_file(str(self.staging))
+        try:
+            shutil.copyfile(path, copy)
+            yield copy
+        finally:
+            Path(copy).unlink(missing_ok=True)
+
+    def open(self, key: str) -> BinaryIO:
+        """The blob for reading. Raises BlobNotFoundError, StorageUnavailableError."""
+        check_key(key)
+        with _trouble("read", absent=key), self._folder_of(key) as (folder, name):
+            descriptor = os.open(
+                name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
+            )
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                raise BlobNotFoundError(key)
+            return os.fdopen(descriptor, "rb")
+
+    def read(self, key: str) -> bytes:
+        """The whole blob. Raises BlobNotFoundError, StorageUnavailableError."""
+        with self.open(key) as blob, _trouble("read"):
+            return blob.read()
+
+    def exists(self, key: str) -> bool:
+        """Raises StorageUnavailableError when that cannot be known."""
+        check_key(key)
+        try:
+            with _trouble("look", absent=key), self._folder_of(key) as (folder, name):
+                return _is_blob(folder, name)
+        except BlobNotFoundError:
+            return False
+
+    def delete(self, key: str) -> None:
+        """Remove the blob and the folders it leaves empty. Idempotent. Raises StorageUnavailableError."""
+        check_key(key)
+        with contextlib.suppress(BlobNotFoundError), _trouble("delete", absent=key):
+            with self._folder_of(key) as (folder, name):
+                os.unlink(name, dir_fd=folder)
+            self._prune(key)
+
+    def _prune(self, key: str) -> None:
+        parent, _, _ = key.rpartition("/")
+        while parent:
+            try:
+                with self._folder_of(parent) as (folder, name):
+                    os.rmdir(name, dir_fd=folder)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                    return
+                raise
+            parent, _, _ = parent.rpartition("/")
+
+    def iter_keys(self, prefix: str = "", *, older_than_s: float = 0.0) -> Iterator[str]:
+        """Keys starting with ``prefix`` and last written at least ``older_than_s`` ago.
+
+        Links are not followed. Raises ValueError when the folders in ``prefix`` could not be part of a key.
+        """
+        parent = prefix.rpartition("/")[0]
+        if parent:
+            check_key(parent)
+        written_before = time.time() - older_than_s
+        for folder, _, names in os.walk(self.root / parent):
+            inside = Path(folder).relative_to(self.root).as_posix()
+            for name in names:
+                key = name if inside == "." else f"{inside}/{name}"
+                if (
+                    key.startswith(prefix)
+                    and _KEY.fullmatch(key)
+                    and _written_at(folder, name) <= written_before
+                ):
+                    yield key
+
+    def sweep_staging(self, *, older_than_s: float = STAGING_AGE_S) -> int:
+        """Remove what killed writers left; the number of files removed."""
+        with _trouble("sweep"):
+            return sweep_folder(self.staging, older_than_s=older_than_s)
+
+    def check(self) -> None:
+        """Raise StorageUnavailableError when a write would fail.
+
+        Without fsync, because this runs in the event loop of the web process: a full, read-only or
+        removed disk shows without it.
+        """
+        Path(write_staging_file(str(self.staging), b"\0" * 4096)).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _folder_of(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """An open descriptor of the folder that holds ``key``, and the last part of the key."""
+        *parts, name = key.split("/")
+        folder = os.open(self.root, _FOLDER_FLAGS)
+        try:
+            for part in parts:
+                inner = _enter(folder, part, make=make)
+                os.close(folder)
+                folder = inner
+            yield folder, name
+        finally:
+            os.close(folder)
+
+
+def _device(path: Path) -> int:
+    return path.stat().st_dev
+
+
+def _enter(folder: int, part: str, *, make: bool) -> int:
+    try:
+        return os.open(part, _FOLDER_FLAGS, dir_fd=folder)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(part, mode=0o700, dir_fd=folder)
+        os.fsync(folder)
+    return os.open(part, _FOLDER_FLAGS, dir_fd=folder)
+
+
+def _is_blob(folder: int, name: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _written_at(folder: str, name: str) -> float:
+    """Seconds since the epoch; endless for what is no file or has just gone."""
+    try:
+        about = (Path(folder) / name).lstat()
+    except FileNotFoundError:
+        return float("inf")
+    return about.st_mtime if stat.S_ISREG(about.st_mode) else float("inf")
+
+
+@contextlib.contextmanager
+def _trouble(verb: str, *, absent: str = "") -> Iterator[None]:
+    """Turn the disk's errors into ours; with ``absent`` a missing file means that this key has no blob."""
+    try:
+        yield
+    except OSError as error:
+        if absent and error.errno in _ABSENT:
+            raise BlobNotFoundError(absent) from None
+        name = errno.errorcode.get(error.errno or 0, "unknown")
+        # The name alone: the message of an OSError holds paths.
+        raise StorageUnavailableError(f"cannot {verb}: {name}") from None

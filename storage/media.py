@@ -1,0 +1,199 @@
+"""What a picture is: the one door through which bytes become pictures and pictures become variants.
+
+Looks at headers here and leaves everything else to decoder processes: this module decodes nothing, and
+with a local store it writes nothing, so it may be called from an event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+from storage import sniff, variants
+from storage.base import BlobNotFoundError, Limits, MediaError, Picture, Store
+from storage.local import LocalStore, sweep_folder
+from storage.pool import DecoderPool, Reply
+from storage.wire import Bounds, Role, Task, Verb
+
+__all__ = ["Limits", "Media", "MediaError", "Picture", "Role"]
+
+_PREFIX = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
+_KNOWN_VARIANTS = 4096
+
+
+class Media:
+    """Pictures in one store. Thread-safe and greenlet-safe; one per process.
+
+    ``work_dir`` holds files on their way into a store that is not local, and is ours alone.
+    """
+
+    def __init__(self, store: Store, work_dir: Path, *, decoders: int = 2, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
+        self._store = store
+        self._limits = limits
+        self._pool = DecoderPool(decoders, limits)
+        # A decoder can write to a local store itself; for any other it leaves a file here.
+        self._root = str(store.root) if isinstance(store, LocalStore) else None
+        self._staging = store.staging if isinstance(store, LocalStore) else work_dir.resolve()
+        self._staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._known = _Known(_KNOWN_VARIANTS)
+
+    def keep_upload(self, data: bytes, *, prefix: str, role: Role = "image") -> Picture:
+        """Verify a picture from a user, write it anew and keep it under ``prefix/sha256.extension``.
+
+        Upright, in sRGB, eight bit, first frame, without metadata or anything behind the picture. JPEG stays
+        JPEG, except as a mask; everything else becomes PNG, alpha kept.
+        Raises: MediaError, MediaBusyError, StorageUnavailableError.
+        """
+        edge_px = self._limits.max_upload_edge_px
+        header = self._admit(data, self._limits.max_upload_bytes, edge_px)
+        task = self._task("upload", header.mime, edge_px, prefix=_checked(prefix), role=role)
+        return self._kept(self._pool.run(task, data))
+
+    def keep_result(self, data: bytes, *, prefix: str) -> Picture:
+        """Verify an upstream's picture and keep its very bytes under ``prefix/sha256.extension``.
+
+        Every frame must decode and nothing may follow the picture; size is as coded, orientation not applied.
+        Raises: MediaError, MediaBusyError, StorageUnavailableError.
+        """
+        edge_px = self._limits.max_result_edge_px
+        header = self._admit(data, self._limits.max_result_bytes, edge_px)
+        task = self._task("result", header.mime, edge_px, prefix=_checked(prefix))
+        return self._kept(self._pool.run(task, data))
+
+    def probe(self, data: bytes) -> tuple[str, int, int]:
+        """Mime type, width and height that the header claims; cheap, proves nothing. Raises MediaError."""
+        header = sniff.read_header(data)
+        return header.mime, header.width_px, header.height_px
+
+    def variant(
+        self,
+        key: str,
+        mime: str,
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        format: str | None = None,  # noqa: A002
+    ) -> Picture:
+        """The kept picture ``key`` in another size or format: png, jpeg, webp or avif (none: as it is).
+
+        Fits inside width x height px, keeps its shape, is never enlarged; upright, first frame, no metadata.
+        Made once and cached. The picture itself comes back where nothing would change.
+        Raises: ValueError for format or edges, BlobNotFoundError, MediaError,
+            MediaBusyError, StorageUnavailableError.
+        """
+        box = variants.box_of(width, height)
+        target_mime = variants.target_mime(mime, format)
+        target = variants.variant_key(key, box, target_mime)
+        known = self._known.get(target)
+        if known is not None and self._store.exists(known.key):
+            return known
+        task = replace(
+            self._task("variant", mime, variants.MAX_EDGE_PX),
+            source_key=key,
+            target_key=target,
+            target_mime=target_mime,
+            box_px=box,
+        )
+        picture = self._kept(self._make(task))
+        self._known.put(target, picture)
+        return picture
+
+    def delete(self, key: str) -> None:
+        """Remove a picture and all its variants. Idempotent. Raises StorageUnavailableError.
+
+        The picture goes last: as long as it is there, a failed attempt can be made again.
+        """
+        for variant in list(self._store.iter_keys(variants.variant_prefix(key))):
+            self._store.delete(variant)
+        self._store.delete(key)
+
+    def sweep(self) -> int:
+        """Remove files that killed decoders left in staging; how many. Call it now and then."""
+        return sweep_folder(self._staging)
+
+    def close(self) -> None:
+        """End the decoders. Pictures under way are finished, later ones refused."""
+        self._pool.close()
+
+    def _admit(self, data: bytes, max_bytes: int, max_edge_px: int) -> sniff.Header:
+        """What can be refused without decoding is refused here."""
+        if len(data) > max_bytes:
+            raise MediaError("image_too_large_bytes", f"{len(data)}, at most {max_bytes}")
+        header = sniff.read_header(data)
+        too_many = header.width_px * header.height_px > self._limits.max_pixels
+        if too_many or max(header.width_px, header.height_px) > max_edge_px:
+            raise MediaError("image_too_many_pixels", f"{header.width_px}x{header.height_px}")
+        return header
+
+    def _make(self, task: Task) -> Reply:
+        if self._root is not None:
+            return self._pool.run(task, b"")
+        if self._store.exists(task.target_key):
+            with contextlib.suppress(BlobNotFoundError):  # swept away since
+                return self._pool.run(replace(task, verb="describe"), self._store.read(task.target_key))
+        return self._pool.run(task, self._store.read(task.source_key))
+
+    def _kept(self, reply: Reply) -> Picture:
+        """The picture in an answer, put in its place if the decoder could not."""
+        picture = Picture(**reply["picture"])
+        if path := reply.get("path"):
+            try:
+                self._store.put_file(path, picture.key)
+            finally:
+                Path(path).unlink(missing_ok=True)
+        return picture
+
+    def _task(
+        self,
+        verb: Verb,
+        mime: str,
+        max_edge_px: int,
+        *,
+        prefix: str = "",
+        role: Role = "image",
+    ) -> Task:
+        return Task(
+            verb=verb,
+            staging=str(self._staging),
+            root=self._root,
+            bounds=self._bounds(max_edge_px),
+            mime=mime,
+            prefix=prefix,
+            role=role,
+        )
+
+    def _bounds(self, max_edge_px: int) -> Bounds:
+        limits = self._limits
+        return Bounds(limits.max_pixels, max_edge_px, limits.max_frames, limits.max_animation_pixels)
+
+
+class _Known:
+    """The variants asked for last, so that a cached one is served without asking a decoder."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._lock = threading.Lock()
+        self._pictures: OrderedDict[str, Picture] = OrderedDict()
+
+    def get(self, key: str) -> Picture | None:
+        with self._lock:
+            if key in self._pictures:
+                self._pictures.move_to_end(key)
+            return self._pictures.get(key)
+
+    def put(self, key: str, picture: Picture) -> None:
+        with self._lock:
+            self._pictures[key] = picture
+            if len(self._pictures) > self._size:
+                self._pictures.popitem(last=False)
+
+
+def _checked(prefix: str) -> str:
+    """Prefixes are made of our own ids: anything else is a bug of ours, found before it becomes a path."""
+    if not _PREFIX.fullmatch(prefix) or f"{prefix}/".startswith(variants.VARIANTS):
+        raise ValueError(f"not a storage prefix: {prefix[:80]!r}")
+    return prefix

@@ -1,0 +1,208 @@
+"""Pixels: open, decode, set upright, convert, encode. Everything that touches Pillow.
+
+Runs in the decoder process alone. Formats are opened by their own class, never by guessing, so that no
+parser but the five we accept ever sees the bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+
+from PIL import (
+    AvifImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageCms,
+    ImageFile,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
+
+from storage.base import MediaError
+from storage.sniff import AVIF, GIF, JPEG, PNG, WEBP
+from storage.wire import Bounds
+
+_READERS: dict[str, type[ImageFile.ImageFile]] = {
+    PNG: PngImagePlugin.PngImageFile,
+    JPEG: JpegImagePlugin.JpegImageFile,  # and not the factory, which would follow a second picture behind it
+    WEBP: WebPImagePlugin.WebPImageFile,
+    GIF: GifImagePlugin.GifImageFile,
+    AVIF: AvifImagePlugin.AvifImageFile,
+}
+# One thread each: there are as many decoders as the operator wants cores spent.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+# What Pillow raises on bad bytes. Anything else ends the process, which its parent reads as undecodable.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    AssertionError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+_ORIENTATION = 0x0112
+_SIDEWAYS = frozenset((5, 6, 7, 8))  # EXIF orientations that swap width and height
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+
+@contextlib.contextmanager
+def damage_as_media_error() -> Iterator[None]:
+    """Whatever Pillow makes of bad bytes becomes a MediaError."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except _DAMAGE as error:
+        code = "truncated_image" if "truncated" in str(error) else "image_undecodable"
+        raise MediaError(code, type(error).__name__) from None
+
+
+def open_picture(data: bytes, mime: str, bounds: Bounds) -> ImageFile.ImageFile:
+    """Read the header with the decoder's own eyes and hold it to the bounds; nothing is decoded yet."""
+    Image.MAX_IMAGE_PIXELS = bounds.max_pixels
+    with damage_as_media_error():
+        picture = _READERS[mime](io.BytesIO(data))
+        check_bounds(*picture.size, bounds)
+        frames = getattr(picture, "n_frames", 1)
+    if frames > bounds.max_frames:
+        raise MediaError("image_too_many_frames", f"{frames}, at most {bounds.max_frames}")
+    return picture
+
+
+def check_bounds(width_px: int, height_px: int, bounds: Bounds) -> None:
+    """Raises MediaError ``image_too_many_pixels``."""
+    if width_px * height_px > bounds.max_pixels or max(width_px, height_px) > bounds.max_edge_px:
+        wanted = f"at most {bounds.max_pixels} pixels and {bounds.max_edge_px} px a side"
+        raise MediaError("image_too_many_pixels", f"{width_px}x{height_px}, {wanted}")
+
+
+def decode_all(picture: ImageFile.ImageFile, bounds: Bounds) -> None:
+    """Decode every frame, keeping none."""
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1 and frames * picture.width * picture.height > bounds.max_animation_pixels:
+        raise MediaError("image_too_many_pixels", f"{frames} frames of {picture.width}x{picture.height}")
+    with damage_as_media_error():
+        for frame in range(frames):
+            picture.seek(frame)
+            picture.load()
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Decoded, turned as its metadata says, eight bit, in sRGB, without metadata: L, RGB or RGBA."""
+    with damage_as_media_error():
+        picture.load()
+        turned = _turned(picture)
+        profile = picture.info.get("icc_profile")
+        plain = _in_srgb(_eight_bit(turned), profile) if profile else _eight_bit(turned)
+        if plain.mode == "CMYK":
+            plain = plain.convert("RGB")
+        plain.info = {}  # Pillow's writers copy comments and profiles from here
+        return plain
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except _DAMAGE:  # a broken EXIF block on a good picture says nothing about its orientation
+        return picture
+
+
+def is_sideways(picture: Image.Image) -> bool:
+    """Whether setting the picture upright will swap its width and height."""
+    return orientation_of(picture) in _SIDEWAYS
+
+
+def orientation_of(picture: Image.Image) -> int:
+    """EXIF orientation; 1, upright, when it says nothing readable."""
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except _DAMAGE:
+        return 1
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    """As L, RGB, RGBA or CMYK."""
+    if picture.mode in _SIXTEEN_BIT:  # convert() alone clips at 255
+        return picture.point(lambda value: value * (1 / 256)).convert("L")
+    if picture.has_transparency_data:
+        return picture.convert("RGBA")
+    if picture.mode in ("1", "L"):
+        return picture.convert("L")
+    return picture if picture.mode == "CMYK" else picture.convert("RGB")
+
+
+def _in_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    """Colours as meant: the profile is applied, as it goes with the metadata; a useless one is ignored."""
+    if picture.mode not in ("RGB", "RGBA", "CMYK"):
+        return picture
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return picture
+        mode = "RGBA" if picture.mode == "RGBA" else "RGB"
+        converted = ImageCms.profileToProfile(
+            picture, source, ImageCms.createProfile("sRGB"), outputMode=mode
+        )
+    except (ImageCms.PyCMSError, *_DAMAGE):
+        return picture
+    return converted or picture
+
+
+def fit(size_px: tuple[int, int], box_px: tuple[int, int]) -> tuple[int, int]:
+    """The largest size of the same shape inside the box, never larger than the picture itself."""
+    scale = min(1.0, box_px[0] / size_px[0], box_px[1] / size_px[1])
+    return max(1, round(size_px[0] * scale)), max(1, round(size_px[1] * scale))
+
+
+def shrink(picture: Image.Image, size_px: tuple[int, int]) -> Image.Image:
+    """The picture in a smaller size, edges smooth."""
+    if picture.size == size_px:
+        return picture
+    return picture.resize(size_px, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def encode_upload(picture: Image.Image, mime: str) -> bytes:
+    """As good as it came: PNG, or JPEG without chroma subsampling."""
+    if mime == JPEG:
+        return _saved(picture, "JPEG", quality=95, subsampling=0)
+    return _saved(picture, "PNG", compress_level=4)
+
+
+def encode_variant(picture: Image.Image, mime: str) -> bytes:
+    """Good for looking at: small and quick to make. JPEG has no alpha and gets a white ground."""
+    if mime == JPEG:
+        return _saved(_on_white(picture), "JPEG", quality=87, progressive=True)
+    if mime == WEBP:
+        return _saved(picture, "WEBP", quality=85, method=4)
+    if mime == AVIF:
+        return _saved(picture, "AVIF", quality=65, speed=8, max_threads=1)
+    return _saved(picture, "PNG", compress_level=6)
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode != "RGBA":
+        return picture
+    ground = Image.new("RGB", picture.size, "white")
+    ground.paste(picture, mask=picture.getchannel("A"))
+    return ground
+
+
+def _saved(picture: Image.Image, form: str, **options: int | bool) -> bytes:
+    with damage_as_media_error():
+        file = io.BytesIO()
+        picture.save(file, form, **options)
+        return file.getvalue()

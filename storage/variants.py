@@ -1,0 +1,39 @@
+"""How variants are named: other sizes and formats of a kept picture, made once and cached beside it."""
+
+from __future__ import annotations
+
+from storage.sniff import AVIF, EXTENSIONS, JPEG, PNG, WEBP
+
+VARIANTS = "variants/"
+FORMATS = {"png": PNG, "jpeg": JPEG, "webp": WEBP, "avif": AVIF}
+MAX_EDGE_PX = 16384  # the largest a result can be
+
+
+def variant_key(key: str, box_px: tuple[int, int], mime: str) -> str:
+    """Where the variant of the blob ``key`` lies; all variants of a blob share ``variant_prefix``."""
+    return f"{variant_prefix(key)}{box_px[0]}x{box_px[1]}.{EXTENSIONS[mime]}"
+
+
+def variant_prefix(key: str) -> str:
+    """Begins the keys of all variants of one blob, and of no other's: the key stays whole, extension too."""
+    return f"{VARIANTS}{key}/"
+
+
+def target_mime(source_mime: str, form: str | None) -> str:
+    """The mime type of a format asked for; without one the source's, or PNG where we do not write that.
+
+    Raises: ValueError for a format we do not offer.
+    """
+    if form is None:
+        return source_mime if source_mime in FORMATS.values() else PNG
+    if form not in FORMATS:
+        raise ValueError(f"no such format: {form[:20]!r}")
+    return FORMATS[form]
+
+
+def box_of(width: int | None, height: int | None) -> tuple[int, int]:
+    """The box to fit into; an edge left out does not bind. Raises ValueError."""
+    for edge in (width, height):
+        if edge is not None and not 1 <= edge <= MAX_EDGE_PX:
+            raise ValueError(f"an edge has 1 to {MAX_EDGE_PX} px")
+    return width or MAX_EDGE_PX, height or MAX_EDGE_PX

@@ -1,0 +1,135 @@
+"""What every store must do. A new store joins by a line in ``STORES``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from storage.base import BlobNotFoundError, Store
+from storage.local import LocalStore
+
+
+def _local(folder: Path) -> Store:
+    return LocalStore(folder / "store")
+
+
+STORES: dict[str, Callable[[Path], Store]] = {"local": _local}
+
+
+@pytest.fixture(params=sorted(STORES))
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return STORES[request.param](tmp_path)
+
+
+@pytest.fixture
+def put(store: Store, tmp_path: Path) -> Callable[[str, bytes], Path]:
+    def put_bytes(key: str, data: bytes, name: str = "incoming") -> Path:
+        path = tmp_path / name
+        path.write_bytes(data)
+        store.put_file(str(path), key)
+        return path
+
+    return put_bytes
+
+
+def test_a_blob_reads_back_as_it_was_put_and_its_file_has_moved(store, put):
+    path = put("job_1/0/abc.png", b"some bytes")
+    assert store.read("job_1/0/abc.png") == b"some bytes"
+    with store.open("job_1/0/abc.png") as blob:
+        blob.seek(5)
+        assert blob.read() == b"bytes"
+    assert store.exists("job_1/0/abc.png")
+    assert not path.exists()
+
+
+def test_an_existing_key_is_left_as_it_is_and_the_file_is_gone_all_the_same(store, put):
+    put("job_1/0/abc.png", b"first")
+    path = put("job_1/0/abc.png", b"second")
+    assert store.read("job_1/0/abc.png") == b"first"
+    assert not path.exists()
+
+
+def test_an_unknown_key_is_not_found(store, put):
+    put("a/b", b"x")
+    for key in ("nothing/here", "a", "a/b/c"):
+        assert not store.exists(key)
+        with pytest.raises(BlobNotFoundError):
+            store.read(key)
+        with pytest.raises(BlobNotFoundError):
+            store.open(key)
+
+
+def test_delete_takes_one_blob_away_and_may_be_repeated(store, put):
+    put("job_1/0/a", b"x")
+    put("job_1/0/b", b"y")
+    store.delete("job_1/0/a")
+    store.delete("job_1/0/a")
+    assert not store.exists("job_1/0/a")
+    assert store.read("job_1/0/b") == b"y"
+
+
+def test_a_deleted_key_can_be_put_again(store, put):
+    put("job_1/0/a", b"x")
+    store.delete("job_1/0/a")
+    put("job_1/0/a", b"z")
+    assert store.read("job_1/0/a") == b"z"
+
+
+def test_keys_are_listed_by_prefix_and_by_age(store, put):
+    for key in ("job_1/0/a", "job_1/1/b", "job_12/0/c", "top"):
+        put(key, b"x")
+    assert sorted(store.iter_keys()) == ["job_1/0/a", "job_1/1/b", "job_12/0/c", "top"]
+    assert sorted(store.iter_keys("job_1/")) == ["job_1/0/a", "job_1/1/b"]
+    assert sorted(store.iter_keys("job_1")) == ["job_1/0/a", "job_1/1/b", "job_12/0/c"]
+    assert list(store.iter_keys("nothing/")) == []
+    assert list(store.iter_keys("job_1/", older_than_s=3600)) == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "/etc/passwd",
+        "../x",
+        "a/../b",
+        "a/./b",
+        "a//b",
+        "a/",
+        ".hidden",
+        "a/.b",
+        "a b",
+        "a\\b",
+        "a\n",
+        "a\0b",
+        "ä",
+        "x" * 600,
+    ],
+)
+def test_a_key_that_is_not_made_of_our_ids_is_refused_by_every_method(store, put, key):
+    with pytest.raises(ValueError, match="not a storage key"):
+        put(key, b"x")
+    for method in (store.open, store.read, store.exists, store.delete):
+        with pytest.raises(ValueError, match="not a storage key"):
+            method(key)
+
+
+def test_writers_of_one_key_and_deleters_around_it_do_not_disturb_each_other(store, put):
+    def write(number: int) -> None:
+        put("job_1/0/same", b"the same", f"incoming-{number}")
+        put(f"job_1/0/{number}", b"other", f"other-{number}")
+        store.delete(f"job_1/0/{number}")
+        put(f"job_2/{number}/x", b"other", f"third-{number}")
+        store.delete(f"job_2/{number}/x")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write, range(40)))
+    assert store.read("job_1/0/same") == b"the same"
+    assert list(store.iter_keys()) == ["job_1/0/same"]
+
+
+def test_a_working_store_passes_its_check_and_keeps_nothing_of_it(store):
+    store.check()
+    assert list(store.iter_keys()) == []
