@@ -23,13 +23,17 @@ class Prefixed:
         self._reader_gone = False
 
     def __call__(self, name: str, line: str) -> None:
+        self.plain(f"{self._prefix(name)} {line}")
+
+    def plain(self, text: str) -> None:
+        """Write ``text`` as it is, between two lines of the others."""
         with self._lock:
             if self._reader_gone:
                 return
             try:
-                self._stream.write(f"{self._prefix(name)} {line}\n")
+                self._stream.write(f"{text}\n")
                 self._stream.flush()
-            except (BrokenPipeError, ValueError):  # ValueError: the stream was closed.
+            except (OSError, ValueError):  # A broken pipe, a hung-up terminal; a closed stream.
                 self._reader_gone = True
 
     def _prefix(self, name: str) -> str:

@@ -13,10 +13,13 @@ from core.embedded.faults import EmbeddedError
 _LOWEST, _HIGHEST = 15_000, 32_000
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen there now; connections lingering from before do not count."""
+def why_not(port: int, host: str = "127.0.0.1") -> str | None:
+    """Why a server could not listen there now, in a few words; None if it could.
+
+    Connections lingering from before do not count.
+    """
     with _unbound(host) as probe:
-        return _binds(probe, host, port)
+        return _refusal(probe, host, port)
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
@@ -26,7 +29,7 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
         for port in _candidates():
             if len(found) == count:
                 return found
-            if _binds(held.enter_context(_unbound(host)), host, port):
+            if _refusal(held.enter_context(_unbound(host)), host, port) is None:
                 found.append(port)
     raise EmbeddedError(f"no {count} free ports between {_LOWEST} and {_HIGHEST}")
 
@@ -49,10 +52,12 @@ def _unbound(host: str) -> socket.socket:
     return probe
 
 
-def _binds(probe: socket.socket, host: str, port: int) -> bool:
+def _refusal(probe: socket.socket, host: str, port: int) -> str | None:
     try:
         probe.bind((host, port))
         probe.listen(1)
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        return error.strerror or str(error)
+    except OverflowError:
+        return "there are only 65535"
+    return None
