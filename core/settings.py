@@ -6,7 +6,6 @@ Only entry points call :func:`load`; everything below receives values. Providers
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +40,7 @@ class Settings(BaseSettings):
     sandbox_port_set: MaybePort = Field(default=None, alias="DARKROOM_SANDBOX_PORT")
     postgres_port_set: MaybePort = Field(default=None, alias="DARKROOM_POSTGRES_PORT")
     redis_port_set: MaybePort = Field(default=None, alias="DARKROOM_REDIS_PORT")
+    postgres_user: MaybeText = Field(default=None, alias="DARKROOM_POSTGRES_USER")
     public_url: MaybeText = Field(default=None, alias="DARKROOM_PUBLIC_URL")
 
     # Servers of others; left out, `darkroom up` starts its own
@@ -80,19 +80,19 @@ class Settings(BaseSettings):
     rate_limit_submit: str = Field(default="6000/minute", alias="DARKROOM_RATE_LIMIT_SUBMIT")
     trusted_proxies: int = Field(default=0, ge=0, alias="DARKROOM_TRUSTED_PROXIES")
 
-    @cached_property
+    @property
     def flower_port(self) -> int:
         return self.flower_port_set or self.port + 1
 
-    @cached_property
+    @property
     def sandbox_port(self) -> int:
         return self.sandbox_port_set or self.port + 2
 
-    @cached_property
+    @property
     def postgres_port(self) -> int:
         return self.postgres_port_set or self.port + 3
 
-    @cached_property
+    @property
     def redis_port(self) -> int:
         return self.redis_port_set or self.port + 4
 

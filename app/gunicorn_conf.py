@@ -1,0 +1,43 @@
+"""How gunicorn serves the web process: ``python -m gunicorn -c python:app.gunicorn_conf app.wsgi:app``.
+
+Every name below is a gunicorn setting.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from core.embedded import launch
+from core.settings import load
+
+_settings = load()
+
+bind = (
+    f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
+)
+workers = _settings.web_workers
+worker_class = "gevent"
+worker_connections = 4000  # Every waiting client and every event stream holds one.
+proc_name = "darkroom-web"
+
+graceful_timeout = 8  # `up` and Docker allow ten.
+timeout = 30  # A hub that has not turned for this long is stuck, not busy.
+keepalive = 20
+
+# Where proxies are trusted, and how many, is said by DARKROOM_TRUSTED_PROXIES alone, in the app.
+forwarded_allow_ips = ""
+# It would lie in the home folder and let anybody who can write there drive the server.
+control_socket_disable = True
+
+accesslog = None  # The app logs requests itself, with their ids and without their keys.
+errorlog = "-"
+
+# The heartbeat file is touched every second: on disk, a slow one would look like a stuck worker.
+if Path("/dev/shm").is_dir():  # noqa: S108 - gunicorn makes a private file in it
+    worker_tmp_dir = "/dev/shm"  # noqa: S108
+
+
+def post_fork(_arbiter: Any, worker: Any) -> None:
+    """Let a worker die with its master, however the master dies and whatever the worker is doing."""
+    launch.die_with_parent(worker.ppid)
