@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from jobs import calls
 from jobs.calls import KeptImage
 from jobs.decide import Call
-from jobs.states import Outcome
+from jobs.states import OPEN_OUTCOMES, Outcome
 from providers.base import Accepted, Finished, Provider, ResultImage
 from providers.errors import (
     ContentRefused,
@@ -55,9 +55,7 @@ def record(connection: Connection, answer: Answer) -> bool:
         connection,
         answer.call.id,
         answer.outcome,
-        sources=(*calls.OPEN_OUTCOMES, Outcome.FINISHED)
-        if answer.outcome is not Outcome.FINISHED
-        else calls.OPEN_OUTCOMES,
+        sources=(*OPEN_OUTCOMES, Outcome.FINISHED) if answer.outcome is not Outcome.FINISHED else OPEN_OUTCOMES,
         upstream_id=answer.upstream_id,
         poll_url=answer.poll_url,
         result=answer.result,
@@ -102,10 +100,8 @@ def _sorted_error(error: ProviderError, *, may_look_up: bool) -> tuple[Outcome, 
             return Outcome.FAILED, error.retryable, error.billed
         case ContentRefused():
             return Outcome.REFUSED, False, error.charged
-        case Refused():
-            return Outcome.REFUSED, False, False
-        case Misconfigured():
-            return Outcome.MISCONFIGURED, False, False
+        case Refused() | Misconfigured():
+            return Outcome.REFUSED if isinstance(error, Refused) else Outcome.MISCONFIGURED, False, False
         case Uncertain() if may_look_up:
             return Outcome.UNCERTAIN, False, False
         case _:

@@ -148,7 +148,9 @@ class Desk:
         job_id = new_id("job")
         kept = self._keep(job_id, references)
         try:
-            return self._accept(customer, self._job(customer, job_id, quote, fields, kept, request_id), idempotency_key)
+            return self._accept(
+                customer, self._job(customer, job_id, quote, fields, kept=kept, request_id=request_id), idempotency_key
+            )
         except BaseException:
             self._drop(kept)
             raise
@@ -235,6 +237,7 @@ class Desk:
         job_id: str,
         quote: Quote,
         fields: Mapping[str, Any],
+        *,
         kept: Sequence[tuple[Role, Picture]],
         request_id: str,
     ) -> NewJob:
@@ -290,7 +293,7 @@ def _checked(model: Model, operation: str, fields: Mapping[str, Any], roles: Seq
 
 def _mask_faults(kept: Sequence[tuple[Role, Picture]]) -> list[FieldFault]:
     """A mask lies over the first picture, so it must have its size."""
-    by_role = {role: picture for role, picture in reversed(kept)}
+    by_role = dict(reversed(kept))
     image, mask = by_role.get("image"), by_role.get("mask")
     if image is None or mask is None or (image.width_px, image.height_px) == (mask.width_px, mask.height_px):
         return []

@@ -60,14 +60,6 @@ def pairs(connection: Connection) -> list[tuple[str, str, int]]:
     return [(row.account_id, row.provider, row.weight) for row in connection.execute(_PAIRS)]
 
 
-def claimable(connection: Connection, provider: str) -> int:
-    """How many published jobs of a provider wait for a worker."""
-    return connection.execute(
-        text("SELECT count(*) FROM jobs WHERE status = 'queued' AND published_at IS NOT NULL AND provider = :provider"),
-        {"provider": provider},
-    ).scalar_one()
-
-
 def forget_lost(connection: Connection, *, older_than_s: float, limit: int = 500) -> int:
     """Count jobs as unpublished whose message is overdue: it was lost, or will find nothing to do."""
     done = connection.execute(

@@ -88,7 +88,8 @@ def _claim(bench: Workbench, job_id: str) -> Claimed | None:
         return None
     except IntegrityError:
         log.exception("hold_refused", job_id=job_id)
-        return _fail_unheld(bench, job_id)
+        _fail_unheld(bench, job_id)
+        return None
     except DatabaseAwayError:
         # The COMMIT may have happened although its answer was lost: look before anything is sent.
         if claimed is None or not _on_record(bench, claimed):
@@ -186,11 +187,13 @@ def _make_calls(bench: Workbench, claimed: Claimed) -> list[Answer]:
         log.warning("inputs_not_readable", job_id=claimed.job.id, error=type(error).__name__)
         return [answers.from_error(call, NotRun("storage_unavailable"), may_look_up=False) for call in mine]
     provider = bench.registry.by_credential(claimed.seated.credential_id)
-    return side_by_side(lambda call: _call(bench, provider, claimed.job, call, orders[call.id], keys[call.id]), mine)
+    return side_by_side(
+        lambda call: _call(bench, provider, claimed.job, call, order=orders[call.id], dedupe_key=keys[call.id]), mine
+    )
 
 
 def _call(
-    bench: Workbench, provider: Provider, job: LiveJob, call: decide.Call, order: Order, dedupe_key: str
+    bench: Workbench, provider: Provider, job: LiveJob, call: decide.Call, *, order: Order, dedupe_key: str
 ) -> Answer:
     """The one paid call, and its pictures if the answer is the pictures."""
     may_look_up = bench.spec(job.provider).uncertain_class != "C"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection, text
@@ -79,11 +80,11 @@ class Sweeper:
                 {"steady": self.steady(), "dead_s": heartbeats.DEAD_AFTER_S, "page": PAGE},
             ).all()
         nudges: list[Nudge] = []
+        give_up_s = self.bench.give_up_s
         for row in rows:
             log.warning("job_lapsed", job_id=row.id, code=row.code)
-            nudges += self._each(
-                lambda c, row=row: lifecycle.lapse(c, row.id, row.fence, code=row.code, give_up_s=self.bench.give_up_s)
-            )
+            verb = partial(lifecycle.lapse, job_id=row.id, fence=row.fence, code=row.code, give_up_s=give_up_s)
+            nudges += self._each(verb)
         return list(dict.fromkeys(nudges))
 
     def _expire(self) -> list[Nudge]:
@@ -95,7 +96,7 @@ class Sweeper:
                 ),
                 {"page": PAGE},
             ).all()
-        return [nudge for row in rows for nudge in self._each(lambda c, row=row: lifecycle.expire(c, row.id))]
+        return [nudge for row in rows for nudge in self._each(partial(lifecycle.expire, job_id=row.id))]
 
     def _each(self, verb: Callable[[Connection], list[Nudge]]) -> list[Nudge]:
         """One job, one transaction; a job that moved on by itself is what we wanted."""

@@ -28,7 +28,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Workbench:
-    """``owner`` is this worker's boot id; ``publish`` sends nudges and never raises."""
+    """``owner`` is this worker's boot id; ``publish`` sends nudges, never raises, and says whether it could."""
 
     owner: str
     database: Database
@@ -36,7 +36,7 @@ class Workbench:
     registry: Registry
     media: Media
     store: Store
-    publish: Callable[[Sequence[Nudge]], None]
+    publish: Callable[[Sequence[Nudge]], bool]
     max_attempts: int
     cancel_charge: Literal["full", "none"]
     publish_window: int

@@ -2,7 +2,7 @@
 modules are patched too late, and an outage of Redis freezes every job for seconds at a time.
 """
 
-# ruff: noqa: E402, I001
+# ruff: noqa: E402
 from gevent import monkey
 
 monkey.patch_all()

@@ -18,7 +18,7 @@ from celery import bootsteps
 
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
-from jobs import heartbeats, loading, poller, states, sweep
+from jobs import heartbeats, loading, poller, publishing, states, sweep
 from jobs.states import Nudge
 from workers import drain, wiring
 from workers.bulkheads import Bulkheads, install
@@ -90,7 +90,7 @@ class Clock:
                 step()
             except DatabaseAwayError as error:
                 log.warning("clock_waits_for_database", loop=name, detail=error.detail)
-            except Exception:  # noqa: BLE001 a clock that stops loses jobs; the next round may do better
+            except Exception:
                 log.exception("clock_step_failed", loop=name)
 
     def beat(self) -> None:
@@ -138,7 +138,7 @@ class Clock:
         runs = [nudge.argument for nudge in nudges if nudge.task == "jobs.run"]
         if runs:
             with self._bench.database.autocommit() as connection:
-                sweep.publishing.forget(connection, runs)
+                publishing.forget(connection, runs)
 
 
 def _epoch() -> str | None:

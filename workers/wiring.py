@@ -8,7 +8,6 @@ from contextlib import suppress
 from functools import cache
 
 import redis
-
 from sqlalchemy import text
 
 from core.db import Database, make_engine
@@ -52,8 +51,8 @@ def workbench() -> Workbench:
         owner=new_id("wkr"),
         database=database(),
         catalog=models,
-        registry=registry.load(os.environ, models),
-        media=Media(store, values.blobs_dir, decoders=values.decoders),
+        registry=registry.load(os.environ),
+        media=Media(store, values.var / "staging", decoders=values.decoders),
         store=store,
         publish=publisher().publish,
         max_attempts=values.max_attempts,
