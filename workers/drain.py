@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 
 import structlog
 from celery.signals import worker_shutting_down
@@ -26,17 +27,21 @@ def draining() -> bool:
     return _draining.is_set()
 
 
-@worker_shutting_down.connect  # type: ignore[untyped-decorator]
-def begin(**_: object) -> None:
-    """Celery's warm shutdown has no upper bound of its own (RELIABILITY 2.10); this one has."""
-    if _draining.is_set():
-        return
-    _draining.set()
+def arm() -> None:
+    """Get ready to leave. The thread waits from the start, because a signal handler under gevent may
+    only set a flag: anything that blocks is refused there."""
+    worker_shutting_down.connect(_begin, weak=False)
     threading.Thread(target=_leave_in_time, name="drain", daemon=True).start()
 
 
+def _begin(**_: object) -> None:
+    _draining.set()
+
+
 def _leave_in_time() -> None:
-    threading.Event().wait(wiring.settings().drain_s)
+    """Celery's warm shutdown has no upper bound of its own (RELIABILITY 2.10); this one has."""
+    _draining.wait()
+    time.sleep(wiring.settings().drain_s)
     log.info("drain_time_is_up")
     say_goodbye()
     os._exit(0)

@@ -163,6 +163,7 @@ class TickerStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         del worker
+        drain.arm()
         wiring.announce_credentials(wiring.workbench())
         self._clock = Clock()
         self._clock.start()
