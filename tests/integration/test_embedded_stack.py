@@ -1,4 +1,4 @@
-"""The whole house with stand-in programs: what starts, what survives, what is left when somebody is killed."""
+"""The whole house with stand-in programs: what starts, what survives, what a kill leaves behind."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +183,12 @@ def test_a_killed_child_is_started_again_and_leaves_nobody_behind(house, name):
     before, members = one.pids(), len(family(one))
     os.kill(before[name], signal.SIGKILL)
     eventually(lambda: one.pids().get(name) not in (None, before[name]))
-    assert {k: v for k, v in one.pids().items() if k != name} == {k: v for k, v in before.items() if k != name}
+    assert {k: v for k, v in one.pids().items() if k != name} == {
+        k: v for k, v in before.items() if k != name
+    }
     eventually(lambda: answers(one))
     eventually(lambda: len(family(one)) == members)
-    assert f"killed by SIGKILL; starting again in 0.5 s" in one.said()
+    assert "killed by SIGKILL; starting again in 0.5 s" in one.said()
 
 
 def answers(one: Up) -> bool:

@@ -1,0 +1,90 @@
+# Everything runs from .venv, which the first target makes. Nothing is fetched once it is there.
+# Paths are relative on purpose: the clone may lie in a folder with spaces, and may be moved.
+
+PYTHON ?= python3
+UV ?= uv
+
+VENV := .venv
+PY := $(VENV)/bin/python
+RUN := $(VENV)/bin/darkroom
+PIP := $(PY) -m pip --disable-pip-version-check --no-input
+
+# A virtual environment whose Python has gone (an upgrade of the system) is made anew.
+ifneq ($(shell $(PY) -c 'print("works")' 2>/dev/null),works)
+STALE := stale
+endif
+
+MAKEFLAGS += --no-builtin-rules
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-dev demo up test check fmt bench lock clean stale
+
+help:  ## List the targets.
+	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' Makefile | expand -t 20
+
+setup: $(VENV)/runtime.lock $(RUN)  ## Make .venv and install what the service needs.
+
+setup-dev: $(VENV)/dev.lock $(RUN)  ## Install what tests and checks need, too.
+
+demo: setup  ## Run one job through the whole service and show the picture's path.
+	@$(RUN) demo
+
+up: setup  ## Run the whole service here until Ctrl-C.
+	@$(RUN) up
+
+test: setup-dev  ## Run every test.
+	@$(PY) -m pytest -q
+
+check: setup-dev  ## Format, lint, types, import rules.
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(PY) -c 'from importlinter.cli import lint_imports_command as check; check()'
+
+fmt: setup-dev  ## Format the code and mend what the linter can mend.
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+bench: setup-dev  ## Measure, and print the table.
+	@$(PY) -m bench
+
+lock:  ## Resolve pyproject.toml again into both lock files (needs uv).
+	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv), or UV=path"; exit 1; }
+	$(UV) pip compile $(LOCK_FLAGS) -o requirements.lock pyproject.toml
+	$(UV) pip compile $(LOCK_FLAGS) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+
+LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--no-header --no-annotate --upgrade --quiet
+
+clean:  ## Remove .venv and the caches; the service's data (var/) stays.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The copy of a lock file in .venv says what is installed: a newer date alone installs nothing again.
+$(VENV)/runtime.lock: requirements.lock $(VENV)/made
+	@cmp -s requirements.lock $@ || { echo "installing (once) ..."; $(PIP) install --quiet --require-hashes -r requirements.lock; }
+	@cp requirements.lock $@
+
+$(VENV)/dev.lock: requirements-dev.lock $(VENV)/runtime.lock
+	@cmp -s requirements-dev.lock $@ || { echo "installing the tools (once) ..."; $(PIP) install --quiet --require-hashes -r requirements-dev.lock; }
+	@cp requirements-dev.lock $@
+
+# Written last, so that a creation cut short is begun again.
+$(VENV)/made: $(STALE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "this Python cannot make virtual environments (Debian: apt install python3-venv)"; exit 1; }
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+stale:
+
+# Our packages are found by a relative line in a .pth file, so that nothing has to be built.
+$(RUN): $(VENV)/made Makefile
+	@for site in $(VENV)/lib/python3*/site-packages; do echo ../../../.. > "$$site/darkroom.pth"; done
+	@printf '%s\n' '#!/bin/sh' \
+		'here=$$(dirname "$$(readlink -f "$$0")")' \
+		'exec "$$here/python" -P -c "import sys; sys.argv[0] = \"darkroom\"; from app.commands import main; sys.exit(main())" "$$@"' \
+		> $@
+	@chmod +x $@

@@ -1,0 +1,139 @@
+"""Our own PostgreSQL and Redis, for real: data, rights, crashes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import threading
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from core.embedded import processes
+from core.embedded.faults import EmbeddedError
+from core.embedded.postgres import EmbeddedPostgres
+from core.embedded.redis import EmbeddedRedis
+
+
+def value(url: str, question: str):
+    with psycopg.connect(url) as connection:
+        return connection.execute(question).fetchone()[0]
+
+
+def test_postgres_is_ours_in_utf8_and_the_service_is_no_superuser(tmp_path):
+    with EmbeddedPostgres(tmp_path / "pg", durable=False) as server:
+        assert value(server.url, "SELECT current_database() || getdatabaseencoding()") == "darkroomUTF8"
+        assert value(server.url, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
+        assert value(server.url, "SELECT lower('ÄÉ')") == "äé"
+        anybody = server.url.replace(server.url.split(":")[2].split("@")[0], "wrong")
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(anybody)
+    assert processes.running_in(tmp_path / "pg" / "data", "postgres") == []
+
+
+def test_postgres_never_writes_a_statement_into_its_log(tmp_path):
+    server = EmbeddedPostgres(tmp_path / "pg", durable=False)
+    with server, psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE t (prompt text UNIQUE)")
+        connection.execute("INSERT INTO t VALUES ('a secret prompt')")
+        for wrong in ("INSERT INTO t VALUES ('a secret prompt')", "SELECT nothing FROM t"):
+            with pytest.raises(psycopg.Error):
+                connection.execute(wrong)
+    log = (tmp_path / "pg" / "log").read_text()
+    assert "unique constraint" in log
+    assert "INSERT" not in log
+    assert "Key (" not in log
+
+
+def test_postgres_comes_back_after_its_master_is_killed_under_a_busy_backend(tmp_path):
+    server = EmbeddedPostgres(tmp_path / "pg", durable=False)
+    server.start()
+    data = server.data
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 1 AS n")
+    busy = threading.Thread(target=_keep_busy, args=(server.url,), daemon=True)
+    busy.start()
+    _eventually(lambda: value(server.url, "SELECT count(*) FROM pg_stat_activity WHERE query ~ 'DO'") > 1)
+    master = int((data / "postmaster.pid").read_text().split()[0])
+    os.kill(master, signal.SIGKILL)
+    server.stop()
+    assert (data / "postmaster.pid").exists()
+    again = EmbeddedPostgres(tmp_path / "pg", durable=False)
+    try:
+        assert value(again.start(), "SELECT n FROM kept") == 1
+    finally:
+        again.stop()
+    busy.join(20)
+    assert processes.running_in(data, "postgres") == []
+
+
+def _keep_busy(url: str) -> None:
+    """A backend that computes and never looks up, so that it does not see its master die."""
+    with pytest.raises(psycopg.OperationalError), psycopg.connect(url) as connection:
+        connection.execute(
+            "DO $$ BEGIN LOOP PERFORM sum(g) FROM generate_series(1, 100000) g; END LOOP; END $$"
+        )
+
+
+def _eventually(holds) -> None:
+    until = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_an_initdb_cut_short_is_repaired_and_a_second_server_is_refused(tmp_path):
+    half = tmp_path / "pg" / "unfinished.1"
+    half.mkdir(parents=True)
+    (half / "PG_VERSION").write_text("18\n")
+    with EmbeddedPostgres(tmp_path / "pg", durable=False) as server:
+        assert not half.exists()
+        with pytest.raises(EmbeddedError, match="in use by process"):
+            EmbeddedPostgres(tmp_path / "pg").start()
+        assert value(server.url, "SELECT 1") == 1
+
+
+def test_no_folder_of_others_changes_its_mode(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o700)
+    with EmbeddedPostgres(home / "var" / "postgres", durable=False) as server:
+        value(server.url, "SELECT 1")
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
+    assert stat.S_IMODE((server.folder / "password").stat().st_mode) == 0o600
+
+
+def test_redis_keeps_its_data_wants_its_password_and_refuses_to_forget(tmp_path):
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        client = redis.Redis.from_url(server.url)
+        client.set("a", "b")
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=server.port, retry=None).ping()
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        assert redis.Redis.from_url(server.url).get("a") == b"b"
+
+
+def test_a_redis_that_outlived_its_parent_is_ended_by_the_next(tmp_path):
+    first = EmbeddedRedis(tmp_path / "redis")
+    first.start()
+    (orphan,) = processes.running_in(tmp_path / "redis", "redis-server")
+    first.release()  # As if we had been killed: the lock is free, the server still there.
+    with EmbeddedRedis(tmp_path / "redis"):
+        assert processes.identify(orphan.pid) != orphan
+    first.stop()
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        clash = EmbeddedPostgres(tmp_path / "pg", taken.getsockname()[1], durable=False)
+        with pytest.raises(EmbeddedError, match="Address already in use"):
+            clash.start()
+    assert Path(tmp_path / "pg" / "data" / "PG_VERSION").exists()

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import os
+import socket
+import stat
+
+import pytest
+
+from core.embedded import folders, ports, postgres
+from core.embedded import redis as embedded_redis
+from core.embedded.faults import EmbeddedError
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_new_folders_are_closed_and_old_ones_are_left_alone(tmp_path):
+    old = tmp_path / "old"
+    old.mkdir()
+    old.chmod(0o755)
+    folders.make_folder(old / "a" / "b")
+    assert mode(old) == 0o755
+    assert mode(old / "a" / "b") & 0o066 == 0
+
+
+def test_a_secret_is_made_once_and_for_its_owner_alone(tmp_path):
+    path = tmp_path / "password"
+    before = os.umask(0)
+    try:
+        first = folders.secret_in(path)
+    finally:
+        os.umask(before)
+    assert len(first) >= 40
+    assert folders.secret_in(path) == first
+    assert mode(path) == 0o600
+    assert [one.name for one in tmp_path.iterdir()] == ["password"]
+
+
+def test_a_folder_is_locked_for_others_and_free_again(tmp_path):
+    one, other = folders.FolderLock(tmp_path / "lock"), folders.FolderLock(tmp_path / "lock")
+    one.acquire()
+    one.acquire()
+    with pytest.raises(EmbeddedError, match=f"in use by process {os.getpid()}"):
+        other.acquire()
+    one.release()
+    other.acquire()
+    other.release()
+
+
+def test_free_ports_differ_and_a_taken_one_says_why():
+    found = ports.free_ports(5)
+    assert len(set(found)) == 5
+    assert ports.why_not(found[0]) is None
+    with socket.create_server(("127.0.0.1", found[0])):
+        assert ports.why_not(found[0]) == "Address already in use"
+        assert ports.answers(found[0])
+    assert not ports.answers(found[0])
+    assert ports.why_not(65_536) == "there are only 65535"
+
+
+def test_new_data_gets_the_newest_postgres_and_old_data_its_own(tmp_path):
+    found = postgres.installations()
+    assert postgres.installation_for(tmp_path / "none").major == max(found) == 18
+    (tmp_path / "PG_VERSION").write_text("16\n")
+    assert postgres.installation_for(tmp_path).major == 16
+    (tmp_path / "PG_VERSION").write_text("12\n")
+    with pytest.raises(EmbeddedError, match="made by PostgreSQL 12"):
+        postgres.installation_for(tmp_path)
+
+
+def test_without_the_wheel_the_operator_is_told_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(postgres, "find_spec", lambda name: None)
+    with pytest.raises(EmbeddedError, match="set DATABASE_URL"):
+        postgres.installation_for(tmp_path)
+
+
+def test_redis_comes_from_the_wheel_or_from_path_or_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded_redis, "find_spec", lambda name: None)
+    binary = tmp_path / "redis-server"
+    binary.write_text("#!/bin/sh\n")
+    binary.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert embedded_redis.find_server() == binary
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(EmbeddedError, match=r"apt install redis-server.*REDIS_URL"):
+        embedded_redis.find_server()
+
+
+def test_no_secret_and_no_statement_log_in_the_argument_lists(tmp_path):
+    server = postgres.EmbeddedPostgres(tmp_path, 5000)
+    line = " ".join(server.program().argv)
+    assert "log_statement=none" in line
+    assert "log_min_error_statement=panic" in line
+    assert "fsync=on" in line
+    assert "synchronous_commit=on" in line
+    cache = embedded_redis.EmbeddedRedis(tmp_path / "redis", 5001)
+    cache.prepare()
+    cache.release()
+    secret = folders.secret_in(tmp_path / "redis" / "password")
+    assert secret in (tmp_path / "redis" / "redis.conf").read_text()
+    assert mode(tmp_path / "redis" / "redis.conf") == 0o600
+    assert secret not in " ".join(cache.program().argv)
