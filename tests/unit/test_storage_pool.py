@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import os
 import resource
 import select
@@ -149,16 +150,18 @@ def test_a_picture_that_needs_more_memory_than_allowed_is_undecodable(make_pool,
     assert pool.run(task, png())["picture"]["width_px"] == 16
 
 
-def test_a_picture_that_needs_more_time_than_allowed_is_undecodable(make_pool, task):
-    pool = make_pool(decoder_wall_s=1)
+@pytest.mark.parametrize("limits", [{"decoder_wall_s": 0.5}, {"decoder_cpu_s": 0}], ids=["wall", "cpu"])
+def test_a_picture_that_needs_more_time_than_allowed_is_undecodable(make_pool, task, limits):
+    pool = make_pool(**limits)
     pool.run(task, png())
-    # Six thousand rows of nothing: little to send, long to write anew as PNG and then as a picture.
-    slow = dataclasses.replace(task, verb="upload")
-    noise = Image.effect_noise((3000, 3000), 90)
+    noise = Image.effect_noise((1000, 1000), 90)
+    large = Image.new("L", (5000, 5000))
+    for left, top in itertools.product(range(0, 5000, 1000), repeat=2):
+        large.paste(noise, (left, top))
     file = io.BytesIO()
-    noise.save(file, "PNG", compress_level=1)
-    with pytest.raises(MediaError) as failure:
-        pool.run(slow, file.getvalue())
+    large.save(file, "PNG", compress_level=0)
+    with pytest.raises(MediaError, match="takes too long") as failure:
+        pool.run(dataclasses.replace(task, verb="upload"), file.getvalue())
     assert failure.value.code == "image_undecodable"
 
 
