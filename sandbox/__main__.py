@@ -4,10 +4,11 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import argparse
-import os
+import argparse  # noqa: E402 - patched first
+import os  # noqa: E402
+import sys  # noqa: E402
 
-from sandbox.server import serve
+from sandbox.server import serve  # noqa: E402
 
 
 def main() -> None:
@@ -29,6 +30,10 @@ def main() -> None:
         os.environ["SANDBOX_LATENCY_S"] = str(wanted.latency)
     if wanted.prepared:
         os.environ["SANDBOX_PREPARED"] = "1"
+    if wanted.host not in ("127.0.0.1", "::1", "localhost"):
+        sys.stderr.write(
+            "sandbox: anyone who reaches this address may steer it; there is no authentication\n"
+        )
     serve(wanted.host, wanted.port)
 
 

@@ -1,7 +1,8 @@
-"""Files that a careless receiver chokes on, made cheaply: nothing here costs the sandbox what it costs them."""
+"""Files that a careless receiver chokes on, made cheaply: they cost the sandbox next to nothing."""
 
 import struct
 import zlib
+from collections.abc import Callable
 from functools import lru_cache
 
 from sandbox.markers import Fault
@@ -9,7 +10,8 @@ from sandbox.markers import Fault
 BOMB_WIDTH_PX, BOMB_HEIGHT_PX = 12_000, 7_000
 HTML_PAGE = (
     b"<!doctype html><html><head><title>Sign in</title></head>"
-    b"<body><script>document.title = 'this is not a picture'</script><h1>Sign in to continue</h1></body></html>"
+    b"<body><script>document.title = 'this is not a picture'</script>"
+    b"<h1>Sign in to continue</h1></body></html>"
 )
 SVG_PICTURE = (
     b'<svg xmlns="http://www.w3.org/2000/svg" width="1024" height="1024">'
@@ -20,21 +22,19 @@ SVG_PICTURE = (
 
 def spoil(fault: Fault | None, good: bytes) -> tuple[bytes, str | None]:
     """The file a picture fault serves in place of ``good``, and its content type where that differs."""
-    match fault.name if fault else "":
-        case "truncated":
-            return good[: len(good) * 6 // 10], None
-        case "bomb":
-            return png_bomb(), None
-        case "svg":
-            return SVG_PICTURE, "image/svg+xml"
-        case "html":
-            return HTML_PAGE, "text/html; charset=utf-8"
-        case "polyglot":
-            return good + HTML_PAGE, None
-        case "frames":
-            return gif_of_frames(int(fault.number(10_000)) if fault else 0), None
-        case _:
-            return good, None
+    if fault is None or fault.name not in PICTURE_FAULTS:
+        return good, None
+    if fault.name == "frames":
+        return gif_of_frames(int(fault.number(10_000))), None
+    spoilt: dict[str, tuple[Callable[[], bytes], str | None]] = {
+        "truncated": (lambda: good[: len(good) * 6 // 10], None),
+        "bomb": (png_bomb, None),
+        "svg": (lambda: SVG_PICTURE, "image/svg+xml"),
+        "html": (lambda: HTML_PAGE, "text/html; charset=utf-8"),
+        "polyglot": (lambda: good + HTML_PAGE, None),
+    }
+    make, content_type = spoilt[fault.name]
+    return make(), content_type
 
 
 PICTURE_FAULTS = ("truncated", "bomb", "svg", "html", "polyglot", "frames")

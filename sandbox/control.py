@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from sandbox.faults import Rule
+from sandbox.faults import Rule, can_happen_at
 from sandbox.markers import PLACES, UnknownFault, parse
 from sandbox.settings import BadSetting
 from sandbox.world import world
@@ -132,6 +132,9 @@ def _rule(wanted: dict[str, Any]) -> Rule:
         raise BadControl("faults must name at least one fault, for example '429 retry_after=3'")
     if fields.get("route") not in (None, *PLACES):
         raise BadControl(f"route must be one of {', '.join(PLACES)}")
+    for fault in script:
+        if not can_happen_at(fault, fields.get("route")):
+            raise BadControl(f"{fault.name!r} cannot happen at route {fields['route']!r}")
     return world().faults.add(script, **fields)
 
 

@@ -172,3 +172,10 @@ def happens_at(fault: Fault, place: str, *, route: str | None = None) -> bool:
     if place == "chat":
         return fault.name in CHAT_FAULTS
     return place == OUTCOME and fault.name in OUTCOME_FAULTS
+
+
+def can_happen_at(fault: Fault, route: str | None) -> bool:
+    """Whether a rule for ``route`` with this fault could ever fire."""
+    if route is None or fault.answers:
+        return True
+    return fault.name in (CHAT_FAULTS if route == "chat" else OUTCOME_FAULTS) and route in ("submit", "chat")

@@ -17,15 +17,23 @@ def font(size_px: int) -> Font:
     return ImageFont.load_default(size_px)
 
 
-def inscribe(picture: Image.Image, words: str, caption: str) -> None:
-    """Draw ``words`` on a dark panel in the lower third of ``picture``, ``caption`` in the upper left corner."""
+def inscribe(picture: Image.Image, words: str, caption: str, *, veil: int = 150) -> None:
+    """Draw ``words`` on a dark panel in the lower third and ``caption`` in the upper left corner.
+
+    ``veil`` is how much the panels hide, 0 to 255.
+    """
     width, height = picture.size
     if min(width, height) < 48:
         return  # Smaller than a letter: the colours must do.
     # "RGBA" mode blends translucent fills into the pixels below instead of replacing them.
     pen = ImageDraw.Draw(picture, "RGBA")
-    _panel(pen, words, (round(width * 0.06), round(height * 0.66), round(width * 0.94), round(height * 0.95)))
-    _tag(pen, caption, min(width, height))
+    _panel(
+        pen,
+        words,
+        (round(width * 0.06), round(height * 0.66), round(width * 0.94), round(height * 0.95)),
+        veil,
+    )
+    _tag(pen, caption, min(width, height), veil)
 
 
 def wrap(words: str, typeface: Font, width_px: float) -> list[str]:
@@ -47,12 +55,12 @@ def _cut(word: str, typeface: Font, width_px: float) -> str:
     return f"{word[:keep]}…"
 
 
-def _panel(pen: ImageDraw.ImageDraw, words: str, box: Box) -> None:
+def _panel(pen: ImageDraw.ImageDraw, words: str, box: Box, veil: int) -> None:
     left, top, right, bottom = box
     wide, tall = right - left, bottom - top
     pad = max(4, tall // 10)
     typeface, lines, line_px = _fit(words, wide - 2 * pad, tall - 2 * pad)
-    pen.rounded_rectangle(box, radius=pad, fill=(10, 14, 28, 150))
+    pen.rounded_rectangle(box, radius=pad, fill=(10, 14, 28, veil))
     y = top + (tall - line_px * len(lines)) // 2
     for line in lines:
         pen.text((left + pad, y), line, font=typeface, fill=(255, 255, 255, 255))
@@ -71,11 +79,11 @@ def _fit(words: str, wide_px: int, tall_px: int) -> tuple[Font, list[str], int]:
     return typeface, lines[:room], line_px
 
 
-def _tag(pen: ImageDraw.ImageDraw, caption: str, edge_px: int) -> None:
+def _tag(pen: ImageDraw.ImageDraw, caption: str, edge_px: int, veil: int) -> None:
     typeface = font(max(9, edge_px // 40))
     margin = max(3, edge_px // 80)
     reach = margin * 3 + int(typeface.getlength(caption))
     pen.rounded_rectangle(
-        (margin, margin, reach, margin * 3 + max(9, edge_px // 40)), radius=margin, fill=(10, 14, 28, 130)
+        (margin, margin, reach, margin * 3 + max(9, edge_px // 40)), radius=margin, fill=(10, 14, 28, veil)
     )
     pen.text((margin * 2, margin * 2), caption, font=typeface, fill=(255, 255, 255, 230))

@@ -14,55 +14,20 @@ from types import MappingProxyType
 _MARKER = re.compile(r"\[sandbox:([^\]]*)\]", re.IGNORECASE)
 
 # What replaces or spoils the answer to a call.
-ANSWER_FAULTS = frozenset(
-    [
-        "refuse",
-        "quota",
-        "hang",
-        "drop",
-        "cut",
-        "garbage",
-        "wrong_type",
-        "huge",
-        "slow_drip",
-        "slow_header",
-        "length_lie",
-        "endless",
-        "gzip_bomb",
-        "redirect",
-        "wrong_id",
-    ]
-)
+ANSWER_FAULTS = frozenset({
+    "refuse", "quota", "hang", "drop", "cut", "garbage", "wrong_type", "huge", "slow_drip",
+    "slow_header", "length_lie", "endless", "gzip_bomb", "redirect", "wrong_id",
+})  # fmt: skip
 # What becomes of an accepted job: its end, its pace or its picture.
-OUTCOME_FAULTS = frozenset(
-    [
-        "latency",
-        "steps",
-        "fail",
-        "timeout",
-        "restart",
-        "expire",
-        "never",
-        "backwards",
-        "flip",
-        "empty",
-        "fewer",
-        "dead_link",
-        "truncated",
-        "bomb",
-        "svg",
-        "html",
-        "polyglot",
-        "frames",
-        "wrong_size",
-        "wrong_format",
-        "stream_error",
-        "early_close",
-    ]
-)
-CHAT_FAULTS = frozenset(
-    ["crlf", "comments", "split", "no_done", "stream_error", "early_close", "content_filter", "chat_latency"]
-)
+OUTCOME_FAULTS = frozenset({
+    "latency", "steps", "fail", "timeout", "restart", "expire", "never", "backwards", "flip", "empty",
+    "fewer", "dead_link", "truncated", "bomb", "svg", "html", "polyglot", "frames", "wrong_size",
+    "wrong_format", "stream_error", "early_close",
+})  # fmt: skip
+CHAT_FAULTS = frozenset({
+    "crlf", "comments", "split", "no_done", "stream_error", "early_close", "content_filter",
+    "chat_latency",
+})  # fmt: skip
 PLACES = ("submit", "check", "download", "chat", "models")
 _STATUS = re.compile(r"^[45]\d\d$")
 # These answers come after the work was taken on: the caller cannot know, which is their point.
@@ -158,21 +123,10 @@ def _one(tokens: list[str]) -> Fault:
     return fault
 
 
-_OPTIONS = frozenset(
-    [
-        "times",
-        "skip",
-        "per",
-        "at",
-        "accept",
-        "retry_after",
-        "retry_after_ms",
-        "conversation",
-        "resume",
-        "after",
-    ]
-)
-_COUNTS = ("times", "skip", "after")
+_OPTIONS = frozenset({
+    "times", "skip", "per", "at", "accept", "retry_after", "retry_after_ms", "conversation", "resume",
+})  # fmt: skip
+_COUNTS = ("times", "skip")
 
 
 def _refuse_unknown(fault: Fault) -> None:
@@ -183,6 +137,8 @@ def _refuse_unknown(fault: Fault) -> None:
         raise UnknownFault(f"sandbox: fault {fault.name!r} takes no option {sorted(stray)[0]!r}")
     if fault.place is not None and fault.place not in PLACES:
         raise UnknownFault(f"sandbox: at={fault.place} is none of {', '.join(PLACES)}")
+    if fault.place is not None and not fault.answers:
+        raise UnknownFault(f"sandbox: {fault.name!r} is no answer, so at= does not apply to it")
     for key in _COUNTS:
         fault.option(key, 0)
     if fault.name in ("latency", "fewer", "steps", "chat_latency"):

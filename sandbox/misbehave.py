@@ -1,5 +1,6 @@
 """Spoils a good answer in the way a fault says, down to the socket."""
 
+import contextlib
 import json
 import select
 import socket
@@ -23,7 +24,7 @@ BLOCK = bytes(64 * 1024)
 
 
 class ConnectionCut(ConnectionAbortedError):  # noqa: N818 - reads as what it is
-    """Raised where a connection should be cut but the server gives no access to its socket."""
+    """Leaves the view without an answer. Our server then closes the connection without a word."""
 
 
 def instead(fault: Fault, error_for: ErrorFor) -> Response:
@@ -38,7 +39,7 @@ def finish(script: Script, answer: Response, error_for: ErrorFor) -> Response:
 
 
 def with_retry_after(answer: Response, fault: Fault) -> Response:
-    """Adds ``Retry-After`` (as written: an absurd value is a fault too) and ``retry-after-ms`` where asked."""
+    """Adds ``Retry-After`` (as written: an absurd value is a fault too) and ``retry-after-ms``."""
     if "retry_after" in fault.options:
         answer.headers["Retry-After"] = fault.options["retry_after"]
     if "retry_after_ms" in fault.options:
@@ -55,7 +56,7 @@ def spoiled(fault: Fault, answer: Response, error_for: ErrorFor) -> Response:
 def _hang(fault: Fault, _answer: Response) -> Response:
     """Say nothing until the caller gives up (or ``hang=seconds`` are over), then close."""
     wait_for_hang_up(fault.number(HANG_S))
-    return _drop(fault, _answer)
+    raise cut_connection(reset=False)
 
 
 def wait_for_hang_up(longest_s: float) -> None:
@@ -72,8 +73,7 @@ def wait_for_hang_up(longest_s: float) -> None:
 
 def _drop(fault: Fault, _answer: Response) -> Response:
     """Cut the connection without an answer; ``drop=reset`` by RST, else by FIN."""
-    cut_connection(reset=fault.value == "reset")
-    return Response(status=502)
+    raise cut_connection(reset=fault.value == "reset")
 
 
 def _cut(fault: Fault, answer: Response) -> Response:
@@ -94,7 +94,7 @@ def _body_then_cut(answer: Response, body: bytes, *, promised: int) -> Response:
 
     def parts() -> Iterator[bytes]:
         yield body
-        _shut(connection, reset=False)
+        _shut(connection)
 
     lying = Response(parts(), status=answer.status_code, content_type=answer.content_type)
     lying.headers["Content-Length"] = str(promised)
@@ -140,8 +140,10 @@ def _wrong_type(_fault: Fault, answer: Response) -> Response:
 def _wrong_id(_fault: Fault, answer: Response) -> Response:
     """A well-formed answer about somebody else's job."""
     document = answer.get_json(silent=True)
-    if isinstance(document, dict) and "id" in document:
-        document["id"] = "00000000-0000-4000-8000-00000000beef"
+    if isinstance(document, dict):
+        for about in (document, *document.get("items", [])):
+            if "id" in about:
+                about["id"] = "00000000-0000-4000-8000-00000000beef"
         answer.set_data(json.dumps(document))
     return answer
 
@@ -195,7 +197,7 @@ def _slow_drip(fault: Fault, answer: Response) -> Response:
     return slow
 
 
-def _slow_header(fault: Fault, answer: Response) -> Response:
+def _slow_header(fault: Fault, _answer: Response) -> Response:
     """A status line of one byte every ``slow_header=seconds`` (1), written past the WSGI server."""
     connection = connection_socket()
     if connection is None:
@@ -206,7 +208,7 @@ def _slow_header(fault: Fault, answer: Response) -> Response:
             time.sleep(fault.number(1.0))
     except OSError:
         pass  # The caller gave up, as it should.
-    return _drop(fault, answer)
+    raise cut_connection(reset=False)
 
 
 def _redirect(fault: Fault, _answer: Response) -> Response:
@@ -239,23 +241,19 @@ def connection_socket() -> socket.socket | None:
     return cast("socket.socket | None", environ.get(SOCKET_KEY) or environ.get("gunicorn.socket"))
 
 
-def cut_connection(*, reset: bool) -> None:
-    """Close the connection under the request being served. Raises ConnectionCut in a test client."""
+def cut_connection(*, reset: bool) -> ConnectionCut:
+    """Close the connection being served, by FIN or by RST, and give back what the view is to raise."""
     connection = connection_socket()
-    if connection is None:
-        raise ConnectionCut("the sandbox cut the connection")
-    _shut(connection, reset=reset)
+    if reset and connection is not None:
+        # Lingering for no time at all makes the close that follows an RST; a shutdown would send FIN.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    else:
+        _shut(connection)
+    return ConnectionCut("the sandbox cut the connection")
 
 
-def _shut(connection: socket.socket | None, *, reset: bool) -> None:
+def _shut(connection: socket.socket | None) -> None:
     if connection is None:
         return
-    try:
-        if reset:
-            # Lingering for no time at all makes close send RST.
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            connection.close()
-        else:
-            connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # The other side was quicker.
+    with contextlib.suppress(OSError):  # The other side was quicker.
+        connection.shutdown(socket.SHUT_RDWR)

@@ -157,7 +157,9 @@ def _repainted_all_over(base: Image.Image, recipe: Recipe) -> Image.Image:
         _inset(picture, _decoded(extra), place)
     if base.mode == "RGBA":
         picture.putalpha(base.getchannel("A"))
-    lettering.inscribe(picture, words, f"{recipe.model} · edit · {recipe.width_px} x {recipe.height_px}")
+    lettering.inscribe(
+        picture, words, f"{recipe.model} · edit · {recipe.width_px} x {recipe.height_px}", veil=215
+    )
     return picture
 
 
@@ -220,7 +222,8 @@ def _svg(recipe: Recipe) -> bytes:
         f'<stop offset="1" stop-color="{low}"/></linearGradient></defs>'
         f'<rect width="{w}" height="{h}" fill="url(#sky)"/>'
         f'<circle cx="{w // 2}" cy="{h // 3}" r="{min(w, h) // 8}" fill="{accent}"/>'
-        f'<text x="{w // 20}" y="{h * 3 // 4}" font-size="{h // 18}" fill="white">{escape(words)}</text></svg>'
+        f'<text x="{w // 20}" y="{h * 3 // 4}" font-size="{h // 18}" fill="white">'
+        f"{escape(words)}</text></svg>"
     ).encode()
 
 

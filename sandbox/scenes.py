@@ -59,10 +59,11 @@ _PALETTE_WORDS = {
     "sunny": "day", "noon": "day",
 }  # fmt: skip
 _SCENERY_WORDS = {
-    "sea": "sea", "ocean": "sea", "lake": "sea", "river": "sea", "boat": "sea", "ship": "sea", "harbour": "sea",
-    "harbor": "sea", "beach": "sea", "lighthouse": "sea", "city": "city", "street": "city", "town": "city",
-    "skyline": "city", "tower": "city", "forest": "forest", "tree": "forest", "trees": "forest", "wood": "forest",
-    "woods": "forest", "mountain": "peaks", "mountains": "peaks", "snow": "peaks", "alps": "peaks",
+    "sea": "sea", "ocean": "sea", "lake": "sea", "river": "sea", "boat": "sea", "ship": "sea",
+    "harbour": "sea", "harbor": "sea", "beach": "sea", "lighthouse": "sea",
+    "city": "city", "street": "city", "town": "city", "skyline": "city", "tower": "city",
+    "forest": "forest", "tree": "forest", "trees": "forest", "wood": "forest", "woods": "forest",
+    "mountain": "peaks", "mountains": "peaks", "snow": "peaks", "alps": "peaks",
     "desert": "hills", "hill": "hills", "hills": "hills", "field": "hills",
 }  # fmt: skip
 _ACCENT_WORDS: dict[str, Colour] = {
@@ -106,7 +107,7 @@ def compose(
     canvas_px = (max(8, round(width_px * scale)), max(8, round(height_px * scale)))
     canvas = Image.new("RGBA", canvas_px, (0, 0, 0, 0)) if transparent else sky(palette, canvas_px)
     _furnish(ImageDraw.Draw(canvas), words_of(prompt), palette, canvas_px, dice)
-    return canvas.resize((width_px, height_px), Image.Resampling.BICUBIC)
+    return canvas.resize((width_px, height_px), Image.Resampling.BILINEAR)
 
 
 def sky(palette: Palette, size_px: tuple[int, int]) -> Image.Image:
@@ -359,10 +360,11 @@ def _birds(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int],
 
 def _star(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], dice: random.Random) -> None:
     x, y, unit = _spot(size_px, dice)
+    reaches = [unit * (1 if corner % 2 else 0.42) for corner in range(10)]
     points = [
-        (x + math.sin(k * math.pi / 5) * unit * (1 if k % 2 else 0.42), y + math.cos(k * math.pi / 5) * unit * (1 if k % 2 else 0.42))
-        for k in range(10)
-    ]  # fmt: skip
+        (x + math.sin(corner * math.pi / 5) * reach, y + math.cos(corner * math.pi / 5) * reach)
+        for corner, reach in enumerate(reaches)
+    ]
     pen.polygon(points, fill=palette.accent)
 
 

@@ -47,7 +47,7 @@ class BoundedStore(Generic[K, V]):
             self._shrink()
 
     def add(self, key: K, make: Callable[[], V]) -> tuple[V, bool]:
-        """The stored value and False, or what ``make`` returns and True: decided once, whoever comes first."""
+        """The stored value and False, or what ``make`` returns and True."""
         with self._lock:
             known = self._values.get(key)
             if known is not None:

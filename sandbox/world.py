@@ -61,7 +61,7 @@ class World:
         return script
 
     def latency_s(self, script: Script, prompt: str) -> float:
-        """How long this piece of work takes: exactly ``latency=`` where scripted, else the usual, jittered."""
+        """How long this work takes: exactly ``latency=`` where scripted, else the usual, jittered."""
         if scripted := script.get("latency"):
             return scripted.number(self.settings.latency_s)
         share = hashlib.sha256(prompt.encode()).digest()[0] / 255

@@ -3,6 +3,7 @@
 from functools import partial
 
 from flask import Flask, Response, jsonify, request
+from flask.json.provider import DefaultJSONProvider
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
@@ -14,11 +15,20 @@ from sandbox.world import EXTENSION, Clock, World
 BODY_MAX_BYTES = 256 * 2**20
 
 
+class PlainJson(DefaultJSONProvider):
+    """Keys in the order written and text as UTF-8, as the real servers send them."""
+
+    sort_keys = False
+    ensure_ascii = False
+
+
 def create_app(settings: Settings | None = None, *, clock: Clock | None = None) -> Flask:
     """A sandbox of its own; several may live in one process, sharing nothing."""
     flask = Flask("sandbox", static_folder=None)
     flask.config.update(MAX_CONTENT_LENGTH=BODY_MAX_BYTES, MAX_FORM_MEMORY_SIZE=BODY_MAX_BYTES)
-    flask.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
+    flask.json = PlainJson(flask)
+    # A view that cuts its connection raises through: Flask must not make a polite 500 of it.
+    flask.config["PROPAGATE_EXCEPTIONS"] = True
     world = World(settings or Settings.from_env(), clock or Clock())
     flask.extensions[EXTENSION] = world
     twins = all_twins()

@@ -52,7 +52,7 @@ class Limits:
     max_frames: int = 50
     max_animation_pixels: int = 160_000_000  # width x height x frames, for results, which are decoded whole
 
-    decoder_wall_s: float = 20.0  # one picture: sent, decoded, stored and answered
+    decoder_wall_s: float = 30.0  # one picture: sent, decoded, stored and answered
     decoder_cpu_s: int = 20  # one picture
     decoder_memory_bytes: int = 1024 * 1024 * 1024  # address space, Python and Pillow included
     decoder_pictures: int = 500  # then the process is replaced

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
-from storage import raster, sniff, wire
+from storage import raster, sniff, variants, wire
 from storage.anatomy import dissect
 from storage.base import BlobNotFoundError, MediaError, Picture, StorageUnavailableError
 from storage.local import LocalStore, write_staging_file
@@ -191,9 +191,11 @@ class Worker:
         size = raster.fit(whole, task.box_px)
         if size == whole and task.target_mime == task.mime and raster.orientation_of(picture) == 1:
             return {"picture": asdict(describe(body, task.source_key))}
+        variants.check_encodable(size, task.target_mime)
         # JPEG can decode straight to a smaller size.
         picture.draft(None, size[::-1] if sideways else size)
         small = raster.shrink(raster.upright(picture), size)
+        del picture, body  # the encoder needs the room
         data = raster.encode_variant(small, task.target_mime)
         return self._keep(data, task.target_key, task.target_mime, size)
 

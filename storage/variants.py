@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from storage.base import MediaError
 from storage.sniff import AVIF, EXTENSIONS, JPEG, PNG, WEBP
 
 VARIANTS = "variants/"
 FORMATS = {"png": PNG, "jpeg": JPEG, "webp": WEBP, "avif": AVIF}
 MAX_EDGE_PX = 16384  # the largest a result can be
+AVIF_MAX_PIXELS = 24_000_000  # encoding more takes over 1 GiB
 
 
 def variant_key(key: str, box_px: tuple[int, int], mime: str) -> str:
@@ -29,6 +31,12 @@ def target_mime(source_mime: str, form: str | None) -> str:
     if form not in FORMATS:
         raise ValueError(f"no such format: {form[:20]!r}")
     return FORMATS[form]
+
+
+def check_encodable(size_px: tuple[int, int], mime: str) -> None:
+    """Raises MediaError ``image_too_many_pixels`` for what a decoder's memory could not hold."""
+    if mime == AVIF and size_px[0] * size_px[1] > AVIF_MAX_PIXELS:
+        raise MediaError("image_too_many_pixels", f"AVIF has at most {AVIF_MAX_PIXELS} pixels here")
 
 
 def box_of(width: int | None, height: int | None) -> tuple[int, int]:

@@ -177,10 +177,10 @@ def _extra_seconds() -> float:
     return float(given)
 
 
-@bp.get("/images/<int:year>/<int:month>/<int:day>/<name>")
-def image(year: int, month: int, day: int, name: str) -> ResponseReturnValue:
+@bp.get("/images/<path:place>")
+def image(place: str) -> ResponseReturnValue:
     """A finished picture: no key, open to every origin."""
-    served = _shelf().file(name)
+    served = _shelf().file(place)
     if served is None:
         return unrouted(Wrong(404, request.method, request.path))
     here = world()

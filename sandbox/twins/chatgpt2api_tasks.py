@@ -199,7 +199,7 @@ class TaskShelf:
             items_max=world.settings.tasks_max,
             size_max=FILES_BYTES_MAX * 2,
             size_of=lambda task: task.recipe.size_bytes,
-            on_drop=lambda _key, task: self._files.discard(_file_name(task.link)),
+            on_drop=lambda _key, task: self._files.discard(task.link.partition("/images/")[2]),
         )
         self._files: BoundedStore[str, Served] = BoundedStore(items_max=world.settings.tasks_max)
         self._asked: BoundedStore[tuple[str, str], list[int]] = BoundedStore(items_max=50_000)
@@ -210,7 +210,7 @@ class TaskShelf:
             store.clear()
 
     def restart(self) -> int:
-        """What a restart of the server does: the unfinished fail, progress and conversations are forgotten."""
+        """What a restart does: the unfinished fail, progress and conversations are forgotten."""
         now, broken = self._world.clock.now(), 0
         for task in self._tasks.values():
             if standing(task, now).status in ("queued", "running"):
@@ -221,7 +221,7 @@ class TaskShelf:
         return broken
 
     def accept(self, wish: Wish, *, owner: str, base_url: str, make: "Maker") -> tuple[Task, bool]:
-        """The stored task and False where (owner, id) is known, whatever the payload; else a new one and True."""
+        """The stored task and False where (owner, id) is known, whatever the payload; else a new one."""
         self._tasks.items_max = self._files.items_max = max(1, self._world.settings.tasks_max)
         if (known := self._living(owner, wish.task_id)) is not None:
             return known, False
@@ -230,7 +230,7 @@ class TaskShelf:
         return self._tasks.add((owner, wish.task_id), lambda: make(self, wish, owner, base_url))
 
     def variation(self, owner: str, prompt: str) -> int:
-        """How often this owner asked for this prompt before: two submits of one prompt differ, as real ones do."""
+        """How often this owner asked for this prompt before: so that two pictures of one prompt differ."""
         seen, _ = self._asked.add((owner, prompt), lambda: [-1])
         seen[0] += 1
         return seen[0] % VARIATIONS
@@ -240,13 +240,13 @@ class TaskShelf:
     ) -> str:
         """Lay a file out under ``/images/`` and say its link. It is drawn when somebody fetches it."""
         digest = hashlib.md5(f"{recipe.fingerprint}{salt}".encode(), usedforsecurity=False).hexdigest()
-        name = f"{int(from_s)}_{digest}.png"
-        self._files.put(name, Served(recipe, fault, from_s))
-        return f"{base_url}/images/{time.strftime('%Y/%m/%d', time.localtime(from_s))}/{name}"
+        place = time.strftime(f"%Y/%m/%d/{int(from_s)}_{digest}.png", time.localtime(from_s))
+        self._files.put(place, Served(recipe, fault, from_s))
+        return f"{base_url}/images/{place}"
 
-    def file(self, name: str) -> Served | None:
-        """A result file, if it is there yet and still."""
-        served, now = self._files.get(name), self._world.clock.now()
+    def file(self, place: str) -> Served | None:
+        """A result file by its path below ``/images/``, if it is there yet and still."""
+        served, now = self._files.get(place), self._world.clock.now()
         if served is None or now < served.from_s or now > served.from_s + self._world.settings.retention_s:
             return None
         return served
@@ -316,8 +316,8 @@ def recipe_for(wish: Wish, blobs: tuple[bytes, ...], mask: bytes | None, *, seed
     size_px, readable = pixels(wish.size), True
     if blobs:
         try:
-            own_px = [dimensions(blob) for blob in (*blobs, *((mask,) if mask else ()))][0]
-            size_px = pixels_if_asked(wish.size) or own_px
+            own_px = [dimensions(blob) for blob in (*blobs, mask) if blob]
+            size_px = pixels_if_asked(wish.size) or own_px[0]
         except NotAPicture:
             blobs, mask, readable = (), None, False
     return Recipe(wish.prompt, wish.model, *size_px, seed=seed, inputs=blobs, mask=mask), readable
@@ -401,7 +401,3 @@ def usage(prompt: str, recipe: Recipe, *, pictures: int) -> dict[str, object]:
 def local_time(moment_s: float) -> str:
     """The server's local time without a zone, as the real one writes it."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment_s))
-
-
-def _file_name(link: str) -> str:
-    return link.rpartition("/")[2]

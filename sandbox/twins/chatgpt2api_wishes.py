@@ -47,7 +47,7 @@ class Wish:
 
 
 def generation(*, with_task_id: bool) -> Wish:
-    """The body of a generation. Raises Rejected with a 422 list, as the schema layer does before any other."""
+    """The body of a generation. Raises Rejected with a 422 list, before anything else is looked at."""
     document = _json_document()
     names = ("client_task_id", "prompt") if with_task_id else ("prompt",)
     errors = [error for name in names if (error := _text_error(document, name))]

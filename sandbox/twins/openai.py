@@ -41,38 +41,12 @@ _TEXT_MODEL = re.compile(r"^(gpt-\d|chatgpt-|o\d)(?!.*image)")
 _REASONING = re.compile(r"^(o\d|gpt-5)(?!.*chat)")
 # Output tokens of one 1024 x 1024 picture.
 _TOKENS = {"low": 272, "medium": 1056, "high": 4160, "xhigh": 8320, "max": 16640}
-_CHAT_FIELDS = frozenset(
-    [
-        "model",
-        "messages",
-        "stream",
-        "stream_options",
-        "temperature",
-        "top_p",
-        "n",
-        "stop",
-        "max_tokens",
-        "max_completion_tokens",
-        "presence_penalty",
-        "frequency_penalty",
-        "user",
-        "safety_identifier",
-        "seed",
-        "response_format",
-        "reasoning_effort",
-        "verbosity",
-        "metadata",
-        "store",
-        "service_tier",
-        "modalities",
-        "logprobs",
-        "top_logprobs",
-        "logit_bias",
-        "tools",
-        "tool_choice",
-        "prompt_cache_key",
-    ]
-)
+_CHAT_FIELDS = frozenset({
+    "model", "messages", "stream", "stream_options", "temperature", "top_p", "n", "stop", "max_tokens",
+    "max_completion_tokens", "presence_penalty", "frequency_penalty", "user", "safety_identifier",
+    "seed", "response_format", "reasoning_effort", "verbosity", "metadata", "store", "service_tier",
+    "modalities", "logprobs", "top_logprobs", "logit_bias", "tools", "tool_choice", "prompt_cache_key",
+})  # fmt: skip
 
 bp = Blueprint("openai", __name__)
 recorder.watch(bp, NAME)
@@ -360,7 +334,8 @@ def _checked_chat(document: dict[str, Any]) -> str:
         raise errors.missing("messages")
     _check_temperature(document, name)
     if "max_tokens" in document and _REASONING.match(name):
-        text = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+        text = "Unsupported parameter: 'max_tokens' is not supported with this model. "
+        text += "Use 'max_completion_tokens' instead."
         raise ApiError(text, code="unsupported_parameter", param="max_tokens")
     return chat.user_text(document["messages"])
 
@@ -374,7 +349,7 @@ def _check_temperature(document: dict[str, Any], name: str) -> None:
             "Invalid type for 'temperature': expected a decimal.", code="invalid_type", param="temperature"
         )
     if not 0 <= warmth <= 2:
-        text = f"Invalid 'temperature': decimal out of range. Expected a value between 0 and 2, but got {warmth}."
+        text = f"Invalid 'temperature': decimal out of range. Expected 0 to 2, but got {warmth}."
         raise ApiError(text, code="decimal_above_max_value", param="temperature")
     if warmth != 1 and _REASONING.match(name):
         text = (
@@ -403,7 +378,7 @@ def unrouted(wrong: Wrong) -> ResponseReturnValue:
         return errors.gateway_page(413)
     text = f"Invalid URL ({wrong.method} {wrong.path})"
     if wrong.status == 405:
-        text = f"Not allowed to {wrong.method} on {wrong.path} (HINT: Perhaps you meant to use a different HTTP method?)"
+        text = f"Not allowed to {wrong.method} on {wrong.path} (HINT: perhaps another HTTP method?)"
     return ApiError(text, status=wrong.status).response()
 
 

@@ -69,7 +69,7 @@ def model_not_found(model: str) -> ApiError:
 
 def unverified_organization(model: str) -> ApiError:
     """403: the key works, but not for pictures."""
-    text = f"Your organization must be verified to use the model `{model}`. Verify it in the organization settings."
+    text = f"Your organization must be verified to use the model `{model}`. See the organization settings."
     return ApiError(text, status=403)
 
 

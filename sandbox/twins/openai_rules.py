@@ -65,26 +65,11 @@ IMAGE_MODELS: dict[str, ImageModel] = {
     "gpt-image-2.6-sunburst": _V26,
 }
 
-_COMMON = frozenset(
-    [
-        "prompt",
-        "model",
-        "n",
-        "size",
-        "quality",
-        "background",
-        "output_format",
-        "output_compression",
-        "complexity",
-        "frame_count",
-        "frame_duration_ms",
-        "svg",
-        "stream",
-        "partial_images",
-        "safety_identifier",
-        "user",
-    ]
-)
+_COMMON = frozenset({
+    "prompt", "model", "n", "size", "quality", "background", "output_format", "output_compression",
+    "complexity", "frame_count", "frame_duration_ms", "svg", "stream", "partial_images",
+    "safety_identifier", "user",
+})  # fmt: skip
 KNOWN = {
     "generate": _COMMON | {"moderation"},
     "edit": _COMMON
@@ -147,7 +132,7 @@ def json_body() -> dict[str, Any]:
     try:
         document = json.loads(request.get_data())
     except ValueError as error:
-        text = "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library correctly.)"
+        text = "We could not parse the JSON body of your request. (HINT: is it really JSON?)"
         raise ApiError(text) from error
     if not isinstance(document, dict):
         raise ApiError("Invalid body: expected a JSON object.", code="invalid_type")
@@ -214,7 +199,7 @@ def _prompt(fields: Mapping[str, Any]) -> str:
     if not isinstance(prompt, str):
         raise _wrong_type("prompt", "a string", prompt)
     if not prompt.strip():
-        text = "Invalid 'prompt': empty string. Expected a string with minimum length 1, but got an empty string instead."
+        text = "Invalid 'prompt': empty string. Expected a string with minimum length 1."
         raise ApiError(text, code="empty_string", param="prompt")
     if len(prompt) > PROMPT_MAX:
         text = (
@@ -324,8 +309,8 @@ def _refuse_duplicates() -> None:
         for name in source:
             if len(source.getlist(name)) > 1 and not name.endswith("[]"):
                 text = (
-                    f"Duplicate parameter: '{name}'. You provided multiple values for this parameter, whereas only one "
-                    f"is allowed. If you are trying to provide a list of values, use the array syntax instead "
+                    f"Duplicate parameter: '{name}'. You provided multiple values for this parameter, "
+                    "whereas only one is allowed. To provide a list of values, use the array syntax instead, "
                     f"e.g. '{name}[]=<value>'."
                 )
                 raise ApiError(text, code="duplicate_parameter", param=name)
@@ -337,7 +322,10 @@ def _uploads() -> tuple[bytes, ...]:
             raise unknown_parameter(name)
     uploads = [*request.files.getlist("image"), *request.files.getlist("image[]")]
     if len(uploads) > IMAGES_MAX:
-        text = f"Invalid 'image': array too long. Expected an array with maximum length {IMAGES_MAX}, but got an array with length {len(uploads)} instead."
+        text = (
+            f"Invalid 'image': array too long. Expected an array with maximum length {IMAGES_MAX}, "
+            f"but got an array with length {len(uploads)} instead."
+        )
         raise ApiError(text, code="array_above_max_length", param="image")
     return tuple(_picture(upload, "image", IMAGE_BYTES_MAX) for upload in uploads)
 
@@ -452,10 +440,10 @@ def _integer(fields: Mapping[str, Any], key: str, least: int, most: int) -> int 
     if isinstance(given, bool) or not isinstance(given, int):
         raise _wrong_type(key, "an integer", given)
     if given < least:
-        text = f"Invalid '{key}': integer below minimum value. Expected a value >= {least}, but got {given} instead."
+        text = f"Invalid '{key}': integer below minimum value. Expected >= {least}, but got {given} instead."
         raise ApiError(text, code="integer_below_min_value", param=key)
     if given > most:
-        text = f"Invalid '{key}': integer above maximum value. Expected a value <= {most}, but got {given} instead."
+        text = f"Invalid '{key}': integer above maximum value. Expected <= {most}, but got {given} instead."
         raise ApiError(text, code="integer_above_max_value", param=key)
     return given
 

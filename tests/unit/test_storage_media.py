@@ -469,6 +469,14 @@ def test_transparency_is_kept_or_laid_on_white(media, opened):
     )
 
 
+def test_an_avif_larger_than_a_decoder_can_hold_is_refused_and_a_smaller_one_made(media):
+    kept = media.keep_result(bomb_png(6_000, 4_500), prefix="var/avif")
+    with pytest.raises(MediaError) as refusal:
+        media.variant(kept.key, kept.mime, format="avif")
+    assert refusal.value.code == "image_too_many_pixels"
+    assert media.variant(kept.key, kept.mime, width=60, format="avif").height_px == 45
+
+
 def test_a_gif_has_png_variants(media, opened):
     kept = media.keep_result(encoded(gradient((40, 40)), "GIF"), prefix="var/gif")
     assert opened(media.variant(kept.key, kept.mime, width=20)).format == "PNG"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import os
 import resource
 import select
@@ -150,16 +151,28 @@ def test_a_picture_that_needs_more_memory_than_allowed_is_undecodable(make_pool,
 
 
 def test_a_picture_that_needs_more_time_than_allowed_is_undecodable(make_pool, task):
-    pool = make_pool(decoder_wall_s=1)
+    pool = make_pool(decoder_wall_s=0.5)
     pool.run(task, png())
-    # Six thousand rows of nothing: little to send, long to write anew as PNG and then as a picture.
-    slow = dataclasses.replace(task, verb="upload")
-    noise = Image.effect_noise((3000, 3000), 90)
+    noise = Image.effect_noise((1000, 1000), 90)
+    large = Image.new("L", (5000, 5000))
+    for left, top in itertools.product(range(0, 5000, 1000), repeat=2):
+        large.paste(noise, (left, top))
     file = io.BytesIO()
-    noise.save(file, "PNG", compress_level=1)
-    with pytest.raises(MediaError) as failure:
-        pool.run(slow, file.getvalue())
+    large.save(file, "PNG", compress_level=0)
+    with pytest.raises(MediaError, match="takes too long") as failure:
+        pool.run(dataclasses.replace(task, verb="upload"), file.getvalue())
     assert failure.value.code == "image_undecodable"
+
+
+@pytest.mark.parametrize(("cpu_s", "wall_s", "number"), [(0, 60, signal.SIGXCPU), (60, 1, signal.SIGALRM)])
+def test_the_kernel_ends_a_decoder_that_computes_too_long(cpu_s, wall_s, number):
+    program = (
+        f"from storage.decoder import start_clocks\nstart_clocks(cpu_s={cpu_s}, wall_s={wall_s})\nwhile 1: 1"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, timeout=30, check=False
+    )
+    assert ended.returncode == -number
 
 
 def test_callers_wait_in_line_and_not_for_ever(make_pool, task):
