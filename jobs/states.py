@@ -68,6 +68,9 @@ class Nudge:
     argument: str
 
 
+COLLECT = "jobs.collect"
+
+
 def run(provider: str, job_id: str) -> Nudge:
     return Nudge("jobs.run", provider, job_id)
 
@@ -77,7 +80,7 @@ def poll(provider: str) -> Nudge:
 
 
 def collect(job_id: str) -> Nudge:
-    return Nudge("jobs.collect", CONTROL_QUEUE, job_id)
+    return Nudge(COLLECT, CONTROL_QUEUE, job_id)
 
 
 WAKE = "wake"

@@ -18,8 +18,8 @@ from celery import bootsteps
 
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
-from jobs import heartbeats, loading, poller, publishing, states, sweep
-from jobs.states import Nudge
+from jobs import collector, heartbeats, loading, poller, publishing, states, sweep
+from jobs.states import COLLECT, Nudge
 from workers import drain, wiring
 from workers.bulkheads import Bulkheads, install
 from workers.celery_app import app
@@ -118,7 +118,11 @@ class Clock:
         if not self._inline.acquire(blocking=False):
             return
         try:
-            poller.poll(self._bench, provider)
+            nudges = poller.poll(self._bench, provider)
+            if not self._bench.publish(nudges):
+                for nudge in nudges:
+                    if nudge.task == COLLECT:
+                        collector.collect(self._bench, nudge.argument)
         except DatabaseAwayError:
             log.info("poll_waits_for_database", provider=provider)
         finally:
