@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
 
 from providers.entries import Model, Need
@@ -38,9 +37,9 @@ class CheckedOrder:
     operation: str
     prompt: str | None
     n: int
-    size: Mapping[str, str | int]
-    params: Mapping[str, Any]
-    normalised: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    size: dict[str, str | int]
+    params: dict[str, Any]
+    normalised: dict[str, dict[str, str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     image_count: int = 0
@@ -95,9 +94,9 @@ def check_order(
         operation=operation,
         prompt=prompt,
         n=count,
-        size=MappingProxyType(size.used),
-        params=MappingProxyType(params),
-        normalised=MappingProxyType(found.normalised),
+        size=size.used,
+        params=params,
+        normalised=found.normalised,
         warnings=tuple(found.warnings),
         dropped=tuple(found.dropped),
         image_count=pictures.total,
@@ -105,13 +104,13 @@ def check_order(
 
 
 def from_form(model: Model, operation: str, form: Mapping[str, str]) -> dict[str, Any]:
-    """Give the texts of a form the types the model wants; what cannot be read stays a text.
+    """Give the texts of a form the types the model wants; a field left empty was not filled in.
 
-    So that :func:`check_order` names it, with the field and the type.
+    What cannot be read stays a text, so that :func:`check_order` names it.
     """
     specs = model.order_params(operation)
     kinds = {name: spec.type for name, spec in specs.items()} | dict.fromkeys(WHOLE_FIELDS, "int")
-    return {name: _read(kinds.get(name, "str"), text) for name, text in form.items()}
+    return {name: _read(kinds.get(name, "str"), text) for name, text in form.items() if text.strip()}
 
 
 def _read(kind: str, text: str) -> Any:
