@@ -22,6 +22,7 @@ __all__ = ["CheckedOrder", "OrderProblems", "Problem", "check_order", "from_form
 
 # A body may hold thousands of unknown fields; the answer names a few.
 MAX_STRAYS_NAMED = 20
+MAX_NAME_CHARS = 64
 WHOLE_FIELDS = frozenset({"n", "width", "height", "factor", "left", "right", "top", "bottom"})
 _BOOLS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 
@@ -137,7 +138,7 @@ def _taken(
     if model.inputs.prompt == "none":
         names.discard("prompt")
     strays = [name for name, value in given.items() if name not in names and not _says_nothing(name, value)]
-    for name in strays[:MAX_STRAYS_NAMED]:
+    for name in (stray[:MAX_NAME_CHARS] for stray in strays[:MAX_STRAYS_NAMED]):
         if lenient:
             found.dropped.append(name)
             found.warnings.append(f"{name} was left out: {model.id} does not take it")

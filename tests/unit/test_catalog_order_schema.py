@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -66,7 +67,7 @@ def values(schema: Schema) -> st.SearchStrategy[Any]:
 
 
 def _texts(schema: Schema) -> st.SearchStrategy[str]:
-    pattern = schema.get("pattern", "")
+    pattern: str = schema.get("pattern", "")
     if pattern.startswith("^"):
         return st.from_regex(pattern, fullmatch=True)
     texts = st.text(min_size=schema.get("minLength", 0), max_size=40)
@@ -78,7 +79,7 @@ def _lists(schema: Schema) -> st.SearchStrategy[list[str]]:
     return st.lists(picture, min_size=schema.get("minItems", 0), max_size=min(schema["maxItems"], 16))
 
 
-_MAKERS: dict[str, Any] = {
+_MAKERS: dict[str, Callable[[Schema], st.SearchStrategy[Any]]] = {
     "string": _texts,
     "integer": lambda schema: st.integers(schema["minimum"], schema["maximum"]),
     "number": lambda schema: st.floats(schema["minimum"], schema["maximum"]),
