@@ -118,7 +118,8 @@ def test_lenient_still_refuses_wrong_values_and_pictures() -> None:
 def test_a_body_of_thousands_of_unknown_fields_gets_a_short_answer() -> None:
     strays: dict[str, Any] = {f"field_{number}": 1 for number in range(5_000)}
     assert len(faults("gpt-image-2", prompt="a fox", **strays)) == 20
-    assert faults("gpt-image-2", prompt="a fox", **{"x" * 9_999: 1}) == [("x" * 64, "not_supported")]
+    long_name: dict[str, Any] = {"x" * 9_999: 1}
+    assert faults("gpt-image-2", prompt="a fox", **long_name) == [("x" * 64, "not_supported")]
 
 
 @pytest.mark.parametrize(
