@@ -146,7 +146,7 @@ class Catalog:
         for pattern, target in self.aliases:
             if (pattern == CATCH_ALL and strict) or not fnmatchcase(lowered, pattern):
                 continue
-            if pattern == lowered:
+            if CATCH_ALL not in pattern:
                 return self.models[target], ()
             return self.models[target], (f"the catalogue has no {lowered!r}; {target} stands in for it",)
         raise UnknownModelError(name, self._suggestions(lowered))

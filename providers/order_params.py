@@ -24,7 +24,7 @@ class Findings:
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
-    normalised: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    normalised: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def fault(self, name: str, code: str, message: str) -> None:
         self.problems.append(Problem(name, code, message))

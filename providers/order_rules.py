@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
 
 from providers.entries import Model, Need
@@ -23,6 +22,7 @@ __all__ = ["CheckedOrder", "OrderProblems", "Problem", "check_order", "from_form
 
 # A body may hold thousands of unknown fields; the answer names a few.
 MAX_STRAYS_NAMED = 20
+MAX_NAME_CHARS = 64
 WHOLE_FIELDS = frozenset({"n", "width", "height", "factor", "left", "right", "top", "bottom"})
 _BOOLS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 
@@ -38,9 +38,9 @@ class CheckedOrder:
     operation: str
     prompt: str | None
     n: int
-    size: Mapping[str, str | int]
-    params: Mapping[str, Any]
-    normalised: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    size: dict[str, str | int]
+    params: dict[str, Any]
+    normalised: dict[str, dict[str, str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     image_count: int = 0
@@ -95,9 +95,9 @@ def check_order(
         operation=operation,
         prompt=prompt,
         n=count,
-        size=MappingProxyType(size.used),
-        params=MappingProxyType(params),
-        normalised=MappingProxyType(found.normalised),
+        size=size.used,
+        params=params,
+        normalised=found.normalised,
         warnings=tuple(found.warnings),
         dropped=tuple(found.dropped),
         image_count=pictures.total,
@@ -105,13 +105,13 @@ def check_order(
 
 
 def from_form(model: Model, operation: str, form: Mapping[str, str]) -> dict[str, Any]:
-    """Give the texts of a form the types the model wants; what cannot be read stays a text.
+    """Give the texts of a form the types the model wants; a field left empty was not filled in.
 
-    So that :func:`check_order` names it, with the field and the type.
+    What cannot be read stays a text, so that :func:`check_order` names it.
     """
     specs = model.order_params(operation)
     kinds = {name: spec.type for name, spec in specs.items()} | dict.fromkeys(WHOLE_FIELDS, "int")
-    return {name: _read(kinds.get(name, "str"), text) for name, text in form.items()}
+    return {name: _read(kinds.get(name, "str"), text) for name, text in form.items() if text.strip()}
 
 
 def _read(kind: str, text: str) -> Any:
@@ -138,7 +138,7 @@ def _taken(
     if model.inputs.prompt == "none":
         names.discard("prompt")
     strays = [name for name, value in given.items() if name not in names and not _says_nothing(name, value)]
-    for name in strays[:MAX_STRAYS_NAMED]:
+    for name in (stray[:MAX_NAME_CHARS] for stray in strays[:MAX_STRAYS_NAMED]):
         if lenient:
             found.dropped.append(name)
             found.warnings.append(f"{name} was left out: {model.id} does not take it")

@@ -166,7 +166,7 @@ def _sizes(model: Model) -> Schema:
         fields["factor"] = {"type": "integer", "enum": list(factor.enum)}
     if padding := model.size_rule(PaddingRule):
         side = {"type": "integer", "minimum": padding.min, "maximum": padding.max}
-        fields |= {name: side for name in padding.fields}
+        fields |= dict.fromkeys(padding.fields, side)
     return fields
 
 

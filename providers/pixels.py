@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import product
 
 from providers.entries import PixelsRule
@@ -12,7 +13,7 @@ from providers.entries import PixelsRule
 # Work is bounded even where an upstream states no limit, or a wider one than any picture needs.
 UNSTATED_MAX_EDGE = 8192
 # How far, in steps of the grid, rounding looks around the ideal side.
-REACH_STEPS = 3
+REACH_STEPS = 1
 # A picture of the exact ratio is worth an area this much off the one wanted.
 EXACT_AREA_FROM, EXACT_AREA_TO = 0.7, 1.5
 
@@ -56,8 +57,9 @@ def limits_of(rule: PixelsRule, *, max_width: int | None = None, max_height: int
     )
 
 
+@lru_cache(maxsize=4096)  # callers ask for the same few sizes again and again
 def nearest_pixels(width: float, height: float, limits: Limits) -> tuple[int, int]:
-    """The allowed pair that keeps the ratio best and the size next best; the pair itself if allowed."""
+    """The pair itself if allowed, else the allowed one that keeps the ratio best and the size next best."""
     width, height = _within_ratio(width, height, limits.max_ratio)
     width, height = _within_sides(width, height, limits)
     pairs = product(_near(width, limits), _near(height, limits))
@@ -106,4 +108,4 @@ def _near(side: float, limits: Limits) -> range:
 
 def _distance(pair: tuple[int, int], width: float, height: float) -> float:
     wider, higher = math.log(pair[0] / width), math.log(pair[1] / height)
-    return abs(wider - higher) + abs(wider) + abs(higher)
+    return 2 * abs(wider - higher) + abs(wider) + abs(higher)  # a wrong shape is seen before a wrong size

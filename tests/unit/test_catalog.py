@@ -1,0 +1,217 @@
+"""The packaged catalogue, and what names mean in it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from datetime import date
+from decimal import Decimal
+
+import pytest
+from pydantic import ValidationError
+
+from providers.catalog import Catalog, UnknownModelError, load
+
+BEFORE_THE_END, AFTER_THE_END = date(2026, 11, 20), date(2026, 12, 1)
+ALL_PROVIDERS = {
+    "openai",
+    "chatgpt2api",
+    "flux",
+    "replicate",
+    "wavespeed",
+    "stability",
+    "gemini",
+    "xai",
+    "huggingface",
+    "llamaswap",
+}
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load()
+
+
+def test_holds_every_model_and_provider(catalog: Catalog) -> None:
+    assert len(catalog.models) == 136
+    assert len(catalog.aliases) == 52
+    assert set(catalog.providers) == ALL_PROVIDERS
+    assert {model.provider for model in catalog.models.values()} == ALL_PROVIDERS
+
+
+def test_loads_quickly() -> None:
+    # The best of three, for the machine may be busy with something else.
+    assert min(_load_s() for _ in range(3)) < 0.3
+
+
+def _load_s() -> float:
+    started = time.process_time()
+    load()
+    return time.process_time() - started
+
+
+def test_same_content_has_the_same_version(catalog: Catalog) -> None:
+    assert load().version == catalog.version
+
+
+def test_prices_are_exact(catalog: Catalog) -> None:
+    assert catalog.models["gpt-image-2"].cost_usd == Decimal("0.053")
+    assert catalog.models["hf-sd3-medium"].cost_usd == Decimal("0.0012")
+
+
+def test_nothing_in_it_can_be_changed(catalog: Catalog) -> None:
+    model = catalog.models["gpt-image-2"]
+    with pytest.raises(ValidationError):
+        model.path = "elsewhere"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        model.params["seed"] = model.params["n"]  # type: ignore[index]
+    assert copy.deepcopy(model) is model
+
+
+def test_a_model_can_be_shown_as_json(catalog: Catalog) -> None:
+    for model in catalog.models.values():
+        assert model.model_dump(mode="json", by_alias=True)["id"] == model.id
+
+
+@pytest.mark.parametrize(
+    ("model_id", "pictures"),
+    [("gpt-image-2", 10), ("chatgpt2api-gpt-image-2", 1), ("ws-flux-dev", 4), ("qwen-image", 1)],
+)
+def test_pictures_per_call(catalog: Catalog, model_id: str, pictures: int) -> None:
+    assert catalog.models[model_id].max_per_call == pictures
+
+
+@pytest.mark.parametrize("model_id", ["chatgpt2api-gpt-image-2", "chatgpt2api-codex-gpt-image-2"])
+def test_chatgpt2api_takes_a_mask_where_transparent_means_change(catalog: Catalog, model_id: str) -> None:
+    inputs = catalog.models[model_id].inputs
+    assert (inputs.mask, inputs.mask_field, inputs.mask_polarity) == ("optional", "mask", "transparent_edits")
+
+
+def test_wire_only_settings_are_no_order_fields(catalog: Catalog) -> None:
+    names = {name for model in catalog.models.values() for name in model.params}
+    assert names.isdisjoint({"response_format", "model", "mode"})
+
+
+def test_only_chatgpt2api_has_a_dedupe_key(catalog: Catalog) -> None:
+    classes = {spec.name: spec.uncertain_class for spec in catalog.providers.values()}
+    assert [name for name, each in classes.items() if each == "A"] == ["chatgpt2api"]
+    assert catalog.providers["chatgpt2api"].deadline_s == 720
+
+
+@pytest.mark.parametrize(
+    ("name", "model_id"),
+    [
+        ("gpt-image-2", "gpt-image-2"),
+        ("  GPT-Image-2 ", "gpt-image-2"),
+        ("gpt-image-2-2026-04-21", "gpt-image-2"),
+        ("gpt-image-2.5-sunburst-2026-09-08", "gpt-image-2.5-sunburst"),
+        ("openai/gpt-image-2", "gpt-image-2"),
+        ("openai:gpt-image-2", "gpt-image-2"),
+        ("openai/gpt-image-2-2026-04-21", "gpt-image-2"),
+        ("chatgpt2api/gpt-image-2", "chatgpt2api-gpt-image-2"),
+        ("google/gemini-3-pro-image", "gemini-3-pro-image"),
+        ("models/gemini-3-pro-image", "gemini-3-pro-image"),
+        ("black-forest-labs/flux-2-pro", "replicate-flux-2-pro"),
+        ("bfl/flux-2-pro", "flux-2-pro"),
+        ("wavespeed-ai/qwen-image/text-to-image", "qwen-image"),
+        ("openai", "gpt-image-2"),
+        ("core", "stable-image-core"),
+        ("local", "llamaswap-z-image"),
+    ],
+)
+def test_an_exact_name_means_its_model_without_a_warning(catalog: Catalog, name: str, model_id: str) -> None:
+    found = catalog.resolve(name)
+    assert (found.model.id, found.asked, found.warnings) == (model_id, name, ())
+
+
+def test_a_pattern_stands_in_and_says_so(catalog: Catalog) -> None:
+    found = catalog.resolve("gemini-9-pro-preview")
+    assert found.model.id == "gemini-3-pro-image"
+    assert "gemini-9-pro-preview" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "successor", "words"),
+    [
+        ("gpt-image-1", "gpt-image-2.5-flare", "switched off by its vendor since 2026-10-23"),
+        ("dall-e-3", "gpt-image-2", "2026-05-12"),
+        ("grok-imagine-image-quality", "grok-imagine-image-2.0", "answered by its successor"),
+    ],
+)
+def test_what_is_gone_leads_on_with_a_warning(
+    catalog: Catalog, name: str, successor: str, words: str
+) -> None:
+    found = catalog.resolve(name)
+    assert found.model.id == successor
+    assert words in found.warnings[0]
+
+
+def test_a_retiring_model_warns_until_its_day_and_is_followed_from_then_on(catalog: Catalog) -> None:
+    before = catalog.resolve("gpt-image-1.5", today=BEFORE_THE_END)
+    assert (before.model.id, "ends on 2026-12-01" in before.warnings[0]) == ("gpt-image-1.5", True)
+    assert catalog.resolve("gpt-image-1.5", today=AFTER_THE_END).model.id == "gpt-image-2.5-flare"
+
+
+def test_a_doubtful_model_says_so(catalog: Catalog) -> None:
+    assert "withdrawn" in catalog.resolve("seededit-v3").warnings[0]
+
+
+@pytest.mark.parametrize("name", ["midjourney", "", "*", "x" * 100_000, "gpt_image_2"])
+def test_an_unknown_name_is_refused_unless_a_dialect_asks(catalog: Catalog, name: str) -> None:
+    with pytest.raises(UnknownModelError) as refused:
+        catalog.resolve(name)
+    assert len(str(refused.value)) < 500
+    lenient = catalog.resolve(name, strict=False)
+    assert lenient.model.id == "gpt-image-2"
+    assert lenient.warnings
+
+
+def test_a_mistyped_name_is_met_with_suggestions(catalog: Catalog) -> None:
+    with pytest.raises(UnknownModelError) as refused:
+        catalog.resolve("gtp-image-2")
+    assert "gpt-image-2" in refused.value.suggestions
+
+
+def test_every_pattern_and_id_ends_at_a_model_that_answers(catalog: Catalog) -> None:
+    for name in [*catalog.models, *(target for _, target in catalog.aliases)]:
+        assert not catalog.resolve(name, today=AFTER_THE_END).model.gone(AFTER_THE_END)
+
+
+def test_default_is_the_preferred_model_where_it_can(catalog: Catalog) -> None:
+    chosen = catalog.default_for("generate", {"openai", "flux"}, "flux-2-max")
+    assert chosen is catalog.models["flux-2-max"]
+
+
+@pytest.mark.parametrize("preferred", [None, "no-such-model", "bria-eraser", "gpt-image-2"])
+def test_default_is_else_the_cheapest_live_one_configured(catalog: Catalog, preferred: str | None) -> None:
+    chosen = catalog.default_for("generate", {"wavespeed", "stability"}, preferred)
+    assert chosen is catalog.models["ws-flux-schnell"]
+
+
+def test_default_is_never_a_model_that_is_ending(catalog: Catalog) -> None:
+    chosen = catalog.default_for("generate", {"openai"}, None)
+    assert chosen is catalog.models["gpt-image-2"]  # gpt-image-1-mini costs less, and ends
+
+
+def test_default_takes_a_model_that_needs_no_further_setting(catalog: Catalog) -> None:
+    chosen = catalog.default_for("edit", {"stability"})
+    assert (
+        chosen is catalog.models["stability-control-sketch"]
+    )  # search-and-replace costs the same, and needs find
+
+
+def test_no_default_where_nobody_can(catalog: Catalog) -> None:
+    assert catalog.default_for("face_swap", {"openai"}) is None
+    assert catalog.default_for("generate", set()) is None
+
+
+def test_select_meets_every_condition(catalog: Catalog) -> None:
+    chosen = catalog.select(
+        "edit", "wavespeed", max_price_usd=Decimal("0.03"), capability="multi_image", configured={"wavespeed"}
+    )
+    assert [model.id for model in chosen] == ["qwen-edit-plus"]
+    assert catalog.select(provider="wavespeed", configured={"openai"}) == []
+
+
+def test_select_leaves_out_what_is_gone(catalog: Catalog) -> None:
+    assert "gpt-image-1" not in {model.id for model in catalog.select()}

@@ -1,0 +1,336 @@
+"""Raw orders against models: what passes, in which words, and every fault at once."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from providers.catalog import load
+from providers.order_rules import CheckedOrder, OrderProblems, check_order, from_form
+from providers.size_asks import SIZE_FIELDS
+from providers.texts import clean_text
+
+CATALOG = load()
+
+
+def check(model_id: str, operation: str = "generate", **fields: Any) -> CheckedOrder:
+    flags = {
+        name: fields.pop(name)
+        for name in ("image_count", "has_mask", "has_face", "lenient")
+        if name in fields
+    }
+    return check_order(CATALOG.models[model_id], operation, fields, **{"image_count": 0, **flags})
+
+
+def faults(model_id: str, operation: str = "generate", **fields: Any) -> list[tuple[str, str]]:
+    with pytest.raises(OrderProblems) as refused:
+        check(model_id, operation, **fields)
+    return sorted((problem.field, problem.code) for problem in refused.value.problems)
+
+
+def test_an_order_comes_out_in_canonical_words() -> None:
+    checked = check(
+        "gpt-image-2", prompt=" a fox\r\n", n=3, size="1000x1000", quality="high", output_format="JPG"
+    )
+    assert checked.prompt == "a fox"
+    assert checked.n == 3
+    assert checked.size == {"size": "1008x1008"}
+    assert checked.params == {"quality": "high", "output_format": "jpeg"}
+    assert checked.normalised == {
+        "size": {"asked": "1000x1000", "used": "1008x1008"},
+        "output_format": {"asked": "JPG", "used": "jpeg"},
+    }
+    assert (checked.warnings, checked.dropped) == ((), ())
+
+
+def test_what_was_left_out_stays_out() -> None:
+    checked = check("gpt-image-2", prompt="a fox", quality=None, size=None, n=None)
+    assert (checked.n, checked.size, checked.params, checked.normalised) == (1, {}, {}, {})
+
+
+def test_the_format_is_said_in_the_words_of_the_model() -> None:
+    assert (
+        check("replicate-flux-schnell", prompt="a fox", output_format="jpeg").params["output_format"] == "jpg"
+    )
+
+
+def test_auto_means_left_out_where_the_model_has_no_such_word() -> None:
+    assert check("ws-gpt-image-2", prompt="a fox", quality="auto").params == {}
+    assert check("gpt-image-2", prompt="a fox", quality="auto").params == {"quality": "auto"}
+
+
+def test_every_fault_is_named_at_once() -> None:
+    assert faults(
+        "gpt-image-2",
+        "edit",
+        prompt=" ",
+        n=11,
+        size="0x0",
+        quality="extreme",
+        output_compression=101,
+        background=3,
+        seed=7,
+    ) == [
+        ("background", "wrong_type"),
+        ("images", "too_few"),
+        ("n", "out_of_range"),
+        ("output_compression", "out_of_range"),
+        ("prompt", "required"),
+        ("quality", "not_allowed"),
+        ("seed", "not_supported"),
+        ("size", "out_of_range"),
+    ]
+
+
+def test_messages_help() -> None:
+    with pytest.raises(OrderProblems) as refused:
+        check("gpt-image-2", prompt="a fox", quality="extreme", seed=7)
+    told = str(refused.value)
+    assert "auto, low, medium, high" in told
+    assert "it takes:" in told
+
+
+def test_an_operation_the_model_cannot_do_hides_no_other_fault() -> None:
+    assert faults("qwen-image", "upscale", prompt="a fox", n=0) == [
+        ("n", "out_of_range"),
+        ("operation", "not_supported"),
+    ]
+
+
+def test_lenient_drops_what_the_model_does_not_take_and_says_so() -> None:
+    checked = check("gpt-image-2", prompt="a fox", seed=7, steps=4, factor=2, lenient=True)
+    assert checked.params == {}
+    assert checked.dropped == ("seed", "steps", "factor")
+    assert len(checked.warnings) == 3
+
+
+def test_lenient_still_refuses_wrong_values_and_pictures() -> None:
+    assert faults("gpt-image-2", prompt="a fox", quality="extreme", lenient=True, image_count=1) == [
+        ("images", "not_supported"),
+        ("quality", "not_allowed"),
+    ]
+
+
+def test_a_body_of_thousands_of_unknown_fields_gets_a_short_answer() -> None:
+    strays: dict[str, Any] = {f"field_{number}": 1 for number in range(5_000)}
+    assert len(faults("gpt-image-2", prompt="a fox", **strays)) == 20
+    long_name: dict[str, Any] = {"x" * 9_999: 1}
+    assert faults("gpt-image-2", prompt="a fox", **long_name) == [("x" * 64, "not_supported")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, ("prompt", "required")),
+        ({"prompt": "\x00 \t\n"}, ("prompt", "required")),
+        ({"prompt": 5}, ("prompt", "wrong_type")),
+        ({"prompt": "x" * 32_001}, ("prompt", "too_long")),
+        ({"prompt": "x", "n": True}, ("n", "wrong_type")),
+        ({"prompt": "x", "n": "2"}, ("n", "wrong_type")),
+        ({"prompt": "x", "n": 0}, ("n", "out_of_range")),
+        ({"prompt": "x", "seed": True}, ("seed", "wrong_type")),
+        ({"prompt": "x", "seed": 1.5}, ("seed", "wrong_type")),
+        ({"prompt": "x", "seed": 2**80}, ("seed", "out_of_range")),
+        ({"prompt": "x", "steps": 51}, ("steps", "out_of_range")),
+        ({"prompt": "x", "guidance": "5"}, ("guidance", "wrong_type")),
+        ({"prompt": "x", "guidance": float("nan")}, ("guidance", "out_of_range")),
+        ({"prompt": "x", "guidance": 10**400}, ("guidance", "out_of_range")),
+        ({"prompt": "x", "prompt_upsampling": 1}, ("prompt_upsampling", "wrong_type")),
+    ],
+)
+def test_one_fault(fields: dict[str, Any], expected: tuple[str, str]) -> None:
+    assert faults("flux-2-flex", **fields) == [expected]
+
+
+def test_a_whole_float_is_a_whole_number() -> None:
+    checked = check("flux-2-flex", prompt="x", n=2.0, steps=5.0, guidance=3)
+    assert (checked.n, checked.params) == (2, {"steps": 5, "guidance": 3})
+
+
+def test_the_house_bounds_what_a_model_leaves_open() -> None:
+    assert faults("hf-flux-dev", prompt="x", steps=100_000) == [("steps", "out_of_range")]
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        ("x", "wrong_type"),
+        ([1] * 51, "too_many"),
+        (["x" * 20_000], "too_long"),
+        ([{1, 2}], "wrong_type"),
+        ([float("nan")], "wrong_type"),
+    ],
+)
+def test_lists_are_bounded(value: Any, code: str) -> None:
+    given = {"target_lang": "de", "sensitives": value, "image_count": 1}
+    assert faults("qwen-image-translate", "translate", **given) == [("sensitives", code)]
+
+
+def test_prompt_limits_are_those_of_the_model() -> None:
+    assert faults("stable-image-core", prompt="x" * 10_001) == [("prompt", "too_long")]
+    assert check("gpt-image-2", prompt="x" * 32_000).prompt == "x" * 32_000
+
+
+def test_a_model_without_a_prompt_refuses_words_but_not_silence() -> None:
+    assert check("image-upscaler", "upscale", prompt="  ", image_count=1).prompt is None
+    assert faults("image-upscaler", "upscale", prompt="sharper", image_count=1) == [
+        ("prompt", "not_supported")
+    ]
+
+
+def test_a_setting_the_model_cannot_do_without() -> None:
+    given = {"prompt": "a red hat", "image_count": 1}
+    assert faults("stability-search-and-replace", "edit", **given) == [("find", "required")]
+    assert faults("stability-search-and-replace", "edit", find=" ", **given) == [("find", "required")]
+    assert check("stability-search-and-replace", "edit", find="hat", **given).params == {"find": "hat"}
+
+
+def test_a_setting_needed_only_with_a_picture() -> None:
+    assert check("stable-image-ultra", prompt="x").params == {}
+    assert faults("stable-image-ultra", prompt="x", image_count=1) == [("strength", "required")]
+
+
+def test_a_setting_of_one_operation_is_not_taken_by_another() -> None:
+    assert check("gpt-image-2", prompt="x", moderation="low").params == {"moderation": "low"}
+    assert faults("gpt-image-2", "edit", prompt="x", moderation="low", image_count=1) == [
+        ("moderation", "not_supported")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"background": "transparent", "output_format": "jpeg"}, ("background", "not_allowed")),
+        ({"output_compression": 50}, ("output_compression", "not_allowed")),
+        ({"output_compression": 50, "output_format": "png"}, ("output_compression", "not_allowed")),
+    ],
+)
+def test_settings_that_do_not_go_together(fields: dict[str, Any], fault: tuple[str, str]) -> None:
+    assert faults("gpt-image-2", prompt="x", **fields) == [fault]
+
+
+def test_settings_that_go_together() -> None:
+    assert check("gpt-image-2", prompt="x", background="transparent").params
+    assert check("gpt-image-2", prompt="x", output_compression=100).params
+    assert check("gpt-image-2", prompt="x", output_compression=50, output_format="webp").params
+
+
+@pytest.mark.parametrize(
+    ("model_id", "operation", "pictures", "expected"),
+    [
+        ("gpt-image-2", "edit", {}, [("images", "too_few")]),
+        ("gpt-image-2", "edit", {"image_count": 17}, [("images", "too_many")]),
+        ("gpt-image-2", "generate", {"image_count": 1}, [("images", "not_supported")]),
+        ("gpt-image-2", "generate", {"has_mask": True}, [("mask", "not_supported")]),
+        ("gpt-image-2", "inpaint", {"image_count": 1}, [("mask", "required")]),
+        ("gpt-image-2", "edit", {"image_count": 1, "has_face": True}, [("face", "not_supported")]),
+        ("qwen-edit", "edit", {"image_count": 1, "has_mask": True}, [("mask", "not_supported")]),
+        ("flux-fill-dev", "inpaint", {"image_count": 1}, [("mask", "required")]),
+        ("vidu-q2-reference", "generate", {}, [("images", "too_few")]),
+        ("chatgpt2api-gpt-image-2", "edit", {"image_count": 17}, [("images", "too_many")]),
+    ],
+)
+def test_the_wrong_pictures(
+    model_id: str, operation: str, pictures: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    assert faults(model_id, operation, prompt="x", **pictures) == expected
+
+
+@pytest.mark.parametrize(
+    ("model_id", "operation", "pictures"),
+    [
+        ("gpt-image-2", "edit", {"image_count": 1}),
+        ("gpt-image-2", "edit", {"image_count": 16, "has_mask": True}),
+        ("chatgpt2api-gpt-image-2", "edit", {"image_count": 2, "has_mask": True}),
+        ("flux-2-pro", "generate", {"image_count": 2}),
+        ("stability-inpaint", "inpaint", {"image_count": 1}),
+    ],
+)
+def test_the_right_pictures(model_id: str, operation: str, pictures: dict[str, Any]) -> None:
+    assert check(model_id, operation, prompt="x", **pictures).image_count == pictures["image_count"]
+
+
+def test_a_face_counts_as_a_picture_and_is_needed_to_swap() -> None:
+    assert check("image-face-swap", "face_swap", image_count=1, has_face=True).image_count == 2
+    assert faults("image-face-swap", "face_swap", image_count=2) == [("face", "required")]
+
+
+def test_one_of_several_is_enough() -> None:
+    assert faults("image-eraser", "erase", image_count=1) == [("prompt", "required")]
+    assert check("image-eraser", "erase", image_count=1, has_mask=True)
+    assert check("image-eraser", "erase", image_count=1, prompt="the lamp").prompt == "the lamp"
+
+
+def test_chatgpt2api_takes_quality_as_a_hint() -> None:
+    assert check("chatgpt2api-gpt-image-2", prompt="x", quality="high", n=10).params == {"quality": "high"}
+
+
+def test_a_form_gets_the_types_of_the_model() -> None:
+    model = CATALOG.models["flux-2-flex"]
+    form = {
+        "prompt": "7",
+        "n": "2",
+        "width": "1024",
+        "guidance": "2.5",
+        "prompt_upsampling": "true",
+        "seed": "",
+        "steps": "many",
+    }
+    fields = from_form(model, "generate", form)
+    assert fields == {
+        "prompt": "7",
+        "n": 2,
+        "width": 1024,
+        "guidance": 2.5,
+        "prompt_upsampling": True,
+        "steps": "many",
+    }
+    assert faults("flux-2-flex", **fields) == [("height", "required"), ("steps", "wrong_type")]
+
+
+def test_text_is_composed_and_free_of_controls() -> None:
+    assert clean_text(" cafe\u0301\x00\x1b[0m\r\n\tx\ud800\u200d ") == "café[0m\n\tx\u200d"
+
+
+def test_towers_of_accents_cost_no_time() -> None:
+    started = time.process_time()
+    clean_text("a" + "\u0301\u0316" * 16_000)
+    clean_text("\u0f73" * 32_000)
+    assert time.process_time() - started < 0.5
+
+
+@given(text=st.text())
+def test_cleaning_twice_changes_nothing(text: str) -> None:
+    once = clean_text(text)
+    assert clean_text(once) == once
+    once.encode()
+
+
+junk = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
+    st.lists(st.integers(), max_size=3),
+)
+
+
+@given(data=st.data(), model=st.sampled_from(list(CATALOG.models.values())))
+def test_no_order_however_wild_does_more_than_be_refused(data: st.DataObject, model: Any) -> None:
+    operation = data.draw(st.sampled_from(sorted(model.operations)))
+    names = ["prompt", "n", "nonsense", *SIZE_FIELDS, *model.params]
+    fields = data.draw(st.dictionaries(st.sampled_from(names), junk, max_size=6))
+    try:
+        checked = check_order(
+            model, operation, fields, image_count=data.draw(st.integers(0, 20)), lenient=True
+        )
+    except OrderProblems as refused:
+        assert refused.problems
+    else:
+        assert set(checked.params) <= set(model.params)
+        assert 1 <= checked.n <= 10
