@@ -1,0 +1,92 @@
+"""The whole service, as `darkroom up` runs it: every process, real servers, the sandbox upstream."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import requests
+
+from app.commands.stack import Running, run_stack
+from core.settings import Settings
+
+WAIT_S = 60.0
+POLL_S = 0.1
+
+
+@dataclass
+class Service:
+    """A client's view of a running service, and an operator's hand on its processes."""
+
+    running: Running
+    http: requests.Session
+
+    def url(self, path: str) -> str:
+        return self.running.url + path
+
+    def submit(self, operation: str = "generate", **order: Any) -> dict[str, Any]:
+        answer = self.http.post(self.url(f"/api/images/{operation}"), json=order, timeout=30)
+        assert answer.status_code == 202, answer.text
+        return dict(answer.json())
+
+    def task(self, task_id: str) -> dict[str, Any]:
+        answer = self.http.get(self.url(f"/api/images/tasks/{task_id}"), timeout=30)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def ended(self, task_id: str, within_s: float = WAIT_S) -> dict[str, Any]:
+        return until(lambda: ended(self.task(task_id)), within_s, f"{task_id} to end")
+
+    def all_ended(self, task_ids: list[str], within_s: float = WAIT_S) -> list[dict[str, Any]]:
+        until_at = time.monotonic() + within_s
+        return [self.ended(task_id, max(0.1, until_at - time.monotonic())) for task_id in task_ids]
+
+    def ledger(self, task_id: str) -> dict[str, int]:
+        """The task's transfers by kind, in micro-credits."""
+        answer = self.http.get(self.url("/api/quota/ledger?limit=100"), timeout=30).json()
+        return {e["kind"]: e["amount_microcredits"] for e in answer["entries"] if e["job_id"] == task_id}
+
+    def counts(self) -> dict[str, Any]:
+        return dict(requests.get(f"{self.running.sandbox_url}/control/counts", timeout=30).json())
+
+    def kill(self, name: str) -> int:
+        pid = self.running.processes()[name]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+
+def ended(task: dict[str, Any]) -> dict[str, Any] | None:
+    return task if task["status"] in ("succeeded", "failed", "cancelled") else None
+
+
+def until(question: Callable[[], Any], within_s: float, what: str) -> Any:
+    """Ask until the answer is there; a deadline, not a sleep, ends the waiting."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        answer = question()
+        if answer:
+            return answer
+        time.sleep(POLL_S)
+    raise AssertionError(f"waited {within_s:.0f} s for {what}")
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    var = tmp_path_factory.mktemp("service") / "var"
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OPENAI_", "CHATGPT2API_", "DARKROOM_", "DATABASE_", "REDIS_"))
+    }
+    environ["SANDBOX_LATENCY_S"] = "0.3"
+    settings = Settings(_env_file=None, DARKROOM_VAR=var)  # type: ignore[call-arg]
+    with run_stack(settings, environ=environ) as running:
+        http = requests.Session()
+        http.trust_env = False
+        http.headers["Authorization"] = f"Bearer {running.admin_key_path.read_text().strip()}"
+        yield Service(running, http)
