@@ -123,6 +123,7 @@ class Server:
 
     answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
     asked: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+    connections: set[tuple[str, int]] = field(default_factory=set)
     port: int = 0
 
     def will(self, status: int, answer: Any, **headers: str) -> None:
@@ -139,13 +140,17 @@ def server() -> Iterator[Server]:
     state = Server()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # would keep connections
+
         def _answer(self) -> None:
+            state.connections.add(self.client_address)
             length = int(self.headers.get("Content-Length") or 0)
             state.asked.append((self.path, dict(self.headers), self.rfile.read(length)))
             status, headers, data = state.answers.pop(0)
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
+            self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
 
@@ -169,6 +174,15 @@ def test_pictures_come_as_bytes(server: Server) -> None:
     [(path, headers, _body)] = server.asked
     assert path == "/v1/images/generations"
     assert headers["Authorization"] == "Bearer sk-secret"
+
+
+def test_a_paid_call_never_meets_a_connection_that_waits_to_be_closed(server: Server) -> None:
+    for _ in range(3):
+        server.will(200, {"data": [PICTURE]})
+    provider = server.provider()
+    for _ in range(3):
+        provider.submit(order(), dedupe_key="key")
+    assert len(server.connections) == 3
 
 
 def test_fewer_pictures_are_accepted_and_more_are_not_kept(server: Server) -> None:
