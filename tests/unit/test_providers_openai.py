@@ -78,6 +78,12 @@ def test_what_the_caller_set_is_sent() -> None:
     }
 
 
+def test_the_number_of_pictures_is_that_of_the_call_not_of_the_job() -> None:
+    request = build_submit(order(n=1, params={"n": 4}))
+    assert request.json is not None
+    assert "n" not in request.json
+
+
 def test_one_picture_is_called_image_and_several_image_brackets() -> None:
     one = build_submit(order(images=[PNG], mask=PNG))
     assert one.path == "/images/edits"
