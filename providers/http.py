@@ -226,7 +226,7 @@ def _anywhere(_origin: Origin, _address: str) -> bool:
 def _uncertain(error: Exception) -> Uncertain:
     """Bytes had left. Time-outs get their own code: they are the common case an operator tunes."""
     timed_out = any(isinstance(link, TimeoutError) for link in _causes(error))
-    code = "upstream_timeout" if timed_out else "upstream_broken_answer"
+    code = "upstream_no_answer" if timed_out else "upstream_broken_answer"
     return Uncertain(code, type(error).__name__)
 
 
@@ -368,7 +368,7 @@ class _TooLargeError(Exception):
 
 
 def _capped(response: requests.Response, max_bytes: int) -> Iterator[bytes]:
-    """Decoded chunks as they come, at most ``CHUNK_BYTES`` each; closes the connection unless read to the end."""
+    """Decoded chunks as they come, at most ``CHUNK_BYTES`` each; hangs up unless read to the end."""
     announced = response.headers.get("Content-Length", "")
     try:
         if announced.isdecimal() and int(announced) > max_bytes:

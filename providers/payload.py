@@ -71,8 +71,11 @@ def size_text(size: Mapping[str, str | int]) -> str | None:
 
 
 def own_params(order: Order) -> dict[str, Any]:
-    """The caller's settings under their wire names, as the catalogue gives them."""
-    return {wire_name(order, name): value for name, value in order.params.items()}
+    """The caller's settings under their wire names, as the catalogue gives them.
+
+    Without ``n``, which the catalogue lists too: how many this call makes is ``order.n`` alone.
+    """
+    return {wire_name(order, name): value for name, value in order.params.items() if name != "n"}
 
 
 def wire_name(order: Order, name: str) -> str:

@@ -22,16 +22,18 @@ def events(chunks: Iterable[bytes]) -> Iterator[str]:
     Raises: EventTooLongError, and whatever ``chunks`` raises.
     """
     data: list[str] = []
+    size_chars = 0
     for line in _lines(chunks):
         if line == "":
             if data:
                 yield "\n".join(data)
-            data = []
+            data, size_chars = [], 0
             continue
         name, _, value = line.partition(":")
         if name == "data":
             data.append(value.removeprefix(" "))
-            if sum(map(len, data)) > MAX_EVENT_CHARS:
+            size_chars += len(value)
+            if size_chars > MAX_EVENT_CHARS:
                 raise EventTooLongError(MAX_EVENT_CHARS)
     if data:
         yield "\n".join(data)
@@ -39,14 +41,20 @@ def events(chunks: Iterable[bytes]) -> Iterator[str]:
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
-    rest = ""
+    begun: list[str] = []  # pieces of the line that has not ended; joined once, however many come
+    begun_chars = 0
+    held = ""
     for chunk in chunks:
-        text = rest + decoder.decode(chunk)
+        text = held + decoder.decode(chunk)
         # A CR at the end may be half of a CRLF: leave it until the next chunk tells.
         held = "\r" if text.endswith("\r") else ""
         *whole, rest = _LINE_END.split(text.removesuffix(held))
-        rest += held
-        yield from whole
-        if len(rest) > MAX_EVENT_CHARS:
+        if whole:
+            whole[0] = "".join([*begun, whole[0]])
+            begun, begun_chars = [], 0
+            yield from whole
+        begun.append(rest)
+        begun_chars += len(rest)
+        if begun_chars > MAX_EVENT_CHARS:
             raise EventTooLongError(MAX_EVENT_CHARS)
-    yield from _LINE_END.split(rest + decoder.decode(b"", final=True))
+    yield from _LINE_END.split("".join([*begun, held, decoder.decode(b"", final=True)]))

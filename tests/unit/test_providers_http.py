@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import socket
 import ssl
@@ -27,6 +28,7 @@ from providers.http import (
     fetch,
     origin_of,
 )
+from providers.wire import Exchange, OutOfTimeError, _TimedReader
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Script = Callable[[socket.socket, bytes], None]
@@ -177,7 +179,7 @@ def test_a_silent_handshake_ends_at_the_deadline_and_did_not_run() -> None:
         begun_at = time.monotonic()
         with pytest.raises(NotRun):
             UpstreamSession(url, {}).send(POST, total_s=0.3, max_bytes=10)
-        assert time.monotonic() - begun_at < 2
+        assert time.monotonic() - begun_at < 4
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,7 @@ def test_silence_is_uncertain_at_the_deadline() -> None:
         with pytest.raises(Uncertain) as caught:
             ask(server, total_s=0.2)
         released.set()
-    assert caught.value.code == "upstream_timeout"
+    assert caught.value.code == "upstream_no_answer"
 
 
 @pytest.mark.parametrize(
@@ -222,8 +224,8 @@ def test_dripping_bytes_do_not_outlive_the_deadline(head: bytes) -> None:
         with pytest.raises(Uncertain) as caught:
             ask(server, total_s=0.3, max_bytes=10**6)
         stop.set()
-    assert caught.value.code == "upstream_timeout"
-    assert time.monotonic() - begun_at < 2
+    assert caught.value.code == "upstream_no_answer"
+    assert time.monotonic() - begun_at < 4
 
 
 def test_a_peer_that_does_not_read_ends_at_the_deadline() -> None:
@@ -232,7 +234,7 @@ def test_a_peer_that_does_not_read_ends_at_the_deadline() -> None:
         big = FilePart("image", "a.png", "image/png", bytes(32 * 1024 * 1024))
         with pytest.raises(Uncertain) as caught:
             here.send(WireRequest("POST", "/edits", files=[big]), total_s=0.3, max_bytes=10)
-    assert caught.value.code == "upstream_timeout"
+    assert caught.value.code == "upstream_no_answer"
 
 
 def test_an_announced_and_an_endless_body_are_capped() -> None:
@@ -299,6 +301,34 @@ def test_a_killed_reader_leaves_no_half_read_connection() -> None:
         server.script = answers(OK)
         assert pooled.send(POST, total_s=5, max_bytes=10).body == b"ok"
         assert server.connections == 2
+
+
+def test_an_interrupted_read_hangs_up_at_once() -> None:
+    hung_up = threading.Event()
+
+    def script(conn: socket.socket, _request: bytes) -> None:
+        conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        if conn.recv(1) == b"":
+            hung_up.set()
+
+    with upstream(script) as server:
+        answer = session(server).stream(POST, total_s=5, max_bytes=1000)
+        streamed = iter(answer)
+        next(streamed)
+        with pytest.raises(KeyboardInterrupt):
+            streamed.throw(KeyboardInterrupt())  # type: ignore[attr-defined]
+        assert hung_up.wait(5)  # although the answer is still referenced here
+        assert answer.status == 200
+
+
+def test_bytes_that_keep_coming_do_not_outrun_the_deadline() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        there.sendall(b"always something to read")
+        past = Exchange(time.monotonic() - 1, 5, 5, may_reach=lambda _origin, _address: True)
+        reader = _TimedReader(here, io.BytesIO(), past)
+        with pytest.raises(OutOfTimeError):
+            reader.readinto(bytearray(1))
 
 
 def test_a_stream_hands_out_bytes_as_they_come() -> None:
@@ -549,7 +579,12 @@ def test_all_of_this_holds_on_gevents_sockets() -> None:
         "import sys, pytest\n"
         f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', {__file__!r}]))"
     )
-    env = {**os.environ, "UNDER_GEVENT": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    env = {
+        **os.environ,
+        "UNDER_GEVENT": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     done = subprocess.run(
         [sys.executable, "-c", program], check=False, env=env, capture_output=True, text=True, timeout=120
     )

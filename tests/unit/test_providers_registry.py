@@ -1,0 +1,79 @@
+"""Which providers the environment configures, and how they are found."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from providers import registry
+from providers.configured import PROVIDERS, configured_names, half_configured
+
+BOTH = {
+    "OPENAI_API_KEY": "sk-secret",
+    "CHATGPT2API_BASE_URL": "http://127.0.0.1:3200/v1",
+    "CHATGPT2API_API_KEY": "topsecret",
+}
+
+
+def test_an_empty_environment_configures_nothing() -> None:
+    assert configured_names({}) == ()
+    assert registry.load({}).configured() == []
+
+
+def test_providers_are_found_by_name_and_by_credential() -> None:
+    loaded = registry.load(BOTH)
+    assert sorted(loaded.configured()) == sorted(configured_names(BOTH)) == ["chatgpt2api", "openai"]
+    [openai] = loaded.of("openai")
+    assert loaded.by_credential("openai/default") is openai
+    assert openai.base_url == "https://api.openai.com/v1"
+    assert loaded.by_credential("chatgpt2api/default").base_url == "http://127.0.0.1:3200"
+    assert loaded.of("replicate") == []
+    with pytest.raises(registry.UnknownCredentialError):
+        loaded.by_credential("openai/gone")
+
+
+def test_both_views_of_the_environment_agree() -> None:
+    """The light table and the adapters' own reading must never differ."""
+    assert {adapter.name for adapter in registry.ADAPTERS} == {
+        name for name, known in PROVIDERS.items() if known.has_adapter
+    }
+    for left_out in BOTH:
+        for blank in ({}, {left_out: " "}):
+            env = {name: value for name, value in BOTH.items() if name != left_out} | blank
+            assert sorted(registry.load(env).configured()) == sorted(configured_names(env))
+
+
+def test_a_provider_without_an_adapter_is_not_offered() -> None:
+    assert configured_names({"REPLICATE_API_TOKEN": "r8_x"}) == ()
+
+
+def test_half_a_configuration_is_named() -> None:
+    assert half_configured({"CHATGPT2API_BASE_URL": "http://h"}) == {"chatgpt2api": ("CHATGPT2API_API_KEY",)}
+    assert half_configured(BOTH) == half_configured({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"OPENAI_BASE_URL": "api.example/v1"}, "openai: base_url"),
+        ({"CHATGPT2API_BASE_URL": "http://admin:hunter22@h"}, "chatgpt2api: base_url"),
+        ({"RESULT_ORIGINS": "https://ok.example, hunter22"}, "RESULT_ORIGINS"),
+    ],
+)
+def test_a_bad_setting_is_named_without_its_value(change: dict[str, str], named: str) -> None:
+    with pytest.raises(registry.BadSettingError) as caught:
+        registry.load({**BOTH, **change})
+    assert named in str(caught.value)
+    assert "hunter22" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_asking_what_is_configured_loads_no_adapter() -> None:
+    program = (
+        "import sys, providers.configured\n"
+        "sys.exit(any(name in sys.modules for name in ('requests', 'pydantic', 'providers.openai')))"
+    )
+    env = {"PYTHONPATH": ":".join(filter(None, [".", *sys.path]))}
+    assert subprocess.run([sys.executable, "-c", program], check=False, env=env).returncode == 0
