@@ -167,7 +167,7 @@ class Worker:
         plain = raster.upright(picture)
         # A mask lives by its exact edges, so it is never made lossy again.
         mime = sniff.JPEG if task.mime == sniff.JPEG and task.role != "mask" else sniff.PNG
-        return self._keep_hashed(raster.encode_upload(plain, mime), mime, plain.size)
+        return self._keep(raster.encode_upload(plain, mime), mime, plain.size)
 
     def _result(self, body: bytes) -> Reply:
         task = self._task
@@ -177,7 +177,7 @@ class Worker:
         raster.check_bounds(anatomy.width_px, anatomy.height_px, task.bounds)
         picture = raster.open_picture(body, task.mime, task.bounds)
         raster.decode_all(picture, task.bounds)
-        return self._keep_hashed(body, task.mime, picture.size)
+        return self._keep(body, task.mime, picture.size)
 
     def _variant(self, body: bytes) -> Reply:
         task, store = self._task, self._store
@@ -197,15 +197,13 @@ class Worker:
         small = raster.shrink(raster.upright(picture), size)
         del picture, body  # the encoder needs the room
         data = raster.encode_variant(small, task.target_mime)
-        return self._keep(data, task.target_key, task.target_mime, size)
+        return self._keep(data, task.target_mime, size)
 
-    def _keep_hashed(self, data: bytes, mime: str, size_px: tuple[int, int]) -> Reply:
-        key = f"{self._task.prefix}/{hashlib.sha256(data).hexdigest()}.{sniff.EXTENSIONS[mime]}"
-        return self._keep(data, key, mime, size_px)
-
-    def _keep(self, data: bytes, key: str, mime: str, size_px: tuple[int, int]) -> Reply:
+    def _keep(self, data: bytes, mime: str, size_px: tuple[int, int]) -> Reply:
+        """Under the key the task names, or under the hash of what is kept."""
         self._on_decoded()
         sha256 = hashlib.sha256(data).hexdigest()
+        key = self._task.target_key or f"{self._task.prefix}/{sha256}.{sniff.EXTENSIONS[mime]}"
         picture = Picture(key, mime, size_px[0], size_px[1], len(data), sha256)
         path = write_staging_file(self._task.staging, data)
         if self._store is None:

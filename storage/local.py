@@ -185,8 +185,11 @@ class LocalStore:
         parent = prefix.rpartition("/")[0]
         if parent:
             check_key(parent)
+        top = self.root / parent
+        if top.resolve() != top:
+            return
         written_before = time.time() - older_than_s
-        for folder, _, names in os.walk(self.root / parent):
+        for folder, _, names in os.walk(top, onerror=_unless_gone):
             inside = Path(folder).relative_to(self.root).as_posix()
             for name in names:
                 key = name if inside == "." else f"{inside}/{name}"
@@ -223,6 +226,13 @@ class LocalStore:
             yield folder, name
         finally:
             os.close(folder)
+
+
+def _unless_gone(error: OSError) -> None:
+    """A folder that cannot be listed is trouble; one that was deleted meanwhile is not."""
+    if error.errno not in _ABSENT:
+        with _trouble("list"):
+            raise error
 
 
 def _device(path: Path) -> int:

@@ -71,12 +71,16 @@ class Decoder:
 
     def _greet(self) -> None:
         """Wait until it runs, so that a broken installation is never taken for a broken picture."""
+        is_up = False
         try:
             with _Deadline(_START_S, self._process):
                 wire.receive(self._answers, max_body_bytes=0)
+            is_up = True
         except (OSError, EOFError, ValueError):
-            self.kill()
             raise StorageUnavailableError("the decoder process does not start") from None
+        finally:
+            if not is_up:  # also when our greenlet is killed while it waits
+                self.kill()
 
     @property
     def pid(self) -> int:
@@ -269,10 +273,12 @@ class DecoderPool:
         """End the idle decoders now and the busy ones after their picture. Whoever waits is refused."""
         self._leave_parents_decoders()
         self._is_closed = True
-        for _ in range(self._size):
-            with contextlib.suppress(queue.Empty):
-                decoder = self._idle.get_nowait()
-                self._give_back(decoder)
+        idle: list[Decoder | None] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                idle.append(self._idle.get_nowait())
+        for decoder in idle:
+            self._give_back(decoder)
 
 
 def _without_error(reply: Reply) -> Reply:

@@ -220,9 +220,18 @@ def test_a_decoder_that_stays_large_says_so(monkeypatch):
 def test_closing_ends_the_decoders_and_refuses_later_callers(make_pool, task):
     pool = make_pool(2)
     pool.run(task, png())
-    (pid,) = pool.idle_pids()
+    (first,) = pool.idle_pids()
+    os.kill(first, signal.SIGSTOP)
+    outcome = in_thread(lambda: pool.run(task, png()))
+    while pool.idle_pids():
+        pass
+    pool.run(task, png())
+    os.kill(first, signal.SIGCONT)
+    outcome.result(30)
+    pids = pool.idle_pids()
+    assert len(pids) == 2
     pool.close()
-    assert is_gone(pid)
+    assert [is_gone(pid) for pid in pids] == [True, True]
     with pytest.raises(StorageUnavailableError):
         pool.run(task, png())
     pool.close()
@@ -385,21 +394,20 @@ def tick():
 
 media = Media(store, folder, decoders=1)
 large = png(4096, 4096, 60)
-worst_s, ticks = 0.0, 0
-ticker = gevent.spawn(tick)
-started_s = time.monotonic()
-print(media.keep_result(large, prefix="a").width_px)
-took_s = time.monotonic() - started_s
-ticker.kill()
-print(len(large), "bytes", took_s, "s", file=sys.stderr)
-print(ticks > 20, ticks, worst_s)
+gaps_s = []
+for attempt in range(3):
+    worst_s, ticks = 0.0, 0
+    ticker = gevent.spawn(tick)
+    assert media.keep_result(large, prefix=f"a/{attempt}").width_px == 4096
+    ticker.kill()
+    assert ticks > 20
+    gaps_s.append(worst_s)
+print(min(gaps_s))
 media.close()
 """
     )
-    width, verdict = output_of(program, tmp_path).splitlines()
-    has_ticked, _, worst_s = verdict.split()
-    assert (width, has_ticked) == ("4096", "True")
-    assert float(worst_s) < 0.1
+    # The best of three: a busy machine makes gaps too, but only our own fault makes one every time.
+    assert float(output_of(program, tmp_path)) < 0.1
 
 
 def test_greenlets_share_decoders_and_a_killed_one_spoils_nothing(tmp_path):
