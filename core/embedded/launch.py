@@ -19,11 +19,14 @@ from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
+_SECBIT_NO_SETUID_FIXUP = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAP_DAC_OVERRIDE = 1
 _CAP_DAC_READ_SEARCH = 2
+_CAP_SETPCAP = 8
 
 # Python ignores SIGPIPE, and a shell's `&` ignores SIGINT: a program we start must find none of that.
 _SIGNALS_TO_RESET = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGPIPE", "SIGXFSZ", "SIGCHLD")
@@ -63,14 +66,25 @@ def become(uid: int, gid: int, reach: Sequence[str] = ()) -> None:
         _set_capabilities(0)
         return
     for capability in (_CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE):
-        if held & (1 << capability):
-            _set_capabilities(1 << capability)
-            _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability)
+        if held & (1 << capability) and held & (1 << _CAP_SETPCAP):
+            _keep(capability)
             return
     raise LaunchError(
         f"user id {uid} cannot enter {shut_out[0]} and this root may not grant it: set DARKROOM_VAR to a "
         "folder that user can reach (and install there too), set DARKROOM_POSTGRES_USER, or set DATABASE_URL"
     )
+
+
+def _keep(capability: int) -> None:
+    """Hold one capability over exec, and let it count in access(2) as it does in open(2).
+
+    access(2) forgets the capabilities of a user that is not root, unless this secure bit is set;
+    initdb and postgres look for their binaries with it.
+    """
+    _set_capabilities(1 << capability | 1 << _CAP_SETPCAP)
+    _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
+    _set_capabilities(1 << capability)
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability)
 
 
 class _Header(ctypes.Structure):

@@ -255,7 +255,7 @@ class EmbeddedPostgres:
         said, _ = process.communicate()
         if process.returncode != 0:
             shutil.rmtree(draft, ignore_errors=True)
-            raise EmbeddedError(f"initdb failed: {_last_line(said)}")
+            raise EmbeddedError(f"{_last_line(said)} (or set DATABASE_URL to a server of your own)")
 
     def _end_leftovers(self) -> None:
         """End what a killed server left behind: while one backend lives, no new server may start here.
