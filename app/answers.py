@@ -1,0 +1,62 @@
+"""Small words of HTTP that several routes speak: JSON bodies, ETags, preferences."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Response, request
+
+MAX_WAIT_S = 60
+
+
+def json_answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer that no cache keeps and no browser takes for something else."""
+    response = Response(
+        json.dumps(body, ensure_ascii=False, separators=(",", ":")),
+        status=status,
+        content_type="application/json",
+    )
+    response.headers["Cache-Control"] = "no-store"
+    if headers:
+        response.headers.update(headers)
+    return response
+
+
+def unchanged(etag: str) -> bool:
+    """Whether the caller's If-None-Match names this (quoted) entity tag; weak comparison, RFC 9110 13.1.2."""
+    header = request.headers.get("If-None-Match")
+    if header is None:
+        return False
+    if header.strip() == "*":
+        return True
+    return etag.removeprefix("W/") in re.findall(r'"[\x21\x23-\x7e]*"', header)
+
+
+def not_modified(headers: Mapping[str, str]) -> Response:
+    response = Response(status=304)
+    response.headers.update(headers)
+    # A 304 has no body to describe.
+    response.headers.pop("Content-Type", None)
+    return response
+
+
+def preferred_wait_s() -> int:
+    """The ``wait=n`` of the Prefer header (RFC 7240), at most MAX_WAIT_S; 0 without one."""
+    for header in request.headers.getlist("Prefer"):
+        for part in header.split(","):
+            name, _, value = part.split(";")[0].partition("=")
+            digits = value.strip().strip('"')
+            if name.strip().lower() == "wait" and re.fullmatch(r"[0-9]{1,6}", digits):
+                return min(int(digits), MAX_WAIT_S)
+    return 0
+
+
+def rfc3339(moment: datetime | None) -> str | None:
+    """UTC with milliseconds: 2026-11-20T12:00:00.000Z."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,66 @@
+"""Putting the Flask application together: caps, guard, errors, routes."""
+
+from __future__ import annotations
+
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from app import (
+    auth,
+    docs_page,
+    errors,
+    forms,
+    health,
+    images,
+    models_api,
+    openapi,
+    prompts,
+    quota_api,
+    submit,
+    tasks,
+)
+from app.checks import Readiness
+from app.endpoint import check_described
+from app.render import Renderer
+from app.services import EXTENSION, Services
+from core.settings import Settings
+
+MAX_FORM_FIELD_BYTES = 256 * 1024
+MAX_FORM_PARTS = 64
+
+
+def build(settings: Settings, services: Services) -> Flask:
+    app = Flask("app", template_folder="web/templates", static_folder="web/static", static_url_path="/static")
+    app.request_class = forms.StrictRequest
+    app.config.update(
+        MAX_CONTENT_LENGTH=settings.max_request_bytes,
+        MAX_FORM_MEMORY_SIZE=MAX_FORM_FIELD_BYTES,
+        MAX_FORM_PARTS=MAX_FORM_PARTS,
+        MAX_IMAGE_BYTES=settings.max_image_bytes,
+        PUBLISH_WINDOW=settings.publish_window,
+        PROPAGATE_EXCEPTIONS=False,
+    )
+    # A trailing slash is another address; redirects would turn a POST into a GET.
+    app.url_map.strict_slashes = True
+    app.url_map.redirect_defaults = False
+    app.url_map.merge_slashes = False
+    base = (settings.public_url or "").rstrip("/")
+    app.extensions[EXTENSION] = services
+    app.extensions["darkroom_kinds"] = forms.kinds_of(services.catalog)
+    app.extensions["darkroom_renderer"] = Renderer(services.signer, base)
+    app.extensions["darkroom_readiness"] = Readiness(services.checks)
+    errors.install(app)
+    auth.install(app, services)
+    services.limits.install(app)
+    for module in (submit, tasks, images, models_api, quota_api, prompts, health, docs_page):
+        app.register_blueprint(module.bp)
+    check_described(app)
+    app.extensions["darkroom_openapi"] = openapi.document(app, public_url=base)
+    if settings.trusted_proxies:
+        _trust_proxies(app, settings.trusted_proxies)
+    return app
+
+
+def _trust_proxies(app: Flask, count: int) -> None:
+    """Believe exactly so many proxies about the client's address and our own scheme and host."""
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)  # type: ignore[method-assign]

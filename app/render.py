@@ -1,0 +1,153 @@
+"""Our records as the shapes of app/schemas.py: plain dicts, made by hand because status reads are hot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from app.answers import rfc3339
+from app.signing import Signer
+from jobs.desk import Quote
+from jobs.repository import Image, Step, Task
+from jobs.states import JobStatus
+from quota.ledger import Balance, Entry
+from quota.prices import credits_text
+
+TASKS = "/api/images/tasks"
+
+
+@dataclass(frozen=True, slots=True)
+class Renderer:
+    """``base`` is the public address before our paths, empty for links relative to this host."""
+
+    signer: Signer
+    base: str = ""
+
+    def task(self, task: Task) -> dict[str, Any]:
+        """app.schemas.TaskOut."""
+        url = f"{self.base}{TASKS}/{task.id}"
+        return {
+            "id": task.id,
+            "object": "image.task",
+            "operation": task.operation,
+            # WAITING is how we run, not something a caller must tell apart.
+            "status": "running" if task.status == JobStatus.WAITING else str(task.status),
+            "model": task.model,
+            "provider": task.provider,
+            "n": task.n,
+            "priority": task.priority,
+            "attempts": task.attempt,
+            "progress": task.progress,
+            "queue_position": task.queue_position,
+            "created_at": rfc3339(task.created_at),
+            "started_at": rfc3339(task.started_at),
+            "finished_at": rfc3339(task.finished_at),
+            "deadline_at": rfc3339(task.start_deadline_at),
+            "price": _price(task),
+            "request": dict(task.request),
+            "images": [self._image(task, image) for image in task.images],
+            "error": _error(task),
+            "cancel": _cancel(task),
+            "warnings": list(task.warnings),
+            "metadata": dict(task.metadata),
+            "urls": {
+                "self": url,
+                "image": f"{url}/image",
+                "timeline": f"{url}/timeline",
+                "cancel": f"{url}/cancel",
+            },
+        }
+
+    def etag(self, task: Task) -> str:
+        """Weak, by version; with pictures also by the end of their links, or a 304 would outlive them."""
+        return f'W/"{task.version}-{self.signer.expiry_s()}"' if task.images else f'W/"{task.version}"'
+
+    def _image(self, task: Task, image: Image) -> dict[str, Any]:
+        path = f"{TASKS}/{task.id}/image"
+        deleted = image.deleted_at is not None
+        link = None if deleted else self.signer.link(path, account_id=task.account_id, index=image.index)
+        return {
+            "index": image.index,
+            "url": f"{self.base}{path}?index={image.index}",
+            "signed_url": f"{self.base}{path}?{link}" if link else None,
+            "mime": image.mime,
+            "width": image.width_px,
+            "height": image.height_px,
+            "size_bytes": image.size_bytes,
+            "sha256": image.sha256,
+            "seed": image.seed,
+            "deleted": deleted,
+        }
+
+
+def _price(task: Task) -> dict[str, Any]:
+    return {
+        "quoted_microcredits": task.quoted,
+        "quoted": credits_text(task.quoted),
+        "captured_microcredits": task.captured,
+        "captured": None if task.captured is None else credits_text(task.captured),
+        "released_microcredits": task.released,
+        "released": None if task.released is None else credits_text(task.released),
+    }
+
+
+def _error(task: Task) -> dict[str, str] | None:
+    if task.failure_code is None:
+        return None
+    return {"code": task.failure_code, "message": task.failure_detail or task.failure_code}
+
+
+def _cancel(task: Task) -> dict[str, str | None] | None:
+    if task.cancel_requested_at is None:
+        return None
+    return {"requested_at": rfc3339(task.cancel_requested_at), "outcome": task.cancel_outcome}
+
+
+def step(step: Step) -> dict[str, Any]:
+    return {"seq": step.seq, "at": rfc3339(step.at), "type": step.type, "data": dict(step.data)}
+
+
+def estimate(quote: Quote, n: int) -> dict[str, Any]:
+    """app.schemas.Estimate."""
+    return {
+        "object": "image.estimate",
+        "operation": quote.operation,
+        "model": quote.model.id,
+        "provider": quote.model.provider,
+        "n": n,
+        "price": {
+            "unit_microcredits": quote.unit_price,
+            "unit": credits_text(quote.unit_price),
+            "total_microcredits": quote.total,
+            "total": credits_text(quote.total),
+        },
+        "normalised": dict(quote.checked.normalised),
+        "warnings": list(quote.warnings),
+    }
+
+
+def amounts(balance: Balance) -> dict[str, Any]:
+    """Each part of a balance, in micro-credits and as text."""
+    parts = {
+        "available": balance.available,
+        "queued": balance.queued,
+        "held": balance.held,
+        "spendable": balance.spendable,
+    }
+    whole = {f"{name}_microcredits": amount for name, amount in parts.items()}
+    return {**whole, **{name: credits_text(amount) for name, amount in parts.items()}}
+
+
+def entry(entry: Entry) -> dict[str, Any]:
+    """app.schemas.LedgerEntry."""
+    return {
+        "id": entry.id,
+        "kind": entry.kind,
+        "source": entry.source,
+        "target": entry.target,
+        "amount_microcredits": entry.amount,
+        "amount": credits_text(entry.amount),
+        "task": entry.job_id,
+        "note": entry.note,
+        "created_at": rfc3339(entry.created_at),
+    }

@@ -1,0 +1,410 @@
+"""The shapes that go in and out of the native API; ``/openapi.json`` is made of them.
+
+Requests are validated by these models. Answers are plain dicts made by app/render.py, because the
+status route is hot; tests hold every rendered answer against its model here.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from core.ids import is_id
+
+MAX_METADATA_BYTES = 2048
+MAX_PAGE = 100
+
+Text = Annotated[str, StringConstraints(max_length=200)]
+OperationName = Annotated[str, StringConstraints(max_length=40)]
+Microcredits = Annotated[int, Field(description="whole micro-credits; 1,000,000 are one credit")]
+Credits = Annotated[str, Field(description="the same in credits, as a decimal", examples=["5.3"])]
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+# ---------------------------------------------------------------- orders
+
+
+class OrderIn(BaseModel):
+    """An order of pictures. A setting left out is left to the upstream.
+
+    Only kinds are said here: which fields a model takes, within which limits, and its settings beyond
+    these, says ``GET /api/models/{id}``. A field it does not take is refused, unless ``lenient`` is true.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    prompt: str | None = Field(None, max_length=32_000, description="what to make or change")
+    model: Text | None = Field(None, description="id or alias; `auto`, `auto:budget`, `auto:quality`")
+    n: int | None = Field(None, ge=1, le=10, description="how many pictures; each settles on its own")
+    size: Text | None = Field(
+        None, examples=["1024x1024"], description="WxH; the nearest the model allows is used"
+    )
+    width: int | None = Field(None, description="pixels")
+    height: int | None = Field(None, description="pixels")
+    aspect_ratio: Text | None = Field(None, examples=["16:9"])
+    resolution: Text | None = Field(None, examples=["2k"])
+    quality: Text | None = None
+    style: Text | None = None
+    background: Text | None = None
+    output_format: Text | None = Field(None, examples=["png"])
+    output_compression: int | None = None
+    negative_prompt: str | None = Field(None, max_length=32_000)
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: Text | None = None
+    strength: float | None = None
+    extra: dict[str, Any] | None = Field(None, description="passed to the upstream as it is")
+    priority: Literal["normal", "low"] | None = None
+    deadline_s: int | None = Field(
+        None, ge=1, le=30 * 86_400, description="latest start, in seconds from now"
+    )
+    metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], str] | None = Field(
+        None, description=f"yours to fill, at most {MAX_METADATA_BYTES} bytes"
+    )
+    lenient: bool | None = Field(None, description="drop fields the model does not take, with a warning")
+
+
+PICTURE_HELP = "`data:` URL, base64, https URL, or `job_id#index` of your own task"
+
+
+class OrderBody(OrderIn):
+    """An order with its reference pictures."""
+
+    images: list[str] | None = Field(None, description=f"reference pictures: {PICTURE_HELP}")
+    mask: str | None = Field(None, description="transparent pixels mark what to change")
+    face: str | None = None
+
+
+class EstimateBody(OrderBody):
+    """An order, to be priced and not run."""
+
+    operation: OperationName | None = Field(
+        None, description="left out: edit when there are pictures, else generate"
+    )
+
+
+class Empty(Request):
+    """No parameters."""
+
+
+# ---------------------------------------------------------------- tasks
+
+
+class TaskQuery(Request):
+    wait: int | None = Field(None, ge=0, le=60, description="seconds to wait for a change or the end")
+
+
+class ListQuery(BaseModel):
+    """``metadata.<key>=<value>`` narrows to tasks that carry this metadata."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"] | None = None
+    operation: OperationName | None = None
+    model: Text | None = None
+    created_after: AwareDatetime | None = Field(None, description="RFC 3339, with its zone")
+    cursor: Annotated[str, StringConstraints(pattern=r"^job_[0-9A-HJKMNP-TV-Z]{26}$")] | None = None
+    limit: int = Field(20, ge=1, le=MAX_PAGE)
+
+
+class ImageQuery(BaseModel):
+    """``expires``, ``account``, ``kid`` and ``signature`` come with a signed link and are not for making."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    index: int = Field(0, ge=0, le=1000)
+    width: int | None = Field(None, ge=1, le=16_384, description="fit inside, in pixels; never enlarges")
+    height: int | None = Field(None, ge=1, le=16_384)
+    format: Literal["png", "jpeg", "webp", "avif"] | None = None
+    download: Literal["0", "1"] = "0"
+    expires: int | None = None
+    account: Text | None = None
+    kid: Text | None = None
+    signature: Text | None = None
+
+
+class Price(Shape):
+    quoted_microcredits: Microcredits
+    quoted: Credits
+    captured_microcredits: int | None
+    captured: str | None
+    released_microcredits: int | None
+    released: str | None
+
+
+class ImageOut(Shape):
+    index: int
+    url: str = Field(description="needs your key")
+    signed_url: str | None = Field(description="needs no key, expires within two hours; null once deleted")
+    mime: str
+    width: int
+    height: int
+    size_bytes: int
+    sha256: str
+    seed: int | None
+    deleted: bool
+
+
+class TaskError(Shape):
+    code: str
+    message: str
+
+
+class Cancel(Shape):
+    requested_at: datetime
+    outcome: Literal["freed_in_queue", "stopped_upstream", "too_late"] | None = Field(
+        description="null until it is known"
+    )
+
+
+class TaskUrls(Shape):
+    self: str
+    image: str
+    timeline: str
+    cancel: str
+
+
+class TaskOut(Shape):
+    """A task as its owner sees it."""
+
+    id: str
+    object: Literal["image.task"]
+    operation: str
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    model: str
+    provider: str
+    n: int
+    priority: Literal["normal", "low"]
+    attempts: int = Field(description="calls sent upstream")
+    progress: float | None = Field(description="0 to 1, where the upstream says")
+    queue_position: int | None = Field(description="an estimate, at most 2 s old")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime | None = Field(description="latest start")
+    price: Price
+    request: dict[str, Any] = Field(description="what is really asked, with `normalised` beside it")
+    images: list[ImageOut]
+    error: TaskError | None
+    cancel: Cancel | None
+    warnings: list[str]
+    metadata: dict[str, str]
+    urls: TaskUrls
+
+
+class TaskList(Shape):
+    object: Literal["list"]
+    data: list[TaskOut]
+    next_cursor: str | None = Field(description="pass as `cursor` for the next page; null on the last")
+
+
+class StepOut(Shape):
+    seq: int
+    at: datetime
+    type: str
+    data: dict[str, Any]
+
+
+class Timeline(Shape):
+    object: Literal["image.timeline"]
+    id: str
+    data: list[StepOut]
+
+
+class CancelOut(Shape):
+    object: Literal["image.cancellation"]
+    id: str
+    outcome: Literal["freed_in_queue", "too_late", "stop_requested"]
+    task: TaskOut
+
+
+class EstimatePrice(Shape):
+    unit_microcredits: Microcredits
+    unit: Credits
+    total_microcredits: Microcredits
+    total: Credits
+
+
+class Estimate(Shape):
+    object: Literal["image.estimate"]
+    operation: str
+    model: str
+    provider: str
+    n: int
+    price: EstimatePrice
+    normalised: dict[str, Any]
+    warnings: list[str]
+
+
+# ---------------------------------------------------------------- models, quota
+
+
+class ModelsQuery(Request):
+    operation: OperationName | None = None
+    provider: Text | None = None
+    capability: Text | None = None
+    max_price: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")] | None = Field(
+        None, description="credits for one picture"
+    )
+    configured: Literal["true", "false"] | None = Field(
+        None, description="only models that can run here, or cannot"
+    )
+
+
+class UnitPrice(Shape):
+    unit_microcredits: Microcredits
+    unit: Credits
+
+
+class ModelOut(Shape):
+    id: str
+    name: str
+    provider: str
+    operations: list[str]
+    capabilities: list[str]
+    status: str
+    configured: bool = Field(description="whether its provider is set up here")
+    price: UnitPrice = Field(description="one picture with default settings")
+
+
+class ModelList(Shape):
+    object: Literal["list"]
+    catalog_version: str
+    data: list[ModelOut]
+
+
+class PriceTier(Shape):
+    when: dict[str, Any]
+    unit_microcredits: int | None
+    add_microcredits: int | None
+
+
+class ModelDetail(ModelOut):
+    output: str
+    inputs: dict[str, Any]
+    size: Any
+    limits: dict[str, Any]
+    tiers: list[PriceTier]
+    orders: dict[str, dict[str, Any]] = Field(description="JSON Schema of the order, by operation")
+    replaced_by: str | None
+    retires_on: str | None
+    note: str | None
+
+
+class Limit(Shape):
+    name: str
+    requests: int
+    window_s: int
+
+
+class QuotaOut(Shape):
+    object: Literal["quota"]
+    available_microcredits: Microcredits
+    available: Credits
+    queued_microcredits: int = Field(description="the part of available that queued work will need")
+    queued: str
+    held_microcredits: int = Field(description="held for work under way")
+    held: str
+    spendable_microcredits: int
+    spendable: str
+    window: int = Field(description="most of your tasks in a provider's queue at once")
+    limits: list[Limit]
+
+
+class LedgerQuery(Request):
+    cursor: int | None = Field(None, ge=1, le=2**63 - 1)
+    limit: int = Field(50, ge=1, le=MAX_PAGE)
+
+
+class LedgerEntry(Shape):
+    id: int
+    kind: Literal["grant", "hold", "capture", "release", "adjust"]
+    source: str
+    target: str
+    amount_microcredits: Microcredits
+    amount: Credits
+    task: str | None
+    note: str
+    created_at: datetime
+
+
+class LedgerOut(Shape):
+    object: Literal["list"]
+    data: list[LedgerEntry]
+    next_cursor: int | None
+
+
+# ---------------------------------------------------------------- prompts, health
+
+
+class EnhanceIn(Request):
+    prompt: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000)]
+    mode: Literal["detail", "creative"] = "detail"
+    model: Text | None = Field(None, description="the provider that enhances; left out, the first configured")
+    language: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z \-]{1,39}$")] | None = Field(
+        None, description="language of the answer, as a name or tag", examples=["German", "pt-BR"]
+    )
+
+
+class Health(Shape):
+    status: Literal["ok"]
+
+
+class CheckOut(Shape):
+    ok: bool
+    detail: str | None = None
+
+
+class Ready(Shape):
+    """``degraded``: work is accepted and kept, but something that only speeds it up is away."""
+
+    status: Literal["ready", "degraded", "unavailable"]
+    checks: dict[str, CheckOut]
+
+
+# ---------------------------------------------------------------- errors
+
+
+class FieldError(Shape):
+    field: str
+    code: str
+    message: str
+
+
+class CompatError(Shape):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ProblemOut(BaseModel):
+    """RFC 9457, with the members other services' clients read. Codes add members of their own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    errors: list[FieldError] | None = Field(None, description="every bad field at once")
+    error: CompatError
+    error_type: str
+    message: str
+
+
+def is_job_id(text: str) -> bool:
+    return is_id(text, "job")

@@ -1,0 +1,134 @@
+"""Everything the edge stands on, built once per process from the settings.
+
+Blueprints receive a :class:`Services` and nothing else, so a test can put a stand-in in any place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Protocol
+
+from flask import current_app
+from providers.catalog import Catalog, Model
+from providers.order_schema import order_schema
+from storage.local import LocalStore
+from storage.media import Limits as PictureLimits
+from storage.media import Media
+from workers.enqueue import Publisher
+
+from accounts.keys import Caller, KeyCache
+from app import checks
+from app.enhancer import Enhancer
+from app.limits import Limits
+from app.records import Records
+from app.remote import Fetch, fetch_picture
+from app.signing import Signer, load_signer
+from app.waits import Waits
+from core.db import Database, make_engine
+from core.redis import make_client
+from core.settings import Settings
+from jobs.desk import Desk
+from jobs.states import Nudge
+from providers import catalog as catalogue
+from providers import configured as configuration
+from storage.base import Picture, Store
+
+EXTENSION = "darkroom"
+
+
+class Variant(Protocol):
+    """storage.media.Media.variant."""
+
+    def __call__(
+        self,
+        key: str,
+        mime: str,
+        *,
+        width: int | None,
+        height: int | None,
+        format: str | None,  # noqa: A002
+    ) -> Picture: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """``unit_price`` turns a cost in US dollars into micro-credits. ``checks`` say None or what is wrong."""
+
+    authenticate: Callable[[str], Caller | None]
+    records: Records
+    desk: Desk
+    publish: Callable[[Sequence[Nudge]], object]
+    catalog: Catalog
+    configured: Collection[str]
+    unit_price: Callable[[Decimal], int]
+    order_schema: Callable[[Model, str], Mapping[str, Any]]
+    store: Store
+    variant: Variant
+    fetch: Fetch
+    enhancer: Enhancer
+    limits: Limits
+    waits: Waits
+    signer: Signer
+    checks: Mapping[str, checks.Check]
+
+
+def services() -> Services:
+    """The services of the app that handles this request."""
+    found: Services = current_app.extensions[EXTENSION]
+    return found
+
+
+def build(settings: Settings, env: Mapping[str, str]) -> Services:
+    """Put the real parts together; connecting happens on first use. Raises SettingsError."""
+    database = Database(
+        make_engine(settings.database_url, pool_size=settings.db_pool_size, application_name="darkroom-web")
+    )
+    client = make_client(settings.redis_url)
+    catalog = catalogue.load()
+    configured = configuration.configured_names(env)
+    store, media = _pictures(settings)
+    records = Records(database)
+    desk = Desk(
+        database,
+        media,
+        store,
+        catalog,
+        configured=configured,
+        markup=Decimal(str(settings.markup)),
+        minimum_unit_price=settings.minimum_unit_price_microcredits,
+        default_model=settings.default_model,
+        default_deadline_s=settings.default_deadline_s,
+        publish_window=settings.publish_window,
+    )
+    return Services(
+        authenticate=KeyCache(database).authenticate,
+        records=records,
+        desk=desk,
+        publish=Publisher(settings.broker_url, settings.redis_url).publish,
+        catalog=catalog,
+        configured=configured,
+        unit_price=desk.unit_price,
+        order_schema=order_schema,
+        store=store,
+        variant=media.variant,
+        fetch=lambda url: fetch_picture(url, max_bytes=settings.max_image_bytes),
+        enhancer=Enhancer.from_env(env, catalog, configured),
+        limits=Limits(
+            account=settings.rate_limit_account,
+            submit=settings.rate_limit_submit,
+            client=client,
+            storage_uri=settings.redis_url,
+        ),
+        waits=Waits(records.versions, client),
+        signer=load_signer(settings.var),
+        checks=checks.of(database, client, store),
+    )
+
+
+def _pictures(settings: Settings) -> tuple[Store, Media]:
+    store = LocalStore(settings.blobs_dir)
+    limits = PictureLimits(max_upload_bytes=settings.max_image_bytes)
+    return store, Media(store, Path(settings.var) / "work", decoders=settings.decoders, limits=limits)
