@@ -1,0 +1,65 @@
+"""``darkroom quota``: the balance, the limits, and the ledger behind them."""
+
+from __future__ import annotations
+
+import click
+
+from app.commands.answers import Document, time_text
+from app.commands.client import Client, client_options
+from app.commands.models import flat
+from app.commands.output import Output, credits_of, output_options
+
+
+@click.command()
+@output_options
+@client_options
+@click.option("--ledger", is_flag=True, help="List the transfers, newest first.")
+@click.option("--limit", type=click.IntRange(1, 1000), help="With --ledger: how many at most.")
+@click.option("--cursor", help="With --ledger: continue where the page before ended.")
+def quota(output: Output, client: Client, *, ledger: bool, limit: int | None, cursor: str | None) -> None:
+    """Show your balance and limits."""
+    if ledger:
+        _ledger(output, client, limit, cursor)
+    elif limit or cursor:
+        raise click.UsageError("--limit and --cursor belong to --ledger")
+    else:
+        _balance(output, client.get("/api/quota"))
+
+
+def _balance(output: Output, answer: Document) -> None:
+    output.document(answer)
+    for path, value in flat(answer):
+        if path.endswith("_microcredits"):
+            output.line(f"{path.removesuffix('_microcredits'):<20} {_credits(value)} credits")
+        elif f"{path}_microcredits" not in answer:
+            output.line(f"{path:<20} {value}")
+
+
+def _credits(text: str) -> str:
+    return credits_of(int(text)) if text.lstrip("-").isdigit() else text
+
+
+def _ledger(output: Output, client: Client, limit: int | None, cursor: str | None) -> None:
+    page = client.page("/api/quota/ledger", {"limit": limit, "cursor": cursor})
+    output.document(page.document)
+    columns = ("time", "kind", "credits", "from", "to", "task", "note")
+    output.table(columns, [_row(entry) for entry in page.items])
+    if page.next_cursor:
+        output.note(f"more: --cursor {page.next_cursor}")
+
+
+def _row(entry: Document) -> tuple[object, ...]:
+    return (
+        time_text(entry.get("created_at", "")),
+        entry.get("kind"),
+        entry_credits(entry),
+        entry.get("source"),
+        entry.get("target"),
+        entry.get("job_id") or entry.get("task_id"),
+        entry.get("note"),
+    )
+
+
+def entry_credits(entry: Document) -> str:
+    """The amount of a ledger entry in credits."""
+    return credits_of(entry.get("amount_microcredits")) or str(entry.get("amount", ""))
