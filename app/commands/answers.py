@@ -81,7 +81,7 @@ def read_task(document: Document) -> Task:
 def _task(document: Document) -> Task:
     price = _mapping(document.get("price"))
     error = _mapping(document.get("error"))
-    progress, step = _progress(document)
+    progress = document.get("progress")
     position = document.get("queue_position")
     return Task(
         id=_identifier(document["id"]),
@@ -89,15 +89,15 @@ def _task(document: Document) -> Task:
         operation=str(document.get("operation", "")),
         model=str(document.get("model", "")),
         provider=str(document.get("provider", "")),
-        progress=progress,
-        step=step,
+        progress=None if progress is None else min(max(float(progress), 0.0), 1.0),
+        step=str(document.get("step") or ""),
         queue_position=None if position is None else int(position),
         quoted=price.get("quoted_microcredits"),
         captured=price.get("captured_microcredits"),
         released=price.get("released_microcredits"),
         error_code=str(error.get("code", "")),
-        error_detail=str(error.get("detail") or error.get("message") or ""),
-        warnings=tuple(_warning(w) for w in document.get("warnings") or ()),
+        error_detail=str(error.get("message") or ""),
+        warnings=tuple(map(str, document.get("warnings") or ())),
         images=tuple(_picture(image) for image in document.get("images") or ()),
         document=document,
     )
@@ -111,16 +111,6 @@ def _identifier(value: object) -> str:
     return text
 
 
-def _progress(document: Document) -> tuple[float | None, str]:
-    """Progress as a part of one, and the upstream's word for the step, given as a number or an object."""
-    value = document.get("progress")
-    step = document.get("progress_step") or ""
-    if isinstance(value, Mapping):
-        step = value.get("step") or step
-        value = next((value[k] for k in ("fraction", "value") if k in value), None)
-    return (None if value is None else min(max(float(value), 0.0), 1.0)), str(step)
-
-
 def _picture(image: Mapping[str, Any]) -> Picture:
     return Picture(
         index=int(image["index"]),
@@ -132,16 +122,9 @@ def _picture(image: Mapping[str, Any]) -> Picture:
     )
 
 
-def _warning(value: object) -> str:
-    if isinstance(value, Mapping):
-        return str(value.get("message") or value.get("detail") or value.get("code") or dict(value))
-    return str(value)
-
-
 def read_page(document: Document) -> Page:
-    """A list answer: its rows stand in ``data`` or in its only list member."""
-    lists = [value for value in document.values() if isinstance(value, list)]
-    items = document.get("data", lists[0] if len(lists) == 1 else None)
+    """A list answer: its rows stand in ``data``. Raises CommandError (``bad_answer``)."""
+    items = document.get("data")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise bad_answer("the server's list is not a list")
     cursor = document.get("next_cursor")

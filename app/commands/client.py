@@ -32,8 +32,14 @@ READ_TIMEOUT_S = 30.0
 SUBMIT_TRIES = 3
 RETRY_WAIT_S = 1.0
 
+# Members of a problem that the error holds in fields of its own, or that serve other clients.
+_TOLD_ELSEWHERE = ("code", "detail", "errors", "type", "title", "error", "error_type", "message")
+
 # What the server sees of one file: (part name, (file name, bytes)).
 Parts = Sequence[tuple[str, tuple[str, bytes]]]
+
+# A 502 or 503 with one of these codes comes from a server that is well and says so.
+_EXIT_BY_CODE = {"upstream_failed": Exit.FAILED, "enhancer_not_configured": Exit.FAILED}
 
 _EXIT_BY_STATUS = {
     401: Exit.NOT_ALLOWED,
@@ -173,13 +179,14 @@ def refusal(response: requests.Response) -> CommandError:
         exit_code = _EXIT_BY_STATUS.get(status, Exit.FAILED if status >= 500 else Exit.AWAY)
         detail = f"the server answered {status} {response.reason or ''}".rstrip() + " without saying why"
         return CommandError(exit_code, f"http_{status}", detail, facts=facts)
+    code = str(problem.get("code") or f"http_{status}")
     return CommandError(
-        _EXIT_BY_STATUS.get(status, Exit.FAILED),
-        str(problem.get("code") or f"http_{status}"),
+        _EXIT_BY_CODE.get(code, _EXIT_BY_STATUS.get(status, Exit.FAILED)),
+        code,
         str(problem.get("detail") or problem.get("title") or f"the server answered {status}"),
         faults=_faults(problem),
         hint=_hint(status, response),
-        facts={k: v for k, v in problem.items() if k not in ("code", "detail", "errors", "type", "title")},
+        facts={k: v for k, v in problem.items() if k not in _TOLD_ELSEWHERE},
     )
 
 

@@ -79,7 +79,7 @@ def _named_faults() -> Iterator[None]:
     import psycopg
     from sqlalchemy.exc import DBAPIError
 
-    from core.db import DatabaseAwayError
+    from core.errors import DatabaseAwayError
 
     try:
         yield

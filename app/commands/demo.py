@@ -180,7 +180,7 @@ def tell_timeline(client: Client, task: Task, narrator: Narrator, *, timeout_s: 
     """Tell each step of the task as it happens; the ended task."""
     told = 0
     with interruptible(task.id):
-        for changed in changes(client, task.id, narrator, timeout_s=timeout_s):
+        for changed in changes(client, task, narrator, timeout_s=timeout_s):
             task = changed
             steps = client.page(f"{task_path(task.id)}/timeline").items
             for step in steps[told:]:
@@ -228,9 +228,7 @@ def _reasons(facts: Mapping[str, Any]) -> str:
 
 def tell_ledger(client: Client, task: Task, narrator: Narrator) -> None:
     """Tell the task's transfers. Raises CommandError unless there are a hold and a capture of its price."""
-    entries = [
-        e for e in client.page("/api/quota/ledger").items if task.id in (e.get("job_id"), e.get("task_id"))
-    ]
+    entries = [e for e in client.page("/api/quota/ledger").items if e.get("task") == task.id]
     for entry in reversed(entries):
         where = f"{entry.get('source')} -> {entry.get('target')}"
         narrator.say(f"ledger: {entry.get('kind')} {entry_credits(entry)} credits, {where}")

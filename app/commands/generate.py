@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from app.commands.answers import Document, Task
+from app.commands.answers import Document, Task, bad_answer
 from app.commands.client import Client, Parts, client_options, settings
 from app.commands.output import CommandError, Exit, Output, credits_of, output_options, plain, size_text
 from app.commands.parameters import DURATION, SETTING
@@ -71,7 +72,7 @@ def order_options(command: Callable[..., Any]) -> Callable[..., Any]:
             option("--height", type=click.IntRange(min=1), help="Pixels, with --width."),
             option("--aspect-ratio", metavar="W:H", help="Such as 16:9."),
             option("--quality", help="As the model names it."),
-            option("--seed", type=int, help="The same seed makes the same picture, where the model can."),
+            option("--seed", type=click.IntRange(min=0), help="Same seed, same picture, where the model can."),
             option("--negative-prompt", metavar="TEXT", help="What should not be seen."),
             option("--format", "output_format", help="png, jpeg or webp, where the model can."),
             option("--set", "settings_given", type=SETTING, multiple=True, metavar="NAME=VALUE",
@@ -174,22 +175,26 @@ def run_order(
         _placed(output, task)
         return
     output.note(f"{task.id}  {task.model}  {credits_of(task.quoted)} credits")
-    ended = follow(client, task.id, output, timeout_s=delivery.timeout_s)
+    ended = follow(client, task, output, timeout_s=delivery.timeout_s)
     deliver(output, client, ended, delivery.pattern, count=count, force=delivery.force)
 
 
 def _priced(order: Document, parts: Parts) -> Document:
-    """An order for the estimate, which counts pictures but does not look at them."""
-    roles = [part for part, _ in parts]
-    return {**order, **({"roles": roles} if roles else {})}
+    """An order with its pictures as JSON, which is all that the estimate takes."""
+    urls = [(part, f"data:;base64,{base64.b64encode(data).decode()}") for part, (_, data) in parts]
+    images = [url for part, url in urls if part == "image"]
+    return {**order, **({"images": images} if images else {}), **{p: url for p, url in urls if p == "mask"}}
 
 
 def show_estimate(output: Output, estimate: Document) -> None:
     price = estimate.get("price")
-    prices = price if isinstance(price, dict) else estimate
-    amount = prices.get("quoted") or credits_of(prices.get("quoted_microcredits"))
+    total = price.get("total") if isinstance(price, dict) else None
+    if total is None:
+        raise bad_answer("the server's estimate has no price")
     output.document(estimate)
-    output.line(f"{amount} credits  {estimate.get('model', '')}".rstrip())
+    output.line(f"{total} credits  {estimate.get('model', '')}".rstrip())
+    for warning in estimate.get("warnings") or ():
+        output.warn(str(warning))
 
 
 def _placed(output: Output, task: Task) -> None:

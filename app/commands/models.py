@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import quote
 
@@ -11,7 +11,7 @@ import click
 
 from app.commands.answers import Document
 from app.commands.client import Client, client_options
-from app.commands.output import Output, credits_of, output_options
+from app.commands.output import Output, output_options
 
 
 @click.command()
@@ -37,35 +37,20 @@ def _list(output: Output, client: Client, filters: Mapping[str, str | None]) -> 
         _check_price(price)
     page = client.page("/api/models", filters)
     output.document(page.document)
-    output.table(("model", "provider", "operations", "credits from", "name"), [_row(m) for m in page.items])
+    output.table(("model", "provider", "operations", "credits", "name", ""), [_row(m) for m in page.items])
 
 
 def _check_price(text: str) -> None:
-    try:
-        usable = Decimal(text).is_finite() and Decimal(text) >= 0
-    except InvalidOperation:
-        usable = False
-    if not usable:
-        raise click.UsageError(f"--max-price {text!r} is not a number of credits")
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text):
+        raise click.UsageError(f"--max-price {text!r} is not a number of credits such as 5 or 0.25")
 
 
-def _row(model: Document) -> tuple[str, ...]:
-    operations = model.get("operations") or []
-    names = list(operations) if isinstance(operations, list | dict) else [str(operations)]
-    cells = (model.get("id", ""), model.get("provider", ""), ", ".join(map(str, names)))
-    return (*map(str, cells), price_text(model), str(model.get("name") or model.get("title") or ""))
-
-
-def price_text(model: Mapping[str, Any]) -> str:
-    """The least a picture of this model costs, in credits, wherever the answer says it."""
+def _row(model: Document) -> tuple[object, ...]:
     price = model.get("price")
-    for holder in (model, price if isinstance(price, dict) else {}):
-        for name in ("price_from", "unit_price", "price", "from"):
-            if isinstance(amount := holder.get(f"{name}_microcredits"), int):
-                return credits_of(amount)
-            if isinstance(text := holder.get(name), str):
-                return text
-    return ""
+    unit = price.get("unit") if isinstance(price, dict) else None
+    operations = ", ".join(map(str, model.get("operations") or ()))
+    remark = "" if model.get("configured", True) else "not configured"
+    return model.get("id"), model.get("provider"), operations, unit, model.get("name"), remark
 
 
 def _show(output: Output, model: Document) -> None:
@@ -75,10 +60,10 @@ def _show(output: Output, model: Document) -> None:
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """A nested document as lines of dotted path and value; the order's schema is left to ``--json``."""
+    """A nested document as lines of dotted path and value; the orders' schemas are left to ``--json``."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            if key not in ("schema", "order_schema", "json_schema"):
+            if key != "orders":
                 yield from flat(inner, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         for index, item in enumerate(value):

@@ -49,6 +49,22 @@ class Setting(click.ParamType[tuple[str, Any]]):
             return field, text
 
 
+class Label(click.ParamType[tuple[str, str]]):
+    """``name=value``, the value always text."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        label, equals, text = str(value).partition("=")
+        if not equals or not label:
+            self.fail(f"{value!r} is not of the form name=value", param, ctx)
+        return label, text
+
+
 def _no_constant(name: str) -> Any:
     """NaN and Infinity are no JSON; as a value they are the text that was typed."""
     raise ValueError(name)
@@ -77,4 +93,5 @@ class Credits(click.ParamType[int]):
 
 DURATION = Duration()
 SETTING = Setting()
+LABEL = Label()
 CREDITS = Credits()

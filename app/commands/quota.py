@@ -6,7 +6,6 @@ import click
 
 from app.commands.answers import Document, time_text
 from app.commands.client import Client, client_options
-from app.commands.models import flat
 from app.commands.output import Output, credits_of, output_options
 
 
@@ -14,7 +13,7 @@ from app.commands.output import Output, credits_of, output_options
 @output_options
 @client_options
 @click.option("--ledger", is_flag=True, help="List the transfers, newest first.")
-@click.option("--limit", type=click.IntRange(1, 1000), help="With --ledger: how many at most.")
+@click.option("--limit", type=click.IntRange(1, 100), help="With --ledger: how many at most.")
 @click.option("--cursor", help="With --ledger: continue where the page before ended.")
 def quota(output: Output, client: Client, *, ledger: bool, limit: int | None, cursor: str | None) -> None:
     """Show your balance and limits."""
@@ -28,15 +27,12 @@ def quota(output: Output, client: Client, *, ledger: bool, limit: int | None, cu
 
 def _balance(output: Output, answer: Document) -> None:
     output.document(answer)
-    for path, value in flat(answer):
-        if path.endswith("_microcredits"):
-            output.line(f"{path.removesuffix('_microcredits'):<20} {_credits(value)} credits")
-        elif f"{path}_microcredits" not in answer:
-            output.line(f"{path:<20} {value}")
-
-
-def _credits(text: str) -> str:
-    return credits_of(int(text)) if text.lstrip("-").isdigit() else text
+    for name in ("spendable", "available", "queued", "held"):
+        output.line(f"{name:<10} {credits_of(answer.get(f'{name}_microcredits'))} credits")
+    for limit in answer.get("limits") or ():
+        output.line(
+            f"{'limit':<10} {limit.get('name')}: {limit.get('requests')} in {limit.get('window_s')} s"
+        )
 
 
 def _ledger(output: Output, client: Client, limit: int | None, cursor: str | None) -> None:
@@ -55,11 +51,11 @@ def _row(entry: Document) -> tuple[object, ...]:
         entry_credits(entry),
         entry.get("source"),
         entry.get("target"),
-        entry.get("job_id") or entry.get("task_id"),
+        entry.get("task"),
         entry.get("note"),
     )
 
 
 def entry_credits(entry: Document) -> str:
     """The amount of a ledger entry in credits."""
-    return credits_of(entry.get("amount_microcredits")) or str(entry.get("amount", ""))
+    return credits_of(entry.get("amount_microcredits"))

@@ -16,4 +16,4 @@ import click
 def sandbox(arguments: Sequence[str]) -> None:
     """Run the stand-in upstream; every option goes to it (try --help)."""
     # In place of this process, so that signals and the exit code are the sandbox's own.
-    os.execv(sys.executable, [sys.executable, "-m", "sandbox", *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "sandbox", *arguments])  # noqa: S606  (no shell: that is the point)

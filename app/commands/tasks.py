@@ -12,7 +12,7 @@ from app.commands.answers import Picture, Task, read_task, time_text
 from app.commands.client import Client, client_options, task_path
 from app.commands.generate import deliver
 from app.commands.output import CommandError, Exit, Output, credits_of, one_line, output_options, size_text
-from app.commands.parameters import DURATION, SETTING
+from app.commands.parameters import DURATION, LABEL
 from app.commands.saving import check_targets
 from app.commands.watching import conclude, follow, headline
 
@@ -26,8 +26,8 @@ STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
 @click.option("--operation", metavar="NAME", help="Such as generate or edit.")
 @click.option("--model", metavar="ID")
 @click.option("--created-after", metavar="TIME", help="Such as 2026-01-31T00:00:00Z.")
-@click.option("--metadata", type=SETTING, multiple=True, metavar="NAME=VALUE", help="Repeatable.")
-@click.option("--limit", type=click.IntRange(1, 1000), help="How many at most.")
+@click.option("--metadata", type=LABEL, multiple=True, metavar="NAME=VALUE", help="Repeatable.")
+@click.option("--limit", type=click.IntRange(1, 100), help="How many at most.")
 @click.option("--cursor", help="Continue a list where the page before ended.")
 def tasks(output: Output, client: Client, metadata: Sequence[tuple[str, Any]], **filters: Any) -> None:
     """List your tasks, newest first."""
@@ -121,7 +121,7 @@ def watch(
     count = _count(task)
     if pattern is not None:
         check_targets(pattern, count, force=force)
-    ended = follow(client, task.id, output, timeout_s=timeout_s, stream=True)
+    ended = follow(client, task, output, timeout_s=timeout_s, stream=True)
     conclude(ended, told=output.as_json)
     if pattern is not None:
         deliver(output, client, ended, pattern, count=count, force=force)
@@ -151,18 +151,9 @@ OUTCOMES = {
 def cancel(output: Output, client: Client, task_id: str) -> None:
     """Stop a task and say what became of it; exit 1 when it was too late."""
     answer = client.post(f"{task_path(task_id)}/cancel")
-    outcome = cancel_outcome(answer)
+    outcome = str(answer.get("outcome") or "stop_requested")
     output.document(answer)
     output.line(f"{task_id}  {outcome}")
     output.note(OUTCOMES.get(outcome, ""))
     if outcome == "too_late":
         raise CommandError(Exit.FAILED, "too_late", f"{task_id} could not be cancelled", told=output.as_json)
-
-
-def cancel_outcome(answer: Mapping[str, Any]) -> str:
-    """The outcome's word, whether the answer holds it alone or as the task's ``cancel``."""
-    cancelled = answer.get("cancel")
-    for holder in (answer, cancelled if isinstance(cancelled, dict) else {}):
-        if outcome := holder.get("outcome"):
-            return str(outcome)
-    return cancelled if isinstance(cancelled, str) else "stop_requested"

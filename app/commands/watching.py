@@ -37,21 +37,22 @@ class Display(Protocol):
 
 
 def follow(
-    client: Client, task_id: str, output: Output, *, timeout_s: int | None, stream: bool = False
+    client: Client, task: Task, output: Output, *, timeout_s: int | None, stream: bool = False
 ) -> Task:
     """Show a task until it ends, and return it ended; ``stream`` prints each change with ``--json``.
 
     Raises CommandError: timed out (7), interrupted (130), and the client's own.
     """
-    with interruptible(task_id), _display(output, stream=stream) as display:
-        for task in changes(client, task_id, display, timeout_s=timeout_s):
+    with interruptible(task.id), _display(output, stream=stream) as display:
+        for changed in changes(client, task, display, timeout_s=timeout_s):
+            task = changed
             display.show(task)
     return task
 
 
-def changes(client: Client, task_id: str, display: Display, *, timeout_s: int | None) -> Iterator[Task]:
-    """The task as it is, then each change, the ended task last. Raises CommandError when time is up."""
-    task, etag = client.task(task_id), None
+def changes(client: Client, task: Task, display: Display, *, timeout_s: int | None) -> Iterator[Task]:
+    """The task as known, then each change, the ended task last. Raises CommandError when time is up."""
+    etag: str | None = None
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     yield task
     while not task.ended:
@@ -71,7 +72,8 @@ def _next(
 ) -> tuple[Task, str | None]:
     """The next change, or the same task after a while, outwaiting a server that is away or busy."""
     queued = task.status == "queued"
-    longest_s = QUEUED_WAIT_S if queued else WAIT_S
+    # Without an ETag the server waits for the change after next if one has just happened.
+    longest_s = QUEUED_WAIT_S if queued else WAIT_S if etag else 1
     wait_s = longest_s if left_s is None else max(1, min(longest_s, round(left_s)))
     patience_s = PATIENCE_S if left_s is None else min(PATIENCE_S, left_s)
     give_up_at = time.monotonic() + patience_s
