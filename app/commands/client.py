@@ -13,8 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -22,10 +21,8 @@ import requests
 from urllib3.exceptions import NewConnectionError
 
 from app.commands.answers import Document, Page, Task, bad_answer, read_page, read_task
+from app.commands.here import read_key, settings
 from app.commands.output import CommandError, Exit, Fault
-
-if TYPE_CHECKING:
-    from core.settings import Settings
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
@@ -293,16 +290,6 @@ def is_this_machine(server: str) -> bool:
         return host == "localhost"
 
 
-def settings() -> Settings:
-    """The service's settings. Raises CommandError naming the bad variables."""
-    from core.settings import SettingsError, load
-
-    try:
-        return load()
-    except SettingsError as error:
-        raise CommandError(Exit.USAGE, "bad_settings", str(error)) from error
-
-
 def connect(server: str | None, key: str | None) -> Client:
     """The client of the given server, or of this machine's; a key left out is this machine's admin key.
 
@@ -313,14 +300,6 @@ def connect(server: str | None, key: str | None) -> Client:
     here = settings()
     address = server or f"http://127.0.0.1:{here.port}"
     return Client(address, key or read_key(here.var / "admin.key"))
-
-
-def read_key(path: Path) -> str | None:
-    """The key kept in a file, or None where there is none for us to read."""
-    try:
-        return path.read_text(encoding="utf-8").strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def client_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.commands.client import settings
+from app.commands.here import settings
 from app.commands.output import CommandError, Exit, Output, output_options
 
 if TYPE_CHECKING:
@@ -27,13 +27,12 @@ if TYPE_CHECKING:
 @contextmanager
 def open_database() -> Iterator[Database]:
     """The service's database. Raises CommandError when none is known, away, or not of this schema."""
-    from core.db import Database, make_engine
-    from core.settings import SettingsError
+    url = database_url()
+    from core.db import (
+        Database,
+        make_engine,
+    )  # after the address: without one there is nothing to load it for
 
-    try:
-        url = database_url()
-    except SettingsError as error:
-        raise CommandError(Exit.USAGE, "bad_settings", str(error)) from error
     database = Database(make_engine(url, pool_size=1, application_name="darkroom-cli"))
     try:
         with _named_faults():
@@ -46,11 +45,16 @@ def database_url() -> str:
     """DATABASE_URL, or what ``darkroom up`` left in ``run/urls.json``. Raises as :func:`open_database`."""
     from pydantic import SecretStr
 
+    from core.settings import SettingsError
+
     here = settings()
     if here.database_url_set is None:
         found = running_url(here.var / "run" / "urls.json")
         here = here.model_copy(update={"database_url_set": SecretStr(found)})
-    return here.database_url
+    try:
+        return here.database_url
+    except SettingsError as error:
+        raise CommandError(Exit.USAGE, "bad_settings", str(error)) from error
 
 
 def running_url(path: Path) -> str:

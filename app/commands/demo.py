@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 import click
 
 from app.commands.answers import Document, Picture, Task
-from app.commands.client import Client, connect, read_key, settings, task_path
+from app.commands.client import Client, connect, task_path
+from app.commands.here import read_key, settings
 from app.commands.output import CommandError, Exit, Output, credits_of, elapsed_text, output_options
 from app.commands.parameters import DURATION
 from app.commands.quota import entry_credits

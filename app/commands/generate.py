@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from app.commands.answers import Document, Task, bad_answer
-from app.commands.client import Client, Parts, client_options, settings
+from app.commands.client import Client, Parts, client_options
+from app.commands.here import settings
 from app.commands.output import CommandError, Exit, Output, credits_of, output_options, plain, size_text
 from app.commands.parameters import DURATION, SETTING
 from app.commands.saving import check_targets, misnamed, read_picture, save
@@ -72,7 +73,7 @@ def order_options(command: Callable[..., Any]) -> Callable[..., Any]:
             option("--height", type=click.IntRange(min=1), help="Pixels, with --width."),
             option("--aspect-ratio", metavar="W:H", help="Such as 16:9."),
             option("--quality", help="As the model names it."),
-            option("--seed", type=click.IntRange(min=0), help="Same seed, same picture, where the model can."),
+            option("--seed", type=click.IntRange(min=0), help="To make the same again, if the model can."),
             option("--negative-prompt", metavar="TEXT", help="What should not be seen."),
             option("--format", "output_format", help="png, jpeg or webp, where the model can."),
             option("--set", "settings_given", type=SETTING, multiple=True, metavar="NAME=VALUE",

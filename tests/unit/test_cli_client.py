@@ -204,6 +204,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def run(server: FakeServer | str, *arguments: str, stdin: str | None = None) -> Result:
     url = server if isinstance(server, str) else server.url
     return CliRunner().invoke(main, [*arguments, "--server", url, "--key", KEY], input=stdin)
@@ -218,12 +222,13 @@ def test_generate_saves_the_picture_and_says_where(server: FakeServer, place: Pa
     assert (result.exit_code, (place / "fox.png").read_bytes()) == (0, png())
     assert result.stdout.startswith("fox.png  64x64")
     assert "place 3 in the queue" in result.stderr and "5.3 credits" in result.stderr
-    assert os.listdir(place) == ["fox.png"]
+    assert names_in(place) == ["fox.png"]
 
 
 def test_an_order_holds_what_was_given_and_nothing_else(server: FakeServer) -> None:
     server.finished_job(png())
-    flags = "--size 64x64 --seed 7 -n 1 --deadline 2m --format png --lenient --set steps=4 --set style=oil".split()
+    flags = ["--size", "64x64", "--seed", "7", "-n", "1", "--deadline", "2m", "--format", "png", "--lenient"]
+    flags += ["--set", "steps=4", "--set", "style=oil"]
     run(server, "generate", "a fox", *flags, "--set", 'extra={"hd": true}')
     (seen,) = server.asked("POST", "/api/images/generate")
     assert seen.json == {
@@ -256,7 +261,7 @@ def test_several_pictures_get_names_of_their_own(
     server.finished_job(png(), png(32, 32))
     result = run(server, "generate", "a fox", "-n", "2", *(["-o", output] if output else []))
     assert result.exit_code == 0
-    assert sorted(os.listdir(place)) == names
+    assert names_in(place) == names
     assert (place / names[1]).read_bytes() == png(32, 32)
 
 
@@ -289,7 +294,7 @@ def test_no_folder_nothing_ordered(server: FakeServer) -> None:
 def test_a_damaged_picture_is_not_kept(server: FakeServer, place: Path, data: bytes) -> None:
     server.job(task(), task("succeeded", images=[image_facts(png())]), pictures=(data,))
     result = run(server, "generate", "a fox", "-o", "fox.png")
-    assert (result.exit_code, os.listdir(place)) == (1, [])
+    assert (result.exit_code, names_in(place)) == (1, [])
     assert "picture_damaged" in result.stderr and f"darkroom watch {JOB} -o FILE" in result.stderr
 
 
@@ -309,7 +314,7 @@ def test_no_space_left_is_one_line_and_says_how_to_fetch_again(
     server.finished_job(png())
     monkeypatch.setattr(os, "fsync", full)
     result = run(server, "generate", "a fox", "-o", "fox.png")
-    assert (result.exit_code, os.listdir(place)) == (1, [])
+    assert (result.exit_code, names_in(place)) == (1, [])
     assert "No space left on device" in result.stderr and f"darkroom watch {JOB}" in result.stderr
 
 
@@ -330,7 +335,7 @@ def test_quiet_prints_the_path_alone(server: FakeServer) -> None:
 def test_no_wait_prints_the_id(server: FakeServer, place: Path) -> None:
     server.finished_job(png())
     result = run(server, "generate", "a fox", "--no-wait")
-    assert (result.exit_code, result.stdout, os.listdir(place)) == (0, f"{JOB}\n", [])
+    assert (result.exit_code, result.stdout, names_in(place)) == (0, f"{JOB}\n", [])
 
 
 def test_estimate_runs_nothing(server: FakeServer) -> None:
