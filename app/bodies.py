@@ -49,9 +49,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
             parse_float=_real,
         )
     except UnicodeDecodeError as error:
-        raise MalformedJsonError(
-            f"the body is not UTF-8 at byte {error.start}", position=error.start
-        ) from None
+        raise MalformedJsonError(f"the body is not UTF-8 at byte {error.start}", position=error.start) from None
     except json.JSONDecodeError as error:
         raise MalformedJsonError(
             f"{error.msg} at line {error.lineno}, column {error.colno}",
@@ -140,14 +138,10 @@ def storable(text: str) -> bool:
 def read_query(schema: type[M], args: MultiDict[str, str]) -> M:
     """The query string as ``schema``; texts become numbers where it says so. Raises InvalidRequestError."""
     faults = [
-        FieldFault(name, "conflict", "is given more than once")
-        for name, values in args.lists()
-        if len(values) > 1
+        FieldFault(name, "conflict", "is given more than once") for name, values in args.lists() if len(values) > 1
     ]
     faults += [
-        FieldFault(name[:100], "wrong_type", "is not text")
-        for name, text in args.items()
-        if not storable(name + text)
+        FieldFault(name[:100], "wrong_type", "is not text") for name, text in args.items() if not storable(name + text)
     ]
     if faults:
         raise InvalidRequestError(faults)

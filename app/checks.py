@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from threading import Lock
 
-import migrations
 import redis
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+import migrations
 from core.db import Database
 from core.errors import DatabaseAwayError
 from storage.base import StorageUnavailableError, Store

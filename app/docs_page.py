@@ -14,8 +14,7 @@ from app.errors import CODES
 bp = Blueprint("docs", __name__)
 
 _CSP = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none';"
-    " frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
@@ -26,9 +25,7 @@ def openapi_json() -> Response:
 
 
 @bp.get("/docs")
-@describe(
-    Endpoint("Reference page", "docs", (Answer(200, "For people.", media_types=("text/html",)),), scope=None)
-)
+@describe(Endpoint("Reference page", "docs", (Answer(200, "For people.", media_types=("text/html",)),), scope=None))
 def docs() -> Response:
     document = _document()
     page = render_template(
@@ -43,9 +40,7 @@ def docs() -> Response:
 
 @bp.get("/")
 @describe(
-    Endpoint(
-        "To the reference page", "docs", (Answer(302, "To /docs.", media_types=("text/html",)),), scope=None
-    )
+    Endpoint("To the reference page", "docs", (Answer(302, "To /docs.", media_types=("text/html",)),), scope=None)
 )
 def home() -> BaseResponse:
     return redirect("/docs")
@@ -70,8 +65,7 @@ def _fields(document: dict[str, Any]) -> dict[str, list[tuple[str, str, str]]]:
     """Name, kind and description of every schema's members."""
     return {
         name: [
-            (field, _kind(known), known.get("description", ""))
-            for field, known in schema.get("properties", {}).items()
+            (field, _kind(known), known.get("description", "")) for field, known in schema.get("properties", {}).items()
         ]
         for name, schema in document["components"]["schemas"].items()
     }

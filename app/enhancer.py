@@ -11,12 +11,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from providers.catalog import Catalog
-from providers.prompts import ENHANCEMENTS
-
 from app.errors import EnhancerNotConfiguredError, InvalidRequestError
 from jobs.errors import FieldFault
+from providers.catalog import Catalog
 from providers.errors import ProviderError
+from providers.prompts import ENHANCEMENTS
 
 WAITING_CHUNKS = 64
 POOL_SIZE = 20  # connections to one upstream
@@ -50,14 +49,10 @@ class Enhancer:
         if not self._names:
             raise EnhancerNotConfiguredError
         if provider is not None and provider not in self._names:
-            raise InvalidRequestError(
-                [FieldFault("model", "not_allowed", f"is one of {', '.join(self._names)}")]
-            )
+            raise InvalidRequestError([FieldFault("model", "not_allowed", f"is one of {', '.join(self._names)}")])
         enhancement = ENHANCEMENTS[mode]
         messages = enhancement.messages(prompt, language=language)
-        return self._load(provider or self._names[0]).stream_text(
-            messages, temperature=enhancement.temperature
-        )
+        return self._load(provider or self._names[0]).stream_text(messages, temperature=enhancement.temperature)
 
 
 class _Writers:

@@ -195,9 +195,7 @@ def problem(code: str, detail: str = "", **facts: Any) -> dict[str, Any]:
         "request_id": g.get("request_id", ""),
         "error": {
             "message": detail,
-            "type": _OPENAI_TYPES.get(
-                kind.status, "server_error" if kind.status >= 500 else "invalid_request_error"
-            ),
+            "type": _OPENAI_TYPES.get(kind.status, "server_error" if kind.status >= 500 else "invalid_request_error"),
             "param": errors[0]["field"] if errors else None,
             "code": code,
         },
@@ -210,9 +208,7 @@ def problem(code: str, detail: str = "", **facts: Any) -> dict[str, Any]:
 def answer(code: str, detail: str = "", headers: Mapping[str, str] | None = None, **facts: Any) -> Response:
     """An error as the caller gets it."""
     body = problem(code, detail, **facts)
-    response = Response(
-        json.dumps(body, ensure_ascii=False), status=body["status"], content_type=PROBLEM_JSON
-    )
+    response = Response(json.dumps(body, ensure_ascii=False), status=body["status"], content_type=PROBLEM_JSON)
     response.headers.update(headers or {})
     response.headers["Cache-Control"] = "no-store"
     return response

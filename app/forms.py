@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flask import Request
-from providers.catalog import Catalog
-from providers.order_rules import WHOLE_FIELDS
 from werkzeug.exceptions import HTTPException
 from werkzeug.formparser import FormDataParser
 
@@ -18,6 +16,8 @@ from app.errors import MalformedFormError, MalformedJsonError
 from app.schemas import OrderIn
 from jobs.desk import Role
 from jobs.errors import FieldFault
+from providers.catalog import Catalog
+from providers.order_rules import WHOLE_FIELDS
 
 PICTURE_PARTS: Mapping[str, Role] = {
     "image": "image",
@@ -71,9 +71,7 @@ def kinds_of(catalog: Catalog) -> dict[str, str]:
     """The JSON type of every field an order may have: those of the shape, and every model's settings."""
     words = {"int": "integer", "float": "number", "bool": "boolean", "list": "array"}
     kinds = {
-        name: words.get(spec.type, "string")
-        for model in catalog.models.values()
-        for name, spec in model.params.items()
+        name: words.get(spec.type, "string") for model in catalog.models.values() for name, spec in model.params.items()
     }
     kinds |= dict.fromkeys(WHOLE_FIELDS, "integer")
     for name, schema in OrderIn.model_json_schema()["properties"].items():
@@ -141,9 +139,5 @@ def typed(text: str, kind: str) -> Any:
     if kind == "object":
         return parse_object(text.encode())
     if kind == "array":
-        return (
-            parse_object(f'{{"list":{text}}}'.encode()).get("list")
-            if text.startswith("[")
-            else text.split(",")
-        )
+        return parse_object(f'{{"list":{text}}}'.encode()).get("list") if text.startswith("[") else text.split(",")
     return text

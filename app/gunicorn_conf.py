@@ -13,9 +13,7 @@ from core.settings import load
 
 _settings = load()
 
-bind = (
-    f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
-)
+bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 workers = _settings.web_workers
 worker_class = "gevent"
 worker_connections = 4000  # Every waiting client and every event stream holds one.

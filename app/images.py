@@ -47,9 +47,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
                 media_types=tuple(EXTENSIONS),
                 headers=("ETag", "Accept-Ranges", "Content-Disposition", "Cache-Control"),
             ),
-            Answer(
-                206, "The part asked for.", media_types=tuple(EXTENSIONS), headers=("ETag", "Content-Range")
-            ),
+            Answer(206, "The part asked for.", media_types=tuple(EXTENSIONS), headers=("ETag", "Content-Range")),
             Answer(304, "Unchanged since the ETag in If-None-Match.", headers=("ETag",)),
         ),
         pace="read",

@@ -82,8 +82,7 @@ class RateLimitedError(ServiceError):
 
     def __init__(self, standing: Standing) -> None:
         super().__init__(
-            f"at most {standing.rate.amount} requests in {standing.rate.window_s} s;"
-            f" try again in {standing.reset_s} s",
+            f"at most {standing.rate.amount} requests in {standing.rate.window_s} s; try again in {standing.reset_s} s",
             **{"violated-policies": [standing.rate.name]},
         )
         self.standing = standing

@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import Any
 
 from flask import Blueprint, Response, request
-from providers.catalog import Model, UnknownModelError
 
 from app.answers import json_answer, not_modified, unchanged
 from app.bodies import read_query
@@ -17,6 +16,7 @@ from app.schemas import Empty, ModelDetail, ModelList, ModelsQuery
 from app.services import Services, services
 from app.submit import OPERATIONS
 from core.errors import ServiceError
+from providers.catalog import Model, UnknownModelError
 from quota.prices import MICROCREDITS_PER_CREDIT, credits_text
 
 bp = Blueprint("models", __name__, url_prefix="/api/models")

@@ -125,8 +125,7 @@ def _operation(rule: Rule, endpoint: Endpoint, method: str) -> dict[str, Any]:
 
 def _parameters(rule: Rule, endpoint: Endpoint) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in sorted(rule.arguments)
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in sorted(rule.arguments)
     ]
     if endpoint.query is not None:
         found += _query(endpoint.query)
@@ -170,11 +169,7 @@ def _request_body(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.multipart:
         binary = {"type": "string", "contentMediaType": "image/*"}
         parts = {"image": {"type": "array", "items": binary}, "mask": binary, "face": binary}
-        fields = {
-            name: {"type": "string"}
-            for name in OrderBody.model_fields
-            if name not in ("images", "mask", "face")
-        }
+        fields = {name: {"type": "string"} for name in OrderBody.model_fields if name not in ("images", "mask", "face")}
         content["multipart/form-data"] = {
             "schema": {
                 "type": "object",
@@ -240,9 +235,7 @@ def _schemas(endpoints: list[Endpoint]) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def _json_schemas(
-    bodies: tuple[type[BaseModel], ...], answers: tuple[type[BaseModel], ...]
-) -> dict[str, Any]:
+def _json_schemas(bodies: tuple[type[BaseModel], ...], answers: tuple[type[BaseModel], ...]) -> dict[str, Any]:
     """JSON Schema of what goes in (validation) and out (serialization), by class name."""
     wanted = [(each, "validation") for each in bodies] + [(each, "serialization") for each in answers]
     _, whole = models_json_schema(wanted, ref_template=REF)  # type: ignore[arg-type]

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flask import Request
-from jobs.idempotency import IdempotencyKey
 from pydantic import ValidationError
 
 from app import forms
@@ -35,6 +34,7 @@ from jobs.errors import (
     InvalidOrderError,
     JobNotFoundError,
 )
+from jobs.idempotency import IdempotencyKey
 
 MAX_PICTURES = 16
 NOT_YET = frozenset({"webhook_url", "webhook_events", "fallback_models", "upload_id"})
@@ -94,9 +94,7 @@ def _from_json(body: dict[str, Any]) -> Incoming:
     if pictures is not None and not isinstance(pictures, list):
         incoming.faults.append(FieldFault("images", "wrong_type", "must be a list of texts"))
         pictures = None
-    named: list[tuple[Role, str, Any]] = [
-        ("image", f"images[{at}]", value) for at, value in enumerate(pictures or ())
-    ]
+    named: list[tuple[Role, str, Any]] = [("image", f"images[{at}]", value) for at, value in enumerate(pictures or ())]
     for role in ("mask", "face"):
         if (value := body.pop(role, None)) is not None:
             named.append((role, role, value))
@@ -205,9 +203,7 @@ def _all_faults(services: Services, operation: str, incoming: Incoming) -> list[
     return incoming.faults
 
 
-def gather(
-    services: Services, account_id: str, given: Sequence[Given], *, max_image_bytes: int
-) -> list[Reference]:
+def gather(services: Services, account_id: str, given: Sequence[Given], *, max_image_bytes: int) -> list[Reference]:
     """The bytes of every picture, wherever they are. Raises InvalidOrderError naming each bad one."""
     found: list[bytes | FieldFault | None] = [
         _here(services, account_id, each, max_image_bytes=max_image_bytes) for each in given
@@ -234,9 +230,7 @@ def _is_url(text: str) -> bool:
     return text[:8].lower().startswith(("https://", "http://"))
 
 
-def _here(
-    services: Services, account_id: str, each: Given, *, max_image_bytes: int
-) -> bytes | FieldFault | None:
+def _here(services: Services, account_id: str, each: Given, *, max_image_bytes: int) -> bytes | FieldFault | None:
     """Bytes that came along or lie in our store; None for a URL, which is fetched with the others."""
     if each.data is not None:
         return each.data if len(each.data) <= max_image_bytes else _too_large(each, max_image_bytes)

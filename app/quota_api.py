@@ -24,8 +24,7 @@ def quota() -> Response:
         **render.amounts(parts.records.balance(g.caller.account_id)),
         "window": current_app.config["PUBLISH_WINDOW"] * g.caller.weight,
         "limits": [
-            {"name": rate.name, "requests": rate.amount, "window_s": rate.window_s}
-            for rate in parts.limits.all()
+            {"name": rate.name, "requests": rate.amount, "window_s": rate.window_s} for rate in parts.limits.all()
         ],
     }
     return json_answer(body)

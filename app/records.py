@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jobs.idempotency import IdempotencyKey
-from jobs.lifecycle import Cancellation
-
 from core.db import Database
 from jobs import idempotency, lifecycle, repository
 from jobs.desk import Submitted
+from jobs.idempotency import IdempotencyKey
+from jobs.lifecycle import Cancellation
 from jobs.repository import Filters, Image, Step, Task
 from quota import ledger
 from quota.ledger import Balance, Entry

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from providers.http import Policy, UnsafeUrlError, fetch
-
 from jobs.errors import FieldFault
+from providers.http import Policy, UnsafeUrlError, fetch
 
 Fetch = Callable[[str], bytes]
 

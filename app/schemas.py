@@ -45,9 +45,7 @@ class OrderIn(BaseModel):
     prompt: str | None = Field(None, max_length=32_000, description="what to make or change")
     model: Text | None = Field(None, description="id or alias; `auto`, `auto:budget`, `auto:quality`")
     n: int | None = Field(None, ge=1, le=10, description="how many pictures; each settles on its own")
-    size: Text | None = Field(
-        None, examples=["1024x1024"], description="WxH; the nearest the model allows is used"
-    )
+    size: Text | None = Field(None, examples=["1024x1024"], description="WxH; the nearest the model allows is used")
     width: int | None = Field(None, description="pixels")
     height: int | None = Field(None, description="pixels")
     aspect_ratio: Text | None = Field(None, examples=["16:9"])
@@ -65,9 +63,7 @@ class OrderIn(BaseModel):
     strength: float | None = None
     extra: dict[str, Any] | None = Field(None, description="passed to the upstream as it is")
     priority: Literal["normal", "low"] | None = None
-    deadline_s: int | None = Field(
-        None, ge=1, le=30 * 86_400, description="latest start, in seconds from now"
-    )
+    deadline_s: int | None = Field(None, ge=1, le=30 * 86_400, description="latest start, in seconds from now")
     metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], str] | None = Field(
         None, description=f"yours to fill, at most {MAX_METADATA_BYTES} bytes"
     )
@@ -88,9 +84,7 @@ class OrderBody(OrderIn):
 class EstimateBody(OrderBody):
     """An order, to be priced and not run."""
 
-    operation: OperationName | None = Field(
-        None, description="left out: edit when there are pictures, else generate"
-    )
+    operation: OperationName | None = Field(None, description="left out: edit when there are pictures, else generate")
 
 
 class Empty(Request):
@@ -256,9 +250,7 @@ class ModelsQuery(Request):
     max_price: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")] | None = Field(
         None, description="credits for one picture"
     )
-    configured: Literal["true", "false"] | None = Field(
-        None, description="only models that can run here, or cannot"
-    )
+    configured: Literal["true", "false"] | None = Field(None, description="only models that can run here, or cannot")
 
 
 class UnitPrice(Shape):

@@ -12,12 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flask import current_app
-from providers.catalog import Catalog, Model
-from providers.order_schema import order_schema
-from storage.local import LocalStore
-from storage.media import Limits as PictureLimits
-from storage.media import Media
-from workers.enqueue import Publisher
 
 from accounts.keys import Caller, KeyCache
 from app import checks
@@ -34,7 +28,13 @@ from jobs.desk import Desk
 from jobs.states import Nudge
 from providers import catalog as catalogue
 from providers import configured as configuration
+from providers.catalog import Catalog, Model
+from providers.order_schema import order_schema
 from storage.base import Picture, Store
+from storage.local import LocalStore
+from storage.media import Limits as PictureLimits
+from storage.media import Media
+from workers.enqueue import Publisher
 
 EXTENSION = "darkroom"
 

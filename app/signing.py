@@ -52,9 +52,7 @@ class Signer:
         now_s = time.time() if now_s is None else now_s
         return (int(now_s) // LIFE_S + 2) * LIFE_S
 
-    def check(
-        self, path: str, *, account_id: str, index: int, expires: int, kid: str, signature: str
-    ) -> None:
+    def check(self, path: str, *, account_id: str, index: int, expires: int, kid: str, signature: str) -> None:
         """Raises SignatureInvalidError, SignatureExpiredError."""
         known = kid if kid in self.keys else next(iter(self.keys))
         right = self._sign(known, path, account_id, index, expires)

@@ -135,9 +135,7 @@ def _filters() -> Filters:
 def timeline(job_id: str) -> Response:
     read_query(Empty, request.args)
     steps = services().records.timeline(g.caller.account_id, checked_id(job_id))
-    return json_answer(
-        {"object": "image.timeline", "id": job_id, "data": [render.step(step) for step in steps]}
-    )
+    return json_answer({"object": "image.timeline", "id": job_id, "data": [render.step(step) for step in steps]})
 
 
 @bp.post("/<job_id>/cancel")

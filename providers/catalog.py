@@ -87,9 +87,7 @@ class Catalog:
         model, warnings = self._follow(found, today or _today())
         return Resolution(model, name, notes + warnings)
 
-    def default_for(
-        self, operation: str, configured: Collection[str], preferred: str | None = None
-    ) -> Model | None:
+    def default_for(self, operation: str, configured: Collection[str], preferred: str | None = None) -> Model | None:
         """The preferred model if it can do this here, else the cheapest live one that can.
 
         ``configured`` are provider names. A model that asks for more than a plain order (a setting
@@ -99,9 +97,7 @@ class Catalog:
             return model
         candidates = [model for model in self.select(operation, configured=configured) if model.live]
         # min() keeps the first of equals, and that is the order of the file.
-        return min(
-            candidates, key=lambda each: (_asks_for_more(each, operation), each.cost_usd), default=None
-        )
+        return min(candidates, key=lambda each: (_asks_for_more(each, operation), each.cost_usd), default=None)
 
     def select(
         self,

@@ -68,6 +68,4 @@ def _matches(wanted: bool | str | tuple[str, ...], fact: object) -> bool:
 def _counted(model: Model, checked: CheckedOrder) -> Decimal:
     rates = model.cost_per_unit
     megapixels = math.ceil(area_px(checked.size) / MEGAPIXEL - MEGAPIXEL_TOLERANCE)
-    return (
-        rates.output_megapixel_beyond_first * max(0, megapixels - 1) + rates.input_image * checked.image_count
-    )
+    return rates.output_megapixel_beyond_first * max(0, megapixels - 1) + rates.input_image * checked.image_count

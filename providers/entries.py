@@ -176,14 +176,7 @@ class HintRule(Entry):
 
 
 SizeRule = Annotated[
-    PixelsRule
-    | SizesRule
-    | AspectRatioRule
-    | ResolutionRule
-    | FactorRule
-    | PaddingRule
-    | FixedAreaRule
-    | HintRule,
+    PixelsRule | SizesRule | AspectRatioRule | ResolutionRule | FactorRule | PaddingRule | FixedAreaRule | HintRule,
     Field(discriminator="rule"),
 ]
 R = TypeVar("R", bound=Entry)

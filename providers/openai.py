@@ -182,9 +182,7 @@ class OpenAi:
         raise Uncertain("upstream_cannot_look", "a synchronous call leaves nothing to look at")
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
-        error: ProviderError = Uncertain(
-            "upstream_cannot_look", "a synchronous call leaves nothing to look at"
-        )
+        error: ProviderError = Uncertain("upstream_cannot_look", "a synchronous call leaves nothing to look at")
         return {call.call_id: error for call in calls}
 
     def cancel(self, call: CallRef) -> CancelOutcome:  # noqa: ARG002  # closing the socket would still be billed

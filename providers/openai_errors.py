@@ -123,9 +123,7 @@ def _by_words(fault: Fault | None, detail: str) -> ProviderError | None:
     return None
 
 
-def _server_fault(
-    status: int, fault: Fault | None, detail: str, wait_s: float | None
-) -> ProviderError | None:
+def _server_fault(status: int, fault: Fault | None, detail: str, wait_s: float | None) -> ProviderError | None:
     if fault is not None and status == 500 and fault.type in _OWN_FAILURES:
         return Failed("upstream_failed", detail, retryable=True, retry_after_s=wait_s)
     if fault is not None and status == 503 and fault.words & _OVERLOADED:

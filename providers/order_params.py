@@ -44,9 +44,7 @@ def check_params(
         if value is not None:
             params[name] = value
         elif spec.required or (spec.required_with == "images" and has_images):
-            found.fault(
-                name, "required", "is needed by this model" + (" with a picture" if has_images else "")
-            )
+            found.fault(name, "required", "is needed by this model" + (" with a picture" if has_images else ""))
     for name, message in _clashes(model, params):
         found.fault(name, "not_allowed", message)
     return params

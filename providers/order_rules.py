@@ -130,9 +130,7 @@ def _read(kind: str, text: str) -> Any:
     return text
 
 
-def _taken(
-    given: dict[str, Any], model: Model, operation: str, lenient: bool, found: Findings
-) -> dict[str, Any]:
+def _taken(given: dict[str, Any], model: Model, operation: str, lenient: bool, found: Findings) -> dict[str, Any]:
     """The fields the model takes; the others are faults, or dropped."""
     names = {"prompt", "n", *model.order_params(operation), *size_fields(model)}
     if model.inputs.prompt == "none":
@@ -146,9 +144,7 @@ def _taken(
             takes = ", ".join(sorted(names))
             found.fault(name, "not_supported", f"{model.id} does not take it; it takes: {takes}")
     return {
-        name: value
-        for name, value in given.items()
-        if name in names or (name in SIZE_FIELDS and name not in strays)
+        name: value for name, value in given.items() if name in names or (name in SIZE_FIELDS and name not in strays)
     }
 
 

@@ -101,9 +101,7 @@ def _within_sides(width: float, height: float, limits: Limits) -> tuple[float, f
 def _near(side: float, limits: Limits) -> range:
     """Sides on the grid around the ideal one."""
     middle = int(side // limits.step)
-    return range(
-        (middle - REACH_STEPS) * limits.step, (middle + REACH_STEPS + 1) * limits.step + 1, limits.step
-    )
+    return range((middle - REACH_STEPS) * limits.step, (middle + REACH_STEPS + 1) * limits.step + 1, limits.step)
 
 
 def _distance(pair: tuple[int, int], width: float, height: float) -> float:

@@ -23,11 +23,7 @@ def read_images(items: object, base_url: str) -> list[ResultImage]:
 
     Links may be relative to ``base_url``. Where bytes and a link are both there, the bytes win.
     """
-    found = (
-        [_image(item, base_url) for item in items if isinstance(item, dict)]
-        if isinstance(items, list)
-        else []
-    )
+    found = [_image(item, base_url) for item in items if isinstance(item, dict)] if isinstance(items, list) else []
     return [image for image in found if image is not None]
 
 

@@ -135,9 +135,7 @@ def _missing(model: Model, ask: SizeAsk) -> list[Problem]:
     if aspect and aspect.required and ask.shape is None:
         return [Problem("aspect_ratio", "required", f"is needed by {model.id}, for example {aspect.default}")]
     if padding and not any(ask.sides.values()):
-        return [
-            Problem("left", "required", "say how many pixels to add: left, right, top, bottom, one at least")
-        ]
+        return [Problem("left", "required", "say how many pixels to add: left, right, top, bottom, one at least")]
     if ask.resolution and not model.size_rule(ResolutionRule):
         return _class_faults(ask, ask.resolution)
     return []

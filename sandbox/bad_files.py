@@ -67,10 +67,7 @@ def gif_of_frames(frames: int) -> bytes:
     """A GIF of 64 x 64 pixels and very many frames of one pixel each."""
     screen = struct.pack("<HHBBB", 64, 64, 0x80, 0, 0) + b"\x00\x00\x00\xff\xff\xff"
     frame = (
-        b"\x21\xf9\x04\x00\x0a\x00\x00\x00"
-        + b"\x2c"
-        + struct.pack("<HHHHB", 0, 0, 1, 1, 0)
-        + b"\x02\x02\x44\x01\x00"
+        b"\x21\xf9\x04\x00\x0a\x00\x00\x00" + b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
     )
     return b"GIF89a" + screen + frame * frames + b"\x3b"
 

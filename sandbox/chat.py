@@ -105,9 +105,7 @@ def enhanced(text: str, *, temperature: float) -> str:
     view, light, palette = dice.choice(_VIEWS), dice.choice(_LIGHTS), dice.choice(_PALETTES)
     if creative:
         return f"{subject}, {dice.choice(_TWISTS)}; {light}, {palette}, {dice.choice(_MOODS)}."
-    return (
-        f"{subject}, {view}; {light}, {palette}; {dice.choice(_FINISHES)} – nothing in the frame by accident."
-    )
+    return f"{subject}, {view}; {light}, {palette}; {dice.choice(_FINISHES)} – nothing in the frame by accident."
 
 
 def whole(talk: Talk, script: Script) -> dict[str, Any]:

@@ -152,9 +152,7 @@ def _huge(fault: Fault, answer: Response) -> Response:
     """A body of ``huge=megabytes`` (100): valid JSON, or an image type full of zeros."""
     blocks = int(fault.number(100) * 2**20) // len(BLOCK)
     is_json = (answer.content_type or "").startswith("application/json")
-    head, fill, tail = (
-        (b'{"padding": "', b"x" * len(BLOCK), b'"}') if is_json else (b"\x89PNG\r\n\x1a\n", BLOCK, b"")
-    )
+    head, fill, tail = (b'{"padding": "', b"x" * len(BLOCK), b'"}') if is_json else (b"\x89PNG\r\n\x1a\n", BLOCK, b"")
 
     def parts() -> Iterator[bytes]:
         yield head

@@ -140,9 +140,7 @@ def _edited(recipe: Recipe) -> Image.Image:
     box = edit.getbbox()
     if box is None:
         return base
-    patch = _generated(
-        replace(recipe, inputs=(), mask=None, width_px=box[2] - box[0], height_px=box[3] - box[1])
-    )
+    patch = _generated(replace(recipe, inputs=(), mask=None, width_px=box[2] - box[0], height_px=box[3] - box[1]))
     # Pasted through the mask: where it is opaque the input's own pixels stay, to the last bit.
     base.paste(patch.convert(base.mode), box[:2], edit.crop(box))
     return base
@@ -157,9 +155,7 @@ def _repainted_all_over(base: Image.Image, recipe: Recipe) -> Image.Image:
         _inset(picture, _decoded(extra), place)
     if base.mode == "RGBA":
         picture.putalpha(base.getchannel("A"))
-    lettering.inscribe(
-        picture, words, f"{recipe.model} · edit · {recipe.width_px} x {recipe.height_px}", veil=215
-    )
+    lettering.inscribe(picture, words, f"{recipe.model} · edit · {recipe.width_px} x {recipe.height_px}", veil=215)
     return picture
 
 

@@ -62,8 +62,7 @@ def _body_shape() -> dict[str, object]:
         return {}
     if request.mimetype == "multipart/form-data":
         parts = [
-            {"name": name, "kind": "field", "value": _short(value)}
-            for name, value in request.form.items(multi=True)
+            {"name": name, "kind": "field", "value": _short(value)} for name, value in request.form.items(multi=True)
         ]
         return {
             "form": "multipart",
@@ -91,9 +90,7 @@ def _file(name: str, upload: FileStorage) -> dict[str, object]:
 def _short(value: Any) -> object:
     """Scalars as they are, long texts cut, containers by their kind and length."""
     if isinstance(value, str):
-        return (
-            value if len(value) <= TEXT_SHOWN_MAX else f"{value[:TEXT_SHOWN_MAX]}… ({len(value)} characters)"
-        )
+        return value if len(value) <= TEXT_SHOWN_MAX else f"{value[:TEXT_SHOWN_MAX]}… ({len(value)} characters)"
     if isinstance(value, dict):
         return {str(key): _short(inner) for key, inner in list(value.items())[:20]}
     if isinstance(value, list):

@@ -27,27 +27,13 @@ class Palette:
 
 
 PALETTES: dict[str, Palette] = {
-    "dawn": Palette(
-        (58, 76, 140), (255, 190, 150), (150, 120, 160), (52, 50, 84), (255, 236, 190), (226, 74, 66)
-    ),
-    "day": Palette(
-        (54, 132, 214), (206, 236, 250), (124, 178, 150), (34, 96, 72), (255, 246, 200), (232, 92, 52)
-    ),
-    "dusk": Palette(
-        (46, 34, 92), (240, 120, 96), (120, 66, 120), (34, 22, 58), (255, 206, 120), (250, 150, 60)
-    ),
-    "night": Palette(
-        (8, 12, 36), (40, 60, 112), (36, 48, 86), (10, 14, 30), (236, 240, 255), (250, 210, 110)
-    ),
-    "mint": Palette(
-        (44, 120, 124), (226, 244, 214), (120, 176, 150), (24, 78, 78), (255, 252, 226), (238, 108, 96)
-    ),
-    "sand": Palette(
-        (112, 150, 190), (250, 224, 180), (222, 170, 110), (148, 88, 52), (255, 244, 210), (190, 60, 48)
-    ),
-    "frost": Palette(
-        (92, 130, 180), (232, 242, 250), (190, 210, 230), (96, 126, 160), (255, 255, 255), (214, 64, 84)
-    ),
+    "dawn": Palette((58, 76, 140), (255, 190, 150), (150, 120, 160), (52, 50, 84), (255, 236, 190), (226, 74, 66)),
+    "day": Palette((54, 132, 214), (206, 236, 250), (124, 178, 150), (34, 96, 72), (255, 246, 200), (232, 92, 52)),
+    "dusk": Palette((46, 34, 92), (240, 120, 96), (120, 66, 120), (34, 22, 58), (255, 206, 120), (250, 150, 60)),
+    "night": Palette((8, 12, 36), (40, 60, 112), (36, 48, 86), (10, 14, 30), (236, 240, 255), (250, 210, 110)),
+    "mint": Palette((44, 120, 124), (226, 244, 214), (120, 176, 150), (24, 78, 78), (255, 252, 226), (238, 108, 96)),
+    "sand": Palette((112, 150, 190), (250, 224, 180), (222, 170, 110), (148, 88, 52), (255, 244, 210), (190, 60, 48)),
+    "frost": Palette((92, 130, 180), (232, 242, 250), (190, 210, 230), (96, 126, 160), (255, 255, 255), (214, 64, 84)),
 }
 _HASHED_PALETTES = ("dawn", "day", "dusk", "mint", "sand")
 
@@ -98,9 +84,7 @@ def palette_for(prompt: str, dice: random.Random) -> Palette:
     return Palette(palette.top, palette.low, palette.far, palette.near, palette.light, accent)
 
 
-def compose(
-    prompt: str, *, width_px: int, height_px: int, dice: random.Random, transparent: bool
-) -> Image.Image:
+def compose(prompt: str, *, width_px: int, height_px: int, dice: random.Random, transparent: bool) -> Image.Image:
     """The scene in the size asked, without words: RGB, or RGBA with an empty sky when ``transparent``."""
     palette = palette_for(prompt, dice)
     scale = CANVAS_EDGE_PX / max(width_px, height_px)
@@ -155,9 +139,7 @@ def _disc(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], 
     radius = min(size_px) * dice.uniform(0.06, 0.12)
     halo = blend(palette.light, blend(palette.top, palette.low, y / height), 0.65)
     for reach, colour in ((1.5, halo), (1.0, palette.light)):
-        pen.ellipse(
-            (x - radius * reach, y - radius * reach, x + radius * reach, y + radius * reach), fill=colour
-        )
+        pen.ellipse((x - radius * reach, y - radius * reach, x + radius * reach, y + radius * reach), fill=colour)
 
 
 def _ridge(width: int, base: float, swing: float, dice: random.Random) -> list[tuple[float, float]]:
@@ -165,8 +147,7 @@ def _ridge(width: int, base: float, swing: float, dice: random.Random) -> list[t
     return [
         (
             x,
-            base
-            + swing * sum(math.sin(p + f * 6.3 * x / width) / (k + 1) for k, (p, f) in enumerate(phases)),
+            base + swing * sum(math.sin(p + f * 6.3 * x / width) / (k + 1) for k, (p, f) in enumerate(phases)),
         )
         for x in range(0, width + 4, 4)
     ]
@@ -205,9 +186,7 @@ def _sea(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], d
     for _ in range(46):
         y = horizon + (height - horizon) * dice.random() ** 1.6
         x, length = dice.uniform(0, width), width * dice.uniform(0.02, 0.1)
-        pen.line(
-            (x, y, x + length, y), fill=blend(palette.low, palette.near, dice.uniform(0.1, 0.7)), width=2
-        )
+        pen.line((x, y, x + length, y), fill=blend(palette.low, palette.near, dice.uniform(0.1, 0.7)), width=2)
 
 
 def _city(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], dice: random.Random) -> None:
@@ -233,9 +212,7 @@ def _windows(
                 pen.rectangle((left, upper, left + 5, upper + 9), fill=colour)
 
 
-def _forest(
-    pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], dice: random.Random
-) -> None:
+def _forest(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], dice: random.Random) -> None:
     width, height = size_px
     for layer in range(4):
         colour, base = blend(palette.far, palette.near, layer / 3), height * (0.56 + 0.11 * layer)
@@ -259,18 +236,12 @@ def _kite(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], 
     x, y, unit = _spot(size_px, dice)
     tail = [(x + unit * 0.4 * math.sin(k), y + unit * (1.5 + 0.5 * k)) for k in range(6)]
     pen.line([(x, y + unit * 1.4), *tail], fill=palette.accent, width=2)
-    pen.polygon(
-        [(x, y - unit), (x + unit * 0.8, y), (x, y + unit * 1.5), (x - unit * 0.8, y)], fill=palette.accent
-    )
+    pen.polygon([(x, y - unit), (x + unit * 0.8, y), (x, y + unit * 1.5), (x - unit * 0.8, y)], fill=palette.accent)
     pen.polygon([(x, y - unit), (x + unit * 0.8, y), (x, y)], fill=blend(palette.accent, palette.light, 0.45))
-    pen.polygon(
-        [(x, y), (x - unit * 0.8, y), (x, y + unit * 1.5)], fill=blend(palette.accent, palette.near, 0.3)
-    )
+    pen.polygon([(x, y), (x - unit * 0.8, y), (x, y + unit * 1.5)], fill=blend(palette.accent, palette.near, 0.3))
 
 
-def _balloon(
-    pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], dice: random.Random
-) -> None:
+def _balloon(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], dice: random.Random) -> None:
     x, y, unit = _spot(size_px, dice)
     pen.line((x - unit * 0.5, y + unit * 0.7, x - unit * 0.25, y + unit * 1.7), fill=palette.near, width=2)
     pen.line((x + unit * 0.5, y + unit * 0.7, x + unit * 0.25, y + unit * 1.7), fill=palette.near, width=2)
@@ -307,17 +278,13 @@ def _boat(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], 
 def _house(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], dice: random.Random) -> None:
     x, _, unit = _spot(size_px, dice)
     y = size_px[1] * 0.58
-    pen.rectangle(
-        (x - unit, y - unit * 0.5, x + unit, y + unit * 0.8), fill=blend(palette.light, palette.far, 0.3)
-    )
+    pen.rectangle((x - unit, y - unit * 0.5, x + unit, y + unit * 0.8), fill=blend(palette.light, palette.far, 0.3))
     roof = [(x - unit * 1.25, y - unit * 0.45), (x, y - unit * 1.4), (x + unit * 1.25, y - unit * 0.45)]
     pen.polygon(roof, fill=palette.accent)
     pen.rectangle((x - unit * 0.2, y + unit * 0.1, x + unit * 0.2, y + unit * 0.8), fill=palette.near)
 
 
-def _lighthouse(
-    pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], dice: random.Random
-) -> None:
+def _lighthouse(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], dice: random.Random) -> None:
     x, y, unit = _spot(size_px, dice)
     foot, top = size_px[1] * 0.66, y
     for stripe in range(6):
@@ -353,9 +320,7 @@ def _birds(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int],
             y + unit * dice.uniform(-1, 1),
             unit * dice.uniform(0.2, 0.4),
         )
-        pen.line(
-            [(bx - span, by - span * 0.5), (bx, by), (bx + span, by - span * 0.5)], fill=palette.near, width=2
-        )
+        pen.line([(bx - span, by - span * 0.5), (bx, by), (bx + span, by - span * 0.5)], fill=palette.near, width=2)
 
 
 def _star(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], dice: random.Random) -> None:

@@ -52,9 +52,7 @@ def _unrouted(twins: tuple[Twin, ...], error: HTTPException) -> ResponseReturnVa
     """404 and 405 in the words of the twin whose path was meant."""
     for twin in twins:
         if request.path.startswith(f"{twin.prefix}/"):
-            return twin.unrouted(
-                Wrong(error.code or 500, request.method, request.path.removeprefix(twin.prefix))
-            )
+            return twin.unrouted(Wrong(error.code or 500, request.method, request.path.removeprefix(twin.prefix)))
     return jsonify(error=error.name), error.code or 500
 
 

@@ -135,9 +135,7 @@ class LocalStore:
         """The blob for reading. Raises BlobNotFoundError, StorageUnavailableError."""
         check_key(key)
         with _trouble("read", absent=key), self._folder_of(key) as (folder, name):
-            descriptor = os.open(
-                name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder
-            )
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
                 raise BlobNotFoundError(key)
@@ -193,11 +191,7 @@ class LocalStore:
             inside = Path(folder).relative_to(self.root).as_posix()
             for name in names:
                 key = name if inside == "." else f"{inside}/{name}"
-                if (
-                    key.startswith(prefix)
-                    and _KEY.fullmatch(key)
-                    and _written_at(folder, name) <= written_before
-                ):
+                if key.startswith(prefix) and _KEY.fullmatch(key) and _written_at(folder, name) <= written_before:
                     yield key
 
     def sweep_staging(self, *, older_than_s: float = STAGING_AGE_S) -> int:

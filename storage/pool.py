@@ -28,9 +28,7 @@ from storage.wire import Task
 _PACKAGE_ROOT = str(Path(__file__).resolve().parent.parent)
 # -I keeps the environment, the working folder and the user's site out of the path, so ours is given here:
 # last, that nothing beside our package can stand in for the standard library.
-_BOOT = (
-    f"import sys; sys.path.append({_PACKAGE_ROOT!r}); from storage.decoder import main; main(sys.argv[1:])"
-)
+_BOOT = f"import sys; sys.path.append({_PACKAGE_ROOT!r}); from storage.decoder import main; main(sys.argv[1:])"
 # Nothing of the parent's environment goes along: it holds passwords and keys.
 _ENVIRONMENT = {"LANG": "C.UTF-8", "PATH": os.defpath}
 _PIPE_BYTES = 1024 * 1024
@@ -157,9 +155,7 @@ def _spawn(limits: Limits) -> subprocess.Popen[bytes]:
     )
     command = [sys.executable, "-I", "-c", _BOOT, *map(str, words)]
     try:
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_ENVIRONMENT, cwd="/"
-        )
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_ENVIRONMENT, cwd="/")
     except OSError as error:  # no memory, process or descriptor left
         raise StorageUnavailableError(f"cannot start a decoder: {error.strerror}") from None
 

@@ -31,9 +31,7 @@ class Place(NamedTuple):
 
 
 COMMANDS = {
-    "up": Place(
-        "app.commands.up:up", "Start everything on this machine: database, queue, web, worker, Flower."
-    ),
+    "up": Place("app.commands.up:up", "Start everything on this machine: database, queue, web, worker, Flower."),
     "demo": Place("app.commands.demo:demo", "See one picture go the whole way, step by step."),
     "generate": Place("app.commands.generate:generate", "Make a picture from words."),
     "edit": Place("app.commands.generate:edit", "Change pictures you have, by words and an optional mask."),
@@ -102,9 +100,7 @@ def from_service_error(error: ServiceError) -> CommandError:
     return CommandError(exit_code, error.code, error.detail, facts=error.facts)
 
 
-@click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="darkroom", prog_name="darkroom")
 def main() -> None:
     """Darkroom: a queue for AI image jobs.

@@ -183,9 +183,7 @@ def grant(
     def tell(output: Output) -> None:
         granted = {"account_id": owner.id, "granted_microcredits": amount}
         output.document({**granted, "balance": _balance(balance)})
-        output.line(
-            f"{owner.name} has {credits_of(balance.available)} credits, {credits_of(amount)} of them new"
-        )
+        output.line(f"{owner.name} has {credits_of(balance.available)} credits, {credits_of(amount)} of them new")
 
     return tell
 

@@ -242,9 +242,7 @@ def _may_have_arrived(error: CommandError) -> bool:
 
 
 def _maybe_accepted(error: CommandError, key: str) -> CommandError:
-    hint = (
-        f"The order may have arrived. Repeat it with --idempotency-key {key}: it will not be charged twice."
-    )
+    hint = f"The order may have arrived. Repeat it with --idempotency-key {key}: it will not be charged twice."
     return CommandError(Exit.AWAY, error.code, error.detail, hint=hint, facts={"idempotency_key": key})
 
 

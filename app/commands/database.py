@@ -92,9 +92,7 @@ def _named_faults() -> Iterator[None]:
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
             hint = "`darkroom db upgrade` brings the schema up to date."
-            raise CommandError(
-                Exit.FAILED, "schema_outdated", "the database lacks our tables", hint=hint
-            ) from error
+            raise CommandError(Exit.FAILED, "schema_outdated", "the database lacks our tables", hint=hint) from error
         raise CommandError(Exit.FAILED, "database_fault", f"the database refused{_reason(error)}") from error
 
 

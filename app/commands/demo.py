@@ -71,9 +71,7 @@ def demo(output: Output, server: str | None, key: str | None, **asked: Any) -> N
             told = perform(client, order, folder, narrator, timeout_s=asked["timeout_s"])
     path, picture = told
     check_png(path, size_px)
-    output.document(
-        {"path": str(path), "width": size_px[0], "height": size_px[1], "size_bytes": picture.size_bytes}
-    )
+    output.document({"path": str(path), "width": size_px[0], "height": size_px[1], "size_bytes": picture.size_bytes})
     kilobytes = max(1, round(picture.size_bytes / 1000))
     output.line(f"picture: {path} ({size_px[0]}x{size_px[1]}, {kilobytes} kB)")
 
@@ -119,9 +117,7 @@ def own_service(narrator: Narrator) -> Iterator[Client]:
 
 def private_settings(folder: Path) -> Any:
     """The settings of a service that shares nothing with another one of the same environment."""
-    none = dict.fromkeys(
-        ("database_url_set", "redis_url_set", "broker_url_set", "public_url", "default_model")
-    )
+    none = dict.fromkeys(("database_url_set", "redis_url_set", "broker_url_set", "public_url", "default_model"))
     return settings().model_copy(update={**none, "var": folder, "host": "127.0.0.1"})
 
 
@@ -137,9 +133,7 @@ def private_environ() -> dict[str, str]:
 
 def kept(error: CommandError, folder: Path) -> CommandError:
     hint = f"Everything of this run is kept in {folder}; its log is {folder / 'run' / 'log'}"
-    return CommandError(
-        error.exit_code, error.code, error.detail, faults=error.faults, hint=hint, facts=error.facts
-    )
+    return CommandError(error.exit_code, error.code, error.detail, faults=error.faults, hint=hint, facts=error.facts)
 
 
 @contextmanager
@@ -235,9 +229,7 @@ def tell_ledger(client: Client, task: Task, narrator: Narrator) -> None:
         narrator.say(f"ledger: {entry.get('kind')} {entry_credits(entry)} credits, {where}")
     amounts = {str(entry.get("kind")): entry.get("amount_microcredits") for entry in entries}
     if amounts.get("hold") != task.quoted or amounts.get("capture") != task.captured:
-        detail = (
-            f"the ledger of {task.id} shows {amounts or 'nothing'}, not a hold and a capture of its price"
-        )
+        detail = f"the ledger of {task.id} shows {amounts or 'nothing'}, not a hold and a capture of its price"
         raise CommandError(Exit.FAILED, "demo_unbalanced", detail)
 
 

@@ -204,9 +204,7 @@ def _placed(output: Output, task: Task) -> None:
     output.note(f"placed; `darkroom watch {task.id} -o FILE` follows it and fetches the pictures")
 
 
-def deliver(
-    output: Output, client: Client, task: Task, pattern: Path | None, *, count: int, force: bool
-) -> None:
+def deliver(output: Output, client: Client, task: Task, pattern: Path | None, *, count: int, force: bool) -> None:
     """Save an ended task's pictures and say where. Raises CommandError unless the task succeeded."""
     if task.status != "succeeded":
         output.document(task.document)

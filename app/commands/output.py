@@ -101,9 +101,7 @@ class CommandError(Exception):
         """The error as a script reads it."""
         faults = [{"field": f.field, "code": f.code, "message": f.message} for f in self.faults]
         facts = {"errors": faults, **self.facts} if faults else self.facts
-        return {
-            "error": {"code": self.code, "detail": self.detail, "exit_code": int(self.exit_code), **facts}
-        }
+        return {"error": {"code": self.code, "detail": self.detail, "exit_code": int(self.exit_code), **facts}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,7 @@ def _balance(output: Output, answer: Document) -> None:
     for name in ("spendable", "available", "queued", "held"):
         output.line(f"{name:<10} {credits_of(answer.get(f'{name}_microcredits'))} credits")
     for limit in answer.get("limits") or ():
-        output.line(
-            f"{'limit':<10} {limit.get('name')}: {limit.get('requests')} in {limit.get('window_s')} s"
-        )
+        output.line(f"{'limit':<10} {limit.get('name')}: {limit.get('requests')} in {limit.get('window_s')} s")
 
 
 def _ledger(output: Output, client: Client, limit: int | None, cursor: str | None) -> None:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 import click
 
 
-@click.command(
-    context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False
-)
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def sandbox(arguments: Sequence[str]) -> None:
     """Run the stand-in upstream; every option goes to it (try --help)."""

@@ -74,16 +74,12 @@ def service_programs(
 
 def _sandbox(settings: Settings, environ: Mapping[str, str]) -> Program:
     argv = _module("sandbox", "--host", LOOPBACK, "--port", str(settings.sandbox_port))
-    return Program(
-        name="sandbox", argv=argv, environ=environ, stage=SANDBOX, stop_steps=((signal.SIGTERM, 3.0),)
-    )
+    return Program(name="sandbox", argv=argv, environ=environ, stage=SANDBOX, stop_steps=((signal.SIGTERM, 3.0),))
 
 
 def _web(environ: Mapping[str, str]) -> Program:
     argv = _module("gunicorn", "-c", "python:app.gunicorn_conf", "app.wsgi:app")
-    return Program(
-        name="web", argv=argv, environ=environ, stage=SERVICE, stop_steps=((signal.SIGTERM, 10.0),)
-    )
+    return Program(name="web", argv=argv, environ=environ, stage=SERVICE, stop_steps=((signal.SIGTERM, 10.0),))
 
 
 def _workers(settings: Settings, environ: Mapping[str, str]) -> list[Program]:
@@ -98,9 +94,7 @@ def _workers(settings: Settings, environ: Mapping[str, str]) -> list[Program]:
 def _flower(settings: Settings, environ: Mapping[str, str]) -> Program:
     where = (f"--address={LOOPBACK}", f"--port={settings.flower_port}")
     argv = _module("celery", "-A", "workers.celery_app", "flower", *where)
-    return Program(
-        name="flower", argv=argv, environ=environ, stage=SERVICE, stop_steps=((signal.SIGTERM, 3.0),)
-    )
+    return Program(name="flower", argv=argv, environ=environ, stage=SERVICE, stop_steps=((signal.SIGTERM, 3.0),))
 
 
 def _module(name: str, *arguments: str) -> list[str]:

@@ -187,9 +187,7 @@ class Stack:
 
     def _start_postgres(self) -> str:
         settings = self._settings
-        server = EmbeddedPostgres(
-            settings.var / "postgres", settings.postgres_port, user=settings.postgres_user
-        )
+        server = EmbeddedPostgres(settings.var / "postgres", settings.postgres_port, user=settings.postgres_user)
         self._postgres = server
         server.prepare()
         self._supervised().start(replace(server.program(), stage=services.POSTGRES))

@@ -106,13 +106,9 @@ def _request(task: Task) -> Mapping[str, Any]:
 @output_options
 @client_options
 @click.argument("task_id", metavar="ID")
-@click.option(
-    "--output", "-o", "pattern", type=click.Path(path_type=Path), metavar="FILE", help="Save the pictures."
-)
+@click.option("--output", "-o", "pattern", type=click.Path(path_type=Path), metavar="FILE", help="Save the pictures.")
 @click.option("--force", "-f", is_flag=True, help="Replace files that exist.")
-@click.option(
-    "--timeout", "timeout_s", type=DURATION, metavar="TIME", help="Stop waiting after this long (exit 7)."
-)
+@click.option("--timeout", "timeout_s", type=DURATION, metavar="TIME", help="Stop waiting after this long (exit 7).")
 def watch(
     output: Output, client: Client, *, task_id: str, pattern: Path | None, force: bool, timeout_s: int | None
 ) -> None:

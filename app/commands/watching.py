@@ -36,9 +36,7 @@ class Display(Protocol):
     def trouble(self, text: str) -> None: ...
 
 
-def follow(
-    client: Client, task: Task, output: Output, *, timeout_s: int | None, stream: bool = False
-) -> Task:
+def follow(client: Client, task: Task, output: Output, *, timeout_s: int | None, stream: bool = False) -> Task:
     """Show a task until it ends, and return it ended; ``stream`` prints each change with ``--json``.
 
     Raises CommandError: timed out (7), interrupted (130), and the client's own.
@@ -127,9 +125,7 @@ def _timed_out(task: Task, timeout_s: int | None) -> CommandError:
 def _goes_on(error: CommandError, task_id: str) -> CommandError:
     hint = f"The job goes on: darkroom watch {task_id}"
     facts = {"task_id": task_id, **error.facts}
-    return CommandError(
-        Exit(error.exit_code), error.code, error.detail, faults=error.faults, hint=hint, facts=facts
-    )
+    return CommandError(Exit(error.exit_code), error.code, error.detail, faults=error.faults, hint=hint, facts=facts)
 
 
 # --- displays ----------------------------------------------------------------------------------------
@@ -205,9 +201,7 @@ class _Bar(_Shown):
         done = 1.0 if task.status == "succeeded" else task.progress
         # Without a total the bar pulses: the job moves, by an unknown amount.
         total = None if done is None and not task.ended else 1.0
-        self._progress.update(
-            self._row, description=plain(headline(task)), completed=done or 0.0, total=total
-        )
+        self._progress.update(self._row, description=plain(headline(task)), completed=done or 0.0, total=total)
 
     def trouble(self, text: str) -> None:
         self._progress.update(self._row, description=plain(text))

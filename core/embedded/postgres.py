@@ -99,9 +99,7 @@ def installation_for(data: Path) -> Installation:
         return found[max(found)]
     major = int(version_file.read_text())
     if major not in found:
-        raise EmbeddedError(
-            f"{data} was made by PostgreSQL {major}, which is not installed: set DATABASE_URL"
-        )
+        raise EmbeddedError(f"{data} was made by PostgreSQL {major}, which is not installed: set DATABASE_URL")
     return found[major]
 
 
@@ -111,9 +109,7 @@ class EmbeddedPostgres:
     ``durable=False`` gives up surviving a crash of the machine, for tests.
     """
 
-    def __init__(
-        self, folder: Path, port: int | None = None, *, user: str | None = None, durable: bool = True
-    ) -> None:
+    def __init__(self, folder: Path, port: int | None = None, *, user: str | None = None, durable: bool = True) -> None:
         self.folder = folder.absolute()
         self.data = self.folder / "data"
         self.port = port or free_ports(1)[0]
@@ -207,9 +203,7 @@ class EmbeddedPostgres:
             return False
 
     def _make_database(self) -> None:
-        login = (
-            f"postgresql://{SUPERUSER}:{self._secret('superuser.password')}@127.0.0.1:{self.port}/postgres"
-        )
+        login = f"postgresql://{SUPERUSER}:{self._secret('superuser.password')}@127.0.0.1:{self.port}/postgres"
         with psycopg.connect(login, connect_timeout=5, autocommit=True) as connection:
             if not _exists(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", ROLE):
                 connection.execute(self._role_statement(connection))

@@ -99,9 +99,7 @@ def _submit(wish: Wish, mode: str, key: str) -> Response:
     known = _shelf().find(owner, [wish.task_id])[0]
     fate = Script() if known else here.script(NAME, "outcome", wish.prompt, wish.task_id)
     fate = Script((*script.faults, *fate.faults))
-    make = tasks.new_task(
-        here, mode=mode, script=fate, blobs=blobs, mask=mask, no_quota=key == keys.NO_QUOTA_KEY
-    )
+    make = tasks.new_task(here, mode=mode, script=fate, blobs=blobs, mask=mask, no_quota=key == keys.NO_QUOTA_KEY)
     task, is_new = _shelf().accept(wish, owner=owner, base_url=_base_url(), make=make)
     if is_new:
         here.counts.accept(NAME, key=wish.task_id, prompt=wish.prompt)

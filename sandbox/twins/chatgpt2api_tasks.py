@@ -149,9 +149,7 @@ def _ended(task: Task, now: float) -> Standing:
     if task.ending.kind == "flip" and now >= task.done_s + 1:
         return Standing("error", task.done_s + 1, progress, error=ERROR_TEXTS["connection"])
     if task.ending.kind == "error":
-        return Standing(
-            "error", task.done_s, "" if task.progress_lost else "generating", error=task.ending.error
-        )
+        return Standing("error", task.done_s, "" if task.progress_lost else "generating", error=task.ending.error)
     return Standing("success", task.done_s, progress)
 
 
@@ -172,9 +170,7 @@ def ending_for(script: Script, wish: Wish, *, no_quota: bool, readable: bool) ->
     if wish.model not in IMAGE_MODELS:
         return Ending("error", f"unsupported image model: {wish.model}")
     if not readable:
-        return Ending(
-            "error", "/backend-api/files/process_upload_stream failed: status=415, body=unsupported media"
-        )
+        return Ending("error", "/backend-api/files/process_upload_stream failed: status=415, body=unsupported media")
     if fault := script.get("fail", "restart", "timeout"):
         return _scripted_error(fault)
     plain = script.get("empty", "never", "backwards", "flip")
@@ -235,9 +231,7 @@ class TaskShelf:
         seen[0] += 1
         return seen[0] % VARIATIONS
 
-    def publish(
-        self, recipe: Recipe, *, base_url: str, salt: str, from_s: float, fault: Fault | None = None
-    ) -> str:
+    def publish(self, recipe: Recipe, *, base_url: str, salt: str, from_s: float, fault: Fault | None = None) -> str:
         """Lay a file out under ``/images/`` and say its link. It is drawn when somebody fetches it."""
         digest = hashlib.md5(f"{recipe.fingerprint}{salt}".encode(), usedforsecurity=False).hexdigest()
         place = time.strftime(f"%Y/%m/%d/{int(from_s)}_{digest}.png", time.localtime(from_s))
@@ -326,9 +320,7 @@ def recipe_for(wish: Wish, blobs: tuple[bytes, ...], mask: bytes | None, *, seed
 def spoilt_recipe(recipe: Recipe, script: Script) -> Recipe:
     """Another size or another format than was asked for, where scripted."""
     if script.get("wrong_size"):
-        recipe = replace(
-            recipe, width_px=max(16, recipe.width_px // 2), height_px=max(16, recipe.height_px // 2)
-        )
+        recipe = replace(recipe, width_px=max(16, recipe.width_px // 2), height_px=max(16, recipe.height_px // 2))
     return replace(recipe, file_format="jpeg") if script.get("wrong_format") else recipe
 
 

@@ -51,15 +51,9 @@ def generation(*, with_task_id: bool) -> Wish:
     document = _json_document()
     names = ("client_task_id", "prompt") if with_task_id else ("prompt",)
     errors = [error for name in names if (error := _text_error(document, name))]
-    errors += [
-        error
-        for name in ("model", "quality", "response_format")
-        if (error := _optional_error(document, name))
-    ]
+    errors += [error for name in ("model", "quality", "response_format") if (error := _optional_error(document, name))]
     if document.get("size") is not None and not isinstance(document["size"], str):
-        errors.append(
-            _schema_error("string_type", "size", "Input should be a valid string", document["size"])
-        )
+        errors.append(_schema_error("string_type", "size", "Input should be a valid string", document["size"]))
     n = 1
     if not with_task_id:
         n, count_errors = _count_or_errors(document)
@@ -157,15 +151,9 @@ def _count_or_errors(document: dict[str, Any]) -> tuple[int, list[dict[str, obje
     except (TypeError, ValueError):
         return 1, [_schema_error("int_parsing", "n", "Input should be a valid integer", given)]
     if n < 1:
-        return 1, [
-            _schema_error(
-                "greater_than_equal", "n", "Input should be greater than or equal to 1", given, ge=1
-            )
-        ]
+        return 1, [_schema_error("greater_than_equal", "n", "Input should be greater than or equal to 1", given, ge=1)]
     if n > 4:
-        return 1, [
-            _schema_error("less_than_equal", "n", "Input should be less than or equal to 4", given, le=4)
-        ]
+        return 1, [_schema_error("less_than_equal", "n", "Input should be less than or equal to 4", given, le=4)]
     return n, []
 
 
@@ -176,9 +164,7 @@ def _json_edit() -> tuple[dict[str, Any], list[object], list[object]]:
         raise bad_request("invalid JSON body") from error
     if not isinstance(document, dict):
         raise bad_request("JSON body must be an object")
-    sources = [
-        s for key in ("images", "image", "image_url") if key in document for s in _sources(document[key])
-    ]
+    sources = [s for key in ("images", "image", "image_url") if key in document for s in _sources(document[key])]
     masks = _sources(document["mask"]) if document.get("mask") is not None else []
     return document, sources, masks
 

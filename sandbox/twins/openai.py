@@ -140,9 +140,7 @@ def _work(order: ImageOrder, fate: Script, event: str) -> Response:
     if fate.get("never"):
         misbehave.wait_for_hang_up(misbehave.HANG_S)
     if order.stream:
-        return Response(
-            _stream(order, fate, event, latency_s, _draw_for(order)), content_type="text/event-stream"
-        )
+        return Response(_stream(order, fate, event, latency_s, _draw_for(order)), content_type="text/event-stream")
     time.sleep(latency_s)
     if failure := _failure(fate):
         return failure
@@ -345,9 +343,7 @@ def _check_temperature(document: dict[str, Any], name: str) -> None:
     if warmth is None:
         return
     if isinstance(warmth, bool) or not isinstance(warmth, (int, float)):
-        raise ApiError(
-            "Invalid type for 'temperature': expected a decimal.", code="invalid_type", param="temperature"
-        )
+        raise ApiError("Invalid type for 'temperature': expected a decimal.", code="invalid_type", param="temperature")
     if not 0 <= warmth <= 2:
         text = f"Invalid 'temperature': decimal out of range. Expected 0 to 2, but got {warmth}."
         raise ApiError(text, code="decimal_above_max_value", param="temperature")

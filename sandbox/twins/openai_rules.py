@@ -48,9 +48,7 @@ class ImageModel:
 
 
 _V25 = ImageModel(1788800000, flexible=True, qualities=_FINE, markup=True)
-_V26 = ImageModel(
-    1793800000, flexible=True, qualities=_FINE, markup=True, complexity=True, motion_and_vector=True
-)
+_V26 = ImageModel(1793800000, flexible=True, qualities=_FINE, markup=True, complexity=True, motion_and_vector=True)
 IMAGE_MODELS: dict[str, ImageModel] = {
     "gpt-image-1-mini": ImageModel(1759500000, fidelities=("low",)),
     "gpt-image-1.5": ImageModel(1765700000, fidelities=("low", "high")),
@@ -72,8 +70,7 @@ _COMMON = frozenset({
 })  # fmt: skip
 KNOWN = {
     "generate": _COMMON | {"moderation"},
-    "edit": _COMMON
-    | {"image", "image[]", "mask", "markup", "input_fidelity", "svg[model]", "svg[reasoning][effort]"},
+    "edit": _COMMON | {"image", "image[]", "mask", "markup", "input_fidelity", "svg[model]", "svg[reasoning][effort]"},
     "edit_json": _COMMON | {"images", "mask", "input_fidelity", "moderation"},
 }
 _INTEGERS = {
@@ -222,9 +219,7 @@ def _size(fields: Mapping[str, Any], model: ImageModel) -> tuple[int, int] | Non
             raise _not_among("size", size, (*FIXED_SIZES, "auto"))
         return exact
     if exact is None:
-        raise invalid_value(
-            "size", f"Invalid size '{size}'. Expected 'auto' or WIDTHxHEIGHT, for example '1024x1024'."
-        )
+        raise invalid_value("size", f"Invalid size '{size}'. Expected 'auto' or WIDTHxHEIGHT, for example '1024x1024'.")
     if complaint := _size_complaint(*exact):
         raise invalid_value("size", f"Invalid size '{size}'. {complaint}")
     return exact
@@ -275,14 +270,8 @@ def _check_extras(fields: Mapping[str, Any], name: str, model: ImageModel) -> No
 def _check_together(order: ImageOrder, fields: Mapping[str, Any]) -> None:
     """Options that exclude each other."""
     if order.background == "transparent" and order.output_format == "jpeg":
-        raise invalid_value(
-            "background", "Transparent background is not supported with output_format 'jpeg'."
-        )
-    if (
-        order.compression is not None
-        and order.compression != 100
-        and order.output_format not in ("jpeg", "webp")
-    ):
+        raise invalid_value("background", "Transparent background is not supported with output_format 'jpeg'.")
+    if order.compression is not None and order.compression != 100 and order.output_format not in ("jpeg", "webp"):
         raise invalid_value(
             "output_compression", f"Compression is not supported for output format '{order.output_format}'."
         )
@@ -294,9 +283,7 @@ def _check_together(order: ImageOrder, fields: Mapping[str, Any]) -> None:
     if any(key.startswith("svg") for key in fields) and order.output_format != "svg":
         raise invalid_value("svg", "'svg' can only be used with output_format 'svg'.")
     if order.output_format in ("gif", "svg") and order.stream:
-        raise invalid_value(
-            "stream", f"Streaming is not supported with output_format '{order.output_format}'."
-        )
+        raise invalid_value("stream", f"Streaming is not supported with output_format '{order.output_format}'.")
     if order.output_format == "svg" and order.n != 1:
         raise invalid_value("n", "'n' must be 1 with output_format 'svg'.")
     if order.output_format == "gif" and order.mask is not None:
@@ -350,9 +337,7 @@ def _picture(
     kind = (upload.content_type or "application/octet-stream").split(";")[0].strip().lower()
     if kind not in kinds:
         listed = ", ".join(f"'{known}'" for known in kinds)
-        text = (
-            f"Invalid file '{param}': unsupported mimetype ('{kind}'). Supported file formats are {listed}."
-        )
+        text = f"Invalid file '{param}': unsupported mimetype ('{kind}'). Supported file formats are {listed}."
         raise ApiError(text, code="unsupported_file_mimetype", param=param)
     blob = upload.read()
     if len(blob) >= bytes_max:
@@ -468,9 +453,7 @@ def _choice(fields: Mapping[str, Any], key: str, choices: tuple[str, ...], defau
 
 def _not_among(key: str, given: str, choices: tuple[str, ...]) -> ApiError:
     listed = ", ".join(f"'{choice}'" for choice in choices[:-1])
-    return invalid_value(
-        key, f"Invalid value: '{given}'. Supported values are: {listed}, and '{choices[-1]}'."
-    )
+    return invalid_value(key, f"Invalid value: '{given}'. Supported values are: {listed}, and '{choices[-1]}'.")
 
 
 def _not_supported(key: str, model: str) -> ApiError:

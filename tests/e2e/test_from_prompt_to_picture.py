@@ -113,8 +113,10 @@ def test_flower_lists_the_worker_and_the_tasks(service: Service) -> None:
 def test_the_command_line_makes_a_picture_from_a_script(service: Service, tmp_path: Any) -> None:
     target = tmp_path / "fox.png"
     done = subprocess.run(
-        [sys.executable, "-c", "from app.commands import main; main()"]
-        + ["generate", "a fox", "-o", str(target), "--size", "320x320", "--server", service.running.url],
+        [
+            *(sys.executable, "-c", "from app.commands import main; main()"),
+            *("generate", "a fox", "-o", str(target), "--size", "320x320", "--server", service.running.url),
+        ],
         env={**service.running.environ, "DARKROOM_KEY": service.running.admin_key_path.read_text().strip()},
         capture_output=True,
         text=True,
@@ -126,7 +128,7 @@ def test_the_command_line_makes_a_picture_from_a_script(service: Service, tmp_pa
 
 
 def assert_submitted_once(service: Service) -> None:
-    per_key = service.counts()["chatgpt2api"]["submits_per_key"]
+    per_key = service.counts()["chatgpt2api"]["submits_by_key"]
     assert per_key
     assert {key: count for key, count in per_key.items() if count > 1} == {}
 

@@ -183,9 +183,7 @@ def test_a_killed_child_is_started_again_and_leaves_nobody_behind(house, name):
     before, members = one.pids(), len(family(one))
     os.kill(before[name], signal.SIGKILL)
     eventually(lambda: one.pids().get(name) not in (None, before[name]))
-    assert {k: v for k, v in one.pids().items() if k != name} == {
-        k: v for k, v in before.items() if k != name
-    }
+    assert {k: v for k, v in one.pids().items() if k != name} == {k: v for k, v in before.items() if k != name}
     eventually(lambda: answers(one))
     eventually(lambda: len(family(one)) == members)
     assert "killed by SIGKILL; starting again in 0.5 s" in one.said()

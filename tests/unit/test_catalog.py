@@ -138,9 +138,7 @@ def test_a_pattern_stands_in_and_says_so(catalog: Catalog) -> None:
         ("grok-imagine-image-quality", "grok-imagine-image-2.0", "answered by its successor"),
     ],
 )
-def test_what_is_gone_leads_on_with_a_warning(
-    catalog: Catalog, name: str, successor: str, words: str
-) -> None:
+def test_what_is_gone_leads_on_with_a_warning(catalog: Catalog, name: str, successor: str, words: str) -> None:
     found = catalog.resolve(name)
     assert found.model.id == successor
     assert words in found.warnings[0]
@@ -195,9 +193,7 @@ def test_default_is_never_a_model_that_is_ending(catalog: Catalog) -> None:
 
 def test_default_takes_a_model_that_needs_no_further_setting(catalog: Catalog) -> None:
     chosen = catalog.default_for("edit", {"stability"})
-    assert (
-        chosen is catalog.models["stability-control-sketch"]
-    )  # search-and-replace costs the same, and needs find
+    assert chosen is catalog.models["stability-control-sketch"]  # search-and-replace costs the same, and needs find
 
 
 def test_no_default_where_nobody_can(catalog: Catalog) -> None:

@@ -37,14 +37,10 @@ def _silent(argument: Any, value: Any) -> bool:
 
 
 _KEYWORDS: dict[str, Any] = {
-    **dict.fromkeys(
-        ("$schema", "title", "description", "default", "type", "additionalProperties", "items"), _silent
-    ),
+    **dict.fromkeys(("$schema", "title", "description", "default", "type", "additionalProperties", "items"), _silent),
     "properties": _properties,
     "required": lambda names, value: set(names) <= value.keys(),
-    "dependentRequired": lambda needs, value: all(
-        set(needs[name]) <= value.keys() for name in needs if name in value
-    ),
+    "dependentRequired": lambda needs, value: all(set(needs[name]) <= value.keys() for name in needs if name in value),
     "allOf": lambda schemas, value: all(admits(schema, value) for schema in schemas),
     "anyOf": lambda schemas, value: any(admits(schema, value) for schema in schemas),
     "not": lambda schema, value: not admits(schema, value),
@@ -106,9 +102,7 @@ def checked(model: Any, operation: str, order: Schema) -> Any:
     )
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
-)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(data=st.data(), pair=st.sampled_from(PAIRS))
 def test_what_the_schema_admits_the_check_accepts(data: st.DataObject, pair: tuple[Any, str]) -> None:
     model, operation = pair

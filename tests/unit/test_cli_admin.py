@@ -72,9 +72,7 @@ def run(*arguments: str) -> Result:
 @pytest.fixture
 def grants(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, str]]:
     found: list[tuple[str, int, str]] = []
-    monkeypatch.setattr(
-        ledger, "grant", lambda _, account, amount, note: found.append((account, amount, note))
-    )
+    monkeypatch.setattr(ledger, "grant", lambda _, account, amount, note: found.append((account, amount, note)))
     monkeypatch.setattr(ledger, "balance", lambda *_: Balance(available=7_000_000))
     return found
 
@@ -108,9 +106,7 @@ def test_a_grant_is_exact(grants: list[tuple[str, int, str]], amount: list[str],
         [],
     ],
 )
-def test_an_amount_that_is_none_is_a_usage_error(
-    grants: list[tuple[str, int, str]], amount: list[str]
-) -> None:
+def test_an_amount_that_is_none_is_a_usage_error(grants: list[tuple[str, int, str]], amount: list[str]) -> None:
     assert (run("grant", "alice", *amount).exit_code, grants) == (2, [])
 
 
@@ -143,9 +139,7 @@ def test_a_key_is_printed_alone_on_stdout(made_keys: list[dict[str, Any]]) -> No
     assert made_keys == [{**expected, "expires_at": NOW + timedelta(days=30)}]
 
 
-def test_a_key_that_was_not_committed_is_not_printed(
-    fake: FakeDatabase, made_keys: list[dict[str, Any]]
-) -> None:
+def test_a_key_that_was_not_committed_is_not_printed(fake: FakeDatabase, made_keys: list[dict[str, Any]]) -> None:
     fake.commit_fails = True
     result = run("key", "create", "alice")
     assert (result.exit_code, result.stdout) == (3, "")
@@ -181,9 +175,7 @@ def module(name: str, monkeypatch: pytest.MonkeyPatch, **members: Any) -> None:
     monkeypatch.setitem(sys.modules, name, made)
 
 
-def test_audit_ends_with_1_when_something_is_found(
-    fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_audit_ends_with_1_when_something_is_found(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = SimpleNamespace(invariant="held_by_live_jobs", subject="acct_1", detail="held 5, jobs say 0")
     module("jobs.audit", monkeypatch, check=lambda _: [finding])
     result = run("audit")
@@ -198,9 +190,7 @@ def test_audit_says_clean(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -
     assert (run("audit").exit_code, run("audit").stdout) == (0, "clean: every invariant holds\n")
 
 
-def test_db_status_names_what_waits_and_upgrade_applies_it(
-    fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_db_status_names_what_waits_and_upgrade_applies_it(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = ["0001_start"]
     module("migrations", monkeypatch, pending=lambda _: list(waiting), upgrade=lambda _: waiting.clear())
     status = run("db", "status")
@@ -222,9 +212,7 @@ def var(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_running_instance_is_found_by_its_file(var: Path) -> None:
-    (var / "run" / "urls.json").write_text(
-        '{"database_url": "postgresql://u:pw@127.0.0.1:5/d", "redis_url": ""}'
-    )
+    (var / "run" / "urls.json").write_text('{"database_url": "postgresql://u:pw@127.0.0.1:5/d", "redis_url": ""}')
     assert database.database_url() == "postgresql+psycopg://u:pw@127.0.0.1:5/d"
 
 
@@ -246,9 +234,7 @@ def test_a_damaged_file_is_said(var: Path, text: str) -> None:
         database.database_url()
 
 
-def test_a_database_that_is_away_is_one_line_without_the_password(
-    var: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_is_away_is_one_line_without_the_password(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:hunter2@127.0.0.1:1/d")
     result = run("account", "list")
     assert (result.exit_code, "hunter2" in result.output) == (3, False)

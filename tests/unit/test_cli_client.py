@@ -418,9 +418,7 @@ def test_a_cancelled_job_ends_with_6(server: FakeServer) -> None:
     assert run(server, "generate", "a fox").exit_code == 6
 
 
-def test_a_job_that_takes_too_long_ends_the_wait_with_7(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_takes_too_long_ends_the_wait_with_7(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(100))
     monkeypatch.setattr(watching.time, "monotonic", lambda: float(next(ticks)))
     server.job(task("running"))
@@ -488,9 +486,7 @@ def test_a_server_that_is_away_is_said_at_once() -> None:
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
-@pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://host", "http://", "http://user:pw@host", "http://h:x"]
-)
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "http://user:pw@host", "http://h:x"])
 def test_a_bad_address_is_a_usage_error(url: str) -> None:
     result = run(url, "quota")
     assert (result.exit_code, "pw" in result.stderr) == (2, False)
@@ -633,9 +629,7 @@ def test_an_id_that_is_none_is_not_sent(server: FakeServer, bad: str) -> None:
     assert (run(server, "show", bad).exit_code, server.seen) == (2, [])
 
 
-@pytest.mark.parametrize(
-    ("outcome", "exit_code"), [("freed_in_queue", 0), ("stop_requested", 0), ("too_late", 1)]
-)
+@pytest.mark.parametrize(("outcome", "exit_code"), [("freed_in_queue", 0), ("stop_requested", 0), ("too_late", 1)])
 def test_cancel_prints_the_outcome(server: FakeServer, outcome: str, exit_code: int) -> None:
     server.on("POST", f"/api/images/tasks/{JOB}/cancel", {"outcome": outcome, "task": task()})
     result = run(server, "cancel", JOB)
@@ -735,9 +729,7 @@ def test_this_machine_is_told_from_others(url: str, here: bool) -> None:
     assert client_module.is_this_machine(url) is here
 
 
-def test_a_netrc_does_not_replace_the_key(
-    server: FakeServer, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_netrc_does_not_replace_the_key(server: FakeServer, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
     monkeypatch.setenv("NETRC", str(place / "netrc"))
     monkeypatch.setattr(client_module, "is_this_machine", lambda _: False)

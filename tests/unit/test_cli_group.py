@@ -44,9 +44,7 @@ def test_help_loads_no_server_no_driver_and_no_command() -> None:
     help_text, _, loaded = run.stdout.partition("LOADED")
     heavy = {"flask", "sqlalchemy", "pydantic", "requests", "rich", "celery", "gevent", "PIL", "psycopg"}
     assert heavy.isdisjoint(loaded.split())
-    assert not [
-        name for name in loaded.split() if name in {p.target.split(":")[0] for p in group.COMMANDS.values()}
-    ]
+    assert not [name for name in loaded.split() if name in {p.target.split(":")[0] for p in group.COMMANDS.values()}]
     assert all(name in help_text for name in group.COMMANDS)
 
 
@@ -211,9 +209,7 @@ def test_events_survive_any_cut() -> None:
     assert list(read_events([raw[i : i + 1] for i in range(len(raw))])) == expected
 
 
-@pytest.mark.parametrize(
-    "document", [{}, {"id": "a/../b", "status": "x"}, {"id": "j", "status": "x", "images": [{}]}]
-)
+@pytest.mark.parametrize("document", [{}, {"id": "a/../b", "status": "x"}, {"id": "j", "status": "x", "images": [{}]}])
 def test_a_task_that_is_none_is_said(document: dict[str, Any]) -> None:
     with pytest.raises(CommandError, match="garbles"):
         read_task(document)

@@ -71,9 +71,7 @@ def test_a_program_dies_with_whoever_started_it():
 def test_root_becomes_an_ordinary_user_without_any_right_left(tmp_path_factory):
     said = run("cat", "/proc/self/status", user=unprivileged_user("nobody"), reach=(Path("/usr/bin"),))
     assert "Uid:\t65534\t65534\t65534\t65534" in said
-    assert capabilities(said) | {"CapBnd": 0} == dict.fromkeys(
-        ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), 0
-    )
+    assert capabilities(said) | {"CapBnd": 0} == dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), 0)
 
 
 @as_root
@@ -83,9 +81,7 @@ def test_below_a_closed_folder_one_right_is_kept_and_no_mode_is_changed(tmp_path
     closed.chmod(0o700)
     (closed / "inner" / "note").write_text("found")
     nobody = unprivileged_user("nobody")
-    line = (
-        f"test -r {closed}/inner/note && cat {closed}/inner/note /proc/self/status; touch {closed}/inner/new"
-    )
+    line = f"test -r {closed}/inner/note && cat {closed}/inner/note /proc/self/status; touch {closed}/inner/new"
     said = run("sh", "-c", line, user=nobody, reach=(closed / "inner",))
     assert said.startswith("found")
     assert capabilities(said)["CapEff"] == 1 << 2  # CAP_DAC_READ_SEARCH alone

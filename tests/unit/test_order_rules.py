@@ -18,11 +18,7 @@ CATALOG = load()
 
 
 def check(model_id: str, operation: str = "generate", **fields: Any) -> CheckedOrder:
-    flags = {
-        name: fields.pop(name)
-        for name in ("image_count", "has_mask", "has_face", "lenient")
-        if name in fields
-    }
+    flags = {name: fields.pop(name) for name in ("image_count", "has_mask", "has_face", "lenient") if name in fields}
     return check_order(CATALOG.models[model_id], operation, fields, **{"image_count": 0, **flags})
 
 
@@ -33,9 +29,7 @@ def faults(model_id: str, operation: str = "generate", **fields: Any) -> list[tu
 
 
 def test_an_order_comes_out_in_canonical_words() -> None:
-    checked = check(
-        "gpt-image-2", prompt=" a fox\r\n", n=3, size="1000x1000", quality="high", output_format="JPG"
-    )
+    checked = check("gpt-image-2", prompt=" a fox\r\n", n=3, size="1000x1000", quality="high", output_format="JPG")
     assert checked.prompt == "a fox"
     assert checked.n == 3
     assert checked.size == {"size": "1008x1008"}
@@ -53,9 +47,7 @@ def test_what_was_left_out_stays_out() -> None:
 
 
 def test_the_format_is_said_in_the_words_of_the_model() -> None:
-    assert (
-        check("replicate-flux-schnell", prompt="a fox", output_format="jpeg").params["output_format"] == "jpg"
-    )
+    assert check("replicate-flux-schnell", prompt="a fox", output_format="jpeg").params["output_format"] == "jpg"
 
 
 def test_auto_means_left_out_where_the_model_has_no_such_word() -> None:
@@ -177,9 +169,7 @@ def test_prompt_limits_are_those_of_the_model() -> None:
 
 def test_a_model_without_a_prompt_refuses_words_but_not_silence() -> None:
     assert check("image-upscaler", "upscale", prompt="  ", image_count=1).prompt is None
-    assert faults("image-upscaler", "upscale", prompt="sharper", image_count=1) == [
-        ("prompt", "not_supported")
-    ]
+    assert faults("image-upscaler", "upscale", prompt="sharper", image_count=1) == [("prompt", "not_supported")]
 
 
 def test_a_setting_the_model_cannot_do_without() -> None:
@@ -326,9 +316,7 @@ def test_no_order_however_wild_does_more_than_be_refused(data: st.DataObject, mo
     names = ["prompt", "n", "nonsense", *SIZE_FIELDS, *model.params]
     fields = data.draw(st.dictionaries(st.sampled_from(names), junk, max_size=6))
     try:
-        checked = check_order(
-            model, operation, fields, image_count=data.draw(st.integers(0, 20)), lenient=True
-        )
+        checked = check_order(model, operation, fields, image_count=data.draw(st.integers(0, 20)), lenient=True)
     except OrderProblems as refused:
         assert refused.problems
     else:

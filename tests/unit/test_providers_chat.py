@@ -44,9 +44,7 @@ def bytewise(text: str) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_events_survive_every_line_end_and_every_split(end: str) -> None:
-    stream = end.join(
-        [": stream-open", "", "data: ein", "data: zwei", "", "event: x", "data:drei Füße", "", ""]
-    )
+    stream = end.join([": stream-open", "", "data: ein", "data: zwei", "", "event: x", "data:drei Füße", "", ""])
     expected = ["ein\nzwei", "drei Füße"]
     assert list(events([stream.encode()])) == expected
     assert list(events(bytewise(stream))) == expected

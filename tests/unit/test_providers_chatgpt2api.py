@@ -314,9 +314,7 @@ def test_error_texts_are_redacted() -> None:
         (302, {}, Misconfigured, "upstream_redirects"),
     ],
 )
-def test_every_status_has_its_class(
-    status: int, answer: dict[str, Any], error: type[ProviderError], code: str
-) -> None:
+def test_every_status_has_its_class(status: int, answer: dict[str, Any], error: type[ProviderError], code: str) -> None:
     found = classify_answer(status, {}, json.dumps(answer).encode())
     assert (type(found), found.code) == (error, code)
 
@@ -460,9 +458,7 @@ def test_a_failed_look_never_ends_a_call(gateway: Gateway, answer: tuple[int, An
 
 
 def test_check_raises_what_ended_the_call(gateway: Gateway) -> None:
-    gateway.answers = [
-        (200, {"items": [{"id": "theirs", "status": "error", "error": "x"}], "missing_ids": []})
-    ]
+    gateway.answers = [(200, {"items": [{"id": "theirs", "status": "error", "error": "x"}], "missing_ids": []})]
     with pytest.raises(Failed):
         gateway.provider().check(call(upstream_id="theirs"))
 

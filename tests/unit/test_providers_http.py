@@ -76,9 +76,7 @@ def _read_request(conn: socket.socket) -> bytes:
             return b""
         data += more
     head, _, body = data.partition(b"\r\n\r\n")
-    lengths = [
-        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
-    ]
+    lengths = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")]
     while lengths and len(body) < lengths[0]:
         body += conn.recv(65536)
     return head + b"\r\n\r\n" + body
@@ -188,9 +186,7 @@ def test_a_silent_handshake_ends_at_the_deadline_and_did_not_run() -> None:
         pytest.param(closes(), id="closed without an answer"),
         pytest.param(closes(b"HTTP/1.1 200 OK\r\nContent-Le"), id="cut in the header"),
         pytest.param(closes(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfour"), id="cut in the body"),
-        pytest.param(
-            closes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfour\r\n"), id="cut in chunks"
-        ),
+        pytest.param(closes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfour\r\n"), id="cut in chunks"),
         pytest.param(closes(b"\x00\x01garbage\r\n\r\n"), id="not HTTP"),
         pytest.param(
             closes(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope"),
@@ -214,9 +210,7 @@ def test_silence_is_uncertain_at_the_deadline() -> None:
     assert caught.value.code == "upstream_no_answer"
 
 
-@pytest.mark.parametrize(
-    "head", [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["header", "body"]
-)
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["header", "body"])
 def test_dripping_bytes_do_not_outlive_the_deadline(head: bytes) -> None:
     stop = threading.Event()
     with upstream(drips(head, stop.is_set)) as server:
@@ -559,9 +553,7 @@ def test_a_pinned_address_still_shows_and_proves_the_name(certificate: Path) -> 
         good = _pinned("pictures.example", server.port, certificate)
         assert fetch(f"https://pictures.example:{server.port}/a", good).data == long
         with pytest.raises(UnsafeUrlError) as caught:  # same machine, same certificate, other name
-            fetch(
-                f"https://other.example:{server.port}/a", _pinned("other.example", server.port, certificate)
-            )
+            fetch(f"https://other.example:{server.port}/a", _pinned("other.example", server.port, certificate))
         assert caught.value.code == "url_unreachable"
         with pytest.raises(UnsafeUrlError):  # not signed by an authority we know
             fetch(f"https://pictures.example:{server.port}/a", replace(good, ca_file=None))

@@ -212,9 +212,7 @@ def test_links_of_look_alike_servers_are_taken(server: Server) -> None:
     assert "Authorization" not in server.asked[1][1]
 
 
-@pytest.mark.parametrize(
-    "answer", [b"", b"<html>", b'{"data": [', {"data": []}, {"data": "x"}, {}, [1], b"[" * 10**5]
-)
+@pytest.mark.parametrize("answer", [b"", b"<html>", b'{"data": [', {"data": []}, {"data": "x"}, {}, [1], b"[" * 10**5])
 def test_a_200_without_a_picture_is_uncertain(server: Server, answer: object) -> None:
     server.will(200, answer)
     with pytest.raises(Uncertain):
@@ -241,9 +239,7 @@ def test_a_200_without_a_picture_is_uncertain(server: Server, answer: object) ->
         (502, b"<html>Bad Gateway</html>", Uncertain),
     ],
 )
-def test_errors_say_what_to_do_next(
-    server: Server, status: int, answer: object, error: type[ProviderError]
-) -> None:
+def test_errors_say_what_to_do_next(server: Server, status: int, answer: object, error: type[ProviderError]) -> None:
     server.will(status, answer)
     with pytest.raises(error):
         server.provider().submit(order(), dedupe_key="key")

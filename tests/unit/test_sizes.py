@@ -133,9 +133,7 @@ def test_the_nearest_size(model_id: str, fields: dict[str, Any], used: dict[str,
         ("chatgpt2api-gpt-image-2", {"size": "1000x1000"}, {}),
     ],
 )
-def test_a_change_is_told_and_only_a_change(
-    model_id: str, fields: dict[str, Any], changed: dict[str, Any]
-) -> None:
+def test_a_change_is_told_and_only_a_change(model_id: str, fields: dict[str, Any], changed: dict[str, Any]) -> None:
     assert size_of(model_id, **fields).changed == changed
 
 

@@ -162,9 +162,7 @@ def test_a_result_with_a_tail_is_refused(media, store):
     with zipfile.ZipFile(archive, "w") as zipped:
         zipped.writestr("run.sh", "rm -rf /")
     for form in ("PNG", "JPEG", "WEBP", "GIF", "AVIF"):
-        assert (
-            refusal_code(media.keep_result, encoded(gradient(), form) + archive.getvalue()) == "trailing_data"
-        )
+        assert refusal_code(media.keep_result, encoded(gradient(), form) + archive.getvalue()) == "trailing_data"
     assert refusal_code(media.keep_result, encoded(gradient(), "GIF") + b"/*;alert(1)*/") == "trailing_data"
     assert list(store.iter_keys("refused/")) == []
 
@@ -239,9 +237,7 @@ def test_pixels_that_do_not_fill_the_picture_are_truncated(keep):
         (b"", "not_an_image"),
         (b"RIFF\x10\0\0\0WEBPVP8 \x04\0\0\0abcd", "truncated_image"),
         (
-            b"\x89PNG\r\n\x1a\n"
-            + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 77, 9, 0, 0, 0))
-            + chunk(b"IEND", b""),
+            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 77, 9, 0, 0, 0)) + chunk(b"IEND", b""),
             "image_undecodable",
         ),
     ],

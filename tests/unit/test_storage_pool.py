@@ -166,12 +166,8 @@ def test_a_picture_that_needs_more_time_than_allowed_is_undecodable(make_pool, t
 
 @pytest.mark.parametrize(("cpu_s", "wall_s", "number"), [(0, 60, signal.SIGXCPU), (60, 1, signal.SIGALRM)])
 def test_the_kernel_ends_a_decoder_that_computes_too_long(cpu_s, wall_s, number):
-    program = (
-        f"from storage.decoder import start_clocks\nstart_clocks(cpu_s={cpu_s}, wall_s={wall_s})\nwhile 1: 1"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, timeout=30, check=False
-    )
+    program = f"from storage.decoder import start_clocks\nstart_clocks(cpu_s={cpu_s}, wall_s={wall_s})\nwhile 1: 1"
+    ended = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, timeout=30, check=False)
     assert ended.returncode == -number
 
 
@@ -459,8 +455,7 @@ def test_a_small_file_that_fills_memory_when_decoded_stays_below_the_cap(make_po
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
     chunks = ((b"IHDR", header), (b"IDAT", body), (b"IEND", b""))
     data = b"\x89PNG\r\n\x1a\n" + b"".join(
-        len(part).to_bytes(4, "big") + kind + part + zlib.crc32(kind + part).to_bytes(4, "big")
-        for kind, part in chunks
+        len(part).to_bytes(4, "big") + kind + part + zlib.crc32(kind + part).to_bytes(4, "big") for kind, part in chunks
     )
     assert len(data) < 200_000
     assert pool.run(task, data)["picture"]["width_px"] == width

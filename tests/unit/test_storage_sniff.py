@@ -107,9 +107,7 @@ def test_a_jpeg_of_a_million_segments_is_given_up_soon():
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize(
-    "tail", [b"x", b"<script>alert(1)</script>", b"\0\0\0\0\0\0\0\0", b"PK\x03\x04zipzip"]
-)
+@pytest.mark.parametrize("tail", [b"x", b"<script>alert(1)</script>", b"\0\0\0\0\0\0\0\0", b"PK\x03\x04zipzip"])
 def test_the_end_of_a_picture_is_found_whatever_follows(form, tail):
     data = encoded(form)
     assert dissect(data, FORMATS[form], max_frames=50).end == len(data)
