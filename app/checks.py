@@ -10,7 +10,7 @@ import redis
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-import migrations
+from core import schema
 from core.db import Database
 from core.errors import DatabaseAwayError
 from storage.base import StorageUnavailableError, Store
@@ -42,7 +42,7 @@ def _database(database: Database) -> str | None:
 def _migrations(database: Database) -> str | None:
     try:
         with database.autocommit() as connection:
-            pending = migrations.pending(connection)
+            pending = schema.pending(connection)
     except (DatabaseAwayError, SQLAlchemyError):
         return "cannot be told without the database"
     return f"pending: {', '.join(pending)}; run darkroom db upgrade" if pending else None

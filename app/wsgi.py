@@ -1,4 +1,4 @@
-"""What gunicorn serves: ``gunicorn -k gevent app.wsgi:application``.
+"""What gunicorn serves: ``gunicorn -k gevent app.wsgi:app``.
 
 Never with ``preload_app``: psycopg must be imported after gevent has patched ``select``, which the
 gevent worker does before it loads this module, and threads and sockets must not cross the fork.
@@ -14,4 +14,4 @@ from core import logging, settings
 
 configuration = settings.load()
 logging.configure(level=configuration.log_level, log_format=configuration.log_format)
-application = create_app(configuration, build(configuration, os.environ))
+app = create_app(configuration, build(configuration, os.environ))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-import migrations
+from core import schema
 from core.db import Database, make_engine
 from core.embedded.postgres import EmbeddedPostgres
 from core.embedded.redis import EmbeddedRedis
@@ -29,7 +29,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         _administer(url, "CREATE DATABASE template_darkroom")
         database = Database(make_engine(_named(url, "template_darkroom")))
         with database.transaction() as connection:
-            migrations.upgrade(connection)
+            schema.upgrade(connection)
         database.dispose()
         yield url
 

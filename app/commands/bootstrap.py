@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-import migrations
 from accounts import accounts, keys
+from core import schema
 from core.db import Database, make_engine
 from core.embedded.folders import make_folder, write_private
 from core.settings import Settings
@@ -36,7 +36,7 @@ def prepare(settings: Settings) -> Prepared:
     database = Database(make_engine(settings.database_url, pool_size=2, application_name="bootstrap"))
     try:
         with database.transaction() as connection:
-            migrations.upgrade(connection)
+            schema.upgrade(connection)
         with database.transaction() as connection:
             account_id = _admin(connection, settings)
             if not key_path.exists():

@@ -132,10 +132,10 @@ def db() -> None:
 @database_command
 def upgrade(connection: Connection) -> Tell:
     """Bring the schema up to date."""
-    import migrations
+    from core import schema
 
-    before = [str(step) for step in migrations.pending(connection)]
-    migrations.upgrade(connection)
+    before = [str(step) for step in schema.pending(connection)]
+    schema.upgrade(connection)
 
     def tell(output: Output) -> None:
         output.document({"applied": before})
@@ -148,9 +148,9 @@ def upgrade(connection: Connection) -> Tell:
 @database_command
 def status(connection: Connection) -> Tell:
     """Name the migrations that wait; exit 1 when there are any."""
-    import migrations
+    from core import schema
 
-    waiting = [str(step) for step in migrations.pending(connection)]
+    waiting = [str(step) for step in schema.pending(connection)]
 
     def tell(output: Output) -> None:
         output.document({"pending": waiting})

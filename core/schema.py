@@ -1,0 +1,47 @@
+"""The schema's history, and the two questions asked of it: bring it up, and what is missing.
+
+The revisions lie in the package ``migrations``, which is found by its name and never imported from
+here: its environment imports every table, and nothing that serves requests should.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+# Several processes may start at once; one migrates, the others wait for it.
+_LOCK = 7_216_050_001
+
+
+def upgrade(connection: Connection) -> None:
+    """Bring the schema to the newest revision, inside the caller's transaction."""
+    connection.execute(text("SET LOCAL statement_timeout = 0"))
+    connection.execute(text("SET LOCAL lock_timeout = '60s'"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def pending(connection: Connection) -> list[str]:
+    """Revisions the database has not seen, oldest first."""
+    script = ScriptDirectory.from_config(_config())
+    heads = MigrationContext.configure(connection).get_current_heads()
+    done = {r.revision for head in heads for r in script.iterate_revisions(head, "base")}
+    every = [revision.revision for revision in script.walk_revisions()]
+    return [revision for revision in reversed(every) if revision not in done]
+
+
+def _config() -> Config:
+    config = Config()
+    spec = find_spec("migrations")
+    if spec is None or spec.origin is None:
+        raise LookupError("the package `migrations` is not installed beside the others")
+    config.set_main_option("script_location", str(Path(spec.origin).parent))
+    return config
