@@ -175,6 +175,20 @@ def test_the_kernel_ends_a_decoder_that_computes_too_long(cpu_s, wall_s, number)
     assert ended.returncode == -number
 
 
+def test_a_picture_that_ran_out_of_time_is_not_tried_again(make_pool, task):
+    pool = make_pool()
+    pool.run(task, png())
+    (pid,) = pool.idle_pids()
+    os.kill(pid, signal.SIGSTOP)
+    outcome = in_thread(lambda: pool.run(task, png()))
+    while pool.idle_pids():
+        pass
+    os.kill(pid, signal.SIGXCPU)  # as the kernel does
+    os.kill(pid, signal.SIGCONT)
+    with pytest.raises(MediaError, match="takes too long"):
+        outcome.result(30)
+
+
 def test_callers_wait_in_line_and_not_for_ever(make_pool, task):
     pool = make_pool(decoder_queue_s=0.05, decoder_wall_s=30)
     pool.run(task, png())
