@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import itertools
 import os
 import resource
 import select
@@ -150,25 +149,25 @@ def test_a_picture_that_needs_more_memory_than_allowed_is_undecodable(make_pool,
     assert pool.run(task, png())["picture"]["width_px"] == 16
 
 
-def test_a_picture_that_needs_more_time_than_allowed_is_undecodable(make_pool, task):
-    pool = make_pool(decoder_wall_s=0.5)
-    pool.run(task, png())
-    noise = Image.effect_noise((1000, 1000), 90)
-    large = Image.new("L", (5000, 5000))
-    for left, top in itertools.product(range(0, 5000, 1000), repeat=2):
-        large.paste(noise, (left, top))
-    file = io.BytesIO()
-    large.save(file, "PNG", compress_level=0)
-    with pytest.raises(MediaError, match="takes too long") as failure:
-        pool.run(dataclasses.replace(task, verb="upload"), file.getvalue())
-    assert failure.value.code == "image_undecodable"
-
-
 @pytest.mark.parametrize(("cpu_s", "wall_s", "number"), [(0, 60, signal.SIGXCPU), (60, 1, signal.SIGALRM)])
 def test_the_kernel_ends_a_decoder_that_computes_too_long(cpu_s, wall_s, number):
     program = f"from storage.decoder import start_clocks\nstart_clocks(cpu_s={cpu_s}, wall_s={wall_s})\nwhile 1: 1"
     ended = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, timeout=30, check=False)
     assert ended.returncode == -number
+
+
+def test_a_picture_that_ran_out_of_time_is_not_tried_again(make_pool, task):
+    pool = make_pool()
+    pool.run(task, png())
+    (pid,) = pool.idle_pids()
+    os.kill(pid, signal.SIGSTOP)
+    outcome = in_thread(lambda: pool.run(task, png()))
+    while pool.idle_pids():
+        pass
+    os.kill(pid, signal.SIGXCPU)  # as the kernel does
+    os.kill(pid, signal.SIGCONT)
+    with pytest.raises(MediaError, match="takes too long"):
+        outcome.result(30)
 
 
 def test_callers_wait_in_line_and_not_for_ever(make_pool, task):
