@@ -284,6 +284,23 @@ def test_a_file_that_came_in_between_is_not_replaced(server: FakeServer, place: 
     assert f"darkroom watch {JOB}" in result.stderr
 
 
+def test_only_regular_files_are_replaced(server: FakeServer, place: Path) -> None:
+    server.finished_job(png())
+    os.mkfifo(place / "pipe")
+    result = run(server, "generate", "a fox", "-o", "pipe", "--force")
+    assert (result.exit_code, server.seen) == (2, [])
+    assert (place / "pipe").is_fifo()
+    assert "not a regular file" in result.stderr
+
+
+def test_what_is_no_regular_file_by_the_end_is_left_too(server: FakeServer, place: Path) -> None:
+    server.finished_job(png())
+    ordered = server.routes[("POST", "/api/images/generate")][0]
+    server.on("POST", "/api/images/generate", lambda _: os.mkfifo(place / "pipe") or ordered)
+    result = run(server, "generate", "a fox", "-o", "pipe", "--force")
+    assert (result.exit_code, (place / "pipe").is_fifo(), names_in(place)) == (2, True, ["pipe"])
+
+
 def test_no_folder_nothing_ordered(server: FakeServer) -> None:
     result = run(server, "generate", "a fox", "-o", "no/where/fox.png")
     assert (result.exit_code, server.seen) == (2, [])
@@ -619,6 +636,11 @@ def test_tasks_lists_and_pages(server: FakeServer) -> None:
     assert "\x1b" not in result.stdout and "running 25%" in result.stdout
     assert "--cursor job_next" in result.stderr
     assert server.seen[0].query == {"status": "succeeded", "metadata.shoot": "12", "limit": "2"}
+
+
+def test_show_keeps_escapes_from_the_terminal(server: FakeServer) -> None:
+    server.on("GET", f"/api/images/tasks/{JOB}", task(model="\x1b]0;owned\x07"))
+    assert "\x1b" not in run(server, "show", JOB).stdout
 
 
 def test_show_tells_the_whole_task(server: FakeServer) -> None:
