@@ -387,6 +387,14 @@ def test_edit_sends_pictures_mask_and_fields_as_multipart(server: FakeServer, pl
     assert json.loads(parts["metadata"][0]) == {"a": "b"}
 
 
+def test_an_estimate_of_an_edit_sends_its_pictures(server: FakeServer, place: Path) -> None:
+    (place / "in.png").write_bytes(png())
+    server.on("POST", "/api/images/estimate", {"model": "painter-1", "price": {"total": "5.3"}})
+    assert run(server, "edit", "make it night", "-i", "in.png", "--estimate").exit_code == 0
+    parts = server.asked("POST", "/api/images/estimate")[0].parts()
+    assert (parts["operation"], parts["image"]) == ([b"edit"], [png()])
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -699,7 +707,7 @@ def test_quota_shows_balance_and_ledger(server: FakeServer) -> None:
 
 
 def test_enhance_streams_text_without_escapes(server: FakeServer) -> None:
-    pieces = [("delta", '{"delta": "A fox "}'), ("delta", '{"delta": "\\u001b[2Jasleep"}'), ("done", "{}")]
+    pieces = [("delta", '{"text": "A fox "}'), ("delta", '{"text": "\\u001b[2Jasleep"}'), ("done", "{}")]
     server.on("POST", "/api/prompts/enhance", events(*pieces))
     result = run(server, "enhance", "a fox", "--mode", "creative")
     assert (result.exit_code, result.stdout) == (0, "A fox \ufffd[2Jasleep\n")
