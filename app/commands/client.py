@@ -82,11 +82,7 @@ class Client:
     ) -> Task:
         """Place an order once: an unanswered try is repeated under the same Idempotency-Key."""
         key = idempotency_key or f"cli-{uuid.uuid4().hex}"
-        request: dict[str, Any] = {"headers": {"Idempotency-Key": key}}
-        if parts:
-            request |= {"files": list(parts), "data": form_fields(order)}
-        else:
-            request["json"] = dict(order)
+        request = {"headers": {"Idempotency-Key": key}, **_order_body(order, parts)}
         return read_task(self._submit_until_answered(f"/api/images/{operation}", request, key))
 
     def _submit_until_answered(self, path: str, request: Mapping[str, Any], key: str) -> Document:
@@ -102,8 +98,11 @@ class Client:
                 time.sleep(RETRY_WAIT_S)
         raise AssertionError("unreachable")  # pragma: no cover
 
-    def estimate(self, operation: str, order: Mapping[str, Any]) -> Document:
-        return self.post("/api/images/estimate", {"operation": operation, **order})
+    def estimate(self, operation: str, order: Mapping[str, Any], parts: Parts = ()) -> Document:
+        """Price an order without running it."""
+        body = _order_body({"operation": operation, **order}, parts)
+        with self.open("POST", "/api/images/estimate", **body) as response:
+            return _json_object(response)
 
     def task(self, task_id: str) -> Task:
         return read_task(self.get(task_path(task_id)))
@@ -159,6 +158,11 @@ def task_path(task_id: str) -> str:
     if not task_id.replace("_", "").replace("-", "").isalnum() or not task_id.isascii():
         raise CommandError(Exit.USAGE, "bad_id", f"{task_id!r} is not a task id")
     return f"/api/images/tasks/{task_id}"
+
+
+def _order_body(order: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
+    """An order as JSON, or as a form when files come with it."""
+    return {"files": list(parts), "data": form_fields(order)} if parts else {"json": dict(order)}
 
 
 def form_fields(order: Mapping[str, Any]) -> list[tuple[str, str]]:

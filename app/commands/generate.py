@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -164,7 +163,7 @@ def run_order(
 ) -> None:
     """Place an order and see it through as ``delivery`` says. Raises CommandError unless it succeeds."""
     if delivery.estimate:
-        show_estimate(output, client.estimate(operation, _priced(order, parts)))
+        show_estimate(output, client.estimate(operation, order, parts))
         return
     count = order.get("n", 1) if isinstance(order.get("n", 1), int) else 1
     if not delivery.no_wait:
@@ -178,13 +177,6 @@ def run_order(
     output.note(f"{task.id}  {task.model}  {credits_of(task.quoted)} credits")
     ended = follow(client, task, output, timeout_s=delivery.timeout_s)
     deliver(output, client, ended, delivery.pattern, count=count, force=delivery.force)
-
-
-def _priced(order: Document, parts: Parts) -> Document:
-    """An order with its pictures as JSON, which is all that the estimate takes."""
-    urls = [(part, f"data:;base64,{base64.b64encode(data).decode()}") for part, (_, data) in parts]
-    images = [url for part, url in urls if part == "image"]
-    return {**order, **({"images": images} if images else {}), **{p: url for p, url in urls if p == "mask"}}
 
 
 def show_estimate(output: Output, estimate: Document) -> None:

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum
@@ -127,7 +128,8 @@ class Output:
         for line in error.lines():
             click.echo(line, err=True)
         if not error.told:
-            self.document(error.document())
+            with suppress(OSError):  # stdout may be what failed; stderr has told it
+                self.document(error.document())
 
     def line(self, text: str) -> None:
         """A result for people (and for ``$(...)``); silent with ``--json``."""

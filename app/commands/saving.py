@@ -54,8 +54,16 @@ def check_targets(pattern: Path | None, count: int, *, force: bool) -> None:
         raise CommandError(Exit.USAGE, "not_writable", f"the folder {folder} cannot be written to")
     for index in range(count):
         path = target(pattern, index, count)
-        if path is not None and path.exists() and not force:
-            raise _exists(path)
+        if path is not None:
+            _check_free(path, force=force)
+
+
+def _check_free(path: Path, *, force: bool) -> None:
+    """Only a regular file is ever replaced: a rename would put a picture in the place of a device."""
+    if path.exists() and not path.is_file():
+        raise CommandError(Exit.USAGE, "not_a_file", f"{path} is not a regular file, and is left as it is")
+    if path.exists() and not force:
+        raise _exists(path)
 
 
 def save(
@@ -140,6 +148,7 @@ def _copy_verified(file: BinaryIO, chunks: Iterable[bytes], picture: Picture) ->
 
 def _put_in_place(partial: Path, path: Path, *, force: bool) -> None:
     """Rename, without ever replacing a file that came in between unless that was asked for."""
+    _check_free(path, force=force)
     if not force:
         try:
             os.link(partial, path)
@@ -148,8 +157,6 @@ def _put_in_place(partial: Path, path: Path, *, force: bool) -> None:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            if path.exists():
-                raise _exists(path) from None
         else:
             return
     partial.replace(path)

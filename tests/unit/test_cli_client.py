@@ -284,6 +284,23 @@ def test_a_file_that_came_in_between_is_not_replaced(server: FakeServer, place: 
     assert f"darkroom watch {JOB}" in result.stderr
 
 
+def test_only_regular_files_are_replaced(server: FakeServer, place: Path) -> None:
+    server.finished_job(png())
+    os.mkfifo(place / "pipe")
+    result = run(server, "generate", "a fox", "-o", "pipe", "--force")
+    assert (result.exit_code, server.seen) == (2, [])
+    assert (place / "pipe").is_fifo()
+    assert "not a regular file" in result.stderr
+
+
+def test_what_is_no_regular_file_by_the_end_is_left_too(server: FakeServer, place: Path) -> None:
+    server.finished_job(png())
+    ordered = server.routes[("POST", "/api/images/generate")][0]
+    server.on("POST", "/api/images/generate", lambda _: os.mkfifo(place / "pipe") or ordered)
+    result = run(server, "generate", "a fox", "-o", "pipe", "--force")
+    assert (result.exit_code, (place / "pipe").is_fifo(), names_in(place)) == (2, True, ["pipe"])
+
+
 def test_no_folder_nothing_ordered(server: FakeServer) -> None:
     result = run(server, "generate", "a fox", "-o", "no/where/fox.png")
     assert (result.exit_code, server.seen) == (2, [])
@@ -368,6 +385,14 @@ def test_edit_sends_pictures_mask_and_fields_as_multipart(server: FakeServer, pl
     assert parts["mask"] == [png(9, 9)]
     assert (parts["prompt"], parts["seed"]) == ([b"make it night"], [b"4"])
     assert json.loads(parts["metadata"][0]) == {"a": "b"}
+
+
+def test_an_estimate_of_an_edit_sends_its_pictures(server: FakeServer, place: Path) -> None:
+    (place / "in.png").write_bytes(png())
+    server.on("POST", "/api/images/estimate", {"model": "painter-1", "price": {"total": "5.3"}})
+    assert run(server, "edit", "make it night", "-i", "in.png", "--estimate").exit_code == 0
+    parts = server.asked("POST", "/api/images/estimate")[0].parts()
+    assert (parts["operation"], parts["image"]) == ([b"edit"], [png()])
 
 
 @pytest.mark.parametrize(
@@ -617,6 +642,11 @@ def test_tasks_lists_and_pages(server: FakeServer) -> None:
     assert server.seen[0].query == {"status": "succeeded", "metadata.shoot": "12", "limit": "2"}
 
 
+def test_show_keeps_escapes_from_the_terminal(server: FakeServer) -> None:
+    server.on("GET", f"/api/images/tasks/{JOB}", task(model="\x1b]0;owned\x07"))
+    assert "\x1b" not in run(server, "show", JOB).stdout
+
+
 def test_show_tells_the_whole_task(server: FakeServer) -> None:
     server.on("GET", f"/api/images/tasks/{JOB}", task("succeeded", images=[image_facts(png())]))
     result = run(server, "show", JOB)
@@ -671,7 +701,7 @@ def test_quota_shows_balance_and_ledger(server: FakeServer) -> None:
 
 
 def test_enhance_streams_text_without_escapes(server: FakeServer) -> None:
-    pieces = [("delta", '{"delta": "A fox "}'), ("delta", '{"delta": "\\u001b[2Jasleep"}'), ("done", "{}")]
+    pieces = [("delta", '{"text": "A fox "}'), ("delta", '{"text": "\\u001b[2Jasleep"}'), ("done", "{}")]
     server.on("POST", "/api/prompts/enhance", events(*pieces))
     result = run(server, "enhance", "a fox", "--mode", "creative")
     assert (result.exit_code, result.stdout) == (0, "A fox \ufffd[2Jasleep\n")
