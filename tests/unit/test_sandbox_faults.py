@@ -1,7 +1,11 @@
 """The language of faults, when they fire, and the bounded store beneath."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
+import sandbox
 from sandbox.faults import FaultBook, Occasion
 from sandbox.markers import UnknownFault, faults_in, parse, without_markers
 from sandbox.store import BoundedStore
@@ -114,3 +118,12 @@ def test_the_store_makes_a_value_once():
     store = BoundedStore(items_max=10)
     assert store.add("a", lambda: 1) == (1, True)
     assert store.add("a", lambda: 2) == (1, False)
+
+
+def test_the_sandbox_shares_no_code_with_the_product():
+    ours = set("app workers jobs quota accounts providers storage webhooks core migrations".split())  # noqa: SIM905
+    for path in Path(sandbox.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.partition(".")[0] for name in names} & ours, path

@@ -214,7 +214,10 @@ def test_several_pictures_come_as_a_list_and_one_alone(client):
         ([("picture", part(png()))], ("unknown_parameter", "picture")),
         ([("image", part(png())), ("mask", part(mask_of((32, 32))))], ("invalid_image_size", "mask")),
         ([("image", part(png())), ("mask", part(png()))], ("invalid_image_format", "mask")),
-        ([("image", part(png())), ("mask", part(mask_of(), "image/webp"))], ("unsupported_file_mimetype", "mask")),
+        (
+            [("image", part(png())), ("mask", part(mask_of(), "image/webp"))],
+            ("unsupported_file_mimetype", "mask"),
+        ),
         (
             [("image", part(png())), ("mask", part(mask_of())), ("markup", part(mask_of()))],
             ("invalid_value", "markup"),
