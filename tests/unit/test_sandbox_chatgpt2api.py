@@ -256,8 +256,9 @@ def test_a_bad_edit_is_a_400_in_words(client, fields, text):
     assert counts(client).get("accepted", 0) == 0
 
 
-def test_an_edit_of_what_is_no_picture_fails_upstream(client, time):
-    edit(client, {"image": (io.BytesIO(b"not a picture"), "a.png")})
+@pytest.mark.parametrize("blob", [b"not a picture", png()[:90]])
+def test_an_edit_of_what_is_no_picture_fails_upstream(client, time, blob):
+    edit(client, {"image": (io.BytesIO(blob), "a.png")})
     time.now += 11
     assert "status=415" in task_of(client, "e1")["error"]
 

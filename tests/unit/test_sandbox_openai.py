@@ -211,6 +211,7 @@ def test_several_pictures_come_as_a_list_and_one_alone(client):
     [
         ([("image", part(png(), "application/octet-stream"))], ("unsupported_file_mimetype", "image")),
         ([("image", part(b"nonsense"))], ("invalid_image_file", "image")),
+        ([("image", part(png()[:90]))], ("invalid_image_file", "image")),
         ([("picture", part(png()))], ("unknown_parameter", "picture")),
         ([("image", part(png())), ("mask", part(mask_of((32, 32))))], ("invalid_image_size", "mask")),
         ([("image", part(png())), ("mask", part(png()))], ("invalid_image_format", "mask")),
