@@ -1,5 +1,6 @@
 """Text for ``/chat/completions``: a fuller prompt made of the user's own words, whole or as an SSE stream."""
 
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -141,9 +142,14 @@ def stream(talk: Talk, script: Script, *, delta_pause_s: float) -> Iterator[byte
 
 
 def _split_badly(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Five bytes at a time: characters, lines and events are all torn apart somewhere."""
+    """Five bytes at a time, and always between the bytes of one character."""
     for piece in pieces:
-        yield from (piece[start : start + 5] for start in range(0, len(piece), 5))
+        cuts = {
+            *range(0, len(piece) + 5, 5),
+            *(place + 1 for place, byte in enumerate(piece) if byte >= 0xC0),
+        }
+        for start, end in itertools.pairwise(sorted(cuts)):
+            yield piece[start:end]
 
 
 def _events(talk: Talk, script: Script) -> Iterator[str]:

@@ -86,7 +86,7 @@ def encode(picture: Image.Image, recipe: Recipe) -> bytes:
         flat.paste(picture, mask=picture.getchannel("A"))
         picture = flat
     if recipe.file_format == "png":
-        picture.save(out, "PNG", compress_level=3)
+        picture.save(out, "PNG", compress_level=2)
     else:
         picture.save(out, _PILLOW_FORMATS[recipe.file_format], quality=recipe.quality, method=0)
     return out.getvalue()

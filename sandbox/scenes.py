@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 
-# The scene is drawn small and enlarged: that softens every edge and costs a quarter of the time.
-CANVAS_EDGE_PX = 512
+# A large scene is drawn small and enlarged, which softens every edge and costs a quarter of the time.
+CANVAS_EDGE_MIN_PX, CANVAS_EDGE_MAX_PX = 256, 512
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def palette_for(prompt: str, dice: random.Random) -> Palette:
 def compose(prompt: str, *, width_px: int, height_px: int, dice: random.Random, transparent: bool) -> Image.Image:
     """The scene in the size asked, without words: RGB, or RGBA with an empty sky when ``transparent``."""
     palette = palette_for(prompt, dice)
-    scale = CANVAS_EDGE_PX / max(width_px, height_px)
+    edge_px = max(width_px, height_px)
+    scale = min(CANVAS_EDGE_MAX_PX, max(CANVAS_EDGE_MIN_PX, edge_px * 1.2)) / edge_px
     canvas_px = (max(8, round(width_px * scale)), max(8, round(height_px * scale)))
     canvas = Image.new("RGBA", canvas_px, (0, 0, 0, 0)) if transparent else sky(palette, canvas_px)
     _furnish(ImageDraw.Draw(canvas), words_of(prompt), palette, canvas_px, dice)
@@ -195,7 +196,7 @@ def _city(pen: ImageDraw.ImageDraw, palette: Palette, size_px: tuple[int, int], 
         colour, x = blend(palette.far, palette.near, layer / 2), -10.0
         while x < width:
             wide, top = width * dice.uniform(0.06, 0.13), height * (0.3 + 0.14 * layer + dice.uniform(0, 0.2))
-            pen.rectangle((x, top, x + wide - 2, height), fill=colour)
+            pen.rectangle((x, top, x + max(1.0, wide - 2), height), fill=colour)
             if layer:
                 _windows(pen, blend(colour, palette.light, 0.75), (x, top, wide, height), dice)
             x += wide

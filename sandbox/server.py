@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import gevent
+from gevent.event import Event
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from sandbox.misbehave import SOCKET_KEY
@@ -45,7 +46,7 @@ def serve(host: str, port: int) -> None:
         backlog=BACKLOG,
     )
     server.init_socket()
-    stopping = gevent.event.Event()
+    stopping = Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(signum, stopping.set)
     server.start()

@@ -100,10 +100,6 @@ def from_service_error(error: ServiceError) -> CommandError:
     return CommandError(exit_code, error.code, error.detail, facts=error.facts)
 
 
-<<<<<<< HEAD
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="darkroom", prog_name="darkroom")
-=======
 def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
     from importlib import metadata
 
@@ -117,12 +113,9 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
     ctx.exit()
 
 
-@click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
               help="Show the version and exit.")  # fmt: skip
->>>>>>> wt-cli
 def main() -> None:
     """Darkroom: a queue for AI image jobs.
 

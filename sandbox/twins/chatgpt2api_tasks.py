@@ -13,7 +13,7 @@ from sandbox.bad_files import PICTURE_FAULTS
 from sandbox.chat import tokens_in
 from sandbox.faults import Script
 from sandbox.markers import Fault, without_markers
-from sandbox.pictures import NotAPicture, Recipe, dimensions
+from sandbox.pictures import NotAPicture, Recipe, check, dimensions
 from sandbox.sizes import pixels, pixels_if_asked
 from sandbox.store import BoundedStore
 from sandbox.twins.chatgpt2api_wishes import Wish
@@ -310,8 +310,9 @@ def recipe_for(wish: Wish, blobs: tuple[bytes, ...], mask: bytes | None, *, seed
     size_px, readable = pixels(wish.size), True
     if blobs:
         try:
-            own_px = [dimensions(blob) for blob in (*blobs, mask) if blob]
-            size_px = pixels_if_asked(wish.size) or own_px[0]
+            for blob in (*blobs, *((mask,) if mask else ())):
+                check(blob)
+            size_px = pixels_if_asked(wish.size) or dimensions(blobs[0])
         except NotAPicture:
             blobs, mask, readable = (), None, False
     return Recipe(wish.prompt, wish.model, *size_px, seed=seed, inputs=blobs, mask=mask), readable

@@ -16,7 +16,7 @@ from sandbox import bad_files, chat, misbehave, pictures, recorder
 from sandbox.counts import prompt_hash
 from sandbox.faults import Script
 from sandbox.markers import Fault, UnknownFault
-from sandbox.pictures import NotAPicture, Recipe
+from sandbox.pictures import Recipe
 from sandbox.sizes import DEFAULT_PX
 from sandbox.twins import Twin, Wrong, keys
 from sandbox.twins import openai_errors as errors
@@ -140,11 +140,11 @@ def _work(order: ImageOrder, fate: Script, event: str) -> Response:
     if fate.get("never"):
         misbehave.wait_for_hang_up(misbehave.HANG_S)
     if order.stream:
-        return Response(_stream(order, fate, event, latency_s, _draw_for(order)), content_type="text/event-stream")
+        return Response(_stream(order, fate, event, latency_s, _drawing()), content_type="text/event-stream")
     time.sleep(latency_s)
     if failure := _failure(fate):
         return failure
-    return jsonify(_answer(order, fate, _draw_for(order)))
+    return jsonify(_answer(order, fate, _drawing()))
 
 
 def _failure(fate: Script) -> Response | None:
@@ -164,15 +164,9 @@ def _failure(fate: Script) -> Response | None:
 Draw = Callable[[Recipe], bytes]
 
 
-def _draw_for(order: ImageOrder) -> Draw:
+def _drawing() -> Draw:
     """Draws without a request at hand: a stream does so after its request is over."""
     here = world()
-    for blob in (*order.inputs, *((order.mask,) if order.mask else ())):
-        try:
-            pictures.check(blob)
-        except NotAPicture as error:
-            text = "Invalid image file or mode for image 1, please check your image file."
-            raise ApiError(text, code="invalid_image_file", param="image") from error
     return lambda recipe: here.gallery.file(recipe, prepared=here.settings.prepared)
 
 

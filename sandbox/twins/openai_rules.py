@@ -13,7 +13,7 @@ from typing import Any
 from flask import request
 from werkzeug.datastructures import FileStorage
 
-from sandbox.pictures import NotAPicture, dimensions, has_alpha
+from sandbox.pictures import NotAPicture, check, dimensions, has_alpha
 from sandbox.sizes import parse_wxh
 from sandbox.twins.openai_errors import (
     ApiError,
@@ -348,7 +348,7 @@ def _picture(
 
 def _readable(blob: bytes, param: str) -> bytes:
     try:
-        dimensions(blob)
+        check(blob)
     except NotAPicture as error:
         text = "Invalid image file or mode for image 1, please check your image file."
         raise ApiError(text, code="invalid_image_file", param=param) from error
