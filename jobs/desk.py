@@ -22,6 +22,7 @@ from jobs.states import Nudge, Priority
 from providers.catalog import OPERATIONS, Catalog, Model, UnknownModelError
 from providers.costs import cost_usd
 from providers.order_rules import CheckedOrder, OrderProblems, check_order
+from providers.payload import RESERVED_EXTRA
 from quota import ledger
 from quota.errors import InsufficientCreditsError
 from quota.prices import unit_price_microcredits
@@ -108,6 +109,7 @@ class Desk:
         """
         if operation not in OPERATIONS:
             raise UnknownOperationError(f"there is no operation {operation[:50]!r}")
+        _check_extra(fields.get("extra") or {})
         model, warnings = self._model(operation, fields.get("model"))
         checked = _checked(model, operation, fields, roles)
         unit_price = self.unit_price(cost_usd(model, checked))
@@ -289,6 +291,14 @@ def _checked(model: Model, operation: str, fields: Mapping[str, Any], roles: Seq
         )
     except OrderProblems as error:
         raise InvalidOrderError([FieldFault(p.field, p.code, p.message) for p in error.problems]) from None
+
+
+def _check_extra(extra: Mapping[str, Any]) -> None:
+    """Refused here, before anything is held, and again by the adapter."""
+    if clash := sorted(RESERVED_EXTRA & extra.keys()):
+        raise InvalidOrderError(
+            [FieldFault(f"extra.{name}", "not_allowed", "set this by the order's own fields") for name in clash]
+        )
 
 
 def _mask_faults(kept: Sequence[tuple[Role, Picture]]) -> list[FieldFault]:

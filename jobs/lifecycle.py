@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, text
 
-from jobs import calls, publishing, states
+from jobs import calls, failures, publishing, states
 from jobs.errors import JobNotFoundError, StaleJobError
 from jobs.states import JobStatus, Nudge
 from quota import ledger
@@ -75,7 +75,8 @@ def submit(connection: Connection, job: NewJob, *, window: int) -> list[Nudge]:
             " r(role text, position smallint, key text, mime text, width_px int, height_px int, size_bytes int,"
             " sha256 text)),"
             " e AS (INSERT INTO job_events (job_id, type, data) VALUES"
-            " (:id, 'queued', jsonb_build_object('quoted', CAST(:quoted AS bigint), 'model', CAST(:model AS text))))"
+            " (:id, 'queued', jsonb_build_object('quoted_microcredits', CAST(:quoted AS bigint),"
+            " 'model', CAST(:model AS text), 'provider', CAST(:provider AS text))))"
             " SELECT published_at FROM job"
         ),
         {
@@ -229,7 +230,6 @@ def fail(
     fence: int | None,
     *,
     code: str,
-    detail: str = "",
     sources: Collection[JobStatus] = (RUNNING, WAITING),
 ) -> list[Nudge]:
     """Any live state -> FAILED, every credit back."""
@@ -240,7 +240,7 @@ def fail(
         target=FAILED,
         fence=fence,
         sets=_END + ", captured = 0, released = jobs.quoted, failure_code = :code, failure_detail = :detail",
-        values={"code": code, "detail": detail},
+        values={"code": code, "detail": failures.sentence(code)},
         event="failed",
         data={"code": code},
     )
@@ -250,14 +250,7 @@ def fail(
 
 def expire(connection: Connection, job_id: str) -> list[Nudge]:
     """QUEUED, never sent, past its start deadline -> FAILED, free."""
-    return fail(
-        connection,
-        job_id,
-        None,
-        code="deadline_expired",
-        detail="the job could not be started before its deadline",
-        sources={QUEUED},
-    )
+    return fail(connection, job_id, None, code="deadline_expired", sources={QUEUED})
 
 
 CancelAnswer = Literal["freed_in_queue", "too_late", "stop_requested"]
@@ -385,7 +378,9 @@ def _move(
             f" job AS (UPDATE jobs SET status = :target, version = version + 1, {disown}{sets} FROM seen"
             " WHERE jobs.id = seen.id RETURNING jobs.*, seen.money AS money_before),"
             " e AS (INSERT INTO job_events (job_id, type, data) SELECT id, :event,"
-            " CAST(:data AS jsonb) || jsonb_build_object('attempt', attempt) FROM job)"
+            " CAST(:data AS jsonb) || jsonb_strip_nulls(jsonb_build_object('attempt', attempt, 'provider', provider,"
+            " 'held_microcredits', CASE WHEN money_before = 'queued' AND money = 'held' THEN quoted END,"
+            " 'captured_microcredits', captured, 'released_microcredits', released)) FROM job)"
             " SELECT * FROM job"
         ),
         {

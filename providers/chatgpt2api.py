@@ -68,21 +68,6 @@ MAX_IDS_CHARS = 3500  # keeps the whole query below 4 kB
 _POOL_EMPTY_WAIT_S = 300.0
 _RATE_LIMIT_WAIT_S = 60.0
 
-_RESERVED = frozenset(
-    {
-        "client_task_id",
-        "prompt",
-        "model",
-        "size",
-        "quality",
-        "n",
-        "image",
-        "image[]",
-        "images",
-        "mask",
-        "stream",
-    }
-)
 _PIXELS = re.compile(r"\d+x\d+")
 
 
@@ -141,7 +126,7 @@ def build_submit(order: Order, *, dedupe_key: str, image_model: str | None = Non
     """
     model = _wire_model(order.model.path, image_model)
     body: dict[str, Any] = {
-        **extra_fields(order, _RESERVED),
+        **extra_fields(order),
         **own_params(order),
         "client_task_id": _checked_id(dedupe_key),
         "prompt": order.prompt or "",

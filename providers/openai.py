@@ -48,22 +48,6 @@ MAX_BYTES_PER_PICTURE = 48 * 1024 * 1024  # 4K as PNG, in base64
 MAX_ENVELOPE_BYTES = 1024 * 1024
 
 # Ours to set, or unknown to the reader of the answer (streams), or refused by GPT models (section 3).
-_RESERVED = frozenset(
-    {
-        "model",
-        "prompt",
-        "n",
-        "size",
-        "quality",
-        "image",
-        "image[]",
-        "images",
-        "mask",
-        "stream",
-        "partial_images",
-        "response_format",
-    }
-)
 _NOT_IN_FORMS = frozenset({"moderation", "style"})  # section 4.1
 
 
@@ -113,7 +97,7 @@ def build_submit(order: Order) -> WireRequest:
     if order.mask is not None and order.mask.mime != "image/png":
         raise RequestRefused("mask_not_png", "the mask needs an alpha channel, as PNG")
     body: dict[str, Any] = {
-        **extra_fields(order, _RESERVED),
+        **extra_fields(order),
         **own_params(order),
         "model": order.model.path,
         "prompt": order.prompt or "",

@@ -83,9 +83,29 @@ def wire_name(order: Order, name: str) -> str:
     return (known.field if known is not None else None) or name
 
 
-def extra_fields(order: Order, reserved: frozenset[str]) -> Mapping[str, Any]:
+# What ``extra`` may not carry: fields that decide what is bought, and how we get to know about it.
+RESERVED_EXTRA = frozenset(
+    {
+        "client_task_id",
+        "image",
+        "image[]",
+        "images",
+        "mask",
+        "model",
+        "n",
+        "partial_images",
+        "prompt",
+        "quality",
+        "response_format",
+        "size",
+        "stream",
+    }
+)
+
+
+def extra_fields(order: Order) -> Mapping[str, Any]:
     """The caller's own fields. Raises RequestRefused for one that would change what is bought."""
-    clash = sorted(reserved & order.extra.keys())
+    clash = sorted(RESERVED_EXTRA & order.extra.keys())
     if clash:
         raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
     return order.extra

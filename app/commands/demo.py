@@ -197,7 +197,8 @@ def sentence(step: Document) -> str:
 
 _WORDS = {
     "queued": "queued: a row in PostgreSQL, a message on Redis",
-    "started": "a worker took it",
+    "started": "a worker took it and held the credits",
+    "collecting": "the upstream is done: the picture is fetched, verified and kept",
     "held": "the worker held the credits",
     "waiting": "the upstream accepted it and works; nobody here waits, a poller looks again when it is due",
     "image": "a picture came: verified and kept",

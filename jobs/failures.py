@@ -1,0 +1,47 @@
+"""What a caller is told when a job fails: one plain sentence per code.
+
+The upstream's own words go to the log and to the call's row, never to the caller: they may hold
+other people's keys, addresses or prompts. docs/errors.md has the same codes with what to do.
+"""
+
+from __future__ import annotations
+
+SENTENCES = {
+    "bad_result": "the upstream sent something that is not an acceptable picture",
+    "content_refused": "the upstream's content policy refused the prompt or the picture",
+    "deadline_expired": "the job could not be started before its deadline",
+    "empty_result": "the upstream reported success without a picture",
+    "extra_not_allowed": "`extra` holds a field that decides what is bought; use the order's own fields",
+    "insufficient_credits": "the balance no longer covered the price when the job was to start",
+    "mask_not_png": "this model takes a mask only as PNG",
+    "rate_limited": "the upstream kept asking us to slow down",
+    "pool_empty": "the upstream has no account free to draw with",
+    "result_gone": "the picture was made, but its link had died before it could be fetched",
+    "result_too_large": "the picture the upstream made is larger than we accept",
+    "result_unavailable": "the picture was made, but could not be fetched from the upstream",
+    "result_unreachable": "the picture was made, but its link could not be reached",
+    "result_url_refused": "the upstream answered with a link that we do not follow",
+    "storage_unavailable": "the picture store was away",
+    "upstream_bad_credentials": "the upstream refused the operator's key",
+    "upstream_cancelled": "the upstream stopped the job",
+    "upstream_empty_result": "the upstream reported success without a picture",
+    "upstream_failed": "the upstream failed to make the picture",
+    "upstream_lost": "the upstream forgot the job",
+    "upstream_misconfigured": "the upstream is not set up for this",
+    "upstream_model_unknown": "the upstream does not know the model",
+    "upstream_out_of_credit": "the operator's account at the upstream is empty",
+    "upstream_overloaded": "the upstream was overloaded",
+    "upstream_rejected": "the upstream did not accept the order",
+    "upstream_said_no": "the upstream answered with words instead of a picture",
+    "upstream_timeout": "the upstream did not finish within its own deadline",
+    "upstream_uncertain": "the upstream's answer was lost; nobody can tell whether it made a picture",
+    "upstream_unreachable": "the upstream could not be reached",
+    "upstream_broken_answer": "the upstream answered with something unreadable",
+    "upstream_answer_too_large": "the upstream's answer was larger than we accept",
+    "upstream_error": "the upstream made no picture",
+}
+
+
+def sentence(code: str) -> str:
+    """The sentence for a code; a code without one is shown as itself."""
+    return SENTENCES.get(code, code.replace("_", " "))
