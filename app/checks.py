@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from threading import Lock
 
-import migrations
 import redis
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from core import schema
 from core.db import Database
 from core.errors import DatabaseAwayError
 from storage.base import StorageUnavailableError, Store
@@ -42,7 +42,7 @@ def _database(database: Database) -> str | None:
 def _migrations(database: Database) -> str | None:
     try:
         with database.autocommit() as connection:
-            pending = migrations.pending(connection)
+            pending = schema.pending(connection)
     except (DatabaseAwayError, SQLAlchemyError):
         return "cannot be told without the database"
     return f"pending: {', '.join(pending)}; run darkroom db upgrade" if pending else None
