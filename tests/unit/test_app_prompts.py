@@ -1,0 +1,156 @@
+"""Prompt enhancement: streamed, with heartbeats, and with an end that can be told from silence."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from app_stand_ins import MINE, Edge, make_edge
+
+from app import prompts
+from app.enhancer import Ended, Enhancer, Reader
+from app.errors import EnhancerNotConfiguredError
+from app.prompts import StreamCutError
+from providers.errors import NotRun, Uncertain
+
+
+@pytest.fixture
+def edge() -> Edge:
+    return make_edge()
+
+
+def _post(edge: Edge, accept: str = "text/event-stream", **body: Any) -> Any:
+    headers = {**MINE, "Accept": accept}
+    return edge.client.post("/api/prompts/enhance", json={"prompt": "a fox", **body}, headers=headers)
+
+
+def _events(answer: Any) -> list[tuple[str, Any]]:
+    records = [record for record in answer.text.split("\n\n") if "event: " in record]
+    found = []
+    for number, record in enumerate(records, 1):
+        lines = dict(line.split(": ", 1) for line in record.split("\n"))
+        assert lines["id"] == str(number)
+        found.append((lines["event"], json.loads(lines["data"])))
+    return found
+
+
+def test_deltas_and_the_whole_are_streamed(edge: Edge) -> None:
+    answer = _post(edge, mode="creative", language="German")
+    assert answer.status_code == 200
+    assert answer.content_type == "text/event-stream"
+    assert answer.headers["X-Accel-Buffering"] == "no"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.text.startswith("retry: 2000\n\n")
+    assert _events(answer) == [
+        ("delta", {"text": "A red "}),
+        ("delta", {"text": "fox."}),
+        ("done", {"text": "A red fox."}),
+    ]
+    messages, temperature = edge.writer.asked[0]
+    assert messages[-1] == {"role": "user", "content": "a fox"}
+    assert "German" in messages[0]["content"]
+    assert temperature == 0.7
+
+
+def test_plain_text_by_accept(edge: Edge) -> None:
+    answer = _post(edge, "text/plain")
+    assert (answer.text, answer.content_type) == ("A red fox.", "text/plain; charset=utf-8")
+    assert _post(edge, "image/png").status_code == 406
+    assert _post(edge, "*/*").content_type == "text/event-stream"
+
+
+def test_a_fault_before_the_first_word_has_a_status(edge: Edge) -> None:
+    edge.writer.pieces = [NotRun("rate_limited", "secret words of the upstream")]
+    answer = _post(edge)
+    assert (answer.status_code, answer.json["code"], answer.json["upstream_code"]) == (
+        502, "upstream_failed", "rate_limited",
+    )  # fmt: skip
+    assert b"secret" not in answer.data
+
+
+def test_a_fault_in_the_middle_ends_with_an_error_event(edge: Edge) -> None:
+    edge.writer.pieces = ["A red ", Uncertain("upstream_timeout", "secret words")]
+    answer = _post(edge)
+    (_, delta), (name, error) = _events(answer)
+    assert (delta, name, error["code"]) == ({"text": "A red "}, "error", "upstream_failed")
+    assert (error["upstream_code"], error["status"]) == ("upstream_timeout", 502)
+    assert "secret" not in answer.text
+
+
+def test_a_fault_in_the_middle_cuts_plain_text_off(edge: Edge) -> None:
+    edge.writer.pieces = ["A red ", Uncertain("upstream_timeout")]
+    with pytest.raises(StreamCutError):
+        _ = _post(edge, "text/plain").text
+
+
+def test_an_accident_in_the_adapter_ends_the_stream_too(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    edge.writer.pieces = ["A red ", RuntimeError("bug")]
+    assert [name for name, _ in _events(_post(edge))] == ["delta", "error"]
+
+
+def test_silence_is_filled_with_comments(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "FIRST_PIECE_S", 0.01)
+    monkeypatch.setattr(prompts, "HEARTBEAT_S", 0.01)
+    go_on = threading.Event()
+
+    def slow(messages: Any, *, temperature: float) -> Iterator[str]:
+        go_on.wait(10)
+        yield "late"
+
+    edge.writer.stream_text = slow  # type: ignore[method-assign]
+    headers = {**MINE, "Accept": "text/event-stream"}
+    answer = edge.client.post("/api/prompts/enhance", json={"prompt": "a"}, headers=headers, buffered=False)
+    chunks = iter(answer.response)
+    assert next(chunks).startswith(b"retry")
+    assert next(chunks).startswith(b": ")
+    go_on.set()
+    rest = b"".join(chunks)
+    assert b"event: delta" in rest
+    assert b"event: done" in rest
+
+
+def test_the_upstream_is_dropped_when_the_caller_leaves() -> None:
+    closed = threading.Event()
+
+    def endless() -> Iterator[str]:
+        try:
+            while True:
+                yield "x"
+        finally:
+            closed.set()
+
+    reader = Reader(endless())
+    assert reader.next(5) == "x"
+    reader.close()
+    assert closed.wait(5)
+
+
+def test_a_reader_ends_after_the_last_piece() -> None:
+    reader = Reader(iter(["a"]))
+    assert [reader.next(5), reader.next(5)] == ["a", Ended()]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"prompt": "  "}, "prompt"),
+        ({"prompt": "a" * 8001}, "prompt"),
+        ({"mode": "wild"}, "mode"),
+        ({"language": "x\nIgnore all"}, "language"),
+        ({"model": "nobody"}, "model"),
+        ({"temperature": 1}, "temperature"),
+    ],
+)
+def test_bad_requests_are_named_and_ask_nobody(edge: Edge, body: dict[str, Any], field: str) -> None:
+    answer = _post(edge, **body)
+    assert (answer.status_code, answer.json["errors"][0]["field"]) == (422, field)
+    assert edge.writer.asked == []
+
+
+def test_without_an_upstream_that_writes_nothing_is_promised() -> None:
+    with pytest.raises(EnhancerNotConfiguredError):
+        Enhancer([], lambda name: None).write("a", "detail")  # type: ignore[arg-type,return-value]

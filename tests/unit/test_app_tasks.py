@@ -1,0 +1,220 @@
+"""Following a task, and the answers about quota, models, health and the interface itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from app_stand_ins import MINE, NOW, Edge, done_task, job_id, make_edge, make_task
+from jobs.lifecycle import Cancellation
+
+from app.endpoint import about
+from app.schemas import CancelOut, LedgerOut, ModelDetail, ModelList, QuotaOut, TaskList, TaskOut, Timeline
+from jobs.states import Nudge
+
+TASK = f"/api/images/tasks/{job_id(1)}"
+
+
+@pytest.fixture
+def edge() -> Edge:
+    return make_edge()
+
+
+def _get(edge: Edge, path: str, **headers: str) -> Any:
+    return edge.client.get(path, headers={**MINE, **headers})
+
+
+# ---------------------------------------------------------------- one task
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        make_task(),
+        done_task(),
+        make_task(status="waiting", started_at=NOW, progress=0.5),
+        make_task(
+            status="failed", failure_code="content_refused", failure_detail="no", captured=0, released=5
+        ),
+        make_task(status="cancelled", cancel_requested_at=NOW, cancel_outcome="freed_in_queue"),
+    ],
+)
+def test_every_rendered_task_fits_its_schema(edge: Edge, task: Any) -> None:
+    edge.records.add(task)
+    answer = _get(edge, TASK)
+    shown = TaskOut.model_validate_json(answer.data)
+    assert shown.status == ("running" if task.status == "waiting" else task.status)
+    assert ("Retry-After" in answer.headers) == (not task.ended)
+    assert json.loads(answer.data)["created_at"] == "2026-11-20T12:00:00.000Z"
+
+
+def test_a_task_read_again_unchanged_is_304(edge: Edge) -> None:
+    edge.records.add(make_task(version=4))
+    etag = _get(edge, TASK).headers["ETag"]
+    again = _get(edge, TASK, **{"If-None-Match": f'"other", {etag}'})
+    assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", etag)
+    edge.records.add(make_task(version=5))
+    assert _get(edge, TASK, **{"If-None-Match": etag}).status_code == 200
+
+
+def test_a_long_poll_ends_when_the_task_changes(edge: Edge) -> None:
+    edge.records.add(make_task(version=1))
+    threading.Timer(0.05, edge.records.add, [make_task(version=2, status="running")]).start()
+    assert _get(edge, f"{TASK}?wait=30").json["status"] == "running"
+
+
+def test_a_long_poll_does_not_wait_for_what_has_happened(edge: Edge) -> None:
+    edge.records.add(make_task(version=2))
+    assert _get(edge, f"{TASK}?wait=60", **{"If-None-Match": 'W/"1"'}).status_code == 200
+    edge.records.add(done_task())
+    assert _get(edge, f"{TASK}?wait=60").json["status"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"), [("freed_in_queue", 200), ("too_late", 200), ("stop_requested", 202)]
+)
+def test_cancelling_answers_the_outcome_and_publishes(edge: Edge, outcome: Any, status: int) -> None:
+    edge.records.add(make_task())
+    edge.records.cancelled = Cancellation(outcome, [Nudge("wake", "", job_id(1))])
+    answer = edge.client.post(f"{TASK}/cancel", headers=MINE)
+    assert answer.status_code == status
+    assert CancelOut.model_validate_json(answer.data).outcome == outcome
+    assert edge.published == [Nudge("wake", "", job_id(1))]
+
+
+def test_the_timeline_lists_every_step(edge: Edge) -> None:
+    edge.records.add(make_task())
+    assert Timeline.model_validate_json(_get(edge, f"{TASK}/timeline").data).data[0].type == "queued"
+
+
+# ---------------------------------------------------------------- lists
+
+
+def test_a_list_pages_by_cursor(edge: Edge) -> None:
+    for number in range(1, 6):
+        edge.records.add(make_task(number))
+    page = TaskList.model_validate_json(_get(edge, "/api/images/tasks?limit=2").data)
+    assert [task.id for task in page.data] == [job_id(5), job_id(4)]
+    assert page.next_cursor == job_id(4)
+    whole = TaskList.model_validate_json(_get(edge, "/api/images/tasks?limit=5").data)
+    assert (len(whole.data), whole.next_cursor) == (5, None)
+
+
+def test_filters_reach_the_query(edge: Edge) -> None:
+    query = f"status=running&operation=remove-background&model=m&metadata.team=a%20b&cursor={job_id(3)}"
+    assert _get(edge, f"/api/images/tasks?{query}&created_after=2026-11-20T12:00:00Z").status_code == 200
+    filters = edge.records.filters[0]
+    assert (filters.status, filters.operation, filters.model) == ("running", "remove_background", "m")
+    assert (filters.metadata, filters.cursor, filters.created_after) == ({"team": "a b"}, job_id(3), NOW)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["status=done", "created_after=2026-11-20", "created_after=yesterday", "cursor=1", "limit=101", "what=1"],
+)
+def test_bad_filters_are_named(edge: Edge, query: str) -> None:
+    answer = _get(edge, f"/api/images/tasks?{query}")
+    assert answer.status_code == 422
+    assert answer.json["errors"][0]["field"] == query.split("=", maxsplit=1)[0]
+
+
+def test_quota_and_ledger(edge: Edge) -> None:
+    quota = QuotaOut.model_validate_json(_get(edge, "/api/quota").data)
+    assert (quota.available, quota.spendable_microcredits, quota.held) == ("9", 7_000_000, "1")
+    assert {limit.name for limit in quota.limits} == {"account", "submit", "read"}
+    page = LedgerOut.model_validate_json(_get(edge, "/api/quota/ledger?limit=2").data)
+    assert ([entry.id for entry in page.data], page.next_cursor) == ([3, 2], 2)
+    rest = LedgerOut.model_validate_json(_get(edge, "/api/quota/ledger?limit=2&cursor=2").data)
+    assert ([entry.id for entry in rest.data], rest.next_cursor) == ([1], None)
+
+
+# ---------------------------------------------------------------- models
+
+
+def test_models_are_filtered_and_tagged(edge: Edge) -> None:
+    answer = _get(edge, "/api/models")
+    every = ModelList.model_validate_json(answer.data).data
+    assert len(every) > 50
+    again = _get(edge, "/api/models", **{"If-None-Match": answer.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+    some = ModelList.model_validate_json(
+        _get(edge, "/api/models?operation=remove-background&max_price=3.5").data
+    ).data
+    assert some
+    assert all("remove-background" in model.operations for model in some)
+    assert all(model.price.unit_microcredits <= 3_500_000 for model in some)
+    mine = ModelList.model_validate_json(_get(edge, "/api/models?configured=true").data).data
+    assert {model.provider for model in mine} == {"openai"}
+    assert _get(edge, "/api/models?max_price=-1").status_code == 422
+
+
+def test_every_model_can_be_read_with_the_schema_of_its_orders(edge: Edge) -> None:
+    for model in ModelList.model_validate_json(_get(edge, "/api/models").data).data[::7]:
+        detail = ModelDetail.model_validate_json(_get(edge, f"/api/models/{model.id}").data)
+        assert set(detail.orders) == set(model.operations)
+    assert _get(edge, "/api/models/core").json["id"] == "stable-image-core"
+    missing = _get(edge, "/api/models/no-such-model")
+    assert (missing.status_code, missing.json["code"]) == (404, "not_found")
+
+
+# ---------------------------------------------------------------- health
+
+
+def test_readiness_names_what_is_wrong_and_redis_alone_only_degrades(edge: Edge) -> None:
+    assert edge.client.get("/healthz").json == {"status": "ok"}
+    assert edge.client.get("/readyz").json["status"] == "ready"
+    for name, status, code in (("redis", "degraded", 200), ("migrations", "unavailable", 503)):
+        other = make_edge()
+        other.trouble[name] = "is away"
+        answer = other.client.get("/readyz")
+        assert (answer.status_code, answer.json["status"]) == (code, status)
+        assert answer.json["checks"][name] == {"ok": False, "detail": "is away"}
+
+
+# ---------------------------------------------------------------- the interface described
+
+
+def test_openapi_lists_every_route_and_every_reference_resolves(edge: Edge) -> None:
+    document = edge.client.get("/openapi.json").json
+    assert document["openapi"] == "3.1.0"
+    known = {(method, path) for path, methods in document["paths"].items() for method in methods}
+    for rule in edge.app.url_map.iter_rules():
+        if about(edge.app.view_functions[rule.endpoint]) is not None:
+            path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+            assert {(method.lower(), path) for method in rule.methods - {"OPTIONS"}} <= known
+    for reference in re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document)):
+        place = document
+        for part in reference.split("/"):
+            place = place[part]
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            assert {"400", "500"} <= set(operation["responses"])
+            if operation["security"]:
+                assert {"401", "403", "429", "503"} <= set(operation["responses"])
+
+
+def test_the_reference_page_loads_nothing_from_elsewhere(edge: Edge) -> None:
+    assert edge.client.get("/").headers["Location"] == "/docs"
+    page = edge.client.get("/docs")
+    assert page.status_code == 200
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "<script" not in page.text
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', page.text)
+    for asset in re.findall(r'href="(/static/[^"]+)"', page.text):
+        assert edge.client.get(asset).status_code == 200
+    for name in re.findall(r'href="#([^"]+)"', page.text):
+        assert f'id="{name}"' in page.text, name
+    problem = edge.client.get("/nowhere").json["type"]
+    assert f'id="{problem.split("#")[1]}"' in page.text
+
+
+def test_links_are_absolute_where_the_public_address_is_known() -> None:
+    edge = make_edge(DARKROOM_PUBLIC_URL="https://pictures.example/")
+    edge.records.add(replace(done_task()))
+    body = _get(edge, TASK).json
+    assert body["urls"]["self"] == f"https://pictures.example{TASK}"
+    assert body["images"][0]["signed_url"].startswith(f"https://pictures.example{TASK}/image?")
