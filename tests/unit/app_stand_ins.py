@@ -12,10 +12,6 @@ from typing import Any
 
 from flask import Flask
 from flask.testing import FlaskClient
-from jobs.lifecycle import Cancellation
-from providers.http import UnsafeUrlError
-from providers.order_rules import OrderProblems, check_order
-from providers.order_schema import order_schema
 
 from accounts.keys import Caller
 from app import create_app
@@ -35,9 +31,13 @@ from jobs.errors import (
     InvalidOrderError,
     JobNotFoundError,
 )
+from jobs.lifecycle import Cancellation
 from jobs.repository import Image, Step, Task
 from jobs.states import Nudge
 from providers import catalog as catalogue
+from providers.http import UnsafeUrlError
+from providers.order_rules import OrderProblems, check_order
+from providers.order_schema import order_schema
 from quota.ledger import Balance, Entry
 from storage.base import BlobNotFoundError, Picture
 
@@ -164,9 +164,7 @@ class Records:
         return Balance(available=9_000_000, queued=2_000_000, held=1_000_000)
 
     def entries(self, account_id: str, *, before_id: int | None, limit: int) -> list[Entry]:
-        every = [
-            Entry(n, "grant", "house:issued", "acct:available", 1_000_000, None, "", NOW) for n in (3, 2, 1)
-        ]
+        every = [Entry(n, "grant", "house:issued", "acct:available", 1_000_000, None, "", NOW) for n in (3, 2, 1)]
         return [each for each in every if before_id is None or each.id < before_id][:limit]
 
 
@@ -193,9 +191,7 @@ class Desk:
         except catalogue.UnknownModelError as error:
             raise InvalidOrderError([FieldFault("model", "unknown_model", str(error))]) from None
         except OrderProblems as error:
-            raise InvalidOrderError(
-                [FieldFault(p.field, p.code, p.message) for p in error.problems]
-            ) from None
+            raise InvalidOrderError([FieldFault(p.field, p.code, p.message) for p in error.problems]) from None
         return Quote(model, operation, checked, 5_300_000, 5_300_000 * checked.n, [])
 
     def submit(
@@ -313,6 +309,4 @@ def make_edge(**variables: Any) -> Edge:
         checks={name: (lambda name=name: trouble[name]) for name in trouble},
     )
     app = create_app(settings, services)
-    return Edge(
-        app, app.test_client(), records, desk, store, writer, published, fetched, variants, trouble, signer
-    )
+    return Edge(app, app.test_client(), records, desk, store, writer, published, fetched, variants, trouble, signer)

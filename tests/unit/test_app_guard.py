@@ -70,9 +70,7 @@ def test_every_route_of_another_accounts_task_answers_404(edge: Edge) -> None:
         ("dk_admin_secret", "POST", "/api/images/generate", 202),
     ],
 )
-def test_scopes_decide_who_reads_and_who_writes(
-    edge: Edge, key: str, method: str, path: str, status: int
-) -> None:
+def test_scopes_decide_who_reads_and_who_writes(edge: Edge, key: str, method: str, path: str, status: int) -> None:
     headers = {"Authorization": f"Bearer {key}"}
     answer = edge.client.open(path, method=method, headers=headers, json={"prompt": "a fox"})
     assert answer.status_code == status
@@ -91,10 +89,7 @@ def test_a_route_without_a_description_does_not_start(edge: Edge) -> None:
 
 
 def test_a_harmless_request_id_is_echoed_and_any_other_replaced(edge: Edge) -> None:
-    assert (
-        edge.client.get("/healthz", headers={"X-Request-Id": "trace-1.a:b"}).headers["X-Request-Id"]
-        == "trace-1.a:b"
-    )
+    assert edge.client.get("/healthz", headers={"X-Request-Id": "trace-1.a:b"}).headers["X-Request-Id"] == "trace-1.a:b"
     for bad in ("x" * 101, "a b", "<script>", ""):
         made = edge.client.get("/healthz", headers={"X-Request-Id": bad}).headers["X-Request-Id"]
         assert is_id(made, "req")
@@ -114,9 +109,7 @@ def test_a_harmless_request_id_is_echoed_and_any_other_replaced(edge: Edge) -> N
         ("GET", "/api/quota?colour=red", 422, "invalid_request"),
     ],
 )
-def test_every_refusal_is_one_problem_document(
-    edge: Edge, method: str, path: str, status: int, code: str
-) -> None:
+def test_every_refusal_is_one_problem_document(edge: Edge, method: str, path: str, status: int, code: str) -> None:
     answer = edge.client.open(path, method=method, headers={**MINE, "X-Request-Id": "r1"}, json={})
     assert (answer.status_code, answer.json["code"]) == (status, code)
     assert answer.content_type == "application/problem+json"

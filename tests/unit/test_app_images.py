@@ -117,10 +117,7 @@ def test_a_picture_not_made_yet_missing_or_deleted(edge: Edge) -> None:
     assert _get(edge, "?index=3").status_code == 404
     edge.records.add(replace(done_task(), images=[make_image(deleted_at=NOW)]))
     assert _get(edge).status_code == 410
-    assert (
-        edge.client.get(f"/api/images/tasks/{job_id(1)}", headers=MINE).json["images"][0]["signed_url"]
-        is None
-    )
+    assert edge.client.get(f"/api/images/tasks/{job_id(1)}", headers=MINE).json["images"][0]["signed_url"] is None
 
 
 def test_a_blob_that_vanished_is_gone_and_no_accident(edge: Edge) -> None:

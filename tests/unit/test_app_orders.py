@@ -123,9 +123,7 @@ def test_too_large_bodies_and_pictures_are_413(edge: Edge) -> None:
     form = {"prompt": "a", "image": (io.BytesIO(b"x" * 1100), "a.png")}
     answer = small.client.post(EDIT, data=form, headers=MINE)
     assert (answer.status_code, answer.json["code"]) == (413, "image_too_large_bytes")
-    answer = edge.client.post(
-        GENERATE, data={"prompt": "a" * 300_000, "image": (io.BytesIO(b"x"), "a")}, headers=MINE
-    )
+    answer = edge.client.post(GENERATE, data={"prompt": "a" * 300_000, "image": (io.BytesIO(b"x"), "a")}, headers=MINE)
     assert answer.status_code == 413
     parts = {f"p{n}": "x" for n in range(80)} | {"image": (io.BytesIO(b"x"), "a")}
     assert edge.client.post(GENERATE, data=parts, headers=MINE).status_code == 413
@@ -283,9 +281,7 @@ def test_a_bad_idempotency_key_is_refused(edge: Edge, key: str) -> None:
 
 def test_a_replay_fetches_no_picture_again(edge: Edge) -> None:
     edge.records.earlier_task = edge.records.add(done_task())
-    answer = _post(
-        edge, EDIT, headers={"Idempotency-Key": "k"}, prompt="hat", images=["https://private.test/gone.png"]
-    )
+    answer = _post(edge, EDIT, headers={"Idempotency-Key": "k"}, prompt="hat", images=["https://private.test/gone.png"])
     assert (answer.status_code, answer.json["id"]) == (200, job_id(1))
     assert edge.fetched == []
 

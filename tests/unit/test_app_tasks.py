@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from app_stand_ins import MINE, NOW, Edge, done_task, job_id, make_edge, make_task
-from jobs.lifecycle import Cancellation
 
 from app.endpoint import about
 from app.schemas import CancelOut, LedgerOut, ModelDetail, ModelList, QuotaOut, TaskList, TaskOut, Timeline
+from jobs.lifecycle import Cancellation
 from jobs.states import Nudge
 
 TASK = f"/api/images/tasks/{job_id(1)}"
@@ -37,9 +37,7 @@ def _get(edge: Edge, path: str, **headers: str) -> Any:
         make_task(),
         done_task(),
         make_task(status="waiting", started_at=NOW, progress=0.5),
-        make_task(
-            status="failed", failure_code="content_refused", failure_detail="no", captured=0, released=5
-        ),
+        make_task(status="failed", failure_code="content_refused", failure_detail="no", captured=0, released=5),
         make_task(status="cancelled", cancel_requested_at=NOW, cancel_outcome="freed_in_queue"),
     ],
 )
@@ -74,9 +72,7 @@ def test_a_long_poll_does_not_wait_for_what_has_happened(edge: Edge) -> None:
     assert _get(edge, f"{TASK}?wait=60").json["status"] == "succeeded"
 
 
-@pytest.mark.parametrize(
-    ("outcome", "status"), [("freed_in_queue", 200), ("too_late", 200), ("stop_requested", 202)]
-)
+@pytest.mark.parametrize(("outcome", "status"), [("freed_in_queue", 200), ("too_late", 200), ("stop_requested", 202)])
 def test_cancelling_answers_the_outcome_and_publishes(edge: Edge, outcome: Any, status: int) -> None:
     edge.records.add(make_task())
     edge.records.cancelled = Cancellation(outcome, [Nudge("wake", "", job_id(1))])
@@ -141,9 +137,7 @@ def test_models_are_filtered_and_tagged(edge: Edge) -> None:
     assert len(every) > 50
     again = _get(edge, "/api/models", **{"If-None-Match": answer.headers["ETag"]})
     assert (again.status_code, again.data) == (304, b"")
-    some = ModelList.model_validate_json(
-        _get(edge, "/api/models?operation=remove-background&max_price=3.5").data
-    ).data
+    some = ModelList.model_validate_json(_get(edge, "/api/models?operation=remove-background&max_price=3.5").data).data
     assert some
     assert all("remove-background" in model.operations for model in some)
     assert all(model.price.unit_microcredits <= 3_500_000 for model in some)

@@ -130,11 +130,7 @@ def test_no_change_falls_between_reading_and_waiting() -> None:
 
 def test_time_runs_out_with_the_task_as_it_is() -> None:
     job = Job()
-    assert (
-        not Waits(job.versions, None, poll_s=3600)
-        .until(job.find, _ended, account_id="a", timeout_s=0.02)
-        .ended
-    )
+    assert not Waits(job.versions, None, poll_s=3600).until(job.find, _ended, account_id="a", timeout_s=0.02).ended
 
 
 def test_too_many_waits_are_answered_at_once() -> None:
@@ -151,9 +147,7 @@ def test_too_many_waits_are_answered_at_once() -> None:
 def test_a_job_that_vanished_wakes_who_waits() -> None:
     waits = Waits(lambda ids: {}, None, poll_s=3600)
     answers: list[Any] = [make_task(), make_task(), replace(done_task())]
-    thread, found = _in_background(
-        lambda: waits.until(lambda: answers.pop(0), _ended, account_id="a", timeout_s=30)
-    )
+    thread, found = _in_background(lambda: waits.until(lambda: answers.pop(0), _ended, account_id="a", timeout_s=30))
     for _ in range(500):
         waits.look()
         thread.join(0.01)

@@ -192,7 +192,8 @@ def test_audit_says_clean(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -
 
 def test_db_status_names_what_waits_and_upgrade_applies_it(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = ["0001_start"]
-    module("migrations", monkeypatch, pending=lambda _: list(waiting), upgrade=lambda _: waiting.clear())
+    monkeypatch.setattr("core.schema.pending", lambda _: list(waiting))
+    monkeypatch.setattr("core.schema.upgrade", lambda _: waiting.clear())
     status = run("db", "status")
     assert (status.exit_code, status.stdout) == (1, "pending: 0001_start\n")
     assert run("db", "upgrade").stdout == "applied 0001_start\n"
