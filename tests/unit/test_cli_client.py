@@ -803,7 +803,7 @@ def test_demo_tells_each_step_once_and_ends_with_the_picture(demo_server: FakeSe
     result = run(demo_server, "demo", "--size", "64x64")
     assert result.exit_code == 0, result.stderr
     for words in (
-        "a worker took it (5.3 credits, chatgpt2api, attempt 1)",
+        "a worker took it and held the credits (5.3 credits, chatgpt2api, attempt 1)",
         "odd why=new",
         "ledger: capture 5.3",
     ):
