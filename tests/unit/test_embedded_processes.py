@@ -90,7 +90,7 @@ def test_below_a_closed_folder_one_right_is_kept_and_no_mode_is_changed(tmp_path
         f"os.system('touch {closed}/inner/new')"
     )
     said = run(sys.executable, "-I", "-S", "-c", look, user=nobody, reach=(closed / "inner",))
-    assert said.startswith("True found")
+    assert "True found" in said
     assert capabilities(said)["CapEff"] == 1 << 2  # CAP_DAC_READ_SEARCH alone
     assert not (closed / "inner" / "new").exists()
     assert closed.stat().st_mode & 0o777 == 0o700
