@@ -43,7 +43,8 @@ def test_a_program_finds_no_signal_ignored_and_a_session_of_its_own():
     finally:
         signal.signal(signal.SIGINT, before)
     ignored, session, pid = said.split("\n")[:3]
-    assert int(ignored.split()[1], 16) == 0
+    # The C library keeps signals above 31 to itself.
+    assert int(ignored.split()[1], 16) & 0x7FFF_FFFF == 0
     assert session.strip() == pid
 
 
