@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
-from providers.catalog import Catalog
-from providers.prompts import ENHANCEMENTS, Enhancement
 
 from app.errors import EnhancerNotConfiguredError, InvalidRequestError
 from jobs.errors import FieldFault
+from providers.catalog import Catalog
 from providers.errors import ProviderError
+from providers.prompts import ENHANCEMENTS, Enhancement
 
 log = structlog.get_logger(__name__)
 
