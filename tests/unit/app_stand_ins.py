@@ -83,7 +83,7 @@ def make_task(number: int = 1, **changes: Any) -> Task:
         failure_detail=None,
         cancel_requested_at=None,
         cancel_outcome=None,
-        request={"prompt": "a fox", "normalised": {}},
+        request={"prompt": "a fox", "n": 1, "size": {}, "params": {}, "normalised": {}},
         warnings=[],
         metadata={},
     )
