@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -40,7 +40,7 @@ class CheckedOrder:
     n: int
     size: Mapping[str, str | int]
     params: Mapping[str, Any]
-    normalised: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    normalised: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     image_count: int = 0
