@@ -62,6 +62,18 @@ class Publisher:
             return False
         return True
 
+    def send_canary(self, queue: str) -> bool:
+        """Put an empty message on a queue by name, without leaving a binding behind."""
+        if self.skipping:
+            return False
+        try:
+            with self._producers.acquire(block=True, timeout=TIMEOUT_S) as producer:
+                producer.publish({}, exchange="", routing_key=queue, serializer="json", retry=False)
+        except (KombuError, RedisError, OSError) as error:
+            self._pause(error, 1)
+            return False
+        return True
+
     def _wake(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
             self._redis.publish(WAKE_CHANNEL, job_id)
