@@ -17,6 +17,7 @@ from kombu.pools import ProducerPool
 
 from core.redis import RedisError, make_client
 from jobs.states import WAKE, Nudge
+from workers.broker import transport_options
 from workers.celery_app import app
 
 log = structlog.get_logger(__name__)
@@ -31,12 +32,7 @@ class Publisher:
     """Sends nudges; never raises and never waits long. One per process."""
 
     def __init__(self, broker_url: str, redis_url: str) -> None:
-        options = {
-            "socket_timeout": TIMEOUT_S,
-            "socket_connect_timeout": TIMEOUT_S,
-            "socket_keepalive": True,
-            "health_check_interval": 5,
-        }
+        options = transport_options(broker_url, timeout_s=TIMEOUT_S)
         connection = Connection(broker_url, transport_options=options, connect_timeout=TIMEOUT_S)
         self._producers = ProducerPool(connection.Pool(PRODUCERS), limit=PRODUCERS)
         self._redis = make_client(redis_url, timeout_s=TIMEOUT_S)

@@ -66,7 +66,7 @@ class CanaryStep(bootsteps.ConsumerStep):  # type: ignore[misc]
         if self.watchdog is None:
             return []
         # The default exchange reaches a queue by its name and leaves no binding behind in Redis.
-        queue = Queue(self.watchdog.queue, Exchange(""), routing_key=self.watchdog.queue, durable=False)
+        queue = Queue(self.watchdog.queue, Exchange(""), routing_key=self.watchdog.queue, exclusive=True)
         return [Consumer(channel, queues=[queue], callbacks=[self._heard], accept=["json"])]
 
     def _heard(self, body: object, message: Any) -> None:
