@@ -6,7 +6,6 @@ what was quoted is what is held.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -37,7 +36,6 @@ Role = Literal["image", "mask", "face"]
 # Fields that are about the job and not about the picture.
 ENVELOPE = ("model", "priority", "deadline_s", "metadata", "extra", "lenient")
 AUTO = ("auto", "auto:budget")
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +336,7 @@ def _check_storable(fields: Mapping[str, Any]) -> None:
 def _is_storable(value: Any) -> bool:
     match value:
         case str():
-            return _UNSTORABLE.search(value) is None
+            return repository.UNSTORABLE.search(value) is None
         case float():
             return isfinite(value)
         case dict():
