@@ -100,7 +100,7 @@ CODES: Mapping[str, Kind] = {
         503, "Unavailable", "Try again after Retry-After.", _REDUCED
     ),
     "database_unavailable": Kind(
-        503, "Database unavailable", "Nothing was kept or charged; try again.", _REDUCED
+        503, "Database unavailable", "Try again; with an Idempotency-Key nothing can be ordered twice.", _REDUCED
     ),
     "storage_unavailable": Kind(
         503, "Storage unavailable", "The picture store is away; try again.", _REDUCED

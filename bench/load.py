@@ -65,7 +65,9 @@ class Load:
         )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(timeout=10)

@@ -14,7 +14,7 @@ from core.db import Database, make_engine
 from core.errors import DatabaseAwayError
 from core.ids import new_id
 from core.redis import RedisError, make_client
-from core.settings import Settings, load
+from core.settings import Settings, load, with_dotenv
 from jobs.workbench import Workbench
 from providers import catalog, registry
 from storage.local import LocalStore
@@ -25,6 +25,11 @@ from workers.enqueue import Publisher
 @cache
 def settings() -> Settings:
     return load()
+
+
+@cache
+def environment() -> dict[str, str]:
+    return with_dotenv(os.environ)
 
 
 @cache
@@ -52,7 +57,7 @@ def workbench() -> Workbench:
         owner=new_id("wkr"),
         database=database(),
         catalog=models,
-        registry=registry.load(os.environ),
+        registry=registry.load(environment()),
         media=Media(store, values.var / "staging", decoders=values.decoders),
         store=store,
         publish=publisher().publish,
@@ -78,7 +83,7 @@ def announce_credentials(bench: Workbench) -> None:
 
 def _max_active(provider: str) -> int | None:
     """``OPENAI_MAX_ACTIVE=20``: most calls in flight for the whole fleet; left out, no limit."""
-    value = os.environ.get(f"{provider.upper()}_MAX_ACTIVE", "").strip()
+    value = environment().get(f"{provider.upper()}_MAX_ACTIVE", "").strip()
     return int(value) if value else None
 
 

@@ -299,11 +299,13 @@ def test_what_is_no_picture_is_not_delivered_and_not_charged(
     engine.assert_books_balance()
 
 
-def test_a_dead_link_is_ordered_again(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_picture_behind_a_dead_link_is_not_bought_again(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
     job_id = engine.order(account, "dead [sandbox:dead_link times=1]").task.id
     engine.drive()
-    assert outcome(engine, job_id) == ("succeeded", None)
-    assert counts(sandbox)["accepted"] == 2
+    assert outcome(engine, job_id) == ("failed", "result_gone")
+    assert counts(sandbox)["accepted"] == 1
+    assert engine.calls(job_id)[0].written_off
+    engine.assert_books_balance()
 
 
 def test_a_task_the_upstream_forgot_is_ordered_again_under_a_new_key(
