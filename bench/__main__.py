@@ -11,10 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import edge
+from bench import cost, edge, life
 from bench.table import Row, as_json, show
 
 PARTS = ("edge", "life", "cost")
+COSTED_JOBS = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +53,8 @@ def _parts(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Cal
     grown = {"finished": options.finished, "queued": options.queued} if options.big else {}
     parts: dict[str, Callable[[], list[Row]]] = {
         "edge": lambda: edge.measure(folder, rounds=options.rounds, seconds=options.seconds, **grown),
+        "life": lambda: life.measure(folder, jobs=options.jobs),
+        "cost": lambda: cost.measure(folder, jobs=min(options.jobs, COSTED_JOBS)),
     }
     yield from ((name, part) for name, part in parts.items() if name in wanted)
 

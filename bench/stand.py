@@ -19,7 +19,6 @@ from bench.names import FLOOR_TABLE
 from core.db import Database, make_engine
 from core.embedded import ports
 from core.embedded.processes import Program
-from core.embedded.supervisor import Output
 from core.redis import make_client
 from core.settings import Settings
 from quota import ledger
@@ -59,9 +58,10 @@ def stand(
     workers: bool = True,
     beside: Callable[[Mapping[str, str]], Sequence[Program]] = lambda _: (),
     prepare: Callable[[Settings], None] = lambda _: None,
-    output: Output | None = None,
+    change: Callable[[Sequence[Program]], Sequence[Program]] = list,
 ) -> Iterator[Stand]:
-    """Run a fresh service under ``var``. ``beside`` names programs to run with it, ``prepare`` sees the servers first.
+    """Run a fresh service under ``var``. ``beside`` names programs to run with it, ``change`` ours;
+    ``prepare`` sees the servers first.
 
     Limits and credits are out of the way, and prepared pictures keep the sandbox's share small.
     """
@@ -81,7 +81,7 @@ def stand(
     def programs(chosen: Settings, env: Mapping[str, str], *, flower_password: str, sandbox: bool) -> list[Program]:
         every = ours.programs(chosen, env, flower_password=flower_password, sandbox=sandbox)
         kept = [program for program in every if workers or not program.name.startswith(("worker", "flower"))]
-        return [*kept, *beside({**env, "DARKROOM_FLOOR_PORT": str(floor_port)})]
+        return [*change(kept), *beside({**env, "DARKROOM_FLOOR_PORT": str(floor_port)})]
 
     def prepared(chosen: Settings) -> object:
         prepare(chosen)
@@ -93,7 +93,7 @@ def stand(
         prepare=prepared,  # type: ignore[arg-type]
         not_ready=ours.not_ready if workers else lambda chosen: _web_missing(chosen.port, floor_port),
     )
-    with run_stack(settings, environ=environ, plan=plan, output=output) as running:
+    with run_stack(settings, environ=environ, plan=plan) as running:
         database = Database(make_engine(running.settings.database_url, pool_size=2, application_name="bench"))
         try:
             yield Stand(running, database, make_client(running.settings.redis_url), floor_port)
