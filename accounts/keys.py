@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import threading
 import time
@@ -22,6 +23,7 @@ from core.db import Database
 SCOPES = ("jobs:write", "jobs:read", "admin")
 CACHE_S = 5.0
 LAST_USED_EVERY_S = 60
+_TOKEN = re.compile(r"dk_(?P<id>[0-9a-f]{12})_(?P<secret>[0-9A-Za-z_-]{43})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,8 @@ def list_keys(connection: Connection, account_id: str | None = None) -> list[Key
 
 def authenticate(connection: Connection, token: str) -> Caller | None:
     """The caller behind a token, or None: malformed, unknown, wrong, expired, revoked or disabled."""
-    parts = token.split("_", 2)
-    if len(parts) != 3 or parts[0] != "dk":
+    parts = _TOKEN.fullmatch(token)
+    if parts is None:
         return None
     row = connection.execute(
         text(
@@ -116,9 +118,9 @@ def authenticate(connection: Connection, token: str) -> Caller | None:
             " WHERE k.id = :id AND k.revoked_at IS NULL AND a.disabled_at IS NULL"
             " AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())"
         ),
-        {"id": parts[1]},
+        {"id": parts["id"]},
     ).one_or_none()
-    if row is None or not hmac.compare_digest(bytes(row.secret_sha256), _digest(parts[2])):
+    if row is None or not hmac.compare_digest(bytes(row.secret_sha256), _digest(parts["secret"])):
         return None
     return Caller(row.account_id, row.name, row.id, frozenset(row.scopes), row.weight)
 
@@ -139,6 +141,8 @@ class KeyCache:
 
     def authenticate(self, token: str) -> Caller | None:
         """As :func:`authenticate`, at most ``CACHE_S`` old. Raises DatabaseAwayError."""
+        if _TOKEN.fullmatch(token) is None:
+            return None
         digest, now = _digest(token), time.monotonic()
         known = self._known.get(digest)
         if known and known[0] > now:

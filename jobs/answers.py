@@ -49,13 +49,21 @@ class Answer:
         return replace(self.call, outcome=self.outcome, kept=len(self.images))
 
 
+# What an outcome may replace, beside none: a call only goes forward, whoever comes late.
+_REPLACES: Mapping[Outcome, tuple[Outcome, ...]] = {
+    Outcome.UNCERTAIN: (),
+    Outcome.ACCEPTED: (Outcome.UNCERTAIN,),
+    Outcome.FINISHED: tuple(OPEN_OUTCOMES),
+}
+
+
 def record(connection: Connection, answer: Answer) -> bool:
     """Write an answer; False when the call's outcome was written before."""
     return calls.record(
         connection,
         answer.call.id,
         answer.outcome,
-        sources=(*OPEN_OUTCOMES, Outcome.FINISHED) if answer.outcome is not Outcome.FINISHED else OPEN_OUTCOMES,
+        sources=_REPLACES.get(answer.outcome, (*OPEN_OUTCOMES, Outcome.FINISHED)),
         upstream_id=answer.upstream_id,
         poll_url=answer.poll_url,
         result=answer.result,
@@ -140,7 +148,7 @@ def keep(media: Media, provider: Provider, job_id: str, call: Call, images: Sequ
 _PATIENT = tenacity.retry(
     retry=tenacity.retry_if_exception_type((NotRun, Uncertain, StorageUnavailableError)),
     stop=tenacity.stop_after_attempt(3),
-    wait=tenacity.wait_exponential_jitter(initial=0.5, max=5),
+    wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=5),
     reraise=True,
 )
 

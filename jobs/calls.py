@@ -115,8 +115,10 @@ def intend(
 
 
 _RECORD = (
-    "WITH seen AS (SELECT id, outcome FROM upstream_calls WHERE id = :id"
-    " AND (outcome IS NULL OR outcome = ANY(:sources)) FOR UPDATE),"
+    # The job first, as everywhere (DESIGN section 4, lock order): who lapses it waits, and no deadlock.
+    "WITH job AS (SELECT id FROM jobs WHERE id = (SELECT job_id FROM upstream_calls WHERE id = :id) FOR UPDATE),"
+    " seen AS (SELECT u.id, u.outcome FROM job JOIN upstream_calls AS u ON u.job_id = job.id WHERE u.id = :id"
+    " AND (u.outcome IS NULL OR u.outcome = ANY(:sources)) FOR UPDATE OF u),"
     " call AS (UPDATE upstream_calls AS c SET outcome = :outcome,"
     " answered_at = coalesce(c.answered_at, clock_timestamp()),"
     " closed_at = CASE WHEN :closes THEN clock_timestamp() END,"
@@ -211,6 +213,11 @@ def note_missing(connection: Connection, call_id: str, *, after_s: float) -> boo
         {"id": call_id, "after_s": after_s},
     ).one_or_none()
     return bool(row and row.long_enough)
+
+
+def note_found(connection: Connection, call_id: str) -> None:
+    """The upstream knows the call after all: being missing begins anew the next time."""
+    connection.execute(text("UPDATE upstream_calls SET missing_since = NULL WHERE id = :id"), {"id": call_id})
 
 
 def note_resend(connection: Connection, call_id: str, *, most: int) -> bool:

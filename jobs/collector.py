@@ -18,6 +18,7 @@ from jobs.states import JobStatus, Nudge, Outcome
 from jobs.workbench import Workbench
 from providers.base import ResultImage
 from providers.errors import Failed, ProviderError
+from providers.registry import UnknownCredentialError
 from storage.base import StorageUnavailableError
 
 log = structlog.get_logger(__name__)
@@ -58,15 +59,20 @@ def _finished(job: LiveJob) -> list[OpenCall]:
 
 def _keep(bench: Workbench, job: LiveJob, call: OpenCall) -> Answer | None:
     """None: not now; the call stays finished and is looked at again."""
-    provider = bench.registry.by_credential(call.credential_id)
     try:
+        provider = bench.registry.by_credential(call.credential_id)
         return answers.keep(bench.media, provider, job.id, call.facts, [_result(link) for link in call.result])
-    except (ProviderError, StorageUnavailableError) as error:
+    except DatabaseAwayError:
+        raise
+    except (ProviderError, StorageUnavailableError, UnknownCredentialError) as error:
         log.warning("result_not_fetched_yet", job_id=job.id, call_id=call.id, error=type(error).__name__)
-        if not call.overdue:
-            return None
-        gone = Failed("result_unavailable", retryable=False, billed=True)
-        return answers.from_error(call.facts, gone, may_look_up=False)
+    except Exception:
+        # Whatever breaks here would break again at once: the call's own deadline bounds the trying.
+        log.exception("keeping_crashed", job_id=job.id, call_id=call.id)
+    if not call.overdue:
+        return None
+    gone = Failed("result_unavailable", retryable=False, billed=True)
+    return answers.from_error(call.facts, gone, may_look_up=False)
 
 
 def _result(link: Mapping[str, Any]) -> ResultImage:

@@ -20,7 +20,7 @@ BACKOFF_FACTOR = 2.5
 BACKOFF_MAX_S = 60.0
 RETRY_AFTER_MAX_S = 600.0
 # Being told to come back later says nothing against the order, so it is borne longer.
-PATIENT_CODES = frozenset({"rate_limited", "pool_empty", "no_capacity"})
+PATIENT_CODES = frozenset({"upstream_rate_limited", "upstream_pool_empty", "upstream_overloaded"})
 PATIENCE = 4
 
 
@@ -157,10 +157,10 @@ def _latest_by_slot(calls: Iterable[Call]) -> dict[int, Call]:
 
 
 def _may_retry(call: Call, max_attempts: int) -> bool:
-    if call.outcome is Outcome.NOT_RUN:
-        patience = PATIENCE if call.code in PATIENT_CODES else 1
-        return call.attempt < max_attempts * patience
-    return call.outcome is Outcome.FAILED and call.retryable and call.attempt < max_attempts
+    if call.outcome is not Outcome.NOT_RUN and not (call.outcome is Outcome.FAILED and call.retryable):
+        return False
+    patience = PATIENCE if call.code in PATIENT_CODES else 1
+    return call.attempt < max_attempts * patience
 
 
 def _retry(facts: Facts, slots: Sequence[int]) -> Retry:
@@ -191,5 +191,5 @@ def _decisive_code(calls: Sequence[Call]) -> str:
 def _cancelled(facts: Facts, kept: int) -> Cancel:
     if kept:
         return Cancel("too_late", kept if facts.cancel_charge == "full" else 0)
-    lost = any(call.outcome is Outcome.LOST for call in facts.calls)
+    lost = any(call.outcome in (Outcome.LOST, Outcome.TIMED_OUT) for call in facts.calls)
     return Cancel("upstream_uncertain" if lost else "stopped_upstream", 0)

@@ -6,15 +6,18 @@ what was quoted is what is held.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from math import isfinite
 from typing import Any, Literal
 
 from core.db import Database
+from core.errors import DatabaseAwayError
 from core.ids import new_id
-from jobs import idempotency, lifecycle, repository
-from jobs.errors import BadPictureError, FieldFault, InvalidOrderError, UnknownOperationError
+from jobs import idempotency, lifecycle, repository, states
+from jobs.errors import BadPictureError, FieldFault, InvalidOrderError, JobNotFoundError, UnknownOperationError
 from jobs.idempotency import IdempotencyKey
 from jobs.lifecycle import NewJob
 from jobs.repository import Task
@@ -34,6 +37,7 @@ Role = Literal["image", "mask", "face"]
 # Fields that are about the job and not about the picture.
 ENVELOPE = ("model", "priority", "deadline_s", "metadata", "extra", "lenient")
 AUTO = ("auto", "auto:budget")
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,7 @@ class Desk:
         """
         if operation not in OPERATIONS:
             raise UnknownOperationError(f"there is no operation {operation[:50]!r}")
+        _check_storable(fields)
         _check_extra(fields.get("extra") or {})
         model, warnings = self._model(operation, fields.get("model"))
         checked = _checked(model, operation, fields, roles)
@@ -153,9 +158,24 @@ class Desk:
             return self._accept(
                 customer, self._job(customer, job_id, quote, fields, kept=kept, request_id=request_id), idempotency_key
             )
+        except DatabaseAwayError:
+            # The COMMIT may have happened although its answer was lost.
+            if accepted := self._find_accepted(customer, quote.model.provider, job_id):
+                return accepted
+            self._drop(kept)
+            raise
         except BaseException:
             self._drop(kept)
             raise
+
+    def _find_accepted(self, customer: Customer, provider: str, job_id: str) -> Submitted | None:
+        """A job whose COMMIT's answer was lost. Raises DatabaseAwayError: then its pictures stay, to be safe."""
+        try:
+            with self._database.autocommit() as connection:
+                task = repository.find_task(connection, customer.account_id, job_id)
+        except JobNotFoundError:
+            return None
+        return Submitted(task, [states.run(provider, job_id)])
 
     def _accept(self, customer: Customer, job: NewJob, key: IdempotencyKey | None) -> Submitted:
         try:
@@ -186,6 +206,8 @@ class Desk:
 
     def _model(self, operation: str, name: str | None) -> tuple[Model, Sequence[str]]:
         """The model an order names, or the one it gets when it names none."""
+        if name is not None and not isinstance(name, str):
+            raise _bad("model", "wrong_type", "a model is named by a text")
         if name is None or name in AUTO:
             preferred = self._default_model if name is None else None
             model = self._catalog.default_for(operation, self._configured, preferred)
@@ -259,6 +281,7 @@ class Desk:
             warnings=quote.warnings,
             metadata=fields.get("metadata") or {},
             inputs=_input_rows(kept),
+            price_version=self._catalog.version,
             request_id=request_id,
         )
 
@@ -299,6 +322,31 @@ def _check_extra(extra: Mapping[str, Any]) -> None:
         raise InvalidOrderError(
             [FieldFault(f"extra.{name}", "not_allowed", "set this by the order's own fields") for name in clash]
         )
+
+
+def _check_storable(fields: Mapping[str, Any]) -> None:
+    """Refuse what no JSON column takes: NUL, half a surrogate pair, NaN and the infinities.
+
+    The prompt is cleaned by the catalogue's rules; metadata, ``extra`` and settings go as they are.
+    """
+    bad = [name for name, value in fields.items() if name != "prompt" and not _is_storable(value)]
+    if bad:
+        message = "holds a character or a number that cannot be kept"
+        raise InvalidOrderError([FieldFault(name, "not_storable", message) for name in bad])
+
+
+def _is_storable(value: Any) -> bool:
+    match value:
+        case str():
+            return _UNSTORABLE.search(value) is None
+        case float():
+            return isfinite(value)
+        case dict():
+            return all(_is_storable(part) for pair in value.items() for part in pair)
+        case list() | tuple():
+            return all(map(_is_storable, value))
+        case _:
+            return True
 
 
 def _mask_faults(kept: Sequence[tuple[Role, Picture]]) -> list[FieldFault]:

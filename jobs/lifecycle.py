@@ -231,6 +231,7 @@ def fail(
     *,
     code: str,
     sources: Collection[JobStatus] = (RUNNING, WAITING),
+    condition: str = "true",
 ) -> list[Nudge]:
     """Any live state -> FAILED, every credit back."""
     row = _move(
@@ -239,6 +240,7 @@ def fail(
         sources=sources,
         target=FAILED,
         fence=fence,
+        condition=condition,
         sets=_END + ", captured = 0, released = jobs.quoted, failure_code = :code, failure_detail = :detail",
         values={"code": code, "detail": failures.sentence(code)},
         event="failed",
@@ -250,7 +252,14 @@ def fail(
 
 def expire(connection: Connection, job_id: str) -> list[Nudge]:
     """QUEUED, never sent, past its start deadline -> FAILED, free."""
-    return fail(connection, job_id, None, code="deadline_expired", sources={QUEUED})
+    return fail(
+        connection,
+        job_id,
+        None,
+        code="deadline_expired",
+        sources={QUEUED},
+        condition="attempt = 0 AND start_deadline_at <= clock_timestamp()",
+    )
 
 
 CancelAnswer = Literal["freed_in_queue", "too_late", "stop_requested"]
@@ -262,21 +271,26 @@ class Cancellation:
     nudges: Sequence[Nudge]
 
 
-def cancel(connection: Connection, account_id: str, job_id: str) -> Cancellation:
+def cancel(
+    connection: Connection, account_id: str, job_id: str, *, charge: Literal["full", "none"] = "full"
+) -> Cancellation:
     """The caller's wish to stop. Never calls an upstream.
 
-    In the queue nothing is in flight: final and free. Later it is a request: a worker asks the
-    upstream and the job's end tells the outcome. Raises JobNotFoundError.
+    In the queue nothing is in flight: final and free, but for pictures that earlier calls have made
+    (``charge``, setting CANCEL_CHARGE). Later it is a request: a worker asks the upstream and the
+    job's end tells the outcome. Raises JobNotFoundError.
     """
     row = connection.execute(
-        text("SELECT status, provider FROM jobs WHERE id = :id AND account_id = :account_id FOR UPDATE"),
+        text("SELECT status, provider, attempt FROM jobs WHERE id = :id AND account_id = :account_id FOR UPDATE"),
         {"id": job_id, "account_id": account_id},
     ).one_or_none()
     if row is None:
         raise JobNotFoundError("no such job")
     if row.status == QUEUED:
-        nudges = cancelled(connection, job_id, None, outcome="freed_in_queue", kept=0, sources={QUEUED})
-        return Cancellation("freed_in_queue", nudges)
+        made = _pictures_kept(connection, job_id) if row.attempt else 0
+        outcome: CancelAnswer = "too_late" if made else "freed_in_queue"
+        kept = made if charge == "full" else 0
+        return Cancellation(outcome, cancelled(connection, job_id, None, outcome=outcome, kept=kept, sources={QUEUED}))
     if row.status in states.TERMINAL:
         return Cancellation("too_late", [])
     connection.execute(
@@ -287,6 +301,11 @@ def cancel(connection: Connection, account_id: str, job_id: str) -> Cancellation
         {"id": job_id},
     )
     return Cancellation("stop_requested", [states.poll(row.provider), states.wake(job_id)])
+
+
+def _pictures_kept(connection: Connection, job_id: str) -> int:
+    made = connection.execute(text("SELECT count(*) FROM images WHERE job_id = :id"), {"id": job_id})
+    return int(made.scalar_one())
 
 
 def cancelled(

@@ -34,6 +34,7 @@ class OpenCall:
     overdue: bool  # past the moment at which it is given up
     age_s: float  # since the intent
     cancel_asked: bool
+    missing: bool  # the upstream did not know it at the last look
     result: Sequence[Mapping[str, Any]]
 
     @property
@@ -87,6 +88,12 @@ def order_parts(connection: Connection, job_id: str) -> OrderParts:
         {"id": job_id},
     ).one()
     return OrderParts(row.request, row.inputs)
+
+
+def image_keys(connection: Connection, job_id: str) -> frozenset[str]:
+    """The blobs that a job's pictures lie in."""
+    rows = connection.execute(text("SELECT key FROM images WHERE job_id = :id"), {"id": job_id})
+    return frozenset(row.key for row in rows)
 
 
 def take_due(
@@ -154,5 +161,6 @@ def _open_call(call: dict[str, Any], now: datetime) -> OpenCall:
         overdue=datetime.fromisoformat(call["give_up_at"]) <= now,
         age_s=(now - datetime.fromisoformat(call["intended_at"])).total_seconds(),
         cancel_asked=call["cancel_asked_at"] is not None,
+        missing=call["missing_since"] is not None,
         result=call["result"] or (),
     )

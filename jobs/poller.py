@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from core.errors import DatabaseAwayError
 from jobs import answers, calls, collector, lifecycle, loading, runner, states, steps
 from jobs.answers import Answer
 from jobs.errors import StaleJobError
@@ -19,7 +20,8 @@ from jobs.loading import LiveJob, OpenCall
 from jobs.states import Nudge, Outcome
 from jobs.workbench import Workbench, side_by_side
 from providers.base import Accepted, CheckResult, Finished, Missing, Running
-from providers.errors import Failed, Misconfigured, ProviderError, Refused
+from providers.errors import Failed, Misconfigured, NotRun, ProviderError, Refused
+from providers.registry import UnknownCredentialError
 
 log = structlog.get_logger(__name__)
 
@@ -108,9 +110,13 @@ def _look(bench: Workbench, jobs: Sequence[LiveJob]) -> list[Look]:
 def _ask(bench: Workbench, credential_id: str, pairs: Sequence[tuple[LiveJob, OpenCall]]) -> list[Look]:
     if bench.spec(pairs[0][0].provider).kind == "sync":
         return [Look(job, call, Running()) for job, call in pairs]  # nothing to ask: only time will tell
-    provider = bench.registry.by_credential(credential_id)
+    try:
+        provider = bench.registry.by_credential(credential_id)
+    except UnknownCredentialError:
+        away = NotRun("credential_unknown", credential_id)
+        return [Look(job, call, away) for job, call in pairs]  # until their own deadline
     said = provider.check_many([steps.call_ref(call, job.model) for job, call in pairs])
-    return [Look(job, call, said.get(call.id, Running())) for job, call in pairs]
+    return [Look(job, call, said.get(call.id, NotRun("not_answered"))) for job, call in pairs]
 
 
 def _open_calls(job: LiveJob) -> Iterator[OpenCall]:
@@ -135,6 +141,10 @@ def _move_on(bench: Workbench, job: LiveJob, looks: Sequence[Look], *, may_keep:
             return _Found(nudges=steps.conclude(bench, job.id))
     except StaleJobError:
         log.debug("job_moved_on", job_id=job.id)
+    except DatabaseAwayError:
+        raise
+    except Exception:
+        log.exception("look_crashed", job_id=job.id)  # one job's trouble is not the whole batch's
     return _Found()
 
 
@@ -181,6 +191,7 @@ def _answer(bench: Workbench, look: Look) -> Answer | None:
             log.info("look_failed", call_id=look.call.id, code=error.code)  # the look, not the call
             return _given_up(bench, look)
         case Running():
+            _note_found(bench, look)
             return _arrived(bench, look) or _given_up(bench, look)
 
 
@@ -189,6 +200,13 @@ def _arrived(bench: Workbench, look: Look) -> Answer | None:
     if look.call.outcome is not Outcome.UNCERTAIN or bench.spec(look.job.provider).kind == "sync":
         return None
     return Answer(look.call.facts, Outcome.ACCEPTED, upstream_id=look.call.upstream_id or look.call.dedupe_key)
+
+
+def _note_found(bench: Workbench, look: Look) -> None:
+    """Two misses an hour apart, with looks between that found it, are no proof of anything."""
+    if look.call.missing:
+        with bench.database.autocommit() as connection:
+            calls.note_found(connection, look.call.id)
 
 
 def _missing(bench: Workbench, look: Look) -> Answer | None:

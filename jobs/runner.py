@@ -23,6 +23,7 @@ from jobs.loading import LiveJob, OpenCall, OrderParts
 from jobs.states import JobStatus, Nudge
 from jobs.workbench import Workbench, side_by_side
 from providers.base import Accepted, Finished, InputImage, Order, Provider
+from providers.catalog import UnknownModelError
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from storage.base import BlobNotFoundError, StorageUnavailableError
 
@@ -88,7 +89,12 @@ def _claim(bench: Workbench, job_id: str) -> Claimed | None:
         return None
     except IntegrityError:
         log.exception("hold_refused", job_id=job_id)
-        _fail_unheld(bench, job_id)
+        _fail_queued(bench, job_id, "insufficient_credits")
+        return None
+    except UnknownModelError:
+        # Accepted with a catalogue that still knew it.
+        log.exception("model_has_gone", job_id=job_id)
+        _fail_queued(bench, job_id, "model_unavailable")
         return None
     except DatabaseAwayError:
         # The COMMIT may have happened although its answer was lost: look before anything is sent.
@@ -170,6 +176,7 @@ def _with_calls(job: LiveJob, seated: Seated) -> LiveJob:
             overdue=False,
             age_s=0.0,
             cancel_asked=False,
+            missing=False,
             result=(),
         )
         for intent in seated.intents
@@ -183,10 +190,14 @@ def _make_calls(bench: Workbench, claimed: Claimed) -> list[Answer]:
     keys = {intent.id: intent.dedupe_key for intent in claimed.seated.intents}
     try:
         orders = {call.id: build_order(bench, claimed.job, claimed.parts, call.pictures) for call in mine}
+        provider = bench.registry.by_credential(claimed.seated.credential_id)
     except (StorageUnavailableError, BlobNotFoundError) as error:
         log.warning("inputs_not_readable", job_id=claimed.job.id, error=type(error).__name__)
         return [answers.from_error(call, NotRun("storage_unavailable"), may_look_up=False) for call in mine]
-    provider = bench.registry.by_credential(claimed.seated.credential_id)
+    except Exception:
+        # A fault of ours, but surely nothing was sent: there is nothing to be uncertain about.
+        log.exception("order_not_built", job_id=claimed.job.id)
+        return [answers.from_error(call, NotRun("internal_error"), may_look_up=False) for call in mine]
     return side_by_side(
         lambda call: _call(bench, provider, claimed.job, call, order=orders[call.id], dedupe_key=keys[call.id]), mine
     )
@@ -248,9 +259,10 @@ def _defer(bench: Workbench, job_id: str) -> None:
         lifecycle.defer(connection, job_id, after_s=CAPACITY_RETRY_S)
 
 
-def _fail_unheld(bench: Workbench, job_id: str) -> None:
+def _fail_queued(bench: Workbench, job_id: str, code: str) -> None:
     with bench.database.transaction() as connection:
-        bench.publish(lifecycle.fail(connection, job_id, None, code="insufficient_credits", sources={JobStatus.QUEUED}))
+        nudges = lifecycle.fail(connection, job_id, None, code=code, sources={JobStatus.QUEUED})
+    bench.publish(nudges)
 
 
 def _on_record(bench: Workbench, claimed: Claimed) -> bool:

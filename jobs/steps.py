@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import structlog
-from sqlalchemy import Connection
+import tenacity
+from sqlalchemy import Connection, text
 
+from core.errors import DatabaseAwayError
 from jobs import answers, decide, lifecycle, loading, states
 from jobs.answers import Answer
 from jobs.errors import StaleJobError
@@ -16,18 +18,32 @@ from jobs.states import JobStatus, Nudge, Outcome
 from jobs.workbench import Workbench
 from providers.base import CallRef, CancelOutcome
 from providers.errors import ProviderError
+from providers.registry import UnknownCredentialError
 
 log = structlog.get_logger(__name__)
 
 FIRST_CHECK_S = 1.0
 LOOK_AGAIN_S = 10.0
+GIVEN_UP = (Outcome.LOST, Outcome.TIMED_OUT, Outcome.CANCELLED)
+# How long an answer is held in memory for a database that is away: within the step's own margin.
+REMEMBER_S = 45.0
+
+_UNTIL_WRITTEN = tenacity.retry(
+    retry=tenacity.retry_if_exception_type(DatabaseAwayError),
+    stop=tenacity.stop_after_delay(REMEMBER_S),
+    wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=5),
+    reraise=True,
+)
 
 
+@_UNTIL_WRITTEN
 def finish(bench: Workbench, job: LiveJob, news: Sequence[Answer]) -> list[Nudge]:
     """Record what a step learned and move the job on, in one transaction.
 
     When the job has moved on meanwhile (cancelled, lapsed, ended) nothing of that transaction
     stands; the answers are recorded on their own, and adopted where the job can still use them.
+    While the database is away it is tried again, for an answer may be a paid picture: a COMMIT that
+    happened although its answer was lost makes the second try stale, which changes nothing.
     """
     step = decide.next_step(replace(bench.facts(job), calls=_merged(job, news)))
     try:
@@ -52,10 +68,9 @@ def apply(connection: Connection, bench: Workbench, job: LiveJob, step: decide.S
     """Run the verb a decision asks for. Raises StaleJobError."""
     match step:
         case decide.Wait():
-            return _park(connection, bench, job)
+            return _park(connection, bench, job, after_s=FIRST_CHECK_S)
         case decide.Keep():
-            _park(connection, bench, job)
-            return [states.collect(job.id)]
+            return _leave_to_collect(connection, bench, job)
         case decide.Retry(code, after_s):
             return lifecycle.retry(connection, job.id, job.fence, code=code, after_s=after_s)
         case decide.Succeed(kept, notes):
@@ -66,11 +81,18 @@ def apply(connection: Connection, bench: Workbench, job: LiveJob, step: decide.S
             return lifecycle.cancelled(connection, job.id, job.fence, outcome=outcome, kept=charged)
 
 
-def _park(connection: Connection, bench: Workbench, job: LiveJob) -> list[Nudge]:
+def _park(connection: Connection, bench: Workbench, job: LiveJob, *, after_s: float) -> list[Nudge]:
     if job.status is JobStatus.WAITING:
         return []
-    after_s = min(FIRST_CHECK_S, bench.spec(job.provider).check_interval_s)
+    after_s = min(after_s, bench.spec(job.provider).check_interval_max_s)
     return lifecycle.park(connection, job.id, job.fence, check_after_s=after_s)
+
+
+def _leave_to_collect(connection: Connection, bench: Workbench, job: LiveJob) -> list[Nudge]:
+    """Finished calls are not kept yet: at once where they are news, else when the job is due again."""
+    _park(connection, bench, job, after_s=LOOK_AGAIN_S)
+    known_before = any(call.outcome is Outcome.FINISHED for call in job.calls)
+    return [] if known_before else [states.collect(job.id)]
 
 
 def _merged(job: LiveJob, news: Sequence[Answer]) -> list[decide.Call]:
@@ -80,7 +102,10 @@ def _merged(job: LiveJob, news: Sequence[Answer]) -> list[decide.Call]:
 
 def _adopt(bench: Workbench, job: LiveJob, news: Sequence[Answer]) -> list[Nudge]:
     """The call's own writer: record what was bought although the job is no longer in our hands."""
+    nudges: list[Nudge] = []
     with bench.database.transaction() as connection:
+        # Nothing may move the job between the look at it and what follows from that.
+        connection.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": job.id})
         now = loading.load(connection, job.id)
         if now is None:
             return []
@@ -90,10 +115,11 @@ def _adopt(bench: Workbench, job: LiveJob, news: Sequence[Answer]) -> list[Nudge
             for answer in news:
                 answers.record(connection, answer)
             nudges = _rejoin(connection, bench, now, mine=now.fence == job.fence)
-    if now.status in states.TERMINAL:
-        log.warning("late_answer_written_off", job_id=job.id, calls=[answer.call.id for answer in news])
-        _undo(bench, job, news)
-        return []
+        in_use = loading.image_keys(connection, job.id)
+    useless = _useless(now, news)
+    if useless:
+        log.warning("late_answer_of_no_use", job_id=job.id, calls=[answer.call.id for answer in useless])
+        _undo(bench, job, useless, in_use)
     return nudges
 
 
@@ -110,6 +136,17 @@ def _rejoin(connection: Connection, bench: Workbench, before: LiveJob, *, mine: 
     return []
 
 
+def _useless(now: LiveJob, news: Sequence[Answer]) -> list[Answer]:
+    """Answers to calls that the job, as it stands, has ended without or given up."""
+    ended = now.status in states.TERMINAL
+    before = {call.id: call.outcome for call in now.calls}
+    return [
+        answer
+        for answer in news
+        if (ended and before[answer.call.id] is not Outcome.KEPT) or before[answer.call.id] in GIVEN_UP
+    ]
+
+
 def _write_off(connection: Connection, news: Sequence[Answer]) -> None:
     for answer in news:
         bought = answer.outcome in (Outcome.ACCEPTED, Outcome.FINISHED, Outcome.KEPT, Outcome.UNCERTAIN)
@@ -119,12 +156,16 @@ def _write_off(connection: Connection, news: Sequence[Answer]) -> None:
         )
 
 
-def _undo(bench: Workbench, job: LiveJob, news: Sequence[Answer]) -> None:
-    """Stop what still runs upstream, and drop pictures that nobody will fetch."""
+def _undo(bench: Workbench, job: LiveJob, news: Sequence[Answer], in_use: Collection[str]) -> None:
+    """Stop what still runs upstream, and drop pictures that nobody will fetch.
+
+    Who collected the same call before us kept the same bytes under the same keys (``in_use``).
+    """
     by_id = {call.id: call for call in job.calls}
     for answer in news:
         for image in answer.images:
-            bench.store.delete(image.key)
+            if image.key not in in_use:
+                bench.store.delete(image.key)
         if answer.outcome is Outcome.ACCEPTED and answer.call.id in by_id:
             known = by_id[answer.call.id]
             cancel_upstream(bench, replace(known, upstream_id=answer.upstream_id, poll_url=answer.poll_url), job.model)
@@ -132,11 +173,11 @@ def _undo(bench: Workbench, job: LiveJob, news: Sequence[Answer]) -> None:
 
 def cancel_upstream(bench: Workbench, call: loading.OpenCall, model: str) -> bool:
     """Ask the upstream to stop; whether it confirmed. A failed asking is not worth more than a line."""
-    provider = bench.registry.by_credential(call.credential_id)
     try:
+        provider = bench.registry.by_credential(call.credential_id)
         return provider.cancel(call_ref(call, model)) is CancelOutcome.STOPPED
-    except ProviderError as error:
-        log.info("cancel_not_answered", call_id=call.id, code=error.code)
+    except (ProviderError, UnknownCredentialError) as error:
+        log.info("cancel_not_answered", call_id=call.id, error=str(error))
         return False
 
 

@@ -60,6 +60,8 @@ def grant(connection: Connection, account_id: str, amount: int, *, note: str = "
 
 def admit(connection: Connection, account_id: str, price: int) -> None:
     """Count an order against the balance, exactly. Raises InsufficientCreditsError."""
+    if price == 0:
+        return  # nothing to cover, by an account that may never have been granted anything
     row = connection.execute(
         text(
             "UPDATE balances SET queued = queued + :price"
@@ -94,7 +96,12 @@ def hold(connection: Connection, account_id: str, job_id: str, price: int) -> No
 
 
 def settle(connection: Connection, account_id: str, job_id: str, *, captured: int, released: int) -> None:
-    """End a hold: keep ``captured``, give ``released`` back; together they are what was held."""
+    """End a hold: keep ``captured``, give ``released`` back; together they are what was held.
+
+    Raises ValueError for a negative part, which is how a capture above the hold shows itself.
+    """
+    if captured < 0 or released < 0:
+        raise ValueError(f"{job_id} cannot be settled by {captured} captured and {released} released")
     _execute(
         connection,
         "WITH balance AS (UPDATE balances SET held = held - :captured - :released,"

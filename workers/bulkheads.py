@@ -21,6 +21,11 @@ log = structlog.get_logger(__name__)
 REOPEN_BELOW = 0.9
 
 
+def paid_slots(pool: int, control_slots: int) -> int:
+    """Slots of a pool for paid calls: all but the control queue's, and half of a small pool."""
+    return max(1, pool - min(control_slots, pool // 2))
+
+
 @dataclass
 class Bulkheads:
     """``consumer`` is Celery's; its queues are opened and closed from its own loop only."""

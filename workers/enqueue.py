@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import structlog
 from kombu import Connection
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
 
 from core.redis import RedisError, make_client
@@ -57,7 +57,7 @@ class Publisher:
         try:
             self._wake([nudge.argument for nudge in nudges if nudge.task == WAKE])
             self._send([nudge for nudge in nudges if nudge.task != WAKE])
-        except (OperationalError, RedisError, OSError) as error:
+        except (KombuError, RedisError, OSError) as error:
             self._pause(error, len(nudges))
             return False
         return True

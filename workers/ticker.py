@@ -21,7 +21,7 @@ from core.redis import RedisError
 from jobs import collector, heartbeats, loading, poller, publishing, states, sweep
 from jobs.states import COLLECT, Nudge
 from workers import drain, wiring
-from workers.bulkheads import Bulkheads, install
+from workers.bulkheads import Bulkheads, install, paid_slots
 from workers.celery_app import app
 
 log = structlog.get_logger(__name__)
@@ -191,7 +191,7 @@ class BulkheadStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 _settings = wiring.settings()
 _BULKHEADS = Bulkheads(
-    provider_slots=_settings.provider_slots, paid_slots=_settings.worker_pool - _settings.control_slots
+    provider_slots=_settings.provider_slots, paid_slots=paid_slots(_settings.worker_pool, _settings.control_slots)
 )
 
 

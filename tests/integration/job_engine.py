@@ -1,0 +1,245 @@
+"""A whole job engine in the test's own process: real database, real files, the sandbox over HTTP.
+
+Only the broker is left out: nudges are recorded, and ``Engine.drive`` does what workers would do with
+them. Nothing sleeps to wait for work; what would be due later is made due in the database.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from sqlalchemy import Row, text
+
+from accounts.accounts import create_account
+from core.db import Database
+from jobs import audit, collector, heartbeats, lifecycle, loading, poller, repository, runner, states, sweep
+from jobs.desk import Customer, Desk, Reference, Submitted
+from jobs.idempotency import IdempotencyKey
+from jobs.repository import Task
+from jobs.states import Nudge
+from jobs.workbench import Workbench
+from providers import registry
+from providers.catalog import Catalog
+from quota import ledger
+from quota.ledger import Balance
+from storage.local import LocalStore
+from storage.media import Media
+
+CREDIT = 1_000_000
+ASYNC_MODEL = "chatgpt2api-gpt-image-2"  # one picture a call, polled, class A
+SYNC_MODEL = "gpt-image-2"  # several pictures a call, class C
+ASYNC_PRICE = 100_000  # the least a picture costs here
+_names = itertools.count(1)
+
+
+class Recorder:
+    """Stands where the broker's door is; can be told to be away."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Nudge] = []
+        self.messages = 0  # tasks sent: wake-ups are no Celery messages
+        self.away = False
+
+    def __call__(self, nudges: Sequence[Nudge]) -> bool:
+        if self.away and nudges:
+            return False
+        self.waiting += nudges
+        self.messages += sum(1 for nudge in nudges if nudge.task != states.WAKE)
+        return True
+
+    def take(self) -> list[Nudge]:
+        taken, self.waiting = self.waiting, []
+        return [nudge for nudge in taken if nudge.task != states.WAKE]
+
+
+@dataclass
+class Engine:
+    """The parts, and short words for what tests do with them again and again."""
+
+    bench: Workbench
+    desk: Desk
+    sent: Recorder
+    steady: bool = False
+    epoch: str | None = "first"
+    sweeper: sweep.Sweeper = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sweeper = sweep.Sweeper(self.bench, steady=lambda: self.steady, epoch=lambda: self.epoch)
+
+    # -- the database
+
+    @property
+    def database(self) -> Database:
+        return self.bench.database
+
+    def sql(self, statement: str, **values: Any) -> None:
+        with self.database.transaction() as connection:
+            connection.execute(text(statement), values)
+
+    def rows(self, statement: str, **values: Any) -> list[Row[Any]]:
+        with self.database.autocommit() as connection:
+            return list(connection.execute(text(statement), values).all())
+
+    def one(self, statement: str, **values: Any) -> Any:
+        [[value]] = self.rows(statement, **values)
+        return value
+
+    # -- accounts
+
+    def account(self, credits_: float = 1000, *, weight: int = 1) -> Customer:
+        with self.database.transaction() as connection:
+            account = create_account(connection, f"account {next(_names)}", weight=weight)
+            if credits_:
+                ledger.grant(connection, account.id, round(credits_ * CREDIT))
+        return Customer(account.id, weight)
+
+    def balance(self, customer: Customer) -> Balance:
+        with self.database.autocommit() as connection:
+            return ledger.balance(connection, customer.account_id)
+
+    def transfers(self, job_id: str) -> dict[str, int]:
+        """Amount by kind; a kind that happened twice would have broken the unique index."""
+        return {
+            row.kind: row.amount for row in self.rows("SELECT kind, amount FROM transfers WHERE job_id=:id", id=job_id)
+        }
+
+    # -- jobs
+
+    def order(
+        self,
+        customer: Customer,
+        prompt: str = "a small fox",
+        *,
+        operation: str = "generate",
+        references: Sequence[Reference] = (),
+        key: IdempotencyKey | None = None,
+        publish: bool = True,
+        **fields: Any,
+    ) -> Submitted:
+        asked: dict[str, Any] = {"prompt": prompt, "model": ASYNC_MODEL, **fields}
+        if asked["model"] == ASYNC_MODEL:
+            asked.setdefault("size", "64x64")
+        done = self.desk.submit(customer, operation, asked, references, idempotency_key=key)
+        if publish:
+            self.bench.publish(done.nudges)
+        return done
+
+    def job(self, job_id: str) -> Row[Any]:
+        [row] = self.rows("SELECT * FROM jobs WHERE id = :id", id=job_id)
+        return row
+
+    def task(self, customer: Customer, job_id: str) -> Task:
+        with self.database.autocommit() as connection:
+            return repository.find_task(connection, customer.account_id, job_id)
+
+    def calls(self, job_id: str) -> list[Row[Any]]:
+        return self.rows("SELECT * FROM upstream_calls WHERE job_id = :id ORDER BY slot, try", id=job_id)
+
+    def events(self, job_id: str) -> list[str]:
+        return [row.type for row in self.rows("SELECT type FROM job_events WHERE job_id=:id ORDER BY id", id=job_id)]
+
+    # -- doing what workers do
+
+    def handle(self, nudge: Nudge) -> None:
+        """What ``workers.tasks`` does with a message, the failure hook included."""
+        work: dict[str, Callable[[Workbench, str], list[Nudge]]] = {
+            "jobs.run": runner.run,
+            "jobs.poll": poller.poll,
+            "jobs.collect": collector.collect,
+        }
+        try:
+            self.bench.publish(work[nudge.task](self.bench, nudge.argument))
+        except runner.CrashedStepError as crash:
+            with self.database.transaction() as connection:
+                nudges = lifecycle.crashed(connection, crash.job_id, crash.fence, give_up_s=self.bench.give_up_s)
+            self.bench.publish(nudges)
+
+    def run(self, job_id: str) -> None:
+        self.bench.publish(runner.run(self.bench, job_id))
+
+    def poll(self, provider: str = "chatgpt2api") -> None:
+        """Make every waiting job of the provider due and look at one batch."""
+        self.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting' AND provider=:p", p=provider)
+        self.bench.publish(poller.poll(self.bench, provider))
+
+    def step(self) -> bool:
+        """Work off what was nudged; False when nothing was."""
+        nudges = self.sent.take()
+        for nudge in nudges:
+            self.handle(nudge)
+        return bool(nudges)
+
+    def drive(self, *, hurry: bool = True, until: Callable[[], bool] | None = None, at_most_s: float = 30) -> None:
+        """Run messages, polls and sweeps until every job has ended, or ``until`` holds.
+
+        ``hurry`` makes back-offs and check intervals pass at once.
+        """
+        over = until or (lambda: not self.one("SELECT count(*) FROM jobs WHERE finished_at IS NULL"))
+        deadline = time.monotonic() + at_most_s
+        while not over():
+            if time.monotonic() > deadline:
+                live = self.rows("SELECT id, status, due_at FROM jobs WHERE finished_at IS NULL")
+                raise AssertionError(f"still not over after {at_most_s} s: {live}")
+            if self.step():
+                continue
+            if hurry:
+                self.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status IN ('queued', 'waiting')")
+            self.tick()
+            self.bench.publish(self.sweeper.sweep())
+
+    def tick(self) -> None:
+        """What the clock's tick does."""
+        with self.database.autocommit() as connection:
+            due = loading.providers_due(connection, self.bench.registry.configured())
+        self.bench.publish([states.poll(provider) for provider in due])
+
+    def assert_books_balance(self, *, pictures: bool = True) -> None:
+        """``pictures=False`` where a test moves jobs by the verbs alone and no picture was ever made."""
+        about_pictures = () if pictures else ("captured_is_pictures_kept", "only_pictures_are_charged")
+        with self.database.transaction() as connection:
+            assert [finding for finding in audit.check(connection) if finding.invariant not in about_pictures] == []
+
+
+def make_bench(
+    *,
+    database: Database,
+    models: Catalog,
+    media: Media,
+    store: LocalStore,
+    environ: Mapping[str, str],
+    sent: Callable[[Sequence[Nudge]], bool],
+    owner: str,
+    **changed: Any,
+) -> Workbench:
+    with database.autocommit() as connection:
+        heartbeats.beat(connection, owner)
+    values: dict[str, Any] = {
+        "owner": owner,
+        "database": database,
+        "catalog": models,
+        "registry": registry.load(environ),
+        "media": media,
+        "store": store,
+        "publish": sent,
+        "max_attempts": 3,
+        "cancel_charge": "full",
+        "publish_window": 32,
+    }
+    return Workbench(**{**values, **changed})
+
+
+def picture_bytes(width_px: int = 64, height_px: int = 64, mode: str = "RGB") -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, (width_px, height_px), 128 if mode == "L" else None).save(out, "PNG")
+    return out.getvalue()
+
+
+def root() -> Path:
+    return Path(__file__).resolve().parents[2]

@@ -1,0 +1,131 @@
+"""Exact admission, holds and settlement by double entry, and a list of transfers that only grows."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from job_engine import ASYNC_PRICE, CREDIT, Engine
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from jobs.desk import Customer
+from quota import ledger
+from quota.errors import InsufficientCreditsError
+from quota.ledger import Balance
+
+
+def test_of_many_at_once_exactly_those_covered_are_accepted(engine: Engine) -> None:
+    customer = engine.account(1)  # covers ten of 0.1 each
+    start, results = threading.Barrier(64), []
+
+    def submit() -> None:
+        start.wait()
+        try:
+            with engine.database.transaction() as connection:
+                ledger.admit(connection, customer.account_id, ASYNC_PRICE)
+            results.append("accepted")
+        except InsufficientCreditsError:
+            results.append("refused")
+
+    threads = [threading.Thread(target=submit) for _ in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (results.count("accepted"), results.count("refused")) == (10, 54)
+    assert engine.balance(customer) == Balance(available=CREDIT, queued=CREDIT, held=0)
+
+
+def test_orders_beyond_the_balance_leave_no_row(engine: Engine) -> None:
+    customer = engine.account(0.25)
+    accepted = [engine.order(customer, publish=False).task.id for _ in range(2)]
+    with pytest.raises(InsufficientCreditsError) as refusal:
+        engine.order(customer)
+    facts = {"price_microcredits": 100_000, "price": "0.1", "balance_microcredits": 50_000, "balance": "0.05"}
+    assert refusal.value.facts == facts
+    assert [row.id for row in engine.rows("SELECT id FROM jobs ORDER BY id")] == accepted
+    assert engine.one("SELECT count(*) FROM orders") == len(accepted)
+    engine.assert_books_balance()
+
+
+def test_an_account_without_a_grant_has_nothing_to_spend(engine: Engine) -> None:
+    customer = engine.account(0)
+    with pytest.raises(InsufficientCreditsError):
+        engine.order(customer)
+    with engine.database.transaction() as connection:
+        ledger.admit(connection, customer.account_id, 0)  # what costs nothing needs no balance
+
+
+def test_a_hold_exists_once_per_job(engine: Engine, account: Customer) -> None:
+    with engine.database.transaction() as connection:
+        ledger.admit(connection, account.account_id, 2 * CREDIT)
+        ledger.hold(connection, account.account_id, "job_x", CREDIT)
+    before = engine.balance(account)
+    with pytest.raises(IntegrityError), engine.database.transaction() as connection:
+        ledger.hold(connection, account.account_id, "job_x", CREDIT)
+    assert engine.balance(account) == before
+
+
+def test_a_job_is_settled_once(engine: Engine, account: Customer) -> None:
+    with engine.database.transaction() as connection:
+        for job_id in ("job_x", "job_y"):  # another job's hold must not pay for a second settlement
+            ledger.admit(connection, account.account_id, CREDIT)
+            ledger.hold(connection, account.account_id, job_id, CREDIT)
+        ledger.settle(connection, account.account_id, "job_x", captured=CREDIT - 1, released=1)
+    before = engine.balance(account)
+    assert before == Balance(available=1000 * CREDIT - 2 * CREDIT + 1, queued=0, held=CREDIT)
+    with pytest.raises(IntegrityError), engine.database.transaction() as connection:
+        ledger.settle(connection, account.account_id, "job_x", captured=CREDIT - 1, released=1)
+    assert engine.balance(account) == before
+
+
+def test_withdrawing_undoes_an_admission(engine: Engine, account: Customer) -> None:
+    before = engine.balance(account)
+    with engine.database.transaction() as connection:
+        ledger.admit(connection, account.account_id, CREDIT)
+        ledger.withdraw(connection, account.account_id, CREDIT)
+    assert engine.balance(account) == before
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE transfers SET amount = 0", "DELETE FROM transfers", "TRUNCATE transfers"]
+)
+def test_transfers_are_final(engine: Engine, account: Customer, statement: str) -> None:
+    with pytest.raises(DBAPIError, match="append-only"):
+        engine.sql(statement)
+    assert engine.one("SELECT sum(amount) FROM transfers") == 1000 * CREDIT
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "'grant', 'house:issued', 'acct:available', -1, NULL",
+        "'gift', 'house:issued', 'acct:available', 1, NULL",
+        "'capture', 'acct:available', 'house:revenue', 1, 'job_x'",
+        "'hold', 'acct:available', 'acct:held', 1, NULL",
+        "'grant', 'house:issued', 'acct:available', 1, 'job_x'",
+    ],
+)
+def test_a_transfer_that_makes_no_sense_is_refused(engine: Engine, account: Customer, row: str) -> None:
+    with pytest.raises(IntegrityError):
+        engine.sql(
+            f"INSERT INTO transfers (account_id, kind, source, target, amount, job_id) VALUES (:a, {row})",
+            a=account.account_id,
+        )
+
+
+@pytest.mark.parametrize("amount", [0, -1])
+def test_a_grant_is_positive(engine: Engine, account: Customer, amount: int) -> None:
+    with pytest.raises(ValueError, match="positive"), engine.database.transaction() as connection:
+        ledger.grant(connection, account.account_id, amount)
+
+
+def test_entries_are_paged_newest_first_within_one_account(engine: Engine, account: Customer) -> None:
+    engine.account()
+    with engine.database.transaction() as connection:
+        for amount in (1, 2, 3):
+            ledger.grant(connection, account.account_id, amount, note="gift")
+        first = ledger.entries(connection, account.account_id, limit=2)
+        rest = ledger.entries(connection, account.account_id, before_id=first[-1].id)
+    assert [entry.amount for entry in first] == [3, 2]
+    assert [entry.amount for entry in rest] == [1, 1000 * CREDIT]
