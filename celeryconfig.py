@@ -3,22 +3,14 @@
 The reasons are in docs/decisions.md; most settings answer a measured defect of Celery on Redis.
 """
 
-from kombu import Queue
-
 from core.settings import load
+from workers.broker import is_redis, transport_options
 
 _settings = load()
 
 broker_url = _settings.broker_url
-# A half-open connection is noticed within about 15 s; with the defaults a worker stays deaf for ever.
-broker_transport_options = {
-    "socket_timeout": 5,
-    "socket_connect_timeout": 5,
-    "socket_keepalive": True,
-    "health_check_interval": 5,
-    "visibility_timeout": 300,
-    "unacked_restore_throttle": 1,
-}
+broker_transport_options = transport_options(broker_url, timeout_s=5)
+broker_heartbeat = 10  # RabbitMQ's way to notice a dead peer; Redis ignores it
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None  # an outage of any length is waited out
 broker_pool_limit = 10
@@ -30,7 +22,10 @@ task_acks_late = False
 task_store_errors_even_if_ignored = False
 task_default_queue = "control"
 task_create_missing_queues = True
-task_queues = [Queue("control")]
+if not is_redis(broker_url):
+    # Queues that survive the loss of a RabbitMQ node. Redis knows no kinds of queue.
+    task_default_queue_type = task_create_missing_queue_type = "quorum"
+    task_default_exchange_type = "direct"
 task_send_sent_event = False
 
 worker_prefetch_multiplier = 1

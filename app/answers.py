@@ -11,19 +11,16 @@ from typing import Any
 from flask import Response, request
 
 MAX_WAIT_S = 60
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def json_answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer that no cache keeps and no browser takes for something else."""
-    response = Response(
-        json.dumps(body, ensure_ascii=False, separators=(",", ":")),
+    return Response(
+        _ENCODER.encode(body),
         status=status,
-        content_type="application/json",
+        headers={"Content-Type": "application/json", "Cache-Control": "no-store", **(headers or {})},
     )
-    response.headers["Cache-Control"] = "no-store"
-    if headers:
-        response.headers.update(headers)
-    return response
 
 
 def unchanged(etag: str) -> bool:

@@ -41,8 +41,14 @@ def install(app: Flask, services: Services) -> None:
         name_request()
         admit(services)
 
+    def leave(response: Response) -> Response:
+        response.headers["X-Request-Id"] = g.get("request_id") or new_id("req")
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        services.limits.mark(response)
+        return response
+
     app.before_request(enter)
-    app.after_request(_mark)
+    app.after_request(leave)
     app.register_error_handler(KeyMissingError, _challenge)
     app.register_error_handler(KeyInvalidError, _challenge)
     app.register_error_handler(ScopeMissingError, _challenge)
@@ -116,9 +122,3 @@ def _challenge(error: ServiceError) -> Response:
     if isinstance(error, ScopeMissingError):
         challenge += f', error="insufficient_scope", scope="{error.facts["scope"]}"'
     return answer(error.code, error.detail, {"WWW-Authenticate": challenge}, **error.facts)
-
-
-def _mark(response: Response) -> Response:
-    response.headers["X-Request-Id"] = g.get("request_id") or new_id("req")
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    return response

@@ -11,11 +11,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import structlog
+
 from app.errors import EnhancerNotConfiguredError, InvalidRequestError
 from jobs.errors import FieldFault
 from providers.catalog import Catalog
 from providers.errors import ProviderError
-from providers.prompts import ENHANCEMENTS
+from providers.prompts import ENHANCEMENTS, Enhancement
+
+log = structlog.get_logger(__name__)
 
 WAITING_CHUNKS = 64
 POOL_SIZE = 20  # connections to one upstream
@@ -50,9 +54,13 @@ class Enhancer:
             raise EnhancerNotConfiguredError
         if provider is not None and provider not in self._names:
             raise InvalidRequestError([FieldFault("model", "not_allowed", f"is one of {', '.join(self._names)}")])
-        enhancement = ENHANCEMENTS[mode]
-        messages = enhancement.messages(prompt, language=language)
-        return self._load(provider or self._names[0]).stream_text(messages, temperature=enhancement.temperature)
+        return _written(self._load(provider or self._names[0]), ENHANCEMENTS[mode], prompt, language)
+
+
+def _written(writer: Writer, enhancement: Enhancement, prompt: str, language: str | None) -> Iterator[str]:
+    """Connects with the first piece, not before: an upstream away is then a fault like any later one."""
+    messages = enhancement.messages(prompt, language=language)
+    yield from writer.stream_text(messages, temperature=enhancement.temperature)
 
 
 class _Writers:
@@ -66,13 +74,20 @@ class _Writers:
     def __call__(self, name: str) -> Writer:
         with self._lock:
             if name not in self._loaded:
-                from providers import registry
-
-                found = registry.load(self._env, pool_size=POOL_SIZE).of(name)
-                if not found:
-                    raise EnhancerNotConfiguredError
-                self._loaded[name] = found[0]
+                self._loaded[name] = self._built(name)
             return self._loaded[name]
+
+    def _built(self, name: str) -> Writer:
+        from providers import registry
+
+        try:
+            found = registry.load(self._env, pool_size=POOL_SIZE).of(name)
+        except registry.BadSettingError as error:
+            log.warning("enhancer_misconfigured", reason=str(error))  # names the variable, hides its value
+            raise EnhancerNotConfiguredError from None
+        if not found:
+            raise EnhancerNotConfiguredError
+        return found[0]
 
 
 # ---------------------------------------------------------------- reading ahead

@@ -209,14 +209,15 @@ class Limits:
             swallow_errors=True,
             key_prefix="darkroom",
         )
-        self._limiter.request_filter(_not_for_limiter)
 
     def install(self, app: Flask) -> None:
         """After the guard, whose caller is what is counted."""
         self._limiter.init_app(app)
+        for hooks in (app.before_request_funcs, app.after_request_funcs, app.teardown_request_funcs):
+            # The hook just registered is the last. It would cost hot routes more than their own bucket.
+            hooks[None][-1] = _where_wanted(hooks[None][-1])
         app.register_error_handler(RateLimitedError, _limited)
         app.register_error_handler(RateLimitExceeded, self._exceeded)
-        app.after_request(self._mark)
 
     def all(self) -> tuple[Rate, ...]:
         return (self.account, *self.hot.values())
@@ -234,12 +235,11 @@ class Limits:
         standing = self._standing() or Standing(self.account, 0, self.account.window_s, allowed=False)
         return _limited(RateLimitedError(standing))
 
-    def _mark(self, response: Response) -> Response:
+    def mark(self, response: Response) -> None:
+        """Tell the caller where they stand."""
         standing: Standing | None = g.get("standing") or self._standing()
         if standing is not None:
-            for name, value in standing.headers().items():
-                response.headers.setdefault(name, value)
-        return response
+            response.headers.update(standing.headers())
 
     def _standing(self) -> Standing | None:
         """What Flask-Limiter has found for this request, if it was asked and its storage answers."""
@@ -254,8 +254,15 @@ class Limits:
         return Standing(self.account, 0 if limit.breached else left, reset_s, allowed=not limit.breached)
 
 
-def _not_for_limiter() -> bool:
-    return "for_limiter" not in g
+def _where_wanted(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """The hook for requests that Flask-Limiter counts; others pass with their response as it is."""
+
+    def hooked(*arguments: Any) -> Any:
+        if "for_limiter" in g:
+            return hook(*arguments)
+        return arguments[0] if arguments and isinstance(arguments[0], Response) else None
+
+    return hooked
 
 
 def _storage_options(uri: str) -> dict[str, Any]:

@@ -34,12 +34,13 @@ from jobs.errors import (
     InvalidOrderError,
     JobNotFoundError,
 )
-from jobs.idempotency import IdempotencyKey
+from jobs.idempotency import IdempotencyKey, of_sdk_attempt
 
 MAX_PICTURES = 16
 NOT_YET = frozenset({"webhook_url", "webhook_events", "fallback_models", "upload_id"})
 _JOB_PICTURE = re.compile(r"(job_[0-9A-HJKMNP-TV-Z]{26})(?:#([0-9]{1,3}))?")
 _DATA_URL = re.compile(r"data:[\w.+/-]{0,100};base64,", re.ASCII)
+_RETRY_COUNT = re.compile(r"[0-9]{1,2}")
 _KEY_QUOTED = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255})"')
 _KEY_BARE = re.compile(r"[\x21\x23-\x7e]{1,255}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
@@ -132,10 +133,15 @@ def _shape_faults(incoming: Incoming) -> list[FieldFault]:
     return faults
 
 
-def idempotency_key(header: str | None, request: Request, incoming: Incoming) -> IdempotencyKey | None:
-    """The caller's key with the fingerprint of what it stands for. Raises IdempotencyKeyError."""
+def idempotency_key(key_id: str, request: Request, incoming: Incoming) -> IdempotencyKey | None:
+    """The key of this attempt, with the fingerprint of what it stands for: the caller's own, or one made for
+    an SDK that counts its retries (CONVENTIONS section 2). Raises IdempotencyKeyError."""
+    header = request.headers.get("Idempotency-Key")
     if header is None:
-        return None
+        count = request.headers.get("x-stainless-retry-count", "")
+        if not _RETRY_COUNT.fullmatch(count):
+            return None
+        return of_sdk_attempt(key_id, _fingerprint(request, incoming), int(count))
     header = header.strip()
     if quoted := _KEY_QUOTED.fullmatch(header):
         key = re.sub(r'\\(["\\])', r"\1", quoted[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ class Renderer:
             "finished_at": rfc3339(task.finished_at),
             "deadline_at": rfc3339(task.start_deadline_at),
             "price": _price(task),
-            "request": dict(task.request),
+            "request": _request(task.request),
             "images": [self._image(task, image) for image in task.images],
             "error": _error(task),
             "cancel": _cancel(task),
@@ -78,6 +79,13 @@ class Renderer:
             "seed": image.seed,
             "deleted": deleted,
         }
+
+
+def _request(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What will really be asked, as one flat order, and what of it was normalised."""
+    nested = {"size", "params", "normalised"}
+    plain = {name: value for name, value in stored.items() if name not in nested}
+    return {**plain, **stored["size"], **stored["params"], "normalised": stored["normalised"]}
 
 
 def _price(task: Task) -> dict[str, Any]:
@@ -147,7 +155,7 @@ def entry(entry: Entry) -> dict[str, Any]:
         "target": entry.target,
         "amount_microcredits": entry.amount,
         "amount": credits_text(entry.amount),
-        "task": entry.job_id,
+        "task_id": entry.job_id,
         "note": entry.note,
         "created_at": rfc3339(entry.created_at),
     }

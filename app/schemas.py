@@ -325,7 +325,7 @@ class LedgerEntry(Shape):
     target: str
     amount_microcredits: Microcredits
     amount: Credits
-    task: str | None
+    task_id: str | None
     note: str
     created_at: datetime
 

@@ -108,7 +108,7 @@ def submit(operation: str) -> Response:
         Customer(g.caller.account_id, g.caller.weight),
         wanted,
         incoming,
-        key=orders.idempotency_key(request.headers.get("Idempotency-Key"), request, incoming),
+        key=orders.idempotency_key(g.caller.key_id, request, incoming),
         max_image_bytes=current_app.config["MAX_IMAGE_BYTES"],
         request_id=g.request_id,
     )

@@ -39,6 +39,7 @@ def make_engine(url: str, *, pool_size: int = 20, application_name: str = "darkr
         pool_timeout=10,
         pool_recycle=1800,
         pool_use_lifo=True,
+        hide_parameters=True,  # an error may quote a statement, never a prompt
         connect_args={
             "connect_timeout": 5,
             "application_name": application_name,

@@ -6,7 +6,6 @@ what was quoted is what is held.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -38,7 +37,6 @@ Role = Literal["image", "mask", "face"]
 # Fields that are about the job and not about the picture.
 ENVELOPE = ("model", "priority", "deadline_s", "metadata", "extra", "lenient")
 AUTO = ("auto", "auto:budget")
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +112,8 @@ class Desk:
         """
         if operation not in OPERATIONS:
             raise UnknownOperationError(f"there is no operation {operation[:50]!r}")
-        _check_storable(fields)
         _check_extra(fields.get("extra") or {})
+        _check_storable(fields)
         model, warnings = self._model(operation, fields.get("model"))
         checked = _checked(model, operation, fields, roles)
         unit_price = self.unit_price(cost_usd(model, checked))
@@ -341,7 +339,7 @@ def _check_storable(fields: Mapping[str, Any]) -> None:
 def _is_storable(value: Any) -> bool:
     match value:
         case str():
-            return _UNSTORABLE.search(value) is None
+            return repository.UNSTORABLE.search(value) is None
         case float():
             return isfinite(value)
         case dict():

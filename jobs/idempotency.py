@@ -1,4 +1,9 @@
-"""Idempotency keys: the same order sent twice is one job. Unique per account, kept 24 hours."""
+"""Idempotency keys: the same order sent twice is one job. Unique per account, kept 24 hours.
+
+The OpenAI SDKs send no key, but they count their own retries (``x-stainless-retry-count``). Such an
+attempt gets a key made of the API key and the body: the first attempt takes it over from whoever had
+it, since two equal orders are two orders; a repeat within a short window joins.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +13,29 @@ from sqlalchemy import Connection, text
 
 from jobs.errors import IdempotencyMismatchError
 
-LIFE_HOURS = 24
+LIFE_S = 24 * 3600
+# The SDKs give up an answer after 600 s and repeat at most twice, seconds apart.
+SDK_WINDOW_S = 20 * 60
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """The caller's key, and a hash over method, route and body (parsed parts for multipart)."""
+    """The caller's key, and a hash over method, route and body (parsed parts for multipart).
+
+    ``first``: this attempt is known to be nobody's repeat, and takes the key over.
+    """
 
     key: str
     fingerprint: bytes
+    life_s: int = LIFE_S
+    first: bool = False
+
+
+def of_sdk_attempt(key_id: str, fingerprint: bytes, retry_count: int) -> IdempotencyKey:
+    """The key of an SDK's attempt; no caller's own key can hold its first character."""
+    return IdempotencyKey(
+        f"\x01sdk {key_id} {fingerprint.hex()}", fingerprint, life_s=SDK_WINDOW_S, first=retry_count == 0
+    )
 
 
 class TakenError(Exception):
@@ -33,14 +52,16 @@ def claim(connection: Connection, account_id: str, key: IdempotencyKey, job_id: 
             "INSERT INTO idempotency_keys (account_id, key, fingerprint, job_id)"
             " VALUES (:account_id, :key, :fingerprint, :job_id) ON CONFLICT (account_id, key) DO UPDATE"
             " SET fingerprint = :fingerprint, job_id = :job_id, created_at = clock_timestamp()"
-            " WHERE idempotency_keys.created_at < clock_timestamp() - make_interval(hours => :hours) RETURNING 1"
+            " WHERE :first OR idempotency_keys.created_at < clock_timestamp() - make_interval(secs => :life_s)"
+            " RETURNING 1"
         ),
         {
             "account_id": account_id,
             "key": key.key,
             "fingerprint": key.fingerprint,
             "job_id": job_id,
-            "hours": LIFE_HOURS,
+            "life_s": key.life_s,
+            "first": key.first,
         },
     ).one_or_none()
     if row is None:
@@ -49,12 +70,14 @@ def claim(connection: Connection, account_id: str, key: IdempotencyKey, job_id: 
 
 def find(connection: Connection, account_id: str, key: IdempotencyKey) -> str | None:
     """The job an earlier submit with this key made. Raises IdempotencyMismatchError for another body."""
+    if key.first:
+        return None
     row = connection.execute(
         text(
             "SELECT job_id, fingerprint FROM idempotency_keys WHERE account_id = :account_id AND key = :key"
-            " AND created_at >= clock_timestamp() - make_interval(hours => :hours)"
+            " AND created_at >= clock_timestamp() - make_interval(secs => :life_s)"
         ),
-        {"account_id": account_id, "key": key.key, "hours": LIFE_HOURS},
+        {"account_id": account_id, "key": key.key, "life_s": key.life_s},
     ).one_or_none()
     if row is None:
         return None

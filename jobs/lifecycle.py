@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, text
 
+from core.ids import is_id
 from jobs import calls, failures, publishing, states
 from jobs.errors import JobNotFoundError, StaleJobError
 from jobs.states import JobStatus, Nudge
@@ -280,10 +281,12 @@ def cancel(
     (``charge``, setting CANCEL_CHARGE). Later it is a request: a worker asks the upstream and the
     job's end tells the outcome. Raises JobNotFoundError.
     """
-    row = connection.execute(
-        text("SELECT status, provider, attempt FROM jobs WHERE id = :id AND account_id = :account_id FOR UPDATE"),
-        {"id": job_id, "account_id": account_id},
-    ).one_or_none()
+    row = None
+    if is_id(job_id, "job"):
+        row = connection.execute(
+            text("SELECT status, provider, attempt FROM jobs WHERE id = :id AND account_id = :account_id FOR UPDATE"),
+            {"id": job_id, "account_id": account_id},
+        ).one_or_none()
     if row is None:
         raise JobNotFoundError("no such job")
     if row.status == QUEUED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +14,8 @@ from sqlalchemy import Connection, Row, text
 from core.ids import is_id
 from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
 
+# No column takes NUL or half a surrogate pair.
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # Positions further back are not worth the counting.
 QUEUE_COUNTED = 1000
 
@@ -116,6 +119,8 @@ def find_task(connection: Connection, account_id: str, job_id: str) -> Task:
 
 def list_tasks(connection: Connection, account_id: str, filters: Filters) -> list[Task]:
     """At most ``filters.limit`` tasks, newest first."""
+    if not _askable(filters):
+        return []
     rows = connection.execute(
         text(
             _TASK + " AND (CAST(:cursor AS text) IS NULL OR j.id < :cursor)"
@@ -137,6 +142,13 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
         },
     )
     return [_task(row) for row in rows]
+
+
+def _askable(filters: Filters) -> bool:
+    """Whether the database could hold what is asked for: it takes no NUL and no half surrogate."""
+    texts = (filters.status, filters.operation, filters.model, filters.cursor)
+    every = "".join((*filter(None, texts), *filters.metadata, *filters.metadata.values()))
+    return UNSTORABLE.search(every) is None
 
 
 def find_image(connection: Connection, account_id: str, job_id: str, index: int) -> Image:
@@ -164,6 +176,8 @@ def find_image(connection: Connection, account_id: str, job_id: str, index: int)
 
 def timeline(connection: Connection, account_id: str, job_id: str) -> list[Step]:
     """Every transition, oldest first. Raises JobNotFoundError."""
+    if not is_id(job_id, "job"):
+        raise JobNotFoundError("no such task")
     rows = connection.execute(
         text(
             "SELECT e.id, e.type, e.at, e.data FROM jobs AS j JOIN job_events AS e ON e.job_id = j.id"

@@ -9,6 +9,7 @@ monkey.patch_all()
 
 import sys
 import time
+import warnings
 
 import kombu.utils.functional
 
@@ -35,6 +36,8 @@ def _start() -> None:
     from workers import tasks, ticker
     from workers.celery_app import app
 
+    # Celery warns of root because of pickle, which is switched off here (accept_content).
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     ticker.fit(app)
     bench = wiring.workbench()
     queues = [CONTROL_QUEUE, *bench.registry.configured()]

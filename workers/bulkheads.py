@@ -59,6 +59,10 @@ class Bulkheads:
             log.info("queue_resumed", queue=queue)
             self.consumer.call_soon(self.consumer.add_task_queue, queue)
 
+    def busy(self) -> int:
+        """Paid calls received and not yet ended."""
+        return len(self._busy)
+
     def _full(self, queue: str) -> bool:
         return self._count(queue) >= self.provider_slots or len(self._busy) >= self.paid_slots
 

@@ -10,6 +10,7 @@ import atexit
 import os
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 from celery.signals import worker_shutting_down
@@ -20,11 +21,15 @@ from workers import wiring
 
 log = structlog.get_logger(__name__)
 
-_draining = threading.Event()
+LOOK_EVERY_S = 1.0
+
+_draining = threading.Event()  # SIGTERM: out within drain_s
+_leaving = threading.Event()  # deaf: out when the paid calls have ended
 
 
 def draining() -> bool:
-    return _draining.is_set()
+    """Whether this worker claims nothing more."""
+    return _draining.is_set() or _leaving.is_set()
 
 
 def arm() -> None:
@@ -45,6 +50,18 @@ def _leave_in_time() -> None:
     log.info("drain_time_is_up")
     say_goodbye()
     os._exit(0)
+
+
+def leave_after_calls(busy: Callable[[], int], *, at_most_s: float) -> None:
+    """Claim nothing more, let paid calls finish up to their longest step, and exit for a restart."""
+    if _leaving.is_set():
+        return
+    _leaving.set()
+    until = time.monotonic() + at_most_s
+    while busy() and time.monotonic() < until:
+        time.sleep(LOOK_EVERY_S)
+    say_goodbye()
+    os._exit(1)
 
 
 def say_goodbye() -> None:

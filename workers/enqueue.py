@@ -17,6 +17,7 @@ from kombu.pools import ProducerPool
 
 from core.redis import RedisError, make_client
 from jobs.states import WAKE, Nudge
+from workers.broker import transport_options
 from workers.celery_app import app
 
 log = structlog.get_logger(__name__)
@@ -31,12 +32,7 @@ class Publisher:
     """Sends nudges; never raises and never waits long. One per process."""
 
     def __init__(self, broker_url: str, redis_url: str) -> None:
-        options = {
-            "socket_timeout": TIMEOUT_S,
-            "socket_connect_timeout": TIMEOUT_S,
-            "socket_keepalive": True,
-            "health_check_interval": 5,
-        }
+        options = transport_options(broker_url, timeout_s=TIMEOUT_S)
         connection = Connection(broker_url, transport_options=options, connect_timeout=TIMEOUT_S)
         self._producers = ProducerPool(connection.Pool(PRODUCERS), limit=PRODUCERS)
         self._redis = make_client(redis_url, timeout_s=TIMEOUT_S)
@@ -59,6 +55,18 @@ class Publisher:
             self._send([nudge for nudge in nudges if nudge.task != WAKE])
         except (KombuError, RedisError, OSError) as error:
             self._pause(error, len(nudges))
+            return False
+        return True
+
+    def send_canary(self, queue: str) -> bool:
+        """Put an empty message on a queue by name, without leaving a binding behind."""
+        if self.skipping:
+            return False
+        try:
+            with self._producers.acquire(block=True, timeout=TIMEOUT_S) as producer:
+                producer.publish({}, exchange="", routing_key=queue, serializer="json", retry=False)
+        except (KombuError, RedisError, OSError) as error:
+            self._pause(error, 1)
             return False
         return True
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from celery import bootsteps
+from celery.worker.state import active_requests
 
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
@@ -23,6 +24,7 @@ from jobs.states import COLLECT, Nudge
 from workers import drain, wiring
 from workers.bulkheads import Bulkheads, install, paid_slots
 from workers.celery_app import app
+from workers.watchdog import CANARY_EVERY_S, CanaryStep, Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +64,7 @@ class Steadiness:
 
 
 class Clock:
-    """Three loops on threads (greenlets in a worker), each of which survives any outage."""
+    """Four loops on threads (greenlets in a worker), each of which survives any outage."""
 
     def __init__(self) -> None:
         self._bench = wiring.workbench()
@@ -70,6 +72,13 @@ class Clock:
         self._steadiness = Steadiness()
         self._sweeper = sweep.Sweeper(self._bench, steady=self._steadiness.steady, epoch=_epoch)
         self._inline = threading.Lock()
+        self._watchdog = Watchdog(
+            queue=f"canary.{self._bench.owner}",
+            send=wiring.publisher().send_canary,
+            could_hear=lambda: len(active_requests) < _settings.worker_pool and wiring.servers_answer(),
+            leave=lambda: drain.leave_after_calls(_BULKHEADS.busy, at_most_s=max(self._bench.step_s.values())),
+        )
+        CanaryStep.watchdog = self._watchdog
         self._tidied_at = time.monotonic()
 
     def start(self) -> None:
@@ -78,6 +87,7 @@ class Clock:
             ("heartbeat", self.beat, heartbeats.HEARTBEAT_EVERY_S),
             ("tick", self.tick, TICK_EVERY_S),
             ("sweep", self.sweep, SWEEP_EVERY_S),
+            ("watchdog", self._watchdog.look, CANARY_EVERY_S),
         ):
             threading.Thread(target=self._forever, args=(name, loop, every_s), name=name, daemon=True).start()
 
@@ -200,3 +210,4 @@ def fit(celery: Any = app) -> None:
     install(_BULKHEADS)
     celery.steps["worker"].add(TickerStep)
     celery.steps["consumer"].add(BulkheadStep)
+    celery.steps["consumer"].add(CanaryStep)

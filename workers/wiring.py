@@ -11,6 +11,7 @@ import redis
 from sqlalchemy import text
 
 from core.db import Database, make_engine
+from core.errors import DatabaseAwayError
 from core.ids import new_id
 from core.redis import RedisError, make_client
 from core.settings import Settings, load
@@ -79,6 +80,21 @@ def _max_active(provider: str) -> int | None:
     """``OPENAI_MAX_ACTIVE=20``: most calls in flight for the whole fleet; left out, no limit."""
     value = os.environ.get(f"{provider.upper()}_MAX_ACTIVE", "").strip()
     return int(value) if value else None
+
+
+def servers_answer() -> bool:
+    """Whether Redis and PostgreSQL answer on connections made just now."""
+    fresh = Database(make_engine(settings().database_url, pool_size=1, application_name="watchdog"))
+    try:
+        with fresh.autocommit() as connection:
+            connection.execute(text("SELECT 1"))
+        with make_client(settings().redis_url) as client:
+            client.ping()
+    except (DatabaseAwayError, RedisError):
+        return False
+    finally:
+        fresh.dispose()
+    return True
 
 
 def quietly(step: Callable[[], object]) -> None:

@@ -224,7 +224,7 @@ def _reasons(facts: Mapping[str, Any]) -> str:
 
 def tell_ledger(client: Client, task: Task, narrator: Narrator) -> None:
     """Tell the task's transfers. Raises CommandError unless there are a hold and a capture of its price."""
-    entries = [e for e in client.page("/api/quota/ledger").items if e.get("task") == task.id]
+    entries = [e for e in client.page("/api/quota/ledger").items if e.get("task_id") == task.id]
     for entry in reversed(entries):
         where = f"{entry.get('source')} -> {entry.get('target')}"
         narrator.say(f"ledger: {entry.get('kind')} {entry_credits(entry)} credits, {where}")

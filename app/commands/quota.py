@@ -49,7 +49,7 @@ def _row(entry: Document) -> tuple[object, ...]:
         entry_credits(entry),
         entry.get("source"),
         entry.get("target"),
-        entry.get("task"),
+        entry.get("task_id"),
         entry.get("note"),
     )
 

@@ -49,7 +49,7 @@ class Service:
     def ledger(self, task_id: str) -> dict[str, int]:
         """The task's transfers by kind, in micro-credits."""
         answer = self.http.get(self.url("/api/quota/ledger?limit=100"), timeout=30).json()
-        return {e["kind"]: e["amount_microcredits"] for e in answer["data"] if e["task"] == task_id}
+        return {e["kind"]: e["amount_microcredits"] for e in answer["data"] if e["task_id"] == task_id}
 
     def counts(self) -> dict[str, Any]:
         return dict(requests.get(f"{self.running.sandbox_url}/control/counts", timeout=30).json())

@@ -18,9 +18,18 @@ from sandbox.testing import Sandbox
 from storage.local import LocalStore
 from storage.media import Media
 
-
 # Everything a test may leave behind; whatever hangs on a job goes with it.
-EMPTIED = ("jobs", "idempotency_keys", "transfers", "balances", "api_keys", "accounts", "credentials", "workers", "marks")
+EMPTIED = (
+    "jobs",
+    "idempotency_keys",
+    "transfers",
+    "balances",
+    "api_keys",
+    "accounts",
+    "credentials",
+    "workers",
+    "marks",
+)
 
 
 @pytest.fixture(scope="session")

@@ -73,9 +73,12 @@ def test_postgres_comes_back_after_its_master_is_killed_under_a_busy_backend(tmp
 
 
 def _keep_busy(url: str) -> None:
-    """A backend that computes and never looks up, so that it does not see its master die."""
+    """A backend that computes and never looks up, so that it does not see its master die; 30 s at most."""
     with pytest.raises(psycopg.OperationalError), psycopg.connect(url) as connection:
-        connection.execute("DO $$ BEGIN LOOP PERFORM sum(g) FROM generate_series(1, 100000) g; END LOOP; END $$")
+        connection.execute(
+            "DO $$ BEGIN WHILE clock_timestamp() < now() + interval '30 s' "
+            "LOOP PERFORM sum(g) FROM generate_series(1, 100000) g; END LOOP; END $$"
+        )
 
 
 def _eventually(holds) -> None:

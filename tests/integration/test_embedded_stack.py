@@ -240,6 +240,7 @@ def test_leftovers_are_ended_but_a_stranger_with_the_same_number_is_not(house, t
         one.await_ready()
         assert stranger.poll() is None
         assert "ended old" in one.said()
+        assert "ended other" not in one.said()
     finally:
         stranger.kill()
         stranger.wait()

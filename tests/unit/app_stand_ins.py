@@ -83,7 +83,7 @@ def make_task(number: int = 1, **changes: Any) -> Task:
         failure_detail=None,
         cancel_requested_at=None,
         cancel_outcome=None,
-        request={"prompt": "a fox", "normalised": {}},
+        request={"prompt": "a fox", "n": 1, "size": {}, "params": {}, "normalised": {}},
         warnings=[],
         metadata={},
     )
@@ -195,9 +195,15 @@ class Desk:
         return Quote(model, operation, checked, 5_300_000, 5_300_000 * checked.n, [])
 
     def submit(
-        self, customer: Any, operation: str, fields: Any, references: Any = (), *, idempotency_key: Any = None,
+        self,
+        customer: Any,
+        operation: str,
+        fields: Any,
+        references: Any = (),
+        *,
+        idempotency_key: Any = None,
         request_id: str = "",
-    ) -> Submitted:  # fmt: skip
+    ) -> Submitted:
         if self.refuse:
             raise self.refuse
         if idempotency_key and idempotency_key.key in self.kept:

@@ -71,6 +71,15 @@ def test_a_fault_before_the_first_word_has_a_status(edge: Edge) -> None:
     assert b"secret" not in answer.data
 
 
+def test_an_upstream_that_cannot_be_reached_at_all_is_no_accident(edge: Edge) -> None:
+    def away(messages: Any, *, temperature: float) -> Iterator[str]:
+        raise NotRun("upstream_unreachable")
+
+    edge.writer.stream_text = away  # type: ignore[method-assign]
+    answer = _post(edge)
+    assert (answer.status_code, answer.json["upstream_code"]) == (502, "upstream_unreachable")
+
+
 def test_a_fault_in_the_middle_ends_with_an_error_event(edge: Edge) -> None:
     edge.writer.pieces = ["A red ", Uncertain("upstream_timeout", "secret words")]
     answer = _post(edge)

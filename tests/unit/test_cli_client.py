@@ -690,7 +690,7 @@ def test_quota_shows_balance_and_ledger(server: FakeServer) -> None:
     result = run(server, "quota")
     assert "available  5.3 credits" in result.stdout and "spendable  0.000001 credits" in result.stdout
     assert "600 in 60 s" in result.stdout
-    entry = {"id": 9, "kind": "hold", "source": "acct:available", "target": "acct:held", "task": JOB}
+    entry = {"id": 9, "kind": "hold", "source": "acct:available", "target": "acct:held", "task_id": JOB}
     page = {"data": [{**entry, "amount_microcredits": 5_300_000, "amount": "5.3"}], "next_cursor": 9}
     server.on("GET", "/api/quota/ledger", page)
     ledger = run(server, "quota", "--ledger")
@@ -786,7 +786,7 @@ def timeline() -> dict[str, Any]:
 
 
 def ledger(*kinds: str) -> dict[str, Any]:
-    entries = [{"kind": kind, "task": JOB, "amount_microcredits": 5_300_000} for kind in kinds]
+    entries = [{"kind": kind, "task_id": JOB, "amount_microcredits": 5_300_000} for kind in kinds]
     return {"data": entries, "next_cursor": None}
 
 

@@ -43,7 +43,8 @@ def test_a_program_finds_no_signal_ignored_and_a_session_of_its_own():
     finally:
         signal.signal(signal.SIGINT, before)
     ignored, session, pid = said.split("\n")[:3]
-    assert int(ignored.split()[1], 16) == 0
+    # The C library keeps signals above 31 to itself.
+    assert int(ignored.split()[1], 16) & 0x7FFF_FFFF == 0
     assert session.strip() == pid
 
 
@@ -81,9 +82,14 @@ def test_below_a_closed_folder_one_right_is_kept_and_no_mode_is_changed(tmp_path
     closed.chmod(0o700)
     (closed / "inner" / "note").write_text("found")
     nobody = unprivileged_user("nobody")
-    line = f"test -r {closed}/inner/note && cat {closed}/inner/note /proc/self/status; touch {closed}/inner/new"
-    said = run("sh", "-c", line, user=nobody, reach=(closed / "inner",))
-    assert said.startswith("found")
+    # access(2) is what initdb and postgres look for their binaries with; the shell's `test` asks otherwise.
+    look = (
+        f"import os; print(os.access('{closed}/inner/note', os.R_OK), open('{closed}/inner/note').read())\n"
+        "print(open('/proc/self/status').read())\n"
+        f"os.system('touch {closed}/inner/new')"
+    )
+    said = run(sys.executable, "-I", "-S", "-c", look, user=nobody, reach=(closed / "inner",))
+    assert "True found" in said
     assert capabilities(said)["CapEff"] == 1 << 2  # CAP_DAC_READ_SEARCH alone
     assert not (closed / "inner" / "new").exists()
     assert closed.stat().st_mode & 0o777 == 0o700

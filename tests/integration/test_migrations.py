@@ -1,0 +1,73 @@
+"""The schema's history leads to the tables the code describes, from anywhere, by anyone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from job_engine import root
+from sqlalchemy import create_engine, text
+
+import accounts.models
+import jobs.models
+import migrations
+import quota.models
+from core.db import Database, make_engine
+from core.tables import metadata
+
+DESCRIBED = (accounts.models.accounts, jobs.models.jobs, quota.models.balances)  # imported: the metadata is full
+UPGRADE = (
+    "import sys, migrations; from core.db import Database, make_engine\n"
+    "database = Database(make_engine(sys.argv[1]))\n"
+    "with database.transaction() as connection: migrations.upgrade(connection)"
+)
+
+
+@pytest.fixture
+def empty_url(postgres_url: str) -> str:
+    administrator = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with administrator.connect() as connection:
+        connection.execute(text("DROP DATABASE IF EXISTS empty WITH (FORCE)"))
+        connection.execute(text("CREATE DATABASE empty"))
+    administrator.dispose()
+    return postgres_url.rsplit("/", 1)[0] + "/empty"
+
+
+def test_the_migrated_database_is_what_the_models_describe(shared_database: Database) -> None:
+    with shared_database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_every_check_of_the_models_is_in_the_database(shared_database: Database) -> None:
+    """Autogenerate does not compare CHECK constraints."""
+    described = {
+        constraint.name
+        for table in metadata.tables.values()
+        for constraint in table.constraints
+        if type(constraint).__name__ == "CheckConstraint"
+    }
+    with shared_database.autocommit() as connection:
+        there = connection.execute(
+            text("SELECT conname FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace")
+        ).scalars()
+        assert set(there) == {str(name) for name in described}
+
+
+def test_two_processes_at_once_upgrade_an_empty_database_once(empty_url: str) -> None:
+    database = Database(make_engine(empty_url))
+    with database.engine.connect() as connection:
+        assert migrations.pending(connection) == ["0001"]
+    command = [sys.executable, "-c", UPGRADE, empty_url]
+    running = [subprocess.Popen(command, cwd=root(), stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in running:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    with database.transaction() as connection:
+        assert migrations.pending(connection) == []
+        migrations.upgrade(connection)  # again: nothing to do
+        assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar_one() == 1
+    database.dispose()

@@ -1,0 +1,220 @@
+"""Looking in batches: who takes what, what is kept here and what is shared out."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from job_engine import SYNC_MODEL, Engine
+from sqlalchemy import text
+
+from jobs import answers, loading, poller, runner
+from jobs.desk import Customer
+from jobs.states import Nudge
+from providers.base import Running
+from sandbox.testing import Sandbox
+
+
+def waiting(engine: Engine, customer: Customer, count: int, prompt: str = "wait") -> list[str]:
+    ids = [engine.order(customer, f"{prompt} {number}", publish=False).task.id for number in range(count)]
+    for job_id in ids:
+        engine.run(job_id)
+    engine.sent.take()
+    engine.sql("UPDATE jobs SET due_at = clock_timestamp()")
+    return ids
+
+
+def test_one_look_covers_many_jobs(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    ids = waiting(engine, account, 12)
+    engine.bench.publish(poller.poll(engine.bench, "chatgpt2api"))
+    assert sandbox.counts()["chatgpt2api"]["checks"] == 1
+    statuses = [engine.job(job_id).status for job_id in ids]
+    assert statuses.count("succeeded") == poller.KEEP_HERE
+    collects = [nudge for nudge in engine.sent.take() if nudge.task == "jobs.collect"]
+    assert sorted(nudge.argument for nudge in collects) == sorted(
+        job_id for job_id in ids if engine.job(job_id).status == "waiting"
+    )
+    for nudge in collects:
+        engine.handle(nudge)
+    assert {engine.job(job_id).status for job_id in ids} == {"succeeded"}
+    engine.assert_books_balance()
+
+
+def test_a_finished_call_is_collected_and_not_checked_again(
+    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job_id] = waiting(engine, account, 1)
+    monkeypatch.setattr(poller, "KEEP_HERE", 0)
+    engine.poll()
+    engine.sent.take()  # and lost
+    assert engine.calls(job_id)[0].outcome == "finished"
+    checks = sandbox.counts()["chatgpt2api"]["checks"]
+    engine.poll()
+    assert sandbox.counts()["chatgpt2api"]["checks"] == checks
+    assert engine.sent.take() == [Nudge("jobs.collect", "control", job_id)]
+
+
+def test_a_call_still_running_writes_nothing(engine: Engine, account: Customer) -> None:
+    [job_id] = waiting(engine, account, 1, "slow [sandbox:never]")
+    before, call = engine.job(job_id), engine.calls(job_id)
+    engine.poll()
+    after = engine.job(job_id)
+    assert (after.version, after.fence, engine.calls(job_id)) == (before.version, before.fence, call)
+    assert after.due_at > before.due_at
+
+
+def test_two_pollers_at_once_take_disjoint_batches(engine: Engine, account: Customer) -> None:
+    ids = waiting(engine, account, 20, "slow [sandbox:never]")
+    start, taken = threading.Barrier(2), []
+
+    def take() -> None:
+        with engine.database.engine.begin() as connection:
+            start.wait()
+            batch = loading.take_due(connection, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
+            start.wait()  # both hold their batch before either commits
+            taken.append([job.id for job in batch])
+
+    threads = [threading.Thread(target=take) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken[0] + taken[1]) == sorted(ids)
+
+
+def test_a_full_batch_publishes_the_next_look_before_it_looks(
+    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting(engine, account, 3, "slow [sandbox:never]")
+    monkeypatch.setattr(poller, "BATCH", 2)
+    [adapter] = engine.bench.registry.of("chatgpt2api")
+    seen: list[list[Nudge]] = []
+    monkeypatch.setattr(adapter, "check_many", lambda calls: seen.append(engine.sent.take()) or {})
+    engine.bench.publish(poller.poll(engine.bench, "chatgpt2api"))
+    assert seen == [[Nudge("jobs.poll", "control", "chatgpt2api")]]
+
+
+def test_two_who_find_the_same_picture_keep_it_once(
+    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job_id] = waiting(engine, account, 1)
+    [adapter] = engine.bench.registry.of("chatgpt2api")
+    check, other = adapter.check_many, threading.Event()
+
+    def overtaken(calls: object) -> object:
+        said = check(calls)
+        if not other.is_set():
+            other.set()
+            engine.poll()
+        return said
+
+    monkeypatch.setattr(adapter, "check_many", overtaken)
+    engine.poll()
+    assert engine.job(job_id).status == "succeeded"
+    assert engine.events(job_id).count("collecting") == 1
+    engine.assert_books_balance()
+
+
+def test_one_jobs_trouble_does_not_stop_the_others_of_its_batch(
+    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = waiting(engine, account, 3)
+    finished, bad = answers.finished, engine.calls(ids[0])[0].id
+
+    def poisoned(call: object, done: object) -> object:
+        if call.id == bad:
+            raise ZeroDivisionError
+        return finished(call, done)
+
+    monkeypatch.setattr(answers, "finished", poisoned)
+    engine.poll()
+    assert [engine.job(job_id).status for job_id in ids] == ["waiting", "succeeded", "succeeded"]
+
+
+def test_a_credential_that_has_gone_ends_its_calls_in_time(engine: Engine, account: Customer) -> None:
+    [job_id] = waiting(engine, account, 1)
+    engine.sql("INSERT INTO credentials (id, provider, active) VALUES ('chatgpt2api/old', 'chatgpt2api', 1)")
+    engine.sql("UPDATE credentials SET active = 0 WHERE id = 'chatgpt2api/default'")
+    engine.sql("UPDATE upstream_calls SET credential_id = 'chatgpt2api/old'")
+    engine.poll()
+    assert engine.job(job_id).status == "waiting"
+    engine.sql("UPDATE upstream_calls SET give_up_at = clock_timestamp()")
+    engine.poll()
+    assert engine.job(job_id).failure_code == "upstream_timeout"
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize("marker", ["500 at=check", "401 at=check", "garbage at=check", "drop at=check"])
+def test_a_failed_look_says_nothing_about_the_call(
+    engine: Engine, account: Customer, sandbox: Sandbox, marker: str
+) -> None:
+    [job_id] = waiting(engine, account, 1, f"look [sandbox:{marker} times=2]")
+    engine.poll()
+    assert (engine.job(job_id).status, engine.calls(job_id)[0].outcome) == ("waiting", "accepted")
+    engine.drive()
+    assert engine.job(job_id).status == "succeeded"
+    assert sandbox.counts()["chatgpt2api"]["submits"] == 1
+
+
+def test_misses_count_only_when_nothing_between_found_the_call(engine: Engine, account: Customer) -> None:
+    [job_id] = waiting(engine, account, 1, "slow [sandbox:never]")
+    engine.sql("UPDATE upstream_calls SET missing_since = clock_timestamp() - interval '1 hour'")
+    engine.poll()
+    assert engine.calls(job_id)[0].missing_since is None
+
+
+def test_an_unanswered_synchronous_call_is_given_up_in_time(
+    engine: Engine, account: Customer, sandbox: Sandbox
+) -> None:
+    job_id = engine.order(account, model=SYNC_MODEL, size="1024x640", publish=False).task.id
+    [call] = claim_and_vanish(engine, job_id)
+    engine.bench.publish(engine.sweeper.sweep())
+    left_s = engine.one("SELECT extract(epoch FROM give_up_at - clock_timestamp()) FROM upstream_calls")
+    assert (engine.job(job_id).status, 58 < left_s <= 60) == ("waiting", True)
+    engine.poll("openai")
+    assert engine.job(job_id).status == "waiting"
+    engine.sql("UPDATE upstream_calls SET give_up_at = clock_timestamp()")
+    engine.poll("openai")
+    row = engine.job(job_id)
+    assert (row.status, row.failure_code, row.released) == ("failed", "upstream_uncertain", row.quoted)
+    [call] = engine.calls(job_id)
+    assert (call.outcome, call.written_off) == ("lost", True)
+    assert sandbox.counts().get("openai", {"submits": 0})["submits"] == 0
+    engine.assert_books_balance()
+
+
+def test_looks_grow_rarer_with_the_age_of_the_job(engine: Engine, account: Customer) -> None:
+    spec = engine.bench.spec("chatgpt2api")
+    [job_id] = waiting(engine, account, 1, "slow [sandbox:never]")
+    for age_s, wanted_s in ((0, spec.check_interval_s), (3600, spec.check_interval_max_s)):
+        engine.sql("UPDATE jobs SET started_at = clock_timestamp() - make_interval(secs => :age)", age=age_s)
+        engine.poll()
+        wait_s = engine.one("SELECT extract(epoch FROM due_at - clock_timestamp()) FROM jobs WHERE id=:i", i=job_id)
+        assert float(wait_s) == pytest.approx(wanted_s, abs=0.5)
+
+
+def test_an_uncertain_call_that_is_found_running_counts_as_accepted(engine: Engine, account: Customer) -> None:
+    [job_id] = waiting(engine, account, 1, "slow [sandbox:never, drop]")
+    engine.poll()
+    [call] = engine.calls(job_id)
+    assert (call.outcome, call.upstream_id) == ("accepted", call.dedupe_key)
+    engine.assert_books_balance()
+
+
+def test_what_a_look_leaves_out_is_not_believed(
+    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job_id] = waiting(engine, account, 1, "slow [sandbox:never, drop]")
+    [adapter] = engine.bench.registry.of("chatgpt2api")
+    monkeypatch.setattr(adapter, "check_many", lambda calls: {"call_of_somebody_else": Running()})
+    engine.poll()
+    assert engine.calls(job_id)[0].outcome == "uncertain"
+
+
+def claim_and_vanish(engine: Engine, job_id: str) -> list[object]:
+    """The worker dies between its COMMIT and its POST, or behind it: nobody can tell."""
+    claimed = runner._claim(engine.bench, job_id)
+    assert claimed is not None
+    with engine.database.autocommit() as connection:
+        connection.execute(text("DELETE FROM workers"))
+    return engine.calls(job_id)

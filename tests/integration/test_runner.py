@@ -1,0 +1,749 @@
+"""Running jobs against the sandbox: what becomes of every kind of answer, and of none."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from job_engine import ASYNC_PRICE, SYNC_MODEL, Engine, make_bench
+from sqlalchemy import event
+
+from core.embedded.ports import free_ports
+from core.errors import DatabaseAwayError
+from jobs import collector, heartbeats, lifecycle, runner, steps
+from jobs.desk import Customer, Reference
+from jobs.states import Nudge
+from providers import registry
+from providers.base import Accepted, CancelOutcome, Finished
+from providers.catalog import UnknownModelError
+from sandbox.testing import Sandbox
+from storage.local import LocalStore
+
+SYNC_SIZE = "1024x640"
+SYNC: dict[str, Any] = {"model": SYNC_MODEL, "size": SYNC_SIZE}
+
+
+def counts(sandbox: Sandbox, provider: str = "chatgpt2api") -> dict[str, Any]:
+    return dict(sandbox.counts().get(provider) or {"submits": 0, "accepted": 0, "submits_by_key": {}})
+
+
+def outcome(engine: Engine, job_id: str) -> tuple[str, str | None]:
+    row = engine.job(job_id)
+    return row.status, row.failure_code
+
+
+# ------------------------------------------------------------------ all goes well
+
+
+def test_an_asynchronous_job_ends_with_its_picture_kept_and_paid(
+    engine: Engine, account: Customer, sandbox: Sandbox, store: LocalStore
+) -> None:
+    job_id = engine.order(account, metadata={"for": "me"}).task.id
+    engine.drive()
+    task = engine.task(account, job_id)
+    assert (task.status, task.captured, task.released, task.warnings) == ("succeeded", ASYNC_PRICE, 0, [])
+    [image] = task.images
+    assert (image.width_px, image.height_px, image.mime) == (64, 64, "image/png")
+    assert hashlib.sha256(store.read(image.key)).hexdigest() == image.sha256
+    assert engine.events(job_id) == ["queued", "started", "waiting", "collecting", "succeeded"]
+    assert engine.transfers(job_id) == {"hold": ASYNC_PRICE, "capture": ASYNC_PRICE}
+    [call] = engine.calls(job_id)
+    assert counts(sandbox)["submits_by_key"] == {call.dedupe_key: 1}
+    engine.assert_books_balance()
+
+
+def test_a_synchronous_job_ends_in_one_step(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    job_id = engine.order(account, **SYNC).task.id
+    engine.run(job_id)
+    assert outcome(engine, job_id) == ("succeeded", None)
+    assert engine.events(job_id) == ["queued", "started", "succeeded"]
+    assert counts(sandbox, "openai")["submits"] == 1
+    engine.assert_books_balance()
+
+
+def test_three_pictures_of_a_provider_of_one_a_call_are_three_calls(
+    engine: Engine, account: Customer, sandbox: Sandbox
+) -> None:
+    job_id = engine.order(account, n=3).task.id
+    engine.drive()
+    assert [image.index for image in engine.task(account, job_id).images] == [0, 1, 2]
+    assert counts(sandbox)["submits"] == 3
+    assert engine.transfers(job_id) == {"hold": 3 * ASYNC_PRICE, "capture": 3 * ASYNC_PRICE}
+    engine.assert_books_balance()
+
+
+def test_two_pictures_of_a_provider_of_several_a_call_are_one_call(
+    engine: Engine, account: Customer, sandbox: Sandbox
+) -> None:
+    job_id = engine.order(account, n=2, **SYNC).task.id
+    engine.drive()
+    assert len(engine.task(account, job_id).images) == 2
+    assert counts(sandbox, "openai")["submits"] == 1
+    engine.assert_books_balance()
+
+
+def test_an_edit_sends_the_pictures_that_came_with_it(
+    engine: Engine, account: Customer, sandbox: Sandbox, png: bytes
+) -> None:
+    job_id = engine.order(account, operation="edit", references=[Reference("image", png)]).task.id
+    engine.drive()
+    assert outcome(engine, job_id) == ("succeeded", None)
+    assert any("/edits" in request["path"] for request in sandbox.requests("chatgpt2api"))
+
+
+def test_fewer_pictures_than_asked_are_paid_for_as_such(engine: Engine, account: Customer) -> None:
+    job_id = engine.order(account, "two [sandbox:fewer=1]", n=2, **SYNC).task.id
+    engine.drive()
+    task = engine.task(account, job_id)
+    assert (task.status, task.captured, task.released) == ("succeeded", task.quoted // 2, task.quoted // 2)
+    assert task.warnings == ["1 of 2 pictures were made; the others were not charged"]
+    engine.assert_books_balance()
+
+
+def test_one_refused_of_three_is_not_paid_for(engine: Engine, account: Customer) -> None:
+    job_id = engine.order(account, "three [sandbox:fail=policy times=1]", n=3).task.id
+    engine.drive()
+    task = engine.task(account, job_id)
+    assert (task.status, task.captured, task.released) == ("succeeded", 2 * ASYNC_PRICE, ASYNC_PRICE)
+    assert task.warnings == ["2 of 3 pictures were made (content_refused); the others were not charged"]
+    engine.assert_books_balance()
+
+
+# ------------------------------------------------------------------ it goes wrong, and we know how
+
+
+@pytest.mark.parametrize(
+    ("marker", "fields", "code"),
+    [
+        ("refuse", {}, "content_refused"),
+        ("fail=policy", {}, "content_refused"),
+        ("fail=text", {}, "upstream_said_no"),
+        ("refuse", SYNC, "content_refused"),
+        ("fail=policy", SYNC, "content_refused"),
+    ],
+)
+def test_a_refusal_is_final_and_free(  # noqa: PLR0917 - fixtures come by name
+    engine: Engine, account: Customer, sandbox: Sandbox, marker: str, fields: dict[str, Any], code: str
+) -> None:
+    before = engine.balance(account)
+    job_id = engine.order(account, f"no [sandbox:{marker}]", **fields).task.id
+    engine.drive()
+    assert outcome(engine, job_id) == ("failed", code)
+    assert engine.balance(account) == before
+    quoted = engine.job(job_id).quoted
+    assert engine.transfers(job_id) == {"hold": quoted, "release": quoted}
+    assert counts(sandbox, "openai" if fields else "chatgpt2api")["submits"] == 1
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize("fields", [{}, SYNC])
+def test_a_failure_that_may_pass_is_tried_again_under_a_new_key(
+    engine: Engine, account: Customer, sandbox: Sandbox, fields: dict[str, Any]
+) -> None:
+    job_id = engine.order(account, "soon [sandbox:fail=500 times=1]", **fields).task.id
+    engine.drive()
+    assert outcome(engine, job_id) == ("succeeded", None)
+    first, second = engine.calls(job_id)
+    assert (first.outcome, second.outcome) == ("failed", "kept")
+    assert first.dedupe_key != second.dedupe_key
+    assert (getattr(first, "try"), getattr(second, "try")) == (1, 2)
+    assert "retry" in engine.events(job_id)
+    engine.assert_books_balance()
+
+
+def test_a_retry_waits_its_back_off(engine: Engine, account: Customer) -> None:
+    job_id = engine.order(account, "later [sandbox:fail=500 times=1]", **SYNC).task.id
+    engine.run(job_id)
+    wait_s = engine.one("SELECT extract(epoch FROM due_at - clock_timestamp()) FROM jobs WHERE id = :i", i=job_id)
+    assert engine.job(job_id).status == "queued"
+    assert 1 < wait_s < 3
+    engine.run(job_id)  # a stray message does not bring it forward
+    assert engine.job(job_id).status == "queued"
+
+
+def test_attempts_come_to_an_end_and_the_credits_come_back(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    before = engine.balance(account)
+    job_id = engine.order(account, "never [sandbox:fail=500]").task.id
+    engine.drive()
+    assert outcome(engine, job_id) == ("failed", "upstream_failed")
+    assert counts(sandbox)["submits"] == engine.bench.max_attempts == engine.job(job_id).attempt
+    assert engine.balance(account) == before
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize("fields", [{}, SYNC])
+def test_an_upstream_that_is_away_is_tried_with_back_off_then_given_up(
+    engine: Engine, account: Customer, fields: dict[str, Any], upstreams: dict[str, str]
+) -> None:
+    nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
+    away = {**upstreams, "CHATGPT2API_BASE_URL": nobody, "OPENAI_BASE_URL": f"{nobody}/v1"}
+    engine.bench = replace(engine.bench, registry=registry.load(away))
+    engine.sweeper.bench = engine.bench
+    before = engine.balance(account)
+    job_id = engine.order(account, **fields).task.id
+    engine.drive()
+    assert outcome(engine, job_id) == ("failed", "upstream_unreachable")
+    assert [call.outcome for call in engine.calls(job_id)] == ["not_run"] * 3
+    assert engine.balance(account) == before
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize("fields", [{}, SYNC])
+def test_a_429_waits_as_long_as_it_says_and_is_borne_longer(
+    engine: Engine, account: Customer, fields: dict[str, Any]
+) -> None:
+    job_id = engine.order(account, "busy [sandbox:429 retry_after=77 times=4]", **fields).task.id
+    engine.run(job_id)
+    wait_s = engine.one("SELECT extract(epoch FROM due_at - clock_timestamp()) FROM jobs WHERE id = :i", i=job_id)
+    assert 76 < wait_s <= 77
+    engine.drive()
+    assert outcome(engine, job_id) == ("succeeded", None)
+    assert [call.outcome for call in engine.calls(job_id)] == ["not_run"] * 4 + ["kept"]
+    engine.assert_books_balance()
+
+
+def test_an_absurd_retry_after_is_bounded(engine: Engine, account: Customer) -> None:
+    job_id = engine.order(account, "busy [sandbox:429 retry_after=1000000000]").task.id
+    engine.run(job_id)
+    wait_s = engine.one("SELECT extract(epoch FROM due_at - clock_timestamp()) FROM jobs WHERE id = :i", i=job_id)
+    assert wait_s <= 600
+
+
+# ------------------------------------------------------------------ it goes wrong, and nobody knows
+
+
+def test_a_dropped_answer_is_looked_up_and_not_bought_again(
+    engine: Engine, account: Customer, sandbox: Sandbox
+) -> None:
+    job_id = engine.order(account, "gone [sandbox:drop]").task.id
+    engine.run(job_id)
+    [call] = engine.calls(job_id)
+    assert (engine.job(job_id).status, call.outcome) == ("waiting", "uncertain")
+    engine.drive()
+    assert outcome(engine, job_id) == ("succeeded", None)
+    assert (counts(sandbox)["submits"], counts(sandbox)["accepted"]) == (1, 1)
+    engine.assert_books_balance()
+
+
+def test_a_request_that_never_arrived_is_sent_once_more_under_the_same_key(
+    engine: Engine, account: Customer, sandbox: Sandbox
+) -> None:
+    job_id = engine.order(account, "lost [sandbox:drop accept=0 times=1]").task.id
+    engine.run(job_id)
+    engine.poll()
+    [call] = engine.calls(job_id)
+    assert call.missing_since is not None
+    engine.poll()  # missing again, but not for long enough
+    assert counts(sandbox)["submits"] == 1
+    engine.sql("UPDATE upstream_calls SET missing_since = missing_since - interval '5 seconds'")
+    engine.poll()
+    assert counts(sandbox)["submits_by_key"] == {call.dedupe_key: 2}
+    engine.drive()
+    assert outcome(engine, job_id) == ("succeeded", None)
+    assert (counts(sandbox)["accepted"], engine.calls(job_id)[0].resends) == (1, 1)
+    engine.assert_books_balance()
+
+
+def test_a_request_that_never_arrives_is_given_up(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    job_id = engine.order(account, "lost [sandbox:drop accept=0]").task.id
+    engine.run(job_id)
+    for _ in range(6):
+        engine.poll()
+        engine.sql("UPDATE upstream_calls SET missing_since = missing_since - interval '5 seconds'")
+    assert outcome(engine, job_id) == ("failed", "upstream_uncertain")
+    assert counts(sandbox)["submits"] == 3
+    assert engine.calls(job_id)[0].written_off
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize("marker", ["drop", "504", "garbage", "garbage=html", "wrong_type", "garbage=deep"])
+def test_an_unknown_outcome_of_a_call_that_cannot_be_looked_up_is_never_repeated(
+    engine: Engine, account: Customer, sandbox: Sandbox, marker: str
+) -> None:
+    before = engine.balance(account)
+    job_id = engine.order(account, f"hm [sandbox:{marker}]", **SYNC).task.id
+    engine.drive()
+    row, [call] = engine.job(job_id), engine.calls(job_id)
+    assert (row.status, call.outcome, call.written_off) == ("failed", "lost", True)
+    assert counts(sandbox, "openai")["submits"] == 1
+    assert engine.balance(account) == before
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize("marker", ["garbage", "garbage=empty", "wrong_type", "wrong_id", "huge=6", "cut"])
+def test_a_spoilt_answer_to_a_submit_is_looked_up(
+    engine: Engine, account: Customer, sandbox: Sandbox, marker: str
+) -> None:
+    job_id = engine.order(account, f"hm [sandbox:{marker} times=1]").task.id
+    engine.drive()
+    assert outcome(engine, job_id) == ("succeeded", None)
+    assert counts(sandbox)["submits"] == 1
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize(
+    ("marker", "code"),
+    [("truncated", "bad_result"), ("html", "bad_result"), ("svg", "bad_result"), ("bomb", "bad_result")],
+)
+def test_what_is_no_picture_is_not_delivered_and_not_charged(
+    engine: Engine, account: Customer, store: LocalStore, marker: str, code: str
+) -> None:
+    job_id = engine.order(account, f"bad [sandbox:{marker}]").task.id
+    engine.drive()
+    assert outcome(engine, job_id) == ("failed", code)
+    assert engine.calls(job_id)[0].written_off
+    assert list(store.iter_keys(f"jobs/{job_id}/")) == []
+    assert engine.job(job_id).captured == 0
+    engine.assert_books_balance()
+
+
+def test_a_dead_link_is_ordered_again(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    job_id = engine.order(account, "dead [sandbox:dead_link times=1]").task.id
+    engine.drive()
+    assert outcome(engine, job_id) == ("succeeded", None)
+    assert counts(sandbox)["accepted"] == 2
+
+
+def test_a_task_the_upstream_forgot_is_ordered_again_under_a_new_key(
+    engine: Engine, account: Customer, sandbox: Sandbox
+) -> None:
+    job_id = engine.order(account, "old [sandbox:latency=100 times=1, expire=0 times=1]").task.id
+    engine.run(job_id)
+    sandbox.advance_clock(200)
+    engine.poll()
+    assert engine.calls(job_id)[0].outcome == "accepted"  # missing once proves nothing
+    engine.sql("UPDATE upstream_calls SET missing_since = missing_since - interval '5 seconds'")
+    engine.drive()
+    assert outcome(engine, job_id) == ("succeeded", None)
+    first, second = engine.calls(job_id)
+    assert (first.error_code, second.outcome) == ("upstream_lost", "kept")
+    assert first.dedupe_key != second.dedupe_key
+
+
+def test_past_the_providers_own_deadline_a_call_is_given_up_after_one_last_look(
+    engine: Engine, account: Customer
+) -> None:
+    before = engine.balance(account)
+    job_id = engine.order(account, "slow [sandbox:never]").task.id
+    done = engine.order(account, "ready").task.id
+    for each in (job_id, done):
+        engine.run(each)
+    engine.sql("UPDATE upstream_calls SET give_up_at = clock_timestamp()")
+    engine.drive()
+    assert outcome(engine, job_id) == ("failed", "upstream_timeout")
+    [call] = engine.calls(job_id)
+    assert (call.outcome, call.written_off) == ("timed_out", True)
+    assert outcome(engine, done) == ("succeeded", None)  # the last look found it
+    assert engine.balance(account).available == before.available - ASYNC_PRICE
+    engine.assert_books_balance()
+
+
+# ------------------------------------------------------------------ capacity
+
+
+def test_a_full_credential_puts_jobs_off_without_hold_event_or_attempt(engine: Engine, account: Customer) -> None:
+    engine.sql("UPDATE credentials SET max_active = 1")
+    first, second = (engine.order(account, f"one of two {i} [sandbox:never]").task.id for i in range(2))
+    engine.run(first)
+    before, told = engine.balance(account), engine.events(second)
+    engine.run(second)
+    row = engine.job(second)
+    assert (row.status, row.attempt, row.money, row.published_at) == ("queued", 0, "queued", None)
+    assert engine.one("SELECT due_at > clock_timestamp() FROM jobs WHERE id = :id", id=second)
+    assert (engine.events(second), engine.balance(account)) == (told, before)
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize("prompt", ["well", "no [sandbox:refuse]", "no [sandbox:fail=policy]", "hm [sandbox:429]"])
+def test_every_end_of_a_call_frees_its_slot(engine: Engine, account: Customer, prompt: str) -> None:
+    engine.sql("UPDATE credentials SET max_active = 1")
+    for number in range(2):
+        engine.order(account, f"{prompt} {number}")
+    engine.drive(until=lambda: engine.one("SELECT count(*) FROM upstream_calls WHERE closed_at IS NOT NULL") >= 2)
+    engine.drive(until=lambda: engine.one("SELECT sum(active) FROM credentials") == 0)
+    engine.assert_books_balance()
+
+
+def test_calls_beyond_the_room_are_made_when_there_is_some(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    engine.sql("UPDATE credentials SET max_active = 2")
+    job_id = engine.order(account, n=3).task.id
+    engine.run(job_id)
+    assert len(engine.calls(job_id)) == 2
+    engine.drive()
+    assert len(engine.task(account, job_id).images) == 3
+    assert counts(sandbox)["submits"] == 3
+    engine.assert_books_balance()
+
+
+def test_a_paused_credential_is_not_used(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    engine.sql("UPDATE credentials SET paused_at = clock_timestamp()")
+    job_id = engine.order(account).task.id
+    engine.run(job_id)
+    assert (engine.job(job_id).status, counts(sandbox)["submits"]) == ("queued", 0)
+
+
+# ------------------------------------------------------------------ cancel
+
+
+@pytest.mark.parametrize(("charge", "captured"), [("full", True), ("none", False)])
+def test_a_synchronous_call_cannot_be_stopped(
+    engine: Engine, account: Customer, charge: Any, captured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wish comes while the call is under way: made before the answer is written."""
+    engine.bench = replace(engine.bench, cancel_charge=charge)
+    job_id = engine.order(account, **SYNC).task.id
+    [openai] = engine.bench.registry.of("openai")
+    submit = openai.submit
+
+    def submit_and_cancel(*args: Any, **kwargs: Any) -> Finished | Accepted:
+        done = submit(*args, **kwargs)
+        cancel(engine, account, job_id)
+        return done
+
+    monkeypatch.setattr(openai, "submit", submit_and_cancel)
+    engine.run(job_id)
+    row = engine.job(job_id)
+    assert (row.status, row.cancel_outcome) == ("cancelled", "too_late")
+    assert row.captured == (row.quoted if captured else 0)
+    assert len(engine.task(account, job_id).images) == 1
+    engine.assert_books_balance()
+
+
+def test_what_cannot_be_stopped_upstream_is_followed_to_its_end(
+    engine: Engine, account: Customer, sandbox: Sandbox
+) -> None:
+    job_id = engine.order(account, "on [sandbox:latency=100]").task.id
+    engine.run(job_id)
+    assert cancel(engine, account, job_id) == "stop_requested"
+    engine.poll()
+    assert (engine.job(job_id).status, engine.calls(job_id)[0].cancel_asked_at is not None) == ("waiting", True)
+    sandbox.advance_clock(200)
+    engine.drive()
+    row = engine.job(job_id)
+    assert (row.status, row.cancel_outcome, row.captured) == ("cancelled", "too_late", ASYNC_PRICE)
+    engine.assert_books_balance()
+
+
+def test_what_the_upstream_stops_is_free(engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch) -> None:
+    [adapter] = engine.bench.registry.of("chatgpt2api")
+    monkeypatch.setattr(adapter, "cancel", lambda call: CancelOutcome.STOPPED)
+    job_id = engine.order(account, "on [sandbox:never]", n=2).task.id
+    engine.run(job_id)
+    cancel(engine, account, job_id)
+    engine.drive()
+    row = engine.job(job_id)
+    assert (row.status, row.cancel_outcome, row.captured) == ("cancelled", "stopped_upstream", 0)
+    assert {call.outcome for call in engine.calls(job_id)} == {"cancelled"}
+    engine.assert_books_balance()
+
+
+def test_a_retry_is_not_made_for_a_caller_who_has_left(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    job_id = engine.order(account, "no [sandbox:latency=100, fail=500]").task.id
+    engine.run(job_id)
+    cancel(engine, account, job_id)
+    sandbox.advance_clock(200)
+    engine.drive()
+    assert (engine.job(job_id).status, counts(sandbox)["submits"]) == ("cancelled", 1)
+    engine.assert_books_balance()
+
+
+# ------------------------------------------------------------------ accidents
+
+
+def test_an_order_that_cannot_be_built_was_not_sent(
+    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "build_order", lambda *args: 1 / 0)
+    job_id = engine.order(account, **SYNC).task.id
+    engine.drive()
+    assert outcome(engine, job_id) == ("failed", "internal_error")
+    assert [call.outcome for call in engine.calls(job_id)] == ["not_run"] * 3
+    engine.assert_books_balance()
+
+
+def test_a_lost_reference_picture_fails_the_job_with_its_credits_back(
+    engine: Engine, account: Customer, sandbox: Sandbox, store: LocalStore, png: bytes
+) -> None:
+    job_id = engine.order(account, operation="edit", references=[Reference("image", png)]).task.id
+    for key in list(store.iter_keys(f"inputs/{job_id}/")):
+        store.delete(key)
+    engine.drive()
+    assert outcome(engine, job_id) == ("failed", "storage_unavailable")
+    assert counts(sandbox)["submits"] == 0
+    engine.assert_books_balance()
+
+
+def test_a_fault_of_ours_behind_a_paid_request_is_uncertain(
+    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [adapter] = engine.bench.registry.of("chatgpt2api")
+    submit = adapter.submit
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        submit(*args, **kwargs)
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(adapter, "submit", broken)
+    job_id = engine.order(account).task.id
+    engine.run(job_id)
+    assert engine.calls(job_id)[0].outcome == "uncertain"
+    engine.drive()
+    assert outcome(engine, job_id) == ("succeeded", None)
+    assert counts(sandbox)["submits"] == 1
+
+
+def test_a_crashed_step_is_taken_over_at_once(
+    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = engine.order(account).task.id
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "finish", lambda *args: 1 / 0)
+        with pytest.raises(runner.CrashedStepError) as crash:
+            runner.run(engine.bench, job_id)
+    with engine.database.transaction() as connection:
+        nudges = lifecycle.crashed(connection, crash.value.job_id, crash.value.fence, give_up_s={})
+    assert nudges == [Nudge("jobs.poll", "control", "chatgpt2api")]
+    assert (engine.job(job_id).status, engine.calls(job_id)[0].outcome) == ("waiting", "uncertain")
+    engine.drive()
+    assert outcome(engine, job_id) == ("succeeded", None)
+    assert counts(sandbox)["submits"] == 1
+    engine.assert_books_balance()
+
+
+def test_a_model_that_left_the_catalogue_fails_its_jobs(
+    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = engine.order(account).task.id
+
+    def gone(*args: Any, **kwargs: Any) -> None:
+        raise UnknownModelError("gone", ())
+
+    monkeypatch.setattr(runner, "_plan", gone)
+    before = engine.balance(account).spendable
+    engine.run(job_id)
+    assert outcome(engine, job_id) == ("failed", "model_unavailable")
+    assert engine.balance(account).spendable == before + ASYNC_PRICE
+    engine.assert_books_balance()
+
+
+def test_an_answer_outlives_a_database_that_is_away_for_a_while(
+    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A synchronous picture is paid for: it is held in memory until it can be written."""
+    tries = []
+
+    def away(*args: Any) -> bool:
+        tries.append(args)
+        if len(tries) < 3:
+            raise DatabaseAwayError("gone for a moment")
+        return record(*args)
+
+    record = steps.answers.record
+    monkeypatch.setattr(steps.answers, "record", away)
+    job_id = engine.order(account, **SYNC).task.id
+    engine.run(job_id)
+    assert outcome(engine, job_id) == ("succeeded", None)
+    assert counts(sandbox, "openai")["submits"] == 1
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize("fields", [{}, SYNC])
+def test_a_commit_whose_answer_was_lost_is_found_out_about(
+    engine: Engine, account: Customer, sandbox: Sandbox, store: LocalStore, fields: dict[str, Any]
+) -> None:
+    """Every COMMIT of the worker happens, and every first answer to one is lost."""
+    lost = set()
+
+    def lose_the_answer(connection: Any) -> None:
+        connection.connection.commit()
+        job = connection.exec_driver_sql("SELECT max(version) FROM jobs").scalar_one()
+        connection.connection.commit()
+        if job not in lost:
+            lost.add(job)
+            raise DatabaseAwayError("the answer to COMMIT was lost")
+
+    job_id = engine.order(account, **fields).task.id
+    event.listen(engine.database.engine, "commit", lose_the_answer)
+    try:
+        engine.run(job_id)
+    finally:
+        event.remove(engine.database.engine, "commit", lose_the_answer)
+    assert len(lost) > 1
+    engine.drive()
+    task = engine.task(account, job_id)
+    assert task.status == "succeeded"
+    assert all(store.exists(image.key) for image in task.images)
+    assert counts(sandbox, task.provider)["submits"] == 1
+    engine.assert_books_balance()
+
+
+def test_a_claim_that_is_not_on_record_sends_nothing(
+    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never_committed(connection: Any) -> None:
+        connection.connection.rollback()
+        raise DatabaseAwayError("gone before COMMIT")
+
+    job_id = engine.order(account).task.id
+    event.listen(engine.database.engine, "commit", never_committed)
+    try:
+        with pytest.raises(DatabaseAwayError):
+            engine.run(job_id)
+    finally:
+        event.remove(engine.database.engine, "commit", never_committed)
+    assert (engine.job(job_id).status, counts(sandbox)["submits"]) == ("queued", 0)
+
+
+# ------------------------------------------------------------------ zombies
+
+
+def zombie(engine: Engine, upstreams: dict[str, str], owner: str = "wkr_zombie") -> Engine:
+    """Another worker, soon to be taken for dead."""
+    bench = make_bench(
+        database=engine.database,
+        models=engine.bench.catalog,
+        media=engine.bench.media,
+        store=engine.bench.store,
+        environ=upstreams,
+        sent=engine.sent,
+        owner=owner,
+    )
+    return Engine(bench, engine.desk, engine.sent)
+
+
+def leave(engine: Engine, owner: str = "wkr_zombie") -> None:
+    with engine.database.autocommit() as connection:
+        heartbeats.leave(connection, owner)
+
+
+@pytest.mark.parametrize("wait_for", ["lapse", "end"])
+def test_a_worker_woken_late_records_its_purchase_and_changes_nothing_else(  # noqa: PLR0917 - fixtures come by name
+    engine: Engine,
+    account: Customer,
+    sandbox: Sandbox,
+    upstreams: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    wait_for: str,
+) -> None:
+    late = zombie(engine, upstreams)
+    [adapter] = late.bench.registry.of("chatgpt2api")
+    submit = adapter.submit
+
+    def asleep(*args: Any, **kwargs: Any) -> Finished | Accepted:
+        answer = submit(*args, **kwargs)
+        leave(engine)
+        engine.bench.publish(engine.sweeper.sweep())
+        if wait_for == "end":
+            engine.drive()
+        return answer
+
+    monkeypatch.setattr(adapter, "submit", asleep)
+    job_id = engine.order(account).task.id
+    late.run(job_id)
+    engine.drive()
+    assert outcome(engine, job_id) == ("succeeded", None)
+    assert [call.outcome for call in engine.calls(job_id)] == ["kept"]
+    assert engine.events(job_id).count("succeeded") == 1
+    assert counts(sandbox)["submits"] == 1
+    engine.assert_books_balance()
+
+
+def test_a_late_synchronous_picture_is_delivered_to_a_job_that_still_waits(
+    engine: Engine, account: Customer, sandbox: Sandbox, upstreams: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = zombie(engine, upstreams)
+    [adapter] = late.bench.registry.of("openai")
+    submit = adapter.submit
+
+    def asleep(*args: Any, **kwargs: Any) -> Finished | Accepted:
+        answer = submit(*args, **kwargs)
+        leave(engine)
+        engine.bench.publish(engine.sweeper.sweep())
+        engine.poll("openai")
+        assert engine.job(job_id).status == "waiting"  # not given up before its time
+        return answer
+
+    monkeypatch.setattr(adapter, "submit", asleep)
+    job_id = engine.order(account, **SYNC).task.id
+    late.run(job_id)
+    engine.drive()
+    assert outcome(engine, job_id) == ("succeeded", None)
+    assert counts(sandbox, "openai")["submits"] == 1
+    engine.assert_books_balance()
+
+
+def test_a_late_picture_for_an_ended_job_is_written_off_and_dropped(
+    engine: Engine, account: Customer, upstreams: dict[str, str], store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, before = zombie(engine, upstreams), engine.balance(account)
+    [adapter] = late.bench.registry.of("openai")
+    submit = adapter.submit
+
+    def asleep(*args: Any, **kwargs: Any) -> Finished | Accepted:
+        answer = submit(*args, **kwargs)
+        leave(engine)
+        engine.bench.publish(engine.sweeper.sweep())
+        engine.sql("UPDATE upstream_calls SET give_up_at = clock_timestamp()")
+        engine.drive()
+        return answer
+
+    monkeypatch.setattr(adapter, "submit", asleep)
+    job_id = engine.order(account, **SYNC).task.id
+    late.run(job_id)
+    assert outcome(engine, job_id) == ("failed", "upstream_uncertain")
+    [call] = engine.calls(job_id)
+    assert (call.outcome, call.written_off) == ("lost", True)
+    assert list(store.iter_keys(f"jobs/{job_id}/")) == []
+    assert engine.balance(account) == before
+    engine.assert_books_balance()
+
+
+def test_a_second_collector_leaves_the_first_ones_picture_alone(
+    engine: Engine, account: Customer, upstreams: dict[str, str], store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both keep the same bytes under the same key; the late one finds the job over."""
+    late = zombie(engine, upstreams)
+    job_id = engine.order(account).task.id
+    engine.run(job_id)
+    finish = steps.finish
+
+    def overtaken(*args: Any) -> list[Nudge]:
+        monkeypatch.setattr(steps, "finish", finish)
+        leave(engine)
+        engine.bench.publish(engine.sweeper.sweep())
+        engine.drive()
+        return finish(*args)
+
+    monkeypatch.setattr(steps, "finish", overtaken)
+    late.poll()
+    [image] = engine.task(account, job_id).images
+    assert hashlib.sha256(store.read(image.key)).hexdigest() == image.sha256
+    engine.assert_books_balance()
+
+
+def test_a_link_that_cannot_be_fetched_yet_is_left_for_later_not_for_at_once(
+    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector.answers._keep_one.retry, "wait", lambda state: 0)
+    sandbox.add_fault("503", provider="chatgpt2api", route="download")
+    job_id = engine.order(account).task.id
+    engine.sent.take()
+    engine.run(job_id)
+    engine.poll()
+    assert (engine.job(job_id).status, engine.calls(job_id)[0].outcome) == ("waiting", "finished")
+    wait_s = engine.one("SELECT extract(epoch FROM due_at - clock_timestamp()) FROM jobs WHERE id = :i", i=job_id)
+    assert wait_s > 8
+    assert engine.sent.take() == []
+    engine.sql("UPDATE upstream_calls SET give_up_at = clock_timestamp()")
+    engine.drive()
+    assert outcome(engine, job_id) == ("failed", "result_unavailable")
+    engine.assert_books_balance()
+
+
+def cancel(engine: Engine, customer: Customer, job_id: str) -> str:
+    with engine.database.transaction() as connection:
+        answer = lifecycle.cancel(connection, customer.account_id, job_id)
+    engine.bench.publish(answer.nudges)
+    return answer.outcome

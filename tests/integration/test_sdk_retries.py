@@ -1,0 +1,39 @@
+"""An SDK that repeats its own request without a key joins its first attempt; two equal orders stay two."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from jobs.desk import Customer, Desk
+from jobs.idempotency import of_sdk_attempt
+
+FIELDS = {"prompt": "a fox", "size": "256x256"}
+BODY = b"\x01" * 32
+
+
+def submit(desk: Desk, account: Customer, retry_count: int, *, key_id: str = "k1", body: bytes = BODY) -> str:
+    attempt = of_sdk_attempt(key_id, body, retry_count)
+    return desk.submit(account, "generate", FIELDS, idempotency_key=attempt).task.id
+
+
+def test_a_counted_retry_joins_the_first_attempt(desk: Desk, account: Customer) -> None:
+    first = submit(desk, account, 0)
+    assert [submit(desk, account, count) for count in (1, 2)] == [first, first]
+
+
+def test_two_first_attempts_of_the_same_order_are_two_jobs(desk: Desk, account: Customer) -> None:
+    one, two = submit(desk, account, 0), submit(desk, account, 0)
+    assert one != two
+    assert submit(desk, account, 1) == two
+
+
+def test_a_retry_of_another_key_or_another_body_is_its_own_job(desk: Desk, account: Customer) -> None:
+    first = submit(desk, account, 0)
+    assert submit(desk, account, 1, key_id="k2") != first
+    assert submit(desk, account, 1, body=b"\x02" * 32) != first
+
+
+def test_a_retry_whose_first_attempt_never_arrived_is_accepted_once(desk: Desk, account: Customer) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(lambda _: submit(desk, account, 1), range(8)))
+    assert len(ids) == 1

@@ -1,0 +1,76 @@
+"""A worker that no longer hears its queues, and does not know: found by its own canary.
+
+A half-open connection can leave Celery's consumer deaf for ever (RELIABILITY 2.3). So every worker
+sends itself a small message and reads it by a step inside the consumer, without a pool slot. Silence
+counts only while the pool has free slots and Redis and PostgreSQL answer on fresh connections: an
+outage, or a worker full of long paid calls, is not deafness.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from celery import bootsteps
+from kombu import Consumer, Exchange, Queue
+
+log = structlog.get_logger(__name__)
+
+CANARY_EVERY_S = 10.0
+DEAF_AFTER_S = 90.0
+
+
+@dataclass
+class Watchdog:
+    """``could_hear``: the pool has free slots, and Redis and PostgreSQL answer on fresh connections.
+
+    ``send`` puts a canary on ``queue``; ``leave`` is what a deaf worker does, once.
+    """
+
+    queue: str
+    send: Callable[[str], bool]
+    could_hear: Callable[[], bool]
+    leave: Callable[[], None]
+    clock: Callable[[], float] = time.monotonic
+    _silent_since: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._silent_since = self.clock()
+
+    def heard(self) -> None:
+        """The consumer read a canary."""
+        self._silent_since = self.clock()
+
+    def look(self) -> None:
+        """One round: judge the silence so far, then send the next canary."""
+        if not self.could_hear():
+            self._silent_since = self.clock()  # silence that has another cause proves nothing
+            return
+        silent_s = self.clock() - self._silent_since
+        if silent_s > DEAF_AFTER_S:
+            log.error("worker_is_deaf", silent_s=round(silent_s))
+            self.leave()
+            return
+        self.send(self.queue)
+
+
+class CanaryStep(bootsteps.ConsumerStep):  # type: ignore[misc]
+    """Reads the canary on the consumer's own connection, which is what may be deaf."""
+
+    watchdog: Watchdog | None = None
+
+    def get_consumers(self, channel: Any) -> list[Any]:
+        if self.watchdog is None:
+            return []
+        # The default exchange reaches a queue by its name and leaves no binding behind in Redis.
+        queue = Queue(self.watchdog.queue, Exchange(""), routing_key=self.watchdog.queue, exclusive=True)
+        return [Consumer(channel, queues=[queue], callbacks=[self._heard], accept=["json"])]
+
+    def _heard(self, body: object, message: Any) -> None:
+        del body
+        message.ack()
+        if self.watchdog is not None:
+            self.watchdog.heard()
