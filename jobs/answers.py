@@ -10,6 +10,7 @@ import structlog
 import tenacity
 from sqlalchemy import Connection
 
+from core import failpoints
 from jobs import calls
 from jobs.calls import KeptImage
 from jobs.decide import Call
@@ -157,6 +158,7 @@ _PATIENT = tenacity.retry(
 def _keep_one(media: Media, provider: Provider, job_id: str, index: int, image: ResultImage) -> KeptImage:
     data = image.data if image.data is not None else provider.download(image.url or "")
     picture = media.keep_result(data, prefix=f"jobs/{job_id}/{index}")
+    failpoints.hit("blob.kept")
     return KeptImage(
         index=index,
         key=picture.key,

@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from core import failpoints
 from core.errors import DatabaseAwayError
 from jobs import answers, lifecycle, loading, steps
 from jobs.answers import Answer
@@ -39,6 +40,7 @@ def collect(bench: Workbench, job_id: str) -> list[Nudge]:
 
 def keep_found(bench: Workbench, job: LiveJob, fence: int) -> list[Nudge]:
     """Keep the pictures of a job already in our hands, and move it on. Raises CrashedStepError."""
+    failpoints.hit("found.committed")
     mine = _in_our_hands(job, fence)
     try:
         news = [answer for call in _finished(mine) if (answer := _keep(bench, mine, call))]

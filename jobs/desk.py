@@ -12,6 +12,7 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any, Literal
 
+from core import failpoints
 from core.db import Database
 from core.errors import DatabaseAwayError
 from core.ids import new_id
@@ -182,11 +183,13 @@ class Desk:
                     idempotency.claim(connection, customer.account_id, key, job.id)
                 nudges = lifecycle.submit(connection, job, window=self._publish_window)
                 task = repository.find_task(connection, customer.account_id, job.id)
+                failpoints.hit("submit.uncommitted")
         except idempotency.TakenError:
             if key and (earlier := self._replay(customer, key)):
                 self._drop_inputs(job)
                 return earlier
             raise
+        failpoints.hit("submit.committed")
         return Submitted(task, nudges)
 
     def _replay(self, customer: Customer, key: IdempotencyKey) -> Submitted | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from core import failpoints
 from core.errors import DatabaseAwayError
 from jobs import answers, calls, collector, lifecycle, loading, runner, states, steps
 from jobs.answers import Answer
@@ -116,6 +117,7 @@ def _ask(bench: Workbench, credential_id: str, pairs: Sequence[tuple[LiveJob, Op
         away = NotRun("credential_unknown", credential_id)
         return [Look(job, call, away) for job, call in pairs]  # until their own deadline
     said = provider.check_many([steps.call_ref(call, job.model) for job, call in pairs])
+    failpoints.hit("look.answered")
     return [Look(job, call, said.get(call.id, NotRun("not_answered"))) for job, call in pairs]
 
 
@@ -239,6 +241,7 @@ def _resend(bench: Workbench, look: Look) -> Answer | None:
     except ProviderError as error:
         log.info("resend_failed", call_id=look.call.id, code=error.code)
         return None
+    failpoints.hit("resend.answered")
     if isinstance(answer, Accepted):
         return answers.accepted(look.call.facts, answer)
     return answers.finished(look.call.facts, answer)

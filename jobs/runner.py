@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
+from core import failpoints
 from core.errors import DatabaseAwayError
 from core.ids import new_id
 from jobs import answers, calls, decide, lifecycle, loading, publishing, steps
@@ -66,6 +67,7 @@ def run(bench: Workbench, job_id: str) -> list[Nudge]:
     claimed = _claim(bench, job_id)
     if claimed is None:
         return []
+    failpoints.hit("claim.committed")
     bench.publish(claimed.nudges)  # the account's next job does not wait for this one's upstream
     try:
         return steps.finish(bench, claimed.job, _make_calls(bench, claimed))
@@ -129,6 +131,7 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents
         most=PUBLISH_AT_CLAIM,
     )
     lifecycle.hold(connection, row)
+    failpoints.hit("claim.uncommitted")
     return Claimed(_with_calls(job, seated), seated, parts, nudges)
 
 
@@ -217,6 +220,7 @@ def _call(
         # A fault of ours with a request possibly out: nobody may assume it did not run.
         log.exception("call_crashed", job_id=job.id, call_id=call.id)
         return answers.from_error(call, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
+    failpoints.hit("call.answered")
     if isinstance(answer, Accepted):
         return answers.accepted(call, answer)
     return _keep(bench, provider, job, call, answer)

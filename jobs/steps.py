@@ -9,6 +9,7 @@ import structlog
 import tenacity
 from sqlalchemy import Connection, text
 
+from core import failpoints
 from core.errors import DatabaseAwayError
 from jobs import answers, decide, lifecycle, loading, states
 from jobs.answers import Answer
@@ -46,13 +47,16 @@ def finish(bench: Workbench, job: LiveJob, news: Sequence[Answer]) -> list[Nudge
     happened although its answer was lost makes the second try stale, which changes nothing.
     """
     step = decide.next_step(replace(bench.facts(job), calls=_merged(job, news)))
+    failpoints.hit("step.unrecorded")
     try:
         with bench.database.transaction() as connection:
             for answer in news:
                 answers.record(connection, answer)
-            return apply(connection, bench, job, step)
+            nudges = apply(connection, bench, job, step)
     except StaleJobError:
         return _adopt(bench, job, news)
+    failpoints.hit("step.recorded")
+    return nudges
 
 
 def conclude(bench: Workbench, job_id: str) -> list[Nudge]:

@@ -15,6 +15,7 @@ from functools import partial
 import structlog
 from sqlalchemy import Connection, text
 
+from core import failpoints
 from jobs import heartbeats, lifecycle, publishing
 from jobs.errors import StaleJobError
 from jobs.states import Nudge
@@ -53,7 +54,10 @@ class Sweeper:
             nudges = [*self._lapse(), *self._expire()]
             self._notice_new_broker()
             self._forget_lost()
-            return nudges + self._fill_windows()
+            nudges += self._fill_windows()
+            if nudges:
+                failpoints.hit("sweep.unpublished")
+            return nudges
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
@@ -102,9 +106,11 @@ class Sweeper:
         """One job, one transaction; a job that moved on by itself is what we wanted."""
         try:
             with self.bench.database.transaction() as connection:
-                return verb(connection)
+                nudges = verb(connection)
         except StaleJobError:
             return []
+        failpoints.hit("sweep.moved")
+        return nudges
 
     def _notice_new_broker(self) -> None:
         """Another or an emptied Redis has none of our messages: count every job as unpublished."""

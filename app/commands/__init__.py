@@ -47,6 +47,7 @@ COMMANDS = {
     "grant": Place("app.commands.accounts:grant", "Give credits to an account (needs the database)."),
     "db": Place("app.commands.database:db", "The schema: upgrade, status (needs the database)."),
     "audit": Place("app.commands.audit:audit", "Check that money and jobs balance (needs the database)."),
+    "chaos": Place("app.commands.chaos:chaos", "Kill and cut off everything under load, then check every promise."),
     "sandbox": Place("app.commands.sandbox:sandbox", "Run the stand-in upstream alone."),
 }
 

@@ -1,0 +1,195 @@
+"""The monkey: seeded faults at every process and every line, one after the other, each undone in the end."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import redis
+from sqlalchemy import text
+
+from chaos.proxy import Mode, Proxy
+from chaos.target import Target
+from core.embedded.processes import Identity, identify
+from core.errors import DatabaseAwayError
+
+# Heartbeats of a worker count as missing after 10 s: only a longer stop makes others take its jobs.
+LONGER_THAN_HEARTBEAT_S = 14.0
+
+
+@dataclass(frozen=True)
+class Struck:
+    """One fault that was done. ``ended_at`` (wall clock) is when the world was left to mend itself."""
+
+    kind: str
+    began_at: float
+    ended_at: float
+    worker: str | None = None  # boot id of the worker that died
+
+
+class NotDoneError(Exception):
+    """The fault found nothing to strike: its victim is away already."""
+
+
+Deed = Callable[[], str | None]
+
+
+class Monkey:
+    """Strikes until it is stopped. The same seed makes the same choices in the same order."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        seed: int,
+        pause_s: tuple[float, float],
+        say: Callable[[str], None],
+        proxies: Mapping[str, Proxy],
+        gentle: bool = False,
+    ) -> None:
+        self._target = target
+        self._chance = random.Random(seed)
+        self._pause_s = pause_s
+        self._say = say
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._strike_on, name="monkey", daemon=True)
+        self._faults = _faults(self, proxies, gentle=gentle)
+        self.struck: list[Struck] = []
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _strike_on(self) -> None:
+        kinds = [kind for kind, (weight, _) in self._faults.items() for _ in range(weight)]
+        while not self._stop.wait(self._chance.uniform(*self._pause_s)):
+            kind = self._chance.choice(kinds)
+            began_at = time.time()
+            try:
+                worker = self._faults[kind][1]()
+            except (NotDoneError, OSError, redis.RedisError, DatabaseAwayError) as error:
+                self._say(f"{kind}: not done ({error})")
+                continue
+            self.struck.append(Struck(kind, began_at, time.time(), worker))
+            self._say(kind)
+
+    # -- deeds
+
+    def send(self, number: signal.Signals, *names: str) -> str | None:
+        """A signal to one of the processes whose name begins so; the boot id, if it was a worker."""
+        victim = self._victim(names)
+        worker = self._boot_id(victim.pid)
+        os.kill(victim.pid, number)
+        return worker
+
+    def send_to_child(self, number: signal.Signals, *names: str) -> str | None:
+        """A signal to a child of such a process: gunicorn's worker, a decoder, one of PostgreSQL's own."""
+        children = _children(self._victim(names).pid)
+        if not children:
+            raise NotDoneError("it has no child")
+        os.kill(self._chance.choice(children), number)
+        return None
+
+    def freeze(self, seconds: tuple[float, float], *names: str) -> str | None:
+        """Stop a process with its whole group, and let it go on later as if nothing had been."""
+        victim = self._victim(names)
+        os.killpg(victim.pid, signal.SIGSTOP)
+        try:
+            self._stop.wait(self._chance.uniform(*seconds))
+        finally:
+            if identify(victim.pid) == victim:
+                os.killpg(victim.pid, signal.SIGCONT)
+        return None
+
+    def flush_redis(self) -> str | None:
+        self._target.redis().flushall()
+        return None
+
+    def kill_redis_clients(self) -> str | None:
+        for kind in ("normal", "pubsub"):
+            self._target.redis().client_kill_filter(_type=kind, skipme=True)
+        return None
+
+    def end_database_sessions(self) -> str | None:
+        with self._target.database.autocommit() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE usename = current_user AND pid <> pg_backend_pid()"
+                )
+            )
+        return None
+
+    def spoil(self, proxy: Proxy, mode: Mode, seconds: tuple[float, float]) -> str | None:
+        """Cut a line, or let it swallow everything, for a while."""
+        proxy.spoil(mode)
+        try:
+            self._stop.wait(self._chance.uniform(*seconds))
+        finally:
+            proxy.heal()
+        return None
+
+    def _victim(self, names: Sequence[str]) -> Identity:
+        running = self._target.processes()
+        victims = [one for name, one in sorted(running.items()) if name.startswith(tuple(names))]
+        if not victims:
+            raise NotDoneError(f"no {' or '.join(names)} runs just now")
+        return self._chance.choice(victims)
+
+    def _boot_id(self, pid: int) -> str | None:
+        with suppress(DatabaseAwayError), self._target.database.autocommit() as connection:
+            found = connection.execute(text("SELECT boot_id FROM workers WHERE pid = :pid"), {"pid": pid})
+            return found.scalars().first()
+        return None
+
+
+def _faults(monkey: Monkey, proxies: Mapping[str, Proxy], *, gentle: bool) -> dict[str, tuple[int, Deed]]:
+    """Every kind of fault with its weight. ``gentle``: none that takes long by itself."""
+    kill, term = partial(monkey.send, signal.SIGKILL), partial(monkey.send, signal.SIGTERM)
+    faults: dict[str, tuple[int, Deed]] = {
+        "kill -9 worker": (4, lambda: kill("worker")),
+        "kill -9 web": (2, lambda: kill("web")),
+        "kill -9 web's child": (2, lambda: monkey.send_to_child(signal.SIGKILL, "web")),
+        "kill -9 redis": (2, lambda: kill("redis")),
+        "kill -9 postgres": (2, lambda: kill("postgres")),
+        "SIGTERM worker": (2, lambda: term("worker")),
+        "SIGTERM web": (1, lambda: term("web")),
+        "SIGTERM redis": (1, lambda: term("redis")),
+        "postgres immediate": (2, lambda: monkey.send(signal.SIGQUIT, "postgres")),
+        "FLUSHALL": (2, monkey.flush_redis),
+        "CLIENT KILL": (2, monkey.kill_redis_clients),
+        "pg_terminate_backend": (2, monkey.end_database_sessions),
+    }
+    if gentle:
+        return faults
+    long_s = (LONGER_THAN_HEARTBEAT_S, LONGER_THAN_HEARTBEAT_S + 6)
+    slow: dict[str, tuple[int, Deed]] = {
+        "kill -9 decoder": (1, lambda: monkey.send_to_child(signal.SIGKILL, "worker")),
+        "kill -9 postgres backend": (1, lambda: monkey.send_to_child(signal.SIGKILL, "postgres")),
+        "SIGSTOP worker": (3, lambda: monkey.freeze(long_s, "worker")),
+        "SIGSTOP web": (1, lambda: monkey.freeze((2, 6), "web")),
+        "SIGSTOP redis": (2, lambda: monkey.freeze((3, 12), "redis")),
+        "SIGSTOP postgres": (2, lambda: monkey.freeze((3, 12), "postgres")),
+    }
+    for name, proxy in proxies.items():
+        slow[f"{name} cut"] = (1, partial(monkey.spoil, proxy, Mode.CUT, (2, 8)))
+        slow[f"{name} half-open"] = (2, partial(monkey.spoil, proxy, Mode.BLACK_HOLE, (0.1, 0.2)))
+        slow[f"{name} silent"] = (1, partial(monkey.spoil, proxy, Mode.SILENT, (5, 15)))
+    return faults | slow
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []

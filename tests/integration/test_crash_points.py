@@ -1,0 +1,310 @@
+"""kill -9 at every crash point: the job ends as it must, is bought at most once, and the books balance.
+
+Real workers die at their points, lane by lane; one clean worker per lane then drives everything to its end.
+Class A (chatgpt2api: own dedupe key) always ends with its picture, bought once. Class C (OpenAI: no key, no
+way to ask) is never sent twice: where nobody can know, it fails and the credits come back.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from crash_stage import GRANTED, Stage, build_stage, until
+from sqlalchemy import create_engine, text
+
+from core import failpoints
+from core.embedded.ports import free_ports
+from jobs.audit import Finding
+from sandbox.counts import prompt_hash
+from sandbox.testing import Sandbox
+from workers.enqueue import Publisher
+
+CLASS_A, CLASS_C = "chatgpt2api-gpt-image-2", "gpt-image-2"
+LANES = 3
+ENDS_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Story:
+    """One job, the crashes it goes through, and how it must end.
+
+    ``deaths`` are failpoints, one worker each; ``mid_call`` kills from outside while the upstream thinks.
+    """
+
+    name: str
+    model: str
+    deaths: Sequence[str]
+    accepted: int = 1  # times that the upstream took the order on
+    code: str | None = None  # of the failure; None: it succeeds
+    waits: str = ""  # a marker that keeps the upstream busy
+    publish: bool = True
+    overdue: bool = False  # more jobs of its kind, all past their start deadline
+    mid_call: bool = False
+
+    @property
+    def prompt(self) -> str:
+        return f"the crash {self.name} {self.waits}".strip()
+
+
+def a(name: str, *deaths: str, **rest: Any) -> Story:
+    return Story(name, CLASS_A, deaths or (name,), **rest)
+
+
+def c(name: str, death: str, **rest: Any) -> Story:
+    return Story(f"sync {name}", CLASS_C, (death,), **rest)
+
+
+STORIES = [
+    a("claim.uncommitted"),
+    a("claim.committed"),
+    a("call.answered"),
+    a("step.unrecorded"),
+    a("step.recorded"),
+    a("look.answered"),
+    a("found.committed"),
+    a("blob.kept"),
+    a("the last outcome recorded", "step.recorded:2"),
+    a("resend.answered", "claim.committed", "resend.answered"),
+    a("sweep.unpublished", publish=False),
+    a("sweep.moved", overdue=True, accepted=0, code="deadline_expired"),
+    c("nothing sent", "claim.committed", accepted=0, code="upstream_uncertain"),
+    c("killed while the upstream thinks", "", mid_call=True, waits="[sandbox:latency=30]", code="upstream_uncertain"),
+    c("picture kept, no row", "blob.kept", code="upstream_uncertain"),
+]
+
+
+@dataclass
+class Ending:
+    """What is left of a story when everything has come to rest."""
+
+    killed_by: list[int] = field(default_factory=list)
+    job: Any = None
+    calls: Sequence[Any] = ()
+    images: Sequence[Any] = ()
+    blobs: Sequence[bool] = ()
+
+
+@dataclass
+class Lane:
+    """The endings of the stories that shared a stage, and the stage's books."""
+
+    endings: dict[str, Ending] = field(default_factory=dict)
+    findings: Sequence[Finding] = ()
+    owed: tuple[int, int] = (0, 0)
+    spent: int = 0
+    captured: int = 0
+
+
+@pytest.fixture(scope="module")
+def stages(
+    postgres_url: str, redis_url: str, sandbox_process: Sandbox, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Stage]]:
+    sandbox_process.reset()
+    sandbox_process.clear_faults()
+    sandbox_process.settings(latency_s=0.0, prepared=True)
+    upstreams = {
+        "CHATGPT2API_BASE_URL": sandbox_process.chatgpt2api_url,
+        "CHATGPT2API_API_KEY": "test-key",
+        "OPENAI_BASE_URL": sandbox_process.openai_url,
+        "OPENAI_API_KEY": "test-key",
+    }
+    folder = tmp_path_factory.mktemp("crashes")
+    built = [_stage(lane, postgres_url, redis_url, folder, upstreams) for lane in range(LANES + 1)]
+    yield built
+    for stage in built:
+        stage.database.dispose()
+
+
+def _stage(lane: int, postgres_url: str, redis_url: str, folder: Path, upstreams: dict[str, str]) -> Stage:
+    administrator = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with administrator.connect() as connection:
+        connection.execute(text(f"DROP DATABASE IF EXISTS crash_{lane} WITH (FORCE)"))
+        connection.execute(text(f"CREATE DATABASE crash_{lane} TEMPLATE template_darkroom"))
+    administrator.dispose()
+    own_redis = redis_url.rsplit("/", 1)[0] + f"/{lane + 8}"
+    os.environ.setdefault("REDIS_URL", own_redis)  # the Celery app wants one; the publisher's own counts
+    return build_stage(
+        database_url=postgres_url.rsplit("/", 1)[0] + f"/crash_{lane}",
+        redis_url=own_redis,
+        var=folder / str(lane),
+        upstreams=upstreams,
+        publish=Publisher(own_redis, own_redis).publish,
+    )
+
+
+@pytest.fixture(scope="module")
+def lanes(stages: list[Stage]) -> list[Lane]:
+    """All stories, a few lanes at a time; then a clean worker in each lane."""
+    shares = [STORIES[lane::LANES] for lane in range(LANES)]
+    with ThreadPoolExecutor(LANES) as pool:
+        return list(pool.map(play, stages, shares))
+
+
+def play(stage: Stage, stories: Sequence[Story]) -> Lane:
+    lane = Lane()
+    jobs: dict[str, str] = {}
+    for story in stories:
+        ending = lane.endings[story.name] = Ending()
+        jobs[story.name] = _submit(stage, story)
+        if story.mid_call:
+            ending.killed_by.append(_killed_mid_call(stage, jobs[story.name]))
+        for number, death in enumerate(filter(None, story.deaths)):
+            if number:
+                _revive(stage, jobs[story.name])
+            ending.killed_by.append(stage.worker_dies_at(death))
+            stage.freeze()
+    stage.thaw()
+    with stage.process("workers"):
+        until(lambda: _all_ended(stage), ENDS_WITHIN_S, lambda: stage.rows("SELECT * FROM jobs"))
+    for name, job_id in jobs.items():
+        _look(stage, lane.endings[name], job_id)
+    balance = stage.balance()
+    lane.findings, lane.owed = stage.audit(), (balance.queued, balance.held)
+    lane.spent = GRANTED - balance.available
+    lane.captured = stage.row("SELECT coalesce(sum(captured), 0) FROM jobs")[0]
+    return lane
+
+
+def _submit(stage: Stage, story: Story) -> str:
+    ids = [
+        stage.order(story.prompt, story.model, publish=story.publish and not story.overdue)
+        for _ in range(3 if story.overdue else 1)
+    ]
+    if story.overdue:
+        stage.sql("UPDATE jobs SET start_deadline_at = clock_timestamp() WHERE id = ANY(:ids)", ids=ids)
+    return ids[-1]
+
+
+def _killed_mid_call(stage: Stage, job_id: str) -> int:
+    with stage.process("workers") as worker:
+        until(
+            lambda: (
+                stage.rows("SELECT 1 FROM upstream_calls WHERE job_id = :id", id=job_id)
+                and _at_the_upstream(stage, job_id)
+            ),
+            30,
+            lambda: stage.rows("SELECT * FROM jobs WHERE id = :id", id=job_id),
+        )
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        stage.freeze()
+        return int(worker.returncode)
+
+
+def _at_the_upstream(stage: Stage, job_id: str) -> bool:
+    prompt = stage.row("SELECT request ->> 'prompt' FROM orders WHERE job_id = :id", id=job_id)[0]
+    url = stage.environ["OPENAI_BASE_URL"].removesuffix("/openai/v1") + "/control/counts"
+    counts = requests.get(url, timeout=10).json().get("openai", {})
+    return prompt_hash(prompt) in counts.get("accepted_by_prompt", {})
+
+
+def _revive(stage: Stage, job_id: str) -> None:
+    """Thaw one job alone, its owner dead, for the next worker to find."""
+    stage.sql("DELETE FROM workers WHERE boot_id = (SELECT owner FROM jobs WHERE id = :id)", id=job_id)
+    stage.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
+    # Missing for long enough at the first look already: the wait is not what is tested here.
+    stage.sql(
+        "UPDATE upstream_calls SET missing_since = clock_timestamp() - interval '6 seconds' WHERE job_id = :id",
+        id=job_id,
+    )
+
+
+def _all_ended(stage: Stage) -> bool:
+    stage.hurry()
+    return not stage.rows("SELECT 1 FROM jobs WHERE finished_at IS NULL")
+
+
+def _look(stage: Stage, ending: Ending, job_id: str) -> None:
+    ending.job = stage.row("SELECT * FROM jobs WHERE id = :id", id=job_id)
+    ending.calls = stage.rows("SELECT * FROM upstream_calls WHERE job_id = :id", id=job_id)
+    ending.images = stage.rows("SELECT * FROM images WHERE job_id = :id", id=job_id)
+    ending.blobs = [stage.store.exists(image.key) for image in ending.images]
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name.replace(" ", "-"))
+def test_a_crash_at(story: Story, lanes: list[Lane], sandbox_process: Sandbox) -> None:
+    [ending] = [lane.endings[story.name] for lane in lanes if story.name in lane.endings]
+    assert ending.killed_by == [-signal.SIGKILL] * len(ending.killed_by)
+    assert ending.killed_by
+    assert (ending.job.status, ending.job.failure_code) == (
+        ("failed", story.code) if story.code else ("succeeded", None)
+    )
+    counts = sandbox_process.counts()["chatgpt2api" if story.model == CLASS_A else "openai"]
+    assert counts["accepted_by_prompt"].get(prompt_hash(story.prompt), 0) == story.accepted
+    if story.code:
+        assert (ending.job.captured, ending.job.released) == (0, ending.job.quoted)
+        assert [call.written_off for call in ending.calls] == [True] * len(ending.calls)
+    else:
+        assert ending.job.captured == ending.job.quoted
+        assert ending.blobs == [True]
+        # Whatever was sent again was sent under the one key.
+        assert len(ending.calls) == 1
+
+
+def test_the_books_balance_after_all_of_it(lanes: list[Lane]) -> None:
+    for lane in lanes:
+        assert lane.findings == []
+        assert lane.owed == (0, 0)
+        assert lane.spent == lane.captured > 0
+
+
+def test_every_point_of_a_worker_has_its_story() -> None:
+    died_at = {death.partition(":")[0] for story in STORIES for death in story.deaths if death}
+    web = {name for name in failpoints.POINTS if name.startswith("submit.")}
+    assert died_at | web == set(failpoints.POINTS)
+
+
+def test_a_web_process_that_dies_while_accepting(stages: list[Stage], lanes: list[Lane]) -> None:
+    """The caller heard nothing and sends the same again: one job, charged once, whatever the first try left."""
+    stage = stages[-1]
+    left = {"submit.uncommitted": 0, "submit.committed": 1}
+    for point, rows in left.items():
+        with _web(stage, point) as url, pytest.raises(requests.ConnectionError):
+            _post(stage, url, point)
+        assert len(stage.rows("SELECT 1 FROM jobs")) == rows
+    with _web(stage, "") as url:
+        answers = {point: _post(stage, url, point) for point in left}
+    assert {answer.status_code for answer in answers.values()} == {202}
+    replayed = {point for point, answer in answers.items() if "Idempotent-Replayed" in answer.headers}
+    assert replayed == {"submit.committed"}
+    assert len({answer.json()["id"] for answer in answers.values()}) == len(stage.rows("SELECT 1 FROM jobs")) == 2
+    assert stage.audit() == []
+
+
+class _web:  # noqa: N801 - reads as the block it opens
+    """A web process of its own, answering; its URL."""
+
+    def __init__(self, stage: Stage, failpoint: str) -> None:
+        self.port = free_ports(1)[0]
+        module = ("gunicorn", "-c", "python:app.gunicorn_conf", "app.wsgi:app")
+        self._process = stage.process(*module, failpoint=failpoint, DARKROOM_PORT=str(self.port))
+
+    def __enter__(self) -> str:
+        self._process.__enter__()
+        url = f"http://127.0.0.1:{self.port}"
+        until(lambda: _alive(url), 30, lambda: f"web on {url}")
+        return url
+
+    def __exit__(self, *error: Any) -> None:
+        self._process.__exit__(*error)
+
+
+def _alive(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/healthz", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def _post(stage: Stage, url: str, point: str) -> requests.Response:
+    order = {"prompt": f"the crash {point}", "model": CLASS_A, "size": "256x256"}
+    headers = {"Authorization": f"Bearer {stage.token}", "Idempotency-Key": point}
+    return requests.post(f"{url}/api/images/generate", json=order, headers=headers, timeout=20)
