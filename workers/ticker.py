@@ -6,6 +6,7 @@ away, and that is when the sweep and the polls are needed most.
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 import threading
@@ -18,7 +19,7 @@ from celery import bootsteps
 
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
-from jobs import collector, heartbeats, loading, poller, publishing, states, sweep
+from jobs import collector, heartbeats, loading, poller, publishing, refill, states, sweep
 from jobs.states import COLLECT, Nudge
 from workers import drain, wiring
 from workers.bulkheads import Bulkheads, install
@@ -71,6 +72,7 @@ class Clock:
         self._sweeper = sweep.Sweeper(self._bench, steady=self._steadiness.steady, epoch=_epoch)
         self._inline = threading.Lock()
         self._tidied_at = time.monotonic()
+        self._limited = any(wiring.limits(name, os.environ).any for name in self._bench.registry.configured())
 
     def start(self) -> None:
         self.beat()  # before the first claim: a job's owner must be known to live
@@ -110,6 +112,15 @@ class Clock:
                 continue
             if not unread and not self._bench.publish([states.poll(provider)]):
                 self._poll_here(provider)
+        if self._limited:
+            self._fill_seats()
+
+    def _fill_seats(self) -> None:
+        """A seat that came free at a limited provider does not wait for the sweep."""
+        with self._bench.database.autocommit() as connection:
+            nudges = refill.refill_limited(connection, window=self._bench.publish_window)
+        if nudges:
+            self._publish(nudges)
 
     def _poll_here(self, provider: str) -> None:
         threading.Thread(target=self._poll_once, args=(provider,), name="poll", daemon=True).start()
