@@ -31,10 +31,14 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Seated:
-    """The calls that found room at a credential; the others wait for a later claim."""
+    """The calls that found room at a credential; the others wait for a later claim.
+
+    ``endless``: nothing limits the credential, so the next job will find room too.
+    """
 
     credential_id: str
     intents: Sequence[Intent]
+    endless: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ _INTEND = text(
     " RETURNING id, credential_id),"
     " counted AS (UPDATE jobs SET attempt = attempt + (SELECT seats FROM pick) WHERE id = :job_id"
     " AND EXISTS (SELECT 1 FROM pick))"
-    " SELECT id, credential_id FROM called"
+    " SELECT id, credential_id, (SELECT endless FROM pick) AS endless FROM called"
 )
 
 
@@ -110,7 +114,7 @@ def intend(
     if not rows:
         return None
     seated = {row.id for row in rows}
-    return Seated(rows[0].credential_id, [intent for intent in intents if intent.id in seated])
+    return Seated(rows[0].credential_id, [intent for intent in intents if intent.id in seated], rows[0].endless)
 
 
 _RECORD = (

@@ -60,11 +60,12 @@ def _in_turns(
 def _share(connection: Connection, pairs: Sequence[Pair], free: int, *, window: int) -> list[Nudge]:
     nudges: list[Nudge] = []
     turn = turned(pairs, random.randrange(len(pairs)))
+    share = max(1, free // sum(weight for _, _, weight in pairs))
     for _ in range(TURNS_AT_MOST):
         if not turn or len(nudges) >= free:
             break
         account_id, provider, weight = turn.pop(0)
-        asked = min(weight, free - len(nudges))
+        asked = min(weight * share, free - len(nudges))
         found = publishing.fill(connection, account_id, provider, weight, window=window, most=asked)
         nudges += found
         if len(found) == asked:

@@ -117,14 +117,16 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents
     if seated is None:
         raise _NoCapacityError(job.provider)
     parts = loading.order_parts(connection, job_id)
-    nudges = publishing.fill(
-        connection,
-        job.account_id,
-        job.provider,
-        row.weight,
-        window=bench.publish_window,
-        most=PUBLISH_AT_CLAIM,
-    )
+    nudges: list[Nudge] = []
+    if seated.endless:  # where seats are few, accounts take turns (jobs/refill.py)
+        nudges = publishing.fill(
+            connection,
+            job.account_id,
+            job.provider,
+            row.weight,
+            window=bench.publish_window,
+            most=PUBLISH_AT_CLAIM,
+        )
     lifecycle.hold(connection, row)
     return Claimed(_with_calls(job, seated), seated, parts, nudges)
 

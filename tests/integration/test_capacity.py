@@ -340,18 +340,13 @@ def test_an_upstream_that_says_no_is_there(fleet: Fleet, fault: str) -> None:
 
 def test_a_good_answer_between_starts_the_count_again(fleet: Fleet) -> None:
     for round_ in range(2):
-        rule = fleet.sandbox.add_fault(
-            "502", provider="chatgpt2api", route="submit", count=circuit.FAILURES_TO_OPEN - 1
-        )
-        assert rule
+        fleet.sandbox.add_fault("502", provider="chatgpt2api", route="submit", count=circuit.FAILURES_TO_OPEN - 1)
         for job_id in fleet.orders(circuit.FAILURES_TO_OPEN, **ASYNC):
             fleet.run(job_id)
         assert (fleet.state("chatgpt2api").circuit, fleet.state("chatgpt2api").failures) == ("closed", 0), round_
 
 
 def test_one_poisonous_order_stops_nobody(fleet: Fleet) -> None:
-    fleet.sandbox.add_fault("503", provider="openai", route="submit")
-    customer = fleet.customer()
     with fleet.database.autocommit() as connection:
         for number in range(2 * circuit.FAILURES_TO_OPEN):
             capacity.note(
@@ -363,7 +358,6 @@ def test_one_poisonous_order_stops_nobody(fleet: Fleet) -> None:
                 code="upstream_error",
                 retryable=False,
             )
-    assert customer
     assert (fleet.state("openai").circuit, fleet.state("openai").failures) == ("closed", 1)
 
 
