@@ -18,7 +18,8 @@ from sqlalchemy import Row, text
 from accounts.accounts import create_account
 from core.db import Database
 from core.embedded.ports import free_ports
-from jobs import audit, capacity, circuit, collector, heartbeats, poller, refill, runner, states, sweep
+from jobs import audit, calls, capacity, circuit, collector, heartbeats, poller, refill, runner, states, sweep
+from jobs.calls import Intent
 from jobs.capacity import Limits
 from jobs.desk import Customer, Desk
 from jobs.estimates import Estimates
@@ -377,6 +378,43 @@ def test_half_open_lets_exactly_one_call_through_however_many_ask(fleet: Fleet) 
     assert sum(fleet.untouched(job_id) for job_id in ids) == len(ids) - 1
     threads.shutdown(wait=True)
     assert fleet.submits("chatgpt2api") == submitted + 1
+
+
+def test_one_probe_even_where_all_ask_in_the_same_instant(fleet: Fleet) -> None:
+    break_it(fleet)
+    fleet.age_circuit("chatgpt2api")
+    ids = fleet.orders(6, **ASYNC)
+    [credential] = [each.credential_id for each in fleet.benches[0].registry.of("chatgpt2api")]
+
+    def ask(job_id: str) -> bool:
+        with fleet.database.transaction() as connection:
+            intent = Intent(f"call_{job_id}", 0, 1, 1, dedupe_key=job_id)
+            seated = calls.intend(
+                connection,
+                job_id=job_id,
+                provider="chatgpt2api",
+                model=ASYNC["model"],
+                credentials={credential: "http://upstream"},
+                intents=[intent],
+                deadline_s=60,
+            )
+            return seated is not None
+
+    with ThreadPoolExecutor(len(ids)) as pool:
+        with fleet.database.transaction() as first:
+            # Whoever is let through the gate meets here, each with what it saw of the circuit.
+            first.execute(text("SELECT 1 FROM credentials WHERE id = :id FOR UPDATE"), {"id": credential})
+            asked = [pool.submit(ask, job_id) for job_id in ids]
+            until(lambda: sum(each.done() for each in asked) + stuck_behind_locks(fleet) == len(ids), "all to ask")
+        assert sum(each.result() for each in asked) == 1
+
+
+def stuck_behind_locks(fleet: Fleet) -> int:
+    return int(
+        fleet.one(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+    )
 
 
 def test_a_good_probe_closes_and_everybody_goes_on(fleet: Fleet) -> None:
