@@ -252,7 +252,7 @@ def _defer(bench: Workbench, job_id: str, provider: str) -> None:
     known = [each.credential_id for each in bench.registry.of(provider)]
     with bench.database.transaction() as connection:
         later = capacity.put_off(capacity.outlook(connection, provider, known))
-        lifecycle.defer(connection, job_id, least_s=later.least_s, spread_s=later.spread_s)
+        lifecycle.defer(connection, job_id, after_s=later.least_s, spread_s=later.spread_s)
 
 
 def _fail_unheld(bench: Workbench, job_id: str) -> None:
