@@ -1,6 +1,6 @@
 """What the edge reads and writes in the database, one connection per question.
 
-Everything takes the account first: there is no way to ask about another's job.
+Everything about jobs and money takes the account first: there is no way to ask about another's.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from core.db import Database
-from jobs import idempotency, lifecycle, repository
+from jobs import capacity, idempotency, lifecycle, repository
+from jobs.capacity import ProviderState
 from jobs.desk import Submitted
 from jobs.idempotency import IdempotencyKey
 from jobs.lifecycle import Cancellation
@@ -56,6 +57,18 @@ class Records:
         """In one transaction, committed on return: publish the nudges now."""
         with self._database.transaction() as connection:
             return lifecycle.cancel(connection, account_id, job_id)
+
+    def providers(self) -> list[ProviderState]:
+        with self._database.autocommit() as connection:
+            return capacity.overview(connection)
+
+    def pause_provider(self, name: str) -> None:
+        with self._database.autocommit() as connection:
+            capacity.pause(connection, name)
+
+    def resume_provider(self, name: str) -> None:
+        with self._database.autocommit() as connection:
+            capacity.resume(connection, name)
 
     def balance(self, account_id: str) -> Balance:
         with self._database.autocommit() as connection:

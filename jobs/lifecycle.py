@@ -134,15 +134,15 @@ def hold(connection: Connection, job: Row[Any]) -> None:
         ledger.hold(connection, job.account_id, job.id, job.quoted)
 
 
-def defer(connection: Connection, job_id: str, *, after_s: float) -> None:
+def defer(connection: Connection, job_id: str, *, after_s: float, spread_s: float = 0.0) -> None:
     """QUEUED stays QUEUED: no credential has room, so only the time of the next try moves, jittered."""
     connection.execute(
         text(
             "UPDATE jobs SET published_at = NULL,"
-            " due_at = clock_timestamp() + make_interval(secs => :after_s * (0.5 + random()))"
+            " due_at = clock_timestamp() + make_interval(secs => :after_s + :spread_s * random())"
             " WHERE id = :id AND status = 'queued'"
         ),
-        {"id": job_id, "after_s": after_s},
+        {"id": job_id, "after_s": after_s, "spread_s": spread_s},
     )
 
 

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Connection, text
 
 from core import failpoints
-from jobs import heartbeats, lifecycle, publishing
+from jobs import heartbeats, lifecycle, publishing, refill
 from jobs.errors import StaleJobError
 from jobs.states import Nudge
 from jobs.workbench import Workbench
@@ -147,19 +147,7 @@ class Sweeper:
 
     def _fill_windows(self) -> list[Nudge]:
         with self.bench.database.autocommit() as connection:
-            nudges: list[Nudge] = []
-            for account_id, provider, weight in publishing.pairs(connection):
-                nudges += publishing.fill(
-                    connection,
-                    account_id,
-                    provider,
-                    weight,
-                    window=self.bench.publish_window,
-                    most=PAGE - len(nudges),
-                )
-                if len(nudges) >= PAGE:
-                    break
-            return nudges
+            return refill.refill(connection, window=self.bench.publish_window, most=PAGE)
 
 
 class _ClaimRate:

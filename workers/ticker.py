@@ -6,6 +6,7 @@ away, and that is when the sweep and the polls are needed most.
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 import threading
@@ -19,7 +20,7 @@ from celery.worker.state import active_requests
 
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
-from jobs import collector, heartbeats, loading, poller, publishing, states, sweep
+from jobs import collector, heartbeats, loading, poller, publishing, refill, states, sweep
 from jobs.states import COLLECT, Nudge
 from workers import drain, wiring
 from workers.bulkheads import Bulkheads, install, paid_slots
@@ -80,6 +81,7 @@ class Clock:
         )
         CanaryStep.watchdog = self._watchdog
         self._tidied_at = time.monotonic()
+        self._limited = any(wiring.limits(name, os.environ).any for name in self._bench.registry.configured())
 
     def start(self) -> None:
         self.beat()  # before the first claim: a job's owner must be known to live
@@ -120,6 +122,15 @@ class Clock:
                 continue
             if not unread and not self._bench.publish([states.poll(provider)]):
                 self._poll_here(provider)
+        if self._limited:
+            self._fill_seats()
+
+    def _fill_seats(self) -> None:
+        """A seat that came free at a limited provider does not wait for the sweep."""
+        with self._bench.database.autocommit() as connection:
+            nudges = refill.refill_limited(connection, window=self._bench.publish_window)
+        if nudges:
+            self._publish(nudges)
 
     def _poll_here(self, provider: str) -> None:
         threading.Thread(target=self._poll_once, args=(provider,), name="poll", daemon=True).start()

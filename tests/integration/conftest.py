@@ -27,6 +27,7 @@ EMPTIED = (
     "api_keys",
     "accounts",
     "credentials",
+    "providers",
     "workers",
     "marks",
 )
