@@ -18,8 +18,9 @@ from celery import bootsteps
 
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
-from jobs import collector, heartbeats, loading, poller, publishing, states, sweep
+from jobs import collector, heartbeats, loading, poller, publishing, retention, states, sweep
 from jobs.states import COLLECT, Nudge
+from storage.base import StorageUnavailableError
 from workers import drain, wiring
 from workers.bulkheads import Bulkheads, install
 from workers.celery_app import app
@@ -62,7 +63,7 @@ class Steadiness:
 
 
 class Clock:
-    """Three loops on threads (greenlets in a worker), each of which survives any outage."""
+    """Four loops on threads (greenlets in a worker), each of which survives any outage."""
 
     def __init__(self) -> None:
         self._bench = wiring.workbench()
@@ -78,6 +79,8 @@ class Clock:
             ("heartbeat", self.beat, heartbeats.HEARTBEAT_EVERY_S),
             ("tick", self.tick, TICK_EVERY_S),
             ("sweep", self.sweep, SWEEP_EVERY_S),
+            # A loop of its own: a slow disk must not hold up the sweep.
+            ("keep", self.keep, retention.EVERY_S),
         ):
             threading.Thread(target=self._forever, args=(name, loop, every_s), name=name, daemon=True).start()
 
@@ -134,6 +137,13 @@ class Clock:
             self._tidied_at = time.monotonic()
             with self._bench.database.transaction() as connection:
                 sweep.tidy(connection)
+
+    def keep(self) -> None:
+        """Let go of what is kept no longer; one worker a minute does it for all."""
+        try:
+            wiring.keeper().keep()
+        except StorageUnavailableError as error:
+            log.warning("retention_waits_for_storage", error=str(error))
 
     def _publish(self, nudges: Sequence[Nudge]) -> None:
         """What cannot be sent now counts as unpublished again, for the next round."""

@@ -14,6 +14,7 @@ from core.db import Database, make_engine
 from core.ids import new_id
 from core.redis import RedisError, make_client
 from core.settings import Settings, load
+from jobs.retention import Keeper
 from jobs.workbench import Workbench
 from providers import catalog, registry
 from storage.local import LocalStore
@@ -58,6 +59,19 @@ def workbench() -> Workbench:
         max_attempts=values.max_attempts,
         cancel_charge="none" if values.cancel_charge == "none" else "full",
         publish_window=values.publish_window,
+    )
+
+
+@cache
+def keeper() -> Keeper:
+    bench, values = workbench(), settings()
+    return Keeper(
+        owner=bench.owner,
+        database=bench.database,
+        media=bench.media,
+        store=bench.store,
+        keep_pictures_days=values.keep_pictures_days,
+        keep_inputs_days=values.keep_inputs_days,
     )
 
 
