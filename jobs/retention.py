@@ -57,24 +57,27 @@ class Reason(StrEnum):
 # ---------------------------------------------------------------- tombstones
 
 
-def delete_pictures(connection: Connection, job_ids: Sequence[str], *, reason: Reason) -> list[str]:
+def delete_pictures(
+    connection: Connection, job_ids: Sequence[str], *, reason: Reason, keys: Sequence[str] | None = None
+) -> list[str]:
     """Make the pictures of ended jobs tombstones; the keys whose bytes are to go. Live jobs are left alone.
 
-    Jobs that somebody else holds are left for another round.
+    ``keys`` narrows it to some of the pictures. Jobs that somebody else holds are left for another round.
     """
     rows = connection.execute(
         text(
             "WITH j AS (SELECT id FROM jobs WHERE id = ANY(:ids) AND finished_at IS NOT NULL ORDER BY id"
             " FOR UPDATE SKIP LOCKED),"
             " gone AS (UPDATE images SET deleted_at = clock_timestamp() FROM j WHERE images.job_id = j.id"
-            " AND images.deleted_at IS NULL RETURNING images.job_id, images.key),"
+            " AND images.deleted_at IS NULL AND (CAST(:keys AS text[]) IS NULL OR images.key = ANY(:keys))"
+            " RETURNING images.job_id, images.key),"
             " doomed AS (INSERT INTO doomed_blobs (key) SELECT key FROM gone ON CONFLICT (key) DO NOTHING),"
             " seen AS (UPDATE jobs SET version = version + 1 WHERE id IN (SELECT job_id FROM gone)),"
             " told AS (INSERT INTO job_events (job_id, type, data) SELECT job_id, 'pictures_deleted',"
             " jsonb_build_object('reason', CAST(:reason AS text), 'pictures', count(*)) FROM gone GROUP BY job_id)"
             " SELECT key FROM gone"
         ),
-        {"ids": list(job_ids), "reason": str(reason)},
+        {"ids": list(job_ids), "reason": str(reason), "keys": None if keys is None else list(keys)},
     )
     return [row.key for row in rows]
 

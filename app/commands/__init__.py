@@ -47,6 +47,7 @@ COMMANDS = {
     "grant": Place("app.commands.accounts:grant", "Give credits to an account (needs the database)."),
     "db": Place("app.commands.database:db", "The schema: upgrade, status (needs the database)."),
     "audit": Place("app.commands.audit:audit", "Check that money and jobs balance (needs the database)."),
+    "doctor": Place("app.commands.doctor:doctor", "Find what is stuck, orphaned or unbalanced, and mend it."),
     "sandbox": Place("app.commands.sandbox:sandbox", "Run the stand-in upstream alone."),
 }
 

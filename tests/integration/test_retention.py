@@ -331,7 +331,8 @@ def test_a_round_reads_little_however_many_jobs_have_ended(house: House) -> None
     house.sql(
         "INSERT INTO jobs (id, account_id, operation, model, provider, n, status, money, unit_price, quoted,"
         " captured, released, finished_at) SELECT 'job_' || g, :account, 'generate', 'm', 'openai', 1,"
-        " 'succeeded', 'settled', 1, 1, 1, 0, clock_timestamp() - interval '40 days' FROM generate_series(1, 20000) AS g",
+        " 'succeeded', 'settled', 1, 1, 1, 0, clock_timestamp() - interval '40 days'"
+        " FROM generate_series(1, 20000) AS g",
         account=house.account_id,
     )
     house.sql(
