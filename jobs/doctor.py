@@ -1,27 +1,21 @@
 """What is stuck, orphaned or out of balance, why, and the command that mends it.
 
-Looking changes nothing. Mending asks again under the rows' locks whether a finding still holds, because
-workers go on meanwhile; what mended itself is left alone. Money moves only when asked for by name.
+Looking changes nothing; ``jobs.mending`` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
-from sqlalchemy.exc import IntegrityError
 
 from core.db import Database
-from jobs import audit, heartbeats, lifecycle, publishing, retention
-from jobs.errors import StaleJobError
-from jobs.retention import Reason
+from jobs import audit, heartbeats, retention
 from jobs.sweep import SWEEP_LOCK
-from jobs.workbench import give_up_s
 from providers.catalog import Catalog
-from quota import ledger
 from storage.base import Store
 from storage.media import Media
 
@@ -35,7 +29,7 @@ PAGE = 1000
 # More missing than this, and most of what was looked at: it is the wrong store.
 MISSING_AT_MOST = 20
 
-_MONEY = ("balance_is_sum_of_transfers", "queued_is_what_jobs_say", "held_is_what_jobs_say")
+MONEY = ("balance_is_sum_of_transfers", "queued_is_what_jobs_say", "held_is_what_jobs_say")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +54,6 @@ class Doctor:
     media: Media | None = None
     stuck_after_s: float = STUCK_AFTER_S
     unclaimed_after_s: float = UNCLAIMED_AFTER_S
-    _mends: dict[str, Callable[[Finding], str | None]] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        mends: dict[str, Callable[[Finding], str | None]] = {
-            "sweep_blocked": self._end_session,
-            "queued_unclaimed": self._publish_again,
-            "running_without_owner": self._lapse,
-            "running_overdue": self._lapse,
-            "slots_are_open_calls": self._recount,
-            "picture_missing": self._mark_lost,
-            "blob_orphaned": self._delete_blob,
-            "deletion_overdue": self._delete_blob,
-        }
-        object.__setattr__(self, "_mends", mends)
-
-    # ---------------------------------------------------------------- looking
 
     def examine(self) -> list[Finding]:
         """Everything that is wrong now."""
@@ -93,7 +71,7 @@ class Doctor:
         """Jobs nobody publishes, and messages nobody reads."""
         yield from self._sweep_lock(connection)
         nobody = "no worker is alive" if not _workers_alive(connection) else ""
-        for row in self._rows(
+        for row in self.rows(
             connection,
             "SELECT j.provider, j.account_id, count(*) AS jobs, min(j.due_at) AS since FROM jobs AS j"
             " WHERE j.status = 'queued' AND j.published_at IS NULL"
@@ -104,8 +82,8 @@ class Doctor:
         ):
             cause = nobody or "workers are alive, but their sweep does not publish"
             subject = f"{row.provider}/{row.account_id}"
-            yield Finding("queued_unpublished", subject, f"{_jobs(row.jobs)}: {cause}", START_WORKER, row.since)
-        for row in self._rows(
+            yield Finding("queued_unpublished", subject, f"{jobs_text(row.jobs)}: {cause}", START_WORKER, row.since)
+        for row in self.rows(
             connection,
             "SELECT j.provider, count(*) AS jobs, min(j.due_at) AS since,"
             " (SELECT bool_and(c.paused_at IS NOT NULL) FROM credentials AS c WHERE c.provider = j.provider) AS paused,"
@@ -117,16 +95,16 @@ class Doctor:
             " GROUP BY j.provider ORDER BY since",
         ):
             cause, mend = _why_unclaimed(row, nobody)
-            yield Finding("queued_unclaimed", row.provider, f"{_jobs(row.jobs)}: {cause}", mend, row.since)
+            yield Finding("queued_unclaimed", row.provider, f"{jobs_text(row.jobs)}: {cause}", mend, row.since)
 
     def _sweep_lock(self, connection: Connection) -> Iterator[Finding]:
-        for row in self._rows(connection, _BLOCKED):
+        for row in self.rows(connection, BLOCKED):
             cause = f"session {row.pid} ({row.application_name}) holds the sweep's lock and does nothing"
             yield Finding("sweep_blocked", str(row.pid), cause, FIX, row.state_change)
 
     def _steps(self, connection: Connection) -> Iterator[Finding]:
         """Jobs in hands that are gone, and pictures nobody looks after."""
-        for row in self._rows(connection, _DEAD_STEPS + " ORDER BY j.id"):
+        for row in self.rows(connection, DEAD_STEPS + " ORDER BY j.id"):
             kind = "running_overdue" if row.owner_lives else "running_without_owner"
             cause = (
                 f"its step at worker {row.owner} should have ended"
@@ -135,7 +113,7 @@ class Doctor:
             )
             since = row.step_deadline_at if row.owner_lives else row.heartbeat_at
             yield Finding(kind, row.id, cause, FIX, since)
-        for row in self._rows(
+        for row in self.rows(
             connection,
             "SELECT id, provider, due_at FROM jobs WHERE status = 'waiting'"
             " AND due_at < statement_timestamp() - make_interval(secs => :stuck_s) ORDER BY due_at",
@@ -200,7 +178,7 @@ class Doctor:
                 yield Finding("blob_orphaned", key, cause, FIX)
 
     def _deletions(self, connection: Connection) -> Iterator[Finding]:
-        for row in self._rows(
+        for row in self.rows(
             connection,
             "SELECT key, doomed_at FROM doomed_blobs WHERE doomed_at < statement_timestamp() - interval '1 hour'"
             " ORDER BY doomed_at LIMIT 1000",
@@ -208,7 +186,7 @@ class Doctor:
             cause = "its row is a tombstone, but the store has not deleted it"
             yield Finding("deletion_overdue", row.key, cause, FIX, row.doomed_at)
 
-    def _rows(self, connection: Connection, query: str, **values: Any) -> Sequence[Row[Any]]:
+    def rows(self, connection: Connection, query: str, **values: Any) -> Sequence[Row[Any]]:
         waits = {
             "stuck_s": self.stuck_after_s,
             "unclaimed_s": self.unclaimed_after_s,
@@ -216,97 +194,8 @@ class Doctor:
         }
         return connection.execute(text(query), {**waits, **values}).all()
 
-    # ---------------------------------------------------------------- mending
 
-    def mend(self, finding: Finding, *, money: bool = False) -> str | None:
-        """Do what is safe about one finding: what was done, or None when that takes a person."""
-        if finding.kind in _MONEY:
-            return self._reconcile(finding) if money else None
-        mend = self._mends.get(finding.kind)
-        return mend(finding) if mend else None
-
-    def _end_session(self, finding: Finding) -> str | None:
-        with self.database.autocommit() as connection:
-            for row in self._rows(connection, _BLOCKED):
-                if str(row.pid) == finding.subject:
-                    connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": row.pid})
-                    return "ended that session; another worker sweeps within seconds"
-        return "is free again"
-
-    def _publish_again(self, _finding: Finding) -> str:
-        """Count them as unpublished: the next sweep of any worker sends them."""
-        jobs = 0
-        while True:
-            with self.database.autocommit() as connection:
-                forgotten = publishing.forget_lost(connection, older_than_s=self.stuck_after_s)
-            jobs += forgotten
-            if not forgotten:
-                return f"{_jobs(jobs)} will be published again by the next sweep"
-
-    def _lapse(self, finding: Finding) -> str:
-        try:
-            with self.database.transaction() as connection:
-                for row in self._rows(connection, _DEAD_STEPS + " AND j.id = :id", id=finding.subject):
-                    code = "step_overdue" if row.owner_lives else "owner_gone"
-                    waits = give_up_s(self.catalog)
-                    lifecycle.lapse(connection, row.id, row.fence, code=code, give_up_s=waits)
-                    return "taken from its worker; it goes on at another"
-        except StaleJobError:
-            pass
-        return "moved on by itself"
-
-    def _recount(self, finding: Finding) -> str:
-        """Whoever opens or closes a call changes the credential's row last: with it locked, the count is exact."""
-        with self.database.transaction() as connection:
-            connection.execute(text("SELECT 1 FROM credentials WHERE id = :id FOR UPDATE"), {"id": finding.subject})
-            active = connection.execute(
-                text(
-                    "UPDATE credentials SET active = (SELECT count(*) FROM upstream_calls WHERE credential_id = :id"
-                    " AND (outcome IS NULL OR outcome IN ('accepted', 'uncertain'))) WHERE id = :id RETURNING active"
-                ),
-                {"id": finding.subject},
-            ).scalar_one()
-        return f"counted anew: {active} open calls"
-
-    def _mark_lost(self, finding: Finding) -> str | None:
-        if self.store is None or self.store.exists(finding.subject):
-            return "is there after all"
-        with self.database.transaction() as connection:
-            marked = retention.delete_pictures(connection, [finding.about], reason=Reason.LOST, keys=[finding.subject])
-        # A job that is still going on ends first; its picture can be marked afterwards.
-        return "LOST: marked as deleted, the caller now gets 410" if marked else None
-
-    def _delete_blob(self, finding: Finding) -> str | None:
-        if self.media is None:
-            return None
-        with self.database.transaction() as connection:
-            retention.doom(connection, [finding.subject])
-        went = retention.remove_doomed(self.database, self.media, [finding.subject])
-        return "deleted" if went else None
-
-    def _reconcile(self, finding: Finding) -> str | None:
-        """Account by account, under the balance's lock; None when no adjustment can mend it."""
-        try:
-            with self.database.transaction() as connection:
-                ledger.lock(connection, finding.subject)
-                # A statement of its own, so that it sees what was committed before the lock was ours.
-                said = connection.execute(
-                    text(
-                        "SELECT coalesce(sum(quoted) FILTER (WHERE money = 'queued'), 0) AS queued,"
-                        " coalesce(sum(quoted) FILTER (WHERE money = 'held'), 0) AS held"
-                        " FROM jobs WHERE account_id = :id AND money IN ('queued', 'held')"
-                    ),
-                    {"id": finding.subject},
-                ).one()
-                done = ledger.reconcile(
-                    connection, finding.subject, queued=int(said.queued), held=int(said.held), note="darkroom doctor"
-                )
-        except (ValueError, IntegrityError):
-            return None
-        return "adjusted; " + "; ".join(done) if done else "balances again"
-
-
-_BLOCKED = (
+BLOCKED = (
     "SELECT a.pid, a.application_name, a.state_change FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid"
     " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
     " AND (CAST(l.classid AS bigint) << 32) + CAST(l.objid AS bigint) = :lock"
@@ -314,7 +203,7 @@ _BLOCKED = (
     " AND a.state LIKE 'idle%' AND a.state_change < clock_timestamp() - make_interval(secs => :stuck_s)"
 )
 # Silence counts much later than it does for the sweep, which knows whether its own heartbeats go through.
-_DEAD_STEPS = (
+DEAD_STEPS = (
     "SELECT j.id, j.fence, j.owner, j.step_deadline_at, w.heartbeat_at,"
     " coalesce(w.heartbeat_at >= statement_timestamp() - make_interval(secs => :stuck_s), false) AS owner_lives"
     " FROM jobs AS j LEFT JOIN workers AS w ON w.boot_id = j.owner WHERE j.status = 'running'"
@@ -338,14 +227,14 @@ def _why_unclaimed(row: Row[Any], nobody: str) -> tuple[str, str]:
     if nobody:
         return nobody, START_WORKER
     if row.paused:
-        return "the provider is paused", f"resume {row.provider}"
+        return "the provider is paused", f"POST /api/admin/providers/{row.provider}/resume"
     if row.full:
         return "every slot of its credentials is taken", "wait, or raise the most active jobs of its credentials"
     return "their messages are not read: lost, or no worker takes them", FIX
 
 
 def _of_books(finding: audit.Finding) -> Finding:
-    if finding.invariant in _MONEY:
+    if finding.invariant in MONEY:
         mend = FIX_MONEY
     elif finding.invariant == "slots_are_open_calls":
         mend = FIX
@@ -356,5 +245,5 @@ def _of_books(finding: audit.Finding) -> Finding:
     return Finding(finding.invariant, finding.subject, finding.detail, mend)
 
 
-def _jobs(count: int) -> str:
+def jobs_text(count: int) -> str:
     return f"{count} job" if count == 1 else f"{count} jobs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -36,8 +36,15 @@ def doctor(output: Output, fix: bool, money: bool, skip_blobs: bool) -> None:
         database = stack.enter_context(open_database())
         examiner = _doctor(database, stack, output, skip_blobs=skip_blobs)
         findings = examiner.examine()
-        mended = [examiner.mend(finding, money=money) if fix else None for finding in findings]
+        mended = _mend(examiner, findings if fix else [], money=money)
     _tell(output, findings, mended)
+
+
+def _mend(examiner: Doctor, findings: list[Finding], *, money: bool) -> dict[Finding, str | None]:
+    from jobs.mending import Mender
+
+    mender = Mender(examiner)
+    return {finding: mender.mend(finding, money=money) for finding in findings}
 
 
 def _doctor(database: Database, stack: ExitStack, output: Output, *, skip_blobs: bool) -> Doctor:
@@ -58,29 +65,24 @@ def _doctor(database: Database, stack: ExitStack, output: Output, *, skip_blobs:
     return Doctor(database, catalog.load(), store, media)
 
 
-def _tell(output: Output, findings: list[Finding], mended: list[str | None]) -> None:
-    left = [done for done in mended if done is None]
-    output.document(
-        {
-            "clean": not left,
-            "findings": [_document(finding, done) for finding, done in zip(findings, mended, strict=True)],
-        }
-    )
+def _tell(output: Output, findings: list[Finding], mended: dict[Finding, str | None]) -> None:
+    left = [finding for finding in findings if mended.get(finding) is None]
+    documents = [{**asdict(finding), "mended": mended.get(finding)} for finding in findings]
+    output.document({"clean": not left, "findings": documents})
     if not findings:
         output.line("well: nothing is stuck, orphaned or out of balance")
         return
     rows = [
-        (finding.kind, finding.subject, _moment(finding.since), finding.cause, done or finding.mend)
-        for finding, done in zip(findings, mended, strict=True)
+        (finding.kind, finding.subject, _moment(finding.since), finding.cause, _outcome(finding, mended.get(finding)))
+        for finding in findings
     ]
-    output.table(("what", "who", "since", "why", "mended" if not left else "mend"), rows)
+    output.table(("what", "who", "since", "why", "mend"), rows)
     if left:
         raise CommandError(Exit.FAILED, "doctor_findings", f"{len(left)} of {len(findings)} left", told=output.as_json)
 
 
-def _document(finding: Finding, done: str | None) -> dict[str, Any]:
-    facts = asdict(finding)
-    return {**facts, "since": finding.since, "mended": done}
+def _outcome(finding: Finding, done: str | None) -> str:
+    return f"done: {done}" if done else finding.mend
 
 
 def _moment(moment: datetime | None) -> str:

@@ -18,6 +18,7 @@ from core.db import Database, make_engine
 from core.ids import new_id
 from jobs import audit, heartbeats, sweep
 from jobs.doctor import Doctor, Finding
+from jobs.mending import Mender
 from providers import catalog
 from quota import ledger
 from storage.local import LocalStore
@@ -34,6 +35,10 @@ def house(database: Database, tmp_path: Path) -> Iterator[House]:
 
 def doctor(house: House, **changes: Any) -> Doctor:
     return Doctor(house.database, CATALOG, house.store, house.media, **changes)
+
+
+def mend(house: House, finding: Finding, *, money: bool = False) -> str | None:
+    return Mender(doctor(house)).mend(finding, money=money)
 
 
 def findings(house: House) -> dict[str, Finding]:
@@ -99,6 +104,10 @@ def test_a_backlog_behind_its_window_is_not_stuck(house: House) -> None:
 
 def test_without_a_worker_the_queue_says_so(house: House) -> None:
     queue(house, due_s_ago=120, published=False)
+    queue(house, due_s_ago=400, published=True)
+    house.sql("UPDATE jobs SET provider = 'chatgpt2api' WHERE published_at IS NOT NULL")
+    unread = findings(house)["queued_unclaimed"]
+    assert (unread.cause, mend(house, unread)) == ("1 job: no worker is alive", None)
     found = findings(house)["queued_unpublished"]
     assert (found.cause, found.subject) == ("1 job: no worker is alive", f"openai/{house.account_id}")
     assert found.since is not None and "darkroom up" in found.mend
@@ -124,7 +133,7 @@ def test_messages_are_sent_again(house: House) -> None:
     lost = queue(house, due_s_ago=400, published=True)
     fresh = queue(house, due_s_ago=1, published=True)
     found = findings(house)["queued_unclaimed"]
-    assert "published again" in str(doctor(house).mend(found))
+    assert "published again" in str(mend(house, found))
     published = "SELECT published_at IS NOT NULL FROM jobs WHERE id = :id"
     assert (house.one(published, id=lost), house.one(published, id=fresh)) == (False, True)
 
@@ -141,9 +150,9 @@ def test_a_job_in_dead_hands_is_taken_from_them(
     stuck = run_job(house, owner="wkr_dead", overdue_s=overdue_s)
     found = findings(house)[kind]
     assert found.subject == stuck
-    assert doctor(house).mend(found) == "taken from its worker; it goes on at another"
+    assert mend(house, found) == "taken from its worker; it goes on at another"
     assert house.one("SELECT status || fence FROM jobs WHERE id = :id", id=stuck) == "waiting4"
-    assert doctor(house).mend(found) == "moved on by itself"
+    assert mend(house, found) == "moved on by itself"
 
 
 def test_a_job_whose_worker_came_back_is_left_to_it(house: House) -> None:
@@ -151,7 +160,7 @@ def test_a_job_whose_worker_came_back_is_left_to_it(house: House) -> None:
     stuck = run_job(house, owner="wkr_slow")
     found = findings(house)["running_without_owner"]
     beat(house, "wkr_slow")
-    assert doctor(house).mend(found) == "moved on by itself"
+    assert mend(house, found) == "moved on by itself"
     assert house.one("SELECT status FROM jobs WHERE id = :id", id=stuck) == "running"
 
 
@@ -160,7 +169,7 @@ def test_a_picture_nobody_looks_after(house: House) -> None:
     house.sql("UPDATE jobs SET due_at = clock_timestamp() - interval '2 minutes'")
     found = findings(house)["waiting_overdue"]
     assert (found.subject, "openai" in found.cause) == (waiting, True)
-    assert doctor(house).mend(found) is None
+    assert mend(house, found) is None
 
 
 def test_a_frozen_sweeper_is_named_and_ended(house: House, database_url: str) -> None:
@@ -171,7 +180,7 @@ def test_a_frozen_sweeper_is_named_and_ended(house: House, database_url: str) ->
         impatient = doctor(house, stuck_after_s=0.0)
         [found] = impatient.examine()
         assert (found.kind, "worker" in found.cause) == ("sweep_blocked", True)
-        assert "ended" in str(impatient.mend(found))
+        assert "ended" in str(Mender(impatient).mend(found))
         holder.invalidate()
     with house.database.autocommit() as connection:
         free = "SELECT pg_try_advisory_lock(:lock), pg_advisory_unlock(:lock)"
@@ -188,7 +197,7 @@ def test_a_missing_picture_is_marked_and_the_others_stay(house: House) -> None:
     house.store.delete(lost)
     found = findings(house)["picture_missing"]
     assert (found.subject, found.about) == (lost, job)
-    assert "LOST" in str(doctor(house).mend(found))
+    assert "LOST" in str(mend(house, found))
     deleted = "SELECT deleted_at IS NOT NULL FROM images WHERE key = :key"
     assert (house.one(deleted, key=lost), house.one(deleted, key=left)) == (True, False)
     assert house.one("SELECT data ->> 'reason' FROM job_events WHERE job_id = :id", id=job) == "lost"
@@ -203,7 +212,7 @@ def test_a_picture_that_is_back_is_not_marked(house: House) -> None:
     house.store.delete(key)
     found = findings(house)["picture_missing"]
     house.put(key)
-    assert doctor(house).mend(found) == "is there after all"
+    assert mend(house, found) == "is there after all"
     assert house.one("SELECT deleted_at FROM images WHERE key = :key", key=key) is None
 
 
@@ -211,7 +220,7 @@ def test_a_missing_input_is_told_and_left(house: House) -> None:
     job = house.job(inputs=1)
     house.store.delete(house.keys(job, "inputs")[0])
     found = findings(house)["input_missing"]
-    assert (found.about, doctor(house).mend(found)) == (job, None)
+    assert (found.about, mend(house, found)) == (job, None)
 
 
 def test_the_wrong_store_is_not_believed(house: House, tmp_path: Path) -> None:
@@ -219,7 +228,7 @@ def test_the_wrong_store_is_not_believed(house: House, tmp_path: Path) -> None:
         house.job()
     elsewhere = Doctor(house.database, CATALOG, LocalStore(tmp_path / "elsewhere"), house.media)
     [found] = elsewhere.examine()
-    assert (found.kind, elsewhere.mend(found)) == ("store_suspicious", None)
+    assert (found.kind, Mender(elsewhere).mend(found)) == ("store_suspicious", None)
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NOT NULL") == 0
 
 
@@ -227,7 +236,7 @@ def test_orphans_are_found_and_deleted(house: House) -> None:
     house.job()
     orphan = house.put(f"jobs/{new_id('job')}/0/{'0' * 64}.png", hours_ago=2)
     found = findings(house)["blob_orphaned"]
-    assert (found.subject, doctor(house).mend(found)) == (orphan, "deleted")
+    assert (found.subject, mend(house, found)) == (orphan, "deleted")
     assert (house.lies(orphan), house.doomed()) == (False, [])
 
 
@@ -239,7 +248,7 @@ def test_a_deletion_that_hangs_is_told(house: House) -> None:
         key=key,
     )
     found = findings(house)["deletion_overdue"]
-    assert (found.subject, doctor(house).mend(found), house.lies(key)) == (key, "deleted", False)
+    assert (found.subject, mend(house, found), house.lies(key)) == (key, "deleted", False)
 
 
 # ---------------------------------------------------------------- books
@@ -250,7 +259,7 @@ def test_slots_are_counted_anew(house: House) -> None:
     house.sql("UPDATE upstream_calls SET outcome = 'accepted'")
     house.sql("UPDATE credentials SET active = 5")
     found = findings(house)["slots_are_open_calls"]
-    assert doctor(house).mend(found) == "counted anew: 1 open calls"
+    assert mend(house, found) == "counted anew: 1 open calls"
     assert findings(house) == {}
 
 
@@ -262,14 +271,14 @@ def test_slots_counted_while_a_call_ends_come_out_right(house: House) -> None:
     found = findings(house)["slots_are_open_calls"]
     started = threading.Event()
 
-    def mend() -> None:
+    def recount() -> None:
         started.set()
-        doctor(house).mend(found)
+        mend(house, found)
 
     with house.database.transaction() as connection:
         connection.execute(text("UPDATE upstream_calls SET outcome = 'kept'"))
         connection.execute(text("UPDATE credentials SET active = active - 1"))
-        thread = threading.Thread(target=mend)
+        thread = threading.Thread(target=recount)
         thread.start()
         started.wait()
         thread.join(0.3)
@@ -285,23 +294,23 @@ def test_a_drift_is_closed_only_when_asked_and_in_the_open(house: House, drift: 
     with house.database.transaction() as connection:
         assert {finding.invariant for finding in audit.check(connection)} >= {"balance_is_sum_of_transfers"}
     found = next(f for f in doctor(house).examine() if f.kind == "balance_is_sum_of_transfers")
-    assert (doctor(house).mend(found), "--money" in found.mend) == (None, True)
+    assert (mend(house, found), "--money" in found.mend) == (None, True)
     before = house.one("SELECT available FROM balances")
-    assert "adjusted" in str(doctor(house).mend(found, money=True))
+    assert "adjusted" in str(mend(house, found, money=True))
     assert house.one("SELECT available FROM balances") == before  # what its owner was told stands
     with house.database.autocommit() as connection:
         [entry] = [each for each in ledger.entries(connection, house.account_id) if each.kind == "adjust"]
     assert (entry.amount, entry.target == "acct:available") == (7, drift > 0)
     assert "darkroom doctor" in entry.note
     assert findings(house) == {}
-    assert doctor(house).mend(found, money=True) == "balances again"
+    assert mend(house, found, money=True) == "balances again"
 
 
 def test_a_miscounted_hold_is_counted_anew_with_a_line_in_the_ledger(house: House) -> None:
     house.job(ended_days_ago=None)
     house.sql("UPDATE balances SET held = held + 5, queued = queued + 3")
     found = next(f for f in doctor(house).examine() if f.kind == "held_is_what_jobs_say")
-    assert "adjusted" in str(doctor(house).mend(found, money=True))
+    assert "adjusted" in str(mend(house, found, money=True))
     assert house.one("SELECT held || '/' || queued FROM balances") == f"{PRICE}/0"
     with house.database.autocommit() as connection:
         assert [e.amount for e in ledger.entries(connection, house.account_id) if e.kind == "adjust"] == [0]
@@ -313,7 +322,7 @@ def test_what_no_adjustment_mends_is_left_to_a_person(house: House) -> None:
     house.sql("UPDATE jobs SET quoted = quoted + 1 WHERE id = :id", id=job)
     books = [found for found in doctor(house).examine() if found.kind != "waiting_overdue"]
     assert {found.kind for found in books} >= {"held_is_what_jobs_say", "job_is_settled_once"}
-    assert [doctor(house).mend(found, money=True) for found in books] == [None] * len(books)
+    assert [mend(house, found, money=True) for found in books] == [None] * len(books)
 
 
 # ---------------------------------------------------------------- the command
