@@ -47,8 +47,10 @@ class Mender:
         with self._database.autocommit() as connection:
             for row in self._doctor.rows(connection, BLOCKED):
                 if str(row.pid) == finding.subject:
-                    connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": row.pid})
-                    return "ended that session; another worker sweeps within seconds"
+                    ended = text("SELECT pg_terminate_backend(:pid, 5000)")
+                    if connection.execute(ended, {"pid": row.pid}).scalar_one():
+                        return "ended that session; another worker sweeps within seconds"
+                    return None
         return "is free again"
 
     def _publish_again(self, _finding: Finding) -> str:
