@@ -9,6 +9,7 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import (
+    admin_audit,
     auth,
     docs_page,
     errors,
@@ -63,7 +64,10 @@ def build(settings: Settings, services: Services) -> Flask:
     errors.install(app)
     auth.install(app, services)
     services.limits.install(app)
-    for module in (submit, tasks, images, models_api, providers_api, quota_api, prompts, health, docs_page):
+    for module in (
+        *(submit, tasks, images, models_api, providers_api, quota_api),
+        *(prompts, admin_audit, health, docs_page),
+    ):
         app.register_blueprint(module.bp)
     check_described(app)
     app.extensions["darkroom_openapi"] = openapi.document(app, public_url=base)

@@ -6,9 +6,12 @@ Everything about jobs and money takes the account first: there is no way to ask 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from core.db import Database
-from jobs import capacity, idempotency, lifecycle, repository
+from core.errors import DatabaseAwayError
+from jobs import audit, capacity, idempotency, lifecycle, repository, retention
+from jobs.audit import Finding
 from jobs.capacity import ProviderState
 from jobs.desk import Submitted
 from jobs.idempotency import IdempotencyKey
@@ -16,13 +19,18 @@ from jobs.lifecycle import Cancellation
 from jobs.repository import Filters, Image, Step, Task
 from quota import ledger
 from quota.ledger import Balance, Entry
+from storage.media import Media
+
+# Shorter than a caller's patience and a proxy's; `darkroom audit` takes its time.
+AUDIT_TIMEOUT_S = 30
 
 
 class Records:
     """Raises DatabaseAwayError throughout, and what the functions below it raise."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, media: Media | None = None) -> None:
         self._database = database
+        self._media = media
 
     def task(self, account_id: str, job_id: str) -> Task:
         with self._database.autocommit() as connection:
@@ -69,6 +77,23 @@ class Records:
     def resume_provider(self, name: str) -> None:
         with self._database.autocommit() as connection:
             capacity.resume(connection, name)
+
+    def delete(self, account_id: str, job_id: str) -> Task:
+        """Delete a task's pictures; the task as it stands after. Raises JobNotFoundError, NotEndedError.
+
+        The rows are committed first. Bytes that cannot go now go with the next round of retention.
+        """
+        with self._database.transaction() as connection:
+            keys = retention.delete_task(connection, account_id, job_id)
+        if keys and self._media is not None:
+            with suppress(DatabaseAwayError):
+                retention.remove_doomed(self._database, self._media, keys)
+        return self.task(account_id, job_id)
+
+    def audit(self) -> list[Finding]:
+        """Every broken invariant, of all accounts: for administrators alone."""
+        with self._database.transaction() as connection:
+            return audit.check(connection, timeout_s=AUDIT_TIMEOUT_S)
 
     def balance(self, account_id: str) -> Balance:
         with self._database.autocommit() as connection:

@@ -390,6 +390,20 @@ class LedgerOut(Shape):
     next_cursor: int | None
 
 
+# ---------------------------------------------------------------- administration
+
+
+class FindingOut(Shape):
+    invariant: str = Field(description="the rule that does not hold")
+    subject: str = Field(description="about whom: an account, a task, a credential")
+    detail: str = Field(description="the figures")
+
+
+class AuditOut(Shape):
+    clean: bool
+    findings: list[FindingOut]
+
+
 # ---------------------------------------------------------------- prompts, health
 
 

@@ -96,7 +96,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
     catalog = catalogue.load()
     configured = configuration.configured_names(env)
     store, media = _pictures(settings)
-    records = Records(database)
+    records = Records(database, media)
     desk = Desk(
         database,
         media,

@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     default_deadline_s: int = Field(default=86_400, ge=1, alias="DARKROOM_DEFAULT_DEADLINE_S")
     publish_window: int = Field(default=32, ge=1, alias="DARKROOM_PUBLISH_WINDOW")
 
+    # How long the pictures of ended jobs are kept; 0 is for ever
+    keep_pictures_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_PICTURES_DAYS")
+    keep_inputs_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_INPUTS_DAYS")
+
     # Limits of callers
     rate_limit_account: str = Field(default="600/minute", alias="DARKROOM_RATE_LIMIT_ACCOUNT")
     rate_limit_submit: str = Field(default="6000/minute", alias="DARKROOM_RATE_LIMIT_SUBMIT")

@@ -146,7 +146,10 @@ inputs = Table(
     Column("height_px", Integer, nullable=False),
     Column("size_bytes", Integer, nullable=False),
     Column("sha256", Text, nullable=False),
+    Column("created_at", TIME, nullable=False, server_default=NOW),
+    Column("deleted_at", TIME),
     CheckConstraint("role IN ('image', 'mask', 'face')", name="role_known"),
+    Index("inputs_kept", "created_at", "job_id", postgresql_where=text("deleted_at IS NULL")),
 )
 
 upstream_calls = Table(
@@ -209,6 +212,17 @@ images = Table(
     Column("revised_prompt", Text),
     Column("created_at", TIME, nullable=False, server_default=NOW),
     Column("deleted_at", TIME),
+    Index("images_kept", "created_at", "job_id", postgresql_where=text("deleted_at IS NULL")),
+)
+
+# Blobs whose row is a tombstone already and whose bytes are still to go. Empty nearly always.
+doomed_blobs = Table(
+    "doomed_blobs",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("doomed_at", TIME, nullable=False, server_default=NOW),
+    Column("due_at", TIME, nullable=False, server_default=NOW),  # later again when the store would not
+    Index("doomed_blobs_due", "due_at"),
 )
 
 job_events = Table(

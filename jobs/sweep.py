@@ -24,7 +24,7 @@ from jobs.workbench import Workbench
 log = structlog.get_logger(__name__)
 
 PAGE = 500
-_LOCK = 7_216_050_002
+SWEEP_LOCK = 7_216_050_002
 LOST_AFTER_S = 10.0
 IDEMPOTENCY_HOURS = 25
 
@@ -62,12 +62,12 @@ class Sweeper:
     @contextmanager
     def _alone(self) -> Iterator[bool]:
         with self.bench.database.autocommit() as connection:
-            mine = connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}).scalar_one()
+            mine = connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": SWEEP_LOCK}).scalar_one()
             try:
                 yield bool(mine)
             finally:
                 if mine:
-                    connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LOCK})
+                    connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": SWEEP_LOCK})
 
     def _lapse(self) -> list[Nudge]:
         """Take jobs from owners that are gone, silent or overdue."""

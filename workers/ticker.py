@@ -20,8 +20,9 @@ from celery.worker.state import active_requests
 
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
-from jobs import collector, heartbeats, loading, poller, publishing, refill, states, sweep
+from jobs import collector, heartbeats, loading, poller, publishing, refill, retention, states, sweep
 from jobs.states import COLLECT, Nudge
+from storage.base import StorageUnavailableError
 from workers import drain, wiring
 from workers.bulkheads import Bulkheads, install, paid_slots
 from workers.celery_app import app
@@ -90,6 +91,8 @@ class Clock:
             ("tick", self.tick, TICK_EVERY_S),
             ("sweep", self.sweep, SWEEP_EVERY_S),
             ("watchdog", self._watchdog.look, CANARY_EVERY_S),
+            # A loop of its own: a slow disk must not hold up the sweep.
+            ("keep", self.keep, retention.EVERY_S),
         ):
             threading.Thread(target=self._forever, args=(name, loop, every_s), name=name, daemon=True).start()
 
@@ -155,6 +158,13 @@ class Clock:
             self._tidied_at = time.monotonic()
             with self._bench.database.transaction() as connection:
                 sweep.tidy(connection)
+
+    def keep(self) -> None:
+        """Let go of what is kept no longer; one worker a minute does it for all."""
+        try:
+            wiring.keeper().keep()
+        except StorageUnavailableError as error:
+            log.warning("retention_waits_for_storage", error=str(error))
 
     def _publish(self, nudges: Sequence[Nudge]) -> None:
         """What cannot be sent now counts as unpublished again, for the next round."""

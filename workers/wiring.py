@@ -17,6 +17,7 @@ from core.redis import RedisError, make_client
 from core.settings import Settings, SettingsError, load, with_dotenv
 from jobs import capacity
 from jobs.capacity import Limits
+from jobs.retention import Keeper
 from jobs.workbench import Workbench
 from providers import catalog, registry
 from storage.local import LocalStore
@@ -71,6 +72,19 @@ def workbench() -> Workbench:
         max_attempts=values.max_attempts,
         cancel_charge="none" if values.cancel_charge == "none" else "full",
         publish_window=values.publish_window,
+    )
+
+
+@cache
+def keeper() -> Keeper:
+    bench, values = workbench(), settings()
+    return Keeper(
+        owner=bench.owner,
+        database=bench.database,
+        media=bench.media,
+        store=bench.store,
+        keep_pictures_days=values.keep_pictures_days,
+        keep_inputs_days=values.keep_inputs_days,
     )
 
 

@@ -49,6 +49,7 @@ COMMANDS = {
     "db": Place("app.commands.database:db", "The schema: upgrade, status (needs the database)."),
     "audit": Place("app.commands.audit:audit", "Check that money and jobs balance (needs the database)."),
     "chaos": Place("app.commands.chaos:chaos", "Kill and cut off everything under load, then check every promise."),
+    "doctor": Place("app.commands.doctor:doctor", "Find what is stuck, orphaned or unbalanced, and mend it."),
     "sandbox": Place("app.commands.sandbox:sandbox", "Run the stand-in upstream alone."),
 }
 
