@@ -16,7 +16,7 @@ endif
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo up test check fmt bench lock clean stale
+.PHONY: help setup setup-dev demo up test check fmt bench chaos lock clean stale
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' Makefile | expand -t 20
@@ -46,6 +46,11 @@ fmt: setup-dev  ## Format the code and mend what the linter can mend.
 
 bench: setup-dev  ## Measure, and print the table.
 	@$(PY) -m bench
+
+CHAOS_MINUTES ?= 10
+
+chaos: setup  ## Kill and cut off everything under load for CHAOS_MINUTES (10), then check every promise.
+	@$(RUN) chaos --minutes $(CHAOS_MINUTES)
 
 lock:  ## Resolve pyproject.toml again into both lock files (needs uv).
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv), or UV=path"; exit 1; }

@@ -50,7 +50,16 @@ PASSING: Mapping[Provider, tuple[str, ...]] = {
 }
 # Faults that take their time: repeated failures, and calls that nobody can know about.
 LASTING: Mapping[Provider, tuple[str, ...]] = {
-    "chatgpt2api": ("latency=8", "fail", "fail=pool", "restart times=1", "expire", "empty", "truncated", "timeout"),
+    "chatgpt2api": (
+        "latency=8",
+        "fail=connection",
+        "fail=policy",
+        "restart times=1",
+        "expire",
+        "empty",
+        "truncated",
+        "timeout",
+    ),
     "openai": ("latency=8", "drop times=1", "cut times=1", "garbage times=1", "timeout", "hang=4 times=1", "svg"),
 }
 
