@@ -60,7 +60,7 @@ def test_every_check_of_the_models_is_in_the_database(shared_database: Database)
 def test_two_processes_at_once_upgrade_an_empty_database_once(empty_url: str) -> None:
     database = Database(make_engine(empty_url))
     with database.engine.connect() as connection:
-        assert schema.pending(connection) [0] == "0001"
+        assert schema.pending(connection)[0] == "0001"
     command = [sys.executable, "-c", UPGRADE, empty_url]
     running = [subprocess.Popen(command, cwd=root(), stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in running:
