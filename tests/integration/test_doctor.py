@@ -172,8 +172,9 @@ def test_a_picture_nobody_looks_after(house: House) -> None:
     assert mend(house, found) is None
 
 
-def test_a_frozen_sweeper_is_named_and_ended(house: House, database_url: str) -> None:
-    frozen = Database(make_engine(database_url, application_name="worker"))
+def test_a_frozen_sweeper_is_named_and_ended(house: House) -> None:
+    url = house.database.engine.url.render_as_string(hide_password=False)
+    frozen = Database(make_engine(url, application_name="worker"))
     with frozen.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as holder:
         holder.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": sweep.SWEEP_LOCK})
         assert findings(house) == {}  # a moment ago is not long ago
