@@ -61,13 +61,15 @@ class Sweeper:
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        with self.bench.database.autocommit() as connection:
-            mine = connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": SWEEP_LOCK}).scalar_one()
-            try:
-                yield bool(mine)
-            finally:
-                if mine:
-                    connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": SWEEP_LOCK})
+        """At most one sweep in the fleet.
+
+        The lock is a transaction's, so that a worker stopped in the middle (SIGSTOP) loses it with its
+        session after ``idle_in_transaction_session_timeout`` instead of stopping every sweep.
+        """
+        with self.bench.database.transaction() as connection:
+            yield bool(
+                connection.execute(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": SWEEP_LOCK}).scalar_one()
+            )
 
     def _lapse(self) -> list[Nudge]:
         """Take jobs from owners that are gone, silent or overdue."""
@@ -76,10 +78,10 @@ class Sweeper:
             rows = connection.execute(
                 text(
                     "SELECT j.id, j.fence, CASE WHEN w.boot_id IS NULL THEN 'owner_gone'"
-                    " WHEN j.step_deadline_at < clock_timestamp() THEN 'step_overdue' ELSE 'owner_silent' END AS code"
+                    " WHEN j.step_deadline_at < statement_timestamp() THEN 'step_overdue' ELSE 'owner_silent' END AS code"
                     " FROM jobs AS j LEFT JOIN workers AS w ON w.boot_id = j.owner WHERE j.status = 'running'"
-                    " AND (w.boot_id IS NULL OR (:steady AND (j.step_deadline_at < clock_timestamp()"
-                    " OR w.heartbeat_at < clock_timestamp() - make_interval(secs => :dead_s)))) LIMIT :page"
+                    " AND (w.boot_id IS NULL OR (:steady AND (j.step_deadline_at < statement_timestamp()"
+                    " OR w.heartbeat_at < statement_timestamp() - make_interval(secs => :dead_s)))) LIMIT :page"
                 ),
                 {"steady": self.steady(), "dead_s": heartbeats.DEAD_AFTER_S, "page": PAGE},
             ).all()
@@ -95,7 +97,7 @@ class Sweeper:
         with self.bench.database.autocommit() as connection:
             rows = connection.execute(
                 text(
-                    "SELECT id FROM jobs WHERE status = 'queued' AND start_deadline_at < clock_timestamp()"
+                    "SELECT id FROM jobs WHERE status = 'queued' AND start_deadline_at < statement_timestamp()"
                     " AND attempt = 0 ORDER BY start_deadline_at LIMIT :page"
                 ),
                 {"page": PAGE},
@@ -176,7 +178,7 @@ def tidy(connection: Connection) -> None:
     connection.execute(
         text(
             "DELETE FROM idempotency_keys WHERE (account_id, key) IN (SELECT account_id, key FROM idempotency_keys"
-            " WHERE created_at < clock_timestamp() - make_interval(hours => :hours) LIMIT :page)"
+            " WHERE created_at < statement_timestamp() - make_interval(hours => :hours) LIMIT :page)"
         ),
         {"hours": IDEMPOTENCY_HOURS, "page": PAGE},
     )

@@ -28,6 +28,7 @@ EMPTIED = (
     "accounts",
     "credentials",
     "providers",
+    "doomed_blobs",
     "workers",
     "marks",
 )
