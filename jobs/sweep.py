@@ -78,7 +78,8 @@ class Sweeper:
             rows = connection.execute(
                 text(
                     "SELECT j.id, j.fence, CASE WHEN w.boot_id IS NULL THEN 'owner_gone'"
-                    " WHEN j.step_deadline_at < statement_timestamp() THEN 'step_overdue' ELSE 'owner_silent' END AS code"
+                    " WHEN j.step_deadline_at < statement_timestamp() THEN 'step_overdue'"
+                    " ELSE 'owner_silent' END AS code"
                     " FROM jobs AS j LEFT JOIN workers AS w ON w.boot_id = j.owner WHERE j.status = 'running'"
                     " AND (w.boot_id IS NULL OR (:steady AND (j.step_deadline_at < statement_timestamp()"
                     " OR w.heartbeat_at < statement_timestamp() - make_interval(secs => :dead_s)))) LIMIT :page"
