@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Literal
 
 from core.db import Database
 from core.errors import DatabaseAwayError
@@ -28,8 +29,15 @@ AUDIT_TIMEOUT_S = 30
 class Records:
     """Raises DatabaseAwayError throughout, and what the functions below it raise."""
 
-    def __init__(self, database: Database, media: Media | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        media: Media | None = None,
+        *,
+        cancel_charge: Literal["full", "none"] = "full",
+    ) -> None:
         self._database = database
+        self._cancel_charge: Literal["full", "none"] = cancel_charge
         self._media = media
 
     def task(self, account_id: str, job_id: str) -> Task:
@@ -64,7 +72,7 @@ class Records:
     def cancel(self, account_id: str, job_id: str) -> Cancellation:
         """In one transaction, committed on return: publish the nudges now."""
         with self._database.transaction() as connection:
-            return lifecycle.cancel(connection, account_id, job_id)
+            return lifecycle.cancel(connection, account_id, job_id, charge=self._cancel_charge)
 
     def providers(self) -> list[ProviderState]:
         with self._database.autocommit() as connection:

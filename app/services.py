@@ -96,7 +96,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
     catalog = catalogue.load()
     configured = configuration.configured_names(env)
     store, media = _pictures(settings)
-    records = Records(database, media)
+    records = Records(database, media, cancel_charge="none" if settings.cancel_charge == "none" else "full")
     desk = Desk(
         database,
         media,

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Connection, text
 
 from core import failpoints
-from jobs import heartbeats, lifecycle, publishing, refill
+from jobs import heartbeats, lifecycle, publishing, refill, steps
 from jobs.errors import StaleJobError
 from jobs.states import Nudge
 from jobs.workbench import Workbench
@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 PAGE = 500
 SWEEP_LOCK = 7_216_050_002
 LOST_AFTER_S = 10.0
+ABANDONED_AFTER_S = 900.0
 IDEMPOTENCY_HOURS = 25
 
 
@@ -51,7 +52,7 @@ class Sweeper:
         with self._alone() as alone:
             if not alone:
                 return []
-            nudges = [*self._lapse(), *self._expire()]
+            nudges = [*self._lapse(), *self._expire(), *self._end_abandoned()]
             self._notice_new_broker()
             self._forget_lost()
             nudges += self._fill_windows()
@@ -104,6 +105,25 @@ class Sweeper:
                 {"page": PAGE},
             ).all()
         return [nudge for row in rows for nudge in self._each(partial(lifecycle.expire, job_id=row.id))]
+
+    def _end_abandoned(self) -> list[Nudge]:
+        """WAITING jobs of a provider that nobody here can ask, long due: no other worker can either.
+
+        Its key was taken out of the configuration. Calls past their own deadline are given up.
+        """
+        with self.bench.database.autocommit() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT id FROM jobs WHERE status = 'waiting' AND NOT provider = ANY(:configured)"
+                    " AND due_at < statement_timestamp() - make_interval(secs => :abandoned_s) LIMIT :page"
+                ),
+                {
+                    "configured": self.bench.registry.configured(),
+                    "abandoned_s": ABANDONED_AFTER_S,
+                    "page": PAGE,
+                },
+            ).all()
+        return [nudge for row in rows for nudge in self._each(partial(steps.abandon, bench=self.bench, job_id=row.id))]
 
     def _each(self, verb: Callable[[Connection], list[Nudge]]) -> list[Nudge]:
         """One job, one transaction; a job that moved on by itself is what we wanted."""
