@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from app.together import Together
 from core.db import Database
 from jobs import idempotency, lifecycle, repository
 from jobs.desk import Submitted
+from jobs.errors import JobNotFoundError
 from jobs.idempotency import IdempotencyKey
 from jobs.lifecycle import Cancellation
 from jobs.repository import Filters, Image, Step, Task
@@ -22,10 +24,18 @@ class Records:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._tasks = Together(self._find_tasks)
+
+    def _find_tasks(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Task]:
+        with self._database.autocommit() as connection:
+            return repository.find_tasks(connection, wanted)
 
     def task(self, account_id: str, job_id: str) -> Task:
-        with self._database.autocommit() as connection:
-            return repository.find_task(connection, account_id, job_id)
+        """Raises JobNotFoundError."""
+        task = self._tasks.ask((account_id, job_id))
+        if task is None:
+            raise JobNotFoundError("no such task")
+        return task
 
     def earlier(self, account_id: str, key: IdempotencyKey) -> Submitted | None:
         """What a key has answered before. Raises IdempotencyMismatchError."""
