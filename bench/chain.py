@@ -3,7 +3,6 @@
 ``python -m bench.chain`` is its worker: gevent pool and task events as in ours, no database.
 """
 
-# ruff: noqa: E402
 from gevent import monkey
 
 if __name__ == "__main__":

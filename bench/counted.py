@@ -3,7 +3,6 @@
 What SQLAlchemy hands to the driver is added up in a Redis hash, a few times a second.
 """
 
-# ruff: noqa: E402
 from gevent import monkey
 
 if __name__ == "__main__":

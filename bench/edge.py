@@ -105,9 +105,7 @@ class NotComparableError(Exception):
 def measure(folder: Path, *, rounds: int, seconds: float, finished: int = 0, queued: int = 0) -> list[Row]:
     """Submit and status; with ``finished`` and ``queued`` also how both stand when so many rows are there."""
     with (
-        stand(
-            folder / "edge", sandbox={}, workers=False, beside=floor_program, prepare=make_floor_table
-        ) as service,
+        stand(folder / "edge", sandbox={}, workers=False, beside=floor_program, prepare=make_floor_table) as service,
         Load() as load,
     ):
         edge = Edge(service, load, customers(service.database, ACCOUNTS), rounds, seconds)

@@ -32,7 +32,7 @@ class Order:
 
     port: int
     requests: Sequence[str]
-    connections: int = 8
+    connections: int = 32
     seconds: float | None = None
     count: int | None = None
 
@@ -65,7 +65,9 @@ class Load:
         )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(timeout=10)
