@@ -75,7 +75,8 @@ _SUBMIT = text(
     " SELECT :id, :account_id, :weight, :operation, :model, :provider, :n, :low_priority, 'queued', 'queued',"
     " :unit_price, CAST(:price AS bigint), clock_timestamp() + make_interval(secs => :start_within_s),"
     " CASE WHEN room.free > 0 AND NOT :low_priority THEN clock_timestamp() END FROM room"
-    " WHERE EXISTS (SELECT 1 FROM paid) RETURNING *),"
+    # What costs nothing needs no balance.
+    " WHERE EXISTS (SELECT 1 FROM paid) OR CAST(:price AS bigint) = 0 RETURNING *),"
     " o AS (INSERT INTO orders (job_id, request, warnings, metadata, price_version, request_id)"
     " SELECT id, CAST(:request AS jsonb), CAST(:warnings AS jsonb), CAST(:metadata AS jsonb), :price_version,"
     " :request_id FROM job RETURNING request, warnings, metadata),"
