@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
 
+from app.together import Together
 from core.db import Database
 from core.errors import DatabaseAwayError
 from jobs import audit, capacity, idempotency, lifecycle, repository, retention
 from jobs.audit import Finding
 from jobs.capacity import ProviderState
 from jobs.desk import Submitted
+from jobs.errors import JobNotFoundError
 from jobs.idempotency import IdempotencyKey
 from jobs.lifecycle import Cancellation
 from jobs.repository import Filters, Image, Step, Task
@@ -39,10 +41,18 @@ class Records:
         self._database = database
         self._cancel_charge: Literal["full", "none"] = cancel_charge
         self._media = media
+        self._tasks = Together(self._find_tasks)
+
+    def _find_tasks(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Task]:
+        with self._database.autocommit() as connection:
+            return repository.find_tasks(connection, wanted)
 
     def task(self, account_id: str, job_id: str) -> Task:
-        with self._database.autocommit() as connection:
-            return repository.find_task(connection, account_id, job_id)
+        """Raises JobNotFoundError."""
+        task = self._tasks.ask((account_id, job_id))
+        if task is None:
+            raise JobNotFoundError("no such task")
+        return task
 
     def earlier(self, account_id: str, key: IdempotencyKey) -> Submitted | None:
         """What a key has answered before. Raises IdempotencyMismatchError."""

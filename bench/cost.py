@@ -46,7 +46,7 @@ class Meter:
                 text("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
             ).scalar_one()
         commands = service.redis.info("commandstats")
-        messages = int(commands.get("cmdstat_lpush", {}).get("calls", 0))  # type: ignore[union-attr]
+        messages = int(commands.get("cmdstat_lpush", {}).get("calls", 0))
         return cls(time.monotonic(), statements(service).total(), commits, messages)
 
 

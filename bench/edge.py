@@ -85,7 +85,7 @@ class Edge:
     def _submitted(self, name: str, port: int, requests: Sequence[str], queue: str) -> Round:
         done, count = self._round(name, port, requests, 202)
         # The floor's Celery and ours share the server and not the queue.
-        sent = int(self.stand.redis.llen(queue))  # type: ignore[arg-type]
+        sent = int(self.stand.redis.llen(queue))
         if sent != count:
             raise NotComparableError(f"{count} submits sent {sent} messages to the queue {queue}")
         self._take_back(queue)

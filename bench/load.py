@@ -32,7 +32,7 @@ class Order:
 
     port: int
     requests: Sequence[str]
-    connections: int = 8
+    connections: int = 32
     seconds: float | None = None
     count: int | None = None
 

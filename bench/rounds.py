@@ -28,7 +28,7 @@ def take_turns(contenders: Mapping[str, Callable[[], Round]], rounds: int) -> di
 
 
 def median(rounds: Sequence[Round], figure: str) -> float:
-    return statistics.median(getattr(one, figure) for one in rounds)
+    return float(statistics.median(getattr(one, figure) for one in rounds))
 
 
 def percentile(values: Sequence[float], share: float) -> float:

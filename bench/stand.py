@@ -65,7 +65,7 @@ def stand(
 
     Limits and credits are out of the way, and prepared pictures keep the sandbox's share small.
     """
-    settings = Settings(  # type: ignore[call-arg]
+    settings = Settings(
         _env_file=None,
         DARKROOM_VAR=var,
         DARKROOM_RATE_LIMIT_ACCOUNT=NO_LIMIT,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import Connection, text
 
@@ -58,21 +58,27 @@ def grant(connection: Connection, account_id: str, amount: int, *, note: str = "
     )
 
 
+# Admission as part of the statement that inserts the job; no row comes back when it is refused.
+ADMIT = (
+    "UPDATE balances SET queued = queued + :price"
+    " WHERE account_id = :account_id AND available - queued >= :price RETURNING 1"
+)
+
+
 def admit(connection: Connection, account_id: str, price: int) -> None:
     """Count an order against the balance, exactly. Raises InsufficientCreditsError."""
     if price == 0:
         return  # nothing to cover, by an account that may never have been granted anything
-    row = connection.execute(
-        text(
-            "UPDATE balances SET queued = queued + :price"
-            " WHERE account_id = :account_id AND available - queued >= :price RETURNING 1"
-        ),
-        {"account_id": account_id, "price": price},
-    ).one_or_none()
+    row = connection.execute(text(ADMIT), {"account_id": account_id, "price": price}).one_or_none()
     if row is None:
-        raise InsufficientCreditsError(
-            price_microcredits=price, spendable_microcredits=balance(connection, account_id).spendable
-        )
+        refuse(connection, account_id, price)
+
+
+def refuse(connection: Connection, account_id: str, price: int) -> NoReturn:
+    """Raise InsufficientCreditsError with what there is."""
+    raise InsufficientCreditsError(
+        price_microcredits=price, spendable_microcredits=balance(connection, account_id).spendable
+    )
 
 
 def withdraw(connection: Connection, account_id: str, price: int) -> None:

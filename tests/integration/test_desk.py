@@ -341,7 +341,12 @@ def test_a_submit_that_was_not_committed_leaves_nothing(
     event.listen(engine.database.engine, "commit", never_committed)
     try:
         with pytest.raises(DatabaseAwayError):
-            engine.order(account, operation="edit", references=[Reference("image", picture_bytes())])
+            engine.order(
+                account,
+                operation="edit",
+                references=[Reference("image", picture_bytes())],
+                key=IdempotencyKey("lost", b"1"),
+            )
     finally:
         event.remove(engine.database.engine, "commit", never_committed)
     nothing_left()
