@@ -148,13 +148,13 @@ class Stack:
         password_path = settings.var / "flower.password"
         password = folders.secret_in(password_path)
         programs = self._plan.programs(settings, environ, flower_password=password, sandbox=sandbox)
-        for program in (each for each in programs if each.name != services.FLOWER):
-            self._supervised().start(program)
+        flower = [program for program in programs if program.name == services.FLOWER]
+        self._start([program for program in programs if program not in flower])
         self._await_ready(lambda: self._plan.not_ready(settings), stop_asked)
-        # Flower asks for workers once, when it starts: after them it lists them from the beginning.
-        for program in (each for each in programs if each.name == services.FLOWER):
-            self._supervised().start(program)
-        self._await_ready(lambda: None if ports.answers(settings.flower_port) else "Flower does not answer", stop_asked)
+        if flower:
+            # It asks for workers once, when it starts: after them it lists them from the beginning.
+            self._start(flower)
+            self._await_ready(lambda: _no_answer(settings.flower_port), stop_asked)
         return Running(
             url=f"http://{_in_url(_reachable(settings.host))}:{settings.port}",
             flower_url=f"http://{LOOPBACK}:{settings.flower_port}",
@@ -186,6 +186,10 @@ class Stack:
         if self._supervisor is None:
             raise EmbeddedError("the stack has not been started")
         return self._supervisor
+
+    def _start(self, programs: Sequence[Program]) -> None:
+        for program in programs:
+            self._supervised().start(program)
 
     def _take_house(self) -> None:
         """Make ``var`` ours alone and end what a killed predecessor left in it."""
@@ -269,6 +273,10 @@ def run_stack(
 
 def _private_log(path: Path) -> TextIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8")
+
+
+def _no_answer(flower_port: int) -> str | None:
+    return None if ports.answers(flower_port) else "Flower does not answer"
 
 
 def with_free_ports(settings: Settings) -> Settings:
