@@ -38,6 +38,7 @@ class Edge:
         with self.stand.database.transaction() as connection:
             for number, status in enumerate(("succeeded", "waiting", "queued")):
                 ids += seed.jobs(connection, accounts, status, 100, first=first + 100 * number)
+        self._settle()  # small or grown, the planner knows the tables: else growth would look like a gain
         return {"status": self.status(ids), "submit": self.submit()}
 
     def grow(self, finished: int, queued: int) -> None:
@@ -45,6 +46,8 @@ class Edge:
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             seed.jobs(connection, list(self.keys), "succeeded", finished, first=1_000)
             seed.jobs(connection, list(self.keys), "queued", queued, first=1_000 + finished)
+
+    def _settle(self) -> None:
         with self.stand.database.autocommit() as connection:
             connection.execute(text("SET statement_timeout = 0"))
             seed.settle_in(connection)
