@@ -60,6 +60,7 @@ CODES: Mapping[str, Kind] = {
     "image_not_found": Kind(404, "No such picture", "The task ended without a picture of this index."),
     "method_not_allowed": Kind(405, "Method not allowed", "The route exists; Allow lists its methods."),
     "image_not_ready": Kind(409, "Not ready", "The task is still going on; ask again after Retry-After."),
+    "task_not_ended": Kind(409, "Still going on", "Only an ended task can be deleted; cancel it first."),
     "stale_job": Kind(409, "Moved on", "The task changed meanwhile; read it again."),
     "image_gone": Kind(410, "Picture deleted", "There was a picture; it is not kept any more."),
     "range_not_satisfiable": Kind(416, "Range not satisfiable", "The picture has fewer bytes than that."),
@@ -100,7 +101,7 @@ CODES: Mapping[str, Kind] = {
         503, "Unavailable", "Try again after Retry-After.", _REDUCED
     ),
     "database_unavailable": Kind(
-        503, "Database unavailable", "Nothing was kept or charged; try again.", _REDUCED
+        503, "Database unavailable", "Try again; with an Idempotency-Key nothing can be ordered twice.", _REDUCED
     ),
     "storage_unavailable": Kind(
         503, "Storage unavailable", "The picture store is away; try again.", _REDUCED

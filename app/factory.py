@@ -9,6 +9,7 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import (
+    admin_audit,
     auth,
     docs_page,
     errors,
@@ -18,6 +19,7 @@ from app import (
     models_api,
     openapi,
     prompts,
+    providers_api,
     quota_api,
     submit,
     tasks,
@@ -57,12 +59,15 @@ def build(settings: Settings, services: Services) -> Flask:
     base = (settings.public_url or "").rstrip("/")
     app.extensions[EXTENSION] = services
     app.extensions["darkroom_kinds"] = forms.kinds_of(services.catalog)
-    app.extensions["darkroom_renderer"] = Renderer(services.signer, base)
+    app.extensions["darkroom_renderer"] = Renderer(services.signer, base, services.wait)
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
     errors.install(app)
     auth.install(app, services)
     services.limits.install(app)
-    for module in (submit, tasks, images, models_api, quota_api, prompts, health, docs_page):
+    for module in (
+        *(submit, tasks, images, models_api, providers_api, quota_api),
+        *(prompts, admin_audit, health, docs_page),
+    ):
         app.register_blueprint(module.bp)
     check_described(app)
     app.extensions["darkroom_openapi"] = openapi.document(app, public_url=base)

@@ -28,7 +28,7 @@ forwarded_allow_ips = ""
 # It would lie in the home folder and let anybody who can write there drive the server.
 control_socket_disable = True
 
-accesslog = None  # The app logs requests itself, with their ids and without their keys.
+accesslog = None  # Prompts and keys stand in requests; the app logs what fails, with its id.
 errorlog = "-"
 
 # The heartbeat file is touched every second: on disk, a slow one would look like a stuck worker.

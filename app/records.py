@@ -1,31 +1,58 @@
 """What the edge reads and writes in the database, one connection per question.
 
-Everything takes the account first: there is no way to ask about another's job.
+Everything about jobs and money takes the account first: there is no way to ask about another's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Literal
 
+from app.together import Together
 from core.db import Database
-from jobs import idempotency, lifecycle, repository
+from core.errors import DatabaseAwayError
+from jobs import audit, capacity, idempotency, lifecycle, repository, retention
+from jobs.audit import Finding
+from jobs.capacity import ProviderState
 from jobs.desk import Submitted
+from jobs.errors import JobNotFoundError
 from jobs.idempotency import IdempotencyKey
 from jobs.lifecycle import Cancellation
 from jobs.repository import Filters, Image, Step, Task
 from quota import ledger
 from quota.ledger import Balance, Entry
+from storage.media import Media
+
+# Shorter than a caller's patience and a proxy's; `darkroom audit` takes its time.
+AUDIT_TIMEOUT_S = 30
 
 
 class Records:
     """Raises DatabaseAwayError throughout, and what the functions below it raise."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self,
+        database: Database,
+        media: Media | None = None,
+        *,
+        cancel_charge: Literal["full", "none"] = "full",
+    ) -> None:
         self._database = database
+        self._cancel_charge: Literal["full", "none"] = cancel_charge
+        self._media = media
+        self._tasks = Together(self._find_tasks)
+
+    def _find_tasks(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Task]:
+        with self._database.autocommit() as connection:
+            return repository.find_tasks(connection, wanted)
 
     def task(self, account_id: str, job_id: str) -> Task:
-        with self._database.autocommit() as connection:
-            return repository.find_task(connection, account_id, job_id)
+        """Raises JobNotFoundError."""
+        task = self._tasks.ask((account_id, job_id))
+        if task is None:
+            raise JobNotFoundError("no such task")
+        return task
 
     def earlier(self, account_id: str, key: IdempotencyKey) -> Submitted | None:
         """What a key has answered before. Raises IdempotencyMismatchError."""
@@ -55,7 +82,36 @@ class Records:
     def cancel(self, account_id: str, job_id: str) -> Cancellation:
         """In one transaction, committed on return: publish the nudges now."""
         with self._database.transaction() as connection:
-            return lifecycle.cancel(connection, account_id, job_id)
+            return lifecycle.cancel(connection, account_id, job_id, charge=self._cancel_charge)
+
+    def providers(self) -> list[ProviderState]:
+        with self._database.autocommit() as connection:
+            return capacity.overview(connection)
+
+    def pause_provider(self, name: str) -> None:
+        with self._database.autocommit() as connection:
+            capacity.pause(connection, name)
+
+    def resume_provider(self, name: str) -> None:
+        with self._database.autocommit() as connection:
+            capacity.resume(connection, name)
+
+    def delete(self, account_id: str, job_id: str) -> Task:
+        """Delete a task's pictures; the task as it stands after. Raises JobNotFoundError, NotEndedError.
+
+        The rows are committed first. Bytes that cannot go now go with the next round of retention.
+        """
+        with self._database.transaction() as connection:
+            keys = retention.delete_task(connection, account_id, job_id)
+        if keys and self._media is not None:
+            with suppress(DatabaseAwayError):
+                retention.remove_doomed(self._database, self._media, keys)
+        return self.task(account_id, job_id)
+
+    def audit(self) -> list[Finding]:
+        """Every broken invariant, of all accounts: for administrators alone."""
+        with self._database.transaction() as connection:
+            return audit.check(connection, timeout_s=AUDIT_TIMEOUT_S)
 
     def balance(self, account_id: str) -> Balance:
         with self._database.autocommit() as connection:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from app.answers import rfc3339
 from app.signing import Signer
 from jobs.desk import Quote
+from jobs.estimates import Wait
 from jobs.repository import Image, Step, Task
 from jobs.states import JobStatus
 from quota.ledger import Balance, Entry
@@ -19,10 +20,14 @@ TASKS = "/api/images/tasks"
 
 @dataclass(frozen=True, slots=True)
 class Renderer:
-    """``base`` is the public address before our paths, empty for links relative to this host."""
+    """``base`` is the public address before our paths, empty for links relative to this host.
+
+    ``wait`` estimates the wait of a queued task.
+    """
 
     signer: Signer
     base: str = ""
+    wait: Callable[[Task], Wait | None] = lambda _task: None
 
     def task(self, task: Task) -> dict[str, Any]:
         """app.schemas.TaskOut."""
@@ -40,6 +45,7 @@ class Renderer:
             "attempts": task.attempt,
             "progress": task.progress,
             "queue_position": task.queue_position,
+            "wait_estimate_s": _wait(self.wait(task)) if task.status == "queued" else None,
             "created_at": rfc3339(task.created_at),
             "started_at": rfc3339(task.started_at),
             "finished_at": rfc3339(task.finished_at),
@@ -86,6 +92,10 @@ def _request(stored: Mapping[str, Any]) -> dict[str, Any]:
     nested = {"size", "params", "normalised"}
     plain = {name: value for name, value in stored.items() if name not in nested}
     return {**plain, **stored["size"], **stored["params"], "normalised": stored["normalised"]}
+
+
+def _wait(wait: Wait | None) -> dict[str, float] | None:
+    return {"p50": wait.p50_s, "p90": wait.p90_s} if wait else None
 
 
 def _price(task: Task) -> dict[str, Any]:

@@ -149,6 +149,13 @@ class ImageOut(Shape):
     deleted: bool
 
 
+class WaitEstimate(Shape):
+    """Seconds until the start: half of the tasks in such a place start sooner; nine of ten do."""
+
+    p50: float
+    p90: float
+
+
 class TaskError(Shape):
     code: str
     message: str
@@ -182,6 +189,9 @@ class TaskOut(Shape):
     attempts: int = Field(description="calls sent upstream")
     progress: float | None = Field(description="0 to 1, where the upstream says")
     queue_position: int | None = Field(description="an estimate, at most 2 s old")
+    wait_estimate_s: WaitEstimate | None = Field(
+        description="seconds until the start, from the last hour's jobs of this model; null when unknown"
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -293,6 +303,50 @@ class ModelDetail(ModelOut):
     note: str | None
 
 
+class Circuit(Shape):
+    """``open``: nothing is sent after failures in a row; ``half_open``: one call goes out as a probe."""
+
+    state: Literal["closed", "open", "half_open"]
+    opened_at: datetime | None
+    next_probe_at: datetime | None
+
+
+class ProviderLimits(Shape):
+    """Summed over its credentials; null: not limited, not counted."""
+
+    max_active: int | None
+    max_per_minute: int | None
+    submitted_last_minute: int | None
+
+
+class Capabilities(Shape):
+    kind: Literal["sync", "async"] = Field(description="async: pictures develop upstream while nobody here waits")
+    cancel: bool = Field(description="whether work that has begun can be stopped")
+    text: bool = Field(description="whether it enhances prompts")
+    operations: list[str]
+    models: int
+
+
+class ProviderOut(Shape):
+    name: str
+    object: Literal["provider"]
+    title: str
+    configured: bool = Field(description="whether it is set up here")
+    healthy: bool = Field(description="set up, and its circuit closed")
+    paused: bool = Field(description="by an operator: its tasks wait")
+    paused_at: datetime | None
+    circuit: Circuit
+    not_before: datetime | None = Field(description="the upstream asked everybody to wait until then")
+    active: int = Field(description="calls in flight, of all accounts")
+    limits: ProviderLimits
+    capabilities: Capabilities
+
+
+class ProviderList(Shape):
+    object: Literal["list"]
+    data: list[ProviderOut]
+
+
 class Limit(Shape):
     name: str
     requests: int
@@ -334,6 +388,20 @@ class LedgerOut(Shape):
     object: Literal["list"]
     data: list[LedgerEntry]
     next_cursor: int | None
+
+
+# ---------------------------------------------------------------- administration
+
+
+class FindingOut(Shape):
+    invariant: str = Field(description="the rule that does not hold")
+    subject: str = Field(description="about whom: an account, a task, a credential")
+    detail: str = Field(description="the figures")
+
+
+class AuditOut(Shape):
+    clean: bool
+    findings: list[FindingOut]
 
 
 # ---------------------------------------------------------------- prompts, health

@@ -25,6 +25,8 @@ from core.db import Database, make_engine
 from core.redis import make_client
 from core.settings import Settings
 from jobs.desk import Desk
+from jobs.estimates import Estimates, Wait
+from jobs.repository import Task
 from jobs.states import Nudge
 from providers import catalog as catalogue
 from providers import configured as configuration
@@ -55,7 +57,10 @@ class Variant(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """``unit_price`` turns a cost in US dollars into micro-credits. ``checks`` say None or what is wrong."""
+    """``unit_price`` turns a cost in US dollars into micro-credits. ``checks`` say None or what is wrong.
+
+    ``wait`` estimates how long a queued task will wait for its start.
+    """
 
     authenticate: Callable[[str], Caller | None]
     records: Records
@@ -73,6 +78,7 @@ class Services:
     waits: Waits
     signer: Signer
     checks: Mapping[str, checks.Check]
+    wait: Callable[[Task], Wait | None] = lambda _task: None
 
 
 def services() -> Services:
@@ -90,7 +96,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
     catalog = catalogue.load()
     configured = configuration.configured_names(env)
     store, media = _pictures(settings)
-    records = Records(database)
+    records = Records(database, media, cancel_charge="none" if settings.cancel_charge == "none" else "full")
     desk = Desk(
         database,
         media,
@@ -125,6 +131,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         waits=Waits(records.versions, client),
         signer=load_signer(settings.var),
         checks=checks.of(database, client, store),
+        wait=Estimates(database).of,
     )
 
 

@@ -1,4 +1,4 @@
-"""Following tasks: read, list, timeline, cancel."""
+"""Following tasks: read, list, timeline, cancel, delete."""
 
 from __future__ import annotations
 
@@ -170,3 +170,21 @@ def cancel(job_id: str) -> Response:
     if done.outcome == "stop_requested":
         return json_answer(body, 202, {"Location": f"{TASKS}/{job_id}", "Retry-After": str(RETRY_AFTER_S)})
     return json_answer(body)
+
+
+@bp.delete("/<job_id>")
+@describe(
+    Endpoint(
+        "Delete the pictures of an ended task",
+        "tasks",
+        (Answer(200, "The task, its pictures deleted.", TaskOut, headers=("ETag",)),),
+        scope="jobs:write",
+        errors=("not_found", "task_not_ended", "invalid_request"),
+        description="Pictures are gone for good, those that came with the order too; the task, its timeline and its"
+        " money stay. Deleting again changes nothing.",
+    )
+)
+def delete(job_id: str) -> Response:
+    read_query(Empty, request.args)
+    task = services().records.delete(g.caller.account_id, checked_id(job_id))
+    return json_answer(renderer().task(task), headers={"ETag": renderer().etag(task)})

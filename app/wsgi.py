@@ -14,4 +14,4 @@ from core import logging, settings
 
 configuration = settings.load()
 logging.configure(level=configuration.log_level, log_format=configuration.log_format)
-app = create_app(configuration, build(configuration, os.environ))
+app = create_app(configuration, build(configuration, settings.with_dotenv(os.environ)))

@@ -6,9 +6,11 @@ Only entry points call :func:`load`; everything below receives values. Providers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
+from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -51,6 +53,7 @@ class Settings(BaseSettings):
     # Processes
     web_workers: int = Field(default=1, ge=1, le=64, alias="DARKROOM_WEB_WORKERS")
     worker_processes: int = Field(default=1, ge=1, le=64, alias="DARKROOM_WORKERS")
+    worker_name: MaybeText = Field(default=None, alias="DARKROOM_WORKER_NAME")
     worker_pool: int = Field(default=1000, ge=10, le=10_000, alias="DARKROOM_WORKER_POOL")
     control_slots: int = Field(default=200, ge=1, alias="DARKROOM_CONTROL_SLOTS")
     provider_slots: int = Field(default=200, ge=1, alias="DARKROOM_PROVIDER_SLOTS")
@@ -74,6 +77,10 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=4, ge=1, le=20, alias="DARKROOM_MAX_ATTEMPTS")
     default_deadline_s: int = Field(default=86_400, ge=1, alias="DARKROOM_DEFAULT_DEADLINE_S")
     publish_window: int = Field(default=32, ge=1, alias="DARKROOM_PUBLISH_WINDOW")
+
+    # How long the pictures of ended jobs are kept; 0 is for ever
+    keep_pictures_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_PICTURES_DAYS")
+    keep_inputs_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_INPUTS_DAYS")
 
     # Limits of callers
     rate_limit_account: str = Field(default="600/minute", alias="DARKROOM_RATE_LIMIT_ACCOUNT")
@@ -126,6 +133,12 @@ def _psycopg(url: str) -> str:
         if url.startswith(prefix):
             return "postgresql+psycopg://" + url.removeprefix(prefix)
     raise SettingsError("DATABASE_URL must begin with postgresql://")
+
+
+def with_dotenv(environ: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` over the ``.env`` of the working folder, which also holds the providers' variables."""
+    file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    return {**file, **environ}
 
 
 def load() -> Settings:

@@ -83,10 +83,13 @@ INVARIANTS: dict[str, str] = {
 }
 
 
-def check(connection: Connection) -> list[Finding]:
-    """Run every invariant in one snapshot of the database; an empty list is a clean audit."""
+def check(connection: Connection, *, timeout_s: int = 120) -> list[Finding]:
+    """Run every invariant in one read-only snapshot; an empty list is a clean audit.
+
+    First in its transaction. ``timeout_s`` bounds each of the queries.
+    """
     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-    connection.execute(text("SET LOCAL statement_timeout = '120s'"))
+    connection.execute(text(f"SET LOCAL statement_timeout = '{timeout_s:d}s'"))
     return [
         Finding(invariant, str(subject), str(detail))
         for invariant, query in INVARIANTS.items()

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from jobs import capacity
 from jobs.states import OPEN_OUTCOMES, Outcome
 
 
@@ -30,10 +31,14 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Seated:
-    """The calls that found room at a credential; the others wait for a later claim."""
+    """The calls that found room at a credential; the others wait for a later claim.
+
+    ``endless``: nothing limits the credential, so the next job will find room too.
+    """
 
     credential_id: str
     intents: Sequence[Intent]
+    endless: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +57,11 @@ class KeptImage:
 
 
 _INTEND = text(
-    "WITH pick AS (SELECT id, least(:wanted, coalesce(max_active - active, :wanted)) AS seats FROM credentials"
-    " WHERE id = ANY(:known) AND paused_at IS NULL AND (max_active IS NULL OR active < max_active)"
-    " ORDER BY active LIMIT 1 FOR UPDATE),"
-    " taken AS (UPDATE credentials SET active = active + pick.seats FROM pick WHERE credentials.id = pick.id),"
-    " called AS (INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model, credential_id,"
-    " base_url, dedupe_key, give_up_at) SELECT c.id, :job_id, c.slot, c.attempt, c.pictures, :provider, :model,"
-    " pick.id, CAST(:known_urls AS jsonb) ->> pick.id, c.dedupe_key,"
+    "WITH "
+    + capacity.TAKE_SEATS
+    + ", called AS (INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model,"
+    " credential_id, base_url, dedupe_key, give_up_at) SELECT c.id, :job_id, c.slot, c.attempt, c.pictures,"
+    " :provider, :model, pick.id, CAST(:known_urls AS jsonb) ->> pick.id, c.dedupe_key,"
     " clock_timestamp() + make_interval(secs => :deadline_s)"
     " FROM pick, ROWS FROM (jsonb_to_recordset(CAST(:intents AS jsonb)) AS"
     " (id text, slot smallint, attempt smallint, pictures smallint, dedupe_key text))"
@@ -66,7 +69,7 @@ _INTEND = text(
     " RETURNING id, credential_id),"
     " counted AS (UPDATE jobs SET attempt = attempt + (SELECT seats FROM pick) WHERE id = :job_id"
     " AND EXISTS (SELECT 1 FROM pick))"
-    " SELECT id, credential_id FROM called"
+    " SELECT id, credential_id, (SELECT endless FROM pick) AS endless FROM called"
 )
 
 
@@ -111,7 +114,7 @@ def intend(
     if not rows:
         return None
     seated = {row.id for row in rows}
-    return Seated(rows[0].credential_id, [intent for intent in intents if intent.id in seated])
+    return Seated(rows[0].credential_id, [intent for intent in intents if intent.id in seated], rows[0].endless)
 
 
 _RECORD = (
@@ -126,8 +129,9 @@ _RECORD = (
     " result = CAST(:result AS jsonb), missing_since = NULL, error_code = :error_code, error_detail = :error_detail,"
     " retryable = :retryable, retry_after_s = :retry_after_s, pictures_kept = :kept,"
     " written_off = c.written_off OR :written_off"
-    " FROM seen WHERE c.id = seen.id RETURNING c.id, c.job_id, c.credential_id, seen.outcome AS was),"
-    " freed AS (UPDATE credentials SET active = active - 1 FROM call WHERE credentials.id = call.credential_id"
+    " FROM seen WHERE c.id = seen.id RETURNING c.id, c.job_id, c.provider, c.credential_id, seen.outcome AS was),"
+    f" freed AS (UPDATE credentials SET active = active - 1, {capacity.STAY_AWAY} FROM call"
+    " WHERE credentials.id = call.credential_id"
     " AND :frees AND (call.was IS NULL OR call.was IN ('accepted', 'uncertain')))"
 )
 
@@ -164,7 +168,7 @@ def record(
             " ON CONFLICT (job_id, index) DO NOTHING)"
         )
     row = connection.execute(
-        text(statement + " SELECT id FROM call"),
+        text(f"{statement} SELECT job_id, provider, was, {capacity.IN_TROUBLE} FROM call"),
         {
             "id": call_id,
             "sources": [str(source) for source in sources],
@@ -178,11 +182,22 @@ def record(
             "error_detail": error_detail,
             "retryable": retryable,
             "retry_after_s": retry_after_s,
+            "stay_away_s": capacity.stay_away_s(outcome, error_code, retry_after_s),
             "kept": len(images),
             "written_off": written_off,
             **({"images": json.dumps([_image_row(image) for image in images])} if images else {}),
         },
     ).one_or_none()
+    if row and row.was is None and (row.troubled or error_code):
+        capacity.note(
+            connection,
+            row.provider,
+            call_id=call_id,
+            job_id=row.job_id,
+            outcome=outcome,
+            code=error_code,
+            retryable=bool(retryable),
+        )
     return row is not None
 
 

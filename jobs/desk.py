@@ -177,20 +177,22 @@ class Desk:
         return Submitted(task, [states.run(provider, job_id)])
 
     def _accept(self, customer: Customer, job: NewJob, key: IdempotencyKey | None) -> Submitted:
+        # A plain submit is a single statement and needs no BEGIN and COMMIT around it.
+        alone = key is None and not job.low_priority
         try:
-            with self._database.transaction() as connection:
+            with self._database.autocommit() if alone else self._database.transaction() as connection:
                 if key:
                     idempotency.claim(connection, customer.account_id, key, job.id)
-                nudges = lifecycle.submit(connection, job, window=self._publish_window)
-                task = repository.find_task(connection, customer.account_id, job.id)
-                failpoints.hit("submit.uncommitted")
+                queued = lifecycle.submit(connection, job, window=self._publish_window)
+                if not alone:
+                    failpoints.hit("submit.uncommitted")
         except idempotency.TakenError:
             if key and (earlier := self._replay(customer, key)):
                 self._drop_inputs(job)
                 return earlier
             raise
         failpoints.hit("submit.committed")
-        return Submitted(task, nudges)
+        return Submitted(queued.task, queued.nudges)
 
     def _replay(self, customer: Customer, key: IdempotencyKey) -> Submitted | None:
         with self._database.autocommit() as connection:

@@ -19,6 +19,12 @@ class JobNotFoundError(ServiceError):
     code = "not_found"
 
 
+class NotEndedError(ServiceError):
+    """Only what has ended can be deleted."""
+
+    code = "task_not_ended"
+
+
 class UnknownOperationError(ServiceError):
     code = "unknown_operation"
 

@@ -37,9 +37,21 @@ def bury_neighbours(connection: Connection) -> int:
     return len(gone)
 
 
+def anyone_lives(connection: Connection) -> bool:
+    return bool(
+        connection.execute(
+            text(
+                "SELECT EXISTS (SELECT 1 FROM workers"
+                " WHERE heartbeat_at > statement_timestamp() - make_interval(secs => :dead_s))"
+            ),
+            {"dead_s": DEAD_AFTER_S},
+        ).scalar_one()
+    )
+
+
 def forget_silent(connection: Connection, *, older_than_s: float = 3600) -> None:
     connection.execute(
-        text("DELETE FROM workers WHERE heartbeat_at < clock_timestamp() - make_interval(secs => :age)"),
+        text("DELETE FROM workers WHERE heartbeat_at < statement_timestamp() - make_interval(secs => :age)"),
         {"age": older_than_s},
     )
 

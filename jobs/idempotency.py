@@ -52,7 +52,7 @@ def claim(connection: Connection, account_id: str, key: IdempotencyKey, job_id: 
             "INSERT INTO idempotency_keys (account_id, key, fingerprint, job_id)"
             " VALUES (:account_id, :key, :fingerprint, :job_id) ON CONFLICT (account_id, key) DO UPDATE"
             " SET fingerprint = :fingerprint, job_id = :job_id, created_at = clock_timestamp()"
-            " WHERE :first OR idempotency_keys.created_at < clock_timestamp() - make_interval(secs => :life_s)"
+            " WHERE :first OR idempotency_keys.created_at < statement_timestamp() - make_interval(secs => :life_s)"
             " RETURNING 1"
         ),
         {
@@ -75,7 +75,7 @@ def find(connection: Connection, account_id: str, key: IdempotencyKey) -> str | 
     row = connection.execute(
         text(
             "SELECT job_id, fingerprint FROM idempotency_keys WHERE account_id = :account_id AND key = :key"
-            " AND created_at >= clock_timestamp() - make_interval(secs => :life_s)"
+            " AND created_at >= statement_timestamp() - make_interval(secs => :life_s)"
         ),
         {"account_id": account_id, "key": key.key, "life_s": key.life_s},
     ).one_or_none()

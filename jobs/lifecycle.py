@@ -23,8 +23,9 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, text
 
 from core.ids import is_id
-from jobs import calls, failures, publishing, states
+from jobs import calls, failures, publishing, repository, states
 from jobs.errors import JobNotFoundError, StaleJobError
+from jobs.repository import Task
 from jobs.states import JobStatus, Nudge
 from quota import ledger
 
@@ -55,31 +56,51 @@ class NewJob:
     request_id: str = ""
 
 
-def submit(connection: Connection, job: NewJob, *, window: int) -> list[Nudge]:
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A job just born: nudges to publish after the commit, and the job as its owner may see it."""
+
+    nudges: Sequence[Nudge]
+    task: Task
+
+
+# One statement, because submit is the hottest write: admitted, inserted and read back in one round
+# trip. The balance is locked from here to the commit, and nothing is waited for in between.
+_SUBMIT = text(
+    "WITH paid AS ("
+    + ledger.ADMIT
+    + "), room AS ("
+    + publishing.ROOM
+    + "), job AS (INSERT INTO jobs (id, account_id, weight, operation, model, provider, n, low_priority,"
+    " status, money, unit_price, quoted, start_deadline_at, published_at)"
+    " SELECT :id, :account_id, :weight, :operation, :model, :provider, :n, :low_priority, 'queued', 'queued',"
+    " :unit_price, CAST(:price AS bigint), clock_timestamp() + make_interval(secs => :start_within_s),"
+    " CASE WHEN room.free > 0 AND NOT :low_priority THEN clock_timestamp() END FROM room"
+    # What costs nothing needs no balance.
+    " WHERE EXISTS (SELECT 1 FROM paid) OR CAST(:price AS bigint) = 0 RETURNING *),"
+    " o AS (INSERT INTO orders (job_id, request, warnings, metadata, price_version, request_id)"
+    " SELECT id, CAST(:request AS jsonb), CAST(:warnings AS jsonb), CAST(:metadata AS jsonb), :price_version,"
+    " :request_id FROM job RETURNING request, warnings, metadata),"
+    " i AS (INSERT INTO inputs SELECT job.id, r.* FROM job, jsonb_to_recordset(CAST(:inputs AS jsonb)) AS"
+    " r(role text, position smallint, key text, mime text, width_px int, height_px int, size_bytes int,"
+    " sha256 text)),"
+    " e AS (INSERT INTO job_events (job_id, type, data)"
+    " SELECT id, 'queued', jsonb_build_object('quoted_microcredits', quoted, 'model', model, 'provider', provider)"
+    " FROM job)"
+    " SELECT to_jsonb(job) || to_jsonb(o) || jsonb_build_object('images', '[]'::jsonb, 'ahead', ("
+    + repository.AHEAD.format(of="job")
+    + ")) AS task FROM job, o"
+)
+
+
+def submit(connection: Connection, job: NewJob, *, window: int) -> Queued:
     """- -> QUEUED, its price counted against the balance. Raises InsufficientCreditsError.
 
-    The row is born published when the account's window has room, which saves the sweep a look.
+    The row is born published when the account's window has room, which saves the sweep a look. One
+    statement, except for low priority, which needs the caller's transaction around its two.
     """
-    row = connection.execute(
-        text(
-            "WITH room AS ("
-            + publishing.ROOM
-            + "), job AS (INSERT INTO jobs (id, account_id, weight, operation, model, provider, n, low_priority,"
-            " status, money, unit_price, quoted, start_deadline_at, published_at)"
-            " SELECT :id, :account_id, :weight, :operation, :model, :provider, :n, :low_priority, 'queued', 'queued',"
-            " :unit_price, :quoted, clock_timestamp() + make_interval(secs => :start_within_s),"
-            " CASE WHEN room.free > 0 AND NOT :low_priority THEN clock_timestamp() END FROM room"
-            " RETURNING id, published_at),"
-            " o AS (INSERT INTO orders (job_id, request, warnings, metadata, price_version, request_id)"
-            " VALUES (:id, :request, :warnings, :metadata, :price_version, :request_id)),"
-            " i AS (INSERT INTO inputs SELECT :id, r.* FROM jsonb_to_recordset(CAST(:inputs AS jsonb)) AS"
-            " r(role text, position smallint, key text, mime text, width_px int, height_px int, size_bytes int,"
-            " sha256 text)),"
-            " e AS (INSERT INTO job_events (job_id, type, data) VALUES"
-            " (:id, 'queued', jsonb_build_object('quoted_microcredits', CAST(:quoted AS bigint),"
-            " 'model', CAST(:model AS text), 'provider', CAST(:provider AS text))))"
-            " SELECT published_at FROM job"
-        ),
+    born = connection.execute(
+        _SUBMIT,
         {
             "id": job.id,
             "account_id": job.account_id,
@@ -90,7 +111,7 @@ def submit(connection: Connection, job: NewJob, *, window: int) -> list[Nudge]:
             "n": job.n,
             "low_priority": job.low_priority,
             "unit_price": job.unit_price,
-            "quoted": job.quoted,
+            "price": job.quoted,
             "start_within_s": job.start_within_s,
             "window": window,
             "request": json.dumps(dict(job.request)),
@@ -100,12 +121,13 @@ def submit(connection: Connection, job: NewJob, *, window: int) -> list[Nudge]:
             "request_id": job.request_id,
             "inputs": json.dumps(list(job.inputs)),
         },
-    ).one()
-    nudges = [states.run(job.provider, job.id)] if row.published_at else []
+    ).scalar_one_or_none()
+    if born is None:
+        ledger.refuse(connection, job.account_id, job.quoted)
+    nudges = [states.run(job.provider, job.id)] if born["published_at"] else []
     if job.low_priority:
         nudges = publishing.fill(connection, job.account_id, job.provider, job.weight, window=window)
-    ledger.admit(connection, job.account_id, job.quoted)
-    return nudges
+    return Queued(nudges, repository.task_of(born))
 
 
 def claim(connection: Connection, job_id: str, *, owner: str, step_s: Mapping[str, float]) -> Row[Any]:
@@ -134,15 +156,15 @@ def hold(connection: Connection, job: Row[Any]) -> None:
         ledger.hold(connection, job.account_id, job.id, job.quoted)
 
 
-def defer(connection: Connection, job_id: str, *, after_s: float) -> None:
+def defer(connection: Connection, job_id: str, *, after_s: float, spread_s: float = 0.0) -> None:
     """QUEUED stays QUEUED: no credential has room, so only the time of the next try moves, jittered."""
     connection.execute(
         text(
             "UPDATE jobs SET published_at = NULL,"
-            " due_at = clock_timestamp() + make_interval(secs => :after_s * (0.5 + random()))"
+            " due_at = clock_timestamp() + make_interval(secs => :after_s + :spread_s * random())"
             " WHERE id = :id AND status = 'queued'"
         ),
-        {"id": job_id, "after_s": after_s},
+        {"id": job_id, "after_s": after_s, "spread_s": spread_s},
     )
 
 

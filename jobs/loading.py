@@ -112,7 +112,7 @@ def take_due(
     rows = connection.execute(
         text(
             "WITH due AS (SELECT id FROM jobs WHERE provider = :provider AND status = 'waiting'"
-            " AND due_at <= clock_timestamp() ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED),"
+            " AND due_at <= statement_timestamp() ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED),"
             " j AS (UPDATE jobs SET due_at = clock_timestamp() + make_interval(secs => greatest(:interval_s,"
             " least(:interval_max_s, extract(epoch FROM clock_timestamp() - started_at) / 8)))"
             " FROM due WHERE jobs.id = due.id RETURNING jobs.*)"
@@ -128,7 +128,7 @@ def providers_due(connection: Connection, providers: Sequence[str]) -> list[str]
     rows = connection.execute(
         text(
             "SELECT p FROM unnest(CAST(:providers AS text[])) AS p WHERE EXISTS (SELECT 1 FROM jobs"
-            " WHERE provider = p AND status = 'waiting' AND due_at <= clock_timestamp())"
+            " WHERE provider = p AND status = 'waiting' AND due_at <= statement_timestamp())"
         ),
         {"providers": list(providers)},
     )

@@ -105,6 +105,8 @@ jobs = Table(
     ),
     Index("jobs_waiting_due", "provider", "due_at", postgresql_where=text("status = 'waiting'")),
     Index("jobs_running", "owner", postgresql_where=text("status = 'running'")),
+    # Newest service times of a model, for the estimate of waits.
+    Index("jobs_measured", "provider", "model", "finished_at", postgresql_where=text("status = 'succeeded'")),
     Index("jobs_start_deadline", "start_deadline_at", postgresql_where=text("status = 'queued'")),
     postgresql_with={"fillfactor": 70},
 )
@@ -144,7 +146,10 @@ inputs = Table(
     Column("height_px", Integer, nullable=False),
     Column("size_bytes", Integer, nullable=False),
     Column("sha256", Text, nullable=False),
+    Column("created_at", TIME, nullable=False, server_default=NOW),
+    Column("deleted_at", TIME),
     CheckConstraint("role IN ('image', 'mask', 'face')", name="role_known"),
+    Index("inputs_kept", "created_at", "job_id", postgresql_where=text("deleted_at IS NULL")),
 )
 
 upstream_calls = Table(
@@ -207,6 +212,17 @@ images = Table(
     Column("revised_prompt", Text),
     Column("created_at", TIME, nullable=False, server_default=NOW),
     Column("deleted_at", TIME),
+    Index("images_kept", "created_at", "job_id", postgresql_where=text("deleted_at IS NULL")),
+)
+
+# Blobs whose row is a tombstone already and whose bytes are still to go. Empty nearly always.
+doomed_blobs = Table(
+    "doomed_blobs",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("doomed_at", TIME, nullable=False, server_default=NOW),
+    Column("due_at", TIME, nullable=False, server_default=NOW),  # later again when the store would not
+    Index("doomed_blobs_due", "due_at"),
 )
 
 job_events = Table(
@@ -237,8 +253,29 @@ credentials = Table(
     Column("provider", Text, nullable=False),
     Column("active", Integer, nullable=False, server_default=text("0")),
     Column("max_active", Integer),
+    Column("max_per_minute", Integer),
+    # Submits of about the last minute, counted by short spans of the database's clock.
+    Column("submits", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("not_before", TIME),  # the upstream asked everybody to come back later
     Column("paused_at", TIME),
     CheckConstraint("active >= 0", name="active_not_negative"),
+    postgresql_with={"fillfactor": 50},
+)
+
+# What holds for all credentials of a provider: an operator's pause, and the circuit breaker.
+providers = Table(
+    "providers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("paused_at", TIME),
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("failing_since", TIME),
+    Column("failing_job", Text),
+    Column("trips", Integer, nullable=False, server_default=text("0")),
+    Column("opened_at", TIME),
+    Column("open_until", TIME),  # NULL while closed; past: half-open, one probe may go
+    Column("probe_call_id", Text),
+    CheckConstraint("(trips > 0) = (open_until IS NOT NULL)", name="open_has_end"),
     postgresql_with={"fillfactor": 50},
 )
 

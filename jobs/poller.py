@@ -14,7 +14,7 @@ import structlog
 
 from core import failpoints
 from core.errors import DatabaseAwayError
-from jobs import answers, calls, collector, lifecycle, loading, runner, states, steps
+from jobs import answers, calls, capacity, collector, lifecycle, loading, runner, states, steps
 from jobs.answers import Answer
 from jobs.errors import StaleJobError
 from jobs.loading import LiveJob, OpenCall
@@ -229,6 +229,8 @@ def _resend(bench: Workbench, look: Look) -> Answer | None:
     An error proves nothing until the next look.
     """
     with bench.database.autocommit() as connection:
+        if not capacity.take_submit(connection, look.call.credential_id):
+            return None  # a limit; the next look tries again
         allowed = calls.note_resend(connection, look.call.id, most=RESENDS_AT_MOST)
         parts = loading.order_parts(connection, look.job.id) if allowed else None
     if parts is None:

@@ -21,11 +21,11 @@ ROOM = (
 
 _FILL = text(
     "WITH room AS (" + ROOM + "), next AS (SELECT id FROM jobs WHERE account_id = :account_id"
-    " AND provider = :provider AND status = 'queued' AND published_at IS NULL AND due_at <= clock_timestamp()"
+    " AND provider = :provider AND status = 'queued' AND published_at IS NULL AND due_at <= statement_timestamp()"
     # Low priority waits until no normal job of this account waits here.
     " AND (NOT low_priority OR NOT EXISTS (SELECT 1 FROM jobs AS normal WHERE normal.account_id = :account_id"
     " AND normal.provider = :provider AND normal.status = 'queued' AND NOT normal.low_priority"
-    " AND normal.due_at <= clock_timestamp()))"
+    " AND normal.due_at <= statement_timestamp()))"
     " ORDER BY low_priority, due_at, id LIMIT (SELECT greatest(0, least(free, :most)) FROM room)"
     " FOR UPDATE SKIP LOCKED)"
     " UPDATE jobs SET published_at = clock_timestamp() FROM next WHERE jobs.id = next.id RETURNING jobs.id"
@@ -65,7 +65,7 @@ def forget_lost(connection: Connection, *, older_than_s: float, limit: int = 500
     done = connection.execute(
         text(
             "WITH lost AS (SELECT id FROM jobs WHERE status = 'queued' AND published_at IS NOT NULL"
-            " AND published_at < clock_timestamp() - make_interval(secs => :age_s)"
+            " AND published_at < statement_timestamp() - make_interval(secs => :age_s)"
             " ORDER BY published_at LIMIT :limit FOR UPDATE SKIP LOCKED)"
             " UPDATE jobs SET published_at = NULL FROM lost WHERE jobs.id = lost.id"
         ),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from core.ids import is_id
 from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
@@ -95,26 +95,43 @@ class Filters:
     limit: int = 20
 
 
+# How many wait before a queued job at its provider.
+AHEAD = (
+    "SELECT count(*) FROM (SELECT 1 FROM jobs AS q WHERE q.provider = {of}.provider"
+    f" AND q.status = 'queued' AND q.id < {{of}}.id LIMIT {QUEUE_COUNTED}) AS ahead"
+)
+
+# One JSON object per task: the driver's price of a result is by the column, and a task has forty.
 _TASK = (
-    "SELECT j.*, o.request, o.warnings, o.metadata,"
-    " CASE WHEN j.status = 'queued' THEN (SELECT count(*) FROM (SELECT 1 FROM jobs AS q WHERE q.provider = j.provider"
-    f" AND q.status = 'queued' AND q.id < j.id LIMIT {QUEUE_COUNTED}) AS ahead) END AS ahead,"
-    " CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index)"
-    " FROM images AS i WHERE i.job_id = j.id), '[]') END AS images"
-    " FROM jobs AS j JOIN orders AS o ON o.job_id = j.id WHERE j.account_id = :account_id"
+    "SELECT to_jsonb(j) || jsonb_build_object('request', o.request, 'warnings', o.warnings, 'metadata', o.metadata,"
+    f" 'ahead', CASE WHEN j.status = 'queued' THEN ({AHEAD.format(of='j')}) END,"
+    " 'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index)"
+    " FROM images AS i WHERE i.job_id = j.id), '[]') END) AS task"
+    " FROM jobs AS j JOIN orders AS o ON o.job_id = j.id"
+)
+_TASKS = text(
+    _TASK + " JOIN unnest(CAST(:account_ids AS text[]), CAST(:ids AS text[])) AS wanted (account_id, id)"
+    " ON j.account_id = wanted.account_id AND j.id = wanted.id"
 )
 
 
 def find_task(connection: Connection, account_id: str, job_id: str) -> Task:
     """Raises JobNotFoundError: unknown, malformed, or another account's."""
-    row = None
-    if is_id(job_id, "job"):
-        row = connection.execute(
-            text(_TASK + " AND j.id = :id"), {"account_id": account_id, "id": job_id}
-        ).one_or_none()
-    if row is None:
+    found = find_tasks(connection, [(account_id, job_id)])
+    if not found:
         raise JobNotFoundError("no such task")
-    return _task(row)
+    return found[account_id, job_id]
+
+
+def find_tasks(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Task]:
+    """Tasks by (account, id), each only within the account it is asked for; unknown ones are left out."""
+    wanted = [(account_id, job_id) for account_id, job_id in wanted if is_id(job_id, "job")]
+    if not wanted:
+        return {}
+    account_ids, ids = zip(*wanted, strict=True)
+    rows = connection.execute(_TASKS, {"account_ids": list(account_ids), "ids": list(ids)})
+    tasks = [task_of(row.task) for row in rows]
+    return {(task.account_id, task.id): task for task in tasks}
 
 
 def list_tasks(connection: Connection, account_id: str, filters: Filters) -> list[Task]:
@@ -123,7 +140,7 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
         return []
     rows = connection.execute(
         text(
-            _TASK + " AND (CAST(:cursor AS text) IS NULL OR j.id < :cursor)"
+            _TASK + " WHERE j.account_id = :account_id AND (CAST(:cursor AS text) IS NULL OR j.id < :cursor)"
             " AND (CAST(:statuses AS text[]) IS NULL OR j.status = ANY(CAST(:statuses AS text[])))"
             " AND (CAST(:operation AS text) IS NULL OR j.operation = :operation)"
             " AND (CAST(:model AS text) IS NULL OR j.model = :model)"
@@ -141,7 +158,7 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
             "limit": filters.limit,
         },
     )
-    return [_task(row) for row in rows]
+    return [task_of(row.task) for row in rows]
 
 
 def _askable(filters: Filters) -> bool:
@@ -209,40 +226,40 @@ def _statuses(status: str | None) -> list[str] | None:
     return ["running", "waiting"] if status == "running" else [status]
 
 
-def _task(row: Row[Any]) -> Task:
-    ahead = row.ahead
+def task_of(row: Mapping[str, Any]) -> Task:
+    """From the object that ``_TASK`` makes of a job."""
+    ahead = row["ahead"]
     return Task(
-        id=row.id,
-        account_id=row.account_id,
-        status="running" if row.status == "waiting" else row.status,
-        operation=row.operation,
-        model=row.model,
-        provider=row.provider,
-        n=row.n,
-        priority="low" if row.low_priority else "normal",
-        attempt=row.attempt,
-        created_at=row.created_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        start_deadline_at=row.start_deadline_at,
-        version=row.version,
-        quoted=row.quoted,
-        captured=row.captured,
-        released=row.released,
+        id=row["id"],
+        account_id=row["account_id"],
+        status="running" if row["status"] == "waiting" else row["status"],
+        operation=row["operation"],
+        model=row["model"],
+        provider=row["provider"],
+        n=row["n"],
+        priority="low" if row["low_priority"] else "normal",
+        attempt=row["attempt"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        started_at=_moment(row["started_at"]),
+        finished_at=_moment(row["finished_at"]),
+        start_deadline_at=_moment(row["start_deadline_at"]),
+        version=row["version"],
+        quoted=row["quoted"],
+        captured=row["captured"],
+        released=row["released"],
         queue_position=None if ahead is None or ahead >= QUEUE_COUNTED else ahead,
-        failure_code=row.failure_code,
-        failure_detail=row.failure_detail,
-        cancel_requested_at=row.cancel_requested_at,
-        cancel_outcome=row.cancel_outcome,
-        request=row.request,
-        warnings=[*row.warnings, *(row.notes or [])],
-        metadata=row.metadata,
-        images=[_image(image) for image in row.images],
+        failure_code=row["failure_code"],
+        failure_detail=row["failure_detail"],
+        cancel_requested_at=_moment(row["cancel_requested_at"]),
+        cancel_outcome=row["cancel_outcome"],
+        request=row["request"],
+        warnings=[*row["warnings"], *(row["notes"] or [])],
+        metadata=row["metadata"],
+        images=[_image(image) for image in row["images"]],
     )
 
 
 def _image(row: Mapping[str, Any]) -> Image:
-    deleted_at = row["deleted_at"]
     return Image(
         index=row["index"],
         key=row["key"],
@@ -252,5 +269,9 @@ def _image(row: Mapping[str, Any]) -> Image:
         size_bytes=row["size_bytes"],
         sha256=row["sha256"],
         seed=row["seed"],
-        deleted_at=datetime.fromisoformat(deleted_at) if deleted_at else None,
+        deleted_at=_moment(row["deleted_at"]),
     )
+
+
+def _moment(written: str | None) -> datetime | None:
+    return datetime.fromisoformat(written) if written else None

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from core import failpoints
 from core.errors import DatabaseAwayError
 from core.ids import new_id
-from jobs import answers, calls, decide, lifecycle, loading, publishing, steps
+from jobs import answers, calls, capacity, decide, lifecycle, loading, publishing, steps
 from jobs.answers import Answer
 from jobs.calls import Intent, Seated
 from jobs.errors import StaleJobError
@@ -30,7 +30,6 @@ from storage.base import BlobNotFoundError, StorageUnavailableError
 
 log = structlog.get_logger(__name__)
 
-CAPACITY_RETRY_S = 2.0
 # A claim makes room for one; a few more catch up after a burst of endings.
 PUBLISH_AT_CLAIM = 4
 
@@ -45,7 +44,11 @@ class CrashedStepError(Exception):
 
 
 class _NoCapacityError(Exception):
-    """Every credential is full or paused."""
+    """No credential has a seat for this provider's job now (``jobs.capacity``)."""
+
+    def __init__(self, provider: str) -> None:
+        super().__init__(provider)
+        self.provider = provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,8 @@ def _claim(bench: Workbench, job_id: str) -> Claimed | None:
             claimed = _claim_within(connection, bench, job_id, intents)
     except StaleJobError:
         return None
-    except _NoCapacityError:
-        _defer(bench, job_id)
+    except _NoCapacityError as full:
+        _defer(bench, job_id, full.provider)
         return None
     except IntegrityError:
         log.exception("hold_refused", job_id=job_id)
@@ -120,16 +123,18 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents
         deadline_s=spec.deadline_s,
     )
     if seated is None:
-        raise _NoCapacityError
+        raise _NoCapacityError(job.provider)
     parts = loading.order_parts(connection, job_id)
-    nudges = publishing.fill(
-        connection,
-        job.account_id,
-        job.provider,
-        row.weight,
-        window=bench.publish_window,
-        most=PUBLISH_AT_CLAIM,
-    )
+    nudges: list[Nudge] = []
+    if seated.endless:  # where seats are few, accounts take turns (jobs/refill.py)
+        nudges = publishing.fill(
+            connection,
+            job.account_id,
+            job.provider,
+            row.weight,
+            window=bench.publish_window,
+            most=PUBLISH_AT_CLAIM,
+        )
     lifecycle.hold(connection, row)
     failpoints.hit("claim.uncommitted")
     return Claimed(_with_calls(job, seated), seated, parts, nudges)
@@ -258,9 +263,11 @@ def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, pictures: int
     )
 
 
-def _defer(bench: Workbench, job_id: str) -> None:
+def _defer(bench: Workbench, job_id: str, provider: str) -> None:
+    known = [each.credential_id for each in bench.registry.of(provider)]
     with bench.database.transaction() as connection:
-        lifecycle.defer(connection, job_id, after_s=CAPACITY_RETRY_S)
+        later = capacity.put_off(capacity.outlook(connection, provider, known))
+        lifecycle.defer(connection, job_id, after_s=later.least_s, spread_s=later.spread_s)
 
 
 def _fail_queued(bench: Workbench, job_id: str, code: str) -> None:

@@ -68,6 +68,19 @@ def conclude(bench: Workbench, job_id: str) -> list[Nudge]:
         return apply(connection, bench, job, decide.next_step(bench.facts(job)))
 
 
+def abandon(connection: Connection, bench: Workbench, job_id: str) -> list[Nudge]:
+    """Give up the overdue calls of a job that nobody can ask about any more, and end it if that was all."""
+    job = loading.load(connection, job_id)
+    if job is None or job.status is not JobStatus.WAITING:
+        return []
+    unkept = (*decide.OPEN, Outcome.FINISHED)
+    news = [answers.lost(call.facts) for call in job.calls if call.overdue and call.outcome in unkept]
+    for answer in news:
+        answers.record(connection, answer)
+    step = decide.next_step(replace(bench.facts(job), calls=_merged(job, news)))
+    return [] if isinstance(step, decide.Keep | decide.Wait) else apply(connection, bench, job, step)
+
+
 def apply(connection: Connection, bench: Workbench, job: LiveJob, step: decide.Step) -> list[Nudge]:
     """Run the verb a decision asks for. Raises StaleJobError."""
     match step:

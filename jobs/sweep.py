@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Connection, text
 
 from core import failpoints
-from jobs import heartbeats, lifecycle, publishing
+from jobs import heartbeats, lifecycle, publishing, refill, steps
 from jobs.errors import StaleJobError
 from jobs.states import Nudge
 from jobs.workbench import Workbench
@@ -24,8 +24,9 @@ from jobs.workbench import Workbench
 log = structlog.get_logger(__name__)
 
 PAGE = 500
-_LOCK = 7_216_050_002
+SWEEP_LOCK = 7_216_050_002
 LOST_AFTER_S = 10.0
+ABANDONED_AFTER_S = 900.0
 IDEMPOTENCY_HOURS = 25
 
 
@@ -51,7 +52,7 @@ class Sweeper:
         with self._alone() as alone:
             if not alone:
                 return []
-            nudges = [*self._lapse(), *self._expire()]
+            nudges = [*self._lapse(), *self._expire(), *self._end_abandoned()]
             self._notice_new_broker()
             self._forget_lost()
             nudges += self._fill_windows()
@@ -61,13 +62,15 @@ class Sweeper:
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        with self.bench.database.autocommit() as connection:
-            mine = connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}).scalar_one()
-            try:
-                yield bool(mine)
-            finally:
-                if mine:
-                    connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LOCK})
+        """At most one sweep in the fleet.
+
+        The lock is a transaction's, so that a worker stopped in the middle (SIGSTOP) loses it with its
+        session after ``idle_in_transaction_session_timeout`` instead of stopping every sweep.
+        """
+        with self.bench.database.transaction() as connection:
+            yield bool(
+                connection.execute(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": SWEEP_LOCK}).scalar_one()
+            )
 
     def _lapse(self) -> list[Nudge]:
         """Take jobs from owners that are gone, silent or overdue."""
@@ -76,10 +79,11 @@ class Sweeper:
             rows = connection.execute(
                 text(
                     "SELECT j.id, j.fence, CASE WHEN w.boot_id IS NULL THEN 'owner_gone'"
-                    " WHEN j.step_deadline_at < clock_timestamp() THEN 'step_overdue' ELSE 'owner_silent' END AS code"
+                    " WHEN j.step_deadline_at < statement_timestamp() THEN 'step_overdue'"
+                    " ELSE 'owner_silent' END AS code"
                     " FROM jobs AS j LEFT JOIN workers AS w ON w.boot_id = j.owner WHERE j.status = 'running'"
-                    " AND (w.boot_id IS NULL OR (:steady AND (j.step_deadline_at < clock_timestamp()"
-                    " OR w.heartbeat_at < clock_timestamp() - make_interval(secs => :dead_s)))) LIMIT :page"
+                    " AND (w.boot_id IS NULL OR (:steady AND (j.step_deadline_at < statement_timestamp()"
+                    " OR w.heartbeat_at < statement_timestamp() - make_interval(secs => :dead_s)))) LIMIT :page"
                 ),
                 {"steady": self.steady(), "dead_s": heartbeats.DEAD_AFTER_S, "page": PAGE},
             ).all()
@@ -95,12 +99,31 @@ class Sweeper:
         with self.bench.database.autocommit() as connection:
             rows = connection.execute(
                 text(
-                    "SELECT id FROM jobs WHERE status = 'queued' AND start_deadline_at < clock_timestamp()"
+                    "SELECT id FROM jobs WHERE status = 'queued' AND start_deadline_at < statement_timestamp()"
                     " AND attempt = 0 ORDER BY start_deadline_at LIMIT :page"
                 ),
                 {"page": PAGE},
             ).all()
         return [nudge for row in rows for nudge in self._each(partial(lifecycle.expire, job_id=row.id))]
+
+    def _end_abandoned(self) -> list[Nudge]:
+        """WAITING jobs of a provider that nobody here can ask, long due: no other worker can either.
+
+        Its key was taken out of the configuration. Calls past their own deadline are given up.
+        """
+        with self.bench.database.autocommit() as connection:
+            rows = connection.execute(
+                text(
+                    "SELECT id FROM jobs WHERE status = 'waiting' AND NOT provider = ANY(:configured)"
+                    " AND due_at < statement_timestamp() - make_interval(secs => :abandoned_s) LIMIT :page"
+                ),
+                {
+                    "configured": self.bench.registry.configured(),
+                    "abandoned_s": ABANDONED_AFTER_S,
+                    "page": PAGE,
+                },
+            ).all()
+        return [nudge for row in rows for nudge in self._each(partial(steps.abandon, bench=self.bench, job_id=row.id))]
 
     def _each(self, verb: Callable[[Connection], list[Nudge]]) -> list[Nudge]:
         """One job, one transaction; a job that moved on by itself is what we wanted."""
@@ -147,19 +170,7 @@ class Sweeper:
 
     def _fill_windows(self) -> list[Nudge]:
         with self.bench.database.autocommit() as connection:
-            nudges: list[Nudge] = []
-            for account_id, provider, weight in publishing.pairs(connection):
-                nudges += publishing.fill(
-                    connection,
-                    account_id,
-                    provider,
-                    weight,
-                    window=self.bench.publish_window,
-                    most=PAGE - len(nudges),
-                )
-                if len(nudges) >= PAGE:
-                    break
-            return nudges
+            return refill.refill(connection, window=self.bench.publish_window, most=PAGE)
 
 
 class _ClaimRate:
@@ -188,7 +199,7 @@ def tidy(connection: Connection) -> None:
     connection.execute(
         text(
             "DELETE FROM idempotency_keys WHERE (account_id, key) IN (SELECT account_id, key FROM idempotency_keys"
-            " WHERE created_at < clock_timestamp() - make_interval(hours => :hours) LIMIT :page)"
+            " WHERE created_at < statement_timestamp() - make_interval(hours => :hours) LIMIT :page)"
         ),
         {"hours": IDEMPOTENCY_HOURS, "page": PAGE},
     )

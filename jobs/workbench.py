@@ -48,12 +48,7 @@ class Workbench:
 
     @cached_property
     def give_up_s(self) -> dict[str, float]:
-        """Providers that can neither be asked nor told twice: when an unanswered call is given up."""
-        return {
-            name: GIVE_UP_UNANSWERED_S
-            for name, spec in self.catalog.providers.items()
-            if spec.uncertain_class == "C" and spec.kind == "sync"
-        }
+        return give_up_s(self.catalog)
 
     def spec(self, provider: str) -> ProviderSpec:
         return self.catalog.providers[provider]
@@ -66,6 +61,15 @@ class Workbench:
             cancel_requested=job.cancel_requested,
             cancel_charge=self.cancel_charge,
         )
+
+
+def give_up_s(catalog: Catalog) -> dict[str, float]:
+    """Providers that can neither be asked nor told twice: when an unanswered call is given up."""
+    return {
+        name: GIVE_UP_UNANSWERED_S
+        for name, spec in catalog.providers.items()
+        if spec.uncertain_class == "C" and spec.kind == "sync"
+    }
 
 
 def side_by_side(work: Callable[[T], R], items: Sequence[T], *, at_most: int = 16) -> list[R]:

@@ -62,7 +62,8 @@ def download(url: str, rules: Policy) -> bytes:
 
 def _judged(error: UnsafeUrlError) -> NotRun | Failed:
     if error.status in _GONE:
-        return Failed("result_gone", error.detail, retryable=True, billed=True)
+        # The picture was made and billed; ordering it again would buy it twice.
+        return Failed("result_gone", error.detail, retryable=False, billed=True)
     if error.code in {"url_not_allowed", "url_redirects"}:
         return Failed("result_url_refused", error.detail, retryable=False, billed=True)
     if error.code == "url_too_large":

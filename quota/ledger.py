@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import Connection, text
 
@@ -58,21 +58,27 @@ def grant(connection: Connection, account_id: str, amount: int, *, note: str = "
     )
 
 
+# Admission as part of the statement that inserts the job; no row comes back when it is refused.
+ADMIT = (
+    "UPDATE balances SET queued = queued + :price"
+    " WHERE account_id = :account_id AND available - queued >= :price RETURNING 1"
+)
+
+
 def admit(connection: Connection, account_id: str, price: int) -> None:
     """Count an order against the balance, exactly. Raises InsufficientCreditsError."""
     if price == 0:
         return  # nothing to cover, by an account that may never have been granted anything
-    row = connection.execute(
-        text(
-            "UPDATE balances SET queued = queued + :price"
-            " WHERE account_id = :account_id AND available - queued >= :price RETURNING 1"
-        ),
-        {"account_id": account_id, "price": price},
-    ).one_or_none()
+    row = connection.execute(text(ADMIT), {"account_id": account_id, "price": price}).one_or_none()
     if row is None:
-        raise InsufficientCreditsError(
-            price_microcredits=price, spendable_microcredits=balance(connection, account_id).spendable
-        )
+        refuse(connection, account_id, price)
+
+
+def refuse(connection: Connection, account_id: str, price: int) -> NoReturn:
+    """Raise InsufficientCreditsError with what there is."""
+    raise InsufficientCreditsError(
+        price_microcredits=price, spendable_microcredits=balance(connection, account_id).spendable
+    )
 
 
 def withdraw(connection: Connection, account_id: str, price: int) -> None:
@@ -113,6 +119,59 @@ def settle(connection: Connection, account_id: str, job_id: str, *, captured: in
         " SELECT account_id, :job_id, kind, source, target, amount FROM balance, parts"
         " WHERE amount > 0",
         {"account_id": account_id, "job_id": job_id, "captured": captured, "released": released},
+    )
+
+
+def lock(connection: Connection, account_id: str) -> Balance:
+    """The balance, with nobody else moving this account's money until the transaction ends."""
+    row = connection.execute(
+        text("SELECT available, queued, held FROM balances WHERE account_id = :account_id FOR UPDATE"),
+        {"account_id": account_id},
+    ).one_or_none()
+    return Balance(*row) if row else Balance()
+
+
+def reconcile(connection: Connection, account_id: str, *, queued: int, held: int, note: str) -> list[str]:
+    """Close a drift in the open: an ``adjust`` transfer says what was done. Returns what was, in words.
+
+    Call :func:`lock` first, then count ``queued`` and ``held`` from the jobs. What an account has
+    available is left as it stands, for its owner was told so, and the transfers are brought to it; parts
+    that are only counted (``queued``, ``held``) are counted anew, under a transfer of nothing. Raises
+    ValueError when the transfers of holds do not fit the jobs: no adjustment can mend that.
+    """
+    row = balance(connection, account_id)
+    said = connection.execute(
+        text(
+            "SELECT coalesce(sum(CASE WHEN target = 'acct:available' THEN amount WHEN source = 'acct:available'"
+            " THEN -amount END), 0) AS available, coalesce(sum(CASE WHEN target = 'acct:held' THEN amount"
+            " WHEN source = 'acct:held' THEN -amount END), 0) AS held FROM transfers WHERE account_id = :account_id"
+        ),
+        {"account_id": account_id},
+    ).one()
+    if said.held != held:
+        raise ValueError(f"transfers hold {said.held}, jobs {held}")
+    done: list[str] = []
+    if row.available != said.available:
+        done.append(f"available: transfers said {said.available}, the balance {row.available}")
+        _adjust(connection, account_id, int(row.available - said.available), f"{note}: {done[-1]}")
+    if (row.queued, row.held) != (queued, held):
+        done.append(f"queued {row.queued} counted as {queued}, held {row.held} counted as {held}")
+        _adjust(connection, account_id, 0, f"{note}: {done[-1]}")
+        connection.execute(
+            text("UPDATE balances SET queued = :queued, held = :held WHERE account_id = :account_id"),
+            {"account_id": account_id, "queued": queued, "held": held},
+        )
+    return done
+
+
+def _adjust(connection: Connection, account_id: str, amount: int, note: str) -> None:
+    """A correcting entry: positive gives to what is available, negative takes from it."""
+    source, target = ("house:issued", "acct:available") if amount >= 0 else ("acct:available", "house:issued")
+    _execute(
+        connection,
+        "INSERT INTO transfers (account_id, kind, source, target, amount, note)"
+        " VALUES (:account_id, 'adjust', :source, :target, :amount, :note)",
+        {"account_id": account_id, "source": source, "target": target, "amount": abs(amount), "note": note},
     )
 
 

@@ -86,5 +86,8 @@ class Store(Protocol):
     def iter_keys(self, prefix: str = "", *, older_than_s: float = 0.0) -> Iterator[str]:
         """Keys that start with ``prefix``, in no promised order, and were written at least so long ago."""
 
+    def folders(self, parent: str, *, after: str = "", limit: int = 1000) -> list[str]:
+        """Names one level below ``parent`` that hold keys: in order, behind ``after``, at most ``limit``."""
+
     def check(self) -> None:
         """Raise StorageUnavailableError when a write would fail (readiness)."""

@@ -21,6 +21,11 @@ def variant_prefix(key: str) -> str:
     return f"{VARIANTS}{key}/"
 
 
+def source_of(key: str) -> str:
+    """The blob that ``key`` is a variant of; a blob that is none is its own source."""
+    return key.removeprefix(VARIANTS).rpartition("/")[0] if key.startswith(VARIANTS) else key
+
+
 def target_mime(source_mime: str, form: str | None) -> str:
     """The mime type of a format asked for; without one the source's, or PNG where we do not write that.
 

@@ -7,6 +7,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import os
 import sys
 import time
 import warnings
@@ -48,7 +49,7 @@ def _start() -> None:
             "--pool=gevent",
             f"--concurrency={settings.worker_pool}",
             f"--queues={','.join(queues)}",
-            f"--hostname={bench.owner}@%h",
+            f"--hostname={settings.worker_name or f'worker-{os.getpid()}'}@%h",
             "--without-gossip",
             "--without-mingle",
             f"--loglevel={settings.log_level}",

@@ -6,6 +6,7 @@ away, and that is when the sweep and the polls are needed most.
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 import threading
@@ -19,8 +20,9 @@ from celery.worker.state import active_requests
 
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
-from jobs import collector, heartbeats, loading, poller, publishing, states, sweep
+from jobs import collector, heartbeats, loading, poller, publishing, refill, retention, states, sweep
 from jobs.states import COLLECT, Nudge
+from storage.base import StorageUnavailableError
 from workers import drain, wiring
 from workers.bulkheads import Bulkheads, install, paid_slots
 from workers.celery_app import app
@@ -80,6 +82,7 @@ class Clock:
         )
         CanaryStep.watchdog = self._watchdog
         self._tidied_at = time.monotonic()
+        self._limited = any(wiring.limits(name, os.environ).any for name in self._bench.registry.configured())
 
     def start(self) -> None:
         self.beat()  # before the first claim: a job's owner must be known to live
@@ -88,6 +91,8 @@ class Clock:
             ("tick", self.tick, TICK_EVERY_S),
             ("sweep", self.sweep, SWEEP_EVERY_S),
             ("watchdog", self._watchdog.look, CANARY_EVERY_S),
+            # A loop of its own: a slow disk must not hold up the sweep.
+            ("keep", self.keep, retention.EVERY_S),
         ):
             threading.Thread(target=self._forever, args=(name, loop, every_s), name=name, daemon=True).start()
 
@@ -120,6 +125,15 @@ class Clock:
                 continue
             if not unread and not self._bench.publish([states.poll(provider)]):
                 self._poll_here(provider)
+        if self._limited:
+            self._fill_seats()
+
+    def _fill_seats(self) -> None:
+        """A seat that came free at a limited provider does not wait for the sweep."""
+        with self._bench.database.autocommit() as connection:
+            nudges = refill.refill_limited(connection, window=self._bench.publish_window)
+        if nudges:
+            self._publish(nudges)
 
     def _poll_here(self, provider: str) -> None:
         threading.Thread(target=self._poll_once, args=(provider,), name="poll", daemon=True).start()
@@ -144,6 +158,13 @@ class Clock:
             self._tidied_at = time.monotonic()
             with self._bench.database.transaction() as connection:
                 sweep.tidy(connection)
+
+    def keep(self) -> None:
+        """Let go of what is kept no longer; one worker a minute does it for all."""
+        try:
+            wiring.keeper().keep()
+        except StorageUnavailableError as error:
+            log.warning("retention_waits_for_storage", error=str(error))
 
     def _publish(self, nudges: Sequence[Nudge]) -> None:
         """What cannot be sent now counts as unpublished again, for the next round."""

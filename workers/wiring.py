@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 
@@ -14,17 +14,27 @@ from core.db import Database, make_engine
 from core.errors import DatabaseAwayError
 from core.ids import new_id
 from core.redis import RedisError, make_client
-from core.settings import Settings, load
+from core.settings import Settings, SettingsError, load, with_dotenv
+from jobs import capacity
+from jobs.capacity import Limits
+from jobs.retention import Keeper
 from jobs.workbench import Workbench
 from providers import catalog, registry
 from storage.local import LocalStore
 from storage.media import Media
 from workers.enqueue import Publisher
 
+LIMIT_MAX = 1_000_000
+
 
 @cache
 def settings() -> Settings:
     return load()
+
+
+@cache
+def environment() -> dict[str, str]:
+    return with_dotenv(os.environ)
 
 
 @cache
@@ -47,12 +57,15 @@ def workbench() -> Workbench:
     """This process's workbench; its owner id is new with every start."""
     values = settings()
     models = catalog.load()
+    upstreams = registry.load(environment())
+    for name in upstreams.configured():
+        limits(name, environment())  # a bad one stops the start, not the first job
     store = LocalStore(values.blobs_dir)
     return Workbench(
         owner=new_id("wkr"),
         database=database(),
         catalog=models,
-        registry=registry.load(os.environ),
+        registry=upstreams,
         media=Media(store, values.var / "staging", decoders=values.decoders),
         store=store,
         publish=publisher().publish,
@@ -62,24 +75,43 @@ def workbench() -> Workbench:
     )
 
 
+@cache
+def keeper() -> Keeper:
+    bench, values = workbench(), settings()
+    return Keeper(
+        owner=bench.owner,
+        database=bench.database,
+        media=bench.media,
+        store=bench.store,
+        keep_pictures_days=values.keep_pictures_days,
+        keep_inputs_days=values.keep_inputs_days,
+    )
+
+
 def announce_credentials(bench: Workbench) -> None:
     """Make a row for every credential this worker can use; limits come from the environment."""
     with bench.database.transaction() as connection:
         for name in bench.registry.configured():
             for provider in bench.registry.of(name):
-                connection.execute(
-                    text(
-                        "INSERT INTO credentials (id, provider, max_active) VALUES (:id, :provider, :max_active)"
-                        " ON CONFLICT (id) DO UPDATE SET max_active = :max_active"
-                    ),
-                    {"id": provider.credential_id, "provider": name, "max_active": _max_active(name)},
-                )
+                capacity.announce(connection, provider.credential_id, name, limits(name, environment()))
 
 
-def _max_active(provider: str) -> int | None:
-    """``OPENAI_MAX_ACTIVE=20``: most calls in flight for the whole fleet; left out, no limit."""
-    value = os.environ.get(f"{provider.upper()}_MAX_ACTIVE", "").strip()
-    return int(value) if value else None
+def limits(provider: str, env: Mapping[str, str]) -> Limits:
+    """``OPENAI_MAX_ACTIVE=20``, ``OPENAI_MAX_PER_MINUTE=120``: of each credential, for the whole fleet.
+
+    Left out, no limit. Raises SettingsError.
+    """
+    prefix = provider.upper()
+    return Limits(_whole(f"{prefix}_MAX_ACTIVE", env), _whole(f"{prefix}_MAX_PER_MINUTE", env))
+
+
+def _whole(variable: str, env: Mapping[str, str]) -> int | None:
+    value = env.get(variable, "").strip()
+    if not value:
+        return None
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:10]) <= LIMIT_MAX:
+        raise SettingsError(f"{variable} must be a whole number from 1 to {LIMIT_MAX}")
+    return int(value)
 
 
 def servers_answer() -> bool:

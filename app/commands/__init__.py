@@ -45,9 +45,11 @@ COMMANDS = {
     "account": Place("app.commands.accounts:account", "Accounts: create, list (needs the database)."),
     "key": Place("app.commands.accounts:key", "API keys: create, revoke, list (needs the database)."),
     "grant": Place("app.commands.accounts:grant", "Give credits to an account (needs the database)."),
+    "providers": Place("app.commands.providers:providers", "Upstreams: list, pause, resume (needs the database)."),
     "db": Place("app.commands.database:db", "The schema: upgrade, status (needs the database)."),
     "audit": Place("app.commands.audit:audit", "Check that money and jobs balance (needs the database)."),
     "chaos": Place("app.commands.chaos:chaos", "Kill and cut off everything under load, then check every promise."),
+    "doctor": Place("app.commands.doctor:doctor", "Find what is stuck, orphaned or unbalanced, and mend it."),
     "sandbox": Place("app.commands.sandbox:sandbox", "Run the stand-in upstream alone."),
 }
 

@@ -47,6 +47,7 @@ class Task:
     progress: float | None
     step: str
     queue_position: int | None
+    wait_p90_s: float | None
     quoted: int | None
     captured: int | None
     released: int | None
@@ -83,6 +84,7 @@ def _task(document: Document) -> Task:
     error = _mapping(document.get("error"))
     progress = document.get("progress")
     position = document.get("queue_position")
+    wait_p90_s = _mapping(document.get("wait_estimate_s")).get("p90")
     return Task(
         id=_identifier(document["id"]),
         status=str(document["status"]),
@@ -92,6 +94,7 @@ def _task(document: Document) -> Task:
         progress=None if progress is None else min(max(float(progress), 0.0), 1.0),
         step=str(document.get("step") or ""),
         queue_position=None if position is None else int(position),
+        wait_p90_s=None if wait_p90_s is None else float(wait_p90_s),
         quoted=price.get("quoted_microcredits"),
         captured=price.get("captured_microcredits"),
         released=price.get("released_microcredits"),

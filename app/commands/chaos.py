@@ -81,9 +81,8 @@ def _attacked(
 @contextmanager
 def own_service(var: Path, workers: int) -> Iterator[Mapping[str, Proxy]]:
     """A whole service on free ports, its lines to Redis and PostgreSQL through proxies of ours."""
-    from app.commands.services import with_dotenv
     from app.commands.stack import default_plan, run_stack
-    from core.settings import Settings
+    from core.settings import Settings, with_dotenv
 
     settings = Settings(
         _env_file=None,

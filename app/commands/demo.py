@@ -123,7 +123,7 @@ def private_settings(folder: Path) -> Any:
 
 def private_environ() -> dict[str, str]:
     """This environment without any provider, so that the sandbox is used and nobody is billed."""
-    from app.commands.services import with_dotenv
+    from core.settings import with_dotenv
     from providers.configured import PROVIDERS
 
     names = {name for known in PROVIDERS.values() for group in known.needed for name in group}

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from dotenv import dotenv_values
 from pydantic import SecretStr
 
 import core
@@ -16,6 +15,7 @@ from core.embedded.processes import Program
 from core.settings import Settings
 
 LOOPBACK = "127.0.0.1"
+FLOWER = "flower"
 FLOWER_USER = "admin"
 
 # Who is stopped first has the highest number; the sandbox outlives the workers that talk to it.
@@ -42,12 +42,6 @@ def service_environ(settings: Settings, environ: Mapping[str, str]) -> dict[str,
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def with_dotenv(environ: Mapping[str, str]) -> dict[str, str]:
-    """``environ`` over the ``.env`` of the working folder, which also holds the providers' variables."""
-    file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
-    return {**file, **environ}
 
 
 def sandbox_environ(sandbox_port: int) -> dict[str, str]:
@@ -88,13 +82,23 @@ def _workers(settings: Settings, environ: Mapping[str, str]) -> list[Program]:
     # Never SIGQUIT: on gevent it acknowledges the work it cuts off (RELIABILITY 2.5).
     steps = ((signal.SIGTERM, max(10.0, settings.drain_s + 2.0)),)
     argv = _module("workers")
-    return [Program(name=name, argv=argv, environ=environ, stage=SERVICE, stop_steps=steps) for name in names]
+    return [
+        # A name that outlives restarts, so that Flower and its metrics know the worker again.
+        Program(
+            name=name,
+            argv=argv,
+            environ={**environ, "DARKROOM_WORKER_NAME": name},
+            stage=SERVICE,
+            stop_steps=steps,
+        )
+        for name in names
+    ]
 
 
 def _flower(settings: Settings, environ: Mapping[str, str]) -> Program:
-    where = (f"--address={LOOPBACK}", f"--port={settings.flower_port}")
+    where = (f"--address={LOOPBACK}", f"--port={settings.flower_port}", "--inspect_timeout=3000")
     argv = _module("celery", "-A", "workers.celery_app", "flower", *where)
-    return Program(name="flower", argv=argv, environ=environ, stage=SERVICE, stop_steps=((signal.SIGTERM, 3.0),))
+    return Program(name=FLOWER, argv=argv, environ=environ, stage=SERVICE, stop_steps=((signal.SIGTERM, 3.0),))
 
 
 def _module(name: str, *arguments: str) -> list[str]:

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from app.commands import services
 from app.commands.services import LOOPBACK
+from core.db import Database, make_engine
 from core.embedded import folders, ports
 from core.embedded.faults import EmbeddedError
 from core.embedded.lines import Prefixed
@@ -26,7 +27,9 @@ from core.embedded.processes import Program
 from core.embedded.redis import EmbeddedRedis
 from core.embedded.runfile import RunFile
 from core.embedded.supervisor import Output, Supervisor
-from core.settings import Settings
+from core.errors import DatabaseAwayError
+from core.settings import Settings, with_dotenv
+from jobs import heartbeats
 
 READY_TIMEOUT_S = 120.0
 _POLL_S = 0.1
@@ -77,7 +80,9 @@ def default_plan() -> Plan:
     """The service as it is."""
     from app.commands.bootstrap import prepare
 
-    return Plan(prepare, not_ready, services.service_programs, wants_sandbox)
+    return Plan(
+        prepare, lambda settings: not_ready(settings) or no_worker(settings), services.service_programs, wants_sandbox
+    )
 
 
 def wants_sandbox(environ: Mapping[str, str]) -> bool:
@@ -88,7 +93,7 @@ def wants_sandbox(environ: Mapping[str, str]) -> bool:
 
 
 def not_ready(settings: Settings) -> str | None:
-    """Ask ``/readyz`` and Flower's port; what is missing, or None."""
+    """Ask ``/readyz``; what is missing, or None."""
     connection = http.client.HTTPConnection(_reachable(settings.host), settings.port, timeout=5)
     try:
         connection.request("GET", "/readyz")
@@ -99,7 +104,19 @@ def not_ready(settings: Settings) -> str | None:
         return f"web does not answer: {error}"
     finally:
         connection.close()
-    return None if ports.answers(settings.flower_port) else "Flower does not answer"
+    return None
+
+
+def no_worker(settings: Settings) -> str | None:
+    """Look for a worker's fresh heartbeat; what is missing, or None."""
+    database = Database(make_engine(settings.database_url, pool_size=1, application_name="up"))
+    try:
+        with database.autocommit() as connection:
+            return None if heartbeats.anyone_lives(connection) else "no worker has a heartbeat"
+    except DatabaseAwayError as error:
+        return str(error)
+    finally:
+        database.dispose()
 
 
 class Stack:
@@ -130,9 +147,14 @@ class Stack:
         environ = services.service_environ(settings, self._environ)
         password_path = settings.var / "flower.password"
         password = folders.secret_in(password_path)
-        for program in self._plan.programs(settings, environ, flower_password=password, sandbox=sandbox):
+        programs = self._plan.programs(settings, environ, flower_password=password, sandbox=sandbox)
+        for program in (each for each in programs if each.name != services.FLOWER):
             self._supervised().start(program)
-        self._await_ready(settings, stop_asked)
+        self._await_ready(lambda: self._plan.not_ready(settings), stop_asked)
+        # Flower asks for workers once, when it starts: after them it lists them from the beginning.
+        for program in (each for each in programs if each.name == services.FLOWER):
+            self._supervised().start(program)
+        self._await_ready(lambda: None if ports.answers(settings.flower_port) else "Flower does not answer", stop_asked)
         return Running(
             url=f"http://{_in_url(_reachable(settings.host))}:{settings.port}",
             flower_url=f"http://{LOOPBACK}:{settings.flower_port}",
@@ -206,7 +228,7 @@ class Stack:
         supervisor = self._supervised()
         return supervisor.working() and supervisor.failures().get(name, 0) < _HOPELESS_FAILURES
 
-    def _await_ready(self, settings: Settings, stop_asked: Callable[[], bool]) -> None:
+    def _await_ready(self, not_ready: Callable[[], str | None], stop_asked: Callable[[], bool]) -> None:
         until = time.monotonic() + READY_TIMEOUT_S
         missing: str | None = "nothing has answered yet"
         while missing is not None:
@@ -218,7 +240,7 @@ class Stack:
             if time.monotonic() > until:
                 raise EmbeddedError(f"not ready after {READY_TIMEOUT_S:.0f} s: {missing}")
             time.sleep(_POLL_S)
-            missing = self._plan.not_ready(settings)
+            missing = not_ready()
 
 
 @contextmanager
@@ -235,7 +257,7 @@ def run_stack(
     ``<var>/run/log`` unless ``output`` takes it. Raises EmbeddedError if it does not become ready.
     """
     moved = with_free_ports(settings)
-    given = services.with_dotenv(os.environ) if environ is None else environ
+    given = with_dotenv(os.environ) if environ is None else environ
     folders.make_folder(settings.var.absolute() / "run")
     with _private_log(settings.var / "run" / "log") as log:
         stack = Stack(moved, plan or default_plan(), output or Prefixed(log), given)

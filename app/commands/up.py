@@ -13,12 +13,12 @@ from types import FrameType
 
 import click
 
-from app.commands.services import FLOWER_USER, with_dotenv
+from app.commands.services import FLOWER_USER
 from app.commands.stack import Plan, Running, Stack, StoppedError, default_plan, run_stack
 from core import settings as settings_module
 from core.embedded.faults import EmbeddedError
 from core.embedded.lines import Prefixed
-from core.settings import Settings, SettingsError
+from core.settings import Settings, SettingsError, with_dotenv
 
 __all__ = ["Plan", "Running", "run_stack", "run_up", "up"]
 

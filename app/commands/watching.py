@@ -6,6 +6,7 @@ server is away the job goes on; following it waits for the server for a while ra
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -221,6 +222,8 @@ def headline(task: Task) -> str:
     parts = [task.status]
     if task.status == "queued" and task.queue_position is not None:
         parts.append(f"place {task.queue_position} in the queue")
+    if task.status == "queued" and task.wait_p90_s:
+        parts.append(f"likely to start within {elapsed_text(math.ceil(task.wait_p90_s))}")
     if not task.ended and task.progress is not None:
         parts[0] += f" {task.progress:.0%}"
     if not task.ended and task.step:

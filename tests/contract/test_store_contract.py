@@ -133,3 +133,22 @@ def test_writers_of_one_key_and_deleters_around_it_do_not_disturb_each_other(sto
 def test_a_working_store_passes_its_check_and_keeps_nothing_of_it(store):
     store.check()
     assert list(store.iter_keys()) == []
+
+
+def test_folders_come_in_order_and_in_slices(store, put):
+    for name in ("c", "a", "b", "d.x"):
+        put(f"jobs/{name}/0/x.png", b"x")
+    put("jobs/e", b"a blob and no folder")
+    assert store.folders("jobs") == ["a", "b", "c", "d.x"]
+    assert store.folders("jobs", limit=2) == ["a", "b"]
+    assert store.folders("jobs", after="b", limit=2) == ["c", "d.x"]
+    assert store.folders("jobs/a") == ["0"]
+    assert store.folders("nothing/here") == store.folders("jobs", after="d.x") == []
+    store.delete("jobs/a/0/x.png")
+    assert store.folders("jobs", limit=1) == ["b"]
+
+
+def test_folders_are_named_by_our_own_parts_alone(store):
+    for parent in ("", "..", "/etc", "jobs/"):
+        with pytest.raises(ValueError, match="not a storage key"):
+            store.folders(parent)

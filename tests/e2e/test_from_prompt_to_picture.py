@@ -105,8 +105,8 @@ def test_flower_lists_the_worker_and_the_tasks(service: Service) -> None:
     [task] = until(tasks, 30, "Flower to hear of the task")
     assert task["state"] == "SUCCESS"
     assert task["runtime"] is not None
-    workers = flower.get(f"{service.running.flower_url}/api/workers?refresh=1", timeout=30).json()
-    assert any(name.startswith("wkr_") for name in workers)
+    workers = flower.get(f"{service.running.flower_url}/api/workers", timeout=30).json()
+    assert any(name.startswith("worker@") for name in workers)
     assert requests.get(f"{service.running.flower_url}/api/tasks", timeout=30).status_code == 401
 
 

@@ -27,6 +27,8 @@ EMPTIED = (
     "api_keys",
     "accounts",
     "credentials",
+    "providers",
+    "doomed_blobs",
     "workers",
     "marks",
 )

@@ -191,6 +191,8 @@ class Engine:
                 continue
             if hurry:
                 self.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status IN ('queued', 'waiting')")
+                self.sql("UPDATE credentials SET not_before = NULL")
+                self.sql("UPDATE providers SET open_until = clock_timestamp() WHERE open_until IS NOT NULL")
             self.tick()
             self.bench.publish(self.sweeper.sweep())
 

@@ -69,4 +69,4 @@ def test_a_synchronous_life_costs_less(engine: Engine, account: Customer) -> Non
         engine.order(account, model="gpt-image-2", size="1024x640")
         [run] = engine.sent.take()
         engine.handle(run)
-    assert (len(bill.statements), bill.commits, engine.sent.messages) == (11, 3, 1)
+    assert (len(bill.statements), bill.commits, engine.sent.messages) == (9, 3, 1)

@@ -65,7 +65,7 @@ def test_a_call_still_running_writes_nothing(engine: Engine, account: Customer) 
 
 def test_two_pollers_at_once_take_disjoint_batches(engine: Engine, account: Customer) -> None:
     ids = waiting(engine, account, 20, "slow [sandbox:never]")
-    start, taken = threading.Barrier(2), []
+    start, taken = threading.Barrier(2, timeout=3), []
 
     def take() -> None:
         with engine.database.engine.begin() as connection:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from job_engine import ASYNC_PRICE, SYNC_MODEL, Engine, make_bench
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from core.embedded.ports import free_ports
 from core.errors import DatabaseAwayError
-from jobs import collector, heartbeats, lifecycle, runner, steps
+from jobs import answers, collector, heartbeats, lifecycle, loading, poller, runner, steps
+from jobs.answers import Answer
+from jobs.calls import KeptImage
 from jobs.desk import Customer, Reference
-from jobs.states import Nudge
+from jobs.states import Nudge, Outcome
 from providers import registry
 from providers.base import Accepted, CancelOutcome, Finished
 from providers.catalog import UnknownModelError
@@ -99,6 +103,23 @@ def test_fewer_pictures_than_asked_are_paid_for_as_such(engine: Engine, account:
     task = engine.task(account, job_id)
     assert (task.status, task.captured, task.released) == ("succeeded", task.quoted // 2, task.quoted // 2)
     assert task.warnings == ["1 of 2 pictures were made; the others were not charged"]
+    engine.assert_books_balance()
+
+
+def test_more_pictures_than_asked_are_neither_kept_nor_charged(
+    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [adapter] = engine.bench.registry.of("openai")
+    submit = adapter.submit
+
+    def generous(*args: Any, **kwargs: Any) -> Finished:
+        return Finished(list(submit(*args, **kwargs).images) * 3)
+
+    monkeypatch.setattr(adapter, "submit", generous)
+    job_id = engine.order(account, **SYNC).task.id
+    engine.drive()
+    task = engine.task(account, job_id)
+    assert (task.status, len(task.images), task.captured) == ("succeeded", 1, task.quoted)
     engine.assert_books_balance()
 
 
@@ -299,11 +320,13 @@ def test_what_is_no_picture_is_not_delivered_and_not_charged(
     engine.assert_books_balance()
 
 
-def test_a_dead_link_is_ordered_again(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_picture_behind_a_dead_link_is_not_bought_again(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
     job_id = engine.order(account, "dead [sandbox:dead_link times=1]").task.id
     engine.drive()
-    assert outcome(engine, job_id) == ("succeeded", None)
-    assert counts(sandbox)["accepted"] == 2
+    assert outcome(engine, job_id) == ("failed", "result_gone")
+    assert counts(sandbox)["accepted"] == 1
+    assert engine.calls(job_id)[0].written_off
+    engine.assert_books_balance()
 
 
 def test_a_task_the_upstream_forgot_is_ordered_again_under_a_new_key(
@@ -618,7 +641,7 @@ def leave(engine: Engine, owner: str = "wkr_zombie") -> None:
         heartbeats.leave(connection, owner)
 
 
-@pytest.mark.parametrize("wait_for", ["lapse", "end"])
+@pytest.mark.parametrize("wait_for", ["lapse", "found", "end"])
 def test_a_worker_woken_late_records_its_purchase_and_changes_nothing_else(  # noqa: PLR0917 - fixtures come by name
     engine: Engine,
     account: Customer,
@@ -635,7 +658,11 @@ def test_a_worker_woken_late_records_its_purchase_and_changes_nothing_else(  # n
         answer = submit(*args, **kwargs)
         leave(engine)
         engine.bench.publish(engine.sweeper.sweep())
-        if wait_for == "end":
+        if wait_for == "found":  # and not yet collected
+            monkeypatch.setattr(poller, "KEEP_HERE", 0)
+            engine.poll()
+            assert engine.calls(job_id)[0].outcome == "finished"
+        elif wait_for == "end":
             engine.drive()
         return answer
 
@@ -700,6 +727,22 @@ def test_a_late_picture_for_an_ended_job_is_written_off_and_dropped(
     engine.assert_books_balance()
 
 
+def test_a_late_answer_leaves_the_same_picture_of_a_later_call_alone(
+    engine: Engine, account: Customer, store: LocalStore
+) -> None:
+    """The first call failed and was repeated; now its sender has pictures after all: the very same bytes."""
+    job_id = engine.order(account, "soon [sandbox:fail=500 times=1]", **SYNC).task.id
+    engine.drive()
+    [image] = engine.task(account, job_id).images
+    with engine.database.autocommit() as connection:
+        job = loading.load(connection, job_id)
+    assert job is not None
+    kept = KeptImage(0, image.key, image.mime, image.width_px, image.height_px, image.size_bytes, image.sha256)
+    assert steps.finish(engine.bench, job, [Answer(job.calls[0].facts, Outcome.KEPT, images=[kept])]) == []
+    assert store.exists(image.key)
+    engine.assert_books_balance()
+
+
 def test_a_second_collector_leaves_the_first_ones_picture_alone(
     engine: Engine, account: Customer, upstreams: dict[str, str], store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -747,3 +790,29 @@ def cancel(engine: Engine, customer: Customer, job_id: str) -> str:
         answer = lifecycle.cancel(connection, customer.account_id, job_id)
     engine.bench.publish(answer.nudges)
     return answer.outcome
+
+
+def test_an_answer_and_a_lapse_at_once_do_not_deadlock(engine: Engine, account: Customer) -> None:
+    """Who lapses a job holds it and then wants its calls; an answer must not come the other way round."""
+    job_id = engine.order(account, "on [sandbox:never]").task.id
+    engine.run(job_id)
+    with engine.database.autocommit() as connection:
+        job = loading.load(connection, job_id)
+    assert job is not None
+    answer = Answer(job.calls[0].facts, Outcome.NOT_RUN)
+
+    def write() -> None:
+        with engine.database.transaction() as connection:
+            answers.record(connection, answer)
+
+    writer = threading.Thread(target=write)
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    with engine.database.transaction() as connection:
+        connection.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": job_id})
+        writer.start()
+        until = time.monotonic() + 5
+        while not engine.one(waits) and time.monotonic() < until:
+            time.sleep(0.01)
+        connection.execute(text("SELECT 1 FROM upstream_calls WHERE job_id = :id FOR UPDATE NOWAIT"), {"id": job_id})
+    writer.join()
+    assert engine.calls(job_id)[0].outcome == "not_run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from job_engine import ASYNC_PRICE, Engine
@@ -12,6 +13,8 @@ from jobs import heartbeats, runner, sweep
 from jobs.desk import Customer
 from jobs.idempotency import IdempotencyKey
 from jobs.states import Nudge
+from jobs.workbench import Workbench
+from providers import registry
 from sandbox.testing import Sandbox
 
 
@@ -123,9 +126,9 @@ def test_while_another_sweeps_nothing_is_done(engine: Engine, account: Customer)
     engine.order(account, publish=False)
     engine.sql("UPDATE jobs SET published_at = NULL")
     with engine.database.engine.connect() as other:
-        other.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": sweep._LOCK})
+        other.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": sweep.SWEEP_LOCK})
         assert engine.sweeper.sweep() == []
-        other.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": sweep._LOCK})
+        other.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": sweep.SWEEP_LOCK})
     assert len(engine.sweeper.sweep()) == 1
 
 
@@ -146,3 +149,25 @@ def test_a_retrying_job_keeps_its_place_past_the_start_deadline(engine: Engine, 
     engine.sql("UPDATE jobs SET start_deadline_at = clock_timestamp()")
     engine.drive()
     assert engine.job(job_id).captured == ASYNC_PRICE
+
+
+def test_a_job_whose_provider_was_taken_out_of_the_configuration_ends_and_costs_nothing(
+    engine: Engine, account: Customer, bench: Workbench
+) -> None:
+    job_id = engine.order(account, "orphan [sandbox:latency=1000]").task.id
+    engine.drive(until=lambda: engine.job(job_id).status == "waiting")
+    without = replace(bench, registry=registry.load({"OPENAI_API_KEY": "k"}))
+    sweeper = sweep.Sweeper(without, steady=lambda: True, epoch=lambda: None)
+    sweeper.sweep()
+    assert engine.job(job_id).status == "waiting"
+
+    engine.sql("UPDATE jobs SET due_at = clock_timestamp() - interval '1 hour' WHERE id = :id", id=job_id)
+    sweeper.sweep()
+    assert engine.job(job_id).status == "waiting"  # its call may still be answered
+
+    engine.sql("UPDATE upstream_calls SET give_up_at = clock_timestamp() WHERE job_id = :id", id=job_id)
+    sweeper.sweep()
+    job = engine.job(job_id)
+    assert (job.status, job.failure_code, job.captured) == ("failed", "upstream_uncertain", 0)
+    assert engine.calls(job_id)[0].written_off
+    engine.assert_books_balance()

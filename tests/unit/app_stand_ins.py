@@ -21,6 +21,7 @@ from app.services import Services
 from app.signing import Signer
 from app.waits import Waits
 from core.settings import Settings
+from jobs.audit import Finding
 from jobs.desk import Quote, Submitted
 from jobs.errors import (
     FieldFault,
@@ -30,6 +31,7 @@ from jobs.errors import (
     ImageNotReadyError,
     InvalidOrderError,
     JobNotFoundError,
+    NotEndedError,
 )
 from jobs.lifecycle import Cancellation
 from jobs.repository import Image, Step, Task
@@ -108,6 +110,7 @@ class Records:
 
     known: dict[str, Task] = field(default_factory=dict)
     away: Exception | None = None
+    findings: list[Finding] = field(default_factory=list)
     filters: list[Any] = field(default_factory=list)
     earlier_task: Task | None = None
     cancelled: Cancellation = field(default_factory=lambda: Cancellation("freed_in_queue", []))
@@ -155,6 +158,15 @@ class Records:
     def cancel(self, account_id: str, job_id: str) -> Cancellation:
         self.task(account_id, job_id)
         return self.cancelled
+
+    def delete(self, account_id: str, job_id: str) -> Task:
+        task = self.task(account_id, job_id)
+        if not task.ended:
+            raise NotEndedError("still going on")
+        return self.add(replace(task, images=[replace(image, deleted_at=NOW) for image in task.images]))
+
+    def audit(self) -> list[Finding]:
+        return self.findings
 
     def earlier(self, account_id: str, key: Any) -> Submitted | None:
         return Submitted(self.earlier_task, [], replayed=True) if self.earlier_task else None

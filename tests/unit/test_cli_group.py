@@ -127,7 +127,6 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     openai = SimpleNamespace(needed=(("OPENAI_API_KEY",),))
     module("app.commands.up", run_stack=run_stack)
-    module("app.commands.services", with_dotenv=dict)
     module("core.embedded.faults", EmbeddedError=type("EmbeddedError", (Exception,), {}))
     module("providers.configured", PROVIDERS={"openai": openai})
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from dotenv import dotenv_values
 from app.commands import services, stack
 from core.embedded import ports
 from core.embedded.faults import EmbeddedError
-from core.settings import Settings
+from core.settings import Settings, with_dotenv
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLE = ROOT / ".env.example"
@@ -66,7 +66,7 @@ def test_the_children_get_our_settings_to_the_letter(bare):
 
 def test_the_providers_variables_come_from_dotenv_under_the_environment(bare):
     (bare / ".env").write_text("OPENAI_API_KEY=from-file\nOPENAI_BASE_URL=from-file\n")
-    merged = services.with_dotenv({"OPENAI_BASE_URL": "from-environment"})
+    merged = with_dotenv({"OPENAI_BASE_URL": "from-environment"})
     assert merged == {"OPENAI_API_KEY": "from-file", "OPENAI_BASE_URL": "from-environment"}
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: one table of ratios against baselines measured in the same run (docs/benchmarks.md)."""

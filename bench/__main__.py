@@ -1,0 +1,72 @@
+"""``python -m bench``: measure, and print the table (docs/benchmarks.md says how to read it)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import cost, edge, life
+from bench.table import Row, as_json, show
+
+PARTS = ("edge", "life", "cost")
+COSTED_JOBS = 100
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """1 when a row misses its target, so that a script can ask."""
+    options = _parser().parse_args(arguments)
+    told = Console(stderr=True)
+    rows: list[Row] = []
+    with _folder(options.var) as folder:
+        for name, measure in _parts(options, folder):
+            with told.status(f"measuring: {name} ..."):
+                rows += measure()
+    if options.json:
+        print(as_json(rows))
+    else:
+        show(rows, Console(width=None if sys.stdout.isatty() else 160))
+    return 1 if any(row.verdict == "miss" for row in rows) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--only", choices=PARTS, action="append", help="measure this part alone (may be repeated)")
+    parser.add_argument("--jobs", type=int, default=300, help="jobs in a round of whole lives (default: 300)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each contender at the edge (default: 5)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of such a round (default: 1.5)")
+    parser.add_argument("--big", action="store_true", help="also measure the edge over a grown database")
+    parser.add_argument("--finished", type=int, default=200_000, help="finished jobs for --big (default: 200000)")
+    parser.add_argument("--queued", type=int, default=20_000, help="queued jobs for --big (default: 20000)")
+    parser.add_argument("--var", type=Path, help="keep data and logs of the measured services in this folder")
+    return parser
+
+
+def _parts(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
+    wanted = options.only or PARTS
+    grown = {"finished": options.finished, "queued": options.queued} if options.big else {}
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "edge": lambda: edge.measure(folder, rounds=options.rounds, seconds=options.seconds, **grown),
+        "life": lambda: life.measure(folder, jobs=options.jobs),
+        "cost": lambda: cost.measure(folder, jobs=min(options.jobs, COSTED_JOBS)),
+    }
+    yield from ((name, part) for name, part in parts.items() if name in wanted)
+
+
+@contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="darkroom-bench-") as folder:
+        yield Path(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

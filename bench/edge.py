@@ -1,0 +1,151 @@
+"""The web process: submit against the bare floor, status against a constant, small and grown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import text
+
+from bench import seed
+from bench.load import Load, Order, request
+from bench.names import FLOOR_QUEUE
+from bench.rounds import Round, median, take_turns
+from bench.stand import Stand, customers, floor_program, make_floor_table, stand
+from bench.table import Bound, Row
+
+ACCOUNTS = 64  # so that no window (32 jobs each) is full within a round and every submit sends its message
+WARM_S = 0.3
+ORDER = {"prompt": "a red kite over the sea", "model": seed.MODEL, "size": "256x256"}
+SUBMIT, STATUS = Bound("ratio", at_least=0.6), Bound("ratio", at_least=0.5)
+GROWN = Bound("ratio", at_least=1 / 1.2)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One web process of ours and one of the floor's, without workers: nothing else needs the machine."""
+
+    stand: Stand
+    load: Load
+    keys: dict[str, str]
+    rounds: int
+    seconds: float
+
+    def both(self, *, first: int) -> dict[str, dict[str, list[Round]]]:
+        """Status of finished, waiting and queued jobs in turn, then submit; jobs are numbered from ``first``."""
+        accounts, ids = list(self.keys), []
+        with self.stand.database.transaction() as connection:
+            for number, status in enumerate(("succeeded", "waiting", "queued")):
+                ids += seed.jobs(connection, accounts, status, 100, first=first + 100 * number)
+        return {"status": self.status(ids), "submit": self.submit()}
+
+    def grow(self, finished: int, queued: int) -> None:
+        with self.stand.database.transaction() as connection:
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            seed.jobs(connection, list(self.keys), "succeeded", finished, first=1_000)
+            seed.jobs(connection, list(self.keys), "queued", queued, first=1_000 + finished)
+        with self.stand.database.autocommit() as connection:
+            connection.execute(text("SET statement_timeout = 0"))
+            seed.settle_in(connection)
+
+    def submit(self) -> dict[str, list[Round]]:
+        ours = [request("POST", "/api/images/generate", key=key, body=ORDER) for key in self.keys.values()]
+        bare = [request("POST", "/floor/orders", body=ORDER)]
+        return take_turns(
+            {
+                "ours": lambda: self._submitted("web", self.stand.port, ours, seed.PROVIDER),
+                "floor": lambda: self._submitted("floor", self.stand.floor_port, bare, FLOOR_QUEUE),
+            },
+            self.rounds,
+        )
+
+    def status(self, ids: Sequence[str]) -> dict[str, list[Round]]:
+        accounts = list(self.keys)
+        ours = [
+            request("GET", f"/api/images/tasks/{job_id}", key=self.keys[seed.owner(accounts, job_id)]) for job_id in ids
+        ]
+        bare = [request("GET", "/floor/constant")]
+        return take_turns(
+            {
+                "ours": lambda: self._round("web", self.stand.port, ours, 200)[0],
+                "floor": lambda: self._round("floor", self.stand.floor_port, bare, 200)[0],
+            },
+            self.rounds,
+        )
+
+    def _round(self, name: str, port: int, requests: Sequence[str], expected: int) -> tuple[Round, int]:
+        """One round after a warm-up, and how many requests both made."""
+        warm = self.load.send(Order(port, requests, seconds=WARM_S), expected=expected)
+        before = self.stand.cpu_s(name)
+        result = self.load.send(Order(port, requests, seconds=self.seconds), expected=expected)
+        used_s = self.stand.cpu_s(name) - before
+        return Round(result.count / used_s, result.rate, result.p50_ms, result.p95_ms), warm.count + result.count
+
+    def _submitted(self, name: str, port: int, requests: Sequence[str], queue: str) -> Round:
+        done, count = self._round(name, port, requests, 202)
+        # The floor's Celery and ours share the server and not the queue.
+        sent = int(self.stand.redis.llen(queue))
+        if sent != count:
+            raise NotComparableError(f"{count} submits sent {sent} messages to the queue {queue}")
+        self._take_back(queue)
+        return done
+
+    def _take_back(self, queue: str) -> None:
+        """Empty the queue and the windows for the next round; the rows stay."""
+        self.stand.redis.delete(queue)
+        with self.stand.database.transaction() as connection:
+            connection.execute(text("UPDATE jobs SET published_at = NULL WHERE published_at IS NOT NULL"))
+
+
+class NotComparableError(Exception):
+    """A round did less than it is compared with."""
+
+
+def measure(folder: Path, *, rounds: int, seconds: float, finished: int = 0, queued: int = 0) -> list[Row]:
+    """Submit and status; with ``finished`` and ``queued`` also how both stand when so many rows are there."""
+    with (
+        stand(folder / "edge", sandbox={}, workers=False, beside=floor_program, prepare=make_floor_table) as service,
+        Load() as load,
+    ):
+        edge = Edge(service, load, customers(service.database, ACCOUNTS), rounds, seconds)
+        small = edge.both(first=0)
+        rows = [*_rows("submit", small["submit"], SUBMIT), *_rows("status read", small["status"], STATUS)]
+        if finished or queued:
+            edge.grow(finished, queued)
+            big = edge.both(first=1_000 + finished + queued)
+            rows += [_grown(what, small[what], big[what], finished, queued) for what in ("submit", "status")]
+        return rows
+
+
+def _rows(what: str, turns: dict[str, list[Round]], bound: Bound) -> list[Row]:
+    ours, bare = turns["ours"], turns["floor"]
+    more = {f"{name}_{figure}": median(turns[name], figure) for name in turns for figure in ("p50_ms", "p95_ms")}
+    return [
+        Row(
+            f"{what}, per web core",
+            "/s of CPU",
+            median(ours, "per_core"),
+            median(bare, "per_core"),
+            "bare floor",
+            bound,
+            {**more, "rounds": [[a.per_core, b.per_core] for a, b in zip(ours, bare, strict=True)]},
+        ),
+        Row(f"{what}, by the clock", "/s", median(ours, "rate"), median(bare, "rate"), "bare floor"),
+    ]
+
+
+def _grown(what: str, small: dict[str, list[Round]], big: dict[str, list[Round]], finished: int, queued: int) -> Row:
+    """By the clock, for growth burdens the database and not the web; the floor takes the noise out."""
+
+    def relative(turns: dict[str, list[Round]]) -> float:
+        return median(turns["ours"], "rate") / median(turns["floor"], "rate")
+
+    return Row(
+        f"{what} with {finished:,} finished and {queued:,} queued",
+        "of floor",
+        relative(big),
+        relative(small),
+        "when empty",
+        GROWN,
+    )

@@ -1,0 +1,619 @@
+"""Limits and health of providers, for the whole fleet: two workers, one database, and the sandbox as witness."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Row, text
+
+from accounts.accounts import create_account
+from core.db import Database
+from core.embedded.ports import free_ports
+from jobs import audit, calls, capacity, circuit, collector, heartbeats, poller, refill, runner, states, sweep
+from jobs.calls import Intent
+from jobs.capacity import Limits
+from jobs.desk import Customer, Desk
+from jobs.estimates import Estimates
+from jobs.repository import find_task
+from jobs.states import Nudge
+from jobs.workbench import Workbench
+from providers import catalog, registry
+from quota import ledger
+from sandbox.testing import Sandbox
+from storage.local import LocalStore
+from storage.media import Media
+
+SYNC: dict[str, Any] = {"model": "gpt-image-2", "size": "1024x640"}
+ASYNC: dict[str, Any] = {"model": "chatgpt2api-gpt-image-2", "size": "64x64"}
+CREDIT = 1_000_000
+_names = itertools.count(1)
+
+
+@dataclass
+class Fleet:
+    """Workers that share nothing but the database, and words for what tests do with them."""
+
+    benches: Sequence[Workbench]
+    desk: Desk
+    sandbox: Sandbox
+
+    @property
+    def database(self) -> Database:
+        return self.benches[0].database
+
+    def sql(self, statement: str, **values: Any) -> None:
+        with self.database.transaction() as connection:
+            connection.execute(text(statement), values)
+
+    def rows(self, statement: str, **values: Any) -> list[Row[Any]]:
+        with self.database.autocommit() as connection:
+            return list(connection.execute(text(statement), values).all())
+
+    def one(self, statement: str, **values: Any) -> Any:
+        [[value]] = self.rows(statement, **values)
+        return value
+
+    def limit(self, provider: str, **limits: int) -> None:
+        with self.database.transaction() as connection:
+            for each in self.benches[0].registry.of(provider):
+                capacity.announce(connection, each.credential_id, provider, Limits(**limits))
+
+    def customer(self, *, weight: int = 1) -> Customer:
+        with self.database.transaction() as connection:
+            account = create_account(connection, f"account {next(_names)}", weight=weight)
+            ledger.grant(connection, account.id, 100_000 * CREDIT)
+        return Customer(account.id, weight)
+
+    def order(self, customer: Customer, prompt: str = "a fox", **fields: Any) -> str:
+        return self.desk.submit(customer, "generate", {"prompt": prompt, **fields}, []).task.id
+
+    def orders(self, count: int, customer: Customer | None = None, **fields: Any) -> list[str]:
+        who = customer or self.customer()
+        return [self.order(who, f"a fox, number {number}", **fields) for number in range(count)]
+
+    def run_all(self, job_ids: Sequence[str], *, threads: int = 8) -> None:
+        """Every job looked at once by every worker, all of them at the same time."""
+        pairs = [(bench, job_id) for job_id in job_ids for bench in self.benches]
+        with ThreadPoolExecutor(threads * len(self.benches)) as pool:
+            list(pool.map(lambda pair: runner.run(*pair), pairs))
+
+    def run(self, job_id: str, worker: int = 0) -> list[Nudge]:
+        """One job now, whatever its ``due_at`` says."""
+        self.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
+        return runner.run(self.benches[worker], job_id)
+
+    def job(self, job_id: str) -> Row[Any]:
+        [row] = self.rows("SELECT *, due_at - clock_timestamp() AS due_in FROM jobs WHERE id = :id", id=job_id)
+        return row
+
+    def untouched(self, job_id: str) -> bool:
+        """Put off and nothing else: no hold, no event, no attempt."""
+        job = self.job(job_id)
+        events = self.one("SELECT count(*) FROM job_events WHERE job_id = :id AND type <> 'queued'", id=job_id)
+        return (job.status, job.money, job.attempt, job.fence, events) == ("queued", "queued", 0, 0, 0)
+
+    def submits(self, provider: str) -> int:
+        return int((self.sandbox.counts(keys=False).get(provider) or {"submits": 0})["submits"])
+
+    def state(self, provider: str) -> capacity.ProviderState:
+        with self.database.autocommit() as connection:
+            return {each.name: each for each in capacity.overview(connection)}[provider]
+
+    def age_circuit(self, provider: str) -> None:
+        """Let the time of a circuit's opening pass."""
+        self.sql("UPDATE providers SET open_until = clock_timestamp() WHERE name = :name", name=provider)
+
+    def age_submits(self, provider: str, seconds: int) -> None:
+        """Let time pass for the counts of submits."""
+        self.sql(
+            "UPDATE credentials SET submits = (SELECT coalesce(jsonb_object_agg(CAST(key AS bigint) - :spans, value),"
+            " '{}') FROM jsonb_each(submits)) WHERE provider = :name",
+            name=provider,
+            spans=seconds // capacity.SPAN_S,
+        )
+
+    def audit(self) -> list[audit.Finding]:
+        with self.database.transaction() as connection:
+            return audit.check(connection)
+
+
+@pytest.fixture
+def environ(sandbox: Sandbox) -> dict[str, str]:
+    sandbox.settings(latency_s=0.0, latency_jitter=0.0, prepared=True)
+    return {
+        "CHATGPT2API_BASE_URL": sandbox.chatgpt2api_url,
+        "CHATGPT2API_API_KEY": "test-key",
+        "OPENAI_BASE_URL": sandbox.openai_url,
+        "OPENAI_API_KEY": "test-key",
+    }
+
+
+@pytest.fixture
+def fleet(database: Database, environ: dict[str, str], sandbox: Sandbox, tmp_path: Path) -> Iterator[Fleet]:
+    models, store = catalog.load(), LocalStore(tmp_path / "blobs")
+    media = Media(store, tmp_path / "staging", decoders=2)
+    benches = [
+        Workbench(
+            owner=f"wkr_{number}",
+            database=database,
+            catalog=models,
+            registry=registry.load(environ),
+            media=media,
+            store=store,
+            publish=lambda _nudges: True,
+            max_attempts=3,
+            cancel_charge="full",
+            publish_window=32,
+        )
+        for number in (1, 2)
+    ]
+    desk = Desk(
+        database,
+        media,
+        store,
+        models,
+        configured=["chatgpt2api", "openai"],
+        markup=Decimal(1),
+        minimum_unit_price=100_000,
+        default_model=None,
+        default_deadline_s=3600,
+        publish_window=32,
+    )
+    fleet = Fleet(benches, desk, sandbox)
+    fleet.sql("DELETE FROM providers")
+    for bench in benches:
+        with database.autocommit() as connection:
+            heartbeats.beat(connection, bench.owner)
+    for provider in ("chatgpt2api", "openai"):
+        fleet.limit(provider)
+    yield fleet
+    media.close()
+
+
+def until(question: Callable[[], Any], what: str, within_s: float = 20.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not question():
+        assert time.monotonic() < deadline, f"waited {within_s} s for {what}"
+        time.sleep(0.02)
+
+
+# ------------------------------------------------------------------ most active
+
+
+def test_two_workers_never_have_more_calls_open_than_the_credential_allows(fleet: Fleet) -> None:
+    fleet.limit("openai", max_active=3)
+    fleet.sandbox.settings(latency_s=0.05)
+    ids = fleet.orders(12, **SYNC)
+
+    while fleet.one("SELECT count(*) FROM jobs WHERE status = 'queued'"):
+        fleet.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'queued'")
+        fleet.run_all(ids, threads=4)
+
+    seen = fleet.sandbox.counts(keys=False)["openai"]
+    assert (seen["submits"], seen["in_flight_max"]) == (12, 3)
+    assert {fleet.job(job_id).status for job_id in ids} == {"succeeded"}
+    assert fleet.state("openai").active == 0
+    assert fleet.audit() == []
+
+
+def test_a_full_credential_only_puts_the_job_off(fleet: Fleet) -> None:
+    fleet.limit("chatgpt2api", max_active=1)
+    first, second = fleet.orders(2, **ASYNC)
+    fleet.run(first)
+    fleet.run(second)
+    assert fleet.job(first).status == "waiting"
+    assert fleet.untouched(second)
+    assert 0.5 < fleet.job(second).due_in.total_seconds() < 3.5
+    assert fleet.job(second).published_at is None
+
+
+# ------------------------------------------------------------------ submits per minute
+
+
+def test_two_workers_submit_exactly_what_a_minute_allows(fleet: Fleet) -> None:
+    fleet.limit("chatgpt2api", max_per_minute=10)
+    ids = fleet.orders(30, **ASYNC)
+    fleet.run_all(ids)
+    assert fleet.submits("chatgpt2api") == 10
+
+    fleet.age_submits("chatgpt2api", 60)  # a minute is not over before it surely is
+    fleet.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'queued'")
+    fleet.run_all(ids)
+    assert fleet.submits("chatgpt2api") == 10
+
+    fleet.age_submits("chatgpt2api", 4)
+    fleet.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'queued'")
+    fleet.run_all(ids)
+    assert fleet.submits("chatgpt2api") == 20
+    assert fleet.state("chatgpt2api").submitted_last_minute == 10
+
+
+def test_every_call_of_a_job_counts(fleet: Fleet) -> None:
+    fleet.limit("chatgpt2api", max_per_minute=6)
+    ids = fleet.orders(2, n=4, **ASYNC)
+    fleet.run_all(ids)
+    assert fleet.submits("chatgpt2api") == 6
+    assert sorted(fleet.job(job_id).attempt for job_id in ids) == [2, 4]
+
+
+def test_who_is_over_the_minute_waits_for_its_end_and_no_longer(fleet: Fleet) -> None:
+    fleet.limit("chatgpt2api", max_per_minute=1)
+    first, second = fleet.orders(2, **ASYNC)
+    fleet.run(first)
+    fleet.age_submits("chatgpt2api", 50)
+    fleet.run(second)
+    assert fleet.untouched(second)
+    assert 9 < fleet.job(second).due_in.total_seconds() < 22
+    fleet.age_submits("chatgpt2api", 14)
+    fleet.run(second)
+    assert fleet.job(second).status == "waiting"
+
+
+def test_sending_a_call_again_counts_as_a_submit(fleet: Fleet) -> None:
+    fleet.limit("chatgpt2api", max_per_minute=1)
+    [credential] = [each.credential_id for each in fleet.benches[0].registry.of("chatgpt2api")]
+    with fleet.database.autocommit() as connection:
+        assert capacity.take_submit(connection, credential)
+        assert not capacity.take_submit(connection, credential)
+    [job_id] = fleet.orders(1, **ASYNC)
+    fleet.run(job_id)
+    assert fleet.untouched(job_id)
+
+
+def test_limits_are_rows_that_a_new_worker_brings_up_to_date(fleet: Fleet) -> None:
+    fleet.limit("openai", max_active=2, max_per_minute=30)
+    state = fleet.state("openai")
+    assert (state.max_active, state.max_per_minute, state.submitted_last_minute) == (2, 30, 0)
+    fleet.limit("openai")
+    state = fleet.state("openai")
+    assert (state.max_active, state.max_per_minute, state.submitted_last_minute) == (None, None, None)
+
+
+# ------------------------------------------------------------------ told to come back later
+
+
+def test_a_429_keeps_the_whole_fleet_away_for_as_long_as_it_asks(fleet: Fleet) -> None:
+    first, second = fleet.orders(2, **ASYNC)
+    fleet.sandbox.add_fault("429 retry_after=20", provider="chatgpt2api", route="submit", count=1)
+    fleet.run(first, worker=0)
+    assert fleet.submits("chatgpt2api") == 1
+    fleet.run(second, worker=1)
+    assert fleet.submits("chatgpt2api") == 1
+    assert fleet.untouched(second)
+    assert 15 < fleet.job(second).due_in.total_seconds() < 31
+    assert fleet.state("chatgpt2api").not_before is not None
+    fleet.sql("UPDATE credentials SET not_before = clock_timestamp()")
+    fleet.run(second, worker=1)
+    assert fleet.job(second).status == "waiting"
+
+
+def test_an_absurd_retry_after_is_not_believed(fleet: Fleet) -> None:
+    [job_id] = fleet.orders(1, **ASYNC)
+    fleet.sandbox.add_fault("429 retry_after=1000000000", provider="chatgpt2api", route="submit", count=1)
+    fleet.run(job_id)
+    away_s = fleet.one("SELECT max(extract(epoch FROM not_before - clock_timestamp())) FROM credentials")
+    assert 0 < away_s <= capacity.STAY_AWAY_MAX_S
+    assert fleet.job(job_id).due_in.total_seconds() <= 700
+
+
+# ------------------------------------------------------------------ the circuit
+
+
+def break_it(fleet: Fleet, provider: str = "chatgpt2api", fault: str = "502") -> None:
+    """As many different jobs in a row as it takes find the upstream away."""
+    fleet.sandbox.add_fault(fault, provider=provider, route="submit")
+    fields = ASYNC if provider == "chatgpt2api" else SYNC
+    for number, job_id in enumerate(fleet.orders(circuit.FAILURES_TO_OPEN, **fields)):
+        assert fleet.state(provider).circuit == "closed", number
+        fleet.run(job_id, worker=number % 2)
+
+
+def test_upstreams_away_open_the_circuit_for_all_workers(fleet: Fleet) -> None:
+    break_it(fleet)
+    assert fleet.state("chatgpt2api").circuit == "open"
+    submitted = fleet.submits("chatgpt2api")
+    [job_id] = fleet.orders(1, **ASYNC)
+    for worker in (0, 1):
+        fleet.run(job_id, worker)
+        assert fleet.untouched(job_id)
+        assert 0 < fleet.job(job_id).due_in.total_seconds() <= 30
+    assert fleet.submits("chatgpt2api") == submitted
+    assert fleet.state("openai").circuit == "closed"
+
+
+@pytest.mark.parametrize("fault", ["refuse", "400", "401", "429"])
+def test_an_upstream_that_says_no_is_there(fleet: Fleet, fault: str) -> None:
+    fleet.sandbox.add_fault(fault, provider="chatgpt2api", route="submit")
+    for job_id in fleet.orders(circuit.FAILURES_TO_OPEN + 1, **ASYNC):
+        fleet.run(job_id)
+        fleet.sql("UPDATE credentials SET not_before = NULL")
+    assert (fleet.state("chatgpt2api").circuit, fleet.state("chatgpt2api").failures) == ("closed", 0)
+
+
+def test_a_good_answer_between_starts_the_count_again(fleet: Fleet) -> None:
+    for round_ in range(2):
+        fleet.sandbox.add_fault("502", provider="chatgpt2api", route="submit", count=circuit.FAILURES_TO_OPEN - 1)
+        for job_id in fleet.orders(circuit.FAILURES_TO_OPEN, **ASYNC):
+            fleet.run(job_id)
+        assert (fleet.state("chatgpt2api").circuit, fleet.state("chatgpt2api").failures) == ("closed", 0), round_
+
+
+def test_one_poisonous_order_stops_nobody(fleet: Fleet) -> None:
+    with fleet.database.autocommit() as connection:
+        for number in range(2 * circuit.FAILURES_TO_OPEN):
+            capacity.note(
+                connection,
+                "openai",
+                call_id=f"call_{number}",
+                job_id="job_same",
+                outcome=states.Outcome.LOST,
+                code="upstream_error",
+                retryable=False,
+            )
+    assert (fleet.state("openai").circuit, fleet.state("openai").failures) == ("closed", 1)
+
+
+def test_half_open_lets_exactly_one_call_through_however_many_ask(fleet: Fleet) -> None:
+    break_it(fleet)
+    fleet.sandbox.clear_faults()
+    fleet.sandbox.add_fault("hang=1", provider="chatgpt2api", route="submit", count=1)
+    fleet.age_circuit("chatgpt2api")
+    submitted = fleet.submits("chatgpt2api")
+    ids = fleet.orders(12, n=2, **ASYNC)
+    threads = ThreadPoolExecutor(16)
+    asked = [threads.submit(runner.run, bench, job_id) for job_id in ids for bench in fleet.benches]
+
+    until(lambda: fleet.submits("chatgpt2api") == submitted + 1, "the probe")
+    assert fleet.state("chatgpt2api").circuit == "half_open"
+    until(lambda: sum(each.done() for each in asked) >= len(asked) - 1, "everybody else to be put off")
+    assert sum(fleet.untouched(job_id) for job_id in ids) == len(ids) - 1
+    threads.shutdown(wait=True)
+    assert fleet.submits("chatgpt2api") == submitted + 1
+
+
+def test_one_probe_even_where_all_ask_in_the_same_instant(fleet: Fleet) -> None:
+    break_it(fleet)
+    fleet.age_circuit("chatgpt2api")
+    ids = fleet.orders(6, **ASYNC)
+    [credential] = [each.credential_id for each in fleet.benches[0].registry.of("chatgpt2api")]
+
+    def ask(job_id: str) -> bool:
+        with fleet.database.transaction() as connection:
+            intent = Intent(f"call_{job_id}", 0, 1, 1, dedupe_key=job_id)
+            seated = calls.intend(
+                connection,
+                job_id=job_id,
+                provider="chatgpt2api",
+                model=ASYNC["model"],
+                credentials={credential: "http://upstream"},
+                intents=[intent],
+                deadline_s=60,
+            )
+            return seated is not None
+
+    with ThreadPoolExecutor(len(ids)) as pool:
+        with fleet.database.transaction() as first:
+            # Whoever is let through the gate meets here, each with what it saw of the circuit.
+            first.execute(text("SELECT 1 FROM credentials WHERE id = :id FOR UPDATE"), {"id": credential})
+            asked = [pool.submit(ask, job_id) for job_id in ids]
+            until(lambda: sum(each.done() for each in asked) + stuck_behind_locks(fleet) == len(ids), "all to ask")
+        assert sum(each.result() for each in asked) == 1
+
+
+def stuck_behind_locks(fleet: Fleet) -> int:
+    return int(
+        fleet.one(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+    )
+
+
+def test_a_good_probe_closes_and_everybody_goes_on(fleet: Fleet) -> None:
+    break_it(fleet)
+    fleet.sandbox.clear_faults()
+    fleet.age_circuit("chatgpt2api")
+    probe, other = fleet.orders(2, **ASYNC)
+    fleet.run(probe)
+    assert fleet.job(probe).status == "waiting"
+    assert (fleet.state("chatgpt2api").circuit, fleet.state("chatgpt2api").failures) == ("closed", 0)
+    fleet.run(other, worker=1)
+    assert fleet.job(other).status == "waiting"
+
+
+def test_a_bad_probe_opens_for_longer(fleet: Fleet) -> None:
+    break_it(fleet)
+    for trips in (2, 3):
+        fleet.age_circuit("chatgpt2api")
+        [probe] = fleet.orders(1, **ASYNC)
+        fleet.run(probe)
+        state = fleet.state("chatgpt2api")
+        assert state.circuit == "open"
+        left_s = fleet.one("SELECT extract(epoch FROM open_until - clock_timestamp()) FROM providers WHERE trips > 0")
+        assert circuit.open_s(trips) - 1 < left_s <= circuit.open_s(trips)
+
+
+def test_a_probe_whose_worker_died_is_followed_by_another(fleet: Fleet) -> None:
+    break_it(fleet)
+    fleet.sandbox.clear_faults()
+    fleet.age_circuit("chatgpt2api")
+    lost, other = fleet.orders(2, **ASYNC)
+    claimed = runner._claim(fleet.benches[0], lost)  # and then nothing: kill -9 before the POST
+    assert claimed is not None
+    fleet.age_circuit("chatgpt2api")
+    fleet.run(other, worker=1)
+    assert fleet.untouched(other), "the probe may still be out"
+    fleet.sql("DELETE FROM workers WHERE boot_id = 'wkr_1'")
+    sweep.Sweeper(fleet.benches[1], steady=lambda: True, epoch=lambda: "one").sweep()
+    fleet.run(other, worker=1)
+    assert fleet.job(other).status == "waiting"
+    assert fleet.state("chatgpt2api").circuit == "closed"
+
+
+def test_who_waits_behind_an_open_circuit_keeps_its_deadline_and_expires_free(fleet: Fleet) -> None:
+    break_it(fleet)
+    customer = fleet.customer()
+    job_id = fleet.order(customer, deadline_s=60, **ASYNC)
+    fleet.run(job_id)
+    fleet.sql("UPDATE jobs SET start_deadline_at = clock_timestamp() WHERE id = :id", id=job_id)
+    sweep.Sweeper(fleet.benches[1], steady=lambda: True, epoch=lambda: "one").sweep()
+    job = fleet.job(job_id)
+    assert (job.status, job.failure_code, job.captured, job.attempt) == ("failed", "deadline_expired", 0, 0)
+    with fleet.database.autocommit() as connection:
+        assert ledger.balance(connection, customer.account_id).spendable == 100_000 * CREDIT
+
+
+def test_an_upstream_that_refuses_connections_opens_the_circuit(fleet: Fleet, environ: dict[str, str]) -> None:
+    [port] = free_ports(1)
+    nowhere = registry.load({**environ, "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"})
+    bench = Workbench(**{**vars(fleet.benches[0]), "registry": nowhere})
+    for job_id in fleet.orders(circuit.FAILURES_TO_OPEN, **SYNC):
+        runner.run(bench, job_id)
+    assert fleet.state("openai").circuit == "open"
+
+
+# ------------------------------------------------------------------ pause
+
+
+def test_a_paused_provider_takes_nothing_until_it_is_resumed(fleet: Fleet) -> None:
+    with fleet.database.transaction() as connection:
+        capacity.pause(connection, "chatgpt2api")
+    [job_id] = fleet.orders(1, **ASYNC)
+    fleet.run(job_id)
+    assert fleet.untouched(job_id)
+    assert 4 < fleet.job(job_id).due_in.total_seconds() <= 30
+    fleet.limit("chatgpt2api", max_active=5)  # a worker that starts does not end a pause
+    fleet.run(job_id, worker=1)
+    assert fleet.submits("chatgpt2api") == 0
+    with fleet.database.transaction() as connection:
+        capacity.resume(connection, "chatgpt2api")
+    fleet.run(job_id)
+    assert fleet.job(job_id).status == "waiting"
+
+
+def test_what_is_in_flight_is_followed_to_its_end_while_paused(fleet: Fleet) -> None:
+    [job_id] = fleet.orders(1, **ASYNC)
+    fleet.run(job_id)
+    with fleet.database.transaction() as connection:
+        capacity.pause(connection, "chatgpt2api")
+    fleet.sql("UPDATE jobs SET due_at = clock_timestamp()")
+    poller.poll(fleet.benches[1], "chatgpt2api")
+    assert fleet.job(job_id).status == "succeeded"
+
+
+# ------------------------------------------------------------------ bulkheads
+
+
+def test_a_provider_that_hangs_with_every_slot_taken_delays_no_other(fleet: Fleet) -> None:
+    fleet.limit("openai", max_active=4)
+    fleet.sandbox.add_fault("hang=6", provider="openai", route="submit")
+    customer = fleet.customer()
+    hanging = fleet.orders(8, customer, **SYNC)
+    stuck = [threading.Thread(target=fleet.run, args=(job_id,), daemon=True) for job_id in hanging[:4]]
+    for thread in stuck:
+        thread.start()
+    until(lambda: fleet.submits("openai") == 4, "every slot to be taken")
+
+    began = time.monotonic()
+    for job_id in hanging[4:]:
+        fleet.run(job_id, worker=1)
+    assert all(fleet.untouched(job_id) for job_id in hanging[4:])
+    ids = fleet.orders(8, customer, **ASYNC)
+    for job_id in ids:
+        fleet.run(job_id)
+    fleet.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting'")
+    for nudge in poller.poll(fleet.benches[0], "chatgpt2api"):
+        if nudge.task == states.COLLECT:
+            collector.collect(fleet.benches[1], nudge.argument)
+    sweep.Sweeper(fleet.benches[1], steady=lambda: True, epoch=lambda: "one").sweep()
+    took_s = time.monotonic() - began
+
+    assert {fleet.job(job_id).status for job_id in ids} == {"succeeded"}
+    assert took_s < 5, f"{took_s:.1f} s beside a stuck neighbour"
+    assert fleet.state("openai").active == 4
+    for thread in stuck:
+        thread.join()
+
+
+# ------------------------------------------------------------------ publishing what there is room for
+
+
+def refilled(fleet: Fleet) -> list[str]:
+    with fleet.database.autocommit() as connection:
+        return [nudge.argument for nudge in refill.refill_limited(connection, window=32)]
+
+
+def unpublish(fleet: Fleet) -> None:
+    fleet.sql("UPDATE jobs SET published_at = NULL, due_at = clock_timestamp() WHERE status = 'queued'")
+
+
+def test_a_provider_without_room_is_not_sent_messages(fleet: Fleet) -> None:
+    fleet.limit("chatgpt2api", max_active=2)
+    ids = fleet.orders(6, **ASYNC)
+    unpublish(fleet)
+    assert len(refilled(fleet)) == 2
+    assert refilled(fleet) == []  # what is on its way counts
+    fleet.run_all(ids[:2])
+    unpublish(fleet)
+    sweeper = sweep.Sweeper(fleet.benches[0], steady=lambda: True, epoch=lambda: "one")
+    sweeper.sweep()
+    assert fleet.one("SELECT count(*) FROM jobs WHERE published_at IS NOT NULL AND status = 'queued'") == 0
+    fleet.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting'")
+    poller.poll(fleet.benches[0], "chatgpt2api")
+    assert len(refilled(fleet)) == 2
+
+
+def test_few_seats_are_shared_by_turns_not_by_the_length_of_the_queue(fleet: Fleet) -> None:
+    fleet.limit("chatgpt2api", max_active=4)
+    many, one = fleet.customer(), fleet.customer()
+    fleet.orders(40, many, **ASYNC)
+    [single] = fleet.orders(1, one, **ASYNC)
+    unpublish(fleet)
+    assert single in refilled(fleet)
+
+
+def test_a_weight_is_a_share_of_the_turns(fleet: Fleet) -> None:
+    fleet.limit("chatgpt2api", max_active=8)
+    heavy, light = fleet.customer(weight=3), fleet.customer()
+    mine = set(fleet.orders(20, heavy, **ASYNC))
+    fleet.orders(20, light, **ASYNC)
+    unpublish(fleet)
+    assert len(mine & set(refilled(fleet))) == 6
+
+
+# ------------------------------------------------------------------ how long will it take?
+
+
+def test_a_queued_task_is_told_its_wait_from_measured_service_times(fleet: Fleet) -> None:
+    fleet.limit("chatgpt2api", max_active=2)
+    customer = fleet.customer()
+    done = fleet.orders(10, customer, **ASYNC)
+    fleet.sql(
+        "UPDATE jobs SET status = 'succeeded', money = 'settled', captured = 0, released = 0,"
+        " started_at = clock_timestamp() - interval '30 s',"
+        " finished_at = clock_timestamp() - interval '20 s'"
+    )
+    assert done
+    waiting = fleet.orders(5, customer, **ASYNC)
+    estimates = Estimates(fleet.database)
+    with fleet.database.autocommit() as connection:
+        tasks = [find_task(connection, customer.account_id, job_id) for job_id in waiting]
+    waits = [estimates.of(task) for task in tasks]
+    assert [wait and round(wait.p50_s) for wait in waits] == [0, 0, 5, 10, 15]
+    assert all(wait and wait.p90_s >= wait.p50_s for wait in waits)
+
+
+def test_without_measurements_nothing_is_claimed(fleet: Fleet) -> None:
+    customer = fleet.customer()
+    [job_id] = fleet.orders(1, customer, **ASYNC)
+    with fleet.database.autocommit() as connection:
+        task = find_task(connection, customer.account_id, job_id)
+    assert Estimates(fleet.database).of(task) is None

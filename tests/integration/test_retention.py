@@ -1,0 +1,391 @@
+"""Pictures are let go by policy or by wish, row first, and no kill in between leaves anything undone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kept_jobs import House, make_house
+from sqlalchemy import text
+
+from app.records import Records
+from core.db import Database
+from core.ids import new_id
+from jobs import audit, repository, retention
+from jobs.errors import ImageGoneError, JobNotFoundError, NotEndedError
+from storage.base import StorageUnavailableError
+
+
+@pytest.fixture
+def house(database: Database, tmp_path: Path) -> Iterator[House]:
+    house = make_house(database, tmp_path)
+    yield house
+    house.media.close()
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing below catches it."""
+
+
+def again(house: House) -> None:
+    """A minute passes."""
+    house.sql("UPDATE marks SET at = at - interval '2 minutes' WHERE name = 'retention'")
+
+
+# ---------------------------------------------------------------- the policy
+
+
+def test_old_pictures_and_inputs_go_and_everything_else_stays(house: House) -> None:
+    old = house.job(ended_days_ago=31, pictures=2, inputs=1)
+    young = house.job(ended_days_ago=29, inputs=1)
+    bytes_of_old = [*house.keys(old), *house.keys(old, "inputs")]
+    variant = house.put(f"variants/{house.keys(old)[0]}/10x10.webp")
+
+    assert house.keeper().keep()
+
+    assert not [key for key in [*bytes_of_old, variant] if house.lies(key)]
+    assert all(house.lies(key) for key in [*house.keys(young), *house.keys(young, "inputs")])
+    task = Records(house.database).task(house.account_id, old)
+    assert (task.status, [image.deleted_at is not None for image in task.images]) == ("succeeded", [True, True])
+    assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL AND job_id = :id", id=young) == 1
+    assert house.doomed() == []
+    with house.database.transaction() as connection:
+        assert audit.check(connection) == []
+
+
+def test_the_caller_sees_that_pictures_have_gone(house: House) -> None:
+    old = house.job(ended_days_ago=31)
+    records = Records(house.database)
+    before = records.task(house.account_id, old)
+    house.keeper().keep()
+    assert records.task(house.account_id, old).version > before.version  # or a 304 would hide it
+    with pytest.raises(ImageGoneError):
+        records.image(house.account_id, old, 0)
+    assert [step.data for step in records.timeline(house.account_id, old)] == [{"reason": "expired", "pictures": 1}]
+
+
+def test_nought_days_are_for_ever_and_parts_of_a_day_count(house: House) -> None:
+    old = house.job(ended_days_ago=4000, inputs=1)
+    house.keeper(pictures_days=0, inputs_days=0).expire()
+    assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 1
+    house.keeper(pictures_days=0, inputs_days=0.5).expire()
+    assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 1
+    assert house.one("SELECT count(*) FROM inputs WHERE deleted_at IS NULL AND job_id = :id", id=old) == 0
+
+
+def test_what_a_live_job_needs_is_never_touched_however_old(house: House) -> None:
+    live = house.job(ended_days_ago=None, inputs=1)
+    house.sql("UPDATE images SET created_at = created_at - interval '90 days'")
+    house.sql("UPDATE inputs SET created_at = created_at - interval '90 days'")
+    house.keeper().keep()
+    assert all(house.lies(key) for key in [*house.keys(live), *house.keys(live, "inputs")])
+
+
+def test_live_jobs_at_the_head_do_not_hold_up_what_is_behind_them(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "PAGE", 2)
+    for _ in range(5):
+        house.job(ended_days_ago=None, quiet=True)
+    house.sql("UPDATE images SET created_at = created_at - interval '90 days'")
+    old = [house.job(ended_days_ago=40, quiet=True) for _ in range(3)]
+    house.keeper().expire()
+    assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NOT NULL AND job_id = ANY(:old)", old=old) == 3
+
+
+def test_a_round_is_bounded_and_the_next_goes_on(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "PAGE", 2)
+    monkeypatch.setattr(retention, "EXPIRE_PAGES", 2)
+    monkeypatch.setattr(retention, "REMOVE_AT_MOST", 3)
+    for _ in range(9):
+        house.job(ended_days_ago=31)
+    left = "SELECT count(*) FROM images WHERE deleted_at IS NULL"
+    assert (house.keeper().expire(), house.one(left)) == (4, 5)
+    assert house.keeper().remove() == 4  # whole pages
+    house.keeper().expire()
+    house.keeper().expire()
+    assert (house.one(left), len(house.doomed())) == (0, 5)
+
+
+def test_one_worker_a_minute_does_it_for_all(house: House) -> None:
+    assert [house.keeper().keep(), house.keeper().keep()] == [True, False]
+    again(house)
+    assert house.keeper().keep()
+
+
+# ---------------------------------------------------------------- kills
+
+
+def test_killed_before_the_commit_nothing_has_happened(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = house.job(ended_days_ago=31)
+    real = retention.delete_pictures
+
+    def then_die(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        raise Killed
+
+    monkeypatch.setattr(retention, "delete_pictures", then_die)
+    with pytest.raises(Killed):
+        house.keeper().keep()
+    assert house.lies(house.keys(old)[0])
+    assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 1
+
+
+@pytest.mark.parametrize("die_at", ["before the bytes", "after the bytes", "between picture and variant"])
+def test_killed_between_row_and_bytes_the_next_round_finishes(
+    house: House, die_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = house.job(ended_days_ago=31)
+    [key] = house.keys(old)
+    variant = house.put(f"variants/{key}/10x10.webp")
+    real = house.media.delete
+
+    def die(doomed: str) -> None:
+        if die_at == "after the bytes":
+            real(doomed)
+        if die_at == "between picture and variant":
+            house.store.delete(variant)
+        raise Killed
+
+    monkeypatch.setattr(house.media, "delete", die)
+    with pytest.raises(Killed):
+        house.keeper().keep()
+    with pytest.raises(ImageGoneError):
+        Records(house.database).image(house.account_id, old, 0)
+    assert house.doomed() == [key]
+
+    monkeypatch.setattr(house.media, "delete", real)
+    again(house)
+    house.keeper().keep()
+    assert (house.lies(key), house.lies(variant), house.doomed()) == (False, False, [])
+
+
+def test_a_blob_the_store_will_not_delete_does_not_block_the_others(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = house.job(ended_days_ago=40), house.job(ended_days_ago=31)
+    [stuck] = house.keys(first)
+    real = house.media.delete
+
+    def refuse(key: str) -> None:
+        if key == stuck:
+            raise StorageUnavailableError("cannot delete: EACCES")
+        real(key)
+
+    monkeypatch.setattr(house.media, "delete", refuse)
+    house.keeper().keep()
+    assert (house.lies(house.keys(second)[0]), house.doomed()) == (False, [stuck])
+    monkeypatch.setattr(house.media, "delete", real)
+    assert house.keeper().remove() == 0  # put off, so that it is not tried all the time
+    house.sql("UPDATE doomed_blobs SET due_at = clock_timestamp()")
+    assert (house.keeper().remove(), house.lies(stuck)) == (1, False)
+
+
+# ---------------------------------------------------------------- the caller's wish
+
+
+def test_a_deleted_task_keeps_its_row_and_loses_every_picture_at_once(house: House) -> None:
+    mine = house.job(pictures=2, inputs=1)
+    keys = [*house.keys(mine), *house.keys(mine, "inputs")]
+    records = Records(house.database, house.media)
+    task = records.delete(house.account_id, mine)
+    assert [image.deleted_at is not None for image in task.images] == [True, True]
+    assert ([key for key in keys if house.lies(key)], house.doomed()) == ([], [])
+    assert records.delete(house.account_id, mine) == task  # idempotent, to the version
+    assert [step.data["reason"] for step in records.timeline(house.account_id, mine)] == ["requested"]
+
+
+def test_only_its_owner_deletes_and_only_what_has_ended(house: House) -> None:
+    live, ended = house.job(ended_days_ago=None), house.job()
+    records = Records(house.database, house.media)
+    with pytest.raises(NotEndedError):
+        records.delete(house.account_id, live)
+    for account_id, job_id in (("acct_other", ended), (house.account_id, new_id("job")), (house.account_id, "job_1")):
+        with pytest.raises(JobNotFoundError):
+            records.delete(account_id, job_id)
+    assert house.lies(house.keys(live)[0]) and house.lies(house.keys(ended)[0])
+
+
+def test_a_store_that_is_away_does_not_fail_the_wish(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = house.job()
+
+    def away(_key: str) -> None:
+        raise StorageUnavailableError("away")
+
+    monkeypatch.setattr(house.media, "delete", away)
+    Records(house.database, house.media).delete(house.account_id, mine)
+    assert house.doomed() == house.keys(mine)
+
+
+def test_wish_and_policy_at_once_delete_once(house: House) -> None:
+    mine = house.job(ended_days_ago=31)
+    records = Records(house.database, house.media)
+    work = [lambda: records.delete(house.account_id, mine)] * 4 + [house.keeper().expire] * 4
+    threads = [threading.Thread(target=each) for each in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(records.timeline(house.account_id, mine)) == 1
+    house.keeper().remove()
+    assert not house.lies(house.keys(mine)[0])
+
+
+# ---------------------------------------------------------------- orphans
+
+
+def search(house: House) -> None:
+    """The whole store once: as many rounds as there are roots."""
+    house.sql("DELETE FROM marks WHERE name = 'orphans'")
+    for _ in retention.ORPHAN_ROOTS:
+        house.keeper().collect_orphans()
+    house.keeper().remove()
+
+
+def test_blobs_without_a_row_are_collected_and_all_others_left(house: House) -> None:
+    ended = house.job(ended_days_ago=1, inputs=1)
+    live = house.job(ended_days_ago=None)
+    unknown = new_id("job")
+    old = {
+        "a loser": house.put(f"jobs/{ended}/0/{'0' * 64}.png", hours_ago=2),
+        "an input never submitted": house.put(f"inputs/{unknown}/0/{'1' * 64}.png", hours_ago=2),
+        "a variant of nothing": house.put(f"variants/jobs/{unknown}/0/{'2' * 64}.png/8x8.png", hours_ago=2),
+    }
+    left = [
+        *house.keys(ended),
+        *house.keys(ended, "inputs"),
+        *house.keys(live),
+        house.put(f"variants/{house.keys(ended)[0]}/8x8.png", hours_ago=2),
+        house.put(f"jobs/{unknown}/0/{'3' * 64}.png", hours_ago=0.5),  # its row may be under way
+        house.put(f"jobs/{live}/0/{'4' * 64}.png", hours_ago=2),  # the job may still get a row for it
+        house.put("jobs/notes/0/readme.png", hours_ago=2),  # not ours
+        house.put("elsewhere/x.png", hours_ago=2),
+    ]
+    for key in house.keys(ended):
+        house.put(key, hours_ago=2)
+    search(house)
+    assert [name for name, key in old.items() if house.lies(key)] == []
+    assert [key for key in left if not house.lies(key)] == []
+
+
+def test_a_blob_whose_row_is_a_tombstone_is_an_orphan(house: House) -> None:
+    ended = house.job(ended_days_ago=1)
+    [key] = house.keys(ended)
+    Records(house.database, house.media).delete(house.account_id, ended)
+    variant = house.put(f"variants/{key}/8x8.png", hours_ago=2)  # made by somebody who read the row just before
+    house.put(key, hours_ago=2)
+    search(house)
+    assert (house.lies(key), house.lies(variant)) == (False, False)
+
+
+def test_the_search_goes_on_where_it_was_and_then_rests(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "FOLDERS_AT_MOST", 2)
+    names = sorted(new_id("job") for _ in range(5))
+    keys = [house.put(f"jobs/{name}/0/{'0' * 64}.png", hours_ago=2) for name in names]
+    looked: list[list[str]] = []
+    folders = house.store.folders
+
+    def remember(root: str, **kwargs: Any) -> list[str]:
+        looked.append(folders(root, **kwargs))
+        return looked[-1]
+
+    monkeypatch.setattr(house.store, "folders", remember)
+    for _ in range(20):  # every round is another worker's: the place is in the database
+        house.keeper().collect_orphans()
+    assert [each for each in looked if each] == [names[:2], names[2:4], names[4:]]
+    assert len(looked) == 6  # four roots, one of them in three slices; then it rests
+    house.keeper().remove()
+    assert not any(house.lies(key) for key in keys)
+    house.sql("UPDATE marks SET at = at - interval '7 hours' WHERE name = 'orphans'")
+    house.keeper().collect_orphans()
+    assert len(looked) == 7
+
+
+def test_killed_in_a_slice_the_slice_is_looked_at_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = house.put(f"inputs/{new_id('job')}/0/{'0' * 64}.png", hours_ago=2)
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(retention, "doom", die)
+        house.keeper().collect_orphans()
+    house.keeper().collect_orphans()
+    assert house.doomed() == [key]
+
+
+def test_the_wrong_database_deletes_nothing(house: House) -> None:
+    keys = [house.put(f"jobs/{new_id('job')}/0/{'0' * 64}.png", hours_ago=2) for _ in range(30)]
+    search(house)
+    assert all(house.lies(key) for key in keys)
+
+
+# ---------------------------------------------------------------- size
+
+
+def test_a_round_reads_little_however_many_jobs_have_ended(house: House) -> None:
+    """The plans of the two questions with 20,000 ended jobs, a tenth of them with pictures still kept."""
+    house.sql(
+        "INSERT INTO jobs (id, account_id, operation, model, provider, n, status, money, unit_price, quoted,"
+        " captured, released, finished_at) SELECT 'job_' || g, :account, 'generate', 'm', 'openai', 1,"
+        " 'succeeded', 'settled', 1, 1, 1, 0, clock_timestamp() - interval '40 days'"
+        " FROM generate_series(1, 20000) AS g",
+        account=house.account_id,
+    )
+    house.sql("ANALYZE jobs")  # or each foreign key below is checked by a plan for an empty table
+    house.sql(
+        "INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model, credential_id, base_url,"
+        " dedupe_key, outcome, give_up_at) SELECT 'call_' || g, 'job_' || g, 0, 1, 1, 'openai', 'm', 'cred_kept', '',"
+        " 'call_' || g, 'kept', clock_timestamp() FROM generate_series(1, 20000) AS g"
+    )
+    columns = "job_id, key, mime, width_px, height_px, size_bytes, sha256, created_at, deleted_at"
+    values = (
+        "'job_' || g, 'k' || g, 'image/png', 1, 1, 1, '', clock_timestamp() - g * interval '3 minutes',"
+        " CASE WHEN g % 10 > 0 THEN clock_timestamp() END FROM generate_series(1, 20000) AS g"
+    )
+    house.sql("ANALYZE upstream_calls")
+    house.sql(f"INSERT INTO images (index, call_id, {columns}) SELECT 0, 'call_' || g, {values}")
+    house.sql(f"INSERT INTO inputs (role, position, {columns}) SELECT 'image', 0, {values}")
+    with house.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE jobs, images, inputs"))
+    for table, query in (("images", retention.OLD_IMAGES), ("inputs", retention.OLD_INPUTS)):
+        values_ = {"keep_s": 30 * 86400.0, "after_at": "-infinity", "after_id": "", "page": 500}
+        with house.database.autocommit() as connection:
+            plan = "\n".join(
+                connection.execute(text(f"EXPLAIN (ANALYZE, BUFFERS OFF, TIMING OFF) {query}"), values_).scalars()
+            )
+        assert f"Index Only Scan using {table}_kept on {table}" in plan, plan
+        assert "Index Cond: ((created_at <" in plan, plan
+        assert "Seq Scan" not in plan, plan
+        page = next(line for line in plan.splitlines() if f"{table}_kept" in line)
+        assert "rows=500" in page.split("actual")[1], plan
+
+
+def test_the_doomed_are_found_by_index(house: House) -> None:
+    house.sql(
+        "INSERT INTO doomed_blobs (key, due_at) SELECT 'k' || g, clock_timestamp() + g * interval '1 s'"
+        " FROM generate_series(1, 5000) AS g"
+    )
+    house.sql("ANALYZE doomed_blobs")
+    with house.database.autocommit() as connection:
+        plan = "\n".join(
+            connection.execute(
+                text(
+                    "EXPLAIN SELECT key FROM doomed_blobs WHERE due_at <= statement_timestamp()"
+                    " ORDER BY due_at LIMIT 500"
+                )
+            ).scalars()
+        )
+    assert "doomed_blobs_due" in plan and "Seq Scan" not in plan
+
+
+def test_inputs_of_deleted_tasks_are_told_apart(house: House) -> None:
+    """A tombstone of an input stays beside its job, for whoever wants to run it again."""
+    mine = house.job(inputs=1)
+    Records(house.database, house.media).delete(house.account_id, mine)
+    with house.database.autocommit() as connection:
+        assert repository.find_task(connection, house.account_id, mine).ended
+    assert house.one("SELECT count(*) FROM inputs WHERE deleted_at IS NOT NULL AND job_id = :id", id=mine) == 1

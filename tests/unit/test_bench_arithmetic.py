@@ -1,0 +1,106 @@
+"""The benchmark's own sums: what is compared with what, and what counts as a miss. Nothing is timed."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from bench import cost, life, load, rounds, seed, table
+from bench.cost import Meter
+from bench.rounds import Round
+from bench.table import Bound, Row
+
+AT_LEAST_HALF = Bound("ratio", at_least=0.5)
+
+
+def a_round(per_core: float) -> Round:
+    return Round(per_core=per_core, rate=1.0, p50_ms=1.0, p95_ms=1.0)
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [(50.0, "pass"), (49.0, "miss")])
+def test_a_ratio_is_judged_against_the_baseline_of_the_same_row(ours: float, verdict: str) -> None:
+    row = Row("x", "/s", ours, baseline=100.0, bound=AT_LEAST_HALF)
+
+    assert (row.ratio, row.verdict) == (ours / 100, verdict)
+
+
+def test_a_bound_from_above_judges_our_own_figure() -> None:
+    assert Row("x", "s", 0.3, bound=Bound("ours", at_most=0.3)).verdict == "pass"
+    assert Row("x", "s", 0.31, bound=Bound("ours", at_most=0.3)).verdict == "miss"
+
+
+def test_information_is_no_promise() -> None:
+    assert Row("x", "/s", 1.0, bound=Bound("ours", at_least=60.0, binding=False)).verdict == ""
+    assert Row("x", "/s", 1.0).verdict == ""
+    assert Row("x", "/s", 1.0, bound=AT_LEAST_HALF).verdict == ""  # nothing to compare with
+
+
+def test_table_and_json_say_the_same() -> None:
+    row = Row("status read", "/s", 40.0, 100.0, "bare floor", AT_LEAST_HALF, {"rounds": [1, 2]})
+    printed = io.StringIO()
+    table.show([row], Console(file=printed, width=160))
+    [plain] = json.loads(table.as_json([row]))
+
+    for said in ("status read", "40.0 /s", "100 bare floor", "0.40", "ratio ≥ 0.5", "miss"):
+        assert said in printed.getvalue()
+    assert (plain["ratio"], plain["verdict"], plain["rounds"]) == (0.4, "miss", [1, 2])
+
+
+def test_contenders_take_turns_and_the_median_forgives_one_bad_round() -> None:
+    order: list[str] = []
+    figures = iter([10.0, 1.0, 30.0, 2.0, 20.0, 3.0])
+
+    def contender(name: str) -> Round:
+        order.append(name)
+        return a_round(next(figures))
+
+    done = rounds.take_turns({"a": lambda: contender("a"), "b": lambda: contender("b")}, 3)
+
+    assert order == ["a", "b"] * 3
+    assert (rounds.median(done["a"], "per_core"), rounds.median(done["b"], "per_core")) == (20.0, 2.0)
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.5, 5), (0.95, 10), (0.0, 1), (1.0, 10)])
+def test_percentiles_are_values_that_occurred(share: float, value: float) -> None:
+    assert rounds.percentile([float(n) for n in range(10, 0, -1)], share) == value
+
+
+def test_costs_are_per_job_with_the_clocks_share_taken_off() -> None:
+    idle = (Meter(0.0, 0, 0, 0), Meter(5.0, 50, 25, 0))  # 10 statements and 5 commits a second
+    busy = (Meter(5.0, 50, 25, 0), Meter(7.0, 50 + 20 + 150, 25 + 10 + 50, 30))
+
+    assert cost.per_life(idle, busy, jobs=10) == {"statements": 15.0, "commits": 5.0, "messages": 3.0}
+
+
+def test_own_delay_begins_with_the_first_look_after_the_work_was_done() -> None:
+    log = [
+        {"at": 100.0, "fields": {"client_task_id": "dr-1"}},
+        {"at": 100.2, "query": {"ids": "dr-1,dr-2"}},  # too early: done at 100.5
+        {"at": 101.0, "query": {"ids": "dr-2,dr-1"}},
+        {"at": 103.0, "query": {"ids": "dr-1"}},
+    ]
+
+    told, done = life.delays({"dr-1": 101.25, "unknown": 5.0}, log, latency_s=0.5)
+
+    assert (told, done) == ([0.25], [0.75])
+
+
+def test_a_request_goes_over_the_wire_with_its_length_in_bytes() -> None:
+    head, _, body = load.request("POST", "/x", key="k", body={"prompt": "ü"}).partition("\r\n\r\n")
+
+    assert head.splitlines()[0] == "POST /x HTTP/1.1"
+    assert f"Content-Length: {len(body.encode())}" in head
+    assert "Authorization: Bearer k" in head
+
+
+def test_an_answers_length_is_found_whatever_its_case() -> None:
+    assert load.content_length(b"HTTP/1.1 200 OK\r\ncontent-LENGTH: 17\r\nX: y") == 17
+    with pytest.raises(ValueError, match="Content-Length"):
+        load.content_length(b"HTTP/1.1 200 OK\r\nX: y")
+
+
+def test_seeded_jobs_belong_to_the_accounts_in_turn() -> None:
+    assert [seed.owner(["a", "b", "c"], f"job_{number:026d}") for number in (0, 4, 20_000)] == ["a", "b", "c"]

@@ -1,0 +1,208 @@
+"""The circuit breaker as a state machine, and the other pure parts of capacity and estimates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from core.settings import SettingsError
+from jobs import capacity, circuit
+from jobs.capacity import STAY_AWAY_MAX_S, Limits, Outlook, put_off, stay_away_s
+from jobs.circuit import FAILURES_TO_OPEN, WINDOW_S, Circuit, Close, Count, News, Open, after, open_s, says_away
+from jobs.estimates import Measured, Wait, wait
+from jobs.refill import turned
+from jobs.states import Outcome
+from workers.wiring import limits
+
+
+@dataclass
+class Upstream:
+    """A circuit followed through what happens to it, as its row would be."""
+
+    now: Circuit = field(default_factory=Circuit)
+    calls: int = 0
+
+    def answers(self, away: bool, *, job: str | None = None, probe: bool = False, after_s: float = 0.0) -> None:
+        self.calls += 1
+        call_id = self.now.probe if probe and self.now.probe else f"call_{self.calls}"
+        known = Circuit(
+            self.now.failures, self.now.failing_for_s + after_s, self.now.failing_job, self.now.trips, self.now.probe
+        )
+        job_id = job or f"job_{self.calls}"
+        match after(known, News(call_id, job_id, away)):
+            case Count(failures, anew):
+                self.now = Circuit(failures, 0.0 if anew else known.failing_for_s, job_id)
+            case Open(trips, _):
+                self.now = Circuit(known.failures + 1, known.failing_for_s, job_id, trips, None)
+            case Close():
+                self.now = Circuit()
+            case None:
+                self.now = known
+
+    def sends_probe(self) -> None:
+        self.now = Circuit(self.now.failures, self.now.failing_for_s, self.now.failing_job, self.now.trips, "call_p")
+
+
+def broken() -> Upstream:
+    upstream = Upstream()
+    for _ in range(FAILURES_TO_OPEN):
+        assert upstream.now.trips == 0
+        upstream.answers(away=True)
+    return upstream
+
+
+def test_failures_in_a_row_open_it() -> None:
+    assert broken().now.trips == 1
+
+
+def test_one_good_answer_between_starts_again() -> None:
+    upstream = Upstream()
+    for _ in range(3):
+        for _ in range(FAILURES_TO_OPEN - 1):
+            upstream.answers(away=True)
+        upstream.answers(away=False)
+    assert upstream.now == Circuit()
+
+
+def test_failures_over_hours_are_no_outage() -> None:
+    upstream = Upstream()
+    for _ in range(4 * FAILURES_TO_OPEN):
+        upstream.answers(away=True, after_s=WINDOW_S / 2)
+    assert upstream.now.trips == 0
+
+
+def test_the_same_job_again_and_again_counts_once() -> None:
+    upstream = Upstream()
+    for _ in range(4 * FAILURES_TO_OPEN):
+        upstream.answers(away=True, job="job_poison")
+    assert (upstream.now.failures, upstream.now.trips) == (1, 0)
+
+
+def test_calls_sent_before_it_opened_are_no_news() -> None:
+    upstream = broken()
+    opened = upstream.now
+    upstream.answers(away=False)
+    upstream.answers(away=True)
+    assert upstream.now == opened
+
+
+@pytest.mark.parametrize(("away", "trips"), [(False, 0), (True, 2)])
+def test_the_probe_decides(away: bool, trips: int) -> None:
+    upstream = broken()
+    upstream.sends_probe()
+    upstream.answers(away=away, probe=True)
+    assert upstream.now.trips == trips
+
+
+def test_it_stays_open_longer_each_time_but_not_for_ever() -> None:
+    assert [open_s(trips) for trips in (1, 2, 3, 4, 5, 6, 1000)] == [5, 10, 20, 40, 60, 60, 60]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "retryable", "away"),
+    [
+        (Outcome.NOT_RUN, "upstream_unreachable", True, True),
+        (Outcome.NOT_RUN, "upstream_overloaded", True, True),
+        (Outcome.NOT_RUN, "upstream_rate_limited", True, False),
+        (Outcome.NOT_RUN, "storage_unavailable", True, None),
+        (Outcome.UNCERTAIN, "upstream_no_answer", False, True),
+        (Outcome.LOST, "upstream_error", False, True),
+        (Outcome.LOST, "upstream_uncertain", False, None),
+        (Outcome.FAILED, "upstream_failed", True, True),
+        (Outcome.FAILED, "upstream_failed", False, False),
+        (Outcome.FAILED, "upstream_empty_result", True, False),
+        (Outcome.REFUSED, "content_refused", False, False),
+        (Outcome.MISCONFIGURED, "upstream_bad_credentials", False, False),
+        (Outcome.ACCEPTED, None, False, False),
+        (Outcome.KEPT, None, False, False),
+        (Outcome.CANCELLED, None, False, None),
+    ],
+)
+def test_what_an_answer_says_of_its_upstream(
+    outcome: Outcome, code: str | None, retryable: bool, away: bool | None
+) -> None:
+    assert says_away(outcome, code, retryable=retryable) is away
+
+
+# ---------------------------------------------------------------- putting off
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        Outlook(paused=True),
+        Outlook(open_for_s=4.0),
+        Outlook(open_for_s=60.0),
+        Outlook(open_for_s=-3.0),
+        Outlook(room_after_s=0.0),
+        Outlook(room_after_s=45.0),
+        Outlook(room_after_s=600.0),
+        Outlook(),
+    ],
+)
+def test_nobody_is_put_off_for_longer_than_half_a_minute_nor_all_to_one_moment(seen: Outlook) -> None:
+    later = put_off(seen)
+    assert later.least_s >= 1
+    assert later.spread_s >= 2
+    assert later.least_s + later.spread_s <= 30
+
+
+def test_a_known_wait_is_waited_for() -> None:
+    assert put_off(Outlook(room_after_s=12.0)).least_s == 12.0
+    assert put_off(Outlook(open_for_s=5.0)).least_s == 5.0
+
+
+def test_only_an_answer_that_asks_for_patience_keeps_the_fleet_away() -> None:
+    assert stay_away_s(Outcome.NOT_RUN, "upstream_rate_limited", 7.0) == 7.0
+    assert stay_away_s(Outcome.NOT_RUN, "upstream_rate_limited", 1e9) == STAY_AWAY_MAX_S
+    assert stay_away_s(Outcome.NOT_RUN, "upstream_rate_limited", None) is None
+    assert stay_away_s(Outcome.FAILED, "upstream_rate_limited", 60.0) is None
+
+
+def test_a_minute_is_never_counted_short() -> None:
+    assert (capacity.SPANS - 1) * capacity.SPAN_S >= 60
+    assert circuit.OPEN_MAX_S >= capacity.PROBE_GAP_S
+
+
+# ---------------------------------------------------------------- limits from the environment
+
+
+def test_limits_are_read_by_provider() -> None:
+    env = {"OPENAI_MAX_ACTIVE": "20", "OPENAI_MAX_PER_MINUTE": " 120 ", "CHATGPT2API_MAX_ACTIVE": ""}
+    assert limits("openai", env) == Limits(20, 120)
+    assert limits("chatgpt2api", env) == Limits()
+    assert not limits("chatgpt2api", env).any
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "1e3", "99999999999", "²"])
+def test_a_limit_that_is_none_stops_the_start_and_is_named(value: str) -> None:
+    with pytest.raises(SettingsError, match="OPENAI_MAX_PER_MINUTE"):
+        limits("openai", {"OPENAI_MAX_PER_MINUTE": value})
+
+
+# ---------------------------------------------------------------- waits, turns
+
+
+def measured(**changes: float) -> Measured:
+    values = {"p50_s": 10.0, "p90_s": 30.0, "seats": 4, "active": 0, **changes}
+    return Measured(**values)  # type: ignore[arg-type]
+
+
+def test_who_finds_a_free_seat_does_not_wait() -> None:
+    assert wait(measured(active=1), 2) == Wait(0.0, 0.0)
+
+
+def test_behind_full_seats_the_wait_grows_with_the_place_and_the_service_time() -> None:
+    assert wait(measured(active=4), 0) == Wait(2.5, 7.5)
+    assert wait(measured(active=4), 7) == Wait(20.0, 60.0)
+
+
+def test_the_minutes_limit_and_a_closed_gate_lengthen_it() -> None:
+    assert wait(measured(max_per_minute=6), 3) == Wait(30.0, 30.0)
+    assert wait(measured(shut_for_s=12.0), 0) == Wait(12.0, 12.0)
+
+
+def test_turns_begin_anywhere_and_pass_over_nobody() -> None:
+    pairs = [(f"acct_{number}", "openai", 1) for number in range(4)]
+    assert turned(pairs, 2) == [pairs[2], pairs[3], pairs[0], pairs[1]]

@@ -1,0 +1,170 @@
+"""What the pages for people say, held to the code: codes, targets, variables, commands, links."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.commands import COMMANDS
+from app.errors import CODES
+from jobs.failures import SENTENCES
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("app", "jobs", "providers", "storage", "quota", "accounts")
+
+
+def ours(path: Path) -> bool:
+    """Not in a folder that is made, hidden or ignored."""
+    parts = path.relative_to(ROOT).parts
+    return not any(part in ("var", "build") or part.startswith((".", "_")) for part in parts)
+
+
+PAGES = sorted(path for path in ROOT.rglob("*.md") if ours(path))
+FOR_PEOPLE = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def rows(section: str) -> list[list[str]]:
+    """The cells of every row of a section's table in docs/errors.md, without its head."""
+    found = re.search(rf"^## {section}\n(.*?)(?=^## |\Z)", text_of("docs/errors.md"), re.MULTILINE | re.DOTALL)
+    assert found, f"docs/errors.md has no section {section}"
+    lines = [line for line in found[1].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def codes_in(section: str) -> list[str]:
+    return [code for cells in rows(section) for code in re.findall(r"`([a-z_]+)`", cells[0])]
+
+
+def code_spans(text: str) -> str:
+    """What stands in code: fenced and indented blocks, and spans."""
+    fenced = re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^ {4}.*$", text, re.MULTILINE)
+    return "\n".join([*fenced, *indented, *re.findall(r"`[^`\n]+`", text)])
+
+
+def words_in_code() -> set[str]:
+    """Every text literal of the product that could be a code."""
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+    constants = (node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {value for value in constants if isinstance(value, str) and re.fullmatch(r"[a-z_]+", value)}
+
+
+def faults_told() -> Iterator[str]:
+    """The code of every field fault that the product writes out."""
+    tellers = {"FieldFault", "Problem", "fault", "_fault", "_bad"}
+    for name in PACKAGES:
+        for path in (ROOT / name).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if not (isinstance(node, ast.Call) and len(node.args) >= 2):
+                    continue
+                called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                code = node.args[1]
+                if called in tellers and isinstance(code, ast.Constant) and isinstance(code.value, str):
+                    yield code.value
+
+
+# ---------------------------------------------------------------- docs/errors.md
+
+
+def test_every_code_of_an_answer_has_exactly_one_row_with_its_status() -> None:
+    told = {cells[0].strip("`"): cells[1] for cells in rows("Answers")}
+    assert told == {code: str(kind.status) for code, kind in CODES.items()}
+    assert len(rows("Answers")) == len(CODES)
+
+
+def test_every_failure_with_a_sentence_has_a_row_and_no_row_tells_of_another() -> None:
+    told = codes_in("Failed jobs")
+    assert len(told) == len(set(told))
+    assert set(SENTENCES) <= set(told)
+    assert set(told) <= set(SENTENCES) | words_in_code()
+
+
+def test_every_field_fault_has_a_row_and_no_row_tells_of_another() -> None:
+    told = codes_in("Fields")
+    assert len(told) == len(set(told))
+    assert set(faults_told()) <= set(told)
+    assert set(told) <= words_in_code()
+
+
+def test_every_outcome_of_a_cancel_has_a_row() -> None:
+    assert set(codes_in("Cancelled jobs")) == {"freed_in_queue", "stopped_upstream", "too_late", "upstream_uncertain"}
+
+
+# ---------------------------------------------------------------- README and the rest
+
+
+def test_the_readme_has_a_row_for_every_folder() -> None:
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and ours(path) and not path.suffix}
+    told = set(re.findall(r"^\| `([a-z]+)/` \|", text_of("README.md"), re.MULTILINE))
+    assert told == folders
+
+
+@pytest.mark.parametrize("page", FOR_PEOPLE, ids=lambda page: page.name)
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)", code_spans(page.read_text(encoding="utf-8"))))
+    assert named <= targets
+
+
+@pytest.mark.parametrize("page", FOR_PEOPLE, ids=lambda page: page.name)
+def test_commands_exist(page: Path) -> None:
+    named = set(
+        re.findall(
+            r"(?<![\w/.-])(?:\.venv/bin/)?darkroom ([a-z]+)(?![\w.])", code_spans(page.read_text(encoding="utf-8"))
+        )
+    )
+    assert named <= set(COMMANDS)
+
+
+def known_variables() -> set[str]:
+    listed = set(re.findall(r"^([A-Z][A-Z0-9_]+)=", text_of(".env.example"), re.MULTILINE))
+    deployed = set(re.findall(r"[A-Z][A-Z0-9_]+", text_of("docker-compose.yml") + text_of("Procfile")))
+    commands = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "app" / "commands").glob("*.py"))
+    return listed | deployed | set(re.findall(r'envvar="([A-Z_]+)"', commands))
+
+
+@pytest.mark.parametrize("page", FOR_PEOPLE, ids=lambda page: page.name)
+def test_variables_exist(page: Path) -> None:
+    named = set(re.findall(r"(?<![\w-])[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", page.read_text(encoding="utf-8")))
+    not_variables = {"CAP_DAC_READ_SEARCH"}
+    assert named <= known_variables() | not_variables
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if not target.startswith("https://")]
+    dead = [target for target in targets if not leads(page, target)]
+    assert dead == []
+
+
+def leads(page: Path, target: str) -> bool:
+    name, _, anchor = target.partition("#")
+    goal = (page.parent / name).resolve() if name else page
+    if not goal.is_relative_to(ROOT) or not goal.exists():
+        return False
+    return not anchor or anchor in anchors(goal)
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_names_one_machine_or_where_packages_come_from(page: Path) -> None:
+    private = r"(?<![\w.$}])/(?:home|root|work|opt|tmp|Users|mnt)/|pypi|pythonhosted|index-url|registry\.[\w-]+\."
+    assert re.findall(private, page.read_text(encoding="utf-8")) == []

@@ -1,0 +1,202 @@
+"""What follows from what is known about a job's calls, without a database or an upstream."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.decide import (
+    Call,
+    Cancel,
+    Facts,
+    Fail,
+    Keep,
+    Retry,
+    Succeed,
+    Wait,
+    backoff_s,
+    next_step,
+    open_slots,
+    plan,
+)
+from jobs.states import Outcome
+
+ENDED = [outcome for outcome in Outcome if outcome not in (Outcome.ACCEPTED, Outcome.UNCERTAIN, Outcome.FINISHED)]
+
+
+def call(outcome: Outcome | None, *, slot: int = 0, attempt: int = 1, pictures: int = 1, **rest: Any) -> Call:
+    if outcome is Outcome.KEPT:
+        rest.setdefault("kept", pictures)
+    elif outcome in ENDED:
+        rest.setdefault("code", f"{outcome}_code")
+    return Call(f"call_{slot}_{attempt}", slot, attempt, pictures, outcome, **rest)
+
+
+def facts(*calls: Call, n: int = 1, max_attempts: int = 3, **rest: Any) -> Facts:
+    return Facts(n=n, calls=calls, max_attempts=max_attempts, **rest)
+
+
+@pytest.mark.parametrize("outcome", [None, Outcome.ACCEPTED, Outcome.UNCERTAIN])
+def test_while_a_call_is_open_nothing_is_decided(outcome: Outcome | None) -> None:
+    assert next_step(facts(call(outcome), call(Outcome.KEPT, slot=1), n=2)) == Wait()
+
+
+def test_a_finished_call_is_kept_before_all_else() -> None:
+    assert next_step(facts(call(Outcome.FINISHED), call(None, slot=1), n=2, cancel_requested=True)) == Keep()
+
+
+def test_all_kept_is_success_without_a_word() -> None:
+    assert next_step(facts(call(Outcome.KEPT, pictures=2), n=2)) == Succeed(2, [])
+
+
+def test_some_kept_is_success_that_names_the_reason() -> None:
+    step = next_step(facts(call(Outcome.KEPT), call(Outcome.REFUSED, slot=1, code="content_refused"), n=2))
+    assert step == Succeed(1, ["1 of 2 pictures were made (content_refused); the others were not charged"])
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [Outcome.REFUSED, Outcome.MISCONFIGURED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST, Outcome.CANCELLED],
+)
+def test_what_is_final_fails_under_its_own_code(outcome: Outcome) -> None:
+    assert next_step(facts(call(outcome, code="why"))) == Fail("why")
+
+
+@pytest.mark.parametrize("ended", [{"outcome": Outcome.NOT_RUN}, {"outcome": Outcome.FAILED, "retryable": True}])
+def test_what_may_be_tried_again_is_until_the_attempts_are_used_up(ended: dict[str, Any]) -> None:
+    for attempt in (1, 2):
+        step = next_step(facts(call(attempt=attempt, code="why", **ended)))
+        assert isinstance(step, Retry)
+        assert step.code == "why"
+    assert next_step(facts(call(attempt=3, code="why", **ended))) == Fail("why")
+
+
+@pytest.mark.parametrize("code", ["upstream_rate_limited", "upstream_pool_empty", "upstream_overloaded"])
+@pytest.mark.parametrize("outcome", [Outcome.NOT_RUN, Outcome.FAILED])
+def test_come_back_later_is_borne_four_times_longer(code: str, outcome: Outcome) -> None:
+    ended = {"code": code, "retryable": True}
+    assert isinstance(next_step(facts(call(outcome, attempt=11, **ended))), Retry)
+    assert next_step(facts(call(outcome, attempt=12, **ended))) == Fail(code)
+
+
+def test_retry_after_is_obeyed_within_bounds() -> None:
+    def waits(asked: float) -> float:
+        step = next_step(facts(call(Outcome.NOT_RUN, retry_after_s=asked)))
+        assert isinstance(step, Retry)
+        return step.after_s
+
+    assert waits(77) == 77
+    assert waits(1e9) == 600
+    assert waits(0.001) >= 1.6  # never sooner than the back-off
+
+
+def test_back_off_grows_to_a_minute() -> None:
+    for attempt, base_s in ((1, 2), (2, 5), (3, 12.5), (4, 31.25), (5, 60), (50, 60)):
+        for _ in range(20):
+            assert 0.8 * base_s <= backoff_s(attempt) <= 1.2 * base_s
+
+
+def test_slots_that_found_no_room_are_called_at_once() -> None:
+    assert next_step(facts(call(Outcome.KEPT), n=2)) == Retry("no_capacity", 0.0)
+
+
+def test_the_first_final_code_decides() -> None:
+    calls = (
+        call(Outcome.NOT_RUN, attempt=3, code="upstream_unreachable", retryable=True),
+        call(Outcome.REFUSED, slot=1, code="content_refused"),
+        call(Outcome.MISCONFIGURED, slot=2, code="upstream_bad_credentials"),
+    )
+    assert next_step(facts(*calls, n=3)) == Fail("content_refused")
+
+
+def test_without_a_final_code_the_last_one_decides() -> None:
+    calls = [call(Outcome.FAILED, attempt=a, code=f"code_{a}", retryable=True) for a in (1, 2, 3)]
+    assert next_step(facts(*calls)) == Fail("code_3")
+
+
+@pytest.mark.parametrize(
+    ("calls", "charge", "wanted"),
+    [
+        ([call(Outcome.KEPT)], "full", Cancel("too_late", 1)),
+        ([call(Outcome.KEPT)], "none", Cancel("too_late", 0)),
+        ([call(Outcome.KEPT), call(Outcome.CANCELLED, slot=1)], "full", Cancel("too_late", 1)),
+        ([call(Outcome.CANCELLED)], "full", Cancel("stopped_upstream", 0)),
+        ([call(Outcome.LOST)], "full", Cancel("upstream_uncertain", 0)),
+        ([call(Outcome.TIMED_OUT)], "full", Cancel("upstream_uncertain", 0)),
+        ([call(Outcome.NOT_RUN)], "full", Cancel("stopped_upstream", 0)),
+        ([], "full", Cancel("stopped_upstream", 0)),
+    ],
+)
+def test_a_wish_to_cancel_ends_the_job_as_soon_as_no_call_is_open(
+    calls: list[Call], charge: Any, wanted: Cancel
+) -> None:
+    assert next_step(facts(*calls, n=2, cancel_requested=True, cancel_charge=charge)) == wanted
+
+
+def test_a_plan_shares_a_call_between_neighbours() -> None:
+    assert plan(facts(n=5), max_per_call=2) == [(0, 2, 1), (2, 2, 1), (4, 1, 1)]
+    assert plan(facts(n=3), max_per_call=1) == [(0, 1, 1), (1, 1, 1), (2, 1, 1)]
+
+
+def test_a_plan_makes_new_calls_only_where_it_may() -> None:
+    calls = (
+        call(Outcome.KEPT),
+        call(Outcome.FAILED, slot=1, retryable=True),
+        call(Outcome.NOT_RUN, slot=2),
+        call(Outcome.REFUSED, slot=3),
+    )
+    assert plan(facts(*calls, n=5), max_per_call=4) == [(1, 2, 2), (4, 1, 1)]
+
+
+def test_only_the_latest_call_of_a_slot_counts() -> None:
+    calls = (call(Outcome.FAILED, attempt=1, retryable=True), call(Outcome.KEPT, attempt=2))
+    assert open_slots(facts(*calls)) == []
+    assert next_step(facts(*reversed(calls))) == Succeed(1, [])
+
+
+@st.composite
+def any_facts(draw: st.DrawFn) -> Facts:
+    n = draw(st.integers(1, 4))
+    calls = []
+    for slot in range(n):
+        for attempt in range(1, draw(st.integers(0, 4)) + 1):
+            outcome = draw(st.sampled_from([None, *Outcome]))
+            calls.append(call(outcome, slot=slot, attempt=attempt, retryable=draw(st.booleans())))
+            if outcome is Outcome.KEPT:
+                break
+    return facts(*calls, n=n, cancel_requested=draw(st.booleans()))
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_facts())
+def test_no_step_forgets_an_open_call_or_pays_for_more_than_was_made(given_facts: Facts) -> None:
+    step = next_step(given_facts)
+    kept = sum(each.kept for each in given_facts.calls)
+    is_open = any(each.outcome in (None, Outcome.ACCEPTED, Outcome.UNCERTAIN) for each in given_facts.calls)
+    if is_open:
+        assert isinstance(step, Wait | Keep)
+    match step:
+        case Succeed(paid, notes):
+            assert paid == kept > 0
+            assert bool(notes) == (kept < given_facts.n)
+        case Cancel(_, paid):
+            assert paid == kept
+        case Fail(code):
+            assert kept == 0
+            assert code
+        case Retry():
+            assert plan(given_facts, max_per_call=1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(any_facts(), st.integers(1, 4))
+def test_a_plan_covers_each_open_slot_once_with_a_new_attempt(given_facts: Facts, most: int) -> None:
+    groups = plan(given_facts, max_per_call=most)
+    covered = list(itertools.chain.from_iterable(range(slot, slot + count) for slot, count, _ in groups))
+    assert covered == open_slots(given_facts)
+    used = {(slot, each.attempt) for each in given_facts.calls for slot in each.slots}
+    assert all((slot, attempt) not in used for first, count, attempt in groups for slot in range(first, first + count))

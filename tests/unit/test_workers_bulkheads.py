@@ -1,0 +1,81 @@
+"""One hanging provider must not fill the pool, and a small pool must still work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from workers.bulkheads import Bulkheads, paid_slots
+
+
+class Consumer:
+    """Celery's, as far as bulkheads know it."""
+
+    def __init__(self) -> None:
+        self.consumed = {"openai", "chatgpt2api", "control"}
+
+    def call_soon(self, act: Callable[[str], None], queue: str) -> None:
+        act(queue)
+
+    def cancel_task_queue(self, queue: str) -> None:
+        self.consumed.discard(queue)
+
+    def add_task_queue(self, queue: str) -> None:
+        self.consumed.add(queue)
+
+
+@pytest.fixture
+def consumer() -> Consumer:
+    return Consumer()
+
+
+def fill(bulkheads: Bulkheads, queue: str, count: int) -> list[str]:
+    ids = [f"{queue}-{number}" for number in range(count)]
+    for task_id in ids:
+        bulkheads.received(task_id, queue)
+    return ids
+
+
+def test_a_provider_at_its_cap_is_paused_alone_and_resumed_below_it(consumer: Consumer) -> None:
+    bulkheads = Bulkheads(provider_slots=10, paid_slots=100, consumer=consumer)
+    ids = fill(bulkheads, "openai", 10)
+    assert consumer.consumed == {"chatgpt2api", "control"}
+    bulkheads.ended(ids[0])
+    assert "openai" not in consumer.consumed  # a little room first, so that it does not flap
+    bulkheads.ended(ids[1])
+    assert "openai" in consumer.consumed
+
+
+def test_all_paid_calls_together_leave_room_for_control(consumer: Consumer) -> None:
+    bulkheads = Bulkheads(provider_slots=10, paid_slots=12, consumer=consumer)
+    ids = fill(bulkheads, "openai", 8) + fill(bulkheads, "chatgpt2api", 4)
+    assert "chatgpt2api" not in consumer.consumed
+    fill(bulkheads, "control", 1000)
+    assert "control" in consumer.consumed
+    for task_id in ids:
+        bulkheads.ended(task_id)
+    assert consumer.consumed == {"openai", "chatgpt2api", "control"}
+
+
+def test_an_end_told_twice_counts_once(consumer: Consumer) -> None:
+    bulkheads = Bulkheads(provider_slots=2, paid_slots=10, consumer=consumer)
+    first, _ = fill(bulkheads, "openai", 2)
+    bulkheads.ended(first)
+    bulkheads.ended(first)
+    bulkheads.ended("unknown")
+    bulkheads.received("another", "openai")
+    assert "openai" not in consumer.consumed
+
+
+@pytest.mark.parametrize(("pool", "wanted"), [(1000, 800), (400, 200), (300, 150), (100, 50), (10, 5)])
+def test_a_small_pool_keeps_half_for_control(pool: int, wanted: int) -> None:
+    assert paid_slots(pool, 200) == wanted
+
+
+def test_the_smallest_pool_takes_one_paid_job_after_the_other(consumer: Consumer) -> None:
+    bulkheads = Bulkheads(provider_slots=200, paid_slots=paid_slots(1, 200), consumer=consumer)
+    [task_id] = fill(bulkheads, "openai", 1)
+    assert "openai" not in consumer.consumed
+    bulkheads.ended(task_id)
+    assert "openai" in consumer.consumed
