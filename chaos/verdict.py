@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,8 +134,12 @@ def _purchases(target: Target, load: Load) -> Iterator[Violation]:
             )
 
 
-def _books(load: Load, customers: Sequence[Customer], tasks: Any) -> Iterator[Violation]:
-    """Each account's balance, recomputed from its own ledger and from its tasks, all over HTTP."""
+def _books(load: Load, customers: Sequence[Customer], tasks: Collection[Mapping[str, Any]]) -> Iterator[Violation]:
+    """Each account's balance, recomputed from its own ledger and from its tasks, all over HTTP.
+
+    Where something is stuck its credits are rightly held: that is said once, and not here again.
+    """
+    stuck = any(task["status"] not in ENDED for task in tasks)
     captured_by_task = {task["id"]: task["price"]["captured_microcredits"] or 0 for task in tasks}
     for number, customer in enumerate(customers):
         sums: dict[str, int] = {}
@@ -148,11 +152,11 @@ def _books(load: Load, customers: Sequence[Customer], tasks: Any) -> Iterator[Vi
         quota = load.get(number, "/api/quota").json()
         available = customer.granted - sums.get("hold", 0) + sums.get("release", 0)
         figures = (quota["available_microcredits"], quota["held_microcredits"], quota["queued_microcredits"])
-        if figures != (available, 0, 0):
+        if figures[0] != available or (not stuck and figures != (available, 0, 0)):
             yield Violation(
                 "drift", customer.account_id, f"available, held, queued are {figures}, not {available}, 0, 0"
             )
-        if sums.get("hold", 0) != sums.get("release", 0) + sums.get("capture", 0):
+        if not stuck and sums.get("hold", 0) != sums.get("release", 0) + sums.get("capture", 0):
             yield Violation("drift", customer.account_id, f"holds are not captures and releases: {sums}")
 
 
