@@ -4,12 +4,12 @@ The reasons are in docs/decisions.md; most settings answer a measured defect of 
 """
 
 from core.settings import load
-from workers.broker import is_redis, transport_options
+from workers.broker import address, is_redis, transport_options
 
 _settings = load()
 
-broker_url = _settings.broker_url
-broker_transport_options = transport_options(broker_url, timeout_s=5)
+broker_url = address(_settings.broker_url)
+broker_transport_options = transport_options(_settings.broker_url, timeout_s=5)
 broker_heartbeat = 10  # RabbitMQ's way to notice a dead peer; Redis ignores it
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None  # an outage of any length is waited out

@@ -22,7 +22,7 @@ from app.remote import Fetch, fetch_picture
 from app.signing import Signer, load_signer
 from app.waits import Waits
 from core.db import Database, make_engine
-from core.redis import make_client
+from core.redis import SENTINEL, make_client
 from core.settings import Settings
 from jobs.desk import Desk
 from jobs.estimates import Estimates, Wait
@@ -126,7 +126,8 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             account=settings.rate_limit_account,
             submit=settings.rate_limit_submit,
             client=client,
-            storage_uri=settings.redis_url,
+            # The limiter knows Sentinel by another kind of URL; each process then counts alone.
+            storage_uri="memory://" if settings.redis_url.startswith(SENTINEL) else settings.redis_url,
         ),
         waits=Waits(records.versions, client),
         signer=load_signer(settings.var),

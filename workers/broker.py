@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote, urlsplit
 
-REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://", "sentinel://")
+from core.redis import SENTINEL, Sentinels
+
+REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://", SENTINEL)
 
 
 def is_redis(url: str) -> bool:
     return url.startswith(REDIS_SCHEMES)
+
+
+def address(url: str) -> str:
+    """The URL in the form kombu reads: it wants TLS verification spelt out, and a URL per Sentinel."""
+    if url.startswith("rediss://") and "ssl_cert_reqs" not in url:
+        return f"{url}{'&' if urlsplit(url).query else '?'}ssl_cert_reqs=required"
+    if url.startswith(SENTINEL):
+        known = Sentinels.from_url(url)
+        user = f":{quote(known.password, safe='')}@" if known.password else ""
+        return ";".join(f"{SENTINEL}{user}{host}:{port}/{known.database}" for host, port in known.nodes)
+    return url
 
 
 def transport_options(url: str, *, timeout_s: float) -> dict[str, Any]:
@@ -17,17 +31,18 @@ def transport_options(url: str, *, timeout_s: float) -> dict[str, Any]:
     Redis (with Sentinel) and RabbitMQ name them differently. With the defaults a half-open
     connection to Redis leaves a worker deaf for ever (RELIABILITY 2.3).
     """
-    if is_redis(url):
-        return {
-            "socket_timeout": timeout_s,
-            "socket_connect_timeout": timeout_s,
-            "socket_keepalive": True,
-            "health_check_interval": 5,
-            "visibility_timeout": 300,
-            "unacked_restore_throttle": 1,
-        }
-    return {
-        "write_timeout": timeout_s,
+    if not is_redis(url):
         # A message counts as sent when the broker has it, as quorum queues promise.
-        "confirm_publish": True,
+        return {"write_timeout": timeout_s, "confirm_publish": True}
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "socket_keepalive": True,
+        "health_check_interval": 5,
+        "visibility_timeout": 300,
+        "unacked_restore_throttle": 1,
     }
+    if url.startswith(SENTINEL):
+        options["master_name"] = Sentinels.from_url(url).master
+        options["sentinel_kwargs"] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    return options

@@ -17,7 +17,7 @@ from kombu.pools import ProducerPool
 
 from core.redis import RedisError, make_client
 from jobs.states import WAKE, Nudge
-from workers.broker import transport_options
+from workers.broker import address, transport_options
 from workers.celery_app import app
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ class Publisher:
 
     def __init__(self, broker_url: str, redis_url: str) -> None:
         options = transport_options(broker_url, timeout_s=TIMEOUT_S)
-        connection = Connection(broker_url, transport_options=options, connect_timeout=TIMEOUT_S)
+        connection = Connection(address(broker_url), transport_options=options, connect_timeout=TIMEOUT_S)
         self._producers = ProducerPool(connection.Pool(PRODUCERS), limit=PRODUCERS)
         self._redis = make_client(redis_url, timeout_s=TIMEOUT_S)
         self._lock = threading.Lock()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workers.broker import is_redis, transport_options
+from core.redis import Sentinels
+from workers.broker import address, is_redis, transport_options
 
 
 @pytest.mark.parametrize(
@@ -22,3 +23,27 @@ def test_rabbitmq_counts_a_message_as_sent_when_the_broker_has_it() -> None:
     options = transport_options("amqp://guest@h//", timeout_s=1)
     assert options["confirm_publish"] is True
     assert not any(name.startswith("socket") for name in options)
+
+
+def test_sentinels_are_read_from_one_url_and_told_to_kombu_one_by_one() -> None:
+    url = "sentinel://:p%40ss@a:26379;b/2?master=pictures"
+    known = Sentinels.from_url(url)
+    assert (known.nodes, known.database, known.master) == ((("a", 26379), ("b", 26379)), 2, "pictures")
+    assert known.password == "p@ss"
+    assert "p@ss" not in repr(known)
+    assert address(url) == "sentinel://:p%40ss@a:26379/2;sentinel://:p%40ss@b:26379/2"
+    assert transport_options(url, timeout_s=5)["master_name"] == "pictures"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("rediss://:pw@h:6380/0", "rediss://:pw@h:6380/0?ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_ca_certs=ca.pem", "rediss://h/0?ssl_ca_certs=ca.pem&ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_cert_reqs=none", "rediss://h/0?ssl_cert_reqs=none"),
+        ("redis://h/0", "redis://h/0"),
+        ("amqp://h//", "amqp://h//"),
+    ],
+)
+def test_tls_is_verified_unless_it_is_said_not_to(given: str, told: str) -> None:
+    assert address(given) == told
