@@ -258,3 +258,63 @@ def test_an_idle_worker_told_to_stop_goes_at_once(fleet: Fleet, engine: Engine, 
     worker.send_signal(signal.SIGTERM)
     worker.wait(GONE_WITHIN_S)
     assert engine.one("SELECT count(*) FROM workers") == 0
+
+
+# A worker that also measures its own hub: how late a greenlet that wants to run every 20 ms is.
+WATCHED = """
+from gevent import monkey; monkey.patch_all()
+import os, pathlib, threading, time
+
+def watch(path=pathlib.Path(os.environ["HUB_LOG"])):
+    last, ticks, worst = time.monotonic(), 0, 0.0
+    while True:
+        time.sleep(0.02)
+        now = time.monotonic()
+        ticks, worst, last = ticks + 1, max(worst, now - last - 0.02), now
+        if path.with_suffix(".again").exists():
+            path.with_suffix(".again").unlink(); ticks, worst = 0, 0.0
+        draft = path.with_suffix(".draft"); draft.write_text(f"{ticks} {worst}"); draft.replace(path)
+
+threading.Thread(target=watch, daemon=True).start()
+from workers.__main__ import main; main()
+"""
+STALL_AT_MOST_S = 0.5
+OUTAGE_TICKS = 250  # of 20 ms: five seconds and more
+TRIES = 3  # a loaded machine stalls a hub, too: one calm outage proves it
+
+
+def test_the_hub_of_a_worker_never_stalls_while_redis_is_away(
+    fleet: Fleet, engine: Engine, environ: dict[str, str]
+) -> None:
+    hub = fleet.var / "hub"
+    with fleet.log.open("ab") as output:
+        watched = subprocess.Popen(
+            [sys.executable, "-c", WATCHED],
+            cwd=root(),
+            env={**environ, "HUB_LOG": str(hub)},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        alive = "SELECT count(*) FROM workers WHERE pid = :pid"
+        eventually(fleet, lambda: engine.one(alive, pid=watched.pid) == 1)
+        stalls = []
+        while len(stalls) < TRIES and not (stalls and min(stalls) < STALL_AT_MOST_S):
+            stalls.append(_stall_through_an_outage(fleet, hub))
+        assert min(stalls) < STALL_AT_MOST_S, stalls
+        assert watched.poll() is None
+    finally:
+        watched.kill()
+        watched.wait()
+
+
+def _stall_through_an_outage(fleet: Fleet, hub: Path) -> float:
+    """Seconds of the longest stall while Redis is gone for some seconds."""
+    fleet.redis.stop()
+    try:
+        hub.with_suffix(".again").touch()
+        eventually(fleet, lambda: not hub.with_suffix(".again").exists())
+        eventually(fleet, lambda: int(hub.read_text().split()[0]) >= OUTAGE_TICKS)
+        return float(hub.read_text().split()[1])
+    finally:
+        fleet.redis.start()
