@@ -83,6 +83,8 @@ class Report:
         table.add_row("accepted", str(self.accepted))
         table.add_row("refused", str(self.refused))
         table.add_row("ended", f"{sum(self.ended.values())} ({ended})")
+        codes = ", ".join(f"{count} {code}" for code, count in sorted(self.failures.items()))
+        table.add_row("failed because", codes or "-")
         table.add_row("pictures fetched, hashes compared", str(self.pictures))
         for name, count in self.zeros().items():
             table.add_row(f"{name} (0)", f"[red]{count}[/]" if count else "0")

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 from celery import bootsteps
+from celery.exceptions import WorkerShutdown
 from celery.worker.state import active_requests
 
 from core.errors import DatabaseAwayError
@@ -32,6 +33,7 @@ log = structlog.get_logger(__name__)
 
 TICK_EVERY_S = 0.25
 SWEEP_EVERY_S = 3.0
+START_AGAIN_S = 1.0
 TIDY_EVERY_S = 600.0
 STEADY_AFTER_S = 15.0
 POLL_UNREAD_MS = 2_000
@@ -94,13 +96,17 @@ class Clock:
             # A loop of its own: a slow disk must not hold up the sweep.
             ("keep", self.keep, retention.EVERY_S),
         ):
-            threading.Thread(target=self._forever, args=(name, loop, every_s), name=name, daemon=True).start()
+            # At once, for we may stand in for one that was killed: its jobs need not wait a period more.
+            first_s = 0.0 if name == "sweep" else every_s
+            threading.Thread(target=self._forever, args=(name, loop, first_s, every_s), name=name, daemon=True).start()
 
     def stop(self) -> None:
         self._stop.set()
 
-    def _forever(self, name: str, step: Callable[[], None], every_s: float) -> None:
-        while not self._stop.wait(every_s * random.uniform(0.8, 1.2)):
+    def _forever(self, name: str, step: Callable[[], None], first_s: float, every_s: float) -> None:
+        wait_s = first_s
+        while not self._stop.wait(wait_s * random.uniform(0.8, 1.2)):
+            wait_s = every_s
             try:
                 step()
             except DatabaseAwayError as error:
@@ -187,6 +193,25 @@ def _epoch() -> str | None:
     return str(value) if value else None
 
 
+def _started_clock() -> Clock:
+    wiring.announce_credentials(wiring.workbench())
+    clock = Clock()
+    clock.start()
+    return clock
+
+
+def _patiently(begin: Callable[[], Clock]) -> Clock:
+    """Wait out a database that is away: a worker that exits instead would be lost to a supervisor that
+    restarts failures only, for Celery ends an unrecoverable start with status 0."""
+    while not drain.draining():
+        try:
+            return begin()
+        except DatabaseAwayError as error:
+            log.warning("start_waits_for_database", detail=error.detail)
+            time.sleep(START_AGAIN_S)
+    raise WorkerShutdown(0)
+
+
 class TickerStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Starts the clock with the worker and stops it before the pool drains."""
 
@@ -199,9 +224,7 @@ class TickerStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, worker: Any) -> None:
         del worker
         drain.arm()
-        wiring.announce_credentials(wiring.workbench())
-        self._clock = Clock()
-        self._clock.start()
+        self._clock = _patiently(_started_clock)
 
     def stop(self, worker: Any) -> None:
         del worker

@@ -27,12 +27,23 @@ if TYPE_CHECKING:
 @click.option("--minutes", type=click.FloatRange(0.1, 600), default=10.0, show_default=True, help="How long to attack.")
 @click.option("--seed", type=int, help="Of the faults and the orders; without it, a new one, which is printed.")
 @click.option("--rate", type=click.FloatRange(0.1, 100), default=3.0, show_default=True, help="Orders a second.")
+@click.option(
+    "--every", type=click.FloatRange(0.5, 600), default=5.0, show_default=True, help="Seconds between faults."
+)
 @click.option("--workers", type=click.IntRange(1, 8), default=2, show_default=True, help="Of the own service.")
 @click.option("--var", type=click.Path(path_type=Path, file_okay=False), help="Attack the `up` that runs from there.")
 @click.option("--keep", is_flag=True, help="Keep the own service's folder, whose log says what happened.")
 @output_options
 def chaos(
-    output: Output, *, minutes: float, seed: int | None, rate: float, workers: int, var: Path | None, keep: bool
+    output: Output,
+    *,
+    minutes: float,
+    seed: int | None,
+    rate: float,
+    every: float,
+    workers: int,
+    var: Path | None,
+    keep: bool,
 ) -> None:
     """Kill, stop and cut off every process under load; then check every promise. Exit 1 if one broke.
 
@@ -46,7 +57,8 @@ def chaos(
     output.note(f"seed {chosen}")
     try:
         with _attacked(var, workers, keep=keep, output=output) as (where, proxies):
-            options = Options(minutes=minutes, seed=chosen, per_s=rate, proxies=proxies)
+            pause_s = (0.4 * every, 1.6 * every)
+            options = Options(minutes=minutes, seed=chosen, per_s=rate, pause_s=pause_s, proxies=proxies)
             report = run(attach(where), options, output.note)
     except NoTargetError as error:
         raise CommandError(Exit.AWAY, "no_target", str(error)) from error

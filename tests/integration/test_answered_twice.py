@@ -1,0 +1,50 @@
+"""Two workers keep the pictures of one call: charged is what has a row, whatever either believes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from job_engine import SYNC_MODEL, Engine
+
+from jobs import answers, lifecycle, loading, runner, steps
+from jobs.answers import Answer
+from jobs.calls import KeptImage
+from jobs.decide import Call
+from jobs.desk import Customer
+from jobs.loading import LiveJob
+from jobs.states import JobStatus, Outcome
+
+
+def kept(job_id: str, call: Call, pictures: int) -> Answer:
+    images = [KeptImage(n, f"jobs/{job_id}/{n}/x.png", "image/png", 1, 1, 1, "x") for n in range(pictures)]
+    return Answer(call, Outcome.KEPT, images=images)
+
+
+def taken_over(engine: Engine, job: LiveJob) -> LiveJob:
+    """The job in the hands of a second worker, who found its call finished."""
+    [call] = job.calls
+    with engine.database.transaction() as connection:
+        lifecycle.lapse(connection, job.id, job.fence, code="owner_silent", give_up_s={})
+        answers.record(connection, Answer(call.facts, Outcome.FINISHED, result=[]))
+        now = loading.load(connection, job.id)
+        assert now is not None
+        fence = lifecycle.found(connection, job.id, now.fence, owner="wkr_other", step_s={})
+    return replace(now, status=JobStatus.RUNNING, fence=fence)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 1)])
+def test_what_was_kept_first_is_what_is_charged(engine: Engine, account: Customer, first: int, second: int) -> None:
+    job_id = engine.order(account, model=SYNC_MODEL, n=3).task.id
+    claimed = runner._claim(engine.bench, job_id)
+    assert claimed is not None
+    late = claimed.job
+    [call] = late.calls
+    current = taken_over(engine, late)
+    steps.finish(engine.bench, late, [kept(job_id, call.facts, first)])
+    assert engine.job(job_id).status == "running"
+    steps.finish(engine.bench, current, [kept(job_id, call.facts, second)])
+    job = engine.job(job_id)
+    assert (job.status, job.captured) == ("succeeded", first * job.unit_price)
+    assert engine.one("SELECT count(*) FROM images") == first
+    engine.assert_books_balance()
