@@ -1,9 +1,14 @@
-"""Identifiers: ``<prefix>_<26 characters>``, sortable by time, 80 bits of chance."""
+"""Identifiers: ``<prefix>_<26 characters>``, sortable by time, 80 bits of chance.
+
+Those of one process sort in the order in which they were made, also within a millisecond: the order
+of ids is the order of the queue.
+"""
 
 from __future__ import annotations
 
 import re
 import secrets
+import threading
 import time
 
 # Crockford's base 32: no I, L, O or U, so that an id survives being read aloud.
@@ -11,9 +16,22 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PATTERN = re.compile(r"[a-z]+_[0-9A-HJKMNP-TV-Z]{26}")
 
 
+_lock = threading.Lock()
+_last = 0
+
+
+def _next_number() -> int:
+    """Above the one before: a new millisecond and 80 random bits, or a random step of up to 64 bits."""
+    global _last  # noqa: PLW0603 (the order of a process's ids is a process's state)
+    fresh = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(79)
+    with _lock:
+        _last = fresh if fresh >> 80 > _last >> 80 else _last + 1 + secrets.randbits(64)
+        return _last
+
+
 def new_id(prefix: str) -> str:
-    """Make an id such as ``job_01J9Z3...``: 48 bits of milliseconds, then 80 random bits."""
-    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    """Make an id such as ``job_01J9Z3...``: 48 bits of milliseconds, then chance."""
+    number = _next_number()
     return f"{prefix}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 

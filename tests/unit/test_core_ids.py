@@ -42,3 +42,9 @@ def test_ids_do_not_repeat() -> None:
 )
 def test_what_is_none_of_ours_is_told_without_asking(text: str) -> None:
     assert not is_id(text, "job")
+
+
+def test_ids_of_one_process_sort_in_the_order_in_which_they_were_made() -> None:
+    made = [new_id("job") for _ in range(5000)]  # many to a millisecond
+    assert made == sorted(made)
+    assert len(set(made)) == len(made)
