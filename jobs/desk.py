@@ -25,7 +25,7 @@ from jobs.states import Nudge, Priority
 from providers.catalog import OPERATIONS, Catalog, Model, UnknownModelError
 from providers.costs import cost_usd
 from providers.order_rules import CheckedOrder, OrderProblems, check_order
-from providers.payload import RESERVED_EXTRA
+from providers.payload import reserved_extra
 from quota import ledger
 from quota.errors import InsufficientCreditsError
 from quota.prices import unit_price_microcredits
@@ -112,9 +112,9 @@ class Desk:
         """
         if operation not in OPERATIONS:
             raise UnknownOperationError(f"there is no operation {operation[:50]!r}")
-        _check_extra(fields.get("extra") or {})
         _check_storable(fields)
         model, warnings = self._model(operation, fields.get("model"))
+        _check_extra(model, fields.get("extra") or {})
         checked = _checked(model, operation, fields, roles)
         unit_price = self.unit_price(cost_usd(model, checked))
         return Quote(
@@ -319,9 +319,9 @@ def _checked(model: Model, operation: str, fields: Mapping[str, Any], roles: Seq
         raise InvalidOrderError([FieldFault(p.field, p.code, p.message) for p in error.problems]) from None
 
 
-def _check_extra(extra: Mapping[str, Any]) -> None:
+def _check_extra(model: Model, extra: Mapping[str, Any]) -> None:
     """Refused here, before anything is held, and again by the adapter."""
-    if clash := sorted(RESERVED_EXTRA & extra.keys()):
+    if clash := sorted(reserved_extra(model) & extra.keys()):
         raise InvalidOrderError(
             [FieldFault(f"extra.{name}", "not_allowed", "set this by the order's own fields") for name in clash]
         )

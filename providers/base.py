@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from providers.errors import ProviderError
 
@@ -48,8 +48,12 @@ class Order:
     params: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     images: Sequence[InputImage] = ()
-    mask: InputImage | None = None  # transparent pixels (alpha 0) mark what to change; adapters convert
+    # In the model's own polarity (catalogue, mask_polarity): a PNG whose alpha 0 marks what to change
+    # (transparent_edits), or an 8-bit grey PNG whose white does (white_edits). jobs converts.
+    mask: InputImage | None = None
     face: InputImage | None = None
+    # Where the upstream may say that it is done; holds a token of this call. None: webhooks are off.
+    callback_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,10 @@ class CallRef:
 
 @dataclass(frozen=True, slots=True)
 class ResultImage:
-    """One picture made: its bytes, or a link to fetch at once (they die in minutes)."""
+    """One result: its bytes, or a link to fetch at once (they die in minutes).
+
+    What the bytes are follows from the model's ``output``: a picture, a 3D file, or a text in UTF-8.
+    """
 
     data: bytes | None = field(default=None, repr=False)
     url: str | None = None
@@ -117,6 +124,11 @@ class Provider(Protocol):
     name: str
     credential_id: str  # "<provider>/<label>", stored with every call
     base_url: str
+    submit_timeout_s: float  # the longest a submit takes
+
+    @property
+    def recovery(self) -> Literal["resend", "search", "never"]:
+        """Class A, B or C: what may follow an uncertain submit (DESIGN section 3)."""
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:
         """Make the one paid call; HTTP retries off.
@@ -137,8 +149,12 @@ class Provider(Protocol):
     def cancel(self, call: CallRef) -> CancelOutcome:
         """Ask the upstream to stop. Raises :class:`ProviderError` when the asking failed."""
 
-    def lookup(self, call: CallRef, since: datetime) -> list[Accepted]:
-        """Find calls that may be this one (class B upstreams); empty where the API cannot."""
+    def lookup(self, call: CallRef, since: datetime, order: Order) -> list[Accepted]:
+        """Find calls made since then that may be this one (class B upstreams); empty where the API cannot.
+
+        By our token in the callback URL if the order has one, else by model and identical input.
+        Every candidate is returned: who may be claimed is the caller's decision. Raises ProviderError.
+        """
 
     def download(self, url: str) -> bytes:
         """Fetch a result link within the guard. Raises ``NotRun``/``Uncertain`` (try again) or ``Failed``."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final, Self
 from urllib.parse import quote
 
@@ -23,15 +22,15 @@ from providers import results
 from providers.base import (
     Accepted,
     CallRef,
-    CancelOutcome,
     CheckResult,
     Finished,
     Missing,
     Order,
     Running,
 )
+from providers.behaviour import Unsearchable
 from providers.chat import stream_chat
-from providers.configured import value_of
+from providers.configured import accounts, value_of
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -301,7 +300,7 @@ def _detail_text(answer: Mapping[str, Any] | None) -> str:
 # ---------------------------------------------------------------- the provider
 
 
-class ChatGpt2Api:
+class ChatGpt2Api(Unsearchable):
     """One gateway with one key. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
@@ -326,8 +325,8 @@ class ChatGpt2Api:
     @classmethod
     def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
         """One provider per credential; none when nothing is configured."""
-        config = Config.from_env(env)
-        return [] if config is None else [cls(config, outgoing)]
+        configs = ((label, Config.from_env(view)) for label, view in accounts(env, NAME))
+        return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
 
     def __repr__(self) -> str:
         return f"ChatGpt2Api({self.credential_id}, {self._session.origin})"
@@ -365,12 +364,6 @@ class ChatGpt2Api:
         request = build_check([_task_id(call) for call in batch])
         answer = self._session.send(request, total_s=CHECK_TOTAL_S, max_bytes=MAX_CHECK_ANSWER_BYTES)
         return read_tasks(answer, batch, self.base_url)
-
-    def cancel(self, call: CallRef) -> CancelOutcome:  # noqa: ARG002  # the gateway has no cancel
-        return CancelOutcome.UNSUPPORTED
-
-    def lookup(self, call: CallRef, since: datetime) -> list[Accepted]:  # noqa: ARG002  # check finds it by id
-        return []
 
     def download(self, url: str) -> bytes:
         return results.download(url, self._links)

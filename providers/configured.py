@@ -5,7 +5,7 @@ The web process asks this to know what it may offer; the workers load adapters b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -18,6 +18,9 @@ class Variables:
     needed: tuple[tuple[str, ...], ...]
     optional: tuple[str, ...] = ()
     has_adapter: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        return (*(name for group in self.needed for name in group), *self.optional)
 
     def missing(self, env: Mapping[str, str]) -> tuple[str, ...]:
         """The first name of each needed group of which nothing is set."""
@@ -53,6 +56,29 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
 def value_of(env: Mapping[str, str], name: str) -> str | None:
     """The trimmed value of a variable; a blank one counts as not set."""
     return env.get(name, "").strip() or None
+
+
+MAX_ACCOUNTS = 9
+
+
+def accounts(env: Mapping[str, str], provider: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """(label, environment) of each credential of a provider; none when nothing is configured.
+
+    The first is called ``default``. A second one is given by the same variables with ``_2`` behind
+    their names, up to ``_9``; a variable without a numbered form holds for all of them.
+    """
+    known = PROVIDERS[provider]
+    if not known.missing(env):
+        yield "default", env
+    for number in range(2, MAX_ACCOUNTS + 1):
+        own = {name: env[f"{name}_{number}"] for name in known.names() if value_of(env, f"{name}_{number}")}
+        if any(name in own for group in known.needed for name in group) and not known.missing({**env, **own}):
+            yield str(number), {**env, **_without_rivals(known, own), **own}
+
+
+def _without_rivals(known: Variables, own: Mapping[str, str]) -> dict[str, str]:
+    """Of names that mean the same, the unnumbered ones must not win over a numbered one."""
+    return {name: "" for group in known.needed if any(name in own for name in group) for name in group}
 
 
 def configured_names(env: Mapping[str, str]) -> tuple[str, ...]:

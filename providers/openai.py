@@ -9,25 +9,16 @@ Source: upstreams sheet "OpenAI" (package openai 3.51.0, read 2026-11-20); secti
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
 
 from providers import results
-from providers.base import (
-    Accepted,
-    CallRef,
-    CancelOutcome,
-    CheckResult,
-    Finished,
-    Missing,
-    Order,
-    Running,
-)
+from providers.base import Accepted, Finished, Order
+from providers.behaviour import OneAnswer
 from providers.chat import stream_chat
-from providers.configured import value_of
-from providers.errors import ProviderError, RequestRefused, Uncertain
+from providers.configured import accounts, value_of
+from providers.errors import RequestRefused, Uncertain
 from providers.http import Outgoing, UpstreamSession, WireRequest, origin_of
 from providers.openai_errors import classify
 from providers.payload import (
@@ -114,7 +105,7 @@ def build_submit(order: Order) -> WireRequest:
     return WireRequest("POST", "/images/edits", form=form_fields(fields), files=files)
 
 
-class OpenAi:
+class OpenAi(OneAnswer):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
@@ -143,8 +134,8 @@ class OpenAi:
     @classmethod
     def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
         """One provider per credential; none when nothing is configured."""
-        config = Config.from_env(env)
-        return [] if config is None else [cls(config, outgoing)]
+        configs = ((label, Config.from_env(view)) for label, view in accounts(env, NAME))
+        return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
 
     def __repr__(self) -> str:
         return f"OpenAi({self.credential_id}, {self._session.origin})"
@@ -160,20 +151,6 @@ class OpenAi:
         if not images:
             raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} without a picture")
         return Finished(images)
-
-    def check(self, call: CallRef) -> Finished | Running | Missing:  # noqa: ARG002
-        """Never ``Missing``: that nothing can be found here does not mean that nothing was made."""
-        raise Uncertain("upstream_cannot_look", "a synchronous call leaves nothing to look at")
-
-    def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
-        error: ProviderError = Uncertain("upstream_cannot_look", "a synchronous call leaves nothing to look at")
-        return {call.call_id: error for call in calls}
-
-    def cancel(self, call: CallRef) -> CancelOutcome:  # noqa: ARG002  # closing the socket would still be billed
-        return CancelOutcome.UNSUPPORTED
-
-    def lookup(self, call: CallRef, since: datetime) -> list[Accepted]:  # noqa: ARG002  # nothing to search
-        return []
 
     def download(self, url: str) -> bytes:
         return results.download(url, self._links)

@@ -7,13 +7,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from pydantic import SecretStr
 
+from providers import catalog
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
 from providers.chatgpt2api import (
     ChatGpt2Api,
@@ -27,6 +27,7 @@ from providers.chatgpt2api import (
     read_task,
     task_api_root,
 )
+from providers.entries import Model, ParamSpec
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -43,9 +44,12 @@ from providers.http import WireRequest
 KEY = "4f0c1a5e-0000-4000-8000-000000000001"
 
 
-def model(path: str = "gpt-image-2", **params: str | None) -> Any:
-    known = {name: SimpleNamespace(field=wire_name) for name, wire_name in params.items()}
-    return SimpleNamespace(id=f"chatgpt2api-{path}", path=path, params=known)
+MODEL = catalog.load().models["chatgpt2api-gpt-image-2"]
+
+
+def model(path: str = "gpt-image-2", **params: str | None) -> Model:
+    known = {name: ParamSpec(type="str", field=wire_name) for name, wire_name in params.items()}
+    return MODEL.model_copy(update={"id": f"chatgpt2api-{path}", "path": path, "params": known})
 
 
 def order(path: str = "gpt-image-2", **facts: Any) -> Order:

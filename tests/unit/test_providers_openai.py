@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from providers import catalog
 from providers.base import CallRef, CancelOutcome, Finished, InputImage, Order
 from providers.errors import (
     ContentRefused,
@@ -34,9 +34,11 @@ PICTURE = {"b64_json": base64.b64encode(b"picture").decode()}
 MESSAGES = [{"role": "user", "content": "a kite"}]
 
 
+MODEL = catalog.load().models["gpt-image-2"]
+
+
 def order(**facts: Any) -> Order:
-    model = SimpleNamespace(id="gpt-image-2", path="gpt-image-2", params={})
-    return Order(**{"operation": "generate", "model": model, "prompt": "a red kite", **facts})
+    return Order(**{"operation": "generate", "model": MODEL, "prompt": "a red kite", **facts})
 
 
 # ---------------------------------------------------------------- configuration
@@ -260,7 +262,7 @@ def test_a_synchronous_call_is_never_reported_missing(server: Server) -> None:
         provider.check(call)
     assert isinstance(provider.check_many([call])["call-1"], Uncertain)
     assert provider.cancel(call) == CancelOutcome.UNSUPPORTED
-    assert provider.lookup(call, datetime.now(UTC)) == []
+    assert provider.lookup(call, datetime.now(UTC), order()) == []
     assert server.asked == []
 
 
