@@ -5,7 +5,7 @@ No transaction is open and no connection is held while an upstream thinks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from jobs.loading import LiveJob, OpenCall, OrderParts
 from jobs.states import JobStatus, Nudge
 from jobs.workbench import Workbench, side_by_side
 from providers.base import Accepted, Finished, InputImage, Order, Provider
-from providers.catalog import UnknownModelError
+from providers.catalog import Model, UnknownModelError
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from storage.base import BlobNotFoundError, StorageUnavailableError
 
@@ -245,13 +245,12 @@ def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, pictures: int
     """The order of one call from its row. Raises StorageUnavailableError, BlobNotFoundError."""
     request = parts.request
     images: dict[str, list[InputImage]] = {"image": [], "mask": [], "face": []}
+    model = bench.catalog.resolve(job.model).model
     for row in parts.inputs:
-        images[row["role"]].append(
-            InputImage(bench.store.read(row["key"]), row["mime"], row["width_px"], row["height_px"])
-        )
+        images[row["role"]].append(_input(bench, model, row))
     return Order(
         operation=job.operation,
-        model=bench.catalog.resolve(job.model).model,
+        model=model,
         prompt=request.get("prompt"),
         n=pictures,
         size=request.get("size") or {},
@@ -261,6 +260,14 @@ def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, pictures: int
         mask=next(iter(images["mask"]), None),
         face=next(iter(images["face"]), None),
     )
+
+
+def _input(bench: Workbench, model: Model, row: Mapping[str, Any]) -> InputImage:
+    """A kept picture for its adapter; a mask in the polarity of the model that gets it."""
+    key = row["key"]
+    if row["role"] == "mask" and model.inputs.mask_polarity == "white_edits":
+        key = bench.media.white_mask(key).key
+    return InputImage(bench.store.read(key), row["mime"], row["width_px"], row["height_px"])
 
 
 def _defer(bench: Workbench, job_id: str, provider: str) -> None:

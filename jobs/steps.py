@@ -32,7 +32,7 @@ REMEMBER_S = 45.0
 _UNTIL_WRITTEN = tenacity.retry(
     retry=tenacity.retry_if_exception_type(DatabaseAwayError),
     stop=tenacity.stop_after_delay(REMEMBER_S),
-    wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=5),
+    wait=tenacity.wait_exponential_jitter(initial=0.2, max=5),
     reraise=True,
 )
 
