@@ -42,13 +42,17 @@ def open_upload() -> Response:
     filename, size_bytes = asked.get("filename"), whole(asked, "size", 1, UPLOAD_BYTES_MAX)
     if not isinstance(filename, str) or not filename or "/" in filename:
         raise ApiError(400, "filename is required")
+    script = world().script(NAME, "upload")
+    if script.refusal:
+        return misbehave.instead(script.refusal, error_for)
     upload = shelf().open_upload(filename, size_bytes, str(asked.get("content_type") or "application/octet-stream"))
     ticket = {
         "method": "PUT",
         "url": f"{base_url()}/storage/{upload.number}?signature={upload.token}",
         "headers": {"Content-Type": upload.content_type, "x-upload-token": upload.token},
     }
-    return envelope({"download_url": _download_url(upload), "upload": ticket})
+    answer = envelope({"download_url": _download_url(upload), "upload": ticket})
+    return misbehave.finish(script, answer, error_for)
 
 
 @bp.put("/storage/<number>")

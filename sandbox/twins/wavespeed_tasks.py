@@ -112,7 +112,7 @@ def status_of(task: Task, now: float) -> str:
     ending = task.ending
     if now >= task.done_s and ending.plot != "never":
         return "failed" if ending.plot == "flip" and now >= task.done_s + 1 else ending.status
-    share = (now - task.created_s) / task.lasts_s if task.lasts_s > 0 else 0.0
+    share = (now - task.created_s) / task.lasts_s if task.lasts_s > 0 else 1.0
     if share < QUEUED_SHARE or (ending.plot == "backwards" and 0.6 < share < 0.8):
         return ending.waiting or "created"
     return ending.waiting or "processing"
