@@ -6,6 +6,7 @@ No transaction is open and no connection is held while an upstream thinks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,6 +122,7 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents
         credentials={provider.credential_id: provider.base_url for provider in bench.registry.of(job.provider)},
         intents=intents,
         deadline_s=spec.deadline_s,
+        unit_price=job.unit_price,
     )
     if seated is None:
         raise _NoCapacityError(job.provider)
@@ -154,6 +156,8 @@ def _claimed_job(connection: Connection, row: Row[Any]) -> LiveJob:
             fence=row.fence,
             cancel_requested=False,
             calls=(),
+            unit_price=row.unit_price,
+            fallbacks=row.fallbacks,
         )
     job = loading.load(connection, row.id)
     if job is None:
@@ -176,7 +180,7 @@ def _with_calls(job: LiveJob, seated: Seated) -> LiveJob:
     fresh = [
         OpenCall(
             id=intent.id,
-            facts=decide.Call(intent.id, intent.slot, intent.attempt, intent.pictures, None),
+            facts=decide.Call(intent.id, intent.slot, intent.attempt, intent.pictures, None, model=job.model),
             credential_id=seated.credential_id,
             dedupe_key=intent.dedupe_key,
             upstream_id=None,
@@ -273,8 +277,19 @@ def _input(bench: Workbench, model: Model, row: Mapping[str, Any]) -> InputImage
 def _defer(bench: Workbench, job_id: str, provider: str) -> None:
     known = [each.credential_id for each in bench.registry.of(provider)]
     with bench.database.transaction() as connection:
-        later = capacity.put_off(capacity.outlook(connection, provider, known))
+        seen = capacity.outlook(connection, provider, known)
+        later = capacity.put_off(seen)
         lifecycle.defer(connection, job_id, after_s=later.least_s, spread_s=later.spread_s)
+    if seen.closed:
+        _turn_elsewhere(bench, job_id)
+
+
+def _turn_elsewhere(bench: Workbench, job_id: str) -> None:
+    """The provider takes nobody now; an order that names other models need not wait for it."""
+    nudges: list[Nudge] = []
+    with suppress(StaleJobError), bench.database.transaction() as connection:
+        nudges = lifecycle.fail_over(connection, job_id, None, code="provider_closed")
+    bench.publish(nudges)
 
 
 def _fail_queued(bench: Workbench, job_id: str, code: str) -> None:
