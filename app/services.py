@@ -23,14 +23,15 @@ from app.signing import Signer, load_signer
 from app.waits import Waits
 from core.db import Database, make_engine
 from core.redis import SENTINEL, make_client
-from core.settings import Settings
+from core.settings import Settings, SettingsError
 from jobs.desk import Desk
 from jobs.estimates import Estimates, Wait
+from jobs.fallbacks import chains_of
 from jobs.repository import Task
 from jobs.states import Nudge
 from providers import catalog as catalogue
 from providers import configured as configuration
-from providers.catalog import Catalog, Model
+from providers.catalog import Catalog, Model, UnknownModelError
 from providers.order_schema import order_schema
 from storage.base import Picture, Store
 from storage.local import LocalStore
@@ -108,6 +109,8 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         default_model=settings.default_model,
         default_deadline_s=settings.default_deadline_s,
         publish_window=settings.publish_window,
+        chains=_chains(settings.fallbacks, catalog),
+        short_life_s=settings.short_life_s,
     )
     return Services(
         authenticate=KeyCache(database).authenticate,
@@ -134,6 +137,18 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         checks=checks.of(database, client, store),
         wait=Estimates(database).of,
     )
+
+
+def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:
+    """DARKROOM_FALLBACKS by model id. Raises SettingsError for a chain that is none, or an unknown model."""
+    try:
+        chains = chains_of(text)
+        return {
+            catalog.resolve(first).model.id: [catalog.resolve(name).model.id for name in rest]
+            for first, rest in chains.items()
+        }
+    except (ValueError, UnknownModelError) as error:
+        raise SettingsError(f"DARKROOM_FALLBACKS: {error}") from None
 
 
 def _pictures(settings: Settings) -> tuple[Store, Media]:

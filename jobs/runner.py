@@ -237,7 +237,7 @@ def _call(
 
 def _keep(bench: Workbench, provider: Provider, job: LiveJob, call: decide.Call, answer: Finished) -> Answer:
     try:
-        return answers.keep(bench.media, provider, job.id, call, answer.images)
+        return answers.keep(bench.media, provider, job.id, call, answer.images, kind=bench.output(job.model))
     except (ProviderError, StorageUnavailableError) as error:
         if not answers.holds_bytes(answer):
             return answers.finished(call, answer)  # links can be fetched by a later step

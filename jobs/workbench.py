@@ -14,7 +14,7 @@ from jobs.loading import LiveJob
 from jobs.states import Nudge
 from providers.catalog import Catalog, ProviderSpec
 from providers.registry import Registry
-from storage.base import Store
+from storage.base import Kind, Store
 from storage.media import Media
 
 # How long a step may take beyond the upstream call it makes: keeping pictures, writing rows.
@@ -52,6 +52,11 @@ class Workbench:
 
     def spec(self, provider: str) -> ProviderSpec:
         return self.catalog.providers[provider]
+
+    def output(self, model: str) -> Kind:
+        """What the model makes; pictures, for one the catalogue has lost since."""
+        known = self.catalog.models.get(model)
+        return known.output if known else "image"
 
     def facts(self, job: LiveJob) -> Facts:
         return Facts(
