@@ -48,21 +48,22 @@ class KeptImage:
     index: int
     key: str
     mime: str
-    width_px: int
-    height_px: int
+    width_px: int | None  # None: a 3D file or a text
+    height_px: int | None
     size_bytes: int
     sha256: str
     seed: int | None = None
     revised_prompt: str | None = None
+    text: str | None = None
 
 
 _INTEND = text(
     "WITH "
     + capacity.TAKE_SEATS
     + ", called AS (INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model,"
-    " credential_id, base_url, dedupe_key, give_up_at) SELECT c.id, :job_id, c.slot, c.attempt, c.pictures,"
+    " credential_id, base_url, dedupe_key, give_up_at, unit_price) SELECT c.id, :job_id, c.slot, c.attempt, c.pictures,"
     " :provider, :model, pick.id, CAST(:known_urls AS jsonb) ->> pick.id, c.dedupe_key,"
-    " clock_timestamp() + make_interval(secs => :deadline_s)"
+    " clock_timestamp() + make_interval(secs => :deadline_s), :unit_price"
     " FROM pick, ROWS FROM (jsonb_to_recordset(CAST(:intents AS jsonb)) AS"
     " (id text, slot smallint, attempt smallint, pictures smallint, dedupe_key text))"
     " WITH ORDINALITY AS c(id, slot, attempt, pictures, dedupe_key, ordinal) WHERE c.ordinal <= pick.seats"
@@ -82,6 +83,7 @@ def intend(
     credentials: Mapping[str, str],
     intents: Sequence[Intent],
     deadline_s: float,
+    unit_price: int | None = None,
 ) -> Seated | None:
     """Write down the calls about to be made, as many as a credential has room for; None if none has.
 
@@ -109,6 +111,7 @@ def intend(
                 ]
             ),
             "deadline_s": deadline_s,
+            "unit_price": unit_price,
         },
     ).all()
     if not rows:
@@ -161,10 +164,10 @@ def record(
     if images:
         statement += (
             ", kept AS (INSERT INTO images (job_id, index, call_id, key, mime, width_px, height_px, size_bytes, sha256,"
-            " seed, revised_prompt) SELECT call.job_id, i.index, call.id, i.key, i.mime, i.width_px, i.height_px,"
-            " i.size_bytes, i.sha256, i.seed, i.revised_prompt FROM call,"
+            " seed, revised_prompt, text) SELECT call.job_id, i.index, call.id, i.key, i.mime, i.width_px, i.height_px,"
+            " i.size_bytes, i.sha256, i.seed, i.revised_prompt, i.text FROM call,"
             " jsonb_to_recordset(CAST(:images AS jsonb)) AS i(index smallint, key text, mime text, width_px int,"
-            " height_px int, size_bytes bigint, sha256 text, seed bigint, revised_prompt text)"
+            " height_px int, size_bytes bigint, sha256 text, seed bigint, revised_prompt text, text text)"
             " ON CONFLICT (job_id, index) DO NOTHING)"
         )
     row = connection.execute(

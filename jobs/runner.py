@@ -6,7 +6,9 @@ No transaction is open and no connection is held while an upstream thinks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -121,6 +123,7 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents
         credentials={provider.credential_id: provider.base_url for provider in bench.registry.of(job.provider)},
         intents=intents,
         deadline_s=spec.deadline_s,
+        unit_price=job.unit_price,
     )
     if seated is None:
         raise _NoCapacityError(job.provider)
@@ -154,6 +157,8 @@ def _claimed_job(connection: Connection, row: Row[Any]) -> LiveJob:
             fence=row.fence,
             cancel_requested=False,
             calls=(),
+            unit_price=row.unit_price,
+            fallbacks=row.fallbacks,
         )
     job = loading.load(connection, row.id)
     if job is None:
@@ -176,13 +181,14 @@ def _with_calls(job: LiveJob, seated: Seated) -> LiveJob:
     fresh = [
         OpenCall(
             id=intent.id,
-            facts=decide.Call(intent.id, intent.slot, intent.attempt, intent.pictures, None),
+            facts=decide.Call(intent.id, intent.slot, intent.attempt, intent.pictures, None, model=job.model),
             credential_id=seated.credential_id,
             dedupe_key=intent.dedupe_key,
             upstream_id=None,
             poll_url=None,
             overdue=False,
             age_s=0.0,
+            intended_at=datetime.now(UTC),
             cancel_asked=False,
             missing=False,
             result=(),
@@ -193,21 +199,22 @@ def _with_calls(job: LiveJob, seated: Seated) -> LiveJob:
 
 
 def _make_calls(bench: Workbench, claimed: Claimed) -> list[Answer]:
-    by_id = {call.id: call.facts for call in claimed.job.calls}
+    by_id = {call.id: call for call in claimed.job.calls}
     mine = [by_id[intent.id] for intent in claimed.seated.intents]
     keys = {intent.id: intent.dedupe_key for intent in claimed.seated.intents}
     try:
-        orders = {call.id: build_order(bench, claimed.job, claimed.parts, call.pictures) for call in mine}
+        orders = {call.id: build_order(bench, claimed.job, claimed.parts, call) for call in mine}
         provider = bench.registry.by_credential(claimed.seated.credential_id)
     except (StorageUnavailableError, BlobNotFoundError) as error:
         log.warning("inputs_not_readable", job_id=claimed.job.id, error=type(error).__name__)
-        return [answers.from_error(call, NotRun("storage_unavailable"), may_look_up=False) for call in mine]
+        return [answers.from_error(call.facts, NotRun("storage_unavailable"), may_look_up=False) for call in mine]
     except Exception:
         # A fault of ours, but surely nothing was sent: there is nothing to be uncertain about.
         log.exception("order_not_built", job_id=claimed.job.id)
-        return [answers.from_error(call, NotRun("internal_error"), may_look_up=False) for call in mine]
+        return [answers.from_error(call.facts, NotRun("internal_error"), may_look_up=False) for call in mine]
     return side_by_side(
-        lambda call: _call(bench, provider, claimed.job, call, order=orders[call.id], dedupe_key=keys[call.id]), mine
+        lambda call: _call(bench, provider, claimed.job, call.facts, order=orders[call.id], dedupe_key=keys[call.id]),
+        mine,
     )
 
 
@@ -233,7 +240,7 @@ def _call(
 
 def _keep(bench: Workbench, provider: Provider, job: LiveJob, call: decide.Call, answer: Finished) -> Answer:
     try:
-        return answers.keep(bench.media, provider, job.id, call, answer.images)
+        return answers.keep(bench.media, provider, job.id, call, answer.images, kind=bench.output(job.model))
     except (ProviderError, StorageUnavailableError) as error:
         if not answers.holds_bytes(answer):
             return answers.finished(call, answer)  # links can be fetched by a later step
@@ -241,8 +248,8 @@ def _keep(bench: Workbench, provider: Provider, job: LiveJob, call: decide.Call,
         return answers.from_error(call, Failed("storage_unavailable", retryable=False, billed=True), may_look_up=False)
 
 
-def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, pictures: int) -> Order:
-    """The order of one call from its row. Raises StorageUnavailableError, BlobNotFoundError."""
+def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, call: OpenCall) -> Order:
+    """The order of one call from its row. Raises StorageUnavailableError, BlobNotFoundError, DatabaseAwayError."""
     request = parts.request
     images: dict[str, list[InputImage]] = {"image": [], "mask": [], "face": []}
     model = bench.catalog.resolve(job.model).model
@@ -252,13 +259,14 @@ def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, pictures: int
         operation=job.operation,
         model=model,
         prompt=request.get("prompt"),
-        n=pictures,
+        n=call.facts.pictures,
         size=request.get("size") or {},
         params=request.get("params") or {},
         extra=request.get("extra") or {},
         images=images["image"],
         mask=next(iter(images["mask"]), None),
         face=next(iter(images["face"]), None),
+        callback_url=bench.callback_url(job.provider, call.id),
     )
 
 
@@ -273,8 +281,19 @@ def _input(bench: Workbench, model: Model, row: Mapping[str, Any]) -> InputImage
 def _defer(bench: Workbench, job_id: str, provider: str) -> None:
     known = [each.credential_id for each in bench.registry.of(provider)]
     with bench.database.transaction() as connection:
-        later = capacity.put_off(capacity.outlook(connection, provider, known))
+        seen = capacity.outlook(connection, provider, known)
+        later = capacity.put_off(seen)
         lifecycle.defer(connection, job_id, after_s=later.least_s, spread_s=later.spread_s)
+    if seen.closed:
+        _turn_elsewhere(bench, job_id)
+
+
+def _turn_elsewhere(bench: Workbench, job_id: str) -> None:
+    """The provider takes nobody now; an order that names other models need not wait for it."""
+    nudges: list[Nudge] = []
+    with suppress(StaleJobError), bench.database.transaction() as connection:
+        nudges = lifecycle.fail_over(connection, job_id, None, code="provider_closed")
+    bench.publish(nudges)
 
 
 def _fail_queued(bench: Workbench, job_id: str, code: str) -> None:
