@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -260,6 +261,9 @@ def test_only_identical_orders_are_candidates(provider: WaveSpeed) -> None:
     assert len(provider.lookup(REF, since, lost)) == 1
     assert [provider.lookup(REF, since, each) for each in others] == [[]] * len(others)
     assert provider.lookup(REF, datetime.now(UTC) + timedelta(seconds=60), lost) == []
+    # Equal words do not prove that it is the call with this address.
+    with_address = replace(lost, callback_url="https://darkroom.example/hooks/token")
+    assert provider.lookup(REF, since, with_address) == []
 
 
 def test_a_twin_order_makes_two_candidates_and_an_uploaded_picture_is_recognised(
