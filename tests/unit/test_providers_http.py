@@ -517,6 +517,18 @@ def test_a_put_carries_its_own_headers_and_follows_no_redirect() -> None:
     assert stranger.requests == []
 
 
+@pytest.mark.parametrize(
+    "url", ["http://store.example/a", "https://store.example:8443/a", "https://u:p@store.example/a"]
+)
+def test_a_put_keeps_to_https_and_its_port_before_any_name_is_looked_up(url: str) -> None:
+    def nobody(_host: str, _port: int) -> list[str]:
+        raise AssertionError("looked up")
+
+    with pytest.raises(UnsafeUrlError) as caught:
+        put(url, b"x", replace(Policy.result([], max_bytes=9), resolve=nobody), headers={})
+    assert caught.value.code == "url_not_allowed"
+
+
 @pytest.mark.parametrize("header", [{"x-token": "a\r\nx-more: b"}, {"x token": "b\n"}])
 def test_a_put_with_impossible_headers_is_not_sent(header: dict[str, str]) -> None:
     with upstream(answers(OK)) as server, pytest.raises(UnsafeUrlError):
