@@ -85,9 +85,6 @@ CODES: Mapping[str, Kind] = {
     "image_too_many_frames": Kind(422, "Too many frames", "The animation has too many frames."),
     "trailing_data": Kind(422, "Data behind the picture", "The file goes on where its picture has ended."),
     "mask_size_mismatch": Kind(422, "Mask does not fit", "A mask has the size of the picture it lies over."),
-    "operation_not_available": Kind(
-        501, "Operation not available yet", "Part of the interface, not served by this version."
-    ),
     # Us
     "enhancer_not_configured": Kind(
         503, "No enhancer configured", "The operator has set up no upstream that enhances prompts."
@@ -155,10 +152,6 @@ class InvalidRequestError(ServiceError):
             "; ".join(f"{fault.field}: {fault.message}" for fault in faults),
             errors=[fault_json(fault) for fault in faults],
         )
-
-
-class OperationNotAvailableError(ServiceError):
-    code = "operation_not_available"
 
 
 class IdempotencyKeyError(ServiceError):

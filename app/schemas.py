@@ -77,7 +77,9 @@ class OrderBody(OrderIn):
     """An order with its reference pictures."""
 
     images: list[str] | None = Field(None, description=f"reference pictures: {PICTURE_HELP}")
-    mask: str | None = Field(None, description="transparent pixels mark what to change")
+    mask: str | None = Field(
+        None, description="transparent (or, without transparency, white) pixels mark what to change"
+    )
     face: str | None = None
 
 

@@ -10,7 +10,6 @@ from app import orders, render
 from app.answers import json_answer, preferred_wait_s
 from app.bodies import read_query
 from app.endpoint import Answer, Endpoint, describe
-from app.errors import OperationNotAvailableError
 from app.render import TASKS
 from app.schemas import Empty, Estimate, EstimateBody, OrderBody, TaskOut
 from app.services import Services, services
@@ -44,7 +43,6 @@ OPERATIONS: Mapping[str, str] = {
     "text-to-3d": "text_to_3d",
     "sketch-to-3d": "sketch_to_3d",
 }
-AVAILABLE = ("generate", "edit", "inpaint")
 _ORDER_ERRORS = (
     "malformed_json",
     "malformed_form",
@@ -58,7 +56,6 @@ _ORDER_ERRORS = (
     "unsupported_image_type",
     "invalid_order",
     "unknown_model",
-    "operation_not_available",
     "storage_unavailable",
 )
 _TASK_HEADERS = (
@@ -95,7 +92,7 @@ _TASK_HEADERS = (
         body=OrderBody,
         multipart=True,
         request_headers=("Idempotency-Key", "Prefer"),
-        description="`operation` is `generate`, `edit` or `inpaint`; the other names answer 501.",
+        description=f"`operation` is one of {', '.join(OPERATIONS)}.",
     )
 )
 def submit(operation: str) -> Response:
@@ -141,11 +138,9 @@ def estimate() -> Response:
 
 
 def operation_of(name: str) -> str:
-    """The catalogue's word for an operation. Raises UnknownOperationError, OperationNotAvailableError."""
+    """The catalogue's word for an operation. Raises UnknownOperationError."""
     if name not in OPERATIONS:
-        raise UnknownOperationError(f"there is no operation {name[:40]!r}", available=list(AVAILABLE))
-    if name not in AVAILABLE:
-        raise OperationNotAvailableError(f"{name} is not served by this version", available=list(AVAILABLE))
+        raise UnknownOperationError(f"there is no operation {name[:40]!r}", available=list(OPERATIONS))
     return OPERATIONS[name]
 
 

@@ -149,7 +149,7 @@ def keep(media: Media, provider: Provider, job_id: str, call: Call, images: Sequ
 _PATIENT = tenacity.retry(
     retry=tenacity.retry_if_exception_type((NotRun, Uncertain, StorageUnavailableError)),
     stop=tenacity.stop_after_attempt(3),
-    wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=5),
+    wait=tenacity.wait_random_exponential(multiplier=0.5, max=5),
     reraise=True,
 )
 

@@ -61,9 +61,11 @@ INVARIANTS: dict[str, str] = {
         " OR t.held IS DISTINCT FROM j.quoted"
     ),
     "captured_is_pictures_kept": (
-        "SELECT j.id, format('captured %s for %s pictures at %s', j.captured, count(i.*), j.unit_price) FROM jobs AS j"
-        " LEFT JOIN images AS i ON i.job_id = j.id WHERE j.status = 'succeeded'"
-        " GROUP BY j.id HAVING j.captured <> j.unit_price * count(i.*)"
+        "SELECT j.id, format('captured %s for %s pictures worth %s', j.captured, count(i.*), coalesce(sum("
+        "coalesce(c.unit_price, j.unit_price)) FILTER (WHERE i.job_id IS NOT NULL), 0)) FROM jobs AS j"
+        " LEFT JOIN images AS i ON i.job_id = j.id LEFT JOIN upstream_calls AS c ON c.id = i.call_id"
+        " WHERE j.status = 'succeeded' GROUP BY j.id HAVING j.captured <> coalesce(sum("
+        "coalesce(c.unit_price, j.unit_price)) FILTER (WHERE i.job_id IS NOT NULL), 0)"
     ),
     "only_pictures_are_charged": (
         "SELECT j.id, format('%s, captured %s', j.status, j.captured) FROM jobs AS j WHERE j.captured > 0"

@@ -60,9 +60,9 @@ _INTEND = text(
     "WITH "
     + capacity.TAKE_SEATS
     + ", called AS (INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model,"
-    " credential_id, base_url, dedupe_key, give_up_at) SELECT c.id, :job_id, c.slot, c.attempt, c.pictures,"
+    " credential_id, base_url, dedupe_key, give_up_at, unit_price) SELECT c.id, :job_id, c.slot, c.attempt, c.pictures,"
     " :provider, :model, pick.id, CAST(:known_urls AS jsonb) ->> pick.id, c.dedupe_key,"
-    " clock_timestamp() + make_interval(secs => :deadline_s)"
+    " clock_timestamp() + make_interval(secs => :deadline_s), :unit_price"
     " FROM pick, ROWS FROM (jsonb_to_recordset(CAST(:intents AS jsonb)) AS"
     " (id text, slot smallint, attempt smallint, pictures smallint, dedupe_key text))"
     " WITH ORDINALITY AS c(id, slot, attempt, pictures, dedupe_key, ordinal) WHERE c.ordinal <= pick.seats"
@@ -82,6 +82,7 @@ def intend(
     credentials: Mapping[str, str],
     intents: Sequence[Intent],
     deadline_s: float,
+    unit_price: int | None = None,
 ) -> Seated | None:
     """Write down the calls about to be made, as many as a credential has room for; None if none has.
 
@@ -109,6 +110,7 @@ def intend(
                 ]
             ),
             "deadline_s": deadline_s,
+            "unit_price": unit_price,
         },
     ).all()
     if not rows:

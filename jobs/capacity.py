@@ -146,6 +146,11 @@ class Outlook:
     open_for_s: float | None = None
     room_after_s: float | None = None
 
+    @property
+    def closed(self) -> bool:
+        """Not merely full: paused by an operator, or its circuit is open."""
+        return self.paused or self.open_for_s is not None
+
 
 @dataclass(frozen=True, slots=True)
 class PutOff:

@@ -37,6 +37,7 @@ class Call:
     code: str | None = None
     retryable: bool = False
     retry_after_s: float | None = None
+    model: str = ""
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Call:
@@ -51,6 +52,7 @@ class Call:
             code=row["error_code"],
             retryable=bool(row["retryable"]),
             retry_after_s=row["retry_after_s"],
+            model=row["model"],
         )
 
     @property
@@ -60,13 +62,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A job as a decision sees it."""
+    """A job as a decision sees it. ``fallbacks`` models are left behind the present ``model``."""
 
     n: int
     calls: Sequence[Call]
     max_attempts: int
     cancel_requested: bool = False
     cancel_charge: Literal["full", "none"] = "full"
+    model: str = ""
+    fallbacks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,13 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class FailOver:
+    """The present model surely made nothing for some slot and will not: the next model's turn."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
 class Succeed:
     kept: int
     notes: Sequence[str] = field(default=())
@@ -102,7 +113,7 @@ class Cancel:
     charged: int  # pictures to pay for
 
 
-Step = Wait | Keep | Retry | Succeed | Fail | Cancel
+Step = Wait | Keep | Retry | FailOver | Succeed | Fail | Cancel
 
 
 def next_step(facts: Facts) -> Step:
@@ -111,12 +122,18 @@ def next_step(facts: Facts) -> Step:
         return Keep()
     if any(call.outcome in OPEN for call in facts.calls):
         return Wait()
+    if not facts.cancel_requested:
+        if again := open_slots(facts):
+            return _retry(facts, again)
+        if facts.fallbacks and (barren := _barren(facts)):
+            return FailOver(_decisive_code(barren))
+    return _end(facts)
+
+
+def _end(facts: Facts) -> Succeed | Fail | Cancel:
     kept = sum(call.kept for call in facts.calls)
     if facts.cancel_requested:
         return _cancelled(facts, kept)
-    again = open_slots(facts)
-    if again:
-        return _retry(facts, again)
     if kept:
         return Succeed(kept, _missing(facts, kept))
     return Fail(_decisive_code(facts.calls))
@@ -125,7 +142,7 @@ def next_step(facts: Facts) -> Step:
 def open_slots(facts: Facts) -> list[int]:
     """Slots that need a (new) call and may have one."""
     latest = _latest_by_slot(facts.calls)
-    return [slot for slot in range(facts.n) if slot not in latest or _may_retry(latest[slot], facts.max_attempts)]
+    return [slot for slot in range(facts.n) if slot not in latest or _may_call(facts, slot, latest[slot])]
 
 
 def plan(facts: Facts, *, max_per_call: int) -> list[tuple[int, int, int]]:
@@ -156,11 +173,28 @@ def _latest_by_slot(calls: Iterable[Call]) -> dict[int, Call]:
     return latest
 
 
-def _may_retry(call: Call, max_attempts: int) -> bool:
-    if call.outcome is not Outcome.NOT_RUN and not (call.outcome is Outcome.FAILED and call.retryable):
+def _may_call(facts: Facts, slot: int, latest: Call) -> bool:
+    if latest.model != facts.model:  # since then another model's turn has come
+        return _made_nothing(latest)
+    if latest.outcome is Outcome.MISCONFIGURED or not _made_nothing(latest):
         return False
-    patience = PATIENCE if call.code in PATIENT_CODES else 1
-    return call.attempt < max_attempts * patience
+    before = (call.attempt for call in facts.calls if slot in call.slots and call.model != facts.model)
+    tries = latest.attempt - max(before, default=0)
+    # With another model at hand nobody need be patient with this one.
+    patience = PATIENCE if latest.code in PATIENT_CODES and not facts.fallbacks else 1
+    return tries < facts.max_attempts * patience
+
+
+def _made_nothing(call: Call) -> bool:
+    """Surely: it did not run, or its upstream said so. Never a refusal, nor anything uncertain or billed."""
+    if call.outcome is Outcome.FAILED:
+        return call.retryable
+    return call.outcome in (Outcome.NOT_RUN, Outcome.MISCONFIGURED)
+
+
+def _barren(facts: Facts) -> list[Call]:
+    """The last calls of slots that another model may still fill."""
+    return [call for call in _latest_by_slot(facts.calls).values() if _made_nothing(call)]
 
 
 def _retry(facts: Facts, slots: Sequence[int]) -> Retry:

@@ -14,6 +14,7 @@ SENTENCES = {
     "extra_not_allowed": "`extra` holds a field that decides what is bought; use the order's own fields",
     "insufficient_credits": "the balance no longer covered the price when the job was to start",
     "mask_not_png": "this model takes a mask only as PNG",
+    "provider_closed": "the provider is paused or not in order",
     "result_gone": "the picture was made, but its link had died before it could be fetched",
     "result_too_large": "the picture the upstream made is larger than we accept",
     "result_unavailable": "the picture was made, but could not be fetched from the upstream",

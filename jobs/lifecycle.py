@@ -35,7 +35,11 @@ SUCCEEDED, FAILED, CANCELLED = JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """Everything a job is born with. Prices in micro-credits; ``quoted`` is ``unit_price`` x ``n``."""
+    """Everything a job is born with. Prices in micro-credits; ``unit_price`` is that of ``model``.
+
+    ``quoted`` is n times the dearest of the models that may run. ``fallbacks`` are those behind the
+    first: {model, provider, unit_price, request}. ``keep_s``: a short life for the pictures.
+    """
 
     id: str
     account_id: str
@@ -54,6 +58,8 @@ class NewJob:
     inputs: Sequence[Mapping[str, Any]]  # rows of the table ``inputs`` without job_id
     price_version: str = ""
     request_id: str = ""
+    fallbacks: Sequence[Mapping[str, Any]] = ()
+    keep_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +78,16 @@ _SUBMIT = text(
     + "), room AS ("
     + publishing.ROOM
     + "), job AS (INSERT INTO jobs (id, account_id, weight, operation, model, provider, n, low_priority,"
-    " status, money, unit_price, quoted, start_deadline_at, published_at)"
+    " status, money, unit_price, quoted, start_deadline_at, published_at, fallbacks, keep_s)"
     " SELECT :id, :account_id, :weight, :operation, :model, :provider, :n, :low_priority, 'queued', 'queued',"
     " :unit_price, CAST(:price AS bigint), clock_timestamp() + make_interval(secs => :start_within_s),"
-    " CASE WHEN room.free > 0 AND NOT :low_priority THEN clock_timestamp() END FROM room"
+    " CASE WHEN room.free > 0 AND NOT :low_priority THEN clock_timestamp() END, :fallback_count,"
+    " CAST(:keep_s AS int) FROM room"
     # What costs nothing needs no balance.
     " WHERE EXISTS (SELECT 1 FROM paid) OR CAST(:price AS bigint) = 0 RETURNING *),"
-    " o AS (INSERT INTO orders (job_id, request, warnings, metadata, price_version, request_id)"
+    " o AS (INSERT INTO orders (job_id, request, warnings, metadata, price_version, request_id, fallbacks)"
     " SELECT id, CAST(:request AS jsonb), CAST(:warnings AS jsonb), CAST(:metadata AS jsonb), :price_version,"
-    " :request_id FROM job RETURNING request, warnings, metadata),"
+    " :request_id, CAST(:fallbacks AS jsonb) FROM job RETURNING request, warnings, metadata, fallbacks AS behind),"
     " i AS (INSERT INTO inputs SELECT job.id, r.* FROM job, jsonb_to_recordset(CAST(:inputs AS jsonb)) AS"
     " r(role text, position smallint, key text, mime text, width_px int, height_px int, size_bytes int,"
     " sha256 text)),"
@@ -120,6 +127,9 @@ def submit(connection: Connection, job: NewJob, *, window: int) -> Queued:
             "price_version": job.price_version,
             "request_id": job.request_id,
             "inputs": json.dumps(list(job.inputs)),
+            "fallbacks": json.dumps(list(job.fallbacks)) if job.fallbacks else None,
+            "fallback_count": len(job.fallbacks),
+            "keep_s": job.keep_s,
         },
     ).scalar_one_or_none()
     if born is None:
@@ -228,6 +238,27 @@ def retry(connection: Connection, job_id: str, fence: int, *, code: str, after_s
     return []
 
 
+def fail_over(connection: Connection, job_id: str, fence: int | None, *, code: str) -> list[Nudge]:
+    """Any live state -> QUEUED at the next model of the order; the price stays counted or held.
+
+    What earlier models made and was kept stays, at their price. Raises StaleJobError, also when no
+    model is left.
+    """
+    row = _move(
+        connection,
+        job_id,
+        sources={QUEUED, RUNNING, WAITING},
+        target=QUEUED,
+        fence=fence,
+        condition="cancel_requested_at IS NULL AND fallbacks > 0",
+        sets=_NEXT_MODEL + ", due_at = clock_timestamp(), published_at = clock_timestamp()",
+        values={"why": failures.sentence(code)},
+        event="failover",
+        data={"code": code},
+    )
+    return [states.run(row.provider, job_id)]
+
+
 def succeed(connection: Connection, job_id: str, fence: int, *, kept: int, notes: Sequence[str]) -> list[Nudge]:
     """-> SUCCEEDED with ``kept`` pictures: their price captured, the rest released."""
     row = _move(
@@ -237,9 +268,9 @@ def succeed(connection: Connection, job_id: str, fence: int, *, kept: int, notes
         target=SUCCEEDED,
         fence=fence,
         condition="cancel_requested_at IS NULL",
-        sets=_END + ", captured = jobs.unit_price * :kept, released = jobs.quoted - jobs.unit_price * :kept,"
-        " notes = CAST(:notes AS jsonb)",
-        values={"kept": kept, "notes": json.dumps(list(notes)) if notes else None},
+        sets=f"{_END}, captured = {_MADE}, released = jobs.quoted - {_MADE},"
+        " notes = coalesce(jobs.notes || CAST(:notes AS jsonb), jobs.notes, CAST(:notes AS jsonb))",
+        values={"notes": json.dumps(list(notes)) if notes else None},
         event="succeeded",
         data={"pictures": kept},
     )
@@ -349,9 +380,9 @@ def cancelled(
         sources=sources,
         target=CANCELLED,
         fence=fence,
-        sets=_END + ", captured = jobs.unit_price * :kept, released = jobs.quoted - jobs.unit_price * :kept,"
+        sets=f"{_END}, captured = {_MADE} * :charged, released = jobs.quoted - {_MADE} * :charged,"
         " cancel_outcome = :outcome, cancel_requested_at = coalesce(jobs.cancel_requested_at, clock_timestamp())",
-        values={"kept": kept, "outcome": outcome},
+        values={"charged": int(kept > 0), "outcome": outcome},
         event="cancelled",
         data={"outcome": outcome, "pictures": kept},
     )
@@ -395,6 +426,18 @@ _OWN = (
     "secs => coalesce(CAST(CAST(:step_s AS jsonb) ->> jobs.provider AS double precision), 120))"
 )
 _END = "money = 'settled', finished_at = clock_timestamp()"
+# What the pictures kept cost, each at the price of the model that made it.
+_MADE = (
+    "(SELECT coalesce(sum(coalesce(c.unit_price, jobs.unit_price)), 0) FROM images AS i"
+    " JOIN upstream_calls AS c ON c.id = i.call_id WHERE i.job_id = jobs.id)"
+)
+_NEXT = "(SELECT o.fallbacks -> CAST(-jobs.fallbacks AS int) FROM orders AS o WHERE o.job_id = jobs.id)"
+_NEXT_MODEL = (
+    f"model = {_NEXT} ->> 'model', provider = {_NEXT} ->> 'provider',"
+    f" unit_price = CAST({_NEXT} ->> 'unit_price' AS bigint), fallbacks = jobs.fallbacks - 1,"
+    " notes = coalesce(jobs.notes, '[]') || jsonb_build_array(jobs.model || ': ' || CAST(:why AS text) || '; '"
+    f" || ({_NEXT} ->> 'model') || ' was asked instead')"
+)
 
 
 def _move(

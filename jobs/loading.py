@@ -56,6 +56,8 @@ class LiveJob:
     fence: int
     cancel_requested: bool
     calls: Sequence[OpenCall]
+    unit_price: int = 0  # micro-credits, of one picture by ``model``
+    fallbacks: int = 0  # models left behind this one
 
     @property
     def facts(self) -> list[Call]:
@@ -82,7 +84,9 @@ def load(connection: Connection, job_id: str) -> LiveJob | None:
 def order_parts(connection: Connection, job_id: str) -> OrderParts:
     row = connection.execute(
         text(
-            "SELECT o.request, coalesce((SELECT jsonb_agg(to_jsonb(i) ORDER BY i.role, i.position) FROM inputs AS i"
+            "SELECT coalesce((SELECT f -> 'request' FROM jobs AS j, jsonb_array_elements(o.fallbacks) AS f"
+            " WHERE j.id = o.job_id AND f ->> 'model' = j.model), o.request) AS request,"
+            " coalesce((SELECT jsonb_agg(to_jsonb(i) ORDER BY i.role, i.position) FROM inputs AS i"
             " WHERE i.job_id = o.job_id), '[]') AS inputs FROM orders AS o WHERE o.job_id = :id"
         ),
         {"id": job_id},
@@ -147,6 +151,8 @@ def live_job(row: Row[Any]) -> LiveJob:
         fence=row.fence,
         cancel_requested=row.cancel_requested_at is not None,
         calls=[_open_call(call, row.now) for call in row.calls],
+        unit_price=row.unit_price,
+        fallbacks=row.fallbacks,
     )
 
 

@@ -63,6 +63,8 @@ jobs = Table(
     Column("failure_code", Text),
     Column("failure_detail", Text),
     Column("notes", JSONB),  # warnings that came up while it ran
+    Column("fallbacks", SmallInteger, nullable=False, server_default=text("0")),  # models still to fall back to
+    Column("keep_s", Integer),  # pictures go so long after the end; NULL: by the general rule
     Column("created_at", TIME, nullable=False, server_default=NOW),
     Column("started_at", TIME),
     Column("finished_at", TIME),
@@ -108,6 +110,7 @@ jobs = Table(
     # Newest service times of a model, for the estimate of waits.
     Index("jobs_measured", "provider", "model", "finished_at", postgresql_where=text("status = 'succeeded'")),
     Index("jobs_start_deadline", "start_deadline_at", postgresql_where=text("status = 'queued'")),
+    Index("jobs_short_lives", "finished_at", postgresql_where=text("keep_s IS NOT NULL")),
     postgresql_with={"fillfactor": 70},
 )
 
@@ -117,6 +120,8 @@ orders = Table(
     Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     # What will be asked: prompt, size, params, extra, and what was normalised.
     Column("request", JSONB, nullable=False),
+    # [{model, provider, unit_price, request}] in the order in which they are tried.
+    Column("fallbacks", JSONB),
     Column("warnings", JSONB, nullable=False, server_default=text("'[]'")),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     Column("price_version", Text, nullable=False, server_default=text("''")),
@@ -182,6 +187,7 @@ upstream_calls = Table(
     Column("retry_after_s", Float),
     Column("resends", SmallInteger, nullable=False, server_default=text("0")),
     Column("written_off", Boolean, nullable=False, server_default=text("false")),
+    Column("unit_price", BigInteger),  # of one picture by this call's model; NULL: the job's
     UniqueConstraint("job_id", "slot", "try"),
     CheckConstraint(
         "outcome IN ('accepted', 'uncertain', 'finished', 'kept', 'not_run', 'failed', 'refused',"
@@ -204,12 +210,13 @@ images = Table(
     Column("call_id", Text, ForeignKey("upstream_calls.id", ondelete="CASCADE"), nullable=False),
     Column("key", Text, nullable=False),
     Column("mime", Text, nullable=False),
-    Column("width_px", Integer, nullable=False),
-    Column("height_px", Integer, nullable=False),
+    Column("width_px", Integer),  # NULL: no picture but a 3D file or a text
+    Column("height_px", Integer),
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("seed", BigInteger),
     Column("revised_prompt", Text),
+    Column("text", Text),  # what a model of texts answered
     Column("created_at", TIME, nullable=False, server_default=NOW),
     Column("deleted_at", TIME),
     Index("images_kept", "created_at", "job_id", postgresql_where=text("deleted_at IS NULL")),

@@ -65,6 +65,8 @@ class Task:
     warnings: Sequence[str]
     metadata: Mapping[str, str]
     images: Sequence[Image] = field(default=())
+    fallback_models: Sequence[str] = ()  # as ordered, those already tried included
+    keep_s: int | None = None  # pictures go so long after the end
     progress: float | None = None  # no upstream so far counts; a step's name is not a number
 
     @property
@@ -104,6 +106,7 @@ AHEAD = (
 # One JSON object per task: the driver's price of a result is by the column, and a task has forty.
 _TASK = (
     "SELECT to_jsonb(j) || jsonb_build_object('request', o.request, 'warnings', o.warnings, 'metadata', o.metadata,"
+    " 'behind', o.fallbacks,"
     f" 'ahead', CASE WHEN j.status = 'queued' THEN ({AHEAD.format(of='j')}) END,"
     " 'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index)"
     " FROM images AS i WHERE i.job_id = j.id), '[]') END) AS task"
@@ -252,11 +255,19 @@ def task_of(row: Mapping[str, Any]) -> Task:
         failure_detail=row["failure_detail"],
         cancel_requested_at=_moment(row["cancel_requested_at"]),
         cancel_outcome=row["cancel_outcome"],
-        request=row["request"],
+        request=_running(row),
         warnings=[*row["warnings"], *(row["notes"] or [])],
         metadata=row["metadata"],
         images=[_image(image) for image in row["images"]],
+        fallback_models=[each["model"] for each in row["behind"] or ()],
+        keep_s=row["keep_s"],
     )
+
+
+def _running(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is asked of the model whose turn it is: sizes and settings differ from model to model."""
+    behind = (each["request"] for each in row["behind"] or () if each["model"] == row["model"])
+    return next(behind, row["request"])
 
 
 def _image(row: Mapping[str, Any]) -> Image:

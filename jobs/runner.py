@@ -5,7 +5,8 @@ No transaction is open and no connection is held while an upstream thinks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from jobs.loading import LiveJob, OpenCall, OrderParts
 from jobs.states import JobStatus, Nudge
 from jobs.workbench import Workbench, side_by_side
 from providers.base import Accepted, Finished, InputImage, Order, Provider
-from providers.catalog import UnknownModelError
+from providers.catalog import Model, UnknownModelError
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from storage.base import BlobNotFoundError, StorageUnavailableError
 
@@ -121,6 +122,7 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents
         credentials={provider.credential_id: provider.base_url for provider in bench.registry.of(job.provider)},
         intents=intents,
         deadline_s=spec.deadline_s,
+        unit_price=job.unit_price,
     )
     if seated is None:
         raise _NoCapacityError(job.provider)
@@ -154,6 +156,8 @@ def _claimed_job(connection: Connection, row: Row[Any]) -> LiveJob:
             fence=row.fence,
             cancel_requested=False,
             calls=(),
+            unit_price=row.unit_price,
+            fallbacks=row.fallbacks,
         )
     job = loading.load(connection, row.id)
     if job is None:
@@ -176,7 +180,7 @@ def _with_calls(job: LiveJob, seated: Seated) -> LiveJob:
     fresh = [
         OpenCall(
             id=intent.id,
-            facts=decide.Call(intent.id, intent.slot, intent.attempt, intent.pictures, None),
+            facts=decide.Call(intent.id, intent.slot, intent.attempt, intent.pictures, None, model=job.model),
             credential_id=seated.credential_id,
             dedupe_key=intent.dedupe_key,
             upstream_id=None,
@@ -245,13 +249,12 @@ def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, pictures: int
     """The order of one call from its row. Raises StorageUnavailableError, BlobNotFoundError."""
     request = parts.request
     images: dict[str, list[InputImage]] = {"image": [], "mask": [], "face": []}
+    model = bench.catalog.resolve(job.model).model
     for row in parts.inputs:
-        images[row["role"]].append(
-            InputImage(bench.store.read(row["key"]), row["mime"], row["width_px"], row["height_px"])
-        )
+        images[row["role"]].append(_input(bench, model, row))
     return Order(
         operation=job.operation,
-        model=bench.catalog.resolve(job.model).model,
+        model=model,
         prompt=request.get("prompt"),
         n=pictures,
         size=request.get("size") or {},
@@ -263,11 +266,30 @@ def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, pictures: int
     )
 
 
+def _input(bench: Workbench, model: Model, row: Mapping[str, Any]) -> InputImage:
+    """A kept picture for its adapter; a mask in the polarity of the model that gets it."""
+    key = row["key"]
+    if row["role"] == "mask" and model.inputs.mask_polarity == "white_edits":
+        key = bench.media.white_mask(key).key
+    return InputImage(bench.store.read(key), row["mime"], row["width_px"], row["height_px"])
+
+
 def _defer(bench: Workbench, job_id: str, provider: str) -> None:
     known = [each.credential_id for each in bench.registry.of(provider)]
     with bench.database.transaction() as connection:
-        later = capacity.put_off(capacity.outlook(connection, provider, known))
+        seen = capacity.outlook(connection, provider, known)
+        later = capacity.put_off(seen)
         lifecycle.defer(connection, job_id, after_s=later.least_s, spread_s=later.spread_s)
+    if seen.closed:
+        _turn_elsewhere(bench, job_id)
+
+
+def _turn_elsewhere(bench: Workbench, job_id: str) -> None:
+    """The provider takes nobody now; an order that names other models need not wait for it."""
+    nudges: list[Nudge] = []
+    with suppress(StaleJobError), bench.database.transaction() as connection:
+        nudges = lifecycle.fail_over(connection, job_id, None, code="provider_closed")
+    bench.publish(nudges)
 
 
 def _fail_queued(bench: Workbench, job_id: str, code: str) -> None:

@@ -32,7 +32,7 @@ REMEMBER_S = 45.0
 _UNTIL_WRITTEN = tenacity.retry(
     retry=tenacity.retry_if_exception_type(DatabaseAwayError),
     stop=tenacity.stop_after_delay(REMEMBER_S),
-    wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=5),
+    wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
     reraise=True,
 )
 
@@ -97,6 +97,14 @@ def apply(connection: Connection, bench: Workbench, job: LiveJob, step: decide.S
             return _leave_to_collect(connection, bench, job)
         case decide.Retry(code, after_s):
             return lifecycle.retry(connection, job.id, job.fence, code=code, after_s=after_s)
+        case decide.FailOver(code):
+            return lifecycle.fail_over(connection, job.id, job.fence, code=code)
+        case _:
+            return _end(connection, job, step)
+
+
+def _end(connection: Connection, job: LiveJob, step: decide.Succeed | decide.Fail | decide.Cancel) -> list[Nudge]:
+    match step:
         case decide.Succeed(kept, notes):
             return lifecycle.succeed(connection, job.id, job.fence, kept=kept, notes=notes)
         case decide.Fail(code):
@@ -210,7 +218,7 @@ def call_ref(call: loading.OpenCall, model: str) -> CallRef:
     return CallRef(
         call_id=call.id,
         dedupe_key=call.dedupe_key,
-        model=model,
+        model=call.facts.model or model,
         upstream_id=call.upstream_id,
         poll_url=call.poll_url,
     )

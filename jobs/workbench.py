@@ -60,6 +60,8 @@ class Workbench:
             max_attempts=self.max_attempts,
             cancel_requested=job.cancel_requested,
             cancel_charge=self.cancel_charge,
+            model=job.model,
+            fallbacks=job.fallbacks,
         )
 
 

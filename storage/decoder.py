@@ -155,6 +155,8 @@ class Worker:
                 return self._result(body)
             case "variant":
                 return self._variant(body)
+            case "white_mask":
+                return self._white_mask(body)
             case "describe":
                 return {"picture": asdict(describe(body, self._task.target_key))}
 
@@ -165,6 +167,8 @@ class Worker:
         # Cut here: what follows the picture must not even reach the decoder.
         picture = raster.open_picture(body[: anatomy.end], task.mime, task.bounds)
         plain = raster.upright(picture)
+        if task.role == "mask":
+            plain = raster.as_mask(plain)
         # A mask lives by its exact edges, so it is never made lossy again.
         mime = sniff.JPEG if task.mime == sniff.JPEG and task.role != "mask" else sniff.PNG
         return self._keep(raster.encode_upload(plain, mime), mime, plain.size)
@@ -198,6 +202,15 @@ class Worker:
         del picture, body  # the encoder needs the room
         data = raster.encode_variant(small, task.target_mime)
         return self._keep(data, task.target_mime, size)
+
+    def _white_mask(self, body: bytes) -> Reply:
+        task, store = self._task, self._store
+        if store is not None:
+            if store.exists(task.target_key):
+                return {"picture": asdict(describe(store.read(task.target_key), task.target_key))}
+            body = store.read(task.source_key)
+        mask = raster.white_edits(raster.upright(raster.open_picture(body, task.mime, task.bounds)))
+        return self._keep(raster.encode_upload(mask, sniff.PNG), sniff.PNG, mask.size)
 
     def _keep(self, data: bytes, mime: str, size_px: tuple[int, int]) -> Reply:
         """Under the key the task names, or under the hash of what is kept."""

@@ -102,6 +102,19 @@ class Media:
         self._known.put(target, picture)
         return picture
 
+    def white_mask(self, key: str) -> Picture:
+        """The kept mask ``key`` as 8-bit grey PNG, white where it is transparent; made once, kept beside it.
+
+        Raises: BlobNotFoundError, MediaError, MediaBusyError, StorageUnavailableError.
+        """
+        task = replace(
+            self._task("white_mask", sniff.PNG, variants.MAX_EDGE_PX),
+            source_key=key,
+            target_key=variants.white_mask_key(key),
+            target_mime=sniff.PNG,
+        )
+        return self._kept(self._make(task))
+
     def delete(self, key: str) -> None:
         """Remove a picture and all its variants. Idempotent. Raises StorageUnavailableError.
 

@@ -164,6 +164,24 @@ def _in_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
     return converted or picture
 
 
+def as_mask(picture: Image.Image) -> Image.Image:
+    """A mask in our one form: where it is transparent the picture may change.
+
+    One without any transparency says the same in black and white, white for change, as most
+    programs that know no alpha write it.
+    """
+    if picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255):
+        return picture
+    mask = Image.new("RGBA", picture.size, "black")
+    mask.putalpha(ImageOps.invert(picture.convert("L")))
+    return mask
+
+
+def white_edits(mask: Image.Image) -> Image.Image:
+    """Our mask for upstreams that think the other way: 8-bit grey, white where the picture may change."""
+    return ImageOps.invert(mask.convert("RGBA").getchannel("A"))
+
+
 def fit(size_px: tuple[int, int], box_px: tuple[int, int]) -> tuple[int, int]:
     """The largest size of the same shape inside the box, never larger than the picture itself."""
     scale = min(1.0, box_px[0] / size_px[0], box_px[1] / size_px[1])

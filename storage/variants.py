@@ -16,6 +16,11 @@ def variant_key(key: str, box_px: tuple[int, int], mime: str) -> str:
     return f"{variant_prefix(key)}{box_px[0]}x{box_px[1]}.{EXTENSIONS[mime]}"
 
 
+def white_mask_key(key: str) -> str:
+    """Where the mask ``key`` lies in the other polarity."""
+    return f"{variant_prefix(key)}white.png"
+
+
 def variant_prefix(key: str) -> str:
     """Begins the keys of all variants of one blob, and of no other's: the key stays whole, extension too."""
     return f"{VARIANTS}{key}/"

@@ -7,7 +7,7 @@ import struct
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Literal
 
-Verb = Literal["upload", "result", "variant", "describe"]
+Verb = Literal["upload", "result", "variant", "white_mask", "describe"]
 Role = Literal["image", "mask", "face"]
 
 _LENGTHS = struct.Struct(">IQ")

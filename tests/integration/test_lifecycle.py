@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from job_engine import ASYNC_PRICE, SYNC_MODEL, Engine
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from jobs import lifecycle
@@ -40,7 +40,23 @@ def retry(connection: Connection, job_id: str, fence: int) -> Any:
     return lifecycle.retry(connection, job_id, fence, code="upstream_failed", after_s=0)
 
 
+def keep_pictures(connection: Connection, job_id: str, count: int = 1) -> None:
+    """Rows of pictures kept, each by a call of its own: what a job is charged for."""
+    connection.execute(
+        text(
+            "WITH number AS (SELECT generate_series(0, :count - 1) AS n), c AS (INSERT INTO upstream_calls (id, job_id,"
+            " slot, try, pictures, provider, model, credential_id, base_url, dedupe_key, outcome, give_up_at,"
+            " pictures_kept) SELECT 'call_' || :job || n, :job, n, 1, 1, 'chatgpt2api', 'm', 'chatgpt2api/default', '',"
+            " :job || n, 'kept', now(), 1 FROM number ON CONFLICT DO NOTHING RETURNING id, job_id, slot)"
+            " INSERT INTO images (job_id, index, call_id, key, mime, size_bytes, sha256)"
+            " SELECT job_id, slot, id, 'k', 'image/png', 1, '' FROM c ON CONFLICT DO NOTHING"
+        ),
+        {"job": job_id, "count": count},
+    )
+
+
 def succeed(connection: Connection, job_id: str, fence: int) -> Any:
+    keep_pictures(connection, job_id)
     return lifecycle.succeed(connection, job_id, fence, kept=1, notes=[])
 
 
@@ -284,6 +300,7 @@ def test_more_pictures_than_were_held_cannot_be_captured(engine: Engine, account
     job_id = bring(engine, account, "running")
     before = engine.job(job_id)
     with pytest.raises(ValueError, match="cannot be settled"), engine.database.transaction() as connection:
+        keep_pictures(connection, job_id, 2)
         lifecycle.succeed(connection, job_id, before.fence, kept=2, notes=[])
     assert engine.job(job_id) == before
     assert engine.transfers(job_id) == {"hold": ASYNC_PRICE}

@@ -102,7 +102,6 @@ def test_a_harmless_request_id_is_echoed_and_any_other_replaced(edge: Edge) -> N
         ("DELETE", "/healthz", 405, "method_not_allowed"),
         ("GET", "/api/images/tasks/nonsense", 404, "not_found"),
         ("POST", "/api/images/paint", 404, "unknown_operation"),
-        ("POST", "/api/images/upscale", 501, "operation_not_available"),
         ("GET", "/api/images/tasks?limit=0", 422, "invalid_request"),
         ("GET", "/api/images/tasks?limit=1&limit=2", 422, "invalid_request"),
         ("GET", "/api/images/tasks?model=%00", 422, "invalid_request"),

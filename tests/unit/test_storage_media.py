@@ -341,6 +341,35 @@ def test_a_jpeg_mask_becomes_lossless(media):
     assert kept.mime == "image/png"
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_a_mask_without_transparency_says_change_in_white(media, opened, mode):
+    mask = Image.new(mode, (8, 8), "black")
+    mask.paste("white", (0, 0, 4, 8))
+    kept = opened(media.keep_upload(encoded(mask), prefix="up/mask", role="mask"))
+    assert kept.mode == "RGBA"
+    assert [kept.getpixel((x, 3))[3] for x in (0, 3, 4, 7)] == [0, 0, 255, 255]
+
+
+def test_a_mask_in_the_other_polarity_is_white_where_it_was_transparent(media, opened):
+    mask = Image.new("RGBA", (8, 8), "black")
+    mask.paste((0, 0, 0, 0), (0, 0, 4, 8))
+    mask.putpixel((7, 7), (0, 0, 0, 127))
+    kept = media.keep_upload(encoded(mask), prefix="up/mask", role="mask")
+    for _ in range(2):  # made, then found
+        white = media.white_mask(kept.key)
+        assert (white.mime, white.width_px, white.height_px) == ("image/png", 8, 8)
+        picture = opened(white)
+        assert picture.mode == "L"
+        assert [picture.getpixel(at) for at in ((0, 0), (3, 3), (4, 4), (7, 7))] == [255, 255, 0, 128]
+
+
+def test_the_other_polarity_goes_with_its_mask(media, store):
+    kept = media.keep_upload(encoded(Image.new("RGBA", (8, 8))), prefix="up/mask", role="mask")
+    white = media.white_mask(kept.key)
+    media.delete(kept.key)
+    assert not store.exists(white.key)
+
+
 def test_a_palette_with_transparency_becomes_rgba(media, opened):
     picture = gradient((16, 16)).quantize(8)
     kept = media.keep_upload(encoded(picture, transparency=3), prefix="up/palette")
