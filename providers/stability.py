@@ -38,7 +38,7 @@ MAX_REQUEST_BYTES = 10 * 1024 * 1024  # section 5, 413
 
 _RESULTS = "/v2beta/results/"
 _SD3 = "/v2beta/stable-image/generate/sd3"
-_ID = re.compile(r"[\w-]{1,128}")  # 64 hex digits today; it becomes a part of a path
+_ID = re.compile(r"[0-9A-Za-z_-]{1,128}")  # 64 hex digits today; it becomes a part of a path
 _MADE = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"glTF")  # png, jpeg, webp, GLB
 _FILTERED = "CONTENT_FILTERED"
 _NOT_IN_EXTRA = frozenset({"mode"})  # follows from the pictures given
