@@ -18,7 +18,8 @@ from app.schemas import ImageQuery
 from app.services import Services, services
 from app.tasks import checked_id
 from jobs.repository import Image
-from storage.base import Picture
+from storage import models3d
+from storage.base import TEXT, MediaError, Picture
 
 bp = Blueprint("images", __name__, url_prefix=TASKS)
 
@@ -31,6 +32,8 @@ EXTENSIONS = {
     "image/webp": "webp",
     "image/gif": "gif",
     "image/avif": "avif",
+    **models3d.EXTENSIONS,
+    TEXT: "txt",
 }
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
@@ -61,6 +64,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
             "signature_invalid",
             "signature_expired",
             "invalid_request",
+            "not_an_image",
             "storage_unavailable",
         ),
         query=ImageQuery,
@@ -86,7 +90,10 @@ def picture(job_id: str) -> Response:
 def _wanted(parts: Services, image: Image, query: ImageQuery) -> Picture:
     """The picture as kept, or a variant of it when one is asked for."""
     if query.width is None and query.height is None and query.format is None:
-        return Picture(image.key, image.mime, image.width_px, image.height_px, image.size_bytes, image.sha256)
+        size = image.width_px or 0, image.height_px or 0
+        return Picture(image.key, image.mime, *size, image.size_bytes, image.sha256)
+    if image.width_px is None:
+        raise MediaError("not_an_image", "a 3D file or a text has no other sizes and formats")
     return parts.variant(image.key, image.mime, width=query.width, height=query.height, format=query.format)
 
 
@@ -140,7 +147,7 @@ def _send(
     response = Response(
         _chunks(file, first, last - first + 1) if request.method == "GET" else b"",
         status=206 if span else 200,
-        content_type=mime,
+        content_type=f"{mime}; charset=utf-8" if mime == TEXT else mime,
     )
     response.call_on_close(file.close)
     response.headers.update(headers)

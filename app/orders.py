@@ -37,7 +37,7 @@ from jobs.errors import (
 from jobs.idempotency import IdempotencyKey, of_sdk_attempt
 
 MAX_PICTURES = 16
-NOT_YET = frozenset({"webhook_url", "webhook_events", "fallback_models", "upload_id"})
+NOT_YET = frozenset({"webhook_url", "webhook_events", "upload_id"})
 _JOB_PICTURE = re.compile(r"(job_[0-9A-HJKMNP-TV-Z]{26})(?:#([0-9]{1,3}))?")
 _DATA_URL = re.compile(r"data:[\w.+/-]{0,100};base64,", re.ASCII)
 _RETRY_COUNT = re.compile(r"[0-9]{1,2}")

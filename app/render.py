@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from app.answers import rfc3339
@@ -29,8 +30,8 @@ class Renderer:
     base: str = ""
     wait: Callable[[Task], Wait | None] = lambda _task: None
 
-    def task(self, task: Task) -> dict[str, Any]:
-        """app.schemas.TaskOut."""
+    def task(self, task: Task, inline: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
+        """app.schemas.TaskOut. ``inline`` has the pictures that go along as data: URLs, by index."""
         url = f"{self.base}{TASKS}/{task.id}"
         return {
             "id": task.id,
@@ -42,6 +43,7 @@ class Renderer:
             "provider": task.provider,
             "n": task.n,
             "priority": task.priority,
+            "fallback_models": list(task.fallback_models),
             "attempts": task.attempt,
             "progress": task.progress,
             "queue_position": task.queue_position,
@@ -52,7 +54,7 @@ class Renderer:
             "deadline_at": rfc3339(task.start_deadline_at),
             "price": _price(task),
             "request": _request(task.request),
-            "images": [self._image(task, image) for image in task.images],
+            "images": [{**self._image(task, image), "data_url": inline.get(image.index)} for image in task.images],
             "error": _error(task),
             "cancel": _cancel(task),
             "warnings": list(task.warnings),
@@ -82,6 +84,7 @@ class Renderer:
             "height": image.height_px,
             "size_bytes": image.size_bytes,
             "sha256": image.sha256,
+            "text": image.text,
             "seed": image.seed,
             "deleted": deleted,
         }

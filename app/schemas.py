@@ -62,6 +62,16 @@ class OrderIn(BaseModel):
     sampler: Text | None = None
     strength: float | None = None
     extra: dict[str, Any] | None = Field(None, description="passed to the upstream as it is")
+    fallback_models: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] | None = Field(
+        None,
+        max_length=5,
+        description="models that take the order's turn, one after the other, when one surely did not run or surely made"
+        " nothing; never after a refusal or an uncertain call. The order is held at the dearest of them; [] switches"
+        " off the operator's own chain",
+    )
+    store: bool | None = Field(
+        None, description="false: the pictures go soon after the end, and the task carries them as `data_url`"
+    )
     priority: Literal["normal", "low"] | None = None
     deadline_s: int | None = Field(None, ge=1, le=30 * 86_400, description="latest start, in seconds from now")
     metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], str] | None = Field(
@@ -143,11 +153,13 @@ class ImageOut(Shape):
     url: str = Field(description="needs your key")
     signed_url: str | None = Field(description="needs no key, expires within two hours; null once deleted")
     mime: str
-    width: int
-    height: int
+    width: int | None = Field(description="pixels; null where the result is no picture")
+    height: int | None
     size_bytes: int
     sha256: str
+    text: str | None = Field(description="what a model of texts answered")
     seed: int | None
+    data_url: str | None = Field(description="the picture itself, of an order with store: false")
     deleted: bool
 
 
@@ -188,6 +200,7 @@ class TaskOut(Shape):
     provider: str
     n: int
     priority: Literal["normal", "low"]
+    fallback_models: list[str] = Field(description="as ordered; warnings say when one took its turn")
     attempts: int = Field(description="calls sent upstream")
     progress: float | None = Field(description="0 to 1, where the upstream says")
     queue_position: int | None = Field(description="an estimate, at most 2 s old")

@@ -6,12 +6,13 @@ Blueprints receive a :class:`Services` and nothing else, so a test can put a sta
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
 from flask import current_app
+from pydantic import SecretStr
 
 from accounts.keys import Caller, KeyCache
 from app import checks
@@ -23,15 +24,18 @@ from app.signing import Signer, load_signer
 from app.waits import Waits
 from core.db import Database, make_engine
 from core.redis import SENTINEL, make_client
-from core.settings import Settings
+from core.settings import Settings, SettingsError
+from jobs.callbacks import Callbacks
 from jobs.desk import Desk
 from jobs.estimates import Estimates, Wait
+from jobs.fallbacks import chains_of
 from jobs.repository import Task
 from jobs.states import Nudge
 from providers import catalog as catalogue
 from providers import configured as configuration
-from providers.catalog import Catalog, Model
+from providers.catalog import Catalog, Model, UnknownModelError
 from providers.order_schema import order_schema
+from providers.signatures import SECRET_VARIABLES
 from storage.base import Picture, Store
 from storage.local import LocalStore
 from storage.media import Limits as PictureLimits
@@ -78,6 +82,8 @@ class Services:
     waits: Waits
     signer: Signer
     checks: Mapping[str, checks.Check]
+    callbacks: Callbacks
+    hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     wait: Callable[[Task], Wait | None] = lambda _task: None
 
 
@@ -108,6 +114,8 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         default_model=settings.default_model,
         default_deadline_s=settings.default_deadline_s,
         publish_window=settings.publish_window,
+        chains=_chains(settings.fallbacks, catalog),
+        short_life_s=settings.short_life_s,
     )
     return Services(
         authenticate=KeyCache(database).authenticate,
@@ -132,8 +140,30 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         waits=Waits(records.versions, client),
         signer=load_signer(settings.var),
         checks=checks.of(database, client, store),
+        callbacks=Callbacks(database, settings.public_url),
+        hook_secrets=_hook_secrets(env),
         wait=Estimates(database).of,
     )
+
+
+def _hook_secrets(env: Mapping[str, str]) -> dict[str, SecretStr]:
+    return {
+        provider: SecretStr(value)
+        for provider, variable in SECRET_VARIABLES.items()
+        if (value := configuration.value_of(env, variable))
+    }
+
+
+def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:
+    """DARKROOM_FALLBACKS by model id. Raises SettingsError for a chain that is none, or an unknown model."""
+    try:
+        chains = chains_of(text)
+        return {
+            catalog.resolve(first).model.id: [catalog.resolve(name).model.id for name in rest]
+            for first, rest in chains.items()
+        }
+    except (ValueError, UnknownModelError) as error:
+        raise SettingsError(f"DARKROOM_FALLBACKS: {error}") from None
 
 
 def _pictures(settings: Settings) -> tuple[Store, Media]:

@@ -10,6 +10,7 @@ from app import orders, render
 from app.answers import json_answer, preferred_wait_s
 from app.bodies import read_query
 from app.endpoint import Answer, Endpoint, describe
+from app.inline import data_urls
 from app.render import TASKS
 from app.schemas import Empty, Estimate, EstimateBody, OrderBody, TaskOut
 from app.services import Services, services
@@ -174,4 +175,4 @@ def _accepted(task: Task, *, replayed: bool, wait_s: int) -> Response:
         headers["Idempotent-Replayed"] = "true"
     if wait_s:
         headers["Preference-Applied"] = f"wait={wait_s}"
-    return json_answer(renderer.task(task), status, headers)
+    return json_answer(renderer.task(task, data_urls(task, services().store)), status, headers)

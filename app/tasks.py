@@ -9,6 +9,7 @@ from app.answers import json_answer, not_modified, unchanged
 from app.bodies import read_query
 from app.endpoint import Answer, Endpoint, describe
 from app.errors import InvalidRequestError
+from app.inline import data_urls
 from app.render import TASKS
 from app.schemas import CancelOut, Empty, ListQuery, TaskList, TaskOut, TaskQuery, Timeline, is_job_id
 from app.services import services
@@ -62,7 +63,7 @@ def read(job_id: str) -> Response:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if unchanged(etag):
         return not_modified(headers)
-    return json_answer(renderer().task(task), headers=headers)
+    return json_answer(renderer().task(task, data_urls(task, services().store)), headers=headers)
 
 
 def _changed(account_id: str, task: Task, wait_s: int) -> Task:

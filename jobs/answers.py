@@ -25,7 +25,7 @@ from providers.errors import (
     Refused,
     Uncertain,
 )
-from storage.base import MediaError, StorageUnavailableError
+from storage.base import Kind, MediaError, StorageUnavailableError
 from storage.media import Media
 
 log = structlog.get_logger(__name__)
@@ -129,8 +129,10 @@ def lost(call: Call, *, code: str = "upstream_uncertain", outcome: Outcome = Out
     return Answer(replace(call, code=code, retryable=False), outcome, written_off=True)
 
 
-def keep(media: Media, provider: Provider, job_id: str, call: Call, images: Sequence[ResultImage]) -> Answer:
-    """Fetch and keep the pictures of a finished call.
+def keep(
+    media: Media, provider: Provider, job_id: str, call: Call, images: Sequence[ResultImage], *, kind: Kind = "image"
+) -> Answer:
+    """Fetch and keep what a finished call made; ``kind`` is the ``output`` of its model.
 
     Pictures that are none are left out; when none is left the call has failed. Raises ProviderError
     (NotRun, Uncertain) and StorageUnavailableError when trying again later may help.
@@ -139,7 +141,7 @@ def keep(media: Media, provider: Provider, job_id: str, call: Call, images: Sequ
     fault: Failed | None = None
     for offset, image in enumerate(images[: call.pictures]):
         try:
-            kept.append(_keep_one(media, provider, job_id, call.slot + offset, image))
+            kept.append(_keep_one(media, provider, f"jobs/{job_id}", call.slot + offset, image=image, kind=kind))
         except MediaError as error:
             log.warning("result_is_no_picture", job_id=job_id, call_id=call.id, code=error.code)
             fault = Failed("bad_result", error.code, retryable=False, billed=True)
@@ -160,18 +162,21 @@ _PATIENT = tenacity.retry(
 
 
 @_PATIENT
-def _keep_one(media: Media, provider: Provider, job_id: str, index: int, image: ResultImage) -> KeptImage:
+def _keep_one(
+    media: Media, provider: Provider, folder: str, index: int, *, image: ResultImage, kind: Kind
+) -> KeptImage:
     data = image.data if image.data is not None else provider.download(image.url or "")
-    picture = media.keep_result(data, prefix=f"jobs/{job_id}/{index}")
+    picture = media.keep_result(data, prefix=f"{folder}/{index}", kind=kind)
     failpoints.hit("blob.kept")
     return KeptImage(
         index=index,
         key=picture.key,
         mime=picture.mime,
-        width_px=picture.width_px,
-        height_px=picture.height_px,
+        width_px=picture.width_px or None,
+        height_px=picture.height_px or None,
         size_bytes=picture.size_bytes,
         sha256=picture.sha256,
         seed=image.seed,
         revised_prompt=image.revised_prompt,
+        text=data.decode() if kind == "text" else None,
     )

@@ -48,12 +48,13 @@ class KeptImage:
     index: int
     key: str
     mime: str
-    width_px: int
-    height_px: int
+    width_px: int | None  # None: a 3D file or a text
+    height_px: int | None
     size_bytes: int
     sha256: str
     seed: int | None = None
     revised_prompt: str | None = None
+    text: str | None = None
 
 
 _INTEND = text(
@@ -165,10 +166,10 @@ def record(
     if images:
         statement += (
             ", kept AS (INSERT INTO images (job_id, index, call_id, key, mime, width_px, height_px, size_bytes, sha256,"
-            " seed, revised_prompt) SELECT call.job_id, i.index, call.id, i.key, i.mime, i.width_px, i.height_px,"
-            " i.size_bytes, i.sha256, i.seed, i.revised_prompt FROM call,"
+            " seed, revised_prompt, text) SELECT call.job_id, i.index, call.id, i.key, i.mime, i.width_px, i.height_px,"
+            " i.size_bytes, i.sha256, i.seed, i.revised_prompt, i.text FROM call,"
             " jsonb_to_recordset(CAST(:images AS jsonb)) AS i(index smallint, key text, mime text, width_px int,"
-            " height_px int, size_bytes bigint, sha256 text, seed bigint, revised_prompt text)"
+            " height_px int, size_bytes bigint, sha256 text, seed bigint, revised_prompt text, text text)"
             " ON CONFLICT (job_id, index) DO NOTHING)"
         )
     row = connection.execute(

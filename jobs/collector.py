@@ -63,7 +63,9 @@ def _keep(bench: Workbench, job: LiveJob, call: OpenCall) -> Answer | None:
     """None: not now; the call stays finished and is looked at again."""
     try:
         provider = bench.registry.by_credential(call.credential_id)
-        return answers.keep(bench.media, provider, job.id, call.facts, [_result(link) for link in call.result])
+        links = [_result(link) for link in call.result]
+        kind = bench.output(call.facts.model)
+        return answers.keep(bench.media, provider, job.id, call.facts, links, kind=kind)
     except DatabaseAwayError:
         raise
     except (ProviderError, StorageUnavailableError, UnknownCredentialError) as error:

@@ -10,14 +10,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from math import isfinite
+from types import MappingProxyType
 from typing import Any, Literal
 
 from core import failpoints
 from core.db import Database
 from core.errors import DatabaseAwayError
 from core.ids import new_id
-from jobs import idempotency, lifecycle, repository, states
+from jobs import fallbacks, idempotency, lifecycle, repository, states
 from jobs.errors import BadPictureError, FieldFault, InvalidOrderError, JobNotFoundError, UnknownOperationError
+from jobs.fallbacks import Fallback
 from jobs.idempotency import IdempotencyKey
 from jobs.lifecycle import NewJob
 from jobs.repository import Task
@@ -35,7 +37,7 @@ from storage.media import Media
 Role = Literal["image", "mask", "face"]
 
 # Fields that are about the job and not about the picture.
-ENVELOPE = ("model", "priority", "deadline_s", "metadata", "extra", "lenient")
+ENVELOPE = ("model", "fallback_models", "priority", "deadline_s", "metadata", "extra", "lenient", "store")
 AUTO = ("auto", "auto:budget")
 
 
@@ -58,7 +60,10 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What an order would be and cost. Micro-credits."""
+    """What an order would be and cost. Micro-credits.
+
+    ``unit_price`` is that of ``model``; ``total`` what is held: n times the dearest that may run.
+    """
 
     model: Model
     operation: str
@@ -66,6 +71,7 @@ class Quote:
     unit_price: int
     total: int
     warnings: Sequence[str]
+    fallbacks: Sequence[Fallback] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,8 @@ class Desk:
         default_model: str | None,
         default_deadline_s: int,
         publish_window: int,
+        chains: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        short_life_s: int = 600,
     ) -> None:
         self._database = database
         self._media = media
@@ -102,6 +110,8 @@ class Desk:
         self._default_model = default_model
         self._default_deadline_s = default_deadline_s
         self._publish_window = publish_window
+        self._chains = chains
+        self._short_life_s = short_life_s
 
     def quote(self, operation: str, fields: Mapping[str, Any], *, roles: Sequence[Role] = ()) -> Quote:
         """Check and price an order without running it.
@@ -115,16 +125,47 @@ class Desk:
         _check_storable(fields)
         model, warnings = self._model(operation, fields.get("model"))
         _check_extra(model, fields.get("extra") or {})
+        behind = fallbacks.names_in(fields)
         checked = _checked(model, operation, fields, roles)
         unit_price = self.unit_price(cost_usd(model, checked))
+        others = self._behind(model, operation, fields, roles, behind)
         return Quote(
             model=model,
             operation=operation,
             checked=checked,
             unit_price=unit_price,
-            total=unit_price * checked.n,
+            total=max([unit_price, *(each.unit_price for each in others)]) * checked.n,
             warnings=[*warnings, *checked.warnings],
+            fallbacks=others,
         )
+
+    def _behind(
+        self,
+        model: Model,
+        operation: str,
+        fields: Mapping[str, Any],
+        roles: Sequence[Role],
+        names: Sequence[str] | None,
+    ) -> list[Fallback]:
+        """The models behind the first. A caller hears of every fault in those named; the operator's
+        own chain just leaves out what cannot take this order."""
+        own = names is not None
+        found: list[Fallback] = []
+        faults: list[FieldFault] = []
+        for position, name in enumerate(names if names is not None else self._chains.get(model.id, ())):
+            try:
+                found.append(self._fallback(name, operation, fields, roles))
+            except InvalidOrderError as error:
+                faults += fallbacks.faults_at(position, error)
+        if own and faults:
+            raise InvalidOrderError(faults)
+        return fallbacks.distinct(model, found)
+
+    def _fallback(self, name: str, operation: str, fields: Mapping[str, Any], roles: Sequence[Role]) -> Fallback:
+        model, _ = self._model(operation, name)
+        _check_extra(model, fields.get("extra") or {})
+        checked = _checked(model, operation, fields, roles)
+        return Fallback(model, checked, self.unit_price(cost_usd(model, checked)))
 
     def unit_price(self, cost: Decimal) -> int:
         """Our price of one picture that costs ``cost`` US dollars upstream, in micro-credits."""
@@ -280,18 +321,28 @@ class Desk:
             start_within_s=int(fields.get("deadline_s") or self._default_deadline_s),
             unit_price=quote.unit_price,
             quoted=quote.total,
-            request=request_of(quote, fields),
+            request=request_of(quote.checked, fields),
             warnings=quote.warnings,
             metadata=fields.get("metadata") or {},
             inputs=_input_rows(kept),
             price_version=self._catalog.version,
             request_id=request_id,
+            fallbacks=[_fallback_row(each, fields) for each in quote.fallbacks],
+            keep_s=self._short_life_s if fields.get("store") is False else None,
         )
 
 
-def request_of(quote: Quote, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _fallback_row(each: Fallback, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": each.model.id,
+        "provider": each.model.provider,
+        "unit_price": each.unit_price,
+        "request": request_of(each.checked, fields),
+    }
+
+
+def request_of(checked: CheckedOrder, fields: Mapping[str, Any]) -> dict[str, Any]:
     """What will really be asked: it is stored, shown to the caller, and built into the paid call."""
-    checked = quote.checked
     request: dict[str, Any] = {
         "prompt": checked.prompt,
         "n": checked.n,

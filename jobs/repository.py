@@ -27,11 +27,12 @@ class Image:
     index: int
     key: str
     mime: str
-    width_px: int
-    height_px: int
+    width_px: int | None  # None: no picture but a 3D file or a text
+    height_px: int | None
     size_bytes: int
     sha256: str
     seed: int | None
+    text: str | None = None
     deleted_at: datetime | None = None
 
 
@@ -280,6 +281,7 @@ def _image(row: Mapping[str, Any]) -> Image:
         size_bytes=row["size_bytes"],
         sha256=row["sha256"],
         seed=row["seed"],
+        text=row["text"],
         deleted_at=_moment(row["deleted_at"]),
     )
 

@@ -282,6 +282,25 @@ def remove_doomed(database: Database, media: Media, keys: Sequence[str]) -> int:
     return len(gone)
 
 
+def end_short_lives(connection: Connection) -> int:
+    """Delete what jobs ordered with a short life (``store: false``) made and came with; how many jobs.
+
+    ``keep_s`` goes with the pictures: the index on it stays as small as what is still to do.
+    """
+    rows = connection.execute(
+        text(
+            "UPDATE jobs SET keep_s = NULL WHERE id = ANY(SELECT id FROM jobs WHERE keep_s IS NOT NULL"
+            " AND finished_at <= statement_timestamp() - make_interval(secs => keep_s)"
+            " ORDER BY finished_at LIMIT :page FOR UPDATE SKIP LOCKED) RETURNING id"
+        ),
+        {"page": PAGE},
+    ).all()
+    ids = [row.id for row in rows]
+    delete_pictures(connection, ids, reason=Reason.EXPIRED)
+    delete_inputs(connection, ids)
+    return len(ids)
+
+
 @dataclass(frozen=True)
 class Keeper:
     """Does one round of retention a minute for the whole fleet, on whichever worker takes the turn.
@@ -322,7 +341,8 @@ class Keeper:
 
     def expire(self) -> int:
         """Make tombstones of what the policy keeps no longer; how many jobs lost something."""
-        jobs = 0
+        with self.database.transaction() as connection:
+            jobs = end_short_lives(connection)
         if self.keep_pictures_days:
             for page in self._pages(OLD_IMAGES, self.keep_pictures_days * _DAY_S):
                 with self.database.transaction() as connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 
 class MediaError(Exception):
@@ -34,7 +34,7 @@ class Picture:
 
     key: str
     mime: str
-    width_px: int
+    width_px: int  # 0 x 0: no picture but a 3D file or a text
     height_px: int
     size_bytes: int
     sha256: str  # lower-case hex of the stored bytes
@@ -46,6 +46,7 @@ class Limits:
 
     max_upload_bytes: int = 10 * 1024 * 1024
     max_result_bytes: int = 64 * 1024 * 1024
+    max_text_bytes: int = 256 * 1024
     max_pixels: int = 40_000_000
     max_upload_edge_px: int = 8192
     max_result_edge_px: int = 16384
@@ -57,6 +58,11 @@ class Limits:
     decoder_memory_bytes: int = 1024 * 1024 * 1024  # address space, Python and Pillow included
     decoder_pictures: int = 500  # then the process is replaced
     decoder_queue_s: float = 30.0  # how long a caller waits for a free decoder
+
+
+# What a model makes beside pictures, and its mime type where there is but one.
+Kind = Literal["image", "model_3d", "text"]
+TEXT = "text/plain"
 
 
 class Store(Protocol):

@@ -21,11 +21,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
-from storage import raster, sniff, variants, wire
+from storage import models3d, raster, sniff, variants, wire
 from storage.anatomy import dissect
-from storage.base import BlobNotFoundError, MediaError, Picture, StorageUnavailableError
+from storage.base import TEXT, BlobNotFoundError, MediaError, Picture, StorageUnavailableError
 from storage.local import LocalStore, write_staging_file
 from storage.wire import Task
+
+NO_SIZE = (0, 0)
+EXTENSIONS = {**sniff.EXTENSIONS, **models3d.EXTENSIONS, TEXT: "txt"}
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _OPEN_FILES = 64
@@ -157,6 +160,8 @@ class Worker:
                 return self._variant(body)
             case "white_mask":
                 return self._white_mask(body)
+            case "model_3d" | "text":
+                return self._keep(body, TEXT if self._task.verb == "text" else models3d.identify(body), NO_SIZE)
             case "describe":
                 return {"picture": asdict(describe(body, self._task.target_key))}
 
@@ -216,7 +221,7 @@ class Worker:
         """Under the key the task names, or under the hash of what is kept."""
         self._on_decoded()
         sha256 = hashlib.sha256(data).hexdigest()
-        key = self._task.target_key or f"{self._task.prefix}/{sha256}.{sniff.EXTENSIONS[mime]}"
+        key = self._task.target_key or f"{self._task.prefix}/{sha256}.{EXTENSIONS[mime]}"
         picture = Picture(key, mime, size_px[0], size_px[1], len(data), sha256)
         path = write_staging_file(self._task.staging, data)
         if self._store is None:

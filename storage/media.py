@@ -12,9 +12,10 @@ import threading
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from storage import sniff, variants
-from storage.base import BlobNotFoundError, Limits, MediaError, Picture, Store
+from storage.base import BlobNotFoundError, Kind, Limits, MediaError, Picture, Store
 from storage.local import LocalStore, sweep_folder
 from storage.pool import DecoderPool, Reply
 from storage.wire import Bounds, Role, Task, Verb
@@ -23,6 +24,7 @@ __all__ = ["Limits", "Media", "MediaError", "Picture", "Role"]
 
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 _KNOWN_VARIANTS = 4096
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class Media:
@@ -53,16 +55,27 @@ class Media:
         task = self._task("upload", header.mime, edge_px, prefix=_checked(prefix), role=role)
         return self._kept(self._pool.run(task, data))
 
-    def keep_result(self, data: bytes, *, prefix: str) -> Picture:
-        """Verify an upstream's picture and keep its very bytes under ``prefix/sha256.extension``.
+    def keep_result(self, data: bytes, *, prefix: str, kind: Kind = "image") -> Picture:
+        """Verify what an upstream made and keep its very bytes under ``prefix/sha256.extension``.
 
         Every frame must decode and nothing may follow the picture; size is as coded, orientation not applied.
+        A 3D file must be what it says (:mod:`storage.models3d`), a text UTF-8 without control characters.
         Raises: MediaError, MediaBusyError, StorageUnavailableError.
         """
+        if kind != "image":
+            return self._keep_other(data, kind, _checked(prefix))
         edge_px = self._limits.max_result_edge_px
         header = self._admit(data, self._limits.max_result_bytes, edge_px)
         task = self._task("result", header.mime, edge_px, prefix=_checked(prefix))
         return self._kept(self._pool.run(task, data))
+
+    def _keep_other(self, data: bytes, kind: Literal["model_3d", "text"], prefix: str) -> Picture:
+        most = self._limits.max_result_bytes if kind == "model_3d" else self._limits.max_text_bytes
+        if len(data) > most:
+            raise MediaError("image_too_large_bytes", f"{len(data)}, at most {most}")
+        if kind == "text":
+            check_text(data)
+        return self._kept(self._pool.run(self._task(kind, "", 0, prefix=prefix), data))
 
     def probe(self, data: bytes) -> tuple[str, int, int]:
         """Mime type, width and height that the header claims; cheap, proves nothing. Raises MediaError."""
@@ -182,6 +195,16 @@ class Media:
     def _bounds(self, max_edge_px: int) -> Bounds:
         limits = self._limits
         return Bounds(limits.max_pixels, max_edge_px, limits.max_frames, limits.max_animation_pixels)
+
+
+def check_text(data: bytes) -> None:
+    """Raises MediaError ``not_a_text``."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise MediaError("not_a_text", "no UTF-8") from None
+    if not text.strip() or _CONTROLS.search(text):
+        raise MediaError("not_a_text", "empty, or with control characters")
 
 
 class _Known:

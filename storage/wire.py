@@ -7,7 +7,7 @@ import struct
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Literal
 
-Verb = Literal["upload", "result", "variant", "white_mask", "describe"]
+Verb = Literal["upload", "result", "variant", "white_mask", "model_3d", "text", "describe"]
 Role = Literal["image", "mask", "face"]
 
 _LENGTHS = struct.Struct(">IQ")

@@ -67,7 +67,7 @@ def test_every_bad_field_is_named_at_once_by_schema_and_catalogue(edge: Edge) ->
     assert not edge.published
 
 
-@pytest.mark.parametrize("name", ["webhook_url", "webhook_events", "fallback_models", "upload_id"])
+@pytest.mark.parametrize("name", ["webhook_url", "webhook_events", "upload_id"])
 def test_parts_of_later_versions_are_refused_and_not_ignored(edge: Edge, name: str) -> None:
     assert _codes(_post(edge, prompt="a fox", **{name: "x"})) == {name: "not_available_yet"}
 
