@@ -326,7 +326,8 @@ def test_flagged_words_are_403_and_a_blurred_picture_is_200(client):
     sharp, blurred = core(client, "x", seed="7"), core(client, "x [sandbox:fail=moderation]", seed="7")
     assert (blurred.status_code, blurred.headers["finish-reason"]) == (200, "CONTENT_FILTERED")
     assert picture(blurred).size == picture(sharp).size
-    assert steepest(blurred) < 40 < 120 < steepest(sharp)
+    assert steepest(blurred) < 40
+    assert steepest(sharp) > 120
 
 
 def creative(client, prompt="a hill", headers=KEY):
