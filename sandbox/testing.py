@@ -35,6 +35,11 @@ class Sandbox:
         return f"{self.url}/openai/v1"
 
     @property
+    def stability_url(self) -> str:
+        """For ``STABILITY_BASE_URL``."""
+        return f"{self.url}/stability"
+
+    @property
     def wavespeed_url(self) -> str:
         """For ``WAVESPEED_BASE_URL``."""
         return f"{self.url}/wavespeed"

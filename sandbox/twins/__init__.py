@@ -34,6 +34,6 @@ class Twin:
 
 def all_twins() -> tuple[Twin, ...]:
     """Every twin there is."""
-    from sandbox.twins import chatgpt2api, openai, wavespeed
+    from sandbox.twins import chatgpt2api, openai, stability, wavespeed
 
-    return chatgpt2api.TWIN, openai.TWIN, wavespeed.TWIN
+    return chatgpt2api.TWIN, openai.TWIN, stability.TWIN, wavespeed.TWIN
