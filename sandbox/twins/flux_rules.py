@@ -79,7 +79,7 @@ class Number:
             return "greater_than_equal", f"Input should be greater than or equal to {self.low:g}"
         if self.high is not None and value > self.high:
             return "less_than_equal", f"Input should be less than or equal to {self.high:g}"
-        if value % self.step:
+        if self.whole and value % self.step:
             return "multiple_of", f"Input should be a multiple of {self.step}"
         return None
 
