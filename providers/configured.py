@@ -50,7 +50,7 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
             has_adapter=True,
         ),
         "replicate": Variables((("REPLICATE_API_TOKEN",),), ("REPLICATE_BASE_URL",)),
-        "stability": Variables((("STABILITY_API_KEY", "SAI_API_KEY"),), ("STABILITY_BASE_URL",)),
+        "stability": Variables((("STABILITY_API_KEY", "SAI_API_KEY"),), ("STABILITY_BASE_URL",), has_adapter=True),
         "wavespeed": Variables((("WAVESPEED_API_KEY",),)),
         "xai": Variables((("XAI_API_KEY",),), ("XAI_BASE_URL",)),
     }

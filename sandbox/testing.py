@@ -35,6 +35,11 @@ class Sandbox:
         return f"{self.url}/openai/v1"
 
     @property
+    def stability_url(self) -> str:
+        """For ``STABILITY_BASE_URL``."""
+        return f"{self.url}/stability"
+
+    @property
     def flux_url(self) -> str:
         """For ``BFL_API_BASE``."""
         return f"{self.url}/flux"
