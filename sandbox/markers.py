@@ -22,7 +22,7 @@ ANSWER_FAULTS = frozenset({
 OUTCOME_FAULTS = frozenset({
     "latency", "steps", "fail", "timeout", "restart", "expire", "never", "backwards", "flip", "empty",
     "fewer", "dead_link", "truncated", "bomb", "svg", "html", "polyglot", "frames", "wrong_size",
-    "wrong_format", "stream_error", "early_close",
+    "wrong_format", "stream_error", "early_close", "form", "word",
 })  # fmt: skip
 CHAT_FAULTS = frozenset({
     "crlf", "comments", "split", "no_done", "stream_error", "early_close", "content_filter",
