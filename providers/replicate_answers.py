@@ -154,7 +154,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderEr
     if status == 422 and "invalid version" in title.lower():
         # Also said where billing is not set up, or the token may not use the model.
         return UnknownModel("upstream_model_unknown", detail)
-    return by_status(status, detail, wait_s=_wait_s(headers, message))
+    return by_status(status, detail, wait_s=_throttled_s(headers, message) if status == 429 else None)
 
 
 def classify_create(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
@@ -183,8 +183,8 @@ def problem_words(problem: Mapping[str, Any] | None) -> list[str]:
     return [text for text in found if isinstance(text, str) and text]
 
 
-def _wait_s(headers: Mapping[str, str], message: str) -> float | None:
-    """``Retry-After``, else the number in ``~30s``, else ``ratelimit-reset`` (section 7); in seconds."""
+def _throttled_s(headers: Mapping[str, str], message: str) -> float | None:
+    """``Retry-After``, else the number in ``~30s``, else ``ratelimit-reset`` (section 7), which all answers have."""
     told = retry_after_s(headers, message)
     if told is not None:
         return told

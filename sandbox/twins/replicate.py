@@ -35,7 +35,7 @@ PAGE = 100
 WAIT_S = 60
 FILE_MAX_BYTES = 100 * 2**20
 FILE_NAME_MAX_BYTES = 255
-_PREFER = re.compile(r"wait(?:=([1-9]|[1-9][0-9]|60))?")
+_PREFER = re.compile(r"wait(?:=([1-9]|[1-5][0-9]|60))?")
 _BODY = frozenset({"input", "webhook", "webhook_events_filter", "stream"})
 _LIST_QUERY = frozenset({"created_after", "created_before", "source", "cursor"})
 _UPLOAD_TEXTS = frozenset({"metadata", "filename", "type"})

@@ -68,7 +68,12 @@ def not_found() -> Problem:
 def invalid(faults: Sequence[tuple[str, str]], *, place: str = "") -> Problem:
     """422 naming every (field, description)."""
     named = [{"type": _kind(text), "field": f"{place}.{name}".strip("."), "description": text} for name, text in faults]
-    detail = "".join(f"- {place or name}: {text}\n" for name, text in faults)
+    # What is missing is told of the object that lacks it.
+    lines = (
+        f"- {place if each['type'] == 'required' and place else each['field']}: {each['description']}\n"
+        for each in named
+    )
+    detail = "".join(lines)
     return Problem(422, detail, title="Input validation failed", invalid_fields=named)
 
 

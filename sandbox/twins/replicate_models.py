@@ -28,7 +28,7 @@ class Field:
     low: float | None = None
     high: float | None = None  # for ``uris``: the most items
     enum: tuple[str, ...] = ()
-    multiple_of: int = 1
+    multiple_of: int | None = None
     required: bool = False
 
     def schema(self, place: int) -> dict[str, Any]:
@@ -119,7 +119,8 @@ def _range_fault(field: Field, value: float) -> str | None:
         return f"Must be greater than or equal to {field.low:g}"
     if field.high is not None and value > field.high:
         return f"Must be less than or equal to {field.high:g}"
-    return None if value % field.multiple_of == 0 else f"Must be a multiple of {field.multiple_of}"
+    is_off_grid = field.multiple_of is not None and value % field.multiple_of
+    return f"Must be a multiple of {field.multiple_of}" if is_off_grid else None
 
 
 def _link_fault(value: object) -> str | None:
