@@ -353,6 +353,7 @@ class Server:
 
     answers: list[tuple[int, bytes]] = field(default_factory=list)
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    connections: set[tuple[str, int]] = field(default_factory=set)
     port: int = 0
 
     def will(self, http: int, /, **answer: Any) -> None:
@@ -371,6 +372,7 @@ def server() -> Iterator[Server]:
 
         def _answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            state.connections.add(self.client_address)
             state.asked.append((self.command, self.path, dict(self.headers)))
             status, data = state.answers.pop(0)
             self.send_response(status)
@@ -403,6 +405,14 @@ def test_a_submit_has_a_deadline_at_the_upstream_and_a_look_has_none(server: Ser
     (_, _, submitted), (_, path, looked) = server.asked
     assert submitted["Cancel-After"] == "30m"
     assert (path, "Cancel-After" in looked) == ("/v1/predictions/p1", False)
+
+
+def test_a_create_never_meets_a_connection_that_waits_to_be_closed(server: Server) -> None:
+    provider = server.provider()
+    for _ in range(3):
+        server.will(201, id="p1", status="starting")
+        provider.submit(order(), dedupe_key="k1")
+    assert len(server.connections) == 3
 
 
 def test_a_prediction_that_is_done_at_once_is_finished(server: Server) -> None:
