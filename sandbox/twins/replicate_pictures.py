@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sandbox.faults import Script
-from sandbox.masks import WrongPolarity, clear_where_white
-from sandbox.pictures import NotAPicture, Recipe, check, dimensions
+from sandbox.pictures import NotAPicture, Recipe, check, clear_where_white, dimensions, has_alpha
 from sandbox.twins.replicate_errors import invalid
 from sandbox.twins.replicate_models import Model
 
@@ -62,10 +61,9 @@ def _bytes_at(name: str, link: str, find: Finder) -> bytes | None:
 
 
 def _mask(blob: bytes) -> bytes:
-    try:
-        return clear_where_white(blob)
-    except WrongPolarity as error:
-        raise invalid([("mask", str(error))], place="input") from error
+    if has_alpha(blob):
+        raise invalid([("mask", "has transparency, where white marks what to paint")], place="input")
+    return clear_where_white(blob)
 
 
 def recipes(
