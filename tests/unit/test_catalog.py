@@ -33,10 +33,10 @@ def catalog() -> Catalog:
 
 
 def test_holds_every_model_and_provider(catalog: Catalog) -> None:
-    assert len(catalog.models) == 136
-    assert len(catalog.aliases) == 52
-    assert set(catalog.providers) == ALL_PROVIDERS
-    assert {model.provider for model in catalog.models.values()} == ALL_PROVIDERS
+    assert len(catalog.models) >= 136
+    assert len(catalog.aliases) >= 52
+    assert set(catalog.providers) >= ALL_PROVIDERS
+    assert {model.provider for model in catalog.models.values()} == set(catalog.providers)
 
 
 def test_loads_quickly() -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from providers import registry
+from providers import catalog, registry
 from providers.configured import PROVIDERS, configured_names, half_configured
 
 BOTH = {
@@ -34,8 +34,15 @@ def test_providers_are_found_by_name_and_by_credential() -> None:
         loaded.by_credential("openai/gone")
 
 
+def test_what_a_provider_needs_stands_in_the_catalogue() -> None:
+    assert PROVIDERS.keys() == catalog.load().providers.keys()
+    assert PROVIDERS["chatgpt2api"].needed == (("CHATGPT2API_BASE_URL",), ("CHATGPT2API_API_KEY",))
+    assert PROVIDERS["flux"].needed == (("BFL_API_KEY", "BLACK_FOREST_LABS_API_KEY"),)
+    assert "BFL_API_BASE" in PROVIDERS["flux"].names()
+
+
 def test_both_views_of_the_environment_agree() -> None:
-    """The light table and the adapters' own reading must never differ."""
+    """The catalogue and the adapters' own reading must never differ."""
     assert {adapter.name for adapter in registry.ADAPTERS} == {
         name for name, known in PROVIDERS.items() if known.has_adapter
     }
