@@ -9,6 +9,7 @@ import pytest
 
 from providers import catalog, registry
 from providers.configured import PROVIDERS, configured_names, half_configured
+from sandbox.twins import Twin, all_twins, environ
 
 BOTH = {
     "OPENAI_API_KEY": "sk-secret",
@@ -50,6 +51,18 @@ def test_both_views_of_the_environment_agree() -> None:
         for blank in ({}, {left_out: " "}):
             env = {name: value for name, value in BOTH.items() if name != left_out} | blank
             assert sorted(registry.load(env).configured()) == sorted(configured_names(env))
+
+
+@pytest.mark.parametrize("twin", all_twins(), ids=lambda twin: twin.name)
+def test_a_twin_says_how_its_own_adapter_is_led_to_it(twin: Twin) -> None:
+    [provider] = registry.load(twin.leading_here("http://127.0.0.1:8900", "any-key")).of(twin.name)
+    assert provider.base_url.startswith(f"http://127.0.0.1:8900{twin.prefix}")
+    assert configured_names(twin.leading_here("http://127.0.0.1:8900", "any-key")) == (twin.name,)
+
+
+def test_the_sandbox_stands_in_for_every_adapter() -> None:
+    led = environ("http://127.0.0.1:8900")
+    assert set(registry.load(led).configured()) == {adapter.name for adapter in registry.ADAPTERS}
 
 
 def test_a_provider_without_an_adapter_is_not_offered() -> None:
