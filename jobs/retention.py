@@ -35,6 +35,7 @@ EXPIRE_PAGES = 4
 REMOVE_AT_MOST = 5_000
 FOLDERS_AT_MOST = 5_000
 AFTER_TROUBLE_S = 600.0
+AWAY_AFTER = 3
 
 # A blob is written before its row; an hour later its writer has long been given up.
 ORPHAN_AGE_S = 3600.0
@@ -259,7 +260,8 @@ def doom(connection: Connection, keys: Sequence[str]) -> None:
 def remove_doomed(database: Database, media: Media, keys: Sequence[str]) -> int:
     """Delete the bytes of doomed blobs and strike them off the list; how many went.
 
-    What the store would not delete stays on the list for later.
+    What the store would not delete stays on the list for later; the rest, too, once the store seems to be
+    away, for every further try could take half a minute.
     """
     gone: list[str] = []
     kept: list[str] = []
@@ -270,6 +272,8 @@ def remove_doomed(database: Database, media: Media, keys: Sequence[str]) -> int:
         except StorageUnavailableError as error:
             log.warning("blob_not_deleted", key=key, error=str(error))
             kept.append(key)
+            if len(kept) >= AWAY_AFTER and not gone:
+                break
         time.sleep(0)
     with database.transaction() as connection:
         connection.execute(text("DELETE FROM doomed_blobs WHERE key = ANY(:keys)"), {"keys": gone})

@@ -20,6 +20,8 @@ def _s3(settings: Settings) -> Store:
 
     if settings.s3_sse_kms_key_id and settings.s3_sse != "aws:kms":
         raise SettingsError("DARKROOM_S3_SSE_KMS_KEY_ID goes with DARKROOM_S3_SSE=aws:kms")
+    if (settings.aws_access_key_id is None) != (settings.aws_secret_access_key is None):
+        raise SettingsError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together")
     options = S3Options(
         bucket=settings.s3_bucket,
         endpoint_url=settings.s3_endpoint_url,
@@ -35,10 +37,6 @@ def _s3(settings: Settings) -> Store:
     )
     try:
         return S3Store(options)
-    except (StorageUnavailableError, ValueError) as error:
-        raise SettingsError(f"DARKROOM_STORAGE=s3, but its other variables do not do ({_why(error)})") from None
-
-
-def _why(error: Exception) -> str:
-    # A ValueError of boto3 repeats the address it does not like.
-    return str(error) if isinstance(error, StorageUnavailableError) else "DARKROOM_S3_ENDPOINT_URL is no address"
+    except StorageUnavailableError as error:
+        hint = "look at DARKROOM_S3_ENDPOINT_URL, DARKROOM_S3_REGION and the variables of AWS"
+        raise SettingsError(f"the store on S3: {error}; {hint}") from None

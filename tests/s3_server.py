@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import select
 import subprocess
 import sys
 import threading
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from queue import Empty, Queue
 
 import boto3
 import requests
@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from storage.s3 import S3Options
 
 START_S = 30.0
+CUT, BREAK_OFF = "cut", "break off"
 ACCESS_KEY_ID, SECRET_KEY = "AKIATESTS", "a-secret-nobody-may-see"
 _numbers = count(1)
 
@@ -34,25 +35,24 @@ def running_s3() -> Iterator[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stderr is not None
     try:
         yield _url_said(process)
     finally:
         process.kill()
         process.wait()
-        process.stderr.close()
 
 
 def _url_said(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None
-    said: list[str] = []
-    while select.select([process.stderr], [], [], START_S)[0] and (line := process.stderr.readline()):
-        said.append(line)
+    """It goes on reading: the server says a line per request, and a full pipe would stop it."""
+    lines: Queue[str] = Queue()
+    threading.Thread(target=lambda: [lines.put(line) for line in process.stderr or ()], daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=START_S)
+        except Empty:
+            raise AssertionError("moto's server does not start") from None
         if found := re.search(r"Running on (http://127\.0\.0\.1:\d+)", line):
-            # It says a line per request; a full pipe would stop it.
-            threading.Thread(target=process.stderr.read, daemon=True).start()
             return found[1]
-    raise AssertionError(f"moto's server does not start: {''.join(said)}")
 
 
 def s3_client(url: str) -> object:
@@ -98,33 +98,38 @@ class Seen:
 class Front:
     """Passes requests on to an S3 server, or answers them with a fault. ``url`` is the endpoint to give a store.
 
-    ``fail(status, code, method=..., times=...)``: the next so many requests of that method. ``cut`` ends the
-    connection without an answer, after the server has done the work.
+    Faults meet the next ``times`` requests of a method. ``fail`` answers for the server; ``cut`` lets it do the
+    work and answers nothing; ``break_off`` lets it answer and ends the connection in the middle.
     """
 
     behind: str
     seen: list[Seen] = field(default_factory=list)
-    _faults: list[tuple[str, int, str]] = field(default_factory=list)
+    _faults: list[tuple[str, str, int]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     url: str = ""
 
     def fail(self, status: int, code: str, *, method: str, times: int) -> None:
         with self._lock:
-            self._faults += [(method, status, code)] * times
+            self._faults += [(method, code, status)] * times
 
     def cut(self, *, method: str, times: int) -> None:
-        self.fail(0, "", method=method, times=times)
+        self.fail(0, CUT, method=method, times=times)
+
+    def break_off(self, *, method: str, times: int) -> None:
+        self.fail(0, BREAK_OFF, method=method, times=times)
 
     def heal(self) -> None:
         with self._lock:
             self._faults.clear()
 
-    def fault_for(self, method: str) -> tuple[str, int, str] | None:
+    def fault_for(self, method: str) -> tuple[str, int]:
+        """Code and status of the fault to meet; none is ``("", 0)``."""
         with self._lock:
             found = next((fault for fault in self._faults if fault[0] == method), None)
-            if found:
-                self._faults.remove(found)
-            return found
+            if found is None:
+                return "", 0
+            self._faults.remove(found)
+            return found[1:]
 
     def methods(self) -> list[str]:
         return [each.method for each in self.seen]
@@ -149,23 +154,23 @@ def running_front(behind: str) -> Iterator[Front]:
 
 class _Handler(BaseHTTPRequestHandler):
     owner: Front
+    protocol_version = "HTTP/1.1"  # boto3 waits a second for "100 Continue", which 1.0 does not know
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.owner.seen.append(Seen(self.command, self.path, dict(self.headers), body))
-        fault = self.owner.fault_for(self.command)
-        if fault and fault[1]:
-            self._answer(
-                fault[1], {}, f"<Error><Code>{fault[2]}</Code><Message>{SECRET_KEY}</Message></Error>".encode()
-            )
+        code, status = self.owner.fault_for(self.command)
+        if status:
+            said = f"<Error><Code>{code}</Code><Message>{SECRET_KEY}</Message></Error>"
+            self._answer(status, {}, said.encode())
             return
-        answer = requests.request(
-            self.command, self.owner.behind + self.path, data=body, headers=dict(self.headers), timeout=10
-        )
-        if fault:
-            self.close_connection = True
-        else:
-            self._answer(answer.status_code, answer.headers, answer.content)
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+        url = self.owner.behind + self.path
+        answer = requests.request(self.command, url, data=body, headers=headers, timeout=10)
+        self.close_connection = bool(code)
+        if code != CUT:
+            half = len(answer.content) // 2
+            self._answer(answer.status_code, answer.headers, answer.content[: half if code == BREAK_OFF else None])
 
     do_PUT = do_HEAD = do_DELETE = do_POST = do_GET  # noqa: N815 - http.server's names
 
