@@ -153,7 +153,9 @@ def keep(
         except (NotRun, Uncertain, StorageUnavailableError) as error:
             if not in_hand:
                 raise
-            log.warning("result_not_kept", job_id=job_id, call_id=call.id, error=type(error).__name__)
+            # Of a store's trouble the text is ours; an upstream's may be anything.
+            reason = str(error) if isinstance(error, StorageUnavailableError) else type(error).__name__
+            log.warning("result_not_kept", job_id=job_id, call_id=call.id, reason=reason)
             fault = Failed("storage_unavailable", retryable=False, billed=True)
     if kept:
         return Answer(replace(call, code=fault.code if fault else None), Outcome.KEPT, images=kept)

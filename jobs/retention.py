@@ -176,10 +176,7 @@ class Search:
 def find_orphans(database: Database, store: Store, root: str, names: Sequence[str]) -> Search:
     """Blobs in ``root/<name>/`` without a row, older than an hour, of jobs that can get no more rows."""
     ids = [name for name in names if is_id(name, "job")]  # anything else is not ours to judge
-    keys: list[str] = []
-    for job_id in ids:
-        keys += store.iter_keys(f"{root}/{job_id}/", older_than_s=ORPHAN_AGE_S)
-        time.sleep(0)  # the disk is slow and others share this thread
+    keys = list(store.iter_folders(root, ids, older_than_s=ORPHAN_AGE_S))
     with database.autocommit() as connection:
         strangers = _jobless(connection, ids)
         orphans = _unowned(connection, keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
 
@@ -97,6 +97,9 @@ class Store(Protocol):
 
         In the order of :func:`storage.keys.folder_order`, which is that of the keys in them.
         """
+
+    def iter_folders(self, parent: str, names: Sequence[str], *, older_than_s: float = 0.0) -> Iterator[str]:
+        """Keys in these folders of ``parent``, a slice that ``folders`` gave or part of one; old ones as above."""
 
     def link(self, key: str, *, content_type: str, disposition: str) -> str | None:
         """A URL good for minutes, by which a client gets the blob with these headers and without us.

@@ -192,6 +192,19 @@ def test_folders_are_found_slice_by_slice_each_once_whatever_their_names(store, 
     assert found == store.folders("jobs")
 
 
+def test_the_keys_of_some_folders_are_listed_and_of_no_others(store, put):
+    for name in ("a", "a-1", "b", "b.x", "c", "d"):
+        put(f"jobs/{name}/0/x.png", b"x")
+        put(f"jobs/{name}/1/y.png", b"y")
+    put("jobs/b0", b"a blob and no folder")
+    put("inputs/b/0/x.png", b"x")
+    wanted = ["a", "b", "c"]
+    expected = [f"jobs/{name}/{rest}" for name in wanted for rest in ("0/x.png", "1/y.png")]
+    assert sorted(store.iter_folders("jobs", wanted)) == expected
+    assert sorted(store.iter_folders("jobs", ["b", "nothing"])) == expected[2:4]
+    assert list(store.iter_folders("jobs", [])) == list(store.iter_folders("jobs", wanted, older_than_s=60)) == []
+
+
 def test_a_blob_is_read_from_any_place_to_its_end_and_no_further(store, put):
     data = bytes(range(256)) * 1024
     put("a/b", data)

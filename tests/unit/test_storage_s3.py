@@ -136,6 +136,14 @@ def test_readiness_writes_now_and_then_and_asks_for_the_bucket_in_between(front:
     assert front.methods() == ["PUT", "DELETE", "HEAD", "HEAD"]
 
 
+def test_a_thousand_folders_are_one_listing(front: Front, store: S3Store, put) -> None:
+    for number in range(5):
+        put(key=f"jobs/job_{number}/0/x.png")
+    front.seen.clear()
+    assert len(list(store.iter_folders("jobs", [f"job_{number}" for number in range(1000)]))) == 5
+    assert front.methods() == ["GET"]
+
+
 @pytest.mark.parametrize(
     ("given", "begins"),
     [
