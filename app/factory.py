@@ -15,6 +15,7 @@ from app import (
     errors,
     forms,
     health,
+    hooks,
     images,
     models_api,
     openapi,
@@ -66,7 +67,7 @@ def build(settings: Settings, services: Services) -> Flask:
     services.limits.install(app)
     for module in (
         *(submit, tasks, images, models_api, providers_api, quota_api),
-        *(prompts, admin_audit, health, docs_page),
+        *(prompts, admin_audit, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)
     check_described(app)

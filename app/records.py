@@ -12,7 +12,7 @@ from typing import Literal
 from app.together import Together
 from core.db import Database
 from core.errors import DatabaseAwayError
-from jobs import audit, capacity, idempotency, lifecycle, repository, retention
+from jobs import audit, callbacks, capacity, idempotency, lifecycle, publishing, repository, retention
 from jobs.audit import Finding
 from jobs.capacity import ProviderState
 from jobs.desk import Submitted
@@ -20,6 +20,7 @@ from jobs.errors import JobNotFoundError
 from jobs.idempotency import IdempotencyKey
 from jobs.lifecycle import Cancellation
 from jobs.repository import Filters, Image, Step, Task
+from jobs.states import Nudge
 from quota import ledger
 from quota.ledger import Balance, Entry
 from storage.media import Media
@@ -95,6 +96,17 @@ class Records:
     def resume_provider(self, name: str) -> None:
         with self._database.autocommit() as connection:
             capacity.resume(connection, name)
+
+    def unpublished(self, job_id: str) -> None:
+        """The nudge of a new job could not be sent: let the next sweep send it, and not the one that
+        looks for messages long overdue."""
+        with suppress(DatabaseAwayError), self._database.autocommit() as connection:
+            publishing.forget(connection, [job_id])
+
+    def heard(self, call_id: str, upstream_id: object) -> list[Nudge]:
+        """An upstream has reported on a call; publish the nudges now."""
+        with self._database.transaction() as connection:
+            return callbacks.heard(connection, call_id, upstream_id)
 
     def delete(self, account_id: str, job_id: str) -> Task:
         """Delete a task's pictures; the task as it stands after. Raises JobNotFoundError, NotEndedError.

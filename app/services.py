@@ -6,12 +6,13 @@ Blueprints receive a :class:`Services` and nothing else, so a test can put a sta
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
 from flask import current_app
+from pydantic import SecretStr
 
 from accounts.keys import Caller, KeyCache
 from app import checks
@@ -24,6 +25,7 @@ from app.waits import Waits
 from core.db import Database, make_engine
 from core.redis import SENTINEL, make_client
 from core.settings import Settings, SettingsError
+from jobs.callbacks import Callbacks
 from jobs.desk import Desk
 from jobs.estimates import Estimates, Wait
 from jobs.fallbacks import chains_of
@@ -33,6 +35,7 @@ from providers import catalog as catalogue
 from providers import configured as configuration
 from providers.catalog import Catalog, Model, UnknownModelError
 from providers.order_schema import order_schema
+from providers.signatures import SECRET_VARIABLES
 from storage.base import Picture, Store
 from storage.media import Limits as PictureLimits
 from storage.media import Media
@@ -66,7 +69,7 @@ class Services:
     authenticate: Callable[[str], Caller | None]
     records: Records
     desk: Desk
-    publish: Callable[[Sequence[Nudge]], object]
+    publish: Callable[[Sequence[Nudge]], bool]
     catalog: Catalog
     configured: Collection[str]
     unit_price: Callable[[Decimal], int]
@@ -79,6 +82,8 @@ class Services:
     waits: Waits
     signer: Signer
     checks: Mapping[str, checks.Check]
+    callbacks: Callbacks
+    hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     wait: Callable[[Task], Wait | None] = lambda _task: None
 
 
@@ -135,8 +140,18 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         waits=Waits(records.versions, client),
         signer=load_signer(settings.var),
         checks=checks.of(database, client, store),
+        callbacks=Callbacks(database, settings.public_url),
+        hook_secrets=_hook_secrets(env),
         wait=Estimates(database).of,
     )
+
+
+def _hook_secrets(env: Mapping[str, str]) -> dict[str, SecretStr]:
+    return {
+        provider: SecretStr(value)
+        for provider, variable in SECRET_VARIABLES.items()
+        if (value := configuration.value_of(env, variable))
+    }
 
 
 def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:

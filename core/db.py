@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from core.errors import DatabaseAwayError
+from core.errors import DatabaseAwayError, DatabaseChangedError
 
 STATEMENT_TIMEOUT_MS = 10_000
 LOCK_TIMEOUT_MS = 5_000
@@ -32,7 +32,7 @@ _TCP = {
 
 def make_engine(url: str, *, pool_size: int = 20, application_name: str = "darkroom") -> Engine:
     """Build an engine whose every wait has an end; connecting happens on first use."""
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
@@ -50,6 +50,22 @@ def make_engine(url: str, *, pool_size: int = 20, application_name: str = "darkr
             **_TCP,
         },
     )
+    event.listen(engine, "handle_error", _outdated_plan_is_a_disconnect)
+    return engine
+
+
+def _outdated_plan_is_a_disconnect(context: ExceptionContext) -> None:
+    """A migration under a running process makes what its connections have prepared unusable for good.
+
+    So they are dropped, the pool's idle ones too, and the statement counts as not having reached the
+    database: whoever can try again does so on a new connection, and a deploy costs no call.
+    """
+    if _is_outdated_plan(context.original_exception):
+        context.is_disconnect = True
+
+
+def _is_outdated_plan(error: BaseException | None) -> bool:
+    return isinstance(error, psycopg.errors.FeatureNotSupported) and "cached plan" in str(error)
 
 
 class Database:
@@ -83,6 +99,8 @@ def translated() -> Iterator[None]:
     except PoolTimeoutError as error:
         raise DatabaseAwayError("every database connection is busy") from error
     except DBAPIError as error:
+        if _is_outdated_plan(error.orig):
+            raise DatabaseChangedError("the tables have changed") from error
         if is_away(error):
             raise DatabaseAwayError("the database cannot be reached") from error
         raise

@@ -33,6 +33,7 @@ class OpenCall:
     poll_url: str | None
     overdue: bool  # past the moment at which it is given up
     age_s: float  # since the intent
+    intended_at: datetime
     cancel_asked: bool
     missing: bool  # the upstream did not know it at the last look
     result: Sequence[Mapping[str, Any]]
@@ -166,6 +167,7 @@ def _open_call(call: dict[str, Any], now: datetime) -> OpenCall:
         poll_url=call["poll_url"],
         overdue=datetime.fromisoformat(call["give_up_at"]) <= now,
         age_s=(now - datetime.fromisoformat(call["intended_at"])).total_seconds(),
+        intended_at=datetime.fromisoformat(call["intended_at"]),
         cancel_asked=call["cancel_asked_at"] is not None,
         missing=call["missing_since"] is not None,
         result=call["result"] or (),

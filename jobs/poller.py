@@ -14,15 +14,16 @@ import structlog
 
 from core import failpoints
 from core.errors import DatabaseAwayError
-from jobs import answers, calls, capacity, collector, lifecycle, loading, runner, states, steps
+from jobs import answers, calls, capacity, collector, lifecycle, loading, runner, search, states, steps
 from jobs.answers import Answer
 from jobs.errors import StaleJobError
 from jobs.loading import LiveJob, OpenCall
 from jobs.states import Nudge, Outcome
 from jobs.workbench import Workbench, side_by_side
-from providers.base import Accepted, CheckResult, Finished, Missing, Running
+from providers.base import Accepted, CheckResult, Finished, Missing, Provider, Running
 from providers.errors import Failed, Misconfigured, NotRun, ProviderError, Refused
 from providers.registry import UnknownCredentialError
+from storage.base import BlobNotFoundError, StorageUnavailableError
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +40,7 @@ class Look:
 
     job: LiveJob
     call: OpenCall
-    said: CheckResult
+    said: CheckResult | Accepted  # Accepted: an uncertain call was found by a search
 
 
 def poll(bench: Workbench, provider: str) -> list[Nudge]:
@@ -109,16 +110,49 @@ def _look(bench: Workbench, jobs: Sequence[LiveJob]) -> list[Look]:
 
 
 def _ask(bench: Workbench, credential_id: str, pairs: Sequence[tuple[LiveJob, OpenCall]]) -> list[Look]:
-    if bench.spec(pairs[0][0].provider).kind == "sync":
-        return [Look(job, call, Running()) for job, call in pairs]  # nothing to ask: only time will tell
+    asked = [pair for pair in pairs if _can_be_asked(bench, *pair)]
+    mute = [Look(job, call, Running()) for job, call in pairs if not _can_be_asked(bench, job, call)]
+    return mute + (_ask_upstream(bench, credential_id, asked) if asked else [])
+
+
+def _can_be_asked(bench: Workbench, job: LiveJob, call: OpenCall) -> bool:
+    """Whether the upstream can tell of the call; of the others only time will tell.
+
+    A provider that answers with the picture itself may do some models asynchronously: those calls have
+    its id. Where all are asynchronous, the adapter knows what else a call can be found by.
+    """
+    return call.upstream_id is not None or bench.spec(job.provider).kind == "async"
+
+
+def _ask_upstream(bench: Workbench, credential_id: str, pairs: Sequence[tuple[LiveJob, OpenCall]]) -> list[Look]:
     try:
         provider = bench.registry.by_credential(credential_id)
     except UnknownCredentialError:
         away = NotRun("credential_unknown", credential_id)
         return [Look(job, call, away) for job, call in pairs]  # until their own deadline
-    said = provider.check_many([steps.call_ref(call, job.model) for job, call in pairs])
+    lost = [(job, call) for job, call in pairs if _is_lost(provider, call)]
+    known = [(job, call) for job, call in pairs if not _is_lost(provider, call)]
+    said = provider.check_many([steps.call_ref(call, job.model) for job, call in known]) if known else {}
     failpoints.hit("look.answered")
-    return [Look(job, call, said.get(call.id, NotRun("not_answered"))) for job, call in pairs]
+    looks = [Look(job, call, said.get(call.id, NotRun("not_answered"))) for job, call in known]
+    return looks + side_by_side(lambda pair: _search(bench, provider, *pair), lost)
+
+
+def _is_lost(provider: Provider, call: OpenCall) -> bool:
+    """A call whose answer never came, at an upstream that can be searched but not asked by our own key."""
+    return provider.recovery == "search" and call.outcome is Outcome.UNCERTAIN and call.upstream_id is None
+
+
+def _search(bench: Workbench, provider: Provider, job: LiveJob, call: OpenCall) -> Look:
+    if call.age_s > search.SEARCH_FOR_S and bench.callback_url(job.provider, call.id) is None:
+        call = replace(call, overdue=True)  # nobody will tell us any more
+    try:
+        found = search.find(bench, provider, job, call)
+    except ProviderError as error:
+        return Look(job, call, error)
+    except (StorageUnavailableError, BlobNotFoundError) as error:
+        return Look(job, call, NotRun("storage_unavailable", type(error).__name__))
+    return Look(job, call, found or NotRun("search_found_nothing"))
 
 
 def _open_calls(job: LiveJob) -> Iterator[OpenCall]:
@@ -183,6 +217,8 @@ def _record(bench: Workbench, news: Sequence[Answer]) -> None:
 def _answer(bench: Workbench, look: Look) -> Answer | None:
     """What a look says about its call; None while the call goes on."""
     match look.said:
+        case Accepted() as found:
+            return answers.accepted(look.call.facts, found)
         case Finished() as done:
             return answers.finished(look.call.facts, done)
         case Failed() | Refused() | Misconfigured() as error:
@@ -199,7 +235,7 @@ def _answer(bench: Workbench, look: Look) -> Answer | None:
 
 def _arrived(bench: Workbench, look: Look) -> Answer | None:
     """The upstream knows an uncertain call after all: it did run."""
-    if look.call.outcome is not Outcome.UNCERTAIN or bench.spec(look.job.provider).kind == "sync":
+    if look.call.outcome is not Outcome.UNCERTAIN or not _can_be_asked(bench, look.job, look.call):
         return None
     return Answer(look.call.facts, Outcome.ACCEPTED, upstream_id=look.call.upstream_id or look.call.dedupe_key)
 
@@ -218,9 +254,11 @@ def _missing(bench: Workbench, look: Look) -> Answer | None:
     if not sure:
         return None
     if look.call.outcome is Outcome.ACCEPTED:
-        gone = Failed("upstream_lost", "the upstream no longer knows the call", retryable=True)
+        # What class C took on may have been made and billed all the same; another call would buy it twice.
+        bought = bench.spec(look.job.provider).uncertain_class == "C"
+        gone = Failed("upstream_lost", "the upstream no longer knows the call", retryable=not bought, billed=bought)
         return answers.from_error(look.call.facts, gone, may_look_up=False)
-    return _resend(bench, look)
+    return _resend(bench, look) if bench.spec(look.job.provider).uncertain_class == "A" else None
 
 
 def _resend(bench: Workbench, look: Look) -> Answer | None:
@@ -237,9 +275,7 @@ def _resend(bench: Workbench, look: Look) -> Answer | None:
         return answers.lost(look.call.facts)
     provider = bench.registry.by_credential(look.call.credential_id)
     try:
-        answer = provider.submit(
-            runner.build_order(bench, look.job, parts, look.call.facts.pictures), dedupe_key=look.call.dedupe_key
-        )
+        answer = provider.submit(runner.build_order(bench, look.job, parts, look.call), dedupe_key=look.call.dedupe_key)
     except ProviderError as error:
         log.info("resend_failed", call_id=look.call.id, code=error.code)
         return None

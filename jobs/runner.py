@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -192,6 +193,7 @@ def _with_calls(job: LiveJob, seated: Seated) -> LiveJob:
             poll_url=None,
             overdue=False,
             age_s=0.0,
+            intended_at=datetime.now(UTC),
             cancel_asked=False,
             missing=False,
             result=(),
@@ -202,21 +204,22 @@ def _with_calls(job: LiveJob, seated: Seated) -> LiveJob:
 
 
 def _make_calls(bench: Workbench, claimed: Claimed) -> list[Answer]:
-    by_id = {call.id: call.facts for call in claimed.job.calls}
+    by_id = {call.id: call for call in claimed.job.calls}
     mine = [by_id[intent.id] for intent in claimed.seated.intents]
     keys = {intent.id: intent.dedupe_key for intent in claimed.seated.intents}
     try:
-        orders = {call.id: build_order(bench, claimed.job, claimed.parts, call.pictures) for call in mine}
+        orders = {call.id: build_order(bench, claimed.job, claimed.parts, call) for call in mine}
         provider = bench.registry.by_credential(claimed.seated.credential_id)
     except (StorageUnavailableError, BlobNotFoundError) as error:
         log.warning("inputs_not_readable", job_id=claimed.job.id, error=type(error).__name__)
-        return [answers.from_error(call, NotRun("storage_unavailable"), may_look_up=False) for call in mine]
+        return [answers.from_error(call.facts, NotRun("storage_unavailable"), may_look_up=False) for call in mine]
     except Exception:
         # A fault of ours, but surely nothing was sent: there is nothing to be uncertain about.
         log.exception("order_not_built", job_id=claimed.job.id)
-        return [answers.from_error(call, NotRun("internal_error"), may_look_up=False) for call in mine]
+        return [answers.from_error(call.facts, NotRun("internal_error"), may_look_up=False) for call in mine]
     return side_by_side(
-        lambda call: _call(bench, provider, claimed, call, order=orders[call.id], dedupe_key=keys[call.id]), mine
+        lambda call: _call(bench, provider, claimed, call.facts, order=orders[call.id], dedupe_key=keys[call.id]),
+        mine,
     )
 
 
@@ -237,7 +240,7 @@ def _call(
         return answers.from_error(call, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
     failpoints.hit("call.answered")
     if isinstance(answer, Accepted):
-        return answers.accepted(call, answer)
+        return answers.accepted(call, answer, deadline_s=bench.spec(job.provider).deadline_s)
     return _keep(bench, provider, claimed, call, answer)
 
 
@@ -251,8 +254,8 @@ def _keep(bench: Workbench, provider: Provider, claimed: Claimed, call: decide.C
         return answers.finished(call, answer)  # links can be fetched by a later step
 
 
-def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, pictures: int) -> Order:
-    """The order of one call from its row. Raises StorageUnavailableError, BlobNotFoundError."""
+def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, call: OpenCall) -> Order:
+    """The order of one call from its row. Raises StorageUnavailableError, BlobNotFoundError, DatabaseAwayError."""
     request = parts.request
     images: dict[str, list[InputImage]] = {"image": [], "mask": [], "face": []}
     model = bench.catalog.resolve(job.model).model
@@ -262,13 +265,14 @@ def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, pictures: int
         operation=job.operation,
         model=model,
         prompt=request.get("prompt"),
-        n=pictures,
+        n=call.facts.pictures,
         size=request.get("size") or {},
         params=request.get("params") or {},
         extra=request.get("extra") or {},
         images=images["image"],
         mask=next(iter(images["mask"]), None),
         face=next(iter(images["face"]), None),
+        callback_url=bench.callback_url(job.provider, call.id),
     )
 
 

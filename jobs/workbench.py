@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Literal, TypeVar
 
 from core.db import Database
+from jobs.callbacks import Callbacks
 from jobs.decide import Facts
 from jobs.loading import LiveJob
 from jobs.states import Nudge
@@ -19,7 +20,7 @@ from storage.media import Media
 
 # How long a step may take beyond the upstream call it makes: keeping pictures, writing rows.
 STEP_MARGIN_S = 60.0
-# A synchronous call without an answer is given up this long after its owner is known dead.
+# A call that nobody can ask about is given up this long after its owner is known dead.
 GIVE_UP_UNANSWERED_S = 60.0
 
 T = TypeVar("T")
@@ -40,6 +41,13 @@ class Workbench:
     max_attempts: int
     cancel_charge: Literal["full", "none"]
     publish_window: int
+    callbacks: Callbacks | None = None
+
+    def callback_url(self, provider: str, call_id: str) -> str | None:
+        """Where the provider may report on the call: None unless it calls back and that is switched on."""
+        if self.callbacks is None or not self.spec(provider).webhooks:
+            return None
+        return self.callbacks.url(provider, call_id)
 
     @cached_property
     def step_s(self) -> dict[str, float]:
@@ -72,11 +80,7 @@ class Workbench:
 
 def give_up_s(catalog: Catalog) -> dict[str, float]:
     """Providers that can neither be asked nor told twice: when an unanswered call is given up."""
-    return {
-        name: GIVE_UP_UNANSWERED_S
-        for name, spec in catalog.providers.items()
-        if spec.uncertain_class == "C" and spec.kind == "sync"
-    }
+    return {name: GIVE_UP_UNANSWERED_S for name, spec in catalog.providers.items() if spec.uncertain_class == "C"}
 
 
 def side_by_side(work: Callable[[T], R], items: Sequence[T], *, at_most: int = 16) -> list[R]:

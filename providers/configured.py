@@ -34,7 +34,11 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
             optional=("CHATGPT2API_IMAGE_MODEL", "CHATGPT2API_PROMPT_MODEL"),
             has_adapter=True,
         ),
-        "flux": Variables((("BFL_API_KEY", "BLACK_FOREST_LABS_API_KEY"),), ("BFL_API_BASE",)),
+        "flux": Variables(
+            needed=(("BFL_API_KEY", "BLACK_FOREST_LABS_API_KEY"),),
+            optional=("BFL_API_BASE", "BFL_WEBHOOKS"),
+            has_adapter=True,
+        ),
         "gemini": Variables(
             (("GEMINI_API_KEY", "GOOGLE_API_KEY"),), ("GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_API_VERSION")
         ),
@@ -46,7 +50,7 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
             has_adapter=True,
         ),
         "replicate": Variables((("REPLICATE_API_TOKEN",),), ("REPLICATE_BASE_URL",)),
-        "stability": Variables((("STABILITY_API_KEY", "SAI_API_KEY"),), ("STABILITY_BASE_URL",)),
+        "stability": Variables((("STABILITY_API_KEY", "SAI_API_KEY"),), ("STABILITY_BASE_URL",), has_adapter=True),
         "wavespeed": Variables((("WAVESPEED_API_KEY",),)),
         "xai": Variables((("XAI_API_KEY",),), ("XAI_BASE_URL",)),
     }

@@ -74,6 +74,7 @@ class ProviderSpec(Entry):
     call_timeout_s: int = Field(gt=0)  # for the one submitting request
     batch_size: int = Field(ge=1)  # calls that one look at the upstream covers
     cancellable: bool
+    webhooks: bool = False  # calls back when a call is done
     text: bool  # offers chat completions for prompt enhancement
     env: tuple[str, ...]  # all of these set = configured
     env_optional: tuple[str, ...] = ()

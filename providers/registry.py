@@ -10,8 +10,10 @@ from pydantic import ValidationError
 from providers.base import Provider
 from providers.chatgpt2api import ChatGpt2Api
 from providers.configured import value_of
+from providers.flux import Flux
 from providers.http import Outgoing, origin_of
 from providers.openai import OpenAi
+from providers.stability import Stability
 from providers.wire import Origin
 
 POOL_SIZE: Final = 200  # the most paid calls a worker process has at one provider (DESIGN section 3)
@@ -35,7 +37,7 @@ class Adapter(Protocol):
 
 
 # `providers/configured.py` lists their variables, for those who must not load adapters.
-ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi)
+ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, Stability, Flux)
 
 
 class Registry:

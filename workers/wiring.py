@@ -16,6 +16,7 @@ from core.ids import new_id
 from core.redis import RedisError, make_client
 from core.settings import Settings, SettingsError, load, with_dotenv
 from jobs import capacity
+from jobs.callbacks import Callbacks
 from jobs.capacity import Limits
 from jobs.retention import Keeper
 from jobs.workbench import Workbench
@@ -72,6 +73,7 @@ def workbench() -> Workbench:
         max_attempts=values.max_attempts,
         cancel_charge="none" if values.cancel_charge == "none" else "full",
         publish_window=values.publish_window,
+        callbacks=Callbacks(database(), values.public_url),
     )
 
 

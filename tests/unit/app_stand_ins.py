@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -23,6 +23,7 @@ from app.signing import Signer
 from app.waits import Waits
 from core.settings import Settings
 from jobs.audit import Finding
+from jobs.callbacks import Callbacks
 from jobs.desk import Quote, Submitted
 from jobs.errors import (
     FieldFault,
@@ -114,6 +115,8 @@ class Records:
     findings: list[Finding] = field(default_factory=list)
     filters: list[Any] = field(default_factory=list)
     earlier_task: Task | None = None
+    forgotten: list[str] = field(default_factory=list)
+    reports: list[tuple[str, object]] = field(default_factory=list)
     cancelled: Cancellation = field(default_factory=lambda: Cancellation("freed_in_queue", []))
 
     def _ask(self) -> None:
@@ -159,6 +162,13 @@ class Records:
     def cancel(self, account_id: str, job_id: str) -> Cancellation:
         self.task(account_id, job_id)
         return self.cancelled
+
+    def unpublished(self, job_id: str) -> None:
+        self.forgotten.append(job_id)
+
+    def heard(self, call_id: str, upstream_id: object) -> list[Nudge]:
+        self.reports.append((call_id, upstream_id))
+        return [Nudge("jobs.poll", "control", "replicate")]
 
     def delete(self, account_id: str, job_id: str) -> Task:
         task = self.task(account_id, job_id)
@@ -286,6 +296,10 @@ class Edge:
     signer: Signer
 
 
+def settings_of(variables: Mapping[str, Any]) -> Settings:
+    return Settings(_env_file=None, **{"DARKROOM_VAR": Path("unused"), **variables})
+
+
 def make_edge(**variables: Any) -> Edge:
     """``variables`` are settings by their environment names."""
     records, store, writer = Records(), Store(), Writer()
@@ -295,7 +309,9 @@ def make_edge(**variables: Any) -> Edge:
     variants: list[Any] = []
     trouble: dict[str, str | None] = {"database": None, "redis": None, "storage": None, "migrations": None}
     signer = Signer({"k1": b"s" * 32})
-    settings = Settings(_env_file=None, **{"DARKROOM_VAR": Path("unused"), **variables})
+    callbacks = Callbacks(None, settings_of(variables).public_url)
+    callbacks.__dict__["_key"] = b"c" * 32  # else it would be read from the database
+    settings = settings_of(variables)
 
     def variant(key: str, mime: str, **asked: Any) -> Picture:
         variants.append((key, asked))
@@ -308,11 +324,15 @@ def make_edge(**variables: Any) -> Edge:
             raise UnsafeUrlError("url_not_allowed", "address")
         return PNG
 
+    def publish(nudges: Sequence[Nudge]) -> bool:
+        published.extend(nudges)
+        return not trouble["redis"]
+
     services = Services(
         authenticate=KEYS.get,
         records=records,
         desk=desk,
-        publish=published.extend,
+        publish=publish,
         catalog=CATALOG,
         configured=("openai",),
         unit_price=lambda usd: int(usd * 100 * Decimal(1_000_000)),
@@ -330,6 +350,7 @@ def make_edge(**variables: Any) -> Edge:
         waits=Waits(records.versions, None, poll_s=0.01),
         signer=signer,
         checks={name: (lambda name=name: trouble[name]) for name in trouble},
+        callbacks=callbacks,
     )
     app = create_app(settings, services)
     return Edge(app, app.test_client(), records, desk, store, writer, published, fetched, variants, trouble, signer)

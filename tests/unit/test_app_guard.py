@@ -38,13 +38,14 @@ def test_every_api_route_is_closed_to_whoever_has_no_valid_key(edge: Edge) -> No
             assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
 
 
-def test_only_pages_and_health_are_open(edge: Edge) -> None:
+def test_only_pages_health_and_hooks_are_open(edge: Edge) -> None:
     opened = {
         rule.rule
         for rule in edge.app.url_map.iter_rules()
         if (known := about(edge.app.view_functions[rule.endpoint])) is None or known.scope is None
     }
-    assert opened == {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/static/<path:filename>"}
+    hooks = "/hooks/<provider>/<call_id>/<token>"  # guarded by its token
+    assert opened == {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/static/<path:filename>", hooks}
 
 
 def test_every_route_of_another_accounts_task_answers_404(edge: Edge) -> None:

@@ -124,7 +124,7 @@ def test_a_picture_is_no_model_and_a_model_no_picture(media: Media) -> None:
 
 
 def test_a_text_is_kept_as_text(media: Media) -> None:
-    kept = media.keep_result("ein Fuchs im Schnee\n".encode(), prefix="jobs/1/0", kind="text")
+    kept = media.keep_result(b"ein Fuchs im Schnee\n", prefix="jobs/1/0", kind="text")
     assert (kept.mime, kept.key[-4:]) == ("text/plain", ".txt")
 
 

@@ -1,0 +1,90 @@
+"""Addresses at which an upstream may say that a call is done, and what such a word is worth.
+
+A word is a hint: it makes the job due now, and a look at the upstream says what is true. Each call
+has its own address, with a token nobody else can make; the key to the tokens lies in the database,
+so that every worker makes them and every web process knows them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from functools import cached_property
+
+from sqlalchemy import Connection, text
+
+from core.db import Database
+from jobs import states
+from jobs.states import Nudge
+
+PATH = "/hooks"
+_MARK = "callback_key"
+_UPSTREAM_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+
+
+class Callbacks:
+    """Makes and checks addresses. ``public_url`` None: there are none, and every look is a poll."""
+
+    def __init__(self, database: Database, public_url: str | None) -> None:
+        self._database = database
+        self._base = (public_url or "").rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"Callbacks({self._base or 'off'})"
+
+    @property
+    def are_on(self) -> bool:
+        return bool(self._base)
+
+    def url(self, provider: str, call_id: str) -> str | None:
+        """Where a provider may report on a call; None while switched off. Raises DatabaseAwayError."""
+        if not self._base:
+            return None
+        return f"{self._base}{PATH}/{provider}/{call_id}/{self._token(provider, call_id)}"
+
+    def knows(self, provider: str, call_id: str, token: str) -> bool:
+        """Whether we made this address; in constant time. Raises DatabaseAwayError."""
+        if not self._base:
+            return False
+        return hmac.compare_digest(self._token(provider, call_id).encode(), token.encode("utf-8", "replace"))
+
+    def _token(self, provider: str, call_id: str) -> str:
+        message = f"{provider}\n{call_id}".encode("utf-8", "replace")
+        return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:40]
+
+    @cached_property
+    def _key(self) -> bytes:
+        with self._database.transaction() as connection:
+            connection.execute(
+                text("INSERT INTO marks (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING"),
+                {"name": _MARK, "value": secrets.token_hex(32)},
+            )
+            found = connection.execute(text("SELECT value FROM marks WHERE name = :name"), {"name": _MARK})
+            return bytes.fromhex(found.scalar_one())
+
+
+def heard(connection: Connection, call_id: str, upstream_id: object) -> list[Nudge]:
+    """An upstream has said something about a call: its job is due now.
+
+    The upstream's own id is taken down for a call whose answer was lost: it is how the next look can
+    ask. Saying it again, late, or of a job that has ended changes nothing.
+    """
+    if isinstance(upstream_id, str) and _UPSTREAM_ID.fullmatch(upstream_id):
+        connection.execute(
+            text(
+                "UPDATE upstream_calls SET upstream_id = :upstream_id"
+                " WHERE id = :id AND outcome = 'uncertain' AND upstream_id IS NULL"
+            ),
+            {"id": call_id, "upstream_id": upstream_id},
+        )
+    row = connection.execute(
+        text(
+            "UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting' AND due_at > clock_timestamp()"
+            " AND id = (SELECT job_id FROM upstream_calls WHERE id = :id AND outcome IN ('accepted', 'uncertain'))"
+            " RETURNING provider"
+        ),
+        {"id": call_id},
+    ).one_or_none()
+    return [states.poll(row.provider)] if row else []

@@ -1,0 +1,79 @@
+"""Class B: a call whose answer was lost is searched for at its upstream, and never sent again.
+
+A candidate is taken only if nobody else can be meant: it is the single one that no other call of ours
+has claimed, and no other call without an id asked for the same (DESIGN section 3, "Uncertain").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import Connection, text
+
+from jobs import loading, runner, steps
+from jobs.loading import LiveJob, OpenCall
+from jobs.workbench import Workbench
+from providers.base import Accepted, Provider
+
+log = structlog.get_logger(__name__)
+
+# The upstream's clock and ours may differ by so much.
+CLOCKS_APART = timedelta(seconds=30)
+# What cannot be found after so long was not made, or cannot be told apart: searched no longer.
+SEARCH_FOR_S = 300.0
+
+
+def find(bench: Workbench, provider: Provider, job: LiveJob, call: OpenCall) -> Accepted | None:
+    """The upstream's own record of an uncertain call; None while there is none, or no telling which.
+
+    Raises: ProviderError when the search itself failed, StorageUnavailableError, BlobNotFoundError.
+    """
+    with bench.database.autocommit() as connection:
+        parts = loading.order_parts(connection, job.id)
+    order = runner.build_order(bench, job, parts, call)
+    ref = steps.call_ref(call, job.model)
+    candidates = provider.lookup(ref, call.intended_at - CLOCKS_APART, order)
+    with bench.database.autocommit() as connection:
+        free = _unclaimed(connection, call, candidates)
+        # Its own address in the record leaves no doubt; equal words might be another call's.
+        alone = order.callback_url is not None or not _has_rival(connection, job, call)
+    if len(free) == 1 and alone:
+        log.info("uncertain_call_found", job_id=job.id, call_id=call.id)
+        return free[0]
+    if free:
+        log.warning("uncertain_call_ambiguous", job_id=job.id, call_id=call.id, candidates=len(free))
+    return None
+
+
+def _unclaimed(connection: Connection, call: OpenCall, candidates: Sequence[Accepted]) -> list[Accepted]:
+    rows = connection.execute(
+        text(
+            "SELECT upstream_id FROM upstream_calls WHERE upstream_id = ANY(:ids) AND credential_id = :credential"
+            " AND id <> :id"
+        ),
+        {"ids": [each.upstream_id for each in candidates], "credential": call.credential_id, "id": call.id},
+    )
+    claimed = {row.upstream_id for row in rows}
+    return [each for each in candidates if each.upstream_id not in claimed]
+
+
+def _has_rival(connection: Connection, job: LiveJob, call: OpenCall) -> bool:
+    """Whether another call without an id, sent by the same credential, asked for the very same."""
+    row = connection.execute(
+        text(
+            "SELECT 1 FROM upstream_calls AS c JOIN orders AS o ON o.job_id = c.job_id"
+            " WHERE c.credential_id = :credential AND c.id <> :id AND c.model = :model AND c.upstream_id IS NULL"
+            " AND (c.outcome IS NULL OR c.outcome IN ('uncertain', 'lost')) AND c.intended_at > :since"
+            " AND o.request = (SELECT request FROM orders WHERE job_id = :job_id) LIMIT 1"
+        ),
+        {
+            "credential": call.credential_id,
+            "id": call.id,
+            "model": call.facts.model,
+            "since": call.intended_at - CLOCKS_APART,
+            "job_id": job.id,
+        },
+    ).one_or_none()
+    return row is not None

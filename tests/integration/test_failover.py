@@ -1,0 +1,161 @@
+"""Falling back to another model: when, at whose price, and when never."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from job_engine import ASYNC_MODEL, ASYNC_PRICE, SYNC_MODEL, Engine, Recorder
+
+from jobs import capacity, lifecycle
+from jobs.desk import Customer, Desk
+from jobs.errors import InvalidOrderError
+from jobs.workbench import Workbench
+from sandbox.testing import Sandbox
+
+SIZE = "1024x640"
+
+
+def ordered(engine: Engine, account: Customer, prompt: str = "a fox", **fields: Any) -> str:
+    """An order of the dear synchronous model that may fall back to the cheap one."""
+    asked = {"model": SYNC_MODEL, "size": SIZE, "fallback_models": [ASYNC_MODEL], **fields}
+    return engine.order(account, prompt, **asked).task.id
+
+
+def submits(sandbox: Sandbox, provider: str) -> int:
+    return int(sandbox.counts().get(provider, {}).get("submits", 0))
+
+
+def price(engine: Engine) -> int:
+    """Of one picture by the dear model."""
+    return int(engine.desk.quote("generate", {"prompt": "x", "model": SYNC_MODEL, "size": SIZE}).unit_price)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("429", "upstream_rate_limited"),
+        ("401", "upstream_bad_credentials"),
+        ("quota", "upstream_out_of_credit"),
+        ("fail", "upstream_failed"),
+    ],
+)
+def test_a_model_that_surely_made_nothing_is_followed_by_the_next(
+    engine: Engine, account: Customer, sandbox: Sandbox, fault: str, code: str
+) -> None:
+    sandbox.add_fault(fault, provider="openai")
+    job_id = ordered(engine, account)
+    engine.drive()
+    task = engine.task(account, job_id)
+    assert (task.status, task.model, task.provider) == ("succeeded", ASYNC_MODEL, "chatgpt2api")
+    assert engine.events(job_id).count("failover") == 1
+    [warning] = task.warnings
+    assert warning.startswith(f"{SYNC_MODEL}: ")
+    assert warning.endswith(f"{ASYNC_MODEL} was asked instead")
+    assert task.fallback_models == [ASYNC_MODEL]
+    assert {call.error_code for call in engine.calls(job_id) if call.provider == "openai"} == {code}
+    dear = price(engine)
+    assert engine.transfers(job_id) == {"hold": dear, "capture": ASYNC_PRICE, "release": dear - ASYNC_PRICE}
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize("fault", ["refuse", "drop", "garbage", "400"])
+def test_a_refusal_or_an_uncertain_call_never_moves_on(
+    engine: Engine, account: Customer, sandbox: Sandbox, fault: str
+) -> None:
+    sandbox.add_fault(fault, provider="openai", route="submit")
+    job_id = ordered(engine, account)
+    engine.drive()
+    task = engine.task(account, job_id)
+    assert (task.status, task.model, task.captured) == ("failed", SYNC_MODEL, 0)
+    assert "failover" not in engine.events(job_id)
+    assert submits(sandbox, "chatgpt2api") == 0
+    engine.assert_books_balance()
+
+
+def test_the_order_is_held_at_the_dearest_of_its_models(engine: Engine, account: Customer) -> None:
+    job_id = engine.order(
+        account, model=ASYNC_MODEL, size=SIZE, n=2, fallback_models=[SYNC_MODEL], publish=False
+    ).task.id
+    assert engine.job(job_id).quoted == 2 * price(engine) > 2 * ASYNC_PRICE
+    engine.run(job_id)
+    engine.drive()
+    assert engine.transfers(job_id) == {
+        "hold": 2 * price(engine),
+        "capture": 2 * ASYNC_PRICE,
+        "release": 2 * (price(engine) - ASYNC_PRICE),
+    }
+    engine.assert_books_balance()
+
+
+def test_pictures_kept_before_stay_at_their_own_price(
+    bench: Workbench, desk: Desk, sent: Recorder, sandbox: Sandbox
+) -> None:
+    """Of two calls of one picture each one fails; the other model fills its slot."""
+    engine = Engine(replace(bench, max_attempts=1), desk, sent)
+    account = engine.account()
+    sandbox.add_fault("fail=none", provider="chatgpt2api", count=1)
+    job_id = engine.order(account, model=ASYNC_MODEL, size=SIZE, n=2, fallback_models=[SYNC_MODEL]).task.id
+    engine.drive()
+    task = engine.task(account, job_id)
+    assert (task.status, task.model, len(task.images)) == ("succeeded", SYNC_MODEL, 2)
+    assert [call.outcome for call in engine.calls(job_id)].count("kept") == 2
+    assert task.captured == price(engine) + ASYNC_PRICE
+    engine.assert_books_balance()
+
+
+def test_a_paused_provider_hands_its_orders_on_at_once(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    with engine.database.transaction() as connection:
+        capacity.pause(connection, "openai")
+    waiting = engine.order(account, model=SYNC_MODEL, size=SIZE).task.id
+    job_id = ordered(engine, account)
+    engine.drive(until=lambda: engine.job(job_id).finished_at is not None)
+    task = engine.task(account, job_id)
+    assert (task.status, task.model) == ("succeeded", ASYNC_MODEL)
+    assert engine.job(waiting).status == "queued"
+    assert submits(sandbox, "openai") == 0
+
+
+def test_every_model_may_fail_and_the_credits_come_back(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    before = engine.balance(account)
+    sandbox.add_fault("401", provider="openai", route="submit")
+    sandbox.add_fault("401", provider="chatgpt2api", route="submit")
+    job_id = ordered(engine, account)
+    engine.drive()
+    assert (engine.job(job_id).status, engine.job(job_id).failure_code) == ("failed", "upstream_bad_credentials")
+    assert engine.balance(account) == before
+    engine.assert_books_balance()
+
+
+def test_a_wish_to_cancel_goes_before_the_next_model(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    sandbox.add_fault("429", provider="openai", route="submit")
+    job_id = ordered(engine, account)
+    engine.run(job_id)
+    with engine.database.transaction() as connection:
+        lifecycle.cancel(connection, account.account_id, job_id)
+    engine.drive()
+    assert engine.job(job_id).status == "cancelled"
+    assert submits(sandbox, "chatgpt2api") == 0
+
+
+def test_faults_in_fallback_models_are_told_under_their_place(engine: Engine, account: Customer) -> None:
+    with pytest.raises(InvalidOrderError) as caught:
+        ordered(engine, account, quality="high", fallback_models=["nobody", ASYNC_MODEL, "flux-2-pro"])
+    faults = {(fault.field, fault.code) for fault in caught.value.faults}
+    assert ("fallback_models[0]", "unknown_model") in faults
+    assert ("fallback_models[2]", "provider_not_configured") in faults
+
+
+def test_an_operators_chain_leaves_out_what_cannot_take_the_order(engine: Engine, desk: Desk) -> None:
+    desk._chains = {SYNC_MODEL: ["flux-2-pro", ASYNC_MODEL, SYNC_MODEL]}
+    quote = desk.quote("generate", {"prompt": "x", "model": SYNC_MODEL, "size": SIZE})
+    assert [each.model.id for each in quote.fallbacks] == [ASYNC_MODEL]
+    own = desk.quote("generate", {"prompt": "x", "model": SYNC_MODEL, "size": SIZE, "fallback_models": []})
+    assert own.fallbacks == []
+
+
+def test_a_model_is_named_once(engine: Engine, desk: Desk) -> None:
+    names = [ASYNC_MODEL, SYNC_MODEL, ASYNC_MODEL]
+    quote = desk.quote("generate", {"prompt": "x", "model": SYNC_MODEL, "size": SIZE, "fallback_models": names})
+    assert [each.model.id for each in quote.fallbacks] == [ASYNC_MODEL]

@@ -1,0 +1,70 @@
+"""A migration under running processes: what their connections have prepared is no longer valid."""
+
+from __future__ import annotations
+
+import pytest
+from job_engine import ASYNC_PRICE, Engine
+from sqlalchemy import text
+
+from core.db import Database, make_engine
+from core.errors import DatabaseAwayError
+from jobs.desk import Customer
+
+PREPARED_AFTER = 10  # psycopg prepares a statement on its sixth use
+
+
+@pytest.fixture
+def table(database_url: str) -> Database:
+    database = Database(make_engine(database_url, pool_size=3))
+    with database.transaction() as connection:
+        connection.execute(text("CREATE TABLE things (id int)"))
+    return database
+
+
+def read(database: Database) -> int:
+    with database.autocommit() as connection:
+        return len(connection.execute(text("SELECT * FROM things")).keys())
+
+
+def test_an_outdated_plan_is_met_once_and_then_never(table: Database, database_url: str) -> None:
+    held = [table.engine.connect() for _ in range(3)]
+    for connection in held:
+        for _ in range(PREPARED_AFTER):
+            connection.execute(text("SELECT * FROM things"))
+        connection.commit()  # a rollback would forget them
+    for connection in held:
+        connection.close()
+    migrator = make_engine(database_url)  # whoever alters a table forgets its own plans
+    with migrator.begin() as connection:
+        connection.execute(text("ALTER TABLE things ADD COLUMN name text"))
+    migrator.dispose()
+    with pytest.raises(DatabaseAwayError):
+        read(table)
+    # Every connection of the pool had the same plan; none is left.
+    assert [read(table) for _ in range(6)] == [2] * 6
+    table.dispose()
+
+
+def alter(engine: Engine, change: str) -> None:
+    """On a connection of its own: whoever alters a table forgets its own plans."""
+    with make_engine(engine.database.engine.url.render_as_string(hide_password=False)).begin() as connection:
+        connection.execute(text(f"ALTER TABLE jobs {change}"))
+
+
+def test_a_migration_in_the_middle_of_a_paid_call_loses_nothing(engine: Engine, account: Customer) -> None:
+    """The answer to a call comes in when the table has just changed: it is recorded all the same."""
+    for _ in range(2 * PREPARED_AFTER):
+        engine.order(account)
+    engine.drive()
+    job_id = engine.order(account).task.id
+    engine.run(job_id)
+    alter(engine, "ADD COLUMN later text")
+    try:
+        engine.drive()
+    except DatabaseAwayError:  # a step that holds nothing is simply lost; its message comes again
+        engine.drive()
+    finally:
+        alter(engine, "DROP COLUMN later")
+    assert engine.transfers(job_id) == {"hold": ASYNC_PRICE, "capture": ASYNC_PRICE}
+    assert len(engine.calls(job_id)) == 1
+    engine.assert_books_balance()
