@@ -108,7 +108,9 @@ class WireRequest:
     """What to ask, before credentials: the answer of an adapter's pure request builder.
 
     ``path`` is below the session's base URL and may hold a query. A body is ``json`` or else
-    ``form`` with ``files``; it stays out of the repr, for it holds the caller's prompt.
+    ``form`` with ``files``; it stays out of the repr, for it holds the caller's prompt. A form is
+    multipart where it has files, and with ``multipart`` also where it has none. ``headers`` are of
+    this request alone and never replace the session's.
     """
 
     method: str
@@ -116,6 +118,8 @@ class WireRequest:
     json: Mapping[str, Any] | None = field(default=None, repr=False)
     form: Sequence[tuple[str, str]] = field(default=(), repr=False)
     files: Sequence[FilePart] = field(default=(), repr=False)
+    multipart: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +209,15 @@ class UpstreamSession:
         return StreamedAnswer(response, max_bytes)
 
     def _prepare(self, request: WireRequest) -> requests.PreparedRequest:
+        texts = [(name, (None, value)) for name, value in request.form] if request.multipart else []
+        files = [(part.name, (part.filename, part.data, part.mime)) for part in request.files]
         prepared = requests.Request(
             request.method,
             self.base_url + request.path,
-            headers=self._headers,
+            headers={**request.headers, **self._headers},
             json=request.json,
-            data=list(request.form),
-            files=[(part.name, (part.filename, part.data, part.mime)) for part in request.files],
+            data=[] if request.multipart else list(request.form),
+            files=[*texts, *files],
         ).prepare()
         if origin_of(prepared.url or "") != self.origin:
             raise ValueError("the path leads away from the base URL")

@@ -42,13 +42,14 @@ _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 def image_parts(images: Sequence[InputImage], mask: InputImage | None) -> list[FilePart]:
     """Multipart files as OpenAI's clients name them: ``image`` alone, ``image[]`` for several, ``mask``."""
     name = "image" if len(images) == 1 else "image[]"
-    parts = [_part(name, f"image-{number}", image) for number, image in enumerate(images, start=1)]
+    parts = [file_part(name, f"image-{number}", image) for number, image in enumerate(images, start=1)]
     if mask is not None:
-        parts.append(_part("mask", "mask", mask))
+        parts.append(file_part("mask", "mask", mask))
     return parts
 
 
-def _part(name: str, stem: str, image: InputImage) -> FilePart:
+def file_part(name: str, stem: str, image: InputImage) -> FilePart:
+    """A picture as the part ``name`` of a form, in a file called ``stem`` with the ending of its type."""
     return FilePart(name, f"{stem}.{_EXTENSIONS.get(image.mime, 'bin')}", image.mime, image.data)
 
 
