@@ -11,6 +11,7 @@ from providers.base import Provider
 from providers.chatgpt2api import ChatGpt2Api
 from providers.configured import value_of
 from providers.http import Outgoing, origin_of
+from providers.llamaswap import LlamaSwap
 from providers.openai import OpenAi
 from providers.wavespeed import WaveSpeed
 from providers.wire import Origin
@@ -36,7 +37,7 @@ class Adapter(Protocol):
 
 
 # `providers/configured.py` lists their variables, for those who must not load adapters.
-ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, WaveSpeed)
+ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, WaveSpeed, LlamaSwap)
 
 
 class Registry:

@@ -39,6 +39,11 @@ class Sandbox:
         """For ``WAVESPEED_BASE_URL``."""
         return f"{self.url}/wavespeed"
 
+    @property
+    def llamaswap_url(self) -> str:
+        """For ``LLAMASWAP_BASE_URL``, with or without ``/v1`` appended."""
+        return f"{self.url}/llamaswap"
+
     def counts(self, *, keys: bool = True) -> dict[str, Any]:
         """Tallies by provider."""
         return dict(self._call("GET", f"/control/counts?keys={int(keys)}"))
