@@ -38,7 +38,9 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
         "gemini": Variables(
             (("GEMINI_API_KEY", "GOOGLE_API_KEY"),), ("GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_API_VERSION")
         ),
-        "huggingface": Variables((("HF_TOKEN",),), ("HF_ROUTER_BASE_URL", "HF_ENDPOINT", "HF_BILL_TO"), has_adapter=True),
+        "huggingface": Variables(
+            (("HF_TOKEN",),), ("HF_ROUTER_BASE_URL", "HF_ENDPOINT", "HF_BILL_TO"), has_adapter=True
+        ),
         "llamaswap": Variables(
             needed=(("LLAMASWAP_BASE_URL",),),
             optional=(

@@ -11,6 +11,7 @@ from providers.base import Provider
 from providers.chatgpt2api import ChatGpt2Api
 from providers.configured import value_of
 from providers.http import Outgoing, origin_of
+from providers.huggingface import HuggingFace
 from providers.llamaswap import LlamaSwap
 from providers.openai import OpenAi
 from providers.wavespeed import WaveSpeed
@@ -37,7 +38,7 @@ class Adapter(Protocol):
 
 
 # `providers/configured.py` lists their variables, for those who must not load adapters.
-ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, WaveSpeed, LlamaSwap)
+ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, WaveSpeed, LlamaSwap, HuggingFace)
 
 
 class Registry:

@@ -34,6 +34,6 @@ class Twin:
 
 def all_twins() -> tuple[Twin, ...]:
     """Every twin there is."""
-    from sandbox.twins import chatgpt2api, llamaswap, openai, wavespeed
+    from sandbox.twins import chatgpt2api, huggingface, llamaswap, openai, wavespeed
 
-    return chatgpt2api.TWIN, openai.TWIN, wavespeed.TWIN, llamaswap.TWIN
+    return chatgpt2api.TWIN, openai.TWIN, wavespeed.TWIN, llamaswap.TWIN, huggingface.TWIN

@@ -192,7 +192,7 @@ def edit() -> Response:
             raise ServerError("invalid output_format, must be one of [png, jpeg]")
         inputs, mask = _uploads()
         order = rules.read_open_ai(document, inputs, mask, hosted.grid_px)
-        return _serve(order, hosted, document["model"], _as_open_ai)
+        return _serve(order, hosted, request.form["model"], _as_open_ai)
 
 
 def _typed(name: str, value: str) -> object:

@@ -88,7 +88,10 @@ TAG: Mapping[str, Fits] = {
     "width": _is_whole, "height": _is_whole, "batch_count": _is_whole, "strength": _is_share, "clip_skip": _is_whole,
     "lora": _is_list, "hires": _is_hires, "embed_image_metadata": _is_flag,
 }  # fmt: skip
-_FILES: Mapping[str, Fits] = {"output_format": _among(frozenset({"png", "jpeg", "webp"})), "output_compression": _is_whole}
+_FILES: Mapping[str, Fits] = {
+    "output_format": _among(frozenset({"png", "jpeg", "webp"})),
+    "output_compression": _is_whole,
+}
 OPEN_AI: Mapping[str, Fits] = {
     **_FILES,
     "model": _is_text, "prompt": _is_text, "n": _is_whole, "size": _is_text,
@@ -129,7 +132,9 @@ class ImageOrder:
     mask: bytes | None = field(default=None, repr=False)
 
 
-def read_open_ai(document: Mapping[str, Any], inputs: tuple[bytes, ...], mask: bytes | None, grid_px: int) -> ImageOrder:
+def read_open_ai(
+    document: Mapping[str, Any], inputs: tuple[bytes, ...], mask: bytes | None, grid_px: int
+) -> ImageOrder:
     """The OpenAI routes: settings come from the tag, and from nowhere else. Raises ServerError."""
     _check(document, OPEN_AI)
     size = document.get("size")
@@ -200,7 +205,7 @@ def read_tag(prompt: str) -> tuple[str, dict[str, Any]]:
 
 
 def _order(plain: Mapping[str, Any], inputs: tuple[bytes, ...], mask: bytes | None, grid_px: int) -> ImageOrder:
-    prompt, told = read_tag(plain["prompt"] if "prompt" in plain else "")
+    prompt, told = read_tag(plain.get("prompt", ""))
     settings = {**plain, "prompt": prompt, **told}
     if not settings["prompt"].strip():
         raise ServerError("prompt required")

@@ -204,7 +204,9 @@ def test_a_random_seed_is_drawn_here_where_a_job_would_not_tell_it() -> None:
     assert request.json["seed"] >= 0
 
 
-@pytest.mark.parametrize("name", ["batch_count", "width", "init_image", "sample_params", "model", "n", "seed", "mask_image"])
+@pytest.mark.parametrize(
+    "name", ["batch_count", "width", "init_image", "sample_params", "model", "n", "seed", "mask_image"]
+)
 @pytest.mark.parametrize("model", ["llamaswap-z-image", "llamaswap-sdapi"])
 def test_extra_fields_cannot_change_what_is_made(name: str, model: str) -> None:
     with pytest.raises(RequestRefused):

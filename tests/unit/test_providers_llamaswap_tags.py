@@ -124,7 +124,10 @@ def test_where_we_embed_nothing_there_is_no_tag_at_all(spelling: str, route: str
     )
     model = "llamaswap-sdapi" if route == "sdapi" else "llamaswap-z-image"
     asked = order(
-        model, prompt=f"a kite {spelling}", params={"negative_prompt": spelling}, extra={"lora": [spelling], spelling: 1}
+        model,
+        prompt=f"a kite {spelling}",
+        params={"negative_prompt": spelling},
+        extra={"lora": [spelling], spelling: 1},
     )
     request = build_submit(asked, config, dedupe_key="k")
     assert not any("sd_cpp_extra_args" in folded(text) for text in sent(request))
@@ -157,7 +160,9 @@ def test_other_prompts_are_left_as_they_are(prompt: str) -> None:
     assert without_tags(prompt) == prompt
 
 
-PIECES = st.sampled_from([OPEN, CLOSE, "<", ">", "/", "sd_cpp_", "extra_args", "SD_cpp", "_extra_ARGS", " ", "\u200b", "a"])
+PIECES = st.sampled_from(
+    [OPEN, CLOSE, "<", ">", "/", "sd_cpp_", "extra_args", "SD_cpp", "_extra_ARGS", " ", "\u200b", "a"]
+)
 
 
 @given(st.lists(PIECES, max_size=30).map("".join))
