@@ -69,10 +69,11 @@ class ProviderIds:
 
 def read_mapping(answer: Answer, hub_id: str) -> Mapping[str, Any]:
     """The mapping in the Hub's answer, keyed by provider. Raises: NotRun, UnknownModel."""
-    found = (json_object(answer.body) or {}).get("inferenceProviderMapping")
+    body = json_object(answer.body)
+    found = (body or {}).get("inferenceProviderMapping")
     if answer.status == 200 and isinstance(found, dict):
         return found
-    if answer.status in {200, 401, 404}:  # 401: the Hub's word for what is private or is not there
+    if body is not None and answer.status in {200, 401, 404}:  # 401: for what is private, or is not there
         raise UnknownModel("upstream_model_unknown", f"no provider mapping of {hub_id}, HTTP {answer.status}")
     wait_s = wait_of(answer.headers)
     raise NotRun("upstream_unreachable", f"the Hub: HTTP {answer.status}", retry_after_s=wait_s)
