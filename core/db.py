@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, even
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from core.errors import DatabaseAwayError
+from core.errors import DatabaseAwayError, DatabaseChangedError
 
 STATEMENT_TIMEOUT_MS = 10_000
 LOCK_TIMEOUT_MS = 5_000
@@ -60,9 +60,12 @@ def _outdated_plan_is_a_disconnect(context: ExceptionContext) -> None:
     So they are dropped, the pool's idle ones too, and the statement counts as not having reached the
     database: whoever can try again does so on a new connection, and a deploy costs no call.
     """
-    error = context.original_exception
-    if isinstance(error, psycopg.errors.FeatureNotSupported) and "cached plan" in str(error):
+    if _is_outdated_plan(context.original_exception):
         context.is_disconnect = True
+
+
+def _is_outdated_plan(error: BaseException | None) -> bool:
+    return isinstance(error, psycopg.errors.FeatureNotSupported) and "cached plan" in str(error)
 
 
 class Database:
@@ -96,6 +99,8 @@ def translated() -> Iterator[None]:
     except PoolTimeoutError as error:
         raise DatabaseAwayError("every database connection is busy") from error
     except DBAPIError as error:
+        if _is_outdated_plan(error.orig):
+            raise DatabaseChangedError("the tables have changed") from error
         if is_away(error):
             raise DatabaseAwayError("the database cannot be reached") from error
         raise

@@ -32,3 +32,7 @@ class UnavailableError(ServiceError):
 
 class DatabaseAwayError(UnavailableError):
     code = "database_unavailable"
+
+
+class DatabaseChangedError(DatabaseAwayError):
+    """A migration has just run; the next try, on a new connection, finds the tables as they are now."""

@@ -43,6 +43,7 @@ class Answer:
     images: Sequence[KeptImage] = field(default=())
     detail: str | None = None
     written_off: bool = False
+    deadline_s: float | None = None  # from the intent on, for a call that can be followed after all
 
     @property
     def facts(self) -> Call:
@@ -74,11 +75,15 @@ def record(connection: Connection, answer: Answer) -> bool:
         retryable=answer.call.retryable,
         retry_after_s=answer.call.retry_after_s,
         written_off=answer.written_off,
+        deadline_s=answer.deadline_s,
     )
 
 
-def accepted(call: Call, answer: Accepted) -> Answer:
-    return Answer(call, Outcome.ACCEPTED, upstream_id=answer.upstream_id, poll_url=answer.poll_url)
+def accepted(call: Call, answer: Accepted, *, deadline_s: float | None = None) -> Answer:
+    """``deadline_s``: the provider's own, which holds again where an unanswered call had been given less."""
+    return Answer(
+        call, Outcome.ACCEPTED, upstream_id=answer.upstream_id, poll_url=answer.poll_url, deadline_s=deadline_s
+    )
 
 
 def finished(call: Call, answer: Finished) -> Answer:

@@ -131,7 +131,8 @@ _RECORD = (
     " upstream_id = coalesce(:upstream_id, c.upstream_id), poll_url = coalesce(:poll_url, c.poll_url),"
     " result = CAST(:result AS jsonb), missing_since = NULL, error_code = :error_code, error_detail = :error_detail,"
     " retryable = :retryable, retry_after_s = :retry_after_s, pictures_kept = :kept,"
-    " written_off = c.written_off OR :written_off"
+    " written_off = c.written_off OR :written_off,"
+    " give_up_at = greatest(c.give_up_at, c.intended_at + make_interval(secs => CAST(:deadline_s AS double precision)))"
     " FROM seen WHERE c.id = seen.id RETURNING c.id, c.job_id, c.provider, c.credential_id, seen.outcome AS was),"
     f" freed AS (UPDATE credentials SET active = active - 1, {capacity.STAY_AWAY} FROM call"
     " WHERE credentials.id = call.credential_id"
@@ -153,6 +154,7 @@ def record(
     retryable: bool | None = None,
     retry_after_s: float | None = None,
     written_off: bool = False,
+    deadline_s: float | None = None,
     images: Sequence[KeptImage] = (),
 ) -> bool:
     """Write what became of a call, once; frees its credential's slot when the upstream is done with it.
@@ -188,6 +190,7 @@ def record(
             "stay_away_s": capacity.stay_away_s(outcome, error_code, retry_after_s),
             "kept": len(images),
             "written_off": written_off,
+            "deadline_s": deadline_s,
             **({"images": json.dumps([_image_row(image) for image in images])} if images else {}),
         },
     ).one_or_none()

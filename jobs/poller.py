@@ -110,8 +110,21 @@ def _look(bench: Workbench, jobs: Sequence[LiveJob]) -> list[Look]:
 
 
 def _ask(bench: Workbench, credential_id: str, pairs: Sequence[tuple[LiveJob, OpenCall]]) -> list[Look]:
-    if bench.spec(pairs[0][0].provider).kind == "sync":
-        return [Look(job, call, Running()) for job, call in pairs]  # nothing to ask: only time will tell
+    asked = [pair for pair in pairs if _can_be_asked(bench, *pair)]
+    mute = [Look(job, call, Running()) for job, call in pairs if not _can_be_asked(bench, job, call)]
+    return mute + (_ask_upstream(bench, credential_id, asked) if asked else [])
+
+
+def _can_be_asked(bench: Workbench, job: LiveJob, call: OpenCall) -> bool:
+    """Whether the upstream can tell of the call; of the others only time will tell.
+
+    A provider that answers with the picture itself may do some models asynchronously: those calls have
+    its id. Where all are asynchronous, the adapter knows what else a call can be found by.
+    """
+    return call.upstream_id is not None or bench.spec(job.provider).kind == "async"
+
+
+def _ask_upstream(bench: Workbench, credential_id: str, pairs: Sequence[tuple[LiveJob, OpenCall]]) -> list[Look]:
     try:
         provider = bench.registry.by_credential(credential_id)
     except UnknownCredentialError:
@@ -222,7 +235,7 @@ def _answer(bench: Workbench, look: Look) -> Answer | None:
 
 def _arrived(bench: Workbench, look: Look) -> Answer | None:
     """The upstream knows an uncertain call after all: it did run."""
-    if look.call.outcome is not Outcome.UNCERTAIN or bench.spec(look.job.provider).kind == "sync":
+    if look.call.outcome is not Outcome.UNCERTAIN or not _can_be_asked(bench, look.job, look.call):
         return None
     return Answer(look.call.facts, Outcome.ACCEPTED, upstream_id=look.call.upstream_id or look.call.dedupe_key)
 
@@ -241,7 +254,9 @@ def _missing(bench: Workbench, look: Look) -> Answer | None:
     if not sure:
         return None
     if look.call.outcome is Outcome.ACCEPTED:
-        gone = Failed("upstream_lost", "the upstream no longer knows the call", retryable=True)
+        # What class C took on may have been made and billed all the same; another call would buy it twice.
+        bought = bench.spec(look.job.provider).uncertain_class == "C"
+        gone = Failed("upstream_lost", "the upstream no longer knows the call", retryable=not bought, billed=bought)
         return answers.from_error(look.call.facts, gone, may_look_up=False)
     return _resend(bench, look) if bench.spec(look.job.provider).uncertain_class == "A" else None
 

@@ -234,7 +234,7 @@ def _call(
         return answers.from_error(call, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
     failpoints.hit("call.answered")
     if isinstance(answer, Accepted):
-        return answers.accepted(call, answer)
+        return answers.accepted(call, answer, deadline_s=bench.spec(job.provider).deadline_s)
     return _keep(bench, provider, job, call, answer)
 
 

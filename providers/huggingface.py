@@ -220,11 +220,11 @@ class HuggingFace(OneAnswer, Wordless):
     def _look_at_wavespeed(self, call: CallRef) -> Finished | Running:
         answer = self._look(call.poll_url or "")
         if not 200 <= answer.status < 300:
-            raise answers.failed_look(answers.classify(answer))
+            raise wavespeed_answers.failed_look(answers.classify(answer))
         try:
             task = wavespeed_answers.read_data(answer)
         except ProviderError as error:
-            raise answers.failed_look(error) from error
+            raise wavespeed_answers.failed_look(error) from error
         if not isinstance(task, dict) or task.get("id") != call.upstream_id:
             raise Uncertain("upstream_broken_answer", "not the task that was asked for")
         return wavespeed_answers.read_prediction(task, self.base_url)

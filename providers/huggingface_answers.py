@@ -18,6 +18,7 @@ from providers.errors import ContentRefused, Failed, NotRun, ProviderError, Unce
 from providers.http import Answer
 from providers.payload import MAX_RETRY_AFTER_S, json_object, redact, retry_after_s
 from providers.statuses import by_status
+from providers.wavespeed_answers import failed_look
 
 MAX_LOADING_WAIT_S = 60.0
 _PATH: Final = re.compile(r"(/(?!\.{1,2}(/|$))[\w.:-]+)+")
@@ -161,13 +162,6 @@ def wait_of(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait: ``RateLimit: "api";r=0;t=55`` is waited out and a second more, else ``Retry-After``."""
     found = _RATE_LIMIT.search(headers.get("RateLimit", ""))
     return min(int(found[1]) + 1.0, MAX_RETRY_AFTER_S) if found else retry_after_s(headers)
-
-
-def failed_look(error: ProviderError) -> ProviderError:
-    """An error of a call that bought nothing and does not speak of the task: the task may be well."""
-    if isinstance(error, NotRun | Uncertain):
-        return error
-    return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
 
 
 def _detail(answer: Answer) -> str:

@@ -10,10 +10,13 @@ from pydantic import ValidationError
 from providers.base import Provider
 from providers.chatgpt2api import ChatGpt2Api
 from providers.configured import value_of
+from providers.flux import Flux
 from providers.http import Outgoing, origin_of
 from providers.huggingface import HuggingFace
 from providers.llamaswap import LlamaSwap
 from providers.openai import OpenAi
+from providers.replicate import Replicate
+from providers.stability import Stability
 from providers.wavespeed import WaveSpeed
 from providers.wire import Origin
 
@@ -38,7 +41,16 @@ class Adapter(Protocol):
 
 
 # `providers/configured.py` lists their variables, for those who must not load adapters.
-ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, WaveSpeed, LlamaSwap, HuggingFace)
+ADAPTERS: Final[tuple[Adapter, ...]] = (
+    ChatGpt2Api,
+    OpenAi,
+    Stability,
+    Flux,
+    WaveSpeed,
+    Replicate,
+    HuggingFace,
+    LlamaSwap,
+)
 
 
 class Registry:

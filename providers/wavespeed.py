@@ -11,6 +11,7 @@ where used. What the answers mean stands in :mod:`providers.wavespeed_answers`.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -36,7 +37,7 @@ from providers.base import (
 from providers.behaviour import Wordless, check_each
 from providers.build import Placed, data_uri, path_of, placed_images, wire_fields
 from providers.configured import accounts, value_of
-from providers.errors import Misconfigured, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
+from providers.errors import Failed, Misconfigured, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
 from providers.http import Outgoing, Policy, UnsafeUrlError, UpstreamSession, WireRequest, origin_of, put
 
 NAME: Final = "wavespeed"
@@ -57,6 +58,7 @@ MAX_HISTORY_PAGES = 10
 
 # Decide how many are bought, or how we get to know of them. Sync mode is not for workers (section 3).
 _OURS: Final = frozenset({"enable_sync_mode", "enable_base64_output", "max_images", "num_images", "mask_image"})
+_OWN_LINK: Final = re.compile(rf"{API}/predictions/(?P<task>[A-Za-z0-9_-]+)/result#(?P<place>\d{{1,3}})")
 _EXTENSIONS: Final = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
 
@@ -304,7 +306,8 @@ class WaveSpeed(Wordless):
             raise answers.failed_look(error) from error
         if answers.task_id_of(prediction) != call.upstream_id:
             raise Uncertain("upstream_broken_answer", "not the task that was asked for")
-        return answers.read_prediction(prediction, self.base_url)
+        state = answers.read_prediction(prediction, self.base_url)
+        return self._with_links(state, call.upstream_id) if isinstance(state, Finished) else state
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
         return check_each(self.check, calls)  # section 4: no status call for several
@@ -314,14 +317,45 @@ class WaveSpeed(Wordless):
         return CancelOutcome.UNSUPPORTED
 
     def lookup(self, call: CallRef, since: datetime, order: Order) -> list[Accepted]:  # noqa: ARG002
-        """Tasks of the history that may be this call; where items show webhooks, our own alone decides."""
-        items = self._history(order, since)
-        found = [item for item in items if has_token(item, order)]
-        found = found or [item for item in items if is_same_order(item, order)]
+        """Tasks of the history that may be this call.
+
+        With a callback URL that alone decides, though no source says that the history shows it: whoever asks
+        takes such a find for certain, and the webhook itself brings the id.
+        """
+        is_ours = is_same_order if order.callback_url is None else has_token
+        found = [item for item in self._history(order, since) if is_ours(item, order)]
         return [Accepted(answers.task_id_of(item)) for item in found]
 
     def download(self, url: str) -> bytes:
-        return results.download(url, self._links)
+        """The bytes at a result link; a link of :meth:`_with_links` is read with the key, and it alone."""
+        found = _OWN_LINK.fullmatch(url.removeprefix(self.base_url))
+        if not url.startswith(f"{self.base_url}{API}/") or found is None:
+            return results.download(url, self._links)
+        return self._read_again(found["task"], int(found["place"]))
+
+    def _with_links(self, done: Finished, task_id: str) -> Finished:
+        """Captions and base64 with a link to where they can be read again: between a look and the keeping of
+        what it found a worker may die, and only links outlive it.
+        """
+        link = f"{self.base_url}{build_check(task_id).path}#"
+        images = [
+            replace(image, url=f"{link}{place}") if image.url is None else image
+            for place, image in enumerate(done.images)
+        ]
+        return Finished(images)
+
+    def _read_again(self, task_id: str, place: int) -> bytes:
+        """Raises: NotRun, Uncertain, to try again; Failed when the task is no longer known."""
+        try:
+            state = self.check(CallRef("", "", "", upstream_id=task_id))
+        except ProviderError as error:
+            raise answers.failed_look(error) from error
+        if isinstance(state, Missing):
+            raise Failed("result_gone", "the task is no longer known", retryable=False, billed=True)
+        data = state.images[place].data if isinstance(state, Finished) and place < len(state.images) else None
+        if data is None:
+            raise NotRun("result_unreachable", "the task no longer shows the result")
+        return data
 
     def _history(self, order: Order, since: datetime) -> list[Mapping[str, Any]]:
         """Every task of the order's model since then, as far as the pages go. Raises: NotRun, Uncertain."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 from celery import Task
 
-from core.errors import DatabaseAwayError
+from core.errors import DatabaseAwayError, DatabaseChangedError
 from jobs import collector, lifecycle, poller, publishing, runner
 from jobs.errors import StaleJobError
+from jobs.states import Nudge
+from jobs.workbench import Workbench
 from workers import drain, wiring
 from workers.celery_app import app
 from workers.ticker import poll_key
@@ -39,6 +42,14 @@ class JobTask(Task):  # type: ignore[misc]
         bench.publish(nudges)
 
 
+def _once_more(step: Callable[[Workbench, str], list[Nudge]], argument: str) -> list[Nudge]:
+    """A step that met a migration begins anew; a step done twice changes nothing the second time."""
+    try:
+        return step(wiring.workbench(), argument)
+    except DatabaseChangedError:
+        return step(wiring.workbench(), argument)
+
+
 @app.task(base=JobTask, name="jobs.run")  # type: ignore[untyped-decorator]
 def run(job_id: str) -> None:
     """Claim a queued job and make its paid call."""
@@ -47,7 +58,7 @@ def run(job_id: str) -> None:
         with bench.database.autocommit() as connection:
             publishing.forget(connection, [job_id])
         return
-    bench.publish(runner.run(bench, job_id))
+    bench.publish(_once_more(runner.run, job_id))
 
 
 @app.task(base=JobTask, name="jobs.poll")  # type: ignore[untyped-decorator]
@@ -55,11 +66,10 @@ def poll(provider: str) -> None:
     """Look at a batch of a provider's pictures in progress."""
     bench = wiring.workbench()
     wiring.quietly(lambda: wiring.redis_client().delete(poll_key(provider)))
-    bench.publish(poller.poll(bench, provider))
+    bench.publish(_once_more(poller.poll, provider))
 
 
 @app.task(base=JobTask, name="jobs.collect")  # type: ignore[untyped-decorator]
 def collect(job_id: str) -> None:
     """Fetch and keep the pictures of a job's finished calls."""
-    bench = wiring.workbench()
-    bench.publish(collector.collect(bench, job_id))
+    wiring.workbench().publish(_once_more(collector.collect, job_id))

@@ -34,6 +34,24 @@ class Twin:
 
 def all_twins() -> tuple[Twin, ...]:
     """Every twin there is."""
-    from sandbox.twins import chatgpt2api, huggingface, llamaswap, openai, wavespeed
+    from sandbox.twins import (
+        chatgpt2api,
+        flux,
+        huggingface,
+        llamaswap,
+        openai,
+        replicate,
+        stability,
+        wavespeed,
+    )
 
-    return chatgpt2api.TWIN, openai.TWIN, wavespeed.TWIN, llamaswap.TWIN, huggingface.TWIN
+    return (
+        chatgpt2api.TWIN,
+        openai.TWIN,
+        stability.TWIN,
+        flux.TWIN,
+        wavespeed.TWIN,
+        replicate.TWIN,
+        huggingface.TWIN,
+        llamaswap.TWIN,
+    )

@@ -1,7 +1,8 @@
 """The models of the WaveSpeed twin: the table of the contract sheet's section 8, line by line.
 
 Where the sheet gives a group (a model and its variants), each of them stands here by itself. The last table
-holds models of the vendor's catalogue that the sheet does not name; their fields follow their family's lines.
+holds models that the sheet does not name: their fields are those of our catalogue, so there the twin is no
+second opinion.
 """
 
 from collections.abc import Iterable, Mapping

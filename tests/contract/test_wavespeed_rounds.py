@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -260,6 +261,9 @@ def test_only_identical_orders_are_candidates(provider: WaveSpeed) -> None:
     assert len(provider.lookup(REF, since, lost)) == 1
     assert [provider.lookup(REF, since, each) for each in others] == [[]] * len(others)
     assert provider.lookup(REF, datetime.now(UTC) + timedelta(seconds=60), lost) == []
+    # Equal words do not prove that it is the call with this address.
+    with_address = replace(lost, callback_url="https://darkroom.example/hooks/token")
+    assert provider.lookup(REF, since, with_address) == []
 
 
 def test_a_twin_order_makes_two_candidates_and_an_uploaded_picture_is_recognised(
@@ -404,6 +408,34 @@ def test_a_caption_is_text_and_a_model_is_a_link(provider: WaveSpeed) -> None:
     [shape] = finished(provider, order("rodin-v2-text")).images
     assert shape.url is not None
     assert shape.url.endswith(".glb")
+
+
+@pytest.mark.parametrize(
+    ("model", "form"), [("image-captioner", ""), ("ws-flux-dev", "[sandbox:form=base64]")], ids=["caption", "base64"]
+)
+def test_what_came_as_bytes_can_be_read_again_by_its_link(
+    provider: WaveSpeed, sandbox: Sandbox, model: str, form: str
+) -> None:
+    most = 2 if model == "ws-flux-dev" else 1
+    done = finished(provider, order(model, **({"prompt": f"kite {form}", "n": most} if form else {})))
+    assert len(done.images) == most
+    for image in done.images:
+        assert image.data
+        assert provider.download(image.url or "") == image.data
+    sandbox.advance_clock(8 * 86400)
+    with pytest.raises(Failed) as caught:
+        provider.download(done.images[0].url or "")
+    assert (caught.value.code, caught.value.billed) == ("result_gone", True)
+
+
+def test_only_our_own_place_is_read_with_the_key(provider: WaveSpeed, sandbox: Sandbox) -> None:
+    ref = started(provider, order("image-captioner"))
+    own = f"{sandbox.wavespeed_url}/api/v3/predictions/{ref.upstream_id}/result"
+    for url in (own, f"{own}#x", f"{sandbox.wavespeed_url}/api/v3/balance#0", own.replace("127.0.0.1", "127.0.0.2")):
+        with pytest.raises(Failed):
+            provider.download(f"{url}")
+    with pytest.raises(NotRun):
+        provider.download(f"{own}#7")
 
 
 # ---------------------------------------------------------------- looks

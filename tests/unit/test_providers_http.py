@@ -138,6 +138,31 @@ def ask(server: Upstream, *, total_s: float = 5.0, max_bytes: int = 1000) -> byt
     return session(server).send(POST, total_s=total_s, max_bytes=max_bytes).body
 
 
+# ---------------------------------------------------------------- how a request is written
+
+
+def test_a_form_without_a_file_is_multipart_only_where_that_is_asked() -> None:
+    with upstream(answers(OK)) as server:
+        for multipart in (False, True):
+            asked = WireRequest("POST", "/forms", form=[("prompt", "ein Füchslein")], multipart=multipart)
+            session(server).send(asked, total_s=5, max_bytes=10)
+        plain, parts = server.requests
+    assert b"application/x-www-form-urlencoded" in plain
+    assert b"multipart/form-data; boundary=" in parts
+    assert b'form-data; name="prompt"\r\n' in parts  # no filename, or it would be a file
+    assert "ein Füchslein".encode() in parts
+
+
+def test_a_requests_own_headers_never_replace_the_sessions() -> None:
+    with upstream(answers(OK)) as server:
+        asked = WireRequest("GET", "/look", headers={"Accept": "image/*", "Authorization": "Bearer other"})
+        session(server).send(asked, total_s=5, max_bytes=10)
+        [seen] = server.requests
+    assert b"Accept: image/*" in seen
+    assert b"Authorization: Bearer secret" in seen
+    assert b"other" not in seen
+
+
 # ---------------------------------------------------------------- what ran and what did not
 
 
@@ -515,6 +540,18 @@ def test_a_put_carries_its_own_headers_and_follows_no_redirect() -> None:
     assert b"x-token: t\r\n" in request
     assert request.endswith(b"\r\n\r\npicture")
     assert stranger.requests == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://store.example/a", "https://store.example:8443/a", "https://u:p@store.example/a"]
+)
+def test_a_put_keeps_to_https_and_its_port_before_any_name_is_looked_up(url: str) -> None:
+    def nobody(_host: str, _port: int) -> list[str]:
+        raise AssertionError("looked up")
+
+    with pytest.raises(UnsafeUrlError) as caught:
+        put(url, b"x", replace(Policy.result([], max_bytes=9), resolve=nobody), headers={})
+    assert caught.value.code == "url_not_allowed"
 
 
 @pytest.mark.parametrize("header", [{"x-token": "a\r\nx-more: b"}, {"x token": "b\n"}])

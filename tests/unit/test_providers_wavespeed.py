@@ -400,6 +400,7 @@ class Server:
     answers: list[tuple[int, object]] = field(default_factory=list)
     asked: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
     url: str = ""
+    connections: set[tuple[str, int]] = field(default_factory=set)
 
 
 @pytest.fixture
@@ -415,7 +416,10 @@ def servers() -> Iterator[tuple[Server, Server]]:
 
 def _running(state: Server) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # would keep connections
+
         def _answer(self) -> None:
+            state.connections.add(self.client_address)
             length = int(self.headers.get("Content-Length") or 0)
             state.asked.append((self.command, self.path, dict(self.headers), self.rfile.read(length)))
             status, body = state.answers.pop(0)
@@ -500,6 +504,15 @@ def test_nothing_is_bought_without_a_ticket(
         provider(api).submit(BIG, dedupe_key="key")
     assert not isinstance(caught.value, UnknownModel)
     assert len(api.asked) == 1
+
+
+def test_a_paid_call_never_meets_a_connection_that_waits_to_be_closed(servers: tuple[Server, Server]) -> None:
+    api, _storage = servers
+    api.answers = [(200, {"code": 200, "data": {"id": "t1", "status": "created"}})] * 2
+    patient = provider(api)
+    for _ in range(2):
+        patient.submit(order(), dedupe_key="key")
+    assert len(api.connections) == 2
 
 
 def test_there_is_no_way_to_stop_a_task_and_no_text_model() -> None:
