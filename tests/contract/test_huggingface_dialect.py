@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from huggingface_hub import InferenceClient, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.inference._providers import _common, fal_ai, hf_inference, wavespeed
 from huggingface_hub.utils._http import default_client_factory
+from listening import listening
 from PIL import Image
 from pydantic import SecretStr
 
@@ -234,13 +236,33 @@ def test_a_task_is_followed_to_its_end(sandbox: Sandbox, model: str, steps: list
     assert ours.cancel(call) is CancelOutcome.UNSUPPORTED
 
 
-def test_an_id_of_the_mapping_is_asked_for_once_and_without_the_token(sandbox: Sandbox) -> None:
+def test_an_id_of_the_mapping_is_asked_for_once(sandbox: Sandbox) -> None:
     ours = provider(sandbox)
     for _ in range(2):
         finished(ours, order("hf-qwen-image"))
     finished(ours, order("hf-flux-dev"))
     asked = [seen for seen in sandbox.requests("huggingface") if seen["path"].startswith("/huggingface/api/models")]
     assert [seen["path"] for seen in asked] == ["/huggingface/api/models/Qwen/Qwen-Image"]
+
+
+def test_the_token_reaches_the_router_alone(sandbox: Sandbox) -> None:
+    mapping = {"fal-ai": {"status": "live", "providerId": "fal-ai/flux/dev", "task": "text-to-image"}}
+    with listening(json.dumps({"inferenceProviderMapping": mapping}).encode()) as hub:
+        ours = HuggingFace(Config(token=SecretStr("hf_secret"), base_url=sandbox.huggingface_url, hub_url=hub.url))
+        assert finished(ours, order("hf-qwen-image"))
+    [headers] = hub.headers
+    assert "authorization" not in headers
+    assert "hf_secret" not in str(headers)
+
+
+def test_a_paid_call_never_meets_a_connection_that_waits_to_be_closed() -> None:
+    with listening(b"{}") as router:
+        ours = HuggingFace(Config(token=SecretStr("hf_secret"), base_url=router.url))
+        for _ in range(2):
+            with pytest.raises(Uncertain):
+                ours.submit(order(), dedupe_key="key")
+    assert len(router.connections) == 2
+    assert {headers["authorization"] for headers in router.headers} == {"Bearer hf_secret"}
 
 
 @pytest.mark.parametrize("fault", ["500", "429", "drop", "garbage", "hang=0.1"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import openai
 import pytest
+from listening import listening
 from PIL import Image
 from pydantic import SecretStr
 
@@ -176,8 +178,6 @@ def test_a_tag_in_the_prompt_sets_nothing(sandbox: Sandbox, model: str, run_asyn
 
 
 def prompt_hash(prompt: str) -> str:
-    import hashlib
-
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
@@ -265,6 +265,26 @@ def test_keys_are_optional_and_a_wrong_one_is_told(sandbox: Sandbox) -> None:
         with pytest.raises(BadCredentials):
             wrong.submit(asked, dedupe_key="k")
     assert "bad-key" not in repr(wrong)
+
+
+def test_a_call_never_meets_a_connection_that_waits_to_be_closed() -> None:
+    with listening(b"{}") as server:
+        ours = LlamaSwap(Config(base_url=server.url, api_key=SecretStr("lan-secret")))
+        for _ in range(2):
+            with pytest.raises(Uncertain):
+                ours.submit(order(), dedupe_key="k")
+    assert len(server.connections) == 2
+    assert {headers["authorization"] for headers in server.headers} == {"Bearer lan-secret"}
+
+
+def test_the_mask_s_white_is_repainted_and_its_black_stays(sandbox: Sandbox) -> None:
+    for model, operation in (("llamaswap-z-image", "edit"), ("llamaswap-sdapi", "inpaint")):
+        asked = order(model, operation=operation, images=[png()], mask=left_half_white())
+        done = provider(sandbox).submit(asked, dedupe_key="k")
+        assert isinstance(done, Finished)
+        picture = opened(done.images[0].data).convert("RGB")
+        assert picture.crop((64, 0, 128, 64)).getcolors() == [(64 * 64, (20, 40, 200))]
+        assert picture.crop((0, 0, 64, 64)).getcolors() != [(64 * 64, (20, 40, 200))]
 
 
 # ---------------------------------------------------------------- our adapter: jobs
