@@ -34,7 +34,7 @@ from providers.base import (
     Order,
     Running,
 )
-from providers.behaviour import Wordless, check_each
+from providers.behaviour import Wordless, check_each, failed_look
 from providers.build import Placed, data_uri, path_of, placed_images, wire_fields
 from providers.configured import accounts, value_of
 from providers.errors import Failed, Misconfigured, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
@@ -303,7 +303,7 @@ class WaveSpeed(Wordless):
         try:
             prediction = answers.read_data(answer)
         except ProviderError as error:
-            raise answers.failed_look(error) from error
+            raise failed_look(error) from error
         if answers.task_id_of(prediction) != call.upstream_id:
             raise Uncertain("upstream_broken_answer", "not the task that was asked for")
         state = answers.read_prediction(prediction, self.base_url)
@@ -349,7 +349,7 @@ class WaveSpeed(Wordless):
         try:
             state = self.check(CallRef("", "", "", upstream_id=task_id))
         except ProviderError as error:
-            raise answers.failed_look(error) from error
+            raise failed_look(error) from error
         if isinstance(state, Missing):
             raise Failed("result_gone", "the task is no longer known", retryable=False, billed=True)
         data = state.images[place].data if isinstance(state, Finished) and place < len(state.images) else None
@@ -376,7 +376,7 @@ class WaveSpeed(Wordless):
         try:
             return answers.read_data(answer)
         except ProviderError as error:
-            raise answers.failed_look(error) from error
+            raise failed_look(error) from error
 
     def _upload(self, order: Order) -> Spelled:
         """Every picture of the order uploaded, and how to write each of them.
