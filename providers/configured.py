@@ -36,7 +36,9 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
         ),
         "flux": Variables((("BFL_API_KEY", "BLACK_FOREST_LABS_API_KEY"),), ("BFL_API_BASE",)),
         "gemini": Variables(
-            (("GEMINI_API_KEY", "GOOGLE_API_KEY"),), ("GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_API_VERSION")
+            needed=(("GEMINI_API_KEY", "GOOGLE_API_KEY"),),
+            optional=("GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_API_VERSION"),
+            has_adapter=True,
         ),
         "huggingface": Variables((("HF_TOKEN",),)),
         "llamaswap": Variables((("LLAMASWAP_BASE_URL",),), ("LLAMASWAP_API_KEY", "LLAMASWAP_MODELS")),
@@ -48,7 +50,7 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
         "replicate": Variables((("REPLICATE_API_TOKEN",),), ("REPLICATE_BASE_URL",)),
         "stability": Variables((("STABILITY_API_KEY", "SAI_API_KEY"),), ("STABILITY_BASE_URL",), has_adapter=True),
         "wavespeed": Variables((("WAVESPEED_API_KEY",),)),
-        "xai": Variables((("XAI_API_KEY",),), ("XAI_BASE_URL",)),
+        "xai": Variables((("XAI_API_KEY",),), ("XAI_BASE_URL", "XAI_PROMPT_MODEL"), has_adapter=True),
     }
 )
 

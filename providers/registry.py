@@ -10,10 +10,12 @@ from pydantic import ValidationError
 from providers.base import Provider
 from providers.chatgpt2api import ChatGpt2Api
 from providers.configured import value_of
+from providers.gemini import Gemini
 from providers.http import Outgoing, origin_of
 from providers.openai import OpenAi
 from providers.stability import Stability
 from providers.wire import Origin
+from providers.xai import Xai
 
 POOL_SIZE: Final = 200  # the most paid calls a worker process has at one provider (DESIGN section 3)
 
@@ -36,7 +38,7 @@ class Adapter(Protocol):
 
 
 # `providers/configured.py` lists their variables, for those who must not load adapters.
-ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, Stability)
+ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, Stability, Gemini, Xai)
 
 
 class Registry:
