@@ -69,7 +69,7 @@ class Services:
     authenticate: Callable[[str], Caller | None]
     records: Records
     desk: Desk
-    publish: Callable[[Sequence[Nudge]], object]
+    publish: Callable[[Sequence[Nudge]], bool]
     catalog: Catalog
     configured: Collection[str]
     unit_price: Callable[[Decimal], int]

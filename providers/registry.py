@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from providers.base import Provider
 from providers.chatgpt2api import ChatGpt2Api
 from providers.configured import value_of
+from providers.flux import Flux
 from providers.gemini import Gemini
 from providers.http import Outgoing, origin_of
 from providers.openai import OpenAi
@@ -38,7 +39,7 @@ class Adapter(Protocol):
 
 
 # `providers/configured.py` lists their variables, for those who must not load adapters.
-ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, Stability, Gemini, Xai)
+ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, Stability, Flux, Gemini, Xai)
 
 
 class Registry:
