@@ -23,6 +23,7 @@ OUTCOME_FAULTS = frozenset({
     "latency", "steps", "fail", "timeout", "restart", "expire", "never", "backwards", "flip", "empty",
     "fewer", "dead_link", "truncated", "bomb", "svg", "html", "polyglot", "frames", "wrong_size",
     "wrong_format", "stream_error", "early_close", "word", "unseen", "poll_host",
+    "form",
 })  # fmt: skip
 CHAT_FAULTS = frozenset({
     "crlf", "comments", "split", "no_done", "stream_error", "early_close", "content_filter",
@@ -125,6 +126,7 @@ def _one(tokens: list[str]) -> Fault:
 
 _OPTIONS = frozenset({
     "times", "skip", "per", "at", "accept", "retry_after", "retry_after_ms", "conversation", "resume",
+    "envelope",
 })  # fmt: skip
 _COUNTS = ("times", "skip")
 

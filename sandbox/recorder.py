@@ -16,6 +16,7 @@ _HEADERS_SHOWN = (
     "X-Client-Request-Id",
     "Idempotency-Key",
     "OpenAI-Organization",
+    "X-Server-Timeout",
 )
 
 

@@ -13,6 +13,19 @@ from flask.typing import ResponseReturnValue
 from sandbox.world import Shelf, World
 
 
+class NothingKept:
+    """The shelf of an upstream that keeps no work between two calls: always empty."""
+
+    def __init__(self, _world: World) -> None: ...
+
+    def clear(self) -> None:
+        """Nothing to forget."""
+
+    def restart(self) -> int:
+        """Nothing to break off."""
+        return 0
+
+
 class Wrong(NamedTuple):
     """A request that no route takes: what the twin's own router says to it."""
 
@@ -34,6 +47,6 @@ class Twin:
 
 def all_twins() -> tuple[Twin, ...]:
     """Every twin there is."""
-    from sandbox.twins import chatgpt2api, flux, openai, stability
+    from sandbox.twins import chatgpt2api, flux, gemini, openai, stability, xai
 
-    return chatgpt2api.TWIN, openai.TWIN, stability.TWIN, flux.TWIN
+    return chatgpt2api.TWIN, openai.TWIN, stability.TWIN, flux.TWIN, gemini.TWIN, xai.TWIN
