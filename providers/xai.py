@@ -32,7 +32,9 @@ DEFAULT_PROMPT_MODEL: Final = "grok-4.3"
 CALL_TOTAL_S: Final = 300.0  # section 1
 MAX_BYTES_PER_PICTURE = 32 * 1024 * 1024  # 4 MP as PNG, in base64
 MAX_ENVELOPE_BYTES = 1024 * 1024
-MAX_PICTURES_BYTES = 19 * 1024 * 1024  # in data URLs; with the words below the 20 MiB of the vendor's client (section 4)
+MAX_PICTURES_BYTES = (
+    19 * 1024 * 1024
+)  # in data URLs; with the words below the 20 MiB of the vendor's client (section 4)
 
 # Other spellings of what Darkroom sets, and what would publish or keep the pictures (sections 3 and 4).
 _NOT_IN_EXTRA = frozenset({"file_id", "image_url", "storage_options"})

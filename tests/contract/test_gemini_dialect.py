@@ -152,9 +152,7 @@ def test_the_largest_order_sends_the_sheets_fields(sandbox: Sandbox, provider: G
         ("gemini-3.1-flash-lite-image", {"aspect_ratio": "4:5", "resolution": "1K"}, (928, 1152)),
     ],
 )
-def test_a_size_reaches_the_painter(
-    provider: Gemini, name: str, size: dict[str, str], pixels: tuple[int, int]
-) -> None:
+def test_a_size_reaches_the_painter(provider: Gemini, name: str, size: dict[str, str], pixels: tuple[int, int]) -> None:
     assert picture(provider.submit(ask(name=name, size=size), dedupe_key="key-1")).size == pixels
 
 
@@ -290,7 +288,13 @@ def test_only_a_bad_moment_is_worth_another_try(provider: Gemini, marker: str, c
 
 @pytest.mark.parametrize(
     ("marker", "wait_s"),
-    [("429", 32), ("429 retry_after=7", 7), ("503 retry_after=1.5", 1.5), ("quota=day", 3600), ("429 retry_after=9999", 300)],
+    [
+        ("429", 32),
+        ("429 retry_after=7", 7),
+        ("503 retry_after=1.5", 1.5),
+        ("quota=day", 3600),
+        ("429 retry_after=9999", 300),
+    ],
 )
 def test_it_says_when_to_come_back(provider: Gemini, marker: str, wait_s: float) -> None:
     with pytest.raises(NotRun) as caught:
