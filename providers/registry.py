@@ -14,7 +14,9 @@ from providers.flux import Flux
 from providers.gemini import Gemini
 from providers.http import Outgoing, origin_of
 from providers.openai import OpenAi
+from providers.replicate import Replicate
 from providers.stability import Stability
+from providers.wavespeed import WaveSpeed
 from providers.wire import Origin
 from providers.xai import Xai
 
@@ -39,7 +41,16 @@ class Adapter(Protocol):
 
 
 # `providers/configured.py` lists their variables, for those who must not load adapters.
-ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, Stability, Flux, Gemini, Xai)
+ADAPTERS: Final[tuple[Adapter, ...]] = (
+    ChatGpt2Api,
+    OpenAi,
+    Stability,
+    Flux,
+    WaveSpeed,
+    Replicate,
+    Gemini,
+    Xai,
+)
 
 
 class Registry:

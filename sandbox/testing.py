@@ -45,6 +45,16 @@ class Sandbox:
         return f"{self.url}/flux"
 
     @property
+    def wavespeed_url(self) -> str:
+        """For ``WAVESPEED_BASE_URL``."""
+        return f"{self.url}/wavespeed"
+
+    @property
+    def replicate_url(self) -> str:
+        """For ``REPLICATE_BASE_URL``, with or without ``/v1`` appended."""
+        return f"{self.url}/replicate"
+
+    @property
     def gemini_url(self) -> str:
         """For ``GOOGLE_GEMINI_BASE_URL``."""
         return f"{self.url}/gemini"

@@ -47,6 +47,24 @@ class Twin:
 
 def all_twins() -> tuple[Twin, ...]:
     """Every twin there is."""
-    from sandbox.twins import chatgpt2api, flux, gemini, openai, stability, xai
+    from sandbox.twins import (
+        chatgpt2api,
+        flux,
+        gemini,
+        openai,
+        replicate,
+        stability,
+        wavespeed,
+        xai,
+    )
 
-    return chatgpt2api.TWIN, openai.TWIN, stability.TWIN, flux.TWIN, gemini.TWIN, xai.TWIN
+    return (
+        chatgpt2api.TWIN,
+        openai.TWIN,
+        stability.TWIN,
+        flux.TWIN,
+        wavespeed.TWIN,
+        replicate.TWIN,
+        gemini.TWIN,
+        xai.TWIN,
+    )

@@ -430,19 +430,19 @@ def test_googles_client_reads_a_blocked_prompt(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "marker", "kind", "code", "status"),
+    ("key", "marker", "kind", "told"),
     [
-        ("bad-key", "", errors.ClientError, 400, "INVALID_ARGUMENT"),
-        ("AIza-secret", "[sandbox:429]", errors.ClientError, 429, "RESOURCE_EXHAUSTED"),
-        ("AIza-secret", "[sandbox:503 envelope=list]", errors.ServerError, 503, "UNAVAILABLE"),
+        ("bad-key", "", errors.ClientError, (400, "INVALID_ARGUMENT")),
+        ("AIza-secret", "[sandbox:429]", errors.ClientError, (429, "RESOURCE_EXHAUSTED")),
+        ("AIza-secret", "[sandbox:503 envelope=list]", errors.ServerError, (503, "UNAVAILABLE")),
     ],
 )
 def test_googles_client_reads_the_errors(
-    sandbox: Sandbox, key: str, marker: str, kind: type[errors.APIError], code: int, status: str
+    sandbox: Sandbox, key: str, marker: str, kind: type[errors.APIError], told: tuple[int, str]
 ) -> None:
     with pytest.raises(kind) as caught:
         googles(sandbox, f"a fox {marker}", key=key)
-    assert (caught.value.code, caught.value.status) == (code, status)
+    assert (caught.value.code, caught.value.status) == told
 
 
 def test_googles_client_finds_a_dead_model_gone(sandbox: Sandbox) -> None:

@@ -102,8 +102,10 @@ def test_several_pictures_are_images_and_leave_the_shape_free() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["n", "model", "prompt", "response_format", "quality", "aspect_ratio", "resolution", "image", "images", "image_url"]
-    + ["file_id", "storage_options", "size", "stream"],
+    [
+        *("n", "model", "prompt", "response_format", "quality", "aspect_ratio", "resolution", "size", "stream"),
+        *("image", "images", "image_url", "file_id", "storage_options"),
+    ],
 )
 def test_extra_fields_cannot_change_what_is_bought_or_how_it_is_answered(name: str) -> None:
     with pytest.raises(RequestRefused) as caught:

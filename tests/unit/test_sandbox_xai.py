@@ -139,8 +139,10 @@ def test_keys_are_told_apart(client, headers, status, words):
 
 @pytest.mark.parametrize(
     "name",
-    ["size", "style", "seed", "steps", "negative_prompt", "mask", "background", "output_format", "moderation"]
-    + ["image", "images", "quality"],
+    [
+        *("size", "style", "seed", "steps", "negative_prompt", "mask", "background", "output_format", "moderation"),
+        *("image", "images", "quality"),
+    ],
 )
 def test_what_openai_takes_and_xai_does_not_is_named(client, name):
     assert error(generate(client, **{name: "x"})) == (400, "400", f"Argument not supported: {name}")
