@@ -60,6 +60,10 @@ def sandbox_environ(sandbox_port: int) -> dict[str, str]:
         "REPLICATE_API_TOKEN": "sandbox",
         "WAVESPEED_BASE_URL": f"{base}/wavespeed",
         "WAVESPEED_API_KEY": "sandbox",
+        "GOOGLE_GEMINI_BASE_URL": f"{base}/gemini",
+        "GEMINI_API_KEY": "sandbox",
+        "XAI_BASE_URL": f"{base}/xai/v1",
+        "XAI_API_KEY": "sandbox",
     }
 
 

@@ -124,8 +124,9 @@ def _failure(fate: Script) -> Response | None:
 
 def _generated(order: Order, fate: Script) -> Response:
     candidates = [_candidate(order, fate)]
-    if fate.get("fewer"):  # a second one that was blocked: the good one counts
-        candidates.append({"index": 1, "finishReason": "IMAGE_SAFETY", "content": {"role": "model"}})
+    if fewer := fate.get("fewer"):  # a second one: blocked, or a picture too many
+        blocked = {"finishReason": "IMAGE_SAFETY", "content": {"role": "model"}}
+        candidates.append({**(candidates[0] if fewer.number(1) < 0 else blocked), "index": 1})
     return jsonify(
         candidates=candidates,
         usageMetadata=_usage(order, drawn=not fate.get("fail", "empty")),

@@ -122,7 +122,7 @@ def test_the_least_order_sends_nothing_that_was_not_set(sandbox: Sandbox, provid
     [asked] = sandbox.requests("gemini")
     assert (asked["method"], asked["form"], asked["status"]) == ("POST", "json", 200)
     assert asked["path"] == f"/gemini/v1beta/models/{model.id}:generateContent"
-    assert asked["headers"]["X-Server-Timeout"] == "300"
+    assert asked["headers"]["X-Server-Timeout"] == "290"
     assert asked["fields"] == {
         "contents": [{"role": "user", "parts": [{"text": "a red fox"}]}],
         "generationConfig": {"responseModalities": ["IMAGE"]},
@@ -306,6 +306,13 @@ def test_one_blocked_candidate_does_not_hide_the_good_one(provider: Gemini) -> N
     done = provider.submit(ask("a fox [sandbox:fewer=1]"), dedupe_key="key-1")
     assert isinstance(done, Finished)
     assert len(done.images) == 1
+
+
+@pytest.mark.parametrize(("name", "n"), [(FLASH, 1), (IMAGEN, 2)])
+def test_a_picture_too_many_is_not_kept(sandbox: Sandbox, name: str, n: int) -> None:
+    done = provider_of(sandbox, "legacy-gateway").submit(ask("a [sandbox:fewer=-1]", name, n=n), dedupe_key="key-1")
+    assert isinstance(done, Finished)
+    assert len(done.images) == n
 
 
 def test_what_the_twin_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Gemini) -> None:

@@ -263,10 +263,11 @@ def test_a_rate_limit_says_how_long_where_it_is_told(provider: Xai, marker: str,
     assert caught.value.retry_after_s == wait_s
 
 
-def test_moderation_may_drop_some(provider: Xai) -> None:
-    done = provider.submit(ask("a fox [sandbox:fewer=1]", n=3), dedupe_key="key-1")
+@pytest.mark.parametrize(("marker", "kept"), [("fewer=1", 2), ("fewer=-1", 3)])
+def test_moderation_may_drop_some_and_more_are_not_kept(provider: Xai, marker: str, kept: int) -> None:
+    done = provider.submit(ask(f"a fox [sandbox:{marker}]", n=3), dedupe_key="key-1")
     assert isinstance(done, Finished)
-    assert len(done.images) == 2
+    assert len(done.images) == kept
 
 
 def test_what_the_twin_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Xai) -> None:

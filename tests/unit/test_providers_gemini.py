@@ -82,7 +82,7 @@ def test_what_is_no_version_is_refused(text: str) -> None:
 def test_pictures_come_before_the_words() -> None:
     request = build_submit(order(operation="edit", images=[PNG, JPEG]), version="v1")
     assert request.path == "/v1/models/gemini-3.1-flash-image:generateContent"
-    assert request.headers == {"X-Server-Timeout": "300"}
+    assert request.headers == {"X-Server-Timeout": "290"}
     assert request.json == {
         "contents": [
             {
