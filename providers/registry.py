@@ -13,6 +13,8 @@ from providers.configured import value_of
 from providers.flux import Flux
 from providers.gemini import Gemini
 from providers.http import Outgoing, origin_of
+from providers.huggingface import HuggingFace
+from providers.llamaswap import LlamaSwap
 from providers.openai import OpenAi
 from providers.replicate import Replicate
 from providers.stability import Stability
@@ -48,6 +50,8 @@ ADAPTERS: Final[tuple[Adapter, ...]] = (
     Flux,
     WaveSpeed,
     Replicate,
+    HuggingFace,
+    LlamaSwap,
     Gemini,
     Xai,
 )

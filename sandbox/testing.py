@@ -55,6 +55,16 @@ class Sandbox:
         return f"{self.url}/replicate"
 
     @property
+    def huggingface_url(self) -> str:
+        """For ``HF_ROUTER_BASE_URL`` and ``HF_ENDPOINT``: the twin is router, Hub and CDN in one."""
+        return f"{self.url}/huggingface"
+
+    @property
+    def llamaswap_url(self) -> str:
+        """For ``LLAMASWAP_BASE_URL``, with or without ``/v1`` appended."""
+        return f"{self.url}/llamaswap"
+
+    @property
     def gemini_url(self) -> str:
         """For ``GOOGLE_GEMINI_BASE_URL``."""
         return f"{self.url}/gemini"

@@ -51,6 +51,8 @@ def all_twins() -> tuple[Twin, ...]:
         chatgpt2api,
         flux,
         gemini,
+        huggingface,
+        llamaswap,
         openai,
         replicate,
         stability,
@@ -65,6 +67,8 @@ def all_twins() -> tuple[Twin, ...]:
         flux.TWIN,
         wavespeed.TWIN,
         replicate.TWIN,
+        huggingface.TWIN,
+        llamaswap.TWIN,
         gemini.TWIN,
         xai.TWIN,
     )
