@@ -15,6 +15,19 @@ from flask.typing import ResponseReturnValue
 from sandbox.world import Shelf, World
 
 
+class NothingKept:
+    """The shelf of an upstream that keeps no work between two calls: always empty."""
+
+    def __init__(self, _world: World) -> None: ...
+
+    def clear(self) -> None:
+        """Nothing to forget."""
+
+    def restart(self) -> int:
+        """Nothing to break off."""
+        return 0
+
+
 class Wrong(NamedTuple):
     """A request that no route takes: what the twin's own router says to it."""
 
