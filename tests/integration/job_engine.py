@@ -225,7 +225,7 @@ def make_bench(
     values: dict[str, Any] = {
         "owner": owner,
         "database": database,
-        "catalog": models,
+        "catalogs": models,
         "registry": registry.load(environ),
         "media": media,
         "store": store,

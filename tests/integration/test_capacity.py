@@ -145,7 +145,7 @@ def fleet(database: Database, environ: dict[str, str], sandbox: Sandbox, tmp_pat
         Workbench(
             owner=f"wkr_{number}",
             database=database,
-            catalog=models,
+            catalogs=models,
             registry=registry.load(environ),
             media=media,
             store=store,
