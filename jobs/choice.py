@@ -16,6 +16,8 @@ from providers.ranking import Goal
 AUTO: Mapping[str, Goal] = MappingProxyType({"auto": "budget", "auto:budget": "budget", "auto:quality": "quality"})
 _BEST: Mapping[Goal, str] = {"budget": "the cheapest", "quality": "the best by the catalogue's ranking"}
 NAMED_AT_MOST = 3
+# Faults that no other model would mend, where all of them find the same.
+_OWN_FAULTS = frozenset({"required", "wrong_type", "too_long", "out_of_range", "conflict"})
 # Some models draw without being told what. Nobody is charged for that who has not named one of them.
 _NEEDS_WORDS = frozenset({"generate", "text_to_3d"})
 
@@ -78,12 +80,15 @@ def _reason(goal: Goal, operation: str, count: int, refused: Sequence[str]) -> s
 
 
 def _faults(operation: str, refused: Mapping[str, list[FieldFault]]) -> list[FieldFault]:
-    """What is wrong for the nearest model; and, unless every model says the same, that none takes it all."""
+    """What is wrong for the nearest model; and, unless it is the order's own fault, that none takes it."""
     nearest = min(refused, key=lambda model_id: len(refused[model_id]))
     told = refused[nearest]
-    if all({_about(fault) for fault in told} <= {_about(each) for each in faults} for faults in refused.values()):
+    shared = set.intersection(*({_about(fault) for fault in faults} for faults in refused.values()))
+    if all(fault.code in _OWN_FAULTS and _about(fault) in shared for fault in told):
         return told
     words = f"none of {len(refused)} models for {operation} takes this order as it is; {nearest} comes nearest"
+    if len(refused) == 1:
+        words = f"{nearest} is the only model for {operation}, and does not take this order as it is"
     return [FieldFault("model", "no_model_fits", words), *told]
 
 

@@ -82,6 +82,7 @@ def test_an_order_that_fits_nobody_tells_what_the_nearest_lacks() -> None:
     assert told[0] == ("model", "no_model_fits")
     assert told[1][0] in {"seed", "background"}
     assert len(told) == 2
+    assert faults("openai", prompt="x", seed=1) == [("model", "no_model_fits"), ("seed", "not_supported")]
 
 
 def test_auto_is_the_cheapest() -> None:
