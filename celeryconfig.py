@@ -28,6 +28,7 @@ if not is_redis(broker_url):
     task_default_exchange_type = "direct"
 task_send_sent_event = False
 
+worker_consumer = "workers.consumer:Consumer"
 worker_prefetch_multiplier = 1
 worker_send_task_events = _settings.task_events
 worker_enable_remote_control = True

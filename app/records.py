@@ -12,7 +12,7 @@ from typing import Literal
 from app.together import Together
 from core.db import Database
 from core.errors import DatabaseAwayError
-from jobs import audit, callbacks, capacity, idempotency, lifecycle, repository, retention
+from jobs import audit, callbacks, capacity, idempotency, lifecycle, publishing, repository, retention
 from jobs.audit import Finding
 from jobs.capacity import ProviderState
 from jobs.desk import Submitted
@@ -96,6 +96,12 @@ class Records:
     def resume_provider(self, name: str) -> None:
         with self._database.autocommit() as connection:
             capacity.resume(connection, name)
+
+    def unpublished(self, job_id: str) -> None:
+        """The nudge of a new job could not be sent: let the next sweep send it, and not the one that
+        looks for messages long overdue."""
+        with suppress(DatabaseAwayError), self._database.autocommit() as connection:
+            publishing.forget(connection, [job_id])
 
     def heard(self, call_id: str, upstream_id: object) -> list[Nudge]:
         """An upstream has reported on a call; publish the nudges now."""

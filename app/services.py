@@ -70,7 +70,7 @@ class Services:
     authenticate: Callable[[str], Caller | None]
     records: Records
     desk: Desk
-    publish: Callable[[Sequence[Nudge]], object]
+    publish: Callable[[Sequence[Nudge]], bool]
     catalogs: CatalogSource
     configured: Collection[str]
     unit_price: Callable[[Model, Decimal], int]

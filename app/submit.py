@@ -110,7 +110,8 @@ def submit(operation: str) -> Response:
         max_image_bytes=current_app.config["MAX_IMAGE_BYTES"],
         request_id=g.request_id,
     )
-    parts.publish(submitted.nudges)
+    if not parts.publish(submitted.nudges):
+        parts.records.unpublished(submitted.task.id)
     wait_s = preferred_wait_s()
     task = _ended_or_latest(parts, submitted.task, wait_s)
     return _accepted(task, replayed=submitted.replayed, wait_s=wait_s)

@@ -34,7 +34,11 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
             optional=("CHATGPT2API_IMAGE_MODEL", "CHATGPT2API_PROMPT_MODEL"),
             has_adapter=True,
         ),
-        "flux": Variables((("BFL_API_KEY", "BLACK_FOREST_LABS_API_KEY"),), ("BFL_API_BASE",)),
+        "flux": Variables(
+            needed=(("BFL_API_KEY", "BLACK_FOREST_LABS_API_KEY"),),
+            optional=("BFL_API_BASE", "BFL_WEBHOOKS"),
+            has_adapter=True,
+        ),
         "gemini": Variables(
             (("GEMINI_API_KEY", "GOOGLE_API_KEY"),), ("GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_API_VERSION")
         ),
@@ -45,9 +49,11 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
             optional=("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_PROMPT_MODEL"),
             has_adapter=True,
         ),
-        "replicate": Variables((("REPLICATE_API_TOKEN",),), ("REPLICATE_BASE_URL",)),
+        "replicate": Variables((("REPLICATE_API_TOKEN",),), ("REPLICATE_BASE_URL",), has_adapter=True),
         "stability": Variables((("STABILITY_API_KEY", "SAI_API_KEY"),), ("STABILITY_BASE_URL",), has_adapter=True),
-        "wavespeed": Variables((("WAVESPEED_API_KEY",),)),
+        "wavespeed": Variables(
+            (("WAVESPEED_API_KEY",),), ("WAVESPEED_BASE_URL", "WAVESPEED_CLIENT_NAME"), has_adapter=True
+        ),
         "xai": Variables((("XAI_API_KEY",),), ("XAI_BASE_URL",)),
     }
 )

@@ -1,14 +1,15 @@
 """The one way out: guarded HTTP to upstreams and to URLs that came from outside.
 
 :class:`UpstreamSession` talks to the origin the operator configured, with the credential, and says
-of every failure whether the request may have run. :func:`fetch` reads a URL somebody else chose,
-without any credential, and reaches no private place. Neither retries.
+of every failure whether the request may have run. :func:`fetch` reads a URL somebody else chose, and
+:func:`put` writes to one, without any credential, and neither reaches a private place. None retries.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from time import monotonic
@@ -160,6 +161,9 @@ class UpstreamSession:
     can reach no other origin: redirects are handed back as they are. Thread-safe.
 
     fresh: connect anew for each request. For paid calls of upstreams that cannot deduplicate.
+    may_reach: judges each address before it is connected to. The default takes all, for where the
+    operator's own upstream stands is the operator's business; for an origin that an answer named,
+    give :meth:`Policy.allows_address`.
     """
 
     def __init__(
@@ -170,12 +174,14 @@ class UpstreamSession:
         *,
         connect_s: float = 5.0,
         fresh: bool = False,
+        may_reach: Callable[[Origin, str], bool] | None = None,
     ) -> None:
         outgoing = outgoing or Outgoing()
         self.base_url = base_url.rstrip("/")
         self.origin = origin_of(base_url)
         self._headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
         self._connect_s = connect_s
+        self._may_reach = may_reach or _anywhere
         self._wire = wire.Wire(pool_size=outgoing.pool_size, fresh=fresh, ca_file=outgoing.ca_file)
 
     def __repr__(self) -> str:
@@ -196,7 +202,7 @@ class UpstreamSession:
     def stream(self, request: WireRequest, *, total_s: float, max_bytes: int) -> StreamedAnswer:
         """Like :meth:`send`, returning at the end of the header. The deadline covers the body too."""
         prepared = self._prepare(request)
-        exchange = Exchange(monotonic() + total_s, self._connect_s, total_s, may_reach=_anywhere)
+        exchange = Exchange(monotonic() + total_s, self._connect_s, total_s, may_reach=self._may_reach)
         try:
             response = self._wire.transmit(prepared, exchange)
         except NotConnectedError as error:
@@ -303,15 +309,7 @@ def fetch(url: str, policy: Policy, *, headers: Mapping[str, str] | None = None)
     ``headers`` go to the first origin only: a redirect elsewhere loses them, credentials included.
     Raises: UnsafeUrlError.
     """
-    exchange = Exchange(
-        monotonic() + policy.total_s,
-        policy.connect_s,
-        policy.silence_s,
-        may_reach=policy.allows_address,
-        resolve=policy.resolve,
-        least_bytes_per_s=policy.least_bytes_per_s,
-        grace_s=policy.grace_s,
-    )
+    exchange = _exchange(policy)
     first = origin = None
     for _hop in range(MAX_REDIRECTS + 1):
         # Ours may be longer: a look at a hundred tasks names them all in its query.
@@ -336,13 +334,49 @@ def _fetcher(ca_file: str | None) -> wire.Wire:
 def _get(url: str, policy: Policy, exchange: Exchange, headers: Mapping[str, str]) -> Fetched | str:
     """The content of ``url``, or where it redirects to."""
     own = {"User-Agent": USER_AGENT, "Accept": policy.accept, "Accept-Encoding": "identity"}
-    try:
+    with _named_faults():
         prepared = requests.Request("GET", url, headers={**own, **headers}).prepare()
         response = _fetcher(policy.ca_file).transmit(prepared, exchange)
         try:
             return _read(response, url, policy)
         finally:
             response.close()
+
+
+def put(url: str, data: bytes, policy: Policy, *, headers: Mapping[str, str]) -> None:
+    """Store ``data`` at a URL somebody else chose, within ``policy``; a redirect is not followed.
+
+    Raises: UnsafeUrlError; an answer other than 2xx is ``url_unreachable`` with its status.
+    """
+    origin, parsed = _parse(url)
+    policy.check(origin)
+    with _named_faults():
+        prepared = requests.Request(
+            "PUT", parsed.url, headers={"User-Agent": USER_AGENT, **headers}, data=data
+        ).prepare()
+        response = _fetcher(policy.ca_file).transmit(prepared, _exchange(policy))
+        response.close()
+    if not 200 <= response.status_code < 300:
+        raise UnsafeUrlError("url_unreachable", f"HTTP {response.status_code}", status=response.status_code)
+
+
+def _exchange(policy: Policy) -> Exchange:
+    return Exchange(
+        monotonic() + policy.total_s,
+        policy.connect_s,
+        policy.silence_s,
+        may_reach=policy.allows_address,
+        resolve=policy.resolve,
+        least_bytes_per_s=policy.least_bytes_per_s,
+        grace_s=policy.grace_s,
+    )
+
+
+@contextmanager
+def _named_faults() -> Iterator[None]:
+    """Whatever goes wrong on the way, as an UnsafeUrlError of the right code."""
+    try:
+        yield
     except ForbiddenAddressError as error:
         raise UnsafeUrlError("url_not_allowed", "address") from error
     except NotConnectedError as error:

@@ -10,9 +10,12 @@ from pydantic import ValidationError
 from providers.base import Provider
 from providers.chatgpt2api import ChatGpt2Api
 from providers.configured import value_of
+from providers.flux import Flux
 from providers.http import Outgoing, origin_of
 from providers.openai import OpenAi
+from providers.replicate import Replicate
 from providers.stability import Stability
+from providers.wavespeed import WaveSpeed
 from providers.wire import Origin
 
 POOL_SIZE: Final = 200  # the most paid calls a worker process has at one provider (DESIGN section 3)
@@ -36,7 +39,14 @@ class Adapter(Protocol):
 
 
 # `providers/configured.py` lists their variables, for those who must not load adapters.
-ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, Stability)
+ADAPTERS: Final[tuple[Adapter, ...]] = (
+    ChatGpt2Api,
+    OpenAi,
+    Stability,
+    Flux,
+    WaveSpeed,
+    Replicate,
+)
 
 
 class Registry:

@@ -110,6 +110,15 @@ def check(blob: bytes) -> None:
     _decoded(blob)
 
 
+def clear_where_white(mask: bytes) -> bytes:
+    """A mask whose white means change, as a recipe takes it: clear where it changes. Raises NotAPicture."""
+    clear = Image.new("RGBA", (opened := _opened(mask)).size)
+    clear.putalpha(ImageOps.invert(opened.convert("L")))
+    out = io.BytesIO()
+    clear.save(out, "PNG")
+    return out.getvalue()
+
+
 def partial(recipe: Recipe, done: int, rounds: int) -> bytes:
     """The picture as it looks ``done`` steps of ``rounds`` into the work: the same, but blurred."""
     picture = draw(recipe)

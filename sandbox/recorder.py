@@ -15,6 +15,8 @@ _HEADERS_SHOWN = (
     "Accept",
     "X-Client-Request-Id",
     "Idempotency-Key",
+    "Prefer",
+    "Cancel-After",
     "OpenAI-Organization",
 )
 

@@ -16,7 +16,8 @@ class Settings:
     ``latency_s`` is how long a picture takes, spread by ``latency_jitter`` (0.2 is +-20 %) by a hash of the
     prompt, so that the same prompt always takes the same time. ``prepared`` serves a few prepared pictures
     of each size instead of drawing (for benchmarks). ``retention_s`` is how long finished work can be read.
-    ``tasks_max`` bounds the jobs remembered per provider: the oldest go first.
+    ``tasks_max`` bounds the jobs remembered per provider: the oldest go first. ``hold_webhooks`` keeps
+    webhooks back for as long as it is on.
     """
 
     latency_s: float = 1.0
@@ -26,6 +27,7 @@ class Settings:
     retention_s: float = 15 * 86400.0
     tasks_max: int = 200_000
     requests_kept: int = 500
+    hold_webhooks: bool = False
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -114,6 +114,7 @@ class Records:
     findings: list[Finding] = field(default_factory=list)
     filters: list[Any] = field(default_factory=list)
     earlier_task: Task | None = None
+    forgotten: list[str] = field(default_factory=list)
     reports: list[tuple[str, object]] = field(default_factory=list)
     cancelled: Cancellation = field(default_factory=lambda: Cancellation("freed_in_queue", []))
 
@@ -160,6 +161,9 @@ class Records:
     def cancel(self, account_id: str, job_id: str) -> Cancellation:
         self.task(account_id, job_id)
         return self.cancelled
+
+    def unpublished(self, job_id: str) -> None:
+        self.forgotten.append(job_id)
 
     def heard(self, call_id: str, upstream_id: object) -> list[Nudge]:
         self.reports.append((call_id, upstream_id))
@@ -318,11 +322,15 @@ def make_edge(**variables: Any) -> Edge:
             raise UnsafeUrlError("url_not_allowed", "address")
         return PNG
 
+    def publish(nudges: Sequence[Nudge]) -> bool:
+        published.extend(nudges)
+        return not trouble["redis"]
+
     services = Services(
         authenticate=KEYS.get,
         records=records,
         desk=desk,
-        publish=published.extend,
+        publish=publish,
         catalogs=CATALOG,
         configured=("openai",),
         unit_price=lambda model, usd: int(usd * 100 * Decimal(1_000_000)),

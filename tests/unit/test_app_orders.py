@@ -323,3 +323,13 @@ def test_an_estimate_prices_and_submits_nothing(edge: Edge) -> None:
     assert with_picture.json["operation"] == "edit"
     assert edge.fetched == []
     assert _post(edge, "/api/images/estimate", prompt="a", operation="paint").status_code == 404
+
+
+def test_an_order_whose_nudge_could_not_be_sent_is_left_to_the_next_sweep(edge: Edge) -> None:
+    edge.trouble["redis"] = "away"
+    answer = _post(edge, prompt="a fox")
+    assert answer.status_code == 202
+    assert edge.records.forgotten == [answer.json["id"]]
+    edge.trouble["redis"] = None
+    assert _post(edge, prompt="a fox").status_code == 202
+    assert len(edge.records.forgotten) == 1
