@@ -76,8 +76,10 @@ class Workbench:
 
     def output(self, model: str) -> Kind:
         """What the model makes; pictures, for one the catalogue has lost since."""
-        known = self.catalog.models.get(model)
-        return known.output if known else "image"
+        try:
+            return self.model(model).output
+        except UnknownModelError:
+            return "image"
 
     def facts(self, job: LiveJob) -> Facts:
         return Facts(
