@@ -168,12 +168,15 @@ def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:
     """DARKROOM_FALLBACKS by model id. Raises SettingsError for a chain that is none, or an unknown model."""
     try:
         chains = chains_of(text)
-        return {
-            catalog.resolve(first).model.id: [catalog.resolve(name).model.id for name in rest]
-            for first, rest in chains.items()
-        }
+        return {_id_of(first, catalog): [_id_of(name, catalog) for name in rest] for first, rest in chains.items()}
     except (ValueError, UnknownModelError) as error:
         raise SettingsError(f"DARKROOM_FALLBACKS: {error}") from None
+
+
+def _id_of(name: str, catalog: Catalog) -> str:
+    """The id a name means. A hidden model's own is one, too: a chain only leaves it out while it is hidden."""
+    entry = catalog.models.get(name)
+    return name if entry is not None and entry.hidden else catalog.resolve(name).model.id
 
 
 def _pictures(settings: Settings) -> tuple[Store, Media]:
