@@ -25,8 +25,18 @@ from storage.local import LocalStore
 from storage.media import Media
 
 HOUSE = "house: {like: gpt-image-2, cost_usd: 0.05, cost_tiers: [], markup: 2}"
+AKIN = "gpt-image-mine: {like: gpt-image-2}"  # as an unknown name it would mean gpt-image-2, by alias
 PRICE = 10_000_000
 DEAR_AND_HIDDEN = HOUSE.replace("markup: 2", "markup: 7, hidden: true")
+
+
+class Clock:
+    """The worker's: it looks at the file when a test lets a second pass, or when it misses a model."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @dataclass
@@ -37,6 +47,7 @@ class Service:
     http: requests.Session
     file: Path
     engine: Engine
+    clock: Clock
 
     def write(self, text: str) -> None:
         """As one should: beside it, then in its place."""
@@ -85,10 +96,17 @@ def service(  # noqa: PLR0917 - fixtures come by name
         REDIS_URL=redis_url,
         DARKROOM_MINIMUM_UNIT_PRICE=0,
     )
+    clock = Clock()
+    following = LiveCatalog(file, clock=clock)
     bench = make_bench(
-        database=database, models=LiveCatalog(file), media=media, store=store, environ=upstreams, sent=sent,
+        database=database,
+        models=following,
+        media=media,
+        store=store,
+        environ=upstreams,
+        sent=sent,
         owner="wkr_reload",
-    )  # fmt: skip
+    )
     with database.transaction() as connection:
         token = create_key(connection, account.account_id, name="r", scopes=("jobs:write", "jobs:read")).token
     # The test hands jobs to the worker itself, so nothing need be published.
@@ -98,7 +116,7 @@ def service(  # noqa: PLR0917 - fixtures come by name
     with requests.Session() as http:
         http.trust_env = False
         http.headers["Authorization"] = f"Bearer {token}"
-        yield Service(f"http://127.0.0.1:{server.server_port}", http, file, Engine(bench, desk, sent))
+        yield Service(f"http://127.0.0.1:{server.server_port}", http, file, Engine(bench, desk, sent), clock)
     server.shutdown()
 
 
@@ -112,13 +130,14 @@ def test_the_file_is_followed_by_web_and_workers_without_a_restart(service: Serv
     assert service.get("/api/models/house").status_code == 404
 
     # A new model at a price of its own; another one hidden.
-    service.write(f"{{models: {{{HOUSE}, flux-2-pro: {{hidden: true}}}}}}")
+    service.write(f"{{models: {{{HOUSE}, {AKIN}, flux-2-pro: {{hidden: true}}}}}}")
     service.until(lambda: service.get("/api/models/house").status_code == 200)
     after = service.get("/api/models").json()
     assert {model["id"] for model in before["data"]} - {model["id"] for model in after["data"]} == {"flux-2-pro"}
     assert service.price("house") == PRICE
     assert service.order(model="flux-2-pro").json()["code"] == "unknown_model"
 
+    akin = service.order(model="gpt-image-mine").json()
     accepted = [service.order(model="house").json() for _ in range(3)]
     first, second, third = (each["id"] for each in accepted)
     assert accepted[0]["price"]["quoted_microcredits"] == PRICE
@@ -142,15 +161,20 @@ def test_the_file_is_followed_by_web_and_workers_without_a_restart(service: Serv
     service.until(lambda: service.get("/api/models/house").status_code == 404)
     service.until(lambda: service.get("/readyz").json()["checks"]["catalog"]["ok"] is True)
     assert service.order(model="house").json()["code"] == "unknown_model"
+    service.clock.now += 1
     service.engine.run(second)
+    assert service.engine.bench.catalog.models["house"].hidden
     assert outcome(service, second) == ("succeeded", None, PRICE)
 
     # Taken away altogether: its jobs end, free.
     service.file.unlink()
     service.until(lambda: service.get("/api/models").json()["catalog_version"] == before["catalog_version"])
-    service.until(lambda: "house" not in service.engine.bench.catalog.models)
+    service.until(lambda: "house" not in service.engine.bench.catalogs.renewed().models)
     service.engine.run(third)
     assert outcome(service, third) == ("failed", "model_unavailable", 0)
+    assert akin["model"] == "gpt-image-mine"
+    service.engine.run(akin["id"])
+    assert outcome(service, akin["id"]) == ("failed", "model_unavailable", 0)
     service.engine.assert_books_balance()
 
 

@@ -153,6 +153,23 @@ def test_a_file_that_cannot_be_read_is_tried_again(path: Path, clock: Clock) -> 
     assert markup(live) == 33
 
 
+def test_a_read_that_failed_is_repeated_though_the_file_stays_as_it_is(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = LiveCatalog(path, clock=clock)
+    path.write_text(CHEAP)
+
+    def refused(_path: Path) -> bytes:
+        raise PermissionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refused)
+        clock.tick()
+        assert live.faults == ("cannot be read (PermissionError)",)
+    clock.tick()
+    assert (markup(live), live.faults) == (2, ())
+
+
 def test_many_at_once_see_one_or_the_other(path: Path) -> None:
     path.write_text(CHEAP)
     live = LiveCatalog(path, clock=Clock())
