@@ -22,8 +22,8 @@ from jobs.retention import Keeper
 from jobs.workbench import Workbench
 from providers import registry
 from providers.catalog_live import LiveCatalog
-from storage.local import LocalStore
 from storage.media import Media
+from storage.opening import open_store
 from workers.enqueue import Publisher
 
 LIMIT_MAX = 1_000_000
@@ -62,7 +62,7 @@ def workbench() -> Workbench:
     upstreams = registry.load(environment())
     for name in upstreams.configured():
         limits(name, environment())  # a bad one stops the start, not the first job
-    store = LocalStore(values.blobs_dir)
+    store = open_store(values)
     return Workbench(
         owner=new_id("wkr"),
         database=database(),
