@@ -69,7 +69,7 @@ def _storage(store: Store) -> str | None:
 def _catalog(catalogs: LiveCatalog) -> str | None:
     faults = len(catalogs.faults)
     # Public, so the faults themselves stand in the log and in `darkroom doctor`.
-    return f"the operator's file has {faults} faults and is not in force; see darkroom doctor" if faults else None
+    return f"the operator's file is not in force (faults: {faults}); see darkroom doctor" if faults else None
 
 
 class Readiness:
