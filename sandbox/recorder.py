@@ -18,6 +18,7 @@ _HEADERS_SHOWN = (
     "Prefer",
     "Cancel-After",
     "OpenAI-Organization",
+    "X-Server-Timeout",
 )
 
 
@@ -53,7 +54,7 @@ def _describe(provider: str) -> dict[str, object]:
         "at": round(time.time(), 3),
         "method": request.method,
         "path": request.path,
-        "query": {key: _short(value) for key, value in request.args.items()},
+        "query": {name: _short(value) for name, value in request.args.items() if name != "key"},  # Google's secret
         "headers": {name: request.headers[name] for name in _HEADERS_SHOWN if name in request.headers},
         **_body_shape(),
     }
