@@ -16,13 +16,13 @@ _MARKER = re.compile(r"\[sandbox:([^\]]*)\]", re.IGNORECASE)
 # What replaces or spoils the answer to a call.
 ANSWER_FAULTS = frozenset({
     "refuse", "quota", "hang", "drop", "cut", "garbage", "wrong_type", "huge", "slow_drip",
-    "slow_header", "length_lie", "endless", "gzip_bomb", "redirect", "wrong_id",
+    "slow_header", "length_lie", "endless", "gzip_bomb", "redirect", "wrong_id", "link_host",
 })  # fmt: skip
 # What becomes of an accepted job: its end, its pace or its picture.
 OUTCOME_FAULTS = frozenset({
     "latency", "steps", "fail", "timeout", "restart", "expire", "never", "backwards", "flip", "empty",
     "fewer", "dead_link", "truncated", "bomb", "svg", "html", "polyglot", "frames", "wrong_size",
-    "wrong_format", "stream_error", "early_close",
+    "wrong_format", "stream_error", "early_close", "word",
 })  # fmt: skip
 CHAT_FAULTS = frozenset({
     "crlf", "comments", "split", "no_done", "stream_error", "early_close", "content_filter",
@@ -127,6 +127,7 @@ _OPTIONS = frozenset({
     "times", "skip", "per", "at", "accept", "retry_after", "retry_after_ms", "conversation", "resume",
 })  # fmt: skip
 _COUNTS = ("times", "skip")
+_NEED_VALUES = ("link_host", "word")
 
 
 def _refuse_unknown(fault: Fault) -> None:
@@ -139,6 +140,8 @@ def _refuse_unknown(fault: Fault) -> None:
         raise UnknownFault(f"sandbox: at={fault.place} is none of {', '.join(PLACES)}")
     if fault.place is not None and not fault.answers:
         raise UnknownFault(f"sandbox: {fault.name!r} is no answer, so at= does not apply to it")
+    if fault.name in _NEED_VALUES and not fault.value:
+        raise UnknownFault(f"sandbox: write {fault.name}=value")
     for key in _COUNTS:
         fault.option(key, 0)
     if fault.name in ("latency", "fewer", "steps", "chat_latency"):
