@@ -221,4 +221,5 @@ def call_ref(call: loading.OpenCall, model: str) -> CallRef:
         model=call.facts.model or model,
         upstream_id=call.upstream_id,
         poll_url=call.poll_url,
+        sent_at=call.intended_at,  # a moment before it: the intent is written, then the request goes out
     )

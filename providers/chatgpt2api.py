@@ -43,6 +43,7 @@ from providers.errors import (
 )
 from providers.http import Answer, Outgoing, UpstreamSession, WireRequest, origin_of
 from providers.payload import (
+    detail_text,
     extra_fields,
     form_fields,
     image_parts,
@@ -275,7 +276,7 @@ _NOT_STARTED: Final = re.compile(r"审核服务暂时不可用|image_queue_unava
 
 def classify_answer(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
     """What an answer other than 200 of the task API means (section 5.2)."""
-    text = _detail_text(json_object(body))
+    text = detail_text(json_object(body), "detail", "error")
     detail = redact(f"HTTP {status} {text}")
     wait_s = retry_after_s(headers, text)
     if status == 400:
@@ -284,17 +285,6 @@ def classify_answer(status: int, headers: Mapping[str, str], body: bytes) -> Pro
     if status == 503 and _NOT_STARTED.search(text):
         return NotRun("upstream_overloaded", detail, retry_after_s=wait_s)
     return by_status(status, detail, wait_s=wait_s)
-
-
-def _detail_text(answer: Mapping[str, Any] | None) -> str:
-    """The words of ``{"detail": {"error": ...}}``, of FastAPI's list of faults, or of ``{"error": ...}``."""
-    found = (answer or {}).get("detail") or (answer or {}).get("error") or ""
-    if isinstance(found, dict):
-        found = found.get("error") or found.get("message") or found.get("code") or ""
-    if isinstance(found, list):
-        faults = [fault for fault in found if isinstance(fault, dict)]
-        found = "; ".join(f"{fault.get('loc')}: {fault.get('msg')}" for fault in faults)
-    return found if isinstance(found, str) else ""
 
 
 # ---------------------------------------------------------------- the provider

@@ -34,7 +34,11 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
             optional=("CHATGPT2API_IMAGE_MODEL", "CHATGPT2API_PROMPT_MODEL"),
             has_adapter=True,
         ),
-        "flux": Variables((("BFL_API_KEY", "BLACK_FOREST_LABS_API_KEY"),), ("BFL_API_BASE",)),
+        "flux": Variables(
+            needed=(("BFL_API_KEY", "BLACK_FOREST_LABS_API_KEY"),),
+            optional=("BFL_API_BASE", "BFL_WEBHOOKS"),
+            has_adapter=True,
+        ),
         "gemini": Variables(
             (("GEMINI_API_KEY", "GOOGLE_API_KEY"),), ("GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_API_VERSION")
         ),

@@ -8,7 +8,7 @@ without any credential, and reaches no private place. Neither retries.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from time import monotonic
@@ -160,6 +160,9 @@ class UpstreamSession:
     can reach no other origin: redirects are handed back as they are. Thread-safe.
 
     fresh: connect anew for each request. For paid calls of upstreams that cannot deduplicate.
+    may_reach: judges each address before it is connected to. The default takes all, for where the
+    operator's own upstream stands is the operator's business; for an origin that an answer named,
+    give :meth:`Policy.allows_address`.
     """
 
     def __init__(
@@ -170,12 +173,14 @@ class UpstreamSession:
         *,
         connect_s: float = 5.0,
         fresh: bool = False,
+        may_reach: Callable[[Origin, str], bool] | None = None,
     ) -> None:
         outgoing = outgoing or Outgoing()
         self.base_url = base_url.rstrip("/")
         self.origin = origin_of(base_url)
         self._headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
         self._connect_s = connect_s
+        self._may_reach = may_reach or _anywhere
         self._wire = wire.Wire(pool_size=outgoing.pool_size, fresh=fresh, ca_file=outgoing.ca_file)
 
     def __repr__(self) -> str:
@@ -196,7 +201,7 @@ class UpstreamSession:
     def stream(self, request: WireRequest, *, total_s: float, max_bytes: int) -> StreamedAnswer:
         """Like :meth:`send`, returning at the end of the header. The deadline covers the body too."""
         prepared = self._prepare(request)
-        exchange = Exchange(monotonic() + total_s, self._connect_s, total_s, may_reach=_anywhere)
+        exchange = Exchange(monotonic() + total_s, self._connect_s, total_s, may_reach=self._may_reach)
         try:
             response = self._wire.transmit(prepared, exchange)
         except NotConnectedError as error:

@@ -141,6 +141,20 @@ def json_object(body: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def detail_text(answer: Mapping[str, Any] | None, *names: str) -> str:
+    """The words under the first of ``names`` that holds any.
+
+    They may be a text, an object (``{"error": ...}``), or the list of faults that FastAPI makes.
+    """
+    found = next((value for name in names if (value := (answer or {}).get(name))), "")
+    if isinstance(found, dict):
+        found = found.get("error") or found.get("message") or found.get("code") or ""
+    if isinstance(found, list):
+        faults = [fault for fault in found if isinstance(fault, dict)]
+        found = "; ".join(f"{fault.get('loc')}: {fault.get('msg')}" for fault in faults)
+    return found if isinstance(found, str) else ""
+
+
 def picture_bytes(encoded: object) -> bytes | None:
     """Base64 (a ``data:`` prefix is tolerated) decoded; None where it is empty or something else."""
     if not isinstance(encoded, str):

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from providers.base import Provider
 from providers.chatgpt2api import ChatGpt2Api
 from providers.configured import value_of
+from providers.flux import Flux
 from providers.http import Outgoing, origin_of
 from providers.openai import OpenAi
 from providers.stability import Stability
@@ -36,7 +37,7 @@ class Adapter(Protocol):
 
 
 # `providers/configured.py` lists their variables, for those who must not load adapters.
-ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, Stability)
+ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, Stability, Flux)
 
 
 class Registry:

@@ -22,7 +22,7 @@ ANSWER_FAULTS = frozenset({
 OUTCOME_FAULTS = frozenset({
     "latency", "steps", "fail", "timeout", "restart", "expire", "never", "backwards", "flip", "empty",
     "fewer", "dead_link", "truncated", "bomb", "svg", "html", "polyglot", "frames", "wrong_size",
-    "wrong_format", "stream_error", "early_close", "word",
+    "wrong_format", "stream_error", "early_close", "word", "unseen", "poll_host",
 })  # fmt: skip
 CHAT_FAULTS = frozenset({
     "crlf", "comments", "split", "no_done", "stream_error", "early_close", "content_filter",
@@ -144,5 +144,5 @@ def _refuse_unknown(fault: Fault) -> None:
         raise UnknownFault(f"sandbox: write {fault.name}=value")
     for key in _COUNTS:
         fault.option(key, 0)
-    if fault.name in ("latency", "fewer", "steps", "chat_latency"):
+    if fault.name in ("latency", "fewer", "steps", "chat_latency", "unseen"):
         fault.number(0)

@@ -19,7 +19,7 @@ READY = "sandbox ready "
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A running sandbox. ``chatgpt2api_url`` and ``openai_url`` are base URLs for adapters."""
+    """A running sandbox. ``<name>_url`` are base URLs for adapters."""
 
     url: str
     pid: int
@@ -38,6 +38,11 @@ class Sandbox:
     def stability_url(self) -> str:
         """For ``STABILITY_BASE_URL``."""
         return f"{self.url}/stability"
+
+    @property
+    def flux_url(self) -> str:
+        """For ``BFL_API_BASE``."""
+        return f"{self.url}/flux"
 
     def counts(self, *, keys: bool = True) -> dict[str, Any]:
         """Tallies by provider."""

@@ -51,7 +51,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with EmbeddedRedis(tmp_path_factory.mktemp("redis"), durable=False) as server:
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
         yield server.url
 
 

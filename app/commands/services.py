@@ -45,13 +45,17 @@ def service_environ(settings: Settings, environ: Mapping[str, str]) -> dict[str,
 
 
 def sandbox_environ(sandbox_port: int) -> dict[str, str]:
-    """What points both adapters at the sandbox."""
+    """What points every adapter at the sandbox."""
     base = f"http://{LOOPBACK}:{sandbox_port}"
     return {
         "OPENAI_BASE_URL": f"{base}/openai/v1",
         "OPENAI_API_KEY": "sandbox",
         "CHATGPT2API_BASE_URL": f"{base}/c2a/v1",
         "CHATGPT2API_API_KEY": "sandbox",
+        "BFL_API_BASE": f"{base}/flux",
+        "BFL_API_KEY": "sandbox",
+        "STABILITY_BASE_URL": f"{base}/stability",
+        "STABILITY_API_KEY": "sandbox",
     }
 
 

@@ -2,7 +2,9 @@
 
 <folder>/redis.conf   written at every start, 0600: the password is in no argument list
 <folder>/password     made up once
-<folder>/appendonly.aof
+
+It writes nothing else down. What it holds can all be had again from the database, and is, within seconds
+of its being empty; a file torn by a power loss, on the other hand, kept it from starting at all.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from core.embedded.processes import Program
 STOP_STEPS = ((signal.SIGTERM, 5.0),)
 _READY_S = 30.0
 
-# A queue must refuse rather than forget (noeviction), and remember over a restart (append-only file).
+# A queue must refuse rather than forget (noeviction).
 _CONFIG = """\
 bind 127.0.0.1
 port {port}
@@ -35,9 +37,9 @@ requirepass {password}
 protected-mode yes
 daemonize no
 dir .
-appendonly yes
-appendfsync {appendfsync}
+appendonly no
 save ""
+dbfilename unused.rdb
 maxmemory-policy noeviction
 tcp-keepalive 60
 loglevel notice
@@ -64,10 +66,9 @@ def find_server() -> Path:
 class EmbeddedRedis:
     """One server in one folder. Alone: ``start()``, ``url``, ``stop()``. Supervised: see ``program()``."""
 
-    def __init__(self, folder: Path, port: int | None = None, *, durable: bool = True) -> None:
+    def __init__(self, folder: Path, port: int | None = None) -> None:
         self.folder = folder.absolute()
         self.port = port or free_ports(1)[0]
-        self.durable = durable
         self._lock = folders.FolderLock(self.folder / "lock")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -111,7 +112,6 @@ class EmbeddedRedis:
         text = _CONFIG.format(
             port=self.port,
             password=folders.secret_in(self.folder / "password"),
-            appendfsync="everysec" if self.durable else "no",
         )
         folders.write_private(self.folder / "redis.conf", text)
 
@@ -132,7 +132,7 @@ class EmbeddedRedis:
         )
 
     def await_ready(self, alive: Callable[[], bool], timeout_s: float = _READY_S) -> None:
-        """Wait until it answers PING, its append-only file read. Raises EmbeddedError."""
+        """Wait until it answers PING. Raises EmbeddedError."""
         client = redis.Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1, retry=None)
         until = time.monotonic() + timeout_s
         try:

@@ -60,7 +60,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterat
     with administrator.connect() as connection:
         connection.execute(text("CREATE DATABASE fleet TEMPLATE template_darkroom"))
     var = tmp_path_factory.mktemp("fleet")
-    redis = EmbeddedRedis(var / "redis", durable=False)
+    redis = EmbeddedRedis(var / "redis")
     redis.start()
     fleet = Fleet(var, postgres_url.rsplit("/", 1)[0] + "/fleet", redis)
     yield fleet
