@@ -51,7 +51,9 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
         ),
         "replicate": Variables((("REPLICATE_API_TOKEN",),), ("REPLICATE_BASE_URL",)),
         "stability": Variables((("STABILITY_API_KEY", "SAI_API_KEY"),), ("STABILITY_BASE_URL",), has_adapter=True),
-        "wavespeed": Variables((("WAVESPEED_API_KEY",),)),
+        "wavespeed": Variables(
+            (("WAVESPEED_API_KEY",),), ("WAVESPEED_BASE_URL", "WAVESPEED_CLIENT_NAME"), has_adapter=True
+        ),
         "xai": Variables((("XAI_API_KEY",),), ("XAI_BASE_URL",)),
     }
 )

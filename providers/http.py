@@ -1,14 +1,15 @@
 """The one way out: guarded HTTP to upstreams and to URLs that came from outside.
 
 :class:`UpstreamSession` talks to the origin the operator configured, with the credential, and says
-of every failure whether the request may have run. :func:`fetch` reads a URL somebody else chose,
-without any credential, and reaches no private place. Neither retries.
+of every failure whether the request may have run. :func:`fetch` reads a URL somebody else chose, and
+:func:`put` writes to one, without any credential, and neither reaches a private place. None retries.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from time import monotonic
@@ -308,15 +309,7 @@ def fetch(url: str, policy: Policy, *, headers: Mapping[str, str] | None = None)
     ``headers`` go to the first origin only: a redirect elsewhere loses them, credentials included.
     Raises: UnsafeUrlError.
     """
-    exchange = Exchange(
-        monotonic() + policy.total_s,
-        policy.connect_s,
-        policy.silence_s,
-        may_reach=policy.allows_address,
-        resolve=policy.resolve,
-        least_bytes_per_s=policy.least_bytes_per_s,
-        grace_s=policy.grace_s,
-    )
+    exchange = _exchange(policy)
     first = origin = None
     for _hop in range(MAX_REDIRECTS + 1):
         # Ours may be longer: a look at a hundred tasks names them all in its query.
@@ -341,13 +334,49 @@ def _fetcher(ca_file: str | None) -> wire.Wire:
 def _get(url: str, policy: Policy, exchange: Exchange, headers: Mapping[str, str]) -> Fetched | str:
     """The content of ``url``, or where it redirects to."""
     own = {"User-Agent": USER_AGENT, "Accept": policy.accept, "Accept-Encoding": "identity"}
-    try:
+    with _named_faults():
         prepared = requests.Request("GET", url, headers={**own, **headers}).prepare()
         response = _fetcher(policy.ca_file).transmit(prepared, exchange)
         try:
             return _read(response, url, policy)
         finally:
             response.close()
+
+
+def put(url: str, data: bytes, policy: Policy, *, headers: Mapping[str, str]) -> None:
+    """Store ``data`` at a URL somebody else chose, within ``policy``; a redirect is not followed.
+
+    Raises: UnsafeUrlError; an answer other than 2xx is ``url_unreachable`` with its status.
+    """
+    origin, parsed = _parse(url)
+    policy.check(origin)
+    with _named_faults():
+        prepared = requests.Request(
+            "PUT", parsed.url, headers={"User-Agent": USER_AGENT, **headers}, data=data
+        ).prepare()
+        response = _fetcher(policy.ca_file).transmit(prepared, _exchange(policy))
+        response.close()
+    if not 200 <= response.status_code < 300:
+        raise UnsafeUrlError("url_unreachable", f"HTTP {response.status_code}", status=response.status_code)
+
+
+def _exchange(policy: Policy) -> Exchange:
+    return Exchange(
+        monotonic() + policy.total_s,
+        policy.connect_s,
+        policy.silence_s,
+        may_reach=policy.allows_address,
+        resolve=policy.resolve,
+        least_bytes_per_s=policy.least_bytes_per_s,
+        grace_s=policy.grace_s,
+    )
+
+
+@contextmanager
+def _named_faults() -> Iterator[None]:
+    """Whatever goes wrong on the way, as an UnsafeUrlError of the right code."""
+    try:
+        yield
     except ForbiddenAddressError as error:
         raise UnsafeUrlError("url_not_allowed", "address") from error
     except NotConnectedError as error:

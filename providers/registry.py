@@ -14,6 +14,7 @@ from providers.flux import Flux
 from providers.http import Outgoing, origin_of
 from providers.openai import OpenAi
 from providers.stability import Stability
+from providers.wavespeed import WaveSpeed
 from providers.wire import Origin
 
 POOL_SIZE: Final = 200  # the most paid calls a worker process has at one provider (DESIGN section 3)
@@ -37,7 +38,7 @@ class Adapter(Protocol):
 
 
 # `providers/configured.py` lists their variables, for those who must not load adapters.
-ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, Stability, Flux)
+ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, Stability, Flux, WaveSpeed)
 
 
 class Registry:

@@ -22,13 +22,13 @@ ANSWER_FAULTS = frozenset({
 OUTCOME_FAULTS = frozenset({
     "latency", "steps", "fail", "timeout", "restart", "expire", "never", "backwards", "flip", "empty",
     "fewer", "dead_link", "truncated", "bomb", "svg", "html", "polyglot", "frames", "wrong_size",
-    "wrong_format", "stream_error", "early_close", "word", "unseen", "poll_host",
+    "wrong_format", "stream_error", "early_close", "word", "unseen", "poll_host", "form",
 })  # fmt: skip
 CHAT_FAULTS = frozenset({
     "crlf", "comments", "split", "no_done", "stream_error", "early_close", "content_filter",
     "chat_latency",
 })  # fmt: skip
-PLACES = ("submit", "check", "download", "chat", "models")
+PLACES = ("submit", "check", "download", "chat", "models", "upload")
 _STATUS = re.compile(r"^[45]\d\d$")
 # These answers come after the work was taken on: the caller cannot know, which is their point.
 _ACCEPTING = ANSWER_FAULTS - {"refuse", "quota"}
@@ -125,6 +125,7 @@ def _one(tokens: list[str]) -> Fault:
 
 _OPTIONS = frozenset({
     "times", "skip", "per", "at", "accept", "retry_after", "retry_after_ms", "conversation", "resume",
+    "envelope",
 })  # fmt: skip
 _COUNTS = ("times", "skip")
 _NEED_VALUES = ("link_host", "word")

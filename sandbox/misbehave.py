@@ -141,8 +141,8 @@ def _wrong_id(_fault: Fault, answer: Response) -> Response:
     """A well-formed answer about somebody else's job."""
     document = answer.get_json(silent=True)
     if isinstance(document, dict):
-        for about in (document, *document.get("items", [])):
-            if "id" in about:
+        for about in (document, document.get("data"), *document.get("items", [])):
+            if isinstance(about, dict) and "id" in about:
                 about["id"] = "00000000-0000-4000-8000-00000000beef"
         answer.set_data(json.dumps(document))
     return answer

@@ -44,6 +44,11 @@ class Sandbox:
         """For ``BFL_API_BASE``."""
         return f"{self.url}/flux"
 
+    @property
+    def wavespeed_url(self) -> str:
+        """For ``WAVESPEED_BASE_URL``."""
+        return f"{self.url}/wavespeed"
+
     def counts(self, *, keys: bool = True) -> dict[str, Any]:
         """Tallies by provider."""
         return dict(self._call("GET", f"/control/counts?keys={int(keys)}"))

@@ -34,6 +34,6 @@ class Twin:
 
 def all_twins() -> tuple[Twin, ...]:
     """Every twin there is."""
-    from sandbox.twins import chatgpt2api, flux, openai, stability
+    from sandbox.twins import chatgpt2api, flux, openai, stability, wavespeed
 
-    return chatgpt2api.TWIN, openai.TWIN, stability.TWIN, flux.TWIN
+    return chatgpt2api.TWIN, openai.TWIN, stability.TWIN, flux.TWIN, wavespeed.TWIN

@@ -27,6 +27,7 @@ from providers.http import (
     WireRequest,
     fetch,
     origin_of,
+    put,
 )
 from providers.wire import Exchange, OutOfTimeError, _TimedReader
 
@@ -523,6 +524,41 @@ def test_a_fetch_ends_for_slow_large_and_dead_links() -> None:
             assert caught.value.code == code
             assert time.monotonic() - begun_at < 5
     stop.set()
+
+
+def test_a_put_carries_its_own_headers_and_follows_no_redirect() -> None:
+    created = answers(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+    with upstream(created) as server, upstream(redirects_to(server.url)) as moved, upstream(answers(OK)) as stranger:
+        policy = Policy.result([origin_of(server.url), origin_of(moved.url)], max_bytes=100)
+        put(f"{server.url}/a?signature=x", b"picture", policy, headers={"x-token": "t"})
+        for url, code in ((moved.url, "url_unreachable"), (stranger.url, "url_not_allowed")):
+            with pytest.raises(UnsafeUrlError) as caught:
+                put(f"{url}/a", b"picture", policy, headers={})
+            assert caught.value.code == code
+    [request] = server.requests
+    assert request.startswith(b"PUT /a?signature=x HTTP/1.1\r\n")
+    assert b"x-token: t\r\n" in request
+    assert request.endswith(b"\r\n\r\npicture")
+    assert stranger.requests == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://store.example/a", "https://store.example:8443/a", "https://u:p@store.example/a"]
+)
+def test_a_put_keeps_to_https_and_its_port_before_any_name_is_looked_up(url: str) -> None:
+    def nobody(_host: str, _port: int) -> list[str]:
+        raise AssertionError("looked up")
+
+    with pytest.raises(UnsafeUrlError) as caught:
+        put(url, b"x", replace(Policy.result([], max_bytes=9), resolve=nobody), headers={})
+    assert caught.value.code == "url_not_allowed"
+
+
+@pytest.mark.parametrize("header", [{"x-token": "a\r\nx-more: b"}, {"x token": "b\n"}])
+def test_a_put_with_impossible_headers_is_not_sent(header: dict[str, str]) -> None:
+    with upstream(answers(OK)) as server, pytest.raises(UnsafeUrlError):
+        put(f"{server.url}/a", b"x", Policy.result([origin_of(server.url)], max_bytes=9), headers=header)
+    assert server.requests == []
 
 
 # ---------------------------------------------------------------- TLS

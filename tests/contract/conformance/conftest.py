@@ -19,7 +19,7 @@ _SIZES = re.compile(r"MAX_[A-Z_]*BYTES[A-Z_]*")
 
 @pytest.fixture(scope="session")
 def running() -> Iterator[Sandbox]:
-    with running_sandbox(latency_s=0.0, prepared=1) as sandbox:
+    with running_sandbox(latency_s=0.0, prepared=1, edge_max_px=64) as sandbox:
         yield sandbox
 
 
@@ -31,7 +31,7 @@ def sandbox(running: Sandbox) -> Sandbox:
 
 @pytest.fixture(scope="session")
 def running_elsewhere() -> Iterator[Sandbox]:
-    with running_sandbox(latency_s=0.0, prepared=1) as sandbox:
+    with running_sandbox(latency_s=0.0, prepared=1, edge_max_px=64) as sandbox:
         yield sandbox
 
 

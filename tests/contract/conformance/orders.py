@@ -6,7 +6,7 @@ They pass the same check as a caller's order, so what reaches an adapter here ma
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -153,24 +153,39 @@ def _settings(schema: Mapping[str, Any]) -> list[str]:
 def _cover(draft: Draft, place: int) -> Iterator[Draft]:
     """``draft`` with settings added, as often as it takes until each was in one."""
     schema = order_schema(draft.model, draft.operation)
-    properties, partners = schema["properties"], schema["dependentRequired"]
     names = _settings(schema)
+    if draft.image_count:
+        with_images = schema["dependentRequired"].get("images", ())
+        draft = replace(draft, fields={**_values(schema, with_images, place), **draft.fields})
     left = [name for name in names if name not in draft.fields]
-    if draft.image_count and (missing := [n for n in partners.get("images", ()) if n not in draft.fields]):
-        draft = replace(draft, fields={**draft.fields, **{n: _value(n, properties[n], place) for n in missing}})
-    yielded = False
-    while left or not yielded:
-        full = draft
-        for name in (*left, *names):
-            if name in full.fields:
-                continue
-            added = {each: _value(each, properties[each], place) for each in (name, *partners.get(name, ()))}
-            wider = replace(full, fields={**full.fields, **added})
-            full = wider if wider.holds() else full
-        yield full
-        yielded, before = True, left
-        left = [name for name in left if name not in full.fields]
-        assert len(left) < len(before) or not before, f"{draft.model.id}: no order can have {left}"
+    yield (full := _widened(draft, names, place))
+    while left := [name for name in left if name not in full.fields]:
+        yield (full := _widened(_with_partner(draft, left[0], place), names, place))
+
+
+def _widened(draft: Draft, names: list[str], place: int) -> Draft:
+    """``draft`` with each of these settings that it can still take."""
+    schema = order_schema(draft.model, draft.operation)
+    for name in names:
+        if name not in draft.fields:
+            together = (name, *schema["dependentRequired"].get(name, ()))
+            wider = replace(draft, fields={**draft.fields, **_values(schema, together, place)})
+            draft = wider if wider.holds() else draft
+    return draft
+
+
+def _with_partner(draft: Draft, name: str, place: int) -> Draft:
+    """``draft`` with this setting, and with whatever other one lets it be set at all."""
+    schema = order_schema(draft.model, draft.operation)
+    together = (name, *schema["dependentRequired"].get(name, ()))
+    fields = {**draft.fields, **_values(schema, together, place)}
+    partners = ({other: value} for other in _settings(schema) for value in schema["properties"][other].get("enum", ()))
+    drafts = (replace(draft, fields={**fields, **partner}) for partner in ({}, *partners))
+    return next(each for each in drafts if each.holds())
+
+
+def _values(schema: Mapping[str, Any], names: Iterable[str], place: int) -> dict[str, Any]:
+    return {name: _value(name, schema["properties"][name], place) for name in names}
 
 
 def _value(name: str, schema: Mapping[str, Any], place: int) -> Any:

@@ -7,14 +7,9 @@ from contextlib import suppress
 import pytest
 
 from conformance.rounds import bytes_of, results, started
-from conformance.subjects import GOOD_KEY, Subject, subjects, subjects_and
+from conformance.subjects import GOOD_KEY, SUBJECTS, Subject, subjects, subjects_and
 from providers.errors import Failed, ProviderError
 from sandbox.testing import Sandbox
-
-
-def trusting(subject: Subject, sandbox: Sandbox, elsewhere: Sandbox) -> dict[str, str]:
-    """The other host's results are welcome; that is all it is trusted with."""
-    return {"RESULT_ORIGINS": elsewhere.url}
 
 
 def reached(elsewhere: Sandbox) -> list[dict[str, object]]:
@@ -26,8 +21,6 @@ def reached(elsewhere: Sandbox) -> list[dict[str, object]]:
 
 
 def test_the_other_host_would_notice(elsewhere: Sandbox, sandbox: Sandbox) -> None:
-    from conformance.subjects import SUBJECTS
-
     for subject in SUBJECTS:
         elsewhere.reset()
         with suppress(ProviderError):
@@ -75,9 +68,9 @@ def test_what_lies_on_another_host_is_looked_at_without_the_key(
         reached(elsewhere)
 
 
-@subjects_and("key_on_redirects", "status", ["submit", "check", "download"])
-def test_a_redirect_takes_no_key_along(sandbox: Sandbox, elsewhere: Sandbox, subject: Subject, status: str) -> None:
-    sandbox.add_fault(f"redirect={elsewhere.url}/some/where.png", provider=subject.provider, route=status)
+@subjects_and("key_on_redirects", "place", ["submit", "check", "download"])
+def test_a_redirect_takes_no_key_along(sandbox: Sandbox, elsewhere: Sandbox, subject: Subject, place: str) -> None:
+    sandbox.add_fault(f"redirect={elsewhere.url}/some/where.png", provider=subject.provider, route=place)
     provider = subject.load(sandbox, RESULT_ORIGINS=elsewhere.url)
     with suppress(ProviderError):
         for image in results(provider, subject.order(subject.later)):

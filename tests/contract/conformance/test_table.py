@@ -22,7 +22,7 @@ def test_every_adapter_has_a_subject() -> None:
 
 @every_subject()
 def test_what_has_no_meaning_is_a_known_case_with_a_reason(subject: Subject) -> None:
-    assert subject.gaps.keys() | subject.ways.keys() <= CASES.keys()
+    assert {case.partition(" ")[0] for case in (*subject.gaps, *subject.ways)} <= CASES.keys()
     assert all(len(reason) > 10 for reason in subject.gaps.values())
     assert not subject.gaps.keys() & subject.ways.keys()
 
@@ -86,9 +86,9 @@ def test_a_second_key_is_a_provider_of_its_own(sandbox: Sandbox, subject: Subjec
 @every_subject()
 def test_text_comes_where_the_catalogue_says_so(sandbox: Sandbox, subject: Subject) -> None:
     provider = subject.load(sandbox)
-    words = provider.stream_text([{"role": "user", "content": "a kite"}], temperature=1.0)
+    messages = [{"role": "user", "content": "a kite"}]
     if CATALOG.providers[subject.provider].text:
-        assert "kite" in "".join(words)
+        assert "kite" in "".join(provider.stream_text(messages, temperature=1.0))
     else:
         with pytest.raises(Misconfigured):
-            list(words)
+            list(provider.stream_text(messages, temperature=1.0))
