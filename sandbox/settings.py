@@ -15,8 +15,8 @@ class Settings:
 
     ``latency_s`` is how long a picture takes, spread by ``latency_jitter`` (0.2 is +-20 %) by a hash of the
     prompt, so that the same prompt always takes the same time. ``prepared`` serves a few prepared pictures
-    of each size instead of drawing (for benchmarks). ``edge_max_px`` draws whatever is larger on a side that
-    small instead (0: as asked), for tests that order the largest there is. ``retention_s`` is how long finished work can be read.
+    of each size instead of drawing (for benchmarks). ``edge_max_px`` bounds the sides of what is drawn (0: as
+    asked), for tests that order the largest there is. ``retention_s`` is how long finished work can be read.
     ``tasks_max`` bounds the jobs remembered per provider: the oldest go first.
     """
 

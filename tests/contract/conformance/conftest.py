@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from conformance.subjects import SUBJECTS
 from sandbox.testing import Sandbox, running_sandbox
 
-HURRIED_S = 0.3
+QUICK: Any = {"latency_s": 0.0, "chat_delta_s": 0.0, "prepared": 1, "edge_max_px": 64}
+HURRIED_S = 0.2
 SMALL_BYTES = 256 * 1024
 _TIMES = re.compile(r"[A-Z_]*TOTAL_S")
 _SIZES = re.compile(r"MAX_[A-Z_]*BYTES[A-Z_]*")
@@ -19,7 +21,7 @@ _SIZES = re.compile(r"MAX_[A-Z_]*BYTES[A-Z_]*")
 
 @pytest.fixture(scope="session")
 def running() -> Iterator[Sandbox]:
-    with running_sandbox(latency_s=0.0, prepared=1, edge_max_px=64) as sandbox:
+    with running_sandbox(**QUICK) as sandbox:
         yield sandbox
 
 
@@ -31,7 +33,7 @@ def sandbox(running: Sandbox) -> Sandbox:
 
 @pytest.fixture(scope="session")
 def running_elsewhere() -> Iterator[Sandbox]:
-    with running_sandbox(latency_s=0.0, prepared=1, edge_max_px=64) as sandbox:
+    with running_sandbox(**QUICK) as sandbox:
         yield sandbox
 
 

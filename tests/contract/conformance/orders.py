@@ -22,7 +22,7 @@ from providers.order_schema import order_schema
 
 CATALOG = catalog.load()
 PROMPT = "a red kite"
-SIDE_PX = 64
+SIDE_PX = 256  # the least that every model takes
 MOST_PICTURES = 4  # of one order; the limits themselves are the order check's business
 
 # What no schema can say: a sensible item of a list.

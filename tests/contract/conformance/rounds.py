@@ -77,13 +77,13 @@ def wire_fields(asked: Mapping[str, Any]) -> set[str]:
     """The names of the fields in a recorded body, nested ones with dots; lists have the name of their items."""
     if asked["form"] == "multipart":
         return {part["name"] for part in asked["parts"]}
-    return set(_leaves("", asked["fields"]))
+    return {name for field, value in asked["fields"].items() for name in _leaves(field, value)}
 
 
 def _leaves(prefix: str, value: object) -> Iterator[str]:
     if isinstance(value, dict) and value:
         for name, inner in value.items():
-            yield from _leaves(f"{prefix}.{name}" if prefix else name, inner)
+            yield from _leaves(f"{prefix}.{name}", inner)
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         for item in value:
             yield from _leaves(prefix, item)
