@@ -49,7 +49,7 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
             optional=("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_PROMPT_MODEL"),
             has_adapter=True,
         ),
-        "replicate": Variables((("REPLICATE_API_TOKEN",),), ("REPLICATE_BASE_URL",)),
+        "replicate": Variables((("REPLICATE_API_TOKEN",),), ("REPLICATE_BASE_URL",), has_adapter=True),
         "stability": Variables((("STABILITY_API_KEY", "SAI_API_KEY"),), ("STABILITY_BASE_URL",), has_adapter=True),
         "wavespeed": Variables(
             (("WAVESPEED_API_KEY",),), ("WAVESPEED_BASE_URL", "WAVESPEED_CLIENT_NAME"), has_adapter=True

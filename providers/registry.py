@@ -13,6 +13,7 @@ from providers.configured import value_of
 from providers.flux import Flux
 from providers.http import Outgoing, origin_of
 from providers.openai import OpenAi
+from providers.replicate import Replicate
 from providers.stability import Stability
 from providers.wavespeed import WaveSpeed
 from providers.wire import Origin
@@ -38,7 +39,14 @@ class Adapter(Protocol):
 
 
 # `providers/configured.py` lists their variables, for those who must not load adapters.
-ADAPTERS: Final[tuple[Adapter, ...]] = (ChatGpt2Api, OpenAi, Stability, Flux, WaveSpeed)
+ADAPTERS: Final[tuple[Adapter, ...]] = (
+    ChatGpt2Api,
+    OpenAi,
+    Stability,
+    Flux,
+    WaveSpeed,
+    Replicate,
+)
 
 
 class Registry:

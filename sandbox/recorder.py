@@ -16,6 +16,8 @@ _HEADERS_SHOWN = (
     "Accept",
     "X-Client-Request-Id",
     "Idempotency-Key",
+    "Prefer",
+    "Cancel-After",
     "OpenAI-Organization",
 )
 # Whatever an upstream calls its key: Authorization, x-key, x-goog-api-key, ?key=, Cookie. Of these the name is

@@ -17,7 +17,8 @@ class Settings:
     prompt, so that the same prompt always takes the same time. ``prepared`` serves a few prepared pictures
     of each size instead of drawing (for benchmarks). ``edge_max_px`` bounds the sides of what is drawn (0: as
     asked), for tests that order the largest there is. ``retention_s`` is how long finished work can be read.
-    ``tasks_max`` bounds the jobs remembered per provider: the oldest go first.
+    ``tasks_max`` bounds the jobs remembered per provider: the oldest go first. ``hold_webhooks`` keeps
+    webhooks back for as long as it is on.
     """
 
     latency_s: float = 1.0
@@ -28,6 +29,7 @@ class Settings:
     retention_s: float = 15 * 86400.0
     tasks_max: int = 200_000
     requests_kept: int = 500
+    hold_webhooks: bool = False
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":

@@ -49,6 +49,11 @@ class Sandbox:
         """For ``WAVESPEED_BASE_URL``."""
         return f"{self.url}/wavespeed"
 
+    @property
+    def replicate_url(self) -> str:
+        """For ``REPLICATE_BASE_URL``, with or without ``/v1`` appended."""
+        return f"{self.url}/replicate"
+
     def counts(self, *, keys: bool = True) -> dict[str, Any]:
         """Tallies by provider."""
         return dict(self._call("GET", f"/control/counts?keys={int(keys)}"))

@@ -56,6 +56,10 @@ def sandbox_environ(sandbox_port: int) -> dict[str, str]:
         "BFL_API_KEY": "sandbox",
         "STABILITY_BASE_URL": f"{base}/stability",
         "STABILITY_API_KEY": "sandbox",
+        "REPLICATE_BASE_URL": f"{base}/replicate",
+        "REPLICATE_API_TOKEN": "sandbox",
+        "WAVESPEED_BASE_URL": f"{base}/wavespeed",
+        "WAVESPEED_API_KEY": "sandbox",
     }
 
 

@@ -34,6 +34,20 @@ class Twin:
 
 def all_twins() -> tuple[Twin, ...]:
     """Every twin there is."""
-    from sandbox.twins import chatgpt2api, flux, openai, stability, wavespeed
+    from sandbox.twins import (
+        chatgpt2api,
+        flux,
+        openai,
+        replicate,
+        stability,
+        wavespeed,
+    )
 
-    return chatgpt2api.TWIN, openai.TWIN, stability.TWIN, flux.TWIN, wavespeed.TWIN
+    return (
+        chatgpt2api.TWIN,
+        openai.TWIN,
+        stability.TWIN,
+        flux.TWIN,
+        wavespeed.TWIN,
+        replicate.TWIN,
+    )

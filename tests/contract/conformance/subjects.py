@@ -195,6 +195,17 @@ SUBJECTS: tuple[Subject, ...] = (
         later="qwen-image",
         gaps={"looked_in_vain 404": SAYS_MISSING},
     ),
+    Subject(
+        "replicate",
+        {"REPLICATE_BASE_URL": URL, "REPLICATE_API_TOKEN": KEY},
+        plain="replicate-flux-schnell",
+        edit="replicate-flux-2-klein-4b",
+        mask="replicate-sdxl",
+        several="replicate-flux-schnell",
+        later="replicate-flux-schnell",
+        envelope=frozenset({"version"}),
+        inside="input.",
+    ),
 )
 
 

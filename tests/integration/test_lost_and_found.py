@@ -1,0 +1,82 @@
+"""Class B through the engine: a prediction of Replicate whose answer was lost is found, and never bought twice."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from job_engine import ASYNC_PRICE, Engine, picture_bytes
+
+from core.db import Database
+from jobs.desk import Customer, Desk, Reference
+from providers.catalog import Catalog
+from sandbox.testing import Sandbox
+from storage.local import LocalStore
+from storage.media import Media
+
+SCHNELL, SDXL = "replicate-flux-schnell", "replicate-sdxl"
+
+
+@pytest.fixture
+def upstreams(sandbox: Sandbox) -> dict[str, str]:
+    sandbox.settings(latency_s=0.0, prepared=True)
+    return {"REPLICATE_BASE_URL": sandbox.replicate_url, "REPLICATE_API_TOKEN": "test-token"}
+
+
+@pytest.fixture
+def desk(database: Database, media: Media, store: LocalStore, models: Catalog) -> Desk:
+    return Desk(
+        database,
+        media,
+        store,
+        models,
+        configured=["replicate"],
+        markup=Decimal(1),
+        minimum_unit_price=ASYNC_PRICE,
+        default_model=None,
+        default_deadline_s=3600,
+        publish_window=32,
+    )
+
+
+def order(engine: Engine, account: Customer, prompt: str, **fields: Any) -> str:
+    return engine.order(account, prompt, **{"model": SCHNELL, "publish": False, **fields}).task.id
+
+
+def tally(sandbox: Sandbox) -> dict[str, Any]:
+    return dict(sandbox.counts()["replicate"])
+
+
+def test_a_lost_prediction_is_found_and_its_pictures_kept(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    job_id = order(engine, account, "a kite [sandbox:drop]", n=2)
+    engine.run(job_id)
+    [call] = engine.calls(job_id)
+    assert (engine.job(job_id).status, call.outcome, call.upstream_id) == ("waiting", "uncertain", None)
+    engine.drive()
+    assert engine.job(job_id).status == "succeeded"
+    assert engine.one("SELECT count(*) FROM images") == 2
+    assert (tally(sandbox)["submits"], tally(sandbox)["accepted"]) == (1, 1)
+    engine.assert_books_balance()
+
+
+def test_two_lost_predictions_of_the_same_words_are_not_guessed_at(
+    engine: Engine, account: Customer, sandbox: Sandbox
+) -> None:
+    jobs = [order(engine, account, "a kite [sandbox:drop]") for _ in range(2)]
+    for job_id in jobs:
+        engine.run(job_id)
+    engine.poll("replicate")
+    assert [engine.calls(job_id)[0].upstream_id for job_id in jobs] == [None, None]
+    assert tally(sandbox)["submits"] == 2
+    engine.assert_books_balance()
+
+
+def test_an_inpainting_keeps_to_the_polarity_of_its_model(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    """The twin refuses a mask with transparency."""
+    references = [Reference("image", picture_bytes(), "image"), Reference("mask", picture_bytes(mode="L"), "mask")]
+    job_id = order(engine, account, "snow", model=SDXL, operation="inpaint", references=references)
+    engine.run(job_id)
+    engine.drive()
+    assert engine.job(job_id).status == "succeeded"
+    assert tally(sandbox)["accepted"] == 1
