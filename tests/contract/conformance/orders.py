@@ -15,7 +15,7 @@ from PIL import Image
 
 from providers import build, catalog
 from providers.base import InputImage, Order
-from providers.entries import Model
+from providers.entries import AspectRatioRule, Model, ResolutionRule
 from providers.order_needs import face_need, image_range, mask_need
 from providers.order_rules import CheckedOrder, OrderProblems, check_order
 from providers.order_schema import order_schema
@@ -102,7 +102,7 @@ def bare(model: Model, operation: str | None = None) -> Order:
     return _least(model, operation or model.operation).order()
 
 
-def filled(model: Model, operation: str) -> Iterator[Order]:
+def filled(model: Model, operation: str) -> list[Order]:
     """Orders that between them set everything the model takes, to its last value and to its first.
 
     Several, because some settings exclude each other.
@@ -118,9 +118,10 @@ def filled(model: Model, operation: str) -> Iterator[Order]:
     )
     if wide.has_mask:
         wide = replace(wide, image_count=max(1, _least(model, operation).image_count))
-    for place in (-1, 0):
-        for draft in (wide, _least(model, operation)):
-            yield from (each.order() for each in _cover(draft, place))
+    seen: list[Order] = []
+    for draft, place in ((wide, -1), (wide, 0), (_least(model, operation), -1)):
+        seen += [order for each in _cover(draft, place) if (order := each.order()) not in seen]
+    return seen
 
 
 def wire_sizes(order: Order) -> set[str]:
@@ -131,9 +132,7 @@ def wire_sizes(order: Order) -> set[str]:
 def _least(model: Model, operation: str) -> Draft:
     """The first draft that the order check takes: sometimes one of several fields is needed."""
     schema = order_schema(model, operation)
-    needed = {
-        name: _value(name, schema["properties"][name], -1) for name in schema["required"] if name in _settings(schema)
-    }
+    needed = _values(schema, [name for name in schema["required"] if name not in _PICTURES], -1)
     if model.inputs.prompt == "required":
         needed["prompt"] = PROMPT
     count = max(0, image_range(model, operation)[0] - (face_need(model) == "required"))
@@ -141,19 +140,25 @@ def _least(model: Model, operation: str) -> Draft:
     tried: list[Mapping[str, Any]] = [{}, {"prompt": PROMPT}, {"left": 8}]
     if count:  # what a picture cannot go without
         with_images = schema["dependentRequired"].get("images", ())
-        needed |= {name: _value(name, schema["properties"][name], -1) for name in with_images}
+        needed |= _values(schema, with_images, -1)
     drafts = [Draft(model, operation, {**needed, **more}, count, has_mask) for more in tried]
     return next((draft for draft in drafts if draft.holds()), drafts[0])
 
 
-def _settings(schema: Mapping[str, Any]) -> list[str]:
-    return [name for name in schema["properties"] if name not in _PICTURES]
+def _settings(model: Model, schema: Mapping[str, Any]) -> list[str]:
+    """The settings of a model; of several words for one size only the first."""
+    others: set[str] = set()
+    if "size" in schema["properties"]:
+        others = {"width", "height"}
+        others |= set() if model.size_rule(AspectRatioRule) else {"aspect_ratio"}
+        others |= set() if model.size_rule(ResolutionRule) else {"resolution"}
+    return [name for name in schema["properties"] if name not in _PICTURES | others]
 
 
 def _cover(draft: Draft, place: int) -> Iterator[Draft]:
     """``draft`` with settings added, as often as it takes until each was in one."""
     schema = order_schema(draft.model, draft.operation)
-    names = _settings(schema)
+    names = _settings(draft.model, schema)
     if draft.image_count:
         with_images = schema["dependentRequired"].get("images", ())
         draft = replace(draft, fields={**_values(schema, with_images, place), **draft.fields})
@@ -179,7 +184,11 @@ def _with_partner(draft: Draft, name: str, place: int) -> Draft:
     schema = order_schema(draft.model, draft.operation)
     together = (name, *schema["dependentRequired"].get(name, ()))
     fields = {**draft.fields, **_values(schema, together, place)}
-    partners = ({other: value} for other in _settings(schema) for value in schema["properties"][other].get("enum", ()))
+    partners = (
+        {other: value}
+        for other in _settings(draft.model, schema)
+        for value in schema["properties"][other].get("enum", ())
+    )
     drafts = (replace(draft, fields={**fields, **partner}) for partner in ({}, *partners))
     return next(each for each in drafts if each.holds())
 

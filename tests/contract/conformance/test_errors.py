@@ -48,10 +48,9 @@ def error_of(subject: Subject, sandbox: Sandbox, case: str, *, key: str = GOOD_K
 
 
 @subjects("failed")
-def test_a_failure_may_be_ordered_anew(sandbox: Sandbox, subject: Subject) -> None:
+def test_a_failure_is_told_as_one(sandbox: Sandbox, subject: Subject) -> None:
     error = error_of(subject, sandbox, "failed")
     assert isinstance(error, Failed)
-    assert error.retryable
     assert not error.billed
 
 
