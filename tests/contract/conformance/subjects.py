@@ -53,6 +53,7 @@ CASES: Mapping[str, str] = MappingProxyType(
         "key_on_links": "links lead to another host",
         "key_on_polls": "what is to be looked at lies on another host",
         "key_on_redirects": "the upstream redirects to another host",
+        "filled": "every setting, filled in",
         "second_account": "a second credential is its own provider",
         "unknown_field": "the twin refuses a field that the sheet does not have",
     }
@@ -61,6 +62,24 @@ ONE_ANSWER = "one call is one answer: there is nothing to look at afterwards"
 SAYS_MISSING = "this is how the API says that it has no such call"
 HALF = "half a picture is bytes like any other; storage decodes each before it is kept"
 BYTES = "results come as bytes in the answer, never as links"
+BY_ID = "a finished call is read by its id under the configured address, which takes the key"
+BY_TYPE = "any bytes are believed by their content type; storage decodes each before it is kept"
+ROUTER_5XX = "the router's 5xx may come from anywhere on the way, so it is Uncertain"
+NO_WORDS_KNOWN = "no source has this route's words for a refusal"
+NO_LINKS = dict.fromkeys(("link", "link_broken", "link_expired", "key_on_links"), BYTES)
+OWN_SERVER = {
+    "out_of_credit": "a server of one's own has no account",
+    "content_refused": "a server of one's own refuses no content",
+}
+NO_WEBP_EDITS = {"filled llamaswap-z-image edit output_format=webp": "edits are PNG or JPEG, which no entry can say"}
+LOST = ("drop", "drop=reset", "cut", "length_lie")
+RUBBISH = (
+    *("garbage", "garbage=truncated", "garbage=empty", "garbage=html", "garbage=types"),
+    *("garbage=list", "garbage=null", "garbage=deep", "garbage=binary"),
+)
+HUGGING_FACE = {"HF_ROUTER_BASE_URL": URL, "HF_ENDPOINT": URL, "HF_TOKEN": KEY}
+HUGGING_FACE_FIELDS = frozenset({"model", "response_format", "inputs", "image_url", "image_urls", "?_subdomain"})
+LLAMA_SWAP = {"LLAMASWAP_BASE_URL": URL, "LLAMASWAP_API_KEY": KEY, "LLAMASWAP_PROMPT_MODEL": "qwen-chat"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +89,7 @@ class Subject:
     env: variables for ``registry.load``, with ``{url}`` and ``{key}`` filled in.
     plain, edit, mask, several, later: a cheap live model for each; None where no model of the catalogue can.
         ``later`` answers with something to look up.
-    envelope: wire fields that go along with every order beside what the catalogue names.
+    envelope: wire fields that go along with every order beside what the catalogue names; ``?name`` is one of the query.
     inside: the object of the body that holds the order's fields, ``input.`` for example.
     ways: how the twin is brought to a case, where it is not the usual way: the text of a fault.
     gaps: cases that have no meaning here, and why; one fault of a case is written ``case fault``.
@@ -134,7 +153,7 @@ class Subject:
         return live_models(self.provider)
 
 
-SUBJECTS: tuple[Subject, ...] = (
+_TABLE: tuple[Subject, ...] = (
     Subject(
         "chatgpt2api",
         {"CHATGPT2API_BASE_URL": URL, "CHATGPT2API_API_KEY": KEY},
@@ -156,7 +175,7 @@ SUBJECTS: tuple[Subject, ...] = (
         mask="gpt-image-2",
         several="gpt-image-2",
         envelope=frozenset({"model"}),
-        gaps={"link": BYTES, "link_broken": BYTES, "link_expired": BYTES, "key_on_links": BYTES},
+        gaps=NO_LINKS,
     ),
     Subject(
         "stability",
@@ -172,8 +191,8 @@ SUBJECTS: tuple[Subject, ...] = (
             "looked_in_vain garbage=truncated": HALF,
             "looked_in_vain 404": SAYS_MISSING,
             "looked_in_vain wrong_id": "the answer at the end is the picture and holds no id",
-            "link": "a finished call is read by its id under the configured address, which takes the key",
-            "key_on_links": "the same: no answer holds a link",
+            "link": BY_ID,
+            "key_on_links": BY_ID,
             "key_on_polls": "a call is looked at by its id under the configured address",
         },
     ),
@@ -206,7 +225,99 @@ SUBJECTS: tuple[Subject, ...] = (
         envelope=frozenset({"version"}),
         inside="input.",
     ),
+    Subject(
+        "gemini",
+        {"GOOGLE_GEMINI_BASE_URL": URL, "GEMINI_API_KEY": KEY},
+        plain="gemini-3.1-flash-lite-image",
+        edit="gemini-3.1-flash-lite-image",
+        envelope=frozenset({"contents.role", "contents.parts", "generationConfig.responseModalities"}),
+        gaps=NO_LINKS,
+    ),
+    Subject(
+        "xai",
+        {"XAI_BASE_URL": URL, "XAI_API_KEY": KEY},
+        plain="grok-imagine-image",
+        edit="grok-imagine-image",
+        several="grok-imagine-image",
+        envelope=frozenset({"model", "response_format"}),
+        gaps=NO_LINKS,
+    ),
+    Subject(
+        "huggingface",
+        HUGGING_FACE,
+        plain="hf-flux-schnell",
+        edit="hf-flux-2-klein-9b-edit",
+        envelope=HUGGING_FACE_FIELDS,
+        gaps={**NO_LINKS, "failed": ROUTER_5XX, "content_refused": NO_WORDS_KNOWN},
+    ),
+    Subject(
+        "huggingface",
+        HUGGING_FACE,
+        variant="hf-inference",
+        plain="hf-sd3-medium",
+        edit="hf-flux-2-klein-9b-edit",
+        gaps={
+            **NO_LINKS,
+            "failed": ROUTER_5XX,
+            "content_refused": NO_WORDS_KNOWN,
+            **{f"broken_answer {fault}": BY_TYPE for fault in RUBBISH if fault != "garbage=empty"},
+        },
+    ),
+    Subject(
+        "huggingface",
+        HUGGING_FACE,
+        variant="fal",
+        plain="hf-flux-dev",
+        edit="hf-flux-2-klein-9b-edit",
+        later="hf-flux-dev",
+        ways={"link_expired": "404"},
+        gaps={
+            "looked_in_vain wrong_id": "the result is read at its own address, whatever the status calls it",
+            "key_on_links": "its twin spoils the look at the status alone, and only the result holds links",
+        },
+    ),
+    Subject(
+        "huggingface",
+        HUGGING_FACE,
+        variant="wavespeed",
+        plain="hf-flux-2-dev-edit",
+        edit="hf-flux-2-dev-edit",
+        later="hf-flux-2-dev-edit",
+        ways={"link_expired": "404"},
+        gaps={"generate": "the catalogue has this route for edits alone"},
+    ),
+    Subject(
+        "llamaswap",
+        LLAMA_SWAP,
+        plain="llamaswap-z-image",
+        edit="llamaswap-z-image",
+        mask="llamaswap-sdapi",
+        several="llamaswap-z-image",
+        envelope=frozenset({"model", "seed"}),
+        gaps={**NO_LINKS, **OWN_SERVER, **NO_WEBP_EDITS},
+    ),
+    Subject(
+        "llamaswap",
+        {**LLAMA_SWAP, "LLAMASWAP_ASYNC": "true"},
+        variant="jobs",
+        plain="llamaswap-z-image",
+        edit="llamaswap-z-image",
+        mask="llamaswap-sdapi",
+        several="llamaswap-z-image",
+        later="llamaswap-z-image",
+        envelope=frozenset({"seed", "init_image", "ref_images", "mask_image"}),
+        ways={"link_broken": "check"},
+        gaps={
+            **OWN_SERVER,
+            "link": BY_ID,
+            "key_on_links": BY_ID,
+            "unknown_call": "a job that is gone went with its model, and the server says so: Failed",
+            "cancel": "what the catalogue says is meant of the synchronous routes; a waiting job can be stopped",
+        },
+    ),
 )
+# A build may come without one of these adapters, never without a subject for one that it has.
+SUBJECTS = tuple(subject for subject in _TABLE if subject.provider in {each.name for each in registry.ADAPTERS})
 
 
 def subjects(case: str) -> pytest.MarkDecorator:
@@ -233,10 +344,19 @@ def every_model() -> pytest.MarkDecorator:
     """Each subject with each live model of its provider."""
     pairs = [
         pytest.param(subject, model, id=f"{subject.name}-{model.id}")
-        for subject in SUBJECTS
+        for subject in _differently_set_up()
         for model in subject.models()
     ]
     return pytest.mark.parametrize(("subject", "model"), pairs)
+
+
+def _differently_set_up() -> list[Subject]:
+    """Of the subjects of one provider, those with variables of their own."""
+    found: list[Subject] = []
+    for subject in SUBJECTS:
+        if all((each.provider, each.env) != (subject.provider, subject.env) for each in found):
+            found.append(subject)
+    return found
 
 
 def _asked(case: str) -> list[Subject]:
@@ -248,7 +368,9 @@ __all__ = [
     "BAD_KEY",
     "CASES",
     "GOOD_KEY",
+    "LOST",
     "NO_QUOTA_KEY",
+    "RUBBISH",
     "SUBJECTS",
     "Subject",
     "every_model",

@@ -80,10 +80,9 @@ def test_an_empty_account_is_the_operators(sandbox: Sandbox, subject: Subject) -
 @subjects("unknown_model")
 def test_an_unknown_model_is_the_operators(sandbox: Sandbox, subject: Subject) -> None:
     known = subject.order().model
-    path = f"{known.path}-of-nobody"
-    gone = known.model_copy(
-        update={"path": path, "paths": {name: f"{each}-of-nobody" for name, each in known.paths.items()}}
-    )
+    nobodys = f"{known.path}-of-nobody"
+    paths = {name: f"{path}-of-nobody" for name, path in known.paths.items()}
+    gone = known.model_copy(update={"path": nobodys, "provider_model": nobodys, "paths": paths})
     error = error_of(subject, sandbox, "unknown_model", model=gone)
     assert isinstance(error, Misconfigured)
     assert not isinstance(error, BadCredentials | OutOfCredit)

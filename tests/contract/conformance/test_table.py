@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from conformance.orders import CATALOG
-from conformance.subjects import CASES, GOOD_KEY, SUBJECTS, Subject, every_subject, subjects
+from conformance.subjects import BAD_KEY, CASES, GOOD_KEY, SUBJECTS, Subject, every_subject, subjects
 from providers import configured, registry
 from providers.base import Provider
 from providers.entries import Model
@@ -75,8 +75,9 @@ def test_nothing_it_shows_of_itself_holds_the_key(sandbox: Sandbox, subject: Sub
 @subjects("second_account")
 def test_a_second_key_is_a_provider_of_its_own(sandbox: Sandbox, subject: Subject) -> None:
     env = subject.environment(subject.base_url(sandbox))
-    second = {f"{name}_2": "bad-key" for name, text in subject.env.items() if "{key}" in text}
-    first, other = registry.load({**env, **second}).of(subject.provider)
+    second = subject.environment(subject.base_url(sandbox), BAD_KEY)
+    numbered = {f"{name}_2": value for name, value in second.items()}
+    first, other = registry.load({**env, **numbered}).of(subject.provider)
     assert (first.credential_id, other.credential_id) == (f"{subject.provider}/default", f"{subject.provider}/2")
     first.submit(subject.order(), dedupe_key="call-1.0")
     with pytest.raises(BadCredentials):
