@@ -248,7 +248,7 @@ def _media_error(error: MediaError) -> Response:
 
 
 def _storage_away(error: StorageUnavailableError) -> Response:
-    log.warning("storage_unavailable", error=type(error).__name__)
+    log.warning("storage_unavailable", error=type(error).__name__, reason=str(error))
     busy = isinstance(error, MediaBusyError)
     detail = "every picture decoder is busy; try again" if busy else ""
     return answer("storage_unavailable", detail, {"Retry-After": "5"})

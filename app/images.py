@@ -51,6 +51,11 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
                 headers=("ETag", "Accept-Ranges", "Content-Disposition", "Cache-Control"),
             ),
             Answer(206, "The part asked for.", media_types=tuple(EXTENSIONS), headers=("ETag", "Content-Range")),
+            Answer(
+                302,
+                "Where the picture lies, for minutes; only with `DARKROOM_S3_SERVE=redirect`.",
+                headers=("Location",),
+            ),
             Answer(304, "Unchanged since the ETag in If-None-Match.", headers=("ETag",)),
         ),
         pace="read",
@@ -81,6 +86,8 @@ def picture(job_id: str) -> Response:
     headers = _headers(job_id, query, found, mime)
     if unchanged(headers["ETag"]):
         return not_modified(headers)
+    if request.method == "GET" and (elsewhere := _elsewhere(parts, image, found, mime, headers)):
+        return elsewhere
     span = _span(found.size_bytes, headers["ETag"]) if request.method == "GET" else None
     if span == ():
         return answer("range_not_satisfiable", headers={"Content-Range": f"bytes */{found.size_bytes}"})
@@ -95,6 +102,21 @@ def _wanted(parts: Services, image: Image, query: ImageQuery) -> Picture:
     if image.width_px is None:
         raise MediaError("not_an_image", "a 3D file or a text has no other sizes and formats")
     return parts.variant(image.key, image.mime, width=query.width, height=query.height, format=query.format)
+
+
+def _elsewhere(parts: Services, image: Image, found: Picture, mime: str, headers: dict[str, str]) -> Response | None:
+    """The way to a picture as it was kept, where its store lets clients in; variants come from here."""
+    if found.key != image.key:
+        return None
+    link = parts.store.link(found.key, content_type=_content_type(mime), disposition=headers["Content-Disposition"])
+    if link is None:
+        return None
+    # The link ends within minutes, and so must what anybody remembers of it.
+    return Response(status=302, headers={**headers, "Location": link, "Cache-Control": "no-store"})
+
+
+def _content_type(mime: str) -> str:
+    return f"{mime}; charset=utf-8" if mime == TEXT else mime
 
 
 def _headers(job_id: str, query: ImageQuery, found: Picture, mime: str) -> dict[str, str]:
@@ -147,7 +169,7 @@ def _send(
     response = Response(
         _chunks(file, first, last - first + 1) if request.method == "GET" else b"",
         status=206 if span else 200,
-        content_type=f"{mime}; charset=utf-8" if mime == TEXT else mime,
+        content_type=_content_type(mime),
     )
     response.call_on_close(file.close)
     response.headers.update(headers)

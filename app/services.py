@@ -37,9 +37,9 @@ from providers.catalog import Catalog, Model, UnknownModelError
 from providers.order_schema import order_schema
 from providers.signatures import SECRET_VARIABLES
 from storage.base import Picture, Store
-from storage.local import LocalStore
 from storage.media import Limits as PictureLimits
 from storage.media import Media
+from storage.opening import open_store
 from workers.enqueue import Publisher
 
 EXTENSION = "darkroom"
@@ -167,6 +167,6 @@ def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:
 
 
 def _pictures(settings: Settings) -> tuple[Store, Media]:
-    store = LocalStore(settings.blobs_dir)
+    store = open_store(settings)
     limits = PictureLimits(max_upload_bytes=settings.max_image_bytes)
     return store, Media(store, Path(settings.var) / "work", decoders=settings.decoders, limits=limits)

@@ -60,7 +60,7 @@ def configure(*, level: str = "INFO", log_format: str = "text") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # A line per message says less than the jobs' own events and costs more.
-    for chatty in ("celery.worker.strategy", "celery.app.trace", "urllib3", "alembic.runtime.migration"):
+    for chatty in ("celery.worker.strategy", "celery.app.trace", "urllib3", "botocore", "alembic.runtime.migration"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
@@ -27,6 +27,9 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 MaybePort = Annotated[Port | None, BeforeValidator(_blank_is_unset)]
 MaybeSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
 MaybeText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
+MaybeFlag = Annotated[bool | None, BeforeValidator(_blank_is_unset)]
+# No password in it: an address is shown, a secret never.
+MaybeOrigin = Annotated[Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")] | None, BeforeValidator(_blank_is_unset)]
 
 
 class Settings(BaseSettings):
@@ -49,6 +52,22 @@ class Settings(BaseSettings):
     database_url_set: MaybeSecret = Field(default=None, alias="DATABASE_URL")
     redis_url_set: MaybeSecret = Field(default=None, alias="REDIS_URL")
     broker_url_set: MaybeSecret = Field(default=None, alias="CELERY_BROKER_URL")
+
+    # Where pictures lie: a folder of var, or a bucket
+    storage: Literal["local", "s3"] = Field(default="local", alias="DARKROOM_STORAGE")
+    s3_bucket_set: MaybeText = Field(default=None, alias="DARKROOM_S3_BUCKET")
+    s3_prefix: str = Field(default="", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$", alias="DARKROOM_S3_PREFIX")
+    s3_endpoint_url: MaybeOrigin = Field(default=None, alias="DARKROOM_S3_ENDPOINT_URL")
+    s3_region: MaybeText = Field(default=None, alias="DARKROOM_S3_REGION")
+    s3_path_style: MaybeFlag = Field(default=None, alias="DARKROOM_S3_PATH_STYLE")
+    s3_sse: Annotated[Literal["AES256", "aws:kms"] | None, BeforeValidator(_blank_is_unset)] = Field(
+        default=None, alias="DARKROOM_S3_SSE"
+    )
+    s3_sse_kms_key_id: MaybeText = Field(default=None, alias="DARKROOM_S3_SSE_KMS_KEY_ID")
+    s3_serve: Literal["proxy", "redirect"] = Field(default="proxy", alias="DARKROOM_S3_SERVE")
+    aws_access_key_id: MaybeText = Field(default=None, alias="AWS_ACCESS_KEY_ID")
+    aws_secret_access_key: MaybeSecret = Field(default=None, alias="AWS_SECRET_ACCESS_KEY")
+    aws_session_token: MaybeSecret = Field(default=None, alias="AWS_SESSION_TOKEN")
 
     # Processes
     web_workers: int = Field(default=1, ge=1, le=64, alias="DARKROOM_WEB_WORKERS")
@@ -121,6 +140,13 @@ class Settings(BaseSettings):
     @property
     def blobs_dir(self) -> Path:
         return self.var / "blobs"
+
+    @property
+    def s3_bucket(self) -> str:
+        """Raises SettingsError when it is not set."""
+        if self.s3_bucket_set is None:
+            raise SettingsError("DARKROOM_STORAGE is s3, but DARKROOM_S3_BUCKET is not set")
+        return self.s3_bucket_set
 
 
 def _required(secret: SecretStr | None, variable: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -91,10 +92,6 @@ def finished(call: Call, answer: Finished) -> Answer:
     return Answer(call, Outcome.FINISHED, result=[_link(image) for image in answer.images])
 
 
-def holds_bytes(answer: Finished) -> bool:
-    return any(image.data is not None for image in answer.images)
-
-
 def _link(image: ResultImage) -> dict[str, Any]:
     return {"url": image.url, "seed": image.seed, "revised_prompt": image.revised_prompt}
 
@@ -130,40 +127,70 @@ def lost(call: Call, *, code: str = "upstream_uncertain", outcome: Outcome = Out
 
 
 def keep(
-    media: Media, provider: Provider, job_id: str, call: Call, images: Sequence[ResultImage], *, kind: Kind = "image"
+    media: Media,
+    provider: Provider,
+    job_id: str,
+    call: Call,
+    images: Sequence[ResultImage],
+    *,
+    kind: Kind = "image",
+    until: float = 0.0,
 ) -> Answer:
     """Fetch and keep what a finished call made; ``kind`` is the ``output`` of its model.
 
     Pictures that are none are left out; when none is left the call has failed. Raises ProviderError
-    (NotRun, Uncertain) and StorageUnavailableError when trying again later may help.
+    (NotRun, Uncertain) and StorageUnavailableError when trying again later may help: of links. Bytes in
+    hand are nowhere else, so keeping them is tried until ``until`` (of ``time.monotonic``); then they are lost.
     """
+    in_hand = any(image.data is not None for image in images)
     kept: list[KeptImage] = []
     fault: Failed | None = None
     for offset, image in enumerate(images[: call.pictures]):
         try:
-            kept.append(_keep_one(media, provider, f"jobs/{job_id}", call.slot + offset, image=image, kind=kind))
+            index = call.slot + offset
+            kept.append(_keep_one(media, provider, f"jobs/{job_id}", index, image=image, kind=kind, until=until))
         except MediaError as error:
             log.warning("result_is_no_picture", job_id=job_id, call_id=call.id, code=error.code)
             fault = Failed("bad_result", error.code, retryable=False, billed=True)
         except Failed as error:
             log.warning("result_cannot_be_fetched", job_id=job_id, call_id=call.id, code=error.code)
             fault = error
+        except (NotRun, Uncertain, StorageUnavailableError) as error:
+            if not in_hand:
+                raise
+            # Of a store's trouble the text is ours; an upstream's may be anything.
+            reason = str(error) if isinstance(error, StorageUnavailableError) else type(error).__name__
+            log.warning("result_not_kept", job_id=job_id, call_id=call.id, reason=reason)
+            fault = Failed("storage_unavailable", retryable=False, billed=True)
     if kept:
         return Answer(replace(call, code=fault.code if fault else None), Outcome.KEPT, images=kept)
     return from_error(call, fault or Failed("empty_result", retryable=True), may_look_up=False)
 
 
+def _enough(state: tenacity.RetryCallState) -> bool:
+    """Three tries; more while a picture is in our hands alone and its step may go on."""
+    in_hand = state.kwargs["image"].data is not None
+    return state.attempt_number >= 3 and not (in_hand and time.monotonic() < state.kwargs["until"])
+
+
 _PATIENT = tenacity.retry(
     retry=tenacity.retry_if_exception_type((NotRun, Uncertain, StorageUnavailableError)),
-    stop=tenacity.stop_after_attempt(3),
-    wait=tenacity.wait_random_exponential(multiplier=0.5, max=5),
+    stop=_enough,
+    wait=tenacity.wait_random_exponential(multiplier=0.5, max=15),
     reraise=True,
 )
 
 
 @_PATIENT
 def _keep_one(
-    media: Media, provider: Provider, folder: str, index: int, *, image: ResultImage, kind: Kind
+    media: Media,
+    provider: Provider,
+    folder: str,
+    index: int,
+    *,
+    image: ResultImage,
+    kind: Kind,
+    until: float,  # noqa: ARG001 - _enough reads it
 ) -> KeptImage:
     data = image.data if image.data is not None else provider.download(image.url or "")
     picture = media.keep_result(data, prefix=f"{folder}/{index}", kind=kind)

@@ -35,6 +35,7 @@ EXPIRE_PAGES = 4
 REMOVE_AT_MOST = 5_000
 FOLDERS_AT_MOST = 5_000
 AFTER_TROUBLE_S = 600.0
+AWAY_AFTER = 3
 
 # A blob is written before its row; an hour later its writer has long been given up.
 ORPHAN_AGE_S = 3600.0
@@ -175,10 +176,7 @@ class Search:
 def find_orphans(database: Database, store: Store, root: str, names: Sequence[str]) -> Search:
     """Blobs in ``root/<name>/`` without a row, older than an hour, of jobs that can get no more rows."""
     ids = [name for name in names if is_id(name, "job")]  # anything else is not ours to judge
-    keys: list[str] = []
-    for job_id in ids:
-        keys += store.iter_keys(f"{root}/{job_id}/", older_than_s=ORPHAN_AGE_S)
-        time.sleep(0)  # the disk is slow and others share this thread
+    keys = list(store.iter_folders(root, ids, older_than_s=ORPHAN_AGE_S))
     with database.autocommit() as connection:
         strangers = _jobless(connection, ids)
         orphans = _unowned(connection, keys)
@@ -259,7 +257,8 @@ def doom(connection: Connection, keys: Sequence[str]) -> None:
 def remove_doomed(database: Database, media: Media, keys: Sequence[str]) -> int:
     """Delete the bytes of doomed blobs and strike them off the list; how many went.
 
-    What the store would not delete stays on the list for later.
+    What the store would not delete stays on the list for later; the rest, too, once the store seems to be
+    away, for every further try could take half a minute.
     """
     gone: list[str] = []
     kept: list[str] = []
@@ -270,6 +269,8 @@ def remove_doomed(database: Database, media: Media, keys: Sequence[str]) -> int:
         except StorageUnavailableError as error:
             log.warning("blob_not_deleted", key=key, error=str(error))
             kept.append(key)
+            if len(kept) >= AWAY_AFTER and not gone:
+                break
         time.sleep(0)
     with database.transaction() as connection:
         connection.execute(text("DELETE FROM doomed_blobs WHERE key = ANY(:keys)"), {"keys": gone})

@@ -5,6 +5,7 @@ No transaction is open and no connection is held while an upstream thinks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,13 +28,15 @@ from jobs.states import JobStatus, Nudge
 from jobs.workbench import Workbench, side_by_side
 from providers.base import Accepted, Finished, InputImage, Order, Provider
 from providers.catalog import Model, UnknownModelError
-from providers.errors import Failed, NotRun, ProviderError, Uncertain
+from providers.errors import NotRun, ProviderError, Uncertain
 from storage.base import BlobNotFoundError, StorageUnavailableError
 
 log = structlog.get_logger(__name__)
 
 # A claim makes room for one; a few more catch up after a burst of endings.
 PUBLISH_AT_CLAIM = 4
+# The last try to keep a picture begins so long before the step's end: a silent store takes half a minute to fail.
+LAST_TRY_S = 30.0
 
 
 class CrashedStepError(Exception):
@@ -61,6 +64,7 @@ class Claimed:
     seated: Seated
     parts: OrderParts
     nudges: Sequence[Nudge]
+    keep_until: float  # of time.monotonic: how long bytes in hand may wait for the store
 
 
 def run(bench: Workbench, job_id: str) -> list[Nudge]:
@@ -140,7 +144,8 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents
         )
     lifecycle.hold(connection, row)
     failpoints.hit("claim.uncommitted")
-    return Claimed(_with_calls(job, seated), seated, parts, nudges)
+    keep_until = time.monotonic() + bench.step_s[job.provider] - LAST_TRY_S
+    return Claimed(_with_calls(job, seated), seated, parts, nudges, keep_until)
 
 
 def _claimed_job(connection: Connection, row: Row[Any]) -> LiveJob:
@@ -213,15 +218,16 @@ def _make_calls(bench: Workbench, claimed: Claimed) -> list[Answer]:
         log.exception("order_not_built", job_id=claimed.job.id)
         return [answers.from_error(call.facts, NotRun("internal_error"), may_look_up=False) for call in mine]
     return side_by_side(
-        lambda call: _call(bench, provider, claimed.job, call.facts, order=orders[call.id], dedupe_key=keys[call.id]),
+        lambda call: _call(bench, provider, claimed, call.facts, order=orders[call.id], dedupe_key=keys[call.id]),
         mine,
     )
 
 
 def _call(
-    bench: Workbench, provider: Provider, job: LiveJob, call: decide.Call, *, order: Order, dedupe_key: str
+    bench: Workbench, provider: Provider, claimed: Claimed, call: decide.Call, *, order: Order, dedupe_key: str
 ) -> Answer:
     """The one paid call, and its pictures if the answer is the pictures."""
+    job = claimed.job
     may_look_up = bench.spec(job.provider).uncertain_class != "C"
     try:
         answer = provider.submit(order, dedupe_key=dedupe_key)
@@ -235,17 +241,17 @@ def _call(
     failpoints.hit("call.answered")
     if isinstance(answer, Accepted):
         return answers.accepted(call, answer, deadline_s=bench.spec(job.provider).deadline_s)
-    return _keep(bench, provider, job, call, answer)
+    return _keep(bench, provider, claimed, call, answer)
 
 
-def _keep(bench: Workbench, provider: Provider, job: LiveJob, call: decide.Call, answer: Finished) -> Answer:
+def _keep(bench: Workbench, provider: Provider, claimed: Claimed, call: decide.Call, answer: Finished) -> Answer:
+    job, until = claimed.job, claimed.keep_until
     try:
-        return answers.keep(bench.media, provider, job.id, call, answer.images, kind=bench.output(job.model))
-    except (ProviderError, StorageUnavailableError) as error:
-        if not answers.holds_bytes(answer):
-            return answers.finished(call, answer)  # links can be fetched by a later step
-        log.warning("result_not_kept", job_id=job.id, call_id=call.id, error=type(error).__name__)
-        return answers.from_error(call, Failed("storage_unavailable", retryable=False, billed=True), may_look_up=False)
+        return answers.keep(
+            bench.media, provider, job.id, call, answer.images, kind=bench.output(job.model), until=until
+        )
+    except (ProviderError, StorageUnavailableError):
+        return answers.finished(call, answer)  # links can be fetched by a later step
 
 
 def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, call: OpenCall) -> Order:

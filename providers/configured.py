@@ -42,8 +42,20 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
         "gemini": Variables(
             (("GEMINI_API_KEY", "GOOGLE_API_KEY"),), ("GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_API_VERSION")
         ),
-        "huggingface": Variables((("HF_TOKEN",),)),
-        "llamaswap": Variables((("LLAMASWAP_BASE_URL",),), ("LLAMASWAP_API_KEY", "LLAMASWAP_MODELS")),
+        "huggingface": Variables(
+            (("HF_TOKEN",),), ("HF_ROUTER_BASE_URL", "HF_ENDPOINT", "HF_BILL_TO"), has_adapter=True
+        ),
+        "llamaswap": Variables(
+            needed=(("LLAMASWAP_BASE_URL",),),
+            optional=(
+                "LLAMASWAP_API_KEY",
+                "LLAMASWAP_MODELS",
+                "LLAMASWAP_PROMPT_MODEL",
+                "LLAMASWAP_EXTRA_ARGS",
+                "LLAMASWAP_ASYNC",
+            ),
+            has_adapter=True,
+        ),
         "openai": Variables(
             needed=(("OPENAI_API_KEY",),),
             optional=("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_PROMPT_MODEL"),

@@ -12,6 +12,8 @@ from providers.chatgpt2api import ChatGpt2Api
 from providers.configured import value_of
 from providers.flux import Flux
 from providers.http import Outgoing, origin_of
+from providers.huggingface import HuggingFace
+from providers.llamaswap import LlamaSwap
 from providers.openai import OpenAi
 from providers.replicate import Replicate
 from providers.stability import Stability
@@ -46,6 +48,8 @@ ADAPTERS: Final[tuple[Adapter, ...]] = (
     Flux,
     WaveSpeed,
     Replicate,
+    HuggingFace,
+    LlamaSwap,
 )
 
 

@@ -54,6 +54,16 @@ class Sandbox:
         """For ``REPLICATE_BASE_URL``, with or without ``/v1`` appended."""
         return f"{self.url}/replicate"
 
+    @property
+    def huggingface_url(self) -> str:
+        """For ``HF_ROUTER_BASE_URL`` and ``HF_ENDPOINT``: the twin is router, Hub and CDN in one."""
+        return f"{self.url}/huggingface"
+
+    @property
+    def llamaswap_url(self) -> str:
+        """For ``LLAMASWAP_BASE_URL``, with or without ``/v1`` appended."""
+        return f"{self.url}/llamaswap"
+
     def counts(self, *, keys: bool = True) -> dict[str, Any]:
         """Tallies by provider."""
         return dict(self._call("GET", f"/control/counts?keys={int(keys)}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
 
@@ -93,7 +93,19 @@ class Store(Protocol):
         """Keys that start with ``prefix``, in no promised order, and were written at least so long ago."""
 
     def folders(self, parent: str, *, after: str = "", limit: int = 1000) -> list[str]:
-        """Names one level below ``parent`` that hold keys: in order, behind ``after``, at most ``limit``."""
+        """Names one level below ``parent`` that hold keys: behind ``after``, at most ``limit``.
+
+        In the order of :func:`storage.keys.folder_order`, which is that of the keys in them.
+        """
+
+    def iter_folders(self, parent: str, names: Sequence[str], *, older_than_s: float = 0.0) -> Iterator[str]:
+        """Keys in these folders of ``parent``, a slice that ``folders`` gave or part of one; old ones as above."""
+
+    def link(self, key: str, *, content_type: str, disposition: str) -> str | None:
+        """A URL good for minutes, by which a client gets the blob with these headers and without us.
+
+        None where there is no such way, or the operator wants none. Asks nobody: the blob may be gone.
+        """
 
     def check(self) -> None:
         """Raise StorageUnavailableError when a write would fail (readiness)."""

@@ -11,36 +11,26 @@ import contextlib
 import errno
 import heapq
 import os
-import re
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from storage.base import BlobNotFoundError, StorageUnavailableError
+from storage.keys import check_key, folder_order, is_key
 
 STAGING = ".staging"
 STAGING_AGE_S = 3600.0
 
-_PART = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
-_KEY = re.compile(rf"{_PART}(?:/{_PART})*")
-_KEY_MAX = 512
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # ELOOP and ENOTDIR: a link or a file where a folder or a blob should be.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 # A folder emptied by delete() may vanish under a writer on its way into it.
 _PUT_TRIES = 5
 _NAMES_AT_A_TIME = 1000
-
-
-def check_key(key: str) -> str:
-    """``key`` itself. Raises ValueError when it is not made of our own parts alone."""
-    if len(key) > _KEY_MAX or not _KEY.fullmatch(key):
-        raise ValueError(f"not a storage key: {key[:80]!r}")
-    return key
 
 
 def new_staging_file(folder: str) -> str:
@@ -193,11 +183,11 @@ class LocalStore:
             inside = Path(folder).relative_to(self.root).as_posix()
             for name in names:
                 key = name if inside == "." else f"{inside}/{name}"
-                if key.startswith(prefix) and _KEY.fullmatch(key) and _written_at(folder, name) <= written_before:
+                if key.startswith(prefix) and is_key(key) and _written_at(folder, name) <= written_before:
                     yield key
 
     def folders(self, parent: str, *, after: str = "", limit: int = 1000) -> list[str]:
-        """Names of the folders in ``parent``: in order, behind ``after``, at most ``limit``. Links are not followed.
+        """Names of the folders in ``parent``, as ``Store.folders`` says. Links are not followed.
 
         Reads every name in ``parent`` but holds no more than ``limit``, and lets others run meanwhile.
         """
@@ -206,10 +196,19 @@ class LocalStore:
             return []
         try:
             with os.scandir(top) as entries:
-                return heapq.nsmallest(limit, _folder_names(entries, after))
+                return heapq.nsmallest(limit, _folder_names(entries, after), key=folder_order)
         except OSError as error:
             _unless_gone(error)
             return []
+
+    def iter_folders(self, parent: str, names: Sequence[str], *, older_than_s: float = 0.0) -> Iterator[str]:
+        """The keys in some folders, one folder after the other."""
+        for name in names:
+            yield from self.iter_keys(f"{parent}/{name}/", older_than_s=older_than_s)
+            time.sleep(0)  # the disk is slow and others share this thread
+
+    def link(self, key: str, *, content_type: str, disposition: str) -> None:
+        """None: nobody but us can reach a file of ours."""
 
     def sweep_staging(self, *, older_than_s: float = STAGING_AGE_S) -> int:
         """Remove what killed writers left; the number of files removed."""
@@ -243,7 +242,8 @@ def _folder_names(entries: Iterable[os.DirEntry[str]], after: str) -> Iterator[s
     for number, entry in enumerate(entries, start=1):
         if number % _NAMES_AT_A_TIME == 0:
             time.sleep(0)  # a million names take a second, which an event loop cannot spare
-        if entry.name > after and _KEY.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+        is_behind = folder_order(entry.name) > folder_order(after)
+        if is_behind and is_key(entry.name) and entry.is_dir(follow_symlinks=False):
             yield entry.name
 
 

@@ -17,6 +17,7 @@ from core.db import Database, make_engine
 from core.embedded.postgres import EmbeddedPostgres
 from core.embedded.redis import EmbeddedRedis
 from sandbox.testing import Sandbox, running_sandbox
+from tests.s3_server import running_s3
 
 _numbers = itertools.count(1)
 
@@ -67,6 +68,13 @@ def sandbox(sandbox_process: Sandbox) -> Sandbox:
     sandbox_process.reset()
     sandbox_process.clear_faults()
     return sandbox_process
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """The endpoint of a real S3 server. Every test makes a bucket of its own."""
+    with running_s3() as url:
+        yield url
 
 
 @pytest.fixture

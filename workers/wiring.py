@@ -21,8 +21,8 @@ from jobs.capacity import Limits
 from jobs.retention import Keeper
 from jobs.workbench import Workbench
 from providers import catalog, registry
-from storage.local import LocalStore
 from storage.media import Media
+from storage.opening import open_store
 from workers.enqueue import Publisher
 
 LIMIT_MAX = 1_000_000
@@ -61,7 +61,7 @@ def workbench() -> Workbench:
     upstreams = registry.load(environment())
     for name in upstreams.configured():
         limits(name, environment())  # a bad one stops the start, not the first job
-    store = LocalStore(values.blobs_dir)
+    store = open_store(values)
     return Workbench(
         owner=new_id("wkr"),
         database=database(),

@@ -1,7 +1,8 @@
 """Speaks to a Darkroom server over HTTP for the commands, and names every way in which that can fail.
 
-The key goes to the server that was asked for and nowhere else: redirects are not followed, a
-``.netrc`` is not read, and the admin key of this machine is offered only to this machine's server.
+The key goes to the server that was asked for and nowhere else: redirects are not followed (that of a
+picture into its bucket is, without the key), a ``.netrc`` is not read, and the admin key of this machine
+is offered only to this machine's server.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from app.commands.output import CommandError, Exit, Fault
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
+_TIMEOUT = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
 SUBMIT_TRIES = 3
 RETRY_WAIT_S = 1.0
 
@@ -121,13 +123,25 @@ class Client:
     @contextmanager
     def open(self, method: str, path: str, **request: Any) -> Iterator[requests.Response]:
         """Send one request and check its status; the body is still unread when ``stream`` is set."""
-        request.setdefault("timeout", (CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
+        request.setdefault("timeout", _TIMEOUT)
+        with (
+            self._named_faults(),
+            self._session.request(method, self.server + path, allow_redirects=False, **request) as response,
+        ):
+            yield _checked(response)
+
+    @contextmanager
+    def picture(self, task_id: str, index: int) -> Iterator[requests.Response]:
+        """One picture, its body still unread, from the server or from the bucket that it names."""
+        url = f"{self.server}{task_path(task_id)}/image"
         with self._named_faults():
-            response = self._session.request(method, self.server + path, allow_redirects=False, **request)
+            params = {"index": index}
+            response = self._session.get(url, params=params, allow_redirects=False, stream=True, timeout=_TIMEOUT)
+            if response.status_code == 302:
+                response.close()
+                response = _without_key(response.headers.get("Location", ""))
             with response:
-                if not (200 <= response.status_code < 300 or response.status_code == 304):
-                    raise refusal(response)
-                yield response
+                yield _checked(response)
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._key:
@@ -151,6 +165,20 @@ class Client:
     def _away(self, code: str, reason: str) -> CommandError:
         hint = "Is it running? `darkroom up` starts one here; --server or DARKROOM_SERVER names another."
         return CommandError(Exit.AWAY, code, f"{self.server}: {reason}", hint=hint)
+
+
+def _checked(response: requests.Response) -> requests.Response:
+    if not (200 <= response.status_code < 300 or response.status_code == 304):
+        raise refusal(response)
+    return response
+
+
+def _without_key(location: str) -> requests.Response:
+    """What lies at a signed link. It must say all by itself: an Authorization beside it would be refused."""
+    with requests.Session() as session:
+        session.trust_env = not is_this_machine(location)
+        session.auth = lambda request: request  # none, and no .netrc
+        return session.get(location, allow_redirects=False, stream=True, timeout=_TIMEOUT)
 
 
 def task_path(task_id: str) -> str:

@@ -28,7 +28,7 @@ def doctor(output: Output, fix: bool, money: bool, skip_blobs: bool) -> None:
     """List stuck, orphaned and unbalanced things: why, since when, and what mends them.
 
     Exit 1 while anything is left. Runs beside a working service; needs its database and, for the
-    pictures, its DARKROOM_VAR.
+    pictures, its DARKROOM_VAR or DARKROOM_S3_BUCKET.
     """
     if money and not fix:
         raise click.UsageError("--money goes with --fix")
@@ -50,16 +50,16 @@ def _mend(examiner: Doctor, findings: list[Finding], *, money: bool) -> dict[Fin
 def _doctor(database: Database, stack: ExitStack, output: Output, *, skip_blobs: bool) -> Doctor:
     from jobs.doctor import Doctor
     from providers import catalog
-    from storage.local import LocalStore
     from storage.media import Media
+    from storage.opening import open_store
 
     here = settings()
     if skip_blobs:
         return Doctor(database, catalog.load())
-    if not here.blobs_dir.is_dir():
+    if here.storage == "local" and not here.blobs_dir.is_dir():
         output.warn(f"there is no {here.blobs_dir}, so rows and pictures are not compared (DARKROOM_VAR?)")
         return Doctor(database, catalog.load())
-    store = LocalStore(here.blobs_dir)
+    store = open_store(here)
     media = Media(store, here.var / "staging", decoders=1)
     stack.callback(media.close)
     return Doctor(database, catalog.load(), store, media)

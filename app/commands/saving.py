@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app.commands.answers import Picture, Task
-from app.commands.client import Client, task_path
+from app.commands.client import Client
 from app.commands.output import CommandError, Exit, from_os_error, size_text
 
 CHUNK_BYTES = 64 * 1024
@@ -103,9 +103,7 @@ def _with_hint(error: CommandError, task: Task) -> CommandError:
 def _fetch(client: Client, task: Task, picture: Picture, path: Path, *, force: bool) -> None:
     for tries_left in reversed(range(DOWNLOAD_TRIES)):
         try:
-            with client.open(
-                "GET", f"{task_path(task.id)}/image", params={"index": picture.index}, stream=True
-            ) as response:
+            with client.picture(task.id, picture.index) as response:
                 write_verified(path, response.iter_content(CHUNK_BYTES), picture, force=force)
         except CommandError as error:
             # A broken transfer or a damaged picture may come right; a refusal or a full disk will not.

@@ -60,6 +60,10 @@ def sandbox_environ(sandbox_port: int) -> dict[str, str]:
         "REPLICATE_API_TOKEN": "sandbox",
         "WAVESPEED_BASE_URL": f"{base}/wavespeed",
         "WAVESPEED_API_KEY": "sandbox",
+        "HF_ROUTER_BASE_URL": f"{base}/huggingface",
+        "HF_ENDPOINT": f"{base}/huggingface",
+        "HF_TOKEN": "sandbox",
+        "LLAMASWAP_BASE_URL": f"{base}/llamaswap",
     }
 
 

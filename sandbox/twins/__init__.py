@@ -37,6 +37,8 @@ def all_twins() -> tuple[Twin, ...]:
     from sandbox.twins import (
         chatgpt2api,
         flux,
+        huggingface,
+        llamaswap,
         openai,
         replicate,
         stability,
@@ -50,4 +52,6 @@ def all_twins() -> tuple[Twin, ...]:
         flux.TWIN,
         wavespeed.TWIN,
         replicate.TWIN,
+        huggingface.TWIN,
+        llamaswap.TWIN,
     )

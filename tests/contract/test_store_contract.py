@@ -10,18 +10,50 @@ import pytest
 
 from storage.base import BlobNotFoundError, Store
 from storage.local import LocalStore
+from storage.s3 import S3Store
+from tests.s3_server import new_bucket, options, s3_client
 
 
-def _local(folder: Path) -> Store:
-    return LocalStore(folder / "store")
+def _local(request: pytest.FixtureRequest) -> Store:
+    return LocalStore(request.getfixturevalue("tmp_path") / "store")
 
 
-STORES: dict[str, Callable[[Path], Store]] = {"local": _local}
+def _s3(request: pytest.FixtureRequest) -> Store:
+    return request.getfixturevalue("s3_stores")("")
+
+
+def _s3_with_prefix(request: pytest.FixtureRequest) -> Store:
+    return request.getfixturevalue("s3_stores")("house")
+
+
+STORES: dict[str, Callable[[pytest.FixtureRequest], Store]] = {
+    "local": _local,
+    "s3": _s3,
+    "s3-prefix": _s3_with_prefix,
+}
+
+
+@pytest.fixture(scope="module")
+def s3_stores(s3_url: str) -> Callable[[str], Store]:
+    """Stores by prefix, each made once (boto3 takes a moment) and emptied again, beside keys of others."""
+    client, made = s3_client(s3_url), {}
+
+    def emptied(prefix: str) -> Store:
+        if prefix not in made:
+            bucket = new_bucket(s3_url)
+            made[prefix] = S3Store(options(s3_url, bucket, prefix=prefix))
+            for key in (".hidden", "house/.hidden", *(("top", "house-2/jobs/b/0/x.png") if prefix else ())):
+                client.put_object(Bucket=bucket, Key=key, Body=b"not ours")
+        for key in list(made[prefix].iter_keys()):
+            made[prefix].delete(key)
+        return made[prefix]
+
+    return emptied
 
 
 @pytest.fixture(params=sorted(STORES))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return STORES[request.param](tmp_path)
+def store(request: pytest.FixtureRequest) -> Store:
+    return STORES[request.param](request)
 
 
 @pytest.fixture
@@ -146,6 +178,46 @@ def test_folders_come_in_order_and_in_slices(store, put):
     assert store.folders("nothing/here") == store.folders("jobs", after="d.x") == []
     store.delete("jobs/a/0/x.png")
     assert store.folders("jobs", limit=1) == ["b"]
+
+
+def test_folders_are_found_slice_by_slice_each_once_whatever_their_names(store, put):
+    names = ["a", "a-1", "a.b", "a0", "aa", "a_", "A"]
+    for name in names:
+        put(f"jobs/{name}/0/x.png", b"x")
+    found, after = [], ""
+    while slice_ := store.folders("jobs", after=after, limit=2):
+        found += slice_
+        after = slice_[-1]
+    assert sorted(found) == sorted(names)
+    assert found == store.folders("jobs")
+
+
+def test_the_keys_of_some_folders_are_listed_and_of_no_others(store, put):
+    for name in ("a", "a-1", "b", "b.x", "c", "d"):
+        put(f"jobs/{name}/0/x.png", b"x")
+        put(f"jobs/{name}/1/y.png", b"y")
+    put("jobs/b0", b"a blob and no folder")
+    put("inputs/b/0/x.png", b"x")
+    wanted = ["a", "b", "c"]
+    expected = [f"jobs/{name}/{rest}" for name in wanted for rest in ("0/x.png", "1/y.png")]
+    assert sorted(store.iter_folders("jobs", wanted)) == expected
+    assert sorted(store.iter_folders("jobs", ["b", "nothing"])) == expected[2:4]
+    assert list(store.iter_folders("jobs", [])) == list(store.iter_folders("jobs", wanted, older_than_s=60)) == []
+
+
+def test_a_blob_is_read_from_any_place_to_its_end_and_no_further(store, put):
+    data = bytes(range(256)) * 1024
+    put("a/b", data)
+    with store.open("a/b") as blob:
+        blob.seek(200_000)
+        assert blob.read(10) == data[200_000:200_010]
+        blob.seek(3)
+        assert blob.read(300_000) == data[3:]
+        assert blob.read(1) == b""
+        blob.seek(-2, 2)
+        assert blob.read() == data[-2:]
+    put("a/empty", b"")
+    assert store.read("a/empty") == store.open("a/empty").read() == b""
 
 
 def test_folders_are_named_by_our_own_parts_alone(store):

@@ -76,7 +76,7 @@ def media(store: LocalStore, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def upstreams(sandbox: Sandbox) -> dict[str, str]:
-    """The environment that points both adapters at the sandbox."""
+    """The environment that points two adapters at the sandbox."""
     sandbox.settings(latency_s=0.0, prepared=True)
     return {
         "CHATGPT2API_BASE_URL": sandbox.chatgpt2api_url,

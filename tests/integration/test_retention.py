@@ -184,6 +184,22 @@ def test_a_blob_the_store_will_not_delete_does_not_block_the_others(
     assert (house.keeper().remove(), house.lies(stuck)) == (1, False)
 
 
+def test_a_store_that_is_away_is_not_asked_for_every_blob(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [house.job(ended_days_ago=40) for _ in range(6)]
+    asked: list[str] = []
+
+    def away(key: str) -> None:
+        asked.append(key)
+        raise StorageUnavailableError("cannot delete: ReadTimeoutError")
+
+    monkeypatch.setattr(house.media, "delete", away)
+    house.keeper().keep()
+    assert len(asked) == 3
+    monkeypatch.undo()
+    house.sql("UPDATE doomed_blobs SET due_at = clock_timestamp()")
+    assert house.keeper().remove() == len(jobs)
+
+
 # ---------------------------------------------------------------- the caller's wish
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -248,6 +249,7 @@ class Store:
     def __init__(self) -> None:
         self.blobs = {"k/0": PNG}
         self.opened: list[io.BytesIO] = []
+        self.links: str | None = None
 
     def open(self, key: str) -> io.BytesIO:
         if key not in self.blobs:
@@ -257,6 +259,9 @@ class Store:
 
     def read(self, key: str) -> bytes:
         return self.blobs[key]
+
+    def link(self, key: str, *, content_type: str, disposition: str) -> str | None:
+        return self.links and f"{self.links}/{key}?{urlencode({'type': content_type, 'as': disposition})}"
 
 
 class Writer:

@@ -125,6 +125,28 @@ def test_a_blob_that_vanished_is_gone_and_no_accident(edge: Edge) -> None:
     assert _get(edge).status_code == 410
 
 
+def test_a_picture_that_lies_elsewhere_is_pointed_to_for_minutes(edge: Edge) -> None:
+    edge.store.links = "https://bucket.example"
+    answer = _get(edge, "?download=1", Range="bytes=0-9")
+    assert (answer.status_code, answer.data) == (302, b"")
+    assert answer.headers["Cache-Control"] == "no-store"
+    place = urlsplit(answer.headers["Location"])
+    assert (place.netloc, place.path) == ("bucket.example", "/k/0")
+    said = {"type": ["image/png"], "as": [f'attachment; filename="{job_id(1)}-0.png"']}
+    assert parse_qs(place.query) == said
+    assert edge.store.opened == []
+    assert edge.client.get(_link(edge)).status_code == 302
+
+
+def test_only_the_picture_itself_lies_elsewhere(edge: Edge) -> None:
+    edge.store.links = "https://bucket.example"
+    assert _get(edge, "?width=10").data == b"variant"
+    assert _get(edge, **{"If-None-Match": ETAG}).status_code == 304
+    assert edge.client.head(IMAGE, headers=MINE).headers["Content-Length"] == str(len(PNG))
+    edge.records.add(replace(done_task(), images=[make_image(mime="text/html")]))
+    assert parse_qs(urlsplit(_get(edge).headers["Location"]).query)["type"] == ["application/octet-stream"]
+
+
 # ---------------------------------------------------------------- signed links
 
 

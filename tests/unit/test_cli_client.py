@@ -504,6 +504,19 @@ def test_a_redirect_is_not_followed_with_the_key(server: FakeServer) -> None:
     assert [seen.path for seen in server.seen] == ["/api/quota"]
 
 
+def test_a_picture_in_a_bucket_is_fetched_from_there_without_the_key(server: FakeServer, place: Path) -> None:
+    server.finished_job(png())
+    with serving(FakeServer()) as bucket:
+        bucket.on("GET", "/pictures/a.png", (200, {}, png()))
+        link = (302, {"Location": f"{bucket.url}/pictures/a.png?X-Amz-Signature=abc"}, b"")
+        server.on("GET", f"/api/images/tasks/{JOB}/image", link)
+        assert run(server, "generate", "a fox", "-o", "fox.png").exit_code == 0
+        [asked] = bucket.seen
+    assert (place / "fox.png").read_bytes() == png()
+    assert "Authorization" not in asked.headers
+    assert asked.query == {"X-Amz-Signature": "abc"}
+
+
 def test_a_server_that_is_away_is_said_at_once() -> None:
     result = run(UNUSED_PORT_URL, "generate", "a fox")
     assert result.exit_code == 3

@@ -1,0 +1,80 @@
+"""Both error envelopes: llama-swap's own, and sd-server's behind it.
+
+Source: upstreams sheet "llama-swap", section 6.
+"""
+
+from flask import Response, jsonify
+
+from sandbox.markers import Fault
+
+_PROXY_ERRORS = {
+    400: ("invalid_request_error", "bad_request", "could not read the request body"),
+    401: ("authentication_error", "unauthorized", "unauthorized: invalid or missing API key"),
+    404: ("invalid_request_error", "not_found", "no model id could be identified"),
+    409: ("conflict_error", "conflict", "model is not loaded"),
+    429: ("rate_limit_error", "concurrency_limit", "Too many requests"),
+    500: ("server_error", "internal_error", "unspecific error: upstream command exited prematurely"),
+    503: ("server_error", "service_unavailable", "process is not ready"),
+}
+
+
+class ServerError(Exception):
+    """sd-server's ``{"error": text}``, with ``message`` on a few routes."""
+
+    def __init__(self, error: str, status: int = 400, message: str = "") -> None:
+        super().__init__(error)
+        self.status, self.message = status, message
+
+    def response(self) -> Response:
+        """The answer."""
+        answer = jsonify({"error": str(self), **({"message": self.message} if self.message else {})})
+        answer.status_code = self.status
+        return answer
+
+
+class ProxyError(Exception):
+    """llama-swap's ``{"src", "error": {...}}``; builds before 2026-08-22 had a text for ``error``."""
+
+    def __init__(self, status: int, message: str = "") -> None:
+        self.kind, self.code, usual = _PROXY_ERRORS[status]
+        super().__init__(message or usual)
+        self.status = status
+
+    def response(self, *, old_build: bool = False) -> Response:
+        """The answer."""
+        told = {"message": str(self), "type": self.kind, "param": None, "code": self.code}
+        answer = jsonify(src="llama-swap", error=str(self) if old_build else told)
+        answer.status_code = self.status
+        if self.status == 401:
+            answer.headers["WWW-Authenticate"] = 'Basic realm="llama-swap"'
+        if self.status == 429:
+            answer.headers["Retry-After"] = "1"
+        return answer
+
+
+def wrong_json(name: str) -> ServerError:
+    """A null or a wrong type: an exception in the server, and not a 400."""
+    message = f"[json.exception.type_error.302] type of '{name}' is not what it must be"
+    return ServerError("server_error", 500, message)
+
+
+def no_results() -> ServerError:
+    """Out of memory, or aborted."""
+    return ServerError("generate_image returned no results", 500)
+
+
+def process_died() -> Response:
+    """502 without a body: the model's process broke off."""
+    return Response(b"", status=502)
+
+
+def for_fault(fault: Fault) -> Response:
+    """The answer to a scripted status. There is no moderation and no money here: the nearest of each kind."""
+    status = {"refuse": 400, "quota": 429}.get(fault.name, fault.status or 503)
+    if status == 502:
+        return process_died()
+    if status in _PROXY_ERRORS and status != 400:
+        return ProxyError(status).response()
+    if status < 500:
+        return ServerError("invalid generation parameters", status).response()
+    return Response("<html><body>gateway</body></html>", status=status, content_type="text/html")

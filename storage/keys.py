@@ -1,0 +1,26 @@
+"""What a storage key looks like, for every store alike."""
+
+from __future__ import annotations
+
+import re
+
+_PART = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
+_KEY = re.compile(rf"{_PART}(?:/{_PART})*")
+_MAX = 512
+
+
+def is_key(key: str) -> bool:
+    """Whether ``key`` is made of our own parts alone; what else lies in a store is not ours."""
+    return len(key) <= _MAX and _KEY.fullmatch(key) is not None
+
+
+def check_key(key: str) -> str:
+    """``key`` itself. Raises ValueError when it is not made of our own parts alone."""
+    if not is_key(key):
+        raise ValueError(f"not a storage key: {key[:80]!r}")
+    return key
+
+
+def folder_order(name: str) -> str:
+    """Sorts names of folders as the keys in them sort: ``a-1/x`` comes before ``a/x``."""
+    return f"{name}/" if name else ""

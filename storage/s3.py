@@ -1,0 +1,341 @@
+"""The store in a bucket of S3, or of anything that speaks its protocol.
+
+Plain operations alone (PUT, GET, HEAD, DELETE, ListObjectsV2, HeadBucket), so that every endpoint will do.
+Waits only in sockets and ``time.sleep``: under gevent's patches a slow bucket stops nobody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+from boto3.session import Session
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from pydantic import SecretStr
+
+from storage.base import BlobNotFoundError, StorageUnavailableError
+from storage.keys import check_key, folder_order, is_key
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from botocore.response import StreamingBody
+    from types_boto3_s3 import S3Client
+
+# S3 itself has this one; any other endpoint wants a name and mostly does not care which.
+_REGION = "us-east-1"
+_CONNECTIONS = 200
+_BUFFER_BYTES = 64 * 1024
+LINK_LIFE_S = 300
+# The key begins with a dot, so no listing of ours shows it.
+_CHECK_KEY = ".check"
+_WRITE_CHECK_EVERY_S = 60.0
+_ABSENT = ("404", "NoSuchKey")
+_CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Options:
+    """Where the bucket is. Credentials left out are found as boto3 finds them: profile, role, metadata."""
+
+    bucket: str
+    endpoint_url: str | None = None
+    region: str | None = None
+    path_style: bool | None = None  # None: where ``endpoint_url`` is set
+    prefix: str = ""  # of every key, without slashes around it
+    sse: Literal["AES256", "aws:kms"] | None = None
+    sse_kms_key_id: str | None = None
+    gives_links: bool = False
+    access_key_id: str | None = None
+    secret_access_key: SecretStr | None = None
+    session_token: SecretStr | None = None
+
+
+class S3Store:
+    """Blobs as objects below a prefix of one bucket. Thread-safe and greenlet-safe."""
+
+    def __init__(self, options: S3Options) -> None:
+        """Connects to nothing yet. Raises StorageUnavailableError for options that boto3 refuses."""
+        self._bucket = options.bucket
+        self._prefix = f"{options.prefix}/" if options.prefix else ""
+        self._encryption = _encryption(options)
+        self._gives_links = options.gives_links
+        self._written_at = float("-inf")
+        with _trouble("set up"):
+            session = _session(options)
+            self._client = _client(session, options, connect_s=3, read_s=15, tries=2)
+            # Whoever asks whether we are ready asks again soon, and waits for seconds at most.
+            self._prober = _client(session, options, connect_s=2, read_s=2, tries=1)
+
+    def put_file(self, path: str, key: str) -> None:
+        """Keep the file at ``path`` under ``key``, moving it; kept or not, it is gone from there afterwards.
+
+        Durable on return: S3 answers a PUT when the object is safe. Its SHA-256 is part of the signature,
+        so what was damaged on the way is refused. Two writers of one new key at the same moment: the later
+        one wins, as in the local store, and both hold the same picture.
+        """
+        check_key(key)
+        try:
+            with _trouble("write"):
+                if self._size(key) is None:
+                    with Path(path).open("rb") as file:
+                        self._put(self._client, key, file)
+        finally:
+            Path(path).unlink(missing_ok=True)
+
+    def _put(self, client: S3Client, key: str, body: BinaryIO | bytes) -> None:
+        client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body, **self._encryption)
+
+    def open(self, key: str) -> BinaryIO:
+        """The blob for reading, fetched as it is read and from where it is read.
+
+        Raises BlobNotFoundError, StorageUnavailableError; reading raises both, too.
+        """
+        check_key(key)
+        with _trouble("read"):
+            size_bytes = self._size_or_trouble(key)
+        if size_bytes is None:
+            raise BlobNotFoundError(key)
+        return io.BufferedReader(_Blob(self, key, size_bytes), _BUFFER_BYTES)
+
+    def read(self, key: str) -> bytes:
+        """The whole blob. Raises BlobNotFoundError, StorageUnavailableError."""
+        check_key(key)
+        with _trouble("read", absent=key):
+            return self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"].read()
+
+    def stream(self, key: str, first: int) -> StreamingBody:
+        """What the blob holds from byte ``first`` on, as it arrives. Raises botocore's errors."""
+        return self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, Range=f"bytes={first}-")["Body"]
+
+    def exists(self, key: str) -> bool:
+        """Raises StorageUnavailableError when that cannot be known."""
+        check_key(key)
+        with _trouble("look"):
+            return self._size_or_trouble(key) is not None
+
+    def _size(self, key: str) -> int | None:
+        """In bytes; None when there is no such object, or no such bucket: a HEAD does not tell which."""
+        try:
+            return self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)["ContentLength"]
+        except ClientError as error:
+            if _code_of(error) in _ABSENT:
+                return None
+            raise
+
+    def _size_or_trouble(self, key: str) -> int | None:
+        """The same, but a lost bucket is trouble: nobody may take it for a lost picture."""
+        size_bytes = self._size(key)
+        if size_bytes is None:
+            self._client.head_bucket(Bucket=self._bucket)
+        return size_bytes
+
+    def delete(self, key: str) -> None:
+        """Idempotent. Raises StorageUnavailableError."""
+        check_key(key)
+        with _trouble("delete"):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+    def iter_keys(self, prefix: str = "", *, older_than_s: float = 0.0) -> Iterator[str]:
+        """Keys starting with ``prefix`` and written at least ``older_than_s`` ago, by S3's clock and ours.
+
+        Raises ValueError when the folders in ``prefix`` could not be part of a key.
+        """
+        parent = prefix.rpartition("/")[0]
+        if parent:
+            check_key(parent)
+        yield from self._keys(older_than_s, Prefix=self._prefix + prefix)
+
+    def iter_folders(self, parent: str, names: Sequence[str], *, older_than_s: float = 0.0) -> Iterator[str]:
+        """One listing from the first folder to the last: a request per thousand keys and not one per folder."""
+        if not names:
+            return
+        wanted, top = set(names), f"{check_key(parent)}/"
+        first, last = min(names, key=folder_order), max(names, key=folder_order)
+        for key in self._keys(older_than_s, Prefix=self._prefix + top, StartAfter=f"{self._prefix}{top}{first}/"):
+            folder, slash, _ = key.removeprefix(top).partition("/")
+            if folder_order(folder) > folder_order(last):
+                return
+            if slash and folder in wanted:
+                yield key
+
+    def _keys(self, older_than_s: float, **wanted: Any) -> Iterator[str]:
+        # No age asked for is no matter of clocks, which may differ.
+        written_before = datetime.now(UTC) - timedelta(seconds=older_than_s) if older_than_s else None
+        for page in self._pages(**wanted):
+            for found in page.get("Contents", ()):
+                key = found["Key"].removeprefix(self._prefix)
+                if is_key(key) and (written_before is None or found["LastModified"] <= written_before):
+                    yield key
+
+    def folders(self, parent: str, *, after: str = "", limit: int = 1000) -> list[str]:
+        """Names of the folders in ``parent``, as ``Store.folders`` says."""
+        top = f"{self._prefix}{check_key(parent)}/"
+        # Behind everything in the folder ``after``: no part of a key sorts behind a tilde.
+        start = {"StartAfter": f"{top}{after}/~"} if after else {}
+        names: list[str] = []
+        for page in self._pages(Prefix=top, Delimiter="/", MaxKeys=min(limit, 1000), **start):
+            found = (each["Prefix"].removeprefix(top)[:-1] for each in page.get("CommonPrefixes", ()))
+            names += [name for name in found if is_key(name) and folder_order(name) > folder_order(after)]
+            if len(names) >= limit:
+                break
+        return names[:limit]
+
+    def _pages(self, **wanted: Any) -> Iterator[Any]:
+        """Answers to ListObjectsV2, one after the other."""
+        while True:
+            with _trouble("list"):
+                page = self._client.list_objects_v2(Bucket=self._bucket, **wanted)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            wanted["ContinuationToken"] = page["NextContinuationToken"]
+
+    def link(self, key: str, *, content_type: str, disposition: str) -> str | None:
+        """A signed URL, good for ``LINK_LIFE_S`` seconds; None unless the operator wants them."""
+        if not self._gives_links:
+            return None
+        check_key(key)
+        with _trouble("sign"):
+            return self._client.generate_presigned_url(
+                "get_object",
+                Params={
+                    "Bucket": self._bucket,
+                    "Key": self._prefix + key,
+                    "ResponseContentType": content_type,
+                    "ResponseContentDisposition": disposition,
+                },
+                ExpiresIn=LINK_LIFE_S,
+            )
+
+    def check(self) -> None:
+        """Raise StorageUnavailableError when a write would fail.
+
+        It writes at most once a minute and asks for the bucket in between: writes are what S3 bills.
+        """
+        now = time.monotonic()
+        with _trouble("write"):
+            if now - self._written_at < _WRITE_CHECK_EVERY_S:
+                self._prober.head_bucket(Bucket=self._bucket)
+                return
+            self._put(self._prober, _CHECK_KEY, b"")
+            self._prober.delete_object(Bucket=self._bucket, Key=self._prefix + _CHECK_KEY)
+        self._written_at = now
+
+
+class _Blob(io.RawIOBase):
+    """An object as a file. Each seek away from what is under way makes the next read a new GET."""
+
+    def __init__(self, store: S3Store, key: str, size_bytes: int) -> None:
+        super().__init__()
+        self._store = store
+        self._key = key
+        self._size_bytes = size_bytes
+        self._at = 0
+        self._stream: StreamingBody | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size_bytes}[whence]
+        if start + offset != self._at:
+            self._hang_up()
+            self._at = max(0, start + offset)
+        return self._at
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        if self._at >= self._size_bytes:
+            return 0
+        with _trouble("read", absent=self._key):
+            if self._stream is None:
+                self._stream = self._store.stream(self._key, self._at)
+            data = self._stream.read(len(view))
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._hang_up()
+        super().close()
+
+    def _hang_up(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def _session(options: S3Options) -> Session:
+    return Session(
+        aws_access_key_id=options.access_key_id,
+        aws_secret_access_key=_plain(options.secret_access_key),
+        aws_session_token=_plain(options.session_token),
+    )
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+def _client(session: Session, options: S3Options, *, connect_s: float, read_s: float, tries: int) -> S3Client:
+    """Every request is bounded: ``tries`` times at most, each with ``connect_s`` and ``read_s`` of silence."""
+    path_style = options.path_style if options.path_style is not None else options.endpoint_url is not None
+    return session.client(
+        "s3",
+        endpoint_url=options.endpoint_url,
+        region_name=options.region or session.region_name or _REGION,
+        config=Config(
+            signature_version="s3v4",
+            connect_timeout=connect_s,
+            read_timeout=read_s,
+            retries={"mode": "standard", "total_max_attempts": tries},
+            max_pool_connections=_CONNECTIONS,
+            tcp_keepalive=True,
+            # Checksums in trailers are Amazon's own; the signed SHA-256 of the payload is the protocol's.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"addressing_style": "path" if path_style else "virtual", "payload_signing_enabled": True},
+        ),
+    )
+
+
+def _encryption(options: S3Options) -> dict[str, Any]:
+    """The fields of a PUT that ask for encryption at rest; none, and the bucket's own setting holds."""
+    fields: dict[str, Any] = {}
+    if options.sse:
+        fields["ServerSideEncryption"] = options.sse
+    if options.sse_kms_key_id:
+        fields["SSEKMSKeyId"] = options.sse_kms_key_id
+    return fields
+
+
+def _code_of(error: ClientError) -> str:
+    """S3's code or HTTP status. What a server may call a fault is not ours to repeat, so only plain words pass."""
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    return code if _CODE.fullmatch(code) else "unknown"
+
+
+@contextlib.contextmanager
+def _trouble(verb: str, *, absent: str = "") -> Iterator[None]:
+    """Turn errors into ours; with ``absent`` a missing object means that this key has no blob."""
+    try:
+        yield
+    except ClientError as error:
+        code = _code_of(error)
+        if absent and code in _ABSENT:
+            raise BlobNotFoundError(absent) from None
+        raise StorageUnavailableError(f"cannot {verb}: {code}") from None
+    except Exception as error:  # noqa: BLE001 - what is no S3 makes botocore stumble in any way: a TypeError, seen
+        # The name alone: the messages hold addresses and paths.
+        raise StorageUnavailableError(f"cannot {verb}: {type(error).__name__}") from None

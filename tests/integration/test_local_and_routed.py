@@ -1,0 +1,84 @@
+"""Hugging Face and llama-swap through the engine: answers at once, tasks of routed providers, jobs of sd-server."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from job_engine import ASYNC_PRICE, Engine, picture_bytes
+
+from core.db import Database
+from jobs import poller
+from jobs.desk import Customer, Desk, Reference
+from providers.catalog import Catalog
+from sandbox.testing import Sandbox
+from storage.local import LocalStore
+from storage.media import Media
+
+
+@pytest.fixture
+def upstreams(sandbox: Sandbox) -> dict[str, str]:
+    sandbox.settings(latency_s=0.0, prepared=True)
+    return {
+        "HF_TOKEN": "hf_test",
+        "HF_ROUTER_BASE_URL": sandbox.huggingface_url,
+        "HF_ENDPOINT": sandbox.huggingface_url,
+        "LLAMASWAP_BASE_URL": sandbox.llamaswap_url,
+        "LLAMASWAP_ASYNC": "true",
+    }
+
+
+@pytest.fixture
+def desk(database: Database, media: Media, store: LocalStore, models: Catalog) -> Desk:
+    return Desk(
+        database,
+        media,
+        store,
+        models,
+        configured=["huggingface", "llamaswap"],
+        markup=Decimal(1),
+        minimum_unit_price=ASYNC_PRICE,
+        default_model=None,
+        default_deadline_s=3600,
+        publish_window=32,
+    )
+
+
+def order(engine: Engine, account: Customer, model: str, operation: str = "generate") -> str:
+    references = [Reference("image", picture_bytes(), "image")] if operation == "edit" else []
+    return engine.order(
+        account, "a kite", model=model, operation=operation, references=references, publish=False
+    ).task.id
+
+
+@pytest.mark.parametrize(
+    ("model", "operation"),
+    [
+        ("hf-sd3-medium", "generate"),
+        ("hf-qwen-image", "generate"),
+        ("hf-flux-2-dev-edit", "edit"),
+        ("llamaswap-z-image", "generate"),
+    ],
+)
+@pytest.mark.parametrize("kept_by", ["whoever looked", "another worker"])
+def test_an_order_is_seen_through(  # noqa: PLR0917 - fixtures come by name
+    engine: Engine,
+    account: Customer,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    operation: str,
+    kept_by: str,
+) -> None:
+    monkeypatch.setattr(poller, "KEEP_HERE", 0 if kept_by == "another worker" else poller.KEEP_HERE)
+    job_id = order(engine, account, model, operation)
+    provider = engine.bench.catalog.resolve(model).model.provider
+    engine.run(job_id)
+    if model != "hf-sd3-medium":
+        assert engine.job(job_id).status == "waiting"
+        engine.poll(provider)
+        for nudge in [each for each in engine.sent.take() if each.task == "jobs.collect"]:
+            engine.handle(nudge)
+    assert engine.job(job_id).status == "succeeded"
+    assert sandbox.counts()[provider]["accepted"] == 1
+    engine.assert_books_balance()
