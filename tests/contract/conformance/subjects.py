@@ -63,7 +63,7 @@ SAYS_MISSING = "this is how the API says that it has no such call"
 HALF = "half a picture is bytes like any other; storage decodes each before it is kept"
 BYTES = "results come as bytes in the answer, never as links"
 BY_ID = "a finished call is read by its id under the configured address, which takes the key"
-BY_TYPE = "any bytes are believed by their content type; storage decodes each before it is kept"
+BY_TYPE = "the sheet (section 3) says that image/* is a picture; storage decodes each before it is kept"
 ROUTER_5XX = "the router's 5xx may come from anywhere on the way, so it is Uncertain"
 NO_WORDS_KNOWN = "no source has this route's words for a refusal"
 NO_LINKS = dict.fromkeys(("link", "link_broken", "link_expired", "key_on_links"), BYTES)
@@ -271,10 +271,7 @@ _TABLE: tuple[Subject, ...] = (
         edit="hf-flux-2-klein-9b-edit",
         later="hf-flux-dev",
         ways={"link_expired": "404"},
-        gaps={
-            "looked_in_vain wrong_id": "the result is read at its own address, whatever the status calls it",
-            "key_on_links": "its twin spoils the look at the status alone, and only the result holds links",
-        },
+        gaps={"looked_in_vain wrong_id": "the result is read at its own address, whatever the status calls it"},
     ),
     Subject(
         "huggingface",
