@@ -18,6 +18,7 @@ _SECRETS = re.compile(
     r"(dk_[0-9A-Za-z]+_)[0-9A-Za-z_-]{8,}"  # our own keys
     r"|((?:Bearer|Key|Token)\s+)[^\s\"',]{6,}"
     r"|(\b(?:sk|r8|hf|xai|whsec)[-_])[0-9A-Za-z_-]{8,}"
+    r"|(\b(?:AIza|AQ\.))[0-9A-Za-z_-]{20,}"  # Google's
     r"|(://[^/\s:@]*:)[^/\s@]+(?=@)",
     re.IGNORECASE,
 )

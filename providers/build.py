@@ -21,6 +21,7 @@ from providers.entries import (
     ResolutionRule,
     SizesRule,
 )
+from providers.errors import RequestRefused
 from providers.payload import extra_fields, own_params, wire_name
 
 
@@ -130,7 +131,13 @@ def _reference_fields(order: Order, count: int) -> list[tuple[str, bool]]:
 
 
 def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields with dotted names as nested objects: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``."""
+    """Fields with dotted names as nested objects: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``.
+
+    Raises: RequestRefused for a field that stands inside another one, which only ``extra`` can bring about.
+    """
+    inside = sorted(name for name in fields if any(outer in fields for outer in _outer_names(name)))
+    if inside:
+        raise RequestRefused("extra_not_allowed", f"given twice: {', '.join(inside)}")
     tree: dict[str, Any] = {}
     for name, value in fields.items():
         *outer, last = name.split(".")
@@ -139,6 +146,12 @@ def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
             place = place.setdefault(part, {})
         place[last] = value
     return tree
+
+
+def _outer_names(name: str) -> Iterator[str]:
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 def bare_base64(image: InputImage) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from providers.errors import ContentRefused, Uncertain
+from providers import openai_errors
+from providers.errors import ContentRefused, ProviderError, Uncertain
 from providers.http import StreamedAnswer, UpstreamSession, WireRequest
-from providers.openai_errors import classify, classify_in_stream, read_fault
+from providers.openai_errors import classify_in_stream, read_fault
 from providers.payload import json_object
 from providers.sse import EventTooLongError, events
 
 TOTAL_S = 120.0
 MAX_STREAM_BYTES = 4 * 1024 * 1024
+
+Classify = Callable[[int, Mapping[str, str], bytes], ProviderError]
 
 
 def chat_request(
@@ -34,10 +37,12 @@ def stream_chat(
     model: str,
     messages: Sequence[Mapping[str, str]],
     temperature: float,
+    *,
+    classify: Classify = openai_errors.classify,
 ) -> Iterator[str]:
     """Text deltas of one completion. The request is made at the call, not at the first delta.
 
-    A model that refuses a temperature is asked once more without it.
+    A model that refuses a temperature is asked once more without it. ``classify`` reads the upstream's errors.
     Raises: ProviderError, at the call and between deltas.
     """
     answer = _open(session, chat_request(path, model, messages, temperature))

@@ -40,7 +40,9 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
             has_adapter=True,
         ),
         "gemini": Variables(
-            (("GEMINI_API_KEY", "GOOGLE_API_KEY"),), ("GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_API_VERSION")
+            needed=(("GEMINI_API_KEY", "GOOGLE_API_KEY"),),
+            optional=("GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_API_VERSION"),
+            has_adapter=True,
         ),
         "huggingface": Variables(
             (("HF_TOKEN",),), ("HF_ROUTER_BASE_URL", "HF_ENDPOINT", "HF_BILL_TO"), has_adapter=True
@@ -66,7 +68,7 @@ PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
         "wavespeed": Variables(
             (("WAVESPEED_API_KEY",),), ("WAVESPEED_BASE_URL", "WAVESPEED_CLIENT_NAME"), has_adapter=True
         ),
-        "xai": Variables((("XAI_API_KEY",),), ("XAI_BASE_URL",)),
+        "xai": Variables((("XAI_API_KEY",),), ("XAI_BASE_URL", "XAI_PROMPT_MODEL"), has_adapter=True),
     }
 )
 

@@ -56,10 +56,13 @@ class Fault:
 
 
 def read_fault(answer: Mapping[str, Any] | None) -> Fault | None:
-    """The fault in a JSON answer, or None where there is none in a known shape."""
+    """The fault in a JSON answer, or None where there is none in a known shape.
+
+    Look-alikes answer flat: the words in ``error``, and a code beside it or none.
+    """
     error = (answer or {}).get("error")
     if isinstance(error, str) and error:
-        return Fault(message=error)
+        return Fault(message=error, code=_text((answer or {}).get("code")))
     if not isinstance(error, dict):
         return None
     texts = {name: _text(error.get(name)) for name in ("message", "type", "code", "param")}
@@ -88,7 +91,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderEr
     upstream's own well-formed word proves that no picture was made; a proxy's page proves nothing.
     """
     fault = read_fault(json_object(body))
-    detail = _detail(status, fault)
+    detail = describe(status, fault)
     wait_s = retry_after_s(headers, fault.message if fault else "")
     decided = _server_fault(status, fault, detail, wait_s) if status >= 500 else _by_words(fault, detail)
     if decided is None and status == 404 and fault is not None and "model" in fault.message.lower():
@@ -98,11 +101,12 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderEr
 
 def classify_in_stream(fault: Fault) -> ProviderError:
     """A fault inside an answer that began with 200: the upstream gave up on its own."""
-    detail = _detail(200, fault)
+    detail = describe(200, fault)
     return _by_words(fault, detail) or Failed("upstream_failed", detail, retryable=True)
 
 
-def _detail(status: int, fault: Fault | None) -> str:
+def describe(status: int, fault: Fault | None) -> str:
+    """The answer in a line for the log, redacted."""
     if fault is None:
         return f"HTTP {status}"
     words = " ".join(word for word in (fault.type, fault.code, fault.param) if word)

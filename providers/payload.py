@@ -29,6 +29,7 @@ _EXTENSIONS = {
 _SECRETS = (
     (re.compile(r"(?i)\b(bearer|basic|token|key)\s+[\w.~+/=-]{8,}"), r"\1 [redacted]"),
     (re.compile(r"\b(?:sk|pk|hf|r8|xai|wsk|whsec|dk)[-_][\w-]{6,}\S*"), "[redacted]"),
+    (re.compile(r"\b(?:AIza|AQ\.)[\w-]{20,}"), "[redacted]"),
     (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), "[email]"),
     (re.compile(r"(https?://)[^\s/@\"']*@"), r"\1"),
     (re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*"), r"\1?[redacted]"),

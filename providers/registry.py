@@ -11,6 +11,7 @@ from providers.base import Provider
 from providers.chatgpt2api import ChatGpt2Api
 from providers.configured import value_of
 from providers.flux import Flux
+from providers.gemini import Gemini
 from providers.http import Outgoing, origin_of
 from providers.huggingface import HuggingFace
 from providers.llamaswap import LlamaSwap
@@ -19,6 +20,7 @@ from providers.replicate import Replicate
 from providers.stability import Stability
 from providers.wavespeed import WaveSpeed
 from providers.wire import Origin
+from providers.xai import Xai
 
 POOL_SIZE: Final = 200  # the most paid calls a worker process has at one provider (DESIGN section 3)
 
@@ -50,6 +52,8 @@ ADAPTERS: Final[tuple[Adapter, ...]] = (
     Replicate,
     HuggingFace,
     LlamaSwap,
+    Gemini,
+    Xai,
 )
 
 

@@ -29,7 +29,7 @@ def read_images(items: object, base_url: str) -> list[ResultImage]:
 
 def _image(item: Mapping[str, Any], base_url: str) -> ResultImage | None:
     revised = item.get("revised_prompt")
-    prompt = revised if isinstance(revised, str) else None
+    prompt = revised if isinstance(revised, str) and revised else None
     data = picture_bytes(item.get("b64_json"))
     if data is not None:
         return ResultImage(data=data, revised_prompt=prompt)

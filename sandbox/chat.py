@@ -3,7 +3,8 @@
 import itertools
 import json
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,19 @@ def _content_text(content: object) -> str:
         return content
     parts = content if isinstance(content, list) else []
     return " ".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+
+
+def talk_for(document: Mapping[str, Any], asked: str) -> Talk:
+    """The answer to a checked request whose last user message is ``asked``."""
+    options, warmth = document.get("stream_options"), document.get("temperature")
+    return Talk(
+        model=str(document["model"]),
+        text=enhanced(asked, temperature=float(warmth) if warmth is not None else 0.35),
+        number=f"chatcmpl-{uuid.uuid4().hex[:24]}",
+        created_at=int(time.time()),
+        prompt_tokens=tokens_in(asked),
+        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+    )
 
 
 def enhanced(text: str, *, temperature: float) -> str:

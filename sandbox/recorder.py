@@ -19,6 +19,7 @@ _HEADERS_SHOWN = (
     "Prefer",
     "Cancel-After",
     "OpenAI-Organization",
+    "X-Server-Timeout",
 )
 # Whatever an upstream calls its key: Authorization, x-key, x-goog-api-key, ?key=, Cookie. Of these the name is
 # kept and never the value.

@@ -64,6 +64,16 @@ class Sandbox:
         """For ``LLAMASWAP_BASE_URL``, with or without ``/v1`` appended."""
         return f"{self.url}/llamaswap"
 
+    @property
+    def gemini_url(self) -> str:
+        """For ``GOOGLE_GEMINI_BASE_URL``."""
+        return f"{self.url}/gemini"
+
+    @property
+    def xai_url(self) -> str:
+        """For ``XAI_BASE_URL``."""
+        return f"{self.url}/xai/v1"
+
     def counts(self, *, keys: bool = True) -> dict[str, Any]:
         """Tallies by provider."""
         return dict(self._call("GET", f"/control/counts?keys={int(keys)}"))

@@ -64,6 +64,10 @@ def sandbox_environ(sandbox_port: int) -> dict[str, str]:
         "HF_ENDPOINT": f"{base}/huggingface",
         "HF_TOKEN": "sandbox",
         "LLAMASWAP_BASE_URL": f"{base}/llamaswap",
+        "GOOGLE_GEMINI_BASE_URL": f"{base}/gemini",
+        "GEMINI_API_KEY": "sandbox",
+        "XAI_BASE_URL": f"{base}/xai/v1",
+        "XAI_API_KEY": "sandbox",
     }
 
 

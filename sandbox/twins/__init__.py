@@ -13,6 +13,19 @@ from flask.typing import ResponseReturnValue
 from sandbox.world import Shelf, World
 
 
+class NothingKept:
+    """The shelf of an upstream that keeps no work between two calls: always empty."""
+
+    def __init__(self, _world: World) -> None: ...
+
+    def clear(self) -> None:
+        """Nothing to forget."""
+
+    def restart(self) -> int:
+        """Nothing to break off."""
+        return 0
+
+
 class Wrong(NamedTuple):
     """A request that no route takes: what the twin's own router says to it."""
 
@@ -37,12 +50,14 @@ def all_twins() -> tuple[Twin, ...]:
     from sandbox.twins import (
         chatgpt2api,
         flux,
+        gemini,
         huggingface,
         llamaswap,
         openai,
         replicate,
         stability,
         wavespeed,
+        xai,
     )
 
     return (
@@ -54,4 +69,6 @@ def all_twins() -> tuple[Twin, ...]:
         replicate.TWIN,
         huggingface.TWIN,
         llamaswap.TWIN,
+        gemini.TWIN,
+        xai.TWIN,
     )

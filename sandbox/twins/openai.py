@@ -18,12 +18,12 @@ from sandbox.faults import Script
 from sandbox.markers import Fault, UnknownFault
 from sandbox.pictures import Recipe
 from sandbox.sizes import DEFAULT_PX
-from sandbox.twins import Twin, Wrong, keys
+from sandbox.twins import NothingKept, Twin, Wrong, keys
 from sandbox.twins import openai_errors as errors
 from sandbox.twins import openai_rules as rules
 from sandbox.twins.openai_errors import ApiError
 from sandbox.twins.openai_rules import ImageOrder
-from sandbox.world import World, world
+from sandbox.world import world
 
 NAME = "openai"
 PREFIX = "/openai"
@@ -50,19 +50,6 @@ _CHAT_FIELDS = frozenset({
 
 bp = Blueprint("openai", __name__)
 recorder.watch(bp, NAME)
-
-
-class NothingKept:
-    """This API keeps no job between two calls, so its shelf is always empty."""
-
-    def __init__(self, _world: World) -> None: ...
-
-    def clear(self) -> None:
-        """Nothing to forget."""
-
-    def restart(self) -> int:
-        """Nothing to break off."""
-        return 0
 
 
 @bp.errorhandler(ApiError)
@@ -305,7 +292,7 @@ def complete() -> Response:
     script, name = here.script(NAME, "chat", asked), str(document["model"])
     if script.refusal:
         return misbehave.instead(script.refusal, _error_for(name))
-    talk = _talk(document, asked)
+    talk = chat.talk_for(document, asked)
     if document.get("stream") is not True:
         return misbehave.finish(script, jsonify(chat.whole(talk, script)), _error_for(name))
     stream = chat.stream(talk, script, delta_pause_s=here.settings.chat_delta_s)
@@ -347,19 +334,6 @@ def _check_temperature(document: dict[str, Any], name: str) -> None:
             "Only the default (1) value is supported."
         )
         raise ApiError(text, code="unsupported_value", param="temperature")
-
-
-def _talk(document: dict[str, Any], asked: str) -> chat.Talk:
-    options = document.get("stream_options")
-    warmth = document.get("temperature")
-    return chat.Talk(
-        model=str(document["model"]),
-        text=chat.enhanced(asked, temperature=float(warmth) if warmth is not None else 0.35),
-        number=f"chatcmpl-{uuid.uuid4().hex[:24]}",
-        created_at=int(time.time()),
-        prompt_tokens=chat.tokens_in(asked),
-        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-    )
 
 
 def unrouted(wrong: Wrong) -> ResponseReturnValue:

@@ -21,6 +21,8 @@ SECRETS = [
     "sk-proj-abcdefghijklmnop",
     "hf_abcdefghijklmnop",
     "whsec_abcdefghijklmnop",
+    "AIzaSyA-abcdefghijklmnopqrstuvwxyz12345",
+    "AQ.Ab8RN6abcdefghijklmnop",
 ]
 
 

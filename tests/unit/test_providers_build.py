@@ -141,6 +141,12 @@ def test_dotted_names_become_objects() -> None:
     assert build.nested({"a.b": 1, "a.c": 2, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
 
 
+@pytest.mark.parametrize("fields", [{"a": 1, "a.b": 2}, {"a.b.c": 1, "a": {}}, {"a.b.c": 1, "a.b": {"d": 2}}])
+def test_a_field_inside_another_one_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(RequestRefused):
+        build.nested(fields)
+
+
 def test_each_call_is_looked_at_and_one_failure_stays_one_failure() -> None:
     def check(call: CallRef) -> Finished | Running | Missing:
         if call.call_id == "2":

@@ -231,6 +231,7 @@ def test_base64_may_come_as_a_data_url() -> None:
         "see https://files.example/a.png?sig=abcdefghijklmnop",
         "token 0123456789abcdef0123456789abcdef0123456789abcdef",
         "https://user:hunter22@example.com/x",
+        "Consumer 'api_key:AIzaSyA-0123456789abcdef-ghi_0123456789' is suspended",
     ],
 )
 def test_no_secret_survives_in_a_detail(secret: str) -> None:
