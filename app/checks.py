@@ -13,20 +13,22 @@ from sqlalchemy.exc import SQLAlchemyError
 from core import schema
 from core.db import Database
 from core.errors import DatabaseAwayError
+from providers.catalog_live import LiveCatalog
 from storage.base import StorageUnavailableError, Store
 
 Check = Callable[[], str | None]
 
 # Work is accepted and kept without these; it only starts later.
-OPTIONAL = frozenset({"redis"})
+OPTIONAL = frozenset({"redis", "catalog"})
 
 
-def of(database: Database, client: redis.Redis, store: Store) -> Mapping[str, Check]:
+def of(database: Database, client: redis.Redis, store: Store, catalogs: LiveCatalog) -> Mapping[str, Check]:
     return {
         "database": lambda: _database(database),
         "migrations": lambda: _migrations(database),
         "redis": lambda: _redis(client),
         "storage": lambda: _storage(store),
+        "catalog": lambda: _catalog(catalogs),
     }
 
 
@@ -62,6 +64,12 @@ def _storage(store: Store) -> str | None:
     except StorageUnavailableError:
         return "cannot be written"
     return None
+
+
+def _catalog(catalogs: LiveCatalog) -> str | None:
+    faults = len(catalogs.faults)
+    # Public, so the faults themselves stand in the log and in `darkroom doctor`.
+    return f"the operator's file is not in force (faults: {faults}); see darkroom doctor" if faults else None
 
 
 class Readiness:

@@ -59,7 +59,6 @@ def build(settings: Settings, services: Services) -> Flask:
     app.url_map.merge_slashes = False
     base = (settings.public_url or "").rstrip("/")
     app.extensions[EXTENSION] = services
-    app.extensions["darkroom_kinds"] = forms.kinds_of(services.catalog)
     app.extensions["darkroom_renderer"] = Renderer(services.signer, base, services.wait)
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
     errors.install(app)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from flask import Request
@@ -67,7 +68,8 @@ class Form:
     faults: list[FieldFault]
 
 
-def kinds_of(catalog: Catalog) -> dict[str, str]:
+@lru_cache(maxsize=2)
+def kinds_of(catalog: Catalog) -> Mapping[str, str]:
     """The JSON type of every field an order may have: those of the shape, and every model's settings."""
     words = {"int": "integer", "float": "number", "bool": "boolean", "list": "array"}
     kinds = {

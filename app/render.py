@@ -55,6 +55,7 @@ class Renderer:
             "price": _price(task),
             "request": _request(task.request),
             "images": [{**self._image(task, image), "data_url": inline.get(image.index)} for image in task.images],
+            "chosen": task.request.get("chosen"),
             "error": _error(task),
             "cancel": _cancel(task),
             "warnings": list(task.warnings),
@@ -92,7 +93,7 @@ class Renderer:
 
 def _request(stored: Mapping[str, Any]) -> dict[str, Any]:
     """What will really be asked, as one flat order, and what of it was normalised."""
-    nested = {"size", "params", "normalised"}
+    nested = {"size", "params", "normalised", "chosen"}
     plain = {name: value for name, value in stored.items() if name not in nested}
     return {**plain, **stored["size"], **stored["params"], "normalised": stored["normalised"]}
 
@@ -142,6 +143,7 @@ def estimate(quote: Quote, n: int) -> dict[str, Any]:
             "total_microcredits": quote.total,
             "total": credits_text(quote.total),
         },
+        "chosen": None if quote.chosen is None else dict(quote.chosen),
         "normalised": dict(quote.checked.normalised),
         "warnings": list(quote.warnings),
     }

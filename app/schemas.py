@@ -15,6 +15,7 @@ from core.ids import is_id
 
 MAX_METADATA_BYTES = 2048
 MAX_PAGE = 100
+PRICE_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
 
 Text = Annotated[str, StringConstraints(max_length=200)]
 OperationName = Annotated[str, StringConstraints(max_length=40)]
@@ -182,6 +183,14 @@ class Cancel(Shape):
     )
 
 
+class Chosen(Shape):
+    """Why this model, where the order left the choice open."""
+
+    asked: str | None = Field(description="as ordered: `auto`, `auto:budget`, `auto:quality`; null: no model was named")
+    model: str
+    reason: str
+
+
 class TaskUrls(Shape):
     self: str
     image: str
@@ -214,6 +223,7 @@ class TaskOut(Shape):
     price: Price
     request: dict[str, Any] = Field(description="what is really asked, with `normalised` beside it")
     images: list[ImageOut]
+    chosen: Chosen | None = Field(description="null where the order named its model")
     error: TaskError | None
     cancel: Cancel | None
     warnings: list[str]
@@ -261,6 +271,7 @@ class Estimate(Shape):
     provider: str
     n: int
     price: EstimatePrice
+    chosen: Chosen | None = Field(description="null where the order named its model")
     normalised: dict[str, Any]
     warnings: list[str]
 
@@ -272,10 +283,24 @@ class ModelsQuery(Request):
     operation: OperationName | None = None
     provider: Text | None = None
     capability: Text | None = None
-    max_price: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")] | None = Field(
+    max_price: Annotated[str, StringConstraints(pattern=PRICE_PATTERN)] | None = Field(
         None, description="credits for one picture"
     )
     configured: Literal["true", "false"] | None = Field(None, description="only models that can run here, or cannot")
+    status: Literal["live", "retiring", "redirected", "shutdown", "unknown", "all"] | None = Field(
+        None, description="left out: models that still answer"
+    )
+
+
+class RecommendQuery(Request):
+    operation: OperationName
+    provider: Text | None = None
+    capability: Text | None = None
+    max_price: Annotated[str, StringConstraints(pattern=PRICE_PATTERN)] | None = Field(
+        None, description="credits for one picture"
+    )
+    images: int = Field(0, ge=0, le=16, description="reference pictures that will come along")
+    mask: Literal["true", "false"] = Field("false", description="whether a mask will come along")
 
 
 class UnitPrice(Shape):
@@ -290,7 +315,9 @@ class ModelOut(Shape):
     operations: list[str]
     capabilities: list[str]
     status: str
+    replaced_by: str | None = Field(description="who answers instead, once it is gone")
     configured: bool = Field(description="whether its provider is set up here")
+    quality: int = Field(description="3: its vendor's best, 1: small or fast; for `auto:quality`")
     price: UnitPrice = Field(description="one picture with default settings")
 
 
@@ -298,6 +325,25 @@ class ModelList(Shape):
     object: Literal["list"]
     catalog_version: str
     data: list[ModelOut]
+
+
+class ReasonOut(Shape):
+    code: Literal[
+        "default", "best_quality", "cheapest", "fastest", "takes_mask", "most_pictures", "transparent", "lettering"
+    ]
+    message: str
+
+
+class Recommended(Shape):
+    model: ModelOut
+    reasons: list[ReasonOut]
+
+
+class Recommendations(Shape):
+    object: Literal["list"]
+    catalog_version: str
+    operation: str
+    data: list[Recommended]
 
 
 class PriceTier(Shape):
@@ -313,8 +359,8 @@ class ModelDetail(ModelOut):
     limits: dict[str, Any]
     tiers: list[PriceTier]
     orders: dict[str, dict[str, Any]] = Field(description="JSON Schema of the order, by operation")
-    replaced_by: str | None
     retires_on: str | None
+    warnings: list[str] = Field(description="what an order for it is told: what stands in for it, when it ends")
     note: str | None
 
 

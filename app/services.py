@@ -31,9 +31,9 @@ from jobs.estimates import Estimates, Wait
 from jobs.fallbacks import chains_of
 from jobs.repository import Task
 from jobs.states import Nudge
-from providers import catalog as catalogue
 from providers import configured as configuration
-from providers.catalog import Catalog, Model, UnknownModelError
+from providers.catalog import Catalog, CatalogSource, Model, UnknownModelError
+from providers.catalog_live import LiveCatalog
 from providers.order_schema import order_schema
 from providers.signatures import SECRET_VARIABLES
 from storage.base import Picture, Store
@@ -61,18 +61,19 @@ class Variant(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """``unit_price`` turns a cost in US dollars into micro-credits. ``checks`` say None or what is wrong.
+    """``unit_price`` turns a model's cost in US dollars into micro-credits. ``checks`` say None or what is wrong.
 
-    ``wait`` estimates how long a queued task will wait for its start.
+    ``wait`` estimates how long a queued task will wait for its start;
+    ``service_s`` tells how long jobs of models took lately, by id, where that was measured.
     """
 
     authenticate: Callable[[str], Caller | None]
     records: Records
     desk: Desk
     publish: Callable[[Sequence[Nudge]], bool]
-    catalog: Catalog
+    catalogs: CatalogSource
     configured: Collection[str]
-    unit_price: Callable[[Decimal], int]
+    unit_price: Callable[[Model, Decimal], int]
     order_schema: Callable[[Model, str], Mapping[str, Any]]
     store: Store
     variant: Variant
@@ -85,6 +86,12 @@ class Services:
     callbacks: Callbacks
     hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     wait: Callable[[Task], Wait | None] = lambda _task: None
+    service_s: Callable[[Sequence[Model]], Mapping[str, float]] = lambda _models: {}
+
+    @property
+    def catalog(self) -> Catalog:
+        """As it holds now."""
+        return self.catalogs.current()
 
 
 def services() -> Services:
@@ -94,12 +101,13 @@ def services() -> Services:
 
 
 def build(settings: Settings, env: Mapping[str, str]) -> Services:
-    """Put the real parts together; connecting happens on first use. Raises SettingsError."""
+    """Put the real parts together; connecting happens on first use. Raises SettingsError, CatalogError."""
     database = Database(
         make_engine(settings.database_url, pool_size=settings.db_pool_size, application_name="darkroom-web")
     )
     client = make_client(settings.redis_url)
-    catalog = catalogue.load()
+    catalogs = LiveCatalog(settings.catalog_local)
+    catalog = catalogs.current()
     configured = configuration.configured_names(env)
     store, media = _pictures(settings)
     records = Records(database, media, cancel_charge="none" if settings.cancel_charge == "none" else "full")
@@ -107,7 +115,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         database,
         media,
         store,
-        catalog,
+        catalogs,
         configured=configured,
         markup=Decimal(str(settings.markup)),
         minimum_unit_price=settings.minimum_unit_price_microcredits,
@@ -117,12 +125,13 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         chains=_chains(settings.fallbacks, catalog),
         short_life_s=settings.short_life_s,
     )
+    estimates = Estimates(database)
     return Services(
         authenticate=KeyCache(database).authenticate,
         records=records,
         desk=desk,
         publish=Publisher(settings.broker_url, settings.redis_url).publish,
-        catalog=catalog,
+        catalogs=catalogs,
         configured=configured,
         unit_price=desk.unit_price,
         order_schema=order_schema,
@@ -139,10 +148,11 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         ),
         waits=Waits(records.versions, client),
         signer=load_signer(settings.var),
-        checks=checks.of(database, client, store),
+        checks=checks.of(database, client, store, catalogs),
         callbacks=Callbacks(database, settings.public_url),
         hook_secrets=_hook_secrets(env),
-        wait=Estimates(database).of,
+        wait=estimates.of,
+        service_s=estimates.service_s,
     )
 
 
@@ -158,12 +168,15 @@ def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:
     """DARKROOM_FALLBACKS by model id. Raises SettingsError for a chain that is none, or an unknown model."""
     try:
         chains = chains_of(text)
-        return {
-            catalog.resolve(first).model.id: [catalog.resolve(name).model.id for name in rest]
-            for first, rest in chains.items()
-        }
+        return {_id_of(first, catalog): [_id_of(name, catalog) for name in rest] for first, rest in chains.items()}
     except (ValueError, UnknownModelError) as error:
         raise SettingsError(f"DARKROOM_FALLBACKS: {error}") from None
+
+
+def _id_of(name: str, catalog: Catalog) -> str:
+    """The id a name means. A hidden model's own is one, too: a chain only leaves it out while it is hidden."""
+    entry = catalog.models.get(name)
+    return name if entry is not None and entry.hidden else catalog.resolve(name).model.id
 
 
 def _pictures(settings: Settings) -> tuple[Store, Media]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from flask import Blueprint, Response, current_app, g, request
 
-from app import orders, render
+from app import forms, orders, render
 from app.answers import json_answer, preferred_wait_s
 from app.bodies import read_query
 from app.endpoint import Answer, Endpoint, describe
@@ -100,7 +100,7 @@ def submit(operation: str) -> Response:
     wanted = operation_of(operation)
     read_query(Empty, request.args)
     parts = services()
-    incoming = orders.read(request, current_app.extensions["darkroom_kinds"])
+    incoming = orders.read(request, forms.kinds_of(parts.catalog))
     submitted = orders.place(
         parts,
         Customer(g.caller.account_id, g.caller.weight),
@@ -130,7 +130,7 @@ def submit(operation: str) -> Response:
 )
 def estimate() -> Response:
     read_query(Empty, request.args)
-    incoming = orders.read(request, current_app.extensions["darkroom_kinds"])
+    incoming = orders.read(request, forms.kinds_of(services().catalog))
     named = incoming.fields.pop("operation", "edit" if incoming.given else "generate")
     wanted = operation_of(named) if isinstance(named, str) else "generate"
     if not isinstance(named, str):

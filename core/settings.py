@@ -26,6 +26,7 @@ def _blank_is_unset(value: object) -> object:
 Port = Annotated[int, Field(ge=1, le=65535)]
 MaybePort = Annotated[Port | None, BeforeValidator(_blank_is_unset)]
 MaybeSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
+MaybePath = Annotated[Path | None, BeforeValidator(_blank_is_unset)]
 MaybeText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
 MaybeFlag = Annotated[bool | None, BeforeValidator(_blank_is_unset)]
 # No password in it: an address is shown, a secret never.
@@ -91,6 +92,7 @@ class Settings(BaseSettings):
 
     # Orders
     default_model: MaybeText = Field(default=None, alias="DARKROOM_DEFAULT_MODEL")
+    catalog_local_set: MaybePath = Field(default=None, alias="DARKROOM_CATALOG_LOCAL")
     max_image_bytes: int = Field(default=10 * 2**20, ge=1024, alias="DARKROOM_MAX_IMAGE_BYTES")
     max_request_bytes: int = Field(default=16 * 2**20, ge=1024, alias="DARKROOM_MAX_REQUEST_BYTES")
     max_attempts: int = Field(default=4, ge=1, le=20, alias="DARKROOM_MAX_ATTEMPTS")
@@ -136,6 +138,11 @@ class Settings(BaseSettings):
     @property
     def broker_url(self) -> str:
         return self.broker_url_set.get_secret_value() if self.broker_url_set else self.redis_url
+
+    @property
+    def catalog_local(self) -> Path:
+        """The operator's own catalogue file; it need not exist."""
+        return self.catalog_local_set or self.var / "catalog.local.yaml"
 
     @property
     def blobs_dir(self) -> Path:

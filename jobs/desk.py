@@ -17,17 +17,19 @@ from core import failpoints
 from core.db import Database
 from core.errors import DatabaseAwayError
 from core.ids import new_id
-from jobs import fallbacks, idempotency, lifecycle, repository, states
+from jobs import choice, fallbacks, idempotency, lifecycle, repository, states
+from jobs.choice import AUTO, Choice
 from jobs.errors import BadPictureError, FieldFault, InvalidOrderError, JobNotFoundError, UnknownOperationError
 from jobs.fallbacks import Fallback
 from jobs.idempotency import IdempotencyKey
 from jobs.lifecycle import NewJob
 from jobs.repository import Task
 from jobs.states import Nudge, Priority
-from providers.catalog import OPERATIONS, Catalog, Model, UnknownModelError
+from providers.catalog import OPERATIONS, Catalog, CatalogSource, Model, UnknownModelError
 from providers.costs import cost_usd
 from providers.order_rules import CheckedOrder, OrderProblems, check_order
 from providers.payload import reserved_extra
+from providers.ranking import ranked
 from quota import ledger
 from quota.errors import InsufficientCreditsError
 from quota.prices import unit_price_microcredits
@@ -38,7 +40,6 @@ Role = Literal["image", "mask", "face"]
 
 # Fields that are about the job and not about the picture.
 ENVELOPE = ("model", "fallback_models", "priority", "deadline_s", "metadata", "extra", "lenient", "store")
-AUTO = ("auto", "auto:budget")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Quote:
     """What an order would be and cost. Micro-credits.
 
     ``unit_price`` is that of ``model``; ``total`` what is held: n times the dearest that may run.
+    ``chosen`` says why this model, where the order did not name it; ``price_version`` names the catalogue.
     """
 
     model: Model
@@ -72,6 +74,8 @@ class Quote:
     total: int
     warnings: Sequence[str]
     fallbacks: Sequence[Fallback] = ()
+    chosen: Mapping[str, Any] | None = None
+    price_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,35 @@ class Submitted:
     task: Task
     nudges: Sequence[Nudge]  # publish these now: the commit has happened
     replayed: bool = False  # an earlier submit with the same Idempotency-Key answers
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """An order before it has a model. ``roles`` are those of the pictures that come with it."""
+
+    operation: str
+    fields: Mapping[str, Any] = field(repr=False)
+    roles: Sequence[Role]
+
+    @property
+    def lenient(self) -> bool:
+        return bool(self.fields.get("lenient"))
+
+    def check(self, model: Model, *, lenient: bool) -> CheckedOrder:
+        """The order by the rules of a model. Raises InvalidOrderError naming every fault."""
+        _check_extra(model, self.fields.get("extra") or {})
+        try:
+            return check_order(
+                model,
+                self.operation,
+                {name: value for name, value in self.fields.items() if name not in ENVELOPE},
+                image_count=self.roles.count("image"),
+                has_mask="mask" in self.roles,
+                has_face="face" in self.roles,
+                lenient=lenient,
+            )
+        except OrderProblems as error:
+            raise InvalidOrderError([FieldFault(p.field, p.code, p.message) for p in error.problems]) from None
 
 
 class Desk:
@@ -89,7 +122,7 @@ class Desk:
         database: Database,
         media: Media,
         store: Store,
-        catalog: Catalog,
+        catalogs: CatalogSource,
         *,
         configured: Collection[str],
         markup: Decimal,
@@ -103,7 +136,7 @@ class Desk:
         self._database = database
         self._media = media
         self._store = store
-        self._catalog = catalog
+        self._catalogs = catalogs
         self._configured = frozenset(configured)
         self._markup = markup
         self._minimum_unit_price = minimum_unit_price
@@ -123,30 +156,25 @@ class Desk:
         if operation not in OPERATIONS:
             raise UnknownOperationError(f"there is no operation {operation[:50]!r}")
         _check_storable(fields)
-        model, warnings = self._model(operation, fields.get("model"))
-        _check_extra(model, fields.get("extra") or {})
+        catalog = self._catalogs.current()
         behind = fallbacks.names_in(fields)
-        checked = _checked(model, operation, fields, roles)
-        unit_price = self.unit_price(cost_usd(model, checked))
-        others = self._behind(model, operation, fields, roles, behind)
+        asked = _Asked(operation, fields, roles)
+        pick = self._pick(catalog, asked, fields.get("model"))
+        unit_price = self.unit_price(pick.model, cost_usd(pick.model, pick.checked))
+        others = self._behind(catalog, pick.model, asked, behind)
         return Quote(
-            model=model,
+            model=pick.model,
             operation=operation,
-            checked=checked,
+            checked=pick.checked,
             unit_price=unit_price,
-            total=max([unit_price, *(each.unit_price for each in others)]) * checked.n,
-            warnings=[*warnings, *checked.warnings],
+            total=max([unit_price, *(each.unit_price for each in others)]) * pick.checked.n,
+            warnings=[*pick.warnings, *pick.checked.warnings],
             fallbacks=others,
+            chosen=pick.chosen(),
+            price_version=catalog.version,
         )
 
-    def _behind(
-        self,
-        model: Model,
-        operation: str,
-        fields: Mapping[str, Any],
-        roles: Sequence[Role],
-        names: Sequence[str] | None,
-    ) -> list[Fallback]:
+    def _behind(self, catalog: Catalog, model: Model, asked: _Asked, names: Sequence[str] | None) -> list[Fallback]:
         """The models behind the first. A caller hears of every fault in those named; the operator's
         own chain just leaves out what cannot take this order."""
         own = names is not None
@@ -154,22 +182,20 @@ class Desk:
         faults: list[FieldFault] = []
         for position, name in enumerate(names if names is not None else self._chains.get(model.id, ())):
             try:
-                found.append(self._fallback(name, operation, fields, roles))
+                found.append(self._fallback(catalog, asked, name))
             except InvalidOrderError as error:
                 faults += fallbacks.faults_at(position, error)
         if own and faults:
             raise InvalidOrderError(faults)
         return fallbacks.distinct(model, found)
 
-    def _fallback(self, name: str, operation: str, fields: Mapping[str, Any], roles: Sequence[Role]) -> Fallback:
-        model, _ = self._model(operation, name)
-        _check_extra(model, fields.get("extra") or {})
-        checked = _checked(model, operation, fields, roles)
-        return Fallback(model, checked, self.unit_price(cost_usd(model, checked)))
+    def _fallback(self, catalog: Catalog, asked: _Asked, name: str) -> Fallback:
+        pick = self._pick(catalog, asked, name)
+        return Fallback(pick.model, pick.checked, self.unit_price(pick.model, cost_usd(pick.model, pick.checked)))
 
-    def unit_price(self, cost: Decimal) -> int:
-        """Our price of one picture that costs ``cost`` US dollars upstream, in micro-credits."""
-        return unit_price_microcredits(cost, markup=self._markup, minimum=self._minimum_unit_price)
+    def unit_price(self, model: Model, cost: Decimal) -> int:
+        """Our price of one picture by ``model`` that costs ``cost`` US dollars upstream, in micro-credits."""
+        return unit_price_microcredits(cost, markup=model.markup or self._markup, minimum=self._minimum_unit_price)
 
     def submit(
         self,
@@ -248,18 +274,38 @@ class Desk:
         if spendable < quote.total:
             raise InsufficientCreditsError(price_microcredits=quote.total, spendable_microcredits=spendable)
 
-    def _model(self, operation: str, name: str | None) -> tuple[Model, Sequence[str]]:
-        """The model an order names, or the one it gets when it names none."""
+    def _pick(self, catalog: Catalog, asked: _Asked, name: object) -> Choice:
+        """The model an order names, or the one it gets when it names none, and the order by its rules."""
         if name is not None and not isinstance(name, str):
             raise _bad("model", "wrong_type", "a model is named by a text")
+        operation, lenient = asked.operation, asked.lenient
+        if name is None and (default := self._default_for(catalog, operation)) is not None:
+            return Choice(default, asked.check(default, lenient=lenient), reason="the default model of this service")
         if name is None or name in AUTO:
-            preferred = self._default_model if name is None else None
-            model = self._catalog.default_for(operation, self._configured, preferred)
-            if model is None:
-                raise _bad("model", "no_model_available", f"no configured provider offers {operation}")
-            return model, ()
+            goal = AUTO[name or "auto"]
+            candidates = ranked(catalog, operation, self._configured, goal, self._markup)
+            return choice.choose(candidates, asked.check, operation=operation, asked=name, goal=goal, lenient=lenient)
+        model, warnings = self._named(catalog, name)
+        return Choice(model, asked.check(model, lenient=lenient), warnings=warnings)
+
+    def default_for(self, operation: str) -> Model | None:
+        """The operator's default model, if it can do this here."""
+        return self._default_for(self._catalogs.current(), operation)
+
+    def _default_for(self, catalog: Catalog, operation: str) -> Model | None:
+        # The operator's catalogue file goes before the setting: it can be changed without a restart.
+        preferred = catalog.preferred or self._default_model
+        if preferred is None:
+            return None
         try:
-            resolution = self._catalog.resolve(name)
+            model = catalog.resolve(preferred).model
+        except UnknownModelError:
+            return None
+        return model if operation in model.operations and model.provider in self._configured else None
+
+    def _named(self, catalog: Catalog, name: str) -> tuple[Model, Sequence[str]]:
+        try:
+            resolution = catalog.resolve(name)
         except UnknownModelError as error:
             raise _bad("model", "unknown_model", str(error)) from None
         if resolution.model.provider not in self._configured:
@@ -321,11 +367,11 @@ class Desk:
             start_within_s=int(fields.get("deadline_s") or self._default_deadline_s),
             unit_price=quote.unit_price,
             quoted=quote.total,
-            request=request_of(quote.checked, fields),
+            request=request_of(quote.checked, fields, chosen=quote.chosen),
             warnings=quote.warnings,
             metadata=fields.get("metadata") or {},
             inputs=_input_rows(kept),
-            price_version=self._catalog.version,
+            price_version=quote.price_version,
             request_id=request_id,
             fallbacks=[_fallback_row(each, fields) for each in quote.fallbacks],
             keep_s=self._short_life_s if fields.get("store") is False else None,
@@ -341,7 +387,9 @@ def _fallback_row(each: Fallback, fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def request_of(checked: CheckedOrder, fields: Mapping[str, Any]) -> dict[str, Any]:
+def request_of(
+    checked: CheckedOrder, fields: Mapping[str, Any], *, chosen: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What will really be asked: it is stored, shown to the caller, and built into the paid call."""
     request: dict[str, Any] = {
         "prompt": checked.prompt,
@@ -352,22 +400,9 @@ def request_of(checked: CheckedOrder, fields: Mapping[str, Any]) -> dict[str, An
     }
     if fields.get("extra"):
         request["extra"] = fields["extra"]
+    if chosen:
+        request["chosen"] = dict(chosen)
     return request
-
-
-def _checked(model: Model, operation: str, fields: Mapping[str, Any], roles: Sequence[Role]) -> CheckedOrder:
-    try:
-        return check_order(
-            model,
-            operation,
-            {name: value for name, value in fields.items() if name not in ENVELOPE},
-            image_count=roles.count("image"),
-            has_mask="mask" in roles,
-            has_face="face" in roles,
-            lenient=bool(fields.get("lenient")),
-        )
-    except OrderProblems as error:
-        raise InvalidOrderError([FieldFault(p.field, p.code, p.message) for p in error.problems]) from None
 
 
 def _check_extra(model: Model, extra: Mapping[str, Any]) -> None:

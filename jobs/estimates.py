@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -13,6 +13,7 @@ from core.db import Database
 from core.errors import DatabaseAwayError
 from jobs.heartbeats import DEAD_AFTER_S
 from jobs.repository import Task
+from providers.catalog import Model
 
 FRESH_S = 5.0
 KEPT_AT_MOST = 1000
@@ -74,6 +75,16 @@ _MEASURE = text(
 )
 
 
+_SERVICE = text(
+    "SELECT m.model, t.p50_s FROM unnest(CAST(:providers AS text[]), CAST(:models AS text[])) AS m(provider, model)"
+    " CROSS JOIN LATERAL (SELECT count(*) AS sample, percentile_cont(0.5) WITHIN GROUP (ORDER BY took_s) AS p50_s"
+    " FROM (SELECT CAST(extract(epoch FROM finished_at - started_at) AS float) AS took_s FROM jobs"
+    " WHERE provider = m.provider AND model = m.model AND status = 'succeeded'"
+    " AND finished_at > statement_timestamp() - interval '1 hour' ORDER BY finished_at DESC LIMIT :sample) AS j) AS t"
+    " WHERE t.sample >= :least"
+)
+
+
 class Estimates:
     """Asks the database about a model at most once in five seconds; in between, remembers."""
 
@@ -89,6 +100,19 @@ class Estimates:
             return None
         measured = self._measured(task.provider, task.model)
         return wait(measured, task.queue_position) if measured else None
+
+    def service_s(self, models: Sequence[Model]) -> Mapping[str, float]:
+        """How many seconds half of the last hour's jobs took at most, by model id, where enough ended.
+
+        Empty while the database is away: a recommendation can do without.
+        """
+        asked = {"providers": [model.provider for model in models], "models": [model.id for model in models]}
+        try:
+            with self._database.autocommit() as connection:
+                rows = connection.execute(_SERVICE, {**asked, "sample": SAMPLE, "least": SAMPLE_LEAST}).all()
+        except DatabaseAwayError:
+            return {}
+        return {row.model: row.p50_s for row in rows}
 
     def _measured(self, provider: str, model: str) -> Measured | None:
         key, now = (provider, model), self._now()

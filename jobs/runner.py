@@ -172,7 +172,7 @@ def _claimed_job(connection: Connection, row: Row[Any]) -> LiveJob:
 
 
 def _plan(bench: Workbench, job: LiveJob) -> list[Intent]:
-    groups = decide.plan(bench.facts(job), max_per_call=bench.catalog.resolve(job.model).model.max_per_call)
+    groups = decide.plan(bench.facts(job), max_per_call=bench.model(job.model).max_per_call)
     return [_intent(slot, pictures, attempt) for slot, pictures, attempt in groups]
 
 
@@ -258,7 +258,7 @@ def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, call: OpenCal
     """The order of one call from its row. Raises StorageUnavailableError, BlobNotFoundError, DatabaseAwayError."""
     request = parts.request
     images: dict[str, list[InputImage]] = {"image": [], "mask": [], "face": []}
-    model = bench.catalog.resolve(job.model).model
+    model = bench.model(job.model)
     for row in parts.inputs:
         images[row["role"]].append(_input(bench, model, row))
     return Order(

@@ -13,7 +13,7 @@ from jobs.callbacks import Callbacks
 from jobs.decide import Facts
 from jobs.loading import LiveJob
 from jobs.states import Nudge
-from providers.catalog import Catalog, ProviderSpec
+from providers.catalog import Catalog, CatalogSource, Model, ProviderSpec, UnknownModelError
 from providers.registry import Registry
 from storage.base import Kind, Store
 from storage.media import Media
@@ -33,7 +33,7 @@ class Workbench:
 
     owner: str
     database: Database
-    catalog: Catalog
+    catalogs: CatalogSource
     registry: Registry
     media: Media
     store: Store
@@ -42,6 +42,19 @@ class Workbench:
     cancel_charge: Literal["full", "none"]
     publish_window: int
     callbacks: Callbacks | None = None
+
+    @property
+    def catalog(self) -> Catalog:
+        """As it holds now. Of providers it always says the same."""
+        return self.catalogs.current()
+
+    def model(self, model_id: str) -> Model:
+        """The model of an accepted job. Raises UnknownModelError."""
+        try:
+            return self.catalog.entry(model_id)
+        except UnknownModelError:
+            # The web may have read the operator's file a moment before us.
+            return self.catalogs.renewed().entry(model_id)
 
     def callback_url(self, provider: str, call_id: str) -> str | None:
         """Where the provider may report on the call: None unless it calls back and that is switched on."""
@@ -63,8 +76,10 @@ class Workbench:
 
     def output(self, model: str) -> Kind:
         """What the model makes; pictures, for one the catalogue has lost since."""
-        known = self.catalog.models.get(model)
-        return known.output if known else "image"
+        try:
+            return self.model(model).output
+        except UnknownModelError:
+            return "image"
 
     def facts(self, job: LiveJob) -> Facts:
         return Facts(

@@ -1,7 +1,7 @@
 """The model catalogue: which models there are, who serves them, and which one a name means.
 
-Data, not code: ``catalog.yaml`` beside this file. The web process validates and prices from it and
-loads no adapter.
+Data, not code: ``catalog.yaml`` beside this file, and an operator's own file over it. The web process
+validates and prices from it and loads no adapter.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal, Protocol
 
 from providers.catalog_file import CatalogData, CatalogError, read
-from providers.entries import OPERATIONS, Model, ProviderSpec
+from providers.catalog_local import lay_over
+from providers.entries import OPERATIONS, Model, ProviderSpec, Status
 
 __all__ = [
     "OPERATIONS",
     "Catalog",
     "CatalogError",
+    "CatalogSource",
     "Model",
     "ProviderSpec",
     "Resolution",
     "UnknownModelError",
+    "build",
     "load",
 ]
 
@@ -56,13 +60,24 @@ class Resolution:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Catalog:
-    """Everything the YAML says, checked as a whole; see :func:`load`.
+class CatalogSource(Protocol):
+    """Where to get the catalogue that holds now; ask once for everything that must agree."""
 
-    ``version`` names the content (hex), so that a price can say which catalogue it came from.
-    ``aliases`` are (pattern, model id), first match wins. ``spellings`` holds every exact way to
+    def current(self) -> Catalog: ...
+
+    def renewed(self) -> Catalog:
+        """The same, after a look at the file whatever the time: for who misses a model."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Catalog:
+    """Everything the YAML says, checked as a whole; see :func:`load`. A source of itself, for it never changes.
+
+    ``version`` names the content (hex) of all its files, so that a price can say which catalogue it came
+    from. ``aliases`` are (pattern, model id), first match wins. ``spellings`` holds every exact way to
     name a model, in lower case: its id, ``provider/name``, the upstream's own name.
+    ``preferred`` is the default model of an operator's own file.
     """
 
     version: str
@@ -73,59 +88,63 @@ class Catalog:
     aliases: tuple[tuple[str, str], ...] = field(repr=False)
     sources: Mapping[str, str] = field(repr=False)
     spellings: Mapping[str, Model] = field(repr=False)
+    preferred: str | None = None
+
+    def current(self) -> Catalog:
+        return self
+
+    def renewed(self) -> Catalog:
+        return self
+
+    def entry(self, model_id: str) -> Model:
+        """The model of exactly this id, for a job that was accepted with it: hidden or gone, it is what was
+        priced. Raises: UnknownModelError."""
+        try:
+            return self.models[model_id]
+        except KeyError:
+            raise UnknownModelError(model_id, ()) from None
 
     def resolve(self, name: str, strict: bool = True, *, today: date | None = None) -> Resolution:
         """Find the model a name means and follow what has been replaced.
 
-        ``strict`` refuses a name that only the catch-all alias would catch; dialects pass False.
-        Raises: UnknownModelError.
+        ``strict`` refuses a name that only the catch-all alias would catch; dialects pass False. A hidden
+        model has no name. Raises: UnknownModelError.
         """
         found = self._exact(name)
         notes: tuple[str, ...] = ()
         if found is None:
             found, notes = self._by_alias(name, strict=strict)
         model, warnings = self._follow(found, today or _today())
+        if model.hidden:
+            raise UnknownModelError(name, self._suggestions(name.lower()))
         return Resolution(model, name, notes + warnings)
-
-    def default_for(self, operation: str, configured: Collection[str], preferred: str | None = None) -> Model | None:
-        """The preferred model if it can do this here, else the cheapest live one that can.
-
-        ``configured`` are provider names. A model that asks for more than a plain order (a setting
-        it cannot do without, a picture for ``generate``) is taken only if there is no other.
-        """
-        if preferred is not None and (model := self._preferred(preferred, operation, configured)):
-            return model
-        candidates = [model for model in self.select(operation, configured=configured) if model.live]
-        # min() keeps the first of equals, and that is the order of the file.
-        return min(candidates, key=lambda each: (_asks_for_more(each, operation), each.cost_usd), default=None)
 
     def select(
         self,
         operation: str | None = None,
+        *,
         provider: str | None = None,
         max_price_usd: Decimal | None = None,
         capability: str | None = None,
         configured: Collection[str] | None = None,
+        status: Status | Literal["all"] | None = None,
     ) -> list[Model]:
-        """Models that still answer and meet every condition given, in the order of the file."""
+        """Models on offer that meet every condition given, in the order of the file.
+
+        Without ``status`` those that still answer.
+        """
         today = _today()
         return [
             model
             for model in self.models.values()
-            if not model.gone(today)
+            if not model.hidden
+            and (not model.gone(today) if status is None else status in {"all", model.status_on(today)})
             and (operation is None or operation in model.operations)
             and (provider is None or model.provider == provider)
             and (max_price_usd is None or model.cost_usd <= max_price_usd)
             and (capability is None or capability in model.capabilities)
             and (configured is None or model.provider in configured)
         ]
-
-    def _preferred(self, name: str, operation: str, configured: Collection[str]) -> Model | None:
-        try:
-            model = self.resolve(name).model
-        except UnknownModelError:
-            return None
-        return model if operation in model.operations and model.provider in configured else None
 
     def _exact(self, name: str) -> Model | None:
         if len(name) > MAX_NAME_CHARS:
@@ -142,6 +161,8 @@ class Catalog:
         for pattern, target in self.aliases:
             if (pattern == CATCH_ALL and strict) or not fnmatchcase(lowered, pattern):
                 continue
+            if self.models[target].hidden:
+                continue
             if CATCH_ALL not in pattern:
                 return self.models[target], ()
             return self.models[target], (f"the catalogue has no {lowered!r}; {target} stands in for it",)
@@ -155,41 +176,48 @@ class Catalog:
         return model, (*warnings, *_reserves(model))
 
     def _suggestions(self, lowered: str) -> tuple[str, ...]:
-        names = [model.id for model in self.models.values() if model.status in {"live", "retiring"}]
-        names += [pattern for pattern, _ in self.aliases if "*" not in pattern]
+        names = [model.id for model in self.select() if model.status in {"live", "retiring"}]
+        names += [name for name, target in self.aliases if "*" not in name and not self.models[target].hidden]
         return tuple(difflib.get_close_matches(lowered, names, n=3, cutoff=0.5))
 
 
-def load(path: Path | None = None) -> Catalog:
-    """Read and check a catalogue file (default: the one in this package).
+def load(path: Path | None = None, local: Path | None = None) -> Catalog:
+    """Read and check a catalogue file (default: the one in this package), and an operator's over it.
 
-    Raises: CatalogError naming every fault with the entry it is in.
+    Raises: CatalogError naming every fault with the entry it is in, OSError.
     """
-    data = read(path or PACKAGED)
+    base = read(path or PACKAGED)
+    return build(base if local is None else lay_over(base, local, local.read_bytes()))
+
+
+def build(data: CatalogData) -> Catalog:
     return Catalog(
         version=data.digest[:12],
-        checked=data.checked,
-        default_model=data.default_model,
+        checked=data.head.checked,
+        default_model=data.head.default_model,
         models=data.models,
         providers=data.providers,
-        aliases=data.aliases,
-        sources=data.sources,
+        aliases=tuple(data.head.aliases.items()),
+        sources=data.head.sources,
         spellings=_spellings(data),
+        preferred=data.preferred,
     )
 
 
 def _spellings(data: CatalogData) -> dict[str, Model]:
-    """Every exact name, the most specific kind of name first, so that it wins."""
-    models = data.models.values()
+    """Every exact name, the most specific kind of name first, so that it wins; of hidden models, whose names are
+    not to mean another one by an alias, only what no model on offer is called."""
     index: dict[str, Model] = {}
-    for names in (_own_ids, _provider_names, _upstream_names):
+    for hidden in (False, True):
+        models = [model for model in data.models.values() if model.hidden == hidden]
+        for names in (_own_ids, _provider_names, _upstream_names):
+            for model in models:
+                for name in names(model):
+                    index.setdefault(name.lower(), model)
         for model in models:
-            for name in names(model):
-                index.setdefault(name.lower(), model)
-    for model in models:
-        for vendor in data.providers[model.provider].also_called:
-            for name in _short_names(model):
-                index.setdefault(f"{vendor}/{name}".lower(), model)
+            for vendor in data.providers[model.provider].also_called:
+                for name in _short_names(model):
+                    index.setdefault(f"{vendor}/{name}".lower(), model)
     return index
 
 
@@ -210,11 +238,6 @@ def _short_names(model: Model) -> Iterator[str]:
 def _upstream_names(model: Model) -> Iterator[str]:
     yield model.path
     yield model.path.partition(":")[0]  # Gemini writes models/<name>:<verb>
-
-
-def _asks_for_more(model: Model, operation: str) -> bool:
-    needs_setting = any(spec.required for spec in model.order_params(operation).values())
-    return needs_setting or (operation == "generate" and model.inputs.images.min > 0)
 
 
 def _farewell(model: Model) -> str:

@@ -1,11 +1,14 @@
-"""Reading ``catalog.yaml``: YAML to checked entries, every fault named at once."""
+"""Reading ``catalog.yaml``: YAML to checked entries, every fault named at once.
+
+An operator's own file over it: ``catalog_local.py``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
@@ -34,8 +37,9 @@ class CatalogError(ValueError):
         self.faults = tuple(faults)
 
 
-class _Head(Entry):
-    """The file without its entries. ``shared`` only gives YAML anchors a place."""
+class Head(Entry):
+    """The file without its entries. ``shared`` only gives YAML anchors a place; ``quality`` is that of the
+    models named in it."""
 
     schema_version: int
     checked: date
@@ -43,19 +47,20 @@ class _Head(Entry):
     shared: FrozenMap[str, Any] = Field(default_factory=dict)
     sources: FrozenMap[str, str]
     aliases: FrozenMap[str, str]
+    quality: FrozenMap[str, int] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogData:
-    """What the file says. ``digest`` is the SHA-256 of its bytes, hex."""
+    """What the file says. ``digest`` is the SHA-256 of its bytes, hex; ``raw`` has the entries of models as
+    they were written. ``preferred`` is the default model of an operator's own file."""
 
     digest: str
-    checked: date
-    default_model: str
-    sources: Mapping[str, str]
-    aliases: tuple[tuple[str, str], ...]
+    head: Head
     providers: Mapping[str, ProviderSpec]
     models: Mapping[str, Model]
+    raw: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    preferred: str | None = None
 
 
 class _Loader(SafeLoader):
@@ -74,30 +79,35 @@ class _Loader(SafeLoader):
 def read(path: Path) -> CatalogData:
     """Read one catalogue file. Raises: CatalogError, OSError."""
     content = path.read_bytes()
-    raw = _parse(path, content)
+    raw = parse(path, content)
     faults: list[str] = []
     providers = _providers(raw.pop("providers", None), faults)
-    models = _models(raw.pop("models", None), faults)
-    head = _checked(_Head, raw, "head", faults)
+    entries = _entries(raw.pop("models", None), mapping(raw.get("quality")), faults)
+    models = [model for label, entry in entries if (model := checked(Model, entry, label, faults))]
+    head = checked(Head, raw, "head", faults)
     if head is not None:
-        faults += _cross_faults(head, providers, models)
+        faults += cross_faults(head, providers, models)
     if faults or head is None:
         raise CatalogError(path, faults)
     return CatalogData(
         digest=hashlib.sha256(content).hexdigest(),
-        checked=head.checked,
-        default_model=head.default_model,
-        sources=head.sources,
-        aliases=tuple(head.aliases.items()),
+        head=head,
         providers=MappingProxyType(providers),
         models=MappingProxyType({model.id: model for model in models}),
+        raw=MappingProxyType({entry["id"]: entry for _, entry in entries}),
     )
 
 
-def _parse(path: Path, content: bytes) -> dict[str, Any]:
+def parse(path: Path, content: bytes) -> dict[str, Any]:
+    """The mapping at the top. Raises: CatalogError."""
     try:
         raw = yaml.load(content, Loader=_Loader)  # noqa: S506 (a safe loader, only stricter)
-    except yaml.YAMLError as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as error:  # such as a date that is none, a list as key
         raise CatalogError(path, [f"not YAML: {error}"]) from error
     if not isinstance(raw, dict):
         raise CatalogError(path, ["not a mapping at the top"])
@@ -109,28 +119,34 @@ def _providers(raw: object, faults: list[str]) -> dict[str, ProviderSpec]:
         faults.append("providers: missing, or not a mapping")
         return {}
     specs = (
-        _checked(ProviderSpec, {"name": name, **_mapping(value)}, f"provider {name}", faults)
+        checked(ProviderSpec, {"name": name, **mapping(value)}, f"provider {name}", faults)
         for name, value in raw.items()
     )
     return {spec.name: spec for spec in specs if spec is not None}
 
 
-def _models(raw: object, faults: list[str]) -> list[Model]:
+def _entries(raw: object, quality: Mapping[str, Any], faults: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """The entries of models, each with the name its faults go under."""
     if not isinstance(raw, list):
         faults.append("models: missing, or not a list")
         return []
-    models = []
+    entries = []
     for place, value in enumerate(raw):
-        entry = _mapping(value)
-        models.append(_checked(Model, entry, str(entry.get("id", f"model number {place + 1}")), faults))
-    return [model for model in models if model is not None]
+        entry = dict(mapping(value))
+        model_id = str(entry.get("id", f"model number {place + 1}"))
+        if model_id in quality:
+            entry["quality"] = quality[model_id]
+        entries.append((model_id, entry))
+    return entries
 
 
-def _mapping(value: object) -> dict[str, Any]:
+def mapping(value: object) -> dict[str, Any]:
+    """The value, or nothing where it is no mapping."""
     return value if isinstance(value, dict) else {}
 
 
-def _checked(kind: type[E_], raw: Mapping[str, Any], label: str, faults: list[str]) -> E_ | None:
+def checked(kind: type[E_], raw: Mapping[str, Any], label: str, faults: list[str]) -> E_ | None:
+    """The entry, or None and its faults under ``label``."""
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
@@ -140,7 +156,7 @@ def _checked(kind: type[E_], raw: Mapping[str, Any], label: str, faults: list[st
         return None
 
 
-def _cross_faults(head: _Head, providers: Mapping[str, ProviderSpec], models: list[Model]) -> Iterator[str]:
+def cross_faults(head: Head, providers: Mapping[str, ProviderSpec], models: list[Model]) -> Iterator[str]:
     """What no entry can see by itself."""
     by_id = {model.id: model for model in models}
     if head.schema_version != SCHEMA_VERSION:
@@ -150,6 +166,9 @@ def _cross_faults(head: _Head, providers: Mapping[str, ProviderSpec], models: li
     for pattern, target in head.aliases.items():
         if target not in by_id:
             yield f"alias {pattern}: target {target} is not a model"
+    for model_id in head.quality:
+        if model_id not in by_id:
+            yield f"quality {model_id}: is not a model"
     for model_id, times in Counter(model.id for model in models).items():
         if times > 1:
             yield f"{model_id}: id given {times} times"
@@ -159,7 +178,7 @@ def _cross_faults(head: _Head, providers: Mapping[str, ProviderSpec], models: li
 
 
 def _entry_faults(
-    model: Model, head: _Head, providers: Mapping[str, ProviderSpec], by_id: Mapping[str, Model]
+    model: Model, head: Head, providers: Mapping[str, ProviderSpec], by_id: Mapping[str, Model]
 ) -> Iterator[str]:
     if model.provider not in providers:
         yield f"provider {model.provider} is not described"

@@ -13,12 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import SecretStr, field_validator
 
 from providers import results
+from providers.account import Account, AccountConfig
 from providers.base import (
     Accepted,
     CallRef,
@@ -30,7 +31,7 @@ from providers.base import (
 )
 from providers.behaviour import Unsearchable
 from providers.chat import stream_chat
-from providers.configured import accounts, value_of
+from providers.configured import value_of
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -41,7 +42,7 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import Answer, Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.http import Answer, WireRequest, origin_of
 from providers.payload import (
     detail_text,
     extra_fields,
@@ -85,10 +86,8 @@ def task_api_root(base_url: str) -> str:
     return base_url.strip().rstrip("/").removesuffix("/v1")
 
 
-class Config(BaseModel):
+class Config(AccountConfig):
     """How to reach one gateway. ``image_model`` replaces the catalogue's default model on the wire."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     base_url: str
     api_key: SecretStr
@@ -99,7 +98,7 @@ class Config(BaseModel):
     @classmethod
     def _is_absolute(cls, value: str) -> str:
         origin_of(value)
-        return value
+        return task_api_root(value)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Config | None:
@@ -114,6 +113,9 @@ class Config(BaseModel):
             image_model=value_of(env, "CHATGPT2API_IMAGE_MODEL"),
             prompt_model=value_of(env, "CHATGPT2API_PROMPT_MODEL") or DEFAULT_PROMPT_MODEL,
         )
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key.get_secret_value()}"}
 
 
 # ---------------------------------------------------------------- requests
@@ -290,36 +292,13 @@ def classify_answer(status: int, headers: Mapping[str, str], body: bytes) -> Pro
 # ---------------------------------------------------------------- the provider
 
 
-class ChatGpt2Api(Unsearchable):
+class ChatGpt2Api(Account[Config], Unsearchable):
     """One gateway with one key. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
+    config_type = Config
     recovery: Final = "resend"
     submit_timeout_s = SUBMIT_TOTAL_S
-
-    def __init__(
-        self,
-        config: Config,
-        outgoing: Outgoing | None = None,
-        *,
-        label: str = "default",
-    ) -> None:
-        outgoing = outgoing or Outgoing()
-        self.credential_id = f"{NAME}/{label}"
-        self.base_url = task_api_root(config.base_url)
-        self._config = config
-        key = config.api_key.get_secret_value()
-        self._session = UpstreamSession(self.base_url, {"Authorization": f"Bearer {key}"}, outgoing)
-        self._links = results.policy(self._session.origin, outgoing)
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
-        """One provider per credential; none when nothing is configured."""
-        configs = ((label, Config.from_env(view)) for label, view in accounts(env, NAME))
-        return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
-
-    def __repr__(self) -> str:
-        return f"ChatGpt2Api({self.credential_id}, {self._session.origin})"
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:
         """Store the task. Sending the same key again is safe: the stored task is the answer."""
@@ -354,9 +333,6 @@ class ChatGpt2Api(Unsearchable):
         request = build_check([_task_id(call) for call in batch])
         answer = self._session.send(request, total_s=CHECK_TOTAL_S, max_bytes=MAX_CHECK_ANSWER_BYTES)
         return read_tasks(answer, batch, self.base_url)
-
-    def download(self, url: str) -> bytes:
-        return results.download(url, self._links)
 
     def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
         path = "/v1/chat/completions"

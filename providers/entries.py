@@ -48,6 +48,8 @@ OPERATIONS = frozenset(
     }
 )
 
+MOST_MARKUP = 1000
+
 Need = Literal["none", "optional", "required"]
 Status = Literal["live", "retiring", "redirected", "shutdown", "unknown"]
 
@@ -252,7 +254,11 @@ class CostPerUnit(Entry):
 
 
 class Model(Entry):
-    """One model of one provider, everything its entry says."""
+    """One model of one provider, everything its entry says.
+
+    ``quality``: 3 its vendor's best, 1 a small or fast one, for ``auto:quality``. ``markup`` goes before
+    the service's own; ``hidden``: not offered, though orders accepted before still run.
+    """
 
     id: str
     name: str
@@ -285,6 +291,9 @@ class Model(Entry):
     quirks: str | None = None
     source: tuple[str, ...]
     verified: bool
+    quality: int = Field(default=2, ge=1, le=3)
+    markup: Decimal | None = Field(default=None, gt=0, le=MOST_MARKUP)
+    hidden: bool = False
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -309,6 +318,10 @@ class Model(Entry):
         if self.status in {"shutdown", "redirected"}:
             return True
         return self.status == "retiring" and self.retires_on is not None and self.retires_on <= today
+
+    def status_on(self, day: date) -> Status:
+        """The status as of that day: a retiring model is shut down once its last day has come."""
+        return "shutdown" if self.status == "retiring" and self.gone(day) else self.status
 
     def size_rule(self, kind: type[R]) -> R | None:
         """The size rule of that kind, or None; a model has at most one of each."""

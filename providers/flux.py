@@ -13,18 +13,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import SecretStr, field_validator
 
-from providers import build, results
+from providers import build
+from providers.account import Account, AccountConfig
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Order, Running
 from providers.behaviour import Unsearchable, Wordless, check_each
-from providers.configured import accounts, value_of
+from providers.configured import value_of
 from providers.errors import RequestRefused, Uncertain
 from providers.flux_answers import classify, read_task
 from providers.flux_hosts import FluxHosts, poll_url_of
-from providers.http import Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.http import Outgoing, WireRequest, origin_of
 from providers.payload import json_object
 
 NAME: Final = "flux"
@@ -45,10 +46,8 @@ _DECIDING = frozenset(
 _WITHOUT_WEBHOOK = "/v1/flux-3"  # section 5; strict about unknown fields
 
 
-class Config(BaseModel):
+class Config(AccountConfig):
     """One account. ``webhooks``: tell our callback URL, where an order has one, instead of polling alone."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     api_key: SecretStr
     base_url: str = DEFAULT_BASE_URL
@@ -119,46 +118,23 @@ def read_accepted(body: bytes) -> Accepted:
     return Accepted(task_id, poll_url_of(document.get("polling_url"), task_id))
 
 
-class Flux(Unsearchable, Wordless):
+class Flux(Account[Config], Unsearchable, Wordless):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
+    config_type = Config
     recovery: Final = "never"
     submit_timeout_s = SUBMIT_TOTAL_S
 
-    def __init__(
-        self,
-        config: Config,
-        outgoing: Outgoing | None = None,
-        *,
-        label: str = "default",
-    ) -> None:
+    def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:
         outgoing = outgoing or Outgoing()
-        self.credential_id = f"{NAME}/{label}"
-        self.base_url = config.base_url
-        self._webhooks = config.webhooks
-        self._session = UpstreamSession(
-            self.base_url,
-            config.headers(),
-            outgoing,
-            fresh=True,  # a submit that meets a closing connection could not be repeated
-        )
-        self._links = results.policy(self._session.origin, outgoing)
+        super().__init__(config, outgoing, label=label)
         self._hosts = FluxHosts(self.base_url, config.headers(), self._links, outgoing)
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
-        """One provider per credential; none when nothing is configured."""
-        configs = ((label, Config.from_env(view)) for label, view in accounts(env, NAME))
-        return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
-
-    def __repr__(self) -> str:
-        return f"Flux({self.credential_id}, {self._session.origin})"
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Store the task; the answer comes at once."""
-        request = build_submit(order, webhooks=self._webhooks)
-        answer = self._session.send(request, total_s=SUBMIT_TOTAL_S, max_bytes=MAX_SUBMIT_ANSWER_BYTES)
+        request = build_submit(order, webhooks=self._config.webhooks)
+        answer = self._paid.send(request, total_s=SUBMIT_TOTAL_S, max_bytes=MAX_SUBMIT_ANSWER_BYTES)
         if not 200 <= answer.status < 300:
             raise classify(answer)
         return read_accepted(answer.body)
@@ -180,10 +156,6 @@ class Flux(Unsearchable, Wordless):
         for group in by_host.values():
             found |= check_each(self.check, group)
         return found
-
-    def download(self, url: str) -> bytes:
-        """The link lives ten minutes and takes no key (section 3)."""
-        return results.download(url, self._links)
 
 
 def _not_found(call: CallRef) -> Running | Missing:

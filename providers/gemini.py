@@ -12,19 +12,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import SecretStr, field_validator
 
-from providers import results
+from providers.account import Account, AccountConfig
 from providers.base import Accepted, Finished, Order
 from providers.behaviour import OneAnswer, Wordless
 from providers.build import bare_base64, nested, path_of, placed_images, wire_fields
-from providers.configured import accounts, value_of
+from providers.configured import value_of
 from providers.entries import ResolutionRule
 from providers.errors import RequestRefused
 from providers.gemini_answers import classify, read_generated, read_predicted
-from providers.http import Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.http import WireRequest
 
 NAME: Final = "gemini"
 DEFAULT_BASE_URL: Final = "https://generativelanguage.googleapis.com"
@@ -55,20 +55,12 @@ _NOT_IN_EXTRA = (
 )
 
 
-class Config(BaseModel):
+class Config(AccountConfig):
     """One account: key, and where to send it."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     api_key: SecretStr
     base_url: str = DEFAULT_BASE_URL
     version: str = DEFAULT_VERSION
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_absolute(cls, value: str) -> str:
-        origin_of(value)
-        return value.rstrip("/")
 
     @field_validator("version")
     @classmethod
@@ -91,6 +83,9 @@ class Config(BaseModel):
             base_url=value_of(env, "GOOGLE_GEMINI_BASE_URL") or DEFAULT_BASE_URL,
             version=value_of(env, "GOOGLE_GENAI_API_VERSION") or DEFAULT_VERSION,
         )
+
+    def headers(self) -> dict[str, str]:
+        return {"x-goog-api-key": self.api_key.get_secret_value()}
 
 
 # ---------------------------------------------------------------- requests
@@ -165,43 +160,19 @@ def _instances(order: Order, prompt: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- the provider
 
 
-class Gemini(OneAnswer, Wordless):
+class Gemini(Account[Config], OneAnswer, Wordless):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
+    config_type = Config
     recovery: Final = "never"
     submit_timeout_s = CALL_TOTAL_S
 
-    def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:
-        outgoing = outgoing or Outgoing()
-        self.credential_id = f"{NAME}/{label}"
-        self.base_url = config.base_url
-        self._version = config.version
-        self._session = UpstreamSession(
-            self.base_url,
-            {"x-goog-api-key": config.api_key.get_secret_value()},
-            outgoing,
-            fresh=True,  # a call that meets a closing connection could not be repeated
-        )
-        self._links = results.policy(self._session.origin, outgoing)
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
-        """One provider per credential; none when nothing is configured."""
-        configs = ((label, Config.from_env(view)) for label, view in accounts(env, NAME))
-        return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
-
-    def __repr__(self) -> str:
-        return f"Gemini({self.credential_id}, {self._session.origin})"
-
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the pictures; blocks until they are there."""
-        request = build_submit(order, version=self._version)
-        answer = self._session.send(request, total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
+        request = build_submit(order, version=self._config.version)
+        answer = self._paid.send(request, total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)
         images = read_predicted(answer.body) if _predicts(order) else read_generated(answer.body)
         return Finished(images[: order.n])
-
-    def download(self, url: str) -> bytes:
-        return results.download(url, self._links)

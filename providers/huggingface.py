@@ -15,17 +15,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Final
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import SecretStr, field_validator
 
 from providers import huggingface_answers as answers
-from providers import results, wavespeed_answers
+from providers import wavespeed_answers
+from providers.account import Account, AccountConfig
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Order, Running
 from providers.behaviour import OneAnswer, Wordless, check_each, failed_look
 from providers.build import data_uri, placed_images, wire_fields
-from providers.configured import accounts, value_of
+from providers.configured import value_of
 from providers.errors import Misconfigured, ProviderError, RequestRefused, Uncertain
 from providers.http import Answer, Outgoing, UpstreamSession, WireRequest, origin_of
 from providers.huggingface_mapping import ProviderIds
@@ -50,19 +51,17 @@ _OURS: Final = frozenset(
 )  # fmt: skip
 
 
-class Config(BaseModel):
+class Config(AccountConfig):
     """One token, and where to send it. ``bill_to``: an organisation or resource group (section 1)."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     token: SecretStr
     base_url: str = DEFAULT_BASE_URL
     hub_url: str = DEFAULT_HUB_URL
     bill_to: str | None = None
 
-    @field_validator("base_url", "hub_url")
+    @field_validator("hub_url")
     @classmethod
-    def _is_absolute(cls, value: str) -> str:
+    def _hub_is_absolute(cls, value: str) -> str:
         origin_of(value)
         return value.rstrip("/")
 
@@ -164,31 +163,18 @@ def build_submit(order: Order, provider_model: str) -> WireRequest:
 # ---------------------------------------------------------------- the provider
 
 
-class HuggingFace(OneAnswer, Wordless):
+class HuggingFace(Account[Config], OneAnswer, Wordless):
     """One token. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
+    config_type = Config
     recovery: Final = "never"
     submit_timeout_s = CALL_TOTAL_S
 
     def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:
         outgoing = outgoing or Outgoing()
-        self.credential_id = f"{NAME}/{label}"
-        self.base_url = config.base_url
-        # A paid call that meets a closing connection could not be repeated.
-        self._paid = UpstreamSession(self.base_url, config.headers(), outgoing, fresh=True)
-        self._session = UpstreamSession(self.base_url, config.headers(), outgoing)
+        super().__init__(config, outgoing, label=label)
         self._ids = ProviderIds(UpstreamSession(config.hub_url, {}, outgoing))
-        self._links = results.policy(self._session.origin, outgoing)
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
-        """One provider per credential; none when nothing is configured."""
-        configs = ((label, Config.from_env(view)) for label, view in accounts(env, NAME))
-        return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
-
-    def __repr__(self) -> str:
-        return f"HuggingFace({self.credential_id}, {self._session.origin})"
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the picture, or start the task that does."""
@@ -235,7 +221,3 @@ class HuggingFace(OneAnswer, Wordless):
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
         return check_each(self.check, calls)  # section 4: no look at many
-
-    def download(self, url: str) -> bytes:
-        """A link on the provider's own CDN, fetched without the token (section 4)."""
-        return results.download(url, self._links)

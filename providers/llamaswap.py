@@ -15,20 +15,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import SecretStr, field_validator
 
 from providers import llamaswap_answers as answers
 from providers import results
+from providers.account import Account, AccountConfig
 from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Order, Running
 from providers.behaviour import OneAnswer, check_each
 from providers.build import bare_base64, nested, path_of, wire_fields
 from providers.chat import stream_chat
-from providers.configured import accounts, value_of
+from providers.configured import value_of
 from providers.errors import Misconfigured, RequestRefused, Uncertain
-from providers.http import Answer, Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.http import Answer, WireRequest, origin_of
 from providers.llamaswap_errors import classify
 from providers.llamaswap_tags import scrubbed, with_tag, without_tags
 from providers.payload import extra_fields, form_fields, image_parts, wire_name
@@ -61,10 +62,8 @@ _OURS: Final = frozenset(
 )  # fmt: skip
 
 
-class Config(BaseModel):
+class Config(AccountConfig):
     """One llama-swap. ``models``: names on it by our model ids, ``"*"`` for all others."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     base_url: str
     api_key: SecretStr | None = None
@@ -213,30 +212,13 @@ def _width_and_height(order: Order) -> dict[str, int]:
 # ---------------------------------------------------------------- the provider
 
 
-class LlamaSwap(OneAnswer):
+class LlamaSwap(Account[Config], OneAnswer):
     """One llama-swap. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
+    config_type = Config
     recovery: Final = "never"
     submit_timeout_s = CALL_TOTAL_S
-
-    def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:
-        outgoing = outgoing or Outgoing()
-        self.credential_id = f"{NAME}/{label}"
-        self.base_url = config.base_url
-        self._config = config
-        # A call that meets a closing connection could not be repeated.
-        self._session = UpstreamSession(self.base_url, config.headers(), outgoing, fresh=True)
-        self._links = results.policy(self._session.origin, outgoing)
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
-        """One provider per server; none when nothing is configured."""
-        configs = ((label, Config.from_env(view)) for label, view in accounts(env, NAME))
-        return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
-
-    def __repr__(self) -> str:
-        return f"LlamaSwap({self.credential_id}, {self._session.origin})"
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:
         """Make the pictures; blocks until they are there, or until the job is taken."""
@@ -287,4 +269,4 @@ class LlamaSwap(OneAnswer):
 
     def _send(self, request: WireRequest, total_s: float, pictures: int = 8) -> Answer:
         max_bytes = MAX_ENVELOPE_BYTES + pictures * MAX_BYTES_PER_PICTURE
-        return self._session.send(request, total_s=total_s, max_bytes=max_bytes)
+        return self._paid.send(request, total_s=total_s, max_bytes=max_bytes)

@@ -9,17 +9,18 @@ Source: upstreams sheet "OpenAI" (package openai 3.51.0, read 2026-11-20); secti
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import SecretStr
 
 from providers import results
+from providers.account import Account, AccountConfig
 from providers.base import Accepted, Finished, Order
 from providers.behaviour import OneAnswer
 from providers.chat import stream_chat
-from providers.configured import accounts, value_of
+from providers.configured import value_of
 from providers.errors import RequestRefused, Uncertain
-from providers.http import Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.http import WireRequest
 from providers.openai_errors import classify
 from providers.payload import (
     extra_fields,
@@ -42,22 +43,14 @@ MAX_ENVELOPE_BYTES = 1024 * 1024
 _NOT_IN_FORMS = frozenset({"moderation", "style"})  # section 4.1
 
 
-class Config(BaseModel):
+class Config(AccountConfig):
     """One account: key, and where to send it."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     api_key: SecretStr
     base_url: str = DEFAULT_BASE_URL
     organization: str | None = None
     project: str | None = None
     prompt_model: str = DEFAULT_PROMPT_MODEL
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_absolute(cls, value: str) -> str:
-        origin_of(value)
-        return value.rstrip("/")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Config | None:
@@ -105,45 +98,18 @@ def build_submit(order: Order) -> WireRequest:
     return WireRequest("POST", "/images/edits", form=form_fields(fields), files=files)
 
 
-class OpenAi(OneAnswer):
+class OpenAi(Account[Config], OneAnswer):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
+    config_type = Config
     recovery: Final = "never"
     submit_timeout_s = CALL_TOTAL_S
-
-    def __init__(
-        self,
-        config: Config,
-        outgoing: Outgoing | None = None,
-        *,
-        label: str = "default",
-    ) -> None:
-        outgoing = outgoing or Outgoing()
-        self.credential_id = f"{NAME}/{label}"
-        self.base_url = config.base_url
-        self._config = config
-        self._session = UpstreamSession(
-            self.base_url,
-            config.headers(),
-            outgoing,
-            fresh=True,  # a call that meets a closing connection could not be repeated
-        )
-        self._links = results.policy(self._session.origin, outgoing)
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
-        """One provider per credential; none when nothing is configured."""
-        configs = ((label, Config.from_env(view)) for label, view in accounts(env, NAME))
-        return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
-
-    def __repr__(self) -> str:
-        return f"OpenAi({self.credential_id}, {self._session.origin})"
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the pictures; blocks until they are there."""
         max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_PICTURE
-        answer = self._session.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
+        answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)
         data = (json_object(answer.body) or {}).get("data")
@@ -151,9 +117,6 @@ class OpenAi(OneAnswer):
         if not images:
             raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} without a picture")
         return Finished(images)
-
-    def download(self, url: str) -> bytes:
-        return results.download(url, self._links)
 
     def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
         path = "/chat/completions"

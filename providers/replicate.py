@@ -14,16 +14,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import SecretStr, field_validator
 
 from providers import results
+from providers.account import Account, AccountConfig
 from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, InputImage, Missing, Order, Running
 from providers.behaviour import Wordless, check_each
 from providers.build import Placed, data_uri, path_of, placed_images, wire_fields
-from providers.configured import accounts, value_of
+from providers.configured import value_of
 from providers.errors import Failed, NotRun, RequestRefused, Uncertain
 from providers.http import Answer, FilePart, Outgoing, UpstreamSession, WireRequest, origin_of
 from providers.payload import json_object
@@ -55,10 +56,8 @@ MAX_PAGES = 50  # of a hundred predictions
 _DECIDING = frozenset({"height", "megapixels", "num_outputs", "output_megapixels", "resolution", "version", "width"})
 
 
-class Config(BaseModel):
+class Config(AccountConfig):
     """One account. ``base_url`` with or without ``/v1``: the vendor's own clients differ (section 1)."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     api_token: SecretStr
     base_url: str = DEFAULT_BASE_URL
@@ -141,36 +140,24 @@ def build_list(since: datetime) -> WireRequest:
 # ---------------------------------------------------------------- the provider
 
 
-class Replicate(Wordless):
+class Replicate(Account[Config], Wordless):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
+    config_type = Config
     recovery: Final = "search"
     submit_timeout_s = UPLOADS_TOTAL_S + CREATE_TOTAL_S
 
     def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:
         outgoing = outgoing or Outgoing()
-        self.credential_id = f"{NAME}/{label}"
-        self.base_url = config.base_url
-        self._session = UpstreamSession(self.base_url, config.headers(), outgoing)
-        # A create that meets a closing connection could not be repeated.
+        super().__init__(config, outgoing, label=label)
         create_headers = {**config.headers(), "Cancel-After": CANCEL_AFTER}
-        self._creating = UpstreamSession(self.base_url, create_headers, outgoing, fresh=True)
-        self._links = results.policy(self._session.origin, outgoing)
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
-        """One provider per credential; none when nothing is configured."""
-        configs = ((label, Config.from_env(view)) for label, view in accounts(env, NAME))
-        return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
-
-    def __repr__(self) -> str:
-        return f"Replicate({self.credential_id}, {self._session.origin})"
+        self._paid = UpstreamSession(self.base_url, create_headers, outgoing, fresh=True)
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Upload what is large, then make the prediction. Nothing is bought before the last request."""
         request = build_submit(order, self._uploaded(inputs_to_upload(order)))
-        answer = self._creating.send(request, total_s=CREATE_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
+        answer = self._paid.send(request, total_s=CREATE_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:  # 201, or 202 where it has not begun
             raise classify_create(answer.status, answer.headers, answer.body)
         prediction = json_object(answer.body)

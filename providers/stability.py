@@ -14,17 +14,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import SecretStr, field_validator
 
 from providers import results
+from providers.account import Account, AccountConfig
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Order, ResultImage, Running
 from providers.behaviour import OneAnswer, Wordless, check_each
 from providers.build import path_of, placed_images, wire_fields
-from providers.configured import accounts, value_of
+from providers.configured import value_of
 from providers.errors import ContentRefused, Failed, NotRun, RequestRefused, Uncertain
-from providers.http import Answer, FilePart, Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.http import Answer, FilePart, WireRequest, origin_of
 from providers.payload import file_part, form_fields, json_object, picture_bytes
 from providers.stability_errors import classify, classify_look, is_unknown
 
@@ -44,10 +45,8 @@ _FILTERED = "CONTENT_FILTERED"
 _NOT_IN_EXTRA = frozenset({"mode"})  # follows from the pictures given
 
 
-class Config(BaseModel):
+class Config(AccountConfig):
     """One account: key, and where to send it."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     api_key: SecretStr
     base_url: str = DEFAULT_BASE_URL
@@ -68,6 +67,9 @@ class Config(BaseModel):
         if api_key is None:
             return None
         return cls(api_key=SecretStr(api_key), base_url=value_of(env, "STABILITY_BASE_URL") or DEFAULT_BASE_URL)
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key.get_secret_value()}"}
 
 
 def _is_loopback(host: str) -> bool:
@@ -175,37 +177,17 @@ def _whole(seed: object) -> int | None:
 # ---------------------------------------------------------------- the provider
 
 
-class Stability(OneAnswer, Wordless):
+class Stability(Account[Config], OneAnswer, Wordless):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
+    config_type = Config
     recovery: Final = "never"
     submit_timeout_s = CALL_TOTAL_S
 
-    def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:
-        outgoing = outgoing or Outgoing()
-        self.credential_id = f"{NAME}/{label}"
-        self.base_url = config.base_url
-        self._session = UpstreamSession(
-            self.base_url,
-            {"Authorization": f"Bearer {config.api_key.get_secret_value()}"},
-            outgoing,
-            fresh=True,  # a call that meets a closing connection could not be repeated
-        )
-        self._links = results.policy(self._session.origin, outgoing)
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
-        """One provider per credential; none when nothing is configured."""
-        configs = ((label, Config.from_env(view)) for label, view in accounts(env, NAME))
-        return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
-
-    def __repr__(self) -> str:
-        return f"Stability({self.credential_id}, {self._session.origin})"
-
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the result, or leave the order and take its id."""
-        answer = self._session.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
+        answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)
         return read_submit(answer)

@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import SecretStr, field_validator
 
 from providers import results
 from providers import wavespeed_answers as answers
+from providers.account import Account, AccountConfig
 from providers.base import (
     Accepted,
     CallRef,
@@ -36,9 +37,9 @@ from providers.base import (
 )
 from providers.behaviour import Wordless, check_each, failed_look
 from providers.build import Placed, data_uri, path_of, placed_images, wire_fields
-from providers.configured import accounts, value_of
+from providers.configured import value_of
 from providers.errors import Failed, Misconfigured, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
-from providers.http import Outgoing, Policy, UnsafeUrlError, UpstreamSession, WireRequest, origin_of, put
+from providers.http import UnsafeUrlError, WireRequest, origin_of, put
 
 NAME: Final = "wavespeed"
 DEFAULT_BASE_URL: Final = "https://api.wavespeed.ai"
@@ -62,10 +63,8 @@ _OWN_LINK: Final = re.compile(rf"{API}/predictions/(?P<task>[A-Za-z0-9_-]+)/resu
 _EXTENSIONS: Final = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
 
-class Config(BaseModel):
+class Config(AccountConfig):
     """One account: key, where to send it, and the name it sends along (section 1, ``X-Client-Name``)."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     api_key: SecretStr
     base_url: str = DEFAULT_BASE_URL
@@ -258,30 +257,13 @@ def has_token(item: Mapping[str, Any], order: Order) -> bool:
 # ---------------------------------------------------------------- the provider
 
 
-class WaveSpeed(Wordless):
+class WaveSpeed(Account[Config], Wordless):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
+    config_type = Config
     recovery: Final = "search"
     submit_timeout_s = UPLOADS_TOTAL_S + SUBMIT_TOTAL_S
-
-    def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:
-        outgoing = outgoing or Outgoing()
-        self.credential_id = f"{NAME}/{label}"
-        self.base_url = config.base_url
-        # A paid call that meets a closing connection could not be repeated.
-        self._paid = UpstreamSession(self.base_url, config.headers(), outgoing, fresh=True)
-        self._session = UpstreamSession(self.base_url, config.headers(), outgoing)
-        self._links: Policy = results.policy(self._session.origin, outgoing)
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
-        """One provider per credential; none when nothing is configured."""
-        configs = ((label, Config.from_env(view)) for label, view in accounts(env, NAME))
-        return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
-
-    def __repr__(self) -> str:
-        return f"WaveSpeed({self.credential_id}, {self._session.origin})"
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Upload what has to be, then start the task. Nothing is bought before the last request."""

@@ -10,18 +10,19 @@ where used.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, SecretStr, field_validator
+from pydantic import SecretStr, field_validator
 
 from providers import results
+from providers.account import Account, AccountConfig
 from providers.base import Accepted, Finished, Order, ResultImage
 from providers.behaviour import OneAnswer
 from providers.build import data_uri, placed_images, wire_fields
 from providers.chat import stream_chat
-from providers.configured import accounts, value_of
+from providers.configured import value_of
 from providers.errors import ContentRefused, RequestRefused, Uncertain
-from providers.http import Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.http import WireRequest, origin_of
 from providers.payload import json_object
 from providers.xai_errors import classify, was_billed
 
@@ -40,10 +41,8 @@ MAX_PICTURES_BYTES = (
 _NOT_IN_EXTRA = frozenset({"file_id", "image_url", "storage_options"})
 
 
-class Config(BaseModel):
+class Config(AccountConfig):
     """One account: key, and where to send it."""
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     api_key: SecretStr
     base_url: str = DEFAULT_BASE_URL
@@ -67,6 +66,9 @@ class Config(BaseModel):
             base_url=value_of(env, "XAI_BASE_URL") or DEFAULT_BASE_URL,
             prompt_model=value_of(env, "XAI_PROMPT_MODEL") or DEFAULT_PROMPT_MODEL,
         )
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key.get_secret_value()}"}
 
 
 # ---------------------------------------------------------------- requests
@@ -134,46 +136,22 @@ def _is_withheld(item: object) -> bool:
 # ---------------------------------------------------------------- the provider
 
 
-class Xai(OneAnswer):
+class Xai(Account[Config], OneAnswer):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
+    config_type = Config
     recovery: Final = "never"
     submit_timeout_s = CALL_TOTAL_S
-
-    def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:
-        outgoing = outgoing or Outgoing()
-        self.credential_id = f"{NAME}/{label}"
-        self.base_url = config.base_url
-        self._prompt_model = config.prompt_model
-        self._session = UpstreamSession(
-            self.base_url,
-            {"Authorization": f"Bearer {config.api_key.get_secret_value()}"},
-            outgoing,
-            fresh=True,  # a call that meets a closing connection could not be repeated
-        )
-        self._links = results.policy(self._session.origin, outgoing)
-
-    @classmethod
-    def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
-        """One provider per credential; none when nothing is configured."""
-        configs = ((label, Config.from_env(view)) for label, view in accounts(env, NAME))
-        return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
-
-    def __repr__(self) -> str:
-        return f"Xai({self.credential_id}, {self._session.origin})"
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the pictures; blocks until they are there."""
         max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_PICTURE
-        answer = self._session.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
+        answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)
         return Finished(read_images(answer.body, self.base_url)[: order.n])
 
-    def download(self, url: str) -> bytes:
-        return results.download(url, self._links)
-
     def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
         path = "/v1/chat/completions"
-        return stream_chat(self._session, path, self._prompt_model, messages, temperature, classify=classify)
+        return stream_chat(self._session, path, self._config.prompt_model, messages, temperature, classify=classify)

@@ -16,7 +16,7 @@ _MARKER = re.compile(r"\[sandbox:([^\]]*)\]", re.IGNORECASE)
 # What replaces or spoils the answer to a call.
 ANSWER_FAULTS = frozenset({
     "refuse", "quota", "hang", "drop", "cut", "garbage", "wrong_type", "huge", "slow_drip",
-    "slow_header", "length_lie", "endless", "gzip_bomb", "redirect", "wrong_id",
+    "slow_header", "length_lie", "endless", "gzip_bomb", "redirect", "wrong_id", "link_host",
 })  # fmt: skip
 # What becomes of an accepted job: its end, its pace or its picture.
 OUTCOME_FAULTS = frozenset({
@@ -128,6 +128,7 @@ _OPTIONS = frozenset({
     "envelope",
 })  # fmt: skip
 _COUNTS = ("times", "skip")
+_NEED_VALUES = ("link_host", "word")
 
 
 def _refuse_unknown(fault: Fault) -> None:
@@ -140,6 +141,8 @@ def _refuse_unknown(fault: Fault) -> None:
         raise UnknownFault(f"sandbox: at={fault.place} is none of {', '.join(PLACES)}")
     if fault.place is not None and not fault.answers:
         raise UnknownFault(f"sandbox: {fault.name!r} is no answer, so at= does not apply to it")
+    if fault.name in _NEED_VALUES and not fault.value:
+        raise UnknownFault(f"sandbox: write {fault.name}=value")
     for key in _COUNTS:
         fault.option(key, 0)
     if fault.name in ("latency", "fewer", "steps", "chat_latency", "unseen"):

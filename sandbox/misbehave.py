@@ -222,6 +222,12 @@ def _redirect(fault: Fault, _answer: Response) -> Response:
     return moved
 
 
+def _link_host(fault: Fault, answer: Response) -> Response:
+    """The good answer, with every link to this host leading to ``link_host=URL`` instead."""
+    answer.set_data(answer.get_data().replace(request.host_url.rstrip("/").encode(), fault.value.encode()))
+    return answer
+
+
 _SPOILERS: dict[str, Callable[[Fault, Response], Response]] = {
     "hang": _hang,
     "drop": _drop,
@@ -236,6 +242,7 @@ _SPOILERS: dict[str, Callable[[Fault, Response], Response]] = {
     "slow_drip": _slow_drip,
     "slow_header": _slow_header,
     "redirect": _redirect,
+    "link_host": _link_host,
 }
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from xml.sax.saxutils import escape
 
@@ -235,11 +235,13 @@ def _svg(recipe: Recipe) -> bytes:
 class Gallery:
     """Where finished pictures come from: drawn when first asked for, the latest ones kept, within bounds."""
 
-    def __init__(self, *, kept_bytes: int = 64 * 2**20) -> None:
+    def __init__(self, *, kept_bytes: int = 64 * 2**20, edge_max_px: Callable[[], int] = lambda: 0) -> None:
+        self._edge_max_px = edge_max_px
         self._kept: BoundedStore[str, bytes] = BoundedStore(items_max=4096, size_max=kept_bytes, size_of=len)
 
     def file(self, recipe: Recipe, *, prepared: bool) -> bytes:
         """The bytes of ``recipe``'s picture; with ``prepared``, one of a few of that size for any prompt."""
+        recipe = _bounded(recipe, self._edge_max_px())
         if prepared and not recipe.inputs:
             recipe = _standard(recipe)
         key = recipe.fingerprint
@@ -252,6 +254,14 @@ class Gallery:
     def clear(self) -> None:
         """Forget every picture."""
         self._kept.clear()
+
+
+def _bounded(recipe: Recipe, edge_max_px: int) -> Recipe:
+    longest_px = max(recipe.width_px, recipe.height_px)
+    if not 0 < edge_max_px < longest_px:
+        return recipe
+    width_px, height_px = (max(1, side * edge_max_px // longest_px) for side in (recipe.width_px, recipe.height_px))
+    return replace(recipe, width_px=width_px, height_px=height_px)
 
 
 def _standard(recipe: Recipe) -> Recipe:

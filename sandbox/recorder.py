@@ -1,5 +1,6 @@
 """Watches a twin's requests for the counts: how many at once, and which form they had."""
 
+import re
 import time
 from typing import Any
 
@@ -20,6 +21,10 @@ _HEADERS_SHOWN = (
     "OpenAI-Organization",
     "X-Server-Timeout",
 )
+# Whatever an upstream calls its key: Authorization, x-key, x-goog-api-key, ?key=, Cookie. Of these the name is
+# kept and never the value.
+_SAYS_CREDENTIAL = re.compile("auth|cookie|credential|key|secret|token", re.IGNORECASE)
+_NO_CREDENTIALS = frozenset({"idempotency-key"})
 
 
 def watch(blueprint: Blueprint, provider: str) -> None:
@@ -47,17 +52,28 @@ def watch(blueprint: Blueprint, provider: str) -> None:
             world().counts.end(provider, None)
 
 
-def _describe(provider: str) -> dict[str, object]:
-    """The request's shape. Neither the Authorization header nor any cookie is ever looked at."""
+def note_stray(status: int) -> None:
+    """Log a request that no twin's route took: it may have carried what this host should not see."""
+    world().counts.note({**_describe(None), "status": status})
+
+
+def _describe(provider: str | None) -> dict[str, object]:
+    """The request's shape. Of headers and query fields that hold credentials only the names are kept."""
+    credentials = [name for name in (*request.headers.keys(), *request.args) if _is_credential(name)]
     return {
         "provider": provider,
         "at": round(time.time(), 3),
         "method": request.method,
         "path": request.path,
-        "query": {name: _short(value) for name, value in request.args.items() if name != "key"},  # Google's secret
+        "query": {key: _short(value) for key, value in request.args.items() if key not in credentials},
         "headers": {name: request.headers[name] for name in _HEADERS_SHOWN if name in request.headers},
+        "credentials": credentials,
         **_body_shape(),
     }
+
+
+def _is_credential(name: str) -> bool:
+    return name.lower() not in _NO_CREDENTIALS and _SAYS_CREDENTIAL.search(name) is not None
 
 
 def _body_shape() -> dict[str, object]:

@@ -15,7 +15,8 @@ class Settings:
 
     ``latency_s`` is how long a picture takes, spread by ``latency_jitter`` (0.2 is +-20 %) by a hash of the
     prompt, so that the same prompt always takes the same time. ``prepared`` serves a few prepared pictures
-    of each size instead of drawing (for benchmarks). ``retention_s`` is how long finished work can be read.
+    of each size instead of drawing (for benchmarks). ``edge_max_px`` bounds the sides of what is drawn (0: as
+    asked), for tests that order the largest there is. ``retention_s`` is how long finished work can be read.
     ``tasks_max`` bounds the jobs remembered per provider: the oldest go first. ``hold_webhooks`` keeps
     webhooks back for as long as it is on.
     """
@@ -24,6 +25,7 @@ class Settings:
     latency_jitter: float = 0.2
     chat_delta_s: float = 0.02
     prepared: bool = False
+    edge_max_px: int = 0
     retention_s: float = 15 * 86400.0
     tasks_max: int = 200_000
     requests_kept: int = 500

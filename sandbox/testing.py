@@ -92,9 +92,9 @@ class Sandbox:
         """Tallies by provider."""
         return dict(self._call("GET", f"/control/counts?keys={int(keys)}"))
 
-    def requests(self, provider: str) -> list[dict[str, Any]]:
-        """The latest requests of one provider, oldest first."""
-        return list(self._call("GET", f"/control/requests?provider={provider}"))
+    def requests(self, provider: str | None = None) -> list[dict[str, Any]]:
+        """The latest requests of one provider or of all, oldest first; those that no twin took among the latter."""
+        return list(self._call("GET", "/control/requests" + (f"?provider={provider}" if provider else "")))
 
     def reset(self) -> None:
         """Forget jobs, counts and faults."""

@@ -49,9 +49,12 @@ class World:
     settings: Settings
     clock: Clock = field(default_factory=Clock)
     faults: FaultBook = field(default_factory=FaultBook)
-    gallery: Gallery = field(default_factory=Gallery)
+    gallery: Gallery = field(init=False)
     counts: Counts = field(default_factory=Counts)
     shelves: dict[str, Shelf] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.gallery = Gallery(edge_max_px=lambda: self.settings.edge_max_px)
 
     def script(self, provider: str, place: str, prompt: str = "", key: str = "") -> Script:
         """The faults that fire on this occasion, counted. Raises UnknownFault."""

@@ -7,7 +7,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from sandbox import control
+from sandbox import control, recorder
 from sandbox.settings import Settings
 from sandbox.twins import Twin, Wrong, all_twins, environ
 from sandbox.world import EXTENSION, Clock, World
@@ -52,6 +52,8 @@ def _index(twins: tuple[Twin, ...]) -> Response:
 
 def _unrouted(twins: tuple[Twin, ...], error: HTTPException) -> ResponseReturnValue:
     """404 and 405 in the words of the twin whose path was meant."""
+    if request.routing_exception is not None:
+        recorder.note_stray(error.code or 500)
     for twin in twins:
         if request.path.startswith(f"{twin.prefix}/"):
             return twin.unrouted(Wrong(error.code or 500, request.method, request.path.removeprefix(twin.prefix)))

@@ -17,6 +17,7 @@ import kombu.utils.functional
 from core import logging
 from core.settings import SettingsError
 from jobs.states import CONTROL_QUEUE
+from providers.catalog_file import CatalogError
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
         sys.exit("kombu was imported before gevent patched the clock: start workers by `python -m workers`")
     try:
         _start()
-    except SettingsError as error:
+    except (SettingsError, CatalogError) as error:
         sys.exit(f"darkroom worker: {error}")
 
 

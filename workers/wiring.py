@@ -20,7 +20,8 @@ from jobs.callbacks import Callbacks
 from jobs.capacity import Limits
 from jobs.retention import Keeper
 from jobs.workbench import Workbench
-from providers import catalog, registry
+from providers import registry
+from providers.catalog_live import LiveCatalog
 from storage.media import Media
 from storage.opening import open_store
 from workers.enqueue import Publisher
@@ -57,7 +58,7 @@ def redis_client() -> redis.Redis:
 def workbench() -> Workbench:
     """This process's workbench; its owner id is new with every start."""
     values = settings()
-    models = catalog.load()
+    models = LiveCatalog(values.catalog_local)  # a faulty file stops the start, too
     upstreams = registry.load(environment())
     for name in upstreams.configured():
         limits(name, environment())  # a bad one stops the start, not the first job
@@ -65,7 +66,7 @@ def workbench() -> Workbench:
     return Workbench(
         owner=new_id("wkr"),
         database=database(),
-        catalog=models,
+        catalogs=models,
         registry=upstreams,
         media=Media(store, values.var / "staging", decoders=values.decoders),
         store=store,

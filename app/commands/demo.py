@@ -117,7 +117,8 @@ def own_service(narrator: Narrator) -> Iterator[Client]:
 
 def private_settings(folder: Path) -> Any:
     """The settings of a service that shares nothing with another one of the same environment."""
-    none = dict.fromkeys(("database_url_set", "redis_url_set", "broker_url_set", "public_url", "default_model"))
+    others = ("database_url_set", "redis_url_set", "broker_url_set", "public_url", "default_model", "catalog_local_set")
+    none = dict.fromkeys(others)
     return settings().model_copy(update={**none, "var": folder, "host": "127.0.0.1"})
 
 

@@ -15,6 +15,8 @@ from app.commands.here import settings
 from app.commands.output import CommandError, Exit, Output, output_options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from core.db import Database
     from jobs.doctor import Doctor, Finding
 
@@ -35,9 +37,23 @@ def doctor(output: Output, fix: bool, money: bool, skip_blobs: bool) -> None:
     with ExitStack() as stack:
         database = stack.enter_context(open_database())
         examiner = _doctor(database, stack, output, skip_blobs=skip_blobs)
-        findings = examiner.examine()
+        findings = [*_of_catalogue(settings().catalog_local), *examiner.examine()]
         mended = _mend(examiner, findings if fix else [], money=money)
     _tell(output, findings, mended)
+
+
+def _of_catalogue(path: Path) -> list[Finding]:
+    """What is wrong with the operator's own catalogue file, a finding for each fault."""
+    from jobs.doctor import Finding
+    from providers.catalog_file import CatalogError
+    from providers.catalog_live import LiveCatalog
+
+    mend = "edit it; until then the last good one holds, and nothing starts anew"
+    try:
+        LiveCatalog(path)
+    except CatalogError as error:
+        return [Finding("catalog_local_faulty", str(path), fault, mend) for fault in error.faults]
+    return []
 
 
 def _mend(examiner: Doctor, findings: list[Finding], *, money: bool) -> dict[Finding, str | None]:

@@ -19,6 +19,8 @@ from core import settings as settings_module
 from core.embedded.faults import EmbeddedError
 from core.embedded.lines import Prefixed
 from core.settings import Settings, SettingsError, with_dotenv
+from providers.catalog_file import CatalogError
+from providers.catalog_live import LiveCatalog
 
 __all__ = ["Plan", "Running", "run_stack", "run_up", "up"]
 
@@ -31,7 +33,8 @@ def up() -> None:
     """Run the whole service here until Ctrl-C: servers, web, workers, Flower."""
     try:
         settings = settings_module.load()
-    except SettingsError as error:
+        LiveCatalog(settings.catalog_local)  # said now, and not by every process again and again
+    except (SettingsError, CatalogError) as error:
         raise click.ClickException(str(error)) from None
     raise SystemExit(run_up(settings))
 

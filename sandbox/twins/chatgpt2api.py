@@ -83,7 +83,7 @@ def submit_generation() -> Response:
 def submit_edit() -> Response:
     """Start an edit: key first, then fields, then the word filter, then the pictures, then the id."""
     key = _key()
-    return _submit(wishes.edit(), "edit", key)
+    return _submit(wishes.edit(with_task_id=True), "edit", key)
 
 
 def _submit(wish: Wish, mode: str, key: str) -> Response:
@@ -223,7 +223,7 @@ def generate_now() -> Response:
 def edit_now() -> Response:
     """The synchronous edit."""
     key = _key()
-    return _draw_now(wishes.edit(), "edit", key)
+    return _draw_now(wishes.edit(with_task_id=False), "edit", key)
 
 
 def _draw_now(wish: Wish, mode: str, key: str) -> Response:

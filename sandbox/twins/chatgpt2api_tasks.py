@@ -99,6 +99,7 @@ class Task:
     passes: int = 1
     gone_after_s: float | None = None
     resume: str = "broken"
+    word: str = ""  # for queued and running, where it is neither
     progress_lost: bool = False
     broken_off_s: float | None = None
     resumed_s: float | None = None
@@ -286,6 +287,7 @@ def new_task(
         salt, fault = f"{owner}/{wish.task_id}", script.get(*PICTURE_FAULTS)
         link = shelf.publish(recipe, base_url=base_url, salt=salt, from_s=now + lasts_s, fault=fault)
         resume = (script.get("timeout") or Fault("")).options.get("resume", "broken")
+        word = script.get("word")
         return Task(
             number=wish.task_id,
             owner=owner,
@@ -300,6 +302,7 @@ def new_task(
             passes=max(1, int(steps.number(1))) if (steps := script.get("steps")) else 1,
             gone_after_s=now + lasts_s + expire.number(0) if expire else None,
             resume=resume,
+            word=word.value if word else "",
         )
 
     return make
@@ -339,9 +342,10 @@ def broken_link(fault: Fault | None, link: str, base_url: str) -> str:
 def describe(task: Task, now: float, picture: Callable[[Recipe], bytes]) -> dict[str, object]:
     """The task object of the API. ``picture`` draws; needed only for what resume-poll brought back."""
     at = standing(task, now)
+    is_over = at.status in ("success", "error")
     shown: dict[str, object] = {
         "id": task.number,
-        "status": at.status,
+        "status": at.status if is_over else task.word or at.status,
         "mode": task.mode,
         "model": task.wish.model,
         "size": task.wish.size,
@@ -351,13 +355,13 @@ def describe(task: Task, now: float, picture: Callable[[Recipe], bytes]) -> dict
     }
     if at.status == "error" and task.ending.conversation_id:
         shown["conversation_id"] = task.ending.conversation_id
-    if at.status in ("success", "error") or task.resumed_s is not None:
+    if is_over or task.resumed_s is not None:
         shown["data"] = _data(task, picture) if at.status == "success" else []
     if at.status == "success":
         shown["usage"] = usage(task.wish.prompt, task.recipe, pictures=1)
     shown |= {"error": at.error} if at.error else {}
     shown |= {"progress": at.progress} if at.progress else {}
-    if at.status in ("success", "error"):
+    if is_over:
         shown["duration_ms"] = int((at.since_s - task.created_s) * 1000)
     elif at.elapsed_from_s is not None:
         shown["elapsed_secs"] = round(now - at.elapsed_from_s, 1)

@@ -14,6 +14,10 @@ DEFAULT_MODEL = "gpt-image-2"
 IMAGE_BYTES_MAX = 50 * 2**20
 IMAGE_PARTS = ("image", "image[]", "images", "images[]", "image_url", "image_url[]")
 MASK_PARTS = ("mask", "mask[]")
+# The real server ignores what it does not know. The task routes refuse it here, so that a caller who sends
+# it notices; the others are also used by clients of OpenAI's dialect, who send more.
+_TASK_FIELDS = frozenset({"client_task_id", "prompt", "model", "size", "quality"})
+_EDIT_FIELDS = _TASK_FIELDS | {"n", "response_format", "stream", *IMAGE_PARTS, *MASK_PARTS}
 
 
 class Rejected(Exception):  # noqa: N818 - reads as what it is
@@ -55,7 +59,9 @@ def generation(*, with_task_id: bool) -> Wish:
     if document.get("size") is not None and not isinstance(document["size"], str):
         errors.append(_schema_error("string_type", "size", "Input should be a valid string", document["size"]))
     n = 1
-    if not with_task_id:
+    if with_task_id:
+        errors += [_unknown_error(name, document[name]) for name in document if name not in _TASK_FIELDS]
+    else:
         n, count_errors = _count_or_errors(document)
         errors += count_errors
     if errors:
@@ -72,12 +78,14 @@ def generation(*, with_task_id: bool) -> Wish:
     )
 
 
-def edit() -> Wish:
+def edit(*, with_task_id: bool) -> Wish:
     """The body of an edit. Raises Rejected with a 400: these routes read their fields by hand."""
     if request.mimetype == "application/json":
         fields, sources, masks = _json_edit()
     else:
         fields, sources, masks = _form_edit()
+    if with_task_id and (stray := sorted(set(fields) - _EDIT_FIELDS)):
+        raise bad_request(f"unknown field: {stray[0]}")
     prompt = _clean(fields.get("prompt"))
     if not prompt:
         raise bad_request("prompt is required")
@@ -142,6 +150,10 @@ def _optional_error(document: dict[str, Any], field: str) -> dict[str, object] |
     if field in document and not isinstance(document[field], str):
         return _schema_error("string_type", field, "Input should be a valid string", document[field])
     return None
+
+
+def _unknown_error(field: str, given: object) -> dict[str, object]:
+    return _schema_error("extra_forbidden", field, "Extra inputs are not permitted", given)
 
 
 def _count_or_errors(document: dict[str, Any]) -> tuple[int, list[dict[str, object]]]:

@@ -308,7 +308,10 @@ def fal_result(app: str, number: str) -> Response:
         raise RouteError("fal-ai", 400, "Request is still in progress")
     fault = task.script.get("fail", "timeout")
     if fault is None or fault.value == "nsfw":
-        return jsonify(_fal_result(task))
+        script = world().script(NAME, "check", task.order.prompt)
+        if script.refusal:
+            return misbehave.instead(script.refusal, rules.for_fault("router"))
+        return misbehave.finish(script, jsonify(_fal_result(task)), rules.for_fault("router"))
     if fault.value == "policy":
         raise RouteError("fal-ai", 422, "The content was flagged.", kind="content_policy_violation", field="prompt")
     status, kind = (504, "generation_timeout") if fault.name == "timeout" else (500, "internal_server_error")

@@ -200,7 +200,8 @@ def _standing(job: Job, *, wants_json: bool) -> Response:
         if job.looked_s is not None and now - job.looked_s < LOOK_EVERY_S:
             world().counts.fault(NAME, LOOKED_TOO_SOON)
         job.looks_left, job.looked_s = job.looks_left - 1, now
-        answer = jsonify(id=job.number, status="in-progress")
+        word = job.fate.get("word")
+        answer = jsonify(id=job.number, status=word.value if word else "in-progress")
         answer.status_code = 202
         return answer
     return _failure(job.fate) or _result(job.order, job.seed, job.fate, wants_json=wants_json)

@@ -26,7 +26,7 @@ from jobs.repository import Task
 from jobs.states import Nudge
 from jobs.workbench import Workbench
 from providers import registry
-from providers.catalog import Catalog
+from providers.catalog import CatalogSource
 from quota import ledger
 from quota.ledger import Balance
 from storage.local import LocalStore
@@ -212,7 +212,7 @@ class Engine:
 def make_bench(
     *,
     database: Database,
-    models: Catalog,
+    models: CatalogSource,
     media: Media,
     store: LocalStore,
     environ: Mapping[str, str],
@@ -225,7 +225,7 @@ def make_bench(
     values: dict[str, Any] = {
         "owner": owner,
         "database": database,
-        "catalog": models,
+        "catalogs": models,
         "registry": registry.load(environ),
         "media": media,
         "store": store,

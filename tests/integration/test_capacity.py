@@ -145,7 +145,7 @@ def fleet(database: Database, environ: dict[str, str], sandbox: Sandbox, tmp_pat
         Workbench(
             owner=f"wkr_{number}",
             database=database,
-            catalog=models,
+            catalogs=models,
             registry=registry.load(environ),
             media=media,
             store=store,
@@ -609,6 +609,9 @@ def test_a_queued_task_is_told_its_wait_from_measured_service_times(fleet: Fleet
     waits = [estimates.of(task) for task in tasks]
     assert [wait and round(wait.p50_s) for wait in waits] == [0, 0, 5, 10, 15]
     assert all(wait and wait.p90_s >= wait.p50_s for wait in waits)
+    models = catalog.load().models
+    measured = estimates.service_s([models["chatgpt2api-gpt-image-2"], models["gpt-image-2"]])
+    assert {model: round(seconds) for model, seconds in measured.items()} == {"chatgpt2api-gpt-image-2": 10}
 
 
 def test_without_measurements_nothing_is_claimed(fleet: Fleet) -> None:

@@ -378,3 +378,15 @@ def test_the_command_without_pictures_at_hand_says_so(run: Any, house: House, mo
 
 def test_money_without_fix_is_a_usage_error(run: Any) -> None:
     assert run("--money").exit_code == 2
+
+
+def test_the_command_names_every_fault_of_the_operators_catalogue(run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "catalog.local.yaml"
+    file.write_text("{models: {gpt-image-2: {markup: 0}, nobody: {}}}")
+    result = run("--json", "--fix")
+    findings = json.loads(result.stdout)["findings"]
+    assert (result.exit_code, {finding["kind"] for finding in findings}) == (1, {"catalog_local_faulty"})
+    assert ["gpt-image-2: markup" in finding["cause"] for finding in findings].count(True) == 1
+    assert {finding["subject"] for finding in findings} == {str(file)}
+    file.write_text("models: {gpt-image-2: {markup: 2}}")
+    assert run().exit_code == 0

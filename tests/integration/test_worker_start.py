@@ -58,3 +58,11 @@ def test_told_to_stop_while_it_waits_it_goes(stage: Stage, proxy: Proxy) -> None
         until(lambda: said(stage, WAITS), 40, worker.poll)
         worker.send_signal(signal.SIGTERM)
         worker.wait(15)
+
+
+def test_with_a_faulty_catalogue_it_does_not_start(stage: Stage) -> None:
+    file = Path(stage.environ["DARKROOM_VAR"]) / "catalog.local.yaml"
+    file.write_text("{models: {gpt-image-2: {markup: 0}, nobody: {}}}")
+    with stage.process("workers") as worker:
+        assert worker.wait(40) == 1
+    assert said(stage, "gpt-image-2: markup") and said(stage, "nobody: no packaged model")

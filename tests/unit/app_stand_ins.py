@@ -200,6 +200,9 @@ class Desk:
     kept: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     refuse: Exception | None = None
 
+    def default_for(self, operation: str) -> Any:
+        return CATALOG.models["gpt-image-2"] if operation == "generate" else None
+
     def quote(self, operation: str, fields: Any, *, roles: Any = ()) -> Quote:
         try:
             model = CATALOG.resolve(fields.get("model") or "gpt-image-2").model
@@ -333,9 +336,9 @@ def make_edge(**variables: Any) -> Edge:
         records=records,
         desk=desk,
         publish=publish,
-        catalog=CATALOG,
+        catalogs=CATALOG,
         configured=("openai",),
-        unit_price=lambda usd: int(usd * 100 * Decimal(1_000_000)),
+        unit_price=lambda model, usd: int(usd * 100 * Decimal(1_000_000)),
         order_schema=order_schema,
         store=store,
         variant=variant,

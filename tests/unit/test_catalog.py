@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from providers.catalog import Catalog, UnknownModelError, load
+from providers.ranking import Goal, ranked
 
 BEFORE_THE_END, AFTER_THE_END = date(2026, 11, 20), date(2026, 12, 1)
 ALL_PROVIDERS = {
@@ -175,35 +176,50 @@ def test_every_pattern_and_id_ends_at_a_model_that_answers(catalog: Catalog) -> 
         assert not catalog.resolve(name, today=AFTER_THE_END).model.gone(AFTER_THE_END)
 
 
-def test_default_is_the_preferred_model_where_it_can(catalog: Catalog) -> None:
-    chosen = catalog.default_for("generate", {"openai", "flux"}, "flux-2-max")
-    assert chosen is catalog.models["flux-2-max"]
+def first(catalog: Catalog, operation: str, goal: Goal, *providers: str, markup: int = 1) -> str | None:
+    found = ranked(catalog, operation, frozenset(providers), goal, Decimal(markup))
+    return found[0].id if found else None
 
 
-@pytest.mark.parametrize("preferred", [None, "no-such-model", "bria-eraser", "gpt-image-2"])
-def test_default_is_else_the_cheapest_live_one_configured(catalog: Catalog, preferred: str | None) -> None:
-    chosen = catalog.default_for("generate", {"wavespeed", "stability"}, preferred)
-    assert chosen is catalog.models["ws-flux-schnell"]
+def test_the_cheapest_live_one_configured_is_first(catalog: Catalog) -> None:
+    assert first(catalog, "generate", "budget", "wavespeed", "stability") == "ws-flux-schnell"
 
 
-def test_default_is_never_a_model_that_is_ending(catalog: Catalog) -> None:
-    chosen = catalog.default_for("generate", {"openai"}, None)
-    assert chosen is catalog.models["gpt-image-2"]  # gpt-image-1-mini costs less, and ends
+def test_a_model_that_is_ending_is_never_chosen(catalog: Catalog) -> None:
+    assert first(catalog, "generate", "budget", "openai") == "gpt-image-2"  # gpt-image-1-mini costs less, and ends
 
 
-def test_default_takes_a_model_that_needs_no_further_setting(catalog: Catalog) -> None:
-    chosen = catalog.default_for("edit", {"stability"})
-    assert chosen is catalog.models["stability-control-sketch"]  # search-and-replace costs the same, and needs find
+def test_a_model_that_needs_no_further_setting_is_first(catalog: Catalog) -> None:
+    # search-and-replace costs the same, and needs find
+    assert first(catalog, "edit", "budget", "stability") == "stability-control-sketch"
 
 
-def test_no_default_where_nobody_can(catalog: Catalog) -> None:
-    assert catalog.default_for("face_swap", {"openai"}) is None
-    assert catalog.default_for("generate", set()) is None
+def test_nobody_is_ranked_where_nobody_can(catalog: Catalog) -> None:
+    assert first(catalog, "face_swap", "budget", "openai") is None
+    assert first(catalog, "generate", "quality") is None
+
+
+@pytest.mark.parametrize(
+    ("operation", "providers", "best"),
+    [
+        ("generate", ["stability"], "stable-image-ultra"),
+        ("generate", ["openai"], "gpt-image-2"),
+        ("image_to_3d", ["stability"], "stable-fast-3d"),  # nobody confirmed stable-point-aware-3d, of the better grade
+        ("edit", ["huggingface"], "hf-flux-2-dev-edit"),  # where nothing is confirmed, what there is
+        ("generate", ["flux"], "flux-2-max"),
+        ("upscale", ["stability"], "stability-upscale-conservative"),
+        ("generate", ["replicate"], "replicate-flux-2-pro"),
+    ],
+)
+def test_the_best_is_confirmed_then_graded_then_dear(
+    catalog: Catalog, operation: str, providers: list[str], best: str
+) -> None:
+    assert first(catalog, operation, "quality", *providers) == best
 
 
 def test_select_meets_every_condition(catalog: Catalog) -> None:
     chosen = catalog.select(
-        "edit", "wavespeed", max_price_usd=Decimal("0.03"), capability="multi_image", configured={"wavespeed"}
+        "edit", provider="wavespeed", max_price_usd=Decimal("0.03"), capability="multi_image", configured={"wavespeed"}
     )
     assert [model.id for model in chosen] == ["qwen-edit-plus"]
     assert catalog.select(provider="wavespeed", configured={"openai"}) == []
@@ -211,3 +227,14 @@ def test_select_meets_every_condition(catalog: Catalog) -> None:
 
 def test_select_leaves_out_what_is_gone(catalog: Catalog) -> None:
     assert "gpt-image-1" not in {model.id for model in catalog.select()}
+
+
+def test_select_by_status_knows_the_whole_catalogue(catalog: Catalog) -> None:
+    assert "gpt-image-1" in {model.id for model in catalog.select(status="shutdown")}
+    assert {model.id for model in catalog.select(status="redirected")} == {"grok-imagine-image-quality"}
+    assert len(catalog.select(status="all")) == 136
+
+
+def test_a_retiring_model_is_shut_down_from_its_last_day_on(catalog: Catalog) -> None:
+    model = catalog.models["gpt-image-1.5"]
+    assert (model.status_on(BEFORE_THE_END), model.status_on(AFTER_THE_END)) == ("retiring", "shutdown")

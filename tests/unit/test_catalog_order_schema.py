@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from providers.catalog import load
-from providers.order_rules import check_order
+from providers.order_rules import OrderProblems, check_order
 from providers.order_schema import order_schema
+from providers.size_asks import SIZE_FIELDS
 
 CATALOG = load()
 PAIRS = [(model, operation) for model in CATALOG.models.values() for operation in sorted(model.operations)]
@@ -112,8 +113,8 @@ def test_what_the_schema_admits_the_check_accepts(data: st.DataObject, pair: tup
     assert set(checked(model, operation, order).params) <= set(order)
 
 
-@pytest.mark.parametrize(("model", "operation"), PAIRS, ids=lambda each: getattr(each, "id", each))
-def test_every_model_has_an_order_that_its_schema_admits(model: Any, operation: str) -> None:
+def plain_order(model: Any, operation: str) -> Schema:
+    """One that every model takes, cut to its fields."""
     picture = "data:image/png;base64,"
     order: Schema = {
         "prompt": "a fox",
@@ -135,8 +136,51 @@ def test_every_model_has_an_order_that_its_schema_admits(model: Any, operation: 
         order["images"] *= max(1, schema["properties"]["images"]["minItems"])
     if "second_image" in model.inputs.needs_one_of:
         order["images"] = [picture] * 2
-    assert admits(schema, order)
+    return order
+
+
+def broken(schema: Schema, order: Schema) -> Iterator[tuple[str, Schema]]:
+    """The order with one thing wrong, for every keyword of the schema that a caller may run against."""
+    yield "unknown field", {**order, "no_such_setting": 1}
+    for name in {"mask", "face", "images"} - schema["properties"].keys():
+        yield f"{name} not taken", {**order, name: ["x"] if name == "images" else "x"}
+    for name in schema["required"]:
+        yield f"{name} missing", {key: value for key, value in order.items() if key != name}
+    for name, field in schema["properties"].items():
+        if name in SIZE_FIELDS:
+            continue  # the check takes the nearest size, and more ways to say it
+        if field["type"] in {"integer", "number"}:
+            yield f"{name} above", {**order, name: field["maximum"] * 2 + 1}
+            yield f"{name} below", {**order, name: field["minimum"] - abs(field["minimum"]) - 1}
+        elif field["type"] == "array" and name == "images":
+            yield "too many images", {**order, name: ["x"] * (field["maxItems"] + 1)}
+        elif "maxLength" in field:
+            yield f"{name} too long", {**order, name: "x" * (field["maxLength"] + 1)}
+        elif "enum" in field:
+            yield f"{name} unheard of", {**order, name: "no-such-value"}
+
+
+def says_no(schema: Schema, order: Schema) -> bool:
+    return bool(order.keys() - schema["properties"].keys()) or not admits(schema, order)
+
+
+@pytest.mark.parametrize(("model", "operation"), PAIRS, ids=lambda each: getattr(each, "id", each))
+def test_every_model_has_an_order_that_its_schema_admits(model: Any, operation: str) -> None:
+    order = plain_order(model, operation)
+    assert admits(order_schema(model, operation), order)
     assert checked(model, operation, order)
+
+
+@pytest.mark.parametrize(("model", "operation"), PAIRS, ids=lambda each: getattr(each, "id", each))
+def test_what_breaks_the_schema_is_refused_by_the_check(model: Any, operation: str) -> None:
+    schema = order_schema(model, operation)
+    for what, order in broken(schema, plain_order(model, operation)):
+        assert says_no(schema, order), what
+        try:
+            checked(model, operation, order)
+        except OrderProblems:
+            continue
+        pytest.fail(f"{what}: the schema refuses it, the check does not")
 
 
 def test_it_says_what_the_model_is_like() -> None:

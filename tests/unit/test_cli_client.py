@@ -688,6 +688,26 @@ def test_models_lists_and_filters(server: FakeServer) -> None:
     assert server.seen[0].query == {"operation": "edit", "max_price": "6"}
 
 
+def test_models_passes_every_filter_on(server: FakeServer) -> None:
+    gone = {"id": "painter-0", "provider": "openai", "operations": [], "status": "shutdown", "configured": False}
+    server.on("GET", "/api/models", {"data": [gone]})
+    result = run(server, "models", "--status", "all", "--capability", "typography", "--configured")
+    assert "shutdown, not configured" in result.stdout
+    assert server.seen[0].query == {"status": "all", "capability": "typography", "configured": "true"}
+    assert run(server, "models", "painter-0", "--configured").exit_code == 2
+
+
+def test_models_recommends_with_reasons(server: FakeServer) -> None:
+    model = {"id": "painter-1", "provider": "openai", "operations": ["edit"], "price": {"unit": "5.3"}}
+    reasons = [{"code": "cheapest", "message": "least price of 3"}, {"code": "takes_mask", "message": "takes a mask"}]
+    server.on("GET", "/api/models/recommend", {"data": [{"model": model, "reasons": reasons}]})
+    result = run(server, "models", "--recommend", "--operation", "edit")
+    for words in ("painter-1", "5.3", "least price of 3", "takes a mask"):
+        assert words in result.stdout
+    assert server.seen[0].query == {"operation": "edit"}
+    assert run(server, "models", "--recommend").exit_code == 2
+
+
 def test_models_shows_the_limits_of_one(server: FakeServer) -> None:
     limits = {"limits": {"n": {"max": 4}}, "orders": {"generate": {}}, "capabilities": ["mask", "seed"]}
     server.on("GET", "/api/models/black-forest/flux", {"id": "flux", **limits})

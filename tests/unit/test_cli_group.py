@@ -219,3 +219,12 @@ def test_pictures_are_told_by_their_first_bytes() -> None:
     assert looks_like_picture(b"\x00\x00\x00\x1cftypavif")
     assert not looks_like_picture(b"RIFF\x00\x00\x00\x00WAVE")
     assert not looks_like_picture(b"%PDF-1.7")
+
+
+def test_up_starts_nothing_with_a_faulty_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_VAR", str(tmp_path))
+    (tmp_path / "catalog.local.yaml").write_text("{models: {gpt-image-2: {markup: 0}}}")
+    result = CliRunner().invoke(main, ["up"])
+    assert result.exit_code == 1
+    assert "gpt-image-2: markup" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["catalog.local.yaml"]

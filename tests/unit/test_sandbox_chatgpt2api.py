@@ -187,8 +187,17 @@ def test_a_body_that_is_no_object_is_a_schema_error(client, body, kind):
     assert (answer.status_code, answer.json["detail"][0]["type"]) == (422, kind)
 
 
-def test_unknown_fields_are_ignored_and_defaults_filled_in(client):
-    task = submit(client, n=4, seed=1, response_format="b64_json").json
+def test_unknown_fields_are_refused_by_the_task_routes_alone(client):
+    refused = submit(client, n=4, seed=1)
+    assert refused.status_code == 422
+    assert [fault["loc"] for fault in refused.json["detail"]] == [["body", "n"], ["body", "seed"]]
+    assert edit(client, {"seed": "1"}).json == {"detail": {"error": "unknown field: seed"}}
+    asked = {"prompt": "a red kite", "seed": 1}
+    assert client.post("/c2a/v1/images/generations", json=asked, headers=KEY).status_code == 200
+
+
+def test_defaults_are_filled_in(client):
+    task = submit(client).json
     assert (task["model"], task["size"], task["quality"]) == ("gpt-image-2", "", "auto")
 
 

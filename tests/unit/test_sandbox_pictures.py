@@ -151,6 +151,12 @@ def test_prepared_pictures_are_few_and_of_the_right_size():
     assert {opened(blob).size for blob in files} == {(96, 64)}
 
 
+def test_a_bound_on_the_sides_keeps_the_shape():
+    gallery = Gallery(edge_max_px=lambda: 48)
+    assert opened(gallery.file(KITE, prepared=False)).size == (48, 32)
+    assert opened(gallery.file(replace(KITE, width_px=40, height_px=30), prepared=False)).size == (40, 30)
+
+
 def test_the_bomb_is_small_valid_and_huge_inside():
     bomb = bad_files.png_bomb(1200, 700)
     picture = opened(bomb)

@@ -1,7 +1,10 @@
 """The sandbox as a process: the official client talks to it, sockets are cut for real, a stop is quick."""
 
 import base64
+import contextlib
+import http.client
 import io
+import json
 import socket
 import threading
 import time
@@ -179,3 +182,40 @@ def test_it_stops_within_a_second_whatever_hangs():
         asked_at = time.monotonic()
     assert time.monotonic() - asked_at < 2.0  # One second, and room for a busy machine.
     connection.close()
+
+
+def ask(sandbox, method, path, headers, document=None):
+    with contextlib.closing(http.client.HTTPConnection(sandbox.url.removeprefix("http://"), timeout=5)) as connection:
+        body = None if document is None else json.dumps(document)
+        connection.request(method, path, body, {"Content-Type": "application/json", **headers})
+        return json.loads(connection.getresponse().read())
+
+
+def test_a_request_shows_which_credentials_it_carried_and_never_their_value(sandbox):
+    sandbox.reset()
+    headers = {"Authorization": "Bearer sk-secret", "X-Goog-Api-Key": "sk-secret", "Cookie": "a=sk-secret"}
+    for path in ("/openai/v1/models?key=sk-secret&page=2", "/nobody/is/here?access_token=sk-secret"):
+        ask(sandbox, "GET", path, {**headers, "Idempotency-Key": "one"})
+    seen = sandbox.requests()
+    assert [set(each["credentials"]) for each in seen] == [{*headers, "key"}, {*headers, "access_token"}]
+    assert (seen[0]["query"], seen[1]["provider"], seen[1]["status"]) == ({"page": "2"}, None, 404)
+    assert "sk-secret" not in repr(seen)
+
+
+def test_link_host_leads_every_link_of_an_answer_elsewhere(sandbox):
+    sandbox.reset()
+    key, prompt = {"Authorization": "Bearer k"}, "a red kite [sandbox:link_host=http://other.test at=check]"
+    ask(sandbox, "POST", "/c2a/api/image-tasks/generations", key, {"client_task_id": "far", "prompt": prompt})
+    [task] = ask(sandbox, "GET", "/c2a/api/image-tasks?ids=far", key)["items"]
+    assert task["data"][0]["url"].startswith("http://other.test/c2a/images/")
+
+
+def test_answers_on_a_kept_connection_do_not_wait_for_an_acknowledgement(sandbox):
+    took_s = []
+    with contextlib.closing(http.client.HTTPConnection(sandbox.url.removeprefix("http://"), timeout=5)) as connection:
+        for _ in range(20):
+            begun_s = time.perf_counter()
+            connection.request("GET", "/control/health")
+            connection.getresponse().read()
+            took_s.append(time.perf_counter() - begun_s)
+    assert min(took_s[5:]) < 0.03  # delayed ones come after 0.04 s

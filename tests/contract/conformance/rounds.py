@@ -1,0 +1,91 @@
+"""How a worker drives an adapter, in one thread: submit, look until it is over, download."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from providers.base import Accepted, CallRef, Finished, Order, Provider, ResultImage, Running
+from providers.errors import ProviderError
+from sandbox.testing import Sandbox
+
+KEY = "call-1.0"
+LOOKS = 3
+
+
+def call_of(order: Order, accepted: Accepted | None = None, *, key: str = KEY) -> CallRef:
+    """The call as the database remembers it."""
+    return CallRef(
+        call_id=f"id of {key}",
+        dedupe_key=key,
+        model=order.model.id,
+        upstream_id=accepted.upstream_id if accepted else None,
+        poll_url=accepted.poll_url if accepted else None,
+        sent_at=datetime.now(UTC),
+    )
+
+
+def started(provider: Provider, order: Order, *, key: str = KEY) -> CallRef:
+    """A call that the upstream works on."""
+    accepted = provider.submit(order, dedupe_key=key)
+    assert isinstance(accepted, Accepted), accepted
+    return call_of(order, accepted, key=key)
+
+
+def results(provider: Provider, order: Order, *, key: str = KEY) -> Sequence[ResultImage]:
+    """What a call came to. Raises ProviderError as the adapter says it, at the submit or at a look."""
+    answer = provider.submit(order, dedupe_key=key)
+    if isinstance(answer, Accepted):
+        return ended(provider, call_of(order, answer, key=key)).images
+    return answer.images
+
+
+def ended(provider: Provider, call: CallRef) -> Finished:
+    """The end of a call that takes no time. Raises ProviderError."""
+    found: object = None
+    for _ in range(LOOKS):
+        found = provider.check_many([call])[call.call_id]
+        if isinstance(found, ProviderError):
+            raise found
+        if not isinstance(found, Running):
+            break
+    assert isinstance(found, Finished), found
+    return found
+
+
+def bytes_of(provider: Provider, image: ResultImage) -> bytes:
+    """The result itself, fetched where it is only a link."""
+    if image.data is not None:
+        return image.data
+    assert image.url is not None
+    return provider.download(image.url)
+
+
+def counts(sandbox: Sandbox, provider: str) -> dict[str, Any]:
+    """Tallies of one twin, zeros where it was never asked."""
+    nothing = {"requests": 0, "submits": 0, "accepted": 0, "checks": 0, "downloads": 0}
+    return {**nothing, **sandbox.counts(keys=False).get(provider, {})}
+
+
+def paid_request(sandbox: Sandbox, provider: str) -> dict[str, Any]:
+    """The request that bought something: uploads come before it, and a look is no POST with a body."""
+    return [asked for asked in sandbox.requests(provider) if asked["method"] == "POST"][-1]
+
+
+def wire_fields(asked: Mapping[str, Any]) -> set[str]:
+    """The names of the fields in a recorded body, nested ones with dots; lists have the name of their items."""
+    if asked["form"] == "multipart":
+        return {part["name"] for part in asked["parts"]}
+    return {name for field, value in asked["fields"].items() for name in _leaves(field, value)}
+
+
+def _leaves(prefix: str, value: object) -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(f"{prefix}.{name}", inner)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for item in value:
+            yield from _leaves(prefix, item)
+    else:
+        yield prefix
