@@ -18,6 +18,7 @@ from chaos.target import Target, session
 ENDED = ("succeeded", "failed", "cancelled")
 CLIENTS = 48
 TRY_AGAIN_S = 0.7
+PATIENCE_S = 60  # a connection of ours to PostgreSQL that was just black-holed costs a request its time-outs
 # Status, micro-credits captured, hashes of the pictures.
 Ending = tuple[str, int, tuple[str, ...]]
 
@@ -82,7 +83,7 @@ class Load:
         return [placed for placed in self.placed if placed.task_id is not None]
 
     def get(self, customer: int, path: str, **params: Any) -> requests.Response:
-        return self._client(customer).get(self._target.url + path, params=params, timeout=(5, 20))
+        return self._client(customer).get(self._target.url + path, params=params, timeout=(5, PATIENCE_S))
 
     def _pace(self) -> None:
         for order in self._orders:

@@ -12,8 +12,34 @@ from typing import Any, Literal
 
 from PIL import Image
 
+Provider = Literal["chatgpt2api", "openai", "replicate", "wavespeed", "flux"]
 ASYNC_MODEL, SYNC_MODEL = "chatgpt2api-gpt-image-2", "gpt-image-2"
-Provider = Literal["chatgpt2api", "openai"]
+# One of each recovery class at least: A, C that blocks, B twice, C that is polled.
+MODELS: Mapping[Provider, str] = {
+    "chatgpt2api": ASYNC_MODEL,
+    "openai": SYNC_MODEL,
+    "replicate": "replicate-flux-schnell",
+    "wavespeed": "ws-flux-schnell",
+    "flux": "flux-2-pro",
+}
+SIZES: Mapping[Provider, Mapping[str, str]] = {
+    "chatgpt2api": {"size": "256x256"},
+    "openai": {"size": "1024x1024"},
+    "replicate": {"aspect_ratio": "1:1"},
+    "wavespeed": {"size": "256x256"},
+    "flux": {"size": "256x256"},
+}
+SHARES: Mapping[Provider, float] = {"chatgpt2api": 45, "openai": 20, "replicate": 13, "wavespeed": 13, "flux": 9}
+EDITORS = ("chatgpt2api", "openai")
+_POLLED = (
+    "latency=0",
+    "latency=3",
+    "429 retry_after=1 times=1",
+    "drop at=check times=2",
+    "500 at=check times=2",
+    "garbage at=check times=1",
+    "refuse",
+)
 
 # Faults that pass by themselves, and outlast no drain. {n} is a number of askers.
 PASSING: Mapping[Provider, tuple[str, ...]] = {
@@ -47,6 +73,9 @@ PASSING: Mapping[Provider, tuple[str, ...]] = {
         "fewer=1",
         "truncated",
     ),
+    "replicate": (*_POLLED, "drop times=1", "cut times=1"),
+    "wavespeed": (*_POLLED, "drop times=1", "cut times=1"),
+    "flux": _POLLED,
 }
 # Faults that take their time: repeated failures, and calls that nobody can know about.
 LASTING: Mapping[Provider, tuple[str, ...]] = {
@@ -61,6 +90,9 @@ LASTING: Mapping[Provider, tuple[str, ...]] = {
         "timeout",
     ),
     "openai": ("latency=8", "drop times=1", "cut times=1", "garbage times=1", "timeout", "hang=4 times=1", "svg"),
+    "replicate": ("latency=8", "fail", "garbage times=1"),
+    "wavespeed": ("latency=8", "fail", "garbage times=1"),
+    "flux": ("latency=8", "fail", "drop times=1", "garbage times=1"),
 }
 
 
@@ -91,15 +123,15 @@ def stream(seed: int, *, customers: int, canary: str, gentle: bool) -> Iterator[
 
 
 def _order(chance: random.Random, number: int, *, customers: int, canary: str, gentle: bool, picture: str) -> Order:
-    provider: Provider = "openai" if not gentle and chance.random() < 0.35 else "chatgpt2api"
+    provider = _provider(chance, gentle=gentle)
     faults = PASSING[provider] + (() if gentle else LASTING[provider])
     marker = f" [sandbox:{chance.choice(faults)}]" if chance.random() < 0.35 else ""
-    edits = chance.random() < 0.12
+    edits = provider in EDITORS and chance.random() < 0.12
     body: dict[str, Any] = {
         "prompt": f"{canary} picture {number}{marker}",
-        "model": ASYNC_MODEL if provider == "chatgpt2api" else SYNC_MODEL,
+        "model": MODELS[provider],
         "n": chance.choice((1, 1, 1, 2, 3, 4)),
-        "size": "256x256" if provider == "chatgpt2api" else "1024x1024",
+        **SIZES[provider],
         "priority": chance.choice(("normal", "normal", "low")),
         "metadata": {"number": str(number)},
     }
@@ -115,6 +147,13 @@ def _order(chance: random.Random, number: int, *, customers: int, canary: str, g
         cancel_after_s=chance.uniform(0, 4) if chance.random() < 0.06 else None,
         doubled=chance.random() < 0.06,
     )
+
+
+def _provider(chance: random.Random, *, gentle: bool) -> Provider:
+    if gentle:
+        return "chatgpt2api"
+    [provider] = chance.choices(list(SHARES), weights=list(SHARES.values()))
+    return provider
 
 
 def _data_url() -> str:
