@@ -36,7 +36,7 @@ from providers.base import (
     Running,
 )
 from providers.behaviour import Wordless, check_each, failed_look
-from providers.build import Placed, data_uri, path_of, placed_images, wire_fields
+from providers.build import Placed, data_uri, path_of, picture_fields, placed_images, wire_fields
 from providers.configured import value_of
 from providers.errors import Failed, Misconfigured, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
 from providers.http import UnsafeUrlError, WireRequest, origin_of, put
@@ -112,13 +112,7 @@ def build_input(order: Order, spelled: Spelled) -> dict[str, Any]:
     clash = sorted(_OURS & order.extra.keys())
     if clash:
         raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
-    pictures = {placed.field: _spell(placed, spelled) for placed in placed_images(order)}
-    return {**wire_fields(order), **pictures}
-
-
-def _spell(placed: Placed, spelled: Spelled) -> str | list[str]:
-    texts = [spelled(image) for image in placed.images]
-    return texts if placed.is_list else texts[0]
+    return {**wire_fields(order), **picture_fields(order, spelled)}
 
 
 def pictures_of(order: Order) -> list[InputImage]:
