@@ -127,11 +127,7 @@ def picture(name: str) -> InputImage:
 
 
 def on_the_wire(order: Order) -> dict[str, Any]:
-    fields = build.wire_fields(order)
-    for placed in build.placed_images(order):
-        names = [image.data.decode() for image in placed.images]
-        fields[placed.field] = names if placed.is_list else names[0]
-    return fields
+    return build.wire_fields(order) | build.picture_fields(order, lambda image: image.data.decode())
 
 
 @pytest.mark.parametrize(("name", "asked", "sent", "usd"), rows("model", "order", "on the wire", "USD"))
