@@ -73,7 +73,12 @@ def _follow(bench: Workbench, jobs: Sequence[LiveJob]) -> list[Nudge]:
     for look in looks:
         by_job[look.job.id].append(look)
     for job in waiting:
-        found = _move_on(bench, job, by_job.get(job.id, []), may_keep=len(ready) < KEEP_HERE)
+        try:
+            found = _move_on(bench, job, by_job.get(job.id, []), may_keep=len(ready) < KEEP_HERE)
+        except DatabaseAwayError as error:
+            # The rest is due again soon. What is in our hands already would lie there until its step is overdue.
+            log.warning("looks_not_recorded", error=str(error), jobs=len(waiting))
+            break
         nudges += found.nudges
         ready += found.ready
     for more in side_by_side(lambda pair: collector.keep_found(bench, *pair), ready):

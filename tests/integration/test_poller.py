@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from job_engine import SYNC_MODEL, Engine
 from sqlalchemy import text
 
-from jobs import answers, loading, poller, runner
+from core.errors import DatabaseAwayError
+from jobs import answers, lifecycle, loading, poller, runner
 from jobs.desk import Customer
 from jobs.states import Nudge
 from providers.base import Running
@@ -129,6 +131,29 @@ def test_one_jobs_trouble_does_not_stop_the_others_of_its_batch(
     monkeypatch.setattr(answers, "finished", poisoned)
     engine.poll()
     assert [engine.job(job_id).status for job_id in ids] == ["waiting", "succeeded", "succeeded"]
+
+
+def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_batch(
+    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = waiting(engine, account, 4)
+    taken, real = [], lifecycle.found
+
+    def found(*args: Any, **facts: Any) -> int:
+        if len(taken) == 2:
+            raise DatabaseAwayError("a lock was waited for too long")
+        taken.append(args[1])
+        return real(*args, **facts)
+
+    monkeypatch.setattr(lifecycle, "found", found)
+    engine.poll()
+    assert [engine.job(job_id).status for job_id in taken] == ["succeeded", "succeeded"]
+    assert {engine.job(job_id).status for job_id in set(ids) - set(taken)} == {"waiting"}
+    monkeypatch.undo()
+    engine.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting'")
+    engine.poll()
+    assert {engine.job(job_id).status for job_id in ids} == {"succeeded"}
+    engine.assert_books_balance()
 
 
 def test_a_credential_that_has_gone_ends_its_calls_in_time(engine: Engine, account: Customer) -> None:
