@@ -118,6 +118,8 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents
     row = lifecycle.claim(connection, job_id, owner=bench.owner, step_s=bench.step_s)
     job = _claimed_job(connection, row)
     intents += _plan(bench, job)
+    # Read before the credential is locked: every claim of the fleet waits for that row until our COMMIT.
+    parts = loading.order_parts(connection, job_id)
     spec = bench.spec(job.provider)
     seated = calls.intend(
         connection,
@@ -131,7 +133,6 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents
     )
     if seated is None:
         raise _NoCapacityError(job.provider)
-    parts = loading.order_parts(connection, job_id)
     nudges: list[Nudge] = []
     if seated.endless:  # where seats are few, accounts take turns (jobs/refill.py)
         nudges = publishing.fill(
