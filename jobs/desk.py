@@ -176,11 +176,11 @@ class Desk:
 
     def _behind(self, catalog: Catalog, model: Model, asked: _Asked, names: Sequence[str] | None) -> list[Fallback]:
         """The models behind the first. A caller hears of every fault in those named; the operator's
-        own chain just leaves out what cannot take this order."""
+        own chain, or the successor of a doubtful model, is just left out where it cannot take this order."""
         own = names is not None
         found: list[Fallback] = []
         faults: list[FieldFault] = []
-        for position, name in enumerate(names if names is not None else self._chains.get(model.id, ())):
+        for position, name in enumerate(names if names is not None else self._chains.get(model.id, _successor(model))):
             try:
                 found.append(self._fallback(catalog, asked, name))
             except InvalidOrderError as error:
@@ -376,6 +376,11 @@ class Desk:
             fallbacks=[_fallback_row(each, fields) for each in quote.fallbacks],
             keep_s=self._short_life_s if fields.get("store") is False else None,
         )
+
+
+def _successor(model: Model) -> Sequence[str]:
+    """Who follows a model that its provider may have withdrawn: that costs nothing, and is known only when asked."""
+    return (model.replaced_by,) if model.status == "unknown" and model.replaced_by else ()
 
 
 def _fallback_row(each: Fallback, fields: Mapping[str, Any]) -> dict[str, Any]:
