@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from jobs.errors import FieldFault, InvalidOrderError
 from providers.catalog import Model
+from providers.entries import spoken
 from providers.order_rules import CheckedOrder
 from providers.ranking import Goal
 
@@ -54,7 +55,7 @@ def choose(
     Raises: InvalidOrderError saying what the nearest candidate finds.
     """
     if not candidates:
-        words = f"no configured provider offers {operation}"
+        words = f"no configured provider offers {spoken(operation)}"
         raise InvalidOrderError([FieldFault("model", "no_model_available", words)])
     refused: dict[str, list[FieldFault]] = {}
     for dropping in (False, True) if lenient else (False,):
@@ -72,7 +73,8 @@ def choose(
 
 
 def _reason(goal: Goal, operation: str, count: int, refused: Sequence[str]) -> str:
-    words = f"{_BEST[goal]} of {count} models for {operation}" if count > 1 else f"the only model for {operation}"
+    what = spoken(operation)
+    words = f"{_BEST[goal]} of {count} models for {what}" if count > 1 else f"the only model for {what}"
     if not refused:
         return words
     more = f" and {len(refused) - NAMED_AT_MOST} more" if len(refused) > NAMED_AT_MOST else ""
@@ -86,9 +88,9 @@ def _faults(operation: str, refused: Mapping[str, list[FieldFault]]) -> list[Fie
     shared = set.intersection(*({_about(fault) for fault in faults} for faults in refused.values()))
     if all(fault.code in _OWN_FAULTS and _about(fault) in shared for fault in told):
         return told
-    words = f"none of {len(refused)} models for {operation} takes this order as it is; {nearest} comes nearest"
+    words = f"none of {len(refused)} models for {spoken(operation)} takes this order as it is; {nearest} comes nearest"
     if len(refused) == 1:
-        words = f"{nearest} is the only model for {operation}, and does not take this order as it is"
+        words = f"{nearest} is the only model for {spoken(operation)}, and does not take this order as it is"
     return [FieldFault("model", "no_model_fits", words), *told]
 
 

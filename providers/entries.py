@@ -50,6 +50,12 @@ OPERATIONS = frozenset(
 
 MOST_MARKUP = 1000
 
+
+def spoken(operation: str) -> str:
+    """An operation as callers name it, in URLs and in what they are told: "to-3d", "face-swap"."""
+    return "to-3d" if operation == "image_to_3d" else operation.replace("_", "-")
+
+
 Need = Literal["none", "optional", "required"]
 Status = Literal["live", "retiring", "redirected", "shutdown", "unknown"]
 
@@ -78,9 +84,8 @@ class ProviderSpec(Entry):
     cancellable: bool
     webhooks: bool = False  # calls back when a call is done
     text: bool  # offers chat completions for prompt enhancement
-    env: tuple[str | tuple[str, ...], ...]  # all of these set = configured; of names in a list, one
+    env: tuple[str, ...]  # all of these set = configured
     env_optional: tuple[str, ...] = ()
-    adapter: bool = True  # false: described here, but no code speaks to it
     also_called: tuple[str, ...] = ()  # other first parts in names such as "google/gemini-3-pro-image"
     note: str = ""
 
@@ -192,6 +197,7 @@ class ParamSpec(Entry):
     type: Literal["str", "int", "float", "bool", "list"]
     field: str | None = None
     enum: tuple[str, ...] = ()
+    enum_for: FrozenMap[str, tuple[str, ...]] = Field(default_factory=_empty)  # operation -> its own, shorter list
     default: bool | int | float | str | None = None
     min: int | float | None = None
     max: int | float | None = None
@@ -331,7 +337,7 @@ class Model(Entry):
     def order_params(self, operation: str) -> dict[str, ParamSpec]:
         """The settings a caller may give for the operation; ``n`` is not one of them."""
         return {
-            name: spec
+            name: spec.model_copy(update={"enum": spec.enum_for[operation]}) if operation in spec.enum_for else spec
             for name, spec in self.params.items()
             if name != "n" and (not spec.operations or operation in spec.operations)
         }

@@ -37,6 +37,22 @@ def image_range(model: Model, operation: str) -> tuple[int, int]:
     return fewest, most
 
 
+def most_results(model: Model) -> int:
+    """Most results of one order. A text comes once: asked again the model says the same, for the same money."""
+    return 1 if model.output == "text" else MAX_PICTURES
+
+
+def places(model: Model) -> tuple[str, ...]:
+    """The upstream's words for what each picture of an order is, where each has a place of its own.
+
+    In the order in which :func:`providers.build.placed_images` fills them; empty where there is nothing to tell apart.
+    """
+    roles = model.inputs.roles
+    own = [name for name, spec in model.inputs.image_fields.items() if name != roles.get("face") and not spec.is_list]
+    own.sort(key=lambda name: name != roles.get("base"))
+    return tuple(own) if len(own) > 1 else ()
+
+
 def face_need(model: Model) -> Need:
     """Whether the order's ``face`` has a place."""
     return "required" if "face" in model.inputs.roles else "none"

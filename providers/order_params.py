@@ -44,10 +44,15 @@ def check_params(
         if value is not None:
             params[name] = value
         elif spec.required or (spec.required_with == "images" and has_images):
-            found.fault(name, "required", "is needed by this model" + (" with a picture" if has_images else ""))
+            when = "" if spec.required else " with a picture"
+            found.fault(name, "required", f"is needed by this model{when}{_one_of_these(spec)}")
     for name, message in _clashes(model, params):
         found.fault(name, "not_allowed", message)
     return params
+
+
+def _one_of_these(spec: ParamSpec) -> str:
+    return f": one of {', '.join(spec.enum)}" if spec.enum else ""
 
 
 def whole(value: object) -> int | None:
@@ -76,7 +81,7 @@ def _value(name: str, spec: ParamSpec, value: object, found: Findings) -> Any:
         return None
     match spec.type:
         case "str":
-            text = _text(name, spec, value)
+            text = _text(name, spec, _as_word(spec, value))
             return _one_of(name, spec.enum, text, found) if text and spec.enum else text
         case "bool":
             return _bool(value)
@@ -84,6 +89,14 @@ def _value(name: str, spec: ParamSpec, value: object, found: Findings) -> Any:
             return _number(name, spec, value)
         case "list":
             return _list(spec, value)
+
+
+def _as_word(spec: ParamSpec, value: object) -> object:
+    """2 is "2": where the words of a list are numbers, few remember that they are texts."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    word = f"{value:.12g}"
+    return word if word in spec.enum else value
 
 
 def _text(name: str, spec: ParamSpec, value: object) -> str | None:

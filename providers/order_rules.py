@@ -6,12 +6,12 @@ The caller's words come in; a canonical order comes out, or every fault at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from providers.entries import Model, Need
-from providers.order_needs import MAX_PICTURES, face_need, image_range, mask_need, prompt_limit
+from providers.entries import Model, Need, spoken
+from providers.order_needs import face_need, image_range, mask_need, most_results, places, prompt_limit
 from providers.order_params import Findings, check_params, whole
 from providers.problems import OrderProblems, Problem
 from providers.size_asks import AUTO, SIZE_FIELDS
@@ -75,12 +75,12 @@ def check_order(
     """
     found = Findings()
     if operation not in model.operations:
-        can = ", ".join(sorted(model.operations))
-        found.fault("operation", "not_supported", f"{model.id} cannot do it; it can: {can}")
+        can = ", ".join(sorted(map(spoken, model.operations)))
+        found.fault("operation", "not_supported", f"{model.id} cannot {spoken(operation)}; it can: {can}")
         operation = model.operation  # go on: what else is wrong shall be told as well
     given = _taken({k: v for k, v in fields.items() if v is not None}, model, operation, lenient, found)
     prompt = _prompt(model, given, found)
-    count = _count(given, found)
+    count = _count(model, given, found)
     params = check_params(model, operation, given, has_images=image_count > 0, found=found)
     size = choose_size(model, given)
     found.problems += size.problems
@@ -141,11 +141,21 @@ def _taken(given: dict[str, Any], model: Model, operation: str, lenient: bool, f
             found.dropped.append(name)
             found.warnings.append(f"{name} was left out: {model.id} does not take it")
         else:
-            takes = ", ".join(sorted(names))
+            takes = ", ".join(sorted({*names, *_picture_fields(model, operation)}))
             found.fault(name, "not_supported", f"{model.id} does not take it; it takes: {takes}")
     return {
         name: value for name, value in given.items() if name in names or (name in SIZE_FIELDS and name not in strays)
     }
+
+
+def _picture_fields(model: Model, operation: str) -> Iterator[str]:
+    """For whoever wrote "image"."""
+    if image_range(model, operation)[1]:
+        yield "images"
+    if mask_need(model, operation) != "none":
+        yield "mask"
+    if face_need(model) != "none":
+        yield "face"
 
 
 def _says_nothing(name: str, value: object) -> bool:
@@ -170,27 +180,38 @@ def _prompt(model: Model, given: Mapping[str, Any], found: Findings) -> str | No
     return prompt or None
 
 
-def _count(given: Mapping[str, Any], found: Findings) -> int:
-    count = whole(given.get("n", 1))
+def _count(model: Model, given: Mapping[str, Any], found: Findings) -> int:
+    count, most = whole(given.get("n", 1)), most_results(model)
     if count is None:
         found.fault("n", "wrong_type", "must be a whole number")
-    elif not 1 <= count <= MAX_PICTURES:
-        found.fault("n", "out_of_range", f"must be 1 to {MAX_PICTURES}")
+    elif not 1 <= count <= most:
+        found.fault("n", "out_of_range", f"must be 1 to {most}" if most > 1 else f"{model.id} makes one text, n is 1")
     return count or 1
 
 
 def _check_pictures(model: Model, operation: str, pictures: _Pictures, found: Findings) -> None:
     """Whether the right pictures come along."""
     fewest, most = image_range(model, operation)
-    total = pictures.total
-    if total and not most:
-        found.fault("images", "not_supported", f"{model.id} takes no picture to {operation}")
-    elif total > most:
-        found.fault("images", "too_many", f"{model.id} takes at most {most} in all, {total} were given")
-    elif total < fewest:
-        found.fault("images", "too_few", f"{model.id} needs at least {fewest} in all, {total} were given")
-    _check_extra("mask", mask_need(model, operation), pictures.mask, f"to {operation} with {model.id}", found)
-    _check_extra("face", face_need(model), pictures.face, f"by {model.id}", found)
+    face = face_need(model) != "none"
+    if pictures.total and not most:
+        found.fault("images", "not_supported", f"{model.id} takes no picture to {spoken(operation)}")
+    elif pictures.total > most:
+        limit = "" if fewest == most else "at most "
+        words = f"{model.id} takes {limit}{_so_many(most - face, model)}, {pictures.count} given"
+        found.fault("images", "too_many", words)
+    elif pictures.count + face < fewest:  # a face that is missing is told below
+        few = "too_few" if pictures.count else "required"
+        least = "" if fewest == most else "at least "
+        words = f"{model.id} needs {least}{_so_many(fewest - face, model)}, {pictures.count or 'none'} given"
+        found.fault("images", few, words)
+    _check_extra("mask", mask_need(model, operation), pictures.mask, f"to {spoken(operation)} with {model.id}", found)
+    _check_extra("face", face_need(model), pictures.face, f"by {model.id}: whose face goes into images[0]", found)
+
+
+def _so_many(count: int, model: Model) -> str:
+    order = f" ({', '.join(places(model))})" if places(model) else ""
+    beside = " beside the face" if face_need(model) != "none" else ""
+    return f"{count} picture{'' if count == 1 else 's'}{order}{beside}"
 
 
 def _check_extra(name: str, need: Need, given: bool, where: str, found: Findings) -> None:

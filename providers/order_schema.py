@@ -19,14 +19,16 @@ from providers.entries import (
     PixelsRule,
     ResolutionRule,
     SizesRule,
+    spoken,
 )
 from providers.order_needs import (
     MAX_LIST_ITEMS,
-    MAX_PICTURES,
     bounds,
     face_need,
     image_range,
     mask_need,
+    most_results,
+    places,
     prompt_limit,
     text_limit,
 )
@@ -68,7 +70,7 @@ def order_schema(model: Model, operation: str) -> Schema:
     """
     if operation not in model.operations:
         raise ValueError(f"{model.id} cannot {operation}")
-    properties: Schema = {"n": {"type": "integer", "minimum": 1, "maximum": MAX_PICTURES, "default": 1}}
+    properties: Schema = {"n": {"type": "integer", "minimum": 1, "maximum": most_results(model), "default": 1}}
     required: list[str] = []
     _add_prompt(model, properties, required)
     _add_pictures(model, operation, properties, required)
@@ -80,16 +82,18 @@ def order_schema(model: Model, operation: str) -> Schema:
     aspect = model.size_rule(AspectRatioRule)
     if aspect and aspect.required:
         required.append("aspect_ratio")
-    return {
+    schema: Schema = {
         "$schema": DIALECT,
-        "title": f"{operation} with {model.name}",
+        "title": f"{spoken(operation)} with {model.name}",
         "type": "object",
         "properties": properties,
         "required": sorted(required),
         "dependentRequired": _together(model, operation, properties),
-        "allOf": [*_exclusions(properties), *_alternatives(model), *_sides(model)],
         "additionalProperties": False,
     }
+    rules = [*_exclusions(properties), *_alternatives(model), *_sides(model)]
+    # An empty allOf is no JSON Schema (core 10.2.1.1), and validators refuse the whole of it.
+    return schema | ({"allOf": rules} if rules else {})
 
 
 def _add_prompt(model: Model, properties: Schema, required: list[str]) -> None:
@@ -112,6 +116,8 @@ def _add_pictures(model: Model, operation: str, properties: Schema, required: li
             "minItems": max(0, fewest - face),
             "maxItems": most - face,
         }
+        if order := places(model):
+            properties["images"]["description"] = f"in this order: {', '.join(order)}"
         if fewest - face > 0:
             required.append("images")
     for name, need in (("mask", mask_need(model, operation)), ("face", face_need(model))):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from providers.catalog import load
 from providers.order_rules import OrderProblems, check_order
@@ -181,6 +182,17 @@ def test_what_breaks_the_schema_is_refused_by_the_check(model: Any, operation: s
         except OrderProblems:
             continue
         pytest.fail(f"{what}: the schema refuses it, the check does not")
+
+
+@pytest.mark.parametrize(("model", "operation"), PAIRS, ids=lambda each: getattr(each, "id", each))
+def test_every_schema_is_one(model: Any, operation: str) -> None:
+    Draft202012Validator.check_schema(order_schema(model, operation))
+
+
+def test_it_says_which_picture_is_which() -> None:
+    pictures = schema_of("hunyuan3d-v2-multi-view", "image_to_3d")["properties"]["images"]
+    assert pictures["description"] == "in this order: front_image_url, back_image_url, left_image_url"
+    assert schema_of("image-captioner", "caption")["properties"]["n"]["maximum"] == 1
 
 
 def test_it_says_what_the_model_is_like() -> None:

@@ -68,7 +68,7 @@ def test_every_fault_is_named_at_once() -> None:
         seed=7,
     ) == [
         ("background", "wrong_type"),
-        ("images", "too_few"),
+        ("images", "required"),
         ("n", "out_of_range"),
         ("output_compression", "out_of_range"),
         ("prompt", "required"),
@@ -212,7 +212,7 @@ def test_settings_that_go_together() -> None:
 @pytest.mark.parametrize(
     ("model_id", "operation", "pictures", "expected"),
     [
-        ("gpt-image-2", "edit", {}, [("images", "too_few")]),
+        ("gpt-image-2", "edit", {}, [("images", "required")]),
         ("gpt-image-2", "edit", {"image_count": 17}, [("images", "too_many")]),
         ("gpt-image-2", "generate", {"image_count": 1}, [("images", "not_supported")]),
         ("gpt-image-2", "generate", {"has_mask": True}, [("mask", "not_supported")]),
@@ -220,7 +220,7 @@ def test_settings_that_go_together() -> None:
         ("gpt-image-2", "edit", {"image_count": 1, "has_face": True}, [("face", "not_supported")]),
         ("qwen-edit", "edit", {"image_count": 1, "has_mask": True}, [("mask", "not_supported")]),
         ("flux-fill-dev", "inpaint", {"image_count": 1}, [("mask", "required")]),
-        ("vidu-q2-reference", "generate", {}, [("images", "too_few")]),
+        ("vidu-q2-reference", "generate", {}, [("images", "required")]),
         ("chatgpt2api-gpt-image-2", "edit", {"image_count": 17}, [("images", "too_many")]),
     ],
 )
@@ -242,6 +242,45 @@ def test_the_wrong_pictures(
 )
 def test_the_right_pictures(model_id: str, operation: str, pictures: dict[str, Any]) -> None:
     assert check(model_id, operation, prompt="x", **pictures).image_count == pictures["image_count"]
+
+
+@pytest.mark.parametrize(
+    ("model_id", "operation", "pictures", "told"),
+    [
+        (
+            "hunyuan3d-v2-multi-view",
+            "image_to_3d",
+            {"image_count": 1},
+            "needs 3 pictures (front_image_url, back_image_url, left_image_url), 1 given",
+        ),
+        ("image-face-swap", "face_swap", {"has_face": True}, "needs 1 picture beside the face, none given"),
+        ("image-captioner", "caption", {"image_count": 2}, "takes 1 picture, 2 given"),
+        ("rodin-v2-text", "text_to_3d", {"image_count": 1}, "takes no picture to text-to-3d"),
+        ("qwen-edit", "edit", {"image": "x", "image_count": 1}, "it takes: aspect_ratio, height, images, n,"),
+        ("qwen-edit", "inpaint", {"image_count": 1}, "qwen-edit cannot inpaint; it can: edit"),
+        ("image-captioner", "caption", {"image_count": 1, "n": 2}, "makes one text, n is 1"),
+        ("image-translator", "translate", {"image_count": 1}, "is needed by this model: one of english,"),
+        ("bria-eraser", "erase", {"image_count": 1}, "is needed to erase with bria-eraser"),
+    ],
+)
+def test_what_a_caller_is_told(model_id: str, operation: str, pictures: dict[str, Any], told: str) -> None:
+    words = {} if CATALOG.models[model_id].inputs.prompt == "none" else {"prompt": "x"}
+    with pytest.raises(OrderProblems) as caught:
+        check(model_id, operation, **words, **pictures)
+    [problem] = caught.value.problems
+    assert told in problem.message
+
+
+def test_a_number_is_taken_for_the_word_it_is() -> None:
+    assert check("ws-flux-kontext-pro-t2i", prompt="x", safety_tolerance=2).params == {"safety_tolerance": "2"}
+    assert check("replicate-flux-schnell", prompt="x", megapixels=0.25).params == {"megapixels": "0.25"}
+    assert faults("ws-flux-kontext-pro-t2i", prompt="x", safety_tolerance=9) == [("safety_tolerance", "wrong_type")]
+
+
+def test_an_operation_may_know_fewer_words() -> None:
+    assert check("llamaswap-z-image", prompt="x", output_format="webp").params
+    refused = faults("llamaswap-z-image", "edit", prompt="x", output_format="webp", image_count=1)
+    assert refused == [("output_format", "not_allowed")]
 
 
 def test_a_face_counts_as_a_picture_and_is_needed_to_swap() -> None:
