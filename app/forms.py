@@ -72,9 +72,11 @@ class Form:
 def kinds_of(catalog: Catalog) -> Mapping[str, str]:
     """The JSON type of every field an order may have: those of the shape, and every model's settings."""
     words = {"int": "integer", "float": "number", "bool": "boolean", "list": "array"}
-    kinds = {
-        name: words.get(spec.type, "string") for model in catalog.models.values() for name, spec in model.params.items()
-    }
+    kinds: dict[str, str] = {}
+    for name, spec in (param for model in catalog.models.values() for param in model.params.items()):
+        # What one model takes as a number another may take as a word of a list, "2": the number will do for both.
+        if kinds.get(name, "string") == "string":
+            kinds[name] = words.get(spec.type, "string")
     kinds |= dict.fromkeys(WHOLE_FIELDS, "integer")
     for name, schema in OrderIn.model_json_schema()["properties"].items():
         kinds[name] = next((each["type"] for each in schema.get("anyOf", ()) if "type" in each), "string")

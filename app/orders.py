@@ -125,8 +125,8 @@ def _shape_faults(incoming: Incoming) -> list[FieldFault]:
     metadata = incoming.fields.get("metadata")
     if metadata is not None and len(json.dumps(metadata, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
         faults.append(FieldFault("metadata", "too_long", f"is more than {MAX_METADATA_BYTES} bytes as JSON"))
-    if len(incoming.given) > MAX_PICTURES:
-        faults.append(FieldFault("images", "too_many", f"at most {MAX_PICTURES} pictures go with an order"))
+    if incoming.roles.count("image") > MAX_PICTURES:
+        faults.append(FieldFault("images", "too_many", f"at most {MAX_PICTURES} go with an order, mask and face aside"))
     for role in ("mask", "face"):
         if incoming.roles.count(role) > 1:
             faults.append(FieldFault(role, "too_many", "is given more than once"))

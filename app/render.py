@@ -13,6 +13,7 @@ from jobs.desk import Quote
 from jobs.estimates import Wait
 from jobs.repository import Image, Step, Task
 from jobs.states import JobStatus
+from providers.entries import spoken
 from quota.ledger import Balance, Entry
 from quota.prices import credits_text
 
@@ -36,7 +37,7 @@ class Renderer:
         return {
             "id": task.id,
             "object": "image.task",
-            "operation": task.operation,
+            "operation": spoken(task.operation),
             # WAITING is how we run, not something a caller must tell apart.
             "status": "running" if task.status == JobStatus.WAITING else str(task.status),
             "model": task.model,
@@ -133,7 +134,7 @@ def estimate(quote: Quote, n: int) -> dict[str, Any]:
     """app.schemas.Estimate."""
     return {
         "object": "image.estimate",
-        "operation": quote.operation,
+        "operation": spoken(quote.operation),
         "model": quote.model.id,
         "provider": quote.model.provider,
         "n": n,

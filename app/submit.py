@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 
 from flask import Blueprint, Response, current_app, g, request
@@ -142,8 +143,16 @@ def estimate() -> Response:
 def operation_of(name: str) -> str:
     """The catalogue's word for an operation. Raises UnknownOperationError."""
     if name not in OPERATIONS:
-        raise UnknownOperationError(f"there is no operation {name[:40]!r}", available=list(OPERATIONS))
+        raise UnknownOperationError(f"there is no operation {name[:40]!r}{_hint(name)}", available=list(OPERATIONS))
     return OPERATIONS[name]
+
+
+def _hint(name: str) -> str:
+    """The operation that was probably meant: by the catalogue's own word for it, or by its spelling."""
+    asked = name[:40].lower().replace("-", "_")
+    own = [url for url, word in OPERATIONS.items() if word == asked]
+    near = own or difflib.get_close_matches(asked.replace("_", "-"), OPERATIONS, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _ended_or_latest(parts: Services, task: Task, wait_s: int) -> Task:

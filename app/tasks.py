@@ -13,6 +13,7 @@ from app.inline import data_urls
 from app.render import TASKS
 from app.schemas import CancelOut, Empty, ListQuery, TaskList, TaskOut, TaskQuery, Timeline, is_job_id
 from app.services import services
+from app.submit import OPERATIONS
 from jobs.errors import FieldFault, JobNotFoundError
 from jobs.repository import Filters, Task
 
@@ -115,7 +116,7 @@ def _filters() -> Filters:
         raise InvalidRequestError(faults)
     return Filters(
         status=query.status,
-        operation=query.operation.replace("-", "_") if query.operation else None,
+        operation=OPERATIONS.get(query.operation, query.operation) if query.operation else None,
         model=query.model,
         created_after=query.created_after,
         metadata=metadata,

@@ -12,10 +12,12 @@ import pytest
 from app_stand_ins import MINE, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
 
 from app.bodies import MAX_COMMAS
+from app.forms import kinds_of
 from app.schemas import Estimate, TaskOut
 from jobs.desk import Submitted
 from jobs.errors import BadPictureError, FieldFault
 from jobs.states import Nudge
+from providers.catalog import load
 
 GENERATE = "/api/images/generate"
 EDIT = "/api/images/edit"
@@ -333,3 +335,19 @@ def test_an_order_whose_nudge_could_not_be_sent_is_left_to_the_next_sweep(edge: 
     edge.trouble["redis"] = None
     assert _post(edge, prompt="a fox").status_code == 202
     assert len(edge.records.forgotten) == 1
+
+
+def test_a_mask_goes_beside_sixteen_pictures(edge: Edge) -> None:
+    order = {"prompt": "x", "model": "gpt-image-2", "mask": BASE64}
+    assert _post(edge, EDIT, **order, images=[BASE64] * 16).status_code == 202
+    assert _codes(_post(edge, EDIT, **order, images=[BASE64] * 17)) == {"images": "too_many"}
+
+
+def test_a_form_field_is_a_number_where_any_model_says_so() -> None:
+    assert kinds_of(load())["safety_tolerance"] == "integer"
+
+
+@pytest.mark.parametrize(("name", "near"), [("image-to-3d", "to-3d"), ("removebackground", "remove-background")])
+def test_an_operation_nobody_knows_is_told_the_nearest(edge: Edge, name: str, near: str) -> None:
+    answer = _post(edge, f"/api/images/{name}", prompt="x")
+    assert (answer.status_code, f"did you mean {near}?" in answer.json["detail"]) == (404, True)

@@ -13,8 +13,10 @@ from app_stand_ins import MINE, NOW, Edge, done_task, job_id, make_edge, make_ta
 
 from app.endpoint import about
 from app.schemas import CancelOut, LedgerOut, ModelDetail, ModelList, QuotaOut, TaskList, TaskOut, Timeline
+from app.submit import OPERATIONS
 from jobs.lifecycle import Cancellation
 from jobs.states import Nudge
+from providers.entries import spoken
 
 TASK = f"/api/images/tasks/{job_id(1)}"
 
@@ -106,6 +108,18 @@ def test_filters_reach_the_query(edge: Edge) -> None:
     filters = edge.records.filters[0]
     assert (filters.status, filters.operation, filters.model) == ("running", "remove_background", "m")
     assert (filters.metadata, filters.cursor, filters.created_after) == ({"team": "a b"}, job_id(3), NOW)
+
+
+@pytest.mark.parametrize(("asked", "meant"), [("to-3d", "image_to_3d"), ("image_to_3d", "image_to_3d"), ("x", "x")])
+def test_a_filter_by_operation_takes_the_word_of_the_address(edge: Edge, asked: str, meant: str) -> None:
+    _get(edge, f"/api/images/tasks?operation={asked}")
+    assert edge.records.filters[0].operation == meant
+
+
+def test_a_task_names_its_operation_as_its_address_does(edge: Edge) -> None:
+    assert all(spoken(name) == url for url, name in OPERATIONS.items())
+    edge.records.add(replace(make_task(1), operation="image_to_3d"))
+    assert _get(edge, f"/api/images/tasks/{job_id(1)}").get_json()["operation"] == "to-3d"
 
 
 @pytest.mark.parametrize(
