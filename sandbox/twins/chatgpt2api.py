@@ -389,5 +389,4 @@ def _shelf() -> TaskShelf:
     return shelf
 
 
-ENVIRON = {"CHATGPT2API_BASE_URL": "{url}/v1", "CHATGPT2API_API_KEY": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, TaskShelf, unrouted, ENVIRON)
+TWIN = Twin(NAME, PREFIX, bp, TaskShelf, unrouted)

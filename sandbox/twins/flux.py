@@ -206,5 +206,4 @@ def _shelf() -> TaskShelf:
     return shelf
 
 
-ENVIRON = {"BFL_API_BASE": "{url}", "BFL_API_KEY": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, TaskShelf, unrouted, ENVIRON)
+TWIN = Twin(NAME, PREFIX, bp, TaskShelf, unrouted)

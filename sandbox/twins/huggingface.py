@@ -389,5 +389,4 @@ def unrouted(wrong: Wrong) -> ResponseReturnValue:
     return RouteError("router", wrong.status, "Not Found").response()
 
 
-ENVIRON = {"HF_ROUTER_BASE_URL": "{url}", "HF_ENDPOINT": "{url}", "HF_TOKEN": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, Shelf, unrouted, ENVIRON)
+TWIN = Twin(NAME, PREFIX, bp, Shelf, unrouted)

@@ -447,5 +447,4 @@ def unrouted(wrong: Wrong) -> ResponseReturnValue:
     return Response(texts.get(wrong.status, "error") + "\n", status=wrong.status, content_type="text/plain")
 
 
-ENVIRON = {"LLAMASWAP_BASE_URL": "{url}", "LLAMASWAP_API_KEY": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, LlamaShelf, unrouted, ENVIRON)
+TWIN = Twin(NAME, PREFIX, bp, LlamaShelf, unrouted)

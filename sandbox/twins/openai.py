@@ -362,5 +362,4 @@ def _key() -> str:
     return key
 
 
-ENVIRON = {"OPENAI_BASE_URL": "{url}/v1", "OPENAI_API_KEY": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, NothingKept, unrouted, ENVIRON)
+TWIN = Twin(NAME, PREFIX, bp, NothingKept, unrouted)

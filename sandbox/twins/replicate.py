@@ -468,5 +468,4 @@ def _base_url() -> str:
     return f"{_root_url()}/v1"
 
 
-ENVIRON = {"REPLICATE_BASE_URL": "{url}", "REPLICATE_API_TOKEN": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, ReplicateShelf, unrouted, ENVIRON)
+TWIN = Twin(NAME, PREFIX, bp, ReplicateShelf, unrouted)

@@ -279,8 +279,9 @@ def _recipe(order: Order, seed: int, fate: Script) -> Recipe:
     )
     if fate.get("wrong_format"):
         recipe = replace(recipe, file_format="png" if recipe.file_format == "jpeg" else "jpeg")
-    # Prepared pictures stand for any of their size; drawing into large inputs is what takes time.
-    return replace(recipe, inputs=(), mask=None) if world().settings.prepared else recipe
+    # Prepared pictures stand for any of their size; drawing into large inputs is what takes time. What a mask
+    # keeps cannot be prepared.
+    return replace(recipe, inputs=()) if world().settings.prepared and recipe.mask is None else recipe
 
 
 def _mask(order: Order) -> bytes | None:
@@ -325,5 +326,4 @@ def _shelf() -> StabilityShelf:
     return shelf
 
 
-ENVIRON = {"STABILITY_BASE_URL": "{url}", "STABILITY_API_KEY": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, StabilityShelf, unrouted, ENVIRON)
+TWIN = Twin(NAME, PREFIX, bp, StabilityShelf, unrouted)
