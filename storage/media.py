@@ -36,6 +36,9 @@ class Media:
     def __init__(self, store: Store, work_dir: Path, *, decoders: int = 2, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
         self._store = store
         self._limits = limits
+        frames = limits.max_frames, limits.max_animation_pixels
+        self._upload_bounds = Bounds(limits.max_pixels, limits.max_upload_edge_px, *frames)
+        self._result_bounds = Bounds(limits.max_result_pixels, limits.max_result_edge_px, *frames)
         self._pool = DecoderPool(decoders, limits)
         # A decoder can write to a local store itself; for any other it leaves a file here.
         self._root = str(store.root) if isinstance(store, LocalStore) else None
@@ -50,9 +53,8 @@ class Media:
         JPEG, except as a mask; everything else becomes PNG, alpha kept.
         Raises: MediaError, MediaBusyError, StorageUnavailableError.
         """
-        edge_px = self._limits.max_upload_edge_px
-        header = self._admit(data, self._limits.max_upload_bytes, edge_px)
-        task = self._task("upload", header.mime, edge_px, prefix=_checked(prefix), role=role)
+        header = _admit(data, self._limits.max_upload_bytes, self._upload_bounds)
+        task = self._task("upload", header.mime, self._upload_bounds, prefix=_checked(prefix), role=role)
         return self._kept(self._pool.run(task, data))
 
     def keep_result(self, data: bytes, *, prefix: str, kind: Kind = "image") -> Picture:
@@ -64,9 +66,8 @@ class Media:
         """
         if kind != "image":
             return self._keep_other(data, kind, _checked(prefix))
-        edge_px = self._limits.max_result_edge_px
-        header = self._admit(data, self._limits.max_result_bytes, edge_px)
-        task = self._task("result", header.mime, edge_px, prefix=_checked(prefix))
+        header = _admit(data, self._limits.max_result_bytes, self._result_bounds)
+        task = self._task("result", header.mime, self._result_bounds, prefix=_checked(prefix))
         return self._kept(self._pool.run(task, data))
 
     def _keep_other(self, data: bytes, kind: Literal["model_3d", "text"], prefix: str) -> Picture:
@@ -75,7 +76,7 @@ class Media:
             raise MediaError("image_too_large_bytes", f"{len(data)}, at most {most}")
         if kind == "text":
             check_text(data)
-        return self._kept(self._pool.run(self._task(kind, "", 0, prefix=prefix), data))
+        return self._kept(self._pool.run(self._task(kind, "", self._result_bounds, prefix=prefix), data))
 
     def probe(self, data: bytes) -> tuple[str, int, int]:
         """Mime type, width and height that the header claims; cheap, proves nothing. Raises MediaError."""
@@ -105,7 +106,7 @@ class Media:
         if known is not None and self._store.exists(known.key):
             return known
         task = replace(
-            self._task("variant", mime, variants.MAX_EDGE_PX),
+            self._task("variant", mime, self._result_bounds),
             source_key=key,
             target_key=target,
             target_mime=target_mime,
@@ -121,7 +122,7 @@ class Media:
         Raises: BlobNotFoundError, MediaError, MediaBusyError, StorageUnavailableError.
         """
         task = replace(
-            self._task("white_mask", sniff.PNG, variants.MAX_EDGE_PX),
+            self._task("white_mask", sniff.PNG, self._result_bounds),
             source_key=key,
             target_key=variants.white_mask_key(key),
             target_mime=sniff.PNG,
@@ -145,16 +146,6 @@ class Media:
         """End the decoders. Pictures under way are finished, later ones refused."""
         self._pool.close()
 
-    def _admit(self, data: bytes, max_bytes: int, max_edge_px: int) -> sniff.Header:
-        """What can be refused without decoding is refused here."""
-        if len(data) > max_bytes:
-            raise MediaError("image_too_large_bytes", f"{len(data)}, at most {max_bytes}")
-        header = sniff.read_header(data)
-        too_many = header.width_px * header.height_px > self._limits.max_pixels
-        if too_many or max(header.width_px, header.height_px) > max_edge_px:
-            raise MediaError("image_too_many_pixels", f"{header.width_px}x{header.height_px}")
-        return header
-
     def _make(self, task: Task) -> Reply:
         if self._root is not None:
             return self._pool.run(task, b"")
@@ -177,7 +168,7 @@ class Media:
         self,
         verb: Verb,
         mime: str,
-        max_edge_px: int,
+        bounds: Bounds,
         *,
         prefix: str = "",
         role: Role = "image",
@@ -186,15 +177,22 @@ class Media:
             verb=verb,
             staging=str(self._staging),
             root=self._root,
-            bounds=self._bounds(max_edge_px),
+            bounds=bounds,
             mime=mime,
             prefix=prefix,
             role=role,
         )
 
-    def _bounds(self, max_edge_px: int) -> Bounds:
-        limits = self._limits
-        return Bounds(limits.max_pixels, max_edge_px, limits.max_frames, limits.max_animation_pixels)
+
+def _admit(data: bytes, max_bytes: int, bounds: Bounds) -> sniff.Header:
+    """What can be refused without decoding is refused here."""
+    if len(data) > max_bytes:
+        raise MediaError("image_too_large_bytes", f"{len(data)}, at most {max_bytes}")
+    header = sniff.read_header(data)
+    too_many = header.width_px * header.height_px > bounds.max_pixels
+    if too_many or max(header.width_px, header.height_px) > bounds.max_edge_px:
+        raise MediaError("image_too_many_pixels", f"{header.width_px}x{header.height_px}")
+    return header
 
 
 def check_text(data: bytes) -> None:

@@ -30,6 +30,8 @@ class JobTask(Task):  # type: ignore[misc]
 
     def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         del task_id, args, kwargs, einfo
+        if isinstance(exc, DatabaseAwayError):  # Celery's own line about it is muted, like all it expects
+            log.warning("database_away", task=self.name)
         if not isinstance(exc, runner.CrashedStepError):
             return
         bench = wiring.workbench()

@@ -171,8 +171,8 @@ def test_a_result_with_a_tail_is_refused(media, store):
 
 
 def test_a_bomb_is_refused_by_its_header(keep):
-    data = bomb_png(8_000, 8_000)
-    assert len(data) < MIB // 100
+    data = bomb_png(11_000, 11_000)
+    assert len(data) < MIB // 40
     assert refusal_code(keep, data) == "image_too_many_pixels"
 
 
@@ -189,8 +189,17 @@ def test_uploads_have_shorter_edges_than_results(media):
     assert media.keep_result(data, prefix="wide/0").width_px == 9_000
 
 
+def test_an_upscalers_8k_square_is_kept_and_can_be_shown_smaller(media):
+    """67 million pixels: paid for, so it must fit; nobody may upload as many."""
+    data = encoded(Image.new("RGBA", (8192, 8192), (10, 20, 30, 40)), compress_level=1)
+    assert refusal_code(media.keep_upload, data) == "image_too_many_pixels"
+    kept = media.keep_result(data, prefix="upscaled/0")
+    assert (kept.width_px, kept.height_px) == (8192, 8192)
+    assert media.variant(kept.key, kept.mime, width=512, format="webp").width_px == 512
+
+
 def test_a_bomb_that_lies_in_its_header_is_refused_by_the_decoder(keep):
-    data = bomb_png(9_000, 9_000)
+    data = bomb_png(11_000, 11_000)
     small = chunk(b"IHDR", struct.pack(">IIBBBBB", 10, 10, 1, 0, 0, 0, 0))
     assert refusal_code(keep, data[:8] + small + data[8:]) in ("image_too_many_pixels", "image_undecodable")
 
