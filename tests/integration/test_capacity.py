@@ -199,7 +199,8 @@ def test_two_workers_never_have_more_calls_open_than_the_credential_allows(fleet
         fleet.run_all(ids, threads=4)
 
     seen = fleet.sandbox.counts(keys=False)["openai"]
-    assert (seen["submits"], seen["in_flight_max"]) == (12, 3)
+    assert seen["submits"] == 12
+    assert 1 < seen["in_flight_max"] <= 3  # side by side, never one too many; that all three meet is chance
     assert {fleet.job(job_id).status for job_id in ids} == {"succeeded"}
     assert fleet.state("openai").active == 0
     assert fleet.audit() == []
