@@ -48,7 +48,7 @@ class Limits:
     max_result_bytes: int = 64 * 1024 * 1024
     max_text_bytes: int = 256 * 1024
     max_pixels: int = 40_000_000  # of an upload
-    max_result_pixels: int = 100_000_000  # an upscaler's 8K square is 67 million; paid for, so it must fit
+    max_result_pixels: int = 80_000_000  # an upscaler's 8K square is 67 million; paid for, so it must fit
     max_upload_edge_px: int = 8192
     max_result_edge_px: int = 16384
     max_frames: int = 50
