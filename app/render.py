@@ -55,7 +55,7 @@ class Renderer:
             "deadline_at": rfc3339(task.start_deadline_at),
             "price": _price(task),
             "request": _request(task.request),
-            "images": [{**self._image(task, image), "data_url": inline.get(image.index)} for image in task.images],
+            "images": [self._image(task, image, inline.get(image.index)) for image in task.images],
             "chosen": task.request.get("chosen"),
             "error": _error(task),
             "cancel": _cancel(task),
@@ -73,7 +73,7 @@ class Renderer:
         """Weak, by version; with pictures also by the end of their links, or a 304 would outlive them."""
         return f'W/"{task.version}-{self.signer.expiry_s()}"' if task.images else f'W/"{task.version}"'
 
-    def _image(self, task: Task, image: Image) -> dict[str, Any]:
+    def _image(self, task: Task, image: Image, data_url: str | None) -> dict[str, Any]:
         path = f"{TASKS}/{task.id}/image"
         deleted = image.deleted_at is not None
         link = None if deleted else self.signer.link(path, account_id=task.account_id, index=image.index)
@@ -88,6 +88,7 @@ class Renderer:
             "sha256": image.sha256,
             "text": image.text,
             "seed": image.seed,
+            "data_url": data_url,
             "deleted": deleted,
         }
 
