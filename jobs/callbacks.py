@@ -34,10 +34,6 @@ class Callbacks:
     def __repr__(self) -> str:
         return f"Callbacks({self._base or 'off'})"
 
-    @property
-    def are_on(self) -> bool:
-        return bool(self._base)
-
     def url(self, provider: str, call_id: str) -> str | None:
         """Where a provider may report on a call; None while switched off. Raises DatabaseAwayError."""
         if not self._base:

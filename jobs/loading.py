@@ -20,6 +20,12 @@ _CALLS = (
     " WHERE c.job_id = j.id), '[]') AS calls"
 )
 
+# What an order asks of one of its models: sizes and settings differ between the first and those behind it.
+REQUEST = (
+    "coalesce((SELECT f -> 'request' FROM jsonb_array_elements({orders}.fallbacks) AS f"
+    " WHERE f ->> 'model' = {model}), {orders}.request)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class OpenCall:
@@ -85,8 +91,7 @@ def load(connection: Connection, job_id: str) -> LiveJob | None:
 def order_parts(connection: Connection, job_id: str) -> OrderParts:
     row = connection.execute(
         text(
-            "SELECT coalesce((SELECT f -> 'request' FROM jobs AS j, jsonb_array_elements(o.fallbacks) AS f"
-            " WHERE j.id = o.job_id AND f ->> 'model' = j.model), o.request) AS request,"
+            f"SELECT {REQUEST.format(orders='o', model='(SELECT model FROM jobs WHERE id = o.job_id)')} AS request,"
             " coalesce((SELECT jsonb_agg(to_jsonb(i) ORDER BY i.role, i.position) FROM inputs AS i"
             " WHERE i.job_id = o.job_id), '[]') AS inputs FROM orders AS o WHERE o.job_id = :id"
         ),

@@ -66,7 +66,9 @@ def _has_rival(connection: Connection, job: LiveJob, call: OpenCall) -> bool:
             "SELECT 1 FROM upstream_calls AS c JOIN orders AS o ON o.job_id = c.job_id"
             " WHERE c.credential_id = :credential AND c.id <> :id AND c.model = :model AND c.upstream_id IS NULL"
             " AND (c.outcome IS NULL OR c.outcome IN ('uncertain', 'lost')) AND c.intended_at > :since"
-            " AND o.request = (SELECT request FROM orders WHERE job_id = :job_id) LIMIT 1"
+            f" AND {loading.REQUEST.format(orders='o', model='c.model')}"
+            f" = (SELECT {loading.REQUEST.format(orders='m', model='c.model')} FROM orders AS m"
+            " WHERE m.job_id = :job_id) LIMIT 1"
         ),
         {
             "credential": call.credential_id,

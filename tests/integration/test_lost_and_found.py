@@ -9,7 +9,9 @@ import pytest
 from job_engine import ASYNC_PRICE, Engine, picture_bytes
 
 from core.db import Database
+from jobs import lifecycle, loading, search
 from jobs.desk import Customer, Desk, Reference
+from jobs.loading import LiveJob, OpenCall
 from providers.catalog import Catalog
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
@@ -70,6 +72,29 @@ def test_two_lost_predictions_of_the_same_words_are_not_guessed_at(
     assert [engine.calls(job_id)[0].upstream_id for job_id in jobs] == [None, None]
     assert tally(sandbox)["submits"] == 2
     engine.assert_books_balance()
+
+
+def test_a_rival_that_fell_back_is_a_rival(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    """Its first model was asked in other words (width and height); the call that was lost, in the same."""
+    same: dict[str, Any] = {"size": "1024x1024"}
+    plain = order(engine, account, "a kite [sandbox:drop]", **same)
+    fallen = order(engine, account, "a kite [sandbox:drop]", model=SDXL, fallback_models=[SCHNELL], **same)
+    with engine.database.transaction() as connection:
+        lifecycle.fail_over(connection, fallen, None, code="provider_closed")
+    engine.run(plain)
+    engine.run(fallen)
+    # Only one of the two was really taken on: that one may be either's.
+    engine.sql("UPDATE upstream_calls SET outcome = 'lost' WHERE job_id = :id", id=fallen)
+    found = search.find(engine.bench, engine.bench.registry.of("replicate")[0], *lost_call(engine, plain))
+    assert found is None
+    assert tally(sandbox)["submits"] == 2
+
+
+def lost_call(engine: Engine, job_id: str) -> tuple[LiveJob, OpenCall]:
+    with engine.database.autocommit() as connection:
+        job = loading.load(connection, job_id)
+    assert job is not None
+    return job, job.calls[0]
 
 
 def test_an_inpainting_keeps_to_the_polarity_of_its_model(engine: Engine, account: Customer, sandbox: Sandbox) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import io
 import json
 import time
 from dataclasses import replace
@@ -77,7 +78,13 @@ def test_without_a_public_address_there_are_no_hooks(edge: Edge) -> None:
 
 
 def test_a_report_too_large_is_not_read(edge: Edge) -> None:
-    assert edge.client.post(address(edge), data=b"x" * 2_000_000).status_code == 413
+    large = b"x" * 2_000_000
+    answer = edge.client.post(address(edge), data=large)
+    assert (answer.status_code, answer.json["code"]) == (413, "request_too_large")
+    unannounced = edge.client.post(
+        address(edge), input_stream=io.BytesIO(large), environ_overrides={"wsgi.input_terminated": True}
+    )
+    assert unannounced.status_code == 413
     assert not edge.records.reports
 
 
