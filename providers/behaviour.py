@@ -1,4 +1,4 @@
-"""Behaviour several adapters share: what follows when the answer is all there is, and looking one by one."""
+"""Behaviour several adapters share: what follows when the answer is all there is, and how looks go."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ class Wordless:
 
     def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:  # noqa: ARG002
         raise Misconfigured("upstream_has_no_text", f"{self.name} has no text model here")
+
+
+def failed_look(error: ProviderError) -> NotRun | Uncertain:
+    """An error met while looking. It bought nothing and says nothing about the call, whose end it must not be."""
+    if isinstance(error, NotRun | Uncertain):
+        return error
+    return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
 
 
 def check_each(

@@ -7,7 +7,7 @@ form, an ``input`` object). Pure functions; nothing here knows an upstream.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,15 @@ def placed_images(order: Order) -> list[Placed]:
     if order.mask is not None and inputs.mask_field:
         placed.append(Placed(inputs.mask_field, [order.mask], inputs.mask_list_max is not None))
     return placed
+
+
+def picture_fields(order: Order, spelled: Callable[[InputImage], Any]) -> dict[str, Any]:
+    """The pictures of the order under their wire fields, each as ``spelled`` writes it for JSON."""
+    fields: dict[str, Any] = {}
+    for placed in placed_images(order):
+        values = [spelled(image) for image in placed.images]
+        fields[placed.field] = values if placed.is_list else values[0]
+    return fields
 
 
 def _references(order: Order) -> Iterator[Placed]:

@@ -1,14 +1,20 @@
 """Which upstreams the environment configures, told without loading a single adapter.
 
-The web process asks this to know what it may offer; the workers load adapters by the registry.
+The web process asks this to know what it may offer; the workers load adapters by the registry. Which
+variables a provider has stands in its block of ``catalog.yaml``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
+
+import yaml
+
+_CATALOG = Path(__file__).with_name("catalog.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +23,7 @@ class Variables:
 
     needed: tuple[tuple[str, ...], ...]
     optional: tuple[str, ...] = ()
-    has_adapter: bool = False
+    has_adapter: bool = True
 
     def names(self) -> tuple[str, ...]:
         return (*(name for group in self.needed for name in group), *self.optional)
@@ -27,55 +33,20 @@ class Variables:
         return tuple(group[0] for group in self.needed if not any(value_of(env, name) for name in group))
 
 
-PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(
-    {
-        "chatgpt2api": Variables(
-            needed=(("CHATGPT2API_BASE_URL",), ("CHATGPT2API_API_KEY",)),
-            optional=("CHATGPT2API_IMAGE_MODEL", "CHATGPT2API_PROMPT_MODEL"),
-            has_adapter=True,
-        ),
-        "flux": Variables(
-            needed=(("BFL_API_KEY", "BLACK_FOREST_LABS_API_KEY"),),
-            optional=("BFL_API_BASE", "BFL_WEBHOOKS"),
-            has_adapter=True,
-        ),
-        "gemini": Variables(
-            needed=(("GEMINI_API_KEY", "GOOGLE_API_KEY"),),
-            optional=("GOOGLE_GEMINI_BASE_URL", "GOOGLE_GENAI_API_VERSION"),
-            has_adapter=True,
-        ),
-        "huggingface": Variables(
-            (("HF_TOKEN",),), ("HF_ROUTER_BASE_URL", "HF_ENDPOINT", "HF_BILL_TO"), has_adapter=True
-        ),
-        "llamaswap": Variables(
-            needed=(("LLAMASWAP_BASE_URL",),),
-            optional=(
-                "LLAMASWAP_API_KEY",
-                "LLAMASWAP_MODELS",
-                "LLAMASWAP_PROMPT_MODEL",
-                "LLAMASWAP_EXTRA_ARGS",
-                "LLAMASWAP_ASYNC",
-            ),
-            has_adapter=True,
-        ),
-        "openai": Variables(
-            needed=(("OPENAI_API_KEY",),),
-            optional=("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_PROMPT_MODEL"),
-            has_adapter=True,
-        ),
-        "replicate": Variables((("REPLICATE_API_TOKEN",),), ("REPLICATE_BASE_URL",), has_adapter=True),
-        "stability": Variables((("STABILITY_API_KEY", "SAI_API_KEY"),), ("STABILITY_BASE_URL",), has_adapter=True),
-        "wavespeed": Variables(
-            (("WAVESPEED_API_KEY",),), ("WAVESPEED_BASE_URL", "WAVESPEED_CLIENT_NAME"), has_adapter=True
-        ),
-        "xai": Variables((("XAI_API_KEY",),), ("XAI_BASE_URL", "XAI_PROMPT_MODEL"), has_adapter=True),
-    }
-)
-
-
 def value_of(env: Mapping[str, str], name: str) -> str | None:
     """The trimmed value of a variable; a blank one counts as not set."""
     return env.get(name, "").strip() or None
+
+
+def _read() -> Iterator[tuple[str, Variables]]:
+    """Each provider block of the catalogue. Only YAML is read: entries are checked where models are needed."""
+    raw = yaml.load(_CATALOG.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both safe
+    for name, block in raw["providers"].items():
+        needed = tuple((each,) if isinstance(each, str) else tuple(each) for each in block["env"])
+        yield name, Variables(needed, tuple(block.get("env_optional", ())), block.get("adapter", True))
+
+
+PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(dict(_read()))
 
 
 MAX_ACCOUNTS = 9

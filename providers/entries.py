@@ -84,8 +84,9 @@ class ProviderSpec(Entry):
     cancellable: bool
     webhooks: bool = False  # calls back when a call is done
     text: bool  # offers chat completions for prompt enhancement
-    env: tuple[str, ...]  # all of these set = configured
+    env: tuple[str | tuple[str, ...], ...]  # all of these set = configured; of names in a list, one
     env_optional: tuple[str, ...] = ()
+    adapter: bool = True  # false: described here, but no code speaks to it
     also_called: tuple[str, ...] = ()  # other first parts in names such as "google/gemini-3-pro-image"
     note: str = ""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from pydantic import SecretStr, field_validator
 
@@ -84,7 +84,8 @@ def build_submit(order: Order, *, webhooks: bool = False) -> WireRequest:
     """
     _check_extra(order)
     path = build.path_of(order)
-    body = build.wire_fields(order) | _pictures(order)
+    # A ``data:`` prefix is refused by FLUX.3 and unproven elsewhere, so none is sent (section 6).
+    body = build.wire_fields(order) | build.picture_fields(order, build.bare_base64)
     # Without a secret: how it comes back is not settled, and the token in our URL is what counts (section 5).
     if webhooks and order.callback_url is not None and not path.startswith(_WITHOUT_WEBHOOK):
         body["webhook_url"] = order.callback_url
@@ -95,15 +96,6 @@ def _check_extra(order: Order) -> None:
     clash = sorted(_DECIDING & order.extra.keys())
     if clash:
         raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
-
-
-def _pictures(order: Order) -> dict[str, Any]:
-    """A ``data:`` prefix is refused by FLUX.3 and unproven elsewhere, so none is sent (section 6)."""
-    fields: dict[str, Any] = {}
-    for placed in build.placed_images(order):
-        texts = [build.bare_base64(image) for image in placed.images]
-        fields[placed.field] = texts if placed.is_list else texts[0]
-    return fields
 
 
 def read_accepted(body: bytes) -> Accepted:

@@ -24,7 +24,7 @@ from providers import huggingface_answers as answers
 from providers import wavespeed_answers
 from providers.account import Account, AccountConfig
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Order, Running
-from providers.behaviour import OneAnswer, Wordless, check_each
+from providers.behaviour import OneAnswer, Wordless, check_each, failed_look
 from providers.build import data_uri, placed_images, wire_fields
 from providers.configured import value_of
 from providers.errors import Misconfigured, ProviderError, RequestRefused, Uncertain
@@ -206,11 +206,11 @@ class HuggingFace(Account[Config], OneAnswer, Wordless):
     def _look_at_wavespeed(self, call: CallRef) -> Finished | Running:
         answer = self._look(call.poll_url or "")
         if not 200 <= answer.status < 300:
-            raise wavespeed_answers.failed_look(answers.classify(answer))
+            raise failed_look(answers.classify(answer))
         try:
             task = wavespeed_answers.read_data(answer)
         except ProviderError as error:
-            raise wavespeed_answers.failed_look(error) from error
+            raise failed_look(error) from error
         if not isinstance(task, dict) or task.get("id") != call.upstream_id:
             raise Uncertain("upstream_broken_answer", "not the task that was asked for")
         return wavespeed_answers.read_prediction(task, self.base_url)

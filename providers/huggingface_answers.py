@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 from providers import results, wavespeed_answers
 from providers.base import Accepted, Finished, ResultImage, Running
+from providers.behaviour import failed_look
 from providers.errors import ContentRefused, Failed, NotRun, ProviderError, Uncertain, UnknownModel
 from providers.http import Answer
 from providers.payload import MAX_RETRY_AFTER_S, json_object, redact, retry_after_s
 from providers.statuses import by_status
-from providers.wavespeed_answers import failed_look
 
 MAX_LOADING_WAIT_S = 60.0
 _PATH: Final = re.compile(r"(/(?!\.{1,2}(/|$))[\w.:-]+)+")

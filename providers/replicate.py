@@ -23,7 +23,7 @@ from providers import results
 from providers.account import Account, AccountConfig
 from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, InputImage, Missing, Order, Running
 from providers.behaviour import Wordless, check_each
-from providers.build import Placed, data_uri, path_of, placed_images, wire_fields
+from providers.build import Placed, data_uri, path_of, picture_fields, placed_images, wire_fields
 from providers.configured import value_of
 from providers.errors import Failed, NotRun, RequestRefused, Uncertain
 from providers.http import Answer, FilePart, Outgoing, UpstreamSession, WireRequest, origin_of
@@ -92,10 +92,7 @@ def build_submit(order: Order, links: Mapping[InputImage, str] = MappingProxyTyp
     """
     model, _, version = path_of(order).partition(":")
     body: dict[str, Any] = {"version": version} if version else {}
-    body["input"] = _plain_fields(order)
-    for placed in placed_images(order):
-        values = [links.get(image) or data_uri(image) for image in placed.images]
-        body["input"][placed.field] = values if placed.is_list else values[0]
+    body["input"] = _plain_fields(order) | picture_fields(order, lambda image: links.get(image) or data_uri(image))
     if order.callback_url is not None:
         body |= {"webhook": order.callback_url, "webhook_events_filter": ["completed"]}
     return WireRequest("POST", "/predictions" if version else f"/models/{model}/predictions", json=body)

@@ -35,8 +35,8 @@ from providers.base import (
     Order,
     Running,
 )
-from providers.behaviour import Wordless, check_each
-from providers.build import Placed, data_uri, path_of, placed_images, wire_fields
+from providers.behaviour import Wordless, check_each, failed_look
+from providers.build import Placed, data_uri, path_of, picture_fields, placed_images, wire_fields
 from providers.configured import value_of
 from providers.errors import Failed, Misconfigured, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
 from providers.http import UnsafeUrlError, WireRequest, origin_of, put
@@ -112,13 +112,7 @@ def build_input(order: Order, spelled: Spelled) -> dict[str, Any]:
     clash = sorted(_OURS & order.extra.keys())
     if clash:
         raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
-    pictures = {placed.field: _spell(placed, spelled) for placed in placed_images(order)}
-    return {**wire_fields(order), **pictures}
-
-
-def _spell(placed: Placed, spelled: Spelled) -> str | list[str]:
-    texts = [spelled(image) for image in placed.images]
-    return texts if placed.is_list else texts[0]
+    return {**wire_fields(order), **picture_fields(order, spelled)}
 
 
 def pictures_of(order: Order) -> list[InputImage]:
@@ -285,7 +279,7 @@ class WaveSpeed(Account[Config], Wordless):
         try:
             prediction = answers.read_data(answer)
         except ProviderError as error:
-            raise answers.failed_look(error) from error
+            raise failed_look(error) from error
         if answers.task_id_of(prediction) != call.upstream_id:
             raise Uncertain("upstream_broken_answer", "not the task that was asked for")
         state = answers.read_prediction(prediction, self.base_url)
@@ -331,7 +325,7 @@ class WaveSpeed(Account[Config], Wordless):
         try:
             state = self.check(CallRef("", "", "", upstream_id=task_id))
         except ProviderError as error:
-            raise answers.failed_look(error) from error
+            raise failed_look(error) from error
         if isinstance(state, Missing):
             raise Failed("result_gone", "the task is no longer known", retryable=False, billed=True)
         data = state.images[place].data if isinstance(state, Finished) and place < len(state.images) else None
@@ -358,7 +352,7 @@ class WaveSpeed(Account[Config], Wordless):
         try:
             return answers.read_data(answer)
         except ProviderError as error:
-            raise answers.failed_look(error) from error
+            raise failed_look(error) from error
 
     def _upload(self, order: Order) -> Spelled:
         """Every picture of the order uploaded, and how to write each of them.

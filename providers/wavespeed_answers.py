@@ -16,7 +16,6 @@ from providers.base import Finished, ResultImage, Running
 from providers.errors import (
     ContentRefused,
     Failed,
-    NotRun,
     OutOfCredit,
     ProviderError,
     RequestRefused,
@@ -205,13 +204,6 @@ def is_unknown_task(answer: Answer) -> bool:
     body = json_object(answer.body) or {}
     told = body.get("code") == 404 and answer.status in {200, 404}
     return told and "product" not in _text(body.get("message")).lower()
-
-
-def failed_look(error: ProviderError) -> ProviderError:
-    """An error of a call that bought nothing: nothing ran, whatever was said; asking again may help."""
-    if isinstance(error, NotRun | Uncertain):
-        return error
-    return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
 
 
 def _text(value: object) -> str:

@@ -142,10 +142,16 @@ def _wrong_id(_fault: Fault, answer: Response) -> Response:
     document = answer.get_json(silent=True)
     if isinstance(document, dict):
         for about in (document, document.get("data"), *document.get("items", [])):
-            if isinstance(about, dict) and "id" in about:
-                about["id"] = "00000000-0000-4000-8000-00000000beef"
+            if isinstance(about, dict):
+                about.update(dict.fromkeys(_ids_in(about), "00000000-0000-4000-8000-00000000beef"))
         answer.set_data(json.dumps(document))
     return answer
+
+
+def _ids_in(about: dict[str, Any]) -> list[str]:
+    """The fields that say whose answer it is: ``id``, and whatever repeats what the path asked for."""
+    asked = set((request.view_args or {}).values())
+    return [name for name, value in about.items() if name == "id" or (isinstance(value, str) and value in asked)]
 
 
 def _huge(fault: Fault, answer: Response) -> Response:

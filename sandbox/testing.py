@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+from sandbox.twins import Twin, all_twins
+
 START_S = 20.0
 STOP_S = 5.0
 READY = "sandbox ready "
@@ -19,10 +21,22 @@ READY = "sandbox ready "
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A running sandbox. ``<name>_url`` are base URLs for adapters."""
+    """A running sandbox. ``environ`` leads an adapter to its twin; ``<name>_url`` are base URLs."""
 
     url: str
     pid: int
+
+    def environ(self, provider: str, *, key: str = "test-key") -> dict[str, str]:
+        """The variables that configure this provider, and no other, with its twin for an upstream."""
+        return self._twin(provider).leading_here(self.url, key)
+
+    def base_url(self, provider: str) -> str:
+        """Where the twin's paths begin."""
+        return self.url + self._twin(provider).prefix
+
+    @staticmethod
+    def _twin(provider: str) -> Twin:
+        return next(twin for twin in all_twins() if twin.name == provider)
 
     @property
     def chatgpt2api_url(self) -> str:

@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from sandbox import control, recorder
 from sandbox.settings import Settings
-from sandbox.twins import Twin, Wrong, all_twins
+from sandbox.twins import Twin, Wrong, all_twins, environ
 from sandbox.world import EXTENSION, Clock, World
 
 BODY_MAX_BYTES = 256 * 2**20
@@ -44,7 +44,9 @@ def create_app(settings: Settings | None = None, *, clock: Clock | None = None) 
 def _index(twins: tuple[Twin, ...]) -> Response:
     """For the person who opens the port in a browser."""
     return jsonify(
-        sandbox={twin.name: request.host_url.rstrip("/") + twin.prefix for twin in twins}, control="/control"
+        sandbox={twin.name: request.host_url.rstrip("/") + twin.prefix for twin in twins},
+        environ=environ(request.host_url.rstrip("/")),
+        control="/control",
     )
 
 

@@ -46,29 +46,9 @@ def service_environ(settings: Settings, environ: Mapping[str, str]) -> dict[str,
 
 def sandbox_environ(sandbox_port: int) -> dict[str, str]:
     """What points every adapter at the sandbox."""
-    base = f"http://{LOOPBACK}:{sandbox_port}"
-    return {
-        "OPENAI_BASE_URL": f"{base}/openai/v1",
-        "OPENAI_API_KEY": "sandbox",
-        "CHATGPT2API_BASE_URL": f"{base}/c2a/v1",
-        "CHATGPT2API_API_KEY": "sandbox",
-        "BFL_API_BASE": f"{base}/flux",
-        "BFL_API_KEY": "sandbox",
-        "STABILITY_BASE_URL": f"{base}/stability",
-        "STABILITY_API_KEY": "sandbox",
-        "REPLICATE_BASE_URL": f"{base}/replicate",
-        "REPLICATE_API_TOKEN": "sandbox",
-        "WAVESPEED_BASE_URL": f"{base}/wavespeed",
-        "WAVESPEED_API_KEY": "sandbox",
-        "HF_ROUTER_BASE_URL": f"{base}/huggingface",
-        "HF_ENDPOINT": f"{base}/huggingface",
-        "HF_TOKEN": "sandbox",
-        "LLAMASWAP_BASE_URL": f"{base}/llamaswap",
-        "GOOGLE_GEMINI_BASE_URL": f"{base}/gemini",
-        "GEMINI_API_KEY": "sandbox",
-        "XAI_BASE_URL": f"{base}/xai/v1",
-        "XAI_API_KEY": "sandbox",
-    }
+    from sandbox.twins import environ  # loads Flask, which `up` has no other use for
+
+    return environ(f"http://{LOOPBACK}:{sandbox_port}")
 
 
 def service_programs(

@@ -1,10 +1,12 @@
 """The twins: one stand-in per upstream, each a Flask Blueprint that keeps its own shelf of work.
 
-To add one: write ``sandbox/twins/<name>.py`` with a ``TWIN`` and list it in ``all_twins``.
+To add one: write ``sandbox/twins/<name>.py`` with a ``TWIN``.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import NamedTuple
 
 from flask import Blueprint
@@ -36,39 +38,30 @@ class Wrong(NamedTuple):
 
 @dataclass(frozen=True)
 class Twin:
-    """One stand-in. ``prefix`` is its place on the port; an adapter's base URL begins with it."""
+    """One stand-in. ``prefix`` is its place on the port; an adapter's base URL begins with it.
+
+    ``environ``: the variables by which an adapter is led here; ``{url}`` is the port with the prefix, ``{key}`` a key.
+    """
 
     name: str
     prefix: str
     blueprint: Blueprint
     new_shelf: Callable[[World], Shelf]
     unrouted: Callable[[Wrong], ResponseReturnValue]
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    def leading_here(self, base_url: str, key: str) -> dict[str, str]:
+        """``environ`` filled in, for a sandbox at ``base_url``."""
+        return {name: text.format(url=base_url + self.prefix, key=key) for name, text in self.environ.items()}
 
 
 def all_twins() -> tuple[Twin, ...]:
-    """Every twin there is."""
-    from sandbox.twins import (
-        chatgpt2api,
-        flux,
-        gemini,
-        huggingface,
-        llamaswap,
-        openai,
-        replicate,
-        stability,
-        wavespeed,
-        xai,
-    )
+    """Every twin there is: of each module here that has a ``TWIN``, by name."""
+    modules = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
+    twins: list[Twin] = [vars(module)["TWIN"] for module in modules if "TWIN" in vars(module)]
+    return tuple(sorted(twins, key=lambda twin: twin.name))
 
-    return (
-        chatgpt2api.TWIN,
-        openai.TWIN,
-        stability.TWIN,
-        flux.TWIN,
-        wavespeed.TWIN,
-        replicate.TWIN,
-        huggingface.TWIN,
-        llamaswap.TWIN,
-        gemini.TWIN,
-        xai.TWIN,
-    )
+
+def environ(base_url: str, *, key: str = "sandbox") -> dict[str, str]:
+    """The environment that leads every adapter to the sandbox at ``base_url``."""
+    return {name: value for twin in all_twins() for name, value in twin.leading_here(base_url, key).items()}

@@ -389,4 +389,5 @@ def _shelf() -> TaskShelf:
     return shelf
 
 
-TWIN = Twin(NAME, PREFIX, bp, TaskShelf, unrouted)
+ENVIRON = {"CHATGPT2API_BASE_URL": "{url}/v1", "CHATGPT2API_API_KEY": "{key}"}
+TWIN = Twin(NAME, PREFIX, bp, TaskShelf, unrouted, ENVIRON)

@@ -206,4 +206,5 @@ def _shelf() -> TaskShelf:
     return shelf
 
 
-TWIN = Twin(NAME, PREFIX, bp, TaskShelf, unrouted)
+ENVIRON = {"BFL_API_BASE": "{url}", "BFL_API_KEY": "{key}"}
+TWIN = Twin(NAME, PREFIX, bp, TaskShelf, unrouted, ENVIRON)

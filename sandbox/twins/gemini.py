@@ -221,4 +221,5 @@ def _sample(order: Order, fate: Script, place: int) -> dict[str, str]:
     return {"bytesBase64Encoded": found["data"], "mimeType": found["mimeType"]}
 
 
-TWIN = Twin(NAME, PREFIX, bp, NothingKept, unrouted)
+ENVIRON = {"GOOGLE_GEMINI_BASE_URL": "{url}", "GEMINI_API_KEY": "{key}"}
+TWIN = Twin(NAME, PREFIX, bp, NothingKept, unrouted, ENVIRON)

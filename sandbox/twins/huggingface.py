@@ -389,4 +389,5 @@ def unrouted(wrong: Wrong) -> ResponseReturnValue:
     return RouteError("router", wrong.status, "Not Found").response()
 
 
-TWIN = Twin(NAME, PREFIX, bp, Shelf, unrouted)
+ENVIRON = {"HF_ROUTER_BASE_URL": "{url}", "HF_ENDPOINT": "{url}", "HF_TOKEN": "{key}"}
+TWIN = Twin(NAME, PREFIX, bp, Shelf, unrouted, ENVIRON)

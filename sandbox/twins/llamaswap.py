@@ -447,4 +447,5 @@ def unrouted(wrong: Wrong) -> ResponseReturnValue:
     return Response(texts.get(wrong.status, "error") + "\n", status=wrong.status, content_type="text/plain")
 
 
-TWIN = Twin(NAME, PREFIX, bp, LlamaShelf, unrouted)
+ENVIRON = {"LLAMASWAP_BASE_URL": "{url}", "LLAMASWAP_API_KEY": "{key}"}
+TWIN = Twin(NAME, PREFIX, bp, LlamaShelf, unrouted, ENVIRON)

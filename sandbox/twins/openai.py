@@ -362,4 +362,5 @@ def _key() -> str:
     return key
 
 
-TWIN = Twin(NAME, PREFIX, bp, NothingKept, unrouted)
+ENVIRON = {"OPENAI_BASE_URL": "{url}/v1", "OPENAI_API_KEY": "{key}"}
+TWIN = Twin(NAME, PREFIX, bp, NothingKept, unrouted, ENVIRON)

@@ -468,4 +468,5 @@ def _base_url() -> str:
     return f"{_root_url()}/v1"
 
 
-TWIN = Twin(NAME, PREFIX, bp, ReplicateShelf, unrouted)
+ENVIRON = {"REPLICATE_BASE_URL": "{url}", "REPLICATE_API_TOKEN": "{key}"}
+TWIN = Twin(NAME, PREFIX, bp, ReplicateShelf, unrouted, ENVIRON)

@@ -326,4 +326,5 @@ def _shelf() -> StabilityShelf:
     return shelf
 
 
-TWIN = Twin(NAME, PREFIX, bp, StabilityShelf, unrouted)
+ENVIRON = {"STABILITY_BASE_URL": "{url}", "STABILITY_API_KEY": "{key}"}
+TWIN = Twin(NAME, PREFIX, bp, StabilityShelf, unrouted, ENVIRON)

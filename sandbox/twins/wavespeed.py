@@ -268,4 +268,5 @@ def unrouted(wrong: Wrong) -> ResponseReturnValue:
     return ApiError(wrong.status, {404: "not found", 405: "method not allowed"}.get(wrong.status, "error")).response()
 
 
-TWIN = Twin(NAME, PREFIX, bp, TaskShelf, unrouted)
+ENVIRON = {"WAVESPEED_BASE_URL": "{url}", "WAVESPEED_API_KEY": "{key}"}
+TWIN = Twin(NAME, PREFIX, bp, TaskShelf, unrouted, ENVIRON)

@@ -317,4 +317,5 @@ def unrouted(wrong: Wrong) -> ResponseReturnValue:
     return ApiError(f"{wrong.method} {wrong.path} is not available.", status=wrong.status).response()
 
 
-TWIN = Twin(NAME, PREFIX, bp, XaiShelf, unrouted)
+ENVIRON = {"XAI_BASE_URL": "{url}/v1", "XAI_API_KEY": "{key}"}
+TWIN = Twin(NAME, PREFIX, bp, XaiShelf, unrouted, ENVIRON)

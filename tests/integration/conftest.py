@@ -14,6 +14,7 @@ from jobs.desk import Customer, Desk
 from jobs.workbench import Workbench
 from providers import catalog
 from providers.catalog import Catalog
+from providers.configured import configured_names
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
 from storage.media import Media
@@ -115,13 +116,13 @@ def bench(  # noqa: PLR0917 - fixtures come by name
 
 
 @pytest.fixture
-def desk(database: Database, media: Media, store: LocalStore, models: Catalog) -> Desk:
+def desk(database: Database, media: Media, store: LocalStore, models: Catalog, upstreams: dict[str, str]) -> Desk:
     return Desk(
         database,
         media,
         store,
         models,
-        configured=["chatgpt2api", "openai"],
+        configured=configured_names(upstreams),
         markup=Decimal(1),
         minimum_unit_price=ASYNC_PRICE,
         default_model=None,

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
 import pytest
-from job_engine import ASYNC_PRICE, Engine, picture_bytes
+from job_engine import Engine, picture_bytes
 
-from core.db import Database
 from jobs import heartbeats, poller, runner
-from jobs.desk import Customer, Desk, Reference
+from jobs.desk import Customer, Reference
 from providers.base import Accepted, CallRef, CheckResult, Finished
-from providers.catalog import Catalog
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
-from storage.media import Media
 
 NOW_MODEL, LATER_MODEL = "stable-image-core", "stability-upscale-creative"
 
@@ -25,22 +21,6 @@ NOW_MODEL, LATER_MODEL = "stable-image-core", "stability-upscale-creative"
 def upstreams(sandbox: Sandbox) -> dict[str, str]:
     sandbox.settings(latency_s=0.0, prepared=True)
     return {"STABILITY_BASE_URL": sandbox.stability_url, "STABILITY_API_KEY": "test-key"}
-
-
-@pytest.fixture
-def desk(database: Database, media: Media, store: LocalStore, models: Catalog) -> Desk:
-    return Desk(
-        database,
-        media,
-        store,
-        models,
-        configured=["stability"],
-        markup=Decimal(1),
-        minimum_unit_price=ASYNC_PRICE,
-        default_model=None,
-        default_deadline_s=3600,
-        publish_window=32,
-    )
 
 
 def order_now(engine: Engine, account: Customer) -> str:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 import pytest
-from job_engine import ASYNC_PRICE, Engine, picture_bytes
+from job_engine import Engine, picture_bytes
 
-from core.db import Database
 from jobs import poller
-from jobs.desk import Customer, Desk, Reference
-from providers.catalog import Catalog
+from jobs.desk import Customer, Reference
 from sandbox.testing import Sandbox
-from storage.local import LocalStore
-from storage.media import Media
 
 
 @pytest.fixture
@@ -26,22 +20,6 @@ def upstreams(sandbox: Sandbox) -> dict[str, str]:
         "LLAMASWAP_BASE_URL": sandbox.llamaswap_url,
         "LLAMASWAP_ASYNC": "true",
     }
-
-
-@pytest.fixture
-def desk(database: Database, media: Media, store: LocalStore, models: Catalog) -> Desk:
-    return Desk(
-        database,
-        media,
-        store,
-        models,
-        configured=["huggingface", "llamaswap"],
-        markup=Decimal(1),
-        minimum_unit_price=ASYNC_PRICE,
-        default_model=None,
-        default_deadline_s=3600,
-        publish_window=32,
-    )
 
 
 def order(engine: Engine, account: Customer, model: str, operation: str = "generate") -> str:

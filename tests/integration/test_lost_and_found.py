@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 import pytest
-from job_engine import ASYNC_PRICE, Engine, picture_bytes
+from job_engine import Engine, picture_bytes
 
-from core.db import Database
 from jobs import lifecycle, loading, search
-from jobs.desk import Customer, Desk, Reference
+from jobs.desk import Customer, Reference
 from jobs.loading import LiveJob, OpenCall
-from providers.catalog import Catalog
 from sandbox.testing import Sandbox
-from storage.local import LocalStore
-from storage.media import Media
 
 SCHNELL, SDXL = "replicate-flux-schnell", "replicate-sdxl"
 
@@ -24,22 +19,6 @@ SCHNELL, SDXL = "replicate-flux-schnell", "replicate-sdxl"
 def upstreams(sandbox: Sandbox) -> dict[str, str]:
     sandbox.settings(latency_s=0.0, prepared=True)
     return {"REPLICATE_BASE_URL": sandbox.replicate_url, "REPLICATE_API_TOKEN": "test-token"}
-
-
-@pytest.fixture
-def desk(database: Database, media: Media, store: LocalStore, models: Catalog) -> Desk:
-    return Desk(
-        database,
-        media,
-        store,
-        models,
-        configured=["replicate"],
-        markup=Decimal(1),
-        minimum_unit_price=ASYNC_PRICE,
-        default_model=None,
-        default_deadline_s=3600,
-        publish_window=32,
-    )
 
 
 def order(engine: Engine, account: Customer, prompt: str, **fields: Any) -> str:

@@ -34,10 +34,10 @@ def catalog() -> Catalog:
 
 
 def test_holds_every_model_and_provider(catalog: Catalog) -> None:
-    assert len(catalog.models) == 136
-    assert len(catalog.aliases) == 52
-    assert set(catalog.providers) == ALL_PROVIDERS
-    assert {model.provider for model in catalog.models.values()} == ALL_PROVIDERS
+    assert len(catalog.models) >= 136
+    assert len(catalog.aliases) >= 52
+    assert set(catalog.providers) >= ALL_PROVIDERS
+    assert {model.provider for model in catalog.models.values()} == set(catalog.providers)
 
 
 def test_loads_quickly() -> None:
@@ -232,7 +232,7 @@ def test_select_leaves_out_what_is_gone(catalog: Catalog) -> None:
 def test_select_by_status_knows_the_whole_catalogue(catalog: Catalog) -> None:
     assert "gpt-image-1" in {model.id for model in catalog.select(status="shutdown")}
     assert {model.id for model in catalog.select(status="redirected")} == {"grok-imagine-image-quality"}
-    assert len(catalog.select(status="all")) == 136
+    assert len(catalog.select(status="all")) == len(catalog.models)
 
 
 def test_a_retiring_model_is_shut_down_from_its_last_day_on(catalog: Catalog) -> None:

@@ -12,6 +12,7 @@ import pytest
 from app.commands import COMMANDS
 from app.errors import CODES
 from jobs.failures import SENTENCES
+from providers.configured import PROVIDERS, Variables
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("app", "jobs", "providers", "storage", "quota", "accounts")
@@ -141,6 +142,15 @@ def test_variables_exist(page: Path) -> None:
     named = set(re.findall(r"(?<![\w-])[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", page.read_text(encoding="utf-8")))
     not_variables = {"CAP_DAC_READ_SEARCH"}
     assert named <= known_variables() | not_variables
+
+
+@pytest.mark.parametrize("provider", [name for name, each in PROVIDERS.items() if each.has_adapter])
+def test_a_providers_variables_are_explained(provider: str) -> None:
+    variables: Variables = PROVIDERS[provider]
+    listed = set(re.findall(r"^([A-Z][A-Z0-9_]+)=", text_of(".env.example"), re.MULTILINE))
+    assert set(variables.names()) - listed == set(), "no line in .env.example"
+    table = text_of("README.md").partition("| provider | set in `.env` |")[2].partition("\n\n")[0]
+    assert [group for group in variables.needed if not any(f"`{name}`" in table for name in group)] == [], "no row"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

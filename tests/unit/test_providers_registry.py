@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from providers import registry
+from providers import catalog, configured, registry
 from providers.configured import PROVIDERS, configured_names, half_configured
+from sandbox.twins import Twin, all_twins, environ
 
 BOTH = {
     "OPENAI_API_KEY": "sk-secret",
@@ -34,8 +36,15 @@ def test_providers_are_found_by_name_and_by_credential() -> None:
         loaded.by_credential("openai/gone")
 
 
+def test_what_a_provider_needs_stands_in_the_catalogue() -> None:
+    assert PROVIDERS.keys() == catalog.load().providers.keys()
+    assert PROVIDERS["chatgpt2api"].needed == (("CHATGPT2API_BASE_URL",), ("CHATGPT2API_API_KEY",))
+    assert PROVIDERS["flux"].needed == (("BFL_API_KEY", "BLACK_FOREST_LABS_API_KEY"),)
+    assert "BFL_API_BASE" in PROVIDERS["flux"].names()
+
+
 def test_both_views_of_the_environment_agree() -> None:
-    """The light table and the adapters' own reading must never differ."""
+    """The catalogue and the adapters' own reading must never differ."""
     assert {adapter.name for adapter in registry.ADAPTERS} == {
         name for name, known in PROVIDERS.items() if known.has_adapter
     }
@@ -45,10 +54,22 @@ def test_both_views_of_the_environment_agree() -> None:
             assert sorted(registry.load(env).configured()) == sorted(configured_names(env))
 
 
-def test_a_provider_without_an_adapter_is_not_offered() -> None:
-    for known in PROVIDERS.values():
-        if not known.has_adapter:
-            assert configured_names(dict.fromkeys(known.names(), "x")) == ()
+@pytest.mark.parametrize("twin", all_twins(), ids=lambda twin: twin.name)
+def test_a_twin_says_how_its_own_adapter_is_led_to_it(twin: Twin) -> None:
+    [provider] = registry.load(twin.leading_here("http://127.0.0.1:8900", "any-key")).of(twin.name)
+    assert provider.base_url.startswith(f"http://127.0.0.1:8900{twin.prefix}")
+    assert configured_names(twin.leading_here("http://127.0.0.1:8900", "any-key")) == (twin.name,)
+
+
+def test_the_sandbox_stands_in_for_every_adapter() -> None:
+    led = environ("http://127.0.0.1:8900")
+    assert set(registry.load(led).configured()) == {adapter.name for adapter in registry.ADAPTERS}
+
+
+def test_a_provider_without_an_adapter_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    described = {"openai": replace(PROVIDERS["openai"], has_adapter=False)}
+    monkeypatch.setattr(configured, "PROVIDERS", described)
+    assert configured_names({"OPENAI_API_KEY": "sk-secret"}) == ()
 
 
 def test_half_a_configuration_is_named() -> None:

@@ -56,6 +56,14 @@ def raw_submit(sandbox, prompt, *, read=True):
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
+def test_the_front_page_says_where_each_twin_is_and_how_to_come_to_it(sandbox):
+    with urllib.request.urlopen(f"{sandbox.url}/", timeout=5) as answer:  # noqa: S310
+        page = json.load(answer)
+    assert page["sandbox"]["flux"] == sandbox.base_url("flux") == sandbox.flux_url
+    assert sandbox.environ("flux", key="sandbox") == {"BFL_API_BASE": sandbox.flux_url, "BFL_API_KEY": "sandbox"}
+    assert sandbox.environ("flux", key="sandbox").items() <= page["environ"].items()
+
+
 def test_the_official_client_generates_edits_and_lists(client):
     made = generate(client, n=2)
     assert Image.open(io.BytesIO(base64.b64decode(made.data[1].b64_json))).size == (1024, 640)

@@ -16,7 +16,6 @@ from providers.entries import Model
 from sandbox.testing import Sandbox
 from sandbox.twins.keys import BAD_KEY, NO_QUOTA_KEY
 
-URL, KEY = "{url}", "{key}"
 GOOD_KEY = "sk-conform-0123456789"
 
 # Each thing the suite asks, by the name a gap or a way of its own is written down under.
@@ -77,26 +76,24 @@ RUBBISH = (
     *("garbage", "garbage=truncated", "garbage=empty", "garbage=html", "garbage=types"),
     *("garbage=list", "garbage=null", "garbage=deep", "garbage=binary"),
 )
-HUGGING_FACE = {"HF_ROUTER_BASE_URL": URL, "HF_ENDPOINT": URL, "HF_TOKEN": KEY}
 HUGGING_FACE_FIELDS = frozenset({"model", "response_format", "inputs", "image_url", "image_urls", "?_subdomain"})
-LLAMA_SWAP = {"LLAMASWAP_BASE_URL": URL, "LLAMASWAP_API_KEY": KEY, "LLAMASWAP_PROMPT_MODEL": "qwen-chat"}
+LLAMA_SWAP = {"LLAMASWAP_PROMPT_MODEL": "qwen-chat"}
 
 
 @dataclass(frozen=True)
 class Subject:
     """One adapter set up against its twin.
 
-    env: variables for ``registry.load``, with ``{url}`` and ``{key}`` filled in.
     plain, edit, mask, several, later: a cheap live model for each; None where no model of the catalogue can.
         ``later`` answers with something to look up.
     envelope: wire fields that go along with every order beside what the catalogue names; ``?name`` is one of the query.
     inside: the object of the body that holds the order's fields, ``input.`` for example.
     ways: how the twin is brought to a case, where it is not the usual way: the text of a fault.
+    settings: variables beside those by which the twin leads the adapter to itself.
     gaps: cases that have no meaning here, and why; one fault of a case is written ``case fault``.
     """
 
     provider: str
-    env: Mapping[str, str]
     plain: str
     edit: str | None = None
     mask: str | None = None
@@ -104,6 +101,7 @@ class Subject:
     later: str | None = None
     envelope: frozenset[str] = frozenset()
     inside: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
     ways: Mapping[str, str] = field(default_factory=dict)
     gaps: Mapping[str, str] = field(default_factory=dict)
     variant: str = ""
@@ -132,18 +130,14 @@ class Subject:
     def way(self, case: str, usual: str) -> str:
         return self.ways.get(case, usual)
 
-    def environment(self, base_url: str, key: str = GOOD_KEY) -> dict[str, str]:
-        return {name: text.format(url=base_url, key=key) for name, text in self.env.items()}
+    def environment(self, sandbox: Sandbox, key: str = GOOD_KEY) -> dict[str, str]:
+        """The variables that lead this adapter, and no other, to its twin."""
+        return {**sandbox.environ(self.provider, key=key), **self.settings}
 
     def load(self, sandbox: Sandbox, key: str = GOOD_KEY, **more: str) -> Provider:
         """The adapter as a worker gets it."""
-        env = self.environment(self.base_url(sandbox), key)
-        [provider] = registry.load({**env, **more}).of(self.provider)
+        [provider] = registry.load({**self.environment(sandbox, key), **more}).of(self.provider)
         return provider
-
-    def base_url(self, sandbox: Sandbox) -> str:
-        url: str = getattr(sandbox, f"{self.provider}_url")
-        return url
 
     def order(self, name: str | None = None, operation: str | None = None, /, **facts: Any) -> Order:
         """A bare order for the model called ``name``, the plain one by default."""
@@ -156,7 +150,6 @@ class Subject:
 SUBJECTS: tuple[Subject, ...] = (
     Subject(
         "chatgpt2api",
-        {"CHATGPT2API_BASE_URL": URL, "CHATGPT2API_API_KEY": KEY},
         plain="chatgpt2api-gpt-image-2",
         edit="chatgpt2api-gpt-image-2",
         mask="chatgpt2api-gpt-image-2",
@@ -169,7 +162,6 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         "openai",
-        {"OPENAI_BASE_URL": URL, "OPENAI_API_KEY": KEY},
         plain="gpt-image-2",
         edit="gpt-image-2",
         mask="gpt-image-2",
@@ -179,7 +171,6 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         "stability",
-        {"STABILITY_BASE_URL": URL, "STABILITY_API_KEY": KEY},
         plain="stable-image-core",
         edit="stability-search-and-replace",
         mask="stability-inpaint",
@@ -198,7 +189,6 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         "flux",
-        {"BFL_API_BASE": URL, "BFL_API_KEY": KEY},
         plain="flux-2-klein-4b",
         edit="flux-2-klein-4b",
         mask="flux-pro-1.0-fill",
@@ -206,7 +196,6 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         "wavespeed",
-        {"WAVESPEED_BASE_URL": URL, "WAVESPEED_API_KEY": KEY},
         plain="qwen-image",
         edit="qwen-edit",
         mask="z-image-turbo-inpaint",
@@ -216,7 +205,6 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         "replicate",
-        {"REPLICATE_BASE_URL": URL, "REPLICATE_API_TOKEN": KEY},
         plain="replicate-flux-schnell",
         edit="replicate-flux-2-klein-4b",
         mask="replicate-sdxl",
@@ -227,7 +215,6 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         "gemini",
-        {"GOOGLE_GEMINI_BASE_URL": URL, "GEMINI_API_KEY": KEY},
         plain="gemini-3.1-flash-lite-image",
         edit="gemini-3.1-flash-lite-image",
         envelope=frozenset({"contents.role", "contents.parts", "generationConfig.responseModalities"}),
@@ -235,7 +222,6 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         "xai",
-        {"XAI_BASE_URL": URL, "XAI_API_KEY": KEY},
         plain="grok-imagine-image",
         edit="grok-imagine-image",
         several="grok-imagine-image",
@@ -244,7 +230,6 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         "huggingface",
-        HUGGING_FACE,
         plain="hf-flux-schnell",
         edit="hf-flux-2-klein-9b-edit",
         envelope=HUGGING_FACE_FIELDS,
@@ -252,7 +237,6 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         "huggingface",
-        HUGGING_FACE,
         variant="hf-inference",
         plain="hf-sd3-medium",
         edit="hf-flux-2-klein-9b-edit",
@@ -265,7 +249,6 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         "huggingface",
-        HUGGING_FACE,
         variant="fal",
         plain="hf-flux-dev",
         edit="hf-flux-2-klein-9b-edit",
@@ -275,7 +258,6 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         "huggingface",
-        HUGGING_FACE,
         variant="wavespeed",
         plain="hf-flux-2-dev-edit",
         edit="hf-flux-2-dev-edit",
@@ -285,7 +267,7 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         "llamaswap",
-        LLAMA_SWAP,
+        settings=LLAMA_SWAP,
         plain="llamaswap-z-image",
         edit="llamaswap-z-image",
         mask="llamaswap-sdapi",
@@ -295,7 +277,7 @@ SUBJECTS: tuple[Subject, ...] = (
     ),
     Subject(
         "llamaswap",
-        {**LLAMA_SWAP, "LLAMASWAP_ASYNC": "true"},
+        settings={**LLAMA_SWAP, "LLAMASWAP_ASYNC": "true"},
         variant="jobs",
         plain="llamaswap-z-image",
         edit="llamaswap-z-image",
@@ -349,7 +331,7 @@ def _differently_set_up() -> list[Subject]:
     """Of the subjects of one provider, those with variables of their own."""
     found: list[Subject] = []
     for subject in SUBJECTS:
-        if all((each.provider, each.env) != (subject.provider, subject.env) for each in found):
+        if all((each.provider, each.settings) != (subject.provider, subject.settings) for each in found):
             found.append(subject)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from conformance.rounds import KEY, counts, results
 from conformance.subjects import BAD_KEY, GOOD_KEY, NO_QUOTA_KEY, Subject, every_subject, subjects, subjects_and
 from core.embedded.ports import free_ports
-from providers import registry
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -115,8 +115,7 @@ def test_an_absurd_wait_is_not_believed(sandbox: Sandbox, subject: Subject, told
 @every_subject()
 def test_where_nobody_listens_nothing_was_run(sandbox: Sandbox, subject: Subject) -> None:
     [port] = free_ports(1)
-    away = subject.base_url(sandbox).replace(sandbox.url, f"http://127.0.0.1:{port}")
-    [provider] = registry.load(subject.environment(away)).of(subject.provider)
+    provider = subject.load(replace(sandbox, url=f"http://127.0.0.1:{port}"))
     with pytest.raises(NotRun) as caught:
         provider.submit(subject.order(), dedupe_key=KEY)
     assert caught.value.code == "upstream_unreachable"

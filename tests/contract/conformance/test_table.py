@@ -60,7 +60,7 @@ def test_an_adapter_is_what_the_catalogue_says_of_it(sandbox: Sandbox, subject: 
 
 @every_subject()
 def test_its_variables_configure_it_and_nothing_else(sandbox: Sandbox, subject: Subject) -> None:
-    env = subject.environment(subject.base_url(sandbox))
+    env = subject.environment(sandbox)
     assert configured.configured_names(env) == (subject.provider,)
     assert registry.load(env).configured() == [subject.provider]
     assert registry.load({}).configured() == []
@@ -74,8 +74,8 @@ def test_nothing_it_shows_of_itself_holds_the_key(sandbox: Sandbox, subject: Sub
 
 @subjects("second_account")
 def test_a_second_key_is_a_provider_of_its_own(sandbox: Sandbox, subject: Subject) -> None:
-    env = subject.environment(subject.base_url(sandbox))
-    second = subject.environment(subject.base_url(sandbox), BAD_KEY)
+    env = subject.environment(sandbox)
+    second = subject.environment(sandbox, BAD_KEY)
     numbered = {f"{name}_2": value for name, value in second.items()}
     first, other = registry.load({**env, **numbered}).of(subject.provider)
     assert (first.credential_id, other.credential_id) == (f"{subject.provider}/default", f"{subject.provider}/2")
