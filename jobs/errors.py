@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from core.errors import ServiceError
@@ -11,6 +12,21 @@ class StaleJobError(ServiceError):
     """The job has moved on: another worker, a sweep or the caller was first."""
 
     code = "stale_job"
+
+
+class JobFailedError(Exception):
+    """A step found that its job has failed, and left the end to the failure hook.
+
+    Raised by a step so that Celery calls its ``on_failure``, which ends the job and returns the credits
+    (``jobs.steps.end_failed``). ``news`` is what the step learned of its calls and nobody has recorded yet.
+    """
+
+    def __init__(self, job_id: str, code: str, *, job: object = None, news: Sequence[object] = ()) -> None:
+        super().__init__(code)  # the text that Flower shows
+        self.job_id = job_id
+        self.code = code
+        self.job = job
+        self.news = news
 
 
 class JobNotFoundError(ServiceError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 
 class JobStatus(StrEnum):
@@ -89,3 +90,25 @@ WAKE = "wake"
 def wake(job_id: str) -> Nudge:
     """Not a task: tells waiting web processes that this job has changed (Redis pub/sub)."""
     return Nudge(WAKE, "", job_id)
+
+
+EndStatus = Literal["succeeded", "failed", "cancelled", "retried"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a verb did to a job that somebody watches in Flower: published like a nudge, after the commit.
+
+    ``retried``: back in the queue, alive. ``code``: why it failed or is tried again. ``runtime_s``: from
+    the first claim to the end. ``node``: the worker node that made its latest call; None if no worker ever
+    ran it. ``job_id`` is the Celery id of its task.
+    """
+
+    job_id: str
+    status: EndStatus
+    code: str | None = None
+    runtime_s: float | None = None
+    node: str | None = None
+
+
+News = Nudge | Ended
