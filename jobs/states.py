@@ -111,4 +111,4 @@ class Ended:
     node: str | None = None
 
 
-News = Nudge | Ended
+Signal = Nudge | Ended
