@@ -58,7 +58,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class CallRef:
-    """A call we have sent (or meant to send), as the database remembers it."""
+    """A call we have sent (or meant to send), as the database remembers it.
+
+    ``age_s``: seconds since the intent, counted by the database's clock alone when the row was read; None
+    where no one knows. An adapter never compares ``sent_at`` with the clock of its own machine.
+    """
 
     call_id: str
     dedupe_key: str
@@ -66,6 +70,11 @@ class CallRef:
     upstream_id: str | None = None
     poll_url: str | None = None
     sent_at: datetime | None = None
+    age_s: float | None = None
+
+    def is_older_than(self, seconds: float) -> bool:
+        """Whether the call is surely older; False where its age is not known."""
+        return self.age_s is not None and self.age_s > seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +162,8 @@ class Provider(Protocol):
         """Find calls made since then that may be this one (class B upstreams); empty where the API cannot.
 
         By our token in the callback URL if the order has one, else by model and identical input.
-        Every candidate is returned: who may be claimed is the caller's decision. Raises ProviderError.
+        ``since`` is the database's time, and is compared with the upstream's own times only. Every candidate
+        is returned: who may be claimed is the caller's decision. Raises ProviderError.
         """
 
     def download(self, url: str) -> bytes:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pydantic import SecretStr, field_validator
@@ -36,7 +35,7 @@ CHECK_TOTAL_S = 15.0
 MAX_SUBMIT_ANSWER_BYTES = 1024 * 1024
 MAX_CHECK_ANSWER_BYTES = 8 * 1024 * 1024  # ``preview`` may hold a picture
 # A task may be unknown for a while after its submit (section 3); after that "not found" is meant.
-UNSEEN_FOR = timedelta(seconds=30)
+UNSEEN_FOR_S = 30.0
 
 # What decides the price beside the catalogue's own fields: further pictures, and the account's finetunes (section 6).
 _DECIDING = frozenset(
@@ -158,6 +157,4 @@ def _not_found(call: CallRef) -> Running | Missing:
     """
     if call.poll_url is None:
         raise Uncertain("upstream_cannot_look", "not found here, but another cluster may have the task")
-    if call.sent_at is not None and datetime.now(UTC) - call.sent_at < UNSEEN_FOR:
-        return Running(step="Task not found")
-    return Missing()
+    return Missing() if call.is_older_than(UNSEEN_FOR_S) else Running(step="Task not found")
