@@ -7,6 +7,7 @@ configuration it was built with.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -91,26 +92,56 @@ class ResultImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What an upstream said about the price of one whole call, whatever number of images it made.
+
+    ``microusd``: whole millionths of a US dollar, rounded up, where the answer names money or its counts have a
+    sure price; else None. ``usage``: the counts as the upstream names them (tokens, seconds, credits), fit for
+    JSON. :mod:`providers.usage` makes both from what came, checked.
+    """
+
+    microusd: int | None
+    usage: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
-    """The upstream is done; ``images`` in upstream order, at least one."""
+    """The upstream is done; ``images`` in upstream order, at least one. ``cost`` goes before that of Accepted."""
 
     images: Sequence[ResultImage]
+    cost: Cost | None = field(default=None, compare=False)  # what was said beside a result does not make it another
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The upstream took the order and works on it."""
+    """The upstream took the order and works on it; ``cost`` where it names the price beforehand."""
 
     upstream_id: str
     poll_url: str | None = None
+    cost: Cost | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Still in progress. ``progress`` is 0..1 where the upstream counts, ``step`` its own word."""
+    """Still in progress. ``progress`` is 0..1 where the upstream counts, ``step`` its own word.
+
+    A progress that is no share is forgotten; one beyond an end by a rounding is taken for that end.
+    """
 
     progress: float | None = None
     step: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "progress", _as_share(self.progress))
+
+
+PROGRESS_SLACK = 0.01
+
+
+def _as_share(found: float | None) -> float | None:
+    if found is None or not math.isfinite(found) or not -PROGRESS_SLACK <= found <= 1 + PROGRESS_SLACK:
+        return None
+    return min(1.0, max(0.0, float(found)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Or
 from providers.behaviour import Unsearchable, Wordless, check_each
 from providers.configured import value_of
 from providers.errors import RequestRefused, Uncertain
-from providers.flux_answers import classify, read_task
+from providers.flux_answers import classify, cost_in, read_task
 from providers.flux_hosts import FluxHosts, poll_url_of
 from providers.http import Outgoing, WireRequest, origin_of
 from providers.payload import json_object
@@ -100,13 +100,15 @@ def _check_extra(order: Order) -> None:
 def read_accepted(body: bytes) -> Accepted:
     """The task in the answer to a submit (section 2); the poll URL is missing where a webhook was given.
 
+    Its price may be null, where it depends on the outcome; then the result tells it.
+
     Raises: Uncertain when the answer names no task.
     """
     document = json_object(body) or {}
     task_id = document.get("id")
     if not isinstance(task_id, str) or not task_id.strip():
         raise Uncertain("upstream_broken_answer", "no task in the answer")
-    return Accepted(task_id, poll_url_of(document.get("polling_url"), task_id))
+    return Accepted(task_id, poll_url_of(document.get("polling_url"), task_id), cost_in(document))
 
 
 class Flux(Account[Config], Unsearchable, Wordless):
