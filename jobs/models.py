@@ -110,6 +110,8 @@ jobs = Table(
     # Newest service times of a model, for the estimate of waits.
     Index("jobs_measured", "provider", "model", "finished_at", postgresql_where=text("status = 'succeeded'")),
     Index("jobs_start_deadline", "start_deadline_at", postgresql_where=text("status = 'queued'")),
+    # What an account has held, for its owner to see.
+    Index("jobs_held", "account_id", postgresql_where=text("money = 'held'")),
     Index("jobs_short_lives", "finished_at", postgresql_where=text("keep_s IS NOT NULL")),
     postgresql_with={"fillfactor": 70},
 )
