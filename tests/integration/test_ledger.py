@@ -14,6 +14,11 @@ from quota.errors import InsufficientCreditsError
 from quota.ledger import Balance
 
 
+def balance(engine: Engine, customer: Customer) -> Balance:
+    with engine.database.autocommit() as connection:
+        return ledger.balance(connection, customer.account_id)
+
+
 def test_of_many_at_once_exactly_those_covered_are_accepted(engine: Engine) -> None:
     customer = engine.account(1)  # covers ten of 0.1 each
     start, results = threading.Barrier(64), []
@@ -33,7 +38,7 @@ def test_of_many_at_once_exactly_those_covered_are_accepted(engine: Engine) -> N
     for thread in threads:
         thread.join()
     assert (results.count("accepted"), results.count("refused")) == (10, 54)
-    assert engine.balance(customer) == Balance(available=CREDIT, queued=CREDIT, held=0)
+    assert balance(engine, customer) == Balance(spendable=0, reserved=CREDIT)
 
 
 def test_orders_beyond_the_balance_leave_no_row(engine: Engine) -> None:
@@ -60,10 +65,10 @@ def test_a_hold_exists_once_per_job(engine: Engine, account: Customer) -> None:
     with engine.database.transaction() as connection:
         ledger.admit(connection, account.account_id, 2 * CREDIT)
         ledger.hold(connection, account.account_id, "job_x", CREDIT)
-    before = engine.balance(account)
+    before = balance(engine, account)
     with pytest.raises(IntegrityError), engine.database.transaction() as connection:
         ledger.hold(connection, account.account_id, "job_x", CREDIT)
-    assert engine.balance(account) == before
+    assert balance(engine, account) == before
 
 
 def test_a_job_is_settled_once(engine: Engine, account: Customer) -> None:
@@ -72,19 +77,19 @@ def test_a_job_is_settled_once(engine: Engine, account: Customer) -> None:
             ledger.admit(connection, account.account_id, CREDIT)
             ledger.hold(connection, account.account_id, job_id, CREDIT)
         ledger.settle(connection, account.account_id, "job_x", captured=CREDIT - 1, released=1)
-    before = engine.balance(account)
-    assert before == Balance(available=1000 * CREDIT - 2 * CREDIT + 1, queued=0, held=CREDIT)
+    before = balance(engine, account)
+    assert before == Balance(spendable=1000 * CREDIT - 2 * CREDIT + 1, reserved=CREDIT)
     with pytest.raises(IntegrityError), engine.database.transaction() as connection:
         ledger.settle(connection, account.account_id, "job_x", captured=CREDIT - 1, released=1)
-    assert engine.balance(account) == before
+    assert balance(engine, account) == before
 
 
 def test_withdrawing_undoes_an_admission(engine: Engine, account: Customer) -> None:
-    before = engine.balance(account)
+    before = balance(engine, account)
     with engine.database.transaction() as connection:
         ledger.admit(connection, account.account_id, CREDIT)
         ledger.withdraw(connection, account.account_id, CREDIT)
-    assert engine.balance(account) == before
+    assert balance(engine, account) == before
 
 
 @pytest.mark.parametrize(
