@@ -29,7 +29,8 @@ PAGE = 1000
 # More missing than this, and most of what was looked at: it is the wrong store.
 MISSING_AT_MOST = 20
 
-MONEY = ("balance_is_sum_of_transfers", "queued_is_what_jobs_say", "held_is_what_jobs_say")
+# What an adjustment can close; where transfers and jobs themselves disagree, a person must look.
+MONEY = ("spendable_is_transferred_less_queued", "reserved_is_queued_and_held", "money_has_a_balance")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,22 @@ from jobs.retention import Reason
 from jobs.workbench import give_up_s
 from quota import ledger
 
+# What an account's transfers and jobs say, at one moment.
+_BOOKS = text("""
+WITH said AS (
+    SELECT
+        coalesce(sum(CASE 'acct:available' WHEN target THEN amount WHEN source THEN -amount END), 0) AS available,
+        coalesce(sum(CASE 'acct:held' WHEN target THEN amount WHEN source THEN -amount END), 0) AS held
+    FROM transfers WHERE account_id = :id
+), live AS (
+    SELECT
+        coalesce(sum(quoted) FILTER (WHERE money = 'queued'), 0) AS queued,
+        coalesce(sum(quoted) FILTER (WHERE money = 'held'), 0) AS held
+    FROM jobs WHERE account_id = :id AND money IN ('queued', 'held')
+)
+SELECT said.available, said.held, live.queued, live.held AS held_by_jobs FROM said, live
+""")
+
 
 class Mender:
     """Mends findings of ``doctor``, each in a transaction of its own."""
@@ -109,18 +125,15 @@ class Mender:
         try:
             with self._database.transaction() as connection:
                 ledger.lock(connection, finding.subject)
-                # A statement of its own, so that it sees what was committed before the lock was ours.
-                said = connection.execute(
-                    text(
-                        "SELECT coalesce(sum(quoted) FILTER (WHERE money = 'queued'), 0) AS queued,"
-                        " coalesce(sum(quoted) FILTER (WHERE money = 'held'), 0) AS held"
-                        " FROM jobs WHERE account_id = :id AND money IN ('queued', 'held')"
-                    ),
-                    {"id": finding.subject},
-                ).one()
+                # A statement of its own, so that it sees what was committed before the lock was ours. Holds go on
+                # meanwhile, but one moves as much from `available` to `held` as from queued jobs to held ones.
+                said = connection.execute(_BOOKS, {"id": finding.subject}).one()
+                if said.held != said.held_by_jobs:
+                    return None
+                spendable, reserved = int(said.available - said.queued), int(said.queued + said.held)
                 done = ledger.reconcile(
-                    connection, finding.subject, queued=int(said.queued), held=int(said.held), note="darkroom doctor"
+                    connection, finding.subject, spendable=spendable, reserved=reserved, note="darkroom doctor"
                 )
-        except (ValueError, IntegrityError):
+        except IntegrityError:
             return None
         return "adjusted; " + "; ".join(done) if done else "balances again"

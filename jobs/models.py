@@ -124,6 +124,8 @@ jobs = Table(
         text("coalesce(deadline_at, start_deadline_at)"),
         postgresql_where=text("status IN ('queued', 'waiting')"),
     ),
+    # What an account has held, for its owner to see.
+    Index("jobs_held", "account_id", postgresql_where=text("money = 'held'")),
     Index("jobs_short_lives", "finished_at", postgresql_where=text("keep_s IS NOT NULL")),
     postgresql_with={"fillfactor": 70},
 )

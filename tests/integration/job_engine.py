@@ -19,8 +19,9 @@ from sqlalchemy import Row, text
 
 from accounts.accounts import create_account
 from core.db import Database
-from jobs import audit, collector, heartbeats, lifecycle, loading, poller, repository, runner, states, sweep
+from jobs import audit, collector, funds, heartbeats, lifecycle, loading, poller, repository, runner, states, sweep
 from jobs.desk import Customer, Desk, Reference, Submitted
+from jobs.funds import Funds
 from jobs.idempotency import IdempotencyKey
 from jobs.repository import Task
 from jobs.states import Nudge
@@ -28,7 +29,6 @@ from jobs.workbench import Workbench
 from providers import registry
 from providers.catalog import CatalogSource
 from quota import ledger
-from quota.ledger import Balance
 from storage.local import LocalStore
 from storage.media import Media
 
@@ -100,9 +100,9 @@ class Engine:
                 ledger.grant(connection, account.id, round(credits_ * CREDIT))
         return Customer(account.id, weight)
 
-    def balance(self, customer: Customer) -> Balance:
+    def balance(self, customer: Customer) -> Funds:
         with self.database.autocommit() as connection:
-            return ledger.balance(connection, customer.account_id)
+            return funds.funds(connection, customer.account_id)
 
     def transfers(self, job_id: str) -> dict[str, int]:
         """Amount by kind; a kind that happened twice would have broken the unique index."""

@@ -9,10 +9,13 @@ from jobs import audit
 from jobs.desk import Customer
 
 WRONGS = {
-    "balance_is_sum_of_transfers": "UPDATE balances SET available = available + 1",
-    "transfers_sum_to_zero": "UPDATE balances SET held = held + 1",
-    "queued_is_what_jobs_say": "UPDATE balances SET queued = queued + 1",
-    "held_is_what_jobs_say": "UPDATE balances SET held = held + 1",
+    "spendable_is_transferred_less_queued": "UPDATE balances SET spendable = spendable + 1",
+    "reserved_is_queued_and_held": "UPDATE balances SET reserved = reserved + 1",
+    "held_is_what_jobs_say": "UPDATE jobs SET quoted = quoted + 1 WHERE money = 'held'",
+    "money_has_a_balance": "DELETE FROM balances",
+    "transfers_sum_to_zero": "UPDATE balances SET reserved = reserved + 1",
+    "transfers_are_of_a_job": "DELETE FROM jobs WHERE status = 'succeeded'",
+    "what_started_was_held": "UPDATE jobs SET started_at = clock_timestamp() WHERE status = 'queued'",
     "job_is_settled_once": "UPDATE jobs SET captured = 0, released = quoted WHERE status = 'succeeded'",
     "captured_is_pictures_kept": "DELETE FROM images",
     "only_pictures_are_charged": "DELETE FROM images",

@@ -291,14 +291,14 @@ def test_slots_counted_while_a_call_ends_come_out_right(house: House) -> None:
 @pytest.mark.parametrize("drift", [-7, 7])
 def test_a_drift_is_closed_only_when_asked_and_in_the_open(house: House, drift: int) -> None:
     house.job(quiet=False)
-    house.sql("UPDATE balances SET available = available + :drift", drift=drift)
+    house.sql("UPDATE balances SET spendable = spendable + :drift", drift=drift)
     with house.database.transaction() as connection:
-        assert {finding.invariant for finding in audit.check(connection)} >= {"balance_is_sum_of_transfers"}
-    found = next(f for f in doctor(house).examine() if f.kind == "balance_is_sum_of_transfers")
+        assert {finding.invariant for finding in audit.check(connection)} >= {"spendable_is_transferred_less_queued"}
+    found = next(f for f in doctor(house).examine() if f.kind == "spendable_is_transferred_less_queued")
     assert (mend(house, found), "--money" in found.mend) == (None, True)
-    before = house.one("SELECT available FROM balances")
+    before = house.one("SELECT spendable FROM balances")
     assert "adjusted" in str(mend(house, found, money=True))
-    assert house.one("SELECT available FROM balances") == before  # what its owner was told stands
+    assert house.one("SELECT spendable FROM balances") == before  # what its owner was told stands
     with house.database.autocommit() as connection:
         [entry] = [each for each in ledger.entries(connection, house.account_id) if each.kind == "adjust"]
     assert (entry.amount, entry.target == "acct:available") == (7, drift > 0)
@@ -309,12 +309,23 @@ def test_a_drift_is_closed_only_when_asked_and_in_the_open(house: House, drift: 
 
 def test_a_miscounted_hold_is_counted_anew_with_a_line_in_the_ledger(house: House) -> None:
     house.job(ended_days_ago=None)
-    house.sql("UPDATE balances SET held = held + 5, queued = queued + 3")
-    found = next(f for f in doctor(house).examine() if f.kind == "held_is_what_jobs_say")
+    house.sql("UPDATE balances SET reserved = reserved + 8")
+    found = next(f for f in doctor(house).examine() if f.kind == "reserved_is_queued_and_held")
     assert "adjusted" in str(mend(house, found, money=True))
-    assert house.one("SELECT held || '/' || queued FROM balances") == f"{PRICE}/0"
+    assert house.one("SELECT reserved FROM balances") == PRICE
     with house.database.autocommit() as connection:
         assert [e.amount for e in ledger.entries(connection, house.account_id) if e.kind == "adjust"] == [0]
+    assert findings(house) == {}
+
+
+def test_a_balance_row_that_is_gone_comes_back_from_the_transfers(house: House) -> None:
+    house.job(ended_days_ago=None)
+    before = house.one("SELECT spendable || '/' || reserved FROM balances")
+    house.sql("DELETE FROM balances")
+    found = next(f for f in doctor(house).examine() if f.kind == "money_has_a_balance")
+    assert (mend(house, found), "--money" in found.mend) == (None, True)
+    assert "no balance row" in str(mend(house, found, money=True))
+    assert house.one("SELECT spendable || '/' || reserved FROM balances") == before
     assert findings(house) == {}
 
 
@@ -322,7 +333,7 @@ def test_what_no_adjustment_mends_is_left_to_a_person(house: House) -> None:
     job = house.job(ended_days_ago=None)
     house.sql("UPDATE jobs SET quoted = quoted + 1 WHERE id = :id", id=job)
     books = [found for found in doctor(house).examine() if found.kind != "waiting_overdue"]
-    assert {found.kind for found in books} >= {"held_is_what_jobs_say", "job_is_settled_once"}
+    assert {found.kind for found in books} >= {"held_is_what_jobs_say", "what_started_was_held"}
     assert [mend(house, found, money=True) for found in books] == [None] * len(books)
 
 
@@ -351,12 +362,12 @@ def test_the_command_says_well(run: Any, house: House) -> None:
 def test_the_command_lists_mends_and_ends_with_what_is_left(run: Any, house: House) -> None:
     job = house.job()
     house.store.delete(house.keys(job)[0])
-    house.sql("UPDATE balances SET available = available + 7")
+    house.sql("UPDATE balances SET spendable = spendable + 7")
     listed = run("--json")
     document = json.loads(listed.stdout)
     assert (listed.exit_code, document["clean"]) == (1, False)
     kinds = {finding["kind"]: finding for finding in document["findings"]}
-    assert kinds.keys() >= {"picture_missing", "balance_is_sum_of_transfers"}
+    assert kinds.keys() >= {"picture_missing", "spendable_is_transferred_less_queued"}
     assert kinds["picture_missing"]["mended"] is None and kinds["picture_missing"]["since"]
 
     fixed = run("--fix")

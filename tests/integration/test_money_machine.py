@@ -327,8 +327,9 @@ class Money(RuleBasedStateMachine):
         captured = self._one(
             "SELECT coalesce(sum(captured), 0) FROM jobs WHERE account_id = :id", self.world.account_id
         )
-        assert balance.available + balance.held + captured == self.world.granted
-        assert balance.queued <= balance.available
+        assert balance.spendable + balance.reserved + captured == self.world.granted
+        live = "SELECT coalesce(sum(quoted), 0) FROM jobs WHERE account_id = :id AND finished_at IS NULL"
+        assert balance.reserved == self._one(live, self.world.account_id)
 
     @invariant()
     def an_end_is_an_end(self) -> None:
