@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypedDict
 
 from sqlalchemy import Connection, text
@@ -27,19 +28,24 @@ class Intent:
     slot: int
     attempt: int
     pictures: int
-    dedupe_key: str
 
 
 @dataclass(frozen=True, slots=True)
 class Seated:
-    """The calls that found room at a credential; the others wait for a later claim.
+    """The calls that found a permit at a credential; the others wait for a later claim.
 
-    ``endless``: nothing limits the credential, so the next job will find room too.
+    ``endless``: nothing limits the credential, so the next job will find one too. ``at``: when they were written.
     """
 
     credential_id: str
     intents: Sequence[Intent]
+    at: datetime
     endless: bool = True
+
+
+def dedupe_key(call_id: str) -> str:
+    """The key a call is known by at its upstream: made before the first byte leaves, so that a repeat is safe."""
+    return f"dr-{call_id.removeprefix('call_').lower()}"
 
 
 @dataclass(frozen=True, slots=True)
