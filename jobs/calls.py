@@ -57,21 +57,18 @@ class KeptImage:
     text: str | None = None
 
 
-_INTEND = text(
-    "WITH "
-    + capacity.TAKE_SEATS
-    + ", called AS (INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model,"
-    " credential_id, base_url, dedupe_key, give_up_at, unit_price) SELECT c.id, :job_id, c.slot, c.attempt, c.pictures,"
-    " :provider, :model, pick.id, CAST(:known_urls AS jsonb) ->> pick.id, c.dedupe_key,"
-    " clock_timestamp() + make_interval(secs => :deadline_s), :unit_price"
-    " FROM pick, ROWS FROM (jsonb_to_recordset(CAST(:intents AS jsonb)) AS"
-    " (id text, slot smallint, attempt smallint, pictures smallint, dedupe_key text))"
-    " WITH ORDINALITY AS c(id, slot, attempt, pictures, dedupe_key, ordinal) WHERE c.ordinal <= pick.seats"
-    " RETURNING id, credential_id),"
-    " counted AS (UPDATE jobs SET attempt = attempt + (SELECT seats FROM pick) WHERE id = :job_id"
-    " AND EXISTS (SELECT 1 FROM pick))"
-    " SELECT id, credential_id, (SELECT endless FROM pick) AS endless FROM called"
+_INTEND = text("""
+WITH called AS (
+    INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model, credential_id, base_url, dedupe_key,
+                                give_up_at, unit_price)
+    SELECT c.id, :job_id, c.slot, c.attempt, c.pictures, :provider, :model, :credential_id, :base_url, c.dedupe_key,
+           clock_timestamp() + make_interval(secs => :deadline_s), :unit_price
+    FROM jsonb_to_recordset(CAST(:intents AS jsonb))
+        AS c(id text, slot smallint, attempt smallint, pictures smallint, dedupe_key text)
+    RETURNING id
 )
+UPDATE jobs SET attempt = attempt + (SELECT count(*) FROM called) WHERE id = :job_id
+""")
 
 
 def intend(
@@ -89,15 +86,20 @@ def intend(
 
     ``credentials`` maps the ids this worker can use to their base URLs, which are pinned on the call.
     """
-    rows = connection.execute(
+    attempt = connection.execute(text("SELECT attempt FROM jobs WHERE id = :id"), {"id": job_id}).scalar() or 0
+    ids = [intent.id for intent in intents]
+    taken = capacity.take(connection, provider, known=list(credentials), call_ids=ids, attempt=attempt)
+    if taken is None:
+        return None
+    seated = intents[: taken.calls]
+    connection.execute(
         _INTEND,
         {
             "job_id": job_id,
             "provider": provider,
             "model": model,
-            "known": list(credentials),
-            "known_urls": json.dumps(dict(credentials)),
-            "wanted": len(intents),
+            "credential_id": taken.credential_id,
+            "base_url": credentials[taken.credential_id],
             "intents": json.dumps(
                 [
                     {
@@ -107,17 +109,14 @@ def intend(
                         "pictures": i.pictures,
                         "dedupe_key": i.dedupe_key,
                     }
-                    for i in intents
+                    for i in seated
                 ]
             ),
             "deadline_s": deadline_s,
             "unit_price": unit_price,
         },
-    ).all()
-    if not rows:
-        return None
-    seated = {row.id for row in rows}
-    return Seated(rows[0].credential_id, [intent for intent in intents if intent.id in seated], rows[0].endless)
+    )
+    return Seated(taken.credential_id, seated, not taken.limited)
 
 
 _RECORD = (
@@ -134,9 +133,11 @@ _RECORD = (
     " written_off = c.written_off OR :written_off,"
     " give_up_at = greatest(c.give_up_at, c.intended_at + make_interval(secs => CAST(:deadline_s AS double precision)))"
     " FROM seen WHERE c.id = seen.id RETURNING c.id, c.job_id, c.provider, c.credential_id, seen.outcome AS was),"
-    f" freed AS (UPDATE credentials SET active = active - 1, {capacity.STAY_AWAY} FROM call"
-    " WHERE credentials.id = call.credential_id"
-    " AND :frees AND (call.was IS NULL OR call.was IN ('accepted', 'uncertain')))"
+    " freed AS (UPDATE permits AS p SET call_id = NULL, taken_at = NULL FROM call"
+    " WHERE p.call_id IS NOT NULL AND p.call_id = call.id AND :frees)"
+)
+_TROUBLED = (
+    "EXISTS (SELECT 1 FROM providers AS p WHERE p.name = call.provider AND (p.failures > 0 OR p.trips > 0)) AS troubled"
 )
 
 
@@ -173,7 +174,7 @@ def record(
             " ON CONFLICT (job_id, index) DO NOTHING)"
         )
     row = connection.execute(
-        text(f"{statement} SELECT job_id, provider, was, {capacity.IN_TROUBLE} FROM call"),
+        text(f"{statement} SELECT job_id, provider, credential_id, was, {_TROUBLED} FROM call"),
         {
             "id": call_id,
             "sources": [str(source) for source in sources],
@@ -187,13 +188,15 @@ def record(
             "error_detail": error_detail,
             "retryable": retryable,
             "retry_after_s": retry_after_s,
-            "stay_away_s": capacity.stay_away_s(outcome, error_code, retry_after_s),
             "kept": len(images),
             "written_off": written_off,
             "deadline_s": deadline_s,
             **({"images": json.dumps([_image_row(image) for image in images])} if images else {}),
         },
     ).one_or_none()
+    away_s = capacity.stay_away_s(outcome, error_code, retry_after_s)
+    if row and away_s is not None:
+        capacity.stay_away(connection, row.credential_id, away_s)
     if row and row.was is None and (row.troubled or error_code):
         capacity.note(
             connection,
