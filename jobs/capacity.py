@@ -80,13 +80,15 @@ pick AS (
             CASE WHEN c.max_active IS NOT NULL THEN (
                 SELECT count(*) FROM (
                     SELECT 1 FROM permits AS p
-                    WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active LIMIT 100
+                    WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active
+                    ORDER BY p.call_id, p.number LIMIT 100
                 ) AS free
             ) END,
             CASE WHEN c.max_per_minute IS NOT NULL THEN (
                 SELECT count(*) FROM (
                     SELECT 1 FROM submit_tokens AS t
-                    WHERE t.credential_id = c.id AND t.free_at <= statement_timestamp() LIMIT 100
+                    WHERE t.credential_id = c.id AND t.free_at <= statement_timestamp()
+                    ORDER BY t.free_at LIMIT 100
                 ) AS free
             ) END
         ) END DESC NULLS FIRST,
@@ -103,7 +105,7 @@ bound AS (
             SELECT coalesce(max(free.number), 0) FROM (
                 SELECT p.number FROM permits AS p
                 WHERE p.credential_id = pick.id AND p.call_id IS NULL AND p.number <= pick.max_active
-                ORDER BY p.number
+                ORDER BY p.call_id, p.number
                 LIMIT greatest(0, pick.max_active - (
                     SELECT count(*) FROM permits AS t WHERE t.credential_id = pick.id AND t.call_id IS NOT NULL
                 ))
@@ -114,12 +116,13 @@ bound AS (
     WHERE pick.max_active IS NOT NULL
 ),
 permit AS (
+    -- In the order of permits_free, which has the free ones only; the primary key passes over every one taken.
     SELECT p.number
     FROM permits AS p
     WHERE p.credential_id = (SELECT pick.id FROM pick)
       AND p.call_id IS NULL
       AND p.number <= (SELECT bound.number FROM bound)
-    ORDER BY p.number
+    ORDER BY p.call_id, p.number
     LIMIT (SELECT pick.most FROM pick)
     FOR UPDATE SKIP LOCKED
 ),
@@ -491,10 +494,11 @@ WITH room AS (
                    WHERE t.credential_id = c.id
                    HAVING min(t.free_at) > clock_timestamp()
                ) END,
-               CASE WHEN c.max_active IS NOT NULL AND NOT EXISTS (
-                   SELECT 1 FROM permits AS p
+               CASE WHEN c.max_active IS NOT NULL AND (
+                   SELECT p.number FROM permits AS p
                    WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active
-               ) THEN 0 END
+                   ORDER BY p.call_id, p.number LIMIT 1
+               ) IS NULL THEN 0 END
            )) AS after_s
     FROM credentials AS c
     WHERE c.id = ANY(CAST(:known AS text[])) AND c.paused_at IS NULL
@@ -750,13 +754,15 @@ WITH room AS (
                CASE WHEN c.max_active IS NOT NULL THEN (
                    SELECT count(*) FROM (
                        SELECT 1 FROM permits AS p
-                       WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active LIMIT 2000
+                       WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active
+                       ORDER BY p.call_id, p.number LIMIT 2000
                    ) AS free
                ) END,
                CASE WHEN c.max_per_minute IS NOT NULL THEN (
                    SELECT count(*) FROM (
                        SELECT 1 FROM submit_tokens AS t
-                       WHERE t.credential_id = c.id AND t.free_at <= statement_timestamp() LIMIT 2000
+                       WHERE t.credential_id = c.id AND t.free_at <= statement_timestamp()
+                       ORDER BY t.free_at LIMIT 2000
                    ) AS free
                ) END
            ) AS free

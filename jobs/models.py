@@ -279,7 +279,8 @@ permits = Table(
     Column("call_id", Text),  # NULL: free
     Column("taken_at", TIME),
     Index("permits_call", "call_id", unique=True, postgresql_where=text("call_id IS NOT NULL")),
-    Index("permits_free", "credential_id", "number", postgresql_where=text("call_id IS NULL")),
+    # call_id is always NULL here: sorted by it, a statement can use no other index (see capacity.TAKE).
+    Index("permits_free", "credential_id", "call_id", "number", postgresql_where=text("call_id IS NULL")),
     postgresql_with={"fillfactor": 50},
 )
 

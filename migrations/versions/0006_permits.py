@@ -24,7 +24,7 @@ def upgrade() -> None:
     postgresql_with={'fillfactor': 50}
     )
     op.create_index('permits_call', 'permits', ['call_id'], unique=True, postgresql_where=sa.text('call_id IS NOT NULL'))
-    op.create_index('permits_free', 'permits', ['credential_id', 'number'], unique=False, postgresql_where=sa.text('call_id IS NULL'))
+    op.create_index('permits_free', 'permits', ['credential_id', 'call_id', 'number'], unique=False, postgresql_where=sa.text('call_id IS NULL'))
     op.create_table('submit_tokens',
     sa.Column('credential_id', sa.Text(), nullable=False),
     sa.Column('number', sa.Integer(), nullable=False),
