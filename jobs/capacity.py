@@ -358,20 +358,25 @@ ON CONFLICT (credential_id, number) DO NOTHING
 """)
 
 _WITHOUT_PERMIT = text("""
-WITH bare AS (
-    SELECT u.id, row_number() OVER (ORDER BY u.id) AS place
+WITH open AS (
+    -- A call whose row is locked is about to end, which would not give back what it gets in this moment.
+    SELECT u.id
     FROM upstream_calls AS u
     JOIN credentials AS c ON c.id = u.credential_id
     WHERE c.id = :credential_id
       AND c.max_active IS NOT NULL
       AND (u.outcome IS NULL OR u.outcome IN ('accepted', 'uncertain'))
       AND NOT EXISTS (SELECT 1 FROM permits AS p WHERE p.call_id = u.id)
+    FOR NO KEY UPDATE OF u SKIP LOCKED
+),
+bare AS (
+    SELECT open.id, row_number() OVER (ORDER BY open.id) AS place FROM open
 ),
 free AS (
     SELECT p.number
     FROM permits AS p
     WHERE p.credential_id = :credential_id AND p.call_id IS NULL
-    ORDER BY p.number
+    ORDER BY p.call_id, p.number
     LIMIT (SELECT count(*) FROM bare)
     FOR UPDATE SKIP LOCKED
 ),

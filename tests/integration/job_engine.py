@@ -19,7 +19,8 @@ from sqlalchemy import Row, text
 
 from accounts.accounts import create_account
 from core.db import Database
-from jobs import audit, collector, heartbeats, lifecycle, loading, poller, repository, runner, states, sweep
+from jobs import audit, capacity, collector, heartbeats, lifecycle, loading, poller, repository, runner, states, sweep
+from jobs.capacity import Limits
 from jobs.desk import Customer, Desk, Reference, Submitted
 from jobs.idempotency import IdempotencyKey
 from jobs.repository import Task
@@ -90,6 +91,12 @@ class Engine:
     def one(self, statement: str, **values: Any) -> Any:
         [[value]] = self.rows(statement, **values)
         return value
+
+    def limit(self, provider: str, **limits: int) -> None:
+        """Announce the provider's credentials with these limits; none: no limits."""
+        with self.database.transaction() as connection:
+            for each in self.bench.registry.of(provider):
+                capacity.announce(connection, each.credential_id, provider, Limits(**limits))
 
     # -- accounts
 

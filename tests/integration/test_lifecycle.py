@@ -333,7 +333,6 @@ def test_nudges_say_who_is_to_look(engine: Engine, account: Customer) -> None:
         "UPDATE balances SET held = -1",
         "UPDATE balances SET queued = -1",
         "UPDATE balances SET queued = available + 1",
-        "UPDATE credentials SET active = -1",
         "INSERT INTO images SELECT id, 0, 'call_none', 'k', 'image/png', 1, 1, 1, 'x' FROM jobs",
     ],
 )
