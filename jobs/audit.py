@@ -110,12 +110,24 @@ INVARIANTS: dict[str, str] = {
         "SELECT j.id, format('%s, captured %s', j.status, j.captured) FROM jobs AS j WHERE j.captured > 0"
         " AND NOT EXISTS (SELECT 1 FROM images AS i WHERE i.job_id = j.id)"
     ),
-    "slots_are_open_calls": (
-        "SELECT c.id, format('row %s, open calls %s', c.active, coalesce(o.open, 0)) FROM credentials AS c"
-        " LEFT JOIN (SELECT credential_id, count(*) AS open FROM upstream_calls"
-        " WHERE outcome IS NULL OR outcome IN ('accepted', 'uncertain') GROUP BY 1) AS o ON o.credential_id = c.id"
-        " WHERE c.active <> coalesce(o.open, 0)"
-    ),
+    "permits_are_open_calls": """
+        WITH open AS (
+            SELECT u.id, u.credential_id
+            FROM upstream_calls AS u
+            JOIN credentials AS c ON c.id = u.credential_id
+            WHERE c.max_active IS NOT NULL AND (u.outcome IS NULL OR u.outcome IN ('accepted', 'uncertain'))
+        ),
+        taken AS (
+            SELECT call_id AS id, credential_id FROM permits WHERE call_id IS NOT NULL
+        )
+        SELECT credential_id,
+               format('%s permits taken by no open call, %s open calls without a permit',
+                      count(*) FILTER (WHERE open.id IS NULL), count(*) FILTER (WHERE taken.id IS NULL))
+        FROM open
+        FULL JOIN taken USING (credential_id, id)
+        WHERE open.id IS NULL OR taken.id IS NULL
+        GROUP BY credential_id
+    """,
     "ended_jobs_have_no_open_calls": (
         "SELECT j.id, format('%s with call %s %s', j.status, u.id, coalesce(u.outcome, 'unanswered')) FROM jobs AS j"
         " JOIN upstream_calls AS u ON u.job_id = j.id WHERE j.finished_at < clock_timestamp() - interval '15 minutes'"

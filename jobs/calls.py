@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypedDict
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from core.db import Hot, Statement
 from jobs import capacity
@@ -31,16 +31,16 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True)
-class Seated:
+class Permitted:
     """The calls that found a permit at a credential; the others wait for a later claim.
 
-    ``endless``: nothing limits the credential, so the next job will find one too. ``at``: when they were written.
+    ``at``: when they were written down. ``limited``: the credential has a limit, so accounts take turns there.
     """
 
     credential_id: str
     intents: Sequence[Intent]
     at: datetime
-    endless: bool = True
+    limited: bool
 
 
 def dedupe_key(call_id: str) -> str:
@@ -64,21 +64,27 @@ class KeptImage:
     text: str | None = None
 
 
-_INTEND = text(
-    "WITH "
-    + capacity.TAKE_SEATS
-    + ", called AS (INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model,"
-    " credential_id, base_url, dedupe_key, give_up_at, unit_price) SELECT c.id, :job_id, c.slot, c.attempt, c.pictures,"
-    " :provider, :model, pick.id, CAST(:known_urls AS jsonb) ->> pick.id, c.dedupe_key,"
-    " clock_timestamp() + make_interval(secs => :deadline_s), :unit_price"
-    " FROM pick, ROWS FROM (jsonb_to_recordset(CAST(:intents AS jsonb)) AS"
-    " (id text, slot smallint, attempt smallint, pictures smallint, dedupe_key text))"
-    " WITH ORDINALITY AS c(id, slot, attempt, pictures, dedupe_key, ordinal) WHERE c.ordinal <= pick.seats"
-    " RETURNING id, credential_id),"
-    " counted AS (UPDATE jobs SET attempt = attempt + (SELECT seats FROM pick) WHERE id = :job_id"
-    " AND EXISTS (SELECT 1 FROM pick))"
-    " SELECT id, credential_id, (SELECT endless FROM pick) AS endless FROM called"
+INTEND = Statement("""
+WITH job AS (
+    UPDATE jobs SET attempt = attempt + jsonb_array_length(CAST(:calls AS jsonb)) WHERE id = :job_id
+    RETURNING id, provider, model, unit_price
+),
+asked AS (
+    SELECT job.id, coalesce((
+        SELECT CAST(f ->> 'unit_cost' AS bigint) FROM jsonb_array_elements(o.fallbacks) AS f
+        WHERE f ->> 'model' = job.model
+    ), o.unit_cost) AS unit_cost
+    FROM job JOIN orders AS o ON o.job_id = job.id
 )
+INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model, credential_id, base_url, dedupe_key,
+    give_up_at, unit_price, expected_cost)
+SELECT c.id, job.id, c.slot, c.attempt, c.pictures, job.provider, job.model, :credential_id, :base_url, c.dedupe_key,
+    clock_timestamp() + make_interval(secs => CAST(:deadline_s AS float)), job.unit_price,
+    asked.unit_cost * c.pictures
+FROM job JOIN asked ON asked.id = job.id CROSS JOIN jsonb_to_recordset(CAST(:calls AS jsonb))
+    AS c(id text, slot smallint, attempt smallint, pictures smallint, dedupe_key text)
+RETURNING intended_at
+""")
 
 
 def intend(
@@ -86,45 +92,43 @@ def intend(
     *,
     job_id: str,
     provider: str,
-    model: str,
+    attempt: int,
     credentials: Mapping[str, str],
     intents: Sequence[Intent],
     deadline_s: float,
-    unit_price: int | None = None,
-) -> Seated | None:
-    """Write down the calls about to be made, as many as a credential has room for; None if none has.
+) -> Permitted | None:
+    """Write down the calls about to be made, as many as a credential has permits for; None if none has.
 
     ``credentials`` maps the ids this worker can use to their base URLs, which are pinned on the call.
+    ``attempt``: how many calls the job has made before.
     """
-    rows = connection.execute(
-        _INTEND,
+    ids = [intent.id for intent in intents]
+    taken = capacity.take(connection, provider, known=list(credentials), call_ids=ids, attempt=attempt)
+    if taken is None:
+        return None
+    mine = intents[: taken.calls]
+    rows = Hot.of(connection).all(
+        INTEND,
         {
             "job_id": job_id,
-            "provider": provider,
-            "model": model,
-            "known": list(credentials),
-            "known_urls": json.dumps(dict(credentials)),
-            "wanted": len(intents),
-            "intents": json.dumps(
+            "credential_id": taken.credential_id,
+            "base_url": credentials[taken.credential_id],
+            "deadline_s": float(deadline_s),
+            "calls": json.dumps(
                 [
                     {
-                        "id": i.id,
-                        "slot": i.slot,
-                        "attempt": i.attempt,
-                        "pictures": i.pictures,
-                        "dedupe_key": i.dedupe_key,
+                        "id": each.id,
+                        "slot": each.slot,
+                        "attempt": each.attempt,
+                        "pictures": each.pictures,
+                        "dedupe_key": dedupe_key(each.id),
                     }
-                    for i in intents
+                    for each in mine
                 ]
             ),
-            "deadline_s": deadline_s,
-            "unit_price": unit_price,
         },
-    ).all()
-    if not rows:
-        return None
-    seated = {row.id for row in rows}
-    return Seated(rows[0].credential_id, [intent for intent in intents if intent.id in seated], rows[0].endless)
+    )
+    return Permitted(taken.credential_id, mine, rows[0].intended_at, taken.limited)
 
 
 class CallRow(TypedDict):
@@ -230,7 +234,7 @@ image AS (
     ON CONFLICT (job_id, index) DO NOTHING
 ),
 freed AS (
-    UPDATE permits SET call_id = NULL FROM call, said WHERE said.frees AND permits.call_id = call.id
+    UPDATE permits SET call_id = NULL, taken_at = NULL FROM call, said WHERE said.frees AND permits.call_id = call.id
 )
 SELECT id FROM call
 """)

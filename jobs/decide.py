@@ -146,7 +146,7 @@ def _end(facts: Facts) -> Succeed | Fail | Cancel:
     if facts.cancel_requested:
         return _cancelled(facts, kept)
     if kept:
-        return Succeed(kept, _missing(facts, kept))
+        return Succeed(kept, missing(facts, kept))
     return Fail(_decisive_code(facts.calls))
 
 
@@ -252,7 +252,8 @@ def _retry(facts: Facts, slots: Sequence[int]) -> Retry:
     return Retry(code, max(backoff_s(tries), min(asked, RETRY_AFTER_MAX_S)))
 
 
-def _missing(facts: Facts, kept: int) -> list[str]:
+def missing(facts: Facts, kept: int) -> list[str]:
+    """The warning for a job that ends with fewer images than were ordered; none where all were made."""
     if kept == facts.n:
         return []
     codes = sorted({call.code for call in facts.calls if call.code and not call.kept})

@@ -16,6 +16,7 @@ from core.db import Hot, Statement
 from jobs.decide import Call
 from jobs.states import JobStatus, Outcome
 
+
 @dataclass(frozen=True, slots=True)
 class OpenCall:
     """A call as a worker follows it. Times are the database's."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from jobs import lifecycle, publishing, retention
+from jobs import capacity, lifecycle, publishing, retention
 from jobs.doctor import BLOCKED, DEAD_STEPS, FIX, MONEY, Doctor, Finding, jobs_text
 from jobs.errors import StaleJobError
 from jobs.retention import Reason
@@ -45,7 +45,7 @@ class Mender:
             "queued_unclaimed": self._publish_again,
             "running_without_owner": self._lapse,
             "running_overdue": self._lapse,
-            "slots_are_open_calls": self._recount,
+            "permits_are_open_calls": self._reconcile_permits,
             "picture_missing": self._mark_lost,
             "blob_orphaned": self._delete_blob,
             "deletion_overdue": self._delete_blob,
@@ -91,18 +91,11 @@ class Mender:
             pass
         return "moved on by itself"
 
-    def _recount(self, finding: Finding) -> str:
-        """Whoever opens or closes a call changes the credential's row last: with it locked, the count is exact."""
+    def _reconcile_permits(self, finding: Finding) -> str:
+        """Permits of calls that are over come back; open calls get theirs."""
         with self._database.transaction() as connection:
-            connection.execute(text("SELECT 1 FROM credentials WHERE id = :id FOR UPDATE"), {"id": finding.subject})
-            active = connection.execute(
-                text(
-                    "UPDATE credentials SET active = (SELECT count(*) FROM upstream_calls WHERE credential_id = :id"
-                    " AND (outcome IS NULL OR outcome IN ('accepted', 'uncertain'))) WHERE id = :id RETURNING active"
-                ),
-                {"id": finding.subject},
-            ).scalar_one()
-        return f"counted anew: {active} open calls"
+            capacity.reconcile(connection, finding.subject)
+        return "its permits are those of its open calls again"
 
     def _mark_lost(self, finding: Finding) -> str | None:
         if self._doctor.store is None or self._doctor.store.exists(finding.subject):

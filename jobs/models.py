@@ -24,7 +24,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from core.tables import metadata
 
@@ -288,14 +288,40 @@ credentials = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("provider", Text, nullable=False),
+    # Written and read by workers of the release before only; goes with the next release.
     Column("active", Integer, nullable=False, server_default=text("0")),
     Column("max_active", Integer),
     Column("max_per_minute", Integer),
-    # Submits of about the last minute, counted by short spans of the database's clock.
+    # Written and read by workers of the release before only; goes with the next release.
     Column("submits", JSONB, nullable=False, server_default=text("'{}'")),
-    Column("not_before", TIME),  # the upstream asked everybody to come back later
+    Column("not_before", TIME),  # the upstream asked everyone to come back later
     Column("paused_at", TIME),
-    CheckConstraint("active >= 0", name="active_not_negative"),
+    postgresql_with={"fillfactor": 50},
+)
+
+# One row for each call that may be open at a credential with `max_active`. Numbers above `max_active` are
+# taken by calls from before the limit was lowered or set; they are never taken again.
+permits = Table(
+    "permits",
+    metadata,
+    Column("credential_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("call_id", Text),  # NULL: free
+    Column("taken_at", TIME),
+    Index("permits_call", "call_id", unique=True, postgresql_where=text("call_id IS NOT NULL")),
+    # call_id is always NULL here: sorted by it, a statement can use no other index (see capacity.TAKE).
+    Index("permits_free", "credential_id", "call_id", "number", postgresql_where=text("call_id IS NULL")),
+    postgresql_with={"fillfactor": 50},
+)
+
+# One row for each submit a minute at a credential with `max_per_minute`; used again a minute and 2 s later.
+submit_tokens = Table(
+    "submit_tokens",
+    metadata,
+    Column("credential_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("free_at", TIME, nullable=False, server_default=text("'-infinity'")),
+    Index("submit_tokens_free", "credential_id", "free_at"),
     postgresql_with={"fillfactor": 50},
 )
 
@@ -307,7 +333,10 @@ providers = Table(
     Column("paused_at", TIME),
     Column("failures", Integer, nullable=False, server_default=text("0")),
     Column("failing_since", TIME),
+    # Written and read by workers of the release before only; goes with the next release.
     Column("failing_job", Text),
+    # The jobs whose failures were counted, newest last: a job counts once (jobs/circuit.py).
+    Column("failing_jobs", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("trips", Integer, nullable=False, server_default=text("0")),
     Column("opened_at", TIME),
     Column("open_until", TIME),  # NULL while closed; past: half-open, one probe may go

@@ -95,9 +95,7 @@ FROM lost WHERE jobs.id = lost.id
 """)
 
 
-def forget_lost(
-    connection: Hot | Connection, *, older_than_s: float, first_s: float = 0.0, limit: int = 500
-) -> int:
+def forget_lost(connection: Hot | Connection, *, older_than_s: float, first_s: float = 0.0, limit: int = 500) -> int:
     """Count jobs as unpublished whose message is overdue: it was lost, or will find nothing to do.
 
     A job whose message has been sent again before waits longer each time: ``first_s``, twice that, and so

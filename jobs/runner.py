@@ -23,7 +23,7 @@ from core.errors import DatabaseAwayError, DatabaseBusyError, DatabaseChangedErr
 from core.ids import new_id
 from jobs import answers, calls, capacity, decide, lifecycle, loading, publishing, states, steps
 from jobs.answers import Answer
-from jobs.calls import Intent, Seated
+from jobs.calls import Intent
 from jobs.errors import JobFailedError, StaleJobError
 from jobs.lifecycle import Started
 from jobs.loading import LiveJob, OpenCall, OrderParts
@@ -117,14 +117,16 @@ def _claim(bench: Workbench, job_id: str) -> Claimed | None:
                 most=PUBLISH_AT_CLAIM,
             )
     except DatabaseBusyError:
-        return _later(bench, job_id)
+        _later(bench, job_id)
+        return None
     except DatabaseChangedError:
         raise
     except DatabaseAwayError:
         # The statement may have been committed although its answer was lost: look before anything is sent.
         return _recovered(bench, job_id, [call_id[:-1] + "0"])
     except psycopg.IntegrityError:
-        return _impossible(bench, job_id)
+        _impossible(bench, job_id)
+        return None
     return _in_hand(bench, started) if started else _claim_step_by_step(bench, job_id)
 
 
@@ -158,35 +160,34 @@ def _keep_until(bench: Workbench, provider: str) -> float:
 
 def _claim_step_by_step(bench: Workbench, job_id: str) -> Claimed | None:
     """The longer way: a retry, a credential with limits, a provider that may be closed."""
-    intents: list[Intent] = []
     claimed: Claimed | None = None
     try:
         with bench.database.transaction() as connection:
-            claimed = _claim_within(connection, bench, job_id, intents)
+            claimed = _claim_within(connection, bench, job_id)
     except StaleJobError:
-        return None
+        pass
     except _NoCapacityError as full:
         _defer(bench, job_id, full.provider)
-        return None
     except (IntegrityError, psycopg.IntegrityError):
-        return _impossible(bench, job_id)
+        _impossible(bench, job_id)
     except UnknownModelError:
         # Accepted with a catalogue that still knew it.
         log.exception("model_has_gone", job_id=job_id)
         _fail_queued(bench, job_id, "model_unavailable")
-        return None
     except DatabaseBusyError:
-        return _later(bench, job_id)
+        _later(bench, job_id)
     except DatabaseChangedError:
         raise
     except DatabaseAwayError:
         if claimed is None:
             raise
         return _recovered(bench, job_id, [call.id for call in claimed.fresh])
-    return claimed
+    else:
+        return claimed
+    return None
 
 
-def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents: list[Intent]) -> Claimed:
+def _claim_within(connection: Connection, bench: Workbench, job_id: str) -> Claimed:
     row = lifecycle.claim(
         connection,
         job_id,
@@ -198,22 +199,21 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents
     job = loading.load(connection, job_id)
     if job is None:
         raise StaleJobError(job_id)
-    intents += _plan(bench, job)
+    intents = _plan(bench, job)
     parts = loading.order_parts(connection, job_id)
-    seated = calls.intend(
+    permitted = calls.intend(
         connection,
         job_id=job.id,
         provider=job.provider,
-        model=job.model,
+        attempt=row.attempt,
         credentials={provider.credential_id: provider.base_url for provider in bench.registry.of(job.provider)},
         intents=intents,
         deadline_s=bench.spec(job.provider).deadline_s,
-        unit_price=job.unit_price,
     )
-    if seated is None:
+    if permitted is None:
         raise _NoCapacityError(job.provider)
     nudges: list[Nudge] = []
-    if seated.endless:  # where permits are few, accounts take turns (jobs/refill.py)
+    if not permitted.limited:  # where permits are few, accounts take turns (jobs/refill.py)
         nudges = publishing.fill(
             connection,
             job.account_id,
@@ -225,12 +225,10 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents
     lifecycle.hold(connection, row)
     failpoints.hit("claim.uncommitted")
     fresh = [
-        _fresh_call(each.id, each.slot, each.attempt, each.pictures, job.model, seated.credential_id, seated.at)
-        for each in seated.intents
+        _fresh_call(each.id, each.slot, each.attempt, each.pictures, job.model, permitted.credential_id, permitted.at)
+        for each in permitted.intents
     ]
-    return Claimed(
-        replace(job, calls=[*job.calls, *fresh]), fresh, parts, nudges, _keep_until(bench, job.provider)
-    )
+    return Claimed(replace(job, calls=[*job.calls, *fresh]), fresh, parts, nudges, _keep_until(bench, job.provider))
 
 
 def _plan(bench: Workbench, job: LiveJob) -> list[Intent]:
@@ -300,9 +298,7 @@ def _turn_elsewhere(bench: Workbench, job_id: str) -> None:
     """The provider takes no one now; an order that names other models need not wait for it."""
     signals: list[Signal] = []
     with suppress(StaleJobError), bench.database.transaction() as connection:
-        signals = lifecycle.fail_over(
-            connection, job_id, None, code="provider_closed", deadline_s=bench.move_within_s
-        )
+        signals = lifecycle.fail_over(connection, job_id, None, code="provider_closed", deadline_s=bench.move_within_s)
     bench.publish(signals)
 
 

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from sqlalchemy import Connection, text
 
+from core.db import Hot, Statement
 from quota.errors import InsufficientCreditsError, LedgerMismatchError
 
 
@@ -75,7 +76,7 @@ def admit(connection: Connection, account_id: str, price: int) -> None:
         refuse(connection, account_id, price)
 
 
-def refuse(connection: Connection, account_id: str, price: int) -> NoReturn:
+def refuse(connection: Hot | Connection, account_id: str, price: int) -> NoReturn:
     """Raise InsufficientCreditsError with what there is."""
     raise InsufficientCreditsError(
         price_microcredits=price, spendable_microcredits=balance(connection, account_id).spendable
@@ -208,12 +209,12 @@ def _adjust(connection: Connection, account_id: str, amount: int, note: str) -> 
     connection.execute(_ADJUST, values)
 
 
-_BALANCE = text("SELECT spendable, reserved FROM balances WHERE account_id = :account_id")
+BALANCE = Statement("SELECT spendable, reserved FROM balances WHERE account_id = :account_id")
 
 
-def balance(connection: Connection, account_id: str) -> Balance:
+def balance(connection: Hot | Connection, account_id: str) -> Balance:
     """What an account has, without waiting for those who change it."""
-    row = connection.execute(_BALANCE, {"account_id": account_id}).one_or_none()
+    row = Hot.of(connection).one_or_none(BALANCE, {"account_id": account_id})
     return Balance(row.spendable, row.reserved) if row else Balance()
 
 

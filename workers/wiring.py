@@ -26,7 +26,8 @@ from storage.media import Media
 from storage.opening import open_store
 from workers.enqueue import Publisher
 
-LIMIT_MAX = 1_000_000
+# A limit is so many rows.
+LIMIT_MAX = 100_000
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -78,7 +77,7 @@ made AS (
     JOIN upstream_calls AS c ON c.id = kept.call_id CROSS JOIN seen
 ),
 freed AS (
-    UPDATE permits SET call_id = NULL FROM said WHERE said.frees AND permits.call_id = said.id
+    UPDATE permits SET call_id = NULL, taken_at = NULL FROM said WHERE said.frees AND permits.call_id = said.id
     RETURNING permits.number
 ),
 job AS (

@@ -39,7 +39,7 @@ event AS (
         'provider', provider, 'held_microcredits', CASE WHEN money_before = 'queued' THEN quoted END))
     FROM job
 )
-SELECT id, account_id, provider, weight, version, fence, quoted, money_before FROM job
+SELECT id, account_id, provider, weight, version, fence, quoted, attempt, money_before FROM job
 """)
 
 
@@ -109,7 +109,8 @@ WITH job AS (
         due_at = clock_timestamp() + make_interval(secs => CAST(:after_s AS float)),
         deadline_at = clock_timestamp() + make_interval(secs => CAST(:after_s AS float) + CAST(:deadline_s AS float))
     WHERE id = :id AND version = :version AND status IN ('running', 'waiting') AND cancel_requested_at IS NULL
-    RETURNING id, attempt, provider, node, CAST(extract(epoch FROM clock_timestamp() - started_at) AS float) AS runtime_s
+    RETURNING id, attempt, provider, node,
+        CAST(extract(epoch FROM clock_timestamp() - started_at) AS float) AS runtime_s
 ),
 event AS (
     INSERT INTO job_events (job_id, type, data)
@@ -153,8 +154,8 @@ job AS (
         notes = coalesce(jobs.notes, '[]') || jsonb_build_array(seen.model_before || ': ' || CAST(:why AS text) || '; '
             || (seen.next ->> 'model') || ' was asked instead'),
         due_at = clock_timestamp(), published_at = clock_timestamp(),
-        deadline_at = greatest(jobs.deadline_at, clock_timestamp()
-            + make_interval(secs => coalesce(CAST(CAST(:deadline_s AS jsonb) ->> (seen.next ->> 'provider') AS float), 0)))
+        deadline_at = greatest(jobs.deadline_at, clock_timestamp() + make_interval(
+            secs => coalesce(CAST(CAST(:deadline_s AS jsonb) ->> (seen.next ->> 'provider') AS float), 0)))
     FROM seen WHERE jobs.id = seen.id
     RETURNING jobs.id, jobs.provider, jobs.attempt, jobs.node,
         CAST(extract(epoch FROM clock_timestamp() - jobs.started_at) AS float) AS runtime_s
@@ -222,9 +223,7 @@ SELECT provider FROM job
 """)
 
 
-def lapse(
-    connection: Connection, job_id: str, fence: int, *, code: str, give_up_s: Mapping[str, float]
-) -> list[Nudge]:
+def lapse(connection: Connection, job_id: str, fence: int, *, code: str, give_up_s: Mapping[str, float]) -> list[Nudge]:
     """RUNNING -> WAITING, due now, because its owner is dead, its step overdue or in an accident.
 
     What was sent and not answered is uncertain from here on; the poller looks at it, and at what is

@@ -48,7 +48,7 @@ image AS (
     ON CONFLICT (job_id, index) DO NOTHING
 ),
 freed AS (
-    UPDATE permits SET call_id = NULL FROM said WHERE said.frees AND permits.call_id = said.id
+    UPDATE permits SET call_id = NULL, taken_at = NULL FROM said WHERE said.frees AND permits.call_id = said.id
 ),
 job AS (
     UPDATE jobs

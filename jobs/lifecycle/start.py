@@ -13,6 +13,7 @@ from typing import Any
 
 from core.db import Hot, Statement
 
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """A job in our hands: its calls are on record and nothing is sent yet.
@@ -74,7 +75,8 @@ job AS (
         CAST(seen.worker ->> 'deadline_s' AS float) AS deadline_s
 ),
 asked AS (
-    SELECT o.job_id, coalesce(behind.request, o.request) AS request, coalesce(behind.unit_cost, o.unit_cost) AS unit_cost
+    SELECT o.job_id, coalesce(behind.request, o.request) AS request,
+        coalesce(behind.unit_cost, o.unit_cost) AS unit_cost
     FROM job JOIN orders AS o ON o.job_id = job.id
     -- After a failover the order of another model counts.
     LEFT JOIN LATERAL (
@@ -165,8 +167,9 @@ def start(
     """QUEUED -> RUNNING, with everything written that must be before a paid call leaves.
 
     ``providers``: what this worker can use, as JSON: by name {step_s, deadline_s, credentials: {id: base
-    URL}}. ``call_id``: a fresh id; the calls, ten at most, differ in its last digit. ``backoff_s``: how much later than its call's deadline the job must
-    have moved on. ``window`` and ``most``: how far the account's next jobs are published.
+    URL}}. ``call_id``: a fresh id; the calls, ten at most, differ in its last digit. ``backoff_s``: how much
+    later than its call's deadline the job must have moved on. ``window`` and ``most``: how far the account's
+    next jobs are published.
     None: the longer way has to be taken, which also says whether there is anything to start.
     """
     row = hot.one_or_none(

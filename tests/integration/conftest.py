@@ -27,6 +27,8 @@ EMPTIED = (
     "balances",
     "api_keys",
     "accounts",
+    "permits",
+    "submit_tokens",
     "credentials",
     "providers",
     "doomed_blobs",

@@ -19,12 +19,14 @@ from sqlalchemy import Row, text
 
 from accounts.accounts import create_account
 from core.db import Database
-from jobs import audit, collector, funds, heartbeats, lifecycle, loading, poller, repository, runner, states, sweep
+from jobs import audit, capacity, funds, heartbeats, loading, poller, repository, runner, states, steps, sweep
+from jobs.capacity import Limits
 from jobs.desk import Customer, Desk, Reference, Submitted
+from jobs.errors import JobFailedError
 from jobs.funds import Funds
 from jobs.idempotency import IdempotencyKey
 from jobs.repository import Task
-from jobs.states import Nudge
+from jobs.states import Ended, Nudge, Signal
 from jobs.workbench import Workbench
 from providers import registry
 from providers.catalog import CatalogSource
@@ -44,10 +46,13 @@ class Recorder:
 
     def __init__(self) -> None:
         self.waiting: list[Nudge] = []
+        self.ended: list[Ended] = []
         self.messages = 0  # tasks sent: wake-ups are no Celery messages
         self.away = False
 
-    def __call__(self, nudges: Sequence[Nudge]) -> bool:
+    def __call__(self, signals: Sequence[Signal]) -> bool:
+        self.ended += [each for each in signals if isinstance(each, Ended)]
+        nudges = [each for each in signals if isinstance(each, Nudge)]
         if self.away and nudges:
             return False
         self.waiting += nudges
@@ -90,6 +95,12 @@ class Engine:
     def one(self, statement: str, **values: Any) -> Any:
         [[value]] = self.rows(statement, **values)
         return value
+
+    def limit(self, provider: str, **limits: int) -> None:
+        """Announce the provider's credentials with these limits; none: no limits."""
+        with self.database.transaction() as connection:
+            for each in self.bench.registry.of(provider):
+                capacity.announce(connection, each.credential_id, provider, Limits(**limits))
 
     # -- accounts
 
@@ -149,20 +160,18 @@ class Engine:
 
     def handle(self, nudge: Nudge) -> None:
         """What ``workers.tasks`` does with a message, the failure hook included."""
-        work: dict[str, Callable[[Workbench, str], list[Nudge]]] = {
-            "jobs.run": runner.run,
-            "jobs.poll": poller.poll,
-            "jobs.collect": collector.collect,
-        }
+        work: dict[str, Callable[[Workbench, str], list[Signal]]] = {"jobs.run": runner.run, "jobs.poll": poller.poll}
         try:
-            self.bench.publish(work[nudge.task](self.bench, nudge.argument))
-        except runner.CrashedStepError as crash:
-            with self.database.transaction() as connection:
-                nudges = lifecycle.crashed(connection, crash.job_id, crash.fence, give_up_s=self.bench.give_up_s)
-            self.bench.publish(nudges)
+            try:
+                signals = work[nudge.task](self.bench, nudge.argument)
+            except runner.CrashedStepError as crash:
+                signals = steps.crashed(self.bench, crash)
+        except JobFailedError as failed:
+            signals = steps.end_failed(self.bench, failed)
+        self.bench.publish(signals)
 
     def run(self, job_id: str) -> None:
-        self.bench.publish(runner.run(self.bench, job_id))
+        self.handle(states.run("", job_id))
 
     def poll(self, provider: str = "chatgpt2api") -> None:
         """Make every waiting job of the provider due and look at one batch."""
@@ -216,7 +225,7 @@ def make_bench(
     media: Media,
     store: LocalStore,
     environ: Mapping[str, str],
-    sent: Callable[[Sequence[Nudge]], bool],
+    sent: Callable[[Sequence[Signal]], bool],
     owner: str,
     **changed: Any,
 ) -> Workbench:

@@ -19,7 +19,7 @@ WRONGS = {
     "job_is_settled_once": "UPDATE jobs SET captured = 0, released = quoted WHERE status = 'succeeded'",
     "captured_is_pictures_kept": "DELETE FROM images",
     "only_pictures_are_charged": "DELETE FROM images",
-    "slots_are_open_calls": "UPDATE credentials SET active = active + 1",
+    "permits_are_open_calls": "UPDATE permits SET call_id = NULL WHERE call_id IS NOT NULL",
     "ended_jobs_have_no_open_calls": "WITH j AS (UPDATE jobs SET finished_at = finished_at - interval '1 hour'"
     " WHERE status = 'succeeded' RETURNING id)"
     " UPDATE upstream_calls SET outcome = 'accepted' FROM j WHERE job_id = j.id",
@@ -29,6 +29,7 @@ WRONGS = {
 @pytest.fixture
 def books(engine: Engine, account: Customer) -> Engine:
     """One job of each kind: done, refused, in progress, queued."""
+    engine.limit("chatgpt2api", max_active=3)
     engine.order(account)
     engine.order(account, "no [sandbox:refuse]")
     engine.drive()

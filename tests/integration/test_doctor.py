@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from sqlalchemy import text
 from app.commands import main
 from core.db import Database, make_engine
 from core.ids import new_id
-from jobs import audit, heartbeats, sweep
+from jobs import audit, capacity, heartbeats, sweep
+from jobs.capacity import Limits
 from jobs.doctor import Doctor, Finding
 from jobs.mending import Mender
 from providers import catalog
@@ -118,7 +118,7 @@ def test_without_a_worker_the_queue_says_so(house: House) -> None:
     [
         ("SELECT 1", "their messages are not read"),
         ("UPDATE credentials SET paused_at = clock_timestamp()", "paused"),
-        ("UPDATE credentials SET max_active = 0", "every slot"),
+        ("UPDATE credentials SET max_active = 1", "every permit"),
     ],
 )
 def test_messages_nobody_reads_have_a_cause(house: House, trouble: str, words: str) -> None:
@@ -255,37 +255,47 @@ def test_a_deletion_that_hangs_is_told(house: House) -> None:
 # ---------------------------------------------------------------- books
 
 
-def test_slots_are_counted_anew(house: House) -> None:
-    house.job(ended_days_ago=None)
-    house.sql("UPDATE upstream_calls SET outcome = 'accepted'")
-    house.sql("UPDATE credentials SET active = 5")
-    found = findings(house)["slots_are_open_calls"]
-    assert mend(house, found) == "counted anew: 1 open calls"
+def limit(house: House, **limits: int) -> None:
+    with house.database.transaction() as connection:
+        capacity.announce(connection, CREDENTIAL, "openai", Limits(**limits))
+
+
+def holders(house: House) -> list[str]:
+    return list(house.one("SELECT array_agg(call_id ORDER BY call_id) FROM permits WHERE call_id IS NOT NULL") or [])
+
+
+def test_permits_of_calls_that_are_over_come_back_and_open_calls_get_theirs(house: House) -> None:
+    over, open_ = (house.job(ended_days_ago=None) for _ in range(2))
+    limit(house, max_active=5)
+    house.sql("UPDATE upstream_calls SET outcome = 'accepted' WHERE job_id = :id", id=open_)
+    house.sql("UPDATE permits SET call_id = :id, taken_at = clock_timestamp() WHERE number = 3", id=f"call_{over}")
+    found = findings(house)["permits_are_open_calls"]
+    assert (found.subject, "1 permits taken by no open call, 1 open calls" in found.cause) == (CREDENTIAL, True)
+    assert mend(house, found) == "its permits are those of its open calls again"
+    assert holders(house) == [f"call_{open_}"]
     assert findings(house) == {}
 
 
-def test_slots_counted_while_a_call_ends_come_out_right(house: House) -> None:
-    """A call ends in a transaction under way: the count must not forget its slot twice."""
+def test_a_permit_whose_call_is_not_written_down_yet_is_left_for_a_minute(house: House) -> None:
+    limit(house, max_active=1)
+    house.sql("UPDATE permits SET call_id = 'call_soon', taken_at = clock_timestamp()")
+    mend(house, findings(house)["permits_are_open_calls"])
+    assert holders(house) == ["call_soon"]
+    house.sql("UPDATE permits SET taken_at = clock_timestamp() - interval '61 s'")
+    mend(house, findings(house)["permits_are_open_calls"])
+    assert holders(house) == []
+
+
+def test_a_call_that_is_ending_gets_no_permit_that_it_would_not_give_back(house: House) -> None:
     house.job(ended_days_ago=None)
     house.sql("UPDATE upstream_calls SET outcome = 'accepted'")
-    house.sql("UPDATE credentials SET active = 3")
-    found = findings(house)["slots_are_open_calls"]
-    started = threading.Event()
-
-    def recount() -> None:
-        started.set()
-        mend(house, found)
-
+    house.sql("UPDATE credentials SET max_active = 1")
+    found = findings(house)["permits_are_open_calls"]
     with house.database.transaction() as connection:
         connection.execute(text("UPDATE upstream_calls SET outcome = 'kept'"))
-        connection.execute(text("UPDATE credentials SET active = active - 1"))
-        thread = threading.Thread(target=recount)
-        thread.start()
-        started.wait()
-        thread.join(0.3)
-        assert thread.is_alive()  # it waits for the row
-    thread.join()
-    assert house.one("SELECT active FROM credentials WHERE id = :id", id=CREDENTIAL) == 0
+        mend(house, found)  # does not wait for it
+    assert holders(house) == []
+    assert findings(house) == {}
 
 
 @pytest.mark.parametrize("drift", [-7, 7])

@@ -158,8 +158,7 @@ def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_
 
 def test_a_credential_that_has_gone_ends_its_calls_in_time(engine: Engine, account: Customer) -> None:
     [job_id] = waiting(engine, account, 1)
-    engine.sql("INSERT INTO credentials (id, provider, active) VALUES ('chatgpt2api/old', 'chatgpt2api', 1)")
-    engine.sql("UPDATE credentials SET active = 0 WHERE id = 'chatgpt2api/default'")
+    engine.sql("INSERT INTO credentials (id, provider) VALUES ('chatgpt2api/old', 'chatgpt2api')")
     engine.sql("UPDATE upstream_calls SET credential_id = 'chatgpt2api/old'")
     engine.poll()
     assert engine.job(job_id).status == "waiting"

@@ -367,7 +367,7 @@ def test_past_the_providers_own_deadline_a_call_is_given_up_after_one_last_look(
 
 
 def test_a_full_credential_puts_jobs_off_without_hold_event_or_attempt(engine: Engine, account: Customer) -> None:
-    engine.sql("UPDATE credentials SET max_active = 1")
+    engine.limit("chatgpt2api", max_active=1)
     first, second = (engine.order(account, f"one of two {i} [sandbox:never]").task.id for i in range(2))
     engine.run(first)
     before, told = engine.balance(account), engine.events(second)
@@ -380,17 +380,17 @@ def test_a_full_credential_puts_jobs_off_without_hold_event_or_attempt(engine: E
 
 
 @pytest.mark.parametrize("prompt", ["well", "no [sandbox:refuse]", "no [sandbox:fail=policy]", "hm [sandbox:429]"])
-def test_every_end_of_a_call_frees_its_slot(engine: Engine, account: Customer, prompt: str) -> None:
-    engine.sql("UPDATE credentials SET max_active = 1")
+def test_every_end_of_a_call_gives_its_permit_back(engine: Engine, account: Customer, prompt: str) -> None:
+    engine.limit("chatgpt2api", max_active=1)
     for number in range(2):
         engine.order(account, f"{prompt} {number}")
     engine.drive(until=lambda: engine.one("SELECT count(*) FROM upstream_calls WHERE closed_at IS NOT NULL") >= 2)
-    engine.drive(until=lambda: engine.one("SELECT sum(active) FROM credentials") == 0)
+    engine.drive(until=lambda: engine.one("SELECT count(call_id) FROM permits") == 0)
     engine.assert_books_balance()
 
 
 def test_calls_beyond_the_room_are_made_when_there_is_some(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
-    engine.sql("UPDATE credentials SET max_active = 2")
+    engine.limit("chatgpt2api", max_active=2)
     job_id = engine.order(account, n=3).task.id
     engine.run(job_id)
     assert len(engine.calls(job_id)) == 2
