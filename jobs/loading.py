@@ -145,7 +145,7 @@ candidate AS (
             SELECT id, due_at FROM jobs
             WHERE provider = :provider AND status = 'waiting' AND account_id = waits.account_id
                 AND due_at <= statement_timestamp()
-            ORDER BY due_at LIMIT 1 + CAST(:limit AS int) / waits.accounts
+            ORDER BY due_at LIMIT 1 + 2 * CAST(:limit AS int) / waits.accounts
         ) AS first
     ) AS own
     UNION ALL
@@ -153,18 +153,21 @@ candidate AS (
     SELECT id, due_at, CAST(:limit AS int) + 1 FROM (
         SELECT id, due_at FROM jobs
         WHERE provider = :provider AND status = 'waiting' AND due_at <= statement_timestamp()
-        ORDER BY due_at LIMIT CAST(:limit AS int)
+        ORDER BY due_at LIMIT 2 * CAST(:limit AS int)
     ) AS oldest
 ),
+-- Twice as many as wanted, for another worker may be taking the same in this moment.
 chosen AS (
-    SELECT id FROM candidate GROUP BY id ORDER BY min(turn), min(due_at) LIMIT CAST(:limit AS int)
+    SELECT id, row_number() OVER (ORDER BY min(turn), min(due_at)) AS place FROM candidate GROUP BY id
+    ORDER BY place LIMIT 2 * CAST(:limit AS int)
 ),
 due AS (
-    SELECT j.id FROM jobs AS j JOIN chosen ON chosen.id = j.id
-    WHERE j.status = 'waiting' AND j.due_at <= statement_timestamp()
-    FOR UPDATE OF j SKIP LOCKED
+    SELECT w.id FROM jobs AS w JOIN chosen ON chosen.id = w.id
+    WHERE w.status = 'waiting' AND w.due_at <= statement_timestamp()
+    ORDER BY chosen.place LIMIT CAST(:limit AS int)
+    FOR UPDATE OF w SKIP LOCKED
 ),
-j AS (
+taken AS (
     UPDATE jobs
     SET due_at = clock_timestamp() + make_interval(secs => greatest(CAST(:interval_s AS float),
         least(CAST(:interval_max_s AS float), extract(epoch FROM clock_timestamp() - jobs.started_at) / 8)))
@@ -184,7 +187,7 @@ SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fe
             'cancel_asked', c.cancel_asked_at IS NOT NULL, 'missing', c.missing_since IS NOT NULL,
             'result', c.result) ORDER BY c.slot, c.try)
         FROM upstream_calls AS c WHERE c.job_id = j.id), '[]') AS calls
-FROM j
+FROM taken AS j
 """)
 
 # Accounts looked at in one batch; with more the next batch goes on behind them.

@@ -53,7 +53,7 @@ jobs = Table(
     Column("due_at", TIME, nullable=False, server_default=NOW),
     Column("published_at", TIME),
     Column("start_deadline_at", TIME),
-    # By when it must have moved on, in any live state: the sweep ends what is past it.
+    # By when it must have moved on once it was begun, in any live state: the sweep ends what is past it.
     Column("deadline_at", TIME),
     Column("lost_messages", SmallInteger, nullable=False, server_default=text("0")),  # sent again so often
     Column("node", Text),  # the worker node that made its latest call

@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from core import failpoints
-from core.db import Hot
 from core.errors import DatabaseAwayError, DatabaseBusyError, DatabaseChangedError
 from core.ids import new_id
 from jobs import answers, calls, capacity, decide, lifecycle, loading, publishing, states, steps
@@ -289,7 +288,7 @@ def _defer(bench: Workbench, job_id: str, provider: str) -> None:
     with bench.database.transaction() as connection:
         seen = capacity.outlook(connection, provider, known)
         later = capacity.put_off(seen)
-        lifecycle.defer(Hot.of(connection), job_id, after_s=later.least_s, spread_s=later.spread_s)
+        lifecycle.defer(connection, job_id, after_s=later.least_s, spread_s=later.spread_s)
     if seen.closed:
         _turn_elsewhere(bench, job_id)
 

@@ -265,7 +265,7 @@ def _read_again(bench: Workbench, job: LiveJob) -> LiveJob | None:
     """The job as it is now, if it is still ours to move; None if not."""
     with bench.database.hot() as hot:
         now = loading.load(hot, job.id)
-    if now is None or now.status is not job.status:
+    if now is None or now.status in states.TERMINAL or now.status is not job.status:
         return None
     return now if now.status is JobStatus.WAITING or now.fence == job.fence else None
 

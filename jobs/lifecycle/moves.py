@@ -88,9 +88,9 @@ WHERE id = :id AND status = 'queued'
 """)
 
 
-def defer(hot: Hot, job_id: str, *, after_s: float, spread_s: float = 0.0) -> None:
+def defer(connection: Hot | Connection, job_id: str, *, after_s: float, spread_s: float = 0.0) -> None:
     """QUEUED stays QUEUED: it cannot start now, so only the time of the next try moves, jittered."""
-    hot.run(DEFER, {"id": job_id, "after_s": after_s, "spread_s": spread_s})
+    Hot.of(connection).run(DEFER, {"id": job_id, "after_s": after_s, "spread_s": spread_s})
 
 
 DUE_NOW = Statement("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id AND status = 'waiting'")

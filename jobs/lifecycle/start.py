@@ -99,7 +99,7 @@ call AS (
 ),
 event AS (
     INSERT INTO job_events (job_id, type, data)
-    SELECT id, 'started', jsonb_build_object('worker', CAST(:owner AS text), 'attempt', attempt, 'provider', provider,
+    SELECT id, 'started', jsonb_build_object('worker', CAST(:owner AS text), 'attempt', 0, 'provider', provider,
         'held_microcredits', quoted)
     FROM job
 ),

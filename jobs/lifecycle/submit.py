@@ -75,10 +75,9 @@ room AS (
 ),
 job AS (
     INSERT INTO jobs (id, account_id, weight, operation, model, provider, n, low_priority, status, money,
-        unit_price, quoted, start_deadline_at, deadline_at, published_at, fallbacks, keep_s, per_call)
+        unit_price, quoted, start_deadline_at, published_at, fallbacks, keep_s, per_call)
     SELECT :id, :account_id, CAST(:weight AS int), :operation, :model, :provider, CAST(:n AS int),
         CAST(:low_priority AS boolean), 'queued', 'queued', CAST(:unit_price AS bigint), CAST(:price AS bigint),
-        clock_timestamp() + make_interval(secs => :start_within_s),
         clock_timestamp() + make_interval(secs => :start_within_s),
         CASE WHEN room.free > 0 AND NOT CAST(:low_priority AS boolean) THEN clock_timestamp() END,
         CAST(:fallback_count AS int), CAST(:keep_s AS int), CAST(:per_call AS int)

@@ -21,6 +21,7 @@ from storage.media import Media
 
 # Everything a test may leave behind; whatever hangs on a job goes with it.
 EMPTIED = (
+    "job_events",
     "jobs",
     "idempotency_keys",
     "transfers",

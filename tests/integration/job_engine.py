@@ -14,12 +14,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 from sqlalchemy import Row, text
 
 from accounts.accounts import create_account
 from core.db import Database
-from jobs import audit, capacity, funds, heartbeats, loading, poller, repository, runner, states, steps, sweep
+from jobs import (
+    audit,
+    capacity,
+    collector,
+    funds,
+    heartbeats,
+    loading,
+    poller,
+    repository,
+    runner,
+    states,
+    steps,
+    sweep,
+)
 from jobs.capacity import Limits
 from jobs.desk import Customer, Desk, Reference, Submitted
 from jobs.errors import JobFailedError
@@ -31,6 +45,7 @@ from jobs.workbench import Workbench
 from providers import registry
 from providers.catalog import CatalogSource
 from quota import ledger
+from storage.base import StorageUnavailableError
 from storage.local import LocalStore
 from storage.media import Media
 
@@ -160,15 +175,8 @@ class Engine:
 
     def handle(self, nudge: Nudge) -> None:
         """What ``workers.tasks`` does with a message, the failure hook included."""
-        work: dict[str, Callable[[Workbench, str], list[Signal]]] = {"jobs.run": runner.run, "jobs.poll": poller.poll}
-        try:
-            try:
-                signals = work[nudge.task](self.bench, nudge.argument)
-            except runner.CrashedStepError as crash:
-                signals = steps.crashed(self.bench, crash)
-        except JobFailedError as failed:
-            signals = steps.end_failed(self.bench, failed)
-        self.bench.publish(signals)
+        work: dict[str, Callable[[Workbench, str], list[Signal]]] = {"jobs.run": run_step, "jobs.poll": poller.poll}
+        self.bench.publish(work[nudge.task](self.bench, nudge.argument))
 
     def run(self, job_id: str) -> None:
         self.handle(states.run("", job_id))
@@ -216,6 +224,26 @@ class Engine:
         about_pictures = () if pictures else ("captured_is_pictures_kept", "only_pictures_are_charged")
         with self.database.transaction() as connection:
             assert [finding for finding in audit.check(connection) if finding.invariant not in about_pictures] == []
+
+
+def run_step(bench: Workbench, job_id: str) -> list[Signal]:
+    """What the task ``jobs.run`` does, its failure hook included."""
+    try:
+        try:
+            return runner.run(bench, job_id)
+        except runner.CrashedStepError as crash:
+            return steps.crashed(bench, crash)
+    except JobFailedError as failed:
+        return steps.end_failed(bench, failed)
+
+
+def refuse_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is away for whoever fetches images: what is finished is left to a later look."""
+
+    def away(*args: object, **kwargs: object) -> None:
+        raise StorageUnavailableError("away")
+
+    monkeypatch.setattr(collector.answers, "keep", away)
 
 
 def make_bench(

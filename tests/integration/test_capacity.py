@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_engine import run_step
 from sqlalchemy import Row, text
 
 from accounts.accounts import create_account
 from core.db import Database
 from core.embedded.ports import free_ports
-from jobs import audit, capacity, circuit, collector, heartbeats, poller, refill, runner, states, sweep
+from jobs import audit, capacity, circuit, heartbeats, poller, refill, runner, sweep
 from jobs.capacity import Limits
 from jobs.desk import Customer, Desk
 from jobs.estimates import Estimates
 from jobs.repository import find_task
-from jobs.states import Nudge
+from jobs.states import Outcome, Signal
 from jobs.workbench import Workbench
 from providers import catalog, registry
 from quota import ledger
@@ -83,12 +84,12 @@ class Fleet:
         """Every job looked at once by every worker, all of them at the same time."""
         pairs = [(bench, job_id) for job_id in job_ids for bench in self.benches]
         with ThreadPoolExecutor(threads * len(self.benches)) as pool:
-            list(pool.map(lambda pair: runner.run(*pair), pairs))
+            list(pool.map(lambda pair: run_step(*pair), pairs))
 
-    def run(self, job_id: str, worker: int = 0) -> list[Nudge]:
+    def run(self, job_id: str, worker: int = 0) -> list[Signal]:
         """One job now, whatever its ``due_at`` says."""
         self.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
-        return runner.run(self.benches[worker], job_id)
+        return run_step(self.benches[worker], job_id)
 
     def job(self, job_id: str) -> Row[Any]:
         [row] = self.rows("SELECT *, due_at - clock_timestamp() AS due_in FROM jobs WHERE id = :id", id=job_id)
@@ -355,7 +356,7 @@ def test_one_poisonous_order_stops_nobody(fleet: Fleet) -> None:
                 "openai",
                 call_id=f"call_{number}",
                 job_id="job_same",
-                outcome=states.Outcome.LOST,
+                outcome=Outcome.LOST,
                 code="upstream_error",
                 retryable=False,
             )
@@ -370,7 +371,7 @@ def test_half_open_lets_exactly_one_call_through_however_many_ask(fleet: Fleet) 
     submitted = fleet.submits("chatgpt2api")
     ids = fleet.orders(12, n=2, **ASYNC)
     threads = ThreadPoolExecutor(16)
-    asked = [threads.submit(runner.run, bench, job_id) for job_id in ids for bench in fleet.benches]
+    asked = [threads.submit(run_step, bench, job_id) for job_id in ids for bench in fleet.benches]
 
     until(lambda: fleet.submits("chatgpt2api") == submitted + 1, "the probe")
     assert fleet.state("chatgpt2api").circuit == "half_open"
@@ -459,7 +460,7 @@ def test_an_upstream_that_refuses_connections_opens_the_circuit(fleet: Fleet, en
     nowhere = registry.load({**environ, "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"})
     bench = Workbench(**{**vars(fleet.benches[0]), "registry": nowhere})
     for job_id in fleet.orders(circuit.FAILURES_TO_OPEN, **SYNC):
-        runner.run(bench, job_id)
+        run_step(bench, job_id)
     assert fleet.state("openai").circuit == "open"
 
 
@@ -513,9 +514,7 @@ def test_a_provider_that_hangs_with_every_permit_taken_delays_no_other(fleet: Fl
     for job_id in ids:
         fleet.run(job_id)
     fleet.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting'")
-    for nudge in poller.poll(fleet.benches[0], "chatgpt2api"):
-        if nudge.task == states.COLLECT:
-            collector.collect(fleet.benches[1], nudge.argument)
+    poller.poll(fleet.benches[0], "chatgpt2api")
     sweep.Sweeper(fleet.benches[1], steady=lambda: True, epoch=lambda: "one").sweep()
     took_s = time.monotonic() - began
 
