@@ -233,7 +233,7 @@ def _made_nothing(call: Call) -> bool:
     """Surely: it did not run, or its upstream said so. Never a refusal, nor anything uncertain or billed."""
     if call.outcome is Outcome.FAILED:
         return call.retryable
-    return call.outcome in (Outcome.NOT_RUN, Outcome.MISCONFIGURED)
+    return call.outcome in UNBILLED
 
 
 def _barren(facts: Facts) -> list[Call]:
