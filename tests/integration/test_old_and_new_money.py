@@ -9,14 +9,19 @@ from __future__ import annotations
 import itertools
 import random
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from alembic import command
 from job_engine import Engine
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import IntegrityError
 
-from core.db import Database
+from accounts.accounts import create_account
+from core import schema
+from core.db import Database, make_engine
 from jobs import audit, funds
 from jobs.desk import Customer
 from quota import ledger
@@ -86,7 +91,10 @@ class Old:
 class Life:
     """Jobs of one account, each verb by old or new code as chance has it."""
 
-    def __init__(self, database: Database, account_id: str, chance: random.Random) -> None:
+    def __init__(
+        self, database: Database, account_id: str, chance: random.Random, codes: Sequence[Any] = (Old, ledger)
+    ) -> None:
+        self.codes = codes
         self.database = database
         self.account_id = account_id
         self.chance = chance
@@ -104,7 +112,7 @@ class Life:
 
     @property
     def code(self) -> Any:
-        return self.chance.choice([Old, ledger])
+        return self.chance.choice(self.codes)
 
     def grant(self) -> None:
         with self.database.transaction() as connection:
@@ -116,8 +124,8 @@ class Life:
             with self.database.transaction() as connection:
                 connection.execute(
                     text(
-                        "INSERT INTO jobs (id, account_id, operation, model, provider, n, status, money, unit_price,"
-                        " quoted)"
+                        "INSERT INTO jobs"
+                        " (id, account_id, operation, model, provider, n, status, money, unit_price, quoted)"
                         " VALUES (:id, :account_id, 'generate', 'm', 'p', 1, 'queued', 'queued', :price, :price)"
                     ),
                     {"id": job_id, "account_id": self.account_id, "price": price},
@@ -184,6 +192,96 @@ def drift(database: Database) -> list[Any]:
         return found + list(connection.execute(apart))
 
 
+@contextmanager
+def going_on(lives: Sequence[Life]) -> Iterator[None]:
+    """Every life in a thread of its own, from before the block to its end, at least for some steps in each."""
+    over, faults = threading.Event(), []
+    begun = threading.Barrier(len(lives) + 1)
+
+    def live(life: Life) -> None:
+        try:
+            life.step()
+            begun.wait()
+            while not over.is_set():
+                life.step()
+            for _ in range(20):
+                life.step()
+        except BaseException as fault:  # noqa: BLE001 - a thread's fault would be lost
+            faults.append(fault)
+
+    threads = [threading.Thread(target=live, args=(life,)) for life in lives]
+    for thread in threads:
+        thread.start()
+    try:
+        begun.wait()
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert faults == []
+
+
+@pytest.fixture
+def before(postgres_url: str) -> Iterator[Database]:
+    """A database of the release before."""
+    administrator = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with administrator.connect() as connection:
+        connection.execute(text("CREATE DATABASE release_before"))
+    database = Database(make_engine(postgres_url.rsplit("/", 1)[0] + "/release_before", pool_size=12))
+    migrate(database, "0004")
+    yield database
+    database.dispose()
+    with administrator.connect() as connection:
+        connection.execute(text("DROP DATABASE release_before WITH (FORCE)"))
+    administrator.dispose()
+
+
+def migrate(database: Database, revision: str, *, back: bool = False) -> None:
+    with database.transaction() as connection:
+        config = schema._config()
+        config.attributes["connection"] = connection
+        (command.downgrade if back else command.upgrade)(config, revision)
+
+
+OLD_RULES = """
+SELECT b.account_id FROM balances AS b
+WHERE b.available <> (
+        SELECT sum(CASE 'acct:available' WHEN target THEN amount WHEN source THEN -amount ELSE 0 END)
+        FROM transfers AS t WHERE t.account_id = b.account_id
+    )
+    OR b.queued <> (SELECT coalesce(sum(quoted), 0) FROM jobs WHERE account_id = b.account_id AND money = 'queued')
+    OR b.held <> (SELECT coalesce(sum(quoted), 0) FROM jobs WHERE account_id = b.account_id AND money = 'held')
+"""
+
+
+def test_the_upgrade_and_the_way_back_go_by_under_running_processes(before: Database) -> None:
+    with before.transaction() as connection:
+        accounts = [create_account(connection, f"account {n}").id for n in range(2)]
+    lives = [Life(before, accounts[n % 2], random.Random(n), [Old]) for n in range(6)]
+    for account in accounts:
+        with before.transaction() as connection:
+            Old.grant(connection, account, 5 * UNIT)
+    with going_on(lives):
+        migrate(before, "0005")
+    for life in lives:
+        life.codes = (Old, ledger)
+    with going_on(lives):
+        pass
+    for life in lives:
+        life.codes = (Old,)
+    with going_on(lives):
+        migrate(before, "0004", back=True)
+    with before.autocommit() as connection:
+        assert connection.execute(text(OLD_RULES)).all() == []
+    migrate(before, "head")
+    assert drift(before) == []
+    for life in lives:
+        life.codes = (ledger,)
+        life.finish()
+    assert drift(before) == []
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_old_and_new_code_by_turns_keep_the_books(database: Database, engine: Engine, seed: int) -> None:
     life = Life(database, engine.account(0).account_id, random.Random(seed))
@@ -214,10 +312,11 @@ def test_old_and_new_code_at_once_keep_the_books(database: Database, engine: Eng
     threads = [threading.Thread(target=live, args=(life,)) for life in lives]
     for thread in threads:
         thread.start()
+    found: list[Any] = []
     while any(thread.is_alive() for thread in threads):
-        assert drift(database) == []
+        found += drift(database)
     assert faults == []
-    assert drift(database) == []
+    assert found + drift(database) == []
     assert sum(life.refused for life in lives) > 0
     with database.autocommit() as connection:
         assert [ledger.balance(connection, account).reserved for account in accounts] == [0, 0]
