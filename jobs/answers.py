@@ -118,7 +118,8 @@ def from_error(call: Call, error: ProviderError, *, may_look_up: bool) -> Answer
     """Sort a fault by its type (providers/errors.py). ``may_look_up``: the upstream can be asked later."""
     outcome, retryable, written_off = _sorted_error(error, may_look_up=may_look_up)
     facts = replace(call, code=error.code, retryable=retryable, retry_after_s=error.retry_after_s)
-    return Answer(facts, outcome, detail=error.detail, written_off=written_off)
+    cost = error.cost if isinstance(error, Failed | ContentRefused) else None
+    return Answer(facts, outcome, detail=error.detail, written_off=written_off, cost=cost)
 
 
 def _sorted_error(error: ProviderError, *, may_look_up: bool) -> tuple[Outcome, bool, bool]:
