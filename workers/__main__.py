@@ -7,7 +7,6 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import os
 import sys
 import time
 import warnings
@@ -50,7 +49,7 @@ def _start() -> None:
             "--pool=gevent",
             f"--concurrency={settings.worker_pool}",
             f"--queues={','.join(queues)}",
-            f"--hostname={settings.worker_name or f'worker-{os.getpid()}'}@%h",
+            f"--hostname={wiring.node_name()}",
             "--without-gossip",
             "--without-mingle",
             f"--loglevel={settings.log_level}",
