@@ -23,11 +23,12 @@ from celery.worker.state import active_requests
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
 from jobs import collector, heartbeats, loading, poller, publishing, refill, retention, states, sweep
-from jobs.states import COLLECT, Nudge
+from jobs.states import COLLECT, News, Nudge
 from storage.base import StorageUnavailableError
-from workers import drain, wiring
+from workers import drain, stepping, wiring
 from workers.bulkheads import Bulkheads, install, paid_slots
 from workers.celery_app import app
+from workers.task_events import RUN
 from workers.watchdog import CANARY_EVERY_S, CanaryStep, Watchdog
 
 log = structlog.get_logger(__name__)
@@ -153,13 +154,11 @@ class Clock:
         if not self._inline.acquire(blocking=False):
             return
         try:
-            nudges = poller.poll(self._bench, provider)
-            if not self._bench.publish(nudges):
-                for nudge in nudges:
-                    if nudge.task == COLLECT:
-                        collector.collect(self._bench, nudge.argument)
-        except DatabaseAwayError:
-            log.info("poll_waits_for_database", provider=provider)
+            news = stepping.perform_to_the_end(poller.poll, provider)
+            if self._bench.publish(news):
+                return
+            for collected in {each.argument for each in news if isinstance(each, Nudge) and each.task == COLLECT}:
+                self._bench.publish(stepping.perform_to_the_end(collector.collect, collected))
         finally:
             self._inline.release()
 
@@ -177,11 +176,11 @@ class Clock:
         except StorageUnavailableError as error:
             log.warning("retention_waits_for_storage", error=str(error))
 
-    def _publish(self, nudges: Sequence[Nudge]) -> None:
+    def _publish(self, news: Sequence[News]) -> None:
         """What cannot be sent now counts as unpublished again, for the next round."""
-        if self._bench.publish(nudges):
+        if self._bench.publish(news):
             return
-        runs = [nudge.argument for nudge in nudges if nudge.task == "jobs.run"]
+        runs = [each.argument for each in news if isinstance(each, Nudge) and each.task == RUN]
         if runs:
             with self._database.autocommit() as connection:
                 publishing.forget(connection, runs)

@@ -71,10 +71,11 @@ class CanaryStep(bootsteps.ConsumerStep):  # type: ignore[misc]
             return []
         # The default exchange reaches a queue by its name and leaves no binding behind in Redis.
         queue = Queue(self.watchdog.queue, Exchange(""), routing_key=self.watchdog.queue, exclusive=True)
-        return [Consumer(channel, queues=[queue], callbacks=[self._heard], accept=["json"])]
+        return [Consumer(channel, queues=[queue], on_message=self._heard, on_decode_error=self._heard)]
 
-    def _heard(self, body: object, message: Any) -> None:
-        del body
+    def _heard(self, message: Any, error: Exception | None = None) -> None:
+        """Whatever it says: who hears it is not deaf."""
+        del error
         message.ack()
         if self.watchdog is not None:
             self.watchdog.heard()
