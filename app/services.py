@@ -130,7 +130,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         authenticate=KeyCache(database).authenticate,
         records=records,
         desk=desk,
-        publish=Publisher(settings.broker_url, settings.redis_url).publish,
+        publish=Publisher(settings.broker_url, settings.redis_url, task_events=settings.task_events).publish,
         catalogs=catalogs,
         configured=configured,
         unit_price=desk.unit_price,
