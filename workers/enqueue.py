@@ -18,7 +18,7 @@ from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
 
 from core.redis import RedisError, make_client
-from jobs.states import WAKE, Ended, Signal, Nudge
+from jobs.states import WAKE, Ended, Nudge, Signal
 from workers.broker import connect, hang_up, is_redis
 from workers.celery_app import app
 from workers.task_events import RUN, TaskEvents

@@ -23,7 +23,7 @@ from celery.worker.state import active_requests
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
 from jobs import heartbeats, loading, poller, publishing, refill, retention, states, sweep
-from jobs.states import Signal, Nudge
+from jobs.states import Nudge, Signal
 from storage.base import StorageUnavailableError
 from workers import drain, stepping, wiring
 from workers.bulkheads import Bulkheads, install, paid_slots
