@@ -386,6 +386,22 @@ def test_workers_that_start_together_agree(rows: Rows) -> None:
     assert rows.one("SELECT count(*) FROM submit_tokens") == 30
 
 
+def test_who_mends_together_gives_each_call_one_permit(engine: Engine, account: Customer) -> None:
+    calls = open_calls(engine, account, 6)
+    engine.sql("UPDATE credentials SET max_active = 4 WHERE id = :id", id=key_of(engine))
+    together = threading.Barrier(8)
+
+    def mend(_: int) -> None:
+        with engine.database.transaction() as connection:
+            together.wait()
+            capacity.reconcile(connection, key_of(engine))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(mend, range(8)))
+    assert sorted(row.call_id for row in engine.rows("SELECT call_id FROM permits")) == sorted(calls)
+    assert findings(engine) == []
+
+
 # ------------------------------------------------------------------ what is left behind comes back
 
 
@@ -427,4 +443,4 @@ def test_a_generic_plan_goes_by_the_indexes(rows: Rows) -> None:
         connection.exec_driver_sql("DEALLOCATE take")
     assert not re.findall(r"Seq Scan on (?:permits|submit_tokens)\b", plan), plan
     permit = plan[plan.index("CTE permit") : plan.index("CTE token")]
-    assert "using permits_free" in permit, permit
+    assert "using permits_free" in permit[permit.index("LockRows") :], permit
