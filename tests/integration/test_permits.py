@@ -17,7 +17,7 @@ import pytest
 from job_engine import Engine
 from sqlalchemy import Connection, Row, text
 
-from core.db import Database, make_engine
+from core.db import Database
 from core.ids import new_id
 from jobs import audit, capacity, refill
 from jobs.capacity import Limits, Taken
@@ -444,18 +444,3 @@ def test_a_generic_plan_goes_by_the_indexes(rows: Rows) -> None:
     assert not re.findall(r"Seq Scan on (?:permits|submit_tokens)\b", plan), plan
     permit = plan[plan.index("CTE permit") : plan.index("CTE token")]
     assert "using permits_free" in permit[permit.index("LockRows") :], permit
-
-
-def test_the_statement_is_planned_once_and_not_for_each_claim(rows: Rows) -> None:
-    rows.limit(max_active=200, max_per_minute=3000)
-    rows.sql("ANALYZE permits, submit_tokens, credentials")
-    fresh = Database(make_engine(rows.database.engine.url.render_as_string(hide_password=False), pool_size=1))
-    with fresh.autocommit() as connection:
-        for number in range(30):
-            ids = [f"call_{number}"]
-            assert capacity.take(connection, PROVIDER, known=[KEY], call_ids=ids, attempt=0)
-        generic = connection.execute(
-            text("SELECT generic_plans FROM pg_prepared_statements WHERE statement LIKE '%probe AS%'")
-        ).scalar_one()
-    fresh.dispose()
-    assert generic > 10
