@@ -196,7 +196,7 @@ def drift(database: Database) -> list[Any]:
 def going_on(lives: Sequence[Life]) -> Iterator[None]:
     """Every life in a thread of its own, from before the block to its end, at least for some steps in each."""
     over, faults = threading.Event(), []
-    begun = threading.Barrier(len(lives) + 1)
+    begun = threading.Barrier(len(lives) + 1, timeout=30)
 
     def live(life: Life) -> None:
         try:
