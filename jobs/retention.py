@@ -431,7 +431,7 @@ class Keeper:
         """One round; False when it is not due, or another worker has taken it."""
         if not self._take_turn():
             return False
-        backlogs = [*self._expiries(), self._orphans()]
+        backlogs = [*self.expiries(), self._orphans()]
         drain([*backlogs, self._bytes(backlogs)], seconds=WORK_S)
         if jobs := sum(backlog.done for backlog in backlogs if backlog.name in _POLICIES):
             log.info("pictures_expired", jobs=jobs)
@@ -455,7 +455,7 @@ class Keeper:
 
     def expire(self, *, seconds: float = WORK_S) -> int:
         """Make tombstones of what the policy keeps no longer; how many jobs lost something."""
-        backlogs = self._expiries()
+        backlogs = self.expiries()
         drain(backlogs, seconds=seconds)
         return sum(backlog.done for backlog in backlogs if backlog.name in _POLICIES)
 
@@ -465,7 +465,8 @@ class Keeper:
         drain([backlog], seconds=seconds)
         return backlog.done
 
-    def _expiries(self) -> list[Backlog]:
+    def expiries(self) -> list[Backlog]:
+        """What is expired row by row: short lives, old images, old inputs, idempotency keys."""
         backlogs = [self._short_lives()]
         if self.keep_pictures_days:
             backlogs.append(self._old("images", OLD_IMAGES, self.keep_pictures_days, _expire_pictures))

@@ -61,9 +61,9 @@ def grown(postgres_url: str) -> Iterator[Database]:
         connection.execute(text("INSERT INTO credentials (id, provider) VALUES ('cred', 'p')"))
         connection.execute(
             text(
-                "INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model, credential_id, base_url,"
-                " dedupe_key, outcome, give_up_at) SELECT 'call_' || min(id), min(id), 0, 1, 1, 'p', 'm', 'cred', '', '',"
-                " 'kept', clock_timestamp() FROM jobs"
+                "INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model, credential_id,"
+                " base_url, dedupe_key, outcome, give_up_at) SELECT 'call_' || min(id), min(id), 0, 1, 1, 'p', 'm',"
+                " 'cred', '', '', 'kept', clock_timestamp() FROM jobs"
             )
         )
         connection.execute(
@@ -184,3 +184,15 @@ def test_a_page_of_a_backlog_reads_no_more_than_the_page(
         connection.rollback()
     assert pages < 50 * 40, plan  # what it changes costs a few pages for each index
     assert "Seq Scan" not in plan, plan
+
+
+# ---------------------------------------------------------------- estimates
+
+
+def test_the_wait_is_estimated_from_a_few_pages(grown: Database) -> None:
+    values = {"provider": "p", "model": "m", "sample": 200, "events": 2000, "dead_s": 10.0}
+    with grown.autocommit() as connection:
+        pages, plan = pages_read(connection, estimates._MEASURE.text, values)
+    # 2,000 events and their jobs, each found by its key.
+    assert pages < 8000, plan
+    assert not re.search(r'"Seq Scan",[^}]*"Relation Name": "(jobs|job_events)"', plan), plan
