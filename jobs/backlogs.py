@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from core.errors import DatabaseAwayError
+from storage.base import StorageUnavailableError
+
 log = structlog.get_logger(__name__)
 
 # Rests for a quarter of the time that the page took.
@@ -52,9 +55,11 @@ class Backlog:
         began = clock()
         try:
             page = self.page(self._size)
-        except Exception:  # one backlog's trouble must not hold up the others
+        except Exception as error:  # one backlog's trouble must not hold up the others
             self.failures += 1
-            log.warning("backlog_page_failed", backlog=self.name, rows=self._size, exc_info=True)
+            expected = isinstance(error, DatabaseAwayError | StorageUnavailableError)
+            detail = str(error) if expected else type(error).__name__
+            log.warning("backlog_page_failed", backlog=self.name, rows=self._size, detail=detail, exc_info=not expected)
             self.gave_up = self.failures == FAILURES_AT_MOST or self._size == 1
             self._size = max(1, self._size // 4)
             return not self.gave_up
