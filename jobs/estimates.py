@@ -65,6 +65,7 @@ class Measured:
     submits_lately: int = 0  # of the last minute
     gap_s: float = 0.0  # on average
     gap_p90_s: float = 0.0  # of a single one
+    freed_s: float = 0.0  # average gap while every permit was taken; 0: not seen
     shut_for_s: float = 0.0  # told to come back later, or an open circuit
     reopens_within_s: float = 0.0  # claims put off at a closed gate come back by chance within this time
 
@@ -82,16 +83,19 @@ def wait(measured: Measured, ahead: int) -> Wait:
     place = ahead + 1
     turn = place * measured.gap_s
     turn_p90 = SLACK * turn + measured.gap_p90_s
-    rounds = 0.0
+    must_end, rounds = 0, 0.0
     if measured.seats:
-        rounds = max(0, place - max(0, measured.seats - measured.active)) / measured.seats
+        must_end = max(0, place - max(0, measured.seats - measured.active))
+        rounds = must_end / measured.seats
+    # With the way from a job's end to the next one's start, where that was seen.
+    freed = must_end * measured.freed_s
     minutes = 0.0
     if measured.max_per_minute:
         free = max(0, measured.max_per_minute - measured.submits_lately)
         minutes = max(0, place - free) / measured.max_per_minute
-    p50 = max(turn, rounds * measured.p50_s, minutes * 60)
+    p50 = max(turn, rounds * measured.p50_s, freed, minutes * 60)
     # Jobs that started together end together: a round is over when the slowest are.
-    p90 = turn_p90 + max(math.ceil(rounds) * measured.p90_s, math.ceil(minutes) * MINUTE_S if minutes else 0.0)
+    p90 = turn_p90 + max(math.ceil(rounds) * measured.p90_s, SLACK * freed, math.ceil(minutes) * MINUTE_S)
     shut_s = measured.shut_for_s
     return Wait(round(shut_s + p50, 1), _up(max(p50, p90) + shut_s + measured.reopens_within_s))
 
@@ -101,22 +105,23 @@ def _up(seconds: float) -> float:
     return math.ceil(round(seconds * 10, 6)) / 10
 
 
-def gaps(lives: Sequence[Life], seats: int | None) -> list[float]:
+def gaps(lives: Sequence[Life], seats: int | None) -> tuple[list[float], list[float]]:
     """How long each job took to be started once it could be, oldest first.
 
-    Those that found every permit taken are left out: they waited for another job's end.
+    The second list has those that found every permit taken: they waited for another job's end.
     """
     ordered = sorted(lives, key=lambda life: life.started_s)
     starts = [life.started_s for life in ordered]
     ends = sorted(life.finished_s for life in ordered if life.finished_s is not None)
     found: list[float] = []
+    freed: list[float] = []
     before_s = -math.inf
     for life in ordered:
         could_s = max(life.created_s, before_s)
         before_s = life.started_s
-        if seats is None or bisect_right(starts, could_s) - bisect_right(ends, could_s) < seats:
-            found.append(max(0.0, life.started_s - could_s))
-    return found
+        is_free = seats is None or bisect_right(starts, could_s) - bisect_right(ends, could_s) < seats
+        (found if is_free else freed).append(max(0.0, life.started_s - could_s))
+    return found, freed
 
 
 def _share(values: Sequence[float], share: float) -> float:
@@ -126,18 +131,21 @@ def _share(values: Sequence[float], share: float) -> float:
 
 def calibrated(
     lives: Sequence[Life], seats: int | None, *, head_since_s: float | None, now_s: float
-) -> tuple[float, float]:
-    """Average and ninth of ten of the gaps between starts; ``head_since_s``: when who waits first could be started.
+) -> tuple[float, float, float]:
+    """Average and ninth of ten of the gaps between starts, and the average where all permits were taken.
+
+    ``head_since_s``: when who waits first could be started.
 
     The gap that is open at this moment counts as far as it goes, so that a queue that has come to a stand shows.
     """
-    found = sorted(gaps(lives, seats)) or [GAP_S]
+    found, freed = gaps(lives, seats)
+    found = sorted(found) or [GAP_S]
     if head_since_s is not None and seats is None:
         last_start_s = max((life.started_s for life in lives), default=-math.inf)
         open_s = now_s - max(head_since_s, last_start_s)
         if open_s > found[-1]:
             found.append(open_s)
-    return sum(found) / len(found), _share(found, 0.9)
+    return sum(found) / len(found), _share(found, 0.9), sum(freed) / len(freed) if len(freed) >= SAMPLE_LEAST else 0.0
 
 
 # Newest events by primary key, and from them jobs by theirs: nothing here reads more when there are more jobs. The
@@ -291,7 +299,7 @@ def _measured(row: Row[Any]) -> Measured | None:
     took = sorted(life.finished_s - life.started_s for life in lives if life.finished_s is not None)
     if seats is not None and not took:
         return None
-    gap_s, gap_p90_s = calibrated(lives, seats, head_since_s=row.head_since_s, now_s=row.now_s)
+    gap_s, gap_p90_s, freed_s = calibrated(lives, seats, head_since_s=row.head_since_s, now_s=row.now_s)
     return Measured(
         p50_s=row.p50_s if row.p50_s is not None else _share(took, 0.5) if took else 0.0,
         p90_s=row.p90_s if row.p90_s is not None else _share(took, 0.9) if took else 0.0,
@@ -301,6 +309,7 @@ def _measured(row: Row[Any]) -> Measured | None:
         submits_lately=sum(1 for life in lives if life.started_s > row.now_s - MINUTE_S),
         gap_s=gap_s,
         gap_p90_s=gap_p90_s,
+        freed_s=freed_s,
         shut_for_s=max(row.shut_for_s, row.open_for_s or 0.0),
         reopens_within_s=PUT_OFF_MAX_S if row.trips else 0.0,
     )

@@ -184,7 +184,7 @@ def test_a_limit_that_is_none_stops_the_start_and_is_named(value: str) -> None:
 # ---------------------------------------------------------------- waits, turns
 
 
-def measured(**changes: float) -> Measured:
+def measured(**changes: float | None) -> Measured:
     values = {"p50_s": 10.0, "p90_s": 30.0, "seats": 4, "active": 0, **changes}
     return Measured(**values)  # type: ignore[arg-type]
 
@@ -202,6 +202,7 @@ def test_the_turn_comes_as_quickly_as_jobs_were_started_while_others_waited() ->
 def test_behind_full_seats_the_wait_grows_with_the_place_and_the_service_time() -> None:
     assert wait(measured(active=4), 0) == Wait(2.5, 30.0)  # jobs that began together end together
     assert wait(measured(active=4), 7) == Wait(20.0, 60.0)
+    assert wait(measured(active=4, freed_s=5.0), 7) == Wait(40.0, 72.0)  # as slow as it was seen to be
 
 
 def test_the_minutes_limit_and_a_closed_gate_lengthen_it() -> None:
@@ -215,13 +216,13 @@ def test_the_minutes_limit_and_a_closed_gate_lengthen_it() -> None:
 def test_a_gap_begins_when_the_job_could_be_started() -> None:
     burst = [Life(0.0, 1.0), Life(0.0, 1.5), Life(0.0, 2.5)]
     alone = Life(10.0, 10.25)
-    assert gaps([alone, *burst], None) == [1.0, 0.5, 1.0, 0.25]
+    assert gaps([alone, *burst], None) == ([1.0, 0.5, 1.0, 0.25], [])
 
 
-def test_a_gap_spent_waiting_for_a_seat_is_none() -> None:
+def test_a_gap_spent_waiting_for_a_seat_is_told_apart() -> None:
     lives = [Life(0.0, 0.25, 20.0), Life(0.0, 0.5, 30.0), Life(0.0, 20.0, None), Life(40.0, 40.25, None)]
-    assert gaps(lives, 2) == [0.25, 0.25, 0.25]
-    assert gaps(lives, None) == [0.25, 0.25, 19.5, 0.25]
+    assert gaps(lives, 2) == ([0.25, 0.25, 0.25], [19.5])
+    assert gaps(lives, None) == ([0.25, 0.25, 19.5, 0.25], [])
 
 
 def test_a_queue_that_stands_still_is_seen_at_once() -> None:
