@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
 
+from app.task_text import TaskText, find_texts
 from app.together import Together
 from core.db import Database
 from core.errors import DatabaseAwayError
@@ -44,6 +45,7 @@ class Records:
         self._cancel_charge: Literal["full", "none"] = cancel_charge
         self._media = media
         self._tasks = Together(self._find_tasks)
+        self._texts = Together(self._find_texts)
 
     def _find_tasks(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Task]:
         with self._database.autocommit() as connection:
@@ -55,6 +57,17 @@ class Records:
         if task is None:
             raise JobNotFoundError("no such task")
         return task
+
+    def _find_texts(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], TaskText]:
+        with self._database.hot() as hot:
+            return find_texts(hot, wanted)
+
+    def text(self, account_id: str, job_id: str) -> TaskText:
+        """A task as JSON, for who only reads it. Raises JobNotFoundError."""
+        found = self._texts.ask((account_id, job_id))
+        if found is None:
+            raise JobNotFoundError("no such task")
+        return found
 
     def earlier(self, account_id: str, key: IdempotencyKey) -> Submitted | None:
         """What a key has answered before. Raises IdempotencyMismatchError."""

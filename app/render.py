@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from app.answers import rfc3339
+from app.answers import json_text, rfc3339
 from app.signing import Signer
+from app.task_text import TaskText
 from jobs.desk import Quote
-from jobs.estimates import Wait
+from jobs.estimates import Placed, Wait
 from jobs.funds import Funds
 from jobs.repository import Image, Step, Task
 from jobs.states import JobStatus
@@ -30,7 +31,7 @@ class Renderer:
 
     signer: Signer
     base: str = ""
-    wait: Callable[[Task], Wait | None] = lambda _task: None
+    wait: Callable[[Placed], Wait | None] = lambda _task: None
 
     def task(self, task: Task, inline: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
         """app.schemas.TaskOut. ``inline`` has the pictures that go along as data: URLs, by index."""
@@ -70,11 +71,23 @@ class Renderer:
             },
         }
 
-    def etag(self, task: Task) -> str:
+    def text(self, task: TaskText) -> str:
+        """The JSON of :meth:`task`, without pictures in it: what the database wrote, and what it cannot know."""
+        wait = json_text(_wait(self.wait(task))) if task.status == JobStatus.QUEUED else "null"
+        position = "null" if task.queue_position is None else task.queue_position
+        images = json_text([self._image(task, image, None) for image in task.images]) if task.images else "[]"
+        url = f"{self.base}{TASKS}/{task.id}"
+        return (
+            f'{task.head[:-1]},"queue_position":{position},"wait_estimate_s":{wait},{task.body[1:-1]},"images":{images},'
+            f'{task.tail[1:-1]},"urls":{{"self":"{url}","image":"{url}/image","timeline":"{url}/timeline",'
+            f'"cancel":"{url}/cancel"}}}}'
+        )
+
+    def etag(self, task: Task | TaskText) -> str:
         """Weak, by version; with pictures also by the end of their links, or a 304 would outlive them."""
         return f'W/"{task.version}-{self.signer.expiry_s()}"' if task.images else f'W/"{task.version}"'
 
-    def _image(self, task: Task, image: Image, data_url: str | None) -> dict[str, Any]:
+    def _image(self, task: Task | TaskText, image: Image, data_url: str | None) -> dict[str, Any]:
         path = f"{TASKS}/{task.id}/image"
         deleted = image.deleted_at is not None
         link = None if deleted else self.signer.link(path, account_id=task.account_id, index=image.index)

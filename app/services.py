@@ -27,9 +27,8 @@ from core.redis import SENTINEL, make_client
 from core.settings import Settings, SettingsError
 from jobs.callbacks import Callbacks
 from jobs.desk import Desk
-from jobs.estimates import Estimates, Wait
+from jobs.estimates import Estimates, Placed, Wait
 from jobs.fallbacks import chains_of
-from jobs.repository import Task
 from jobs.states import Signal
 from providers import configured as configuration
 from providers.catalog import Catalog, CatalogSource, Model, UnknownModelError
@@ -85,7 +84,7 @@ class Services:
     checks: Mapping[str, checks.Check]
     callbacks: Callbacks
     hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
-    wait: Callable[[Task], Wait | None] = lambda _task: None
+    wait: Callable[[Placed], Wait | None] = lambda _task: None
     service_s: Callable[[Sequence[Model]], Mapping[str, float]] = lambda _models: {}
 
     @property

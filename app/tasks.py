@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, current_app, g, request
 
 from app import render
-from app.answers import json_answer, not_modified, unchanged
+from app.answers import json_answer, json_text, not_modified, text_answer, unchanged
 from app.bodies import read_query
 from app.endpoint import Answer, Endpoint, describe
 from app.errors import InvalidRequestError
@@ -14,6 +14,7 @@ from app.render import TASKS
 from app.schemas import CancelOut, Empty, ListQuery, TaskList, TaskOut, TaskQuery, Timeline, is_job_id
 from app.services import services
 from app.submit import OPERATIONS
+from app.task_text import TaskText
 from jobs.errors import FieldFault, JobNotFoundError
 from jobs.repository import Filters, Task
 
@@ -55,16 +56,30 @@ def read(job_id: str) -> Response:
     account_id = g.caller.account_id
     checked_id(job_id)
     wait_s = read_query(TaskQuery, request.args).wait or 0 if request.args else 0
+    if wait_s:
+        return _waited(account_id, job_id, wait_s)
+    task = services().records.text(account_id, job_id)
+    if task.ended and task.keep_s is not None:  # its pictures go along
+        return _answer(services().records.task(account_id, job_id))
+    return _answer(task)
+
+
+def _waited(account_id: str, job_id: str, wait_s: int) -> Response:
     task = services().records.task(account_id, job_id)
-    if wait_s and not task.ended:
-        task = _changed(account_id, task, wait_s)
-    etag = renderer().etag(task)
+    return _answer(task if task.ended else _changed(account_id, task, wait_s))
+
+
+def _answer(task: Task | TaskText) -> Response:
+    shown = renderer()
+    etag = shown.etag(task)
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if not task.ended:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if unchanged(etag):
         return not_modified(headers)
-    return json_answer(renderer().task(task, data_urls(task, services().store)), headers=headers)
+    if isinstance(task, TaskText):
+        return text_answer(shown.text(task), headers=headers)
+    return text_answer(json_text(shown.task(task, data_urls(task, services().store))), headers=headers)
 
 
 def _changed(account_id: str, task: Task, wait_s: int) -> Task:

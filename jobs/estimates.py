@@ -13,7 +13,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Row, text
 
@@ -21,7 +21,6 @@ from core.db import Database
 from core.errors import DatabaseAwayError
 from jobs.capacity import PUT_OFF_MAX_S
 from jobs.heartbeats import DEAD_AFTER_S
-from jobs.repository import Task
 from providers.catalog import Model
 
 FRESH_S = 5.0
@@ -76,6 +75,21 @@ class Wait:
 
     p50_s: float
     p90_s: float
+
+
+class Placed(Protocol):
+    """What is to be known of a task whose wait is asked for: a jobs.repository.Task, for example."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def provider(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def queue_position(self) -> int | None: ...
 
 
 def wait(measured: Measured, ahead: int) -> Wait:
@@ -231,7 +245,7 @@ class Estimates:
         self._known: dict[tuple[str, str], _Known] = {}
         self._lock = threading.Lock()
 
-    def of(self, task: Task) -> Wait | None:
+    def of(self, task: Placed) -> Wait | None:
         """None: not queued, too far back to have a place, or the wait cannot be known.
 
         It cannot where the provider is paused or no worker lives, where a circuit opened again after its probe, and

@@ -68,7 +68,7 @@ class Task:
     images: Sequence[Image] = field(default=())
     fallback_models: Sequence[str] = ()  # as ordered, those already tried included
     keep_s: int | None = None  # pictures go so long after the end
-    progress: float | None = None  # no upstream so far counts; a step's name is not a number
+    progress: float | None = None  # 0 to 1, where the upstream tells
 
     @property
     def ended(self) -> bool:
@@ -209,7 +209,7 @@ def find_image(connection: Connection, account_id: str, job_id: str, index: int)
         raise ImageNotReadyError("the picture is not made yet")
     if row.image is None:
         raise ImageNotFoundError(f"the task ended without a picture {index}")
-    image = _image(row.image)
+    image = image_of(row.image)
     if image.deleted_at is not None:
         raise ImageGoneError("the picture has been deleted")
     return image
@@ -272,9 +272,10 @@ def task_of(row: Mapping[str, Any]) -> Task:
         request=_running(row),
         warnings=[*row["warnings"], *(row["notes"] or [])],
         metadata=row["metadata"],
-        images=[_image(image) for image in row["images"]],
+        images=[image_of(image) for image in row["images"]],
         fallback_models=[each["model"] for each in row["behind"] or ()],
         keep_s=row["keep_s"],
+        progress=row["progress"],
     )
 
 
@@ -284,7 +285,8 @@ def _running(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return next(behind, row["request"])
 
 
-def _image(row: Mapping[str, Any]) -> Image:
+def image_of(row: Mapping[str, Any]) -> Image:
+    """From a row of the table ``images`` as a JSON object."""
     return Image(
         index=row["index"],
         key=row["key"],

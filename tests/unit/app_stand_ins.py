@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,8 +19,10 @@ from accounts.keys import Caller
 from app import create_app
 from app.enhancer import Enhancer
 from app.limits import Limits
+from app.render import Renderer
 from app.services import Services
 from app.signing import Signer
+from app.task_text import TaskText
 from app.waits import Waits
 from core.settings import Settings
 from jobs.audit import Finding
@@ -107,6 +110,31 @@ def done_task(number: int = 1, **changes: Any) -> Task:
     )  # fmt: skip
 
 
+def text_of(task: Task) -> TaskText:
+    """As the database would write it; tests/integration/test_task_text.py asks the real one."""
+    whole = Renderer(Signer({"k1": b"s" * 32})).task(task)
+
+    def piece(first: str, last: str) -> str:
+        names = list(whole)
+        return json.dumps({name: whole[name] for name in names[names.index(first) : names.index(last) + 1]})
+
+    return TaskText(
+        id=task.id,
+        account_id=task.account_id,
+        version=task.version,
+        status=task.status,
+        provider=task.provider,
+        model=task.model,
+        queue_position=task.queue_position,
+        ended=task.ended,
+        keep_s=task.keep_s,
+        head=piece("id", "progress"),
+        body=piece("created_at", "request"),
+        tail=piece("chosen", "metadata"),
+        images=task.images,
+    )
+
+
 @dataclass
 class Records:
     """The edge's view of the database; ``away`` raises from everything."""
@@ -134,6 +162,9 @@ class Records:
         if task is None or task.account_id != account_id:
             raise JobNotFoundError("no such task")
         return task
+
+    def text(self, account_id: str, job_id: str) -> TaskText:
+        return text_of(self.task(account_id, job_id))
 
     def tasks(self, account_id: str, filters: Any) -> list[Task]:
         self._ask()
