@@ -6,9 +6,13 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Response, request
+from werkzeug.datastructures import Headers
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 MAX_WAIT_S = 60
 json_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -19,12 +23,25 @@ def json_answer(body: Any, status: int = 200, headers: Mapping[str, str] | None 
     return text_answer(json_text(body), status, headers)
 
 
+class Complete(Response):
+    """An answer whose headers are right as they are: Werkzeug would copy them and look through the copy."""
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        return self.headers
+
+
 def text_answer(body: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """The same of a body that is JSON already."""
-    return Response(
-        body,
+    data = body.encode()
+    return Complete(
+        data,
         status=status,
-        headers={"Content-Type": "application/json", "Cache-Control": "no-store", **(headers or {})},
+        headers={
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+            "Cache-Control": "no-store",
+            **(headers or {}),
+        },
     )
 
 

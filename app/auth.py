@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 
 import structlog
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Request, Response, current_app, g
+from flask.globals import request_ctx
 
 from accounts.keys import Caller
 from app.endpoint import Endpoint, Scope, about
@@ -38,12 +39,14 @@ def install(app: Flask, services: Services) -> None:
     """Put the guard before, and the marks of a request after, every route of the app."""
 
     def enter() -> None:
-        name_request()
-        admit(services)
+        asked = request_ctx.request  # looked up once: behind the proxy each mention costs
+        name_request(asked)
+        admit(services, asked)
 
     def leave(response: Response) -> Response:
-        response.headers["X-Request-Id"] = g.get("request_id") or new_id("req")
-        response.headers["X-Content-Type-Options"] = "nosniff"
+        # Added, not set: nothing else names them, and setting looks through all the others.
+        response.headers.add("X-Request-Id", g.get("request_id") or new_id("req"))
+        response.headers.add("X-Content-Type-Options", "nosniff")
         services.limits.mark(response)
         return response
 
@@ -54,30 +57,32 @@ def install(app: Flask, services: Services) -> None:
     app.register_error_handler(ScopeMissingError, _challenge)
 
 
-def name_request() -> None:
+def name_request(request: Request) -> None:
     """Take the caller's X-Request-Id if it is harmless, else make one."""
-    asked = request.headers.get("X-Request-Id", "")
-    g.request_id = asked if REQUEST_ID.fullmatch(asked) else new_id("req")
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+    asked = request.headers.get("X-Request-Id")
+    name = asked if asked and REQUEST_ID.fullmatch(asked) else new_id("req")
+    g.request_id = name
+    # The only one we bind: it takes the place of the request before on this connection.
+    structlog.contextvars.bind_contextvars(request_id=name)
 
 
-def admit(services: Services) -> None:
+def admit(services: Services, request: Request) -> None:
     """Let the request through or raise why not."""
     view = current_app.view_functions.get(request.endpoint or "")
     endpoint = about(view)
     if endpoint is None or endpoint.scope is None:
         return  # no such route (404 or 405 follows), our own static files, or open to all
-    g.caller = identify(services, endpoint)
-    _check_scope(g.caller, endpoint.scope)
-    services.limits.charge(endpoint.pace)
+    caller = identify(services, endpoint, request)
+    g.caller = caller
+    _check_scope(caller, endpoint.scope)
+    services.limits.charge(endpoint.pace, caller)
 
 
-def identify(services: Services, endpoint: Endpoint) -> Caller:
+def identify(services: Services, endpoint: Endpoint, request: Request) -> Caller:
     """Raises KeyMissingError, KeyInvalidError, a signature's errors, DatabaseAwayError."""
     header = request.headers.get("Authorization")
     if header is None and endpoint.signed and "signature" in request.args:
-        return _signed(services)
+        return _signed(services, request)
     if header is None:
         raise KeyMissingError
     scheme, _, token = header.partition(" ")
@@ -91,7 +96,7 @@ def identify(services: Services, endpoint: Endpoint) -> Caller:
     return caller
 
 
-def _signed(services: Services) -> Caller:
+def _signed(services: Services, request: Request) -> Caller:
     """The owner of a picture, as the bearer of a signed link stands for them, for reading only."""
     args = request.args
     index, expires = args.get("index", "0"), args.get("expires", "")

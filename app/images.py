@@ -130,7 +130,6 @@ def _headers(job_id: str, query: ImageQuery, found: Picture, mime: str) -> dict[
         "Accept-Ranges": "bytes",
         # The name is made of our own id: nothing a caller wrote stands in a header.
         "Content-Disposition": f'{kind}; filename="{job_id}-{query.index}.{EXTENSIONS.get(mime, "bin")}"',
-        "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
         # A link without a key is made to be embedded elsewhere; with a key it is not.
         "Cross-Origin-Resource-Policy": "same-origin" if expires is None else "cross-origin",

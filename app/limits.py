@@ -25,6 +25,7 @@ from limits import RateLimitItem, parse
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from accounts.keys import Caller
 from app.errors import answer
 from core.errors import ServiceError
 
@@ -90,6 +91,7 @@ class RateLimitedError(ServiceError):
 
 @dataclass(slots=True)
 class _Bucket:
+    rate: Rate
     tokens: float
     at: float
     spent: int = 0  # here, not yet told to Redis
@@ -103,20 +105,20 @@ class Buckets:
         self._client = client
         self._clock = clock
         self._lock = threading.Lock()
-        self._buckets: dict[tuple[Rate, str], _Bucket] = {}
-        self._pid = 0
-        self._thread: threading.Thread | None = None
+        self._buckets: dict[tuple[str, str], _Bucket] = {}
+        self._pid = 0  # of the process whose background thread runs
 
     def take(self, rate: Rate, who: str) -> Standing:
         """One request. Never waits, never fails."""
         self._start()
         now = self._clock()
+        key = (rate.name, who)
         with self._lock:
-            bucket = self._buckets.get((rate, who))
+            bucket = self._buckets.get(key)
             if bucket is None:
                 if len(self._buckets) >= MAX_BUCKETS:
                     self._drop_idle(now)
-                bucket = self._buckets[(rate, who)] = _Bucket(float(rate.amount), now)
+                bucket = self._buckets[key] = _Bucket(rate, float(rate.amount), now)
             bucket.tokens = min(rate.amount, bucket.tokens + (now - bucket.at) * rate.per_s)
             bucket.at = now
             allowed = bucket.tokens >= 1
@@ -136,10 +138,10 @@ class Buckets:
         if not told:
             return
         pipeline = self._client.pipeline(transaction=False)
-        for (rate, who), (_, spent) in told.items():
-            name = f"darkroom:rate:{rate.name}:{who}"
+        for (rate_name, who), (bucket, spent) in told.items():
+            name = f"darkroom:rate:{rate_name}:{who}"
             pipeline.incrby(name, spent)
-            pipeline.expire(name, 2 * rate.window_s)
+            pipeline.expire(name, 2 * bucket.rate.window_s)
         totals = pipeline.execute()[::2]
         with self._lock:
             for (bucket, spent), total in zip(told.values(), totals, strict=True):
@@ -147,31 +149,34 @@ class Buckets:
 
     def _drop_idle(self, now: float) -> None:
         """Forget who has told everything and has not asked for a while and would be full again."""
-        for (rate, who), bucket in list(self._buckets.items()):
-            full = bucket.tokens + (now - bucket.at) * rate.per_s >= rate.amount
+        for key, bucket in list(self._buckets.items()):
+            full = bucket.tokens + (now - bucket.at) * bucket.rate.per_s >= bucket.rate.amount
             if now - bucket.at > RETAKE_S and full and not bucket.spent:
-                del self._buckets[(rate, who)]
+                del self._buckets[key]
 
     def _start(self) -> None:
         """Have the background thread running in this very process."""
-        if self._client is None or (self._pid == os.getpid() and self._thread and self._thread.is_alive()):
+        # Asking the thread itself whether it lives costs, under gevent, a turn of the hub.
+        if self._client is None or self._pid == os.getpid():
             return
         with self._lock:
-            if self._pid != os.getpid() or self._thread is None or not self._thread.is_alive():
+            if self._pid != os.getpid():
                 self._pid = os.getpid()
-                self._thread = threading.Thread(target=self._keep_level, name="limits-sync", daemon=True)
-                self._thread.start()
+                threading.Thread(target=self._keep_level, name="limits-sync", daemon=True).start()
 
     def _keep_level(self) -> None:
-        pause_s = SYNC_S
-        while True:
-            time.sleep(pause_s)
-            try:
-                self.sync()
-                pause_s = SYNC_S
-            except (redis.RedisError, OSError) as error:
-                log.warning("limits_sync_failed", error=type(error).__name__)
-                pause_s = min(pause_s * 2, 30.0)
+        try:
+            pause_s = SYNC_S
+            while True:
+                time.sleep(pause_s)
+                try:
+                    self.sync()
+                    pause_s = SYNC_S
+                except (redis.RedisError, OSError) as error:
+                    log.warning("limits_sync_failed", error=type(error).__name__)
+                    pause_s = min(pause_s * 2, 30.0)
+        finally:
+            self._pid = 0  # whatever ended it: the next request starts another
 
 
 def _level(bucket: _Bucket, spent: int, total: int) -> None:
@@ -213,23 +218,28 @@ class Limits:
     def install(self, app: Flask) -> None:
         """After the guard, whose caller is what is counted."""
         self._limiter.init_app(app)
-        for hooks in (app.before_request_funcs, app.after_request_funcs, app.teardown_request_funcs):
-            # The hook just registered is the last. It would cost hot routes more than their own bucket.
-            hooks[None][-1] = _where_wanted(hooks[None][-1])
+        # Its hooks are those just registered. At every request they would cost hot routes more than their bucket,
+        # so that the guard calls them where they are wanted.
+        self._count = app.before_request_funcs[None].pop()
+        self._tell = app.after_request_funcs[None].pop()
+        app.teardown_request_funcs[None][-1] = _where_wanted(app.teardown_request_funcs[None][-1])
         app.register_error_handler(RateLimitedError, _limited)
         app.register_error_handler(RateLimitExceeded, self._exceeded)
 
     def all(self) -> tuple[Rate, ...]:
         return (self.account, *self.hot.values())
 
-    def charge(self, pace: str) -> None:
-        """Count a request of a hot route; the others are counted right after. Raises RateLimitedError."""
-        if pace in self.hot:
-            g.standing = self.buckets.take(self.hot[pace], g.caller.account_id)
-            if not g.standing.allowed:
-                raise RateLimitedError(g.standing)
-        else:
+    def charge(self, pace: str, caller: Caller) -> None:
+        """Count a request. Raises RateLimitedError, and RateLimitExceeded where Flask-Limiter counts."""
+        rate = self.hot.get(pace)
+        if rate is None:
             g.for_limiter = True
+            self._count()
+            return
+        standing = self.buckets.take(rate, caller.account_id)
+        g.standing = standing
+        if not standing.allowed:
+            raise RateLimitedError(standing)
 
     def _exceeded(self, _error: RateLimitExceeded) -> Response:
         standing = self._standing() or Standing(self.account, 0, self.account.window_s, allowed=False)
@@ -237,13 +247,16 @@ class Limits:
 
     def mark(self, response: Response) -> None:
         """Tell the caller where they stand."""
-        standing: Standing | None = g.get("standing") or self._standing()
+        standing: Standing | None = g.get("standing")
+        if standing is None and "for_limiter" in g:
+            self._tell(response)
+            standing = self._standing()
         if standing is not None:
-            response.headers.update(standing.headers())
+            response.headers.extend(standing.headers())
 
     def _standing(self) -> Standing | None:
         """What Flask-Limiter has found for this request, if it was asked and its storage answers."""
-        limit = self._limiter.current_limit if "for_limiter" in g else None
+        limit = self._limiter.current_limit
         if limit is None:
             return None
         try:
@@ -255,12 +268,10 @@ class Limits:
 
 
 def _where_wanted(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """The hook for requests that Flask-Limiter counts; others pass with their response as it is."""
+    """The teardown of requests that Flask-Limiter counts; there is none for others."""
 
     def hooked(*arguments: Any) -> Any:
-        if "for_limiter" in g:
-            return hook(*arguments)
-        return arguments[0] if arguments and isinstance(arguments[0], Response) else None
+        return hook(*arguments) if "for_limiter" in g else None
 
     return hooked
 
@@ -277,6 +288,5 @@ def _storage_options(uri: str) -> dict[str, Any]:
 
 
 def _limited(error: RateLimitedError) -> Response:
-    standing = error.standing
-    headers = {"Retry-After": str(standing.reset_s), **standing.headers()}
-    return answer(error.code, error.detail, headers, **error.facts)
+    g.standing = error.standing  # what the answer tells, see Limits.mark
+    return answer(error.code, error.detail, {"Retry-After": str(error.standing.reset_s)}, **error.facts)

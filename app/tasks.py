@@ -55,7 +55,7 @@ def checked_id(job_id: str) -> str:
 def read(job_id: str) -> Response:
     account_id = g.caller.account_id
     checked_id(job_id)
-    wait_s = read_query(TaskQuery, request.args).wait or 0 if request.args else 0
+    wait_s = read_query(TaskQuery, request.args).wait or 0 if request.query_string else 0
     if wait_s:
         return _waited(account_id, job_id, wait_s)
     task = services().records.text(account_id, job_id)

@@ -24,7 +24,10 @@ class _Batch(Generic[K, V]):
         self.keys: list[K] = []
         self.found: Mapping[K, V] | None = None
         self.fault: Exception | None = None
-        self.done = threading.Event()
+        # The leader's until the answer is there; who joined passes it on. An Event asks a lock that is held whether
+        # it is free, which under gevent is a turn of the hub for each who waits.
+        self.done = threading.Lock()
+        self.done.acquire()
 
 
 class Together(Generic[K, V]):
@@ -43,7 +46,8 @@ class Together(Generic[K, V]):
             if leads:
                 self._answer(batch)
             else:
-                batch.done.wait()
+                with batch.done:
+                    pass
             if batch.fault is not None:
                 raise batch.fault
             if batch.found is not None:
@@ -70,7 +74,7 @@ class Together(Generic[K, V]):
             batch.fault = fault
         finally:
             self._close(batch)
-            batch.done.set()
+            batch.done.release()
 
     def _close(self, batch: _Batch[K, V]) -> None:
         with self._lock:

@@ -13,6 +13,8 @@ import time
 
 # Crockford's base 32: no I, L, O or U, so that an id survives being read aloud.
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
+_SHIFTS = range(120, -1, -10)
 _PATTERN = re.compile(r"[a-z]+_[0-9A-HJKMNP-TV-Z]{26}")
 
 
@@ -32,7 +34,7 @@ def _next_number() -> int:
 def new_id(prefix: str) -> str:
     """Make an id such as ``job_01J9Z3...``: 48 bits of milliseconds, then chance."""
     number = _next_number()
-    return f"{prefix}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return f"{prefix}_" + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
 def is_id(text: str, prefix: str) -> bool:
