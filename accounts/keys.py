@@ -18,7 +18,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from core.db import Database
+from core.db import Database, Hot, Statement
 
 SCOPES = ("jobs:write", "jobs:read", "admin")
 CACHE_S = 5.0
@@ -106,20 +106,24 @@ def list_keys(connection: Connection, account_id: str | None = None) -> list[Key
     return [KeyInfo(**{**row, "scopes": tuple(row["scopes"])}) for row in rows.mappings()]
 
 
-def authenticate(connection: Connection, token: str) -> Caller | None:
+LIVE_KEY = Statement("""
+SELECT k.id, k.secret_sha256, k.scopes, a.id AS account_id, a.name, a.weight
+FROM api_keys AS k JOIN accounts AS a ON a.id = k.account_id
+WHERE k.id = :id AND k.revoked_at IS NULL AND a.disabled_at IS NULL
+    AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
+""")
+
+NOTE_USE = Statement("""
+UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = :id
+""")
+
+
+def authenticate(connection: Hot | Connection, token: str) -> Caller | None:
     """The caller behind a token, or None: malformed, unknown, wrong, expired, revoked or disabled."""
     parts = _TOKEN.fullmatch(token)
     if parts is None:
         return None
-    row = connection.execute(
-        text(
-            "SELECT k.id, k.secret_sha256, k.scopes, a.id AS account_id, a.name, a.weight"
-            " FROM api_keys k JOIN accounts a ON a.id = k.account_id"
-            " WHERE k.id = :id AND k.revoked_at IS NULL AND a.disabled_at IS NULL"
-            " AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())"
-        ),
-        {"id": parts["id"]},
-    ).one_or_none()
+    row = Hot.of(connection).one_or_none(LIVE_KEY, {"id": parts["id"]})
     if row is None or not hmac.compare_digest(bytes(row.secret_sha256), _digest(parts["secret"])):
         return None
     return Caller(row.account_id, row.name, row.id, frozenset(row.scopes), row.weight)
@@ -147,17 +151,13 @@ class KeyCache:
         known = self._known.get(digest)
         if known and known[0] > now:
             return known[1]
-        with self._database.autocommit() as connection:
-            caller = authenticate(connection, token)
+        with self._database.hot() as hot:
+            caller = authenticate(hot, token)
             if caller and self._noted.get(caller.key_id, 0.0) < now:
                 self._noted[caller.key_id] = now + LAST_USED_EVERY_S
-                _note_use(connection, caller.key_id)
+                hot.run(NOTE_USE, {"id": caller.key_id})
         with self._lock:
             if len(self._known) >= self._capacity:
                 self._known.clear()
             self._known[digest] = (now + CACHE_S, caller)
         return caller
-
-
-def _note_use(connection: Connection, key_id: str) -> None:
-    connection.execute(text("UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = :id"), {"id": key_id})

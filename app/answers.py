@@ -26,7 +26,7 @@ def json_answer(body: Any, status: int = 200, headers: Mapping[str, str] | None 
 class Complete(Response):
     """An answer whose headers are right as they are: Werkzeug would copy them and look through the copy."""
 
-    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:  # noqa: ARG002
         return self.headers
 
 
