@@ -21,7 +21,7 @@ def quota() -> Response:
     parts = services()
     body = {
         "object": "quota",
-        **render.amounts(parts.records.balance(g.caller.account_id)),
+        **render.amounts(parts.records.funds(g.caller.account_id)),
         "window": current_app.config["PUBLISH_WINDOW"] * g.caller.weight,
         "limits": [
             {"name": rate.name, "requests": rate.amount, "window_s": rate.window_s} for rate in parts.limits.all()

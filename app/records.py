@@ -12,17 +12,18 @@ from typing import Literal
 from app.together import Together
 from core.db import Database
 from core.errors import DatabaseAwayError
-from jobs import audit, callbacks, capacity, idempotency, lifecycle, publishing, repository, retention
+from jobs import audit, callbacks, capacity, funds, idempotency, lifecycle, publishing, repository, retention
 from jobs.audit import Finding
 from jobs.capacity import ProviderState
 from jobs.desk import Submitted
 from jobs.errors import JobNotFoundError
+from jobs.funds import Funds
 from jobs.idempotency import IdempotencyKey
 from jobs.lifecycle import Cancellation
 from jobs.repository import Filters, Image, Step, Task
 from jobs.states import Nudge
 from quota import ledger
-from quota.ledger import Balance, Entry
+from quota.ledger import Entry
 from storage.media import Media
 
 # Shorter than a caller's patience and a proxy's; `darkroom audit` takes its time.
@@ -125,9 +126,9 @@ class Records:
         with self._database.transaction() as connection:
             return audit.check(connection, timeout_s=AUDIT_TIMEOUT_S)
 
-    def balance(self, account_id: str) -> Balance:
+    def funds(self, account_id: str) -> Funds:
         with self._database.autocommit() as connection:
-            return ledger.balance(connection, account_id)
+            return funds.funds(connection, account_id)
 
     def entries(self, account_id: str, *, before_id: int | None, limit: int) -> list[Entry]:
         with self._database.autocommit() as connection:

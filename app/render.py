@@ -11,10 +11,11 @@ from app.answers import rfc3339
 from app.signing import Signer
 from jobs.desk import Quote
 from jobs.estimates import Wait
+from jobs.funds import Funds
 from jobs.repository import Image, Step, Task
 from jobs.states import JobStatus
 from providers.entries import spoken
-from quota.ledger import Balance, Entry
+from quota.ledger import Entry
 from quota.prices import credits_text
 
 TASKS = "/api/images/tasks"
@@ -151,13 +152,13 @@ def estimate(quote: Quote, n: int) -> dict[str, Any]:
     }
 
 
-def amounts(balance: Balance) -> dict[str, Any]:
-    """Each part of a balance, in micro-credits and as text."""
+def amounts(funds: Funds) -> dict[str, Any]:
+    """Each part of an account's funds, in micro-credits and as text."""
     parts = {
-        "available": balance.available,
-        "queued": balance.queued,
-        "held": balance.held,
-        "spendable": balance.spendable,
+        "available": funds.available,
+        "queued": funds.queued,
+        "held": funds.held,
+        "spendable": funds.spendable,
     }
     whole = {f"{name}_microcredits": amount for name, amount in parts.items()}
     return {**whole, **{name: credits_text(amount) for name, amount in parts.items()}}

@@ -422,7 +422,7 @@ class QuotaOut(Shape):
     queued: str
     held_microcredits: int = Field(description="held for work under way")
     held: str
-    spendable_microcredits: int
+    spendable_microcredits: int = Field(description="what may still be ordered: available less queued")
     spendable: str
     window: int = Field(description="most of your tasks in a provider's queue at once")
     limits: list[Limit]

@@ -30,7 +30,7 @@ from jobs.desk import Desk
 from jobs.estimates import Estimates, Wait
 from jobs.fallbacks import chains_of
 from jobs.repository import Task
-from jobs.states import Nudge
+from jobs.states import Signal
 from providers import configured as configuration
 from providers.catalog import Catalog, CatalogSource, Model, UnknownModelError
 from providers.catalog_live import LiveCatalog
@@ -70,7 +70,7 @@ class Services:
     authenticate: Callable[[str], Caller | None]
     records: Records
     desk: Desk
-    publish: Callable[[Sequence[Nudge]], bool]
+    publish: Callable[[Sequence[Signal]], bool]
     catalogs: CatalogSource
     configured: Collection[str]
     unit_price: Callable[[Model, Decimal], int]

@@ -83,15 +83,19 @@ def _look(load: Load, placed: Placed) -> tuple[list[Violation], Mapping[str, Any
 
 
 def _rows(target: Target, load: Load) -> Iterator[Violation]:
-    """What only the rows tell: orders whose answer was lost, and slots that were never given back."""
+    """What only the rows tell: orders whose answer was lost, and permits that were never given back."""
     known = [str(placed.task_id) for placed in load.accepted()]
     with target.database.autocommit() as connection:
         for row in connection.execute(
             text("SELECT id, status FROM jobs WHERE finished_at IS NULL AND NOT id = ANY(:known)"), {"known": known}
         ):
             yield Violation("stuck", row.id, f"{row.status}, its client heard nothing of it")
-        for row in connection.execute(text("SELECT id, active FROM credentials WHERE active <> 0")):
-            yield Violation("drift", row.id, f"{row.active} slots taken, and nothing is under way")
+        for row in connection.execute(
+            text(
+                "SELECT credential_id, count(*) AS taken FROM permits WHERE call_id IS NOT NULL GROUP BY credential_id"
+            )
+        ):
+            yield Violation("drift", row.credential_id, f"{row.taken} permits taken, and nothing is under way")
         for row in connection.execute(
             text(
                 "SELECT u.id, u.outcome FROM upstream_calls AS u JOIN jobs AS j ON j.id = u.job_id WHERE j.finished_at"

@@ -34,5 +34,9 @@ class DatabaseAwayError(UnavailableError):
     code = "database_unavailable"
 
 
+class DatabaseBusyError(DatabaseAwayError):
+    """The database is there, and a lock or a time limit kept this statement from its turn: nothing of it stands."""
+
+
 class DatabaseChangedError(DatabaseAwayError):
     """A migration has just run; the next try, on a new connection, finds the tables as they are now."""

@@ -27,7 +27,7 @@ POINTS: Mapping[str, str] = {
     # worker, following what goes on upstream
     "look.answered": "the upstream was asked how its work goes, and nothing of it is on record",
     "resend.answered": "an uncertain call's bytes were sent again, and nothing of it is on record",
-    "found.committed": "taken over to be collected; nothing is fetched",
+    "found.unkept": "the upstream has said that it is done; nothing is fetched",
     "blob.kept": "a result's bytes lie in the store and no row knows them",
     # sweep
     "sweep.moved": "one of a batch was moved on, the others not, and nothing was published",

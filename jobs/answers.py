@@ -13,10 +13,10 @@ from sqlalchemy import Connection
 
 from core import failpoints
 from jobs import calls
-from jobs.calls import KeptImage
+from jobs.calls import CallRow, KeptImage
 from jobs.decide import Call
 from jobs.states import OPEN_OUTCOMES, Outcome
-from providers.base import Accepted, Finished, Provider, ResultImage
+from providers.base import Accepted, Cost, Finished, Provider, ResultImage
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -45,6 +45,7 @@ class Answer:
     detail: str | None = None
     written_off: bool = False
     deadline_s: float | None = None  # from the intent on, for a call that can be followed after all
+    cost: Cost | None = None  # as the upstream reports it
 
     @property
     def facts(self) -> Call:
@@ -58,38 +59,55 @@ _REPLACES: Mapping[Outcome, tuple[Outcome, ...]] = {
     Outcome.ACCEPTED: (Outcome.UNCERTAIN,),
     Outcome.FINISHED: tuple(OPEN_OUTCOMES),
 }
+_ENDS_REPLACE = (*OPEN_OUTCOMES, Outcome.FINISHED)
 
 
-def record(connection: Connection, answer: Answer) -> bool:
-    """Write an answer; False when the call's outcome was written before."""
-    return calls.record(
-        connection,
+def may_replace(answer: Answer, before: Outcome | None) -> bool:
+    """Whether an answer is news where ``before`` is on record."""
+    return before is None or before in _REPLACES.get(answer.outcome, _ENDS_REPLACE)
+
+
+def row_of(answer: Answer) -> CallRow:
+    """The answer as the statements of ``jobs.lifecycle`` take it."""
+    return calls.call_row(
         answer.call.id,
         answer.outcome,
-        sources=_REPLACES.get(answer.outcome, (*OPEN_OUTCOMES, Outcome.FINISHED)),
         upstream_id=answer.upstream_id,
         poll_url=answer.poll_url,
         result=answer.result,
-        images=answer.images,
         error_code=answer.call.code,
         error_detail=answer.detail,
         retryable=answer.call.retryable,
         retry_after_s=answer.call.retry_after_s,
+        kept=len(answer.images),
         written_off=answer.written_off,
         deadline_s=answer.deadline_s,
+        reported_cost=answer.cost.microusd if answer.cost else None,
+        usage=dict(answer.cost.usage) if answer.cost else None,
     )
+
+
+def record(connection: Connection, answer: Answer) -> bool:
+    """Write an answer, whatever has become of its job; False when it is no news."""
+    replaces = _REPLACES.get(answer.outcome, _ENDS_REPLACE)
+    return calls.record(connection, row_of(answer), replaces=replaces, images=answer.images)
 
 
 def accepted(call: Call, answer: Accepted, *, deadline_s: float | None = None) -> Answer:
     """``deadline_s``: the provider's own, which holds again where an unanswered call had been given less."""
     return Answer(
-        call, Outcome.ACCEPTED, upstream_id=answer.upstream_id, poll_url=answer.poll_url, deadline_s=deadline_s
+        call,
+        Outcome.ACCEPTED,
+        upstream_id=answer.upstream_id,
+        poll_url=answer.poll_url,
+        deadline_s=deadline_s,
+        cost=answer.cost,
     )
 
 
 def finished(call: Call, answer: Finished) -> Answer:
     """The links of a finished call, for whoever keeps the pictures. Only links fit in a row."""
-    return Answer(call, Outcome.FINISHED, result=[_link(image) for image in answer.images])
+    return Answer(call, Outcome.FINISHED, result=[_link(image) for image in answer.images], cost=answer.cost)
 
 
 def _link(image: ResultImage) -> dict[str, Any]:
@@ -100,7 +118,8 @@ def from_error(call: Call, error: ProviderError, *, may_look_up: bool) -> Answer
     """Sort a fault by its type (providers/errors.py). ``may_look_up``: the upstream can be asked later."""
     outcome, retryable, written_off = _sorted_error(error, may_look_up=may_look_up)
     facts = replace(call, code=error.code, retryable=retryable, retry_after_s=error.retry_after_s)
-    return Answer(facts, outcome, detail=error.detail, written_off=written_off)
+    cost = error.cost if isinstance(error, Failed | ContentRefused) else None
+    return Answer(facts, outcome, detail=error.detail, written_off=written_off, cost=cost)
 
 
 def _sorted_error(error: ProviderError, *, may_look_up: bool) -> tuple[Outcome, bool, bool]:
@@ -135,6 +154,7 @@ def keep(
     *,
     kind: Kind = "image",
     until: float = 0.0,
+    cost: Cost | None = None,
 ) -> Answer:
     """Fetch and keep what a finished call made; ``kind`` is the ``output`` of its model.
 
@@ -163,8 +183,9 @@ def keep(
             log.warning("result_not_kept", job_id=job_id, call_id=call.id, reason=reason)
             fault = Failed("storage_unavailable", retryable=False, billed=True)
     if kept:
-        return Answer(replace(call, code=fault.code if fault else None), Outcome.KEPT, images=kept)
-    return from_error(call, fault or Failed("empty_result", retryable=True), may_look_up=False)
+        return Answer(replace(call, code=fault.code if fault else None), Outcome.KEPT, images=kept, cost=cost)
+    failed = from_error(call, fault or Failed("empty_result", retryable=True), may_look_up=False)
+    return replace(failed, cost=cost)
 
 
 def _enough(state: tenacity.RetryCallState) -> bool:

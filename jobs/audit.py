@@ -16,50 +16,89 @@ class Finding:
     detail: str
 
 
-_SUMS = (
-    "SELECT account_id,"
-    " sum(CASE WHEN target = 'acct:available' THEN amount WHEN source = 'acct:available' THEN -amount ELSE 0 END)"
-    " AS available,"
-    " sum(CASE WHEN target = 'acct:held' THEN amount WHEN source = 'acct:held' THEN -amount ELSE 0 END) AS held"
-    " FROM transfers GROUP BY account_id"
-)
-
 # Each query yields (subject, detail) rows; all are run in one snapshot.
 INVARIANTS: dict[str, str] = {
-    "balance_is_sum_of_transfers": (
-        f"WITH s AS ({_SUMS}) SELECT coalesce(b.account_id, s.account_id), format('row %s/%s, transfers %s/%s"
-        " (available/held)', b.available, b.held, s.available, s.held) FROM balances AS b"
-        " FULL JOIN s USING (account_id) WHERE coalesce(b.available, 0) <> coalesce(s.available, 0)"
-        " OR coalesce(b.held, 0) <> coalesce(s.held, 0)"
-    ),
-    "transfers_sum_to_zero": (
-        "SELECT 'all', format('accounts hold %s, the house issued %s and earned %s', a.total, h.issued, h.revenue)"
-        " FROM (SELECT coalesce(sum(available + held), 0) AS total FROM balances) AS a,"
-        " (SELECT coalesce(sum(CASE WHEN source = 'house:issued' THEN amount WHEN target = 'house:issued'"
-        " THEN -amount ELSE 0 END), 0) AS issued,"
-        " coalesce(sum(amount) FILTER (WHERE target = 'house:revenue'), 0) AS revenue FROM transfers) AS h"
-        " WHERE a.total + h.revenue <> h.issued"
-    ),
-    "queued_is_what_jobs_say": (
-        "SELECT b.account_id, format('row %s, jobs %s', b.queued, coalesce(j.total, 0)) FROM balances AS b"
-        " LEFT JOIN (SELECT account_id, sum(quoted) AS total FROM jobs WHERE money = 'queued' GROUP BY 1) AS j"
-        " USING (account_id) WHERE b.queued <> coalesce(j.total, 0)"
-    ),
-    "held_is_what_jobs_say": (
-        "SELECT b.account_id, format('row %s, jobs %s', b.held, coalesce(j.total, 0)) FROM balances AS b"
-        " LEFT JOIN (SELECT account_id, sum(quoted) AS total FROM jobs WHERE money = 'held' GROUP BY 1) AS j"
-        " USING (account_id) WHERE b.held <> coalesce(j.total, 0)"
-    ),
-    "job_is_settled_once": (
-        "SELECT j.id, format('held %s, captured %s, released %s', t.held, t.captured, t.released) FROM jobs AS j"
-        " JOIN (SELECT job_id, sum(amount) FILTER (WHERE kind = 'hold') AS held,"
-        " coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0) AS captured,"
-        " coalesce(sum(amount) FILTER (WHERE kind = 'release'), 0) AS released FROM transfers"
-        " WHERE job_id IS NOT NULL GROUP BY job_id) AS t ON t.job_id = j.id"
-        " WHERE (j.money = 'settled' AND (t.held <> t.captured + t.released OR t.captured <> j.captured"
-        " OR t.released <> j.released)) OR (j.money = 'held' AND t.captured + t.released <> 0)"
-        " OR t.held IS DISTINCT FROM j.quoted"
-    ),
+    "spendable_is_transferred_less_queued": """
+        WITH said AS (
+            SELECT account_id,
+                sum(CASE 'acct:available' WHEN target THEN amount WHEN source THEN -amount ELSE 0 END) AS available
+            FROM transfers GROUP BY account_id
+        ), queue AS (
+            SELECT account_id, sum(quoted) AS quoted FROM jobs WHERE money = 'queued' GROUP BY account_id
+        )
+        SELECT account_id, format('row %s, transfers %s, queued jobs %s',
+            coalesce(b.spendable::text, 'gone'), coalesce(said.available, 0), coalesce(queue.quoted, 0))
+        FROM balances AS b FULL JOIN said USING (account_id) FULL JOIN queue USING (account_id)
+        WHERE coalesce(b.spendable, 0) <> coalesce(said.available, 0) - coalesce(queue.quoted, 0)
+    """,
+    "reserved_is_queued_and_held": """
+        WITH said AS (
+            SELECT account_id,
+                sum(CASE 'acct:held' WHEN target THEN amount WHEN source THEN -amount ELSE 0 END) AS held
+            FROM transfers GROUP BY account_id
+        ), queue AS (
+            SELECT account_id, sum(quoted) AS quoted FROM jobs WHERE money = 'queued' GROUP BY account_id
+        )
+        SELECT account_id, format('row %s, transfers hold %s, queued jobs %s',
+            coalesce(b.reserved::text, 'gone'), coalesce(said.held, 0), coalesce(queue.quoted, 0))
+        FROM balances AS b FULL JOIN said USING (account_id) FULL JOIN queue USING (account_id)
+        WHERE coalesce(b.reserved, 0) <> coalesce(said.held, 0) + coalesce(queue.quoted, 0)
+    """,
+    "held_is_what_jobs_say": """
+        WITH said AS (
+            SELECT account_id,
+                sum(CASE 'acct:held' WHEN target THEN amount WHEN source THEN -amount ELSE 0 END) AS held
+            FROM transfers GROUP BY account_id
+        ), under_way AS (
+            SELECT account_id, sum(quoted) AS quoted FROM jobs WHERE money = 'held' GROUP BY account_id
+        )
+        SELECT account_id, format('transfers %s, jobs %s', coalesce(said.held, 0), coalesce(under_way.quoted, 0))
+        FROM said FULL JOIN under_way USING (account_id)
+        WHERE coalesce(said.held, 0) <> coalesce(under_way.quoted, 0)
+    """,
+    "money_has_a_balance": """
+        SELECT t.account_id, 'transfers, and no balance row'
+        FROM (SELECT DISTINCT account_id FROM transfers WHERE amount > 0) AS t
+        WHERE NOT EXISTS (SELECT 1 FROM balances AS b WHERE b.account_id = t.account_id)
+    """,
+    "transfers_sum_to_zero": """
+        SELECT 'all', format('accounts have %s, the house issued %s and earned %s', a.total, h.issued, h.revenue)
+        FROM (SELECT coalesce(sum(spendable + reserved), 0) AS total FROM balances) AS a, (
+            SELECT
+                coalesce(sum(CASE 'house:issued' WHEN source THEN amount WHEN target THEN -amount END), 0) AS issued,
+                coalesce(sum(amount) FILTER (WHERE target = 'house:revenue'), 0) AS revenue
+            FROM transfers
+        ) AS h
+        WHERE a.total + h.revenue <> h.issued
+    """,
+    "transfers_are_of_a_job": """
+        SELECT t.job_id, format('%s of %s by %s, the job is of %s',
+            t.kind, t.amount, t.account_id, coalesce(j.account_id, 'no one: there is none'))
+        FROM transfers AS t LEFT JOIN jobs AS j ON j.id = t.job_id
+        WHERE t.job_id IS NOT NULL AND t.account_id IS DISTINCT FROM j.account_id
+    """,
+    "what_started_was_held": """
+        SELECT j.id, format('%s, quoted %s, %s; its hold %s', j.money, j.quoted,
+            CASE WHEN j.started_at IS NULL THEN 'never started' ELSE 'started' END, coalesce(t.amount::text, 'missing'))
+        FROM jobs AS j LEFT JOIN transfers AS t ON t.job_id = j.id AND t.kind = 'hold'
+        WHERE coalesce(t.amount, 0) <> CASE WHEN j.money = 'held' OR j.started_at IS NOT NULL THEN j.quoted ELSE 0 END
+    """,
+    "job_is_settled_once": """
+        SELECT j.id, format('%s, says captured %s, released %s of %s; transfers held %s, captured %s, released %s',
+            j.money, j.captured, j.released, j.quoted, t.held, t.captured, t.released)
+        FROM jobs AS j LEFT JOIN (
+            SELECT job_id,
+                sum(amount) FILTER (WHERE kind = 'hold') AS held,
+                coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0) AS captured,
+                coalesce(sum(amount) FILTER (WHERE kind = 'release'), 0) AS released
+            FROM transfers WHERE job_id IS NOT NULL GROUP BY job_id
+        ) AS t ON t.job_id = j.id
+        WHERE (j.money <> 'settled' AND t.captured + t.released <> 0)
+            OR (j.money = 'settled' AND j.captured + j.released IS DISTINCT FROM j.quoted)
+            OR (j.money = 'settled' AND coalesce(t.captured, 0) <> j.captured)
+            -- What was only reserved goes back without a transfer.
+            OR (j.money = 'settled' AND coalesce(t.released, 0) <> CASE WHEN t.held > 0 THEN j.released ELSE 0 END)
+    """,
     "captured_is_pictures_kept": (
         "SELECT j.id, format('captured %s for %s pictures worth %s', j.captured, count(i.*), coalesce(sum("
         "coalesce(c.unit_price, j.unit_price)) FILTER (WHERE i.job_id IS NOT NULL), 0)) FROM jobs AS j"
@@ -71,12 +110,24 @@ INVARIANTS: dict[str, str] = {
         "SELECT j.id, format('%s, captured %s', j.status, j.captured) FROM jobs AS j WHERE j.captured > 0"
         " AND NOT EXISTS (SELECT 1 FROM images AS i WHERE i.job_id = j.id)"
     ),
-    "slots_are_open_calls": (
-        "SELECT c.id, format('row %s, open calls %s', c.active, coalesce(o.open, 0)) FROM credentials AS c"
-        " LEFT JOIN (SELECT credential_id, count(*) AS open FROM upstream_calls"
-        " WHERE outcome IS NULL OR outcome IN ('accepted', 'uncertain') GROUP BY 1) AS o ON o.credential_id = c.id"
-        " WHERE c.active <> coalesce(o.open, 0)"
-    ),
+    "permits_are_open_calls": """
+        WITH open AS (
+            SELECT u.id, u.credential_id
+            FROM upstream_calls AS u
+            JOIN credentials AS c ON c.id = u.credential_id
+            WHERE c.max_active IS NOT NULL AND (u.outcome IS NULL OR u.outcome IN ('accepted', 'uncertain'))
+        ),
+        taken AS (
+            SELECT call_id AS id, credential_id FROM permits WHERE call_id IS NOT NULL
+        )
+        SELECT credential_id,
+               format('%s permits taken by no open call, %s open calls without a permit',
+                      count(*) FILTER (WHERE open.id IS NULL), count(*) FILTER (WHERE taken.id IS NULL))
+        FROM open
+        FULL JOIN taken USING (credential_id, id)
+        WHERE open.id IS NULL OR taken.id IS NULL
+        GROUP BY credential_id
+    """,
     "ended_jobs_have_no_open_calls": (
         "SELECT j.id, format('%s with call %s %s', j.status, u.id, coalesce(u.outcome, 'unanswered')) FROM jobs AS j"
         " JOIN upstream_calls AS u ON u.job_id = j.id WHERE j.finished_at < clock_timestamp() - interval '15 minutes'"

@@ -15,7 +15,7 @@ from functools import cached_property
 
 from sqlalchemy import Connection, text
 
-from core.db import Database
+from core.db import Database, Hot, Statement
 from jobs import states
 from jobs.states import Nudge
 
@@ -61,26 +61,35 @@ class Callbacks:
             return bytes.fromhex(found.scalar_one())
 
 
+HEARD = Statement("""
+WITH seen AS (
+    -- The job first, as everywhere: an answer that is being written has locked it, and waits for no one.
+    SELECT id, due_at > clock_timestamp() AS early FROM jobs
+    WHERE status = 'waiting'
+        AND id = (SELECT job_id FROM upstream_calls WHERE id = :id AND outcome IN ('accepted', 'uncertain'))
+    FOR UPDATE
+),
+named AS (
+    UPDATE upstream_calls SET upstream_id = CAST(:upstream_id AS text)
+    FROM seen
+    WHERE upstream_calls.id = :id AND upstream_calls.job_id = seen.id AND outcome = 'uncertain'
+        AND upstream_calls.upstream_id IS NULL AND CAST(:upstream_id AS text) IS NOT NULL
+    RETURNING upstream_calls.job_id
+)
+UPDATE jobs
+SET due_at = least(jobs.due_at, clock_timestamp()),
+    version = jobs.version + CASE WHEN EXISTS (SELECT 1 FROM named) THEN 1 ELSE 0 END
+FROM seen WHERE jobs.id = seen.id AND (seen.early OR EXISTS (SELECT 1 FROM named))
+RETURNING jobs.provider
+""")
+
+
 def heard(connection: Connection, call_id: str, upstream_id: object) -> list[Nudge]:
     """An upstream has said something about a call: its job is due now.
 
     The upstream's own id is taken down for a call whose answer was lost: it is how the next look can
     ask. Saying it again, late, or of a job that has ended changes nothing.
     """
-    if isinstance(upstream_id, str) and _UPSTREAM_ID.fullmatch(upstream_id):
-        connection.execute(
-            text(
-                "UPDATE upstream_calls SET upstream_id = :upstream_id"
-                " WHERE id = :id AND outcome = 'uncertain' AND upstream_id IS NULL"
-            ),
-            {"id": call_id, "upstream_id": upstream_id},
-        )
-    row = connection.execute(
-        text(
-            "UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting' AND due_at > clock_timestamp()"
-            " AND id = (SELECT job_id FROM upstream_calls WHERE id = :id AND outcome IN ('accepted', 'uncertain'))"
-            " RETURNING provider"
-        ),
-        {"id": call_id},
-    ).one_or_none()
+    told = upstream_id if isinstance(upstream_id, str) and _UPSTREAM_ID.fullmatch(upstream_id) else None
+    row = Hot.of(connection).one_or_none(HEARD, {"id": call_id, "upstream_id": told})
     return [states.poll(row.provider)] if row else []

@@ -1,8 +1,11 @@
 """The circuit breaker of a provider as a pure state machine; ``jobs/capacity.py`` keeps its row.
 
-CLOSED counts failures in a row. Enough of them within a window open the circuit: nobody submits for a
+CLOSED counts failures in a row. Enough of them within a window open the circuit: no one submits for a
 while that doubles with every failed probe. Then it is HALF_OPEN: one call goes out as a probe, and its
 outcome alone closes the circuit or opens it again. Calls sent before are no news about now.
+
+A job counts once: what has failed before may fail by itself, and tried again it says nothing new. For the
+same reason a job that was never tried is the best probe (``jobs/refill.py``, ``capacity.TAKE``).
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ FAILURES_TO_OPEN = 5
 WINDOW_S = 60.0
 OPEN_FIRST_S = 5.0
 OPEN_MAX_S = 60.0
+# Jobs whose failures were counted and that are not counted again; the oldest is dropped.
+JOBS_REMEMBERED = 32
 
 # An Uncertain of our own making (a fault in our code) says nothing about the upstream.
 _OURS = frozenset({"upstream_uncertain", "storage_unavailable", "internal_error"})
@@ -36,7 +41,7 @@ class Circuit:
 
     failures: int = 0
     failing_for_s: float = 0.0
-    failing_job: str | None = None
+    failing_jobs: tuple[str, ...] = ()
     trips: int = 0
     probe: str | None = None
 
@@ -52,9 +57,10 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """One more failure; ``anew``: the first of a new window."""
+    """One more failure; ``jobs`` were counted, newest last. ``anew``: the first of a new window."""
 
     failures: int
+    jobs: tuple[str, ...]
     anew: bool
 
 
@@ -62,11 +68,12 @@ class Count:
 class Open:
     trips: int
     for_s: float
+    jobs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Closed, nothing counted."""
+    """Closed, no failure counted; the jobs that have failed stay known."""
 
 
 Change = Count | Open | Close
@@ -98,17 +105,25 @@ def after(circuit: Circuit, news: News) -> Change | None:
         return _after_probe(circuit, news) if news.call_id == circuit.probe else None
     if not news.away:
         return Close() if circuit.failures else None
+    if news.job_id in circuit.failing_jobs:
+        return None
+    jobs = _remember(circuit, news.job_id)
     if circuit.failures and circuit.failing_for_s > WINDOW_S:
-        return Count(1, anew=True)
-    if circuit.failures and circuit.failing_job == news.job_id:
-        return None  # one poisonous order, tried again and again, does not stop everybody else's
+        return Count(1, jobs, anew=True)
     if circuit.failures + 1 >= FAILURES_TO_OPEN:
-        return Open(1, open_s(1))
-    return Count(circuit.failures + 1, anew=circuit.failures == 0)
+        return Open(1, open_s(1), jobs)
+    return Count(circuit.failures + 1, jobs, anew=circuit.failures == 0)
 
 
 def _after_probe(circuit: Circuit, news: News) -> Change:
-    return Open(circuit.trips + 1, open_s(circuit.trips + 1)) if news.away else Close()
+    if not news.away:
+        return Close()
+    return Open(circuit.trips + 1, open_s(circuit.trips + 1), _remember(circuit, news.job_id))
+
+
+def _remember(circuit: Circuit, job_id: str) -> tuple[str, ...]:
+    others = [job for job in circuit.failing_jobs if job != job_id]
+    return (*others, job_id)[-JOBS_REMEMBERED:]
 
 
 def open_s(trips: int) -> float:

@@ -1,23 +1,21 @@
-"""Collecting: fetch and keep the pictures of finished calls at once, for their links die in minutes."""
+"""Collecting: fetch and keep the images of finished calls at once, for their links die in minutes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from core import failpoints
 from core.errors import DatabaseAwayError
-from jobs import answers, lifecycle, loading, steps
+from jobs import answers
 from jobs.answers import Answer
-from jobs.errors import StaleJobError
 from jobs.loading import LiveJob, OpenCall
-from jobs.runner import CrashedStepError
-from jobs.states import JobStatus, Nudge, Outcome
+from jobs.states import Outcome
 from jobs.workbench import Workbench
-from providers.base import ResultImage
+from providers.base import Finished, ResultImage
 from providers.errors import Failed, ProviderError
 from providers.registry import UnknownCredentialError
 from storage.base import StorageUnavailableError
@@ -25,47 +23,45 @@ from storage.base import StorageUnavailableError
 log = structlog.get_logger(__name__)
 
 
-def collect(bench: Workbench, job_id: str) -> list[Nudge]:
-    """Take a WAITING job with finished calls and keep their pictures. Returns nudges to publish."""
-    try:
-        with bench.database.transaction() as connection:
-            job = loading.load(connection, job_id)
-            if job is None or job.status is not JobStatus.WAITING or not _finished(job):
-                return []
-            fence = lifecycle.found(connection, job.id, job.fence, owner=bench.owner, step_s=bench.step_s)
-    except StaleJobError:
-        return []
-    return keep_found(bench, job, fence)
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A call whose images wait to be fetched. ``fresh``: the upstream has said so just now."""
+
+    call: OpenCall
+    images: Sequence[ResultImage]
+    fresh: Finished | None = None
 
 
-def keep_found(bench: Workbench, job: LiveJob, fence: int) -> list[Nudge]:
-    """Keep the pictures of a job already in our hands, and move it on. Raises CrashedStepError."""
-    failpoints.hit("found.committed")
-    mine = _in_our_hands(job, fence)
-    try:
-        news = [answer for call in _finished(mine) if (answer := _keep(bench, mine, call))]
-        return steps.finish(bench, mine, news)
-    except (DatabaseAwayError, StaleJobError):
-        raise
-    except Exception as accident:
-        raise CrashedStepError(job.id, fence) from accident
+def on_record(job: LiveJob) -> list[Made]:
+    """Calls that an earlier step found finished and could not keep."""
+    return [
+        Made(call, [_result(link) for link in call.result]) for call in job.calls if call.outcome is Outcome.FINISHED
+    ]
 
 
-def _in_our_hands(job: LiveJob, fence: int) -> LiveJob:
-    return replace(job, status=JobStatus.RUNNING, fence=fence)
+def keep(bench: Workbench, job: LiveJob, made: Sequence[Made]) -> list[Answer]:
+    """Fetch and keep the images of a job's finished calls: what became of each call.
+
+    A call whose images cannot be had now is left out if that is on record already, else it is finished,
+    with its links; the job is looked at again.
+    """
+    failpoints.hit("found.unkept")
+    return [answer for each in made if (answer := _keep(bench, job, each))]
 
 
-def _finished(job: LiveJob) -> list[OpenCall]:
-    return [call for call in job.calls if call.outcome is Outcome.FINISHED]
-
-
-def _keep(bench: Workbench, job: LiveJob, call: OpenCall) -> Answer | None:
-    """None: not now; the call stays finished and is looked at again."""
+def _keep(bench: Workbench, job: LiveJob, made: Made) -> Answer | None:
+    call = made.call
     try:
         provider = bench.registry.by_credential(call.credential_id)
-        links = [_result(link) for link in call.result]
-        kind = bench.output(call.facts.model)
-        return answers.keep(bench.media, provider, job.id, call.facts, links, kind=kind)
+        return answers.keep(
+            bench.media,
+            provider,
+            job.id,
+            call.facts,
+            made.images,
+            kind=bench.output(call.facts.model),
+            cost=made.fresh.cost if made.fresh else None,
+        )
     except DatabaseAwayError:
         raise
     except (ProviderError, StorageUnavailableError, UnknownCredentialError) as error:
@@ -73,10 +69,10 @@ def _keep(bench: Workbench, job: LiveJob, call: OpenCall) -> Answer | None:
     except Exception:
         # Whatever breaks here would break again at once: the call's own deadline bounds the trying.
         log.exception("keeping_crashed", job_id=job.id, call_id=call.id)
-    if not call.overdue:
-        return None
-    gone = Failed("result_unavailable", retryable=False, billed=True)
-    return answers.from_error(call.facts, gone, may_look_up=False)
+    if call.overdue:
+        gone = Failed("result_unavailable", retryable=False, billed=True)
+        return answers.from_error(call.facts, gone, may_look_up=False)
+    return answers.finished(call.facts, made.fresh) if made.fresh else None
 
 
 def _result(link: Mapping[str, Any]) -> ResultImage:

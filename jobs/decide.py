@@ -1,8 +1,16 @@
 """What follows from what is known about a job's calls: pure decisions, no I/O.
 
-A job has ``n`` picture slots. A call covers one or more of them; a retry makes a new call only for
+A job has ``n`` image slots. A call covers one or more of them; a retry makes a new call only for
 slots that surely did not run or ended in a retryable failure. The job ends when no call is open and
 no slot may be tried again.
+
+How often a slot is called (docs/errors.md promises it to operators, a property test keeps it):
+
+- Calls that may be billed: at most ``max_attempts``, over all models that take turns. Each model behind
+  the present one has one of them set aside; where there are more models than that, each may have one.
+- Calls that surely ran nothing (``NOT_RUN``, ``MISCONFIGURED``) are not billed and not counted among those.
+  One model gets ``max_attempts`` calls in all, and ``PATIENCE`` times as many where its upstream only asks
+  to come back later and no other model is left.
 """
 
 from __future__ import annotations
@@ -18,7 +26,10 @@ OPEN = (None, Outcome.ACCEPTED, Outcome.UNCERTAIN)
 BACKOFF_FIRST_S = 2.0
 BACKOFF_FACTOR = 2.5
 BACKOFF_MAX_S = 60.0
+JITTER = 0.2
 RETRY_AFTER_MAX_S = 600.0
+# What an upstream never bills: it ran nothing.
+UNBILLED = frozenset({Outcome.NOT_RUN, Outcome.MISCONFIGURED})
 # Being told to come back later says nothing against the order, so it is borne longer.
 PATIENT_CODES = frozenset({"upstream_rate_limited", "upstream_pool_empty", "upstream_overloaded"})
 PATIENCE = 4
@@ -135,7 +146,7 @@ def _end(facts: Facts) -> Succeed | Fail | Cancel:
     if facts.cancel_requested:
         return _cancelled(facts, kept)
     if kept:
-        return Succeed(kept, _missing(facts, kept))
+        return Succeed(kept, missing(facts, kept))
     return Fail(_decisive_code(facts.calls))
 
 
@@ -163,7 +174,21 @@ def plan(facts: Facts, *, max_per_call: int) -> list[tuple[int, int, int]]:
 def backoff_s(attempt: int) -> float:
     """Seconds before the next call after ``attempt`` of them: 2, 5, 12.5 ... 60, jittered by a fifth."""
     base = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** max(0, attempt - 1))
-    return base * random.uniform(0.8, 1.2)
+    return base * random.uniform(1 - JITTER, 1 + JITTER)
+
+
+def most_billed(max_attempts: int, models: int) -> int:
+    """The most calls that may be billed for one slot, over all ``models`` of its job (at least one)."""
+    return max(max_attempts, models)
+
+
+def life_s(max_attempts: int, models: int, deadline_s: float) -> float:
+    """Seconds that all calls of one slot may take together, each to its end and with the longest pause after it.
+
+    ``deadline_s``: the longest of the deadlines that the models' providers have. Patient repeats fit in as
+    well, as long as their upstream asks for no longer pauses than ours.
+    """
+    return most_billed(max_attempts, models) * (deadline_s + BACKOFF_MAX_S * (1 + JITTER))
 
 
 def _latest_by_slot(calls: Iterable[Call]) -> dict[int, Call]:
@@ -178,18 +203,37 @@ def _may_call(facts: Facts, slot: int, latest: Call) -> bool:
         return _made_nothing(latest)
     if latest.outcome is Outcome.MISCONFIGURED or not _made_nothing(latest):
         return False
+    billed = sum(call.model == facts.model for call in _may_be_billed(facts, slot))
+    return _tries(facts, slot, latest) < _tries_at_most(facts, latest) and billed < _allowance(facts, slot)
+
+
+def _tries(facts: Facts, slot: int, latest: Call) -> int:
+    """How often the present model, whose call ``latest`` is, was asked for the slot."""
     before = (call.attempt for call in facts.calls if slot in call.slots and call.model != facts.model)
-    tries = latest.attempt - max(before, default=0)
-    # With another model at hand nobody need be patient with this one.
-    patience = PATIENCE if latest.code in PATIENT_CODES and not facts.fallbacks else 1
-    return tries < facts.max_attempts * patience
+    return latest.attempt - max(before, default=0)
+
+
+def _tries_at_most(facts: Facts, latest: Call) -> int:
+    # With another model at hand there is no need to be patient with this one.
+    is_patient = latest.code in PATIENT_CODES and not facts.fallbacks
+    return facts.max_attempts * (PATIENCE if is_patient else 1)
+
+
+def _allowance(facts: Facts, slot: int) -> int:
+    """How many calls that may be billed the present model may have: one is set aside for each model behind it."""
+    before = sum(call.model != facts.model for call in _may_be_billed(facts, slot))
+    return max(1, facts.max_attempts - before - facts.fallbacks)
+
+
+def _may_be_billed(facts: Facts, slot: int) -> list[Call]:
+    return [call for call in facts.calls if slot in call.slots and call.outcome not in UNBILLED]
 
 
 def _made_nothing(call: Call) -> bool:
     """Surely: it did not run, or its upstream said so. Never a refusal, nor anything uncertain or billed."""
     if call.outcome is Outcome.FAILED:
         return call.retryable
-    return call.outcome in (Outcome.NOT_RUN, Outcome.MISCONFIGURED)
+    return call.outcome in UNBILLED
 
 
 def _barren(facts: Facts) -> list[Call]:
@@ -198,16 +242,18 @@ def _barren(facts: Facts) -> list[Call]:
 
 
 def _retry(facts: Facts, slots: Sequence[int]) -> Retry:
+    """The pause follows from the calls to the present model alone; what it has not been asked yet is asked at once."""
     latest = _latest_by_slot(facts.calls)
-    tried = [latest[slot] for slot in slots if slot in latest]
-    if not tried:  # calls that found no room at a credential before
+    tried = [slot for slot in slots if slot in latest and latest[slot].model == facts.model]
+    if not tried:  # calls that found no room at a credential before, or another model's turn
         return Retry("no_capacity", 0.0)
-    worst = max(tried, key=lambda call: call.attempt)
-    asked = max((call.retry_after_s or 0.0) for call in tried)
-    return Retry(worst.code or "upstream_error", max(backoff_s(worst.attempt), min(asked, RETRY_AFTER_MAX_S)))
+    tries, code = max((_tries(facts, slot, latest[slot]), latest[slot].code or "upstream_error") for slot in tried)
+    asked = max((latest[slot].retry_after_s or 0.0) for slot in tried)
+    return Retry(code, max(backoff_s(tries), min(asked, RETRY_AFTER_MAX_S)))
 
 
-def _missing(facts: Facts, kept: int) -> list[str]:
+def missing(facts: Facts, kept: int) -> list[str]:
+    """The warning for a job that ends with fewer images than were ordered; none where all were made."""
     if kept == facts.n:
         return []
     codes = sorted({call.code for call in facts.calls if call.code and not call.kept})

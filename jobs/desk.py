@@ -22,11 +22,11 @@ from jobs.choice import AUTO, Choice
 from jobs.errors import BadPictureError, FieldFault, InvalidOrderError, JobNotFoundError, UnknownOperationError
 from jobs.fallbacks import Fallback
 from jobs.idempotency import IdempotencyKey
-from jobs.lifecycle import NewJob
+from jobs.lifecycle import NewJob, Queued
 from jobs.repository import Task
 from jobs.states import Nudge, Priority
 from providers.catalog import OPERATIONS, Catalog, CatalogSource, Model, UnknownModelError
-from providers.costs import cost_usd
+from providers.costs import cost_usd, expected_cost_microusd
 from providers.order_rules import CheckedOrder, OrderProblems, check_order
 from providers.payload import reserved_extra
 from providers.ranking import ranked
@@ -245,14 +245,12 @@ class Desk:
 
     def _accept(self, customer: Customer, job: NewJob, key: IdempotencyKey | None) -> Submitted:
         # A plain submit is a single statement and needs no BEGIN and COMMIT around it.
-        alone = key is None and not job.low_priority
         try:
-            with self._database.autocommit() if alone else self._database.transaction() as connection:
-                if key:
-                    idempotency.claim(connection, customer.account_id, key, job.id)
-                queued = lifecycle.submit(connection, job, window=self._publish_window)
-                if not alone:
-                    failpoints.hit("submit.uncommitted")
+            if key is None and not job.low_priority:
+                with self._database.hot() as hot:
+                    queued = lifecycle.submit(hot, job, window=self._publish_window)
+            else:
+                queued = self._accept_with_key(customer, job, key)
         except idempotency.TakenError:
             if key and (earlier := self._replay(customer, key)):
                 self._drop_inputs(job)
@@ -260,6 +258,14 @@ class Desk:
             raise
         failpoints.hit("submit.committed")
         return Submitted(queued.task, queued.nudges)
+
+    def _accept_with_key(self, customer: Customer, job: NewJob, key: IdempotencyKey | None) -> Queued:
+        with self._database.transaction() as connection:
+            if key:
+                idempotency.claim(connection, customer.account_id, key, job.id)
+            queued = lifecycle.submit(connection, job, window=self._publish_window)
+            failpoints.hit("submit.uncommitted")
+        return queued
 
     def _replay(self, customer: Customer, key: IdempotencyKey) -> Submitted | None:
         with self._database.autocommit() as connection:
@@ -375,6 +381,8 @@ class Desk:
             request_id=request_id,
             fallbacks=[_fallback_row(each, fields) for each in quote.fallbacks],
             keep_s=self._short_life_s if fields.get("store") is False else None,
+            per_call=quote.model.max_per_call,
+            unit_cost=expected_cost_microusd(quote.model, quote.checked),
         )
 
 
@@ -388,6 +396,8 @@ def _fallback_row(each: Fallback, fields: Mapping[str, Any]) -> dict[str, Any]:
         "model": each.model.id,
         "provider": each.model.provider,
         "unit_price": each.unit_price,
+        "per_call": each.model.max_per_call,
+        "unit_cost": expected_cost_microusd(each.model, each.checked),
         "request": request_of(each.checked, fields),
     }
 

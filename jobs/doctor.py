@@ -29,7 +29,8 @@ PAGE = 1000
 # More missing than this, and most of what was looked at: it is the wrong store.
 MISSING_AT_MOST = 20
 
-MONEY = ("balance_is_sum_of_transfers", "queued_is_what_jobs_say", "held_is_what_jobs_say")
+# What an adjustment can close; where transfers and jobs themselves disagree, a person must look.
+MONEY = ("spendable_is_transferred_less_queued", "reserved_is_queued_and_held", "money_has_a_balance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ class Doctor:
             connection,
             "SELECT j.provider, count(*) AS jobs, min(j.due_at) AS since,"
             " (SELECT bool_and(c.paused_at IS NOT NULL) FROM credentials AS c WHERE c.provider = j.provider) AS paused,"
-            " (SELECT bool_and(c.active >= c.max_active) FROM credentials AS c WHERE c.provider = j.provider) AS full"
+            " (SELECT bool_and(c.max_active IS NOT NULL AND NOT EXISTS (SELECT 1 FROM permits AS p"
+            " WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active))"
+            " FROM credentials AS c WHERE c.provider = j.provider) AS full"
             " FROM jobs AS j WHERE j.status = 'queued' AND j.published_at IS NOT NULL"
             " AND j.due_at < statement_timestamp() - make_interval(secs => :unclaimed_s)"
             " AND NOT EXISTS (SELECT 1 FROM jobs AS s WHERE s.provider = j.provider AND s.status <> 'queued'"
@@ -229,14 +232,14 @@ def _why_unclaimed(row: Row[Any], nobody: str) -> tuple[str, str]:
     if row.paused:
         return "the provider is paused", f"POST /api/admin/providers/{row.provider}/resume"
     if row.full:
-        return "every slot of its credentials is taken", "wait, or raise the most active jobs of its credentials"
+        return "every permit of its credentials is taken", "wait, or raise the most active jobs of its credentials"
     return "their messages are not read: lost, or no worker takes them", FIX
 
 
 def _of_books(finding: audit.Finding) -> Finding:
     if finding.invariant in MONEY:
         mend = FIX_MONEY
-    elif finding.invariant == "slots_are_open_calls":
+    elif finding.invariant == "permits_are_open_calls":
         mend = FIX
     elif finding.subject.startswith("job_"):
         mend = f"darkroom show {finding.subject}"

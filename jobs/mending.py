@@ -10,12 +10,28 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from jobs import lifecycle, publishing, retention
+from jobs import capacity, lifecycle, publishing, retention
 from jobs.doctor import BLOCKED, DEAD_STEPS, FIX, MONEY, Doctor, Finding, jobs_text
 from jobs.errors import StaleJobError
 from jobs.retention import Reason
 from jobs.workbench import give_up_s
 from quota import ledger
+
+# What an account's transfers and jobs say, at one moment.
+_BOOKS = text("""
+WITH said AS (
+    SELECT
+        coalesce(sum(CASE 'acct:available' WHEN target THEN amount WHEN source THEN -amount END), 0) AS available,
+        coalesce(sum(CASE 'acct:held' WHEN target THEN amount WHEN source THEN -amount END), 0) AS held
+    FROM transfers WHERE account_id = :id
+), live AS (
+    SELECT
+        coalesce(sum(quoted) FILTER (WHERE money = 'queued'), 0) AS queued,
+        coalesce(sum(quoted) FILTER (WHERE money = 'held'), 0) AS held
+    FROM jobs WHERE account_id = :id AND money IN ('queued', 'held')
+)
+SELECT said.available, said.held, live.queued, live.held AS held_by_jobs FROM said, live
+""")
 
 
 class Mender:
@@ -29,7 +45,7 @@ class Mender:
             "queued_unclaimed": self._publish_again,
             "running_without_owner": self._lapse,
             "running_overdue": self._lapse,
-            "slots_are_open_calls": self._recount,
+            "permits_are_open_calls": self._reconcile_permits,
             "picture_missing": self._mark_lost,
             "blob_orphaned": self._delete_blob,
             "deletion_overdue": self._delete_blob,
@@ -75,18 +91,11 @@ class Mender:
             pass
         return "moved on by itself"
 
-    def _recount(self, finding: Finding) -> str:
-        """Whoever opens or closes a call changes the credential's row last: with it locked, the count is exact."""
+    def _reconcile_permits(self, finding: Finding) -> str:
+        """Permits of calls that are over come back; open calls get theirs."""
         with self._database.transaction() as connection:
-            connection.execute(text("SELECT 1 FROM credentials WHERE id = :id FOR UPDATE"), {"id": finding.subject})
-            active = connection.execute(
-                text(
-                    "UPDATE credentials SET active = (SELECT count(*) FROM upstream_calls WHERE credential_id = :id"
-                    " AND (outcome IS NULL OR outcome IN ('accepted', 'uncertain'))) WHERE id = :id RETURNING active"
-                ),
-                {"id": finding.subject},
-            ).scalar_one()
-        return f"counted anew: {active} open calls"
+            capacity.reconcile(connection, finding.subject)
+        return "its permits are those of its open calls again"
 
     def _mark_lost(self, finding: Finding) -> str | None:
         if self._doctor.store is None or self._doctor.store.exists(finding.subject):
@@ -109,18 +118,15 @@ class Mender:
         try:
             with self._database.transaction() as connection:
                 ledger.lock(connection, finding.subject)
-                # A statement of its own, so that it sees what was committed before the lock was ours.
-                said = connection.execute(
-                    text(
-                        "SELECT coalesce(sum(quoted) FILTER (WHERE money = 'queued'), 0) AS queued,"
-                        " coalesce(sum(quoted) FILTER (WHERE money = 'held'), 0) AS held"
-                        " FROM jobs WHERE account_id = :id AND money IN ('queued', 'held')"
-                    ),
-                    {"id": finding.subject},
-                ).one()
+                # A statement of its own, so that it sees what was committed before the lock was ours. Holds go on
+                # meanwhile, but one moves as much from `available` to `held` as from queued jobs to held ones.
+                said = connection.execute(_BOOKS, {"id": finding.subject}).one()
+                if said.held != said.held_by_jobs:
+                    return None
+                spendable, reserved = int(said.available - said.queued), int(said.queued + said.held)
                 done = ledger.reconcile(
-                    connection, finding.subject, queued=int(said.queued), held=int(said.held), note="darkroom doctor"
+                    connection, finding.subject, spendable=spendable, reserved=reserved, note="darkroom doctor"
                 )
-        except (ValueError, IntegrityError):
+        except IntegrityError:
             return None
         return "adjusted; " + "; ".join(done) if done else "balances again"

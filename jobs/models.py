@@ -24,7 +24,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from core.tables import metadata
 
@@ -53,6 +53,12 @@ jobs = Table(
     Column("due_at", TIME, nullable=False, server_default=NOW),
     Column("published_at", TIME),
     Column("start_deadline_at", TIME),
+    # By when it must have moved on once it was begun, in any live state: the sweep ends what is past it.
+    Column("deadline_at", TIME),
+    Column("lost_messages", SmallInteger, nullable=False, server_default=text("0")),  # sent again so often
+    Column("node", Text),  # the worker node that made its latest call
+    Column("progress", Float),  # 0 to 1, where the upstream tells
+    Column("progress_at", TIME),
     Column("cancel_requested_at", TIME),
     Column("cancel_outcome", Text),
     Column("money", Text, nullable=False),
@@ -65,6 +71,7 @@ jobs = Table(
     Column("notes", JSONB),  # warnings that came up while it ran
     Column("fallbacks", SmallInteger, nullable=False, server_default=text("0")),  # models still to fall back to
     Column("keep_s", Integer),  # pictures go so long after the end; NULL: by the general rule
+    Column("per_call", SmallInteger, nullable=False, server_default=text("1")),  # images that one call makes at most
     Column("created_at", TIME, nullable=False, server_default=NOW),
     Column("started_at", TIME),
     Column("finished_at", TIME),
@@ -84,6 +91,7 @@ jobs = Table(
     CheckConstraint("n BETWEEN 1 AND 10", name="n_in_range"),
     CheckConstraint("unit_price >= 0 AND quoted >= 0", name="price_not_negative"),
     CheckConstraint("captured + released <= quoted", name="settlement_within_quote"),
+    CheckConstraint("captured >= 0 AND released >= 0", name="settlement_not_negative"),
     Index("jobs_account_newest", "account_id", "id"),
     Index(
         "jobs_unpublished",
@@ -106,10 +114,18 @@ jobs = Table(
         postgresql_where=text("status = 'queued' AND published_at IS NOT NULL"),
     ),
     Index("jobs_waiting_due", "provider", "due_at", postgresql_where=text("status = 'waiting'")),
+    # In turns by account, so that one's thousand images in progress do not delay the look at another's.
+    Index("jobs_waiting_turns", "provider", "account_id", "due_at", postgresql_where=text("status = 'waiting'")),
     Index("jobs_running", "owner", postgresql_where=text("status = 'running'")),
     # Newest service times of a model, for the estimate of waits.
     Index("jobs_measured", "provider", "model", "finished_at", postgresql_where=text("status = 'succeeded'")),
-    Index("jobs_start_deadline", "start_deadline_at", postgresql_where=text("status = 'queued'")),
+    Index(
+        "jobs_deadline",
+        text("coalesce(deadline_at, start_deadline_at)"),
+        postgresql_where=text("status IN ('queued', 'waiting')"),
+    ),
+    # What an account has held, for its owner to see.
+    Index("jobs_held", "account_id", postgresql_where=text("money = 'held'")),
     Index("jobs_short_lives", "finished_at", postgresql_where=text("keep_s IS NOT NULL")),
     postgresql_with={"fillfactor": 70},
 )
@@ -126,6 +142,7 @@ orders = Table(
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
     Column("price_version", Text, nullable=False, server_default=text("''")),
     Column("request_id", Text, nullable=False, server_default=text("''")),
+    Column("unit_cost", BigInteger),  # what one image by the first model costs us, in micro-USD, as far as we know
 )
 
 idempotency_keys = Table(
@@ -167,7 +184,7 @@ upstream_calls = Table(
     Column("pictures", SmallInteger, nullable=False),
     Column("provider", Text, nullable=False),
     Column("model", Text, nullable=False),
-    Column("credential_id", Text, ForeignKey("credentials.id"), nullable=False),
+    Column("credential_id", Text, nullable=False),
     Column("base_url", Text, nullable=False),
     Column("dedupe_key", Text, nullable=False, unique=True),
     Column("outcome", Text),  # NULL while unanswered
@@ -188,6 +205,11 @@ upstream_calls = Table(
     Column("resends", SmallInteger, nullable=False, server_default=text("0")),
     Column("written_off", Boolean, nullable=False, server_default=text("false")),
     Column("unit_price", BigInteger),  # of one picture by this call's model; NULL: the job's
+    Column("searches", SmallInteger, nullable=False, server_default=text("0")),  # for an answer that was lost
+    # What the call was to cost us and what the upstream says that it cost, in micro-USD; `usage` in its own units.
+    Column("expected_cost", BigInteger),
+    Column("reported_cost", BigInteger),
+    Column("usage", JSONB),
     UniqueConstraint("job_id", "slot", "try"),
     CheckConstraint(
         "outcome IN ('accepted', 'uncertain', 'finished', 'kept', 'not_run', 'failed', 'refused',"
@@ -200,6 +222,14 @@ upstream_calls = Table(
         "credential_id",
         postgresql_where=text("outcome IS NULL OR outcome IN ('accepted', 'uncertain')"),
     ),
+    # Whose is this id, and which calls might be meant: the search for a lost answer asks both.
+    Index("upstream_calls_upstream_id", "upstream_id"),
+    Index(
+        "upstream_calls_without_id",
+        "credential_id",
+        "intended_at",
+        postgresql_where=text("upstream_id IS NULL"),
+    ),
 )
 
 images = Table(
@@ -207,7 +237,7 @@ images = Table(
     metadata,
     Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("index", SmallInteger, primary_key=True),
-    Column("call_id", Text, ForeignKey("upstream_calls.id", ondelete="CASCADE"), nullable=False),
+    Column("call_id", Text, nullable=False),
     Column("key", Text, nullable=False),
     Column("mime", Text, nullable=False),
     Column("width_px", Integer),  # NULL: no picture but a 3D file or a text
@@ -236,7 +266,7 @@ job_events = Table(
     "job_events",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("job_id", Text, nullable=False),
     Column("type", Text, nullable=False),
     Column("at", TIME, nullable=False, server_default=NOW),
     Column("data", JSONB, nullable=False, server_default=text("'{}'")),
@@ -258,14 +288,40 @@ credentials = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("provider", Text, nullable=False),
+    # Written and read by workers of the release before only; goes with the next release.
     Column("active", Integer, nullable=False, server_default=text("0")),
     Column("max_active", Integer),
     Column("max_per_minute", Integer),
-    # Submits of about the last minute, counted by short spans of the database's clock.
+    # Written and read by workers of the release before only; goes with the next release.
     Column("submits", JSONB, nullable=False, server_default=text("'{}'")),
-    Column("not_before", TIME),  # the upstream asked everybody to come back later
+    Column("not_before", TIME),  # the upstream asked everyone to come back later
     Column("paused_at", TIME),
-    CheckConstraint("active >= 0", name="active_not_negative"),
+    postgresql_with={"fillfactor": 50},
+)
+
+# One row for each call that may be open at a credential with `max_active`. Numbers above `max_active` are
+# taken by calls from before the limit was lowered or set; they are never taken again.
+permits = Table(
+    "permits",
+    metadata,
+    Column("credential_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("call_id", Text),  # NULL: free
+    Column("taken_at", TIME),
+    Index("permits_call", "call_id", unique=True, postgresql_where=text("call_id IS NOT NULL")),
+    # call_id is always NULL here: sorted by it, a statement can use no other index (see capacity.TAKE).
+    Index("permits_free", "credential_id", "call_id", "number", postgresql_where=text("call_id IS NULL")),
+    postgresql_with={"fillfactor": 50},
+)
+
+# One row for each submit a minute at a credential with `max_per_minute`; used again a minute and 2 s later.
+submit_tokens = Table(
+    "submit_tokens",
+    metadata,
+    Column("credential_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("free_at", TIME, nullable=False, server_default=text("'-infinity'")),
+    Index("submit_tokens_free", "credential_id", "free_at"),
     postgresql_with={"fillfactor": 50},
 )
 
@@ -277,7 +333,10 @@ providers = Table(
     Column("paused_at", TIME),
     Column("failures", Integer, nullable=False, server_default=text("0")),
     Column("failing_since", TIME),
+    # Written and read by workers of the release before only; goes with the next release.
     Column("failing_job", Text),
+    # The jobs whose failures were counted, newest last: a job counts once (jobs/circuit.py).
+    Column("failing_jobs", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("trips", Integer, nullable=False, server_default=text("0")),
     Column("opened_at", TIME),
     Column("open_until", TIME),  # NULL while closed; past: half-open, one probe may go

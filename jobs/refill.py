@@ -1,8 +1,9 @@
 """Publishing what there is room for, fairly: the sweep's part, and a quick one for limited providers.
 
-A provider without limits takes every account's whole window. Of one with few seats the accounts are
+A provider without limits takes every account's whole window. Of one with few permits the accounts are
 served in turns, each by its weight, from a place chosen by chance: so neither the number of one's jobs
-nor the order of names decides who comes first, whichever worker does the publishing.
+nor the order of names decides who comes first, whichever worker does the publishing. A provider whose
+circuit is half-open gets one message, for the job that is the best probe.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
-from jobs import capacity, publishing
+from jobs import capacity, publishing, states
 from jobs.states import Nudge
 
 Pair = tuple[str, str, int]  # account, provider, weight
@@ -23,37 +24,76 @@ TURNS_AT_MOST = 64
 
 def refill(connection: Connection, *, window: int, most: int) -> list[Nudge]:
     """Publish for every provider that would take something, ``most`` jobs in all."""
-    seats = capacity.free_seats(connection)
-    nudges: list[Nudge] = []
+    capacity.recover(connection)
+    permits = capacity.free_permits(connection)
+    nudges: list[Nudge] = probes(connection)
     limited: dict[str, list[Pair]] = defaultdict(list)
     for pair in publishing.pairs(connection):
         account_id, provider, weight = pair
-        if seats.get(provider) is not None:
+        if permits.get(provider) is not None:
             limited[provider].append(pair)
         elif len(nudges) < most:
             room = most - len(nudges)
             nudges += publishing.fill(connection, account_id, provider, weight, window=window, most=room)
-    return nudges + _in_turns(connection, limited, seats, window=window)
+    return nudges + _in_turns(connection, limited, permits, window=window)
 
 
 def refill_limited(connection: Connection, *, window: int) -> list[Nudge]:
-    """Only for providers with limits and a seat free: quick enough to be asked several times a second."""
-    seats = {name: free for name, free in capacity.free_seats(connection).items() if free}
-    if not seats:
+    """Only for providers with limits and a permit free: quick enough to be asked several times a second."""
+    permits = {name: free for name, free in capacity.free_permits(connection).items() if free}
+    if not permits:
         return []
     limited: dict[str, list[Pair]] = defaultdict(list)
     for pair in publishing.pairs(connection):
-        if pair[1] in seats:
+        if pair[1] in permits:
             limited[pair[1]].append(pair)
-    return _in_turns(connection, limited, seats, window=window)
+    return _in_turns(connection, limited, permits, window=window)
+
+
+# A job that was never tried has not failed; the newest of them, because older ones may have. What was tried keeps
+# its back-off. A message that is on its way is not sent again at once.
+_PROBE = text("""
+WITH probe AS (
+    SELECT newest.id
+    FROM (
+        SELECT j.id, j.attempt, j.low_priority, j.due_at, j.start_deadline_at FROM jobs AS j
+        WHERE j.provider = :provider AND j.status = 'queued'
+        ORDER BY j.id DESC LIMIT 1000
+    ) AS newest
+    WHERE (newest.attempt = 0 AND newest.start_deadline_at > clock_timestamp())
+       OR (newest.attempt > 0 AND newest.due_at <= clock_timestamp())
+    ORDER BY newest.attempt, newest.low_priority, newest.id DESC
+    LIMIT 1
+)
+UPDATE jobs
+SET published_at = clock_timestamp(), due_at = least(jobs.due_at, clock_timestamp())
+FROM probe
+WHERE jobs.id = probe.id
+  AND jobs.status = 'queued'
+  AND (jobs.published_at IS NULL OR jobs.published_at < clock_timestamp() - make_interval(secs => :again_s))
+RETURNING jobs.id
+""")
+PROBE_AGAIN_S = 5.0
+
+
+def probes(connection: Connection) -> list[Nudge]:
+    """Publish one job for each provider whose circuit is half-open: the freshest that has not failed yet.
+
+    Only where there is none, the one with the fewest attempts; ``capacity.TAKE`` asks the same.
+    """
+    nudges: list[Nudge] = []
+    for provider in capacity.half_open(connection):
+        rows = connection.execute(_PROBE, {"provider": provider, "again_s": PROBE_AGAIN_S})
+        nudges += [states.run(provider, row.id) for row in rows]
+    return nudges
 
 
 def _in_turns(
-    connection: Connection, limited: dict[str, list[Pair]], seats: Mapping[str, int | None], *, window: int
+    connection: Connection, limited: dict[str, list[Pair]], permits: Mapping[str, int | None], *, window: int
 ) -> list[Nudge]:
     nudges: list[Nudge] = []
     for provider, pairs in limited.items():
-        nudges += _share(connection, pairs, seats.get(provider) or 0, window=window)
+        nudges += _share(connection, pairs, permits.get(provider) or 0, window=window)
     return nudges
 
 

@@ -1,4 +1,4 @@
-"""Running a job: claim it, hold its credits, write the intent down, make the paid call, move on.
+"""Running a job: take it, with its credits held and its calls written down, make the paid call, move on.
 
 No transaction is open and no connection is held while an upstream thinks.
 """
@@ -8,70 +8,79 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
+import psycopg
 import structlog
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from core import failpoints
-from core.errors import DatabaseAwayError
+from core.errors import DatabaseAwayError, DatabaseBusyError, DatabaseChangedError
 from core.ids import new_id
-from jobs import answers, calls, capacity, decide, lifecycle, loading, publishing, steps
+from jobs import answers, calls, capacity, decide, lifecycle, loading, publishing, states, steps
 from jobs.answers import Answer
-from jobs.calls import Intent, Seated
-from jobs.errors import StaleJobError
+from jobs.calls import Intent
+from jobs.errors import JobFailedError, StaleJobError
+from jobs.lifecycle import Started
 from jobs.loading import LiveJob, OpenCall, OrderParts
-from jobs.states import JobStatus, Nudge
+from jobs.states import JobStatus, Nudge, Signal
 from jobs.workbench import Workbench, side_by_side
 from providers.base import Accepted, Finished, InputImage, Order, Provider
 from providers.catalog import Model, UnknownModelError
-from providers.errors import NotRun, ProviderError, Uncertain
+from providers.errors import Misconfigured, NotRun, ProviderError, Uncertain
 from storage.base import BlobNotFoundError, StorageUnavailableError
 
 log = structlog.get_logger(__name__)
 
 # A claim makes room for one; a few more catch up after a burst of endings.
 PUBLISH_AT_CLAIM = 4
-# The last try to keep a picture begins so long before the step's end: a silent store takes half a minute to fail.
+# The last try to keep an image begins so long before the step's end: a silent store takes half a minute to fail.
 LAST_TRY_S = 30.0
+# A claim that could not have its rows comes again after so long, and up to twice that.
+BUSY_S = 1.0
 
 
 class CrashedStepError(Exception):
-    """A step ended in an accident; carries what the failure hook needs."""
+    """A step ended in an accident; carries what :func:`jobs.steps.crashed` needs.
 
-    def __init__(self, job_id: str, fence: int) -> None:
+    ``unsent`` is the job when surely none of its calls has left.
+    """
+
+    def __init__(self, job_id: str, fence: int, *, unsent: LiveJob | None = None) -> None:
         super().__init__(job_id, fence)
         self.job_id = job_id
         self.fence = fence
+        self.unsent = unsent
 
 
 class _NoCapacityError(Exception):
-    """No credential has a seat for this provider's job now (``jobs.capacity``)."""
+    """No credential has a permit for this provider's job now (``jobs.capacity``)."""
 
     def __init__(self, provider: str) -> None:
         super().__init__(provider)
         self.provider = provider
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claimed:
     """A job in our hands, its credits held and its calls on record; nothing is sent yet."""
 
     job: LiveJob
-    seated: Seated
+    fresh: Sequence[OpenCall]  # the calls to make now
     parts: OrderParts
     nudges: Sequence[Nudge]
     keep_until: float  # of time.monotonic: how long bytes in hand may wait for the store
+    sent: bool = field(default=False)  # whether a paid call may have left
 
 
-def run(bench: Workbench, job_id: str) -> list[Nudge]:
-    """Move a QUEUED job as far as one step goes. Returns nudges to publish.
+def run(bench: Workbench, job_id: str) -> list[Signal]:
+    """Move a QUEUED job as far as one step goes. Returns what to publish.
 
-    Raises CrashedStepError on an accident after the claim; the job is then in the failure hook's
-    hands, and in the sweep's if that fails too.
+    Raises JobFailedError when the job has failed and its end is the failure hook's, CrashedStepError on
+    an accident after the claim (the sweep's, if the hook fails too).
     """
     claimed = _claim(bench, job_id)
     if claimed is None:
@@ -79,62 +88,131 @@ def run(bench: Workbench, job_id: str) -> list[Nudge]:
     failpoints.hit("claim.committed")
     bench.publish(claimed.nudges)  # the account's next job does not wait for this one's upstream
     try:
-        return steps.finish(bench, claimed.job, _make_calls(bench, claimed))
-    except (DatabaseAwayError, StaleJobError):
-        raise  # the rows are as they were; the sweep finds the job
+        return steps.finish(bench, claimed.job, _make_calls(bench, claimed), in_task=True)
+    except (DatabaseAwayError, StaleJobError, JobFailedError):
+        raise  # the rows are as they were, or the hook has all it needs
     except Exception as accident:
-        raise CrashedStepError(job_id, claimed.job.fence) from accident
+        unsent = None if claimed.sent else claimed.job
+        raise CrashedStepError(job_id, claimed.job.fence, unsent=unsent) from accident
+
+
+# ------------------------------------------------------------------ the claim
 
 
 def _claim(bench: Workbench, job_id: str) -> Claimed | None:
-    """Claim, intend and hold in one transaction; None when there is nothing to do (now)."""
-    intents: list[Intent] = []
+    """Take the job, in one statement where nothing limits it; None when there is nothing to do (now)."""
+    call_id = new_id("call")
+    try:
+        with bench.database.hot() as hot:
+            started = lifecycle.start(
+                hot,
+                job_id,
+                owner=bench.owner,
+                node=bench.node,
+                providers=bench.usable,
+                call_id=call_id,
+                backoff_s=decide.RETRY_AFTER_MAX_S,
+                window=bench.publish_window,
+                most=PUBLISH_AT_CLAIM,
+            )
+    except DatabaseBusyError:
+        _later(bench, job_id)
+        return None
+    except DatabaseChangedError:
+        raise
+    except DatabaseAwayError:
+        # The statement may have been committed although its answer was lost: look before anything is sent.
+        return _recovered(bench, job_id, [call_id[:-1] + "0"])
+    except psycopg.IntegrityError:
+        _impossible(bench, job_id)
+        return None
+    return _in_hand(bench, started) if started else _claim_step_by_step(bench, job_id)
+
+
+def _in_hand(bench: Workbench, started: Started) -> Claimed:
+    fresh = [
+        _fresh_call(call_id, slot, 1, images, started.model, started.credential_id, started.intended_at)
+        for call_id, slot, images in started.calls
+    ]
+    job = LiveJob(
+        id=started.id,
+        account_id=started.account_id,
+        operation=started.operation,
+        model=started.model,
+        provider=started.provider,
+        n=started.n,
+        status=JobStatus.RUNNING,
+        fence=started.fence,
+        cancel_requested=False,
+        calls=fresh,
+        unit_price=started.unit_price,
+        fallbacks=started.fallbacks,
+        version=started.version,
+    )
+    nudges = [states.run(started.provider, each) for each in started.published]
+    return Claimed(job, fresh, OrderParts(started.request, started.inputs), nudges, _keep_until(bench, job.provider))
+
+
+def _keep_until(bench: Workbench, provider: str) -> float:
+    return time.monotonic() + bench.step_s[provider] - LAST_TRY_S
+
+
+def _claim_step_by_step(bench: Workbench, job_id: str) -> Claimed | None:
+    """The longer way: a retry, a credential with limits, a provider that may be closed."""
     claimed: Claimed | None = None
     try:
         with bench.database.transaction() as connection:
-            claimed = _claim_within(connection, bench, job_id, intents)
+            claimed = _claim_within(connection, bench, job_id)
     except StaleJobError:
-        return None
+        pass
     except _NoCapacityError as full:
         _defer(bench, job_id, full.provider)
-        return None
-    except IntegrityError:
-        log.exception("hold_refused", job_id=job_id)
-        _fail_queued(bench, job_id, "insufficient_credits")
-        return None
+    except (IntegrityError, psycopg.IntegrityError):
+        _impossible(bench, job_id)
     except UnknownModelError:
         # Accepted with a catalogue that still knew it.
         log.exception("model_has_gone", job_id=job_id)
         _fail_queued(bench, job_id, "model_unavailable")
-        return None
+    except DatabaseBusyError:
+        _later(bench, job_id)
+    except DatabaseChangedError:
+        raise
     except DatabaseAwayError:
-        # The COMMIT may have happened although its answer was lost: look before anything is sent.
-        if claimed is None or not _on_record(bench, claimed):
+        if claimed is None:
             raise
-    return claimed
+        return _recovered(bench, job_id, [call.id for call in claimed.fresh])
+    else:
+        return claimed
+    return None
 
 
-def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents: list[Intent]) -> Claimed:
-    row = lifecycle.claim(connection, job_id, owner=bench.owner, step_s=bench.step_s)
-    job = _claimed_job(connection, row)
-    intents += _plan(bench, job)
-    # Read before the credential is locked: every claim of the fleet waits for that row until our COMMIT.
+def _claim_within(connection: Connection, bench: Workbench, job_id: str) -> Claimed:
+    row = lifecycle.claim(
+        connection,
+        job_id,
+        owner=bench.owner,
+        node=bench.node,
+        step_s=bench.step_s,
+        deadline_s=bench.move_within_s,
+    )
+    job = loading.load(connection, job_id)
+    if job is None:
+        raise StaleJobError(job_id)
+    intents = _plan(bench, job)
     parts = loading.order_parts(connection, job_id)
-    spec = bench.spec(job.provider)
-    seated = calls.intend(
+    permitted = calls.intend(
         connection,
         job_id=job.id,
         provider=job.provider,
-        model=job.model,
+        attempt=row.attempt,
         credentials={provider.credential_id: provider.base_url for provider in bench.registry.of(job.provider)},
         intents=intents,
-        deadline_s=spec.deadline_s,
-        unit_price=job.unit_price,
+        deadline_s=bench.spec(job.provider).deadline_s,
     )
-    if seated is None:
+    if permitted is None:
         raise _NoCapacityError(job.provider)
     nudges: list[Nudge] = []
-    if seated.endless:  # where seats are few, accounts take turns (jobs/refill.py)
+    if not permitted.limited:  # where permits are few, accounts take turns (jobs/refill.py)
         nudges = publishing.fill(
             connection,
             job.account_id,
@@ -145,111 +223,144 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str, intents
         )
     lifecycle.hold(connection, row)
     failpoints.hit("claim.uncommitted")
-    keep_until = time.monotonic() + bench.step_s[job.provider] - LAST_TRY_S
-    return Claimed(_with_calls(job, seated), seated, parts, nudges, keep_until)
-
-
-def _claimed_job(connection: Connection, row: Row[Any]) -> LiveJob:
-    """The job from the claim's own row; only a retried one has calls to read."""
-    if row.attempt == 0:
-        return LiveJob(
-            id=row.id,
-            account_id=row.account_id,
-            operation=row.operation,
-            model=row.model,
-            provider=row.provider,
-            n=row.n,
-            status=JobStatus.RUNNING,
-            fence=row.fence,
-            cancel_requested=False,
-            calls=(),
-            unit_price=row.unit_price,
-            fallbacks=row.fallbacks,
-        )
-    job = loading.load(connection, row.id)
-    if job is None:
-        raise StaleJobError(row.id)
-    return job
+    fresh = [
+        _fresh_call(each.id, each.slot, each.attempt, each.pictures, job.model, permitted.credential_id, permitted.at)
+        for each in permitted.intents
+    ]
+    return Claimed(replace(job, calls=[*job.calls, *fresh]), fresh, parts, nudges, _keep_until(bench, job.provider))
 
 
 def _plan(bench: Workbench, job: LiveJob) -> list[Intent]:
     groups = decide.plan(bench.facts(job), max_per_call=bench.model(job.model).max_per_call)
-    return [_intent(slot, pictures, attempt) for slot, pictures, attempt in groups]
+    return [Intent(new_id("call"), slot, attempt, images) for slot, images, attempt in groups]
 
 
-def _intent(slot: int, pictures: int, attempt: int) -> Intent:
-    call_id = new_id("call")
-    # The key is made before the first byte leaves and never changes: it is what makes a repeat safe.
-    return Intent(call_id, slot, attempt, pictures, dedupe_key=f"dr-{call_id.removeprefix('call_').lower()}")
-
-
-def _with_calls(job: LiveJob, seated: Seated) -> LiveJob:
-    fresh = [
-        OpenCall(
-            id=intent.id,
-            facts=decide.Call(intent.id, intent.slot, intent.attempt, intent.pictures, None, model=job.model),
-            credential_id=seated.credential_id,
-            dedupe_key=intent.dedupe_key,
-            upstream_id=None,
-            poll_url=None,
-            overdue=False,
-            age_s=0.0,
-            intended_at=datetime.now(UTC),
-            cancel_asked=False,
-            missing=False,
-            result=(),
-        )
-        for intent in seated.intents
-    ]
-    return replace(job, calls=[*job.calls, *fresh])
-
-
-def _make_calls(bench: Workbench, claimed: Claimed) -> list[Answer]:
-    by_id = {call.id: call for call in claimed.job.calls}
-    mine = [by_id[intent.id] for intent in claimed.seated.intents]
-    keys = {intent.id: intent.dedupe_key for intent in claimed.seated.intents}
-    try:
-        orders = {call.id: build_order(bench, claimed.job, claimed.parts, call) for call in mine}
-        provider = bench.registry.by_credential(claimed.seated.credential_id)
-    except (StorageUnavailableError, BlobNotFoundError) as error:
-        log.warning("inputs_not_readable", job_id=claimed.job.id, error=type(error).__name__)
-        return [answers.from_error(call.facts, NotRun("storage_unavailable"), may_look_up=False) for call in mine]
-    except Exception:
-        # A fault of ours, but surely nothing was sent: there is nothing to be uncertain about.
-        log.exception("order_not_built", job_id=claimed.job.id)
-        return [answers.from_error(call.facts, NotRun("internal_error"), may_look_up=False) for call in mine]
-    return side_by_side(
-        lambda call: _call(bench, provider, claimed, call.facts, order=orders[call.id], dedupe_key=keys[call.id]),
-        mine,
+def _fresh_call(  # noqa: PLR0917 - a row's columns, in their order
+    call_id: str, slot: int, attempt: int, images: int, model: str, credential_id: str, intended_at: datetime
+) -> OpenCall:
+    return OpenCall(
+        id=call_id,
+        facts=decide.Call(call_id, slot, attempt, images, None, model=model),
+        credential_id=credential_id,
+        dedupe_key=calls.dedupe_key(call_id),
+        upstream_id=None,
+        poll_url=None,
+        overdue=False,
+        age_s=0.0,
+        intended_at=intended_at,
+        cancel_asked=False,
+        missing=False,
+        result=(),
     )
 
 
-def _call(
-    bench: Workbench, provider: Provider, claimed: Claimed, call: decide.Call, *, order: Order, dedupe_key: str
-) -> Answer:
-    """The one paid call, and its pictures if the answer is the pictures."""
+def _recovered(bench: Workbench, job_id: str, call_ids: Sequence[str]) -> Claimed | None:
+    """What a claim whose COMMIT's answer was lost has written; None where it has written nothing.
+
+    Raises DatabaseAwayError: unreadable means that nothing is sent.
+    """
+    with bench.database.hot() as hot:
+        if not calls.on_record(hot, call_ids):
+            return None
+        job = loading.load(hot, job_id)
+        if job is None or job.status is not JobStatus.RUNNING:
+            return None
+        parts = loading.order_parts(hot, job_id)
+    fresh = [call for call in job.calls if call.outcome is None]
+    return Claimed(job, fresh, parts, [], _keep_until(bench, job.provider))
+
+
+def _later(bench: Workbench, job_id: str) -> None:
+    """Others hold the rows this claim needs: nothing has happened, and it comes again soon, not all at once."""
+    log.info("claim_waits_for_rows", job_id=job_id)
+    with suppress(DatabaseBusyError), bench.database.hot() as hot:
+        lifecycle.defer(hot, job_id, after_s=BUSY_S, spread_s=BUSY_S)
+
+
+def _impossible(bench: Workbench, job_id: str) -> None:
+    """The books or the tables forbid this claim: no later one will do better, and the log says which rule it was."""
+    log.exception("claim_refused_by_the_database", job_id=job_id)
+    _fail_queued(bench, job_id, "internal_error")
+
+
+def _defer(bench: Workbench, job_id: str, provider: str) -> None:
+    known = [each.credential_id for each in bench.registry.of(provider)]
+    with bench.database.transaction() as connection:
+        seen = capacity.outlook(connection, provider, known)
+        later = capacity.put_off(seen)
+        lifecycle.defer(connection, job_id, after_s=later.least_s, spread_s=later.spread_s)
+    if seen.closed:
+        _turn_elsewhere(bench, job_id)
+
+
+def _turn_elsewhere(bench: Workbench, job_id: str) -> None:
+    """The provider takes no one now; an order that names other models need not wait for it."""
+    signals: list[Signal] = []
+    with suppress(StaleJobError), bench.database.transaction() as connection:
+        signals = lifecycle.fail_over(connection, job_id, None, code="provider_closed", deadline_s=bench.move_within_s)
+    bench.publish(signals)
+
+
+def _fail_queued(bench: Workbench, job_id: str, code: str) -> None:
+    """End a job that no worker can start; one that has moved on meanwhile is left alone."""
+    with suppress(StaleJobError), bench.database.hot() as hot:
+        job = loading.load(hot, job_id)
+        if job is not None and job.status is JobStatus.QUEUED:
+            bench.publish(lifecycle.end(hot, job_id, job.version, lifecycle.fail(code)).signals)
+
+
+# ------------------------------------------------------------------ the paid calls
+
+
+def _make_calls(bench: Workbench, claimed: Claimed) -> list[Answer]:
+    mine = claimed.fresh
+    try:
+        orders = {call.id: build_order(bench, claimed.job, claimed.parts, call) for call in mine}
+        provider = bench.registry.by_credential(mine[0].credential_id)
+    except (StorageUnavailableError, BlobNotFoundError) as error:
+        log.warning("inputs_not_readable", job_id=claimed.job.id, error=type(error).__name__)
+        return _not_sent(mine, NotRun("storage_unavailable"))
+    except UnknownModelError:
+        # Accepted with a catalogue that still knew it.
+        log.exception("model_has_gone", job_id=claimed.job.id)
+        return _not_sent(mine, Misconfigured("model_unavailable"))
+    except Exception:
+        # A fault of ours, but surely nothing was sent: there is nothing to be uncertain about.
+        log.exception("order_not_built", job_id=claimed.job.id)
+        return _not_sent(mine, NotRun("internal_error"))
+    claimed.sent = True
+    return side_by_side(lambda call: _call(bench, provider, claimed, call, order=orders[call.id]), mine)
+
+
+def _not_sent(mine: Sequence[OpenCall], why: ProviderError) -> list[Answer]:
+    return [answers.from_error(call.facts, why, may_look_up=False) for call in mine]
+
+
+def _call(bench: Workbench, provider: Provider, claimed: Claimed, call: OpenCall, *, order: Order) -> Answer:
+    """The one paid call, and its images if the answer is the images."""
     job = claimed.job
     may_look_up = bench.spec(job.provider).uncertain_class != "C"
     try:
-        answer = provider.submit(order, dedupe_key=dedupe_key)
+        answer = provider.submit(order, dedupe_key=call.dedupe_key)
     except ProviderError as error:
         log.info("call_failed", job_id=job.id, call_id=call.id, kind=type(error).__name__, code=error.code)
-        return answers.from_error(call, error, may_look_up=may_look_up)
+        return answers.from_error(call.facts, error, may_look_up=may_look_up)
     except Exception:
-        # A fault of ours with a request possibly out: nobody may assume it did not run.
+        # A fault of ours with a request possibly out: no one may assume it did not run.
         log.exception("call_crashed", job_id=job.id, call_id=call.id)
-        return answers.from_error(call, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
+        return answers.from_error(call.facts, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
     failpoints.hit("call.answered")
     if isinstance(answer, Accepted):
-        return answers.accepted(call, answer, deadline_s=bench.spec(job.provider).deadline_s)
-    return _keep(bench, provider, claimed, call, answer)
+        return answers.accepted(call.facts, answer, deadline_s=bench.spec(job.provider).deadline_s)
+    return _keep(bench, provider, claimed, call.facts, answer)
 
 
 def _keep(bench: Workbench, provider: Provider, claimed: Claimed, call: decide.Call, answer: Finished) -> Answer:
     job, until = claimed.job, claimed.keep_until
+    kind = bench.output(job.model)
     try:
         return answers.keep(
-            bench.media, provider, job.id, call, answer.images, kind=bench.output(job.model), until=until
+            bench.media, provider, job.id, call, answer.images, kind=kind, until=until, cost=answer.cost
         )
     except (ProviderError, StorageUnavailableError):
         return answers.finished(call, answer)  # links can be fetched by a later step
@@ -278,37 +389,8 @@ def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, call: OpenCal
 
 
 def _input(bench: Workbench, model: Model, row: Mapping[str, Any]) -> InputImage:
-    """A kept picture for its adapter; a mask in the polarity of the model that gets it."""
+    """A kept image for its adapter; a mask in the polarity of the model that gets it."""
     key = row["key"]
     if row["role"] == "mask" and model.inputs.mask_polarity == "white_edits":
         key = bench.media.white_mask(key).key
     return InputImage(bench.store.read(key), row["mime"], row["width_px"], row["height_px"])
-
-
-def _defer(bench: Workbench, job_id: str, provider: str) -> None:
-    known = [each.credential_id for each in bench.registry.of(provider)]
-    with bench.database.transaction() as connection:
-        seen = capacity.outlook(connection, provider, known)
-        later = capacity.put_off(seen)
-        lifecycle.defer(connection, job_id, after_s=later.least_s, spread_s=later.spread_s)
-    if seen.closed:
-        _turn_elsewhere(bench, job_id)
-
-
-def _turn_elsewhere(bench: Workbench, job_id: str) -> None:
-    """The provider takes nobody now; an order that names other models need not wait for it."""
-    nudges: list[Nudge] = []
-    with suppress(StaleJobError), bench.database.transaction() as connection:
-        nudges = lifecycle.fail_over(connection, job_id, None, code="provider_closed")
-    bench.publish(nudges)
-
-
-def _fail_queued(bench: Workbench, job_id: str, code: str) -> None:
-    with bench.database.transaction() as connection:
-        nudges = lifecycle.fail(connection, job_id, None, code=code, sources={JobStatus.QUEUED})
-    bench.publish(nudges)
-
-
-def _on_record(bench: Workbench, claimed: Claimed) -> bool:
-    with bench.database.autocommit() as connection:
-        return calls.on_record(connection, [intent.id for intent in claimed.seated.intents])

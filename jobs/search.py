@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import Connection, text
 
+from core.db import Hot, Statement
 from jobs import loading, runner, steps
 from jobs.loading import LiveJob, OpenCall
 from jobs.workbench import Workbench
@@ -21,8 +21,6 @@ log = structlog.get_logger(__name__)
 
 # The upstream's clock and ours may differ by so much.
 CLOCKS_APART = timedelta(seconds=30)
-# What cannot be found after so long was not made, or cannot be told apart: searched no longer.
-SEARCH_FOR_S = 300.0
 
 
 def find(bench: Workbench, provider: Provider, job: LiveJob, call: OpenCall) -> Accepted | None:
@@ -30,15 +28,17 @@ def find(bench: Workbench, provider: Provider, job: LiveJob, call: OpenCall) -> 
 
     Raises: ProviderError when the search itself failed, StorageUnavailableError, BlobNotFoundError.
     """
-    with bench.database.autocommit() as connection:
-        parts = loading.order_parts(connection, job.id)
+    with bench.database.hot() as hot:
+        parts = loading.order_parts(hot, job.id)
     order = runner.build_order(bench, job, parts, call)
     ref = steps.call_ref(call, job.model)
     candidates = provider.lookup(ref, call.intended_at - CLOCKS_APART, order)
-    with bench.database.autocommit() as connection:
-        free = _unclaimed(connection, call, candidates)
+    if not candidates:
+        return None
+    with bench.database.hot() as hot:
+        free = _unclaimed(hot, call, candidates)
         # Its own address in the record leaves no doubt; equal words might be another call's.
-        alone = order.callback_url is not None or not _has_rival(connection, job, call)
+        alone = order.callback_url is not None or not _has_rival(hot, job, call)
     if len(free) == 1 and alone:
         log.info("uncertain_call_found", job_id=job.id, call_id=call.id)
         return free[0]
@@ -47,35 +47,47 @@ def find(bench: Workbench, provider: Provider, job: LiveJob, call: OpenCall) -> 
     return None
 
 
-def _unclaimed(connection: Connection, call: OpenCall, candidates: Sequence[Accepted]) -> list[Accepted]:
-    rows = connection.execute(
-        text(
-            "SELECT upstream_id FROM upstream_calls WHERE upstream_id = ANY(:ids) AND credential_id = :credential"
-            " AND id <> :id"
-        ),
+CLAIMED = Statement("""
+SELECT upstream_id FROM upstream_calls
+WHERE upstream_id = ANY(CAST(:ids AS text[])) AND credential_id = :credential AND id <> :id
+""")
+
+
+def _unclaimed(hot: Hot, call: OpenCall, candidates: Sequence[Accepted]) -> list[Accepted]:
+    rows = hot.all(
+        CLAIMED,
         {"ids": [each.upstream_id for each in candidates], "credential": call.credential_id, "id": call.id},
     )
     claimed = {row.upstream_id for row in rows}
     return [each for each in candidates if each.upstream_id not in claimed]
 
 
-def _has_rival(connection: Connection, job: LiveJob, call: OpenCall) -> bool:
+RIVAL = Statement("""
+WITH mine AS (
+    SELECT coalesce((
+        SELECT f -> 'request' FROM jsonb_array_elements(o.fallbacks) AS f WHERE f ->> 'model' = :model
+    ), o.request) AS request
+    FROM orders AS o WHERE o.job_id = :job_id
+)
+SELECT 1
+FROM upstream_calls AS c JOIN orders AS o ON o.job_id = c.job_id CROSS JOIN mine
+WHERE c.credential_id = :credential AND c.id <> :id AND c.model = :model AND c.upstream_id IS NULL
+    AND (c.outcome IS NULL OR c.outcome IN ('uncertain', 'lost'))
+    AND c.intended_at > CAST(:since AS timestamptz)
+    AND coalesce((
+        SELECT f -> 'request' FROM jsonb_array_elements(o.fallbacks) AS f WHERE f ->> 'model' = :model
+    ), o.request) = mine.request
+LIMIT 1
+""")
+
+
+def _has_rival(hot: Hot, job: LiveJob, call: OpenCall) -> bool:
     """Whether another call without an id, sent by the same credential, asked for the very same."""
-    row = connection.execute(
-        text(
-            "SELECT 1 FROM upstream_calls AS c JOIN orders AS o ON o.job_id = c.job_id"
-            " WHERE c.credential_id = :credential AND c.id <> :id AND c.model = :model AND c.upstream_id IS NULL"
-            " AND (c.outcome IS NULL OR c.outcome IN ('uncertain', 'lost')) AND c.intended_at > :since"
-            f" AND {loading.REQUEST.format(orders='o', model='c.model')}"
-            f" = (SELECT {loading.REQUEST.format(orders='m', model='c.model')} FROM orders AS m"
-            " WHERE m.job_id = :job_id) LIMIT 1"
-        ),
-        {
-            "credential": call.credential_id,
-            "id": call.id,
-            "model": call.facts.model,
-            "since": call.intended_at - CLOCKS_APART,
-            "job_id": job.id,
-        },
-    ).one_or_none()
-    return row is not None
+    values = {
+        "credential": call.credential_id,
+        "id": call.id,
+        "model": call.facts.model,
+        "since": call.intended_at - CLOCKS_APART,
+        "job_id": job.id,
+    }
+    return hot.one_or_none(RIVAL, values) is not None

@@ -58,6 +58,7 @@ class Priority(StrEnum):
 
 
 CONTROL_QUEUE = "control"
+POLL_QUEUE = "polls"  # looks at images in progress: their own, so that nothing else is served before them
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +70,12 @@ class Nudge:
     argument: str
 
 
-COLLECT = "jobs.collect"
-
-
 def run(provider: str, job_id: str) -> Nudge:
     return Nudge("jobs.run", provider, job_id)
 
 
 def poll(provider: str) -> Nudge:
-    return Nudge("jobs.poll", CONTROL_QUEUE, provider)
-
-
-def collect(job_id: str) -> Nudge:
-    return Nudge(COLLECT, CONTROL_QUEUE, job_id)
+    return Nudge("jobs.poll", POLL_QUEUE, provider)
 
 
 WAKE = "wake"
@@ -111,4 +105,4 @@ class Ended:
     node: str | None = None
 
 
-News = Nudge | Ended
+Signal = Nudge | Ended

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any, Protocol
 
 import structlog
 import tenacity
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from core import failpoints
+from core.db import Hot, Statement
 from core.errors import DatabaseAwayError
-from jobs import answers, decide, lifecycle, loading, states
+from jobs import answers, capacity, decide, lifecycle, loading, states
 from jobs.answers import Answer
-from jobs.errors import StaleJobError
+from jobs.errors import JobFailedError, StaleJobError
 from jobs.loading import LiveJob
-from jobs.states import JobStatus, Nudge, Outcome
+from jobs.states import JobStatus, Outcome, Signal
 from jobs.workbench import Workbench
 from providers.base import CallRef, CancelOutcome
-from providers.errors import ProviderError
+from providers.errors import NotRun, ProviderError
 from providers.registry import UnknownCredentialError
 
 log = structlog.get_logger(__name__)
@@ -28,6 +31,19 @@ LOOK_AGAIN_S = 10.0
 GIVEN_UP = (Outcome.LOST, Outcome.TIMED_OUT, Outcome.CANCELLED)
 # How long an answer is held in memory for a database that is away: within the step's own margin.
 REMEMBER_S = 45.0
+# How often a job that changes under our hands is read again before it is left to the next look.
+READ_AGAIN_AT_MOST = 5
+
+LOCK = Statement("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE")
+
+
+class CrashedStep(Protocol):
+    """What an accident left behind (``runner.CrashedStepError``)."""
+
+    job_id: str
+    fence: int
+    unsent: LiveJob | None
+
 
 _UNTIL_WRITTEN = tenacity.retry(
     retry=tenacity.retry_if_exception_type(DatabaseAwayError),
@@ -38,93 +54,206 @@ _UNTIL_WRITTEN = tenacity.retry(
 
 
 @_UNTIL_WRITTEN
-def finish(bench: Workbench, job: LiveJob, news: Sequence[Answer]) -> list[Nudge]:
-    """Record what a step learned and move the job on, in one transaction.
+def finish(
+    bench: Workbench,
+    job: LiveJob,
+    news: Sequence[Answer],
+    *,
+    in_task: bool = False,
+    collected_s: float | None = None,
+) -> list[Signal]:
+    """Record what a step learned and move the job on, in one statement where it can be.
 
-    When the job has moved on meanwhile (cancelled, lapsed, ended) nothing of that transaction
-    stands; the answers are recorded on their own, and adopted where the job can still use them.
-    While the database is away it is tried again, for an answer may be a paid picture: a COMMIT that
-    happened although its answer was lost makes the second try stale, which changes nothing.
+    A job that is not as it was seen is read again and decided upon again, as long as it is still ours:
+    RUNNING under our fence, or WAITING, which is no one's. When it has moved on (cancelled, lapsed, ended)
+    the answers are recorded on their own, and adopted where the job can still use them. While the database
+    is away it is tried again, for an answer may be a paid image: a COMMIT that happened although its answer
+    was lost makes the second try stale, which changes nothing.
+
+    ``collected_s``: since when images were being fetched. Raises JobFailedError where ``in_task`` and the
+    job has failed: its end is the failure hook's.
     """
-    step = decide.next_step(replace(bench.facts(job), calls=_merged(job, news)))
     failpoints.hit("step.unrecorded")
-    try:
-        with bench.database.transaction() as connection:
-            written = [answers.record(connection, answer) for answer in news]
-            nudges = apply(connection, bench, job, step) if all(written) else _by_rows(connection, bench, job)
-    except StaleJobError:
-        return _adopt(bench, job, news)
-    failpoints.hit("step.recorded")
-    return nudges
+    for _ in range(READ_AGAIN_AT_MOST):
+        step = decide.next_step(replace(bench.facts(job), calls=_merged(job, news)))
+        if in_task and isinstance(step, decide.Fail):
+            raise JobFailedError(job.id, step.code, job=job, news=news)
+        try:
+            signals = _apply(bench, job, news, step, collected_s=collected_s)
+        except StaleJobError:
+            seen = _read_again(bench, job)
+            if seen is None:
+                return _adopt(bench, job, news)
+            job, news = seen, _still_news(bench, seen, news)
+            continue
+        failpoints.hit("step.recorded")
+        return signals
+    raise StaleJobError(job.id)
 
 
-def _by_rows(connection: Connection, bench: Workbench, job: LiveJob) -> list[Nudge]:
-    """Somebody wrote one of our outcomes before us, perhaps with fewer pictures: what is charged is what has a row."""
-    now = loading.load(connection, job.id)
-    if now is None or now.fence != job.fence:
-        raise StaleJobError(job.id)
-    return apply(connection, bench, now, decide.next_step(bench.facts(now)))
+def end_failed(bench: Workbench, failed: JobFailedError) -> list[Signal]:
+    """The failure hook: end the job and return its credits, if what made it fail still holds."""
+    job, news = failed.job, failed.news
+    if not isinstance(job, LiveJob):
+        return []
+    return finish(bench, job, [answer for answer in news if isinstance(answer, Answer)])
 
 
-def conclude(bench: Workbench, job_id: str) -> list[Nudge]:
-    """Decide from the rows alone how a WAITING job goes on; StaleJobError means somebody was first."""
+def crashed(bench: Workbench, crash: CrashedStep) -> list[Signal]:
+    """A step ended in an accident inside a live worker.
+
+    Surely nothing sent: tried again, or failed at the last attempt (JobFailedError). Else what was sent is
+    uncertain. Raises StaleJobError when someone else has the job, DatabaseAwayError: the sweep finds it.
+    """
+    if crash.unsent is not None:
+        job = crash.unsent
+        mine = [call for call in job.calls if call.outcome is None]
+        why = NotRun("internal_error")
+        news = [answers.from_error(call.facts, why, may_look_up=False) for call in mine]
+        return finish(bench, job, news, in_task=True)
     with bench.database.transaction() as connection:
-        job = loading.load(connection, job_id)
-        if job is None or job.status is not JobStatus.WAITING:
-            return []
-        return apply(connection, bench, job, decide.next_step(bench.facts(job)))
+        nudges = lifecycle.lapse(connection, crash.job_id, crash.fence, code="step_crashed", give_up_s=bench.give_up_s)
+    return [*nudges]
 
 
-def abandon(connection: Connection, bench: Workbench, job_id: str) -> list[Nudge]:
-    """Give up the overdue calls of a job that nobody can ask about any more, and end it if that was all."""
-    job = loading.load(connection, job_id)
+def abandon(bench: Workbench, job_id: str) -> list[Signal]:
+    """Give up the open calls of a WAITING job that no one can ask about any more, and end it if that was all.
+
+    For the sweep: its provider has gone from the configuration, or the job is past its own deadline.
+    """
+    with bench.database.hot() as hot:
+        job = loading.load(hot, job_id)
     if job is None or job.status is not JobStatus.WAITING:
         return []
     unkept = (*decide.OPEN, Outcome.FINISHED)
     news = [answers.lost(call.facts) for call in job.calls if call.overdue and call.outcome in unkept]
-    for answer in news:
-        answers.record(connection, answer)
     step = decide.next_step(replace(bench.facts(job), calls=_merged(job, news)))
-    return [] if isinstance(step, decide.Keep | decide.Wait) else apply(connection, bench, job, step)
+    return [] if isinstance(step, decide.Keep | decide.Wait) else finish(bench, job, news)
 
 
-def apply(connection: Connection, bench: Workbench, job: LiveJob, step: decide.Step) -> list[Nudge]:
-    """Run the verb a decision asks for. Raises StaleJobError."""
+def expire(bench: Workbench, job_id: str) -> list[Signal]:
+    """End a QUEUED job that is past its deadline: not begun in time, or not tried again in time.
+
+    Images that earlier calls have made are delivered and paid for; without any, every credit goes back.
+    """
+    with bench.database.hot() as hot:
+        job = loading.load(hot, job_id)
+        if job is None or job.status is not JobStatus.QUEUED:
+            return []
+        kept = sum(call.facts.kept for call in job.calls)
+        how = lifecycle.succeed(notes=decide.missing(bench.facts(job), kept)) if kept else lifecycle.expired()
+        return [*lifecycle.end(hot, job.id, job.version, how).signals]
+
+
+def _apply(
+    bench: Workbench, job: LiveJob, news: Sequence[Answer], step: decide.Step, *, collected_s: float | None
+) -> list[Signal]:
+    """Run the verb a decision asks for, with all that was learned. Raises StaleJobError."""
     match step:
         case decide.Wait():
-            return _park(connection, bench, job, after_s=FIRST_CHECK_S)
+            after_s = min(FIRST_CHECK_S, bench.spec(job.provider).check_interval_max_s)
+            signals = _park(bench, job, news, after_s=after_s)
         case decide.Keep():
-            return _leave_to_collect(connection, bench, job)
-        case decide.Retry(code, after_s):
-            return lifecycle.retry(connection, job.id, job.fence, code=code, after_s=after_s)
-        case decide.FailOver(code):
-            return lifecycle.fail_over(connection, job.id, job.fence, code=code)
+            signals = _park(bench, job, news, after_s=LOOK_AGAIN_S)
+        case decide.Retry() | decide.FailOver():
+            signals = _back_to_the_queue(bench, job, news, step)
         case _:
-            return _end(connection, job, step)
+            signals = _end(bench, job, news, step, collected_s=collected_s)
+    return signals
 
 
-def _end(connection: Connection, job: LiveJob, step: decide.Succeed | decide.Fail | decide.Cancel) -> list[Nudge]:
-    match step:
-        case decide.Succeed(kept, notes):
-            return lifecycle.succeed(connection, job.id, job.fence, kept=kept, notes=notes)
-        case decide.Fail(code):
-            return lifecycle.fail(connection, job.id, job.fence, code=code)
-        case decide.Cancel(outcome, charged):
-            return lifecycle.cancelled(connection, job.id, job.fence, outcome=outcome, kept=charged)
-
-
-def _park(connection: Connection, bench: Workbench, job: LiveJob, *, after_s: float) -> list[Nudge]:
-    if job.status is JobStatus.WAITING:
+def _park(bench: Workbench, job: LiveJob, news: Sequence[Answer], *, after_s: float) -> list[Signal]:
+    if job.status is JobStatus.WAITING and not news:
         return []
-    after_s = min(after_s, bench.spec(job.provider).check_interval_max_s)
-    return lifecycle.park(connection, job.id, job.fence, check_after_s=after_s)
+    with bench.database.hot() as hot:
+        troubled = lifecycle.park(hot, job.id, job.version, check_after_s=after_s, **_written(news))
+    _tell_circuit(bench, job, news, troubled=troubled)
+    return []
 
 
-def _leave_to_collect(connection: Connection, bench: Workbench, job: LiveJob) -> list[Nudge]:
-    """Finished calls are not kept yet: at once where they are news, else when the job is due again."""
-    _park(connection, bench, job, after_s=LOOK_AGAIN_S)
-    known_before = any(call.outcome is Outcome.FINISHED for call in job.calls)
-    return [] if known_before else [states.collect(job.id)]
+def _end(
+    bench: Workbench,
+    job: LiveJob,
+    news: Sequence[Answer],
+    step: decide.Succeed | decide.Fail | decide.Cancel,
+    *,
+    collected_s: float | None,
+) -> list[Signal]:
+    with bench.database.hot() as hot:
+        done = lifecycle.end(
+            hot,
+            job.id,
+            job.version,
+            _how(step),
+            collected_s=collected_s,
+            owner=bench.owner,
+            **_written(news),
+        )
+    _tell_circuit(bench, job, news, troubled=done.troubled)
+    return [*done.signals]
+
+
+def _how(step: decide.Succeed | decide.Fail | decide.Cancel) -> lifecycle.End:
+    match step:
+        case decide.Succeed(_, notes):
+            return lifecycle.succeed(notes=notes)
+        case decide.Fail(code):
+            return lifecycle.fail(code)
+        case decide.Cancel(outcome, charged):
+            return lifecycle.cancelled(outcome, charged=bool(charged))
+
+
+def _back_to_the_queue(
+    bench: Workbench, job: LiveJob, news: Sequence[Answer], step: decide.Retry | decide.FailOver
+) -> list[Signal]:
+    with bench.database.transaction() as connection:
+        if isinstance(step, decide.Retry):
+            deadline_s = bench.spec(job.provider).deadline_s
+            signals = lifecycle.retry(
+                connection, job.id, job.version, code=step.code, after_s=step.after_s, deadline_s=deadline_s
+            )
+        else:
+            signals = lifecycle.fail_over(
+                connection, job.id, job.version, code=step.code, deadline_s=bench.move_within_s
+            )
+        for answer in news:
+            answers.record(connection, answer)
+    _tell_circuit(bench, job, news, troubled=True)
+    return signals
+
+
+def _written(news: Sequence[Answer]) -> dict[str, Any]:
+    """The answers as ``lifecycle.park`` and ``lifecycle.end`` take them."""
+    return {
+        "calls": [answers.row_of(answer) for answer in news],
+        "images": [(answer.call.id, image) for answer in news for image in answer.images],
+    }
+
+
+def _tell_circuit(bench: Workbench, job: LiveJob, news: Sequence[Answer], *, troubled: bool) -> None:
+    """The first word on a call may be news of its provider's health; an upstream may ask us to stay away.
+
+    After the job's own statement: what is counted here is no part of it, and may be missed.
+    """
+    first = [answer for answer in news if answer.call.outcome is None and (troubled or answer.call.code)]
+    if not first:
+        return
+    credential = {call.id: call.credential_id for call in job.calls}
+    with suppress(DatabaseAwayError), bench.database.transaction() as connection:
+        for answer in first:
+            call = answer.call
+            away_s = capacity.stay_away_s(answer.outcome, call.code, call.retry_after_s)
+            if away_s is not None and call.id in credential:
+                capacity.stay_away(connection, credential[call.id], away_s)
+            capacity.note(
+                connection,
+                job.provider,
+                call_id=call.id,
+                job_id=job.id,
+                outcome=answer.outcome,
+                code=call.code,
+                retryable=call.retryable,
+            )
 
 
 def _merged(job: LiveJob, news: Sequence[Answer]) -> list[decide.Call]:
@@ -132,12 +261,32 @@ def _merged(job: LiveJob, news: Sequence[Answer]) -> list[decide.Call]:
     return [fresh.get(call.id, call) for call in job.facts]
 
 
-def _adopt(bench: Workbench, job: LiveJob, news: Sequence[Answer]) -> list[Nudge]:
+def _read_again(bench: Workbench, job: LiveJob) -> LiveJob | None:
+    """The job as it is now, if it is still ours to move; None if not."""
+    with bench.database.hot() as hot:
+        now = loading.load(hot, job.id)
+    if now is None or now.status in states.TERMINAL or now.status is not job.status:
+        return None
+    return now if now.status is JobStatus.WAITING or now.fence == job.fence else None
+
+
+def _still_news(bench: Workbench, now: LiveJob, news: Sequence[Answer]) -> list[Answer]:
+    """Answers that say more than what is on record by now; what the others kept and no row names goes."""
+    before = {call.id: call.outcome for call in now.calls}
+    fresh = [answer for answer in news if answers.may_replace(answer, before.get(answer.call.id))]
+    if late := [answer for answer in news if answer not in fresh]:
+        with bench.database.hot() as hot:
+            in_use = loading.image_keys(hot, now.id)
+        _undo(bench, now, late, in_use)
+    return fresh
+
+
+def _adopt(bench: Workbench, job: LiveJob, news: Sequence[Answer]) -> list[Signal]:
     """The call's own writer: record what was bought although the job is no longer in our hands."""
-    nudges: list[Nudge] = []
+    signals: list[Signal] = []
     with bench.database.transaction() as connection:
         # Nothing may move the job between the look at it and what follows from that.
-        connection.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": job.id})
+        Hot.of(connection).run(LOCK, {"id": job.id})
         now = loading.load(connection, job.id)
         if now is None:
             return []
@@ -146,26 +295,15 @@ def _adopt(bench: Workbench, job: LiveJob, news: Sequence[Answer]) -> list[Nudge
         else:
             for answer in news:
                 answers.record(connection, answer)
-            nudges = _rejoin(connection, bench, now, mine=now.fence == job.fence)
+            if now.status is JobStatus.WAITING:
+                lifecycle.due_now(connection, now.id)
+                signals = [states.poll(now.provider)]
         in_use = loading.image_keys(connection, job.id)
     useless = _useless(now, news)
     if useless:
         log.warning("late_answer_of_no_use", job_id=job.id, calls=[answer.call.id for answer in useless])
         _undo(bench, job, useless, in_use)
-    return nudges
-
-
-def _rejoin(connection: Connection, bench: Workbench, before: LiveJob, *, mine: bool) -> list[Nudge]:
-    if mine and before.status is JobStatus.RUNNING:
-        # Only a wish to cancel came between: decide again, with it.
-        job = loading.load(connection, before.id)
-        if job is None:
-            return []
-        return apply(connection, bench, job, decide.next_step(bench.facts(job)))
-    if before.status is JobStatus.WAITING:
-        lifecycle.due_now(connection, before.id)
-        return [states.poll(before.provider)]
-    return []
+    return signals
 
 
 def _useless(now: LiveJob, news: Sequence[Answer]) -> list[Answer]:
@@ -222,4 +360,5 @@ def call_ref(call: loading.OpenCall, model: str) -> CallRef:
         upstream_id=call.upstream_id,
         poll_url=call.poll_url,
         sent_at=call.intended_at,  # a moment before it: the intent is written, then the request goes out
+        age_s=call.age_s,
     )

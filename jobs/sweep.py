@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection, text
 
 from core import failpoints
+from core.db import Hot, Statement
+from core.errors import DatabaseAwayError, DatabaseBusyError
 from jobs import heartbeats, lifecycle, publishing, refill, steps
 from jobs.errors import StaleJobError
-from jobs.states import Nudge
+from jobs.states import Nudge, Signal
 from jobs.workbench import Workbench
 
 log = structlog.get_logger(__name__)
@@ -28,6 +31,42 @@ SWEEP_LOCK = 7_216_050_002
 LOST_AFTER_S = 10.0
 ABANDONED_AFTER_S = 900.0
 IDEMPOTENCY_HOURS = 25
+
+
+LAPSED = Statement("""
+SELECT j.id, j.account_id, j.fence,
+    CASE WHEN w.boot_id IS NULL THEN 'owner_gone'
+        WHEN j.step_deadline_at < statement_timestamp() THEN 'step_overdue'
+        ELSE 'owner_silent' END AS code
+FROM jobs AS j LEFT JOIN workers AS w ON w.boot_id = j.owner
+WHERE j.status = 'running' AND (w.boot_id IS NULL OR (CAST(:steady AS boolean)
+    AND (j.step_deadline_at < statement_timestamp()
+        OR w.heartbeat_at < statement_timestamp() - make_interval(secs => CAST(:dead_s AS float)))))
+LIMIT CAST(:page AS int)
+""")
+
+EXPIRED = Statement("""
+SELECT id, account_id FROM jobs
+WHERE status IN ('queued', 'waiting') AND coalesce(deadline_at, start_deadline_at) < statement_timestamp()
+    AND status = 'queued'
+ORDER BY coalesce(deadline_at, start_deadline_at) LIMIT CAST(:page AS int)
+""")
+
+ABANDONED = Statement("""
+SELECT id, account_id FROM (
+    SELECT id, account_id FROM jobs
+    WHERE status IN ('queued', 'waiting') AND coalesce(deadline_at, start_deadline_at) < statement_timestamp()
+        AND status = 'waiting'
+    ORDER BY coalesce(deadline_at, start_deadline_at) LIMIT CAST(:page AS int)
+) AS overdue
+UNION
+SELECT id, account_id FROM (
+    SELECT id, account_id FROM jobs
+    WHERE status = 'waiting' AND NOT provider = ANY(CAST(:configured AS text[]))
+        AND due_at < statement_timestamp() - make_interval(secs => CAST(:abandoned_s AS float))
+    LIMIT CAST(:page AS int)
+) AS abandoned
+""")
 
 
 @dataclass
@@ -43,22 +82,28 @@ class Sweeper:
     steady: Callable[[], bool]
     epoch: Callable[[], str | None]
     _claims: _ClaimRate = field(init=False)
+    _locked: set[str] = field(default_factory=set)  # accounts found locked in this round
 
     def __post_init__(self) -> None:
         self._claims = _ClaimRate()
 
-    def sweep(self) -> list[Nudge]:
-        """One round. Returns nudges to publish; empty when another worker is at it."""
+    def sweep(self) -> list[Signal]:
+        """One round. Returns what to publish; empty when another worker is at it.
+
+        Each job by itself: one whose account or row is locked is left for the next round, and so are the
+        other jobs of that account.
+        """
         with self._alone() as alone:
             if not alone:
                 return []
-            nudges = [*self._lapse(), *self._expire(), *self._end_abandoned()]
+            self._locked.clear()
+            signals = [*self._lapse(), *self._expire(), *self._end_abandoned()]
             self._notice_new_broker()
             self._forget_lost()
-            nudges += self._fill_windows()
-            if nudges:
+            signals += self._fill_windows()
+            if signals:
                 failpoints.hit("sweep.unpublished")
-            return nudges
+            return signals
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
@@ -72,68 +117,61 @@ class Sweeper:
                 connection.execute(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": SWEEP_LOCK}).scalar_one()
             )
 
-    def _lapse(self) -> list[Nudge]:
+    def _lapse(self) -> list[Signal]:
         """Take jobs from owners that are gone, silent or overdue."""
         with self.bench.database.autocommit() as connection:
             heartbeats.bury_neighbours(connection)
-            rows = connection.execute(
-                text(
-                    "SELECT j.id, j.fence, CASE WHEN w.boot_id IS NULL THEN 'owner_gone'"
-                    " WHEN j.step_deadline_at < statement_timestamp() THEN 'step_overdue'"
-                    " ELSE 'owner_silent' END AS code"
-                    " FROM jobs AS j LEFT JOIN workers AS w ON w.boot_id = j.owner WHERE j.status = 'running'"
-                    " AND (w.boot_id IS NULL OR (:steady AND (j.step_deadline_at < statement_timestamp()"
-                    " OR w.heartbeat_at < statement_timestamp() - make_interval(secs => :dead_s)))) LIMIT :page"
-                ),
-                {"steady": self.steady(), "dead_s": heartbeats.DEAD_AFTER_S, "page": PAGE},
-            ).all()
-        nudges: list[Nudge] = []
-        give_up_s = self.bench.give_up_s
+            rows = Hot.of(connection).all(
+                LAPSED, {"steady": self.steady(), "dead_s": heartbeats.DEAD_AFTER_S, "page": PAGE}
+            )
+        signals: list[Signal] = []
         for row in rows:
             log.warning("job_lapsed", job_id=row.id, code=row.code)
-            verb = partial(lifecycle.lapse, job_id=row.id, fence=row.fence, code=row.code, give_up_s=give_up_s)
-            nudges += self._each(verb)
-        return list(dict.fromkeys(nudges))
+            signals += self._each(row, partial(self._lapse_one, row.id, row.fence, row.code))
+        return list(dict.fromkeys(signals))
 
-    def _expire(self) -> list[Nudge]:
-        with self.bench.database.autocommit() as connection:
-            rows = connection.execute(
-                text(
-                    "SELECT id FROM jobs WHERE status = 'queued' AND start_deadline_at < statement_timestamp()"
-                    " AND attempt = 0 ORDER BY start_deadline_at LIMIT :page"
-                ),
-                {"page": PAGE},
-            ).all()
-        return [nudge for row in rows for nudge in self._each(partial(lifecycle.expire, job_id=row.id))]
+    def _lapse_one(self, job_id: str, fence: int, code: str) -> list[Signal]:
+        with self.bench.database.transaction() as connection:
+            nudges = lifecycle.lapse(connection, job_id, fence, code=code, give_up_s=self.bench.give_up_s)
+        return [*nudges]
 
-    def _end_abandoned(self) -> list[Nudge]:
-        """WAITING jobs of a provider that nobody here can ask, long due: no other worker can either.
+    def _expire(self) -> list[Signal]:
+        """QUEUED jobs past their deadline: not begun in time, or not tried again in time."""
+        with self.bench.database.hot() as hot:
+            rows = hot.all(EXPIRED, {"page": PAGE})
+        return [signal for row in rows for signal in self._each(row, partial(steps.expire, self.bench, row.id))]
 
-        Its key was taken out of the configuration. Calls past their own deadline are given up.
+    def _end_abandoned(self) -> list[Signal]:
+        """WAITING jobs that no one follows any more: past their own deadline, or of a provider that has gone.
+
+        Whose key was taken out of the configuration cannot be asked; calls past their deadline are given up.
         """
-        with self.bench.database.autocommit() as connection:
-            rows = connection.execute(
-                text(
-                    "SELECT id FROM jobs WHERE status = 'waiting' AND NOT provider = ANY(:configured)"
-                    " AND due_at < statement_timestamp() - make_interval(secs => :abandoned_s) LIMIT :page"
-                ),
-                {
-                    "configured": self.bench.registry.configured(),
-                    "abandoned_s": ABANDONED_AFTER_S,
-                    "page": PAGE,
-                },
-            ).all()
-        return [nudge for row in rows for nudge in self._each(partial(steps.abandon, bench=self.bench, job_id=row.id))]
+        with self.bench.database.hot() as hot:
+            rows = hot.all(
+                ABANDONED,
+                {"configured": self.bench.registry.configured(), "abandoned_s": ABANDONED_AFTER_S, "page": PAGE},
+            )
+        return [signal for row in rows for signal in self._each(row, partial(steps.abandon, self.bench, row.id))]
 
-    def _each(self, verb: Callable[[Connection], list[Nudge]]) -> list[Nudge]:
+    def _each(self, row: Any, verb: Callable[[], list[Signal]]) -> list[Signal]:
         """One job, one transaction; a job that moved on by itself is what we wanted."""
+        if row.account_id in self._locked:
+            return []
         try:
-            with self.bench.database.transaction() as connection:
-                nudges = verb(connection)
+            signals = verb()
         except StaleJobError:
             return []
+        except DatabaseBusyError:
+            log.warning("sweep_passes_by_a_locked_job", job_id=row.id)
+            self._locked.add(row.account_id)
+            return []
+        except DatabaseAwayError:
+            raise
+        except Exception:
+            log.exception("sweep_could_not_move", job_id=row.id)
+            return []
         failpoints.hit("sweep.moved")
-        return nudges
+        return signals
 
     def _notice_new_broker(self) -> None:
         """Another or an emptied Redis has none of our messages: count every job as unpublished."""
@@ -165,7 +203,9 @@ class Sweeper:
                 text("SELECT count(*) FROM jobs WHERE status = 'queued' AND published_at IS NOT NULL")
             ).scalar_one()
             age_s = max(LOST_AFTER_S, 2.0 * published / rate if rate else 0.0)
-            if again := publishing.forget_lost(connection, older_than_s=age_s, limit=PAGE):
+            # Without any claims no one can tell a lost message from one that waits: each job's next one takes
+            # twice as long as the one before.
+            if again := publishing.forget_lost(connection, older_than_s=age_s, first_s=LOST_AFTER_S, limit=PAGE):
                 log.info("messages_overdue", jobs=again, older_than_s=round(age_s, 1))
 
     def _fill_windows(self) -> list[Nudge]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypeVar
 
 from core.db import Database
+from core.fair_pool import FairPool
 from jobs.callbacks import Callbacks
-from jobs.decide import Facts
-from jobs.loading import LiveJob
-from jobs.states import Nudge
+from jobs.decide import RETRY_AFTER_MAX_S, Facts
+from jobs.loading import LiveJob, Turns
+from jobs.states import Signal
 from providers.catalog import Catalog, CatalogSource, Model, ProviderSpec, UnknownModelError
 from providers.registry import Registry
 from storage.base import Kind, Store
@@ -37,11 +39,14 @@ class Workbench:
     registry: Registry
     media: Media
     store: Store
-    publish: Callable[[Sequence[Nudge]], bool]
+    publish: Callable[[Sequence[Signal]], bool]
     max_attempts: int
     cancel_charge: Literal["full", "none"]
     publish_window: int
     callbacks: Callbacks | None = None
+    node: str = ""  # the name by which Celery and Flower know this worker
+    collecting: FairPool = field(default_factory=FairPool)  # where finished images are fetched, accounts in turns
+    turns: Turns = field(default_factory=Turns)
 
     @property
     def catalog(self) -> Catalog:
@@ -66,6 +71,25 @@ class Workbench:
     def step_s(self) -> dict[str, float]:
         """How long one step may take, by provider."""
         return {name: spec.call_timeout_s + STEP_MARGIN_S for name, spec in self.catalog.providers.items()}
+
+    @cached_property
+    def move_within_s(self) -> dict[str, float]:
+        """By when a job must have moved on after a call was begun, by provider: to its end, and a longest pause."""
+        return {name: spec.deadline_s + RETRY_AFTER_MAX_S for name, spec in self.catalog.providers.items()}
+
+    @cached_property
+    def usable(self) -> str:
+        """What this worker can use, as ``lifecycle.start`` takes it."""
+        return json.dumps(
+            {
+                name: {
+                    "step_s": self.step_s[name],
+                    "deadline_s": self.spec(name).deadline_s,
+                    "credentials": {each.credential_id: each.base_url for each in self.registry.of(name)},
+                }
+                for name in self.registry.configured()
+            }
+        )
 
     @cached_property
     def give_up_s(self) -> dict[str, float]:

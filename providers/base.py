@@ -7,6 +7,7 @@ configuration it was built with.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -58,7 +59,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class CallRef:
-    """A call we have sent (or meant to send), as the database remembers it."""
+    """A call we have sent (or meant to send), as the database remembers it.
+
+    ``age_s``: seconds since the intent, counted by the database's clock alone when the row was read; None
+    where no one knows. An adapter never compares ``sent_at`` with the clock of its own machine.
+    """
 
     call_id: str
     dedupe_key: str
@@ -66,6 +71,11 @@ class CallRef:
     upstream_id: str | None = None
     poll_url: str | None = None
     sent_at: datetime | None = None
+    age_s: float | None = None
+
+    def is_older_than(self, seconds: float) -> bool:
+        """Whether the call is surely older; False where its age is not known."""
+        return self.age_s is not None and self.age_s > seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,26 +92,56 @@ class ResultImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What an upstream said about the price of one whole call, whatever number of images it made.
+
+    ``microusd``: whole millionths of a US dollar, rounded up, where the answer names money or its counts have a
+    sure price; else None. ``usage``: the counts as the upstream names them (tokens, seconds, credits), fit for
+    JSON. :mod:`providers.usage` makes both from what came, checked.
+    """
+
+    microusd: int | None
+    usage: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
-    """The upstream is done; ``images`` in upstream order, at least one."""
+    """The upstream is done; ``images`` in upstream order, at least one. ``cost`` goes before that of Accepted."""
 
     images: Sequence[ResultImage]
+    cost: Cost | None = field(default=None, compare=False)  # what was said beside a result does not make it another
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The upstream took the order and works on it."""
+    """The upstream took the order and works on it; ``cost`` where it names the price beforehand."""
 
     upstream_id: str
     poll_url: str | None = None
+    cost: Cost | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Still in progress. ``progress`` is 0..1 where the upstream counts, ``step`` its own word."""
+    """Still in progress. ``progress`` is 0..1 where the upstream counts, ``step`` its own word.
+
+    A progress that is no share is forgotten; one beyond an end by a rounding is taken for that end.
+    """
 
     progress: float | None = None
     step: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "progress", _as_share(self.progress))
+
+
+PROGRESS_SLACK = 0.01
+
+
+def _as_share(found: float | None) -> float | None:
+    if found is None or not math.isfinite(found) or not -PROGRESS_SLACK <= found <= 1 + PROGRESS_SLACK:
+        return None
+    return min(1.0, max(0.0, float(found)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +193,8 @@ class Provider(Protocol):
         """Find calls made since then that may be this one (class B upstreams); empty where the API cannot.
 
         By our token in the callback URL if the order has one, else by model and identical input.
-        Every candidate is returned: who may be claimed is the caller's decision. Raises ProviderError.
+        ``since`` is the database's time, and is compared with the upstream's own times only. Every candidate
+        is returned: who may be claimed is the caller's decision. Raises ProviderError.
         """
 
     def download(self, url: str) -> bytes:

@@ -11,6 +11,8 @@ from providers.entries import CostTier, Model, ResolutionRule
 from providers.order_rules import CheckedOrder
 from providers.sizes import MEGAPIXEL, area_px, used_pixels, used_ratio
 
+MICROUSD = 1_000_000
+
 # Publishers count 1024x1024 and 1000x1000 alike as one megapixel, and so a little beyond.
 MEGAPIXEL_TOLERANCE = 0.01
 
@@ -27,6 +29,11 @@ def cost_usd(model: Model, checked: CheckedOrder) -> Decimal:
     base = next((tier.usd for tier in matching if tier.usd is not None), model.cost_usd)
     added = sum((tier.usd_add for tier in matching if tier.usd_add is not None), Decimal(0))
     return base + added + _counted(model, checked)
+
+
+def expected_cost_microusd(model: Model, checked: CheckedOrder) -> int:
+    """:func:`cost_usd` of one image in whole millionths of a dollar, rounded up. Beside it stands what a call cost."""
+    return math.ceil(cost_usd(model, checked) * MICROUSD)
 
 
 def _facts(model: Model, checked: CheckedOrder) -> dict[str, Any]:

@@ -260,6 +260,19 @@ class CostPerUnit(Entry):
     input_image: Decimal = Decimal(0)
 
 
+class TokenPrices(Entry):
+    """US dollars for a million tokens of each kind; a kind without a price is not known, not free.
+
+    They tell what a call really cost, from the tokens its answer reports. What a caller pays follows from
+    ``cost_usd`` and its tiers.
+    """
+
+    text_input: Decimal | None = Field(default=None, ge=0)
+    image_input: Decimal | None = Field(default=None, ge=0)
+    text_output: Decimal | None = Field(default=None, ge=0)
+    image_output: Decimal | None = Field(default=None, ge=0)
+
+
 class Model(Entry):
     """One model of one provider, everything its entry says.
 
@@ -280,6 +293,7 @@ class Model(Entry):
     cost_note: str | None = None
     cost_tiers: tuple[CostTier, ...] = ()
     cost_per_unit: CostPerUnit = CostPerUnit()
+    token_usd: TokenPrices | None = None
     inputs: Inputs
     size: Literal["follows_input", "provider_default", "none"] | FrozenMap[str, SizeRule]
     params: FrozenMap[str, ParamSpec]

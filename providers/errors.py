@@ -16,7 +16,10 @@ upstream, so it is shortened and redacted by whoever raises.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from providers.base import Cost
 
 MAX_DETAIL_CHARS = 500
 
@@ -39,7 +42,7 @@ class NotRun(ProviderError):
 
 
 class Failed(ProviderError):
-    """The upstream's own well-formed answer that this call made no picture."""
+    """The upstream's own well-formed answer that this call made no picture; ``cost`` as far as it says so."""
 
     def __init__(
         self,
@@ -49,10 +52,12 @@ class Failed(ProviderError):
         retryable: bool,
         billed: bool = False,
         retry_after_s: float | None = None,
+        cost: Cost | None = None,
     ) -> None:
         super().__init__(code, detail, retry_after_s=retry_after_s)
         self.retryable = retryable
         self.billed = billed
+        self.cost = cost
 
 
 class Refused(ProviderError):
@@ -64,7 +69,7 @@ class RequestRefused(Refused):
 
 
 class ContentRefused(Refused):
-    """Moderation said no; ``stage`` says to what, ``charged`` whether the upstream billed for it."""
+    """Moderation said no; ``stage`` says to what, ``charged`` whether the upstream billed for it, ``cost`` how much."""
 
     def __init__(
         self,
@@ -73,10 +78,12 @@ class ContentRefused(Refused):
         *,
         stage: Literal["input", "output", "unknown"] = "unknown",
         charged: bool = False,
+        cost: Cost | None = None,
     ) -> None:
         super().__init__(code, detail)
         self.stage = stage
         self.charged = charged
+        self.cost = cost
 
 
 class Misconfigured(ProviderError):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pydantic import SecretStr, field_validator
@@ -23,7 +22,7 @@ from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Or
 from providers.behaviour import Unsearchable, Wordless, check_each
 from providers.configured import value_of
 from providers.errors import RequestRefused, Uncertain
-from providers.flux_answers import classify, read_task
+from providers.flux_answers import classify, cost_in, read_task
 from providers.flux_hosts import FluxHosts, poll_url_of
 from providers.http import Outgoing, WireRequest, origin_of
 from providers.payload import json_object
@@ -36,7 +35,7 @@ CHECK_TOTAL_S = 15.0
 MAX_SUBMIT_ANSWER_BYTES = 1024 * 1024
 MAX_CHECK_ANSWER_BYTES = 8 * 1024 * 1024  # ``preview`` may hold a picture
 # A task may be unknown for a while after its submit (section 3); after that "not found" is meant.
-UNSEEN_FOR = timedelta(seconds=30)
+UNSEEN_FOR_S = 30.0
 
 # What decides the price beside the catalogue's own fields: further pictures, and the account's finetunes (section 6).
 _DECIDING = frozenset(
@@ -101,13 +100,15 @@ def _check_extra(order: Order) -> None:
 def read_accepted(body: bytes) -> Accepted:
     """The task in the answer to a submit (section 2); the poll URL is missing where a webhook was given.
 
+    Its price may be null, where it depends on the outcome; then the result tells it.
+
     Raises: Uncertain when the answer names no task.
     """
     document = json_object(body) or {}
     task_id = document.get("id")
     if not isinstance(task_id, str) or not task_id.strip():
         raise Uncertain("upstream_broken_answer", "no task in the answer")
-    return Accepted(task_id, poll_url_of(document.get("polling_url"), task_id))
+    return Accepted(task_id, poll_url_of(document.get("polling_url"), task_id), cost_in(document))
 
 
 class Flux(Account[Config], Unsearchable, Wordless):
@@ -158,6 +159,4 @@ def _not_found(call: CallRef) -> Running | Missing:
     """
     if call.poll_url is None:
         raise Uncertain("upstream_cannot_look", "not found here, but another cluster may have the task")
-    if call.sent_at is not None and datetime.now(UTC) - call.sent_at < UNSEEN_FOR:
-        return Running(step="Task not found")
-    return Missing()
+    return Missing() if call.is_older_than(UNSEEN_FOR_S) else Running(step="Task not found")

@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from providers.base import Finished, Missing, ResultImage, Running
+from providers import usage
+from providers.base import Cost, Finished, Missing, ResultImage, Running
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -26,6 +27,7 @@ from providers.statuses import by_status
 
 # 24 tasks at a time are taken, fewer of some models; one ends every few seconds (section 7).
 RATE_LIMIT_WAIT_S = 5.0
+CREDITS_PER_USD = 100
 
 
 def read_task(answer: Answer, task_id: str) -> Finished | Running | Missing:
@@ -62,16 +64,17 @@ def _state(task: Mapping[str, Any], status: str) -> Finished | Running | Missing
         case "ready":
             return _finished(task)
         case "request moderated":
-            raise ContentRefused(detail=_details(task), stage="input", charged=_is_charged(task))
+            raise ContentRefused(detail=_details(task), stage="input", charged=_is_charged(task), cost=cost_in(task))
         case "content moderated":
-            raise ContentRefused(detail=_details(task), stage="output", charged=_is_charged(task))
+            raise ContentRefused(detail=_details(task), stage="output", charged=_is_charged(task), cost=cost_in(task))
         case "error" | "failed":
             charged = _is_charged(task)
-            raise Failed("upstream_failed", _details(task), retryable=not charged, billed=charged)
+            detail, cost = _details(task), cost_in(task)
+            raise Failed("upstream_failed", detail, retryable=not charged, billed=charged, cost=cost)
         case "task not found":
             return Missing()
         case _:
-            return Running(progress=_progress(task), step=status[:100])
+            return Running(progress=usage.number(task.get("progress")), step=status[:100])
 
 
 def _finished(task: Mapping[str, Any]) -> Finished:
@@ -81,18 +84,21 @@ def _finished(task: Mapping[str, Any]) -> Finished:
     url, seed, prompt = found.get("sample"), found.get("seed"), found.get("prompt")
     if not isinstance(url, str) or not url.strip():
         # It calls itself done, so it was made and billed: ordering again would buy it twice.
-        raise Failed("upstream_empty_result", "Ready without a link", retryable=False, billed=True)
+        detail = "Ready without a link"
+        raise Failed("upstream_empty_result", detail, retryable=False, billed=True, cost=cost_in(task))
     image = ResultImage(
         url=url.strip(),
         seed=seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
         revised_prompt=prompt if isinstance(prompt, str) else None,
     )
-    return Finished([image])
+    return Finished([image], cost_in(task))
 
 
-def _progress(task: Mapping[str, Any]) -> float | None:
-    found = task.get("progress")
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found <= 1 else None
+def cost_in(document: Mapping[str, Any]) -> Cost | None:
+    """What a submit's answer or a result says of the price: credits of one US cent (sections 1 and 2)."""
+    told = usage.counts({name: document.get(name) for name in ("cost", "input_mp", "output_mp")})
+    usd = usage.money(told.get("cost"), units_per_usd=CREDITS_PER_USD)
+    return usage.reported(told, usd=usd) if "cost" in told else None
 
 
 def _is_charged(task: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from providers.build import bare_base64, nested, path_of, placed_images, wire_fi
 from providers.configured import value_of
 from providers.entries import ResolutionRule
 from providers.errors import RequestRefused
-from providers.gemini_answers import classify, read_generated, read_predicted
+from providers.gemini_answers import classify, read_cost, read_generated, read_predicted
 from providers.http import WireRequest
 
 NAME: Final = "gemini"
@@ -174,5 +174,7 @@ class Gemini(Account[Config], OneAnswer, Wordless):
         answer = self._paid.send(request, total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)
-        images = read_predicted(answer.body) if _predicts(order) else read_generated(answer.body)
-        return Finished(images[: order.n])
+        if _predicts(order):
+            return Finished(read_predicted(answer.body)[: order.n])  # which tells no usage
+        images = read_generated(answer.body, order.model.token_usd)
+        return Finished(images[: order.n], read_cost(answer.body, order.model.token_usd))

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from providers.base import ResultImage
+from providers import usage
+from providers.base import Cost, ResultImage
+from providers.entries import TokenPrices
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -53,8 +55,10 @@ Json = Mapping[str, Any]
 # ---------------------------------------------------------------- generateContent
 
 
-def read_generated(body: bytes) -> list[ResultImage]:
+def read_generated(body: bytes, prices: TokenPrices | None = None) -> list[ResultImage]:
     """The pictures of every candidate, at least one; thoughts are none (section 2).
+
+    ``prices`` tell what an answer without a picture cost all the same.
 
     Raises: ContentRefused, Failed, BadCredentials, RequestRefused for an answer that says why there is no
         picture; Uncertain for one that does not.
@@ -67,41 +71,70 @@ def read_generated(body: bytes) -> list[ResultImage]:
         return images
     if pictures:
         raise Uncertain("upstream_broken_answer", "a picture that cannot be read")
-    raise _without_picture(answer, candidates)
+    raise _without_picture(answer, candidates, _cost_in(answer, prices))
 
 
-def _without_picture(answer: Json, candidates: Sequence[Json]) -> ProviderError:
+def read_cost(body: bytes, prices: TokenPrices | None) -> Cost | None:
+    """What the call cost, by the tokens of its answer (section 0, token prices).
+
+    Money only where all of them are told apart by kind and have a price: cached ones are cheaper.
+    """
+    return _cost_in(json_object(body) or {}, prices)
+
+
+def _cost_in(answer: Json, prices: TokenPrices | None) -> Cost | None:
+    told = usage.counts(answer.get("usageMetadata"))
+    return usage.reported(told, usd=usage.price_of(_tokens(told), prices))
+
+
+def _tokens(told: Json) -> usage.Tokens | None:
+    """Input costs the same whatever it is; text put out is words or thoughts."""
+    names = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
+    given, made, thought, total = (usage.whole(told.get(name, 0)) for name in names)
+    drawn = sum(
+        usage.whole(each.get("tokenCount")) or 0
+        for each in _objects(told.get("candidatesTokensDetails"))
+        if each.get("modality") == "IMAGE"
+    )
+    if given is None or made is None or thought is None or total != given + made + thought or drawn > made:
+        return None
+    if told.get("cachedContentTokenCount") or (made and "candidatesTokensDetails" not in told):
+        return None
+    return usage.Tokens(text_input=given, text_output=made - drawn + thought, image_output=drawn)
+
+
+def _without_picture(answer: Json, candidates: Sequence[Json], cost: Cost | None) -> ProviderError:
     """Why a 200 holds no picture: never success (section 3)."""
     feedback = answer.get("promptFeedback")
     reason = _text(feedback.get("blockReason")) if isinstance(feedback, dict) else ""
     if reason:
-        return ContentRefused(detail=redact(f"the prompt was blocked: {reason}"), stage="input")
+        return ContentRefused(detail=redact(f"the prompt was blocked: {reason}"), stage="input", cost=cost)
     ends = [(_text(candidate.get("finishReason")), candidate) for candidate in candidates]
     if not any(reason for reason, _candidate in ends):
         return Uncertain("upstream_broken_answer", "neither a picture nor a reason")
     reason, candidate = next((end for end in ends if end[0] in _BLOCKED), ends[0])
     said = _text(candidate.get("finishMessage")) or " ".join(_texts(candidate))
-    return _by_reason(reason, redact(f"{reason}: {said}"), billed=_wrote(answer), said=bool(said))
+    return _by_reason(reason, redact(f"{reason}: {said}"), billed=_wrote(answer), said=bool(said), cost=cost)
 
 
-def _by_reason(reason: str, detail: str, *, billed: bool, said: bool) -> ProviderError:
+def _by_reason(reason: str, detail: str, *, billed: bool, said: bool, cost: Cost | None) -> ProviderError:
     if reason in _BLOCKED:
-        return ContentRefused(detail=detail, stage="output", charged=billed)
+        return ContentRefused(detail=detail, stage="output", charged=billed, cost=cost)
     if reason == "PUP_LIMITED_DISABLED":  # the account broke the rules of use
         return BadCredentials("upstream_forbidden", detail)
     if reason == "MISSING_THOUGHT_SIGNATURE":
         return RequestRefused("upstream_rejected", detail)
     if reason == "STOP" and said:  # a question, or a refusal in words: asking again is no help
-        return Failed("upstream_said_no", detail, retryable=False, billed=billed)
-    return Failed("upstream_empty_result", detail, retryable=reason in _BAD_MOMENT, billed=billed)
+        return Failed("upstream_said_no", detail, retryable=False, billed=billed, cost=cost)
+    return Failed("upstream_empty_result", detail, retryable=reason in _BAD_MOMENT, billed=billed, cost=cost)
 
 
 def _wrote(answer: Json) -> bool:
     """Whether tokens were put out, which bill although nothing came of them (section 3)."""
-    usage = answer.get("usageMetadata")
-    if not isinstance(usage, dict):
+    told = answer.get("usageMetadata")
+    if not isinstance(told, dict):
         return False
-    counts = (usage.get(name) for name in ("candidatesTokenCount", "thoughtsTokenCount"))
+    counts = (told.get(name) for name in ("candidatesTokenCount", "thoughtsTokenCount"))
     return any(isinstance(count, int) and count > 0 for count in counts)
 
 

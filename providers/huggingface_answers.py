@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from providers import results, wavespeed_answers
+from providers import results, usage, wavespeed_answers
 from providers.base import Accepted, Finished, ResultImage, Running
 from providers.behaviour import failed_look
 from providers.errors import ContentRefused, Failed, NotRun, ProviderError, Uncertain, UnknownModel
@@ -105,16 +105,18 @@ def read_fal_result(answer: Answer, base_url: str) -> Finished:
         raise Uncertain("upstream_broken_answer", "a result that is no JSON")
     listed = body.get("images")
     items = listed if isinstance(listed, list) else []
+    # Seconds, which say nothing of money; the router itself answers without a price (section 7).
+    cost = usage.reported(usage.counts({"timings": body.get("timings")}))
     kept = _unflagged(items, body.get("has_nsfw_concepts"))
     if items and not kept:
-        raise ContentRefused(detail="every picture was flagged", stage="output", charged=True)
+        raise ContentRefused(detail="every picture was flagged", stage="output", charged=True, cost=cost)
     images = results.read_images(kept, base_url)
     if not images:
-        raise Failed("upstream_empty_result", "completed without a picture", retryable=True, billed=True)
+        raise Failed("upstream_empty_result", "completed without a picture", retryable=True, billed=True, cost=cost)
     seed = body.get("seed")
     if len(items) > 1 or not isinstance(seed, int) or isinstance(seed, bool):
-        return Finished(images)
-    return Finished([replace(image, seed=seed) for image in images])
+        return Finished(images, cost)
+    return Finished([replace(image, seed=seed) for image in images], cost)
 
 
 def _unflagged(items: list[Any], flags: object) -> list[Any]:

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from providers import results
+from providers import results, usage
 from providers.account import Account, AccountConfig
-from providers.base import Accepted, Finished, Order
+from providers.base import Accepted, Cost, Finished, Order
 from providers.behaviour import OneAnswer
 from providers.chat import stream_chat
 from providers.configured import value_of
+from providers.entries import TokenPrices
 from providers.errors import RequestRefused, Uncertain
 from providers.http import WireRequest
 from providers.openai_errors import classify
@@ -98,6 +99,29 @@ def build_submit(order: Order) -> WireRequest:
     return WireRequest("POST", "/images/edits", form=form_fields(fields), files=files)
 
 
+def read_cost(answer: Mapping[str, Any], prices: TokenPrices | None) -> Cost | None:
+    """What the call cost, by the tokens of its answer (section 3).
+
+    Money only where all of them are told apart by kind and have a price: cached tokens are cheaper by nobody
+    knows how much, and an SVG's author is billed by another model.
+    """
+    told = usage.counts(answer.get("usage"))
+    usd = None if "svg_usage" in answer else usage.price_of(_tokens(told), prices)
+    return usage.reported(told, usd=usd)
+
+
+def _tokens(told: Mapping[str, Any]) -> usage.Tokens | None:
+    given, made = told.get("input_tokens"), told.get("output_tokens")
+    seen, drawn = told.get("input_tokens_details"), told.get("output_tokens_details", {"image_tokens": made})
+    if not isinstance(seen, dict) or not isinstance(drawn, dict) or seen.get("cached_tokens"):
+        return None
+    kinds = [each.get(name, 0) for each in (seen, drawn) for name in ("text_tokens", "image_tokens")]
+    tokens = usage.Tokens(*kinds) if all(usage.whole(count) is not None for count in kinds) else None
+    if tokens is None or (sum(tokens[:2]), sum(tokens[2:])) != (given, made):
+        return None
+    return tokens
+
+
 class OpenAi(Account[Config], OneAnswer):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
@@ -112,11 +136,11 @@ class OpenAi(Account[Config], OneAnswer):
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)
-        data = (json_object(answer.body) or {}).get("data")
-        images = results.read_images(data, self.base_url)[: order.n]
+        document = json_object(answer.body) or {}
+        images = results.read_images(document.get("data"), self.base_url)[: order.n]
         if not images:
             raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} without a picture")
-        return Finished(images)
+        return Finished(images, read_cost(document, order.model.token_usd))
 
     def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
         path = "/chat/completions"

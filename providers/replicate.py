@@ -192,7 +192,7 @@ class Replicate(Account[Config], Wordless):
         """Look at the prediction by its id; ``urls.get`` is never followed, so the token stays here."""
         upstream_id = _known_id(call)
         answer = self._session.send(build_check(upstream_id), total_s=LOOK_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
-        if answer.status == 404 and problem_words(json_object(answer.body)) and _should_be_visible(call):
+        if answer.status == 404 and problem_words(json_object(answer.body)) and call.is_older_than(VISIBLE_WITHIN_S):
             return Missing()
         return read_prediction(_prediction_in(answer, upstream_id))
 
@@ -322,11 +322,6 @@ def _prediction_in(answer: Answer, upstream_id: str) -> dict[str, Any]:
     if prediction.get("id") != upstream_id:
         raise Uncertain("upstream_broken_answer", "not the prediction that was asked for")
     return prediction
-
-
-def _should_be_visible(call: CallRef) -> bool:
-    """Whether a 404 means that the prediction is gone; where we do not know when it was made, it does not."""
-    return call.sent_at is not None and (datetime.now(UTC) - call.sent_at).total_seconds() > VISIBLE_WITHIN_S
 
 
 def _is_object(row: object) -> bool:

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from providers.base import Finished, ResultImage, Running
+from providers import usage
+from providers.base import Cost, Finished, ResultImage, Running
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -46,9 +47,10 @@ def read_prediction(prediction: Mapping[str, Any]) -> Finished | Running:
         case "succeeded":
             return _finished(prediction)
         case "failed":
-            raise classify_failure(_text(prediction.get("error")))
+            raise classify_failure(_text(prediction.get("error")), cost_in(prediction))
         case "canceled":
-            raise Failed("upstream_cancelled", "cancelled, or past its deadline while running", retryable=True)
+            detail = "cancelled, or past its deadline while running"
+            raise Failed("upstream_cancelled", detail, retryable=True, cost=cost_in(prediction))
         case "aborted":
             raise Failed("upstream_timeout", "past its deadline before it began", retryable=True)
         case status:
@@ -57,16 +59,21 @@ def read_prediction(prediction: Mapping[str, Any]) -> Finished | Running:
 
 def _finished(prediction: Mapping[str, Any]) -> Finished:
     output = prediction.get("output")
-    images = read_output(output, seed=_seed(prediction))
+    images, cost = read_output(output, seed=_seed(prediction)), cost_in(prediction)
     if images:
-        return Finished(images)
+        return Finished(images, cost)
     if prediction.get("data_removed") is True:
         # One hour after the end (section 3, Expiry). It was billed; ordering it again would buy it twice.
-        raise Failed("result_gone", "succeeded, and the data are removed", retryable=False, billed=True)
+        raise Failed("result_gone", "succeeded, and the data are removed", retryable=False, billed=True, cost=cost)
     if output == []:
         # The filter of the open models drops what it flags (section 3, Output forms).
-        raise ContentRefused(detail="succeeded with an empty list", stage="output", charged=True)
-    raise Failed("upstream_empty_result", "succeeded without a picture", retryable=False, billed=True)
+        raise ContentRefused(detail="succeeded with an empty list", stage="output", charged=True, cost=cost)
+    raise Failed("upstream_empty_result", "succeeded without a picture", retryable=False, billed=True, cost=cost)
+
+
+def cost_in(prediction: Mapping[str, Any]) -> Cost | None:
+    """The seconds and pictures that are billed. No answer names money, and no model tells the price of a second."""
+    return usage.reported(usage.counts(prediction.get("metrics")))
 
 
 def read_output(output: object, *, seed: int | None = None) -> list[ResultImage]:
@@ -120,26 +127,32 @@ def _text(value: object) -> str:
 # ---------------------------------------------------------------- a prediction that failed
 
 
-def _failed(code: str, *, retryable: bool) -> Callable[[str], ProviderError]:
-    return lambda detail: Failed(code, detail, retryable=retryable)
+_Judge = Callable[[str, Cost | None], ProviderError]
 
 
-_FAILURES: Final[tuple[tuple[str, Callable[[str], ProviderError]], ...]] = (  # section 7; the first that fits
-    (r"nsfw|flagged as sensitive|\(e005\)|content policy", lambda detail: ContentRefused(detail=detail)),
+def _failed(code: str, *, retryable: bool) -> _Judge:
+    return lambda detail, cost: Failed(code, detail, retryable=retryable, cost=cost)
+
+
+_FAILURES: Final[tuple[tuple[str, _Judge], ...]] = (  # section 7; the first that fits
+    (
+        r"nsfw|flagged as sensitive|\(e005\)|content policy",
+        lambda detail, cost: ContentRefused(detail=detail, cost=cost),
+    ),
     (r"\be1001\b", _failed("upstream_failed", retryable=False)),  # out of memory: the same order would be again
     (r"\be6716\b", _failed("upstream_timeout", retryable=True)),
-    (r"\be4875\b", lambda detail: Misconfigured("upstream_misconfigured", detail)),  # our webhook was empty
+    (r"\be4875\b", lambda detail, _cost: Misconfigured("upstream_misconfigured", detail)),  # our webhook was empty
     (r"\(code: pa\)", _failed("upstream_restarted", retryable=True)),
     (r"\be(1000|8367|8765|9243|9825)\b", _failed("upstream_failed", retryable=True)),
     (r"", _failed("upstream_failed", retryable=False)),
 )
 
 
-def classify_failure(text: str) -> ProviderError:
-    """The error of a prediction, which is free text."""
+def classify_failure(text: str, cost: Cost | None = None) -> ProviderError:
+    """The error of a prediction, which is free text; what it ran may be billed all the same."""
     lowered = text[:4000].lower()
     error = next(error for pattern, error in _FAILURES if re.search(pattern, lowered))
-    return error(redact(text))
+    return error(redact(text), cost)
 
 
 # ---------------------------------------------------------------- answers other than 2xx

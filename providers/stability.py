@@ -18,12 +18,13 @@ from typing import Any, Final
 
 from pydantic import SecretStr, field_validator
 
-from providers import results
+from providers import results, usage
 from providers.account import Account, AccountConfig
-from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Order, ResultImage, Running
+from providers.base import Accepted, CallRef, CheckResult, Cost, Finished, Missing, Order, ResultImage, Running
 from providers.behaviour import OneAnswer, Wordless, check_each
 from providers.build import path_of, placed_images, wire_fields
 from providers.configured import value_of
+from providers.entries import CostPerUnit
 from providers.errors import ContentRefused, Failed, NotRun, RequestRefused, Uncertain
 from providers.http import Answer, FilePart, WireRequest, origin_of
 from providers.payload import file_part, form_fields, json_object, picture_bytes
@@ -36,6 +37,8 @@ CALL_TOTAL_S = 300.0  # synchronous calls may take minutes (section 4)
 LOOK_TOTAL_S = 60.0  # the look that finds the picture also carries it
 MAX_ANSWER_BYTES = 96 * 1024 * 1024  # the largest picture we keep, in base64
 MAX_REQUEST_BYTES = 10 * 1024 * 1024  # section 5, 413
+
+CREDITS_PER_USD: Final = 100  # section 6
 
 _RESULTS = "/v2beta/results/"
 _SD3 = "/v2beta/stable-image/generate/sd3"
@@ -136,6 +139,19 @@ def read_submit(answer: Answer) -> Finished | Accepted:
     raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} with neither a result nor an id")
 
 
+def documented_cost(order: Order) -> Cost | None:
+    """What a call that is not failed costs (section 6): no answer tells it, but it is fixed for each operation.
+
+    None where the catalogue knows a price for some orders only.
+    """
+    model = order.model
+    if model.cost_tiers or model.cost_per_unit != CostPerUnit():
+        return None
+    count = usage.number(float(model.cost_usd * CREDITS_PER_USD))
+    usd = usage.money(count, units_per_usd=CREDITS_PER_USD)
+    return usage.reported({"credits": count, "source": "documented"}, usd=usd)
+
+
 def read_look(answer: Answer, upstream_id: str) -> ResultImage | Running:
     """A 2xx answer to a look. Raises: ContentRefused, Uncertain."""
     made = read_result(answer)
@@ -190,7 +206,8 @@ class Stability(Account[Config], OneAnswer, Wordless):
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)
-        return read_submit(answer)
+        taken = read_submit(answer)
+        return replace(taken, cost=documented_cost(order))
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
         """Look once at an asynchronous call; the upstream wants 10 s between two looks (section 4).

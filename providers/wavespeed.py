@@ -318,7 +318,7 @@ class WaveSpeed(Account[Config], Wordless):
             replace(image, url=f"{link}{place}") if image.url is None else image
             for place, image in enumerate(done.images)
         ]
-        return Finished(images)
+        return replace(done, images=images)
 
     def _read_again(self, task_id: str, place: int) -> bytes:
         """Raises: NotRun, Uncertain, to try again; Failed when the task is no longer known."""

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urljoin
 
-from providers.base import Finished, ResultImage, Running
+from providers import usage
+from providers.base import Cost, Finished, ResultImage, Running
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -91,11 +92,17 @@ def _finished(prediction: Mapping[str, Any], base_url: str) -> Finished:
     found = prediction.get("outputs")
     images = list(read_outputs(prediction.get("output") if found is None else found, base_url))
     if images:
-        return Finished(images)
+        return Finished(images, cost_in(prediction))
     flags = prediction.get("has_nsfw_contents")
     if isinstance(flags, list) and True in flags:
-        raise ContentRefused(detail="every output was flagged", stage="output", charged=True)
-    raise Failed("upstream_empty_result", "completed without an output", retryable=True, billed=True)
+        raise ContentRefused(detail="every output was flagged", stage="output", charged=True, cost=cost_in(prediction))
+    detail = "completed without an output"
+    raise Failed("upstream_empty_result", detail, retryable=True, billed=True, cost=cost_in(prediction))
+
+
+def cost_in(prediction: Mapping[str, Any]) -> Cost | None:
+    """How long it ran, in milliseconds (section 2). Prices are by model and input, and no answer names one."""
+    return usage.reported(usage.counts({name: prediction.get(name) for name in ("executionTime", "timings")}))
 
 
 def read_outputs(output: object, base_url: str, depth: int = 0) -> Iterator[ResultImage]:

@@ -24,7 +24,7 @@ from providers.configured import value_of
 from providers.errors import ContentRefused, RequestRefused, Uncertain
 from providers.http import WireRequest, origin_of
 from providers.payload import json_object
-from providers.xai_errors import classify, was_billed
+from providers.xai_errors import classify, cost_of, was_billed
 
 NAME: Final = "xai"
 DEFAULT_BASE_URL: Final = "https://api.x.ai"
@@ -123,7 +123,8 @@ def read_images(body: bytes, base_url: str) -> list[ResultImage]:
         return images
     if passed:
         raise Uncertain("upstream_broken_answer", "a picture that cannot be read")
-    raise ContentRefused(detail="moderation kept every picture back", stage="output", charged=was_billed(answer))
+    detail = "moderation kept every picture back"
+    raise ContentRefused(detail=detail, stage="output", charged=was_billed(answer), cost=cost_of(answer))
 
 
 def _is_withheld(item: object) -> bool:
@@ -150,7 +151,8 @@ class Xai(Account[Config], OneAnswer):
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)
-        return Finished(read_images(answer.body, self.base_url)[: order.n])
+        images = read_images(answer.body, self.base_url)[: order.n]
+        return Finished(images, cost_of(json_object(answer.body)))
 
     def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
         path = "/v1/chat/completions"

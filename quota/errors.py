@@ -18,3 +18,10 @@ class InsufficientCreditsError(ServiceError):
             balance_microcredits=spendable_microcredits,
             balance=credits_text(spendable_microcredits),
         )
+
+
+class LedgerMismatchError(RuntimeError):
+    """Money was to move that the books do not have: no balance row, or no hold of that amount.
+
+    Nothing a caller can mend: the transaction must not be committed, and ``darkroom audit`` says what is wrong.
+    """

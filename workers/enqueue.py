@@ -18,7 +18,7 @@ from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
 
 from core.redis import RedisError, make_client
-from jobs.states import WAKE, Ended, News, Nudge
+from jobs.states import WAKE, Ended, Nudge, Signal
 from workers.broker import connect, hang_up, is_redis
 from workers.celery_app import app
 from workers.task_events import RUN, TaskEvents
@@ -92,7 +92,7 @@ class Publisher:
         """Whether the broker failed a moment ago, so that nothing is sent for now."""
         return self._broker.skipping
 
-    def publish(self, news: Sequence[News]) -> bool:
+    def publish(self, news: Sequence[Signal]) -> bool:
         """Send; whether all nudges were handed over. False is no loss, only a delay until the next sweep."""
         # Told before the next message is sent: a job that is tried again must not be seen starting first.
         self.events.tell([each for each in news if isinstance(each, Ended)])

@@ -12,7 +12,7 @@ import structlog
 from celery.exceptions import Retry
 from celery.worker.request import Request
 
-from jobs.states import News
+from jobs.states import Signal
 from workers import wiring
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ unended: set[str] = set()
 class JobRetry(Retry):  # type: ignore[misc]
     """The job is in the queue again. ``news`` is published when Flower knows: its next start comes after."""
 
-    def __init__(self, code: str, news: Sequence[News] = ()) -> None:
+    def __init__(self, code: str, news: Sequence[Signal] = ()) -> None:
         super().__init__(message=f"again: {code}", exc=Exception(code))
         self.code = code
         self.news = news

@@ -10,19 +10,19 @@ from celery.exceptions import Ignore
 from core.errors import DatabaseAwayError, DatabaseChangedError
 from jobs import runner, steps
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.states import News
+from jobs.states import Signal
 from jobs.workbench import Workbench
 from workers import wiring
 
 log = structlog.get_logger(__name__)
 
-Step = Callable[[Workbench, str], list[News]]
+Step = Callable[[Workbench, str], list[Signal]]
 
 # These say nothing of the job: its rows are as they were, and the sweep finds it.
 SAYS_NOTHING = (DatabaseAwayError, DatabaseChangedError, StaleJobError)
 
 
-def perform(step: Step, argument: str) -> list[News]:
+def perform(step: Step, argument: str) -> list[Signal]:
     """Take a step; what it did, accidents included. Raises JobFailedError; Ignore where nothing can be said.
 
     Nothing else is raised: Celery would tell Flower that the job failed, while it lives on.
@@ -39,7 +39,7 @@ def perform(step: Step, argument: str) -> list[News]:
         raise Ignore from None
 
 
-def perform_to_the_end(step: Step, argument: str) -> list[News]:
+def perform_to_the_end(step: Step, argument: str) -> list[Signal]:
     """The same where no Celery task stands for the job: its failure is ended here. Never raises."""
     try:
         return perform(step, argument)
@@ -49,7 +49,7 @@ def perform_to_the_end(step: Step, argument: str) -> list[News]:
         return []
 
 
-def end(error: JobFailedError) -> list[News]:
+def end(error: JobFailedError) -> list[Signal]:
     """End a job that a step found failed, its credits back. Never raises; empty where the sweep must do it."""
     try:
         return steps.end_failed(wiring.workbench(), error)
@@ -60,7 +60,7 @@ def end(error: JobFailedError) -> list[News]:
     return []
 
 
-def _with_accidents(step: Step, argument: str) -> list[News]:
+def _with_accidents(step: Step, argument: str) -> list[Signal]:
     bench = wiring.workbench()
     try:
         return _once_more(step, bench, argument)
@@ -69,7 +69,7 @@ def _with_accidents(step: Step, argument: str) -> list[News]:
         return steps.crashed(bench, crash)
 
 
-def _once_more(step: Step, bench: Workbench, argument: str) -> list[News]:
+def _once_more(step: Step, bench: Workbench, argument: str) -> list[Signal]:
     """A step that met a migration begins again; a step done twice changes nothing the second time."""
     try:
         return step(bench, argument)

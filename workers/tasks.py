@@ -2,7 +2,7 @@
 
 Flower's row of ``jobs.run`` is the job's own life. A step that leaves the job alive ends with ``Ignore``,
 so that the row stays STARTED, or with ``Retry`` when the job is in the queue again; who ends the job
-elsewhere tells it by ``workers/task_events.py``. Polls and collects are about many jobs and send no events.
+elsewhere tells it by ``workers/task_events.py``. A poll is about many jobs and sends no events.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from celery import Task
 from celery.exceptions import Ignore
 
-from jobs import collector, poller, publishing, runner
+from jobs import poller, publishing, runner
 from jobs.errors import JobFailedError
-from jobs.states import Ended, News
+from jobs.states import Ended, Signal
 from workers import drain, job_request, stepping, wiring
 from workers.celery_app import app
 from workers.job_request import JobRequest, JobRetry
@@ -44,7 +44,7 @@ class JobTask(Task):  # type: ignore[misc]
         del exc, task_id, args, kwargs
         einfo.traceback = ""
 
-    def _but_its_own(self, news: Sequence[News], job_id: str) -> list[News]:
+    def _but_its_own(self, news: Sequence[Signal], job_id: str) -> list[Signal]:
         """What is left to tell beside Celery's ``task-failed``; that is for a failure on record alone."""
         own, others = _split(news, job_id)
         if own is None or own.status != "failed":
@@ -78,13 +78,7 @@ def poll(provider: str) -> None:
     wiring.workbench().publish(stepping.perform(poller.poll, provider))
 
 
-@app.task(base=JobTask, name="jobs.collect")  # type: ignore[untyped-decorator]
-def collect(provider: str) -> None:
-    """Fetch and keep the images of finished calls."""
-    wiring.workbench().publish(stepping.perform(collector.collect, provider))
-
-
-def _tell(job_id: str, news: Sequence[News]) -> None:
+def _tell(job_id: str, news: Sequence[Signal]) -> None:
     """Publish what a step did, its own job's end by this very task's. Raises Ignore where it lives on, JobRetry."""
     own, others = _split(news, job_id)
     events = wiring.publisher().events
@@ -98,7 +92,7 @@ def _tell(job_id: str, news: Sequence[News]) -> None:
     raise Ignore
 
 
-def _split(news: Sequence[News], job_id: str) -> tuple[Ended | None, list[News]]:
+def _split(news: Sequence[Signal], job_id: str) -> tuple[Ended | None, list[Signal]]:
     """What a step says of its own job's end, and the rest."""
     own = [each for each in news if isinstance(each, Ended) and each.job_id == job_id]
     others = [each for each in news if not (isinstance(each, Ended) and each.job_id == job_id)]

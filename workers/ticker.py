@@ -22,8 +22,8 @@ from celery.worker.state import active_requests
 
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
-from jobs import collector, heartbeats, loading, poller, publishing, refill, retention, states, sweep
-from jobs.states import COLLECT, News, Nudge
+from jobs import heartbeats, loading, poller, publishing, refill, retention, states, sweep
+from jobs.states import Nudge, Signal
 from storage.base import StorageUnavailableError
 from workers import drain, stepping, wiring
 from workers.bulkheads import Bulkheads, install, paid_slots
@@ -154,11 +154,7 @@ class Clock:
         if not self._inline.acquire(blocking=False):
             return
         try:
-            news = stepping.perform_to_the_end(poller.poll, provider)
-            if self._bench.publish(news):
-                return
-            for collected in {each.argument for each in news if isinstance(each, Nudge) and each.task == COLLECT}:
-                self._bench.publish(stepping.perform_to_the_end(collector.collect, collected))
+            self._bench.publish(stepping.perform_to_the_end(poller.poll, provider))
         finally:
             self._inline.release()
 
@@ -176,7 +172,7 @@ class Clock:
         except StorageUnavailableError as error:
             log.warning("retention_waits_for_storage", error=str(error))
 
-    def _publish(self, news: Sequence[News]) -> None:
+    def _publish(self, news: Sequence[Signal]) -> None:
         """What cannot be sent now counts as unpublished again, for the next round."""
         if self._bench.publish(news):
             return

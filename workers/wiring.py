@@ -29,7 +29,8 @@ from workers import broker
 from workers.enqueue import Publisher
 from workers.heart import Heart
 
-LIMIT_MAX = 1_000_000
+# A limit is so many rows.
+LIMIT_MAX = 100_000
 CLOCK_POOL_SIZE = 2
 
 
@@ -97,6 +98,7 @@ def workbench() -> Workbench:
         cancel_charge="none" if values.cancel_charge == "none" else "full",
         publish_window=values.publish_window,
         callbacks=Callbacks(database(), values.public_url),
+        node=node_name(),
     )
 
 

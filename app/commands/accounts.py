@@ -17,6 +17,8 @@ from app.commands.parameters import BIGINT_MAX, CREDITS, DURATION
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from jobs.funds import Funds
+
 # As accounts.keys.SCOPES, which a test compares; importing it would load the database driver for --help.
 SCOPES = ("jobs:write", "jobs:read", "admin")
 
@@ -50,24 +52,24 @@ def create_account(connection: Connection, name: str, weight: int) -> Tell:
 def list_accounts(connection: Connection) -> Tell:
     """List the accounts with their balances."""
     from accounts import accounts
-    from quota import ledger
+    from jobs.funds import funds
 
-    found = [(each, ledger.balance(connection, each.id)) for each in accounts.list_accounts(connection)]
+    found = [(each, funds(connection, each.id)) for each in accounts.list_accounts(connection)]
 
     def tell(output: Output) -> None:
-        output.document({"data": [{**asdict(one), "balance": _balance(balance)} for one, balance in found]})
+        output.document({"data": [{**asdict(one), "balance": _balance(has)} for one, has in found]})
         rows = [
-            (one.id, one.name, one.weight, credits_of(b.available), credits_of(b.queued), credits_of(b.held),
+            (one.id, one.name, one.weight, credits_of(has.available), credits_of(has.queued), credits_of(has.held),
              time_text(one.created_at), "disabled" if one.disabled_at else "")
-            for one, b in found
+            for one, has in found
         ]  # fmt: skip
         output.table(("account", "name", "weight", "credits", "queued", "held", "created", ""), rows)
 
     return tell
 
 
-def _balance(balance: object) -> dict[str, int]:
-    return {f"{name}_microcredits": getattr(balance, name) for name in ("available", "queued", "held")}
+def _balance(has: Funds) -> dict[str, int]:
+    return {f"{name}_microcredits": getattr(has, name) for name in ("available", "queued", "held")}
 
 
 @click.group()
@@ -173,17 +175,18 @@ def grant(
 ) -> Tell:
     """Give CREDITS (such as 100 or 5.3) to ACCOUNT (name or id)."""
     from accounts import accounts
+    from jobs.funds import funds
     from quota import ledger
 
     amount = _one_amount(credits_given, microcredits)
     owner = accounts.find_account(connection, account_name)
     ledger.grant(connection, owner.id, amount, note=note)
-    balance = ledger.balance(connection, owner.id)
+    has = funds(connection, owner.id)
 
     def tell(output: Output) -> None:
         granted = {"account_id": owner.id, "granted_microcredits": amount}
-        output.document({**granted, "balance": _balance(balance)})
-        output.line(f"{owner.name} has {credits_of(balance.available)} credits, {credits_of(amount)} of them new")
+        output.document({**granted, "balance": _balance(has)})
+        output.line(f"{owner.name} has {credits_of(has.available)} credits, {credits_of(amount)} of them new")
 
     return tell
 

@@ -332,6 +332,7 @@ def _fal_result(task: Task) -> dict[str, object]:
     fail = task.script.get("fail")
     return {
         "images": [] if task.script.get("empty") else [picture],
+        "timings": {"inference": round(task.lasts_s, 3)},
         "seed": task.order.seed,
         "has_nsfw_concepts": [fail is not None and fail.value == "nsfw"],
         "prompt": task.order.prompt,
@@ -372,6 +373,8 @@ def _prediction(task: Task, status: str) -> dict[str, object]:
     nsfw = fail is not None and fail.value in ("nsfw", "policy")
     is_done = status == "completed" and not task.script.get("empty")
     error = "Content flagged as potentially sensitive" if nsfw else "the model failed"
+    is_over = status in ("completed", "failed")
+    ran_ms = int(task.lasts_s * 1000) if is_over else 0
     return {
         "id": task.number,
         "model": task.order.model,
@@ -380,6 +383,8 @@ def _prediction(task: Task, status: str) -> dict[str, object]:
         "urls": {"get": f"https://api.wavespeed.ai/api/v3/predictions/{task.number}/result"},
         "has_nsfw_contents": [False] if is_done else [],
         "error": error if status == "failed" else "",
+        "timings": {"inference": ran_ms},
+        **({"executionTime": ran_ms} if is_over else {}),
         **({"code": 1200 if nsfw else 5000} if status == "failed" else {}),
     }
 

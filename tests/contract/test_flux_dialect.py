@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -132,8 +132,7 @@ def accepted_by(sandbox: Sandbox) -> int:
 def begun(flux: Flux, asked: Order, *, age_s: float = 3600) -> CallRef:
     answer = flux.submit(asked, dedupe_key="key")
     assert isinstance(answer, Accepted)
-    sent_at = datetime.now(UTC) - timedelta(seconds=age_s)
-    return CallRef("call", "key", asked.model.id, answer.upstream_id, answer.poll_url, sent_at)
+    return CallRef("call", "key", asked.model.id, answer.upstream_id, answer.poll_url, age_s=age_s)
 
 
 # ---------------------------------------------------------------- the wire against the sheet
@@ -210,7 +209,7 @@ def test_a_lost_answer_is_uncertain_and_the_task_is_never_bought_again(sandbox: 
         with pytest.raises(Uncertain):
             flux.submit(order(prompt=f"a kite [sandbox:{fault}]"), dedupe_key="key")
         assert accepted_by(sandbox) == 1
-        lost = CallRef("call", "key", "flux-2-klein-4b", sent_at=datetime.now(UTC))
+        lost = CallRef("call", "key", "flux-2-klein-4b", age_s=0.0)
         with pytest.raises(Uncertain) as caught:
             flux.check(lost)
         assert caught.value.code == "upstream_cannot_look"

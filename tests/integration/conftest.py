@@ -21,12 +21,15 @@ from storage.media import Media
 
 # Everything a test may leave behind; whatever hangs on a job goes with it.
 EMPTIED = (
+    "job_events",
     "jobs",
     "idempotency_keys",
     "transfers",
     "balances",
     "api_keys",
     "accounts",
+    "permits",
+    "submit_tokens",
     "credentials",
     "providers",
     "doomed_blobs",

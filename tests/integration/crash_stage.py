@@ -24,12 +24,12 @@ from accounts.keys import create_key
 from core.db import Database, make_engine
 from core.failpoints import VARIABLE
 from core.redis import make_client
-from jobs import audit
+from jobs import audit, funds
 from jobs.desk import Customer, Desk
+from jobs.funds import Funds
 from jobs.states import Nudge
 from providers import catalog
 from quota import ledger
-from quota.ledger import Balance
 from storage.local import LocalStore
 from storage.media import Media
 
@@ -100,9 +100,9 @@ class Stage:
             self.sql("UPDATE jobs SET published_at = NULL WHERE id = :id", id=submitted.task.id)
         return submitted.task.id
 
-    def balance(self) -> Balance:
+    def balance(self) -> Funds:
         with self.database.autocommit() as connection:
-            return ledger.balance(connection, self.customer.account_id)
+            return funds.funds(connection, self.customer.account_id)
 
     def audit(self) -> list[audit.Finding]:
         with self.database.transaction() as connection:

@@ -14,21 +14,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 from sqlalchemy import Row, text
 
 from accounts.accounts import create_account
 from core.db import Database
-from jobs import audit, collector, heartbeats, lifecycle, loading, poller, repository, runner, states, sweep
+from jobs import (
+    audit,
+    capacity,
+    collector,
+    funds,
+    heartbeats,
+    loading,
+    poller,
+    repository,
+    runner,
+    states,
+    steps,
+    sweep,
+)
+from jobs.capacity import Limits
 from jobs.desk import Customer, Desk, Reference, Submitted
+from jobs.errors import JobFailedError
+from jobs.funds import Funds
 from jobs.idempotency import IdempotencyKey
 from jobs.repository import Task
-from jobs.states import Nudge
+from jobs.states import Ended, Nudge, Signal
 from jobs.workbench import Workbench
 from providers import registry
 from providers.catalog import CatalogSource
 from quota import ledger
-from quota.ledger import Balance
+from storage.base import StorageUnavailableError
 from storage.local import LocalStore
 from storage.media import Media
 
@@ -44,10 +61,13 @@ class Recorder:
 
     def __init__(self) -> None:
         self.waiting: list[Nudge] = []
+        self.ended: list[Ended] = []
         self.messages = 0  # tasks sent: wake-ups are no Celery messages
         self.away = False
 
-    def __call__(self, nudges: Sequence[Nudge]) -> bool:
+    def __call__(self, signals: Sequence[Signal]) -> bool:
+        self.ended += [each for each in signals if isinstance(each, Ended)]
+        nudges = [each for each in signals if isinstance(each, Nudge)]
         if self.away and nudges:
             return False
         self.waiting += nudges
@@ -91,6 +111,12 @@ class Engine:
         [[value]] = self.rows(statement, **values)
         return value
 
+    def limit(self, provider: str, **limits: int) -> None:
+        """Announce the provider's credentials with these limits; none: no limits."""
+        with self.database.transaction() as connection:
+            for each in self.bench.registry.of(provider):
+                capacity.announce(connection, each.credential_id, provider, Limits(**limits))
+
     # -- accounts
 
     def account(self, credits_: float = 1000, *, weight: int = 1) -> Customer:
@@ -100,9 +126,9 @@ class Engine:
                 ledger.grant(connection, account.id, round(credits_ * CREDIT))
         return Customer(account.id, weight)
 
-    def balance(self, customer: Customer) -> Balance:
+    def balance(self, customer: Customer) -> Funds:
         with self.database.autocommit() as connection:
-            return ledger.balance(connection, customer.account_id)
+            return funds.funds(connection, customer.account_id)
 
     def transfers(self, job_id: str) -> dict[str, int]:
         """Amount by kind; a kind that happened twice would have broken the unique index."""
@@ -149,20 +175,11 @@ class Engine:
 
     def handle(self, nudge: Nudge) -> None:
         """What ``workers.tasks`` does with a message, the failure hook included."""
-        work: dict[str, Callable[[Workbench, str], list[Nudge]]] = {
-            "jobs.run": runner.run,
-            "jobs.poll": poller.poll,
-            "jobs.collect": collector.collect,
-        }
-        try:
-            self.bench.publish(work[nudge.task](self.bench, nudge.argument))
-        except runner.CrashedStepError as crash:
-            with self.database.transaction() as connection:
-                nudges = lifecycle.crashed(connection, crash.job_id, crash.fence, give_up_s=self.bench.give_up_s)
-            self.bench.publish(nudges)
+        work: dict[str, Callable[[Workbench, str], list[Signal]]] = {"jobs.run": run_step, "jobs.poll": poller.poll}
+        self.bench.publish(work[nudge.task](self.bench, nudge.argument))
 
     def run(self, job_id: str) -> None:
-        self.bench.publish(runner.run(self.bench, job_id))
+        self.handle(states.run("", job_id))
 
     def poll(self, provider: str = "chatgpt2api") -> None:
         """Make every waiting job of the provider due and look at one batch."""
@@ -209,6 +226,26 @@ class Engine:
             assert [finding for finding in audit.check(connection) if finding.invariant not in about_pictures] == []
 
 
+def run_step(bench: Workbench, job_id: str) -> list[Signal]:
+    """What the task ``jobs.run`` does, its failure hook included."""
+    try:
+        try:
+            return runner.run(bench, job_id)
+        except runner.CrashedStepError as crash:
+            return steps.crashed(bench, crash)
+    except JobFailedError as failed:
+        return steps.end_failed(bench, failed)
+
+
+def refuse_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is away for whoever fetches images: what is finished is left to a later look."""
+
+    def away(*args: object, **kwargs: object) -> None:
+        raise StorageUnavailableError("away")
+
+    monkeypatch.setattr(collector.answers, "keep", away)
+
+
 def make_bench(
     *,
     database: Database,
@@ -216,7 +253,7 @@ def make_bench(
     media: Media,
     store: LocalStore,
     environ: Mapping[str, str],
-    sent: Callable[[Sequence[Nudge]], bool],
+    sent: Callable[[Sequence[Signal]], bool],
     owner: str,
     **changed: Any,
 ) -> Workbench:

@@ -9,14 +9,17 @@ from jobs import audit
 from jobs.desk import Customer
 
 WRONGS = {
-    "balance_is_sum_of_transfers": "UPDATE balances SET available = available + 1",
-    "transfers_sum_to_zero": "UPDATE balances SET held = held + 1",
-    "queued_is_what_jobs_say": "UPDATE balances SET queued = queued + 1",
-    "held_is_what_jobs_say": "UPDATE balances SET held = held + 1",
+    "spendable_is_transferred_less_queued": "UPDATE balances SET spendable = spendable + 1",
+    "reserved_is_queued_and_held": "UPDATE balances SET reserved = reserved + 1",
+    "held_is_what_jobs_say": "UPDATE jobs SET quoted = quoted + 1 WHERE money = 'held'",
+    "money_has_a_balance": "DELETE FROM balances",
+    "transfers_sum_to_zero": "UPDATE balances SET reserved = reserved + 1",
+    "transfers_are_of_a_job": "DELETE FROM jobs WHERE status = 'succeeded'",
+    "what_started_was_held": "UPDATE jobs SET started_at = clock_timestamp() WHERE status = 'queued'",
     "job_is_settled_once": "UPDATE jobs SET captured = 0, released = quoted WHERE status = 'succeeded'",
     "captured_is_pictures_kept": "DELETE FROM images",
     "only_pictures_are_charged": "DELETE FROM images",
-    "slots_are_open_calls": "UPDATE credentials SET active = active + 1",
+    "permits_are_open_calls": "UPDATE permits SET call_id = NULL WHERE call_id IS NOT NULL",
     "ended_jobs_have_no_open_calls": "WITH j AS (UPDATE jobs SET finished_at = finished_at - interval '1 hour'"
     " WHERE status = 'succeeded' RETURNING id)"
     " UPDATE upstream_calls SET outcome = 'accepted' FROM j WHERE job_id = j.id",
@@ -26,6 +29,7 @@ WRONGS = {
 @pytest.fixture
 def books(engine: Engine, account: Customer) -> Engine:
     """One job of each kind: done, refused, in progress, queued."""
+    engine.limit("chatgpt2api", max_active=3)
     engine.order(account)
     engine.order(account, "no [sandbox:refuse]")
     engine.drive()

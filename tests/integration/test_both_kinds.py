@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from job_engine import Engine, picture_bytes
+from job_engine import Engine, picture_bytes, refuse_to_keep
 
-from jobs import heartbeats, poller, runner
+from jobs import heartbeats, runner
 from jobs.desk import Customer, Reference
 from providers.base import Accepted, CallRef, CheckResult, Finished
 from sandbox.testing import Sandbox
@@ -94,13 +94,13 @@ def test_the_next_look_comes_ten_seconds_later(engine: Engine, account: Customer
 def test_what_one_worker_saw_another_can_fetch_by_its_link(
     engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poller, "KEEP_HERE", 0)
     job_id = order_later(engine, account)
     engine.run(job_id)
-    engine.poll("stability")
+    with monkeypatch.context() as away:
+        refuse_to_keep(away)
+        engine.poll("stability")
     assert engine.calls(job_id)[0].outcome == "finished"
-    [nudge] = [each for each in engine.sent.take() if each.task == "jobs.collect"]
-    engine.handle(nudge)
+    engine.poll("stability")
     assert engine.job(job_id).status == "succeeded"
     assert tally(sandbox)["accepted"] == 1
     engine.assert_books_balance()

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_engine import run_step
 from sqlalchemy import Row, text
 
 from accounts.accounts import create_account
 from core.db import Database
 from core.embedded.ports import free_ports
-from jobs import audit, calls, capacity, circuit, collector, heartbeats, poller, refill, runner, states, sweep
-from jobs.calls import Intent
+from jobs import audit, capacity, circuit, heartbeats, poller, refill, runner, sweep
 from jobs.capacity import Limits
 from jobs.desk import Customer, Desk
 from jobs.estimates import Estimates
 from jobs.repository import find_task
-from jobs.states import Nudge
+from jobs.states import Outcome, Signal
 from jobs.workbench import Workbench
 from providers import catalog, registry
 from quota import ledger
@@ -84,12 +84,12 @@ class Fleet:
         """Every job looked at once by every worker, all of them at the same time."""
         pairs = [(bench, job_id) for job_id in job_ids for bench in self.benches]
         with ThreadPoolExecutor(threads * len(self.benches)) as pool:
-            list(pool.map(lambda pair: runner.run(*pair), pairs))
+            list(pool.map(lambda pair: run_step(*pair), pairs))
 
-    def run(self, job_id: str, worker: int = 0) -> list[Nudge]:
+    def run(self, job_id: str, worker: int = 0) -> list[Signal]:
         """One job now, whatever its ``due_at`` says."""
         self.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
-        return runner.run(self.benches[worker], job_id)
+        return run_step(self.benches[worker], job_id)
 
     def job(self, job_id: str) -> Row[Any]:
         [row] = self.rows("SELECT *, due_at - clock_timestamp() AS due_in FROM jobs WHERE id = :id", id=job_id)
@@ -113,12 +113,12 @@ class Fleet:
         self.sql("UPDATE providers SET open_until = clock_timestamp() WHERE name = :name", name=provider)
 
     def age_submits(self, provider: str, seconds: int) -> None:
-        """Let time pass for the counts of submits."""
+        """Let time pass for the tokens of submits."""
         self.sql(
-            "UPDATE credentials SET submits = (SELECT coalesce(jsonb_object_agg(CAST(key AS bigint) - :spans, value),"
-            " '{}') FROM jsonb_each(submits)) WHERE provider = :name",
+            "UPDATE submit_tokens SET free_at = free_at - make_interval(secs => :s) WHERE credential_id IN"
+            " (SELECT id FROM credentials WHERE provider = :name)",
             name=provider,
-            spans=seconds // capacity.SPAN_S,
+            s=seconds,
         )
 
     def audit(self) -> list[audit.Finding]:
@@ -356,7 +356,7 @@ def test_one_poisonous_order_stops_nobody(fleet: Fleet) -> None:
                 "openai",
                 call_id=f"call_{number}",
                 job_id="job_same",
-                outcome=states.Outcome.LOST,
+                outcome=Outcome.LOST,
                 code="upstream_error",
                 retryable=False,
             )
@@ -371,7 +371,7 @@ def test_half_open_lets_exactly_one_call_through_however_many_ask(fleet: Fleet) 
     submitted = fleet.submits("chatgpt2api")
     ids = fleet.orders(12, n=2, **ASYNC)
     threads = ThreadPoolExecutor(16)
-    asked = [threads.submit(runner.run, bench, job_id) for job_id in ids for bench in fleet.benches]
+    asked = [threads.submit(run_step, bench, job_id) for job_id in ids for bench in fleet.benches]
 
     until(lambda: fleet.submits("chatgpt2api") == submitted + 1, "the probe")
     assert fleet.state("chatgpt2api").circuit == "half_open"
@@ -383,39 +383,22 @@ def test_half_open_lets_exactly_one_call_through_however_many_ask(fleet: Fleet) 
 
 def test_one_probe_even_where_all_ask_in_the_same_instant(fleet: Fleet) -> None:
     break_it(fleet)
-    fleet.age_circuit("chatgpt2api")
-    ids = fleet.orders(6, **ASYNC)
     [credential] = [each.credential_id for each in fleet.benches[0].registry.of("chatgpt2api")]
+    for round_ in range(10):
+        fleet.age_circuit("chatgpt2api")
+        fleet.sql("UPDATE providers SET probe_call_id = NULL")
+        together = threading.Barrier(8)
 
-    def ask(job_id: str) -> bool:
-        with fleet.database.transaction() as connection:
-            intent = Intent(f"call_{job_id}", 0, 1, 1, dedupe_key=job_id)
-            seated = calls.intend(
-                connection,
-                job_id=job_id,
-                provider="chatgpt2api",
-                model=ASYNC["model"],
-                credentials={credential: "http://upstream"},
-                intents=[intent],
-                deadline_s=60,
-            )
-            return seated is not None
+        def ask(number: int, barrier: threading.Barrier = together, round_: int = round_) -> bool:
+            with fleet.database.autocommit() as connection:
+                barrier.wait()
+                ids = [f"call_{round_}_{number}", "call_more"]
+                taken = capacity.take(connection, "chatgpt2api", known=[credential], call_ids=ids, attempt=0)
+                assert taken is None or taken.calls == 1
+                return taken is not None
 
-    with ThreadPoolExecutor(len(ids)) as pool:
-        with fleet.database.transaction() as first:
-            # Whoever is let through the gate meets here, each with what it saw of the circuit.
-            first.execute(text("SELECT 1 FROM credentials WHERE id = :id FOR UPDATE"), {"id": credential})
-            asked = [pool.submit(ask, job_id) for job_id in ids]
-            until(lambda: sum(each.done() for each in asked) + stuck_behind_locks(fleet) == len(ids), "all to ask")
-        assert sum(each.result() for each in asked) == 1
-
-
-def stuck_behind_locks(fleet: Fleet) -> int:
-    return int(
-        fleet.one(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-    )
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(ask, range(8))) == 1, round_
 
 
 def test_a_good_probe_closes_and_everybody_goes_on(fleet: Fleet) -> None:
@@ -477,7 +460,7 @@ def test_an_upstream_that_refuses_connections_opens_the_circuit(fleet: Fleet, en
     nowhere = registry.load({**environ, "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"})
     bench = Workbench(**{**vars(fleet.benches[0]), "registry": nowhere})
     for job_id in fleet.orders(circuit.FAILURES_TO_OPEN, **SYNC):
-        runner.run(bench, job_id)
+        run_step(bench, job_id)
     assert fleet.state("openai").circuit == "open"
 
 
@@ -513,7 +496,7 @@ def test_what_is_in_flight_is_followed_to_its_end_while_paused(fleet: Fleet) -> 
 # ------------------------------------------------------------------ bulkheads
 
 
-def test_a_provider_that_hangs_with_every_slot_taken_delays_no_other(fleet: Fleet) -> None:
+def test_a_provider_that_hangs_with_every_permit_taken_delays_no_other(fleet: Fleet) -> None:
     fleet.limit("openai", max_active=4)
     fleet.sandbox.add_fault("hang=6", provider="openai", route="submit")
     customer = fleet.customer()
@@ -521,7 +504,7 @@ def test_a_provider_that_hangs_with_every_slot_taken_delays_no_other(fleet: Flee
     stuck = [threading.Thread(target=fleet.run, args=(job_id,), daemon=True) for job_id in hanging[:4]]
     for thread in stuck:
         thread.start()
-    until(lambda: fleet.submits("openai") == 4, "every slot to be taken")
+    until(lambda: fleet.submits("openai") == 4, "every permit to be taken")
 
     began = time.monotonic()
     for job_id in hanging[4:]:
@@ -531,9 +514,7 @@ def test_a_provider_that_hangs_with_every_slot_taken_delays_no_other(fleet: Flee
     for job_id in ids:
         fleet.run(job_id)
     fleet.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting'")
-    for nudge in poller.poll(fleet.benches[0], "chatgpt2api"):
-        if nudge.task == states.COLLECT:
-            collector.collect(fleet.benches[1], nudge.argument)
+    poller.poll(fleet.benches[0], "chatgpt2api")
     sweep.Sweeper(fleet.benches[1], steady=lambda: True, epoch=lambda: "one").sweep()
     took_s = time.monotonic() - began
 
@@ -572,7 +553,7 @@ def test_a_provider_without_room_is_not_sent_messages(fleet: Fleet) -> None:
     assert len(refilled(fleet)) == 2
 
 
-def test_few_seats_are_shared_by_turns_not_by_the_length_of_the_queue(fleet: Fleet) -> None:
+def test_few_permits_are_shared_by_turns_not_by_the_length_of_the_queue(fleet: Fleet) -> None:
     fleet.limit("chatgpt2api", max_active=4)
     many, one = fleet.customer(), fleet.customer()
     fleet.orders(40, many, **ASYNC)

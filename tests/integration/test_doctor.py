@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from sqlalchemy import text
 from app.commands import main
 from core.db import Database, make_engine
 from core.ids import new_id
-from jobs import audit, heartbeats, sweep
+from jobs import audit, capacity, heartbeats, sweep
+from jobs.capacity import Limits
 from jobs.doctor import Doctor, Finding
 from jobs.mending import Mender
 from providers import catalog
@@ -118,7 +118,7 @@ def test_without_a_worker_the_queue_says_so(house: House) -> None:
     [
         ("SELECT 1", "their messages are not read"),
         ("UPDATE credentials SET paused_at = clock_timestamp()", "paused"),
-        ("UPDATE credentials SET max_active = 0", "every slot"),
+        ("UPDATE credentials SET max_active = 1", "every permit"),
     ],
 )
 def test_messages_nobody_reads_have_a_cause(house: House, trouble: str, words: str) -> None:
@@ -255,50 +255,60 @@ def test_a_deletion_that_hangs_is_told(house: House) -> None:
 # ---------------------------------------------------------------- books
 
 
-def test_slots_are_counted_anew(house: House) -> None:
-    house.job(ended_days_ago=None)
-    house.sql("UPDATE upstream_calls SET outcome = 'accepted'")
-    house.sql("UPDATE credentials SET active = 5")
-    found = findings(house)["slots_are_open_calls"]
-    assert mend(house, found) == "counted anew: 1 open calls"
+def limit(house: House, **limits: int) -> None:
+    with house.database.transaction() as connection:
+        capacity.announce(connection, CREDENTIAL, "openai", Limits(**limits))
+
+
+def holders(house: House) -> list[str]:
+    return list(house.one("SELECT array_agg(call_id ORDER BY call_id) FROM permits WHERE call_id IS NOT NULL") or [])
+
+
+def test_permits_of_calls_that_are_over_come_back_and_open_calls_get_theirs(house: House) -> None:
+    over, open_ = (house.job(ended_days_ago=None) for _ in range(2))
+    limit(house, max_active=5)
+    house.sql("UPDATE upstream_calls SET outcome = 'accepted' WHERE job_id = :id", id=open_)
+    house.sql("UPDATE permits SET call_id = :id, taken_at = clock_timestamp() WHERE number = 3", id=f"call_{over}")
+    found = findings(house)["permits_are_open_calls"]
+    assert (found.subject, "1 permits taken by no open call, 1 open calls" in found.cause) == (CREDENTIAL, True)
+    assert mend(house, found) == "its permits are those of its open calls again"
+    assert holders(house) == [f"call_{open_}"]
     assert findings(house) == {}
 
 
-def test_slots_counted_while_a_call_ends_come_out_right(house: House) -> None:
-    """A call ends in a transaction under way: the count must not forget its slot twice."""
+def test_a_permit_whose_call_is_not_written_down_yet_is_left_for_a_minute(house: House) -> None:
+    limit(house, max_active=1)
+    house.sql("UPDATE permits SET call_id = 'call_soon', taken_at = clock_timestamp()")
+    mend(house, findings(house)["permits_are_open_calls"])
+    assert holders(house) == ["call_soon"]
+    house.sql("UPDATE permits SET taken_at = clock_timestamp() - interval '61 s'")
+    mend(house, findings(house)["permits_are_open_calls"])
+    assert holders(house) == []
+
+
+def test_a_call_that_is_ending_gets_no_permit_that_it_would_not_give_back(house: House) -> None:
     house.job(ended_days_ago=None)
     house.sql("UPDATE upstream_calls SET outcome = 'accepted'")
-    house.sql("UPDATE credentials SET active = 3")
-    found = findings(house)["slots_are_open_calls"]
-    started = threading.Event()
-
-    def recount() -> None:
-        started.set()
-        mend(house, found)
-
+    house.sql("UPDATE credentials SET max_active = 1")
+    found = findings(house)["permits_are_open_calls"]
     with house.database.transaction() as connection:
         connection.execute(text("UPDATE upstream_calls SET outcome = 'kept'"))
-        connection.execute(text("UPDATE credentials SET active = active - 1"))
-        thread = threading.Thread(target=recount)
-        thread.start()
-        started.wait()
-        thread.join(0.3)
-        assert thread.is_alive()  # it waits for the row
-    thread.join()
-    assert house.one("SELECT active FROM credentials WHERE id = :id", id=CREDENTIAL) == 0
+        mend(house, found)  # does not wait for it
+    assert holders(house) == []
+    assert findings(house) == {}
 
 
 @pytest.mark.parametrize("drift", [-7, 7])
 def test_a_drift_is_closed_only_when_asked_and_in_the_open(house: House, drift: int) -> None:
     house.job(quiet=False)
-    house.sql("UPDATE balances SET available = available + :drift", drift=drift)
+    house.sql("UPDATE balances SET spendable = spendable + :drift", drift=drift)
     with house.database.transaction() as connection:
-        assert {finding.invariant for finding in audit.check(connection)} >= {"balance_is_sum_of_transfers"}
-    found = next(f for f in doctor(house).examine() if f.kind == "balance_is_sum_of_transfers")
+        assert {finding.invariant for finding in audit.check(connection)} >= {"spendable_is_transferred_less_queued"}
+    found = next(f for f in doctor(house).examine() if f.kind == "spendable_is_transferred_less_queued")
     assert (mend(house, found), "--money" in found.mend) == (None, True)
-    before = house.one("SELECT available FROM balances")
+    before = house.one("SELECT spendable FROM balances")
     assert "adjusted" in str(mend(house, found, money=True))
-    assert house.one("SELECT available FROM balances") == before  # what its owner was told stands
+    assert house.one("SELECT spendable FROM balances") == before  # what its owner was told stands
     with house.database.autocommit() as connection:
         [entry] = [each for each in ledger.entries(connection, house.account_id) if each.kind == "adjust"]
     assert (entry.amount, entry.target == "acct:available") == (7, drift > 0)
@@ -309,12 +319,23 @@ def test_a_drift_is_closed_only_when_asked_and_in_the_open(house: House, drift: 
 
 def test_a_miscounted_hold_is_counted_anew_with_a_line_in_the_ledger(house: House) -> None:
     house.job(ended_days_ago=None)
-    house.sql("UPDATE balances SET held = held + 5, queued = queued + 3")
-    found = next(f for f in doctor(house).examine() if f.kind == "held_is_what_jobs_say")
+    house.sql("UPDATE balances SET reserved = reserved + 8")
+    found = next(f for f in doctor(house).examine() if f.kind == "reserved_is_queued_and_held")
     assert "adjusted" in str(mend(house, found, money=True))
-    assert house.one("SELECT held || '/' || queued FROM balances") == f"{PRICE}/0"
+    assert house.one("SELECT reserved FROM balances") == PRICE
     with house.database.autocommit() as connection:
         assert [e.amount for e in ledger.entries(connection, house.account_id) if e.kind == "adjust"] == [0]
+    assert findings(house) == {}
+
+
+def test_a_balance_row_that_is_gone_comes_back_from_the_transfers(house: House) -> None:
+    house.job(ended_days_ago=None)
+    before = house.one("SELECT spendable || '/' || reserved FROM balances")
+    house.sql("DELETE FROM balances")
+    found = next(f for f in doctor(house).examine() if f.kind == "money_has_a_balance")
+    assert (mend(house, found), "--money" in found.mend) == (None, True)
+    assert "no balance row" in str(mend(house, found, money=True))
+    assert house.one("SELECT spendable || '/' || reserved FROM balances") == before
     assert findings(house) == {}
 
 
@@ -322,7 +343,7 @@ def test_what_no_adjustment_mends_is_left_to_a_person(house: House) -> None:
     job = house.job(ended_days_ago=None)
     house.sql("UPDATE jobs SET quoted = quoted + 1 WHERE id = :id", id=job)
     books = [found for found in doctor(house).examine() if found.kind != "waiting_overdue"]
-    assert {found.kind for found in books} >= {"held_is_what_jobs_say", "job_is_settled_once"}
+    assert {found.kind for found in books} >= {"held_is_what_jobs_say", "what_started_was_held"}
     assert [mend(house, found, money=True) for found in books] == [None] * len(books)
 
 
@@ -351,12 +372,12 @@ def test_the_command_says_well(run: Any, house: House) -> None:
 def test_the_command_lists_mends_and_ends_with_what_is_left(run: Any, house: House) -> None:
     job = house.job()
     house.store.delete(house.keys(job)[0])
-    house.sql("UPDATE balances SET available = available + 7")
+    house.sql("UPDATE balances SET spendable = spendable + 7")
     listed = run("--json")
     document = json.loads(listed.stdout)
     assert (listed.exit_code, document["clean"]) == (1, False)
     kinds = {finding["kind"]: finding for finding in document["findings"]}
-    assert kinds.keys() >= {"picture_missing", "balance_is_sum_of_transfers"}
+    assert kinds.keys() >= {"picture_missing", "spendable_is_transferred_less_queued"}
     assert kinds["picture_missing"]["mended"] is None and kinds["picture_missing"]["since"]
 
     fixed = run("--fix")

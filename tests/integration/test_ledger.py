@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 from job_engine import ASYNC_PRICE, CREDIT, Engine
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from jobs.desk import Customer
 from quota import ledger
-from quota.errors import InsufficientCreditsError
+from quota.errors import InsufficientCreditsError, LedgerMismatchError
 from quota.ledger import Balance
+
+
+def balance(engine: Engine, customer: Customer) -> Balance:
+    with engine.database.autocommit() as connection:
+        return ledger.balance(connection, customer.account_id)
 
 
 def test_of_many_at_once_exactly_those_covered_are_accepted(engine: Engine) -> None:
@@ -33,7 +40,7 @@ def test_of_many_at_once_exactly_those_covered_are_accepted(engine: Engine) -> N
     for thread in threads:
         thread.join()
     assert (results.count("accepted"), results.count("refused")) == (10, 54)
-    assert engine.balance(customer) == Balance(available=CREDIT, queued=CREDIT, held=0)
+    assert balance(engine, customer) == Balance(spendable=0, reserved=CREDIT)
 
 
 def test_orders_beyond_the_balance_leave_no_row(engine: Engine) -> None:
@@ -60,10 +67,10 @@ def test_a_hold_exists_once_per_job(engine: Engine, account: Customer) -> None:
     with engine.database.transaction() as connection:
         ledger.admit(connection, account.account_id, 2 * CREDIT)
         ledger.hold(connection, account.account_id, "job_x", CREDIT)
-    before = engine.balance(account)
+    before = balance(engine, account)
     with pytest.raises(IntegrityError), engine.database.transaction() as connection:
         ledger.hold(connection, account.account_id, "job_x", CREDIT)
-    assert engine.balance(account) == before
+    assert balance(engine, account) == before
 
 
 def test_a_job_is_settled_once(engine: Engine, account: Customer) -> None:
@@ -72,19 +79,87 @@ def test_a_job_is_settled_once(engine: Engine, account: Customer) -> None:
             ledger.admit(connection, account.account_id, CREDIT)
             ledger.hold(connection, account.account_id, job_id, CREDIT)
         ledger.settle(connection, account.account_id, "job_x", captured=CREDIT - 1, released=1)
-    before = engine.balance(account)
-    assert before == Balance(available=1000 * CREDIT - 2 * CREDIT + 1, queued=0, held=CREDIT)
+    before = balance(engine, account)
+    assert before == Balance(spendable=1000 * CREDIT - 2 * CREDIT + 1, reserved=CREDIT)
     with pytest.raises(IntegrityError), engine.database.transaction() as connection:
         ledger.settle(connection, account.account_id, "job_x", captured=CREDIT - 1, released=1)
-    assert engine.balance(account) == before
+    assert balance(engine, account) == before
+
+
+def test_a_hold_changes_no_balance_row(engine: Engine, account: Customer) -> None:
+    """Nor waits for one that another transaction has locked."""
+    with engine.database.transaction() as connection:
+        ledger.admit(connection, account.account_id, CREDIT)
+    [row] = engine.rows("SELECT ctid, xmin, xmax, spendable, reserved FROM balances")
+    with engine.database.transaction() as other, engine.database.transaction() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '100ms'"))
+        ledger.lock(other, account.account_id)
+        [locked] = engine.rows("SELECT ctid, xmin, xmax, spendable, reserved FROM balances")
+        ledger.hold(connection, account.account_id, "job_x", CREDIT)
+    assert engine.transfers("job_x") == {"hold": CREDIT}
+    assert engine.rows("SELECT ctid, xmin, xmax, spendable, reserved FROM balances") == [locked]
+    assert row[:2] == locked[:2]
+
+
+@pytest.mark.parametrize("captured", [0, 3, 10])
+def test_a_settlement_splits_the_hold(engine: Engine, account: Customer, captured: int) -> None:
+    released = 10 - captured
+    with engine.database.transaction() as connection:
+        ledger.admit(connection, account.account_id, 10)
+        ledger.hold(connection, account.account_id, "job_x", 10)
+        ledger.settle(connection, account.account_id, "job_x", captured=captured, released=released)
+    assert balance(engine, account) == Balance(spendable=1000 * CREDIT - captured, reserved=0)
+    moved = {"hold": 10, "capture": captured, "release": released}
+    assert engine.transfers("job_x") == {kind: amount for kind, amount in moved.items() if amount}
+
+
+def test_money_that_is_not_there_does_not_move(engine: Engine, account: Customer) -> None:
+    """Each verb without its balance row, its reservation or its hold is an error and no silence."""
+    poor, nothing = engine.account(0), Balance()
+    with engine.database.transaction() as connection:
+        ledger.admit(connection, account.account_id, 10)
+        ledger.hold(connection, account.account_id, "job_held", 10)
+    verbs: dict[str, Callable[[Connection], None]] = {
+        "no row to withdraw to": lambda c: ledger.withdraw(c, poor.account_id, 1),
+        "no row to hold from": lambda c: ledger.hold(c, poor.account_id, "job_x", 1),
+        "less reserved than that": lambda c: ledger.hold(c, account.account_id, "job_x", 11),
+        "never held": lambda c: ledger.settle(c, account.account_id, "job_x", captured=1, released=0),
+        "less held": lambda c: ledger.settle(c, account.account_id, "job_held", captured=0, released=11),
+        "more held": lambda c: ledger.settle(c, account.account_id, "job_held", captured=9, released=0),
+        "held by another": lambda c: ledger.settle(c, poor.account_id, "job_held", captured=0, released=10),
+    }
+    before, count = balance(engine, account), engine.one("SELECT count(*) FROM transfers")
+    for why, verb in verbs.items():
+        with pytest.raises(LedgerMismatchError), engine.database.transaction() as connection:
+            verb(connection)
+        assert (balance(engine, account), balance(engine, poor), why) == (before, nothing, why)
+    assert engine.one("SELECT count(*) FROM transfers") == count
+    engine.sql("DELETE FROM balances")
+    with pytest.raises(LedgerMismatchError), engine.database.transaction() as connection:
+        ledger.settle(connection, account.account_id, "job_held", captured=0, released=10)
+
+
+def test_what_costs_nothing_needs_no_balance(engine: Engine) -> None:
+    poor = engine.account(0)
+    with engine.database.transaction() as connection:
+        ledger.withdraw(connection, poor.account_id, 0)
+        ledger.hold(connection, poor.account_id, "job_free", 0)
+        ledger.settle(connection, poor.account_id, "job_free", captured=0, released=0)
+    assert engine.transfers("job_free") == {"hold": 0}
+    assert engine.one("SELECT count(*) FROM balances") == 0
+
+
+def test_more_is_never_given_back_than_was_reserved(engine: Engine, account: Customer) -> None:
+    with pytest.raises(IntegrityError), engine.database.transaction() as connection:
+        ledger.withdraw(connection, account.account_id, 1)
 
 
 def test_withdrawing_undoes_an_admission(engine: Engine, account: Customer) -> None:
-    before = engine.balance(account)
+    before = balance(engine, account)
     with engine.database.transaction() as connection:
         ledger.admit(connection, account.account_id, CREDIT)
         ledger.withdraw(connection, account.account_id, CREDIT)
-    assert engine.balance(account) == before
+    assert balance(engine, account) == before
 
 
 @pytest.mark.parametrize(

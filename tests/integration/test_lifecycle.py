@@ -329,11 +329,9 @@ def test_nudges_say_who_is_to_look(engine: Engine, account: Customer) -> None:
         "UPDATE jobs SET n = 0",
         "UPDATE jobs SET n = 11",
         "UPDATE jobs SET captured = quoted, released = 1",
-        "UPDATE balances SET available = -1, queued = 0",
-        "UPDATE balances SET held = -1",
-        "UPDATE balances SET queued = -1",
+        "UPDATE balances SET spendable = -1",
+        "UPDATE balances SET reserved = -1",
         "UPDATE balances SET queued = available + 1",
-        "UPDATE credentials SET active = -1",
         "INSERT INTO images SELECT id, 0, 'call_none', 'k', 'image/png', 1, 1, 1, 'x' FROM jobs",
     ],
 )

@@ -28,9 +28,10 @@ from sqlalchemy import Connection, event, text
 
 from accounts.accounts import create_account
 from core.ids import new_id
-from jobs import answers, audit, calls, decide, lifecycle, loading, steps, sweep
+from jobs import answers, audit, calls, capacity, decide, lifecycle, loading, steps, sweep
 from jobs.answers import Answer
 from jobs.calls import KeptImage
+from jobs.capacity import Limits
 from jobs.errors import StaleJobError
 from jobs.lifecycle import NewJob
 from jobs.loading import LiveJob, OpenCall
@@ -43,7 +44,7 @@ from quota.errors import InsufficientCreditsError
 
 UNIT = 100_000
 LIVE_OWNER, DEAD_OWNER = "wkr_test", "wkr_dead"
-SLOTS_OF_A_CREDENTIAL = 7
+PERMITS_OF_A_CREDENTIAL = 7
 _names = itertools.count(1)
 
 # Where each verb may take a job from, and to where. Everything else must leave the row as it was.
@@ -327,8 +328,9 @@ class Money(RuleBasedStateMachine):
         captured = self._one(
             "SELECT coalesce(sum(captured), 0) FROM jobs WHERE account_id = :id", self.world.account_id
         )
-        assert balance.available + balance.held + captured == self.world.granted
-        assert balance.queued <= balance.available
+        assert balance.spendable + balance.reserved + captured == self.world.granted
+        live = "SELECT coalesce(sum(quoted), 0) FROM jobs WHERE account_id = :id AND finished_at IS NULL"
+        assert balance.reserved == self._one(live, self.world.account_id)
 
     @invariant()
     def an_end_is_an_end(self) -> None:
@@ -465,14 +467,13 @@ def _empty(bench: Workbench) -> None:
     """Each example begins alike, for its choices follow from what it finds."""
     with bench.database.transaction() as connection:
         connection.execute(text("ALTER TABLE transfers DISABLE TRIGGER transfers_are_final"))
-        for table in ("jobs", "transfers", "balances", "accounts", "marks"):
+        for table in ("jobs", "transfers", "balances", "accounts", "marks", "permits"):
             connection.execute(text(f"DELETE FROM {table}"))
         connection.execute(text("ALTER TABLE transfers ENABLE TRIGGER transfers_are_final"))
         # One provider's credential has an end, so that claims find no room, too.
-        connection.execute(
-            text("UPDATE credentials SET active = 0, max_active = CASE provider WHEN 'chatgpt2api' THEN :most END"),
-            {"most": SLOTS_OF_A_CREDENTIAL},
-        )
+        for row in connection.execute(text("SELECT id, provider FROM credentials")).all():
+            most = PERMITS_OF_A_CREDENTIAL if row.provider == "chatgpt2api" else None
+            capacity.announce(connection, row.id, row.provider, Limits(max_active=most))
         connection.execute(text("UPDATE workers SET heartbeat_at = clock_timestamp() + interval '1 hour'"))
 
 

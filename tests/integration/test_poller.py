@@ -6,13 +6,15 @@ import threading
 from typing import Any
 
 import pytest
-from job_engine import SYNC_MODEL, Engine
+from job_engine import SYNC_MODEL, Engine, refuse_to_keep
 from sqlalchemy import text
 
 from core.errors import DatabaseAwayError
-from jobs import answers, lifecycle, loading, poller, runner
+from jobs import collector, loading, poller, runner, steps
 from jobs.desk import Customer
+from jobs.loading import LiveJob
 from jobs.states import Nudge
+from jobs.workbench import Workbench
 from providers.base import Running
 from sandbox.testing import Sandbox
 
@@ -30,14 +32,7 @@ def test_one_look_covers_many_jobs(engine: Engine, account: Customer, sandbox: S
     ids = waiting(engine, account, 12)
     engine.bench.publish(poller.poll(engine.bench, "chatgpt2api"))
     assert sandbox.counts()["chatgpt2api"]["checks"] == 1
-    statuses = [engine.job(job_id).status for job_id in ids]
-    assert statuses.count("succeeded") == poller.KEEP_HERE
-    collects = [nudge for nudge in engine.sent.take() if nudge.task == "jobs.collect"]
-    assert sorted(nudge.argument for nudge in collects) == sorted(
-        job_id for job_id in ids if engine.job(job_id).status == "waiting"
-    )
-    for nudge in collects:
-        engine.handle(nudge)
+    assert engine.sent.take() == []  # no message a job
     assert {engine.job(job_id).status for job_id in ids} == {"succeeded"}
     engine.assert_books_balance()
 
@@ -46,14 +41,14 @@ def test_a_finished_call_is_collected_and_not_checked_again(
     engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = waiting(engine, account, 1)
-    monkeypatch.setattr(poller, "KEEP_HERE", 0)
-    engine.poll()
-    engine.sent.take()  # and lost
+    with monkeypatch.context() as away:
+        refuse_to_keep(away)
+        engine.poll()
     assert engine.calls(job_id)[0].outcome == "finished"
     checks = sandbox.counts()["chatgpt2api"]["checks"]
     engine.poll()
     assert sandbox.counts()["chatgpt2api"]["checks"] == checks
-    assert engine.sent.take() == [Nudge("jobs.collect", "control", job_id)]
+    assert engine.job(job_id).status == "succeeded"
 
 
 def test_a_call_still_running_writes_nothing(engine: Engine, account: Customer) -> None:
@@ -93,7 +88,7 @@ def test_a_full_batch_publishes_the_next_look_before_it_looks(
     seen: list[list[Nudge]] = []
     monkeypatch.setattr(adapter, "check_many", lambda calls: seen.append(engine.sent.take()) or {})
     engine.bench.publish(poller.poll(engine.bench, "chatgpt2api"))
-    assert seen == [[Nudge("jobs.poll", "control", "chatgpt2api")]]
+    assert seen == [[Nudge("jobs.poll", "polls", "chatgpt2api")]]
 
 
 def test_two_who_find_the_same_picture_keep_it_once(
@@ -121,14 +116,14 @@ def test_one_jobs_trouble_does_not_stop_the_others_of_its_batch(
     engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = waiting(engine, account, 3)
-    finished, bad = answers.finished, engine.calls(ids[0])[0].id
+    keep = collector.keep
 
-    def poisoned(call: object, done: object) -> object:
-        if call.id == bad:
+    def poisoned(bench: Workbench, job: LiveJob, made: object) -> object:
+        if job.id == ids[0]:
             raise ZeroDivisionError
-        return finished(call, done)
+        return keep(bench, job, made)
 
-    monkeypatch.setattr(answers, "finished", poisoned)
+    monkeypatch.setattr(collector, "keep", poisoned)
     engine.poll()
     assert [engine.job(job_id).status for job_id in ids] == ["waiting", "succeeded", "succeeded"]
 
@@ -137,19 +132,19 @@ def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_
     engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = waiting(engine, account, 4)
-    taken, real = [], lifecycle.found
+    bad = set(ids[:2])
+    finish = steps.finish
 
-    def found(*args: Any, **facts: Any) -> int:
-        if len(taken) == 2:
+    def away(bench: Workbench, job: LiveJob, *args: Any, **facts: Any) -> object:
+        if job.id in bad:
             raise DatabaseAwayError("a lock was waited for too long")
-        taken.append(args[1])
-        return real(*args, **facts)
+        return finish(bench, job, *args, **facts)
 
-    monkeypatch.setattr(lifecycle, "found", found)
-    engine.poll()
-    assert [engine.job(job_id).status for job_id in taken] == ["succeeded", "succeeded"]
-    assert {engine.job(job_id).status for job_id in set(ids) - set(taken)} == {"waiting"}
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "finish", away)
+        engine.poll()
+    assert {engine.job(job_id).status for job_id in bad} == {"waiting"}
+    assert {engine.job(job_id).status for job_id in set(ids) - bad} == {"succeeded"}
     engine.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting'")
     engine.poll()
     assert {engine.job(job_id).status for job_id in ids} == {"succeeded"}
@@ -158,8 +153,7 @@ def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_
 
 def test_a_credential_that_has_gone_ends_its_calls_in_time(engine: Engine, account: Customer) -> None:
     [job_id] = waiting(engine, account, 1)
-    engine.sql("INSERT INTO credentials (id, provider, active) VALUES ('chatgpt2api/old', 'chatgpt2api', 1)")
-    engine.sql("UPDATE credentials SET active = 0 WHERE id = 'chatgpt2api/default'")
+    engine.sql("INSERT INTO credentials (id, provider) VALUES ('chatgpt2api/old', 'chatgpt2api')")
     engine.sql("UPDATE upstream_calls SET credential_id = 'chatgpt2api/old'")
     engine.poll()
     assert engine.job(job_id).status == "waiting"

@@ -9,16 +9,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from job_engine import ASYNC_PRICE, SYNC_MODEL, Engine, make_bench
-from sqlalchemy import event, text
+from job_engine import ASYNC_PRICE, SYNC_MODEL, Engine, make_bench, refuse_to_keep
+from sqlalchemy import text
 
+from core.db import Hot, Statement
 from core.embedded.ports import free_ports
 from core.errors import DatabaseAwayError
-from jobs import answers, collector, heartbeats, lifecycle, loading, poller, runner, steps
+from jobs import answers, collector, heartbeats, lifecycle, loading, runner, steps
 from jobs.answers import Answer
 from jobs.calls import KeptImage
 from jobs.desk import Customer, Reference
-from jobs.states import Nudge, Outcome
+from jobs.states import Nudge, Outcome, Signal
+from jobs.workbench import Workbench
 from providers import registry
 from providers.base import Accepted, CancelOutcome, Finished
 from providers.catalog import UnknownModelError
@@ -367,7 +369,7 @@ def test_past_the_providers_own_deadline_a_call_is_given_up_after_one_last_look(
 
 
 def test_a_full_credential_puts_jobs_off_without_hold_event_or_attempt(engine: Engine, account: Customer) -> None:
-    engine.sql("UPDATE credentials SET max_active = 1")
+    engine.limit("chatgpt2api", max_active=1)
     first, second = (engine.order(account, f"one of two {i} [sandbox:never]").task.id for i in range(2))
     engine.run(first)
     before, told = engine.balance(account), engine.events(second)
@@ -380,17 +382,17 @@ def test_a_full_credential_puts_jobs_off_without_hold_event_or_attempt(engine: E
 
 
 @pytest.mark.parametrize("prompt", ["well", "no [sandbox:refuse]", "no [sandbox:fail=policy]", "hm [sandbox:429]"])
-def test_every_end_of_a_call_frees_its_slot(engine: Engine, account: Customer, prompt: str) -> None:
-    engine.sql("UPDATE credentials SET max_active = 1")
+def test_every_end_of_a_call_gives_its_permit_back(engine: Engine, account: Customer, prompt: str) -> None:
+    engine.limit("chatgpt2api", max_active=1)
     for number in range(2):
         engine.order(account, f"{prompt} {number}")
     engine.drive(until=lambda: engine.one("SELECT count(*) FROM upstream_calls WHERE closed_at IS NOT NULL") >= 2)
-    engine.drive(until=lambda: engine.one("SELECT sum(active) FROM credentials") == 0)
+    engine.drive(until=lambda: engine.one("SELECT count(call_id) FROM permits") == 0)
     engine.assert_books_balance()
 
 
 def test_calls_beyond_the_room_are_made_when_there_is_some(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
-    engine.sql("UPDATE credentials SET max_active = 2")
+    engine.limit("chatgpt2api", max_active=2)
     job_id = engine.order(account, n=3).task.id
     engine.run(job_id)
     assert len(engine.calls(job_id)) == 2
@@ -522,12 +524,10 @@ def test_a_crashed_step_is_taken_over_at_once(
 ) -> None:
     job_id = engine.order(account).task.id
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "finish", lambda *args: 1 / 0)
+        patch.setattr(steps, "finish", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(runner.CrashedStepError) as crash:
             runner.run(engine.bench, job_id)
-    with engine.database.transaction() as connection:
-        nudges = lifecycle.crashed(connection, crash.value.job_id, crash.value.fence, give_up_s={})
-    assert nudges == [Nudge("jobs.poll", "control", "chatgpt2api")]
+    assert steps.crashed(engine.bench, crash.value) == [Nudge("jobs.poll", "polls", "chatgpt2api")]
     assert (engine.job(job_id).status, engine.calls(job_id)[0].outcome) == ("waiting", "uncertain")
     engine.drive()
     assert outcome(engine, job_id) == ("succeeded", None)
@@ -543,7 +543,7 @@ def test_a_model_that_left_the_catalogue_fails_its_jobs(
     def gone(*args: Any, **kwargs: Any) -> None:
         raise UnknownModelError("gone", ())
 
-    monkeypatch.setattr(runner, "_plan", gone)
+    monkeypatch.setattr(Workbench, "model", gone)
     before = engine.balance(account).spendable
     engine.run(job_id)
     assert outcome(engine, job_id) == ("failed", "model_unavailable")
@@ -557,42 +557,46 @@ def test_an_answer_outlives_a_database_that_is_away_for_a_while(
     """A synchronous picture is paid for: it is held in memory until it can be written."""
     tries = []
 
-    def away(*args: Any) -> bool:
+    def away(*args: Any, **kwargs: Any) -> object:
         tries.append(args)
         if len(tries) < 3:
             raise DatabaseAwayError("gone for a moment")
-        return record(*args)
+        return end(*args, **kwargs)
 
-    record = steps.answers.record
-    monkeypatch.setattr(steps.answers, "record", away)
+    end = lifecycle.end
+    monkeypatch.setattr(lifecycle, "end", away)
     job_id = engine.order(account, **SYNC).task.id
     engine.run(job_id)
+    assert len(tries) == 3
     assert outcome(engine, job_id) == ("succeeded", None)
     assert counts(sandbox, "openai")["submits"] == 1
     engine.assert_books_balance()
 
 
 @pytest.mark.parametrize("fields", [{}, SYNC])
-def test_a_commit_whose_answer_was_lost_is_found_out_about(
-    engine: Engine, account: Customer, sandbox: Sandbox, store: LocalStore, fields: dict[str, Any]
+def test_a_commit_whose_answer_was_lost_is_found_out_about(  # noqa: PLR0917 - fixtures come by name
+    engine: Engine,
+    account: Customer,
+    sandbox: Sandbox,
+    store: LocalStore,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
 ) -> None:
-    """Every COMMIT of the worker happens, and every first answer to one is lost."""
+    """Every statement that moves the job is committed, and the first answer to each is lost."""
     lost = set()
+    ask = Hot.all
 
-    def lose_the_answer(connection: Any) -> None:
-        connection.connection.commit()
-        job = connection.exec_driver_sql("SELECT max(version) FROM jobs").scalar_one()
-        connection.connection.commit()
-        if job not in lost:
-            lost.add(job)
+    def lose_the_answer(hot: Hot, statement: Statement, values: Any) -> Any:
+        rows = ask(hot, statement, values)
+        if b"UPDATE jobs" in statement.query and statement not in lost:
+            lost.add(statement)
             raise DatabaseAwayError("the answer to COMMIT was lost")
+        return rows
 
     job_id = engine.order(account, **fields).task.id
-    event.listen(engine.database.engine, "commit", lose_the_answer)
-    try:
+    with monkeypatch.context() as cut:
+        cut.setattr(Hot, "all", lose_the_answer)
         engine.run(job_id)
-    finally:
-        event.remove(engine.database.engine, "commit", lose_the_answer)
     assert len(lost) > 1
     engine.drive()
     task = engine.task(account, job_id)
@@ -605,17 +609,17 @@ def test_a_commit_whose_answer_was_lost_is_found_out_about(
 def test_a_claim_that_is_not_on_record_sends_nothing(
     engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never_committed(connection: Any) -> None:
-        connection.connection.rollback()
-        raise DatabaseAwayError("gone before COMMIT")
+    ask = Hot.all
+
+    def never_arrives(hot: Hot, statement: Statement, values: Any) -> Any:
+        if b"UPDATE jobs" in statement.query:
+            raise DatabaseAwayError("gone before it was sent")
+        return ask(hot, statement, values)
 
     job_id = engine.order(account).task.id
-    event.listen(engine.database.engine, "commit", never_committed)
-    try:
-        with pytest.raises(DatabaseAwayError):
-            engine.run(job_id)
-    finally:
-        event.remove(engine.database.engine, "commit", never_committed)
+    with monkeypatch.context() as cut:
+        cut.setattr(Hot, "all", never_arrives)
+        engine.run(job_id)
     assert (engine.job(job_id).status, counts(sandbox)["submits"]) == ("queued", 0)
 
 
@@ -659,8 +663,9 @@ def test_a_worker_woken_late_records_its_purchase_and_changes_nothing_else(  # n
         leave(engine)
         engine.bench.publish(engine.sweeper.sweep())
         if wait_for == "found":  # and not yet collected
-            monkeypatch.setattr(poller, "KEEP_HERE", 0)
-            engine.poll()
+            with monkeypatch.context() as away:
+                refuse_to_keep(away)
+                engine.poll()
             assert engine.calls(job_id)[0].outcome == "finished"
         elif wait_for == "end":
             engine.drive()
@@ -752,12 +757,12 @@ def test_a_second_collector_leaves_the_first_ones_picture_alone(
     engine.run(job_id)
     finish = steps.finish
 
-    def overtaken(*args: Any) -> list[Nudge]:
+    def overtaken(*args: Any, **kwargs: Any) -> list[Signal]:
         monkeypatch.setattr(steps, "finish", finish)
         leave(engine)
         engine.bench.publish(engine.sweeper.sweep())
         engine.drive()
-        return finish(*args)
+        return finish(*args, **kwargs)
 
     monkeypatch.setattr(steps, "finish", overtaken)
     late.poll()

@@ -39,7 +39,7 @@ def test_a_job_whose_owner_is_gone_lapses_at_once(engine: Engine, account: Custo
     with engine.database.autocommit() as connection:
         heartbeats.leave(connection, engine.bench.owner)
     fence = engine.job(job_id).fence
-    assert engine.sweeper.sweep() == [Nudge("jobs.poll", "control", "chatgpt2api")]
+    assert engine.sweeper.sweep() == [Nudge("jobs.poll", "polls", "chatgpt2api")]
     row = engine.job(job_id)
     assert (row.status, row.fence, row.owner) == ("waiting", fence + 1, None)
     assert (why(engine, job_id), engine.calls(job_id)[0].outcome) == (["owner_gone"], "uncertain")

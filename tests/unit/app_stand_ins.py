@@ -35,6 +35,7 @@ from jobs.errors import (
     JobNotFoundError,
     NotEndedError,
 )
+from jobs.funds import Funds
 from jobs.lifecycle import Cancellation
 from jobs.repository import Image, Step, Task
 from jobs.states import Nudge
@@ -42,7 +43,7 @@ from providers import catalog as catalogue
 from providers.http import UnsafeUrlError
 from providers.order_rules import OrderProblems, check_order
 from providers.order_schema import order_schema
-from quota.ledger import Balance, Entry
+from quota.ledger import Entry
 from storage.base import BlobNotFoundError, Picture
 
 KEYS = {
@@ -182,9 +183,9 @@ class Records:
     def earlier(self, account_id: str, key: Any) -> Submitted | None:
         return Submitted(self.earlier_task, [], replayed=True) if self.earlier_task else None
 
-    def balance(self, account_id: str) -> Balance:
+    def funds(self, account_id: str) -> Funds:
         self._ask()
-        return Balance(available=9_000_000, queued=2_000_000, held=1_000_000)
+        return Funds(spendable=7_000_000, queued=2_000_000, held=1_000_000)
 
     def entries(self, account_id: str, *, before_id: int | None, limit: int) -> list[Entry]:
         every = [Entry(n, "grant", "house:issued", "acct:available", 1_000_000, None, "", NOW) for n in (3, 2, 1)]

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from core.settings import SettingsError
 from jobs import capacity, circuit
 from jobs.capacity import STAY_AWAY_MAX_S, Limits, Outlook, put_off, stay_away_s
-from jobs.circuit import FAILURES_TO_OPEN, WINDOW_S, Circuit, Close, Count, News, Open, after, open_s, says_away
+from jobs.circuit import (
+    FAILURES_TO_OPEN,
+    JOBS_REMEMBERED,
+    WINDOW_S,
+    Circuit,
+    Close,
+    Count,
+    News,
+    Open,
+    after,
+    open_s,
+    says_away,
+)
 from jobs.estimates import Measured, Wait, wait
 from jobs.refill import turned
 from jobs.states import Outcome
@@ -26,22 +38,19 @@ class Upstream:
     def answers(self, away: bool, *, job: str | None = None, probe: bool = False, after_s: float = 0.0) -> None:
         self.calls += 1
         call_id = self.now.probe if probe and self.now.probe else f"call_{self.calls}"
-        known = Circuit(
-            self.now.failures, self.now.failing_for_s + after_s, self.now.failing_job, self.now.trips, self.now.probe
-        )
-        job_id = job or f"job_{self.calls}"
-        match after(known, News(call_id, job_id, away)):
-            case Count(failures, anew):
-                self.now = Circuit(failures, 0.0 if anew else known.failing_for_s, job_id)
-            case Open(trips, _):
-                self.now = Circuit(known.failures + 1, known.failing_for_s, job_id, trips, None)
+        known = replace(self.now, failing_for_s=self.now.failing_for_s + after_s)
+        match after(known, News(call_id, job or f"job_{self.calls}", away)):
+            case Count(failures, jobs, anew):
+                self.now = Circuit(failures, 0.0 if anew else known.failing_for_s, jobs)
+            case Open(trips, _, jobs):
+                self.now = Circuit(known.failures + 1, known.failing_for_s, jobs, trips, None)
             case Close():
-                self.now = Circuit()
+                self.now = Circuit(failing_jobs=known.failing_jobs)
             case None:
                 self.now = known
 
     def sends_probe(self) -> None:
-        self.now = Circuit(self.now.failures, self.now.failing_for_s, self.now.failing_job, self.now.trips, "call_p")
+        self.now = replace(self.now, probe="call_p")
 
 
 def broken() -> Upstream:
@@ -62,7 +71,7 @@ def test_one_good_answer_between_starts_again() -> None:
         for _ in range(FAILURES_TO_OPEN - 1):
             upstream.answers(away=True)
         upstream.answers(away=False)
-    assert upstream.now == Circuit()
+    assert (upstream.now.failures, upstream.now.trips) == (0, 0)
 
 
 def test_failures_over_hours_are_no_outage() -> None:
@@ -77,6 +86,39 @@ def test_the_same_job_again_and_again_counts_once() -> None:
     for _ in range(4 * FAILURES_TO_OPEN):
         upstream.answers(away=True, job="job_poison")
     assert (upstream.now.failures, upstream.now.trips) == (1, 0)
+
+
+def test_a_few_jobs_that_fail_in_turn_do_not_open_it() -> None:
+    upstream = Upstream()
+    poison = [f"job_poison_{number}" for number in range(FAILURES_TO_OPEN - 1)]
+    for _ in range(4):
+        for job in poison:
+            upstream.answers(away=True, job=job)
+    assert (upstream.now.failures, upstream.now.trips) == (FAILURES_TO_OPEN - 1, 0)
+
+
+def test_what_has_failed_before_a_good_answer_says_nothing_new_after_it() -> None:
+    upstream = Upstream()
+    poison = [f"job_poison_{number}" for number in range(FAILURES_TO_OPEN)]
+    for job in poison:
+        upstream.answers(away=True, job=job)
+    upstream.sends_probe()
+    upstream.answers(away=False, probe=True)
+    for job in poison:
+        upstream.answers(away=True, job=job)
+    assert (upstream.now.failures, upstream.now.trips) == (0, 0)
+    for _ in range(FAILURES_TO_OPEN):
+        upstream.answers(away=True)
+    assert upstream.now.trips == 1
+
+
+def test_the_jobs_that_failed_are_not_remembered_without_end() -> None:
+    upstream = Upstream()
+    for _ in range(3 * JOBS_REMEMBERED):
+        upstream.answers(away=True)
+        upstream.answers(away=False)
+    assert len(upstream.now.failing_jobs) == JOBS_REMEMBERED
+    assert upstream.now.failing_jobs[-1] == f"job_{upstream.calls - 1}"
 
 
 def test_calls_sent_before_it_opened_are_no_news() -> None:
@@ -161,7 +203,9 @@ def test_only_an_answer_that_asks_for_patience_keeps_the_fleet_away() -> None:
 
 
 def test_a_minute_is_never_counted_short() -> None:
-    assert (capacity.SPANS - 1) * capacity.SPAN_S >= 60
+    assert capacity.TOKEN_S >= 60
+    assert f"interval '{capacity.TOKEN_S} s'" in capacity.TAKE
+    assert f"interval '{capacity.PROBE_GAP_S} s'" in capacity.TAKE
     assert circuit.OPEN_MAX_S >= capacity.PROBE_GAP_S
 
 
@@ -175,7 +219,7 @@ def test_limits_are_read_by_provider() -> None:
     assert not limits("chatgpt2api", env).any
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "1e3", "99999999999", "²"])
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "1e3", "100001", "99999999999", "²"])
 def test_a_limit_that_is_none_stops_the_start_and_is_named(value: str) -> None:
     with pytest.raises(SettingsError, match="OPENAI_MAX_PER_MINUTE"):
         limits("openai", {"OPENAI_MAX_PER_MINUTE": value})

@@ -21,8 +21,9 @@ from app.commands import accounts as commands
 from app.commands import database, main
 from app.commands.output import CommandError
 from core.errors import DatabaseAwayError
+from jobs import funds
+from jobs.funds import Funds
 from quota import ledger
-from quota.ledger import Balance
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ALICE = Account("acct_1", "alice", 1, NOW, None)
@@ -73,7 +74,7 @@ def run(*arguments: str) -> Result:
 def grants(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, str]]:
     found: list[tuple[str, int, str]] = []
     monkeypatch.setattr(ledger, "grant", lambda _, account, amount, note: found.append((account, amount, note)))
-    monkeypatch.setattr(ledger, "balance", lambda *_: Balance(available=7_000_000))
+    monkeypatch.setattr(funds, "funds", lambda *_: Funds(spendable=6_000_000, queued=1_000_000))
     return found
 
 

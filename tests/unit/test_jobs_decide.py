@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.decide import (
@@ -14,11 +15,14 @@ from jobs.decide import (
     Cancel,
     Facts,
     Fail,
+    FailOver,
     Keep,
     Retry,
     Succeed,
     Wait,
     backoff_s,
+    life_s,
+    most_billed,
     next_step,
     open_slots,
     plan,
@@ -75,12 +79,55 @@ def test_what_may_be_tried_again_is_until_the_attempts_are_used_up(ended: dict[s
     assert next_step(facts(call(attempt=3, code="why", **ended))) == Fail("why")
 
 
-@pytest.mark.parametrize("code", ["upstream_rate_limited", "upstream_pool_empty", "upstream_overloaded"])
-@pytest.mark.parametrize("outcome", [Outcome.NOT_RUN, Outcome.FAILED])
-def test_come_back_later_is_borne_four_times_longer(code: str, outcome: Outcome) -> None:
+PATIENT = ["upstream_rate_limited", "upstream_pool_empty", "upstream_overloaded"]
+
+
+def repeated(outcome: Outcome, times: int, *, after: int = 0, **ended: Any) -> list[Call]:
+    """Calls of the first slot that all ended alike, numbered from ``after`` + 1."""
+    return [call(outcome, attempt=number, **ended) for number in range(after + 1, after + times + 1)]
+
+
+@pytest.mark.parametrize("code", PATIENT)
+def test_come_back_later_is_borne_four_times_longer(code: str) -> None:
     ended = {"code": code, "retryable": True}
-    assert isinstance(next_step(facts(call(outcome, attempt=11, **ended))), Retry)
-    assert next_step(facts(call(outcome, attempt=12, **ended))) == Fail(code)
+    assert isinstance(next_step(facts(*repeated(Outcome.NOT_RUN, 11, **ended))), Retry)
+    assert next_step(facts(*repeated(Outcome.NOT_RUN, 12, **ended))) == Fail(code)
+
+
+@pytest.mark.parametrize("code", PATIENT)
+def test_no_code_buys_a_call_that_may_be_billed_more_patience(code: str) -> None:
+    ended = {"code": code, "retryable": True}
+    assert isinstance(next_step(facts(*repeated(Outcome.FAILED, 2, **ended))), Retry)
+    assert next_step(facts(*repeated(Outcome.FAILED, 3, **ended))) == Fail(code)
+
+
+def test_refusals_to_run_leave_all_calls_that_may_be_billed() -> None:
+    before = repeated(Outcome.NOT_RUN, 5, code="upstream_overloaded", retryable=True)
+    busy = {"code": "upstream_overloaded", "retryable": True}
+    assert isinstance(next_step(facts(*before, *repeated(Outcome.FAILED, 2, after=5, **busy))), Retry)
+    assert isinstance(next_step(facts(*before, *repeated(Outcome.FAILED, 3, after=5, **busy))), Fail)
+
+
+def test_a_model_leaves_one_call_for_each_model_behind_it() -> None:
+    failing = {"code": "why", "retryable": True, "model": "first"}
+    chain = {"model": "first", "fallbacks": 2, "max_attempts": 4}
+    assert isinstance(next_step(facts(*repeated(Outcome.FAILED, 1, **failing), **chain)), Retry)
+    assert next_step(facts(*repeated(Outcome.FAILED, 2, **failing), **chain)) == FailOver("why")
+    # What the first did not use may be used by the last.
+    unrun = repeated(Outcome.NOT_RUN, 4, **failing)
+    second = {"code": "why", "retryable": True, "model": "second"}
+    last = {"model": "second", "fallbacks": 0, "max_attempts": 4}
+    assert isinstance(next_step(facts(*unrun, *repeated(Outcome.FAILED, 3, after=4, **second), **last)), Retry)
+    assert next_step(facts(*unrun, *repeated(Outcome.FAILED, 4, after=4, **second), **last)) == Fail("why")
+
+
+def test_after_another_model_the_pause_begins_again() -> None:
+    before = repeated(Outcome.NOT_RUN, 4, model="first", code="upstream_rate_limited", retry_after_s=300.0)
+    assert next_step(facts(*before, model="second")) == Retry("no_capacity", 0.0)
+    step = next_step(facts(*before, call(Outcome.NOT_RUN, attempt=5, model="second", code="why"), model="second"))
+    assert isinstance(step, Retry)
+    assert step.code == "why"
+    assert step.after_s <= 2.4
 
 
 def test_retry_after_is_obeyed_within_bounds() -> None:
@@ -190,6 +237,95 @@ def test_no_step_forgets_an_open_call_or_pays_for_more_than_was_made(given_facts
             assert code
         case Retry():
             assert plan(given_facts, max_per_call=1)
+
+
+@dataclass
+class Life:
+    """A job lived through: what became of its calls, and at which models."""
+
+    facts: Facts
+    ended: Any = None
+    waits: list[tuple[str, float]] = field(default_factory=list)  # (model about to be asked, pause before it)
+
+
+def lived(data: st.DataObject) -> Life:
+    """A job from its first call to its end, whatever the upstreams answer and however few permits there are."""
+    draw = data.draw
+    n, most, behind = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(0, 3))
+    max_per_call = draw(st.integers(1, 3))
+    life = Life(Facts(n=n, calls=(), max_attempts=most, model="model0", fallbacks=behind))
+    # Mostly what goes on, or lives would be too short to break a promise.
+    goes_on = st.sampled_from([Outcome.NOT_RUN, Outcome.FAILED, Outcome.FAILED])
+    outcomes = st.one_of(goes_on, goes_on, st.sampled_from(ENDED))
+    for _ in range(400):
+        now = life.facts
+        planned = plan(now, max_per_call=max_per_call)
+        if planned:
+            permits = draw(st.integers(1, len(planned)))
+            made = [
+                Call(
+                    f"call_{slot}_{attempt}",
+                    slot,
+                    attempt,
+                    images,
+                    outcome := draw(outcomes),
+                    kept=images if outcome is Outcome.KEPT else 0,
+                    code=draw(st.sampled_from(["why", *PATIENT])),
+                    retryable=draw(st.sampled_from([True, True, True, False])),
+                    retry_after_s=draw(st.sampled_from([None, None, 30.0])),
+                    model=now.model,
+                )
+                for slot, images, attempt in planned[:permits]
+            ]
+            now = life.facts = replace(now, calls=(*now.calls, *made))
+        match next_step(now):
+            case Retry(_, after_s):
+                life.waits.append((now.model, after_s))
+            case FailOver():
+                number = 1 + int(now.model.removeprefix("model"))
+                life.facts = replace(now, model=f"model{number}", fallbacks=now.fallbacks - 1)
+                life.waits.append((life.facts.model, 0.0))
+            case step:
+                life.ended = step
+                return life
+    return life
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_no_life_has_more_calls_than_promised(data: st.DataObject) -> None:
+    """The promise of docs/errors.md, "How often an upstream is called"."""
+    life = lived(data)
+    assert isinstance(life.ended, Succeed | Fail)
+    models = 1 + life.facts.fallbacks + int(life.facts.model.removeprefix("model"))
+    most = life.facts.max_attempts
+    for slot in range(life.facts.n):
+        mine = [each for each in life.facts.calls if slot in each.slots]
+        billed = [each for each in mine if each.outcome not in (Outcome.NOT_RUN, Outcome.MISCONFIGURED)]
+        assert len(billed) <= max(most, models) == most_billed(most, models)
+        for model in {each.model for each in mine}:
+            is_last = model == life.facts.model and life.facts.fallbacks == 0
+            assert sum(each.model == model for each in mine) <= most * (4 if is_last else 1)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_pauses_are_those_of_the_present_model(data: st.DataObject) -> None:
+    life = lived(data)
+    for model, after_s in life.waits:
+        tries = max(
+            (
+                sum(each.model == model and slot in each.slots for each in life.facts.calls)
+                for slot in range(life.facts.n)
+            ),
+            default=0,
+        )
+        assert after_s <= max(30.0, 1.2 * min(60.0, 2.0 * 2.5 ** max(0, tries - 1)))
+
+
+def test_a_life_has_time_for_every_call_and_the_longest_pauses() -> None:
+    assert life_s(4, 1, 720.0) == 4 * (720.0 + 72.0)
+    assert life_s(2, 3, 100.0) == 3 * 172.0
 
 
 @settings(max_examples=200, deadline=None)

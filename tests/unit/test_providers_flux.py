@@ -6,7 +6,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -369,9 +369,8 @@ def server() -> Iterator[Server]:
         running.shutdown()
 
 
-def call(poll_url: str | None = None, upstream_id: str | None = TASK, age_s: float = 3600) -> CallRef:
-    sent_at = datetime.now(UTC) - timedelta(seconds=age_s)
-    return CallRef(f"call {poll_url}", "key", "flux-2-pro", upstream_id, poll_url, sent_at)
+def call(poll_url: str | None = None, upstream_id: str | None = TASK, age_s: float | None = 3600) -> CallRef:
+    return CallRef(f"call {poll_url}", "key", "flux-2-pro", upstream_id, poll_url, age_s=age_s)
 
 
 def test_the_key_goes_to_the_base_as_x_key(server: Server) -> None:
@@ -432,14 +431,26 @@ def test_a_call_that_never_got_an_id_is_not_called_missing(server: Server) -> No
 
 def test_not_found_means_missing_only_after_a_while_and_on_the_tasks_own_host(server: Server) -> None:
     own = f"{server.url}/v1/get_result?id={TASK}"
-    for _ in range(3):
+    for _ in range(4):
         server.will(task("Task not found"))
     provider = server.provider()
     assert provider.check(call(own, age_s=2)) == Running(step="Task not found")
+    assert provider.check(call(own, age_s=None)) == Running(step="Task not found")
     assert provider.check(call(own)) == Missing()
     with pytest.raises(Uncertain):
         provider.check(call(None))
     assert server.asked[-1][0] == f"/gateway/v1/get_result?id={TASK}"
+
+
+@pytest.mark.parametrize(("age_s", "wanted"), [(2.0, Running(step="Task not found")), (3600.0, Missing())])
+@pytest.mark.parametrize("clock_off_s", [-86_400, 86_400])
+def test_the_age_of_a_task_is_the_databases_whatever_our_clock_says(
+    server: Server, age_s: float, wanted: Running | Missing, clock_off_s: int
+) -> None:
+    server.will(task("Task not found"))
+    sent_at = datetime.now(UTC) + timedelta(seconds=clock_off_s)
+    poll_url = f"{server.url}/v1/get_result?id={TASK}"
+    assert server.provider().check(replace(call(poll_url, age_s=age_s), sent_at=sent_at)) == wanted
 
 
 def test_a_cluster_that_is_away_does_not_hide_the_others(server: Server) -> None:

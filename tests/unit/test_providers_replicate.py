@@ -443,18 +443,26 @@ def test_nothing_is_bought_when_an_upload_fails(server: Server, status: int) -> 
 )
 def test_only_what_was_made_long_ago_can_be_missing(server: Server, sent_ago_s: float | None, gone: bool) -> None:
     server.will(404, detail="The requested resource could not be found.", status=404)
-    sent_at = None if sent_ago_s is None else datetime.now(UTC) - timedelta(seconds=sent_ago_s)
     if gone:
-        assert server.provider().check(call(sent_at=sent_at)) == Missing()
+        assert server.provider().check(call(age_s=sent_ago_s)) == Missing()
         return
     with pytest.raises(NotRun):
-        server.provider().check(call(sent_at=sent_at))
+        server.provider().check(call(age_s=sent_ago_s))
+
+
+def test_the_age_of_a_prediction_is_the_databases_whatever_our_clock_says(server: Server) -> None:
+    for _ in range(2):
+        server.will(404, detail="The requested resource could not be found.", status=404)
+    ahead, behind = (datetime.now(UTC) + timedelta(days=days) for days in (1, -1))
+    assert server.provider().check(call(sent_at=ahead, age_s=600.0)) == Missing()
+    with pytest.raises(NotRun):
+        server.provider().check(call(sent_at=behind, age_s=1.0))
 
 
 def test_a_404_that_is_not_replicates_own_never_means_missing(server: Server) -> None:
     server.answers.append((404, b"<html>"))
     with pytest.raises(NotRun):
-        server.provider().check(call(sent_at=SINCE))
+        server.provider().check(call(age_s=3600.0))
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 422, 503])

@@ -15,9 +15,9 @@ from celery.worker.request import create_request_cls
 from kombu.message import Message
 
 from core.errors import DatabaseAwayError, DatabaseChangedError
-from jobs import collector, poller, runner, steps
+from jobs import poller, runner, steps
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.states import Ended, News, Nudge
+from jobs.states import Ended, Nudge, Signal
 from workers import drain, tasks, wiring
 from workers.celery_app import app
 from workers.task_events import TaskEvents
@@ -26,7 +26,7 @@ JOB = "job_1"
 WAKE = Nudge("wake", "", JOB)
 OTHER = Ended("job_2", "cancelled")
 
-Outcome = list[News] | Exception
+Outcome = list[Signal] | Exception
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Stage:
     def send(self, kind: str, **fields: Any) -> None:
         self.said.append((kind, fields))
 
-    def publish(self, news: list[News]) -> bool:
+    def publish(self, news: list[Signal]) -> bool:
         if news:
             self.said.append(("published", list(news)))
         return True
@@ -69,7 +69,7 @@ def outcome(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, what: Outco
     """Let a function of the job engine return or raise; what it was called with is returned."""
     called: list[Any] = []
 
-    def stand_in(_bench: object, argument: object) -> list[News]:
+    def stand_in(_bench: object, argument: object) -> list[Signal]:
         called.append(argument)
         if isinstance(what, Exception):
             raise what
@@ -214,13 +214,13 @@ def test_trouble_that_is_not_the_jobs_says_nothing_of_it(
 
 
 def test_a_step_that_met_a_migration_begins_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers: list[Callable[[], list[News]]] = [_changed, lambda: [Ended(JOB, "succeeded")]]
+    answers: list[Callable[[], list[Signal]]] = [_changed, lambda: [Ended(JOB, "succeeded")]]
     monkeypatch.setattr(runner, "run", lambda _bench, _job: answers.pop(0)())
     deliver(stage, tasks.run)
     assert stage.kinds() == ["task-started", "task-succeeded"]
 
 
-def _changed() -> list[News]:
+def _changed() -> list[Signal]:
     raise DatabaseChangedError("")
 
 
@@ -250,18 +250,15 @@ class _Nothing:
     def __exit__(self, *_: object) -> None: ...
 
 
-@pytest.mark.parametrize(("task", "module", "verb"), [("poll", poller, "poll"), ("collect", collector, "collect")])
-def test_polls_and_collects_send_no_events_and_publish_all_they_find(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, task: str, module: Any, verb: str
-) -> None:
-    found: list[News] = [Ended(JOB, "succeeded"), Ended("job_2", "failed"), WAKE]
-    outcome(monkeypatch, module, verb, found)
-    deliver(stage, getattr(tasks, task), "openai")
+def test_polls_send_no_events_and_publish_all_they_find(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Signal] = [Ended(JOB, "succeeded"), Ended("job_2", "failed"), WAKE]
+    outcome(monkeypatch, poller, "poll", found)
+    deliver(stage, tasks.poll, "openai")
     assert stage.said == [("published", found)]
 
 
-def test_a_job_that_a_collect_finds_failed_is_ended_and_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome(monkeypatch, collector, "collect", JobFailedError(JOB, "result_unavailable"))
+def test_a_job_that_a_poll_finds_failed_is_ended_and_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome(monkeypatch, poller, "poll", JobFailedError(JOB, "result_unavailable"))
     outcome(monkeypatch, steps, "end_failed", [Ended(JOB, "failed"), WAKE])
-    deliver(stage, tasks.collect, "openai")
+    deliver(stage, tasks.poll, "openai")
     assert stage.said == [("published", [Ended(JOB, "failed"), WAKE])]

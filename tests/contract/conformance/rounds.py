@@ -23,6 +23,7 @@ def call_of(order: Order, accepted: Accepted | None = None, *, key: str = KEY) -
         upstream_id=accepted.upstream_id if accepted else None,
         poll_url=accepted.poll_url if accepted else None,
         sent_at=datetime.now(UTC),
+        age_s=0.0,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -41,6 +41,8 @@ CASES: Mapping[str, str] = MappingProxyType(
         "repeated": "the same order is sent again after its answer was lost",
         "searched": "the lost order is searched for",
         "looked_at": "a call is followed to its end",
+        "progress": "looks tell how far a call is",
+        "cost": "what a call cost is told beside its result",
         "looked_in_vain": "a look fails, and the call goes on",
         "unknown_status": "a status that nobody has heard of",
         "unknown_call": "the upstream is asked about a call it never had",
@@ -91,6 +93,7 @@ class Subject:
     ways: how the twin is brought to a case, where it is not the usual way: the text of a fault.
     settings: variables beside those by which the twin leads the adapter to itself.
     gaps: cases that have no meaning here, and why; one fault of a case is written ``case fault``.
+    tells: what its answers say of the cost of a call: money, counts without a sure price, or nothing.
     """
 
     provider: str
@@ -105,6 +108,8 @@ class Subject:
     ways: Mapping[str, str] = field(default_factory=dict)
     gaps: Mapping[str, str] = field(default_factory=dict)
     variant: str = ""
+    tells: Literal["", "counts", "money"] = ""
+    tells_progress: bool = False
 
     @property
     def name(self) -> str:
@@ -116,6 +121,10 @@ class Subject:
         if self.later is None:
             cases = ("looked_at", "looked_in_vain", "unknown_status", "unknown_call", "many_at_once", "key_on_polls")
             derived = dict.fromkeys(cases, ONE_ANSWER)
+        if not self.tells:
+            derived["cost"] = "no answer tells what a call cost"
+        if not self.tells_progress:
+            derived["progress"] = "no look tells a share of the work"
         recovery = {"A": "repeated", "B": "searched", "C": ""}[CATALOG.providers[self.provider].uncertain_class]
         for case in {"repeated", "searched"} - {recovery}:
             derived[case] = "another class of recovery"
@@ -163,6 +172,7 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(
         "openai",
         plain="gpt-image-2",
+        tells="money",
         edit="gpt-image-2",
         mask="gpt-image-2",
         several="gpt-image-2",
@@ -172,6 +182,7 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(
         "stability",
         plain="stable-image-core",
+        tells="money",
         edit="stability-search-and-replace",
         mask="stability-inpaint",
         later="stability-upscale-creative",
@@ -190,6 +201,8 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(
         "flux",
         plain="flux-2-klein-4b",
+        tells="money",
+        tells_progress=True,
         edit="flux-2-klein-4b",
         mask="flux-pro-1.0-fill",
         later="flux-2-klein-4b",
@@ -197,6 +210,7 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(
         "wavespeed",
         plain="qwen-image",
+        tells="counts",
         edit="qwen-edit",
         mask="z-image-turbo-inpaint",
         several="ws-flux-schnell",
@@ -206,6 +220,8 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(
         "replicate",
         plain="replicate-flux-schnell",
+        tells="counts",
+        tells_progress=True,
         edit="replicate-flux-2-klein-4b",
         mask="replicate-sdxl",
         several="replicate-flux-schnell",
@@ -216,6 +232,7 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(
         "gemini",
         plain="gemini-3.1-flash-lite-image",
+        tells="counts",
         edit="gemini-3.1-flash-lite-image",
         envelope=frozenset({"contents.role", "contents.parts", "generationConfig.responseModalities"}),
         gaps=NO_LINKS,
@@ -223,6 +240,7 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(
         "xai",
         plain="grok-imagine-image",
+        tells="money",
         edit="grok-imagine-image",
         several="grok-imagine-image",
         envelope=frozenset({"model", "response_format"}),
@@ -251,6 +269,7 @@ SUBJECTS: tuple[Subject, ...] = (
         "huggingface",
         variant="fal",
         plain="hf-flux-dev",
+        tells="counts",
         edit="hf-flux-2-klein-9b-edit",
         later="hf-flux-dev",
         ways={"link_expired": "404"},
@@ -260,6 +279,7 @@ SUBJECTS: tuple[Subject, ...] = (
         "huggingface",
         variant="wavespeed",
         plain="hf-flux-2-dev-edit",
+        tells="counts",
         edit="hf-flux-2-dev-edit",
         later="hf-flux-2-dev-edit",
         ways={"link_expired": "404"},

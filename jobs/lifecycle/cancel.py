@@ -1,0 +1,63 @@
+"""The caller's wish to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import Connection
+
+from core.db import Hot, Statement
+from core.ids import is_id
+from jobs import states
+from jobs.errors import JobNotFoundError
+from jobs.lifecycle.end import cancelled, end
+from jobs.states import JobStatus, Signal
+
+CancelAnswer = Literal["freed_in_queue", "too_late", "stop_requested"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    outcome: CancelAnswer
+    nudges: Sequence[Signal]
+
+
+LOCK = Statement("""
+SELECT status, provider, version, attempt FROM jobs WHERE id = :id AND account_id = :account_id FOR UPDATE
+""")
+
+# After the lock, and not in one statement with it: that would count what was there before the lock was ours.
+IMAGES = Statement("SELECT count(*) FROM images WHERE job_id = :id")
+
+REQUEST = Statement("""
+UPDATE jobs
+SET cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()), due_at = clock_timestamp(),
+    version = version + 1
+WHERE id = :id
+""")
+
+
+def cancel(
+    connection: Connection, account_id: str, job_id: str, *, charge: Literal["full", "none"] = "full"
+) -> Cancellation:
+    """The caller's wish to stop. Never calls an upstream.
+
+    In the queue nothing is in flight: final and free, but for images that earlier calls have made
+    (``charge``, setting CANCEL_CHARGE). Later it is a request: a worker asks the upstream and the
+    job's end tells the outcome. Raises JobNotFoundError.
+    """
+    hot = Hot.of(connection)
+    row = hot.one_or_none(LOCK, {"id": job_id, "account_id": account_id}) if is_id(job_id, "job") else None
+    if row is None:
+        raise JobNotFoundError("no such job")
+    if row.status == JobStatus.QUEUED:
+        made = bool(row.attempt and hot.scalar(IMAGES, {"id": job_id}))
+        outcome: CancelAnswer = "too_late" if made else "freed_in_queue"
+        done = end(hot, job_id, row.version, cancelled(outcome, charged=made and charge == "full"))
+        return Cancellation(outcome, done.signals)
+    if row.status in states.TERMINAL:
+        return Cancellation("too_late", [])
+    hot.run(REQUEST, {"id": job_id})
+    return Cancellation("stop_requested", [states.poll(row.provider), states.wake(job_id)])

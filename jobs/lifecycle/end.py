@@ -1,0 +1,203 @@
+"""Any live state -> SUCCEEDED, FAILED or CANCELLED: what was made is paid for, the rest returned, in one statement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from core.db import Hot, Statement
+from jobs import failures, states
+from jobs.calls import CallRow, KeptImage
+from jobs.errors import StaleJobError
+from jobs.lifecycle.park import written
+from jobs.states import Ended, EndStatus, JobStatus, Signal
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a job ends. ``charged``: the images kept are paid for; without, everything goes back.
+
+    ``code`` says why it failed, ``outcome`` how its cancel went; ``notes`` are warnings for its owner.
+    """
+
+    status: EndStatus
+    charged: bool
+    code: str | None = None
+    outcome: str | None = None
+    notes: Sequence[str] = ()
+
+
+# ``before`` and ``image`` share one snapshot and do not see each other: together they are all images.
+# The version keeps it so: whoever kept another image meanwhile has raised it, and nothing moves here.
+END = Statement("""
+WITH seen AS (
+    SELECT id, account_id, unit_price, quoted, money FROM jobs
+    WHERE id = :id AND version = :version AND status IN ('queued', 'running', 'waiting')
+    FOR UPDATE
+),
+said AS (
+    SELECT c.id, c.outcome, c.frees, c.closes, c.upstream_id, c.poll_url, c.result, c.error_code, c.error_detail,
+        c.retryable, c.retry_after_s, c.kept, c.written_off, c.deadline_s, c.reported_cost, c.usage
+    FROM seen, jsonb_to_recordset(CAST(:calls AS jsonb)) AS c(id text, outcome text, frees boolean, closes boolean,
+        upstream_id text, poll_url text, result jsonb, error_code text, error_detail text, retryable boolean,
+        retry_after_s float, kept smallint, written_off boolean, deadline_s float, reported_cost bigint, usage jsonb)
+),
+call AS (
+    UPDATE upstream_calls AS c
+    SET outcome = said.outcome, answered_at = coalesce(c.answered_at, clock_timestamp()),
+        closed_at = CASE WHEN said.closes THEN clock_timestamp() END,
+        upstream_id = coalesce(said.upstream_id, c.upstream_id), poll_url = coalesce(said.poll_url, c.poll_url),
+        result = said.result, missing_since = NULL, error_code = said.error_code, error_detail = said.error_detail,
+        retryable = said.retryable, retry_after_s = said.retry_after_s, pictures_kept = said.kept,
+        written_off = c.written_off OR said.written_off,
+        reported_cost = coalesce(said.reported_cost, c.reported_cost), usage = coalesce(said.usage, c.usage)
+    FROM said WHERE c.id = said.id
+    RETURNING c.id
+),
+image AS (
+    INSERT INTO images (job_id, index, call_id, key, mime, width_px, height_px, size_bytes, sha256, seed,
+        revised_prompt, text)
+    SELECT seen.id, i.index, i.call_id, i.key, i.mime, i.width_px, i.height_px, i.size_bytes, i.sha256, i.seed,
+        i.revised_prompt, i.text
+    FROM seen, jsonb_to_recordset(CAST(:images AS jsonb)) AS i(index smallint, call_id text, key text, mime text,
+        width_px int, height_px int, size_bytes bigint, sha256 text, seed bigint, revised_prompt text, text text)
+    ON CONFLICT (job_id, index) DO NOTHING
+    RETURNING call_id
+),
+before AS (
+    SELECT i.call_id FROM seen JOIN images AS i ON i.job_id = seen.id
+),
+-- What the images kept cost, each at the price of the model that made it.
+made AS (
+    SELECT count(*) AS images, coalesce(sum(coalesce(c.unit_price, seen.unit_price)), 0) AS worth
+    FROM (SELECT call_id FROM before UNION ALL SELECT call_id FROM image) AS kept
+    JOIN upstream_calls AS c ON c.id = kept.call_id CROSS JOIN seen
+),
+freed AS (
+    UPDATE permits SET call_id = NULL, taken_at = NULL FROM said WHERE said.frees AND permits.call_id = said.id
+    RETURNING permits.number
+),
+job AS (
+    UPDATE jobs
+    SET status = :status, version = jobs.version + 1, owner = NULL, step_deadline_at = NULL, money = 'settled',
+        finished_at = clock_timestamp(),
+        captured = CASE WHEN CAST(:charged AS boolean) THEN made.worth ELSE 0 END,
+        released = jobs.quoted - CASE WHEN CAST(:charged AS boolean) THEN made.worth ELSE 0 END,
+        failure_code = :code, failure_detail = :detail, cancel_outcome = :outcome,
+        cancel_requested_at = CASE WHEN CAST(:status AS text) = 'cancelled'
+            THEN coalesce(jobs.cancel_requested_at, clock_timestamp()) ELSE jobs.cancel_requested_at END,
+        notes = coalesce(jobs.notes || CAST(:notes AS jsonb), jobs.notes, CAST(:notes AS jsonb))
+    FROM seen, made
+    WHERE jobs.id = seen.id
+    RETURNING jobs.id, jobs.account_id, jobs.provider, jobs.attempt, jobs.captured, jobs.released, jobs.quoted,
+        jobs.node, seen.money AS money_before, made.images,
+        CAST(extract(epoch FROM jobs.finished_at - jobs.started_at) AS float) AS runtime_s
+),
+event AS (
+    INSERT INTO job_events (job_id, type, at, data)
+    SELECT job.id, 'collecting', clock_timestamp() - make_interval(secs => CAST(:collected_s AS float)),
+        jsonb_build_object('worker', CAST(:owner AS text), 'attempt', job.attempt, 'provider', job.provider)
+    FROM job WHERE CAST(:collected_s AS float) IS NOT NULL
+    UNION ALL
+    SELECT job.id, CAST(:status AS text), clock_timestamp(), jsonb_strip_nulls(jsonb_build_object(
+        'code', CAST(:code AS text), 'outcome', CAST(:outcome AS text), 'pictures', job.images,
+        'attempt', job.attempt, 'provider', job.provider,
+        'captured_microcredits', job.captured, 'released_microcredits', job.released))
+    FROM job
+),
+-- Last, for balances are the hottest locks; what was never held is only reserved no more.
+balance AS (
+    UPDATE balances AS b SET reserved = b.reserved - job.quoted, spendable = b.spendable + job.released
+    FROM job
+    WHERE b.account_id = job.account_id AND job.quoted > 0 AND (SELECT count(*) FROM freed) >= 0
+    RETURNING b.account_id
+),
+settled AS (
+    INSERT INTO transfers (account_id, job_id, kind, source, target, amount)
+    SELECT job.account_id, job.id, part.kind, 'acct:held', part.target, part.amount
+    FROM job CROSS JOIN LATERAL (VALUES
+        ('capture', 'house:revenue', job.captured), ('release', 'acct:available', job.released)
+    ) AS part(kind, target, amount)
+    WHERE job.money_before = 'held' AND part.amount > 0
+)
+SELECT job.captured, job.released, job.images, job.node, job.runtime_s,
+    -- A price that no balance has reserved, or an end without its hold, is an error: the division makes it
+    -- one, and nothing of this stands.
+    1 / CASE WHEN (job.quoted = 0 OR EXISTS (SELECT 1 FROM balance)) AND (job.money_before = 'queued' OR EXISTS (
+        SELECT 1 FROM transfers AS t WHERE t.job_id = job.id AND t.kind = 'hold' AND t.amount = job.quoted
+    )) THEN 1 ELSE 0 END AS booked,
+    EXISTS (
+        SELECT 1 FROM providers AS p WHERE p.name = job.provider AND (p.failures > 0 OR p.trips > 0)
+    ) AS troubled
+FROM job
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """``signals``: what to publish. ``troubled``: the provider's circuit wants to hear of every answer."""
+
+    signals: Sequence[Signal]
+    troubled: bool
+
+
+def end(
+    connection: Hot | Connection,
+    job_id: str,
+    version: int,
+    how: End,
+    *,
+    calls: Sequence[CallRow] = (),
+    images: Sequence[tuple[str, KeptImage]] = (),
+    collected_s: float | None = None,
+    owner: str | None = None,
+) -> Done:
+    """End a job and settle its price.
+
+    ``calls`` and ``images``: what the last step learned and kept. ``collected_s``: since when ``owner`` was
+    fetching the images, for the timeline. Raises StaleJobError, also when the job is not as it was seen.
+    """
+    hot = Hot.of(connection)
+    row = hot.one_or_none(
+        END,
+        {
+            "id": job_id,
+            "version": version,
+            "status": how.status,
+            "charged": how.charged,
+            "code": how.code,
+            "detail": failures.sentence(how.code) if how.code else None,
+            "outcome": how.outcome,
+            "notes": json.dumps(list(how.notes)) if how.notes else None,
+            "collected_s": collected_s,
+            "owner": owner,
+            **written(calls, images),
+        },
+    )
+    if row is None:
+        raise StaleJobError(f"{job_id} has moved on")
+    ended = Ended(job_id, how.status, how.code, row.runtime_s, row.node)
+    return Done([states.wake(job_id), ended], bool(row.troubled))
+
+
+def succeed(*, notes: Sequence[str] = ()) -> End:
+    """With the images kept: their price captured, the rest released."""
+    return End(JobStatus.SUCCEEDED.value, charged=True, notes=notes)
+
+
+def fail(code: str) -> End:
+    """Every credit back."""
+    return End(JobStatus.FAILED.value, charged=False, code=code)
+
+
+def expired() -> End:
+    """Not begun, or not tried again, before its deadline: free."""
+    return fail("deadline_expired")
+
+
+def cancelled(outcome: str, *, charged: bool) -> End:
+    """As its caller wished; images that could not be stopped are paid for where ``charged``."""
+    return End(JobStatus.CANCELLED.value, charged=charged, outcome=outcome)

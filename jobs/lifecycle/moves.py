@@ -1,0 +1,238 @@
+"""Between the states that live: the longer way to RUNNING, back to the queue, and away from a lost worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from core.db import Hot, Statement
+from jobs import failures, states
+from jobs.errors import StaleJobError
+from jobs.states import Ended, Money, Nudge, Signal
+from quota import ledger
+
+CLAIM = Statement("""
+WITH seen AS (
+    SELECT id, money FROM jobs
+    WHERE id = :id AND status = 'queued' AND due_at <= clock_timestamp()
+        AND (attempt > 0 OR start_deadline_at > clock_timestamp())
+    FOR UPDATE
+),
+job AS (
+    UPDATE jobs
+    SET status = 'running', version = jobs.version + 1, fence = jobs.fence + 1, owner = :owner, node = :node,
+        money = 'held', started_at = coalesce(jobs.started_at, clock_timestamp()),
+        step_deadline_at = clock_timestamp()
+            + make_interval(secs => coalesce(CAST(CAST(:step_s AS jsonb) ->> jobs.provider AS float), 120)),
+        deadline_at = clock_timestamp()
+            + make_interval(secs => coalesce(CAST(CAST(:deadline_s AS jsonb) ->> jobs.provider AS float), 3600))
+    FROM seen WHERE jobs.id = seen.id
+    RETURNING jobs.id, jobs.account_id, jobs.provider, jobs.weight, jobs.version, jobs.fence, jobs.quoted, jobs.attempt,
+        seen.money AS money_before
+),
+event AS (
+    INSERT INTO job_events (job_id, type, data)
+    SELECT id, 'started', jsonb_strip_nulls(jsonb_build_object('worker', CAST(:owner AS text), 'attempt', attempt,
+        'provider', provider, 'held_microcredits', CASE WHEN money_before = 'queued' THEN quoted END))
+    FROM job
+)
+SELECT id, account_id, provider, weight, version, fence, quoted, attempt, money_before FROM job
+""")
+
+
+def claim(
+    connection: Connection,
+    job_id: str,
+    *,
+    owner: str,
+    step_s: Mapping[str, float],
+    node: str = "",
+    deadline_s: Mapping[str, float] | None = None,
+) -> Any:
+    """QUEUED -> RUNNING under a new fence; the credits are held by :func:`hold` in the same transaction.
+
+    ``step_s`` is how long one step may take, by provider: past it the job counts as dropped even if its
+    owner lives. ``deadline_s``: after how long, by provider, the job must have moved on. Returns the
+    job's row with ``money_before``. Raises StaleJobError when it is not queued, not due, or past its
+    start deadline.
+    """
+    row = Hot.of(connection).one_or_none(
+        CLAIM,
+        {
+            "id": job_id,
+            "owner": owner,
+            "node": node,
+            "step_s": json.dumps(dict(step_s)),
+            "deadline_s": json.dumps(dict(deadline_s or {})),
+        },
+    )
+    if row is None:
+        raise StaleJobError(f"{job_id} cannot be claimed")
+    return row
+
+
+def hold(connection: Connection, job: Any) -> None:
+    """The credits of a claimed job, once in its life: a retry finds them held."""
+    if job.money_before == Money.QUEUED:
+        ledger.hold(connection, job.account_id, job.id, job.quoted)
+
+
+DEFER = Statement("""
+UPDATE jobs
+SET published_at = NULL, lost_messages = 0,
+    due_at = clock_timestamp() + make_interval(secs => CAST(:after_s AS float) + CAST(:spread_s AS float) * random())
+WHERE id = :id AND status = 'queued'
+""")
+
+
+def defer(connection: Hot | Connection, job_id: str, *, after_s: float, spread_s: float = 0.0) -> None:
+    """QUEUED stays QUEUED: it cannot start now, so only the time of the next try moves, jittered."""
+    Hot.of(connection).run(DEFER, {"id": job_id, "after_s": after_s, "spread_s": spread_s})
+
+
+DUE_NOW = Statement("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id AND status = 'waiting'")
+
+
+def due_now(connection: Connection, job_id: str) -> None:
+    """A WAITING job has news: let it be looked at."""
+    Hot.of(connection).run(DUE_NOW, {"id": job_id})
+
+
+RETRY = Statement("""
+WITH job AS (
+    UPDATE jobs
+    SET status = 'queued', version = version + 1, owner = NULL, step_deadline_at = NULL, published_at = NULL,
+        lost_messages = 0, progress = NULL,
+        due_at = clock_timestamp() + make_interval(secs => CAST(:after_s AS float)),
+        deadline_at = clock_timestamp() + make_interval(secs => CAST(:after_s AS float) + CAST(:deadline_s AS float))
+    WHERE id = :id AND version = :version AND status IN ('running', 'waiting') AND cancel_requested_at IS NULL
+    RETURNING id, attempt, provider, node,
+        CAST(extract(epoch FROM clock_timestamp() - started_at) AS float) AS runtime_s
+),
+event AS (
+    INSERT INTO job_events (job_id, type, data)
+    SELECT id, 'retry', jsonb_build_object('code', CAST(:code AS text), 'after_s', round(CAST(:after_s AS numeric), 1),
+        'attempt', attempt, 'provider', provider)
+    FROM job
+)
+SELECT node, runtime_s FROM job
+""")
+
+
+def retry(
+    connection: Connection, job_id: str, version: int, *, code: str, after_s: float, deadline_s: float
+) -> list[Signal]:
+    """RUNNING or WAITING -> QUEUED, to be claimed again in ``after_s`` and within ``deadline_s`` after that.
+
+    The hold stays. Raises StaleJobError.
+    """
+    row = Hot.of(connection).one_or_none(
+        RETRY, {"id": job_id, "version": version, "code": code, "after_s": after_s, "deadline_s": deadline_s}
+    )
+    if row is None:
+        raise StaleJobError(f"{job_id} cannot be tried again")
+    return [Ended(job_id, "retried", code, row.runtime_s, row.node)]
+
+
+FAIL_OVER = Statement("""
+WITH seen AS (
+    SELECT j.id, j.model AS model_before, o.fallbacks -> CAST(-j.fallbacks AS int) AS next
+    FROM jobs AS j JOIN orders AS o ON o.job_id = j.id
+    WHERE j.id = :id AND (CAST(:version AS int) IS NULL OR j.version = :version)
+        AND j.status IN ('queued', 'running', 'waiting') AND j.cancel_requested_at IS NULL AND j.fallbacks > 0
+    FOR UPDATE OF j
+),
+job AS (
+    UPDATE jobs
+    SET status = 'queued', version = jobs.version + 1, owner = NULL, step_deadline_at = NULL, lost_messages = 0,
+        progress = NULL, model = seen.next ->> 'model', provider = seen.next ->> 'provider',
+        unit_price = CAST(seen.next ->> 'unit_price' AS bigint),
+        per_call = coalesce(CAST(seen.next ->> 'per_call' AS smallint), 1), fallbacks = jobs.fallbacks - 1,
+        notes = coalesce(jobs.notes, '[]') || jsonb_build_array(seen.model_before || ': ' || CAST(:why AS text) || '; '
+            || (seen.next ->> 'model') || ' was asked instead'),
+        due_at = clock_timestamp(), published_at = clock_timestamp(),
+        deadline_at = greatest(jobs.deadline_at, clock_timestamp() + make_interval(
+            secs => coalesce(CAST(CAST(:deadline_s AS jsonb) ->> (seen.next ->> 'provider') AS float), 0)))
+    FROM seen WHERE jobs.id = seen.id
+    RETURNING jobs.id, jobs.provider, jobs.attempt, jobs.node,
+        CAST(extract(epoch FROM clock_timestamp() - jobs.started_at) AS float) AS runtime_s
+),
+event AS (
+    INSERT INTO job_events (job_id, type, data)
+    SELECT id, 'failover', jsonb_build_object('code', CAST(:code AS text), 'attempt', attempt, 'provider', provider)
+    FROM job
+)
+SELECT provider, node, runtime_s FROM job
+""")
+
+
+def fail_over(
+    connection: Connection,
+    job_id: str,
+    version: int | None,
+    *,
+    code: str,
+    deadline_s: Mapping[str, float] | None = None,
+) -> list[Signal]:
+    """Any live state -> QUEUED at the next model of the order; the price stays counted or held.
+
+    What earlier models made and was kept stays, at their price. Raises StaleJobError, also when no
+    model is left.
+    """
+    row = Hot.of(connection).one_or_none(
+        FAIL_OVER,
+        {
+            "id": job_id,
+            "version": version,
+            "code": code,
+            "why": failures.sentence(code),
+            "deadline_s": json.dumps(dict(deadline_s or {})),
+        },
+    )
+    if row is None:
+        raise StaleJobError(f"{job_id} has no other model to go to")
+    told: list[Signal] = [Ended(job_id, "retried", code, row.runtime_s, row.node)] if row.node else []
+    return [*told, states.run(row.provider, job_id)]
+
+
+LAPSE = Statement("""
+WITH job AS (
+    UPDATE jobs
+    -- The fence moves: a worker that wakes up later can change nothing here.
+    SET status = 'waiting', version = version + 1, fence = fence + 1, owner = NULL, step_deadline_at = NULL,
+        due_at = clock_timestamp()
+    WHERE id = :id AND fence = :fence AND status = 'running'
+    RETURNING id, provider, attempt
+),
+call AS (
+    -- What was sent and not answered may have run.
+    UPDATE upstream_calls AS c
+    SET outcome = 'uncertain', give_up_at = least(c.give_up_at, clock_timestamp()
+        + make_interval(secs => coalesce(CAST(CAST(:give_up_s AS jsonb) ->> job.provider AS float), 1e6)))
+    FROM job WHERE c.job_id = job.id AND c.outcome IS NULL
+),
+event AS (
+    INSERT INTO job_events (job_id, type, data)
+    SELECT id, 'lapsed', jsonb_build_object('code', CAST(:code AS text), 'attempt', attempt, 'provider', provider)
+    FROM job
+)
+SELECT provider FROM job
+""")
+
+
+def lapse(connection: Connection, job_id: str, fence: int, *, code: str, give_up_s: Mapping[str, float]) -> list[Nudge]:
+    """RUNNING -> WAITING, due now, because its owner is dead, its step overdue or in an accident.
+
+    What was sent and not answered is uncertain from here on; the poller looks at it, and at what is
+    finished, and decides how the job goes on. ``give_up_s``: providers that cannot be asked about a
+    call, and how long its late answer is waited for. Raises StaleJobError.
+    """
+    row = Hot.of(connection).one_or_none(
+        LAPSE, {"id": job_id, "fence": fence, "code": code, "give_up_s": json.dumps(dict(give_up_s))}
+    )
+    if row is None:
+        raise StaleJobError(f"{job_id} is in other hands")
+    return [states.poll(row.provider)]

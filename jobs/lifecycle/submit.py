@@ -1,0 +1,193 @@
+"""- -> QUEUED: the order is admitted, written down, and published if the account's window has room."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from core.db import Hot, Statement
+from jobs import publishing, repository, states
+from jobs.repository import Task
+from jobs.states import Nudge
+from quota import ledger
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """Everything a job is born with. Prices in micro-credits; ``unit_price`` is that of ``model``.
+
+    ``quoted`` is n times the dearest of the models that may run. ``fallbacks`` are those behind the
+    first: {model, provider, unit_price, per_call, unit_cost, request}. ``keep_s``: a short life for the images.
+    ``per_call``: images that one call of the model makes at most. ``unit_cost``: of one image, in micro-USD.
+    """
+
+    id: str
+    account_id: str
+    weight: int
+    operation: str
+    model: str
+    provider: str
+    n: int
+    low_priority: bool
+    start_within_s: int
+    unit_price: int
+    quoted: int
+    request: Mapping[str, Any]
+    warnings: Sequence[str]
+    metadata: Mapping[str, str]
+    inputs: Sequence[Mapping[str, Any]]  # rows of the table ``inputs`` without job_id
+    price_version: str = ""
+    request_id: str = ""
+    fallbacks: Sequence[Mapping[str, Any]] = ()
+    keep_s: int | None = None
+    per_call: int = 1
+    unit_cost: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A job just born: nudges to publish after the commit, and the job as its owner may see it."""
+
+    nudges: Sequence[Nudge]
+    task: Task
+
+
+# The balance is locked from here to the commit, and nothing is waited for in between.
+SUBMIT = Statement("""
+WITH paid AS (
+    UPDATE balances
+    SET spendable = spendable - CAST(:price AS bigint), reserved = reserved + CAST(:price AS bigint)
+    WHERE account_id = :account_id AND spendable >= CAST(:price AS bigint)
+    RETURNING account_id
+),
+-- What is left of the account's window at this provider, counted no further than it is wide.
+room AS (
+    SELECT CAST(:window AS int) * CAST(:weight AS int) - count(*) AS free
+    FROM (
+        SELECT 1 FROM jobs
+        WHERE account_id = :account_id AND provider = :provider AND status = 'queued' AND published_at IS NOT NULL
+        LIMIT CAST(:window AS int) * CAST(:weight AS int)
+    ) AS published
+),
+job AS (
+    INSERT INTO jobs (id, account_id, weight, operation, model, provider, n, low_priority, status, money,
+        unit_price, quoted, start_deadline_at, published_at, fallbacks, keep_s, per_call)
+    SELECT :id, :account_id, CAST(:weight AS int), :operation, :model, :provider, CAST(:n AS int),
+        CAST(:low_priority AS boolean), 'queued', 'queued', CAST(:unit_price AS bigint), CAST(:price AS bigint),
+        clock_timestamp() + make_interval(secs => :start_within_s),
+        CASE WHEN room.free > 0 AND NOT CAST(:low_priority AS boolean) THEN clock_timestamp() END,
+        CAST(:fallback_count AS int), CAST(:keep_s AS int), CAST(:per_call AS int)
+    FROM room
+    -- What costs nothing needs no balance.
+    WHERE EXISTS (SELECT 1 FROM paid) OR CAST(:price AS bigint) = 0
+    RETURNING id, account_id, provider, model, quoted, created_at, start_deadline_at, published_at
+),
+written AS (
+    INSERT INTO orders (job_id, request, warnings, metadata, price_version, request_id, fallbacks, unit_cost)
+    SELECT id, CAST(:request AS jsonb), CAST(:warnings AS jsonb), CAST(:metadata AS jsonb), :price_version,
+        :request_id, CAST(:fallbacks AS jsonb), CAST(:unit_cost AS bigint)
+    FROM job
+),
+input AS (
+    INSERT INTO inputs (job_id, role, position, key, mime, width_px, height_px, size_bytes, sha256)
+    SELECT job.id, i.role, i.position, i.key, i.mime, i.width_px, i.height_px, i.size_bytes, i.sha256
+    FROM job, jsonb_to_recordset(CAST(:inputs AS jsonb)) AS i(role text, position smallint, key text, mime text,
+        width_px int, height_px int, size_bytes int, sha256 text)
+),
+event AS (
+    INSERT INTO job_events (job_id, type, data)
+    SELECT id, 'queued', jsonb_build_object('quoted_microcredits', quoted, 'model', model, 'provider', provider)
+    FROM job
+)
+SELECT created_at, start_deadline_at, published_at IS NOT NULL AS published, (
+    SELECT count(*)
+    FROM (
+        SELECT 1 FROM jobs AS q
+        WHERE q.provider = job.provider AND q.status = 'queued' AND q.id < job.id
+        LIMIT CAST(:counted AS int)
+    ) AS ahead
+) AS ahead
+FROM job
+""")
+
+
+def submit(connection: Hot | Connection, job: NewJob, *, window: int) -> Queued:
+    """- -> QUEUED, its price counted against the balance. Raises InsufficientCreditsError.
+
+    The row is born published when the account's window has room, which saves the sweep a look. One
+    statement, except for low priority, which needs the caller's transaction around its two.
+    """
+    hot = Hot.of(connection)
+    born = hot.one_or_none(SUBMIT, _values(job, window))
+    if born is None:
+        ledger.refuse(hot, job.account_id, job.quoted)
+    nudges = [states.run(job.provider, job.id)] if born.published else []
+    if job.low_priority:
+        nudges = publishing.fill(hot, job.account_id, job.provider, job.weight, window=window)
+    return Queued(nudges, _task(job, born))
+
+
+def _values(job: NewJob, window: int) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "account_id": job.account_id,
+        "weight": job.weight,
+        "operation": job.operation,
+        "model": job.model,
+        "provider": job.provider,
+        "n": job.n,
+        "low_priority": job.low_priority,
+        "unit_price": job.unit_price,
+        "price": job.quoted,
+        "start_within_s": float(job.start_within_s),
+        "window": window,
+        "request": json.dumps(dict(job.request)),
+        "warnings": json.dumps(list(job.warnings)),
+        "metadata": json.dumps(dict(job.metadata)),
+        "price_version": job.price_version,
+        "request_id": job.request_id,
+        "inputs": json.dumps(list(job.inputs)),
+        "fallbacks": json.dumps(list(job.fallbacks)) if job.fallbacks else None,
+        "fallback_count": len(job.fallbacks),
+        "keep_s": job.keep_s,
+        "per_call": job.per_call,
+        "unit_cost": job.unit_cost,
+        "counted": repository.QUEUE_COUNTED,
+    }
+
+
+def _task(job: NewJob, born: Any) -> Task:
+    """The job as its owner sees it, from what was written: nothing is read back."""
+    return Task(
+        id=job.id,
+        account_id=job.account_id,
+        status="queued",
+        operation=job.operation,
+        model=job.model,
+        provider=job.provider,
+        n=job.n,
+        priority="low" if job.low_priority else "normal",
+        attempt=0,
+        created_at=born.created_at,
+        started_at=None,
+        finished_at=None,
+        start_deadline_at=born.start_deadline_at,
+        version=1,
+        quoted=job.quoted,
+        captured=None,
+        released=None,
+        queue_position=None if born.ahead >= repository.QUEUE_COUNTED else born.ahead,
+        failure_code=None,
+        failure_detail=None,
+        cancel_requested_at=None,
+        cancel_outcome=None,
+        request=job.request,
+        warnings=list(job.warnings),
+        metadata=job.metadata,
+        fallback_models=[each["model"] for each in job.fallbacks],
+        keep_s=job.keep_s,
+    )

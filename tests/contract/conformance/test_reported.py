@@ -1,0 +1,57 @@
+"""What an upstream tells beside a result: the cost of a call, and how far it is."""
+
+from __future__ import annotations
+
+import json
+
+from conformance.rounds import KEY, call_of, ended, started
+from conformance.subjects import Subject, subjects
+from providers.base import Accepted, Cost, Running
+from providers.costs import expected_cost_microusd
+from providers.order_rules import check_order
+from sandbox.testing import Sandbox
+
+LASTS_S = 40
+
+
+def told_cost(subject: Subject, sandbox: Sandbox, name: str) -> Cost | None:
+    """What is told of a call at its end, else what was told when it was taken."""
+    provider, order = subject.load(sandbox), subject.order(name)
+    answer = provider.submit(order, dedupe_key=KEY)
+    if not isinstance(answer, Accepted):
+        return answer.cost
+    return ended(provider, call_of(order, answer)).cost or answer.cost
+
+
+@subjects("cost")
+def test_what_a_call_cost_is_told(sandbox: Sandbox, subject: Subject) -> None:
+    for name in {subject.plain, subject.later} - {None}:
+        cost = told_cost(subject, sandbox, str(name))
+        assert cost is not None, name
+        assert cost.usage
+        json.dumps(cost.usage, allow_nan=False)
+        assert (cost.microusd is None) == (subject.tells == "counts")
+        if cost.microusd is not None:
+            order = subject.order(name)
+            images = len(order.images)
+            checked = check_order(order.model, order.operation, {"prompt": order.prompt}, image_count=images)
+            # Emulators charge about what the vendors do: money is not off by the factor of some unit.
+            assert 1 / 3 < cost.microusd / expected_cost_microusd(order.model, checked) < 3
+
+
+@subjects("progress")
+def test_progress_grows(sandbox: Sandbox, subject: Subject) -> None:
+    provider = subject.load(sandbox)
+    sandbox.add_fault(f"latency={LASTS_S}", provider=subject.provider, route="submit", count=1)
+    call = started(provider, subject.order(subject.later))
+    shares = []
+    for _ in range(3):
+        sandbox.advance_clock(LASTS_S // 4)
+        found = provider.check_many([call])[call.call_id]
+        assert isinstance(found, Running), found
+        assert found.progress is not None
+        assert 0 < found.progress < 1
+        shares.append(found.progress)
+    assert shares == sorted(set(shares))
+    sandbox.advance_clock(LASTS_S)
+    assert ended(provider, call).images

@@ -1,0 +1,176 @@
+"""Orders that fail by themselves beside healthy ones: the circuit must tell them from an outage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+import structlog
+from job_engine import SYNC_MODEL, Engine
+from structlog.typing import EventDict
+
+from jobs import capacity, circuit, refill
+from jobs.desk import Customer
+from sandbox.testing import Sandbox
+
+PROVIDER = "openai"
+
+
+@pytest.fixture
+def logs() -> Iterator[list[EventDict]]:
+    with structlog.testing.capture_logs() as logs:
+        yield logs
+
+
+def orders(engine: Engine, account: Customer, prompt: str, count: int) -> list[str]:
+    return [
+        engine.order(account, f"{prompt} {number}", model=SYNC_MODEL, size="1024x640").task.id
+        for number in range(count)
+    ]
+
+
+def events(logs: Sequence[EventDict]) -> list[str]:
+    """What happened to the circuit and the calls, in order; the circuit's own words are what is counted."""
+    return [entry["event"] for entry in logs if entry["event"] in {"circuit_opened", "circuit_closed", "call_failed"}]
+
+
+def all_are(engine: Engine, ids: Sequence[str], status: str) -> bool:
+    return {engine.job(job_id).status for job_id in ids} == {status}
+
+
+def half_open(engine: Engine) -> None:
+    """An open circuit whose time is over: the next call is its probe."""
+    engine.sql(
+        "INSERT INTO providers (name, trips, failures, open_until) VALUES (:p, 1, 5, clock_timestamp())"
+        " ON CONFLICT (name) DO UPDATE SET trips = 1, failures = 5, open_until = clock_timestamp()",
+        p=PROVIDER,
+    )
+
+
+def put_off(engine: Engine) -> None:
+    engine.sql("UPDATE jobs SET published_at = NULL, due_at = clock_timestamp() + interval '20 s'")
+
+
+def probes(engine: Engine) -> list[str]:
+    with engine.database.autocommit() as connection:
+        return [nudge.argument for nudge in refill.probes(connection)]
+
+
+# ------------------------------------------------------------------ a whole life
+
+
+@pytest.mark.parametrize("fault", ["500", "503"])
+def test_the_first_healthy_probe_closes_the_circuit_and_poison_does_not_open_it_again(
+    engine: Engine, account: Customer, logs: list[EventDict], fault: str
+) -> None:
+    poison = orders(engine, account, f"poison [sandbox:{fault}]", circuit.FAILURES_TO_OPEN)
+    healthy = orders(engine, account, "healthy", 20)
+    engine.drive(until=lambda: all_are(engine, healthy, "succeeded"))
+    engine.drive(until=lambda: all_are(engine, poison, "failed"))
+
+    seen = events(logs)
+    # One try of each opens it, and no poison is sent again before a healthy order has closed it.
+    assert seen[: seen.index("circuit_closed")] == ["call_failed"] * len(poison) + ["circuit_opened"]
+    assert (seen.count("circuit_opened"), seen.count("circuit_closed")) == (1, 1)
+    assert seen.count("call_failed") >= 2 * len(poison)  # they were tried again, and said nothing new
+
+
+def test_poison_among_the_healthy_opens_nothing(engine: Engine, account: Customer, logs: list[EventDict]) -> None:
+    mixed = [
+        job_id
+        for number in range(6)
+        for prompt in (f"poison [sandbox:500] {number}", f"healthy {number}")
+        for job_id in orders(engine, account, prompt, 1)
+    ]
+    engine.drive()
+    assert [engine.job(job_id).status for job_id in mixed] == ["failed", "succeeded"] * 6
+    assert "circuit_opened" not in events(logs)
+
+
+def test_a_real_outage_opens_it_and_its_end_closes_it(
+    engine: Engine, account: Customer, sandbox: Sandbox, logs: list[EventDict]
+) -> None:
+    sandbox.add_fault("503", provider=PROVIDER, route="submit")
+    ids = orders(engine, account, "healthy", 20)
+    engine.drive(until=lambda: "circuit_opened" in events(logs))
+    # Every further failure is a probe of its own, by a job that was not tried before.
+    engine.drive(until=lambda: events(logs).count("circuit_opened") == 4)
+    assert (
+        events(logs)
+        == ["call_failed"] * circuit.FAILURES_TO_OPEN
+        + ["circuit_opened"]
+        + [
+            "call_failed",
+            "circuit_opened",
+        ]
+        * 3
+    )
+    assert {engine.job(job_id).attempt for job_id in ids} == {0, 1}
+    sandbox.clear_faults()
+    engine.drive()
+    assert all_are(engine, ids, "succeeded")
+    assert events(logs)[-1] == "circuit_closed"
+
+
+# ------------------------------------------------------------------ which job is the probe
+
+
+def test_the_freshest_job_that_was_never_tried_is_published_and_only_it(engine: Engine, account: Customer) -> None:
+    *_, older, newest = orders(engine, account, "fresh", 4)
+    [tried] = orders(engine, account, "tried", 1)
+    half_open(engine)
+    put_off(engine)
+    engine.sql("UPDATE jobs SET attempt = 1, due_at = clock_timestamp() WHERE id = :id", id=tried)
+    assert probes(engine) == [newest]
+    assert probes(engine) == []  # it is on its way
+    assert engine.one("SELECT due_at <= clock_timestamp() FROM jobs WHERE id = :id", id=newest)
+    engine.sql("UPDATE jobs SET published_at = NULL")
+    engine.sql("UPDATE jobs SET start_deadline_at = clock_timestamp() WHERE id = :id", id=newest)
+    assert probes(engine) == [older]
+
+
+def test_where_all_have_been_tried_it_is_the_one_with_the_fewest_attempts_that_is_due(
+    engine: Engine, account: Customer
+) -> None:
+    backing_off, few, many = orders(engine, account, "tried", 3)
+    half_open(engine)
+    engine.sql("UPDATE jobs SET published_at = NULL, attempt = 2")
+    engine.sql("UPDATE jobs SET attempt = 1 WHERE id = :id", id=few)
+    engine.sql(
+        "UPDATE jobs SET attempt = 1, due_at = clock_timestamp() + interval '9 s' WHERE id = :id", id=backing_off
+    )
+    assert probes(engine) == [few]
+    engine.run(many)
+    assert engine.job(many).status == "queued"  # it asks too early
+    engine.run(few)
+    assert engine.job(few).status == "succeeded"
+    assert not half_open_still(engine)
+
+
+def half_open_still(engine: Engine) -> bool:
+    with engine.database.autocommit() as connection:
+        return PROVIDER in capacity.half_open(connection)
+
+
+def test_a_job_that_was_tried_is_no_probe_while_another_that_was_not_waits(engine: Engine, account: Customer) -> None:
+    tried, fresh = orders(engine, account, "one", 2)
+    half_open(engine)
+    engine.sql("UPDATE jobs SET attempt = 1 WHERE id = :id", id=tried)
+    engine.run(tried)
+    assert engine.job(tried).status == "queued"
+    assert half_open_still(engine)
+    engine.run(fresh)
+    assert engine.job(fresh).status == "succeeded"
+    assert not half_open_still(engine)
+
+
+def test_a_half_open_provider_is_sent_one_message_and_a_paused_one_none(engine: Engine, account: Customer) -> None:
+    ids = orders(engine, account, "fresh", 12)
+    half_open(engine)
+    engine.sql("UPDATE jobs SET published_at = NULL")
+    engine.sql("UPDATE providers SET paused_at = clock_timestamp()")
+    with engine.database.autocommit() as connection:
+        assert refill.refill(connection, window=32, most=100) == []
+    engine.sql("UPDATE providers SET paused_at = NULL")
+    with engine.database.autocommit() as connection:
+        assert [nudge.argument for nudge in refill.refill(connection, window=32, most=100)] == [ids[-1]]
