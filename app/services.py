@@ -103,7 +103,12 @@ def services() -> Services:
 def build(settings: Settings, env: Mapping[str, str]) -> Services:
     """Put the real parts together; connecting happens on first use. Raises SettingsError, CatalogError."""
     database = Database(
-        make_engine(settings.database_url, pool_size=settings.db_pool_size, application_name="darkroom-web")
+        make_engine(
+            settings.database_url,
+            pool_size=settings.db_pool_size,
+            application_name="darkroom-web",
+            prepare=settings.db_prepare,
+        )
     )
     client = make_client(settings.redis_url)
     catalogs = LiveCatalog(settings.catalog_local)

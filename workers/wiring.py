@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
+from typing import Any
 
 import redis
 from celery.utils.nodenames import default_nodename, host_format
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from core.db import Database, make_engine
 from core.errors import DatabaseAwayError
@@ -32,6 +33,8 @@ from workers.heart import Heart
 # A limit is so many rows.
 LIMIT_MAX = 100_000
 CLOCK_POOL_SIZE = 2
+# One locked account must not hold up a sweep: the others' jobs wait behind it.
+CLOCK_LOCK_TIMEOUT_MS = 500
 
 
 @cache
@@ -58,13 +61,17 @@ def node_name() -> str:
 
 @cache
 def database() -> Database:
-    return Database(make_engine(settings().database_url, pool_size=settings().db_pool_size, application_name="worker"))
+    return Database(_engine(pool_size=settings().db_pool_size, application_name="worker"))
+
+
+def _engine(**facts: Any) -> Engine:
+    return make_engine(settings().database_url, prepare=settings().db_prepare, **facts)
 
 
 @cache
 def clock_database() -> Database:
     """For heartbeat, sweep and tick: two connections (four at need) that no backlog of work can take."""
-    return Database(make_engine(settings().database_url, pool_size=CLOCK_POOL_SIZE, application_name="clock"))
+    return Database(_engine(pool_size=CLOCK_POOL_SIZE, application_name="clock", lock_timeout_ms=CLOCK_LOCK_TIMEOUT_MS))
 
 
 @cache
@@ -143,7 +150,7 @@ def _whole(variable: str, env: Mapping[str, str]) -> int | None:
 
 def servers_answer() -> bool:
     """Whether the broker and PostgreSQL answer on connections made just now."""
-    fresh = Database(make_engine(settings().database_url, pool_size=1, application_name="watchdog"))
+    fresh = Database(_engine(pool_size=1, application_name="watchdog"))
     try:
         with fresh.autocommit() as connection:
             connection.execute(text("SELECT 1"))
