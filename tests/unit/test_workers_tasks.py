@@ -169,6 +169,7 @@ def test_a_hook_that_could_not_end_the_job_says_nothing_of_it(
     deliver(stage, tasks.run)
     assert len(called) == 1  # an exception in the hook would call it again
     assert stage.kinds() == ["task-started"]
+    outcome(monkeypatch, runner, "run", JobFailedError(JOB, "content_refused"))
     outcome(monkeypatch, steps, "end_failed", [Ended(JOB, "failed")])
     deliver(stage, tasks.run)  # the next time it is told
     assert stage.kinds()[1:] == ["task-started", "task-failed"]
