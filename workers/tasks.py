@@ -2,7 +2,7 @@
 
 Flower's row of ``jobs.run`` is the job's own life. A step that leaves the job alive ends with ``Ignore``,
 so that the row stays STARTED, or with ``Retry`` when the job is in the queue again; who ends the job
-elsewhere tells it by ``workers/task_events.py``. Polls and collects are about many jobs and send no events.
+elsewhere tells it by ``workers/task_events.py``. A poll is about many jobs and sends no events.
 """
 
 from __future__ import annotations
