@@ -1,7 +1,7 @@
 """The tasks: an id in, a verb called, news out. Decisions and queries live in ``jobs``.
 
-Flower's row of ``jobs.run`` is the job's own life. A step that leaves the job alive ends with ``Ignore``,
-so that the row stays STARTED, or with ``Retry`` when the job is in the queue again; who ends the job
+Flower's row of ``jobs.run`` is the job's own life. A step that leaves the job alive returns ``LIVES_ON``, of which
+nothing is told, so that the row stays STARTED, or with ``Retry`` when the job is in the queue again; who ends the job
 elsewhere tells it by ``workers/task_events.py``. A poll is about many jobs and sends no events.
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import Task
-from celery.exceptions import Ignore
 
 from jobs import poller, publishing, runner
 from jobs.errors import JobFailedError
@@ -19,7 +18,7 @@ from jobs.states import Ended, Signal
 from jobs.workbench import Workbench
 from workers import drain, job_request, stepping, wiring
 from workers.celery_app import app
-from workers.job_request import JobRequest, JobRetry
+from workers.job_request import LIVES_ON, JobRequest, JobRetry
 from workers.task_events import RUN
 from workers.ticker import poll_key
 
@@ -63,10 +62,10 @@ class RunTask(JobTask):
 
 
 @app.task(base=RunTask, name=RUN)  # type: ignore[untyped-decorator]
-def run(job_id: str) -> None:
+def run(job_id: str) -> str | None:
     """Claim a queued job and make its paid call."""
     step = _hand_back if drain.draining() else runner.run
-    _tell(job_id, stepping.perform(step, job_id))
+    return _tell(job_id, stepping.perform(step, job_id))
 
 
 @app.task(base=JobTask, name="jobs.poll")  # type: ignore[untyped-decorator]
@@ -83,8 +82,8 @@ def _hand_back(bench: Workbench, job_id: str) -> list[Signal]:
     return []
 
 
-def _tell(job_id: str, news: Sequence[Signal]) -> None:
-    """Publish what a step did, its own job's end by this very task's. Raises Ignore where it lives on, JobRetry."""
+def _tell(job_id: str, news: Sequence[Signal]) -> str | None:
+    """Publish what a step did; LIVES_ON unless this very task's end is the job's. Raises JobRetry."""
     own, others = _split(news, job_id)
     events = wiring.publisher().events
     if own is not None and own.status == "retried" and not events.has_ended(job_id):
@@ -92,9 +91,9 @@ def _tell(job_id: str, news: Sequence[Signal]) -> None:
     if own is not None and own.status == "succeeded":
         events.told_by_celery(job_id)
         wiring.workbench().publish(others)
-        return
+        return None
     wiring.workbench().publish(news)
-    raise Ignore
+    return LIVES_ON
 
 
 def _split(news: Sequence[Signal], job_id: str) -> tuple[Ended | None, list[Signal]]:
