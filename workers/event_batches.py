@@ -40,8 +40,15 @@ class BatchingDispatcher(EventDispatcher):  # type: ignore[misc]
             self._over = True
             self._some.set()
             self._many.set()
-            self._flush_quietly()
+            self.send_now()
         super().close()
+
+    def send_now(self) -> None:
+        """Send what waits, without waiting for more. Never raises."""
+        try:
+            self.flush(errors=False)
+        except Exception as error:  # noqa: BLE001 - of each kind of broker its own; Flower can wait
+            log.info("task_events_not_sent", error=type(error).__name__)
 
     def _buffered(self) -> None:
         """In the step that had the event: only says that there is one."""
@@ -58,10 +65,4 @@ class BatchingDispatcher(EventDispatcher):  # type: ignore[misc]
             self._many.wait(WAIT_S)
             self._some.clear()
             self._many.clear()
-            self._flush_quietly()
-
-    def _flush_quietly(self) -> None:
-        try:
-            self.flush(errors=False)
-        except Exception as error:  # noqa: BLE001 - of each kind of broker its own; Flower can wait
-            log.info("task_events_not_sent", error=type(error).__name__)
+            self.send_now()

@@ -16,6 +16,7 @@ from celery.worker.request import Request
 from jobs.errors import JobFailedError
 from jobs.states import Signal
 from workers import wiring
+from workers.event_batches import BatchingDispatcher
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,9 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def on_retry(self, exc_info: Any) -> None:
         super().on_retry(exc_info)
+        if isinstance(self.eventer, BatchingDispatcher):
+            # Whoever runs the job next may end it before our batch is due, and a retry told after the end undoes it.
+            self.eventer.send_now()
         again = exc_info.exception.exc
         if isinstance(again, JobRetry) and again.news:
             wiring.workbench().publish(again.news)
