@@ -103,7 +103,12 @@ def services() -> Services:
 def build(settings: Settings, env: Mapping[str, str]) -> Services:
     """Put the real parts together; connecting happens on first use. Raises SettingsError, CatalogError."""
     database = Database(
-        make_engine(settings.database_url, pool_size=settings.db_pool_size, application_name="darkroom-web")
+        make_engine(
+            settings.database_url,
+            pool_size=settings.db_pool_size,
+            application_name="darkroom-web",
+            prepare=settings.db_prepare,
+        )
     )
     client = make_client(settings.redis_url)
     catalogs = LiveCatalog(settings.catalog_local)
@@ -130,7 +135,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         authenticate=KeyCache(database).authenticate,
         records=records,
         desk=desk,
-        publish=Publisher(settings.broker_url, settings.redis_url).publish,
+        publish=Publisher(settings.broker_url, settings.redis_url, task_events=settings.task_events).publish,
         catalogs=catalogs,
         configured=configured,
         unit_price=desk.unit_price,

@@ -26,6 +26,7 @@ app = Celery("bench.chain")
 app.config_from_object("celeryconfig")
 app.conf.task_queues = None
 app.conf.task_default_queue = QUEUE
+app.conf.worker_consumer = "celery.worker.consumer:Consumer"  # ours takes no messages but ours
 
 
 @cache

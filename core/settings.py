@@ -80,6 +80,8 @@ class Settings(BaseSettings):
     drain_s: float = Field(default=8.0, ge=0, alias="DARKROOM_DRAIN_S")
     decoders: int = Field(default=2, ge=1, le=64, alias="DARKROOM_DECODERS")
     db_pool_size: int = Field(default=20, ge=2, le=500, alias="DARKROOM_DB_POOL_SIZE")
+    # False: nothing is prepared on the server, for a pooler such as PgBouncer in transaction mode
+    db_prepare: bool = Field(default=True, alias="DARKROOM_DB_PREPARE")
     task_events: bool = Field(default=True, alias="DARKROOM_TASK_EVENTS")
     log_level: str = Field(default="INFO", alias="DARKROOM_LOG_LEVEL")
     log_format: str = Field(default="text", pattern="^(text|json)$", alias="DARKROOM_LOG_FORMAT")

@@ -68,7 +68,7 @@ gate AS (
     SELECT 1, true FROM probe
 ),
 pick AS (
-    -- The credential with the most room, counted up to a hundred and only where there is a choice.
+    -- The credential with the most room, counted up to ten, the most calls of a job, and only where there is a choice.
     SELECT c.id, c.max_active, c.max_per_minute, gate.most, gate.probing
     FROM gate
     CROSS JOIN credentials AS c
@@ -81,14 +81,14 @@ pick AS (
                 SELECT count(*) FROM (
                     SELECT 1 FROM permits AS p
                     WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active
-                    ORDER BY p.call_id, p.number LIMIT 100
+                    ORDER BY p.call_id, p.number LIMIT 10
                 ) AS free
             ) END,
             CASE WHEN c.max_per_minute IS NOT NULL THEN (
                 SELECT count(*) FROM (
                     SELECT 1 FROM submit_tokens AS t
                     WHERE t.credential_id = c.id AND t.free_at <= statement_timestamp()
-                    ORDER BY t.free_at LIMIT 100
+                    ORDER BY t.free_at LIMIT 10
                 ) AS free
             ) END
         ) END DESC NULLS FIRST,

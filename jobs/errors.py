@@ -28,6 +28,14 @@ class JobFailedError(Exception):
         self.job = job
         self.news = news
 
+    def __repr__(self) -> str:
+        """What Flower shows as the exception."""
+        return self.code
+
+    def __reduce__(self) -> tuple[type[JobFailedError], tuple[str, str]]:
+        """Celery pickles an exception before it calls the hook, and hands the hook another one where that fails."""
+        return type(self), (self.job_id, self.code)
+
 
 class JobNotFoundError(ServiceError):
     """No such job, or another account's: the caller cannot tell which."""

@@ -29,7 +29,7 @@ def leave(connection: Connection, boot_id: str) -> None:
 
 
 def bury_neighbours(connection: Connection) -> int:
-    """Remove the rows of workers of this very host whose process is gone; the kernel knows for sure."""
+    """Remove the rows of workers of this very machine whose process is gone; its kernel knows for sure."""
     rows = connection.execute(text("SELECT boot_id, pid FROM workers WHERE host = :host"), {"host": _host()}).all()
     gone = [row.boot_id for row in rows if not Path(f"/proc/{row.pid}").exists()]
     if gone:
@@ -57,5 +57,9 @@ def forget_silent(connection: Connection, *, older_than_s: float = 3600) -> None
 
 
 def _host() -> str:
-    """This host and PID namespace: a pid means nothing in another container."""
-    return f"{socket.gethostname()}/{Path('/proc/self/ns/pid').readlink()}"
+    """This boot of this machine, and this PID namespace: a pid means nothing in another container.
+
+    Two machines may share a name, and the first PID namespace has the same number on every one of them.
+    """
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{socket.gethostname()}/{boot_id}/{Path('/proc/self/ns/pid').readlink()}"

@@ -7,7 +7,6 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import os
 import sys
 import time
 import warnings
@@ -16,7 +15,6 @@ import kombu.utils.functional
 
 from core import logging
 from core.settings import SettingsError
-from jobs.states import CONTROL_QUEUE
 from providers.catalog_file import CatalogError
 
 
@@ -35,14 +33,19 @@ def _start() -> None:
     settings = wiring.settings()
     logging.configure(level=settings.log_level, log_format=settings.log_format)
 
+    from workers import transports
+
+    transports.install()  # before anything asks kombu for a transport, for it remembers its answer
+
     from workers import tasks, ticker
+    from workers.bulkheads import FREE_QUEUES
     from workers.celery_app import app
 
     # Celery warns of root because of pickle, which is switched off here (accept_content).
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     ticker.fit(app)
     bench = wiring.workbench()
-    queues = [CONTROL_QUEUE, *bench.registry.configured()]
+    queues = [*FREE_QUEUES, *bench.registry.configured()]
     assert tasks.run.name in app.tasks  # noqa: S101 importing them is what registers them
     app.worker_main(
         [
@@ -50,7 +53,7 @@ def _start() -> None:
             "--pool=gevent",
             f"--concurrency={settings.worker_pool}",
             f"--queues={','.join(queues)}",
-            f"--hostname={settings.worker_name or f'worker-{os.getpid()}'}@%h",
+            f"--hostname={wiring.node_name()}",
             "--without-gossip",
             "--without-mingle",
             f"--loglevel={settings.log_level}",

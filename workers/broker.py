@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import structlog
+from kombu import Connection
+
 from core.redis import SENTINEL, Sentinels
+
+log = structlog.get_logger(__name__)
 
 REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://", SENTINEL)
 
@@ -29,7 +35,7 @@ def transport_options(url: str, *, timeout_s: float) -> dict[str, Any]:
     """kombu's transport options: a peer that has silently gone is noticed within seconds.
 
     Redis (with Sentinel) and RabbitMQ name them differently. With the defaults a half-open
-    connection to Redis leaves a worker deaf for ever (RELIABILITY 2.3).
+    connection to Redis leaves a worker deaf forever (docs/decisions.md).
     """
     if not is_redis(url):
         # A message counts as sent when the broker has it, as quorum queues promise.
@@ -46,3 +52,29 @@ def transport_options(url: str, *, timeout_s: float) -> dict[str, Any]:
         options["master_name"] = Sentinels.from_url(url).master
         options["sentinel_kwargs"] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
     return options
+
+
+def connect(url: str, *, timeout_s: float) -> Connection:
+    """A connection whose every wait has an end; it is made on first use."""
+    return Connection(
+        address(url), transport_options=transport_options(url, timeout_s=timeout_s), connect_timeout=timeout_s
+    )
+
+
+def answers(url: str, *, timeout_s: float = 1.0) -> bool:
+    """Whether the broker answers on a connection made just now."""
+    connection = connect(url, timeout_s=timeout_s)
+    try:
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=timeout_s)
+    except Exception as error:  # noqa: BLE001 - each kind of broker has errors of its own; all mean no answer
+        log.info("broker_does_not_answer", error=type(error).__name__)
+        return False
+    finally:
+        hang_up(connection)
+    return True
+
+
+def hang_up(connection: Connection) -> None:
+    """Let go of a connection that may be broken, without a word to the server. Never raises."""
+    with suppress(Exception):  # of a broken connection nothing is left to close
+        connection.collect()

@@ -15,8 +15,6 @@ from collections.abc import Callable
 import structlog
 from celery.signals import worker_shutting_down
 
-from core.errors import DatabaseAwayError
-from jobs import heartbeats
 from workers import wiring
 
 log = structlog.get_logger(__name__)
@@ -44,7 +42,7 @@ def _begin(**_: object) -> None:
 
 
 def _leave_in_time() -> None:
-    """Celery's warm shutdown has no upper bound of its own (RELIABILITY 2.10); this one has."""
+    """Celery's warm shutdown has no upper bound of its own; this one has."""
     _draining.wait()
     time.sleep(wiring.settings().drain_s)
     log.info("drain_time_is_up")
@@ -65,13 +63,9 @@ def leave_after_calls(busy: Callable[[], int], *, at_most_s: float) -> None:
 
 
 def say_goodbye() -> None:
-    """What this worker still owns is free at once."""
-    bench = wiring.workbench()
-    try:
-        with bench.database.autocommit() as connection:
-            heartbeats.leave(connection, bench.owner)
-    except DatabaseAwayError:
-        log.warning("goodbye_not_heard")
+    """What this worker still owns is free at once, and Flower hears how its last jobs ended."""
+    wiring.heart().leave()
+    wiring.publisher().events.close()
 
 
 def say_goodbye_when_idle() -> None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
-from kombu import Connection
 from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
 
 from core.redis import RedisError, make_client
-from jobs.states import WAKE, Nudge
-from workers.broker import address, transport_options
+from jobs.states import WAKE, Ended, Nudge, Signal
+from workers.broker import connect, hang_up, is_redis
 from workers.celery_app import app
+from workers.task_events import RUN, TaskEvents
 
 log = structlog.get_logger(__name__)
 
@@ -28,70 +31,114 @@ SKIP_AFTER_FAILURE_S = 5.0
 PRODUCERS = 50
 
 
-class Publisher:
-    """Sends nudges; never raises and never waits long. One per process."""
+@dataclass
+class _Server:
+    """A server that may be away: after a failure nothing is tried for a while."""
 
-    def __init__(self, broker_url: str, redis_url: str) -> None:
-        options = transport_options(broker_url, timeout_s=TIMEOUT_S)
-        connection = Connection(address(broker_url), transport_options=options, connect_timeout=TIMEOUT_S)
+    expected: tuple[type[Exception], ...]
+    _skip_until: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def skipping(self) -> bool:
+        return time.monotonic() < self._skip_until
+
+    def attempt(self, act: Callable[[], object], *, nudges: int) -> bool:
+        """Do it, unless it failed a moment ago; whether it was done. Never raises."""
+        if self.skipping:
+            return False
+        try:
+            act()
+        except self.expected as error:
+            if self._pause():
+                log.warning("broker_away", error=type(error).__name__, nudges=nudges)
+            return False
+        except Exception:
+            # What is published is committed already: whatever a client library raises, the sweep makes it good,
+            # and a caller who saw it would take an accepted job for a refused one.
+            self._pause()
+            log.exception("publishing_crashed", nudges=nudges)
+            return False
+        return True
+
+    def _pause(self) -> bool:
+        """Whether it is news that the server is away."""
+        with self._lock:
+            first = not self.skipping
+            self._skip_until = time.monotonic() + SKIP_AFTER_FAILURE_S
+        return first
+
+
+class Publisher:
+    """Sends news of jobs; never raises and never waits long. One per process.
+
+    ``node`` is the name of this process's Celery worker, None in the web; without ``task_events`` nobody
+    is told how jobs end.
+    """
+
+    def __init__(self, broker_url: str, redis_url: str, *, node: str | None = None, task_events: bool = True) -> None:
+        connection = connect(broker_url, timeout_s=TIMEOUT_S)
         self._producers = ProducerPool(connection.Pool(PRODUCERS), limit=PRODUCERS)
         self._redis = make_client(redis_url, timeout_s=TIMEOUT_S)
-        self._lock = threading.Lock()
-        self._skip_until = 0.0
+        self._collects = not is_redis(broker_url)
+        transport = (*connection.recoverable_connection_errors, *connection.recoverable_channel_errors)
+        self._broker = _Server((KombuError, RedisError, OSError, *transport))
+        # The web's waits are woken by REDIS_URL, which need not be the broker: each may be away alone.
+        self._wakes = self._broker if broker_url == redis_url else _Server((RedisError, OSError))
+        self.events = TaskEvents(lambda: connect(broker_url, timeout_s=TIMEOUT_S), node=node, enabled=task_events)
 
     @property
     def skipping(self) -> bool:
         """Whether the broker failed a moment ago, so that nothing is sent for now."""
-        return time.monotonic() < self._skip_until
+        return self._broker.skipping
 
-    def publish(self, nudges: Sequence[Nudge]) -> bool:
-        """Send; whether all were handed over. False is no loss, only a delay until the next sweep."""
-        if not nudges:
-            return True
-        if self.skipping:
-            return False
-        try:
-            self._wake([nudge.argument for nudge in nudges if nudge.task == WAKE])
-            self._send([nudge for nudge in nudges if nudge.task != WAKE])
-        except (KombuError, RedisError, OSError) as error:
-            self._pause(error, len(nudges))
-            return False
-        return True
+    def publish(self, news: Sequence[Signal]) -> bool:
+        """Send; whether all nudges were handed over. False is no loss, only a delay until the next sweep."""
+        # Told before the next message is sent: a job that is tried again must not be seen starting first.
+        self.events.tell([each for each in news if isinstance(each, Ended)])
+        nudges = [each for each in news if isinstance(each, Nudge)]
+        wakes = [nudge.argument for nudge in nudges if nudge.task == WAKE]
+        tasks = [nudge for nudge in nudges if nudge.task != WAKE]
+        woken = not wakes or self._wakes.attempt(lambda: self._wake(wakes), nudges=len(wakes))
+        sent = not tasks or self._broker.attempt(lambda: self._send(tasks), nudges=len(tasks))
+        return woken and sent
 
     def send_canary(self, queue: str) -> bool:
-        """Put an empty message on a queue by name, without leaving a binding behind."""
-        if self.skipping:
-            return False
-        try:
-            with self._producers.acquire(block=True, timeout=TIMEOUT_S) as producer:
-                producer.publish({}, exchange="", routing_key=queue, serializer="json", retry=False)
-        except (KombuError, RedisError, OSError) as error:
-            self._pause(error, 1)
-            return False
-        return True
+        """Put an empty message on a queue by name, without leaving a binding behind; whether the broker took it."""
+        return self._broker.attempt(lambda: self._send_canary(queue), nudges=1)
 
     def _wake(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
             self._redis.publish(WAKE_CHANNEL, job_id)
 
     def _send(self, nudges: Sequence[Nudge]) -> None:
-        if not nudges:
-            return
-        with self._producers.acquire(block=True, timeout=TIMEOUT_S) as producer:
+        with self._producers.acquire(block=True, timeout=TIMEOUT_S) as producer, self._forgetting(producer):
             for nudge in nudges:
                 app.send_task(
                     nudge.task,
                     args=(nudge.argument,),
+                    # Flower's row of a job has the job's own id.
+                    task_id=nudge.argument if nudge.task == RUN else None,
                     queue=nudge.queue,
                     producer=producer,
                     retry=False,
+                    confirm_timeout=TIMEOUT_S,
                     ignore_result=True,
                     argsrepr=f"('{nudge.argument}',)",  # what Flower shows: ids alone
                 )
 
-    def _pause(self, error: Exception, lost: int) -> None:
-        with self._lock:
-            first = not self.skipping
-            self._skip_until = time.monotonic() + SKIP_AFTER_FAILURE_S
-        if first:
-            log.warning("broker_away", error=type(error).__name__, nudges=lost)
+    @contextmanager
+    def _forgetting(self, producer: Any) -> Iterator[None]:
+        """A connection to RabbitMQ that failed in mid-conversation answers the wrong question next: drop it."""
+        try:
+            yield
+        except Exception:
+            if self._collects:
+                hang_up(producer.connection)
+            raise
+
+    def _send_canary(self, queue: str) -> None:
+        with self._producers.acquire(block=True, timeout=TIMEOUT_S) as producer, self._forgetting(producer):
+            producer.publish(
+                {}, exchange="", routing_key=queue, serializer="json", retry=False, confirm_timeout=TIMEOUT_S
+            )

@@ -1,77 +1,99 @@
-"""The tasks: an id in, a verb called, nudges out. Decisions and queries live in ``jobs``."""
+"""The tasks: an id in, a verb called, news out. Decisions and queries live in ``jobs``.
+
+Flower's row of ``jobs.run`` is the job's own life. A step that leaves the job alive ends with ``Ignore``,
+so that the row stays STARTED, or with ``Retry`` when the job is in the queue again; who ends the job
+elsewhere tells it by ``workers/task_events.py``. Polls and collects are about many jobs and send no events.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-import structlog
 from celery import Task
+from celery.exceptions import Ignore
 
-from core.errors import DatabaseAwayError, DatabaseChangedError
-from jobs import collector, lifecycle, poller, publishing, runner
-from jobs.errors import StaleJobError
-from jobs.states import Nudge
-from jobs.workbench import Workbench
-from workers import drain, wiring
+from jobs import poller, publishing, runner
+from jobs.errors import JobFailedError
+from jobs.states import Ended, Signal
+from workers import drain, job_request, stepping, wiring
 from workers.celery_app import app
+from workers.job_request import JobRequest, JobRetry
+from workers.task_events import RUN
 from workers.ticker import poll_key
-
-log = structlog.get_logger(__name__)
 
 
 class JobTask(Task):  # type: ignore[misc]
-    """Returns a crashed job's credits on the fast path; the sweep's ``lapse`` is the guarantee.
+    """Ends the job that a step found failed, and returns its credits, on the fast path; the sweep is the guarantee."""
 
-    Only when the fence is known: an error of the database or the broker says nothing about the job.
-    """
-
-    throws = (DatabaseAwayError, StaleJobError)
+    throws = (JobFailedError,)
+    send_events = False
 
     def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        del task_id, args, kwargs, einfo
-        if isinstance(exc, DatabaseAwayError):  # Celery's own line about it is muted, like all it expects
-            log.warning("database_away", task=self.name)
-        if not isinstance(exc, runner.CrashedStepError):
+        """The failure hook. Never raises: Celery would call it a second time."""
+        del task_id, args, kwargs
+        if not isinstance(exc, JobFailedError):
             return
-        bench = wiring.workbench()
-        try:
-            with bench.database.transaction() as connection:
-                nudges = lifecycle.crashed(connection, exc.job_id, exc.fence, give_up_s=bench.give_up_s)
-        except (DatabaseAwayError, StaleJobError) as error:
-            log.info("left_to_the_sweep", job_id=exc.job_id, error=type(error).__name__)
-            return
-        bench.publish(nudges)
+        einfo.traceback = ""  # Flower keeps it with every failure, and the code says it all
+        news = stepping.end(exc)
+        if self.send_events:
+            news = self._but_its_own(news, exc.job_id)
+        wiring.workbench().publish(news)
+
+    def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        del exc, task_id, args, kwargs
+        einfo.traceback = ""
+
+    def _but_its_own(self, news: Sequence[Signal], job_id: str) -> list[Signal]:
+        """What is left to tell beside Celery's ``task-failed``; that is for a failure on record alone."""
+        own, others = _split(news, job_id)
+        if own is None or own.status != "failed":
+            job_request.unended.add(job_id)
+            return list(news)
+        wiring.publisher().events.told_by_celery(job_id)
+        return others
 
 
-def _once_more(step: Callable[[Workbench, str], list[Nudge]], argument: str) -> list[Nudge]:
-    """A step that met a migration begins anew; a step done twice changes nothing the second time."""
-    try:
-        return step(wiring.workbench(), argument)
-    except DatabaseChangedError:
-        return step(wiring.workbench(), argument)
+class RunTask(JobTask):
+    """Stands for a job in Flower."""
+
+    Request = JobRequest
+    send_events = wiring.settings().task_events
 
 
-@app.task(base=JobTask, name="jobs.run")  # type: ignore[untyped-decorator]
+@app.task(base=RunTask, name=RUN)  # type: ignore[untyped-decorator]
 def run(job_id: str) -> None:
     """Claim a queued job and make its paid call."""
-    bench = wiring.workbench()
     if drain.draining():
-        with bench.database.autocommit() as connection:
+        with wiring.workbench().database.autocommit() as connection:
             publishing.forget(connection, [job_id])
-        return
-    bench.publish(_once_more(runner.run, job_id))
+        raise Ignore
+    _tell(job_id, stepping.perform(runner.run, job_id))
 
 
 @app.task(base=JobTask, name="jobs.poll")  # type: ignore[untyped-decorator]
 def poll(provider: str) -> None:
-    """Look at a batch of a provider's pictures in progress."""
-    bench = wiring.workbench()
+    """Look at a batch of a provider's images in progress."""
     wiring.quietly(lambda: wiring.redis_client().delete(poll_key(provider)))
-    bench.publish(_once_more(poller.poll, provider))
+    wiring.workbench().publish(stepping.perform(poller.poll, provider))
 
 
-@app.task(base=JobTask, name="jobs.collect")  # type: ignore[untyped-decorator]
-def collect(job_id: str) -> None:
-    """Fetch and keep the pictures of a job's finished calls."""
-    wiring.workbench().publish(_once_more(collector.collect, job_id))
+def _tell(job_id: str, news: Sequence[Signal]) -> None:
+    """Publish what a step did, its own job's end by this very task's. Raises Ignore where it lives on, JobRetry."""
+    own, others = _split(news, job_id)
+    events = wiring.publisher().events
+    if own is not None and own.status == "retried" and not events.has_ended(job_id):
+        raise JobRetry(own.code or "retried", others)
+    if own is not None and own.status == "succeeded":
+        events.told_by_celery(job_id)
+        wiring.workbench().publish(others)
+        return
+    wiring.workbench().publish(news)
+    raise Ignore
+
+
+def _split(news: Sequence[Signal], job_id: str) -> tuple[Ended | None, list[Signal]]:
+    """What a step says of its own job's end, and the rest."""
+    own = [each for each in news if isinstance(each, Ended) and each.job_id == job_id]
+    others = [each for each in news if not (isinstance(each, Ended) and each.job_id == job_id)]
+    return (own[-1] if own else None), others

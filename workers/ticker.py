@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -21,12 +22,13 @@ from celery.worker.state import active_requests
 
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
-from jobs import collector, heartbeats, loading, poller, publishing, refill, retention, states, sweep
-from jobs.states import COLLECT, Nudge
+from jobs import heartbeats, loading, poller, publishing, refill, retention, states, sweep
+from jobs.states import Nudge, Signal
 from storage.base import StorageUnavailableError
-from workers import drain, wiring
+from workers import drain, stepping, wiring
 from workers.bulkheads import Bulkheads, install, paid_slots
 from workers.celery_app import app
+from workers.task_events import RUN
 from workers.watchdog import CANARY_EVERY_S, CanaryStep, Watchdog
 
 log = structlog.get_logger(__name__)
@@ -68,13 +70,19 @@ class Steadiness:
 
 
 class Clock:
-    """Four loops on threads (greenlets in a worker), each of which survives any outage."""
+    """Five loops on threads (greenlets in a worker), each of which survives any outage.
+
+    Heartbeat, tick and sweep have a database engine of their own. The heartbeat goes on while the pool
+    drains, until the goodbye; the other loops stop at once.
+    """
 
     def __init__(self) -> None:
         self._bench = wiring.workbench()
+        self._database = wiring.clock_database()
         self._stop = threading.Event()
         self._steadiness = Steadiness()
-        self._sweeper = sweep.Sweeper(self._bench, steady=self._steadiness.steady, epoch=_epoch)
+        swept = replace(self._bench, database=self._database)
+        self._sweeper = sweep.Sweeper(swept, steady=self._steadiness.steady, epoch=_epoch)
         self._inline = threading.Lock()
         self._watchdog = Watchdog(
             queue=f"canary.{self._bench.owner}",
@@ -88,40 +96,38 @@ class Clock:
 
     def start(self) -> None:
         self.beat()  # before the first claim: a job's owner must be known to live
-        for name, loop, every_s in (
-            ("heartbeat", self.beat, heartbeats.HEARTBEAT_EVERY_S),
-            ("tick", self.tick, TICK_EVERY_S),
-            ("sweep", self.sweep, SWEEP_EVERY_S),
-            ("watchdog", self._watchdog.look, CANARY_EVERY_S),
-            # A loop of its own: a slow disk must not hold up the sweep.
-            ("keep", self.keep, retention.EVERY_S),
-        ):
-            # At once, for we may stand in for one that was killed: its jobs need not wait a period more.
-            first_s = 0.0 if name == "sweep" else every_s
-            threading.Thread(target=self._forever, args=(name, loop, first_s, every_s), name=name, daemon=True).start()
+        # A drain may be long: who falls silent in it loses its calls to its neighbours. Nothing ends this
+        # loop but the process; after the goodbye the heart itself is still.
+        self._start("heartbeat", self.beat, heartbeats.HEARTBEAT_EVERY_S, until=threading.Event())
+        self._start("tick", self.tick, TICK_EVERY_S)
+        # At once, for we may stand in for one that was killed: its jobs need not wait a period more.
+        self._start("sweep", self.sweep, SWEEP_EVERY_S, first_s=0.0)
+        self._start("watchdog", self._watchdog.look, CANARY_EVERY_S)
+        # A loop of its own: a slow disk must not hold up the sweep.
+        self._start("keep", self.keep, retention.EVERY_S)
 
     def stop(self) -> None:
         self._stop.set()
 
-    def _forever(self, name: str, step: Callable[[], None], first_s: float, every_s: float) -> None:
-        wait_s = first_s
-        while not self._stop.wait(wait_s * random.uniform(0.8, 1.2)):
-            wait_s = every_s
-            try:
-                step()
-            except DatabaseAwayError as error:
-                log.warning("clock_waits_for_database", loop=name, detail=error.detail)
-            except Exception:
-                log.exception("clock_step_failed", loop=name)
+    def _start(
+        self,
+        name: str,
+        step: Callable[[], None],
+        every_s: float,
+        *,
+        first_s: float | None = None,
+        until: threading.Event | None = None,
+    ) -> None:
+        waits = (every_s if first_s is None else first_s, every_s)
+        threading.Thread(target=_forever, args=(name, step, waits, until or self._stop), name=name, daemon=True).start()
 
     def beat(self) -> None:
-        with self._bench.database.autocommit() as connection:
-            heartbeats.beat(connection, self._bench.owner)
+        wiring.heart().beat()
         self._steadiness.beat()
 
     def tick(self) -> None:
         """Make somebody look at every provider that has something due; us, when the broker is away."""
-        with self._bench.database.autocommit() as connection:
+        with self._database.autocommit() as connection:
             due = loading.providers_due(connection, self._bench.registry.configured())
         for provider in due:
             try:
@@ -136,7 +142,7 @@ class Clock:
 
     def _fill_seats(self) -> None:
         """A seat that came free at a limited provider does not wait for the sweep."""
-        with self._bench.database.autocommit() as connection:
+        with self._database.autocommit() as connection:
             nudges = refill.refill_limited(connection, window=self._bench.publish_window)
         if nudges:
             self._publish(nudges)
@@ -148,13 +154,7 @@ class Clock:
         if not self._inline.acquire(blocking=False):
             return
         try:
-            nudges = poller.poll(self._bench, provider)
-            if not self._bench.publish(nudges):
-                for nudge in nudges:
-                    if nudge.task == COLLECT:
-                        collector.collect(self._bench, nudge.argument)
-        except DatabaseAwayError:
-            log.info("poll_waits_for_database", provider=provider)
+            self._bench.publish(stepping.perform_to_the_end(poller.poll, provider))
         finally:
             self._inline.release()
 
@@ -162,7 +162,7 @@ class Clock:
         self._publish(self._sweeper.sweep())
         if time.monotonic() - self._tidied_at > TIDY_EVERY_S:
             self._tidied_at = time.monotonic()
-            with self._bench.database.transaction() as connection:
+            with self._database.transaction() as connection:
                 sweep.tidy(connection)
 
     def keep(self) -> None:
@@ -172,14 +172,27 @@ class Clock:
         except StorageUnavailableError as error:
             log.warning("retention_waits_for_storage", error=str(error))
 
-    def _publish(self, nudges: Sequence[Nudge]) -> None:
+    def _publish(self, news: Sequence[Signal]) -> None:
         """What cannot be sent now counts as unpublished again, for the next round."""
-        if self._bench.publish(nudges):
+        if self._bench.publish(news):
             return
-        runs = [nudge.argument for nudge in nudges if nudge.task == "jobs.run"]
+        runs = [each.argument for each in news if isinstance(each, Nudge) and each.task == RUN]
         if runs:
-            with self._bench.database.autocommit() as connection:
+            with self._database.autocommit() as connection:
                 publishing.forget(connection, runs)
+
+
+def _forever(name: str, step: Callable[[], None], waits: tuple[float, float], until: threading.Event) -> None:
+    """``waits``: seconds before the first step, and between two."""
+    wait_s, every_s = waits
+    while not until.wait(wait_s * random.uniform(0.8, 1.2)):
+        wait_s = every_s
+        try:
+            step()
+        except DatabaseAwayError as error:
+            log.warning("clock_waits_for_database", loop=name, detail=error.detail)
+        except Exception:
+            log.exception("clock_step_failed", loop=name)
 
 
 def _epoch() -> str | None:
@@ -213,7 +226,7 @@ def _patiently(begin: Callable[[], Clock]) -> Clock:
 
 
 class TickerStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Starts the clock with the worker and stops it before the pool drains."""
+    """Starts the clock with the worker and stops all but its heartbeat before the pool drains."""
 
     requires = ("celery.worker.components:Pool",)
 

@@ -1,9 +1,9 @@
 """A worker that no longer hears its queues, and does not know: found by its own canary.
 
-A half-open connection can leave Celery's consumer deaf for ever (RELIABILITY 2.3). So every worker
+A half-open connection can leave Celery's consumer deaf forever (docs/decisions.md). So every worker
 sends itself a small message and reads it by a step inside the consumer, without a pool slot. Silence
-counts only while the pool has free slots and Redis and PostgreSQL answer on fresh connections: an
-outage, or a worker full of long paid calls, is not deafness.
+counts only from a canary that the broker took, while the pool has free slots and the broker and
+PostgreSQL answer on fresh connections: an outage, or a worker full of long paid calls, is not deafness.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ DEAF_AFTER_S = 90.0
 
 @dataclass
 class Watchdog:
-    """``could_hear``: the pool has free slots, and Redis and PostgreSQL answer on fresh connections.
+    """``could_hear``: the pool has free slots, and broker and PostgreSQL answer on fresh connections.
 
-    ``send`` puts a canary on ``queue``; ``leave`` is what a deaf worker does, once.
+    ``send`` puts a canary on ``queue`` and says whether the broker took it; ``leave`` is what a deaf
+    worker does, once.
     """
 
     queue: str
@@ -35,26 +36,29 @@ class Watchdog:
     could_hear: Callable[[], bool]
     leave: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
-    _silent_since: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._silent_since = self.clock()
+    _unheard_since: float | None = field(default=None, init=False)  # None: no canary is on its way
 
     def heard(self) -> None:
         """The consumer read a canary."""
-        self._silent_since = self.clock()
+        self._unheard_since = None
 
     def look(self) -> None:
         """One round: judge the silence so far, then send the next canary."""
         if not self.could_hear():
-            self._silent_since = self.clock()  # silence that has another cause proves nothing
+            self._unheard_since = None  # silence that has another cause proves nothing
             return
-        silent_s = self.clock() - self._silent_since
-        if silent_s > DEAF_AFTER_S:
-            log.error("worker_is_deaf", silent_s=round(silent_s))
+        if self._silent_s() >= DEAF_AFTER_S:
+            log.error("worker_is_deaf", silent_s=round(self._silent_s()))
             self.leave()
             return
-        self.send(self.queue)
+        first = self._unheard_since is None
+        if first:
+            self._unheard_since = self.clock()  # before it is sent, for it may be heard at once
+        if not self.send(self.queue) and first:
+            self._unheard_since = None
+
+    def _silent_s(self) -> float:
+        return 0.0 if self._unheard_since is None else self.clock() - self._unheard_since
 
 
 class CanaryStep(bootsteps.ConsumerStep):  # type: ignore[misc]
@@ -67,10 +71,11 @@ class CanaryStep(bootsteps.ConsumerStep):  # type: ignore[misc]
             return []
         # The default exchange reaches a queue by its name and leaves no binding behind in Redis.
         queue = Queue(self.watchdog.queue, Exchange(""), routing_key=self.watchdog.queue, exclusive=True)
-        return [Consumer(channel, queues=[queue], callbacks=[self._heard], accept=["json"])]
+        return [Consumer(channel, queues=[queue], on_message=self._heard, on_decode_error=self._heard)]
 
-    def _heard(self, body: object, message: Any) -> None:
-        del body
+    def _heard(self, message: Any, error: Exception | None = None) -> None:
+        """Whatever it says: who hears it is not deaf."""
+        del error
         message.ack()
         if self.watchdog is not None:
             self.watchdog.heard()

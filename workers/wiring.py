@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
+from typing import Any
 
 import redis
-from sqlalchemy import text
+from celery.utils.nodenames import default_nodename, host_format
+from sqlalchemy import Engine, text
 
 from core.db import Database, make_engine
 from core.errors import DatabaseAwayError
@@ -24,10 +26,15 @@ from providers import registry
 from providers.catalog_live import LiveCatalog
 from storage.media import Media
 from storage.opening import open_store
+from workers import broker
 from workers.enqueue import Publisher
+from workers.heart import Heart
 
 # A limit is so many rows.
 LIMIT_MAX = 100_000
+CLOCK_POOL_SIZE = 2
+# One locked account must not hold up a sweep: the others' jobs wait behind it.
+CLOCK_LOCK_TIMEOUT_MS = 500
 
 
 @cache
@@ -42,12 +49,34 @@ def environment() -> dict[str, str]:
 
 @cache
 def publisher() -> Publisher:
-    return Publisher(settings().broker_url, settings().redis_url)
+    values = settings()
+    return Publisher(values.broker_url, values.redis_url, node=node_name(), task_events=values.task_events)
+
+
+def node_name() -> str:
+    """What Celery calls this worker, in Flower and in its events: ``name@host``."""
+    name = settings().worker_name or f"worker-{os.getpid()}"
+    return str(host_format(default_nodename(f"{name}@%h")))
 
 
 @cache
 def database() -> Database:
-    return Database(make_engine(settings().database_url, pool_size=settings().db_pool_size, application_name="worker"))
+    return Database(_engine(pool_size=settings().db_pool_size, application_name="worker"))
+
+
+def _engine(**facts: Any) -> Engine:
+    return make_engine(settings().database_url, prepare=settings().db_prepare, **facts)
+
+
+@cache
+def clock_database() -> Database:
+    """For heartbeat, sweep and tick: two connections (four at need) that no backlog of work can take."""
+    return Database(_engine(pool_size=CLOCK_POOL_SIZE, application_name="clock", lock_timeout_ms=CLOCK_LOCK_TIMEOUT_MS))
+
+
+@cache
+def heart() -> Heart:
+    return Heart(clock_database(), workbench().owner)
 
 
 @cache
@@ -76,6 +105,7 @@ def workbench() -> Workbench:
         cancel_charge="none" if values.cancel_charge == "none" else "full",
         publish_window=values.publish_window,
         callbacks=Callbacks(database(), values.public_url),
+        node=node_name(),
     )
 
 
@@ -119,18 +149,16 @@ def _whole(variable: str, env: Mapping[str, str]) -> int | None:
 
 
 def servers_answer() -> bool:
-    """Whether Redis and PostgreSQL answer on connections made just now."""
-    fresh = Database(make_engine(settings().database_url, pool_size=1, application_name="watchdog"))
+    """Whether the broker and PostgreSQL answer on connections made just now."""
+    fresh = Database(_engine(pool_size=1, application_name="watchdog"))
     try:
         with fresh.autocommit() as connection:
             connection.execute(text("SELECT 1"))
-        with make_client(settings().redis_url) as client:
-            client.ping()
-    except (DatabaseAwayError, RedisError):
+    except DatabaseAwayError:
         return False
     finally:
         fresh.dispose()
-    return True
+    return broker.answers(settings().broker_url)
 
 
 def quietly(step: Callable[[], object]) -> None:

@@ -33,7 +33,9 @@ def prepare(settings: Settings) -> Prepared:
     """
     make_folder(settings.var)
     key_path = settings.var / "admin.key"
-    database = Database(make_engine(settings.database_url, pool_size=2, application_name="bootstrap"))
+    database = Database(
+        make_engine(settings.database_url, pool_size=2, application_name="bootstrap", prepare=settings.db_prepare)
+    )
     try:
         with database.transaction() as connection:
             schema.upgrade(connection)

@@ -33,7 +33,8 @@ def open_database() -> Iterator[Database]:
         make_engine,
     )  # after the address: without one there is nothing to load it for
 
-    database = Database(make_engine(url, pool_size=1, application_name="darkroom-cli"))
+    # Nothing here is worth preparing, and a pooler may stand in between.
+    database = Database(make_engine(url, pool_size=1, application_name="darkroom-cli", prepare=False))
     try:
         with _named_faults():
             yield database

@@ -17,6 +17,11 @@ from core.settings import Settings
 LOOPBACK = "127.0.0.1"
 FLOWER = "flower"
 FLOWER_USER = "admin"
+# A job takes 4.7 kB there. Its columns tell the job's life by its id; its kind of task is always the same.
+FLOWER_OPTIONS = (
+    "--max_tasks=20000",
+    "--tasks_columns=uuid,state,args,exception,runtime,received,started,worker",
+)
 
 # Who is stopped first has the highest number; the sandbox outlives the workers that talk to it.
 POSTGRES, REDIS, SANDBOX, SERVICE = range(4)
@@ -75,7 +80,7 @@ def _web(environ: Mapping[str, str]) -> Program:
 def _workers(settings: Settings, environ: Mapping[str, str]) -> list[Program]:
     count = settings.worker_processes
     names = ["worker"] if count == 1 else [f"worker{number}" for number in range(1, count + 1)]
-    # Never SIGQUIT: on gevent it acknowledges the work it cuts off (RELIABILITY 2.5).
+    # Never SIGQUIT: on gevent it acknowledges the work it cuts off (docs/operating.md).
     steps = ((signal.SIGTERM, max(10.0, settings.drain_s + 2.0)),)
     argv = _module("workers")
     return [
@@ -93,7 +98,9 @@ def _workers(settings: Settings, environ: Mapping[str, str]) -> list[Program]:
 
 def _flower(settings: Settings, environ: Mapping[str, str]) -> Program:
     where = (f"--address={LOOPBACK}", f"--port={settings.flower_port}", "--inspect_timeout=3000")
-    argv = _module("celery", "-A", "workers.celery_app", "flower", *where)
+    # Flower asks every worker for its task events, whatever the worker was told at its start.
+    quiet = () if settings.task_events else ("--enable_events=false",)
+    argv = _module("celery", "-A", "workers.celery_app", "flower", *where, *FLOWER_OPTIONS, *quiet)
     return Program(name=FLOWER, argv=argv, environ=environ, stage=SERVICE, stop_steps=((signal.SIGTERM, 3.0),))
 
 

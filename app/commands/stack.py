@@ -109,7 +109,9 @@ def not_ready(settings: Settings) -> str | None:
 
 def no_worker(settings: Settings) -> str | None:
     """Look for a worker's fresh heartbeat; what is missing, or None."""
-    database = Database(make_engine(settings.database_url, pool_size=1, application_name="up"))
+    database = Database(
+        make_engine(settings.database_url, pool_size=1, application_name="up", prepare=settings.db_prepare)
+    )
     try:
         with database.autocommit() as connection:
             return None if heartbeats.anyone_lives(connection) else "no worker has a heartbeat"

@@ -328,6 +328,41 @@ def test_a_miscounted_hold_is_counted_anew_with_a_line_in_the_ledger(house: Hous
     assert findings(house) == {}
 
 
+def test_money_is_counted_while_jobs_are_claimed(house: House) -> None:
+    """A hold does not wait for the balance row: whichever side of it the count falls on, the sums are the same."""
+    queued = [house.job(ended_days_ago=None, quiet=True) for _ in range(6)]
+    house.sql("ALTER TABLE transfers DISABLE TRIGGER transfers_are_final")
+    house.sql("DELETE FROM transfers WHERE kind = 'hold'")
+    house.sql("ALTER TABLE transfers ENABLE TRIGGER transfers_are_final")
+    house.sql("UPDATE jobs SET status = 'queued', money = 'queued', started_at = NULL")
+    house.sql("UPDATE balances SET reserved = reserved + 8")
+    found = next(f for f in doctor(house).examine() if f.kind == "reserved_is_queued_and_held")
+    claimed = threading.Event()
+
+    def claim() -> None:
+        for job_id in queued:
+            with house.database.transaction() as connection:
+                connection.execute(
+                    text(
+                        "UPDATE jobs SET status = 'waiting', money = 'held', started_at = clock_timestamp()"
+                        " WHERE id = :id"
+                    ),
+                    {"id": job_id},
+                )
+                ledger.hold(connection, house.account_id, job_id, PRICE)
+        claimed.set()
+
+    thread = threading.Thread(target=claim)
+    thread.start()
+    mended = [mend(house, found, money=True)]
+    while not claimed.is_set():
+        mended.append(mend(house, found, money=True))
+    thread.join()
+    assert "adjusted" in str(mended[0]) and set(mended[1:]) <= {"balances again"}
+    assert house.one("SELECT reserved FROM balances") == 6 * PRICE
+    assert {found.kind for found in doctor(house).examine()} == {"picture_missing"}
+
+
 def test_a_balance_row_that_is_gone_comes_back_from_the_transfers(house: House) -> None:
     house.job(ended_days_ago=None)
     before = house.one("SELECT spendable || '/' || reserved FROM balances")

@@ -5,152 +5,53 @@ One database and one Redis for all tests here; each test starts a worker if none
 
 from __future__ import annotations
 
-import os
+import base64
+import json
+import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from decimal import Decimal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from job_engine import ASYNC_PRICE, SYNC_MODEL, Engine, make_bench, root
-from sqlalchemy import create_engine, text
+from job_engine import SYNC_MODEL, Engine, root
+from worker_fleet import Fleet, ended, running_fleet, statuses, tally, web_side
 
-from core.db import Database, make_engine
-from core.embedded.redis import EmbeddedRedis
 from core.redis import make_client
-from jobs.desk import Customer, Desk
+from jobs.desk import Customer
 from providers.catalog import Catalog
 from sandbox.testing import Sandbox
-from storage.local import LocalStore
 from storage.media import Media
-from workers.enqueue import Publisher
 
 GONE_WITHIN_S = 10
 
 
-class Fleet:
-    """The servers, and the one worker process that may run on them."""
-
-    def __init__(self, var: Path, database_url: str, redis: EmbeddedRedis) -> None:
-        self.var, self.database_url, self.redis = var, database_url, redis
-        self.log = var / "worker.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def ensure_worker(self, environ: dict[str, str]) -> subprocess.Popen[bytes]:
-        if self.process is None or self.process.poll() is not None:
-            with self.log.open("ab") as output:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", "workers"], cwd=root(), env=environ, stdout=output, stderr=output
-                )
-        return self.process
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[Fleet]:
-    administrator = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-    with administrator.connect() as connection:
-        connection.execute(text("CREATE DATABASE fleet TEMPLATE template_darkroom"))
-    var = tmp_path_factory.mktemp("fleet")
-    redis = EmbeddedRedis(var / "redis")
-    redis.start()
-    fleet = Fleet(var, postgres_url.rsplit("/", 1)[0] + "/fleet", redis)
-    yield fleet
-    fleet.stop()
-    redis.stop()
-    with administrator.connect() as connection:
-        connection.execute(text("DROP DATABASE fleet WITH (FORCE)"))
-    administrator.dispose()
+    with running_fleet(tmp_path_factory.mktemp("fleet"), postgres_url, "fleet") as fleet:
+        yield fleet
 
 
 @pytest.fixture
 def environ(fleet: Fleet, upstreams: dict[str, str]) -> dict[str, str]:
-    """Of the worker, and of the test where it stands for the web process."""
-    return {
-        **os.environ,
-        **upstreams,
-        "DATABASE_URL": fleet.database_url,
-        "REDIS_URL": fleet.redis.url,
-        "DARKROOM_VAR": str(fleet.var),
-        "DARKROOM_DECODERS": "1",
-        "DARKROOM_WORKER_POOL": "60",
-        "OPENAI_MAX_ACTIVE": "50",
-    }
+    return fleet.environ(upstreams)
 
 
 @pytest.fixture
 def engine(
-    fleet: Fleet,
-    models: Catalog,
-    media: Media,
-    environ: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
+    fleet: Fleet, models: Catalog, media: Media, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Engine]:
-    """The web's side of the fleet: it submits, publishes for real, and looks."""
     monkeypatch.setenv("REDIS_URL", fleet.redis.url)
-    database = Database(make_engine(fleet.database_url))
-    store = LocalStore(fleet.var / "blobs")
-    publisher = Publisher(fleet.redis.url, fleet.redis.url)
-    desk = Desk(
-        database,
-        media,
-        store,
-        models,
-        configured=["chatgpt2api", "openai"],
-        markup=Decimal(1),
-        minimum_unit_price=ASYNC_PRICE,
-        default_model=None,
-        default_deadline_s=3600,
-        publish_window=32,
-    )
-    bench = make_bench(
-        database=database,
-        models=models,
-        media=media,
-        store=store,
-        environ=environ,
-        sent=publisher.publish,
-        owner="wkr_web",
-    )
-    with database.autocommit() as connection:  # it runs nothing: nobody shall think it does
-        connection.execute(text("DELETE FROM workers WHERE boot_id = 'wkr_web'"))
-    yield Engine(bench, desk, publisher.publish)  # type: ignore[arg-type]
-    database.dispose()
+    with web_side(fleet, models, media, environ) as engine:
+        yield engine
 
 
 @pytest.fixture
 def account(engine: Engine) -> Customer:
     return engine.account()
-
-
-def eventually(fleet: Fleet, holds: Callable[[], object], within_s: float = 30) -> None:
-    """Wait until it holds; what the worker said is the message when it never does."""
-    until = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < until, fleet.log.read_text()[-6000:]
-        time.sleep(0.05)
-
-
-def ended(engine: Engine, job_ids: list[str]) -> bool:
-    live = "SELECT count(*) FROM jobs WHERE id = ANY(:ids) AND finished_at IS NULL"
-    return engine.one(live, ids=job_ids) == 0
-
-
-def statuses(engine: Engine, job_ids: list[str]) -> dict[str, int]:
-    rows = engine.rows("SELECT status, count(*) FROM jobs WHERE id = ANY(:ids) GROUP BY 1", ids=job_ids)
-    return {row.status: row.count for row in rows}
-
-
-def tally(sandbox: Sandbox, provider: str = "chatgpt2api") -> dict[str, Any]:
-    return dict(sandbox.counts()[provider])
 
 
 def test_a_worker_runs_what_is_submitted(
@@ -160,7 +61,7 @@ def test_a_worker_runs_what_is_submitted(
     ids = [engine.order(account, f"number {n}", n=1 + n % 2).task.id for n in range(10)]
     ids.append(engine.order(account, model=SYNC_MODEL, size="1024x640").task.id)
     refused = engine.order(account, "no [sandbox:refuse]").task.id
-    eventually(fleet, lambda: ended(engine, [*ids, refused]))
+    fleet.eventually(lambda: ended(engine, [*ids, refused]))
     assert statuses(engine, ids) == {"succeeded": 11}
     assert engine.job(refused).failure_code == "content_refused"
     assert (tally(sandbox)["accepted"], tally(sandbox)["repeated_submits"]) == (15, {})
@@ -174,17 +75,17 @@ def test_work_goes_on_without_redis_and_later_jobs_run_without_a_restart(
     sandbox.settings(latency_s=1.5)
     waiting = engine.order(account, "in progress").task.id
     paid = engine.order(account, "paid [sandbox:latency=1.5]", model=SYNC_MODEL, size="1024x640").task.id
-    eventually(fleet, lambda: engine.job(waiting).status == "waiting" and engine.job(paid).status == "running")
+    fleet.eventually(lambda: engine.job(waiting).status == "waiting" and engine.job(paid).status == "running")
     fleet.redis.stop()
     try:
-        eventually(fleet, lambda: ended(engine, [waiting, paid]))
+        fleet.eventually(lambda: ended(engine, [waiting, paid]))
         assert statuses(engine, [waiting, paid]) == {"succeeded": 2}
         meanwhile = engine.order(account, "meanwhile").task.id
         assert engine.job(meanwhile).status == "queued"
     finally:
         fleet.redis.start()
     later = engine.order(account, "later").task.id
-    eventually(fleet, lambda: ended(engine, [meanwhile, later]), within_s=40)
+    fleet.eventually(lambda: ended(engine, [meanwhile, later]), within_s=40)
     assert statuses(engine, [meanwhile, later]) == {"succeeded": 2}
     assert worker.poll() is None
     assert tally(sandbox)["repeated_submits"] == {}
@@ -197,34 +98,102 @@ def test_what_a_killed_worker_left_is_taken_up_and_bought_once(
     fleet.ensure_worker(environ)
     sandbox.settings(latency_s=1.0)
     ids = [engine.order(account, f"number {n}").task.id for n in range(30)]
-    eventually(fleet, lambda: statuses(engine, ids).get("waiting", 0) + statuses(engine, ids).get("succeeded", 0) >= 5)
+    fleet.eventually(lambda: statuses(engine, ids).get("waiting", 0) + statuses(engine, ids).get("succeeded", 0) >= 5)
     fleet.stop()
     assert not ended(engine, ids)
     fleet.ensure_worker(environ)
-    eventually(fleet, lambda: ended(engine, ids), within_s=45)
+    fleet.eventually(lambda: ended(engine, ids), within_s=45)
     assert statuses(engine, ids) == {"succeeded": 30}
     assert tally(sandbox)["accepted"] == 30
     assert engine.one("SELECT count(*) FROM upstream_calls WHERE job_id = ANY(:ids)", ids=ids) == 30
     engine.assert_books_balance()
 
 
-def test_a_malformed_message_stops_nothing_for_longer_than_a_restart(
+def envelope(body: object, **headers: object) -> dict[str, Any]:
+    """What kombu puts on a queue in Redis: ours, but for what a test says."""
+    return {
+        "body": base64.b64encode(json.dumps(body).encode()).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"lang": "py", "task": "jobs.run", "id": "job_poison", "argsrepr": "()", **headers},
+        "properties": {
+            "correlation_id": "job_poison",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": "chatgpt2api"},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": secrets.token_hex(16),
+        },
+    }
+
+
+def changed(message: dict[str, Any], **parts: object) -> dict[str, Any]:
+    return {**message, **parts}
+
+
+EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+FINE = [["job_poison"], {}, EMBEDDED]
+# The last of these is what kombu puts back at exit, and crashes on at every start.
+POISON: dict[str, object] = {
+    "no json": "{not json",
+    "no text": b"\xff\xfe\x00",
+    "a number": "5",
+    "null": "null",
+    "a list": "[]",
+    "nested": "[" * 100_000,
+    "no envelope": '{"a": 1}',
+    "bad base64": changed(envelope(FINE), body="A"),
+    "another encoding": changed(envelope(FINE), properties={**envelope(FINE)["properties"], "body_encoding": "rot13"}),
+    "no tag": changed(envelope(FINE), properties={}),
+    "headers in a list": changed(envelope(FINE), headers=["jobs.run"]),
+    "no headers": changed(envelope(FINE), headers=None),
+    "another content": changed(envelope(FINE), **{"content-type": "application/x-python-serialize"}),
+    "badly compressed": envelope(FINE, compression="application/x-bz2"),
+    "unknown task": envelope(FINE, task="jobs.unknown"),
+    "a task in a list": envelope(FINE, task=["jobs.run"]),
+    "unknown task without id": envelope([], task="jobs.unknown", id=None),
+    "no id": envelope(FINE, id=None),
+    "bad time limit": envelope(FINE, timelimit=[5]),
+    "bad stamps": envelope(FINE, stamped_headers=5),
+    "bad eta": envelope(FINE, eta="tomorrow"),
+    "two arguments": envelope([["job_poison", "job_poison"], {}, EMBEDDED]),
+    "no keywords": envelope([["job_poison"], None, EMBEDDED]),
+    "a chain": envelope([["job_poison"], {}, {**EMBEDDED, "chain": 5}]),
+    "body null": envelope(None),
+    "body a=1": envelope({"a": 1}),
+}
+
+
+def test_poison_is_rejected_counted_and_dropped_and_the_worker_works_on(
     fleet: Fleet, engine: Engine, account: Customer, environ: dict[str, str]
 ) -> None:
-    fleet.ensure_worker(environ)
-    first = engine.order(account, "before").task.id
-    eventually(fleet, lambda: ended(engine, [first]))
+    worker = fleet.ensure_worker(environ)
     client = make_client(fleet.redis.url)
-    client.lpush("chatgpt2api", "{not json")
-    eventually(fleet, lambda: client.llen("chatgpt2api") == 0)
+    job_id = engine.order(account, "before").task.id
+    fleet.eventually(lambda: ended(engine, [job_id]))
+    for count, poison in enumerate(POISON.values(), 1):
+        client.lpush("chatgpt2api", json.dumps(poison) if isinstance(poison, dict) else poison)  # type: ignore[arg-type]
+        fleet.eventually(lambda: rejected(fleet) == count)  # noqa: B023
+    client.publish("/0.celery.pidbox", '{"a": 1}')
+    fleet.eventually(lambda: rejected(fleet) == len(POISON) + 1)
     job_id = engine.order(account, "after").task.id
-
-    def supervised() -> bool:
-        fleet.ensure_worker(environ)  # what the supervisor does
-        return ended(engine, [job_id])
-
-    eventually(fleet, supervised)
+    fleet.eventually(lambda: ended(engine, [job_id]))
     assert engine.job(job_id).status == "succeeded"
+    assert worker.poll() is None
+
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(GONE_WITHIN_S) == 0
+    assert client.llen("chatgpt2api") == client.hlen("unacked") == 0  # nothing was put back, nothing is held
+    again = fleet.ensure_worker(environ)
+    job_id = engine.order(account, "after a restart").task.id
+    fleet.eventually(lambda: ended(engine, [job_id]))
+    assert engine.job(job_id).status == "succeeded"
+    assert again.poll() is None
+    assert rejected(fleet) == len(POISON) + 1
+
+
+def rejected(fleet: Fleet) -> int:
+    return fleet.log.read_text().count("message_rejected")
 
 
 def test_a_worker_told_to_stop_is_gone_in_time_even_from_a_call_that_hangs(
@@ -233,7 +202,7 @@ def test_a_worker_told_to_stop_is_gone_in_time_even_from_a_call_that_hangs(
     worker = fleet.ensure_worker(environ)
     hanging = engine.order(account, "hang [sandbox:hang]", model=SYNC_MODEL, size="1024x640").task.id
     waiting = engine.order(account, "slow [sandbox:latency=20]").task.id
-    eventually(fleet, lambda: engine.job(waiting).status == "waiting" and tally(sandbox, "openai")["in_flight"] == 1)
+    fleet.eventually(lambda: engine.job(waiting).status == "waiting" and tally(sandbox, "openai")["in_flight"] == 1)
     told_at = time.monotonic()
     worker.send_signal(signal.SIGTERM)
     worker.wait(GONE_WITHIN_S)
@@ -241,11 +210,11 @@ def test_a_worker_told_to_stop_is_gone_in_time_even_from_a_call_that_hangs(
     assert engine.one("SELECT count(*) FROM workers") == 0  # it said goodbye
     sandbox.advance_clock(30)
     fleet.ensure_worker(environ)
-    eventually(fleet, lambda: ended(engine, [waiting]))
-    eventually(fleet, lambda: engine.job(hanging).status == "waiting")
+    fleet.eventually(lambda: ended(engine, [waiting]))
+    fleet.eventually(lambda: engine.job(hanging).status == "waiting")
     engine.sql("UPDATE upstream_calls SET give_up_at = clock_timestamp() WHERE job_id = :id", id=hanging)
     engine.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=hanging)
-    eventually(fleet, lambda: ended(engine, [hanging]))
+    fleet.eventually(lambda: ended(engine, [hanging]))
     assert (engine.job(waiting).status, engine.job(hanging).failure_code) == ("succeeded", "upstream_uncertain")
     assert tally(sandbox, "openai")["submits"] == 1
     engine.assert_books_balance()
@@ -253,8 +222,8 @@ def test_a_worker_told_to_stop_is_gone_in_time_even_from_a_call_that_hangs(
 
 def test_an_idle_worker_told_to_stop_goes_at_once(fleet: Fleet, engine: Engine, environ: dict[str, str]) -> None:
     worker = fleet.ensure_worker(environ)
-    eventually(fleet, lambda: engine.one("SELECT count(*) FROM workers") == 1)
-    eventually(fleet, lambda: b"ready" in fleet.log.read_bytes()[-3000:])
+    fleet.eventually(lambda: engine.one("SELECT count(*) FROM workers") == 1)
+    fleet.eventually(lambda: b"ready" in fleet.log.read_bytes()[-3000:])
     worker.send_signal(signal.SIGTERM)
     worker.wait(GONE_WITHIN_S)
     assert engine.one("SELECT count(*) FROM workers") == 0
@@ -297,7 +266,7 @@ def test_the_hub_of_a_worker_never_stalls_while_redis_is_away(
         )
     try:
         alive = "SELECT count(*) FROM workers WHERE pid = :pid"
-        eventually(fleet, lambda: engine.one(alive, pid=watched.pid) == 1)
+        fleet.eventually(lambda: engine.one(alive, pid=watched.pid) == 1)
         stalls = []
         while len(stalls) < TRIES and not (stalls and min(stalls) < STALL_AT_MOST_S):
             stalls.append(_stall_through_an_outage(fleet, hub))
@@ -313,8 +282,8 @@ def _stall_through_an_outage(fleet: Fleet, hub: Path) -> float:
     fleet.redis.stop()
     try:
         hub.with_suffix(".again").touch()
-        eventually(fleet, lambda: not hub.with_suffix(".again").exists())
-        eventually(fleet, lambda: int(hub.read_text().split()[0]) >= OUTAGE_TICKS)
+        fleet.eventually(lambda: not hub.with_suffix(".again").exists())
+        fleet.eventually(lambda: int(hub.read_text().split()[0]) >= OUTAGE_TICKS)
         return float(hub.read_text().split()[1])
     finally:
         fleet.redis.start()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from core.embedded.ports import free_ports
 from core.redis import Sentinels
-from workers.broker import address, is_redis, transport_options
+from tests.odd_brokers import rubbish
+from workers.broker import address, answers, is_redis, transport_options
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,16 @@ def test_sentinels_are_read_from_one_url_and_told_to_kombu_one_by_one() -> None:
 )
 def test_tls_is_verified_unless_it_is_said_not_to(given: str, told: str) -> None:
     assert address(given) == told
+
+
+def test_a_broker_that_is_away_or_talks_nonsense_does_not_answer() -> None:
+    away = free_ports(1)[0]
+    with rubbish() as odd:
+        for url in (f"redis://127.0.0.1:{away}/0", f"amqp://127.0.0.1:{away}//"):
+            assert not answers(url)
+        for url in (f"redis://127.0.0.1:{odd}/0", f"amqp://127.0.0.1:{odd}//"):
+            assert not answers(url)
+
+
+def test_a_broker_that_is_there_answers(redis_url: str) -> None:
+    assert answers(redis_url)

@@ -14,6 +14,7 @@ import pytest
 class Surroundings:
     now: float = 0.0
     fine: bool = True
+    broker_takes: bool = True
     sent: list[str] = field(default_factory=list)
     left: int = 0
 
@@ -36,7 +37,7 @@ def watchdog(watchdog_module: Any, here: Surroundings) -> Any:
 
     def send(queue: str) -> bool:
         here.sent.append(queue)
-        return True
+        return here.broker_takes
 
     return watchdog_module.Watchdog("canary.1", send, lambda: here.fine, leave, clock=lambda: here.now)
 
@@ -68,4 +69,28 @@ def test_an_outage_or_a_full_pool_is_not_deafness(watchdog: Any, here: Surroundi
     silent_rounds(watchdog, here, 600)
     here.fine = True
     silent_rounds(watchdog, here, 80)
+    assert here.left == 0
+
+
+def test_silence_counts_from_a_canary_that_the_broker_took(watchdog: Any, here: Surroundings) -> None:
+    here.broker_takes = False
+    silent_rounds(watchdog, here, 600)
+    here.broker_takes = True
+    silent_rounds(watchdog, here, 90)
+    assert here.left == 0
+    silent_rounds(watchdog, here, 10)
+    assert here.left == 1
+
+
+def test_a_canary_heard_before_its_sending_returns_is_heard(watchdog: Any, here: Surroundings) -> None:
+    sent = watchdog.send
+
+    def heard_at_once(queue: str) -> bool:
+        watchdog.heard()
+        return bool(sent(queue))
+
+    watchdog.send = heard_at_once
+    silent_rounds(watchdog, here, 10)
+    here.broker_takes = False
+    silent_rounds(watchdog, here, 600)
     assert here.left == 0

@@ -8,12 +8,14 @@ import pytest
 
 from workers.bulkheads import Bulkheads, paid_slots
 
+FREE = {"control", "polls", "collects"}
+
 
 class Consumer:
     """Celery's, as far as bulkheads know it."""
 
     def __init__(self) -> None:
-        self.consumed = {"openai", "chatgpt2api", "control"}
+        self.consumed = {"openai", "chatgpt2api", *FREE}
 
     def call_soon(self, act: Callable[[str], None], queue: str) -> None:
         act(queue)
@@ -40,10 +42,10 @@ def fill(bulkheads: Bulkheads, queue: str, count: int) -> list[str]:
 def test_a_provider_at_its_cap_is_paused_alone_and_resumed_below_it(consumer: Consumer) -> None:
     bulkheads = Bulkheads(provider_slots=10, paid_slots=100, consumer=consumer)
     ids = fill(bulkheads, "openai", 10)
-    assert consumer.consumed == {"chatgpt2api", "control"}
-    bulkheads.ended(ids[0])
+    assert consumer.consumed == {"chatgpt2api", *FREE}
+    bulkheads.ended(ids[0], "openai")
     assert "openai" not in consumer.consumed  # a little room first, so that it does not flap
-    bulkheads.ended(ids[1])
+    bulkheads.ended(ids[1], "openai")
     assert "openai" in consumer.consumed
 
 
@@ -51,21 +53,34 @@ def test_all_paid_calls_together_leave_room_for_control(consumer: Consumer) -> N
     bulkheads = Bulkheads(provider_slots=10, paid_slots=12, consumer=consumer)
     ids = fill(bulkheads, "openai", 8) + fill(bulkheads, "chatgpt2api", 4)
     assert "chatgpt2api" not in consumer.consumed
-    fill(bulkheads, "control", 1000)
-    assert "control" in consumer.consumed
+    for queue in FREE:
+        fill(bulkheads, queue, 1000)
+    assert consumer.consumed >= FREE
     for task_id in ids:
-        bulkheads.ended(task_id)
-    assert consumer.consumed == {"openai", "chatgpt2api", "control"}
+        bulkheads.ended(task_id, task_id.rpartition("-")[0])
+    assert consumer.consumed == {"openai", "chatgpt2api", *FREE}
 
 
 def test_an_end_told_twice_counts_once(consumer: Consumer) -> None:
     bulkheads = Bulkheads(provider_slots=2, paid_slots=10, consumer=consumer)
     first, _ = fill(bulkheads, "openai", 2)
-    bulkheads.ended(first)
-    bulkheads.ended(first)
-    bulkheads.ended("unknown")
+    bulkheads.ended(first, "openai")
+    bulkheads.ended(first, "openai")
+    bulkheads.ended("unknown", "openai")
     bulkheads.received("another", "openai")
     assert "openai" not in consumer.consumed
+
+
+def test_a_message_that_came_twice_counts_twice(consumer: Consumer) -> None:
+    bulkheads = Bulkheads(provider_slots=10, paid_slots=100, consumer=consumer)
+    for _ in range(2):
+        bulkheads.received("job_1", "openai")
+    bulkheads.received("job_1", "chatgpt2api")  # the next provider, while the first call is being written off
+    bulkheads.ended("job_1", "openai")
+    assert bulkheads.busy() == 2
+    bulkheads.ended("job_1", "chatgpt2api")
+    bulkheads.ended("job_1", "openai")
+    assert bulkheads.busy() == 0
 
 
 @pytest.mark.parametrize(("pool", "wanted"), [(1000, 800), (400, 200), (300, 150), (100, 50), (10, 5)])
@@ -77,5 +92,5 @@ def test_the_smallest_pool_takes_one_paid_job_after_the_other(consumer: Consumer
     bulkheads = Bulkheads(provider_slots=200, paid_slots=paid_slots(1, 200), consumer=consumer)
     [task_id] = fill(bulkheads, "openai", 1)
     assert "openai" not in consumer.consumed
-    bulkheads.ended(task_id)
+    bulkheads.ended(task_id, "openai")
     assert "openai" in consumer.consumed

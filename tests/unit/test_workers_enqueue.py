@@ -8,9 +8,13 @@ import pytest
 from kombu.exceptions import LimitExceeded
 
 from core.embedded.ports import free_ports
+from core.redis import make_client
 from jobs.states import poll, run, wake
+from tests.odd_brokers import IS_FULL, LEAVES, rabbit, rubbish
 from workers import enqueue
 from workers.enqueue import Publisher
+
+NOWHERE = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def away() -> Publisher:
 
 @pytest.fixture(autouse=True)
 def urls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("REDIS_URL", NOWHERE)
 
 
 @pytest.mark.parametrize("nudge", [run("openai", "job_x"), poll("openai"), wake("job_x")])
@@ -52,3 +56,42 @@ def test_a_full_pool_of_producers_is_no_accident(away: Publisher, monkeypatch: p
 
     monkeypatch.setattr(away._producers, "acquire", full)
     assert away.publish([run("openai", "job_x")]) is False
+
+
+@pytest.mark.parametrize("to_a_message", [LEAVES, IS_FULL, b""], ids=["leaves", "is full", "is silent"])
+def test_a_rabbit_that_fails_in_mid_conversation_raises_nothing(to_a_message: bytes) -> None:
+    with rabbit(to_a_message) as port:
+        url = f"amqp://127.0.0.1:{port}//"
+        assert Publisher(url, NOWHERE).send_canary("canary.1") is False
+        began = time.monotonic()
+        assert Publisher(url, NOWHERE).publish([run("openai", "job_x")]) is False
+        assert time.monotonic() - began < 3
+
+
+def test_what_is_no_broker_at_all_raises_nothing() -> None:
+    with rubbish() as port:
+        for scheme in ("redis", "amqp"):
+            url = f"{scheme}://127.0.0.1:{port}//"
+            assert Publisher(url, f"redis://127.0.0.1:{port}/0").publish([run("openai", "job_x")]) is False
+
+
+def test_whatever_a_library_raises_is_logged_and_goes_no_further(
+    away: Publisher, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(**_: object) -> None:
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(away._producers, "acquire", broken)
+    assert away.publish([run("openai", "job_x")]) is False
+    assert "publishing_crashed" in capsys.readouterr().out
+
+
+def test_messages_are_sent_while_only_the_redis_of_the_web_is_away(redis_url: str) -> None:
+    nobody = f"redis://127.0.0.1:{free_ports(1)[0]}/0"
+    publisher = Publisher(redis_url, nobody)
+    assert publisher.publish([wake("job_y"), run("queue_of_this_test", "job_y")]) is False
+    assert not publisher.skipping
+    client = make_client(redis_url)
+    [message] = client.lrange("queue_of_this_test", 0, -1)
+    client.delete("queue_of_this_test")
+    assert '"id": "job_y"' in message  # Flower's row of a job has the job's own id

@@ -1,0 +1,159 @@
+"""What Flower hears of ends that no Celery task stands for: on a real Redis, as a listener hears it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from core.embedded.redis import EmbeddedRedis
+from core.redis import make_client
+from jobs.states import Ended
+from workers import task_events
+from workers.broker import connect
+from workers.task_events import BATCH, TaskEvents
+
+NODE = "worker@here"
+
+
+class Listener:
+    """Subscribed to what workers publish for Flower; reads whole messages, each a list of events."""
+
+    def __init__(self, url: str) -> None:
+        self._client: redis.Redis = make_client(url, timeout_s=5)  # kept, or its connections are closed
+        self._topics = self._client.pubsub()
+        self._topics.psubscribe("/*celeryev*")
+        assert self._topics.get_message(timeout=5)
+
+    def batch(self, within_s: float = 5.0) -> list[dict[str, Any]]:
+        until = time.monotonic() + within_s
+        while time.monotonic() < until:
+            message = self._topics.get_message(timeout=0.1)
+            if message and message["type"] == "pmessage":
+                body = json.loads(base64.b64decode(json.loads(message["data"])["body"]))
+                return body if isinstance(body, list) else [body]
+        return []
+
+    def heard(self, count: int) -> list[dict[str, Any]]:
+        """The next so many events, and no more."""
+        events: list[dict[str, Any]] = []
+        while len(events) < count and (batch := self.batch()):
+            events += batch
+        assert self.batch(within_s=0.5) == []
+        return events
+
+
+@pytest.fixture(autouse=True)
+def urls(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+
+
+@pytest.fixture
+def listener(redis_url: str) -> Iterator[Listener]:
+    return Listener(redis_url)
+
+
+def teller(url: str, node: str | None = NODE, *, enabled: bool = True) -> TaskEvents:
+    return TaskEvents(lambda: connect(url, timeout_s=1), node=node, enabled=enabled)
+
+
+def test_each_kind_of_end_is_told_as_celery_tells_it(redis_url: str, listener: Listener) -> None:
+    teller(redis_url).tell(
+        [
+            Ended("job_1", "succeeded", runtime_s=4.5),
+            Ended("job_2", "failed", code="content_refused", runtime_s=1.5),
+            Ended("job_3", "cancelled"),
+            Ended("job_4", "retried", code="rate_limited"),
+        ]
+    )
+    events = listener.heard(4)
+    assert [(each["type"], each["uuid"]) for each in events] == [
+        ("task-succeeded", "job_1"),
+        ("task-failed", "job_2"),
+        ("task-revoked", "job_3"),
+        ("task-retried", "job_4"),
+    ]
+    for each in events:
+        assert (each["name"], each["args"], each["kwargs"]) == ("jobs.run", f"('{each['uuid']}',)", "{}")
+        assert each["hostname"] == NODE
+        assert {"timestamp", "clock", "pid", "utcoffset"} <= each.keys()
+    assert (events[0]["runtime"], events[0]["result"]) == (4.5, "None")
+    assert (events[1]["runtime"], events[1]["exception"]) == (1.5, "content_refused")
+    assert "runtime" not in events[2]
+    assert events[3]["exception"] == "rate_limited"
+
+
+def test_what_comes_together_goes_in_few_messages(redis_url: str, listener: Listener) -> None:
+    teller(redis_url).tell([Ended(f"job_{n}", "succeeded") for n in range(2 * BATCH + 2)])
+    assert [len(listener.batch()) for _ in range(3)] == [BATCH, BATCH, 2]
+
+
+def test_the_web_speaks_in_the_name_of_the_worker_that_ran_the_job(redis_url: str, listener: Listener) -> None:
+    events = teller(redis_url, None)
+    events.tell([Ended("job_1", "cancelled", node="worker1@there"), Ended("job_2", "cancelled")])
+    events.tell([Ended("job_3", "cancelled", node="worker2@there")])
+    assert [(each["uuid"], each["hostname"]) for each in listener.heard(2)] == [
+        ("job_1", "worker1@there"),
+        ("job_3", "worker2@there"),
+    ]
+
+
+def test_after_its_end_nothing_is_told_of_a_job(redis_url: str, listener: Listener) -> None:
+    events = teller(redis_url)
+    events.tell([Ended("job_1", "retried", code="rate_limited")])
+    events.tell([Ended("job_1", "retried", code="upstream_down")])
+    events.tell([Ended("job_1", "failed", code="attempts_exhausted")])
+    events.tell([Ended("job_1", "retried", code="late"), Ended("job_1", "failed", code="again")])
+    events.told_by_celery("job_2")
+    events.tell([Ended("job_2", "retried", code="late")])
+    said = [(each["type"], each["exception"]) for each in listener.heard(3)]
+    assert said[-1] == ("task-failed", "attempts_exhausted")
+    assert not {"late", "again"} & {code for _, code in said}
+    assert events.has_ended("job_1") and events.has_ended("job_2") and not events.has_ended("job_3")
+
+
+def test_switched_off_it_tells_nothing(redis_url: str, listener: Listener) -> None:
+    before = threading.active_count()
+    teller(redis_url, enabled=False).tell([Ended("job_1", "succeeded")])
+    assert listener.batch(within_s=0.5) == []
+    assert threading.active_count() == before
+
+
+def test_while_the_broker_is_away_the_latest_wait_and_the_rest_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_events, "AGAIN_AFTER_S", 0.05)
+    monkeypatch.setattr(task_events, "MOST_WAITING", 30)
+    server = EmbeddedRedis(tmp_path / "redis")
+    server.start()
+    events = teller(server.url)
+    events.tell([Ended("job_first", "succeeded")])
+    events.close()
+    server.stop()
+    began = time.monotonic()
+    for number in range(100):
+        events.tell([Ended(f"job_{number}", "succeeded")])
+    assert time.monotonic() - began < 0.5
+    server.start()
+    try:
+        listener = Listener(server.url)
+        told = [each["uuid"] for each in listener.heard(30)]
+        assert told == [f"job_{number}" for number in range(70, 100)]
+        assert events.dropped == 70
+    finally:
+        server.stop()
+
+
+def test_last_words_are_sent_at_once(redis_url: str, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_events, "WAIT_S", 60)
+    events = teller(redis_url)
+    events.tell([Ended("job_1", "succeeded")])
+    events.close()
+    assert [each["uuid"] for each in listener.heard(1)] == ["job_1"]

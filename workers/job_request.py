@@ -1,0 +1,62 @@
+"""A message of ``jobs.run`` inside its worker: Celery's ``Request``, whose id is the job's.
+
+The row in Flower is the job's, so what Celery says of the message must hold for the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from celery.exceptions import Retry
+from celery.worker.request import Request
+
+from jobs.states import Signal
+from workers import wiring
+
+log = structlog.get_logger(__name__)
+
+# Jobs whose failure is not on record yet: Celery must not tell of it. Whoever ends them will.
+unended: set[str] = set()
+
+
+class JobRetry(Retry):  # type: ignore[misc]
+    """The job is in the queue again. ``news`` is published when Flower knows: its next start comes after."""
+
+    def __init__(self, code: str, news: Sequence[Signal] = ()) -> None:
+        super().__init__(message=f"again: {code}", exc=Exception(code))
+        self.code = code
+        self.news = news
+
+    def __repr__(self) -> str:
+        """What Flower shows as the exception."""
+        return self.code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.code,)
+
+
+class JobRequest(Request):  # type: ignore[misc]
+    """Every message of a job has one id, so revoking one would discard all that ever follow."""
+
+    def revoked(self) -> bool:
+        """Never: a job is stopped by its caller's cancel, which knows of its paid calls and its credits."""
+        return False
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """Not either: it would cut a paid call off in the middle."""
+        del pool, signal
+        log.warning("terminate_refused", job_id=self.id)
+
+    def on_retry(self, exc_info: Any) -> None:
+        super().on_retry(exc_info)
+        again = exc_info.exception.exc
+        if isinstance(again, JobRetry) and again.news:
+            wiring.workbench().publish(again.news)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        if self.id in unended:
+            unended.discard(self.id)
+            send_failed_event = False
+        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)

@@ -1,0 +1,77 @@
+"""Taking a step with a job, and what follows when the step does not end well. Shared by tasks and clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+from celery.exceptions import Ignore
+
+from core.errors import DatabaseAwayError, DatabaseChangedError
+from jobs import runner, steps
+from jobs.errors import JobFailedError, StaleJobError
+from jobs.states import Signal
+from jobs.workbench import Workbench
+from workers import wiring
+
+log = structlog.get_logger(__name__)
+
+Step = Callable[[Workbench, str], list[Signal]]
+
+# These say nothing of the job: its rows are as they were, and the sweep finds it.
+SAYS_NOTHING = (DatabaseAwayError, DatabaseChangedError, StaleJobError)
+
+
+def perform(step: Step, argument: str) -> list[Signal]:
+    """Take a step; what it did, accidents included. Raises JobFailedError; Ignore where nothing can be said.
+
+    Nothing else is raised: Celery would tell Flower that the job failed, while it lives on.
+    """
+    try:
+        return _with_accidents(step, argument)
+    except JobFailedError:
+        raise
+    except SAYS_NOTHING as error:
+        log.warning("left_to_the_sweep", step=step.__name__, about=argument, error=type(error).__name__)
+        raise Ignore from None
+    except Exception:
+        log.exception("step_broke", step=step.__name__, about=argument)
+        raise Ignore from None
+
+
+def perform_to_the_end(step: Step, argument: str) -> list[Signal]:
+    """The same where no Celery task stands for the job: its failure is ended here. Never raises."""
+    try:
+        return perform(step, argument)
+    except JobFailedError as error:
+        return end(error)
+    except Ignore:
+        return []
+
+
+def end(error: JobFailedError) -> list[Signal]:
+    """End a job that a step found failed, its credits back. Never raises; empty where the sweep must do it."""
+    try:
+        return steps.end_failed(wiring.workbench(), error)
+    except SAYS_NOTHING as reason:
+        log.info("left_to_the_sweep", job_id=error.job_id, error=type(reason).__name__)
+    except Exception:
+        log.exception("failure_not_ended", job_id=error.job_id)
+    return []
+
+
+def _with_accidents(step: Step, argument: str) -> list[Signal]:
+    bench = wiring.workbench()
+    try:
+        return _once_more(step, bench, argument)
+    except runner.CrashedStepError as crash:
+        log.exception("step_crashed", job_id=crash.job_id)
+        return steps.crashed(bench, crash)
+
+
+def _once_more(step: Step, bench: Workbench, argument: str) -> list[Signal]:
+    """A step that met a migration begins again; a step done twice changes nothing the second time."""
+    try:
+        return step(bench, argument)
+    except DatabaseChangedError:
+        return step(bench, argument)
