@@ -268,9 +268,7 @@ def test_both_ways_to_a_running_job_hold_its_price(engine: Engine, account: Cust
 
 @pytest.mark.parametrize("state", ["queued", "running", "waiting"])
 @pytest.mark.parametrize("verb", [fail, expire, cancelled], ids=["fail", "expire", "cancelled"])
-def test_an_end_gives_back_what_was_reserved_or_held(
-    engine: Engine, account: Customer, verb: Verb, state: str
-) -> None:
+def test_an_end_gives_back_what_was_reserved_or_held(engine: Engine, account: Customer, verb: Verb, state: str) -> None:
     """What was never held goes back without a transfer, what was held by one."""
     before = engine.balance(account)
     job_id = bring(engine, account, state)
@@ -421,9 +419,7 @@ def test_park_writes_what_became_of_the_calls(engine: Engine, account: Customer)
 
 
 @pytest.mark.parametrize("state", ["running", "waiting"])
-def test_an_end_keeps_the_images_it_is_told_of_and_charges_them(
-    engine: Engine, account: Customer, state: str
-) -> None:
+def test_an_end_keeps_the_images_it_is_told_of_and_charges_them(engine: Engine, account: Customer, state: str) -> None:
     """Two of three: one image is there already, one comes with the end, one is never made and goes back."""
     job_id = engine.order(account, n=3, publish=False).task.id
     for verb in ROADS[state]:

@@ -94,9 +94,7 @@ class Cut:
     alone: bool  # the connection is gone and the process goes on
 
 
-CUTS = st.one_of(
-    *[st.none()] * 3, st.builds(Cut, at=st.integers(0, 5), after=st.booleans(), alone=st.booleans())
-)
+CUTS = st.one_of(*[st.none()] * 3, st.builds(Cut, at=st.integers(0, 5), after=st.booleans(), alone=st.booleans()))
 
 
 @dataclass
