@@ -11,10 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import cost, edge, life
+from bench import cost, edge, estimates, expiry, life
 from bench.table import Row, as_json, show
 
-PARTS = ("edge", "life", "cost")
+PARTS = ("edge", "life", "cost", "expiry", "estimates")
+EXPIRED_ROWS, EXPIRED_ROWS_BIG = 5_000, 100_000
+ESTIMATED_JOBS = 250
 COSTED_JOBS = 100
 
 
@@ -41,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=300, help="jobs in a round of whole lives (default: 300)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each contender at the edge (default: 5)")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of such a round (default: 1.5)")
-    parser.add_argument("--big", action="store_true", help="also measure the edge over a grown database")
+    parser.add_argument("--big", action="store_true", help="the edge also over a grown database; longer backlogs")
     parser.add_argument("--finished", type=int, default=200_000, help="finished jobs for --big (default: 200000)")
     parser.add_argument("--queued", type=int, default=20_000, help="queued jobs for --big (default: 20000)")
     parser.add_argument("--var", type=Path, help="keep data and logs of the measured services in this folder")
@@ -55,6 +57,8 @@ def _parts(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Cal
         "edge": lambda: edge.measure(folder, rounds=options.rounds, seconds=options.seconds, **grown),
         "life": lambda: life.measure(folder, jobs=options.jobs),
         "cost": lambda: cost.measure(folder, jobs=min(options.jobs, COSTED_JOBS)),
+        "expiry": lambda: expiry.measure(folder, rows=EXPIRED_ROWS_BIG if options.big else EXPIRED_ROWS),
+        "estimates": lambda: estimates.measure(folder, jobs=min(options.jobs, ESTIMATED_JOBS)),
     }
     yield from ((name, part) for name, part in parts.items() if name in wanted)
 

@@ -73,7 +73,9 @@ def make_engine(
             **({} if prepare else {"prepare_threshold": None}),
             "options": (
                 f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={lock_timeout_ms} "
-                f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c timezone=UTC"
+                f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c timezone=UTC "
+                # A verb's statement is planned once a connection: planning it anew costs more than running it.
+                "-c plan_cache_mode=force_generic_plan"
             ),
             **_TCP,
         },

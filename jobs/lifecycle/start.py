@@ -108,8 +108,12 @@ event AS (
     FROM job
 ),
 held AS (
+    -- Where the price is not reserved there is no account, and the whole statement is undone.
     INSERT INTO transfers (account_id, job_id, kind, source, target, amount)
-    SELECT account_id, id, 'hold', 'acct:available', 'acct:held', quoted FROM job
+    SELECT CASE WHEN job.quoted = 0 THEN job.account_id ELSE (
+            SELECT b.account_id FROM balances AS b WHERE b.account_id = job.account_id AND b.reserved >= job.quoted
+        ) END, job.id, 'hold', 'acct:available', 'acct:held', job.quoted
+    FROM job
 ),
 -- The account's next jobs take the place of this one, which still counts as published here.
 room AS (
