@@ -45,10 +45,6 @@ WITH seen AS (
     FROM jobs
     WHERE id = :id AND status = 'queued' AND attempt = 0 AND due_at <= clock_timestamp()
         AND start_deadline_at > clock_timestamp()
-        -- A price that no balance has reserved is not held: the longer way says so. The row is read, not locked.
-        AND (quoted = 0 OR EXISTS (
-            SELECT 1 FROM balances AS b WHERE b.account_id = jobs.account_id AND b.reserved >= jobs.quoted
-        ))
     FOR UPDATE
 ),
 -- A credential that this worker can use and that nothing limits; its row is read, not locked.
