@@ -486,8 +486,8 @@ def test_a_search_ends_after_three_looks_over_two_minutes(engine: Engine, accoun
     before = engine.balance(account)
     job_id = unsent(engine, account, model=SCHNELL)
     engine.poll("replicate")
-    engine.poll("replicate")
     time_passes_since_the_miss(engine, 300)
+    engine.poll("replicate")
     assert engine.job(job_id).status == "waiting"  # long enough, and two searches are too few
     engine.poll("replicate")
     row = engine.job(job_id)
