@@ -88,14 +88,14 @@ def wait(measured: Measured, ahead: int) -> Wait:
         must_end = max(0, place - max(0, measured.seats - measured.active))
         rounds = must_end / measured.seats
     # With the way from a job's end to the next one's start, where that was seen.
-    freed = must_end * measured.freed_s
+    ended = max(rounds * measured.p50_s, must_end * measured.freed_s)
     minutes = 0.0
     if measured.max_per_minute:
         free = max(0, measured.max_per_minute - measured.submits_lately)
         minutes = max(0, place - free) / measured.max_per_minute
-    p50 = max(turn, rounds * measured.p50_s, freed, minutes * 60)
+    p50 = max(turn, ended, minutes * 60)
     # Jobs that started together end together: a round is over when the slowest are.
-    p90 = turn_p90 + max(math.ceil(rounds) * measured.p90_s, SLACK * freed, math.ceil(minutes) * MINUTE_S)
+    p90 = turn_p90 + max(math.ceil(rounds) * measured.p90_s, SLACK * ended, math.ceil(minutes) * MINUTE_S)
     shut_s = measured.shut_for_s
     return Wait(round(shut_s + p50, 1), _up(max(p50, p90) + shut_s + measured.reopens_within_s))
 
