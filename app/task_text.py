@@ -60,7 +60,7 @@ SELECT j.id, j.account_id, j.version, j.status, j.provider, j.model,
         'priority', CASE WHEN j.low_priority THEN 'low' ELSE 'normal' END,
         'fallback_models', coalesce(jsonb_path_query_array(o.fallbacks, '$[*].model'), '[]'),
         'attempts', j.attempt,
-        'progress', j.progress
+        'progress', CASE WHEN j.finished_at IS NULL THEN j.progress END
     ) AS text) AS head,
     CAST(json_build_object(
         'created_at', to_char(j.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),

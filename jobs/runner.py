@@ -18,15 +18,16 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from core import failpoints
+from core.db import Hot, Statement
 from core.errors import DatabaseAwayError, DatabaseBusyError, DatabaseChangedError
 from core.ids import new_id
 from jobs import answers, calls, capacity, decide, lifecycle, loading, publishing, states, steps
 from jobs.answers import Answer
 from jobs.calls import Intent
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.lifecycle import Started
+from jobs.lifecycle import Full, Started
 from jobs.loading import LiveJob, OpenCall, OrderParts
-from jobs.states import JobStatus, Nudge, Signal
+from jobs.states import Ended, JobStatus, Nudge, Signal
 from jobs.workbench import Workbench, side_by_side
 from providers.base import Accepted, Finished, InputImage, Order, Provider
 from providers.catalog import Model, UnknownModelError
@@ -84,7 +85,7 @@ def run(bench: Workbench, job_id: str) -> list[Signal]:
     """
     claimed = _claim(bench, job_id)
     if claimed is None:
-        return []
+        return _too_late(bench, job_id)
     failpoints.hit("claim.committed")
     bench.publish(claimed.nudges)  # the account's next job does not wait for this one's upstream
     try:
@@ -96,25 +97,29 @@ def run(bench: Workbench, job_id: str) -> list[Signal]:
         raise CrashedStepError(job_id, claimed.job.fence, unsent=unsent) from accident
 
 
+CANCELLED_UNSEEN = Statement("SELECT 1 AS yes FROM jobs WHERE id = :id AND status = 'cancelled' AND node IS NULL")
+
+
+def _too_late(bench: Workbench, job_id: str) -> list[Signal]:
+    """Of a job cancelled before any worker had it no one has told Flower, which has just seen its message begin."""
+    with suppress(DatabaseAwayError), bench.database.hot() as hot:
+        if hot.one_or_none(CANCELLED_UNSEEN, {"id": job_id}):
+            return [Ended(job_id, "cancelled")]
+    return []
+
+
 # ------------------------------------------------------------------ the claim
 
 
 def _claim(bench: Workbench, job_id: str) -> Claimed | None:
-    """Take the job, in one statement where nothing limits it; None when there is nothing to do (now)."""
+    """Take the job, in one statement on its first attempt; None when there is nothing to do (now)."""
     call_id = new_id("call")
     try:
         with bench.database.hot() as hot:
-            started = lifecycle.start(
-                hot,
-                job_id,
-                owner=bench.owner,
-                node=bench.node,
-                providers=bench.usable,
-                call_id=call_id,
-                backoff_s=decide.RETRY_AFTER_MAX_S,
-                window=bench.publish_window,
-                most=PUBLISH_AT_CLAIM,
-            )
+            started = _start(bench, hot, job_id, call_id)
+            if isinstance(started, Full):
+                # A free permit can be missed while others take and give back: once more, before it is put off.
+                started = _start(bench, hot, job_id, call_id)
     except DatabaseBusyError:
         _later(bench, job_id)
         return None
@@ -126,7 +131,24 @@ def _claim(bench: Workbench, job_id: str) -> Claimed | None:
     except psycopg.IntegrityError:
         _impossible(bench, job_id)
         return None
+    if isinstance(started, Full):
+        _defer(bench, job_id, started.provider)
+        return None
     return _in_hand(bench, started) if started else _claim_step_by_step(bench, job_id)
+
+
+def _start(bench: Workbench, hot: Hot, job_id: str, call_id: str) -> Started | Full | None:
+    return lifecycle.start(
+        hot,
+        job_id,
+        owner=bench.owner,
+        node=bench.node,
+        providers=bench.usable,
+        call_id=call_id,
+        backoff_s=decide.RETRY_AFTER_MAX_S,
+        window=bench.publish_window,
+        most=PUBLISH_AT_CLAIM,
+    )
 
 
 def _in_hand(bench: Workbench, started: Started) -> Claimed:
@@ -158,7 +180,7 @@ def _keep_until(bench: Workbench, provider: str) -> float:
 
 
 def _claim_step_by_step(bench: Workbench, job_id: str) -> Claimed | None:
-    """The longer way: a retry, a credential with limits, a provider that may be closed."""
+    """The longer way of a retry, or of a message that comes too late."""
     claimed: Claimed | None = None
     try:
         with bench.database.transaction() as connection:

@@ -164,6 +164,9 @@ def _apply(
 
 def _park(bench: Workbench, job: LiveJob, news: Sequence[Answer], *, after_s: float) -> list[Signal]:
     if job.status is JobStatus.WAITING and not news:
+        if after_s > FIRST_CHECK_S:  # links that cannot be fetched now: not at once again
+            with bench.database.hot() as hot:
+                loading.lease(hot, [job.id], lease_s=after_s)
         return []
     with bench.database.hot() as hot:
         troubled = lifecycle.park(hot, job.id, job.version, check_after_s=after_s, **_written(news))
@@ -208,7 +211,7 @@ def _back_to_the_queue(
 ) -> list[Signal]:
     with bench.database.transaction() as connection:
         if isinstance(step, decide.Retry):
-            deadline_s = bench.spec(job.provider).deadline_s
+            deadline_s = bench.deadline_s(job.provider)
             signals = lifecycle.retry(
                 connection, job.id, job.version, code=step.code, after_s=step.after_s, deadline_s=deadline_s
             )

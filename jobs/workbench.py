@@ -85,6 +85,7 @@ class Workbench:
                 name: {
                     "step_s": self.step_s[name],
                     "deadline_s": self.spec(name).deadline_s,
+                    "choice": len(self.registry.of(name)) > 1,
                     "credentials": {each.credential_id: each.base_url for each in self.registry.of(name)},
                 }
                 for name in self.registry.configured()
@@ -94,6 +95,11 @@ class Workbench:
     @cached_property
     def give_up_s(self) -> dict[str, float]:
         return give_up_s(self.catalog)
+
+    def deadline_s(self, provider: str) -> float:
+        """After how long a call to the provider is given up; the longest of all where the catalogue has lost it."""
+        known = self.catalog.providers
+        return known[provider].deadline_s if provider in known else max(spec.deadline_s for spec in known.values())
 
     def spec(self, provider: str) -> ProviderSpec:
         return self.catalog.providers[provider]

@@ -155,6 +155,7 @@ KINDS: dict[str, Callable[[Engine, Customer], str]] = {
     "failed, without a detail": failed(None),
     "failed, with an empty detail": failed(""),
     "succeeded": ended,
+    "succeeded, with the progress it had": lambda e, a: changed(e, ended(e, a), "progress = 0.9"),
     "succeeded with several": lambda e, a: ended(e, a, n=3),
     "store false": lambda e, a: ended(e, a, store=False),
     "images deleted": deleted,
