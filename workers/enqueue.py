@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import structlog
 from kombu.exceptions import KombuError
@@ -21,6 +22,7 @@ from core.redis import RedisError, make_client
 from jobs.states import WAKE, Ended, Nudge, Signal
 from workers.broker import connect, hang_up, is_redis
 from workers.celery_app import app
+from workers.envelope import redis_message
 from workers.task_events import RUN, TaskEvents
 
 log = structlog.get_logger(__name__)
@@ -114,18 +116,26 @@ class Publisher:
     def _send(self, nudges: Sequence[Nudge]) -> None:
         with self._producers.acquire(block=True, timeout=TIMEOUT_S) as producer, self._forgetting(producer):
             for nudge in nudges:
-                app.send_task(
-                    nudge.task,
-                    args=(nudge.argument,),
-                    # Flower's row of a job has the job's own id.
-                    task_id=nudge.argument if nudge.task == RUN else None,
-                    queue=nudge.queue,
-                    producer=producer,
-                    retry=False,
-                    confirm_timeout=TIMEOUT_S,
-                    ignore_result=True,
-                    argsrepr=f"('{nudge.argument}',)",  # what Flower shows: ids alone
-                )
+                # Flower's row of a job has the job's own id.
+                task_id = nudge.argument if nudge.task == RUN else str(uuid4())
+                if self._collects:
+                    self._send_by_celery(producer, nudge, task_id)
+                else:
+                    message = redis_message(nudge.task, nudge.argument, task_id=task_id, queue=nudge.queue)
+                    producer.channel.client.lpush(nudge.queue, message)
+
+    def _send_by_celery(self, producer: Any, nudge: Nudge, task_id: str) -> None:
+        app.send_task(
+            nudge.task,
+            args=(nudge.argument,),
+            task_id=task_id,
+            queue=nudge.queue,
+            producer=producer,
+            retry=False,
+            confirm_timeout=TIMEOUT_S,
+            ignore_result=True,
+            argsrepr=f"('{nudge.argument}',)",  # what Flower shows: ids alone
+        )
 
     @contextmanager
     def _forgetting(self, producer: Any) -> Iterator[None]:
