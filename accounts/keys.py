@@ -12,13 +12,14 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import Connection, text
 
 from core.db import Database, Hot, Statement
+from core.together import Together
 
 SCOPES = ("jobs:write", "jobs:read", "admin")
 CACHE_S = 5.0
@@ -106,16 +107,27 @@ def list_keys(connection: Connection, account_id: str | None = None) -> list[Key
     return [KeyInfo(**{**row, "scopes": tuple(row["scopes"])}) for row in rows.mappings()]
 
 
-LIVE_KEY = Statement("""
+LIVE_KEYS = Statement("""
 SELECT k.id, k.secret_sha256, k.scopes, a.id AS account_id, a.name, a.weight
 FROM api_keys AS k JOIN accounts AS a ON a.id = k.account_id
-WHERE k.id = :id AND k.revoked_at IS NULL AND a.disabled_at IS NULL
+WHERE k.id = ANY(CAST(:ids AS text[])) AND k.revoked_at IS NULL AND a.disabled_at IS NULL
     AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
 """)
 
-NOTE_USE = Statement("""
-UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = :id
+NOTE_USES = Statement("""
+UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = ANY(CAST(:ids AS text[]))
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class _LiveKey:
+    """A key that is good for whoever knows its secret."""
+
+    digest: bytes
+    caller: Caller
+
+    def opened_by(self, secret: str) -> Caller | None:
+        return self.caller if hmac.compare_digest(self.digest, _digest(secret)) else None
 
 
 def authenticate(connection: Hot | Connection, token: str) -> Caller | None:
@@ -123,10 +135,17 @@ def authenticate(connection: Hot | Connection, token: str) -> Caller | None:
     parts = _TOKEN.fullmatch(token)
     if parts is None:
         return None
-    row = Hot.of(connection).one_or_none(LIVE_KEY, {"id": parts["id"]})
-    if row is None or not hmac.compare_digest(bytes(row.secret_sha256), _digest(parts["secret"])):
-        return None
-    return Caller(row.account_id, row.name, row.id, frozenset(row.scopes), row.weight)
+    found = _live_keys(Hot.of(connection), [parts["id"]]).get(parts["id"])
+    return found.opened_by(parts["secret"]) if found else None
+
+
+def _live_keys(hot: Hot, key_ids: Sequence[str]) -> dict[str, _LiveKey]:
+    return {
+        row.id: _LiveKey(
+            bytes(row.secret_sha256), Caller(row.account_id, row.name, row.id, frozenset(row.scopes), row.weight)
+        )
+        for row in hot.all(LIVE_KEYS, {"ids": list(key_ids)})
+    }
 
 
 def _digest(secret: str) -> bytes:
@@ -134,7 +153,11 @@ def _digest(secret: str) -> bytes:
 
 
 class KeyCache:
-    """Remembers answers for at most ``CACHE_S``, by digest, so that hot routes ask the database rarely."""
+    """Remembers answers for at most ``CACHE_S``, by digest, so that hot routes ask the database rarely.
+
+    Keys that are asked for at the same time share a query: the answers of a process grow old together, and a
+    connection for each would be more than the pool keeps open.
+    """
 
     def __init__(self, database: Database, *, capacity: int = 10_000) -> None:
         self._database = database
@@ -142,22 +165,34 @@ class KeyCache:
         self._lock = threading.Lock()
         self._known: dict[bytes, tuple[float, Caller | None]] = {}
         self._noted: dict[str, float] = {}
+        self._live = Together(self._find)
+        self._uses = Together(self._note_uses)
 
     def authenticate(self, token: str) -> Caller | None:
         """As :func:`authenticate`, at most ``CACHE_S`` old. Raises DatabaseAwayError."""
-        if _TOKEN.fullmatch(token) is None:
+        parts = _TOKEN.fullmatch(token)
+        if parts is None:
             return None
         digest, now = _digest(token), time.monotonic()
         known = self._known.get(digest)
         if known and known[0] > now:
             return known[1]
-        with self._database.hot() as hot:
-            caller = authenticate(hot, token)
-            if caller and self._noted.get(caller.key_id, 0.0) < now:
-                self._noted[caller.key_id] = now + LAST_USED_EVERY_S
-                hot.run(NOTE_USE, {"id": caller.key_id})
+        found = self._live.ask(parts["id"])
+        caller = found.opened_by(parts["secret"]) if found else None
+        if caller and self._noted.get(caller.key_id, 0.0) < now:
+            self._noted[caller.key_id] = now + LAST_USED_EVERY_S
+            self._uses.ask(caller.key_id)
         with self._lock:
             if len(self._known) >= self._capacity:
                 self._known.clear()
             self._known[digest] = (now + CACHE_S, caller)
         return caller
+
+    def _find(self, key_ids: Sequence[str]) -> Mapping[str, _LiveKey]:
+        with self._database.hot() as hot:
+            return _live_keys(hot, key_ids)
+
+    def _note_uses(self, key_ids: Sequence[str]) -> Mapping[str, None]:
+        with self._database.hot() as hot:
+            hot.run(NOTE_USES, {"ids": list(key_ids)})
+        return {}

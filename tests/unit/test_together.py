@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from app.together import Together
+from core.together import Together
 
 WAIT_S = 10.0
 
