@@ -104,7 +104,10 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
     database = Database(
         make_engine(
             settings.database_url,
-            pool_size=settings.db_pool_size,
+            # As many as under pressure, and kept: with more requests at once than the pool's size, connections beyond
+            # it would be opened and closed for single statements.
+            pool_size=2 * settings.db_pool_size,
+            max_overflow=0,
             application_name="darkroom-web",
             prepare=settings.db_prepare,
         )
