@@ -132,14 +132,15 @@ def abandon(bench: Workbench, job_id: str) -> list[Signal]:
     return [] if isinstance(step, decide.Keep | decide.Wait) else finish(bench, job, news)
 
 
-def expire(bench: Workbench, job_id: str) -> list[Signal]:
+def expire(bench: Workbench, job_id: str, version: int) -> list[Signal]:
     """End a QUEUED job that is past its deadline: not begun in time, or not tried again in time.
 
-    Images that earlier calls have made are delivered and paid for; without any, every credit goes back.
+    Images that earlier calls have made are delivered and paid for; without any, every credit goes back. A job
+    that is not as it was seen (``version``) is left alone: it may have been tried, and have a new deadline.
     """
     with bench.database.hot() as hot:
         job = loading.load(hot, job_id)
-        if job is None or job.status is not JobStatus.QUEUED:
+        if job is None or job.status is not JobStatus.QUEUED or job.version != version:
             return []
         kept = sum(call.facts.kept for call in job.calls)
         how = lifecycle.succeed(notes=decide.missing(bench.facts(job), kept)) if kept else lifecycle.expired()
