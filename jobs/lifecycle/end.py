@@ -84,8 +84,6 @@ job AS (
     UPDATE jobs
     SET status = :status, version = jobs.version + 1, owner = NULL, step_deadline_at = NULL, money = 'settled',
         finished_at = clock_timestamp(),
-        progress = CASE WHEN CAST(:status AS text) = 'succeeded' AND jobs.progress IS NOT NULL THEN 1
-            ELSE jobs.progress END,
         captured = CASE WHEN CAST(:charged AS boolean) THEN made.worth ELSE 0 END,
         released = jobs.quoted - CASE WHEN CAST(:charged AS boolean) THEN made.worth ELSE 0 END,
         failure_code = :code, failure_detail = :detail, cancel_outcome = :outcome,
