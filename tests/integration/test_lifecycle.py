@@ -570,6 +570,7 @@ def test_signals_say_who_is_to_look_and_what_became_of_the_job(engine: Engine, a
         "UPDATE jobs SET captured = -1",
         "UPDATE balances SET spendable = -1",
         "UPDATE balances SET reserved = -1",
+        "UPDATE balances SET queued = available + 1",
         "INSERT INTO transfers (account_id, job_id, kind, source, target, amount)"
         " SELECT account_id, id, 'hold', 'acct:available', 'acct:held', 1 FROM jobs",
         "INSERT INTO upstream_calls SELECT * FROM upstream_calls",
