@@ -88,7 +88,8 @@ def finish(
             continue
         failpoints.hit("step.recorded")
         return signals
-    raise StaleJobError(job.id)
+    # Whoever keeps changing the job, what was bought for it is written down; the next look moves it on.
+    return _adopt(bench, job, news)
 
 
 def end_failed(bench: Workbench, failed: JobFailedError) -> list[Signal]:
@@ -131,14 +132,15 @@ def abandon(bench: Workbench, job_id: str) -> list[Signal]:
     return [] if isinstance(step, decide.Keep | decide.Wait) else finish(bench, job, news)
 
 
-def expire(bench: Workbench, job_id: str) -> list[Signal]:
+def expire(bench: Workbench, job_id: str, version: int) -> list[Signal]:
     """End a QUEUED job that is past its deadline: not begun in time, or not tried again in time.
 
-    Images that earlier calls have made are delivered and paid for; without any, every credit goes back.
+    Images that earlier calls have made are delivered and paid for; without any, every credit goes back. A job
+    that is not as it was seen (``version``) is left alone: it may have been tried, and have a new deadline.
     """
     with bench.database.hot() as hot:
         job = loading.load(hot, job_id)
-        if job is None or job.status is not JobStatus.QUEUED:
+        if job is None or job.status is not JobStatus.QUEUED or job.version != version:
             return []
         kept = sum(call.facts.kept for call in job.calls)
         how = lifecycle.succeed(notes=decide.missing(bench.facts(job), kept)) if kept else lifecycle.expired()

@@ -306,10 +306,10 @@ class Money(RuleBasedStateMachine):
                 verbs["succeed"] = lambda c: lifecycle.end(c, job.id, version, lifecycle.succeed())
         if current:
             verbs["cancel"] = lambda c: lifecycle.cancel(c, self.world.account_id, job.id)
-            verbs["expire"] = verbs["give up"] = lambda c: None
+            verbs["expire"] = verbs["give up"] = lambda c: None  # these open their own transactions
         name = data.draw(st.sampled_from(sorted(verbs)))
         if name == "expire":
-            self._step("expire", job.id, lambda: steps.expire(self.bench, job.id), crash)
+            self._step("expire", job.id, lambda: steps.expire(self.bench, job.id, version), crash)
         elif name == "give up":
             self._sql("UPDATE upstream_calls SET give_up_at = clock_timestamp() WHERE job_id = :id", job.id)
             self._step("give up", job.id, lambda: steps.abandon(self.bench, job.id), crash)
@@ -541,7 +541,7 @@ def test_the_books_balance_whatever_happens_in_whatever_order(bench: Workbench, 
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=14,
+            max_examples=30,
             stateful_step_count=45,
             deadline=None,
             suppress_health_check=list(HealthCheck),
