@@ -252,7 +252,8 @@ class Limits:
             self._tell(response)
             standing = self._standing()
         if standing is not None:
-            response.headers.extend(standing.headers())
+            for name, value in standing.headers().items():
+                response.headers.add(name, value)
 
     def _standing(self) -> Standing | None:
         """What Flask-Limiter has found for this request, if it was asked and its storage answers."""
