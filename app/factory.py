@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask
+from flask.ctx import RequestContext
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app import (
@@ -31,8 +32,31 @@ from app.render import Renderer
 from app.services import EXTENSION, Services
 from core.settings import Settings
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 MAX_FORM_FIELD_BYTES = 256 * 1024
 MAX_FORM_PARTS = 64
+ROUTES = "darkroom_routes"
+MAX_KNOWN_ROUTES, MAX_KNOWN_PATH = 4096, 200
+
+
+class _Routed(RequestContext):
+    """Who polls asks for one path again and again: the ways found last are remembered."""
+
+    def match_request(self) -> None:
+        known: dict[tuple[str, str], Any] = self.app.extensions[ROUTES]
+        asked = (self.request.method, self.request.path)
+        found = known.get(asked)
+        if found is None:
+            super().match_request()
+            if self.request.url_rule is not None and len(asked[1]) <= MAX_KNOWN_PATH:
+                if len(known) >= MAX_KNOWN_ROUTES:
+                    known.clear()
+                known[asked] = (self.request.url_rule, self.request.view_args or {})
+            return
+        self.request.url_rule, arguments = found
+        self.request.view_args = dict(arguments)
 
 
 class Edge(Flask):
@@ -40,6 +64,9 @@ class Edge(Flask):
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func
+
+    def request_context(self, environ: WSGIEnvironment) -> RequestContext:
+        return _Routed(self, environ)
 
 
 def build(settings: Settings, services: Services) -> Flask:
@@ -59,6 +86,7 @@ def build(settings: Settings, services: Services) -> Flask:
     app.url_map.merge_slashes = False
     base = (settings.public_url or "").rstrip("/")
     app.extensions[EXTENSION] = services
+    app.extensions[ROUTES] = {}
     app.extensions["darkroom_renderer"] = Renderer(services.signer, base, services.wait)
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
     errors.install(app)

@@ -175,3 +175,13 @@ def test_other_routes_are_limited_by_flask_limiter_per_account() -> None:
     assert refused.headers["RateLimit"].startswith('"account";r=0;t=')
     assert edge.client.get("/api/quota", headers=THEIRS).status_code == 200
     assert edge.client.get("/healthz").status_code == 200
+
+
+def test_a_path_that_was_asked_for_before_is_still_told_by_its_method(edge: Edge) -> None:
+    edge.records.add(done_task())
+    path = f"/api/images/tasks/{done_task().id}"
+    for _ in range(2):
+        assert edge.client.get(path, headers=MINE).status_code == 200
+        assert edge.client.post(path, headers=MINE).status_code == 405
+        assert edge.client.get(f"{path}x", headers=MINE).status_code == 404
+        assert edge.client.get(f"{path}/timeline", headers=MINE).json["object"] == "image.timeline"
