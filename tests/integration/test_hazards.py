@@ -227,15 +227,14 @@ def heard_of(connection: Connection, engine: Engine, call: OpenCall) -> object:
 def test_what_was_bought_is_on_record_however_often_its_job_changes_meanwhile(
     engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caller who cancels without end: each decision is out of date, and after some the answer alone is written."""
+    """Writers without end: each decision is out of date, and after some the answer alone is written."""
     job_id = engine.order(account, model="gpt-image-2", size="1024x1024", publish=False).task.id
     reads, whole = [], steps._read_again
 
-    def wish_again(*args: Any) -> LiveJob | None:
+    def changed_again(*args: Any) -> LiveJob | None:
         seen = whole(*args)
         reads.append(seen)
-        with engine.database.transaction() as connection:
-            lifecycle.cancel(connection, account.account_id, job_id)
+        engine.sql("UPDATE jobs SET version = version + 1 WHERE id = :id", id=job_id)
         return seen
 
     claimed = runner._claim(engine.bench, job_id)
@@ -243,7 +242,7 @@ def test_what_was_bought_is_on_record_however_often_its_job_changes_meanwhile(
     with engine.database.transaction() as connection:
         lifecycle.cancel(connection, account.account_id, job_id)
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "_read_again", wish_again)
+        patch.setattr(steps, "_read_again", changed_again)
         steps.finish(engine.bench, claimed.job, [kept(claimed.job, claimed.job.calls[0])], in_task=True)
     assert len(reads) == steps.READ_AGAIN_AT_MOST
     assert (engine.calls(job_id)[0].outcome, made(engine, job_id)) == ("kept", 1)
@@ -253,6 +252,17 @@ def test_what_was_bought_is_on_record_however_often_its_job_changes_meanwhile(
     row = engine.job(job_id)
     assert (row.status, row.cancel_outcome, row.captured) == ("cancelled", "too_late", row.quoted)
     engine.assert_books_balance()
+
+
+def test_a_wish_to_cancel_said_again_makes_no_step_read_the_job_again(engine: Engine, account: Customer) -> None:
+    job_id = engine.order(account, "on [sandbox:never]").task.id
+    engine.run(job_id)
+    versions = []
+    for _ in range(3):
+        with engine.database.transaction() as connection:
+            lifecycle.cancel(connection, account.account_id, job_id)
+        versions.append(engine.job(job_id).version)
+    assert len(set(versions)) == 1
 
 
 def test_a_job_found_expired_that_was_tried_meanwhile_lives_on(engine: Engine, account: Customer) -> None:
