@@ -21,8 +21,8 @@ from core.db import Database
 from core.ids import new_id
 from jobs import audit, capacity, refill
 from jobs.capacity import Taken
-from jobs.limits import Limits, announce, reconcile, recover
 from jobs.desk import Customer
+from jobs.limits import Limits, announce, reconcile, recover
 from workers.wiring import LIMIT_MAX
 
 PROVIDER = "chatgpt2api"
