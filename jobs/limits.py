@@ -27,7 +27,7 @@ class Limits:
         return self.max_active is not None or self.max_per_minute is not None
 
 
-# One at a time for a credential, whoever asks: makes and removes rows.
+# One at a time for a credential, no matter who asks: makes and removes rows.
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended('permits of ' || CAST(:id AS text), 0))")
 
 _SET_LIMITS = text("""

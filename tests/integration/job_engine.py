@@ -237,7 +237,7 @@ def run_step(bench: Workbench, job_id: str) -> list[Signal]:
 
 
 def refuse_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store is away for whoever fetches images: what is finished is left to a later look."""
+    """The store is away while images are fetched: what is finished is left to a later look."""
 
     def away(*args: object, **kwargs: object) -> None:
         raise StorageUnavailableError("away")

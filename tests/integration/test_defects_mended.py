@@ -250,7 +250,7 @@ def test_a_statement_that_takes_too_long_is_told_from_an_absent_database(engine:
 
 
 def test_a_deadlock_is_told_from_an_absent_database(engine: Engine) -> None:
-    """4: and deadlocks (40P01): whoever PostgreSQL chose is told that the rows were busy."""
+    """4: and deadlocks (40P01): the one that PostgreSQL chose is told that the rows were busy."""
     engine.sql("INSERT INTO marks (name, value) VALUES ('one', ''), ('two', '')")
     mine = "SELECT 1 FROM marks WHERE name = :name FOR UPDATE"
     both_have_one, said = threading.Barrier(2, timeout=10), []

@@ -445,7 +445,7 @@ class Money(RuleBasedStateMachine):
             assert before.status in sources
             assert after.status in targets
         assert after.fence >= before.fence
-        # Whoever has seen the job before finds out that its calls or images are others now.
+        # Anyone who has seen the job before finds out that its calls or images are others now.
         assert after.version > before.version or self._written(job_id) == written_before
         return done
 

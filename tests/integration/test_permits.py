@@ -247,7 +247,7 @@ def test_a_call_is_sent_again_only_to_a_provider_that_takes_calls(rows: Rows, tr
 
 
 def test_without_limits_nothing_is_written_from_claim_to_end(engine: Engine, account: Customer) -> None:
-    """An operator's lock on the credential and the provider would stop whoever updates or locks them."""
+    """An operator's lock on the credential and the provider would stop all who update or lock them."""
     look = "SELECT string_agg(CAST(xmin AS text), ',' ORDER BY id) FROM credentials"
     before = engine.one(look)
     with engine.database.transaction() as other:
