@@ -13,12 +13,12 @@ from app.task_text import TaskText, find_texts
 from core.db import Database
 from core.errors import DatabaseAwayError
 from core.together import Together
-from jobs import audit, callbacks, capacity, funds, idempotency, lifecycle, publishing, repository, retention
+from jobs import audit, callbacks, funds, health, idempotency, lifecycle, publishing, repository, retention
 from jobs.audit import Finding
-from jobs.capacity import ProviderState
 from jobs.desk import Submitted
 from jobs.errors import JobNotFoundError
 from jobs.funds import Funds
+from jobs.health import ProviderState
 from jobs.idempotency import IdempotencyKey
 from jobs.lifecycle import Cancellation
 from jobs.repository import Filters, Image, Step, Task
@@ -101,15 +101,15 @@ class Records:
 
     def providers(self) -> list[ProviderState]:
         with self._database.autocommit() as connection:
-            return capacity.overview(connection)
+            return health.overview(connection)
 
     def pause_provider(self, name: str) -> None:
         with self._database.autocommit() as connection:
-            capacity.pause(connection, name)
+            health.pause(connection, name)
 
     def resume_provider(self, name: str) -> None:
         with self._database.autocommit() as connection:
-            capacity.resume(connection, name)
+            health.resume(connection, name)
 
     def unpublished(self, job_id: str) -> None:
         """The nudge of a new job could not be sent: let the next sweep send it, and not the one that

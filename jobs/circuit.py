@@ -1,4 +1,4 @@
-"""The circuit breaker of a provider as a pure state machine; ``jobs/capacity.py`` keeps its row.
+"""The circuit breaker of a provider as a pure state machine; ``jobs/health.py`` keeps its row.
 
 CLOSED counts failures in a row. Enough of them within a window open the circuit: no one submits for a
 while that doubles with every failed probe. Then it is HALF_OPEN: one call goes out as a probe, and its

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from jobs import capacity, lifecycle, publishing, retention
+from jobs import lifecycle, limits, publishing, retention
 from jobs.doctor import BLOCKED, DEAD_STEPS, FIX, MONEY, Doctor, Finding, jobs_text
 from jobs.errors import StaleJobError
 from jobs.retention import Reason
@@ -94,7 +94,7 @@ class Mender:
     def _reconcile_permits(self, finding: Finding) -> str:
         """Permits of calls that are over come back; open calls get theirs."""
         with self._database.transaction() as connection:
-            capacity.reconcile(connection, finding.subject)
+            limits.reconcile(connection, finding.subject)
         return "its permits are those of its open calls again"
 
     def _mark_lost(self, finding: Finding) -> str | None:

@@ -1,4 +1,7 @@
-"""Which queued jobs have a message on Redis: the only writer of ``Job.published_at`` after submit.
+"""Which queued jobs have a message on Redis (``Job.published_at``): fills windows, and forgets lost messages.
+
+Verbs of ``jobs/lifecycle`` write it in their own statements, too: submit and fail_over publish the job, start
+the account's next ones; retry and defer clear it. ``refill.probes`` publishes the probe of a half-open circuit.
 
 Every account may have ``window x weight`` jobs per provider published and not yet claimed; claiming
 one publishes its next. So one caller's 10,000 jobs delay another's one job by a window, and a

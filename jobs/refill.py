@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, text
 
-from jobs import capacity, publishing, states
+from jobs import capacity, health, limits, publishing, states
 from jobs.states import Nudge
 
 Pair = tuple[str, str, int]  # account, provider, weight
@@ -24,7 +24,7 @@ TURNS_AT_MOST = 64
 
 def refill(connection: Connection, *, window: int, most: int) -> list[Nudge]:
     """Publish for every provider that would take something, ``most`` jobs in all."""
-    capacity.recover(connection)
+    limits.recover(connection)
     permits = capacity.free_permits(connection)
     nudges: list[Nudge] = probes(connection)
     limited: dict[str, list[Pair]] = defaultdict(list)
@@ -82,7 +82,7 @@ def probes(connection: Connection) -> list[Nudge]:
     Only where there is none, the one with the fewest attempts; ``capacity.TAKE`` asks the same.
     """
     nudges: list[Nudge] = []
-    for provider in capacity.half_open(connection):
+    for provider in health.half_open(connection):
         rows = connection.execute(_PROBE, {"provider": provider, "again_s": PROBE_AGAIN_S})
         nudges += [states.run(provider, row.id) for row in rows]
     return nudges

@@ -217,7 +217,7 @@ def end_short_lives(
     """Delete what jobs ordered with a short life (``store: false``) made and came with.
 
     How many jobs, and when the last of them ended: the next page begins there. ``keep_s`` goes with the
-    pictures: the index on it stays as small as what is still to do.
+    images: the index on it stays as small as what is still to do.
     """
     due = connection.execute(_SHORT_LIVES, {"after_at": after or "-infinity", "page": size or PAGE}).one()
     ids = due.ids or []

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from core import failpoints
 from core.db import Hot, Statement
 from core.errors import DatabaseAwayError
-from jobs import answers, capacity, decide, lifecycle, loading, states
+from jobs import answers, capacity, decide, health, lifecycle, loading, states
 from jobs.answers import Answer
 from jobs.errors import JobFailedError, StaleJobError
 from jobs.loading import LiveJob
@@ -250,7 +250,7 @@ def _tell_circuit(bench: Workbench, job: LiveJob, news: Sequence[Answer], *, tro
             away_s = capacity.stay_away_s(answer.outcome, call.code, call.retry_after_s)
             if away_s is not None and call.id in credential:
                 capacity.stay_away(connection, credential[call.id], away_s)
-            capacity.note(
+            health.note(
                 connection,
                 job.provider,
                 call_id=call.id,

@@ -42,7 +42,7 @@ class NotRun(ProviderError):
 
 
 class Failed(ProviderError):
-    """The upstream's own well-formed answer that this call made no picture; ``cost`` as far as it says so."""
+    """The upstream's own well-formed answer that this call made no image; ``cost`` as far as it says so."""
 
     def __init__(
         self,

@@ -56,12 +56,12 @@ Json = Mapping[str, Any]
 
 
 def read_generated(body: bytes, prices: TokenPrices | None = None) -> list[ResultImage]:
-    """The pictures of every candidate, at least one; thoughts are none (section 2).
+    """The images of every candidate, at least one; thoughts are none (section 2).
 
-    ``prices`` tell what an answer without a picture cost all the same.
+    ``prices`` tell what an answer without an image cost all the same.
 
     Raises: ContentRefused, Failed, BadCredentials, RequestRefused for an answer that says why there is no
-        picture; Uncertain for one that does not.
+        image; Uncertain for one that does not.
     """
     answer = json_object(body) or {}
     candidates = list(_objects(answer.get("candidates")))

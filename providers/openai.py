@@ -102,8 +102,8 @@ def build_submit(order: Order) -> WireRequest:
 def read_cost(answer: Mapping[str, Any], prices: TokenPrices | None) -> Cost | None:
     """What the call cost, by the tokens of its answer (section 3).
 
-    Money only where all of them are told apart by kind and have a price: cached tokens are cheaper by nobody
-    knows how much, and an SVG's author is billed by another model.
+    Money only where all of them are told apart by kind and have a price: no one tells how much
+    cheaper cached tokens are, and an SVG's author is billed by another model.
     """
     told = usage.counts(answer.get("usage"))
     usd = None if "svg_usage" in answer else usage.price_of(_tokens(told), prices)

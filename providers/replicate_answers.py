@@ -72,7 +72,7 @@ def _finished(prediction: Mapping[str, Any]) -> Finished:
 
 
 def cost_in(prediction: Mapping[str, Any]) -> Cost | None:
-    """The seconds and pictures that are billed. No answer names money, and no model tells the price of a second."""
+    """The seconds and images that are billed. No answer names money, and no model tells the price of a second."""
     return usage.reported(usage.counts(prediction.get("metrics")))
 
 

@@ -74,7 +74,7 @@ class _Server:
 class Publisher:
     """Sends news of jobs; never raises and never waits long. One per process.
 
-    ``node`` is the name of this process's Celery worker, None in the web; without ``task_events`` nobody
+    ``node`` is the name of this process's Celery worker, None in the web; without ``task_events`` no one
     is told how jobs end.
     """
 

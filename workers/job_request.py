@@ -20,7 +20,7 @@ from workers.event_batches import BatchingDispatcher
 
 log = structlog.get_logger(__name__)
 
-# Failures that are not on record yet: Celery must not tell of them. Whoever ends their jobs will.
+# Failures that are not on record yet: Celery must not tell of them. The step that ends their jobs will.
 unended: WeakSet[JobFailedError] = WeakSet()
 
 
@@ -67,7 +67,7 @@ class JobRequest(Request):  # type: ignore[misc]
     def on_retry(self, exc_info: Any) -> None:
         super().on_retry(exc_info)
         if isinstance(self.eventer, BatchingDispatcher):
-            # Whoever runs the job next may end it before our batch is due, and a retry told after the end undoes it.
+            # The next to run the job may end it before our batch is due, and a retry told after the end undoes it.
             self.eventer.send_now()
         again = exc_info.exception.exc
         if isinstance(again, JobRetry) and again.news:

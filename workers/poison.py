@@ -1,6 +1,6 @@
 """Messages that are none of ours: found before Celery trips over them, counted, and dropped.
 
-Whoever can write to the broker can put anything on a queue, and Celery trusts what it reads: a body that
+Anyone who can write to the broker can put anything on a queue, and Celery trusts what it reads: a body that
 is no JSON ends the worker, one that it cannot take apart is put back at exit and ends the next worker.
 Nothing is lost by dropping one, for a message is a hint and its row is the truth.
 """

@@ -1,7 +1,7 @@
 """Telling Flower how jobs end: Celery's own task events, for ends that no Celery task stands for.
 
 The Celery id of ``jobs.run`` is the job's, and its row in Flower tells the job's life. Most jobs end
-elsewhere: in a poll, a sweep, a cancel. Whoever ends one hands in an ``Ended``; one thread a process
+elsewhere: in a poll, a sweep, a cancel. The step that ends one hands in an ``Ended``; one thread a process
 sends them in batches, as Celery's own workers do, so that no step waits for the broker.
 """
 

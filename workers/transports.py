@@ -16,7 +16,7 @@ from workers.poison import REJECTED
 
 
 def install() -> None:
-    """Let every connection of this process that is made from now on use them. For workers: nobody else reads."""
+    """Let every connection of this process that is made from now on use them. For workers: no one else reads."""
     TRANSPORT_ALIASES.update(
         redis="workers.transports:Transport",
         rediss="workers.transports:Transport",

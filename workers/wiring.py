@@ -17,9 +17,8 @@ from core.errors import DatabaseAwayError
 from core.ids import new_id
 from core.redis import RedisError, make_client
 from core.settings import Settings, SettingsError, load, with_dotenv
-from jobs import capacity
 from jobs.callbacks import Callbacks
-from jobs.capacity import Limits
+from jobs.limits import Limits, announce
 from jobs.retention import Keeper
 from jobs.workbench import Workbench
 from providers import registry
@@ -127,7 +126,7 @@ def announce_credentials(bench: Workbench) -> None:
     with bench.database.transaction() as connection:
         for name in bench.registry.configured():
             for provider in bench.registry.of(name):
-                capacity.announce(connection, provider.credential_id, name, limits(name, environment()))
+                announce(connection, provider.credential_id, name, limits(name, environment()))
 
 
 def limits(provider: str, env: Mapping[str, str]) -> Limits:

@@ -14,7 +14,7 @@ from app.commands.output import CommandError, Exit, Output
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from jobs.capacity import ProviderState
+    from jobs.health import ProviderState
 
 
 @click.group(invoke_without_command=True)
@@ -29,9 +29,9 @@ def providers(context: click.Context) -> None:
 @database_command
 def list_providers(connection: Connection) -> Tell:
     """List the upstreams: circuit, pause, calls in flight and limits."""
-    from jobs import capacity
+    from jobs import health
 
-    found = capacity.overview(connection)
+    found = health.overview(connection)
 
     def tell(output: Output) -> None:
         output.document({"data": [{**asdict(each), "configured": each.credentials > 0} for each in found]})
@@ -73,10 +73,10 @@ def _remarks(state: ProviderState) -> list[str]:
 @click.argument("name")
 def pause(connection: Connection, name: str) -> Tell:
     """Send nothing new to NAME; what is in flight is followed to its end."""
-    from jobs import capacity
+    from jobs import health
 
     _check(name)
-    capacity.pause(connection, name)
+    health.pause(connection, name)
 
     def tell(output: Output) -> None:
         output.document({"name": name, "paused": True})
@@ -91,10 +91,10 @@ def pause(connection: Connection, name: str) -> Tell:
 @click.argument("name")
 def resume(connection: Connection, name: str) -> Tell:
     """Send to NAME again, within half a minute; also closes its circuit."""
-    from jobs import capacity
+    from jobs import health
 
     _check(name)
-    capacity.resume(connection, name)
+    health.resume(connection, name)
 
     def tell(output: Output) -> None:
         output.document({"name": name, "paused": False})

@@ -15,7 +15,7 @@ branch_labels = None
 depends_on = None
 
 # Every table that this release alters, at once and before any is altered: workers lock them in another order, and
-# whoever waits gives up before PostgreSQL would call it a deadlock and choose a worker to end.
+# a session that waits gives up before PostgreSQL would call it a deadlock and choose a worker to end.
 LOCK_TABLES = """
 DO $$
 DECLARE
@@ -38,7 +38,7 @@ END
 $$
 """
 
-# Whoever changes one set has the other follow. OLD is null at an INSERT.
+# A change of one set has the other follow. OLD is null at an INSERT.
 IN_STEP = """
 CREATE FUNCTION balances_in_step() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -22,7 +22,6 @@ from accounts.accounts import create_account
 from core.db import Database
 from jobs import (
     audit,
-    capacity,
     collector,
     funds,
     heartbeats,
@@ -34,11 +33,11 @@ from jobs import (
     steps,
     sweep,
 )
-from jobs.capacity import Limits
 from jobs.desk import Customer, Desk, Reference, Submitted
 from jobs.errors import JobFailedError
 from jobs.funds import Funds
 from jobs.idempotency import IdempotencyKey
+from jobs.limits import Limits, announce
 from jobs.repository import Task
 from jobs.states import Ended, Nudge, Signal
 from jobs.workbench import Workbench
@@ -115,7 +114,7 @@ class Engine:
         """Announce the provider's credentials with these limits; none: no limits."""
         with self.database.transaction() as connection:
             for each in self.bench.registry.of(provider):
-                capacity.announce(connection, each.credential_id, provider, Limits(**limits))
+                announce(connection, each.credential_id, provider, Limits(**limits))
 
     # -- accounts
 
@@ -238,7 +237,7 @@ def run_step(bench: Workbench, job_id: str) -> list[Signal]:
 
 
 def refuse_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store is away for whoever fetches images: what is finished is left to a later look."""
+    """The store is away while images are fetched: what is finished is left to a later look."""
 
     def away(*args: object, **kwargs: object) -> None:
         raise StorageUnavailableError("away")

@@ -19,10 +19,10 @@ from sqlalchemy import Row, text
 from accounts.accounts import create_account
 from core.db import Database
 from core.embedded.ports import free_ports
-from jobs import audit, capacity, circuit, heartbeats, poller, refill, runner, sweep
-from jobs.capacity import Limits
+from jobs import audit, capacity, circuit, health, heartbeats, poller, refill, runner, sweep
 from jobs.desk import Customer, Desk
 from jobs.estimates import Estimates
+from jobs.limits import Limits, announce
 from jobs.repository import find_task
 from jobs.states import Outcome, Signal
 from jobs.workbench import Workbench
@@ -65,7 +65,7 @@ class Fleet:
     def limit(self, provider: str, **limits: int) -> None:
         with self.database.transaction() as connection:
             for each in self.benches[0].registry.of(provider):
-                capacity.announce(connection, each.credential_id, provider, Limits(**limits))
+                announce(connection, each.credential_id, provider, Limits(**limits))
 
     def customer(self, *, weight: int = 1) -> Customer:
         with self.database.transaction() as connection:
@@ -104,9 +104,9 @@ class Fleet:
     def submits(self, provider: str) -> int:
         return int((self.sandbox.counts(keys=False).get(provider) or {"submits": 0})["submits"])
 
-    def state(self, provider: str) -> capacity.ProviderState:
+    def state(self, provider: str) -> health.ProviderState:
         with self.database.autocommit() as connection:
-            return {each.name: each for each in capacity.overview(connection)}[provider]
+            return {each.name: each for each in health.overview(connection)}[provider]
 
     def age_circuit(self, provider: str) -> None:
         """Let the time of a circuit's opening pass."""
@@ -351,7 +351,7 @@ def test_a_good_answer_between_starts_the_count_again(fleet: Fleet) -> None:
 def test_one_poisonous_order_stops_nobody(fleet: Fleet) -> None:
     with fleet.database.autocommit() as connection:
         for number in range(2 * circuit.FAILURES_TO_OPEN):
-            capacity.note(
+            health.note(
                 connection,
                 "openai",
                 call_id=f"call_{number}",
@@ -469,7 +469,7 @@ def test_an_upstream_that_refuses_connections_opens_the_circuit(fleet: Fleet, en
 
 def test_a_paused_provider_takes_nothing_until_it_is_resumed(fleet: Fleet) -> None:
     with fleet.database.transaction() as connection:
-        capacity.pause(connection, "chatgpt2api")
+        health.pause(connection, "chatgpt2api")
     [job_id] = fleet.orders(1, **ASYNC)
     fleet.run(job_id)
     assert fleet.untouched(job_id)
@@ -478,7 +478,7 @@ def test_a_paused_provider_takes_nothing_until_it_is_resumed(fleet: Fleet) -> No
     fleet.run(job_id, worker=1)
     assert fleet.submits("chatgpt2api") == 0
     with fleet.database.transaction() as connection:
-        capacity.resume(connection, "chatgpt2api")
+        health.resume(connection, "chatgpt2api")
     fleet.run(job_id)
     assert fleet.job(job_id).status == "waiting"
 
@@ -487,7 +487,7 @@ def test_what_is_in_flight_is_followed_to_its_end_while_paused(fleet: Fleet) -> 
     [job_id] = fleet.orders(1, **ASYNC)
     fleet.run(job_id)
     with fleet.database.transaction() as connection:
-        capacity.pause(connection, "chatgpt2api")
+        health.pause(connection, "chatgpt2api")
     fleet.sql("UPDATE jobs SET due_at = clock_timestamp()")
     poller.poll(fleet.benches[1], "chatgpt2api")
     assert fleet.job(job_id).status == "succeeded"

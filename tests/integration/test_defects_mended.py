@@ -17,9 +17,9 @@ from structlog.testing import capture_logs
 
 from core.db import Database, make_engine
 from core.errors import DatabaseAwayError, DatabaseBusyError
-from jobs import callbacks, calls, capacity, heartbeats, lifecycle, runner, sweep
-from jobs.capacity import Limits
+from jobs import callbacks, calls, capacity, health, heartbeats, lifecycle, runner, sweep
 from jobs.desk import Customer
+from jobs.limits import Limits, announce
 from jobs.states import Outcome
 from jobs.sweep import Sweeper
 from providers import registry
@@ -154,7 +154,7 @@ def no_provider(engine: Engine) -> Sweeper:
 
 def paused(engine: Engine) -> Sweeper:
     with engine.database.autocommit() as connection:
-        capacity.pause(connection, "chatgpt2api")
+        health.pause(connection, "chatgpt2api")
     return engine.sweeper
 
 
@@ -250,7 +250,7 @@ def test_a_statement_that_takes_too_long_is_told_from_an_absent_database(engine:
 
 
 def test_a_deadlock_is_told_from_an_absent_database(engine: Engine) -> None:
-    """4: and deadlocks (40P01): whoever PostgreSQL chose is told that the rows were busy."""
+    """4: and deadlocks (40P01): the one that PostgreSQL chose is told that the rows were busy."""
     engine.sql("INSERT INTO marks (name, value) VALUES ('one', ''), ('two', '')")
     mine = "SELECT 1 FROM marks WHERE name = :name FOR UPDATE"
     both_have_one, said = threading.Barrier(2, timeout=10), []
@@ -366,7 +366,7 @@ def test_one_locked_job_does_not_stop_others_from_being_taken_from_the_dead(
 
 def pause_provider(engine: Engine) -> None:
     with engine.database.autocommit() as connection:
-        capacity.pause(connection, "chatgpt2api")
+        health.pause(connection, "chatgpt2api")
 
 
 def pause_credential(engine: Engine) -> None:
@@ -383,7 +383,7 @@ def told_to_wait(engine: Engine) -> None:
 
 def rate_used_up(engine: Engine) -> None:
     with engine.database.transaction() as connection:
-        capacity.announce(connection, "chatgpt2api/default", "chatgpt2api", Limits(max_per_minute=1))
+        announce(connection, "chatgpt2api/default", "chatgpt2api", Limits(max_per_minute=1))
     with engine.database.transaction() as connection:
         assert capacity.take_submit(connection, "chatgpt2api/default")
 

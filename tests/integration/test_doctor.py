@@ -16,9 +16,9 @@ from sqlalchemy import text
 from app.commands import main
 from core.db import Database, make_engine
 from core.ids import new_id
-from jobs import audit, capacity, heartbeats, sweep
-from jobs.capacity import Limits
+from jobs import audit, heartbeats, sweep
 from jobs.doctor import Doctor, Finding
+from jobs.limits import Limits, announce
 from jobs.mending import Mender
 from providers import catalog
 from quota import ledger
@@ -258,7 +258,7 @@ def test_a_deletion_that_hangs_is_told(house: House) -> None:
 
 def limit(house: House, **limits: int) -> None:
     with house.database.transaction() as connection:
-        capacity.announce(connection, CREDENTIAL, "openai", Limits(**limits))
+        announce(connection, CREDENTIAL, "openai", Limits(**limits))
 
 
 def holders(house: House) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from job_engine import Engine
 from sqlalchemy import event
 
-from jobs import capacity, heartbeats
+from jobs import health, heartbeats
 from jobs.desk import Customer
 from jobs.estimates import FRESH_S, Estimates, Wait
 from jobs.repository import find_task
@@ -81,10 +81,10 @@ def test_where_the_wait_cannot_be_known_nothing_is_told(engine: Engine) -> None:
     queued = orders(engine, 1, customer)
     assert waits(engine, customer, queued) != [None]
     with engine.database.autocommit() as connection:
-        capacity.pause(connection, "chatgpt2api")
+        health.pause(connection, "chatgpt2api")
     assert waits(engine, customer, queued) == [None]
     with engine.database.autocommit() as connection:
-        capacity.resume(connection, "chatgpt2api")
+        health.resume(connection, "chatgpt2api")
     engine.sql(
         "UPDATE providers SET trips = 2, opened_at = clock_timestamp(),"
         " open_until = clock_timestamp() + interval '1 minute' WHERE name = 'chatgpt2api'"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from job_engine import ASYNC_MODEL, ASYNC_PRICE, SYNC_MODEL, Engine, Recorder
 
-from jobs import capacity, lifecycle
+from jobs import health, lifecycle
 from jobs.desk import Customer, Desk
 from jobs.errors import InvalidOrderError
 from jobs.workbench import Workbench
@@ -107,7 +107,7 @@ def test_pictures_kept_before_stay_at_their_own_price(
 
 def test_a_paused_provider_hands_its_orders_on_at_once(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
     with engine.database.transaction() as connection:
-        capacity.pause(connection, "openai")
+        health.pause(connection, "openai")
     waiting = engine.order(account, model=SYNC_MODEL, size=SIZE).task.id
     job_id = ordered(engine, account)
     engine.drive(until=lambda: engine.job(job_id).finished_at is not None)

@@ -22,8 +22,8 @@ from jobs import (
     answers,
     callbacks,
     calls,
-    capacity,
     collector,
+    health,
     lifecycle,
     loading,
     poller,
@@ -322,7 +322,7 @@ def test_a_pause_committed_while_the_claim_waits_for_its_row_still_claims(engine
         with at_once(lambda: runner._claim(engine.bench, first)) as results:
             until_blocked(engine)
             with engine.database.autocommit() as other:
-                capacity.pause(other, "chatgpt2api")
+                health.pause(other, "chatgpt2api")
             connection.commit()
     assert isinstance(results[0], runner.Claimed)
     assert engine.job(first).status == "running"

@@ -470,7 +470,7 @@ def test_a_call_that_ends_gives_its_permit_back_with_its_job(engine: Engine, acc
 
 
 def test_a_late_outcome_raises_the_version_and_comes_once(engine: Engine, account: Customer) -> None:
-    """Whoever decided on what it saw of this job before finds out."""
+    """A worker that decided on what it saw of this job before finds out."""
     job_id = bring(engine, account, "waiting")
     [call], seen = engine.calls(job_id), look(engine, job_id)
     refused = calls.call_row(call.id, Outcome.REFUSED, error_code="content_refused")

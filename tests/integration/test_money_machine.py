@@ -34,12 +34,12 @@ from accounts.accounts import create_account
 from core.db import Hot
 from core.errors import DatabaseAwayError
 from core.ids import new_id
-from jobs import answers, audit, capacity, decide, lifecycle, loading, runner, steps, sweep
+from jobs import answers, audit, decide, lifecycle, loading, runner, steps, sweep
 from jobs.answers import Answer
 from jobs.calls import KeptImage
-from jobs.capacity import Limits
 from jobs.errors import StaleJobError
 from jobs.lifecycle import NewJob
+from jobs.limits import Limits, announce
 from jobs.loading import LiveJob, OpenCall
 from jobs.states import JobStatus, Outcome
 from jobs.workbench import Workbench
@@ -445,7 +445,7 @@ class Money(RuleBasedStateMachine):
             assert before.status in sources
             assert after.status in targets
         assert after.fence >= before.fence
-        # Whoever has seen the job before finds out that its calls or images are others now.
+        # Anyone who has seen the job before finds out that its calls or images are others now.
         assert after.version > before.version or self._written(job_id) == written_before
         return done
 
@@ -526,7 +526,7 @@ def _empty(bench: Workbench) -> None:
         # One provider's credential has an end, so that claims find no room, too.
         for row in connection.execute(text("SELECT id, provider FROM credentials")).all():
             most = PERMITS_OF_A_CREDENTIAL if row.provider == "chatgpt2api" else None
-            capacity.announce(connection, row.id, row.provider, Limits(max_active=most))
+            announce(connection, row.id, row.provider, Limits(max_active=most))
         connection.execute(text("UPDATE workers SET heartbeat_at = clock_timestamp() + interval '1 hour'"))
 
 

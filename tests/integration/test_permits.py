@@ -20,8 +20,9 @@ from sqlalchemy import Connection, Row, text
 from core.db import Database
 from core.ids import new_id
 from jobs import audit, capacity, refill
-from jobs.capacity import Limits, Taken
+from jobs.capacity import Taken
 from jobs.desk import Customer
+from jobs.limits import Limits, announce, reconcile, recover
 from workers.wiring import LIMIT_MAX
 
 PROVIDER = "chatgpt2api"
@@ -38,7 +39,7 @@ class Rows:
 
     def limit(self, key: str = KEY, **limits: int) -> None:
         with self.database.transaction() as connection:
-            capacity.announce(connection, key, PROVIDER, Limits(**limits))
+            announce(connection, key, PROVIDER, Limits(**limits))
 
     def sql(self, statement: str, **values: Any) -> None:
         with self.database.transaction() as connection:
@@ -246,7 +247,7 @@ def test_a_call_is_sent_again_only_to_a_provider_that_takes_calls(rows: Rows, tr
 
 
 def test_without_limits_nothing_is_written_from_claim_to_end(engine: Engine, account: Customer) -> None:
-    """An operator's lock on the credential and the provider would stop whoever updates or locks them."""
+    """An operator's lock on the credential and the provider would stop all who update or lock them."""
     look = "SELECT string_agg(CAST(xmin AS text), ',' ORDER BY id) FROM credentials"
     before = engine.one(look)
     with engine.database.transaction() as other:
@@ -394,7 +395,7 @@ def test_who_mends_together_gives_each_call_one_permit(engine: Engine, account: 
     def mend(_: int) -> None:
         with engine.database.transaction() as connection:
             together.wait()
-            capacity.reconcile(connection, key_of(engine))
+            reconcile(connection, key_of(engine))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(mend, range(8)))
@@ -413,9 +414,9 @@ def test_the_sweep_gives_back_what_a_worker_of_another_release_left(engine: Engi
         refill.refill(connection, window=32, most=10)
         assert engine.one("SELECT count(call_id) FROM permits") == 1
         engine.sql("UPDATE permits SET call_id = :id, taken_at = clock_timestamp() WHERE call_id IS NULL", id=over)
-        assert capacity.recover(connection) == 0  # once a minute is enough
+        assert recover(connection) == 0  # once a minute is enough
         engine.sql("UPDATE marks SET at = at - interval '61 s' WHERE name = 'permits_recovered'")
-        assert capacity.recover(connection) == 1
+        assert recover(connection) == 1
     assert findings(engine) == []
 
 

@@ -9,7 +9,7 @@ import structlog
 from job_engine import SYNC_MODEL, Engine
 from structlog.typing import EventDict
 
-from jobs import capacity, circuit, refill
+from jobs import circuit, health, refill
 from jobs.desk import Customer
 from sandbox.testing import Sandbox
 
@@ -149,7 +149,7 @@ def test_where_all_have_been_tried_it_is_the_one_with_the_fewest_attempts_that_i
 
 def half_open_still(engine: Engine) -> bool:
     with engine.database.autocommit() as connection:
-        return PROVIDER in capacity.half_open(connection)
+        return PROVIDER in health.half_open(connection)
 
 
 def test_a_job_that_was_tried_is_no_probe_while_another_that_was_not_waits(engine: Engine, account: Customer) -> None:

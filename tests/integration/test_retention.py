@@ -112,7 +112,7 @@ def test_a_round_ends_with_its_time_and_the_next_goes_on(house: House, monkeypat
 
 
 def ended_jobs(house: House, count: int, *, keep_s: int | None = None, inputs: bool = False) -> None:
-    """So many jobs that ended 40 days ago, with a picture each whose bytes are in the store."""
+    """So many jobs that ended 40 days ago, with an image each whose bytes are in the store."""
     house.sql(
         "INSERT INTO jobs (id, account_id, operation, model, provider, n, status, money, unit_price, quoted, captured,"
         " released, finished_at, keep_s) SELECT 'job_' || lpad(i::text, 26, '0'), :a, 'generate', 'm', 'openai', 1,"

@@ -15,10 +15,10 @@ from app.commands import database as cli_database
 from app.commands import main
 from app.schemas import ProviderList, ProviderOut, TaskOut
 from core.errors import DatabaseAwayError
-from jobs import capacity
-from jobs.capacity import ProviderState
+from jobs import health
 from jobs.circuit import State
 from jobs.estimates import Wait
+from jobs.health import ProviderState
 
 ADMIN = {"Authorization": "Bearer dk_admin_secret"}
 
@@ -175,9 +175,9 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         yield Fake()
 
     monkeypatch.setattr(cli_database, "open_database", opened)
-    monkeypatch.setattr(capacity, "overview", lambda _: [state(paused_at=NOW), state("flux", credentials=0)])
+    monkeypatch.setattr(health, "overview", lambda _: [state(paused_at=NOW), state("flux", credentials=0)])
     for verb in ("pause", "resume"):
-        monkeypatch.setattr(capacity, verb, lambda _, name, verb=verb: called.append((verb, name)))
+        monkeypatch.setattr(health, verb, lambda _, name, verb=verb: called.append((verb, name)))
     return called
 
 

@@ -1,4 +1,4 @@
-"""The circuit breaker as a state machine, and the other pure parts of capacity and estimates."""
+"""The circuit breaker as a state machine, and the other pure parts of capacity, limits and estimates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from core.settings import SettingsError
 from jobs import capacity, circuit
-from jobs.capacity import STAY_AWAY_MAX_S, Limits, Outlook, put_off, stay_away_s
+from jobs.capacity import STAY_AWAY_MAX_S, Outlook, put_off, stay_away_s
 from jobs.circuit import (
     FAILURES_TO_OPEN,
     JOBS_REMEMBERED,
@@ -23,6 +23,7 @@ from jobs.circuit import (
     says_away,
 )
 from jobs.estimates import Life, Measured, Wait, calibrated, gaps, wait
+from jobs.limits import Limits
 from jobs.refill import turned
 from jobs.states import Outcome
 from workers.wiring import limits
