@@ -11,11 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import cost, edge, life
+from bench import convoy, cost, edge, flood, life
 from bench.table import Row, as_json, show
 
-PARTS = ("edge", "life", "cost")
+PARTS = ("edge", "life", "cost", "flood", "convoy")
 COSTED_JOBS = 100
+FLOOD, BIG_FLOOD = 3_000, 20_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--big", action="store_true", help="also measure the edge over a grown database")
     parser.add_argument("--finished", type=int, default=200_000, help="finished jobs for --big (default: 200000)")
     parser.add_argument("--queued", type=int, default=20_000, help="queued jobs for --big (default: 20000)")
+    parser.add_argument("--flood", type=int, help="orders of the flooding account (default: 3000; --big: 20000)")
     parser.add_argument("--var", type=Path, help="keep data and logs of the measured services in this folder")
     return parser
 
@@ -55,6 +57,8 @@ def _parts(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Cal
         "edge": lambda: edge.measure(folder, rounds=options.rounds, seconds=options.seconds, **grown),
         "life": lambda: life.measure(folder, jobs=options.jobs),
         "cost": lambda: cost.measure(folder, jobs=min(options.jobs, COSTED_JOBS)),
+        "flood": lambda: flood.measure(folder, jobs=options.flood or (BIG_FLOOD if options.big else FLOOD)),
+        "convoy": lambda: convoy.measure(folder),
     }
     yield from ((name, part) for name, part in parts.items() if name in wanted)
 

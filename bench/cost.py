@@ -96,7 +96,13 @@ def measure(folder: Path, *, jobs: int) -> list[Row]:
 
 def _rows(whose: str, costs: dict[str, float], statements: Counter[str]) -> list[Row]:
     return [
-        Row(f"statements of {whose}", "", costs["statements"], bound=STATEMENTS, more={"top": statements.most_common(40)}),
+        Row(
+            f"statements of {whose}",
+            "",
+            costs["statements"],
+            bound=STATEMENTS,
+            more={"top": statements.most_common(40)},
+        ),
         Row(f"commits of {whose}", "", costs["commits"], bound=COMMITS),
         Row(f"messages of {whose}", "", costs["messages"], bound=MESSAGES),
     ]
