@@ -11,12 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import convoy, cost, edge, flood, life
+from bench import convoy, cost, edge, flood, inflight, life
 from bench.table import Row, as_json, show
 
-PARTS = ("edge", "life", "cost", "flood", "convoy")
+PARTS = ("edge", "life", "cost", "flood", "convoy", "inflight")
 COSTED_JOBS = 100
 FLOOD, BIG_FLOOD = 3_000, 20_000
+IN_FLIGHT, BIG_IN_FLIGHT = 2_000, 50_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--finished", type=int, default=200_000, help="finished jobs for --big (default: 200000)")
     parser.add_argument("--queued", type=int, default=20_000, help="queued jobs for --big (default: 20000)")
     parser.add_argument("--flood", type=int, help="orders of the flooding account (default: 3000; --big: 20000)")
+    parser.add_argument("--in-flight", type=int, help="images in progress at once (default: 2000; --big: 50000)")
     parser.add_argument("--var", type=Path, help="keep data and logs of the measured services in this folder")
     return parser
 
@@ -59,6 +61,9 @@ def _parts(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Cal
         "cost": lambda: cost.measure(folder, jobs=min(options.jobs, COSTED_JOBS)),
         "flood": lambda: flood.measure(folder, jobs=options.flood or (BIG_FLOOD if options.big else FLOOD)),
         "convoy": lambda: convoy.measure(folder),
+        "inflight": lambda: inflight.measure(
+            folder, jobs=options.in_flight or (BIG_IN_FLIGHT if options.big else IN_FLIGHT)
+        ),
     }
     yield from ((name, part) for name, part in parts.items() if name in wanted)
 
