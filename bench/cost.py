@@ -73,7 +73,7 @@ def measure(folder: Path, *, jobs: int) -> list[Row]:
         stand(folder / "cost", sandbox={"SANDBOX_LATENCY_S": "0"}, database_url=postgres.url) as service,
         Load() as load,
     ):
-        meter = Meter(service, postgres.log)
+        meter = Meter(service, postgres.folder / "log")
 
         def spell(count: int) -> None:
             life.lives(service, load, count, "256x256")

@@ -109,7 +109,7 @@ def measure(folder: Path, *, jobs: int) -> list[Row]:
         made = customers(service.database, 3)
         flooding, *_ = made
         keys = list(made.values())
-        life.lives(service, load, 30, "256x256")  # warms connections, statements and imports
+        life.warm(service, load)
         quiet = [Quiet(service, keys[1], seed.MODEL), Quiet(service, keys[2], ELSEWHERE)]
         for each in quiet:
             each.order_one()
@@ -140,8 +140,9 @@ def measure(folder: Path, *, jobs: int) -> list[Row]:
 
 
 def _row(what: str, beside: list[Life], alone: list[Life]) -> Row:
-    more = {"beside": p95(beside), "alone": p95(alone), "lives": len(beside)}
-    return Row(what, "s", more["beside"]["whole_s"], more["alone"]["whole_s"], "alone", BESIDE, more)
+    then, before = p95(beside), p95(alone)
+    more = {"beside": then, "alone": before, "lives": len(beside)}
+    return Row(what, "s", then["whole_s"], before["whole_s"], "alone", BESIDE, more)
 
 
 def p95(lived: list[Life]) -> dict[str, float]:

@@ -16,11 +16,7 @@ _ASKED = re.compile(r"bench\|(?P<application>[^|]*)\|(?P<pid>\d+)\|LOG:  (?:stat
 
 
 class LoggingPostgres(EmbeddedPostgres):
-    """The embedded server with its log switched on: one entry for every statement, without its values."""
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log"
+    """The embedded server with ``<folder>/log`` switched on: one entry for every statement, without its values."""
 
     def program(self) -> Program:
         program = super().program()
