@@ -214,7 +214,7 @@ class TaskOut(Shape):
     progress: float | None = Field(description="0 to 1, where the upstream says")
     queue_position: int | None = Field(description="an estimate, at most 2 s old")
     wait_estimate_s: WaitEstimate | None = Field(
-        description="seconds until the start, from the last hour's jobs of this model; null when unknown"
+        description="seconds until the start, from how quickly jobs were started lately; null when unknown"
     )
     created_at: datetime
     started_at: datetime | None

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import convoy, cost, edge, flood, growth, inflight, life
+from bench import convoy, cost, edge, estimates, expiry, flood, growth, inflight, life
 from bench.table import Row, as_json, show
 
-PARTS = ("edge", "life", "cost", "flood", "convoy", "inflight", "growth")
+PARTS = ("edge", "life", "cost", "convoy", "flood", "inflight", "expiry", "estimates", "growth")
 DEFAULT = tuple(part for part in PARTS if part != "growth")
+EXPIRED_ROWS, EXPIRED_ROWS_BIG = 5_000, 100_000
+ESTIMATED_JOBS = 250
 COSTED_JOBS = 100
 FLOOD, BIG_FLOOD = 3_000, 20_000
 IN_FLIGHT, BIG_IN_FLIGHT = 2_000, 50_000
@@ -76,6 +78,8 @@ def _parts(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Cal
         "inflight": lambda: inflight.measure(
             folder, jobs=options.in_flight or (BIG_IN_FLIGHT if options.big else IN_FLIGHT)
         ),
+        "expiry": lambda: expiry.measure(folder, rows=EXPIRED_ROWS_BIG if options.big else EXPIRED_ROWS),
+        "estimates": lambda: estimates.measure(folder, jobs=min(options.jobs, ESTIMATED_JOBS)),
     }
     yield from ((name, part) for name, part in parts.items() if name in wanted)
 

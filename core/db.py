@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import namedtuple_row
-from sqlalchemy import Connection, Engine, ExceptionContext, PoolProxiedConnection, create_engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, Pool, PoolProxiedConnection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -73,7 +73,9 @@ def make_engine(
             **({} if prepare else {"prepare_threshold": None}),
             "options": (
                 f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={lock_timeout_ms} "
-                f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c timezone=UTC"
+                f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c timezone=UTC "
+                # A verb's statement is planned once a connection: planning it anew costs more than running it.
+                "-c plan_cache_mode=force_generic_plan"
             ),
             **_TCP,
         },
@@ -176,6 +178,7 @@ class Database:
 
         Raises DatabaseAwayError like the others; the driver's other faults (psycopg.Error) pass through.
         """
+        pool = self.engine.pool
         try:
             pooled = self.engine.raw_connection()
         except PoolTimeoutError as error:
@@ -187,17 +190,19 @@ class Database:
                 connection.autocommit = True
                 yield Hot(connection)
             except psycopg.Error as error:
-                self._drop_unusable(pooled, connection, error)
+                self._drop_unusable(pool, pooled, connection, error)
                 _raise_translated(error)
                 raise
 
     def _drop_unusable(
-        self, pooled: PoolProxiedConnection, connection: psycopg.Connection[Any], error: psycopg.Error
+        self, pool: Pool, pooled: PoolProxiedConnection, connection: psycopg.Connection[Any], error: psycopg.Error
     ) -> None:
-        if _is_outdated_plan(error):
-            self.engine.dispose()  # the pool's idle connections have prepared the same
-        if connection.closed or _is_outdated_plan(error) or _is_gone(error):
-            pooled.invalidate()
+        """What ended this connection, or outdated what it has prepared, did so to the pool's idle ones."""
+        if not (connection.closed or _is_outdated_plan(error) or _is_gone(error)):
+            return
+        pooled.invalidate()
+        if self.engine.pool is pool:  # else someone has done it already, and the idle ones are new
+            self.engine.dispose()
 
     def dispose(self) -> None:
         self.engine.dispose()

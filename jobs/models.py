@@ -93,6 +93,16 @@ jobs = Table(
     CheckConstraint("captured + released <= quoted", name="settlement_within_quote"),
     CheckConstraint("captured >= 0 AND released >= 0", name="settlement_not_negative"),
     Index("jobs_account_newest", "account_id", "id"),
+    # An account's newest tasks of one status, however rare it is among them.
+    Index("jobs_account_queued", "account_id", "id", postgresql_where=text("status = 'queued'")),
+    Index("jobs_account_running", "account_id", "id", postgresql_where=text("status IN ('running', 'waiting')")),
+    Index(
+        "jobs_account_ended",
+        "account_id",
+        "status",
+        "id",
+        postgresql_where=text("status IN ('succeeded', 'failed', 'cancelled')"),
+    ),
     Index(
         "jobs_unpublished",
         "account_id",

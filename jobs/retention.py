@@ -11,16 +11,20 @@ Rows of jobs, their events and the ledger are never deleted. A blob belongs to t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection, text
 
 from core.db import Database
 from core.ids import is_id
+from jobs import heartbeats
+from jobs.backlogs import Backlog, Done, drain
 from jobs.errors import JobNotFoundError, NotEndedError
 from storage.base import StorageUnavailableError, Store
 from storage.media import Media
@@ -28,12 +32,17 @@ from storage.variants import source_of
 
 log = structlog.get_logger(__name__)
 
-# One round of the whole fleet. What is left over is done in the next.
+# One round of the whole fleet, and how long it may work. What is left over is done in the next. The turn is another
+# worker's after 54 s: the work, one more page of every backlog and the pauses fit in between.
 EVERY_S = 60.0
+WORK_S = 40.0
 PAGE = 500
-EXPIRE_PAGES = 4
-REMOVE_AT_MOST = 5_000
+KEYS_PAGE = 2_000
 FOLDERS_AT_MOST = 5_000
+# Blobs deleted side by side: a bucket answers after tens of milliseconds.
+DELETED_AT_ONCE = 16
+# Longer than an idempotency key is honoured.
+KEYS_KEPT_HOURS = 25
 AFTER_TROUBLE_S = 600.0
 AWAY_AFTER = 3
 
@@ -57,6 +66,39 @@ class Reason(StrEnum):
 
 # ---------------------------------------------------------------- tombstones
 
+# Arrays and not joins: whatever the planner knows of the tables, it looks by primary key.
+_DELETE_PICTURES = text("""
+WITH ended AS MATERIALIZED (
+    SELECT id FROM jobs WHERE id = ANY(:ids) AND finished_at IS NOT NULL ORDER BY id FOR UPDATE SKIP LOCKED
+), gone AS (
+    UPDATE images SET deleted_at = clock_timestamp()
+    WHERE job_id = ANY(ARRAY(SELECT id FROM ended)) AND deleted_at IS NULL
+      AND (CAST(:keys AS text[]) IS NULL OR key = ANY(CAST(:keys AS text[])))
+    RETURNING job_id, key
+), doomed AS (
+    INSERT INTO doomed_blobs (key) SELECT key FROM gone ON CONFLICT (key) DO NOTHING
+), seen AS (
+    UPDATE jobs SET version = version + 1 WHERE id = ANY(ARRAY(SELECT job_id FROM gone))
+), told AS (
+    INSERT INTO job_events (job_id, type, data)
+    SELECT job_id, 'pictures_deleted', jsonb_build_object('reason', CAST(:reason AS text), 'pictures', count(*))
+    FROM gone GROUP BY job_id
+)
+SELECT key FROM gone
+""")
+_DELETE_INPUTS = text("""
+WITH ended AS MATERIALIZED (
+    SELECT id FROM jobs WHERE id = ANY(:ids) AND finished_at IS NOT NULL ORDER BY id FOR UPDATE SKIP LOCKED
+), gone AS (
+    UPDATE inputs SET deleted_at = clock_timestamp()
+    WHERE job_id = ANY(ARRAY(SELECT id FROM ended)) AND deleted_at IS NULL
+    RETURNING key
+), doomed AS (
+    INSERT INTO doomed_blobs (key) SELECT key FROM gone ON CONFLICT (key) DO NOTHING
+)
+SELECT key FROM gone
+""")
+
 
 def delete_pictures(
     connection: Connection, job_ids: Sequence[str], *, reason: Reason, keys: Sequence[str] | None = None
@@ -66,18 +108,7 @@ def delete_pictures(
     ``keys`` narrows it to some of the pictures. Jobs that somebody else holds are left for another round.
     """
     rows = connection.execute(
-        text(
-            "WITH j AS (SELECT id FROM jobs WHERE id = ANY(:ids) AND finished_at IS NOT NULL ORDER BY id"
-            " FOR UPDATE SKIP LOCKED),"
-            " gone AS (UPDATE images SET deleted_at = clock_timestamp() FROM j WHERE images.job_id = j.id"
-            " AND images.deleted_at IS NULL AND (CAST(:keys AS text[]) IS NULL OR images.key = ANY(:keys))"
-            " RETURNING images.job_id, images.key),"
-            " doomed AS (INSERT INTO doomed_blobs (key) SELECT key FROM gone ON CONFLICT (key) DO NOTHING),"
-            " seen AS (UPDATE jobs SET version = version + 1 WHERE id IN (SELECT job_id FROM gone)),"
-            " told AS (INSERT INTO job_events (job_id, type, data) SELECT job_id, 'pictures_deleted',"
-            " jsonb_build_object('reason', CAST(:reason AS text), 'pictures', count(*)) FROM gone GROUP BY job_id)"
-            " SELECT key FROM gone"
-        ),
+        _DELETE_PICTURES,
         {"ids": list(job_ids), "reason": str(reason), "keys": None if keys is None else list(keys)},
     )
     return [row.key for row in rows]
@@ -85,18 +116,7 @@ def delete_pictures(
 
 def delete_inputs(connection: Connection, job_ids: Sequence[str]) -> list[str]:
     """The same for the reference pictures that ended jobs came with."""
-    rows = connection.execute(
-        text(
-            "WITH j AS (SELECT id FROM jobs WHERE id = ANY(:ids) AND finished_at IS NOT NULL ORDER BY id"
-            " FOR UPDATE SKIP LOCKED),"
-            " gone AS (UPDATE inputs SET deleted_at = clock_timestamp() FROM j WHERE inputs.job_id = j.id"
-            " AND inputs.deleted_at IS NULL RETURNING inputs.key),"
-            " doomed AS (INSERT INTO doomed_blobs (key) SELECT key FROM gone ON CONFLICT (key) DO NOTHING)"
-            " SELECT key FROM gone"
-        ),
-        {"ids": list(job_ids)},
-    )
-    return [row.key for row in rows]
+    return [row.key for row in connection.execute(_DELETE_INPUTS, {"ids": list(job_ids)})]
 
 
 def delete_task(connection: Connection, account_id: str, job_id: str) -> list[str]:
@@ -129,37 +149,106 @@ class Page:
     last_id: str = ""
 
 
-def _old(table: str) -> str:
-    # statement_timestamp and not clock_timestamp: only a stable bound can steer an index scan.
-    keep = "statement_timestamp() - make_interval(secs => :keep_s)"
-    return (
-        f"WITH page AS MATERIALIZED (SELECT created_at, job_id FROM {table} WHERE deleted_at IS NULL"
-        f" AND created_at < {keep} AND (created_at, job_id) > (CAST(:after_at AS timestamptz), :after_id)"
-        " ORDER BY created_at, job_id LIMIT :page)"
-        # A question per row and not a join: it stays a look by primary key however many jobs there are.
-        " SELECT created_at, job_id, coalesce((SELECT j.finished_at < " + keep + " FROM jobs AS j"
-        " WHERE j.id = page.job_id), false) AS expired FROM page ORDER BY created_at, job_id"
-    )
+# statement_timestamp and not clock_timestamp: only a stable bound can steer an index scan. A question per row and not
+# a join: it stays a look by primary key however many jobs there are.
+OLD_IMAGES = """
+WITH page AS MATERIALIZED (
+    SELECT created_at, job_id FROM images
+    WHERE deleted_at IS NULL AND created_at < statement_timestamp() - make_interval(secs => :keep_s)
+      AND (created_at, job_id) > (CAST(:after_at AS timestamptz), :after_id)
+    ORDER BY created_at, job_id LIMIT :page
+)
+SELECT created_at, job_id, coalesce((
+    SELECT j.finished_at < statement_timestamp() - make_interval(secs => :keep_s)
+    FROM jobs AS j WHERE j.id = page.job_id), false) AS expired
+FROM page ORDER BY created_at, job_id
+"""
+OLD_INPUTS = """
+WITH page AS MATERIALIZED (
+    SELECT created_at, job_id FROM inputs
+    WHERE deleted_at IS NULL AND created_at < statement_timestamp() - make_interval(secs => :keep_s)
+      AND (created_at, job_id) > (CAST(:after_at AS timestamptz), :after_id)
+    ORDER BY created_at, job_id LIMIT :page
+)
+SELECT created_at, job_id, coalesce((
+    SELECT j.finished_at < statement_timestamp() - make_interval(secs => :keep_s)
+    FROM jobs AS j WHERE j.id = page.job_id), false) AS expired
+FROM page ORDER BY created_at, job_id
+"""
 
 
-OLD_IMAGES, OLD_INPUTS = _old("images"), _old("inputs")
-
-
-def old_page(connection: Connection, query: str, *, keep_s: float, after: Page | None = None) -> Page:
+def old_page(
+    connection: Connection, query: str, *, keep_s: float, after: Page | None = None, size: int | None = None
+) -> Page:
     """One page of ``OLD_IMAGES`` or ``OLD_INPUTS``; live jobs in it are passed by, not waited for."""
+    size = size or PAGE
     rows = connection.execute(
         text(query),
         {
             "keep_s": keep_s,
             "after_at": after.last_at if after else "-infinity",
             "after_id": after.last_id if after else "",
-            "page": PAGE,
+            "page": size,
         },
     ).all()
     expired = list(dict.fromkeys(row.job_id for row in rows if row.expired))
-    if len(rows) < PAGE:
+    if len(rows) < size:
         return Page(expired, None)
     return Page(expired, rows[-1].created_at, rows[-1].job_id)
+
+
+# Literally ``keep_s IS NOT NULL``: that is the index. The cursor passes over what this round has just emptied.
+_SHORT_LIVES = text("""
+WITH due AS MATERIALIZED (
+    SELECT id, finished_at FROM jobs
+    WHERE keep_s IS NOT NULL AND finished_at >= CAST(:after_at AS timestamptz)
+      AND finished_at <= statement_timestamp() AND finished_at <= statement_timestamp() - make_interval(secs => keep_s)
+    ORDER BY finished_at LIMIT :page FOR UPDATE SKIP LOCKED
+), ended AS (
+    UPDATE jobs SET keep_s = NULL WHERE id = ANY(ARRAY(SELECT id FROM due))
+)
+SELECT array_agg(id) AS ids, max(finished_at) AS last_at FROM due
+""")
+
+
+def end_short_lives(
+    connection: Connection, *, after: datetime | None = None, size: int | None = None
+) -> tuple[int, datetime | None]:
+    """Delete what jobs ordered with a short life (``store: false``) made and came with.
+
+    How many jobs, and when the last of them ended: the next page begins there. ``keep_s`` goes with the
+    pictures: the index on it stays as small as what is still to do.
+    """
+    due = connection.execute(_SHORT_LIVES, {"after_at": after or "-infinity", "page": size or PAGE}).one()
+    ids = due.ids or []
+    if ids:
+        delete_pictures(connection, ids, reason=Reason.EXPIRED)
+        delete_inputs(connection, ids)
+    return len(ids), due.last_at
+
+
+# By place in the table: a key locked by a submit that takes it over is passed by, and one that was not cannot move.
+_OLD_KEYS = text("""
+WITH old AS MATERIALIZED (
+    SELECT ctid, created_at FROM idempotency_keys
+    WHERE created_at >= CAST(:after_at AS timestamptz)
+      AND created_at < statement_timestamp() - make_interval(hours => :hours)
+    ORDER BY created_at LIMIT :page FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(SELECT ctid FROM old))
+)
+SELECT count(*) AS keys, max(created_at) AS last_at FROM old
+""")
+
+
+def drop_old_keys(
+    connection: Connection, *, after: datetime | None = None, size: int | None = None
+) -> tuple[int, datetime | None]:
+    """Delete idempotency keys that are honoured no longer: how many, and where the next page begins."""
+    old = connection.execute(
+        _OLD_KEYS, {"after_at": after or "-infinity", "hours": KEYS_KEPT_HOURS, "page": size or KEYS_PAGE}
+    ).one()
+    return old.keys, old.last_at
 
 
 # ---------------------------------------------------------------- blobs nobody owns
@@ -231,16 +320,30 @@ def search_everything(database: Database, store: Store) -> Iterator[Search]:
 # ---------------------------------------------------------------- the round
 
 
-def doomed(connection: Connection, *, since_s: float = 0.0) -> list[str]:
+_DOOMED = text("""
+SELECT key, due_at FROM doomed_blobs
+WHERE due_at >= CAST(:after_at AS timestamptz) AND due_at <= statement_timestamp()
+  AND doomed_at <= statement_timestamp() - make_interval(secs => :since_s)
+ORDER BY due_at LIMIT :page
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """Blobs whose bytes are to go; ``last_at`` is where the next page begins."""
+
+    keys: Sequence[str]
+    last_at: datetime | None
+
+
+def doomed(
+    connection: Connection, *, since_s: float = 0.0, after: datetime | None = None, size: int | None = None
+) -> Doomed:
     """Blobs whose bytes are to go now, oldest first; those only that have been waiting for ``since_s``."""
     rows = connection.execute(
-        text(
-            "SELECT key FROM doomed_blobs WHERE due_at <= statement_timestamp()"
-            " AND doomed_at <= statement_timestamp() - make_interval(secs => :since_s) ORDER BY due_at LIMIT :page"
-        ),
-        {"since_s": since_s, "page": PAGE},
-    )
-    return [row.key for row in rows]
+        _DOOMED, {"since_s": since_s, "after_at": after or "-infinity", "page": size or PAGE}
+    ).all()
+    return Doomed([row.key for row in rows], rows[-1].due_at if rows else None)
 
 
 def doom(connection: Connection, keys: Sequence[str]) -> None:
@@ -262,44 +365,51 @@ def remove_doomed(database: Database, media: Media, keys: Sequence[str]) -> int:
     """
     gone: list[str] = []
     kept: list[str] = []
-    for key in keys:
-        try:
-            media.delete(key)
-            gone.append(key)
-        except StorageUnavailableError as error:
-            log.warning("blob_not_deleted", key=key, error=str(error))
-            kept.append(key)
-            if len(kept) >= AWAY_AFTER and not gone:
-                break
-        time.sleep(0)
+    left = list(keys)
+    while left:
+        # One by one until the store has shown that it is there, then side by side.
+        count = 4 * DELETED_AT_ONCE if gone else 1
+        some, left = left[:count], left[count:]
+        went = _deleted(media, some)
+        gone += went
+        kept += [key for key in some if key not in went]
+        if not went and len(kept) >= AWAY_AFTER:
+            break
     with database.transaction() as connection:
-        connection.execute(text("DELETE FROM doomed_blobs WHERE key = ANY(:keys)"), {"keys": gone})
-        connection.execute(
-            text(
-                "UPDATE doomed_blobs SET due_at = clock_timestamp() + make_interval(secs => :s) WHERE key = ANY(:keys)"
-            ),
-            {"keys": kept, "s": AFTER_TROUBLE_S},
-        )
+        connection.execute(_STRUCK, {"keys": gone})
+        connection.execute(_PUT_OFF, {"keys": kept, "s": AFTER_TROUBLE_S})
     return len(gone)
 
 
-def end_short_lives(connection: Connection) -> int:
-    """Delete what jobs ordered with a short life (``store: false``) made and came with; how many jobs.
+_STRUCK = text("DELETE FROM doomed_blobs WHERE key = ANY(:keys)")
+_PUT_OFF = text("""
+UPDATE doomed_blobs SET due_at = clock_timestamp() + make_interval(secs => :s) WHERE key = ANY(:keys)
+""")
 
-    ``keep_s`` goes with the pictures: the index on it stays as small as what is still to do.
-    """
-    rows = connection.execute(
-        text(
-            "UPDATE jobs SET keep_s = NULL WHERE id = ANY(SELECT id FROM jobs WHERE keep_s IS NOT NULL"
-            " AND finished_at <= statement_timestamp() - make_interval(secs => keep_s)"
-            " ORDER BY finished_at LIMIT :page FOR UPDATE SKIP LOCKED) RETURNING id"
-        ),
-        {"page": PAGE},
-    ).all()
-    ids = [row.id for row in rows]
-    delete_pictures(connection, ids, reason=Reason.EXPIRED)
-    delete_inputs(connection, ids)
-    return len(ids)
+
+def _deleted(media: Media, keys: Sequence[str]) -> list[str]:
+    """Delete these blobs side by side (greenlets in a worker); those that are gone."""
+    if len(keys) == 1:
+        return [key for key in keys if _delete(media, key)]
+    with ThreadPoolExecutor(min(DELETED_AT_ONCE, len(keys))) as pool:
+        return [key for key, gone in zip(keys, pool.map(partial(_delete, media), keys), strict=True) if gone]
+
+
+def _delete(media: Media, key: str) -> bool:
+    try:
+        media.delete(key)
+    except StorageUnavailableError as error:
+        log.warning("blob_not_deleted", key=key, error=str(error))
+        return False
+    time.sleep(0)  # a disk is slow, and others share this thread
+    return True
+
+
+_POLICIES = ("short_lives", "images", "inputs")
+
+
+def _expire_pictures(connection: Connection, job_ids: Sequence[str]) -> list[str]:
+    return delete_pictures(connection, job_ids, reason=Reason.EXPIRED)
 
 
 @dataclass(frozen=True)
@@ -321,9 +431,12 @@ class Keeper:
         """One round; False when it is not due, or another worker has taken it."""
         if not self._take_turn():
             return False
-        self.expire()
-        self.collect_orphans()
-        self.remove()
+        backlogs = [*self.expiries(), self._orphans()]
+        drain([*backlogs, self._bytes(backlogs)], seconds=WORK_S)
+        if jobs := sum(backlog.done for backlog in backlogs if backlog.name in _POLICIES):
+            log.info("pictures_expired", jobs=jobs)
+        with self.database.autocommit() as connection:
+            heartbeats.forget_silent(connection)
         self.media.sweep()
         return True
 
@@ -340,47 +453,84 @@ class Keeper:
             ).one_or_none()
         return taken is not None
 
-    def expire(self) -> int:
+    def expire(self, *, seconds: float = WORK_S) -> int:
         """Make tombstones of what the policy keeps no longer; how many jobs lost something."""
-        with self.database.transaction() as connection:
-            jobs = end_short_lives(connection)
-        if self.keep_pictures_days:
-            for page in self._pages(OLD_IMAGES, self.keep_pictures_days * _DAY_S):
-                with self.database.transaction() as connection:
-                    delete_pictures(connection, page.expired, reason=Reason.EXPIRED)
-                jobs += len(page.expired)
-        if self.keep_inputs_days:
-            for page in self._pages(OLD_INPUTS, self.keep_inputs_days * _DAY_S):
-                with self.database.transaction() as connection:
-                    delete_inputs(connection, page.expired)
-                jobs += len(page.expired)
-        if jobs:
-            log.info("pictures_expired", jobs=jobs)
-        return jobs
+        backlogs = self.expiries()
+        drain(backlogs, seconds=seconds)
+        return sum(backlog.done for backlog in backlogs if backlog.name in _POLICIES)
 
-    def _pages(self, query: str, keep_s: float) -> Iterator[Page]:
-        after: Page | None = None
-        for _ in range(EXPIRE_PAGES):
-            with self.database.autocommit() as connection:
-                after = old_page(connection, query, keep_s=keep_s, after=after)
-            if after.expired:
-                yield after
-            if after.last_at is None:
-                return
-
-    def remove(self) -> int:
+    def remove(self, *, seconds: float = WORK_S) -> int:
         """Delete the bytes behind tombstones; how many blobs went."""
-        removed = 0
-        while removed < REMOVE_AT_MOST:
+        backlog = self._bytes()
+        drain([backlog], seconds=seconds)
+        return backlog.done
+
+    def expiries(self) -> list[Backlog]:
+        """What is expired row by row: short lives, old images, old inputs, idempotency keys."""
+        backlogs = [self._short_lives()]
+        if self.keep_pictures_days:
+            backlogs.append(self._old("images", OLD_IMAGES, self.keep_pictures_days, _expire_pictures))
+        if self.keep_inputs_days:
+            backlogs.append(self._old("inputs", OLD_INPUTS, self.keep_inputs_days, delete_inputs))
+        return [*backlogs, self._keys()]
+
+    def _short_lives(self) -> Backlog:
+        after: datetime | None = None
+
+        def page(size: int) -> Done:
+            nonlocal after
+            with self.database.transaction() as connection:
+                jobs, after = end_short_lives(connection, after=after, size=size)
+            return Done(jobs, jobs == size)
+
+        return Backlog("short_lives", page, PAGE)
+
+    def _old(
+        self, name: str, query: str, keep_days: float, delete: Callable[[Connection, Sequence[str]], list[str]]
+    ) -> Backlog:
+        after: Page | None = None
+
+        def page(size: int) -> Done:
+            nonlocal after
             with self.database.autocommit() as connection:
-                keys = doomed(connection)
-            if not keys:
-                break
-            went = remove_doomed(self.database, self.media, keys)
-            removed += went
-            if not went:  # the store is away
-                break
-        return removed
+                found = old_page(connection, query, keep_s=keep_days * _DAY_S, after=after, size=size)
+            if found.expired:
+                with self.database.transaction() as connection:
+                    delete(connection, found.expired)
+            after = found
+            return Done(len(found.expired), found.last_at is not None)
+
+        return Backlog(name, page, PAGE)
+
+    def _keys(self) -> Backlog:
+        after: datetime | None = None
+
+        def page(size: int) -> Done:
+            nonlocal after
+            with self.database.autocommit() as connection:
+                keys, after = drop_old_keys(connection, after=after, size=size)
+            return Done(keys, keys == size)
+
+        return Backlog("idempotency_keys", page, KEYS_PAGE)
+
+    def _bytes(self, sources: Sequence[Backlog] = ()) -> Backlog:
+        """``sources`` put blobs on the list meanwhile: it is not empty before they are over."""
+        after: datetime | None = None
+
+        def page(size: int) -> Done:
+            nonlocal after
+            with self.database.autocommit() as connection:
+                found = doomed(connection, after=after, size=size)
+            went = remove_doomed(self.database, self.media, found.keys) if found.keys else 0
+            after = found.last_at or after
+            if found.keys and not went:  # the store is away
+                return Done(0, more=False)
+            return Done(went, len(found.keys) == size or not all(source.over for source in sources))
+
+        return Backlog("bytes", page, PAGE)
+
+    def _orphans(self) -> Backlog:
+        return Backlog("orphans", lambda _: Done(self.collect_orphans(), more=False), 1)
 
     def collect_orphans(self) -> int:
         """Look into the next folders of the store for blobs nobody owns, and doom those; how many."""

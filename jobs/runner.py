@@ -18,13 +18,14 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from core import failpoints
+from core.db import Hot
 from core.errors import DatabaseAwayError, DatabaseBusyError, DatabaseChangedError
 from core.ids import new_id
 from jobs import answers, calls, capacity, decide, lifecycle, loading, publishing, states, steps
 from jobs.answers import Answer
 from jobs.calls import Intent
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.lifecycle import Started
+from jobs.lifecycle import Full, Started
 from jobs.loading import LiveJob, OpenCall, OrderParts
 from jobs.states import JobStatus, Nudge, Signal
 from jobs.workbench import Workbench, side_by_side
@@ -100,21 +101,14 @@ def run(bench: Workbench, job_id: str) -> list[Signal]:
 
 
 def _claim(bench: Workbench, job_id: str) -> Claimed | None:
-    """Take the job, in one statement where nothing limits it; None when there is nothing to do (now)."""
+    """Take the job, in one statement on its first attempt; None when there is nothing to do (now)."""
     call_id = new_id("call")
     try:
         with bench.database.hot() as hot:
-            started = lifecycle.start(
-                hot,
-                job_id,
-                owner=bench.owner,
-                node=bench.node,
-                providers=bench.usable,
-                call_id=call_id,
-                backoff_s=decide.RETRY_AFTER_MAX_S,
-                window=bench.publish_window,
-                most=PUBLISH_AT_CLAIM,
-            )
+            started = _start(bench, hot, job_id, call_id)
+            if isinstance(started, Full):
+                # A free permit can be missed while others take and give back: once more, before it is put off.
+                started = _start(bench, hot, job_id, call_id)
     except DatabaseBusyError:
         _later(bench, job_id)
         return None
@@ -126,7 +120,24 @@ def _claim(bench: Workbench, job_id: str) -> Claimed | None:
     except psycopg.IntegrityError:
         _impossible(bench, job_id)
         return None
+    if isinstance(started, Full):
+        _defer(bench, job_id, started.provider)
+        return None
     return _in_hand(bench, started) if started else _claim_step_by_step(bench, job_id)
+
+
+def _start(bench: Workbench, hot: Hot, job_id: str, call_id: str) -> Started | Full | None:
+    return lifecycle.start(
+        hot,
+        job_id,
+        owner=bench.owner,
+        node=bench.node,
+        providers=bench.usable,
+        call_id=call_id,
+        backoff_s=decide.RETRY_AFTER_MAX_S,
+        window=bench.publish_window,
+        most=PUBLISH_AT_CLAIM,
+    )
 
 
 def _in_hand(bench: Workbench, started: Started) -> Claimed:
@@ -158,7 +169,7 @@ def _keep_until(bench: Workbench, provider: str) -> float:
 
 
 def _claim_step_by_step(bench: Workbench, job_id: str) -> Claimed | None:
-    """The longer way: a retry, a credential with limits, a provider that may be closed."""
+    """The longer way of a retry, or of a message that comes too late."""
     claimed: Claimed | None = None
     try:
         with bench.database.transaction() as connection:

@@ -30,7 +30,6 @@ PAGE = 500
 SWEEP_LOCK = 7_216_050_002
 LOST_AFTER_S = 10.0
 ABANDONED_AFTER_S = 900.0
-IDEMPOTENCY_HOURS = 25
 
 
 LAPSED = Statement("""
@@ -231,15 +230,3 @@ class _ClaimRate:
         ).one()
         self._last_id, self._at = max(row.newest, last or 0) or None, now
         return float(row.claims / (now - since)) if last is not None and now > since else 0.0
-
-
-def tidy(connection: Connection) -> None:
-    """Drop what has served its time; bounded, and cheap when there is nothing to do."""
-    heartbeats.forget_silent(connection)
-    connection.execute(
-        text(
-            "DELETE FROM idempotency_keys WHERE (account_id, key) IN (SELECT account_id, key FROM idempotency_keys"
-            " WHERE created_at < statement_timestamp() - make_interval(hours => :hours) LIMIT :page)"
-        ),
-        {"hours": IDEMPOTENCY_HOURS, "page": PAGE},
-    )

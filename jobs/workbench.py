@@ -85,6 +85,7 @@ class Workbench:
                 name: {
                     "step_s": self.step_s[name],
                     "deadline_s": self.spec(name).deadline_s,
+                    "choice": len(self.registry.of(name)) > 1,
                     "credentials": {each.credential_id: each.base_url for each in self.registry.of(name)},
                 }
                 for name in self.registry.configured()

@@ -1,7 +1,7 @@
 """Bulkheads: one hanging provider must not fill the pool, for a full pool blocks the consumer.
 
 Tasks are counted from the moment they are received, by queue. At its cap a provider's queue is no
-longer consumed; below it, it is again. Control, polls and collects always keep slots of their own.
+longer consumed; below it, it is again. Control and polls always keep slots of their own.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import structlog
 from celery.signals import task_postrun, task_received, task_revoked
 
-from jobs.states import CONTROL_QUEUE
+from jobs.states import CONTROL_QUEUE, POLL_QUEUE
 
 # Queues that are never paused: what waits in them makes no paid call.
-FREE_QUEUES = (CONTROL_QUEUE, "polls", "collects")
+FREE_QUEUES = (CONTROL_QUEUE, POLL_QUEUE)
 
 log = structlog.get_logger(__name__)
 

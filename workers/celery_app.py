@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from celery import Celery
 
 app = Celery("darkroom")
 app.config_from_object("celeryconfig")
+app.events.dispatcher_cls = "workers.event_batches:BatchingDispatcher"
+
+if "flower.events" in sys.modules:  # Flower is loaded before the application that it is to show
+    from workers import flower_rows
+
+    flower_rows.install()

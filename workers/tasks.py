@@ -1,8 +1,8 @@
 """The tasks: an id in, a verb called, news out. Decisions and queries live in ``jobs``.
 
-Flower's row of ``jobs.run`` is the job's own life. A step that leaves the job alive ends with ``Ignore``,
-so that the row stays STARTED, or with ``Retry`` when the job is in the queue again; who ends the job
-elsewhere tells it by ``workers/task_events.py``. Polls and collects are about many jobs and send no events.
+Flower's row of ``jobs.run`` is the job's own life. A step that leaves the job alive returns ``LIVES_ON``, of which
+nothing is told, so that the row stays STARTED, or with ``Retry`` when the job is in the queue again; who ends the job
+elsewhere tells it by ``workers/task_events.py``. A poll is about many jobs and sends no events.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobs.errors import JobFailedError
 from jobs.states import Ended, Signal
 from workers import drain, job_request, stepping, wiring
 from workers.celery_app import app
-from workers.job_request import JobRequest, JobRetry
+from workers.job_request import LIVES_ON, JobRequest, JobRetry
 from workers.task_events import RUN
 from workers.ticker import poll_key
 
@@ -62,13 +62,13 @@ class RunTask(JobTask):
 
 
 @app.task(base=RunTask, name=RUN)  # type: ignore[untyped-decorator]
-def run(job_id: str) -> None:
+def run(job_id: str) -> str | None:
     """Claim a queued job and make its paid call."""
     if drain.draining():
         with wiring.workbench().database.autocommit() as connection:
             publishing.forget(connection, [job_id])
         raise Ignore
-    _tell(job_id, stepping.perform(runner.run, job_id))
+    return _tell(job_id, stepping.perform(runner.run, job_id))
 
 
 @app.task(base=JobTask, name="jobs.poll")  # type: ignore[untyped-decorator]
@@ -78,8 +78,8 @@ def poll(provider: str) -> None:
     wiring.workbench().publish(stepping.perform(poller.poll, provider))
 
 
-def _tell(job_id: str, news: Sequence[Signal]) -> None:
-    """Publish what a step did, its own job's end by this very task's. Raises Ignore where it lives on, JobRetry."""
+def _tell(job_id: str, news: Sequence[Signal]) -> str | None:
+    """Publish what a step did; LIVES_ON unless this very task's end is the job's. Raises JobRetry."""
     own, others = _split(news, job_id)
     events = wiring.publisher().events
     if own is not None and own.status == "retried" and not events.has_ended(job_id):
@@ -87,9 +87,9 @@ def _tell(job_id: str, news: Sequence[Signal]) -> None:
     if own is not None and own.status == "succeeded":
         events.told_by_celery(job_id)
         wiring.workbench().publish(others)
-        return
+        return None
     wiring.workbench().publish(news)
-    raise Ignore
+    return LIVES_ON
 
 
 def _split(news: Sequence[Signal], job_id: str) -> tuple[Ended | None, list[Signal]]:

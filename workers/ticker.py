@@ -36,7 +36,6 @@ log = structlog.get_logger(__name__)
 TICK_EVERY_S = 0.25
 SWEEP_EVERY_S = 3.0
 START_AGAIN_S = 1.0
-TIDY_EVERY_S = 600.0
 STEADY_AFTER_S = 15.0
 POLL_UNREAD_MS = 2_000
 EPOCH_KEY = "darkroom:epoch"
@@ -91,7 +90,6 @@ class Clock:
             leave=lambda: drain.leave_after_calls(_BULKHEADS.busy, at_most_s=max(self._bench.step_s.values())),
         )
         CanaryStep.watchdog = self._watchdog
-        self._tidied_at = time.monotonic()
         self._limited = any(wiring.limits(name, os.environ).any for name in self._bench.registry.configured())
 
     def start(self) -> None:
@@ -160,10 +158,6 @@ class Clock:
 
     def sweep(self) -> None:
         self._publish(self._sweeper.sweep())
-        if time.monotonic() - self._tidied_at > TIDY_EVERY_S:
-            self._tidied_at = time.monotonic()
-            with self._database.transaction() as connection:
-                sweep.tidy(connection)
 
     def keep(self) -> None:
         """Let go of what is kept no longer; one worker a minute does it for all."""

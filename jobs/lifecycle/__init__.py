@@ -21,13 +21,14 @@ from jobs.lifecycle.cancel import Cancellation, cancel
 from jobs.lifecycle.end import Done, End, cancelled, end, expired, fail, succeed
 from jobs.lifecycle.moves import claim, defer, due_now, fail_over, hold, lapse, retry
 from jobs.lifecycle.park import park
-from jobs.lifecycle.start import Started, start
+from jobs.lifecycle.start import Full, Started, start
 from jobs.lifecycle.submit import NewJob, Queued, submit
 
 __all__ = [
     "Cancellation",
     "Done",
     "End",
+    "Full",
     "NewJob",
     "Queued",
     "Started",

@@ -1,7 +1,7 @@
 """QUEUED -> RUNNING on the first attempt: claimed, its calls written down, its credits held, in one statement.
 
-Only where nothing limits the provider. A retry, a credential with limits, a paused provider or an open
-circuit takes the longer way (``claim``, ``calls.intend``, ``hold``), in a transaction.
+A retry takes the longer way (``claim``, ``calls.intend``, ``hold``), in a transaction: which calls it makes
+follows from those before.
 """
 
 from __future__ import annotations
@@ -39,39 +39,165 @@ class Started:
     published: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Full:
+    """The job can start, and no credential of its provider has a permit for it now. Nothing has happened."""
+
+    provider: str
+
+
 START = Statement("""
 WITH seen AS (
-    SELECT id, account_id, provider, n, per_call, CAST(:providers AS jsonb) -> provider AS worker
-    FROM jobs
+    SELECT j.id, j.account_id, j.provider, j.n, j.per_call, w.facts AS worker,
+        (j.n + j.per_call - 1) / j.per_call AS wanted, (w.facts ->> 'choice')::boolean AS choice
+    FROM jobs AS j CROSS JOIN LATERAL (SELECT CAST(:providers AS jsonb) -> j.provider AS facts) AS w
     WHERE id = :id AND status = 'queued' AND attempt = 0 AND due_at <= clock_timestamp()
         AND start_deadline_at > clock_timestamp()
-    FOR UPDATE
+    FOR UPDATE OF j
 ),
--- A credential that this worker can use and that nothing limits; its row is read, not locked.
-credential AS (
-    SELECT c.id, seen.worker -> 'credentials' ->> c.id AS base_url
-    FROM seen JOIN credentials AS c ON c.provider = seen.provider AND seen.worker -> 'credentials' ->> c.id IS NOT NULL
-    WHERE c.max_active IS NULL AND c.max_per_minute IS NULL AND c.paused_at IS NULL
-        AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
-        AND NOT EXISTS (
-            SELECT 1 FROM providers AS p
-            WHERE p.name = c.provider AND (p.paused_at IS NOT NULL OR p.open_until IS NOT NULL)
+probe AS (
+    -- The one call that a half-open circuit lets through. Who finds the circuit's row locked does not wait for it.
+    SELECT p.name
+    FROM seen CROSS JOIN providers AS p
+    WHERE p.name = seen.provider
+      AND p.paused_at IS NULL
+      AND p.open_until <= clock_timestamp()
+      AND NOT EXISTS (SELECT 1 FROM upstream_calls AS u WHERE u.id = p.probe_call_id AND u.outcome IS NULL)
+    FOR UPDATE OF p SKIP LOCKED
+),
+gate AS (
+    -- How many calls may go: all, one as a probe, or no row while the provider is paused or its circuit open.
+    SELECT seen.wanted AS most, false AS probing
+    FROM seen
+    WHERE NOT EXISTS (
+        SELECT 1 FROM providers AS p
+        WHERE p.name = seen.provider AND (p.paused_at IS NOT NULL OR p.open_until IS NOT NULL)
+    )
+    UNION ALL
+    SELECT 1, true FROM probe
+),
+pick AS (
+    -- The credential with the most room, counted up to ten, the most calls of a job, and only where there is a choice.
+    SELECT c.id, c.max_active, c.max_per_minute, gate.most, gate.probing,
+        seen.worker -> 'credentials' ->> c.id AS base_url
+    FROM gate
+    CROSS JOIN seen
+    JOIN credentials AS c ON c.provider = seen.provider
+    WHERE seen.worker -> 'credentials' ->> c.id IS NOT NULL
+      AND c.paused_at IS NULL
+      AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
+    ORDER BY
+        CASE WHEN seen.choice THEN least(
+            CASE WHEN c.max_active IS NOT NULL THEN (
+                SELECT count(*) FROM (
+                    SELECT 1 FROM permits AS p
+                    WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active
+                    ORDER BY p.call_id, p.number LIMIT 10
+                ) AS free
+            ) END,
+            CASE WHEN c.max_per_minute IS NOT NULL THEN (
+                SELECT count(*) FROM (
+                    SELECT 1 FROM submit_tokens AS t
+                    WHERE t.credential_id = c.id AND t.free_at <= statement_timestamp()
+                    ORDER BY t.free_at LIMIT 10
+                ) AS free
+            ) END
+        ) END DESC NULLS FIRST,
+        random()
+    LIMIT 1
+),
+bound AS (
+    -- Up to which number permits may be taken. While calls are open that a lowered limit leaves no permit for,
+    -- only so many of the free ones as keep all of them within the limit.
+    SELECT CASE
+        WHEN (SELECT max(p.number) FROM permits AS p WHERE p.credential_id = pick.id) <= pick.max_active
+            THEN pick.max_active
+        ELSE (
+            SELECT coalesce(max(free.number), 0) FROM (
+                SELECT p.number FROM permits AS p
+                WHERE p.credential_id = pick.id AND p.call_id IS NULL AND p.number <= pick.max_active
+                ORDER BY p.call_id, p.number
+                LIMIT greatest(0, pick.max_active - (
+                    SELECT count(*) FROM permits AS t WHERE t.credential_id = pick.id AND t.call_id IS NOT NULL
+                ))
+            ) AS free
         )
-    ORDER BY random() LIMIT 1
+    END AS number
+    FROM pick
+    WHERE pick.max_active IS NOT NULL
+),
+permit AS (
+    -- In the order of permits_free, which has the free ones only; the primary key passes over every one taken.
+    SELECT p.number
+    FROM permits AS p
+    WHERE p.credential_id = (SELECT pick.id FROM pick)
+      AND p.call_id IS NULL
+      AND p.number <= (SELECT bound.number FROM bound)
+    ORDER BY p.call_id, p.number
+    LIMIT (SELECT pick.most FROM pick)
+    FOR UPDATE SKIP LOCKED
+),
+token AS (
+    SELECT t.number
+    FROM submit_tokens AS t
+    WHERE t.credential_id = (SELECT pick.id FROM pick WHERE pick.max_per_minute IS NOT NULL)
+      AND t.free_at <= statement_timestamp()
+    ORDER BY t.free_at
+    LIMIT (
+        SELECT CASE WHEN pick.max_active IS NULL THEN pick.most ELSE (SELECT count(*) FROM permit) END FROM pick
+    )
+    FOR UPDATE SKIP LOCKED
+),
+took AS (
+    -- As many calls as have both a permit and a token, where these are needed; least() passes over NULL.
+    SELECT pick.id AS credential_id,
+           pick.base_url,
+           pick.max_active IS NOT NULL OR pick.max_per_minute IS NOT NULL AS limited,
+           pick.probing,
+           found.permits,
+           found.tokens,
+           least(
+               pick.most,
+               CASE WHEN pick.max_active IS NOT NULL THEN cardinality(found.permits) END,
+               CASE WHEN pick.max_per_minute IS NOT NULL THEN cardinality(found.tokens) END
+           ) AS taken
+    FROM pick
+    CROSS JOIN (
+        SELECT ARRAY(SELECT permit.number FROM permit) AS permits, ARRAY(SELECT token.number FROM token) AS tokens
+    ) AS found
+),
+permits_taken AS (
+    UPDATE permits AS p
+    SET call_id = left(CAST(:call_id AS text), -1) || (array_position(took.permits, p.number) - 1),
+        taken_at = clock_timestamp()
+    FROM took
+    WHERE p.credential_id = took.credential_id AND p.number = ANY(took.permits[1:took.taken])
+),
+tokens_taken AS (
+    UPDATE submit_tokens AS t
+    SET free_at = clock_timestamp() + interval '62 s'
+    FROM took
+    WHERE t.credential_id = took.credential_id AND t.number = ANY(took.tokens[1:took.taken])
+),
+probed AS (
+    UPDATE providers AS p
+    SET probe_call_id = left(CAST(:call_id AS text), -1) || 0, open_until = clock_timestamp() + interval '10 s'
+    FROM seen, took
+    WHERE p.name = seen.provider AND took.probing AND took.taken > 0
 ),
 job AS (
     UPDATE jobs
     SET status = 'running', version = jobs.version + 1, fence = jobs.fence + 1, owner = :owner, node = :node,
-        attempt = (seen.n + seen.per_call - 1) / seen.per_call, money = 'held',
+        attempt = took.taken, money = 'held',
         step_deadline_at = clock_timestamp() + make_interval(secs => CAST(seen.worker ->> 'step_s' AS float)),
         deadline_at = clock_timestamp()
             + make_interval(secs => CAST(seen.worker ->> 'deadline_s' AS float) + CAST(:backoff_s AS float)),
         started_at = coalesce(jobs.started_at, clock_timestamp())
-    FROM seen, credential
-    WHERE jobs.id = seen.id
+    FROM seen, took
+    WHERE jobs.id = seen.id AND took.taken > 0
     RETURNING jobs.id, jobs.account_id, jobs.operation, jobs.model, jobs.provider, jobs.n, jobs.fence, jobs.version,
         jobs.unit_price, jobs.fallbacks, jobs.quoted, jobs.attempt, jobs.weight, jobs.published_at,
-        credential.id AS credential_id, credential.base_url, seen.per_call,
+        took.credential_id, took.base_url, took.limited, seen.per_call,
         CAST(seen.worker ->> 'deadline_s' AS float) AS deadline_s
 ),
 asked AS (
@@ -104,10 +230,15 @@ event AS (
     FROM job
 ),
 held AS (
+    -- Where the price is not reserved there is no account, and the whole statement is undone.
     INSERT INTO transfers (account_id, job_id, kind, source, target, amount)
-    SELECT account_id, id, 'hold', 'acct:available', 'acct:held', quoted FROM job
+    SELECT CASE WHEN job.quoted = 0 THEN job.account_id ELSE (
+            SELECT b.account_id FROM balances AS b WHERE b.account_id = job.account_id AND b.reserved >= job.quoted
+        ) END, job.id, 'hold', 'acct:available', 'acct:held', job.quoted
+    FROM job
 ),
--- The account's next jobs take the place of this one, which still counts as published here.
+-- The account's next jobs take the place of this one, which still counts as published here. Where permits are
+-- few, accounts take turns instead (jobs/refill.py).
 room AS (
     SELECT CAST(:window AS int) * job.weight + CASE WHEN job.published_at IS NULL THEN 0 ELSE 1 END - (
         SELECT count(*)
@@ -118,7 +249,7 @@ room AS (
             LIMIT CAST(:window AS int) * job.weight + 1
         ) AS published
     ) AS free
-    FROM job
+    FROM job WHERE NOT job.limited
 ),
 next AS (
     SELECT q.id FROM jobs AS q
@@ -132,14 +263,14 @@ next AS (
                 AND normal.id <> :id
         ))
     ORDER BY q.low_priority, q.due_at, q.id
-    LIMIT (SELECT greatest(0, least(free, CAST(:most AS int))) FROM room)
+    LIMIT (SELECT coalesce(max(greatest(0, least(free, CAST(:most AS int)))), 0) FROM room)
     FOR UPDATE SKIP LOCKED
 ),
 published AS (
     UPDATE jobs SET published_at = clock_timestamp() FROM next WHERE jobs.id = next.id RETURNING jobs.id
 )
-SELECT job.id, job.account_id, job.operation, job.model, job.provider, job.n, job.fence, job.version, job.unit_price,
-    job.fallbacks, job.credential_id, asked.request,
+SELECT seen.provider AS wanted_of, job.id, job.account_id, job.operation, job.model, job.provider, job.n, job.fence,
+    job.version, job.unit_price, job.fallbacks, job.credential_id, asked.request,
     (SELECT array_agg(id ORDER BY slot) FROM call) AS call_ids,
     (SELECT array_agg(slot ORDER BY slot) FROM call) AS slots,
     (SELECT array_agg(pictures ORDER BY slot) FROM call) AS images,
@@ -163,14 +294,14 @@ def start(
     backoff_s: float,
     window: int,
     most: int,
-) -> Started | None:
+) -> Started | Full | None:
     """QUEUED -> RUNNING, with everything written that must be before a paid call leaves.
 
     ``providers``: what this worker can use, as JSON: by name {step_s, deadline_s, credentials: {id: base
     URL}}. ``call_id``: a fresh id; the calls, ten at most, differ in its last digit. ``backoff_s``: how much
     later than its call's deadline the job must have moved on. ``window`` and ``most``: how far the account's
     next jobs are published.
-    None: the longer way has to be taken, which also says whether there is anything to start.
+    None: not to be started, or not for the first time.
     """
     row = hot.one_or_none(
         START,
@@ -185,8 +316,10 @@ def start(
             "most": most,
         },
     )
-    if row is None or row.id is None:
+    if row is None:
         return None
+    if row.id is None:
+        return Full(row.wanted_of)
     return Started(
         id=row.id,
         account_id=row.account_id,

@@ -24,7 +24,7 @@ BEGIN
     PERFORM set_config('lock_timeout', '500ms', true);
     LOOP
         BEGIN
-            LOCK TABLE jobs, upstream_calls, credentials, balances IN ACCESS EXCLUSIVE MODE;
+            LOCK TABLE jobs, orders, upstream_calls, images, job_events, credentials, balances IN ACCESS EXCLUSIVE MODE;
             EXIT;
         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
             IF clock_timestamp() > give_up_at THEN

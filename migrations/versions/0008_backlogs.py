@@ -1,7 +1,7 @@
 """Indexes for what is read and deleted in bulk."""
 
-from alembic import op  # noqa: F401
-import sqlalchemy as sa  # noqa: F401
+from alembic import op
+import sqlalchemy as sa
 
 revision = '0008'
 down_revision = '0007'
@@ -10,8 +10,12 @@ depends_on = None
 
 
 def upgrade() -> None:
-    pass
+    op.create_index('jobs_account_queued', 'jobs', ['account_id', 'id'], unique=False, postgresql_where=sa.text("status = 'queued'"))
+    op.create_index('jobs_account_running', 'jobs', ['account_id', 'id'], unique=False, postgresql_where=sa.text("status IN ('running', 'waiting')"))
+    op.create_index('jobs_account_ended', 'jobs', ['account_id', 'status', 'id'], unique=False, postgresql_where=sa.text("status IN ('succeeded', 'failed', 'cancelled')"))
 
 
 def downgrade() -> None:
-    pass
+    op.drop_index('jobs_account_ended', table_name='jobs', postgresql_where=sa.text("status IN ('succeeded', 'failed', 'cancelled')"))
+    op.drop_index('jobs_account_running', table_name='jobs', postgresql_where=sa.text("status IN ('running', 'waiting')"))
+    op.drop_index('jobs_account_queued', table_name='jobs', postgresql_where=sa.text("status = 'queued'"))

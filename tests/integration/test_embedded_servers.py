@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -72,6 +73,59 @@ def test_postgres_comes_back_after_its_master_is_killed_under_a_busy_backend(tmp
     assert processes.running_in(data, "postgres") == []
 
 
+def _stop_hard(server: EmbeddedPostgres) -> Path:
+    """Kill the server and all it has started; what it leaves is its pid file."""
+    master = int((server.data / "postmaster.pid").read_text().split()[0])
+    os.killpg(master, signal.SIGKILL)
+    server.stop()
+    _eventually(lambda: not processes.running_in(server.data, "postgres"))
+    return server.data / "postmaster.pid"
+
+
+def test_a_pid_file_whose_number_another_process_has_now_does_not_stop_the_start(tmp_path):
+    server = EmbeddedPostgres(tmp_path / "pg", durable=False)
+    server.start()
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 1 AS n")
+    pid_file = _stop_hard(server)
+    # In the very folder, too: neither the number nor the place makes a server of it.
+    user = server.program().user
+    as_user = {"user": user.uid, "group": user.gid, "extra_groups": []} if user else {}
+    stranger = subprocess.Popen(["/bin/sleep", "600"], cwd=server.data, **as_user)
+    try:
+        lines = pid_file.read_text().splitlines()
+        pid_file.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n")
+        with EmbeddedPostgres(tmp_path / "pg", durable=False) as again:
+            assert value(again.url, "SELECT n FROM kept") == 1
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_pid_file_with_the_number_of_another_folders_server_does_not_stop_the_start(tmp_path):
+    server = EmbeddedPostgres(tmp_path / "pg", durable=False)
+    server.start()
+    pid_file = _stop_hard(server)
+    with EmbeddedPostgres(tmp_path / "other", durable=False) as other:
+        number = (other.data / "postmaster.pid").read_text().split()[0]
+        pid_file.write_text("\n".join([number, *pid_file.read_text().splitlines()[1:]]) + "\n")
+        with EmbeddedPostgres(tmp_path / "pg", durable=False) as again:
+            assert (value(again.url, "SELECT 1"), value(other.url, "SELECT 1")) == (1, 1)
+
+
+def test_a_server_that_still_works_in_the_folder_is_ended_before_another_starts(tmp_path):
+    """Killed with its lock let go: the master lives on, and the folder never has two."""
+    first = EmbeddedPostgres(tmp_path / "pg", durable=False)
+    first.start()
+    old = processes.identify(int((first.data / "postmaster.pid").read_text().split()[0]))
+    first.release()
+    with EmbeddedPostgres(tmp_path / "pg", durable=False) as again:
+        assert value(again.url, "SELECT 1") == 1
+        assert old is not None and processes.identify(old.pid) != old
+    first.stop()
+
+
 def _keep_busy(url: str) -> None:
     """A backend that computes and never looks up, so that it does not see its master die; 30 s at most."""
     with pytest.raises(psycopg.OperationalError), psycopg.connect(url) as connection:
@@ -123,7 +177,7 @@ def test_no_file_can_keep_redis_from_starting(tmp_path):
     """After a power loss any file may hold rubbish; an older version of ours left an append-only file."""
     with EmbeddedRedis(tmp_path / "redis"):
         pass
-    for name in ("appendonly.aof", "dump.rdb"):
+    for name in ("appendonly.aof", "dump.rdb", "redis.pid"):
         (tmp_path / "redis" / name).write_bytes(b"*3\r\n$3\r\nSET\r\n" + b"\0" * 4096)
     with EmbeddedRedis(tmp_path / "redis") as server:
         assert redis.Redis.from_url(server.url).dbsize() == 0

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from app.records import Records
 from core.db import Database
+from core.errors import DatabaseAwayError
 from core.ids import new_id
 from jobs import audit, repository, retention
 from jobs.errors import ImageGoneError, JobNotFoundError, NotEndedError
@@ -96,18 +97,119 @@ def test_live_jobs_at_the_head_do_not_hold_up_what_is_behind_them(
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NOT NULL AND job_id = ANY(:old)", old=old) == 3
 
 
-def test_a_round_is_bounded_and_the_next_goes_on(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_ends_with_its_time_and_the_next_goes_on(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "PAGE", 2)
-    monkeypatch.setattr(retention, "EXPIRE_PAGES", 2)
-    monkeypatch.setattr(retention, "REMOVE_AT_MOST", 3)
-    for _ in range(9):
+    for _ in range(5):
         house.job(ended_days_ago=31)
     left = "SELECT count(*) FROM images WHERE deleted_at IS NULL"
-    assert (house.keeper().expire(), house.one(left)) == (4, 5)
-    assert house.keeper().remove() == 4  # whole pages
-    house.keeper().expire()
-    house.keeper().expire()
-    assert (house.one(left), len(house.doomed())) == (0, 5)
+    assert (house.keeper().expire(seconds=0), house.one(left)) == (0, 5)
+    assert (house.keeper().expire(), house.one(left)) == (5, 0)
+    assert (house.keeper().remove(seconds=0), len(house.doomed())) == (0, 5)
+    assert (house.keeper().remove(), len(house.doomed())) == (5, 0)
+
+
+# ---------------------------------------------------------------- backlogs
+
+
+def ended_jobs(house: House, count: int, *, keep_s: int | None = None, inputs: bool = False) -> None:
+    """So many jobs that ended 40 days ago, with a picture each whose bytes are in the store."""
+    house.sql(
+        "INSERT INTO jobs (id, account_id, operation, model, provider, n, status, money, unit_price, quoted, captured,"
+        " released, finished_at, keep_s) SELECT 'job_' || lpad(i::text, 26, '0'), :a, 'generate', 'm', 'openai', 1,"
+        " 'succeeded', 'settled', 0, 0, 0, 0, clock_timestamp() - interval '40 days', CAST(:keep_s AS int)"
+        " FROM generate_series(1, :count) AS i",
+        a=house.account_id, count=count, keep_s=keep_s,
+    )  # fmt: skip
+    house.sql(
+        "INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model, credential_id, base_url,"
+        " dedupe_key, outcome, give_up_at) SELECT 'call_' || id, id, 0, 1, 1, 'openai', 'm', 'cred_kept', '', id,"
+        " 'kept', clock_timestamp() FROM jobs"
+    )
+    rows = (
+        "id, 'jobs/' || id || '/0/' || repeat('0', 64) || '.png', 'image/png', 1, 1, 1, '',"
+        " clock_timestamp() - interval '40 days' FROM jobs"
+    )
+    columns = "job_id, key, mime, width_px, height_px, size_bytes, sha256, created_at"
+    house.sql(f"INSERT INTO images (index, call_id, {columns}) SELECT 0, 'call_' || id, {rows}")
+    if inputs:
+        house.sql(f"INSERT INTO inputs (role, position, {columns}) SELECT 'image', 0, {rows}")
+    for number in range(1, count + 1):
+        path = house.store.root / f"jobs/job_{number:026d}/0/{'0' * 64}.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+
+
+def test_a_round_ends_every_short_life_and_deletes_its_bytes(house: House) -> None:
+    """The probe: 1,200 of them took three minutes."""
+    ended_jobs(house, 1200, keep_s=60)
+    assert house.keeper(pictures_days=0, inputs_days=0).keep()
+    assert house.one("SELECT count(*) FROM jobs WHERE keep_s IS NOT NULL") == 0
+    assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 0
+    assert (house.doomed(), list(house.store.iter_keys())) == ([], [])
+
+
+def test_a_round_lets_go_of_everything_that_is_old(house: House) -> None:
+    ended_jobs(house, 2300, inputs=True)  # four pages of 500 were the end of a round
+    assert house.keeper().keep()
+    for table in ("images", "inputs"):
+        assert house.one(f"SELECT count(*) FROM {table} WHERE deleted_at IS NULL") == 0
+    assert (house.doomed(), list(house.store.iter_keys())) == ([], [])
+
+
+def old_keys(house: House, count: int, *, hours: int = 26) -> None:
+    house.sql(
+        "INSERT INTO idempotency_keys (account_id, key, fingerprint, job_id, created_at) SELECT :a, 'k' || i, '\\x00',"
+        " 'j', clock_timestamp() - make_interval(hours => :hours) FROM generate_series(1, :count) AS i",
+        a=house.account_id, count=count, hours=hours,
+    )  # fmt: skip
+
+
+def test_a_round_drops_every_old_idempotency_key_and_no_other(house: House) -> None:
+    """The probe: 500 in ten minutes."""
+    old_keys(house, 5000)
+    house.sql("UPDATE idempotency_keys SET created_at = clock_timestamp() - interval '24 hours' WHERE key = 'k7'")
+    assert house.keeper().keep()
+    assert house.one("SELECT array_agg(key) FROM idempotency_keys") == ["k7"]
+
+
+def test_a_key_that_a_submit_takes_over_at_this_moment_stays(house: House) -> None:
+    old_keys(house, 3)
+    with house.database.engine.begin() as submit:
+        submit.execute(text("UPDATE idempotency_keys SET created_at = clock_timestamp() WHERE key = 'k2'"))
+        house.keeper().expire()  # and does not wait for it
+    assert house.one("SELECT array_agg(key) FROM idempotency_keys") == ["k2"]
+
+
+def test_workers_long_silent_are_forgotten(house: House) -> None:
+    house.sql(
+        "INSERT INTO workers (boot_id, host, pid, heartbeat_at) VALUES ('gone', 'h', 1, clock_timestamp() -"
+        " interval '2 hours'), ('here', 'h', 2, clock_timestamp())"
+    )
+    house.keeper().keep()
+    assert house.one("SELECT array_agg(boot_id) FROM workers") == ["here"]
+
+
+def test_trouble_with_one_backlog_does_not_stop_the_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    old_keys(house, 3)
+    house.job(ended_days_ago=31, inputs=1)
+
+    def locked(*_: Any, **__: Any) -> None:
+        raise DatabaseAwayError("canceling statement due to lock timeout")
+
+    monkeypatch.setattr(retention, "delete_pictures", locked)
+    house.keeper().keep()
+    assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 1
+    assert house.one("SELECT count(*) FROM inputs WHERE deleted_at IS NULL") == 0
+    assert house.one("SELECT count(*) FROM idempotency_keys") == 0
+
+
+def test_a_job_that_somebody_holds_is_left_for_the_next_round(house: House) -> None:
+    ended_jobs(house, 3, keep_s=60)
+    held = f"job_{2:026d}"
+    with house.database.engine.begin() as other:
+        other.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": held})
+        assert house.keeper(pictures_days=0).expire() == 2
+    assert house.keeper(pictures_days=0).expire() == 1
 
 
 def test_one_worker_a_minute_does_it_for_all(house: House) -> None:
@@ -378,6 +480,7 @@ def test_a_round_reads_little_however_many_jobs_have_ended(house: House) -> None
         assert "Seq Scan" not in plan, plan
         page = next(line for line in plan.splitlines() if f"{table}_kept" in line)
         assert "rows=500" in page.split("actual")[1], plan
+    house.sql("TRUNCATE images, inputs")  # the next test's DELETE would look through them for every call
 
 
 def test_the_doomed_are_found_by_index(house: House) -> None:

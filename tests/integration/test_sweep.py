@@ -11,7 +11,6 @@ from sqlalchemy import text
 
 from jobs import heartbeats, runner, sweep
 from jobs.desk import Customer
-from jobs.idempotency import IdempotencyKey
 from jobs.states import Nudge
 from jobs.workbench import Workbench
 from providers import registry
@@ -130,17 +129,6 @@ def test_while_another_sweeps_nothing_is_done(engine: Engine, account: Customer)
         assert engine.sweeper.sweep() == []
         other.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": sweep.SWEEP_LOCK})
     assert len(engine.sweeper.sweep()) == 1
-
-
-def test_tidying_drops_what_has_served_its_time(engine: Engine, account: Customer) -> None:
-    engine.order(account, key=IdempotencyKey("old", b"1"))
-    engine.order(account, key=IdempotencyKey("new", b"1"))
-    engine.sql("UPDATE idempotency_keys SET created_at = created_at - interval '26 hours' WHERE key = 'old'")
-    silence(engine, 7200)
-    with engine.database.transaction() as connection:
-        sweep.tidy(connection)
-    assert [row.key for row in engine.rows("SELECT key FROM idempotency_keys")] == ["new"]
-    assert engine.one("SELECT count(*) FROM workers") == 0
 
 
 def test_a_retrying_job_keeps_its_place_past_the_start_deadline(engine: Engine, account: Customer) -> None:

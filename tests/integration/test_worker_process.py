@@ -18,9 +18,11 @@ from typing import Any
 
 import pytest
 from job_engine import SYNC_MODEL, Engine, root
+from sqlalchemy import text
 from worker_fleet import Fleet, ended, running_fleet, statuses, tally, web_side
 
 from core.redis import make_client
+from jobs import states
 from jobs.desk import Customer
 from providers.catalog import Catalog
 from sandbox.testing import Sandbox
@@ -227,6 +229,61 @@ def test_an_idle_worker_told_to_stop_goes_at_once(fleet: Fleet, engine: Engine, 
     worker.send_signal(signal.SIGTERM)
     worker.wait(GONE_WITHIN_S)
     assert engine.one("SELECT count(*) FROM workers") == 0
+
+
+def test_no_backlog_of_work_silences_the_heartbeat(
+    fleet: Fleet, engine: Engine, account: Customer, environ: dict[str, str]
+) -> None:
+    """Every connection of the worker's pool waits for a lock; the worker is not taken for dead."""
+    fleet.stop()
+    worker = fleet.ensure_worker({**environ, "DARKROOM_DB_POOL_SIZE": "2"})
+    fleet.eventually(lambda: oldest_beat_s(engine) is not None)
+    ids = [engine.order(account, f"number {n}", publish=False).task.id for n in range(10)]
+    with engine.database.transaction() as blocker:
+        blocker.execute(text("SELECT 1 FROM jobs WHERE id = ANY(:ids) FOR UPDATE"), {"ids": ids})
+        engine.bench.publish([states.run("chatgpt2api", job_id) for job_id in ids])
+        fleet.eventually(lambda: waiting_for_locks(engine) >= 4)  # the pool's two, and two of its overflow
+        worst_s = 0.0
+        until = time.monotonic() + 14
+        while time.monotonic() < until:
+            worst_s = max(worst_s, oldest_beat_s(engine) or 0.0)
+            time.sleep(0.1)
+    assert worst_s < SILENT_AT_MOST_S
+    assert worker.poll() is None
+    fleet.eventually(lambda: ended(engine, ids), within_s=60)
+    fleet.stop()
+
+
+SILENT_AT_MOST_S = 8.0  # dead is ten
+
+
+def oldest_beat_s(engine: Engine) -> float | None:
+    age = engine.one("SELECT extract(epoch FROM clock_timestamp() - min(heartbeat_at)) FROM workers")
+    return None if age is None else float(age)
+
+
+def waiting_for_locks(engine: Engine) -> int:
+    statement = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return int(engine.one(statement))
+
+
+def test_the_heart_beats_until_the_goodbye(
+    fleet: Fleet, engine: Engine, account: Customer, environ: dict[str, str], sandbox: Sandbox
+) -> None:
+    fleet.stop()
+    engine.sql("DELETE FROM workers")
+    worker = fleet.ensure_worker({**environ, "DARKROOM_DRAIN_S": "40"})
+    paid = engine.order(account, "paid [sandbox:latency=16]", model=SYNC_MODEL, size="1024x640").task.id
+    fleet.eventually(lambda: sandbox.counts().get("openai", {}).get("in_flight") == 1)
+    worker.send_signal(signal.SIGTERM)
+    worst_s = 0.0
+    while worker.poll() is None:
+        worst_s = max(worst_s, oldest_beat_s(engine) or 0.0)
+        time.sleep(0.1)
+    assert worst_s < SILENT_AT_MOST_S
+    assert engine.job(paid).status == "succeeded"  # by this very worker: its answer was not thrown away
+    assert engine.one("SELECT count(*) FROM workers") == 0
+    engine.assert_books_balance()
 
 
 # A worker that also measures its own hub: how late a greenlet that wants to run every 20 ms is.

@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from bench import cost, life, load, rounds, seed, table
+from bench import cost, estimates, life, load, rounds, seed, table
 from bench.cost import Meter
 from bench.rounds import Round
 from bench.table import Bound, Row
@@ -104,3 +104,14 @@ def test_an_answers_length_is_found_whatever_its_case() -> None:
 
 def test_seeded_jobs_belong_to_the_accounts_in_turn() -> None:
     assert [seed.owner(["a", "b", "c"], f"job_{number:026d}") for number in (0, 4, 20_000)] == ["a", "b", "c"]
+
+
+def test_a_told_wait_holds_when_the_job_started_within_it() -> None:
+    waits = [{"p50": 1.0, "p90": 2.0}, {"p50": 1.0, "p90": 2.0}, {"p50": 1.0, "p90": 2.0}, None]
+    told = [
+        estimates.told({"wait_estimate_s": wait}, waited_s)
+        for wait, waited_s in zip(waits, (0.5, 2.0, 2.1, 9.0), strict=True)
+    ]
+
+    assert [round(estimates.held(told, which)) for which in ("p50_s", "p90_s")] == [33, 67]  # null tells nothing
+    assert estimates.held(told[3:], "p90_s") == 0

@@ -22,7 +22,7 @@ from jobs.circuit import (
     open_s,
     says_away,
 )
-from jobs.estimates import Measured, Wait, wait
+from jobs.estimates import Life, Measured, Wait, calibrated, gaps, wait
 from jobs.refill import turned
 from jobs.states import Outcome
 from workers.wiring import limits
@@ -228,7 +228,7 @@ def test_a_limit_that_is_none_stops_the_start_and_is_named(value: str) -> None:
 # ---------------------------------------------------------------- waits, turns
 
 
-def measured(**changes: float) -> Measured:
+def measured(**changes: float | None) -> Measured:
     values = {"p50_s": 10.0, "p90_s": 30.0, "seats": 4, "active": 0, **changes}
     return Measured(**values)  # type: ignore[arg-type]
 
@@ -237,14 +237,43 @@ def test_who_finds_a_free_seat_does_not_wait() -> None:
     assert wait(measured(active=1), 2) == Wait(0.0, 0.0)
 
 
+def test_the_turn_comes_as_quickly_as_jobs_were_started_while_others_waited() -> None:
+    unlimited = measured(seats=None, gap_s=0.01, gap_p90_s=0.3)
+    assert wait(unlimited, 0) == Wait(0.0, 0.4)  # never sooner than it is
+    assert wait(unlimited, 249) == Wait(2.5, 4.8)
+
+
 def test_behind_full_seats_the_wait_grows_with_the_place_and_the_service_time() -> None:
-    assert wait(measured(active=4), 0) == Wait(2.5, 7.5)
+    assert wait(measured(active=4), 0) == Wait(2.5, 30.0)  # jobs that began together end together
     assert wait(measured(active=4), 7) == Wait(20.0, 60.0)
+    assert wait(measured(active=4, freed_s=5.0), 7) == Wait(40.0, 72.0)  # as slow as it was seen to be
 
 
 def test_the_minutes_limit_and_a_closed_gate_lengthen_it() -> None:
-    assert wait(measured(max_per_minute=6), 3) == Wait(30.0, 30.0)
+    assert wait(measured(max_per_minute=6), 3) == Wait(0.0, 0.0)
+    assert wait(measured(max_per_minute=6, submits_lately=6), 2) == Wait(30.0, 62.0)
+    assert wait(measured(max_per_minute=6, submits_lately=6), 6) == Wait(70.0, 124.0)
     assert wait(measured(shut_for_s=12.0), 0) == Wait(12.0, 12.0)
+    assert wait(measured(shut_for_s=12.0, reopens_within_s=30.0), 0) == Wait(12.0, 42.0)
+
+
+def test_a_gap_begins_when_the_job_could_be_started() -> None:
+    burst = [Life(0.0, 1.0), Life(0.0, 1.5), Life(0.0, 2.5)]
+    alone = Life(10.0, 10.25)
+    assert gaps([alone, *burst], None) == ([1.0, 0.5, 1.0, 0.25], [])
+
+
+def test_a_gap_spent_waiting_for_a_seat_is_told_apart() -> None:
+    lives = [Life(0.0, 0.25, 20.0), Life(0.0, 0.5, 30.0), Life(0.0, 20.0, None), Life(40.0, 40.25, None)]
+    assert gaps(lives, 2) == ([0.25, 0.25, 0.25], [19.5])
+    assert gaps(lives, None) == ([0.25, 0.25, 19.5, 0.25], [])
+
+
+def test_a_queue_that_stands_still_is_seen_at_once() -> None:
+    lives = [Life(0.0, 0.01 * number) for number in range(1, 101)]
+    quick = calibrated(lives, None, head_since_s=None, now_s=61.0)
+    stuck = calibrated(lives, None, head_since_s=0.5, now_s=61.0)
+    assert (round(quick[0], 3), round(stuck[0], 2)) == (0.01, 0.6)
 
 
 def test_turns_begin_anywhere_and_pass_over_nobody() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from workers.bulkheads import Bulkheads, paid_slots
 
-FREE = {"control", "polls", "collects"}
+FREE = {"control", "polls"}
 
 
 class Consumer:

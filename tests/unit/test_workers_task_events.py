@@ -7,13 +7,12 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from core.embedded.redis import EmbeddedRedis
+from core.embedded.ports import free_ports
 from core.redis import make_client
 from jobs.states import Ended
 from workers import task_events
@@ -127,28 +126,21 @@ def test_switched_off_it_tells_nothing(redis_url: str, listener: Listener) -> No
 
 
 def test_while_the_broker_is_away_the_latest_wait_and_the_rest_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_events, "AGAIN_AFTER_S", 0.05)
     monkeypatch.setattr(task_events, "MOST_WAITING", 30)
-    server = EmbeddedRedis(tmp_path / "redis")
-    server.start()
-    events = teller(server.url)
-    events.tell([Ended("job_first", "succeeded")])
-    events.close()
-    server.stop()
+    [nobody] = free_ports(1)
+    url = [f"redis://127.0.0.1:{nobody}/0"]
+    events = TaskEvents(lambda: connect(url[0], timeout_s=1), node=NODE)
     began = time.monotonic()
     for number in range(100):
         events.tell([Ended(f"job_{number}", "succeeded")])
     assert time.monotonic() - began < 0.5
-    server.start()
-    try:
-        listener = Listener(server.url)
-        told = [each["uuid"] for each in listener.heard(30)]
-        assert told == [f"job_{number}" for number in range(70, 100)]
-        assert events.dropped == 70
-    finally:
-        server.stop()
+    url[0] = redis_url
+    told = [each["uuid"] for each in listener.heard(30)]
+    assert told == [f"job_{number}" for number in range(70, 100)]
+    assert events.dropped == 70
 
 
 def test_last_words_are_sent_at_once(redis_url: str, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:

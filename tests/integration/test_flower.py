@@ -1,0 +1,242 @@
+"""Flower shows jobs: a real worker, a real Flower, and what its HTTP API says while jobs end in every way."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from job_engine import SYNC_MODEL, Engine
+from worker_fleet import Fleet, ended, running_fleet, web_side
+
+from app.commands.services import FLOWER_USER, service_programs
+from core.embedded.ports import free_ports
+from core.redis import make_client
+from core.settings import Settings
+from jobs import lifecycle
+from jobs.desk import Customer
+from providers.catalog import Catalog
+from sandbox.testing import Sandbox
+from storage.media import Media
+
+PASSWORD = "only here"
+WORKER = "flowered"
+
+
+@dataclass
+class Flower:
+    port: int
+
+    def ask(self, path: str, method: str = "GET") -> str:
+        login = base64.b64encode(f"{FLOWER_USER}:{PASSWORD}".encode()).decode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", method=method, headers={"Authorization": f"Basic {login}"}
+        )
+        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+            return str(answer.read().decode())
+
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """By Celery's id: what Flower's own page shows."""
+        return dict(json.loads(self.ask("/api/tasks?limit=1000")))
+
+    def state(self, job_id: str) -> str | None:
+        task = self.tasks().get(job_id)
+        return None if task is None else str(task["state"])
+
+    def events(self, kind: str) -> dict[str, float]:
+        """How many events of a kind each worker has sent."""
+        counted = re.findall(rf'flower_events_total{{(.*type="{kind}".*)}} (\S+)', self.ask("/metrics"))
+        return {re.search(r'worker="([^"]*)"', labels)[1]: float(count) for labels, count in counted}  # type: ignore[index]
+
+    def is_up(self) -> bool:
+        try:
+            return "flower_worker_online{" in self.ask("/metrics")  # it has heard a worker
+        except OSError:
+            return False
+
+
+@contextmanager
+def running_flower(fleet: Fleet, environ: dict[str, str], *, task_events: bool = True) -> Iterator[Flower]:
+    """Started with the very arguments that ``darkroom up`` gives it."""
+    [port] = free_ports(1)
+    settings = Settings(flower_port_set=port, task_events=task_events)
+    programs = service_programs(settings, {}, flower_password=PASSWORD, sandbox=False)
+    [program] = [each for each in programs if each.name == "flower"]
+    login = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{PASSWORD}"}
+    process = fleet.start(*program.argv[1:], environ={**environ, **login}, log=fleet.var / "flower.log")
+    try:
+        yield Flower(port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[Fleet]:
+    with running_fleet(tmp_path_factory.mktemp("flowered"), postgres_url, "flowered") as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def environ(fleet: Fleet, upstreams: dict[str, str]) -> dict[str, str]:
+    return {**fleet.environ(upstreams), "DARKROOM_WORKER_NAME": WORKER}
+
+
+@pytest.fixture
+def engine(
+    fleet: Fleet, models: Catalog, media: Media, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Engine]:
+    monkeypatch.setenv("REDIS_URL", fleet.redis.url)
+    with web_side(fleet, models, media, environ) as engine:
+        yield engine
+
+
+@pytest.fixture
+def account(engine: Engine) -> Customer:
+    return engine.account()
+
+
+@pytest.fixture
+def flower(fleet: Fleet, environ: dict[str, str], engine: Engine) -> Iterator[Flower]:
+    with running_flower(fleet, environ) as flower:
+        fleet.ensure_worker(environ)
+        fleet.eventually(flower.is_up, within_s=60)
+        yield flower
+
+
+def sync(engine: Engine, account: Customer, prompt: str) -> str:
+    return engine.order(account, prompt, model=SYNC_MODEL, size="1024x640").task.id
+
+
+def cancel(engine: Engine, customer: Customer, job_id: str) -> None:
+    """As the web does it."""
+    with engine.database.transaction() as connection:
+        answer = lifecycle.cancel(connection, customer.account_id, job_id)
+    engine.bench.publish(answer.nudges)
+
+
+def test_flower_tells_the_life_of_every_job(
+    fleet: Fleet, engine: Engine, account: Customer, flower: Flower, sandbox: Sandbox
+) -> None:
+    before = engine.balance(account)
+    polled = [engine.order(account, f"number {n}").task.id for n in range(5)]
+    answered = sync(engine, account, "at once")
+    refused = [engine.order(account, "no [sandbox:refuse]").task.id, sync(engine, account, "no [sandbox:refuse]")]
+    failed_later = engine.order(account, "later [sandbox:fail=policy]").task.id
+    again = engine.order(account, "again [sandbox:429 retry_after=4 times=1]").task.id
+    drawing = engine.order(account, "long [sandbox:latency=1000]").task.id
+    waiting_again = engine.order(account, "never well [sandbox:fail=500]").task.id
+
+    fleet.eventually(lambda: flower.state(again) == "RETRY")
+    assert flower.tasks()[again]["exception"] == "upstream_rate_limited"
+    fleet.eventually(lambda: put_off(engine, waiting_again))
+    fleet.eventually(lambda: flower.state(waiting_again) == "RETRY")
+    fleet.eventually(lambda: engine.job(drawing).status == "waiting")
+    assert flower.state(drawing) == "STARTED"
+    cancel(engine, account, drawing)
+    give_up(engine, drawing)
+    cancel(engine, account, waiting_again)  # in the queue: the web ends it, in the name of its worker
+
+    succeeded, failed = [*polled, answered, again], [*refused, failed_later]
+    cancelled = [drawing, waiting_again]
+    everything = [*succeeded, *failed, *cancelled]
+    fleet.eventually(lambda: ended(engine, everything), within_s=60)
+    wanted = {
+        **dict.fromkeys(succeeded, "SUCCESS"),
+        **dict.fromkeys(failed, "FAILURE"),
+        **dict.fromkeys(cancelled, "REVOKED"),
+    }
+    fleet.eventually(lambda: {job_id: task["state"] for job_id, task in flower.tasks().items()} == wanted)
+    shown = flower.tasks()
+    for job_id, task in shown.items():
+        assert task["name"] == "jobs.run"
+        assert job_id in task["args"]
+        assert task["worker"].startswith(f"{WORKER}@")
+        assert task["started"]
+    for job_id in failed:
+        assert shown[job_id]["exception"] == engine.job(job_id).failure_code
+    assert all(shown[job_id]["runtime"] > 0 for job_id in succeeded)
+    assert shown[again]["runtime"] > 0
+    for kind, jobs in (("task-succeeded", succeeded), ("task-failed", failed), ("task-revoked", cancelled)):
+        counts = flower.events(kind)
+        assert sum(counts.values()) == len(jobs), (kind, counts)
+        assert all(name.startswith(f"{WORKER}@") for name in counts)
+
+    for job_id in failed:  # the hook gave the credits back
+        assert engine.job(job_id).captured == 0
+        assert engine.transfers(job_id).get("capture") is None
+    paid = sum(engine.job(job_id).captured for job_id in everything)
+    assert engine.balance(account).available == before.available - paid
+    assert engine.balance(account).held == 0
+    engine.assert_books_balance()
+
+
+def put_off(engine: Engine, job_id: str) -> bool:
+    """Let a job that is to be tried again wait for long; whether it is in the queue."""
+    return bool(
+        engine.one(
+            "WITH later AS (UPDATE jobs SET due_at = clock_timestamp() + interval '1 hour'"
+            " WHERE id = :id AND status = 'queued' AND attempt > 0 RETURNING id) SELECT count(*) FROM later",
+            id=job_id,
+        )
+    )
+
+
+def give_up(engine: Engine, job_id: str) -> None:
+    """chatgpt2api cannot stop a call: let it be past its deadline."""
+    engine.sql("UPDATE upstream_calls SET give_up_at = clock_timestamp() WHERE job_id = :id", id=job_id)
+    engine.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
+
+
+def test_revoke_pressed_in_flower_stops_no_job(
+    fleet: Fleet, engine: Engine, account: Customer, flower: Flower, sandbox: Sandbox
+) -> None:
+    """Every later message of its id would be discarded: the job goes on, and ends."""
+    again = engine.order(account, "again [sandbox:429 retry_after=5 times=1]").task.id
+    drawing = sync(engine, account, "slowly [sandbox:latency=4]")
+    fleet.eventually(lambda: flower.state(again) == "RETRY" and flower.state(drawing) == "STARTED")
+    for job_id in (again, drawing):
+        flower.ask(f"/api/task/revoke/{job_id}?terminate=false", "POST")
+    flower.ask(f"/api/task/revoke/{drawing}?terminate=true", "POST")  # and its other button
+    fleet.eventually(lambda: ended(engine, [again, drawing]), within_s=60)
+    assert [engine.job(job_id).status for job_id in (again, drawing)] == ["succeeded", "succeeded"]
+    fleet.eventually(lambda: flower.state(again) == flower.state(drawing) == "SUCCESS")
+    assert engine.one("SELECT count(*) FROM upstream_calls WHERE job_id = :id", id=drawing) == 1
+
+
+def test_switched_off_no_task_is_told_to_flower(
+    fleet: Fleet, engine: Engine, account: Customer, environ: dict[str, str]
+) -> None:
+    """Flower would switch them on in every worker by itself."""
+    fleet.stop()
+    off = {**environ, "DARKROOM_TASK_EVENTS": "false"}
+    client = make_client(fleet.redis.url, timeout_s=5)
+    topics = client.pubsub()
+    topics.psubscribe("/*celeryev/*")
+    with running_flower(fleet, off, task_events=False) as flower:
+        fleet.ensure_worker(off)
+        fleet.eventually(flower.is_up, within_s=60)
+        for _ in range(2):  # before Flower's first asking for events, and after it
+            jobs = [engine.order(account, "quiet").task.id, sync(engine, account, "no [sandbox:refuse]")]
+            fleet.eventually(lambda: ended(engine, jobs))  # noqa: B023
+            assert "task." not in "".join(until_heartbeats(topics, 4))
+        assert flower.tasks() == {}
+    fleet.stop()
+
+
+def until_heartbeats(topics: Any, count: int) -> list[str]:
+    """The kinds of all events until so many heartbeats have come."""
+    kinds: list[str] = []
+    until = time.monotonic() + 30
+    while sum("heartbeat" in kind for kind in kinds) < count:
+        assert time.monotonic() < until, kinds
+        message = topics.get_message(timeout=1)
+        kinds += [str(message["channel"])] if message and message["type"] == "pmessage" else []
+    return kinds

@@ -1,0 +1,203 @@
+"""What is asked of a database with a long history: plans, and the pages they read. Nothing is timed.
+
+One account has 200,000 ended jobs and a handful of every other kind. The tables are freshly filled: analysed, as
+autovacuum does within a minute, but never vacuumed. Every plan is the generic one, as for a prepared statement.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, create_engine, text
+
+from core.db import Database, make_engine
+from core.ids import new_id
+from jobs import estimates, repository, retention
+from jobs.repository import Filters
+
+HISTORY = 200_000
+RARE = 3
+PAGES_AT_MOST = 400  # the table alone has more than 5,000
+ACCOUNT, QUIET = new_id("acct"), new_id("acct")
+FIFTY = [f"job_{2000 + number:026d}" for number in range(50)]
+SCANNED_WHOLE = r'"Seq Scan",[^{}]*"Relation Name": "(jobs|orders|images|job_events|idempotency_keys|doomed_blobs)"'
+RARE_STATUSES = ("queued", "running", "waiting", "failed", "cancelled")
+
+
+@pytest.fixture(scope="module")
+def grown(postgres_url: str) -> Iterator[Database]:
+    """A database of its own: emptying so much takes longer than making it."""
+    server = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text("CREATE DATABASE grown TEMPLATE template_darkroom"))
+    database = Database(make_engine(postgres_url.rsplit("/", 1)[0] + "/grown", pool_size=2))
+    with database.transaction() as connection:
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        for account in (ACCOUNT, QUIET):
+            connection.execute(text("INSERT INTO accounts (id, name) VALUES (:id, :id)"), {"id": account})
+        _seed(connection, "succeeded", HISTORY, first=0)
+        _seed(connection, "succeeded", RARE, first=-900, account=QUIET)
+        # Older than all the rest, which is where a search from the newest on arrives last.
+        for number, status in enumerate(RARE_STATUSES):
+            _seed(connection, status, RARE, first=-100 * (number + 1))
+        connection.execute(
+            text(
+                "INSERT INTO orders (job_id, request, metadata) SELECT id, '{}',"
+                " jsonb_build_object('nth', right(id, 1)) FROM jobs"
+            )
+        )
+        connection.execute(
+            text("INSERT INTO job_events (job_id, type) SELECT id, type FROM jobs, unnest(ARRAY['queued', 'started',"
+                 " 'succeeded']) AS type ORDER BY jobs.id")
+        )  # fmt: skip
+        connection.execute(
+            text(
+                "INSERT INTO idempotency_keys (account_id, key, fingerprint, job_id, created_at) SELECT account_id, id,"
+                " '', id, created_at FROM jobs"
+            )
+        )
+        connection.execute(text("INSERT INTO credentials (id, provider) VALUES ('cred', 'p')"))
+        connection.execute(
+            text(
+                "INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model, credential_id,"
+                " base_url, dedupe_key, outcome, give_up_at) SELECT 'call_' || min(id), min(id), 0, 1, 1, 'p', 'm',"
+                " 'cred', '', '', 'kept', clock_timestamp() FROM jobs"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO images (job_id, index, call_id, key, mime, size_bytes, sha256, created_at) SELECT j.id, 0,"
+                " c.id, j.id, 'image/png', 1, '', j.created_at FROM jobs AS j, upstream_calls AS c"
+                " WHERE j.finished_at IS NOT NULL"
+            )
+        )
+        connection.execute(text("INSERT INTO doomed_blobs (key) SELECT id FROM jobs"))
+        connection.execute(text("ANALYZE"))
+    yield database
+    database.dispose()
+    with server.connect() as connection:
+        connection.execute(text("DROP DATABASE grown WITH (FORCE)"))
+    server.dispose()
+
+
+def _seed(connection: Connection, status: str, count: int, *, first: int, account: str = ACCOUNT) -> None:
+    ended = status in ("succeeded", "failed", "cancelled")
+    connection.execute(
+        text(
+            "INSERT INTO jobs (id, account_id, operation, model, provider, n, status, owner, money, unit_price, quoted,"
+            " captured, released, failure_code, keep_s, created_at, started_at, finished_at)"
+            " SELECT 'job_' || lpad((1000 + :first + i)::text, 26, '0'), :account, 'generate', 'm', 'p', 1,"
+            " CAST(:status AS text), CASE WHEN :status = 'running' THEN 'wkr' END,"
+            " CASE WHEN :ended THEN 'settled' WHEN :status = 'queued' THEN 'queued' ELSE 'held' END, 0, 0,"
+            " CASE WHEN :ended THEN 0 END, CASE WHEN :ended THEN 0 END, CASE WHEN :status = 'failed' THEN 'x' END,"
+            " CASE WHEN i % 100 = 0 THEN 60 END, at, CASE WHEN :status <> 'queued' THEN at END,"
+            " CASE WHEN :ended THEN at END FROM (SELECT i, clock_timestamp() - make_interval(secs => :count - i) AS at"
+            " FROM generate_series(0, :count - 1) AS i) AS s"
+        ),
+        {"account": account, "status": status, "count": count, "first": first, "ended": ended},
+    )
+
+
+def pages_read(connection: Connection, statement: str, values: Mapping[str, Any]) -> tuple[int, str]:
+    """Pages that the generic plan of ``statement`` touches with ``values``, and the plan."""
+    names = list(dict.fromkeys(re.findall(r"(?<!:):([a-z_]\w*)", statement)))
+    numbered = re.sub(r"(?<!:):([a-z_]\w*)", lambda found: f"${names.index(found[1]) + 1}", statement)
+    literals = ", ".join(_literal(values[name]) for name in names)
+    connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
+    connection.exec_driver_sql(f"PREPARE asked AS {numbered}")
+    try:
+        [plan] = connection.exec_driver_sql(
+            f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE asked({literals})"
+        ).scalar_one()
+    finally:
+        connection.exec_driver_sql("DEALLOCATE asked")
+    root = plan["Plan"]
+    return root["Shared Hit Blocks"] + root["Shared Read Blocks"], json.dumps(plan, indent=1)
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, list):
+        return "ARRAY[" + ", ".join(_literal(each) for each in value) + "]"
+    return str(value) if isinstance(value, int | float) else "'" + str(value).replace("'", "''") + "'"
+
+
+# ---------------------------------------------------------------- lists of tasks
+
+
+def list_pages(grown: Database, account_id: str, status: str | None, *, cursor: str | None = None) -> tuple[int, str]:
+    values = {"account_ids": [account_id], "cursor": cursor, "limit": 20}
+    values |= dict.fromkeys(("operation", "model", "created_after", "metadata"))
+    with grown.autocommit() as connection:
+        return pages_read(connection, repository._LISTS[status].text, values)
+
+
+@pytest.mark.parametrize("status", [None, "queued", "running", "succeeded", "failed", "cancelled"])
+def test_a_list_reads_a_few_pages_however_rare_its_status_is(grown: Database, status: str | None) -> None:
+    pages, plan = list_pages(grown, ACCOUNT, status)
+    assert pages < PAGES_AT_MOST, plan
+    assert not re.search(SCANNED_WHOLE, plan), plan
+    with grown.autocommit() as connection:
+        found = repository.list_tasks(connection, ACCOUNT, Filters(status=status))
+    many = status in (None, "succeeded")
+    assert len(found) == (20 if many else 2 * RARE if status == "running" else RARE)
+    assert {task.status for task in found} == {status or "succeeded"}
+    assert [task.id for task in found] == sorted((task.id for task in found), reverse=True)
+
+
+@pytest.mark.parametrize("status", [None, "succeeded", "failed"])
+def test_a_quiet_account_is_not_looked_for_among_a_busy_ones_jobs(grown: Database, status: str | None) -> None:
+    pages, plan = list_pages(grown, QUIET, status)
+    assert pages < PAGES_AT_MOST, plan
+    with grown.autocommit() as connection:
+        assert len(repository.list_tasks(connection, QUIET, Filters(status=status))) == (
+            0 if status == "failed" else RARE
+        )
+
+
+@pytest.mark.parametrize("status", [None, "succeeded"])
+def test_a_page_far_back_does_not_read_those_before_it(grown: Database, status: str | None) -> None:
+    pages, plan = list_pages(grown, ACCOUNT, status, cursor=f"job_{2000:026d}")
+    assert pages < PAGES_AT_MOST, plan
+
+
+# ---------------------------------------------------------------- retention
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        (retention._SHORT_LIVES.text, {"after_at": "-infinity", "page": 50}),
+        (retention._OLD_KEYS.text, {"after_at": "-infinity", "hours": 25, "page": 50}),
+        (retention._DOOMED.text, {"after_at": "-infinity", "since_s": 0.0, "page": 50}),
+        (retention.OLD_IMAGES, {"keep_s": 3600.0, "after_at": "-infinity", "after_id": "", "page": 50}),
+        (retention._DELETE_PICTURES.text, {"ids": FIFTY, "reason": "expired", "keys": None}),
+        (retention._DELETE_INPUTS.text, {"ids": FIFTY}),
+    ],
+    ids=["short lives", "idempotency keys", "doomed", "old images", "images deleted", "inputs deleted"],
+)
+def test_a_page_of_a_backlog_reads_no_more_than_the_page(
+    grown: Database, statement: str, values: Mapping[str, Any]
+) -> None:
+    with grown.engine.connect() as connection:
+        pages, plan = pages_read(connection, statement, values)
+        connection.rollback()
+    assert pages < 50 * 40, plan  # what it changes costs a few pages for each index
+    assert not re.search(SCANNED_WHOLE, plan), plan
+
+
+# ---------------------------------------------------------------- estimates
+
+
+def test_the_wait_is_estimated_from_a_few_pages(grown: Database) -> None:
+    values = {"provider": "p", "model": "m", "sample": 200, "events": 2000, "dead_s": 10.0}
+    with grown.autocommit() as connection:
+        pages, plan = pages_read(connection, estimates._MEASURE.text, values)
+    # 2,000 events and their jobs, each found by its key.
+    assert pages < 8000, plan
+    assert not re.search(SCANNED_WHOLE, plan), plan

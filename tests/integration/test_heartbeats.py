@@ -1,0 +1,86 @@
+"""Who lives: by the row a worker touches, whatever else it is busy with, and by the kernel on its own machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from core.db import Database, make_engine
+from jobs import heartbeats
+from workers.heart import Heart
+
+DEAD_PID = 2**31 - 2
+
+
+def ages(database: Database) -> dict[str, float]:
+    """Seconds since each worker's last beat."""
+    with database.autocommit() as connection:
+        rows = connection.execute(
+            text("SELECT boot_id, extract(epoch FROM clock_timestamp() - heartbeat_at) AS age_s FROM workers")
+        )
+        return {row.boot_id: float(row.age_s) for row in rows}
+
+
+@pytest.fixture
+def heart(database: Database) -> Iterator[Heart]:
+    own = Database(make_engine(database.engine.url.render_as_string(hide_password=False), pool_size=2))
+    yield Heart(own, "wkr_beating")
+    own.dispose()
+
+
+def test_the_kernel_vouches_for_this_machine_alone(database: Database) -> None:
+    with database.transaction() as connection:
+        for boot_id in ("wkr_here", "wkr_elsewhere", "wkr_alive"):
+            heartbeats.beat(connection, boot_id)
+        connection.execute(text(f"UPDATE workers SET pid = {DEAD_PID} WHERE boot_id <> 'wkr_alive'"))
+        # What a machine of the same name writes: its own boot id, and the number that the first PID
+        # namespace has everywhere.
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        connection.execute(
+            text(
+                "UPDATE workers SET host = replace(host, :boot, '00000000-0000-4000-8000-000000000000')"
+                " WHERE boot_id = 'wkr_elsewhere'"
+            ),
+            {"boot": boot},
+        )
+        assert heartbeats.bury_neighbours(connection) == 1
+    assert ages(database).keys() == {"wkr_elsewhere", "wkr_alive"}
+
+
+def test_after_the_goodbye_no_beat_brings_the_worker_back(database: Database, heart: Heart) -> None:
+    heart.beat()
+    assert "wkr_beating" in ages(database)
+    heart.leave()
+    heart.beat()
+    assert "wkr_beating" not in ages(database)
+
+
+def test_a_goodbye_overtakes_no_beat_on_its_way(database: Database, heart: Heart) -> None:
+    """The beat waits for a lock on its row while the goodbye begins: the goodbye comes after it."""
+    heart.beat()
+    with database.transaction() as connection:
+        connection.execute(text("SELECT 1 FROM workers WHERE boot_id = 'wkr_beating' FOR UPDATE"))
+        beating = threading.Thread(target=heart.beat)
+        beating.start()
+        _until_waiting(database)
+        leaving = threading.Thread(target=heart.leave)
+        leaving.start()
+    beating.join(10)
+    leaving.join(10)
+    assert "wkr_beating" not in ages(database)
+
+
+def _until_waiting(database: Database) -> None:
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    for _ in range(500):
+        with database.autocommit() as connection:
+            if connection.execute(waiting).scalar_one():
+                return
+        threading.Event().wait(0.01)
+    raise AssertionError("nobody waits for the row")

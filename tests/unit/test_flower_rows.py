@@ -1,0 +1,107 @@
+"""A small row says what Celery's row says; and Flower, started as we start it, keeps small ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery.events.state import State, Task
+
+from app.commands.services import FLOWER_OPTIONS, service_programs
+from core.settings import Settings
+from jobs.states import Ended
+from workers.flower_rows import Row
+from workers.task_events import fields
+
+ROOT = Path(__file__).resolve().parents[2]
+JOB = "job_1"
+LIVES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "succeeded": [("task-succeeded", fields(Ended(JOB, "succeeded", runtime_s=2.5)))],
+    "failed": [("task-failed", fields(Ended(JOB, "failed", code="content_refused")))],
+    "cancelled": [("task-revoked", fields(Ended(JOB, "cancelled")))],
+    "retried": [
+        ("task-retried", fields(Ended(JOB, "retried", code="rate_limited"))),
+        ("task-started", {"uuid": JOB}),
+        ("task-succeeded", fields(Ended(JOB, "succeeded", runtime_s=None))),
+    ],
+    "late message": [("task-failed", fields(Ended(JOB, "failed", code="x"))), ("task-started", {"uuid": JOB})],
+}
+
+
+class SmallState(State):  # type: ignore[misc]
+    Task = Row
+
+
+@pytest.mark.parametrize("life", LIVES)
+def test_a_small_row_says_the_same(life: str) -> None:
+    received = {
+        "uuid": JOB,
+        "name": "jobs.run",
+        "args": f"('{JOB}',)",
+        "kwargs": "{}",
+        "root_id": JOB,
+        "parent_id": None,
+        "retries": 0,
+        "eta": None,
+        "expires": None,
+    }
+    large, small = State(), SmallState()
+    said = [("task-received", received), ("task-started", {"uuid": JOB}), *LIVES[life]]
+    for number, (kind, about) in enumerate(said, 1):
+        for each in (large, small):
+            each.event(
+                {
+                    "type": kind,
+                    "hostname": "worker@here",
+                    "timestamp": 1000.0 + number,
+                    "local_received": 1000.5 + number,
+                    "utcoffset": 0,
+                    "pid": 1,
+                    "clock": number,
+                    **about,
+                }
+            )
+        assert _shown(small.tasks[JOB]) == _shown(large.tasks[JOB])
+        assert small.tasks[JOB].info() == large.tasks[JOB].info()
+    assert isinstance(small.tasks[JOB], Row)
+    assert len(vars(small.tasks[JOB])) < len(vars(large.tasks[JOB])) * 0.8
+
+
+def _shown(task: Task) -> dict[str, Any]:
+    return {**task.as_dict(), "worker": task.worker.hostname}
+
+
+def test_flower_started_as_we_start_it_keeps_small_rows() -> None:
+    seen = (
+        "import celery.__main__, celery.bin.celery, importlib; importlib.import_module('workers.celery_app');"
+        "from flower.events import EventsState; print(EventsState.Task.__module__)"
+    )
+    environ = {**os.environ, "REDIS_URL": "redis://127.0.0.1:1/0"}
+    told = subprocess.run(
+        [sys.executable, "-c", seen], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == "workers.flower_rows"
+
+
+def flower_command(settings: Settings) -> list[str]:
+    [flower] = [
+        each for each in service_programs(settings, {}, flower_password="x", sandbox=False) if each.name == "flower"
+    ]
+    return list(flower.argv)
+
+
+def test_every_way_to_start_flower_bounds_it_the_same() -> None:
+    started = flower_command(Settings())
+    for option in FLOWER_OPTIONS:
+        assert option in started
+        assert option in (ROOT / "Procfile").read_text()
+        assert option in (ROOT / "docker-compose.yml").read_text()
+
+
+def test_without_task_events_flower_does_not_switch_them_on() -> None:
+    assert "--enable_events=false" in flower_command(Settings(task_events=False))
+    assert "--enable_events=false" not in flower_command(Settings())

@@ -1,0 +1,264 @@
+"""What Celery tells Flower of a job's step: real messages, requests and tracing; the job engine is a stand-in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery.concurrency.solo import TaskPool
+from celery.worker import state
+from celery.worker.request import create_request_cls
+from kombu.message import Message
+
+from core.errors import DatabaseAwayError, DatabaseChangedError
+from jobs import poller, runner, steps
+from jobs.errors import JobFailedError, StaleJobError
+from jobs.states import Ended, Nudge, Signal
+from workers import drain, tasks, wiring
+from workers.celery_app import app
+from workers.task_events import TaskEvents
+
+JOB = "job_1"
+WAKE = Nudge("wake", "", JOB)
+OTHER = Ended("job_2", "cancelled")
+
+Outcome = list[Signal] | Exception
+
+
+@dataclass
+class Stage:
+    """What is told and published, in order: ``("task-started", {...})``, ``("published", news)``."""
+
+    said: list[tuple[str, Any]] = field(default_factory=list)
+    hooks: list[str] = field(default_factory=list)
+    enabled: bool = True
+
+    def send(self, kind: str, **fields: Any) -> None:
+        self.said.append((kind, fields))
+
+    def publish(self, news: list[Signal]) -> bool:
+        if news:
+            self.said.append(("published", list(news)))
+        return True
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.said]
+
+    def of(self, kind: str) -> Any:
+        [found] = [what for said, what in self.said if said == kind]
+        return found
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    stage = Stage()
+    events = TaskEvents(lambda: None, node="worker@here", enabled=False)
+    monkeypatch.setattr(wiring, "workbench", lambda: stage)
+    monkeypatch.setattr(wiring, "publisher", lambda: SimpleNamespace(events=events))
+    monkeypatch.setattr(wiring, "redis_client", lambda: SimpleNamespace(delete=lambda _key: None))
+    yield stage
+    state.revoked.clear()
+
+
+def outcome(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, what: Outcome) -> list[Any]:
+    """Let a function of the job engine return or raise; what it was called with is returned."""
+    called: list[Any] = []
+
+    def stand_in(_bench: object, argument: object) -> list[Signal]:
+        called.append(argument)
+        if isinstance(what, Exception):
+            raise what
+        return what
+
+    monkeypatch.setattr(module, name, stand_in, raising=False)
+    return called
+
+
+def deliver(stage: Stage, task: Any, argument: str = JOB) -> None:
+    """A message as a worker handles it, in a pool of one that works at once."""
+    pool = TaskPool(app=app)
+    request = create_request_cls(
+        task.Request if not isinstance(task.Request, str) else _base(), task, pool, "worker@here", stage, app=app
+    )
+    headers = {
+        "task": task.name,
+        "id": argument,
+        "argsrepr": f"('{argument}',)",
+        "kwargsrepr": "{}",
+        "ignore_result": True,
+    }
+    message = Message(
+        body=json.dumps([[argument], {}, {}]),
+        content_type="application/json",
+        content_encoding="utf-8",
+        headers=headers,
+        delivery_info={"exchange": "", "routing_key": "openai"},
+    )
+    request(message, app=app, hostname="worker@here", eventer=stage, task=task).execute_using_pool(pool)
+
+
+def _base() -> Any:
+    from celery.worker.request import Request
+
+    return Request
+
+
+def test_a_job_that_succeeded_is_celerys_own_success(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome(monkeypatch, runner, "run", [Ended(JOB, "succeeded"), WAKE, OTHER])
+    deliver(stage, tasks.run)
+    assert stage.kinds() == ["task-started", "published", "task-succeeded"]
+    assert stage.of("published") == [WAKE, OTHER]
+    assert wiring.publisher().events.has_ended(JOB)
+
+
+def test_a_job_that_lives_on_stays_started(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome(monkeypatch, runner, "run", [WAKE])
+    deliver(stage, tasks.run)
+    assert stage.said[1:] == [("published", [WAKE])]
+
+
+def test_a_cancelled_job_is_told_by_our_sender(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome(monkeypatch, runner, "run", [Ended(JOB, "cancelled"), WAKE])
+    deliver(stage, tasks.run)
+    assert stage.said[1:] == [("published", [Ended(JOB, "cancelled"), WAKE])]
+
+
+def test_a_job_back_in_the_queue_is_retried_and_starts_again_after_that(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome(monkeypatch, runner, "run", [Ended(JOB, "retried", code="rate_limited"), WAKE])
+    deliver(stage, tasks.run)
+    assert stage.kinds() == ["task-started", "task-retried", "published"]
+    retried = stage.of("task-retried")
+    assert (retried["exception"], retried["traceback"]) == ("rate_limited", "")
+    assert stage.of("published") == [WAKE]
+
+
+def test_no_retry_is_told_after_the_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    wiring.publisher().events.told_by_celery(JOB)
+    outcome(monkeypatch, runner, "run", [Ended(JOB, "retried", code="rate_limited"), WAKE])
+    deliver(stage, tasks.run)
+    assert stage.kinds() == ["task-started", "published"]
+
+
+def test_a_failed_job_is_ended_by_the_hook_and_told_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = JobFailedError(JOB, "content_refused", job=object(), news=[lambda: None])  # nothing one could pickle
+    outcome(monkeypatch, runner, "run", failure)
+    ended = outcome(monkeypatch, steps, "end_failed", [Ended(JOB, "failed", code="content_refused"), WAKE])
+    deliver(stage, tasks.run)
+    assert ended == [failure]
+    assert stage.kinds() == ["task-started", "published", "task-failed"]
+    assert stage.of("published") == [WAKE]
+    failed = stage.of("task-failed")
+    assert (failed["exception"], failed["traceback"]) == ("content_refused", "")
+
+
+@pytest.mark.parametrize(
+    "trouble", [DatabaseAwayError(""), DatabaseChangedError(""), StaleJobError(JOB), RuntimeError()]
+)
+def test_a_hook_that_could_not_end_the_job_says_nothing_of_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    outcome(monkeypatch, runner, "run", JobFailedError(JOB, "content_refused"))
+    called = outcome(monkeypatch, steps, "end_failed", trouble)
+    deliver(stage, tasks.run)
+    assert len(called) == 1  # an exception in the hook would call it again
+    assert stage.kinds() == ["task-started"]
+    outcome(monkeypatch, steps, "end_failed", [Ended(JOB, "failed")])
+    deliver(stage, tasks.run)  # the next time it is told
+    assert stage.kinds()[1:] == ["task-started", "task-failed"]
+
+
+def test_a_job_that_moved_on_while_its_failure_was_on_the_way_has_not_failed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome(monkeypatch, runner, "run", JobFailedError(JOB, "content_refused"))
+    outcome(monkeypatch, steps, "end_failed", [Ended(JOB, "cancelled"), WAKE])
+    deliver(stage, tasks.run)
+    assert stage.said[1:] == [("published", [Ended(JOB, "cancelled"), WAKE])]
+
+
+def test_an_accident_is_handled_in_the_body(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    crash = runner.CrashedStepError(JOB, 7)
+    outcome(monkeypatch, runner, "run", crash)
+    handled = outcome(monkeypatch, steps, "crashed", [Ended(JOB, "retried", code="internal_error"), WAKE])
+    deliver(stage, tasks.run)
+    assert handled == [crash]
+    assert stage.kinds() == ["task-started", "task-retried", "published"]
+
+
+def test_an_accident_at_the_last_attempt_fails_the_job(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome(monkeypatch, runner, "run", runner.CrashedStepError(JOB, 7))
+    outcome(monkeypatch, steps, "crashed", JobFailedError(JOB, "internal_error"))
+    outcome(monkeypatch, steps, "end_failed", [Ended(JOB, "failed", code="internal_error")])
+    deliver(stage, tasks.run)
+    assert stage.kinds() == ["task-started", "task-failed"]
+
+
+@pytest.mark.parametrize(
+    "trouble", [DatabaseAwayError(""), DatabaseChangedError(""), StaleJobError(JOB), KeyError("x")]
+)
+@pytest.mark.parametrize("where", ["run", "crashed"])
+def test_trouble_that_is_not_the_jobs_says_nothing_of_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, trouble: Exception, where: str
+) -> None:
+    outcome(monkeypatch, runner, "run", trouble if where == "run" else runner.CrashedStepError(JOB, 7))
+    outcome(monkeypatch, steps, "crashed", trouble)
+    deliver(stage, tasks.run)
+    assert stage.kinds() == ["task-started"]
+
+
+def test_a_step_that_met_a_migration_begins_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Callable[[], list[Signal]]] = [_changed, lambda: [Ended(JOB, "succeeded")]]
+    monkeypatch.setattr(runner, "run", lambda _bench, _job: answers.pop(0)())
+    deliver(stage, tasks.run)
+    assert stage.kinds() == ["task-started", "task-succeeded"]
+
+
+def _changed() -> list[Signal]:
+    raise DatabaseChangedError("")
+
+
+def test_flowers_revoke_and_terminate_stop_no_message_of_a_job(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    state.revoked.add(JOB)
+    ran = outcome(monkeypatch, runner, "run", [Ended(JOB, "succeeded")])
+    deliver(stage, tasks.run)
+    assert ran == [JOB]
+    assert stage.kinds() == ["task-started", "task-succeeded"]
+    tasks.run.Request.terminate(SimpleNamespace(id=JOB), TaskPool(app=app), "KILL")
+    assert stage.kinds() == ["task-started", "task-succeeded"]
+
+
+def test_a_worker_that_leaves_hands_the_job_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = outcome(monkeypatch, runner, "run", [])
+    handed_back: list[list[str]] = []
+    monkeypatch.setattr(drain, "draining", lambda: True)
+    monkeypatch.setattr(tasks.publishing, "forget", lambda _connection, jobs: handed_back.append(jobs))
+    monkeypatch.setattr(stage, "database", SimpleNamespace(autocommit=_Nothing), raising=False)
+    deliver(stage, tasks.run)
+    assert (ran, handed_back, stage.kinds()) == ([], [[JOB]], ["task-started"])
+
+
+class _Nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_polls_send_no_events_and_publish_all_they_find(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Signal] = [Ended(JOB, "succeeded"), Ended("job_2", "failed"), WAKE]
+    outcome(monkeypatch, poller, "poll", found)
+    deliver(stage, tasks.poll, "openai")
+    assert stage.said == [("published", found)]
+
+
+def test_a_job_that_a_poll_finds_failed_is_ended_and_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome(monkeypatch, poller, "poll", JobFailedError(JOB, "result_unavailable"))
+    outcome(monkeypatch, steps, "end_failed", [Ended(JOB, "failed"), WAKE])
+    deliver(stage, tasks.poll, "openai")
+    assert stage.said == [("published", [Ended(JOB, "failed"), WAKE])]
