@@ -76,20 +76,24 @@ class Quiet:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """Seconds from acceptance to the end, and its parts: until the claim, the answer to its call, the end."""
+    """Seconds from acceptance to the end, and its parts, each from the one before."""
 
     whole_s: float
     queued_s: float
     called_s: float
-    followed_s: float
+    found_s: float
+    kept_s: float
 
 
 LIVES = """
 SELECT CAST(extract(epoch FROM j.finished_at - j.created_at) AS float8) AS whole_s,
     CAST(extract(epoch FROM j.started_at - j.created_at) AS float8) AS queued_s,
     CAST(extract(epoch FROM c.answered_at - j.started_at) AS float8) AS called_s,
-    CAST(extract(epoch FROM j.finished_at - c.answered_at) AS float8) AS followed_s
-FROM jobs AS j JOIN upstream_calls AS c ON c.job_id = j.id AND c.try = 1
+    CAST(extract(epoch FROM e.at - c.answered_at) AS float8) AS found_s,
+    CAST(extract(epoch FROM j.finished_at - e.at) AS float8) AS kept_s
+FROM jobs AS j
+JOIN upstream_calls AS c ON c.job_id = j.id AND c.try = 1
+JOIN job_events AS e ON e.job_id = j.id AND e.type = 'collecting'
 WHERE j.id = ANY(:ids)
 ORDER BY j.id
 """
@@ -154,7 +158,7 @@ def lives(service: Stand, ids: list[str]) -> list[Life]:
     """By the database's clock."""
     with service.database.autocommit() as connection:
         rows = connection.execute(text(LIVES), {"ids": ids})
-        return [Life(row.whole_s, row.queued_s, row.called_s, row.followed_s) for row in rows]
+        return [Life(row.whole_s, row.queued_s, row.called_s, row.found_s, row.kept_s) for row in rows]
 
 
 def worst_queue(samples: list[Sample]) -> Sample:
