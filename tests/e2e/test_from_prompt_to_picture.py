@@ -100,9 +100,10 @@ def test_flower_lists_the_worker_and_the_tasks(service: Service) -> None:
 
     def tasks() -> list[dict[str, Any]]:
         answer = flower.get(f"{service.running.flower_url}/api/tasks", params={"search": job_id}, timeout=30)
-        return [task for task in answer.json().values() if task["name"] == "jobs.run" and job_id in task["args"]]
+        rows = [task for task in answer.json().values() if task["name"] == "jobs.run" and task["uuid"] == job_id]
+        return rows if rows and rows[0]["state"] != "STARTED" else []  # its end is told a moment later
 
-    [task] = until(tasks, 30, "Flower to hear of the task")
+    [task] = until(tasks, 30, "Flower to hear how the job ended")
     assert task["state"] == "SUCCESS"
     assert task["runtime"] is not None
     workers = flower.get(f"{service.running.flower_url}/api/workers", timeout=30).json()

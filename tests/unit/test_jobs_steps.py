@@ -28,5 +28,5 @@ def test_an_adapter_knows_when_its_call_went_out_and_where_to_look() -> None:
         result=(),
     )
     assert call_ref(call, "another") == CallRef(
-        "call-1", "key-1", "flux-2-pro", "task-1", "https://api.eu2.bfl.ai/v1/get_result?id=task-1", at
+        "call-1", "key-1", "flux-2-pro", "task-1", "https://api.eu2.bfl.ai/v1/get_result?id=task-1", at, 1.0
     )
