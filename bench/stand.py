@@ -154,4 +154,5 @@ def _family(pid: int) -> Iterator[int]:
 
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    # Its own and, of children that have ended, theirs: user and system time of each.
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
