@@ -54,7 +54,7 @@ def measure(jobs: int, folder: Path) -> None:
 
     with _flower(folder) as flower, app.connection_for_write() as connection:
         print(f"jobs       0   {flower.rss_mb():6.1f} MB")
-        # As workers do: Celery sends what it receives and starts one by one, we the ends in batches.
+        # What is received and started one by one, the worst case: the events of a batch share their keys.
         nodes = [app.events.Dispatcher(connection, hostname=f"worker{n}@bench") for n in range(WORKERS)]
         ends = [
             app.events.Dispatcher(connection, hostname=f"worker{n}@bench", buffer_group={"task"}, buffer_limit=24)

@@ -81,17 +81,24 @@ class FairPool:
                     self._threads -= 1
                     return
             lane, work = found
+            done = False
             try:
                 work()
-            except BaseException:
-                with self._lock:
-                    self._threads -= 1
-                raise
+                done = True
             finally:
-                with self._lock:
-                    self._at_work[lane] -= 1
-                    if not self._at_work[lane]:
-                        del self._at_work[lane]
+                self._leave(lane, dying=not done)
+
+    def _leave(self, lane: Hashable, *, dying: bool) -> None:
+        """One is no longer at work; a thread that dies of it is replaced, for what waits behind it."""
+        with self._lock:
+            self._at_work[lane] -= 1
+            if not self._at_work[lane]:
+                del self._at_work[lane]
+            replaced = dying and self._waiting > 0
+            if dying and not replaced:
+                self._threads -= 1
+        if replaced:
+            threading.Thread(target=self._serve, name="fair", daemon=True).start()
 
     def _next(self) -> tuple[Hashable, Callable[[], None]] | None:
         """The first of the lane whose turn it is; the lane goes to the end of the queue."""

@@ -68,7 +68,7 @@ class Task:
     images: Sequence[Image] = field(default=())
     fallback_models: Sequence[str] = ()  # as ordered, those already tried included
     keep_s: int | None = None  # pictures go so long after the end
-    progress: float | None = None  # no upstream so far counts; a step's name is not a number
+    progress: float | None = None  # 0 to 1 while it runs, where the upstream tells
 
     @property
     def ended(self) -> bool:
@@ -275,6 +275,7 @@ def task_of(row: Mapping[str, Any]) -> Task:
         images=[_image(image) for image in row["images"]],
         fallback_models=[each["model"] for each in row["behind"] or ()],
         keep_s=row["keep_s"],
+        progress=row["progress"] if row["finished_at"] is None else None,
     )
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from core import failpoints
-from core.db import Hot
+from core.db import Hot, Statement
 from core.errors import DatabaseAwayError, DatabaseBusyError, DatabaseChangedError
 from core.ids import new_id
 from jobs import answers, calls, capacity, decide, lifecycle, loading, publishing, states, steps
@@ -27,7 +27,7 @@ from jobs.calls import Intent
 from jobs.errors import JobFailedError, StaleJobError
 from jobs.lifecycle import Full, Started
 from jobs.loading import LiveJob, OpenCall, OrderParts
-from jobs.states import JobStatus, Nudge, Signal
+from jobs.states import Ended, JobStatus, Nudge, Signal
 from jobs.workbench import Workbench, side_by_side
 from providers.base import Accepted, Finished, InputImage, Order, Provider
 from providers.catalog import Model, UnknownModelError
@@ -85,7 +85,7 @@ def run(bench: Workbench, job_id: str) -> list[Signal]:
     """
     claimed = _claim(bench, job_id)
     if claimed is None:
-        return []
+        return _too_late(bench, job_id)
     failpoints.hit("claim.committed")
     bench.publish(claimed.nudges)  # the account's next job does not wait for this one's upstream
     try:
@@ -95,6 +95,17 @@ def run(bench: Workbench, job_id: str) -> list[Signal]:
     except Exception as accident:
         unsent = None if claimed.sent else claimed.job
         raise CrashedStepError(job_id, claimed.job.fence, unsent=unsent) from accident
+
+
+CANCELLED_UNSEEN = Statement("SELECT 1 AS yes FROM jobs WHERE id = :id AND status = 'cancelled' AND node IS NULL")
+
+
+def _too_late(bench: Workbench, job_id: str) -> list[Signal]:
+    """Of a job cancelled before any worker had it no one has told Flower, which has just seen its message begin."""
+    with suppress(DatabaseAwayError), bench.database.hot() as hot:
+        if hot.one_or_none(CANCELLED_UNSEEN, {"id": job_id}):
+            return [Ended(job_id, "cancelled")]
+    return []
 
 
 # ------------------------------------------------------------------ the claim

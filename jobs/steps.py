@@ -88,7 +88,8 @@ def finish(
             continue
         failpoints.hit("step.recorded")
         return signals
-    raise StaleJobError(job.id)
+    # Whoever keeps changing the job, what was bought for it is written down; the next look moves it on.
+    return _adopt(bench, job, news)
 
 
 def end_failed(bench: Workbench, failed: JobFailedError) -> list[Signal]:
@@ -131,14 +132,15 @@ def abandon(bench: Workbench, job_id: str) -> list[Signal]:
     return [] if isinstance(step, decide.Keep | decide.Wait) else finish(bench, job, news)
 
 
-def expire(bench: Workbench, job_id: str) -> list[Signal]:
+def expire(bench: Workbench, job_id: str, version: int) -> list[Signal]:
     """End a QUEUED job that is past its deadline: not begun in time, or not tried again in time.
 
-    Images that earlier calls have made are delivered and paid for; without any, every credit goes back.
+    Images that earlier calls have made are delivered and paid for; without any, every credit goes back. A job
+    that is not as it was seen (``version``) is left alone: it may have been tried, and have a new deadline.
     """
     with bench.database.hot() as hot:
         job = loading.load(hot, job_id)
-        if job is None or job.status is not JobStatus.QUEUED:
+        if job is None or job.status is not JobStatus.QUEUED or job.version != version:
             return []
         kept = sum(call.facts.kept for call in job.calls)
         how = lifecycle.succeed(notes=decide.missing(bench.facts(job), kept)) if kept else lifecycle.expired()
@@ -164,6 +166,9 @@ def _apply(
 
 def _park(bench: Workbench, job: LiveJob, news: Sequence[Answer], *, after_s: float) -> list[Signal]:
     if job.status is JobStatus.WAITING and not news:
+        if after_s > FIRST_CHECK_S:  # links that cannot be fetched now: not at once again
+            with bench.database.hot() as hot:
+                loading.lease(hot, [job.id], lease_s=after_s)
         return []
     with bench.database.hot() as hot:
         troubled = lifecycle.park(hot, job.id, job.version, check_after_s=after_s, **_written(news))
@@ -208,7 +213,7 @@ def _back_to_the_queue(
 ) -> list[Signal]:
     with bench.database.transaction() as connection:
         if isinstance(step, decide.Retry):
-            deadline_s = bench.spec(job.provider).deadline_s
+            deadline_s = bench.deadline_s(job.provider)
             signals = lifecycle.retry(
                 connection, job.id, job.version, code=step.code, after_s=step.after_s, deadline_s=deadline_s
             )

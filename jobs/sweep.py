@@ -45,7 +45,7 @@ LIMIT CAST(:page AS int)
 """)
 
 EXPIRED = Statement("""
-SELECT id, account_id FROM jobs
+SELECT id, account_id, version FROM jobs
 WHERE status IN ('queued', 'waiting') AND coalesce(deadline_at, start_deadline_at) < statement_timestamp()
     AND status = 'queued'
 ORDER BY coalesce(deadline_at, start_deadline_at) LIMIT CAST(:page AS int)
@@ -138,7 +138,9 @@ class Sweeper:
         """QUEUED jobs past their deadline: not begun in time, or not tried again in time."""
         with self.bench.database.hot() as hot:
             rows = hot.all(EXPIRED, {"page": PAGE})
-        return [signal for row in rows for signal in self._each(row, partial(steps.expire, self.bench, row.id))]
+        return [
+            signal for row in rows for signal in self._each(row, partial(steps.expire, self.bench, row.id, row.version))
+        ]
 
     def _end_abandoned(self) -> list[Signal]:
         """WAITING jobs that no one follows any more: past their own deadline, or of a provider that has gone.

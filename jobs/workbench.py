@@ -96,6 +96,11 @@ class Workbench:
     def give_up_s(self) -> dict[str, float]:
         return give_up_s(self.catalog)
 
+    def deadline_s(self, provider: str) -> float:
+        """After how long a call to the provider is given up; the longest of all where the catalogue has lost it."""
+        known = self.catalog.providers
+        return known[provider].deadline_s if provider in known else max(spec.deadline_s for spec in known.values())
+
     def spec(self, provider: str) -> ProviderSpec:
         return self.catalog.providers[provider]
 

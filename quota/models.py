@@ -44,7 +44,8 @@ transfers = Table(
     "transfers",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    # Of a job or a balance, which has the key to the account: a check here would lock that row for every hold.
+    Column("account_id", Text, nullable=False),
     Column("job_id", Text),
     Column("kind", Text, nullable=False),
     Column("source", Text, nullable=False),

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import structlog
 from celery.signals import worker_shutting_down
 
-from workers import wiring
+from workers import event_batches, wiring
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +65,7 @@ def leave_after_calls(busy: Callable[[], int], *, at_most_s: float) -> None:
 def say_goodbye() -> None:
     """What this worker still owns is free at once, and Flower hears how its last jobs ended."""
     wiring.heart().leave()
+    event_batches.send_all_now()
     wiring.publisher().events.close()
 
 

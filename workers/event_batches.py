@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from typing import Any
+from weakref import WeakSet
 
 import structlog
 from celery.events import EventDispatcher
@@ -19,6 +20,15 @@ BATCH = 24
 WAIT_S = 0.2
 # Until the broker is back; more than that Flower would not keep either.
 MOST_WAITING = 10_000
+
+
+_living: WeakSet[BatchingDispatcher] = WeakSet()
+
+
+def send_all_now() -> None:
+    """Before the connection is closed, or the process ends: what waits is about the last jobs. Never raises."""
+    for dispatcher in list(_living):
+        dispatcher.send_now()
 
 
 class BatchingDispatcher(EventDispatcher):  # type: ignore[misc]
@@ -33,6 +43,7 @@ class BatchingDispatcher(EventDispatcher):  # type: ignore[misc]
         if self._batches:
             self.buffer_limit = MOST_WAITING
             self.on_send_buffered = self._buffered
+            _living.add(self)
 
     def close(self) -> None:
         """Send what waits, and no more."""
@@ -40,8 +51,15 @@ class BatchingDispatcher(EventDispatcher):  # type: ignore[misc]
             self._over = True
             self._some.set()
             self._many.set()
-            self._flush_quietly()
+            self.send_now()
         super().close()
+
+    def send_now(self) -> None:
+        """Send what waits, without waiting for more. Never raises."""
+        try:
+            self.flush(errors=False)
+        except Exception as error:  # noqa: BLE001 - of each kind of broker its own; Flower can wait
+            log.info("task_events_not_sent", error=type(error).__name__)
 
     def _buffered(self) -> None:
         """In the step that had the event: only says that there is one."""
@@ -58,10 +76,4 @@ class BatchingDispatcher(EventDispatcher):  # type: ignore[misc]
             self._many.wait(WAIT_S)
             self._some.clear()
             self._many.clear()
-            self._flush_quietly()
-
-    def _flush_quietly(self) -> None:
-        try:
-            self.flush(errors=False)
-        except Exception as error:  # noqa: BLE001 - of each kind of broker its own; Flower can wait
-            log.info("task_events_not_sent", error=type(error).__name__)
+            self.send_now()

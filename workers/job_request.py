@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakSet
 
 import structlog
 from celery.exceptions import Retry
 from celery.worker.request import Request
 
+from jobs.errors import JobFailedError
 from jobs.states import Signal
 from workers import wiring
+from workers.event_batches import BatchingDispatcher
 
 log = structlog.get_logger(__name__)
 
-# Jobs whose failure is not on record yet: Celery must not tell of it. Whoever ends them will.
-unended: set[str] = set()
+# Failures that are not on record yet: Celery must not tell of them. Whoever ends their jobs will.
+unended: WeakSet[JobFailedError] = WeakSet()
 
 
 class JobRetry(Retry):  # type: ignore[misc]
@@ -63,12 +66,15 @@ class JobRequest(Request):  # type: ignore[misc]
 
     def on_retry(self, exc_info: Any) -> None:
         super().on_retry(exc_info)
+        if isinstance(self.eventer, BatchingDispatcher):
+            # Whoever runs the job next may end it before our batch is due, and a retry told after the end undoes it.
+            self.eventer.send_now()
         again = exc_info.exception.exc
         if isinstance(again, JobRetry) and again.news:
             wiring.workbench().publish(again.news)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        if self.id in unended:
-            unended.discard(self.id)
+        error = getattr(exc_info.exception, "exc", exc_info.exception)  # Celery may wrap it
+        if isinstance(error, JobFailedError) and error in unended:
             send_failed_event = False
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import Task
-from celery.exceptions import Ignore
 
 from jobs import poller, publishing, runner
 from jobs.errors import JobFailedError
 from jobs.states import Ended, Signal
+from jobs.workbench import Workbench
 from workers import drain, job_request, stepping, wiring
 from workers.celery_app import app
 from workers.job_request import LIVES_ON, JobRequest, JobRetry
@@ -37,20 +37,20 @@ class JobTask(Task):  # type: ignore[misc]
         einfo.traceback = ""  # Flower keeps it with every failure, and the code says it all
         news = stepping.end(exc)
         if self.send_events:
-            news = self._but_its_own(news, exc.job_id)
+            news = self._but_its_own(news, exc)
         wiring.workbench().publish(news)
 
     def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         del exc, task_id, args, kwargs
         einfo.traceback = ""
 
-    def _but_its_own(self, news: Sequence[Signal], job_id: str) -> list[Signal]:
+    def _but_its_own(self, news: Sequence[Signal], error: JobFailedError) -> list[Signal]:
         """What is left to tell beside Celery's ``task-failed``; that is for a failure on record alone."""
-        own, others = _split(news, job_id)
+        own, others = _split(news, error.job_id)
         if own is None or own.status != "failed":
-            job_request.unended.add(job_id)
+            job_request.unended.add(error)
             return list(news)
-        wiring.publisher().events.told_by_celery(job_id)
+        wiring.publisher().events.told_by_celery(error.job_id)
         return others
 
 
@@ -64,11 +64,8 @@ class RunTask(JobTask):
 @app.task(base=RunTask, name=RUN)  # type: ignore[untyped-decorator]
 def run(job_id: str) -> str | None:
     """Claim a queued job and make its paid call."""
-    if drain.draining():
-        with wiring.workbench().database.autocommit() as connection:
-            publishing.forget(connection, [job_id])
-        raise Ignore
-    return _tell(job_id, stepping.perform(runner.run, job_id))
+    step = _hand_back if drain.draining() else runner.run
+    return _tell(job_id, stepping.perform(step, job_id))
 
 
 @app.task(base=JobTask, name="jobs.poll")  # type: ignore[untyped-decorator]
@@ -76,6 +73,13 @@ def poll(provider: str) -> None:
     """Look at a batch of a provider's images in progress."""
     wiring.quietly(lambda: wiring.redis_client().delete(poll_key(provider)))
     wiring.workbench().publish(stepping.perform(poller.poll, provider))
+
+
+def _hand_back(bench: Workbench, job_id: str) -> list[Signal]:
+    """Leave the job in the queue, to be published for another worker."""
+    with bench.database.autocommit() as connection:
+        publishing.forget(connection, [job_id])
+    return []
 
 
 def _tell(job_id: str, news: Sequence[Signal]) -> str | None:

@@ -48,6 +48,7 @@ COMMANDS = {
     "providers": Place("app.commands.providers:providers", "Upstreams: list, pause, resume (needs the database)."),
     "db": Place("app.commands.database:db", "The schema: upgrade, status (needs the database)."),
     "audit": Place("app.commands.audit:audit", "Check that money and jobs balance (needs the database)."),
+    "costs": Place("app.commands.costs:costs", "What upstreams charge for what was sold (needs the database)."),
     "chaos": Place("app.commands.chaos:chaos", "Kill and cut off everything under load, then check every promise."),
     "doctor": Place("app.commands.doctor:doctor", "Find what is stuck, orphaned or unbalanced, and mend it."),
     "sandbox": Place("app.commands.sandbox:sandbox", "Run the stand-in upstream alone."),

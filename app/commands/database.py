@@ -86,15 +86,22 @@ def _named_faults() -> Iterator[None]:
 
     from core.errors import DatabaseAwayError
 
+    # A statement on the driver's own connection says so itself, SQLAlchemy's wraps it.
     try:
         yield
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        raise _outdated_schema() from error
     except DatabaseAwayError as error:
         raise CommandError(Exit.AWAY, error.code, f"{error.detail}{_reason(error.__cause__)}") from error
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
-            hint = "`darkroom db upgrade` brings the schema up to date."
-            raise CommandError(Exit.FAILED, "schema_outdated", "the database lacks our tables", hint=hint) from error
+            raise _outdated_schema() from error
         raise CommandError(Exit.FAILED, "database_fault", f"the database refused{_reason(error)}") from error
+
+
+def _outdated_schema() -> CommandError:
+    hint = "`darkroom db upgrade` brings the schema up to date."
+    return CommandError(Exit.FAILED, "schema_outdated", "the database lacks our tables", hint=hint)
 
 
 def _reason(error: BaseException | None) -> str:

@@ -34,7 +34,8 @@ IMAGES = Statement("SELECT count(*) FROM images WHERE job_id = :id")
 REQUEST = Statement("""
 UPDATE jobs
 SET cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()), due_at = clock_timestamp(),
-    version = version + 1
+    -- Asked again, nothing changes: a step that is about to write its answer need not read the job again.
+    version = version + CASE WHEN cancel_requested_at IS NULL THEN 1 ELSE 0 END
 WHERE id = :id
 """)
 

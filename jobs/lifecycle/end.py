@@ -124,11 +124,14 @@ settled AS (
     WHERE job.money_before = 'held' AND part.amount > 0
 )
 SELECT job.captured, job.released, job.images, job.node, job.runtime_s,
-    -- A price that no balance has reserved, or an end without its hold, is an error: the division makes it
-    -- one, and nothing of this stands.
-    1 / CASE WHEN (job.quoted = 0 OR EXISTS (SELECT 1 FROM balance)) AND (job.money_before = 'queued' OR EXISTS (
-        SELECT 1 FROM transfers AS t WHERE t.job_id = job.id AND t.kind = 'hold' AND t.amount = job.quoted
-    )) THEN 1 ELSE 0 END AS booked,
+    -- A price that no balance has reserved, an end without its hold, or a capture of what was never held is an
+    -- error: the division makes it one, and nothing of this stands.
+    1 / CASE WHEN (job.quoted = 0 OR EXISTS (SELECT 1 FROM balance)) AND CASE job.money_before
+        WHEN 'queued' THEN job.captured = 0
+        ELSE EXISTS (
+            SELECT 1 FROM transfers AS t WHERE t.job_id = job.id AND t.kind = 'hold' AND t.amount = job.quoted
+        ) END
+    THEN 1 ELSE 0 END AS booked,
     EXISTS (
         SELECT 1 FROM providers AS p WHERE p.name = job.provider AND (p.failures > 0 OR p.trips > 0)
     ) AS troubled

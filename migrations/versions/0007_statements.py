@@ -1,7 +1,7 @@
 """What one statement a verb needs of jobs and calls, without the foreign keys that cost and cannot fail.
 
 The rows of job_events, images and upstream_calls are inserted from the very row that they point to, in the
-same statement; each check cost a lock on that row. Every column may be left out by code of before.
+same statement; each check cost a lock on that row. Transfers would lock the account's row for every hold and settlement. Every column may be left out by code of before.
 """
 
 from alembic import op
@@ -35,9 +35,11 @@ def upgrade() -> None:
     op.drop_constraint('upstream_calls_credential_id_fkey', 'upstream_calls', type_='foreignkey')
     op.drop_constraint('images_call_id_fkey', 'images', type_='foreignkey')
     op.drop_constraint('job_events_job_id_fkey', 'job_events', type_='foreignkey')
+    op.drop_constraint('transfers_account_id_fkey', 'transfers', type_='foreignkey')
 
 
 def downgrade() -> None:
+    op.create_foreign_key('transfers_account_id_fkey', 'transfers', 'accounts', ['account_id'], ['id'])
     op.create_foreign_key('job_events_job_id_fkey', 'job_events', 'jobs', ['job_id'], ['id'], ondelete='CASCADE')
     op.create_foreign_key('images_call_id_fkey', 'images', 'upstream_calls', ['call_id'], ['id'], ondelete='CASCADE')
     op.create_foreign_key('upstream_calls_credential_id_fkey', 'upstream_calls', 'credentials', ['credential_id'], ['id'])

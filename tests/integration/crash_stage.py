@@ -159,9 +159,9 @@ class Stage:
                 process.kill()
                 process.wait()
 
-    def worker_dies_at(self, failpoint: str) -> int:
+    def worker_dies_at(self, failpoint: str, **changed: str) -> int:
         """Start a worker with a failpoint and wait for its end; its return code."""
-        with self.process("workers", failpoint=failpoint) as worker:
+        with self.process("workers", failpoint=failpoint, **changed) as worker:
             try:
                 return worker.wait(DIES_WITHIN_S)
             except subprocess.TimeoutExpired:

@@ -48,6 +48,8 @@ class Story:
     publish: bool = True
     overdue: bool = False  # more jobs of its kind, all past their start deadline
     mid_call: bool = False
+    limited: bool = False  # its credential has a limit
+    calls: int = 1
 
     @property
     def prompt(self) -> str:
@@ -63,13 +65,15 @@ def c(name: str, death: str, **rest: Any) -> Story:
 
 
 STORIES = [
-    a("claim.uncommitted"),
+    # A first attempt begins by one statement; a second one in a transaction, which can be cut.
+    a("claim.uncommitted", waits="[sandbox:429 times=1]", calls=2),
     a("claim.committed"),
+    a("claimed with a permit", "claim.committed", limited=True),
     a("call.answered"),
     a("step.unrecorded"),
     a("step.recorded"),
     a("look.answered"),
-    a("found.committed"),
+    a("found.unkept"),
     a("blob.kept"),
     a("the last outcome recorded", "step.recorded:2"),
     a("resend.answered", "claim.committed", "resend.answered"),
@@ -159,7 +163,8 @@ def play(stage: Stage, stories: Sequence[Story]) -> Lane:
         for number, death in enumerate(filter(None, story.deaths)):
             if number:
                 _revive(stage, jobs[story.name])
-            ending.killed_by.append(stage.worker_dies_at(death))
+            limits = {"CHATGPT2API_MAX_ACTIVE": "5"} if story.limited else {}
+            ending.killed_by.append(stage.worker_dies_at(death, **limits))
             stage.freeze()
     stage.thaw()
     with stage.process("workers"):
@@ -246,7 +251,7 @@ def test_a_crash_at(story: Story, lanes: list[Lane], sandbox_process: Sandbox) -
         assert ending.job.captured == ending.job.quoted
         assert ending.blobs == [True]
         # Whatever was sent again was sent under the one key.
-        assert len(ending.calls) == 1
+        assert len(ending.calls) == story.calls
 
 
 def test_the_books_balance_after_all_of_it(lanes: list[Lane]) -> None:

@@ -240,3 +240,17 @@ def until_heartbeats(topics: Any, count: int) -> list[str]:
         message = topics.get_message(timeout=1)
         kinds += [str(message["channel"])] if message and message["type"] == "pmessage" else []
     return kinds
+
+
+def test_a_message_that_comes_after_its_job_was_cancelled_leaves_no_row_behind(
+    fleet: Fleet, environ: dict[str, str], engine: Engine, account: Customer
+) -> None:
+    """No worker had the job when it was cancelled, so no one could tell Flower; then its message began."""
+    with running_flower(fleet, environ) as flower:
+        job_id = engine.order(account, "cancelled before any worker had it").task.id
+        cancel(engine, account, job_id)
+        fleet.ensure_worker(environ)
+        fleet.eventually(flower.is_up, within_s=60)
+        other = engine.order(account, "read after it").task.id
+        fleet.eventually(lambda: flower.state(other) == "SUCCESS", within_s=60)
+        fleet.eventually(lambda: flower.state(job_id) in (None, "REVOKED"), within_s=10)

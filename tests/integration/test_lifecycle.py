@@ -4,40 +4,92 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import pytest
 from job_engine import ASYNC_PRICE, SYNC_MODEL, Engine
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
-from jobs import lifecycle
+from core.db import Hot
+from core.ids import new_id
+from jobs import calls, lifecycle
+from jobs.calls import KeptImage
 from jobs.desk import Customer
 from jobs.errors import JobNotFoundError, StaleJobError
-from jobs.states import JobStatus, Nudge
+from jobs.states import Ended, JobStatus, Nudge, Outcome
 
 STEP_S = {"chatgpt2api": 120.0}
 GIVE_UP_S: dict[str, float] = {}
 STATES = ("queued", "running", "waiting", "succeeded", "failed", "cancelled")
-Verb = Callable[[Connection, str, int], Any]
+NODE = "celery@here"
 
 
-def claim(connection: Connection, job_id: str, _fence: int) -> Any:
-    row = lifecycle.claim(connection, job_id, owner="wkr_test", step_s=STEP_S)
+@dataclass(frozen=True)
+class Seen:
+    """A job as somebody has seen it: every verb asks for the version, ``lapse`` for the fence."""
+
+    id: str
+    version: int
+    fence: int
+
+
+Verb = Callable[[Connection, Seen], Any]
+
+
+def start(connection: Connection, seen: Seen) -> Any:
+    providers = (
+        '{"chatgpt2api": {"step_s": 120, "deadline_s": 720, "credentials": {"chatgpt2api/default": "http://up"}}}'
+    )
+    started = lifecycle.start(
+        Hot.of(connection),
+        seen.id,
+        owner="wkr_test",
+        node=NODE,
+        providers=providers,
+        call_id=new_id("call"),
+        backoff_s=60,
+        window=32,
+        most=4,
+    )
+    if started is None:
+        raise StaleJobError("not to be started")
+    return started
+
+
+def claim(connection: Connection, seen: Seen) -> Any:
+    row = lifecycle.claim(connection, seen.id, owner="wkr_test", node=NODE, step_s=STEP_S)
     lifecycle.hold(connection, row)
     return row
 
 
-def park(connection: Connection, job_id: str, fence: int) -> Any:
-    return lifecycle.park(connection, job_id, fence, check_after_s=1)
+def park(connection: Connection, seen: Seen) -> Any:
+    return lifecycle.park(connection, seen.id, seen.version, check_after_s=1)
 
 
-def found(connection: Connection, job_id: str, fence: int) -> Any:
-    return lifecycle.found(connection, job_id, fence, owner="wkr_test", step_s=STEP_S)
+def retry(connection: Connection, seen: Seen) -> Any:
+    return lifecycle.retry(connection, seen.id, seen.version, code="upstream_failed", after_s=0, deadline_s=720)
 
 
-def retry(connection: Connection, job_id: str, fence: int) -> Any:
-    return lifecycle.retry(connection, job_id, fence, code="upstream_failed", after_s=0)
+def fail_over(connection: Connection, seen: Seen) -> Any:
+    give_fallbacks(connection, seen.id)
+    return lifecycle.fail_over(connection, seen.id, seen.version, code="upstream_failed")
+
+
+def give_fallbacks(connection: Connection, job_id: str) -> None:
+    """Another model behind the first, as an order that names two has it."""
+    connection.execute(
+        text(
+            "WITH o AS (UPDATE orders SET fallbacks = CAST(:next AS jsonb) WHERE job_id = :id)"
+            " UPDATE jobs SET fallbacks = 1 WHERE id = :id AND finished_at IS NULL"
+        ),
+        {
+            "id": job_id,
+            "next": '[{"model": "flux-2-pro", "provider": "flux", "unit_price": 50000, "request": {}}]',
+        },
+    )
 
 
 def keep_pictures(connection: Connection, job_id: str, count: int = 1) -> None:
@@ -46,7 +98,7 @@ def keep_pictures(connection: Connection, job_id: str, count: int = 1) -> None:
         text(
             "WITH number AS (SELECT generate_series(0, :count - 1) AS n), c AS (INSERT INTO upstream_calls (id, job_id,"
             " slot, try, pictures, provider, model, credential_id, base_url, dedupe_key, outcome, give_up_at,"
-            " pictures_kept) SELECT 'call_' || :job || n, :job, n, 1, 1, 'chatgpt2api', 'm', 'chatgpt2api/default', '',"
+            " pictures_kept) SELECT 'call_' || :job || n, :job, n, 7, 1, 'chatgpt2api', 'm', 'chatgpt2api/default', '',"
             " :job || n, 'kept', now(), 1 FROM number ON CONFLICT DO NOTHING RETURNING id, job_id, slot)"
             " INSERT INTO images (job_id, index, call_id, key, mime, size_bytes, sha256)"
             " SELECT job_id, slot, id, 'k', 'image/png', 1, '' FROM c ON CONFLICT DO NOTHING"
@@ -55,40 +107,52 @@ def keep_pictures(connection: Connection, job_id: str, count: int = 1) -> None:
     )
 
 
-def succeed(connection: Connection, job_id: str, fence: int) -> Any:
-    keep_pictures(connection, job_id)
-    return lifecycle.succeed(connection, job_id, fence, kept=1, notes=[])
+def succeed(connection: Connection, seen: Seen) -> Any:
+    keep_pictures(connection, seen.id)
+    return lifecycle.end(connection, seen.id, seen.version, lifecycle.succeed())
 
 
-def fail(connection: Connection, job_id: str, fence: int) -> Any:
-    return lifecycle.fail(connection, job_id, fence, code="upstream_failed")
+def fail(connection: Connection, seen: Seen) -> Any:
+    return lifecycle.end(connection, seen.id, seen.version, lifecycle.fail("upstream_failed"))
 
 
-def cancelled(connection: Connection, job_id: str, fence: int) -> Any:
-    return lifecycle.cancelled(connection, job_id, fence, outcome="stopped_upstream", kept=0)
+def expire(connection: Connection, seen: Seen) -> Any:
+    return lifecycle.end(connection, seen.id, seen.version, lifecycle.expired())
 
 
-def lapse(connection: Connection, job_id: str, fence: int) -> Any:
-    return lifecycle.lapse(connection, job_id, fence, code="owner_gone", give_up_s=GIVE_UP_S)
+def cancelled(connection: Connection, seen: Seen) -> Any:
+    how = lifecycle.cancelled("stopped_upstream", charged=False)
+    return lifecycle.end(connection, seen.id, seen.version, how)
 
 
+def lapse(connection: Connection, seen: Seen) -> Any:
+    return lifecycle.lapse(connection, seen.id, seen.fence, code="owner_gone", give_up_s=GIVE_UP_S)
+
+
+LIVE = {"queued", "running", "waiting"}
 VERBS: dict[str, tuple[Verb, set[str], str, str]] = {
+    "start": (start, {"queued"}, "running", "started"),
     "claim": (claim, {"queued"}, "running", "started"),
-    "park": (park, {"running"}, "waiting", "waiting"),
-    "found": (found, {"waiting"}, "running", "collecting"),
+    "park": (park, {"running", "waiting"}, "waiting", "waiting"),
     "retry": (retry, {"running", "waiting"}, "queued", "retry"),
+    "fail_over": (fail_over, LIVE, "queued", "failover"),
     "succeed": (succeed, {"running", "waiting"}, "succeeded", "succeeded"),
-    "fail": (fail, {"running", "waiting"}, "failed", "failed"),
-    "cancelled": (cancelled, {"running", "waiting"}, "cancelled", "cancelled"),
+    "fail": (fail, LIVE, "failed", "failed"),
+    "expire": (expire, LIVE, "failed", "failed"),
+    "cancelled": (cancelled, LIVE, "cancelled", "cancelled"),
     "lapse": (lapse, {"running"}, "waiting", "lapsed"),
 }
+# Where a verb writes nothing on the timeline because the state stays what it was.
+SILENT = {("park", "waiting")}
+# What was never held has nothing to capture; after a retry a queued job may succeed, with what earlier calls made.
+REFUSED: dict[tuple[str, str], type[Exception]] = {("succeed", "queued"): psycopg.errors.DivisionByZero}
 ROADS: dict[str, list[Verb]] = {
     "queued": [],
-    "running": [claim],
-    "waiting": [claim, park],
-    "succeeded": [claim, succeed],
-    "failed": [claim, fail],
-    "cancelled": [claim, cancelled],
+    "running": [start],
+    "waiting": [start, park],
+    "succeeded": [start, succeed],
+    "failed": [start, fail],
+    "cancelled": [start, cancelled],
 }
 
 
@@ -101,9 +165,14 @@ def bring(engine: Engine, customer: Customer, state: str) -> str:
     return job_id
 
 
-def do(engine: Engine, verb: Verb, job_id: str, fence: int | None = None) -> Any:
+def do(engine: Engine, verb: Verb, job_id: str, seen: Seen | None = None) -> Any:
     with engine.database.transaction() as connection:
-        return verb(connection, job_id, engine.job(job_id).fence if fence is None else fence)
+        return verb(connection, seen or look(engine, job_id))
+
+
+def look(engine: Engine, job_id: str) -> Seen:
+    row = engine.job(job_id)
+    return Seen(row.id, row.version, row.fence)
 
 
 @pytest.mark.parametrize("name", VERBS)
@@ -115,29 +184,40 @@ def test_a_verb_moves_from_its_states_and_from_no_other(engine: Engine, account:
         if state in sources:
             do(engine, verb, job_id)
             after = engine.job(job_id)
-            assert (after.status, engine.events(job_id)) == (target, [*told, event])
+            new = [] if (name, state) in SILENT else [event]
+            assert (after.status, engine.events(job_id)) == (target, [*told, *new])
             assert after.version == before.version + 1
         else:
-            with pytest.raises(StaleJobError):
+            with pytest.raises(REFUSED.get((name, state), StaleJobError)):
                 do(engine, verb, job_id)
             assert (engine.job(job_id), engine.events(job_id)) == (before, told)
     engine.assert_books_balance(pictures=False)
 
 
-@pytest.mark.parametrize("name", [name for name in VERBS if name != "claim"])
-def test_a_verb_under_another_fence_changes_nothing(engine: Engine, account: Customer, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in VERBS if name not in {"start", "claim"}])
+def test_a_verb_under_another_version_changes_nothing(engine: Engine, account: Customer, name: str) -> None:
+    """Of ``lapse`` under another fence: who lapses a job knows nothing of its calls, only who has it."""
     verb, sources, _, _ = VERBS[name]
     for state in sorted(sources):
         job_id = bring(engine, account, state)
         before = engine.job(job_id)
-        for fence in (before.fence - 1, before.fence + 1):
+        for by in (-1, 1):
+            other = Seen(job_id, before.version + by, before.fence + by)
             with pytest.raises(StaleJobError):
-                do(engine, verb, job_id, fence)
+                do(engine, verb, job_id, other)
         assert engine.job(job_id) == before
 
 
-@pytest.mark.parametrize("name", ["claim", "found", "lapse"])
-def test_whoever_takes_a_job_gets_a_new_fence(engine: Engine, account: Customer, name: str) -> None:
+def test_a_lapse_asks_for_the_owners_fence_whatever_was_learned_meanwhile(engine: Engine, account: Customer) -> None:
+    job_id = bring(engine, account, "running")
+    seen = look(engine, job_id)
+    engine.sql("UPDATE jobs SET version = version + 1")
+    do(engine, lapse, job_id, seen)
+    assert engine.job(job_id).status == "waiting"
+
+
+@pytest.mark.parametrize("name", ["start", "claim", "lapse"])
+def test_whoever_takes_or_loses_a_job_changes_its_fence(engine: Engine, account: Customer, name: str) -> None:
     verb, sources, _, _ = VERBS[name]
     job_id = bring(engine, account, min(sources))
     before = engine.job(job_id).fence
@@ -176,11 +256,37 @@ def test_money_moves_with_the_state(
     assert engine.transfers(job_id) == {kind: part * ASYNC_PRICE for kind, part in kinds.items()}
 
 
+@pytest.mark.parametrize("take", [start, claim], ids=["start", "claim"])
+def test_both_ways_to_a_running_job_hold_its_price(engine: Engine, account: Customer, take: Verb) -> None:
+    job_id = bring(engine, account, "queued")
+    do(engine, take, job_id)
+    row = engine.job(job_id)
+    assert (row.status, row.money, row.owner, row.node) == ("running", "held", "wkr_test", NODE)
+    assert engine.transfers(job_id) == {"hold": ASYNC_PRICE}
+    assert row.started_at is not None
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "waiting"])
+@pytest.mark.parametrize("verb", [fail, expire, cancelled], ids=["fail", "expire", "cancelled"])
+def test_an_end_gives_back_what_was_reserved_or_held(engine: Engine, account: Customer, verb: Verb, state: str) -> None:
+    """What was never held goes back without a transfer, what was held by one."""
+    before = engine.balance(account)
+    job_id = bring(engine, account, state)
+    do(engine, verb, job_id)
+    assert engine.balance(account) == before
+    held = {} if state == "queued" else {"hold": ASYNC_PRICE, "release": ASYNC_PRICE}
+    assert engine.transfers(job_id) == held
+    assert (engine.job(job_id).captured, engine.job(job_id).released) == (0, ASYNC_PRICE)
+    engine.assert_books_balance(pictures=False)
+
+
 def test_a_retry_keeps_the_hold_and_the_next_claim_does_not_hold_again(engine: Engine, account: Customer) -> None:
     job_id = bring(engine, account, "running")
     held = engine.balance(account)
     do(engine, retry, job_id)
     assert engine.balance(account) == held
+    with pytest.raises(StaleJobError):
+        do(engine, start, job_id)  # the short way is for a job's first attempt
     do(engine, claim, job_id)
     assert engine.balance(account) == held
     do(engine, succeed, job_id)
@@ -188,40 +294,39 @@ def test_a_retry_keeps_the_hold_and_the_next_claim_does_not_hold_again(engine: E
     engine.assert_books_balance(pictures=False)
 
 
-def test_a_claim_needs_the_job_to_be_due_and_before_its_start_deadline(engine: Engine, account: Customer) -> None:
+@pytest.mark.parametrize("take", [start, claim], ids=["start", "claim"])
+def test_a_start_needs_the_job_to_be_due_and_before_its_start_deadline(
+    engine: Engine, account: Customer, take: Verb
+) -> None:
     job_id = bring(engine, account, "queued")
     engine.sql("UPDATE jobs SET due_at = clock_timestamp() + interval '1 hour'")
     with pytest.raises(StaleJobError):
-        do(engine, claim, job_id)
+        do(engine, take, job_id)
     engine.sql("UPDATE jobs SET due_at = clock_timestamp(), start_deadline_at = clock_timestamp()")
     with pytest.raises(StaleJobError):
-        do(engine, claim, job_id)
+        do(engine, take, job_id)
     engine.sql("UPDATE jobs SET attempt = 1")  # it was started in time
     do(engine, claim, job_id)
 
 
-def test_only_a_job_never_sent_and_past_its_deadline_expires(engine: Engine, account: Customer) -> None:
-    job_id = bring(engine, account, "queued")
-    before = engine.balance(account).spendable
-    with pytest.raises(StaleJobError), engine.database.transaction() as connection:
-        lifecycle.expire(connection, job_id)
-    engine.sql("UPDATE jobs SET start_deadline_at = clock_timestamp(), attempt = 1")
-    with pytest.raises(StaleJobError), engine.database.transaction() as connection:
-        lifecycle.expire(connection, job_id)
-    engine.sql("UPDATE jobs SET attempt = 0")
-    with engine.database.transaction() as connection:
-        lifecycle.expire(connection, job_id)
-    assert engine.job(job_id).failure_code == "deadline_expired"
-    assert engine.balance(account).spendable == before + ASYNC_PRICE
-    assert engine.transfers(job_id) == {}
-    engine.assert_books_balance(pictures=False)
-
-
-def test_a_wish_to_cancel_bars_success_and_retry(engine: Engine, account: Customer) -> None:
+def test_a_job_in_hand_must_move_on_within_its_calls_deadline_and_a_pause(engine: Engine, account: Customer) -> None:
     job_id = bring(engine, account, "running")
+    left = "SELECT extract(epoch FROM deadline_at - clock_timestamp()) FROM jobs WHERE id = :id"
+    assert engine.one(left, id=job_id) == pytest.approx(720 + 60, abs=5)
+    do(engine, retry, job_id)
+    assert engine.one(left, id=job_id) == pytest.approx(720, abs=5)
+
+
+def test_a_wish_to_cancel_bars_what_was_decided_before_it(engine: Engine, account: Customer) -> None:
+    """Success or another try, decided before the wish was there, no longer holds; a retry not even after it."""
+    job_id = bring(engine, account, "running")
+    seen = look(engine, job_id)
     with engine.database.transaction() as connection:
         assert lifecycle.cancel(connection, account.account_id, job_id).outcome == "stop_requested"
-    for verb in (succeed, retry):
+    for verb in (succeed, retry, fail_over):
+        with pytest.raises(StaleJobError):
+            do(engine, verb, job_id, seen)
+    for verb in (retry, fail_over):
         with pytest.raises(StaleJobError):
             do(engine, verb, job_id)
     do(engine, park, job_id)
@@ -248,16 +353,17 @@ def test_cancel_between_attempts_charges_what_was_made(
     """n=3 on a provider of one a call: the first is kept, the second waits for its second attempt."""
     job_id = engine.order(account, "three [sandbox:fail=500 skip=1]", n=3).task.id
     engine.drive(until=lambda: engine.job(job_id).status == "queued" and engine.job(job_id).attempt > 0)
-    assert engine.one("SELECT count(*) FROM images WHERE job_id = :id", id=job_id) == 1
+    made = engine.one("SELECT count(*) FROM images WHERE job_id = :id", id=job_id)
+    assert made >= 1
     with engine.database.transaction() as connection:
         assert lifecycle.cancel(connection, account.account_id, job_id, charge=charge).outcome == "too_late"
     row = engine.job(job_id)
-    assert (row.status, row.captured) == ("cancelled", captured * ASYNC_PRICE)
+    assert (row.status, row.captured) == ("cancelled", captured * made * ASYNC_PRICE)
     assert row.captured + row.released == row.quoted
     engine.assert_books_balance()
 
 
-def test_nobody_cancels_what_is_not_theirs(engine: Engine, account: Customer) -> None:
+def test_no_one_cancels_what_is_not_theirs(engine: Engine, account: Customer) -> None:
     job_id, other = bring(engine, account, "queued"), engine.account()
     before = engine.job(job_id)
     for customer, wanted in ((other, job_id), (account, "job_" + "0" * 26), (account, "job_\0")):
@@ -270,17 +376,18 @@ def test_cancel_and_success_at_once_have_one_outcome(engine: Engine, account: Cu
     """Twelve races; each job ends once, and the books balance after every order of events."""
     for _ in range(12):
         job_id = bring(engine, account, "running")
-        start = threading.Barrier(2)
+        seen = look(engine, job_id)
+        start_line = threading.Barrier(2)
         results: list[object] = []
 
-        def racer(act: Callable[[], object], start: threading.Barrier = start, to: list[object] = results) -> None:
+        def racer(act: Callable[[], object], start: threading.Barrier = start_line, to: list[object] = results) -> None:
             start.wait()
             try:
                 to.append(act())
             except StaleJobError as stale:
                 to.append(stale)
 
-        acts = [lambda j=job_id: cancel(engine, account, j), lambda j=job_id: do(engine, succeed, j)]
+        acts = [lambda j=job_id: cancel(engine, account, j), lambda j=job_id, s=seen: do(engine, succeed, j, s)]
         threads = [threading.Thread(target=racer, args=(act,)) for act in acts]
         for thread in threads:
             thread.start()
@@ -296,23 +403,154 @@ def test_cancel_and_success_at_once_have_one_outcome(engine: Engine, account: Cu
     engine.assert_books_balance(pictures=False)
 
 
+# ------------------------------------------------------------------ what a step learned goes with its verb
+
+
+def test_park_writes_what_became_of_the_calls(engine: Engine, account: Customer) -> None:
+    job_id = bring(engine, account, "running")
+    [call], seen = engine.calls(job_id), look(engine, job_id)
+    row = calls.call_row(call.id, Outcome.ACCEPTED, upstream_id="up-1", poll_url="http://up/1", deadline_s=9000.0)
+    with engine.database.transaction() as connection:
+        lifecycle.park(connection, job_id, seen.version, check_after_s=30, calls=[row])
+    [after] = engine.calls(job_id)
+    assert (after.outcome, after.upstream_id, after.poll_url) == ("accepted", "up-1", "http://up/1")
+    assert (after.answered_at is not None, after.closed_at) == (True, None)
+    assert (after.give_up_at - after.intended_at).total_seconds() == pytest.approx(9000, abs=1)
+
+
+@pytest.mark.parametrize("state", ["running", "waiting"])
+def test_an_end_keeps_the_images_it_is_told_of_and_charges_them(engine: Engine, account: Customer, state: str) -> None:
+    """Two of three: one image is there already, one comes with the end, one is never made and goes back."""
+    job_id = engine.order(account, n=3, publish=False).task.id
+    for verb in ROADS[state]:
+        do(engine, verb, job_id)
+    first, second, third = engine.calls(job_id)
+    with engine.database.transaction() as connection:
+        kept = calls.call_row(first.id, Outcome.KEPT, kept=1)
+        assert calls.record(connection, kept, images=[image(0)])
+    end_with(
+        engine,
+        job_id,
+        calls=[
+            calls.call_row(second.id, Outcome.KEPT, kept=1),
+            calls.call_row(third.id, Outcome.REFUSED, error_code="content_refused"),
+        ],
+        images=[(second.id, image(1))],
+    )
+    row = engine.job(job_id)
+    assert (row.status, row.captured, row.released) == ("succeeded", 2 * ASYNC_PRICE, ASYNC_PRICE)
+    assert engine.transfers(job_id) == {"hold": 3 * ASYNC_PRICE, "capture": 2 * ASYNC_PRICE, "release": ASYNC_PRICE}
+    assert [each.outcome for each in engine.calls(job_id)] == ["kept", "kept", "refused"]
+    assert all(each.closed_at is not None for each in engine.calls(job_id))
+    engine.assert_books_balance()
+
+
+def test_an_image_that_is_there_already_is_kept_once_and_charged_once(engine: Engine, account: Customer) -> None:
+    job_id = bring(engine, account, "waiting")
+    [call] = engine.calls(job_id)
+    with engine.database.transaction() as connection:
+        assert calls.record(connection, calls.call_row(call.id, Outcome.KEPT, kept=1), images=[image(0)])
+    kept = calls.call_row(call.id, Outcome.KEPT, kept=1)
+    end_with(engine, job_id, calls=[kept], images=[(call.id, image(0))])
+    assert (engine.job(job_id).captured, engine.job(job_id).released) == (ASYNC_PRICE, 0)
+    engine.assert_books_balance()
+
+
+def test_a_call_that_ends_gives_its_permit_back_with_its_job(engine: Engine, account: Customer) -> None:
+    engine.limit("chatgpt2api", max_active=1)
+    job_id = engine.order(account).task.id
+    engine.step()
+    taken = "SELECT count(*) FROM permits WHERE call_id IS NOT NULL"
+    assert (engine.job(job_id).status, engine.one(taken)) == ("waiting", 1)
+    [call] = engine.calls(job_id)
+    end_with(engine, job_id, calls=[calls.call_row(call.id, Outcome.KEPT, kept=1)], images=[(call.id, image(0))])
+    assert engine.one(taken) == 0
+    engine.assert_books_balance()
+
+
+def test_a_late_outcome_raises_the_version_and_comes_once(engine: Engine, account: Customer) -> None:
+    """Whoever decided on what it saw of this job before finds out."""
+    job_id = bring(engine, account, "waiting")
+    [call], seen = engine.calls(job_id), look(engine, job_id)
+    refused = calls.call_row(call.id, Outcome.REFUSED, error_code="content_refused")
+    with engine.database.transaction() as connection:
+        assert calls.record(connection, refused)
+    with engine.database.transaction() as connection:
+        assert not calls.record(connection, calls.call_row(call.id, Outcome.NOT_RUN))
+    assert engine.job(job_id).version > seen.version
+    assert engine.calls(job_id)[0].outcome == "refused"
+    with pytest.raises(StaleJobError):
+        do(engine, succeed, job_id, seen)
+
+
+# ------------------------------------------------------------------ what can never be written
+
+
 def test_more_pictures_than_were_held_cannot_be_captured(engine: Engine, account: Customer) -> None:
     job_id = bring(engine, account, "running")
     before = engine.job(job_id)
-    with pytest.raises(ValueError, match="cannot be settled"), engine.database.transaction() as connection:
+    with pytest.raises(psycopg.errors.CheckViolation), engine.database.transaction() as connection:
         keep_pictures(connection, job_id, 2)
-        lifecycle.succeed(connection, job_id, before.fence, kept=2, notes=[])
+        lifecycle.end(connection, job_id, before.version, lifecycle.succeed())
     assert engine.job(job_id) == before
     assert engine.transfers(job_id) == {"hold": ASYNC_PRICE}
 
 
-def test_nudges_say_who_is_to_look(engine: Engine, account: Customer) -> None:
+def test_what_was_never_held_cannot_be_captured(engine: Engine, account: Customer) -> None:
+    """Credits that go from an account to the house go by a transfer, or not at all."""
+    job_id = bring(engine, account, "queued")
+    before, funds = engine.job(job_id), engine.balance(account)
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        do(engine, succeed, job_id)
+    assert (engine.job(job_id), engine.balance(account)) == (before, funds)
+    engine.assert_books_balance(pictures=False)
+
+
+@pytest.mark.parametrize("verb", [succeed, fail, cancelled], ids=["succeed", "fail", "cancelled"])
+def test_a_hold_that_is_not_on_record_is_never_settled(engine: Engine, account: Customer, verb: Verb) -> None:
+    job_id = bring(engine, account, "waiting")
+    engine.sql("ALTER TABLE transfers DISABLE TRIGGER transfers_are_final")
+    engine.sql("DELETE FROM transfers WHERE job_id = :id", id=job_id)
+    engine.sql("ALTER TABLE transfers ENABLE TRIGGER transfers_are_final")
+    before, funds = engine.job(job_id), engine.balance(account)
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        do(engine, verb, job_id)
+    assert (engine.job(job_id), engine.balance(account)) == (before, funds)
+
+
+@pytest.mark.parametrize("state", ["queued", "waiting"])
+def test_an_end_without_a_balance_row_leaves_everything_as_it_was(
+    engine: Engine, account: Customer, state: str
+) -> None:
+    """Credits cannot go to no one: better a job that ends later than money that changes without a trace."""
+    job_id = bring(engine, account, state)
+    engine.sql("DELETE FROM balances WHERE account_id = :id", id=account.account_id)
+    before = engine.job(job_id)
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        do(engine, fail, job_id)
+    assert engine.job(job_id) == before
+    assert engine.transfers(job_id) == ({} if state == "queued" else {"hold": ASYNC_PRICE})
+
+
+def test_signals_say_who_is_to_look_and_what_became_of_the_job(engine: Engine, account: Customer) -> None:
     queued = engine.order(account, publish=False)
     assert queued.nudges == [Nudge("jobs.run", "chatgpt2api", queued.task.id)]
     running = bring(engine, account, "running")
-    assert do(engine, lapse, running) == [Nudge("jobs.poll", "control", "chatgpt2api")]
+    assert do(engine, lapse, running) == [Nudge("jobs.poll", "polls", "chatgpt2api")]
     sync = engine.order(account, model=SYNC_MODEL, size="1024x640", publish=False)
     assert sync.nudges == [Nudge("jobs.run", "openai", sync.task.id)]
+    failed = bring(engine, account, "running")
+    [woken, ended] = do(engine, fail, failed).signals
+    assert woken == Nudge("wake", "", failed)
+    assert isinstance(ended, Ended)
+    assert (ended.job_id, ended.status, ended.code, ended.node) == (failed, "failed", "upstream_failed", NODE)
+    assert ended.runtime_s == pytest.approx(0, abs=5)
+    never_run = bring(engine, account, "queued")
+    [_, ended] = do(engine, cancelled, never_run).signals
+    assert (ended.status, ended.node, ended.runtime_s) == ("cancelled", None, None)
+    again = bring(engine, account, "running")
+    [retried] = do(engine, retry, again)
+    assert (retried.status, retried.code) == ("retried", "upstream_failed")
 
 
 @pytest.mark.parametrize(
@@ -329,10 +567,12 @@ def test_nudges_say_who_is_to_look(engine: Engine, account: Customer) -> None:
         "UPDATE jobs SET n = 0",
         "UPDATE jobs SET n = 11",
         "UPDATE jobs SET captured = quoted, released = 1",
+        "UPDATE jobs SET captured = -1",
         "UPDATE balances SET spendable = -1",
         "UPDATE balances SET reserved = -1",
-        "UPDATE balances SET queued = available + 1",
-        "INSERT INTO images SELECT id, 0, 'call_none', 'k', 'image/png', 1, 1, 1, 'x' FROM jobs",
+        "INSERT INTO transfers (account_id, job_id, kind, source, target, amount)"
+        " SELECT account_id, id, 'hold', 'acct:available', 'acct:held', 1 FROM jobs",
+        "INSERT INTO upstream_calls SELECT * FROM upstream_calls",
     ],
 )
 def test_what_must_never_be_cannot_be_written(engine: Engine, account: Customer, statement: str) -> None:
@@ -344,6 +584,15 @@ def test_what_must_never_be_cannot_be_written(engine: Engine, account: Customer,
 def cancel(engine: Engine, customer: Customer, job_id: str) -> lifecycle.Cancellation:
     with engine.database.transaction() as connection:
         return lifecycle.cancel(connection, customer.account_id, job_id)
+
+
+def image(index: int) -> KeptImage:
+    return KeptImage(index, f"jobs/x/{index}", "image/png", 64, 64, 1, "")
+
+
+def end_with(engine: Engine, job_id: str, **learned: Any) -> None:
+    with engine.database.hot() as hot:
+        lifecycle.end(hot, job_id, engine.job(job_id).version, lifecycle.succeed(), **learned)
 
 
 def test_the_table_knows_every_status_by_the_same_word() -> None:

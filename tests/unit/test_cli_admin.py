@@ -23,6 +23,7 @@ from app.commands.output import CommandError
 from core.errors import DatabaseAwayError
 from jobs import funds
 from jobs.funds import Funds
+from jobs.margins import Margin
 from quota import ledger
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -241,3 +242,13 @@ def test_a_database_that_is_away_is_one_line_without_the_password(var: Path, mon
     result = run("account", "list")
     assert (result.exit_code, "hunter2" in result.output) == (3, False)
     assert "database_unavailable" in result.stderr and "Connection refused" in result.stderr
+
+
+def test_costs_show_the_margin_by_model(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Margin("openai", "gpt-image-2", 3, 4, 212_000, 2, 90_000, 106_000, 1, 30_000_000)
+    asked: list[int] = []
+    module("jobs.margins", monkeypatch, margins=lambda _, days: asked.append(days) or [line])
+    shown = run("costs", "--days", "7").stdout
+    assert all(word in shown for word in ("gpt-image-2", "0.2120", "0.0900", "0.85", "30"))
+    assert json.loads(run("costs", "--json").stdout)["models"][0]["reported"] == 90_000
+    assert asked == [7, 30]

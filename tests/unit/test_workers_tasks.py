@@ -13,6 +13,7 @@ from celery.concurrency.solo import TaskPool
 from celery.worker import state
 from celery.worker.request import create_request_cls
 from kombu.message import Message
+from kombu.utils.imports import symbol_by_name
 
 from core.errors import DatabaseAwayError, DatabaseChangedError
 from jobs import poller, runner, steps
@@ -20,6 +21,7 @@ from jobs.errors import JobFailedError, StaleJobError
 from jobs.states import Ended, Nudge, Signal
 from workers import drain, tasks, wiring
 from workers.celery_app import app
+from workers.event_batches import BatchingDispatcher
 from workers.task_events import TaskEvents
 
 JOB = "job_1"
@@ -79,12 +81,10 @@ def outcome(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, what: Outco
     return called
 
 
-def deliver(stage: Stage, task: Any, argument: str = JOB) -> None:
+def deliver(stage: Stage, task: Any, argument: str = JOB, *, eventer: Any = None) -> None:
     """A message as a worker handles it, in a pool of one that works at once."""
-    pool = TaskPool(app=app)
-    request = create_request_cls(
-        task.Request if not isinstance(task.Request, str) else _base(), task, pool, "worker@here", stage, app=app
-    )
+    pool, eventer = TaskPool(app=app), eventer or stage
+    request = create_request_cls(symbol_by_name(task.Request), task, pool, "worker@here", eventer, app=app)
     headers = {
         "task": task.name,
         "id": argument,
@@ -99,13 +99,7 @@ def deliver(stage: Stage, task: Any, argument: str = JOB) -> None:
         headers=headers,
         delivery_info={"exchange": "", "routing_key": "openai"},
     )
-    request(message, app=app, hostname="worker@here", eventer=stage, task=task).execute_using_pool(pool)
-
-
-def _base() -> Any:
-    from celery.worker.request import Request
-
-    return Request
+    request(message, app=app, hostname="worker@here", eventer=eventer, task=task).execute_using_pool(pool)
 
 
 def test_a_job_that_succeeded_is_celerys_own_success(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +133,27 @@ def test_a_job_back_in_the_queue_is_retried_and_starts_again_after_that(
     assert stage.of("published") == [WAKE]
 
 
+class Batching(BatchingDispatcher):
+    """As a worker has it: what is told waits until it is sent."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.enabled = stage, True
+
+    def send(self, kind: str, **fields: Any) -> None:
+        self.stage.send(kind, **fields)
+
+    def send_now(self) -> None:
+        self.stage.said.append(("sent", None))
+
+
+def test_a_retry_is_not_only_told_but_sent_before_the_job_starts_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome(monkeypatch, runner, "run", [Ended(JOB, "retried", code="rate_limited"), WAKE])
+    deliver(stage, tasks.run, eventer=Batching(stage))
+    assert stage.kinds() == ["task-started", "task-retried", "sent", "published"]
+
+
 def test_no_retry_is_told_after_the_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     wiring.publisher().events.told_by_celery(JOB)
     outcome(monkeypatch, runner, "run", [Ended(JOB, "retried", code="rate_limited"), WAKE])
@@ -169,6 +184,7 @@ def test_a_hook_that_could_not_end_the_job_says_nothing_of_it(
     deliver(stage, tasks.run)
     assert len(called) == 1  # an exception in the hook would call it again
     assert stage.kinds() == ["task-started"]
+    outcome(monkeypatch, runner, "run", JobFailedError(JOB, "content_refused"))
     outcome(monkeypatch, steps, "end_failed", [Ended(JOB, "failed")])
     deliver(stage, tasks.run)  # the next time it is told
     assert stage.kinds()[1:] == ["task-started", "task-failed"]

@@ -1,0 +1,160 @@
+"""The three doors to PostgreSQL: what is one transaction, what comes back clean, and what a cut connection leaves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from core.db import Database, Hot, Statement, make_engine
+from core.errors import DatabaseAwayError
+
+ADD = Statement("INSERT INTO marks (name, value) VALUES (:name, '') RETURNING name")
+TOUCH = Statement("UPDATE marks SET value = :value")
+NAMES = Statement("SELECT name, value FROM marks ORDER BY name")
+ONE = Statement("SELECT value FROM marks WHERE name = :name")
+MODE = Statement("SELECT pg_backend_pid() AS pid, current_setting('plan_cache_mode') AS plans")
+CUT = Statement("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+@pytest.fixture
+def single(database: Database) -> Iterator[Database]:
+    """The same database over one connection, so that the next who asks has what the last has left."""
+    url = database.engine.url.render_as_string(hide_password=False)
+    single = Database(make_engine(url, pool_size=1, max_overflow=0))
+    yield single
+    single.dispose()
+
+
+def names(database: Database) -> list[str]:
+    with database.autocommit() as connection:
+        return list(connection.execute(text("SELECT name FROM marks ORDER BY name")).scalars())
+
+
+def test_a_hot_statement_is_its_own_transaction(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError), database.hot() as hot:
+        hot.one_or_none(ADD, {"name": "a"})
+        raise ZeroDivisionError
+    assert names(database) == ["a"]
+
+
+def test_inside_a_transaction_of_sqlalchemys_it_is_part_of_that(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError), database.transaction() as connection:
+        connection.execute(text("INSERT INTO marks (name, value) VALUES ('a', '')"))
+        Hot.of(connection).one_or_none(ADD, {"name": "b"})
+        raise ZeroDivisionError
+    assert names(database) == []
+    with database.transaction() as connection:
+        # The transaction has to have begun: a hot statement alone does not begin SQLAlchemy's.
+        Hot.of(connection).one_or_none(ADD, {"name": "a"})
+        Hot.of(connection).one_or_none(ADD, {"name": "b"})
+    assert names(database) == ["a", "b"]
+
+
+def test_a_transaction_of_hot_statements_alone_is_all_or_nothing(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError), database.transaction() as connection:
+        Hot.of(connection).one_or_none(ADD, {"name": "a"})
+        raise ZeroDivisionError
+    assert names(database) == []
+
+
+def test_hot_in_hot_is_the_same_door(database: Database) -> None:
+    with database.hot() as hot:
+        assert Hot.of(hot) is hot
+
+
+def test_what_the_four_questions_answer(database: Database) -> None:
+    with database.hot() as hot:
+        assert hot.one_or_none(ONE, {"name": "a"}) is None
+        assert hot.scalar(ONE, {"name": "a"}) is None
+        assert hot.one_or_none(ADD, {"name": "a"}).name == "a"
+        hot.one_or_none(ADD, {"name": "b"})
+        assert hot.run(TOUCH, {"value": "v"}) == 2
+        assert [(row.name, row.value) for row in hot.all(NAMES, {})] == [("a", "v"), ("b", "v")]
+        assert hot.scalar(ONE, {"name": "a"}) == "v"
+
+
+def test_a_connection_goes_back_as_the_others_expect_it(single: Database) -> None:
+    """After the hot door a transaction is one again, also where the statement has failed."""
+    with single.hot() as hot:
+        hot.one_or_none(ADD, {"name": "a"})
+    with pytest.raises(psycopg.errors.UniqueViolation), single.hot() as hot:
+        hot.one_or_none(ADD, {"name": "a"})
+    with pytest.raises(ZeroDivisionError), single.transaction() as connection:
+        connection.execute(text("INSERT INTO marks (name, value) VALUES ('b', '')"))
+        raise ZeroDivisionError
+    assert names(single) == ["a"]
+
+
+def test_a_fault_of_the_statement_itself_keeps_its_connection(single: Database) -> None:
+    with single.hot() as hot:
+        before = hot.one_or_none(MODE, {}).pid
+        hot.one_or_none(ADD, {"name": "a"})
+    with pytest.raises(psycopg.errors.UniqueViolation), single.hot() as hot:
+        hot.one_or_none(ADD, {"name": "a"})
+    with single.hot() as hot:
+        assert hot.one_or_none(MODE, {}).pid == before
+
+
+def test_a_cut_connection_is_not_handed_out_again(single: Database) -> None:
+    with pytest.raises(DatabaseAwayError), single.hot() as hot:
+        hot.all(CUT, {})
+    with single.hot() as hot:
+        assert hot.all(NAMES, {}) == []
+
+
+def test_a_statement_that_its_greenlet_left_in_the_middle_takes_its_connection_with_it(single: Database) -> None:
+    """Killed while PostgreSQL works on it: its answer must not be read by the next one."""
+
+    class Killed(BaseException):
+        """What ends a greenlet from outside."""
+
+    with single.hot() as hot:
+        first = hot.one_or_none(MODE, {}).pid
+    with pytest.raises(Killed), single.hot() as hot:
+        hot._connection.pgconn.send_query(b"SELECT pg_sleep(0.2)")
+        raise Killed
+    with single.hot() as hot:
+        assert hot.one_or_none(MODE, {}).pid != first
+
+
+def test_everyone_waiting_for_a_connection_is_told_in_time(single: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(single.engine.pool, "_timeout", 0.05)
+    has_it, may_go = threading.Event(), threading.Event()
+
+    def keep() -> None:
+        with single.hot():
+            has_it.set()
+            may_go.wait(10)
+
+    holder = threading.Thread(target=keep)
+    holder.start()
+    assert has_it.wait(10)
+    for door in (single.hot, single.transaction, single.autocommit):
+        with pytest.raises(DatabaseAwayError, match="busy"), door():
+            pass
+    may_go.set()
+    holder.join()
+
+
+def test_hot_statements_keep_one_plan(single: Database) -> None:
+    """Planning a verb costs more than running it."""
+    with single.hot() as hot:
+        assert hot.one_or_none(MODE, {}).plans == "force_generic_plan"
+        for number in range(7):
+            hot.one_or_none(ONE, {"name": str(number)})
+        prepared = Statement("SELECT count(*) AS n FROM pg_prepared_statements WHERE statement LIKE 'SELECT value%'")
+        assert hot.scalar(prepared, {}) == 1
+
+
+def test_nothing_is_prepared_for_a_pooler(database: Database) -> None:
+    url = database.engine.url.render_as_string(hide_password=False)
+    unprepared = Database(make_engine(url, pool_size=1, prepare=False))
+    with unprepared.hot() as hot:
+        for number in range(12):
+            hot.one_or_none(ONE, {"name": str(number)})
+        assert hot.scalar(Statement("SELECT count(*) FROM pg_prepared_statements"), {}) == 0
+    unprepared.dispose()

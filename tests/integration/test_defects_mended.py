@@ -1,0 +1,602 @@
+"""Defects that were once found by hand, each turned round: what went wrong then, and that it no longer does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from job_engine import ASYNC_PRICE, Engine
+from sqlalchemy import Connection, text
+from structlog.testing import capture_logs
+
+from core.db import Database, make_engine
+from core.errors import DatabaseAwayError, DatabaseBusyError
+from jobs import callbacks, calls, capacity, heartbeats, lifecycle, runner, sweep
+from jobs.capacity import Limits
+from jobs.desk import Customer
+from jobs.states import Outcome
+from jobs.sweep import Sweeper
+from providers import registry
+from sandbox.testing import Sandbox
+
+FLUX = "flux-2-pro"
+SCHNELL = "replicate-flux-schnell"
+OPEN_CIRCUIT = (
+    "INSERT INTO providers (name, failures, trips, open_until)"
+    " VALUES ('chatgpt2api', 5, 1, clock_timestamp() + interval '1 hour')"
+)
+
+
+@pytest.fixture
+def upstreams(sandbox: Sandbox) -> dict[str, str]:
+    sandbox.settings(latency_s=0.0, prepared=True)
+    names = ("chatgpt2api", "openai", "flux", "replicate")
+    return {key: value for name in names for key, value in sandbox.environ(name).items()}
+
+
+@pytest.fixture
+def impatient(engine: Engine) -> Iterator[Engine]:
+    """The same engine over connections that wait for no lock longer than an instant."""
+    url = engine.database.engine.url.render_as_string(hide_password=False)
+    database = Database(make_engine(url, pool_size=4, lock_timeout_ms=100))
+    yield Engine(replace(engine.bench, database=database), engine.desk, engine.sent)
+    database.dispose()
+
+
+def unsent(engine: Engine, customer: Customer, prompt: str = "dropped", **fields: Any) -> str:
+    """A WAITING job whose worker died between the intent and the request: its call never left."""
+    job_id = engine.order(customer, prompt, publish=False, **fields).task.id
+    assert runner._claim(engine.bench, job_id) is not None
+    with engine.database.autocommit() as connection:
+        heartbeats.leave(connection, engine.bench.owner)
+    engine.sweeper.sweep()
+    with engine.database.autocommit() as connection:
+        heartbeats.beat(connection, engine.bench.owner)
+    assert engine.calls(job_id)[0].outcome == "uncertain"
+    return job_id
+
+
+def submits(sandbox: Sandbox, provider: str = "chatgpt2api") -> int:
+    return int(sandbox.counts().get(provider, {"submits": 0})["submits"])
+
+
+def time_passes_since_the_miss(engine: Engine, seconds: float = 6) -> None:
+    engine.sql("UPDATE upstream_calls SET missing_since = missing_since - make_interval(secs => :s)", s=seconds)
+
+
+def overdue(engine: Engine) -> None:
+    engine.sql("UPDATE upstream_calls SET give_up_at = clock_timestamp() - interval '1 minute'")
+
+
+def cancel(engine: Engine, customer: Customer, job_id: str) -> str:
+    with engine.database.transaction() as connection:
+        return lifecycle.cancel(connection, customer.account_id, job_id).outcome
+
+
+@contextmanager
+def locked(engine: Engine, statement: str, **values: Any) -> Iterator[Connection]:
+    """Somebody else has these rows for as long as the block lasts."""
+    with engine.database.engine.begin() as blocker:
+        blocker.execute(text(statement), values)
+        yield blocker
+
+
+# ------------------------------------------------------------------ 1, 2: bought without need
+
+
+def test_a_call_that_never_left_is_not_sent_for_someone_who_has_cancelled(
+    engine: Engine, account: Customer, sandbox: Sandbox
+) -> None:
+    """1: it was bought after the cancel, and charged."""
+    before = engine.balance(account)
+    job_id = unsent(engine, account)
+    assert cancel(engine, account, job_id) == "stop_requested"
+    engine.poll()
+    time_passes_since_the_miss(engine)
+    engine.drive()
+    row = engine.job(job_id)
+    assert (row.status, row.captured, submits(sandbox)) == ("cancelled", 0, 0)
+    [call] = engine.calls(job_id)
+    assert (call.outcome, call.written_off) == ("lost", False)
+    assert engine.balance(account) == before
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize("missed_before", [False, True])
+def test_a_call_past_its_deadline_is_not_sent_again(
+    engine: Engine, account: Customer, sandbox: Sandbox, missed_before: bool
+) -> None:
+    """2: it was bought again past its deadline and thrown away at once, also where the fleet was down meanwhile."""
+    job_id = unsent(engine, account)
+    if missed_before:
+        engine.poll()
+        time_passes_since_the_miss(engine)
+    overdue(engine)
+    for _ in range(3):
+        engine.poll()
+        time_passes_since_the_miss(engine)
+    row = engine.job(job_id)
+    assert (row.status, row.failure_code, submits(sandbox)) == ("failed", "upstream_uncertain", 0)
+    assert row.released == ASYNC_PRICE
+    engine.assert_books_balance()
+
+
+def test_a_call_that_is_sent_again_has_its_whole_deadline_again(engine: Engine, account: Customer) -> None:
+    """2: it kept what was left of the first sending's, and was given up in the middle of being made."""
+    job_id = unsent(engine, account)
+    engine.poll()
+    time_passes_since_the_miss(engine)
+    engine.sql("UPDATE upstream_calls SET give_up_at = clock_timestamp() + interval '5 seconds'")
+    engine.sql("UPDATE jobs SET deadline_at = clock_timestamp() + interval '5 seconds'")
+    engine.poll()
+    [call] = engine.calls(job_id)
+    left = "SELECT extract(epoch FROM {} - clock_timestamp()) FROM {} WHERE id = :id"
+    deadline_s = engine.bench.spec("chatgpt2api").deadline_s
+    assert call.resends == 1
+    assert engine.one(left.format("give_up_at", "upstream_calls"), id=call.id) > deadline_s - 30
+    assert engine.one(left.format("deadline_at", "jobs"), id=job_id) > deadline_s - 30
+
+
+# ------------------------------------------------------------------ 3: stuck for ever
+
+
+def no_provider(engine: Engine) -> Sweeper:
+    """The sweep of a fleet whose configuration no longer has the provider."""
+    without = replace(engine.bench, registry=registry.load({"OPENAI_API_KEY": "k"}))
+    return sweep.Sweeper(without, steady=lambda: True, epoch=lambda: "first")
+
+
+def paused(engine: Engine) -> Sweeper:
+    with engine.database.autocommit() as connection:
+        capacity.pause(connection, "chatgpt2api")
+    return engine.sweeper
+
+
+def circuit_open(engine: Engine) -> Sweeper:
+    engine.sql("DELETE FROM providers")
+    engine.sql(OPEN_CIRCUIT)
+    return engine.sweeper
+
+
+AWAY = pytest.mark.parametrize("away", [no_provider, paused, circuit_open])
+
+
+@AWAY
+def test_a_retrying_job_ends_by_its_own_deadline(
+    engine: Engine, account: Customer, away: Callable[[Engine], Sweeper]
+) -> None:
+    """3: a job that waited for its second try stayed queued, its credits held, as long as its provider was away."""
+    before = engine.balance(account)
+    job_id = engine.order(account, "soon [sandbox:fail=500 times=1]").task.id
+    engine.drive(until=lambda: engine.job(job_id).status == "queued" and engine.job(job_id).attempt == 1)
+    longest_s = engine.bench.spec("chatgpt2api").deadline_s + 120
+    left_s = engine.one("SELECT extract(epoch FROM deadline_at - clock_timestamp()) FROM jobs WHERE id = :i", i=job_id)
+    assert 0 < left_s < longest_s
+    sweeper = away(engine)
+    sweeper.sweep()
+    assert engine.job(job_id).status == "queued"  # not before its time
+    engine.sql("UPDATE jobs SET deadline_at = clock_timestamp()")
+    sweeper.sweep()
+    row = engine.job(job_id)
+    assert (row.status, row.failure_code) == ("failed", "deadline_expired")
+    assert engine.balance(account) == before
+    engine.assert_books_balance()
+
+
+@AWAY
+def test_a_job_in_progress_ends_by_its_own_deadline(
+    engine: Engine, account: Customer, away: Callable[[Engine], Sweeper]
+) -> None:
+    """3, its neighbour: no one looks at a waiting job whose provider has gone."""
+    before = engine.balance(account)
+    job_id = engine.order(account, "slow [sandbox:never]").task.id
+    engine.step()
+    assert engine.job(job_id).status == "waiting"
+    sweeper = away(engine)
+    sweeper.sweep()
+    assert engine.job(job_id).status == "waiting"
+    overdue(engine)
+    engine.sql("UPDATE jobs SET deadline_at = clock_timestamp()")
+    sweeper.sweep()
+    row = engine.job(job_id)
+    assert (row.status, row.released) == ("failed", ASYNC_PRICE)
+    assert engine.balance(account) == before
+    engine.assert_books_balance()
+
+
+def test_a_retrying_job_past_its_deadline_delivers_what_it_has(engine: Engine, account: Customer) -> None:
+    """3: one of three images is made and the others wait for a provider that is away: one is delivered and paid."""
+    job_id = engine.order(account, "three [sandbox:fail=500 skip=1]", n=3).task.id
+    engine.drive(until=lambda: engine.job(job_id).status == "queued" and engine.job(job_id).attempt > 0)
+    made = engine.one("SELECT count(*) FROM images WHERE job_id = :id", id=job_id)
+    assert made in {1, 2}
+    engine.sql("UPDATE jobs SET deadline_at = clock_timestamp()")
+    engine.sweeper.sweep()
+    row = engine.job(job_id)
+    assert (row.status, row.captured) == ("succeeded", made * ASYNC_PRICE)
+    assert f"{made} of 3 pictures were made" in engine.task(account, job_id).warnings[-1]
+    engine.assert_books_balance()
+
+
+# ------------------------------------------------------------------ 4: busy is not away
+
+
+@pytest.mark.parametrize("door", ["transaction", "autocommit", "hot"])
+def test_a_lock_that_is_not_had_in_time_is_told_from_an_absent_database(
+    engine: Engine, impatient: Engine, door: str
+) -> None:
+    """4: lock time-outs (55P03) counted as the database being away."""
+    engine.sql("INSERT INTO marks (name, value) VALUES ('lock', '')")
+    with locked(engine, "SELECT 1 FROM marks FOR UPDATE"), pytest.raises(DatabaseBusyError):
+        ask(impatient.database, door, "SELECT 1 FROM marks FOR UPDATE")
+
+
+@pytest.mark.parametrize("door", ["transaction", "autocommit", "hot"])
+def test_a_statement_that_takes_too_long_is_told_from_an_absent_database(engine: Engine, door: str) -> None:
+    """4: so did statement time-outs (57014)."""
+    url = engine.database.engine.url.render_as_string(hide_password=False)
+    database = Database(make_engine(url, pool_size=1))
+    with database.autocommit() as connection:
+        connection.execute(text("SET statement_timeout = 50"))  # stays with the pool's only connection
+    with pytest.raises(DatabaseBusyError):
+        ask(database, door, "SELECT pg_sleep(10)")
+    database.dispose()
+
+
+def test_a_deadlock_is_told_from_an_absent_database(engine: Engine) -> None:
+    """4: and deadlocks (40P01): whoever PostgreSQL chose is told that the rows were busy."""
+    engine.sql("INSERT INTO marks (name, value) VALUES ('one', ''), ('two', '')")
+    mine = "SELECT 1 FROM marks WHERE name = :name FOR UPDATE"
+    both_have_one, said = threading.Barrier(2, timeout=10), []
+
+    def want(first: str, second: str) -> None:
+        try:
+            with engine.database.transaction() as connection:
+                connection.execute(text(mine), {"name": first})
+                both_have_one.wait()
+                connection.execute(text(mine), {"name": second})
+        except DatabaseAwayError as error:
+            said.append(error)
+
+    threads = [threading.Thread(target=want, args=pair) for pair in (("one", "two"), ("two", "one"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [type(error) for error in said] == [DatabaseBusyError]
+
+
+@pytest.mark.parametrize("door", ["transaction", "autocommit", "hot"])
+def test_a_connection_that_is_cut_says_that_the_database_is_away(engine: Engine, door: str) -> None:
+    """4, the other side: what is no turn missed must not be taken for one."""
+    url = engine.database.engine.url.render_as_string(hide_password=False)
+    database = Database(make_engine(url, pool_size=1))
+    with pytest.raises(DatabaseAwayError) as cut:
+        ask(database, door, "SELECT pg_terminate_backend(pg_backend_pid())")
+    assert not isinstance(cut.value, DatabaseBusyError)
+    ask(database, door, "SELECT 1")  # and the next one has a connection again
+    database.dispose()
+
+
+def ask(database: Database, door: str, question: str) -> None:
+    if door == "hot":
+        with database.hot() as hot:
+            hot.all(calls.Statement(question), {})
+        return
+    with getattr(database, door)() as connection:
+        connection.execute(text(question))
+
+
+@pytest.mark.parametrize("attempt", [0, 1], ids=["one statement", "the longer way"])
+def test_a_claim_that_cannot_have_its_rows_comes_again_soon_and_not_all_at_once(
+    impatient: Engine, account: Customer, attempt: int
+) -> None:
+    """4: such a claim raised like one without a database and its job waited for the sweep."""
+    ids = [impatient.order(account, f"busy {number}", publish=False).task.id for number in range(4)]
+    impatient.sql("UPDATE jobs SET attempt = :attempt", attempt=attempt)
+    with locked(impatient, "LOCK TABLE upstream_calls IN EXCLUSIVE MODE"):
+        for job_id in ids:
+            impatient.run(job_id)
+    rows = impatient.rows(
+        "SELECT status, attempt, money, published_at, extract(epoch FROM due_at - clock_timestamp()) AS in_s FROM jobs"
+    )
+    assert {(row.status, row.attempt, row.money, row.published_at) for row in rows} == {
+        ("queued", attempt, "queued", None)
+    }
+    assert all(-1 < row.in_s <= 2 for row in rows)
+    assert len({round(row.in_s, 2) for row in rows}) > 1  # each at a time of its own
+    impatient.drive()
+    assert {impatient.job(job_id).status for job_id in ids} == {"succeeded"}
+    impatient.assert_books_balance()
+
+
+# ------------------------------------------------------------------ 6: one account in the way of all
+
+
+def test_one_locked_account_does_not_stop_the_sweep_for_all(impatient: Engine, account: Customer) -> None:
+    """6: one account's locked balance ended the round, and no one's jobs were published or ended."""
+    other = impatient.account()
+    doomed = [impatient.order(account, "late", publish=False).task.id for _ in range(3)]
+    also_late = impatient.order(other, "late", publish=False).task.id
+    waiting = impatient.order(other, "mine", publish=False).task.id
+    late = [*doomed, also_late]
+    impatient.sql("UPDATE jobs SET start_deadline_at = clock_timestamp() WHERE id = ANY(:ids)", ids=late)
+    impatient.sql("UPDATE jobs SET published_at = NULL")
+    with (
+        locked(impatient, "SELECT 1 FROM balances WHERE account_id = :a FOR UPDATE", a=account.account_id),
+        capture_logs() as said,
+    ):
+        signals = impatient.sweeper.sweep()
+    assert impatient.job(also_late).failure_code == "deadline_expired"
+    assert impatient.job(waiting).published_at is not None
+    assert waiting in {getattr(signal, "argument", None) for signal in signals}
+    assert {impatient.job(job_id).status for job_id in doomed} == {"queued"}
+    # It is waited for once, not once a job.
+    assert [line["event"] for line in said].count("sweep_passes_by_a_locked_job") == 1
+    impatient.sweeper.sweep()
+    assert {impatient.job(job_id).failure_code for job_id in doomed} == {"deadline_expired"}
+    impatient.assert_books_balance()
+
+
+def test_one_locked_job_does_not_stop_others_from_being_taken_from_the_dead(
+    impatient: Engine, account: Customer
+) -> None:
+    """6: the same among the jobs of a dead worker."""
+    customers = [account, impatient.account()]
+    ids = [impatient.order(customer, publish=False).task.id for customer in customers]
+    for job_id in ids:
+        assert runner._claim(impatient.bench, job_id) is not None
+    with impatient.database.autocommit() as connection:
+        heartbeats.leave(connection, impatient.bench.owner)
+    with locked(impatient, "SELECT 1 FROM jobs WHERE id = :id FOR UPDATE", id=ids[0]):
+        impatient.sweeper.sweep()
+    assert [impatient.job(job_id).status for job_id in ids] == ["running", "waiting"]
+    impatient.sweeper.sweep()
+    assert impatient.job(ids[0]).status == "waiting"
+
+
+# ------------------------------------------------------------------ 7: a resend is a submit
+
+
+def pause_provider(engine: Engine) -> None:
+    with engine.database.autocommit() as connection:
+        capacity.pause(connection, "chatgpt2api")
+
+
+def pause_credential(engine: Engine) -> None:
+    engine.sql("UPDATE credentials SET paused_at = clock_timestamp() WHERE provider = 'chatgpt2api'")
+
+
+def open_circuit(engine: Engine) -> None:
+    engine.sql(OPEN_CIRCUIT)
+
+
+def told_to_wait(engine: Engine) -> None:
+    engine.sql("UPDATE credentials SET not_before = clock_timestamp() + interval '1 minute'")
+
+
+def rate_used_up(engine: Engine) -> None:
+    with engine.database.transaction() as connection:
+        capacity.announce(connection, "chatgpt2api/default", "chatgpt2api", Limits(max_per_minute=1))
+    with engine.database.transaction() as connection:
+        assert capacity.take_submit(connection, "chatgpt2api/default")
+
+
+@pytest.mark.parametrize("limit", [pause_provider, pause_credential, open_circuit, told_to_wait, rate_used_up])
+def test_a_call_is_sent_again_only_where_a_new_one_might_be_sent(
+    engine: Engine, account: Customer, sandbox: Sandbox, limit: Callable[[Engine], None]
+) -> None:
+    """7: a paused provider, an open circuit and a used up rate all got a paid submit by way of a resend."""
+    job_id = unsent(engine, account)
+    limit(engine)
+    engine.poll()
+    for _ in range(3):
+        time_passes_since_the_miss(engine)
+        engine.poll()
+    assert (submits(sandbox), engine.job(job_id).status, engine.calls(job_id)[0].resends) == (0, "waiting", 0)
+    engine.sql("DELETE FROM providers")
+    engine.sql("UPDATE credentials SET paused_at = NULL, not_before = NULL")
+    engine.sql("UPDATE submit_tokens SET free_at = clock_timestamp()")
+    engine.drive()
+    assert (submits(sandbox), engine.job(job_id).status) == (1, "succeeded")
+    engine.assert_books_balance()
+
+
+# ------------------------------------------------------------------ 8: a webhook and a late answer
+
+
+def test_a_webhook_waits_for_a_late_answer_with_nothing_in_its_hands(engine: Engine, account: Customer) -> None:
+    """8: the answer took job, then call, the webhook call, then job: a deadlock, and one of the two was lost."""
+    job_id = unsent(engine, account)
+    engine.sql("UPDATE jobs SET due_at = clock_timestamp() + interval '1 hour'")
+    [call] = engine.calls(job_id)
+    failed: list[Exception] = []
+
+    def webhook() -> None:
+        try:
+            with engine.database.transaction() as connection:
+                callbacks.heard(connection, call.id, "up-2")
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            failed.append(error)
+
+    hook = threading.Thread(target=webhook)
+    with locked(engine, "SELECT 1 FROM jobs WHERE id = :id FOR UPDATE", id=job_id) as connection:
+        hook.start()
+        until_blocked(engine)
+        assert calls.record(connection, calls.call_row(call.id, Outcome.ACCEPTED, upstream_id="up-1"))
+    hook.join()
+    assert failed == []
+    [after] = engine.calls(job_id)
+    assert (after.outcome, after.upstream_id) == ("accepted", "up-1")
+
+
+def test_webhooks_and_late_answers_at_once_do_not_deadlock(engine: Engine, account: Customer) -> None:
+    """8, as chance has it: eight rounds, either first."""
+    for _ in range(8):
+        job_id = unsent(engine, account)
+        engine.sql("UPDATE jobs SET due_at = clock_timestamp() + interval '1 hour' WHERE id = :id", id=job_id)
+        [call] = engine.calls(job_id)
+        line, failed = threading.Barrier(2), []
+
+        def act(
+            verb: Callable[[Connection], object],
+            line: threading.Barrier = line,
+            failed: list[Exception] = failed,
+        ) -> None:
+            line.wait()
+            try:
+                with engine.database.transaction() as connection:
+                    verb(connection)
+            except Exception as error:  # noqa: BLE001 - the test looks at it
+                failed.append(error)
+
+        accepted = calls.call_row(call.id, Outcome.ACCEPTED, upstream_id="up-1")
+        verbs: list[Callable[[Connection], object]] = [
+            lambda c, row=accepted: calls.record(c, row),  # type: ignore[misc]
+            lambda c, call_id=call.id: callbacks.heard(c, call_id, "up-1"),  # type: ignore[misc]
+        ]
+        threads = [threading.Thread(target=act, args=(verb,)) for verb in verbs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == []
+        [after] = engine.calls(job_id)
+        assert (after.outcome, after.upstream_id) == ("accepted", "up-1")
+
+
+def until_blocked(engine: Engine) -> None:
+    """Return once a statement of another connection waits for a row."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    deadline = time.monotonic() + 10
+    while not engine.one(waiting):
+        assert time.monotonic() < deadline, "no one waits"
+
+
+# ------------------------------------------------------------------ 13: a search that never ended
+
+
+def test_a_search_ends_after_three_looks_over_two_minutes(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+    """13: a call that was never made was searched for during the provider's whole twenty minutes."""
+    before = engine.balance(account)
+    job_id = unsent(engine, account, model=SCHNELL)
+    engine.poll("replicate")
+    time_passes_since_the_miss(engine, 300)
+    engine.poll("replicate")
+    assert engine.job(job_id).status == "waiting"  # long enough, and two searches are too few
+    engine.poll("replicate")
+    row = engine.job(job_id)
+    assert (row.status, row.failure_code, submits(sandbox, "replicate")) == ("failed", "upstream_uncertain", 0)
+    assert engine.balance(account) == before
+    engine.assert_books_balance()
+
+
+def test_many_searches_in_a_short_time_end_nothing(engine: Engine, account: Customer) -> None:
+    job_id = unsent(engine, account, model=SCHNELL)
+    for _ in range(5):
+        engine.poll("replicate")
+    time_passes_since_the_miss(engine, 60)
+    engine.poll("replicate")
+    assert engine.job(job_id).status == "waiting"
+    time_passes_since_the_miss(engine, 60)
+    engine.poll("replicate")
+    assert engine.job(job_id).status == "failed"
+
+
+# ------------------------------------------------------------------ 16: messages without end
+
+
+def test_messages_that_no_one_reads_are_sent_again_ever_more_rarely(engine: Engine, account: Customer) -> None:
+    """16: with no claims at all every message older than 10 s was sent again, 500 a sweep, without end."""
+    job_id = engine.order(account).task.id
+    engine.sweeper.sweep()
+    engine.sent.take()
+    sent_at: list[int] = []
+    for second in range(0, 640, 4):
+        engine.sql("UPDATE jobs SET published_at = published_at - interval '4 seconds'")
+        engine.bench.publish(engine.sweeper.sweep())
+        sent_at += [second] * len(engine.sent.take())
+    assert len(sent_at) <= 6  # after 10, 20, 40, 80, 160 and 320 s
+    assert len(sent_at) >= 4  # and not forgotten
+    gaps = [after - before for before, after in pairwise(sent_at)]
+    assert all(after >= 2 * before - 8 for before, after in pairwise(gaps)), sent_at
+    assert engine.job(job_id).status == "queued"
+
+
+def test_a_job_that_was_put_off_begins_with_a_short_wait_for_its_message(engine: Engine, account: Customer) -> None:
+    """16: someone did read its message, so the next lost one is noticed as soon as the first."""
+    job_id = engine.order(account).task.id
+    engine.sql("UPDATE jobs SET lost_messages = 6")
+    with engine.database.autocommit() as connection:
+        lifecycle.defer(connection, job_id, after_s=0)
+    assert engine.job(job_id).lost_messages == 0
+
+
+# ------------------------------------------------------------------ 22, 23: what upstreams tell
+
+
+def test_progress_that_an_upstream_tells_is_shown_in_the_task(
+    engine: Engine, account: Customer, sandbox: Sandbox
+) -> None:
+    """22: it was always null, although Flux and Replicate tell it."""
+    sandbox.settings(latency_s=60.0)
+    job_id = engine.order(account, model=FLUX, size="512x512").task.id
+    engine.step()
+    engine.poll("flux")
+    first = engine.task(account, job_id)
+    assert first.progress is not None
+    assert 0 <= first.progress < 1
+    assert ("wake", job_id) in {(each.task, each.argument) for each in engine.sent.waiting}
+    sandbox.settings(latency_s=0.0)
+
+
+def test_progress_is_stored_at_most_once_a_second(engine: Engine, account: Customer) -> None:
+    """22: a change a second is news; more would write the row for every look."""
+    job_id = engine.order(account, "slow [sandbox:never]").task.id
+    engine.step()
+    with engine.database.hot() as hot:
+        assert calls.note_progress(hot, {job_id: 0.25}) == [job_id]
+        version = engine.job(job_id).version
+        assert calls.note_progress(hot, {job_id: 0.5}) == []
+        assert (engine.job(job_id).progress, engine.job(job_id).version) == (0.25, version)
+        engine.sql("UPDATE jobs SET progress_at = progress_at - interval '1 second'")
+        assert calls.note_progress(hot, {job_id: 0.25}) == []  # nothing new
+        assert calls.note_progress(hot, {job_id: 0.5}) == [job_id]
+    assert engine.task(account, job_id).progress == 0.5
+    assert engine.job(job_id).version == version + 1
+
+
+def test_progress_does_not_outlive_its_attempt(engine: Engine, account: Customer) -> None:
+    job_id = engine.order(account, "soon [sandbox:fail=500 times=1]").task.id
+    engine.step()
+    with engine.database.hot() as hot:
+        calls.note_progress(hot, {job_id: 0.9})
+    engine.drive(until=lambda: engine.job(job_id).status == "queued")
+    assert engine.task(account, job_id).progress is None
+    engine.drive()
+    with engine.database.hot() as hot:
+        assert calls.note_progress(hot, {job_id: 0.9}) == []
+    assert engine.task(account, job_id).progress is None
+
+
+@pytest.mark.parametrize(
+    ("provider", "fields"),
+    [("openai", {"model": "gpt-image-2", "size": "1024x1024"}), ("flux", {"model": FLUX, "size": "512x512"})],
+)
+def test_what_a_call_cost_stands_beside_what_was_expected(
+    engine: Engine, account: Customer, provider: str, fields: dict[str, Any]
+) -> None:
+    """23: what upstreams report of their price was thrown away, and no one could see the margin."""
+    job_id = engine.order(account, **fields).task.id
+    engine.drive()
+    [call] = engine.calls(job_id)
+    assert (engine.job(job_id).status, call.provider) == ("succeeded", provider)
+    assert call.expected_cost > 0
+    assert call.reported_cost > 0
+    assert call.usage

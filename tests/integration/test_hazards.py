@@ -1,0 +1,374 @@
+"""What the one-statement verbs must not get wrong when two of them meet: each hazard on a real PostgreSQL.
+
+A statement sees the rows as they were when it began. It may wait for a row and then find it changed; what it reads
+beside that row is still the old state. So each verb asks for the version that its caller has seen.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+import pytest
+from job_engine import ASYNC_PRICE, Engine
+from sqlalchemy import Connection
+
+from jobs import (
+    answers,
+    callbacks,
+    calls,
+    capacity,
+    collector,
+    lifecycle,
+    loading,
+    poller,
+    publishing,
+    runner,
+    steps,
+    sweep,
+)
+from jobs.answers import Answer
+from jobs.calls import KeptImage
+from jobs.desk import Customer
+from jobs.errors import StaleJobError
+from jobs.loading import LiveJob, OpenCall
+from jobs.states import Outcome
+from quota.errors import LedgerMismatchError
+from storage.local import LocalStore
+
+BALANCE_GONE = "DELETE FROM balances WHERE account_id = :id"
+
+
+def in_progress(engine: Engine, customer: Customer, n: int = 1) -> LiveJob:
+    """A WAITING job with every call accepted, as a poller has read it."""
+    job_id = engine.order(customer, "two hands [sandbox:never]", n=n, publish=False).task.id
+    engine.run(job_id)
+    return read(engine, job_id)
+
+
+def read(engine: Engine, job_id: str) -> LiveJob:
+    with engine.database.hot() as hot:
+        job = loading.load(hot, job_id)
+    assert job is not None
+    return job
+
+
+def kept(job: LiveJob, call: OpenCall) -> Answer:
+    slot = call.facts.slot
+    return Answer(call.facts, Outcome.KEPT, images=[KeptImage(slot, f"jobs/{job.id}/{slot}", "image/png", 1, 1, 1, "")])
+
+
+@contextmanager
+def at_once(*acts: Callable[[], object]) -> Iterator[list[object]]:
+    """Run them side by side, from one line; what they returned or raised, once the block is left."""
+    line = threading.Barrier(len(acts))
+    results: list[object] = [None] * len(acts)
+
+    def run(number: int, act: Callable[[], object]) -> None:
+        line.wait()
+        try:
+            results[number] = act()
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            results[number] = error
+
+    threads = [threading.Thread(target=run, args=each) for each in enumerate(acts)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield results
+    finally:
+        for thread in threads:
+            thread.join(30)
+
+
+def until_blocked(engine: Engine) -> None:
+    """Return once a statement of another connection waits for a row."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    deadline = time.monotonic() + 10
+    while not engine.one(waiting):
+        assert time.monotonic() < deadline, "no one waits"
+
+
+def made(engine: Engine, job_id: str) -> int:
+    return int(engine.one("SELECT count(*) FROM images WHERE job_id = :id", id=job_id))
+
+
+# ------------------------------------------------------------------ two who know a part each
+
+
+def test_two_calls_of_one_job_end_at_once_and_the_job_ends(engine: Engine, account: Customer) -> None:
+    """Each finisher saw the other's call open. Without the version both would park it, and it waits for ever."""
+    for _ in range(6):
+        job = in_progress(engine, account, n=2)
+        first, second = job.calls
+        with at_once(
+            lambda j=job, c=first: steps.finish(engine.bench, j, [kept(j, c)]),
+            lambda j=job, c=second: steps.finish(engine.bench, j, [kept(j, c)]),
+        ):
+            pass
+        row = engine.job(job.id)
+        assert (row.status, row.captured, made(engine, job.id)) == ("succeeded", 2 * ASYNC_PRICE, 2)
+    engine.assert_books_balance()
+
+
+def test_the_second_of_two_ends_waits_for_the_first_and_finds_out(engine: Engine, account: Customer) -> None:
+    """The same without chance: the one who comes second is in the middle of its statement when the first commits."""
+    job = in_progress(engine, account, n=2)
+    first, second = job.calls
+    with engine.database.engine.begin() as connection:
+        row = answers.row_of(kept(job, first))
+        images = [(first.id, image) for image in kept(job, first).images]
+        lifecycle.park(connection, job.id, job.version, check_after_s=1, calls=[row], images=images)
+        with at_once(lambda: steps.finish(engine.bench, job, [kept(job, second)])):
+            until_blocked(engine)
+            connection.commit()
+    assert engine.job(job.id).status == "succeeded"
+    assert made(engine, job.id) == 2
+    engine.assert_books_balance()
+
+
+def test_an_end_cannot_miss_an_image_that_someone_else_keeps(engine: Engine, account: Customer) -> None:
+    """The end began before the other image was committed and cannot see it: charged would be one, delivered two."""
+    job = in_progress(engine, account, n=2)
+    first, second = job.calls
+    given_up = answers.lost(second.facts)
+    with engine.database.engine.begin() as connection:
+        assert answers.record(connection, kept(job, second))
+        with at_once(lambda: steps.finish(engine.bench, job, [kept(job, first), given_up])):
+            until_blocked(engine)
+            connection.commit()
+    row = engine.job(job.id)
+    assert (row.status, row.captured, made(engine, job.id)) == ("succeeded", 2 * ASYNC_PRICE, 2)
+    engine.assert_books_balance()
+
+
+def test_the_verb_itself_refuses_what_it_has_not_seen(engine: Engine, account: Customer) -> None:
+    job = in_progress(engine, account, n=2)
+    with engine.database.engine.begin() as connection:
+        assert answers.record(connection, kept(job, job.calls[1]))
+        with at_once(lambda: end(engine, job)) as results:
+            until_blocked(engine)
+            connection.commit()
+    assert isinstance(results[0], StaleJobError)
+    assert engine.job(job.id).status == "waiting"
+
+
+def end(engine: Engine, job: LiveJob) -> object:
+    with engine.database.hot() as hot:
+        return lifecycle.end(hot, job.id, job.version, lifecycle.succeed())
+
+
+def test_two_pollers_that_collect_one_job_make_one_end_and_lose_no_image(
+    engine: Engine, account: Customer, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have fetched the image before either writes. It is charged once, and the loser throws nothing away."""
+    job_id = engine.order(account, "one fox", publish=False).task.id
+    engine.run(job_id)
+    both_have_it, whole = threading.Barrier(2, timeout=20), collector.keep
+
+    def keep(*args: Any) -> list[Answer]:
+        news = whole(*args)
+        both_have_it.wait()
+        return news
+
+    monkeypatch.setattr(collector, "keep", keep)
+    batches = []
+    for owner in ("wkr_one", "wkr_two"):
+        engine.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
+        with engine.database.hot() as hot:
+            batch = loading.take_due(hot, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
+        batches.append((replace(engine.bench, owner=owner), batch))
+    with at_once(*[lambda b=bench, j=jobs: poller._follow(b, j) for bench, jobs in batches]):
+        pass
+    row = engine.job(job_id)
+    assert (row.status, row.captured) == ("succeeded", ASYNC_PRICE)
+    assert engine.events(job_id).count("succeeded") == 1
+    assert engine.transfers(job_id) == {"hold": ASYNC_PRICE, "capture": ASYNC_PRICE}
+    [(key,)] = engine.rows("SELECT key FROM images WHERE job_id = :id", id=job_id)
+    assert store.read(key)
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize("writer", ["record", "park", "progress", "resend", "heard", "cancel"])
+def test_every_writer_of_a_jobs_calls_or_images_raises_its_version(
+    engine: Engine, account: Customer, writer: str
+) -> None:
+    job = in_progress(engine, account)
+    [call] = job.calls
+    if writer == "resend":
+        engine.sql("UPDATE upstream_calls SET outcome = 'uncertain' WHERE id = :id", id=call.id)
+    acts: dict[str, Callable[[Connection], object]] = {
+        "record": lambda c: answers.record(c, Answer(call.facts, Outcome.FINISHED, result=[])),
+        "park": lambda c: lifecycle.park(c, job.id, job.version, check_after_s=1),
+        "progress": lambda c: calls.note_progress(calls.Hot.of(c), {job.id: 0.5}),
+        "resend": lambda c: calls.note_resend(c, call.id, most=2, deadline_s=60, backoff_s=60),
+        "heard": lambda c: heard_of(c, engine, call),
+        "cancel": lambda c: lifecycle.cancel(c, account.account_id, job.id),
+    }
+    with engine.database.transaction() as connection:
+        acts[writer](connection)
+    assert engine.job(job.id).version > job.version
+    with pytest.raises(StaleJobError):
+        end(engine, job)
+
+
+def heard_of(connection: Connection, engine: Engine, call: OpenCall) -> object:
+    """An upstream's own word names a call whose answer was lost."""
+    engine.sql("UPDATE upstream_calls SET outcome = 'uncertain', upstream_id = NULL WHERE id = :id", id=call.id)
+    return callbacks.heard(connection, call.id, "up-1")
+
+
+def test_what_was_bought_is_on_record_however_often_its_job_changes_meanwhile(
+    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers without end: each decision is out of date, and after some the answer alone is written."""
+    job_id = engine.order(account, model="gpt-image-2", size="1024x1024", publish=False).task.id
+    reads, whole = [], steps._read_again
+
+    def changed_again(*args: Any) -> LiveJob | None:
+        seen = whole(*args)
+        reads.append(seen)
+        engine.sql("UPDATE jobs SET version = version + 1 WHERE id = :id", id=job_id)
+        return seen
+
+    claimed = runner._claim(engine.bench, job_id)
+    assert claimed is not None
+    with engine.database.transaction() as connection:
+        lifecycle.cancel(connection, account.account_id, job_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "_read_again", changed_again)
+        steps.finish(engine.bench, claimed.job, [kept(claimed.job, claimed.job.calls[0])], in_task=True)
+    assert len(reads) == steps.READ_AGAIN_AT_MOST
+    assert (engine.calls(job_id)[0].outcome, made(engine, job_id)) == ("kept", 1)
+    engine.sql("UPDATE jobs SET step_deadline_at = clock_timestamp()")
+    engine.steady = True
+    engine.drive()
+    row = engine.job(job_id)
+    assert (row.status, row.cancel_outcome, row.captured) == ("cancelled", "too_late", row.quoted)
+    engine.assert_books_balance()
+
+
+def test_a_wish_to_cancel_said_again_makes_no_step_read_the_job_again(engine: Engine, account: Customer) -> None:
+    job_id = engine.order(account, "on [sandbox:never]").task.id
+    engine.run(job_id)
+    versions = []
+    for _ in range(3):
+        with engine.database.transaction() as connection:
+            lifecycle.cancel(connection, account.account_id, job_id)
+        versions.append(engine.job(job_id).version)
+    assert len(set(versions)) == 1
+
+
+def test_a_job_found_expired_that_was_tried_meanwhile_lives_on(engine: Engine, account: Customer) -> None:
+    """The sweep's list grows old while it works through it: the job has a new deadline by then."""
+    job_id = engine.order(account, "soon [sandbox:fail=500 times=2]").task.id
+    engine.drive(until=lambda: engine.job(job_id).status == "queued" and engine.job(job_id).attempt == 1)
+    engine.sql("UPDATE jobs SET deadline_at = clock_timestamp()")
+    with engine.database.hot() as hot:
+        [found] = hot.all(sweep.EXPIRED, {"page": 10})
+    engine.sql("UPDATE jobs SET due_at = clock_timestamp()")
+    engine.run(job_id)
+    engine.poll()
+    assert (engine.job(job_id).status, engine.job(job_id).attempt) == ("queued", 2)
+    assert steps.expire(engine.bench, job_id, found.version) == []
+    assert engine.job(job_id).status == "queued"
+    engine.drive()
+    assert engine.job(job_id).status == "succeeded"
+
+
+# ------------------------------------------------------------------ money without a place
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["one statement", "the longer way"])
+def test_a_hold_without_a_balance_raises_and_nothing_stands(engine: Engine, account: Customer, again: bool) -> None:
+    engine.limit("chatgpt2api", max_active=3)
+    job_id = engine.order(account, publish=False).task.id
+    engine.sql(BALANCE_GONE, id=account.account_id)
+    if again:
+        engine.sql("UPDATE jobs SET attempt = 1")
+    before = engine.job(job_id)
+    # The job cannot even be failed, for its price has no place to go back to.
+    with pytest.raises(LedgerMismatchError if again else psycopg.errors.DivisionByZero):
+        runner.run(engine.bench, job_id)
+    assert engine.job(job_id) == before
+    assert (engine.calls(job_id), engine.transfers(job_id), engine.events(job_id)) == ([], {}, ["queued"])
+    assert engine.one("SELECT count(*) FROM permits WHERE call_id IS NOT NULL") == 0
+
+
+def test_an_end_without_a_balance_raises_and_nothing_stands(engine: Engine, account: Customer) -> None:
+    job = in_progress(engine, account)
+    engine.sql(BALANCE_GONE, id=account.account_id)
+    before, calls_before = engine.job(job.id), engine.calls(job.id)
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        steps.finish(engine.bench, job, [kept(job, job.calls[0])])
+    assert (engine.job(job.id), engine.calls(job.id), made(engine, job.id)) == (before, calls_before, 0)
+    assert engine.transfers(job.id) == {"hold": ASYNC_PRICE}
+
+
+# ------------------------------------------------------------------ stated, and bounded
+
+
+def test_a_pause_committed_while_the_claim_waits_for_its_row_still_claims(engine: Engine, account: Customer) -> None:
+    """Stated, not prevented: the claim had begun when the provider was paused. The next one finds it paused."""
+    first = engine.order(account, publish=False).task.id
+    second = engine.order(account, publish=False).task.id
+    with engine.database.engine.begin() as connection:
+        connection.exec_driver_sql("SELECT 1 FROM jobs WHERE id = %s FOR UPDATE", (first,))
+        with at_once(lambda: runner._claim(engine.bench, first)) as results:
+            until_blocked(engine)
+            with engine.database.autocommit() as other:
+                capacity.pause(other, "chatgpt2api")
+            connection.commit()
+    assert isinstance(results[0], runner.Claimed)
+    assert engine.job(first).status == "running"
+    assert runner._claim(engine.bench, second) is None
+    assert engine.job(second).status == "queued"
+
+
+def test_the_window_may_be_passed_only_for_an_instant(engine: Engine, account: Customer) -> None:
+    """Claims at once may each publish a next one; every later claim counts what is out and adds nothing above."""
+    window, crowd = 4, 6
+    bench = replace(engine.bench, publish_window=window)
+    ids = [engine.order(account, f"job {number}", publish=False).task.id for number in range(40)]
+    engine.sql("UPDATE jobs SET published_at = NULL")
+    with engine.database.autocommit() as connection:
+        assert len(publishing.fill(connection, account.account_id, "chatgpt2api", 1, window=window)) == window
+    published = "SELECT count(*) FROM jobs WHERE status = 'queued' AND published_at IS NOT NULL"
+    with at_once(*[lambda i=job_id: runner._claim(bench, i) for job_id in ids[:crowd]]):
+        pass
+    assert engine.one(published) <= window + crowd * runner.PUBLISH_AT_CLAIM
+    engine.sql(
+        "UPDATE jobs SET published_at = clock_timestamp() WHERE status = 'queued' AND id <= :id", id=ids[crowd + 9]
+    )
+    out = [engine.one(published)]
+    assert out[0] >= 10
+    for job_id in ids[crowd : crowd + 14]:
+        runner._claim(bench, job_id)
+        out.append(engine.one(published))
+    assert all(after == max(window, before - 1) for before, after in pairwise(out)), out
+    assert out[-1] == window
+
+
+def test_two_sweeps_and_an_end_at_once_settle_a_job_once(engine: Engine, account: Customer) -> None:
+    """An expired job is ended by one of the sweep, its owner's cancel, and another sweep's try."""
+    job_id = engine.order(account, publish=False).task.id
+    engine.sql("UPDATE jobs SET start_deadline_at = clock_timestamp() WHERE id = :id", id=job_id)
+    before = engine.balance(account)
+
+    def cancel() -> object:
+        with engine.database.transaction() as connection:
+            return lifecycle.cancel(connection, account.account_id, job_id)
+
+    others = [sweep.Sweeper(engine.bench, steady=lambda: False, epoch=lambda: "e") for _ in range(2)]
+    with at_once(cancel, *[each.sweep for each in others]):
+        pass
+    assert engine.job(job_id).status in {"failed", "cancelled"}
+    assert engine.balance(account).spendable == before.spendable + ASYNC_PRICE
+    assert engine.events(job_id)[1:] in (["failed"], ["cancelled"])
+    engine.assert_books_balance()

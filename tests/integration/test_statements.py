@@ -1,0 +1,214 @@
+"""Every hot statement, as PostgreSQL sees it: valid as it stands, by its index at any size, through a migration."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from job_engine import root
+from sqlalchemy import create_engine, text
+
+from core.db import Statement
+
+# A table of a million rows is never read from end to end for one job, one page or one tick.
+LARGE = {"jobs", "upstream_calls", "orders", "images", "inputs", "job_events", "transfers", "balances"}
+ROWS = 50_000
+# These must be among those found, or the search for statements is what is broken.
+HOTTEST = (
+    "jobs.lifecycle.submit.SUBMIT",
+    "jobs.lifecycle.start.START",
+    "jobs.lifecycle.park.PARK",
+    "jobs.lifecycle.end.END",
+    "jobs.loading.TAKE_DUE",
+    "jobs.loading.PROVIDERS_DUE",
+    "jobs.publishing.FILL",
+    "jobs.publishing.PAIRS",
+    "jobs.publishing.FORGET_LOST",
+    "jobs.sweep.EXPIRED",
+    "jobs.sweep.ABANDONED",
+    "jobs.sweep.LAPSED",
+    "jobs.search.RIVAL",
+    "jobs.search.CLAIMED",
+)
+PACKAGES = ("app", "accounts", "core", "jobs", "quota", "storage", "webhooks", "workers")
+
+
+def statements() -> dict[str, Statement]:
+    """Every Statement of the code, by where it stands."""
+    found: dict[str, Statement] = {}
+    for package in PACKAGES:
+        for file in sorted((root() / package).rglob("*.py")):
+            if re.search(r"= Statement\(", file.read_text()):
+                name = _module(file)
+                module = importlib.import_module(name)
+                found |= {f"{name}.{key}": value for key, value in vars(module).items() if isinstance(value, Statement)}
+    return found
+
+
+def _module(file: Path) -> str:
+    return ".".join(file.relative_to(root()).with_suffix("").parts).removesuffix(".__init__")
+
+
+STATEMENTS = statements()
+
+
+def prepared(statement: Statement) -> tuple[str, int]:
+    """The statement as PREPARE takes it, and how many parameters it has."""
+    names = sorted(statement.parameters)
+    sql = re.sub(r"--[^\n]*", "", statement.sql)
+    for number, name in enumerate(names, 1):
+        sql = re.sub(rf"(?<![:\w]):{name}\b", f"${number}", sql)
+    return sql, len(names)
+
+
+@pytest.fixture(scope="module")
+def large(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A database of ended jobs, with a few that live, as a year of service leaves it.
+
+    Half of the providers answer with the image itself: their calls have no id of the upstream's.
+    """
+    administrator = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with administrator.connect() as connection:
+        connection.execute(text("CREATE DATABASE statements TEMPLATE template_darkroom"))
+    administrator.dispose()
+    url = postgres_url.rsplit("/", 1)[0].replace("+psycopg", "") + "/statements"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(FILLING.encode())
+        connection.execute(b"VACUUM ANALYZE")
+        yield connection
+
+
+FILLING = f"""
+INSERT INTO accounts (id, name) SELECT 'acct_' || i, 'a' || i FROM generate_series(0, 499) AS i;
+INSERT INTO balances (account_id, spendable) SELECT id, 1000 FROM accounts;
+INSERT INTO jobs (id, account_id, operation, model, provider, n, status, money, unit_price, quoted, captured, released,
+    owner, started_at, finished_at, start_deadline_at, deadline_at, published_at)
+SELECT 'job_' || lpad(i::text, 8, '0'), 'acct_' || i % 500, 'generate', 'm' || i % 20, 'p' || i % 10, 1, s.status,
+    CASE s.status WHEN 'succeeded' THEN 'settled' WHEN 'queued' THEN 'queued' ELSE 'held' END, 10, 10,
+    CASE s.status WHEN 'succeeded' THEN 10 END, CASE s.status WHEN 'succeeded' THEN 0 END,
+    CASE s.status WHEN 'running' THEN 'wkr_' || i % 5 END, now(), CASE s.status WHEN 'succeeded' THEN now() END,
+    now() + interval '1 hour', now() + interval '1 hour', CASE WHEN i % 2 = 0 THEN now() END
+FROM generate_series(1, {ROWS}) AS i CROSS JOIN LATERAL (
+    SELECT CASE i % 50 WHEN 0 THEN 'queued' WHEN 1 THEN 'waiting' WHEN 2 THEN 'running' ELSE 'succeeded' END AS status
+) AS s;
+INSERT INTO orders (job_id, request) SELECT id, '{{"prompt": "x"}}' FROM jobs;
+INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model, credential_id, base_url, dedupe_key,
+    outcome, give_up_at, upstream_id)
+SELECT 'call_' || id, id, 0, 1, 1, provider, model, provider || '/default', '', 'dr-' || id,
+    CASE WHEN status = 'succeeded' THEN 'kept' WHEN status = 'waiting' THEN 'accepted' END, now(),
+    CASE WHEN status IN ('succeeded', 'waiting') AND provider > 'p4' THEN 'up-' || id END
+FROM jobs;
+INSERT INTO images (job_id, index, call_id, key, mime, size_bytes, sha256)
+SELECT job_id, 0, id, 'k', 'image/png', 1, '' FROM upstream_calls WHERE outcome = 'kept';
+INSERT INTO inputs (job_id, role, position, key, mime, width_px, height_px, size_bytes, sha256)
+SELECT id, 'image', 0, 'k', 'image/png', 1, 1, 1, '' FROM jobs;
+INSERT INTO job_events (job_id, type) SELECT id, 'queued' FROM jobs;
+INSERT INTO transfers (account_id, job_id, kind, source, target, amount)
+SELECT account_id, id, 'hold', 'acct:available', 'acct:held', 10 FROM jobs WHERE status <> 'queued';
+INSERT INTO workers (boot_id, host, pid) SELECT 'wkr_' || i, 'h', i FROM generate_series(0, 4) AS i;
+INSERT INTO credentials (id, provider) SELECT 'p' || i || '/default', 'p' || i FROM generate_series(0, 9) AS i;
+"""
+
+
+@pytest.fixture
+def transaction(large: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
+    """Whatever a test does here is undone."""
+    with large.transaction(force_rollback=True):
+        yield large
+    large.execute(b"DEALLOCATE ALL")
+
+
+def test_the_search_finds_the_hottest_statements() -> None:
+    assert set(HOTTEST) <= set(STATEMENTS)
+    assert len(STATEMENTS) > 30
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_statement_is_whole_and_valid_as_it_stands(transaction: psycopg.Connection[Any], name: str) -> None:
+    """PostgreSQL can prepare it and knows the type of every parameter from the text alone, as psql would run it."""
+    sql, count = prepared(STATEMENTS[name])
+    transaction.execute(f"PREPARE this AS {sql}".encode())
+    known = transaction.execute(b"SELECT cardinality(parameter_types) FROM pg_prepared_statements").fetchone()
+    assert known == (count,)
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_statement_finds_its_rows_by_an_index(transaction: psycopg.Connection[Any], name: str) -> None:
+    """With the plan that serves all parameters alike: a partial index helps only where the text names the state."""
+    plan = generic_plan(transaction, STATEMENTS[name])
+    read_whole = [node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"]
+    assert not LARGE & set(read_whole), json.dumps(plan, indent=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "indexes"),
+    [
+        ("jobs.lifecycle.start.START", {"jobs_published", "jobs_unpublished"}),
+        ("jobs.loading.TAKE_DUE", {"jobs_waiting_due", "jobs_waiting_turns"}),
+        ("jobs.loading.PROVIDERS_DUE", {"jobs_waiting_due"}),
+        ("jobs.publishing.FILL", {"jobs_published", "jobs_unpublished"}),
+        ("jobs.publishing.PAIRS", {"jobs_unpublished"}),
+        ("jobs.publishing.FORGET_LOST", {"jobs_republish"}),
+        ("jobs.sweep.EXPIRED", {"jobs_deadline"}),
+        ("jobs.sweep.ABANDONED", {"jobs_deadline"}),
+        ("jobs.sweep.LAPSED", {"jobs_running"}),
+        ("jobs.search.CLAIMED", {"upstream_calls_upstream_id"}),
+        ("jobs.search.RIVAL", {"upstream_calls_without_id"}),
+    ],
+)
+def test_a_partial_index_is_used_by_what_it_was_made_for(
+    transaction: psycopg.Connection[Any], name: str, indexes: set[str]
+) -> None:
+    plan = generic_plan(transaction, STATEMENTS[name])
+    assert indexes <= {node.get("Index Name") for node in nodes(plan)}, json.dumps(plan, indent=1)
+
+
+def test_a_column_added_under_a_running_process_breaks_no_statement(transaction: psycopg.Connection[Any]) -> None:
+    """An old worker has its statements prepared when the migration of the next release adds a column."""
+    for number, statement in enumerate(STATEMENTS.values()):
+        sql, _ = prepared(statement)
+        transaction.execute(f"PREPARE s{number} AS {sql}".encode())
+    run_all(transaction)
+    tables = transaction.execute(
+        b"SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+    ).fetchall()
+    for (table,) in tables:
+        transaction.execute(f"ALTER TABLE {table} ADD COLUMN of_the_next_release text DEFAULT 'new'".encode())
+    run_all(transaction)
+
+
+def run_all(connection: psycopg.Connection[Any]) -> None:
+    """Run what is prepared; with parameters that are unknown it finds nothing and changes nothing."""
+    for number, (name, statement) in enumerate(STATEMENTS.items()):
+        nulls = ", ".join(["NULL"] * len(statement.parameters))
+        try:
+            connection.execute(f"EXECUTE s{number}{f'({nulls})' if nulls else ''}".encode())
+        except psycopg.Error as error:
+            raise AssertionError(f"{name}: {error}") from error
+
+
+def generic_plan(connection: psycopg.Connection[Any], statement: Statement) -> Any:
+    sql, count = prepared(statement)
+    connection.execute(b"SET LOCAL plan_cache_mode = force_generic_plan")
+    connection.execute(f"PREPARE this AS {sql}".encode())
+    nulls = f"({', '.join(['NULL'] * count)})" if count else ""
+    [[plan]] = connection.execute(f"EXPLAIN (FORMAT JSON) EXECUTE this{nulls}".encode()).fetchall()
+    return plan
+
+
+def nodes(plan: Any) -> Iterator[dict[str, Any]]:
+    """Every node of a plan, in any depth."""
+    if isinstance(plan, list):
+        for each in plan:
+            yield from nodes(each)
+    elif isinstance(plan, dict):
+        if "Node Type" in plan:
+            yield plan
+        for each in plan.values():
+            yield from nodes(each)
