@@ -145,7 +145,7 @@ def measure(folder: Path, *, jobs: int) -> list[Row]:
 
 def _row(what: str, beside: list[Life], alone: list[Life]) -> Row:
     then, before = p95(beside), p95(alone)
-    more = {"beside": then, "alone": before, "lives": len(beside)}
+    more = {"beside": then, "alone": before, "lives": [each.whole_s for each in beside]}
     return Row(what, "s", then["whole_s"], before["whole_s"], "alone", BESIDE, more)
 
 
