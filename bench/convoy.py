@@ -74,7 +74,7 @@ def measure(folder: Path, *, claims: int = CLAIMS, busy: int = BUSY) -> list[Row
     ours, old = Convoy(**told["ours"]), Convoy(**told["old"])
     what = f"{claims} orders of one account claimed at once, {busy} busy greenlets"
     return [
-        Row(what, "/s", ours.rate, old.rate, "three turns", FASTER, told),
+        Row(what, "/s", ours.rate, old.rate, "three turns", FASTER, {"rounds": told}),
         Row("the same, by this machine's clock", "/s", ours.rate, bound=RATE),
         Row("the same, time-outs", "", ours.timeouts, old.timeouts, "three turns", TIMEOUTS),
         Row("the same, p95 of a claim", "s", ours.p95_s, old.p95_s, "three turns"),
