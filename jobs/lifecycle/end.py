@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psycopg
 from sqlalchemy import Connection
 
 from core.db import Hot, Statement
@@ -14,6 +15,7 @@ from jobs.calls import CallRow, KeptImage
 from jobs.errors import StaleJobError
 from jobs.lifecycle.park import written
 from jobs.states import Ended, EndStatus, JobStatus, Signal
+from quota.errors import LedgerMismatchError
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,25 +163,26 @@ def end(
     """End a job and settle its price.
 
     ``calls`` and ``images``: what the last step learned and kept. ``collected_s``: since when ``owner`` was
-    fetching the images, for the timeline. Raises StaleJobError, also when the job is not as it was seen.
+    fetching the images, for the timeline. Raises StaleJobError, also when the job is not as it was seen, and
+    LedgerMismatchError when the books do not have its price: then nothing of this stands.
     """
-    hot = Hot.of(connection)
-    row = hot.one_or_none(
-        END,
-        {
-            "id": job_id,
-            "version": version,
-            "status": how.status,
-            "charged": how.charged,
-            "code": how.code,
-            "detail": failures.sentence(how.code) if how.code else None,
-            "outcome": how.outcome,
-            "notes": json.dumps(list(how.notes)) if how.notes else None,
-            "collected_s": collected_s,
-            "owner": owner,
-            **written(calls, images),
-        },
-    )
+    values = {
+        "id": job_id,
+        "version": version,
+        "status": how.status,
+        "charged": how.charged,
+        "code": how.code,
+        "detail": failures.sentence(how.code) if how.code else None,
+        "outcome": how.outcome,
+        "notes": json.dumps(list(how.notes)) if how.notes else None,
+        "collected_s": collected_s,
+        "owner": owner,
+        **written(calls, images),
+    }
+    try:
+        row = Hot.of(connection).one_or_none(END, values)
+    except psycopg.errors.DivisionByZero as error:
+        raise LedgerMismatchError(f"{job_id} cannot be settled: its price is not reserved, or not held") from error
     if row is None:
         raise StaleJobError(f"{job_id} has moved on")
     ended = Ended(job_id, how.status, how.code, row.runtime_s, row.node)

@@ -14,7 +14,6 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-import psycopg
 import pytest
 from job_engine import ASYNC_PRICE, Engine
 from sqlalchemy import Connection
@@ -294,7 +293,7 @@ def test_a_hold_without_a_balance_raises_and_nothing_stands(engine: Engine, acco
         engine.sql("UPDATE jobs SET attempt = 1")
     before = engine.job(job_id)
     # The job cannot even be failed, for its price has no place to go back to.
-    with pytest.raises(LedgerMismatchError if again else psycopg.errors.DivisionByZero):
+    with pytest.raises(LedgerMismatchError):
         runner.run(engine.bench, job_id)
     assert engine.job(job_id) == before
     assert (engine.calls(job_id), engine.transfers(job_id), engine.events(job_id)) == ([], {}, ["queued"])
@@ -305,7 +304,7 @@ def test_an_end_without_a_balance_raises_and_nothing_stands(engine: Engine, acco
     job = in_progress(engine, account)
     engine.sql(BALANCE_GONE, id=account.account_id)
     before, calls_before = engine.job(job.id), engine.calls(job.id)
-    with pytest.raises(psycopg.errors.DivisionByZero):
+    with pytest.raises(LedgerMismatchError):
         steps.finish(engine.bench, job, [kept(job, job.calls[0])])
     assert (engine.job(job.id), engine.calls(job.id), made(engine, job.id)) == (before, calls_before, 0)
     assert engine.transfers(job.id) == {"hold": ASYNC_PRICE}
