@@ -25,7 +25,7 @@ from providers.chatgpt2api import task_api_root
 
 ACCOUNTS = 8
 ARRIVALS = 80
-SETTLE_S, WATCH_S, SAMPLE_EVERY_S = 10.0, 30.0, 0.5
+SETTLE_S, WATCH_S, SAMPLE_EVERY_S = 15.0, 30.0, 0.5
 MEMORY = Bound("ours", at_most=200)
 GAP = Bound("ours", at_most=2)
 
@@ -36,7 +36,8 @@ WITH job AS (
     SELECT 'job_' || lpad(CAST(i AS text), 26, '0'), (CAST(:accounts AS text[]))[1 + i % CAST(:account_count AS int)],
         'generate', :model, :provider, 1, 'waiting', 'held', CAST(:price AS bigint), CAST(:price AS bigint), 1, 1,
         came.at, came.at, came.at + interval '1 day', came.at + interval '1 day',
-        clock_timestamp() + random() * make_interval(secs => CAST(:interval_s AS float))
+        clock_timestamp() + random() * make_interval(secs => greatest(CAST(:interval_s AS float),
+            least(CAST(:interval_max_s AS float), i / CAST(:arrivals AS float) / 8)))
     FROM generate_series(0, CAST(:count AS int) - 1) AS i
     CROSS JOIN LATERAL (
         SELECT clock_timestamp() - make_interval(secs => i / CAST(:arrivals AS float)) AS at
@@ -113,7 +114,7 @@ def begin(service: Stand, load: Load, jobs: int) -> None:
     submit = f"{urlsplit(base_url).path}/api/image-tasks/generations"
     tasks = [request("POST", submit, key=key, body=_task(number)) for number in range(jobs)]
     load.send(Order(service.running.settings.sandbox_port, tasks, count=jobs), expected=200)
-    accounts = list(customers(service.database, ACCOUNTS))
+    accounts, spec = list(customers(service.database, ACCOUNTS)), _spec(service)
     with service.database.transaction() as connection:
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         credential_id = connection.execute(
@@ -127,7 +128,8 @@ def begin(service: Stand, load: Load, jobs: int) -> None:
                 "model": seed.MODEL,
                 "provider": seed.PROVIDER,
                 "price": seed.PRICE,
-                "interval_s": _spec(service).check_interval_s,
+                "interval_s": spec.check_interval_s,
+                "interval_max_s": spec.check_interval_max_s,
                 "count": jobs,
                 "arrivals": ARRIVALS,
                 "credential_id": credential_id,
