@@ -11,13 +11,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import cost, edge, estimates, expiry, life
+from bench import convoy, cost, edge, estimates, expiry, flood, growth, inflight, life
 from bench.table import Row, as_json, show
 
-PARTS = ("edge", "life", "cost", "expiry", "estimates")
+PARTS = ("edge", "life", "cost", "convoy", "flood", "inflight", "expiry", "estimates", "growth")
+DEFAULT = tuple(part for part in PARTS if part != "growth")
 EXPIRED_ROWS, EXPIRED_ROWS_BIG = 5_000, 100_000
 ESTIMATED_JOBS = 250
 COSTED_JOBS = 100
+FLOOD, BIG_FLOOD = 3_000, 20_000
+IN_FLIGHT, BIG_IN_FLIGHT = 2_000, 50_000
+FINISHED, BIG_FINISHED = 100_000, 1_000_000
+QUEUED, BIG_QUEUED = 5_000, 50_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,20 +48,36 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=300, help="jobs in a round of whole lives (default: 300)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each contender at the edge (default: 5)")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of such a round (default: 1.5)")
-    parser.add_argument("--big", action="store_true", help="the edge also over a grown database; longer backlogs")
-    parser.add_argument("--finished", type=int, default=200_000, help="finished jobs for --big (default: 200000)")
-    parser.add_argument("--queued", type=int, default=20_000, help="queued jobs for --big (default: 20000)")
+    parser.add_argument(
+        "--big", action="store_true", help="the sizes of the targets, and growth as well; takes half an hour"
+    )
+    parser.add_argument("--finished", type=int, help="finished jobs for growth (default: 100000; --big: 1000000)")
+    parser.add_argument("--queued", type=int, help="queued jobs for growth (default: 5000; --big: 50000)")
+    parser.add_argument("--flood", type=int, help="orders of the flooding account (default: 3000; --big: 20000)")
+    parser.add_argument("--in-flight", type=int, help="images in progress at once (default: 2000; --big: 50000)")
     parser.add_argument("--var", type=Path, help="keep data and logs of the measured services in this folder")
     return parser
 
 
 def _parts(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
-    wanted = options.only or PARTS
-    grown = {"finished": options.finished, "queued": options.queued} if options.big else {}
+    wanted = options.only or (PARTS if options.big else DEFAULT)
     parts: dict[str, Callable[[], list[Row]]] = {
-        "edge": lambda: edge.measure(folder, rounds=options.rounds, seconds=options.seconds, **grown),
+        "edge": lambda: edge.measure(folder, rounds=options.rounds, seconds=options.seconds),
         "life": lambda: life.measure(folder, jobs=options.jobs),
         "cost": lambda: cost.measure(folder, jobs=min(options.jobs, COSTED_JOBS)),
+        "flood": lambda: flood.measure(folder, jobs=options.flood or (BIG_FLOOD if options.big else FLOOD)),
+        "convoy": lambda: convoy.measure(folder),
+        "growth": lambda: growth.measure(
+            folder,
+            finished=options.finished or (BIG_FINISHED if options.big else FINISHED),
+            queued=options.queued or (BIG_QUEUED if options.big else QUEUED),
+            jobs=options.jobs,
+            rounds=options.rounds,
+            seconds=options.seconds,
+        ),
+        "inflight": lambda: inflight.measure(
+            folder, jobs=options.in_flight or (BIG_IN_FLIGHT if options.big else IN_FLIGHT)
+        ),
         "expiry": lambda: expiry.measure(folder, rows=EXPIRED_ROWS_BIG if options.big else EXPIRED_ROWS),
         "estimates": lambda: estimates.measure(folder, jobs=min(options.jobs, ESTIMATED_JOBS)),
     }

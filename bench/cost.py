@@ -1,90 +1,108 @@
-"""What a life costs the servers, counted: statements, commits, messages.
-
-Statements are counted at the driver in the web and the worker, commits and messages by the servers.
-What the clocks do anyway (heartbeat, tick, sweep) is counted over an idle spell and taken off.
+"""What a life costs the servers, counted by themselves: statements and commits by PostgreSQL's log,
+messages by Redis. Jobs one by one, and many at once, which is another path through the worker.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import text
-
-from bench import counted, life
+from bench import life, sql_log
 from bench.load import Load
+from bench.sql_log import LoggingPostgres
 from bench.stand import Stand, stand
 from bench.table import Bound, Row
-from core.embedded.processes import Program
 
 IDLE_S, SETTLE_S = 5.0, 0.5
-STATEMENTS, COMMITS, MESSAGES = Bound("ours", at_most=16), Bound("ours", at_most=6), Bound("ours", at_most=3)
+ALONE = 12
+# What runs for jobs. The clocks of the worker (heartbeat, tick, sweep) have connections of their own.
+APPLICATIONS = ("darkroom-web", "worker")
+STATEMENTS, COMMITS, MESSAGES = Bound("ours", at_most=5), Bound("ours", at_most=5), Bound("ours", at_most=2)
 
 
-def counting(programs: Sequence[Program]) -> list[Program]:
-    """The same programs, web and worker by their counted twins."""
-    swapped = {"workers": "bench.counted", "app.wsgi:app": "bench.counted_web:app"}
-    return [replace(program, argv=[swapped.get(word, word) for word in program.argv]) for program in programs]
+@dataclass(frozen=True)
+class Cost:
+    """What was counted over a spell of ``seconds``."""
+
+    seconds: float
+    statements: float
+    commits: float
+    messages: float
 
 
 @dataclass(frozen=True)
 class Meter:
-    """All three counters at one moment."""
+    """Both counters of a running service."""
 
-    at_s: float
-    statements: int
-    commits: int
-    messages: int
+    service: Stand
+    log: Path
 
-    @classmethod
-    def read(cls, service: Stand) -> Meter:
-        with service.database.autocommit() as connection:
-            commits = connection.execute(
-                text("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
-            ).scalar_one()
-        commands = service.redis.info("commandstats")
-        messages = int(commands.get("cmdstat_lpush", {}).get("calls", 0))
-        return cls(time.monotonic(), statements(service).total(), commits, messages)
+    def over(self, spell: Callable[[], object]) -> tuple[Cost, Counter[str]]:
+        """Run ``spell()``; what it cost, and the statements."""
+        start, sent, began = self.log.stat().st_size, self._messages(), time.monotonic()
+        spell()
+        asked = [each for each in sql_log.read(self.log, start) if each.application in APPLICATIONS]
+        bill = sql_log.bill(asked)
+        cost = Cost(time.monotonic() - began, bill.statements.total(), bill.commits, self._messages() - sent)
+        return cost, bill.statements
 
-
-def statements(service: Stand) -> Counter[str]:
-    seen: dict[str, str] = service.redis.hgetall(counted.KEY)  # type: ignore[assignment]
-    return Counter({statement: int(times) for statement, times in seen.items()})
+    def _messages(self) -> int:
+        return int(self.service.redis.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0))
 
 
-def per_life(idle: tuple[Meter, Meter], busy: tuple[Meter, Meter], jobs: int) -> dict[str, float]:
+def per_life(idle: Cost, busy: Cost, jobs: int) -> dict[str, float]:
     """Each count per job, with what the same time costs without any job taken off."""
     return {
-        name: max(0.0, _grew(busy, name) - _grew(idle, name) / _grew(idle, "at_s") * _grew(busy, "at_s")) / jobs
+        name: max(0.0, getattr(busy, name) - getattr(idle, name) / idle.seconds * busy.seconds) / jobs
         for name in ("statements", "commits", "messages")
     }
 
 
-def _grew(span: tuple[Meter, Meter], name: str) -> float:
-    return float(getattr(span[1], name) - getattr(span[0], name))
+def typical(lives: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of each count: what one life pays, and not what comes along every few seconds."""
+    return {name: statistics.median(each[name] for each in lives) for name in lives[0]}
 
 
 def measure(folder: Path, *, jobs: int) -> list[Row]:
     with (
-        stand(folder / "cost", sandbox={"SANDBOX_LATENCY_S": "0"}, change=counting) as service,
+        LoggingPostgres(folder / "cost-postgres") as postgres,
+        stand(folder / "cost", sandbox={"SANDBOX_LATENCY_S": "0"}, database_url=postgres.url) as service,
         Load() as load,
     ):
+        meter = Meter(service, postgres.folder / "log")
+
+        def spell(count: int) -> None:
+            life.lives(service, load, count, "256x256")
+            time.sleep(SETTLE_S)  # wake-ups, and the last job's next
+
         life.lives(service, load, 5, "256x256")
-        time.sleep(SETTLE_S)  # counts are told a few times a second
-        marks = [Meter.read(service)]
-        time.sleep(IDLE_S)
-        marks.append(Meter.read(service))
-        before = statements(service)
-        life.lives(service, load, jobs, "256x256")
         time.sleep(SETTLE_S)
-        marks.append(Meter.read(service))
-        top = (statements(service) - before).most_common(40)
-    costs = per_life((marks[0], marks[1]), (marks[1], marks[2]), jobs)
+        idle, _ = meter.over(lambda: time.sleep(IDLE_S))
+        alone, told = [], Counter[str]()
+        for _ in range(ALONE):
+            cost, said = meter.over(lambda: spell(1))
+            alone.append(per_life(idle, cost, 1))
+            told += said
+        burst, said = meter.over(lambda: spell(jobs))
     return [
-        Row("statements of a life", "", costs["statements"], bound=STATEMENTS, more={"top": top}),
-        Row("commits of a life", "", costs["commits"], bound=COMMITS),
-        Row("messages of a life", "", costs["messages"], bound=MESSAGES),
+        *_rows("a life alone", typical(alone), told),
+        *_rows(f"a life among {jobs} at once", per_life(idle, burst, jobs), said),
+    ]
+
+
+def _rows(whose: str, costs: dict[str, float], statements: Counter[str]) -> list[Row]:
+    return [
+        Row(
+            f"statements of {whose}",
+            "",
+            costs["statements"],
+            bound=STATEMENTS,
+            more={"top": statements.most_common(40)},
+        ),
+        Row(f"commits of {whose}", "", costs["commits"], bound=COMMITS),
+        Row(f"messages of {whose}", "", costs["messages"], bound=MESSAGES),
     ]

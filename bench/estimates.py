@@ -40,7 +40,7 @@ class Told:
 
 
 def measure(folder: Path, *, jobs: int, bursts: int = 2) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     for name, limits in (("", {}), (f" at {PERMITS} permits", {"CHATGPT2API_MAX_ACTIVE": str(PERMITS)})):
         latency_s = LATENCY_S if limits else 0.0
         with stand(

@@ -45,6 +45,11 @@ class Stand:
     def admin_key(self) -> str:
         return self.running.admin_key_path.read_text().strip()
 
+    def rss_mb(self, name: str) -> float:
+        """Resident memory of a program's main process."""
+        status = Path(f"/proc/{self.running.processes()[name]}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
     def cpu_s(self, name: str) -> float:
         """Processor time that a program and its children have used so far."""
         return sum(_cpu_s(pid) for pid in _family(self.running.processes()[name]))
@@ -56,12 +61,13 @@ def stand(
     *,
     sandbox: Mapping[str, str],
     workers: bool = True,
+    task_events: bool = True,
+    database_url: str | None = None,
     beside: Callable[[Mapping[str, str]], Sequence[Program]] = lambda _: (),
     prepare: Callable[[Settings], None] = lambda _: None,
-    change: Callable[[Sequence[Program]], Sequence[Program]] = list,
 ) -> Iterator[Stand]:
-    """Run a fresh service under ``var``. ``beside`` names programs to run with it, ``change`` ours;
-    ``prepare`` sees the servers first.
+    """Run a fresh service under ``var``. ``beside`` names programs to run with it; ``prepare`` sees the
+    servers first. ``database_url`` is a server of the caller's; else the service starts its own.
 
     Limits and credits are out of the way, and prepared pictures keep the sandbox's share small.
     """
@@ -72,6 +78,8 @@ def stand(
         DARKROOM_RATE_LIMIT_SUBMIT=NO_LIMIT,
         DARKROOM_ADMIN_CREDITS=ENDLESS // 10**6,
         DARKROOM_LOG_LEVEL="WARNING",
+        DARKROOM_TASK_EVENTS=task_events,
+        DATABASE_URL=database_url,
     )
     environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     environ |= {"SANDBOX_PREPARED": "1", "SANDBOX_REQUESTS_KEPT": "20000", **sandbox}
@@ -81,7 +89,7 @@ def stand(
     def programs(chosen: Settings, env: Mapping[str, str], *, flower_password: str, sandbox: bool) -> list[Program]:
         every = ours.programs(chosen, env, flower_password=flower_password, sandbox=sandbox)
         kept = [program for program in every if workers or not program.name.startswith(("worker", "flower"))]
-        return [*change(kept), *beside({**env, "DARKROOM_FLOOR_PORT": str(floor_port)})]
+        return [*kept, *beside({**env, "DARKROOM_FLOOR_PORT": str(floor_port)})]
 
     def prepared(chosen: Settings) -> object:
         prepare(chosen)
@@ -146,4 +154,5 @@ def _family(pid: int) -> Iterator[int]:
 
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    # Its own and, of children that have ended, theirs: user and system time of each.
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

@@ -16,7 +16,7 @@ T = TypeVar("T")
 class FairPool:
     """At most ``size`` at work, ``per_lane`` of them in one lane; ``depth`` waiting and at work in all."""
 
-    def __init__(self, size: int = 48, per_lane: int = 24, depth: int = 256) -> None:
+    def __init__(self, size: int = 48, per_lane: int = 8, depth: int = 256) -> None:
         self._size, self._per_lane, self._depth = size, per_lane, depth
         self._lock = threading.Lock()
         self._lanes: OrderedDict[Hashable, deque[Callable[[], None]]] = OrderedDict()

@@ -176,11 +176,14 @@ def _joined(task_ids: Iterable[str]) -> str:
 def batches(calls: Sequence[CallRef]) -> Iterator[list[CallRef]]:
     """Calls in groups whose ids fit one query."""
     batch: list[CallRef] = []
+    chars = 0
     for call in calls:
-        if len(batch) == MAX_IDS_PER_CHECK or len(_joined(map(_task_id, [*batch, call]))) > MAX_IDS_CHARS:
+        more = len(_joined([_task_id(call)])) + 1  # and its comma
+        if batch and (len(batch) == MAX_IDS_PER_CHECK or chars + more - 1 > MAX_IDS_CHARS):
             yield batch
-            batch = []
+            batch, chars = [], 0
         batch.append(call)
+        chars += more
     if batch:
         yield batch
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from bench import cost, estimates, life, load, rounds, seed, table
-from bench.cost import Meter
+from bench import cost, estimates, flood, growth, life, load, rounds, seed, sql_log, table
+from bench.cost import Cost
 from bench.rounds import Round
 from bench.table import Bound, Row
 
@@ -69,10 +70,72 @@ def test_percentiles_are_values_that_occurred(share: float, value: float) -> Non
 
 
 def test_costs_are_per_job_with_the_clocks_share_taken_off() -> None:
-    idle = (Meter(0.0, 0, 0, 0), Meter(5.0, 50, 25, 0))  # 10 statements and 5 commits a second
-    busy = (Meter(5.0, 50, 25, 0), Meter(7.0, 50 + 20 + 150, 25 + 10 + 50, 30))
+    idle = Cost(seconds=5.0, statements=50, commits=25, messages=0)  # 10 statements and 5 commits a second
+    busy = Cost(seconds=2.0, statements=20 + 150, commits=10 + 50, messages=30)
 
     assert cost.per_life(idle, busy, jobs=10) == {"statements": 15.0, "commits": 5.0, "messages": 3.0}
+
+
+def test_a_life_alone_is_the_typical_one_not_the_one_that_met_a_clock() -> None:
+    lives = [{"statements": 5.0}, {"statements": 5.0}, {"statements": 35.0}]
+
+    assert cost.typical(lives) == {"statements": 5.0}
+
+
+LOG = """\
+bench|worker|7|LOG:  execute _pg3_1: WITH seen AS (
+\t    SELECT 1
+\t)
+\tSELECT 2
+bench|clock|9|LOG:  statement: SELECT 3
+bench|worker|7|LOG:  statement: BEGIN
+bench|worker|7|LOG:  execute <unnamed>: UPDATE jobs SET due_at = $1
+LOG:  checkpoint starting: time
+bench|worker|8|LOG:  statement: BEGIN
+bench|worker|8|LOG:  statement: SELECT 4
+bench|worker|7|LOG:  statement: COMMIT
+bench|worker|8|LOG:  statement: ROLLBACK
+bench|worker|8|ERROR:  canceling statement due to lock timeout
+""".splitlines()
+
+
+def test_the_servers_log_is_read_by_whole_statements() -> None:
+    asked = [(each.application, each.session, each.sql) for each in sql_log.parse(LOG)]
+
+    assert asked[:2] == [("worker", 7, "WITH seen AS ( SELECT 1 ) SELECT 2"), ("clock", 9, "SELECT 3")]
+    assert [sql for _, _, sql in asked[2:]] == [
+        "BEGIN",
+        "UPDATE jobs SET due_at = $1",
+        "BEGIN",
+        "SELECT 4",
+        "COMMIT",
+        "ROLLBACK",
+    ]
+
+
+def test_a_statement_alone_is_a_commit_of_its_own_and_a_transaction_is_one() -> None:
+    bill = sql_log.bill(each for each in sql_log.parse(LOG) if each.application == "worker")
+
+    # The CTE alone; the UPDATE in a transaction; the SELECT in one that was rolled back.
+    assert (bill.statements.total(), bill.commits) == (3, 2)
+
+
+def test_the_worst_queue_is_the_longest_for_the_jobs_that_lived_then() -> None:
+    samples = [flood.Sample("a", 300, 400), flood.Sample("b", 40, 20), flood.Sample("c", 0, 0)]
+
+    assert flood.worst_queue(samples) == samples[1]
+
+
+def test_a_quiet_accounts_parts_are_ranked_each_by_itself() -> None:
+    lived = [flood.Life(1.0 + n, n, 0.0, 1.0, 9.0 - n) for n in range(10)]
+
+    assert flood.p95(lived) == {"whole_s": 10.0, "queued_s": 9, "called_s": 0.0, "found_s": 1.0, "kept_s": 9.0}
+
+
+def test_growth_is_judged_relative_to_the_floor_of_the_same_moment() -> None:
+    turns = {"ours": [a_round(1.0)] * 3, "floor": [replace(a_round(1.0), rate=4.0)] * 3}
+
+    assert growth.of_floor(turns) == 0.25
 
 
 def test_own_delay_begins_with_the_first_look_after_the_work_was_done() -> None:

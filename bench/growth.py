@@ -1,0 +1,82 @@
+"""How submit, status and whole lives stand over a grown database, which no one has vacuumed first.
+
+Each figure is taken relative to its floor (the bare web, the empty chains), small and grown: a machine
+that slows down meanwhile slows both down.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import text
+
+from bench import chain, edge, life, seed
+from bench.load import Load
+from bench.rounds import Round, median
+from bench.stand import Stand, chain_program, customers, stand
+from bench.table import Bound, Row
+from core.db import Database
+
+GROWN = Bound("ratio", at_least=1 / 1.2)
+FIRST = 1_000  # below are the few jobs whose status is read
+LIFE_ROUNDS = 3
+
+
+def measure(folder: Path, *, finished: int, queued: int, jobs: int, rounds: int, seconds: float) -> list[Row]:
+    name = f"with {finished:,} finished and {queued:,} queued"
+    return [
+        *_edge(folder, name, finished, queued, rounds=rounds, seconds=seconds),
+        _lives(folder, name, finished, queued, jobs),
+    ]
+
+
+def grow(database: Database, accounts: Sequence[str], finished: int, queued: int) -> None:
+    """The rows alone; what autovacuum comes to in the meantime is its own affair."""
+    with database.transaction() as connection:
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        seed.jobs(connection, accounts, "succeeded", finished, first=FIRST)
+        seed.jobs(connection, accounts, "queued", queued, first=FIRST + finished)
+
+
+def _edge(folder: Path, name: str, finished: int, queued: int, *, rounds: int, seconds: float) -> list[Row]:
+    with edge.beside_floor(folder / "growth-edge", rounds=rounds, seconds=seconds) as measured:
+        small = measured.both(first=0)
+        grow(measured.stand.database, list(measured.keys), finished, queued)
+        big = measured.both(first=FIRST + finished + queued, settled=False)
+    return [
+        Row(f"{what} {name}", "of floor", of_floor(big[what]), of_floor(small[what]), "when empty", GROWN)
+        for what in ("submit", "status")
+    ]
+
+
+def of_floor(turns: dict[str, list[Round]]) -> float:
+    """By the clock, for growth burdens the database and not the web."""
+    return median(turns["ours"], "rate") / median(turns["floor"], "rate")
+
+
+def _lives(folder: Path, name: str, finished: int, queued: int, jobs: int) -> Row:
+    with (
+        stand(folder / "growth-life", sandbox={"SANDBOX_LATENCY_S": "0"}, beside=chain_program) as service,
+        Load() as load,
+    ):
+        life.warm(service, load)
+        small = _of_chains(service, load, jobs)
+        grow(service.database, list(customers(service.database, edge.ACCOUNTS)), finished, queued)
+        big = _of_chains(service, load, jobs)
+    more = {"small": small, "big": big}
+    return Row(
+        f"whole lives {name}",
+        "of chains",
+        statistics.median(big),
+        statistics.median(small),
+        "when empty",
+        GROWN,
+        more,
+    )
+
+
+def _of_chains(service: Stand, load: Load, jobs: int) -> list[float]:
+    broker, client = service.running.settings.broker_url, service.redis
+    return [life.lives(service, load, jobs, "256x256") / chain.run(broker, client, jobs) for _ in range(LIFE_ROUNDS)]
