@@ -34,8 +34,9 @@ from core.db import Database, make_engine
 from core.embedded.postgres import EmbeddedPostgres
 from core.errors import DatabaseAwayError, DatabaseBusyError
 from core.ids import new_id
-from jobs import capacity, heartbeats, lifecycle, runner
+from jobs import heartbeats, lifecycle, runner
 from jobs.lifecycle import NewJob
+from jobs.limits import Limits, announce
 from jobs.workbench import Workbench
 from providers import registry
 from providers.catalog_live import LiveCatalog
@@ -110,7 +111,7 @@ def compare(database: Database, folder: Path, claims: int, busy: int) -> dict[st
         heartbeats.beat(connection, bench.owner)
         account_id = create_account(connection, "bench").id
         ledger.grant(connection, account_id, CREDITS)
-        capacity.announce(connection, provider.credential_id, seed.PROVIDER, capacity.Limits())
+        announce(connection, provider.credential_id, seed.PROVIDER, Limits())
         old_claim.prepare(connection, account_id, provider.credential_id, CREDITS)
     run(lambda job_id: ours(bench, job_id), submit(database, account_id, POOL_SIZE), 0, within_s=OLD_WITHIN_S)
     first = run(lambda job_id: ours(bench, job_id), submit(database, account_id, claims), busy)
