@@ -45,6 +45,13 @@ _BUSY = (
 )
 
 
+# A verb's statement is planned once a connection, for planning it again costs more than running it. A plan made
+# while the tables were small would go on to read them whole until the next ANALYZE: no verb ever needs to.
+_BY_INDEX = (
+    " -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+)
+
+
 def make_engine(
     url: str,
     *,
@@ -53,11 +60,13 @@ def make_engine(
     prepare: bool = True,
     max_overflow: int | None = None,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
+    reports: bool = False,
 ) -> Engine:
     """Build an engine whose every wait has an end; connecting happens on first use.
 
     ``prepare`` False: nothing is prepared on the server, for a pooler that hands each transaction another
     connection (PgBouncer). ``max_overflow``: connections beyond ``pool_size``; as many again if left out.
+    ``reports``: for commands that read whole tables, and plan as PostgreSQL likes best.
     """
     engine = create_engine(
         url,
@@ -73,9 +82,8 @@ def make_engine(
             **({} if prepare else {"prepare_threshold": None}),
             "options": (
                 f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={lock_timeout_ms} "
-                f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c timezone=UTC "
-                # A verb's statement is planned once a connection: planning it anew costs more than running it.
-                "-c plan_cache_mode=force_generic_plan"
+                f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c timezone=UTC"
+                f"{'' if reports else _BY_INDEX}"
             ),
             **_TCP,
         },

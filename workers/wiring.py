@@ -60,7 +60,8 @@ def node_name() -> str:
 
 @cache
 def database() -> Database:
-    return Database(_engine(pool_size=settings().db_pool_size, application_name="worker"))
+    # As many as under pressure, and kept: a new connection would have to prepare every statement again.
+    return Database(_engine(pool_size=2 * settings().db_pool_size, max_overflow=0, application_name="worker"))
 
 
 def _engine(**facts: Any) -> Engine:

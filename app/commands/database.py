@@ -34,7 +34,7 @@ def open_database() -> Iterator[Database]:
     )  # after the address: without one there is nothing to load it for
 
     # Nothing here is worth preparing, and a pooler may stand in between.
-    database = Database(make_engine(url, pool_size=1, application_name="darkroom-cli", prepare=False))
+    database = Database(make_engine(url, pool_size=1, application_name="darkroom-cli", prepare=False, reports=True))
     try:
         with _named_faults():
             yield database

@@ -130,9 +130,11 @@ SELECT job.captured, job.released, job.images, job.node, job.runtime_s,
     -- error: the division makes it one, and nothing of this stands.
     1 / CASE WHEN (job.quoted = 0 OR EXISTS (SELECT 1 FROM balance)) AND CASE job.money_before
         WHEN 'queued' THEN job.captured = 0
-        ELSE EXISTS (
-            SELECT 1 FROM transfers AS t WHERE t.job_id = job.id AND t.kind = 'hold' AND t.amount = job.quoted
-        ) END
+        -- A count and not EXISTS, which PostgreSQL may answer by hashing the whole table.
+        ELSE (
+            SELECT count(*) FROM transfers AS t
+            WHERE t.job_id = job.id AND t.kind = 'hold' AND t.amount = job.quoted
+        ) = 1 END
     THEN 1 ELSE 0 END AS booked,
     EXISTS (
         SELECT 1 FROM providers AS p WHERE p.name = job.provider AND (p.failures > 0 OR p.trips > 0)
