@@ -1,0 +1,48 @@
+"""Statements stand whole, so some say the same thing twice: what must be the same is compared here."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from jobs import calls, capacity
+from jobs.lifecycle.end import END
+from jobs.lifecycle.park import PARK
+from jobs.lifecycle.start import START
+
+
+def part(sql: str, name: str) -> str:
+    """The body of one part of a WITH, without comments, white space folded."""
+    begin = re.search(rf"^(?:WITH )?{name} AS \(", sql, re.MULTILINE)
+    assert begin, f"there is no part {name}"
+    depth, at = 1, begin.end()
+    while depth:
+        depth += {"(": 1, ")": -1}.get(sql[at], 0)
+        at += 1
+    return " ".join(re.sub(r"--[^\n]*", "", sql[begin.end() : at - 1]).split())
+
+
+@pytest.mark.parametrize("name", ["bound", "permit", "token", "tokens_taken"])
+def test_a_first_attempt_and_a_retry_take_permits_alike(name: str) -> None:
+    assert part(START.sql, name) == part(capacity.TAKE, name)
+
+
+def test_both_count_what_they_took_alike() -> None:
+    assert part(START.sql, "took").replace("pick.base_url, ", "") == part(capacity.TAKE, "took")
+
+
+@pytest.mark.parametrize("name", ["said", "image", "freed"])
+def test_parking_and_ending_write_the_same_of_a_call(name: str) -> None:
+    parked, ended = part(PARK.sql, name), part(END.sql, name)
+    assert ended.removesuffix(" RETURNING call_id").removesuffix(" RETURNING permits.number") == parked
+
+
+def test_whoever_writes_a_call_writes_every_column_of_its_outcome() -> None:
+    """RECORD and PARK also extend the time a call has; an end does not."""
+
+    def columns(sql: str) -> set[str]:
+        return set(re.findall(r"\b([a-z_]+) = ", part(sql, "call").split("FROM said")[0]))
+
+    assert columns(PARK.sql) == columns(calls.RECORD.sql)
+    assert columns(PARK.sql) - columns(END.sql) == {"give_up_at"}
