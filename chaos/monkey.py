@@ -20,9 +20,18 @@ from chaos.proxy import Mode, Proxy
 from chaos.target import Target
 from core.embedded.processes import Identity, identify
 from core.errors import DatabaseAwayError
+from jobs import health
 
 # Heartbeats of a worker count as missing after 10 s: only a longer stop makes others take its jobs.
 LONGER_THAN_HEARTBEAT_S = 14.0
+
+
+A_BALANCE = "SELECT 1 FROM balances WHERE account_id = (SELECT max(account_id) FROM balances) FOR UPDATE"
+LIVE_JOBS = "SELECT 1 FROM jobs WHERE finished_at IS NULL ORDER BY id LIMIT 5 FOR UPDATE"
+CREDENTIALS = "SELECT 1 FROM credentials FOR UPDATE"
+PAUSED = "chatgpt2api"
+QUEUES = (PAUSED, "openai", "polls", "control")
+POISON = ("", "5", "null", "[]", '{"a": 1}', '{"body": "%%%", "headers": {}, "properties": {}}', "\x00\xff")
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,45 @@ class Monkey:
             proxy.heal()
         return None
 
+    def hold_rows(self, query: str, seconds: tuple[float, float]) -> str | None:
+        """Lock some rows as a forgotten session does: longer than anyone waits for a lock."""
+        with self._target.database.transaction() as connection:
+            if not connection.execute(text(query)).all():
+                raise NotDoneError("there is nothing to lock")
+            self._stop.wait(self._chance.uniform(*seconds))
+        return None
+
+    def poison(self) -> str | None:
+        """What no publisher of ours ever sent, at both ends of every queue."""
+        client = self._target.redis()
+        for queue in QUEUES:
+            for rubbish in POISON:
+                client.lpush(queue, rubbish)
+                client.rpush(queue, rubbish)
+        return None
+
+    def double_messages(self) -> str | None:
+        """Every message that waits comes three times more."""
+        client = self._target.redis()
+        found = {queue: client.lrange(queue, 0, -1) for queue in QUEUES}
+        if not any(found.values()):
+            raise NotDoneError("no message waits")
+        for queue, messages in found.items():
+            for message in messages * 3:
+                client.lpush(queue, message)
+        return None
+
+    def pause_provider(self, seconds: tuple[float, float]) -> str | None:
+        """An operator's pause, lifted again."""
+        with self._target.database.autocommit() as connection:
+            health.pause(connection, PAUSED)
+        try:
+            self._stop.wait(self._chance.uniform(*seconds))
+        finally:
+            with self._target.database.autocommit() as connection:
+                health.resume(connection, PAUSED)
+        return None
+
     def _victim(self, names: Sequence[str]) -> Identity:
         running = self._target.processes()
         victims = [one for name, one in sorted(running.items()) if name.startswith(tuple(names))]
@@ -181,6 +229,14 @@ def _faults(monkey: Monkey, proxies: Mapping[str, Proxy], *, gentle: bool) -> di
         "SIGSTOP web": (1, lambda: monkey.freeze((2, 6), "web")),
         "SIGSTOP redis": (2, lambda: monkey.freeze((3, 12), "redis")),
         "SIGSTOP postgres": (2, lambda: monkey.freeze((3, 12), "postgres")),
+    }
+    slow |= {
+        "a balance locked": (1, lambda: monkey.hold_rows(A_BALANCE, (4, 9))),
+        "live jobs locked": (1, lambda: monkey.hold_rows(LIVE_JOBS, (4, 9))),
+        "credentials locked": (1, lambda: monkey.hold_rows(CREDENTIALS, (4, 9))),
+        "poison": (1, monkey.poison),
+        "messages doubled": (1, monkey.double_messages),
+        "provider paused": (1, lambda: monkey.pause_provider((3, 9))),
     }
     for name, proxy in proxies.items():
         slow[f"{name} cut"] = (1, partial(monkey.spoil, proxy, Mode.CUT, (2, 8)))
