@@ -46,12 +46,8 @@ _BUSY = (
 
 
 # A verb's statement is planned once a connection, for planning it again costs more than running it. A plan made
-# while the tables were small would go on to read them whole until the next ANALYZE: no verb ever needs to. Before
-# PostgreSQL 18 what is off counts as a cost, and a statement that seems dear enough would be compiled (jit).
-_BY_INDEX = (
-    " -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
-    " -c jit=off"
-)
+# while the tables were small is dropped by their next ANALYZE, which the sweep sees to (jobs/growth.py).
+_PLANNED_ONCE = " -c plan_cache_mode=force_generic_plan -c jit=off"
 
 
 def make_engine(
@@ -85,7 +81,7 @@ def make_engine(
             "options": (
                 f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={lock_timeout_ms} "
                 f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} -c timezone=UTC"
-                f"{'' if reports else _BY_INDEX}"
+                f"{'' if reports else _PLANNED_ONCE}"
             ),
             **_TCP,
         },

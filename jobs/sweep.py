@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 from core import failpoints
 from core.db import Hot, Statement
 from core.errors import DatabaseAwayError, DatabaseBusyError
-from jobs import heartbeats, lifecycle, publishing, refill, steps
+from jobs import growth, heartbeats, lifecycle, publishing, refill, steps
 from jobs.errors import StaleJobError
 from jobs.states import Nudge, Signal
 from jobs.workbench import Workbench
@@ -100,6 +100,7 @@ class Sweeper:
             self._notice_new_broker()
             self._forget_lost()
             signals += self._fill_windows()
+            self._analyse_grown()
             if signals:
                 failpoints.hit("sweep.unpublished")
             return signals
@@ -208,6 +209,11 @@ class Sweeper:
             # twice as long as the one before.
             if again := publishing.forget_lost(connection, older_than_s=age_s, first_s=LOST_AFTER_S, limit=PAGE):
                 log.info("messages_overdue", jobs=again, older_than_s=round(age_s, 1))
+
+    def _analyse_grown(self) -> None:
+        # Autovacuum may be at the same table: it does the same.
+        with suppress(DatabaseBusyError), self.bench.database.autocommit() as connection:
+            growth.analyse_grown(connection)
 
     def _fill_windows(self) -> list[Nudge]:
         with self.bench.database.autocommit() as connection:

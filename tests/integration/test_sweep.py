@@ -49,6 +49,21 @@ def test_a_job_whose_owner_is_gone_lapses_at_once(engine: Engine, account: Custo
     engine.assert_books_balance()
 
 
+def test_a_table_that_has_grown_is_analysed_so_that_plans_of_its_small_days_end(
+    engine: Engine, account: Customer
+) -> None:
+    analysed = "SELECT analyze_count FROM pg_stat_user_tables WHERE relname = 'job_events'"
+    engine.sweeper.sweep()
+    before = engine.one(analysed)
+    engine.sweeper.sweep()
+    assert engine.one(analysed) == before, "nothing has grown"
+    engine.sql("INSERT INTO job_events (job_id, type) SELECT 'job_x', 'x' FROM generate_series(1, 20000)")
+    engine.sql("SELECT pg_stat_force_next_flush()")
+    engine.sweeper.sweep()
+    assert engine.one(analysed) == before + 1
+    engine.sql("DELETE FROM job_events WHERE job_id = 'job_x'")
+
+
 def test_a_silent_owner_is_dead_only_to_whoever_beats_steadily(engine: Engine, account: Customer) -> None:
     job_id = dropped(engine, account)
     silence(engine, 60)
