@@ -6,12 +6,9 @@ rows when its statement was planned, and has a million by now.
 
 from __future__ import annotations
 
-import structlog
 from sqlalchemy import Connection, text
 
 from core.db import Hot, Statement
-
-log = structlog.get_logger(__name__)
 
 # So many rows changed, and half as many as there were: no sooner.
 ROWS = 500
@@ -29,5 +26,4 @@ def analyse_grown(connection: Connection) -> list[str]:
     names = [row.name for row in Hot.of(connection).all(GROWN, {"tables": list(TABLES), "rows": ROWS})]
     for name in names:
         connection.execute(text(f"ANALYZE {name}"))
-        log.info("table_analysed", table=name)
     return names

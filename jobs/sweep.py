@@ -213,7 +213,8 @@ class Sweeper:
     def _analyse_grown(self) -> None:
         # Autovacuum may be at the same table: it does the same.
         with suppress(DatabaseBusyError), self.bench.database.autocommit() as connection:
-            growth.analyse_grown(connection)
+            if names := growth.analyse_grown(connection):
+                log.info("tables_analysed", tables=names)
 
     def _fill_windows(self) -> list[Nudge]:
         with self.bench.database.autocommit() as connection:
