@@ -226,7 +226,7 @@ def test_switched_off_no_task_is_told_to_flower(
         for _ in range(2):  # before Flower's first asking for events, and after it
             jobs = [engine.order(account, "quiet").task.id, sync(engine, account, "no [sandbox:refuse]")]
             fleet.eventually(lambda: ended(engine, jobs))  # noqa: B023
-            assert "task." not in "".join(until_heartbeats(topics, 2))
+            assert "task." not in "".join(until_heartbeats(topics, 4))
         assert flower.tasks() == {}
     fleet.stop()
 

@@ -541,7 +541,7 @@ def test_the_books_balance_whatever_happens_in_whatever_order(bench: Workbench, 
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=20,
+            max_examples=30,
             stateful_step_count=45,
             deadline=None,
             suppress_health_check=list(HealthCheck),
