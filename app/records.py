@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import Literal
 
 from app.task_text import TaskText, find_texts
+from core.coalescing import Together
 from core.db import Database
 from core.errors import DatabaseAwayError
-from core.together import Together
 from jobs import audit, callbacks, funds, health, idempotency, lifecycle, publishing, repository, retention
 from jobs.audit import Finding
 from jobs.desk import Submitted
