@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core import schema
 from core.db import Database
 from core.errors import DatabaseAwayError
-from providers.catalog_live import LiveCatalog
+from providers.catalog.live import LiveCatalog
 from storage.base import StorageUnavailableError, Store
 
 Check = Callable[[], str | None]

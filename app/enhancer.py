@@ -15,7 +15,7 @@ import structlog
 
 from app.errors import EnhancerNotConfiguredError, InvalidRequestError
 from jobs.errors import FieldFault
-from providers.catalog import Catalog
+from providers.catalog.catalog import Catalog
 from providers.errors import ProviderError
 from providers.prompts import ENHANCEMENTS, Enhancement
 

@@ -17,8 +17,8 @@ from app.errors import MalformedFormError, MalformedJsonError
 from app.schemas import OrderIn
 from jobs.desk import Role
 from jobs.errors import FieldFault
-from providers.catalog import Catalog
-from providers.order_rules import WHOLE_FIELDS
+from providers.catalog.catalog import Catalog
+from providers.orders.rules import WHOLE_FIELDS
 
 PICTURE_PARTS: Mapping[str, Role] = {
     "image": "image",

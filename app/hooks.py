@@ -17,7 +17,7 @@ from app.signing import SignatureInvalidError
 from core.errors import ServiceError
 from core.ids import is_id
 from jobs.callbacks import PATH
-from providers.signatures import is_genuine
+from providers.shared.signatures import is_genuine
 
 bp = Blueprint("hooks", __name__, url_prefix=PATH)
 

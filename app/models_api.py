@@ -22,8 +22,8 @@ from app.submit import OPERATIONS
 from core.errors import ServiceError
 from jobs.errors import FieldFault
 from jobs.recommend import Offer, recommend, takes
-from providers.catalog import Catalog, Model, UnknownModelError
-from providers.ranking import asks_for_more, ranked
+from providers.catalog.catalog import Catalog, Model, UnknownModelError
+from providers.catalog.ranking import asks_for_more, ranked
 from quota.prices import MICROCREDITS_PER_CREDIT, credits_text
 
 bp = Blueprint("models", __name__, url_prefix="/api/models")

@@ -15,7 +15,7 @@ from app.submit import OPERATIONS
 from core.errors import ServiceError
 from jobs.circuit import State
 from jobs.health import ProviderState
-from providers.entries import ProviderSpec
+from providers.catalog.entries import ProviderSpec
 
 bp = Blueprint("providers", __name__, url_prefix="/api")
 

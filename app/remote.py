@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from jobs.errors import FieldFault
-from providers.http import Policy, UnsafeUrlError, fetch
+from providers.http.client import Policy, UnsafeUrlError, fetch
 
 Fetch = Callable[[str], bytes]
 

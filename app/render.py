@@ -15,7 +15,7 @@ from jobs.estimates import Placed, Wait
 from jobs.funds import Funds
 from jobs.repository import Image, Step, Task
 from jobs.states import JobStatus
-from providers.entries import spoken
+from providers.catalog.entries import spoken
 from quota.ledger import Entry
 from quota.prices import credits_text
 

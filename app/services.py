@@ -31,10 +31,10 @@ from jobs.estimates import Estimates, Placed, Wait
 from jobs.fallbacks import chains_of
 from jobs.states import Signal
 from providers import configured as configuration
-from providers.catalog import Catalog, CatalogSource, Model, UnknownModelError
-from providers.catalog_live import LiveCatalog
-from providers.order_schema import order_schema
-from providers.signatures import SECRET_VARIABLES
+from providers.catalog.catalog import Catalog, CatalogSource, Model, UnknownModelError
+from providers.catalog.live import LiveCatalog
+from providers.orders.schema import order_schema
+from providers.shared.signatures import SECRET_VARIABLES
 from storage.base import Picture, Store
 from storage.media import Limits as PictureLimits
 from storage.media import Media

@@ -39,7 +39,7 @@ from jobs.lifecycle import NewJob
 from jobs.limits import Limits, announce
 from jobs.workbench import Workbench
 from providers import registry
-from providers.catalog_live import LiveCatalog
+from providers.catalog.live import LiveCatalog
 from quota import ledger
 from storage.local import LocalStore
 from storage.media import Media

@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from jobs.errors import FieldFault, InvalidOrderError
-from providers.catalog import Model
-from providers.entries import spoken
-from providers.order_rules import CheckedOrder
-from providers.ranking import Goal
+from providers.catalog.catalog import Model
+from providers.catalog.entries import spoken
+from providers.catalog.ranking import Goal
+from providers.orders.rules import CheckedOrder
 
 # What an order may say instead of a model's name.
 AUTO: Mapping[str, Goal] = MappingProxyType({"auto": "budget", "auto:budget": "budget", "auto:quality": "quality"})

@@ -25,11 +25,11 @@ from jobs.idempotency import IdempotencyKey
 from jobs.lifecycle import NewJob, Queued
 from jobs.repository import Task
 from jobs.states import Nudge, Priority
-from providers.catalog import OPERATIONS, Catalog, CatalogSource, Model, UnknownModelError
-from providers.costs import cost_usd, expected_cost_microusd
-from providers.order_rules import CheckedOrder, OrderProblems, check_order
-from providers.payload import reserved_extra
-from providers.ranking import ranked
+from providers.catalog.catalog import OPERATIONS, Catalog, CatalogSource, Model, UnknownModelError
+from providers.catalog.ranking import ranked
+from providers.orders.costs import cost_usd, expected_cost_microusd
+from providers.orders.rules import CheckedOrder, OrderProblems, check_order
+from providers.shared.payload import reserved_extra
 from quota import ledger
 from quota.errors import InsufficientCreditsError
 from quota.prices import unit_price_microcredits

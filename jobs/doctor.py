@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, text
 from core.db import Database
 from jobs import audit, heartbeats, retention
 from jobs.sweep import SWEEP_LOCK
-from providers.catalog import Catalog
+from providers.catalog.catalog import Catalog
 from storage.base import Store
 from storage.media import Media
 

@@ -21,7 +21,7 @@ from core.db import Database
 from core.errors import DatabaseAwayError
 from jobs.capacity import PUT_OFF_MAX_S
 from jobs.heartbeats import DEAD_AFTER_S
-from providers.catalog import Model
+from providers.catalog.catalog import Model
 
 FRESH_S = 5.0
 KEPT_AT_MOST = 1000

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.errors import FieldFault, InvalidOrderError
-from providers.catalog import Model
-from providers.order_rules import CheckedOrder
+from providers.catalog.catalog import Model
+from providers.orders.rules import CheckedOrder
 
 MOST = 5
 

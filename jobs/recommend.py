@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from providers.catalog import Model
-from providers.order_needs import image_range, mask_need
+from providers.catalog.catalog import Model
+from providers.orders.needs import image_range, mask_need
 
 _LETTERING = frozenset({"typography", "text_rendering"})
 
@@ -27,7 +27,7 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Models that can do an operation, in both rankings (``providers.ranking``). ``default`` is what an order
+    """Models that can do an operation, in both rankings (``providers.catalog.ranking``). ``default`` is what an order
     without a model gets by the operator's word; ``price`` is ours in credits, as text; ``service_s`` by id."""
 
     operation: str

@@ -30,7 +30,7 @@ from jobs.loading import LiveJob, OpenCall, OrderParts
 from jobs.states import Ended, JobStatus, Nudge, Signal
 from jobs.workbench import Workbench, side_by_side
 from providers.base import Accepted, Finished, InputImage, Order, Provider
-from providers.catalog import Model, UnknownModelError
+from providers.catalog.catalog import Model, UnknownModelError
 from providers.errors import Misconfigured, NotRun, ProviderError, Uncertain
 from storage.base import BlobNotFoundError, StorageUnavailableError
 

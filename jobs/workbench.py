@@ -15,7 +15,7 @@ from jobs.callbacks import Callbacks
 from jobs.decide import RETRY_AFTER_MAX_S, Facts
 from jobs.loading import LiveJob, Turns
 from jobs.states import Signal
-from providers.catalog import Catalog, CatalogSource, Model, ProviderSpec, UnknownModelError
+from providers.catalog.catalog import Catalog, CatalogSource, Model, ProviderSpec, UnknownModelError
 from providers.registry import Registry
 from storage.base import Kind, Store
 from storage.media import Media

@@ -15,7 +15,7 @@ import kombu.utils.functional
 
 from core import logging
 from core.settings import SettingsError
-from providers.catalog_file import CatalogError
+from providers.catalog.reading import CatalogError
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from jobs.limits import Limits, announce
 from jobs.retention import Keeper
 from jobs.workbench import Workbench
 from providers import registry
-from providers.catalog_live import LiveCatalog
+from providers.catalog.live import LiveCatalog
 from storage.media import Media
 from storage.opening import open_store
 from workers import broker

@@ -45,8 +45,8 @@ def doctor(output: Output, fix: bool, money: bool, skip_blobs: bool) -> None:
 def _of_catalogue(path: Path) -> list[Finding]:
     """What is wrong with the operator's own catalogue file, a finding for each fault."""
     from jobs.doctor import Finding
-    from providers.catalog_file import CatalogError
-    from providers.catalog_live import LiveCatalog
+    from providers.catalog.live import LiveCatalog
+    from providers.catalog.reading import CatalogError
 
     mend = "edit it; until then the last good one holds, and nothing starts anew"
     try:
@@ -65,7 +65,7 @@ def _mend(examiner: Doctor, findings: list[Finding], *, money: bool) -> dict[Fin
 
 def _doctor(database: Database, stack: ExitStack, output: Output, *, skip_blobs: bool) -> Doctor:
     from jobs.doctor import Doctor
-    from providers import catalog
+    from providers.catalog import catalog
     from storage.media import Media
     from storage.opening import open_store
 

@@ -19,8 +19,8 @@ from core import settings as settings_module
 from core.embedded.faults import EmbeddedError
 from core.embedded.lines import Prefixed
 from core.settings import Settings, SettingsError, with_dotenv
-from providers.catalog_file import CatalogError
-from providers.catalog_live import LiveCatalog
+from providers.catalog.live import LiveCatalog
+from providers.catalog.reading import CatalogError
 
 __all__ = ["Plan", "Running", "run_stack", "run_up", "up"]
 

@@ -18,8 +18,8 @@ from listening import listening
 from PIL import Image
 from pydantic import SecretStr
 
-from providers import catalog
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Order, Running
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -31,8 +31,8 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import Outgoing
-from providers.huggingface import Config, HuggingFace
+from providers.http.client import Outgoing
+from providers.upstreams.huggingface.adapter import Config, HuggingFace
 from sandbox.testing import Sandbox, running_sandbox
 
 MODELS = catalog.load().models

@@ -20,8 +20,8 @@ from PIL import Image
 from replicate.exceptions import ModelError, ReplicateError
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
-from providers import catalog
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Order, ResultImage, Running
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -32,10 +32,10 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.http import Outgoing
+from providers.http.client import Outgoing
 from providers.registry import load
-from providers.replicate import Replicate
-from providers.signatures import TOLERANCE_S, is_genuine
+from providers.shared.signatures import TOLERANCE_S, is_genuine
+from providers.upstreams.replicate.adapter import Replicate
 from sandbox.testing import Sandbox, running_sandbox
 
 MODELS = [model for model in catalog.load().models.values() if model.provider == "replicate" and model.live]

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from providers import catalog, registry
+from providers import registry
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
-from providers.entries import AspectRatioRule, Model, PaddingRule, ParamSpec
+from providers.catalog import catalog
+from providers.catalog.entries import AspectRatioRule, Model, PaddingRule, ParamSpec
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -27,7 +28,7 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.stability import Stability
+from providers.upstreams.stability.adapter import Stability
 from sandbox.testing import Sandbox, running_sandbox
 
 CATALOG = catalog.load()

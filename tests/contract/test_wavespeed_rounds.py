@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from providers import catalog
 from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Order, Running
-from providers.entries import AspectRatioRule, Model, PixelsRule, ResolutionRule, SizesRule
+from providers.catalog import catalog
+from providers.catalog.entries import AspectRatioRule, Model, PixelsRule, ResolutionRule, SizesRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -27,8 +27,8 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.order_needs import image_range, mask_need
-from providers.wavespeed import MAX_INLINE_BYTES, Config, WaveSpeed
+from providers.orders.needs import image_range, mask_need
+from providers.upstreams.wavespeed.adapter import MAX_INLINE_BYTES, Config, WaveSpeed
 from sandbox.testing import Sandbox, running_sandbox
 
 MODELS = catalog.load().models

@@ -16,9 +16,10 @@ import openai
 import pytest
 from PIL import Image
 
-from providers import catalog, registry
+from providers import registry
 from providers.base import CallRef, CancelOutcome, Finished, InputImage, Order
-from providers.entries import AspectRatioRule, Model
+from providers.catalog import catalog
+from providers.catalog.entries import AspectRatioRule, Model
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -31,7 +32,7 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.xai import Xai
+from providers.upstreams.xai.adapter import Xai
 from sandbox.testing import Sandbox, running_sandbox
 
 CATALOG = catalog.load()

@@ -12,8 +12,8 @@ from sqlalchemy import create_engine, text
 from core.db import Database, make_engine
 from jobs.desk import Customer, Desk
 from jobs.workbench import Workbench
-from providers import catalog
-from providers.catalog import Catalog
+from providers.catalog import catalog
+from providers.catalog.catalog import Catalog
 from providers.configured import configured_names
 from sandbox.testing import Sandbox
 from storage.local import LocalStore

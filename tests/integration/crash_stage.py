@@ -28,7 +28,7 @@ from jobs import audit, funds
 from jobs.desk import Customer, Desk
 from jobs.funds import Funds
 from jobs.states import Nudge
-from providers import catalog
+from providers.catalog import catalog
 from quota import ledger
 from storage.local import LocalStore
 from storage.media import Media

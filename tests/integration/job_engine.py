@@ -42,7 +42,7 @@ from jobs.repository import Task
 from jobs.states import Ended, Nudge, Signal
 from jobs.workbench import Workbench
 from providers import registry
-from providers.catalog import CatalogSource
+from providers.catalog.catalog import CatalogSource
 from quota import ledger
 from storage.base import StorageUnavailableError
 from storage.local import LocalStore

@@ -26,7 +26,8 @@ from jobs.limits import Limits, announce
 from jobs.repository import find_task
 from jobs.states import Outcome, Signal
 from jobs.workbench import Workbench
-from providers import catalog, registry
+from providers import registry
+from providers.catalog import catalog
 from quota import ledger
 from sandbox.testing import Sandbox
 from storage.local import LocalStore

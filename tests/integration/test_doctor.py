@@ -20,7 +20,7 @@ from jobs import audit, heartbeats, sweep
 from jobs.doctor import Doctor, Finding
 from jobs.limits import Limits, announce
 from jobs.mending import Mender
-from providers import catalog
+from providers.catalog import catalog
 from quota import ledger
 from storage.local import LocalStore
 

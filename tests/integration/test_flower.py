@@ -22,7 +22,7 @@ from core.redis import make_client
 from core.settings import Settings
 from jobs import lifecycle
 from jobs.desk import Customer
-from providers.catalog import Catalog
+from providers.catalog.catalog import Catalog
 from sandbox.testing import Sandbox
 from storage.media import Media
 

@@ -23,7 +23,7 @@ from jobs.states import Nudge, Outcome, Signal
 from jobs.workbench import Workbench
 from providers import registry
 from providers.base import Accepted, CancelOutcome, Finished
-from providers.catalog import UnknownModelError
+from providers.catalog.catalog import UnknownModelError
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
 

@@ -42,10 +42,10 @@ from jobs.funds import Funds
 from jobs.lifecycle import Cancellation
 from jobs.repository import Image, Step, Task
 from jobs.states import Nudge
-from providers import catalog as catalogue
-from providers.http import UnsafeUrlError
-from providers.order_rules import OrderProblems, check_order
-from providers.order_schema import order_schema
+from providers.catalog import catalog as catalogue
+from providers.http.client import UnsafeUrlError
+from providers.orders.rules import OrderProblems, check_order
+from providers.orders.schema import order_schema
 from quota.ledger import Entry
 from storage.base import BlobNotFoundError, Picture
 

@@ -17,7 +17,7 @@ from app.schemas import Estimate, TaskOut
 from jobs.desk import Submitted
 from jobs.errors import BadPictureError, FieldFault
 from jobs.states import Nudge
-from providers.catalog import load
+from providers.catalog.catalog import load
 
 GENERATE = "/api/images/generate"
 EDIT = "/api/images/edit"

@@ -16,7 +16,7 @@ from app.schemas import CancelOut, LedgerOut, ModelDetail, ModelList, QuotaOut, 
 from app.submit import OPERATIONS
 from jobs.lifecycle import Cancellation
 from jobs.states import Nudge
-from providers.entries import spoken
+from providers.catalog.entries import spoken
 
 TASK = f"/api/images/tasks/{job_id(1)}"
 

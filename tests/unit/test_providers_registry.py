@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from providers import catalog, configured, registry
+from providers import configured, registry
+from providers.catalog import catalog
 from providers.configured import PROVIDERS, configured_names, half_configured
 from sandbox.twins import Twin, all_twins, environ
 
@@ -96,7 +97,7 @@ def test_a_bad_setting_is_named_without_its_value(change: dict[str, str], named:
 def test_asking_what_is_configured_loads_no_adapter() -> None:
     program = (
         "import sys, providers.configured\n"
-        "sys.exit(any(name in sys.modules for name in ('requests', 'pydantic', 'providers.openai')))"
+        "sys.exit(any(name in sys.modules for name in ('requests', 'pydantic', 'providers.upstreams.openai.adapter')))"
     )
     env = {"PYTHONPATH": ":".join(filter(None, [".", *sys.path]))}
     assert subprocess.run([sys.executable, "-c", program], check=False, env=env).returncode == 0
