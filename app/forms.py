@@ -15,8 +15,8 @@ from werkzeug.formparser import FormDataParser
 from app.bodies import parse_object, storable
 from app.errors import MalformedFormError, MalformedJsonError
 from app.schemas import OrderIn
-from jobs.desk import Role
 from jobs.errors import FieldFault
+from jobs.submission.service import Role
 from providers.catalog.catalog import Catalog
 from providers.orders.rules import WHOLE_FIELDS
 

@@ -1,6 +1,6 @@
 """Webhooks in: an upstream says that a call is done, and the job is looked at now instead of later.
 
-Open to whoever holds an address of ours (``jobs.callbacks``), and where the operator has set the
+Open to whoever holds an address of ours (``jobs.execution.callbacks``), and where the operator has set the
 provider's signing secret, to whoever signs with it. Off until DARKROOM_PUBLIC_URL is set.
 """
 
@@ -16,7 +16,7 @@ from app.services import services
 from app.signing import SignatureInvalidError
 from core.errors import ServiceError
 from core.ids import is_id
-from jobs.callbacks import PATH
+from jobs.execution.callbacks import PATH
 from providers.shared.signatures import is_genuine
 
 bp = Blueprint("hooks", __name__, url_prefix=PATH)

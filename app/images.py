@@ -17,7 +17,7 @@ from app.render import TASKS
 from app.schemas import ImageQuery
 from app.services import Services, services
 from app.tasks import checked_id
-from jobs.repository import Image
+from jobs.reads.tasks import Image
 from storage import models3d
 from storage.base import TEXT, MediaError, Picture
 

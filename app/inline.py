@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from jobs.repository import Task
+from jobs.reads.tasks import Task
 from storage.base import BlobNotFoundError, Store
 
 # Base64 of all of them stands in one answer, in memory.

@@ -21,7 +21,7 @@ from app.services import Services, services
 from app.submit import OPERATIONS
 from core.errors import ServiceError
 from jobs.errors import FieldFault
-from jobs.recommend import Offer, recommend, takes
+from jobs.submission.recommendations import Offer, recommend, takes
 from providers.catalog.catalog import Catalog, Model, UnknownModelError
 from providers.catalog.ranking import asks_for_more, ranked
 from quota.prices import MICROCREDITS_PER_CREDIT, credits_text

@@ -25,7 +25,6 @@ from app.errors import IdempotencyKeyError, UnsupportedMediaTypeError
 from app.remote import fetch_all
 from app.schemas import MAX_METADATA_BYTES, OrderIn
 from app.services import Services
-from jobs.desk import Customer, Quote, Reference, Role, Submitted
 from jobs.errors import (
     FieldFault,
     ImageGoneError,
@@ -34,7 +33,8 @@ from jobs.errors import (
     InvalidOrderError,
     JobNotFoundError,
 )
-from jobs.idempotency import IdempotencyKey, of_sdk_attempt
+from jobs.submission.idempotency import IdempotencyKey, of_sdk_attempt
+from jobs.submission.service import Customer, Quote, Reference, Role, Submitted
 
 MAX_PICTURES = 16
 NOT_YET = frozenset({"webhook_url", "webhook_events", "upload_id"})

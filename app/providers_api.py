@@ -13,8 +13,8 @@ from app.schemas import Empty, ProviderList, ProviderOut
 from app.services import Services, services
 from app.submit import OPERATIONS
 from core.errors import ServiceError
-from jobs.circuit import State
-from jobs.health import ProviderState
+from jobs.dispatch.circuit import State
+from jobs.dispatch.health import ProviderState
 from providers.catalog.entries import ProviderSpec
 
 bp = Blueprint("providers", __name__, url_prefix="/api")

@@ -10,11 +10,11 @@ from typing import Any
 from app.answers import json_text, rfc3339
 from app.signing import Signer
 from app.task_text import TaskText
-from jobs.desk import Quote
-from jobs.estimates import Placed, Wait
-from jobs.funds import Funds
-from jobs.repository import Image, Step, Task
+from jobs.reads.funds import Funds
+from jobs.reads.tasks import Image, Step, Task
 from jobs.states import JobStatus
+from jobs.submission.estimates import Placed, Wait
+from jobs.submission.service import Quote
 from providers.catalog.entries import spoken
 from quota.ledger import Entry
 from quota.prices import credits_text

@@ -25,11 +25,11 @@ from app.waits import Waits
 from core.db import Database, make_engine
 from core.redis import SENTINEL, make_client
 from core.settings import Settings, SettingsError
-from jobs.callbacks import Callbacks
-from jobs.desk import Desk
-from jobs.estimates import Estimates, Placed, Wait
-from jobs.fallbacks import chains_of
+from jobs.execution.callbacks import Callbacks
 from jobs.states import Signal
+from jobs.submission.estimates import Estimates, Placed, Wait
+from jobs.submission.fallbacks import chains_of
+from jobs.submission.service import Desk
 from providers import configured as configuration
 from providers.catalog.catalog import Catalog, CatalogSource, Model, UnknownModelError
 from providers.catalog.live import LiveCatalog

@@ -16,9 +16,9 @@ from app.render import TASKS
 from app.schemas import Empty, Estimate, EstimateBody, OrderBody, TaskOut
 from app.services import Services, services
 from core.errors import UnavailableError
-from jobs.desk import Customer
 from jobs.errors import FieldFault, UnknownOperationError
-from jobs.repository import Task
+from jobs.reads.tasks import Task
+from jobs.submission.service import Customer
 from quota.prices import credits_text
 
 bp = Blueprint("submit", __name__)

@@ -12,7 +12,7 @@ from typing import Any
 
 from core.db import Hot, Statement
 from core.ids import is_id
-from jobs.repository import QUEUE_COUNTED, Image, image_of
+from jobs.reads.tasks import QUEUE_COUNTED, Image, image_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from app.services import services
 from app.submit import OPERATIONS
 from app.task_text import TaskText
 from jobs.errors import FieldFault, JobNotFoundError
-from jobs.repository import Filters, Task
+from jobs.reads.tasks import Filters, Task
 
 bp = Blueprint("tasks", __name__, url_prefix=TASKS)
 

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import DatabaseAwayError
-from jobs.repository import Task
+from jobs.reads.tasks import Task
 
 log = structlog.get_logger(__name__)
 

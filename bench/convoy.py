@@ -34,10 +34,12 @@ from core.db import Database, make_engine
 from core.embedded.postgres import EmbeddedPostgres
 from core.errors import DatabaseAwayError, DatabaseBusyError
 from core.ids import new_id
-from jobs import heartbeats, lifecycle, runner
+from jobs import lifecycle
+from jobs.dispatch import heartbeats
+from jobs.dispatch.limits import Limits, announce
+from jobs.execution import run as runner
+from jobs.execution.context import Workbench
 from jobs.lifecycle import NewJob
-from jobs.limits import Limits, announce
-from jobs.workbench import Workbench
 from providers import registry
 from providers.catalog.live import LiveCatalog
 from quota import ledger

@@ -9,7 +9,7 @@ import structlog
 
 from core.db import Database
 from core.errors import DatabaseAwayError
-from jobs import heartbeats
+from jobs.dispatch import heartbeats
 
 log = structlog.get_logger(__name__)
 

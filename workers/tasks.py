@@ -12,10 +12,12 @@ from typing import Any
 
 from celery import Task
 
-from jobs import poller, publishing, runner
+from jobs.dispatch import publishing
 from jobs.errors import JobFailedError
+from jobs.execution import poll as poller
+from jobs.execution import run as runner
+from jobs.execution.context import Workbench
 from jobs.states import Ended, Signal
-from jobs.workbench import Workbench
 from workers import drain, job_request, stepping, wiring
 from workers.celery_app import app
 from workers.job_request import LIVES_ON, JobRequest, JobRetry

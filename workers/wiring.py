@@ -17,10 +17,10 @@ from core.errors import DatabaseAwayError
 from core.ids import new_id
 from core.redis import RedisError, make_client
 from core.settings import Settings, SettingsError, load, with_dotenv
-from jobs.callbacks import Callbacks
-from jobs.limits import Limits, announce
-from jobs.retention import Keeper
-from jobs.workbench import Workbench
+from jobs.dispatch.limits import Limits, announce
+from jobs.execution.callbacks import Callbacks
+from jobs.execution.context import Workbench
+from jobs.maintenance.retention import Keeper
 from providers import registry
 from providers.catalog.live import LiveCatalog
 from storage.media import Media

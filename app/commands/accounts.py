@@ -17,7 +17,7 @@ from app.commands.parameters import BIGINT_MAX, CREDITS, DURATION
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from jobs.funds import Funds
+    from jobs.reads.funds import Funds
 
 # As accounts.keys.SCOPES, which a test compares; importing it would load the database driver for --help.
 SCOPES = ("jobs:write", "jobs:read", "admin")
@@ -52,7 +52,7 @@ def create_account(connection: Connection, name: str, weight: int) -> Tell:
 def list_accounts(connection: Connection) -> Tell:
     """List the accounts with their balances."""
     from accounts import accounts
-    from jobs.funds import funds
+    from jobs.reads.funds import funds
 
     found = [(each, funds(connection, each.id)) for each in accounts.list_accounts(connection)]
 
@@ -175,7 +175,7 @@ def grant(
 ) -> Tell:
     """Give CREDITS (such as 100 or 5.3) to ACCOUNT (name or id)."""
     from accounts import accounts
-    from jobs.funds import funds
+    from jobs.reads.funds import funds
     from quota import ledger
 
     amount = _one_amount(credits_given, microcredits)

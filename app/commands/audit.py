@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @database_command
 def audit(connection: Connection) -> Tell:
     """Check every invariant of money and jobs; exit 1 when one is broken."""
-    from jobs.audit import check
+    from jobs.maintenance.audit import check
 
     findings = list(check(connection))
 

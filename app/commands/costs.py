@@ -13,7 +13,7 @@ from app.commands.output import Output, credits_of
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from jobs.margins import Margin
+    from jobs.reads.margins import Margin
 
 MICROUSD = 1_000_000
 COLUMNS = (
@@ -35,7 +35,7 @@ COLUMNS = (
 @database_command
 def costs(connection: Connection, *, days: int) -> Tell:
     """Show what calls cost us, as the catalogue expects and as upstreams report, beside what was sold."""
-    from jobs.margins import margins
+    from jobs.reads.margins import margins
 
     found = list(margins(connection, days=days))
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from core.db import Database
-    from jobs.doctor import Doctor, Finding
+    from jobs.maintenance.doctor import Doctor, Finding
 
 
 @click.command()
@@ -44,7 +44,7 @@ def doctor(output: Output, fix: bool, money: bool, skip_blobs: bool) -> None:
 
 def _of_catalogue(path: Path) -> list[Finding]:
     """What is wrong with the operator's own catalogue file, a finding for each fault."""
-    from jobs.doctor import Finding
+    from jobs.maintenance.doctor import Finding
     from providers.catalog.live import LiveCatalog
     from providers.catalog.reading import CatalogError
 
@@ -57,14 +57,14 @@ def _of_catalogue(path: Path) -> list[Finding]:
 
 
 def _mend(examiner: Doctor, findings: list[Finding], *, money: bool) -> dict[Finding, str | None]:
-    from jobs.mending import Mender
+    from jobs.maintenance.repair import Mender
 
     mender = Mender(examiner)
     return {finding: mender.mend(finding, money=money) for finding in findings}
 
 
 def _doctor(database: Database, stack: ExitStack, output: Output, *, skip_blobs: bool) -> Doctor:
-    from jobs.doctor import Doctor
+    from jobs.maintenance.doctor import Doctor
     from providers.catalog import catalog
     from storage.media import Media
     from storage.opening import open_store

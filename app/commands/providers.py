@@ -14,7 +14,7 @@ from app.commands.output import CommandError, Exit, Output
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from jobs.health import ProviderState
+    from jobs.dispatch.health import ProviderState
 
 
 @click.group(invoke_without_command=True)
@@ -29,7 +29,7 @@ def providers(context: click.Context) -> None:
 @database_command
 def list_providers(connection: Connection) -> Tell:
     """List the upstreams: circuit, pause, calls in flight and limits."""
-    from jobs import health
+    from jobs.dispatch import health
 
     found = health.overview(connection)
 
@@ -73,7 +73,7 @@ def _remarks(state: ProviderState) -> list[str]:
 @click.argument("name")
 def pause(connection: Connection, name: str) -> Tell:
     """Send nothing new to NAME; what is in flight is followed to its end."""
-    from jobs import health
+    from jobs.dispatch import health
 
     _check(name)
     health.pause(connection, name)
@@ -91,7 +91,7 @@ def pause(connection: Connection, name: str) -> Tell:
 @click.argument("name")
 def resume(connection: Connection, name: str) -> Tell:
     """Send to NAME again, within half a minute; also closes its circuit."""
-    from jobs import health
+    from jobs.dispatch import health
 
     _check(name)
     health.resume(connection, name)

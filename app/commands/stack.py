@@ -29,7 +29,7 @@ from core.embedded.runfile import RunFile
 from core.embedded.supervisor import Output, Supervisor
 from core.errors import DatabaseAwayError
 from core.settings import Settings, with_dotenv
-from jobs import heartbeats
+from jobs.dispatch import heartbeats
 
 READY_TIMEOUT_S = 120.0
 _POLL_S = 0.1

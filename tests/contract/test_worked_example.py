@@ -92,14 +92,14 @@ def rows(*head: str) -> list[list[str]]:
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     """The catalogue with everything that the page adds to it."""
     root = tmp_path_factory.mktemp("catalogue")
-    (root / "providers").mkdir()
-    shutil.copy(catalog.PACKAGED, root / "providers")
+    (root / "providers" / "catalog").mkdir(parents=True)
+    shutil.copy(catalog.PACKAGED, root / "providers" / "catalog")
     for said, text in blocks(PART):
         if said["path"] == "providers/catalog/catalog.yaml":
             insert(root, said["path"], said["line"], text)
     for _, text in blocks(ENTRY):
         append(root, "providers/catalog/catalog.yaml", text)
-    return catalog.load(root / "providers" / "catalog.yaml")
+    return catalog.load(root / "providers" / "catalog" / "catalog.yaml")
 
 
 def ordered(model: Model, asked: dict[str, Any]) -> tuple[CheckedOrder, Order]:

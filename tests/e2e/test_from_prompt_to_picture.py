@@ -14,7 +14,7 @@ import requests
 from PIL import Image, ImageChops
 
 from core.db import Database, make_engine
-from jobs import audit
+from jobs.maintenance import audit
 from tests.e2e.conftest import Service, until
 
 

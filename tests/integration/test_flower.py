@@ -21,7 +21,7 @@ from core.embedded.ports import free_ports
 from core.redis import make_client
 from core.settings import Settings
 from jobs import lifecycle
-from jobs.desk import Customer
+from jobs.submission.service import Customer
 from providers.catalog.catalog import Catalog
 from sandbox.testing import Sandbox
 from storage.media import Media

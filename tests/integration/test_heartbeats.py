@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from core.db import Database, make_engine
-from jobs import heartbeats
+from jobs.dispatch import heartbeats
 from workers.heart import Heart
 
 DEAD_PID = 2**31 - 2

@@ -13,10 +13,11 @@ from app.render import Renderer
 from app.schemas import TaskOut
 from app.signing import Signer
 from app.task_text import find_texts
-from jobs import lifecycle, retention
-from jobs.desk import Customer
-from jobs.estimates import Placed, Wait
-from jobs.repository import QUEUE_COUNTED
+from jobs import lifecycle
+from jobs.maintenance import retention
+from jobs.reads.tasks import QUEUE_COUNTED
+from jobs.submission.estimates import Placed, Wait
+from jobs.submission.service import Customer
 
 ODD = 'a "fox" \\ of\tthe\nsnow: \x01 \x7f é 狐 🦊 </script>'
 

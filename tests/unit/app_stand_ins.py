@@ -25,9 +25,6 @@ from app.signing import Signer
 from app.task_text import TaskText
 from app.waits import Waits
 from core.settings import Settings
-from jobs.audit import Finding
-from jobs.callbacks import Callbacks
-from jobs.desk import Quote, Submitted
 from jobs.errors import (
     FieldFault,
     IdempotencyMismatchError,
@@ -38,10 +35,13 @@ from jobs.errors import (
     JobNotFoundError,
     NotEndedError,
 )
-from jobs.funds import Funds
+from jobs.execution.callbacks import Callbacks
 from jobs.lifecycle import Cancellation
-from jobs.repository import Image, Step, Task
+from jobs.maintenance.audit import Finding
+from jobs.reads.funds import Funds
+from jobs.reads.tasks import Image, Step, Task
 from jobs.states import Nudge
+from jobs.submission.service import Quote, Submitted
 from providers.catalog import catalog as catalogue
 from providers.http.client import UnsafeUrlError
 from providers.orders.rules import OrderProblems, check_order

@@ -14,9 +14,9 @@ from app_stand_ins import MINE, PNG, Edge, done_task, job_id, make_edge, make_im
 from app.bodies import MAX_COMMAS
 from app.forms import kinds_of
 from app.schemas import Estimate, TaskOut
-from jobs.desk import Submitted
 from jobs.errors import BadPictureError, FieldFault
 from jobs.states import Nudge
+from jobs.submission.service import Submitted
 from providers.catalog.catalog import load
 
 GENERATE = "/api/images/generate"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from jobs.choice import AUTO, Choice, choose
 from jobs.errors import FieldFault, InvalidOrderError
+from jobs.submission.selection import AUTO, Choice, choose
 from providers.catalog.catalog import Model, load
 from providers.catalog.ranking import Goal, ranked
 from providers.orders.rules import CheckedOrder, OrderProblems, check_order

@@ -1,7 +1,7 @@
 """The health of providers, one row each: paused by an operator, or away by what answers say of the circuit.
 
-``jobs/circuit.py`` decides what an answer changes; here the row of ``providers`` is read and written. Whether a
-call may go is asked of the same row by ``jobs/capacity.py``.
+``jobs/dispatch/circuit.py`` decides what an answer changes; here the row of ``providers`` is read and written.
+Whether a call may go is asked of the same row by ``jobs/dispatch/permits.py``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from datetime import datetime
 import structlog
 from sqlalchemy import Connection, text
 
-from jobs import circuit
-from jobs.circuit import Circuit, News, State
+from jobs.dispatch import circuit
+from jobs.dispatch.circuit import Circuit, News, State
 from jobs.states import Outcome
 
 log = structlog.get_logger(__name__)

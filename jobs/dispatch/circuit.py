@@ -1,11 +1,11 @@
-"""The circuit breaker of a provider as a pure state machine; ``jobs/health.py`` keeps its row.
+"""The circuit breaker of a provider as a pure state machine; ``jobs/dispatch/health.py`` keeps its row.
 
 CLOSED counts failures in a row. Enough of them within a window open the circuit: no one submits for a
 while that doubles with every failed probe. Then it is HALF_OPEN: one call goes out as a probe, and its
 outcome alone closes the circuit or opens it again. Calls sent before are no news about now.
 
 A job counts once: what has failed before may fail by itself, and tried again it says nothing new. For the
-same reason a job that was never tried is the best probe (``jobs/refill.py``, ``capacity.TAKE``).
+same reason a job that was never tried is the best probe (``jobs/dispatch/refill.py``, ``capacity.TAKE``).
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Call:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Call:
-        """From the JSON object ``jobs.loading`` makes of a row."""
+        """From the JSON object ``jobs.reads.worker`` makes of a row."""
         return cls(
             id=row["id"],
             slot=row["slot"],

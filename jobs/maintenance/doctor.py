@@ -1,6 +1,6 @@
 """What is stuck, orphaned or out of balance, why, and the command that mends it.
 
-Looking changes nothing; ``jobs.mending`` does.
+Looking changes nothing; ``jobs.maintenance.repair`` does.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from core.db import Database
-from jobs import audit, heartbeats, retention
-from jobs.sweep import SWEEP_LOCK
+from jobs.dispatch import heartbeats
+from jobs.maintenance import audit, retention
+from jobs.maintenance.sweep import SWEEP_LOCK
 from providers.catalog.catalog import Catalog
 from storage.base import Store
 from storage.media import Media

@@ -6,8 +6,8 @@ A credential with ``max_active`` has one row in ``permits`` for each call that m
 free one before it is made and gives it back when its outcome is known. A credential with ``max_per_minute`` has
 one row in ``submit_tokens`` for each submit a minute; a submit makes one unusable for 62 s: a minute, and two
 seconds for the way from here to the upstream's own clock. Rows that another call is about to take are skipped, so
-no one waits for anyone, and a credential without limits is only read. ``jobs/limits.py`` makes these rows, and
-``jobs/health.py`` says which providers are paused or away.
+no one waits for anyone, and a credential without limits is only read. ``jobs/dispatch/limits.py`` makes these rows, and
+``jobs/dispatch/health.py`` says which providers are paused or away.
 
 No one waits for a permit either: a claim that finds none is put off, and only its ``due_at`` moves.
 """
@@ -183,7 +183,7 @@ _RELEASE = text(RELEASE)
 class Taken:
     """What a claim has got: the first ``calls`` of its calls may go to one credential.
 
-    ``limited``: the credential has a limit, so accounts take turns there (``jobs/refill.py``).
+    ``limited``: the credential has a limit, so accounts take turns there (``jobs/dispatch/refill.py``).
     """
 
     credential_id: str
@@ -401,6 +401,6 @@ def free_permits(connection: Connection) -> dict[str, int | None]:
     """Jobs worth publishing now, by provider: what it has room for less what is on its way already.
 
     None where nothing limits it; a provider that has no rows yet is not named. Zero: its claims would
-    only be put off, or its circuit waits for a probe (:func:`jobs.health.half_open`).
+    only be put off, or its circuit waits for a probe (:func:`jobs.dispatch.health.half_open`).
     """
     return {row.provider: None if row.free is None else int(row.free) for row in connection.execute(_FREE_PERMITS)}

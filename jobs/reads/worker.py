@@ -1,6 +1,6 @@
 """Reading what a step needs of a job, in one statement each; nothing here writes.
 
-Unlike ``jobs.repository`` this is the workers' view: across accounts, with calls and inputs.
+Unlike ``jobs.reads.tasks`` this is the workers' view: across accounts, with calls and inputs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from core.db import Hot, Statement
-from jobs.decide import Call
+from jobs.execution.decide import Call
 from jobs.states import JobStatus, Outcome
 
 

@@ -17,14 +17,16 @@ from core import failpoints
 from core.db import Database
 from core.errors import DatabaseAwayError
 from core.ids import new_id
-from jobs import choice, fallbacks, idempotency, lifecycle, repository, states
-from jobs.choice import AUTO, Choice
+from jobs import lifecycle, states
 from jobs.errors import BadPictureError, FieldFault, InvalidOrderError, JobNotFoundError, UnknownOperationError
-from jobs.fallbacks import Fallback
-from jobs.idempotency import IdempotencyKey
 from jobs.lifecycle import NewJob, Queued
-from jobs.repository import Task
+from jobs.reads import tasks
+from jobs.reads.tasks import Task
 from jobs.states import Nudge, Priority
+from jobs.submission import fallbacks, idempotency, selection
+from jobs.submission.fallbacks import Fallback
+from jobs.submission.idempotency import IdempotencyKey
+from jobs.submission.selection import AUTO, Choice
 from providers.catalog.catalog import OPERATIONS, Catalog, CatalogSource, Model, UnknownModelError
 from providers.catalog.ranking import ranked
 from providers.orders.costs import cost_usd, expected_cost_microusd
@@ -238,7 +240,7 @@ class Desk:
         """A job whose COMMIT's answer was lost. Raises DatabaseAwayError: then its pictures stay, to be safe."""
         try:
             with self._database.autocommit() as connection:
-                task = repository.find_task(connection, customer.account_id, job_id)
+                task = tasks.find_task(connection, customer.account_id, job_id)
         except JobNotFoundError:
             return None
         return Submitted(task, [states.run(provider, job_id)])
@@ -272,7 +274,7 @@ class Desk:
             job_id = idempotency.find(connection, customer.account_id, key)
             if job_id is None:
                 return None
-            return Submitted(repository.find_task(connection, customer.account_id, job_id), [], replayed=True)
+            return Submitted(tasks.find_task(connection, customer.account_id, job_id), [], replayed=True)
 
     def _check_balance(self, customer: Customer, quote: Quote) -> None:
         with self._database.autocommit() as connection:
@@ -290,7 +292,9 @@ class Desk:
         if name is None or name in AUTO:
             goal = AUTO[name or "auto"]
             candidates = ranked(catalog, operation, self._configured, goal, self._markup)
-            return choice.choose(candidates, asked.check, operation=operation, asked=name, goal=goal, lenient=lenient)
+            return selection.choose(
+                candidates, asked.check, operation=operation, asked=name, goal=goal, lenient=lenient
+            )
         model, warnings = self._named(catalog, name)
         return Choice(model, asked.check(model, lenient=lenient), warnings=warnings)
 
@@ -442,7 +446,7 @@ def _check_storable(fields: Mapping[str, Any]) -> None:
 def _is_storable(value: Any) -> bool:
     match value:
         case str():
-            return repository.UNSTORABLE.search(value) is None
+            return tasks.UNSTORABLE.search(value) is None
         case float():
             return isfinite(value)
         case dict():

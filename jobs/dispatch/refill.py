@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, text
 
-from jobs import capacity, health, limits, publishing, states
+from jobs import states
+from jobs.dispatch import health, limits, publishing
+from jobs.dispatch import permits as capacity
 from jobs.states import Nudge
 
 Pair = tuple[str, str, int]  # account, provider, weight

@@ -19,8 +19,8 @@ from sqlalchemy import Row, text
 
 from core.db import Database
 from core.errors import DatabaseAwayError
-from jobs.capacity import PUT_OFF_MAX_S
-from jobs.heartbeats import DEAD_AFTER_S
+from jobs.dispatch.heartbeats import DEAD_AFTER_S
+from jobs.dispatch.permits import PUT_OFF_MAX_S
 from providers.catalog.catalog import Model
 
 FRESH_S = 5.0
@@ -78,7 +78,7 @@ class Wait:
 
 
 class Placed(Protocol):
-    """What is to be known of a task whose wait is asked for: a jobs.repository.Task, for example."""
+    """What is to be known of a task whose wait is asked for: a jobs.reads.tasks.Task, for example."""
 
     @property
     def id(self) -> str: ...

@@ -18,13 +18,17 @@ import structlog
 
 from core import failpoints
 from core.errors import DatabaseAwayError
-from jobs import answers, calls, capacity, collector, decide, loading, runner, search, states, steps
-from jobs.answers import Answer
-from jobs.collector import Made
+from jobs import states
+from jobs.dispatch import permits
 from jobs.errors import StaleJobError
-from jobs.loading import LiveJob, OpenCall
+from jobs.execution import apply, collect, decide, outcomes, recovery, run
+from jobs.execution.collect import Made
+from jobs.execution.context import Workbench, side_by_side
+from jobs.execution.outcomes import Answer
+from jobs.lifecycle import calls
+from jobs.reads import worker
+from jobs.reads.worker import LiveJob, OpenCall
 from jobs.states import Outcome, Signal
-from jobs.workbench import Workbench, side_by_side
 from providers.base import Accepted, CheckResult, Finished, Missing, Provider, Running
 from providers.errors import Failed, Misconfigured, NotRun, ProviderError, Refused
 from providers.registry import UnknownCredentialError
@@ -76,7 +80,7 @@ def poll(bench: Workbench, provider: str) -> list[Signal]:
     if not limit:
         return []  # the next tick asks again, here or at another worker
     with bench.database.hot() as hot:
-        jobs = loading.take_due(
+        jobs = worker.take_due(
             hot,
             provider,
             limit=limit,
@@ -90,7 +94,7 @@ def poll(bench: Workbench, provider: str) -> list[Signal]:
 
 
 def _follow(bench: Workbench, jobs: Sequence[LiveJob]) -> list[Signal]:
-    seen = {job.id: Seen(job, made=collector.on_record(job)) for job in jobs}
+    seen = {job.id: Seen(job, made=collect.on_record(job)) for job in jobs}
     for each in seen.values():
         each.news += _pass_on_the_wish(bench, each.job)
     for look in _look(bench, list(seen.values())):
@@ -109,7 +113,7 @@ def _collect(bench: Workbench, ready: Sequence[Seen]) -> list[Signal]:
     def keep(each: Seen) -> None:
         began = time.monotonic()
         try:
-            each.news += collector.keep(bench, each.job, each.made)
+            each.news += collect.keep(bench, each.job, each.made)
         except DatabaseAwayError as error:
             log.warning("collecting_waits_for_database", job_id=each.job.id, detail=error.detail)
             return
@@ -121,7 +125,7 @@ def _collect(bench: Workbench, ready: Sequence[Seen]) -> list[Signal]:
     def renew(left: Sequence[Seen]) -> None:
         try:
             with bench.database.hot() as hot:
-                loading.lease(hot, [each.job.id for each in left], lease_s=LEASE_S)
+                worker.lease(hot, [each.job.id for each in left], lease_s=LEASE_S)
         except DatabaseAwayError as error:
             log.info("lease_waits_for_database", detail=error.detail)
 
@@ -133,7 +137,7 @@ def _collect(bench: Workbench, ready: Sequence[Seen]) -> list[Signal]:
 def _move_on(bench: Workbench, seen: Seen, *, collected_s: float | None = None) -> list[Signal]:
     """Write what was seen of one job's calls, and let the job follow. Stale means someone was first."""
     try:
-        return steps.finish(bench, seen.job, seen.news, collected_s=collected_s)
+        return apply.finish(bench, seen.job, seen.news, collected_s=collected_s)
     except StaleJobError:
         log.debug("job_moved_on", job_id=seen.job.id)
     except DatabaseAwayError as error:
@@ -156,7 +160,7 @@ def _pass_on_the_wish(bench: Workbench, job: LiveJob) -> list[Answer]:
 def _cancel(bench: Workbench, job: LiveJob, call: OpenCall) -> Answer | None:
     if call.outcome is not Outcome.ACCEPTED or call.cancel_asked:
         return None
-    if steps.cancel_upstream(bench, call, job.model):
+    if apply.cancel_upstream(bench, call, job.model):
         return Answer(call.facts, Outcome.CANCELLED)
     with bench.database.hot() as hot:
         calls.note_cancel_asked(hot, call.id)
@@ -197,7 +201,7 @@ def _ask_upstream(bench: Workbench, credential_id: str, pairs: Sequence[tuple[Li
         return [Look(job, call, away) for job, call in pairs]  # until their own deadline
     lost = [(job, call) for job, call in pairs if _is_lost(provider, call)]
     known = [(job, call) for job, call in pairs if not _is_lost(provider, call)]
-    said = provider.check_many([steps.call_ref(call, job.model) for job, call in known]) if known else {}
+    said = provider.check_many([apply.call_ref(call, job.model) for job, call in known]) if known else {}
     failpoints.hit("look.answered")
     looks = [Look(job, call, said.get(call.id, NotRun("not_answered"))) for job, call in known]
     return looks + side_by_side(lambda pair: _search(bench, provider, *pair), lost)
@@ -210,7 +214,7 @@ def _is_lost(provider: Provider, call: OpenCall) -> bool:
 
 def _search(bench: Workbench, provider: Provider, job: LiveJob, call: OpenCall) -> Look:
     try:
-        found = search.find(bench, provider, job, call)
+        found = recovery.find(bench, provider, job, call)
     except ProviderError as error:
         return Look(job, call, error)
     except (StorageUnavailableError, BlobNotFoundError) as error:
@@ -248,9 +252,9 @@ def _answer(bench: Workbench, look: Look) -> Answer | None:
     """What a look says about its call; None while the call goes on."""
     match look.said:
         case Accepted() as found:
-            return answers.accepted(look.call.facts, found)
+            return outcomes.accepted(look.call.facts, found)
         case Failed() | Refused() | Misconfigured() as error:
-            return answers.from_error(look.call.facts, error, may_look_up=False)
+            return outcomes.from_error(look.call.facts, error, may_look_up=False)
         case Missing():
             return _given_up(bench, look) or _missing(bench, look)
         case ProviderError() as error:
@@ -313,12 +317,12 @@ def _missing(bench: Workbench, look: Look) -> Answer | None:
         # What class C took on may have been made and billed all the same; another call would buy it twice.
         bought = known_by_key == "C"
         gone = Failed("upstream_lost", "the upstream no longer knows the call", retryable=not bought, billed=bought)
-        return answers.from_error(look.call.facts, gone, may_look_up=False)
+        return outcomes.from_error(look.call.facts, gone, may_look_up=False)
     if known_by_key != "A":
         return None
     if look.job.cancel_requested:
         # It never left, and no one wants it any more: nothing is sent and nothing was bought.
-        return replace(answers.lost(look.call.facts), written_off=False)
+        return replace(outcomes.lost(look.call.facts), written_off=False)
     return _resend(bench, look)
 
 
@@ -332,21 +336,21 @@ def _resend(bench: Workbench, look: Look) -> Answer | None:
         return parts
     provider = bench.registry.by_credential(look.call.credential_id)
     try:
-        answer = provider.submit(runner.build_order(bench, look.job, parts, look.call), dedupe_key=look.call.dedupe_key)
+        answer = provider.submit(run.build_order(bench, look.job, parts, look.call), dedupe_key=look.call.dedupe_key)
     except ProviderError as error:
         log.info("resend_failed", call_id=look.call.id, code=error.code)
         return None
     failpoints.hit("resend.answered")
     if isinstance(answer, Accepted):
-        return answers.accepted(look.call.facts, answer)
-    return answers.finished(look.call.facts, answer)
+        return outcomes.accepted(look.call.facts, answer)
+    return outcomes.finished(look.call.facts, answer)
 
 
 class _NotNowError(Exception):
     """A limit keeps a call from being sent again: the next look tries once more."""
 
 
-def _right_to_resend(bench: Workbench, look: Look) -> loading.OrderParts | Answer | None:
+def _right_to_resend(bench: Workbench, look: Look) -> worker.OrderParts | Answer | None:
     """What to send; None: not now; an answer: never again."""
     try:
         with bench.database.transaction() as connection:
@@ -358,10 +362,10 @@ def _right_to_resend(bench: Workbench, look: Look) -> loading.OrderParts | Answe
                 backoff_s=decide.RETRY_AFTER_MAX_S,
             )
             if right.version is None:
-                return answers.lost(look.call.facts) if right.used_up else None
-            if not capacity.take_submit(connection, look.call.credential_id):
+                return outcomes.lost(look.call.facts) if right.used_up else None
+            if not permits.take_submit(connection, look.call.credential_id):
                 raise _NotNowError
-            parts = loading.order_parts(connection, look.job.id)
+            parts = worker.order_parts(connection, look.job.id)
     except _NotNowError:
         return None
     return parts
@@ -372,6 +376,6 @@ def _given_up(bench: Workbench, look: Look) -> Answer | None:
     if not look.call.overdue:
         return None
     if look.call.outcome is Outcome.UNCERTAIN:
-        return answers.lost(look.call.facts)
-    steps.cancel_upstream(bench, look.call, look.job.model)
-    return answers.lost(look.call.facts, code="upstream_timeout", outcome=Outcome.TIMED_OUT)
+        return outcomes.lost(look.call.facts)
+    apply.cancel_upstream(bench, look.call, look.job.model)
+    return outcomes.lost(look.call.facts, code="upstream_timeout", outcome=Outcome.TIMED_OUT)

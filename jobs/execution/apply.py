@@ -14,12 +14,15 @@ from sqlalchemy import Connection
 from core import failpoints
 from core.db import Hot, Statement
 from core.errors import DatabaseAwayError
-from jobs import answers, capacity, decide, health, lifecycle, loading, states
-from jobs.answers import Answer
+from jobs import lifecycle, states
+from jobs.dispatch import health, permits
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.loading import LiveJob
+from jobs.execution import decide, outcomes
+from jobs.execution.context import Workbench
+from jobs.execution.outcomes import Answer
+from jobs.reads import worker
+from jobs.reads.worker import LiveJob
 from jobs.states import JobStatus, Outcome, Signal
-from jobs.workbench import Workbench
 from providers.base import CallRef, CancelOutcome
 from providers.errors import NotRun, ProviderError
 from providers.registry import UnknownCredentialError
@@ -110,7 +113,7 @@ def crashed(bench: Workbench, crash: CrashedStep) -> list[Signal]:
         job = crash.unsent
         mine = [call for call in job.calls if call.outcome is None]
         why = NotRun("internal_error")
-        news = [answers.from_error(call.facts, why, may_look_up=False) for call in mine]
+        news = [outcomes.from_error(call.facts, why, may_look_up=False) for call in mine]
         return finish(bench, job, news, in_task=True)
     with bench.database.transaction() as connection:
         nudges = lifecycle.lapse(connection, crash.job_id, crash.fence, code="step_crashed", give_up_s=bench.give_up_s)
@@ -123,11 +126,11 @@ def abandon(bench: Workbench, job_id: str) -> list[Signal]:
     For the sweep: its provider has gone from the configuration, or the job is past its own deadline.
     """
     with bench.database.hot() as hot:
-        job = loading.load(hot, job_id)
+        job = worker.load(hot, job_id)
     if job is None or job.status is not JobStatus.WAITING:
         return []
     unkept = (*decide.OPEN, Outcome.FINISHED)
-    news = [answers.lost(call.facts) for call in job.calls if call.overdue and call.outcome in unkept]
+    news = [outcomes.lost(call.facts) for call in job.calls if call.overdue and call.outcome in unkept]
     step = decide.next_step(replace(bench.facts(job), calls=_merged(job, news)))
     return [] if isinstance(step, decide.Keep | decide.Wait) else finish(bench, job, news)
 
@@ -139,7 +142,7 @@ def expire(bench: Workbench, job_id: str, version: int) -> list[Signal]:
     that is not as it was seen (``version``) is left alone: it may have been tried, and have a new deadline.
     """
     with bench.database.hot() as hot:
-        job = loading.load(hot, job_id)
+        job = worker.load(hot, job_id)
         if job is None or job.status is not JobStatus.QUEUED or job.version != version:
             return []
         kept = sum(call.facts.kept for call in job.calls)
@@ -168,7 +171,7 @@ def _park(bench: Workbench, job: LiveJob, news: Sequence[Answer], *, after_s: fl
     if job.status is JobStatus.WAITING and not news:
         if after_s > FIRST_CHECK_S:  # links that cannot be fetched now: not at once again
             with bench.database.hot() as hot:
-                loading.lease(hot, [job.id], lease_s=after_s)
+                worker.lease(hot, [job.id], lease_s=after_s)
         return []
     with bench.database.hot() as hot:
         troubled = lifecycle.park(hot, job.id, job.version, check_after_s=after_s, **_written(news))
@@ -222,7 +225,7 @@ def _back_to_the_queue(
                 connection, job.id, job.version, code=step.code, deadline_s=bench.move_within_s
             )
         for answer in news:
-            answers.record(connection, answer)
+            outcomes.record(connection, answer)
     _tell_circuit(bench, job, news, troubled=True)
     return signals
 
@@ -230,7 +233,7 @@ def _back_to_the_queue(
 def _written(news: Sequence[Answer]) -> dict[str, Any]:
     """The answers as ``lifecycle.park`` and ``lifecycle.end`` take them."""
     return {
-        "calls": [answers.row_of(answer) for answer in news],
+        "calls": [outcomes.row_of(answer) for answer in news],
         "images": [(answer.call.id, image) for answer in news for image in answer.images],
     }
 
@@ -247,9 +250,9 @@ def _tell_circuit(bench: Workbench, job: LiveJob, news: Sequence[Answer], *, tro
     with suppress(DatabaseAwayError), bench.database.transaction() as connection:
         for answer in first:
             call = answer.call
-            away_s = capacity.stay_away_s(answer.outcome, call.code, call.retry_after_s)
+            away_s = permits.stay_away_s(answer.outcome, call.code, call.retry_after_s)
             if away_s is not None and call.id in credential:
-                capacity.stay_away(connection, credential[call.id], away_s)
+                permits.stay_away(connection, credential[call.id], away_s)
             health.note(
                 connection,
                 job.provider,
@@ -269,7 +272,7 @@ def _merged(job: LiveJob, news: Sequence[Answer]) -> list[decide.Call]:
 def _read_again(bench: Workbench, job: LiveJob) -> LiveJob | None:
     """The job as it is now, if it is still ours to move; None if not."""
     with bench.database.hot() as hot:
-        now = loading.load(hot, job.id)
+        now = worker.load(hot, job.id)
     if now is None or now.status in states.TERMINAL or now.status is not job.status:
         return None
     return now if now.status is JobStatus.WAITING or now.fence == job.fence else None
@@ -278,10 +281,10 @@ def _read_again(bench: Workbench, job: LiveJob) -> LiveJob | None:
 def _still_news(bench: Workbench, now: LiveJob, news: Sequence[Answer]) -> list[Answer]:
     """Answers that say more than what is on record by now; what the others kept and no row names goes."""
     before = {call.id: call.outcome for call in now.calls}
-    fresh = [answer for answer in news if answers.may_replace(answer, before.get(answer.call.id))]
+    fresh = [answer for answer in news if outcomes.may_replace(answer, before.get(answer.call.id))]
     if late := [answer for answer in news if answer not in fresh]:
         with bench.database.hot() as hot:
-            in_use = loading.image_keys(hot, now.id)
+            in_use = worker.image_keys(hot, now.id)
         _undo(bench, now, late, in_use)
     return fresh
 
@@ -292,18 +295,18 @@ def _adopt(bench: Workbench, job: LiveJob, news: Sequence[Answer]) -> list[Signa
     with bench.database.transaction() as connection:
         # Nothing may move the job between the look at it and what follows from that.
         Hot.of(connection).run(LOCK, {"id": job.id})
-        now = loading.load(connection, job.id)
+        now = worker.load(connection, job.id)
         if now is None:
             return []
         if now.status in states.TERMINAL:
             _write_off(connection, news)
         else:
             for answer in news:
-                answers.record(connection, answer)
+                outcomes.record(connection, answer)
             if now.status is JobStatus.WAITING:
                 lifecycle.due_now(connection, now.id)
                 signals = [states.poll(now.provider)]
-        in_use = loading.image_keys(connection, job.id)
+        in_use = worker.image_keys(connection, job.id)
     useless = _useless(now, news)
     if useless:
         log.warning("late_answer_of_no_use", job_id=job.id, calls=[answer.call.id for answer in useless])
@@ -326,7 +329,7 @@ def _write_off(connection: Connection, news: Sequence[Answer]) -> None:
     for answer in news:
         bought = answer.outcome in (Outcome.ACCEPTED, Outcome.FINISHED, Outcome.KEPT, Outcome.UNCERTAIN)
         outcome = Outcome.LOST if bought else answer.outcome
-        answers.record(
+        outcomes.record(
             connection, replace(answer, outcome=outcome, images=(), written_off=bought or answer.written_off)
         )
 
@@ -346,7 +349,7 @@ def _undo(bench: Workbench, job: LiveJob, news: Sequence[Answer], in_use: Collec
             cancel_upstream(bench, replace(known, upstream_id=answer.upstream_id, poll_url=answer.poll_url), job.model)
 
 
-def cancel_upstream(bench: Workbench, call: loading.OpenCall, model: str) -> bool:
+def cancel_upstream(bench: Workbench, call: worker.OpenCall, model: str) -> bool:
     """Ask the upstream to stop; whether it confirmed. A failed asking is not worth more than a line."""
     try:
         provider = bench.registry.by_credential(call.credential_id)
@@ -356,7 +359,7 @@ def cancel_upstream(bench: Workbench, call: loading.OpenCall, model: str) -> boo
         return False
 
 
-def call_ref(call: loading.OpenCall, model: str) -> CallRef:
+def call_ref(call: worker.OpenCall, model: str) -> CallRef:
     """A call as its adapter knows it."""
     return CallRef(
         call_id=call.id,

@@ -21,14 +21,17 @@ from core import failpoints
 from core.db import Hot, Statement
 from core.errors import DatabaseAwayError, DatabaseBusyError, DatabaseChangedError
 from core.ids import new_id
-from jobs import answers, calls, capacity, decide, lifecycle, loading, publishing, states, steps
-from jobs.answers import Answer
-from jobs.calls import Intent
+from jobs import lifecycle, states
+from jobs.dispatch import permits, publishing
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.lifecycle import Full, Started
-from jobs.loading import LiveJob, OpenCall, OrderParts
+from jobs.execution import apply, decide, outcomes
+from jobs.execution.context import Workbench, side_by_side
+from jobs.execution.outcomes import Answer
+from jobs.lifecycle import Full, Started, calls
+from jobs.lifecycle.calls import Intent
+from jobs.reads import worker
+from jobs.reads.worker import LiveJob, OpenCall, OrderParts
 from jobs.states import Ended, JobStatus, Nudge, Signal
-from jobs.workbench import Workbench, side_by_side
 from providers.base import Accepted, Finished, InputImage, Order, Provider
 from providers.catalog.catalog import Model, UnknownModelError
 from providers.errors import Misconfigured, NotRun, ProviderError, Uncertain
@@ -45,7 +48,7 @@ BUSY_S = 1.0
 
 
 class CrashedStepError(Exception):
-    """A step ended in an accident; carries what :func:`jobs.steps.crashed` needs.
+    """A step ended in an accident; carries what :func:`jobs.execution.apply.crashed` needs.
 
     ``unsent`` is the job when surely none of its calls has left.
     """
@@ -58,7 +61,7 @@ class CrashedStepError(Exception):
 
 
 class _NoCapacityError(Exception):
-    """No credential has a permit for this provider's job now (``jobs.capacity``)."""
+    """No credential has a permit for this provider's job now (``jobs.dispatch.permits``)."""
 
     def __init__(self, provider: str) -> None:
         super().__init__(provider)
@@ -89,7 +92,7 @@ def run(bench: Workbench, job_id: str) -> list[Signal]:
     failpoints.hit("claim.committed")
     bench.publish(claimed.nudges)  # the account's next job does not wait for this one's upstream
     try:
-        return steps.finish(bench, claimed.job, _make_calls(bench, claimed), in_task=True)
+        return apply.finish(bench, claimed.job, _make_calls(bench, claimed), in_task=True)
     except (DatabaseAwayError, StaleJobError, JobFailedError):
         raise  # the rows are as they were, or the hook has all it needs
     except Exception as accident:
@@ -217,11 +220,11 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str) -> Clai
         step_s=bench.step_s,
         deadline_s=bench.move_within_s,
     )
-    job = loading.load(connection, job_id)
+    job = worker.load(connection, job_id)
     if job is None:
         raise StaleJobError(job_id)
     intents = _plan(bench, job)
-    parts = loading.order_parts(connection, job_id)
+    parts = worker.order_parts(connection, job_id)
     permitted = calls.intend(
         connection,
         job_id=job.id,
@@ -234,7 +237,7 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str) -> Clai
     if permitted is None:
         raise _NoCapacityError(job.provider)
     nudges: list[Nudge] = []
-    if not permitted.limited:  # where permits are few, accounts take turns (jobs/refill.py)
+    if not permitted.limited:  # where permits are few, accounts take turns (jobs/dispatch/refill.py)
         nudges = publishing.fill(
             connection,
             job.account_id,
@@ -284,10 +287,10 @@ def _recovered(bench: Workbench, job_id: str, call_ids: Sequence[str]) -> Claime
     with bench.database.hot() as hot:
         if not calls.on_record(hot, call_ids):
             return None
-        job = loading.load(hot, job_id)
+        job = worker.load(hot, job_id)
         if job is None or job.status is not JobStatus.RUNNING:
             return None
-        parts = loading.order_parts(hot, job_id)
+        parts = worker.order_parts(hot, job_id)
     fresh = [call for call in job.calls if call.outcome is None]
     return Claimed(job, fresh, parts, [], _keep_until(bench, job.provider))
 
@@ -308,8 +311,8 @@ def _impossible(bench: Workbench, job_id: str) -> None:
 def _defer(bench: Workbench, job_id: str, provider: str) -> None:
     known = [each.credential_id for each in bench.registry.of(provider)]
     with bench.database.transaction() as connection:
-        seen = capacity.outlook(connection, provider, known)
-        later = capacity.put_off(seen)
+        seen = permits.outlook(connection, provider, known)
+        later = permits.put_off(seen)
         lifecycle.defer(connection, job_id, after_s=later.least_s, spread_s=later.spread_s)
     if seen.closed:
         _turn_elsewhere(bench, job_id)
@@ -326,7 +329,7 @@ def _turn_elsewhere(bench: Workbench, job_id: str) -> None:
 def _fail_queued(bench: Workbench, job_id: str, code: str) -> None:
     """End a job that no worker can start; one that has moved on meanwhile is left alone."""
     with suppress(StaleJobError), bench.database.hot() as hot:
-        job = loading.load(hot, job_id)
+        job = worker.load(hot, job_id)
         if job is not None and job.status is JobStatus.QUEUED:
             bench.publish(lifecycle.end(hot, job_id, job.version, lifecycle.fail(code)).signals)
 
@@ -355,7 +358,7 @@ def _make_calls(bench: Workbench, claimed: Claimed) -> list[Answer]:
 
 
 def _not_sent(mine: Sequence[OpenCall], why: ProviderError) -> list[Answer]:
-    return [answers.from_error(call.facts, why, may_look_up=False) for call in mine]
+    return [outcomes.from_error(call.facts, why, may_look_up=False) for call in mine]
 
 
 def _call(bench: Workbench, provider: Provider, claimed: Claimed, call: OpenCall, *, order: Order) -> Answer:
@@ -366,14 +369,14 @@ def _call(bench: Workbench, provider: Provider, claimed: Claimed, call: OpenCall
         answer = provider.submit(order, dedupe_key=call.dedupe_key)
     except ProviderError as error:
         log.info("call_failed", job_id=job.id, call_id=call.id, kind=type(error).__name__, code=error.code)
-        return answers.from_error(call.facts, error, may_look_up=may_look_up)
+        return outcomes.from_error(call.facts, error, may_look_up=may_look_up)
     except Exception:
         # A fault of ours with a request possibly out: no one may assume it did not run.
         log.exception("call_crashed", job_id=job.id, call_id=call.id)
-        return answers.from_error(call.facts, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
+        return outcomes.from_error(call.facts, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
     failpoints.hit("call.answered")
     if isinstance(answer, Accepted):
-        return answers.accepted(call.facts, answer, deadline_s=bench.spec(job.provider).deadline_s)
+        return outcomes.accepted(call.facts, answer, deadline_s=bench.spec(job.provider).deadline_s)
     return _keep(bench, provider, claimed, call.facts, answer)
 
 
@@ -381,11 +384,11 @@ def _keep(bench: Workbench, provider: Provider, claimed: Claimed, call: decide.C
     job, until = claimed.job, claimed.keep_until
     kind = bench.output(job.model)
     try:
-        return answers.keep(
+        return outcomes.keep(
             bench.media, provider, job.id, call, answer.images, kind=kind, until=until, cost=answer.cost
         )
     except (ProviderError, StorageUnavailableError):
-        return answers.finished(call, answer)  # links can be fetched by a later step
+        return outcomes.finished(call, answer)  # links can be fetched by a later step
 
 
 def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, call: OpenCall) -> Order:

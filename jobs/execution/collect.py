@@ -10,11 +10,11 @@ import structlog
 
 from core import failpoints
 from core.errors import DatabaseAwayError
-from jobs import answers
-from jobs.answers import Answer
-from jobs.loading import LiveJob, OpenCall
+from jobs.execution import outcomes
+from jobs.execution.context import Workbench
+from jobs.execution.outcomes import Answer
+from jobs.reads.worker import LiveJob, OpenCall
 from jobs.states import Outcome
-from jobs.workbench import Workbench
 from providers.base import Finished, ResultImage
 from providers.errors import Failed, ProviderError
 from providers.registry import UnknownCredentialError
@@ -53,7 +53,7 @@ def _keep(bench: Workbench, job: LiveJob, made: Made) -> Answer | None:
     call = made.call
     try:
         provider = bench.registry.by_credential(call.credential_id)
-        return answers.keep(
+        return outcomes.keep(
             bench.media,
             provider,
             job.id,
@@ -71,8 +71,8 @@ def _keep(bench: Workbench, job: LiveJob, made: Made) -> Answer | None:
         log.exception("keeping_crashed", job_id=job.id, call_id=call.id)
     if call.overdue:
         gone = Failed("result_unavailable", retryable=False, billed=True)
-        return answers.from_error(call.facts, gone, may_look_up=False)
-    return answers.finished(call.facts, made.fresh) if made.fresh else None
+        return outcomes.from_error(call.facts, gone, may_look_up=False)
+    return outcomes.finished(call.facts, made.fresh) if made.fresh else None
 
 
 def _result(link: Mapping[str, Any]) -> ResultImage:

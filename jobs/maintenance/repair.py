@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from jobs import lifecycle, limits, publishing, retention
-from jobs.doctor import BLOCKED, DEAD_STEPS, FIX, MONEY, Doctor, Finding, jobs_text
+from jobs import lifecycle
+from jobs.dispatch import limits, publishing
 from jobs.errors import StaleJobError
-from jobs.retention import Reason
-from jobs.workbench import give_up_s
+from jobs.execution.context import give_up_s
+from jobs.maintenance import retention
+from jobs.maintenance.doctor import BLOCKED, DEAD_STEPS, FIX, MONEY, Doctor, Finding, jobs_text
+from jobs.maintenance.retention import Reason
 from quota import ledger
 
 # What an account's transfers and jobs say, at one moment.

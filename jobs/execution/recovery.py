@@ -12,9 +12,10 @@ from datetime import timedelta
 import structlog
 
 from core.db import Hot, Statement
-from jobs import loading, runner, steps
-from jobs.loading import LiveJob, OpenCall
-from jobs.workbench import Workbench
+from jobs.execution import apply, run
+from jobs.execution.context import Workbench
+from jobs.reads import worker
+from jobs.reads.worker import LiveJob, OpenCall
 from providers.base import Accepted, Provider
 
 log = structlog.get_logger(__name__)
@@ -29,9 +30,9 @@ def find(bench: Workbench, provider: Provider, job: LiveJob, call: OpenCall) -> 
     Raises: ProviderError when the search itself failed, StorageUnavailableError, BlobNotFoundError.
     """
     with bench.database.hot() as hot:
-        parts = loading.order_parts(hot, job.id)
-    order = runner.build_order(bench, job, parts, call)
-    ref = steps.call_ref(call, job.model)
+        parts = worker.order_parts(hot, job.id)
+    order = run.build_order(bench, job, parts, call)
+    ref = apply.call_ref(call, job.model)
     candidates = provider.lookup(ref, call.intended_at - CLOCKS_APART, order)
     if not candidates:
         return None

@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 from sqlalchemy import Connection
 
 from core.db import Hot, Statement
-from jobs import capacity
+from jobs.dispatch import permits
 from jobs.states import OPEN_OUTCOMES, Outcome
 
 
@@ -103,7 +103,7 @@ def intend(
     ``attempt``: how many calls the job has made before.
     """
     ids = [intent.id for intent in intents]
-    taken = capacity.take(connection, provider, known=list(credentials), call_ids=ids, attempt=attempt)
+    taken = permits.take(connection, provider, known=list(credentials), call_ids=ids, attempt=attempt)
     if taken is None:
         return None
     mine = intents[: taken.calls]

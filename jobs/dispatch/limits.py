@@ -1,7 +1,7 @@
 """The limits of credentials, for the whole fleet, and the rows that keep them: permits and submit tokens.
 
 A worker announces the credentials it can use with their limits; the rows are then made to fit the limits and the
-calls that are open. ``jobs/capacity.py`` takes these rows and gives them back; what it could not give back is
+calls that are open. ``jobs/dispatch/permits.py`` takes these rows and gives them back; what it could not give back is
 recovered here.
 """
 

@@ -12,9 +12,9 @@ import tenacity
 from sqlalchemy import Connection
 
 from core import failpoints
-from jobs import calls
-from jobs.calls import CallRow, KeptImage
-from jobs.decide import Call
+from jobs.execution.decide import Call
+from jobs.lifecycle import calls
+from jobs.lifecycle.calls import CallRow, KeptImage
 from jobs.states import OPEN_OUTCOMES, Outcome
 from providers.base import Accepted, Cost, Finished, Provider, ResultImage
 from providers.errors import (

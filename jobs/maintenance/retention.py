@@ -23,9 +23,9 @@ from sqlalchemy import Connection, text
 
 from core.db import Database
 from core.ids import is_id
-from jobs import heartbeats
-from jobs.backlogs import Backlog, Done, drain
+from jobs.dispatch import heartbeats
 from jobs.errors import JobNotFoundError, NotEndedError
+from jobs.maintenance.backlogs import Backlog, Done, drain
 from storage.base import StorageUnavailableError, Store
 from storage.media import Media
 from storage.variants import source_of

@@ -11,9 +11,9 @@ from typing import Literal, TypeVar
 
 from core.db import Database
 from core.fair_pool import FairPool
-from jobs.callbacks import Callbacks
-from jobs.decide import RETRY_AFTER_MAX_S, Facts
-from jobs.loading import LiveJob, Turns
+from jobs.execution.callbacks import Callbacks
+from jobs.execution.decide import RETRY_AFTER_MAX_S, Facts
+from jobs.reads.worker import LiveJob, Turns
 from jobs.states import Signal
 from providers.catalog.catalog import Catalog, CatalogSource, Model, ProviderSpec, UnknownModelError
 from providers.registry import Registry

@@ -19,10 +19,13 @@ from sqlalchemy import Connection, text
 from core import failpoints
 from core.db import Hot, Statement
 from core.errors import DatabaseAwayError, DatabaseBusyError
-from jobs import growth, heartbeats, lifecycle, publishing, refill, steps
+from jobs import lifecycle
+from jobs.dispatch import heartbeats, publishing, refill
 from jobs.errors import StaleJobError
+from jobs.execution import apply
+from jobs.execution.context import Workbench
+from jobs.maintenance import growth
 from jobs.states import Nudge, Signal
-from jobs.workbench import Workbench
 
 log = structlog.get_logger(__name__)
 
@@ -140,7 +143,7 @@ class Sweeper:
         with self.bench.database.hot() as hot:
             rows = hot.all(EXPIRED, {"page": PAGE})
         return [
-            signal for row in rows for signal in self._each(row, partial(steps.expire, self.bench, row.id, row.version))
+            signal for row in rows for signal in self._each(row, partial(apply.expire, self.bench, row.id, row.version))
         ]
 
     def _end_abandoned(self) -> list[Signal]:
@@ -153,7 +156,7 @@ class Sweeper:
                 ABANDONED,
                 {"configured": self.bench.registry.configured(), "abandoned_s": ABANDONED_AFTER_S, "page": PAGE},
             )
-        return [signal for row in rows for signal in self._each(row, partial(steps.abandon, self.bench, row.id))]
+        return [signal for row in rows for signal in self._each(row, partial(apply.abandon, self.bench, row.id))]
 
     def _each(self, row: Any, verb: Callable[[], list[Signal]]) -> list[Signal]:
         """One job, one transaction; a job that moved on by itself is what we wanted."""
