@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
 
-from app.task_text import TaskText, find_texts
+from app.shapes.status_json import TaskText, find_texts
 from core.coalescing import Together
 from core.db import Database
 from core.errors import DatabaseAwayError

@@ -1,4 +1,4 @@
-"""Answers about jobs; ``app/errors.py`` gives each code its HTTP status."""
+"""Answers about jobs; ``app/http/errors.py`` gives each code its HTTP status."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Choice:
     warnings: Sequence[str] = ()
 
     def chosen(self) -> dict[str, Any] | None:
-        """What the task says of it (app.schemas.Chosen)."""
+        """What the task says of it (app.shapes.schemas.Chosen)."""
         if self.reason is None:
             return None
         return {"asked": self.asked, "model": self.model.id, "reason": self.reason}

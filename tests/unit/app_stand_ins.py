@@ -17,13 +17,13 @@ from flask.testing import FlaskClient
 
 from accounts.keys import Caller
 from app import create_app
-from app.enhancer import Enhancer
-from app.limits import Limits
-from app.render import Renderer
+from app.enhancement import Enhancer
+from app.http.limits import Limits
+from app.http.signing import Signer
+from app.http.waits import Waits
 from app.services import Services
-from app.signing import Signer
-from app.task_text import TaskText
-from app.waits import Waits
+from app.shapes.render import Renderer
+from app.shapes.status_json import TaskText
 from core.settings import Settings
 from jobs.errors import (
     FieldFault,

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from app.commands import database as cli_database
 from app.commands import main
-from app.schemas import ProviderList, ProviderOut, TaskOut
+from app.shapes.schemas import ProviderList, ProviderOut, TaskOut
 from core.errors import DatabaseAwayError
 from jobs.dispatch import health
 from jobs.dispatch.circuit import State

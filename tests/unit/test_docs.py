@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.commands import COMMANDS
-from app.errors import CODES
+from app.http.errors import CODES
 from jobs.failures import SENTENCES
 from providers.configured import PROVIDERS, Variables
 

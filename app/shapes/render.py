@@ -1,4 +1,4 @@
-"""Our records as the shapes of app/schemas.py: plain dicts, made by hand because status reads are hot."""
+"""Our records as the shapes of app/shapes/schemas.py: plain dicts, made by hand because status reads are hot."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from app.answers import json_text, rfc3339
-from app.signing import Signer
-from app.task_text import TaskText
+from app.http.responses import json_text, rfc3339
+from app.http.signing import Signer
+from app.shapes.status_json import TaskText
 from jobs.reads.funds import Funds
 from jobs.reads.tasks import Image, Step, Task
 from jobs.states import JobStatus
@@ -34,7 +34,7 @@ class Renderer:
     wait: Callable[[Placed], Wait | None] = lambda _task: None
 
     def task(self, task: Task, inline: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
-        """app.schemas.TaskOut. ``inline`` has the pictures that go along as data: URLs, by index."""
+        """app.shapes.schemas.TaskOut. ``inline`` has the pictures that go along as data: URLs, by index."""
         url = f"{self.base}{TASKS}/{task.id}"
         return {
             "id": task.id,
@@ -146,7 +146,7 @@ def step(step: Step) -> dict[str, Any]:
 
 
 def estimate(quote: Quote, n: int) -> dict[str, Any]:
-    """app.schemas.Estimate."""
+    """app.shapes.schemas.Estimate."""
     return {
         "object": "image.estimate",
         "operation": spoken(quote.operation),
@@ -178,7 +178,7 @@ def amounts(funds: Funds) -> dict[str, Any]:
 
 
 def entry(entry: Entry) -> dict[str, Any]:
-    """app.schemas.LedgerEntry."""
+    """app.shapes.schemas.LedgerEntry."""
     return {
         "id": entry.id,
         "kind": entry.kind,

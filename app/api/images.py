@@ -9,14 +9,14 @@ from typing import BinaryIO
 
 from flask import Blueprint, Response, g, request
 
-from app.answers import not_modified, unchanged
-from app.bodies import read_query
-from app.endpoint import Answer, Endpoint, describe
-from app.errors import answer
-from app.render import TASKS
-from app.schemas import ImageQuery
+from app.api.tasks import checked_id
+from app.http.bodies import read_query
+from app.http.endpoint import Answer, Endpoint, describe
+from app.http.errors import answer
+from app.http.responses import not_modified, unchanged
 from app.services import Services, services
-from app.tasks import checked_id
+from app.shapes.render import TASKS
+from app.shapes.schemas import ImageQuery
 from jobs.reads.tasks import Image
 from storage import models3d
 from storage.base import TEXT, MediaError, Picture

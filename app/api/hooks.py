@@ -11,9 +11,9 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from app.endpoint import Answer, Endpoint, describe
+from app.http.endpoint import Answer, Endpoint, describe
+from app.http.signing import SignatureInvalidError
 from app.services import services
-from app.signing import SignatureInvalidError
 from core.errors import ServiceError
 from core.ids import is_id
 from jobs.execution.callbacks import PATH

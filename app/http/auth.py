@@ -1,6 +1,6 @@
 """The guard before every route: request id, caller, scope, limit.
 
-Closed by default: a route's description (app/endpoint.py) says what it needs, and a route without
+Closed by default: a route's description (app/http/endpoint.py) says what it needs, and a route without
 one does not start. Whoever passes stands in ``g.caller``; every query below is narrowed to its account.
 """
 
@@ -13,8 +13,8 @@ from flask import Flask, Request, Response, current_app, g
 from flask.globals import request_ctx
 
 from accounts.keys import Caller
-from app.endpoint import Endpoint, Scope, about
-from app.errors import answer
+from app.http.endpoint import Endpoint, Scope, about
+from app.http.errors import answer
 from app.services import Services
 from core.errors import ServiceError
 from core.ids import new_id

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app
 
-from app.answers import json_answer
-from app.checks import OPTIONAL, Readiness
-from app.endpoint import Answer, Endpoint, describe
-from app.schemas import Health, Ready
+from app.http.endpoint import Answer, Endpoint, describe
+from app.http.readiness import OPTIONAL, Readiness
+from app.http.responses import json_answer
+from app.shapes.schemas import Health, Ready
 
 bp = Blueprint("health", __name__)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app, g, request
 
-from app import render
-from app.answers import json_answer
-from app.bodies import read_query
-from app.endpoint import Answer, Endpoint, describe
-from app.schemas import Empty, LedgerOut, LedgerQuery, QuotaOut
+from app.http.bodies import read_query
+from app.http.endpoint import Answer, Endpoint, describe
+from app.http.responses import json_answer
 from app.services import services
+from app.shapes import render
+from app.shapes.schemas import Empty, LedgerOut, LedgerQuery, QuotaOut
 
 bp = Blueprint("quota", __name__, url_prefix="/api/quota")
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from app.errors import EnhancerNotConfiguredError, InvalidRequestError
+from app.http.errors import EnhancerNotConfiguredError, InvalidRequestError
 from jobs.errors import FieldFault
 from providers.catalog.catalog import Catalog
 from providers.errors import ProviderError

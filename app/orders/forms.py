@@ -12,9 +12,9 @@ from flask import Request
 from werkzeug.exceptions import HTTPException
 from werkzeug.formparser import FormDataParser
 
-from app.bodies import parse_object, storable
-from app.errors import MalformedFormError, MalformedJsonError
-from app.schemas import OrderIn
+from app.http.bodies import parse_object, storable
+from app.http.errors import MalformedFormError, MalformedJsonError
+from app.shapes.schemas import OrderIn
 from jobs.errors import FieldFault
 from jobs.submission.service import Role
 from providers.catalog.catalog import Catalog

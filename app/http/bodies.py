@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.datastructures import MultiDict
 
-from app.errors import InvalidRequestError, MalformedJsonError, UnsupportedMediaTypeError
+from app.http.errors import InvalidRequestError, MalformedJsonError, UnsupportedMediaTypeError
 from jobs.errors import FieldFault
 
 MAX_DEPTH = 32

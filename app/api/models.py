@@ -12,13 +12,13 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from app.answers import json_answer, not_modified, unchanged
-from app.bodies import read_query
-from app.endpoint import Answer, Endpoint, describe
-from app.errors import InvalidRequestError
-from app.schemas import Empty, ModelDetail, ModelList, ModelsQuery, Recommendations, RecommendQuery
+from app.api.submit import OPERATIONS
+from app.http.bodies import read_query
+from app.http.endpoint import Answer, Endpoint, describe
+from app.http.errors import InvalidRequestError
+from app.http.responses import json_answer, not_modified, unchanged
 from app.services import Services, services
-from app.submit import OPERATIONS
+from app.shapes.schemas import Empty, ModelDetail, ModelList, ModelsQuery, Recommendations, RecommendQuery
 from core.errors import ServiceError
 from jobs.errors import FieldFault
 from jobs.submission.recommendations import Offer, recommend, takes
@@ -160,7 +160,7 @@ def _unit(parts: Services, model: Model) -> int:
 
 
 def _summary(parts: Services, model: Model) -> dict[str, Any]:
-    """app.schemas.ModelOut."""
+    """app.shapes.schemas.ModelOut."""
     unit = _unit(parts, model)
     return {
         "id": model.id,
@@ -177,7 +177,7 @@ def _summary(parts: Services, model: Model) -> dict[str, Any]:
 
 
 def _detail(parts: Services, model: Model) -> dict[str, Any]:
-    """app.schemas.ModelDetail, without its warnings."""
+    """app.shapes.schemas.ModelDetail, without its warnings."""
     known = model.model_dump(mode="json", include={"inputs", "size", "cost_tiers"})
     return {
         **_summary(parts, model),

@@ -26,7 +26,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from accounts.keys import Caller
-from app.errors import answer
+from app.http.errors import answer
 from core.errors import ServiceError
 
 log = structlog.get_logger(__name__)

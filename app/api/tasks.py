@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app, g, request
 
-from app import render
-from app.answers import json_answer, json_text, not_modified, text_answer, unchanged
-from app.bodies import read_query
-from app.endpoint import Answer, Endpoint, describe
-from app.errors import InvalidRequestError
-from app.inline import data_urls
-from app.render import TASKS
-from app.schemas import CancelOut, Empty, ListQuery, TaskList, TaskOut, TaskQuery, Timeline, is_job_id
+from app.api.submit import OPERATIONS
+from app.http.bodies import read_query
+from app.http.endpoint import Answer, Endpoint, describe
+from app.http.errors import InvalidRequestError
+from app.http.responses import json_answer, json_text, not_modified, text_answer, unchanged
 from app.services import services
-from app.submit import OPERATIONS
-from app.task_text import TaskText
+from app.shapes import render
+from app.shapes.inline_images import data_urls
+from app.shapes.render import TASKS
+from app.shapes.schemas import CancelOut, Empty, ListQuery, TaskList, TaskOut, TaskQuery, Timeline, is_job_id
+from app.shapes.status_json import TaskText
 from jobs.errors import FieldFault, JobNotFoundError
 from jobs.reads.tasks import Filters, Task
 

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
-from app.endpoint import Answer, Endpoint, about
-from app.errors import CODES, PROBLEM_JSON
-from app.schemas import ListQuery, OrderBody, ProblemOut
+from app.http.endpoint import Answer, Endpoint, about
+from app.http.errors import CODES, PROBLEM_JSON
+from app.shapes.schemas import ListQuery, OrderBody, ProblemOut
 
 VERSION = "0.1.0"
 REF = "#/components/schemas/{model}"

@@ -6,12 +6,12 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from app.answers import json_answer, rfc3339
-from app.bodies import read_query
-from app.endpoint import Answer, Endpoint, describe
-from app.schemas import Empty, ProviderList, ProviderOut
+from app.api.submit import OPERATIONS
+from app.http.bodies import read_query
+from app.http.endpoint import Answer, Endpoint, describe
+from app.http.responses import json_answer, rfc3339
 from app.services import Services, services
-from app.submit import OPERATIONS
+from app.shapes.schemas import Empty, ProviderList, ProviderOut
 from core.errors import ServiceError
 from jobs.dispatch.circuit import State
 from jobs.dispatch.health import ProviderState
@@ -90,7 +90,7 @@ def _answer(spec: ProviderSpec) -> Response:
 
 
 def _shown(parts: Services, spec: ProviderSpec, state: ProviderState | None) -> dict[str, Any]:
-    """app.schemas.ProviderOut; a provider that no worker has announced yet has no state."""
+    """app.shapes.schemas.ProviderOut; a provider that no worker has announced yet has no state."""
     configured = spec.name in parts.configured
     paused = state is not None and state.paused_at is not None
     circuit = state.circuit if state else State.CLOSED

@@ -10,12 +10,12 @@ from typing import Any
 import structlog
 from flask import Blueprint, Response, request
 
-from app.bodies import read_body, read_query
-from app.endpoint import Answer, Endpoint, describe
-from app.enhancer import Ended, Piece, Reader
-from app.errors import NotAcceptableError, UpstreamFailedError, problem
-from app.schemas import Empty, EnhanceIn
+from app.enhancement import Ended, Piece, Reader
+from app.http.bodies import read_body, read_query
+from app.http.endpoint import Answer, Endpoint, describe
+from app.http.errors import NotAcceptableError, UpstreamFailedError, problem
 from app.services import services
+from app.shapes.schemas import Empty, EnhanceIn
 from providers.errors import ProviderError
 
 log = structlog.get_logger(__name__)

@@ -7,9 +7,9 @@ from typing import Any
 from flask import Blueprint, Response, current_app, redirect, render_template
 from werkzeug.wrappers import Response as BaseResponse
 
-from app.answers import json_answer
-from app.endpoint import Answer, Endpoint, describe
-from app.errors import CODES
+from app.http.endpoint import Answer, Endpoint, describe
+from app.http.errors import CODES
+from app.http.responses import json_answer
 
 bp = Blueprint("docs", __name__)
 

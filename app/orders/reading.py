@@ -19,12 +19,12 @@ from typing import Any
 from flask import Request
 from pydantic import ValidationError
 
-from app import forms
-from app.bodies import faults_of, read_json_object
-from app.errors import IdempotencyKeyError, UnsupportedMediaTypeError
-from app.remote import fetch_all
-from app.schemas import MAX_METADATA_BYTES, OrderIn
+from app.http.bodies import faults_of, read_json_object
+from app.http.errors import IdempotencyKeyError, UnsupportedMediaTypeError
+from app.orders import forms
+from app.orders.remote_images import fetch_all
 from app.services import Services
+from app.shapes.schemas import MAX_METADATA_BYTES, OrderIn
 from jobs.errors import (
     FieldFault,
     ImageGoneError,
@@ -76,7 +76,7 @@ class Incoming:
 def read(request: Request, kinds: Mapping[str, str]) -> Incoming:
     """The order in a request. Raises the errors of a body that cannot be read at all.
 
-    ``kinds`` types the text of form fields; see :func:`app.forms.kinds_of`.
+    ``kinds`` types the text of form fields; see :func:`app.orders.forms.kinds_of`.
     """
     if request.is_json:
         incoming = _from_json(read_json_object(request))

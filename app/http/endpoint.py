@@ -1,6 +1,6 @@
 """What a route says about itself: who may call it, how often, what it takes and what it answers.
 
-One description serves the guard (app/auth.py), the parser of the query and the OpenAPI document, so
+One description serves the guard (app/http/auth.py), the parser of the query and the OpenAPI document, so
 that none of them can disagree with the others. A route without one is not served at all.
 """
 
@@ -26,7 +26,7 @@ class Answer:
     description: str
     schema: type[BaseModel] | None = None
     media_types: tuple[str, ...] = ("application/json",)
-    headers: tuple[str, ...] = ()  # names; app/openapi.py says what each means
+    headers: tuple[str, ...] = ()  # names; app/api/openapi.py says what each means
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 
 from flask import Blueprint, Response, current_app, g, request
 
-from app import forms, orders, render
-from app.answers import json_answer, preferred_wait_s
-from app.bodies import read_query
-from app.endpoint import Answer, Endpoint, describe
-from app.inline import data_urls
-from app.render import TASKS
-from app.schemas import Empty, Estimate, EstimateBody, OrderBody, TaskOut
+from app.http.bodies import read_query
+from app.http.endpoint import Answer, Endpoint, describe
+from app.http.responses import json_answer, preferred_wait_s
+from app.orders import forms, reading
 from app.services import Services, services
+from app.shapes import render
+from app.shapes.inline_images import data_urls
+from app.shapes.render import TASKS
+from app.shapes.schemas import Empty, Estimate, EstimateBody, OrderBody, TaskOut
 from core.errors import UnavailableError
 from jobs.errors import FieldFault, UnknownOperationError
 from jobs.reads.tasks import Task
@@ -101,13 +102,13 @@ def submit(operation: str) -> Response:
     wanted = operation_of(operation)
     read_query(Empty, request.args)
     parts = services()
-    incoming = orders.read(request, forms.kinds_of(parts.catalog))
-    submitted = orders.place(
+    incoming = reading.read(request, forms.kinds_of(parts.catalog))
+    submitted = reading.place(
         parts,
         Customer(g.caller.account_id, g.caller.weight),
         wanted,
         incoming,
-        key=orders.idempotency_key(g.caller.key_id, request, incoming),
+        key=reading.idempotency_key(g.caller.key_id, request, incoming),
         max_image_bytes=current_app.config["MAX_IMAGE_BYTES"],
         request_id=g.request_id,
     )
@@ -131,12 +132,12 @@ def submit(operation: str) -> Response:
 )
 def estimate() -> Response:
     read_query(Empty, request.args)
-    incoming = orders.read(request, forms.kinds_of(services().catalog))
+    incoming = reading.read(request, forms.kinds_of(services().catalog))
     named = incoming.fields.pop("operation", "edit" if incoming.given else "generate")
     wanted = operation_of(named) if isinstance(named, str) else "generate"
     if not isinstance(named, str):
         incoming.faults.append(FieldFault("operation", "wrong_type", "must be a text"))
-    quote = orders.quote(services(), wanted, incoming)
+    quote = reading.quote(services(), wanted, incoming)
     return json_answer(render.estimate(quote, incoming.fields.get("n", 1)))
 
 

@@ -1,6 +1,6 @@
 """The shapes that go in and out of the native API; ``/openapi.json`` is made of them.
 
-Requests are validated by these models. Answers are plain dicts made by app/render.py, because the
+Requests are validated by these models. Answers are plain dicts made by app/shapes/render.py, because the
 status route is hot; tests hold every rendered answer against its model here.
 """
 

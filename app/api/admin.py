@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 from flask import Blueprint, Response, request
 
-from app.answers import json_answer
-from app.bodies import read_query
-from app.endpoint import Answer, Endpoint, describe
-from app.schemas import AuditOut, Empty
+from app.http.bodies import read_query
+from app.http.endpoint import Answer, Endpoint, describe
+from app.http.responses import json_answer
 from app.services import services
+from app.shapes.schemas import AuditOut, Empty
 
 bp = Blueprint("admin_audit", __name__, url_prefix="/api/admin")
 
