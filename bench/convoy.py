@@ -25,7 +25,7 @@ from gevent.pool import Pool
 from sqlalchemy import text
 
 from accounts.accounts import create_account
-from app.commands.services import sandbox_environ
+from app.cli.service.programs import sandbox_environ
 from bench import old_claim, seed
 from bench.rounds import percentile
 from bench.table import Bound, Row

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from app.commands.services import service_programs
+from app.cli.service.programs import service_programs
 from core.embedded.ports import free_ports
 from core.embedded.redis import EmbeddedRedis
 from core.ids import new_id

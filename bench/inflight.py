@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import text
 
-from app.commands.services import sandbox_environ
+from app.cli.service.programs import sandbox_environ
 from bench import seed
 from bench.load import Load, Order, request
 from bench.rounds import percentile

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from kept_jobs import CREDENTIAL, PRICE, House, make_house
 from sqlalchemy import text
 
-from app.commands import main
+from app.cli import main
 from core.db import Database, make_engine
 from core.ids import new_id
 from jobs.dispatch import heartbeats

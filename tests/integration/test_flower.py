@@ -16,7 +16,7 @@ import pytest
 from job_engine import SYNC_MODEL, Engine
 from worker_fleet import Fleet, ended, running_fleet, web_side
 
-from app.commands.services import FLOWER_USER, service_programs
+from app.cli.service.programs import FLOWER_USER, service_programs
 from core.embedded.ports import free_ports
 from core.redis import make_client
 from core.settings import Settings

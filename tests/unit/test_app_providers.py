@@ -11,8 +11,8 @@ import pytest
 from app_stand_ins import CATALOG, MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 from click.testing import CliRunner, Result
 
-from app.commands import database as cli_database
-from app.commands import main
+from app.cli import main
+from app.cli.operator import database as cli_database
 from app.shapes.schemas import ProviderList, ProviderOut, TaskOut
 from core.errors import DatabaseAwayError
 from jobs.dispatch import health

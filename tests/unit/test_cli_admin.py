@@ -17,9 +17,10 @@ from click.testing import CliRunner, Result
 from accounts import accounts, keys
 from accounts.accounts import Account, AccountNotFoundError
 from accounts.keys import KeyInfo, NewKey
-from app.commands import accounts as commands
-from app.commands import database, main
-from app.commands.output import CommandError
+from app.cli import main
+from app.cli.operator import accounts as commands
+from app.cli.operator import database
+from app.cli.output import CommandError
 from core.errors import DatabaseAwayError
 from jobs.reads import funds
 from jobs.reads.funds import Funds

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.commands import COMMANDS
+from app.cli import COMMANDS
 from app.http.errors import CODES
 from jobs.failures import SENTENCES
 from providers.configured import PROVIDERS, Variables

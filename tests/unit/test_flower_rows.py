@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from celery.events.state import State, Task
 
-from app.commands.services import FLOWER_OPTIONS, service_programs
+from app.cli.service.programs import FLOWER_OPTIONS, service_programs
 from core.settings import Settings
 from jobs.states import Ended
 from workers.flower_rows import Row

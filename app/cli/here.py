@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.commands.output import CommandError, Exit
+from app.cli.output import CommandError, Exit
 
 if TYPE_CHECKING:
     from core.settings import Settings

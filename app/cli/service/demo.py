@@ -19,14 +19,14 @@ from typing import Any, NoReturn
 
 import click
 
-from app.commands.answers import Document, Picture, Task
-from app.commands.client import Client, connect, task_path
-from app.commands.here import read_key, settings
-from app.commands.output import CommandError, Exit, Output, credits_of, elapsed_text, output_options
-from app.commands.parameters import DURATION
-from app.commands.quota import entry_credits
-from app.commands.saving import save
-from app.commands.watching import changes, conclude, interruptible
+from app.cli.client.answers import Document, Picture, Task
+from app.cli.client.connection import Client, connect, task_path
+from app.cli.client.quota import entry_credits
+from app.cli.client.saving import save
+from app.cli.client.watching import changes, conclude, interruptible
+from app.cli.here import read_key, settings
+from app.cli.output import CommandError, Exit, Output, credits_of, elapsed_text, output_options
+from app.cli.parameters import DURATION
 
 PROMPT = "a red fox asleep under a lemon tree, late afternoon light"
 SIZE = "1024x1024"
@@ -95,7 +95,7 @@ def make_folder(path: Path) -> Path:
 @contextmanager
 def own_service(narrator: Narrator) -> Iterator[Client]:
     """A complete service for the length of the block. What failed is kept, and the error says where."""
-    from app.commands.up import run_stack
+    from app.cli.service.up import run_stack
     from core.embedded.faults import EmbeddedError
 
     folder = make_folder(settings().var.absolute() / f"demo-{secrets.token_hex(4)}")

@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
-from app.commands.answers import Document, Task, bad_answer
-from app.commands.client import Client, Parts, client_options
-from app.commands.here import settings
-from app.commands.output import CommandError, Exit, Output, credits_of, output_options, plain, size_text
-from app.commands.parameters import DURATION, SETTING
-from app.commands.saving import check_targets, misnamed, read_picture, save
-from app.commands.watching import conclude, follow
+from app.cli.client.answers import Document, Task, bad_answer
+from app.cli.client.connection import Client, Parts, client_options
+from app.cli.client.saving import check_targets, misnamed, read_picture, save
+from app.cli.client.watching import conclude, follow
+from app.cli.here import settings
+from app.cli.output import CommandError, Exit, Output, credits_of, output_options, plain, size_text
+from app.cli.parameters import DURATION, SETTING
 
 # The order fields that have an option of their own; --set reaches every other one.
 ORDER_FIELDS = (

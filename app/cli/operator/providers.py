@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.commands.answers import time_text
-from app.commands.database import Tell, database_command
-from app.commands.output import CommandError, Exit, Output
+from app.cli.client.answers import time_text
+from app.cli.operator.database import Tell, database_command
+from app.cli.output import CommandError, Exit, Output
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from app.commands.answers import Document, time_text
-from app.commands.client import Client, client_options
-from app.commands.output import Output, credits_of, output_options
+from app.cli.client.answers import Document, time_text
+from app.cli.client.connection import Client, client_options
+from app.cli.output import Output, credits_of, output_options
 
 
 @click.command()

@@ -13,8 +13,8 @@ from types import FrameType
 
 import click
 
-from app.commands.services import FLOWER_USER
-from app.commands.stack import Plan, Running, Stack, StoppedError, default_plan, run_stack
+from app.cli.service.programs import FLOWER_USER
+from app.cli.service.stack import Plan, Running, Stack, StoppedError, default_plan, run_stack
 from core import settings as settings_module
 from core.embedded.faults import EmbeddedError
 from core.embedded.lines import Prefixed

@@ -12,14 +12,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from app.commands.output import (
-    EXIT_MEANINGS,
-    JSON_ASKED,
-    CommandError,
-    Exit,
-    Output,
-    from_os_error,
-)
+from app.cli.output import EXIT_MEANINGS, JSON_ASKED, CommandError, Exit, Output, from_os_error
 from core.errors import ServiceError, UnavailableError
 
 
@@ -31,27 +24,27 @@ class Place(NamedTuple):
 
 
 COMMANDS = {
-    "up": Place("app.commands.up:up", "Start everything on this machine: database, queue, web, worker, Flower."),
-    "demo": Place("app.commands.demo:demo", "See one picture go the whole way, step by step."),
-    "generate": Place("app.commands.generate:generate", "Make a picture from words."),
-    "edit": Place("app.commands.generate:edit", "Change pictures you have, by words and an optional mask."),
-    "tasks": Place("app.commands.tasks:tasks", "List your tasks, newest first."),
-    "show": Place("app.commands.tasks:show", "Show one task."),
-    "watch": Place("app.commands.tasks:watch", "Follow a task to its end, and fetch its pictures."),
-    "cancel": Place("app.commands.tasks:cancel", "Stop a task."),
-    "models": Place("app.commands.models:models", "List the models, or show the limits of one."),
-    "quota": Place("app.commands.quota:quota", "Show your balance, limits and ledger."),
-    "enhance": Place("app.commands.enhance:enhance", "Have a prompt rewritten."),
-    "account": Place("app.commands.accounts:account", "Accounts: create, list (needs the database)."),
-    "key": Place("app.commands.accounts:key", "API keys: create, revoke, list (needs the database)."),
-    "grant": Place("app.commands.accounts:grant", "Give credits to an account (needs the database)."),
-    "providers": Place("app.commands.providers:providers", "Upstreams: list, pause, resume (needs the database)."),
-    "db": Place("app.commands.database:db", "The schema: upgrade, status (needs the database)."),
-    "audit": Place("app.commands.audit:audit", "Check that money and jobs balance (needs the database)."),
-    "costs": Place("app.commands.costs:costs", "What upstreams charge for what was sold (needs the database)."),
-    "chaos": Place("app.commands.chaos:chaos", "Kill and cut off everything under load, then check every promise."),
-    "doctor": Place("app.commands.doctor:doctor", "Find what is stuck, orphaned or unbalanced, and mend it."),
-    "sandbox": Place("app.commands.sandbox:sandbox", "Run the stand-in upstream alone."),
+    "up": Place("app.cli.service.up:up", "Start everything on this machine: database, queue, web, worker, Flower."),
+    "demo": Place("app.cli.service.demo:demo", "See one picture go the whole way, step by step."),
+    "generate": Place("app.cli.client.generate:generate", "Make a picture from words."),
+    "edit": Place("app.cli.client.generate:edit", "Change pictures you have, by words and an optional mask."),
+    "tasks": Place("app.cli.client.tasks:tasks", "List your tasks, newest first."),
+    "show": Place("app.cli.client.tasks:show", "Show one task."),
+    "watch": Place("app.cli.client.tasks:watch", "Follow a task to its end, and fetch its pictures."),
+    "cancel": Place("app.cli.client.tasks:cancel", "Stop a task."),
+    "models": Place("app.cli.client.models:models", "List the models, or show the limits of one."),
+    "quota": Place("app.cli.client.quota:quota", "Show your balance, limits and ledger."),
+    "enhance": Place("app.cli.client.enhance:enhance", "Have a prompt rewritten."),
+    "account": Place("app.cli.operator.accounts:account", "Accounts: create, list (needs the database)."),
+    "key": Place("app.cli.operator.accounts:key", "API keys: create, revoke, list (needs the database)."),
+    "grant": Place("app.cli.operator.accounts:grant", "Give credits to an account (needs the database)."),
+    "providers": Place("app.cli.operator.providers:providers", "Upstreams: list, pause, resume (needs the database)."),
+    "db": Place("app.cli.operator.database:db", "The schema: upgrade, status (needs the database)."),
+    "audit": Place("app.cli.operator.audit:audit", "Check that money and jobs balance (needs the database)."),
+    "costs": Place("app.cli.operator.costs:costs", "What upstreams charge for what was sold (needs the database)."),
+    "chaos": Place("app.cli.service.chaos:chaos", "Kill and cut off everything under load, then check every promise."),
+    "doctor": Place("app.cli.operator.doctor:doctor", "Find what is stuck, orphaned or unbalanced, and mend it."),
+    "sandbox": Place("app.cli.service.sandbox:sandbox", "Run the stand-in upstream alone."),
 }
 
 

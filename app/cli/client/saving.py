@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from app.commands.answers import Picture, Task
-from app.commands.client import Client
-from app.commands.output import CommandError, Exit, from_os_error, size_text
+from app.cli.client.answers import Picture, Task
+from app.cli.client.connection import Client
+from app.cli.output import CommandError, Exit, from_os_error, size_text
 
 CHUNK_BYTES = 64 * 1024
 DOWNLOAD_TRIES = 3

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from app.commands.answers import Picture, Task, read_task, time_text
-from app.commands.client import Client, client_options, task_path
-from app.commands.generate import deliver
-from app.commands.output import CommandError, Exit, Output, credits_of, one_line, output_options, size_text
-from app.commands.parameters import DURATION, LABEL
-from app.commands.saving import check_targets
-from app.commands.watching import conclude, follow, headline
+from app.cli.client.answers import Picture, Task, read_task, time_text
+from app.cli.client.connection import Client, client_options, task_path
+from app.cli.client.generate import deliver
+from app.cli.client.saving import check_targets
+from app.cli.client.watching import conclude, follow, headline
+from app.cli.output import CommandError, Exit, Output, credits_of, one_line, output_options, size_text
+from app.cli.parameters import DURATION, LABEL
 
 STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.commands.database import Tell, database_command
-from app.commands.output import Output, credits_of
+from app.cli.operator.database import Tell, database_command
+from app.cli.output import Output, credits_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import click
 
-from app.commands.answers import Task
-from app.commands.client import Client
-from app.commands.output import CommandError, Exit, Output, credits_of, elapsed_text, plain
+from app.cli.client.answers import Task
+from app.cli.client.connection import Client
+from app.cli.output import CommandError, Exit, Output, credits_of, elapsed_text, plain
 
 if TYPE_CHECKING:
     from rich.progress import Progress

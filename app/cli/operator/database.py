@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.commands.here import settings
-from app.commands.output import CommandError, Exit, Output, output_options
+from app.cli.here import settings
+from app.cli.output import CommandError, Exit, Output, output_options
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from app.commands.output import CommandError, Exit, Output, output_options
+from app.cli.output import CommandError, Exit, Output, output_options
 
 if TYPE_CHECKING:
     from chaos.proxy import Proxy
@@ -93,7 +93,7 @@ def _attacked(
 @contextmanager
 def own_service(var: Path, workers: int) -> Iterator[Mapping[str, Proxy]]:
     """A whole service on free ports, its lines to Redis and PostgreSQL through proxies of ours."""
-    from app.commands.stack import default_plan, run_stack
+    from app.cli.service.stack import default_plan, run_stack
     from core.settings import Settings, with_dotenv
 
     settings = Settings(
@@ -124,7 +124,7 @@ class _Lines:
         self.proxies: dict[str, Proxy] = {}
 
     def programs(self, settings: Any, environ: Mapping[str, str], **rest: Any) -> Sequence[Program]:
-        from app.commands.services import service_programs
+        from app.cli.service.programs import service_programs
 
         moved = {
             **environ,

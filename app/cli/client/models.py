@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import click
 
-from app.commands.answers import Document
-from app.commands.client import Client, client_options
-from app.commands.output import Output, output_options
+from app.cli.client.answers import Document
+from app.cli.client.connection import Client, client_options
+from app.cli.output import Output, output_options
 
 
 @click.command()

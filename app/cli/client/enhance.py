@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import click
 
-from app.commands.answers import Document, bad_answer
-from app.commands.client import CONNECT_TIMEOUT_S, Client, client_options
-from app.commands.output import CommandError, Exit, Output, output_options, plain
+from app.cli.client.answers import Document, bad_answer
+from app.cli.client.connection import CONNECT_TIMEOUT_S, Client, client_options
+from app.cli.output import CommandError, Exit, Output, output_options, plain
 
 READ_TIMEOUT_S = 120.0
 MAX_EVENT_CHARS = 1_000_000

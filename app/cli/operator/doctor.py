@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.commands.answers import time_text
-from app.commands.database import open_database
-from app.commands.here import settings
-from app.commands.output import CommandError, Exit, Output, output_options
+from app.cli.client.answers import time_text
+from app.cli.here import settings
+from app.cli.operator.database import open_database
+from app.cli.output import CommandError, Exit, Output, output_options
 
 if TYPE_CHECKING:
     from pathlib import Path

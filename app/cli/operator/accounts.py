@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.commands.answers import time_text
-from app.commands.database import Tell, database_command
-from app.commands.output import CommandError, Exit, Output, credits_of
-from app.commands.parameters import BIGINT_MAX, CREDITS, DURATION
+from app.cli.client.answers import time_text
+from app.cli.operator.database import Tell, database_command
+from app.cli.output import CommandError, Exit, Output, credits_of
+from app.cli.parameters import BIGINT_MAX, CREDITS, DURATION
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

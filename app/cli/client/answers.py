@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from app.commands.output import CommandError, Exit
+from app.cli.output import CommandError, Exit
 
 Document = dict[str, Any]
 

@@ -16,8 +16,8 @@ from typing import Protocol, TextIO
 
 from pydantic import SecretStr
 
-from app.commands import services
-from app.commands.services import LOOPBACK
+from app.cli.service import programs as services
+from app.cli.service.programs import LOOPBACK
 from core.db import Database, make_engine
 from core.embedded import folders, ports
 from core.embedded.faults import EmbeddedError
@@ -78,7 +78,7 @@ class Running:
 
 def default_plan() -> Plan:
     """The service as it is."""
-    from app.commands.bootstrap import prepare
+    from app.cli.service.bootstrap import prepare
 
     return Plan(
         prepare, lambda settings: not_ready(settings) or no_worker(settings), services.service_programs, wants_sandbox

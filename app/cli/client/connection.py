@@ -21,9 +21,9 @@ import click
 import requests
 from urllib3.exceptions import NewConnectionError
 
-from app.commands.answers import Document, Page, Task, bad_answer, read_page, read_task
-from app.commands.here import read_key, settings
-from app.commands.output import CommandError, Exit, Fault
+from app.cli.client.answers import Document, Page, Task, bad_answer, read_page, read_task
+from app.cli.here import read_key, settings
+from app.cli.output import CommandError, Exit, Fault
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
