@@ -50,7 +50,7 @@ def main() -> None:
 def measure(jobs: int, folder: Path) -> None:
     from jobs.states import Ended
     from workers.celery_app import app
-    from workers.task_events import RUN, fields
+    from workers.flower.task_events import RUN, fields
 
     with _flower(folder) as flower, app.connection_for_write() as connection:
         print(f"jobs       0   {flower.rss_mb():6.1f} MB")

@@ -33,7 +33,7 @@ def _start() -> None:
     settings = wiring.settings()
     logging.configure(level=settings.log_level, log_format=settings.log_format)
 
-    from workers import transports
+    from workers.broker import transports
 
     transports.install()  # before anything asks kombu for a transport, for it remembers its answer
 

@@ -32,7 +32,7 @@ from storage.base import StorageUnavailableError
 from workers import drain, stepping, wiring
 from workers.bulkheads import Bulkheads, install, paid_slots
 from workers.celery_app import app
-from workers.task_events import RUN
+from workers.flower.task_events import RUN
 from workers.watchdog import CANARY_EVERY_S, CanaryStep, Watchdog
 
 log = structlog.get_logger(__name__)

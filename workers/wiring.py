@@ -25,9 +25,9 @@ from providers import registry
 from providers.catalog.live import LiveCatalog
 from storage.media import Media
 from storage.opening import open_store
-from workers import broker
+from workers.broker import options
 from workers.enqueue import Publisher
-from workers.heart import Heart
+from workers.heartbeat import Heart
 
 # A limit is so many rows.
 LIMIT_MAX = 100_000
@@ -158,7 +158,7 @@ def servers_answer() -> bool:
         return False
     finally:
         fresh.dispose()
-    return broker.answers(settings().broker_url)
+    return options.answers(settings().broker_url)
 
 
 def quietly(step: Callable[[], object]) -> None:

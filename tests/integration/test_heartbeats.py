@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from core.db import Database, make_engine
 from jobs.dispatch import heartbeats
-from workers.heart import Heart
+from workers.heartbeat import Heart
 
 DEAD_PID = 2**31 - 2
 

@@ -21,8 +21,8 @@ from jobs.execution import apply, poll, run
 from jobs.states import Ended, Nudge, Signal
 from workers import drain, tasks, wiring
 from workers.celery_app import app
-from workers.event_batches import BatchingDispatcher
-from workers.task_events import TaskEvents
+from workers.flower.event_batches import BatchingDispatcher
+from workers.flower.task_events import TaskEvents
 
 JOB = "job_1"
 WAKE = Nudge("wake", "", JOB)

@@ -16,7 +16,7 @@ from celery.worker.request import Request
 from jobs.errors import JobFailedError
 from jobs.states import Signal
 from workers import wiring
-from workers.event_batches import BatchingDispatcher
+from workers.flower.event_batches import BatchingDispatcher
 
 log = structlog.get_logger(__name__)
 

@@ -19,7 +19,7 @@ import structlog
 from kombu import Connection
 
 from jobs.states import Ended, EndStatus
-from workers.broker import hang_up
+from workers.broker.options import hang_up
 from workers.celery_app import app
 
 log = structlog.get_logger(__name__)

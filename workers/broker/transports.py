@@ -12,15 +12,15 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES, redis
 from redis.exceptions import DataError, RedisError
 
-from workers.poison import REJECTED
+from workers.broker.poison import REJECTED
 
 
 def install() -> None:
     """Let every connection of this process that is made from now on use them. For workers: no one else reads."""
     TRANSPORT_ALIASES.update(
-        redis="workers.transports:Transport",
-        rediss="workers.transports:Transport",
-        sentinel="workers.transports:SentinelTransport",
+        redis="workers.broker.transports:Transport",
+        rediss="workers.broker.transports:Transport",
+        sentinel="workers.broker.transports:SentinelTransport",
     )
 
 

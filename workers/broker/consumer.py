@@ -15,7 +15,7 @@ from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu import Connection
 
-from workers.poison import REJECTED, fault
+from workers.broker.poison import REJECTED, fault
 
 FIRST_S = 0.5
 STEP_S = 0.5
