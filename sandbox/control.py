@@ -8,7 +8,7 @@ from flask import Blueprint, Response, jsonify, request
 from sandbox.faults import Rule, can_happen_at
 from sandbox.markers import PLACES, UnknownFault, parse
 from sandbox.settings import BadSetting
-from sandbox.world import world
+from sandbox.state import world
 
 bp = Blueprint("control", __name__, url_prefix="/control")
 

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 from werkzeug.datastructures import FileStorage
 
-from sandbox.world import world
+from sandbox.state import world
 
 TEXT_SHOWN_MAX = 200
 _HEADERS_SHOWN = (

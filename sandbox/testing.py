@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from sandbox.twins import Twin, all_twins
+from sandbox.emulators import Twin, all_twins
 
 START_S = 20.0
 STOP_S = 5.0

@@ -8,9 +8,9 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from sandbox import control, recorder
+from sandbox.emulators import Twin, Wrong, all_twins, environ
 from sandbox.settings import Settings
-from sandbox.twins import Twin, Wrong, all_twins, environ
-from sandbox.world import EXTENSION, Clock, World
+from sandbox.state import EXTENSION, Clock, World
 
 BODY_MAX_BYTES = 256 * 2**20
 

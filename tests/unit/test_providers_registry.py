@@ -11,7 +11,7 @@ import pytest
 from providers import configured, registry
 from providers.catalog import catalog
 from providers.configured import PROVIDERS, configured_names, half_configured
-from sandbox.twins import Twin, all_twins, environ
+from sandbox.emulators import Twin, all_twins, environ
 
 BOTH = {
     "OPENAI_API_KEY": "sk-secret",

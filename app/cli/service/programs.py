@@ -51,7 +51,7 @@ def service_environ(settings: Settings, environ: Mapping[str, str]) -> dict[str,
 
 def sandbox_environ(sandbox_port: int) -> dict[str, str]:
     """What points every adapter at the sandbox."""
-    from sandbox.twins import environ  # loads Flask, which `up` has no other use for
+    from sandbox.emulators import environ  # loads Flask, which `up` has no other use for
 
     return environ(f"http://{LOOPBACK}:{sandbox_port}")
 

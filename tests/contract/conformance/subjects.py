@@ -13,8 +13,8 @@ from conformance.orders import CATALOG, bare, live_models
 from providers import registry
 from providers.base import Order, Provider
 from providers.catalog.entries import Model
+from sandbox.emulators.keys import BAD_KEY, NO_QUOTA_KEY
 from sandbox.testing import Sandbox
-from sandbox.twins.keys import BAD_KEY, NO_QUOTA_KEY
 
 GOOD_KEY = "sk-conform-0123456789"
 
