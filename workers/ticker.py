@@ -88,7 +88,7 @@ class Clock:
         self._sweeper = sweep.Sweeper(swept, steady=self._steadiness.steady, epoch=_epoch)
         self._inline = threading.Lock()
         self._watchdog = Watchdog(
-            queue=f"canary.{self._bench.owner}",
+            queue=f"canary.{self._context.owner}",
             send=wiring.publisher().send_canary,
             could_hear=lambda: len(active_requests) < _settings.worker_pool and wiring.servers_answer(),
             leave=lambda: drain.leave_after_calls(_BULKHEADS.busy, at_most_s=max(self._context.step_s.values())),
