@@ -133,7 +133,7 @@ def test_commands_exist(page: Path) -> None:
 def known_variables() -> set[str]:
     listed = set(re.findall(r"^([A-Z][A-Z0-9_]+)=", text_of(".env.example"), re.MULTILINE))
     deployed = set(re.findall(r"[A-Z][A-Z0-9_]+", text_of("docker-compose.yml") + text_of("Procfile")))
-    commands = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "app" / "commands").glob("*.py"))
+    commands = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "app" / "cli").rglob("*.py"))
     return listed | deployed | set(re.findall(r'envvar="([A-Z_]+)"', commands))
 
 
