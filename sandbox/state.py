@@ -16,7 +16,7 @@ from sandbox.settings import Settings
 EXTENSION = "sandbox"
 
 
-class Shelf(Protocol):
+class Store(Protocol):
     """What a twin keeps between requests."""
 
     def clear(self) -> None:
@@ -43,7 +43,7 @@ class Clock:
 
 
 @dataclass
-class World:
+class State:
     """Settings, clock, witness, faults, pictures, and one shelf per twin."""
 
     settings: Settings
@@ -51,7 +51,7 @@ class World:
     faults: FaultBook = field(default_factory=FaultBook)
     gallery: Gallery = field(init=False)
     counts: Counts = field(default_factory=Counts)
-    shelves: dict[str, Shelf] = field(default_factory=dict)
+    stores: dict[str, Store] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.gallery = Gallery(edge_max_px=lambda: self.settings.edge_max_px)
@@ -74,10 +74,10 @@ class World:
         """Forget work, counts, faults and pictures; settings stay."""
         self.faults.clear()
         self.counts.reset(requests_kept=self.settings.requests_kept)
-        for shelf in self.shelves.values():
-            shelf.clear()
+        for store in self.stores.values():
+            store.clear()
 
 
-def world() -> World:
+def current_state() -> State:
     """The world of the app that serves the current request."""
-    return cast(World, current_app.extensions[EXTENSION])
+    return cast(State, current_app.extensions[EXTENSION])

@@ -1,6 +1,6 @@
 """The twins: one stand-in per upstream, each a Flask Blueprint that keeps its own shelf of work.
 
-To add one: write ``sandbox/emulators/<name>/routes.py`` with a ``TWIN``.
+To add one: write ``sandbox/emulators/<name>/routes.py`` with a ``EMULATOR``.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,13 +12,13 @@ from typing import NamedTuple
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from sandbox.state import Shelf, World
+from sandbox.state import State, Store
 
 
-class NothingKept:
+class EmptyStore:
     """The shelf of an upstream that keeps no work between two calls: always empty."""
 
-    def __init__(self, _world: World) -> None: ...
+    def __init__(self, _sandbox: State) -> None: ...
 
     def clear(self) -> None:
         """Nothing to forget."""
@@ -37,7 +37,7 @@ class Wrong(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Twin:
+class Emulator:
     """One stand-in. ``prefix`` is its place on the port; an adapter's base URL begins with it.
 
     ``environ``: the variables by which an adapter is led here; ``{url}`` is the port with the prefix, ``{key}`` a key.
@@ -46,7 +46,7 @@ class Twin:
     name: str
     prefix: str
     blueprint: Blueprint
-    new_shelf: Callable[[World], Shelf]
+    new_store: Callable[[State], Store]
     unrouted: Callable[[Wrong], ResponseReturnValue]
     environ: Mapping[str, str] = field(default_factory=dict)
 
@@ -55,13 +55,13 @@ class Twin:
         return {name: text.format(url=base_url + self.prefix, key=key) for name, text in self.environ.items()}
 
 
-def all_twins() -> tuple[Twin, ...]:
-    """Every twin there is: the ``TWIN`` of each folder here, by name."""
+def all_emulators() -> tuple[Emulator, ...]:
+    """Every twin there is: the ``EMULATOR`` of each folder here, by name."""
     modules = [import_module(f"{__name__}.{found.name}.routes") for found in iter_modules(__path__) if found.ispkg]
-    twins: list[Twin] = [vars(module)["TWIN"] for module in modules]
-    return tuple(sorted(twins, key=lambda twin: twin.name))
+    emulators: list[Emulator] = [vars(module)["EMULATOR"] for module in modules]
+    return tuple(sorted(emulators, key=lambda emulator: emulator.name))
 
 
 def environ(base_url: str, *, key: str = "sandbox") -> dict[str, str]:
     """The environment that leads every adapter to the sandbox at ``base_url``."""
-    return {name: value for twin in all_twins() for name, value in twin.leading_here(base_url, key).items()}
+    return {name: value for emulator in all_emulators() for name, value in emulator.leading_here(base_url, key).items()}

@@ -316,7 +316,7 @@ def test_a_picture_too_many_is_not_kept(sandbox: Sandbox, name: str, n: int) -> 
     assert len(done.images) == n
 
 
-def test_what_the_twin_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Gemini) -> None:
+def test_what_the_emulator_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Gemini) -> None:
     for order in (
         ask(extra={"negativePrompt": "rain"}),
         ask(name=PRO, size={"aspect_ratio": "8:1"}),

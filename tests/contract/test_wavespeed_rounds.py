@@ -266,7 +266,7 @@ def test_only_identical_orders_are_candidates(provider: WaveSpeed) -> None:
     assert provider.lookup(REF, since, with_address) == []
 
 
-def test_a_twin_order_makes_two_candidates_and_an_uploaded_picture_is_recognised(
+def test_a_emulator_order_makes_two_candidates_and_an_uploaded_picture_is_recognised(
     provider: WaveSpeed, sandbox: Sandbox
 ) -> None:
     sandbox.add_fault("drop", provider="wavespeed", route="submit", count=1)

@@ -271,7 +271,7 @@ def test_moderation_may_drop_some_and_more_are_not_kept(provider: Xai, marker: s
     assert len(done.images) == kept
 
 
-def test_what_the_twin_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Xai) -> None:
+def test_what_the_emulator_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Xai) -> None:
     for order in (
         ask(extra={"seed": 7}),
         ask(params={"quality": "low"}),

@@ -236,7 +236,7 @@ def refuse_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*args: object, **kwargs: object) -> None:
         raise StorageUnavailableError("away")
 
-    monkeypatch.setattr(collect.answers, "keep", away)
+    monkeypatch.setattr(collect.outcomes, "keep", away)
 
 
 def make_bench(

@@ -777,7 +777,7 @@ def test_a_second_collector_leaves_the_first_ones_picture_alone(
 def test_a_link_that_cannot_be_fetched_yet_is_left_for_later_not_for_at_once(
     engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collect.answers._keep_one.retry, "wait", lambda state: 0)
+    monkeypatch.setattr(collect.outcomes._keep_one.retry, "wait", lambda state: 0)
     sandbox.add_fault("503", provider="chatgpt2api", route="download")
     job_id = engine.order(account).task.id
     engine.sent.take()

@@ -15,14 +15,14 @@ from sandbox import chat, misbehave, recorder
 from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files
 from sandbox.drawing.images import CONTENT_TYPES, NotAPicture, Recipe
-from sandbox.emulators import Twin, Wrong, keys
+from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.chatgpt2api import requests as wishes
 from sandbox.emulators.chatgpt2api import tasks
 from sandbox.emulators.chatgpt2api.requests import Rejected, Wish, bad_request
-from sandbox.emulators.chatgpt2api.tasks import TaskShelf
+from sandbox.emulators.chatgpt2api.tasks import TaskStore
 from sandbox.faults import Script
 from sandbox.markers import Fault, UnknownFault
-from sandbox.state import world
+from sandbox.state import current_state
 
 NAME = "chatgpt2api"
 PREFIX = "/c2a"
@@ -90,18 +90,18 @@ def submit_edit() -> Response:
 def _submit(wish: Wish, mode: str, key: str) -> Response:
     if not wish.task_id:
         raise bad_request("client_task_id is required")
-    here, owner = world(), keys.owner_of(key)
+    here, owner = current_state(), keys.owner_of(key)
     script = here.script(NAME, "submit", wish.prompt, wish.task_id)
     here.counts.submit(NAME, key=wish.task_id, prompt=wish.prompt, request_id=_request_id())
     # The word filter stands before the look-up of the id: a repeat may be refused although its task exists.
     if (refusal := script.refusal) and refusal.name != "quota":
         return misbehave.instead(refusal, _error_for)
     blobs, mask = _pictures_of(wish, mode)
-    known = _shelf().find(owner, [wish.task_id])[0]
+    known = _store().find(owner, [wish.task_id])[0]
     fate = Script() if known else here.script(NAME, "outcome", wish.prompt, wish.task_id)
     fate = Script((*script.faults, *fate.faults))
     make = tasks.new_task(here, mode=mode, script=fate, blobs=blobs, mask=mask, no_quota=key == keys.NO_QUOTA_KEY)
-    task, is_new = _shelf().accept(wish, owner=owner, base_url=_base_url(), make=make)
+    task, is_new = _store().accept(wish, owner=owner, base_url=_base_url(), make=make)
     if is_new:
         here.counts.accept(NAME, key=wish.task_id, prompt=wish.prompt)
     answer = tasks.describe_fresh(task) if is_new else tasks.describe(task, here.clock.now(), _draw)
@@ -120,9 +120,9 @@ def _pictures_of(wish: Wish, mode: str) -> tuple[tuple[bytes, ...], bytes | None
 def list_tasks() -> Response:
     """Many tasks at a look: ``?ids=a,b``; without ids every task of this key."""
     owner = keys.owner_of(_key())
-    here, numbers = world(), [part.strip() for part in request.args.get("ids", "").split(",") if part.strip()]
+    here, numbers = current_state(), [part.strip() for part in request.args.get("ids", "").split(",") if part.strip()]
     here.counts.check(NAME, len(numbers))
-    found, missing = _shelf().find(owner, numbers) if numbers else (_shelf().all_of(owner), [])
+    found, missing = _store().find(owner, numbers) if numbers else (_store().all_of(owner), [])
     now = here.clock.now()
     answer = jsonify(items=[tasks.describe(task, now, _draw) for task in found], missing_ids=missing)
     script = here.script(NAME, "check") if not found else _check_script(found)
@@ -133,7 +133,7 @@ def list_tasks() -> Response:
 
 def _check_script(found: list[tasks.Task]) -> Script:
     """One call, one answer: the first task whose prompt says ``at=check`` speaks for the batch."""
-    here = world()
+    here = current_state()
     marked = [task for task in found if "[" in task.wish.prompt] or found[:1]
     scripts = (here.script(NAME, "check", task.wish.prompt, task.number) for task in marked)
     return next((script for script in scripts if script.faults), Script())
@@ -143,8 +143,8 @@ def _check_script(found: list[tasks.Task]) -> Script:
 def resume_poll(task_id: str) -> Response:
     """The rescue of a timed-out task, as broken as in release 1.7.0 unless scripted otherwise."""
     seconds = _extra_seconds()
-    found, _ = _shelf().find(keys.owner_of(_key()), [task_id.strip()])
-    now = world().clock.now()
+    found, _ = _store().find(keys.owner_of(_key()), [task_id.strip()])
+    now = current_state().clock.now()
     if not found:
         raise bad_request("task not found")
     task = found[0]
@@ -179,10 +179,10 @@ def _extra_seconds() -> float:
 @bp.get("/images/<path:place>")
 def image(place: str) -> ResponseReturnValue:
     """A finished picture: no key, open to every origin."""
-    served = _shelf().file(place)
+    served = _store().file(place)
     if served is None:
         return unrouted(Wrong(404, request.method, request.path))
-    here = world()
+    here = current_state()
     here.counts.download(NAME)
     try:
         good = _draw(served.recipe)
@@ -207,7 +207,7 @@ def models() -> Response:
         {"id": name, "object": "model", "created": 0, "owned_by": "chatgpt2api"}
         for name in (*tasks.IMAGE_MODELS, *TEXT_MODELS)
     ]
-    script = world().script(NAME, "models")
+    script = current_state().script(NAME, "models")
     if script.refusal:
         return misbehave.instead(script.refusal, _error_for)
     return misbehave.finish(script, jsonify(object="list", data=listed), _error_for)
@@ -228,7 +228,7 @@ def edit_now() -> Response:
 
 
 def _draw_now(wish: Wish, mode: str, key: str) -> Response:
-    here, owner = world(), keys.owner_of(key)
+    here, owner = current_state(), keys.owner_of(key)
     script = here.script(NAME, "submit", wish.prompt)
     here.counts.submit(NAME, key=prompt_hash(wish.prompt), prompt=wish.prompt, request_id=_request_id())
     if script.refusal:
@@ -247,13 +247,13 @@ def _draw_now(wish: Wish, mode: str, key: str) -> Response:
 def _sync_answer(
     wish: Wish, owner: str, blobs: tuple[bytes, ...], mask: bytes | None, fate: Script
 ) -> dict[str, object]:
-    shelf, now = _shelf(), world().clock.now()
+    store, now = _store(), current_state().clock.now()
     fewer = fate.get("fewer")
     wanted = 0 if fate.get("empty") else max(0, wish.n - int(fewer.number(1) if fewer else 0))
     items: list[dict[str, str]] = []
     recipe = Recipe(wish.prompt, wish.model, 1024, 1024)
     for _ in range(wanted):
-        recipe, readable = tasks.recipe_for(wish, blobs, mask, seed=shelf.variation(owner, wish.prompt))
+        recipe, readable = tasks.recipe_for(wish, blobs, mask, seed=store.variation(owner, wish.prompt))
         if not readable:
             raise V1Error(502, "upstream_error", "upstream_error", "the upstream could not read the picture")
         recipe = tasks.spoilt_recipe(recipe, fate)
@@ -263,7 +263,7 @@ def _sync_answer(
 
 def _sync_item(wish: Wish, recipe: Recipe, fate: Script, now: float) -> dict[str, str]:
     fault = fate.get(*bad_files.PICTURE_FAULTS)
-    link = _shelf().publish(recipe, base_url=_base_url(), salt=uuid.uuid4().hex, from_s=now, fault=fault)
+    link = _store().publish(recipe, base_url=_base_url(), salt=uuid.uuid4().hex, from_s=now, fault=fault)
     item = {"url": tasks.broken_link(fate.get("dead_link"), link, _base_url())}
     if wish.response_format != "url":
         blob, _ = bad_files.spoil(fault, _draw(recipe))
@@ -295,7 +295,7 @@ def complete() -> Response:
     if not isinstance(document, dict):
         raise Rejected(422, [{"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}])
     _key()
-    here, asked = world(), chat.user_text(document.get("messages"))
+    here, asked = current_state(), chat.user_text(document.get("messages"))
     if not asked:
         raise bad_request("messages is required")
     here.counts.chat(NAME)
@@ -316,7 +316,7 @@ def _talk(document: dict[str, Any], asked: str) -> chat.Talk:
         model=str(document.get("model") or "auto"),
         text=chat.enhanced(asked, temperature=warmth),
         number=f"chatcmpl-{uuid.uuid4().hex[:24]}",
-        created_at=int(world().clock.now()),
+        created_at=int(current_state().clock.now()),
         prompt_tokens=chat.tokens_in(asked),
         include_usage=False,
         opening_comment="stream-open",
@@ -379,16 +379,16 @@ def _base_url() -> str:
 
 
 def _draw(recipe: Recipe) -> bytes:
-    here = world()
+    here = current_state()
     return here.gallery.file(recipe, prepared=here.settings.prepared)
 
 
-def _shelf() -> TaskShelf:
-    shelf = world().shelves[NAME]
-    if not isinstance(shelf, TaskShelf):
-        raise TypeError(f"the shelf of {NAME} was replaced by {type(shelf).__name__}")
-    return shelf
+def _store() -> TaskStore:
+    store = current_state().stores[NAME]
+    if not isinstance(store, TaskStore):
+        raise TypeError(f"the shelf of {NAME} was replaced by {type(store).__name__}")
+    return store
 
 
 ENVIRON = {"CHATGPT2API_BASE_URL": "{url}/v1", "CHATGPT2API_API_KEY": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, TaskShelf, unrouted, ENVIRON)
+EMULATOR = Emulator(NAME, PREFIX, bp, TaskStore, unrouted, ENVIRON)

@@ -17,7 +17,7 @@ from sandbox.drawing.sizes import pixels, pixels_if_asked
 from sandbox.emulators.chatgpt2api.requests import Wish
 from sandbox.faults import Script
 from sandbox.markers import Fault, without_markers
-from sandbox.state import World
+from sandbox.state import State
 
 IMAGE_MODELS = (
     "gpt-image-2",
@@ -187,18 +187,18 @@ def _scripted_error(fault: Fault) -> Ending:
     return Ending("error", ERROR_TEXTS.get(fault.value, fault.value.replace("_", " ")))
 
 
-class TaskShelf:
+class TaskStore:
     """All tasks and result files of the twin."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, sandbox_state: State) -> None:
+        self._sandbox = sandbox_state
         self._tasks: BoundedStore[tuple[str, str], Task] = BoundedStore(
-            items_max=world.settings.tasks_max,
+            items_max=sandbox_state.settings.tasks_max,
             size_max=FILES_BYTES_MAX * 2,
             size_of=lambda task: task.recipe.size_bytes,
             on_drop=lambda _key, task: self._files.discard(task.link.partition("/images/")[2]),
         )
-        self._files: BoundedStore[str, Served] = BoundedStore(items_max=world.settings.tasks_max)
+        self._files: BoundedStore[str, Served] = BoundedStore(items_max=sandbox_state.settings.tasks_max)
         self._asked: BoundedStore[tuple[str, str], list[int]] = BoundedStore(items_max=50_000)
 
     def clear(self) -> None:
@@ -208,7 +208,7 @@ class TaskShelf:
 
     def restart(self) -> int:
         """What a restart does: the unfinished fail, progress and conversations are forgotten."""
-        now, broken = self._world.clock.now(), 0
+        now, broken = self._sandbox.clock.now(), 0
         for task in self._tasks.values():
             if standing(task, now).status in ("queued", "running"):
                 task.ending, task.broken_off_s, task.resumed_s = Ending("error", RESTARTED), now, None
@@ -219,7 +219,7 @@ class TaskShelf:
 
     def accept(self, wish: Wish, *, owner: str, base_url: str, make: "Maker") -> tuple[Task, bool]:
         """The stored task and False where (owner, id) is known, whatever the payload; else a new one."""
-        self._tasks.items_max = self._files.items_max = max(1, self._world.settings.tasks_max)
+        self._tasks.items_max = self._files.items_max = max(1, self._sandbox.settings.tasks_max)
         if (known := self._living(owner, wish.task_id)) is not None:
             return known, False
         # Not living, but perhaps still on the shelf: expired, so that its id is free again.
@@ -241,8 +241,8 @@ class TaskShelf:
 
     def file(self, place: str) -> Served | None:
         """A result file by its path below ``/images/``, if it is there yet and still."""
-        served, now = self._files.get(place), self._world.clock.now()
-        if served is None or now < served.from_s or now > served.from_s + self._world.settings.retention_s:
+        served, now = self._files.get(place), self._sandbox.clock.now()
+        if served is None or now < served.from_s or now > served.from_s + self._sandbox.settings.retention_s:
             return None
         return served
 
@@ -253,39 +253,39 @@ class TaskShelf:
 
     def all_of(self, owner: str) -> list[Task]:
         """Every task of an owner, latest first."""
-        now = self._world.clock.now()
+        now = self._sandbox.clock.now()
         mine = [task for task in self._tasks.values() if task.owner == owner and not self._is_gone(task, now)]
         return sorted(mine, key=lambda task: standing(task, now).since_s, reverse=True)
 
     def _living(self, owner: str, number: str) -> Task | None:
         task = self._tasks.get((owner, number))
-        return None if task is None or self._is_gone(task, self._world.clock.now()) else task
+        return None if task is None or self._is_gone(task, self._sandbox.clock.now()) else task
 
     def _is_gone(self, task: Task, now: float) -> bool:
         if task.gone_after_s is not None and now >= task.gone_after_s:
             return True
         finished = standing(task, now).status in ("success", "error")
-        return finished and now > task.done_s + self._world.settings.retention_s
+        return finished and now > task.done_s + self._sandbox.settings.retention_s
 
 
-Maker = Callable[[TaskShelf, Wish, str, str], Task]
+Maker = Callable[[TaskStore, Wish, str, str], Task]
 
 
 def new_task(
-    world: World, *, mode: str, script: Script, blobs: tuple[bytes, ...], mask: bytes | None, no_quota: bool
+    sandbox_state: State, *, mode: str, script: Script, blobs: tuple[bytes, ...], mask: bytes | None, no_quota: bool
 ) -> Maker:
     """A recipe for the task itself, used only if the id turns out to be new."""
 
-    def make(shelf: TaskShelf, wish: Wish, owner: str, base_url: str) -> Task:
-        recipe, readable = recipe_for(wish, blobs, mask, seed=shelf.variation(owner, wish.prompt))
+    def make(store: TaskStore, wish: Wish, owner: str, base_url: str) -> Task:
+        recipe, readable = recipe_for(wish, blobs, mask, seed=store.variation(owner, wish.prompt))
         recipe = spoilt_recipe(recipe, script)
-        now, lasts_s = world.clock.now(), world.latency_s(script, wish.prompt)
+        now, lasts_s = sandbox_state.clock.now(), sandbox_state.latency_s(script, wish.prompt)
         ending = ending_for(script, wish, no_quota=no_quota, readable=readable)
         if ending.error == RESTARTED:
             lasts_s /= 2
         expire, dead = script.get("expire"), script.get("dead_link")
         salt, fault = f"{owner}/{wish.task_id}", script.get(*PICTURE_FAULTS)
-        link = shelf.publish(recipe, base_url=base_url, salt=salt, from_s=now + lasts_s, fault=fault)
+        link = store.publish(recipe, base_url=base_url, salt=salt, from_s=now + lasts_s, fault=fault)
         resume = (script.get("timeout") or Fault("")).options.get("resume", "broken")
         word = script.get("word")
         return Task(

@@ -13,13 +13,13 @@ from sandbox import misbehave, recorder
 from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files
 from sandbox.drawing.images import CONTENT_TYPES
-from sandbox.emulators import Twin, Wrong, keys
+from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.flux import rules, tasks
 from sandbox.emulators.flux.rules import BadBody
-from sandbox.emulators.flux.tasks import TaskShelf
+from sandbox.emulators.flux.tasks import TaskStore
 from sandbox.faults import Script
 from sandbox.markers import Fault, UnknownFault
-from sandbox.state import world
+from sandbox.state import current_state
 
 NAME = "flux"
 PREFIX = "/flux"
@@ -74,11 +74,11 @@ def submit(name: str) -> Response:
         raise Refused(404)
     key = _key()
     order = rules.read(name, _document())
-    here, owner, prompt = world(), keys.owner_of(key), order.prompt
+    here, owner, prompt = current_state(), keys.owner_of(key), order.prompt
     here.counts.submit(NAME, key=prompt_hash(prompt), prompt=prompt)
     if key == keys.NO_QUOTA_KEY:
         raise Refused(402)
-    if not _shelf().has_room(owner, order):
+    if not _store().has_room(owner, order):
         raise Refused(429)
     script = here.script(NAME, "submit", prompt)
     # Content is never refused by an HTTP error: that task is taken, and moderated at the first look.
@@ -86,7 +86,7 @@ def submit(name: str) -> Response:
         return misbehave.instead(refusal, _error_for)
     here.counts.accept(NAME, key=prompt_hash(prompt), prompt=prompt)
     fate = Script((*script.faults, *here.script(NAME, "outcome", prompt).faults))
-    task = _shelf().accept(order, owner=owner, host=request.host, script=fate)
+    task = _store().accept(order, owner=owner, host=request.host, script=fate)
     answer = jsonify(tasks.describe_fresh(task, f"{_poll_base(fate)}/v1/get_result?id={task.number}"))
     return misbehave.finish(script, answer, _error_for)
 
@@ -113,9 +113,9 @@ def get_result() -> Response:
     number = request.args.get("id")
     if not number:
         raise BadBody([{"type": "missing", "loc": ["query", "id"], "msg": "Field required"}])
-    here = world()
+    here = current_state()
     here.counts.check(NAME, 1)
-    task = _shelf().find(number)
+    task = _store().find(number)
     if task is None:
         return jsonify(tasks.not_found(number))
     if task.host != request.host:
@@ -133,7 +133,7 @@ def get_result() -> Response:
 def deliver(number: str, name: str) -> ResponseReturnValue:
     """The picture behind a signed link, for ten minutes. Takes no key."""
     _refuse_leaked_key()
-    here, task = world(), _shelf().find(number)
+    here, task = current_state(), _store().find(number)
     if task is None or name != f"sample.{task.recipe.file_format}":
         return _blob_error(404, "BlobNotFound")
     until_s = request.args.get("se", default=0, type=int)
@@ -141,7 +141,7 @@ def deliver(number: str, name: str) -> ResponseReturnValue:
         return _blob_error(403, "AuthenticationFailed")
     here.counts.download(NAME)
     good = here.gallery.file(task.recipe, prepared=here.settings.prepared)
-    blob, odd_type = bad_files.spoil(_shelf().fault_of(task), good)
+    blob, odd_type = bad_files.spoil(_store().fault_of(task), good)
     answer = Response(blob, content_type=odd_type or CONTENT_TYPES[task.recipe.file_format])
     script = here.script(NAME, "download", task.order.prompt)
     if script.refusal:
@@ -199,12 +199,12 @@ def _base_url() -> str:
     return f"{request.scheme}://{request.host}{PREFIX}"
 
 
-def _shelf() -> TaskShelf:
-    shelf = world().shelves[NAME]
-    if not isinstance(shelf, TaskShelf):
-        raise TypeError(f"the shelf of {NAME} was replaced by {type(shelf).__name__}")
-    return shelf
+def _store() -> TaskStore:
+    store = current_state().stores[NAME]
+    if not isinstance(store, TaskStore):
+        raise TypeError(f"the shelf of {NAME} was replaced by {type(store).__name__}")
+    return store
 
 
 ENVIRON = {"BFL_API_BASE": "{url}", "BFL_API_KEY": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, TaskShelf, unrouted, ENVIRON)
+EMULATOR = Emulator(NAME, PREFIX, bp, TaskStore, unrouted, ENVIRON)

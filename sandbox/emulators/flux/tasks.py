@@ -13,7 +13,7 @@ from sandbox.emulators.flux.images import recipe_for
 from sandbox.emulators.flux.rules import MEGAPIXEL, Order
 from sandbox.faults import Script
 from sandbox.markers import Fault, without_markers
-from sandbox.state import World
+from sandbox.state import State
 
 LINK_LIVES_S = 600.0
 ACTIVE_MAX = 24
@@ -174,13 +174,13 @@ def _failure(fault: Fault) -> Ending:
     return Ending("Error", fault.value.replace("_", " "))
 
 
-class TaskShelf:
+class TaskStore:
     """All tasks of the twin. Calls are atomic."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, sandbox_state: State) -> None:
+        self._sandbox = sandbox_state
         self._tasks: BoundedStore[str, Task] = BoundedStore(
-            items_max=world.settings.tasks_max,
+            items_max=sandbox_state.settings.tasks_max,
             size_max=FILES_BYTES_MAX,
             size_of=lambda task: task.recipe.size_bytes,
         )
@@ -195,7 +195,7 @@ class TaskShelf:
 
     def restart(self) -> int:
         """The unfinished fail."""
-        now, broken = self._world.clock.now(), 0
+        now, broken = self._sandbox.clock.now(), 0
         for task in self._tasks.values():
             if task.is_active(now):
                 task.ending, task.lasts_s, task.script = Ending("Error", {"reason": "restart"}), 0.0, Script()
@@ -204,7 +204,7 @@ class TaskShelf:
 
     def has_room(self, owner: str, order: Order) -> bool:
         """Whether the account may have one more task at work, and one more of this model (section 7)."""
-        now = self._world.clock.now()
+        now = self._sandbox.clock.now()
         with self._lock:
             busy = self._active[owner] = [task for task in self._active[owner] if task.is_active(now)]
         same = sum(task.order.name == order.name for task in busy)
@@ -231,8 +231,8 @@ class TaskShelf:
             cost=order.cost(output_mp=output_mp, input_mp=input_mp),
             input_mp=input_mp,
             output_mp=output_mp,
-            created_s=self._world.clock.now(),
-            lasts_s=self._world.latency_s(script, order.prompt),
+            created_s=self._sandbox.clock.now(),
+            lasts_s=self._sandbox.latency_s(script, order.prompt),
         )
         self._tasks.put(number, task)
         with self._lock:
@@ -241,8 +241,8 @@ class TaskShelf:
 
     def find(self, number: str) -> Task | None:
         """The task of this id, if it is known now."""
-        task, now = self._tasks.get(number), self._world.clock.now()
-        if task is None or not task.is_known(now) or now > task.done_s + self._world.settings.retention_s:
+        task, now = self._tasks.get(number), self._sandbox.clock.now()
+        if task is None or not task.is_known(now) or now > task.done_s + self._sandbox.settings.retention_s:
             return None
         return task
 

@@ -18,13 +18,13 @@ from sandbox import chat, misbehave, recorder
 from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files
 from sandbox.drawing.images import CONTENT_TYPES, Recipe
-from sandbox.emulators import NothingKept, Twin, Wrong, keys
+from sandbox.emulators import EmptyStore, Emulator, Wrong, keys
 from sandbox.emulators.gemini import errors, rules
 from sandbox.emulators.gemini.errors import ApiError
 from sandbox.emulators.gemini.rules import Order
 from sandbox.faults import Script
 from sandbox.markers import Fault, UnknownFault
-from sandbox.state import world
+from sandbox.state import current_state
 
 NAME = "gemini"
 PREFIX = "/gemini"
@@ -90,7 +90,7 @@ def _check_timeout() -> None:
 
 
 def _serve(order: Order, key: str, answer_for: AnswerFor) -> Response:
-    here = world()
+    here = current_state()
     here.counts.submit(NAME, key=prompt_hash(order.prompt), prompt=order.prompt)
     if key == keys.NO_QUOTA_KEY:
         raise errors.out_of_credit()
@@ -171,7 +171,7 @@ def _inline(order: Order, fate: Script, place: int = 0) -> dict[str, str]:
 
 
 def _picture(order: Order, fate: Script, place: int) -> tuple[bytes, str]:
-    here = world()
+    here = current_state()
     width, height = rules.size_px(order)
     file_format = order.file_format
     if fate.get("wrong_size"):
@@ -222,4 +222,4 @@ def _sample(order: Order, fate: Script, place: int) -> dict[str, str]:
 
 
 ENVIRON = {"GOOGLE_GEMINI_BASE_URL": "{url}", "GEMINI_API_KEY": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, NothingKept, unrouted, ENVIRON)
+EMULATOR = Emulator(NAME, PREFIX, bp, EmptyStore, unrouted, ENVIRON)

@@ -19,12 +19,12 @@ from sandbox.bounded import BoundedStore
 from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files
 from sandbox.drawing.images import CONTENT_TYPES, Recipe
-from sandbox.emulators import Twin, Wrong, keys
+from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.huggingface import rules
 from sandbox.emulators.huggingface.rules import ImageOrder, RouteError
 from sandbox.faults import Script
 from sandbox.markers import UnknownFault
-from sandbox.state import World, world
+from sandbox.state import State, current_state
 
 NAME = "huggingface"
 PREFIX = "/huggingface"
@@ -54,11 +54,11 @@ class Task:
         return 1 if now < self.created_s + self.lasts_s or self.script.get("never") else 2
 
 
-class Shelf:
+class Store:
     """Tasks by id, and the files of the CDN."""
 
-    def __init__(self, kept: World) -> None:
-        self._world = kept
+    def __init__(self, kept: State) -> None:
+        self._sandbox = kept
         self.tasks: BoundedStore[str, Task] = BoundedStore(items_max=kept.settings.tasks_max)
         self.files: BoundedStore[str, tuple[Recipe, Script]] = BoundedStore(items_max=kept.settings.tasks_max)
         self._numbers = itertools.count(1)
@@ -70,7 +70,7 @@ class Shelf:
 
     def restart(self) -> int:
         """A provider's restart loses its tasks."""
-        now = self._world.clock.now()
+        now = self._sandbox.clock.now()
         broken = sum(task.stage(now) < 2 for task in self.tasks.values())
         self.tasks.clear()
         return broken
@@ -80,21 +80,21 @@ class Shelf:
         number = f"{route.partition('-')[0]}-{next(self._numbers):08x}"
         self.files.put(f"{number}.png", (_recipe(order, fate), fate))
         link = f"{base_url}/cdn/{'gone' if fate.get('dead_link') else number}.png"
-        lasts_s = self._world.latency_s(fate, order.prompt)
-        task = Task(number, route, order, fate, self._world.clock.now(), lasts_s, link)
+        lasts_s = self._sandbox.latency_s(fate, order.prompt)
+        task = Task(number, route, order, fate, self._sandbox.clock.now(), lasts_s, link)
         self.tasks.put(number, task)
         return task
 
     def find(self, number: str) -> Task | None:
         """A task, unless it broke off or expired."""
-        task, now = self.tasks.get(number), self._world.clock.now()
+        task, now = self.tasks.get(number), self._sandbox.clock.now()
         if task is None or (task.stage(now) == 2 and task.script.get("expire", "restart")):
             return None
         return task
 
 
-def _shelf() -> Shelf:
-    return cast(Shelf, world().shelves[NAME])
+def _store() -> Store:
+    return cast(Store, current_state().stores[NAME])
 
 
 def _recipe(order: ImageOrder, fate: Script) -> Recipe:
@@ -153,7 +153,7 @@ def house_header(answer: Response) -> Response:
 @bp.get("/api/models/<path:model>")
 def mapping(model: str) -> Response:
     """Which provider serves the model, under which id."""
-    script = world().script(NAME, "models", model)
+    script = current_state().script(NAME, "models", model)
     if script.refusal:
         return misbehave.instead(script.refusal, rules.for_fault("router"))
     routes = rules.MAPPINGS.get(model)
@@ -172,9 +172,9 @@ def mapping(model: str) -> Response:
 @bp.get("/cdn/<name>")
 def file(name: str) -> Response:
     """A result, as long as it lives."""
-    world().counts.download(NAME)
-    found = _shelf().files.get(name)
-    script = world().script(NAME, "download", found[0].prompt if found else "")
+    current_state().counts.download(NAME)
+    found = _store().files.get(name)
+    script = current_state().script(NAME, "download", found[0].prompt if found else "")
     if script.refusal:
         return misbehave.instead(script.refusal, rules.for_fault("router"))
     if found is None:
@@ -183,7 +183,7 @@ def file(name: str) -> Response:
 
 
 def _picture(recipe: Recipe, fate: Script) -> Response:
-    here = world()
+    here = current_state()
     good = here.gallery.file(recipe, prepared=here.settings.prepared)
     blob, kind = bad_files.spoil(fate.get(*bad_files.PICTURE_FAULTS), good)
     return Response(blob, content_type=kind or CONTENT_TYPES[recipe.file_format])
@@ -225,7 +225,7 @@ def _serve(route: str, order: ImageOrder, draw: Callable[[Script], Response]) ->
         return misbehave.instead(script.refusal, error_for)
     if fate.get("never"):
         misbehave.wait_for_hang_up(misbehave.HANG_S)
-    time.sleep(world().latency_s(fate, order.prompt))
+    time.sleep(current_state().latency_s(fate, order.prompt))
     if fate.get("fail", "timeout", "restart"):
         answer = RouteError("router", 504 if fate.get("timeout") else 500, "Internal Server Error").response()
         return misbehave.finish(script, answer, error_for)
@@ -234,7 +234,7 @@ def _serve(route: str, order: ImageOrder, draw: Callable[[Script], Response]) ->
 
 def _taken_on(order: ImageOrder) -> tuple[Script, Script]:
     """The faults of the answer and of the work; the work is counted unless it is refused."""
-    here, asked = world(), prompt_hash(order.prompt)
+    here, asked = current_state(), prompt_hash(order.prompt)
     here.counts.submit(NAME, key=asked, prompt=order.prompt)
     if keys.bearer_key() == keys.NO_QUOTA_KEY:
         raise rules.no_credits()
@@ -285,17 +285,17 @@ def _is_queue() -> bool:
 
 
 def _new_task(route: str, order: ImageOrder, fate: Script) -> Task:
-    return _shelf().add(route, order, fate, f"{request.host_url.rstrip('/')}{PREFIX}")
+    return _store().add(route, order, fate, f"{request.host_url.rstrip('/')}{PREFIX}")
 
 
 @bp.get("/fal-ai/<path:app>/requests/<number>/status")
 def fal_status(app: str, number: str) -> Response:
     """IN_QUEUE, IN_PROGRESS, COMPLETED; of an error it says nothing."""
     task = _asked_for("fal-ai", number)
-    script = world().script(NAME, "check", task.order.prompt)
+    script = current_state().script(NAME, "check", task.order.prompt)
     if script.refusal:
         return misbehave.instead(script.refusal, rules.for_fault("router"))
-    status = ("IN_QUEUE", "IN_PROGRESS", "COMPLETED")[task.stage(world().clock.now())]
+    status = ("IN_QUEUE", "IN_PROGRESS", "COMPLETED")[task.stage(current_state().clock.now())]
     link = f"https://queue.fal.run/{app}/requests/{number}"
     answer = jsonify(status=status, request_id=number, response_url=link)
     return misbehave.finish(script, answer, rules.for_fault("router"))
@@ -305,11 +305,11 @@ def fal_status(app: str, number: str) -> Response:
 def fal_result(app: str, number: str) -> Response:
     """The result, or the error, of a task that is over."""
     task = _asked_for("fal-ai", number)
-    if task.stage(world().clock.now()) < 2:
+    if task.stage(current_state().clock.now()) < 2:
         raise RouteError("fal-ai", 400, "Request is still in progress")
     fault = task.script.get("fail", "timeout")
     if fault is None or fault.value == "nsfw":
-        script = world().script(NAME, "check", task.order.prompt)
+        script = current_state().script(NAME, "check", task.order.prompt)
         if script.refusal:
             return misbehave.instead(script.refusal, rules.for_fault("router"))
         return misbehave.finish(script, jsonify(_fal_result(task)), rules.for_fault("router"))
@@ -320,8 +320,8 @@ def fal_result(app: str, number: str) -> Response:
 
 
 def _asked_for(route: str, number: str) -> Task:
-    world().counts.check(NAME, 1)
-    task = _shelf().find(number)
+    current_state().counts.check(NAME, 1)
+    task = _store().find(number)
     if task is None or task.route != route or (route == "fal-ai" and not _is_queue()):
         raise RouteError(route, 404, "Request not found")
     return task
@@ -359,10 +359,10 @@ def wavespeed(model: str) -> Response:
 def wavespeed_result(number: str) -> Response:
     """One task."""
     task = _asked_for("wavespeed", number)
-    script = world().script(NAME, "check", task.order.prompt)
+    script = current_state().script(NAME, "check", task.order.prompt)
     if script.refusal:
         return misbehave.instead(script.refusal, rules.for_fault("router"))
-    status = ("created", "processing", "completed")[task.stage(world().clock.now())]
+    status = ("created", "processing", "completed")[task.stage(current_state().clock.now())]
     if status == "completed" and task.script.get("fail", "timeout"):
         status = "failed"
     answer = jsonify(code=200, message="success", data=_prediction(task, status))
@@ -396,4 +396,4 @@ def unrouted(wrong: Wrong) -> ResponseReturnValue:
 
 
 ENVIRON = {"HF_ROUTER_BASE_URL": "{url}", "HF_ENDPOINT": "{url}", "HF_TOKEN": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, Shelf, unrouted, ENVIRON)
+EMULATOR = Emulator(NAME, PREFIX, bp, Store, unrouted, ENVIRON)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sandbox.bounded import BoundedStore
 from sandbox.emulators.llamaswap.rules import ImageOrder
 from sandbox.faults import Script
-from sandbox.state import World
+from sandbox.state import State
 
 QUEUE_MAX = 64
 KEPT_S = 600.0
@@ -55,12 +55,12 @@ class Job:
         return self.status(now) in ("queued", "generating")
 
 
-class LlamaShelf:
+class LlamaStore:
     """What llama-swap keeps: the loaded model, requests under way by model, and its process's jobs."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._jobs: BoundedStore[str, Job] = BoundedStore(items_max=world.settings.tasks_max)
+    def __init__(self, sandbox_state: State) -> None:
+        self._sandbox = sandbox_state
+        self._jobs: BoundedStore[str, Job] = BoundedStore(items_max=sandbox_state.settings.tasks_max)
         self._numbers = itertools.count()
         self.loaded: str | None = None
         self.under_way: Counter[str] = Counter()
@@ -73,7 +73,7 @@ class LlamaShelf:
 
     def restart(self) -> int:
         """The loaded model's process ends, and with it all its jobs."""
-        now = self._world.clock.now()
+        now = self._sandbox.clock.now()
         broken = sum(job.is_live(now) for job in self._jobs.values())
         self._jobs.clear()
         self.loaded = None
@@ -89,20 +89,20 @@ class LlamaShelf:
 
     def is_full(self) -> bool:
         """Whether the queue takes no more."""
-        now = self._world.clock.now()
+        now = self._sandbox.clock.now()
         return sum(job.is_live(now) for job in self._jobs.values()) >= QUEUE_MAX
 
     def add(self, model: str, order: ImageOrder, script: Script) -> Job:
         """Queue a job."""
-        now = self._world.clock.now()
+        now = self._sandbox.clock.now()
         number = f"job_{int(now):08x}_{next(self._numbers):08x}"
-        job = Job(number, model, order, script, now, self._world.latency_s(script, order.prompt))
+        job = Job(number, model, order, script, now, self._sandbox.latency_s(script, order.prompt))
         self._jobs.put(number, job)
         return job
 
     def find(self, number: str) -> tuple[Job | None, int]:
         """The job and 200, or None and 404 or 410: forgotten, or expired."""
-        job, now = self._jobs.get(number), self._world.clock.now()
+        job, now = self._jobs.get(number), self._sandbox.clock.now()
         if job is None or (job.script.get("restart") and now >= job.done_s):
             return None, 404
         expire = job.script.get("expire")
@@ -113,6 +113,6 @@ class LlamaShelf:
 
     def place_of(self, job: Job) -> int:
         """Its place in the queue, from 1."""
-        now = self._world.clock.now()
+        now = self._sandbox.clock.now()
         waiting = [other.number for other in self._jobs.values() if other.status(now) == "queued"]
         return waiting.index(job.number) + 1 if job.number in waiting else 0

@@ -20,14 +20,14 @@ from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files
 from sandbox.drawing.images import Recipe
 from sandbox.drawing.scenery import generator
-from sandbox.emulators import Twin, Wrong, keys
+from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.llamaswap import errors, rules
 from sandbox.emulators.llamaswap.errors import ProxyError, ServerError
-from sandbox.emulators.llamaswap.jobs import Job, LlamaShelf
+from sandbox.emulators.llamaswap.jobs import Job, LlamaStore
 from sandbox.emulators.llamaswap.rules import ImageOrder
 from sandbox.faults import Script
 from sandbox.markers import UnknownFault
-from sandbox.state import world
+from sandbox.state import current_state
 
 NAME = "llamaswap"
 PREFIX = "/llamaswap"
@@ -60,8 +60,8 @@ bp = Blueprint(NAME, __name__)
 recorder.watch(bp, NAME)
 
 
-def _shelf() -> LlamaShelf:
-    return cast(LlamaShelf, world().shelves[NAME])
+def _store() -> LlamaStore:
+    return cast(LlamaStore, current_state().stores[NAME])
 
 
 @bp.errorhandler(ServerError)
@@ -109,16 +109,16 @@ def _passed_to(model: object) -> Iterator[Hosted]:
         raise ProxyError(404, f"model {model} not found")
     if not hosted.loads:
         raise ProxyError(500, "unspecific error: upstream command exited prematurely but successfully")
-    shelf = _shelf()
-    if shelf.under_way[model] >= CONCURRENCY_MAX:
+    store = _store()
+    if store.under_way[model] >= CONCURRENCY_MAX:
         raise ProxyError(429)
-    shelf.under_way[model] += 1
+    store.under_way[model] += 1
     try:
-        if shelf.load(model):
-            time.sleep(world().settings.latency_s / 2)
+        if store.load(model):
+            time.sleep(current_state().settings.latency_s / 2)
         yield hosted
     finally:
-        shelf.under_way[model] -= 1
+        store.under_way[model] -= 1
 
 
 @bp.get("/health")
@@ -132,7 +132,7 @@ def health() -> Response:
 @bp.get("/models")
 def models() -> Response:
     """The list, text models among the others."""
-    script = world().script(NAME, "models")
+    script = current_state().script(NAME, "models")
     if script.refusal:
         return misbehave.instead(script.refusal, errors.for_fault)
     listed = [_model(name, hosted) for name, hosted in sorted(HOSTED.items())]
@@ -147,14 +147,14 @@ def _model(name: str, hosted: Hosted) -> dict[str, object]:
         "owned_by": "llama-swap",
         "capabilities": {"image_generation": hosted.draws, "image_to_image": hosted.draws},
         "meta": {"llamaswap": {"type": "model"}},
-        "status": {"value": "loaded" if _shelf().loaded == name else "unloaded"},
+        "status": {"value": "loaded" if _store().loaded == name else "unloaded"},
     }
 
 
 @bp.get("/running")
 def running() -> Response:
     """What is loaded."""
-    loaded = _shelf().loaded
+    loaded = _store().loaded
     if loaded is None:
         return jsonify(running=[])
     process = {"model": loaded, "state": "ready", "cmd": "sd-server", "proxy": "http://127.0.0.1:5800", "ttl": 300}
@@ -164,7 +164,7 @@ def running() -> Response:
 @bp.get("/unload")
 def unload() -> Response:
     """Free the GPU. Kills running work."""
-    _shelf().restart()
+    _store().restart()
     return Response("OK", content_type="text/plain")
 
 
@@ -232,7 +232,7 @@ def image_to_image() -> Response:
 def _web_ui(*, is_edit: bool) -> Response:
     document = _json()
     with _passed_to(document.get("model")) as hosted:
-        seed = generator(document.get("prompt"), world().clock.now()).randrange(2**31)
+        seed = generator(document.get("prompt"), current_state().clock.now()).randrange(2**31)
         order = rules.read_web_ui(document, is_edit=is_edit, random_seed=seed, grid_px=hosted.grid_px)
         return _serve(order, hosted, document["model"], _as_web_ui)
 
@@ -258,7 +258,7 @@ def _serve(order: ImageOrder, hosted: Hosted, model: str, render: Render) -> Res
 
 def _taken_on(order: ImageOrder, hosted: Hosted) -> tuple[Script, Script]:
     """The faults of the answer and of the work; the work is counted unless it is refused."""
-    here, asked = world(), prompt_hash(order.prompt)
+    here, asked = current_state(), prompt_hash(order.prompt)
     here.counts.submit(NAME, key=asked, prompt=order.prompt)
     if not hosted.draws:
         raise ServerError("loaded model does not support img_gen")
@@ -272,7 +272,7 @@ def _taken_on(order: ImageOrder, hosted: Hosted) -> tuple[Script, Script]:
 def _drawn(order: ImageOrder, fate: Script, model: str, render: Render) -> Response:
     if fate.get("never"):
         misbehave.wait_for_hang_up(misbehave.HANG_S)
-    time.sleep(world().latency_s(fate, order.prompt))
+    time.sleep(current_state().latency_s(fate, order.prompt))
     if fate.get("restart", "timeout") or not HOSTED[model].survives:
         return errors.process_died()
     if fate.get("fail"):
@@ -284,7 +284,7 @@ def _encoded(order: ImageOrder, fate: Script, model: str) -> list[str]:
     fewer = fate.get("fewer")
     count = 0 if fate.get("empty") else max(0, order.count - int(fewer.number(1) if fewer else 0))
     spoilt = fate.get(*bad_files.PICTURE_FAULTS)
-    here = world()
+    here = current_state()
     files = [here.gallery.file(_recipe(order, place, fate, model), prepared=False) for place in range(count)]
     return [base64.b64encode(bad_files.spoil(spoilt, blob)[0]).decode() for blob in files]
 
@@ -344,12 +344,12 @@ def queue(model: str) -> Response:
     """Take a job."""
     with _passed_to(model) as hosted:
         order = rules.read_job(_json(), hosted.grid_px)
-        if _shelf().is_full():
+        if _store().is_full():
             raise ServerError("job queue is full", 429)
         script, fate = _taken_on(order, hosted)
         if script.refusal:
             return misbehave.instead(script.refusal, errors.for_fault)
-        job = _shelf().add(model, order, fate)
+        job = _store().add(model, order, fate)
         told = {"id": job.number, "kind": "img_gen", "status": "queued", "created": int(job.created_s)}
         answer = jsonify(**told, poll_url=f"/sdcpp/v1/jobs/{job.number}")
         answer.status_code = 202
@@ -360,9 +360,9 @@ def queue(model: str) -> Response:
 def look(model: str, number: str) -> Response:
     """One job."""
     with _passed_to(model):
-        world().counts.check(NAME, 1)
-        job, status = _shelf().find(number)
-        script = world().script(NAME, "check", job.order.prompt if job else "")
+        current_state().counts.check(NAME, 1)
+        job, status = _store().find(number)
+        script = current_state().script(NAME, "check", job.order.prompt if job else "")
         if script.refusal:
             return misbehave.instead(script.refusal, errors.for_fault)
         answer = jsonify(_described(job)) if job else _no_job(status)
@@ -373,10 +373,10 @@ def look(model: str, number: str) -> Response:
 def cancel(model: str, number: str) -> Response:
     """Stop a job that waits."""
     with _passed_to(model):
-        job, status = _shelf().find(number)
+        job, status = _store().find(number)
         if job is None:
             return _no_job(status)
-        now = world().clock.now()
+        now = current_state().clock.now()
         if job.status(now) == "generating":
             raise ServerError("job is generating and cannot be interrupted", 409)
         if job.status(now) == "queued":
@@ -389,7 +389,7 @@ def _no_job(status: int) -> Response:
 
 
 def _described(job: Job) -> dict[str, object]:
-    now = world().clock.now()
+    now = current_state().clock.now()
     status = job.status(now)
     over = not job.is_live(now)
     shown: dict[str, object] = {
@@ -399,7 +399,7 @@ def _described(job: Job) -> dict[str, object]:
         "created": int(job.created_s),
         "started": int(job.begun_s) if status not in ("queued", "cancelled") else None,
         "completed": int(job.done_s) if over else None,
-        "queue_position": _shelf().place_of(job),
+        "queue_position": _store().place_of(job),
         "result": None,
         "error": None,
     }
@@ -423,8 +423,8 @@ def complete() -> Response:
     document = _json()
     with _passed_to(document.get("model")):
         asked = chat.user_text(document.get("messages") or [])
-        world().counts.chat(NAME)
-        script = world().script(NAME, "chat", asked)
+        current_state().counts.chat(NAME)
+        script = current_state().script(NAME, "chat", asked)
         if script.refusal:
             return misbehave.instead(script.refusal, errors.for_fault)
         talk = chat.Talk(
@@ -437,7 +437,7 @@ def complete() -> Response:
         )
         if document.get("stream") is not True:
             return misbehave.finish(script, jsonify(chat.whole(talk, script)), errors.for_fault)
-        stream = chat.stream(talk, script, delta_pause_s=world().settings.chat_delta_s)
+        stream = chat.stream(talk, script, delta_pause_s=current_state().settings.chat_delta_s)
         return misbehave.finish(script, Response(stream, content_type="text/event-stream"), errors.for_fault)
 
 
@@ -448,4 +448,4 @@ def unrouted(wrong: Wrong) -> ResponseReturnValue:
 
 
 ENVIRON = {"LLAMASWAP_BASE_URL": "{url}", "LLAMASWAP_API_KEY": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, LlamaShelf, unrouted, ENVIRON)
+EMULATOR = Emulator(NAME, PREFIX, bp, LlamaStore, unrouted, ENVIRON)

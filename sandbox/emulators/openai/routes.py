@@ -17,13 +17,13 @@ from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files, images
 from sandbox.drawing.images import Recipe
 from sandbox.drawing.sizes import DEFAULT_PX
-from sandbox.emulators import NothingKept, Twin, Wrong, keys
+from sandbox.emulators import EmptyStore, Emulator, Wrong, keys
 from sandbox.emulators.openai import errors, rules
 from sandbox.emulators.openai.errors import ApiError
 from sandbox.emulators.openai.rules import ImageOrder
 from sandbox.faults import Script
 from sandbox.markers import Fault, UnknownFault
-from sandbox.state import world
+from sandbox.state import current_state
 
 NAME = "openai"
 PREFIX = "/openai"
@@ -103,7 +103,7 @@ def variations() -> Response:
 def _serve(order: ImageOrder, key: str, event: str) -> Response:
     if key == keys.NO_ORG_KEY:
         raise errors.unverified_organization(order.model)
-    here = world()
+    here = current_state()
     here.counts.submit(
         NAME,
         key=prompt_hash(order.prompt),
@@ -122,7 +122,7 @@ def _serve(order: ImageOrder, key: str, event: str) -> Response:
 
 
 def _work(order: ImageOrder, fate: Script, event: str) -> Response:
-    here = world()
+    here = current_state()
     latency_s = here.latency_s(fate, order.prompt)
     if fate.get("never"):
         misbehave.wait_for_hang_up(misbehave.HANG_S)
@@ -153,7 +153,7 @@ Draw = Callable[[Recipe], bytes]
 
 def _drawing() -> Draw:
     """Draws without a request at hand: a stream does so after its request is over."""
-    here = world()
+    here = current_state()
     return lambda recipe: here.gallery.file(recipe, prepared=here.settings.prepared)
 
 
@@ -258,7 +258,7 @@ def models() -> Response:
     """The list; a listed model need not be usable."""
     _key()
     listed = [*(_model(name) for name in rules.IMAGE_MODELS), *(_model(name) for name in TEXT_MODELS)]
-    script = world().script(NAME, "models")
+    script = current_state().script(NAME, "models")
     if script.refusal:
         return misbehave.instead(script.refusal, _error_for("models"))
     return misbehave.finish(script, jsonify(object="list", data=listed), _error_for("models"))
@@ -285,7 +285,7 @@ def complete() -> Response:
     key = _key()
     document = rules.json_body()
     asked = _checked_chat(document)
-    here = world()
+    here = current_state()
     here.counts.chat(NAME)
     if key == keys.NO_QUOTA_KEY:
         raise errors.no_quota()
@@ -363,4 +363,4 @@ def _key() -> str:
 
 
 ENVIRON = {"OPENAI_BASE_URL": "{url}/v1", "OPENAI_API_KEY": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, NothingKept, unrouted, ENVIRON)
+EMULATOR = Emulator(NAME, PREFIX, bp, EmptyStore, unrouted, ENVIRON)

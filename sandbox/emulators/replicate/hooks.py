@@ -14,7 +14,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
 from sandbox.emulators.replicate.predictions import EVENTS, Prediction, describe
-from sandbox.state import World
+from sandbox.state import State
 
 # The sheet's test vector; the real secret is one per account.
 SECRET = "whsec_dGVzdC1zZWNyZXQ="  # noqa: S105 - a stand-in's
@@ -61,8 +61,8 @@ class _Letter:
 class Postman:
     """Delivers what is due by the sandbox's clock, in a thread that lives while there is something to deliver."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, sandbox_state: State) -> None:
+        self._sandbox = sandbox_state
         self._lock = threading.Lock()
         self._letters: list[_Letter] = []
         self._on_round = False
@@ -96,13 +96,13 @@ class Postman:
             time.sleep(LOOK_S)
 
     def _due(self) -> list[_Letter]:
-        if self._world.settings.hold_webhooks:
+        if self._sandbox.settings.hold_webhooks:
             return []
-        now = self._world.clock.now()
+        now = self._sandbox.clock.now()
         return [letter for letter in self._letters if _due_s(letter) <= now]
 
     def _deliver(self, letter: _Letter) -> None:
-        now = self._world.clock.now()
+        now = self._sandbox.clock.now()
         letter.body = letter.body or _body(letter, now)
         if _post(
             letter.made.asked.webhook or "", letter.body, signed(letter.body, number=letter.number, at_s=int(now))
@@ -111,7 +111,7 @@ class Postman:
         pause_s = next(letter.pauses_s, None)
         if pause_s is None:
             return
-        letter.due_s = self._world.clock.now() + pause_s
+        letter.due_s = self._sandbox.clock.now() + pause_s
         with self._lock:
             self._letters.append(letter)
             self._set_out()

@@ -18,15 +18,15 @@ from sandbox import misbehave, recorder
 from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files
 from sandbox.drawing.images import CONTENT_TYPES, NotAPicture, Recipe
-from sandbox.emulators import Twin, Wrong, keys
+from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.replicate import errors, hooks, models
 from sandbox.emulators.replicate.errors import Problem
 from sandbox.emulators.replicate.models import Model
 from sandbox.emulators.replicate.predictions import EVENTS, TERMINAL, Asked, Prediction, describe, iso, seconds_in
-from sandbox.emulators.replicate.store import ReplicateShelf, Upload
+from sandbox.emulators.replicate.store import ReplicateStore, Upload
 from sandbox.faults import Script
 from sandbox.markers import UnknownFault
-from sandbox.state import world
+from sandbox.state import current_state
 
 NAME = "replicate"
 PREFIX = "/replicate"
@@ -102,7 +102,7 @@ def create_on_deployment(owner: str, name: str) -> Response:
 
 def _create(model: Model, body: dict[str, Any], key: str) -> Response:
     asked, wait_s, cancel_after_s = _asked(model, body), _wait_s(), _cancel_after_s()
-    here, prompt = world(), asked.prompt
+    here, prompt = current_state(), asked.prompt
     here.counts.submit(NAME, key=prompt_hash(prompt), prompt=prompt)
     if key == keys.NO_ORG_KEY:
         raise errors.forbidden()
@@ -113,7 +113,7 @@ def _create(model: Model, body: dict[str, Any], key: str) -> Response:
     if (refusal := script.refusal) and refusal.name != "refuse":
         return misbehave.instead(refusal, errors.for_fault)
     fate = here.script(NAME, "outcome", prompt)
-    made = _shelf().make(
+    made = _store().make(
         asked,
         Script((*(fault for fault in script.faults if fault.name == "refuse"), *fate.faults)),
         owner=keys.owner_of(key),
@@ -140,7 +140,7 @@ def _created(made: Prediction, wait_s: int | None) -> Response:
 
 
 def _waited(made: Prediction, wait_s: int) -> tuple[dict[str, Any], int]:
-    clock = world().clock
+    clock = current_state().clock
     time.sleep(max(0.0, min(wait_s, made.ends_s - clock.now())))
     now = clock.now()
     status, _ = made.standing(now)
@@ -182,9 +182,9 @@ def _cancel_after_s() -> float | None:
 @bp.get("/v1/predictions/<number>")
 def get_prediction(number: str) -> Response:
     """One of one's own."""
-    owner, here = keys.owner_of(_key()), world()
+    owner, here = keys.owner_of(_key()), current_state()
     here.counts.check(NAME, 1)
-    made = _shelf().find(owner, number)
+    made = _store().find(owner, number)
     script = here.script(NAME, "check", made.asked.prompt if made else "")
     if script.refusal:
         return misbehave.instead(script.refusal, errors.for_fault)
@@ -196,22 +196,22 @@ def get_prediction(number: str) -> Response:
 @bp.post("/v1/predictions/<number>/cancel")
 def cancel_prediction(number: str) -> Response:
     """At once; an ended prediction is shown as it is."""
-    shelf, made = _shelf(), _shelf().find(keys.owner_of(_key()), number)
+    store, made = _store(), _store().find(keys.owner_of(_key()), number)
     if made is None:
         raise errors.not_found()
-    shelf.cancel(made)
-    return jsonify(describe(made, world().clock.now()))
+    store.cancel(made)
+    return jsonify(describe(made, current_state().clock.now()))
 
 
 @bp.get("/v1/predictions")
 def list_predictions() -> Response:
     """A hundred to a page, newest first. Made by the web site is none of them."""
-    owner, here = keys.owner_of(_key()), world()
+    owner, here = keys.owner_of(_key()), current_state()
     if stray := set(request.args) - _LIST_QUERY:
         raise errors.invalid([(sorted(stray)[0], "unknown query parameter")])
     if request.args.get("source", "web") != "web":
         raise errors.invalid([("source", "must be web")])
-    found = _shelf().all_of(owner, _moment("created_after"), _moment("created_before"))
+    found = _store().all_of(owner, _moment("created_after"), _moment("created_before"))
     rows = [] if "source" in request.args else found
     first = _cursor()
     page = rows[first : first + PAGE]
@@ -260,7 +260,7 @@ def deliver(place: str) -> ResponseReturnValue:
     """A result file. It needs no token, and here none may be shown: outputs may lie with anybody."""
     if "Authorization" in request.headers:
         return jsonify(detail="key leaked: a token was sent to the host of the files"), 400
-    here, served = world(), _shelf().served(place)
+    here, served = current_state(), _store().served(place)
     if served is None:
         return unrouted(Wrong(404, request.method, request.path))
     here.counts.download(NAME)
@@ -295,7 +295,7 @@ def upload() -> tuple[Response, int]:
     data = content.read()
     if len(data) > FILE_MAX_BYTES:
         raise Problem(413, "The file is larger than 100 MB")
-    kept = _shelf().store(
+    kept = _store().store(
         owner,
         name=name,
         content_type=texts.get("type") or content.content_type or "application/octet-stream",
@@ -323,7 +323,7 @@ def _json(text: str) -> Any:
 @bp.get("/v1/files")
 def list_files() -> Response:
     """All of one's files."""
-    found = _shelf().uploads_of(keys.owner_of(_key()))
+    found = _store().uploads_of(keys.owner_of(_key()))
     return jsonify(previous=None, next=None, results=[kept.describe(_base_url()) for kept in found])
 
 
@@ -336,12 +336,12 @@ def get_file(number: str) -> Response:
 @bp.delete("/v1/files/<number>")
 def delete_file(number: str) -> tuple[str, int]:
     """Gone."""
-    _shelf().forget_upload(_upload(number).number)
+    _store().forget_upload(_upload(number).number)
     return "", 204
 
 
 def _upload(number: str) -> Upload:
-    found = _shelf().upload(keys.owner_of(_key()), number)
+    found = _store().upload(keys.owner_of(_key()), number)
     if found is None:
         raise errors.not_found()
     return found
@@ -451,12 +451,12 @@ def _key() -> str:
 
 
 def _draw(recipe: Recipe) -> bytes:
-    here = world()
+    here = current_state()
     return here.gallery.file(recipe, prepared=here.settings.prepared)
 
 
-def _shelf() -> ReplicateShelf:
-    return cast(ReplicateShelf, world().shelves[NAME])
+def _store() -> ReplicateStore:
+    return cast(ReplicateStore, current_state().stores[NAME])
 
 
 def _root_url() -> str:
@@ -468,4 +468,4 @@ def _base_url() -> str:
 
 
 ENVIRON = {"REPLICATE_BASE_URL": "{url}", "REPLICATE_API_TOKEN": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, ReplicateShelf, unrouted, ENVIRON)
+EMULATOR = Emulator(NAME, PREFIX, bp, ReplicateStore, unrouted, ENVIRON)

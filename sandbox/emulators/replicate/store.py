@@ -23,7 +23,7 @@ from sandbox.emulators.replicate.predictions import (
 )
 from sandbox.faults import Script
 from sandbox.markers import Fault
-from sandbox.state import World
+from sandbox.state import State
 
 FILE_LIVES_S = 86400.0
 FILES_BYTES_MAX = 512 * 2**20
@@ -68,22 +68,22 @@ class Served:
     fault: Fault | None
 
 
-class ReplicateShelf:
+class ReplicateStore:
     """Predictions and files of all accounts."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, sandbox_state: State) -> None:
+        self._sandbox = sandbox_state
         self._made: BoundedStore[str, Prediction] = BoundedStore(
-            items_max=world.settings.tasks_max,
+            items_max=sandbox_state.settings.tasks_max,
             size_max=FILES_BYTES_MAX,
             size_of=lambda made: sum(recipe.size_bytes for _, recipe in made.files[:1]),
         )
-        self._served: BoundedStore[str, Served] = BoundedStore(items_max=world.settings.tasks_max)
+        self._served: BoundedStore[str, Served] = BoundedStore(items_max=sandbox_state.settings.tasks_max)
         self._uploads: BoundedStore[str, Upload] = BoundedStore(
             items_max=10_000, size_max=FILES_BYTES_MAX, size_of=lambda upload: len(upload.data)
         )
         self._numbers = 0
-        self.postman = Postman(world)
+        self.postman = Postman(sandbox_state)
 
     def clear(self) -> None:
         """Forget it all."""
@@ -93,7 +93,7 @@ class ReplicateShelf:
 
     def restart(self) -> int:
         """Interrupt what is not done."""
-        now = self._world.clock.now()
+        now = self._sandbox.clock.now()
         running = [made for made in self._made.values() if made.standing(now)[0] not in TERMINAL]
         for made in running:
             made.cut = (now, "failed", INTERRUPTED)
@@ -104,7 +104,7 @@ class ReplicateShelf:
     ) -> Prediction:
         """Accept a prediction. Raises Problem where a picture that goes in cannot be used."""
         blobs, mask = inputs_of(asked.model, asked.input, lambda link: self._uploaded_at(link, owner, base_url))
-        now, number = self._world.clock.now(), self._next_number(owner, asked.prompt)
+        now, number = self._sandbox.clock.now(), self._next_number(owner, asked.prompt)
         seed = int(asked.input.get("seed", hashlib.sha256(number.encode()).digest()[0] * 256 + self._numbers % SEEDS))
         drawn = list(recipes(asked.model, asked.input, blobs, mask, seed=seed, fate=fate))
         expire, form, word = fate.get("expire"), fate.get("form"), fate.get("word")
@@ -115,12 +115,12 @@ class ReplicateShelf:
             base_url=base_url,
             ending=ending_for(fate),
             created_s=now,
-            lasts_s=self._world.latency_s(fate, asked.prompt),
+            lasts_s=self._sandbox.latency_s(fate, asked.prompt),
             seed=seed,
             form=form.value if form else "",
             word=word.value if word else "",
             deadline_s=None if cancel_after_s is None else now + cancel_after_s,
-            retention_s=expire.number(0) if expire else min(RETENTION_S, self._world.settings.retention_s),
+            retention_s=expire.number(0) if expire else min(RETENTION_S, self._sandbox.settings.retention_s),
         )
         made.files = [self._publish(made, place, recipe, fate, root_url) for place, recipe in enumerate(drawn)]
         self._made.put(number, made)
@@ -140,7 +140,7 @@ class ReplicateShelf:
 
     def served(self, path: str) -> Served | None:
         """A result file, while there is one."""
-        found, now = self._served.get(path), self._world.clock.now()
+        found, now = self._served.get(path), self._sandbox.clock.now()
         if found is None or now < found.made.ends_s or now >= found.made.ends_s + found.made.retention_s:
             return None
         return found
@@ -162,21 +162,21 @@ class ReplicateShelf:
 
     def cancel(self, made: Prediction) -> None:
         """Stop one that has not ended; an ended one stays as it is."""
-        now = self._world.clock.now()
+        now = self._sandbox.clock.now()
         if made.standing(now)[0] not in TERMINAL:
             made.cut = (now, "canceled", "")
 
     def store(self, owner: str, *, name: str, content_type: str, data: bytes, metadata: Any) -> Upload:
         """Keep an uploaded file for a day."""
         number = new_number(f"file {self._next_number(owner, name)}")
-        upload = Upload(number, owner, name, content_type, data, metadata, self._world.clock.now())
+        upload = Upload(number, owner, name, content_type, data, metadata, self._sandbox.clock.now())
         self._uploads.put(number, upload)
         return upload
 
     def upload(self, owner: str, number: str) -> Upload | None:
         """One of the owner's files, within its day."""
         found = self._uploads.get(number)
-        if found is None or found.owner != owner or self._world.clock.now() >= found.created_s + FILE_LIVES_S:
+        if found is None or found.owner != owner or self._sandbox.clock.now() >= found.created_s + FILE_LIVES_S:
             return None
         return found
 

@@ -19,13 +19,13 @@ from sandbox import misbehave, recorder
 from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files, images, models3d
 from sandbox.drawing.images import CONTENT_TYPES, Recipe
-from sandbox.emulators import Twin, Wrong, keys
+from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.stability import rules
 from sandbox.emulators.stability.rules import BadParts, Order
-from sandbox.emulators.stability.store import Job, StabilityShelf
+from sandbox.emulators.stability.store import Job, StabilityStore
 from sandbox.faults import Script
 from sandbox.markers import Fault, UnknownFault
-from sandbox.state import world
+from sandbox.state import current_state
 
 NAME = "stability"
 PREFIX = "/stability"
@@ -110,12 +110,12 @@ def submit(path: str) -> Response:
         raise ApiError(413, "the request is larger than 10 MiB")
     wants_json = _wants_json(("image/*", "*/*"))
     order = rules.read(path)
-    here, owner, about = world(), keys.owner_of(key), _about(order)
+    here, owner, about = current_state(), keys.owner_of(key), _about(order)
     here.counts.submit(NAME, key=prompt_hash(about), prompt=about)
     script = here.script(NAME, "submit", order.prompt)
     if script.refusal:
         return misbehave.instead(script.refusal, _error_for)
-    if not _shelf().charge(owner, key, order.credits):
+    if not _store().charge(owner, key, order.credits):
         raise _no_credits()
     here.counts.accept(NAME, key=prompt_hash(about), prompt=about)
     fate = here.script(NAME, "outcome", order.prompt)
@@ -124,7 +124,7 @@ def submit(path: str) -> Response:
     else:
         answer = _work(order, fate, wants_json=wants_json)
     if _failure(fate):
-        _shelf().refund(owner, order.credits)  # only what was made is billed
+        _store().refund(owner, order.credits)  # only what was made is billed
     return misbehave.finish(script, answer, _error_for)
 
 
@@ -133,9 +133,9 @@ def result(number: str) -> Response:
     """An asynchronous call: 202 while it lasts, then the result for 24 h."""
     owner = keys.owner_of(_key())
     wants_json = _wants_json(("*/*",))
-    here = world()
+    here = current_state()
     here.counts.check(NAME, 1)
-    job = _shelf().find(owner, number)
+    job = _store().find(owner, number)
     script = here.script(NAME, "check", job.order.prompt if job else "", number)
     if script.refusal:
         return misbehave.instead(script.refusal, _error_for)
@@ -148,7 +148,7 @@ def result(number: str) -> Response:
 def balance() -> Response:
     """The credits left."""
     key = _key()
-    return jsonify(credits=_shelf().credits(keys.owner_of(key), key))
+    return jsonify(credits=_store().credits(keys.owner_of(key), key))
 
 
 def unrouted(wrong: Wrong) -> ResponseReturnValue:
@@ -164,7 +164,7 @@ def _key() -> str:
     key = keys.bearer_key()
     if not key or key == keys.BAD_KEY:
         raise ApiError(401, "authorization: invalid or missing header value")
-    if not _shelf().admit(keys.owner_of(key), key):
+    if not _store().admit(keys.owner_of(key), key):
         raise ApiError(429, TOO_MANY)
     return key
 
@@ -186,20 +186,20 @@ def _about(order: Order) -> str:
 
 
 def _accepted(order: Order, owner: str, fate: Script) -> Job:
-    here = world()
+    here = current_state()
     lasts_s = float("inf") if fate.get("never") else here.latency_s(fate, order.prompt)
     done_s = here.clock.now() + lasts_s
     steps, expiry = fate.get("steps"), fate.get("expire")
     gone_s = done_s + (expiry.number(0) if expiry else KEPT_S)
     looks = int(steps.number(1)) if steps else 0
-    return _shelf().put(owner, order, fate, seed=_shelf().seed_for(order), done_s=done_s, gone_s=gone_s, looks=looks)
+    return _store().put(owner, order, fate, seed=_store().seed_for(order), done_s=done_s, gone_s=gone_s, looks=looks)
 
 
 def _standing(job: Job, *, wants_json: bool) -> Response:
-    now = world().clock.now()
+    now = current_state().clock.now()
     if now < job.done_s or job.looks_left > 0:
         if job.looked_s is not None and now - job.looked_s < LOOK_EVERY_S:
-            world().counts.fault(NAME, LOOKED_TOO_SOON)
+            current_state().counts.fault(NAME, LOOKED_TOO_SOON)
         job.looks_left, job.looked_s = job.looks_left - 1, now
         word = job.fate.get("word")
         answer = jsonify(id=job.number, status=word.value if word else "in-progress")
@@ -209,11 +209,11 @@ def _standing(job: Job, *, wants_json: bool) -> Response:
 
 
 def _work(order: Order, fate: Script, *, wants_json: bool) -> Response:
-    here = world()
+    here = current_state()
     if fate.get("never"):
         misbehave.wait_for_hang_up(misbehave.HANG_S)
     time.sleep(here.latency_s(fate, order.prompt))
-    return _failure(fate) or _result(order, _shelf().seed_for(order), fate, wants_json=wants_json)
+    return _failure(fate) or _result(order, _store().seed_for(order), fate, wants_json=wants_json)
 
 
 def _failure(fate: Script) -> Response | None:
@@ -254,7 +254,7 @@ def _model(order: Order, seed: int, fate: Script) -> bytes:
 
 
 def _file(recipe: Recipe, fate: Script, *, filtered: bool) -> tuple[bytes, str | None]:
-    here = world()
+    here = current_state()
     if fate.get("empty", "fewer"):
         return b"", None
     if filtered:
@@ -282,7 +282,7 @@ def _recipe(order: Order, seed: int, fate: Script) -> Recipe:
         recipe = replace(recipe, file_format="png" if recipe.file_format == "jpeg" else "jpeg")
     # Prepared pictures stand for any of their size; drawing into large inputs is what takes time. What a mask
     # keeps cannot be prepared.
-    return replace(recipe, inputs=()) if world().settings.prepared and recipe.mask is None else recipe
+    return replace(recipe, inputs=()) if current_state().settings.prepared and recipe.mask is None else recipe
 
 
 def _mask(order: Order) -> bytes | None:
@@ -320,12 +320,12 @@ def _error_for(fault: Fault) -> Response:
     return ApiError(status, TOO_MANY if status == 429 else f"scripted {status}").response()
 
 
-def _shelf() -> StabilityShelf:
-    shelf = world().shelves[NAME]
-    if not isinstance(shelf, StabilityShelf):
+def _store() -> StabilityStore:
+    store = current_state().stores[NAME]
+    if not isinstance(store, StabilityStore):
         raise TypeError("the shelf of another twin")
-    return shelf
+    return store
 
 
 ENVIRON = {"STABILITY_BASE_URL": "{url}", "STABILITY_API_KEY": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, StabilityShelf, unrouted, ENVIRON)
+EMULATOR = Emulator(NAME, PREFIX, bp, StabilityStore, unrouted, ENVIRON)

@@ -11,7 +11,7 @@ from sandbox.emulators import keys
 from sandbox.emulators.stability.rules import SEED_MAX, Order
 from sandbox.faults import Script
 from sandbox.markers import Fault
-from sandbox.state import World
+from sandbox.state import State
 
 CREDITS_AT_FIRST = 1_000_000.0
 REQUESTS_MAX, WINDOW_S, LOCK_OUT_S = 150, 10.0, 60.0
@@ -35,14 +35,14 @@ class Job:
     looked_s: float | None = None
 
 
-class StabilityShelf:
+class StabilityStore:
     """Accounts and jobs. Calls are atomic."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, sandbox_state: State) -> None:
+        self._sandbox = sandbox_state
         self._lock = threading.Lock()
         self._jobs: BoundedStore[str, Job] = BoundedStore(
-            items_max=world.settings.tasks_max,
+            items_max=sandbox_state.settings.tasks_max,
             size_max=JOBS_BYTES_MAX,
             size_of=lambda job: sum(map(len, job.order.files.values())),
         )
@@ -61,7 +61,7 @@ class StabilityShelf:
 
     def restart(self) -> int:
         """Calls in progress end with a server error."""
-        now, broken = self._world.clock.now(), 0
+        now, broken = self._sandbox.clock.now(), 0
         for job in self._jobs.values():
             if now < job.done_s:
                 job.done_s, job.looks_left, job.fate = now, 0, Script((Fault("fail"),))
@@ -72,7 +72,7 @@ class StabilityShelf:
         """Count one request; False within a lock-out, which the 151st request of ten seconds brings on."""
         if key == NO_LIMIT_KEY:
             return True
-        now = self._world.clock.now()
+        now = self._sandbox.clock.now()
         with self._lock:
             if now < self._locked_until_s.get(owner, 0.0):
                 return False

@@ -15,12 +15,12 @@ from sandbox.emulators.wavespeed.envelope import (
     key_of_caller,
     only,
     refuse_keys,
-    shelf,
+    store,
     whole,
 )
 from sandbox.emulators.wavespeed.fields import check
 from sandbox.emulators.wavespeed.models import MODELS, Model
-from sandbox.state import world
+from sandbox.state import current_state
 
 UPLOAD_BYTES_MAX = 20 * 2**20
 BALANCE_USD = 12.34
@@ -41,10 +41,10 @@ def open_upload() -> Response:
     filename, size_bytes = asked.get("filename"), whole(asked, "size", 1, UPLOAD_BYTES_MAX)
     if not isinstance(filename, str) or not filename or "/" in filename:
         raise ApiError(400, "filename is required")
-    script = world().script(NAME, "upload")
+    script = current_state().script(NAME, "upload")
     if script.refusal:
         return misbehave.instead(script.refusal, error_for)
-    upload = shelf().open_upload(filename, size_bytes, str(asked.get("content_type") or "application/octet-stream"))
+    upload = store().open_upload(filename, size_bytes, str(asked.get("content_type") or "application/octet-stream"))
     ticket = {
         "method": "PUT",
         "url": f"{base_url()}/storage/{upload.number}?signature={upload.token}",
@@ -58,7 +58,7 @@ def open_upload() -> Response:
 def put_upload(number: str) -> Response:
     """The bytes of a ticket, with exactly its headers and without any key."""
     refuse_keys()
-    upload, data = shelf().upload(number), request.get_data()
+    upload, data = store().upload(number), request.get_data()
     given = (request.args.get("signature"), request.headers.get("x-upload-token"), request.content_type)
     if upload is None or given != (upload.token, upload.token, upload.content_type):
         return Response("SignatureDoesNotMatch", 403, content_type="text/plain")
@@ -79,7 +79,7 @@ def upload_at_once() -> Response:
     if len(data) > UPLOAD_BYTES_MAX:
         raise ApiError(400, "file is too large")
     name = (sent.filename or "upload").rpartition("/")[2]
-    upload = shelf().open_upload(name, len(data), sent.content_type or "application/octet-stream")
+    upload = store().open_upload(name, len(data), sent.content_type or "application/octet-stream")
     upload.data = data
     return envelope({"type": "image", "download_url": _download_url(upload), "filename": name, "size": len(data)})
 
@@ -88,7 +88,7 @@ def upload_at_once() -> Response:
 def uploaded(number: str, name: str) -> Response:
     """An upload, as a model would fetch it."""
     refuse_keys()
-    upload = shelf().upload(number)
+    upload = store().upload(number)
     if upload is None or upload.data is None or upload.filename != name:
         return Response("Not Found", 404, content_type="text/plain")
     return Response(upload.data, content_type=upload.content_type)
@@ -117,7 +117,7 @@ def webhook_secret() -> Response:
 def models() -> Response:
     """Every model with the schema of its input."""
     key_of_caller()
-    script = world().script(NAME, "models")
+    script = current_state().script(NAME, "models")
     if script.refusal:
         return misbehave.instead(script.refusal, error_for)
     return misbehave.finish(script, envelope([_listed(model) for model in MODELS.values()]), error_for)

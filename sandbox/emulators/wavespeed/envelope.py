@@ -7,9 +7,9 @@ from flask import Response, jsonify, request
 from sandbox.drawing.images import Recipe
 from sandbox.emulators import keys
 from sandbox.emulators.wavespeed.images import Served
-from sandbox.emulators.wavespeed.tasks import TaskShelf
+from sandbox.emulators.wavespeed.tasks import TaskStore
 from sandbox.markers import Fault
-from sandbox.state import world
+from sandbox.state import current_state
 
 NAME = "wavespeed"
 PREFIX = "/wavespeed"
@@ -88,7 +88,7 @@ def base_url() -> str:
 
 def blob_of(file: Served) -> bytes:
     """A result file, drawn now. Raises NotAPicture."""
-    here = world()
+    here = current_state()
 
     def draw(recipe: Recipe) -> bytes:
         return here.gallery.file(recipe, prepared=here.settings.prepared)
@@ -96,9 +96,9 @@ def blob_of(file: Served) -> bytes:
     return file.blob(draw)
 
 
-def shelf() -> TaskShelf:
+def store() -> TaskStore:
     """Tasks and uploads."""
-    kept = world().shelves[NAME]
-    if not isinstance(kept, TaskShelf):
+    kept = current_state().stores[NAME]
+    if not isinstance(kept, TaskStore):
         raise TypeError(f"the shelf of {NAME} was replaced by {type(kept).__name__}")
     return kept

@@ -17,7 +17,7 @@ from sandbox import misbehave, recorder
 from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files
 from sandbox.drawing.images import NotAPicture
-from sandbox.emulators import Twin, Wrong, keys
+from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.wavespeed import account, hooks, tasks
 from sandbox.emulators.wavespeed import images as drawn
 from sandbox.emulators.wavespeed.envelope import (
@@ -32,15 +32,15 @@ from sandbox.emulators.wavespeed.envelope import (
     key_of_caller,
     only,
     refuse_keys,
-    shelf,
+    store,
     whole,
 )
 from sandbox.emulators.wavespeed.fields import BadField, check
 from sandbox.emulators.wavespeed.models import MODELS, Model
-from sandbox.emulators.wavespeed.tasks import Ending, Task, TaskShelf
+from sandbox.emulators.wavespeed.tasks import Ending, Task, TaskStore
 from sandbox.faults import Script
 from sandbox.markers import UnknownFault
-from sandbox.state import world
+from sandbox.state import current_state
 
 SYNC_S = 90.0
 PAGE_SIZE_MAX = 100
@@ -77,7 +77,7 @@ def submit(path: str) -> Response:
     given = json_body()
     check(model.fields, given)
     webhook = _webhook()
-    here, prompt = world(), str(given.get("prompt") or given.get("focus") or "")
+    here, prompt = current_state(), str(given.get("prompt") or given.get("focus") or "")
     counted_as = prompt_hash(prompt or json.dumps([path, given], sort_keys=True))
     here.counts.submit(NAME, key=counted_as, prompt=prompt)
     if key == keys.NO_QUOTA_KEY:
@@ -89,7 +89,7 @@ def submit(path: str) -> Response:
         return misbehave.instead(script.refusal, error_for)
     task = _new_task(model, given, here.script(NAME, "outcome", prompt), keys.owner_of(key), webhook)
     here.counts.accept(NAME, key=counted_as, prompt=prompt)
-    shelf().keep(task)
+    store().keep(task)
     if webhook and task.ending.plot != "never":
         _promise(task)
     return misbehave.finish(script, _first_answer(task), error_for)
@@ -105,7 +105,7 @@ def _webhook() -> str:
 
 
 def _new_task(model: Model, given: dict[str, Any], fate: Script, owner: str, webhook: str) -> Task:
-    here, number = world(), uuid.uuid4().hex
+    here, number = current_state(), uuid.uuid4().hex
     now, lasts_s = here.clock.now(), here.latency_s(fate, str(given.get("prompt") or ""))
     ending = tasks.ending_for(fate, model)
     try:
@@ -152,7 +152,7 @@ def _uploaded(link: str) -> bytes | None:
     own = f"{base_url()}/media/uploads/"
     if not link.startswith(own):
         return None
-    upload = shelf().upload(link.removeprefix(own).partition("/")[0])
+    upload = store().upload(link.removeprefix(own).partition("/")[0])
     if upload is None or upload.data is None:
         raise drawn.Unreachable(link)
     return upload.data
@@ -166,12 +166,12 @@ def _first_answer(task: Task) -> Response:
         time.sleep(0 if task.ending.plot == "never" else SYNC_S)
         late = tasks.describe(task, "processing", blob_of)
         return envelope({**late, "code": 5004, "error": SYNC_TIMED_OUT})
-    time.sleep(max(0.0, task.done_s - world().clock.now()))
+    time.sleep(max(0.0, task.done_s - current_state().clock.now()))
     return envelope(tasks.describe(task, task.ending.status, blob_of))
 
 
 def _promise(task: Task) -> None:
-    here = world()
+    here = current_state()
 
     def blob(file: drawn.Served) -> bytes:
         return file.blob(lambda recipe: here.gallery.file(recipe, prepared=here.settings.prepared))
@@ -192,9 +192,9 @@ def _promise(task: Task) -> None:
 @bp.get("/api/v3/predictions/<number>")
 def result(number: str) -> Response:
     """A task as it stands."""
-    owner, here = keys.owner_of(key_of_caller()), world()
+    owner, here = keys.owner_of(key_of_caller()), current_state()
     here.counts.check(NAME, 1)
-    task = shelf().find(owner, number)
+    task = store().find(owner, number)
     script = here.script(NAME, "check", str(task.given.get("prompt") or "") if task else "")
     if script.refusal:
         return misbehave.instead(script.refusal, error_for)
@@ -208,7 +208,7 @@ def result(number: str) -> Response:
 @bp.post("/api/v3/predictions")
 def history() -> Response:
     """The tasks of the last seven days, the latest first, filtered and by pages."""
-    owner, asked, here = keys.owner_of(key_of_caller()), json_body(), world()
+    owner, asked, here = keys.owner_of(key_of_caller()), json_body(), current_state()
     only(asked, "page", "page_size", "model", "status", "created_after", "created_before")
     page, size = whole(asked, "page", 1, 1_000_000), whole(asked, "page_size", 1, PAGE_SIZE_MAX)
     after, before = _moment(asked, "created_after", 0.0), _moment(asked, "created_before", float("inf"))
@@ -218,7 +218,7 @@ def history() -> Response:
     now = here.clock.now()
     found = [
         task
-        for task in shelf().history(owner)
+        for task in store().history(owner)
         if asked.get("model") in (None, task.model.path)
         and asked.get("status") in (None, tasks.status_of(task, now))
         and after <= task.created_s <= before
@@ -243,11 +243,11 @@ def _moment(asked: dict[str, Any], name: str, otherwise: float) -> float:
 def output(number: str, name: str) -> ResponseReturnValue:
     """A result file: no key, and woe to those who send one."""
     refuse_keys()
-    found = shelf().file(number, name)
+    found = store().file(number, name)
     if found is None:
         return Response("Not Found", 404, content_type="text/plain")
     task, file = found
-    here = world()
+    here = current_state()
     here.counts.download(NAME)
     try:
         blob, odd_type = bad_files.spoil(file.fault, blob_of(file))
@@ -269,4 +269,4 @@ def unrouted(wrong: Wrong) -> ResponseReturnValue:
 
 
 ENVIRON = {"WAVESPEED_BASE_URL": "{url}", "WAVESPEED_API_KEY": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, TaskShelf, unrouted, ENVIRON)
+EMULATOR = Emulator(NAME, PREFIX, bp, TaskStore, unrouted, ENVIRON)

@@ -16,7 +16,7 @@ from sandbox.bounded import BoundedStore
 from sandbox.emulators.wavespeed.images import Served
 from sandbox.emulators.wavespeed.models import Model
 from sandbox.faults import Script
-from sandbox.state import World
+from sandbox.state import State
 
 QUEUED_SHARE = 0.05  # of a task's time
 KEPT_S = 7 * 86400.0  # history and uploads (section 2)
@@ -189,12 +189,12 @@ class Upload:
     data: bytes | None = field(default=None, repr=False)
 
 
-class TaskShelf:
+class TaskStore:
     """All tasks, result files and uploads of the twin."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        kept = world.settings.tasks_max
+    def __init__(self, sandbox_state: State) -> None:
+        self._sandbox = sandbox_state
+        kept = sandbox_state.settings.tasks_max
         self._tasks: BoundedStore[str, Task] = BoundedStore(
             items_max=kept, size_max=BYTES_MAX, size_of=lambda task: task.size_bytes
         )
@@ -209,7 +209,7 @@ class TaskShelf:
 
     def restart(self) -> int:
         """Unfinished tasks fail with an internal error."""
-        now, broken = self._world.clock.now(), 0
+        now, broken = self._sandbox.clock.now(), 0
         for task in self._tasks.values():
             if status_of(task, now) not in (*SUCCEEDED, *ENDED_BADLY):
                 task.ending, task.lasts_s = Ending("failed", 5000, TASK_ERRORS[5000]), now - task.created_s
@@ -232,8 +232,8 @@ class TaskShelf:
 
     def file(self, number: str, name: str) -> tuple[Task, Served] | None:
         """A result file, once its task has ended and as long as it is kept."""
-        task, now = self._tasks.get(number), self._world.clock.now()
-        if task is None or now > task.done_s + self._world.settings.retention_s:
+        task, now = self._tasks.get(number), self._sandbox.clock.now()
+        if task is None or now > task.done_s + self._sandbox.settings.retention_s:
             return None
         return next(((task, file) for file in task.files if file.name == name and now >= file.from_s), None)
 
@@ -241,16 +241,16 @@ class TaskShelf:
         """A ticket."""
         number = uuid.uuid4().hex
         token = hashlib.sha256(f"ticket {number}".encode()).hexdigest()[:24]
-        upload = Upload(number, filename, size_bytes, content_type, token, self._world.clock.now())
+        upload = Upload(number, filename, size_bytes, content_type, token, self._sandbox.clock.now())
         self._uploads.put(number, upload)
         return upload
 
     def upload(self, number: str) -> Upload | None:
         """A ticket by its number, for seven days."""
         found = self._uploads.get(number)
-        return found if found and self._world.clock.now() <= found.created_s + KEPT_S else None
+        return found if found and self._sandbox.clock.now() <= found.created_s + KEPT_S else None
 
     def _is_gone(self, task: Task) -> bool:
-        now = self._world.clock.now()
+        now = self._sandbox.clock.now()
         expired = task.gone_after_s is not None and now >= task.gone_after_s
         return expired or now > task.done_s + KEPT_S

@@ -17,13 +17,13 @@ from sandbox.bounded import BoundedStore
 from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files
 from sandbox.drawing.images import CONTENT_TYPES, Recipe
-from sandbox.emulators import Twin, Wrong, keys
+from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.xai import errors, rules
 from sandbox.emulators.xai.errors import ApiError
 from sandbox.emulators.xai.rules import Order
 from sandbox.faults import Script
 from sandbox.markers import Fault, UnknownFault
-from sandbox.state import World, world
+from sandbox.state import State, current_state
 
 NAME = "xai"
 PREFIX = "/xai"
@@ -50,12 +50,12 @@ class Link:
     gone_s: float
 
 
-class XaiShelf:
+class XaiStore:
     """The links handed out. The API itself keeps no work between two calls."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, sandbox_state: State) -> None:
         self.links: BoundedStore[str, Link] = BoundedStore(
-            items_max=world.settings.tasks_max, size_max=2**28, size_of=lambda link: link.recipe.size_bytes
+            items_max=sandbox_state.settings.tasks_max, size_max=2**28, size_of=lambda link: link.recipe.size_bytes
         )
 
     def clear(self) -> None:
@@ -106,7 +106,7 @@ def _key() -> str:
 
 
 def _serve(order: Order, key: str) -> Response:
-    here = world()
+    here = current_state()
     here.counts.submit(NAME, key=prompt_hash(order.prompt), prompt=order.prompt)
     if key == keys.NO_QUOTA_KEY:
         raise errors.out_of_credit()
@@ -146,7 +146,7 @@ def _answer(order: Order, fate: Script) -> Response:
 
 
 def _item(order: Order, fate: Script, place: int) -> dict[str, Any]:
-    here, form = world(), fate.get("form")
+    here, form = current_state(), fate.get("form")
     recipe = _recipe(order, fate, place)
     fault = fate.get(*bad_files.PICTURE_FAULTS)
     item: dict[str, Any] = {"mime_type": CONTENT_TYPES[recipe.file_format], "revised_prompt": ""}
@@ -169,7 +169,7 @@ def _recipe(order: Order, fate: Script, place: int) -> Recipe:
         seed=place,
         file_format="png" if fate.get("wrong_format") else "jpeg",
         # Prepared pictures stand for any of their size; drawing into large inputs is what takes time.
-        inputs=() if world().settings.prepared else order.inputs,
+        inputs=() if current_state().settings.prepared else order.inputs,
     )
 
 
@@ -178,14 +178,14 @@ def _recipe(order: Order, fate: Script, place: int) -> Recipe:
 
 def _gone_s(fate: Script) -> float:
     expire = fate.get("expire")
-    return world().clock.now() + (expire.number(0) if expire else LINKS_LIVE_S)
+    return current_state().clock.now() + (expire.number(0) if expire else LINKS_LIVE_S)
 
 
 def _link(link: Link, fate: Script) -> str:
     """An address on this host, or one that leads nowhere (``dead_link``, ``dead_link=host``)."""
     number, dead = str(uuid.uuid4()), fate.get("dead_link")
     if dead is None:
-        _shelf().links.put(number, link)
+        _store().links.put(number, link)
     host = "http://127.0.0.1:1" if dead and dead.value == "host" else request.host_url.rstrip("/")
     return f"{host}{PREFIX}/imgen/xai-tmp-imgen-{number}.{link.recipe.file_format}"
 
@@ -193,7 +193,7 @@ def _link(link: Link, fate: Script) -> str:
 @bp.get("/imgen/xai-tmp-imgen-<uuid:number>.<any(jpeg, png):_ending>")
 def picture(number: uuid.UUID, _ending: str) -> ResponseReturnValue:
     """The picture behind a temporary link. Takes no key."""
-    here, link = world(), _shelf().links.get(str(number))
+    here, link = current_state(), _store().links.get(str(number))
     if "Authorization" in request.headers:
         here.counts.fault(NAME, KEY_LEAKED)
         return ApiError("key leaked").response()
@@ -209,11 +209,11 @@ def picture(number: uuid.UUID, _ending: str) -> ResponseReturnValue:
     return misbehave.finish(script, answer, errors.for_fault)
 
 
-def _shelf() -> XaiShelf:
-    shelf = world().shelves[NAME]
-    if not isinstance(shelf, XaiShelf):
+def _store() -> XaiStore:
+    store = current_state().stores[NAME]
+    if not isinstance(store, XaiStore):
         raise TypeError("the shelf of another twin")
-    return shelf
+    return store
 
 
 # ---------------------------------------------------------------- models and chat
@@ -256,7 +256,7 @@ def _model(name: str) -> dict[str, Any]:
 def models() -> Response:
     """All of them, in OpenAI's form."""
     _key()
-    script = world().script(NAME, "models")
+    script = current_state().script(NAME, "models")
     if script.refusal:
         return misbehave.instead(script.refusal, errors.for_fault)
     listed = [_model(name) for name in (*rules.MODELS, *TEXT_MODELS)]
@@ -284,7 +284,7 @@ def complete() -> Response:
     key = _key()
     document = rules.json_body()
     asked = _checked_chat(document)
-    here = world()
+    here = current_state()
     here.counts.chat(NAME)
     if key == keys.NO_QUOTA_KEY:
         raise errors.out_of_credit()
@@ -318,4 +318,4 @@ def unrouted(wrong: Wrong) -> ResponseReturnValue:
 
 
 ENVIRON = {"XAI_BASE_URL": "{url}/v1", "XAI_API_KEY": "{key}"}
-TWIN = Twin(NAME, PREFIX, bp, XaiShelf, unrouted, ENVIRON)
+EMULATOR = Emulator(NAME, PREFIX, bp, XaiStore, unrouted, ENVIRON)
