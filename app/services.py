@@ -15,26 +15,26 @@ from flask import current_app
 from pydantic import SecretStr
 
 from accounts.keys import Caller, KeyCache
-from app import checks
-from app.enhancer import Enhancer
-from app.limits import Limits
+from app.enhancement import Enhancer
+from app.http import readiness
+from app.http.limits import Limits
+from app.http.signing import Signer, load_signer
+from app.http.waits import Waits
+from app.orders.remote_images import Fetch, fetch_picture
 from app.records import Records
-from app.remote import Fetch, fetch_picture
-from app.signing import Signer, load_signer
-from app.waits import Waits
 from core.db import Database, make_engine
 from core.redis import SENTINEL, make_client
 from core.settings import Settings, SettingsError
-from jobs.callbacks import Callbacks
-from jobs.desk import Desk
-from jobs.estimates import Estimates, Placed, Wait
-from jobs.fallbacks import chains_of
+from jobs.execution.callbacks import Callbacks
 from jobs.states import Signal
+from jobs.submission.estimates import Estimates, Placed, Wait
+from jobs.submission.fallbacks import chains_of
+from jobs.submission.service import Desk
 from providers import configured as configuration
-from providers.catalog import Catalog, CatalogSource, Model, UnknownModelError
-from providers.catalog_live import LiveCatalog
-from providers.order_schema import order_schema
-from providers.signatures import SECRET_VARIABLES
+from providers.catalog.catalog import Catalog, CatalogSource, Model, UnknownModelError
+from providers.catalog.live import LiveCatalog
+from providers.orders.schema import order_schema
+from providers.shared.signatures import SECRET_VARIABLES
 from storage.base import Picture, Store
 from storage.media import Limits as PictureLimits
 from storage.media import Media
@@ -81,7 +81,7 @@ class Services:
     limits: Limits
     waits: Waits
     signer: Signer
-    checks: Mapping[str, checks.Check]
+    checks: Mapping[str, readiness.Check]
     callbacks: Callbacks
     hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     wait: Callable[[Placed], Wait | None] = lambda _task: None
@@ -155,7 +155,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         ),
         waits=Waits(records.versions, client),
         signer=load_signer(settings.var),
-        checks=checks.of(database, client, store, catalogs),
+        checks=readiness.of(database, client, store, catalogs),
         callbacks=Callbacks(database, settings.public_url),
         hook_secrets=_hook_secrets(env),
         wait=estimates.of,

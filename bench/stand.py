@@ -13,8 +13,8 @@ import redis
 from sqlalchemy import text
 
 from accounts import accounts, keys
-from app.commands import services
-from app.commands.stack import Running, default_plan, run_stack
+from app.cli.service import programs as services
+from app.cli.service.stack import Running, default_plan, run_stack
 from bench.names import FLOOR_TABLE
 from core.db import Database, make_engine
 from core.embedded import ports

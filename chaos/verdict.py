@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from chaos.load import ENDED, Customer, Load, Placed, ending
 from chaos.target import Target
-from jobs import audit
+from jobs.maintenance import audit
 from sandbox.counts import prompt_hash
 
 # A new call for a slot is only ever made after one that surely did not run, or surely failed.

@@ -345,7 +345,7 @@ providers = Table(
     Column("failing_since", TIME),
     # Written and read by workers of the release before only; goes with the next release.
     Column("failing_job", Text),
-    # The jobs whose failures were counted, newest last: a job counts once (jobs/circuit.py).
+    # The jobs whose failures were counted, newest last: a job counts once (jobs/dispatch/circuit.py).
     Column("failing_jobs", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("trips", Integer, nullable=False, server_default=text("0")),
     Column("opened_at", TIME),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from providers.errors import ProviderError
 
 if TYPE_CHECKING:
-    from providers.catalog import Model
+    from providers.catalog.catalog import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Cost:
 
     ``microusd``: whole millionths of a US dollar, rounded up, where the answer names money or its counts have a
     sure price; else None. ``usage``: the counts as the upstream names them (tokens, seconds, credits), fit for
-    JSON. :mod:`providers.usage` makes both from what came, checked.
+    JSON. :mod:`providers.shared.usage` makes both from what came, checked.
     """
 
     microusd: int | None

@@ -15,7 +15,8 @@ from collections.abc import Callable
 import structlog
 from celery.signals import worker_shutting_down
 
-from workers import event_batches, wiring
+from workers import wiring
+from workers.flower import event_batches
 
 log = structlog.get_logger(__name__)
 

@@ -15,10 +15,9 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from providers import catalog
 from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Order, Running
-from providers.build import placed_images
-from providers.entries import AspectRatioRule, Model, PaddingRule, ParamSpec, ResolutionRule
+from providers.catalog import catalog
+from providers.catalog.entries import AspectRatioRule, Model, PaddingRule, ParamSpec, ResolutionRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -29,8 +28,9 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.flux import Config, Flux
-from providers.http import Outgoing, origin_of
+from providers.http.client import Outgoing, origin_of
+from providers.shared.building import placed_images
+from providers.upstreams.flux.adapter import Config, Flux
 from sandbox.testing import Sandbox, running_sandbox
 
 MODELS = {name: model for name, model in catalog.load().models.items() if model.provider == "flux"}

@@ -13,9 +13,10 @@ from google import genai
 from google.genai import errors, types
 from PIL import Image
 
-from providers import catalog, registry
+from providers import registry
 from providers.base import CallRef, CancelOutcome, Finished, InputImage, Order
-from providers.entries import AspectRatioRule, Model, ResolutionRule
+from providers.catalog import catalog
+from providers.catalog.entries import AspectRatioRule, Model, ResolutionRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -27,7 +28,7 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.gemini import Gemini
+from providers.upstreams.gemini.adapter import Gemini
 from sandbox.testing import Sandbox, running_sandbox
 
 CATALOG = catalog.load()
@@ -315,7 +316,7 @@ def test_a_picture_too_many_is_not_kept(sandbox: Sandbox, name: str, n: int) -> 
     assert len(done.images) == n
 
 
-def test_what_the_twin_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Gemini) -> None:
+def test_what_the_emulator_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Gemini) -> None:
     for order in (
         ask(extra={"negativePrompt": "rain"}),
         ask(name=PRO, size={"aspect_ratio": "8:1"}),

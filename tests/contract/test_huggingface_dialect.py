@@ -18,8 +18,8 @@ from listening import listening
 from PIL import Image
 from pydantic import SecretStr
 
-from providers import catalog
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Order, Running
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -31,8 +31,8 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import Outgoing
-from providers.huggingface import Config, HuggingFace
+from providers.http.client import Outgoing
+from providers.upstreams.huggingface.adapter import Config, HuggingFace
 from sandbox.testing import Sandbox, running_sandbox
 
 MODELS = catalog.load().models
@@ -107,17 +107,19 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
 class ToSandbox(httpx2.HTTPTransport):
     """Sends what is meant for the router and the Hub to the twin, so that the package believes in its own hosts."""
 
-    def __init__(self, twin_url: str) -> None:
+    def __init__(self, emulator_url: str) -> None:
         super().__init__()
-        self._twin = httpx2.URL(twin_url)
+        self._emulator = httpx2.URL(emulator_url)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.url.host in ("router.huggingface.co", "huggingface.co"):
-            twin = self._twin
-            below = twin.raw_path + request.url.raw_path
-            request.url = request.url.copy_with(scheme=twin.scheme, host=twin.host, port=twin.port, raw_path=below)
-            request.headers["Host"] = twin.netloc.decode()
-        elif request.url.host != self._twin.host:
+            emulator = self._emulator
+            below = emulator.raw_path + request.url.raw_path
+            request.url = request.url.copy_with(
+                scheme=emulator.scheme, host=emulator.host, port=emulator.port, raw_path=below
+            )
+            request.headers["Host"] = emulator.netloc.decode()
+        elif request.url.host != self._emulator.host:
             raise AssertionError(f"the package leaves for {request.url.host}")
         return super().handle_request(request)
 

@@ -15,11 +15,11 @@ from listening import listening
 from PIL import Image
 from pydantic import SecretStr
 
-from providers import catalog
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.catalog import catalog
 from providers.errors import BadCredentials, Failed, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
-from providers.http import Outgoing
-from providers.llamaswap import Config, LlamaSwap
+from providers.http.client import Outgoing
+from providers.upstreams.llamaswap.adapter import Config, LlamaSwap
 from sandbox.testing import Sandbox, running_sandbox
 
 MODELS = catalog.load().models

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from providers import catalog, registry
+from providers import registry
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
-from providers.entries import AspectRatioRule, Model, PaddingRule, ParamSpec
+from providers.catalog import catalog
+from providers.catalog.entries import AspectRatioRule, Model, PaddingRule, ParamSpec
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -27,7 +28,7 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.stability import Stability
+from providers.upstreams.stability.adapter import Stability
 from sandbox.testing import Sandbox, running_sandbox
 
 CATALOG = catalog.load()
@@ -282,7 +283,7 @@ def test_an_asynchronous_call_is_followed_by_its_id(sandbox: Sandbox, provider: 
     assert (counts["accepted"], counts["checks"], counts["faults"].get("looked_too_soon")) == (1, 3, None)
 
 
-def test_the_twin_notices_looks_that_come_too_soon(sandbox: Sandbox, provider: Stability) -> None:
+def test_the_emulator_notices_looks_that_come_too_soon(sandbox: Sandbox, provider: Stability) -> None:
     at_work = call(provider.submit(creative("a hill [sandbox:never]"), dedupe_key="key-1"))
     for wait_s in (10, 9, 10):
         provider.check(at_work)
@@ -408,7 +409,7 @@ def test_a_rate_limit_says_how_long_to_stay_away(provider: Stability, marker: st
     assert caught.value.retry_after_s == wait_s
 
 
-def test_what_the_twin_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Stability) -> None:
+def test_what_the_emulator_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Stability) -> None:
     for order in (
         core("a kite", extra={"shadow": "long"}),
         least(model("stable-image-ultra"), images=[png()]),

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from providers import catalog
 from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Order, Running
-from providers.entries import AspectRatioRule, Model, PixelsRule, ResolutionRule, SizesRule
+from providers.catalog import catalog
+from providers.catalog.entries import AspectRatioRule, Model, PixelsRule, ResolutionRule, SizesRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -27,8 +27,8 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.order_needs import image_range, mask_need
-from providers.wavespeed import MAX_INLINE_BYTES, Config, WaveSpeed
+from providers.orders.needs import image_range, mask_need
+from providers.upstreams.wavespeed.adapter import MAX_INLINE_BYTES, Config, WaveSpeed
 from sandbox.testing import Sandbox, running_sandbox
 
 MODELS = catalog.load().models
@@ -266,7 +266,7 @@ def test_only_identical_orders_are_candidates(provider: WaveSpeed) -> None:
     assert provider.lookup(REF, since, with_address) == []
 
 
-def test_a_twin_order_makes_two_candidates_and_an_uploaded_picture_is_recognised(
+def test_a_emulator_order_makes_two_candidates_and_an_uploaded_picture_is_recognised(
     provider: WaveSpeed, sandbox: Sandbox
 ) -> None:
     sandbox.add_fault("drop", provider="wavespeed", route="submit", count=1)

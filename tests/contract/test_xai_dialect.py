@@ -16,9 +16,10 @@ import openai
 import pytest
 from PIL import Image
 
-from providers import catalog, registry
+from providers import registry
 from providers.base import CallRef, CancelOutcome, Finished, InputImage, Order
-from providers.entries import AspectRatioRule, Model
+from providers.catalog import catalog
+from providers.catalog.entries import AspectRatioRule, Model
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -31,7 +32,7 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.xai import Xai
+from providers.upstreams.xai.adapter import Xai
 from sandbox.testing import Sandbox, running_sandbox
 
 CATALOG = catalog.load()
@@ -270,7 +271,7 @@ def test_moderation_may_drop_some_and_more_are_not_kept(provider: Xai, marker: s
     assert len(done.images) == kept
 
 
-def test_what_the_twin_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Xai) -> None:
+def test_what_the_emulator_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Xai) -> None:
     for order in (
         ask(extra={"seed": 7}),
         ask(params={"quality": "low"}),

@@ -6,7 +6,7 @@ import json
 
 from click.testing import CliRunner
 
-from app.commands import main
+from app.cli import main
 from tests.e2e.conftest import Service
 
 

@@ -16,8 +16,8 @@ import pytest
 import requests
 from PIL import Image, ImageChops, ImageStat
 
-from app.submit import OPERATIONS
-from providers.catalog import Model, load
+from app.api.submit import OPERATIONS
+from providers.catalog.catalog import Model, load
 from providers.configured import PROVIDERS
 from tests.e2e import schema_orders
 from tests.e2e.conftest import Service, in_order

@@ -14,7 +14,7 @@ import requests
 from PIL import Image, ImageChops
 
 from core.db import Database, make_engine
-from jobs import audit
+from jobs.maintenance import audit
 from tests.e2e.conftest import Service, until
 
 
@@ -115,7 +115,7 @@ def test_the_command_line_makes_a_picture_from_a_script(service: Service, tmp_pa
     target = tmp_path / "fox.png"
     done = subprocess.run(
         [
-            *(sys.executable, "-c", "from app.commands import main; main()"),
+            *(sys.executable, "-c", "from app.cli import main; main()"),
             *("generate", "a fox", "-o", str(target), "--size", "320x320", "--server", service.running.url),
         ],
         env={**service.running.environ, "DARKROOM_KEY": service.running.admin_key_path.read_text().strip()},

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.submit import OPERATIONS
-from providers.catalog import Model, load
+from app.api.submit import OPERATIONS
+from providers.catalog.catalog import Model, load
 from providers.configured import PROVIDERS
 from tests.e2e import schema_orders
 from tests.e2e.conftest import Service, in_order

@@ -10,10 +10,10 @@ from job_engine import ASYNC_PRICE, Engine, Recorder, make_bench, picture_bytes
 from sqlalchemy import create_engine, text
 
 from core.db import Database, make_engine
-from jobs.desk import Customer, Desk
-from jobs.workbench import Workbench
-from providers import catalog
-from providers.catalog import Catalog
+from jobs.execution.context import Workbench
+from jobs.submission.service import Customer, Desk
+from providers.catalog import catalog
+from providers.catalog.catalog import Catalog
 from providers.configured import configured_names
 from sandbox.testing import Sandbox
 from storage.local import LocalStore

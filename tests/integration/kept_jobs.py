@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from core.db import Database
 from core.ids import new_id
-from jobs.retention import Keeper
+from jobs.maintenance.retention import Keeper
 from quota import ledger
 from storage.local import LocalStore
 from storage.media import Media

@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, text
 
 from core import failpoints
 from core.embedded.ports import free_ports
-from jobs.audit import Finding
+from jobs.maintenance.audit import Finding
 from sandbox.counts import prompt_hash
 from sandbox.testing import Sandbox
 from workers.enqueue import Publisher

@@ -15,9 +15,9 @@ from PIL import Image
 from sqlalchemy import event
 
 from core.errors import DatabaseAwayError, ServiceError
-from jobs.desk import Customer, Desk, Reference
 from jobs.errors import BadPictureError, IdempotencyMismatchError, InvalidOrderError, UnknownOperationError
-from jobs.idempotency import IdempotencyKey
+from jobs.submission.idempotency import IdempotencyKey
+from jobs.submission.service import Customer, Desk, Reference
 from quota.errors import InsufficientCreditsError
 from storage.local import LocalStore
 

@@ -13,14 +13,15 @@ from click.testing import CliRunner, Result
 from kept_jobs import CREDENTIAL, PRICE, House, make_house
 from sqlalchemy import text
 
-from app.commands import main
+from app.cli import main
 from core.db import Database, make_engine
 from core.ids import new_id
-from jobs import audit, heartbeats, sweep
-from jobs.doctor import Doctor, Finding
-from jobs.limits import Limits, announce
-from jobs.mending import Mender
-from providers import catalog
+from jobs.dispatch import heartbeats
+from jobs.dispatch.limits import Limits, announce
+from jobs.maintenance import audit, sweep
+from jobs.maintenance.doctor import Doctor, Finding
+from jobs.maintenance.repair import Mender
+from providers.catalog import catalog
 from quota import ledger
 from storage.local import LocalStore
 

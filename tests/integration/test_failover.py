@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from job_engine import ASYNC_MODEL, ASYNC_PRICE, SYNC_MODEL, Engine, Recorder
 
-from jobs import health, lifecycle
-from jobs.desk import Customer, Desk
+from jobs import lifecycle
+from jobs.dispatch import health
 from jobs.errors import InvalidOrderError
-from jobs.workbench import Workbench
+from jobs.execution.context import Workbench
+from jobs.submission.service import Customer, Desk
 from sandbox.testing import Sandbox
 
 SIZE = "1024x640"

@@ -15,11 +15,12 @@ from sqlalchemy.exc import IntegrityError
 
 from core.db import Hot
 from core.ids import new_id
-from jobs import calls, lifecycle
-from jobs.calls import KeptImage
-from jobs.desk import Customer
+from jobs import lifecycle
 from jobs.errors import JobNotFoundError, StaleJobError
+from jobs.lifecycle import calls
+from jobs.lifecycle.calls import KeptImage
 from jobs.states import Ended, JobStatus, Nudge, Outcome
+from jobs.submission.service import Customer
 from quota.errors import LedgerMismatchError
 
 STEP_S = {"chatgpt2api": 120.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from job_engine import Engine, picture_bytes, refuse_to_keep
 
-from jobs.desk import Customer, Reference
+from jobs.submission.service import Customer, Reference
 from sandbox.testing import Sandbox
 
 

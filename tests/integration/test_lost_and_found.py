@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from job_engine import Engine, picture_bytes
 
-from jobs import lifecycle, loading, search
-from jobs.desk import Customer, Reference
-from jobs.loading import LiveJob, OpenCall
+from jobs import lifecycle
+from jobs.execution import recovery
+from jobs.reads import worker
+from jobs.reads.worker import LiveJob, OpenCall
+from jobs.submission.service import Customer, Reference
 from sandbox.testing import Sandbox
 
 SCHNELL, SDXL = "replicate-flux-schnell", "replicate-sdxl"
@@ -64,14 +66,14 @@ def test_a_rival_that_fell_back_is_a_rival(engine: Engine, account: Customer, sa
     engine.run(fallen)
     # Only one of the two was really taken on: that one may be either's.
     engine.sql("UPDATE upstream_calls SET outcome = 'lost' WHERE job_id = :id", id=fallen)
-    found = search.find(engine.bench, engine.bench.registry.of("replicate")[0], *lost_call(engine, plain))
+    found = recovery.find(engine.bench, engine.bench.registry.of("replicate")[0], *lost_call(engine, plain))
     assert found is None
     assert tally(sandbox)["submits"] == 2
 
 
 def lost_call(engine: Engine, job_id: str) -> tuple[LiveJob, OpenCall]:
     with engine.database.autocommit() as connection:
-        job = loading.load(connection, job_id)
+        job = worker.load(connection, job_id)
     assert job is not None
     return job, job.calls[0]
 

@@ -15,8 +15,9 @@ from app.records import Records
 from core.db import Database
 from core.errors import DatabaseAwayError
 from core.ids import new_id
-from jobs import audit, repository, retention
 from jobs.errors import ImageGoneError, JobNotFoundError, NotEndedError
+from jobs.maintenance import audit, retention
+from jobs.reads import tasks
 from storage.base import StorageUnavailableError
 
 
@@ -506,5 +507,5 @@ def test_inputs_of_deleted_tasks_are_told_apart(house: House) -> None:
     mine = house.job(inputs=1)
     Records(house.database, house.media).delete(house.account_id, mine)
     with house.database.autocommit() as connection:
-        assert repository.find_task(connection, house.account_id, mine).ended
+        assert tasks.find_task(connection, house.account_id, mine).ended
     assert house.one("SELECT count(*) FROM inputs WHERE deleted_at IS NOT NULL AND job_id = :id", id=mine) == 1

@@ -15,15 +15,18 @@ from sqlalchemy import text
 from core.db import Hot, Statement
 from core.embedded.ports import free_ports
 from core.errors import DatabaseAwayError
-from jobs import answers, collector, heartbeats, lifecycle, loading, runner, steps
-from jobs.answers import Answer
-from jobs.calls import KeptImage
-from jobs.desk import Customer, Reference
+from jobs import lifecycle
+from jobs.dispatch import heartbeats
+from jobs.execution import apply, collect, outcomes, run
+from jobs.execution.context import Workbench
+from jobs.execution.outcomes import Answer
+from jobs.lifecycle.calls import KeptImage
+from jobs.reads import worker
 from jobs.states import Nudge, Outcome, Signal
-from jobs.workbench import Workbench
+from jobs.submission.service import Customer, Reference
 from providers import registry
 from providers.base import Accepted, CancelOutcome, Finished
-from providers.catalog import UnknownModelError
+from providers.catalog.catalog import UnknownModelError
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
 
@@ -480,7 +483,7 @@ def test_a_retry_is_not_made_for_a_caller_who_has_left(engine: Engine, account: 
 def test_an_order_that_cannot_be_built_was_not_sent(
     engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "build_order", lambda *args: 1 / 0)
+    monkeypatch.setattr(run, "build_order", lambda *args: 1 / 0)
     job_id = engine.order(account, **SYNC).task.id
     engine.drive()
     assert outcome(engine, job_id) == ("failed", "internal_error")
@@ -524,10 +527,10 @@ def test_a_crashed_step_is_taken_over_at_once(
 ) -> None:
     job_id = engine.order(account).task.id
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "finish", lambda *args, **kwargs: 1 / 0)
-        with pytest.raises(runner.CrashedStepError) as crash:
-            runner.run(engine.bench, job_id)
-    assert steps.crashed(engine.bench, crash.value) == [Nudge("jobs.poll", "polls", "chatgpt2api")]
+        patch.setattr(apply, "finish", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(run.CrashedStepError) as crash:
+            run.run(engine.bench, job_id)
+    assert apply.crashed(engine.bench, crash.value) == [Nudge("jobs.poll", "polls", "chatgpt2api")]
     assert (engine.job(job_id).status, engine.calls(job_id)[0].outcome) == ("waiting", "uncertain")
     engine.drive()
     assert outcome(engine, job_id) == ("succeeded", None)
@@ -740,10 +743,10 @@ def test_a_late_answer_leaves_the_same_picture_of_a_later_call_alone(
     engine.drive()
     [image] = engine.task(account, job_id).images
     with engine.database.autocommit() as connection:
-        job = loading.load(connection, job_id)
+        job = worker.load(connection, job_id)
     assert job is not None
     kept = KeptImage(0, image.key, image.mime, image.width_px, image.height_px, image.size_bytes, image.sha256)
-    assert steps.finish(engine.bench, job, [Answer(job.calls[0].facts, Outcome.KEPT, images=[kept])]) == []
+    assert apply.finish(engine.bench, job, [Answer(job.calls[0].facts, Outcome.KEPT, images=[kept])]) == []
     assert store.exists(image.key)
     engine.assert_books_balance()
 
@@ -755,16 +758,16 @@ def test_a_second_collector_leaves_the_first_ones_picture_alone(
     late = zombie(engine, upstreams)
     job_id = engine.order(account).task.id
     engine.run(job_id)
-    finish = steps.finish
+    finish = apply.finish
 
     def overtaken(*args: Any, **kwargs: Any) -> list[Signal]:
-        monkeypatch.setattr(steps, "finish", finish)
+        monkeypatch.setattr(apply, "finish", finish)
         leave(engine)
         engine.bench.publish(engine.sweeper.sweep())
         engine.drive()
         return finish(*args, **kwargs)
 
-    monkeypatch.setattr(steps, "finish", overtaken)
+    monkeypatch.setattr(apply, "finish", overtaken)
     late.poll()
     [image] = engine.task(account, job_id).images
     assert hashlib.sha256(store.read(image.key)).hexdigest() == image.sha256
@@ -774,7 +777,7 @@ def test_a_second_collector_leaves_the_first_ones_picture_alone(
 def test_a_link_that_cannot_be_fetched_yet_is_left_for_later_not_for_at_once(
     engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collector.answers._keep_one.retry, "wait", lambda state: 0)
+    monkeypatch.setattr(collect.outcomes._keep_one.retry, "wait", lambda state: 0)
     sandbox.add_fault("503", provider="chatgpt2api", route="download")
     job_id = engine.order(account).task.id
     engine.sent.take()
@@ -802,13 +805,13 @@ def test_an_answer_and_a_lapse_at_once_do_not_deadlock(engine: Engine, account: 
     job_id = engine.order(account, "on [sandbox:never]").task.id
     engine.run(job_id)
     with engine.database.autocommit() as connection:
-        job = loading.load(connection, job_id)
+        job = worker.load(connection, job_id)
     assert job is not None
     answer = Answer(job.calls[0].facts, Outcome.NOT_RUN)
 
     def write() -> None:
         with engine.database.transaction() as connection:
-            answers.record(connection, answer)
+            outcomes.record(connection, answer)
 
     writer = threading.Thread(target=write)
     waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from app_stand_ins import MINE, THEIRS, Edge, done_task, job_id, make_edge, make_task
 
-from app.schemas import AuditOut, TaskOut
-from jobs.audit import Finding
+from app.shapes.schemas import AuditOut, TaskOut
+from jobs.maintenance.audit import Finding
 
 TASK = f"/api/images/tasks/{job_id(1)}"
 ADMIN = {"Authorization": "Bearer dk_admin_secret"}

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 from app_stand_ins import MINE, NOW, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
 
-from app.signing import SignatureExpiredError, SignatureInvalidError, Signer, load_signer
+from app.http.signing import SignatureExpiredError, SignatureInvalidError, Signer, load_signer
 
 IMAGE = f"/api/images/tasks/{job_id(1)}/image"
 ETAG = f'"{"ab" * 32}"'

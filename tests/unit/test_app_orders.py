@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from app_stand_ins import MINE, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
 
-from app.bodies import MAX_COMMAS
-from app.forms import kinds_of
-from app.schemas import Estimate, TaskOut
-from jobs.desk import Submitted
+from app.http.bodies import MAX_COMMAS
+from app.orders.forms import kinds_of
+from app.shapes.schemas import Estimate, TaskOut
 from jobs.errors import BadPictureError, FieldFault
 from jobs.states import Nudge
-from providers.catalog import load
+from jobs.submission.service import Submitted
+from providers.catalog.catalog import load
 
 GENERATE = "/api/images/generate"
 EDIT = "/api/images/edit"

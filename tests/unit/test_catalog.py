@@ -10,8 +10,8 @@ from decimal import Decimal
 import pytest
 from pydantic import ValidationError
 
-from providers.catalog import Catalog, UnknownModelError, load
-from providers.ranking import Goal, ranked
+from providers.catalog.catalog import Catalog, UnknownModelError, load
+from providers.catalog.ranking import Goal, ranked
 
 BEFORE_THE_END, AFTER_THE_END = date(2026, 11, 20), date(2026, 12, 1)
 ALL_PROVIDERS = {

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from providers.catalog import load
-from providers.order_rules import OrderProblems, check_order
-from providers.order_schema import order_schema
-from providers.size_asks import SIZE_FIELDS
+from providers.catalog.catalog import load
+from providers.orders.rules import OrderProblems, check_order
+from providers.orders.schema import order_schema
+from providers.orders.size_requests import SIZE_FIELDS
 
 CATALOG = load()
 PAIRS = [(model, operation) for model in CATALOG.models.values() for operation in sorted(model.operations)]

@@ -24,10 +24,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from app.commands import client as client_module
-from app.commands import demo as demo_module
-from app.commands import main, watching
-from app.commands.output import CommandError
+from app.cli import main
+from app.cli.client import connection as client_module
+from app.cli.client import watching
+from app.cli.output import CommandError
+from app.cli.service import demo as demo_module
 
 HERE = Path(__file__).resolve().parents[2]
 JOB = "job_01J9Z3ABCDEFGHJKMNPQRSTVWX"
@@ -592,7 +593,7 @@ def test_unchanged_answers_are_asked_for_by_etag(server: FakeServer) -> None:
 
 
 def start(server: FakeServer, *arguments: str, **popen: Any) -> subprocess.Popen[bytes]:
-    code = "from app.commands import main; main()"
+    code = "from app.cli import main; main()"
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(HERE), "TERM": "xterm"}
     command = [sys.executable, "-c", code, *arguments, "--server", server.url, "--key", KEY]
     return subprocess.Popen(command, env=environ, **popen)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from providers.catalog import load
-from providers.costs import cost_usd
-from providers.order_rules import check_order
+from providers.catalog.catalog import load
+from providers.orders.costs import cost_usd
+from providers.orders.rules import check_order
 
 CATALOG = load()
 

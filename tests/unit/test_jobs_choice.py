@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from jobs.choice import AUTO, Choice, choose
 from jobs.errors import FieldFault, InvalidOrderError
-from providers.catalog import Model, load
-from providers.order_rules import CheckedOrder, OrderProblems, check_order
-from providers.ranking import Goal, ranked
+from jobs.submission.selection import AUTO, Choice, choose
+from providers.catalog.catalog import Model, load
+from providers.catalog.ranking import Goal, ranked
+from providers.orders.rules import CheckedOrder, OrderProblems, check_order
 
 CATALOG = load()
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.decide import (
+from jobs.execution.decide import (
     Call,
     Cancel,
     Facts,

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.catalog import load
-from providers.order_rules import CheckedOrder, OrderProblems, check_order, from_form
-from providers.size_asks import SIZE_FIELDS
-from providers.texts import clean_text
+from providers.catalog.catalog import load
+from providers.orders.rules import CheckedOrder, OrderProblems, check_order, from_form
+from providers.orders.size_requests import SIZE_FIELDS
+from providers.orders.texts import clean_text
 
 CATALOG = load()
 

@@ -9,7 +9,6 @@ from email.utils import format_datetime
 
 import pytest
 
-from providers.chat import deltas
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -22,10 +21,11 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.openai_errors import classify
-from providers.payload import json_object, picture_bytes, redact, retry_after_s
+from providers.http.sse import EventTooLongError, events
 from providers.prompts import ENHANCEMENTS
-from providers.sse import EventTooLongError, events
+from providers.shared.chat import deltas
+from providers.shared.openai_errors import classify
+from providers.shared.payload import json_object, picture_bytes, redact, retry_after_s
 
 
 def chunk(text: str, finish: str = "null") -> str:

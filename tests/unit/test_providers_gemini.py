@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from providers import catalog
 from providers.base import InputImage, Order
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -22,8 +22,8 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.gemini import MAX_PICTURES_BYTES, Config, build_submit
-from providers.gemini_answers import classify, read_generated, read_predicted
+from providers.upstreams.gemini.adapter import MAX_PICTURES_BYTES, Config, build_submit
+from providers.upstreams.gemini.answers import classify, read_generated, read_predicted
 
 MODELS = catalog.load().models
 PNG = InputImage(b"png bytes", "image/png", 8, 8)

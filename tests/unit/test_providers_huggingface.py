@@ -12,9 +12,8 @@ import pytest
 from pydantic import SecretStr
 from requests.structures import CaseInsensitiveDict
 
-from providers import catalog
-from providers import huggingface_answers as answers
 from providers.base import Accepted, InputImage, Order, Running
+from providers.catalog import catalog
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -26,9 +25,10 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import Answer
-from providers.huggingface import Config, build_submit
-from providers.huggingface_mapping import KEPT_S, ProviderIds
+from providers.http.client import Answer
+from providers.upstreams.huggingface import answers
+from providers.upstreams.huggingface.adapter import Config, build_submit
+from providers.upstreams.huggingface.mapping import KEPT_S, ProviderIds
 
 JPEG = InputImage(b"jpeg bytes", "image/jpeg", 64, 64)
 JPEG_URI = "data:image/jpeg;base64," + base64.b64encode(JPEG.data).decode()

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from providers import catalog
-from providers import llamaswap_answers as answers
 from providers.base import CancelOutcome, InputImage, Order, Running
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     Failed,
@@ -21,10 +20,11 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import Answer
-from providers.llamaswap import Config, build_submit, read_models
-from providers.llamaswap_errors import classify
-from providers.llamaswap_tags import with_tag
+from providers.http.client import Answer
+from providers.upstreams.llamaswap import answers
+from providers.upstreams.llamaswap.adapter import Config, build_submit, read_models
+from providers.upstreams.llamaswap.errors import classify
+from providers.upstreams.llamaswap.tags import with_tag
 
 PNG = InputImage(b"png bytes", "image/png", 64, 64)
 OTHER = InputImage(b"other bytes", "image/png", 64, 64)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers import catalog
 from providers.base import CallRef, CancelOutcome, Finished, InputImage, Order
+from providers.catalog import catalog
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -25,8 +25,8 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.http import WireRequest
-from providers.openai import Config, OpenAi, build_submit
+from providers.http.client import WireRequest
+from providers.upstreams.openai.adapter import Config, OpenAi, build_submit
 
 PNG = InputImage(b"png bytes", "image/png", 8, 8)
 WEBP = InputImage(b"webp bytes", "image/webp", 8, 8)

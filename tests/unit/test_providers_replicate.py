@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers import catalog
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -28,8 +28,8 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import WireRequest
-from providers.replicate import (
+from providers.http.client import WireRequest
+from providers.upstreams.replicate.adapter import (
     CANCEL_AFTER,
     INLINE_MAX_BYTES,
     Config,
@@ -40,7 +40,7 @@ from providers.replicate import (
     build_upload,
     inputs_to_upload,
 )
-from providers.replicate_answers import (
+from providers.upstreams.replicate.answers import (
     classify,
     classify_create,
     classify_failure,

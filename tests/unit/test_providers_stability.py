@@ -10,8 +10,9 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from requests.structures import CaseInsensitiveDict
 
-from providers import catalog, registry
+from providers import registry
 from providers.base import Accepted, Finished, InputImage, Order, Running
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -23,9 +24,9 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.http import Answer
-from providers.stability import Config, Stability, build_look, build_submit, read_look, read_submit
-from providers.stability_errors import classify, classify_look, is_unknown
+from providers.http.client import Answer
+from providers.upstreams.stability.adapter import Config, Stability, build_look, build_submit, read_look, read_submit
+from providers.upstreams.stability.errors import classify, classify_look, is_unknown
 
 CATALOG = catalog.load()
 PNG = b"\x89PNG\r\n\x1a\n and the rest"

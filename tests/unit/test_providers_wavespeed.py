@@ -14,10 +14,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers import catalog
-from providers import wavespeed_answers as answers
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Order, ResultImage, Running
-from providers.build import data_uri
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -30,8 +28,10 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import Answer, Outgoing, origin_of
-from providers.wavespeed import (
+from providers.http.client import Answer, Outgoing, origin_of
+from providers.shared.building import data_uri
+from providers.upstreams.wavespeed import answers
+from providers.upstreams.wavespeed.adapter import (
     MAX_INLINE_BYTES,
     MAX_UPLOAD_BYTES,
     Config,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from providers import catalog
 from providers.base import InputImage, Order
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -22,9 +22,9 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import WireRequest
-from providers.xai import MAX_PICTURES_BYTES, Config, build_submit, read_images
-from providers.xai_errors import classify
+from providers.http.client import WireRequest
+from providers.upstreams.xai.adapter import MAX_PICTURES_BYTES, Config, build_submit, read_images
+from providers.upstreams.xai.errors import classify
 
 MODELS = catalog.load().models
 PNG = InputImage(b"png bytes", "image/png", 8, 8)

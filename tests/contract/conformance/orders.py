@@ -13,12 +13,13 @@ from typing import Any
 
 from PIL import Image
 
-from providers import build, catalog
 from providers.base import InputImage, Order
-from providers.entries import AspectRatioRule, Model, ResolutionRule
-from providers.order_needs import face_need, image_range, mask_need
-from providers.order_rules import CheckedOrder, OrderProblems, check_order
-from providers.order_schema import order_schema
+from providers.catalog import catalog
+from providers.catalog.entries import AspectRatioRule, Model, ResolutionRule
+from providers.orders.needs import face_need, image_range, mask_need
+from providers.orders.rules import CheckedOrder, OrderProblems, check_order
+from providers.orders.schema import order_schema
+from providers.shared import building
 
 CATALOG = catalog.load()
 PROMPT = "a red kite"
@@ -126,7 +127,7 @@ def filled(model: Model, operation: str) -> list[Order]:
 
 def wire_sizes(order: Order) -> set[str]:
     """The wire fields of the size that the order has."""
-    return set(build.size_fields(order))
+    return set(building.size_fields(order))
 
 
 def _least(model: Model, operation: str) -> Draft:

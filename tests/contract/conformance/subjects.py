@@ -12,9 +12,9 @@ import pytest
 from conformance.orders import CATALOG, bare, live_models
 from providers import registry
 from providers.base import Order, Provider
-from providers.entries import Model
+from providers.catalog.entries import Model
+from sandbox.emulators.keys import BAD_KEY, NO_QUOTA_KEY
 from sandbox.testing import Sandbox
-from sandbox.twins.keys import BAD_KEY, NO_QUOTA_KEY
 
 GOOD_KEY = "sk-conform-0123456789"
 

@@ -10,7 +10,7 @@ from conformance.orders import PROMPT, mask_for, picture
 from conformance.rounds import bytes_of, counts, results
 from conformance.subjects import Subject, subjects
 from providers.base import Order
-from providers.entries import Model
+from providers.catalog.entries import Model
 from sandbox.testing import Sandbox
 
 
