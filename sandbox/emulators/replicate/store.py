@@ -129,7 +129,7 @@ class ReplicateStore:
 
     def _next_number(self, owner: str, prompt: str) -> str:
         self._numbers += 1
-        return new_number(f"{owner} {self._numbers} {prompt} {self._world.clock.now()}")
+        return new_number(f"{owner} {self._numbers} {prompt} {self._sandbox.clock.now()}")
 
     def _publish(self, made: Prediction, place: int, recipe: Recipe, fate: Script, root_url: str) -> tuple[str, Recipe]:
         digest = hashlib.md5(f"{made.number} {place}".encode(), usedforsecurity=False).hexdigest()
