@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from providers.catalog.catalog import PACKAGED, Catalog, CatalogError, build
+from providers.catalog.catalog import Catalog, CatalogError, build
+from providers.catalog.files import PACKAGED
 from providers.catalog.local import lay_over
 from providers.catalog.reading import CatalogData, read
 
