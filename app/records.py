@@ -129,7 +129,7 @@ class Records:
             return callbacks.heard(connection, call_id, upstream_id)
 
     def delete(self, account_id: str, job_id: str) -> Task:
-        """Delete a task's pictures; the task as it stands after. Raises JobNotFoundError, NotEndedError.
+        """Delete a task's images; the task as it stands after. Raises JobNotFoundError, NotEndedError.
 
         The rows are committed first. Bytes that cannot go now go with the next round of retention.
         """

@@ -70,7 +70,7 @@ class InvalidOrderError(ServiceError):
         self.faults = faults
 
 
-class BadPictureError(ServiceError):
+class BadImageError(ServiceError):
     """Pictures that came with the order cannot be used; ``code`` is the first one's."""
 
     def __init__(self, faults: list[FieldFault]) -> None:
@@ -96,7 +96,7 @@ class ImageNotReadyError(ServiceError):
 
 
 class ImageNotFoundError(ServiceError):
-    """The job has ended without a picture of this index."""
+    """The job has ended without an image of this index."""
 
     code = "image_not_found"
 

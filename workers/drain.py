@@ -1,6 +1,6 @@
 """Leaving well: on SIGTERM the worker claims nothing more, hands over, and is gone in seconds.
 
-Pictures in progress at asynchronous upstreams are rows, so nothing waits for them. A synchronous
+Images in progress at asynchronous upstreams are rows, so nothing waits for them. A synchronous
 call still open when the time is up is lost with its socket; its row says so and its credits return.
 """
 

@@ -155,7 +155,7 @@ def _filtered(
 
 
 def _unit(parts: Services, model: Model) -> int:
-    """Our price of one picture with default settings, in micro-credits."""
+    """Our price of one image with default settings, in micro-credits."""
     return parts.unit_price(model, model.cost_usd)
 
 

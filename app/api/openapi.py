@@ -24,7 +24,7 @@ _GUARDED = ("key_missing", "key_invalid", "scope_missing", "rate_limited", "data
 _ALWAYS = ("bad_request", "internal_error")
 
 _HEADERS: Mapping[str, tuple[str, str]] = {
-    "Location": ("string", "Where the task, or the picture, is read."),
+    "Location": ("string", "Where the task, or the image, is read."),
     "Retry-After": ("integer", "Seconds to wait before asking again."),
     "ETag": ("string", "For If-None-Match."),
     "X-Request-Id": ("string", "Yours when it was valid, else ours."),

@@ -59,7 +59,7 @@ def read(job_id: str) -> Response:
     if wait_s:
         return _waited(account_id, job_id, wait_s)
     task = services().records.text(account_id, job_id)
-    if task.ended and task.keep_s is not None:  # its pictures go along
+    if task.ended and task.keep_s is not None:  # its images go along
         return _answer(services().records.task(account_id, job_id))
     return _answer(task)
 
@@ -192,9 +192,9 @@ def cancel(job_id: str) -> Response:
 @bp.delete("/<job_id>")
 @describe(
     Endpoint(
-        "Delete the pictures of an ended task",
+        "Delete the images of an ended task",
         "tasks",
-        (Answer(200, "The task, its pictures deleted.", TaskOut, headers=("ETag",)),),
+        (Answer(200, "The task, its images deleted.", TaskOut, headers=("ETag",)),),
         scope="jobs:write",
         errors=("not_found", "task_not_ended", "invalid_request"),
         description="Pictures are gone for good, those that came with the order too; the task, its timeline and its"

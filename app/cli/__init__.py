@@ -25,12 +25,12 @@ class Place(NamedTuple):
 
 COMMANDS = {
     "up": Place("app.cli.service.up:up", "Start everything on this machine: database, queue, web, worker, Flower."),
-    "demo": Place("app.cli.service.demo:demo", "See one picture go the whole way, step by step."),
-    "generate": Place("app.cli.client.generate:generate", "Make a picture from words."),
-    "edit": Place("app.cli.client.generate:edit", "Change pictures you have, by words and an optional mask."),
+    "demo": Place("app.cli.service.demo:demo", "See one image go the whole way, step by step."),
+    "generate": Place("app.cli.client.generate:generate", "Make an image from words."),
+    "edit": Place("app.cli.client.generate:edit", "Change images you have, by words and an optional mask."),
     "tasks": Place("app.cli.client.tasks:tasks", "List your tasks, newest first."),
     "show": Place("app.cli.client.tasks:show", "Show one task."),
-    "watch": Place("app.cli.client.tasks:watch", "Follow a task to its end, and fetch its pictures."),
+    "watch": Place("app.cli.client.tasks:watch", "Follow a task to its end, and fetch its images."),
     "cancel": Place("app.cli.client.tasks:cancel", "Stop a task."),
     "models": Place("app.cli.client.models:models", "List the models, or show the limits of one."),
     "quota": Place("app.cli.client.quota:quota", "Show your balance, limits and ledger."),

@@ -97,7 +97,7 @@ def identify(services: Services, endpoint: Endpoint, request: Request) -> Caller
 
 
 def _signed(services: Services, request: Request) -> Caller:
-    """The owner of a picture, as the bearer of a signed link stands for them, for reading only."""
+    """The owner of an image, as the bearer of a signed link stands for them, for reading only."""
     args = request.args
     index, expires = args.get("index", "0"), args.get("expires", "")
     account_id, kid = args.get("account", ""), args.get("kid", "")

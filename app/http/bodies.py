@@ -22,7 +22,7 @@ from jobs.errors import FieldFault
 
 MAX_DEPTH = 32
 MAX_NUMBER_CHARS = 40
-# Members need commas between them and pictures in base64 have none: this bounds what a body of many
+# Members need commas between them and images in base64 have none: this bounds what a body of many
 # megabytes can unfold to in memory.
 MAX_COMMAS = 100_000
 

@@ -46,7 +46,7 @@ CODES: Mapping[str, Kind] = {
     "malformed_form": Kind(400, "Malformed form", "The multipart body cannot be read."),
     "not_acceptable": Kind(406, "Not acceptable", "None of the media types in Accept can be sent."),
     "request_timeout": Kind(408, "Request timeout", "The body did not arrive in time."),
-    "request_too_large": Kind(413, "Request too large", "The body, a field or a picture exceeds its cap."),
+    "request_too_large": Kind(413, "Request too large", "The body, a field or an image exceeds its cap."),
     "unsupported_media_type": Kind(415, "Unsupported media type", "Send JSON or multipart/form-data."),
     # Who asks
     "key_missing": Kind(401, "Key missing", "Send your key as Authorization: Bearer <key>."),
@@ -56,14 +56,14 @@ CODES: Mapping[str, Kind] = {
     "signature_expired": Kind(403, "Link expired", "Read the task again for a fresh signed link."),
     # What is asked for
     "not_found": Kind(404, "Not found", "There is nothing here, or it belongs to another account."),
-    "unknown_operation": Kind(404, "Unknown operation", "No such operation on pictures."),
-    "image_not_found": Kind(404, "No such picture", "The task ended without a picture of this index."),
+    "unknown_operation": Kind(404, "Unknown operation", "No such operation on images."),
+    "image_not_found": Kind(404, "No such picture", "The task ended without an image of this index."),
     "method_not_allowed": Kind(405, "Method not allowed", "The route exists; Allow lists its methods."),
     "image_not_ready": Kind(409, "Not ready", "The task is still going on; ask again after Retry-After."),
     "task_not_ended": Kind(409, "Still going on", "Only an ended task can be deleted; cancel it first."),
     "stale_job": Kind(409, "Moved on", "The task changed meanwhile; read it again."),
-    "image_gone": Kind(410, "Picture deleted", "There was a picture; it is not kept any more."),
-    "range_not_satisfiable": Kind(416, "Range not satisfiable", "The picture has fewer bytes than that."),
+    "image_gone": Kind(410, "Picture deleted", "There was an image; it is not kept any more."),
+    "range_not_satisfiable": Kind(416, "Range not satisfiable", "The image has fewer bytes than that."),
     # The order
     "insufficient_credits": Kind(402, "Not enough credits", "The price exceeds what is free to spend."),
     "invalid_order": Kind(422, "Order not valid", "errors names every bad field at once."),
@@ -75,16 +75,16 @@ CODES: Mapping[str, Kind] = {
     "idempotency_mismatch": Kind(
         422, "Key used for another order", "This Idempotency-Key belongs to an order with another body."
     ),
-    "image_too_large_bytes": Kind(413, "Picture too large", "A reference picture exceeds its size cap."),
-    "url_too_large": Kind(413, "Picture too large", "The picture at a URL exceeds its size cap."),
-    "not_an_image": Kind(415, "Not a picture", "The bytes are no PNG, JPEG, WebP, GIF or AVIF picture."),
+    "image_too_large_bytes": Kind(413, "Picture too large", "A reference image exceeds its size cap."),
+    "url_too_large": Kind(413, "Picture too large", "The image at a URL exceeds its size cap."),
+    "not_an_image": Kind(415, "Not an image", "The bytes are no PNG, JPEG, WebP, GIF or AVIF image."),
     "unsupported_image_type": Kind(415, "Picture type not taken", "Send PNG, JPEG, WebP, GIF or AVIF."),
-    "truncated_image": Kind(422, "Picture ends early", "The file ends before its picture does."),
-    "image_undecodable": Kind(422, "Picture damaged", "The picture cannot be decoded."),
+    "truncated_image": Kind(422, "Picture ends early", "The file ends before its image does."),
+    "image_undecodable": Kind(422, "Picture damaged", "The image cannot be decoded."),
     "image_too_many_pixels": Kind(422, "Too many pixels", "Too many pixels, or too long an edge."),
     "image_too_many_frames": Kind(422, "Too many frames", "The animation has too many frames."),
-    "trailing_data": Kind(422, "Data behind the picture", "The file goes on where its picture has ended."),
-    "mask_size_mismatch": Kind(422, "Mask does not fit", "A mask has the size of the picture it lies over."),
+    "trailing_data": Kind(422, "Data behind the picture", "The file goes on where its image has ended."),
+    "mask_size_mismatch": Kind(422, "Mask does not fit", "A mask has the size of the image it lies over."),
     # Us
     "enhancer_not_configured": Kind(
         503, "No enhancer configured", "The operator has set up no upstream that enhances prompts."
@@ -101,7 +101,7 @@ CODES: Mapping[str, Kind] = {
         503, "Database unavailable", "Try again; with an Idempotency-Key nothing can be ordered twice.", _REDUCED
     ),
     "storage_unavailable": Kind(
-        503, "Storage unavailable", "The picture store is away; try again.", _REDUCED
+        503, "Storage unavailable", "The image store is away; try again.", _REDUCED
     ),
 }  # fmt: skip
 
@@ -122,8 +122,8 @@ _OPENAI_TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-# A picture at fault has its own statuses, whether it came as bytes or by URL.
-_PICTURE_CODES = ("image_too_large_bytes", "url_too_large", "not_an_image", "unsupported_image_type")
+# An image at fault has its own statuses, whether it came as bytes or by URL.
+_IMAGE_CODES = ("image_too_large_bytes", "url_too_large", "not_an_image", "unsupported_image_type")
 
 
 class MalformedJsonError(ServiceError):
@@ -231,7 +231,7 @@ def _code_of(error: ServiceError) -> str:
     """Faults that are all about one thing with its own status get that status."""
     if isinstance(error, InvalidOrderError):
         codes = {fault.code for fault in error.faults}
-        if len(codes) == 1 and (only := codes.pop()) in (*_PICTURE_CODES, "unknown_model"):
+        if len(codes) == 1 and (only := codes.pop()) in (*_IMAGE_CODES, "unknown_model"):
             return only
     return error.code
 
@@ -250,7 +250,7 @@ def _media_error(error: MediaError) -> Response:
 def _storage_away(error: StorageUnavailableError) -> Response:
     log.warning("storage_unavailable", error=type(error).__name__, reason=str(error))
     busy = isinstance(error, MediaBusyError)
-    detail = "every picture decoder is busy; try again" if busy else ""
+    detail = "every image decoder is busy; try again" if busy else ""
     return answer("storage_unavailable", detail, {"Retry-After": "5"})
 
 

@@ -1,6 +1,6 @@
 """How often an account may ask.
 
-Two means, one rule. Hot routes (submit, status, picture) take from a token bucket in this process,
+Two means, one rule. Hot routes (submit, status, image) take from a token bucket in this process,
 which tells Redis once a second what was spent here and learns what was spent elsewhere: no request
 waits for Redis. All other routes go through Flask-Limiter, with Redis behind it and memory when
 Redis is away. Limits are about load, never about money: what they let through during an outage is

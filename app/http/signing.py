@@ -1,6 +1,6 @@
-"""Expiring links to one picture, for whoever has no key: a browser, a mail, a chat.
+"""Expiring links to one image, for whoever has no key: a browser, a mail, a chat.
 
-The signature covers method, path, picture, account, expiry and the signing key's id. Links live
+The signature covers method, path, image, account, expiry and the signing key's id. Links live
 between one and two hours: the end is rounded to the hour, so that a task read twice in an hour
 gives the same link and caches can work.
 """
@@ -38,7 +38,7 @@ class Signer:
     keys: Mapping[str, bytes] = field(repr=False)
 
     def link(self, path: str, *, account_id: str, index: int, now_s: float | None = None) -> str:
-        """The query of a link to a picture, good for one to two hours."""
+        """The query of a link to an image, good for one to two hours."""
         kid = next(iter(self.keys))
         expires = self.expiry_s(now_s)
         signature = self._sign(kid, path, account_id, index, expires)

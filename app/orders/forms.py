@@ -1,4 +1,4 @@
-"""Orders as multipart forms: picture parts, and text fields that get the types JSON would have given."""
+"""Orders as multipart forms: image parts, and text fields that get the types JSON would have given."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jobs.submission.service import Role
 from providers.catalog.catalog import Catalog
 from providers.orders.rules import WHOLE_FIELDS
 
-PICTURE_PARTS: Mapping[str, Role] = {
+IMAGE_PARTS: Mapping[str, Role] = {
     "image": "image",
     "image[]": "image",
     "images": "image",
@@ -53,7 +53,7 @@ class StrictRequest(Request):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A picture part: a file's bytes, or a text that says where they are."""
+    """An image part: a file's bytes, or a text that says where they are."""
 
     role: Role
     name: str
@@ -64,7 +64,7 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Form:
     fields: dict[str, Any] = field(repr=False)
-    pictures: list[Part] = field(repr=False)
+    images: list[Part] = field(repr=False)
     faults: list[FieldFault]
 
 
@@ -100,11 +100,11 @@ def read(request: Request, kinds: Mapping[str, str]) -> Form:
 
 
 def _take_file(form: Form, name: str, data: bytes) -> None:
-    role = PICTURE_PARTS.get(name)
+    role = IMAGE_PARTS.get(name)
     if role is None:
         form.faults.append(FieldFault(name[:100], "not_supported", "is not a part for pictures"))
         return
-    form.pictures.append(Part(role, _picture_name(form, role), data))
+    form.images.append(Part(role, _image_name(form, role), data))
 
 
 def _take_texts(form: Form, name: str, values: list[str], kinds: Mapping[str, str]) -> None:
@@ -112,8 +112,8 @@ def _take_texts(form: Form, name: str, values: list[str], kinds: Mapping[str, st
         form.faults.append(
             FieldFault(name[:100].replace("\x00", ""), "wrong_type", "holds characters no text may hold")
         )
-    elif role := PICTURE_PARTS.get(name):
-        form.pictures.extend(Part(role, _picture_name(form, role), text=text) for text in values if text)
+    elif role := IMAGE_PARTS.get(name):
+        form.images.extend(Part(role, _image_name(form, role), text=text) for text in values if text)
     elif len(values) > 1:
         form.faults.append(FieldFault(name[:100], "conflict", "is given more than once"))
     elif values[0] or name == "prompt":  # browsers send empty inputs along
@@ -123,10 +123,10 @@ def _take_texts(form: Form, name: str, values: list[str], kinds: Mapping[str, st
             form.faults.append(FieldFault(name, "wrong_type", f"must be JSON: {error.detail}"))
 
 
-def _picture_name(form: Form, role: Role) -> str:
+def _image_name(form: Form, role: Role) -> str:
     if role != "image":
         return role
-    return f"images[{sum(part.role == 'image' for part in form.pictures)}]"
+    return f"images[{sum(part.role == 'image' for part in form.images)}]"
 
 
 def typed(text: str, kind: str) -> Any:

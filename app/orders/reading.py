@@ -1,6 +1,6 @@
-"""From a request to an order: fields and reference pictures, whichever way they came.
+"""From a request to an order: fields and reference images, whichever way they came.
 
-JSON and multipart say the same thing: fields of API.md "Submit", and pictures as bytes or as text
+JSON and multipart say the same thing: fields of API.md "Submit", and images as bytes or as text
 (``data:`` URL, base64, https URL, ``job_id#index``). Everything that is wrong is collected and told
 at once, together with what the catalogue finds.
 """
@@ -36,9 +36,9 @@ from jobs.errors import (
 from jobs.submission.idempotency import IdempotencyKey, of_sdk_attempt
 from jobs.submission.service import Customer, Quote, Reference, Role, Submitted
 
-MAX_PICTURES = 16
+MAX_IMAGES = 16
 NOT_YET = frozenset({"webhook_url", "webhook_events", "upload_id"})
-_JOB_PICTURE = re.compile(r"(job_[0-9A-HJKMNP-TV-Z]{26})(?:#([0-9]{1,3}))?")
+_JOB_IMAGE = re.compile(r"(job_[0-9A-HJKMNP-TV-Z]{26})(?:#([0-9]{1,3}))?")
 _DATA_URL = re.compile(r"data:[\w.+/-]{0,100};base64,", re.ASCII)
 _RETRY_COUNT = re.compile(r"[0-9]{1,2}")
 _KEY_QUOTED = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255})"')
@@ -49,7 +49,7 @@ _MISSING = (JobNotFoundError, ImageNotReadyError, ImageNotFoundError, ImageGoneE
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A reference picture as it was given: bytes, or a text that says where they are."""
+    """A reference image as it was given: bytes, or a text that says where they are."""
 
     role: Role
     name: str
@@ -91,11 +91,11 @@ def read(request: Request, kinds: Mapping[str, str]) -> Incoming:
 
 def _from_json(body: dict[str, Any]) -> Incoming:
     incoming = Incoming(body, [], [])
-    pictures = body.pop("images", None)
-    if pictures is not None and not isinstance(pictures, list):
+    images = body.pop("images", None)
+    if images is not None and not isinstance(images, list):
         incoming.faults.append(FieldFault("images", "wrong_type", "must be a list of texts"))
-        pictures = None
-    named: list[tuple[Role, str, Any]] = [("image", f"images[{at}]", value) for at, value in enumerate(pictures or ())]
+        images = None
+    named: list[tuple[Role, str, Any]] = [("image", f"images[{at}]", value) for at, value in enumerate(images or ())]
     for role in ("mask", "face"):
         if (value := body.pop(role, None)) is not None:
             named.append((role, role, value))
@@ -108,7 +108,7 @@ def _from_json(body: dict[str, Any]) -> Incoming:
 
 
 def _from_form(form: forms.Form) -> Incoming:
-    given = [Given(part.role, part.name, part.data, part.text) for part in form.pictures]
+    given = [Given(part.role, part.name, part.data, part.text) for part in form.images]
     return Incoming(form.fields, given, form.faults)
 
 
@@ -125,8 +125,8 @@ def _shape_faults(incoming: Incoming) -> list[FieldFault]:
     metadata = incoming.fields.get("metadata")
     if metadata is not None and len(json.dumps(metadata, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
         faults.append(FieldFault("metadata", "too_long", f"is more than {MAX_METADATA_BYTES} bytes as JSON"))
-    if incoming.roles.count("image") > MAX_PICTURES:
-        faults.append(FieldFault("images", "too_many", f"at most {MAX_PICTURES} go with an order, mask and face aside"))
+    if incoming.roles.count("image") > MAX_IMAGES:
+        faults.append(FieldFault("images", "too_many", f"at most {MAX_IMAGES} go with an order, mask and face aside"))
     for role in ("mask", "face"):
         if incoming.roles.count(role) > 1:
             faults.append(FieldFault(role, "too_many", "is given more than once"))
@@ -210,7 +210,7 @@ def _all_faults(services: Services, operation: str, incoming: Incoming) -> list[
 
 
 def gather(services: Services, account_id: str, given: Sequence[Given], *, max_image_bytes: int) -> list[Reference]:
-    """The bytes of every picture, wherever they are. Raises InvalidOrderError naming each bad one."""
+    """The bytes of every image, wherever they are. Raises InvalidOrderError naming each bad one."""
     found: list[bytes | FieldFault | None] = [
         _here(services, account_id, each, max_image_bytes=max_image_bytes) for each in given
     ]
@@ -229,7 +229,7 @@ def gather(services: Services, account_id: str, given: Sequence[Given], *, max_i
 
 
 def _elsewhere(each: Given) -> bool:
-    return each.data is None and (_is_url(each.text) or _JOB_PICTURE.fullmatch(each.text) is not None)
+    return each.data is None and (_is_url(each.text) or _JOB_IMAGE.fullmatch(each.text) is not None)
 
 
 def _is_url(text: str) -> bool:
@@ -244,8 +244,8 @@ def _here(services: Services, account_id: str, each: Given, *, max_image_bytes: 
         return None
     if each.text.startswith("upl_"):
         return FieldFault(each.name, "not_available_yet", "uploads by id are not served by this version")
-    if picture := _JOB_PICTURE.fullmatch(each.text):
-        return _of_task(services, account_id, each, picture[1], int(picture[2] or 0))
+    if named := _JOB_IMAGE.fullmatch(each.text):
+        return _of_task(services, account_id, each, named[1], int(named[2] or 0))
     return _decoded(each, max_image_bytes)
 
 
@@ -253,7 +253,7 @@ def _of_task(services: Services, account_id: str, each: Given, job_id: str, inde
     try:
         image = services.records.image(account_id, job_id, index)
     except _MISSING as error:
-        return FieldFault(each.name, error.code, error.detail or "there is no such picture of yours")
+        return FieldFault(each.name, error.code, error.detail or "there is no such image of yours")
     return services.store.read(image.key)
 
 

@@ -17,12 +17,12 @@ _WORDS = {
     "url_not_allowed": "is not a public https URL",
     "url_unreachable": "could not be fetched",
     "url_too_slow": f"did not arrive within {TOTAL_S:.0f} s",
-    "url_too_large": "is larger than a picture may be",
+    "url_too_large": "is larger than an image may be",
     "url_redirects": "redirects too often",
 }
 
 
-def fetch_picture(url: str, *, max_bytes: int) -> bytes:
+def fetch_image(url: str, *, max_bytes: int) -> bytes:
     """The bytes at a public https URL. Raises UnsafeUrlError."""
     return fetch(url, Policy.user(max_bytes=max_bytes, total_s=TOTAL_S)).data
 

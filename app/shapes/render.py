@@ -34,7 +34,7 @@ class Renderer:
     wait: Callable[[Placed], Wait | None] = lambda _task: None
 
     def task(self, task: Task, inline: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
-        """app.shapes.schemas.TaskOut. ``inline`` has the pictures that go along as data: URLs, by index."""
+        """app.shapes.schemas.TaskOut. ``inline`` has the images that go along as data: URLs, by index."""
         url = f"{self.base}{TASKS}/{task.id}"
         return {
             "id": task.id,
@@ -72,7 +72,7 @@ class Renderer:
         }
 
     def text(self, task: TaskText) -> str:
-        """The JSON of :meth:`task`, without pictures in it: what the database wrote, and what it cannot know."""
+        """The JSON of :meth:`task`, without images in it: what the database wrote, and what it cannot know."""
         wait = json_text(_wait(self.wait(task))) if task.status == JobStatus.QUEUED else "null"
         position = "null" if task.queue_position is None else task.queue_position
         images = json_text([self._image(task, image, None) for image in task.images]) if task.images else "[]"
@@ -84,7 +84,7 @@ class Renderer:
         )
 
     def etag(self, task: Task | TaskText) -> str:
-        """Weak, by version; with pictures also by the end of their links, or a 304 would outlive them."""
+        """Weak, by version; with images also by the end of their links, or a 304 would outlive them."""
         return f'W/"{task.version}-{self.signer.expiry_s()}"' if task.images else f'W/"{task.version}"'
 
     def _image(self, task: Task | TaskText, image: Image, data_url: str | None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Shape(BaseModel):
 
 
 class OrderIn(BaseModel):
-    """An order of pictures. A setting left out is left to the upstream.
+    """An order of images. A setting left out is left to the upstream.
 
     Only kinds are said here: which fields a model takes, within which limits, and its settings beyond
     these, says ``GET /api/models/{id}``. A field it does not take is refused, unless ``lenient`` is true.
@@ -45,7 +45,7 @@ class OrderIn(BaseModel):
 
     prompt: str | None = Field(None, max_length=32_000, description="what to make or change")
     model: Text | None = Field(None, description="id or alias; `auto`, `auto:budget`, `auto:quality`")
-    n: int | None = Field(None, ge=1, le=10, description="how many pictures; each settles on its own")
+    n: int | None = Field(None, ge=1, le=10, description="how many images; each settles on its own")
     size: Text | None = Field(None, examples=["1024x1024"], description="WxH; the nearest the model allows is used")
     width: int | None = Field(None, description="pixels")
     height: int | None = Field(None, description="pixels")
@@ -71,7 +71,7 @@ class OrderIn(BaseModel):
         " off the operator's own chain",
     )
     store: bool | None = Field(
-        None, description="false: the pictures go soon after the end, and the task carries them as `data_url`"
+        None, description="false: the images go soon after the end, and the task carries them as `data_url`"
     )
     priority: Literal["normal", "low"] | None = None
     deadline_s: int | None = Field(None, ge=1, le=30 * 86_400, description="latest start, in seconds from now")
@@ -81,13 +81,13 @@ class OrderIn(BaseModel):
     lenient: bool | None = Field(None, description="drop fields the model does not take, with a warning")
 
 
-PICTURE_HELP = "`data:` URL, base64, https URL, or `job_id#index` of your own task"
+IMAGE_HELP = "`data:` URL, base64, https URL, or `job_id#index` of your own task"
 
 
 class OrderBody(OrderIn):
-    """An order with its reference pictures."""
+    """An order with its reference images."""
 
-    images: list[str] | None = Field(None, description=f"reference pictures: {PICTURE_HELP}")
+    images: list[str] | None = Field(None, description=f"reference images: {IMAGE_HELP}")
     mask: str | None = Field(
         None, description="transparent (or, without transparency, white) pixels mark what to change"
     )
@@ -97,7 +97,7 @@ class OrderBody(OrderIn):
 class EstimateBody(OrderBody):
     """An order, to be priced and not run."""
 
-    operation: OperationName | None = Field(None, description="left out: edit when there are pictures, else generate")
+    operation: OperationName | None = Field(None, description="left out: edit when there are images, else generate")
 
 
 class Empty(Request):
@@ -160,7 +160,7 @@ class ImageOut(Shape):
     sha256: str
     text: str | None = Field(description="what a model of texts answered")
     seed: int | None
-    data_url: str | None = Field(description="the picture itself, of an order with store: false")
+    data_url: str | None = Field(description="the image itself, of an order with store: false")
     deleted: bool
 
 
@@ -299,7 +299,7 @@ class RecommendQuery(Request):
     max_price: Annotated[str, StringConstraints(pattern=PRICE_PATTERN)] | None = Field(
         None, description="credits for one picture"
     )
-    images: int = Field(0, ge=0, le=16, description="reference pictures that will come along")
+    images: int = Field(0, ge=0, le=16, description="reference images that will come along")
     mask: Literal["true", "false"] = Field("false", description="whether a mask will come along")
 
 
@@ -318,7 +318,7 @@ class ModelOut(Shape):
     replaced_by: str | None = Field(description="who answers instead, once it is gone")
     configured: bool = Field(description="whether its provider is set up here")
     quality: int = Field(description="3: its vendor's best, 1: small or fast; for `auto:quality`")
-    price: UnitPrice = Field(description="one picture with default settings")
+    price: UnitPrice = Field(description="one image with default settings")
 
 
 class ModelList(Shape):
@@ -381,7 +381,7 @@ class ProviderLimits(Shape):
 
 
 class Capabilities(Shape):
-    kind: Literal["sync", "async"] = Field(description="async: pictures develop upstream while nobody here waits")
+    kind: Literal["sync", "async"] = Field(description="async: images develop upstream while nobody here waits")
     cancel: bool = Field(description="whether work that has begun can be stopped")
     text: bool = Field(description="whether it enhances prompts")
     operations: list[str]

@@ -335,7 +335,7 @@ def _write_off(connection: Connection, news: Sequence[Answer]) -> None:
 
 
 def _undo(bench: Workbench, job: LiveJob, news: Sequence[Answer], in_use: Collection[str]) -> None:
-    """Stop what still runs upstream, and drop pictures that nobody will fetch.
+    """Stop what still runs upstream, and drop images that nobody will fetch.
 
     Who collected the same call before us kept the same bytes under the same keys (``in_use``).
     """

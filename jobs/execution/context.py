@@ -20,7 +20,7 @@ from providers.registry import Registry
 from storage.base import Kind, Store
 from storage.media import Media
 
-# How long a step may take beyond the upstream call it makes: keeping pictures, writing rows.
+# How long a step may take beyond the upstream call it makes: keeping images, writing rows.
 STEP_MARGIN_S = 60.0
 # A call that nobody can ask about is given up this long after its owner is known dead.
 GIVE_UP_UNANSWERED_S = 60.0
@@ -105,7 +105,7 @@ class Workbench:
         return self.catalog.providers[provider]
 
     def output(self, model: str) -> Kind:
-        """What the model makes; pictures, for one the catalogue has lost since."""
+        """What the model makes; images, for one the catalogue has lost since."""
         try:
             return self.model(model).output
         except UnknownModelError:

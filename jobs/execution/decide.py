@@ -42,7 +42,7 @@ class Call:
     id: str
     slot: int
     attempt: int
-    pictures: int
+    image_count: int
     outcome: Outcome | None
     kept: int = 0
     code: str | None = None
@@ -57,7 +57,7 @@ class Call:
             id=row["id"],
             slot=row["slot"],
             attempt=row["try"],
-            pictures=row["pictures"],
+            image_count=row["pictures"],
             outcome=Outcome(row["outcome"]) if row["outcome"] else None,
             kept=row["pictures_kept"],
             code=row["error_code"],
@@ -68,7 +68,7 @@ class Call:
 
     @property
     def slots(self) -> range:
-        return range(self.slot, self.slot + self.pictures)
+        return range(self.slot, self.slot + self.image_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Fail:
 @dataclass(frozen=True, slots=True)
 class Cancel:
     outcome: str
-    charged: int  # pictures to pay for
+    charged: int  # images to pay for
 
 
 Step = Wait | Keep | Retry | FailOver | Succeed | Fail | Cancel
@@ -157,7 +157,7 @@ def open_slots(facts: Facts) -> list[int]:
 
 
 def plan(facts: Facts, *, max_per_call: int) -> list[tuple[int, int, int]]:
-    """(slot, pictures, attempt) of the calls to make now: neighbouring open slots share a call."""
+    """(slot, images, attempt) of the calls to make now: neighbouring open slots share a call."""
     latest = _latest_by_slot(facts.calls)
     groups: list[tuple[int, int, int]] = []
     for slot in open_slots(facts):
@@ -258,7 +258,7 @@ def missing(facts: Facts, kept: int) -> list[str]:
         return []
     codes = sorted({call.code for call in facts.calls if call.code and not call.kept})
     why = f" ({', '.join(codes)})" if codes else ""
-    return [f"{kept} of {facts.n} pictures were made{why}; the others were not charged"]
+    return [f"{kept} of {facts.n} images were made{why}; the others were not charged"]
 
 
 def _decisive_code(calls: Sequence[Call]) -> str:

@@ -1,4 +1,4 @@
-"""From an upstream's answer to a call's row: what is recorded, and keeping the pictures made."""
+"""From an upstream's answer to a call's row: what is recorded, and keeping the images made."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def accepted(call: Call, answer: Accepted, *, deadline_s: float | None = None) -
 
 
 def finished(call: Call, answer: Finished) -> Answer:
-    """The links of a finished call, for whoever keeps the pictures. Only links fit in a row."""
+    """The links of a finished call, for whoever keeps the images. Only links fit in a row."""
     return Answer(call, Outcome.FINISHED, result=[_link(image) for image in answer.images], cost=answer.cost)
 
 
@@ -141,7 +141,7 @@ def _sorted_error(error: ProviderError, *, may_look_up: bool) -> tuple[Outcome, 
 
 
 def lost(call: Call, *, code: str = "upstream_uncertain", outcome: Outcome = Outcome.LOST) -> Answer:
-    """A call given up without a picture that the upstream may yet have made."""
+    """A call given up without an image that the upstream may yet have made."""
     return Answer(replace(call, code=code, retryable=False), outcome, written_off=True)
 
 
@@ -158,14 +158,14 @@ def keep(
 ) -> Answer:
     """Fetch and keep what a finished call made; ``kind`` is the ``output`` of its model.
 
-    Pictures that are none are left out; when none is left the call has failed. Raises ProviderError
+    Images that are none are left out; when none is left the call has failed. Raises ProviderError
     (NotRun, Uncertain) and StorageUnavailableError when trying again later may help: of links. Bytes in
     hand are nowhere else, so keeping them is tried until ``until`` (of ``time.monotonic``); then they are lost.
     """
     in_hand = any(image.data is not None for image in images)
     kept: list[KeptImage] = []
     fault: Failed | None = None
-    for offset, image in enumerate(images[: call.pictures]):
+    for offset, image in enumerate(images[: call.image_count]):
         try:
             index = call.slot + offset
             kept.append(_keep_one(media, provider, f"jobs/{job_id}", index, image=image, kind=kind, until=until))
@@ -189,7 +189,7 @@ def keep(
 
 
 def _enough(state: tenacity.RetryCallState) -> bool:
-    """Three tries; more while a picture is in our hands alone and its step may go on."""
+    """Three tries; more while an image is in our hands alone and its step may go on."""
     in_hand = state.kwargs["image"].data is not None
     return state.attempt_number >= 3 and not (in_hand and time.monotonic() < state.kwargs["until"])
 
@@ -214,16 +214,16 @@ def _keep_one(
     until: float,  # noqa: ARG001 - _enough reads it
 ) -> KeptImage:
     data = image.data if image.data is not None else provider.download(image.url or "")
-    picture = media.keep_result(data, prefix=f"{folder}/{index}", kind=kind)
+    stored = media.keep_result(data, prefix=f"{folder}/{index}", kind=kind)
     failpoints.hit("blob.kept")
     return KeptImage(
         index=index,
-        key=picture.key,
-        mime=picture.mime,
-        width_px=picture.width_px or None,
-        height_px=picture.height_px or None,
-        size_bytes=picture.size_bytes,
-        sha256=picture.sha256,
+        key=stored.key,
+        mime=stored.mime,
+        width_px=stored.width_px or None,
+        height_px=stored.height_px or None,
+        size_bytes=stored.size_bytes,
+        sha256=stored.sha256,
         seed=image.seed,
         revised_prompt=image.revised_prompt,
         text=data.decode() if kind == "text" else None,

@@ -249,7 +249,9 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str) -> Clai
     lifecycle.hold(connection, row)
     failpoints.hit("claim.uncommitted")
     fresh = [
-        _fresh_call(each.id, each.slot, each.attempt, each.pictures, job.model, permitted.credential_id, permitted.at)
+        _fresh_call(
+            each.id, each.slot, each.attempt, each.image_count, job.model, permitted.credential_id, permitted.at
+        )
         for each in permitted.intents
     ]
     return Claimed(replace(job, calls=[*job.calls, *fresh]), fresh, parts, nudges, _keep_until(bench, job.provider))
@@ -402,7 +404,7 @@ def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, call: OpenCal
         operation=job.operation,
         model=model,
         prompt=request.get("prompt"),
-        n=call.facts.pictures,
+        n=call.facts.image_count,
         size=request.get("size") or {},
         params=request.get("params") or {},
         extra=request.get("extra") or {},

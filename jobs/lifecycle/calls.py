@@ -22,12 +22,12 @@ from jobs.states import OPEN_OUTCOMES, Outcome
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A call about to be made: ``pictures`` slots from ``slot`` on."""
+    """A call about to be made: ``image_count`` slots from ``slot`` on."""
 
     id: str
     slot: int
     attempt: int
-    pictures: int
+    image_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def dedupe_key(call_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeptImage:
-    """A picture at rest, ready for its row."""
+    """An image at rest, ready for its row."""
 
     index: int
     key: str
@@ -120,7 +120,7 @@ def intend(
                         "id": each.id,
                         "slot": each.slot,
                         "attempt": each.attempt,
-                        "pictures": each.pictures,
+                        "pictures": each.image_count,
                         "dedupe_key": dedupe_key(each.id),
                     }
                     for each in mine

@@ -43,12 +43,12 @@ class Finding:
     cause: str
     mend: str
     since: datetime | None = None
-    about: str = ""  # what else mending must know: the job of a picture
+    about: str = ""  # what else mending must know: the job of an image
 
 
 @dataclass(frozen=True)
 class Doctor:
-    """``store`` and ``media`` None: this machine has no pictures, so rows and blobs are not compared."""
+    """``store`` and ``media`` None: this machine has no images, so rows and blobs are not compared."""
 
     database: Database
     catalog: Catalog
@@ -64,7 +64,7 @@ class Doctor:
         with self.database.transaction() as connection:
             found += [_of_books(finding) for finding in audit.check(connection)]
         if self.store is not None:
-            found += [*self._pictures(self.store), *self._blobs(self.store)]
+            found += [*self._images(self.store), *self._blobs(self.store)]
         with self.database.autocommit() as connection:
             found += self._deletions(connection)
         return found
@@ -107,7 +107,7 @@ class Doctor:
             yield Finding("sweep_blocked", str(row.pid), cause, FIX, row.state_change)
 
     def _steps(self, connection: Connection) -> Iterator[Finding]:
-        """Jobs in hands that are gone, and pictures nobody looks after."""
+        """Jobs in hands that are gone, and images nobody looks after."""
         for row in self.rows(connection, DEAD_STEPS + " ORDER BY j.id"):
             kind = "running_overdue" if row.owner_lives else "running_without_owner"
             cause = (
@@ -126,7 +126,7 @@ class Doctor:
             mend = f"{START_WORKER}, with a key for {row.provider}"
             yield Finding("waiting_overdue", row.id, cause, mend, row.due_at)
 
-    def _pictures(self, store: Store) -> Iterator[Finding]:
+    def _images(self, store: Store) -> Iterator[Finding]:
         """Rows whose blob is missing."""
         missing: list[Row[Any]] = []
         looked_at = 0
@@ -136,15 +136,15 @@ class Doctor:
                 if not store.exists(row.key) and self._still_kept(table, row.key, row.job_id):
                     missing.append(row)
         if len(missing) > MISSING_AT_MOST and len(missing) > looked_at / 2:
-            cause = f"{len(missing)} of {looked_at} pictures are not in the store: it seems to be another one's"
+            cause = f"{len(missing)} of {looked_at} images are not in the store: it seems to be another one's"
             yield Finding("store_suspicious", "store", cause, "look at DARKROOM_VAR and DATABASE_URL")
             return
         for row in missing:
             if row.table == "images":
-                cause = "its job has a picture that is not in the store"
+                cause = "its job has an image that is not in the store"
                 yield Finding("picture_missing", row.key, cause, FIX, row.created_at, about=row.job_id)
             else:
-                cause = "its job came with a picture that is not in the store"
+                cause = "its job came with an image that is not in the store"
                 mend = f"darkroom show {row.job_id}"
                 yield Finding("input_missing", row.key, cause, mend, row.created_at, about=row.job_id)
 

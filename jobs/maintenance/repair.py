@@ -103,8 +103,8 @@ class Mender:
         if self._doctor.store is None or self._doctor.store.exists(finding.subject):
             return "is there after all"
         with self._database.transaction() as connection:
-            marked = retention.delete_pictures(connection, [finding.about], reason=Reason.LOST, keys=[finding.subject])
-        # A job that is still going on ends first; its picture can be marked afterwards.
+            marked = retention.delete_images(connection, [finding.about], reason=Reason.LOST, keys=[finding.subject])
+        # A job that is still going on ends first; its image can be marked afterwards.
         return "LOST: marked as deleted, the caller now gets 410" if marked else None
 
     def _delete_blob(self, finding: Finding) -> str | None:

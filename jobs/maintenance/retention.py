@@ -1,6 +1,6 @@
 """How long bytes are kept: what expires, what a caller deletes, and blobs nobody owns.
 
-Row first, bytes second: a picture's row becomes a tombstone in the very transaction that puts its blob
+Row first, bytes second: an image's row becomes a tombstone in the very transaction that puts its blob
 on the list ``doomed_blobs``; the blob leaves the list when its bytes are gone. Whatever is killed in
 between, the list says what is still to do. (Keeping goes the other way round, blob first: what is
 killed in between leaves a blob without a row, and the search for orphans finds it.)
@@ -57,7 +57,7 @@ _DAY_S = 86_400.0
 
 
 class Reason(StrEnum):
-    """Why pictures were deleted, as the timeline says it."""
+    """Why images were deleted, as the timeline says it."""
 
     EXPIRED = "expired"
     REQUESTED = "requested"
@@ -67,7 +67,7 @@ class Reason(StrEnum):
 # ---------------------------------------------------------------- tombstones
 
 # Arrays and not joins: whatever the planner knows of the tables, it looks by primary key.
-_DELETE_PICTURES = text("""
+_DELETE_IMAGES = text("""
 WITH ended AS MATERIALIZED (
     SELECT id FROM jobs WHERE id = ANY(:ids) AND finished_at IS NOT NULL ORDER BY id FOR UPDATE SKIP LOCKED
 ), gone AS (
@@ -100,27 +100,27 @@ SELECT key FROM gone
 """)
 
 
-def delete_pictures(
+def delete_images(
     connection: Connection, job_ids: Sequence[str], *, reason: Reason, keys: Sequence[str] | None = None
 ) -> list[str]:
-    """Make the pictures of ended jobs tombstones; the keys whose bytes are to go. Live jobs are left alone.
+    """Make the images of ended jobs tombstones; the keys whose bytes are to go. Live jobs are left alone.
 
-    ``keys`` narrows it to some of the pictures. Jobs that somebody else holds are left for another round.
+    ``keys`` narrows it to some of the images. Jobs that somebody else holds are left for another round.
     """
     rows = connection.execute(
-        _DELETE_PICTURES,
+        _DELETE_IMAGES,
         {"ids": list(job_ids), "reason": str(reason), "keys": None if keys is None else list(keys)},
     )
     return [row.key for row in rows]
 
 
 def delete_inputs(connection: Connection, job_ids: Sequence[str]) -> list[str]:
-    """The same for the reference pictures that ended jobs came with."""
+    """The same for the reference images that ended jobs came with."""
     return [row.key for row in connection.execute(_DELETE_INPUTS, {"ids": list(job_ids)})]
 
 
 def delete_task(connection: Connection, account_id: str, job_id: str) -> list[str]:
-    """The caller's wish: every picture of a job gone, those it came with too. Idempotent.
+    """The caller's wish: every image of a job gone, those it came with too. Idempotent.
 
     Returns the keys whose bytes are to go. Raises JobNotFoundError, NotEndedError.
     """
@@ -134,7 +134,7 @@ def delete_task(connection: Connection, account_id: str, job_id: str) -> list[st
         raise JobNotFoundError("no such task")
     if row.finished_at is None:
         raise NotEndedError("the task is still going on; cancel it first")
-    return delete_pictures(connection, [job_id], reason=Reason.REQUESTED) + delete_inputs(connection, [job_id])
+    return delete_images(connection, [job_id], reason=Reason.REQUESTED) + delete_inputs(connection, [job_id])
 
 
 # ---------------------------------------------------------------- what is old
@@ -222,7 +222,7 @@ def end_short_lives(
     due = connection.execute(_SHORT_LIVES, {"after_at": after or "-infinity", "page": size or PAGE}).one()
     ids = due.ids or []
     if ids:
-        delete_pictures(connection, ids, reason=Reason.EXPIRED)
+        delete_images(connection, ids, reason=Reason.EXPIRED)
         delete_inputs(connection, ids)
     return len(ids), due.last_at
 
@@ -408,8 +408,8 @@ def _delete(media: Media, key: str) -> bool:
 _POLICIES = ("short_lives", "images", "inputs")
 
 
-def _expire_pictures(connection: Connection, job_ids: Sequence[str]) -> list[str]:
-    return delete_pictures(connection, job_ids, reason=Reason.EXPIRED)
+def _expire_images(connection: Connection, job_ids: Sequence[str]) -> list[str]:
+    return delete_images(connection, job_ids, reason=Reason.EXPIRED)
 
 
 @dataclass(frozen=True)
@@ -469,7 +469,7 @@ class Keeper:
         """What is expired row by row: short lives, old images, old inputs, idempotency keys."""
         backlogs = [self._short_lives()]
         if self.keep_pictures_days:
-            backlogs.append(self._old("images", OLD_IMAGES, self.keep_pictures_days, _expire_pictures))
+            backlogs.append(self._old("images", OLD_IMAGES, self.keep_pictures_days, _expire_images))
         if self.keep_inputs_days:
             backlogs.append(self._old("inputs", OLD_INPUTS, self.keep_inputs_days, delete_inputs))
         return [*backlogs, self._keys()]

@@ -22,12 +22,12 @@ QUEUE_COUNTED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A kept picture of a job."""
+    """A kept image of a job."""
 
     index: int
     key: str
     mime: str
-    width_px: int | None  # None: no picture but a 3D file or a text
+    width_px: int | None  # None: no image but a 3D file or a text
     height_px: int | None
     size_bytes: int
     sha256: str
@@ -67,7 +67,7 @@ class Task:
     metadata: Mapping[str, str]
     images: Sequence[Image] = field(default=())
     fallback_models: Sequence[str] = ()  # as ordered, those already tried included
-    keep_s: int | None = None  # pictures go so long after the end
+    keep_s: int | None = None  # images go so long after the end
     progress: float | None = None  # 0 to 1 while it runs, where the upstream tells
 
     @property
@@ -206,12 +206,12 @@ def find_image(connection: Connection, account_id: str, job_id: str, index: int)
     if row is None:
         raise JobNotFoundError("no such task")
     if row.finished_at is None:
-        raise ImageNotReadyError("the picture is not made yet")
+        raise ImageNotReadyError("the image is not made yet")
     if row.image is None:
-        raise ImageNotFoundError(f"the task ended without a picture {index}")
+        raise ImageNotFoundError(f"the task ended without an image {index}")
     image = image_of(row.image)
     if image.deleted_at is not None:
-        raise ImageGoneError("the picture has been deleted")
+        raise ImageGoneError("the image has been deleted")
     return image
 
 

@@ -53,7 +53,7 @@ class LiveJob:
     fence: int
     cancel_requested: bool
     calls: Sequence[OpenCall]
-    unit_price: int = 0  # micro-credits, of one picture by ``model``
+    unit_price: int = 0  # micro-credits, of one image by ``model``
     fallbacks: int = 0  # models left behind this one
     version: int = 1  # as it was when this was read: a verb moves the job only from there
 

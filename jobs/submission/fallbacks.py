@@ -14,7 +14,7 @@ MOST = 5
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """A further model with the same order, checked by its own rules. Price in micro-credits, of one picture."""
+    """A further model with the same order, checked by its own rules. Price in micro-credits, of one image."""
 
     model: Model
     checked: CheckedOrder

@@ -18,7 +18,7 @@ from core.db import Database
 from core.errors import DatabaseAwayError
 from core.ids import new_id
 from jobs import lifecycle, states
-from jobs.errors import BadPictureError, FieldFault, InvalidOrderError, JobNotFoundError, UnknownOperationError
+from jobs.errors import BadImageError, FieldFault, InvalidOrderError, JobNotFoundError, UnknownOperationError
 from jobs.lifecycle import NewJob, Queued
 from jobs.reads import tasks
 from jobs.reads.tasks import Task
@@ -35,12 +35,12 @@ from providers.shared.payload import reserved_extra
 from quota import ledger
 from quota.errors import InsufficientCreditsError
 from quota.prices import unit_price_microcredits
-from storage.base import MediaError, Picture, Store
+from storage.base import MediaError, Store, StoredImage
 from storage.media import Media
 
 Role = Literal["image", "mask", "face"]
 
-# Fields that are about the job and not about the picture.
+# Fields that are about the job and not about the image.
 ENVELOPE = ("model", "fallback_models", "priority", "deadline_s", "metadata", "extra", "lenient", "store")
 
 
@@ -54,7 +54,7 @@ class Customer:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A picture that came with the order, not yet verified."""
+    """An image that came with the order, not yet verified."""
 
     role: Role
     data: bytes = field(repr=False)
@@ -89,7 +89,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """An order before it has a model. ``roles`` are those of the pictures that come with it."""
+    """An order before it has a model. ``roles`` are those of the images that come with it."""
 
     operation: str
     fields: Mapping[str, Any] = field(repr=False)
@@ -152,7 +152,7 @@ class Desk:
         """Check and price an order without running it.
 
         ``fields`` are the native order fields as the caller sent them (API.md "Submit"), without the
-        pictures; ``roles`` says which pictures come with it. Raises UnknownOperationError,
+        images; ``roles`` says which images come with it. Raises UnknownOperationError,
         InvalidOrderError naming every fault.
         """
         if operation not in OPERATIONS:
@@ -196,7 +196,7 @@ class Desk:
         return Fallback(pick.model, pick.checked, self.unit_price(pick.model, cost_usd(pick.model, pick.checked)))
 
     def unit_price(self, model: Model, cost: Decimal) -> int:
-        """Our price of one picture by ``model`` that costs ``cost`` US dollars upstream, in micro-credits."""
+        """Our price of one image by ``model`` that costs ``cost`` US dollars upstream, in micro-credits."""
         return unit_price_microcredits(cost, markup=model.markup or self._markup, minimum=self._minimum_unit_price)
 
     def submit(
@@ -209,7 +209,7 @@ class Desk:
         idempotency_key: IdempotencyKey | None = None,
         request_id: str = "",
     ) -> Submitted:
-        """Accept an order: verified pictures, exact admission, a row, and the nudges to publish.
+        """Accept an order: verified images, exact admission, a row, and the nudges to publish.
 
         Raises what :meth:`quote` raises, BadPictureError, InsufficientCreditsError,
         IdempotencyMismatchError, DatabaseAwayError. Nothing is kept and nothing is charged when it
@@ -219,7 +219,7 @@ class Desk:
             return earlier
         quote = self.quote(operation, fields, roles=[reference.role for reference in references])
         if references:
-            self._check_balance(customer, quote)  # decoding pictures is work; not for an empty purse
+            self._check_balance(customer, quote)  # decoding images is work; not for an empty purse
         job_id = new_id("job")
         kept = self._keep(job_id, references)
         try:
@@ -237,7 +237,7 @@ class Desk:
             raise
 
     def _find_accepted(self, customer: Customer, provider: str, job_id: str) -> Submitted | None:
-        """A job whose COMMIT's answer was lost. Raises DatabaseAwayError: then its pictures stay, to be safe."""
+        """A job whose COMMIT's answer was lost. Raises DatabaseAwayError: then its images stay, to be safe."""
         try:
             with self._database.autocommit() as connection:
                 task = tasks.find_task(connection, customer.account_id, job_id)
@@ -326,16 +326,16 @@ class Desk:
             )
         return resolution.model, resolution.warnings
 
-    def _keep(self, job_id: str, references: Sequence[Reference]) -> list[tuple[Role, Picture]]:
-        """Verify and keep every reference picture; all that are bad are named at once."""
-        kept: list[tuple[Role, Picture]] = []
+    def _keep(self, job_id: str, references: Sequence[Reference]) -> list[tuple[Role, StoredImage]]:
+        """Verify and keep every reference image; all that are bad are named at once."""
+        kept: list[tuple[Role, StoredImage]] = []
         faults: list[FieldFault] = []
         for reference in references:
             try:
-                picture = self._media.keep_upload(
+                stored = self._media.keep_upload(
                     reference.data, prefix=f"inputs/{job_id}/{len(kept)}", role=reference.role
                 )
-                kept.append((reference.role, picture))
+                kept.append((reference.role, stored))
             except MediaError as error:
                 faults.append(FieldFault(reference.name or reference.role, error.code, error.detail or error.code))
             except BaseException:
@@ -344,12 +344,12 @@ class Desk:
         faults += _mask_faults(kept) if not faults else []
         if faults:
             self._drop(kept)
-            raise BadPictureError(faults)
+            raise BadImageError(faults)
         return kept
 
-    def _drop(self, kept: Sequence[tuple[Role, Picture]]) -> None:
-        for _, picture in kept:
-            self._store.delete(picture.key)
+    def _drop(self, kept: Sequence[tuple[Role, StoredImage]]) -> None:
+        for _, stored in kept:
+            self._store.delete(stored.key)
 
     def _drop_inputs(self, job: NewJob) -> None:
         for row in job.inputs:
@@ -362,7 +362,7 @@ class Desk:
         quote: Quote,
         fields: Mapping[str, Any],
         *,
-        kept: Sequence[tuple[Role, Picture]],
+        kept: Sequence[tuple[Role, StoredImage]],
         request_id: str,
     ) -> NewJob:
         return NewJob(
@@ -457,29 +457,29 @@ def _is_storable(value: Any) -> bool:
             return True
 
 
-def _mask_faults(kept: Sequence[tuple[Role, Picture]]) -> list[FieldFault]:
-    """A mask lies over the first picture, so it must have its size."""
+def _mask_faults(kept: Sequence[tuple[Role, StoredImage]]) -> list[FieldFault]:
+    """A mask lies over the first image, so it must have its size."""
     by_role = dict(reversed(kept))
     image, mask = by_role.get("image"), by_role.get("mask")
     if image is None or mask is None or (image.width_px, image.height_px) == (mask.width_px, mask.height_px):
         return []
-    sizes = f"{mask.width_px}x{mask.height_px}, the picture {image.width_px}x{image.height_px}"
+    sizes = f"{mask.width_px}x{mask.height_px}, the image {image.width_px}x{image.height_px}"
     return [FieldFault("mask", "mask_size_mismatch", f"the mask is {sizes}")]
 
 
-def _input_rows(kept: Sequence[tuple[Role, Picture]]) -> list[dict[str, Any]]:
+def _input_rows(kept: Sequence[tuple[Role, StoredImage]]) -> list[dict[str, Any]]:
     return [
         {
             "role": role,
             "position": position,
-            "key": picture.key,
-            "mime": picture.mime,
-            "width_px": picture.width_px,
-            "height_px": picture.height_px,
-            "size_bytes": picture.size_bytes,
-            "sha256": picture.sha256,
+            "key": stored.key,
+            "mime": stored.mime,
+            "width_px": stored.width_px,
+            "height_px": stored.height_px,
+            "size_bytes": stored.size_bytes,
+            "sha256": stored.sha256,
         }
-        for position, (role, picture) in enumerate(kept)
+        for position, (role, stored) in enumerate(kept)
     ]
 
 

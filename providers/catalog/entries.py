@@ -240,7 +240,7 @@ class ParamSpec(Entry):
 
 
 class ImageField(Entry):
-    """A wire field that carries reference pictures."""
+    """A wire field that carries reference images."""
 
     is_list: bool = Field(alias="list")
     required: bool = False
@@ -257,7 +257,7 @@ class ImageCount(Entry):
 
 
 class Inputs(Entry):
-    """What goes in. Pictures are counted in all: ``images`` of an order plus its ``face``."""
+    """What goes in. Images are counted in all: ``images`` of an order plus its ``face``."""
 
     prompt: Need
     prompt_field: str | None = None
@@ -282,7 +282,7 @@ class CostTier(Entry):
 
 
 class CostPerUnit(Entry):
-    """Additions that are counted: each further output megapixel, each input picture."""
+    """Additions that are counted: each further output megapixel, each input image."""
 
     output_megapixel_beyond_first: Decimal = Decimal(0)
     input_image: Decimal = Decimal(0)
@@ -353,7 +353,7 @@ class Model(Entry):
 
     @property
     def max_per_call(self) -> int:
-        """How many pictures one call may make; more are fanned out over several calls."""
+        """How many images one call may make; more are fanned out over several calls."""
         count = self.params.get("n")
         return int(count.max) if count is not None and count.max is not None else 1
 

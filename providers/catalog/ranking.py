@@ -33,6 +33,6 @@ def ranked(
 
 
 def asks_for_more(model: Model, operation: str) -> bool:
-    """Whether it wants a setting that no other order has, or a picture to generate from."""
+    """Whether it wants a setting that no other order has, or an image to generate from."""
     needs_setting = any(spec.required for spec in model.order_params(operation).values())
     return needs_setting or (operation == "generate" and model.inputs.images.min > 0)

@@ -1,4 +1,4 @@
-"""What one picture of an order costs us, by the price tiers of its model. US dollars, exact."""
+"""What one image of an order costs us, by the price tiers of its model. US dollars, exact."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MEGAPIXEL_TOLERANCE = 0.01
 
 
 def cost_usd(model: Model, checked: CheckedOrder) -> Decimal:
-    """The price of one picture of this order.
+    """The price of one image of this order.
 
     The first tier whose conditions all hold gives the price, else ``cost_usd`` of the entry; every
-    tier of kind ``usd_add`` that holds is added, and what is counted by megapixel or picture.
+    tier of kind ``usd_add`` that holds is added, and what is counted by megapixel or image.
     A setting that was left out counts as the model's default; "auto" matches no tier.
     """
     facts = _facts(model, checked)

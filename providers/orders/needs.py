@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from providers.catalog.entries import Model, Need, ParamSpec
 
-MAX_PICTURES = 10
+MAX_RESULTS = 10
 MAX_PROMPT_CHARS = 32_000
 MAX_TEXT_CHARS = 10_000
-# Where an upstream states no limit to the pictures that go in.
+# Where an upstream states no limit to the images that go in.
 MAX_IMAGES = 16
 MAX_LIST_ITEMS = 50
 # JSON numbers beyond this are not exact in every client.
@@ -28,7 +28,7 @@ def prompt_limit(model: Model) -> int:
 
 
 def image_range(model: Model, operation: str) -> tuple[int, int]:
-    """Fewest and most pictures that go in, the face among them."""
+    """Fewest and most images that go in, the face among them."""
     if operation == "generate" and _generates_apart(model):
         return 0, 0
     stated = model.inputs.images
@@ -39,11 +39,11 @@ def image_range(model: Model, operation: str) -> tuple[int, int]:
 
 def most_results(model: Model) -> int:
     """Most results of one order. A text comes once: asked again the model says the same, for the same money."""
-    return 1 if model.output == "text" else MAX_PICTURES
+    return 1 if model.output == "text" else MAX_RESULTS
 
 
 def places(model: Model) -> tuple[str, ...]:
-    """The upstream's words for what each picture of an order is, where each has a place of its own.
+    """The upstream's words for what each image of an order is, where each has a place of its own.
 
     In the order in which :func:`providers.shared.building.placed_images` fills them; empty where there is
     nothing to tell apart.
@@ -80,6 +80,6 @@ def text_limit(name: str, spec: ParamSpec) -> int:
 
 
 def _generates_apart(model: Model) -> bool:
-    """Whether pictures have a URL of their own, so that the one for generating takes none."""
+    """Whether images have a URL of their own, so that the one for generating takes none."""
     generate = model.paths.get("generate")
     return generate is not None and generate != model.paths.get("edit", generate)

@@ -44,7 +44,7 @@ def check_params(
         if value is not None:
             params[name] = value
         elif spec.required or (spec.required_with == "images" and has_images):
-            when = "" if spec.required else " with a picture"
+            when = "" if spec.required else " with an image"
             found.fault(name, "required", f"is needed by this model{when}{_one_of_these(spec)}")
     for name, message in _clashes(model, params):
         found.fault(name, "not_allowed", message)
@@ -63,7 +63,7 @@ def whole(value: object) -> int | None:
 
 
 def fold_format(word: str) -> str:
-    """One spelling for each picture format: image/jpeg, JPG and jpeg are the same."""
+    """One spelling for each image format: image/jpeg, JPG and jpeg are the same."""
     folded = word.strip().casefold().removeprefix("image/")
     return "jpeg" if folded == "jpg" else folded
 
@@ -157,9 +157,9 @@ def _list(spec: ParamSpec, value: object) -> list[Any]:
 def _clashes(model: Model, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(field, message) for settings that are fine alone and refused together."""
     spec = model.params.get("output_format")
-    picture_format = fold_format(str(params.get("output_format") or (spec and spec.default) or ""))
-    if params.get("background") == "transparent" and picture_format == "jpeg":
+    image_format = fold_format(str(params.get("output_format") or (spec and spec.default) or ""))
+    if params.get("background") == "transparent" and image_format == "jpeg":
         yield "background", "jpeg knows no transparency; use png or webp"
     compression = params.get("output_compression")
-    if compression not in {None, 100} and picture_format and picture_format not in COMPRESSIBLE:
-        yield "output_compression", f"{picture_format} is not compressed by degrees; use jpeg or webp"
+    if compression not in {None, 100} and image_format and image_format not in COMPRESSIBLE:
+        yield "output_compression", f"{image_format} is not compressed by degrees; use jpeg or webp"

@@ -10,11 +10,11 @@ from itertools import product
 
 from providers.catalog.entries import PixelsRule
 
-# Work is bounded even where an upstream states no limit, or a wider one than any picture needs.
+# Work is bounded even where an upstream states no limit, or a wider one than any image needs.
 UNSTATED_MAX_EDGE = 8192
 # How far, in steps of the grid, rounding looks around the ideal side.
 REACH_STEPS = 1
-# A picture of the exact ratio is worth an area this much off the one wanted.
+# An image of the exact ratio is worth an area this much off the one wanted.
 EXACT_AREA_FROM, EXACT_AREA_TO = 0.7, 1.5
 
 

@@ -47,7 +47,7 @@ class CheckedOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pictures:
+class _Images:
     count: int
     mask: bool
     face: bool
@@ -69,8 +69,8 @@ def check_order(
 ) -> CheckedOrder:
     """Check the native fields of an order; one set to None counts as left out.
 
-    ``image_count`` counts reference pictures without mask and face. ``lenient`` drops the settings
-    the model does not take, with a warning, instead of refusing them; pictures are never dropped.
+    ``image_count`` counts reference images without mask and face. ``lenient`` drops the settings
+    the model does not take, with a warning, instead of refusing them; images are never dropped.
     Raises: OrderProblems naming every fault.
     """
     found = Findings()
@@ -85,10 +85,10 @@ def check_order(
     size = choose_size(model, given)
     found.problems += size.problems
     found.normalised |= size.changed
-    pictures = _Pictures(image_count, has_mask, has_face)
+    images = _Images(image_count, has_mask, has_face)
     if not any(problem.field == "operation" for problem in found.problems):
-        _check_pictures(model, operation, pictures, found)
-        _check_alternatives(model, prompt, pictures, found)
+        _check_images(model, operation, images, found)
+        _check_alternatives(model, prompt, images, found)
     if found.problems:
         raise OrderProblems(found.problems)
     return CheckedOrder(
@@ -100,7 +100,7 @@ def check_order(
         normalised=found.normalised,
         warnings=tuple(found.warnings),
         dropped=tuple(found.dropped),
-        image_count=pictures.total,
+        image_count=images.total,
     )
 
 
@@ -141,14 +141,14 @@ def _taken(given: dict[str, Any], model: Model, operation: str, lenient: bool, f
             found.dropped.append(name)
             found.warnings.append(f"{name} was left out: {model.id} does not take it")
         else:
-            takes = ", ".join(sorted({*names, *_picture_fields(model, operation)}))
+            takes = ", ".join(sorted({*names, *_image_fields(model, operation)}))
             found.fault(name, "not_supported", f"{model.id} does not take it; it takes: {takes}")
     return {
         name: value for name, value in given.items() if name in names or (name in SIZE_FIELDS and name not in strays)
     }
 
 
-def _picture_fields(model: Model, operation: str) -> Iterator[str]:
+def _image_fields(model: Model, operation: str) -> Iterator[str]:
     """For whoever wrote "image"."""
     if image_range(model, operation)[1]:
         yield "images"
@@ -176,7 +176,7 @@ def _prompt(model: Model, given: Mapping[str, Any], found: Findings) -> str | No
         return None
     prompt = clean_text(raw)
     if not prompt and model.inputs.prompt == "required":
-        found.fault("prompt", "required", "must say what the picture shall show")
+        found.fault("prompt", "required", "must say what the image shall show")
     return prompt or None
 
 
@@ -189,29 +189,29 @@ def _count(model: Model, given: Mapping[str, Any], found: Findings) -> int:
     return count or 1
 
 
-def _check_pictures(model: Model, operation: str, pictures: _Pictures, found: Findings) -> None:
-    """Whether the right pictures come along."""
+def _check_images(model: Model, operation: str, images: _Images, found: Findings) -> None:
+    """Whether the right images come along."""
     fewest, most = image_range(model, operation)
     face = face_need(model) != "none"
-    if pictures.total and not most:
-        found.fault("images", "not_supported", f"{model.id} takes no picture to {spoken(operation)}")
-    elif pictures.total > most:
+    if images.total and not most:
+        found.fault("images", "not_supported", f"{model.id} takes no image to {spoken(operation)}")
+    elif images.total > most:
         limit = "" if fewest == most else "at most "
-        words = f"{model.id} takes {limit}{_so_many(most - face, model)}, {pictures.count} given"
+        words = f"{model.id} takes {limit}{_so_many(most - face, model)}, {images.count} given"
         found.fault("images", "too_many", words)
-    elif pictures.count + face < fewest:  # a face that is missing is told below
-        few = "too_few" if pictures.count else "required"
+    elif images.count + face < fewest:  # a face that is missing is told below
+        few = "too_few" if images.count else "required"
         least = "" if fewest == most else "at least "
-        words = f"{model.id} needs {least}{_so_many(fewest - face, model)}, {pictures.count or 'none'} given"
+        words = f"{model.id} needs {least}{_so_many(fewest - face, model)}, {images.count or 'none'} given"
         found.fault("images", few, words)
-    _check_extra("mask", mask_need(model, operation), pictures.mask, f"to {spoken(operation)} with {model.id}", found)
-    _check_extra("face", face_need(model), pictures.face, f"by {model.id}: whose face goes into images[0]", found)
+    _check_extra("mask", mask_need(model, operation), images.mask, f"to {spoken(operation)} with {model.id}", found)
+    _check_extra("face", face_need(model), images.face, f"by {model.id}: whose face goes into images[0]", found)
 
 
 def _so_many(count: int, model: Model) -> str:
     order = f" ({', '.join(places(model))})" if places(model) else ""
     beside = " beside the face" if face_need(model) != "none" else ""
-    return f"{count} picture{'' if count == 1 else 's'}{order}{beside}"
+    return f"{count} image{'' if count == 1 else 's'}{order}{beside}"
 
 
 def _check_extra(name: str, need: Need, given: bool, where: str, found: Findings) -> None:
@@ -221,8 +221,8 @@ def _check_extra(name: str, need: Need, given: bool, where: str, found: Findings
         found.fault(name, "required", f"is needed {where}")
 
 
-def _check_alternatives(model: Model, prompt: str | None, pictures: _Pictures, found: Findings) -> None:
-    present = {"prompt": bool(prompt), "mask": pictures.mask, "second_image": pictures.count > 1}
+def _check_alternatives(model: Model, prompt: str | None, images: _Images, found: Findings) -> None:
+    present = {"prompt": bool(prompt), "mask": images.mask, "second_image": images.count > 1}
     wanted = model.inputs.needs_one_of
     if wanted and not any(present[name] for name in wanted):
         words = " or a ".join(name.replace("_", " ") for name in wanted)

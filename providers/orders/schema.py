@@ -53,7 +53,7 @@ _SIZE = "|".join(
 )
 _TO_32 = "([1-9]|[12][0-9]|3[0-2])"
 _RATIO = f"{_TO_32}:{_TO_32}"
-_PICTURE: Schema = {
+_IMAGE: Schema = {
     "type": "string",
     "description": "data: URL, base64, https URL, upload_id or job_id#index",
 }
@@ -73,7 +73,7 @@ def order_schema(model: Model, operation: str) -> Schema:
     properties: Schema = {"n": {"type": "integer", "minimum": 1, "maximum": most_results(model), "default": 1}}
     required: list[str] = []
     _add_prompt(model, properties, required)
-    _add_pictures(model, operation, properties, required)
+    _add_images(model, operation, properties, required)
     for name, spec in model.order_params(operation).items():
         properties[name] = _setting(name, spec)
         if spec.required:
@@ -106,13 +106,13 @@ def _add_prompt(model: Model, properties: Schema, required: list[str]) -> None:
         required.append("prompt")
 
 
-def _add_pictures(model: Model, operation: str, properties: Schema, required: list[str]) -> None:
+def _add_images(model: Model, operation: str, properties: Schema, required: list[str]) -> None:
     fewest, most = image_range(model, operation)
     face = face_need(model) != "none"
     if most - face > 0:
         properties["images"] = {
             "type": "array",
-            "items": _PICTURE,
+            "items": _IMAGE,
             "minItems": max(0, fewest - face),
             "maxItems": most - face,
         }
@@ -122,7 +122,7 @@ def _add_pictures(model: Model, operation: str, properties: Schema, required: li
             required.append("images")
     for name, need in (("mask", mask_need(model, operation)), ("face", face_need(model))):
         if need != "none":
-            properties[name] = dict(_PICTURE)
+            properties[name] = dict(_IMAGE)
         if need == "required":
             required.append(name)
     if "mask" in properties:

@@ -73,7 +73,7 @@ def parse_ratio(text: str) -> Fraction | None:
 def class_area(label: str) -> float | None:
     """About how many pixels a class stands for: 2K, 1080p, 768sq, 512, 0.5 MP; None if it is none.
 
-    ``k`` and bare numbers are the side of a square, ``p`` the height of a 16:9 picture.
+    ``k`` and bare numbers are the side of a square, ``p`` the height of a 16:9 image.
     """
     found = _CLASS.fullmatch(label.strip())
     if not found:

@@ -38,7 +38,7 @@ from providers.orders.size_requests import (
 )
 
 MEGAPIXEL = 1024 * 1024
-# A size class stands for pictures up to a tenth beyond it: 1024x1024 is "1 MP".
+# A size class stands for images up to a tenth beyond it: 1024x1024 is "1 MP".
 CLASS_TOLERANCE = 1.1
 # A free ratio is sent in small whole numbers.
 MAX_RATIO_TERM = 64
@@ -90,7 +90,7 @@ def choose_size(model: Model, fields: Mapping[str, Any]) -> SizeChoice:
 
 
 def area_px(used: Mapping[str, str | int]) -> float:
-    """About how many pixels a picture of this canonical size has; one megapixel where nothing tells."""
+    """About how many pixels an image of this canonical size has; one megapixel where nothing tells."""
     if pixels := used_pixels(used):
         return pixels[0] * pixels[1]
     return class_area(str(used.get("resolution", ""))) or MEGAPIXEL

@@ -40,7 +40,7 @@ def path_of(order: Order) -> str:
 
 
 def wire_fields(order: Order) -> dict[str, Any]:
-    """Everything but the pictures under its wire name: ``extra``, constants, settings, prompt, size, n.
+    """Everything but the images under its wire name: ``extra``, constants, settings, prompt, size, n.
 
     Only what was set: no prompt, size or count stands in that the caller (or the catalogue) did not
     give. ``n`` goes along above one, where the model has a field for it. Raises: RequestRefused for a
@@ -93,11 +93,11 @@ def _text(field: str, value: str | int | None, form: str | None = None) -> dict[
 
 
 def placed_images(order: Order) -> list[Placed]:
-    """The pictures of the order under the fields the catalogue gives them, mask and face among them.
+    """The images of the order under the fields the catalogue gives them, mask and face among them.
 
     ``images[0]`` goes to the field with the role ``base``, or else to the first; single fields take
-    one picture each in the order of the catalogue, a list takes all that are left. A model with a
-    single and a list field for the same thing gets the list when there are several pictures.
+    one image each in the order of the catalogue, a list takes all that are left. A model with a
+    single and a list field for the same thing gets the list when there are several images.
     """
     placed = list(_references(order))
     inputs = order.model.inputs
@@ -109,8 +109,8 @@ def placed_images(order: Order) -> list[Placed]:
     return placed
 
 
-def picture_fields(order: Order, spelled: Callable[[InputImage], Any]) -> dict[str, Any]:
-    """The pictures of the order under their wire fields, each as ``spelled`` writes it for JSON."""
+def reference_fields(order: Order, spelled: Callable[[InputImage], Any]) -> dict[str, Any]:
+    """The images of the order under their wire fields, each as ``spelled`` writes it for JSON."""
     fields: dict[str, Any] = {}
     for placed in placed_images(order):
         values = [spelled(image) for image in placed.images]

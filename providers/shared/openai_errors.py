@@ -88,7 +88,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderEr
     """What an answer other than 2xx means for the one call it answers.
 
     The body decides before the status: 400 and 429 each have several meanings. Above 499 only the
-    upstream's own well-formed word proves that no picture was made; a proxy's page proves nothing.
+    upstream's own well-formed word proves that no image was made; a proxy's page proves nothing.
     """
     fault = read_fault(json_object(body))
     detail = describe(status, fault)

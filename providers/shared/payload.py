@@ -50,7 +50,7 @@ def image_parts(images: Sequence[InputImage], mask: InputImage | None) -> list[F
 
 
 def file_part(name: str, stem: str, image: InputImage) -> FilePart:
-    """A picture as the part ``name`` of a form, in a file called ``stem`` with the ending of its type."""
+    """An image as the part ``name`` of a form, in a file called ``stem`` with the ending of its type."""
     return FilePart(name, f"{stem}.{_EXTENSIONS.get(image.mime, 'bin')}", image.mime, image.data)
 
 
@@ -156,7 +156,7 @@ def detail_text(answer: Mapping[str, Any] | None, *names: str) -> str:
     return found if isinstance(found, str) else ""
 
 
-def picture_bytes(encoded: object) -> bytes | None:
+def image_bytes(encoded: object) -> bytes | None:
     """Base64 (a ``data:`` prefix is tolerated) decoded; None where it is empty or something else."""
     if not isinstance(encoded, str):
         return None

@@ -11,15 +11,15 @@ from providers.base import ResultImage
 from providers.errors import Failed, NotRun
 from providers.http.client import Outgoing, Policy, UnsafeUrlError, fetch
 from providers.http.connections import Origin
-from providers.shared.payload import picture_bytes
+from providers.shared.payload import image_bytes
 
-MAX_PICTURE_BYTES = 64 * 1024 * 1024
+MAX_IMAGE_BYTES = 64 * 1024 * 1024
 TOTAL_S = 60.0
 _GONE = frozenset({401, 403, 404, 410})
 
 
 def read_images(items: object, base_url: str) -> list[ResultImage]:
-    """The pictures of an OpenAI-shaped ``data`` list, in its order; what is none is left out.
+    """The images of an OpenAI-shaped ``data`` list, in its order; what is none is left out.
 
     Links may be relative to ``base_url``. Where bytes and a link are both there, the bytes win.
     """
@@ -30,7 +30,7 @@ def read_images(items: object, base_url: str) -> list[ResultImage]:
 def _image(item: Mapping[str, Any], base_url: str) -> ResultImage | None:
     revised = item.get("revised_prompt")
     prompt = revised if isinstance(revised, str) and revised else None
-    data = picture_bytes(item.get("b64_json"))
+    data = image_bytes(item.get("b64_json"))
     if data is not None:
         return ResultImage(data=data, revised_prompt=prompt)
     url = item.get("url")
@@ -41,7 +41,7 @@ def _image(item: Mapping[str, Any], base_url: str) -> ResultImage | None:
 
 def policy(own: Origin, outgoing: Outgoing) -> Policy:
     """The rules for a provider's result links: its own origin and RESULT_ORIGINS are trusted."""
-    rules = Policy.result({own, *outgoing.result_origins}, max_bytes=MAX_PICTURE_BYTES, total_s=TOTAL_S)
+    rules = Policy.result({own, *outgoing.result_origins}, max_bytes=MAX_IMAGE_BYTES, total_s=TOTAL_S)
     return replace(rules, ca_file=outgoing.ca_file, accept="image/*, */*;q=0.5")
 
 
@@ -62,7 +62,7 @@ def download(url: str, rules: Policy) -> bytes:
 
 def _judged(error: UnsafeUrlError) -> NotRun | Failed:
     if error.status in _GONE:
-        # The picture was made and billed; ordering it again would buy it twice.
+        # The image was made and billed; ordering it again would buy it twice.
         return Failed("result_gone", error.detail, retryable=False, billed=True)
     if error.code in {"url_not_allowed", "url_redirects"}:
         return Failed("result_url_refused", error.detail, retryable=False, billed=True)

@@ -118,17 +118,17 @@ def ordered(model: Model, asked: dict[str, Any]) -> tuple[CheckedOrder, Order]:
         n=checked.n,
         size=checked.size,
         params=checked.params,
-        images=[picture(f"image {number + 1}") for number in range(count)],
-        mask=picture("mask") if has_mask else None,
+        images=[sample_image(f"image {number + 1}") for number in range(count)],
+        mask=sample_image("mask") if has_mask else None,
     )
 
 
-def picture(name: str) -> InputImage:
+def sample_image(name: str) -> InputImage:
     return InputImage(name.encode(), "image/png", 64, 64)
 
 
 def on_the_wire(order: Order) -> dict[str, Any]:
-    return building.wire_fields(order) | building.picture_fields(order, lambda image: image.data.decode())
+    return building.wire_fields(order) | building.reference_fields(order, lambda image: image.data.decode())
 
 
 @pytest.mark.parametrize(("name", "asked", "sent", "usd"), rows("model", "order", "on the wire", "USD"))

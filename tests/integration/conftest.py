@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
-from job_engine import ASYNC_PRICE, Engine, Recorder, make_bench, picture_bytes
+from job_engine import ASYNC_PRICE, Engine, Recorder, image_bytes, make_bench
 from sqlalchemy import create_engine, text
 
 from core.db import Database, make_engine
@@ -147,4 +147,4 @@ def account(engine: Engine) -> Customer:
 
 @pytest.fixture
 def png() -> bytes:
-    return picture_bytes()
+    return image_bytes()

@@ -43,9 +43,9 @@ from storage.local import LocalStore
 from storage.media import Media
 
 CREDIT = 1_000_000
-ASYNC_MODEL = "chatgpt2api-gpt-image-2"  # one picture a call, polled, class A
-SYNC_MODEL = "gpt-image-2"  # several pictures a call, class C
-ASYNC_PRICE = 100_000  # the least a picture costs here
+ASYNC_MODEL = "chatgpt2api-gpt-image-2"  # one image a call, polled, class A
+SYNC_MODEL = "gpt-image-2"  # several images a call, class C
+ASYNC_PRICE = 100_000  # the least an image costs here
 _names = itertools.count(1)
 
 
@@ -212,11 +212,11 @@ class Engine:
             due = worker.providers_due(connection, self.bench.registry.configured())
         self.bench.publish([states.poll(provider) for provider in due])
 
-    def assert_books_balance(self, *, pictures: bool = True) -> None:
-        """``pictures=False`` where a test moves jobs by the verbs alone and no picture was ever made."""
-        about_pictures = () if pictures else ("captured_is_pictures_kept", "only_pictures_are_charged")
+    def assert_books_balance(self, *, image_count: bool = True) -> None:
+        """``pictures=False`` where a test moves jobs by the verbs alone and no image was ever made."""
+        about_images = () if image_count else ("captured_is_pictures_kept", "only_pictures_are_charged")
         with self.database.transaction() as connection:
-            assert [finding for finding in audit.check(connection) if finding.invariant not in about_pictures] == []
+            assert [finding for finding in audit.check(connection) if finding.invariant not in about_images] == []
 
 
 def run_step(bench: Workbench, job_id: str) -> list[Signal]:
@@ -267,7 +267,7 @@ def make_bench(
     return Workbench(**{**values, **changed})
 
 
-def picture_bytes(width_px: int = 64, height_px: int = 64, mode: str = "RGB") -> bytes:
+def image_bytes(width_px: int = 64, height_px: int = 64, mode: str = "RGB") -> bytes:
     out = io.BytesIO()
     Image.new(mode, (width_px, height_px), 128 if mode == "L" else None).save(out, "PNG")
     return out.getvalue()

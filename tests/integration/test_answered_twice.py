@@ -16,8 +16,8 @@ from jobs.states import Outcome
 from jobs.submission.service import Customer
 
 
-def kept(job_id: str, call: Call, pictures: int) -> Answer:
-    images = [KeptImage(n, f"jobs/{job_id}/{n}/x.png", "image/png", 1, 1, 1, "x") for n in range(pictures)]
+def kept(job_id: str, call: Call, image_count: int) -> Answer:
+    images = [KeptImage(n, f"jobs/{job_id}/{n}/x.png", "image/png", 1, 1, 1, "x") for n in range(image_count)]
     return Answer(call, Outcome.KEPT, images=images)
 
 

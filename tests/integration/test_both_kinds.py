@@ -1,4 +1,4 @@
-"""A provider that answers most orders with the picture and some with an id: Stability, through the engine."""
+"""A provider that answers most orders with the image and some with an id: Stability, through the engine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from job_engine import Engine, picture_bytes, refuse_to_keep
+from job_engine import Engine, image_bytes, refuse_to_keep
 
 from jobs.dispatch import heartbeats
 from jobs.execution import run
@@ -34,7 +34,7 @@ def order_later(engine: Engine, account: Customer, prompt: str = "a hill") -> st
         prompt,
         model=LATER_MODEL,
         operation="upscale",
-        references=[Reference("image", picture_bytes(), "image")],
+        references=[Reference("image", image_bytes(), "image")],
         output_format="jpeg",
         publish=False,
     ).task.id
@@ -50,7 +50,7 @@ def vanish(engine: Engine) -> None:
     engine.bench.publish(engine.sweeper.sweep())
 
 
-def test_a_picture_at_once_and_an_id_both_end_well(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_an_image_at_once_and_an_id_both_end_well(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
     now, later = order_now(engine, account), order_later(engine, account)
     engine.run(now)
     engine.run(later)
@@ -70,7 +70,7 @@ def test_a_3d_file_is_kept_as_one(engine: Engine, account: Customer, store: Loca
         "",
         model="stable-fast-3d",
         operation="image_to_3d",
-        references=[Reference("image", picture_bytes(), "image")],
+        references=[Reference("image", image_bytes(), "image")],
         publish=False,
     ).task.id
     engine.run(job_id)

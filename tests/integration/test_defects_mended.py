@@ -224,7 +224,7 @@ def test_a_retrying_job_past_its_deadline_delivers_what_it_has(engine: Engine, a
     engine.sweeper.sweep()
     row = engine.job(job_id)
     assert (row.status, row.captured) == ("succeeded", made * ASYNC_PRICE)
-    assert f"{made} of 3 pictures were made" in engine.task(account, job_id).warnings[-1]
+    assert f"{made} of 3 images were made" in engine.task(account, job_id).warnings[-1]
     engine.assert_books_balance()
 
 

@@ -176,7 +176,7 @@ def test_a_page_far_back_does_not_read_those_before_it(grown: Database, status: 
         (retention._OLD_KEYS.text, {"after_at": "-infinity", "hours": 25, "page": 50}),
         (retention._DOOMED.text, {"after_at": "-infinity", "since_s": 0.0, "page": 50}),
         (retention.OLD_IMAGES, {"keep_s": 3600.0, "after_at": "-infinity", "after_id": "", "page": 50}),
-        (retention._DELETE_PICTURES.text, {"ids": FIFTY, "reason": "expired", "keys": None}),
+        (retention._DELETE_IMAGES.text, {"ids": FIFTY, "reason": "expired", "keys": None}),
         (retention._DELETE_INPUTS.text, {"ids": FIFTY}),
     ],
     ids=["short lives", "idempotency keys", "doomed", "old images", "images deleted", "inputs deleted"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from job_engine import Engine, picture_bytes
+from job_engine import Engine, image_bytes
 
 from jobs import lifecycle
 from jobs.execution import recovery
@@ -31,7 +31,7 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
     return dict(sandbox.counts()["replicate"])
 
 
-def test_a_lost_prediction_is_found_and_its_pictures_kept(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_lost_prediction_is_found_and_its_images_kept(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
     job_id = order(engine, account, "a kite [sandbox:drop]", n=2)
     engine.run(job_id)
     [call] = engine.calls(job_id)
@@ -80,7 +80,7 @@ def lost_call(engine: Engine, job_id: str) -> tuple[LiveJob, OpenCall]:
 
 def test_an_inpainting_keeps_to_the_polarity_of_its_model(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
     """The twin refuses a mask with transparency."""
-    references = [Reference("image", picture_bytes(), "image"), Reference("mask", picture_bytes(mode="L"), "mask")]
+    references = [Reference("image", image_bytes(), "image"), Reference("mask", image_bytes(mode="L"), "mask")]
     job_id = order(engine, account, "snow", model=SDXL, operation="inpaint", references=references)
     engine.run(job_id)
     engine.drive()

@@ -404,7 +404,7 @@ class Money(RuleBasedStateMachine):
 
     def _one_answer(self, data: st.DataObject, job: LiveJob, call: OpenCall, outcome: Outcome) -> Answer:
         retryable = outcome is Outcome.NOT_RUN or (outcome is Outcome.FAILED and data.draw(st.booleans()))
-        kept = data.draw(st.integers(1, call.facts.pictures)) if outcome is Outcome.KEPT else 0
+        kept = data.draw(st.integers(1, call.facts.image_count)) if outcome is Outcome.KEPT else 0
         bad = outcome not in (Outcome.KEPT, Outcome.FINISHED, Outcome.ACCEPTED)
         return Answer(
             replace(call.facts, code="upstream_error" if bad else None, retryable=retryable),

@@ -92,7 +92,7 @@ def test_a_full_batch_publishes_the_next_look_before_it_looks(
     assert seen == [[Nudge("jobs.poll", "polls", "chatgpt2api")]]
 
 
-def test_two_who_find_the_same_picture_keep_it_once(
+def test_two_who_find_the_same_image_keep_it_once(
     engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = waiting(engine, account, 1)

@@ -85,7 +85,7 @@ def test_a_list_is_narrowed_by_what_it_is_asked_for(engine: Engine, account: Cus
         assert [task.id for task in listed(engine, account, **filters)] == wanted
 
 
-def test_a_picture_is_not_ready_not_there_there_or_gone(engine: Engine, account: Customer) -> None:
+def test_an_image_is_not_ready_not_there_there_or_gone(engine: Engine, account: Customer) -> None:
     job_id = engine.order(account).task.id
     with pytest.raises(ImageNotReadyError):
         image(engine, account, job_id)

@@ -47,7 +47,7 @@ from providers.http.client import UnsafeUrlError
 from providers.orders.rules import OrderProblems, check_order
 from providers.orders.schema import order_schema
 from quota.ledger import Entry
-from storage.base import BlobNotFoundError, Picture
+from storage.base import BlobNotFoundError, StoredImage
 
 KEYS = {
     "dk_a_secret": Caller("acct_a", "a", "a", frozenset({"jobs:read", "jobs:write"})),
@@ -178,7 +178,7 @@ class Records:
             raise ImageNotReadyError("not yet")
         found = next((image for image in task.images if image.index == index), None)
         if found is None:
-            raise ImageNotFoundError("no such picture")
+            raise ImageNotFoundError("no such image")
         if found.deleted_at:
             raise ImageGoneError("deleted")
         return found
@@ -348,10 +348,10 @@ def make_edge(**variables: Any) -> Edge:
     callbacks.__dict__["_key"] = b"c" * 32  # else it would be read from the database
     settings = settings_of(variables)
 
-    def variant(key: str, mime: str, **asked: Any) -> Picture:
+    def variant(key: str, mime: str, **asked: Any) -> StoredImage:
         variants.append((key, asked))
         store.blobs["v"] = b"variant"
-        return Picture("v", "image/webp", 10, 5, 7, "cd" * 32)
+        return StoredImage("v", "image/webp", 10, 5, 7, "cd" * 32)
 
     def fetch(url: str) -> bytes:
         fetched.append(url)

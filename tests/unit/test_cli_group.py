@@ -20,7 +20,7 @@ import app.cli as group
 from app.cli import main
 from app.cli.client.answers import read_task
 from app.cli.client.enhance import Event, read_events
-from app.cli.client.saving import looks_like_picture, target
+from app.cli.client.saving import looks_like_image, target
 from app.cli.output import EXIT_MEANINGS, CommandError, Exit, elapsed_text, one_line, output_options, plain
 from app.cli.parameters import DURATION, SETTING
 from app.cli.service import demo
@@ -207,11 +207,11 @@ def test_a_task_that_is_none_is_said(document: dict[str, Any]) -> None:
         read_task(document)
 
 
-def test_pictures_are_told_by_their_first_bytes() -> None:
-    assert looks_like_picture(b"RIFF\x00\x00\x00\x00WEBPVP8 ")
-    assert looks_like_picture(b"\x00\x00\x00\x1cftypavif")
-    assert not looks_like_picture(b"RIFF\x00\x00\x00\x00WAVE")
-    assert not looks_like_picture(b"%PDF-1.7")
+def test_images_are_told_by_their_first_bytes() -> None:
+    assert looks_like_image(b"RIFF\x00\x00\x00\x00WEBPVP8 ")
+    assert looks_like_image(b"\x00\x00\x00\x1cftypavif")
+    assert not looks_like_image(b"RIFF\x00\x00\x00\x00WAVE")
+    assert not looks_like_image(b"%PDF-1.7")
 
 
 def test_up_starts_nothing_with_a_faulty_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

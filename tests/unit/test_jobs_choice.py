@@ -51,7 +51,7 @@ def test_the_first_that_takes_the_order_is_chosen_and_says_why() -> None:
     assert "flux-2-klein-4b" in (clear.reason or "")
 
 
-def test_pictures_and_masks_count() -> None:
+def test_images_and_masks_count() -> None:
     assert pick("openai", "huggingface", operation="edit", prompt="x", images=1).model.provider == "huggingface"
     assert pick("openai", "huggingface", operation="edit", prompt="x", images=1, mask=True).model.provider == "openai"
     assert pick("wavespeed", operation="edit", prompt="x", images=9).model.inputs.images.max in {None, 10, 14}

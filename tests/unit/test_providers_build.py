@@ -17,7 +17,7 @@ from providers.shared import behaviour, building
 CATALOG = catalog.load()
 
 
-def picture(name: str) -> InputImage:
+def sample_image(name: str) -> InputImage:
     return InputImage(name.encode(), "image/png", 64, 64)
 
 
@@ -111,12 +111,12 @@ def names(asked: Order) -> list[tuple[str, list[bytes], bool]]:
         ),
     ],
 )
-def test_every_picture_finds_its_field(
+def test_every_image_finds_its_field(
     model: str, fields: dict[str, Any], placed: list[tuple[str, list[str], bool]]
 ) -> None:
-    pictures: dict[str, Any] = {"images": [picture(name) for name in fields["images"]]}
-    pictures |= {role: picture(fields[role]) for role in ("mask", "face") if role in fields}
-    assert names(order(model, **pictures)) == [
+    sample_images: dict[str, Any] = {"images": [sample_image(name) for name in fields["images"]]}
+    sample_images |= {role: sample_image(fields[role]) for role in ("mask", "face") if role in fields}
+    assert names(order(model, **sample_images)) == [
         (field, [n.encode() for n in data], many) for field, data, many in placed
     ]
 
@@ -126,9 +126,9 @@ def _takes(model: Model) -> int:
 
 
 @pytest.mark.parametrize("model", [m for m in CATALOG.models.values() if m.inputs.image_fields], ids=lambda m: m.id)
-def test_no_model_loses_a_picture_it_takes(model: Model) -> None:
-    face = picture("face") if "face" in model.inputs.roles else None
-    images = [picture(str(number)) for number in range(_takes(model) - (face is not None))]
+def test_no_model_loses_an_image_it_takes(model: Model) -> None:
+    face = sample_image("face") if "face" in model.inputs.roles else None
+    images = [sample_image(str(number)) for number in range(_takes(model) - (face is not None))]
     asked = Order(model.operation, model, None, images=images, face=face)
     sent = [image.data for placed in building.placed_images(asked) for image in placed.images]
     assert sorted(sent) == sorted(image.data for image in [*images, *([face] if face else [])])

@@ -235,7 +235,7 @@ def test_bytes_win_over_the_link_and_odd_items_are_skipped() -> None:
 
 
 @pytest.mark.parametrize("data", [None, [], [{}], "a.png", [{"url": ""}]])
-def test_success_without_a_picture_may_be_tried_again(data: object) -> None:
+def test_success_without_an_image_may_be_tried_again(data: object) -> None:
     with pytest.raises(Failed) as caught:
         read_task({"status": "success", "data": data}, "http://h")
     assert caught.value.retryable

@@ -168,7 +168,7 @@ def test_gemini_tokens_that_are_not_sure_are_only_counted(facts: dict[str, Any])
     assert cost.microusd is None
 
 
-def test_gemini_bills_an_answer_without_a_picture() -> None:
+def test_gemini_bills_an_answer_without_an_image() -> None:
     told = {"promptTokenCount": 10, "thoughtsTokenCount": 20, "totalTokenCount": 30}
     answer = {"candidates": [{"finishReason": "NO_IMAGE"}], "usageMetadata": told}
     with pytest.raises(Failed) as caught:

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 @output_options
 @click.option("--fix", is_flag=True, help="Mend what can be mended safely.")
 @click.option("--money", is_flag=True, help="With --fix: also close a drift of balances, by `adjust` transfers.")
-@click.option("--skip-blobs", is_flag=True, help="Do not compare rows with the picture store (it reads all of it).")
+@click.option("--skip-blobs", is_flag=True, help="Do not compare rows with the image store (it reads all of it).")
 def doctor(output: Output, fix: bool, money: bool, skip_blobs: bool) -> None:
     """List stuck, orphaned and unbalanced things: why, since when, and what mends them.
 
     Exit 1 while anything is left. Runs beside a working service; needs its database and, for the
-    pictures, its DARKROOM_VAR or DARKROOM_S3_BUCKET.
+    images, its DARKROOM_VAR or DARKROOM_S3_BUCKET.
     """
     if money and not fix:
         raise click.UsageError("--money goes with --fix")
@@ -73,7 +73,7 @@ def _doctor(database: Database, stack: ExitStack, output: Output, *, skip_blobs:
     if skip_blobs:
         return Doctor(database, catalog.load())
     if here.storage == "local" and not here.blobs_dir.is_dir():
-        output.warn(f"there is no {here.blobs_dir}, so rows and pictures are not compared (DARKROOM_VAR?)")
+        output.warn(f"there is no {here.blobs_dir}, so rows and images are not compared (DARKROOM_VAR?)")
         return Doctor(database, catalog.load())
     store = open_store(here)
     media = Media(store, here.var / "staging", decoders=1)

@@ -122,7 +122,7 @@ class Config(AccountConfig):
 
 
 def build_submit(order: Order, *, dedupe_key: str, image_model: str | None = None) -> WireRequest:
-    """The one request that makes a picture (sections 2.1, 2.2). The task API makes one per task.
+    """The one request that makes an image (sections 2.1, 2.2). The task API makes one per task.
 
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself.
     """
@@ -217,7 +217,7 @@ def read_task(task: Mapping[str, Any], base_url: str) -> Finished | Running:
 def _finished(task: Mapping[str, Any], base_url: str) -> Finished:
     images = results.read_images(task.get("data"), base_url)
     if not images:
-        raise Failed("upstream_empty_result", "success without a picture", retryable=True)
+        raise Failed("upstream_empty_result", "success without an image", retryable=True)
     return Finished(images)
 
 

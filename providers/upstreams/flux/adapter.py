@@ -2,7 +2,7 @@
 
 Recovery class C (sheet, section 4): the API knows no idempotency key, no list of tasks and no search, so
 a submit whose answer was lost cannot be found again, and nothing is ever sent twice. One task is one
-picture; a task cannot be cancelled.
+image; a task cannot be cancelled.
 
 Source: upstreams sheet "Black Forest Labs" (vendor's OpenAPI document of April 2026 and later sources,
 read 2026-11-20); sections are named where used.
@@ -30,14 +30,14 @@ from providers.upstreams.flux.hosts import FluxHosts, poll_url_of
 NAME: Final = "flux"
 DEFAULT_BASE_URL: Final = "https://api.bfl.ai"  # fails over; api.eu.bfl.ai and api.us.bfl.ai stay in their region
 
-SUBMIT_TOTAL_S = 60.0  # the task is stored and answered at once; up to ten pictures take their time to send
+SUBMIT_TOTAL_S = 60.0  # the task is stored and answered at once; up to ten images take their time to send
 CHECK_TOTAL_S = 15.0
 MAX_SUBMIT_ANSWER_BYTES = 1024 * 1024
-MAX_CHECK_ANSWER_BYTES = 8 * 1024 * 1024  # ``preview`` may hold a picture
+MAX_CHECK_ANSWER_BYTES = 8 * 1024 * 1024  # ``preview`` may hold an image
 # A task may be unknown for a while after its submit (section 3); after that "not found" is meant.
 UNSEEN_FOR_S = 30.0
 
-# What decides the price beside the catalogue's own fields: further pictures, and the account's finetunes (section 6).
+# What decides the price beside the catalogue's own fields: further images, and the account's finetunes (section 6).
 _DECIDING = frozenset(
     {"image_prompt", "input_image_blob_path", "control_image", "preprocessed_image", "finetune_id", "num_images"}
     | {"input_image", *(f"input_image_{number}" for number in range(2, 11))}
@@ -77,14 +77,14 @@ class Config(AccountConfig):
 
 
 def build_submit(order: Order, *, webhooks: bool = False) -> WireRequest:
-    """One task, one picture: always JSON, pictures as bare base64 (sections 1 and 6).
+    """One task, one image: always JSON, images as bare base64 (sections 1 and 6).
 
     Raises: RequestRefused for a field in ``extra`` that would change what is bought.
     """
     _check_extra(order)
     path = building.path_of(order)
     # A ``data:`` prefix is refused by FLUX.3 and unproven elsewhere, so none is sent (section 6).
-    body = building.wire_fields(order) | building.picture_fields(order, building.bare_base64)
+    body = building.wire_fields(order) | building.reference_fields(order, building.bare_base64)
     # Without a secret: how it comes back is not settled, and the token in our URL is what counts (section 5).
     if webhooks and order.callback_url is not None and not path.startswith(_WITHOUT_WEBHOOK):
         body["webhook_url"] = order.callback_url

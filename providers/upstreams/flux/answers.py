@@ -78,7 +78,7 @@ def _state(task: Mapping[str, Any], status: str) -> Finished | Running | Missing
 
 
 def _finished(task: Mapping[str, Any]) -> Finished:
-    """One picture, always, as a link that lives ten minutes."""
+    """One image, always, as a link that lives ten minutes."""
     result = task.get("result")
     found = result if isinstance(result, dict) else {}
     url, seed, prompt = found.get("sample"), found.get("seed"), found.get("prompt")

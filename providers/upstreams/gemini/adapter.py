@@ -1,7 +1,7 @@
-"""Google Gemini: pictures by ``generateContent``, and by Imagen's ``predict`` where a gateway still has it.
+"""Google Gemini: images by ``generateContent``, and by Imagen's ``predict`` where a gateway still has it.
 
 Recovery class C (sheet, section 7): no idempotency key, no cancellation, nothing to look up, so a lost answer
-may be a paid picture and is never sent again. What is refused mostly comes with HTTP 200.
+may be a paid image and is never sent again. What is refused mostly comes with HTTP 200.
 
 Source: upstreams sheet "Google Gemini API" (package google-genai 3.3.0, checked 2026-11-20); sections are
 named where used.
@@ -32,8 +32,8 @@ DEFAULT_VERSION: Final = "v1beta"  # has every alias; section 1
 
 CALL_TOTAL_S: Final = 300.0  # 3 Pro thinks for minutes (section 9)
 SERVER_TOTAL_S: Final = 290  # told to the upstream (section 1), so that its own "too slow" comes before we leave
-MAX_ANSWER_BYTES = 96 * 1024 * 1024  # the largest picture we keep, in base64
-MAX_PICTURES_BYTES = 100 * 1000 * 1000  # 100 MB in one request, counted in base64 to be safe (section 1)
+MAX_ANSWER_BYTES = 96 * 1024 * 1024  # the largest image we keep, in base64
+MAX_IMAGES_BYTES = 100 * 1000 * 1000  # 100 MB in one request, counted in base64 to be safe (section 1)
 
 _VERSION = re.compile(r"v\d+(?:(?:alpha|beta)\d*)?")
 # What decides what is bought or how it is answered, in lower case and without "_": Google reads both spellings.
@@ -92,7 +92,7 @@ class Config(AccountConfig):
 
 
 def build_submit(order: Order, *, version: str = DEFAULT_VERSION) -> WireRequest:
-    """``generateContent`` with pictures before words (section 2), or ``predict`` (section 4).
+    """``generateContent`` with images before words (section 2), or ``predict`` (section 4).
 
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or for too many bytes.
     """
@@ -141,7 +141,7 @@ def _predicts(order: Order) -> bool:
 
 def _contents(order: Order, prompt: str) -> dict[str, Any]:
     images = [image for placed in placed_images(order) for image in placed.images]
-    if sum((len(image.data) + 2) // 3 * 4 for image in images) > MAX_PICTURES_BYTES:
+    if sum((len(image.data) + 2) // 3 * 4 for image in images) > MAX_IMAGES_BYTES:
         raise RequestRefused("upstream_too_large", "more than 100 MB in one request")
     parts: list[dict[str, Any]] = [
         {"inlineData": {"mimeType": image.mime, "data": bare_base64(image)}} for image in images
@@ -169,7 +169,7 @@ class Gemini(Account[Config], OneAnswer, Wordless):
     submit_timeout_s = CALL_TOTAL_S
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Make the pictures; blocks until they are there."""
+        """Make the images; blocks until they are there."""
         request = build_submit(order, version=self._config.version)
         answer = self._paid.send(request, total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:

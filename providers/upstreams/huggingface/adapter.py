@@ -1,10 +1,10 @@
 """Hugging Face Inference Providers: one router, and behind it the wire format of each provider.
 
-The catalogue says by ``hf_provider`` which route a model takes. hf-inference and nscale answer with the picture;
+The catalogue says by ``hf_provider`` which route a model takes. hf-inference and nscale answer with the image;
 fal-ai (by its queue) and WaveSpeed answer with a task, which is looked at through the router.
 
 Recovery class C: the router has no idempotency keys, no webhooks and no list of calls (section 4), so a lost
-answer may be a paid picture, and nothing is ever sent again after :class:`Uncertain`.
+answer may be a paid image, and nothing is ever sent again after :class:`Uncertain`.
 
 Source: upstreams sheet "Hugging Face" (package huggingface_hub 2.4.0, read 2026-11-20); sections are named
 where used.
@@ -37,7 +37,7 @@ DEFAULT_HUB_URL: Final = "https://huggingface.co"
 TASKS: Final = MappingProxyType({"generate": "text-to-image", "edit": "image-to-image"})
 QUEUE: Final = "?_subdomain=queue"
 
-CALL_TOTAL_S = 300.0  # hf-inference and nscale answer with the picture
+CALL_TOTAL_S = 300.0  # hf-inference and nscale answer with the image
 CHECK_TOTAL_S = 30.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_CHECK_ANSWER_BYTES = 4 * 1024 * 1024
@@ -96,11 +96,11 @@ def _hf_inference(order: Order, model: str) -> WireRequest:
 
 
 def _fal(order: Order, model: str) -> WireRequest:
-    """By the queue for every task: a submit is short, and the task outlives us. A picture stands under two
+    """By the queue for every task: a submit is short, and the task outlives us. An image stands under two
     names (section 4).
     """
-    pictures = [data_uri(image) for placed in placed_images(order) for image in placed.images]
-    placed = {"image_url": pictures[0], "image_urls": pictures} if pictures else {}
+    sources = [data_uri(image) for placed in placed_images(order) for image in placed.images]
+    placed = {"image_url": sources[0], "image_urls": sources} if sources else {}
     return WireRequest("POST", f"/fal-ai/{quote(model)}{QUEUE}", json={**wire_fields(order), **placed})
 
 
@@ -110,9 +110,9 @@ def _nscale(order: Order, model: str) -> WireRequest:
 
 
 def _wavespeed(order: Order, model: str) -> WireRequest:
-    """The picture under ``image``, with its true type (section 4)."""
-    pictures = {placed.field: data_uri(placed.images[0]) for placed in placed_images(order)}
-    return WireRequest("POST", f"/wavespeed/api/v3/{quote(model)}", json={**wire_fields(order), **pictures})
+    """The image under ``image``, with its true type (section 4)."""
+    sources = {placed.field: data_uri(placed.images[0]) for placed in placed_images(order)}
+    return WireRequest("POST", f"/wavespeed/api/v3/{quote(model)}", json={**wire_fields(order), **sources})
 
 
 def _read_wavespeed(answer: Answer, base_url: str) -> Finished | Accepted:
@@ -177,7 +177,7 @@ class HuggingFace(Account[Config], OneAnswer, Wordless):
         self._ids = ProviderIds(UpstreamSession(config.hub_url, {}, outgoing))
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Make the picture, or start the task that does."""
+        """Make the image, or start the task that does."""
         request = build_submit(order, self._provider_model(order))
         answer = self._paid.send(request, total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:

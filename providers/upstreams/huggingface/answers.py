@@ -1,4 +1,4 @@
-"""What the router and the providers behind it answer: pictures, tasks, and errors in any of five shapes. Pure.
+"""What the router and the providers behind it answer: images, tasks, and errors in any of five shapes. Pure.
 
 Source: upstreams sheet "Hugging Face" (package huggingface_hub 2.4.0, read 2026-11-20); sections are named
 where used.
@@ -24,18 +24,18 @@ from providers.upstreams.wavespeed import answers
 MAX_LOADING_WAIT_S = 60.0
 _PATH: Final = re.compile(r"(/(?!\.{1,2}(/|$))[\w.:-]+)+")
 _RATE_LIMIT: Final = re.compile(r"\br=0\b.*\bt=(\d{1,6})\b")
-_PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"GIF8")
+_IMAGES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"GIF8")
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 def read_raw(answer: Answer, base_url: str) -> Finished:
-    """hf-inference: the picture itself, or one of the JSON shapes that were seen instead (section 3)."""
+    """hf-inference: the image itself, or one of the JSON shapes that were seen instead (section 3)."""
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return read_listed(answer, base_url)
-    if answer.body and (kind.startswith("image/") or answer.body.startswith(_PICTURES)):
+    if answer.body and (kind.startswith("image/") or answer.body.startswith(_IMAGES)):
         return Finished([ResultImage(data=answer.body)])
     raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} of {len(answer.body)} bytes, type {kind[:40]!r}")
 
@@ -47,7 +47,7 @@ def read_listed(answer: Answer, base_url: str) -> Finished:
     listed = [{"url": link} for link in links] if isinstance(links, list) else body.get("data")
     images = results.read_images(listed, base_url)
     if not images:
-        raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} without a picture")
+        raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} without an image")
     return Finished(images)
 
 
@@ -110,10 +110,10 @@ def read_fal_result(answer: Answer, base_url: str) -> Finished:
     cost = usage.reported(usage.counts({"timings": body.get("timings")}))
     kept = _unflagged(items, body.get("has_nsfw_concepts"))
     if items and not kept:
-        raise ContentRefused(detail="every picture was flagged", stage="output", charged=True, cost=cost)
+        raise ContentRefused(detail="every image was flagged", stage="output", charged=True, cost=cost)
     images = results.read_images(kept, base_url)
     if not images:
-        raise Failed("upstream_empty_result", "completed without a picture", retryable=True, billed=True, cost=cost)
+        raise Failed("upstream_empty_result", "completed without an image", retryable=True, billed=True, cost=cost)
     seed = body.get("seed")
     if len(items) > 1 or not isinstance(seed, int) or isinstance(seed, bool):
         return Finished(images, cost)
@@ -121,7 +121,7 @@ def read_fal_result(answer: Answer, base_url: str) -> Finished:
 
 
 def _unflagged(items: list[Any], flags: object) -> list[Any]:
-    """A flagged picture is blacked out (section 4)."""
+    """A flagged image is blacked out (section 4)."""
     marks = flags if isinstance(flags, list) else []
     return [item for place, item in enumerate(items) if marks[place : place + 1] != [True]]
 

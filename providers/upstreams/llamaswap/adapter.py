@@ -1,10 +1,10 @@
 """llama-swap, a proxy that loads local models on demand, and stable-diffusion.cpp's sd-server behind it.
 
-Three routes make pictures. The model's path in the catalogue names one of the two that answer with them:
+Three routes make images. The model's path in the catalogue names one of the two that answer with them:
 OpenAI's (settings go in a tag inside the prompt) and the WebUI's (plain fields, tells the seed). With
 ``LLAMASWAP_ASYNC`` all orders become jobs of sd-server instead, which are looked at.
 
-Recovery class C: no route knows an id of ours, so a lost answer is a picture nobody will find.
+Recovery class C: no route knows an id of ours, so a lost answer is an image nobody will find.
 
 Source: upstreams sheet "llama-swap" (llama-swap 0bdb3720, stable-diffusion.cpp 97d29908, read 2026-11-20);
 sections are named where used.
@@ -39,7 +39,7 @@ ANY_MODEL: Final = "*"
 
 CALL_TOTAL_S = 900.0  # loading a model and the queue in front of it count too (section 2)
 CHECK_TOTAL_S = 30.0
-MAX_BYTES_PER_PICTURE = 96 * 1024 * 1024  # 4096 x 4096 as PNG, in base64
+MAX_BYTES_PER_IMAGE = 96 * 1024 * 1024  # 4096 x 4096 as PNG, in base64
 MAX_ENVELOPE_BYTES = 1024 * 1024
 MAX_SEED = 2**31 - 1
 
@@ -112,7 +112,7 @@ def read_models(text: str) -> dict[str, str]:
 
 
 def build_submit(order: Order, config: Config, *, dedupe_key: str) -> WireRequest:
-    """The one request that makes the pictures, by the route of the model or as a job.
+    """The one request that makes the images, by the route of the model or as a job.
 
     The OpenAI route and jobs do not tell the seed, and the first one's default is always 42: where the caller
     set none, the call gets one of its own (sections 3 and 5).
@@ -153,7 +153,7 @@ def _options(order: Order) -> dict[str, Any]:
 
 
 def _open_ai(order: Order, config: Config) -> WireRequest:
-    """Generations as JSON, anything with a picture as a form (section 3).
+    """Generations as JSON, anything with an image as a form (section 3).
 
     sd-server reads settings from the tag alone; other wrappers read plain fields, which do it no harm.
     """
@@ -174,27 +174,27 @@ def _open_ai(order: Order, config: Config) -> WireRequest:
 def _web_ui(order: Order, config: Config) -> WireRequest:
     """Plain fields and naked base64 (section 4). Only the first of ``init_images`` is read."""
     fields = {**wire_fields(order), "model": config.name_of(order)}
-    pictures = [bare_base64(image) for image in order.images]
-    if pictures:
-        fields["init_images"] = pictures[:1]
-    if pictures[1:]:
-        fields["extra_images"] = pictures[1:]
+    sources = [bare_base64(image) for image in order.images]
+    if sources:
+        fields["init_images"] = sources[:1]
+    if sources[1:]:
+        fields["extra_images"] = sources[1:]
     if order.mask is not None:
         fields["mask"] = bare_base64(order.mask)
     return WireRequest("POST", path_of(order), json=fields)
 
 
 def _job(order: Order, config: Config) -> WireRequest:
-    """The keys of the tag at the top, and the pictures (section 5)."""
+    """The keys of the tag at the top, and the images (section 5)."""
     fields = {**_options(order), "prompt": order.prompt, **_width_and_height(order)}
     fields |= {name: order.params[name] for name in ("output_format", "output_compression") if name in order.params}
     if order.n > 1:
         fields["batch_count"] = order.n
-    pictures = [bare_base64(image) for image in order.images]
-    # As the synchronous routes do it: for OpenAI's, the first picture is a reference too.
-    references = pictures[1:] if path_of(order).startswith("/sdapi/") else pictures
-    if pictures:
-        fields["init_image"] = pictures[0]
+    sources = [bare_base64(image) for image in order.images]
+    # As the synchronous routes do it: for OpenAI's, the first image is a reference too.
+    references = sources[1:] if path_of(order).startswith("/sdapi/") else sources
+    if sources:
+        fields["init_image"] = sources[0]
     if references:
         fields["ref_images"] = references
     if order.mask is not None:
@@ -221,7 +221,7 @@ class LlamaSwap(Account[Config], OneAnswer):
     submit_timeout_s = CALL_TOTAL_S
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:
-        """Make the pictures; blocks until they are there, or until the job is taken."""
+        """Make the images; blocks until they are there, or until the job is taken."""
         request = build_submit(order, self._config, dedupe_key=dedupe_key)
         answer = self._send(request, CALL_TOTAL_S, order.n)
         if not 200 <= answer.status < 300:
@@ -233,7 +233,7 @@ class LlamaSwap(Account[Config], OneAnswer):
         return answers.read_open_ai(answer.body, self.base_url, order.n, seeded(order, dedupe_key).params["seed"])
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
-        """Look once at a job. Its pictures come along, and as links that :meth:`download` reads with the key."""
+        """Look once at a job. Its images come along, and as links that :meth:`download` reads with the key."""
         if call.poll_url is None:
             return super().check(call)
         answer = self._send(WireRequest("GET", call.poll_url), CHECK_TOTAL_S)
@@ -249,7 +249,7 @@ class LlamaSwap(Account[Config], OneAnswer):
         return answers.read_cancel(self._send(WireRequest("POST", f"{call.poll_url}/cancel"), CHECK_TOTAL_S))
 
     def download(self, url: str) -> bytes:
-        """A picture of a job of ours with the key, any other link without one.
+        """An image of a job of ours with the key, any other link without one.
 
         Raises: NotRun when another try may help; Failed for a result that is gone.
         """
@@ -260,13 +260,13 @@ class LlamaSwap(Account[Config], OneAnswer):
             answer = self._send(WireRequest("GET", path), results.TOTAL_S)
         except Uncertain as error:
             raise answers.unreachable(error) from error
-        return answers.read_picture(answer, int(number))
+        return answers.read_image(answer, int(number))
 
     def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
         if self._config.prompt_model is None:
             raise Misconfigured("upstream_has_no_text", "LLAMASWAP_PROMPT_MODEL is not set")
         return stream_chat(self._session, "/v1/chat/completions", self._config.prompt_model, messages, temperature)
 
-    def _send(self, request: WireRequest, total_s: float, pictures: int = 8) -> Answer:
-        max_bytes = MAX_ENVELOPE_BYTES + pictures * MAX_BYTES_PER_PICTURE
+    def _send(self, request: WireRequest, total_s: float, image_count: int = 8) -> Answer:
+        max_bytes = MAX_ENVELOPE_BYTES + image_count * MAX_BYTES_PER_IMAGE
         return self._paid.send(request, total_s=total_s, max_bytes=max_bytes)

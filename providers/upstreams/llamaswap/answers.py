@@ -1,4 +1,4 @@
-"""What llama-swap's and sd-server's good answers say: pictures at once, or a job and its states. Pure functions.
+"""What llama-swap's and sd-server's good answers say: images at once, or a job and its states. Pure functions.
 
 Source: upstreams sheet "llama-swap" (stable-diffusion.cpp 97d29908, read 2026-11-20); sections are named where
 used.
@@ -15,7 +15,7 @@ from providers.base import Accepted, CancelOutcome, Finished, ResultImage, Runni
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from providers.http.client import Answer
 from providers.shared import results
-from providers.shared.payload import json_object, picture_bytes, redact
+from providers.shared.payload import image_bytes, json_object, redact
 from providers.upstreams.llamaswap.errors import classify
 
 JOB_ROUTES: Final = "/sdcpp/v1"
@@ -23,7 +23,7 @@ _JOB_ID = re.compile(r"[\w-]{1,128}")
 
 
 def read_open_ai(body: bytes, base_url: str, n: int, seed: int) -> Finished:
-    """The pictures of the OpenAI routes; those of one batch have ``seed``, ``seed + 1``, ... (section 3)."""
+    """The images of the OpenAI routes; those of one batch have ``seed``, ``seed + 1``, ... (section 3)."""
     images = results.read_images((json_object(body) or {}).get("data"), base_url)[:n]
     if not images:
         raise Uncertain("upstream_broken_answer", "no picture")
@@ -33,10 +33,10 @@ def read_open_ai(body: bytes, base_url: str, n: int, seed: int) -> Finished:
 
 
 def read_web_ui(body: bytes, n: int) -> Finished:
-    """The pictures of the WebUI routes, each with the seed that the ``info`` text tells (section 4)."""
+    """The images of the WebUI routes, each with the seed that the ``info`` text tells (section 4)."""
     answer = json_object(body) or {}
     listed = answer.get("images")
-    found = [picture_bytes(text) for text in listed] if isinstance(listed, list) else []
+    found = [image_bytes(text) for text in listed] if isinstance(listed, list) else []
     images = [ResultImage(data=data) for data in found if data is not None][:n]
     if not images:
         raise Uncertain("upstream_broken_answer", "no picture")
@@ -82,19 +82,19 @@ def read_look(answer: Answer, url: str) -> Finished | Running:
 
 def _finished(job: Mapping[str, Any], url: str) -> Finished:
     """Bytes, and a link for whoever comes later: results are kept for ten minutes."""
-    found = _pictures(job)
+    found = _images(job)
     images = [ResultImage(data=data, url=f"{url}#{place}") for place, data in found.items()]
     if not images:
-        raise Failed("upstream_empty_result", "completed without a picture", retryable=True)
+        raise Failed("upstream_empty_result", "completed without an image", retryable=True)
     return Finished(images)
 
 
-def _pictures(job: Mapping[str, Any]) -> dict[int, bytes]:
-    """The job's pictures by their place in the list."""
+def _images(job: Mapping[str, Any]) -> dict[int, bytes]:
+    """The job's images by their place in the list."""
     result = job.get("result")
     listed = result.get("images") if isinstance(result, dict) else None
     items = enumerate(listed) if isinstance(listed, list) else ()
-    read = {place: picture_bytes(item.get("b64_json")) for place, item in items if isinstance(item, dict)}
+    read = {place: image_bytes(item.get("b64_json")) for place, item in items if isinstance(item, dict)}
     return {place: data for place, data in read.items() if data is not None}
 
 
@@ -117,12 +117,12 @@ def _message(job: Mapping[str, Any]) -> str:
     return f"{error.get('code')}: {error.get('message')}" if isinstance(error, dict) else ""
 
 
-def read_picture(answer: Answer, place: int) -> bytes:
-    """One picture of a finished job. Raises: NotRun when another try may help; Failed when it is gone."""
+def read_image(answer: Answer, place: int) -> bytes:
+    """One image of a finished job. Raises: NotRun when another try may help; Failed when it is gone."""
     body = json_object(answer.body) or {}
     if _gone(answer, body):
         raise Failed("result_gone", f"HTTP {answer.status}", retryable=False, billed=True)
-    found = _pictures(body).get(place)
+    found = _images(body).get(place)
     if answer.status != 200 or found is None:
         raise NotRun("result_unreachable", f"HTTP {answer.status} without the picture")
     return found

@@ -22,7 +22,7 @@ _BAD_JSON: Final = re.compile(r"json|type_error|parse_error", re.IGNORECASE)
 def classify(answer: Answer) -> ProviderError:
     """What an answer other than 2xx means for the one call it answers.
 
-    A 5xx in the upstream's own words made no picture: both programs say it instead of one, and nothing is
+    A 5xx in the upstream's own words made no image: both programs say it instead of one, and nothing is
     billed. Any other 5xx is a stranger's, and proves nothing.
     """
     body = json_object(answer.body)

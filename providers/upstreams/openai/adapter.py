@@ -1,7 +1,7 @@
 """OpenAI's Images API, and chat for prompt enhancement. Also for servers that copy it.
 
 Recovery class C: one call is one answer. There is no id to look up and no idempotency key, so a lost
-answer may be a paid picture, and nothing is ever sent again after :class:`Uncertain`.
+answer may be a paid image, and nothing is ever sent again after :class:`Uncertain`.
 
 Source: upstreams sheet "OpenAI" (package openai 3.51.0, read 2026-11-20); sections are named where used.
 """
@@ -29,8 +29,8 @@ NAME: Final = "openai"
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
 DEFAULT_PROMPT_MODEL: Final = "gpt-5.4-mini"
 
-CALL_TOTAL_S = 600.0  # large pictures at high quality take minutes (section 1)
-MAX_BYTES_PER_PICTURE = 48 * 1024 * 1024  # 4K as PNG, in base64
+CALL_TOTAL_S = 600.0  # large images at high quality take minutes (section 1)
+MAX_BYTES_PER_IMAGE = 48 * 1024 * 1024  # 4K as PNG, in base64
 MAX_ENVELOPE_BYTES = 1024 * 1024
 
 # Ours to set, or unknown to the reader of the answer (streams), or refused by GPT models (section 3).
@@ -67,7 +67,7 @@ class Config(AccountConfig):
 
 
 def build_submit(order: Order) -> WireRequest:
-    """Generations as JSON, anything with a picture as a multipart edit (sections 3 and 4).
+    """Generations as JSON, anything with an image as a multipart edit (sections 3 and 4).
 
     ``n`` is sent above one only, and ``response_format`` never: GPT image models refuse it.
     Raises: RequestRefused.
@@ -124,15 +124,15 @@ class OpenAi(Account[Config], OneAnswer):
     submit_timeout_s = CALL_TOTAL_S
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Make the pictures; blocks until they are there."""
-        max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_PICTURE
+        """Make the images; blocks until they are there."""
+        max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_IMAGE
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)
         document = json_object(answer.body) or {}
         images = results.read_images(document.get("data"), self.base_url)[: order.n]
         if not images:
-            raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} without a picture")
+            raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} without an image")
         return Finished(images, read_cost(document, order.model.token_usd))
 
     def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:

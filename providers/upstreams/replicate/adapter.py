@@ -26,7 +26,7 @@ from providers.http.client import Answer, FilePart, Outgoing, UpstreamSession, W
 from providers.shared import results
 from providers.shared.account import Account, AccountConfig
 from providers.shared.behaviour import Wordless, check_each
-from providers.shared.building import Placed, data_uri, path_of, picture_fields, placed_images, wire_fields
+from providers.shared.building import Placed, data_uri, path_of, placed_images, reference_fields, wire_fields
 from providers.shared.payload import json_object
 from providers.upstreams.replicate.answers import (
     classify,
@@ -41,7 +41,7 @@ NAME: Final = "replicate"
 DEFAULT_BASE_URL: Final = "https://api.replicate.com/v1"
 RESULT_HOST: Final = "replicate.delivery"  # and below it (section 3, Expiry)
 
-UPLOADS_TOTAL_S = 60.0  # for all pictures of an order
+UPLOADS_TOTAL_S = 60.0  # for all images of an order
 CREATE_TOTAL_S = 60.0
 LOOK_TOTAL_S = 15.0
 LIST_TOTAL_S = 30.0
@@ -85,14 +85,14 @@ class Config(AccountConfig):
 
 
 def build_submit(order: Order, links: Mapping[InputImage, str] = MappingProxyType({})) -> WireRequest:
-    """The one request that makes a prediction (section 2). ``links``: where uploaded pictures are.
+    """The one request that makes a prediction (section 2). ``links``: where uploaded images are.
 
     A path ``owner/name`` is an official model with a route of its own; of ``owner/name:<version>`` the
     part behind the colon goes along, as the vendor's clients do it. Raises: RequestRefused.
     """
     model, _, version = path_of(order).partition(":")
     body: dict[str, Any] = {"version": version} if version else {}
-    body["input"] = _plain_fields(order) | picture_fields(order, lambda image: links.get(image) or data_uri(image))
+    body["input"] = _plain_fields(order) | reference_fields(order, lambda image: links.get(image) or data_uri(image))
     if order.callback_url is not None:
         body |= {"webhook": order.callback_url, "webhook_events_filter": ["completed"]}
     return WireRequest("POST", "/predictions" if version else f"/models/{model}/predictions", json=body)
@@ -106,7 +106,7 @@ def _plain_fields(order: Order) -> dict[str, Any]:
 
 
 def inputs_to_upload(order: Order) -> list[InputImage]:
-    """All pictures of the order, each once, if they are too large for data URLs; else none.
+    """All images of the order, each once, if they are too large for data URLs; else none.
 
     Counted together, because every look, list and webhook repeats the whole input.
     """
@@ -165,7 +165,7 @@ class Replicate(Account[Config], Wordless):
         return state if isinstance(state, Finished) else Accepted(upstream_id)
 
     def _uploaded(self, images: Sequence[InputImage]) -> dict[InputImage, str]:
-        """Where each picture is now. Raises NotRun, RequestRefused, Misconfigured."""
+        """Where each image is now. Raises NotRun, RequestRefused, Misconfigured."""
         ends_at = monotonic() + UPLOADS_TOTAL_S
         links = {}
         for image in images:
@@ -250,7 +250,7 @@ class Replicate(Account[Config], Wordless):
         plain = {name: value for name, value in given.items() if name not in places}
         same = self._same_upload if inputs_to_upload(order) else _same_data_url
         return plain == _plain_fields(order) and all(
-            _same_pictures(placed, given.get(field), same) for field, placed in places.items()
+            _same_images(placed, given.get(field), same) for field, placed in places.items()
         )
 
     def _same_upload(self, image: InputImage, value: object) -> bool:
@@ -287,7 +287,7 @@ class Replicate(Account[Config], Wordless):
 # ---------------------------------------------------------------- comparing and reading answers
 
 
-def _same_pictures(placed: Placed, value: object, same: Callable[[InputImage, object], bool]) -> bool:
+def _same_images(placed: Placed, value: object, same: Callable[[InputImage, object], bool]) -> bool:
     values = value if placed.is_list else [value]
     return isinstance(values, list) and len(values) == len(placed.images) and all(map(same, placed.images, values))
 

@@ -1,4 +1,4 @@
-"""What Replicate's answers mean: a prediction's state, its pictures in every form, its errors at both levels.
+"""What Replicate's answers mean: a prediction's state, its images in every form, its errors at both levels.
 
 Source: upstreams sheet "Replicate" (spec of 2026-04-09, clients read 2026-11-20); sections are named where used.
 Pure functions.
@@ -22,7 +22,7 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.shared import usage
-from providers.shared.payload import MAX_RETRY_AFTER_S, json_object, picture_bytes, redact, retry_after_s
+from providers.shared.payload import MAX_RETRY_AFTER_S, image_bytes, json_object, redact, retry_after_s
 from providers.shared.statuses import by_status
 
 MAX_LINKS = 64
@@ -39,7 +39,7 @@ MAX_SEED = 2**63 - 1
 
 
 def read_prediction(prediction: Mapping[str, Any]) -> Finished | Running:
-    """What a prediction object says (section 3). Raises ProviderError for one that ended without a picture.
+    """What a prediction object says (section 3). Raises ProviderError for one that ended without an image.
 
     Fields may be absent as well as null. An unknown status counts as running: the call has its own deadline.
     """
@@ -68,7 +68,7 @@ def _finished(prediction: Mapping[str, Any]) -> Finished:
     if output == []:
         # The filter of the open models drops what it flags (section 3, Output forms).
         raise ContentRefused(detail="succeeded with an empty list", stage="output", charged=True, cost=cost)
-    raise Failed("upstream_empty_result", "succeeded without a picture", retryable=False, billed=True, cost=cost)
+    raise Failed("upstream_empty_result", "succeeded without an image", retryable=False, billed=True, cost=cost)
 
 
 def cost_in(prediction: Mapping[str, Any]) -> Cost | None:
@@ -77,12 +77,12 @@ def cost_in(prediction: Mapping[str, Any]) -> Cost | None:
 
 
 def read_output(output: object, *, seed: int | None = None) -> list[ResultImage]:
-    """The pictures of an output in any form of section 3, in its order: link, data URL, list or object of them."""
+    """The images of an output in any form of section 3, in its order: link, data URL, list or object of them."""
     images = []
     for text in _links(output, MAX_DEPTH):
         if not text.startswith("data:"):
             images.append(ResultImage(url=text, seed=seed))
-        elif (data := picture_bytes(text)) is not None:
+        elif (data := image_bytes(text)) is not None:
             images.append(ResultImage(data=data, seed=seed))
         if len(images) == MAX_LINKS:
             break

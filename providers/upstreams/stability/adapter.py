@@ -1,7 +1,7 @@
-"""Stability AI, v2beta: pictures, edits, upscales, control and 3D, most of them in one answer.
+"""Stability AI, v2beta: images, edits, upscales, control and 3D, most of them in one answer.
 
 Recovery class C (sheet, section 4): no idempotency key and no search, so a submit whose answer is lost is
-never sent again. Two kinds of calls live side by side: most answer with the picture itself; creative
+never sent again. Two kinds of calls live side by side: most answer with the image itself; creative
 upscale and replace background answer with an id, by which ``check`` looks. Both look alike on the wire, so
 what came back decides, not the model.
 
@@ -27,15 +27,15 @@ from providers.shared import results, usage
 from providers.shared.account import Account, AccountConfig
 from providers.shared.behaviour import OneAnswer, Wordless, check_each
 from providers.shared.building import path_of, placed_images, wire_fields
-from providers.shared.payload import file_part, form_fields, json_object, picture_bytes
+from providers.shared.payload import file_part, form_fields, image_bytes, json_object
 from providers.upstreams.stability.errors import classify, classify_look, is_unknown
 
 NAME: Final = "stability"
 DEFAULT_BASE_URL: Final = "https://api.stability.ai"
 
 CALL_TOTAL_S = 300.0  # synchronous calls may take minutes (section 4)
-LOOK_TOTAL_S = 60.0  # the look that finds the picture also carries it
-MAX_ANSWER_BYTES = 96 * 1024 * 1024  # the largest picture we keep, in base64
+LOOK_TOTAL_S = 60.0  # the look that finds the image also carries it
+MAX_ANSWER_BYTES = 96 * 1024 * 1024  # the largest image we keep, in base64
 MAX_REQUEST_BYTES = 10 * 1024 * 1024  # section 5, 413
 
 CREDITS_PER_USD: Final = 100  # section 6
@@ -45,7 +45,7 @@ _SD3 = "/v2beta/stable-image/generate/sd3"
 _ID = re.compile(r"[0-9A-Za-z_-]{1,128}")  # 64 hex digits today; it becomes a part of a path
 _MADE = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"glTF")  # png, jpeg, webp, GLB
 _FILTERED = "CONTENT_FILTERED"
-_NOT_IN_EXTRA = frozenset({"mode"})  # follows from the pictures given
+_NOT_IN_EXTRA = frozenset({"mode"})  # follows from the images given
 
 
 class Config(AccountConfig):
@@ -103,7 +103,7 @@ def build_submit(order: Order) -> WireRequest:
 
 
 def _by_mode(fields: Mapping[str, Any], order: Order) -> dict[str, Any]:
-    """Without what belongs to the other mode: SD3 has a strength with a picture, a ratio without (section 2)."""
+    """Without what belongs to the other mode: SD3 has a strength with an image, a ratio without (section 2)."""
     if not order.images:
         return {name: value for name, value in fields.items() if name != "strength"}
     if path_of(order) != _SD3:
@@ -126,7 +126,7 @@ def build_look(upstream_id: str) -> WireRequest:
 
 
 def read_submit(answer: Answer) -> Finished | Accepted:
-    """A 2xx answer to a submit: bytes, JSON with the picture, or JSON with an id (sections 3 and 4).
+    """A 2xx answer to a submit: bytes, JSON with the image, or JSON with an id (sections 3 and 4).
 
     Raises: ContentRefused, Uncertain.
     """
@@ -164,15 +164,15 @@ def read_look(answer: Answer, upstream_id: str) -> ResultImage | Running:
 
 
 def read_result(answer: Answer) -> ResultImage | None:
-    """The picture or 3D file in an answer, in either form; None where there is none (section 3).
+    """The image or 3D file in an answer, in either form; None where there is none (section 3).
 
-    JSON is told by the beginning of its type, which goes on ``; type=image/png``. A filtered picture is
+    JSON is told by the beginning of its type, which goes on ``; type=image/png``. A filtered image is
     blurred and still comes with 200.
     Raises: ContentRefused for it; Uncertain for an end of no known name.
     """
     if answer.headers.get("Content-Type", "").lower().startswith("application/json"):
         found: Mapping[str, Any] = json_object(answer.body) or {}
-        reason, seed, data = found.get("finish_reason"), found.get("seed"), picture_bytes(found.get("image"))
+        reason, seed, data = found.get("finish_reason"), found.get("seed"), image_bytes(found.get("image"))
     else:
         reason, seed, data = answer.headers.get("finish-reason"), answer.headers.get("seed"), answer.body
     if reason == _FILTERED:

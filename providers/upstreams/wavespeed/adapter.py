@@ -38,7 +38,7 @@ from providers.http.client import UnsafeUrlError, WireRequest, origin_of, put
 from providers.shared import results
 from providers.shared.account import Account, AccountConfig
 from providers.shared.behaviour import Wordless, check_each, failed_look
-from providers.shared.building import Placed, data_uri, path_of, picture_fields, placed_images, wire_fields
+from providers.shared.building import Placed, data_uri, path_of, placed_images, reference_fields, wire_fields
 from providers.upstreams.wavespeed import answers
 
 NAME: Final = "wavespeed"
@@ -47,11 +47,11 @@ API: Final = "/api/v3"
 
 SUBMIT_TOTAL_S = 60.0  # the SDK's read time-outs (section 4), here for the whole exchange
 CHECK_TOTAL_S = 30.0
-UPLOADS_TOTAL_S = 120.0  # for all pictures of one call
+UPLOADS_TOTAL_S = 120.0  # for all images of one call
 MAX_SUBMIT_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_CHECK_ANSWER_BYTES = 64 * 1024 * 1024
-MAX_HISTORY_ANSWER_BYTES = 64 * 1024 * 1024  # a hundred orders, which may hold pictures
-# Above this the pictures of a call are uploaded: no source says how large a body may be.
+MAX_HISTORY_ANSWER_BYTES = 64 * 1024 * 1024  # a hundred orders, which may hold images
+# Above this the images of a call are uploaded: no source says how large a body may be.
 MAX_INLINE_BYTES = 1024 * 1024
 MAX_UPLOAD_BYTES = 20 * 1024 * 1024  # section 2: the caps disagree, this is the lowest for images
 HISTORY_PAGE_SIZE = 100
@@ -95,7 +95,7 @@ class Config(AccountConfig):
 
 # ---------------------------------------------------------------- requests
 
-Spelled = Callable[[InputImage], str]  # how a picture is written into a body
+Spelled = Callable[[InputImage], str]  # how an image is written into a body
 
 
 def build_submit(order: Order, spelled: Spelled = data_uri) -> WireRequest:
@@ -112,20 +112,20 @@ def build_input(order: Order, spelled: Spelled) -> dict[str, Any]:
     clash = sorted(_OURS & order.extra.keys())
     if clash:
         raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
-    return {**wire_fields(order), **picture_fields(order, spelled)}
+    return {**wire_fields(order), **reference_fields(order, spelled)}
 
 
-def pictures_of(order: Order) -> list[InputImage]:
-    """Every picture that goes along, in the order of its fields."""
+def images_of(order: Order) -> list[InputImage]:
+    """Every image that goes along, in the order of its fields."""
     return [image for placed in placed_images(order) for image in placed.images]
 
 
 def must_upload(order: Order) -> bool:
-    """Whether the pictures go by upload: the model takes no data URI, or they are too large for a body."""
-    pictures = pictures_of(order)
-    inline_bytes = sum(len(image.data) for image in pictures)
+    """Whether the images go by upload: the model takes no data URI, or they are too large for a body."""
+    images = images_of(order)
+    inline_bytes = sum(len(image.data) for image in images)
     takes_inline = "data_uri" in order.model.inputs.image_encoding and inline_bytes <= MAX_INLINE_BYTES
-    return bool(pictures) and not takes_inline
+    return bool(images) and not takes_inline
 
 
 def file_name(image: InputImage) -> str:
@@ -134,9 +134,9 @@ def file_name(image: InputImage) -> str:
 
 
 def build_ticket(image: InputImage) -> WireRequest:
-    """Ask where to upload (section 2, two-step upload). Raises: RequestRefused for a picture above the cap."""
+    """Ask where to upload (section 2, two-step upload). Raises: RequestRefused for an image above the cap."""
     if len(image.data) > MAX_UPLOAD_BYTES:
-        raise RequestRefused("upstream_too_large", f"a picture of {len(image.data)} bytes")
+        raise RequestRefused("upstream_too_large", f"an image of {len(image.data)} bytes")
     asked = {"filename": file_name(image), "size": len(image.data), "content_type": image.mime}
     return WireRequest("POST", f"{API}/media/uploads", json=asked)
 
@@ -162,7 +162,7 @@ def build_history(order: Order, since: datetime, page: int) -> WireRequest:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Where to put a picture, with which headers, and the link under which models find it."""
+    """Where to put an image, with which headers, and the link under which models find it."""
 
     put_url: str
     headers: Mapping[str, str]
@@ -198,20 +198,20 @@ def _upload_failed(error: UnsafeUrlError) -> ProviderError:
 def is_same_order(item: Mapping[str, Any], order: Order) -> bool:
     """Whether a task of the history was made by this very input.
 
-    Everything we sent has to be there unchanged, each picture as the same data URI or as a link that ends
+    Everything we sent has to be there unchanged, each image as the same data URI or as a link that ends
     in its :func:`file_name`; what the upstream added may only be a default. An item that does not tell its
-    input is no candidate: delivering somebody else's picture is worse than delivering none.
+    input is no candidate: delivering somebody else's image is worse than delivering none.
     """
     told = item.get("input")
     if item.get("model") != path_of(order) or not isinstance(told, dict):
         return False
-    pictures = placed_images(order)
+    references = placed_images(order)
     sent = build_input(order, file_name)
     added = {name: value for name, value in told.items() if name not in sent}
-    plain = sent.keys() - {placed.field for placed in pictures}
+    plain = sent.keys() - {placed.field for placed in references}
     return (
         all(told.get(name) == sent[name] for name in plain)
-        and all(_shows(told.get(placed.field), placed) for placed in pictures)
+        and all(_shows(told.get(placed.field), placed) for placed in references)
         and all(_is_default(order, name, value) for name, value in added.items())
     )
 
@@ -355,14 +355,14 @@ class WaveSpeed(Account[Config], Wordless):
             raise failed_look(error) from error
 
     def _upload(self, order: Order) -> Spelled:
-        """Every picture of the order uploaded, and how to write each of them.
+        """Every image of the order uploaded, and how to write each of them.
 
         Raises: RequestRefused, Misconfigured; NotRun for all that may be better later, since nothing was
             bought yet.
         """
         ends_at = monotonic() + UPLOADS_TOTAL_S
         links = {}
-        for image in pictures_of(order):
+        for image in images_of(order):
             if image.data not in links:
                 links[image.data] = self._upload_one(image, ends_at)
         return lambda image: links[image.data]

@@ -24,14 +24,14 @@ from providers.errors import (
 )
 from providers.http.client import Answer
 from providers.shared import usage
-from providers.shared.payload import json_object, picture_bytes, redact, retry_after_s
+from providers.shared.payload import image_bytes, json_object, redact, retry_after_s
 from providers.shared.statuses import by_status
 
 _SUCCEEDED = frozenset({"completed", "succeeded", "success", "done"})  # section 3; partner models have synonyms
 _ENDED_BADLY = frozenset({"failed", "cancelled", "timeout", "deleted"})
 _LINK_FIELDS = ("url", "image_url", "output")  # section 2, "outputs entries"
 MAX_NESTING = 4
-# Shorter than any picture, longer than any word of a caption without a blank in it.
+# Shorter than any image, longer than any word of a caption without a blank in it.
 MIN_BASE64_CHARS = 40
 _TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")  # section 2: it becomes part of a path
 
@@ -127,7 +127,7 @@ def _from_text(text: str, base_url: str) -> ResultImage:
     if re.match(r"https?://\S+$", text):
         return ResultImage(url=text)
     encoded = text.startswith("data:") or len(text) >= MIN_BASE64_CHARS
-    data = picture_bytes(text) if encoded else None
+    data = image_bytes(text) if encoded else None
     if data is not None:
         return ResultImage(data=data)
     if re.fullmatch(r"/\S+", text):  # only now: base64 of a JPEG begins with a slash too
@@ -151,7 +151,7 @@ _BY_TASK_CODE: Final[Mapping[int, Callable[[str], ProviderError]]] = MappingProx
         1200: lambda detail: ContentRefused(detail=detail),
         1400: _rejected,
         1401: _rejected,
-        1402: _retryable("upstream_failed"),  # a picture's link could not be read; a new call uploads it anew
+        1402: _retryable("upstream_failed"),  # an image's link could not be read; a new call uploads it anew
         1403: _retryable("upstream_failed"),
         1405: _retryable("upstream_failed"),
         5000: _retryable("upstream_failed"),

@@ -31,13 +31,11 @@ DEFAULT_BASE_URL: Final = "https://api.x.ai"
 DEFAULT_PROMPT_MODEL: Final = "grok-4.3"
 
 CALL_TOTAL_S: Final = 300.0  # section 1
-MAX_BYTES_PER_PICTURE = 32 * 1024 * 1024  # 4 MP as PNG, in base64
+MAX_BYTES_PER_IMAGE = 32 * 1024 * 1024  # 4 MP as PNG, in base64
 MAX_ENVELOPE_BYTES = 1024 * 1024
-MAX_PICTURES_BYTES = (
-    19 * 1024 * 1024
-)  # in data URLs; with the words below the 20 MiB of the vendor's client (section 4)
+MAX_IMAGES_BYTES = 19 * 1024 * 1024  # in data URLs; with the words below the 20 MiB of the vendor's client (section 4)
 
-# Other spellings of what Darkroom sets, and what would publish or keep the pictures (sections 3 and 4).
+# Other spellings of what Darkroom sets, and what would publish or keep the images (sections 3 and 4).
 _NOT_IN_EXTRA = frozenset({"file_id", "image_url", "storage_options"})
 
 
@@ -75,7 +73,7 @@ class Config(AccountConfig):
 
 
 def build_submit(order: Order) -> WireRequest:
-    """Always JSON: generations, or edits for anything with a picture, which generations would bill and ignore.
+    """Always JSON: generations, or edits for anything with an image, which generations would bill and ignore.
 
     Bytes are asked for, not links: those die after a time nobody states (section 3).
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or for too many bytes.
@@ -87,11 +85,11 @@ def build_submit(order: Order) -> WireRequest:
     if not order.images:
         return WireRequest("POST", "/v1/images/generations", json=body)
     if len(order.images) == 1:
-        body.pop("aspect_ratio", None)  # the picture given decides (section 4)
-    return WireRequest("POST", "/v1/images/edits", json=body | _pictures(order))
+        body.pop("aspect_ratio", None)  # the image given decides (section 4)
+    return WireRequest("POST", "/v1/images/edits", json=body | _images(order))
 
 
-def _pictures(order: Order) -> dict[str, Any]:
+def _images(order: Order) -> dict[str, Any]:
     """``image`` for one and ``images`` for several; never both (section 4)."""
     fields: dict[str, Any] = {}
     size_bytes = 0
@@ -100,8 +98,8 @@ def _pictures(order: Order) -> dict[str, Any]:
         size_bytes += sum(map(len, links))
         found = [{"type": "image_url", "url": link} for link in links]
         fields[placed.field] = found if placed.is_list else found[0]
-    if size_bytes > MAX_PICTURES_BYTES:
-        raise RequestRefused("upstream_too_large", "more than 19 MiB of pictures in one request")
+    if size_bytes > MAX_IMAGES_BYTES:
+        raise RequestRefused("upstream_too_large", "more than 19 MiB of images in one request")
     return fields
 
 
@@ -109,7 +107,7 @@ def _pictures(order: Order) -> dict[str, Any]:
 
 
 def read_images(body: bytes, base_url: str) -> list[ResultImage]:
-    """The pictures of a 200, at least one; what moderation kept back is left out (section 3).
+    """The images of a 200, at least one; what moderation kept back is left out (section 3).
 
     Raises: ContentRefused when it kept back all; Uncertain for an answer in another form.
     """
@@ -122,8 +120,8 @@ def read_images(body: bytes, base_url: str) -> list[ResultImage]:
     if images:
         return images
     if passed:
-        raise Uncertain("upstream_broken_answer", "a picture that cannot be read")
-    detail = "moderation kept every picture back"
+        raise Uncertain("upstream_broken_answer", "an image that cannot be read")
+    detail = "moderation kept every image back"
     raise ContentRefused(detail=detail, stage="output", charged=was_billed(answer), cost=cost_of(answer))
 
 
@@ -146,8 +144,8 @@ class Xai(Account[Config], OneAnswer):
     submit_timeout_s = CALL_TOTAL_S
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Make the pictures; blocks until they are there."""
-        max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_PICTURE
+        """Make the images; blocks until they are there."""
+        max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_IMAGE
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)

@@ -40,7 +40,7 @@ class _Bill(NamedTuple):
 def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
     """What an answer other than 2xx means for the one call it answers.
 
-    The words decide before the status: a bad key and a refused picture both come as 400, an empty account as 403
+    The words decide before the status: a bad key and a refused image both come as 400, an empty account as 403
     or 429. They stand in an object, in ``error`` itself, or bare.
     """
     document = json_object(body)
