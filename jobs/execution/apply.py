@@ -355,18 +355,18 @@ def cancel_upstream(bench: Workbench, call: worker.OpenCall, model: str) -> bool
         provider = bench.registry.by_credential(call.credential_id)
         return provider.cancel(call_ref(call, model)) is CancelOutcome.STOPPED
     except (ProviderError, UnknownCredentialError) as error:
-        log.info("cancel_not_answered", call_id=call.id, error=str(error))
+        log.info("cancel_not_answered", id=call.id, error=str(error))
         return False
 
 
 def call_ref(call: worker.OpenCall, model: str) -> CallRef:
     """A call as its adapter knows it."""
     return CallRef(
-        call_id=call.id,
+        id=call.id,
         dedupe_key=call.dedupe_key,
         model=call.facts.model or model,
         upstream_id=call.upstream_id,
         poll_url=call.poll_url,
-        sent_at=call.intended_at,  # a moment before it: the intent is written, then the request goes out
+        intended_at=call.intended_at,  # a moment before it: the intent is written, then the request goes out
         age_s=call.age_s,
     )

@@ -30,6 +30,7 @@ from jobs.reads import worker
 from jobs.reads.worker import LiveJob, OpenCall
 from jobs.states import Outcome, Signal
 from providers.base import Accepted, CheckResult, Finished, Missing, Provider, Running
+from providers.catalog.entries import Recovery
 from providers.errors import Failed, Misconfigured, NotRun, ProviderError, Refused
 from providers.registry import UnknownCredentialError
 from storage.base import BlobNotFoundError, StorageUnavailableError
@@ -199,17 +200,18 @@ def _ask_upstream(bench: Workbench, credential_id: str, pairs: Sequence[tuple[Li
     except UnknownCredentialError:
         away = NotRun("credential_unknown", credential_id)
         return [Look(job, call, away) for job, call in pairs]  # until their own deadline
-    lost = [(job, call) for job, call in pairs if _is_lost(provider, call)]
-    known = [(job, call) for job, call in pairs if not _is_lost(provider, call)]
+    searched = bench.spec(provider.name).recovery is Recovery.SEARCH
+    lost = [(job, call) for job, call in pairs if searched and _is_lost(call)]
+    known = [(job, call) for job, call in pairs if not (searched and _is_lost(call))]
     said = provider.check_many([apply.call_ref(call, job.model) for job, call in known]) if known else {}
     failpoints.hit("look.answered")
     looks = [Look(job, call, said.get(call.id, NotRun("not_answered"))) for job, call in known]
     return looks + side_by_side(lambda pair: _search(bench, provider, *pair), lost)
 
 
-def _is_lost(provider: Provider, call: OpenCall) -> bool:
-    """A call whose answer never came, at an upstream that can be searched but not asked by our own key."""
-    return provider.recovery == "search" and call.outcome is Outcome.UNCERTAIN and call.upstream_id is None
+def _is_lost(call: OpenCall) -> bool:
+    """A call whose answer never came, so that there is no id to ask by."""
+    return call.outcome is Outcome.UNCERTAIN and call.upstream_id is None
 
 
 def _search(bench: Workbench, provider: Provider, job: LiveJob, call: OpenCall) -> Look:
@@ -312,13 +314,13 @@ def _missing(bench: Workbench, look: Look) -> Answer | None:
         sure = calls.note_missing(hot, look.call.id, after_s=MISSING_FOR_S)
     if not sure:
         return None
-    known_by_key = bench.spec(look.job.provider).uncertain_class
+    way = bench.spec(look.job.provider).recovery
     if look.call.outcome is Outcome.ACCEPTED:
-        # What class C took on may have been made and billed all the same; another call would buy it twice.
-        bought = known_by_key == "C"
+        # What such an upstream took on may have been made and billed all the same; another call would buy it twice.
+        bought = way is Recovery.NEVER
         gone = Failed("upstream_lost", "the upstream no longer knows the call", retryable=not bought, billed=bought)
         return outcomes.from_error(look.call.facts, gone, may_look_up=False)
-    if known_by_key != "A":
+    if way is not Recovery.RESEND:
         return None
     if look.job.cancel_requested:
         # It never left, and no one wants it any more: nothing is sent and nothing was bought.

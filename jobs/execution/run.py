@@ -34,6 +34,7 @@ from jobs.reads.worker import LiveJob, OpenCall, OrderParts
 from jobs.states import Ended, JobStatus, Nudge, Signal
 from providers.base import Accepted, Finished, InputImage, Order, Provider
 from providers.catalog.catalog import Model, UnknownModelError
+from providers.catalog.entries import Recovery
 from providers.errors import Misconfigured, NotRun, ProviderError, Uncertain
 from storage.base import BlobNotFoundError, StorageUnavailableError
 
@@ -366,7 +367,7 @@ def _not_sent(mine: Sequence[OpenCall], why: ProviderError) -> list[Answer]:
 def _call(bench: Workbench, provider: Provider, claimed: Claimed, call: OpenCall, *, order: Order) -> Answer:
     """The one paid call, and its images if the answer is the images."""
     job = claimed.job
-    may_look_up = bench.spec(job.provider).uncertain_class != "C"
+    may_look_up = bench.spec(job.provider).recovery is not Recovery.NEVER
     try:
         answer = provider.submit(order, dedupe_key=call.dedupe_key)
     except ProviderError as error:

@@ -283,7 +283,7 @@ def test_a_refused_order_does_not_use_up_its_key(engine: Engine) -> None:
     assert engine.order(poor, key=key).replayed is False
 
 
-@pytest.mark.parametrize("pictures", [0, 1])
+@pytest.mark.parametrize("image_count", [0, 1])
 def test_fifty_at_once_with_one_key_are_one_job(
     engine: Engine, account: Customer, store: LocalStore, image_count: int
 ) -> None:

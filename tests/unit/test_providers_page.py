@@ -9,11 +9,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from providers import errors, registry
+from providers import errors
 from providers.catalog import catalog
-from providers.catalog.entries import ProviderSpec
+from providers.catalog.entries import ProviderSpec, Recovery
 from providers.http.client import UnsafeUrlError
-from sandbox.emulators import environ
 
 PACKAGE = Path(__file__).resolve().parents[2] / "providers"
 PAGE = (PACKAGE / "README.md").read_text(encoding="utf-8")
@@ -55,7 +54,7 @@ def test_every_file_has_a_row_and_every_row_a_file() -> None:
 
 
 def test_every_provider_has_its_row() -> None:
-    rows = table("provider | folder | kind | class | webhooks | text | variables that it needs")
+    rows = table("provider | folder | kind | recovery | webhooks | text | variables that it needs")
     assert rows == [described(spec) for spec in catalog.load().providers.values()]
 
 
@@ -63,7 +62,7 @@ def described(spec: ProviderSpec) -> list[str]:
     groups = [[group] if isinstance(group, str) else list(group) for group in spec.env]
     needed = " ".join(" or ".join(f"`{name}`" for name in group) for group in groups)
     offers = ["yes" if offered else "" for offered in (spec.webhooks, spec.text)]
-    return [spec.title, f"`{spec.name}`", spec.kind, spec.uncertain_class, *offers, needed]
+    return [spec.title, f"`{spec.name}`", spec.kind, spec.recovery.value, *offers, needed]
 
 
 def test_every_provider_says_what_it_tells_of_its_prices() -> None:
@@ -135,11 +134,6 @@ def held_by(path: str) -> set[str]:
     return set(vars(module)) | inside | set(re.findall(r"self\.(\w+) =", inspect.getsource(module)))
 
 
-def test_what_follows_uncertain_is_the_same_in_catalogue_and_adapter() -> None:
-    head = "class | `recovery` | the upstream offers | what the jobs do"
-    recovery_of = {letter: quoted(recovery)[0].strip('"') for letter, recovery, *_ in table(head)}
-    known = registry.load(environ("http://127.0.0.1:8900"))
-    specs = catalog.load().providers
-    assert {name: [each.recovery for each in known.of(name)] for name in specs} == {
-        name: [recovery_of[spec.uncertain_class]] for name, spec in specs.items()
-    }
+def test_every_recovery_has_its_row() -> None:
+    rows = [quoted(recovery)[0] for recovery, *_ in table("`recovery` | the upstream offers | what the jobs do")]
+    assert rows == [each.value for each in Recovery]
