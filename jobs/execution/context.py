@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Workbench:
+class WorkerContext:
     """``owner`` is this worker's boot id; ``publish`` sends nudges, never raises, and says whether it could."""
 
     owner: str
