@@ -14,7 +14,7 @@ from providers.http.client import Outgoing, origin_of
 from providers.http.connections import Origin
 from providers.shared.account import Account
 
-POOL_SIZE: Final = 200  # the most paid calls a worker process has at one provider (DESIGN section 3)
+POOL_SIZE: Final = 200  # the most paid calls a worker process has at one provider (docs/architecture.md)
 
 
 class BadSettingError(ValueError):
@@ -26,7 +26,7 @@ class UnknownCredentialError(LookupError):
 
 
 class Adapter(Protocol):
-    """What an adapter class offers beside :class:`providers.base.Provider`."""
+    """What an adapter class offers besides :class:`providers.base.Provider`."""
 
     name: str
 

@@ -107,7 +107,7 @@ class Recovery(StrEnum):
 
 
 class ProviderSpec(Entry):
-    """How an upstream behaves, as far as the queue must know it (DESIGN sections 3 and 5)."""
+    """How an upstream behaves, as far as the queue must know it (docs/architecture.md)."""
 
     name: str
     title: str
@@ -129,7 +129,7 @@ class ProviderSpec(Entry):
 
 
 class PixelsRule(Entry):
-    """Width and height within limits; ``also`` lists words taken beside them (``auto``)."""
+    """Width and height within limits; ``also`` lists words taken besides them (``auto``)."""
 
     rule: Literal["pixels"]
     format: str | None = None  # separator on the wire, "W*H" or "WxH"; ours is always "WxH"

@@ -151,7 +151,7 @@ def _head(base: Head, local: _LocalHead) -> Head:
     own = {pattern.lower(): target for pattern, target in local.aliases.items()}
     aliases = {pattern: target for pattern, target in own.items() if target is not None}
     aliases |= {pattern: target for pattern, target in base.aliases.items() if pattern not in own}
-    if (catch_all := aliases.pop("*", None)) is not None:  # whoever wrote it: behind it nothing would be found
+    if (catch_all := aliases.pop("*", None)) is not None:  # last: behind it nothing would be found
         aliases["*"] = catch_all
     return base.model_copy(
         update={
