@@ -34,11 +34,12 @@ up: setup  ## Run the whole service here until Ctrl-C.
 test: setup-dev  ## Run every test.
 	@$(PY) -m pytest -q
 
-check: setup-dev  ## Format, lint, types, import rules.
+check: setup-dev  ## Format, lint, types, import rules, complete providers.
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as check; check()'
+	@$(PY) -m providers.check
 
 fmt: setup-dev  ## Format the code and mend what the linter can mend.
 	@$(PY) -m ruff format .
