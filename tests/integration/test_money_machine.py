@@ -38,8 +38,8 @@ from jobs import lifecycle
 from jobs.call import Call, KeptImage
 from jobs.dispatch.limits import Limits, announce
 from jobs.errors import StaleJobError
-from jobs.execution import finish as finishing
 from jobs.execution import claim, give_up, outcomes
+from jobs.execution import finish as finishing
 from jobs.execution.context import WorkerContext
 from jobs.execution.outcomes import CallOutcome
 from jobs.lifecycle import NewJob
