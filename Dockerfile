@@ -12,7 +12,7 @@ COPY --from=build /opt/venv /opt/venv
 COPY . /srv/darkroom
 RUN echo /srv/darkroom > "$(/opt/venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/darkroom.pth" \
     && printf '%s\n' '#!/opt/venv/bin/python -P' \
-        'import sys' 'from app.commands import main' 'sys.exit(main())' > /opt/venv/bin/darkroom \
+        'import sys' 'from app.cli import main' 'sys.exit(main())' > /opt/venv/bin/darkroom \
     && chmod +x /opt/venv/bin/darkroom \
     && /opt/venv/bin/python -m compileall -q /srv/darkroom
 

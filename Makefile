@@ -98,6 +98,6 @@ $(RUN): $(VENV)/made Makefile
 	@for site in $(VENV)/lib/python3*/site-packages; do echo ../../../.. > "$$site/darkroom.pth"; done
 	@printf '%s\n' '#!/bin/sh' \
 		'here=$$(dirname "$$(readlink -f "$$0")")' \
-		'exec "$$here/python" -P -c "import sys; sys.argv[0] = \"darkroom\"; from app.commands import main; sys.exit(main())" "$$@"' \
+		'exec "$$here/python" -P -c "import sys; sys.argv[0] = \"darkroom\"; from app.cli import main; sys.exit(main())" "$$@"' \
 		> $@
 	@chmod +x $@

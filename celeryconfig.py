@@ -4,7 +4,7 @@ The reasons are in docs/decisions.md; most settings answer a measured defect of 
 """
 
 from core.settings import load
-from workers.broker import address, is_redis, transport_options
+from workers.broker.options import address, is_redis, transport_options
 
 _settings = load()
 
@@ -28,7 +28,7 @@ if not is_redis(broker_url):
     task_default_exchange_type = "direct"
 task_send_sent_event = False
 
-worker_consumer = "workers.consumer:Consumer"
+worker_consumer = "workers.broker.consumer:Consumer"
 worker_prefetch_multiplier = 1
 worker_send_task_events = _settings.task_events
 worker_enable_remote_control = True

@@ -18,8 +18,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from core.coalescing import Together
 from core.db import Database, Hot, Statement
-from core.together import Together
 
 SCOPES = ("jobs:write", "jobs:read", "admin")
 CACHE_S = 5.0

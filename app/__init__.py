@@ -1,4 +1,4 @@
-"""The HTTP edge: ``create_app`` builds it, ``app.wsgi`` serves it; ``app.commands`` is the command line."""
+"""The HTTP edge: ``create_app`` builds it, ``app.wsgi`` serves it; ``app.cli`` is the command line."""
 
 from __future__ import annotations
 

@@ -9,27 +9,13 @@ from flask import Flask
 from flask.ctx import RequestContext
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from app import (
-    admin_audit,
-    auth,
-    docs_page,
-    errors,
-    forms,
-    health,
-    hooks,
-    images,
-    models_api,
-    openapi,
-    prompts,
-    providers_api,
-    quota_api,
-    submit,
-    tasks,
-)
-from app.checks import Readiness
-from app.endpoint import check_described
-from app.render import Renderer
+from app.api import admin, docs_page, health, hooks, images, models, openapi, prompts, providers, quota, submit, tasks
+from app.http import auth, errors
+from app.http.endpoint import check_described
+from app.http.readiness import Readiness
+from app.orders import forms
 from app.services import EXTENSION, Services
+from app.shapes.render import Renderer
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -93,8 +79,8 @@ def build(settings: Settings, services: Services) -> Flask:
     auth.install(app, services)
     services.limits.install(app)
     for module in (
-        *(submit, tasks, images, models_api, providers_api, quota_api),
-        *(prompts, admin_audit, hooks, health, docs_page),
+        *(submit, tasks, images, models, providers, quota),
+        *(prompts, admin, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)
     check_described(app)

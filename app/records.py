@@ -9,20 +9,26 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
 
-from app.task_text import TaskText, find_texts
+from app.shapes.status_json import TaskText, find_texts
+from core.coalescing import Together
 from core.db import Database
 from core.errors import DatabaseAwayError
-from core.together import Together
-from jobs import audit, callbacks, funds, health, idempotency, lifecycle, publishing, repository, retention
-from jobs.audit import Finding
-from jobs.desk import Submitted
+from jobs import lifecycle
+from jobs.dispatch import health, publishing
+from jobs.dispatch.health import ProviderState
 from jobs.errors import JobNotFoundError
-from jobs.funds import Funds
-from jobs.health import ProviderState
-from jobs.idempotency import IdempotencyKey
+from jobs.execution import callbacks
 from jobs.lifecycle import Cancellation
-from jobs.repository import Filters, Image, Step, Task
+from jobs.maintenance import audit, retention
+from jobs.maintenance.audit import Finding
+from jobs.reads import funds
+from jobs.reads import tasks as repository
+from jobs.reads.funds import Funds
+from jobs.reads.tasks import Filters, Image, Step, Task
 from jobs.states import Nudge
+from jobs.submission import idempotency
+from jobs.submission.idempotency import IdempotencyKey
+from jobs.submission.service import Submitted
 from quota import ledger
 from quota.ledger import Entry
 from storage.media import Media
@@ -123,7 +129,7 @@ class Records:
             return callbacks.heard(connection, call_id, upstream_id)
 
     def delete(self, account_id: str, job_id: str) -> Task:
-        """Delete a task's pictures; the task as it stands after. Raises JobNotFoundError, NotEndedError.
+        """Delete a task's images; the task as it stands after. Raises JobNotFoundError, NotEndedError.
 
         The rows are committed first. Bytes that cannot go now go with the next round of retention.
         """

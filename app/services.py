@@ -15,28 +15,28 @@ from flask import current_app
 from pydantic import SecretStr
 
 from accounts.keys import Caller, KeyCache
-from app import checks
-from app.enhancer import Enhancer
-from app.limits import Limits
+from app.enhancement import Enhancer
+from app.http import readiness
+from app.http.limits import Limits
+from app.http.signing import Signer, load_signer
+from app.http.waits import Waits
+from app.orders.remote_images import Fetch, fetch_image
 from app.records import Records
-from app.remote import Fetch, fetch_picture
-from app.signing import Signer, load_signer
-from app.waits import Waits
 from core.db import Database, make_engine
 from core.redis import SENTINEL, make_client
 from core.settings import Settings, SettingsError
-from jobs.callbacks import Callbacks
-from jobs.desk import Desk
-from jobs.estimates import Estimates, Placed, Wait
-from jobs.fallbacks import chains_of
+from jobs.execution.callbacks import Callbacks
 from jobs.states import Signal
+from jobs.submission.estimates import Estimates, Placed, Wait
+from jobs.submission.fallbacks import chains_of
+from jobs.submission.service import Desk
 from providers import configured as configuration
-from providers.catalog import Catalog, CatalogSource, Model, UnknownModelError
-from providers.catalog_live import LiveCatalog
-from providers.order_schema import order_schema
-from providers.signatures import SECRET_VARIABLES
-from storage.base import Picture, Store
-from storage.media import Limits as PictureLimits
+from providers.catalog.catalog import Catalog, CatalogSource, Model, UnknownModelError
+from providers.catalog.live import LiveCatalog
+from providers.orders.schema import order_schema
+from providers.shared.signatures import SECRET_VARIABLES
+from storage.base import Store, StoredImage
+from storage.media import Limits as ImageLimits
 from storage.media import Media
 from storage.opening import open_store
 from workers.enqueue import Publisher
@@ -55,7 +55,7 @@ class Variant(Protocol):
         width: int | None,
         height: int | None,
         format: str | None,  # noqa: A002
-    ) -> Picture: ...
+    ) -> StoredImage: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Services:
     limits: Limits
     waits: Waits
     signer: Signer
-    checks: Mapping[str, checks.Check]
+    checks: Mapping[str, readiness.Check]
     callbacks: Callbacks
     hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     wait: Callable[[Placed], Wait | None] = lambda _task: None
@@ -116,7 +116,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
     catalogs = LiveCatalog(settings.catalog_local)
     catalog = catalogs.current()
     configured = configuration.configured_names(env)
-    store, media = _pictures(settings)
+    store, media = _images(settings)
     records = Records(database, media, cancel_charge="none" if settings.cancel_charge == "none" else "full")
     desk = Desk(
         database,
@@ -144,7 +144,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         order_schema=order_schema,
         store=store,
         variant=media.variant,
-        fetch=lambda url: fetch_picture(url, max_bytes=settings.max_image_bytes),
+        fetch=lambda url: fetch_image(url, max_bytes=settings.max_image_bytes),
         enhancer=Enhancer.from_env(env, catalog, configured),
         limits=Limits(
             account=settings.rate_limit_account,
@@ -155,7 +155,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         ),
         waits=Waits(records.versions, client),
         signer=load_signer(settings.var),
-        checks=checks.of(database, client, store, catalogs),
+        checks=readiness.of(database, client, store, catalogs),
         callbacks=Callbacks(database, settings.public_url),
         hook_secrets=_hook_secrets(env),
         wait=estimates.of,
@@ -186,7 +186,7 @@ def _id_of(name: str, catalog: Catalog) -> str:
     return name if entry is not None and entry.hidden else catalog.resolve(name).model.id
 
 
-def _pictures(settings: Settings) -> tuple[Store, Media]:
+def _images(settings: Settings) -> tuple[Store, Media]:
     store = open_store(settings)
-    limits = PictureLimits(max_upload_bytes=settings.max_image_bytes)
+    limits = ImageLimits(max_upload_bytes=settings.max_image_bytes)
     return store, Media(store, Path(settings.var) / "work", decoders=settings.decoders, limits=limits)

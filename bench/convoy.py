@@ -25,7 +25,7 @@ from gevent.pool import Pool
 from sqlalchemy import text
 
 from accounts.accounts import create_account
-from app.commands.services import sandbox_environ
+from app.cli.service.programs import sandbox_environ
 from bench import old_claim, seed
 from bench.rounds import percentile
 from bench.table import Bound, Row
@@ -34,12 +34,14 @@ from core.db import Database, make_engine
 from core.embedded.postgres import EmbeddedPostgres
 from core.errors import DatabaseAwayError, DatabaseBusyError
 from core.ids import new_id
-from jobs import heartbeats, lifecycle, runner
+from jobs import lifecycle
+from jobs.dispatch import heartbeats
+from jobs.dispatch.limits import Limits, announce
+from jobs.execution import run as runner
+from jobs.execution.context import Workbench
 from jobs.lifecycle import NewJob
-from jobs.limits import Limits, announce
-from jobs.workbench import Workbench
 from providers import registry
-from providers.catalog_live import LiveCatalog
+from providers.catalog.live import LiveCatalog
 from quota import ledger
 from storage.local import LocalStore
 from storage.media import Media

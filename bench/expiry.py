@@ -12,9 +12,9 @@ from sqlalchemy import text
 from bench import seed
 from bench.stand import Stand, customers, floor_program, make_floor_table, stand
 from bench.table import Bound, Row
-from jobs import retention
-from jobs.backlogs import Backlog, drain
-from jobs.retention import Keeper
+from jobs.maintenance import retention
+from jobs.maintenance.backlogs import Backlog, drain
+from jobs.maintenance.retention import Keeper
 from storage.local import LocalStore
 from storage.media import Media
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from app.commands.services import service_programs
+from app.cli.service.programs import service_programs
 from core.embedded.ports import free_ports
 from core.embedded.redis import EmbeddedRedis
 from core.ids import new_id
@@ -50,7 +50,7 @@ def main() -> None:
 def measure(jobs: int, folder: Path) -> None:
     from jobs.states import Ended
     from workers.celery_app import app
-    from workers.task_events import RUN, fields
+    from workers.flower.task_events import RUN, fields
 
     with _flower(folder) as flower, app.connection_for_write() as connection:
         print(f"jobs       0   {flower.rss_mb():6.1f} MB")

@@ -18,7 +18,7 @@ from bench.rounds import Round, median
 from bench.stand import Stand, chain_program, customers, stand
 from bench.table import Bound, Row
 from core.db import Database
-from jobs import growth
+from jobs.maintenance import growth
 
 GROWN = Bound("ratio", at_least=1 / 1.2)
 FIRST = 1_000  # below are the few jobs whose status is read

@@ -13,15 +13,15 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import text
 
-from app.commands.services import sandbox_environ
+from app.cli.service.programs import sandbox_environ
 from bench import seed
 from bench.load import Load, Order, request
 from bench.rounds import percentile
 from bench.stand import Stand, customers, stand
 from bench.table import Bound, Row
-from providers.catalog import ProviderSpec
-from providers.catalog_live import LiveCatalog
-from providers.chatgpt2api import task_api_root
+from providers.catalog.catalog import ProviderSpec
+from providers.catalog.live import LiveCatalog
+from providers.upstreams.chatgpt2api.adapter import task_api_root
 
 ACCOUNTS = 8
 ARRIVALS = 80

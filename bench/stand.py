@@ -13,8 +13,8 @@ import redis
 from sqlalchemy import text
 
 from accounts import accounts, keys
-from app.commands import services
-from app.commands.stack import Running, default_plan, run_stack
+from app.cli.service import programs as services
+from app.cli.service.stack import Running, default_plan, run_stack
 from bench.names import FLOOR_TABLE
 from core.db import Database, make_engine
 from core.embedded import ports
@@ -69,7 +69,7 @@ def stand(
     """Run a fresh service under ``var``. ``beside`` names programs to run with it; ``prepare`` sees the
     servers first. ``database_url`` is a server of the caller's; else the service starts its own.
 
-    Limits and credits are out of the way, and prepared pictures keep the sandbox's share small.
+    Limits and credits are out of the way, and prepared images keep the sandbox's share small.
     """
     settings = Settings(
         _env_file=None,

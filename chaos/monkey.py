@@ -20,7 +20,7 @@ from chaos.proxy import Mode, Proxy
 from chaos.target import Target
 from core.embedded.processes import Identity, identify
 from core.errors import DatabaseAwayError
-from jobs import health
+from jobs.dispatch import health
 
 # Heartbeats of a worker count as missing after 10 s: only a longer stop makes others take its jobs.
 LONGER_THAN_HEARTBEAT_S = 14.0

@@ -46,7 +46,7 @@ _BUSY = (
 
 
 # A verb's statement is planned once a connection, for planning it again costs more than running it. A plan made
-# while the tables were small is dropped by their next ANALYZE, which the sweep sees to (jobs/growth.py).
+# while the tables were small is dropped by their next ANALYZE, which the sweep sees to (jobs/maintenance/growth.py).
 _PLANNED_ONCE = " -c plan_cache_mode=force_generic_plan -c jit=off"
 
 

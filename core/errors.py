@@ -1,7 +1,7 @@
 """The base of what we tell a caller about their request.
 
 A ServiceError is an answer, not an accident: ``code`` is stable and has a row in docs/errors.md;
-``app/errors.py`` holds the one table from code to HTTP status.
+``app/http/errors.py`` holds the one table from code to HTTP status.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     redis_url_set: MaybeSecret = Field(default=None, alias="REDIS_URL")
     broker_url_set: MaybeSecret = Field(default=None, alias="CELERY_BROKER_URL")
 
-    # Where pictures lie: a folder of var, or a bucket
+    # Where images lie: a folder of var, or a bucket
     storage: Literal["local", "s3"] = Field(default="local", alias="DARKROOM_STORAGE")
     s3_bucket_set: MaybeText = Field(default=None, alias="DARKROOM_S3_BUCKET")
     s3_prefix: str = Field(default="", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$", alias="DARKROOM_S3_PREFIX")
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     publish_window: int = Field(default=32, ge=1, alias="DARKROOM_PUBLISH_WINDOW")
     fallbacks: str = Field(default="", alias="DARKROOM_FALLBACKS")
 
-    # How long the pictures of ended jobs are kept; 0 is for ever
+    # How long the images of ended jobs are kept; 0 is for ever
     keep_pictures_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_PICTURES_DAYS")
     short_life_s: int = Field(default=600, ge=60, le=86_400, alias="DARKROOM_SHORT_LIFE_S")
     keep_inputs_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_INPUTS_DAYS")

@@ -1,4 +1,4 @@
-"""Answers about jobs; ``app/errors.py`` gives each code its HTTP status."""
+"""Answers about jobs; ``app/http/errors.py`` gives each code its HTTP status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class JobFailedError(Exception):
     """A step found that its job has failed, and left the end to the failure hook.
 
     Raised by a step so that Celery calls its ``on_failure``, which ends the job and returns the credits
-    (``jobs.steps.end_failed``). ``news`` is what the step learned of its calls and no one has recorded yet.
+    (``jobs.execution.apply.end_failed``). ``news`` is what the step learned of its calls and no one has recorded yet.
     """
 
     def __init__(self, job_id: str, code: str, *, job: object = None, news: Sequence[object] = ()) -> None:
@@ -70,7 +70,7 @@ class InvalidOrderError(ServiceError):
         self.faults = faults
 
 
-class BadPictureError(ServiceError):
+class BadImageError(ServiceError):
     """Pictures that came with the order cannot be used; ``code`` is the first one's."""
 
     def __init__(self, faults: list[FieldFault]) -> None:
@@ -96,7 +96,7 @@ class ImageNotReadyError(ServiceError):
 
 
 class ImageNotFoundError(ServiceError):
-    """The job has ended without a picture of this index."""
+    """The job has ended without an image of this index."""
 
     code = "image_not_found"
 

@@ -70,7 +70,7 @@ jobs = Table(
     Column("failure_detail", Text),
     Column("notes", JSONB),  # warnings that came up while it ran
     Column("fallbacks", SmallInteger, nullable=False, server_default=text("0")),  # models still to fall back to
-    Column("keep_s", Integer),  # pictures go so long after the end; NULL: by the general rule
+    Column("keep_s", Integer),  # images go so long after the end; NULL: by the general rule
     Column("per_call", SmallInteger, nullable=False, server_default=text("1")),  # images that one call makes at most
     Column("created_at", TIME, nullable=False, server_default=NOW),
     Column("started_at", TIME),
@@ -206,7 +206,7 @@ upstream_calls = Table(
     Column("cancel_asked_at", TIME),
     Column("upstream_id", Text),
     Column("poll_url", Text),
-    Column("result", JSONB),  # links of a finished call, until its pictures are kept
+    Column("result", JSONB),  # links of a finished call, until its images are kept
     Column("pictures_kept", SmallInteger, nullable=False, server_default=text("0")),
     Column("error_code", Text),
     Column("error_detail", Text),
@@ -214,7 +214,7 @@ upstream_calls = Table(
     Column("retry_after_s", Float),
     Column("resends", SmallInteger, nullable=False, server_default=text("0")),
     Column("written_off", Boolean, nullable=False, server_default=text("false")),
-    Column("unit_price", BigInteger),  # of one picture by this call's model; NULL: the job's
+    Column("unit_price", BigInteger),  # of one image by this call's model; NULL: the job's
     Column("searches", SmallInteger, nullable=False, server_default=text("0")),  # for an answer that was lost
     # What the call was to cost us and what the upstream says that it cost, in micro-USD; `usage` in its own units.
     Column("expected_cost", BigInteger),
@@ -250,7 +250,7 @@ images = Table(
     Column("call_id", Text, nullable=False),
     Column("key", Text, nullable=False),
     Column("mime", Text, nullable=False),
-    Column("width_px", Integer),  # NULL: no picture but a 3D file or a text
+    Column("width_px", Integer),  # NULL: no image but a 3D file or a text
     Column("height_px", Integer),
     Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
@@ -345,7 +345,7 @@ providers = Table(
     Column("failing_since", TIME),
     # Written and read by workers of the release before only; goes with the next release.
     Column("failing_job", Text),
-    # The jobs whose failures were counted, newest last: a job counts once (jobs/circuit.py).
+    # The jobs whose failures were counted, newest last: a job counts once (jobs/dispatch/circuit.py).
     Column("failing_jobs", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("trips", Integer, nullable=False, server_default=text("0")),
     Column("opened_at", TIME),

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from providers.errors import ProviderError
 
 if TYPE_CHECKING:
-    from providers.catalog import Model
+    from providers.catalog.catalog import Model
 
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
-    """A verified reference picture; ``data`` are its bytes as we keep them."""
+    """A verified reference image; ``data`` are its bytes as we keep them."""
 
     data: bytes = field(repr=False)
     mime: str
@@ -37,7 +37,7 @@ class Order:
     ``params`` holds only what the caller set (canonical names: quality, seed, ...), so that a
     setting left out here is left out on the wire. ``size`` holds the catalogue's canonical size
     fields (``size``, or ``width`` + ``height``, or ``aspect_ratio``, ``resolution``), as strings or
-    whole numbers. ``n`` is the number of pictures of this call, never above the model's
+    whole numbers. ``n`` is the number of images of this call, never above the model's
     ``max_per_call``.
     """
 
@@ -82,7 +82,7 @@ class CallRef:
 class ResultImage:
     """One result: its bytes, or a link to fetch at once (they die in minutes).
 
-    What the bytes are follows from the model's ``output``: a picture, a 3D file, or a text in UTF-8.
+    What the bytes are follows from the model's ``output``: an image, a 3D file, or a text in UTF-8.
     """
 
     data: bytes | None = field(default=None, repr=False)
@@ -97,7 +97,7 @@ class Cost:
 
     ``microusd``: whole millionths of a US dollar, rounded up, where the answer names money or its counts have a
     sure price; else None. ``usage``: the counts as the upstream names them (tokens, seconds, credits), fit for
-    JSON. :mod:`providers.usage` makes both from what came, checked.
+    JSON. :mod:`providers.shared.usage` makes both from what came, checked.
     """
 
     microusd: int | None

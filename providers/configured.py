@@ -14,7 +14,7 @@ from typing import Final
 
 import yaml
 
-_CATALOG = Path(__file__).with_name("catalog.yaml")
+_CATALOG = Path(__file__).with_name("catalog") / "catalog.yaml"
 
 
 @dataclass(frozen=True, slots=True)

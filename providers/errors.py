@@ -1,7 +1,7 @@
 """What went wrong at an upstream, said by type: the class tells the caller what to do next.
 
 =====================  =======================================  ==============================
-class                  the picture                              what follows
+class                  the image                              what follows
 =====================  =======================================  ==============================
 ``NotRun``             surely was not started                   retry, or another model
 ``Failed``             surely was not made; the upstream said   a new call, if ``retryable``

@@ -8,19 +8,19 @@ from typing import Final, Protocol
 from pydantic import ValidationError
 
 from providers.base import Provider
-from providers.chatgpt2api import ChatGpt2Api
 from providers.configured import value_of
-from providers.flux import Flux
-from providers.gemini import Gemini
-from providers.http import Outgoing, origin_of
-from providers.huggingface import HuggingFace
-from providers.llamaswap import LlamaSwap
-from providers.openai import OpenAi
-from providers.replicate import Replicate
-from providers.stability import Stability
-from providers.wavespeed import WaveSpeed
-from providers.wire import Origin
-from providers.xai import Xai
+from providers.http.client import Outgoing, origin_of
+from providers.http.connections import Origin
+from providers.upstreams.chatgpt2api.adapter import ChatGpt2Api
+from providers.upstreams.flux.adapter import Flux
+from providers.upstreams.gemini.adapter import Gemini
+from providers.upstreams.huggingface.adapter import HuggingFace
+from providers.upstreams.llamaswap.adapter import LlamaSwap
+from providers.upstreams.openai.adapter import OpenAi
+from providers.upstreams.replicate.adapter import Replicate
+from providers.upstreams.stability.adapter import Stability
+from providers.upstreams.wavespeed.adapter import WaveSpeed
+from providers.upstreams.xai.adapter import Xai
 
 POOL_SIZE: Final = 200  # the most paid calls a worker process has at one provider (DESIGN section 3)
 

@@ -9,7 +9,7 @@ CREDITS_PER_USD = 100
 
 
 def unit_price_microcredits(cost_usd: Decimal, *, markup: Decimal, minimum: int) -> int:
-    """The price of one picture: cost x markup, rounded up, and never below ``minimum``.
+    """The price of one image: cost x markup, rounded up, and never below ``minimum``.
 
     The minimum makes self-hosted upstreams, whose catalogue cost is zero, count against a balance.
     """

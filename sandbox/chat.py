@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox import scenes
+from sandbox.drawing import scenery
 from sandbox.faults import Script
 from sandbox.markers import without_markers
 
@@ -116,7 +116,7 @@ def enhanced(text: str, *, temperature: float) -> str:
     """
     subject = without_markers(text).rstrip(" .,;") or "A quiet landscape"
     creative = temperature >= CREATIVE_FROM_TEMPERATURE
-    dice = scenes.generator("chat", subject, creative)
+    dice = scenery.generator("chat", subject, creative)
     view, light, palette = dice.choice(_VIEWS), dice.choice(_LIGHTS), dice.choice(_PALETTES)
     if creative:
         return f"{subject}, {dice.choice(_TWISTS)}; {light}, {palette}, {dice.choice(_MOODS)}."

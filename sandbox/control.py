@@ -8,7 +8,7 @@ from flask import Blueprint, Response, jsonify, request
 from sandbox.faults import Rule, can_happen_at
 from sandbox.markers import PLACES, UnknownFault, parse
 from sandbox.settings import BadSetting
-from sandbox.world import world
+from sandbox.state import current_state
 
 bp = Blueprint("control", __name__, url_prefix="/control")
 
@@ -28,40 +28,40 @@ def refuse(error: Exception) -> tuple[Response, int]:
 @bp.get("/health")
 def health() -> Response:
     """Whose server this is: a chaos run compares ``pid`` with the process it started."""
-    return jsonify(ok=True, pid=os.getpid(), twins=sorted(world().shelves))
+    return jsonify(ok=True, pid=os.getpid(), emulators=sorted(current_state().stores))
 
 
 @bp.get("/counts")
 def counts() -> Response:
     """Tallies by provider; ``?keys=0`` leaves out the tables by key."""
-    return jsonify(world().counts.describe(keys=request.args.get("keys", "1") != "0"))
+    return jsonify(current_state().counts.describe(keys=request.args.get("keys", "1") != "0"))
 
 
 @bp.get("/requests")
 def requests() -> Response:
     """The latest requests and their form; ``?provider=`` and ``?limit=``."""
     limit = request.args.get("limit", 500, type=int)
-    return jsonify(world().counts.requests(request.args.get("provider"), limit=max(1, limit)))
+    return jsonify(current_state().counts.requests(request.args.get("provider"), limit=max(1, limit)))
 
 
 @bp.post("/reset")
 def reset() -> Response:
     """Forget jobs, counts and faults; settings stay."""
-    world().reset()
+    current_state().reset()
     return jsonify(ok=True)
 
 
 @bp.get("/settings")
 def settings() -> Response:
     """The settings in force."""
-    return jsonify(world().settings.as_dict())
+    return jsonify(current_state().settings.as_dict())
 
 
 @bp.put("/settings")
 def change_settings() -> Response:
     """Change some settings."""
-    world().settings.change(_body())
-    return jsonify(world().settings.as_dict())
+    current_state().settings.change(_body())
+    return jsonify(current_state().settings.as_dict())
 
 
 @bp.post("/clock")
@@ -70,22 +70,22 @@ def advance() -> Response:
     seconds = _body().get("advance_s")
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise BadControl("advance_s must be a number of seconds")
-    world().clock.advance(float(seconds))
-    return jsonify(now=world().clock.now())
+    current_state().clock.advance(float(seconds))
+    return jsonify(now=current_state().clock.now())
 
 
 @bp.post("/restart")
 def restart() -> Response:
     """Let one twin (``provider``) or all behave as if restarted; says how many jobs broke off."""
     only = _body().get("provider")
-    shelves = {name: shelf for name, shelf in world().shelves.items() if only in (None, name)}
-    return jsonify({name: shelf.restart() for name, shelf in shelves.items()})
+    stores = {name: store for name, store in current_state().stores.items() if only in (None, name)}
+    return jsonify({name: store.restart() for name, store in stores.items()})
 
 
 @bp.get("/faults")
 def faults() -> Response:
     """The rules and how often each fired."""
-    return jsonify([rule.describe() for rule in world().faults.rules()])
+    return jsonify([rule.describe() for rule in current_state().faults.rules()])
 
 
 @bp.post("/faults")
@@ -97,14 +97,14 @@ def add_fault() -> tuple[Response, int]:
 @bp.delete("/faults")
 def clear_faults() -> Response:
     """Drop every rule."""
-    world().faults.clear()
+    current_state().faults.clear()
     return jsonify(ok=True)
 
 
 @bp.delete("/faults/<int:number>")
 def drop_fault(number: int) -> tuple[Response, int]:
     """Drop one rule."""
-    if not world().faults.remove(number):
+    if not current_state().faults.remove(number):
         return jsonify(error=f"there is no fault {number}"), 404
     return jsonify(ok=True), 200
 
@@ -135,7 +135,7 @@ def _rule(wanted: dict[str, Any]) -> Rule:
     for fault in script:
         if not can_happen_at(fault, fields.get("route")):
             raise BadControl(f"{fault.name!r} cannot happen at route {fields['route']!r}")
-    return world().faults.add(script, **fields)
+    return current_state().faults.add(script, **fields)
 
 
 def _body() -> dict[str, Any]:

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from sandbox.bounded import BoundedStore
 from sandbox.markers import CHAT_FAULTS, OUTCOME_FAULTS, Fault, faults_in
-from sandbox.store import BoundedStore
 
 OUTCOME = "outcome"
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from flask import Response, request
 
-from sandbox import bad_files
+from sandbox.drawing import bad_files
 from sandbox.faults import Script
 from sandbox.markers import Fault
 

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 from werkzeug.datastructures import FileStorage
 
-from sandbox.world import world
+from sandbox.state import current_state
 
 TEXT_SHOWN_MAX = 200
 _HEADERS_SHOWN = (
@@ -32,14 +32,14 @@ def watch(blueprint: Blueprint, provider: str) -> None:
 
     @blueprint.before_request
     def begin() -> None:
-        world().counts.begin(provider)
+        current_state().counts.begin(provider)
         g.sandbox_open = True
         g.sandbox_entry = _describe(provider)
-        world().counts.note(g.sandbox_entry)
+        current_state().counts.note(g.sandbox_entry)
 
     @blueprint.after_request
     def sent(answer: Response) -> Response:
-        counts, status = world().counts, answer.status_code
+        counts, status = current_state().counts, answer.status_code
         g.sandbox_entry["status"] = status
         g.sandbox_open = False
         # Not here but when the body is out: a stream is in flight until its last byte.
@@ -49,12 +49,12 @@ def watch(blueprint: Blueprint, provider: str) -> None:
     @blueprint.teardown_request
     def gone(_error: BaseException | None) -> None:
         if g.pop("sandbox_open", False):
-            world().counts.end(provider, None)
+            current_state().counts.end(provider, None)
 
 
 def note_stray(status: int) -> None:
     """Log a request that no twin's route took: it may have carried what this host should not see."""
-    world().counts.note({**_describe(None), "status": status})
+    current_state().counts.note({**_describe(None), "status": status})
 
 
 def _describe(provider: str | None) -> dict[str, object]:

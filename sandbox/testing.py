@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from sandbox.twins import Twin, all_twins
+from sandbox.emulators import Emulator, all_emulators
 
 START_S = 20.0
 STOP_S = 5.0
@@ -28,15 +28,15 @@ class Sandbox:
 
     def environ(self, provider: str, *, key: str = "test-key") -> dict[str, str]:
         """The variables that configure this provider, and no other, with its twin for an upstream."""
-        return self._twin(provider).leading_here(self.url, key)
+        return self._emulator(provider).leading_here(self.url, key)
 
     def base_url(self, provider: str) -> str:
         """Where the twin's paths begin."""
-        return self.url + self._twin(provider).prefix
+        return self.url + self._emulator(provider).prefix
 
     @staticmethod
-    def _twin(provider: str) -> Twin:
-        return next(twin for twin in all_twins() if twin.name == provider)
+    def _emulator(provider: str) -> Emulator:
+        return next(emulator for emulator in all_emulators() if emulator.name == provider)
 
     @property
     def chatgpt2api_url(self) -> str:

@@ -8,9 +8,9 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from sandbox import control, recorder
+from sandbox.emulators import Emulator, Wrong, all_emulators, environ
 from sandbox.settings import Settings
-from sandbox.twins import Twin, Wrong, all_twins, environ
-from sandbox.world import EXTENSION, Clock, World
+from sandbox.state import EXTENSION, Clock, State
 
 BODY_MAX_BYTES = 256 * 2**20
 
@@ -29,34 +29,36 @@ def create_app(settings: Settings | None = None, *, clock: Clock | None = None) 
     flask.json = PlainJson(flask)
     # A view that cuts its connection raises through: Flask must not make a polite 500 of it.
     flask.config["PROPAGATE_EXCEPTIONS"] = True
-    world = World(settings or Settings.from_env(), clock or Clock())
-    flask.extensions[EXTENSION] = world
-    twins = all_twins()
-    for twin in twins:
-        world.shelves[twin.name] = twin.new_shelf(world)
-        flask.register_blueprint(twin.blueprint, url_prefix=twin.prefix)
+    sandbox_state = State(settings or Settings.from_env(), clock or Clock())
+    flask.extensions[EXTENSION] = sandbox_state
+    emulators = all_emulators()
+    for emulator in emulators:
+        sandbox_state.stores[emulator.name] = emulator.new_store(sandbox_state)
+        flask.register_blueprint(emulator.blueprint, url_prefix=emulator.prefix)
     flask.register_blueprint(control.bp)
-    flask.register_error_handler(HTTPException, partial(_unrouted, twins))
-    flask.add_url_rule("/", "index", partial(_index, twins))
+    flask.register_error_handler(HTTPException, partial(_unrouted, emulators))
+    flask.add_url_rule("/", "index", partial(_index, emulators))
     return flask
 
 
-def _index(twins: tuple[Twin, ...]) -> Response:
+def _index(emulators: tuple[Emulator, ...]) -> Response:
     """For the person who opens the port in a browser."""
     return jsonify(
-        sandbox={twin.name: request.host_url.rstrip("/") + twin.prefix for twin in twins},
+        sandbox={emulator.name: request.host_url.rstrip("/") + emulator.prefix for emulator in emulators},
         environ=environ(request.host_url.rstrip("/")),
         control="/control",
     )
 
 
-def _unrouted(twins: tuple[Twin, ...], error: HTTPException) -> ResponseReturnValue:
+def _unrouted(emulators: tuple[Emulator, ...], error: HTTPException) -> ResponseReturnValue:
     """404 and 405 in the words of the twin whose path was meant."""
     if request.routing_exception is not None:
         recorder.note_stray(error.code or 500)
-    for twin in twins:
-        if request.path.startswith(f"{twin.prefix}/"):
-            return twin.unrouted(Wrong(error.code or 500, request.method, request.path.removeprefix(twin.prefix)))
+    for emulator in emulators:
+        if request.path.startswith(f"{emulator.prefix}/"):
+            return emulator.unrouted(
+                Wrong(error.code or 500, request.method, request.path.removeprefix(emulator.prefix))
+            )
     return jsonify(error=error.name), error.code or 500
 
 

@@ -1,4 +1,4 @@
-"""Where a picture ends and how many frames it has, from its structure, before anything is decoded.
+"""Where an image ends and how many frames it has, from its structure, before anything is decoded.
 
 Runs in the decoder process: it walks the whole file, which takes a while for a hostile one.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from storage.base import MediaError
 from storage.sniff import AVIF, GIF, JPEG, PNG, WEBP, box_at
 
-# Inside JPEG picture data FF 00 is a plain FF and D0 to D7 are restart marks; FF FF is padding.
+# Inside JPEG image data FF 00 is a plain FF and D0 to D7 are restart marks; FF FF is padding.
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _JPEG_EOI, _JPEG_SOS = 0xD9, 0xDA
 # 01 and D8 stand alone, without a length.
@@ -25,7 +25,7 @@ _ISO_TOP_LEVEL = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """``end`` is the offset behind the last byte of the picture; AVIF tells its frames only when opened."""
+    """``end`` is the offset behind the last byte of the image; AVIF tells its frames only when opened."""
 
     end: int
     frames: int = 1
@@ -47,7 +47,7 @@ def dissect(data: bytes, mime: str, *, max_frames: int) -> Anatomy:
 
 
 def _truncated() -> MediaError:
-    return MediaError("truncated_image", "ends before the picture does")
+    return MediaError("truncated_image", "ends before the image does")
 
 
 def _count(frames: int, max_frames: int) -> None:

@@ -1,4 +1,4 @@
-"""What a store of bytes must do, and what a verified picture is."""
+"""What a store of bytes must do, and what a verified image is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import BinaryIO, Literal, Protocol
 
 
 class MediaError(Exception):
-    """Bytes that are no acceptable picture. ``code`` is public (docs/errors.md)."""
+    """Bytes that are no acceptable image. ``code`` is public (docs/errors.md)."""
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(code, detail)
@@ -29,12 +29,12 @@ class MediaBusyError(StorageUnavailableError):
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A verified picture at rest. ``key`` names the blob; it is made of our ids and a hash alone."""
+class StoredImage:
+    """A verified image at rest. ``key`` names the blob; it is made of our ids and a hash alone."""
 
     key: str
     mime: str
-    width_px: int  # 0 x 0: no picture but a 3D file or a text
+    width_px: int  # 0 x 0: no image but a 3D file or a text
     height_px: int
     size_bytes: int
     sha256: str  # lower-case hex of the stored bytes
@@ -42,7 +42,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a picture may ask of us. Uploads come from users, results from upstreams."""
+    """How much an image may ask of us. Uploads come from users, results from upstreams."""
 
     max_upload_bytes: int = 10 * 1024 * 1024
     max_result_bytes: int = 64 * 1024 * 1024
@@ -54,14 +54,14 @@ class Limits:
     max_frames: int = 50
     max_animation_pixels: int = 160_000_000  # width x height x frames, for results, which are decoded whole
 
-    decoder_wall_s: float = 30.0  # one picture: sent, decoded, stored and answered
-    decoder_cpu_s: int = 20  # one picture
+    decoder_wall_s: float = 30.0  # one image: sent, decoded, stored and answered
+    decoder_cpu_s: int = 20  # one image
     decoder_memory_bytes: int = 1024 * 1024 * 1024  # address space, Python and Pillow included
-    decoder_pictures: int = 500  # then the process is replaced
+    decoder_images: int = 500  # then the process is replaced
     decoder_queue_s: float = 30.0  # how long a caller waits for a free decoder
 
 
-# What a model makes beside pictures, and its mime type where there is but one.
+# What a model makes beside images, and its mime type where there is but one.
 Kind = Literal["image", "model_3d", "text"]
 TEXT = "text/plain"
 

@@ -1,4 +1,4 @@
-"""The decoder process: reads tasks on stdin, decodes and stores pictures, answers on stdout.
+"""The decoder process: reads tasks on stdin, decodes and stores images, answers on stdout.
 
 Bytes from outside meet C code only here, under limits the kernel enforces. It also does the writing, so
 that no fsync ever stalls the event loop of its parent. It ends when stdin ends.
@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from storage import models3d, raster, sniff, variants, wire
 from storage.anatomy import dissect
-from storage.base import TEXT, BlobNotFoundError, MediaError, Picture, StorageUnavailableError
+from storage.base import TEXT, BlobNotFoundError, MediaError, StorageUnavailableError, StoredImage
 from storage.local import LocalStore, write_staging_file
 from storage.wire import Task
 
@@ -32,14 +32,14 @@ EXTENSIONS = {**sniff.EXTENSIONS, **models3d.EXTENSIONS, TEXT: "txt"}
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _OPEN_FILES = 64
-# A process that holds on to this much between pictures gives it back by ending.
+# A process that holds on to this much between images gives it back by ending.
 _RETIRE_ABOVE_BYTES = 200 * 1024 * 1024
 
 Reply = dict[str, Any]
 
 
 def main(argv: list[str]) -> None:
-    """``argv``: memory_bytes, cpu_s and wall_s of one picture, max_body_bytes, the parent's process id."""
+    """``argv``: memory_bytes, cpu_s and wall_s of one image, max_body_bytes, the parent's process id."""
     memory_bytes, cpu_s, wall_s, max_body_bytes, parent_pid = (int(word) for word in argv)
     follow_parent(parent_pid)
     confine(memory_bytes)
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
 
 
 def follow_parent(parent_pid: int) -> None:
-    """End with the parent even in the middle of a picture; an idle decoder ends with its stdin anyway.
+    """End with the parent even in the middle of an image; an idle decoder ends with its stdin anyway.
 
     Linux sends the signal when the *thread* that started us ends, so the handler asks who our parent is.
     """
@@ -66,7 +66,7 @@ def follow_parent(parent_pid: int) -> None:
         if os.getppid() != parent_pid:
             os._exit(0)
 
-    # Ctrl-C and a supervisor's SIGTERM go to the whole group; the parent may still need this picture.
+    # Ctrl-C and a supervisor's SIGTERM go to the whole group; the parent may still need this image.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, end_if_orphaned)
@@ -97,7 +97,7 @@ def claim_stdout() -> BinaryIO:
 
 
 def start_clocks(*, cpu_s: int, wall_s: int) -> None:
-    """Let the kernel end this process if one picture takes too long, whatever C code it is in."""
+    """Let the kernel end this process if one image takes too long, whatever C code it is in."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     soft = math.ceil(used.ru_utime + used.ru_stime) + cpu_s
@@ -118,7 +118,7 @@ def is_bloated() -> bool:
 
 
 def decoded(answers: BinaryIO, head: dict[str, Any]) -> None:
-    """Tell the parent that the picture is good: from here on only the disk can be slow."""
+    """Tell the parent that the image is good: from here on only the disk can be slow."""
     stop_clocks()
     send(answers, {"id": head["id"], "decoded": True})
 
@@ -169,9 +169,9 @@ class Worker:
         task = self._task
         anatomy = dissect(body, task.mime, max_frames=task.bounds.max_frames)
         raster.check_bounds(anatomy.width_px, anatomy.height_px, task.bounds)
-        # Cut here: what follows the picture must not even reach the decoder.
-        picture = raster.open_picture(body[: anatomy.end], task.mime, task.bounds)
-        plain = raster.upright(picture)
+        # Cut here: what follows the image must not even reach the decoder.
+        image = raster.open_image(body[: anatomy.end], task.mime, task.bounds)
+        plain = raster.upright(image)
         if task.role == "mask":
             plain = raster.as_mask(plain)
         # A mask lives by its exact edges, so it is never made lossy again.
@@ -184,9 +184,9 @@ class Worker:
         if anatomy.end < len(body):
             raise MediaError("trailing_data", f"{len(body) - anatomy.end} bytes behind the picture")
         raster.check_bounds(anatomy.width_px, anatomy.height_px, task.bounds)
-        picture = raster.open_picture(body, task.mime, task.bounds)
-        raster.decode_all(picture, task.bounds)
-        return self._keep(body, task.mime, picture.size)
+        image = raster.open_image(body, task.mime, task.bounds)
+        raster.decode_all(image, task.bounds)
+        return self._keep(body, task.mime, image.size)
 
     def _variant(self, body: bytes) -> Reply:
         task, store = self._task, self._store
@@ -194,17 +194,17 @@ class Worker:
             if store.exists(task.target_key):
                 return {"picture": asdict(describe(store.read(task.target_key), task.target_key))}
             body = store.read(task.source_key)
-        picture = raster.open_picture(body, task.mime, task.bounds)
-        sideways = raster.is_sideways(picture)
-        whole = picture.size[::-1] if sideways else picture.size
+        image = raster.open_image(body, task.mime, task.bounds)
+        sideways = raster.is_sideways(image)
+        whole = image.size[::-1] if sideways else image.size
         size = raster.fit(whole, task.box_px)
-        if size == whole and task.target_mime == task.mime and raster.orientation_of(picture) == 1:
+        if size == whole and task.target_mime == task.mime and raster.orientation_of(image) == 1:
             return {"picture": asdict(describe(body, task.source_key))}
         variants.check_encodable(size, task.target_mime)
         # JPEG can decode straight to a smaller size.
-        picture.draft(None, size[::-1] if sideways else size)
-        small = raster.shrink(raster.upright(picture), size)
-        del picture, body  # the encoder needs the room
+        image.draft(None, size[::-1] if sideways else size)
+        small = raster.shrink(raster.upright(image), size)
+        del image, body  # the encoder needs the room
         data = raster.encode_variant(small, task.target_mime)
         return self._keep(data, task.target_mime, size)
 
@@ -214,7 +214,7 @@ class Worker:
             if store.exists(task.target_key):
                 return {"picture": asdict(describe(store.read(task.target_key), task.target_key))}
             body = store.read(task.source_key)
-        mask = raster.white_edits(raster.upright(raster.open_picture(body, task.mime, task.bounds)))
+        mask = raster.white_edits(raster.upright(raster.open_image(body, task.mime, task.bounds)))
         return self._keep(raster.encode_upload(mask, sniff.PNG), sniff.PNG, mask.size)
 
     def _keep(self, data: bytes, mime: str, size_px: tuple[int, int]) -> Reply:
@@ -222,19 +222,19 @@ class Worker:
         self._on_decoded()
         sha256 = hashlib.sha256(data).hexdigest()
         key = self._task.target_key or f"{self._task.prefix}/{sha256}.{EXTENSIONS[mime]}"
-        picture = Picture(key, mime, size_px[0], size_px[1], len(data), sha256)
+        image = StoredImage(key, mime, size_px[0], size_px[1], len(data), sha256)
         path = write_staging_file(self._task.staging, data)
         if self._store is None:
-            return {"picture": asdict(picture), "path": path}
+            return {"picture": asdict(image), "path": path}
         self._store.put_file(path, key)
-        return {"picture": asdict(picture)}
+        return {"picture": asdict(image)}
 
 
-def describe(data: bytes, key: str) -> Picture:
-    """A blob we wrote ourselves, as a Picture."""
+def describe(data: bytes, key: str) -> StoredImage:
+    """A blob we wrote ourselves, as a Image."""
     header = sniff.read_header(data)
     sha256 = hashlib.sha256(data).hexdigest()
-    return Picture(key, header.mime, header.width_px, header.height_px, len(data), sha256)
+    return StoredImage(key, header.mime, header.width_px, header.height_px, len(data), sha256)
 
 
 if __name__ == "__main__":

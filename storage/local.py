@@ -80,7 +80,7 @@ class LocalStore:
         """Keep the file at ``path`` under ``key``, moving it; kept or not, it is gone from there afterwards.
 
         Two writers of one new key at the same moment: the later one wins. Keys end in a hash of the
-        content or name one derivation of it, so both hold the same picture.
+        content or name one derivation of it, so both hold the same image.
         """
         check_key(key)
         try:

@@ -1,4 +1,4 @@
-"""What a picture is: the one door through which bytes become pictures and pictures become variants.
+"""What an image is: the one door through which bytes become images and images become variants.
 
 Looks at headers here and leaves everything else to decoder processes: this module decodes nothing, and
 with a local store it writes nothing, so it may be called from an event loop.
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from storage import sniff, variants
-from storage.base import BlobNotFoundError, Kind, Limits, MediaError, Picture, Store
+from storage.base import BlobNotFoundError, Kind, Limits, MediaError, Store, StoredImage
 from storage.local import LocalStore, sweep_folder
 from storage.pool import DecoderPool, Reply
 from storage.wire import Bounds, Role, Task, Verb
 
-__all__ = ["Limits", "Media", "MediaError", "Picture", "Role"]
+__all__ = ["Limits", "Media", "MediaError", "Role", "StoredImage"]
 
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 _KNOWN_VARIANTS = 4096
@@ -46,10 +46,10 @@ class Media:
         self._staging.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._known = _Known(_KNOWN_VARIANTS)
 
-    def keep_upload(self, data: bytes, *, prefix: str, role: Role = "image") -> Picture:
-        """Verify a picture from a user, write it anew and keep it under ``prefix/sha256.extension``.
+    def keep_upload(self, data: bytes, *, prefix: str, role: Role = "image") -> StoredImage:
+        """Verify an image from a user, write it anew and keep it under ``prefix/sha256.extension``.
 
-        Upright, in sRGB, eight bit, first frame, without metadata or anything behind the picture. JPEG stays
+        Upright, in sRGB, eight bit, first frame, without metadata or anything behind the image. JPEG stays
         JPEG, except as a mask; everything else becomes PNG, alpha kept.
         Raises: MediaError, MediaBusyError, StorageUnavailableError.
         """
@@ -57,10 +57,10 @@ class Media:
         task = self._task("upload", header.mime, self._upload_bounds, prefix=_checked(prefix), role=role)
         return self._kept(self._pool.run(task, data))
 
-    def keep_result(self, data: bytes, *, prefix: str, kind: Kind = "image") -> Picture:
+    def keep_result(self, data: bytes, *, prefix: str, kind: Kind = "image") -> StoredImage:
         """Verify what an upstream made and keep its very bytes under ``prefix/sha256.extension``.
 
-        Every frame must decode and nothing may follow the picture; size is as coded, orientation not applied.
+        Every frame must decode and nothing may follow the image; size is as coded, orientation not applied.
         A 3D file must be what it says (:mod:`storage.models3d`), a text UTF-8 without control characters.
         Raises: MediaError, MediaBusyError, StorageUnavailableError.
         """
@@ -70,7 +70,7 @@ class Media:
         task = self._task("result", header.mime, self._result_bounds, prefix=_checked(prefix))
         return self._kept(self._pool.run(task, data))
 
-    def _keep_other(self, data: bytes, kind: Literal["model_3d", "text"], prefix: str) -> Picture:
+    def _keep_other(self, data: bytes, kind: Literal["model_3d", "text"], prefix: str) -> StoredImage:
         most = self._limits.max_result_bytes if kind == "model_3d" else self._limits.max_text_bytes
         if len(data) > most:
             raise MediaError("image_too_large_bytes", f"{len(data)}, at most {most}")
@@ -91,11 +91,11 @@ class Media:
         width: int | None = None,
         height: int | None = None,
         format: str | None = None,  # noqa: A002
-    ) -> Picture:
-        """The kept picture ``key`` in another size or format: png, jpeg, webp or avif (none: as it is).
+    ) -> StoredImage:
+        """The kept image ``key`` in another size or format: png, jpeg, webp or avif (none: as it is).
 
         Fits inside width x height px, keeps its shape, is never enlarged; upright, first frame, no metadata.
-        Made once and cached. The picture itself comes back where nothing would change.
+        Made once and cached. The image itself comes back where nothing would change.
         Raises: ValueError for format or edges, BlobNotFoundError, MediaError,
             MediaBusyError, StorageUnavailableError.
         """
@@ -112,11 +112,11 @@ class Media:
             target_mime=target_mime,
             box_px=box,
         )
-        picture = self._kept(self._make(task))
-        self._known.put(target, picture)
-        return picture
+        image = self._kept(self._make(task))
+        self._known.put(target, image)
+        return image
 
-    def white_mask(self, key: str) -> Picture:
+    def white_mask(self, key: str) -> StoredImage:
         """The kept mask ``key`` as 8-bit grey PNG, white where it is transparent; made once, kept beside it.
 
         Raises: BlobNotFoundError, MediaError, MediaBusyError, StorageUnavailableError.
@@ -130,9 +130,9 @@ class Media:
         return self._kept(self._make(task))
 
     def delete(self, key: str) -> None:
-        """Remove a picture and all its variants. Idempotent. Raises StorageUnavailableError.
+        """Remove an image and all its variants. Idempotent. Raises StorageUnavailableError.
 
-        The picture goes last: as long as it is there, a failed attempt can be made again.
+        The image goes last: as long as it is there, a failed attempt can be made again.
         """
         for variant in list(self._store.iter_keys(variants.variant_prefix(key))):
             self._store.delete(variant)
@@ -143,7 +143,7 @@ class Media:
         return sweep_folder(self._staging)
 
     def close(self) -> None:
-        """End the decoders. Pictures under way are finished, later ones refused."""
+        """End the decoders. Images under way are finished, later ones refused."""
         self._pool.close()
 
     def _make(self, task: Task) -> Reply:
@@ -154,15 +154,15 @@ class Media:
                 return self._pool.run(replace(task, verb="describe"), self._store.read(task.target_key))
         return self._pool.run(task, self._store.read(task.source_key))
 
-    def _kept(self, reply: Reply) -> Picture:
-        """The picture in an answer, put in its place if the decoder could not."""
-        picture = Picture(**reply["picture"])
+    def _kept(self, reply: Reply) -> StoredImage:
+        """The image in an answer, put in its place if the decoder could not."""
+        image = StoredImage(**reply["picture"])
         if path := reply.get("path"):
             try:
-                self._store.put_file(path, picture.key)
+                self._store.put_file(path, image.key)
             finally:
                 Path(path).unlink(missing_ok=True)
-        return picture
+        return image
 
     def _task(
         self,
@@ -211,19 +211,19 @@ class _Known:
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()
-        self._pictures: OrderedDict[str, Picture] = OrderedDict()
+        self._images: OrderedDict[str, StoredImage] = OrderedDict()
 
-    def get(self, key: str) -> Picture | None:
+    def get(self, key: str) -> StoredImage | None:
         with self._lock:
-            if key in self._pictures:
-                self._pictures.move_to_end(key)
-            return self._pictures.get(key)
+            if key in self._images:
+                self._images.move_to_end(key)
+            return self._images.get(key)
 
-    def put(self, key: str, picture: Picture) -> None:
+    def put(self, key: str, image: StoredImage) -> None:
         with self._lock:
-            self._pictures[key] = picture
-            if len(self._pictures) > self._size:
-                self._pictures.popitem(last=False)
+            self._images[key] = image
+            if len(self._images) > self._size:
+                self._images.popitem(last=False)
 
 
 def _checked(prefix: str) -> str:

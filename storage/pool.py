@@ -36,7 +36,7 @@ _CHUNK_BYTES = 1024 * 1024
 _START_S = 20.0
 _GOODBYE_S = 2.0
 _TRIES = 2
-# The kernel ended it for what the picture cost: a second try would cost the same again.
+# The kernel ended it for what the image cost: a second try would cost the same again.
 _OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGALRM)
 
 Reply = dict[str, Any]
@@ -58,7 +58,7 @@ class Decoder:
         """Raises StorageUnavailableError when the process does not come up."""
         self._wall_s = limits.decoder_wall_s
         self._ids = itertools.count()
-        self._pictures_left = limits.decoder_pictures
+        self._images_left = limits.decoder_images
         self._process = _spawn(limits)
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("a process started with pipes has none")
@@ -68,7 +68,7 @@ class Decoder:
         self._greet()
 
     def _greet(self) -> None:
-        """Wait until it runs, so that a broken installation is never taken for a broken picture."""
+        """Wait until it runs, so that a broken installation is never taken for a broken image."""
         is_up = False
         try:
             with _Deadline(_START_S, self._process):
@@ -87,11 +87,11 @@ class Decoder:
     @property
     def is_spent(self) -> bool:
         """Whether it has worked enough and should be replaced."""
-        return self._pictures_left < 1
+        return self._images_left < 1
 
     def ask(self, task: Task, body: bytes) -> Reply:
         """Have one task done. Raises DecoderDiedError; after any exception this decoder is of no use."""
-        self._pictures_left -= 1
+        self._images_left -= 1
         was_decoded = False
         with _Deadline(self._wall_s, self._process) as deadline:
             try:
@@ -103,7 +103,7 @@ class Decoder:
                 timed_out = deadline.has_struck or self._end_code() in _OUT_OF_TIME
                 raise DecoderDiedError(timed_out=timed_out, was_decoded=was_decoded) from None
         if reply["retire"] or deadline.has_struck:
-            self._pictures_left = 0
+            self._images_left = 0
         return reply
 
     def _send(self, task: Task, body: bytes) -> int:
@@ -250,7 +250,7 @@ class DecoderPool:
             decoder.retire()
 
     def _leave_parents_decoders(self) -> None:
-        """After a fork: two processes on one pipe would get each other's pictures.
+        """After a fork: two processes on one pipe would get each other's images.
 
         The inherited objects are kept, not closed: closing could disturb the parent's event loop.
         """
@@ -266,7 +266,7 @@ class DecoderPool:
         return [decoder.pid for decoder in list(self._idle.queue) if decoder is not None]
 
     def close(self) -> None:
-        """End the idle decoders now and the busy ones after their picture. Whoever waits is refused."""
+        """End the idle decoders now and the busy ones after their image. Whoever waits is refused."""
         self._leave_parents_decoders()
         self._is_closed = True
         idle: list[Decoder | None] = []

@@ -79,7 +79,7 @@ class S3Store:
 
         Durable on return: S3 answers a PUT when the object is safe. Its SHA-256 is part of the signature,
         so what was damaged on the way is refused. Two writers of one new key at the same moment: the later
-        one wins, as in the local store, and both hold the same picture.
+        one wins, as in the local store, and both hold the same image.
         """
         check_key(key)
         try:
@@ -131,7 +131,7 @@ class S3Store:
             raise
 
     def _size_or_trouble(self, key: str) -> int | None:
-        """The same, but a lost bucket is trouble: nobody may take it for a lost picture."""
+        """The same, but a lost bucket is trouble: nobody may take it for a lost image."""
         size_bytes = self._size(key)
         if size_bytes is None:
             self._client.head_bucket(Bucket=self._bucket)

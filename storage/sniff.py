@@ -17,7 +17,7 @@ EXTENSIONS = {PNG: "png", JPEG: "jpg", WEBP: "webp", GIF: "gif", AVIF: "avif"}
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _AVIF_BRANDS = {b"avif", b"avis"}
-# No honest picture needs more segments or boxes before it states its size.
+# No honest image needs more segments or boxes before it states its size.
 _MAX_STEPS = 1000
 # Start-of-frame markers carry the size; C4, C8 and CC lie in the same range and mean something else.
 _JPEG_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -38,7 +38,7 @@ _UNSUPPORTED_STARTS: tuple[tuple[bytes, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a picture claims about itself."""
+    """What an image claims about itself."""
 
     mime: str
     width_px: int
@@ -137,7 +137,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _avif_size(data: bytes) -> tuple[int, int]:
-    """Size of the largest item: the picture itself; tiles and thumbnails are smaller, alpha is as large."""
+    """Size of the largest item: the image itself; tiles and thumbnails are smaller, alpha is as large."""
     sizes = [struct.unpack_from(">II", data, start + 4) for start, _ in _ispe_boxes(data)]
     if not sizes:
         raise MediaError("image_undecodable", "avif: states no size")

@@ -1,4 +1,4 @@
-"""How variants are named: other sizes and formats of a kept picture, made once and cached beside it."""
+"""How variants are named: other sizes and formats of a kept image, made once and cached beside it."""
 
 from __future__ import annotations
 

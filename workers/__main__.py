@@ -15,7 +15,7 @@ import kombu.utils.functional
 
 from core import logging
 from core.settings import SettingsError
-from providers.catalog_file import CatalogError
+from providers.catalog.reading import CatalogError
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def _start() -> None:
     settings = wiring.settings()
     logging.configure(level=settings.log_level, log_format=settings.log_format)
 
-    from workers import transports
+    from workers.broker import transports
 
     transports.install()  # before anything asks kombu for a transport, for it remembers its answer
 
@@ -46,7 +46,7 @@ def _start() -> None:
     ticker.fit(app)
     bench = wiring.workbench()
     queues = [*FREE_QUEUES, *bench.registry.configured()]
-    assert tasks.run.name in app.tasks  # noqa: S101 importing them is what registers them
+    assert tasks.run.name in app.api.tasks  # noqa: S101 importing them is what registers them
     app.worker_main(
         [
             "worker",

@@ -8,9 +8,9 @@ from celery import Celery
 
 app = Celery("darkroom")
 app.config_from_object("celeryconfig")
-app.events.dispatcher_cls = "workers.event_batches:BatchingDispatcher"
+app.events.dispatcher_cls = "workers.flower.event_batches:BatchingDispatcher"
 
 if "flower.events" in sys.modules:  # Flower is loaded before the application that it is to show
-    from workers import flower_rows
+    from workers.flower import rows
 
-    flower_rows.install()
+    rows.install()

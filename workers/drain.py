@@ -1,6 +1,6 @@
 """Leaving well: on SIGTERM the worker claims nothing more, hands over, and is gone in seconds.
 
-Pictures in progress at asynchronous upstreams are rows, so nothing waits for them. A synchronous
+Images in progress at asynchronous upstreams are rows, so nothing waits for them. A synchronous
 call still open when the time is up is lost with its socket; its row says so and its credits return.
 """
 
@@ -15,7 +15,8 @@ from collections.abc import Callable
 import structlog
 from celery.signals import worker_shutting_down
 
-from workers import event_batches, wiring
+from workers import wiring
+from workers.flower import event_batches
 
 log = structlog.get_logger(__name__)
 

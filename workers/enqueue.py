@@ -20,10 +20,10 @@ from kombu.pools import ProducerPool
 
 from core.redis import RedisError, make_client
 from jobs.states import WAKE, Ended, Nudge, Signal
-from workers.broker import connect, hang_up, is_redis
+from workers.broker.envelope import redis_message
+from workers.broker.options import connect, hang_up, is_redis
 from workers.celery_app import app
-from workers.envelope import redis_message
-from workers.task_events import RUN, TaskEvents
+from workers.flower.task_events import RUN, TaskEvents
 
 log = structlog.get_logger(__name__)
 

@@ -8,10 +8,10 @@ import structlog
 from celery.exceptions import Ignore
 
 from core.errors import DatabaseAwayError, DatabaseChangedError
-from jobs import runner, steps
 from jobs.errors import JobFailedError, StaleJobError
+from jobs.execution import apply, run
+from jobs.execution.context import Workbench
 from jobs.states import Signal
-from jobs.workbench import Workbench
 from workers import wiring
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,7 @@ def perform_to_the_end(step: Step, argument: str) -> list[Signal]:
 def end(error: JobFailedError) -> list[Signal]:
     """End a job that a step found failed, its credits back. Never raises; empty where the sweep must do it."""
     try:
-        return steps.end_failed(wiring.workbench(), error)
+        return apply.end_failed(wiring.workbench(), error)
     except SAYS_NOTHING as reason:
         log.info("left_to_the_sweep", job_id=error.job_id, error=type(reason).__name__)
     except Exception:
@@ -64,9 +64,9 @@ def _with_accidents(step: Step, argument: str) -> list[Signal]:
     bench = wiring.workbench()
     try:
         return _once_more(step, bench, argument)
-    except runner.CrashedStepError as crash:
+    except run.CrashedStepError as crash:
         log.exception("step_crashed", job_id=crash.job_id)
-        return steps.crashed(bench, crash)
+        return apply.crashed(bench, crash)
 
 
 def _once_more(step: Step, bench: Workbench, argument: str) -> list[Signal]:

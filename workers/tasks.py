@@ -2,7 +2,7 @@
 
 Flower's row of ``jobs.run`` is the job's own life. A step that leaves the job alive returns ``LIVES_ON``, of which
 nothing is told, so that the row stays STARTED, or with ``Retry`` when the job is in the queue again; who ends the job
-elsewhere tells it by ``workers/task_events.py``. A poll is about many jobs and sends no events.
+elsewhere tells it by ``workers/flower/task_events.py``. A poll is about many jobs and sends no events.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import Any
 
 from celery import Task
 
-from jobs import poller, publishing, runner
+from jobs.dispatch import publishing
 from jobs.errors import JobFailedError
+from jobs.execution import poll as poller
+from jobs.execution import run as runner
+from jobs.execution.context import Workbench
 from jobs.states import Ended, Signal
-from jobs.workbench import Workbench
-from workers import drain, job_request, stepping, wiring
+from workers import drain, stepping, wiring
 from workers.celery_app import app
-from workers.job_request import LIVES_ON, JobRequest, JobRetry
-from workers.task_events import RUN
+from workers.flower import job_request
+from workers.flower.job_request import LIVES_ON, JobRequest, JobRetry
+from workers.flower.task_events import RUN
 from workers.ticker import poll_key
 
 

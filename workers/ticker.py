@@ -22,13 +22,17 @@ from celery.worker.state import active_requests
 
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
-from jobs import heartbeats, loading, poller, publishing, refill, retention, states, sweep
+from jobs import states
+from jobs.dispatch import heartbeats, publishing, refill
+from jobs.execution import poll
+from jobs.maintenance import retention, sweep
+from jobs.reads import worker as loading
 from jobs.states import Nudge, Signal
 from storage.base import StorageUnavailableError
 from workers import drain, stepping, wiring
 from workers.bulkheads import Bulkheads, install, paid_slots
 from workers.celery_app import app
-from workers.task_events import RUN
+from workers.flower.task_events import RUN
 from workers.watchdog import CANARY_EVERY_S, CanaryStep, Watchdog
 
 log = structlog.get_logger(__name__)
@@ -152,7 +156,7 @@ class Clock:
         if not self._inline.acquire(blocking=False):
             return
         try:
-            self._bench.publish(stepping.perform_to_the_end(poller.poll, provider))
+            self._bench.publish(stepping.perform_to_the_end(poll.poll, provider))
         finally:
             self._inline.release()
 

@@ -17,17 +17,17 @@ from core.errors import DatabaseAwayError
 from core.ids import new_id
 from core.redis import RedisError, make_client
 from core.settings import Settings, SettingsError, load, with_dotenv
-from jobs.callbacks import Callbacks
-from jobs.limits import Limits, announce
-from jobs.retention import Keeper
-from jobs.workbench import Workbench
+from jobs.dispatch.limits import Limits, announce
+from jobs.execution.callbacks import Callbacks
+from jobs.execution.context import Workbench
+from jobs.maintenance.retention import Keeper
 from providers import registry
-from providers.catalog_live import LiveCatalog
+from providers.catalog.live import LiveCatalog
 from storage.media import Media
 from storage.opening import open_store
-from workers import broker
+from workers.broker import options
 from workers.enqueue import Publisher
-from workers.heart import Heart
+from workers.heartbeat import Heart
 
 # A limit is so many rows.
 LIMIT_MAX = 100_000
@@ -158,7 +158,7 @@ def servers_answer() -> bool:
         return False
     finally:
         fresh.dispose()
-    return broker.answers(settings().broker_url)
+    return options.answers(settings().broker_url)
 
 
 def quietly(step: Callable[[], object]) -> None:

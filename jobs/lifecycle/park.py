@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from core.db import Hot, Statement
-from jobs.calls import CallRow, KeptImage, image_rows
 from jobs.errors import StaleJobError
+from jobs.lifecycle.calls import CallRow, KeptImage, image_rows
 
 PARK = Statement("""
 WITH seen AS (

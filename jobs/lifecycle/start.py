@@ -238,7 +238,7 @@ held AS (
     FROM job
 ),
 -- The account's next jobs take the place of this one, which still counts as published here. Where permits are
--- few, accounts take turns instead (jobs/refill.py).
+-- few, accounts take turns instead (jobs/dispatch/refill.py).
 room AS (
     SELECT CAST(:window AS int) * job.weight + CASE WHEN job.published_at IS NULL THEN 0 ELSE 1 END - (
         SELECT count(*)

@@ -10,8 +10,10 @@ from typing import Any
 from sqlalchemy import Connection
 
 from core.db import Hot, Statement
-from jobs import publishing, repository, states
-from jobs.repository import Task
+from jobs import states
+from jobs.dispatch import publishing
+from jobs.reads import tasks
+from jobs.reads.tasks import Task
 from jobs.states import Nudge
 from quota import ledger
 
@@ -156,7 +158,7 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
         "keep_s": job.keep_s,
         "per_call": job.per_call,
         "unit_cost": job.unit_cost,
-        "counted": repository.QUEUE_COUNTED,
+        "counted": tasks.QUEUE_COUNTED,
     }
 
 
@@ -180,7 +182,7 @@ def _task(job: NewJob, born: Any) -> Task:
         quoted=job.quoted,
         captured=None,
         released=None,
-        queue_position=None if born.ahead >= repository.QUEUE_COUNTED else born.ahead,
+        queue_position=None if born.ahead >= tasks.QUEUE_COUNTED else born.ahead,
         failure_code=None,
         failure_detail=None,
         cancel_requested_at=None,

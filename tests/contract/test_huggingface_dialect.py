@@ -18,8 +18,8 @@ from listening import listening
 from PIL import Image
 from pydantic import SecretStr
 
-from providers import catalog
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Order, Running
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -31,8 +31,8 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import Outgoing
-from providers.huggingface import Config, HuggingFace
+from providers.http.client import Outgoing
+from providers.upstreams.huggingface.adapter import Config, HuggingFace
 from sandbox.testing import Sandbox, running_sandbox
 
 MODELS = catalog.load().models
@@ -57,7 +57,7 @@ def _fresh(sandbox: Sandbox) -> None:
     sandbox.reset()
 
 
-def picture() -> InputImage:
+def sample_image() -> InputImage:
     out = io.BytesIO()
     Image.new("RGB", (256, 320), "navy").save(out, "PNG")
     return InputImage(out.getvalue(), "image/png", 256, 320)
@@ -73,7 +73,7 @@ def order(model: str = "hf-flux-dev", **facts: Any) -> Order:
     sizes = {} if isinstance(known.size, str) else {"width": 256, "height": 320}
     if known.hf_provider == "nscale":
         sizes = {"size": "256x320"}
-    images = [picture()] if known.operation == "edit" else []
+    images = [sample_image()] if known.operation == "edit" else []
     default = {"operation": known.operation, "prompt": "a kite", "size": sizes, "images": images}
     return Order(model=known, **{**default, **facts})
 
@@ -107,17 +107,19 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
 class ToSandbox(httpx2.HTTPTransport):
     """Sends what is meant for the router and the Hub to the twin, so that the package believes in its own hosts."""
 
-    def __init__(self, twin_url: str) -> None:
+    def __init__(self, emulator_url: str) -> None:
         super().__init__()
-        self._twin = httpx2.URL(twin_url)
+        self._emulator = httpx2.URL(emulator_url)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.url.host in ("router.huggingface.co", "huggingface.co"):
-            twin = self._twin
-            below = twin.raw_path + request.url.raw_path
-            request.url = request.url.copy_with(scheme=twin.scheme, host=twin.host, port=twin.port, raw_path=below)
-            request.headers["Host"] = twin.netloc.decode()
-        elif request.url.host != self._twin.host:
+            emulator = self._emulator
+            below = emulator.raw_path + request.url.raw_path
+            request.url = request.url.copy_with(
+                scheme=emulator.scheme, host=emulator.host, port=emulator.port, raw_path=below
+            )
+            request.headers["Host"] = emulator.netloc.decode()
+        elif request.url.host != self._emulator.host:
             raise AssertionError(f"the package leaves for {request.url.host}")
         return super().handle_request(request)
 
@@ -153,7 +155,7 @@ def client(name: str, key: str = "hf_secret") -> InferenceClient:
         ("wavespeed", "black-forest-labs/FLUX.1-dev", {"num_inference_steps": 4}),
     ],
 )
-def test_the_package_makes_pictures_of_text(name: str, model: str, settings: dict[str, Any]) -> None:
+def test_the_package_makes_images_of_text(name: str, model: str, settings: dict[str, Any]) -> None:
     common = {"width": 256, "height": 320, "seed": 7, "negative_prompt": "blurry"}
     made = client(name).text_to_image("a kite", model=model, **common, **settings)
     assert made.size == (256, 320)
@@ -166,8 +168,8 @@ def test_the_package_makes_pictures_of_text(name: str, model: str, settings: dic
     [("fal-ai", "black-forest-labs/FLUX.2-klein-9B"), ("wavespeed", "black-forest-labs/FLUX.2-dev")],
 )
 @pytest.mark.parametrize("prompt", ["snow", "snow [sandbox:latency=0.1]"])
-def test_the_package_edits_pictures(name: str, model: str, prompt: str) -> None:
-    assert client(name).image_to_image(picture().data, prompt=prompt, model=model).size == (256, 320)
+def test_the_package_edits_images(name: str, model: str, prompt: str) -> None:
+    assert client(name).image_to_image(sample_image().data, prompt=prompt, model=model).size == (256, 320)
 
 
 @pytest.mark.usefixtures("_rerouted")
@@ -189,7 +191,7 @@ def test_the_package_knows_the_errors(token: str, prompt: str, status: int) -> N
 
 
 @pytest.mark.usefixtures("_rerouted")
-def test_the_package_and_the_adapter_buy_the_same_picture(sandbox: Sandbox) -> None:
+def test_the_package_and_the_adapter_buy_the_same_image(sandbox: Sandbox) -> None:
     settings = {"seed": 7, "steps": 4, "guidance": 2.5, "negative_prompt": "blurry"}
     wire = {"seed": 7, "num_inference_steps": 4, "guidance_scale": 2.5, "negative_prompt": "blurry"}
     for name, ours in (("hf-inference", "hf-sd3-medium"), ("fal-ai", "hf-flux-dev")):
@@ -202,7 +204,7 @@ def test_the_package_and_the_adapter_buy_the_same_picture(sandbox: Sandbox) -> N
         assert first["fields"] == second["fields"]
 
 
-# ---------------------------------------------------------------- our adapter: pictures
+# ---------------------------------------------------------------- our adapter: images
 
 
 @pytest.mark.parametrize("model", OURS)
@@ -327,7 +329,7 @@ def test_rubbish_for_an_answer_is_uncertain(sandbox: Sandbox, route: str, marker
 
 
 @pytest.mark.parametrize("marker", ["wrong_type", "empty"])
-def test_what_is_no_picture_is_none(sandbox: Sandbox, marker: str) -> None:
+def test_what_is_no_image_is_none(sandbox: Sandbox, marker: str) -> None:
     with pytest.raises(Uncertain):
         provider(sandbox).submit(order("hf-sd3-medium", prompt=f"a kite [sandbox:{marker}]"), dedupe_key="key")
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from providers import catalog, registry
+from providers import registry
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
-from providers.entries import AspectRatioRule, Model, PaddingRule, ParamSpec
+from providers.catalog import catalog
+from providers.catalog.entries import AspectRatioRule, Model, PaddingRule, ParamSpec
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -27,7 +28,7 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.stability import Stability
+from providers.upstreams.stability.adapter import Stability
 from sandbox.testing import Sandbox, running_sandbox
 
 CATALOG = catalog.load()
@@ -122,19 +123,19 @@ def least(model: Model, **facts: Any) -> Order:
     )
 
 
-def most(model: Model, *, pictures: bool) -> Order:
+def most(model: Model, *, sample_images: bool) -> Order:
     """Everything that the model takes, in one order."""
     inputs, size = model.inputs, {}
     if model.size_rule(AspectRatioRule):
         size = {"aspect_ratio": "16:9"}
     if model.size_rule(PaddingRule):
         size = {"left": 8, "right": 16, "top": 24, "bottom": 32}
-    count = (inputs.images.max or 0) if pictures else inputs.images.min
+    count = (inputs.images.max or 0) if sample_images else inputs.images.min
     return least(
         model,
         prompt=None if inputs.prompt == "none" else "a red kite",
         images=[png()] * count,
-        mask=png("L") if inputs.mask != "none" and pictures else None,
+        mask=png("L") if inputs.mask != "none" and sample_images else None,
         params={name: value_for(spec) for name, spec in model.params.items()},
         size=size,
     )
@@ -195,9 +196,9 @@ def test_the_sheets_table_and_the_catalogue_speak_of_the_same_endpoints() -> Non
 def orders() -> Iterator[Any]:
     for each in MODELS:
         yield pytest.param(least(each), id=f"{each.id}-least")
-        yield pytest.param(most(each, pictures=True), id=f"{each.id}-most")
+        yield pytest.param(most(each, sample_images=True), id=f"{each.id}-most")
         if each.inputs.images.min == 0 and each.inputs.images.max:
-            yield pytest.param(most(each, pictures=False), id=f"{each.id}-words")
+            yield pytest.param(most(each, sample_images=False), id=f"{each.id}-words")
 
 
 @pytest.mark.parametrize("order", list(orders()))
@@ -248,8 +249,8 @@ def test_a_ratio_and_a_mask_reach_the_painter(sandbox: Sandbox, provider: Stabil
     finally:
         sandbox.settings(prepared=True)
     assert isinstance(kept, Finished)
-    picture = Image.open(io.BytesIO(kept.images[0].data or b"")).convert("RGB")
-    assert picture.getcolors() == [(64 * 64, (20, 40, 200))]
+    sample_image = Image.open(io.BytesIO(kept.images[0].data or b"")).convert("RGB")
+    assert sample_image.getcolors() == [(64 * 64, (20, 40, 200))]
 
 
 def _grey(level: int) -> bytes:
@@ -282,7 +283,7 @@ def test_an_asynchronous_call_is_followed_by_its_id(sandbox: Sandbox, provider: 
     assert (counts["accepted"], counts["checks"], counts["faults"].get("looked_too_soon")) == (1, 3, None)
 
 
-def test_the_twin_notices_looks_that_come_too_soon(sandbox: Sandbox, provider: Stability) -> None:
+def test_the_emulator_notices_looks_that_come_too_soon(sandbox: Sandbox, provider: Stability) -> None:
     at_work = call(provider.submit(creative("a hill [sandbox:never]"), dedupe_key="key-1"))
     for wait_s in (10, 9, 10):
         provider.check(at_work)
@@ -392,7 +393,7 @@ def test_a_submit_is_sent_once_whatever_comes_back(
     assert (counts["submits"], counts["accepted"]) == (1, accepted)
 
 
-def test_a_blurred_picture_is_a_refusal_that_may_be_billed(provider: Stability) -> None:
+def test_a_blurred_image_is_a_refusal_that_may_be_billed(provider: Stability) -> None:
     with pytest.raises(ContentRefused) as caught:
         provider.submit(core("a kite [sandbox:fail=moderation]"), dedupe_key="key-1")
     assert (caught.value.stage, caught.value.charged) == ("output", True)
@@ -408,7 +409,7 @@ def test_a_rate_limit_says_how_long_to_stay_away(provider: Stability, marker: st
     assert caught.value.retry_after_s == wait_s
 
 
-def test_what_the_twin_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Stability) -> None:
+def test_what_the_emulator_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Stability) -> None:
     for order in (
         core("a kite", extra={"shadow": "long"}),
         least(model("stable-image-ultra"), images=[png()]),

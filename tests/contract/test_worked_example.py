@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 import yaml
 
-from providers import build, catalog
 from providers.base import InputImage, Order
-from providers.catalog import Catalog
-from providers.costs import cost_usd
-from providers.entries import Model
-from providers.order_rules import CheckedOrder, check_order
-from providers.sizes import choose_size
+from providers.catalog import catalog
+from providers.catalog.catalog import Catalog
+from providers.catalog.entries import Model
+from providers.orders.costs import cost_usd
+from providers.orders.rules import CheckedOrder, check_order
+from providers.orders.sizes import choose_size
+from providers.shared import building
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "providers" / "README.md").read_text(encoding="utf-8")
@@ -91,14 +92,14 @@ def rows(*head: str) -> list[list[str]]:
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     """The catalogue with everything that the page adds to it."""
     root = tmp_path_factory.mktemp("catalogue")
-    (root / "providers").mkdir()
-    shutil.copy(catalog.PACKAGED, root / "providers")
+    (root / "providers" / "catalog").mkdir(parents=True)
+    shutil.copy(catalog.PACKAGED, root / "providers" / "catalog")
     for said, text in blocks(PART):
-        if said["path"] == "providers/catalog.yaml":
+        if said["path"] == "providers/catalog/catalog.yaml":
             insert(root, said["path"], said["line"], text)
     for _, text in blocks(ENTRY):
-        append(root, "providers/catalog.yaml", text)
-    return catalog.load(root / "providers" / "catalog.yaml")
+        append(root, "providers/catalog/catalog.yaml", text)
+    return catalog.load(root / "providers" / "catalog" / "catalog.yaml")
 
 
 def ordered(model: Model, asked: dict[str, Any]) -> tuple[CheckedOrder, Order]:
@@ -117,17 +118,17 @@ def ordered(model: Model, asked: dict[str, Any]) -> tuple[CheckedOrder, Order]:
         n=checked.n,
         size=checked.size,
         params=checked.params,
-        images=[picture(f"image {number + 1}") for number in range(count)],
-        mask=picture("mask") if has_mask else None,
+        images=[sample_image(f"image {number + 1}") for number in range(count)],
+        mask=sample_image("mask") if has_mask else None,
     )
 
 
-def picture(name: str) -> InputImage:
+def sample_image(name: str) -> InputImage:
     return InputImage(name.encode(), "image/png", 64, 64)
 
 
 def on_the_wire(order: Order) -> dict[str, Any]:
-    return build.wire_fields(order) | build.picture_fields(order, lambda image: image.data.decode())
+    return building.wire_fields(order) | building.reference_fields(order, lambda image: image.data.decode())
 
 
 @pytest.mark.parametrize(("name", "asked", "sent", "usd"), rows("model", "order", "on the wire", "USD"))
@@ -143,7 +144,7 @@ def test_a_size_rule_does_what_the_page_says(taught: Catalog, rule: str, asked: 
     model = Model.model_validate({**said, "size": yaml.safe_load(rule)})
     choice = choose_size(model, json.loads(asked))
     assert not choice.problems
-    assert build.size_fields(Order("generate", model, None, size=choice.used)) == json.loads(sent)
+    assert building.size_fields(Order("generate", model, None, size=choice.used)) == json.loads(sent)
 
 
 def test_a_model_that_is_gone_leads_on(taught: Catalog) -> None:
@@ -163,7 +164,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for said, text in blocks(PART):
         insert(root, said["path"], said["line"], text)
     _, least = next(blocks(ENTRY))
-    append(root, "providers/catalog.yaml", least)
+    append(root, "providers/catalog/catalog.yaml", least)
     (root / "tests" / "integration" / "test_pixmill_job.py").write_text(A_JOB, encoding="utf-8")
     return root
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 import requests
 
-from app.commands.stack import Running, run_stack
+from app.cli.service.stack import Running, run_stack
 from core.settings import Settings
 from providers.configured import PROVIDERS
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MAIN = "import sys; sys.argv[0] = 'darkroom'; from app.commands import main; sys.exit(main())"
+MAIN = "import sys; sys.argv[0] = 'darkroom'; from app.cli import main; sys.exit(main())"
 
 
 def test_a_short_attack_breaks_no_promise() -> None:

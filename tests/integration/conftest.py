@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
-from job_engine import ASYNC_PRICE, Engine, Recorder, make_bench, picture_bytes
+from job_engine import ASYNC_PRICE, Engine, Recorder, image_bytes, make_bench
 from sqlalchemy import create_engine, text
 
 from core.db import Database, make_engine
-from jobs.desk import Customer, Desk
-from jobs.workbench import Workbench
-from providers import catalog
-from providers.catalog import Catalog
+from jobs.execution.context import Workbench
+from jobs.submission.service import Customer, Desk
+from providers.catalog import catalog
+from providers.catalog.catalog import Catalog
 from providers.configured import configured_names
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
@@ -147,4 +147,4 @@ def account(engine: Engine) -> Customer:
 
 @pytest.fixture
 def png() -> bytes:
-    return picture_bytes()
+    return image_bytes()

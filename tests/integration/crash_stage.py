@@ -24,11 +24,12 @@ from accounts.keys import create_key
 from core.db import Database, make_engine
 from core.failpoints import VARIABLE
 from core.redis import make_client
-from jobs import audit, funds
-from jobs.desk import Customer, Desk
-from jobs.funds import Funds
+from jobs.maintenance import audit
+from jobs.reads import funds
+from jobs.reads.funds import Funds
 from jobs.states import Nudge
-from providers import catalog
+from jobs.submission.service import Customer, Desk
+from providers.catalog import catalog
 from quota import ledger
 from storage.local import LocalStore
 from storage.media import Media

@@ -20,38 +20,32 @@ from sqlalchemy import Row, text
 
 from accounts.accounts import create_account
 from core.db import Database
-from jobs import (
-    audit,
-    collector,
-    funds,
-    heartbeats,
-    loading,
-    poller,
-    repository,
-    runner,
-    states,
-    steps,
-    sweep,
-)
-from jobs.desk import Customer, Desk, Reference, Submitted
+from jobs import states
+from jobs.dispatch import heartbeats
+from jobs.dispatch.limits import Limits, announce
 from jobs.errors import JobFailedError
-from jobs.funds import Funds
-from jobs.idempotency import IdempotencyKey
-from jobs.limits import Limits, announce
-from jobs.repository import Task
+from jobs.execution import apply, collect
+from jobs.execution import poll as poller
+from jobs.execution import run as runner
+from jobs.execution.context import Workbench
+from jobs.maintenance import audit, sweep
+from jobs.reads import funds, tasks, worker
+from jobs.reads.funds import Funds
+from jobs.reads.tasks import Task
 from jobs.states import Ended, Nudge, Signal
-from jobs.workbench import Workbench
+from jobs.submission.idempotency import IdempotencyKey
+from jobs.submission.service import Customer, Desk, Reference, Submitted
 from providers import registry
-from providers.catalog import CatalogSource
+from providers.catalog.catalog import CatalogSource
 from quota import ledger
 from storage.base import StorageUnavailableError
 from storage.local import LocalStore
 from storage.media import Media
 
 CREDIT = 1_000_000
-ASYNC_MODEL = "chatgpt2api-gpt-image-2"  # one picture a call, polled, class A
-SYNC_MODEL = "gpt-image-2"  # several pictures a call, class C
-ASYNC_PRICE = 100_000  # the least a picture costs here
+ASYNC_MODEL = "chatgpt2api-gpt-image-2"  # one image a call, polled, class A
+SYNC_MODEL = "gpt-image-2"  # several images a call, class C
+ASYNC_PRICE = 100_000  # the least an image costs here
 _names = itertools.count(1)
 
 
@@ -162,7 +156,7 @@ class Engine:
 
     def task(self, customer: Customer, job_id: str) -> Task:
         with self.database.autocommit() as connection:
-            return repository.find_task(connection, customer.account_id, job_id)
+            return tasks.find_task(connection, customer.account_id, job_id)
 
     def calls(self, job_id: str) -> list[Row[Any]]:
         return self.rows("SELECT * FROM upstream_calls WHERE job_id = :id ORDER BY slot, try", id=job_id)
@@ -215,14 +209,14 @@ class Engine:
     def tick(self) -> None:
         """What the clock's tick does."""
         with self.database.autocommit() as connection:
-            due = loading.providers_due(connection, self.bench.registry.configured())
+            due = worker.providers_due(connection, self.bench.registry.configured())
         self.bench.publish([states.poll(provider) for provider in due])
 
-    def assert_books_balance(self, *, pictures: bool = True) -> None:
-        """``pictures=False`` where a test moves jobs by the verbs alone and no picture was ever made."""
-        about_pictures = () if pictures else ("captured_is_pictures_kept", "only_pictures_are_charged")
+    def assert_books_balance(self, *, image_count: bool = True) -> None:
+        """``pictures=False`` where a test moves jobs by the verbs alone and no image was ever made."""
+        about_images = () if image_count else ("captured_is_pictures_kept", "only_pictures_are_charged")
         with self.database.transaction() as connection:
-            assert [finding for finding in audit.check(connection) if finding.invariant not in about_pictures] == []
+            assert [finding for finding in audit.check(connection) if finding.invariant not in about_images] == []
 
 
 def run_step(bench: Workbench, job_id: str) -> list[Signal]:
@@ -231,9 +225,9 @@ def run_step(bench: Workbench, job_id: str) -> list[Signal]:
         try:
             return runner.run(bench, job_id)
         except runner.CrashedStepError as crash:
-            return steps.crashed(bench, crash)
+            return apply.crashed(bench, crash)
     except JobFailedError as failed:
-        return steps.end_failed(bench, failed)
+        return apply.end_failed(bench, failed)
 
 
 def refuse_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +236,7 @@ def refuse_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*args: object, **kwargs: object) -> None:
         raise StorageUnavailableError("away")
 
-    monkeypatch.setattr(collector.answers, "keep", away)
+    monkeypatch.setattr(collect.outcomes, "keep", away)
 
 
 def make_bench(
@@ -273,7 +267,7 @@ def make_bench(
     return Workbench(**{**values, **changed})
 
 
-def picture_bytes(width_px: int = 64, height_px: int = 64, mode: str = "RGB") -> bytes:
+def image_bytes(width_px: int = 64, height_px: int = 64, mode: str = "RGB") -> bytes:
     out = io.BytesIO()
     Image.new(mode, (width_px, height_px), 128 if mode == "L" else None).save(out, "PNG")
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Jobs with pictures at rest, made by hand: rows as a finished life leaves them, and blobs in a real store."""
+"""Jobs with images at rest, made by hand: rows as a finished life leaves them, and blobs in a real store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from core.db import Database
 from core.ids import new_id
-from jobs.retention import Keeper
+from jobs.maintenance.retention import Keeper
 from quota import ledger
 from storage.local import LocalStore
 from storage.media import Media
@@ -59,7 +59,7 @@ class House:
     # -- jobs
 
     def job(
-        self, *, ended_days_ago: float | None = 0.0, pictures: int = 1, inputs: int = 0, quiet: bool = False
+        self, *, ended_days_ago: float | None = 0.0, image_count: int = 1, inputs: int = 0, quiet: bool = False
     ) -> str:
         """A succeeded job that was paid for, or with ``ended_days_ago`` None one that is waiting.
 
@@ -67,7 +67,7 @@ class House:
         """
         job_id = new_id("job")
         ended = ended_days_ago is not None
-        price = PRICE * pictures
+        price = PRICE * image_count
         with self.database.transaction() as connection:
             connection.execute(
                 text(
@@ -79,7 +79,7 @@ class House:
                     " CASE WHEN :ended THEN clock_timestamp() - interval '1 day' * :days END)"
                 ),
                 {
-                    "id": job_id, "account": self.account_id, "n": pictures or 1,
+                    "id": job_id, "account": self.account_id, "n": image_count or 1,
                     "status": "succeeded" if ended else "waiting", "money": "settled" if ended else "held",
                     "price": PRICE, "quoted": price, "captured": price if ended else None,
                     "released": 0 if ended else None, "days": ended_days_ago or 0.0, "ended": ended,
@@ -96,7 +96,7 @@ class House:
                 ),
                 {"id": f"call_{job_id}", "job": job_id, "credential": CREDENTIAL},
             )
-            for index in range(pictures):
+            for index in range(image_count):
                 self._image(connection, job_id, index, ended_days_ago or 0.0)
             for position in range(inputs):
                 self._input(connection, job_id, position, ended_days_ago or 0.0)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import pytest
 from job_engine import SYNC_MODEL, Engine
 
-from jobs import answers, lifecycle, loading, runner, steps
-from jobs.answers import Answer
-from jobs.calls import KeptImage
-from jobs.decide import Call
-from jobs.desk import Customer
-from jobs.loading import LiveJob
+from jobs import lifecycle
+from jobs.execution import apply, outcomes, run
+from jobs.execution.decide import Call
+from jobs.execution.outcomes import Answer
+from jobs.lifecycle.calls import KeptImage
+from jobs.reads import worker
+from jobs.reads.worker import LiveJob
 from jobs.states import Outcome
+from jobs.submission.service import Customer
 
 
-def kept(job_id: str, call: Call, pictures: int) -> Answer:
-    images = [KeptImage(n, f"jobs/{job_id}/{n}/x.png", "image/png", 1, 1, 1, "x") for n in range(pictures)]
+def kept(job_id: str, call: Call, image_count: int) -> Answer:
+    images = [KeptImage(n, f"jobs/{job_id}/{n}/x.png", "image/png", 1, 1, 1, "x") for n in range(image_count)]
     return Answer(call, Outcome.KEPT, images=images)
 
 
@@ -24,8 +26,8 @@ def looked_at(engine: Engine, job: LiveJob) -> LiveJob:
     [call] = job.calls
     with engine.database.transaction() as connection:
         lifecycle.lapse(connection, job.id, job.fence, code="owner_silent", give_up_s={})
-        answers.record(connection, Answer(call.facts, Outcome.FINISHED, result=[]))
-        now = loading.load(connection, job.id)
+        outcomes.record(connection, Answer(call.facts, Outcome.FINISHED, result=[]))
+        now = worker.load(connection, job.id)
     assert now is not None
     return now
 
@@ -33,14 +35,14 @@ def looked_at(engine: Engine, job: LiveJob) -> LiveJob:
 @pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 1)])
 def test_what_was_kept_first_is_what_is_charged(engine: Engine, account: Customer, first: int, second: int) -> None:
     job_id = engine.order(account, model=SYNC_MODEL, n=3).task.id
-    claimed = runner._claim(engine.bench, job_id)
+    claimed = run._claim(engine.bench, job_id)
     assert claimed is not None
     late = claimed.job
     [call] = late.calls
     current = looked_at(engine, late)
-    steps.finish(engine.bench, late, [kept(job_id, call.facts, first)])
+    apply.finish(engine.bench, late, [kept(job_id, call.facts, first)])
     assert engine.job(job_id).status == "waiting"
-    steps.finish(engine.bench, current, [kept(job_id, call.facts, second)])
+    apply.finish(engine.bench, current, [kept(job_id, call.facts, second)])
     job = engine.job(job_id)
     assert (job.status, job.captured) == ("succeeded", first * job.unit_price)
     assert engine.one("SELECT count(*) FROM images") == first

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from job_engine import Engine
 
-from jobs import audit
-from jobs.desk import Customer
+from jobs.maintenance import audit
+from jobs.submission.service import Customer
 
 WRONGS = {
     "spendable_is_transferred_less_queued": "UPDATE balances SET spendable = spendable + 1",

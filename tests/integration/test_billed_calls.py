@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from job_engine import ASYNC_MODEL, SYNC_MODEL, Engine, Recorder
 
-from jobs.desk import Desk
-from jobs.workbench import Workbench
+from jobs.execution.context import Workbench
+from jobs.submission.service import Desk
 from sandbox.testing import Sandbox
 
 SIZE = "1024x640"

@@ -1,4 +1,4 @@
-"""A provider that answers most orders with the picture and some with an id: Stability, through the engine."""
+"""A provider that answers most orders with the image and some with an id: Stability, through the engine."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from job_engine import Engine, picture_bytes, refuse_to_keep
+from job_engine import Engine, image_bytes, refuse_to_keep
 
-from jobs import heartbeats, runner
-from jobs.desk import Customer, Reference
+from jobs.dispatch import heartbeats
+from jobs.execution import run
+from jobs.submission.service import Customer, Reference
 from providers.base import Accepted, CallRef, CheckResult, Finished
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
@@ -33,7 +34,7 @@ def order_later(engine: Engine, account: Customer, prompt: str = "a hill") -> st
         prompt,
         model=LATER_MODEL,
         operation="upscale",
-        references=[Reference("image", picture_bytes(), "image")],
+        references=[Reference("image", image_bytes(), "image")],
         output_format="jpeg",
         publish=False,
     ).task.id
@@ -49,7 +50,7 @@ def vanish(engine: Engine) -> None:
     engine.bench.publish(engine.sweeper.sweep())
 
 
-def test_a_picture_at_once_and_an_id_both_end_well(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_an_image_at_once_and_an_id_both_end_well(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
     now, later = order_now(engine, account), order_later(engine, account)
     engine.run(now)
     engine.run(later)
@@ -69,7 +70,7 @@ def test_a_3d_file_is_kept_as_one(engine: Engine, account: Customer, store: Loca
         "",
         model="stable-fast-3d",
         operation="image_to_3d",
-        references=[Reference("image", picture_bytes(), "image")],
+        references=[Reference("image", image_bytes(), "image")],
         publish=False,
     ).task.id
     engine.run(job_id)
@@ -119,7 +120,7 @@ def test_a_call_without_an_id_is_not_asked_about_beside_one_that_is(
     monkeypatch.setattr(adapter, "check_many", remembered)
     later, lost = order_later(engine, account, "a hill [sandbox:never]"), order_now(engine, account)
     engine.run(later)
-    assert runner._claim(engine.bench, lost) is not None
+    assert run._claim(engine.bench, lost) is not None
     vanish(engine)
     engine.poll("stability")
     assert {engine.calls(job_id)[0].outcome for job_id in (later, lost)} == {"accepted", "uncertain"}
@@ -135,7 +136,7 @@ def test_a_call_without_an_id_is_not_asked_about_beside_one_that_is(
 @pytest.mark.parametrize("model", [NOW_MODEL, LATER_MODEL])
 def test_an_unanswered_call_is_given_up_after_a_minute(engine: Engine, account: Customer, model: str) -> None:
     job_id = order_now(engine, account) if model == NOW_MODEL else order_later(engine, account)
-    assert runner._claim(engine.bench, job_id) is not None
+    assert run._claim(engine.bench, job_id) is not None
     vanish(engine)
     left_s = engine.one("SELECT extract(epoch FROM give_up_at - clock_timestamp()) FROM upstream_calls")
     assert 55 < left_s <= 60

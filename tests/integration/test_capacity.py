@@ -19,14 +19,18 @@ from sqlalchemy import Row, text
 from accounts.accounts import create_account
 from core.db import Database
 from core.embedded.ports import free_ports
-from jobs import audit, capacity, circuit, health, heartbeats, poller, refill, runner, sweep
-from jobs.desk import Customer, Desk
-from jobs.estimates import Estimates
-from jobs.limits import Limits, announce
-from jobs.repository import find_task
+from jobs.dispatch import circuit, health, heartbeats, permits, refill
+from jobs.dispatch.limits import Limits, announce
+from jobs.execution import poll
+from jobs.execution import run as runner
+from jobs.execution.context import Workbench
+from jobs.maintenance import audit, sweep
+from jobs.reads.tasks import find_task
 from jobs.states import Outcome, Signal
-from jobs.workbench import Workbench
-from providers import catalog, registry
+from jobs.submission.estimates import Estimates
+from jobs.submission.service import Customer, Desk
+from providers import registry
+from providers.catalog import catalog
 from quota import ledger
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
@@ -263,8 +267,8 @@ def test_sending_a_call_again_counts_as_a_submit(fleet: Fleet) -> None:
     fleet.limit("chatgpt2api", max_per_minute=1)
     [credential] = [each.credential_id for each in fleet.benches[0].registry.of("chatgpt2api")]
     with fleet.database.autocommit() as connection:
-        assert capacity.take_submit(connection, credential)
-        assert not capacity.take_submit(connection, credential)
+        assert permits.take_submit(connection, credential)
+        assert not permits.take_submit(connection, credential)
     [job_id] = fleet.orders(1, **ASYNC)
     fleet.run(job_id)
     assert fleet.untouched(job_id)
@@ -302,7 +306,7 @@ def test_an_absurd_retry_after_is_not_believed(fleet: Fleet) -> None:
     fleet.sandbox.add_fault("429 retry_after=1000000000", provider="chatgpt2api", route="submit", count=1)
     fleet.run(job_id)
     away_s = fleet.one("SELECT max(extract(epoch FROM not_before - clock_timestamp())) FROM credentials")
-    assert 0 < away_s <= capacity.STAY_AWAY_MAX_S
+    assert 0 < away_s <= permits.STAY_AWAY_MAX_S
     assert fleet.job(job_id).due_in.total_seconds() <= 700
 
 
@@ -393,7 +397,7 @@ def test_one_probe_even_where_all_ask_in_the_same_instant(fleet: Fleet) -> None:
             with fleet.database.autocommit() as connection:
                 barrier.wait()
                 ids = [f"call_{round_}_{number}", "call_more"]
-                taken = capacity.take(connection, "chatgpt2api", known=[credential], call_ids=ids, attempt=0)
+                taken = permits.take(connection, "chatgpt2api", known=[credential], call_ids=ids, attempt=0)
                 assert taken is None or taken.calls == 1
                 return taken is not None
 
@@ -489,7 +493,7 @@ def test_what_is_in_flight_is_followed_to_its_end_while_paused(fleet: Fleet) -> 
     with fleet.database.transaction() as connection:
         health.pause(connection, "chatgpt2api")
     fleet.sql("UPDATE jobs SET due_at = clock_timestamp()")
-    poller.poll(fleet.benches[1], "chatgpt2api")
+    poll.poll(fleet.benches[1], "chatgpt2api")
     assert fleet.job(job_id).status == "succeeded"
 
 
@@ -514,7 +518,7 @@ def test_a_provider_that_hangs_with_every_permit_taken_delays_no_other(fleet: Fl
     for job_id in ids:
         fleet.run(job_id)
     fleet.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting'")
-    poller.poll(fleet.benches[0], "chatgpt2api")
+    poll.poll(fleet.benches[0], "chatgpt2api")
     sweep.Sweeper(fleet.benches[1], steady=lambda: True, epoch=lambda: "one").sweep()
     took_s = time.monotonic() - began
 
@@ -549,7 +553,7 @@ def test_a_provider_without_room_is_not_sent_messages(fleet: Fleet) -> None:
     sweeper.sweep()
     assert fleet.one("SELECT count(*) FROM jobs WHERE published_at IS NOT NULL AND status = 'queued'") == 0
     fleet.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting'")
-    poller.poll(fleet.benches[0], "chatgpt2api")
+    poll.poll(fleet.benches[0], "chatgpt2api")
     assert len(refilled(fleet)) == 2
 
 

@@ -19,8 +19,8 @@ from app import create_app
 from app.services import build
 from core.db import Database
 from core.settings import Settings
-from jobs.desk import Customer, Desk
-from providers.catalog_live import LiveCatalog
+from jobs.submission.service import Customer, Desk
+from providers.catalog.live import LiveCatalog
 from storage.local import LocalStore
 from storage.media import Media
 

@@ -21,7 +21,7 @@ from core import schema
 from core.db import Database, make_engine
 from core.embedded import postgres
 from core.embedded.postgres import EmbeddedPostgres
-from jobs.desk import Customer
+from jobs.submission.service import Customer
 
 BURST = 40
 _LINE = re.compile(r"^(\d+) LOG:  (?:statement|execute [^:]*): (.*)")

@@ -17,11 +17,15 @@ from structlog.testing import capture_logs
 
 from core.db import Database, make_engine
 from core.errors import DatabaseAwayError, DatabaseBusyError
-from jobs import callbacks, calls, capacity, health, heartbeats, lifecycle, runner, sweep
-from jobs.desk import Customer
-from jobs.limits import Limits, announce
+from jobs import lifecycle
+from jobs.dispatch import health, heartbeats, permits
+from jobs.dispatch.limits import Limits, announce
+from jobs.execution import callbacks, run
+from jobs.lifecycle import calls
+from jobs.maintenance import sweep
+from jobs.maintenance.sweep import Sweeper
 from jobs.states import Outcome
-from jobs.sweep import Sweeper
+from jobs.submission.service import Customer
 from providers import registry
 from sandbox.testing import Sandbox
 
@@ -52,7 +56,7 @@ def impatient(engine: Engine) -> Iterator[Engine]:
 def unsent(engine: Engine, customer: Customer, prompt: str = "dropped", **fields: Any) -> str:
     """A WAITING job whose worker died between the intent and the request: its call never left."""
     job_id = engine.order(customer, prompt, publish=False, **fields).task.id
-    assert runner._claim(engine.bench, job_id) is not None
+    assert run._claim(engine.bench, job_id) is not None
     with engine.database.autocommit() as connection:
         heartbeats.leave(connection, engine.bench.owner)
     engine.sweeper.sweep()
@@ -220,7 +224,7 @@ def test_a_retrying_job_past_its_deadline_delivers_what_it_has(engine: Engine, a
     engine.sweeper.sweep()
     row = engine.job(job_id)
     assert (row.status, row.captured) == ("succeeded", made * ASYNC_PRICE)
-    assert f"{made} of 3 pictures were made" in engine.task(account, job_id).warnings[-1]
+    assert f"{made} of 3 images were made" in engine.task(account, job_id).warnings[-1]
     engine.assert_books_balance()
 
 
@@ -351,7 +355,7 @@ def test_one_locked_job_does_not_stop_others_from_being_taken_from_the_dead(
     customers = [account, impatient.account()]
     ids = [impatient.order(customer, publish=False).task.id for customer in customers]
     for job_id in ids:
-        assert runner._claim(impatient.bench, job_id) is not None
+        assert run._claim(impatient.bench, job_id) is not None
     with impatient.database.autocommit() as connection:
         heartbeats.leave(connection, impatient.bench.owner)
     with locked(impatient, "SELECT 1 FROM jobs WHERE id = :id FOR UPDATE", id=ids[0]):
@@ -385,7 +389,7 @@ def rate_used_up(engine: Engine) -> None:
     with engine.database.transaction() as connection:
         announce(connection, "chatgpt2api/default", "chatgpt2api", Limits(max_per_minute=1))
     with engine.database.transaction() as connection:
-        assert capacity.take_submit(connection, "chatgpt2api/default")
+        assert permits.take_submit(connection, "chatgpt2api/default")
 
 
 @pytest.mark.parametrize("limit", [pause_provider, pause_credential, open_circuit, told_to_wait, rate_used_up])

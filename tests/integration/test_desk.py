@@ -10,14 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from job_engine import ASYNC_MODEL, ASYNC_PRICE, SYNC_MODEL, Engine, picture_bytes
+from job_engine import ASYNC_MODEL, ASYNC_PRICE, SYNC_MODEL, Engine, image_bytes
 from PIL import Image
 from sqlalchemy import event
 
 from core.errors import DatabaseAwayError, ServiceError
-from jobs.desk import Customer, Desk, Reference
-from jobs.errors import BadPictureError, IdempotencyMismatchError, InvalidOrderError, UnknownOperationError
-from jobs.idempotency import IdempotencyKey
+from jobs.errors import BadImageError, IdempotencyMismatchError, InvalidOrderError, UnknownOperationError
+from jobs.submission.idempotency import IdempotencyKey
+from jobs.submission.service import Customer, Desk, Reference
 from quota.errors import InsufficientCreditsError
 from storage.local import LocalStore
 
@@ -122,42 +122,40 @@ def test_an_unknown_operation(engine: Engine, account: Customer, nothing_left: C
 @pytest.mark.parametrize(
     ("make", "code"),
     [
-        (lambda: b"not a picture at all", None),
+        (lambda: b"not an image at all", None),
         (lambda: b"", None),
-        (lambda: picture_bytes()[:-20], None),
+        (lambda: image_bytes()[:-20], None),
         (bomb, "image_too_many_pixels"),
         (lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><script/></svg>', None),
         (lambda: b"<html><body>hello</body></html>", None),
         (lambda: noise(3600), "image_too_large_bytes"),
     ],
 )
-def test_a_bad_picture_is_named_and_nothing_is_left(
+def test_a_bad_image_is_named_and_nothing_is_left(
     engine: Engine, account: Customer, nothing_left: Callable[[], None], make: Callable[[], bytes], code: str | None
 ) -> None:
-    pictures = [Reference("image", picture_bytes(), "images[0]"), Reference("image", make(), "images[1]")]
-    with pytest.raises(BadPictureError) as refusal:
-        engine.order(account, operation="edit", references=pictures)
+    image_count = [Reference("image", image_bytes(), "images[0]"), Reference("image", make(), "images[1]")]
+    with pytest.raises(BadImageError) as refusal:
+        engine.order(account, operation="edit", references=image_count)
     assert [fault.field for fault in refusal.value.faults] == ["images[1]"]
     assert code is None or refusal.value.code == code
     nothing_left()
 
 
-def test_what_hangs_on_a_picture_is_not_kept(engine: Engine, account: Customer, store: LocalStore) -> None:
-    polyglot = picture_bytes() + b"<script>alert(1)</script>"
+def test_what_hangs_on_an_image_is_not_kept(engine: Engine, account: Customer, store: LocalStore) -> None:
+    polyglot = image_bytes() + b"<script>alert(1)</script>"
     try:
         job_id = engine.order(account, operation="edit", references=[Reference("image", polyglot)]).task.id
-    except BadPictureError:
+    except BadImageError:
         return
     [key] = store.iter_keys(f"inputs/{job_id}/")
     assert b"script" not in store.read(key)
 
 
-def test_a_mask_must_have_the_pictures_size(
-    engine: Engine, account: Customer, nothing_left: Callable[[], None]
-) -> None:
-    pictures = [Reference("image", picture_bytes(64, 64)), Reference("mask", picture_bytes(32, 64, "RGBA"))]
-    with pytest.raises(BadPictureError) as refusal:
-        engine.order(account, operation="edit", references=pictures)
+def test_a_mask_must_have_the_images_size(engine: Engine, account: Customer, nothing_left: Callable[[], None]) -> None:
+    image_count = [Reference("image", image_bytes(64, 64)), Reference("mask", image_bytes(32, 64, "RGBA"))]
+    with pytest.raises(BadImageError) as refusal:
+        engine.order(account, operation="edit", references=image_count)
     assert refusal.value.code == "mask_size_mismatch"
     nothing_left()
 
@@ -165,27 +163,27 @@ def test_a_mask_must_have_the_pictures_size(
 @pytest.mark.parametrize(
     ("operation", "roles"), [("edit", []), ("edit", ["mask"]), ("generate", ["mask"]), ("edit", ["image"] * 40)]
 )
-def test_pictures_must_fit_the_operation(
+def test_images_must_fit_the_operation(
     engine: Engine, account: Customer, nothing_left: Callable[[], None], operation: str, roles: list[Any]
 ) -> None:
-    references = [Reference(role, picture_bytes(16, 16)) for role in roles]
+    references = [Reference(role, image_bytes(16, 16)) for role in roles]
     with pytest.raises(ServiceError):
         engine.order(account, operation=operation, references=references, model=SYNC_MODEL, size="1024x1024")
     nothing_left()
 
 
-def test_an_empty_purse_is_refused_before_pictures_are_decoded(
+def test_an_empty_purse_is_refused_before_images_are_decoded(
     engine: Engine, account: Customer, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poor = engine.account(0.05)
     before = state(engine, poor, store)
     monkeypatch.setattr(engine.bench.media, "keep_upload", lambda *args, **kwargs: pytest.fail("decoded"))
     with pytest.raises(InsufficientCreditsError):
-        engine.order(poor, operation="edit", references=[Reference("image", picture_bytes())])
+        engine.order(poor, operation="edit", references=[Reference("image", image_bytes())])
     assert state(engine, poor, store) == before
 
 
-def test_who_spends_the_last_credit_meanwhile_leaves_no_picture_of_the_other(
+def test_who_spends_the_last_credit_meanwhile_leaves_no_image_of_the_other(
     engine: Engine, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poor = engine.account(0.1)
@@ -193,7 +191,7 @@ def test_who_spends_the_last_credit_meanwhile_leaves_no_picture_of_the_other(
     engine.order(poor)
     before = state(engine, poor, store)
     with pytest.raises(InsufficientCreditsError):
-        engine.order(poor, operation="edit", references=[Reference("image", picture_bytes())])
+        engine.order(poor, operation="edit", references=[Reference("image", image_bytes())])
     assert state(engine, poor, store) == before
 
 
@@ -237,9 +235,9 @@ def test_a_lenient_order_drops_what_the_model_does_not_take(engine: Engine, acco
     assert any("steps" in warning for warning in task.warnings)
 
 
-def test_reference_pictures_are_kept_with_the_job(engine: Engine, account: Customer, store: LocalStore) -> None:
-    pictures = [Reference("image", picture_bytes(48, 32)), Reference("mask", picture_bytes(48, 32, "RGBA"))]
-    task = engine.order(account, operation="edit", references=pictures).task
+def test_reference_images_are_kept_with_the_job(engine: Engine, account: Customer, store: LocalStore) -> None:
+    image_count = [Reference("image", image_bytes(48, 32)), Reference("mask", image_bytes(48, 32, "RGBA"))]
+    task = engine.order(account, operation="edit", references=image_count).task
     rows = engine.rows("SELECT role, position, key, width_px, height_px FROM inputs ORDER BY position")
     assert [(row.role, row.width_px, row.height_px) for row in rows] == [("image", 48, 32), ("mask", 48, 32)]
     assert sorted(store.iter_keys(f"inputs/{task.id}/")) == sorted(row.key for row in rows)
@@ -287,17 +285,17 @@ def test_a_refused_order_does_not_use_up_its_key(engine: Engine) -> None:
 
 @pytest.mark.parametrize("pictures", [0, 1])
 def test_fifty_at_once_with_one_key_are_one_job(
-    engine: Engine, account: Customer, store: LocalStore, pictures: int
+    engine: Engine, account: Customer, store: LocalStore, image_count: int
 ) -> None:
     key, start, done = IdempotencyKey("once", b"body"), threading.Barrier(50), []
     before = set(store.iter_keys("inputs/"))
-    references = [Reference("image", picture_bytes(16, 16))] * pictures
+    references = [Reference("image", image_bytes(16, 16))] * image_count
 
     def submit() -> None:
         start.wait()
         done.append(
             engine.order(
-                account, key=key, publish=False, references=references, operation=("generate", "edit")[pictures]
+                account, key=key, publish=False, references=references, operation=("generate", "edit")[image_count]
             )
         )
 
@@ -311,7 +309,7 @@ def test_fifty_at_once_with_one_key_are_one_job(
     assert [each.replayed for each in done].count(False) == 1
     assert engine.one("SELECT count(*) FROM jobs") == 1
     kept = set(store.iter_keys("inputs/")) - before
-    assert [job_id in name for name in kept] == [True] * pictures
+    assert [job_id in name for name in kept] == [True] * image_count
     engine.assert_books_balance()
 
 
@@ -322,7 +320,7 @@ def test_a_submit_whose_commit_was_not_answered_is_found(engine: Engine, account
 
     event.listen(engine.database.engine, "commit", lose_the_answer)
     try:
-        done = engine.order(account, operation="edit", references=[Reference("image", picture_bytes())])
+        done = engine.order(account, operation="edit", references=[Reference("image", image_bytes())])
     finally:
         event.remove(engine.database.engine, "commit", lose_the_answer)
     assert len(list(store.iter_keys(f"inputs/{done.task.id}/"))) == 1
@@ -344,7 +342,7 @@ def test_a_submit_that_was_not_committed_leaves_nothing(
             engine.order(
                 account,
                 operation="edit",
-                references=[Reference("image", picture_bytes())],
+                references=[Reference("image", image_bytes())],
                 key=IdempotencyKey("lost", b"1"),
             )
     finally:

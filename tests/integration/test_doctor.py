@@ -13,14 +13,15 @@ from click.testing import CliRunner, Result
 from kept_jobs import CREDENTIAL, PRICE, House, make_house
 from sqlalchemy import text
 
-from app.commands import main
+from app.cli import main
 from core.db import Database, make_engine
 from core.ids import new_id
-from jobs import audit, heartbeats, sweep
-from jobs.doctor import Doctor, Finding
-from jobs.limits import Limits, announce
-from jobs.mending import Mender
-from providers import catalog
+from jobs.dispatch import heartbeats
+from jobs.dispatch.limits import Limits, announce
+from jobs.maintenance import audit, sweep
+from jobs.maintenance.doctor import Doctor, Finding
+from jobs.maintenance.repair import Mender
+from providers.catalog import catalog
 from quota import ledger
 from storage.local import LocalStore
 
@@ -60,7 +61,7 @@ def beat(house: House, worker: str = "wkr_a", *, seconds_ago: float = 0.0) -> No
 
 
 def queue(house: House, *, due_s_ago: float, published: bool) -> str:
-    job_id = house.job(ended_days_ago=None, pictures=1, quiet=True)
+    job_id = house.job(ended_days_ago=None, image_count=1, quiet=True)
     house.sql("DELETE FROM images WHERE job_id = :id", id=job_id)
     house.sql(
         "UPDATE jobs SET status = 'queued', started_at = NULL, due_at = clock_timestamp() - make_interval(secs => :s),"
@@ -71,7 +72,7 @@ def queue(house: House, *, due_s_ago: float, published: bool) -> str:
 
 
 def run_job(house: House, *, owner: str, overdue_s: float = -600.0) -> str:
-    job_id = house.job(ended_days_ago=None, pictures=1, quiet=True)
+    job_id = house.job(ended_days_ago=None, image_count=1, quiet=True)
     house.sql("DELETE FROM images WHERE job_id = :id", id=job_id)
     house.sql(
         "UPDATE jobs SET status = 'running', owner = :owner, fence = 3,"
@@ -165,7 +166,7 @@ def test_a_job_whose_worker_came_back_is_left_to_it(house: House) -> None:
     assert house.one("SELECT status FROM jobs WHERE id = :id", id=stuck) == "running"
 
 
-def test_a_picture_nobody_looks_after(house: House) -> None:
+def test_an_image_nobody_looks_after(house: House) -> None:
     waiting = house.job(ended_days_ago=None)
     house.sql("UPDATE jobs SET due_at = clock_timestamp() - interval '2 minutes'")
     found = findings(house)["waiting_overdue"]
@@ -193,8 +194,8 @@ def test_a_frozen_sweeper_is_named_and_ended(house: House) -> None:
 # ---------------------------------------------------------------- orphans
 
 
-def test_a_missing_picture_is_marked_and_the_others_stay(house: House) -> None:
-    job = house.job(pictures=2)
+def test_a_missing_image_is_marked_and_the_others_stay(house: House) -> None:
+    job = house.job(image_count=2)
     lost, left = house.keys(job)
     house.store.delete(lost)
     found = findings(house)["picture_missing"]
@@ -208,7 +209,7 @@ def test_a_missing_picture_is_marked_and_the_others_stay(house: House) -> None:
     assert findings(house) == {}
 
 
-def test_a_picture_that_is_back_is_not_marked(house: House) -> None:
+def test_an_image_that_is_back_is_not_marked(house: House) -> None:
     job = house.job()
     [key] = house.keys(job)
     house.store.delete(key)
@@ -423,7 +424,7 @@ def test_the_command_lists_mends_and_ends_with_what_is_left(run: Any, house: Hou
     assert run().exit_code == 0
 
 
-def test_the_command_without_pictures_at_hand_says_so(run: Any, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_without_images_at_hand_says_so(run: Any, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     job = house.job()
     house.store.delete(house.keys(job)[0])
     assert run("--skip-blobs").exit_code == 0

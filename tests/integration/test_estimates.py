@@ -9,10 +9,10 @@ import pytest
 from job_engine import Engine
 from sqlalchemy import event
 
-from jobs import health, heartbeats
-from jobs.desk import Customer
-from jobs.estimates import FRESH_S, Estimates, Wait
-from jobs.repository import find_task
+from jobs.dispatch import health, heartbeats
+from jobs.reads.tasks import find_task
+from jobs.submission.estimates import FRESH_S, Estimates, Wait
+from jobs.submission.service import Customer
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from job_engine import ASYNC_MODEL, ASYNC_PRICE, SYNC_MODEL, Engine, Recorder
 
-from jobs import health, lifecycle
-from jobs.desk import Customer, Desk
+from jobs import lifecycle
+from jobs.dispatch import health
 from jobs.errors import InvalidOrderError
-from jobs.workbench import Workbench
+from jobs.execution.context import Workbench
+from jobs.submission.service import Customer, Desk
 from sandbox.testing import Sandbox
 
 SIZE = "1024x640"
@@ -28,7 +29,7 @@ def submits(sandbox: Sandbox, provider: str) -> int:
 
 
 def price(engine: Engine) -> int:
-    """Of one picture by the dear model."""
+    """Of one image by the dear model."""
     return int(engine.desk.quote("generate", {"prompt": "x", "model": SYNC_MODEL, "size": SIZE}).unit_price)
 
 
@@ -89,10 +90,10 @@ def test_the_order_is_held_at_the_dearest_of_its_models(engine: Engine, account:
     engine.assert_books_balance()
 
 
-def test_pictures_kept_before_stay_at_their_own_price(
+def test_images_kept_before_stay_at_their_own_price(
     bench: Workbench, desk: Desk, sent: Recorder, sandbox: Sandbox
 ) -> None:
-    """Of two calls of one picture each one fails; the other model fills its slot."""
+    """Of two calls of one image each one fails; the other model fills its slot."""
     engine = Engine(replace(bench, max_attempts=1), desk, sent)
     account = engine.account()
     sandbox.add_fault("fail=none", provider="chatgpt2api", count=1)

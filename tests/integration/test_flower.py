@@ -16,13 +16,13 @@ import pytest
 from job_engine import SYNC_MODEL, Engine
 from worker_fleet import Fleet, ended, running_fleet, web_side
 
-from app.commands.services import FLOWER_USER, service_programs
+from app.cli.service.programs import FLOWER_USER, service_programs
 from core.embedded.ports import free_ports
 from core.redis import make_client
 from core.settings import Settings
 from jobs import lifecycle
-from jobs.desk import Customer
-from providers.catalog import Catalog
+from jobs.submission.service import Customer
+from providers.catalog.catalog import Catalog
 from sandbox.testing import Sandbox
 from storage.media import Media
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from job_engine import ASYNC_PRICE, Engine
 from sqlalchemy import text
 
-from jobs import funds
-from jobs.desk import Customer
-from jobs.funds import Funds
+from jobs.reads import funds
+from jobs.reads.funds import Funds
+from jobs.submission.service import Customer
 
 
 def test_an_account_without_a_balance_has_nothing(engine: Engine) -> None:

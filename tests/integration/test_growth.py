@@ -16,8 +16,10 @@ from sqlalchemy import Connection, create_engine, text
 
 from core.db import Database, make_engine
 from core.ids import new_id
-from jobs import estimates, repository, retention
-from jobs.repository import Filters
+from jobs.maintenance import retention
+from jobs.reads import tasks
+from jobs.reads.tasks import Filters
+from jobs.submission import estimates
 
 HISTORY = 200_000
 RARE = 3
@@ -134,7 +136,7 @@ def list_pages(grown: Database, account_id: str, status: str | None, *, cursor: 
     values = {"account_ids": [account_id], "cursor": cursor, "limit": 20}
     values |= dict.fromkeys(("operation", "model", "created_after", "metadata"))
     with grown.autocommit() as connection:
-        return pages_read(connection, repository._LISTS[status].text, values)
+        return pages_read(connection, tasks._LISTS[status].text, values)
 
 
 @pytest.mark.parametrize("status", [None, "queued", "running", "succeeded", "failed", "cancelled"])
@@ -143,7 +145,7 @@ def test_a_list_reads_a_few_pages_however_rare_its_status_is(grown: Database, st
     assert pages < PAGES_AT_MOST, plan
     assert not re.search(SCANNED_WHOLE, plan), plan
     with grown.autocommit() as connection:
-        found = repository.list_tasks(connection, ACCOUNT, Filters(status=status))
+        found = tasks.list_tasks(connection, ACCOUNT, Filters(status=status))
     many = status in (None, "succeeded")
     assert len(found) == (20 if many else 2 * RARE if status == "running" else RARE)
     assert {task.status for task in found} == {status or "succeeded"}
@@ -155,9 +157,7 @@ def test_a_quiet_account_is_not_looked_for_among_a_busy_ones_jobs(grown: Databas
     pages, plan = list_pages(grown, QUIET, status)
     assert pages < PAGES_AT_MOST, plan
     with grown.autocommit() as connection:
-        assert len(repository.list_tasks(connection, QUIET, Filters(status=status))) == (
-            0 if status == "failed" else RARE
-        )
+        assert len(tasks.list_tasks(connection, QUIET, Filters(status=status))) == (0 if status == "failed" else RARE)
 
 
 @pytest.mark.parametrize("status", [None, "succeeded"])
@@ -176,7 +176,7 @@ def test_a_page_far_back_does_not_read_those_before_it(grown: Database, status: 
         (retention._OLD_KEYS.text, {"after_at": "-infinity", "hours": 25, "page": 50}),
         (retention._DOOMED.text, {"after_at": "-infinity", "since_s": 0.0, "page": 50}),
         (retention.OLD_IMAGES, {"keep_s": 3600.0, "after_at": "-infinity", "after_id": "", "page": 50}),
-        (retention._DELETE_PICTURES.text, {"ids": FIFTY, "reason": "expired", "keys": None}),
+        (retention._DELETE_IMAGES.text, {"ids": FIFTY, "reason": "expired", "keys": None}),
         (retention._DELETE_INPUTS.text, {"ids": FIFTY}),
     ],
     ids=["short lives", "idempotency keys", "doomed", "old images", "images deleted", "inputs deleted"],

@@ -18,26 +18,19 @@ import pytest
 from job_engine import ASYNC_PRICE, Engine
 from sqlalchemy import Connection
 
-from jobs import (
-    answers,
-    callbacks,
-    calls,
-    collector,
-    health,
-    lifecycle,
-    loading,
-    poller,
-    publishing,
-    runner,
-    steps,
-    sweep,
-)
-from jobs.answers import Answer
-from jobs.calls import KeptImage
-from jobs.desk import Customer
+from jobs import lifecycle
+from jobs.dispatch import health, publishing
 from jobs.errors import StaleJobError
-from jobs.loading import LiveJob, OpenCall
+from jobs.execution import apply, callbacks, collect, outcomes, poll
+from jobs.execution import run as runner
+from jobs.execution.outcomes import Answer
+from jobs.lifecycle import calls
+from jobs.lifecycle.calls import KeptImage
+from jobs.maintenance import sweep
+from jobs.reads import worker
+from jobs.reads.worker import LiveJob, OpenCall
 from jobs.states import Outcome
+from jobs.submission.service import Customer
 from quota.errors import LedgerMismatchError
 from storage.local import LocalStore
 
@@ -53,7 +46,7 @@ def in_progress(engine: Engine, customer: Customer, n: int = 1) -> LiveJob:
 
 def read(engine: Engine, job_id: str) -> LiveJob:
     with engine.database.hot() as hot:
-        job = loading.load(hot, job_id)
+        job = worker.load(hot, job_id)
     assert job is not None
     return job
 
@@ -107,8 +100,8 @@ def test_two_calls_of_one_job_end_at_once_and_the_job_ends(engine: Engine, accou
         job = in_progress(engine, account, n=2)
         first, second = job.calls
         with at_once(
-            lambda j=job, c=first: steps.finish(engine.bench, j, [kept(j, c)]),
-            lambda j=job, c=second: steps.finish(engine.bench, j, [kept(j, c)]),
+            lambda j=job, c=first: apply.finish(engine.bench, j, [kept(j, c)]),
+            lambda j=job, c=second: apply.finish(engine.bench, j, [kept(j, c)]),
         ):
             pass
         row = engine.job(job.id)
@@ -121,10 +114,10 @@ def test_the_second_of_two_ends_waits_for_the_first_and_finds_out(engine: Engine
     job = in_progress(engine, account, n=2)
     first, second = job.calls
     with engine.database.engine.begin() as connection:
-        row = answers.row_of(kept(job, first))
+        row = outcomes.row_of(kept(job, first))
         images = [(first.id, image) for image in kept(job, first).images]
         lifecycle.park(connection, job.id, job.version, check_after_s=1, calls=[row], images=images)
-        with at_once(lambda: steps.finish(engine.bench, job, [kept(job, second)])):
+        with at_once(lambda: apply.finish(engine.bench, job, [kept(job, second)])):
             until_blocked(engine)
             connection.commit()
     assert engine.job(job.id).status == "succeeded"
@@ -136,10 +129,10 @@ def test_an_end_cannot_miss_an_image_that_someone_else_keeps(engine: Engine, acc
     """The end began before the other image was committed and cannot see it: charged would be one, delivered two."""
     job = in_progress(engine, account, n=2)
     first, second = job.calls
-    given_up = answers.lost(second.facts)
+    given_up = outcomes.lost(second.facts)
     with engine.database.engine.begin() as connection:
-        assert answers.record(connection, kept(job, second))
-        with at_once(lambda: steps.finish(engine.bench, job, [kept(job, first), given_up])):
+        assert outcomes.record(connection, kept(job, second))
+        with at_once(lambda: apply.finish(engine.bench, job, [kept(job, first), given_up])):
             until_blocked(engine)
             connection.commit()
     row = engine.job(job.id)
@@ -150,7 +143,7 @@ def test_an_end_cannot_miss_an_image_that_someone_else_keeps(engine: Engine, acc
 def test_the_verb_itself_refuses_what_it_has_not_seen(engine: Engine, account: Customer) -> None:
     job = in_progress(engine, account, n=2)
     with engine.database.engine.begin() as connection:
-        assert answers.record(connection, kept(job, job.calls[1]))
+        assert outcomes.record(connection, kept(job, job.calls[1]))
         with at_once(lambda: end(engine, job)) as results:
             until_blocked(engine)
             connection.commit()
@@ -169,21 +162,21 @@ def test_two_pollers_that_collect_one_job_make_one_end_and_lose_no_image(
     """Both have fetched the image before either writes. It is charged once, and the loser throws nothing away."""
     job_id = engine.order(account, "one fox", publish=False).task.id
     engine.run(job_id)
-    both_have_it, whole = threading.Barrier(2, timeout=20), collector.keep
+    both_have_it, whole = threading.Barrier(2, timeout=20), collect.keep
 
     def keep(*args: Any) -> list[Answer]:
         news = whole(*args)
         both_have_it.wait()
         return news
 
-    monkeypatch.setattr(collector, "keep", keep)
+    monkeypatch.setattr(collect, "keep", keep)
     batches = []
     for owner in ("wkr_one", "wkr_two"):
         engine.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
         with engine.database.hot() as hot:
-            batch = loading.take_due(hot, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
+            batch = worker.take_due(hot, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
         batches.append((replace(engine.bench, owner=owner), batch))
-    with at_once(*[lambda b=bench, j=jobs: poller._follow(b, j) for bench, jobs in batches]):
+    with at_once(*[lambda b=bench, j=jobs: poll._follow(b, j) for bench, jobs in batches]):
         pass
     row = engine.job(job_id)
     assert (row.status, row.captured) == ("succeeded", ASYNC_PRICE)
@@ -203,7 +196,7 @@ def test_every_writer_of_a_jobs_calls_or_images_raises_its_version(
     if writer == "resend":
         engine.sql("UPDATE upstream_calls SET outcome = 'uncertain' WHERE id = :id", id=call.id)
     acts: dict[str, Callable[[Connection], object]] = {
-        "record": lambda c: answers.record(c, Answer(call.facts, Outcome.FINISHED, result=[])),
+        "record": lambda c: outcomes.record(c, Answer(call.facts, Outcome.FINISHED, result=[])),
         "park": lambda c: lifecycle.park(c, job.id, job.version, check_after_s=1),
         "progress": lambda c: calls.note_progress(calls.Hot.of(c), {job.id: 0.5}),
         "resend": lambda c: calls.note_resend(c, call.id, most=2, deadline_s=60, backoff_s=60),
@@ -228,7 +221,7 @@ def test_what_was_bought_is_on_record_however_often_its_job_changes_meanwhile(
 ) -> None:
     """Writers without end: each decision is out of date, and after some the answer alone is written."""
     job_id = engine.order(account, model="gpt-image-2", size="1024x1024", publish=False).task.id
-    reads, whole = [], steps._read_again
+    reads, whole = [], apply._read_again
 
     def changed_again(*args: Any) -> LiveJob | None:
         seen = whole(*args)
@@ -241,9 +234,9 @@ def test_what_was_bought_is_on_record_however_often_its_job_changes_meanwhile(
     with engine.database.transaction() as connection:
         lifecycle.cancel(connection, account.account_id, job_id)
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "_read_again", changed_again)
-        steps.finish(engine.bench, claimed.job, [kept(claimed.job, claimed.job.calls[0])], in_task=True)
-    assert len(reads) == steps.READ_AGAIN_AT_MOST
+        patch.setattr(apply, "_read_again", changed_again)
+        apply.finish(engine.bench, claimed.job, [kept(claimed.job, claimed.job.calls[0])], in_task=True)
+    assert len(reads) == apply.READ_AGAIN_AT_MOST
     assert (engine.calls(job_id)[0].outcome, made(engine, job_id)) == ("kept", 1)
     engine.sql("UPDATE jobs SET step_deadline_at = clock_timestamp()")
     engine.steady = True
@@ -275,7 +268,7 @@ def test_a_job_found_expired_that_was_tried_meanwhile_lives_on(engine: Engine, a
     engine.run(job_id)
     engine.poll()
     assert (engine.job(job_id).status, engine.job(job_id).attempt) == ("queued", 2)
-    assert steps.expire(engine.bench, job_id, found.version) == []
+    assert apply.expire(engine.bench, job_id, found.version) == []
     assert engine.job(job_id).status == "queued"
     engine.drive()
     assert engine.job(job_id).status == "succeeded"
@@ -305,7 +298,7 @@ def test_an_end_without_a_balance_raises_and_nothing_stands(engine: Engine, acco
     engine.sql(BALANCE_GONE, id=account.account_id)
     before, calls_before = engine.job(job.id), engine.calls(job.id)
     with pytest.raises(LedgerMismatchError):
-        steps.finish(engine.bench, job, [kept(job, job.calls[0])])
+        apply.finish(engine.bench, job, [kept(job, job.calls[0])])
     assert (engine.job(job.id), engine.calls(job.id), made(engine, job.id)) == (before, calls_before, 0)
     assert engine.transfers(job.id) == {"hold": ASYNC_PRICE}
 

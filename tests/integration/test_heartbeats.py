@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from core.db import Database, make_engine
-from jobs import heartbeats
-from workers.heart import Heart
+from jobs.dispatch import heartbeats
+from workers.heartbeat import Heart
 
 DEAD_PID = 2**31 - 2
 

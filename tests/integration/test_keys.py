@@ -11,7 +11,7 @@ from sqlalchemy import text
 from accounts import accounts, keys
 from accounts.accounts import AccountExistsError, AccountNotFoundError
 from core.db import Database
-from jobs.desk import Customer
+from jobs.submission.service import Customer
 
 
 def make(engine: Engine, customer: Customer, **fields: object) -> keys.NewKey:

@@ -10,7 +10,7 @@ from job_engine import ASYNC_PRICE, CREDIT, Engine
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from jobs.desk import Customer
+from jobs.submission.service import Customer
 from quota import ledger
 from quota.errors import InsufficientCreditsError, LedgerMismatchError
 from quota.ledger import Balance

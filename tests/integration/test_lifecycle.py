@@ -15,11 +15,12 @@ from sqlalchemy.exc import IntegrityError
 
 from core.db import Hot
 from core.ids import new_id
-from jobs import calls, lifecycle
-from jobs.calls import KeptImage
-from jobs.desk import Customer
+from jobs import lifecycle
 from jobs.errors import JobNotFoundError, StaleJobError
+from jobs.lifecycle import calls
+from jobs.lifecycle.calls import KeptImage
 from jobs.states import Ended, JobStatus, Nudge, Outcome
+from jobs.submission.service import Customer
 from quota.errors import LedgerMismatchError
 
 STEP_S = {"chatgpt2api": 120.0}
@@ -93,12 +94,12 @@ def give_fallbacks(connection: Connection, job_id: str) -> None:
     )
 
 
-def keep_pictures(connection: Connection, job_id: str, count: int = 1) -> None:
-    """Rows of pictures kept, each by a call of its own: what a job is charged for."""
+def keep_images(connection: Connection, job_id: str, count: int = 1) -> None:
+    """Rows of images kept, each by a call of its own: what a job is charged for."""
     connection.execute(
         text(
             "WITH number AS (SELECT generate_series(0, :count - 1) AS n), c AS (INSERT INTO upstream_calls (id, job_id,"
-            " slot, try, pictures, provider, model, credential_id, base_url, dedupe_key, outcome, give_up_at,"
+            " slot, try, images, provider, model, credential_id, base_url, dedupe_key, outcome, give_up_at,"
             " pictures_kept) SELECT 'call_' || :job || n, :job, n, 7, 1, 'chatgpt2api', 'm', 'chatgpt2api/default', '',"
             " :job || n, 'kept', now(), 1 FROM number ON CONFLICT DO NOTHING RETURNING id, job_id, slot)"
             " INSERT INTO images (job_id, index, call_id, key, mime, size_bytes, sha256)"
@@ -109,7 +110,7 @@ def keep_pictures(connection: Connection, job_id: str, count: int = 1) -> None:
 
 
 def succeed(connection: Connection, seen: Seen) -> Any:
-    keep_pictures(connection, seen.id)
+    keep_images(connection, seen.id)
     return lifecycle.end(connection, seen.id, seen.version, lifecycle.succeed())
 
 
@@ -192,7 +193,7 @@ def test_a_verb_moves_from_its_states_and_from_no_other(engine: Engine, account:
             with pytest.raises(REFUSED.get((name, state), StaleJobError)):
                 do(engine, verb, job_id)
             assert (engine.job(job_id), engine.events(job_id)) == (before, told)
-    engine.assert_books_balance(pictures=False)
+    engine.assert_books_balance(image_count=False)
 
 
 @pytest.mark.parametrize("name", [name for name in VERBS if name not in {"start", "claim"}])
@@ -278,7 +279,7 @@ def test_an_end_gives_back_what_was_reserved_or_held(engine: Engine, account: Cu
     held = {} if state == "queued" else {"hold": ASYNC_PRICE, "release": ASYNC_PRICE}
     assert engine.transfers(job_id) == held
     assert (engine.job(job_id).captured, engine.job(job_id).released) == (0, ASYNC_PRICE)
-    engine.assert_books_balance(pictures=False)
+    engine.assert_books_balance(image_count=False)
 
 
 def test_a_retry_keeps_the_hold_and_the_next_claim_does_not_hold_again(engine: Engine, account: Customer) -> None:
@@ -292,7 +293,7 @@ def test_a_retry_keeps_the_hold_and_the_next_claim_does_not_hold_again(engine: E
     assert engine.balance(account) == held
     do(engine, succeed, job_id)
     assert engine.transfers(job_id) == {"hold": ASYNC_PRICE, "capture": ASYNC_PRICE}
-    engine.assert_books_balance(pictures=False)
+    engine.assert_books_balance(image_count=False)
 
 
 @pytest.mark.parametrize("take", [start, claim], ids=["start", "claim"])
@@ -344,7 +345,7 @@ def test_cancel_in_the_queue_is_final_and_free(engine: Engine, account: Customer
     assert engine.balance(account) == before
     assert cancel(engine, account, job_id).outcome == "too_late"
     assert engine.job(job_id) == row
-    engine.assert_books_balance(pictures=False)
+    engine.assert_books_balance(image_count=False)
 
 
 @pytest.mark.parametrize(("charge", "captured"), [("full", 1), ("none", 0)])
@@ -401,7 +402,7 @@ def test_cancel_and_success_at_once_have_one_outcome(engine: Engine, account: Cu
             assert (row.status, row.cancel_requested_at is not None) == ("running", True)
             assert any(isinstance(result, StaleJobError) for result in results)
             do(engine, cancelled, job_id)
-    engine.assert_books_balance(pictures=False)
+    engine.assert_books_balance(image_count=False)
 
 
 # ------------------------------------------------------------------ what a step learned goes with its verb
@@ -487,11 +488,11 @@ def test_a_late_outcome_raises_the_version_and_comes_once(engine: Engine, accoun
 # ------------------------------------------------------------------ what can never be written
 
 
-def test_more_pictures_than_were_held_cannot_be_captured(engine: Engine, account: Customer) -> None:
+def test_more_images_than_were_held_cannot_be_captured(engine: Engine, account: Customer) -> None:
     job_id = bring(engine, account, "running")
     before = engine.job(job_id)
     with pytest.raises(psycopg.errors.CheckViolation), engine.database.transaction() as connection:
-        keep_pictures(connection, job_id, 2)
+        keep_images(connection, job_id, 2)
         lifecycle.end(connection, job_id, before.version, lifecycle.succeed())
     assert engine.job(job_id) == before
     assert engine.transfers(job_id) == {"hold": ASYNC_PRICE}
@@ -504,7 +505,7 @@ def test_what_was_never_held_cannot_be_captured(engine: Engine, account: Custome
     with pytest.raises(LedgerMismatchError):
         do(engine, succeed, job_id)
     assert (engine.job(job_id), engine.balance(account)) == (before, funds)
-    engine.assert_books_balance(pictures=False)
+    engine.assert_books_balance(image_count=False)
 
 
 @pytest.mark.parametrize("verb", [succeed, fail, cancelled], ids=["succeed", "fail", "cancelled"])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from job_engine import Engine, picture_bytes, refuse_to_keep
+from job_engine import Engine, image_bytes, refuse_to_keep
 
-from jobs.desk import Customer, Reference
+from jobs.submission.service import Customer, Reference
 from sandbox.testing import Sandbox
 
 
@@ -22,7 +22,7 @@ def upstreams(sandbox: Sandbox) -> dict[str, str]:
 
 
 def order(engine: Engine, account: Customer, model: str, operation: str = "generate") -> str:
-    references = [Reference("image", picture_bytes(), "image")] if operation == "edit" else []
+    references = [Reference("image", image_bytes(), "image")] if operation == "edit" else []
     return engine.order(
         account, "a kite", model=model, operation=operation, references=references, publish=False
     ).task.id

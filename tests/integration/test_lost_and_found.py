@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from job_engine import Engine, picture_bytes
+from job_engine import Engine, image_bytes
 
-from jobs import lifecycle, loading, search
-from jobs.desk import Customer, Reference
-from jobs.loading import LiveJob, OpenCall
+from jobs import lifecycle
+from jobs.execution import recovery
+from jobs.reads import worker
+from jobs.reads.worker import LiveJob, OpenCall
+from jobs.submission.service import Customer, Reference
 from sandbox.testing import Sandbox
 
 SCHNELL, SDXL = "replicate-flux-schnell", "replicate-sdxl"
@@ -29,7 +31,7 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
     return dict(sandbox.counts()["replicate"])
 
 
-def test_a_lost_prediction_is_found_and_its_pictures_kept(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_lost_prediction_is_found_and_its_images_kept(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
     job_id = order(engine, account, "a kite [sandbox:drop]", n=2)
     engine.run(job_id)
     [call] = engine.calls(job_id)
@@ -64,21 +66,21 @@ def test_a_rival_that_fell_back_is_a_rival(engine: Engine, account: Customer, sa
     engine.run(fallen)
     # Only one of the two was really taken on: that one may be either's.
     engine.sql("UPDATE upstream_calls SET outcome = 'lost' WHERE job_id = :id", id=fallen)
-    found = search.find(engine.bench, engine.bench.registry.of("replicate")[0], *lost_call(engine, plain))
+    found = recovery.find(engine.bench, engine.bench.registry.of("replicate")[0], *lost_call(engine, plain))
     assert found is None
     assert tally(sandbox)["submits"] == 2
 
 
 def lost_call(engine: Engine, job_id: str) -> tuple[LiveJob, OpenCall]:
     with engine.database.autocommit() as connection:
-        job = loading.load(connection, job_id)
+        job = worker.load(connection, job_id)
     assert job is not None
     return job, job.calls[0]
 
 
 def test_an_inpainting_keeps_to_the_polarity_of_its_model(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
     """The twin refuses a mask with transparency."""
-    references = [Reference("image", picture_bytes(), "image"), Reference("mask", picture_bytes(mode="L"), "mask")]
+    references = [Reference("image", image_bytes(), "image"), Reference("mask", image_bytes(mode="L"), "mask")]
     job_id = order(engine, account, "snow", model=SDXL, operation="inpaint", references=references)
     engine.run(job_id)
     engine.drive()

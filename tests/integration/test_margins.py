@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from job_engine import SYNC_MODEL, Engine
 
-from jobs.desk import Customer
-from jobs.margins import margins
+from jobs.reads.margins import margins
+from jobs.submission.service import Customer
 
 
 def test_costs_stand_beside_what_was_sold(engine: Engine, account: Customer) -> None:

@@ -34,15 +34,18 @@ from accounts.accounts import create_account
 from core.db import Hot
 from core.errors import DatabaseAwayError
 from core.ids import new_id
-from jobs import answers, audit, decide, lifecycle, loading, runner, steps, sweep
-from jobs.answers import Answer
-from jobs.calls import KeptImage
+from jobs import lifecycle
+from jobs.dispatch.limits import Limits, announce
 from jobs.errors import StaleJobError
+from jobs.execution import apply, decide, outcomes, run
+from jobs.execution.context import Workbench
+from jobs.execution.outcomes import Answer
 from jobs.lifecycle import NewJob
-from jobs.limits import Limits, announce
-from jobs.loading import LiveJob, OpenCall
+from jobs.lifecycle.calls import KeptImage
+from jobs.maintenance import audit, sweep
+from jobs.reads import worker
+from jobs.reads.worker import LiveJob, OpenCall
 from jobs.states import JobStatus, Outcome
-from jobs.workbench import Workbench
 from providers.registry import UnknownCredentialError
 from quota import ledger
 from quota.errors import InsufficientCreditsError
@@ -260,7 +263,7 @@ class Money(RuleBasedStateMachine):
 
         def claim() -> None:
             nonlocal claimed
-            claimed = runner._claim(bench, job_id)
+            claimed = run._claim(bench, job_id)
 
         self._step("claim", job_id, claim, crash)
         if claimed is not None:
@@ -283,7 +286,7 @@ class Money(RuleBasedStateMachine):
         """Record what was learned of the job's calls and move it on."""
         open_before = (None, Outcome.FINISHED, Outcome.ACCEPTED, Outcome.UNCERTAIN)
         news = self._news(data, job, open_before)
-        self._step(name, job.id, lambda: steps.finish(self.bench, job, news), crash)
+        self._step(name, job.id, lambda: apply.finish(self.bench, job, news), crash)
 
     # -- verbs out of turn
 
@@ -309,10 +312,10 @@ class Money(RuleBasedStateMachine):
             verbs["expire"] = verbs["give up"] = lambda c: None  # these open their own transactions
         name = data.draw(st.sampled_from(sorted(verbs)))
         if name == "expire":
-            self._step("expire", job.id, lambda: steps.expire(self.bench, job.id, version), crash)
+            self._step("expire", job.id, lambda: apply.expire(self.bench, job.id, version), crash)
         elif name == "give up":
             self._sql("UPDATE upstream_calls SET give_up_at = clock_timestamp() WHERE job_id = :id", job.id)
-            self._step("give up", job.id, lambda: steps.abandon(self.bench, job.id), crash)
+            self._step("give up", job.id, lambda: apply.abandon(self.bench, job.id), crash)
         else:
             self._verb(name, job.id, verbs[name], crash, current=current)
 
@@ -397,11 +400,11 @@ class Money(RuleBasedStateMachine):
         mood = st.sampled_from(data.draw(st.sampled_from([*moods, list(Outcome), list(Outcome)])))
         told = [self._one_answer(data, job, call, data.draw(mood)) for call in job.calls if call.outcome in of]
         before = {call.id: call.outcome for call in job.calls}
-        return [answer for answer in told if answers.may_replace(answer, before[answer.call.id])]
+        return [answer for answer in told if outcomes.may_replace(answer, before[answer.call.id])]
 
     def _one_answer(self, data: st.DataObject, job: LiveJob, call: OpenCall, outcome: Outcome) -> Answer:
         retryable = outcome is Outcome.NOT_RUN or (outcome is Outcome.FAILED and data.draw(st.booleans()))
-        kept = data.draw(st.integers(1, call.facts.pictures)) if outcome is Outcome.KEPT else 0
+        kept = data.draw(st.integers(1, call.facts.image_count)) if outcome is Outcome.KEPT else 0
         bad = outcome not in (Outcome.KEPT, Outcome.FINISHED, Outcome.ACCEPTED)
         return Answer(
             replace(call.facts, code="upstream_error" if bad else None, retryable=retryable),
@@ -470,7 +473,7 @@ class Money(RuleBasedStateMachine):
 
     def _load(self, job_id: str) -> LiveJob:
         with self.bench.database.autocommit() as connection:
-            job = loading.load(connection, job_id)
+            job = worker.load(connection, job_id)
         assert job is not None
         return job
 
@@ -512,7 +515,7 @@ def fuse(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> Fuse:
         wrap(Hot, door)
     for door in ("do_execute", "do_execute_no_params", "do_commit"):
         wrap(dialect, door)
-    monkeypatch.setattr(steps.finish.retry, "wait", tenacity.wait_none())  # type: ignore[attr-defined]
+    monkeypatch.setattr(apply.finish.retry, "wait", tenacity.wait_none())  # type: ignore[attr-defined]
     return fuse
 
 

@@ -22,8 +22,9 @@ from sqlalchemy.exc import IntegrityError
 from accounts.accounts import create_account
 from core import schema
 from core.db import Database, make_engine
-from jobs import audit, funds
-from jobs.desk import Customer
+from jobs.maintenance import audit
+from jobs.reads import funds
+from jobs.submission.service import Customer
 from quota import ledger
 from quota.errors import InsufficientCreditsError
 

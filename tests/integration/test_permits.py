@@ -19,10 +19,11 @@ from sqlalchemy import Connection, Row, text
 
 from core.db import Database
 from core.ids import new_id
-from jobs import audit, capacity, refill
-from jobs.capacity import Taken
-from jobs.desk import Customer
-from jobs.limits import Limits, announce, reconcile, recover
+from jobs.dispatch import permits, refill
+from jobs.dispatch.limits import Limits, announce, reconcile, recover
+from jobs.dispatch.permits import Taken
+from jobs.maintenance import audit
+from jobs.submission.service import Customer
 from workers.wiring import LIMIT_MAX
 
 PROVIDER = "chatgpt2api"
@@ -58,11 +59,11 @@ class Rows:
 
     def take_for(self, ids: Sequence[str], *, known: Sequence[str] = (KEY,), attempt: int = 0) -> Taken | None:
         with self.database.autocommit() as connection:
-            return capacity.take(connection, PROVIDER, known=known, call_ids=ids, attempt=attempt)
+            return permits.take(connection, PROVIDER, known=known, call_ids=ids, attempt=attempt)
 
     def release(self, *ids: str) -> None:
         with self.database.autocommit() as connection:
-            capacity.release(connection, ids)
+            permits.release(connection, ids)
 
     def holders(self, key: str = KEY) -> list[str]:
         return [
@@ -169,7 +170,7 @@ def test_a_permit_that_comes_back_while_it_is_looked_for_is_found(rows: Rows) ->
 
     with rows.database.autocommit() as connection:
         meanwhile: Any = Meanwhile(connection)
-        taken = capacity.take(meanwhile, PROVIDER, known=[KEY], call_ids=["call_b"], attempt=0)
+        taken = permits.take(meanwhile, PROVIDER, known=[KEY], call_ids=["call_b"], attempt=0)
     assert (taken, rows.holders()) == (Taken(KEY, 1, True), ["call_b"])
 
 
@@ -221,7 +222,7 @@ def test_a_credential_that_must_not_be_used_is_passed_over(rows: Rows, trouble: 
     assert rows.take(known=(KEY, OTHER_KEY)) == Taken(OTHER_KEY, 1, True)
     assert rows.take(known=(KEY, OTHER_KEY)) is None
     with rows.database.autocommit() as connection:
-        assert not capacity.take_submit(connection, KEY)
+        assert not permits.take_submit(connection, KEY)
 
 
 def test_only_credentials_that_this_worker_knows(rows: Rows) -> None:
@@ -242,7 +243,7 @@ def test_a_call_is_sent_again_only_to_a_provider_that_takes_calls(rows: Rows, tr
     rows.limit(max_per_minute=5)
     rows.sql(f"UPDATE providers SET {trouble}")
     with rows.database.autocommit() as connection:
-        assert capacity.take_submit(connection, KEY) is allowed
+        assert permits.take_submit(connection, KEY) is allowed
     assert rows.one("SELECT count(*) FROM submit_tokens WHERE free_at > clock_timestamp()") == int(allowed)
 
 
@@ -274,7 +275,7 @@ def open_calls(engine: Engine, account: Customer, count: int) -> list[str]:
 def end(engine: Engine, call_id: str) -> None:
     with engine.database.autocommit() as connection:
         connection.execute(text("UPDATE upstream_calls SET outcome = 'lost' WHERE id = :id"), {"id": call_id})
-        capacity.release(connection, [call_id])
+        permits.release(connection, [call_id])
 
 
 def key_of(engine: Engine) -> str:
@@ -288,7 +289,7 @@ def take(engine: Engine) -> list[str]:
     while True:
         call_id = new_id("call")
         with engine.database.transaction() as connection:
-            if not capacity.take(connection, PROVIDER, known=[key_of(engine)], call_ids=[call_id], attempt=0):
+            if not permits.take(connection, PROVIDER, known=[key_of(engine)], call_ids=[call_id], attempt=0):
                 return taken
             connection.execute(
                 text(
@@ -430,7 +431,7 @@ def test_a_generic_plan_goes_by_the_indexes(rows: Rows) -> None:
     rows.sql("ANALYZE permits, submit_tokens, credentials")
     rows.take(2990)
     names = ["provider", "known", "wanted", "call_ids", "attempt"]
-    statement = capacity.TAKE
+    statement = permits.TAKE
     for number, name in enumerate(names, 1):
         statement = re.sub(rf"(?<!:):{name}\b", f"${number}", statement)
     with rows.database.transaction() as connection:

@@ -9,8 +9,8 @@ import structlog
 from job_engine import SYNC_MODEL, Engine
 from structlog.typing import EventDict
 
-from jobs import circuit, health, refill
-from jobs.desk import Customer
+from jobs.dispatch import circuit, health, refill
+from jobs.submission.service import Customer
 from sandbox.testing import Sandbox
 
 PROVIDER = "openai"

@@ -10,11 +10,12 @@ from job_engine import SYNC_MODEL, Engine, refuse_to_keep
 from sqlalchemy import text
 
 from core.errors import DatabaseAwayError
-from jobs import collector, loading, poller, runner, steps
-from jobs.desk import Customer
-from jobs.loading import LiveJob
+from jobs.execution import apply, collect, poll, run
+from jobs.execution.context import Workbench
+from jobs.reads import worker
+from jobs.reads.worker import LiveJob
 from jobs.states import Nudge
-from jobs.workbench import Workbench
+from jobs.submission.service import Customer
 from providers.base import Running
 from sandbox.testing import Sandbox
 
@@ -30,7 +31,7 @@ def waiting(engine: Engine, customer: Customer, count: int, prompt: str = "wait"
 
 def test_one_look_covers_many_jobs(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
     ids = waiting(engine, account, 12)
-    engine.bench.publish(poller.poll(engine.bench, "chatgpt2api"))
+    engine.bench.publish(poll.poll(engine.bench, "chatgpt2api"))
     assert sandbox.counts()["chatgpt2api"]["checks"] == 1
     assert engine.sent.take() == []  # no message a job
     assert {engine.job(job_id).status for job_id in ids} == {"succeeded"}
@@ -67,7 +68,7 @@ def test_two_pollers_at_once_take_disjoint_batches(engine: Engine, account: Cust
     def take() -> None:
         with engine.database.engine.begin() as connection:
             start.wait()
-            batch = loading.take_due(connection, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
+            batch = worker.take_due(connection, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
             start.wait()  # both hold their batch before either commits
             taken.append([job.id for job in batch])
 
@@ -83,15 +84,15 @@ def test_a_full_batch_publishes_the_next_look_before_it_looks(
     engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting(engine, account, 3, "slow [sandbox:never]")
-    monkeypatch.setattr(poller, "BATCH", 2)
+    monkeypatch.setattr(poll, "BATCH", 2)
     [adapter] = engine.bench.registry.of("chatgpt2api")
     seen: list[list[Nudge]] = []
     monkeypatch.setattr(adapter, "check_many", lambda calls: seen.append(engine.sent.take()) or {})
-    engine.bench.publish(poller.poll(engine.bench, "chatgpt2api"))
+    engine.bench.publish(poll.poll(engine.bench, "chatgpt2api"))
     assert seen == [[Nudge("jobs.poll", "polls", "chatgpt2api")]]
 
 
-def test_two_who_find_the_same_picture_keep_it_once(
+def test_two_who_find_the_same_image_keep_it_once(
     engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = waiting(engine, account, 1)
@@ -116,14 +117,14 @@ def test_one_jobs_trouble_does_not_stop_the_others_of_its_batch(
     engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = waiting(engine, account, 3)
-    keep = collector.keep
+    keep = collect.keep
 
     def poisoned(bench: Workbench, job: LiveJob, made: object) -> object:
         if job.id == ids[0]:
             raise ZeroDivisionError
         return keep(bench, job, made)
 
-    monkeypatch.setattr(collector, "keep", poisoned)
+    monkeypatch.setattr(collect, "keep", poisoned)
     engine.poll()
     assert [engine.job(job_id).status for job_id in ids] == ["waiting", "succeeded", "succeeded"]
 
@@ -133,7 +134,7 @@ def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_
 ) -> None:
     ids = waiting(engine, account, 4)
     bad = set(ids[:2])
-    finish = steps.finish
+    finish = apply.finish
 
     def away(bench: Workbench, job: LiveJob, *args: Any, **facts: Any) -> object:
         if job.id in bad:
@@ -141,7 +142,7 @@ def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_
         return finish(bench, job, *args, **facts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "finish", away)
+        patch.setattr(apply, "finish", away)
         engine.poll()
     assert {engine.job(job_id).status for job_id in bad} == {"waiting"}
     assert {engine.job(job_id).status for job_id in set(ids) - bad} == {"succeeded"}
@@ -232,7 +233,7 @@ def test_what_a_look_leaves_out_is_not_believed(
 
 def claim_and_vanish(engine: Engine, job_id: str) -> list[object]:
     """The worker dies between its COMMIT and its POST, or behind it: nobody can tell."""
-    claimed = runner._claim(engine.bench, job_id)
+    claimed = run._claim(engine.bench, job_id)
     assert claimed is not None
     with engine.database.autocommit() as connection:
         connection.execute(text("DELETE FROM workers"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from job_engine import SYNC_MODEL, Engine
 
-from jobs import lifecycle, publishing
-from jobs.desk import Customer, Desk
+from jobs import lifecycle
+from jobs.dispatch import publishing
 from jobs.states import Nudge
+from jobs.submission.service import Customer, Desk
 
 
 @pytest.fixture

@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 from job_engine import ASYNC_MODEL, Engine
 
-from jobs import repository
-from jobs.desk import Customer
 from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
-from jobs.repository import Filters, Task
+from jobs.reads import tasks
+from jobs.reads.tasks import Filters, Task
+from jobs.submission.service import Customer
 
 NOBODYS = "job_" + "0" * 26
 
 
 def listed(engine: Engine, customer: Customer, **filters: Any) -> list[Task]:
     with engine.database.autocommit() as connection:
-        return repository.list_tasks(connection, customer.account_id, Filters(**filters))
+        return tasks.list_tasks(connection, customer.account_id, Filters(**filters))
 
 
-def image(engine: Engine, customer: Customer, job_id: str, index: int = 0) -> repository.Image:
+def image(engine: Engine, customer: Customer, job_id: str, index: int = 0) -> tasks.Image:
     with engine.database.autocommit() as connection:
-        return repository.find_image(connection, customer.account_id, job_id, index)
+        return tasks.find_image(connection, customer.account_id, job_id, index)
 
 
 @pytest.mark.parametrize("job_id", [NOBODYS, "job_x", "", "acct_" + "0" * 26, "job_\x00", "job_" + "0" * 27])
@@ -37,7 +37,7 @@ def test_what_is_not_there_cannot_be_told_from_what_is_not_yours(
         with pytest.raises(JobNotFoundError):
             image(engine, customer, wanted)
         with engine.database.autocommit() as connection, pytest.raises(JobNotFoundError):
-            repository.timeline(connection, customer.account_id, wanted)
+            tasks.timeline(connection, customer.account_id, wanted)
 
 
 def test_running_and_waiting_are_both_shown_as_running(engine: Engine, account: Customer) -> None:
@@ -85,7 +85,7 @@ def test_a_list_is_narrowed_by_what_it_is_asked_for(engine: Engine, account: Cus
         assert [task.id for task in listed(engine, account, **filters)] == wanted
 
 
-def test_a_picture_is_not_ready_not_there_there_or_gone(engine: Engine, account: Customer) -> None:
+def test_an_image_is_not_ready_not_there_there_or_gone(engine: Engine, account: Customer) -> None:
     job_id = engine.order(account).task.id
     with pytest.raises(ImageNotReadyError):
         image(engine, account, job_id)
@@ -103,7 +103,7 @@ def test_the_timeline_is_numbered_and_in_order(engine: Engine, account: Customer
     job_id = engine.order(account).task.id
     engine.drive()
     with engine.database.autocommit() as connection:
-        steps = repository.timeline(connection, account.account_id, job_id)
+        steps = tasks.timeline(connection, account.account_id, job_id)
     assert [step.seq for step in steps] == [1, 2, 3, 4, 5]
     assert [step.at for step in steps] == sorted(step.at for step in steps)
     assert (steps[0].type, steps[-1].type, steps[1].data["attempt"]) == ("queued", "succeeded", 0)
@@ -112,9 +112,9 @@ def test_the_timeline_is_numbered_and_in_order(engine: Engine, account: Customer
 def test_a_visible_change_makes_a_new_version(engine: Engine, account: Customer) -> None:
     ids = [engine.order(account, f"number {n}").task.id for n in range(2)]
     with engine.database.autocommit() as connection:
-        before = repository.versions(connection, ids)
+        before = tasks.versions(connection, ids)
         engine.run(ids[0])
-        after = repository.versions(connection, [*ids, NOBODYS])
+        after = tasks.versions(connection, [*ids, NOBODYS])
     assert before == dict.fromkeys(ids, (1, False))
     assert after[ids[0]][0] > 1
     assert after[ids[1]] == (1, False)

@@ -15,8 +15,9 @@ from app.records import Records
 from core.db import Database
 from core.errors import DatabaseAwayError
 from core.ids import new_id
-from jobs import audit, repository, retention
 from jobs.errors import ImageGoneError, JobNotFoundError, NotEndedError
+from jobs.maintenance import audit, retention
+from jobs.reads import tasks
 from storage.base import StorageUnavailableError
 
 
@@ -39,8 +40,8 @@ def again(house: House) -> None:
 # ---------------------------------------------------------------- the policy
 
 
-def test_old_pictures_and_inputs_go_and_everything_else_stays(house: House) -> None:
-    old = house.job(ended_days_ago=31, pictures=2, inputs=1)
+def test_old_images_and_inputs_go_and_everything_else_stays(house: House) -> None:
+    old = house.job(ended_days_ago=31, image_count=2, inputs=1)
     young = house.job(ended_days_ago=29, inputs=1)
     bytes_of_old = [*house.keys(old), *house.keys(old, "inputs")]
     variant = house.put(f"variants/{house.keys(old)[0]}/10x10.webp")
@@ -57,7 +58,7 @@ def test_old_pictures_and_inputs_go_and_everything_else_stays(house: House) -> N
         assert audit.check(connection) == []
 
 
-def test_the_caller_sees_that_pictures_have_gone(house: House) -> None:
+def test_the_caller_sees_that_images_have_gone(house: House) -> None:
     old = house.job(ended_days_ago=31)
     records = Records(house.database)
     before = records.task(house.account_id, old)
@@ -223,7 +224,7 @@ def test_one_worker_a_minute_does_it_for_all(house: House) -> None:
 
 def test_killed_before_the_commit_nothing_has_happened(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     old = house.job(ended_days_ago=31)
-    real = retention.delete_pictures
+    real = retention.delete_images
 
     def then_die(*args: Any, **kwargs: Any) -> None:
         real(*args, **kwargs)
@@ -236,7 +237,7 @@ def test_killed_before_the_commit_nothing_has_happened(house: House, monkeypatch
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 1
 
 
-@pytest.mark.parametrize("die_at", ["before the bytes", "after the bytes", "between picture and variant"])
+@pytest.mark.parametrize("die_at", ["before the bytes", "after the bytes", "between image and variant"])
 def test_killed_between_row_and_bytes_the_next_round_finishes(
     house: House, die_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,7 +249,7 @@ def test_killed_between_row_and_bytes_the_next_round_finishes(
     def die(doomed: str) -> None:
         if die_at == "after the bytes":
             real(doomed)
-        if die_at == "between picture and variant":
+        if die_at == "between image and variant":
             house.store.delete(variant)
         raise Killed
 
@@ -305,8 +306,8 @@ def test_a_store_that_is_away_is_not_asked_for_every_blob(house: House, monkeypa
 # ---------------------------------------------------------------- the caller's wish
 
 
-def test_a_deleted_task_keeps_its_row_and_loses_every_picture_at_once(house: House) -> None:
-    mine = house.job(pictures=2, inputs=1)
+def test_a_deleted_task_keeps_its_row_and_loses_every_image_at_once(house: House) -> None:
+    mine = house.job(image_count=2, inputs=1)
     keys = [*house.keys(mine), *house.keys(mine, "inputs")]
     records = Records(house.database, house.media)
     task = records.delete(house.account_id, mine)
@@ -445,7 +446,7 @@ def test_the_wrong_database_deletes_nothing(house: House) -> None:
 
 
 def test_a_round_reads_little_however_many_jobs_have_ended(house: House) -> None:
-    """The plans of the two questions with 20,000 ended jobs, a tenth of them with pictures still kept."""
+    """The plans of the two questions with 20,000 ended jobs, a tenth of them with images still kept."""
     house.sql(
         "INSERT INTO jobs (id, account_id, operation, model, provider, n, status, money, unit_price, quoted,"
         " captured, released, finished_at) SELECT 'job_' || g, :account, 'generate', 'm', 'openai', 1,"
@@ -506,5 +507,5 @@ def test_inputs_of_deleted_tasks_are_told_apart(house: House) -> None:
     mine = house.job(inputs=1)
     Records(house.database, house.media).delete(house.account_id, mine)
     with house.database.autocommit() as connection:
-        assert repository.find_task(connection, house.account_id, mine).ended
+        assert tasks.find_task(connection, house.account_id, mine).ended
     assert house.one("SELECT count(*) FROM inputs WHERE deleted_at IS NOT NULL AND job_id = :id", id=mine) == 1

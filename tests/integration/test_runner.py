@@ -15,15 +15,18 @@ from sqlalchemy import text
 from core.db import Hot, Statement
 from core.embedded.ports import free_ports
 from core.errors import DatabaseAwayError
-from jobs import answers, collector, heartbeats, lifecycle, loading, runner, steps
-from jobs.answers import Answer
-from jobs.calls import KeptImage
-from jobs.desk import Customer, Reference
+from jobs import lifecycle
+from jobs.dispatch import heartbeats
+from jobs.execution import apply, collect, outcomes, run
+from jobs.execution.context import Workbench
+from jobs.execution.outcomes import Answer
+from jobs.lifecycle.calls import KeptImage
+from jobs.reads import worker
 from jobs.states import Nudge, Outcome, Signal
-from jobs.workbench import Workbench
+from jobs.submission.service import Customer, Reference
 from providers import registry
 from providers.base import Accepted, CancelOutcome, Finished
-from providers.catalog import UnknownModelError
+from providers.catalog.catalog import UnknownModelError
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
 
@@ -43,7 +46,7 @@ def outcome(engine: Engine, job_id: str) -> tuple[str, str | None]:
 # ------------------------------------------------------------------ all goes well
 
 
-def test_an_asynchronous_job_ends_with_its_picture_kept_and_paid(
+def test_an_asynchronous_job_ends_with_its_image_kept_and_paid(
     engine: Engine, account: Customer, sandbox: Sandbox, store: LocalStore
 ) -> None:
     job_id = engine.order(account, metadata={"for": "me"}).task.id
@@ -69,7 +72,7 @@ def test_a_synchronous_job_ends_in_one_step(engine: Engine, account: Customer, s
     engine.assert_books_balance()
 
 
-def test_three_pictures_of_a_provider_of_one_a_call_are_three_calls(
+def test_three_images_of_a_provider_of_one_a_call_are_three_calls(
     engine: Engine, account: Customer, sandbox: Sandbox
 ) -> None:
     job_id = engine.order(account, n=3).task.id
@@ -80,7 +83,7 @@ def test_three_pictures_of_a_provider_of_one_a_call_are_three_calls(
     engine.assert_books_balance()
 
 
-def test_two_pictures_of_a_provider_of_several_a_call_are_one_call(
+def test_two_images_of_a_provider_of_several_a_call_are_one_call(
     engine: Engine, account: Customer, sandbox: Sandbox
 ) -> None:
     job_id = engine.order(account, n=2, **SYNC).task.id
@@ -90,7 +93,7 @@ def test_two_pictures_of_a_provider_of_several_a_call_are_one_call(
     engine.assert_books_balance()
 
 
-def test_an_edit_sends_the_pictures_that_came_with_it(
+def test_an_edit_sends_the_images_that_came_with_it(
     engine: Engine, account: Customer, sandbox: Sandbox, png: bytes
 ) -> None:
     job_id = engine.order(account, operation="edit", references=[Reference("image", png)]).task.id
@@ -99,16 +102,16 @@ def test_an_edit_sends_the_pictures_that_came_with_it(
     assert any("/edits" in request["path"] for request in sandbox.requests("chatgpt2api"))
 
 
-def test_fewer_pictures_than_asked_are_paid_for_as_such(engine: Engine, account: Customer) -> None:
+def test_fewer_images_than_asked_are_paid_for_as_such(engine: Engine, account: Customer) -> None:
     job_id = engine.order(account, "two [sandbox:fewer=1]", n=2, **SYNC).task.id
     engine.drive()
     task = engine.task(account, job_id)
     assert (task.status, task.captured, task.released) == ("succeeded", task.quoted // 2, task.quoted // 2)
-    assert task.warnings == ["1 of 2 pictures were made; the others were not charged"]
+    assert task.warnings == ["1 of 2 images were made; the others were not charged"]
     engine.assert_books_balance()
 
 
-def test_more_pictures_than_asked_are_neither_kept_nor_charged(
+def test_more_images_than_asked_are_neither_kept_nor_charged(
     engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [adapter] = engine.bench.registry.of("openai")
@@ -130,7 +133,7 @@ def test_one_refused_of_three_is_not_paid_for(engine: Engine, account: Customer)
     engine.drive()
     task = engine.task(account, job_id)
     assert (task.status, task.captured, task.released) == ("succeeded", 2 * ASYNC_PRICE, ASYNC_PRICE)
-    assert task.warnings == ["2 of 3 pictures were made (content_refused); the others were not charged"]
+    assert task.warnings == ["2 of 3 images were made (content_refused); the others were not charged"]
     engine.assert_books_balance()
 
 
@@ -310,7 +313,7 @@ def test_a_spoilt_answer_to_a_submit_is_looked_up(
     ("marker", "code"),
     [("truncated", "bad_result"), ("html", "bad_result"), ("svg", "bad_result"), ("bomb", "bad_result")],
 )
-def test_what_is_no_picture_is_not_delivered_and_not_charged(
+def test_what_is_no_image_is_not_delivered_and_not_charged(
     engine: Engine, account: Customer, store: LocalStore, marker: str, code: str
 ) -> None:
     job_id = engine.order(account, f"bad [sandbox:{marker}]").task.id
@@ -322,7 +325,7 @@ def test_what_is_no_picture_is_not_delivered_and_not_charged(
     engine.assert_books_balance()
 
 
-def test_a_picture_behind_a_dead_link_is_not_bought_again(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_an_image_behind_a_dead_link_is_not_bought_again(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
     job_id = engine.order(account, "dead [sandbox:dead_link times=1]").task.id
     engine.drive()
     assert outcome(engine, job_id) == ("failed", "result_gone")
@@ -480,7 +483,7 @@ def test_a_retry_is_not_made_for_a_caller_who_has_left(engine: Engine, account: 
 def test_an_order_that_cannot_be_built_was_not_sent(
     engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "build_order", lambda *args: 1 / 0)
+    monkeypatch.setattr(run, "build_order", lambda *args: 1 / 0)
     job_id = engine.order(account, **SYNC).task.id
     engine.drive()
     assert outcome(engine, job_id) == ("failed", "internal_error")
@@ -488,7 +491,7 @@ def test_an_order_that_cannot_be_built_was_not_sent(
     engine.assert_books_balance()
 
 
-def test_a_lost_reference_picture_fails_the_job_with_its_credits_back(
+def test_a_lost_reference_image_fails_the_job_with_its_credits_back(
     engine: Engine, account: Customer, sandbox: Sandbox, store: LocalStore, png: bytes
 ) -> None:
     job_id = engine.order(account, operation="edit", references=[Reference("image", png)]).task.id
@@ -524,10 +527,10 @@ def test_a_crashed_step_is_taken_over_at_once(
 ) -> None:
     job_id = engine.order(account).task.id
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "finish", lambda *args, **kwargs: 1 / 0)
-        with pytest.raises(runner.CrashedStepError) as crash:
-            runner.run(engine.bench, job_id)
-    assert steps.crashed(engine.bench, crash.value) == [Nudge("jobs.poll", "polls", "chatgpt2api")]
+        patch.setattr(apply, "finish", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(run.CrashedStepError) as crash:
+            run.run(engine.bench, job_id)
+    assert apply.crashed(engine.bench, crash.value) == [Nudge("jobs.poll", "polls", "chatgpt2api")]
     assert (engine.job(job_id).status, engine.calls(job_id)[0].outcome) == ("waiting", "uncertain")
     engine.drive()
     assert outcome(engine, job_id) == ("succeeded", None)
@@ -554,7 +557,7 @@ def test_a_model_that_left_the_catalogue_fails_its_jobs(
 def test_an_answer_outlives_a_database_that_is_away_for_a_while(
     engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A synchronous picture is paid for: it is held in memory until it can be written."""
+    """A synchronous image is paid for: it is held in memory until it can be written."""
     tries = []
 
     def away(*args: Any, **kwargs: Any) -> object:
@@ -682,7 +685,7 @@ def test_a_worker_woken_late_records_its_purchase_and_changes_nothing_else(  # n
     engine.assert_books_balance()
 
 
-def test_a_late_synchronous_picture_is_delivered_to_a_job_that_still_waits(
+def test_a_late_synchronous_image_is_delivered_to_a_job_that_still_waits(
     engine: Engine, account: Customer, sandbox: Sandbox, upstreams: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = zombie(engine, upstreams)
@@ -706,7 +709,7 @@ def test_a_late_synchronous_picture_is_delivered_to_a_job_that_still_waits(
     engine.assert_books_balance()
 
 
-def test_a_late_picture_for_an_ended_job_is_written_off_and_dropped(
+def test_a_late_image_for_an_ended_job_is_written_off_and_dropped(
     engine: Engine, account: Customer, upstreams: dict[str, str], store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late, before = zombie(engine, upstreams), engine.balance(account)
@@ -732,39 +735,39 @@ def test_a_late_picture_for_an_ended_job_is_written_off_and_dropped(
     engine.assert_books_balance()
 
 
-def test_a_late_answer_leaves_the_same_picture_of_a_later_call_alone(
+def test_a_late_answer_leaves_the_same_image_of_a_later_call_alone(
     engine: Engine, account: Customer, store: LocalStore
 ) -> None:
-    """The first call failed and was repeated; now its sender has pictures after all: the very same bytes."""
+    """The first call failed and was repeated; now its sender has images after all: the very same bytes."""
     job_id = engine.order(account, "soon [sandbox:fail=500 times=1]", **SYNC).task.id
     engine.drive()
     [image] = engine.task(account, job_id).images
     with engine.database.autocommit() as connection:
-        job = loading.load(connection, job_id)
+        job = worker.load(connection, job_id)
     assert job is not None
     kept = KeptImage(0, image.key, image.mime, image.width_px, image.height_px, image.size_bytes, image.sha256)
-    assert steps.finish(engine.bench, job, [Answer(job.calls[0].facts, Outcome.KEPT, images=[kept])]) == []
+    assert apply.finish(engine.bench, job, [Answer(job.calls[0].facts, Outcome.KEPT, images=[kept])]) == []
     assert store.exists(image.key)
     engine.assert_books_balance()
 
 
-def test_a_second_collector_leaves_the_first_ones_picture_alone(
+def test_a_second_collector_leaves_the_first_ones_image_alone(
     engine: Engine, account: Customer, upstreams: dict[str, str], store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both keep the same bytes under the same key; the late one finds the job over."""
     late = zombie(engine, upstreams)
     job_id = engine.order(account).task.id
     engine.run(job_id)
-    finish = steps.finish
+    finish = apply.finish
 
     def overtaken(*args: Any, **kwargs: Any) -> list[Signal]:
-        monkeypatch.setattr(steps, "finish", finish)
+        monkeypatch.setattr(apply, "finish", finish)
         leave(engine)
         engine.bench.publish(engine.sweeper.sweep())
         engine.drive()
         return finish(*args, **kwargs)
 
-    monkeypatch.setattr(steps, "finish", overtaken)
+    monkeypatch.setattr(apply, "finish", overtaken)
     late.poll()
     [image] = engine.task(account, job_id).images
     assert hashlib.sha256(store.read(image.key)).hexdigest() == image.sha256
@@ -774,7 +777,7 @@ def test_a_second_collector_leaves_the_first_ones_picture_alone(
 def test_a_link_that_cannot_be_fetched_yet_is_left_for_later_not_for_at_once(
     engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collector.answers._keep_one.retry, "wait", lambda state: 0)
+    monkeypatch.setattr(collect.outcomes._keep_one.retry, "wait", lambda state: 0)
     sandbox.add_fault("503", provider="chatgpt2api", route="download")
     job_id = engine.order(account).task.id
     engine.sent.take()
@@ -802,13 +805,13 @@ def test_an_answer_and_a_lapse_at_once_do_not_deadlock(engine: Engine, account: 
     job_id = engine.order(account, "on [sandbox:never]").task.id
     engine.run(job_id)
     with engine.database.autocommit() as connection:
-        job = loading.load(connection, job_id)
+        job = worker.load(connection, job_id)
     assert job is not None
     answer = Answer(job.calls[0].facts, Outcome.NOT_RUN)
 
     def write() -> None:
         with engine.database.transaction() as connection:
-            answers.record(connection, answer)
+            outcomes.record(connection, answer)
 
     writer = threading.Thread(target=write)
     waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from core.db import Database, make_engine
 from core.errors import DatabaseAwayError
-from jobs.desk import Customer
+from jobs.submission.service import Customer
 
 PREPARED_AFTER = 10  # psycopg prepares a statement on its sixth use
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from jobs.desk import Customer, Desk
-from jobs.idempotency import of_sdk_attempt
+from jobs.submission.idempotency import of_sdk_attempt
+from jobs.submission.service import Customer, Desk
 
 FIELDS = {"prompt": "a fox", "size": "256x256"}
 BODY = b"\x01" * 32

@@ -20,23 +20,23 @@ from core.db import Statement
 LARGE = {"jobs", "upstream_calls", "orders", "images", "inputs", "job_events", "transfers", "balances"}
 ROWS = 50_000
 # What an operator asks for now and then, over all that was ever done: it reads whole tables.
-REPORTS = {"jobs.margins.MARGINS"}
+REPORTS = {"jobs.reads.margins.MARGINS"}
 # These must be among those found, or the search for statements is what is broken.
 HOTTEST = (
     "jobs.lifecycle.submit.SUBMIT",
     "jobs.lifecycle.start.START",
     "jobs.lifecycle.park.PARK",
     "jobs.lifecycle.end.END",
-    "jobs.loading.TAKE_DUE",
-    "jobs.loading.PROVIDERS_DUE",
-    "jobs.publishing.FILL",
-    "jobs.publishing.PAIRS",
-    "jobs.publishing.FORGET_LOST",
-    "jobs.sweep.EXPIRED",
-    "jobs.sweep.ABANDONED",
-    "jobs.sweep.LAPSED",
-    "jobs.search.RIVAL",
-    "jobs.search.CLAIMED",
+    "jobs.reads.worker.TAKE_DUE",
+    "jobs.reads.worker.PROVIDERS_DUE",
+    "jobs.dispatch.publishing.FILL",
+    "jobs.dispatch.publishing.PAIRS",
+    "jobs.dispatch.publishing.FORGET_LOST",
+    "jobs.maintenance.sweep.EXPIRED",
+    "jobs.maintenance.sweep.ABANDONED",
+    "jobs.maintenance.sweep.LAPSED",
+    "jobs.execution.recovery.RIVAL",
+    "jobs.execution.recovery.CLAIMED",
 )
 PACKAGES = ("app", "accounts", "core", "jobs", "quota", "storage", "webhooks", "workers")
 
@@ -152,16 +152,16 @@ def test_a_statement_finds_its_rows_by_an_index(transaction: psycopg.Connection[
     ("name", "indexes"),
     [
         ("jobs.lifecycle.start.START", {"jobs_published", "jobs_unpublished"}),
-        ("jobs.loading.TAKE_DUE", {"jobs_waiting_due", "jobs_waiting_turns"}),
-        ("jobs.loading.PROVIDERS_DUE", {"jobs_waiting_due"}),
-        ("jobs.publishing.FILL", {"jobs_published", "jobs_unpublished"}),
-        ("jobs.publishing.PAIRS", {"jobs_unpublished"}),
-        ("jobs.publishing.FORGET_LOST", {"jobs_republish"}),
-        ("jobs.sweep.EXPIRED", {"jobs_deadline"}),
-        ("jobs.sweep.ABANDONED", {"jobs_deadline"}),
-        ("jobs.sweep.LAPSED", {"jobs_running"}),
-        ("jobs.search.CLAIMED", {"upstream_calls_upstream_id"}),
-        ("jobs.search.RIVAL", {"upstream_calls_without_id"}),
+        ("jobs.reads.worker.TAKE_DUE", {"jobs_waiting_due", "jobs_waiting_turns"}),
+        ("jobs.reads.worker.PROVIDERS_DUE", {"jobs_waiting_due"}),
+        ("jobs.dispatch.publishing.FILL", {"jobs_published", "jobs_unpublished"}),
+        ("jobs.dispatch.publishing.PAIRS", {"jobs_unpublished"}),
+        ("jobs.dispatch.publishing.FORGET_LOST", {"jobs_republish"}),
+        ("jobs.maintenance.sweep.EXPIRED", {"jobs_deadline"}),
+        ("jobs.maintenance.sweep.ABANDONED", {"jobs_deadline"}),
+        ("jobs.maintenance.sweep.LAPSED", {"jobs_running"}),
+        ("jobs.execution.recovery.CLAIMED", {"upstream_calls_upstream_id"}),
+        ("jobs.execution.recovery.RIVAL", {"upstream_calls_without_id"}),
     ],
 )
 def test_a_partial_index_is_used_by_what_it_was_made_for(

@@ -9,10 +9,12 @@ import pytest
 from job_engine import ASYNC_PRICE, Engine
 from sqlalchemy import text
 
-from jobs import heartbeats, runner, sweep
-from jobs.desk import Customer
+from jobs.dispatch import heartbeats
+from jobs.execution import run as runner
+from jobs.execution.context import Workbench
+from jobs.maintenance import sweep
 from jobs.states import Nudge
-from jobs.workbench import Workbench
+from jobs.submission.service import Customer
 from providers import registry
 from sandbox.testing import Sandbox
 

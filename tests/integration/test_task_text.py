@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 from job_engine import ASYNC_MODEL, SYNC_MODEL, Engine
 
-from app.render import Renderer
-from app.schemas import TaskOut
-from app.signing import Signer
-from app.task_text import find_texts
-from jobs import lifecycle, retention
-from jobs.desk import Customer
-from jobs.estimates import Placed, Wait
-from jobs.repository import QUEUE_COUNTED
+from app.http.signing import Signer
+from app.shapes.render import Renderer
+from app.shapes.schemas import TaskOut
+from app.shapes.status_json import find_texts
+from jobs import lifecycle
+from jobs.maintenance import retention
+from jobs.reads.tasks import QUEUE_COUNTED
+from jobs.submission.estimates import Placed, Wait
+from jobs.submission.service import Customer
 
 ODD = 'a "fox" \\ of\tthe\nsnow: \x01 \x7f é 狐 🦊 </script>'
 

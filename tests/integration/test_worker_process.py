@@ -23,8 +23,8 @@ from worker_fleet import Fleet, ended, running_fleet, statuses, tally, web_side
 
 from core.redis import make_client
 from jobs import states
-from jobs.desk import Customer
-from providers.catalog import Catalog
+from jobs.submission.service import Customer
+from providers.catalog.catalog import Catalog
 from sandbox.testing import Sandbox
 from storage.media import Media
 

@@ -17,8 +17,8 @@ from sqlalchemy import create_engine, text
 
 from core.db import Database, make_engine
 from core.embedded.redis import EmbeddedRedis
-from jobs.desk import Desk
-from providers.catalog import Catalog
+from jobs.submission.service import Desk
+from providers.catalog.catalog import Catalog
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
 from storage.media import Media

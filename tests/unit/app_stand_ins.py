@@ -17,17 +17,14 @@ from flask.testing import FlaskClient
 
 from accounts.keys import Caller
 from app import create_app
-from app.enhancer import Enhancer
-from app.limits import Limits
-from app.render import Renderer
+from app.enhancement import Enhancer
+from app.http.limits import Limits
+from app.http.signing import Signer
+from app.http.waits import Waits
 from app.services import Services
-from app.signing import Signer
-from app.task_text import TaskText
-from app.waits import Waits
+from app.shapes.render import Renderer
+from app.shapes.status_json import TaskText
 from core.settings import Settings
-from jobs.audit import Finding
-from jobs.callbacks import Callbacks
-from jobs.desk import Quote, Submitted
 from jobs.errors import (
     FieldFault,
     IdempotencyMismatchError,
@@ -38,16 +35,19 @@ from jobs.errors import (
     JobNotFoundError,
     NotEndedError,
 )
-from jobs.funds import Funds
+from jobs.execution.callbacks import Callbacks
 from jobs.lifecycle import Cancellation
-from jobs.repository import Image, Step, Task
+from jobs.maintenance.audit import Finding
+from jobs.reads.funds import Funds
+from jobs.reads.tasks import Image, Step, Task
 from jobs.states import Nudge
-from providers import catalog as catalogue
-from providers.http import UnsafeUrlError
-from providers.order_rules import OrderProblems, check_order
-from providers.order_schema import order_schema
+from jobs.submission.service import Quote, Submitted
+from providers.catalog import catalog as catalogue
+from providers.http.client import UnsafeUrlError
+from providers.orders.rules import OrderProblems, check_order
+from providers.orders.schema import order_schema
 from quota.ledger import Entry
-from storage.base import BlobNotFoundError, Picture
+from storage.base import BlobNotFoundError, StoredImage
 
 KEYS = {
     "dk_a_secret": Caller("acct_a", "a", "a", frozenset({"jobs:read", "jobs:write"})),
@@ -178,7 +178,7 @@ class Records:
             raise ImageNotReadyError("not yet")
         found = next((image for image in task.images if image.index == index), None)
         if found is None:
-            raise ImageNotFoundError("no such picture")
+            raise ImageNotFoundError("no such image")
         if found.deleted_at:
             raise ImageGoneError("deleted")
         return found
@@ -348,10 +348,10 @@ def make_edge(**variables: Any) -> Edge:
     callbacks.__dict__["_key"] = b"c" * 32  # else it would be read from the database
     settings = settings_of(variables)
 
-    def variant(key: str, mime: str, **asked: Any) -> Picture:
+    def variant(key: str, mime: str, **asked: Any) -> StoredImage:
         variants.append((key, asked))
         store.blobs["v"] = b"variant"
-        return Picture("v", "image/webp", 10, 5, 7, "cd" * 32)
+        return StoredImage("v", "image/webp", 10, 5, 7, "cd" * 32)
 
     def fetch(url: str) -> bytes:
         fetched.append(url)

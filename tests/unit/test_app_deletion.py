@@ -1,4 +1,4 @@
-"""Deleting a task's pictures, and the administrator's audit, at the edge."""
+"""Deleting a task's images, and the administrator's audit, at the edge."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from app_stand_ins import MINE, THEIRS, Edge, done_task, job_id, make_edge, make_task
 
-from app.schemas import AuditOut, TaskOut
-from jobs.audit import Finding
+from app.shapes.schemas import AuditOut, TaskOut
+from jobs.maintenance.audit import Finding
 
 TASK = f"/api/images/tasks/{job_id(1)}"
 ADMIN = {"Authorization": "Bearer dk_admin_secret"}
@@ -25,7 +25,7 @@ def _delete(edge: Edge, headers: Any = MINE, path: str = TASK) -> Any:
     return edge.client.delete(path, headers=headers)
 
 
-def test_a_deleted_task_stays_and_its_pictures_are_gone(edge: Edge) -> None:
+def test_a_deleted_task_stays_and_its_images_are_gone(edge: Edge) -> None:
     assert edge.client.get(f"{TASK}/image", headers=MINE).status_code == 200
     for _ in range(2):  # again changes nothing
         answer = _delete(edge)

@@ -8,8 +8,8 @@ import pytest
 from app_stand_ins import MINE, THEIRS, Edge, done_task, job_id, make_edge
 from flask import Blueprint
 
-from app.endpoint import about, check_described
-from app.schemas import ProblemOut
+from app.http.endpoint import about, check_described
+from app.shapes.schemas import ProblemOut
 from core.errors import DatabaseAwayError
 from core.ids import is_id
 from quota.errors import InsufficientCreditsError

@@ -14,8 +14,8 @@ import pytest
 from pydantic import SecretStr
 from standardwebhooks.webhooks import Webhook
 
-from jobs.callbacks import Callbacks
-from providers.signatures import is_genuine
+from jobs.execution.callbacks import Callbacks
+from providers.shared.signatures import is_genuine
 from tests.unit.app_stand_ins import Edge, make_edge
 
 CALL = "call_01JABCDEFGHJKMNPQRSTVWXYZ0"

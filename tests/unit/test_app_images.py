@@ -1,4 +1,4 @@
-"""Serving pictures, and the links that need no key."""
+"""Serving images, and the links that need no key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 from app_stand_ins import MINE, NOW, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
 
-from app.signing import SignatureExpiredError, SignatureInvalidError, Signer, load_signer
+from app.http.signing import SignatureExpiredError, SignatureInvalidError, Signer, load_signer
 
 IMAGE = f"/api/images/tasks/{job_id(1)}/image"
 ETAG = f'"{"ab" * 32}"'
@@ -29,7 +29,7 @@ def _get(edge: Edge, query: str = "", **headers: str) -> Any:
     return edge.client.get(IMAGE + query, headers={**MINE, **headers})
 
 
-def test_a_picture_is_served_so_that_nothing_in_it_can_run(edge: Edge) -> None:
+def test_an_image_is_served_so_that_nothing_in_it_can_run(edge: Edge) -> None:
     answer = _get(edge)
     assert (answer.status_code, answer.data, answer.content_type) == (200, PNG, "image/png")
     assert answer.headers["ETag"] == ETAG
@@ -56,7 +56,7 @@ def test_head_tells_the_size_and_sends_nothing(edge: Edge) -> None:
     assert answer.headers["Content-Length"] == str(len(PNG))
 
 
-def test_an_unchanged_picture_is_304_without_opening_it(edge: Edge) -> None:
+def test_an_unchanged_image_is_304_without_opening_it(edge: Edge) -> None:
     answer = _get(edge, **{"If-None-Match": ETAG})
     assert (answer.status_code, answer.data) == (304, b"")
     assert edge.store.opened == []
@@ -93,7 +93,7 @@ def test_anything_but_one_plain_range_is_ignored(edge: Edge, asked: str) -> None
     assert _get(edge, Range=asked).status_code == 200
 
 
-def test_a_range_holds_only_for_the_picture_it_was_asked_of(edge: Edge) -> None:
+def test_a_range_holds_only_for_the_image_it_was_asked_of(edge: Edge) -> None:
     assert _get(edge, Range="bytes=0-1", **{"If-Range": ETAG}).status_code == 206
     assert _get(edge, Range="bytes=0-1", **{"If-Range": '"other"'}).status_code == 200
 
@@ -108,7 +108,7 @@ def test_variants_are_asked_for_by_size_and_format(edge: Edge) -> None:
     assert len(edge.variants) == 1
 
 
-def test_a_picture_not_made_yet_missing_or_deleted(edge: Edge) -> None:
+def test_an_image_not_made_yet_missing_or_deleted(edge: Edge) -> None:
     edge.records.add(make_task(1))
     answer = _get(edge)
     assert (answer.status_code, answer.json["code"]) == (409, "image_not_ready")
@@ -125,7 +125,7 @@ def test_a_blob_that_vanished_is_gone_and_no_accident(edge: Edge) -> None:
     assert _get(edge).status_code == 410
 
 
-def test_a_picture_that_lies_elsewhere_is_pointed_to_for_minutes(edge: Edge) -> None:
+def test_an_image_that_lies_elsewhere_is_pointed_to_for_minutes(edge: Edge) -> None:
     edge.store.links = "https://bucket.example"
     answer = _get(edge, "?download=1", Range="bytes=0-9")
     assert (answer.status_code, answer.data) == (302, b"")
@@ -138,7 +138,7 @@ def test_a_picture_that_lies_elsewhere_is_pointed_to_for_minutes(edge: Edge) -> 
     assert edge.client.get(_link(edge)).status_code == 302
 
 
-def test_only_the_picture_itself_lies_elsewhere(edge: Edge) -> None:
+def test_only_the_image_itself_lies_elsewhere(edge: Edge) -> None:
     edge.store.links = "https://bucket.example"
     assert _get(edge, "?width=10").data == b"variant"
     assert _get(edge, **{"If-None-Match": ETAG}).status_code == 304

@@ -6,7 +6,7 @@ import fakeredis
 import pytest
 import redis
 
-from app.limits import RETAKE_S, Buckets, Limits, Rate, Standing
+from app.http.limits import RETAKE_S, Buckets, Limits, Rate, Standing
 
 
 class Clock:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from app.schemas import ModelDetail, ModelList, Recommendations
-from app.submit import OPERATIONS
-from providers.catalog import load
-from providers.order_schema import order_schema
+from app.api.submit import OPERATIONS
+from app.shapes.schemas import ModelDetail, ModelList, Recommendations
+from providers.catalog.catalog import load
+from providers.orders.schema import order_schema
 from tests.unit.app_stand_ins import MINE, Edge, make_edge
 
 CATALOG = load()

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from app_stand_ins import MINE, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
 
-from app.bodies import MAX_COMMAS
-from app.forms import kinds_of
-from app.schemas import Estimate, TaskOut
-from jobs.desk import Submitted
-from jobs.errors import BadPictureError, FieldFault
+from app.http.bodies import MAX_COMMAS
+from app.orders.forms import kinds_of
+from app.shapes.schemas import Estimate, TaskOut
+from jobs.errors import BadImageError, FieldFault
 from jobs.states import Nudge
-from providers.catalog import load
+from jobs.submission.service import Submitted
+from providers.catalog.catalog import load
 
 GENERATE = "/api/images/generate"
 EDIT = "/api/images/edit"
@@ -116,7 +116,7 @@ def test_other_media_types_are_refused(edge: Edge) -> None:
     assert (answer.status_code, answer.json["code"]) == (415, "unsupported_media_type")
 
 
-def test_too_large_bodies_and_pictures_are_413(edge: Edge) -> None:
+def test_too_large_bodies_and_images_are_413(edge: Edge) -> None:
     small = make_edge(DARKROOM_MAX_REQUEST_BYTES=2048, DARKROOM_MAX_IMAGE_BYTES=1024)
     answer = _post(small, prompt="a" * 4000)
     assert (answer.status_code, answer.json["code"]) == (413, "request_too_large")
@@ -131,7 +131,7 @@ def test_too_large_bodies_and_pictures_are_413(edge: Edge) -> None:
     assert edge.client.post(GENERATE, data=parts, headers=MINE).status_code == 413
 
 
-def test_pictures_come_as_data_url_base64_url_and_earlier_task(edge: Edge) -> None:
+def test_images_come_as_data_url_base64_url_and_earlier_task(edge: Edge) -> None:
     edge.records.add(done_task())
     answer = _post(
         edge, EDIT, prompt="hat", model="gpt-image-2", mask=f"data:image/png;base64,{BASE64}",
@@ -147,7 +147,7 @@ def test_pictures_come_as_data_url_base64_url_and_earlier_task(edge: Edge) -> No
     assert edge.fetched == ["https://pictures.test/a.png"]
 
 
-def test_pictures_that_cannot_be_had_are_all_named(edge: Edge) -> None:
+def test_images_that_cannot_be_had_are_all_named(edge: Edge) -> None:
     edge.records.add(make_task(1))
     edge.records.add(done_task(2, account_id="acct_b"))
     edge.records.add(replace(done_task(3), images=[make_image(deleted_at=done_task().created_at)]))
@@ -185,8 +185,8 @@ def test_nothing_is_fetched_for_an_order_that_cannot_run(edge: Edge) -> None:
         ("brand_new_code", 422),
     ],
 )
-def test_a_bad_picture_names_its_part(edge: Edge, code: str, status: int) -> None:
-    edge.desk.refuse = BadPictureError([FieldFault("images[0]", code, "is bad")])
+def test_a_bad_image_names_its_part(edge: Edge, code: str, status: int) -> None:
+    edge.desk.refuse = BadImageError([FieldFault("images[0]", code, "is bad")])
     answer = _post(edge, EDIT, prompt="hat", images=[BASE64])
     assert answer.status_code == status
     assert _codes(answer) == {"images[0]": code}
@@ -281,7 +281,7 @@ def test_a_bad_idempotency_key_is_refused(edge: Edge, key: str) -> None:
     assert not edge.desk.orders
 
 
-def test_a_replay_fetches_no_picture_again(edge: Edge) -> None:
+def test_a_replay_fetches_no_image_again(edge: Edge) -> None:
     edge.records.earlier_task = edge.records.add(done_task())
     answer = _post(edge, EDIT, headers={"Idempotency-Key": "k"}, prompt="hat", images=["https://private.test/gone.png"])
     assert (answer.status_code, answer.json["id"]) == (200, job_id(1))
@@ -321,8 +321,8 @@ def test_an_estimate_prices_and_submits_nothing(edge: Edge) -> None:
     assert (estimate.operation, estimate.n, estimate.price.total) == ("generate", 3, "15.9")
     assert estimate.normalised["size"]["asked"] == "1000x1000"
     assert not edge.desk.orders
-    with_picture = _post(edge, "/api/images/estimate", prompt="hat", images=["https://pictures.test/a.png"])
-    assert with_picture.json["operation"] == "edit"
+    with_image = _post(edge, "/api/images/estimate", prompt="hat", images=["https://pictures.test/a.png"])
+    assert with_image.json["operation"] == "edit"
     assert edge.fetched == []
     assert _post(edge, "/api/images/estimate", prompt="a", operation="paint").status_code == 404
 
@@ -337,7 +337,7 @@ def test_an_order_whose_nudge_could_not_be_sent_is_left_to_the_next_sweep(edge: 
     assert len(edge.records.forgotten) == 1
 
 
-def test_a_mask_goes_beside_sixteen_pictures(edge: Edge) -> None:
+def test_a_mask_goes_beside_sixteen_images(edge: Edge) -> None:
     order = {"prompt": "x", "model": "gpt-image-2", "mask": BASE64}
     assert _post(edge, EDIT, **order, images=[BASE64] * 16).status_code == 202
     assert _codes(_post(edge, EDIT, **order, images=[BASE64] * 17)) == {"images": "too_many"}

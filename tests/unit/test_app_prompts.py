@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from app_stand_ins import MINE, Edge, make_edge
 
-from app import prompts
-from app.enhancer import Ended, Enhancer, Reader
-from app.errors import EnhancerNotConfiguredError
-from app.prompts import StreamCutError
+from app.api import prompts
+from app.api.prompts import StreamCutError
+from app.enhancement import Ended, Enhancer, Reader
+from app.http.errors import EnhancerNotConfiguredError
 from providers.errors import NotRun, Uncertain
 
 

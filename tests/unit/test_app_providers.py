@@ -11,14 +11,14 @@ import pytest
 from app_stand_ins import CATALOG, MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 from click.testing import CliRunner, Result
 
-from app.commands import database as cli_database
-from app.commands import main
-from app.schemas import ProviderList, ProviderOut, TaskOut
+from app.cli import main
+from app.cli.operator import database as cli_database
+from app.shapes.schemas import ProviderList, ProviderOut, TaskOut
 from core.errors import DatabaseAwayError
-from jobs import health
-from jobs.circuit import State
-from jobs.estimates import Wait
-from jobs.health import ProviderState
+from jobs.dispatch import health
+from jobs.dispatch.circuit import State
+from jobs.dispatch.health import ProviderState
+from jobs.submission.estimates import Wait
 
 ADMIN = {"Authorization": "Bearer dk_admin_secret"}
 

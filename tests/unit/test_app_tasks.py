@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from app_stand_ins import MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 
-from app.endpoint import about
-from app.schemas import CancelOut, LedgerOut, ModelDetail, ModelList, QuotaOut, TaskList, TaskOut, Timeline
-from app.submit import OPERATIONS
+from app.api.submit import OPERATIONS
+from app.http.endpoint import about
+from app.shapes.schemas import CancelOut, LedgerOut, ModelDetail, ModelList, QuotaOut, TaskList, TaskOut, Timeline
 from jobs.lifecycle import Cancellation
 from jobs.states import Nudge
-from providers.entries import spoken
+from providers.catalog.entries import spoken
 
 TASK = f"/api/images/tasks/{job_id(1)}"
 

@@ -11,10 +11,10 @@ import fakeredis
 import pytest
 from app_stand_ins import done_task, job_id, make_task
 
-from app import waits as waits_module
-from app.waits import CHANNEL, Waits
+from app.http import waits as waits_module
+from app.http.waits import CHANNEL, Waits
 from core.errors import DatabaseAwayError
-from jobs.repository import Task
+from jobs.reads.tasks import Task
 
 
 class Job:

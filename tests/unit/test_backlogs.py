@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.backlogs import FAILURES_AT_MOST, PAUSE_SHARE, Backlog, Done, drain
+from jobs.maintenance.backlogs import FAILURES_AT_MOST, PAUSE_SHARE, Backlog, Done, drain
 
 
 class Clock:

@@ -7,7 +7,7 @@ import pytest
 from core.embedded.ports import free_ports
 from core.redis import Sentinels
 from tests.odd_brokers import rubbish
-from workers.broker import address, answers, is_redis, transport_options
+from workers.broker.options import address, answers, is_redis, transport_options
 
 
 @pytest.mark.parametrize(

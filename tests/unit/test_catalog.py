@@ -10,8 +10,8 @@ from decimal import Decimal
 import pytest
 from pydantic import ValidationError
 
-from providers.catalog import Catalog, UnknownModelError, load
-from providers.ranking import Goal, ranked
+from providers.catalog.catalog import Catalog, UnknownModelError, load
+from providers.catalog.ranking import Goal, ranked
 
 BEFORE_THE_END, AFTER_THE_END = date(2026, 11, 20), date(2026, 12, 1)
 ALL_PROVIDERS = {
@@ -78,8 +78,8 @@ def test_a_model_can_be_shown_as_json(catalog: Catalog) -> None:
     ("model_id", "pictures"),
     [("gpt-image-2", 10), ("chatgpt2api-gpt-image-2", 1), ("ws-flux-dev", 4), ("qwen-image", 1)],
 )
-def test_pictures_per_call(catalog: Catalog, model_id: str, pictures: int) -> None:
-    assert catalog.models[model_id].max_per_call == pictures
+def test_images_per_call(catalog: Catalog, model_id: str, images: int) -> None:
+    assert catalog.models[model_id].max_per_call == images
 
 
 @pytest.mark.parametrize("model_id", ["chatgpt2api-gpt-image-2", "chatgpt2api-codex-gpt-image-2"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from providers.catalog import CatalogError, load
+from providers.catalog.catalog import CatalogError, load
 
 Raw = dict[str, Any]
 

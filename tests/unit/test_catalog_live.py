@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from providers.catalog import CatalogError
-from providers.catalog_live import LOOK_EVERY_S, LiveCatalog
+from providers.catalog.catalog import CatalogError
+from providers.catalog.live import LOOK_EVERY_S, LiveCatalog
 
 CHEAP, DEAR = "models: {gpt-image-2: {markup: 2}}", "models: {gpt-image-2: {markup: 33}}"
 
@@ -106,7 +106,7 @@ def test_a_faulty_file_keeps_the_last_good_one_and_is_told_once(
     path.write_text(CHEAP)
     live = LiveCatalog(path, clock=clock)
     path.write_text("models: {nobody: {markup: 3}, gpt-image-2: {markup: 0}}")
-    with caplog.at_level(logging.INFO, "providers.catalog_live"):
+    with caplog.at_level(logging.INFO, "providers.catalog.live"):
         for _ in range(3):
             clock.tick()
             assert markup(live) == 2

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from providers.catalog import PACKAGED, Catalog, CatalogError, UnknownModelError, build, load
-from providers.catalog_file import read
-from providers.catalog_local import lay_over, merged
-from providers.order_rules import OrderProblems, check_order
-from providers.ranking import ranked
+from providers.catalog.catalog import PACKAGED, Catalog, CatalogError, UnknownModelError, build, load
+from providers.catalog.local import lay_over, merged
+from providers.catalog.ranking import ranked
+from providers.catalog.reading import read
+from providers.orders.rules import OrderProblems, check_order
 
 BASE = read(PACKAGED)
 PLAIN = build(BASE)

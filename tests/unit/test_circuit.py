@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from core.settings import SettingsError
-from jobs import capacity, circuit
-from jobs.capacity import STAY_AWAY_MAX_S, Outlook, put_off, stay_away_s
-from jobs.circuit import (
+from jobs.dispatch import circuit, permits
+from jobs.dispatch.circuit import (
     FAILURES_TO_OPEN,
     JOBS_REMEMBERED,
     WINDOW_S,
@@ -22,10 +21,11 @@ from jobs.circuit import (
     open_s,
     says_away,
 )
-from jobs.estimates import Life, Measured, Wait, calibrated, gaps, wait
-from jobs.limits import Limits
-from jobs.refill import turned
+from jobs.dispatch.limits import Limits
+from jobs.dispatch.permits import STAY_AWAY_MAX_S, Outlook, put_off, stay_away_s
+from jobs.dispatch.refill import turned
 from jobs.states import Outcome
+from jobs.submission.estimates import Life, Measured, Wait, calibrated, gaps, wait
 from workers.wiring import limits
 
 
@@ -204,10 +204,10 @@ def test_only_an_answer_that_asks_for_patience_keeps_the_fleet_away() -> None:
 
 
 def test_a_minute_is_never_counted_short() -> None:
-    assert capacity.TOKEN_S >= 60
-    assert f"interval '{capacity.TOKEN_S} s'" in capacity.TAKE
-    assert f"interval '{capacity.PROBE_GAP_S} s'" in capacity.TAKE
-    assert circuit.OPEN_MAX_S >= capacity.PROBE_GAP_S
+    assert permits.TOKEN_S >= 60
+    assert f"interval '{permits.TOKEN_S} s'" in permits.TAKE
+    assert f"interval '{permits.PROBE_GAP_S} s'" in permits.TAKE
+    assert circuit.OPEN_MAX_S >= permits.PROBE_GAP_S
 
 
 # ---------------------------------------------------------------- limits from the environment

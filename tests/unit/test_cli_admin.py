@@ -17,13 +17,14 @@ from click.testing import CliRunner, Result
 from accounts import accounts, keys
 from accounts.accounts import Account, AccountNotFoundError
 from accounts.keys import KeyInfo, NewKey
-from app.commands import accounts as commands
-from app.commands import database, main
-from app.commands.output import CommandError
+from app.cli import main
+from app.cli.operator import accounts as commands
+from app.cli.operator import database
+from app.cli.output import CommandError
 from core.errors import DatabaseAwayError
-from jobs import funds
-from jobs.funds import Funds
-from jobs.margins import Margin
+from jobs.reads import funds
+from jobs.reads.funds import Funds
+from jobs.reads.margins import Margin
 from quota import ledger
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -179,7 +180,7 @@ def module(name: str, monkeypatch: pytest.MonkeyPatch, **members: Any) -> None:
 
 def test_audit_ends_with_1_when_something_is_found(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = SimpleNamespace(invariant="held_by_live_jobs", subject="acct_1", detail="held 5, jobs say 0")
-    module("jobs.audit", monkeypatch, check=lambda _: [finding])
+    module("jobs.maintenance.audit", monkeypatch, check=lambda _: [finding])
     result = run("audit")
     assert result.exit_code == 1
     assert "held_by_live_jobs" in result.stdout and "audit_findings" in result.stderr
@@ -188,7 +189,7 @@ def test_audit_ends_with_1_when_something_is_found(fake: FakeDatabase, monkeypat
 
 
 def test_audit_says_clean(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    module("jobs.audit", monkeypatch, check=lambda _: [])
+    module("jobs.maintenance.audit", monkeypatch, check=lambda _: [])
     assert (run("audit").exit_code, run("audit").stdout) == (0, "clean: every invariant holds\n")
 
 
@@ -247,7 +248,7 @@ def test_a_database_that_is_away_is_one_line_without_the_password(var: Path, mon
 def test_costs_show_the_margin_by_model(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     line = Margin("openai", "gpt-image-2", 3, 4, 212_000, 2, 90_000, 106_000, 1, 30_000_000)
     asked: list[int] = []
-    module("jobs.margins", monkeypatch, margins=lambda _, days: asked.append(days) or [line])
+    module("jobs.reads.margins", monkeypatch, margins=lambda _, days: asked.append(days) or [line])
     shown = run("costs", "--days", "7").stdout
     assert all(word in shown for word in ("gpt-image-2", "0.2120", "0.0900", "0.85", "30"))
     assert json.loads(run("costs", "--json").stdout)["models"][0]["reported"] == 90_000

@@ -16,28 +16,21 @@ import click
 import pytest
 from click.testing import CliRunner
 
-import app.commands as group
-from app.commands import demo, main
-from app.commands.answers import read_task
-from app.commands.enhance import Event, read_events
-from app.commands.output import (
-    EXIT_MEANINGS,
-    CommandError,
-    Exit,
-    elapsed_text,
-    one_line,
-    output_options,
-    plain,
-)
-from app.commands.parameters import DURATION, SETTING
-from app.commands.saving import looks_like_picture, target
+import app.cli as group
+from app.cli import main
+from app.cli.client.answers import read_task
+from app.cli.client.enhance import Event, read_events
+from app.cli.client.saving import looks_like_image, target
+from app.cli.output import EXIT_MEANINGS, CommandError, Exit, elapsed_text, one_line, output_options, plain
+from app.cli.parameters import DURATION, SETTING
+from app.cli.service import demo
 
 HERE = Path(__file__).resolve().parents[2]
 
 
 def test_help_loads_no_server_no_driver_and_no_command() -> None:
     code = (
-        "import sys; from app.commands import main; main(['--help'], standalone_mode=False);"
+        "import sys; from app.cli import main; main(['--help'], standalone_mode=False);"
         "print('LOADED', *sorted(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True)
@@ -126,7 +119,7 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         monkeypatch.setitem(sys.modules, name, made)
 
     openai = SimpleNamespace(needed=(("OPENAI_API_KEY",),))
-    module("app.commands.up", run_stack=run_stack)
+    module("app.cli.service.up", run_stack=run_stack)
     module("core.embedded.faults", EmbeddedError=type("EmbeddedError", (Exception,), {}))
     module("providers.configured", PROVIDERS={"openai": openai})
     monkeypatch.chdir(tmp_path)
@@ -214,11 +207,11 @@ def test_a_task_that_is_none_is_said(document: dict[str, Any]) -> None:
         read_task(document)
 
 
-def test_pictures_are_told_by_their_first_bytes() -> None:
-    assert looks_like_picture(b"RIFF\x00\x00\x00\x00WEBPVP8 ")
-    assert looks_like_picture(b"\x00\x00\x00\x1cftypavif")
-    assert not looks_like_picture(b"RIFF\x00\x00\x00\x00WAVE")
-    assert not looks_like_picture(b"%PDF-1.7")
+def test_images_are_told_by_their_first_bytes() -> None:
+    assert looks_like_image(b"RIFF\x00\x00\x00\x00WEBPVP8 ")
+    assert looks_like_image(b"\x00\x00\x00\x1cftypavif")
+    assert not looks_like_image(b"RIFF\x00\x00\x00\x00WAVE")
+    assert not looks_like_image(b"%PDF-1.7")
 
 
 def test_up_starts_nothing_with_a_faulty_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

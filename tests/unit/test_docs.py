@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from app.commands import COMMANDS
-from app.errors import CODES
+from app.cli import COMMANDS
+from app.http.errors import CODES
 from jobs.failures import SENTENCES
 from providers.configured import PROVIDERS, Variables
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 
-from app.commands import services, stack
+from app.cli.service import programs, stack
 from core.embedded import ports
 from core.embedded.faults import EmbeddedError
 from core.settings import Settings, with_dotenv
@@ -55,7 +55,7 @@ def test_every_variable_of_the_example_states_its_default():
 
 def test_the_children_get_our_settings_to_the_letter(bare):
     settings = Settings(DARKROOM_PORT=9000, DATABASE_URL="postgresql://u:p@h/d", DARKROOM_TASK_EVENTS=False)
-    environ = services.service_environ(settings, {"DARKROOM_PORT": "1", "REDIS_URL": "", "HOME": "/h"})
+    environ = programs.service_environ(settings, {"DARKROOM_PORT": "1", "REDIS_URL": "", "HOME": "/h"})
     assert environ["DARKROOM_PORT"] == "9000"
     assert environ["DATABASE_URL"] == "postgresql://u:p@h/d"
     assert environ["DARKROOM_TASK_EVENTS"] == "false"
@@ -72,7 +72,7 @@ def test_the_providers_variables_come_from_dotenv_under_the_environment(bare):
 
 def test_the_service_is_web_workers_and_flower_and_the_sandbox_only_if_wanted(bare):
     settings = Settings(DARKROOM_WORKERS=2, DARKROOM_DRAIN_S=20)
-    with_sandbox = services.service_programs(settings, {}, flower_password="hush", sandbox=True)
+    with_sandbox = programs.service_programs(settings, {}, flower_password="hush", sandbox=True)
     named = {program.name: program for program in with_sandbox}
     assert list(named) == ["sandbox", "web", "worker1", "worker2", "flower"]
     assert named["worker1"].environ["OPENAI_BASE_URL"] == "http://127.0.0.1:8002/openai/v1"
@@ -82,7 +82,7 @@ def test_the_service_is_web_workers_and_flower_and_the_sandbox_only_if_wanted(ba
     assert "hush" not in " ".join(named["flower"].argv)
     assert named["worker1"].stop_steps == ((signal.SIGTERM, 22.0),)
     assert named["sandbox"].stage < named["web"].stage
-    without = services.service_programs(settings, {}, flower_password="hush", sandbox=False)
+    without = programs.service_programs(settings, {}, flower_password="hush", sandbox=False)
     assert [program.name for program in without] == ["web", "worker1", "worker2", "flower"]
     assert "OPENAI_BASE_URL" not in without[0].environ
 
@@ -124,6 +124,6 @@ def test_compose_names_the_six_services_and_demands_its_secrets():
 def test_procfile_starts_what_up_starts(bare):
     lines = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
     assert set(lines) == {"web", "worker", "flower"}
-    for program in services.service_programs(Settings(), {}, flower_password="", sandbox=False):
+    for program in programs.service_programs(Settings(), {}, flower_password="", sandbox=False):
         started = " ".join(program.argv[1:]).partition(" --address")[0]
         assert started in lines[program.name]

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from celery.events.state import State, Task
 
-from app.commands.services import FLOWER_OPTIONS, service_programs
+from app.cli.service.programs import FLOWER_OPTIONS, service_programs
 from core.settings import Settings
 from jobs.states import Ended
-from workers.flower_rows import Row
-from workers.task_events import fields
+from workers.flower.rows import Row
+from workers.flower.task_events import fields
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = "job_1"
@@ -84,7 +84,7 @@ def test_flower_started_as_we_start_it_keeps_small_rows() -> None:
     told = subprocess.run(
         [sys.executable, "-c", seen], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
     )
-    assert told.stdout.strip() == "workers.flower_rows"
+    assert told.stdout.strip() == "workers.flower.rows"
 
 
 def flower_command(settings: Settings) -> list[str]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from jobs.choice import AUTO, Choice, choose
 from jobs.errors import FieldFault, InvalidOrderError
-from providers.catalog import Model, load
-from providers.order_rules import CheckedOrder, OrderProblems, check_order
-from providers.ranking import Goal, ranked
+from jobs.submission.selection import AUTO, Choice, choose
+from providers.catalog.catalog import Model, load
+from providers.catalog.ranking import Goal, ranked
+from providers.orders.rules import CheckedOrder, OrderProblems, check_order
 
 CATALOG = load()
 
@@ -51,7 +51,7 @@ def test_the_first_that_takes_the_order_is_chosen_and_says_why() -> None:
     assert "flux-2-klein-4b" in (clear.reason or "")
 
 
-def test_pictures_and_masks_count() -> None:
+def test_images_and_masks_count() -> None:
     assert pick("openai", "huggingface", operation="edit", prompt="x", images=1).model.provider == "huggingface"
     assert pick("openai", "huggingface", operation="edit", prompt="x", images=1, mask=True).model.provider == "openai"
     assert pick("wavespeed", operation="edit", prompt="x", images=9).model.inputs.images.max in {None, 10, 14}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from jobs.decide import Call
-from jobs.loading import OpenCall
+from jobs.execution.apply import call_ref
+from jobs.execution.decide import Call
+from jobs.reads.worker import OpenCall
 from jobs.states import Outcome
-from jobs.steps import call_ref
 from providers.base import CallRef
 
 

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from providers import behaviour, build, catalog
 from providers.base import CallRef, CheckResult, Finished, InputImage, Missing, Order, Running
+from providers.catalog import catalog
+from providers.catalog.entries import Model
 from providers.configured import accounts
-from providers.entries import Model
 from providers.errors import Failed, NotRun, RequestRefused
+from providers.shared import behaviour, building
 
 CATALOG = catalog.load()
 
 
-def picture(name: str) -> InputImage:
+def sample_image(name: str) -> InputImage:
     return InputImage(name.encode(), "image/png", 64, 64)
 
 
@@ -26,12 +27,12 @@ def order(model: str, operation: str | None = None, **fields: Any) -> Order:
 
 
 def test_what_was_left_out_is_left_out() -> None:
-    assert build.wire_fields(order("ws-flux-dev")) == {"prompt": "a fox"}
+    assert building.wire_fields(order("ws-flux-dev")) == {"prompt": "a fox"}
 
 
 def test_settings_size_and_count_go_under_their_wire_names() -> None:
     asked = order("ws-flux-dev", n=3, size={"size": "768x512"}, params={"steps": 20, "n": 3}, extra={"loras": []})
-    assert build.wire_fields(asked) == {
+    assert building.wire_fields(asked) == {
         "prompt": "a fox",
         "size": "768*512",
         "num_inference_steps": 20,
@@ -68,12 +69,13 @@ def test_settings_size_and_count_go_under_their_wire_names() -> None:
 def test_a_canonical_size_goes_where_the_model_wants_it(
     model: str, size: dict[str, str | int], fields: dict[str, Any]
 ) -> None:
-    assert build.size_fields(order(model, size=size)) == fields
+    assert building.size_fields(order(model, size=size)) == fields
 
 
 def names(asked: Order) -> list[tuple[str, list[bytes], bool]]:
     return [
-        (placed.field, [image.data for image in placed.images], placed.is_list) for placed in build.placed_images(asked)
+        (placed.field, [image.data for image in placed.images], placed.is_list)
+        for placed in building.placed_images(asked)
     ]
 
 
@@ -109,12 +111,12 @@ def names(asked: Order) -> list[tuple[str, list[bytes], bool]]:
         ),
     ],
 )
-def test_every_picture_finds_its_field(
+def test_every_image_finds_its_field(
     model: str, fields: dict[str, Any], placed: list[tuple[str, list[str], bool]]
 ) -> None:
-    pictures: dict[str, Any] = {"images": [picture(name) for name in fields["images"]]}
-    pictures |= {role: picture(fields[role]) for role in ("mask", "face") if role in fields}
-    assert names(order(model, **pictures)) == [
+    sample_images: dict[str, Any] = {"images": [sample_image(name) for name in fields["images"]]}
+    sample_images |= {role: sample_image(fields[role]) for role in ("mask", "face") if role in fields}
+    assert names(order(model, **sample_images)) == [
         (field, [n.encode() for n in data], many) for field, data, many in placed
     ]
 
@@ -124,27 +126,27 @@ def _takes(model: Model) -> int:
 
 
 @pytest.mark.parametrize("model", [m for m in CATALOG.models.values() if m.inputs.image_fields], ids=lambda m: m.id)
-def test_no_model_loses_a_picture_it_takes(model: Model) -> None:
-    face = picture("face") if "face" in model.inputs.roles else None
-    images = [picture(str(number)) for number in range(_takes(model) - (face is not None))]
+def test_no_model_loses_an_image_it_takes(model: Model) -> None:
+    face = sample_image("face") if "face" in model.inputs.roles else None
+    images = [sample_image(str(number)) for number in range(_takes(model) - (face is not None))]
     asked = Order(model.operation, model, None, images=images, face=face)
-    sent = [image.data for placed in build.placed_images(asked) for image in placed.images]
+    sent = [image.data for placed in building.placed_images(asked) for image in placed.images]
     assert sorted(sent) == sorted(image.data for image in [*images, *([face] if face else [])])
 
 
 def test_extra_may_not_change_what_is_bought() -> None:
     with pytest.raises(RequestRefused):
-        build.wire_fields(order("ws-flux-dev", extra={"num_images": 4}))
+        building.wire_fields(order("ws-flux-dev", extra={"num_images": 4}))
 
 
 def test_dotted_names_become_objects() -> None:
-    assert build.nested({"a.b": 1, "a.c": 2, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
+    assert building.nested({"a.b": 1, "a.c": 2, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
 
 
 @pytest.mark.parametrize("fields", [{"a": 1, "a.b": 2}, {"a.b.c": 1, "a": {}}, {"a.b.c": 1, "a.b": {"d": 2}}])
 def test_a_field_inside_another_one_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(RequestRefused):
-        build.nested(fields)
+        building.nested(fields)
 
 
 def test_each_call_is_looked_at_and_one_failure_stays_one_failure() -> None:

@@ -13,21 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
-from providers import catalog
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
-from providers.chatgpt2api import (
-    ChatGpt2Api,
-    Config,
-    batches,
-    build_check,
-    build_submit,
-    classify_answer,
-    classify_task_error,
-    open_ai_base_url,
-    read_task,
-    task_api_root,
-)
-from providers.entries import Model, ParamSpec
+from providers.catalog import catalog
+from providers.catalog.entries import Model, ParamSpec
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -39,7 +27,19 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import WireRequest
+from providers.http.client import WireRequest
+from providers.upstreams.chatgpt2api.adapter import (
+    ChatGpt2Api,
+    Config,
+    batches,
+    build_check,
+    build_submit,
+    classify_answer,
+    classify_task_error,
+    open_ai_base_url,
+    read_task,
+    task_api_root,
+)
 
 KEY = "4f0c1a5e-0000-4000-8000-000000000001"
 
@@ -235,7 +235,7 @@ def test_bytes_win_over_the_link_and_odd_items_are_skipped() -> None:
 
 
 @pytest.mark.parametrize("data", [None, [], [{}], "a.png", [{"url": ""}]])
-def test_success_without_a_picture_may_be_tried_again(data: object) -> None:
+def test_success_without_an_image_may_be_tried_again(data: object) -> None:
     with pytest.raises(Failed) as caught:
         read_task({"status": "success", "data": data}, "http://h")
     assert caught.value.retryable

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from providers import catalog
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -28,10 +28,10 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.flux import Config, Flux, build_submit
-from providers.flux_answers import classify, read_task
-from providers.flux_hosts import gets_key, poll_url_of
-from providers.http import Answer, Outgoing, WireRequest, origin_of
+from providers.http.client import Answer, Outgoing, WireRequest, origin_of
+from providers.upstreams.flux.adapter import Config, Flux, build_submit
+from providers.upstreams.flux.answers import classify, read_task
+from providers.upstreams.flux.hosts import gets_key, poll_url_of
 
 MODELS = catalog.load().models
 A, B, C = (InputImage(name.encode(), "image/png", 512, 512) for name in "abc")

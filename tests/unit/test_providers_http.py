@@ -19,17 +19,8 @@ from pathlib import Path
 import pytest
 
 from providers.errors import NotRun, Uncertain
-from providers.http import (
-    FilePart,
-    Policy,
-    UnsafeUrlError,
-    UpstreamSession,
-    WireRequest,
-    fetch,
-    origin_of,
-    put,
-)
-from providers.wire import Exchange, OutOfTimeError, _TimedReader
+from providers.http.client import FilePart, Policy, UnsafeUrlError, UpstreamSession, WireRequest, fetch, origin_of, put
+from providers.http.connections import Exchange, OutOfTimeError, _TimedReader
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Script = Callable[[socket.socket, bytes], None]
@@ -305,7 +296,7 @@ def test_a_connection_that_idled_is_not_trusted(monkeypatch: pytest.MonkeyPatch)
     with upstream(answers(OK)) as server:
         pooled = session(server)
         pooled.send(POST, total_s=5, max_bytes=10)
-        monkeypatch.setattr("providers.wire._PlainConnection.reuse_idle_s", 0.0)
+        monkeypatch.setattr("providers.http.connections._PlainConnection.reuse_idle_s", 0.0)
         pooled.send(POST, total_s=5, max_bytes=10)
         assert server.connections == 2
 

@@ -12,9 +12,8 @@ import pytest
 from pydantic import SecretStr
 from requests.structures import CaseInsensitiveDict
 
-from providers import catalog
-from providers import huggingface_answers as answers
 from providers.base import Accepted, InputImage, Order, Running
+from providers.catalog import catalog
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -26,9 +25,10 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import Answer
-from providers.huggingface import Config, build_submit
-from providers.huggingface_mapping import KEPT_S, ProviderIds
+from providers.http.client import Answer
+from providers.upstreams.huggingface import answers
+from providers.upstreams.huggingface.adapter import Config, build_submit
+from providers.upstreams.huggingface.mapping import KEPT_S, ProviderIds
 
 JPEG = InputImage(b"jpeg bytes", "image/jpeg", 64, 64)
 JPEG_URI = "data:image/jpeg;base64," + base64.b64encode(JPEG.data).decode()
@@ -118,7 +118,7 @@ def test_what_each_route_is_asked(asked: Order, path: str, body: Mapping[str, An
     assert request.json == body
 
 
-def test_only_the_route_of_raw_pictures_is_told_a_format() -> None:
+def test_only_the_route_of_raw_images_is_told_a_format() -> None:
     assert build_submit(order("hf-sd3-medium"), "a/b").headers == {"Accept": "image/png"}
     assert build_submit(order("hf-flux-dev"), "a/b").headers == {}
 
@@ -243,7 +243,7 @@ def test_a_model_without_that_route_is_unknown_and_asked_for_again(told: Answer)
     assert known.find("org/model", "fal-ai", "text-to-image")
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 PNG = b"\x89PNG\r\n\x1a\n..."
 ENCODED = base64.b64encode(PNG).decode()
@@ -260,7 +260,7 @@ ENCODED = base64.b64encode(PNG).decode()
         answer(200, {"output": ["https://cdn.test/a.png"]}, Content_Type="application/json; charset=utf-8"),
     ],
 )
-def test_a_raw_picture_and_what_was_seen_instead(seen: Answer) -> None:
+def test_a_raw_image_and_what_was_seen_instead(seen: Answer) -> None:
     [image] = answers.read_raw(seen, ROUTER).images
     assert image.data in (PNG, b"whatever") or image.url == "https://cdn.test/a.png"
 
@@ -318,7 +318,7 @@ def test_a_result_has_links_and_a_seed() -> None:
     assert [(image.url, image.seed) for image in done.images] == [("https://v3.fal.media/a.png", 7)]
 
 
-def test_a_blacked_out_picture_is_none() -> None:
+def test_a_blacked_out_image_is_none() -> None:
     one_of_two = result("https://v3.fal.media/a.png", "https://v3.fal.media/b.png", has_nsfw_concepts=[True, False])
     assert [image.url for image in answers.read_fal_result(one_of_two, ROUTER).images] == ["https://v3.fal.media/b.png"]
     with pytest.raises(ContentRefused) as refused:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from providers import catalog
-from providers import llamaswap_answers as answers
 from providers.base import CancelOutcome, InputImage, Order, Running
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     Failed,
@@ -21,10 +20,11 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import Answer
-from providers.llamaswap import Config, build_submit, read_models
-from providers.llamaswap_errors import classify
-from providers.llamaswap_tags import with_tag
+from providers.http.client import Answer
+from providers.upstreams.llamaswap import answers
+from providers.upstreams.llamaswap.adapter import Config, build_submit, read_models
+from providers.upstreams.llamaswap.errors import classify
+from providers.upstreams.llamaswap.tags import with_tag
 
 PNG = InputImage(b"png bytes", "image/png", 64, 64)
 OTHER = InputImage(b"other bytes", "image/png", 64, 64)
@@ -165,7 +165,7 @@ def test_the_web_ui_chooses_the_seed_itself_and_gets_no_unset_field() -> None:
 
 
 @pytest.mark.parametrize("operation", ["edit", "inpaint"])
-def test_pictures_of_the_web_ui_are_base64(operation: str) -> None:
+def test_images_of_the_web_ui_are_base64(operation: str) -> None:
     params = {"strength": 0.5}
     request = build(order("llamaswap-sdapi", operation=operation, images=[PNG, OTHER], mask=OTHER, params=params))
     assert request.path == "/sdapi/v1/img2img"
@@ -190,12 +190,12 @@ def test_a_job_has_the_tag_s_keys_at_the_top() -> None:
     assert request.json == {**TAG, **size, "prompt": "a red kite", "batch_count": 2, "output_format": "webp"}
 
 
-def test_pictures_of_a_job_are_read_as_the_route_it_stands_for_reads_them() -> None:
-    pictures = {"images": [PNG, OTHER], "mask": OTHER, "params": {"seed": 7}}
+def test_images_of_a_job_are_read_as_the_route_it_stands_for_reads_them() -> None:
+    sample_images = {"images": [PNG, OTHER], "mask": OTHER, "params": {"seed": 7}}
     plain = {"prompt": "a red kite", "seed": 7, "init_image": PNG_TEXT, "mask_image": OTHER_TEXT}
-    edit = build(order(operation="edit", **pictures), run_async=True)
+    edit = build(order(operation="edit", **sample_images), run_async=True)
     assert edit.json == {**plain, "ref_images": [PNG_TEXT, OTHER_TEXT]}
-    web_ui = build(order("llamaswap-sdapi", operation="edit", **pictures), run_async=True)
+    web_ui = build(order("llamaswap-sdapi", operation="edit", **sample_images), run_async=True)
     assert web_ui.json == {**plain, "ref_images": [OTHER_TEXT]}
 
 
@@ -231,7 +231,7 @@ def proxied(code: str, *, text: bool = False) -> dict[str, Any]:
     return {"src": "llama-swap", "error": "a text" if text else told}
 
 
-def test_pictures_of_a_batch_have_seeds_in_a_row() -> None:
+def test_images_of_a_batch_have_seeds_in_a_row() -> None:
     items = [{"b64_json": PNG_TEXT}, {"b64_json": OTHER_TEXT}]
     done = answers.read_open_ai(json.dumps({"data": items}).encode(), "http://x", 2, seed=7)
     assert [(image.data, image.seed) for image in done.images] == [(PNG.data, 7), (OTHER.data, 8)]
@@ -249,7 +249,7 @@ def test_the_web_ui_tells_the_seeds_in_a_text() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"data": []}', b'{"images": ["!"]}', b'{"images": "x"}'])
-def test_a_good_answer_without_a_picture_is_uncertain(body: bytes) -> None:
+def test_a_good_answer_without_an_image_is_uncertain(body: bytes) -> None:
     with pytest.raises(Uncertain):
         answers.read_web_ui(body, 1)
     with pytest.raises(Uncertain):
@@ -311,9 +311,9 @@ def test_a_finished_job_comes_with_bytes_and_links() -> None:
     done = answers.read_look(seen, URL)
     assert not isinstance(done, Running)
     assert [(image.data, image.url) for image in done.images] == [(PNG.data, f"{URL}#0"), (OTHER.data, f"{URL}#2")]
-    assert answers.read_picture(seen, 2) == OTHER.data
+    assert answers.read_image(seen, 2) == OTHER.data
     with pytest.raises(NotRun):
-        answers.read_picture(seen, 1)
+        answers.read_image(seen, 1)
 
 
 @pytest.mark.parametrize(

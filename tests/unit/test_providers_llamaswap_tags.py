@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers import catalog
 from providers.base import Order
+from providers.catalog import catalog
 from providers.errors import RequestRefused
-from providers.llamaswap import Config, build_submit
-from providers.llamaswap_tags import with_tag, without_tags
+from providers.upstreams.llamaswap.adapter import Config, build_submit
+from providers.upstreams.llamaswap.tags import with_tag, without_tags
 
 OPEN, CLOSE = "<sd_cpp_extra_args>", "</sd_cpp_extra_args>"
 EVIL = '{"prompt":"evil","batch_count":8,"seed":666}'

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from providers import catalog, configured, registry
+from providers import configured, registry
+from providers.catalog import catalog
 from providers.configured import PROVIDERS, configured_names, half_configured
-from sandbox.twins import Twin, all_twins, environ
+from sandbox.emulators import Emulator, all_emulators, environ
 
 BOTH = {
     "OPENAI_API_KEY": "sk-secret",
@@ -54,11 +55,11 @@ def test_both_views_of_the_environment_agree() -> None:
             assert sorted(registry.load(env).configured()) == sorted(configured_names(env))
 
 
-@pytest.mark.parametrize("twin", all_twins(), ids=lambda twin: twin.name)
-def test_a_twin_says_how_its_own_adapter_is_led_to_it(twin: Twin) -> None:
-    [provider] = registry.load(twin.leading_here("http://127.0.0.1:8900", "any-key")).of(twin.name)
-    assert provider.base_url.startswith(f"http://127.0.0.1:8900{twin.prefix}")
-    assert configured_names(twin.leading_here("http://127.0.0.1:8900", "any-key")) == (twin.name,)
+@pytest.mark.parametrize("twin", all_emulators(), ids=lambda emulator: emulator.name)
+def test_a_emulator_says_how_its_own_adapter_is_led_to_it(emulator: Emulator) -> None:
+    [provider] = registry.load(emulator.leading_here("http://127.0.0.1:8900", "any-key")).of(emulator.name)
+    assert provider.base_url.startswith(f"http://127.0.0.1:8900{emulator.prefix}")
+    assert configured_names(emulator.leading_here("http://127.0.0.1:8900", "any-key")) == (emulator.name,)
 
 
 def test_the_sandbox_stands_in_for_every_adapter() -> None:
@@ -96,7 +97,7 @@ def test_a_bad_setting_is_named_without_its_value(change: dict[str, str], named:
 def test_asking_what_is_configured_loads_no_adapter() -> None:
     program = (
         "import sys, providers.configured\n"
-        "sys.exit(any(name in sys.modules for name in ('requests', 'pydantic', 'providers.openai')))"
+        "sys.exit(any(name in sys.modules for name in ('requests', 'pydantic', 'providers.upstreams.openai.adapter')))"
     )
     env = {"PYTHONPATH": ":".join(filter(None, [".", *sys.path]))}
     assert subprocess.run([sys.executable, "-c", program], check=False, env=env).returncode == 0

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers import catalog
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -28,8 +28,8 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import WireRequest
-from providers.replicate import (
+from providers.http.client import WireRequest
+from providers.upstreams.replicate.adapter import (
     CANCEL_AFTER,
     INLINE_MAX_BYTES,
     Config,
@@ -40,7 +40,7 @@ from providers.replicate import (
     build_upload,
     inputs_to_upload,
 )
-from providers.replicate_answers import (
+from providers.upstreams.replicate.answers import (
     classify,
     classify_create,
     classify_failure,
@@ -131,7 +131,7 @@ def test_of_a_model_with_a_version_only_the_version_is_sent() -> None:
         ("replicate-flux-dev", {"image": PNG_URL}),
     ],
 )
-def test_pictures_go_where_the_model_wants_them(model: str, placed: dict[str, Any]) -> None:
+def test_images_go_where_the_model_wants_them(model: str, placed: dict[str, Any]) -> None:
     body = build_submit(order(model, images=[PNG])).json
     assert body is not None
     assert body["input"] == {"prompt": "a red kite", **placed}
@@ -152,7 +152,7 @@ def test_extra_fields_cannot_change_what_is_bought_or_how_it_is_answered(name: s
             build_submit(order(model, extra={name: "x"}))
 
 
-def test_pictures_too_large_for_data_urls_are_uploaded_all_of_them_and_each_once() -> None:
+def test_images_too_large_for_data_urls_are_uploaded_all_of_them_and_each_once() -> None:
     pro = "replicate-flux-2-pro"
     assert inputs_to_upload(order(pro, images=[LARGE])) == []
     assert inputs_to_upload(order(pro, images=[LARGE, PNG, LARGE])) == [LARGE, PNG]
@@ -209,7 +209,7 @@ def test_endless_outputs_are_not_kept() -> None:
             {"status": "processing", "logs": "Using seed: 7\n 25%|##  | 1/4 [00:00<00:01]\n 50%|##  | 2/4 [0\nhm"},
             Running(0.5, "processing"),
         ),
-        # More pictures may follow, whatever there is already: only a terminal status ends it.
+        # More images may follow, whatever there is already: only a terminal status ends it.
         ({"status": "processing", "output": ["https://d/0.webp"]}, Running(step="processing")),
         ({"status": "paused"}, Running(step="paused")),
         ({"status": 42}, Running()),
@@ -250,9 +250,7 @@ def test_the_seed_is_kept_where_it_is_told(prediction: dict[str, Any], seed: int
         ({"status": "failed"}, Failed, "upstream_failed", False),
     ],
 )
-def test_ends_without_a_picture(
-    prediction: dict[str, Any], error: type[ProviderError], code: str, billed: bool
-) -> None:
+def test_ends_without_an_image(prediction: dict[str, Any], error: type[ProviderError], code: str, billed: bool) -> None:
     with pytest.raises(error) as caught:
         read_prediction(prediction)
     assert caught.value.code == code

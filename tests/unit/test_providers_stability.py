@@ -10,8 +10,9 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from requests.structures import CaseInsensitiveDict
 
-from providers import catalog, registry
+from providers import registry
 from providers.base import Accepted, Finished, InputImage, Order, Running
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -23,13 +24,13 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.http import Answer
-from providers.stability import Config, Stability, build_look, build_submit, read_look, read_submit
-from providers.stability_errors import classify, classify_look, is_unknown
+from providers.http.client import Answer
+from providers.upstreams.stability.adapter import Config, Stability, build_look, build_submit, read_look, read_submit
+from providers.upstreams.stability.errors import classify, classify_look, is_unknown
 
 CATALOG = catalog.load()
 PNG = b"\x89PNG\r\n\x1a\n and the rest"
-PICTURE = InputImage(PNG, "image/png", 64, 64)
+IMAGE = InputImage(PNG, "image/png", 64, 64)
 OTHER = InputImage(b"other", "image/webp", 64, 64)
 MASK = InputImage(b"mask", "image/png", 64, 64)
 ID = "a6dc" * 16
@@ -114,21 +115,21 @@ def test_words_alone_are_a_multipart_form_too() -> None:
             {
                 "size": {"aspect_ratio": "16:9"},
                 "params": {"strength": 0.5},
-                "images": [PICTURE],
+                "images": [IMAGE],
             },
             {"model": "sd3.5-large", "mode": "image-to-image", "strength": "0.5"},
         ),
         ("sd3.5-large", {"params": {"strength": 0.5}}, {"model": "sd3.5-large"}),
         (
             "stable-image-ultra",
-            {"size": {"aspect_ratio": "2:3"}, "params": {"strength": 0.5}, "images": [PICTURE]},
+            {"size": {"aspect_ratio": "2:3"}, "params": {"strength": 0.5}, "images": [IMAGE]},
             {"aspect_ratio": "2:3", "strength": "0.5"},
         ),
-        ("stability-search-and-replace", {"params": {"find": "hat"}, "images": [PICTURE]}, {"search_prompt": "hat"}),
-        ("stability-search-and-recolor", {"params": {"find": "hat"}, "images": [PICTURE]}, {"select_prompt": "hat"}),
-        ("stability-outpaint", {"size": {"top": 8, "bottom": 9}, "images": [PICTURE]}, {"up": "8", "down": "9"}),
-        ("stability-control-sketch", {"params": {"strength": 1}, "images": [PICTURE]}, {"control_strength": "1"}),
-        ("stability-control-style", {"params": {"strength": 0.2}, "images": [PICTURE]}, {"fidelity": "0.2"}),
+        ("stability-search-and-replace", {"params": {"find": "hat"}, "images": [IMAGE]}, {"search_prompt": "hat"}),
+        ("stability-search-and-recolor", {"params": {"find": "hat"}, "images": [IMAGE]}, {"select_prompt": "hat"}),
+        ("stability-outpaint", {"size": {"top": 8, "bottom": 9}, "images": [IMAGE]}, {"up": "8", "down": "9"}),
+        ("stability-control-sketch", {"params": {"strength": 1}, "images": [IMAGE]}, {"control_strength": "1"}),
+        ("stability-control-style", {"params": {"strength": 0.2}, "images": [IMAGE]}, {"fidelity": "0.2"}),
         ("stable-image-core", {"extra": {"shadow": True}}, {"shadow": "true"}),
     ],
 )
@@ -139,25 +140,25 @@ def test_settings_go_under_their_wire_names(model: str, facts: dict[str, Any], f
 @pytest.mark.parametrize(
     ("model", "facts", "parts"),
     [
-        ("stability-inpaint", {"images": [PICTURE], "mask": MASK}, [("image", PNG), ("mask", b"mask")]),
+        ("stability-inpaint", {"images": [IMAGE], "mask": MASK}, [("image", PNG), ("mask", b"mask")]),
         (
             "stability-replace-background",
-            {"images": [PICTURE, OTHER]},
+            {"images": [IMAGE, OTHER]},
             [("subject_image", PNG), ("background_reference", b"other")],
         ),
-        ("stability-style-transfer", {"images": [PICTURE, OTHER]}, [("init_image", PNG), ("style_image", b"other")]),
-        ("stable-fast-3d", {"prompt": None, "images": [PICTURE]}, [("image", PNG)]),
+        ("stability-style-transfer", {"images": [IMAGE, OTHER]}, [("init_image", PNG), ("style_image", b"other")]),
+        ("stable-fast-3d", {"prompt": None, "images": [IMAGE]}, [("image", PNG)]),
     ],
 )
-def test_pictures_go_where_the_endpoint_wants_them(
+def test_images_go_where_the_endpoint_wants_them(
     model: str, facts: dict[str, Any], parts: list[tuple[str, bytes]]
 ) -> None:
     assert files(order(model, **facts)) == parts
 
 
 def test_the_prompt_of_a_background_has_its_own_name() -> None:
-    assert sent(order("stability-replace-background", images=[PICTURE])) == {"background_prompt": "a red kite"}
-    assert sent(order("stability-erase", prompt=None, images=[PICTURE])) == {}
+    assert sent(order("stability-replace-background", images=[IMAGE])) == {"background_prompt": "a red kite"}
+    assert sent(order("stability-erase", prompt=None, images=[IMAGE])) == {}
 
 
 @pytest.mark.parametrize("name", ["mode", "model", "prompt", "strength", "image", "aspect_ratio", "cfg_scale"])
@@ -210,7 +211,7 @@ def test_results_come_as_bytes_or_as_json(found: Answer, seed: int | None) -> No
 
 
 @pytest.mark.parametrize("status", [200, 202])
-def test_an_id_without_a_picture_is_an_accepted_call(status: int) -> None:
+def test_an_id_without_an_image_is_an_accepted_call(status: int) -> None:
     assert read_submit(answer(status, {"id": ID})) == Accepted(ID)
 
 
@@ -221,7 +222,7 @@ def test_an_id_without_a_picture_is_an_accepted_call(status: int) -> None:
         answer(200, {**DONE, "finish_reason": "CONTENT_FILTERED"}, JSON),
     ],
 )
-def test_a_blurred_picture_is_never_handed_out(found: Answer) -> None:
+def test_a_blurred_image_is_never_handed_out(found: Answer) -> None:
     for read in (read_submit, lambda made: read_look(made, ID)):
         with pytest.raises(ContentRefused) as caught:
             read(found)
@@ -320,7 +321,7 @@ def test_the_lock_out_lasts_a_minute_unless_told_otherwise(headers: dict[str, st
     ("status", "body", "error"),
     [
         (403, fault("content_moderation"), ContentRefused),
-        (400, fault("bad_request", "the picture cannot be read"), RequestRefused),
+        (400, fault("bad_request", "the image cannot be read"), RequestRefused),
         (400, b"<html>", Uncertain),
         (401, fault("unauthorized"), NotRun),
         (402, fault("payment_required"), NotRun),

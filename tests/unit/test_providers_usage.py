@@ -11,24 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from providers import catalog, usage
 from providers.base import Accepted, Cost, Finished, Order, Running
-from providers.costs import cost_usd, expected_cost_microusd
-from providers.entries import TokenPrices
+from providers.catalog import catalog
+from providers.catalog.entries import TokenPrices
 from providers.errors import ContentRefused, Failed, ProviderError
-from providers.flux import read_accepted
-from providers.flux_answers import read_task
-from providers.gemini_answers import read_cost as gemini_cost
-from providers.gemini_answers import read_generated
-from providers.http import Answer
-from providers.huggingface_answers import read_fal_result
-from providers.openai import read_cost as openai_cost
-from providers.order_rules import check_order
-from providers.replicate_answers import read_prediction
-from providers.stability import documented_cost
-from providers.wavespeed_answers import read_prediction as read_wavespeed
-from providers.xai import read_images
-from providers.xai_errors import classify, cost_of
+from providers.http.client import Answer
+from providers.orders.costs import cost_usd, expected_cost_microusd
+from providers.orders.rules import check_order
+from providers.shared import usage
+from providers.upstreams.flux.adapter import read_accepted
+from providers.upstreams.flux.answers import read_task
+from providers.upstreams.gemini.answers import read_cost as gemini_cost
+from providers.upstreams.gemini.answers import read_generated
+from providers.upstreams.huggingface.answers import read_fal_result
+from providers.upstreams.openai.adapter import read_cost as openai_cost
+from providers.upstreams.replicate.answers import read_prediction
+from providers.upstreams.stability.adapter import documented_cost
+from providers.upstreams.wavespeed.answers import read_prediction as read_wavespeed
+from providers.upstreams.xai.adapter import read_images
+from providers.upstreams.xai.errors import classify, cost_of
 
 CATALOG = catalog.load()
 GPT = CATALOG.models["gpt-image-2"].token_usd
@@ -167,7 +168,7 @@ def test_gemini_tokens_that_are_not_sure_are_only_counted(facts: dict[str, Any])
     assert cost.microusd is None
 
 
-def test_gemini_bills_an_answer_without_a_picture() -> None:
+def test_gemini_bills_an_answer_without_an_image() -> None:
     told = {"promptTokenCount": 10, "thoughtsTokenCount": 20, "totalTokenCount": 30}
     answer = {"candidates": [{"finishReason": "NO_IMAGE"}], "usageMetadata": told}
     with pytest.raises(Failed) as caught:

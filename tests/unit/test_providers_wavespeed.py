@@ -14,10 +14,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers import catalog
-from providers import wavespeed_answers as answers
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Order, ResultImage, Running
-from providers.build import data_uri
+from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -30,8 +28,10 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http import Answer, Outgoing, origin_of
-from providers.wavespeed import (
+from providers.http.client import Answer, Outgoing, origin_of
+from providers.shared.building import data_uri
+from providers.upstreams.wavespeed import answers
+from providers.upstreams.wavespeed.adapter import (
     MAX_INLINE_BYTES,
     MAX_UPLOAD_BYTES,
     Config,
@@ -138,13 +138,13 @@ def test_the_history_is_asked_by_model_and_time() -> None:
         ("tripo3d-v2.5-multiview", [PNG], True),
     ],
 )
-def test_pictures_are_uploaded_when_too_large_or_not_taken_inline(
+def test_images_are_uploaded_when_too_large_or_not_taken_inline(
     model: str, images: list[InputImage], expected: bool
 ) -> None:
     assert must_upload(order(model, images=images)) is expected
 
 
-def test_a_ticket_names_a_picture_by_its_content() -> None:
+def test_a_ticket_names_an_image_by_its_content() -> None:
     ticket = build_ticket(PNG).json
     assert ticket == {"filename": file_name(PNG), "size": 9, "content_type": "image/png"}
     assert file_name(PNG).endswith(".png")
@@ -256,8 +256,8 @@ def test_a_task_without_a_usable_id_is_uncertain(prediction: object) -> None:
         answers.task_id_of(prediction)
 
 
-PICTURE = b"\xff\xd8\xff" + bytes(60)
-B64 = base64.b64encode(PICTURE).decode()
+IMAGE = b"\xff\xd8\xff" + bytes(60)
+B64 = base64.b64encode(IMAGE).decode()
 LINK = "https://cdn.example/a.png"
 
 
@@ -265,8 +265,8 @@ LINK = "https://cdn.example/a.png"
     ("told", "expected"),
     [
         ({"outputs": [LINK, LINK]}, [ResultImage(url=LINK)] * 2),
-        ({"outputs": [B64]}, [ResultImage(data=PICTURE)]),
-        ({"outputs": [f"data:image/jpeg;base64,{B64}"]}, [ResultImage(data=PICTURE)]),
+        ({"outputs": [B64]}, [ResultImage(data=IMAGE)]),
+        ({"outputs": [f"data:image/jpeg;base64,{B64}"]}, [ResultImage(data=IMAGE)]),
         ({"outputs": [{"url": LINK}, {"image_url": LINK}, {"output": LINK}]}, [ResultImage(url=LINK)] * 3),
         ({"outputs": {"output": [{"url": LINK}]}}, [ResultImage(url=LINK)]),
         ({"outputs": None, "output": LINK}, [ResultImage(url=LINK)]),
@@ -297,7 +297,7 @@ def test_success_whose_outputs_were_withheld_is_a_refusal() -> None:
         answers.read_prediction({"status": "completed", "outputs": [], "has_nsfw_contents": [True]}, BASE)
 
 
-def test_a_flag_alone_takes_no_picture_away() -> None:
+def test_a_flag_alone_takes_no_image_away() -> None:
     told = {"status": "completed", "outputs": [LINK], "has_nsfw_contents": [True]}
     assert answers.read_prediction(told, BASE) == Finished([ResultImage(url=LINK)])
 
@@ -374,7 +374,7 @@ def test_a_task_is_ours_if_its_input_is(told: Mapping[str, Any], same: bool) -> 
         (None, False),
     ],
 )
-def test_a_picture_has_to_be_recognised(link: object, same: bool) -> None:
+def test_an_image_has_to_be_recognised(link: object, same: bool) -> None:
     assert is_same_order(item(image=link), order(images=[PNG])) is same
 
 
@@ -454,7 +454,7 @@ LARGE = InputImage(bytes(MAX_INLINE_BYTES + 1), "image/png", 8, 8)
 BIG = order("tripo3d-v2.5-image", "image_to_3d", prompt=None, images=[LARGE])
 
 
-def test_a_picture_goes_to_a_foreign_place_without_the_key(servers: tuple[Server, Server]) -> None:
+def test_an_image_goes_to_a_foreign_place_without_the_key(servers: tuple[Server, Server]) -> None:
     api, storage = servers
     api.answers = [(200, ticket_for(storage)), (200, {"code": 200, "data": {"id": "t1", "status": "created"}})]
     storage.answers = [(204, "")]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import sandbox
+from sandbox.bounded import BoundedStore
 from sandbox.faults import FaultBook, Occasion
 from sandbox.markers import UnknownFault, faults_in, parse, without_markers
-from sandbox.store import BoundedStore
 
 
 def fires(book, prompt="", place="submit", key="k", provider="chatgpt2api"):

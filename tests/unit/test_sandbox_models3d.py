@@ -3,7 +3,7 @@
 import json
 import struct
 
-from sandbox.models3d import glb
+from sandbox.drawing.models3d import glb
 
 
 def test_a_glb_has_a_header_a_json_chunk_and_a_binary_chunk():

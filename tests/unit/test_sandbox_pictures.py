@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 from PIL import Image, ImageChops
 
-from sandbox import bad_files, scenes
+from sandbox.drawing import bad_files
+from sandbox.drawing import scenery as scenes
+from sandbox.drawing.images import Gallery, NotAPicture, Recipe, dimensions, partial, render
+from sandbox.drawing.sizes import pixels, pixels_if_asked
 from sandbox.markers import Fault
-from sandbox.pictures import Gallery, NotAPicture, Recipe, dimensions, partial, render
-from sandbox.sizes import pixels, pixels_if_asked
 
 KITE = Recipe("a red kite over the sea", "gpt-image-2", 96, 64)
 

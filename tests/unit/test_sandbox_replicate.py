@@ -12,11 +12,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from PIL import Image
 
+from sandbox.emulators.replicate import hooks
+from sandbox.emulators.replicate.models import MODELS, SDXL_VERSION
+from sandbox.emulators.replicate.predictions import seconds_in
 from sandbox.settings import Settings
-from sandbox.twins import replicate_hooks as hooks
-from sandbox.twins.replicate_models import MODELS, SDXL_VERSION
-from sandbox.twins.replicate_predictions import seconds_in
-from sandbox.world import Clock
+from sandbox.state import Clock
 from sandbox.wsgi import create_app
 
 V1 = "/replicate/v1"

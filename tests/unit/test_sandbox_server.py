@@ -56,7 +56,7 @@ def raw_submit(sandbox, prompt, *, read=True):
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_the_front_page_says_where_each_twin_is_and_how_to_come_to_it(sandbox):
+def test_the_front_page_says_where_each_emulator_is_and_how_to_come_to_it(sandbox):
     with urllib.request.urlopen(f"{sandbox.url}/", timeout=5) as answer:  # noqa: S310
         page = json.load(answer)
     assert page["sandbox"]["flux"] == sandbox.base_url("flux") == sandbox.flux_url

@@ -6,8 +6,8 @@ import io
 import pytest
 from PIL import Image
 
+from sandbox.emulators.wavespeed.models import MODELS
 from sandbox.settings import Settings
-from sandbox.twins.wavespeed_models import MODELS
 from sandbox.wsgi import create_app
 
 KEY = {"Authorization": "Bearer wsk_anything"}

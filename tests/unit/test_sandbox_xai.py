@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sandbox.settings import Settings
-from sandbox.world import Clock
+from sandbox.state import Clock
 from sandbox.wsgi import create_app
 
 KEY = {"Authorization": "Bearer xai-anything"}

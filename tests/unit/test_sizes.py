@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from providers.catalog import Catalog, load
-from providers.entries import AspectRatioRule, PixelsRule
-from providers.pixels import limits_of, nearest_pixels
-from providers.size_asks import class_area, parse_ratio
-from providers.sizes import SizeChoice, choose_size
+from providers.catalog.catalog import Catalog, load
+from providers.catalog.entries import AspectRatioRule, PixelsRule
+from providers.orders.pixels import limits_of, nearest_pixels
+from providers.orders.size_requests import class_area, parse_ratio
+from providers.orders.sizes import SizeChoice, choose_size
 
 CATALOG = load()
 PIXEL_MODELS = [model for model in CATALOG.models.values() if model.size_rule(PixelsRule)]

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from jobs import calls, capacity
+from jobs.dispatch import permits
+from jobs.lifecycle import calls
 from jobs.lifecycle.end import END
 from jobs.lifecycle.park import PARK
 from jobs.lifecycle.start import START
@@ -25,11 +26,11 @@ def part(sql: str, name: str) -> str:
 
 @pytest.mark.parametrize("name", ["bound", "permit", "token", "tokens_taken"])
 def test_a_first_attempt_and_a_retry_take_permits_alike(name: str) -> None:
-    assert part(START.sql, name) == part(capacity.TAKE, name)
+    assert part(START.sql, name) == part(permits.TAKE, name)
 
 
 def test_both_count_what_they_took_alike() -> None:
-    assert part(START.sql, "took").replace("pick.base_url, ", "") == part(capacity.TAKE, "took")
+    assert part(START.sql, "took").replace("pick.base_url, ", "") == part(permits.TAKE, "took")
 
 
 @pytest.mark.parametrize("name", ["said", "image", "freed"])

@@ -97,11 +97,11 @@ def test_no_decoder_runs_until_one_is_needed_and_then_it_stays(make_pool, task):
 
 def test_many_callers_share_few_decoders(make_pool, task, store):
     pool = make_pool(2)
-    pictures = [png((10 + index, 10)) for index in range(40)]
+    images = [png((10 + index, 10)) for index in range(40)]
     with ThreadPoolExecutor(16) as threads:
-        replies = list(threads.map(lambda data: pool.run(task, data), pictures))
+        replies = list(threads.map(lambda data: pool.run(task, data), images))
     assert [reply["picture"]["width_px"] for reply in replies] == [10 + index for index in range(40)]
-    assert [store.read(reply["picture"]["key"]) for reply in replies] == pictures
+    assert [store.read(reply["picture"]["key"]) for reply in replies] == images
     assert 1 <= len(pool.idle_pids()) <= 2
 
 
@@ -114,7 +114,7 @@ def test_a_decoder_killed_at_rest_is_replaced(make_pool, task):
     assert pool.idle_pids() != [pid]
 
 
-def test_a_decoder_killed_in_the_middle_is_replaced_and_the_picture_kept(make_pool, task, store):
+def test_a_decoder_killed_in_the_middle_is_replaced_and_the_image_kept(make_pool, task, store):
     pool = make_pool()
     pool.run(task, png())
     (pid,) = pool.idle_pids()
@@ -138,7 +138,7 @@ def test_a_decoder_that_hangs_is_killed_when_its_time_is_up(make_pool, task):
     assert pool.run(task, png())["picture"]["width_px"] == 16
 
 
-def test_a_picture_that_needs_more_memory_than_allowed_is_undecodable(make_pool, task):
+def test_an_image_that_needs_more_memory_than_allowed_is_undecodable(make_pool, task):
     pool = make_pool(decoder_memory_bytes=220 * 1024 * 1024)
     pool.run(task, png())
     file = io.BytesIO()
@@ -156,7 +156,7 @@ def test_the_kernel_ends_a_decoder_that_computes_too_long(cpu_s, wall_s, number)
     assert ended.returncode == -number
 
 
-def test_a_picture_that_ran_out_of_time_is_not_tried_again(make_pool, task):
+def test_an_image_that_ran_out_of_time_is_not_tried_again(make_pool, task):
     pool = make_pool()
     pool.run(task, png())
     (pid,) = pool.idle_pids()
@@ -184,8 +184,8 @@ def test_callers_wait_in_line_and_not_for_ever(make_pool, task):
     assert first.result(30)["picture"]["width_px"] == 16
 
 
-def test_a_decoder_retires_after_its_share_of_pictures(make_pool, task):
-    pool = make_pool(decoder_pictures=2)
+def test_a_decoder_retires_after_its_share_of_images(make_pool, task):
+    pool = make_pool(decoder_images=2)
     pool.run(task, png())
     (first,) = pool.idle_pids()
     pool.run(task, png())
@@ -195,7 +195,7 @@ def test_a_decoder_retires_after_its_share_of_pictures(make_pool, task):
     assert pool.idle_pids() != [first]
 
 
-def test_the_memory_of_a_large_picture_is_given_back(make_pool, task):
+def test_the_memory_of_a_large_image_is_given_back(make_pool, task):
     pool = make_pool()
     file = io.BytesIO()
     Image.new("RGBA", (7800, 5100)).save(file, "WEBP", lossless=True, method=0)
@@ -232,7 +232,7 @@ def test_closing_ends_the_decoders_and_refuses_later_callers(make_pool, task):
     pool.close()
 
 
-def test_a_decoder_that_cannot_start_is_not_the_pictures_fault(make_pool, task, monkeypatch):
+def test_a_decoder_that_cannot_start_is_not_the_images_fault(make_pool, task, monkeypatch):
     monkeypatch.setattr(pool_module, "_BOOT", "import a_module_that_is_not_installed")
     pool = make_pool()
     with pytest.raises(StorageUnavailableError, match="does not start"):
@@ -293,8 +293,8 @@ from storage.media import Media
 
 def png(width, height, noise=0):
     file = io.BytesIO()
-    picture = Image.effect_noise((width, height), noise) if noise else Image.new("L", (width, height))
-    picture.convert("RGB").save(file, "PNG", compress_level=1)
+    image = Image.effect_noise((width, height), noise) if noise else Image.new("L", (width, height))
+    image.convert("RGB").save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 folder = Path(sys.argv[1])
@@ -375,7 +375,7 @@ media.close()
 GEVENT = "from gevent import monkey; monkey.patch_all()\nimport gevent\n" + PROLOGUE
 
 
-def test_the_hub_ticks_on_while_a_large_picture_decodes(tmp_path):
+def test_the_hub_ticks_on_while_a_large_image_decodes(tmp_path):
     program = (
         GEVENT
         + """
@@ -411,21 +411,21 @@ def test_greenlets_share_decoders_and_a_killed_one_spoils_nothing(tmp_path):
         + """
 from gevent.pool import Pool
 media = Media(store, folder, decoders=2)
-pictures = [png(20 + index, 20, 50) for index in range(30)]
-kept = Pool(30).map(lambda data: media.keep_result(data, prefix="a"), pictures)
-print([picture.width_px for picture in kept] == list(range(20, 50)))
+images = [png(20 + index, 20, 50) for index in range(30)]
+kept = Pool(30).map(lambda data: media.keep_result(data, prefix="a"), images)
+print([image.width_px for image in kept] == list(range(20, 50)))
 
 large = png(2000, 2000, 60)
 for _ in range(3):
     with gevent.Timeout(0.01, False):
         media.keep_result(large, prefix="b")
-print(media.keep_result(pictures[0], prefix="c").width_px)
-kept = Pool(30).map(lambda data: media.keep_result(data, prefix="d"), pictures)
-print([picture.width_px for picture in kept] == list(range(20, 50)))
+print(media.keep_result(images[0], prefix="c").width_px)
+kept = Pool(30).map(lambda data: media.keep_result(data, prefix="d"), images)
+print([image.width_px for image in kept] == list(range(20, 50)))
 
 pids = media._pool.idle_pids()
 os.kill(pids[-1], signal.SIGSTOP)
-work = gevent.spawn(media.keep_result, pictures[1], prefix="e")
+work = gevent.spawn(media.keep_result, images[1], prefix="e")
 gevent.sleep(0)
 os.kill(pids[-1], signal.SIGKILL)
 print(work.get(timeout=20).width_px)
@@ -445,7 +445,7 @@ print([name for name in sys.modules if name.startswith("PIL")])
 
 
 def test_a_small_file_that_fills_memory_when_decoded_stays_below_the_cap(make_pool, task):
-    """The largest picture we take is decoded, and the decoder's memory stays within its limit."""
+    """The largest image we take is decoded, and the decoder's memory stays within its limit."""
     pool = make_pool()
     width, height = 8000, 5000
     row = b"\0" * (1 + width * 3)

@@ -1,4 +1,4 @@
-"""What bytes claim to be, and where a picture ends, without decoding."""
+"""What bytes claim to be, and where an image ends, without decoding."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"><script>a
         (b"\x89PNG\r\n\x1a\n" + png_chunk(b"tEXt", b"x" * 20), "image_undecodable"),
     ],
 )
-def test_what_is_no_acceptable_picture_is_named(data, code):
+def test_what_is_no_acceptable_image_is_named(data, code):
     with pytest.raises(MediaError) as refusal:
         sniff.read_header(data)
     assert refusal.value.code == code
@@ -108,14 +108,14 @@ def test_a_jpeg_of_a_million_segments_is_given_up_soon():
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("tail", [b"x", b"<script>alert(1)</script>", b"\0\0\0\0\0\0\0\0", b"PK\x03\x04zipzip"])
-def test_the_end_of_a_picture_is_found_whatever_follows(form, tail):
+def test_the_end_of_an_image_is_found_whatever_follows(form, tail):
     data = encoded(form)
     assert dissect(data, FORMATS[form], max_frames=50).end == len(data)
     assert dissect(data + tail, FORMATS[form], max_frames=50).end == len(data)
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_picture_cut_short_anywhere_is_truncated(form):
+def test_an_image_cut_short_anywhere_is_truncated(form):
     data = encoded(form)
     for end in {len(data) - 1, len(data) - 5, len(data) * 3 // 4, len(data) // 2}:
         with pytest.raises(MediaError) as refusal:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from core.together import Together
+from core.coalescing import Together
 
 WAIT_S = 10.0
 

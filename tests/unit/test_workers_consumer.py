@@ -9,7 +9,7 @@ from typing import Any
 from celery import Celery
 from kombu.utils.imports import symbol_by_name
 
-from workers.consumer import LONGEST_S, Consumer
+from workers.broker.consumer import LONGEST_S, Consumer
 
 
 class Broker:

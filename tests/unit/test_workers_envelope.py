@@ -11,9 +11,9 @@ from kombu import Connection
 
 from core.redis import make_client
 from jobs.states import poll, run
+from workers.broker.envelope import redis_message
 from workers.celery_app import app
 from workers.enqueue import Publisher
-from workers.envelope import redis_message
 
 QUEUE = "queue_of_envelopes"
 JOB = "job_" + "7" * 26

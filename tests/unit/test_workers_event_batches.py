@@ -9,10 +9,10 @@ import pytest
 
 from core.embedded.ports import free_ports
 from tests.event_listener import Listener
-from workers import event_batches
-from workers.broker import connect
+from workers.broker.options import connect
 from workers.celery_app import app
-from workers.event_batches import BATCH, BatchingDispatcher
+from workers.flower import event_batches
+from workers.flower.event_batches import BATCH, BatchingDispatcher
 
 
 @pytest.fixture(autouse=True)

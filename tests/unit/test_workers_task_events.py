@@ -11,9 +11,9 @@ import pytest
 from core.embedded.ports import free_ports
 from jobs.states import Ended
 from tests.event_listener import Listener
-from workers import task_events
-from workers.broker import connect
-from workers.task_events import BATCH, TaskEvents
+from workers.broker.options import connect
+from workers.flower import task_events
+from workers.flower.task_events import BATCH, TaskEvents
 
 NODE = "worker@here"
 

@@ -55,10 +55,10 @@ def test_a_lost_call_is_found_by_what_it_asked_for(sandbox: Sandbox, subject: Su
 def test_all_that_look_alike_are_told(sandbox: Sandbox, subject: Subject) -> None:
     provider, order = subject.load(sandbox), subject.order(prompt="a common kite")
     since = lose(subject, sandbox, provider, order)
-    twin = started(provider, order, key="call-2.0")
+    emulator = started(provider, order, key="call-2.0")
     found = provider.lookup(call_of(order), since, order)
     assert len(found) == 2
-    assert twin.upstream_id in {each.upstream_id for each in found}
+    assert emulator.upstream_id in {each.upstream_id for each in found}
 
 
 @subjects("searched")

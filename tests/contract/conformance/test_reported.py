@@ -7,8 +7,8 @@ import json
 from conformance.rounds import KEY, call_of, ended, started
 from conformance.subjects import Subject, subjects
 from providers.base import Accepted, Cost, Running
-from providers.costs import expected_cost_microusd
-from providers.order_rules import check_order
+from providers.orders.costs import expected_cost_microusd
+from providers.orders.rules import check_order
 from sandbox.testing import Sandbox
 
 LASTS_S = 40

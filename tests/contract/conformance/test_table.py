@@ -8,7 +8,7 @@ from conformance.orders import CATALOG
 from conformance.subjects import BAD_KEY, CASES, GOOD_KEY, SUBJECTS, Subject, every_subject, subjects
 from providers import configured, registry
 from providers.base import Provider
-from providers.entries import Model
+from providers.catalog.entries import Model
 from providers.errors import BadCredentials, Misconfigured
 from sandbox.testing import Sandbox
 

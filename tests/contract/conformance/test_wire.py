@@ -11,9 +11,9 @@ from conformance.orders import bare, filled, wire_sizes
 from conformance.rounds import KEY, bytes_of, counts, paid_request, results, wire_fields
 from conformance.subjects import Subject, every_model, every_subject, subjects
 from providers.base import Order
-from providers.entries import Model
+from providers.catalog.entries import Model
 from providers.errors import RequestRefused
-from providers.payload import reserved_extra
+from providers.shared.payload import reserved_extra
 from sandbox.testing import Sandbox
 
 

@@ -1,0 +1,33 @@
+"""For administrators: does the money balance, and does it agree with the jobs?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from flask import Blueprint, Response, request
+
+from app.http.bodies import read_query
+from app.http.endpoint import Answer, Endpoint, describe
+from app.http.responses import json_answer
+from app.services import services
+from app.shapes.schemas import AuditOut, Empty
+
+bp = Blueprint("admin_audit", __name__, url_prefix="/api/admin")
+
+
+@bp.get("/audit")
+@describe(
+    Endpoint(
+        "Check every invariant of money and jobs",
+        "admin",
+        (Answer(200, "As of one moment; `clean` when nothing was found.", AuditOut),),
+        scope="admin",
+        errors=("invalid_request",),
+        query=Empty,
+        description="Reads every job and transfer of all accounts: ask now and then, not every second.",
+    )
+)
+def audit() -> Response:
+    read_query(Empty, request.args)
+    findings = [asdict(finding) for finding in services().records.audit()]
+    return json_answer({"clean": not findings, "findings": findings})

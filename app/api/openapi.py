@@ -1,0 +1,247 @@
+"""The OpenAPI 3.1 document, made of the routes' own descriptions and the schemas they name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from flask import Flask
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from werkzeug.routing import Rule
+
+from app.http.endpoint import Answer, Endpoint, about
+from app.http.errors import CODES, PROBLEM_JSON
+from app.shapes.schemas import ListQuery, OrderBody, ProblemOut
+
+VERSION = "0.1.0"
+REF = "#/components/schemas/{model}"
+
+# Any route behind a key may answer these, any route at all the last two.
+_GUARDED = ("key_missing", "key_invalid", "scope_missing", "rate_limited", "database_unavailable")
+_ALWAYS = ("bad_request", "internal_error")
+
+_HEADERS: Mapping[str, tuple[str, str]] = {
+    "Location": ("string", "Where the task, or the image, is read."),
+    "Retry-After": ("integer", "Seconds to wait before asking again."),
+    "ETag": ("string", "For If-None-Match."),
+    "X-Request-Id": ("string", "Yours when it was valid, else ours."),
+    "X-Task-Id": ("string", "The task's id."),
+    "X-Cost-Quoted": ("string", "The quoted price in credits."),
+    "Idempotent-Replayed": ("string", "`true` when an earlier submit answers."),
+    "Preference-Applied": ("string", "The wait that was granted."),
+    "Accept-Ranges": ("string", "`bytes`."),
+    "Content-Range": ("string", "Which bytes these are."),
+    "Content-Disposition": ("string", "A generated file name."),
+    "Cache-Control": ("string", "Pictures never change under one address."),
+    "Allow": ("string", "The methods this route takes."),
+    "WWW-Authenticate": ("string", "How to authenticate."),
+    "RateLimit": ("string", 'Where you stand: `"name";r=left;t=seconds`.'),
+    "RateLimit-Policy": ("string", 'The limit: `"name";q=requests;w=seconds`.'),
+    "Idempotency-Key": (
+        "string",
+        "Quoted or bare, 1 to 255 printable ASCII characters, remembered for 24 h within the account. The "
+        "same key, route and body always answer the same task; another body or route is a 422.",
+    ),
+    "Prefer": ("string", "`wait=n`: wait up to n seconds, at most 60, for the end of the task."),
+    "If-None-Match": ("string", "Answer 304 when the ETag is still the same."),
+    "If-Range": ("string", "Serve the range only while the ETag is the same."),
+    "Range": ("string", "One range of bytes: `bytes=first-last`, `bytes=first-` or `bytes=-count`."),
+}
+_ERROR_HEADERS: Mapping[int, tuple[str, ...]] = {
+    401: ("WWW-Authenticate",),
+    403: ("WWW-Authenticate",),
+    405: ("Allow",),
+    409: ("Retry-After",),
+    416: ("Content-Range",),
+    429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
+    503: ("Retry-After",),
+}
+
+
+def document(app: Flask, *, public_url: str = "") -> dict[str, Any]:
+    """The whole document, as JSON-ready data."""
+    routes = [
+        (rule, endpoint)
+        for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule)
+        if (endpoint := about(app.view_functions.get(rule.endpoint))) is not None
+    ]
+    paths: dict[str, dict[str, Any]] = {}
+    for rule, endpoint in routes:
+        for method in sorted((rule.methods or set()) - {"OPTIONS"}):
+            paths.setdefault(_path(rule), {})[method.lower()] = _operation(rule, endpoint, method)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Darkroom",
+            "version": VERSION,
+            "description": "A self-hosted queue for AI image jobs: submit, follow, fetch.",
+        },
+        "servers": [{"url": public_url or "/"}],
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "An API key: `dk_<id>_<secret>`."},
+                "signature": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "signature",
+                    "description": "Part of an expiring `signed_url`.",
+                },
+            },
+            "schemas": _schemas([endpoint for _, endpoint in routes]),
+            "headers": {name: _header(name) for name in _HEADERS},
+        },
+    }
+
+
+def _path(rule: Rule) -> str:
+    return re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule.rule)
+
+
+def _operation(rule: Rule, endpoint: Endpoint, method: str) -> dict[str, Any]:
+    name = rule.endpoint.replace(".", "_")
+    operation: dict[str, Any] = {
+        "operationId": f"{name}_head" if method == "HEAD" else name,
+        "summary": endpoint.summary,
+        "tags": [endpoint.tag],
+        "parameters": _parameters(rule, endpoint),
+        "responses": _responses(endpoint, method),
+    }
+    if endpoint.description:
+        operation["description"] = endpoint.description
+    if endpoint.scope is None:
+        operation["security"] = []
+    else:
+        operation["x-scope"] = endpoint.scope
+        operation["security"] = [{"key": []}, {"signature": []}] if endpoint.signed else [{"key": []}]
+    if endpoint.body is not None:
+        operation["requestBody"] = _request_body(endpoint)
+    return operation
+
+
+def _parameters(rule: Rule, endpoint: Endpoint) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in sorted(rule.arguments)
+    ]
+    if endpoint.query is not None:
+        found += _query(endpoint.query)
+    if endpoint.query is ListQuery:
+        values = {"type": "object", "additionalProperties": {"type": "string"}}
+        found.append(
+            {
+                "name": "metadata",
+                "in": "query",
+                "description": "As `metadata.<key>=<value>`: tasks that carry this metadata.",
+                "schema": values,
+                "style": "form",
+                "explode": True,
+            }
+        )
+    for name in ("X-Request-Id", *endpoint.request_headers):
+        kind, text = _HEADERS[name]
+        found.append({"name": name, "in": "header", "description": text, "schema": {"type": kind}})
+    return found
+
+
+def _query(schema: type[BaseModel]) -> list[dict[str, Any]]:
+    shape = schema.model_json_schema()
+    required = shape.get("required", ())
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in required,
+            "schema": {key: value for key, value in known.items() if key != "description"},
+            **({"description": known["description"]} if "description" in known else {}),
+        }
+        for name, known in shape.get("properties", {}).items()
+    ]
+
+
+def _request_body(endpoint: Endpoint) -> dict[str, Any]:
+    assert endpoint.body is not None  # noqa: S101 (the caller looked)
+    reference = {"$ref": REF.format(model=endpoint.body.__name__)}
+    content: dict[str, Any] = {"application/json": {"schema": reference}}
+    if endpoint.multipart:
+        binary = {"type": "string", "contentMediaType": "image/*"}
+        parts = {"image": {"type": "array", "items": binary}, "mask": binary, "face": binary}
+        fields = {name: {"type": "string"} for name in OrderBody.model_fields if name not in ("images", "mask", "face")}
+        content["multipart/form-data"] = {
+            "schema": {
+                "type": "object",
+                "description": "Pictures as parts `image` (or `image[]`, `images[]`), `mask`, `face`; every "
+                "other part is a field as text, `extra` and `metadata` as JSON.",
+                "properties": {**fields, **parts},
+            }
+        }
+    return {"required": True, "content": content}
+
+
+def _responses(endpoint: Endpoint, method: str) -> dict[str, Any]:
+    found = {str(each.status): _answer(each, bodiless=method == "HEAD") for each in endpoint.answers}
+    guarded = _GUARDED if endpoint.scope is not None else ()
+    by_status: dict[int, list[str]] = {}
+    for code in dict.fromkeys((*endpoint.errors, *guarded, *_ALWAYS)):
+        by_status.setdefault(CODES[code].status, []).append(code)
+    for status, codes in sorted(by_status.items()):
+        if str(status) not in found:
+            found[str(status)] = _problem(status, codes, bodiless=method == "HEAD")
+    return found
+
+
+def _answer(each: Answer, *, bodiless: bool) -> dict[str, Any]:
+    headers = ("X-Request-Id", *each.headers)
+    found: dict[str, Any] = {"description": each.description, "headers": _header_refs(headers)}
+    if bodiless or each.status == 304:
+        return found
+    if each.schema is not None:
+        content: dict[str, Any] = {"schema": {"$ref": REF.format(model=each.schema.__name__)}}
+    else:
+        content = {}
+    found["content"] = dict.fromkeys(each.media_types, content)
+    return found
+
+
+def _problem(status: int, codes: list[str], *, bodiless: bool) -> dict[str, Any]:
+    told = " ".join(f"`{code}`: {CODES[code].help}" for code in codes)
+    headers = _header_refs(("X-Request-Id", *_ERROR_HEADERS.get(status, ())))
+    found: dict[str, Any] = {"description": told, "headers": headers}
+    if not bodiless:
+        schema = {
+            "allOf": [{"$ref": REF.format(model="ProblemOut")}],
+            "properties": {"code": {"enum": codes}},
+        }
+        found["content"] = {PROBLEM_JSON: {"schema": schema}}
+    return found
+
+
+def _header_refs(names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _header(name: str) -> dict[str, Any]:
+    kind, text = _HEADERS[name]
+    return {"description": text, "schema": {"type": kind}}
+
+
+def _schemas(endpoints: list[Endpoint]) -> dict[str, Any]:
+    bodies = {endpoint.body for endpoint in endpoints if endpoint.body is not None}
+    answers = {each.schema for endpoint in endpoints for each in endpoint.answers if each.schema is not None}
+    return _json_schemas(tuple(sorted(bodies, key=_name)), tuple(sorted(answers | {ProblemOut}, key=_name)))
+
+
+@lru_cache(maxsize=4)
+def _json_schemas(bodies: tuple[type[BaseModel], ...], answers: tuple[type[BaseModel], ...]) -> dict[str, Any]:
+    """JSON Schema of what goes in (validation) and out (serialization), by class name."""
+    wanted = [(each, "validation") for each in bodies] + [(each, "serialization") for each in answers]
+    _, whole = models_json_schema(wanted, ref_template=REF)  # type: ignore[arg-type]
+    definitions: dict[str, Any] = whole["$defs"]
+    return definitions
+
+
+def _name(schema: type[BaseModel]) -> str:
+    return schema.__name__

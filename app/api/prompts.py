@@ -1,0 +1,134 @@
+"""Prompt enhancement, streamed as it is written: server-sent events, or plain text by Accept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+from flask import Blueprint, Response, request
+
+from app.enhancement import Ended, Piece, Reader
+from app.http.bodies import read_body, read_query
+from app.http.endpoint import Answer, Endpoint, describe
+from app.http.errors import NotAcceptableError, UpstreamFailedError, problem
+from app.services import services
+from app.shapes.schemas import Empty, EnhanceIn
+from providers.errors import ProviderError
+
+log = structlog.get_logger(__name__)
+bp = Blueprint("prompts", __name__)
+
+FIRST_PIECE_S = 10.0  # until then a fault still gets its own HTTP status
+HEARTBEAT_S = 15.0
+LONGEST_S = 180.0
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class StreamCutError(Exception):
+    """Ends a plain text answer without its proper end, which is all the protocol offers for a fault."""
+
+
+@bp.post("/api/prompts/enhance")
+@describe(
+    Endpoint(
+        "Enhance a prompt",
+        "prompts",
+        (
+            Answer(
+                200,
+                "`delta` events with `text`, then one `done` with the whole text, or one `error` with a "
+                "problem; as text/plain the bare text, cut off where a fault ends it.",
+                media_types=("text/event-stream", "text/plain"),
+            ),
+        ),
+        scope="jobs:write",
+        errors=(
+            "malformed_json",
+            "not_acceptable",
+            "invalid_request",
+            "upstream_failed",
+            "enhancer_not_configured",
+        ),
+        body=EnhanceIn,
+    )
+)
+def enhance() -> Response:
+    read_query(Empty, request.args)
+    asked = read_body(EnhanceIn, request)
+    media_type = request.accept_mimetypes.best_match(["text/event-stream", "text/plain"])
+    if media_type is None:
+        raise NotAcceptableError("this is sent as text/event-stream or text/plain")
+    source = services().enhancer.write(asked.prompt, asked.mode, provider=asked.model, language=asked.language)
+    reader = Reader(source)
+    first = reader.next(FIRST_PIECE_S)
+    if isinstance(first, ProviderError):
+        raise UpstreamFailedError(_told(first), upstream_code=first.code)
+    pieces = _pieces(reader, first)
+    if media_type == "text/plain":
+        response = Response(_text(pieces), content_type="text/plain; charset=utf-8", headers=_HEADERS)
+    else:
+        # Rendered while the request is still at hand; the stream outlives it.
+        failed = problem("upstream_failed")
+        response = Response(_events(pieces, failed), content_type="text/event-stream", headers=_HEADERS)
+    response.call_on_close(reader.close)
+    return response
+
+
+def _pieces(reader: Reader, first: Piece | None) -> Iterator[Piece | None]:
+    """Everything up to and with the end; None for a silence of HEARTBEAT_S."""
+    ends_at = time.monotonic() + LONGEST_S
+    piece = first
+    while True:
+        if piece is None and time.monotonic() > ends_at:
+            piece = ProviderError("upstream_timeout")
+        yield piece
+        if isinstance(piece, ProviderError | Ended):
+            return
+        piece = reader.next(HEARTBEAT_S)
+
+
+def _events(pieces: Iterator[Piece | None], failed: dict[str, Any]) -> Iterator[str]:
+    whole: list[str] = []
+    yield "retry: 2000\n\n"
+    for number, piece in enumerate(pieces, 1):
+        match piece:
+            case None:
+                yield ": still writing\n\n"
+            case str():
+                whole.append(piece)
+                yield _event(number, "delta", {"text": piece})
+            case Ended():
+                yield _event(number, "done", {"text": "".join(whole)})
+            case ProviderError():
+                told = _told(piece)
+                error = {**failed["error"], "message": told}
+                body = {
+                    **failed,
+                    "detail": told,
+                    "message": told,
+                    "error": error,
+                    "upstream_code": piece.code,
+                }
+                yield _event(number, "error", body)
+
+
+def _text(pieces: Iterator[Piece | None]) -> Iterator[str]:
+    for piece in pieces:
+        if isinstance(piece, str):
+            yield piece
+        elif isinstance(piece, ProviderError):
+            _told(piece)
+            raise StreamCutError(piece.code)
+
+
+def _event(number: int, name: str, data: dict[str, Any]) -> str:
+    return f"id: {number}\nevent: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def _told(error: ProviderError) -> str:
+    """What the caller hears; the upstream's own words may hold the prompt or a key and stay out of both."""
+    log.warning("enhance_failed", code=error.code, kind=type(error).__name__)
+    return f"the upstream could not finish ({error.code})"

@@ -1,0 +1,154 @@
+"""The server's answers, read into values; ``document`` keeps the whole answer for ``--json``.
+
+Readers are strict about what commands rely on (id, status, the facts an image is verified by) and
+easy about the rest, so that a newer server's extra members do no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from app.cli.output import CommandError, Exit
+
+Document = dict[str, Any]
+
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One kept image of a task."""
+
+    index: int
+    mime: str
+    width_px: int
+    height_px: int
+    size_bytes: int
+    sha256: str
+
+    @property
+    def extension(self) -> str:
+        """``png``, ``jpg``, ``webp`` ... by the true type."""
+        return {"image/jpeg": "jpg"}.get(self.mime, self.mime.rpartition("/")[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A job as the API shows it. Money in micro-credits."""
+
+    id: str
+    status: str
+    operation: str
+    model: str
+    provider: str
+    progress: float | None
+    step: str
+    queue_position: int | None
+    wait_p90_s: float | None
+    quoted: int | None
+    captured: int | None
+    released: int | None
+    error_code: str
+    error_detail: str
+    warnings: tuple[str, ...]
+    images: tuple[Image, ...]
+    document: Document = field(repr=False)
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a list, and the cursor of the next part, if there is one."""
+
+    items: list[Document]
+    next_cursor: str | None
+    document: Document = field(repr=False)
+
+
+def read_task(document: Document) -> Task:
+    """Raises CommandError (``bad_answer``) when this is not a task."""
+    try:
+        return _task(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise bad_answer(f"the server's task lacks or garbles something: {error}") from error
+
+
+def _task(document: Document) -> Task:
+    price = _mapping(document.get("price"))
+    error = _mapping(document.get("error"))
+    progress = document.get("progress")
+    position = document.get("queue_position")
+    wait_p90_s = _mapping(document.get("wait_estimate_s")).get("p90")
+    return Task(
+        id=_identifier(document["id"]),
+        status=str(document["status"]),
+        operation=str(document.get("operation", "")),
+        model=str(document.get("model", "")),
+        provider=str(document.get("provider", "")),
+        progress=None if progress is None else min(max(float(progress), 0.0), 1.0),
+        step=str(document.get("step") or ""),
+        queue_position=None if position is None else int(position),
+        wait_p90_s=None if wait_p90_s is None else float(wait_p90_s),
+        quoted=price.get("quoted_microcredits"),
+        captured=price.get("captured_microcredits"),
+        released=price.get("released_microcredits"),
+        error_code=str(error.get("code", "")),
+        error_detail=str(error.get("message") or ""),
+        warnings=tuple(map(str, document.get("warnings") or ())),
+        images=tuple(_image(image) for image in document.get("images") or ()),
+        document=document,
+    )
+
+
+def _identifier(value: object) -> str:
+    """An id becomes part of URLs and file names, so it may hold nothing that means more there."""
+    text = str(value)
+    if not text.replace("_", "").replace("-", "").isalnum() or not text.isascii():
+        raise ValueError("its id is not an id")
+    return text
+
+
+def _image(image: Mapping[str, Any]) -> Image:
+    return Image(
+        index=int(image["index"]),
+        mime=str(image["mime"]),
+        width_px=int(image["width"]),
+        height_px=int(image["height"]),
+        size_bytes=int(image["size_bytes"]),
+        sha256=str(image["sha256"]).lower(),
+    )
+
+
+def read_page(document: Document) -> Page:
+    """A list answer: its rows stand in ``data``. Raises CommandError (``bad_answer``)."""
+    items = document.get("data")
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise bad_answer("the server's list is not a list")
+    cursor = document.get("next_cursor")
+    return Page(items, None if cursor is None else str(cursor), document)
+
+
+def bad_answer(detail: str) -> CommandError:
+    return CommandError(
+        Exit.AWAY, "bad_answer", detail, hint="Is it a Darkroom server? Check --server and DARKROOM_SERVER."
+    )
+
+
+def time_text(value: object) -> str:
+    """An RFC 3339 time in this machine's zone, to the second; as it came where it is not one."""
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        return str(value)
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return f"{aware.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,349 @@
+"""Speaks to a Darkroom server over HTTP for the commands, and names every way in which that can fail.
+
+The key goes to the server that was asked for and nowhere else: redirects are not followed (that of a
+image into its bucket is, without the key), a ``.netrc`` is not read, and the admin key of this machine
+is offered only to this machine's server.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import requests
+from urllib3.exceptions import NewConnectionError
+
+from app.cli.client.answers import Document, Page, Task, bad_answer, read_page, read_task
+from app.cli.here import read_key, settings
+from app.cli.output import CommandError, Exit, Fault
+
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 30.0
+_TIMEOUT = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+SUBMIT_TRIES = 3
+RETRY_WAIT_S = 1.0
+
+# Members of a problem that the error holds in fields of its own, or that serve other clients.
+_TOLD_ELSEWHERE = ("code", "detail", "errors", "type", "title", "error", "error_type", "message")
+
+# What the server sees of one file: (part name, (file name, bytes)).
+Parts = Sequence[tuple[str, tuple[str, bytes]]]
+
+# A 502 or 503 with one of these codes comes from a server that is well and says so.
+_EXIT_BY_CODE = {"upstream_failed": Exit.FAILED, "enhancer_not_configured": Exit.FAILED}
+
+_EXIT_BY_STATUS = {
+    401: Exit.NOT_ALLOWED,
+    402: Exit.INSUFFICIENT_CREDITS,
+    403: Exit.NOT_ALLOWED,
+    502: Exit.AWAY,
+    503: Exit.AWAY,
+    504: Exit.AWAY,
+}
+
+
+class Client:
+    """One server and one key. Every method raises CommandError, ready to be shown."""
+
+    def __init__(self, server: str, key: str | None = None) -> None:
+        self.server = checked_server(server)
+        self._key = checked_key(key)
+        self._session = requests.Session()
+        # A proxy from the environment must not stand between us and our own machine.
+        self._session.trust_env = not is_this_machine(self.server)
+        # An auth callable also keeps requests from replacing our header by an entry of .netrc.
+        self._session.auth = self._authorize
+
+    def get(self, path: str, params: Mapping[str, Any] | None = None) -> Document:
+        """A JSON object."""
+        with self.open("GET", path, params=_given(params)) as response:
+            return _json_object(response)
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Document:
+        with self.open("POST", path, json=dict(body or {})) as response:
+            return _json_object(response)
+
+    def page(self, path: str, params: Mapping[str, Any] | None = None) -> Page:
+        return read_page(self.get(path, params))
+
+    def submit(
+        self,
+        operation: str,
+        order: Mapping[str, Any],
+        parts: Parts = (),
+        *,
+        idempotency_key: str | None = None,
+    ) -> Task:
+        """Place an order once: an unanswered try is repeated under the same Idempotency-Key."""
+        key = idempotency_key or f"cli-{uuid.uuid4().hex}"
+        request = {"headers": {"Idempotency-Key": key}, **_order_body(order, parts)}
+        return read_task(self._submit_until_answered(f"/api/images/{operation}", request, key))
+
+    def _submit_until_answered(self, path: str, request: Mapping[str, Any], key: str) -> Document:
+        for tries_left in reversed(range(SUBMIT_TRIES)):
+            try:
+                with self.open("POST", path, **request) as response:
+                    return _json_object(response)
+            except CommandError as error:
+                if not _may_have_arrived(error):
+                    raise
+                if not tries_left:
+                    raise _maybe_accepted(error, key) from error
+                time.sleep(RETRY_WAIT_S)
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    def estimate(self, operation: str, order: Mapping[str, Any], parts: Parts = ()) -> Document:
+        """Price an order without running it."""
+        body = _order_body({"operation": operation, **order}, parts)
+        with self.open("POST", "/api/images/estimate", **body) as response:
+            return _json_object(response)
+
+    def task(self, task_id: str) -> Task:
+        return read_task(self.get(task_path(task_id)))
+
+    def next_change(self, task: Task, *, etag: str | None, wait_s: int) -> tuple[Task, str | None]:
+        """Wait at the server until the task changes, at most ``wait_s``; the task then, and its ETag."""
+        headers = {"If-None-Match": etag} if etag else {}
+        timeout = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S + wait_s)
+        with self.open(
+            "GET", task_path(task.id), params={"wait": wait_s}, headers=headers, timeout=timeout
+        ) as response:
+            if response.status_code == 304:
+                return task, etag
+            return read_task(_json_object(response)), response.headers.get("ETag")
+
+    @contextmanager
+    def open(self, method: str, path: str, **request: Any) -> Iterator[requests.Response]:
+        """Send one request and check its status; the body is still unread when ``stream`` is set."""
+        request.setdefault("timeout", _TIMEOUT)
+        with (
+            self._named_faults(),
+            self._session.request(method, self.server + path, allow_redirects=False, **request) as response,
+        ):
+            yield _checked(response)
+
+    @contextmanager
+    def image(self, task_id: str, index: int) -> Iterator[requests.Response]:
+        """One image, its body still unread, from the server or from the bucket that it names."""
+        url = f"{self.server}{task_path(task_id)}/image"
+        with self._named_faults():
+            params = {"index": index}
+            response = self._session.get(url, params=params, allow_redirects=False, stream=True, timeout=_TIMEOUT)
+            if response.status_code == 302:
+                response.close()
+                response = _without_key(response.headers.get("Location", ""))
+            with response:
+                yield _checked(response)
+
+    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+    @contextmanager
+    def _named_faults(self) -> Iterator[None]:
+        try:
+            yield
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+            raise bad_server(f"{self.server} is not a usable address") from error
+        except requests.ConnectTimeout as error:
+            raise self._away("server_unreachable", "no answer to a connection") from error
+        except requests.Timeout as error:
+            raise self._away("server_away", "did not answer in time") from error
+        except requests.RequestException as error:
+            unreached = isinstance(_innermost(error), NewConnectionError)
+            raise self._away("server_unreachable" if unreached else "server_away", _reason(error)) from error
+
+    def _away(self, code: str, reason: str) -> CommandError:
+        hint = "Is it running? `darkroom up` starts one here; --server or DARKROOM_SERVER names another."
+        return CommandError(Exit.AWAY, code, f"{self.server}: {reason}", hint=hint)
+
+
+def _checked(response: requests.Response) -> requests.Response:
+    if not (200 <= response.status_code < 300 or response.status_code == 304):
+        raise refusal(response)
+    return response
+
+
+def _without_key(location: str) -> requests.Response:
+    """What lies at a signed link. It must say all by itself: an Authorization beside it would be refused."""
+    with requests.Session() as session:
+        session.trust_env = not is_this_machine(location)
+        session.auth = lambda request: request  # none, and no .netrc
+        return session.get(location, allow_redirects=False, stream=True, timeout=_TIMEOUT)
+
+
+def task_path(task_id: str) -> str:
+    """The path of a task. An id typed by hand is checked, for it becomes part of the URL."""
+    if not task_id.replace("_", "").replace("-", "").isalnum() or not task_id.isascii():
+        raise CommandError(Exit.USAGE, "bad_id", f"{task_id!r} is not a task id")
+    return f"/api/images/tasks/{task_id}"
+
+
+def _order_body(order: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
+    """An order as JSON, or as a form when files come with it."""
+    return {"files": list(parts), "data": form_fields(order)} if parts else {"json": dict(order)}
+
+
+def form_fields(order: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """An order as multipart fields: text as it is, everything else as JSON."""
+    return [(k, v if isinstance(v, str) else json.dumps(v, allow_nan=False)) for k, v in order.items()]
+
+
+def refusal(response: requests.Response) -> CommandError:
+    """A problem+json answer as an error; other answers by their status alone, never by their text."""
+    status = response.status_code
+    problem = _problem(response)
+    if problem is None:
+        request_id = response.headers.get("X-Request-Id")
+        facts = {"status": status} | ({"request_id": request_id} if request_id else {})
+        exit_code = _EXIT_BY_STATUS.get(status, Exit.FAILED if status >= 500 else Exit.AWAY)
+        detail = f"the server answered {status} {response.reason or ''}".rstrip() + " without saying why"
+        return CommandError(exit_code, f"http_{status}", detail, facts=facts)
+    code = str(problem.get("code") or f"http_{status}")
+    return CommandError(
+        _EXIT_BY_CODE.get(code, _EXIT_BY_STATUS.get(status, Exit.FAILED)),
+        code,
+        str(problem.get("detail") or problem.get("title") or f"the server answered {status}"),
+        faults=_faults(problem),
+        hint=_hint(status, response),
+        facts={k: v for k, v in problem.items() if k not in _TOLD_ELSEWHERE},
+    )
+
+
+def _hint(status: int, response: requests.Response) -> str:
+    if status == 401:
+        return "Give a key with --key or DARKROOM_KEY; `darkroom key create ACCOUNT` makes one."
+    if status == 402:
+        return "`darkroom grant ACCOUNT CREDITS` adds credits."
+    retry_after = response.headers.get("Retry-After", "")
+    return f"Try again in {retry_after} s." if retry_after.isdigit() else ""
+
+
+def _problem(response: requests.Response) -> Document | None:
+    try:
+        value = response.json()
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and ("code" in value or "detail" in value) else None
+
+
+def _faults(problem: Document) -> list[Fault]:
+    errors = problem.get("errors")
+    rows = [row for row in errors if isinstance(row, dict)] if isinstance(errors, list) else []
+    return [Fault(*(str(row.get(k, "")) for k in ("field", "code", "message"))) for row in rows]
+
+
+def _json_object(response: requests.Response) -> Document:
+    try:
+        value = response.json()
+    except ValueError as error:
+        raise bad_answer("the answer is not JSON") from error
+    if not isinstance(value, dict):
+        raise bad_answer("the answer is not a JSON object")
+    return value
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What urllib3 said, below requests' and its own wrappings."""
+    while True:
+        inside = getattr(error, "reason", None) or next(iter(error.args), None)
+        if not isinstance(inside, BaseException):
+            return error
+        error = inside
+
+
+def _reason(error: requests.RequestException) -> str:
+    """The reason in a few words: 'Connection refused' rather than three nested reprs."""
+    innermost = _innermost(error)
+    cause = innermost.__cause__ or innermost.__context__ or innermost
+    strerror = getattr(cause, "strerror", None) or getattr(innermost, "strerror", None)
+    return str(strerror) if strerror else "the connection failed or broke off"
+
+
+def _may_have_arrived(error: CommandError) -> bool:
+    return error.code == "server_away" or error.facts.get("status") in (502, 503, 504)
+
+
+def _maybe_accepted(error: CommandError, key: str) -> CommandError:
+    hint = f"The order may have arrived. Repeat it with --idempotency-key {key}: it will not be charged twice."
+    return CommandError(Exit.AWAY, error.code, error.detail, hint=hint, facts={"idempotency_key": key})
+
+
+def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {k: v for k, v in (params or {}).items() if v is not None}
+
+
+# --- where the server is, and who asks ---------------------------------------------------------------
+
+
+def checked_server(server: str) -> str:
+    """The base address without its last slash. Raises CommandError for anything but http(s)://host."""
+    try:
+        parts = urlsplit(server.strip())
+        _ = parts.port
+    except ValueError:
+        raise bad_server("the server's address is not a URL") from None
+    if "@" in parts.netloc:
+        raise bad_server("the server's address holds a password; give a key with --key instead")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise bad_server(f"{server!r} is not an address such as http://127.0.0.1:8000")
+    return server.strip().rstrip("/")
+
+
+def bad_server(detail: str) -> CommandError:
+    return CommandError(Exit.USAGE, "bad_server", detail)
+
+
+def checked_key(key: str | None) -> str | None:
+    """A key fit for a header. The error does not repeat it."""
+    stripped = (key or "").strip()
+    if stripped and not (stripped.isascii() and stripped.isprintable() and " " not in stripped):
+        raise CommandError(Exit.USAGE, "bad_key", "the key holds characters that no key has")
+    return stripped or None
+
+
+def is_this_machine(server: str) -> bool:
+    """Whether an address is a loopback one."""
+    host = urlsplit(server).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def connect(server: str | None, key: str | None) -> Client:
+    """The client of the given server, or of this machine's; a key left out is this machine's admin key.
+
+    The admin key is offered to a loopback address only: naming another server must not hand it over.
+    """
+    if server and (key or not is_this_machine(checked_server(server))):
+        return Client(server, key)
+    here = settings()
+    address = server or f"http://127.0.0.1:{here.port}"
+    return Client(address, key or read_key(here.var / "admin.key"))
+
+
+def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--server`` and ``--key``; the command receives a :class:`Client` after its Output."""
+
+    @click.option("--server", envvar="DARKROOM_SERVER", metavar="URL", help="[default: this machine's]")
+    @click.option(
+        "--key",
+        envvar="DARKROOM_KEY",
+        metavar="KEY",
+        help="API key; better in DARKROOM_KEY, for others may see a command line. [default: the admin key]",
+    )
+    @functools.wraps(command)
+    def wrapped(output: Any, *args: Any, server: str | None, key: str | None, **kwargs: Any) -> Any:
+        return command(output, connect(server, key), *args, **kwargs)
+
+    return wrapped

@@ -1,0 +1,197 @@
+"""Pictures between the server and the local disk: which name, whether it may be written, and how.
+
+A file appears under its name only complete and verified: it is written beside it, hashed, synced and
+then renamed. What can be known to fail is found before an order is placed, for an order costs credits.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from app.cli.client.answers import Image, Task
+from app.cli.client.connection import Client
+from app.cli.output import CommandError, Exit, from_os_error, size_text
+
+CHUNK_BYTES = 64 * 1024
+DOWNLOAD_TRIES = 3
+INDEX = "{index}"
+
+# File systems that know no hard links say so in one of these ways.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+_TYPE_BY_SUFFIX = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".avif": "image/avif",
+}
+
+
+def target(pattern: Path | None, index: int, count: int) -> Path | None:
+    """The file for an image: the name given, numbered where there are several; None if none was given."""
+    if pattern is None or pattern.is_dir():
+        return None
+    if INDEX in pattern.name:
+        return pattern.with_name(pattern.name.replace(INDEX, str(index)))
+    return pattern if count == 1 else pattern.with_name(f"{pattern.stem}-{index}{pattern.suffix}")
+
+
+def check_targets(pattern: Path | None, count: int, *, force: bool) -> None:
+    """Find out before anything is charged that the images can be saved. Raises CommandError."""
+    folder = Path() if pattern is None else pattern if pattern.is_dir() else pattern.parent
+    if not folder.is_dir():
+        raise CommandError(Exit.USAGE, "no_folder", f"there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CommandError(Exit.USAGE, "not_writable", f"the folder {folder} cannot be written to")
+    for index in range(count):
+        path = target(pattern, index, count)
+        if path is not None:
+            _check_free(path, force=force)
+
+
+def _check_free(path: Path, *, force: bool) -> None:
+    """Only a regular file is ever replaced: a rename would put an image in the place of a device."""
+    if path.exists() and not path.is_file():
+        raise CommandError(Exit.USAGE, "not_a_file", f"{path} is not a regular file, and is left as it is")
+    if path.exists() and not force:
+        raise _exists(path)
+
+
+def save(client: Client, task: Task, pattern: Path | None, *, count: int, force: bool) -> Iterator[tuple[Image, Path]]:
+    """Fetch a task's images one after the other. Raises CommandError saying how to fetch them again."""
+    for image in task.images:
+        fallback = f"{task.id}-{image.index}.{image.extension}"
+        folder = pattern if pattern and pattern.is_dir() else Path()
+        path = target(pattern, image.index, count) or folder / fallback
+        with _still_at_the_server(task):
+            _fetch(client, task, image, path, force=force)
+        yield image, path
+
+
+def misnamed(path: Path, image: Image) -> bool:
+    """Whether a file's name promises another type than its image has."""
+    return _TYPE_BY_SUFFIX.get(path.suffix.lower(), image.mime) != image.mime
+
+
+@contextmanager
+def _still_at_the_server(task: Task) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _with_hint(from_os_error(error), task) from error
+    except CommandError as error:
+        raise _with_hint(error, task) from error
+
+
+def _with_hint(error: CommandError, task: Task) -> CommandError:
+    hint = f"The image is made and paid for: `darkroom watch {task.id} -o FILE` fetches it."
+    facts = {**error.facts, "task_id": task.id}
+    return CommandError(Exit(error.exit_code), error.code, error.detail, hint=hint, facts=facts)
+
+
+def _fetch(client: Client, task: Task, image: Image, path: Path, *, force: bool) -> None:
+    for tries_left in reversed(range(DOWNLOAD_TRIES)):
+        try:
+            with client.image(task.id, image.index) as response:
+                write_verified(path, response.iter_content(CHUNK_BYTES), image, force=force)
+        except CommandError as error:
+            # A broken transfer or a damaged image may come right; a refusal or a full disk will not.
+            if not tries_left or error.code not in ("server_away", "picture_damaged"):
+                raise
+        else:
+            return
+
+
+def write_verified(path: Path, chunks: Iterable[bytes], image: Image, *, force: bool) -> None:
+    """Write an image under its name, complete and as the task describes it, or not at all.
+
+    Raises CommandError (``picture_damaged``, ``file_exists``) and OSError.
+    """
+    # The name is made here and short: the one asked for may be as long as names can be.
+    partial = path.with_name(f".{secrets.token_hex(6)}.part")
+    try:
+        with partial.open("xb") as file:
+            _copy_verified(file, chunks, image)
+            file.flush()
+            os.fsync(file.fileno())
+        _put_in_place(partial, path, force=force)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _copy_verified(file: BinaryIO, chunks: Iterable[bytes], image: Image) -> None:
+    digest, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > image.size_bytes:
+            raise _damaged(f"it is larger than {image.size_bytes} bytes")
+        digest.update(chunk)
+        file.write(chunk)
+    if size != image.size_bytes:
+        raise _damaged(f"{size} of {image.size_bytes} bytes arrived")
+    if digest.hexdigest() != image.sha256:
+        raise _damaged("its sha256 is another")
+
+
+def _put_in_place(partial: Path, path: Path, *, force: bool) -> None:
+    """Rename, without ever replacing a file that came in between unless that was asked for."""
+    _check_free(path, force=force)
+    if not force:
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            raise _exists(path) from None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+        else:
+            return
+    partial.replace(path)
+
+
+def _exists(path: Path) -> CommandError:
+    return CommandError(Exit.USAGE, "file_exists", f"{path} exists already", hint="--force replaces it.")
+
+
+def _damaged(reason: str) -> CommandError:
+    detail = f"the image that arrived is not the one the task describes: {reason}"
+    return CommandError(Exit.FAILED, "picture_damaged", detail)
+
+
+# --- images to send --------------------------------------------------------------------------------
+
+
+def read_image(path: Path, *, max_bytes: int) -> bytes:
+    """A local picture's bytes. Raises CommandError when it is missing, too large or no image."""
+    try:
+        size_bytes = path.stat().st_size
+        if path.is_dir():
+            raise CommandError(Exit.USAGE, "not_a_picture", f"{path} is a folder")
+        if size_bytes > max_bytes:
+            limit = f"{size_text(size_bytes)}; at most {size_text(max_bytes)} may be sent"
+            raise CommandError(Exit.USAGE, "file_too_large", f"{path} has {limit}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise CommandError(Exit.USAGE, "cannot_read", from_os_error(error).detail) from error
+    if not looks_like_image(data):
+        what = "is empty" if not data else "is not a PNG, JPEG, WebP, GIF or AVIF picture"
+        raise CommandError(Exit.USAGE, "not_a_picture", f"{path} {what}")
+    return data
+
+
+def looks_like_image(data: bytes) -> bool:
+    """By the first bytes alone; the server looks closely."""
+    return (
+        data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a"))
+        or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+        or (data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"))
+    )

@@ -1,0 +1,29 @@
+"""This machine: its settings, and the key that ``darkroom up`` keeps for its owner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.cli.output import CommandError, Exit
+
+if TYPE_CHECKING:
+    from core.settings import Settings
+
+
+def settings() -> Settings:
+    """The service's settings. Raises CommandError naming the bad variables."""
+    from core.settings import SettingsError, load
+
+    try:
+        return load()
+    except SettingsError as error:
+        raise CommandError(Exit.USAGE, "bad_settings", str(error)) from error
+
+
+def read_key(path: Path) -> str | None:
+    """The key kept in a file, or None where there is none for us to read."""
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,175 @@
+"""The database for admin commands, and ``darkroom db``.
+
+Admin commands work on the database itself: who can reach it needs no key. Its address is DATABASE_URL,
+or that of the servers which ``darkroom up`` runs here, told by a file that only its owner can read.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from app.cli.here import settings
+from app.cli.output import CommandError, Exit, Output, output_options
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from core.db import Database
+
+
+@contextmanager
+def open_database() -> Iterator[Database]:
+    """The service's database. Raises CommandError when none is known, away, or not of this schema."""
+    url = database_url()
+    from core.db import (
+        Database,
+        make_engine,
+    )  # after the address: without one there is nothing to load it for
+
+    # Nothing here is worth preparing, and a pooler may stand in between.
+    database = Database(make_engine(url, pool_size=1, application_name="darkroom-cli", prepare=False, reports=True))
+    try:
+        with _named_faults():
+            yield database
+    finally:
+        database.dispose()
+
+
+def database_url() -> str:
+    """DATABASE_URL, or what ``darkroom up`` left in ``run/urls.json``. Raises as :func:`open_database`."""
+    from pydantic import SecretStr
+
+    from core.settings import SettingsError
+
+    here = settings()
+    if here.database_url_set is None:
+        found = running_url(here.var / "run" / "urls.json")
+        here = here.model_copy(update={"database_url_set": SecretStr(found)})
+    try:
+        return here.database_url
+    except SettingsError as error:
+        raise CommandError(Exit.USAGE, "bad_settings", str(error)) from error
+
+
+def running_url(path: Path) -> str:
+    """The database address in the file that ``darkroom up`` keeps while it runs."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["database_url"]
+    except FileNotFoundError:
+        raise _nothing_runs(f"DATABASE_URL is not set and nothing runs in {path.parent.parent}") from None
+    except OSError as error:
+        raise _nothing_runs(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError):
+        raise _nothing_runs(f"{path} is damaged") from None
+    if not isinstance(found, str):
+        raise _nothing_runs(f"{path} is damaged")
+    return found
+
+
+def _nothing_runs(detail: str) -> CommandError:
+    hint = "Start `darkroom up` (with the same DARKROOM_VAR), or set DATABASE_URL."
+    return CommandError(Exit.AWAY, "no_database", detail, hint=hint)
+
+
+@contextmanager
+def _named_faults() -> Iterator[None]:
+    """Faults of the database as one line without the statement; "away" with PostgreSQL's own reason."""
+    import psycopg
+    from sqlalchemy.exc import DBAPIError
+
+    from core.errors import DatabaseAwayError
+
+    # A statement on the driver's own connection says so itself, SQLAlchemy's wraps it.
+    try:
+        yield
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        raise _outdated_schema() from error
+    except DatabaseAwayError as error:
+        raise CommandError(Exit.AWAY, error.code, f"{error.detail}{_reason(error.__cause__)}") from error
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+            raise _outdated_schema() from error
+        raise CommandError(Exit.FAILED, "database_fault", f"the database refused{_reason(error)}") from error
+
+
+def _outdated_schema() -> CommandError:
+    hint = "`darkroom db upgrade` brings the schema up to date."
+    return CommandError(Exit.FAILED, "schema_outdated", "the database lacks our tables", hint=hint)
+
+
+def _reason(error: BaseException | None) -> str:
+    from core.logging import redact
+
+    orig = getattr(error, "orig", None)
+    lines = str(orig).strip().splitlines() if orig else []
+    return f": {redact(lines[0])}" if lines else ""
+
+
+def database_command(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An admin command: it receives an Output and one transaction's connection, committed when it returns.
+
+    So it prints nothing before its last statement; what it returns is called after the commit.
+    """
+
+    @output_options
+    @functools.wraps(command)
+    def wrapped(output: Output, **kwargs: Any) -> None:
+        with open_database() as database, database.transaction() as connection:
+            tell = command(connection, **kwargs)
+        tell(output)
+
+    return wrapped
+
+
+Tell = Callable[[Output], None]
+
+
+@click.group()
+def db() -> None:
+    """The database schema."""
+
+
+@db.command("upgrade")
+@database_command
+def upgrade(connection: Connection) -> Tell:
+    """Bring the schema up to date."""
+    from core import schema
+
+    before = [str(step) for step in schema.pending(connection)]
+    schema.upgrade(connection)
+
+    def tell(output: Output) -> None:
+        output.document({"applied": before})
+        output.line(f"applied {', '.join(before)}" if before else "up to date already")
+
+    return tell
+
+
+@db.command("status")
+@database_command
+def status(connection: Connection) -> Tell:
+    """Name the migrations that wait; exit 1 when there are any."""
+    from core import schema
+
+    waiting = [str(step) for step in schema.pending(connection)]
+
+    def tell(output: Output) -> None:
+        output.document({"pending": waiting})
+        output.line(f"pending: {', '.join(waiting)}" if waiting else "up to date")
+        if waiting:
+            raise CommandError(
+                Exit.FAILED,
+                "schema_outdated",
+                f"{len(waiting)} to apply",
+                hint="`darkroom db upgrade` applies them.",
+                told=output.as_json,
+            )
+
+    return tell

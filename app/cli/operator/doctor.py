@@ -1,0 +1,105 @@
+"""``darkroom doctor``: what is stuck, orphaned or out of balance, and mending it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from app.cli.client.answers import time_text
+from app.cli.here import settings
+from app.cli.operator.database import open_database
+from app.cli.output import CommandError, Exit, Output, output_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from core.db import Database
+    from jobs.maintenance.doctor import Doctor, Finding
+
+
+@click.command()
+@output_options
+@click.option("--fix", is_flag=True, help="Mend what can be mended safely.")
+@click.option("--money", is_flag=True, help="With --fix: also close a drift of balances, by `adjust` transfers.")
+@click.option("--skip-blobs", is_flag=True, help="Do not compare rows with the image store (it reads all of it).")
+def doctor(output: Output, fix: bool, money: bool, skip_blobs: bool) -> None:
+    """List stuck, orphaned and unbalanced things: why, since when, and what mends them.
+
+    Exit 1 while anything is left. Runs beside a working service; needs its database and, for the
+    images, its DARKROOM_VAR or DARKROOM_S3_BUCKET.
+    """
+    if money and not fix:
+        raise click.UsageError("--money goes with --fix")
+    with ExitStack() as stack:
+        database = stack.enter_context(open_database())
+        examiner = _doctor(database, stack, output, skip_blobs=skip_blobs)
+        findings = [*_of_catalogue(settings().catalog_local), *examiner.examine()]
+        mended = _mend(examiner, findings if fix else [], money=money)
+    _tell(output, findings, mended)
+
+
+def _of_catalogue(path: Path) -> list[Finding]:
+    """What is wrong with the operator's own catalogue file, a finding for each fault."""
+    from jobs.maintenance.doctor import Finding
+    from providers.catalog.live import LiveCatalog
+    from providers.catalog.reading import CatalogError
+
+    mend = "edit it; until then the last good one holds, and nothing starts anew"
+    try:
+        LiveCatalog(path)
+    except CatalogError as error:
+        return [Finding("catalog_local_faulty", str(path), fault, mend) for fault in error.faults]
+    return []
+
+
+def _mend(examiner: Doctor, findings: list[Finding], *, money: bool) -> dict[Finding, str | None]:
+    from jobs.maintenance.repair import Mender
+
+    mender = Mender(examiner)
+    return {finding: mender.mend(finding, money=money) for finding in findings}
+
+
+def _doctor(database: Database, stack: ExitStack, output: Output, *, skip_blobs: bool) -> Doctor:
+    from jobs.maintenance.doctor import Doctor
+    from providers.catalog import catalog
+    from storage.media import Media
+    from storage.opening import open_store
+
+    here = settings()
+    if skip_blobs:
+        return Doctor(database, catalog.load())
+    if here.storage == "local" and not here.blobs_dir.is_dir():
+        output.warn(f"there is no {here.blobs_dir}, so rows and images are not compared (DARKROOM_VAR?)")
+        return Doctor(database, catalog.load())
+    store = open_store(here)
+    media = Media(store, here.var / "staging", decoders=1)
+    stack.callback(media.close)
+    return Doctor(database, catalog.load(), store, media)
+
+
+def _tell(output: Output, findings: list[Finding], mended: dict[Finding, str | None]) -> None:
+    left = [finding for finding in findings if mended.get(finding) is None]
+    documents = [{**asdict(finding), "mended": mended.get(finding)} for finding in findings]
+    output.document({"clean": not left, "findings": documents})
+    if not findings:
+        output.line("well: nothing is stuck, orphaned or out of balance")
+        return
+    rows = [
+        (finding.kind, finding.subject, _moment(finding.since), finding.cause, _outcome(finding, mended.get(finding)))
+        for finding in findings
+    ]
+    output.table(("what", "who", "since", "why", "mend"), rows)
+    if left:
+        raise CommandError(Exit.FAILED, "doctor_findings", f"{len(left)} of {len(findings)} left", told=output.as_json)
+
+
+def _outcome(finding: Finding, done: str | None) -> str:
+    return f"done: {done}" if done else finding.mend
+
+
+def _moment(moment: datetime | None) -> str:
+    return time_text(moment) if moment else ""

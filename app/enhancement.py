@@ -1,0 +1,147 @@
+"""Prompt enhancement: which upstream writes, and reading it without ever leaving the caller in silence.
+
+The only place where the web process loads adapters, and only at the first use.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from app.http.errors import EnhancerNotConfiguredError, InvalidRequestError
+from jobs.errors import FieldFault
+from providers.catalog.catalog import Catalog
+from providers.errors import ProviderError
+from providers.prompts import ENHANCEMENTS, Enhancement
+
+log = structlog.get_logger(__name__)
+
+WAITING_CHUNKS = 64
+POOL_SIZE = 20  # connections to one upstream
+
+
+class Writer(Protocol):
+    """The part of providers.base.Provider that writes text."""
+
+    def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]: ...
+
+
+class Enhancer:
+    """``names`` are the configured providers that offer text, the preferred one first."""
+
+    def __init__(self, names: Sequence[str], load: Callable[[str], Writer]) -> None:
+        self._names = tuple(names)
+        self._load = load
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], catalog: Catalog, configured: Collection[str]) -> Enhancer:
+        names = [name for name in configured if name in catalog.providers and catalog.providers[name].text]
+        return cls(names, _Writers(env))
+
+    def write(
+        self, prompt: str, mode: str, *, provider: str | None = None, language: str | None = None
+    ) -> Iterator[str]:
+        """The pieces of the enhanced prompt as they come. Raises at once when nobody can write it.
+
+        While iterating: ProviderError.
+        """
+        if not self._names:
+            raise EnhancerNotConfiguredError
+        if provider is not None and provider not in self._names:
+            raise InvalidRequestError([FieldFault("model", "not_allowed", f"is one of {', '.join(self._names)}")])
+        return _written(self._load(provider or self._names[0]), ENHANCEMENTS[mode], prompt, language)
+
+
+def _written(writer: Writer, enhancement: Enhancement, prompt: str, language: str | None) -> Iterator[str]:
+    """Connects with the first piece, not before: an upstream away is then a fault like any later one."""
+    messages = enhancement.messages(prompt, language=language)
+    yield from writer.stream_text(messages, temperature=enhancement.temperature)
+
+
+class _Writers:
+    """The adapters, loaded at first use and kept."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._lock = threading.Lock()
+        self._loaded: dict[str, Writer] = {}
+
+    def __call__(self, name: str) -> Writer:
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = self._built(name)
+            return self._loaded[name]
+
+    def _built(self, name: str) -> Writer:
+        from providers import registry
+
+        try:
+            found = registry.load(self._env, pool_size=POOL_SIZE).of(name)
+        except registry.BadSettingError as error:
+            log.warning("enhancer_misconfigured", reason=str(error))  # names the variable, hides its value
+            raise EnhancerNotConfiguredError from None
+        if not found:
+            raise EnhancerNotConfiguredError
+        return found[0]
+
+
+# ---------------------------------------------------------------- reading ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The text is complete."""
+
+
+Piece = str | ProviderError | Ended
+
+
+class Reader:
+    """Reads an upstream in a thread of its own, so that its silence can be told from its end."""
+
+    def __init__(self, source: Iterator[str]) -> None:
+        self._source = source
+        self._pieces: queue.Queue[Piece] = queue.Queue(WAITING_CHUNKS)
+        self._gone = threading.Event()
+        threading.Thread(target=self._read, name="enhance", daemon=True).start()
+
+    def next(self, timeout_s: float) -> Piece | None:
+        """The next piece, or None when there was none for so long."""
+        try:
+            return self._pieces.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        """The caller has left: the upstream is dropped at its next piece."""
+        self._gone.set()
+
+    def _read(self) -> None:
+        last: Piece = ProviderError("upstream_failed", "the reader broke off")
+        try:
+            for text in self._source:
+                if not self._put(text):
+                    return
+            last = Ended()
+        except ProviderError as error:
+            last = error
+        finally:
+            # Also for an accident nobody foresaw: the caller is owed an end.
+            self._put(last)
+            close = getattr(self._source, "close", None)
+            if close is not None:
+                close()
+
+    def _put(self, piece: Piece) -> bool:
+        while not self._gone.is_set():
+            try:
+                self._pieces.put(piece, timeout=1.0)
+            except queue.Full:
+                continue
+            return True
+        return False

@@ -1,0 +1,71 @@
+"""What a route says about itself: who may call it, how often, what it takes and what it answers.
+
+One description serves the guard (app/http/auth.py), the parser of the query and the OpenAPI document, so
+that none of them can disagree with the others. A route without one is not served at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from flask import Flask
+from pydantic import BaseModel
+
+Scope = Literal["jobs:read", "jobs:write", "admin"]
+Pace = Literal["submit", "read", "account"]
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One way a route ends well. ``schema`` None with a media type means bytes or text."""
+
+    status: int
+    description: str
+    schema: type[BaseModel] | None = None
+    media_types: tuple[str, ...] = ("application/json",)
+    headers: tuple[str, ...] = ()  # names; app/api/openapi.py says what each means
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """``scope`` None: anybody. ``signed``: an expiring signature does instead of a key."""
+
+    summary: str
+    tag: str
+    answers: tuple[Answer, ...]
+    scope: Scope | None = "jobs:read"
+    pace: Pace = "account"
+    signed: bool = False
+    errors: tuple[str, ...] = ()
+    query: type[BaseModel] | None = None
+    body: type[BaseModel] | None = None
+    multipart: bool = False
+    request_headers: tuple[str, ...] = ()
+    description: str = ""
+
+
+_ABOUT: dict[Callable[..., Any], Endpoint] = {}
+
+
+def describe(endpoint: Endpoint) -> Callable[[View], View]:
+    """Decorate a view with what is to be known about it."""
+
+    def remember(view: View) -> View:
+        _ABOUT[view] = endpoint
+        return view
+
+    return remember
+
+
+def about(view: Callable[..., Any] | None) -> Endpoint | None:
+    return _ABOUT.get(view) if view is not None else None
+
+
+def check_described(app: Flask) -> None:
+    """Raise LookupError for a route nobody has described: it would have no guard."""
+    bare = [name for name, view in app.view_functions.items() if name != "static" and about(view) is None]
+    if bare:
+        raise LookupError(f"routes without a description: {', '.join(sorted(bare))}")

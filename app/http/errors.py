@@ -1,0 +1,293 @@
+"""The one table from an error's code to its HTTP status, and the one body every error has.
+
+RFC 9457 ``application/problem+json``, with the members that other services' clients look for beside
+it (``error``, ``error_type``, ``message``): whatever client asks, it finds words it can show.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, request
+from sqlalchemy.exc import DBAPIError
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from core.db import is_away
+from core.errors import DatabaseAwayError, ServiceError, UnavailableError
+from jobs.errors import FieldFault, ImageNotReadyError, InvalidOrderError
+from storage.base import BlobNotFoundError, MediaBusyError, MediaError, StorageUnavailableError
+
+log = structlog.get_logger(__name__)
+
+PROBLEM_JSON = "application/problem+json"
+_IANA = "https://iana.org/assignments/http-problem-types#"
+_REDUCED = _IANA + "temporary-reduced-capacity"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a code means to HTTP. ``help`` is one sentence for the reference page."""
+
+    status: int
+    title: str
+    help: str
+    type: str = ""  # left out: the row of the reference page
+
+
+CODES: Mapping[str, Kind] = {
+    # The request cannot be read
+    "bad_request": Kind(400, "Bad request", "The request is not well formed."),
+    "malformed_json": Kind(400, "Malformed JSON", "The body is not one JSON object; the position is given."),
+    "malformed_form": Kind(400, "Malformed form", "The multipart body cannot be read."),
+    "not_acceptable": Kind(406, "Not acceptable", "None of the media types in Accept can be sent."),
+    "request_timeout": Kind(408, "Request timeout", "The body did not arrive in time."),
+    "request_too_large": Kind(413, "Request too large", "The body, a field or an image exceeds its cap."),
+    "unsupported_media_type": Kind(415, "Unsupported media type", "Send JSON or multipart/form-data."),
+    # Who asks
+    "key_missing": Kind(401, "Key missing", "Send your key as Authorization: Bearer <key>."),
+    "key_invalid": Kind(401, "Key not valid", "The key is unknown, wrong, expired or revoked."),
+    "scope_missing": Kind(403, "Not permitted", "The key lacks the scope this route needs."),
+    "signature_invalid": Kind(403, "Link not valid", "The signed link was altered or its key is gone."),
+    "signature_expired": Kind(403, "Link expired", "Read the task again for a fresh signed link."),
+    # What is asked for
+    "not_found": Kind(404, "Not found", "There is nothing here, or it belongs to another account."),
+    "unknown_operation": Kind(404, "Unknown operation", "No such operation on images."),
+    "image_not_found": Kind(404, "No such picture", "The task ended without an image of this index."),
+    "method_not_allowed": Kind(405, "Method not allowed", "The route exists; Allow lists its methods."),
+    "image_not_ready": Kind(409, "Not ready", "The task is still going on; ask again after Retry-After."),
+    "task_not_ended": Kind(409, "Still going on", "Only an ended task can be deleted; cancel it first."),
+    "stale_job": Kind(409, "Moved on", "The task changed meanwhile; read it again."),
+    "image_gone": Kind(410, "Picture deleted", "There was an image; it is not kept any more."),
+    "range_not_satisfiable": Kind(416, "Range not satisfiable", "The image has fewer bytes than that."),
+    # The order
+    "insufficient_credits": Kind(402, "Not enough credits", "The price exceeds what is free to spend."),
+    "invalid_order": Kind(422, "Order not valid", "errors names every bad field at once."),
+    "invalid_request": Kind(422, "Request not valid", "errors names every bad field or parameter at once."),
+    "unknown_model": Kind(422, "Unknown model", "No model of this name; see /api/models."),
+    "idempotency_key_invalid": Kind(
+        422, "Idempotency key not valid", "Use 1 to 255 printable ASCII characters, quoted or bare."
+    ),
+    "idempotency_mismatch": Kind(
+        422, "Key used for another order", "This Idempotency-Key belongs to an order with another body."
+    ),
+    "image_too_large_bytes": Kind(413, "Picture too large", "A reference image exceeds its size cap."),
+    "url_too_large": Kind(413, "Picture too large", "The image at a URL exceeds its size cap."),
+    "not_an_image": Kind(415, "Not an image", "The bytes are no PNG, JPEG, WebP, GIF or AVIF image."),
+    "unsupported_image_type": Kind(415, "Picture type not taken", "Send PNG, JPEG, WebP, GIF or AVIF."),
+    "truncated_image": Kind(422, "Picture ends early", "The file ends before its image does."),
+    "image_undecodable": Kind(422, "Picture damaged", "The image cannot be decoded."),
+    "image_too_many_pixels": Kind(422, "Too many pixels", "Too many pixels, or too long an edge."),
+    "image_too_many_frames": Kind(422, "Too many frames", "The animation has too many frames."),
+    "trailing_data": Kind(422, "Data behind the picture", "The file goes on where its image has ended."),
+    "mask_size_mismatch": Kind(422, "Mask does not fit", "A mask has the size of the image it lies over."),
+    # Us
+    "enhancer_not_configured": Kind(
+        503, "No enhancer configured", "The operator has set up no upstream that enhances prompts."
+    ),
+    "upstream_failed": Kind(502, "Upstream failed", "The upstream did not answer as it should."),
+    "rate_limited": Kind(
+        429, "Too many requests", "Wait for Retry-After seconds.", _IANA + "quota-exceeded"
+    ),
+    "internal_error": Kind(500, "Internal error", "Our fault; quote request_id when you report it."),
+    "service_unavailable": Kind(
+        503, "Unavailable", "Try again after Retry-After.", _REDUCED
+    ),
+    "database_unavailable": Kind(
+        503, "Database unavailable", "Try again; with an Idempotency-Key nothing can be ordered twice.", _REDUCED
+    ),
+    "storage_unavailable": Kind(
+        503, "Storage unavailable", "The image store is away; try again.", _REDUCED
+    ),
+}  # fmt: skip
+
+_BY_STATUS = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    408: "request_timeout",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+    416: "range_not_satisfiable",
+}
+_OPENAI_TYPES = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+# An image at fault has its own statuses, whether it came as bytes or by URL.
+_IMAGE_CODES = ("image_too_large_bytes", "url_too_large", "not_an_image", "unsupported_image_type")
+
+
+class MalformedJsonError(ServiceError):
+    code = "malformed_json"
+
+
+class MalformedFormError(ServiceError):
+    code = "malformed_form"
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    code = "unsupported_media_type"
+
+
+class NotAcceptableError(ServiceError):
+    code = "not_acceptable"
+
+
+class InvalidRequestError(ServiceError):
+    """Query or body of anything but an order; ``faults`` names every bad member."""
+
+    code = "invalid_request"
+
+    def __init__(self, faults: list[FieldFault]) -> None:
+        super().__init__(
+            "; ".join(f"{fault.field}: {fault.message}" for fault in faults),
+            errors=[fault_json(fault) for fault in faults],
+        )
+
+
+class IdempotencyKeyError(ServiceError):
+    code = "idempotency_key_invalid"
+
+
+class EnhancerNotConfiguredError(ServiceError):
+    code = "enhancer_not_configured"
+
+
+class UpstreamFailedError(ServiceError):
+    code = "upstream_failed"
+
+
+class RangeError(ServiceError):
+    code = "range_not_satisfiable"
+
+
+def fault_json(fault: FieldFault) -> dict[str, str]:
+    return {"field": fault.field, "code": fault.code, "message": fault.message}
+
+
+def problem(code: str, detail: str = "", **facts: Any) -> dict[str, Any]:
+    """The body of an error. ``facts`` become members unless a name is taken."""
+    kind = CODES[code]
+    detail = detail or kind.help
+    errors = facts.get("errors") or ()
+    body = {
+        "type": kind.type or f"/docs#error-{code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail,
+        "instance": request.path,
+        "code": code,
+        "request_id": g.get("request_id", ""),
+        "error": {
+            "message": detail,
+            "type": _OPENAI_TYPES.get(kind.status, "server_error" if kind.status >= 500 else "invalid_request_error"),
+            "param": errors[0]["field"] if errors else None,
+            "code": code,
+        },
+        "error_type": code,
+        "message": detail,
+    }
+    return {**facts, **body}
+
+
+def answer(code: str, detail: str = "", headers: Mapping[str, str] | None = None, **facts: Any) -> Response:
+    """An error as the caller gets it."""
+    body = problem(code, detail, **facts)
+    response = Response(json.dumps(body, ensure_ascii=False), status=body["status"], content_type=PROBLEM_JSON)
+    response.headers.update(headers or {})
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def install(app: Flask) -> None:
+    """Route every error of the app through this module."""
+    app.register_error_handler(ServiceError, _service_error)
+    app.register_error_handler(MediaError, _media_error)
+    app.register_error_handler(StorageUnavailableError, _storage_away)
+    app.register_error_handler(BlobNotFoundError, _blob_missing)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _accident)
+
+
+def _service_error(error: ServiceError) -> Response:
+    code = _code_of(error)
+    if code not in CODES:
+        if "errors" not in error.facts:
+            return _accident(error)
+        code = "invalid_order"
+    return answer(code, error.detail, _headers_of(error), **error.facts)
+
+
+def _code_of(error: ServiceError) -> str:
+    """Faults that are all about one thing with its own status get that status."""
+    if isinstance(error, InvalidOrderError):
+        codes = {fault.code for fault in error.faults}
+        if len(codes) == 1 and (only := codes.pop()) in (*_IMAGE_CODES, "unknown_model"):
+            return only
+    return error.code
+
+
+def _headers_of(error: ServiceError) -> dict[str, str]:
+    if isinstance(error, UnavailableError | ImageNotReadyError):
+        return {"Retry-After": str(error.retry_after_s)}
+    return {}
+
+
+def _media_error(error: MediaError) -> Response:
+    code = error.code if error.code in CODES else "image_undecodable"
+    return answer(code, error.detail, errors=[{"field": "", "code": error.code, "message": error.detail}])
+
+
+def _storage_away(error: StorageUnavailableError) -> Response:
+    log.warning("storage_unavailable", error=type(error).__name__, reason=str(error))
+    busy = isinstance(error, MediaBusyError)
+    detail = "every image decoder is busy; try again" if busy else ""
+    return answer("storage_unavailable", detail, {"Retry-After": "5"})
+
+
+def _blob_missing(_error: BlobNotFoundError) -> Response:
+    # The row was there a moment ago: deleted between the two looks, or lost, which `darkroom doctor` tells.
+    log.error("blob_missing", path=request.path)
+    return answer("image_gone")
+
+
+def _http_error(error: HTTPException) -> Response:
+    """Flask's and Werkzeug's own refusals; their HTML is not for API callers."""
+    status = error.code or 500
+    if status < 400:
+        return Response(status=status, headers=dict(error.get_headers()))
+    code = _BY_STATUS.get(status, "bad_request" if status < 500 else "internal_error")
+    headers = {}
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    return answer(code, _WORDS.get(status, ""), headers)
+
+
+_WORDS = {
+    404: "there is no such route",
+    405: "this route does not take that method",
+    413: "the request, one of its fields or the number of its parts is too large",
+}
+
+
+def _accident(error: Exception) -> Response:
+    """Whatever nobody foresaw. The message stays out of the log: it may quote the caller's words."""
+    if isinstance(error, DBAPIError) and is_away(error):
+        return _service_error(DatabaseAwayError("the database cannot be reached"))
+    log.error(
+        "request_failed",
+        error=type(error).__name__,
+        method=request.method,
+        path=request.path,
+        where="".join(traceback.format_tb(error.__traceback__)),
+    )
+    return answer("internal_error")

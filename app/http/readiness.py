@@ -1,0 +1,94 @@
+"""Is what we stand on there? One short question each; the answer is public, so it names no secrets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from threading import Lock
+
+import redis
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from core import schema
+from core.db import Database
+from core.errors import DatabaseAwayError
+from providers.catalog.live import LiveCatalog
+from storage.base import StorageUnavailableError, Store
+
+Check = Callable[[], str | None]
+
+# Work is accepted and kept without these; it only starts later.
+OPTIONAL = frozenset({"redis", "catalog"})
+
+
+def of(database: Database, client: redis.Redis, store: Store, catalogs: LiveCatalog) -> Mapping[str, Check]:
+    return {
+        "database": lambda: _database(database),
+        "migrations": lambda: _migrations(database),
+        "redis": lambda: _redis(client),
+        "storage": lambda: _storage(store),
+        "catalog": lambda: _catalog(catalogs),
+    }
+
+
+def _database(database: Database) -> str | None:
+    try:
+        with database.autocommit() as connection:
+            connection.execute(text("SELECT 1"))
+    except (DatabaseAwayError, SQLAlchemyError) as error:
+        return f"cannot be asked ({type(error).__name__})"
+    return None
+
+
+def _migrations(database: Database) -> str | None:
+    try:
+        with database.autocommit() as connection:
+            pending = schema.pending(connection)
+    except (DatabaseAwayError, SQLAlchemyError):
+        return "cannot be told without the database"
+    return f"pending: {', '.join(pending)}; run darkroom db upgrade" if pending else None
+
+
+def _redis(client: redis.Redis) -> str | None:
+    try:
+        client.ping()
+    except (redis.RedisError, OSError) as error:
+        return f"cannot be reached ({type(error).__name__}); tasks are kept and start when it is back"
+    return None
+
+
+def _storage(store: Store) -> str | None:
+    try:
+        store.check()
+    except StorageUnavailableError:
+        return "cannot be written"
+    return None
+
+
+def _catalog(catalogs: LiveCatalog) -> str | None:
+    faults = len(catalogs.faults)
+    # Public, so the faults themselves stand in the log and in `darkroom doctor`.
+    return f"the operator's file is not in force (faults: {faults}); see darkroom doctor" if faults else None
+
+
+class Readiness:
+    """Asks every check, at most once in ``fresh_s``: the route is open and must not be a lever."""
+
+    def __init__(
+        self, known: Mapping[str, Check], *, fresh_s: float = 1.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._checks = known
+        self._fresh_s = fresh_s
+        self._clock = clock
+        self._lock = Lock()
+        self._asked_at = float("-inf")
+        self._found: dict[str, str | None] = {}
+
+    def look(self) -> dict[str, str | None]:
+        """What is wrong, by name; None where nothing is."""
+        with self._lock:
+            if self._clock() - self._asked_at >= self._fresh_s:
+                self._found = {name: check() for name, check in self._checks.items()}
+                self._asked_at = self._clock()
+            return dict(self._found)

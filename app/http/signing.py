@@ -1,0 +1,96 @@
+"""Expiring links to one image, for whoever has no key: a browser, a mail, a chat.
+
+The signature covers method, path, image, account, expiry and the signing key's id. Links live
+between one and two hours: the end is rounded to the hour, so that a task read twice in an hour
+gives the same link and caches can work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.errors import ServiceError
+
+LIFE_S = 3600
+KEY_FILE = "signing.keys"
+
+
+class SignatureInvalidError(ServiceError):
+    code = "signature_invalid"
+
+
+class SignatureExpiredError(ServiceError):
+    code = "signature_expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """``keys`` by id, the one to sign with first; the others still open older links."""
+
+    keys: Mapping[str, bytes] = field(repr=False)
+
+    def link(self, path: str, *, account_id: str, index: int, now_s: float | None = None) -> str:
+        """The query of a link to an image, good for one to two hours."""
+        kid = next(iter(self.keys))
+        expires = self.expiry_s(now_s)
+        signature = self._sign(kid, path, account_id, index, expires)
+        # Ids, numbers and hex: nothing here needs quoting.
+        return f"index={index}&account={account_id}&expires={expires}&kid={kid}&signature={signature}"
+
+    def expiry_s(self, now_s: float | None = None) -> int:
+        """When a link made now ends, in Unix seconds; constant within an hour."""
+        now_s = time.time() if now_s is None else now_s
+        return (int(now_s) // LIFE_S + 2) * LIFE_S
+
+    def check(self, path: str, *, account_id: str, index: int, expires: int, kid: str, signature: str) -> None:
+        """Raises SignatureInvalidError, SignatureExpiredError."""
+        known = kid if kid in self.keys else next(iter(self.keys))
+        right = self._sign(known, path, account_id, index, expires)
+        if not hmac.compare_digest(right.encode(), signature.encode("utf-8", "replace")) or known != kid:
+            raise SignatureInvalidError
+        if time.time() >= expires:
+            raise SignatureExpiredError
+
+    def _sign(self, kid: str, path: str, account_id: str, index: int, expires: int) -> str:
+        text = "\n".join(("GET", path, account_id, str(index), str(expires), kid))
+        return hmac.new(self.keys[kid], text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+
+
+def load_signer(folder: Path) -> Signer:
+    """The signing keys of this installation, made at first use; one ``id:hex`` a line, newest first.
+
+    Every web process must see the same file. To rotate, put a new line on top, restart, and take the
+    old one away two hours later.
+    """
+    path = folder / KEY_FILE
+    if not path.exists():
+        _make(path)
+    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    keys = dict(line.split(":", 1) for line in lines)
+    if not keys:
+        raise ValueError(f"{path} holds no signing key")
+    return Signer({kid: bytes.fromhex(secret) for kid, secret in keys.items()})
+
+
+def _make(path: Path) -> None:
+    """Several web processes may start at once: the file appears whole, and the first one wins."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{secrets.token_hex(4)}:{secrets.token_hex(32)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink()

@@ -1,0 +1,147 @@
+"""Orders as multipart forms: image parts, and text fields that get the types JSON would have given."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from flask import Request
+from werkzeug.exceptions import HTTPException
+from werkzeug.formparser import FormDataParser
+
+from app.http.bodies import parse_object, storable
+from app.http.errors import MalformedFormError, MalformedJsonError
+from app.shapes.schemas import OrderIn
+from jobs.errors import FieldFault
+from jobs.submission.service import Role
+from providers.catalog.catalog import Catalog
+from providers.orders.rules import WHOLE_FIELDS
+
+IMAGE_PARTS: Mapping[str, Role] = {
+    "image": "image",
+    "image[]": "image",
+    "images": "image",
+    "images[]": "image",
+    "mask": "mask",
+    "face": "face",
+}
+_WHOLE = re.compile(r"-?[0-9]{1,19}")
+_REAL = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,19})?([eE][+-]?[0-9]{1,2})?")
+_BOOLEANS = {
+    "true": True,
+    "1": True,
+    "on": True,
+    "yes": True,
+    "false": False,
+    "0": False,
+    "off": False,
+    "no": False,
+}
+
+
+class StrictRequest(Request):
+    """A request whose broken form is an error; Werkzeug's default is an empty form."""
+
+    def make_form_data_parser(self) -> FormDataParser:
+        parser = super().make_form_data_parser()
+        parser.silent = False
+        return parser
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An image part: a file's bytes, or a text that says where they are."""
+
+    role: Role
+    name: str
+    data: bytes | None = field(default=None, repr=False)
+    text: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    fields: dict[str, Any] = field(repr=False)
+    images: list[Part] = field(repr=False)
+    faults: list[FieldFault]
+
+
+@lru_cache(maxsize=2)
+def kinds_of(catalog: Catalog) -> Mapping[str, str]:
+    """The JSON type of every field an order may have: those of the shape, and every model's settings."""
+    words = {"int": "integer", "float": "number", "bool": "boolean", "list": "array"}
+    kinds: dict[str, str] = {}
+    for name, spec in (param for model in catalog.models.values() for param in model.params.items()):
+        # What one model takes as a number another may take as a word of a list, "2": the number will do for both.
+        if kinds.get(name, "string") == "string":
+            kinds[name] = words.get(spec.type, "string")
+    kinds |= dict.fromkeys(WHOLE_FIELDS, "integer")
+    for name, schema in OrderIn.model_json_schema()["properties"].items():
+        kinds[name] = next((each["type"] for each in schema.get("anyOf", ()) if "type" in each), "string")
+    return kinds
+
+
+def read(request: Request, kinds: Mapping[str, str]) -> Form:
+    """Raises MalformedFormError, or a 413 where a cap is exceeded."""
+    try:
+        texts, files = request.form, request.files
+    except HTTPException:
+        raise
+    except ValueError as error:
+        raise MalformedFormError("the multipart body ends early or has no valid boundary") from error
+    form = Form({}, [], [])
+    for name, file in files.items(multi=True):
+        _take_file(form, name, file.read())
+    for name, values in texts.lists():
+        _take_texts(form, name, values, kinds)
+    return form
+
+
+def _take_file(form: Form, name: str, data: bytes) -> None:
+    role = IMAGE_PARTS.get(name)
+    if role is None:
+        form.faults.append(FieldFault(name[:100], "not_supported", "is not a part for pictures"))
+        return
+    form.images.append(Part(role, _image_name(form, role), data))
+
+
+def _take_texts(form: Form, name: str, values: list[str], kinds: Mapping[str, str]) -> None:
+    if not all(storable(text) for text in (name, *values)):
+        form.faults.append(
+            FieldFault(name[:100].replace("\x00", ""), "wrong_type", "holds characters no text may hold")
+        )
+    elif role := IMAGE_PARTS.get(name):
+        form.images.extend(Part(role, _image_name(form, role), text=text) for text in values if text)
+    elif len(values) > 1:
+        form.faults.append(FieldFault(name[:100], "conflict", "is given more than once"))
+    elif values[0] or name == "prompt":  # browsers send empty inputs along
+        try:
+            form.fields[name] = typed(values[0], kinds.get(name, "string"))
+        except MalformedJsonError as error:
+            form.faults.append(FieldFault(name, "wrong_type", f"must be JSON: {error.detail}"))
+
+
+def _image_name(form: Form, role: Role) -> str:
+    if role != "image":
+        return role
+    return f"images[{sum(part.role == 'image' for part in form.images)}]"
+
+
+def typed(text: str, kind: str) -> Any:
+    """The text as its kind; left as text where it does not fit, for the schema to say so.
+
+    Raises MalformedJsonError for an object that is none.
+    """
+    if kind == "integer" and _WHOLE.fullmatch(text):
+        return int(text)
+    if kind == "number" and _REAL.fullmatch(text):
+        return float(text)
+    if kind == "boolean":
+        return _BOOLEANS.get(text.strip().lower(), text)
+    if kind == "object":
+        return parse_object(text.encode())
+    if kind == "array":
+        return parse_object(f'{{"list":{text}}}'.encode()).get("list") if text.startswith("[") else text.split(",")
+    return text

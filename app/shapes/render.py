@@ -1,0 +1,192 @@
+"""Our records as the shapes of app/shapes/schemas.py: plain dicts, made by hand because status reads are hot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from app.http.responses import json_text, rfc3339
+from app.http.signing import Signer
+from app.shapes.status_json import TaskText
+from jobs.reads.funds import Funds
+from jobs.reads.tasks import Image, Step, Task
+from jobs.states import JobStatus
+from jobs.submission.estimates import Placed, Wait
+from jobs.submission.service import Quote
+from providers.catalog.entries import spoken
+from quota.ledger import Entry
+from quota.prices import credits_text
+
+TASKS = "/api/images/tasks"
+
+
+@dataclass(frozen=True, slots=True)
+class Renderer:
+    """``base`` is the public address before our paths, empty for links relative to this host.
+
+    ``wait`` estimates the wait of a queued task.
+    """
+
+    signer: Signer
+    base: str = ""
+    wait: Callable[[Placed], Wait | None] = lambda _task: None
+
+    def task(self, task: Task, inline: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
+        """app.shapes.schemas.TaskOut. ``inline`` has the images that go along as data: URLs, by index."""
+        url = f"{self.base}{TASKS}/{task.id}"
+        return {
+            "id": task.id,
+            "object": "image.task",
+            "operation": spoken(task.operation),
+            # WAITING is how we run, not something a caller must tell apart.
+            "status": "running" if task.status == JobStatus.WAITING else str(task.status),
+            "model": task.model,
+            "provider": task.provider,
+            "n": task.n,
+            "priority": task.priority,
+            "fallback_models": list(task.fallback_models),
+            "attempts": task.attempt,
+            "progress": task.progress,
+            "queue_position": task.queue_position,
+            "wait_estimate_s": _wait(self.wait(task)) if task.status == "queued" else None,
+            "created_at": rfc3339(task.created_at),
+            "started_at": rfc3339(task.started_at),
+            "finished_at": rfc3339(task.finished_at),
+            "deadline_at": rfc3339(task.start_deadline_at),
+            "price": _price(task),
+            "request": _request(task.request),
+            "images": [self._image(task, image, inline.get(image.index)) for image in task.images],
+            "chosen": task.request.get("chosen"),
+            "error": _error(task),
+            "cancel": _cancel(task),
+            "warnings": list(task.warnings),
+            "metadata": dict(task.metadata),
+            "urls": {
+                "self": url,
+                "image": f"{url}/image",
+                "timeline": f"{url}/timeline",
+                "cancel": f"{url}/cancel",
+            },
+        }
+
+    def text(self, task: TaskText) -> str:
+        """The JSON of :meth:`task`, without images in it: what the database wrote, and what it cannot know."""
+        wait = json_text(_wait(self.wait(task))) if task.status == JobStatus.QUEUED else "null"
+        position = "null" if task.queue_position is None else task.queue_position
+        images = json_text([self._image(task, image, None) for image in task.images]) if task.images else "[]"
+        url = f"{self.base}{TASKS}/{task.id}"
+        return (
+            f'{task.head[:-1]},"queue_position":{position},"wait_estimate_s":{wait},{task.body[1:-1]},"images":{images},'
+            f'{task.tail[1:-1]},"urls":{{"self":"{url}","image":"{url}/image","timeline":"{url}/timeline",'
+            f'"cancel":"{url}/cancel"}}}}'
+        )
+
+    def etag(self, task: Task | TaskText) -> str:
+        """Weak, by version; with images also by the end of their links, or a 304 would outlive them."""
+        return f'W/"{task.version}-{self.signer.expiry_s()}"' if task.images else f'W/"{task.version}"'
+
+    def _image(self, task: Task | TaskText, image: Image, data_url: str | None) -> dict[str, Any]:
+        path = f"{TASKS}/{task.id}/image"
+        deleted = image.deleted_at is not None
+        link = None if deleted else self.signer.link(path, account_id=task.account_id, index=image.index)
+        return {
+            "index": image.index,
+            "url": f"{self.base}{path}?index={image.index}",
+            "signed_url": f"{self.base}{path}?{link}" if link else None,
+            "mime": image.mime,
+            "width": image.width_px,
+            "height": image.height_px,
+            "size_bytes": image.size_bytes,
+            "sha256": image.sha256,
+            "text": image.text,
+            "seed": image.seed,
+            "data_url": data_url,
+            "deleted": deleted,
+        }
+
+
+def _request(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What will really be asked, as one flat order, and what of it was normalised."""
+    nested = {"size", "params", "normalised", "chosen"}
+    plain = {name: value for name, value in stored.items() if name not in nested}
+    return {**plain, **stored["size"], **stored["params"], "normalised": stored["normalised"]}
+
+
+def _wait(wait: Wait | None) -> dict[str, float] | None:
+    return {"p50": wait.p50_s, "p90": wait.p90_s} if wait else None
+
+
+def _price(task: Task) -> dict[str, Any]:
+    return {
+        "quoted_microcredits": task.quoted,
+        "quoted": credits_text(task.quoted),
+        "captured_microcredits": task.captured,
+        "captured": None if task.captured is None else credits_text(task.captured),
+        "released_microcredits": task.released,
+        "released": None if task.released is None else credits_text(task.released),
+    }
+
+
+def _error(task: Task) -> dict[str, str] | None:
+    if task.failure_code is None:
+        return None
+    return {"code": task.failure_code, "message": task.failure_detail or task.failure_code}
+
+
+def _cancel(task: Task) -> dict[str, str | None] | None:
+    if task.cancel_requested_at is None:
+        return None
+    return {"requested_at": rfc3339(task.cancel_requested_at), "outcome": task.cancel_outcome}
+
+
+def step(step: Step) -> dict[str, Any]:
+    return {"seq": step.seq, "at": rfc3339(step.at), "type": step.type, "data": dict(step.data)}
+
+
+def estimate(quote: Quote, n: int) -> dict[str, Any]:
+    """app.shapes.schemas.Estimate."""
+    return {
+        "object": "image.estimate",
+        "operation": spoken(quote.operation),
+        "model": quote.model.id,
+        "provider": quote.model.provider,
+        "n": n,
+        "price": {
+            "unit_microcredits": quote.unit_price,
+            "unit": credits_text(quote.unit_price),
+            "total_microcredits": quote.total,
+            "total": credits_text(quote.total),
+        },
+        "chosen": None if quote.chosen is None else dict(quote.chosen),
+        "normalised": dict(quote.checked.normalised),
+        "warnings": list(quote.warnings),
+    }
+
+
+def amounts(funds: Funds) -> dict[str, Any]:
+    """Each part of an account's funds, in micro-credits and as text."""
+    parts = {
+        "available": funds.available,
+        "queued": funds.queued,
+        "held": funds.held,
+        "spendable": funds.spendable,
+    }
+    whole = {f"{name}_microcredits": amount for name, amount in parts.items()}
+    return {**whole, **{name: credits_text(amount) for name, amount in parts.items()}}
+
+
+def entry(entry: Entry) -> dict[str, Any]:
+    """app.shapes.schemas.LedgerEntry."""
+    return {
+        "id": entry.id,
+        "kind": entry.kind,
+        "source": entry.source,
+        "target": entry.target,
+        "amount_microcredits": entry.amount,
+        "amount": credits_text(entry.amount),
+        "task_id": entry.job_id,
+        "note": entry.note,
+        "created_at": rfc3339(entry.created_at),
+    }

@@ -1,0 +1,248 @@
+"""The health of providers, one row each: paused by an operator, or away by what answers say of the circuit.
+
+``jobs/dispatch/circuit.py`` decides what an answer changes; here the row of ``providers`` is read and written.
+Whether a call may go is asked of the same row by ``jobs/dispatch/permits.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from sqlalchemy import Connection, text
+
+from jobs.dispatch import circuit
+from jobs.dispatch.circuit import Circuit, News, State
+from jobs.states import Outcome
+
+log = structlog.get_logger(__name__)
+
+
+NOTE_TRIES = 3
+
+_CIRCUIT = text("""
+SELECT failures, failing_jobs, trips, probe_call_id,
+       CAST(coalesce(extract(epoch FROM clock_timestamp() - failing_since), 0) AS double precision) AS failing_for_s
+FROM providers
+WHERE name = :name
+""")
+
+
+def note(
+    connection: Connection,
+    provider: str,
+    *,
+    call_id: str,
+    job_id: str,
+    outcome: Outcome,
+    code: str | None,
+    retryable: bool,
+) -> None:
+    """Let the first word on a call move its provider's circuit.
+
+    The row is read, and written only if it is still as it was read; who finds it locked or changed tries again at
+    once and then leaves the counting to the others: no answer waits for a statistic.
+    """
+    away = circuit.says_away(outcome, code, retryable=retryable)
+    if away is None:
+        return
+    if away:
+        connection.execute(
+            text("INSERT INTO providers (name) VALUES (:name) ON CONFLICT (name) DO NOTHING"), {"name": provider}
+        )
+    for _ in range(NOTE_TRIES):
+        row = connection.execute(_CIRCUIT, {"name": provider}).one_or_none()
+        if row is None:
+            return
+        known = Circuit(row.failures, row.failing_for_s, tuple(row.failing_jobs), row.trips, row.probe_call_id)
+        change = circuit.after(known, News(call_id, job_id, away))
+        if change is None or _write(connection, provider, known, change):
+            return
+
+
+# Only a row that is still as it was read, and only if no one else holds it.
+_COUNT = text("""
+UPDATE providers AS p
+SET failures = :failures, failing_jobs = CAST(:jobs AS text[]),
+    failing_since = CASE WHEN CAST(:anew AS boolean) THEN clock_timestamp() ELSE p.failing_since END
+FROM (
+    SELECT name FROM providers
+    WHERE name = :name AND failures = :seen_failures AND trips = :seen_trips
+      AND failing_jobs = CAST(:seen_jobs AS text[])
+    FOR UPDATE SKIP LOCKED
+) AS seen
+WHERE p.name = seen.name
+""")
+
+_OPEN = text("""
+UPDATE providers AS p
+SET trips = :trips, opened_at = coalesce(p.opened_at, clock_timestamp()), probe_call_id = NULL,
+    open_until = clock_timestamp() + make_interval(secs => CAST(:for_s AS double precision)),
+    failures = p.failures + 1, failing_jobs = CAST(:jobs AS text[])
+FROM (
+    SELECT name FROM providers
+    WHERE name = :name AND failures = :seen_failures AND trips = :seen_trips
+      AND failing_jobs = CAST(:seen_jobs AS text[])
+    FOR UPDATE SKIP LOCKED
+) AS seen
+WHERE p.name = seen.name
+""")
+
+# The jobs that failed are still known: what they do next says no more than what they did.
+_CLOSE = text("""
+UPDATE providers AS p
+SET failures = 0, failing_since = NULL, trips = 0, opened_at = NULL, open_until = NULL, probe_call_id = NULL
+FROM (
+    SELECT name FROM providers
+    WHERE name = :name AND failures = :seen_failures AND trips = :seen_trips
+      AND failing_jobs = CAST(:seen_jobs AS text[])
+    FOR UPDATE SKIP LOCKED
+) AS seen
+WHERE p.name = seen.name
+""")
+
+
+def _write(connection: Connection, provider: str, known: Circuit, change: circuit.Change) -> bool:
+    seen = {
+        "name": provider,
+        "seen_failures": known.failures,
+        "seen_trips": known.trips,
+        "seen_jobs": list(known.failing_jobs),
+    }
+    match change:
+        case circuit.Count(failures, jobs, anew):
+            done = connection.execute(_COUNT, {**seen, "failures": failures, "jobs": list(jobs), "anew": anew})
+        case circuit.Open(trips, for_s, jobs):
+            done = connection.execute(_OPEN, {**seen, "trips": trips, "for_s": for_s, "jobs": list(jobs)})
+            if done.rowcount:
+                log.warning("circuit_opened", provider=provider, trips=trips, for_s=for_s)
+        case circuit.Close():
+            done = connection.execute(_CLOSE, seen)
+            if done.rowcount:
+                log.info("circuit_closed", provider=provider)
+    return bool(done.rowcount)
+
+
+# ---------------------------------------------------------------- for operators and callers
+
+
+_PAUSE = text("""
+INSERT INTO providers (name, paused_at) VALUES (:name, clock_timestamp())
+ON CONFLICT (name) DO UPDATE SET paused_at = coalesce(providers.paused_at, clock_timestamp())
+""")
+
+
+def pause(connection: Connection, provider: str) -> None:
+    """No one submits to a provider from now on; what is in flight is followed to its end."""
+    connection.execute(_PAUSE, {"name": provider})
+
+
+_RESUME = text("""
+UPDATE providers
+SET paused_at = NULL, failures = 0, failing_since = NULL, failing_jobs = '{}', trips = 0,
+    opened_at = NULL, open_until = NULL, probe_call_id = NULL
+WHERE name = :name
+""")
+
+
+def resume(connection: Connection, provider: str) -> None:
+    """Submit again, within half a minute. Also closes the circuit: who resumes knows that it is back."""
+    connection.execute(_RESUME, {"name": provider})
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderState:
+    """A provider as the fleet sees it; sums over its credentials."""
+
+    name: str
+    paused_at: datetime | None
+    circuit: State
+    failures: int
+    opened_at: datetime | None
+    next_probe_at: datetime | None
+    credentials: int
+    active: int
+    max_active: int | None
+    max_per_minute: int | None
+    submitted_last_minute: int | None  # None where no limit makes us count
+    not_before: datetime | None
+
+
+_OVERVIEW = text("""
+WITH c AS (
+    SELECT c.provider AS name,
+           count(*) AS credentials,
+           sum((
+               SELECT count(*) FROM upstream_calls AS u
+               WHERE u.credential_id = c.id AND (u.outcome IS NULL OR u.outcome IN ('accepted', 'uncertain'))
+           )) AS active,
+           CASE WHEN bool_and(c.max_active IS NOT NULL) THEN sum(c.max_active) END AS max_active,
+           CASE WHEN bool_and(c.max_per_minute IS NOT NULL) THEN sum(c.max_per_minute) END AS max_per_minute,
+           CASE WHEN bool_and(c.max_per_minute IS NOT NULL) THEN sum((
+               SELECT count(*) FROM submit_tokens AS t
+               WHERE t.credential_id = c.id AND t.free_at > statement_timestamp()
+           )) END AS submitted,
+           CASE WHEN bool_and(c.not_before > clock_timestamp()) THEN min(c.not_before) END AS not_before
+    FROM credentials AS c
+    GROUP BY c.provider
+)
+SELECT name,
+       p.paused_at,
+       coalesce(p.failures, 0) AS failures,
+       p.opened_at,
+       CASE WHEN p.open_until > clock_timestamp() THEN p.open_until END AS next_probe_at,
+       CASE
+           WHEN p.open_until IS NULL THEN 'closed'
+           WHEN p.open_until <= clock_timestamp() THEN 'half_open'
+           WHEN EXISTS (SELECT 1 FROM upstream_calls AS u WHERE u.id = p.probe_call_id AND u.outcome IS NULL)
+               THEN 'half_open'
+           ELSE 'open'
+       END AS circuit,
+       coalesce(c.credentials, 0) AS credentials,
+       coalesce(c.active, 0) AS active,
+       c.max_active,
+       c.max_per_minute,
+       c.submitted,
+       c.not_before
+FROM providers AS p
+FULL JOIN c USING (name)
+ORDER BY name
+""")
+
+
+def overview(connection: Connection) -> list[ProviderState]:
+    """Every provider that has ever been announced, paused or in trouble, by name."""
+    rows = connection.execute(_OVERVIEW)
+    return [
+        ProviderState(
+            name=row.name,
+            paused_at=row.paused_at,
+            circuit=State(row.circuit),
+            failures=row.failures,
+            opened_at=row.opened_at,
+            next_probe_at=row.next_probe_at,
+            credentials=row.credentials,
+            active=int(row.active),
+            max_active=None if row.max_active is None else int(row.max_active),
+            max_per_minute=None if row.max_per_minute is None else int(row.max_per_minute),
+            submitted_last_minute=None if row.submitted is None else int(row.submitted),
+            not_before=row.not_before,
+        )
+        for row in rows
+    ]
+
+
+_HALF_OPEN = text("""
+SELECT p.name
+FROM providers AS p
+WHERE p.paused_at IS NULL
+  AND p.open_until <= clock_timestamp()
+  AND NOT EXISTS (SELECT 1 FROM upstream_calls AS u WHERE u.id = p.probe_call_id AND u.outcome IS NULL)
+ORDER BY p.name
+""")
+
+
+def half_open(connection: Connection) -> list[str]:
+    """Providers whose circuit waits for one call to find out whether they are back."""
+    return [row.name for row in connection.execute(_HALF_OPEN)]

@@ -1,0 +1,406 @@
+"""Taking and giving back: whether a call may go to a provider now, and when to ask again if it may not.
+
+All of it is rows of PostgreSQL, so that neither an emptied Redis nor a killed worker forgets a limit.
+
+A credential with ``max_active`` has one row in ``permits`` for each call that may be open there. A call takes a
+free one before it is made and gives it back when its outcome is known. A credential with ``max_per_minute`` has
+one row in ``submit_tokens`` for each submit a minute; a submit makes one unusable for 62 s: a minute, and two
+seconds for the way from here to the upstream's own clock. Rows that another call is about to take are skipped, so
+no one waits for anyone, and a credential without limits is only read. ``jobs/dispatch/limits.py`` makes these rows, and
+``jobs/dispatch/health.py`` says which providers are paused or away.
+
+No one waits for a permit either: a claim that finds none is put off, and only its ``due_at`` moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from jobs.states import Outcome
+
+# A minute, and the way of a submit to the upstream's own clock. Also in the statements below.
+TOKEN_S = 62
+# However long an upstream asks us to stay away: it may be wrong, and an image waits.
+STAY_AWAY_MAX_S = 600.0
+# A probe taken is not taken again within this time, whatever an older snapshot says of its call. Also below.
+PROBE_GAP_S = 10
+_TOLD_TO_WAIT = frozenset({"upstream_rate_limited", "upstream_overloaded"})
+
+# One statement: permits, tokens and the probe of a half-open circuit, for up to :wanted calls at one credential.
+# :call_ids (text[]) are the ids of these calls; the first ones have got a permit. :attempt is the job's own.
+# One row (credential_id, taken, limited), or none.
+TAKE = """
+WITH probe AS (
+    -- The one call that a half-open circuit lets through. A job that was tried more often than another that
+    -- waits is not sent: it may fail by itself. Who finds the circuit's row locked does not wait for it.
+    SELECT p.name
+    FROM providers AS p
+    WHERE p.name = :provider
+      AND p.paused_at IS NULL
+      AND p.open_until <= clock_timestamp()
+      AND NOT EXISTS (SELECT 1 FROM upstream_calls AS u WHERE u.id = p.probe_call_id AND u.outcome IS NULL)
+      AND NOT EXISTS (
+          SELECT 1
+          FROM (
+              SELECT j.attempt FROM jobs AS j WHERE j.provider = p.name AND j.status = 'queued'
+              ORDER BY j.id DESC LIMIT 1000
+          ) AS newest
+          WHERE newest.attempt < CAST(:attempt AS int)
+      )
+    FOR UPDATE OF p SKIP LOCKED
+),
+gate AS (
+    -- How many calls may go: all, one as a probe, or no row while the provider is paused or its circuit open.
+    SELECT CAST(:wanted AS int) AS most, false AS probing
+    WHERE NOT EXISTS (
+        SELECT 1 FROM providers AS p
+        WHERE p.name = :provider AND (p.paused_at IS NOT NULL OR p.open_until IS NOT NULL)
+    )
+    UNION ALL
+    SELECT 1, true FROM probe
+),
+pick AS (
+    -- The credential with the most room, counted up to ten, the most calls of a job, and only where there is a choice.
+    SELECT c.id, c.max_active, c.max_per_minute, gate.most, gate.probing
+    FROM gate
+    CROSS JOIN credentials AS c
+    WHERE c.id = ANY(CAST(:known AS text[]))
+      AND c.paused_at IS NULL
+      AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
+    ORDER BY
+        CASE WHEN cardinality(CAST(:known AS text[])) > 1 THEN least(
+            CASE WHEN c.max_active IS NOT NULL THEN (
+                SELECT count(*) FROM (
+                    SELECT 1 FROM permits AS p
+                    WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active
+                    ORDER BY p.call_id, p.number LIMIT 10
+                ) AS free
+            ) END,
+            CASE WHEN c.max_per_minute IS NOT NULL THEN (
+                SELECT count(*) FROM (
+                    SELECT 1 FROM submit_tokens AS t
+                    WHERE t.credential_id = c.id AND t.free_at <= statement_timestamp()
+                    ORDER BY t.free_at LIMIT 10
+                ) AS free
+            ) END
+        ) END DESC NULLS FIRST,
+        random()
+    LIMIT 1
+),
+bound AS (
+    -- Up to which number permits may be taken. While calls are open that a lowered limit leaves no permit for,
+    -- only so many of the free ones as keep all of them within the limit.
+    SELECT CASE
+        WHEN (SELECT max(p.number) FROM permits AS p WHERE p.credential_id = pick.id) <= pick.max_active
+            THEN pick.max_active
+        ELSE (
+            SELECT coalesce(max(free.number), 0) FROM (
+                SELECT p.number FROM permits AS p
+                WHERE p.credential_id = pick.id AND p.call_id IS NULL AND p.number <= pick.max_active
+                ORDER BY p.call_id, p.number
+                LIMIT greatest(0, pick.max_active - (
+                    SELECT count(*) FROM permits AS t WHERE t.credential_id = pick.id AND t.call_id IS NOT NULL
+                ))
+            ) AS free
+        )
+    END AS number
+    FROM pick
+    WHERE pick.max_active IS NOT NULL
+),
+permit AS (
+    -- In the order of permits_free, which has the free ones only; the primary key passes over every one taken.
+    SELECT p.number
+    FROM permits AS p
+    WHERE p.credential_id = (SELECT pick.id FROM pick)
+      AND p.call_id IS NULL
+      AND p.number <= (SELECT bound.number FROM bound)
+    ORDER BY p.call_id, p.number
+    LIMIT (SELECT pick.most FROM pick)
+    FOR UPDATE SKIP LOCKED
+),
+token AS (
+    SELECT t.number
+    FROM submit_tokens AS t
+    WHERE t.credential_id = (SELECT pick.id FROM pick WHERE pick.max_per_minute IS NOT NULL)
+      AND t.free_at <= statement_timestamp()
+    ORDER BY t.free_at
+    LIMIT (
+        SELECT CASE WHEN pick.max_active IS NULL THEN pick.most ELSE (SELECT count(*) FROM permit) END FROM pick
+    )
+    FOR UPDATE SKIP LOCKED
+),
+took AS (
+    -- As many calls as have both a permit and a token, where these are needed; least() passes over NULL.
+    SELECT pick.id AS credential_id,
+           pick.max_active IS NOT NULL OR pick.max_per_minute IS NOT NULL AS limited,
+           pick.probing,
+           found.permits,
+           found.tokens,
+           least(
+               pick.most,
+               CASE WHEN pick.max_active IS NOT NULL THEN cardinality(found.permits) END,
+               CASE WHEN pick.max_per_minute IS NOT NULL THEN cardinality(found.tokens) END
+           ) AS taken
+    FROM pick
+    CROSS JOIN (
+        SELECT ARRAY(SELECT permit.number FROM permit) AS permits, ARRAY(SELECT token.number FROM token) AS tokens
+    ) AS found
+),
+permits_taken AS (
+    UPDATE permits AS p
+    SET call_id = (CAST(:call_ids AS text[]))[array_position(took.permits, p.number)], taken_at = clock_timestamp()
+    FROM took
+    WHERE p.credential_id = took.credential_id AND p.number = ANY(took.permits[1:took.taken])
+),
+tokens_taken AS (
+    UPDATE submit_tokens AS t
+    SET free_at = clock_timestamp() + interval '62 s'
+    FROM took
+    WHERE t.credential_id = took.credential_id AND t.number = ANY(took.tokens[1:took.taken])
+),
+probed AS (
+    UPDATE providers AS p
+    SET probe_call_id = (CAST(:call_ids AS text[]))[1], open_until = clock_timestamp() + interval '10 s'
+    FROM took
+    WHERE p.name = :provider AND took.probing AND took.taken > 0
+)
+SELECT took.credential_id, took.taken, took.limited FROM took WHERE took.taken > 0
+"""
+_TAKE = text(TAKE)
+
+# A call without a permit has no row here, and nothing is written.
+RELEASE = """
+UPDATE permits SET call_id = NULL, taken_at = NULL
+WHERE call_id IS NOT NULL AND call_id = ANY(CAST(:call_ids AS text[]))
+"""
+_RELEASE = text(RELEASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a claim has got: the first ``calls`` of its calls may go to one credential.
+
+    ``limited``: the credential has a limit, so accounts take turns there (``jobs/dispatch/refill.py``).
+    """
+
+    credential_id: str
+    calls: int
+    limited: bool
+
+
+def take(
+    connection: Connection, provider: str, *, known: Collection[str], call_ids: Sequence[str], attempt: int
+) -> Taken | None:
+    """Take permits and tokens for as many of the calls as a credential has room for, at least one; None: not now.
+
+    ``known`` are the credentials this worker can use, ``attempt`` is the job's, before these calls. A free row can
+    be missed while others take and give back, so it is tried twice.
+    """
+    values = {
+        "provider": provider,
+        "known": list(known),
+        "wanted": len(call_ids),
+        "call_ids": list(call_ids),
+        "attempt": attempt,
+    }
+    row = connection.execute(_TAKE, values).one_or_none() or connection.execute(_TAKE, values).one_or_none()
+    return Taken(row.credential_id, int(row.taken), row.limited) if row else None
+
+
+def release(connection: Connection, call_ids: Sequence[str]) -> None:
+    """Give back the permits of calls that are over."""
+    connection.execute(_RELEASE, {"call_ids": list(call_ids)})
+
+
+_TAKE_SUBMIT = text("""
+WITH open AS (
+    SELECT c.id, c.max_per_minute
+    FROM credentials AS c
+    WHERE c.id = :credential_id
+      AND c.paused_at IS NULL
+      AND (c.not_before IS NULL OR c.not_before <= clock_timestamp())
+      AND NOT EXISTS (
+          SELECT 1 FROM providers AS p
+          WHERE p.name = c.provider AND (p.paused_at IS NOT NULL OR p.open_until > clock_timestamp())
+      )
+),
+token AS (
+    SELECT t.credential_id, t.number
+    FROM submit_tokens AS t
+    WHERE t.credential_id = (SELECT open.id FROM open WHERE open.max_per_minute IS NOT NULL)
+      AND t.free_at <= statement_timestamp()
+    ORDER BY t.free_at
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+),
+taken AS (
+    UPDATE submit_tokens AS t
+    SET free_at = clock_timestamp() + interval '62 s'
+    FROM token
+    WHERE t.credential_id = token.credential_id AND t.number = token.number
+    RETURNING t.number
+)
+SELECT 1 FROM open WHERE open.max_per_minute IS NULL OR EXISTS (SELECT 1 FROM taken)
+""")
+
+
+def take_submit(connection: Connection, credential_id: str) -> bool:
+    """A token for sending a call again that has its permit already.
+
+    False: not now, because the minute is used up, the credential or its provider is paused, the upstream asked to
+    wait, or its circuit is open.
+    """
+    values = {"credential_id": credential_id}
+    return any(connection.execute(_TAKE_SUBMIT, values).one_or_none() for _ in range(2))
+
+
+_STAY_AWAY = text("""
+UPDATE credentials
+SET not_before = greatest(not_before, clock_timestamp() + make_interval(secs => CAST(:stay_away_s AS double precision)))
+WHERE id = :credential_id
+""")
+
+
+def stay_away(connection: Connection, credential_id: str, seconds: float) -> None:
+    """No one submits with a credential for so long: its upstream has asked for it (:func:`stay_away_s`)."""
+    connection.execute(_STAY_AWAY, {"credential_id": credential_id, "stay_away_s": seconds})
+
+
+def stay_away_s(outcome: Outcome, code: str | None, retry_after_s: float | None) -> float | None:
+    """How long no one shall submit with a credential, after an answer that asks for patience."""
+    if outcome is not Outcome.NOT_RUN or code not in _TOLD_TO_WAIT or retry_after_s is None:
+        return None
+    return min(retry_after_s, STAY_AWAY_MAX_S)
+
+
+# ---------------------------------------------------------------- putting claims off
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Why there is no permit, in seconds until there may be one; None: that is not the reason."""
+
+    paused: bool = False
+    open_for_s: float | None = None
+    room_after_s: float | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Not merely full: paused by an operator, or its circuit is open."""
+        return self.paused or self.open_for_s is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PutOff:
+    """Try again after ``least_s`` and up to ``spread_s`` more, by chance, so that not all come at once."""
+
+    least_s: float
+    spread_s: float
+
+
+PUT_OFF_MAX_S = 30.0
+_PERMITS_COME_AND_GO = PutOff(1.0, 2.0)
+
+_OUTLOOK = text("""
+WITH room AS (
+    SELECT count(*) AS usable,
+           min(greatest(
+               extract(epoch FROM c.not_before - clock_timestamp()),
+               CASE WHEN c.max_per_minute IS NOT NULL THEN (
+                   SELECT extract(epoch FROM min(t.free_at) - clock_timestamp())
+                   FROM submit_tokens AS t
+                   WHERE t.credential_id = c.id
+                   HAVING min(t.free_at) > clock_timestamp()
+               ) END,
+               CASE WHEN c.max_active IS NOT NULL AND (
+                   SELECT p.number FROM permits AS p
+                   WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active
+                   ORDER BY p.call_id, p.number LIMIT 1
+               ) IS NULL THEN 0 END
+           )) AS after_s
+    FROM credentials AS c
+    WHERE c.id = ANY(CAST(:known AS text[])) AND c.paused_at IS NULL
+)
+SELECT coalesce(p.paused_at IS NOT NULL, false) OR room.usable = 0 AS paused,
+       CAST(extract(epoch FROM p.open_until - clock_timestamp()) AS double precision) AS open_for_s,
+       CAST(room.after_s AS double precision) AS room_after_s
+FROM room
+LEFT JOIN providers AS p ON p.name = :provider
+""")
+
+
+def outlook(connection: Connection, provider: str, known: Collection[str]) -> Outlook:
+    """Look at the rows after a claim has found no permit with the credentials ``known``."""
+    row = connection.execute(_OUTLOOK, {"provider": provider, "known": list(known)}).one()
+    return Outlook(row.paused, row.open_for_s, row.room_after_s)
+
+
+def put_off(seen: Outlook) -> PutOff:
+    """When to try again. At most half a minute: an operator may lift any of this at any time."""
+    if seen.paused:
+        return PutOff(5.0, PUT_OFF_MAX_S - 5.0)
+    wait_s = max(seen.open_for_s or 0.0, seen.room_after_s or 0.0)
+    if wait_s <= _PERMITS_COME_AND_GO.least_s:
+        return _PERMITS_COME_AND_GO
+    spread_s = min(10.0, max(2.0, wait_s / 2))
+    return PutOff(min(wait_s, PUT_OFF_MAX_S - spread_s), spread_s)
+
+
+# ---------------------------------------------------------------- what publishing asks
+
+
+# Counts no further than a page of publishing, which is asked again within seconds.
+_FREE_PERMITS = text("""
+WITH room AS (
+    SELECT c.provider,
+           c.paused_at IS NULL AND (c.not_before IS NULL OR c.not_before <= clock_timestamp()) AS welcome,
+           least(
+               CASE WHEN c.max_active IS NOT NULL THEN (
+                   SELECT count(*) FROM (
+                       SELECT 1 FROM permits AS p
+                       WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active
+                       ORDER BY p.call_id, p.number LIMIT 2000
+                   ) AS free
+               ) END,
+               CASE WHEN c.max_per_minute IS NOT NULL THEN (
+                   SELECT count(*) FROM (
+                       SELECT 1 FROM submit_tokens AS t
+                       WHERE t.credential_id = c.id AND t.free_at <= statement_timestamp()
+                       ORDER BY t.free_at LIMIT 2000
+                   ) AS free
+               ) END
+           ) AS free
+    FROM credentials AS c
+),
+seen AS (
+    SELECT room.provider,
+           coalesce(bool_or(p.paused_at IS NOT NULL OR p.open_until IS NOT NULL), false) AS shut,
+           bool_or(room.welcome AND room.free IS NULL) AS endless,
+           coalesce(sum(room.free) FILTER (WHERE room.welcome), 0) AS free
+    FROM room
+    LEFT JOIN providers AS p ON p.name = room.provider
+    GROUP BY room.provider
+)
+SELECT seen.provider,
+       CASE
+           WHEN seen.shut THEN 0
+           WHEN seen.endless THEN NULL
+           ELSE greatest(0, seen.free - (
+               SELECT count(*) FROM jobs AS j
+               WHERE j.provider = seen.provider AND j.status = 'queued' AND j.published_at IS NOT NULL
+           ))
+       END AS free
+FROM seen
+""")
+
+
+def free_permits(connection: Connection) -> dict[str, int | None]:
+    """Jobs worth publishing now, by provider: what it has room for less what is on its way already.
+
+    None where nothing limits it; a provider that has no rows yet is not named. Zero: its claims would
+    only be put off, or its circuit waits for a probe (:func:`jobs.dispatch.health.half_open`).
+    """
+    return {row.provider: None if row.free is None else int(row.free) for row in connection.execute(_FREE_PERMITS)}

@@ -1,0 +1,120 @@
+"""Publishing what there is room for, fairly: the sweep's part, and a quick one for limited providers.
+
+A provider without limits takes every account's whole window. Of one with few permits the accounts are
+served in turns, each by its weight, from a place chosen by chance: so neither the number of one's jobs
+nor the order of names decides who comes first, whichever worker does the publishing. A provider whose
+circuit is half-open gets one message, for the job that is the best probe.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection, text
+
+from jobs import states
+from jobs.dispatch import health, limits, publishing
+from jobs.dispatch import permits as capacity
+from jobs.states import Nudge
+
+Pair = tuple[str, str, int]  # account, provider, weight
+# Statements of one round for one provider: with thousands of accounts the next round goes on elsewhere.
+TURNS_AT_MOST = 64
+
+
+def refill(connection: Connection, *, window: int, most: int) -> list[Nudge]:
+    """Publish for every provider that would take something, ``most`` jobs in all."""
+    limits.recover(connection)
+    permits = capacity.free_permits(connection)
+    nudges: list[Nudge] = probes(connection)
+    limited: dict[str, list[Pair]] = defaultdict(list)
+    for pair in publishing.pairs(connection):
+        account_id, provider, weight = pair
+        if permits.get(provider) is not None:
+            limited[provider].append(pair)
+        elif len(nudges) < most:
+            room = most - len(nudges)
+            nudges += publishing.fill(connection, account_id, provider, weight, window=window, most=room)
+    return nudges + _in_turns(connection, limited, permits, window=window)
+
+
+def refill_limited(connection: Connection, *, window: int) -> list[Nudge]:
+    """Only for providers with limits and a permit free: quick enough to be asked several times a second."""
+    permits = {name: free for name, free in capacity.free_permits(connection).items() if free}
+    if not permits:
+        return []
+    limited: dict[str, list[Pair]] = defaultdict(list)
+    for pair in publishing.pairs(connection):
+        if pair[1] in permits:
+            limited[pair[1]].append(pair)
+    return _in_turns(connection, limited, permits, window=window)
+
+
+# A job that was never tried has not failed; the newest of them, because older ones may have. What was tried keeps
+# its back-off. A message that is on its way is not sent again at once.
+_PROBE = text("""
+WITH probe AS (
+    SELECT newest.id
+    FROM (
+        SELECT j.id, j.attempt, j.low_priority, j.due_at, j.start_deadline_at FROM jobs AS j
+        WHERE j.provider = :provider AND j.status = 'queued'
+        ORDER BY j.id DESC LIMIT 1000
+    ) AS newest
+    WHERE (newest.attempt = 0 AND newest.start_deadline_at > clock_timestamp())
+       OR (newest.attempt > 0 AND newest.due_at <= clock_timestamp())
+    ORDER BY newest.attempt, newest.low_priority, newest.id DESC
+    LIMIT 1
+)
+UPDATE jobs
+SET published_at = clock_timestamp(), due_at = least(jobs.due_at, clock_timestamp())
+FROM probe
+WHERE jobs.id = probe.id
+  AND jobs.status = 'queued'
+  AND (jobs.published_at IS NULL OR jobs.published_at < clock_timestamp() - make_interval(secs => :again_s))
+RETURNING jobs.id
+""")
+PROBE_AGAIN_S = 5.0
+
+
+def probes(connection: Connection) -> list[Nudge]:
+    """Publish one job for each provider whose circuit is half-open: the freshest that has not failed yet.
+
+    Only where there is none, the one with the fewest attempts; ``capacity.TAKE`` asks the same.
+    """
+    nudges: list[Nudge] = []
+    for provider in health.half_open(connection):
+        rows = connection.execute(_PROBE, {"provider": provider, "again_s": PROBE_AGAIN_S})
+        nudges += [states.run(provider, row.id) for row in rows]
+    return nudges
+
+
+def _in_turns(
+    connection: Connection, limited: dict[str, list[Pair]], permits: Mapping[str, int | None], *, window: int
+) -> list[Nudge]:
+    nudges: list[Nudge] = []
+    for provider, pairs in limited.items():
+        nudges += _share(connection, pairs, permits.get(provider) or 0, window=window)
+    return nudges
+
+
+def _share(connection: Connection, pairs: Sequence[Pair], free: int, *, window: int) -> list[Nudge]:
+    nudges: list[Nudge] = []
+    turn = turned(pairs, random.randrange(len(pairs)))
+    share = max(1, free // sum(weight for _, _, weight in pairs))
+    for _ in range(TURNS_AT_MOST):
+        if not turn or len(nudges) >= free:
+            break
+        account_id, provider, weight = turn.pop(0)
+        asked = min(weight * share, free - len(nudges))
+        found = publishing.fill(connection, account_id, provider, weight, window=window, most=asked)
+        nudges += found
+        if len(found) == asked:
+            turn.append((account_id, provider, weight))
+    return nudges
+
+
+def turned(pairs: Sequence[Pair], first: int) -> list[Pair]:
+    """The same circle of pairs, begun elsewhere."""
+    return [*pairs[first:], *pairs[:first]]

@@ -1,0 +1,275 @@
+"""What follows from what is known about a job's calls: pure decisions, no I/O.
+
+A job has ``n`` image slots. A call covers one or more of them; a retry makes a new call only for
+slots that surely did not run or ended in a retryable failure. The job ends when no call is open and
+no slot may be tried again.
+
+How often a slot is called (docs/errors.md promises it to operators, a property test keeps it):
+
+- Calls that may be billed: at most ``max_attempts``, over all models that take turns. Each model behind
+  the present one has one of them set aside; where there are more models than that, each may have one.
+- Calls that surely ran nothing (``NOT_RUN``, ``MISCONFIGURED``) are not billed and not counted among those.
+  One model gets ``max_attempts`` calls in all, and ``PATIENCE`` times as many where its upstream only asks
+  to come back later and no other model is left.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jobs.states import Outcome
+
+OPEN = (None, Outcome.ACCEPTED, Outcome.UNCERTAIN)
+BACKOFF_FIRST_S = 2.0
+BACKOFF_FACTOR = 2.5
+BACKOFF_MAX_S = 60.0
+JITTER = 0.2
+RETRY_AFTER_MAX_S = 600.0
+# What an upstream never bills: it ran nothing.
+UNBILLED = frozenset({Outcome.NOT_RUN, Outcome.MISCONFIGURED})
+# Being told to come back later says nothing against the order, so it is borne longer.
+PATIENT_CODES = frozenset({"upstream_rate_limited", "upstream_pool_empty", "upstream_overloaded"})
+PATIENCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The facts of one call that decisions need."""
+
+    id: str
+    slot: int
+    attempt: int
+    image_count: int
+    outcome: Outcome | None
+    kept: int = 0
+    code: str | None = None
+    retryable: bool = False
+    retry_after_s: float | None = None
+    model: str = ""
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Call:
+        """From the JSON object ``jobs.reads.worker`` makes of a row."""
+        return cls(
+            id=row["id"],
+            slot=row["slot"],
+            attempt=row["try"],
+            image_count=row["pictures"],
+            outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+            kept=row["pictures_kept"],
+            code=row["error_code"],
+            retryable=bool(row["retryable"]),
+            retry_after_s=row["retry_after_s"],
+            model=row["model"],
+        )
+
+    @property
+    def slots(self) -> range:
+        return range(self.slot, self.slot + self.image_count)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A job as a decision sees it. ``fallbacks`` models are left behind the present ``model``."""
+
+    n: int
+    calls: Sequence[Call]
+    max_attempts: int
+    cancel_requested: bool = False
+    cancel_charge: Literal["full", "none"] = "full"
+    model: str = ""
+    fallbacks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Calls are open: look again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Finished calls are not kept yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    code: str
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FailOver:
+    """The present model surely made nothing for some slot and will not: the next model's turn."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Succeed:
+    kept: int
+    notes: Sequence[str] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    outcome: str
+    charged: int  # images to pay for
+
+
+Step = Wait | Keep | Retry | FailOver | Succeed | Fail | Cancel
+
+
+def next_step(facts: Facts) -> Step:
+    """Say what follows, without doing it."""
+    if any(call.outcome is Outcome.FINISHED for call in facts.calls):
+        return Keep()
+    if any(call.outcome in OPEN for call in facts.calls):
+        return Wait()
+    if not facts.cancel_requested:
+        if again := open_slots(facts):
+            return _retry(facts, again)
+        if facts.fallbacks and (barren := _barren(facts)):
+            return FailOver(_decisive_code(barren))
+    return _end(facts)
+
+
+def _end(facts: Facts) -> Succeed | Fail | Cancel:
+    kept = sum(call.kept for call in facts.calls)
+    if facts.cancel_requested:
+        return _cancelled(facts, kept)
+    if kept:
+        return Succeed(kept, missing(facts, kept))
+    return Fail(_decisive_code(facts.calls))
+
+
+def open_slots(facts: Facts) -> list[int]:
+    """Slots that need a (new) call and may have one."""
+    latest = _latest_by_slot(facts.calls)
+    return [slot for slot in range(facts.n) if slot not in latest or _may_call(facts, slot, latest[slot])]
+
+
+def plan(facts: Facts, *, max_per_call: int) -> list[tuple[int, int, int]]:
+    """(slot, images, attempt) of the calls to make now: neighbouring open slots share a call."""
+    latest = _latest_by_slot(facts.calls)
+    groups: list[tuple[int, int, int]] = []
+    for slot in open_slots(facts):
+        attempt = latest[slot].attempt + 1 if slot in latest else 1
+        if groups:
+            first, count, attempts = groups[-1]
+            if first + count == slot and count < max_per_call and attempts == attempt:
+                groups[-1] = (first, count + 1, attempts)
+                continue
+        groups.append((slot, 1, attempt))
+    return groups
+
+
+def backoff_s(attempt: int) -> float:
+    """Seconds before the next call after ``attempt`` of them: 2, 5, 12.5 ... 60, jittered by a fifth."""
+    base = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** max(0, attempt - 1))
+    return base * random.uniform(1 - JITTER, 1 + JITTER)
+
+
+def most_billed(max_attempts: int, models: int) -> int:
+    """The most calls that may be billed for one slot, over all ``models`` of its job (at least one)."""
+    return max(max_attempts, models)
+
+
+def life_s(max_attempts: int, models: int, deadline_s: float) -> float:
+    """Seconds that all calls of one slot may take together, each to its end and with the longest pause after it.
+
+    ``deadline_s``: the longest of the deadlines that the models' providers have. Patient repeats fit in as
+    well, as long as their upstream asks for no longer pauses than ours.
+    """
+    return most_billed(max_attempts, models) * (deadline_s + BACKOFF_MAX_S * (1 + JITTER))
+
+
+def _latest_by_slot(calls: Iterable[Call]) -> dict[int, Call]:
+    latest: dict[int, Call] = {}
+    for call in sorted(calls, key=lambda call: call.attempt):
+        latest.update(dict.fromkeys(call.slots, call))
+    return latest
+
+
+def _may_call(facts: Facts, slot: int, latest: Call) -> bool:
+    if latest.model != facts.model:  # since then another model's turn has come
+        return _made_nothing(latest)
+    if latest.outcome is Outcome.MISCONFIGURED or not _made_nothing(latest):
+        return False
+    billed = sum(call.model == facts.model for call in _may_be_billed(facts, slot))
+    return _tries(facts, slot, latest) < _tries_at_most(facts, latest) and billed < _allowance(facts, slot)
+
+
+def _tries(facts: Facts, slot: int, latest: Call) -> int:
+    """How often the present model, whose call ``latest`` is, was asked for the slot."""
+    before = (call.attempt for call in facts.calls if slot in call.slots and call.model != facts.model)
+    return latest.attempt - max(before, default=0)
+
+
+def _tries_at_most(facts: Facts, latest: Call) -> int:
+    # With another model at hand there is no need to be patient with this one.
+    is_patient = latest.code in PATIENT_CODES and not facts.fallbacks
+    return facts.max_attempts * (PATIENCE if is_patient else 1)
+
+
+def _allowance(facts: Facts, slot: int) -> int:
+    """How many calls that may be billed the present model may have: one is set aside for each model behind it."""
+    before = sum(call.model != facts.model for call in _may_be_billed(facts, slot))
+    return max(1, facts.max_attempts - before - facts.fallbacks)
+
+
+def _may_be_billed(facts: Facts, slot: int) -> list[Call]:
+    return [call for call in facts.calls if slot in call.slots and call.outcome not in UNBILLED]
+
+
+def _made_nothing(call: Call) -> bool:
+    """Surely: it did not run, or its upstream said so. Never a refusal, nor anything uncertain or billed."""
+    if call.outcome is Outcome.FAILED:
+        return call.retryable
+    return call.outcome in UNBILLED
+
+
+def _barren(facts: Facts) -> list[Call]:
+    """The last calls of slots that another model may still fill."""
+    return [call for call in _latest_by_slot(facts.calls).values() if _made_nothing(call)]
+
+
+def _retry(facts: Facts, slots: Sequence[int]) -> Retry:
+    """The pause follows from the calls to the present model alone; what it has not been asked yet is asked at once."""
+    latest = _latest_by_slot(facts.calls)
+    tried = [slot for slot in slots if slot in latest and latest[slot].model == facts.model]
+    if not tried:  # calls that found no room at a credential before, or another model's turn
+        return Retry("no_capacity", 0.0)
+    tries, code = max((_tries(facts, slot, latest[slot]), latest[slot].code or "upstream_error") for slot in tried)
+    asked = max((latest[slot].retry_after_s or 0.0) for slot in tried)
+    return Retry(code, max(backoff_s(tries), min(asked, RETRY_AFTER_MAX_S)))
+
+
+def missing(facts: Facts, kept: int) -> list[str]:
+    """The warning for a job that ends with fewer images than were ordered; none where all were made."""
+    if kept == facts.n:
+        return []
+    codes = sorted({call.code for call in facts.calls if call.code and not call.kept})
+    why = f" ({', '.join(codes)})" if codes else ""
+    return [f"{kept} of {facts.n} images were made{why}; the others were not charged"]
+
+
+def _decisive_code(calls: Sequence[Call]) -> str:
+    """The first code that no retry could mend; else the last one seen."""
+    ended = sorted((call for call in calls if call.code), key=lambda call: (call.slot, call.attempt))
+    decisive = [call.code for call in ended if not call.retryable and call.outcome is not Outcome.NOT_RUN]
+    return (decisive or [call.code for call in reversed(ended)] or ["upstream_error"])[0] or "upstream_error"
+
+
+def _cancelled(facts: Facts, kept: int) -> Cancel:
+    if kept:
+        return Cancel("too_late", kept if facts.cancel_charge == "full" else 0)
+    lost = any(call.outcome in (Outcome.LOST, Outcome.TIMED_OUT) for call in facts.calls)
+    return Cancel("upstream_uncertain" if lost else "stopped_upstream", 0)

@@ -1,0 +1,253 @@
+"""What is stuck, orphaned or out of balance, why, and the command that mends it.
+
+Looking changes nothing; ``jobs.maintenance.repair`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from core.db import Database
+from jobs.dispatch import heartbeats
+from jobs.maintenance import audit, retention
+from jobs.maintenance.sweep import SWEEP_LOCK
+from providers.catalog.catalog import Catalog
+from storage.base import Store
+from storage.media import Media
+
+FIX = "darkroom doctor --fix"
+FIX_MONEY = "darkroom doctor --fix --money"
+START_WORKER = "darkroom up (or python -m workers where workers run)"
+
+STUCK_AFTER_S = 60.0
+UNCLAIMED_AFTER_S = 300.0
+PAGE = 1000
+# More missing than this, and most of what was looked at: it is the wrong store.
+MISSING_AT_MOST = 20
+
+# What an adjustment can close; where transfers and jobs themselves disagree, a person must look.
+MONEY = ("spendable_is_transferred_less_queued", "reserved_is_queued_and_held", "money_has_a_balance")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong. ``mend`` is the command to type, or what to look at where none mends it."""
+
+    kind: str
+    subject: str  # the id of a job, account, credential or session; the key of a blob
+    cause: str
+    mend: str
+    since: datetime | None = None
+    about: str = ""  # what else mending must know: the job of an image
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """``store`` and ``media`` None: this machine has no images, so rows and blobs are not compared."""
+
+    database: Database
+    catalog: Catalog
+    store: Store | None = None
+    media: Media | None = None
+    stuck_after_s: float = STUCK_AFTER_S
+    unclaimed_after_s: float = UNCLAIMED_AFTER_S
+
+    def examine(self) -> list[Finding]:
+        """Everything that is wrong now."""
+        with self.database.autocommit() as connection:
+            found = [*self._queue(connection), *self._steps(connection)]
+        with self.database.transaction() as connection:
+            found += [_of_books(finding) for finding in audit.check(connection)]
+        if self.store is not None:
+            found += [*self._images(self.store), *self._blobs(self.store)]
+        with self.database.autocommit() as connection:
+            found += self._deletions(connection)
+        return found
+
+    def _queue(self, connection: Connection) -> Iterator[Finding]:
+        """Jobs nobody publishes, and messages nobody reads."""
+        yield from self._sweep_lock(connection)
+        nobody = "no worker is alive" if not _workers_alive(connection) else ""
+        for row in self.rows(
+            connection,
+            "SELECT j.provider, j.account_id, count(*) AS jobs, min(j.due_at) AS since FROM jobs AS j"
+            " WHERE j.status = 'queued' AND j.published_at IS NULL"
+            " AND j.due_at < statement_timestamp() - make_interval(secs => :stuck_s)"
+            # With a message on its way an account's others wait for their turn, as they should.
+            " AND NOT EXISTS (SELECT 1 FROM jobs AS p WHERE p.status = 'queued' AND p.published_at IS NOT NULL"
+            " AND p.account_id = j.account_id AND p.provider = j.provider) GROUP BY 1, 2 ORDER BY since",
+        ):
+            cause = nobody or "workers are alive, but their sweep does not publish"
+            subject = f"{row.provider}/{row.account_id}"
+            yield Finding("queued_unpublished", subject, f"{jobs_text(row.jobs)}: {cause}", START_WORKER, row.since)
+        for row in self.rows(
+            connection,
+            "SELECT j.provider, count(*) AS jobs, min(j.due_at) AS since,"
+            " (SELECT bool_and(c.paused_at IS NOT NULL) FROM credentials AS c WHERE c.provider = j.provider) AS paused,"
+            " (SELECT bool_and(c.max_active IS NOT NULL AND NOT EXISTS (SELECT 1 FROM permits AS p"
+            " WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active))"
+            " FROM credentials AS c WHERE c.provider = j.provider) AS full"
+            " FROM jobs AS j WHERE j.status = 'queued' AND j.published_at IS NOT NULL"
+            " AND j.due_at < statement_timestamp() - make_interval(secs => :unclaimed_s)"
+            " AND NOT EXISTS (SELECT 1 FROM jobs AS s WHERE s.provider = j.provider AND s.status <> 'queued'"
+            " AND s.started_at > statement_timestamp() - make_interval(secs => :unclaimed_s))"
+            " GROUP BY j.provider ORDER BY since",
+        ):
+            cause, mend = _why_unclaimed(row, nobody)
+            yield Finding("queued_unclaimed", row.provider, f"{jobs_text(row.jobs)}: {cause}", mend, row.since)
+
+    def _sweep_lock(self, connection: Connection) -> Iterator[Finding]:
+        for row in self.rows(connection, BLOCKED):
+            cause = f"session {row.pid} ({row.application_name}) holds the sweep's lock and does nothing"
+            yield Finding("sweep_blocked", str(row.pid), cause, FIX, row.state_change)
+
+    def _steps(self, connection: Connection) -> Iterator[Finding]:
+        """Jobs in hands that are gone, and images nobody looks after."""
+        for row in self.rows(connection, DEAD_STEPS + " ORDER BY j.id"):
+            kind = "running_overdue" if row.owner_lives else "running_without_owner"
+            cause = (
+                f"its step at worker {row.owner} should have ended"
+                if row.owner_lives
+                else f"its worker {row.owner} is {'gone' if row.heartbeat_at is None else 'silent'}"
+            )
+            since = row.step_deadline_at if row.owner_lives else row.heartbeat_at
+            yield Finding(kind, row.id, cause, FIX, since)
+        for row in self.rows(
+            connection,
+            "SELECT id, provider, due_at FROM jobs WHERE status = 'waiting'"
+            " AND due_at < statement_timestamp() - make_interval(secs => :stuck_s) ORDER BY due_at",
+        ):
+            cause = f"nobody looks at what {row.provider} makes for it"
+            mend = f"{START_WORKER}, with a key for {row.provider}"
+            yield Finding("waiting_overdue", row.id, cause, mend, row.due_at)
+
+    def _images(self, store: Store) -> Iterator[Finding]:
+        """Rows whose blob is missing."""
+        missing: list[Row[Any]] = []
+        looked_at = 0
+        for table in ("images", "inputs"):
+            for row in self._kept(table):
+                looked_at += 1
+                if not store.exists(row.key) and self._still_kept(table, row.key, row.job_id):
+                    missing.append(row)
+        if len(missing) > MISSING_AT_MOST and len(missing) > looked_at / 2:
+            cause = f"{len(missing)} of {looked_at} images are not in the store: it seems to be another one's"
+            yield Finding("store_suspicious", "store", cause, "look at DARKROOM_VAR and DATABASE_URL")
+            return
+        for row in missing:
+            if row.table == "images":
+                cause = "its job has an image that is not in the store"
+                yield Finding("picture_missing", row.key, cause, FIX, row.created_at, about=row.job_id)
+            else:
+                cause = "its job came with an image that is not in the store"
+                mend = f"darkroom show {row.job_id}"
+                yield Finding("input_missing", row.key, cause, mend, row.created_at, about=row.job_id)
+
+    def _kept(self, table: str) -> Iterator[Row[Any]]:
+        """Every row that should have a blob, page by page, with no connection held while it is looked at."""
+        after: tuple[str, str] = ("", "")
+        while True:
+            with self.database.autocommit() as connection:
+                rows = connection.execute(
+                    text(
+                        f"SELECT '{table}' AS \"table\", job_id, key, created_at FROM {table} WHERE deleted_at IS NULL"
+                        " AND job_id >= :job AND (job_id, key) > (:job, :key) ORDER BY job_id, key LIMIT :page"
+                    ),
+                    {"job": after[0], "key": after[1], "page": PAGE},
+                ).all()
+            yield from rows
+            if len(rows) < PAGE:
+                return
+            after = (rows[-1].job_id, rows[-1].key)
+
+    def _still_kept(self, table: str, key: str, job_id: str) -> bool:
+        query = f"SELECT EXISTS (SELECT 1 FROM {table} WHERE job_id = :job AND key = :key AND deleted_at IS NULL)"
+        with self.database.autocommit() as connection:
+            return bool(connection.execute(text(query), {"job": job_id, "key": key}).scalar_one())
+
+    def _blobs(self, store: Store) -> Iterator[Finding]:
+        """Blobs without a row."""
+        for search in retention.search_everything(self.database, store):
+            if search.suspicious:
+                cause = f"{len(search.orphans)} blobs belong to no job: the database seems to be another one's"
+                yield Finding("store_suspicious", "database", cause, "look at DARKROOM_VAR and DATABASE_URL")
+                continue
+            for key in search.orphans:
+                cause = "no row speaks of it: a writer was killed, or another was first"
+                yield Finding("blob_orphaned", key, cause, FIX)
+
+    def _deletions(self, connection: Connection) -> Iterator[Finding]:
+        for row in self.rows(
+            connection,
+            "SELECT key, doomed_at FROM doomed_blobs WHERE doomed_at < statement_timestamp() - interval '1 hour'"
+            " ORDER BY doomed_at LIMIT 1000",
+        ):
+            cause = "its row is a tombstone, but the store has not deleted it"
+            yield Finding("deletion_overdue", row.key, cause, FIX, row.doomed_at)
+
+    def rows(self, connection: Connection, query: str, **values: Any) -> Sequence[Row[Any]]:
+        waits = {
+            "stuck_s": self.stuck_after_s,
+            "unclaimed_s": self.unclaimed_after_s,
+            "lock": SWEEP_LOCK,
+        }
+        return connection.execute(text(query), {**waits, **values}).all()
+
+
+BLOCKED = (
+    "SELECT a.pid, a.application_name, a.state_change FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid"
+    " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
+    " AND (CAST(l.classid AS bigint) << 32) + CAST(l.objid AS bigint) = :lock"
+    " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND a.state LIKE 'idle%' AND a.state_change < clock_timestamp() - make_interval(secs => :stuck_s)"
+)
+# Silence counts much later than it does for the sweep, which knows whether its own heartbeats go through.
+DEAD_STEPS = (
+    "SELECT j.id, j.fence, j.owner, j.step_deadline_at, w.heartbeat_at,"
+    " coalesce(w.heartbeat_at >= statement_timestamp() - make_interval(secs => :stuck_s), false) AS owner_lives"
+    " FROM jobs AS j LEFT JOIN workers AS w ON w.boot_id = j.owner WHERE j.status = 'running'"
+    " AND (w.boot_id IS NULL OR w.heartbeat_at < statement_timestamp() - make_interval(secs => :stuck_s)"
+    " OR j.step_deadline_at < statement_timestamp() - make_interval(secs => :stuck_s))"
+)
+
+
+def _workers_alive(connection: Connection) -> bool:
+    alive = connection.execute(
+        text(
+            "SELECT EXISTS (SELECT 1 FROM workers WHERE heartbeat_at > clock_timestamp() - make_interval(secs => :s))"
+        ),
+        {"s": heartbeats.DEAD_AFTER_S},
+    ).scalar_one()
+    return bool(alive)
+
+
+def _why_unclaimed(row: Row[Any], nobody: str) -> tuple[str, str]:
+    """The cause, and the command that mends it."""
+    if nobody:
+        return nobody, START_WORKER
+    if row.paused:
+        return "the provider is paused", f"POST /api/admin/providers/{row.provider}/resume"
+    if row.full:
+        return "every permit of its credentials is taken", "wait, or raise the most active jobs of its credentials"
+    return "their messages are not read: lost, or no worker takes them", FIX
+
+
+def _of_books(finding: audit.Finding) -> Finding:
+    if finding.invariant in MONEY:
+        mend = FIX_MONEY
+    elif finding.invariant == "permits_are_open_calls":
+        mend = FIX
+    elif finding.subject.startswith("job_"):
+        mend = f"darkroom show {finding.subject}"
+    else:
+        mend = "mend the other findings, then look again"
+    return Finding(finding.invariant, finding.subject, finding.detail, mend)
+
+
+def jobs_text(count: int) -> str:
+    return f"{count} job" if count == 1 else f"{count} jobs"

@@ -1,0 +1,244 @@
+"""The guarantee behind every fast path: what no message, no hook and no worker moved, this moves.
+
+Run every few seconds by every worker; one at a time does the work (an advisory lock), in bounded
+pages, whether Redis is there or not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, text
+
+from core import failpoints
+from core.db import Hot, Statement
+from core.errors import DatabaseAwayError, DatabaseBusyError
+from jobs import lifecycle
+from jobs.dispatch import heartbeats, publishing, refill
+from jobs.errors import StaleJobError
+from jobs.execution import apply
+from jobs.execution.context import Workbench
+from jobs.maintenance import growth
+from jobs.states import Nudge, Signal
+
+log = structlog.get_logger(__name__)
+
+PAGE = 500
+SWEEP_LOCK = 7_216_050_002
+LOST_AFTER_S = 10.0
+ABANDONED_AFTER_S = 900.0
+
+
+LAPSED = Statement("""
+SELECT j.id, j.account_id, j.fence,
+    CASE WHEN w.boot_id IS NULL THEN 'owner_gone'
+        WHEN j.step_deadline_at < statement_timestamp() THEN 'step_overdue'
+        ELSE 'owner_silent' END AS code
+FROM jobs AS j LEFT JOIN workers AS w ON w.boot_id = j.owner
+WHERE j.status = 'running' AND (w.boot_id IS NULL OR (CAST(:steady AS boolean)
+    AND (j.step_deadline_at < statement_timestamp()
+        OR w.heartbeat_at < statement_timestamp() - make_interval(secs => CAST(:dead_s AS float)))))
+LIMIT CAST(:page AS int)
+""")
+
+EXPIRED = Statement("""
+SELECT id, account_id, version FROM jobs
+WHERE status IN ('queued', 'waiting') AND coalesce(deadline_at, start_deadline_at) < statement_timestamp()
+    AND status = 'queued'
+ORDER BY coalesce(deadline_at, start_deadline_at) LIMIT CAST(:page AS int)
+""")
+
+ABANDONED = Statement("""
+SELECT id, account_id FROM (
+    SELECT id, account_id FROM jobs
+    WHERE status IN ('queued', 'waiting') AND coalesce(deadline_at, start_deadline_at) < statement_timestamp()
+        AND status = 'waiting'
+    ORDER BY coalesce(deadline_at, start_deadline_at) LIMIT CAST(:page AS int)
+) AS overdue
+UNION
+SELECT id, account_id FROM (
+    SELECT id, account_id FROM jobs
+    WHERE status = 'waiting' AND NOT provider = ANY(CAST(:configured AS text[]))
+        AND due_at < statement_timestamp() - make_interval(secs => CAST(:abandoned_s AS float))
+    LIMIT CAST(:page AS int)
+) AS abandoned
+""")
+
+
+@dataclass
+class Sweeper:
+    """``steady``: whether this worker's own heartbeats have gone through without a gap lately.
+
+    Only then may it call others dead: after an outage of the database everybody's heartbeat is old,
+    and the fleet must not steal from itself. ``epoch`` reads the broker's epoch key, or None when
+    the broker is away.
+    """
+
+    bench: Workbench
+    steady: Callable[[], bool]
+    epoch: Callable[[], str | None]
+    _claims: _ClaimRate = field(init=False)
+    _locked: set[str] = field(default_factory=set)  # accounts found locked in this round
+
+    def __post_init__(self) -> None:
+        self._claims = _ClaimRate()
+
+    def sweep(self) -> list[Signal]:
+        """One round. Returns what to publish; empty when another worker is at it.
+
+        Each job by itself: one whose account or row is locked is left for the next round, and so are the
+        other jobs of that account.
+        """
+        with self._alone() as alone:
+            if not alone:
+                return []
+            self._locked.clear()
+            signals = [*self._lapse(), *self._expire(), *self._end_abandoned()]
+            self._notice_new_broker()
+            self._forget_lost()
+            signals += self._fill_windows()
+            self._analyse_grown()
+            if signals:
+                failpoints.hit("sweep.unpublished")
+            return signals
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """At most one sweep in the fleet.
+
+        The lock is a transaction's, so that a worker stopped in the middle (SIGSTOP) loses it with its
+        session after ``idle_in_transaction_session_timeout`` instead of stopping every sweep.
+        """
+        with self.bench.database.transaction() as connection:
+            yield bool(
+                connection.execute(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": SWEEP_LOCK}).scalar_one()
+            )
+
+    def _lapse(self) -> list[Signal]:
+        """Take jobs from owners that are gone, silent or overdue."""
+        with self.bench.database.autocommit() as connection:
+            heartbeats.bury_neighbours(connection)
+            rows = Hot.of(connection).all(
+                LAPSED, {"steady": self.steady(), "dead_s": heartbeats.DEAD_AFTER_S, "page": PAGE}
+            )
+        signals: list[Signal] = []
+        for row in rows:
+            log.warning("job_lapsed", job_id=row.id, code=row.code)
+            signals += self._each(row, partial(self._lapse_one, row.id, row.fence, row.code))
+        return list(dict.fromkeys(signals))
+
+    def _lapse_one(self, job_id: str, fence: int, code: str) -> list[Signal]:
+        with self.bench.database.transaction() as connection:
+            nudges = lifecycle.lapse(connection, job_id, fence, code=code, give_up_s=self.bench.give_up_s)
+        return [*nudges]
+
+    def _expire(self) -> list[Signal]:
+        """QUEUED jobs past their deadline: not begun in time, or not tried again in time."""
+        with self.bench.database.hot() as hot:
+            rows = hot.all(EXPIRED, {"page": PAGE})
+        return [
+            signal for row in rows for signal in self._each(row, partial(apply.expire, self.bench, row.id, row.version))
+        ]
+
+    def _end_abandoned(self) -> list[Signal]:
+        """WAITING jobs that no one follows any more: past their own deadline, or of a provider that has gone.
+
+        Whose key was taken out of the configuration cannot be asked; calls past their deadline are given up.
+        """
+        with self.bench.database.hot() as hot:
+            rows = hot.all(
+                ABANDONED,
+                {"configured": self.bench.registry.configured(), "abandoned_s": ABANDONED_AFTER_S, "page": PAGE},
+            )
+        return [signal for row in rows for signal in self._each(row, partial(apply.abandon, self.bench, row.id))]
+
+    def _each(self, row: Any, verb: Callable[[], list[Signal]]) -> list[Signal]:
+        """One job, one transaction; a job that moved on by itself is what we wanted."""
+        if row.account_id in self._locked:
+            return []
+        try:
+            signals = verb()
+        except StaleJobError:
+            return []
+        except DatabaseBusyError:
+            log.warning("sweep_passes_by_a_locked_job", job_id=row.id)
+            self._locked.add(row.account_id)
+            return []
+        except DatabaseAwayError:
+            raise
+        except Exception:
+            log.exception("sweep_could_not_move", job_id=row.id)
+            return []
+        failpoints.hit("sweep.moved")
+        return signals
+
+    def _notice_new_broker(self) -> None:
+        """Another or an emptied Redis has none of our messages: count every job as unpublished."""
+        epoch = self.epoch()
+        if epoch is None:
+            return
+        with self.bench.database.transaction() as connection:
+            seen = connection.execute(text("SELECT value FROM marks WHERE name = 'epoch'")).scalar_one_or_none()
+            if seen == epoch:
+                return
+            log.warning("broker_is_new", republishing=True)
+            while publishing.forget_lost(connection, older_than_s=0.0, limit=PAGE) == PAGE:
+                pass
+            connection.execute(
+                text(
+                    "INSERT INTO marks (name, value) VALUES ('epoch', :epoch)"
+                    " ON CONFLICT (name) DO UPDATE SET value = :epoch, at = clock_timestamp()"
+                ),
+                {"epoch": epoch},
+            )
+
+    def _forget_lost(self) -> None:
+        """A message is overdue after twice the time its queue needs, and never before 10 s."""
+        if self.epoch() is None:
+            return
+        with self.bench.database.autocommit() as connection:
+            rate = self._claims.per_s(connection)
+            published = connection.execute(
+                text("SELECT count(*) FROM jobs WHERE status = 'queued' AND published_at IS NOT NULL")
+            ).scalar_one()
+            age_s = max(LOST_AFTER_S, 2.0 * published / rate if rate else 0.0)
+            # Without any claims no one can tell a lost message from one that waits: each job's next one takes
+            # twice as long as the one before.
+            if again := publishing.forget_lost(connection, older_than_s=age_s, first_s=LOST_AFTER_S, limit=PAGE):
+                log.info("messages_overdue", jobs=again, older_than_s=round(age_s, 1))
+
+    def _analyse_grown(self) -> None:
+        # Autovacuum may be at the same table: it does the same.
+        with suppress(DatabaseBusyError), self.bench.database.autocommit() as connection:
+            if names := growth.analyse_grown(connection):
+                log.info("tables_analysed", tables=names)
+
+    def _fill_windows(self) -> list[Nudge]:
+        with self.bench.database.autocommit() as connection:
+            return refill.refill(connection, window=self.bench.publish_window, most=PAGE)
+
+
+class _ClaimRate:
+    """Claims per second of the whole fleet, from the events since the last look."""
+
+    def __init__(self) -> None:
+        self._last_id: int | None = None
+        self._at = 0.0
+
+    def per_s(self, connection: Connection) -> float:
+        now, last, since = time.monotonic(), self._last_id, self._at
+        row = connection.execute(
+            text(
+                "SELECT coalesce(max(id), 0) AS newest, count(*) FILTER (WHERE type = 'started') AS claims"
+                " FROM job_events WHERE id > coalesce(CAST(:last AS bigint), (SELECT max(id) FROM job_events))"
+            ),
+            {"last": last},
+        ).one()
+        self._last_id, self._at = max(row.newest, last or 0) or None, now
+        return float(row.claims / (now - since)) if last is not None and now > since else 0.0

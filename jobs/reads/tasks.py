@@ -1,0 +1,305 @@
+"""Reading jobs, always within one account. Nothing here writes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from core.ids import is_id
+from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
+
+# No column takes NUL or half a surrogate pair.
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# Positions further back are not worth the counting.
+QUEUE_COUNTED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A kept image of a job."""
+
+    index: int
+    key: str
+    mime: str
+    width_px: int | None  # None: no image but a 3D file or a text
+    height_px: int | None
+    size_bytes: int
+    sha256: str
+    seed: int | None
+    text: str | None = None
+    deleted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A job as its owner may see it. Money in micro-credits."""
+
+    id: str
+    account_id: str
+    status: str  # jobs.states.JobStatus
+    operation: str
+    model: str
+    provider: str
+    n: int
+    priority: str
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    start_deadline_at: datetime | None
+    version: int  # grows with every visible change: the task's ETag
+    quoted: int
+    captured: int | None
+    released: int | None
+    queue_position: int | None
+    failure_code: str | None
+    failure_detail: str | None
+    cancel_requested_at: datetime | None
+    cancel_outcome: str | None
+    request: Mapping[str, Any]  # what will really be asked, with "normalised"
+    warnings: Sequence[str]
+    metadata: Mapping[str, str]
+    images: Sequence[Image] = field(default=())
+    fallback_models: Sequence[str] = ()  # as ordered, those already tried included
+    keep_s: int | None = None  # images go so long after the end
+    progress: float | None = None  # 0 to 1 while it runs, where the upstream tells
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One row of a job's timeline."""
+
+    seq: int
+    at: datetime
+    type: str  # queued, started, waiting, retry, image, succeeded, failed, cancelled, ...
+    data: Mapping[str, Any]  # attempt, provider, wait_s, code, microcredits ... as fits the type
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a list of tasks is narrowed to."""
+
+    status: str | None = None
+    operation: str | None = None
+    model: str | None = None
+    created_after: datetime | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    cursor: str | None = None  # the id of the last task of the page before
+    limit: int = 20
+
+
+# How many wait before a queued job at its provider.
+AHEAD = (
+    "SELECT count(*) FROM (SELECT 1 FROM jobs AS q WHERE q.provider = {of}.provider"
+    f" AND q.status = 'queued' AND q.id < {{of}}.id LIMIT {QUEUE_COUNTED}) AS ahead"
+)
+
+# One JSON object per task: the driver's price of a result is by the column, and a task has forty.
+_TASK = (
+    "SELECT to_jsonb(j) || jsonb_build_object('request', o.request, 'warnings', o.warnings, 'metadata', o.metadata,"
+    " 'behind', o.fallbacks,"
+    f" 'ahead', CASE WHEN j.status = 'queued' THEN ({AHEAD.format(of='j')}) END,"
+    " 'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index)"
+    " FROM images AS i WHERE i.job_id = j.id), '[]') END) AS task"
+    " FROM jobs AS j JOIN orders AS o ON o.job_id = j.id"
+)
+_TASKS = text(
+    _TASK + " JOIN unnest(CAST(:account_ids AS text[]), CAST(:ids AS text[])) AS wanted (account_id, id)"
+    " ON j.account_id = wanted.account_id AND j.id = wanted.id"
+)
+
+
+def find_task(connection: Connection, account_id: str, job_id: str) -> Task:
+    """Raises JobNotFoundError: unknown, malformed, or another account's."""
+    found = find_tasks(connection, [(account_id, job_id)])
+    if not found:
+        raise JobNotFoundError("no such task")
+    return found[account_id, job_id]
+
+
+def find_tasks(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Task]:
+    """Tasks by (account, id), each only within the account it is asked for; unknown ones are left out."""
+    wanted = [(account_id, job_id) for account_id, job_id in wanted if is_id(job_id, "job")]
+    if not wanted:
+        return {}
+    account_ids, ids = zip(*wanted, strict=True)
+    rows = connection.execute(_TASKS, {"account_ids": list(account_ids), "ids": list(ids)})
+    tasks = [task_of(row.task) for row in rows]
+    return {(task.account_id, task.id): task for task in tasks}
+
+
+# Two traps of generic plans are kept out. As one join the planner would walk backwards through all orders for their
+# metadata, so the page of ids comes first and asks for metadata job by job. And it would walk through the newest jobs
+# of everybody for those of one account, so that the order says the account, which an array of one does not fix.
+# 'k' comes after every id: the place to go on from always bounds the index.
+_LIST = """
+ WHERE j.id = ANY(ARRAY(
+    SELECT p.id FROM jobs AS p
+    WHERE p.account_id = ANY(CAST(:account_ids AS text[])) AND {status} AND p.id < coalesce(CAST(:cursor AS text), 'k')
+      AND (CAST(:operation AS text) IS NULL OR p.operation = :operation)
+      AND (CAST(:model AS text) IS NULL OR p.model = :model)
+      AND (CAST(:created_after AS timestamptz) IS NULL OR p.created_at > :created_after)
+      AND (CAST(:metadata AS jsonb) IS NULL
+           OR (SELECT m.metadata @> CAST(:metadata AS jsonb) FROM orders AS m WHERE m.job_id = p.id))
+    ORDER BY p.account_id DESC, p.id DESC LIMIT :limit))
+ ORDER BY j.id DESC
+"""
+# A statement for each status, which stands in it literally: a partial index serves no parameter. Callers see
+# RUNNING and WAITING both as running. The ended states are one index, in which the status is a column.
+_LISTS = {
+    None: text(_TASK + _LIST.format(status="true")),
+    "queued": text(_TASK + _LIST.format(status="p.status = 'queued'")),
+    "running": text(_TASK + _LIST.format(status="p.status IN ('running', 'waiting')")),
+    "succeeded": text(_TASK + _LIST.format(status="p.status = 'succeeded'")),
+    "failed": text(_TASK + _LIST.format(status="p.status = 'failed'")),
+    "cancelled": text(_TASK + _LIST.format(status="p.status = 'cancelled'")),
+}
+
+
+def list_tasks(connection: Connection, account_id: str, filters: Filters) -> list[Task]:
+    """At most ``filters.limit`` tasks, newest first; none of a status there is not."""
+    if not _askable(filters) or filters.status not in _LISTS:
+        return []
+    rows = connection.execute(
+        _LISTS[filters.status],
+        {
+            "account_ids": [account_id],
+            "cursor": filters.cursor,
+            "operation": filters.operation,
+            "model": filters.model,
+            "created_after": filters.created_after,
+            "metadata": json.dumps(dict(filters.metadata)) if filters.metadata else None,
+            "limit": filters.limit,
+        },
+    )
+    return [task_of(row.task) for row in rows]
+
+
+def _askable(filters: Filters) -> bool:
+    """Whether the database could hold what is asked for: it takes no NUL and no half surrogate."""
+    texts = (filters.status, filters.operation, filters.model, filters.cursor)
+    every = "".join((*filter(None, texts), *filters.metadata, *filters.metadata.values()))
+    return UNSTORABLE.search(every) is None
+
+
+def find_image(connection: Connection, account_id: str, job_id: str, index: int) -> Image:
+    """Raises JobNotFoundError, ImageNotReadyError (the job lives), ImageNotFoundError, ImageGoneError."""
+    row = None
+    if is_id(job_id, "job"):
+        row = connection.execute(
+            text(
+                "SELECT j.finished_at, to_jsonb(i) AS image FROM jobs AS j LEFT JOIN images AS i"
+                " ON i.job_id = j.id AND i.index = :index WHERE j.id = :id AND j.account_id = :account_id"
+            ),
+            {"id": job_id, "account_id": account_id, "index": index},
+        ).one_or_none()
+    if row is None:
+        raise JobNotFoundError("no such task")
+    if row.finished_at is None:
+        raise ImageNotReadyError("the image is not made yet")
+    if row.image is None:
+        raise ImageNotFoundError(f"the task ended without an image {index}")
+    image = image_of(row.image)
+    if image.deleted_at is not None:
+        raise ImageGoneError("the image has been deleted")
+    return image
+
+
+def timeline(connection: Connection, account_id: str, job_id: str) -> list[Step]:
+    """Every transition, oldest first. Raises JobNotFoundError."""
+    if not is_id(job_id, "job"):
+        raise JobNotFoundError("no such task")
+    rows = connection.execute(
+        text(
+            "SELECT e.id, e.type, e.at, e.data FROM jobs AS j JOIN job_events AS e ON e.job_id = j.id"
+            " WHERE j.id = :id AND j.account_id = :account_id ORDER BY e.id"
+        ),
+        {"id": job_id, "account_id": account_id},
+    ).all()
+    if not rows:
+        raise JobNotFoundError("no such task")
+    return [Step(seq, row.at, row.type, row.data) for seq, row in enumerate(rows, start=1)]
+
+
+def versions(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
+    """(version, ended) of many jobs in one query, for those who wait.
+
+    Knows no account: only for ids that were looked up within one before.
+    """
+    rows = connection.execute(
+        text("SELECT id, version, finished_at IS NOT NULL AS ended FROM jobs WHERE id = ANY(:ids)"),
+        {"ids": list(job_ids)},
+    )
+    return {row.id: (row.version, row.ended) for row in rows}
+
+
+def task_of(row: Mapping[str, Any]) -> Task:
+    """From the object that ``_TASK`` makes of a job."""
+    ahead = row["ahead"]
+    return Task(
+        id=row["id"],
+        account_id=row["account_id"],
+        status="running" if row["status"] == "waiting" else row["status"],
+        operation=row["operation"],
+        model=row["model"],
+        provider=row["provider"],
+        n=row["n"],
+        priority="low" if row["low_priority"] else "normal",
+        attempt=row["attempt"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        started_at=_moment(row["started_at"]),
+        finished_at=_moment(row["finished_at"]),
+        start_deadline_at=_moment(row["start_deadline_at"]),
+        version=row["version"],
+        quoted=row["quoted"],
+        captured=row["captured"],
+        released=row["released"],
+        queue_position=None if ahead is None or ahead >= QUEUE_COUNTED else ahead,
+        failure_code=row["failure_code"],
+        failure_detail=row["failure_detail"],
+        cancel_requested_at=_moment(row["cancel_requested_at"]),
+        cancel_outcome=row["cancel_outcome"],
+        request=_running(row),
+        warnings=[*row["warnings"], *(row["notes"] or [])],
+        metadata=row["metadata"],
+        images=[image_of(image) for image in row["images"]],
+        fallback_models=[each["model"] for each in row["behind"] or ()],
+        keep_s=row["keep_s"],
+        progress=row["progress"] if row["finished_at"] is None else None,
+    )
+
+
+def _running(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is asked of the model whose turn it is: sizes and settings differ from model to model."""
+    behind = (each["request"] for each in row["behind"] or () if each["model"] == row["model"])
+    return next(behind, row["request"])
+
+
+def image_of(row: Mapping[str, Any]) -> Image:
+    """From a row of the table ``images`` as a JSON object."""
+    return Image(
+        index=row["index"],
+        key=row["key"],
+        mime=row["mime"],
+        width_px=row["width_px"],
+        height_px=row["height_px"],
+        size_bytes=row["size_bytes"],
+        sha256=row["sha256"],
+        seed=row["seed"],
+        text=row["text"],
+        deleted_at=_moment(row["deleted_at"]),
+    )
+
+
+def _moment(written: str | None) -> datetime | None:
+    return datetime.fromisoformat(written) if written else None

@@ -1,0 +1,329 @@
+"""How long a queued task will wait for its start, from what the provider's jobs have waited and taken lately.
+
+Three things are waited for: the turn, which is as quick as jobs were started while others waited; a free permit, where
+the provider's credentials have limits, which is as quick as jobs end; and a closed gate (an open circuit, an upstream
+that asked for patience).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from sqlalchemy import Row, text
+
+from core.db import Database
+from core.errors import DatabaseAwayError
+from jobs.dispatch.heartbeats import DEAD_AFTER_S
+from jobs.dispatch.permits import PUT_OFF_MAX_S
+from providers.catalog.catalog import Model
+
+FRESH_S = 5.0
+KEPT_AT_MOST = 1000
+# Newest jobs of a model that are looked at, within the hour, and newest events of the whole fleet, within minutes.
+SAMPLE, EVENTS = 200, 2000
+# Fewer measurements than this are an anecdote.
+SAMPLE_LEAST = 3
+# A claim takes about so long where only jobs were seen that waited for a permit.
+GAP_S = 0.05
+# Machines that are busy with a burst are slower than they were: so much longer nine of ten do not wait.
+SLACK = 1.8
+# A permit of a rate is free again a minute after its use, and a little for the way.
+MINUTE_S = 62.0
+# A circuit that opened again after its probe may do so any number of times.
+TRIPS_KNOWN = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One job lately, in seconds on the database's clock; ``finished_s`` None: still going on."""
+
+    created_s: float
+    started_s: float
+    finished_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is known of a provider and a model; times in seconds. ``seats``: permits in all; None: no limit.
+
+    A gap is the time from the moment when a job could be started, because the one before it was or because it
+    came, to its start.
+    """
+
+    p50_s: float  # service times
+    p90_s: float
+    seats: int | None
+    active: int
+    max_per_minute: int | None = None
+    submits_lately: int = 0  # of the last minute
+    gap_s: float = 0.0  # on average
+    gap_p90_s: float = 0.0  # of a single one
+    freed_s: float = 0.0  # average gap while every permit was taken; 0: not seen
+    shut_for_s: float = 0.0  # told to come back later, or an open circuit
+    reopens_within_s: float = 0.0  # claims put off at a closed gate come back by chance within this time
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Seconds until the start: half of the tasks in such a place start sooner; nine of ten do."""
+
+    p50_s: float
+    p90_s: float
+
+
+class Placed(Protocol):
+    """What is to be known of a task whose wait is asked for: a jobs.reads.tasks.Task, for example."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def provider(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def queue_position(self) -> int | None: ...
+
+
+def wait(measured: Measured, ahead: int) -> Wait:
+    """The wait behind ``ahead`` others: for the turn, for permits to come free, and for the minute's submits."""
+    place = ahead + 1
+    turn = place * measured.gap_s
+    turn_p90 = SLACK * turn + measured.gap_p90_s
+    must_end, rounds = 0, 0.0
+    if measured.seats:
+        must_end = max(0, place - max(0, measured.seats - measured.active))
+        rounds = must_end / measured.seats
+    # With the way from a job's end to the next one's start, where that was seen.
+    ended = max(rounds * measured.p50_s, must_end * measured.freed_s)
+    minutes = 0.0
+    if measured.max_per_minute:
+        free = max(0, measured.max_per_minute - measured.submits_lately)
+        minutes = max(0, place - free) / measured.max_per_minute
+    p50 = max(turn, ended, minutes * 60)
+    # Jobs that started together end together: a round is over when the slowest are.
+    p90 = turn_p90 + max(math.ceil(rounds) * measured.p90_s, SLACK * ended, math.ceil(minutes) * MINUTE_S)
+    shut_s = measured.shut_for_s
+    return Wait(round(shut_s + p50, 1), _up(max(p50, p90) + shut_s + measured.reopens_within_s))
+
+
+def _up(seconds: float) -> float:
+    """To a tenth, never sooner than it is."""
+    return math.ceil(round(seconds * 10, 6)) / 10
+
+
+def gaps(lives: Sequence[Life], seats: int | None) -> tuple[list[float], list[float]]:
+    """How long each job took to be started once it could be, oldest first.
+
+    The second list has those that found every permit taken: they waited for another job's end.
+    """
+    ordered = sorted(lives, key=lambda life: life.started_s)
+    starts = [life.started_s for life in ordered]
+    ends = sorted(life.finished_s for life in ordered if life.finished_s is not None)
+    found: list[float] = []
+    freed: list[float] = []
+    before_s = -math.inf
+    for life in ordered:
+        could_s = max(life.created_s, before_s)
+        before_s = life.started_s
+        is_free = seats is None or bisect_right(starts, could_s) - bisect_right(ends, could_s) < seats
+        (found if is_free else freed).append(max(0.0, life.started_s - could_s))
+    return found, freed
+
+
+def _share(values: Sequence[float], share: float) -> float:
+    """The smallest of the sorted ``values`` with at least ``share`` of them at or below it."""
+    return values[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def calibrated(
+    lives: Sequence[Life], seats: int | None, *, head_since_s: float | None, now_s: float
+) -> tuple[float, float, float]:
+    """Average and ninth of ten of the gaps between starts, and the average where all permits were taken.
+
+    ``head_since_s``: when who waits first could be started.
+
+    The gap that is open at this moment counts as far as it goes, so that a queue that has come to a stand shows.
+    """
+    found, freed = gaps(lives, seats)
+    found = sorted(found) or [GAP_S]
+    if head_since_s is not None and seats is None:
+        last_start_s = max((life.started_s for life in lives), default=-math.inf)
+        open_s = now_s - max(head_since_s, last_start_s)
+        if open_s > found[-1]:
+            found.append(open_s)
+    return sum(found) / len(found), _share(found, 0.9), sum(freed) / len(freed) if len(freed) >= SAMPLE_LEAST else 0.0
+
+
+# Newest events by primary key, and from them jobs by theirs: nothing here reads more when there are more jobs. The
+# permits taken are counted up to where there are none left.
+_MEASURE = text("""
+WITH lately AS MATERIALIZED (
+    SELECT job_id, type, at FROM job_events ORDER BY id DESC LIMIT :events
+), lives AS MATERIALIZED (
+    SELECT id, created_at, started_at, finished_at FROM jobs
+    WHERE id = ANY(ARRAY(SELECT job_id FROM lately
+                         WHERE type = 'started' AND at > statement_timestamp() - interval '10 minutes'))
+      AND provider = :provider AND started_at > statement_timestamp() - interval '10 minutes'
+    UNION
+    (SELECT id, created_at, started_at, finished_at FROM jobs
+     WHERE provider = :provider AND model = :model AND status = 'succeeded'
+       AND finished_at > statement_timestamp() - interval '1 hour'
+     ORDER BY finished_at DESC LIMIT :sample)
+), served AS MATERIALIZED (
+    SELECT CAST(extract(epoch FROM finished_at - started_at) AS float) AS took_s FROM jobs
+    WHERE provider = :provider AND model = :model AND status = 'succeeded'
+      AND finished_at > statement_timestamp() - interval '1 hour'
+    ORDER BY finished_at DESC LIMIT :sample
+), usable AS MATERIALIZED (
+    SELECT id, max_active, max_per_minute, not_before FROM credentials WHERE provider = :provider AND paused_at IS NULL
+), limits AS (
+    SELECT count(*) AS credentials,
+        CASE WHEN bool_and(max_active IS NOT NULL) THEN sum(max_active) END AS seats,
+        CASE WHEN bool_and(max_per_minute IS NOT NULL) THEN sum(max_per_minute) END AS max_per_minute,
+        CAST(min(greatest(0, extract(epoch FROM not_before - clock_timestamp()))) AS float) AS shut_for_s
+    FROM usable
+)
+SELECT CAST(extract(epoch FROM clock_timestamp()) AS float) AS now_s,
+    (SELECT array_agg(ARRAY[CAST(extract(epoch FROM created_at) AS float),
+                            CAST(extract(epoch FROM started_at) AS float),
+                            CAST(extract(epoch FROM finished_at) AS float)]) FROM lives) AS lives,
+    (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY took_s) FROM served) AS p50_s,
+    (SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY took_s) FROM served) AS p90_s,
+    l.credentials, l.seats, l.max_per_minute, coalesce(l.shut_for_s, 0) AS shut_for_s,
+    (SELECT count(*) FROM (
+        SELECT 1 FROM upstream_calls
+        WHERE credential_id = ANY(ARRAY(SELECT id FROM usable))
+          AND (outcome IS NULL OR outcome IN ('accepted', 'uncertain'))
+        LIMIT coalesce(l.seats, 0)) AS taken) AS active,
+    (SELECT CAST(extract(epoch FROM min(greatest(created_at, due_at))) AS float) FROM (
+        SELECT created_at, due_at, attempt FROM jobs WHERE provider = :provider AND status = 'queued'
+        ORDER BY id LIMIT 20) AS head
+     WHERE attempt = 0 AND due_at <= clock_timestamp()) AS head_since_s,
+    coalesce(p.paused_at IS NOT NULL, false) AS paused, coalesce(p.trips, 0) AS trips,
+    CAST(greatest(0, extract(epoch FROM p.open_until - clock_timestamp())) AS float) AS open_for_s,
+    (SELECT count(*) FROM workers
+     WHERE heartbeat_at > statement_timestamp() - make_interval(secs => :dead_s)) AS workers
+FROM limits AS l LEFT JOIN providers AS p ON p.name = :provider
+""")
+
+
+_SERVICE = text("""
+SELECT m.model, t.p50_s FROM unnest(CAST(:providers AS text[]), CAST(:models AS text[])) AS m (provider, model)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS sample, percentile_cont(0.5) WITHIN GROUP (ORDER BY took_s) AS p50_s FROM (
+        SELECT CAST(extract(epoch FROM finished_at - started_at) AS float) AS took_s FROM jobs
+        WHERE provider = m.provider AND model = m.model AND status = 'succeeded'
+          AND finished_at > statement_timestamp() - interval '1 hour'
+        ORDER BY finished_at DESC LIMIT :sample) AS j) AS t
+WHERE t.sample >= :least
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was found when, and the tasks told of it since."""
+
+    asked_at: float
+    measured: Measured | None
+    told: set[str] = field(default_factory=set)
+
+
+class Estimates:
+    """Asks the database about a model at most once in five seconds; in between, remembers."""
+
+    def __init__(self, database: Database, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._now = now
+        self._known: dict[tuple[str, str], _Known] = {}
+        self._lock = threading.Lock()
+
+    def of(self, task: Placed) -> Wait | None:
+        """None: not queued, too far back to have a place, or the wait cannot be known.
+
+        It cannot where the provider is paused or no worker lives, where a circuit opened again after its probe, and
+        where too little was measured lately.
+        """
+        if task.status != "queued" or task.queue_position is None:
+            return None
+        known = self._measured(task.provider, task.model)
+        if known.measured is None:
+            return None
+        with self._lock:
+            known.told.add(task.id)
+            # Whom we told of a wait since the database was asked, and who does not wait any more, has been started.
+            started = max(0, len(known.told) - 1 - task.queue_position)
+        measured = known.measured
+        return wait(
+            replace(measured, active=measured.active + started, submits_lately=measured.submits_lately + started),
+            task.queue_position,
+        )
+
+    def service_s(self, models: Sequence[Model]) -> Mapping[str, float]:
+        """How many seconds half of the last hour's jobs took at most, by model id, where enough ended.
+
+        Empty while the database is away: a recommendation can do without.
+        """
+        asked = {"providers": [model.provider for model in models], "models": [model.id for model in models]}
+        try:
+            with self._database.autocommit() as connection:
+                rows = connection.execute(_SERVICE, {**asked, "sample": SAMPLE, "least": SAMPLE_LEAST}).all()
+        except DatabaseAwayError:
+            return {}
+        return {row.model: row.p50_s for row in rows}
+
+    def _measured(self, provider: str, model: str) -> _Known:
+        key, now = (provider, model), self._now()
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None and now - known.asked_at < FRESH_S:
+                return known
+            if len(self._known) >= KEPT_AT_MOST:
+                self._known.clear()
+            # Before asking: the others go on with what is known while one asks.
+            known = _Known(now, known.measured if known else None)
+            self._known[key] = known
+        try:
+            found = self._ask(provider, model)
+        except DatabaseAwayError:
+            return known
+        with self._lock:
+            self._known[key] = known = _Known(now, found)
+        return known
+
+    def _ask(self, provider: str, model: str) -> Measured | None:
+        asked = {"provider": provider, "model": model, "sample": SAMPLE, "events": EVENTS, "dead_s": DEAD_AFTER_S}
+        with self._database.autocommit() as connection:
+            return _measured(connection.execute(_MEASURE, asked).one())
+
+
+def _measured(row: Row[Any]) -> Measured | None:
+    """None where the wait cannot be known."""
+    lives = [Life(*life) for life in row.lives or ()]
+    if row.paused or not row.credentials or not row.workers or row.trips > TRIPS_KNOWN or len(lives) < SAMPLE_LEAST:
+        return None
+    seats = None if row.seats is None else int(row.seats)
+    took = sorted(life.finished_s - life.started_s for life in lives if life.finished_s is not None)
+    if seats is not None and not took:
+        return None
+    gap_s, gap_p90_s, freed_s = calibrated(lives, seats, head_since_s=row.head_since_s, now_s=row.now_s)
+    return Measured(
+        p50_s=row.p50_s if row.p50_s is not None else _share(took, 0.5) if took else 0.0,
+        p90_s=row.p90_s if row.p90_s is not None else _share(took, 0.9) if took else 0.0,
+        seats=seats,
+        active=int(row.active),
+        max_per_minute=None if row.max_per_minute is None else int(row.max_per_minute),
+        submits_lately=sum(1 for life in lives if life.started_s > row.now_s - MINUTE_S),
+        gap_s=gap_s,
+        gap_p90_s=gap_p90_s,
+        freed_s=freed_s,
+        shut_for_s=max(row.shut_for_s, row.open_for_s or 0.0),
+        reopens_within_s=PUT_OFF_MAX_S if row.trips else 0.0,
+    )

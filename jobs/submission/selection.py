@@ -1,0 +1,98 @@
+"""Choosing the model of an order that leaves it to us: the first of a ranking that takes the whole order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from jobs.errors import FieldFault, InvalidOrderError
+from providers.catalog.catalog import Model
+from providers.catalog.entries import spoken
+from providers.catalog.ranking import Goal
+from providers.orders.rules import CheckedOrder
+
+# What an order may say instead of a model's name.
+AUTO: Mapping[str, Goal] = MappingProxyType({"auto": "budget", "auto:budget": "budget", "auto:quality": "quality"})
+_BEST: Mapping[Goal, str] = {"budget": "the cheapest", "quality": "the best by the catalogue's ranking"}
+NAMED_AT_MOST = 3
+# Faults that no other model would mend, where all of them find the same.
+_OWN_FAULTS = frozenset({"required", "wrong_type", "too_long", "out_of_range", "conflict"})
+# Some models draw without being told what. Nobody is charged for that who has not named one of them.
+_NEEDS_WORDS = frozenset({"generate", "text_to_3d"})
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The model an order gets. ``asked`` is what it said instead of a name (None: nothing), ``reason`` a phrase;
+    None where the order named its model."""
+
+    model: Model
+    checked: CheckedOrder
+    asked: str | None = None
+    reason: str | None = None
+    warnings: Sequence[str] = ()
+
+    def chosen(self) -> dict[str, Any] | None:
+        """What the task says of it (app.shapes.schemas.Chosen)."""
+        if self.reason is None:
+            return None
+        return {"asked": self.asked, "model": self.model.id, "reason": self.reason}
+
+
+class Check(Protocol):
+    """Checks the order by a model's rules. Raises InvalidOrderError."""
+
+    def __call__(self, model: Model, *, lenient: bool) -> CheckedOrder: ...
+
+
+def choose(
+    candidates: Sequence[Model], check: Check, *, operation: str, asked: str | None, goal: Goal, lenient: bool
+) -> Choice:
+    """The first candidate that takes the order as it is; with ``lenient``, else the first that takes part of it.
+
+    Raises: InvalidOrderError saying what the nearest candidate finds.
+    """
+    if not candidates:
+        words = f"no configured provider offers {spoken(operation)}"
+        raise InvalidOrderError([FieldFault("model", "no_model_available", words)])
+    refused: dict[str, list[FieldFault]] = {}
+    for dropping in (False, True) if lenient else (False,):
+        refused.clear()
+        for model in candidates:
+            try:
+                checked = check(model, lenient=dropping)
+            except InvalidOrderError as error:
+                if operation in _NEEDS_WORDS and ("prompt", "required") in map(_about, error.faults):
+                    raise
+                refused[model.id] = list(error.faults)
+            else:
+                return Choice(model, checked, asked, _reason(goal, operation, len(candidates), list(refused)))
+    raise InvalidOrderError(_faults(operation, refused))
+
+
+def _reason(goal: Goal, operation: str, count: int, refused: Sequence[str]) -> str:
+    what = spoken(operation)
+    words = f"{_BEST[goal]} of {count} models for {what}" if count > 1 else f"the only model for {what}"
+    if not refused:
+        return words
+    more = f" and {len(refused) - NAMED_AT_MOST} more" if len(refused) > NAMED_AT_MOST else ""
+    return f"{words} that takes this order; {', '.join(refused[:NAMED_AT_MOST])}{more} would not"
+
+
+def _faults(operation: str, refused: Mapping[str, list[FieldFault]]) -> list[FieldFault]:
+    """What is wrong for the nearest model; and, unless it is the order's own fault, that none takes it."""
+    nearest = min(refused, key=lambda model_id: len(refused[model_id]))
+    told = refused[nearest]
+    shared = set.intersection(*({_about(fault) for fault in faults} for faults in refused.values()))
+    if all(fault.code in _OWN_FAULTS and _about(fault) in shared for fault in told):
+        return told
+    words = f"none of {len(refused)} models for {spoken(operation)} takes this order as it is; {nearest} comes nearest"
+    if len(refused) == 1:
+        words = f"{nearest} is the only model for {spoken(operation)}, and does not take this order as it is"
+    return [FieldFault("model", "no_model_fits", words), *told]
+
+
+def _about(fault: FieldFault) -> tuple[str, str]:
+    return fault.field, fault.code

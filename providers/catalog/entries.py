@@ -1,0 +1,358 @@
+"""The shapes of the catalogue: what one entry of ``catalog.yaml`` may say, frozen once read.
+
+The YAML's own names are kept, so that the file, this page and an adapter read alike. Sides and
+areas are pixels, money is US dollars for one result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+# One catalogue serves a whole process, so not even a nested mapping of it may be changed.
+FrozenMap = Annotated[Mapping[K, V], AfterValidator(MappingProxyType), PlainSerializer(dict)]
+
+
+def _empty() -> Mapping[Any, Any]:
+    return MappingProxyType({})
+
+
+OPERATIONS = frozenset(
+    {
+        "generate",
+        "edit",
+        "upscale",
+        "variations",
+        "inpaint",
+        "outpaint",
+        "erase",
+        "remove_background",
+        "replace_background",
+        "remove_text",
+        "face_swap",
+        "translate",
+        "style_transfer",
+        "character",
+        "caption",
+        "image_to_3d",
+        "text_to_3d",
+        "sketch_to_3d",
+    }
+)
+
+MOST_MARKUP = 1000
+
+
+def spoken(operation: str) -> str:
+    """An operation as callers name it, in URLs and in what they are told: "to-3d", "face-swap"."""
+    return "to-3d" if operation == "image_to_3d" else operation.replace("_", "-")
+
+
+Need = Literal["none", "optional", "required"]
+Status = Literal["live", "retiring", "redirected", "shutdown", "unknown"]
+
+
+class Entry(BaseModel):
+    """Base of every shape here: no unknown keys, no changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self  # immutable throughout
+
+
+class ProviderSpec(Entry):
+    """How an upstream behaves, as far as the queue must know it (DESIGN sections 3 and 5)."""
+
+    name: str
+    title: str
+    kind: Literal["sync", "async"]
+    uncertain_class: Literal["A", "B", "C"]
+    check_interval_s: float = Field(gt=0)
+    check_interval_max_s: float = Field(gt=0)
+    deadline_s: int = Field(gt=0)  # after this long a call that was sent is given up
+    call_timeout_s: int = Field(gt=0)  # for the one submitting request
+    batch_size: int = Field(ge=1)  # calls that one look at the upstream covers
+    cancellable: bool
+    webhooks: bool = False  # calls back when a call is done
+    text: bool  # offers chat completions for prompt enhancement
+    env: tuple[str | tuple[str, ...], ...]  # all of these set = configured; of names in a list, one
+    env_optional: tuple[str, ...] = ()
+    adapter: bool = True  # false: described here, but no code speaks to it
+    also_called: tuple[str, ...] = ()  # other first parts in names such as "google/gemini-3-pro-image"
+    note: str = ""
+
+
+class PixelsRule(Entry):
+    """Width and height within limits; ``also`` lists words taken beside them (``auto``)."""
+
+    rule: Literal["pixels"]
+    format: str | None = None  # separator on the wire, "W*H" or "WxH"; ours is always "WxH"
+    field: str | None = None
+    fields: tuple[str, ...] = ()
+    shape: str | None = None
+    multiple_of: int = 1
+    min: int = 1
+    max: int | None = None
+    max_edge: int | None = None
+    max_ratio: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    also: tuple[str, ...] = ()
+    send_with: FrozenMap[str, str] = Field(default_factory=_empty)  # what must go along with explicit pixels
+    default: str | int | None = None
+    note: str | None = None
+
+
+class SizesRule(Entry):
+    """One of a few fixed sizes."""
+
+    rule: Literal["sizes"]
+    format: str | None = None
+    field: str | None = None
+    values: tuple[str, ...]
+    default: str | None = None
+
+
+class AspectRatioRule(Entry):
+    """A ratio, from a list (``enum``) or anything between two ends (``range``)."""
+
+    rule: Literal["aspect_ratio"]
+    field: str | None = None
+    enum: tuple[str, ...] = ()
+    range: tuple[str, str] | None = None
+    default: str | None = None
+    required: bool = False
+    note: str | None = None
+
+
+class ResolutionRule(Entry):
+    """A size class such as ``2K``; ``upto_edge`` says the longest side a class is chosen for."""
+
+    rule: Literal["resolution"]
+    field: str | None = None
+    enum: tuple[str, ...]
+    upto_edge: FrozenMap[str, int] = Field(default_factory=_empty)
+    default: str | None = None
+
+
+class FactorRule(Entry):
+    """A multiple of the input's size; ``fixed`` means the upstream takes no such field."""
+
+    rule: Literal["factor"]
+    enum: tuple[int, ...] = ()
+    fixed: int | None = None
+    default: int | None = None
+    input_max_pixels: int | None = None
+    input_edge: tuple[int, int] | None = None
+
+
+class PaddingRule(Entry):
+    """Pixels to add on each side; ``fields`` maps our names of the sides to the upstream's."""
+
+    rule: Literal["padding"]
+    fields: FrozenMap[str, str]
+    min: int = 0
+    max: int
+
+
+class FixedAreaRule(Entry):
+    """The upstream decides the size; no field for it."""
+
+    rule: Literal["fixed_area"]
+    megapixels: int | None = None
+    size_class: str | None = Field(default=None, alias="class")
+    input_max_pixels: int | None = None
+
+
+class HintRule(Entry):
+    """Words for the upstream, which promises nothing; ``ratios`` says whether it reads "16:9"."""
+
+    rule: Literal["hint"]
+    format: str | None = None
+    field: str | None = None
+    min: int
+    max: int
+    ratios: bool = True
+    note: str | None = None
+
+
+SizeRule = Annotated[
+    PixelsRule | SizesRule | AspectRatioRule | ResolutionRule | FactorRule | PaddingRule | FixedAreaRule | HintRule,
+    Field(discriminator="rule"),
+]
+R = TypeVar("R", bound=Entry)
+
+
+class ParamSpec(Entry):
+    """One setting under its canonical name; ``field`` is the upstream's name where it differs."""
+
+    type: Literal["str", "int", "float", "bool", "list"]
+    field: str | None = None
+    enum: tuple[str, ...] = ()
+    enum_for: FrozenMap[str, tuple[str, ...]] = Field(default_factory=_empty)  # operation -> its own, shorter list
+    default: bool | int | float | str | None = None
+    min: int | float | None = None
+    max: int | float | None = None
+    max_len: int | None = None
+    max_items: int | None = None
+    required: bool = False
+    required_with: Literal["images"] | None = None
+    operations: tuple[str, ...] = ()  # empty: every operation of the model
+    via: str | None = None  # where it goes when there is no plain field
+    note: str | None = None
+
+
+class ImageField(Entry):
+    """A wire field that carries reference images."""
+
+    is_list: bool = Field(alias="list")
+    required: bool = False
+    min: int | None = None
+    max: int | None = None
+    shape: str | None = None
+    also: str | None = None  # another spelling the upstream takes
+    note: str | None = None
+
+
+class ImageCount(Entry):
+    min: int = Field(ge=0)
+    max: int | None  # null: the upstream states no limit
+
+
+class Inputs(Entry):
+    """What goes in. Images are counted in all: ``images`` of an order plus its ``face``."""
+
+    prompt: Need
+    prompt_field: str | None = None
+    prompt_max_len: int | None = None
+    images: ImageCount
+    image_fields: FrozenMap[str, ImageField] = Field(default_factory=_empty)
+    roles: FrozenMap[str, str] = Field(default_factory=_empty)
+    mask: Need
+    mask_field: str | None = None
+    mask_polarity: Literal["white_edits", "transparent_edits"] | None = None
+    mask_list_max: int | None = None
+    image_encoding: tuple[str, ...] = ()
+    needs_one_of: tuple[Literal["prompt", "mask", "second_image"], ...] = ()
+
+
+class CostTier(Entry):
+    """``usd`` replaces the price, ``usd_add`` adds to it, when every key of ``when`` matches."""
+
+    when: FrozenMap[str, bool | str | tuple[str, ...]]
+    usd: Decimal | None = None
+    usd_add: Decimal | None = None
+
+
+class CostPerUnit(Entry):
+    """Additions that are counted: each further output megapixel, each input image."""
+
+    output_megapixel_beyond_first: Decimal = Decimal(0)
+    input_image: Decimal = Decimal(0)
+
+
+class TokenPrices(Entry):
+    """US dollars for a million tokens of each kind; a kind without a price is not known, not free.
+
+    They tell what a call really cost, from the tokens its answer reports. What a caller pays follows from
+    ``cost_usd`` and its tiers.
+    """
+
+    text_input: Decimal | None = Field(default=None, ge=0)
+    image_input: Decimal | None = Field(default=None, ge=0)
+    text_output: Decimal | None = Field(default=None, ge=0)
+    image_output: Decimal | None = Field(default=None, ge=0)
+
+
+class Model(Entry):
+    """One model of one provider, everything its entry says.
+
+    ``quality``: 3 its vendor's best, 1 a small or fast one, for ``auto:quality``. ``markup`` goes before
+    the service's own; ``hidden``: not offered, though orders accepted before still run.
+    """
+
+    id: str
+    name: str
+    provider: str
+    path: str
+    paths: FrozenMap[str, str] = Field(default_factory=_empty)
+    operation: str
+    also: tuple[str, ...] = ()
+    capabilities: tuple[str, ...]
+    image_studio: bool = False
+    cost_usd: Decimal = Field(ge=0)
+    cost_note: str | None = None
+    cost_tiers: tuple[CostTier, ...] = ()
+    cost_per_unit: CostPerUnit = CostPerUnit()
+    token_usd: TokenPrices | None = None
+    inputs: Inputs
+    size: Literal["follows_input", "provider_default", "none"] | FrozenMap[str, SizeRule]
+    params: FrozenMap[str, ParamSpec]
+    constants: FrozenMap[str, str] = Field(default_factory=_empty)  # wire fields that always go along
+    sync_mode: bool | None = None
+    base64_output: bool | None = None
+    max_width: int | None = None
+    max_height: int | None = None
+    output: Literal["image", "model_3d", "text"]
+    hf_provider: str | None = None
+    provider_model: str | None = None
+    status: Status = "live"
+    retired_on: date | None = None
+    retires_on: date | None = None
+    replaced_by: str | None = None
+    quirks: str | None = None
+    source: tuple[str, ...]
+    verified: bool
+    quality: int = Field(default=2, ge=1, le=3)
+    markup: Decimal | None = Field(default=None, gt=0, le=MOST_MARKUP)
+    hidden: bool = False
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def operations(self) -> frozenset[str]:
+        return frozenset({self.operation, *self.also})
+
+    @property
+    def max_per_call(self) -> int:
+        """How many images one call may make; more are fanned out over several calls."""
+        count = self.params.get("n")
+        return int(count.max) if count is not None and count.max is not None else 1
+
+    @property
+    def live(self) -> bool:
+        """Offered without reserve: neither ending, nor gone, nor doubtful."""
+        return self.status == "live"
+
+    def gone(self, today: date) -> bool:
+        """Whether the upstream no longer answers to this model by itself on that day."""
+        if self.status in {"shutdown", "redirected"}:
+            return True
+        return self.status == "retiring" and self.retires_on is not None and self.retires_on <= today
+
+    def status_on(self, day: date) -> Status:
+        """The status as of that day: a retiring model is shut down once its last day has come."""
+        return "shutdown" if self.status == "retiring" and self.gone(day) else self.status
+
+    def size_rule(self, kind: type[R]) -> R | None:
+        """The size rule of that kind, or None; a model has at most one of each."""
+        rules = self.size.values() if not isinstance(self.size, str) else ()
+        return next((rule for rule in rules if isinstance(rule, kind)), None)
+
+    def order_params(self, operation: str) -> dict[str, ParamSpec]:
+        """The settings a caller may give for the operation; ``n`` is not one of them."""
+        return {
+            name: spec.model_copy(update={"enum": spec.enum_for[operation]}) if operation in spec.enum_for else spec
+            for name, spec in self.params.items()
+            if name != "n" and (not spec.operations or operation in spec.operations)
+        }

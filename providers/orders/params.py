@@ -1,0 +1,165 @@
+"""Checking the settings of an order: type, list of values, limits, and what must go together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from providers.catalog.entries import Model, ParamSpec
+from providers.orders.needs import MAX_LIST_ITEMS, bounds, text_limit
+from providers.orders.problems import Problem
+from providers.orders.texts import clean_text
+
+MAX_LIST_BYTES = 16_384
+AUTO = "auto"
+COMPRESSIBLE = frozenset({"jpeg", "webp"})
+
+
+@dataclass
+class Findings:
+    """What the check of one order has gathered so far."""
+
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    normalised: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def fault(self, name: str, code: str, message: str) -> None:
+        self.problems.append(Problem(name, code, message))
+
+
+def check_params(
+    model: Model, operation: str, given: Mapping[str, Any], *, has_images: bool, found: Findings
+) -> dict[str, Any]:
+    """The settings to send, by canonical name: only what the caller set, and never an empty text."""
+    params = {}
+    for name, spec in model.order_params(operation).items():
+        try:
+            value = _value(name, spec, given.get(name), found)
+        except _Unfit as unfit:
+            found.fault(name, unfit.code, unfit.message)
+            continue
+        if value is not None:
+            params[name] = value
+        elif spec.required or (spec.required_with == "images" and has_images):
+            when = "" if spec.required else " with an image"
+            found.fault(name, "required", f"is needed by this model{when}{_one_of_these(spec)}")
+    for name, message in _clashes(model, params):
+        found.fault(name, "not_allowed", message)
+    return params
+
+
+def _one_of_these(spec: ParamSpec) -> str:
+    return f": one of {', '.join(spec.enum)}" if spec.enum else ""
+
+
+def whole(value: object) -> int | None:
+    """A whole number as JSON knows it (5.0 is one, true is not), else None."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def fold_format(word: str) -> str:
+    """One spelling for each image format: image/jpeg, JPG and jpeg are the same."""
+    folded = word.strip().casefold().removeprefix("image/")
+    return "jpeg" if folded == "jpg" else folded
+
+
+class _Unfit(Exception):  # noqa: N818 (a finding on its way out, never seen outside)
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+
+def _value(name: str, spec: ParamSpec, value: object, found: Findings) -> Any:
+    """The value to send; None if there is nothing to say. Raises: _Unfit."""
+    if value is None:
+        return None
+    match spec.type:
+        case "str":
+            text = _text(name, spec, _as_word(spec, value))
+            return _one_of(name, spec.enum, text, found) if text and spec.enum else text
+        case "bool":
+            return _bool(value)
+        case "int" | "float":
+            return _number(name, spec, value)
+        case "list":
+            return _list(spec, value)
+
+
+def _as_word(spec: ParamSpec, value: object) -> object:
+    """2 is "2": where the words of a list are numbers, few remember that they are texts."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    word = f"{value:.12g}"
+    return word if word in spec.enum else value
+
+
+def _text(name: str, spec: ParamSpec, value: object) -> str | None:
+    if not isinstance(value, str):
+        raise _Unfit("wrong_type", "must be a text")
+    if len(value) > text_limit(name, spec):
+        raise _Unfit("too_long", f"may have at most {text_limit(name, spec)} characters")
+    return clean_text(value) or None
+
+
+def _one_of(name: str, allowed: tuple[str, ...], text: str, found: Findings) -> str | None:
+    """The allowed value meant by the text, whatever its case and whichever the name of a format."""
+    if text in allowed:
+        return text
+    known = {fold_format(each): each for each in allowed}.get(fold_format(text))
+    if known is not None:
+        found.normalised[name] = {"asked": text, "used": known}
+        return known
+    if text.casefold() == AUTO:
+        return None  # the upstream's own choice, and that is what leaving it out means
+    raise _Unfit("not_allowed", f"must be one of {', '.join(allowed)}")
+
+
+def _bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _Unfit("wrong_type", "must be true or false")
+    return value
+
+
+def _number(name: str, spec: ParamSpec, value: object) -> int | float:
+    if spec.type == "int":
+        number: int | float | None = whole(value)
+    else:
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if number is None:
+        raise _Unfit("wrong_type", "must be a whole number" if spec.type == "int" else "must be a number")
+    low, high = bounds(name, spec)
+    if not low <= number <= high:  # so written that NaN is outside
+        raise _Unfit("out_of_range", f"must be {low} to {high}")
+    return number
+
+
+def _list(spec: ParamSpec, value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise _Unfit("wrong_type", "must be a list")
+    most = spec.max_items or MAX_LIST_ITEMS
+    if len(value) > most:
+        raise _Unfit("too_many", f"may have at most {most} items")
+    try:
+        size_bytes = len(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _Unfit("wrong_type", "must hold plain JSON values") from error
+    if size_bytes > MAX_LIST_BYTES:
+        raise _Unfit("too_long", f"may have at most {MAX_LIST_BYTES} bytes as JSON")
+    return value
+
+
+def _clashes(model: Model, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(field, message) for settings that are fine alone and refused together."""
+    spec = model.params.get("output_format")
+    image_format = fold_format(str(params.get("output_format") or (spec and spec.default) or ""))
+    if params.get("background") == "transparent" and image_format == "jpeg":
+        yield "background", "jpeg knows no transparency; use png or webp"
+    compression = params.get("output_compression")
+    if compression not in {None, 100} and image_format and image_format not in COMPRESSIBLE:
+        yield "output_compression", f"{image_format} is not compressed by degrees; use jpeg or webp"

@@ -1,0 +1,229 @@
+"""Checking a raw order against a model, before anything is charged or sent.
+
+The caller's words come in; a canonical order comes out, or every fault at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from providers.catalog.entries import Model, Need, spoken
+from providers.orders.needs import face_need, image_range, mask_need, most_results, places, prompt_limit
+from providers.orders.params import Findings, check_params, whole
+from providers.orders.problems import OrderProblems, Problem
+from providers.orders.size_requests import AUTO, SIZE_FIELDS
+from providers.orders.sizes import choose_size, size_fields
+from providers.orders.texts import clean_text
+
+__all__ = ["CheckedOrder", "OrderProblems", "Problem", "check_order", "from_form"]
+
+# A body may hold thousands of unknown fields; the answer names a few.
+MAX_STRAYS_NAMED = 20
+MAX_NAME_CHARS = 64
+WHOLE_FIELDS = frozenset({"n", "width", "height", "factor", "left", "right", "top", "bottom"})
+_BOOLS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedOrder:
+    """An order in canonical words. ``size`` and ``params`` hold only what will be sent.
+
+    ``normalised`` maps a field to ``{"asked": ..., "used": ...}`` where the two differ; ``dropped``
+    names the fields left out under ``lenient``. ``image_count`` counts the face too.
+    """
+
+    operation: str
+    prompt: str | None
+    n: int
+    size: dict[str, str | int]
+    params: dict[str, Any]
+    normalised: dict[str, dict[str, str]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    image_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Images:
+    count: int
+    mask: bool
+    face: bool
+
+    @property
+    def total(self) -> int:
+        return self.count + self.face
+
+
+def check_order(
+    model: Model,
+    operation: str,
+    fields: Mapping[str, Any],
+    *,
+    image_count: int = 0,
+    has_mask: bool = False,
+    has_face: bool = False,
+    lenient: bool = False,
+) -> CheckedOrder:
+    """Check the native fields of an order; one set to None counts as left out.
+
+    ``image_count`` counts reference images without mask and face. ``lenient`` drops the settings
+    the model does not take, with a warning, instead of refusing them; images are never dropped.
+    Raises: OrderProblems naming every fault.
+    """
+    found = Findings()
+    if operation not in model.operations:
+        can = ", ".join(sorted(map(spoken, model.operations)))
+        found.fault("operation", "not_supported", f"{model.id} cannot {spoken(operation)}; it can: {can}")
+        operation = model.operation  # go on: what else is wrong shall be told as well
+    given = _taken({k: v for k, v in fields.items() if v is not None}, model, operation, lenient, found)
+    prompt = _prompt(model, given, found)
+    count = _count(model, given, found)
+    params = check_params(model, operation, given, has_images=image_count > 0, found=found)
+    size = choose_size(model, given)
+    found.problems += size.problems
+    found.normalised |= size.changed
+    images = _Images(image_count, has_mask, has_face)
+    if not any(problem.field == "operation" for problem in found.problems):
+        _check_images(model, operation, images, found)
+        _check_alternatives(model, prompt, images, found)
+    if found.problems:
+        raise OrderProblems(found.problems)
+    return CheckedOrder(
+        operation=operation,
+        prompt=prompt,
+        n=count,
+        size=size.used,
+        params=params,
+        normalised=found.normalised,
+        warnings=tuple(found.warnings),
+        dropped=tuple(found.dropped),
+        image_count=images.total,
+    )
+
+
+def from_form(model: Model, operation: str, form: Mapping[str, str]) -> dict[str, Any]:
+    """Give the texts of a form the types the model wants; a field left empty was not filled in.
+
+    What cannot be read stays a text, so that :func:`check_order` names it.
+    """
+    specs = model.order_params(operation)
+    kinds = {name: spec.type for name, spec in specs.items()} | dict.fromkeys(WHOLE_FIELDS, "int")
+    return {name: _read(kinds.get(name, "str"), text) for name, text in form.items() if text.strip()}
+
+
+def _read(kind: str, text: str) -> Any:
+    try:
+        match kind:
+            case "int":
+                return int(text)
+            case "float":
+                return float(text)
+            case "bool":
+                return _BOOLS.get(text.strip().casefold(), text)
+            case "list":
+                return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return text
+
+
+def _taken(given: dict[str, Any], model: Model, operation: str, lenient: bool, found: Findings) -> dict[str, Any]:
+    """The fields the model takes; the others are faults, or dropped."""
+    names = {"prompt", "n", *model.order_params(operation), *size_fields(model)}
+    if model.inputs.prompt == "none":
+        names.discard("prompt")
+    strays = [name for name, value in given.items() if name not in names and not _says_nothing(name, value)]
+    for name in (stray[:MAX_NAME_CHARS] for stray in strays[:MAX_STRAYS_NAMED]):
+        if lenient:
+            found.dropped.append(name)
+            found.warnings.append(f"{name} was left out: {model.id} does not take it")
+        else:
+            takes = ", ".join(sorted({*names, *_image_fields(model, operation)}))
+            found.fault(name, "not_supported", f"{model.id} does not take it; it takes: {takes}")
+    return {
+        name: value for name, value in given.items() if name in names or (name in SIZE_FIELDS and name not in strays)
+    }
+
+
+def _image_fields(model: Model, operation: str) -> Iterator[str]:
+    """For whoever wrote "image"."""
+    if image_range(model, operation)[1]:
+        yield "images"
+    if mask_need(model, operation) != "none":
+        yield "mask"
+    if face_need(model) != "none":
+        yield "face"
+
+
+def _says_nothing(name: str, value: object) -> bool:
+    """An empty prompt or an automatic size asks for nothing that a model could lack."""
+    if not isinstance(value, str):
+        return False
+    word = value.strip().casefold()
+    return (name == "prompt" and not word) or (name in {"size", "aspect_ratio"} and word == AUTO)
+
+
+def _prompt(model: Model, given: Mapping[str, Any], found: Findings) -> str | None:
+    raw = given.get("prompt", "")
+    if not isinstance(raw, str):
+        found.fault("prompt", "wrong_type", "must be a text")
+        return None
+    if len(raw) > prompt_limit(model):
+        found.fault("prompt", "too_long", f"may have at most {prompt_limit(model)} characters")
+        return None
+    prompt = clean_text(raw)
+    if not prompt and model.inputs.prompt == "required":
+        found.fault("prompt", "required", "must say what the image shall show")
+    return prompt or None
+
+
+def _count(model: Model, given: Mapping[str, Any], found: Findings) -> int:
+    count, most = whole(given.get("n", 1)), most_results(model)
+    if count is None:
+        found.fault("n", "wrong_type", "must be a whole number")
+    elif not 1 <= count <= most:
+        found.fault("n", "out_of_range", f"must be 1 to {most}" if most > 1 else f"{model.id} makes one text, n is 1")
+    return count or 1
+
+
+def _check_images(model: Model, operation: str, images: _Images, found: Findings) -> None:
+    """Whether the right images come along."""
+    fewest, most = image_range(model, operation)
+    face = face_need(model) != "none"
+    if images.total and not most:
+        found.fault("images", "not_supported", f"{model.id} takes no image to {spoken(operation)}")
+    elif images.total > most:
+        limit = "" if fewest == most else "at most "
+        words = f"{model.id} takes {limit}{_so_many(most - face, model)}, {images.count} given"
+        found.fault("images", "too_many", words)
+    elif images.count + face < fewest:  # a face that is missing is told below
+        few = "too_few" if images.count else "required"
+        least = "" if fewest == most else "at least "
+        words = f"{model.id} needs {least}{_so_many(fewest - face, model)}, {images.count or 'none'} given"
+        found.fault("images", few, words)
+    _check_extra("mask", mask_need(model, operation), images.mask, f"to {spoken(operation)} with {model.id}", found)
+    _check_extra("face", face_need(model), images.face, f"by {model.id}: whose face goes into images[0]", found)
+
+
+def _so_many(count: int, model: Model) -> str:
+    order = f" ({', '.join(places(model))})" if places(model) else ""
+    beside = " beside the face" if face_need(model) != "none" else ""
+    return f"{count} image{'' if count == 1 else 's'}{order}{beside}"
+
+
+def _check_extra(name: str, need: Need, given: bool, where: str, found: Findings) -> None:
+    if given and need == "none":
+        found.fault(name, "not_supported", f"is not taken {where}")
+    elif need == "required" and not given:
+        found.fault(name, "required", f"is needed {where}")
+
+
+def _check_alternatives(model: Model, prompt: str | None, images: _Images, found: Findings) -> None:
+    present = {"prompt": bool(prompt), "mask": images.mask, "second_image": images.count > 1}
+    wanted = model.inputs.needs_one_of
+    if wanted and not any(present[name] for name in wanted):
+        words = " or a ".join(name.replace("_", " ") for name in wanted)
+        found.fault(wanted[0], "required", f"{model.id} needs a {words}")

@@ -1,0 +1,310 @@
+"""From the size a caller asked for to the nearest one a model makes.
+
+:mod:`providers.orders.size_requests` reads the caller's words; here they meet the model's rules. What comes
+out is canonical: ``size`` ("WxH", "auto", or a ratio where the rule is a hint), ``width`` +
+``height``, ``aspect_ratio``, ``resolution``, ``factor``, ``left right top bottom``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from providers.catalog.entries import (
+    AspectRatioRule,
+    FactorRule,
+    HintRule,
+    Model,
+    PaddingRule,
+    PixelsRule,
+    ResolutionRule,
+    SizesRule,
+)
+from providers.orders.pixels import exact_ratio, limits_of, nearest_pixels
+from providers.orders.problems import Problem
+from providers.orders.size_requests import (
+    AUTO,
+    MAX_ASKED_PX,
+    SIDES,
+    SIZE_FIELDS,
+    SizeAsk,
+    class_area,
+    parse_pixels,
+    parse_ratio,
+    read_ask,
+)
+
+MEGAPIXEL = 1024 * 1024
+# A size class stands for images up to a tenth beyond it: 1024x1024 is "1 MP".
+CLASS_TOLERANCE = 1.1
+# A free ratio is sent in small whole numbers.
+MAX_RATIO_TERM = 64
+HINT_STEP = 16
+MAX_CLASS_AREA = MAX_ASKED_PX**2
+
+Used = dict[str, str | int]
+Changed = dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeChoice:
+    """The canonical size fields to send, and how they came about.
+
+    ``changed`` has ``{"asked": ..., "used": ...}`` for each field that was not taken as it was.
+    ``unsupported`` names the fields the model has no use for; whoever asked decides what then.
+    """
+
+    used: Used = field(default_factory=dict)
+    changed: Changed = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    unsupported: tuple[str, ...] = ()
+
+
+def size_fields(model: Model) -> frozenset[str]:
+    """The size fields an order for this model may have (beside ``"auto"``, which is always welcome)."""
+    if isinstance(model.size, str):
+        return frozenset()
+    taken: set[str] = set()
+    for rule in model.size.values():
+        taken.update(_fields_of(rule))
+    if model.size_rule(AspectRatioRule) and not model.size_rule(ResolutionRule):
+        taken.discard("resolution")
+    return frozenset(taken)
+
+
+def choose_size(model: Model, fields: Mapping[str, Any]) -> SizeChoice:
+    """Settle the size fields of an order (others are ignored) by the rules of the model."""
+    given = {name: fields[name] for name in SIZE_FIELDS if fields.get(name) is not None}
+    taken = size_fields(model)
+    unsupported = tuple(name for name in given if name not in taken and not _is_auto(given[name]))
+    ask, problems = read_ask({name: value for name, value in given.items() if name not in unsupported})
+    if not problems:
+        problems = _missing(model, ask)
+    if problems:
+        return SizeChoice(problems=tuple(problems), unsupported=unsupported)
+    used, problems = _answer(model, ask)
+    return SizeChoice(used, _changes(model, ask, used), tuple(problems), unsupported)
+
+
+def area_px(used: Mapping[str, str | int]) -> float:
+    """About how many pixels an image of this canonical size has; one megapixel where nothing tells."""
+    if pixels := used_pixels(used):
+        return pixels[0] * pixels[1]
+    return class_area(str(used.get("resolution", ""))) or MEGAPIXEL
+
+
+def used_pixels(used: Mapping[str, str | int]) -> tuple[int, int] | None:
+    """Width and height of a canonical size, where it says them."""
+    if "width" in used and "height" in used:
+        return int(used["width"]), int(used["height"])
+    return parse_pixels(str(used.get("size", "")))
+
+
+def used_ratio(used: Mapping[str, str | int]) -> Fraction | None:
+    """Width by height of a canonical size, where it says so."""
+    if pixels := used_pixels(used):
+        return Fraction(*pixels)
+    return parse_ratio(str(used.get("aspect_ratio", used.get("size", ""))))
+
+
+def _fields_of(rule: object) -> Iterable[str]:
+    by_shape = ("size", "width", "height", "aspect_ratio")
+    match rule:
+        case PixelsRule():
+            return (*by_shape, "resolution")
+        case SizesRule() | HintRule() | AspectRatioRule():
+            return by_shape
+        case ResolutionRule():
+            return ("size", "width", "height", "resolution")
+        case FactorRule():
+            return ("factor",)
+        case PaddingRule():
+            return SIDES
+    return ()
+
+
+def _is_auto(value: object) -> bool:
+    return isinstance(value, str) and value.strip().lower() == AUTO
+
+
+def _missing(model: Model, ask: SizeAsk) -> list[Problem]:
+    aspect, padding = model.size_rule(AspectRatioRule), model.size_rule(PaddingRule)
+    if aspect and aspect.required and ask.shape is None:
+        return [Problem("aspect_ratio", "required", f"is needed by {model.id}, for example {aspect.default}")]
+    if padding and not any(ask.sides.values()):
+        return [Problem("left", "required", "say how many pixels to add: left, right, top, bottom, one at least")]
+    if ask.resolution and not model.size_rule(ResolutionRule):
+        return _class_faults(ask, ask.resolution)
+    return []
+
+
+def _class_faults(ask: SizeAsk, resolution: str) -> list[Problem]:
+    """A model of pixels can follow a class, but only a known one, and a class alone has no shape."""
+    if _sane_area(resolution) is None:
+        return [Problem("resolution", "not_allowed", "write it as a class such as 1K, 2K or 1080p")]
+    if ask.shape is None:
+        return [Problem("aspect_ratio", "required", "is needed beside a resolution for this model")]
+    return []
+
+
+def _sane_area(resolution: str) -> float | None:
+    area = class_area(resolution)
+    return area if area is not None and 1 <= area <= MAX_CLASS_AREA else None
+
+
+def _answer(model: Model, ask: SizeAsk) -> tuple[Used, list[Problem]]:
+    resolution, problems = _class_for(model.size_rule(ResolutionRule), ask)
+    shape = _shape_for(model, ask)
+    return {**shape, **resolution, **_factor_for(model, ask), **_sides_for(model, ask)}, problems
+
+
+def _shape_for(model: Model, ask: SizeAsk) -> Used:
+    """Pixels, ratio or fixed size: whichever the model takes, in the caller's own terms if it can be."""
+    pixels, aspect = model.size_rule(PixelsRule), model.size_rule(AspectRatioRule)
+    sizes, hint = model.size_rule(SizesRule), model.size_rule(HintRule)
+    if ask.shape is None:
+        return _auto_for(pixels, sizes, aspect) if ask.auto else {}
+    if pixels and (ask.pixels or not aspect):
+        return _pixels_for(pixels, model, ask)
+    if aspect:
+        return {"aspect_ratio": _nearest_ratio(aspect, ask)}
+    if sizes:
+        return {"size": _nearest_size(sizes, ask)}
+    return {"size": _hinted(hint, ask)} if hint else {}
+
+
+def _auto_for(pixels: PixelsRule | None, sizes: SizesRule | None, aspect: AspectRatioRule | None) -> Used:
+    """ "auto" said aloud where the upstream knows the word; elsewhere it means: leave it out."""
+    if (pixels and AUTO in pixels.also) or (sizes and AUTO in sizes.values):
+        return {"size": AUTO}
+    return {"aspect_ratio": AUTO} if aspect and AUTO in aspect.enum else {}
+
+
+def _pixels_for(rule: PixelsRule, model: Model, ask: SizeAsk) -> Used:
+    limits = limits_of(rule, max_width=model.max_width, max_height=model.max_height)
+    if ask.pixels:
+        width, height = nearest_pixels(*ask.pixels, limits)
+    else:
+        area = class_area(ask.resolution or "") or _default_area(rule)
+        width, height = exact_ratio(ask.ratio or Fraction(1), area, limits)
+    if rule.fields or rule.shape:
+        return {**rule.send_with, "width": width, "height": height}
+    return {**rule.send_with, "size": f"{width}x{height}"}
+
+
+def _default_area(rule: PixelsRule) -> float:
+    if isinstance(rule.default, int):
+        return rule.default**2
+    pixels = parse_pixels(rule.default or "")
+    return pixels[0] * pixels[1] if pixels else MEGAPIXEL
+
+
+def _nearest_ratio(rule: AspectRatioRule, ask: SizeAsk) -> str:
+    shape = ask.shape or Fraction(1)
+    if rule.range:
+        ends = sorted(end for end in map(parse_ratio, rule.range) if end)
+        free = min(max(shape, ends[0]), ends[-1]).limit_denominator(MAX_RATIO_TERM)
+        return f"{free.numerator}:{free.denominator}"
+    known = {text: ratio for text in rule.enum if (ratio := parse_ratio(text))}
+    return min(known, key=lambda text: (_apart(known[text], shape), _apart(known[text], Fraction(1))))
+
+
+def _nearest_size(rule: SizesRule, ask: SizeAsk) -> str:
+    shape = ask.shape or Fraction(1)
+    area = ask.pixels[0] * ask.pixels[1] if ask.pixels else MEGAPIXEL
+    known = {text: pixels for text in rule.values if (pixels := parse_pixels(text))}
+
+    def distance(text: str) -> tuple[float, float]:
+        width, height = known[text]
+        return _apart(Fraction(width, height), shape), _apart(Fraction(width * height), Fraction(area))
+
+    return min(known, key=distance)
+
+
+def _apart(one: Fraction, other: Fraction) -> float:
+    """Distance by logarithm, rounded so that what is equal on paper is equal here."""
+    return round(abs(math.log(one / other)), 9)
+
+
+def _hinted(rule: HintRule, ask: SizeAsk) -> str:
+    if ask.pixels is None and rule.ratios:
+        return ask.ratio_text
+    bounds = limits_of(PixelsRule(rule="pixels", multiple_of=HINT_STEP, min=rule.min, max=rule.max))
+    if ask.pixels is None:
+        width, height = exact_ratio(ask.ratio or Fraction(1), MEGAPIXEL, bounds)
+    elif all(rule.min <= side <= rule.max for side in ask.pixels):
+        width, height = ask.pixels
+    else:
+        width, height = nearest_pixels(*ask.pixels, bounds)
+    return f"{width}x{height}"
+
+
+def _class_for(rule: ResolutionRule | None, ask: SizeAsk) -> tuple[Used, list[Problem]]:
+    """The size class: the one named, or the smallest that covers what was asked."""
+    if rule is None or (ask.resolution is None and ask.pixels is None):
+        return {}, []
+    if ask.resolution is None:
+        return {"resolution": _covering(rule, ask.pixels or (0, 0))}, []
+    wanted = ask.resolution.casefold().replace(" ", "")
+    for label in rule.enum:
+        if label.casefold().replace(" ", "") == wanted:
+            return {"resolution": label}, []
+    area = _sane_area(ask.resolution)
+    if area is None:
+        return {}, [Problem("resolution", "not_allowed", f"must be one of {', '.join(rule.enum)}")]
+    return {"resolution": _at_least(rule, area)}, []
+
+
+def _covering(rule: ResolutionRule, pixels: tuple[int, int]) -> str:
+    if rule.upto_edge:
+        fits = (label for label, edge in rule.upto_edge.items() if max(pixels) <= edge)
+        return next(fits, rule.enum[-1])
+    return _at_least(rule, pixels[0] * pixels[1])
+
+
+def _at_least(rule: ResolutionRule, area: float) -> str:
+    by_area = sorted(rule.enum, key=lambda label: class_area(label) or 0)
+    covers = (label for label in by_area if (class_area(label) or 0) * CLASS_TOLERANCE >= area)
+    return next(covers, by_area[-1])
+
+
+def _factor_for(model: Model, ask: SizeAsk) -> Used:
+    rule = model.size_rule(FactorRule)
+    if rule is None or ask.factor is None or not rule.enum:
+        return {}
+    asked = Fraction(ask.factor)
+    return {"factor": min(rule.enum, key=lambda each: (_apart(Fraction(each), asked), each))}
+
+
+def _sides_for(model: Model, ask: SizeAsk) -> Used:
+    rule = model.size_rule(PaddingRule)
+    return {name: min(side, rule.max) for name, side in ask.sides.items()} if rule else {}
+
+
+def _changes(model: Model, ask: SizeAsk, used: Used) -> Changed:
+    """What was asked and is not what will be sent, field by field."""
+    said: dict[str, tuple[str, str]] = {}
+    if ask.pixels:
+        said["size"] = (
+            f"{ask.pixels[0]}x{ask.pixels[1]}",
+            _in_words(used, with_class=ask.resolution is None),
+        )
+    elif ask.ratio:
+        said[ask.ratio_field] = (ask.ratio_text, _in_words(used, with_class=False))
+    if ask.resolution and ("resolution" in used or ask.pixels):
+        said["resolution"] = (ask.resolution, str(used.get("resolution", _in_words(used, with_class=False))))
+    if ask.factor and (rule := model.size_rule(FactorRule)):
+        said["factor"] = (str(ask.factor), str(used.get("factor", rule.fixed)))
+    said |= {name: (str(side), str(used[name])) for name, side in ask.sides.items()}
+    return {name: {"asked": asked, "used": got} for name, (asked, got) in said.items() if asked != got}
+
+
+def _in_words(used: Used, *, with_class: bool) -> str:
+    if pixels := used_pixels(used):
+        return f"{pixels[0]}x{pixels[1]}"
+    shape = str(used.get("size", used.get("aspect_ratio", "")))
+    size_class = str(used.get("resolution", "")) if with_class else ""
+    return " at ".join(part for part in (shape, size_class) if part)

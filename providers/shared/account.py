@@ -1,0 +1,71 @@
+"""What every adapter is before it is an adapter: one account of an upstream, and the ways to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from providers.configured import accounts
+from providers.http.client import Outgoing, UpstreamSession, origin_of
+from providers.shared import results
+
+
+class AccountConfig(BaseModel):
+    """Where an account is and how it is addressed. Frozen; no value of it shows in an error."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    base_url: str
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_absolute(cls, value: str) -> str:
+        origin_of(value)
+        return value.rstrip("/")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self | None:
+        """None when what it needs is not set. Raises pydantic's ValidationError."""
+        raise NotImplementedError
+
+    def headers(self) -> dict[str, str]:
+        """What goes along with every request, the key among them; to the base URL's origin alone."""
+        raise NotImplementedError
+
+
+C = TypeVar("C", bound=AccountConfig)
+
+
+class Account(Generic[C]):
+    """One account, with its sessions and the rules for its result links. Thread-safe.
+
+    ``_paid`` connects anew for each request: a paid call that meets a closing connection could not be
+    repeated. ``_session`` keeps its connections, for looks and other requests that buy nothing.
+    """
+
+    name: str
+    config_type: ClassVar[type[Any]]
+
+    def __init__(self, config: C, outgoing: Outgoing | None = None, *, label: str = "default") -> None:
+        outgoing = outgoing or Outgoing()
+        self.credential_id = f"{self.name}/{label}"
+        self.base_url = config.base_url
+        self._config = config
+        self._paid = UpstreamSession(self.base_url, config.headers(), outgoing, fresh=True)
+        self._session = UpstreamSession(self.base_url, config.headers(), outgoing)
+        self._links = results.policy(self._session.origin, outgoing)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
+        """One per credential; none when nothing is configured. Raises pydantic's ValidationError."""
+        configs = ((label, cls.config_type.from_env(view)) for label, view in accounts(env, cls.name))
+        return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.credential_id}, {self._session.origin})"
+
+    def download(self, url: str) -> bytes:
+        """The bytes at a result link, fetched within the guard and without the key."""
+        return results.download(url, self._links)

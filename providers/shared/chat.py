@@ -1,0 +1,133 @@
+"""Streaming chat completions of OpenAI-shaped upstreams: the text of prompt enhancement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from providers.errors import ContentRefused, ProviderError, Uncertain
+from providers.http.client import StreamedAnswer, UpstreamSession, WireRequest
+from providers.http.sse import EventTooLongError, events
+from providers.shared import openai_errors
+from providers.shared.openai_errors import classify_in_stream, read_fault
+from providers.shared.payload import json_object
+
+TOTAL_S = 120.0
+MAX_STREAM_BYTES = 4 * 1024 * 1024
+
+Classify = Callable[[int, Mapping[str, str], bytes], ProviderError]
+
+
+def chat_request(
+    path: str, model: str, messages: Sequence[Mapping[str, str]], temperature: float | None
+) -> WireRequest:
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [dict(message) for message in messages],
+        "stream": True,
+    }
+    if temperature is not None:
+        body["temperature"] = temperature
+    return WireRequest("POST", path, json=body)
+
+
+def stream_chat(
+    session: UpstreamSession,
+    path: str,
+    model: str,
+    messages: Sequence[Mapping[str, str]],
+    temperature: float,
+    *,
+    classify: Classify = openai_errors.classify,
+) -> Iterator[str]:
+    """Text deltas of one completion. The request is made at the call, not at the first delta.
+
+    A model that refuses a temperature is asked once more without it. ``classify`` reads the upstream's errors.
+    Raises: ProviderError, at the call and between deltas.
+    """
+    answer = _open(session, chat_request(path, model, messages, temperature))
+    if answer.status == 400:
+        body = b"".join(answer)
+        if not _names_temperature(body):
+            raise classify(400, answer.headers, body)
+        answer = _open(session, chat_request(path, model, messages, None))
+    if answer.status != 200:
+        raise classify(answer.status, answer.headers, b"".join(answer))
+    return _read(answer)
+
+
+def _open(session: UpstreamSession, request: WireRequest) -> StreamedAnswer:
+    return session.stream(request, total_s=TOTAL_S, max_bytes=MAX_STREAM_BYTES)
+
+
+def _names_temperature(body: bytes) -> bool:
+    fault = read_fault(json_object(body))
+    return fault is not None and "temperature" in (fault.param or fault.message).lower()
+
+
+def _read(answer: StreamedAnswer) -> Iterator[str]:
+    try:
+        if "json" in answer.headers.get("Content-Type", ""):
+            yield _whole(b"".join(answer))
+        else:
+            yield from deltas(answer)
+    finally:
+        answer.close()  # the reader may leave early; the upstream should stop too
+
+
+def _whole(body: bytes) -> str:
+    """The text of an upstream that does not stream."""
+    answer = json_object(body)
+    fault = read_fault(answer)
+    if fault is not None:
+        raise classify_in_stream(fault)
+    text = _choice(answer or {}).get("message", {})
+    content = text.get("content") if isinstance(text, dict) else None
+    if not isinstance(content, str):
+        raise Uncertain("upstream_broken_answer", "no text in the completion")
+    return content
+
+
+def deltas(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Text pieces of a chat stream, empty ones left out.
+
+    Raises: what the error object in the stream means; ContentRefused for a refusal; Uncertain when
+    the stream ends before the model said that it is done.
+    """
+    done = False
+    try:
+        for data in events(chunks):
+            if data.strip() == "[DONE]":
+                return
+            chunk = json_object(data.encode())
+            if chunk is None:
+                raise Uncertain("upstream_broken_answer", "an event is no JSON object")
+            text, reason = _delta(chunk)
+            if text:
+                yield text
+            done = done or reason is not None
+    except EventTooLongError as error:
+        raise Uncertain("upstream_answer_too_large", "one event") from error
+    if not done:
+        raise Uncertain("upstream_broken_answer", "the stream was cut")
+
+
+def _delta(chunk: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Text and finish reason of one chunk."""
+    fault = read_fault(chunk)
+    if fault is not None:
+        raise classify_in_stream(fault)
+    choice = _choice(chunk)
+    delta = choice.get("delta")
+    delta = delta if isinstance(delta, dict) else {}
+    reason = choice.get("finish_reason")
+    if delta.get("refusal") or reason == "content_filter":
+        raise ContentRefused(detail="the chat model refused", stage="output")
+    content = delta.get("content")
+    return (content if isinstance(content, str) else "", reason if isinstance(reason, str) else None)
+
+
+def _choice(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else {}

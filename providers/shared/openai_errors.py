@@ -1,0 +1,135 @@
+"""The error answers of OpenAI and of everything that speaks its dialect, as our classes.
+
+Source: upstreams sheet "OpenAI", section 9 (package openai 3.51.0, error-code pages), read 2026-11-20.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from providers.errors import (
+    BadCredentials,
+    ContentRefused,
+    Failed,
+    NotRun,
+    OutOfCredit,
+    ProviderError,
+    UnknownModel,
+)
+from providers.shared.payload import json_object, redact, retry_after_s
+from providers.shared.statuses import by_status
+
+Stage = Literal["input", "output", "unknown"]
+
+_REFUSED_CONTENT = frozenset({"moderation_blocked", "content_policy_violation"})
+_NO_MONEY = frozenset(
+    {
+        "insufficient_quota",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "usage_limit_exceeded",
+    }
+)
+_OVERLOADED = frozenset({"server_is_overloaded", "server_overloaded", "slow_down"})
+_OWN_FAILURES = frozenset({"server_error", "image_generation_server_error"})
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The ``error`` object of an answer; empty strings where the upstream sent nothing."""
+
+    message: str = ""
+    type: str = ""
+    code: str = ""
+    param: str = ""
+    stage: Stage = "unknown"
+
+    @property
+    def words(self) -> frozenset[str]:
+        return frozenset({self.type, self.code})
+
+
+def read_fault(answer: Mapping[str, Any] | None) -> Fault | None:
+    """The fault in a JSON answer, or None where there is none in a known shape.
+
+    Look-alikes answer flat: the words in ``error``, and a code beside it or none.
+    """
+    error = (answer or {}).get("error")
+    if isinstance(error, str) and error:
+        return Fault(message=error, code=_text((answer or {}).get("code")))
+    if not isinstance(error, dict):
+        return None
+    texts = {name: _text(error.get(name)) for name in ("message", "type", "code", "param")}
+    return Fault(**texts, stage=_stage(error)) if any(texts.values()) else None
+
+
+def _text(value: object) -> str:
+    return str(value) if isinstance(value, str | int) else ""
+
+
+def _stage(error: Mapping[str, Any]) -> Stage:
+    details = error.get("moderation_details")
+    match details.get("moderation_stage") if isinstance(details, dict) else None:
+        case "input":
+            return "input"
+        case "output":
+            return "output"
+        case _:
+            return "unknown"
+
+
+def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+    """What an answer other than 2xx means for the one call it answers.
+
+    The body decides before the status: 400 and 429 each have several meanings. Above 499 only the
+    upstream's own well-formed word proves that no image was made; a proxy's page proves nothing.
+    """
+    fault = read_fault(json_object(body))
+    detail = describe(status, fault)
+    wait_s = retry_after_s(headers, fault.message if fault else "")
+    decided = _server_fault(status, fault, detail, wait_s) if status >= 500 else _by_words(fault, detail)
+    if decided is None and status == 404 and fault is not None and "model" in fault.message.lower():
+        decided = UnknownModel("upstream_model_unknown", detail)
+    return decided or by_status(status, detail, wait_s=wait_s)
+
+
+def classify_in_stream(fault: Fault) -> ProviderError:
+    """A fault inside an answer that began with 200: the upstream gave up on its own."""
+    detail = describe(200, fault)
+    return _by_words(fault, detail) or Failed("upstream_failed", detail, retryable=True)
+
+
+def describe(status: int, fault: Fault | None) -> str:
+    """The answer in a line for the log, redacted."""
+    if fault is None:
+        return f"HTTP {status}"
+    words = " ".join(word for word in (fault.type, fault.code, fault.param) if word)
+    return redact(f"HTTP {status} {words}: {fault.message}")
+
+
+def _by_words(fault: Fault | None, detail: str) -> ProviderError | None:
+    if fault is None:
+        return None
+    if fault.words & _REFUSED_CONTENT or "safety_violations" in fault.message:
+        return ContentRefused(detail=detail, stage=fault.stage)
+    if fault.words & _NO_MONEY:
+        return OutOfCredit("upstream_out_of_credit", detail)
+    if fault.code == "model_not_found":
+        return UnknownModel("upstream_model_unknown", detail)
+    if fault.code == "invalid_api_key":
+        return BadCredentials("upstream_bad_credentials", detail)
+    return None
+
+
+def _server_fault(status: int, fault: Fault | None, detail: str, wait_s: float | None) -> ProviderError | None:
+    if fault is not None and status == 500 and fault.type in _OWN_FAILURES:
+        return Failed("upstream_failed", detail, retryable=True, retry_after_s=wait_s)
+    if fault is not None and status == 503 and fault.words & _OVERLOADED:
+        return NotRun("upstream_overloaded", detail, retry_after_s=wait_s)
+    return None

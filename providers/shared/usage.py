@@ -1,0 +1,102 @@
+"""What an upstream reports of its price, as a :class:`~providers.base.Cost`: money where it is sure, and the counts.
+
+Pure functions that never raise: a paid result is not lost over a broken number beside it. What is no number
+between 0 and :data:`MOST` is left out, and money is rounded up to whole micro-USD.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final, NamedTuple
+
+from providers.base import Cost
+from providers.catalog.entries import TokenPrices
+
+MOST: Final = 10**12
+MOST_NAMES = 32  # of one mapping or list
+MOST_NESTING = 3
+MOST_CHARS = 64
+_MICRO = 1_000_000
+
+
+class Tokens(NamedTuple):
+    """How many tokens of each kind one call took."""
+
+    text_input: int = 0
+    image_input: int = 0
+    text_output: int = 0
+    image_output: int = 0
+
+
+def number(found: object) -> int | float | None:
+    """A number from 0 to :data:`MOST`; None for anything else, ``true`` and NaN included."""
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return None
+    return found if 0 <= found <= MOST else None  # no comparison holds for NaN
+
+
+def whole(found: object) -> int | None:
+    """A count of something."""
+    checked = number(found)
+    return checked if isinstance(checked, int) else None
+
+
+def counts(found: object) -> dict[str, Any]:
+    """The numbers of an object of the upstream's under their own names, and short words that tell of what kind.
+
+    What is left can be stored as JSON: bounded in length and depth, without NaN. Empty for anything else.
+    """
+    kept = _kept(found, MOST_NESTING)
+    return kept if isinstance(kept, dict) else {}
+
+
+def _kept(found: object, depth: int) -> Any:
+    if isinstance(found, str):
+        return found if _is_word(found) else None
+    if depth and isinstance(found, Mapping):
+        return dict(_named(found, depth - 1)) or None
+    if depth and isinstance(found, list):
+        return [kept for each in found[:MOST_NAMES] if (kept := _kept(each, depth - 1)) is not None] or None
+    return number(found)
+
+
+def _named(found: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, Any]]:
+    for name, value in list(found.items())[:MOST_NAMES]:
+        kept = _kept(value, depth)
+        if kept is not None and isinstance(name, str) and _is_word(name):
+            yield name, kept
+
+
+def _is_word(text: str) -> bool:
+    """Short, and without what no database takes."""
+    return 0 < len(text) <= MOST_CHARS and text.isascii() and text.isprintable()
+
+
+def reported(usage: Mapping[str, Any], *, usd: Fraction | None = None) -> Cost | None:
+    """``usd`` as money beside the counts; None where there is neither."""
+    microusd = None if usd is None else math.ceil(usd * _MICRO)
+    if microusd is not None and microusd > MOST:
+        microusd = None
+    return Cost(microusd, usage) if usage or microusd is not None else None
+
+
+def money(found: object, *, units_per_usd: int) -> Fraction | None:
+    """US dollars from an amount in smaller units: 100 credits, 10,000,000,000 ticks. None where it is no amount."""
+    amount = number(found)
+    return None if amount is None else Fraction(Decimal(str(amount))) / units_per_usd
+
+
+def price_of(tokens: Tokens | None, prices: TokenPrices | None) -> Fraction | None:
+    """US dollars for the tokens; None where a kind that was used has no price, or nothing sure was counted."""
+    if tokens is None or prices is None or not any(tokens):
+        return None
+    total = Fraction(0)
+    for kind, count in tokens._asdict().items():
+        price = getattr(prices, kind)
+        if count and price is None:
+            return None
+        total += count * Fraction(price or 0)
+    return total / _MICRO

@@ -1,0 +1,91 @@
+"""Where Flux tasks are looked at: the answer to a submit names the host, and the host decides about the key.
+
+A task lives in one cluster, so its own poll URL must be used (sheet, section 2). It is a URL from outside all
+the same: the key goes to the configured origin and to Black Forest Labs' own hosts alone, and whatever
+is not the configured origin must be https on its usual port with a public address.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import parse_qs, quote, urlsplit
+
+from providers.base import CallRef
+from providers.errors import Uncertain
+from providers.http.client import (
+    MAX_URL_CHARS,
+    Answer,
+    Outgoing,
+    Policy,
+    UnsafeUrlError,
+    UpstreamSession,
+    WireRequest,
+    origin_of,
+)
+from providers.http.connections import Origin
+
+VENDOR_HOST: Final = "bfl.ai"
+HOSTS_KEPT = 8  # two regions of a few clusters each
+
+
+def poll_url_of(found: object, task_id: str) -> str | None:
+    """The poll URL of a submit's answer, with the task's id if it lacks one; None where it cannot be used."""
+    if not isinstance(found, str):
+        return None
+    url = found.strip()
+    try:
+        origin_of(url)
+    except ValueError:
+        return None
+    parts = urlsplit(url)
+    if not parse_qs(parts.query).get("id"):
+        url = parts._replace(query=f"{parts.query}&id={quote(task_id)}".lstrip("&"), fragment="").geturl()
+    return url if len(url) <= MAX_URL_CHARS else None
+
+
+def gets_key(origin: Origin, own: Origin) -> bool:
+    """Whether a poll URL of that origin is asked with the key (section 2)."""
+    ours = origin.host == VENDOR_HOST or origin.host.endswith(f".{VENDOR_HOST}")
+    return origin == own or (ours and origin.scheme == "https" and origin.port == 443)
+
+
+class FluxHosts:
+    """One session per host that tasks were put on; ``rules`` judge every host but the configured one."""
+
+    def __init__(self, base_url: str, headers: Mapping[str, str], rules: Policy, outgoing: Outgoing) -> None:
+        self._base_url = base_url
+        self._own = origin_of(base_url)
+        self._headers = headers
+        self._rules = rules
+        self._outgoing = outgoing
+        self._session = functools.lru_cache(maxsize=HOSTS_KEPT)(self._open)
+
+    def origin_for(self, call: CallRef) -> Origin:
+        return origin_of(self._url(call))
+
+    def look(self, call: CallRef, *, total_s: float, max_bytes: int) -> Answer:
+        """The answer of the task's own host, whatever its status. Raises NotRun, Uncertain."""
+        url = self._url(call)
+        session = self._session(origin_of(url))
+        parts = urlsplit(url)
+        return session.send(WireRequest("GET", f"{parts.path}?{parts.query}"), total_s=total_s, max_bytes=max_bytes)
+
+    def _url(self, call: CallRef) -> str:
+        """A webhook's answer has no poll URL; the canonical form at the base is the next best (section 2)."""
+        return call.poll_url or f"{self._base_url}/v1/get_result?id={quote(call.upstream_id or '')}"
+
+    def _open(self, origin: Origin) -> UpstreamSession:
+        if origin == self._own:
+            return UpstreamSession(str(origin), self._headers, self._outgoing)
+        try:
+            self._rules.check(origin)
+        except UnsafeUrlError as error:
+            raise Uncertain("upstream_cannot_look", f"poll URL: {error.detail}") from error
+        return UpstreamSession(
+            str(origin),
+            self._headers if gets_key(origin, self._own) else {},
+            self._outgoing,
+            may_reach=self._rules.allows_address,
+        )

@@ -1,0 +1,223 @@
+"""Hugging Face Inference Providers: one router, and behind it the wire format of each provider.
+
+The catalogue says by ``hf_provider`` which route a model takes. hf-inference and nscale answer with the image;
+fal-ai (by its queue) and WaveSpeed answer with a task, which is looked at through the router.
+
+Recovery class C: the router has no idempotency keys, no webhooks and no list of calls (section 4), so a lost
+answer may be a paid image, and nothing is ever sent again after :class:`Uncertain`.
+
+Source: upstreams sheet "Hugging Face" (package huggingface_hub 2.4.0, read 2026-11-20); sections are named
+where used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import quote
+
+from pydantic import SecretStr, field_validator
+
+from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Order, Running
+from providers.configured import value_of
+from providers.errors import Misconfigured, ProviderError, RequestRefused, Uncertain
+from providers.http.client import Answer, Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.shared.account import Account, AccountConfig
+from providers.shared.behaviour import OneAnswer, Wordless, check_each, failed_look
+from providers.shared.building import data_uri, placed_images, wire_fields
+from providers.upstreams.huggingface import answers
+from providers.upstreams.huggingface.mapping import ProviderIds
+from providers.upstreams.wavespeed import answers as wavespeed_answers
+
+NAME: Final = "huggingface"
+DEFAULT_BASE_URL: Final = "https://router.huggingface.co"
+DEFAULT_HUB_URL: Final = "https://huggingface.co"
+TASKS: Final = MappingProxyType({"generate": "text-to-image", "edit": "image-to-image"})
+QUEUE: Final = "?_subdomain=queue"
+
+CALL_TOTAL_S = 300.0  # hf-inference and nscale answer with the image
+CHECK_TOTAL_S = 30.0
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+MAX_CHECK_ANSWER_BYTES = 4 * 1024 * 1024
+
+# Decide how many are made or how they come back, or would break the shape that a route gives the order.
+_OURS: Final = frozenset(
+    {
+        "enable_base64_output", "enable_sync_mode", "height", "inputs", "num_images", "num_outputs", "options",
+        "parameters", "sync_mode", "target_size", "width",
+    }
+)  # fmt: skip
+
+
+class Config(AccountConfig):
+    """One token, and where to send it. ``bill_to``: an organisation or resource group (section 1)."""
+
+    token: SecretStr
+    base_url: str = DEFAULT_BASE_URL
+    hub_url: str = DEFAULT_HUB_URL
+    bill_to: str | None = None
+
+    @field_validator("hub_url")
+    @classmethod
+    def _hub_is_absolute(cls, value: str) -> str:
+        origin_of(value)
+        return value.rstrip("/")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Config | None:
+        """None when the token is not set. Raises pydantic's ValidationError."""
+        token = value_of(env, "HF_TOKEN")
+        if token is None:
+            return None
+        return cls(
+            token=SecretStr(token),
+            base_url=value_of(env, "HF_ROUTER_BASE_URL") or DEFAULT_BASE_URL,
+            hub_url=value_of(env, "HF_ENDPOINT") or DEFAULT_HUB_URL,
+            bill_to=value_of(env, "HF_BILL_TO"),
+        )
+
+    def headers(self) -> dict[str, str]:
+        payer = {"X-HF-Bill-To": self.bill_to} if self.bill_to else {}
+        return {"Authorization": f"Bearer {self.token.get_secret_value()}", **payer}
+
+
+# ---------------------------------------------------------------- routes
+
+
+def _hf_inference(order: Order, model: str) -> WireRequest:
+    """Settings apart from the prompt, and the picture's format by ``Accept`` (section 3)."""
+    settings = wire_fields(order)
+    body = {"inputs": settings.pop("prompt")}
+    if settings:
+        body["parameters"] = settings
+    return WireRequest("POST", f"/hf-inference/models/{quote(model)}", json=body, headers={"Accept": "image/png"})
+
+
+def _fal(order: Order, model: str) -> WireRequest:
+    """By the queue for every task: a submit is short, and the task outlives us. An image stands under two
+    names (section 4).
+    """
+    sources = [data_uri(image) for placed in placed_images(order) for image in placed.images]
+    placed = {"image_url": sources[0], "image_urls": sources} if sources else {}
+    return WireRequest("POST", f"/fal-ai/{quote(model)}{QUEUE}", json={**wire_fields(order), **placed})
+
+
+def _nscale(order: Order, model: str) -> WireRequest:
+    body = {**wire_fields(order), "model": model, "response_format": "b64_json"}
+    return WireRequest("POST", "/nscale/v1/images/generations", json=body)
+
+
+def _wavespeed(order: Order, model: str) -> WireRequest:
+    """The image under ``image``, with its true type (section 4)."""
+    sources = {placed.field: data_uri(placed.images[0]) for placed in placed_images(order)}
+    return WireRequest("POST", f"/wavespeed/api/v3/{quote(model)}", json={**wire_fields(order), **sources})
+
+
+def _read_wavespeed(answer: Answer, base_url: str) -> Finished | Accepted:
+    task = wavespeed_answers.read_data(answer)
+    if not isinstance(task, dict):
+        raise Uncertain("upstream_broken_answer", "no task")
+    state = wavespeed_answers.read_prediction(task, base_url)
+    return state if isinstance(state, Finished) else answers.read_wavespeed_task(task)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How one provider is spoken to: request, and what its 2xx says."""
+
+    build: Callable[[Order, str], WireRequest]
+    read: Callable[[Answer, str], Finished | Accepted]
+
+
+ROUTES: Final[Mapping[str, Route]] = MappingProxyType(
+    {
+        "hf-inference": Route(_hf_inference, answers.read_raw),
+        "fal-ai": Route(_fal, lambda answer, _base_url: answers.read_fal_task(answer)),
+        "nscale": Route(_nscale, answers.read_listed),
+        "wavespeed": Route(_wavespeed, _read_wavespeed),
+    }
+)
+
+
+def route_of(order: Order) -> Route:
+    """Raises: Misconfigured for a catalogue that names no route known here."""
+    route = ROUTES.get(order.model.hf_provider or "")
+    if route is None:
+        raise Misconfigured("upstream_misconfigured", f"no route for hf_provider {order.model.hf_provider}")
+    return route
+
+
+def build_submit(order: Order, provider_model: str) -> WireRequest:
+    """The one paid request; ``provider_model`` is the routed provider's id of the model (section 2).
+
+    Raises: RequestRefused, Misconfigured.
+    """
+    clash = sorted(_OURS & order.extra.keys())
+    if clash:
+        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    return route_of(order).build(order, provider_model)
+
+
+# ---------------------------------------------------------------- the provider
+
+
+class HuggingFace(Account[Config], OneAnswer, Wordless):
+    """One token. Implements :class:`providers.base.Provider`; thread-safe."""
+
+    name = NAME
+    config_type = Config
+    recovery: Final = "never"
+    submit_timeout_s = CALL_TOTAL_S
+
+    def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:
+        outgoing = outgoing or Outgoing()
+        super().__init__(config, outgoing, label=label)
+        self._ids = ProviderIds(UpstreamSession(config.hub_url, {}, outgoing))
+
+    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+        """Make the image, or start the task that does."""
+        request = build_submit(order, self._provider_model(order))
+        answer = self._paid.send(request, total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
+        if not 200 <= answer.status < 300:
+            raise answers.classify(answer)
+        return route_of(order).read(answer, self.base_url)
+
+    def _provider_model(self, order: Order) -> str:
+        """The catalogue's id wins over the mapping, which any change of a provider moves."""
+        model = order.model
+        if model.provider_model is not None:
+            return model.provider_model
+        return self._ids.find(model.path, model.hf_provider or "", TASKS[order.operation])
+
+    def check(self, call: CallRef) -> Finished | Running | Missing:
+        """Look once at a task: at fal's queue in two questions, once it is over.
+
+        Never ``Missing``: no source says which words the router has for a task it does not know.
+        """
+        if call.poll_url is None:
+            return super().check(call)
+        if call.poll_url.startswith("/wavespeed/"):
+            return self._look_at_wavespeed(call)
+        waiting = answers.read_fal_status(self._look(f"{call.poll_url}/status{QUEUE}"))
+        return waiting or answers.read_fal_result(self._look(f"{call.poll_url}{QUEUE}"), self.base_url)
+
+    def _look_at_wavespeed(self, call: CallRef) -> Finished | Running:
+        answer = self._look(call.poll_url or "")
+        if not 200 <= answer.status < 300:
+            raise failed_look(answers.classify(answer))
+        try:
+            task = wavespeed_answers.read_data(answer)
+        except ProviderError as error:
+            raise failed_look(error) from error
+        if not isinstance(task, dict) or task.get("id") != call.upstream_id:
+            raise Uncertain("upstream_broken_answer", "not the task that was asked for")
+        return wavespeed_answers.read_prediction(task, self.base_url)
+
+    def _look(self, path: str) -> Answer:
+        request = WireRequest("GET", path)
+        return self._session.send(request, total_s=CHECK_TOTAL_S, max_bytes=MAX_CHECK_ANSWER_BYTES)
+
+    def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
+        return check_each(self.check, calls)  # section 4: no look at many

@@ -1,0 +1,144 @@
+"""What llama-swap's and sd-server's good answers say: images at once, or a job and its states. Pure functions.
+
+Source: upstreams sheet "llama-swap" (stable-diffusion.cpp 97d29908, read 2026-11-20); sections are named where
+used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from providers.base import Accepted, CancelOutcome, Finished, ResultImage, Running
+from providers.errors import Failed, NotRun, ProviderError, Uncertain
+from providers.http.client import Answer
+from providers.shared import results
+from providers.shared.payload import image_bytes, json_object, redact
+from providers.upstreams.llamaswap.errors import classify
+
+JOB_ROUTES: Final = "/sdcpp/v1"
+_JOB_ID = re.compile(r"[\w-]{1,128}")
+
+
+def read_open_ai(body: bytes, base_url: str, n: int, seed: int) -> Finished:
+    """The images of the OpenAI routes; those of one batch have ``seed``, ``seed + 1``, ... (section 3)."""
+    images = results.read_images((json_object(body) or {}).get("data"), base_url)[:n]
+    if not images:
+        raise Uncertain("upstream_broken_answer", "no picture")
+    if len(images) < n:
+        return Finished(images)  # one could not be encoded, and nobody says which
+    return Finished([replace(image, seed=seed + place) for place, image in enumerate(images)])
+
+
+def read_web_ui(body: bytes, n: int) -> Finished:
+    """The images of the WebUI routes, each with the seed that the ``info`` text tells (section 4)."""
+    answer = json_object(body) or {}
+    listed = answer.get("images")
+    found = [image_bytes(text) for text in listed] if isinstance(listed, list) else []
+    images = [ResultImage(data=data) for data in found if data is not None][:n]
+    if not images:
+        raise Uncertain("upstream_broken_answer", "no picture")
+    info = answer.get("info")
+    seeds = (json_object(info.encode()) or {}).get("all_seeds") if isinstance(info, str) else None
+    if not isinstance(seeds, list) or len(seeds) < len(images):
+        return Finished(images)
+    return Finished([replace(image, seed=_seed(seed)) for image, seed in zip(images, seeds, strict=False)])
+
+
+def _seed(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+# ---------------------------------------------------------------- jobs
+
+
+def read_accepted(body: bytes, path: str) -> Accepted:
+    """The job that a submit to ``path`` made. Its own ``poll_url`` lacks the way through the proxy (section 5)."""
+    job_id = (json_object(body) or {}).get("id")
+    if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
+        raise Uncertain("upstream_broken_answer", "a job without an id")
+    return Accepted(job_id, poll_url=f"{path.removesuffix('/img_gen')}/jobs/{job_id}")
+
+
+def read_look(answer: Answer, url: str) -> Finished | Running:
+    """The state of the job at ``url``. Raises: ProviderError, an end of the job only on sd-server's word."""
+    body = json_object(answer.body) or {}
+    if answer.status != 200:
+        raise _gone(answer, body) or _failed_look(answer)
+    if body.get("id") != url.rpartition("/")[2]:
+        raise Uncertain("upstream_broken_answer", "not the job that was asked for")
+    match body.get("status"):
+        case "completed":
+            return _finished(body, url)
+        case "failed":
+            raise Failed("upstream_failed", redact(_message(body)), retryable=True)
+        case "cancelled":
+            raise Failed("upstream_cancelled", redact(_message(body)), retryable=True)
+        case status:
+            return Running(step=status if isinstance(status, str) else None)
+
+
+def _finished(job: Mapping[str, Any], url: str) -> Finished:
+    """Bytes, and a link for whoever comes later: results are kept for ten minutes."""
+    found = _images(job)
+    images = [ResultImage(data=data, url=f"{url}#{place}") for place, data in found.items()]
+    if not images:
+        raise Failed("upstream_empty_result", "completed without an image", retryable=True)
+    return Finished(images)
+
+
+def _images(job: Mapping[str, Any]) -> dict[int, bytes]:
+    """The job's images by their place in the list."""
+    result = job.get("result")
+    listed = result.get("images") if isinstance(result, dict) else None
+    items = enumerate(listed) if isinstance(listed, list) else ()
+    read = {place: image_bytes(item.get("b64_json")) for place, item in items if isinstance(item, dict)}
+    return {place: data for place, data in read.items() if data is not None}
+
+
+def _gone(answer: Answer, body: Mapping[str, Any]) -> ProviderError | None:
+    """sd-server's own word that the job is no more: forgotten by age, or with the process that drew it."""
+    if answer.status == 404 and body.get("error") == "job not found":
+        return Failed("upstream_restarted", "the model was unloaded, its jobs are lost", retryable=True)
+    if answer.status == 410:
+        return Failed("result_gone", "older than ten minutes", retryable=False, billed=True)
+    return None
+
+
+def _failed_look(answer: Answer) -> ProviderError:
+    error = classify(answer)
+    return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
+
+
+def _message(job: Mapping[str, Any]) -> str:
+    error = job.get("error")
+    return f"{error.get('code')}: {error.get('message')}" if isinstance(error, dict) else ""
+
+
+def read_image(answer: Answer, place: int) -> bytes:
+    """One image of a finished job. Raises: NotRun when another try may help; Failed when it is gone."""
+    body = json_object(answer.body) or {}
+    if _gone(answer, body):
+        raise Failed("result_gone", f"HTTP {answer.status}", retryable=False, billed=True)
+    found = _images(body).get(place)
+    if answer.status != 200 or found is None:
+        raise NotRun("result_unreachable", f"HTTP {answer.status} without the picture")
+    return found
+
+
+def unreachable(error: ProviderError) -> NotRun:
+    return NotRun("result_unreachable", error.detail)
+
+
+def read_cancel(answer: Answer) -> CancelOutcome:
+    """What became of the wish to stop a job (section 5). Raises: ProviderError when the asking failed."""
+    body = json_object(answer.body) or {}
+    if answer.status == 200 and body.get("status") == "cancelled":
+        return CancelOutcome.STOPPED
+    if answer.status == 409 and "src" not in body:
+        return CancelOutcome.UNSUPPORTED
+    if answer.status == 200 or _gone(answer, body):
+        return CancelOutcome.TOO_LATE
+    raise _failed_look(answer)

@@ -1,0 +1,269 @@
+"""Pictures made to order: deterministic from prompt, seed and model, in exactly the size asked."""
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from xml.sax.saxutils import escape
+
+from PIL import ExifTags, Image, ImageChops, ImageOps
+
+from sandbox.bounded import BoundedStore
+from sandbox.drawing import lettering, scenery
+from sandbox.markers import without_markers
+
+PREPARED_PER_SIZE = 4
+_PILLOW_FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP", "gif": "GIF"}
+CONTENT_TYPES = {
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "svg": "image/svg+xml",
+}
+PIXELS_MAX = 50_000_000
+
+
+class NotAPicture(ValueError):  # noqa: N818 - reads as what it is
+    """The bytes of an input do not decode to a picture."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a picture depends on. Kept instead of the picture: a task waits as a few hundred bytes.
+
+    ``inputs`` and ``mask`` are encoded image bytes; with inputs the recipe is an edit. In a mask alpha 0
+    means "edit here". ``width_px`` and ``height_px`` are exact. ``quality`` is 0 to 100 for jpeg and webp.
+    """
+
+    prompt: str
+    model: str
+    width_px: int
+    height_px: int
+    seed: int = 0
+    file_format: str = "png"
+    transparent: bool = False
+    quality: int = 90
+    frames: int = 1
+    frame_ms: int = 200
+    inputs: tuple[bytes, ...] = ()
+    mask: bytes | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory the recipe holds on to, roughly."""
+        return len(self.prompt) + sum(map(len, self.inputs)) + len(self.mask or b"")
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hex digits, different whenever the picture would be."""
+        digest = hashlib.md5(usedforsecurity=False)
+        digest.update(repr(replace(self, inputs=(), mask=None)).encode())
+        for blob in (*self.inputs, self.mask or b""):
+            digest.update(hashlib.sha256(blob).digest())
+        return digest.hexdigest()
+
+
+def render(recipe: Recipe) -> bytes:
+    """The finished file. Raises NotAPicture when an input of an edit does not decode."""
+    if recipe.file_format == "svg":
+        return _svg(recipe)
+    if recipe.file_format == "gif":
+        return _gif(recipe)
+    return encode(draw(recipe), recipe)
+
+
+def draw(recipe: Recipe) -> Image.Image:
+    """The picture before encoding: RGB, or RGBA where there is transparency."""
+    return _edited(recipe) if recipe.inputs else _generated(recipe)
+
+
+def encode(picture: Image.Image, recipe: Recipe) -> bytes:
+    """PNG loses nothing; JPEG flattens transparency onto white."""
+    out = io.BytesIO()
+    if recipe.file_format == "jpeg" and picture.mode == "RGBA":
+        flat = Image.new("RGB", picture.size, "white")
+        flat.paste(picture, mask=picture.getchannel("A"))
+        picture = flat
+    if recipe.file_format == "png":
+        picture.save(out, "PNG", compress_level=2)
+    else:
+        picture.save(out, _PILLOW_FORMATS[recipe.file_format], quality=recipe.quality, method=0)
+    return out.getvalue()
+
+
+def dimensions(blob: bytes) -> tuple[int, int]:
+    """Width and height, upright, of an encoded picture. Raises NotAPicture."""
+    picture = _opened(blob)
+    on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (picture.height, picture.width) if on_its_side else picture.size
+
+
+def has_alpha(blob: bytes) -> bool:
+    """Whether an encoded picture carries transparency. Raises NotAPicture."""
+    picture = _opened(blob)
+    return "A" in picture.getbands() or "transparency" in picture.info
+
+
+def check(blob: bytes) -> None:
+    """Decode ``blob`` to the end. Raises NotAPicture."""
+    _decoded(blob)
+
+
+def clear_where_white(mask: bytes) -> bytes:
+    """A mask whose white means change, as a recipe takes it: clear where it changes. Raises NotAPicture."""
+    clear = Image.new("RGBA", (opened := _opened(mask)).size)
+    clear.putalpha(ImageOps.invert(opened.convert("L")))
+    out = io.BytesIO()
+    clear.save(out, "PNG")
+    return out.getvalue()
+
+
+def partial(recipe: Recipe, done: int, rounds: int) -> bytes:
+    """The picture as it looks ``done`` steps of ``rounds`` into the work: the same, but blurred."""
+    picture = draw(recipe)
+    shrunk = (max(1, picture.width * done // (rounds * 16)), max(1, picture.height * done // (rounds * 16)))
+    return encode(picture.resize(shrunk).resize(picture.size, Image.Resampling.BILINEAR), recipe)
+
+
+def _generated(recipe: Recipe) -> Image.Image:
+    words = without_markers(recipe.prompt)
+    picture = scenery.compose(
+        words,
+        width_px=recipe.width_px,
+        height_px=recipe.height_px,
+        dice=scenery.generator(words, recipe.seed, recipe.model),
+        transparent=recipe.transparent,
+    )
+    lettering.inscribe(picture, words, f"{recipe.model} · {recipe.width_px} x {recipe.height_px}")
+    return picture
+
+
+def _edited(recipe: Recipe) -> Image.Image:
+    """The first input, repainted where the mask is clear; without a mask, tinted and lettered all over."""
+    base = _resized(_decoded(recipe.inputs[0]), (recipe.width_px, recipe.height_px))
+    if recipe.mask is None:
+        return _repainted_all_over(base, recipe)
+    keep = _resized(_decoded(recipe.mask).convert("RGBA"), base.size).getchannel("A")
+    edit = ImageChops.invert(keep)
+    box = edit.getbbox()
+    if box is None:
+        return base
+    patch = _generated(replace(recipe, inputs=(), mask=None, width_px=box[2] - box[0], height_px=box[3] - box[1]))
+    # Pasted through the mask: where it is opaque the input's own pixels stay, to the last bit.
+    base.paste(patch.convert(base.mode), box[:2], edit.crop(box))
+    return base
+
+
+def _repainted_all_over(base: Image.Image, recipe: Recipe) -> Image.Image:
+    words = without_markers(recipe.prompt)
+    palette = scenery.palette_for(words, scenery.generator(words, recipe.seed, recipe.model))
+    tint = ImageOps.colorize(base.convert("L"), palette.near, palette.light, palette.accent).convert("RGB")
+    picture = Image.blend(base.convert("RGB"), tint, 0.45)
+    for place, extra in enumerate(recipe.inputs[1:4]):
+        _inset(picture, _decoded(extra), place)
+    if base.mode == "RGBA":
+        picture.putalpha(base.getchannel("A"))
+    lettering.inscribe(picture, words, f"{recipe.model} · edit · {recipe.width_px} x {recipe.height_px}", veil=215)
+    return picture
+
+
+def _inset(picture: Image.Image, extra: Image.Image, place: int) -> None:
+    """Further inputs show as small pictures along the right edge: a person sees that they arrived."""
+    edge_px = max(8, min(picture.size) // 5)
+    small = ImageOps.fit(extra.convert("RGB"), (edge_px, edge_px))
+    gap_px = edge_px // 8
+    picture.paste(small, (picture.width - edge_px - gap_px, gap_px + place * (edge_px + gap_px)))
+
+
+def _opened(blob: bytes) -> Image.Image:
+    try:
+        picture = Image.open(io.BytesIO(blob), formats=("PNG", "JPEG", "WEBP", "GIF"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise NotAPicture(str(error)) from error
+    if picture.width * picture.height > PIXELS_MAX:
+        raise NotAPicture(f"{picture.width} x {picture.height} pixels are too many")
+    return picture
+
+
+def _decoded(blob: bytes) -> Image.Image:
+    """Upright, RGB or RGBA."""
+    opened = _opened(blob)
+    try:
+        picture = ImageOps.exif_transpose(opened)
+        clear = "A" in picture.getbands() or "transparency" in picture.info
+        return picture.convert("RGBA" if clear else "RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise NotAPicture(str(error)) from error
+
+
+def _resized(picture: Image.Image, size_px: tuple[int, int]) -> Image.Image:
+    return picture if picture.size == size_px else picture.resize(size_px, Image.Resampling.BICUBIC)
+
+
+def _gif(recipe: Recipe) -> bytes:
+    frames = list(_frames(recipe))
+    out = io.BytesIO()
+    frames[0].save(
+        out, "GIF", save_all=True, append_images=frames[1:], duration=recipe.frame_ms, loop=0, optimize=False
+    )
+    return out.getvalue()
+
+
+def _frames(recipe: Recipe) -> Iterator[Image.Image]:
+    for number in range(recipe.frames):
+        frame = draw(replace(recipe, seed=recipe.seed + number)).convert("RGB")
+        yield frame.quantize(128, method=Image.Quantize.FASTOCTREE)
+
+
+def _svg(recipe: Recipe) -> bytes:
+    words = without_markers(recipe.prompt)
+    palette = scenery.palette_for(words, scenery.generator(words, recipe.seed, recipe.model))
+    top, low, accent = (f"rgb{colour}" for colour in (palette.top, palette.low, palette.accent))
+    w, h = recipe.width_px, recipe.height_px
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" viewBox="0 0 {w} {h}">'
+        f'<defs><linearGradient id="sky" x2="0" y2="1"><stop stop-color="{top}"/>'
+        f'<stop offset="1" stop-color="{low}"/></linearGradient></defs>'
+        f'<rect width="{w}" height="{h}" fill="url(#sky)"/>'
+        f'<circle cx="{w // 2}" cy="{h // 3}" r="{min(w, h) // 8}" fill="{accent}"/>'
+        f'<text x="{w // 20}" y="{h * 3 // 4}" font-size="{h // 18}" fill="white">'
+        f"{escape(words)}</text></svg>"
+    ).encode()
+
+
+class Gallery:
+    """Where finished pictures come from: drawn when first asked for, the latest ones kept, within bounds."""
+
+    def __init__(self, *, kept_bytes: int = 64 * 2**20, edge_max_px: Callable[[], int] = lambda: 0) -> None:
+        self._edge_max_px = edge_max_px
+        self._kept: BoundedStore[str, bytes] = BoundedStore(items_max=4096, size_max=kept_bytes, size_of=len)
+
+    def file(self, recipe: Recipe, *, prepared: bool) -> bytes:
+        """The bytes of ``recipe``'s picture; with ``prepared``, one of a few of that size for any prompt."""
+        recipe = _bounded(recipe, self._edge_max_px())
+        if prepared and not recipe.inputs:
+            recipe = _standard(recipe)
+        key = recipe.fingerprint
+        blob = self._kept.get(key)
+        if blob is None:
+            blob = render(recipe)
+            self._kept.put(key, blob)
+        return blob
+
+    def clear(self) -> None:
+        """Forget every picture."""
+        self._kept.clear()
+
+
+def _bounded(recipe: Recipe, edge_max_px: int) -> Recipe:
+    longest_px = max(recipe.width_px, recipe.height_px)
+    if not 0 < edge_max_px < longest_px:
+        return recipe
+    width_px, height_px = (max(1, side * edge_max_px // longest_px) for side in (recipe.width_px, recipe.height_px))
+    return replace(recipe, width_px=width_px, height_px=height_px)
+
+
+def _standard(recipe: Recipe) -> Recipe:
+    number = int(recipe.fingerprint[:4], 16) % PREPARED_PER_SIZE
+    return replace(recipe, prompt=f"prepared picture {number}", model="prepared", seed=number)

@@ -1,0 +1,155 @@
+"""What the WaveSpeed twin has beside its tasks: uploads, balance, webhook secret, models, prices."""
+
+from flask import Blueprint, Response, request
+
+from sandbox import misbehave
+from sandbox.emulators import keys
+from sandbox.emulators.wavespeed import hooks, tasks
+from sandbox.emulators.wavespeed.envelope import (
+    NAME,
+    ApiError,
+    base_url,
+    envelope,
+    error_for,
+    json_body,
+    key_of_caller,
+    only,
+    refuse_keys,
+    store,
+    whole,
+)
+from sandbox.emulators.wavespeed.fields import check
+from sandbox.emulators.wavespeed.models import MODELS, Model
+from sandbox.state import current_state
+
+UPLOAD_BYTES_MAX = 20 * 2**20
+BALANCE_USD = 12.34
+PRICE_USD = 0.04
+
+bp = Blueprint("wavespeed_account", __name__)
+
+
+# ---------------------------------------------------------------- uploads
+
+
+@bp.post("/api/v3/media/uploads")
+def open_upload() -> Response:
+    """A ticket: where to put the bytes, with which headers, and the link they will have."""
+    key_of_caller()
+    asked = json_body()
+    only(asked, "filename", "size", "content_type")
+    filename, size_bytes = asked.get("filename"), whole(asked, "size", 1, UPLOAD_BYTES_MAX)
+    if not isinstance(filename, str) or not filename or "/" in filename:
+        raise ApiError(400, "filename is required")
+    script = current_state().script(NAME, "upload")
+    if script.refusal:
+        return misbehave.instead(script.refusal, error_for)
+    upload = store().open_upload(filename, size_bytes, str(asked.get("content_type") or "application/octet-stream"))
+    ticket = {
+        "method": "PUT",
+        "url": f"{base_url()}/storage/{upload.number}?signature={upload.token}",
+        "headers": {"Content-Type": upload.content_type, "x-upload-token": upload.token},
+    }
+    answer = envelope({"download_url": _download_url(upload), "upload": ticket})
+    return misbehave.finish(script, answer, error_for)
+
+
+@bp.put("/storage/<number>")
+def put_upload(number: str) -> Response:
+    """The bytes of a ticket, with exactly its headers and without any key."""
+    refuse_keys()
+    upload, data = store().upload(number), request.get_data()
+    given = (request.args.get("signature"), request.headers.get("x-upload-token"), request.content_type)
+    if upload is None or given != (upload.token, upload.token, upload.content_type):
+        return Response("SignatureDoesNotMatch", 403, content_type="text/plain")
+    if len(data) != upload.size_bytes:
+        return Response("the size differs from the ticket's", 400, content_type="text/plain")
+    upload.data = data
+    return Response(status=204)
+
+
+@bp.post("/api/v3/media/upload/binary")
+def upload_at_once() -> Response:
+    """The older upload in one step."""
+    key_of_caller()
+    sent = request.files.get("file")
+    if sent is None:
+        raise ApiError(400, "file is required")
+    data = sent.read()
+    if len(data) > UPLOAD_BYTES_MAX:
+        raise ApiError(400, "file is too large")
+    name = (sent.filename or "upload").rpartition("/")[2]
+    upload = store().open_upload(name, len(data), sent.content_type or "application/octet-stream")
+    upload.data = data
+    return envelope({"type": "image", "download_url": _download_url(upload), "filename": name, "size": len(data)})
+
+
+@bp.get("/media/uploads/<number>/<name>")
+def uploaded(number: str, name: str) -> Response:
+    """An upload, as a model would fetch it."""
+    refuse_keys()
+    upload = store().upload(number)
+    if upload is None or upload.data is None or upload.filename != name:
+        return Response("Not Found", 404, content_type="text/plain")
+    return Response(upload.data, content_type=upload.content_type)
+
+
+def _download_url(upload: tasks.Upload) -> str:
+    return f"{base_url()}/media/uploads/{upload.number}/{upload.filename}"
+
+
+# ---------------------------------------------------------------- the account and the models
+
+
+@bp.get("/api/v3/balance")
+def balance() -> Response:
+    """What is left, in USD; a good probe of a key."""
+    return envelope({"balance": 0.0 if key_of_caller() == keys.NO_QUOTA_KEY else BALANCE_USD})
+
+
+@bp.get("/api/v3/webhook/secret")
+def webhook_secret() -> Response:
+    """The signing secret of this key."""
+    return envelope({"secret": hooks.secret_of(keys.owner_of(key_of_caller()))})
+
+
+@bp.get("/api/v3/models")
+def models() -> Response:
+    """Every model with the schema of its input."""
+    key_of_caller()
+    script = current_state().script(NAME, "models")
+    if script.refusal:
+        return misbehave.instead(script.refusal, error_for)
+    return misbehave.finish(script, envelope([_listed(model) for model in MODELS.values()]), error_for)
+
+
+def _listed(model: Model) -> dict[str, object]:
+    schema = {
+        "properties": {name: field.schema() for name, field in model.fields.items()},
+        "required": [name for name, field in model.fields.items() if field.required],
+        "x-order-properties": list(model.fields),
+    }
+    return {
+        "model_id": model.path,
+        "name": model.path,
+        "type": model.output,
+        "description": "",
+        "base_price": PRICE_USD,
+        "formula": "",
+        "api_schema": {"api_schemas": [{"api_path": f"/api/v3/{model.path}", "request_schema": schema}]},
+    }
+
+
+@bp.post("/api/v3/model/price")
+@bp.post("/api/v3/model/pricing")
+def price() -> Response:
+    """What an input would cost; the older route calls it ``unit_price``."""
+    key_of_caller()
+    asked = json_body()
+    model = MODELS.get(str(asked.get("model_id")))
+    if model is None:
+        raise ApiError(404, "product not found")
+    if request.path.endswith("/pricing"):
+        return envelope({"unit_price": PRICE_USD})
+    check(model.fields, asked.get("inputs") or {})
+    return envelope({"price": PRICE_USD, "discounted_price": PRICE_USD, "discount_rate": 1.0, "currency": "USD"})
