@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from providers.errors import ProviderError
 
@@ -62,15 +62,15 @@ class CallRef:
     """A call we have sent (or meant to send), as the database remembers it.
 
     ``age_s``: seconds since the intent, counted by the database's clock alone when the row was read; None
-    where no one knows. An adapter never compares ``sent_at`` with the clock of its own machine.
+    where no one knows. An adapter never compares ``intended_at`` with the clock of its own machine.
     """
 
-    call_id: str
+    id: str
     dedupe_key: str
     model: str  # the model's public id
     upstream_id: str | None = None
     poll_url: str | None = None
-    sent_at: datetime | None = None
+    intended_at: datetime | None = None
     age_s: float | None = None
 
     def is_older_than(self, seconds: float) -> bool:
@@ -166,10 +166,6 @@ class Provider(Protocol):
     base_url: str
     submit_timeout_s: float  # the longest a submit takes
 
-    @property
-    def recovery(self) -> Literal["resend", "search", "never"]:
-        """Class A, B or C: what may follow an uncertain submit (DESIGN section 3)."""
-
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:
         """Make the one paid call; HTTP retries off.
 
@@ -184,7 +180,7 @@ class Provider(Protocol):
         """
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
-        """Look at many calls, keyed by ``call_id``; batched where the upstream can."""
+        """Look at many calls, keyed by the calls' ids; batched where the upstream can."""
 
     def cancel(self, call: CallRef) -> CancelOutcome:
         """Ask the upstream to stop. Raises :class:`ProviderError` when the asking failed."""

@@ -18,7 +18,7 @@ from jobs import lifecycle, states
 from jobs.dispatch import health, permits
 from jobs.errors import JobFailedError, StaleJobError
 from jobs.execution import decide, outcomes
-from jobs.execution.context import Workbench
+from jobs.execution.context import WorkerContext
 from jobs.execution.outcomes import Answer
 from jobs.reads import worker
 from jobs.reads.worker import LiveJob
@@ -58,7 +58,7 @@ _UNTIL_WRITTEN = tenacity.retry(
 
 @_UNTIL_WRITTEN
 def finish(
-    bench: Workbench,
+    context: WorkerContext,
     job: LiveJob,
     news: Sequence[Answer],
     *,
@@ -78,32 +78,32 @@ def finish(
     """
     failpoints.hit("step.unrecorded")
     for _ in range(READ_AGAIN_AT_MOST):
-        step = decide.next_step(replace(bench.facts(job), calls=_merged(job, news)))
+        step = decide.next_step(replace(context.facts(job), calls=_merged(job, news)))
         if in_task and isinstance(step, decide.Fail):
             raise JobFailedError(job.id, step.code, job=job, news=news)
         try:
-            signals = _apply(bench, job, news, step, collected_s=collected_s)
+            signals = _apply(context, job, news, step, collected_s=collected_s)
         except StaleJobError:
-            seen = _read_again(bench, job)
+            seen = _read_again(context, job)
             if seen is None:
-                return _adopt(bench, job, news)
-            job, news = seen, _still_news(bench, seen, news)
+                return _adopt(context, job, news)
+            job, news = seen, _still_news(context, seen, news)
             continue
         failpoints.hit("step.recorded")
         return signals
     # Whoever keeps changing the job, what was bought for it is written down; the next look moves it on.
-    return _adopt(bench, job, news)
+    return _adopt(context, job, news)
 
 
-def end_failed(bench: Workbench, failed: JobFailedError) -> list[Signal]:
+def end_failed(context: WorkerContext, failed: JobFailedError) -> list[Signal]:
     """The failure hook: end the job and return its credits, if what made it fail still holds."""
     job, news = failed.job, failed.news
     if not isinstance(job, LiveJob):
         return []
-    return finish(bench, job, [answer for answer in news if isinstance(answer, Answer)])
+    return finish(context, job, [answer for answer in news if isinstance(answer, Answer)])
 
 
-def crashed(bench: Workbench, crash: CrashedStep) -> list[Signal]:
+def crashed(context: WorkerContext, crash: CrashedStep) -> list[Signal]:
     """A step ended in an accident inside a live worker.
 
     Surely nothing sent: tried again, or failed at the last attempt (JobFailedError). Else what was sent is
@@ -114,90 +114,92 @@ def crashed(bench: Workbench, crash: CrashedStep) -> list[Signal]:
         mine = [call for call in job.calls if call.outcome is None]
         why = NotRun("internal_error")
         news = [outcomes.from_error(call.facts, why, may_look_up=False) for call in mine]
-        return finish(bench, job, news, in_task=True)
-    with bench.database.transaction() as connection:
-        nudges = lifecycle.lapse(connection, crash.job_id, crash.fence, code="step_crashed", give_up_s=bench.give_up_s)
+        return finish(context, job, news, in_task=True)
+    with context.database.transaction() as connection:
+        nudges = lifecycle.lapse(
+            connection, crash.job_id, crash.fence, code="step_crashed", give_up_s=context.give_up_s
+        )
     return [*nudges]
 
 
-def abandon(bench: Workbench, job_id: str) -> list[Signal]:
+def abandon(context: WorkerContext, job_id: str) -> list[Signal]:
     """Give up the open calls of a WAITING job that no one can ask about any more, and end it if that was all.
 
     For the sweep: its provider has gone from the configuration, or the job is past its own deadline.
     """
-    with bench.database.hot() as hot:
+    with context.database.hot() as hot:
         job = worker.load(hot, job_id)
     if job is None or job.status is not JobStatus.WAITING:
         return []
     unkept = (*decide.OPEN, Outcome.FINISHED)
     news = [outcomes.lost(call.facts) for call in job.calls if call.overdue and call.outcome in unkept]
-    step = decide.next_step(replace(bench.facts(job), calls=_merged(job, news)))
-    return [] if isinstance(step, decide.Keep | decide.Wait) else finish(bench, job, news)
+    step = decide.next_step(replace(context.facts(job), calls=_merged(job, news)))
+    return [] if isinstance(step, decide.Keep | decide.Wait) else finish(context, job, news)
 
 
-def expire(bench: Workbench, job_id: str, version: int) -> list[Signal]:
+def expire(context: WorkerContext, job_id: str, version: int) -> list[Signal]:
     """End a QUEUED job that is past its deadline: not begun in time, or not tried again in time.
 
     Images that earlier calls have made are delivered and paid for; without any, every credit goes back. A job
     that is not as it was seen (``version``) is left alone: it may have been tried, and have a new deadline.
     """
-    with bench.database.hot() as hot:
+    with context.database.hot() as hot:
         job = worker.load(hot, job_id)
         if job is None or job.status is not JobStatus.QUEUED or job.version != version:
             return []
         kept = sum(call.facts.kept for call in job.calls)
-        how = lifecycle.succeed(notes=decide.missing(bench.facts(job), kept)) if kept else lifecycle.expired()
+        how = lifecycle.succeed(notes=decide.missing(context.facts(job), kept)) if kept else lifecycle.expired()
         return [*lifecycle.end(hot, job.id, job.version, how).signals]
 
 
 def _apply(
-    bench: Workbench, job: LiveJob, news: Sequence[Answer], step: decide.Step, *, collected_s: float | None
+    context: WorkerContext, job: LiveJob, news: Sequence[Answer], step: decide.Step, *, collected_s: float | None
 ) -> list[Signal]:
     """Run the verb a decision asks for, with all that was learned. Raises StaleJobError."""
     match step:
         case decide.Wait():
-            after_s = min(FIRST_CHECK_S, bench.spec(job.provider).check_interval_max_s)
-            signals = _park(bench, job, news, after_s=after_s)
+            after_s = min(FIRST_CHECK_S, context.spec(job.provider).check_interval_max_s)
+            signals = _park(context, job, news, after_s=after_s)
         case decide.Keep():
-            signals = _park(bench, job, news, after_s=LOOK_AGAIN_S)
+            signals = _park(context, job, news, after_s=LOOK_AGAIN_S)
         case decide.Retry() | decide.FailOver():
-            signals = _back_to_the_queue(bench, job, news, step)
+            signals = _back_to_the_queue(context, job, news, step)
         case _:
-            signals = _end(bench, job, news, step, collected_s=collected_s)
+            signals = _end(context, job, news, step, collected_s=collected_s)
     return signals
 
 
-def _park(bench: Workbench, job: LiveJob, news: Sequence[Answer], *, after_s: float) -> list[Signal]:
+def _park(context: WorkerContext, job: LiveJob, news: Sequence[Answer], *, after_s: float) -> list[Signal]:
     if job.status is JobStatus.WAITING and not news:
         if after_s > FIRST_CHECK_S:  # links that cannot be fetched now: not at once again
-            with bench.database.hot() as hot:
+            with context.database.hot() as hot:
                 worker.lease(hot, [job.id], lease_s=after_s)
         return []
-    with bench.database.hot() as hot:
+    with context.database.hot() as hot:
         troubled = lifecycle.park(hot, job.id, job.version, check_after_s=after_s, **_written(news))
-    _tell_circuit(bench, job, news, troubled=troubled)
+    _tell_circuit(context, job, news, troubled=troubled)
     return []
 
 
 def _end(
-    bench: Workbench,
+    context: WorkerContext,
     job: LiveJob,
     news: Sequence[Answer],
     step: decide.Succeed | decide.Fail | decide.Cancel,
     *,
     collected_s: float | None,
 ) -> list[Signal]:
-    with bench.database.hot() as hot:
+    with context.database.hot() as hot:
         done = lifecycle.end(
             hot,
             job.id,
             job.version,
             _how(step),
             collected_s=collected_s,
-            owner=bench.owner,
+            owner=context.owner,
             **_written(news),
         )
-    _tell_circuit(bench, job, news, troubled=done.troubled)
+    _tell_circuit(context, job, news, troubled=done.troubled)
     return [*done.signals]
 
 
@@ -212,21 +214,21 @@ def _how(step: decide.Succeed | decide.Fail | decide.Cancel) -> lifecycle.End:
 
 
 def _back_to_the_queue(
-    bench: Workbench, job: LiveJob, news: Sequence[Answer], step: decide.Retry | decide.FailOver
+    context: WorkerContext, job: LiveJob, news: Sequence[Answer], step: decide.Retry | decide.FailOver
 ) -> list[Signal]:
-    with bench.database.transaction() as connection:
+    with context.database.transaction() as connection:
         if isinstance(step, decide.Retry):
-            deadline_s = bench.deadline_s(job.provider)
+            deadline_s = context.deadline_s(job.provider)
             signals = lifecycle.retry(
                 connection, job.id, job.version, code=step.code, after_s=step.after_s, deadline_s=deadline_s
             )
         else:
             signals = lifecycle.fail_over(
-                connection, job.id, job.version, code=step.code, deadline_s=bench.move_within_s
+                connection, job.id, job.version, code=step.code, deadline_s=context.move_within_s
             )
         for answer in news:
             outcomes.record(connection, answer)
-    _tell_circuit(bench, job, news, troubled=True)
+    _tell_circuit(context, job, news, troubled=True)
     return signals
 
 
@@ -238,7 +240,7 @@ def _written(news: Sequence[Answer]) -> dict[str, Any]:
     }
 
 
-def _tell_circuit(bench: Workbench, job: LiveJob, news: Sequence[Answer], *, troubled: bool) -> None:
+def _tell_circuit(context: WorkerContext, job: LiveJob, news: Sequence[Answer], *, troubled: bool) -> None:
     """The first word on a call may be news of its provider's health; an upstream may ask us to stay away.
 
     After the job's own statement: what is counted here is no part of it, and may be missed.
@@ -247,7 +249,7 @@ def _tell_circuit(bench: Workbench, job: LiveJob, news: Sequence[Answer], *, tro
     if not first:
         return
     credential = {call.id: call.credential_id for call in job.calls}
-    with suppress(DatabaseAwayError), bench.database.transaction() as connection:
+    with suppress(DatabaseAwayError), context.database.transaction() as connection:
         for answer in first:
             call = answer.call
             away_s = permits.stay_away_s(answer.outcome, call.code, call.retry_after_s)
@@ -269,30 +271,30 @@ def _merged(job: LiveJob, news: Sequence[Answer]) -> list[decide.Call]:
     return [fresh.get(call.id, call) for call in job.facts]
 
 
-def _read_again(bench: Workbench, job: LiveJob) -> LiveJob | None:
+def _read_again(context: WorkerContext, job: LiveJob) -> LiveJob | None:
     """The job as it is now, if it is still ours to move; None if not."""
-    with bench.database.hot() as hot:
+    with context.database.hot() as hot:
         now = worker.load(hot, job.id)
     if now is None or now.status in states.TERMINAL or now.status is not job.status:
         return None
     return now if now.status is JobStatus.WAITING or now.fence == job.fence else None
 
 
-def _still_news(bench: Workbench, now: LiveJob, news: Sequence[Answer]) -> list[Answer]:
+def _still_news(context: WorkerContext, now: LiveJob, news: Sequence[Answer]) -> list[Answer]:
     """Answers that say more than what is on record by now; what the others kept and no row names goes."""
     before = {call.id: call.outcome for call in now.calls}
     fresh = [answer for answer in news if outcomes.may_replace(answer, before.get(answer.call.id))]
     if late := [answer for answer in news if answer not in fresh]:
-        with bench.database.hot() as hot:
+        with context.database.hot() as hot:
             in_use = worker.image_keys(hot, now.id)
-        _undo(bench, now, late, in_use)
+        _undo(context, now, late, in_use)
     return fresh
 
 
-def _adopt(bench: Workbench, job: LiveJob, news: Sequence[Answer]) -> list[Signal]:
+def _adopt(context: WorkerContext, job: LiveJob, news: Sequence[Answer]) -> list[Signal]:
     """The call's own writer: record what was bought although the job is no longer in our hands."""
     signals: list[Signal] = []
-    with bench.database.transaction() as connection:
+    with context.database.transaction() as connection:
         # Nothing may move the job between the look at it and what follows from that.
         Hot.of(connection).run(LOCK, {"id": job.id})
         now = worker.load(connection, job.id)
@@ -310,7 +312,7 @@ def _adopt(bench: Workbench, job: LiveJob, news: Sequence[Answer]) -> list[Signa
     useless = _useless(now, news)
     if useless:
         log.warning("late_answer_of_no_use", job_id=job.id, calls=[answer.call.id for answer in useless])
-        _undo(bench, job, useless, in_use)
+        _undo(context, job, useless, in_use)
     return signals
 
 
@@ -334,7 +336,7 @@ def _write_off(connection: Connection, news: Sequence[Answer]) -> None:
         )
 
 
-def _undo(bench: Workbench, job: LiveJob, news: Sequence[Answer], in_use: Collection[str]) -> None:
+def _undo(context: WorkerContext, job: LiveJob, news: Sequence[Answer], in_use: Collection[str]) -> None:
     """Stop what still runs upstream, and drop images that nobody will fetch.
 
     Who collected the same call before us kept the same bytes under the same keys (``in_use``).
@@ -343,30 +345,32 @@ def _undo(bench: Workbench, job: LiveJob, news: Sequence[Answer], in_use: Collec
     for answer in news:
         for image in answer.images:
             if image.key not in in_use:
-                bench.store.delete(image.key)
+                context.store.delete(image.key)
         if answer.outcome is Outcome.ACCEPTED and answer.call.id in by_id:
             known = by_id[answer.call.id]
-            cancel_upstream(bench, replace(known, upstream_id=answer.upstream_id, poll_url=answer.poll_url), job.model)
+            cancel_upstream(
+                context, replace(known, upstream_id=answer.upstream_id, poll_url=answer.poll_url), job.model
+            )
 
 
-def cancel_upstream(bench: Workbench, call: worker.OpenCall, model: str) -> bool:
+def cancel_upstream(context: WorkerContext, call: worker.OpenCall, model: str) -> bool:
     """Ask the upstream to stop; whether it confirmed. A failed asking is not worth more than a line."""
     try:
-        provider = bench.registry.by_credential(call.credential_id)
+        provider = context.registry.by_credential(call.credential_id)
         return provider.cancel(call_ref(call, model)) is CancelOutcome.STOPPED
     except (ProviderError, UnknownCredentialError) as error:
-        log.info("cancel_not_answered", call_id=call.id, error=str(error))
+        log.info("cancel_not_answered", id=call.id, error=str(error))
         return False
 
 
 def call_ref(call: worker.OpenCall, model: str) -> CallRef:
     """A call as its adapter knows it."""
     return CallRef(
-        call_id=call.id,
+        id=call.id,
         dedupe_key=call.dedupe_key,
         model=call.facts.model or model,
         upstream_id=call.upstream_id,
         poll_url=call.poll_url,
-        sent_at=call.intended_at,  # a moment before it: the intent is written, then the request goes out
+        intended_at=call.intended_at,  # a moment before it: the intent is written, then the request goes out
         age_s=call.age_s,
     )

@@ -11,7 +11,7 @@ import structlog
 from core import failpoints
 from core.errors import DatabaseAwayError
 from jobs.execution import outcomes
-from jobs.execution.context import Workbench
+from jobs.execution.context import WorkerContext
 from jobs.execution.outcomes import Answer
 from jobs.reads.worker import LiveJob, OpenCall
 from jobs.states import Outcome
@@ -39,27 +39,27 @@ def on_record(job: LiveJob) -> list[Made]:
     ]
 
 
-def keep(bench: Workbench, job: LiveJob, made: Sequence[Made]) -> list[Answer]:
+def keep(context: WorkerContext, job: LiveJob, made: Sequence[Made]) -> list[Answer]:
     """Fetch and keep the images of a job's finished calls: what became of each call.
 
     A call whose images cannot be had now is left out if that is on record already, else it is finished,
     with its links; the job is looked at again.
     """
     failpoints.hit("found.unkept")
-    return [answer for each in made if (answer := _keep(bench, job, each))]
+    return [answer for each in made if (answer := _keep(context, job, each))]
 
 
-def _keep(bench: Workbench, job: LiveJob, made: Made) -> Answer | None:
+def _keep(context: WorkerContext, job: LiveJob, made: Made) -> Answer | None:
     call = made.call
     try:
-        provider = bench.registry.by_credential(call.credential_id)
+        provider = context.registry.by_credential(call.credential_id)
         return outcomes.keep(
-            bench.media,
+            context.media,
             provider,
             job.id,
             call.facts,
             made.images,
-            kind=bench.output(call.facts.model),
+            kind=context.output(call.facts.model),
             cost=made.fresh.cost if made.fresh else None,
         )
     except DatabaseAwayError:

@@ -16,6 +16,7 @@ from jobs.execution.decide import RETRY_AFTER_MAX_S, Facts
 from jobs.reads.worker import LiveJob, Turns
 from jobs.states import Signal
 from providers.catalog.catalog import Catalog, CatalogSource, Model, ProviderSpec, UnknownModelError
+from providers.catalog.entries import Recovery
 from providers.registry import Registry
 from storage.base import Kind, Store
 from storage.media import Media
@@ -30,7 +31,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Workbench:
+class WorkerContext:
     """``owner`` is this worker's boot id; ``publish`` sends nudges, never raises, and says whether it could."""
 
     owner: str
@@ -125,7 +126,7 @@ class Workbench:
 
 def give_up_s(catalog: Catalog) -> dict[str, float]:
     """Providers that can neither be asked nor told twice: when an unanswered call is given up."""
-    return {name: GIVE_UP_UNANSWERED_S for name, spec in catalog.providers.items() if spec.uncertain_class == "C"}
+    return {name: GIVE_UP_UNANSWERED_S for name, spec in catalog.providers.items() if spec.recovery is Recovery.NEVER}
 
 
 def side_by_side(work: Callable[[T], R], items: Sequence[T], *, at_most: int = 16) -> list[R]:

@@ -23,13 +23,14 @@ from jobs.dispatch import permits
 from jobs.errors import StaleJobError
 from jobs.execution import apply, collect, decide, outcomes, recovery, run
 from jobs.execution.collect import Made
-from jobs.execution.context import Workbench, side_by_side
+from jobs.execution.context import WorkerContext, side_by_side
 from jobs.execution.outcomes import Answer
 from jobs.lifecycle import calls
 from jobs.reads import worker
 from jobs.reads.worker import LiveJob, OpenCall
 from jobs.states import Outcome, Signal
 from providers.base import Accepted, CheckResult, Finished, Missing, Provider, Running
+from providers.catalog.entries import Recovery
 from providers.errors import Failed, Misconfigured, NotRun, ProviderError, Refused
 from providers.registry import UnknownCredentialError
 from storage.base import BlobNotFoundError, StorageUnavailableError
@@ -73,71 +74,71 @@ class Seen:
         return bool(self.looks) and not self.news and not self.made
 
 
-def poll(bench: Workbench, provider: str) -> list[Signal]:
+def poll(context: WorkerContext, provider: str) -> list[Signal]:
     """Look at one batch of a provider's due jobs. Returns what to publish."""
-    spec = bench.spec(provider)
-    limit = min(BATCH, bench.collecting.room())
+    spec = context.spec(provider)
+    limit = min(BATCH, context.collecting.room())
     if not limit:
         return []  # the next tick asks again, here or at another worker
-    with bench.database.hot() as hot:
+    with context.database.hot() as hot:
         jobs = worker.take_due(
             hot,
             provider,
             limit=limit,
             interval_s=spec.check_interval_s,
             interval_max_s=spec.check_interval_max_s,
-            turns=bench.turns,
+            turns=context.turns,
         )
     if len(jobs) == limit:
-        bench.publish([states.poll(provider)])  # the rest of the backlog does not wait for this batch
-    return _follow(bench, jobs) if jobs else []
+        context.publish([states.poll(provider)])  # the rest of the backlog does not wait for this batch
+    return _follow(context, jobs) if jobs else []
 
 
-def _follow(bench: Workbench, jobs: Sequence[LiveJob]) -> list[Signal]:
+def _follow(context: WorkerContext, jobs: Sequence[LiveJob]) -> list[Signal]:
     seen = {job.id: Seen(job, made=collect.on_record(job)) for job in jobs}
     for each in seen.values():
-        each.news += _pass_on_the_wish(bench, each.job)
-    for look in _look(bench, list(seen.values())):
-        _sort(bench, seen[look.job.id], look)
-    signals = _tell_progress(bench, seen)
+        each.news += _pass_on_the_wish(context, each.job)
+    for look in _look(context, list(seen.values())):
+        _sort(context, seen[look.job.id], look)
+    signals = _tell_progress(context, seen)
     for each in seen.values():
         if not each.made and not each.idle:
-            signals += _move_on(bench, each)
-    return signals + _collect(bench, [each for each in seen.values() if each.made])
+            signals += _move_on(context, each)
+    return signals + _collect(context, [each for each in seen.values() if each.made])
 
 
-def _collect(bench: Workbench, ready: Sequence[Seen]) -> list[Signal]:
+def _collect(context: WorkerContext, ready: Sequence[Seen]) -> list[Signal]:
     """Fetch what is finished, accounts in turns, and end those jobs."""
     signals: list[Signal] = []
 
     def keep(each: Seen) -> None:
         began = time.monotonic()
         try:
-            each.news += collect.keep(bench, each.job, each.made)
+            each.news += collect.keep(context, each.job, each.made)
         except DatabaseAwayError as error:
             log.warning("collecting_waits_for_database", job_id=each.job.id, detail=error.detail)
             return
         except Exception:
             log.exception("collecting_crashed", job_id=each.job.id)
             return
-        signals.extend(_move_on(bench, each, collected_s=time.monotonic() - began))
+        signals.extend(_move_on(context, each, collected_s=time.monotonic() - began))
 
     def renew(left: Sequence[Seen]) -> None:
         try:
-            with bench.database.hot() as hot:
+            with context.database.hot() as hot:
                 worker.lease(hot, [each.job.id for each in left], lease_s=LEASE_S)
         except DatabaseAwayError as error:
             log.info("lease_waits_for_database", detail=error.detail)
 
     lanes = [((each.job.provider, each.job.account_id), each) for each in ready]
-    bench.collecting.each(lanes, keep, meanwhile=renew, every_s=RENEW_S)
+    context.collecting.each(lanes, keep, meanwhile=renew, every_s=RENEW_S)
     return signals
 
 
-def _move_on(bench: Workbench, seen: Seen, *, collected_s: float | None = None) -> list[Signal]:
+def _move_on(context: WorkerContext, seen: Seen, *, collected_s: float | None = None) -> list[Signal]:
     """Write what was seen of one job's calls, and let the job follow. Stale means someone was first."""
     try:
-        return apply.finish(bench, seen.job, seen.news, collected_s=collected_s)
+        return apply.finish(context, seen.job, seen.news, collected_s=collected_s)
     except StaleJobError:
         log.debug("job_moved_on", job_id=seen.job.id)
     except DatabaseAwayError as error:
@@ -150,24 +151,24 @@ def _move_on(bench: Workbench, seen: Seen, *, collected_s: float | None = None) 
 # ------------------------------------------------------------------ asking
 
 
-def _pass_on_the_wish(bench: Workbench, job: LiveJob) -> list[Answer]:
+def _pass_on_the_wish(context: WorkerContext, job: LiveJob) -> list[Answer]:
     """Pass a caller's wish to cancel on to the upstream, once per call; the calls it has stopped."""
     if not job.cancel_requested:
         return []
-    return [stopped for call in job.calls if (stopped := _cancel(bench, job, call))]
+    return [stopped for call in job.calls if (stopped := _cancel(context, job, call))]
 
 
-def _cancel(bench: Workbench, job: LiveJob, call: OpenCall) -> Answer | None:
+def _cancel(context: WorkerContext, job: LiveJob, call: OpenCall) -> Answer | None:
     if call.outcome is not Outcome.ACCEPTED or call.cancel_asked:
         return None
-    if apply.cancel_upstream(bench, call, job.model):
+    if apply.cancel_upstream(context, call, job.model):
         return Answer(call.facts, Outcome.CANCELLED)
-    with bench.database.hot() as hot:
+    with context.database.hot() as hot:
         calls.note_cancel_asked(hot, call.id)
     return None
 
 
-def _look(bench: Workbench, seen: Sequence[Seen]) -> list[Look]:
+def _look(context: WorkerContext, seen: Sequence[Seen]) -> list[Look]:
     """Ask each credential's upstream about all its open calls."""
     groups: dict[str, list[tuple[LiveJob, OpenCall]]] = defaultdict(list)
     for each in seen:
@@ -175,52 +176,53 @@ def _look(bench: Workbench, seen: Sequence[Seen]) -> list[Look]:
         for call in _open_calls(each.job):
             if call.id not in answered:
                 groups[call.credential_id].append((each.job, call))
-    return [look for group in side_by_side(lambda item: _ask(bench, *item), list(groups.items())) for look in group]
+    return [look for group in side_by_side(lambda item: _ask(context, *item), list(groups.items())) for look in group]
 
 
-def _ask(bench: Workbench, credential_id: str, pairs: Sequence[tuple[LiveJob, OpenCall]]) -> list[Look]:
-    asked = [pair for pair in pairs if _can_be_asked(bench, *pair)]
-    mute = [Look(job, call, Running()) for job, call in pairs if not _can_be_asked(bench, job, call)]
-    return mute + (_ask_upstream(bench, credential_id, asked) if asked else [])
+def _ask(context: WorkerContext, credential_id: str, pairs: Sequence[tuple[LiveJob, OpenCall]]) -> list[Look]:
+    asked = [pair for pair in pairs if _can_be_asked(context, *pair)]
+    mute = [Look(job, call, Running()) for job, call in pairs if not _can_be_asked(context, job, call)]
+    return mute + (_ask_upstream(context, credential_id, asked) if asked else [])
 
 
-def _can_be_asked(bench: Workbench, job: LiveJob, call: OpenCall) -> bool:
+def _can_be_asked(context: WorkerContext, job: LiveJob, call: OpenCall) -> bool:
     """Whether the upstream can tell of the call; of the others only time will tell.
 
     A provider that answers with the image itself may do some models asynchronously: those calls have
     its id. Where all are asynchronous, the adapter knows what else a call can be found by.
     """
-    return call.upstream_id is not None or bench.spec(job.provider).kind == "async"
+    return call.upstream_id is not None or context.spec(job.provider).kind == "async"
 
 
-def _ask_upstream(bench: Workbench, credential_id: str, pairs: Sequence[tuple[LiveJob, OpenCall]]) -> list[Look]:
+def _ask_upstream(context: WorkerContext, credential_id: str, pairs: Sequence[tuple[LiveJob, OpenCall]]) -> list[Look]:
     try:
-        provider = bench.registry.by_credential(credential_id)
+        provider = context.registry.by_credential(credential_id)
     except UnknownCredentialError:
         away = NotRun("credential_unknown", credential_id)
         return [Look(job, call, away) for job, call in pairs]  # until their own deadline
-    lost = [(job, call) for job, call in pairs if _is_lost(provider, call)]
-    known = [(job, call) for job, call in pairs if not _is_lost(provider, call)]
+    searched = context.spec(provider.name).recovery is Recovery.SEARCH
+    lost = [(job, call) for job, call in pairs if searched and _is_lost(call)]
+    known = [(job, call) for job, call in pairs if not (searched and _is_lost(call))]
     said = provider.check_many([apply.call_ref(call, job.model) for job, call in known]) if known else {}
     failpoints.hit("look.answered")
     looks = [Look(job, call, said.get(call.id, NotRun("not_answered"))) for job, call in known]
-    return looks + side_by_side(lambda pair: _search(bench, provider, *pair), lost)
+    return looks + side_by_side(lambda pair: _search(context, provider, *pair), lost)
 
 
-def _is_lost(provider: Provider, call: OpenCall) -> bool:
-    """A call whose answer never came, at an upstream that can be searched but not asked by our own key."""
-    return provider.recovery == "search" and call.outcome is Outcome.UNCERTAIN and call.upstream_id is None
+def _is_lost(call: OpenCall) -> bool:
+    """A call whose answer never came, so that there is no id to ask by."""
+    return call.outcome is Outcome.UNCERTAIN and call.upstream_id is None
 
 
-def _search(bench: Workbench, provider: Provider, job: LiveJob, call: OpenCall) -> Look:
+def _search(context: WorkerContext, provider: Provider, job: LiveJob, call: OpenCall) -> Look:
     try:
-        found = recovery.find(bench, provider, job, call)
+        found = recovery.find(context, provider, job, call)
     except ProviderError as error:
         return Look(job, call, error)
     except (StorageUnavailableError, BlobNotFoundError) as error:
         return Look(job, call, NotRun("storage_unavailable", type(error).__name__))
     if found is None:
-        with bench.database.hot() as hot:
+        with context.database.hot() as hot:
             over = calls.note_search(hot, call.id, searches=SEARCHES_AT_LEAST, over_s=SEARCH_FOR_S)
         return Look(job, replace(call, overdue=call.overdue or over), NotRun("search_found_nothing"))
     return Look(job, call, found)
@@ -233,14 +235,14 @@ def _open_calls(job: LiveJob) -> Iterator[OpenCall]:
 # ------------------------------------------------------------------ understanding
 
 
-def _sort(bench: Workbench, seen: Seen, look: Look) -> None:
+def _sort(context: WorkerContext, seen: Seen, look: Look) -> None:
     """Put a look where it belongs; one job's trouble is not the whole batch's."""
     seen.looks.append(look)
     if isinstance(look.said, Finished):
         seen.made.append(Made(look.call, look.said.images, look.said))
         return
     try:
-        if answer := _answer(bench, look):
+        if answer := _answer(context, look):
             seen.news.append(answer)
     except DatabaseAwayError as error:
         log.warning("look_not_recorded", job_id=look.job.id, error=str(error))
@@ -248,7 +250,7 @@ def _sort(bench: Workbench, seen: Seen, look: Look) -> None:
         log.exception("look_crashed", job_id=look.job.id)
 
 
-def _answer(bench: Workbench, look: Look) -> Answer | None:
+def _answer(context: WorkerContext, look: Look) -> Answer | None:
     """What a look says about its call; None while the call goes on."""
     match look.said:
         case Accepted() as found:
@@ -256,24 +258,24 @@ def _answer(bench: Workbench, look: Look) -> Answer | None:
         case Failed() | Refused() | Misconfigured() as error:
             return outcomes.from_error(look.call.facts, error, may_look_up=False)
         case Missing():
-            return _given_up(bench, look) or _missing(bench, look)
+            return _given_up(context, look) or _missing(context, look)
         case ProviderError() as error:
             log.info("look_failed", call_id=look.call.id, code=error.code)  # the look, not the call
-            return _given_up(bench, look)
+            return _given_up(context, look)
         case Running():
-            _note_found(bench, look)
-            return _arrived(bench, look) or _given_up(bench, look)
+            _note_found(context, look)
+            return _arrived(context, look) or _given_up(context, look)
         case Finished():
             return None  # collected
 
 
-def _tell_progress(bench: Workbench, seen: dict[str, Seen]) -> list[Signal]:
+def _tell_progress(context: WorkerContext, seen: dict[str, Seen]) -> list[Signal]:
     """Write down how far the images are, where their upstream tells."""
     told = {job_id: value for job_id, each in seen.items() if (value := _progress(each)) is not None}
     if not told:
         return []
     try:
-        with bench.database.hot() as hot:
+        with context.database.hot() as hot:
             changed = calls.note_progress(hot, told)
     except DatabaseAwayError as error:
         log.info("progress_waits_for_database", detail=error.detail)
@@ -292,51 +294,51 @@ def _progress(seen: Seen) -> float | None:
     return (kept + sum(value or 0.0 for value in told)) / max(1, kept + len(seen.looks))
 
 
-def _arrived(bench: Workbench, look: Look) -> Answer | None:
+def _arrived(context: WorkerContext, look: Look) -> Answer | None:
     """The upstream knows an uncertain call after all: it did run."""
-    if look.call.outcome is not Outcome.UNCERTAIN or not _can_be_asked(bench, look.job, look.call):
+    if look.call.outcome is not Outcome.UNCERTAIN or not _can_be_asked(context, look.job, look.call):
         return None
     return Answer(look.call.facts, Outcome.ACCEPTED, upstream_id=look.call.upstream_id or look.call.dedupe_key)
 
 
-def _note_found(bench: Workbench, look: Look) -> None:
+def _note_found(context: WorkerContext, look: Look) -> None:
     """Two misses an hour apart, with looks between that found it, are no proof of anything."""
     if look.call.missing:
-        with bench.database.hot() as hot:
+        with context.database.hot() as hot:
             calls.note_found(hot, look.call.id)
 
 
-def _missing(bench: Workbench, look: Look) -> Answer | None:
+def _missing(context: WorkerContext, look: Look) -> Answer | None:
     """The upstream does not know the call: only believed when it stays so for some seconds."""
-    with bench.database.hot() as hot:
+    with context.database.hot() as hot:
         sure = calls.note_missing(hot, look.call.id, after_s=MISSING_FOR_S)
     if not sure:
         return None
-    known_by_key = bench.spec(look.job.provider).uncertain_class
+    way = context.spec(look.job.provider).recovery
     if look.call.outcome is Outcome.ACCEPTED:
-        # What class C took on may have been made and billed all the same; another call would buy it twice.
-        bought = known_by_key == "C"
+        # What such an upstream took on may have been made and billed all the same; another call would buy it twice.
+        bought = way is Recovery.NEVER
         gone = Failed("upstream_lost", "the upstream no longer knows the call", retryable=not bought, billed=bought)
         return outcomes.from_error(look.call.facts, gone, may_look_up=False)
-    if known_by_key != "A":
+    if way is not Recovery.RESEND:
         return None
     if look.job.cancel_requested:
         # It never left, and no one wants it any more: nothing is sent and nothing was bought.
         return replace(outcomes.lost(look.call.facts), written_off=False)
-    return _resend(bench, look)
+    return _resend(context, look)
 
 
-def _resend(bench: Workbench, look: Look) -> Answer | None:
+def _resend(context: WorkerContext, look: Look) -> Answer | None:
     """Send an uncertain call's own bytes again under its own key: the upstream runs a key once.
 
     An error proves nothing until the next look.
     """
-    parts = _right_to_resend(bench, look)
+    parts = _right_to_resend(context, look)
     if isinstance(parts, Answer | None):
         return parts
-    provider = bench.registry.by_credential(look.call.credential_id)
+    provider = context.registry.by_credential(look.call.credential_id)
     try:
-        answer = provider.submit(run.build_order(bench, look.job, parts, look.call), dedupe_key=look.call.dedupe_key)
+        answer = provider.submit(run.build_order(context, look.job, parts, look.call), dedupe_key=look.call.dedupe_key)
     except ProviderError as error:
         log.info("resend_failed", call_id=look.call.id, code=error.code)
         return None
@@ -350,15 +352,15 @@ class _NotNowError(Exception):
     """A limit keeps a call from being sent again: the next look tries once more."""
 
 
-def _right_to_resend(bench: Workbench, look: Look) -> worker.OrderParts | Answer | None:
+def _right_to_resend(context: WorkerContext, look: Look) -> worker.OrderParts | Answer | None:
     """What to send; None: not now; an answer: never again."""
     try:
-        with bench.database.transaction() as connection:
+        with context.database.transaction() as connection:
             right = calls.note_resend(
                 connection,
                 look.call.id,
                 most=RESENDS_AT_MOST,
-                deadline_s=bench.spec(look.job.provider).deadline_s,
+                deadline_s=context.spec(look.job.provider).deadline_s,
                 backoff_s=decide.RETRY_AFTER_MAX_S,
             )
             if right.version is None:
@@ -371,11 +373,11 @@ def _right_to_resend(bench: Workbench, look: Look) -> worker.OrderParts | Answer
     return parts
 
 
-def _given_up(bench: Workbench, look: Look) -> Answer | None:
+def _given_up(context: WorkerContext, look: Look) -> Answer | None:
     """Past the provider's own deadline, after this last look: stop it upstream and write it off."""
     if not look.call.overdue:
         return None
     if look.call.outcome is Outcome.UNCERTAIN:
         return outcomes.lost(look.call.facts)
-    apply.cancel_upstream(bench, look.call, look.job.model)
+    apply.cancel_upstream(context, look.call, look.job.model)
     return outcomes.lost(look.call.facts, code="upstream_timeout", outcome=Outcome.TIMED_OUT)

@@ -13,7 +13,7 @@ import structlog
 
 from core.db import Hot, Statement
 from jobs.execution import apply, run
-from jobs.execution.context import Workbench
+from jobs.execution.context import WorkerContext
 from jobs.reads import worker
 from jobs.reads.worker import LiveJob, OpenCall
 from providers.base import Accepted, Provider
@@ -24,19 +24,19 @@ log = structlog.get_logger(__name__)
 CLOCKS_APART = timedelta(seconds=30)
 
 
-def find(bench: Workbench, provider: Provider, job: LiveJob, call: OpenCall) -> Accepted | None:
+def find(context: WorkerContext, provider: Provider, job: LiveJob, call: OpenCall) -> Accepted | None:
     """The upstream's own record of an uncertain call; None while there is none, or no telling which.
 
     Raises: ProviderError when the search itself failed, StorageUnavailableError, BlobNotFoundError.
     """
-    with bench.database.hot() as hot:
+    with context.database.hot() as hot:
         parts = worker.order_parts(hot, job.id)
-    order = run.build_order(bench, job, parts, call)
+    order = run.build_order(context, job, parts, call)
     ref = apply.call_ref(call, job.model)
     candidates = provider.lookup(ref, call.intended_at - CLOCKS_APART, order)
     if not candidates:
         return None
-    with bench.database.hot() as hot:
+    with context.database.hot() as hot:
         free = _unclaimed(hot, call, candidates)
         # Its own address in the record leaves no doubt; equal words might be another call's.
         alone = order.callback_url is not None or not _has_rival(hot, job, call)

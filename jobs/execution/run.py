@@ -25,7 +25,7 @@ from jobs import lifecycle, states
 from jobs.dispatch import permits, publishing
 from jobs.errors import JobFailedError, StaleJobError
 from jobs.execution import apply, decide, outcomes
-from jobs.execution.context import Workbench, side_by_side
+from jobs.execution.context import WorkerContext, side_by_side
 from jobs.execution.outcomes import Answer
 from jobs.lifecycle import Full, Started, calls
 from jobs.lifecycle.calls import Intent
@@ -34,6 +34,7 @@ from jobs.reads.worker import LiveJob, OpenCall, OrderParts
 from jobs.states import Ended, JobStatus, Nudge, Signal
 from providers.base import Accepted, Finished, InputImage, Order, Provider
 from providers.catalog.catalog import Model, UnknownModelError
+from providers.catalog.entries import Recovery
 from providers.errors import Misconfigured, NotRun, ProviderError, Uncertain
 from storage.base import BlobNotFoundError, StorageUnavailableError
 
@@ -80,19 +81,19 @@ class Claimed:
     sent: bool = field(default=False)  # whether a paid call may have left
 
 
-def run(bench: Workbench, job_id: str) -> list[Signal]:
+def run(context: WorkerContext, job_id: str) -> list[Signal]:
     """Move a QUEUED job as far as one step goes. Returns what to publish.
 
     Raises JobFailedError when the job has failed and its end is the failure hook's, CrashedStepError on
     an accident after the claim (the sweep's, if the hook fails too).
     """
-    claimed = _claim(bench, job_id)
+    claimed = _claim(context, job_id)
     if claimed is None:
-        return _too_late(bench, job_id)
+        return _too_late(context, job_id)
     failpoints.hit("claim.committed")
-    bench.publish(claimed.nudges)  # the account's next job does not wait for this one's upstream
+    context.publish(claimed.nudges)  # the account's next job does not wait for this one's upstream
     try:
-        return apply.finish(bench, claimed.job, _make_calls(bench, claimed), in_task=True)
+        return apply.finish(context, claimed.job, _make_calls(context, claimed), in_task=True)
     except (DatabaseAwayError, StaleJobError, JobFailedError):
         raise  # the rows are as they were, or the hook has all it needs
     except Exception as accident:
@@ -103,9 +104,9 @@ def run(bench: Workbench, job_id: str) -> list[Signal]:
 CANCELLED_UNSEEN = Statement("SELECT 1 AS yes FROM jobs WHERE id = :id AND status = 'cancelled' AND node IS NULL")
 
 
-def _too_late(bench: Workbench, job_id: str) -> list[Signal]:
+def _too_late(context: WorkerContext, job_id: str) -> list[Signal]:
     """Of a job cancelled before any worker had it no one has told Flower, which has just seen its message begin."""
-    with suppress(DatabaseAwayError), bench.database.hot() as hot:
+    with suppress(DatabaseAwayError), context.database.hot() as hot:
         if hot.one_or_none(CANCELLED_UNSEEN, {"id": job_id}):
             return [Ended(job_id, "cancelled")]
     return []
@@ -114,47 +115,47 @@ def _too_late(bench: Workbench, job_id: str) -> list[Signal]:
 # ------------------------------------------------------------------ the claim
 
 
-def _claim(bench: Workbench, job_id: str) -> Claimed | None:
+def _claim(context: WorkerContext, job_id: str) -> Claimed | None:
     """Take the job, in one statement on its first attempt; None when there is nothing to do (now)."""
     call_id = new_id("call")
     try:
-        with bench.database.hot() as hot:
-            started = _start(bench, hot, job_id, call_id)
+        with context.database.hot() as hot:
+            started = _start(context, hot, job_id, call_id)
             if isinstance(started, Full):
                 # A free permit can be missed while others take and give back: once more, before it is put off.
-                started = _start(bench, hot, job_id, call_id)
+                started = _start(context, hot, job_id, call_id)
     except DatabaseBusyError:
-        _later(bench, job_id)
+        _later(context, job_id)
         return None
     except DatabaseChangedError:
         raise
     except DatabaseAwayError:
         # The statement may have been committed although its answer was lost: look before anything is sent.
-        return _recovered(bench, job_id, [call_id[:-1] + "0"])
+        return _recovered(context, job_id, [call_id[:-1] + "0"])
     except psycopg.IntegrityError:
-        _impossible(bench, job_id)
+        _impossible(context, job_id)
         return None
     if isinstance(started, Full):
-        _defer(bench, job_id, started.provider)
+        _defer(context, job_id, started.provider)
         return None
-    return _in_hand(bench, started) if started else _claim_step_by_step(bench, job_id)
+    return _in_hand(context, started) if started else _claim_step_by_step(context, job_id)
 
 
-def _start(bench: Workbench, hot: Hot, job_id: str, call_id: str) -> Started | Full | None:
+def _start(context: WorkerContext, hot: Hot, job_id: str, call_id: str) -> Started | Full | None:
     return lifecycle.start(
         hot,
         job_id,
-        owner=bench.owner,
-        node=bench.node,
-        providers=bench.usable,
+        owner=context.owner,
+        node=context.node,
+        providers=context.usable,
         call_id=call_id,
         backoff_s=decide.RETRY_AFTER_MAX_S,
-        window=bench.publish_window,
+        window=context.publish_window,
         most=PUBLISH_AT_CLAIM,
     )
 
 
-def _in_hand(bench: Workbench, started: Started) -> Claimed:
+def _in_hand(context: WorkerContext, started: Started) -> Claimed:
     fresh = [
         _fresh_call(call_id, slot, 1, images, started.model, started.credential_id, started.intended_at)
         for call_id, slot, images in started.calls
@@ -175,64 +176,64 @@ def _in_hand(bench: Workbench, started: Started) -> Claimed:
         version=started.version,
     )
     nudges = [states.run(started.provider, each) for each in started.published]
-    return Claimed(job, fresh, OrderParts(started.request, started.inputs), nudges, _keep_until(bench, job.provider))
+    return Claimed(job, fresh, OrderParts(started.request, started.inputs), nudges, _keep_until(context, job.provider))
 
 
-def _keep_until(bench: Workbench, provider: str) -> float:
-    return time.monotonic() + bench.step_s[provider] - LAST_TRY_S
+def _keep_until(context: WorkerContext, provider: str) -> float:
+    return time.monotonic() + context.step_s[provider] - LAST_TRY_S
 
 
-def _claim_step_by_step(bench: Workbench, job_id: str) -> Claimed | None:
+def _claim_step_by_step(context: WorkerContext, job_id: str) -> Claimed | None:
     """The longer way of a retry, or of a message that comes too late."""
     claimed: Claimed | None = None
     try:
-        with bench.database.transaction() as connection:
-            claimed = _claim_within(connection, bench, job_id)
+        with context.database.transaction() as connection:
+            claimed = _claim_within(connection, context, job_id)
     except StaleJobError:
         pass
     except _NoCapacityError as full:
-        _defer(bench, job_id, full.provider)
+        _defer(context, job_id, full.provider)
     except (IntegrityError, psycopg.IntegrityError):
-        _impossible(bench, job_id)
+        _impossible(context, job_id)
     except UnknownModelError:
         # Accepted with a catalogue that still knew it.
         log.exception("model_has_gone", job_id=job_id)
-        _fail_queued(bench, job_id, "model_unavailable")
+        _fail_queued(context, job_id, "model_unavailable")
     except DatabaseBusyError:
-        _later(bench, job_id)
+        _later(context, job_id)
     except DatabaseChangedError:
         raise
     except DatabaseAwayError:
         if claimed is None:
             raise
-        return _recovered(bench, job_id, [call.id for call in claimed.fresh])
+        return _recovered(context, job_id, [call.id for call in claimed.fresh])
     else:
         return claimed
     return None
 
 
-def _claim_within(connection: Connection, bench: Workbench, job_id: str) -> Claimed:
+def _claim_within(connection: Connection, context: WorkerContext, job_id: str) -> Claimed:
     row = lifecycle.claim(
         connection,
         job_id,
-        owner=bench.owner,
-        node=bench.node,
-        step_s=bench.step_s,
-        deadline_s=bench.move_within_s,
+        owner=context.owner,
+        node=context.node,
+        step_s=context.step_s,
+        deadline_s=context.move_within_s,
     )
     job = worker.load(connection, job_id)
     if job is None:
         raise StaleJobError(job_id)
-    intents = _plan(bench, job)
+    intents = _plan(context, job)
     parts = worker.order_parts(connection, job_id)
     permitted = calls.intend(
         connection,
         job_id=job.id,
         provider=job.provider,
         attempt=row.attempt,
-        credentials={provider.credential_id: provider.base_url for provider in bench.registry.of(job.provider)},
+        credentials={provider.credential_id: provider.base_url for provider in context.registry.of(job.provider)},
         intents=intents,
-        deadline_s=bench.spec(job.provider).deadline_s,
+        deadline_s=context.spec(job.provider).deadline_s,
     )
     if permitted is None:
         raise _NoCapacityError(job.provider)
@@ -243,7 +244,7 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str) -> Clai
             job.account_id,
             job.provider,
             row.weight,
-            window=bench.publish_window,
+            window=context.publish_window,
             most=PUBLISH_AT_CLAIM,
         )
     lifecycle.hold(connection, row)
@@ -254,11 +255,11 @@ def _claim_within(connection: Connection, bench: Workbench, job_id: str) -> Clai
         )
         for each in permitted.intents
     ]
-    return Claimed(replace(job, calls=[*job.calls, *fresh]), fresh, parts, nudges, _keep_until(bench, job.provider))
+    return Claimed(replace(job, calls=[*job.calls, *fresh]), fresh, parts, nudges, _keep_until(context, job.provider))
 
 
-def _plan(bench: Workbench, job: LiveJob) -> list[Intent]:
-    groups = decide.plan(bench.facts(job), max_per_call=bench.model(job.model).max_per_call)
+def _plan(context: WorkerContext, job: LiveJob) -> list[Intent]:
+    groups = decide.plan(context.facts(job), max_per_call=context.model(job.model).max_per_call)
     return [Intent(new_id("call"), slot, attempt, images) for slot, images, attempt in groups]
 
 
@@ -281,12 +282,12 @@ def _fresh_call(  # noqa: PLR0917 - a row's columns, in their order
     )
 
 
-def _recovered(bench: Workbench, job_id: str, call_ids: Sequence[str]) -> Claimed | None:
+def _recovered(context: WorkerContext, job_id: str, call_ids: Sequence[str]) -> Claimed | None:
     """What a claim whose COMMIT's answer was lost has written; None where it has written nothing.
 
     Raises DatabaseAwayError: unreadable means that nothing is sent.
     """
-    with bench.database.hot() as hot:
+    with context.database.hot() as hot:
         if not calls.on_record(hot, call_ids):
             return None
         job = worker.load(hot, job_id)
@@ -294,56 +295,58 @@ def _recovered(bench: Workbench, job_id: str, call_ids: Sequence[str]) -> Claime
             return None
         parts = worker.order_parts(hot, job_id)
     fresh = [call for call in job.calls if call.outcome is None]
-    return Claimed(job, fresh, parts, [], _keep_until(bench, job.provider))
+    return Claimed(job, fresh, parts, [], _keep_until(context, job.provider))
 
 
-def _later(bench: Workbench, job_id: str) -> None:
+def _later(context: WorkerContext, job_id: str) -> None:
     """Others hold the rows this claim needs: nothing has happened, and it comes again soon, not all at once."""
     log.info("claim_waits_for_rows", job_id=job_id)
-    with suppress(DatabaseBusyError), bench.database.hot() as hot:
+    with suppress(DatabaseBusyError), context.database.hot() as hot:
         lifecycle.defer(hot, job_id, after_s=BUSY_S, spread_s=BUSY_S)
 
 
-def _impossible(bench: Workbench, job_id: str) -> None:
+def _impossible(context: WorkerContext, job_id: str) -> None:
     """The books or the tables forbid this claim: no later one will do better, and the log says which rule it was."""
     log.exception("claim_refused_by_the_database", job_id=job_id)
-    _fail_queued(bench, job_id, "internal_error")
+    _fail_queued(context, job_id, "internal_error")
 
 
-def _defer(bench: Workbench, job_id: str, provider: str) -> None:
-    known = [each.credential_id for each in bench.registry.of(provider)]
-    with bench.database.transaction() as connection:
+def _defer(context: WorkerContext, job_id: str, provider: str) -> None:
+    known = [each.credential_id for each in context.registry.of(provider)]
+    with context.database.transaction() as connection:
         seen = permits.outlook(connection, provider, known)
         later = permits.put_off(seen)
         lifecycle.defer(connection, job_id, after_s=later.least_s, spread_s=later.spread_s)
     if seen.closed:
-        _turn_elsewhere(bench, job_id)
+        _turn_elsewhere(context, job_id)
 
 
-def _turn_elsewhere(bench: Workbench, job_id: str) -> None:
+def _turn_elsewhere(context: WorkerContext, job_id: str) -> None:
     """The provider takes no one now; an order that names other models need not wait for it."""
     signals: list[Signal] = []
-    with suppress(StaleJobError), bench.database.transaction() as connection:
-        signals = lifecycle.fail_over(connection, job_id, None, code="provider_closed", deadline_s=bench.move_within_s)
-    bench.publish(signals)
+    with suppress(StaleJobError), context.database.transaction() as connection:
+        signals = lifecycle.fail_over(
+            connection, job_id, None, code="provider_closed", deadline_s=context.move_within_s
+        )
+    context.publish(signals)
 
 
-def _fail_queued(bench: Workbench, job_id: str, code: str) -> None:
+def _fail_queued(context: WorkerContext, job_id: str, code: str) -> None:
     """End a job that no worker can start; one that has moved on meanwhile is left alone."""
-    with suppress(StaleJobError), bench.database.hot() as hot:
+    with suppress(StaleJobError), context.database.hot() as hot:
         job = worker.load(hot, job_id)
         if job is not None and job.status is JobStatus.QUEUED:
-            bench.publish(lifecycle.end(hot, job_id, job.version, lifecycle.fail(code)).signals)
+            context.publish(lifecycle.end(hot, job_id, job.version, lifecycle.fail(code)).signals)
 
 
 # ------------------------------------------------------------------ the paid calls
 
 
-def _make_calls(bench: Workbench, claimed: Claimed) -> list[Answer]:
+def _make_calls(context: WorkerContext, claimed: Claimed) -> list[Answer]:
     mine = claimed.fresh
     try:
-        orders = {call.id: build_order(bench, claimed.job, claimed.parts, call) for call in mine}
-        provider = bench.registry.by_credential(mine[0].credential_id)
+        orders = {call.id: build_order(context, claimed.job, claimed.parts, call) for call in mine}
+        provider = context.registry.by_credential(mine[0].credential_id)
     except (StorageUnavailableError, BlobNotFoundError) as error:
         log.warning("inputs_not_readable", job_id=claimed.job.id, error=type(error).__name__)
         return _not_sent(mine, NotRun("storage_unavailable"))
@@ -356,17 +359,17 @@ def _make_calls(bench: Workbench, claimed: Claimed) -> list[Answer]:
         log.exception("order_not_built", job_id=claimed.job.id)
         return _not_sent(mine, NotRun("internal_error"))
     claimed.sent = True
-    return side_by_side(lambda call: _call(bench, provider, claimed, call, order=orders[call.id]), mine)
+    return side_by_side(lambda call: _call(context, provider, claimed, call, order=orders[call.id]), mine)
 
 
 def _not_sent(mine: Sequence[OpenCall], why: ProviderError) -> list[Answer]:
     return [outcomes.from_error(call.facts, why, may_look_up=False) for call in mine]
 
 
-def _call(bench: Workbench, provider: Provider, claimed: Claimed, call: OpenCall, *, order: Order) -> Answer:
+def _call(context: WorkerContext, provider: Provider, claimed: Claimed, call: OpenCall, *, order: Order) -> Answer:
     """The one paid call, and its images if the answer is the images."""
     job = claimed.job
-    may_look_up = bench.spec(job.provider).uncertain_class != "C"
+    may_look_up = context.spec(job.provider).recovery is not Recovery.NEVER
     try:
         answer = provider.submit(order, dedupe_key=call.dedupe_key)
     except ProviderError as error:
@@ -378,28 +381,28 @@ def _call(bench: Workbench, provider: Provider, claimed: Claimed, call: OpenCall
         return outcomes.from_error(call.facts, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
     failpoints.hit("call.answered")
     if isinstance(answer, Accepted):
-        return outcomes.accepted(call.facts, answer, deadline_s=bench.spec(job.provider).deadline_s)
-    return _keep(bench, provider, claimed, call.facts, answer)
+        return outcomes.accepted(call.facts, answer, deadline_s=context.spec(job.provider).deadline_s)
+    return _keep(context, provider, claimed, call.facts, answer)
 
 
-def _keep(bench: Workbench, provider: Provider, claimed: Claimed, call: decide.Call, answer: Finished) -> Answer:
+def _keep(context: WorkerContext, provider: Provider, claimed: Claimed, call: decide.Call, answer: Finished) -> Answer:
     job, until = claimed.job, claimed.keep_until
-    kind = bench.output(job.model)
+    kind = context.output(job.model)
     try:
         return outcomes.keep(
-            bench.media, provider, job.id, call, answer.images, kind=kind, until=until, cost=answer.cost
+            context.media, provider, job.id, call, answer.images, kind=kind, until=until, cost=answer.cost
         )
     except (ProviderError, StorageUnavailableError):
         return outcomes.finished(call, answer)  # links can be fetched by a later step
 
 
-def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, call: OpenCall) -> Order:
+def build_order(context: WorkerContext, job: LiveJob, parts: OrderParts, call: OpenCall) -> Order:
     """The order of one call from its row. Raises StorageUnavailableError, BlobNotFoundError, DatabaseAwayError."""
     request = parts.request
     images: dict[str, list[InputImage]] = {"image": [], "mask": [], "face": []}
-    model = bench.model(job.model)
+    model = context.model(job.model)
     for row in parts.inputs:
-        images[row["role"]].append(_input(bench, model, row))
+        images[row["role"]].append(_input(context, model, row))
     return Order(
         operation=job.operation,
         model=model,
@@ -411,13 +414,13 @@ def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, call: OpenCal
         images=images["image"],
         mask=next(iter(images["mask"]), None),
         face=next(iter(images["face"]), None),
-        callback_url=bench.callback_url(job.provider, call.id),
+        callback_url=context.callback_url(job.provider, call.id),
     )
 
 
-def _input(bench: Workbench, model: Model, row: Mapping[str, Any]) -> InputImage:
+def _input(context: WorkerContext, model: Model, row: Mapping[str, Any]) -> InputImage:
     """A kept image for its adapter; a mask in the polarity of the model that gets it."""
     key = row["key"]
     if row["role"] == "mask" and model.inputs.mask_polarity == "white_edits":
-        key = bench.media.white_mask(key).key
-    return InputImage(bench.store.read(key), row["mime"], row["width_px"], row["height_px"])
+        key = context.media.white_mask(key).key
+    return InputImage(context.store.read(key), row["mime"], row["width_px"], row["height_px"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -69,13 +70,21 @@ class Entry(BaseModel):
         return self  # immutable throughout
 
 
+class Recovery(StrEnum):
+    """What may follow a paid call whose answer was lost: it may have run."""
+
+    RESEND = "resend"  # the upstream runs our dedupe key once: look the call up, send the same bytes again if missing
+    SEARCH = "search"  # its calls can be listed and compared; nothing is sent again
+    NEVER = "never"  # neither: nothing is sent again, and the call is given up after a while
+
+
 class ProviderSpec(Entry):
     """How an upstream behaves, as far as the queue must know it (DESIGN sections 3 and 5)."""
 
     name: str
     title: str
     kind: Literal["sync", "async"]
-    uncertain_class: Literal["A", "B", "C"]
+    recovery: Recovery
     check_interval_s: float = Field(gt=0)
     check_interval_max_s: float = Field(gt=0)
     deadline_s: int = Field(gt=0)  # after this long a call that was sent is given up

@@ -30,7 +30,7 @@ class OneAnswer(Unsearchable):
         raise _nothing_to_look_at()
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
-        return {call.call_id: _nothing_to_look_at() for call in calls}
+        return {call.id: _nothing_to_look_at() for call in calls}
 
 
 def _nothing_to_look_at() -> Uncertain:
@@ -76,9 +76,9 @@ def check_each(
             return error
 
     if len(calls) == 1:
-        return {calls[0].call_id: look(calls[0])}
+        return {calls[0].id: look(calls[0])}
     with ThreadPoolExecutor(max_workers=LOOKS_AT_ONCE) as pool:  # greenlets in a worker
-        return dict(zip((call.call_id for call in calls), pool.map(look, calls), strict=True))
+        return dict(zip((call.id for call in calls), pool.map(look, calls), strict=True))
 
 
 # The upstream is away or slow, or asks everybody to wait: no use in asking about the next call.

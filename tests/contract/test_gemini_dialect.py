@@ -16,7 +16,7 @@ from PIL import Image
 from providers import registry
 from providers.base import CallRef, CancelOutcome, Finished, InputImage, Order
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, ResolutionRule
+from providers.catalog.entries import AspectRatioRule, Model, Recovery, ResolutionRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -354,7 +354,7 @@ def test_a_lost_call_cannot_be_asked_about(sandbox: Sandbox, provider: Gemini) -
     with pytest.raises(Uncertain):
         provider.check(lost)
     assert provider.cancel(lost) is CancelOutcome.UNSUPPORTED
-    assert provider.recovery == "never"
+    assert CATALOG.providers["gemini"].recovery is Recovery.NEVER
     assert sandbox.counts().get("gemini", {"requests": 0})["requests"] == 0
 
 

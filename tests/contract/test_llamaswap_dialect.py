@@ -17,12 +17,14 @@ from pydantic import SecretStr
 
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
 from providers.catalog import catalog
+from providers.catalog.entries import Recovery
 from providers.errors import BadCredentials, Failed, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
 from providers.http.client import Outgoing
 from providers.upstreams.llamaswap.adapter import Config, LlamaSwap
 from sandbox.testing import Sandbox, running_sandbox
 
-MODELS = catalog.load().models
+CATALOG = catalog.load()
+MODELS = CATALOG.models
 OURS = [model for model in MODELS.values() if model.provider == "llamaswap" and model.live]
 ORDERS = [(model.id, operation) for model in OURS for operation in sorted(model.operations)]
 SMALL = {"llamaswap-z-image": {"size": "128x64"}, "llamaswap-sdapi": {"width": 128, "height": 64}}
@@ -239,7 +241,7 @@ def test_a_lost_submit_of_a_job_is_not_repeated(sandbox: Sandbox, marker: str) -
     ours = provider(sandbox, run_async=True)
     with pytest.raises(Uncertain):
         ours.submit(order(prompt=f"a kite [sandbox:{marker}]"), dedupe_key="k")
-    assert (ours.recovery, tally(sandbox)["accepted"]) == ("never", 1)
+    assert (CATALOG.providers["llamaswap"].recovery, tally(sandbox)["accepted"]) == (Recovery.NEVER, 1)
     with pytest.raises(Uncertain):
         ours.check(CallRef("call", "key", "llamaswap-z-image"))
 

@@ -19,7 +19,7 @@ from PIL import Image
 from providers import registry
 from providers.base import CallRef, CancelOutcome, Finished, InputImage, Order
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model
+from providers.catalog.entries import AspectRatioRule, Model, Recovery
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -109,7 +109,7 @@ def test_the_least_order_sends_nothing_that_was_not_set(sandbox: Sandbox, provid
     assert asked["fields"] == {"model": model.path, "prompt": "a red fox", "response_format": "b64_json"}
 
 
-@pytest.mark.parametrize("pictures", [0, 1, 2, 3])
+@pytest.mark.parametrize("sample_images", [0, 1, 2, 3])
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
 def test_the_largest_order_sends_the_sheets_fields(
     sandbox: Sandbox, provider: Xai, model: Model, sample_images: int
@@ -311,7 +311,7 @@ def test_a_lost_call_cannot_be_asked_about(sandbox: Sandbox, provider: Xai) -> N
     with pytest.raises(Uncertain):
         provider.check(lost)
     assert provider.cancel(lost) is CancelOutcome.UNSUPPORTED
-    assert provider.recovery == "never"
+    assert CATALOG.providers["xai"].recovery is Recovery.NEVER
     assert sandbox.counts().get("xai", {"requests": 0})["requests"] == 0
 
 

@@ -35,14 +35,14 @@ def looked_at(engine: Engine, job: LiveJob) -> LiveJob:
 @pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 1)])
 def test_what_was_kept_first_is_what_is_charged(engine: Engine, account: Customer, first: int, second: int) -> None:
     job_id = engine.order(account, model=SYNC_MODEL, n=3).task.id
-    claimed = run._claim(engine.bench, job_id)
+    claimed = run._claim(engine.context, job_id)
     assert claimed is not None
     late = claimed.job
     [call] = late.calls
     current = looked_at(engine, late)
-    apply.finish(engine.bench, late, [kept(job_id, call.facts, first)])
+    apply.finish(engine.context, late, [kept(job_id, call.facts, first)])
     assert engine.job(job_id).status == "waiting"
-    apply.finish(engine.bench, current, [kept(job_id, call.facts, second)])
+    apply.finish(engine.context, current, [kept(job_id, call.facts, second)])
     job = engine.job(job_id)
     assert (job.status, job.captured) == ("succeeded", first * job.unit_price)
     assert engine.one("SELECT count(*) FROM images") == first

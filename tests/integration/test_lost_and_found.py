@@ -66,7 +66,7 @@ def test_a_rival_that_fell_back_is_a_rival(engine: Engine, account: Customer, sa
     engine.run(fallen)
     # Only one of the two was really taken on: that one may be either's.
     engine.sql("UPDATE upstream_calls SET outcome = 'lost' WHERE job_id = :id", id=fallen)
-    found = recovery.find(engine.bench, engine.bench.registry.of("replicate")[0], *lost_call(engine, plain))
+    found = recovery.find(engine.context, engine.context.registry.of("replicate")[0], *lost_call(engine, plain))
     assert found is None
     assert tally(sandbox)["submits"] == 2
 

@@ -35,7 +35,7 @@ def catalog_of(*models: Raw, **changes: Any) -> Raw:
     easel = {
         "title": "Easel",
         "kind": "sync",
-        "uncertain_class": "C",
+        "recovery": "never",
         "check_interval_s": 1,
         "check_interval_max_s": 2,
         "deadline_s": 10,

@@ -210,7 +210,7 @@ def test_settings_that_go_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_id", "operation", "pictures", "expected"),
+    ("model_id", "operation", "images", "expected"),
     [
         ("gpt-image-2", "edit", {}, [("images", "required")]),
         ("gpt-image-2", "edit", {"image_count": 17}, [("images", "too_many")]),
@@ -231,7 +231,7 @@ def test_the_wrong_images(
 
 
 @pytest.mark.parametrize(
-    ("model_id", "operation", "pictures"),
+    ("model_id", "operation", "images"),
     [
         ("gpt-image-2", "edit", {"image_count": 1}),
         ("gpt-image-2", "edit", {"image_count": 16, "has_mask": True}),
@@ -245,7 +245,7 @@ def test_the_right_images(model_id: str, operation: str, images: dict[str, Any])
 
 
 @pytest.mark.parametrize(
-    ("model_id", "operation", "pictures", "told"),
+    ("model_id", "operation", "images", "told"),
     [
         (
             "hunyuan3d-v2-multi-view",

@@ -151,9 +151,9 @@ def test_a_field_inside_another_one_is_refused(fields: dict[str, Any]) -> None:
 
 def test_each_call_is_looked_at_and_one_failure_stays_one_failure() -> None:
     def check(call: CallRef) -> Finished | Running | Missing:
-        if call.call_id == "2":
+        if call.id == "2":
             raise Failed("upstream_failed", retryable=True)
-        return Running(step=call.call_id)
+        return Running(step=call.id)
 
     said = behaviour.check_each(check, [CallRef(name, name, "m") for name in "123"])
     assert said["1"] == Running(step="1")
@@ -167,7 +167,7 @@ def test_an_upstream_that_is_away_is_not_asked_for_every_call() -> None:
 
     def check(call: CallRef) -> Finished | Running | Missing:
         with lock:
-            asked.append(call.call_id)
+            asked.append(call.id)
         raise NotRun("upstream_unreachable")
 
     calls = [CallRef(str(number), str(number), "m") for number in range(500)]

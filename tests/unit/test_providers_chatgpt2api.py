@@ -57,7 +57,7 @@ def order(path: str = "gpt-image-2", **facts: Any) -> Order:
 
 
 def call(number: int = 0, **facts: Any) -> CallRef:
-    return CallRef(**{"call_id": f"call-{number}", "dedupe_key": f"key-{number}", "model": "m", **facts})
+    return CallRef(**{"id": f"call-{number}", "dedupe_key": f"key-{number}", "model": "m", **facts})
 
 
 PNG = InputImage(b"png bytes", "image/png", 8, 8)

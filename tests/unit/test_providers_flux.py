@@ -423,7 +423,7 @@ def test_a_call_that_never_got_an_id_is_not_called_missing(server: Server) -> No
     with pytest.raises(Uncertain) as caught:
         provider.check(lost)
     assert caught.value.code == "upstream_cannot_look"
-    assert isinstance(provider.check_many([lost])[lost.call_id], Uncertain)
+    assert isinstance(provider.check_many([lost])[lost.id], Uncertain)
     assert provider.lookup(lost, datetime.now(UTC), order()) == []
     assert provider.cancel(lost) == CancelOutcome.UNSUPPORTED
     assert server.asked == []
@@ -448,9 +448,9 @@ def test_the_age_of_a_task_is_the_databases_whatever_our_clock_says(
     server: Server, age_s: float, wanted: Running | Missing, clock_off_s: int
 ) -> None:
     server.will(task("Task not found"))
-    sent_at = datetime.now(UTC) + timedelta(seconds=clock_off_s)
+    intended_at = datetime.now(UTC) + timedelta(seconds=clock_off_s)
     poll_url = f"{server.url}/v1/get_result?id={TASK}"
-    assert server.provider().check(replace(call(poll_url, age_s=age_s), sent_at=sent_at)) == wanted
+    assert server.provider().check(replace(call(poll_url, age_s=age_s), intended_at=intended_at)) == wanted
 
 
 def test_a_cluster_that_is_away_does_not_hide_the_others(server: Server) -> None:
@@ -460,8 +460,8 @@ def test_a_cluster_that_is_away_does_not_hide_the_others(server: Server) -> None
     server.will(task("Pending"))
     trusted = frozenset({origin_of("http://localhost:1")})
     found = server.provider(result_origins=trusted).check_many([*away, there])
-    assert {type(found[each.call_id]) for each in away} == {NotRun}
-    assert found[there.call_id] == Running(step="Pending")
+    assert {type(found[each.id]) for each in away} == {NotRun}
+    assert found[there.id] == Running(step="Pending")
 
 
 def test_the_repr_of_a_provider_hides_the_key(server: Server) -> None:

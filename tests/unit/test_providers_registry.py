@@ -55,8 +55,8 @@ def test_both_views_of_the_environment_agree() -> None:
             assert sorted(registry.load(env).configured()) == sorted(configured_names(env))
 
 
-@pytest.mark.parametrize("twin", all_emulators(), ids=lambda emulator: emulator.name)
-def test_a_emulator_says_how_its_own_adapter_is_led_to_it(emulator: Emulator) -> None:
+@pytest.mark.parametrize("emulator", all_emulators(), ids=lambda emulator: emulator.name)
+def test_an_emulator_says_how_its_own_adapter_is_led_to_it(emulator: Emulator) -> None:
     [provider] = registry.load(emulator.leading_here("http://127.0.0.1:8900", "any-key")).of(emulator.name)
     assert provider.base_url.startswith(f"http://127.0.0.1:8900{emulator.prefix}")
     assert configured_names(emulator.leading_here("http://127.0.0.1:8900", "any-key")) == (emulator.name,)

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
 from providers.catalog import catalog
+from providers.catalog.entries import Recovery
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -84,7 +85,7 @@ def test_blank_variables_count_as_unset() -> None:
 
 def test_the_adapter_and_the_catalogue_agree_on_class_and_times() -> None:
     spec = CATALOG.providers["replicate"]
-    assert (spec.uncertain_class, Replicate.recovery) == ("B", "search")
+    assert spec.recovery is Recovery.SEARCH
     assert f"{spec.deadline_s // 60}m" == CANCEL_AFTER
     assert Replicate.submit_timeout_s <= spec.call_timeout_s
 
@@ -391,7 +392,7 @@ def server() -> Iterator[Server]:
 
 
 def call(**facts: Any) -> CallRef:
-    return CallRef(**{"call_id": "c1", "dedupe_key": "k1", "model": "m", "upstream_id": "p1", **facts})
+    return CallRef(**{"id": "c1", "dedupe_key": "k1", "model": "m", "upstream_id": "p1", **facts})
 
 
 def test_a_submit_has_a_deadline_at_the_upstream_and_a_look_has_none(server: Server) -> None:
@@ -452,9 +453,9 @@ def test_the_age_of_a_prediction_is_the_databases_whatever_our_clock_says(server
     for _ in range(2):
         server.will(404, detail="The requested resource could not be found.", status=404)
     ahead, behind = (datetime.now(UTC) + timedelta(days=days) for days in (1, -1))
-    assert server.provider().check(call(sent_at=ahead, age_s=600.0)) == Missing()
+    assert server.provider().check(call(intended_at=ahead, age_s=600.0)) == Missing()
     with pytest.raises(NotRun):
-        server.provider().check(call(sent_at=behind, age_s=1.0))
+        server.provider().check(call(intended_at=behind, age_s=1.0))
 
 
 def test_a_404_that_is_not_replicates_own_never_means_missing(server: Server) -> None:

@@ -60,7 +60,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     stage = Stage()
     events = TaskEvents(lambda: None, node="worker@here", enabled=False)
-    monkeypatch.setattr(wiring, "workbench", lambda: stage)
+    monkeypatch.setattr(wiring, "worker_context", lambda: stage)
     monkeypatch.setattr(wiring, "publisher", lambda: SimpleNamespace(events=events))
     monkeypatch.setattr(wiring, "redis_client", lambda: SimpleNamespace(delete=lambda _key: None))
     yield stage
@@ -71,7 +71,7 @@ def outcome(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, what: Outco
     """Let a function of the job engine return or raise; what it was called with is returned."""
     called: list[Any] = []
 
-    def stand_in(_bench: object, argument: object) -> list[Signal]:
+    def stand_in(_context: object, argument: object) -> list[Signal]:
         called.append(argument)
         if isinstance(what, Exception):
             raise what
@@ -231,7 +231,7 @@ def test_trouble_that_is_not_the_jobs_says_nothing_of_it(
 
 def test_a_step_that_met_a_migration_begins_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[Callable[[], list[Signal]]] = [_changed, lambda: [Ended(JOB, "succeeded")]]
-    monkeypatch.setattr(run, "run", lambda _bench, _job: answers.pop(0)())
+    monkeypatch.setattr(run, "run", lambda _context, _job: answers.pop(0)())
     deliver(stage, tasks.run)
     assert stage.kinds() == ["task-started", "task-succeeded"]
 

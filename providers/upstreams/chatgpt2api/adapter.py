@@ -300,7 +300,6 @@ class ChatGpt2Api(Account[Config], Unsearchable):
 
     name = NAME
     config_type = Config
-    recovery: Final = "resend"
     submit_timeout_s = SUBMIT_TOTAL_S
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:
@@ -316,7 +315,7 @@ class ChatGpt2Api(Account[Config], Unsearchable):
         return state if isinstance(state, Finished) else Accepted(dedupe_key)
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
-        result = self.check_many([call])[call.call_id]
+        result = self.check_many([call])[call.id]
         if isinstance(result, ProviderError):
             raise result
         return result
@@ -329,7 +328,7 @@ class ChatGpt2Api(Account[Config], Unsearchable):
                 found |= self._look(batch)
             except (NotRun, Uncertain) as error:
                 # The rest would wait for the same dead gateway, one time-out after the other.
-                return found | {call.call_id: error for call in calls if call.call_id not in found}
+                return found | {call.id: error for call in calls if call.id not in found}
         return found
 
     def _look(self, batch: Sequence[CallRef]) -> dict[str, CheckResult]:
@@ -359,7 +358,7 @@ def read_tasks(answer: Answer, batch: Sequence[CallRef], base_url: str) -> dict[
     tasks = {item["id"]: item for item in items if isinstance(item, dict) and isinstance(item.get("id"), str)}
     missing = body.get("missing_ids")
     missing_ids = frozenset(filter(_is_text, missing)) if isinstance(missing, list) else frozenset()
-    return {call.call_id: _state(_task_id(call), tasks, missing_ids, base_url) for call in batch}
+    return {call.id: _state(_task_id(call), tasks, missing_ids, base_url) for call in batch}
 
 
 def _is_text(value: object) -> bool:

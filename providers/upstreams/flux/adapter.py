@@ -116,7 +116,6 @@ class Flux(Account[Config], Unsearchable, Wordless):
 
     name = NAME
     config_type = Config
-    recovery: Final = "never"
     submit_timeout_s = SUBMIT_TOTAL_S
 
     def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:

@@ -168,7 +168,6 @@ class HuggingFace(Account[Config], OneAnswer, Wordless):
 
     name = NAME
     config_type = Config
-    recovery: Final = "never"
     submit_timeout_s = CALL_TOTAL_S
 
     def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:

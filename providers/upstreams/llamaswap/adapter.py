@@ -217,7 +217,6 @@ class LlamaSwap(Account[Config], OneAnswer):
 
     name = NAME
     config_type = Config
-    recovery: Final = "never"
     submit_timeout_s = CALL_TOTAL_S
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:

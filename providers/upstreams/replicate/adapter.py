@@ -142,7 +142,6 @@ class Replicate(Account[Config], Wordless):
 
     name = NAME
     config_type = Config
-    recovery: Final = "search"
     submit_timeout_s = UPLOADS_TOTAL_S + CREATE_TOTAL_S
 
     def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:

@@ -256,7 +256,6 @@ class WaveSpeed(Account[Config], Wordless):
 
     name = NAME
     config_type = Config
-    recovery: Final = "search"
     submit_timeout_s = UPLOADS_TOTAL_S + SUBMIT_TOTAL_S
 
     def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency

@@ -43,7 +43,7 @@ def live_models(provider: str) -> list[Model]:
 
 
 @cache
-def image(mode: str = "RGB") -> InputImage:
+def sample_image(mode: str = "RGB") -> InputImage:
     """A small PNG; in mode ``RGBA`` half clear, in mode ``L`` half white."""
     out, made = io.BytesIO(), Image.new(mode, (SIDE_PX, SIDE_PX))
     made.paste({"RGB": (20, 40, 200), "RGBA": (0, 0, 0, 255), "L": 255}[mode], (0, 0, SIDE_PX, SIDE_PX // 2))
@@ -52,7 +52,7 @@ def image(mode: str = "RGB") -> InputImage:
 
 
 def mask_for(model: Model) -> InputImage:
-    return image("L" if model.inputs.mask_polarity == "white_edits" else "RGBA")
+    return sample_image("L" if model.inputs.mask_polarity == "white_edits" else "RGBA")
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class Draft:
             n=checked.n,
             size=checked.size,
             params=checked.params,
-            images=[image()] * self.image_count,
+            images=[sample_image()] * self.image_count,
             mask=mask_for(self.model) if self.has_mask else None,
-            face=image() if face_need(self.model) == "required" else None,
+            face=sample_image() if face_need(self.model) == "required" else None,
         )
 
 

@@ -17,12 +17,12 @@ LOOKS = 3
 def call_of(order: Order, accepted: Accepted | None = None, *, key: str = KEY) -> CallRef:
     """The call as the database remembers it."""
     return CallRef(
-        call_id=f"id of {key}",
+        id=f"id of {key}",
         dedupe_key=key,
         model=order.model.id,
         upstream_id=accepted.upstream_id if accepted else None,
         poll_url=accepted.poll_url if accepted else None,
-        sent_at=datetime.now(UTC),
+        intended_at=datetime.now(UTC),
         age_s=0.0,
     )
 
@@ -46,7 +46,7 @@ def ended(provider: Provider, call: CallRef) -> Finished:
     """The end of a call that takes no time. Raises ProviderError."""
     found: object = None
     for _ in range(LOOKS):
-        found = provider.check_many([call])[call.call_id]
+        found = provider.check_many([call])[call.id]
         if isinstance(found, ProviderError):
             raise found
         if not isinstance(found, Running):

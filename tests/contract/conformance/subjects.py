@@ -12,7 +12,7 @@ import pytest
 from conformance.orders import CATALOG, bare, live_models
 from providers import registry
 from providers.base import Order, Provider
-from providers.catalog.entries import Model
+from providers.catalog.entries import Model, Recovery
 from sandbox.emulators.keys import BAD_KEY, NO_QUOTA_KEY
 from sandbox.testing import Sandbox
 
@@ -125,7 +125,8 @@ class Subject:
             derived["cost"] = "no answer tells what a call cost"
         if not self.tells_progress:
             derived["progress"] = "no look tells a share of the work"
-        recovery = {"A": "repeated", "B": "searched", "C": ""}[CATALOG.providers[self.provider].uncertain_class]
+        of_recovery = {Recovery.RESEND: "repeated", Recovery.SEARCH: "searched"}
+        recovery = of_recovery.get(CATALOG.providers[self.provider].recovery, "")
         for case in {"repeated", "searched"} - {recovery}:
             derived[case] = "another class of recovery"
         if self.several is None:

@@ -47,7 +47,7 @@ def test_progress_grows(sandbox: Sandbox, subject: Subject) -> None:
     shares = []
     for _ in range(3):
         sandbox.advance_clock(LASTS_S // 4)
-        found = provider.check_many([call])[call.call_id]
+        found = provider.check_many([call])[call.id]
         assert isinstance(found, Running), found
         assert found.progress is not None
         assert 0 < found.progress < 1
