@@ -15,7 +15,7 @@ from core import failpoints
 from core.db import Hot, Statement
 from core.errors import DatabaseAwayError
 from jobs import lifecycle, states
-from jobs.dispatch import health, permits
+from jobs.dispatch import health, put_off
 from jobs.errors import JobFailedError, StaleJobError
 from jobs.execution import decide, outcomes
 from jobs.execution.context import WorkerContext
@@ -252,9 +252,9 @@ def _tell_circuit(context: WorkerContext, job: LiveJob, news: Sequence[Answer], 
     with suppress(DatabaseAwayError), context.database.transaction() as connection:
         for answer in first:
             call = answer.call
-            away_s = permits.stay_away_s(answer.outcome, call.code, call.retry_after_s)
+            away_s = put_off.stay_away_s(answer.outcome, call.code, call.retry_after_s)
             if away_s is not None and call.id in credential:
-                permits.stay_away(connection, credential[call.id], away_s)
+                put_off.stay_away(connection, credential[call.id], away_s)
             health.note(
                 connection,
                 job.provider,

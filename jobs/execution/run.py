@@ -22,7 +22,7 @@ from core.db import Hot, Statement
 from core.errors import DatabaseAwayError, DatabaseBusyError, DatabaseChangedError
 from core.ids import new_id
 from jobs import lifecycle, states
-from jobs.dispatch import permits, publishing
+from jobs.dispatch import publishing, put_off
 from jobs.errors import JobFailedError, StaleJobError
 from jobs.execution import apply, decide, outcomes
 from jobs.execution.context import WorkerContext, side_by_side
@@ -314,8 +314,8 @@ def _impossible(context: WorkerContext, job_id: str) -> None:
 def _defer(context: WorkerContext, job_id: str, provider: str) -> None:
     known = [each.credential_id for each in context.registry.of(provider)]
     with context.database.transaction() as connection:
-        seen = permits.outlook(connection, provider, known)
-        later = permits.put_off(seen)
+        seen = put_off.outlook(connection, provider, known)
+        later = put_off.put_off(seen)
         lifecycle.defer(connection, job_id, after_s=later.least_s, spread_s=later.spread_s)
     if seen.closed:
         _turn_elsewhere(context, job_id)
