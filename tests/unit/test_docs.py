@@ -184,3 +184,27 @@ def anchors(page: Path) -> set[str]:
 def test_no_page_names_one_machine_or_where_packages_come_from(page: Path) -> None:
     private = r"(?<![\w.$}])/(?:home|root|work|opt|tmp|Users|mnt)/|pypi|pythonhosted|index-url|registry\.[\w-]+\."
     assert re.findall(private, page.read_text(encoding="utf-8")) == []
+
+
+def paths_in(page: Path) -> set[str]:
+    """Every Python file that a page names, by its path or as a test."""
+    return set(
+        re.findall(r"(?<![\w/<.-])((?:[a-z_]+/)+[a-z0-9_]+\.py|test_[a-z0-9_]+\.py)", page.read_text(encoding="utf-8"))
+    )
+
+
+@pytest.mark.parametrize("page", FOR_PEOPLE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_of_code_that_a_page_names_exist(page: Path) -> None:
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    gone = {name for name in paths_in(page) if not (ROOT / name).exists() and name not in tests}
+    assert gone == set()
+
+
+def test_the_demo_prints_what_the_readme_shows() -> None:
+    shown = text_of("README.md").partition("What `make demo` prints:")[2].partition("## Run it")[0]
+    told = [line.strip() for line in re.findall(r"^ +\d:\d\d  (.+)$", shown, re.MULTILINE)]
+    program = text_of("app/cli/service/demo.py")
+    assert len(told) > 10
+    # What comes before the first value of a line is text of the program.
+    fixed = [re.split(r"[(\"\d]|http|job_|hold|capture|succeeded", line)[0].strip() for line in told]
+    assert [text for text in fixed if text not in program] == []
