@@ -39,7 +39,7 @@ up: setup  ## Run the whole service here until Ctrl-C.
 test: setup-dev  ## Run every test.
 	@$(PY) -m pytest -q
 
-test-unit: setup-dev  ## Run the unit tests alone, in about a minute.
+test-unit: setup-dev  ## Run the unit tests alone.
 	@$(PY) -m pytest -q tests/unit
 
 check: setup-dev  ## Format, lint, types, import rules.
