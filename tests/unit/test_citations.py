@@ -77,8 +77,8 @@ def paper_of(name: str, path: Path) -> Path | None:
         return None
     if name == "CONTRACT.md":
         return contract_near(path)
-    beside = (path.parent / name).resolve()  # as links of pages have it
-    return beside if beside.exists() else ROOT / name
+    linked = (path.parent / name).resolve()  # as links of pages have it
+    return linked if linked.exists() else ROOT / name
 
 
 def dead(text: str, path: Path) -> Iterator[str]:

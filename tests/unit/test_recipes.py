@@ -6,6 +6,7 @@ import ast
 import importlib
 import pkgutil
 import re
+import tomllib
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ import app.api
 from app.cli import COMMANDS
 from app.shapes.schemas import OrderBody
 from core.settings import Settings
+from core.version import VERSION
 from jobs import lifecycle
 from providers.configured import PROVIDERS
 
@@ -188,3 +190,17 @@ def test_a_decision_has_the_four_headings_in_their_order(path: Path) -> None:
     order = ["Context", "Decision", "Rejected", "Consequences"]
     assert headings[:2] == order[:2]
     assert headings == [heading for heading in order if heading in headings]
+
+
+# ---------------------------------------------------------------- a release
+
+
+def test_the_package_takes_its_version_from_the_one_place() -> None:
+    project = tomllib.loads(text_of("pyproject.toml"))
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "core.version.VERSION"}
+
+
+def test_the_changelog_begins_with_the_present_version() -> None:
+    newest = re.search(r"^## \[(.+?)\]", text_of("CHANGELOG.md"), re.MULTILINE)
+    assert newest and newest[1] == VERSION
