@@ -32,7 +32,7 @@ from jobs.lifecycle.calls import Intent
 from jobs.reads import worker
 from jobs.reads.worker import LiveJob, OpenCall, OrderParts
 from jobs.states import Ended, JobStatus, Nudge, Signal
-from providers.base import Accepted, Finished, InputImage, Order, Provider
+from providers.base import Accepted, Finished, InputImage, Provider, UpstreamOrder
 from providers.catalog.catalog import Model, UnknownModelError
 from providers.catalog.entries import Recovery
 from providers.errors import Misconfigured, NotRun, ProviderError, Uncertain
@@ -364,7 +364,7 @@ def _not_sent(mine: Sequence[OpenCall], why: ProviderError) -> list[Answer]:
     return [outcomes.from_error(call.facts, why, may_look_up=False) for call in mine]
 
 
-def _call(bench: Workbench, provider: Provider, claimed: Claimed, call: OpenCall, *, order: Order) -> Answer:
+def _call(bench: Workbench, provider: Provider, claimed: Claimed, call: OpenCall, *, order: UpstreamOrder) -> Answer:
     """The one paid call, and its images if the answer is the images."""
     job = claimed.job
     may_look_up = bench.spec(job.provider).recovery is not Recovery.NEVER
@@ -394,14 +394,14 @@ def _keep(bench: Workbench, provider: Provider, claimed: Claimed, call: decide.C
         return outcomes.finished(call, answer)  # links can be fetched by a later step
 
 
-def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, call: OpenCall) -> Order:
+def build_order(bench: Workbench, job: LiveJob, parts: OrderParts, call: OpenCall) -> UpstreamOrder:
     """The order of one call from its row. Raises StorageUnavailableError, BlobNotFoundError, DatabaseAwayError."""
     request = parts.request
     images: dict[str, list[InputImage]] = {"image": [], "mask": [], "face": []}
     model = bench.model(job.model)
     for row in parts.inputs:
         images[row["role"]].append(_input(bench, model, row))
-    return Order(
+    return UpstreamOrder(
         operation=job.operation,
         model=model,
         prompt=request.get("prompt"),
