@@ -31,7 +31,6 @@ class LiveJob:
     fence: int
     cancel_requested: bool
     calls: Sequence[Call]
-    unit_price: int = 0  # micro-credits, of one image by ``model``
     fallbacks: int = 0  # models left behind this one
     version: int = 1  # as it was when this was read: a verb moves the job only from there
 
@@ -56,7 +55,7 @@ class OrderParts:
 
 
 LOAD = Statement("""
-SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version, j.unit_price,
+SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version,
     j.fallbacks, j.cancel_requested_at IS NOT NULL AS cancel_requested, clock_timestamp() AS now,
     coalesce((
         SELECT jsonb_agg(jsonb_build_object('id', c.id, 'slot', c.slot, 'try', c.try, 'pictures', c.pictures,
@@ -158,9 +157,9 @@ taken AS (
         least(CAST(:interval_max_s AS float), extract(epoch FROM clock_timestamp() - jobs.started_at) / 8)))
     FROM due WHERE jobs.id = due.id
     RETURNING jobs.id, jobs.account_id, jobs.operation, jobs.model, jobs.provider, jobs.n, jobs.status, jobs.fence,
-        jobs.version, jobs.unit_price, jobs.fallbacks, jobs.cancel_requested_at
+        jobs.version, jobs.fallbacks, jobs.cancel_requested_at
 )
-SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version, j.unit_price,
+SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version,
     j.fallbacks, j.cancel_requested_at IS NOT NULL AS cancel_requested, clock_timestamp() AS now,
     (SELECT max(account_id) FROM turn) AS last_account, (SELECT count(*) FROM turn) AS accounts,
     coalesce((
@@ -253,7 +252,6 @@ def live_job(row: Any) -> LiveJob:
         fence=row.fence,
         cancel_requested=row.cancel_requested,
         calls=[_call(call, row.now) for call in row.calls],
-        unit_price=row.unit_price,
         fallbacks=row.fallbacks,
         version=row.version,
     )
