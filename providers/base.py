@@ -12,12 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from providers.catalog.entries import Model
 from providers.errors import ProviderError
-
-if TYPE_CHECKING:
-    from providers.catalog.catalog import Model
+from providers.reported_cost import ReportedCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +91,11 @@ class ResultImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What an upstream said about the price of one whole call, whatever number of images it made.
-
-    ``microusd``: whole millionths of a US dollar, rounded up, where the answer names money or its counts have a
-    sure price; else None. ``usage``: the counts as the upstream names them (tokens, seconds, credits), fit for
-    JSON. :mod:`providers.shared.usage` makes both from what came, checked.
-    """
-
-    microusd: int | None
-    usage: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Finished:
     """The upstream is done; ``images`` in upstream order, at least one. ``cost`` goes before that of Accepted."""
 
     images: Sequence[ResultImage]
-    cost: Cost | None = field(default=None, compare=False)  # what was said beside a result does not make it another
+    cost: ReportedCost | None = field(default=None, compare=False)  # not part of what a result is
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +104,7 @@ class Accepted:
 
     upstream_id: str
     poll_url: str | None = None
-    cost: Cost | None = field(default=None, compare=False)
+    cost: ReportedCost | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,9 @@ upstream, so it is shortened and redacted by whoever raises.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from providers.base import Cost
+from providers.reported_cost import ReportedCost
 
 MAX_DETAIL_CHARS = 500
 
@@ -52,7 +51,7 @@ class Failed(ProviderError):
         retryable: bool,
         billed: bool = False,
         retry_after_s: float | None = None,
-        cost: Cost | None = None,
+        cost: ReportedCost | None = None,
     ) -> None:
         super().__init__(code, detail, retry_after_s=retry_after_s)
         self.retryable = retryable
@@ -78,7 +77,7 @@ class ContentRefused(Refused):
         *,
         stage: Literal["input", "output", "unknown"] = "unknown",
         charged: bool = False,
-        cost: Cost | None = None,
+        cost: ReportedCost | None = None,
     ) -> None:
         super().__init__(code, detail)
         self.stage = stage

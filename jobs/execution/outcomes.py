@@ -16,7 +16,7 @@ from jobs.execution.decide import Call
 from jobs.lifecycle import calls
 from jobs.lifecycle.calls import CallRow, KeptImage
 from jobs.states import OPEN_OUTCOMES, Outcome
-from providers.base import Accepted, Cost, Finished, Provider, ResultImage
+from providers.base import Accepted, Finished, Provider, ResultImage
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -26,6 +26,7 @@ from providers.errors import (
     Refused,
     Uncertain,
 )
+from providers.reported_cost import ReportedCost
 from storage.base import Kind, MediaError, StorageUnavailableError
 from storage.media import Media
 
@@ -45,7 +46,7 @@ class Answer:
     detail: str | None = None
     written_off: bool = False
     deadline_s: float | None = None  # from the intent on, for a call that can be followed after all
-    cost: Cost | None = None  # as the upstream reports it
+    cost: ReportedCost | None = None  # as the upstream reports it
 
     @property
     def facts(self) -> Call:
@@ -154,7 +155,7 @@ def keep(
     *,
     kind: Kind = "image",
     until: float = 0.0,
-    cost: Cost | None = None,
+    cost: ReportedCost | None = None,
 ) -> Answer:
     """Fetch and keep what a finished call made; ``kind`` is the ``output`` of its model.
 

@@ -1,4 +1,4 @@
-"""What an upstream reports of its price, as a :class:`~providers.base.Cost`: money where it is sure, and the counts.
+"""What an upstream reports of its price, as :class:`~providers.reported_cost.ReportedCost`: money if sure, and counts.
 
 Pure functions that never raise: a paid result is not lost over a broken number beside it. What is no number
 between 0 and :data:`MOST` is left out, and money is rounded up to whole micro-USD.
@@ -12,8 +12,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
-from providers.base import Cost
 from providers.catalog.entries import TokenPrices
+from providers.reported_cost import ReportedCost
 
 MOST: Final = 10**12
 MOST_NAMES = 32  # of one mapping or list
@@ -75,12 +75,12 @@ def _is_word(text: str) -> bool:
     return 0 < len(text) <= MOST_CHARS and text.isascii() and text.isprintable()
 
 
-def reported(usage: Mapping[str, Any], *, usd: Fraction | None = None) -> Cost | None:
+def reported(usage: Mapping[str, Any], *, usd: Fraction | None = None) -> ReportedCost | None:
     """``usd`` as money beside the counts; None where there is neither."""
     microusd = None if usd is None else math.ceil(usd * _MICRO)
     if microusd is not None and microusd > MOST:
         microusd = None
-    return Cost(microusd, usage) if usage or microusd is not None else None
+    return ReportedCost(microusd, usage) if usage or microusd is not None else None
 
 
 def money(found: object, *, units_per_usd: int) -> Fraction | None:

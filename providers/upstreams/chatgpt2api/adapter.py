@@ -18,15 +18,7 @@ from urllib.parse import quote
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import (
-    Accepted,
-    CallRef,
-    CheckResult,
-    Finished,
-    Missing,
-    Running,
-    UpstreamOrder,
-)
+from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import (
     ContentRefused,

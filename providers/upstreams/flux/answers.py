@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from providers.base import Cost, Finished, Missing, ResultImage, Running
+from providers.base import Finished, Missing, ResultImage, Running
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -21,6 +21,7 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.http.client import Answer
+from providers.reported_cost import ReportedCost
 from providers.shared import usage
 from providers.shared.payload import detail_text, json_object, redact, retry_after_s
 from providers.shared.statuses import by_status
@@ -94,7 +95,7 @@ def _finished(task: Mapping[str, Any]) -> Finished:
     return Finished([image], cost_in(task))
 
 
-def cost_in(document: Mapping[str, Any]) -> Cost | None:
+def cost_in(document: Mapping[str, Any]) -> ReportedCost | None:
     """What a submit's answer or a result says of the price: credits of one US cent (sections 1 and 2)."""
     told = usage.counts({name: document.get(name) for name in ("cost", "input_mp", "output_mp")})
     usd = usage.money(told.get("cost"), units_per_usd=CREDITS_PER_USD)

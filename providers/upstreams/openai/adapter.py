@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from providers.base import Accepted, Cost, Finished, UpstreamOrder
+from providers.base import Accepted, Finished, UpstreamOrder
 from providers.catalog.entries import TokenPrices
 from providers.configured import value_of
 from providers.errors import RequestRefused, Uncertain
 from providers.http.client import WireRequest
+from providers.reported_cost import ReportedCost
 from providers.shared import results, usage
 from providers.shared.account import Account, AccountConfig
 from providers.shared.behaviour import OneAnswer
@@ -92,7 +93,7 @@ def build_submit(order: UpstreamOrder) -> WireRequest:
     return WireRequest("POST", "/images/edits", form=form_fields(fields), files=files)
 
 
-def read_cost(answer: Mapping[str, Any], prices: TokenPrices | None) -> Cost | None:
+def read_cost(answer: Mapping[str, Any], prices: TokenPrices | None) -> ReportedCost | None:
     """What the call cost, by the tokens of its answer (section 3).
 
     Money only where all of them are told apart by kind and have a price: no one tells how much

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from providers.base import Cost, Finished, ResultImage, Running
+from providers.base import Finished, ResultImage, Running
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -21,6 +21,7 @@ from providers.errors import (
     RequestRefused,
     UnknownModel,
 )
+from providers.reported_cost import ReportedCost
 from providers.shared import usage
 from providers.shared.payload import MAX_RETRY_AFTER_S, image_bytes, json_object, redact, retry_after_s
 from providers.shared.statuses import by_status
@@ -71,7 +72,7 @@ def _finished(prediction: Mapping[str, Any]) -> Finished:
     raise Failed("upstream_empty_result", "succeeded without an image", retryable=False, billed=True, cost=cost)
 
 
-def cost_in(prediction: Mapping[str, Any]) -> Cost | None:
+def cost_in(prediction: Mapping[str, Any]) -> ReportedCost | None:
     """The seconds and images that are billed. No answer names money, and no model tells the price of a second."""
     return usage.reported(usage.counts(prediction.get("metrics")))
 
@@ -127,7 +128,7 @@ def _text(value: object) -> str:
 # ---------------------------------------------------------------- a prediction that failed
 
 
-_Judge = Callable[[str, Cost | None], ProviderError]
+_Judge = Callable[[str, ReportedCost | None], ProviderError]
 
 
 def _failed(code: str, *, retryable: bool) -> _Judge:
@@ -148,7 +149,7 @@ _FAILURES: Final[tuple[tuple[str, _Judge], ...]] = (  # section 7; the first tha
 )
 
 
-def classify_failure(text: str, cost: Cost | None = None) -> ProviderError:
+def classify_failure(text: str, cost: ReportedCost | None = None) -> ProviderError:
     """The error of a prediction, which is free text; what it ran may be billed all the same."""
     lowered = text[:4000].lower()
     error = next(error for pattern, error in _FAILURES if re.search(pattern, lowered))

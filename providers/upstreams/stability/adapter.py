@@ -18,11 +18,12 @@ from typing import Any, Final
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CheckResult, Cost, Finished, Missing, ResultImage, Running, UpstreamOrder
+from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, ResultImage, Running, UpstreamOrder
 from providers.catalog.entries import CostPerUnit
 from providers.configured import value_of
 from providers.errors import ContentRefused, Failed, NotRun, RequestRefused, Uncertain
 from providers.http.client import Answer, FilePart, WireRequest, origin_of
+from providers.reported_cost import ReportedCost
 from providers.shared import results, usage
 from providers.shared.account import Account, AccountConfig
 from providers.shared.behaviour import OneAnswer, Wordless, check_each
@@ -139,7 +140,7 @@ def read_submit(answer: Answer) -> Finished | Accepted:
     raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} with neither a result nor an id")
 
 
-def documented_cost(order: UpstreamOrder) -> Cost | None:
+def documented_cost(order: UpstreamOrder) -> ReportedCost | None:
     """What a call that is not failed costs (section 6): no answer tells it, but it is fixed for each operation.
 
     None where the catalogue knows a price for some orders only.

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urljoin
 
-from providers.base import Cost, Finished, ResultImage, Running
+from providers.base import Finished, ResultImage, Running
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -23,6 +23,7 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.http.client import Answer
+from providers.reported_cost import ReportedCost
 from providers.shared import usage
 from providers.shared.payload import image_bytes, json_object, redact, retry_after_s
 from providers.shared.statuses import by_status
@@ -100,7 +101,7 @@ def _finished(prediction: Mapping[str, Any], base_url: str) -> Finished:
     raise Failed("upstream_empty_result", detail, retryable=True, billed=True, cost=cost_in(prediction))
 
 
-def cost_in(prediction: Mapping[str, Any]) -> Cost | None:
+def cost_in(prediction: Mapping[str, Any]) -> ReportedCost | None:
     """How long it ran, in milliseconds (section 2). Prices are by model and input, and no answer names one."""
     return usage.reported(usage.counts({name: prediction.get(name) for name in ("executionTime", "timings")}))
 
