@@ -123,7 +123,7 @@ class WireRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """An upstream's whole answer, whatever its status."""
 
     status: int
@@ -131,7 +131,7 @@ class Answer:
     body: bytes = field(repr=False)
 
 
-class StreamedAnswer:
+class StreamedResponse:
     """An answer whose body is read as it comes. Iterate it to the end, or close it."""
 
     def __init__(self, response: requests.Response, max_bytes: int) -> None:
@@ -187,19 +187,19 @@ class UpstreamSession:
     def __repr__(self) -> str:
         return f"UpstreamSession({self.origin})"
 
-    def send(self, request: WireRequest, *, total_s: float, max_bytes: int) -> Answer:
+    def send(self, request: WireRequest, *, total_s: float, max_bytes: int) -> HttpResponse:
         """One request, its whole answer; ``max_bytes`` caps the decoded body.
 
         Raises: NotRun when no byte of the request left; Uncertain for every later failure.
         """
         streamed = self.stream(request, total_s=total_s, max_bytes=max_bytes)
         try:
-            return Answer(streamed.status, streamed.headers, b"".join(streamed))
+            return HttpResponse(streamed.status, streamed.headers, b"".join(streamed))
         except BaseException:
             streamed.close()  # also when a greenlet is killed: no half-read connection is reused
             raise
 
-    def stream(self, request: WireRequest, *, total_s: float, max_bytes: int) -> StreamedAnswer:
+    def stream(self, request: WireRequest, *, total_s: float, max_bytes: int) -> StreamedResponse:
         """Like :meth:`send`, returning at the end of the header. The deadline covers the body too."""
         prepared = self._prepare(request)
         exchange = Exchange(monotonic() + total_s, self._connect_s, total_s, may_reach=self._may_reach)
@@ -211,7 +211,7 @@ class UpstreamSession:
             if not exchange.sent:
                 raise NotRun("upstream_unreachable", type(error).__name__) from error
             raise _uncertain(error) from error
-        return StreamedAnswer(response, max_bytes)
+        return StreamedResponse(response, max_bytes)
 
     def _prepare(self, request: WireRequest) -> requests.PreparedRequest:
         texts = [(name, (None, value)) for name, value in request.form] if request.multipart else []

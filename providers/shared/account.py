@@ -38,7 +38,7 @@ class AccountConfig(BaseModel):
 C = TypeVar("C", bound=AccountConfig)
 
 
-class Account(Generic[C]):
+class UpstreamAccount(Generic[C]):
     """One account, with its sessions and the rules for its result links. Thread-safe.
 
     ``_paid`` connects anew for each request: a paid call that meets a closing connection could not be

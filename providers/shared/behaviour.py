@@ -37,7 +37,7 @@ def _nothing_to_look_at() -> Uncertain:
     return Uncertain("upstream_cannot_look", "a synchronous call leaves nothing to look at")
 
 
-class Wordless:
+class WithoutText:
     """An upstream that offers no text model for prompt enhancement."""
 
     name: str

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from providers.errors import ContentRefused, ProviderError, Uncertain
-from providers.http.client import StreamedAnswer, UpstreamSession, WireRequest
+from providers.http.client import StreamedResponse, UpstreamSession, WireRequest
 from providers.http.sse import EventTooLongError, events
 from providers.shared import openai_errors
 from providers.shared.openai_errors import classify_in_stream, read_fault
@@ -56,7 +56,7 @@ def stream_chat(
     return _read(answer)
 
 
-def _open(session: UpstreamSession, request: WireRequest) -> StreamedAnswer:
+def _open(session: UpstreamSession, request: WireRequest) -> StreamedResponse:
     return session.stream(request, total_s=TOTAL_S, max_bytes=MAX_STREAM_BYTES)
 
 
@@ -65,7 +65,7 @@ def _names_temperature(body: bytes) -> bool:
     return fault is not None and "temperature" in (fault.param or fault.message).lower()
 
 
-def _read(answer: StreamedAnswer) -> Iterator[str]:
+def _read(answer: StreamedResponse) -> Iterator[str]:
     try:
         if "json" in answer.headers.get("Content-Type", ""):
             yield _whole(b"".join(answer))

@@ -15,7 +15,7 @@ from providers.base import Accepted, Finished, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import TokenPrices
 from providers.errors import ContentRefused, Failed, ProviderError
-from providers.http.client import Answer
+from providers.http.client import HttpResponse
 from providers.orders.costs import cost_usd, expected_cost_microusd
 from providers.orders.rules import check_order
 from providers.reported_cost import ReportedCost
@@ -192,9 +192,9 @@ def test_xai_names_ticks_good_or_bad() -> None:
     assert (failed.billed, failed.cost) == (True, ReportedCost(20_000, answer["usage"]))
 
 
-def flux_task(**facts: Any) -> Answer:
+def flux_task(**facts: Any) -> HttpResponse:
     task = {"id": "t", "status": "Ready", "result": {"sample": LINK}, **facts}
-    return Answer(200, {}, json.dumps(task).encode())
+    return HttpResponse(200, {}, json.dumps(task).encode())
 
 
 def test_flux_names_credits_at_the_submit_and_settles_at_the_end() -> None:
@@ -235,7 +235,7 @@ def test_wavespeed_and_fal_tell_how_long_it_took() -> None:
     assert isinstance(done, Finished)
     assert done.cost == ReportedCost(None, told)
     body = {"images": [{"url": LINK}], "timings": {"inference": 0.5}}
-    assert read_fal_result(Answer(200, {}, json.dumps(body).encode()), "https://x").cost == ReportedCost(
+    assert read_fal_result(HttpResponse(200, {}, json.dumps(body).encode()), "https://x").cost == ReportedCost(
         None, {"timings": {"inference": 0.5}}
     )
 
@@ -286,7 +286,9 @@ READERS: dict[str, Callable[[Any], ReportedCost | None]] = {
         )
     ),
     "fal": lambda told: _cost_of(
-        read_fal_result(Answer(200, {}, json.dumps({"images": [{"url": LINK}], "timings": told}).encode()), "https://x")
+        read_fal_result(
+            HttpResponse(200, {}, json.dumps({"images": [{"url": LINK}], "timings": told}).encode()), "https://x"
+        )
     ),
 }
 

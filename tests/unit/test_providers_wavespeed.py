@@ -28,7 +28,7 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http.client import Answer, Outgoing, origin_of
+from providers.http.client import HttpResponse, Outgoing, origin_of
 from providers.shared.building import data_uri
 from providers.upstreams.wavespeed import answers
 from providers.upstreams.wavespeed.adapter import (
@@ -186,8 +186,8 @@ def test_any_other_ticket_is_refused(data: object) -> None:
 # ---------------------------------------------------------------- answers
 
 
-def answer(status: int, body: object, **headers: str) -> Answer:
-    return Answer(status, headers, body if isinstance(body, bytes) else json.dumps(body).encode())
+def answer(status: int, body: object, **headers: str) -> HttpResponse:
+    return HttpResponse(status, headers, body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,9 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http.client import Answer, WireRequest, origin_of
+from providers.http.client import HttpResponse, WireRequest, origin_of
 from providers.shared import results
-from providers.shared.account import Account, AccountConfig
+from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.behaviour import Unsearchable
 from providers.shared.chat import stream_chat
 from providers.shared.payload import (
@@ -287,7 +287,7 @@ def classify_answer(status: int, headers: Mapping[str, str], body: bytes) -> Pro
 # ---------------------------------------------------------------- the provider
 
 
-class ChatGpt2Api(Account[Config], Unsearchable):
+class ChatGpt2Api(UpstreamAccount[Config], Unsearchable):
     """One gateway with one key. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
@@ -333,7 +333,7 @@ class ChatGpt2Api(Account[Config], Unsearchable):
         return stream_chat(self._session, path, self._config.prompt_model, messages, temperature)
 
 
-def read_tasks(answer: Answer, batch: Sequence[CallRef], base_url: str) -> dict[str, CheckResult]:
+def read_tasks(answer: HttpResponse, batch: Sequence[CallRef], base_url: str) -> dict[str, CheckResult]:
     """The state of each call in the answer to one look.
 
     Only what the gateway says about a task may end its call. So any other answer, a refused key

@@ -21,8 +21,8 @@ from providers.configured import value_of
 from providers.errors import RequestRefused, Uncertain
 from providers.http.client import Outgoing, WireRequest, origin_of
 from providers.shared import building
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import Unsearchable, Wordless, check_each
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.behaviour import Unsearchable, WithoutText, check_each
 from providers.shared.payload import json_object
 from providers.upstreams.flux.answers import classify, cost_in, read_task
 from providers.upstreams.flux.hosts import FluxHosts, poll_url_of
@@ -111,7 +111,7 @@ def read_accepted(body: bytes) -> Accepted:
     return Accepted(task_id, poll_url_of(document.get("polling_url"), task_id), cost_in(document))
 
 
-class Flux(Account[Config], Unsearchable, Wordless):
+class Flux(UpstreamAccount[Config], Unsearchable, WithoutText):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME

@@ -20,7 +20,7 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http.client import Answer
+from providers.http.client import HttpResponse
 from providers.reported_cost import ReportedCost
 from providers.shared import usage
 from providers.shared.payload import detail_text, json_object, redact, retry_after_s
@@ -31,7 +31,7 @@ RATE_LIMIT_WAIT_S = 5.0
 CREDITS_PER_USD = 100
 
 
-def read_task(answer: Answer, task_id: str) -> Finished | Running | Missing:
+def read_task(answer: HttpResponse, task_id: str) -> Finished | Running | Missing:
     """The state of the task asked for (section 3). Raises ProviderError for one that ended badly.
 
     ``Missing`` is the upstream's "Task not found", which has several meanings (section 3). An answer
@@ -115,7 +115,7 @@ def _details(task: Mapping[str, Any]) -> str:
     return redact(f"{_status(task)}: {text}")
 
 
-def _stateless(answer: Answer) -> Running:
+def _stateless(answer: HttpResponse) -> Running:
     """An answer without a state: nothing is known of the task. Raises NotRun, Uncertain."""
     if answer.status == 202:
         return Running()  # so do old nodes of the vendor's say "pending" (section 3)
@@ -125,7 +125,7 @@ def _stateless(answer: Answer) -> Running:
     raise NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
 
 
-def classify(answer: Answer) -> ProviderError:
+def classify(answer: HttpResponse) -> ProviderError:
     """What an answer other than 2xx to a submit means (section 7)."""
     document = json_object(answer.body)
     text = detail_text(document, "detail", "message", "error")

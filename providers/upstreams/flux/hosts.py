@@ -16,7 +16,7 @@ from providers.base import CallRef
 from providers.errors import Uncertain
 from providers.http.client import (
     MAX_URL_CHARS,
-    Answer,
+    HttpResponse,
     Outgoing,
     Policy,
     UnsafeUrlError,
@@ -65,7 +65,7 @@ class FluxHosts:
     def origin_for(self, call: CallRef) -> Origin:
         return origin_of(self._url(call))
 
-    def look(self, call: CallRef, *, total_s: float, max_bytes: int) -> Answer:
+    def look(self, call: CallRef, *, total_s: float, max_bytes: int) -> HttpResponse:
         """The answer of the task's own host, whatever its status. Raises NotRun, Uncertain."""
         url = self._url(call)
         session = self._session(origin_of(url))

@@ -21,8 +21,8 @@ from providers.catalog.entries import ResolutionRule
 from providers.configured import value_of
 from providers.errors import RequestRefused
 from providers.http.client import WireRequest
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer, Wordless
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.behaviour import OneAnswer, WithoutText
 from providers.shared.building import bare_base64, nested, path_of, placed_images, wire_fields
 from providers.upstreams.gemini.answers import classify, read_cost, read_generated, read_predicted
 
@@ -160,7 +160,7 @@ def _instances(order: UpstreamOrder, prompt: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- the provider
 
 
-class Gemini(Account[Config], OneAnswer, Wordless):
+class Gemini(UpstreamAccount[Config], OneAnswer, WithoutText):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME

@@ -23,9 +23,9 @@ from pydantic import SecretStr, field_validator
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Misconfigured, ProviderError, RequestRefused, Uncertain
-from providers.http.client import Answer, Outgoing, UpstreamSession, WireRequest, origin_of
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer, Wordless, check_each, failed_look
+from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.behaviour import OneAnswer, WithoutText, check_each, failed_look
 from providers.shared.building import data_uri, placed_images, wire_fields
 from providers.upstreams.huggingface import answers
 from providers.upstreams.huggingface.mapping import ProviderIds
@@ -115,7 +115,7 @@ def _wavespeed(order: UpstreamOrder, model: str) -> WireRequest:
     return WireRequest("POST", f"/wavespeed/api/v3/{quote(model)}", json={**wire_fields(order), **sources})
 
 
-def _read_wavespeed(answer: Answer, base_url: str) -> Finished | Accepted:
+def _read_wavespeed(answer: HttpResponse, base_url: str) -> Finished | Accepted:
     task = wavespeed_answers.read_data(answer)
     if not isinstance(task, dict):
         raise Uncertain("upstream_broken_answer", "no task")
@@ -128,7 +128,7 @@ class Route:
     """How one provider is spoken to: request, and what its 2xx says."""
 
     build: Callable[[UpstreamOrder, str], WireRequest]
-    read: Callable[[Answer, str], Finished | Accepted]
+    read: Callable[[HttpResponse, str], Finished | Accepted]
 
 
 ROUTES: Final[Mapping[str, Route]] = MappingProxyType(
@@ -163,7 +163,7 @@ def build_submit(order: UpstreamOrder, provider_model: str) -> WireRequest:
 # ---------------------------------------------------------------- the provider
 
 
-class HuggingFace(Account[Config], OneAnswer, Wordless):
+class HuggingFace(UpstreamAccount[Config], OneAnswer, WithoutText):
     """One token. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
@@ -214,7 +214,7 @@ class HuggingFace(Account[Config], OneAnswer, Wordless):
             raise Uncertain("upstream_broken_answer", "not the task that was asked for")
         return wavespeed_answers.read_prediction(task, self.base_url)
 
-    def _look(self, path: str) -> Answer:
+    def _look(self, path: str) -> HttpResponse:
         request = WireRequest("GET", path)
         return self._session.send(request, total_s=CHECK_TOTAL_S, max_bytes=MAX_CHECK_ANSWER_BYTES)
 

@@ -23,9 +23,9 @@ from pydantic import SecretStr, field_validator
 from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Misconfigured, RequestRefused, Uncertain
-from providers.http.client import Answer, WireRequest, origin_of
+from providers.http.client import HttpResponse, WireRequest, origin_of
 from providers.shared import results
-from providers.shared.account import Account, AccountConfig
+from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.behaviour import OneAnswer, check_each
 from providers.shared.building import bare_base64, nested, path_of, wire_fields
 from providers.shared.chat import stream_chat
@@ -212,7 +212,7 @@ def _width_and_height(order: UpstreamOrder) -> dict[str, int]:
 # ---------------------------------------------------------------- the provider
 
 
-class LlamaSwap(Account[Config], OneAnswer):
+class LlamaSwap(UpstreamAccount[Config], OneAnswer):
     """One llama-swap. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
@@ -266,6 +266,6 @@ class LlamaSwap(Account[Config], OneAnswer):
             raise Misconfigured("upstream_has_no_text", "LLAMASWAP_PROMPT_MODEL is not set")
         return stream_chat(self._session, "/v1/chat/completions", self._config.prompt_model, messages, temperature)
 
-    def _send(self, request: WireRequest, total_s: float, image_count: int = 8) -> Answer:
+    def _send(self, request: WireRequest, total_s: float, image_count: int = 8) -> HttpResponse:
         max_bytes = MAX_ENVELOPE_BYTES + image_count * MAX_BYTES_PER_IMAGE
         return self._paid.send(request, total_s=total_s, max_bytes=max_bytes)

@@ -20,7 +20,7 @@ from providers.errors import RequestRefused, Uncertain
 from providers.http.client import WireRequest
 from providers.reported_cost import ReportedCost
 from providers.shared import results, usage
-from providers.shared.account import Account, AccountConfig
+from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.behaviour import OneAnswer
 from providers.shared.chat import stream_chat
 from providers.shared.openai_errors import classify
@@ -116,7 +116,7 @@ def _tokens(told: Mapping[str, Any]) -> usage.Tokens | None:
     return tokens
 
 
-class OpenAi(Account[Config], OneAnswer):
+class OpenAi(UpstreamAccount[Config], OneAnswer):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME

@@ -32,10 +32,10 @@ from providers.base import (
 )
 from providers.configured import value_of
 from providers.errors import Failed, NotRun, RequestRefused, Uncertain
-from providers.http.client import Answer, FilePart, Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.http.client import FilePart, HttpResponse, Outgoing, UpstreamSession, WireRequest, origin_of
 from providers.shared import results
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import Wordless, check_each
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.behaviour import WithoutText, check_each
 from providers.shared.building import Placed, data_uri, path_of, placed_images, reference_fields, wire_fields
 from providers.shared.payload import json_object
 from providers.upstreams.replicate.answers import (
@@ -147,7 +147,7 @@ def build_list(since: datetime) -> WireRequest:
 # ---------------------------------------------------------------- the provider
 
 
-class Replicate(Account[Config], Wordless):
+class Replicate(UpstreamAccount[Config], WithoutText):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
@@ -316,7 +316,7 @@ def _known_id(call: CallRef) -> str:
     return call.upstream_id
 
 
-def _object_in(answer: Answer) -> dict[str, Any]:
+def _object_in(answer: HttpResponse) -> dict[str, Any]:
     """The JSON of a look. Raises NotRun for an answer other than 2xx, Uncertain for one without an object."""
     if not 200 <= answer.status < 300:
         raise failed_look(classify(answer.status, answer.headers, answer.body))
@@ -326,7 +326,7 @@ def _object_in(answer: Answer) -> dict[str, Any]:
     return found
 
 
-def _prediction_in(answer: Answer, upstream_id: str) -> dict[str, Any]:
+def _prediction_in(answer: HttpResponse, upstream_id: str) -> dict[str, Any]:
     prediction = _object_in(answer)
     if prediction.get("id") != upstream_id:
         raise Uncertain("upstream_broken_answer", "not the prediction that was asked for")

@@ -22,11 +22,11 @@ from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Re
 from providers.catalog.entries import CostPerUnit
 from providers.configured import value_of
 from providers.errors import ContentRefused, Failed, NotRun, RequestRefused, Uncertain
-from providers.http.client import Answer, FilePart, WireRequest, origin_of
+from providers.http.client import FilePart, HttpResponse, WireRequest, origin_of
 from providers.reported_cost import ReportedCost
 from providers.shared import results, usage
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer, Wordless, check_each
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.behaviour import OneAnswer, WithoutText, check_each
 from providers.shared.building import path_of, placed_images, wire_fields
 from providers.shared.payload import file_part, form_fields, image_bytes, json_object
 from providers.upstreams.stability.errors import classify, classify_look, is_unknown
@@ -126,7 +126,7 @@ def build_look(upstream_id: str) -> WireRequest:
 # ---------------------------------------------------------------- answers
 
 
-def read_submit(answer: Answer) -> Finished | Accepted:
+def read_submit(answer: HttpResponse) -> Finished | Accepted:
     """A 2xx answer to a submit: bytes, JSON with the image, or JSON with an id (sections 3 and 4).
 
     Raises: ContentRefused, Uncertain.
@@ -153,7 +153,7 @@ def documented_cost(order: UpstreamOrder) -> ReportedCost | None:
     return usage.reported({"credits": count, "source": "documented"}, usd=usd)
 
 
-def read_look(answer: Answer, upstream_id: str) -> ResultImage | Running:
+def read_look(answer: HttpResponse, upstream_id: str) -> ResultImage | Running:
     """A 2xx answer to a look. Raises: ContentRefused, Uncertain."""
     made = read_result(answer)
     if made is not None:
@@ -164,7 +164,7 @@ def read_look(answer: Answer, upstream_id: str) -> ResultImage | Running:
     return Running(step=str(state["status"])[:64])
 
 
-def read_result(answer: Answer) -> ResultImage | None:
+def read_result(answer: HttpResponse) -> ResultImage | None:
     """The image or 3D file in an answer, in either form; None where there is none (section 3).
 
     JSON is told by the beginning of its type, which goes on ``; type=image/png``. A filtered image is
@@ -194,7 +194,7 @@ def _whole(seed: object) -> int | None:
 # ---------------------------------------------------------------- the provider
 
 
-class Stability(Account[Config], OneAnswer, Wordless):
+class Stability(UpstreamAccount[Config], OneAnswer, WithoutText):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
@@ -257,5 +257,5 @@ class Stability(Account[Config], OneAnswer, Wordless):
             raise NotRun("result_unreachable", f"HTTP {answer.status}")
         return made.data
 
-    def _look(self, upstream_id: str) -> Answer:
+    def _look(self, upstream_id: str) -> HttpResponse:
         return self._session.send(build_look(upstream_id), total_s=LOOK_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)

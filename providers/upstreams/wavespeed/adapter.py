@@ -36,8 +36,8 @@ from providers.configured import value_of
 from providers.errors import Failed, Misconfigured, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
 from providers.http.client import UnsafeUrlError, WireRequest, origin_of, put
 from providers.shared import results
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import Wordless, check_each, failed_look
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.behaviour import WithoutText, check_each, failed_look
 from providers.shared.building import Placed, data_uri, path_of, placed_images, reference_fields, wire_fields
 from providers.upstreams.wavespeed import answers
 
@@ -251,7 +251,7 @@ def has_token(item: Mapping[str, Any], order: UpstreamOrder) -> bool:
 # ---------------------------------------------------------------- the provider
 
 
-class WaveSpeed(Account[Config], Wordless):
+class WaveSpeed(UpstreamAccount[Config], WithoutText):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME

@@ -22,7 +22,7 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http.client import Answer
+from providers.http.client import HttpResponse
 from providers.reported_cost import ReportedCost
 from providers.shared import usage
 from providers.shared.payload import image_bytes, json_object, redact, retry_after_s
@@ -43,7 +43,7 @@ _CREDIT = re.compile(r"\binsufficient\b|\bbalance\b|\bcredits?\b|\btop[ -]?up\b"
 # ---------------------------------------------------------------- envelope
 
 
-def read_data(answer: Answer) -> Any:
+def read_data(answer: HttpResponse) -> Any:
     """What the envelope holds (section 1), or the whole body where a prediction comes without one.
 
     Raises: the ProviderError of an answer other than 2xx, or of a 2xx whose envelope has another code than
@@ -204,7 +204,7 @@ def classify(status: int, body: Mapping[str, Any] | None, headers: Mapping[str, 
     return by_status(status, detail, wait_s=retry_after_s(headers, text))
 
 
-def is_unknown_task(answer: Answer) -> bool:
+def is_unknown_task(answer: HttpResponse) -> bool:
     """Whether WaveSpeed itself says, by HTTP or within a 200, that it does not know a task (section 6).
 
     A 404 without the envelope may be a proxy's, and one about a product is about the model's path.

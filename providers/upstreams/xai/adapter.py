@@ -19,7 +19,7 @@ from providers.configured import value_of
 from providers.errors import ContentRefused, RequestRefused, Uncertain
 from providers.http.client import WireRequest, origin_of
 from providers.shared import results
-from providers.shared.account import Account, AccountConfig
+from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.behaviour import OneAnswer
 from providers.shared.building import data_uri, placed_images, wire_fields
 from providers.shared.chat import stream_chat
@@ -135,7 +135,7 @@ def _is_withheld(item: object) -> bool:
 # ---------------------------------------------------------------- the provider
 
 
-class Xai(Account[Config], OneAnswer):
+class Xai(UpstreamAccount[Config], OneAnswer):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
