@@ -20,6 +20,7 @@ from providers.orders.costs import cost_usd, expected_cost_microusd
 from providers.orders.rules import check_order
 from providers.reported_cost import ReportedCost
 from providers.shared import usage
+from providers.shared.wavespeed_tasks import read_prediction as read_wavespeed
 from providers.upstreams.flux.adapter import read_accepted
 from providers.upstreams.flux.answers import read_task
 from providers.upstreams.gemini.answers import read_cost as gemini_cost
@@ -28,7 +29,6 @@ from providers.upstreams.huggingface.answers import read_fal_result
 from providers.upstreams.openai.adapter import read_cost as openai_cost
 from providers.upstreams.replicate.answers import read_prediction
 from providers.upstreams.stability.adapter import documented_cost
-from providers.upstreams.wavespeed.answers import read_prediction as read_wavespeed
 from providers.upstreams.xai.adapter import read_images
 from providers.upstreams.xai.errors import classify, cost_of
 

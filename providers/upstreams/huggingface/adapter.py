@@ -24,12 +24,12 @@ from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Ru
 from providers.configured import value_of
 from providers.errors import Misconfigured, ProviderError, RequestRefused, Uncertain
 from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.shared import wavespeed_tasks
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.behaviour import OneAnswer, WithoutText, check_each, failed_look
 from providers.shared.building import data_uri, placed_images, wire_fields
 from providers.upstreams.huggingface import answers
 from providers.upstreams.huggingface.mapping import ProviderIds
-from providers.upstreams.wavespeed import answers as wavespeed_answers
 
 NAME: Final = "huggingface"
 DEFAULT_BASE_URL: Final = "https://router.huggingface.co"
@@ -116,10 +116,10 @@ def _wavespeed(order: UpstreamOrder, model: str) -> WireRequest:
 
 
 def _read_wavespeed(answer: HttpResponse, base_url: str) -> Finished | Accepted:
-    task = wavespeed_answers.read_data(answer)
+    task = wavespeed_tasks.read_data(answer)
     if not isinstance(task, dict):
         raise Uncertain("upstream_broken_answer", "no task")
-    state = wavespeed_answers.read_prediction(task, base_url)
+    state = wavespeed_tasks.read_prediction(task, base_url)
     return state if isinstance(state, Finished) else answers.read_wavespeed_task(task)
 
 
@@ -207,12 +207,12 @@ class HuggingFace(UpstreamAccount[Config], OneAnswer, WithoutText):
         if not 200 <= answer.status < 300:
             raise failed_look(answers.classify(answer))
         try:
-            task = wavespeed_answers.read_data(answer)
+            task = wavespeed_tasks.read_data(answer)
         except ProviderError as error:
             raise failed_look(error) from error
         if not isinstance(task, dict) or task.get("id") != call.upstream_id:
             raise Uncertain("upstream_broken_answer", "not the task that was asked for")
-        return wavespeed_answers.read_prediction(task, self.base_url)
+        return wavespeed_tasks.read_prediction(task, self.base_url)
 
     def _look(self, path: str) -> HttpResponse:
         request = WireRequest("GET", path)

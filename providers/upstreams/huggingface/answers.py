@@ -15,11 +15,10 @@ from urllib.parse import urlsplit
 from providers.base import Accepted, Finished, ResultImage, Running
 from providers.errors import ContentRefused, Failed, NotRun, ProviderError, Uncertain, UnknownModel
 from providers.http.client import HttpResponse
-from providers.shared import results, usage
+from providers.shared import results, usage, wavespeed_tasks
 from providers.shared.behaviour import failed_look
 from providers.shared.payload import MAX_RETRY_AFTER_S, json_object, redact, retry_after_s
 from providers.shared.statuses import by_status
-from providers.upstreams.wavespeed import answers
 
 MAX_LOADING_WAIT_S = 60.0
 _PATH: Final = re.compile(r"(/(?!\.{1,2}(/|$))[\w.:-]+)+")
@@ -152,7 +151,7 @@ def classify(answer: HttpResponse) -> ProviderError:
         wait_s = min(max(float(loads_s), 1.0), MAX_LOADING_WAIT_S)
         return NotRun("upstream_overloaded", detail, retry_after_s=wait_s)
     if answer.status != 503 and {"code", "message"} <= body.keys():
-        return answers.classify(answer.status, body, answer.headers)
+        return wavespeed_tasks.classify(answer.status, body, answer.headers)
     if answer.status in {404, 410} or (answer.status == 400 and "not supported by provider" in words):
         return UnknownModel("upstream_model_unknown", detail)
     if answer.status in {400, 422} and "content_policy_violation" in words:

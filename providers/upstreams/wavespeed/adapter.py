@@ -5,7 +5,7 @@ Recovery class B: there is no idempotency key, so a submit with an unknown outco
 identical input; see :func:`is_same_order` for what counts as identical.
 
 Source: upstreams sheet "WaveSpeed AI" (package wavespeed 2.0.5, docs read 2026-11-20); sections are named
-where used. What the answers mean stands in :mod:`providers.upstreams.wavespeed.answers`.
+where used. What the answers mean stands in :mod:`providers.shared.wavespeed_tasks`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ from providers.base import (
 from providers.configured import value_of
 from providers.errors import Failed, Misconfigured, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
 from providers.http.client import UnsafeUrlError, WireRequest, origin_of, put
-from providers.shared import results
+from providers.shared import results, wavespeed_tasks
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.behaviour import WithoutText, check_each, failed_look
 from providers.shared.building import Placed, data_uri, path_of, placed_images, reference_fields, wire_fields
-from providers.upstreams.wavespeed import answers
 
 NAME: Final = "wavespeed"
 DEFAULT_BASE_URL: Final = "https://api.wavespeed.ai"
@@ -263,9 +262,9 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
         spelled = self._upload(order) if must_upload(order) else data_uri
         request = build_submit(order, spelled)
         answer = self._paid.send(request, total_s=SUBMIT_TOTAL_S, max_bytes=MAX_SUBMIT_ANSWER_BYTES)
-        prediction = answers.read_data(answer)
-        task_id = answers.task_id_of(prediction)
-        state = answers.read_prediction(prediction, self.base_url)
+        prediction = wavespeed_tasks.read_data(answer)
+        task_id = wavespeed_tasks.task_id_of(prediction)
+        state = wavespeed_tasks.read_prediction(prediction, self.base_url)
         return state if isinstance(state, Finished) else Accepted(task_id)
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
@@ -273,15 +272,15 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
             raise Uncertain("upstream_cannot_look", "the task's id is not known")
         request = build_check(call.upstream_id)
         answer = self._session.send(request, total_s=CHECK_TOTAL_S, max_bytes=MAX_CHECK_ANSWER_BYTES)
-        if answers.is_unknown_task(answer):
+        if wavespeed_tasks.is_unknown_task(answer):
             return Missing()
         try:
-            prediction = answers.read_data(answer)
+            prediction = wavespeed_tasks.read_data(answer)
         except ProviderError as error:
             raise failed_look(error) from error
-        if answers.task_id_of(prediction) != call.upstream_id:
+        if wavespeed_tasks.task_id_of(prediction) != call.upstream_id:
             raise Uncertain("upstream_broken_answer", "not the task that was asked for")
-        state = answers.read_prediction(prediction, self.base_url)
+        state = wavespeed_tasks.read_prediction(prediction, self.base_url)
         return self._with_links(state, call.upstream_id) if isinstance(state, Finished) else state
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
@@ -299,7 +298,7 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
         """
         is_ours = is_same_order if order.callback_url is None else has_token
         found = [item for item in self._history(order, since) if is_ours(item, order)]
-        return [Accepted(answers.task_id_of(item)) for item in found]
+        return [Accepted(wavespeed_tasks.task_id_of(item)) for item in found]
 
     def download(self, url: str) -> bytes:
         """The bytes at a result link; a link of :meth:`_with_links` is read with the key, and it alone."""
@@ -349,7 +348,7 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
         """The data of an answer to a question that buys nothing. Raises: NotRun, Uncertain."""
         answer = self._session.send(request, total_s=CHECK_TOTAL_S, max_bytes=max_bytes)
         try:
-            return answers.read_data(answer)
+            return wavespeed_tasks.read_data(answer)
         except ProviderError as error:
             raise failed_look(error) from error
 
@@ -374,7 +373,7 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
             answer = self._session.send(
                 build_ticket(image), total_s=min(left_s, CHECK_TOTAL_S), max_bytes=MAX_SUBMIT_ANSWER_BYTES
             )
-            ticket = read_ticket(answers.read_data(answer))
+            ticket = read_ticket(wavespeed_tasks.read_data(answer))
             policy = replace(self._links, total_s=max(ends_at - monotonic(), 1.0))
             put(ticket.put_url, image.data, policy, headers=ticket.headers)
         except Uncertain as error:
