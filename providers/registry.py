@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from providers.base import Provider
 from providers.configured import value_of
-from providers.http.client import Outgoing, origin_of
-from providers.http.connections import Origin
+from providers.http.client import Outgoing
+from providers.http.urls import Origin, origin_of
 from providers.upstreams.chatgpt2api.adapter import ChatGpt2Api
 from providers.upstreams.flux.adapter import Flux
 from providers.upstreams.gemini.adapter import Gemini

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from providers.configured import accounts
-from providers.http.client import Outgoing, UpstreamSession, origin_of
+from providers.http.client import Outgoing, UpstreamSession
+from providers.http.urls import origin_of
 from providers.shared import results
 
 

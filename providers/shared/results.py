@@ -9,8 +9,9 @@ from urllib.parse import urljoin
 
 from providers.base import ResultImage
 from providers.errors import Failed, NotRun
-from providers.http.client import Outgoing, Policy, UnsafeUrlError, fetch
-from providers.http.connections import Origin
+from providers.http.client import Outgoing
+from providers.http.untrusted import Policy, fetch
+from providers.http.urls import Origin, UnsafeUrlError
 from providers.shared.payload import image_bytes
 
 MAX_IMAGE_BYTES = 64 * 1024 * 1024

@@ -28,7 +28,8 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.http.client import Outgoing, origin_of
+from providers.http.client import Outgoing
+from providers.http.urls import origin_of
 from providers.shared.building import placed_images
 from providers.upstreams.flux.adapter import Config, Flux
 from sandbox.testing import Sandbox, running_sandbox

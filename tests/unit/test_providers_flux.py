@@ -28,7 +28,8 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http.client import HttpResponse, Outgoing, WireRequest, origin_of
+from providers.http.client import HttpResponse, Outgoing, WireRequest
+from providers.http.urls import origin_of
 from providers.upstreams.flux.adapter import Config, Flux, build_submit
 from providers.upstreams.flux.answers import classify, read_task
 from providers.upstreams.flux.hosts import gets_key, poll_url_of

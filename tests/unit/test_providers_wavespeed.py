@@ -28,7 +28,8 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http.client import HttpResponse, Outgoing, origin_of
+from providers.http.client import HttpResponse, Outgoing
+from providers.http.urls import origin_of
 from providers.shared import wavespeed_tasks
 from providers.shared.building import data_uri
 from providers.upstreams.wavespeed.adapter import (

@@ -30,7 +30,8 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http.client import HttpResponse, WireRequest, origin_of
+from providers.http.client import HttpResponse, WireRequest
+from providers.http.urls import origin_of
 from providers.shared import results
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.behaviour import Unsearchable

@@ -19,7 +19,8 @@ from pydantic import SecretStr, field_validator
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import RequestRefused, Uncertain
-from providers.http.client import Outgoing, WireRequest, origin_of
+from providers.http.client import Outgoing, WireRequest
+from providers.http.urls import origin_of
 from providers.shared import building
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.behaviour import Unsearchable, WithoutText, check_each

@@ -14,17 +14,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from providers.base import CallRef
 from providers.errors import Uncertain
-from providers.http.client import (
-    MAX_URL_CHARS,
-    HttpResponse,
-    Outgoing,
-    Policy,
-    UnsafeUrlError,
-    UpstreamSession,
-    WireRequest,
-    origin_of,
-)
-from providers.http.connections import Origin
+from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest
+from providers.http.untrusted import Policy
+from providers.http.urls import MAX_URL_CHARS, Origin, UnsafeUrlError, origin_of
 
 VENDOR_HOST: Final = "bfl.ai"
 HOSTS_KEPT = 8  # two regions of a few clusters each

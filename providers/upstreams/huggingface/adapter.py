@@ -23,7 +23,8 @@ from pydantic import SecretStr, field_validator
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Misconfigured, ProviderError, RequestRefused, Uncertain
-from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest
+from providers.http.urls import origin_of
 from providers.shared import wavespeed_tasks
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.behaviour import OneAnswer, WithoutText, check_each, failed_look

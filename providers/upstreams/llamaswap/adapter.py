@@ -23,7 +23,8 @@ from pydantic import SecretStr, field_validator
 from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Misconfigured, RequestRefused, Uncertain
-from providers.http.client import HttpResponse, WireRequest, origin_of
+from providers.http.client import HttpResponse, WireRequest
+from providers.http.urls import origin_of
 from providers.shared import results
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.behaviour import OneAnswer, check_each

@@ -32,7 +32,8 @@ from providers.base import (
 )
 from providers.configured import value_of
 from providers.errors import Failed, NotRun, RequestRefused, Uncertain
-from providers.http.client import FilePart, HttpResponse, Outgoing, UpstreamSession, WireRequest, origin_of
+from providers.http.client import FilePart, HttpResponse, Outgoing, UpstreamSession, WireRequest
+from providers.http.urls import origin_of
 from providers.shared import results
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.behaviour import WithoutText, check_each

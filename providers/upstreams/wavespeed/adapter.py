@@ -34,7 +34,9 @@ from providers.base import (
 )
 from providers.configured import value_of
 from providers.errors import Failed, Misconfigured, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
-from providers.http.client import UnsafeUrlError, WireRequest, origin_of, put
+from providers.http.client import WireRequest
+from providers.http.untrusted import put
+from providers.http.urls import UnsafeUrlError, origin_of
 from providers.shared import results, wavespeed_tasks
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.behaviour import WithoutText, check_each, failed_look
