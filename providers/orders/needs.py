@@ -45,7 +45,7 @@ def most_results(model: Model) -> int:
 def places(model: Model) -> tuple[str, ...]:
     """The upstream's words for what each image of an order is, where each has a place of its own.
 
-    In the order in which :func:`providers.shared.building.placed_images` fills them; empty where there is
+    In the order in which :func:`providers.shared.order_fields.placed_images` fills them; empty where there is
     nothing to tell apart.
     """
     roles = model.inputs.roles

@@ -10,7 +10,7 @@ from providers.http.client import StreamedResponse, UpstreamSession, WireRequest
 from providers.http.sse import EventTooLongError, events
 from providers.shared import openai_errors
 from providers.shared.openai_errors import classify_in_stream, read_fault
-from providers.shared.payload import json_object
+from providers.shared.reading import json_object
 
 TOTAL_S = 120.0
 MAX_STREAM_BYTES = 4 * 1024 * 1024

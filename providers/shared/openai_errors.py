@@ -18,7 +18,9 @@ from providers.errors import (
     ProviderError,
     UnknownModel,
 )
-from providers.shared.payload import json_object, redact, retry_after_s
+from providers.shared.reading import json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
 Stage = Literal["input", "output", "unknown"]

@@ -12,7 +12,7 @@ from providers.errors import Failed, NotRun
 from providers.http.client import Outgoing
 from providers.http.untrusted import Policy, fetch
 from providers.http.urls import Origin, UnsafeUrlError
-from providers.shared.payload import image_bytes
+from providers.shared.reading import image_bytes
 
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 TOTAL_S = 60.0

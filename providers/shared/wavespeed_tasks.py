@@ -25,7 +25,9 @@ from providers.errors import (
 from providers.http.client import HttpResponse
 from providers.reported_cost import ReportedCost
 from providers.shared import usage
-from providers.shared.payload import image_bytes, json_object, redact, retry_after_s
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
 _SUCCEEDED = frozenset({"completed", "succeeded", "success", "done"})  # section 3; partner models have synonyms

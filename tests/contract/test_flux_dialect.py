@@ -30,7 +30,7 @@ from providers.errors import (
 )
 from providers.http.client import Outgoing
 from providers.http.urls import origin_of
-from providers.shared.building import placed_images
+from providers.shared.order_fields import placed_images
 from providers.upstreams.flux.adapter import Config, Flux
 from sandbox.testing import Sandbox, running_sandbox
 

@@ -31,7 +31,7 @@ from providers.errors import (
 from providers.http.client import HttpResponse, Outgoing
 from providers.http.urls import origin_of
 from providers.shared import wavespeed_tasks
-from providers.shared.building import data_uri
+from providers.shared.encoding import data_uri
 from providers.upstreams.wavespeed.adapter import (
     MAX_INLINE_BYTES,
     MAX_UPLOAD_BYTES,

@@ -34,20 +34,15 @@ from providers.http.client import HttpResponse, WireRequest
 from providers.http.urls import origin_of
 from providers.shared import results
 from providers.shared.account import AccountConfig, UpstreamAccount
-from providers.shared.behaviour import Unsearchable
 from providers.shared.chat import stream_chat
-from providers.shared.payload import (
-    detail_text,
-    extra_fields,
-    form_fields,
-    image_parts,
-    json_object,
-    own_params,
-    redact,
-    retry_after_s,
-    size_text,
-)
+from providers.shared.encoding import form_fields, image_parts
+from providers.shared.extra import extra_fields
+from providers.shared.order_fields import own_params, size_text
+from providers.shared.reading import detail_text, json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
+from providers.shared.unsupported import Unsearchable
 
 NAME: Final = "chatgpt2api"
 DEFAULT_IMAGE_MODEL: Final = "gpt-image-2"

@@ -23,7 +23,9 @@ from providers.errors import (
 from providers.http.client import HttpResponse
 from providers.reported_cost import ReportedCost
 from providers.shared import usage
-from providers.shared.payload import detail_text, json_object, redact, retry_after_s
+from providers.shared.reading import detail_text, json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
 # 24 tasks at a time are taken, fewer of some models; one ends every few seconds (section 7).

@@ -22,8 +22,9 @@ from providers.configured import value_of
 from providers.errors import RequestRefused
 from providers.http.client import WireRequest
 from providers.shared.account import AccountConfig, UpstreamAccount
-from providers.shared.behaviour import OneAnswer, WithoutText
-from providers.shared.building import bare_base64, nested, path_of, placed_images, wire_fields
+from providers.shared.encoding import bare_base64
+from providers.shared.order_fields import nested, path_of, placed_images, wire_fields
+from providers.shared.unsupported import OneAnswer, WithoutText
 from providers.upstreams.gemini.answers import classify, read_cost, read_generated, read_predicted
 
 NAME: Final = "gemini"

@@ -27,8 +27,10 @@ from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireR
 from providers.http.urls import origin_of
 from providers.shared import wavespeed_tasks
 from providers.shared.account import AccountConfig, UpstreamAccount
-from providers.shared.behaviour import OneAnswer, WithoutText, check_each, failed_look
-from providers.shared.building import data_uri, placed_images, wire_fields
+from providers.shared.encoding import data_uri
+from providers.shared.looks import check_each, failed_look
+from providers.shared.order_fields import placed_images, wire_fields
+from providers.shared.unsupported import OneAnswer, WithoutText
 from providers.upstreams.huggingface import answers
 from providers.upstreams.huggingface.mapping import ProviderIds
 

@@ -16,8 +16,10 @@ from providers.base import Accepted, Finished, ResultImage, Running
 from providers.errors import ContentRefused, Failed, NotRun, ProviderError, Uncertain, UnknownModel
 from providers.http.client import HttpResponse
 from providers.shared import results, usage, wavespeed_tasks
-from providers.shared.behaviour import failed_look
-from providers.shared.payload import MAX_RETRY_AFTER_S, json_object, redact, retry_after_s
+from providers.shared.looks import failed_look
+from providers.shared.reading import json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import MAX_RETRY_AFTER_S, retry_after_s
 from providers.shared.statuses import by_status
 
 MAX_LOADING_WAIT_S = 60.0

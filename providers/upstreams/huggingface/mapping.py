@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from providers.errors import NotRun, ProviderError, UnknownModel
 from providers.http.client import HttpResponse, UpstreamSession, WireRequest
-from providers.shared.payload import json_object
+from providers.shared.reading import json_object
 from providers.upstreams.huggingface.answers import wait_of
 
 KEPT_S = 600.0

@@ -27,10 +27,12 @@ from providers.http.client import HttpResponse, WireRequest
 from providers.http.urls import origin_of
 from providers.shared import results
 from providers.shared.account import AccountConfig, UpstreamAccount
-from providers.shared.behaviour import OneAnswer, check_each
-from providers.shared.building import bare_base64, nested, path_of, wire_fields
 from providers.shared.chat import stream_chat
-from providers.shared.payload import extra_fields, form_fields, image_parts, wire_name
+from providers.shared.encoding import bare_base64, form_fields, image_parts
+from providers.shared.extra import extra_fields
+from providers.shared.looks import check_each
+from providers.shared.order_fields import nested, path_of, wire_fields, wire_name
+from providers.shared.unsupported import OneAnswer
 from providers.upstreams.llamaswap import answers
 from providers.upstreams.llamaswap.errors import classify
 from providers.upstreams.llamaswap.tags import scrubbed, with_tag, without_tags

@@ -15,7 +15,8 @@ from providers.base import Accepted, CancelOutcome, Finished, ResultImage, Runni
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from providers.http.client import HttpResponse
 from providers.shared import results
-from providers.shared.payload import image_bytes, json_object, redact
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.redaction import redact
 from providers.upstreams.llamaswap.errors import classify
 
 JOB_ROUTES: Final = "/sdcpp/v1"

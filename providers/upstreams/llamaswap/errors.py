@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from providers.errors import Failed, NotRun, ProviderError, RequestRefused, UnknownModel
 from providers.http.client import HttpResponse
-from providers.shared.payload import json_object, redact, retry_after_s
+from providers.shared.reading import json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
 # What sd-server says to JSON it cannot use: the same words for the same body, however often it is asked.

@@ -21,10 +21,13 @@ from providers.http.client import WireRequest
 from providers.reported_cost import ReportedCost
 from providers.shared import results, usage
 from providers.shared.account import AccountConfig, UpstreamAccount
-from providers.shared.behaviour import OneAnswer
 from providers.shared.chat import stream_chat
+from providers.shared.encoding import form_fields, image_parts
+from providers.shared.extra import extra_fields
 from providers.shared.openai_errors import classify
-from providers.shared.payload import extra_fields, form_fields, image_parts, json_object, own_params, size_text
+from providers.shared.order_fields import own_params, size_text
+from providers.shared.reading import json_object
+from providers.shared.unsupported import OneAnswer
 
 NAME: Final = "openai"
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"

@@ -36,9 +36,11 @@ from providers.http.client import FilePart, HttpResponse, Outgoing, UpstreamSess
 from providers.http.urls import origin_of
 from providers.shared import results
 from providers.shared.account import AccountConfig, UpstreamAccount
-from providers.shared.behaviour import WithoutText, check_each
-from providers.shared.building import Placed, data_uri, path_of, placed_images, reference_fields, wire_fields
-from providers.shared.payload import json_object
+from providers.shared.encoding import data_uri
+from providers.shared.looks import check_each
+from providers.shared.order_fields import Placed, path_of, placed_images, reference_fields, wire_fields
+from providers.shared.reading import json_object
+from providers.shared.unsupported import WithoutText
 from providers.upstreams.replicate.answers import (
     classify,
     classify_create,

@@ -23,7 +23,9 @@ from providers.errors import (
 )
 from providers.reported_cost import ReportedCost
 from providers.shared import usage
-from providers.shared.payload import MAX_RETRY_AFTER_S, image_bytes, json_object, redact, retry_after_s
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import MAX_RETRY_AFTER_S, retry_after_s
 from providers.shared.statuses import by_status
 
 MAX_LINKS = 64

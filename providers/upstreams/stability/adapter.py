@@ -27,9 +27,11 @@ from providers.http.urls import origin_of
 from providers.reported_cost import ReportedCost
 from providers.shared import results, usage
 from providers.shared.account import AccountConfig, UpstreamAccount
-from providers.shared.behaviour import OneAnswer, WithoutText, check_each
-from providers.shared.building import path_of, placed_images, wire_fields
-from providers.shared.payload import file_part, form_fields, image_bytes, json_object
+from providers.shared.encoding import file_part, form_fields
+from providers.shared.looks import check_each
+from providers.shared.order_fields import path_of, placed_images, wire_fields
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.unsupported import OneAnswer, WithoutText
 from providers.upstreams.stability.errors import classify, classify_look, is_unknown
 
 NAME: Final = "stability"

@@ -22,7 +22,9 @@ from providers.errors import (
     Uncertain,
 )
 from providers.http.client import HttpResponse
-from providers.shared.payload import json_object, redact, retry_after_s
+from providers.shared.reading import json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
 LOCKED_OUT_S: Final = 60.0  # after more than 150 requests in 10 s; no Retry-After is documented

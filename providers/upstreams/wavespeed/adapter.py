@@ -39,8 +39,10 @@ from providers.http.untrusted import put
 from providers.http.urls import UnsafeUrlError, origin_of
 from providers.shared import results, wavespeed_tasks
 from providers.shared.account import AccountConfig, UpstreamAccount
-from providers.shared.behaviour import WithoutText, check_each, failed_look
-from providers.shared.building import Placed, data_uri, path_of, placed_images, reference_fields, wire_fields
+from providers.shared.encoding import data_uri
+from providers.shared.looks import check_each, failed_look
+from providers.shared.order_fields import Placed, path_of, placed_images, reference_fields, wire_fields
+from providers.shared.unsupported import WithoutText
 
 NAME: Final = "wavespeed"
 DEFAULT_BASE_URL: Final = "https://api.wavespeed.ai"

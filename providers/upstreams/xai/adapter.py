@@ -21,10 +21,11 @@ from providers.http.client import WireRequest
 from providers.http.urls import origin_of
 from providers.shared import results
 from providers.shared.account import AccountConfig, UpstreamAccount
-from providers.shared.behaviour import OneAnswer
-from providers.shared.building import data_uri, placed_images, wire_fields
 from providers.shared.chat import stream_chat
-from providers.shared.payload import json_object
+from providers.shared.encoding import data_uri
+from providers.shared.order_fields import placed_images, wire_fields
+from providers.shared.reading import json_object
+from providers.shared.unsupported import OneAnswer
 from providers.upstreams.xai.errors import classify, cost_of, was_billed
 
 NAME: Final = "xai"

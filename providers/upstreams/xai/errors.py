@@ -21,7 +21,8 @@ from providers.errors import (
 from providers.reported_cost import ReportedCost
 from providers.shared import usage as reports
 from providers.shared.openai_errors import Fault, describe, read_fault
-from providers.shared.payload import json_object, retry_after_s
+from providers.shared.reading import json_object
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
 TICKS_PER_USD: Final = 10_000_000_000

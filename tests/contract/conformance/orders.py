@@ -19,7 +19,7 @@ from providers.catalog.entries import AspectRatioRule, Model, ResolutionRule
 from providers.orders.needs import face_need, image_range, mask_need
 from providers.orders.rules import CheckedOrder, OrderProblems, check_order
 from providers.orders.schema import order_schema
-from providers.shared import building
+from providers.shared import order_fields
 
 CATALOG = catalog.load()
 PROMPT = "a red kite"
@@ -127,7 +127,7 @@ def filled(model: Model, operation: str) -> list[UpstreamOrder]:
 
 def wire_sizes(order: UpstreamOrder) -> set[str]:
     """The wire fields of the size that the order has."""
-    return set(building.size_fields(order))
+    return set(order_fields.size_fields(order))
 
 
 def _least(model: Model, operation: str) -> Draft:

@@ -6,7 +6,6 @@ form, an ``input`` object). Pure functions; nothing here knows an upstream.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from providers.catalog.entries import (
     SizesRule,
 )
 from providers.errors import RequestRefused
-from providers.shared.payload import extra_fields, own_params, wire_name
+from providers.shared.extra import extra_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,19 @@ def wire_fields(order: UpstreamOrder) -> dict[str, Any]:
     if order.n > 1 and "n" in order.model.params:
         fields[wire_name(order, "n")] = order.n
     return fields
+
+
+def own_params(order: UpstreamOrder) -> dict[str, Any]:
+    """The caller's settings under their wire names, as the catalogue gives them.
+
+    Without ``n``, which the catalogue lists too: how many this call makes is ``order.n`` alone.
+    """
+    return {wire_name(order, name): value for name, value in order.params.items() if name != "n"}
+
+
+def wire_name(order: UpstreamOrder, name: str) -> str:
+    known = order.model.params.get(name)
+    return (known.field if known is not None else None) or name
 
 
 def size_fields(order: UpstreamOrder) -> dict[str, Any]:
@@ -90,6 +102,14 @@ def _text(field: str, value: str | int | None, form: str | None = None) -> dict[
     if value is None:
         return {}
     return {field: str(value).replace("x", "*") if form == "W*H" else value}
+
+
+def size_text(size: Mapping[str, str | int]) -> str | None:
+    """``WIDTHxHEIGHT`` where pixels are given, else the size or ratio as it stands."""
+    if "width" in size and "height" in size:
+        return f"{size['width']}x{size['height']}"
+    found = size.get("size") or size.get("aspect_ratio")
+    return str(found) if found else None
 
 
 def placed_images(order: UpstreamOrder) -> list[Placed]:
@@ -161,11 +181,3 @@ def _outer_names(name: str) -> Iterator[str]:
     while "." in name:
         name = name.rpartition(".")[0]
         yield name
-
-
-def bare_base64(image: InputImage) -> str:
-    return base64.b64encode(image.data).decode("ascii")
-
-
-def data_uri(image: InputImage) -> str:
-    return f"data:{image.mime};base64,{bare_base64(image)}"

@@ -1,0 +1,56 @@
+"""What an order's ``extra`` may not carry: fields that Darkroom sets itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from providers.base import UpstreamOrder
+from providers.catalog.entries import Model, SizeRule
+from providers.errors import RequestRefused
+
+# What ``extra`` may not carry: fields that decide what is bought, and how we get to know about it.
+RESERVED_EXTRA = frozenset(
+    {
+        "client_task_id",
+        "image",
+        "image[]",
+        "images",
+        "mask",
+        "model",
+        "n",
+        "partial_images",
+        "prompt",
+        "quality",
+        "response_format",
+        "size",
+        "stream",
+    }
+)
+
+
+_CALLBACKS = frozenset({"webhook", "webhook_url", "webhook_secret", "webhook_events_filter"})
+
+
+def reserved_extra(model: Model) -> frozenset[str]:
+    """What ``extra`` may not carry to this model: what is priced, placed or limited by the catalogue."""
+    inputs = model.inputs
+    own = {spec.field or name for name, spec in model.params.items()} | model.params.keys() | model.constants.keys()
+    places = {inputs.prompt_field or "prompt", inputs.mask_field or "mask", *inputs.image_fields}
+    rules = {} if isinstance(model.size, str) else model.size
+    sizes = {field for name, rule in rules.items() for field in _size_names(name, rule)}
+    return frozenset(RESERVED_EXTRA | _CALLBACKS | own | places | sizes)
+
+
+def _size_names(name: str, rule: SizeRule) -> set[str]:
+    fields = getattr(rule, "fields", ())  # PixelsRule has a list, PaddingRule a mapping
+    named = {getattr(rule, "field", None) or name}
+    return named | set(fields.values() if isinstance(fields, Mapping) else fields)
+
+
+def extra_fields(order: UpstreamOrder) -> Mapping[str, Any]:
+    """The caller's own fields. Raises RequestRefused for one that would change what is bought."""
+    clash = sorted(reserved_extra(order.model) & order.extra.keys())
+    if clash:
+        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    return order.extra
