@@ -28,7 +28,8 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.orders.needs import image_range, mask_need
-from providers.upstreams.wavespeed.adapter import MAX_INLINE_BYTES, Config, WaveSpeed
+from providers.upstreams.wavespeed.adapter import Config, WaveSpeed
+from providers.upstreams.wavespeed.requests import MAX_INLINE_BYTES
 from sandbox.testing import Sandbox, running_sandbox
 
 MODELS = catalog.load().models

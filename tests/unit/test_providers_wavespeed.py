@@ -32,21 +32,10 @@ from providers.http.client import HttpResponse, Outgoing
 from providers.http.urls import origin_of
 from providers.shared import wavespeed_tasks
 from providers.shared.encoding import data_uri
-from providers.upstreams.wavespeed.adapter import (
-    MAX_INLINE_BYTES,
-    MAX_UPLOAD_BYTES,
-    Config,
-    WaveSpeed,
-    build_check,
-    build_history,
-    build_submit,
-    build_ticket,
-    file_name,
-    has_token,
-    is_same_order,
-    must_upload,
-    read_ticket,
-)
+from providers.upstreams.wavespeed.adapter import Config, WaveSpeed
+from providers.upstreams.wavespeed.history import build_history, has_token, is_same_order
+from providers.upstreams.wavespeed.requests import MAX_INLINE_BYTES, build_check, build_submit, file_name, must_upload
+from providers.upstreams.wavespeed.uploads import MAX_UPLOAD_BYTES, build_ticket, read_ticket
 
 MODELS = catalog.load().models
 PNG = InputImage(b"png bytes", "image/png", 8, 8)
