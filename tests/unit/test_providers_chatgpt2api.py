@@ -28,18 +28,10 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.http.client import WireRequest
-from providers.upstreams.chatgpt2api.adapter import (
-    ChatGpt2Api,
-    Config,
-    batches,
-    build_check,
-    build_submit,
-    classify_answer,
-    classify_task_error,
-    open_ai_base_url,
-    read_task,
-    task_api_root,
-)
+from providers.upstreams.chatgpt2api.adapter import ChatGpt2Api, Config, open_ai_base_url, task_api_root
+from providers.upstreams.chatgpt2api.answers import read_task
+from providers.upstreams.chatgpt2api.errors import classify_answer, classify_task_error
+from providers.upstreams.chatgpt2api.requests import batches, build_check, build_submit
 
 KEY = "4f0c1a5e-0000-4000-8000-000000000001"
 

@@ -19,8 +19,10 @@ from providers.errors import (
     NotRun,
     ProviderError,
     RequestRefused,
+    Uncertain,
     UnknownModel,
 )
+from providers.http.client import HttpResponse
 from providers.reported_cost import ReportedCost
 from providers.shared import usage
 from providers.shared.reading import image_bytes, json_object
@@ -39,6 +41,28 @@ MAX_SEED = 2**63 - 1
 
 
 # ---------------------------------------------------------------- predictions
+
+
+def id_of(prediction: Mapping[str, Any] | None) -> str | None:
+    found = (prediction or {}).get("id")
+    return found if isinstance(found, str) and 0 < len(found) <= 128 else None
+
+
+def object_in(answer: HttpResponse) -> dict[str, Any]:
+    """The JSON of a look. Raises NotRun for an answer other than 2xx, Uncertain for one without an object."""
+    if not 200 <= answer.status < 300:
+        raise failed_look(classify(answer.status, answer.headers, answer.body))
+    found = json_object(answer.body)
+    if found is None:
+        raise Uncertain("upstream_broken_answer", "not a JSON object")
+    return found
+
+
+def prediction_in(answer: HttpResponse, upstream_id: str) -> dict[str, Any]:
+    prediction = object_in(answer)
+    if prediction.get("id") != upstream_id:
+        raise Uncertain("upstream_broken_answer", "not the prediction that was asked for")
+    return prediction
 
 
 def read_prediction(prediction: Mapping[str, Any]) -> Finished | Running:
