@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from providers.base import UpstreamOrder
@@ -50,7 +50,12 @@ def _size_names(name: str, rule: SizeRule) -> set[str]:
 
 def extra_fields(order: UpstreamOrder) -> Mapping[str, Any]:
     """The caller's own fields. Raises RequestRefused for one that would change what is bought."""
-    clash = sorted(reserved_extra(order.model) & order.extra.keys())
+    refuse_extra(order.extra, reserved_extra(order.model))
+    return order.extra
+
+
+def refuse_extra(extra: Mapping[str, Any], names: Set[str]) -> None:
+    """Raises: RequestRefused for the fields of ``extra`` that are among ``names``."""
+    clash = sorted(names & extra.keys())
     if clash:
         raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
-    return order.extra

@@ -40,14 +40,8 @@ MAX_SUBMIT_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_CHECK_ANSWER_BYTES = 64 * 1024 * 1024
 
 
-def open_ai_base_url(base_url: str) -> str:
-    """The root of the OpenAI-shaped routes: always ends in ``/v1`` (section 1)."""
-    trimmed = base_url.strip().rstrip("/")
-    return trimmed if trimmed.endswith("/v1") else f"{trimmed}/v1"
-
-
 def task_api_root(base_url: str) -> str:
-    """The root of the task routes, which do not stand under ``/v1``: one ``/v1`` is taken off."""
+    """The root of the task routes, which are not below ``/v1``: one ``/v1`` at the end is removed (section 1)."""
     return base_url.strip().rstrip("/").removesuffix("/v1")
 
 

@@ -18,11 +18,12 @@ from pydantic import SecretStr, field_validator
 
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
-from providers.errors import RequestRefused, Uncertain
+from providers.errors import Uncertain
 from providers.http.client import Outgoing, WireRequest
 from providers.http.urls import origin_of
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.encoding import bare_base64
+from providers.shared.extra import refuse_extra
 from providers.shared.looks import check_each
 from providers.shared.order_fields import path_of, reference_fields, wire_fields
 from providers.shared.reading import json_object
@@ -84,7 +85,7 @@ def build_submit(order: UpstreamOrder, *, webhooks: bool = False) -> WireRequest
 
     Raises: RequestRefused for a field in ``extra`` that would change what is bought.
     """
-    _check_extra(order)
+    refuse_extra(order.extra, _DECIDING)
     path = path_of(order)
     # A ``data:`` prefix is refused by FLUX.3 and unproven elsewhere, so none is sent (section 6).
     body = wire_fields(order) | reference_fields(order, bare_base64)
@@ -92,12 +93,6 @@ def build_submit(order: UpstreamOrder, *, webhooks: bool = False) -> WireRequest
     if webhooks and order.callback_url is not None and not path.startswith(_WITHOUT_WEBHOOK):
         body["webhook_url"] = order.callback_url
     return WireRequest("POST", path, json=body)
-
-
-def _check_extra(order: UpstreamOrder) -> None:
-    clash = sorted(_DECIDING & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
 
 
 def read_accepted(body: bytes) -> Accepted:

@@ -23,6 +23,7 @@ from providers.errors import RequestRefused
 from providers.http.client import WireRequest
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.encoding import bare_base64
+from providers.shared.extra import refuse_extra
 from providers.shared.order_fields import nested, path_of, placed_images, wire_fields
 from providers.shared.unsupported import OneAnswer, WithoutText
 from providers.upstreams.gemini.answers import classify, read_cost, read_generated, read_predicted
@@ -98,9 +99,7 @@ def build_submit(order: UpstreamOrder, *, version: str = DEFAULT_VERSION) -> Wir
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or for too many bytes.
     """
     extra = dict(_flat(order.extra))
-    clash = sorted(name for name in extra if _is_ours(name))
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(extra, {name for name in extra if _is_ours(name)})
     fields = wire_fields(_without_only_class(replace(order, extra=extra)))
     prompt = str(fields.pop("prompt", ""))
     fields |= _instances(order, prompt) if _predicts(order) else _contents(order, prompt)

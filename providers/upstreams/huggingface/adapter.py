@@ -22,12 +22,13 @@ from pydantic import SecretStr, field_validator
 
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
-from providers.errors import Misconfigured, ProviderError, RequestRefused, Uncertain
+from providers.errors import Misconfigured, ProviderError, Uncertain
 from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest
 from providers.http.urls import origin_of
 from providers.shared import wavespeed_tasks
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.encoding import data_uri
+from providers.shared.extra import refuse_extra
 from providers.shared.looks import check_each, failed_look
 from providers.shared.order_fields import placed_images, wire_fields
 from providers.shared.unsupported import OneAnswer, WithoutText
@@ -157,9 +158,7 @@ def build_submit(order: UpstreamOrder, provider_model: str) -> WireRequest:
 
     Raises: RequestRefused, Misconfigured.
     """
-    clash = sorted(_OURS & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(order.extra, _OURS)
     return route_of(order).build(order, provider_model)
 
 

@@ -29,7 +29,7 @@ from providers.shared import results
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat
 from providers.shared.encoding import bare_base64, form_fields, image_parts
-from providers.shared.extra import extra_fields
+from providers.shared.extra import extra_fields, refuse_extra
 from providers.shared.looks import check_each
 from providers.shared.order_fields import nested, path_of, wire_fields, wire_name
 from providers.shared.unsupported import OneAnswer
@@ -143,9 +143,7 @@ def _guarded(order: UpstreamOrder) -> UpstreamOrder:
     if not prompt:
         raise RequestRefused("upstream_rejected", "nothing is left of the prompt")
     order = replace(order, prompt=prompt, params=scrubbed(order.params), extra=scrubbed(order.extra))
-    clash = sorted(_OURS & extra_fields(order).keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(extra_fields(order), _OURS)
     return order
 
 

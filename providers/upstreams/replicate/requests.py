@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 from providers.base import InputImage, UpstreamOrder
-from providers.errors import RequestRefused
 from providers.http.client import FilePart, WireRequest
 from providers.shared.encoding import data_uri
+from providers.shared.extra import refuse_extra
 from providers.shared.order_fields import path_of, placed_images, reference_fields, wire_fields
 
 INLINE_MAX_BYTES = 192 * 1024  # 256 KB as data URLs; above that files are uploaded (section 8)
@@ -35,9 +35,7 @@ def build_submit(order: UpstreamOrder, links: Mapping[InputImage, str] = Mapping
 
 
 def plain_fields(order: UpstreamOrder) -> dict[str, Any]:
-    clash = sorted(_DECIDING & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(order.extra, _DECIDING)
     return wire_fields(order)
 
 

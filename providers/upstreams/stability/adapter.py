@@ -28,6 +28,7 @@ from providers.reported_cost import ReportedCost
 from providers.shared import results, usage
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.encoding import file_part, form_fields
+from providers.shared.extra import refuse_extra
 from providers.shared.looks import check_each
 from providers.shared.order_fields import path_of, placed_images, wire_fields
 from providers.shared.reading import image_bytes, json_object
@@ -94,9 +95,7 @@ def build_submit(order: UpstreamOrder) -> WireRequest:
 
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or beyond 10 MiB.
     """
-    clash = sorted(_NOT_IN_EXTRA & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(order.extra, _NOT_IN_EXTRA)
     form = form_fields(_by_mode(wire_fields(order), order))
     files = [file_part(placed.field, placed.field, image) for placed in placed_images(order) for image in placed.images]
     if _size_bytes(form, files) > MAX_REQUEST_BYTES:

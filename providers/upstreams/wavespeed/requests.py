@@ -8,9 +8,9 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from providers.base import InputImage, UpstreamOrder
-from providers.errors import RequestRefused
 from providers.http.client import WireRequest
 from providers.shared.encoding import data_uri
+from providers.shared.extra import refuse_extra
 from providers.shared.order_fields import path_of, placed_images, reference_fields, wire_fields
 
 API: Final = "/api/v3"
@@ -34,9 +34,7 @@ def build_submit(order: UpstreamOrder, spelled: Spelled = data_uri) -> WireReque
 
 def build_input(order: UpstreamOrder, spelled: Spelled) -> dict[str, Any]:
     """Raises: RequestRefused."""
-    clash = sorted(_OURS & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(order.extra, _OURS)
     return {**wire_fields(order), **reference_fields(order, spelled)}
 
 

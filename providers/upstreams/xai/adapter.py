@@ -23,6 +23,7 @@ from providers.shared import results
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat
 from providers.shared.encoding import data_uri
+from providers.shared.extra import refuse_extra
 from providers.shared.order_fields import placed_images, wire_fields
 from providers.shared.reading import json_object
 from providers.shared.unsupported import OneAnswer
@@ -80,9 +81,7 @@ def build_submit(order: UpstreamOrder) -> WireRequest:
     Bytes are asked for, not links: those die after a time nobody states (section 3).
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or for too many bytes.
     """
-    clash = sorted(_NOT_IN_EXTRA & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(order.extra, _NOT_IN_EXTRA)
     body = {**wire_fields(order), "model": order.model.path, "response_format": "b64_json"}
     if not order.images:
         return WireRequest("POST", "/v1/images/generations", json=body)
