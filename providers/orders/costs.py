@@ -9,9 +9,9 @@ from typing import Any
 
 from providers.catalog.entries import CostTier, Model, ResolutionRule
 from providers.orders.rules import CheckedOrder
-from providers.orders.sizes import MEGAPIXEL, area_px, used_pixels, used_ratio
+from providers.orders.sizes import MEGAPIXEL_PX, area_px, used_pixels, used_ratio
 
-MICROUSD = 1_000_000
+MICROUSD_PER_USD = 1_000_000
 
 # Publishers count 1024x1024 and 1000x1000 alike as one megapixel, and so a little beyond.
 MEGAPIXEL_TOLERANCE = 0.01
@@ -28,12 +28,12 @@ def cost_usd(model: Model, checked: CheckedOrder) -> Decimal:
     matching = [tier for tier in model.cost_tiers if _holds(tier, facts)]
     base = next((tier.usd for tier in matching if tier.usd is not None), model.cost_usd)
     added = sum((tier.usd_add for tier in matching if tier.usd_add is not None), Decimal(0))
-    return base + added + _counted(model, checked)
+    return base + added + _counted_usd(model, checked)
 
 
 def expected_cost_microusd(model: Model, checked: CheckedOrder) -> int:
     """:func:`cost_usd` of one image in whole millionths of a dollar, rounded up. Beside it stands what a call cost."""
-    return math.ceil(cost_usd(model, checked) * MICROUSD)
+    return math.ceil(cost_usd(model, checked) * MICROUSD_PER_USD)
 
 
 def _facts(model: Model, checked: CheckedOrder) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _matches(wanted: bool | str | tuple[str, ...], fact: object) -> bool:
     return str(fact).casefold() == wanted.casefold()
 
 
-def _counted(model: Model, checked: CheckedOrder) -> Decimal:
+def _counted_usd(model: Model, checked: CheckedOrder) -> Decimal:
     rates = model.cost_per_unit
-    megapixels = math.ceil(area_px(checked.size) / MEGAPIXEL - MEGAPIXEL_TOLERANCE)
+    megapixels = math.ceil(area_px(checked.size) / MEGAPIXEL_PX - MEGAPIXEL_TOLERANCE)
     return rates.output_megapixel_beyond_first * max(0, megapixels - 1) + rates.input_image * checked.image_count

@@ -22,7 +22,7 @@ HOUSE_LIMITS: dict[str, tuple[float, float]] = {"steps": (1, 500), "guidance": (
 _MAKE_FROM_NOTHING = frozenset({"generate", "text_to_3d"})
 
 
-def prompt_limit(model: Model) -> int:
+def max_prompt_chars(model: Model) -> int:
     """Longest prompt in characters."""
     return model.inputs.prompt_max_len or MAX_PROMPT_CHARS
 
@@ -74,7 +74,7 @@ def bounds(name: str, spec: ParamSpec) -> tuple[float, float]:
     return (low if spec.min is None else spec.min), (high if spec.max is None else spec.max)
 
 
-def text_limit(name: str, spec: ParamSpec) -> int:
+def max_text_chars(name: str, spec: ParamSpec) -> int:
     """Longest text of a setting, in characters."""
     return spec.max_len or (MAX_PROMPT_CHARS if name == "negative_prompt" else MAX_TEXT_CHARS)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from providers.catalog.entries import Model, ParamSpec
-from providers.orders.needs import MAX_LIST_ITEMS, bounds, text_limit
+from providers.orders.needs import MAX_LIST_ITEMS, bounds, max_text_chars
 from providers.orders.problems import Problem
 from providers.orders.texts import clean_text
 
@@ -102,8 +102,8 @@ def _as_word(spec: ParamSpec, value: object) -> object:
 def _text(name: str, spec: ParamSpec, value: object) -> str | None:
     if not isinstance(value, str):
         raise _Unfit("wrong_type", "must be a text")
-    if len(value) > text_limit(name, spec):
-        raise _Unfit("too_long", f"may have at most {text_limit(name, spec)} characters")
+    if len(value) > max_text_chars(name, spec):
+        raise _Unfit("too_long", f"may have at most {max_text_chars(name, spec)} characters")
     return clean_text(value) or None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from providers.catalog.entries import Model, Need, spoken
-from providers.orders.needs import face_need, image_range, mask_need, most_results, places, prompt_limit
+from providers.orders.needs import face_need, image_range, mask_need, max_prompt_chars, most_results, places
 from providers.orders.params import Findings, check_params, whole
 from providers.orders.problems import OrderProblems, Problem
 from providers.orders.size_requests import AUTO, SIZE_FIELDS
@@ -171,8 +171,8 @@ def _prompt(model: Model, given: Mapping[str, Any], found: Findings) -> str | No
     if not isinstance(raw, str):
         found.fault("prompt", "wrong_type", "must be a text")
         return None
-    if len(raw) > prompt_limit(model):
-        found.fault("prompt", "too_long", f"may have at most {prompt_limit(model)} characters")
+    if len(raw) > max_prompt_chars(model):
+        found.fault("prompt", "too_long", f"may have at most {max_prompt_chars(model)} characters")
         return None
     prompt = clean_text(raw)
     if not prompt and model.inputs.prompt == "required":

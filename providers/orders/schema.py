@@ -27,10 +27,10 @@ from providers.orders.needs import (
     face_need,
     image_range,
     mask_need,
+    max_prompt_chars,
+    max_text_chars,
     most_results,
     places,
-    prompt_limit,
-    text_limit,
 )
 from providers.orders.params import COMPRESSIBLE, fold_format
 from providers.orders.pixels import limits_of
@@ -100,7 +100,7 @@ def _add_prompt(model: Model, properties: Schema, required: list[str]) -> None:
     need = model.inputs.prompt
     if need == "none":
         return
-    properties["prompt"] = {"type": "string", "maxLength": prompt_limit(model)}
+    properties["prompt"] = {"type": "string", "maxLength": max_prompt_chars(model)}
     if need == "required":
         properties["prompt"] |= {"minLength": 1, "pattern": _SAYS_SOMETHING}
         required.append("prompt")
@@ -136,7 +136,7 @@ def _setting(name: str, spec: ParamSpec) -> Schema:
     elif spec.enum:
         schema["enum"] = list(spec.enum)
     elif spec.type == "str":
-        schema["maxLength"] = text_limit(name, spec)
+        schema["maxLength"] = max_text_chars(name, spec)
         if spec.required:
             schema |= {"minLength": 1, "pattern": _SAYS_SOMETHING}
     elif spec.type == "list":
@@ -179,8 +179,8 @@ def _sizes(model: Model) -> Schema:
 def _pixel_fields(rule: PixelsRule, model: Model) -> Schema:
     limits = limits_of(rule, max_width=model.max_width, max_height=model.max_height)
     # Each side between these two keeps any pair within the ratio that is a size at all.
-    high = min(limits.high_width, limits.high_height)
-    side = {"type": "integer", "minimum": max(limits.low, -(-high // MAX_ASKED_RATIO)), "maximum": high}
+    high = min(limits.max_width_px, limits.max_height_px)
+    side = {"type": "integer", "minimum": max(limits.min_side_px, -(-high // MAX_ASKED_RATIO)), "maximum": high}
     fields: Schema = {
         "size": {"type": "string", "pattern": f"^({AUTO}|{_SIZE})$"},
         "width": side,

@@ -31,7 +31,7 @@ _CLASS = re.compile(r"([0-9]{1,5}(?:\.[0-9]{1,2})?) ?(k|p|mp|sq|)", re.IGNORECAS
 
 
 @dataclass(frozen=True, slots=True)
-class SizeAsk:
+class SizeRequest:
     """What the caller wants, as far as it could be read."""
 
     pixels: tuple[int, int] | None = None
@@ -49,7 +49,7 @@ class SizeAsk:
         return Fraction(*self.pixels) if self.pixels else self.ratio
 
 
-def read_ask(given: Mapping[str, Any]) -> tuple[SizeAsk, list[Problem]]:
+def read_size_request(given: Mapping[str, Any]) -> tuple[SizeRequest, list[Problem]]:
     """Read the size fields that were set. The problems are those of any model."""
     reader = _Reader(given)
     ask = reader.read()
@@ -70,7 +70,7 @@ def parse_ratio(text: str) -> Fraction | None:
     return Fraction(found[1]) / Fraction(found[2])
 
 
-def class_area(label: str) -> float | None:
+def class_area_px(label: str) -> float | None:
     """About how many pixels a class stands for: 2K, 1080p, 768sq, 512, 0.5 MP; None if it is none.
 
     ``k`` and bare numbers are the side of a square, ``p`` the height of a 16:9 image.
@@ -91,14 +91,14 @@ class _Reader:
         self.given = given
         self.problems: list[Problem] = []
 
-    def read(self) -> SizeAsk:
+    def read(self) -> SizeRequest:
         size, aspect = self._text("size"), self._text("aspect_ratio")
         pixels = self._agreed(self._pixels_in(size), self._sides_given())
         ratio_text = aspect if aspect and aspect.lower() != AUTO else self._ratio_in(size)
         ratio = self._ratio(ratio_text) if ratio_text else None
         if pixels and ratio and abs(math.log(pixels[0] / pixels[1] / ratio)) > SAME_RATIO_LOG:
             self._fault("aspect_ratio", "conflict", "does not agree with the width and height given")
-        return SizeAsk(
+        return SizeRequest(
             pixels=pixels,
             ratio=ratio,
             ratio_text=ratio_text or "",

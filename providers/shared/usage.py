@@ -1,7 +1,7 @@
 """What an upstream reports of its price, as :class:`~providers.reported_cost.ReportedCost`: money if sure, and counts.
 
 Pure functions that never raise: a paid result is not lost over a broken number beside it. What is no number
-between 0 and :data:`MOST` is left out, and money is rounded up to whole micro-USD.
+between 0 and :data:`MAX_AMOUNT` is left out, and money is rounded up to whole micro-USD.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, Final, NamedTuple
 from providers.catalog.entries import TokenPrices
 from providers.reported_cost import ReportedCost
 
-MOST: Final = 10**12
-MOST_NAMES = 32  # of one mapping or list
-MOST_NESTING = 3
-MOST_CHARS = 64
-_MICRO = 1_000_000
+MAX_AMOUNT: Final = 10**12
+MAX_NAMES = 32  # of one mapping or list
+MAX_NESTING = 3
+MAX_WORD_CHARS = 64
+MICROUSD_PER_USD = 1_000_000
 
 
 class Tokens(NamedTuple):
@@ -32,10 +32,10 @@ class Tokens(NamedTuple):
 
 
 def number(found: object) -> int | float | None:
-    """A number from 0 to :data:`MOST`; None for anything else, ``true`` and NaN included."""
+    """A number from 0 to :data:`MAX_AMOUNT`; None for anything else, ``true`` and NaN included."""
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
-    return found if 0 <= found <= MOST else None  # no comparison holds for NaN
+    return found if 0 <= found <= MAX_AMOUNT else None  # no comparison holds for NaN
 
 
 def whole(found: object) -> int | None:
@@ -49,7 +49,7 @@ def counts(found: object) -> dict[str, Any]:
 
     What is left can be stored as JSON: bounded in length and depth, without NaN. Empty for anything else.
     """
-    kept = _kept(found, MOST_NESTING)
+    kept = _kept(found, MAX_NESTING)
     return kept if isinstance(kept, dict) else {}
 
 
@@ -59,12 +59,12 @@ def _kept(found: object, depth: int) -> Any:
     if depth and isinstance(found, Mapping):
         return dict(_named(found, depth - 1)) or None
     if depth and isinstance(found, list):
-        return [kept for each in found[:MOST_NAMES] if (kept := _kept(each, depth - 1)) is not None] or None
+        return [kept for each in found[:MAX_NAMES] if (kept := _kept(each, depth - 1)) is not None] or None
     return number(found)
 
 
 def _named(found: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, Any]]:
-    for name, value in list(found.items())[:MOST_NAMES]:
+    for name, value in list(found.items())[:MAX_NAMES]:
         kept = _kept(value, depth)
         if kept is not None and isinstance(name, str) and _is_word(name):
             yield name, kept
@@ -72,24 +72,24 @@ def _named(found: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, Any]]:
 
 def _is_word(text: str) -> bool:
     """Short, and without what no database takes."""
-    return 0 < len(text) <= MOST_CHARS and text.isascii() and text.isprintable()
+    return 0 < len(text) <= MAX_WORD_CHARS and text.isascii() and text.isprintable()
 
 
 def reported(usage: Mapping[str, Any], *, usd: Fraction | None = None) -> ReportedCost | None:
     """``usd`` as money beside the counts; None where there is neither."""
-    microusd = None if usd is None else math.ceil(usd * _MICRO)
-    if microusd is not None and microusd > MOST:
+    microusd = None if usd is None else math.ceil(usd * MICROUSD_PER_USD)
+    if microusd is not None and microusd > MAX_AMOUNT:
         microusd = None
     return ReportedCost(microusd, usage) if usage or microusd is not None else None
 
 
-def money(found: object, *, units_per_usd: int) -> Fraction | None:
+def amount_usd(found: object, *, units_per_usd: int) -> Fraction | None:
     """US dollars from an amount in smaller units: 100 credits, 10,000,000,000 ticks. None where it is no amount."""
     amount = number(found)
     return None if amount is None else Fraction(Decimal(str(amount))) / units_per_usd
 
 
-def price_of(tokens: Tokens | None, prices: TokenPrices | None) -> Fraction | None:
+def price_usd(tokens: Tokens | None, prices: TokenPrices | None) -> Fraction | None:
     """US dollars for the tokens; None where a kind that was used has no price, or nothing sure was counted."""
     if tokens is None or prices is None or not any(tokens):
         return None
@@ -99,4 +99,4 @@ def price_of(tokens: Tokens | None, prices: TokenPrices | None) -> Fraction | No
         if count and price is None:
             return None
         total += count * Fraction(price or 0)
-    return total / _MICRO
+    return total / MICROUSD_PER_USD

@@ -46,7 +46,7 @@ BROKEN = [NAN, ENDLESS, -ENDLESS, -1, -0.5, 1e13, 10**30, True, "4", None, [], {
 @pytest.mark.parametrize("found", BROKEN)
 def test_what_is_no_amount_is_none(found: object) -> None:
     assert usage.number(found) is None
-    assert usage.money(found, units_per_usd=100) is None
+    assert usage.amount_usd(found, units_per_usd=100) is None
     assert usage.counts({"cost": found, "sure": 1}) in ({"sure": 1}, {"cost": found, "sure": 1})
     assert usage.counts(found) == {}
 
@@ -66,25 +66,27 @@ def test_counts_can_be_stored() -> None:
         "seconds": 0.76,
         "details": [{"modality": "IMAGE", "tokenCount": 1120}],
     }
-    assert len(usage.counts({f"n{number}": number for number in range(1000)})) == usage.MOST_NAMES
+    assert len(usage.counts({f"n{number}": number for number in range(1000)})) == usage.MAX_NAMES
 
 
 def test_money_is_rounded_up_to_whole_millionths() -> None:
-    assert usage.reported({}, usd=usage.money(1, units_per_usd=10_000_000_000)) == ReportedCost(1)
-    assert usage.reported({}, usd=usage.money(0.1, units_per_usd=1)) == ReportedCost(100_000)
-    assert usage.reported({}, usd=usage.money(0, units_per_usd=1)) == ReportedCost(0)
-    assert usage.reported({"cost": 1}, usd=usage.money(usage.MOST, units_per_usd=1)) == ReportedCost(None, {"cost": 1})
+    assert usage.reported({}, usd=usage.amount_usd(1, units_per_usd=10_000_000_000)) == ReportedCost(1)
+    assert usage.reported({}, usd=usage.amount_usd(0.1, units_per_usd=1)) == ReportedCost(100_000)
+    assert usage.reported({}, usd=usage.amount_usd(0, units_per_usd=1)) == ReportedCost(0)
+    assert usage.reported({"cost": 1}, usd=usage.amount_usd(usage.MAX_AMOUNT, units_per_usd=1)) == ReportedCost(
+        None, {"cost": 1}
+    )
     assert usage.reported({}) is None
 
 
 def test_tokens_of_a_kind_without_a_price_have_none() -> None:
     prices = TokenPrices(text_input=Decimal(5), image_output=Decimal(30))
-    sure = usage.price_of(usage.Tokens(text_input=1, image_output=1), prices)
+    sure = usage.price_usd(usage.Tokens(text_input=1, image_output=1), prices)
     assert usage.reported({}, usd=sure) == ReportedCost(35)
-    assert usage.price_of(usage.Tokens(image_input=1, image_output=1), prices) is None
-    assert usage.price_of(usage.Tokens(image_output=1), None) is None
-    assert usage.price_of(usage.Tokens(), prices) is None
-    assert usage.price_of(None, prices) is None
+    assert usage.price_usd(usage.Tokens(image_input=1, image_output=1), prices) is None
+    assert usage.price_usd(usage.Tokens(image_output=1), None) is None
+    assert usage.price_usd(usage.Tokens(), prices) is None
+    assert usage.price_usd(None, prices) is None
 
 
 # ---------------------------------------------------------------- each upstream's own words
@@ -308,7 +310,7 @@ def test_no_number_breaks_a_paid_result(reader: str, told: Any) -> None:
         return
     json.dumps(cost.usage, allow_nan=False)
     assert "\\u0000" not in json.dumps(cost.usage)
-    assert cost.microusd is None or (isinstance(cost.microusd, int) and 0 <= cost.microusd <= usage.MOST)
+    assert cost.microusd is None or (isinstance(cost.microusd, int) and 0 <= cost.microusd <= usage.MAX_AMOUNT)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def _finished(task: Mapping[str, Any]) -> Finished:
 def cost_in(document: Mapping[str, Any]) -> ReportedCost | None:
     """What a submit's answer or a result says of the price: credits of one US cent (sections 1 and 2)."""
     told = usage.counts({name: document.get(name) for name in ("cost", "input_mp", "output_mp")})
-    usd = usage.money(told.get("cost"), units_per_usd=CREDITS_PER_USD)
+    usd = usage.amount_usd(told.get("cost"), units_per_usd=CREDITS_PER_USD)
     return usage.reported(told, usd=usd) if "cost" in told else None
 
 

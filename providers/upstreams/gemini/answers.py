@@ -87,7 +87,7 @@ def read_cost(body: bytes, prices: TokenPrices | None) -> ReportedCost | None:
 
 def _cost_in(answer: Json, prices: TokenPrices | None) -> ReportedCost | None:
     told = usage.counts(answer.get("usageMetadata"))
-    return usage.reported(told, usd=usage.price_of(_tokens(told), prices))
+    return usage.reported(told, usd=usage.price_usd(_tokens(told), prices))
 
 
 def _tokens(told: Json) -> usage.Tokens | None:

@@ -103,7 +103,7 @@ def read_cost(answer: Mapping[str, Any], prices: TokenPrices | None) -> Reported
     cheaper cached tokens are, and an SVG's author is billed by another model.
     """
     told = usage.counts(answer.get("usage"))
-    usd = None if "svg_usage" in answer else usage.price_of(_tokens(told), prices)
+    usd = None if "svg_usage" in answer else usage.price_usd(_tokens(told), prices)
     return usage.reported(told, usd=usd)
 
 

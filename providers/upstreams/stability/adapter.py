@@ -151,7 +151,7 @@ def documented_cost(order: UpstreamOrder) -> ReportedCost | None:
     if model.cost_tiers or model.cost_per_unit != CostPerUnit():
         return None
     count = usage.number(float(model.cost_usd * CREDITS_PER_USD))
-    usd = usage.money(count, units_per_usd=CREDITS_PER_USD)
+    usd = usage.amount_usd(count, units_per_usd=CREDITS_PER_USD)
     return usage.reported({"credits": count, "source": "documented"}, usd=usd)
 
 

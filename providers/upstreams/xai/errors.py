@@ -85,4 +85,4 @@ def was_billed(answer: Mapping[str, Any] | None) -> bool:
 def cost_of(answer: Mapping[str, Any] | None) -> ReportedCost | None:
     """What the answer, good or bad, says that the call cost; token counts stand beside it (section 3)."""
     told = reports.counts((answer or {}).get("usage"))
-    return reports.reported(told, usd=reports.money(told.get("cost_in_usd_ticks"), units_per_usd=TICKS_PER_USD))
+    return reports.reported(told, usd=reports.amount_usd(told.get("cost_in_usd_ticks"), units_per_usd=TICKS_PER_USD))
