@@ -9,7 +9,7 @@ from typing import Any
 
 from providers.catalog.entries import CostTier, Model, ResolutionRule
 from providers.orders.rules import CheckedOrder
-from providers.orders.sizes import MEGAPIXEL_PX, area_px, used_pixels, used_ratio
+from providers.orders.used_sizes import MEGAPIXEL_PX, area_px, used_pixels, used_ratio
 
 MICROUSD_PER_USD = 1_000_000
 

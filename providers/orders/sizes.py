@@ -36,8 +36,8 @@ from providers.orders.size_requests import (
     parse_ratio,
     read_size_request,
 )
+from providers.orders.used_sizes import MEGAPIXEL_PX, Used, in_words
 
-MEGAPIXEL_PX = 1024 * 1024
 # A size class stands for images up to a tenth beyond it: 1024x1024 is "1 MP".
 CLASS_TOLERANCE = 1.1
 # A free ratio is sent in small whole numbers.
@@ -45,7 +45,6 @@ MAX_RATIO_TERM = 64
 HINT_STEP_PX = 16
 MAX_CLASS_AREA_PX = MAX_ASKED_PX**2
 
-Used = dict[str, str | int]
 Changed = dict[str, dict[str, str]]
 
 
@@ -87,27 +86,6 @@ def choose_size(model: Model, fields: Mapping[str, Any]) -> SizeChoice:
         return SizeChoice(problems=tuple(problems), unsupported=unsupported)
     used, problems = _answer(model, request)
     return SizeChoice(used, _changes(model, request, used), tuple(problems), unsupported)
-
-
-def area_px(used: Mapping[str, str | int]) -> float:
-    """About how many pixels an image of this canonical size has; one megapixel where nothing tells."""
-    if pixels := used_pixels(used):
-        return pixels[0] * pixels[1]
-    return class_area_px(str(used.get("resolution", ""))) or MEGAPIXEL_PX
-
-
-def used_pixels(used: Mapping[str, str | int]) -> tuple[int, int] | None:
-    """Width and height of a canonical size, where it says them."""
-    if "width" in used and "height" in used:
-        return int(used["width"]), int(used["height"])
-    return parse_pixels(str(used.get("size", "")))
-
-
-def used_ratio(used: Mapping[str, str | int]) -> Fraction | None:
-    """Width by height of a canonical size, where it says so."""
-    if pixels := used_pixels(used):
-        return Fraction(*pixels)
-    return parse_ratio(str(used.get("aspect_ratio", used.get("size", ""))))
 
 
 def _fields_of(rule: object) -> Iterable[str]:
@@ -290,21 +268,13 @@ def _changes(model: Model, request: SizeRequest, used: Used) -> Changed:
     if request.pixels:
         said["size"] = (
             f"{request.pixels[0]}x{request.pixels[1]}",
-            _in_words(used, with_class=request.resolution is None),
+            in_words(used, with_class=request.resolution is None),
         )
     elif request.ratio:
-        said[request.ratio_field] = (request.ratio_text, _in_words(used, with_class=False))
+        said[request.ratio_field] = (request.ratio_text, in_words(used, with_class=False))
     if request.resolution and ("resolution" in used or request.pixels):
-        said["resolution"] = (request.resolution, str(used.get("resolution", _in_words(used, with_class=False))))
+        said["resolution"] = (request.resolution, str(used.get("resolution", in_words(used, with_class=False))))
     if request.factor and (rule := model.size_rule(FactorRule)):
         said["factor"] = (str(request.factor), str(used.get("factor", rule.fixed)))
     said |= {name: (str(side), str(used[name])) for name, side in request.sides.items()}
     return {name: {"asked": asked, "used": got} for name, (asked, got) in said.items() if asked != got}
-
-
-def _in_words(used: Used, *, with_class: bool) -> str:
-    if pixels := used_pixels(used):
-        return f"{pixels[0]}x{pixels[1]}"
-    shape = str(used.get("size", used.get("aspect_ratio", "")))
-    size_class = str(used.get("resolution", "")) if with_class else ""
-    return " at ".join(part for part in (shape, size_class) if part)
