@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
-from job_engine import ASYNC_PRICE, Engine, Recorder, image_bytes, make_bench
+from job_engine import ASYNC_PRICE, Engine, Recorder, image_bytes, make_context
 from sqlalchemy import create_engine, text
 
 from core.db import Database, make_engine
-from jobs.execution.context import Workbench
+from jobs.execution.context import WorkerContext
 from jobs.submission.service import Customer, Desk
 from providers.catalog import catalog
 from providers.catalog.catalog import Catalog
@@ -96,26 +96,26 @@ def sent() -> Recorder:
 
 
 @pytest.fixture
-def bench(  # noqa: PLR0917 - fixtures come by name
+def context(  # noqa: PLR0917 - fixtures come by name
     database: Database,
     models: Catalog,
     media: Media,
     store: LocalStore,
     upstreams: dict[str, str],
     sent: Recorder,
-) -> Workbench:
+) -> WorkerContext:
     """A worker's workbench with the real adapters. Its owner lives: it has a heartbeat."""
-    bench = make_bench(
+    context = make_context(
         database=database, models=models, media=media, store=store, environ=upstreams, sent=sent, owner="wkr_test"
     )
     with database.transaction() as connection:
-        for name in bench.registry.configured():
-            for provider in bench.registry.of(name):
+        for name in context.registry.configured():
+            for provider in context.registry.of(name):
                 connection.execute(
                     text("INSERT INTO credentials (id, provider) VALUES (:id, :name)"),
                     {"id": provider.credential_id, "name": name},
                 )
-    return bench
+    return context
 
 
 @pytest.fixture
@@ -135,8 +135,8 @@ def desk(database: Database, media: Media, store: LocalStore, models: Catalog, u
 
 
 @pytest.fixture
-def engine(bench: Workbench, desk: Desk, sent: Recorder) -> Engine:
-    return Engine(bench, desk, sent)
+def engine(context: WorkerContext, desk: Desk, sent: Recorder) -> Engine:
+    return Engine(context, desk, sent)
 
 
 @pytest.fixture

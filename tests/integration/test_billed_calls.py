@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from job_engine import ASYNC_MODEL, SYNC_MODEL, Engine, Recorder
 
-from jobs.execution.context import Workbench
+from jobs.execution.context import WorkerContext
 from jobs.submission.service import Desk
 from sandbox.testing import Sandbox
 
@@ -20,9 +20,9 @@ def submits(sandbox: Sandbox, *providers: str) -> list[int]:
 
 
 @pytest.fixture
-def four(bench: Workbench, desk: Desk, sent: Recorder) -> Engine:
+def four(context: WorkerContext, desk: Desk, sent: Recorder) -> Engine:
     """An engine with the default number of calls."""
-    return Engine(replace(bench, max_attempts=MOST), desk, sent)
+    return Engine(replace(context, max_attempts=MOST), desk, sent)
 
 
 def test_two_models_that_fail_share_the_calls(four: Engine, sandbox: Sandbox) -> None:

@@ -177,7 +177,7 @@ def test_an_empty_purse_is_refused_before_images_are_decoded(
 ) -> None:
     poor = engine.account(0.05)
     before = state(engine, poor, store)
-    monkeypatch.setattr(engine.bench.media, "keep_upload", lambda *args, **kwargs: pytest.fail("decoded"))
+    monkeypatch.setattr(engine.context.media, "keep_upload", lambda *args, **kwargs: pytest.fail("decoded"))
     with pytest.raises(InsufficientCreditsError):
         engine.order(poor, operation="edit", references=[Reference("image", image_bytes())])
     assert state(engine, poor, store) == before
@@ -205,7 +205,7 @@ def test_an_order_is_priced_by_the_function_that_quotes_it(engine: Engine, accou
     task = engine.order(account, **fields).task
     row = engine.job(task.id)
     assert (row.unit_price, row.quoted) == (quote.unit_price, quote.total)
-    assert engine.one("SELECT price_version FROM orders") == engine.bench.catalog.version
+    assert engine.one("SELECT price_version FROM orders") == engine.context.catalog.version
 
 
 def test_a_minimum_price_counts_for_what_costs_nothing_upstream(engine: Engine, account: Customer) -> None:

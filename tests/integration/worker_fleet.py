@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from job_engine import ASYNC_PRICE, Engine, make_bench, root
+from job_engine import ASYNC_PRICE, Engine, make_context, root
 from sqlalchemy import create_engine, text
 
 from core.db import Database, make_engine
@@ -107,7 +107,7 @@ def web_side(fleet: Fleet, models: Catalog, media: Media, environ: Mapping[str, 
         default_deadline_s=3600,
         publish_window=32,
     )
-    bench = make_bench(
+    context = make_context(
         database=database,
         models=models,
         media=media,
@@ -118,7 +118,7 @@ def web_side(fleet: Fleet, models: Catalog, media: Media, environ: Mapping[str, 
     )
     with database.autocommit() as connection:  # it runs nothing: no one shall think it does
         connection.execute(text("DELETE FROM workers WHERE boot_id = 'wkr_web'"))
-    yield Engine(bench, desk, publisher.publish)  # type: ignore[arg-type]
+    yield Engine(context, desk, publisher.publish)  # type: ignore[arg-type]
     database.dispose()
 
 
