@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from providers.catalog.entries import CostTier, Model, ResolutionRule
+from providers.catalog.entries import CostTier, Model
+from providers.catalog.size_rules import ResolutionRule
 from providers.orders.rules import CheckedOrder
 from providers.orders.used_sizes import MEGAPIXEL_PX, area_px, used_pixels, used_ratio
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import product
 
-from providers.catalog.entries import PixelsRule
+from providers.catalog.size_rules import PixelsRule
 
 # Work is bounded even where an upstream states no limit, or a wider one than any image needs.
 UNSTATED_MAX_SIDE_PX = 8192

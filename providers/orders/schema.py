@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from providers.catalog.entries import (
+from providers.catalog.entries import Model, ParamSpec, spoken
+from providers.catalog.size_rules import (
     AspectRatioRule,
     FactorRule,
     HintRule,
-    Model,
     PaddingRule,
-    ParamSpec,
     PixelsRule,
     ResolutionRule,
     SizesRule,
-    spoken,
 )
 from providers.orders.needs import (
     MAX_LIST_ITEMS,

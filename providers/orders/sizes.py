@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from providers.catalog.entries import (
+from providers.catalog.entries import Model
+from providers.catalog.size_rules import (
     AspectRatioRule,
     FactorRule,
     HintRule,
-    Model,
     PaddingRule,
     PixelsRule,
     ResolutionRule,

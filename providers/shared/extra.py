@@ -6,7 +6,8 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from providers.base import UpstreamOrder
-from providers.catalog.entries import Model, SizeRule
+from providers.catalog.entries import Model
+from providers.catalog.size_rules import SizeRule
 from providers.errors import RequestRefused
 
 # What ``extra`` may not carry: fields that decide what is bought, and how we get to know about it.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from providers.base import InputImage, UpstreamOrder
-from providers.catalog.entries import (
+from providers.catalog.size_rules import (
     AspectRatioRule,
     FactorRule,
     HintRule,

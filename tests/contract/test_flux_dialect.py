@@ -17,7 +17,8 @@ from pydantic import SecretStr
 
 from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, PaddingRule, ParamSpec, ResolutionRule
+from providers.catalog.entries import Model, ParamSpec
+from providers.catalog.size_rules import AspectRatioRule, PaddingRule, ResolutionRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,

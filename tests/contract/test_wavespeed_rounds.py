@@ -15,7 +15,8 @@ from pydantic import SecretStr
 
 from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, PixelsRule, ResolutionRule, SizesRule
+from providers.catalog.entries import Model
+from providers.catalog.size_rules import AspectRatioRule, PixelsRule, ResolutionRule, SizesRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,

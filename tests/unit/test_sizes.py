@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.catalog.catalog import Catalog, load
-from providers.catalog.entries import AspectRatioRule, PixelsRule
+from providers.catalog.size_rules import AspectRatioRule, PixelsRule
 from providers.orders.pixels import limits_of, nearest_pixels
 from providers.orders.size_requests import class_area_px, parse_ratio
 from providers.orders.sizes import SizeChoice, choose_size

@@ -17,7 +17,7 @@ from typing import Any, Final
 from pydantic import SecretStr, field_validator
 
 from providers.base import Accepted, Finished, UpstreamOrder
-from providers.catalog.entries import ResolutionRule
+from providers.catalog.size_rules import ResolutionRule
 from providers.configured import value_of
 from providers.errors import RequestRefused
 from providers.http.client import WireRequest

@@ -15,7 +15,8 @@ from PIL import Image
 
 from providers.base import InputImage, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, ResolutionRule
+from providers.catalog.entries import Model
+from providers.catalog.size_rules import AspectRatioRule, ResolutionRule
 from providers.orders.needs import face_need, image_range, mask_need
 from providers.orders.rules import CheckedOrder, OrderProblems, check_order
 from providers.orders.schema import order_schema
