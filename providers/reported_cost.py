@@ -9,11 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ReportedCost:
-    """What an upstream said about the price of one whole call, whatever number of images it made.
+    """What an upstream reports of the price of one whole call, however many images it made.
 
     ``microusd``: whole millionths of a US dollar, rounded up, where the answer names money or its counts have a
-    known price; else None. ``usage``: the counts as the upstream names them (tokens, seconds, credits), fit for
-    JSON. :mod:`providers.shared.usage` makes both from a checked answer.
+    known price; else None. ``usage``: the counts as the upstream names them (tokens, seconds, credits), ready
+    for JSON. :mod:`providers.shared.usage` makes both from a checked answer.
     """
 
     microusd: int | None

@@ -1,4 +1,4 @@
-"""Reading the body of a response up to a limit, and telling what went wrong on the way."""
+"""Reading the body of a response up to a limit, and the errors that this may end with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ class TooLargeError(Exception):
 
 
 def capped(response: requests.Response, max_bytes: int) -> Iterator[bytes]:
-    """Decoded chunks as they come, at most ``CHUNK_BYTES`` each; hangs up unless read to the end."""
+    """Decoded chunks as they arrive, at most ``CHUNK_BYTES`` each. Closes the connection unless read to the end.
+
+    Raises: TooLargeError, and one of ``TRANSPORT_ERRORS``.
+    """
     announced = response.headers.get("Content-Length", "")
     try:
         if announced.isdecimal() and int(announced) > max_bytes:
@@ -35,7 +38,7 @@ def capped(response: requests.Response, max_bytes: int) -> Iterator[bytes]:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it, the last first."""
+    """The error and its causes, the error first."""
     link: BaseException | None = error
     while link is not None:
         yield link

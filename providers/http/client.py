@@ -22,7 +22,7 @@ from providers.http.urls import Origin, origin_of
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """How this process reaches its upstreams, the same for all of them.
+    """How this process reaches its upstreams; the same for all of them.
 
     ``pool_size``: connections kept per provider. ``result_origins``: further origins whose result
     links are trusted. ``ca_file``: certificates to verify by, instead of the usual bundle.
@@ -45,12 +45,12 @@ class FilePart:
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
-    """What to ask, before credentials: the answer of an adapter's pure request builder.
+    """A request without credentials, as the pure functions of an adapter build it.
 
-    ``path`` is below the session's base URL and may hold a query. A body is ``json`` or else
-    ``form`` with ``files``; it stays out of the repr, for it holds the caller's prompt. A form is
-    multipart where it has files, and with ``multipart`` also where it has none. ``headers`` are of
-    this request alone and never replace the session's.
+    ``path`` is below the session's base URL and may contain a query. A body is ``json`` or else
+    ``form`` with ``files``; it stays out of the repr, because it contains the caller's prompt. A form is
+    multipart if it has files, and with ``multipart`` also without. ``headers`` are those of this request;
+    they never replace the session's.
     """
 
     method: str
@@ -64,7 +64,7 @@ class WireRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """An upstream's whole answer, whatever its status."""
+    """The whole answer of an upstream, of any status."""
 
     status: int
     headers: Mapping[str, str]
@@ -72,7 +72,7 @@ class HttpResponse:
 
 
 class StreamedResponse:
-    """An answer whose body is read as it comes. Iterate it to the end, or close it."""
+    """An answer whose body is read as it arrives. Iterate it to the end, or close it."""
 
     def __init__(self, response: requests.Response, max_bytes: int) -> None:
         self.status = response.status_code
@@ -81,7 +81,7 @@ class StreamedResponse:
         self._max_bytes = max_bytes
 
     def __iter__(self) -> Iterator[bytes]:
-        """Decoded chunks. Raises Uncertain."""
+        """The decoded chunks. Raises Uncertain."""
         try:
             yield from capped(self._response, self._max_bytes)
         except TooLargeError as error:
@@ -97,13 +97,12 @@ class StreamedResponse:
 class UpstreamSession:
     """HTTP to one configured base URL, with its credential.
 
-    The credential is attached here and nowhere else, and requests are built from the base URL, so it
-    can reach no other origin: redirects are handed back as they are. Thread-safe.
+    The credential is attached only here, and requests are built from the base URL, so it can reach no
+    other origin: redirects are returned as they are. Thread-safe.
 
-    fresh: connect anew for each request. For paid calls of upstreams that cannot deduplicate.
-    may_reach: judges each address before it is connected to. The default takes all, for where the
-    operator's own upstream stands is the operator's business; for an origin that an answer named,
-    give :meth:`Policy.allows_address`.
+    fresh: open a new connection for each request. For paid calls of upstreams that cannot deduplicate.
+    may_reach: judges each address before it is connected to. The default allows all, because the operator
+    decides where an upstream is; for an origin that an answer named, pass :meth:`Policy.allows_address`.
     """
 
     def __init__(
@@ -128,19 +127,22 @@ class UpstreamSession:
         return f"UpstreamSession({self.origin})"
 
     def send(self, request: WireRequest, *, total_s: float, max_bytes: int) -> HttpResponse:
-        """One request, its whole answer; ``max_bytes`` caps the decoded body.
+        """Send one request and return its whole answer; ``max_bytes`` limits the decoded body.
 
-        Raises: NotRun when no byte of the request left; Uncertain for every later failure.
+        Raises: NotRun when no byte of the request was sent; Uncertain for every later failure.
         """
         streamed = self.stream(request, total_s=total_s, max_bytes=max_bytes)
         try:
             return HttpResponse(streamed.status, streamed.headers, b"".join(streamed))
         except BaseException:
-            streamed.close()  # also when a greenlet is killed: no half-read connection is reused
+            streamed.close()  # also when a greenlet is killed: a half-read connection must not be reused
             raise
 
     def stream(self, request: WireRequest, *, total_s: float, max_bytes: int) -> StreamedResponse:
-        """Like :meth:`send`, returning at the end of the header. The deadline covers the body too."""
+        """Like :meth:`send`, but return at the end of the header. The deadline covers the body too.
+
+        Raises: NotRun, Uncertain.
+        """
         prepared = self._prepare(request)
         exchange = Exchange(monotonic() + total_s, self._connect_s, total_s, may_reach=self._may_reach)
         try:
@@ -174,7 +176,7 @@ def _anywhere(_origin: Origin, _address: str) -> bool:
 
 
 def _uncertain(error: Exception) -> Uncertain:
-    """Bytes had left. Time-outs get their own code: they are the common case an operator tunes."""
+    """The error after bytes were sent. Time-outs have a code of their own: operators tune them."""
     timed_out = any(isinstance(link, TimeoutError) for link in causes(error))
     code = "upstream_no_answer" if timed_out else "upstream_broken_answer"
     return Uncertain(code, type(error).__name__)

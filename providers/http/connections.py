@@ -23,7 +23,7 @@ USER_AGENT = "darkroom"
 
 
 class _PlainConnection(HTTPConnection):
-    """A connection that asks the exchange where it may go and how long it may take."""
+    """A connection that asks the current exchange where it may go and how long it may take."""
 
     scheme = "http"
     reuse_idle_s = 1.0
@@ -43,8 +43,8 @@ class _PlainConnection(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        # A server closes an idle connection just when we send on it, and then nobody can say
-        # whether the request ran. Most wait for seconds; so we do not.
+        # A server may close an idle connection just as a request is sent on it, and then no one can tell
+        # whether the request ran. Most servers wait for seconds; this connection is reused for one.
         return monotonic() - self._used_at < self.reuse_idle_s and super().is_connected
 
     def send(self, data: Any) -> None:
@@ -87,9 +87,9 @@ class _FreshTlsPool(_TlsPool):
 
 
 class Transport(HTTPAdapter):
-    """Sends one prepared request by the rules of an exchange. No retry, redirect, proxy, cookie.
+    """Sends one prepared request by the rules of an exchange. No retry, redirect, proxy or cookie.
 
-    ``fresh`` connects anew for every request: for calls that must never meet a connection the
+    ``fresh`` opens a new connection for every request: for calls that must never use a connection that the
     server is about to close, and for URLs from outside, whose address is judged at each connect.
     """
 
@@ -104,10 +104,10 @@ class Transport(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": plain, "https": tls}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Nothing to do: our context verifies, and loads its bundle once, not per connection."""
+        """Nothing to do: the TLS context verifies, and it loads its bundle once instead of per connection."""
 
     def transmit(self, request: PreparedRequest, exchange: Exchange) -> Response:
-        """Send, and return when the header of the answer is there; the body is left to read.
+        """Send, and return once the header of the answer has arrived; the body is left to read.
 
         Raises: NotConnectedError, or what requests raises; ``exchange.sent`` says which it means.
         """

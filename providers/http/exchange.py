@@ -15,7 +15,7 @@ Resolver = Callable[[str, int], list[str]]
 
 
 class NotConnectedError(Exception):
-    """No connection came about, so no byte of the request left.
+    """No connection was made, so no byte of the request was sent.
 
     Not an ``OSError``, so that urllib3 neither wraps nor swallows it.
     """
@@ -26,7 +26,7 @@ class ForbiddenAddressError(NotConnectedError):
 
 
 class OutOfTimeError(TimeoutError):
-    """The exchange used up its time, fell silent, or was slower than allowed."""
+    """The exchange used up its time, the peer was silent too long, or slower than allowed."""
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -39,8 +39,8 @@ def resolve(host: str, port: int) -> list[str]:
 class Exchange:
     """The rules and the clock of one request and its answer.
 
-    ``may_reach`` judges an address of an origin; it is asked for every address before the first is
-    tried. ``sent`` turns true just before the first byte of the request leaves: until then an error
+    ``may_reach`` judges an address of an origin; it is asked about every address before the first one is
+    tried. ``sent`` becomes true just before the first byte of the request is sent: until then an error
     proves that nothing ran.
     """
 
@@ -63,7 +63,7 @@ class Exchange:
         return min(left, at_most_s)
 
     def took(self, size_bytes: int) -> None:
-        """Count received bytes. Raises OutOfTimeError when they drip."""
+        """Count received bytes. Raises OutOfTimeError when they arrive too slowly."""
         now = monotonic()
         self.first_byte_at = self.first_byte_at or now
         self.received_bytes += size_bytes
@@ -72,7 +72,7 @@ class Exchange:
             raise OutOfTimeError("too slow")
 
 
-# urllib3 hands a pooled connection nothing but floats, so the exchange travels beside the call.
+# urllib3 passes only numbers to a pooled connection, so the exchange is a context variable.
 current: ContextVar[Exchange] = ContextVar("exchange")
 
 

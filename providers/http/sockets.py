@@ -1,11 +1,11 @@
-"""Sockets that keep to one clock, and that connect only where they may.
+"""Sockets that keep to one deadline, and connect only where they may.
 
 The time-outs of ``requests`` count per operation, so a peer that sends a byte now and then holds a
 caller forever; and a name checked before the request may resolve to something else during it.
 Both are decided here, at the socket: every wait (connect, handshake, send, header, body) ends at
 the one deadline of the :class:`Exchange`, and each address is judged at the moment it is connected.
 
-Works on plain and on gevent-patched sockets: they are kept non-blocking and we do the waiting.
+Works on plain and on gevent-patched sockets: they are non-blocking, and the waiting is done here.
 """
 
 from __future__ import annotations
@@ -99,13 +99,13 @@ def send_all(sock: socket.socket, data: bytes, exchange: Exchange) -> None:
             continue
         except (BlockingIOError, ssl.SSLWantWriteError):
             sent_bytes = 0
-        if sent_bytes == 0:  # gevent's TLS socket says "not now" this way
+        if sent_bytes == 0:  # how gevent's TLS socket says "not now"
             _await_writable(sock, exchange)
         rest = rest[sent_bytes:]
 
 
 class _TimedTls(ssl.SSLContext):
-    """Shakes hands under the exchange's clock, so that a drip-fed certificate cannot hold us."""
+    """Does the handshake within the exchange's time, so that a slowly sent certificate cannot block it."""
 
     def wrap_socket(self, sock: socket.socket, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
         kwargs["do_handshake_on_connect"] = False
@@ -131,7 +131,7 @@ def _shake_hands(sock: ssl.SSLSocket, exchange: Exchange) -> None:
 
 @functools.cache
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """Verifying client context, built once: reading the bundle costs tens of milliseconds."""
+    """The verifying TLS context of clients, built once: reading the bundle takes tens of milliseconds."""
     context = _TimedTls(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(cafile=ca_file or certifi.where())
@@ -139,7 +139,10 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
 
 
 def connect(origin: Origin, exchange: Exchange) -> socket.socket:
-    """A connected socket to one of the origin's addresses, all of which were judged first."""
+    """A connected socket to one of the origin's addresses, all of which are judged first.
+
+    Raises: NotConnectedError; ForbiddenAddressError where one of them may not be reached.
+    """
     try:
         addresses = exchange.resolve(origin.host, origin.port)
     except (OSError, UnicodeError) as error:

@@ -34,10 +34,11 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Where a fetch may go and how much it may take.
+    """Where a fetch may go, how long it may take, and how many bytes it may read.
 
-    ``trusted_origins`` are exempt from the rules on scheme, port and private addresses. They come
-    from the operator's configuration alone.
+    ``trusted_origins`` are exempt from the rules on scheme, port and private addresses. They come only
+    from the operator's configuration. ``silence_s`` is the longest wait for the next byte;
+    ``least_bytes_per_s`` is required once ``grace_s`` have passed.
     """
 
     max_bytes: int
@@ -54,20 +55,21 @@ class Policy:
 
     @classmethod
     def user(cls, *, max_bytes: int, total_s: float = 10.0, allow_http: bool = False) -> Policy:
-        """For a URL a caller gave us: nothing is trusted."""
+        """For a URL that a caller gave: nothing is trusted."""
         schemes = frozenset({"http", "https"}) if allow_http else frozenset({"https"})
         return cls(max_bytes, total_s, schemes=schemes)
 
     @classmethod
     def result(cls, trusted_origins: Iterable[Origin], *, max_bytes: int, total_s: float = 60.0) -> Policy:
-        """For a link in an upstream's answer: the configured origins are trusted, all others not."""
+        """For a link in an upstream's answer: only the configured origins are trusted."""
         return cls(max_bytes, total_s, trusted_origins=frozenset(trusted_origins))
 
     def allows_address(self, origin: Origin, address: str) -> bool:
+        """Whether a connection to this numeric address of the origin may be opened."""
         return origin in self.trusted_origins or addresses.is_public(address)
 
     def check(self, origin: Origin) -> None:
-        """Raises UnsafeUrlError ``url_not_allowed`` for a scheme or port this policy does not take."""
+        """Raises: UnsafeUrlError ``url_not_allowed`` for a scheme or port that this policy does not allow."""
         if origin in self.trusted_origins:
             return
         if origin.scheme not in self.schemes:
@@ -78,7 +80,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What stood at a URL. ``content_type`` is the server's claim and proves nothing."""
+    """The content of a URL. ``content_type`` is what the server claims; it proves nothing."""
 
     data: bytes = field(repr=False)
     content_type: str
@@ -86,15 +88,15 @@ class Fetched:
 
 
 def fetch(url: str, policy: Policy, *, headers: Mapping[str, str] | None = None) -> Fetched:
-    """Read a URL from outside within ``policy``; at most three redirects, each judged anew.
+    """Read a URL from outside within ``policy``; at most three redirects, each judged again.
 
-    ``headers`` go to the first origin only: a redirect elsewhere loses them, credentials included.
+    ``headers`` go only to the first origin: a redirect elsewhere drops them, credentials included.
     Raises: UnsafeUrlError.
     """
     exchange = _exchange(policy)
     first = origin = None
     for _hop in range(MAX_REDIRECTS + 1):
-        # Ours may be longer: a look at a hundred tasks names them all in its query.
+        # Only URLs from outside are limited: our own look at a hundred tasks names them all in its query.
         if len(url) > MAX_URL_CHARS:
             raise UnsafeUrlError("url_not_allowed", f"longer than {MAX_URL_CHARS} characters")
         origin, whole = parsed(url)
@@ -109,12 +111,12 @@ def fetch(url: str, policy: Policy, *, headers: Mapping[str, str] | None = None)
 
 @functools.cache
 def _fetcher(ca_file: str | None) -> connections.Transport:
-    """Serves all fetches, for it keeps no connection."""
+    """One transport for all fetches: it keeps no connection."""
     return connections.Transport(pool_size=1, fresh=True, ca_file=ca_file)
 
 
 def _get(url: str, policy: Policy, exchange: Exchange, headers: Mapping[str, str]) -> Fetched | str:
-    """The content of ``url``, or where it redirects to."""
+    """The content of ``url``, or the target of its redirect."""
     own = {"User-Agent": USER_AGENT, "Accept": policy.accept, "Accept-Encoding": "identity"}
     with _named_faults():
         prepared = requests.Request("GET", url, headers={**own, **headers}).prepare()
@@ -126,7 +128,7 @@ def _get(url: str, policy: Policy, exchange: Exchange, headers: Mapping[str, str
 
 
 def put(url: str, data: bytes, policy: Policy, *, headers: Mapping[str, str]) -> None:
-    """Store ``data`` at a URL somebody else chose, within ``policy``; a redirect is not followed.
+    """Store ``data`` at a URL from outside, within ``policy``; a redirect is not followed.
 
     Raises: UnsafeUrlError; an answer other than 2xx is ``url_unreachable`` with its status.
     """
@@ -156,7 +158,7 @@ def _exchange(policy: Policy) -> Exchange:
 
 @contextmanager
 def _named_faults() -> Iterator[None]:
-    """Whatever goes wrong on the way, as an UnsafeUrlError of the right code."""
+    """Turns every failure of a request into an UnsafeUrlError with the right code."""
     try:
         yield
     except ForbiddenAddressError as error:

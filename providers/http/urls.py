@@ -12,7 +12,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Origin(NamedTuple):
-    """Scheme, host (lower case, IDNA) and port: the unit in which trust is given."""
+    """Scheme, host (lower case, IDNA) and port: the unit of trust."""
 
     scheme: str
     host: str

@@ -1,4 +1,4 @@
-"""What one image of an order costs us, by the price tiers of its model. US dollars, exact."""
+"""What one image of an order costs the operator, by the price tiers of its model. US dollars, exact."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from providers.orders.used_sizes import MEGAPIXEL_PX, area_px, used_pixels, used
 
 MICROUSD_PER_USD = 1_000_000
 
-# Publishers count 1024x1024 and 1000x1000 alike as one megapixel, and so a little beyond.
+# Vendors count 1000x1000 and 1024x1024 both as one megapixel, and so a little more than that.
 MEGAPIXEL_TOLERANCE = 0.01
 
 
 def cost_usd(model: Model, checked: CheckedOrder) -> Decimal:
-    """The price of one image of this order.
+    """The price of one image of this order, in US dollars.
 
-    The first tier whose conditions all hold gives the price, else ``cost_usd`` of the entry; every
-    tier of kind ``usd_add`` that holds is added, and what is counted by megapixel or image.
+    The first tier whose conditions all hold gives the price, else ``cost_usd`` of the entry. Every
+    ``usd_add`` tier that holds is added, and so are prices by megapixel or input image.
     A setting that was left out counts as the model's default; "auto" matches no tier.
     """
     facts = _facts(model, checked)
@@ -33,12 +33,12 @@ def cost_usd(model: Model, checked: CheckedOrder) -> Decimal:
 
 
 def expected_cost_microusd(model: Model, checked: CheckedOrder) -> int:
-    """:func:`cost_usd` of one image in whole millionths of a dollar, rounded up. Beside it stands what a call cost."""
+    """:func:`cost_usd` of one image in whole millionths of a US dollar, rounded up; compared with what a call cost."""
     return math.ceil(cost_usd(model, checked) * MICROUSD_PER_USD)
 
 
 def _facts(model: Model, checked: CheckedOrder) -> dict[str, Any]:
-    """What a tier may ask about."""
+    """The values that the conditions of a tier are compared with."""
     defaults: dict[str, Any] = {name: spec.default for name, spec in model.params.items()}
     resolution = model.size_rule(ResolutionRule)
     if resolution is not None:

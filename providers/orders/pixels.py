@@ -10,11 +10,11 @@ from itertools import product
 
 from providers.catalog.size_rules import PixelsRule
 
-# Work is bounded even where an upstream states no limit, or a wider one than any image needs.
+# The limit where an upstream states none, or one larger than any image needs.
 UNSTATED_MAX_SIDE_PX = 8192
-# How far, in steps of the grid, rounding looks around the ideal side.
+# How many steps of the grid around the ideal side are tried.
 REACH_STEPS = 1
-# An image of the exact ratio is worth an area this much off the one wanted.
+# For the exact ratio, an area may be this share of the requested one.
 EXACT_AREA_MIN_SHARE, EXACT_AREA_MAX_SHARE = 0.7, 1.5
 
 
@@ -31,6 +31,7 @@ class PixelLimits:
     max_area_px: int
 
     def allow(self, width: int, height: int) -> bool:
+        """Whether a model makes this width and height, in pixels."""
         return (
             width % self.step_px == height % self.step_px == 0
             and self.min_side_px <= width <= self.max_width_px
@@ -41,7 +42,7 @@ class PixelLimits:
 
 
 def limits_of(rule: PixelsRule, *, max_width: int | None = None, max_height: int | None = None) -> PixelLimits:
-    """The limits of the rule, and of its model where that states further ones, drawn in to the grid."""
+    """The limits of the rule, and of its model where that states its own, rounded inwards to the grid."""
     step = rule.multiple_of
     edge = min(stated for stated in (rule.max, rule.max_edge, UNSTATED_MAX_SIDE_PX) if stated is not None)
     min_side_px = -(-rule.min // step) * step
@@ -59,7 +60,7 @@ def limits_of(rule: PixelsRule, *, max_width: int | None = None, max_height: int
 
 @lru_cache(maxsize=4096)  # callers ask for the same few sizes again and again
 def nearest_pixels(width: float, height: float, limits: PixelLimits) -> tuple[int, int]:
-    """The pair itself if allowed, else the allowed one that keeps the ratio best and the size next best."""
+    """Width and height themselves if allowed, else the allowed pair that keeps the ratio best, then the size."""
     width, height = _within_ratio(width, height, limits.max_ratio)
     width, height = _within_sides(width, height, limits)
     pairs = product(_near(width, limits), _near(height, limits))
@@ -68,7 +69,7 @@ def nearest_pixels(width: float, height: float, limits: PixelLimits) -> tuple[in
 
 
 def exact_ratio(ratio: Fraction, area_px: float, limits: PixelLimits) -> tuple[int, int]:
-    """A pair of about that area and exactly that ratio where the grid has one, else the nearest."""
+    """Width and height of about that area and exactly that ratio if the grid has them, else the nearest."""
     across, down = ratio.numerator, ratio.denominator
     grid_px = limits.step_px
     step = math.lcm(grid_px // math.gcd(across, grid_px), grid_px // math.gcd(down, grid_px))
@@ -80,7 +81,7 @@ def exact_ratio(ratio: Fraction, area_px: float, limits: PixelLimits) -> tuple[i
 
 
 def _within_ratio(width: float, height: float, most: float) -> tuple[float, float]:
-    """The same area, no longer than ``most`` to one."""
+    """The same area with a ratio of at most ``most`` to one."""
     if max(width, height) <= most * min(width, height):
         return width, height
     long, short = math.sqrt(width * height * most), math.sqrt(width * height / most)
@@ -88,7 +89,7 @@ def _within_ratio(width: float, height: float, most: float) -> tuple[float, floa
 
 
 def _within_sides(width: float, height: float, limits: PixelLimits) -> tuple[float, float]:
-    """Scaled as little as possible; the sides are cut one by one only where no scale would do."""
+    """Scaled as little as possible; the sides are clamped one by one only where scaling is not enough."""
     area = width * height
     at_least = max(limits.min_side_px / width, limits.min_side_px / height, math.sqrt(limits.min_area_px / area))
     at_most = min(limits.max_width_px / width, limits.max_height_px / height, math.sqrt(limits.max_area_px / area))
@@ -108,4 +109,4 @@ def _near(side: float, limits: PixelLimits) -> range:
 
 def _distance(pair: tuple[int, int], width: float, height: float) -> float:
     wider, higher = math.log(pair[0] / width), math.log(pair[1] / height)
-    return 2 * abs(wider - higher) + abs(wider) + abs(higher)  # a wrong shape is seen before a wrong size
+    return 2 * abs(wider - higher) + abs(wider) + abs(higher)  # a wrong shape is worse than a wrong size

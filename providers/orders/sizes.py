@@ -1,7 +1,7 @@
-"""From the size a caller asked for to the nearest one a model makes.
+"""From the size that a caller asked for to the nearest one that a model makes.
 
-:mod:`providers.orders.size_requests` reads the caller's words; here they meet the model's rules. What comes
-out is canonical: ``size`` ("WxH", "auto", or a ratio where the rule is a hint), ``width`` +
+:mod:`providers.orders.size_requests` reads the caller's fields; this applies the model's rules. The result
+is canonical: ``size`` ("WxH", "auto", or a ratio where the rule is a hint), ``width`` +
 ``height``, ``aspect_ratio``, ``resolution``, ``factor``, ``left right top bottom``.
 """
 
@@ -38,9 +38,9 @@ from providers.orders.size_requests import (
 )
 from providers.orders.used_sizes import MEGAPIXEL_PX, Used, in_words
 
-# A size class stands for images up to a tenth beyond it: 1024x1024 is "1 MP".
+# A size class covers images up to a tenth larger: 1024x1024 is "1 MP".
 CLASS_TOLERANCE = 1.1
-# A free ratio is sent in small whole numbers.
+# A free ratio is sent as two whole numbers up to this.
 MAX_RATIO_TERM = 64
 HINT_STEP_PX = 16
 MAX_CLASS_AREA_PX = MAX_ASKED_PX**2
@@ -50,10 +50,10 @@ Changed = dict[str, dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class SizeChoice:
-    """The canonical size fields to send, and how they came about.
+    """The canonical size fields to send, and how they differ from the request.
 
-    ``changed`` has ``{"asked": ..., "used": ...}`` for each field that was not taken as it was.
-    ``unsupported`` names the fields the model has no use for; whoever asked decides what then.
+    ``changed`` has ``{"asked": ..., "used": ...}`` for each field that was not used as given.
+    ``unsupported`` names the fields that the model does not take; the caller decides what follows.
     """
 
     used: Used = field(default_factory=dict)
@@ -63,7 +63,7 @@ class SizeChoice:
 
 
 def size_fields(model: Model) -> frozenset[str]:
-    """The size fields an order for this model may have (beside ``"auto"``, which is always welcome)."""
+    """The size fields that an order for this model may have; ``"auto"`` is always accepted."""
     if isinstance(model.size, str):
         return frozenset()
     taken: set[str] = set()
@@ -75,7 +75,7 @@ def size_fields(model: Model) -> frozenset[str]:
 
 
 def choose_size(model: Model, fields: Mapping[str, Any]) -> SizeChoice:
-    """Settle the size fields of an order (others are ignored) by the rules of the model."""
+    """Choose the size to send by the rules of the model; fields other than those of sizes are ignored."""
     given = {name: fields[name] for name in SIZE_FIELDS if fields.get(name) is not None}
     taken = size_fields(model)
     unsupported = tuple(name for name in given if name not in taken and not _is_auto(given[name]))
@@ -120,11 +120,11 @@ def _missing(model: Model, request: SizeRequest) -> list[Problem]:
 
 
 def _class_faults(request: SizeRequest, resolution: str) -> list[Problem]:
-    """A model of pixels can follow a class, but only a known one, and a class alone has no shape."""
+    """A model that takes pixels can use a class, but only a known one and together with a ratio."""
     if _sane_area_px(resolution) is None:
         return [Problem("resolution", "not_allowed", "write it as a class such as 1K, 2K or 1080p")]
     if request.shape is None:
-        return [Problem("aspect_ratio", "required", "is needed beside a resolution for this model")]
+        return [Problem("aspect_ratio", "required", "is needed with a resolution for this model")]
     return []
 
 
@@ -140,7 +140,7 @@ def _answer(model: Model, request: SizeRequest) -> tuple[Used, list[Problem]]:
 
 
 def _shape_for(model: Model, request: SizeRequest) -> Used:
-    """Pixels, ratio or fixed size: whichever the model takes, in the caller's own terms if it can be."""
+    """Pixels, ratio or fixed size, as the model takes it; in the caller's own form if possible."""
     pixels, aspect = model.size_rule(PixelsRule), model.size_rule(AspectRatioRule)
     sizes, hint = model.size_rule(SizesRule), model.size_rule(HintRule)
     if request.shape is None:
@@ -155,7 +155,7 @@ def _shape_for(model: Model, request: SizeRequest) -> Used:
 
 
 def _auto_for(pixels: PixelsRule | None, sizes: SizesRule | None, aspect: AspectRatioRule | None) -> Used:
-    """ "auto" said aloud where the upstream knows the word; elsewhere it means: leave it out."""
+    """ "auto" itself where the upstream knows the word; elsewhere nothing is sent."""
     if (pixels and AUTO in pixels.also) or (sizes and AUTO in sizes.values):
         return {"size": AUTO}
     return {"aspect_ratio": AUTO} if aspect and AUTO in aspect.enum else {}
@@ -203,7 +203,7 @@ def _nearest_size(rule: SizesRule, request: SizeRequest) -> str:
 
 
 def _apart(one: Fraction, other: Fraction) -> float:
-    """Distance by logarithm, rounded so that what is equal on paper is equal here."""
+    """Distance by logarithm, rounded so that mathematically equal distances compare equal."""
     return round(abs(math.log(one / other)), 9)
 
 
@@ -221,7 +221,7 @@ def _hinted(rule: HintRule, request: SizeRequest) -> str:
 
 
 def _class_for(rule: ResolutionRule | None, request: SizeRequest) -> tuple[Used, list[Problem]]:
-    """The size class: the one named, or the smallest that covers what was asked."""
+    """The size class: the named one, or the smallest that covers the request."""
     if rule is None or (request.resolution is None and request.pixels is None):
         return {}, []
     if request.resolution is None:
@@ -263,7 +263,7 @@ def _sides_for(model: Model, request: SizeRequest) -> Used:
 
 
 def _changes(model: Model, request: SizeRequest, used: Used) -> Changed:
-    """What was asked and is not what will be sent, field by field."""
+    """Where what will be sent differs from the request, field by field."""
     said: dict[str, tuple[str, str]] = {}
     if request.pixels:
         said["size"] = (

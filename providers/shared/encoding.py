@@ -29,7 +29,7 @@ def image_parts(images: Sequence[InputImage], mask: InputImage | None) -> list[F
 
 
 def file_part(name: str, stem: str, image: InputImage) -> FilePart:
-    """An image as the part ``name`` of a form, in a file called ``stem`` with the ending of its type."""
+    """An image as the part ``name`` of a form, in a file called ``stem`` with the extension of its type."""
     return FilePart(name, f"{stem}.{_EXTENSIONS.get(image.mime, 'bin')}", image.mime, image.data)
 
 
@@ -45,8 +45,10 @@ def _form_text(value: Any) -> str:
 
 
 def bare_base64(image: InputImage) -> str:
+    """The image in base64, without a prefix."""
     return base64.b64encode(image.data).decode("ascii")
 
 
 def data_uri(image: InputImage) -> str:
+    """The image as a ``data:`` URL in base64, with its MIME type."""
     return f"data:{image.mime};base64,{bare_base64(image)}"

@@ -1,4 +1,4 @@
-"""What an order's ``extra`` may not carry: fields that Darkroom sets itself."""
+"""What an order's ``extra`` may not contain: fields that Darkroom sets itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from providers.catalog.entries import Model
 from providers.catalog.size_rules import SizeRule
 from providers.errors import RequestRefused
 
-# What ``extra`` may not carry: fields that decide what is bought, and how we get to know about it.
+# Fields that decide what is bought, and how the result is reported.
 RESERVED_EXTRA = frozenset(
     {
         "client_task_id",
@@ -34,7 +34,7 @@ _CALLBACKS = frozenset({"webhook", "webhook_url", "webhook_secret", "webhook_eve
 
 
 def reserved_extra(model: Model) -> frozenset[str]:
-    """What ``extra`` may not carry to this model: what is priced, placed or limited by the catalogue."""
+    """What ``extra`` may not contain for this model: wire fields that the catalogue prices, fills or limits."""
     inputs = model.inputs
     own = {spec.field or name for name, spec in model.params.items()} | model.params.keys() | model.constants.keys()
     places = {inputs.prompt_field or "prompt", inputs.mask_field or "mask", *inputs.image_fields}
@@ -50,7 +50,7 @@ def _size_names(name: str, rule: SizeRule) -> set[str]:
 
 
 def extra_fields(order: UpstreamOrder) -> Mapping[str, Any]:
-    """The caller's own fields. Raises RequestRefused for one that would change what is bought."""
+    """The caller's own wire fields. Raises: RequestRefused for one that would change what is bought."""
     refuse_extra(order.extra, reserved_extra(order.model))
     return order.extra
 

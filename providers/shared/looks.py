@@ -12,7 +12,7 @@ LOOKS_AT_ONCE = 16
 
 
 def failed_look(error: ProviderError) -> NotRun | Uncertain:
-    """An error met while looking. It bought nothing and says nothing about the call, whose end it must not be."""
+    """An error of a look as one that does not end the call: a look buys nothing and says nothing about the call."""
     if isinstance(error, NotRun | Uncertain):
         return error
     return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
@@ -21,10 +21,10 @@ def failed_look(error: ProviderError) -> NotRun | Uncertain:
 def check_each(
     check: Callable[[CallRef], Finished | Running | Missing], calls: Sequence[CallRef]
 ) -> dict[str, CheckResult]:
-    """Look at each call by itself, a few at once, for upstreams without a look at many.
+    """Look at each call by itself, a few at once, for upstreams that cannot look at many; results by the calls' ids.
 
-    Once a look cannot reach the upstream, those not yet begun are answered with the same error: the
-    rest would wait for the same dead upstream, one time-out after the other.
+    Once a look cannot reach the upstream, those that have not begun get the same error: they would wait
+    for the same dead upstream, one time-out after the other.
     """
     away: list[ProviderError] = []
 
@@ -46,5 +46,5 @@ def check_each(
         return dict(zip((call.id for call in calls), pool.map(look, calls), strict=True))
 
 
-# The upstream is away or slow, or asks everybody to wait: no use in asking about the next call.
+# The upstream is away or slow, or asks all callers to wait: the next look would end the same way.
 _AWAY = frozenset({"upstream_unreachable", "upstream_no_answer", "upstream_rate_limited"})

@@ -1,7 +1,7 @@
-"""From an order to wire fields, by the catalogue alone: what every adapter's request begins with.
+"""An order as wire fields, by the catalogue alone: the beginning of every adapter's request.
 
-An adapter asks for the parts it needs and puts them where its upstream wants them (a JSON body, a
-form, an ``input`` object). Pure functions; nothing here knows an upstream.
+An adapter takes the parts it needs and puts them where its upstream expects them (a JSON body, a
+form, an ``input`` object). Pure functions; nothing here is about one upstream.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from providers.shared.extra import extra_fields
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Pictures under their wire field; ``is_list`` says whether the field takes a list, even of one."""
+    """Images under their wire field; ``is_list`` says whether the field takes a list, even of one."""
 
     field: str
     images: Sequence[InputImage]
@@ -34,16 +34,17 @@ class Placed:
 
 
 def path_of(order: UpstreamOrder) -> str:
-    """Where the order goes: the model's own path for the operation, or its only one."""
+    """The path of the request: the model's path for the operation, or its only one."""
     return order.model.paths.get(order.operation, order.model.path)
 
 
 def wire_fields(order: UpstreamOrder) -> dict[str, Any]:
     """Everything but the images under its wire name: ``extra``, constants, settings, prompt, size, n.
 
-    Only what was set: no prompt, size or count stands in that the caller (or the catalogue) did not
-    give. ``n`` goes along above one, where the model has a field for it. Raises: RequestRefused for a
-    field in ``extra`` that would change what is bought.
+    Only what was set: no prompt, size or count that neither the caller nor the catalogue gave. ``n`` is
+    sent above one, where the model has a field for it.
+
+    Raises: RequestRefused for a field in ``extra`` that would change what is bought.
     """
     fields = {**extra_fields(order), **order.model.constants, **own_params(order)}
     if order.prompt:
@@ -57,12 +58,13 @@ def wire_fields(order: UpstreamOrder) -> dict[str, Any]:
 def own_params(order: UpstreamOrder) -> dict[str, Any]:
     """The caller's settings under their wire names, as the catalogue gives them.
 
-    Without ``n``, which the catalogue lists too: how many this call makes is ``order.n`` alone.
+    Without ``n``, which the catalogue lists too: only ``order.n`` says how many images this call makes.
     """
     return {wire_name(order, name): value for name, value in order.params.items() if name != "n"}
 
 
 def wire_name(order: UpstreamOrder, name: str) -> str:
+    """The name of a setting on the wire: that of its catalogue entry, else its canonical name."""
     known = order.model.params.get(name)
     return (known.field if known is not None else None) or name
 
@@ -105,7 +107,7 @@ def _text(field: str, value: str | int | None, form: str | None = None) -> dict[
 
 
 def size_text(size: Mapping[str, str | int]) -> str | None:
-    """``WIDTHxHEIGHT`` where pixels are given, else the size or ratio as it stands."""
+    """``WIDTHxHEIGHT`` where pixels are given, else the size or ratio as it is; None without any."""
     if "width" in size and "height" in size:
         return f"{size['width']}x{size['height']}"
     found = size.get("size") or size.get("aspect_ratio")
@@ -113,7 +115,7 @@ def size_text(size: Mapping[str, str | int]) -> str | None:
 
 
 def placed_images(order: UpstreamOrder) -> list[Placed]:
-    """The images of the order under the fields the catalogue gives them, mask and face among them.
+    """The images of the order under their fields in the catalogue, mask and face included.
 
     ``images[0]`` goes to the field with the role ``base``, or else to the first; single fields take
     one image each in the order of the catalogue, a list takes all that are left. A model with a
@@ -162,7 +164,7 @@ def _reference_fields(order: UpstreamOrder, count: int) -> list[tuple[str, bool]
 def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Fields with dotted names as nested objects: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``.
 
-    Raises: RequestRefused for a field that stands inside another one, which only ``extra`` can bring about.
+    Raises: RequestRefused for a field that is inside another one, which only ``extra`` can cause.
     """
     inside = sorted(name for name in fields if any(outer in fields for outer in _outer_names(name)))
     if inside:

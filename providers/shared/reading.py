@@ -10,7 +10,7 @@ from typing import Any
 
 
 def json_object(body: bytes) -> dict[str, Any] | None:
-    """The JSON object in ``body``, or None: not JSON, not an object, nested beyond reason."""
+    """The JSON object in ``body``; None if it is not JSON, not an object, or nested too deeply."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
@@ -19,9 +19,9 @@ def json_object(body: bytes) -> dict[str, Any] | None:
 
 
 def detail_text(answer: Mapping[str, Any] | None, *names: str) -> str:
-    """The words under the first of ``names`` that holds any.
+    """The text under the first of ``names`` that has one; empty where none has.
 
-    They may be a text, an object (``{"error": ...}``), or the list of faults that FastAPI makes.
+    It may be a text, an object (``{"error": ...}``), or the list of faults that FastAPI makes.
     """
     found = next((value for name in names if (value := (answer or {}).get(name))), "")
     if isinstance(found, dict):
@@ -33,7 +33,7 @@ def detail_text(answer: Mapping[str, Any] | None, *names: str) -> str:
 
 
 def image_bytes(encoded: object) -> bytes | None:
-    """Base64 (a ``data:`` prefix is tolerated) decoded; None where it is empty or something else."""
+    """Decoded base64, with or without a ``data:`` prefix; None if it is empty or something else."""
     if not isinstance(encoded, str):
         return None
     if encoded.startswith("data:"):

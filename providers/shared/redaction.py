@@ -16,7 +16,7 @@ _SECRETS = (
 
 
 def redact(text: str) -> str:
-    """An upstream's words, fit for a log: one line, no keys, addresses or query strings."""
+    """An upstream's words for the log: one line of at most 300 characters, without keys, addresses or query strings."""
     text = " ".join(text[:1000].split())
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)

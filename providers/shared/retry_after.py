@@ -16,7 +16,10 @@ _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def retry_after_s(headers: Mapping[str, str], message: str = "") -> float | None:
-    """How long the upstream asks us to wait, from the headers or else its words; at most five minutes."""
+    """Seconds to wait, from the headers or else from the words of the message; at most ``MAX_RETRY_AFTER_S``.
+
+    None where the upstream says nothing usable.
+    """
     for found in (_from_ms(headers), _from_header(headers), _from_words(message)):
         if found is not None and math.isfinite(found) and found > 0:
             return min(found, MAX_RETRY_AFTER_S)

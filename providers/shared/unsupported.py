@@ -10,7 +10,7 @@ from providers.errors import Misconfigured, Uncertain
 
 
 class Unsearchable:
-    """An upstream that can neither stop a call nor search for one."""
+    """For an upstream that can neither stop a call nor search for one."""
 
     def cancel(self, call: CallRef) -> CancelOutcome:  # noqa: ARG002
         return CancelOutcome.UNSUPPORTED
@@ -20,10 +20,10 @@ class Unsearchable:
 
 
 class OneAnswer(Unsearchable):
-    """A synchronous upstream: one call is one answer, and a lost answer cannot be looked for."""
+    """For a synchronous upstream: one call is one answer, and a lost answer cannot be looked up."""
 
     def check(self, call: CallRef) -> Finished | Running | Missing:  # noqa: ARG002
-        """Never ``Missing``: that nothing can be found here does not mean that nothing was made."""
+        """Raises: Uncertain, always. Never ``Missing``: an image may have been made that cannot be looked up."""
         raise _nothing_to_look_at()
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
@@ -35,7 +35,7 @@ def _nothing_to_look_at() -> Uncertain:
 
 
 class WithoutText:
-    """An upstream that offers no text model for prompt enhancement."""
+    """For an upstream without a text model for prompt enhancement."""
 
     name: str
 

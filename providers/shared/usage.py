@@ -1,7 +1,7 @@
 """What an upstream reports of its price, as :class:`~providers.reported_cost.ReportedCost`: money if sure, and counts.
 
-Pure functions that never raise: a paid result is not lost over a broken number beside it. What is no number
-between 0 and :data:`MAX_AMOUNT` is left out, and money is rounded up to whole micro-USD.
+Pure functions that never raise: a broken number must not lose a paid result. What is not a number from 0 to
+:data:`MAX_AMOUNT` is left out, and money is rounded up to whole micro-USD.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MICROUSD_PER_USD = 1_000_000
 
 
 class Tokens(NamedTuple):
-    """How many tokens of each kind one call took."""
+    """How many tokens of each kind one call used."""
 
     text_input: int = 0
     image_input: int = 0
@@ -39,15 +39,15 @@ def number(found: object) -> int | float | None:
 
 
 def whole(found: object) -> int | None:
-    """A count of something."""
+    """A whole number from 0 to :data:`MAX_AMOUNT`; None for anything else."""
     checked = number(found)
     return checked if isinstance(checked, int) else None
 
 
 def counts(found: object) -> dict[str, Any]:
-    """The numbers of an object of the upstream's under their own names, and short words that tell of what kind.
+    """The numbers of an upstream's object under their own names, and the short words that describe them.
 
-    What is left can be stored as JSON: bounded in length and depth, without NaN. Empty for anything else.
+    The result can be stored as JSON: limited in length and depth, without NaN. Empty for anything else.
     """
     kept = _kept(found, MAX_NESTING)
     return kept if isinstance(kept, dict) else {}
@@ -71,12 +71,12 @@ def _named(found: Mapping[Any, Any], depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def _is_word(text: str) -> bool:
-    """Short, and without what no database takes."""
+    """Whether a text is short, and without characters that a database refuses."""
     return 0 < len(text) <= MAX_WORD_CHARS and text.isascii() and text.isprintable()
 
 
 def reported(usage: Mapping[str, Any], *, usd: Fraction | None = None) -> ReportedCost | None:
-    """``usd`` as money beside the counts; None where there is neither."""
+    """The counts, and ``usd`` as micro-USD; None where there is neither."""
     microusd = None if usd is None else math.ceil(usd * MICROUSD_PER_USD)
     if microusd is not None and microusd > MAX_AMOUNT:
         microusd = None
@@ -84,13 +84,13 @@ def reported(usage: Mapping[str, Any], *, usd: Fraction | None = None) -> Report
 
 
 def amount_usd(found: object, *, units_per_usd: int) -> Fraction | None:
-    """US dollars from an amount in smaller units: 100 credits, 10,000,000,000 ticks. None where it is no amount."""
+    """US dollars from an amount in the upstream's units (credits, ticks). None where it is not an amount."""
     amount = number(found)
     return None if amount is None else Fraction(Decimal(str(amount))) / units_per_usd
 
 
 def price_usd(tokens: Tokens | None, prices: TokenPrices | None) -> Fraction | None:
-    """US dollars for the tokens; None where a kind that was used has no price, or nothing sure was counted."""
+    """US dollars for the tokens; None where a kind that was used has no price, or no tokens were counted."""
     if tokens is None or prices is None or not any(tokens):
         return None
     total = Fraction(0)
