@@ -31,7 +31,7 @@ from providers.catalog.catalog import OPERATIONS, Catalog, CatalogSource, Model,
 from providers.catalog.ranking import ranked
 from providers.orders.costs import cost_usd, expected_cost_microusd
 from providers.orders.rules import CheckedOrder, OrderProblems, check_order
-from providers.shared.payload import reserved_extra
+from providers.shared.extra import reserved_extra
 from quota import ledger
 from quota.errors import InsufficientCreditsError
 from quota.prices import unit_price_microcredits

@@ -43,7 +43,7 @@ from jobs.reads.tasks import Image, Step, Task
 from jobs.states import Nudge
 from jobs.submission.service import Quote, Submitted
 from providers.catalog import catalog as catalogue
-from providers.http.client import UnsafeUrlError
+from providers.http.urls import UnsafeUrlError
 from providers.orders.rules import OrderProblems, check_order
 from providers.orders.schema import order_schema
 from quota.ledger import Entry
