@@ -354,12 +354,3 @@ providers = Table(
     CheckConstraint("(trips > 0) = (open_until IS NOT NULL)", name="open_has_end"),
     postgresql_with={"fillfactor": 50},
 )
-
-# Small facts the whole fleet shares, such as the Redis epoch last seen.
-marks = Table(
-    "marks",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("value", Text, nullable=False),
-    Column("at", TIME, nullable=False, server_default=NOW),
-)

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, text
 
-from core import failpoints
+from core import failpoints, key_values
 from core.db import Hot, Statement
 from core.errors import DatabaseAwayError, DatabaseBusyError
 from jobs import lifecycle
@@ -186,19 +186,13 @@ class Sweeper:
         if epoch is None:
             return
         with self.context.database.transaction() as connection:
-            seen = connection.execute(text("SELECT value FROM marks WHERE name = 'epoch'")).scalar_one_or_none()
-            if seen == epoch:
+            seen = key_values.find(connection, "epoch")
+            if seen is not None and seen.value == epoch:
                 return
             log.warning("broker_is_new", republishing=True)
             while publishing.forget_lost(connection, older_than_s=0.0, limit=PAGE) == PAGE:
                 pass
-            connection.execute(
-                text(
-                    "INSERT INTO marks (name, value) VALUES ('epoch', :epoch)"
-                    " ON CONFLICT (name) DO UPDATE SET value = :epoch, at = clock_timestamp()"
-                ),
-                {"epoch": epoch},
-            )
+            key_values.put(connection, "epoch", epoch)
 
     def _forget_lost(self) -> None:
         """A message is overdue after twice the time its queue needs, and never before 10 s."""
