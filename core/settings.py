@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -102,8 +102,15 @@ class Settings(BaseSettings):
     publish_window: int = Field(default=32, ge=1, alias="DARKROOM_PUBLISH_WINDOW")
     fallbacks: str = Field(default="", alias="DARKROOM_FALLBACKS")
 
-    # How long the images of ended jobs are kept; 0 is for ever
-    keep_pictures_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_PICTURES_DAYS")
+    # How long the images of ended jobs are kept; 0 is forever
+    keep_images_days: float = Field(
+        default=30,
+        ge=0,
+        le=36_500,
+        alias="DARKROOM_KEEP_IMAGES_DAYS",
+        # The second name is the variable's name before; it works as long as the first is not set.
+        validation_alias=AliasChoices("DARKROOM_KEEP_IMAGES_DAYS", "DARKROOM_KEEP_PICTURES_DAYS"),
+    )
     short_life_s: int = Field(default=600, ge=60, le=86_400, alias="DARKROOM_SHORT_LIFE_S")
     keep_inputs_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_INPUTS_DAYS")
 

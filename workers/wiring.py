@@ -117,7 +117,7 @@ def keeper() -> Keeper:
         database=context.database,
         media=context.media,
         store=context.store,
-        keep_pictures_days=values.keep_pictures_days,
+        keep_pictures_days=values.keep_images_days,
         keep_inputs_days=values.keep_inputs_days,
     )
 
