@@ -13,7 +13,8 @@ from sqlalchemy import text
 
 from core.db import Database
 from core.ids import new_id
-from jobs.maintenance.retention import Keeper
+from jobs.maintenance import orphans
+from jobs.maintenance.retention import Retention
 from quota import ledger
 from storage.local import LocalStore
 from storage.media import Media
@@ -32,13 +33,13 @@ class House:
     media: Media
     account_id: str
 
-    def keeper(self, *, pictures_days: float = 30, inputs_days: float = 30, media: Media | None = None) -> Keeper:
-        return Keeper(
+    def retention(self, *, images_days: float = 30, inputs_days: float = 30, media: Media | None = None) -> Retention:
+        return Retention(
             owner="wkr_test",
             database=self.database,
             media=media or self.media,
             store=self.store,
-            keep_pictures_days=pictures_days,
+            keep_images_days=images_days,
             keep_inputs_days=inputs_days,
         )
 
@@ -52,7 +53,11 @@ class House:
         with self.database.autocommit() as connection:
             return connection.execute(text(statement), values).scalar_one_or_none()
 
-    def doomed(self) -> list[str]:
+    def collect_orphans(self) -> int:
+        return orphans.list_next_slice(self.database, self.store)
+
+    def listed_blobs(self) -> list[str]:
+        """Blobs whose bytes are still to be deleted."""
         with self.database.autocommit() as connection:
             return list(connection.execute(text("SELECT key FROM doomed_blobs ORDER BY key")).scalars())
 
