@@ -43,7 +43,7 @@ COMMANDS = {
     "audit": Place("app.cli.operator.audit:audit", "Check that money and jobs balance (needs the database)."),
     "costs": Place("app.cli.operator.costs:costs", "What upstreams charge for what was sold (needs the database)."),
     "chaos": Place("app.cli.service.chaos:chaos", "Kill and cut off everything under load, then check every promise."),
-    "doctor": Place("app.cli.operator.doctor:doctor", "Find what is stuck, orphaned or unbalanced, and mend it."),
+    "doctor": Place("app.cli.operator.doctor:doctor", "Find what is stuck, orphaned or unbalanced, and repair it."),
     "sandbox": Place("app.cli.service.sandbox:sandbox", "Run the stand-in upstream alone."),
 }
 
