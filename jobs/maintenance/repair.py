@@ -128,9 +128,12 @@ class Repairer:
                 said = connection.execute(_BOOKS, {"id": finding.subject}).one()
                 if said.held != said.held_by_jobs:
                     return None
-                spendable, reserved = int(said.available - said.queued), int(said.queued + said.held)
                 done = ledger.reconcile(
-                    connection, finding.subject, spendable=spendable, reserved=reserved, note="darkroom doctor"
+                    connection,
+                    finding.subject,
+                    spendable_microcredits=int(said.available - said.queued),
+                    reserved_microcredits=int(said.queued + said.held),
+                    note="darkroom doctor",
                 )
         except IntegrityError:
             return None

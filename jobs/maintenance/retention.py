@@ -153,7 +153,7 @@ def delete_old_keys(connection: Connection, *, after: datetime | None, size: int
 # ---------------------------------------------------------------- the round
 
 # Backlogs whose rows are jobs that lost images.
-_OF_JOBS = ("short_lives", "images", "inputs")
+OF_JOBS = ("short_lives", "images", "inputs")
 
 
 def _delete_expired_images(connection: Connection, job_ids: Sequence[str]) -> list[str]:
@@ -187,18 +187,12 @@ class Retention:
                 return False
         backlogs = [*self.expiry_backlogs(), self._orphan_backlog()]
         drain([*backlogs, self._blob_backlog(backlogs)], seconds=WORK_S)
-        if jobs := sum(backlog.done for backlog in backlogs if backlog.name in _OF_JOBS):
+        if jobs := sum(backlog.done for backlog in backlogs if backlog.name in OF_JOBS):
             log.info("pictures_expired", jobs=jobs)
         with self.database.autocommit() as connection:
             heartbeats.forget_silent(connection)
         self.media.sweep()
         return True
-
-    def delete_expired_rows(self, *, seconds: float = WORK_S) -> int:
-        """Turn the rows of what has expired into tombstones; how many jobs lost something."""
-        backlogs = self.expiry_backlogs()
-        drain(backlogs, seconds=seconds)
-        return sum(backlog.done for backlog in backlogs if backlog.name in _OF_JOBS)
 
     def delete_listed_blobs(self, *, seconds: float = WORK_S) -> int:
         """Delete the bytes behind tombstones; how many blobs were deleted."""

@@ -313,7 +313,7 @@ def test_a_drift_is_closed_only_when_asked_and_in_the_open(house: House, drift: 
     assert house.one("SELECT spendable FROM balances") == before  # what its owner was told stands
     with house.database.autocommit() as connection:
         [entry] = [each for each in ledger.entries(connection, house.account_id) if each.kind == "adjust"]
-    assert (entry.amount, entry.target == "acct:available") == (7, drift > 0)
+    assert (entry.amount_microcredits, entry.target == "acct:available") == (7, drift > 0)
     assert "darkroom doctor" in entry.note
     assert findings(house) == {}
     assert mend(house, found, money=True) == "balances again"
@@ -326,7 +326,9 @@ def test_a_miscounted_hold_is_counted_anew_with_a_line_in_the_ledger(house: Hous
     assert "adjusted" in str(mend(house, found, money=True))
     assert house.one("SELECT reserved FROM balances") == PRICE
     with house.database.autocommit() as connection:
-        assert [e.amount for e in ledger.entries(connection, house.account_id) if e.kind == "adjust"] == [0]
+        assert [e.amount_microcredits for e in ledger.entries(connection, house.account_id) if e.kind == "adjust"] == [
+            0
+        ]
     assert findings(house) == {}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kept_jobs import House, make_house
+from kept_jobs import House, expire, make_house
 from sqlalchemy import text
 
 from app.records import Records
@@ -71,9 +71,9 @@ def test_the_caller_sees_that_images_have_gone(house: House) -> None:
 
 def test_nought_days_are_for_ever_and_parts_of_a_day_count(house: House) -> None:
     old = house.job(ended_days_ago=4000, inputs=1)
-    house.retention(images_days=0, inputs_days=0).delete_expired_rows()
+    expire(house.retention(images_days=0, inputs_days=0))
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 1
-    house.retention(images_days=0, inputs_days=0.5).delete_expired_rows()
+    expire(house.retention(images_days=0, inputs_days=0.5))
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 1
     assert house.one("SELECT count(*) FROM inputs WHERE deleted_at IS NULL AND job_id = :id", id=old) == 0
 
@@ -94,7 +94,7 @@ def test_live_jobs_at_the_head_do_not_hold_up_what_is_behind_them(
         house.job(ended_days_ago=None, quiet=True)
     house.sql("UPDATE images SET created_at = created_at - interval '90 days'")
     old = [house.job(ended_days_ago=40, quiet=True) for _ in range(3)]
-    house.retention().delete_expired_rows()
+    expire(house.retention())
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NOT NULL AND job_id = ANY(:old)", old=old) == 3
 
 
@@ -103,8 +103,8 @@ def test_a_round_ends_with_its_time_and_the_next_goes_on(house: House, monkeypat
     for _ in range(5):
         house.job(ended_days_ago=31)
     left = "SELECT count(*) FROM images WHERE deleted_at IS NULL"
-    assert (house.retention().delete_expired_rows(seconds=0), house.one(left)) == (0, 5)
-    assert (house.retention().delete_expired_rows(), house.one(left)) == (5, 0)
+    assert (expire(house.retention(), seconds=0), house.one(left)) == (0, 5)
+    assert (expire(house.retention()), house.one(left)) == (5, 0)
     assert (house.retention().delete_listed_blobs(seconds=0), len(house.listed_blobs())) == (0, 5)
     assert (house.retention().delete_listed_blobs(), len(house.listed_blobs())) == (5, 0)
 
@@ -177,7 +177,7 @@ def test_a_key_that_a_submit_takes_over_at_this_moment_stays(house: House) -> No
     old_keys(house, 3)
     with house.database.engine.begin() as submit:
         submit.execute(text("UPDATE idempotency_keys SET created_at = clock_timestamp() WHERE key = 'k2'"))
-        house.retention().delete_expired_rows()  # and does not wait for it
+        expire(house.retention())  # and does not wait for it
     assert house.one("SELECT array_agg(key) FROM idempotency_keys") == ["k2"]
 
 
@@ -209,8 +209,8 @@ def test_a_job_that_somebody_holds_is_left_for_the_next_round(house: House) -> N
     held = f"job_{2:026d}"
     with house.database.engine.begin() as other:
         other.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": held})
-        assert house.retention(images_days=0).delete_expired_rows() == 2
-    assert house.retention(images_days=0).delete_expired_rows() == 1
+        assert expire(house.retention(images_days=0)) == 2
+    assert expire(house.retention(images_days=0)) == 1
 
 
 def test_one_worker_a_minute_does_it_for_all(house: House) -> None:
@@ -342,7 +342,7 @@ def test_a_store_that_is_away_does_not_fail_the_wish(house: House, monkeypatch: 
 def test_wish_and_policy_at_once_delete_once(house: House) -> None:
     mine = house.job(ended_days_ago=31)
     records = Records(house.database, house.media)
-    work = [lambda: records.delete(house.account_id, mine)] * 4 + [house.retention().delete_expired_rows] * 4
+    work = [lambda: records.delete(house.account_id, mine)] * 4 + [lambda: expire(house.retention())] * 4
     threads = [threading.Thread(target=each) for each in work]
     for thread in threads:
         thread.start()
