@@ -53,13 +53,13 @@ def write_staging_file(folder: str, data: bytes) -> str:
     return path
 
 
-def sweep_folder(folder: Path, *, older_than_s: float = STAGING_AGE_S) -> int:
+def sweep_folder(folder: Path) -> int:
     """Remove what killed writers left in a staging folder; the number of files removed."""
     removed = 0
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
             about = path.lstat()
-            if stat.S_ISREG(about.st_mode) and about.st_mtime <= time.time() - older_than_s:
+            if stat.S_ISREG(about.st_mode) and about.st_mtime <= time.time() - STAGING_AGE_S:
                 path.unlink()
                 removed += 1
     return removed
@@ -209,11 +209,6 @@ class LocalStore:
 
     def link(self, key: str, *, content_type: str, disposition: str) -> None:
         """None: nobody but us can reach a file of ours."""
-
-    def sweep_staging(self, *, older_than_s: float = STAGING_AGE_S) -> int:
-        """Remove what killed writers left; the number of files removed."""
-        with _trouble("sweep"):
-            return sweep_folder(self.staging, older_than_s=older_than_s)
 
     def check(self) -> None:
         """Raise StorageUnavailableError when a write would fail.

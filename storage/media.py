@@ -78,11 +78,6 @@ class Media:
             check_text(data)
         return self._kept(self._pool.run(self._task(kind, "", self._result_bounds, prefix=prefix), data))
 
-    def probe(self, data: bytes) -> tuple[str, int, int]:
-        """Mime type, width and height that the header claims; cheap, proves nothing. Raises MediaError."""
-        header = sniff.read_header(data)
-        return header.mime, header.width_px, header.height_px
-
     def variant(
         self,
         key: str,

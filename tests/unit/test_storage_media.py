@@ -437,12 +437,6 @@ def test_the_first_frame_of_an_animation_is_kept(media, opened):
         assert result.convert("RGB").getpixel((8, 8)) == (255, 0, 0)
 
 
-def test_probe_reads_the_header_alone(media):
-    assert media.probe(bomb_png(5_000, 40_000)[:40]) == ("image/png", 5_000, 40_000)
-    with pytest.raises(MediaError):
-        media.probe(b"nothing")
-
-
 # Variants
 
 
