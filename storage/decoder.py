@@ -21,11 +21,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
-from storage import models3d, raster, sniff, variants, wire
-from storage.anatomy import dissect
+from storage import decoder_protocol, models3d, raster, sniff, variants
 from storage.base import TEXT, BlobNotFoundError, MediaError, StorageUnavailableError, StoredImage
+from storage.decoder_protocol import Task
 from storage.local import LocalStore, write_staging_file
-from storage.wire import Task
+from storage.structure import dissect
 
 NO_SIZE = (0, 0)
 EXTENSIONS = {**sniff.EXTENSIONS, **models3d.EXTENSIONS, TEXT: "txt"}
@@ -47,11 +47,11 @@ def main(argv: list[str]) -> None:
     send(answers, {"ready": True})
     while True:
         try:
-            head, body = wire.receive(sys.stdin.buffer, max_body_bytes=max_body_bytes)
+            head, body = decoder_protocol.receive(sys.stdin.buffer, max_body_bytes=max_body_bytes)
         except EOFError:
             return
         start_clocks(cpu_s=cpu_s, wall_s=wall_s)
-        reply = answer(wire.from_head(head), body, partial(decoded, answers, head))
+        reply = answer(decoder_protocol.from_head(head), body, partial(decoded, answers, head))
         stop_clocks()
         send(answers, {**reply, "id": head["id"], "retire": is_bloated()})
 
@@ -124,7 +124,7 @@ def decoded(answers: BinaryIO, head: dict[str, Any]) -> None:
 
 
 def send(answers: BinaryIO, head: dict[str, Any]) -> None:
-    answers.write(wire.framed(head))
+    answers.write(decoder_protocol.framed(head))
     answers.flush()
 
 

@@ -16,9 +16,9 @@ from typing import Literal
 
 from storage import sniff, variants
 from storage.base import BlobNotFoundError, Kind, Limits, MediaError, Store, StoredImage
+from storage.decoder_protocol import Bounds, Role, Task, Verb
 from storage.local import LocalStore, sweep_folder
 from storage.pool import DecoderPool, Reply
-from storage.wire import Bounds, Role, Task, Verb
 
 __all__ = ["Limits", "Media", "MediaError", "Role", "StoredImage"]
 

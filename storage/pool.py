@@ -21,9 +21,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from storage import wire
+from storage import decoder_protocol
 from storage.base import BlobNotFoundError, Limits, MediaBusyError, MediaError, StorageUnavailableError
-from storage.wire import Task
+from storage.decoder_protocol import Task
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parent.parent)
 # -I keeps the environment, the working folder and the user's site out of the path, so ours is given here:
@@ -72,7 +72,7 @@ class Decoder:
         is_up = False
         try:
             with _Deadline(_START_S, self._process):
-                wire.receive(self._answers, max_body_bytes=0)
+                decoder_protocol.receive(self._answers, max_body_bytes=0)
             is_up = True
         except (OSError, EOFError, ValueError):
             raise StorageUnavailableError("the decoder process does not start") from None
@@ -108,7 +108,9 @@ class Decoder:
 
     def _send(self, task: Task, body: bytes) -> int:
         task_id = next(self._ids)
-        self._tasks.write(wire.framed(wire.to_head(task, task_id=task_id), body_bytes=len(body)))
+        self._tasks.write(
+            decoder_protocol.framed(decoder_protocol.to_head(task, task_id=task_id), body_bytes=len(body))
+        )
         view = memoryview(body)
         for start in range(0, len(body), _CHUNK_BYTES):
             self._tasks.write(view[start : start + _CHUNK_BYTES])
@@ -117,7 +119,7 @@ class Decoder:
         return task_id
 
     def _hear(self, task_id: int) -> Reply:
-        reply, _ = wire.receive(self._answers, max_body_bytes=0)
+        reply, _ = decoder_protocol.receive(self._answers, max_body_bytes=0)
         if reply.get("id") != task_id:
             raise ValueError("the answer to another task")
         return reply

@@ -25,8 +25,8 @@ from PIL import (
 )
 
 from storage.base import MediaError
+from storage.decoder_protocol import Bounds
 from storage.sniff import AVIF, GIF, JPEG, PNG, WEBP
-from storage.wire import Bounds
 
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     PNG: PngImagePlugin.PngImageFile,

@@ -22,9 +22,9 @@ from PIL import Image
 from storage import decoder as decoder_module
 from storage import pool as pool_module
 from storage.base import Limits, MediaBusyError, MediaError, StorageUnavailableError
+from storage.decoder_protocol import Bounds, Task
 from storage.local import LocalStore
 from storage.pool import DecoderPool
-from storage.wire import Bounds, Task
 
 ROOT = Path(__file__).resolve().parents[2]
 GONE_WITHIN_S = 10

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from storage import sniff
-from storage.anatomy import dissect
 from storage.base import MediaError
+from storage.structure import dissect
 
 FORMATS = {
     "PNG": "image/png",
