@@ -186,7 +186,7 @@ class Provider(Protocol):
         """Ask the upstream to stop. Raises :class:`ProviderError` when the asking failed."""
 
     def lookup(self, call: CallRef, since: datetime, order: Order) -> list[Accepted]:
-        """Find calls made since then that may be this one (class B upstreams); empty where the API cannot.
+        """Find calls made since then that may be this one, where recovery is search; empty where the API cannot.
 
         By our token in the callback URL if the order has one, else by model and identical input.
         ``since`` is the database's time, and is compared with the upstream's own times only. Every candidate

@@ -9,8 +9,9 @@ from celery.exceptions import Ignore
 
 from core.errors import DatabaseAwayError, DatabaseChangedError
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.execution import apply, run
+from jobs.execution import give_up
 from jobs.execution.context import WorkerContext
+from jobs.execution.run import CrashedStepError
 from jobs.states import Signal
 from workers import wiring
 
@@ -52,7 +53,7 @@ def perform_to_the_end(step: Step, argument: str) -> list[Signal]:
 def end(error: JobFailedError) -> list[Signal]:
     """End a job that a step found failed, its credits back. Never raises; empty where the sweep must do it."""
     try:
-        return apply.end_failed(wiring.worker_context(), error)
+        return give_up.end_failed(wiring.worker_context(), error)
     except SAYS_NOTHING as reason:
         log.info("left_to_the_sweep", job_id=error.job_id, error=type(reason).__name__)
     except Exception:
@@ -64,9 +65,9 @@ def _with_accidents(step: Step, argument: str) -> list[Signal]:
     context = wiring.worker_context()
     try:
         return _once_more(step, context, argument)
-    except run.CrashedStepError as crash:
+    except CrashedStepError as crash:
         log.exception("step_crashed", job_id=crash.job_id)
-        return apply.crashed(context, crash)
+        return give_up.after_crash(context, crash)
 
 
 def _once_more(step: Step, context: WorkerContext, argument: str) -> list[Signal]:

@@ -14,9 +14,9 @@ from celery import Task
 
 from jobs.dispatch import publishing
 from jobs.errors import JobFailedError
-from jobs.execution import poll as poller
-from jobs.execution import run as runner
 from jobs.execution.context import WorkerContext
+from jobs.execution.poll import poll_provider
+from jobs.execution.run import run_job
 from jobs.states import Ended, Signal
 from workers import drain, stepping, wiring
 from workers.celery_app import app
@@ -67,7 +67,7 @@ class RunTask(JobTask):
 @app.task(base=RunTask, name=RUN)  # type: ignore[untyped-decorator]
 def run(job_id: str) -> str | None:
     """Claim a queued job and make its paid call."""
-    step = _hand_back if drain.draining() else runner.run
+    step = _hand_back if drain.draining() else run_job
     return _tell(job_id, stepping.perform(step, job_id))
 
 
@@ -75,7 +75,7 @@ def run(job_id: str) -> str | None:
 def poll(provider: str) -> None:
     """Look at a batch of a provider's images in progress."""
     wiring.quietly(lambda: wiring.redis_client().delete(poll_key(provider)))
-    wiring.worker_context().publish(stepping.perform(poller.poll, provider))
+    wiring.worker_context().publish(stepping.perform(poll_provider, provider))
 
 
 def _hand_back(context: WorkerContext, job_id: str) -> list[Signal]:

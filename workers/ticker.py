@@ -24,7 +24,7 @@ from core.errors import DatabaseAwayError
 from core.redis import RedisError
 from jobs import states
 from jobs.dispatch import heartbeats, publishing, refill
-from jobs.execution import poll
+from jobs.execution.poll import poll_provider
 from jobs.maintenance import retention, sweep
 from jobs.reads import worker as loading
 from jobs.states import Nudge, Signal
@@ -156,7 +156,7 @@ class Clock:
         if not self._inline.acquire(blocking=False):
             return
         try:
-            self._context.publish(stepping.perform_to_the_end(poll.poll, provider))
+            self._context.publish(stepping.perform_to_the_end(poll_provider, provider))
         finally:
             self._inline.release()
 

@@ -22,7 +22,7 @@ from core.errors import DatabaseAwayError, DatabaseBusyError
 from jobs import lifecycle
 from jobs.dispatch import heartbeats, publishing, refill
 from jobs.errors import StaleJobError
-from jobs.execution import apply
+from jobs.execution import give_up
 from jobs.execution.context import WorkerContext
 from jobs.maintenance import growth
 from jobs.states import Nudge, Signal
@@ -145,7 +145,7 @@ class Sweeper:
         return [
             signal
             for row in rows
-            for signal in self._each(row, partial(apply.expire, self.context, row.id, row.version))
+            for signal in self._each(row, partial(give_up.expire, self.context, row.id, row.version))
         ]
 
     def _end_abandoned(self) -> list[Signal]:
@@ -158,7 +158,7 @@ class Sweeper:
                 ABANDONED,
                 {"configured": self.context.registry.configured(), "abandoned_s": ABANDONED_AFTER_S, "page": PAGE},
             )
-        return [signal for row in rows for signal in self._each(row, partial(apply.abandon, self.context, row.id))]
+        return [signal for row in rows for signal in self._each(row, partial(give_up.abandon, self.context, row.id))]
 
     def _each(self, row: Any, verb: Callable[[], list[Signal]]) -> list[Signal]:
         """One job, one transaction; a job that moved on by itself is what we wanted."""

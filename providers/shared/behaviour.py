@@ -23,7 +23,7 @@ class Unsearchable:
 
 
 class OneAnswer(Unsearchable):
-    """A synchronous upstream: one call is one answer, and a lost answer cannot be looked for (class C)."""
+    """A synchronous upstream: one call is one answer, and a lost answer cannot be looked for."""
 
     def check(self, call: CallRef) -> Finished | Running | Missing:  # noqa: ARG002
         """Never ``Missing``: that nothing can be found here does not mean that nothing was made."""

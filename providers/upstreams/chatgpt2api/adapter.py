@@ -1,11 +1,11 @@
 """chatgpt2api: a self-hosted gateway to ChatGPT accounts, used by its asynchronous task API.
 
-Recovery class A: ``client_task_id`` is our dedupe key, and a repeated submit with a known id returns
+Recovery "resend": ``client_task_id`` is our dedupe key, and a repeated submit with a known id returns
 the stored task and makes nothing new. So a submit with an unknown outcome may be sent again, after
 :meth:`ChatGpt2Api.check` said ``Missing`` twice. An id whose task failed is burnt: a retry needs a
 new key.
 
-Source: upstreams sheet "chatgpt2api" (v1.7.0, read 2026-11-20); sections are named where used.
+Source: providers/upstreams/chatgpt2api/CONTRACT.md (v1.7.0, read 2026-11-20); sections are named where used.
 """
 
 from __future__ import annotations

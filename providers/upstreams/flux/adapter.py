@@ -1,10 +1,10 @@
 """Black Forest Labs: FLUX.1 (pro 1.1, ultra, Kontext, fill, expand), FLUX.2 and FLUX.3 image models.
 
-Recovery class C (sheet, section 4): the API knows no idempotency key, no list of tasks and no search, so
+Recovery "never" (section 4): the API knows no idempotency key, no list of tasks and no search, so
 a submit whose answer was lost cannot be found again, and nothing is ever sent twice. One task is one
 image; a task cannot be cancelled.
 
-Source: upstreams sheet "Black Forest Labs" (vendor's OpenAPI document of April 2026 and later sources,
+Source: providers/upstreams/flux/CONTRACT.md (vendor's OpenAPI document of April 2026 and later sources,
 read 2026-11-20); sections are named where used.
 """
 

@@ -1,9 +1,9 @@
 """Google Gemini: images by ``generateContent``, and by Imagen's ``predict`` where a gateway still has it.
 
-Recovery class C (sheet, section 7): no idempotency key, no cancellation, nothing to look up, so a lost answer
+Recovery "never" (section 7): no idempotency key, no cancellation, nothing to look up, so a lost answer
 may be a paid image and is never sent again. What is refused mostly comes with HTTP 200.
 
-Source: upstreams sheet "Google Gemini API" (package google-genai 3.3.0, checked 2026-11-20); sections are
+Source: providers/upstreams/gemini/CONTRACT.md (package google-genai 3.3.0, checked 2026-11-20); sections are
 named where used.
 """
 

@@ -3,10 +3,10 @@
 The catalogue says by ``hf_provider`` which route a model takes. hf-inference and nscale answer with the image;
 fal-ai (by its queue) and WaveSpeed answer with a task, which is looked at through the router.
 
-Recovery class C: the router has no idempotency keys, no webhooks and no list of calls (section 4), so a lost
+Recovery "never": the router has no idempotency keys, no webhooks and no list of calls (section 4), so a lost
 answer may be a paid image, and nothing is ever sent again after :class:`Uncertain`.
 
-Source: upstreams sheet "Hugging Face" (package huggingface_hub 2.4.0, read 2026-11-20); sections are named
+Source: providers/upstreams/huggingface/CONTRACT.md (package huggingface_hub 2.4.0, read 2026-11-20); sections are named
 where used.
 """
 

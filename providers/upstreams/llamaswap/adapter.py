@@ -4,9 +4,9 @@ Three routes make images. The model's path in the catalogue names one of the two
 OpenAI's (settings go in a tag inside the prompt) and the WebUI's (plain fields, tells the seed). With
 ``LLAMASWAP_ASYNC`` all orders become jobs of sd-server instead, which are looked at.
 
-Recovery class C: no route knows an id of ours, so a lost answer is an image nobody will find.
+Recovery "never": no route knows an id of ours, so a lost answer is an image nobody will find.
 
-Source: upstreams sheet "llama-swap" (llama-swap 0bdb3720, stable-diffusion.cpp 97d29908, read 2026-11-20);
+Source: providers/upstreams/llamaswap/CONTRACT.md (llama-swap 0bdb3720, stable-diffusion.cpp 97d29908, read 2026-11-20);
 sections are named where used.
 """
 

@@ -1,9 +1,9 @@
 """OpenAI's Images API, and chat for prompt enhancement. Also for servers that copy it.
 
-Recovery class C: one call is one answer. There is no id to look up and no idempotency key, so a lost
+Recovery "never": one call is one answer. There is no id to look up and no idempotency key, so a lost
 answer may be a paid image, and nothing is ever sent again after :class:`Uncertain`.
 
-Source: upstreams sheet "OpenAI" (package openai 3.51.0, read 2026-11-20); sections are named where used.
+Source: providers/upstreams/openai/CONTRACT.md (package openai 3.51.0, read 2026-11-20); sections are named where used.
 """
 
 from __future__ import annotations

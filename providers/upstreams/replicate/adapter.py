@@ -1,10 +1,11 @@
 """Replicate: predictions of hosted models, made by one call and looked up by their id.
 
-Recovery class B (sheet, section 4): a repeated POST makes a second, billed prediction and there is no key
+Recovery "search" (section 4): a repeated POST makes a second, billed prediction and there is no key
 against it, but the list of predictions can be read. So a submit whose answer was lost is searched for
 (:meth:`Replicate.lookup`) and never sent again. ``Cancel-After`` bounds what a lost prediction may cost.
 
-Source: upstreams sheet "Replicate" (spec of 2026-04-09, clients read 2026-11-20); sections are named where used.
+Source: providers/upstreams/replicate/CONTRACT.md (spec of 2026-04-09, clients read 2026-11-20); sections are named
+where used.
 """
 
 from __future__ import annotations

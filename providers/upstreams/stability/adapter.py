@@ -1,11 +1,11 @@
 """Stability AI, v2beta: images, edits, upscales, control and 3D, most of them in one answer.
 
-Recovery class C (sheet, section 4): no idempotency key and no search, so a submit whose answer is lost is
+Recovery "never" (section 4): no idempotency key and no search, so a submit whose answer is lost is
 never sent again. Two kinds of calls live side by side: most answer with the image itself; creative
 upscale and replace background answer with an id, by which ``check`` looks. Both look alike on the wire, so
 what came back decides, not the model.
 
-Source: upstreams sheet "Stability" (v2beta, checked 2026-11-20); sections are named where used.
+Source: providers/upstreams/stability/CONTRACT.md (v2beta, checked 2026-11-20); sections are named where used.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """WaveSpeed: hundreds of models behind one asynchronous task API.
 
-Recovery class B: there is no idempotency key, so a submit with an unknown outcome is never sent again
+Recovery "search": there is no idempotency key, so a submit with an unknown outcome is never sent again
 (section 4). It is searched for in the account's history by the token in its webhook URL, or by model and
 identical input; see :func:`is_same_order` for what counts as identical.
 
-Source: upstreams sheet "WaveSpeed AI" (package wavespeed 2.0.5, docs read 2026-11-20); sections are named
+Source: providers/upstreams/wavespeed/CONTRACT.md (package wavespeed 2.0.5, docs read 2026-11-20); sections are named
 where used. What the answers mean stands in :mod:`providers.upstreams.wavespeed.answers`.
 """
 

@@ -1,9 +1,9 @@
 """xAI's Imagine models, and chat for prompt enhancement: OpenAI's paths with a body of xAI's own.
 
-Recovery class C (sheet, section 5): one call is one answer, without an id or an idempotency key, and a call
+Recovery "never" (section 5): one call is one answer, without an id or an idempotency key, and a call
 whose caller has left is still billed. A lost answer is never sent for again.
 
-Source: upstreams sheet "xAI (Grok Imagine)" (package xai-sdk 1.21.0, read 2026-11-20); sections are named
+Source: providers/upstreams/xai/CONTRACT.md (package xai-sdk 1.21.0, read 2026-11-20); sections are named
 where used.
 """
 
