@@ -19,7 +19,7 @@ from jobs.dispatch.health import ProviderState
 from jobs.errors import JobNotFoundError
 from jobs.execution import callbacks
 from jobs.lifecycle import Cancellation
-from jobs.maintenance import audit, retention
+from jobs.maintenance import audit, deletion
 from jobs.maintenance.audit import Finding
 from jobs.reads import funds
 from jobs.reads import tasks as repository
@@ -134,10 +134,10 @@ class Records:
         The rows are committed first. Bytes that cannot go now go with the next round of retention.
         """
         with self._database.transaction() as connection:
-            keys = retention.delete_task(connection, account_id, job_id)
+            keys = deletion.delete_task(connection, account_id, job_id)
         if keys and self._media is not None:
             with suppress(DatabaseAwayError):
-                retention.remove_doomed(self._database, self._media, keys)
+                deletion.delete_blobs(self._database, self._media, keys)
         return self.task(account_id, job_id)
 
     def audit(self) -> list[Finding]:

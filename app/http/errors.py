@@ -166,10 +166,6 @@ class UpstreamFailedError(ServiceError):
     code = "upstream_failed"
 
 
-class RangeError(ServiceError):
-    code = "range_not_satisfiable"
-
-
 def fault_json(fault: FieldFault) -> dict[str, str]:
     return {"field": fault.field, "code": fault.code, "message": fault.message}
 

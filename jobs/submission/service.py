@@ -197,7 +197,9 @@ class Desk:
 
     def unit_price(self, model: Model, cost: Decimal) -> int:
         """Our price of one image by ``model`` that costs ``cost`` US dollars upstream, in micro-credits."""
-        return unit_price_microcredits(cost, markup=model.markup or self._markup, minimum=self._minimum_unit_price)
+        return unit_price_microcredits(
+            cost, markup=model.markup or self._markup, minimum_microcredits=self._minimum_unit_price
+        )
 
     def submit(
         self,
@@ -278,7 +280,7 @@ class Desk:
 
     def _check_balance(self, customer: Customer, quote: Quote) -> None:
         with self._database.autocommit() as connection:
-            spendable = ledger.balance(connection, customer.account_id).spendable
+            spendable = ledger.balance(connection, customer.account_id).spendable_microcredits
         if spendable < quote.total:
             raise InsufficientCreditsError(price_microcredits=quote.total, spendable_microcredits=spendable)
 

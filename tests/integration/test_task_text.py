@@ -14,7 +14,7 @@ from app.shapes.render import Renderer
 from app.shapes.schemas import TaskOut
 from app.shapes.status_json import find_texts
 from jobs import lifecycle
-from jobs.maintenance import retention
+from jobs.maintenance import deletion
 from jobs.reads.tasks import QUEUE_COUNTED
 from jobs.submission.estimates import Placed, Wait
 from jobs.submission.service import Customer
@@ -55,7 +55,7 @@ def cancelled(engine: Engine, account: Customer, job_id: str) -> str:
 def deleted(engine: Engine, account: Customer) -> str:
     job_id = ended(engine, account)
     with engine.database.transaction() as connection:
-        retention.delete_task(connection, account.account_id, job_id)
+        deletion.delete_task(connection, account.account_id, job_id)
     return job_id
 
 
