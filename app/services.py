@@ -20,7 +20,6 @@ from app.http import readiness
 from app.http.limits import Limits
 from app.http.signing import Signer, load_signer
 from app.http.waits import Waits
-from app.orders.remote_images import Fetch, fetch_image
 from app.records import Records
 from core.db import Database, make_engine
 from core.redis import SENTINEL, make_client
@@ -29,6 +28,7 @@ from jobs.execution.callbacks import Callbacks
 from jobs.states import Signal
 from jobs.submission.estimates import Estimates, Placed, Wait
 from jobs.submission.fallbacks import chains_of
+from jobs.submission.remote_images import Fetch, fetch_image
 from jobs.submission.service import Desk
 from providers import configured as configuration
 from providers.catalog.catalog import Catalog, CatalogSource, Model, UnknownModelError

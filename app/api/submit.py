@@ -10,7 +10,7 @@ from flask import Blueprint, Response, current_app, g, request
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, preferred_wait_s
-from app.orders import forms, reading
+from app.orders import forms, request_body
 from app.services import Services, services
 from app.shapes import render
 from app.shapes.inline_images import data_urls
@@ -102,13 +102,13 @@ def submit(operation: str) -> Response:
     wanted = operation_of(operation)
     read_query(Empty, request.args)
     parts = services()
-    incoming = reading.read(request, forms.kinds_of(parts.catalog))
-    submitted = reading.place(
+    incoming = request_body.read(request, forms.kinds_of(parts.catalog))
+    submitted = request_body.place(
         parts,
         Customer(g.caller.account_id, g.caller.weight),
         wanted,
         incoming,
-        key=reading.idempotency_key(g.caller.key_id, request, incoming),
+        key=request_body.idempotency_key(g.caller.key_id, request, incoming),
         max_image_bytes=current_app.config["MAX_IMAGE_BYTES"],
         request_id=g.request_id,
     )
@@ -132,12 +132,12 @@ def submit(operation: str) -> Response:
 )
 def estimate() -> Response:
     read_query(Empty, request.args)
-    incoming = reading.read(request, forms.kinds_of(services().catalog))
+    incoming = request_body.read(request, forms.kinds_of(services().catalog))
     named = incoming.fields.pop("operation", "edit" if incoming.given else "generate")
     wanted = operation_of(named) if isinstance(named, str) else "generate"
     if not isinstance(named, str):
         incoming.faults.append(FieldFault("operation", "wrong_type", "must be a text"))
-    quote = reading.quote(services(), wanted, incoming)
+    quote = request_body.quote(services(), wanted, incoming)
     return json_answer(render.estimate(quote, incoming.fields.get("n", 1)))
 
 

@@ -1,7 +1,7 @@
 """A task's JSON as PostgreSQL writes it: a plain status read makes no record and encodes nothing.
 
 What a task looks like is said by app.shapes.schemas.TaskOut. app/shapes/render.py makes the same of a Task for
-every other route, and tests/integration/test_task_text.py holds the two against each other for every kind of task.
+every other route, and tests/integration/test_status_json.py holds the two against each other for every kind of task.
 """
 
 from __future__ import annotations

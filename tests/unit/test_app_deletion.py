@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from app_stand_ins import MINE, THEIRS, Edge, done_task, job_id, make_edge, make_task
+from app_doubles import MINE, THEIRS, Edge, done_task, job_id, make_edge, make_task
 
 from app.shapes.schemas import AuditOut, TaskOut
 from jobs.maintenance.audit import Finding

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from app_stand_ins import MINE, THEIRS, Edge, done_task, job_id, make_edge
+from app_doubles import MINE, THEIRS, Edge, done_task, job_id, make_edge
 from flask import Blueprint
 
 from app.http.endpoint import about, check_described

@@ -16,7 +16,7 @@ from standardwebhooks.webhooks import Webhook
 
 from jobs.execution.callbacks import Callbacks
 from providers.shared.signatures import is_genuine
-from tests.unit.app_stand_ins import Edge, make_edge
+from tests.unit.app_doubles import Edge, make_edge
 
 CALL = "call_01JABCDEFGHJKMNPQRSTVWXYZ0"
 BODY = json.dumps({"id": "p1", "status": "succeeded"}).encode()

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
-from app_stand_ins import MINE, NOW, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
+from app_doubles import MINE, NOW, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
 
 from app.http.signing import SignatureExpiredError, SignatureInvalidError, Signer, load_signer
 

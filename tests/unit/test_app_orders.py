@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from app_stand_ins import MINE, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
+from app_doubles import MINE, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
 
 from app.http.bodies import MAX_COMMAS
 from app.orders.forms import kinds_of

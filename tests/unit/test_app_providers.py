@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from app_stand_ins import CATALOG, MINE, NOW, Edge, done_task, job_id, make_edge, make_task
+from app_doubles import CATALOG, MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 from click.testing import CliRunner, Result
 
 from app.cli import main

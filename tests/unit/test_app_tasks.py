@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from app_stand_ins import MINE, NOW, Edge, done_task, job_id, make_edge, make_task
+from app_doubles import MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 
 from app.api.submit import OPERATIONS
 from app.http.endpoint import about

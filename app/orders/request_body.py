@@ -22,7 +22,6 @@ from pydantic import ValidationError
 from app.http.bodies import faults_of, read_json_object
 from app.http.errors import IdempotencyKeyError, UnsupportedMediaTypeError
 from app.orders import forms
-from app.orders.remote_images import fetch_all
 from app.services import Services
 from app.shapes.schemas import MAX_METADATA_BYTES, OrderIn
 from jobs.errors import (
@@ -34,6 +33,7 @@ from jobs.errors import (
     JobNotFoundError,
 )
 from jobs.submission.idempotency import IdempotencyKey, of_sdk_attempt
+from jobs.submission.remote_images import fetch_all
 from jobs.submission.service import Customer, Quote, Reference, Role, Submitted
 
 MAX_IMAGES = 16

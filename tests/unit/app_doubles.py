@@ -111,7 +111,7 @@ def done_task(number: int = 1, **changes: Any) -> Task:
 
 
 def text_of(task: Task) -> TaskText:
-    """As the database would write it; tests/integration/test_task_text.py asks the real one."""
+    """As the database would write it; tests/integration/test_status_json.py asks the real one."""
     whole = Renderer(Signer({"k1": b"s" * 32})).task(task)
 
     def piece(first: str, last: str) -> str:
