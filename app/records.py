@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Literal
 
 from app.shapes.status_json import TaskText, find_texts
-from core.coalescing import Together
+from core.coalescing import Coalescing
 from core.db import Database
 from core.errors import DatabaseAwayError
 from jobs import lifecycle
@@ -50,8 +50,8 @@ class Records:
         self._database = database
         self._cancel_charge: Literal["full", "none"] = cancel_charge
         self._media = media
-        self._tasks = Together(self._find_tasks)
-        self._texts = Together(self._find_texts)
+        self._tasks = Coalescing(self._find_tasks)
+        self._texts = Coalescing(self._find_texts)
 
     def _find_tasks(self, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Task]:
         with self._database.autocommit() as connection:
