@@ -26,7 +26,7 @@ class AccountNotFoundError(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account. ``weight``: its share of a provider's queue, 1 to 100. ``disabled_at``: its keys are refused since."""
+    """An account. ``weight``: its share of a provider's queue, 1 to 100. ``disabled_at``: since then its keys fail."""
 
     id: str
     name: str

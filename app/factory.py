@@ -62,7 +62,6 @@ def build(settings: Settings, services: Services) -> Flask:
         MAX_CONTENT_LENGTH=settings.max_request_bytes,
         MAX_FORM_MEMORY_SIZE=MAX_FORM_FIELD_BYTES,
         MAX_FORM_PARTS=MAX_FORM_PARTS,
-        MAX_IMAGE_BYTES=settings.max_image_bytes,
         PUBLISH_WINDOW=settings.publish_window,
         PROPAGATE_EXCEPTIONS=False,
     )

@@ -17,7 +17,7 @@ from app.http.responses import not_modified, unchanged
 from app.services import Services, services
 from app.shapes.render import TASKS
 from app.shapes.schemas import ImageQuery
-from jobs.reads.tasks import Image
+from jobs.reads.tasks import Image, find_image
 from storage import models3d
 from storage.base import TEXT, MediaError, StoredImage
 
@@ -80,7 +80,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 def stored(job_id: str) -> Response:
     query = read_query(ImageQuery, request.args)
     parts = services()
-    image = parts.records.image(g.caller.account_id, checked_id(job_id), query.index)
+    image = parts.connections.autocommit(find_image, g.caller.account_id, checked_id(job_id), query.index)
     found = _wanted(parts, image, query)
     mime = found.mime if found.mime in EXTENSIONS else "application/octet-stream"
     headers = _headers(job_id, query, found, mime)

@@ -34,7 +34,7 @@ class Shape(BaseModel):
 # ---------------------------------------------------------------- orders
 
 
-class OrderIn(BaseModel):
+class OrderFields(BaseModel):
     """An order of images. A setting left out is left to the upstream.
 
     Only kinds are said here: which fields a model takes, within which limits, and its settings beyond
@@ -84,7 +84,7 @@ class OrderIn(BaseModel):
 IMAGE_HELP = "`data:` URL, base64, https URL, or `job_id#index` of your own task"
 
 
-class OrderBody(OrderIn):
+class OrderBody(OrderFields):
     """An order with its reference images."""
 
     images: list[str] | None = Field(None, description=f"reference images: {IMAGE_HELP}")

@@ -16,7 +16,7 @@ from jobs.reads.tasks import QUEUE_COUNTED, Image, image_of
 
 
 @dataclass(frozen=True, slots=True)
-class TaskText:
+class StatusJson:
     """A task in pieces, each a JSON object: between them stands what only this process knows.
 
     ``queue_position`` is None unless ``status`` is queued, and for places too far back to be counted.
@@ -38,7 +38,7 @@ class TaskText:
 
 
 # The members stand in the order of TaskOut. Micro-credits become credits without a division, which would round.
-TASK_TEXTS = Statement("""
+STATUS_JSON = Statement("""
 SELECT j.id, j.account_id, j.version, j.status, j.provider, j.model,
     CASE WHEN j.status = 'queued' THEN (
         SELECT nullif(count(*), CAST(:counted AS int))
@@ -110,18 +110,18 @@ CROSS JOIN LATERAL (
 """)
 
 
-def find_texts(hot: Hot, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], TaskText]:
+def find_status_json(hot: Hot, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], StatusJson]:
     """Tasks by (account, id), each only within the account it is asked for; unknown ones are left out."""
     wanted = [(account_id, job_id) for account_id, job_id in wanted if is_id(job_id, "job")]
     if not wanted:
         return {}
     account_ids, ids = zip(*wanted, strict=True)
-    rows = hot.all(TASK_TEXTS, {"account_ids": list(account_ids), "ids": list(ids), "counted": QUEUE_COUNTED})
-    return {(row.account_id, row.id): _text_of(row) for row in rows}
+    rows = hot.all(STATUS_JSON, {"account_ids": list(account_ids), "ids": list(ids), "counted": QUEUE_COUNTED})
+    return {(row.account_id, row.id): _from_row(row) for row in rows}
 
 
-def _text_of(row: Any) -> TaskText:
-    return TaskText(
+def _from_row(row: Any) -> StatusJson:
+    return StatusJson(
         row.id,
         row.account_id,
         row.version,

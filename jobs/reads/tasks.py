@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from core.ids import is_id
+from jobs.documents import StoredRequest
 from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
 
 # No column takes NUL or half a surrogate pair.
@@ -38,7 +39,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A job as its owner may see it. Money in micro-credits."""
+    """A job as its owner may see it: the task of the HTTP API."""
 
     id: str
     account_id: str
@@ -54,15 +55,15 @@ class Task:
     finished_at: datetime | None
     start_deadline_at: datetime | None
     version: int  # grows with every visible change: the task's ETag
-    quoted: int
-    captured: int | None
-    released: int | None
+    quoted_microcredits: int
+    captured_microcredits: int | None  # None until the end
+    released_microcredits: int | None
     queue_position: int | None
     failure_code: str | None
     failure_detail: str | None
     cancel_requested_at: datetime | None
     cancel_outcome: str | None
-    request: Mapping[str, Any]  # what will really be asked, with "normalised"
+    request: StoredRequest  # of the model whose turn it is
     warnings: Sequence[str]
     metadata: Mapping[str, str]
     images: Sequence[Image] = field(default=())
@@ -261,9 +262,9 @@ def task_of(row: Mapping[str, Any]) -> Task:
         finished_at=_moment(row["finished_at"]),
         start_deadline_at=_moment(row["start_deadline_at"]),
         version=row["version"],
-        quoted=row["quoted"],
-        captured=row["captured"],
-        released=row["released"],
+        quoted_microcredits=row["quoted"],
+        captured_microcredits=row["captured"],
+        released_microcredits=row["released"],
         queue_position=None if ahead is None or ahead >= QUEUE_COUNTED else ahead,
         failure_code=row["failure_code"],
         failure_detail=row["failure_detail"],
@@ -279,10 +280,10 @@ def task_of(row: Mapping[str, Any]) -> Task:
     )
 
 
-def _running(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _running(row: Mapping[str, Any]) -> StoredRequest:
     """What is asked of the model whose turn it is: sizes and settings differ from model to model."""
-    behind = (each["request"] for each in row["behind"] or () if each["model"] == row["model"])
-    return next(behind, row["request"])
+    own: StoredRequest = row["request"]
+    return next((each["request"] for each in row["behind"] or () if each["model"] == row["model"]), own)
 
 
 def image_of(row: Mapping[str, Any]) -> Image:

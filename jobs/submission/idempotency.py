@@ -1,8 +1,8 @@
 """Idempotency keys: the same order sent twice is one job. Unique per account, kept 24 hours.
 
-The OpenAI SDKs send no key, but they count their own retries (``x-stainless-retry-count``). Such an
-attempt gets a key made of the API key and the body: the first attempt takes it over from whoever had
-it, since two equal orders are two orders; a repeat within a short window joins.
+The OpenAI SDKs send no key, but they count their own retries (``x-stainless-retry-count``). Such an attempt gets a key
+made of the API key and the body. A first attempt takes the key over, since two equal orders are two orders; a retry
+within a short window joins it (docs/api-conventions.md section 2).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from core.db import Hot, Statement
 from jobs.errors import IdempotencyMismatchError
 
 LIFE_S = 24 * 3600
@@ -22,7 +23,7 @@ SDK_WINDOW_S = 20 * 60
 class IdempotencyKey:
     """The caller's key, and a hash over method, route and body (parsed parts for multipart).
 
-    ``first``: this attempt is known to be nobody's repeat, and takes the key over.
+    ``first``: this attempt is known to be no retry, and takes the key over.
     """
 
     key: str
@@ -32,7 +33,7 @@ class IdempotencyKey:
 
 
 def of_sdk_attempt(key_id: str, fingerprint: bytes, retry_count: int) -> IdempotencyKey:
-    """The key of an SDK's attempt; no caller's own key can hold its first character."""
+    """The key of an SDK's attempt. No caller's own key can begin with its first character."""
     return IdempotencyKey(
         f"\x01sdk {key_id} {fingerprint.hex()}", fingerprint, life_s=SDK_WINDOW_S, first=retry_count == 0
     )
@@ -42,29 +43,34 @@ class TakenError(Exception):
     """Another submit with this key was first."""
 
 
-def claim(connection: Connection, account_id: str, key: IdempotencyKey, job_id: str) -> None:
-    """Take the key for a job about to be inserted; first in its transaction.
+CLAIM_KEY = Statement("""
+INSERT INTO idempotency_keys (account_id, key, fingerprint, job_id)
+VALUES (:account_id, :key, :fingerprint, :job_id)
+ON CONFLICT (account_id, key) DO UPDATE
+    SET fingerprint = :fingerprint, job_id = :job_id, created_at = clock_timestamp()
+    WHERE CAST(:first AS boolean)
+        OR idempotency_keys.created_at < statement_timestamp() - make_interval(secs => CAST(:life_s AS float))
+RETURNING 1 AS taken
+""")
 
-    Of many at once the first wins and the others wait here for its commit. Raises TakenError.
+
+def claim(connection: Hot | Connection, account_id: str, key: IdempotencyKey, job_id: str) -> None:
+    """Take the key for a job about to be inserted, as the first statement of its transaction.
+
+    Of concurrent submits the first wins, and the others wait here for its commit. Raises TakenError.
     """
-    row = connection.execute(
-        text(
-            "INSERT INTO idempotency_keys (account_id, key, fingerprint, job_id)"
-            " VALUES (:account_id, :key, :fingerprint, :job_id) ON CONFLICT (account_id, key) DO UPDATE"
-            " SET fingerprint = :fingerprint, job_id = :job_id, created_at = clock_timestamp()"
-            " WHERE :first OR idempotency_keys.created_at < statement_timestamp() - make_interval(secs => :life_s)"
-            " RETURNING 1"
-        ),
+    taken = Hot.of(connection).one_or_none(
+        CLAIM_KEY,
         {
             "account_id": account_id,
             "key": key.key,
             "fingerprint": key.fingerprint,
             "job_id": job_id,
-            "life_s": key.life_s,
+            "life_s": float(key.life_s),
             "first": key.first,
         },
-    ).one_or_none()
-    if row is None:
+    )
+    if taken is None:
         raise TakenError(key.key)
 
 

@@ -1,15 +1,17 @@
-"""Stand-ins for what the edge stands on, and the app over them: no database, no Redis, no network."""
+"""Doubles of what the routes use, and the app over them: no database, no Redis, no network."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from flask import Flask
@@ -17,35 +19,47 @@ from flask.testing import FlaskClient
 
 from accounts.keys import Caller
 from app import create_app
+from app.connections import Connections
 from app.enhancement import Enhancer
 from app.http.limits import Limits
 from app.http.signing import Signer
 from app.http.waits import Waits
 from app.services import Services
 from app.shapes.render import Renderer
-from app.shapes.status_json import TaskText
+from app.shapes.status_json import StatusJson
+from app.task_reads import TaskReads
+from core.db import Database, Hot, Statement
 from core.settings import Settings
+from jobs import lifecycle
+from jobs.dispatch import publishing
+from jobs.documents import StoredInput
 from jobs.errors import (
-    FieldFault,
     IdempotencyMismatchError,
     ImageGoneError,
     ImageNotFoundError,
     ImageNotReadyError,
-    InvalidOrderError,
     JobNotFoundError,
     NotEndedError,
 )
+from jobs.execution import callbacks
 from jobs.execution.callbacks import Callbacks
-from jobs.lifecycle import Cancellation
+from jobs.lifecycle import Cancellation, Submitted
+from jobs.lifecycle.submit import SUBMIT
+from jobs.maintenance import audit
 from jobs.maintenance.audit import Finding
+from jobs.reads import funds, tasks
 from jobs.reads.funds import Funds
 from jobs.reads.tasks import Image, Step, Task
 from jobs.states import Nudge
-from jobs.submission.service import Quote, Submitted
+from jobs.submission.idempotency import CLAIM_KEY, IdempotencyKey
+from jobs.submission.order import Order
+from jobs.submission.quoting import Quote, Quoting
+from jobs.submission.references import References
+from jobs.submission.service import SubmissionService
 from providers.catalog import catalog as catalogue
 from providers.http.client import UnsafeUrlError
-from providers.orders.rules import OrderProblems, check_order
 from providers.orders.schema import order_schema
+from quota import ledger
 from quota.ledger import Entry
 from storage.base import BlobNotFoundError, StoredImage
 
@@ -83,9 +97,9 @@ def make_task(number: int = 1, **changes: Any) -> Task:
         finished_at=None,
         start_deadline_at=NOW,
         version=1,
-        quoted=5_300_000,
-        captured=None,
-        released=None,
+        quoted_microcredits=5_300_000,
+        captured_microcredits=None,
+        released_microcredits=None,
         queue_position=3,
         failure_code=None,
         failure_detail=None,
@@ -105,12 +119,12 @@ def make_image(index: int = 0, **changes: Any) -> Image:
 
 def done_task(number: int = 1, **changes: Any) -> Task:
     return make_task(
-        number, status="succeeded", version=5, finished_at=NOW, captured=5_300_000, released=0,
-        images=[make_image()], queue_position=None, **changes,
+        number, status="succeeded", version=5, finished_at=NOW, captured_microcredits=5_300_000,
+        released_microcredits=0, images=[make_image()], queue_position=None, **changes,
     )  # fmt: skip
 
 
-def text_of(task: Task) -> TaskText:
+def status_json_of(task: Task) -> StatusJson:
     """As the database would write it; tests/integration/test_status_json.py asks the real one."""
     whole = Renderer(Signer({"k1": b"s" * 32})).task(task)
 
@@ -118,7 +132,7 @@ def text_of(task: Task) -> TaskText:
         names = list(whole)
         return json.dumps({name: whole[name] for name in names[names.index(first) : names.index(last) + 1]})
 
-    return TaskText(
+    return StatusJson(
         id=task.id,
         account_id=task.account_id,
         version=task.version,
@@ -135,44 +149,70 @@ def text_of(task: Task) -> TaskText:
     )
 
 
-@dataclass
-class Records:
-    """The edge's view of the database; ``away`` raises from everything."""
+class Rows(Connections, TaskReads):
+    """The database as the routes know it: each function they lend a connection to has its answer here.
 
-    known: dict[str, Task] = field(default_factory=dict)
-    away: Exception | None = None
-    findings: list[Finding] = field(default_factory=list)
-    filters: list[Any] = field(default_factory=list)
-    earlier_task: Task | None = None
-    forgotten: list[str] = field(default_factory=list)
-    reports: list[tuple[str, object]] = field(default_factory=list)
-    cancelled: Cancellation = field(default_factory=lambda: Cancellation("freed_in_queue", []))
+    ``away`` raises from everything.
+    """
 
-    def _ask(self) -> None:
-        if self.away:
-            raise self.away
+    def __init__(self) -> None:
+        self.known: dict[str, Task] = {}
+        self.away: Exception | None = None
+        self.findings: list[Finding] = []
+        self.filters: list[Any] = []
+        self.earlier_task: Task | None = None
+        self.unpublished: list[str] = []
+        self.reports: list[tuple[str, object]] = []
+        self.cancelled = Cancellation("freed_in_queue", [])
+        self.answers: dict[Callable[..., Any], Callable[..., Any]] = {
+            tasks.list_tasks: self._list,
+            tasks.find_image: self._image,
+            tasks.timeline: self._timeline,
+            tasks.versions: self._versions,
+            lifecycle.cancel: self._cancel,
+            publishing.forget: self.unpublished.extend,
+            callbacks.heard: self._heard,
+            audit.check: lambda timeout_s: self.findings,
+            funds.funds: lambda account_id: Funds(spendable=7_000_000, queued=2_000_000, held=1_000_000),
+            ledger.entries: self._entries,
+        }
+
+    def autocommit(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        self._check()
+        return self.answers[function](*args, **kwargs)
+
+    transaction = autocommit
 
     def add(self, task: Task) -> Task:
         self.known[task.id] = task
         return task
 
     def task(self, account_id: str, job_id: str) -> Task:
-        self._ask()
+        self._check()
         task = self.known.get(job_id)
         if task is None or task.account_id != account_id:
             raise JobNotFoundError("no such task")
         return task
 
-    def text(self, account_id: str, job_id: str) -> TaskText:
-        return text_of(self.task(account_id, job_id))
+    def status_json(self, account_id: str, job_id: str) -> StatusJson:
+        return status_json_of(self.task(account_id, job_id))
 
-    def tasks(self, account_id: str, filters: Any) -> list[Task]:
-        self._ask()
+    def delete_images(self, account_id: str, job_id: str) -> None:
+        task = self.task(account_id, job_id)
+        if not task.ended:
+            raise NotEndedError("still going on")
+        self.add(replace(task, images=[replace(image, deleted_at=NOW) for image in task.images]))
+
+    def _check(self) -> None:
+        if self.away:
+            raise self.away
+
+    def _list(self, account_id: str, filters: Any) -> list[Task]:
         self.filters.append(filters)
         mine = [task for task in self.known.values() if task.account_id == account_id]
         return sorted(mine, key=lambda task: task.id, reverse=True)[: filters.limit]
 
-    def image(self, account_id: str, job_id: str, index: int) -> Image:
+    def _image(self, account_id: str, job_id: str, index: int) -> Image:
         task = self.task(account_id, job_id)
         if not task.ended:
             raise ImageNotReadyError("not yet")
@@ -183,99 +223,102 @@ class Records:
             raise ImageGoneError("deleted")
         return found
 
-    def timeline(self, account_id: str, job_id: str) -> list[Step]:
+    def _timeline(self, account_id: str, job_id: str) -> list[Step]:
         self.task(account_id, job_id)
         return [Step(1, NOW, "queued", {"attempt": 0})]
 
-    def versions(self, job_ids: Any) -> dict[str, tuple[int, bool]]:
-        self._ask()
+    def _versions(self, job_ids: Any) -> dict[str, tuple[int, bool]]:
         return {each: (self.known[each].version, self.known[each].ended) for each in job_ids}
 
-    def cancel(self, account_id: str, job_id: str) -> Cancellation:
+    def _cancel(self, account_id: str, job_id: str, *, charge: str) -> Cancellation:
         self.task(account_id, job_id)
         return self.cancelled
 
-    def unpublished(self, job_id: str) -> None:
-        self.forgotten.append(job_id)
-
-    def heard(self, call_id: str, upstream_id: object) -> list[Nudge]:
+    def _heard(self, call_id: str, upstream_id: object) -> list[Nudge]:
         self.reports.append((call_id, upstream_id))
         return [Nudge("jobs.poll", "control", "replicate")]
 
-    def delete(self, account_id: str, job_id: str) -> Task:
-        task = self.task(account_id, job_id)
-        if not task.ended:
-            raise NotEndedError("still going on")
-        return self.add(replace(task, images=[replace(image, deleted_at=NOW) for image in task.images]))
-
-    def audit(self) -> list[Finding]:
-        return self.findings
-
-    def earlier(self, account_id: str, key: Any) -> Submitted | None:
-        return Submitted(self.earlier_task, [], replayed=True) if self.earlier_task else None
-
-    def funds(self, account_id: str) -> Funds:
-        self._ask()
-        return Funds(spendable=7_000_000, queued=2_000_000, held=1_000_000)
-
-    def entries(self, account_id: str, *, before_id: int | None, limit: int) -> list[Entry]:
+    def _entries(self, account_id: str, *, before_id: int | None, limit: int) -> list[Entry]:
         every = [Entry(n, "grant", "house:issued", "acct:available", 1_000_000, None, "", NOW) for n in (3, 2, 1)]
         return [each for each in every if before_id is None or each.id < before_id][:limit]
 
 
-@dataclass
-class Desk:
-    """Checks orders by the real catalogue, and remembers what was submitted."""
+class OrdersTable(Hot):
+    """The one statement that inserts a job."""
 
-    records: Records
-    orders: list[tuple[Any, ...]] = field(default_factory=list)
-    kept: dict[str, tuple[bytes, str]] = field(default_factory=dict)
-    refuse: Exception | None = None
+    def __init__(self) -> None:
+        pass
 
-    def default_for(self, operation: str) -> Any:
-        return CATALOG.models["gpt-image-2"] if operation == "generate" else None
+    def one_or_none(self, statement: Statement, values: Mapping[str, Any]) -> Any:
+        if statement is CLAIM_KEY:
+            return SimpleNamespace(taken=1)
+        assert statement is SUBMIT
+        return SimpleNamespace(created_at=NOW, start_deadline_at=NOW, published=True, ahead=3)
 
-    def quote(self, operation: str, fields: Any, *, roles: Any = ()) -> Quote:
-        try:
-            model = CATALOG.resolve(fields.get("model") or "gpt-image-2").model
-            envelope = ("model", "priority", "deadline_s", "metadata", "extra", "lenient")
-            checked = check_order(
-                model,
-                operation,
-                {name: value for name, value in fields.items() if name not in envelope},
-                image_count=list(roles).count("image"),
-                has_mask="mask" in roles,
-            )
-        except catalogue.UnknownModelError as error:
-            raise InvalidOrderError([FieldFault("model", "unknown_model", str(error))]) from None
-        except OrderProblems as error:
-            raise InvalidOrderError([FieldFault(p.field, p.code, p.message) for p in error.problems]) from None
-        return Quote(model, operation, checked, 5_300_000, 5_300_000 * checked.n, [])
+
+class OrdersDatabase(Database):
+    """A database that takes new jobs and keeps nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    @contextmanager
+    def hot(self) -> Iterator[Any]:
+        yield OrdersTable()
+
+    transaction = hot
+
+
+class KeptReferences(References):
+    """The real reading of images, which are kept in a list instead of a store."""
+
+    contents: ClassVar[list[bytes]] = []
+
+    def keep(self, job_id: str, images: Any, contents: Sequence[bytes]) -> list[StoredInput]:
+        self.contents[:] = contents
+        return []
+
+
+class Submissions(SubmissionService):
+    """The real service over :class:`OrdersDatabase`, which remembers what was submitted."""
+
+    def __init__(self, rows: Rows, quoting: Quoting, references: References) -> None:
+        super().__init__(OrdersDatabase(), quoting, references, default_deadline_s=3600, publish_window=32)
+        self.rows = rows
+        self.orders: list[tuple[Any, ...]] = []  # caller, operation, fields, images with their bytes, request id
+        self.kept: dict[str, tuple[bytes, str]] = {}
+        self.refuse: Exception | None = None
 
     def submit(
-        self,
-        customer: Any,
-        operation: str,
-        fields: Any,
-        references: Any = (),
-        *,
-        idempotency_key: Any = None,
-        request_id: str = "",
+        self, caller: Caller, order: Order, *, key: IdempotencyKey | None = None, request_id: str = ""
     ) -> Submitted:
         if self.refuse:
             raise self.refuse
-        if idempotency_key and idempotency_key.key in self.kept:
-            fingerprint, known = self.kept[idempotency_key.key]
-            if fingerprint != idempotency_key.fingerprint:
-                raise IdempotencyMismatchError("another order")
-            return Submitted(self.records.known[known], [], replayed=True)
-        self.quote(operation, fields, roles=[each.role for each in references])
-        self.orders.append((customer, operation, dict(fields), list(references), request_id))
-        number = 900 + len(self.orders)
-        task = self.records.add(make_task(number, account_id=customer.account_id, operation=operation))
-        if idempotency_key:
-            self.kept[idempotency_key.key] = (idempotency_key.fingerprint, task.id)
-        return Submitted(task, [Nudge("jobs.run", "openai", task.id)])
+        submitted = super().submit(caller, order, key=key, request_id=request_id)
+        if submitted.replayed:
+            return submitted
+        self.rows.add(submitted.task)
+        if key:
+            self.kept[key.key] = (key.fingerprint, submitted.task.id)
+        images = [
+            replace(image, data=data)
+            for image, data in zip(order.images, KeptReferences.contents if order.images else [], strict=True)
+        ]
+        self.orders.append((caller, order.operation, dict(order.fields), images, request_id))
+        return submitted
+
+    def _earlier(self, caller: Caller, key: IdempotencyKey) -> Submitted | None:
+        if self.rows.earlier_task:
+            return Submitted(self.rows.earlier_task, [], replayed=True)
+        if key.key not in self.kept:
+            return None
+        fingerprint, known = self.kept[key.key]
+        if fingerprint != key.fingerprint:
+            raise IdempotencyMismatchError("another order")
+        return Submitted(self.rows.known[known], [], replayed=True)
+
+    def _check_balance(self, caller: Caller, quote: Quote) -> None:
+        pass
 
 
 class Store:
@@ -320,8 +363,8 @@ class Edge:
 
     app: Flask
     client: FlaskClient
-    records: Records
-    desk: Desk
+    rows: Rows
+    submission: Submissions
     store: Store
     writer: Writer
     published: list[Nudge]
@@ -337,8 +380,7 @@ def settings_of(variables: Mapping[str, Any]) -> Settings:
 
 def make_edge(**variables: Any) -> Edge:
     """``variables`` are settings by their environment names."""
-    records, store, writer = Records(), Store(), Writer()
-    desk = Desk(records)
+    rows, store, writer = Rows(), Store(), Writer()
     published: list[Nudge] = []
     fetched: list[str] = []
     variants: list[Any] = []
@@ -363,18 +405,36 @@ def make_edge(**variables: Any) -> Edge:
         published.extend(nudges)
         return not trouble["redis"]
 
+    submission = Submissions(
+        rows,
+        Quoting(
+            CATALOG,
+            configured=("openai",),
+            markup=Decimal(1),
+            minimum_unit_price_microcredits=0,
+            default_model="gpt-image-2",
+        ),
+        KeptReferences(
+            store,
+            None,
+            fetch=fetch,
+            find_image=lambda *image: rows.autocommit(tasks.find_image, *image),
+            max_bytes=settings.max_image_bytes,
+        ),
+    )
     services = Services(
         authenticate=KEYS.get,
-        records=records,
-        desk=desk,
+        connections=rows,
+        task_reads=rows,
+        submission=submission,
         publish=publish,
         catalogs=CATALOG,
         configured=("openai",),
-        unit_price=lambda model, usd: int(usd * 100 * Decimal(1_000_000)),
         order_schema=order_schema,
         store=store,
         variant=variant,
-        fetch=fetch,
+        delete_images=rows.delete_images,
+        cancel_charge="full",
         enhancer=Enhancer(["openai"], lambda name: writer),
         limits=Limits(
             account=settings.rate_limit_account,
@@ -382,10 +442,10 @@ def make_edge(**variables: Any) -> Edge:
             client=None,
             storage_uri="memory://",
         ),
-        waits=Waits(records.versions, None, poll_s=0.01),
+        waits=Waits(lambda job_ids: rows.autocommit(tasks.versions, job_ids), None, poll_s=0.01),
         signer=signer,
         checks={name: (lambda name=name: trouble[name]) for name in trouble},
         callbacks=callbacks,
     )
     app = create_app(settings, services)
-    return Edge(app, app.test_client(), records, desk, store, writer, published, fetched, variants, trouble, signer)
+    return Edge(app, app.test_client(), rows, submission, store, writer, published, fetched, variants, trouble, signer)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.api.submit import OPERATIONS
+from app.orders.operations import OPERATIONS
 from app.shapes.schemas import ModelDetail, ModelList, Recommendations
 from providers.catalog.catalog import load
 from providers.orders.schema import order_schema
