@@ -10,13 +10,13 @@ from job_engine import ASYNC_PRICE, CREDIT, Engine
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from jobs.submission.service import Customer
+from accounts.keys import Caller
 from quota import ledger
 from quota.errors import InsufficientCreditsError, LedgerMismatchError
 from quota.ledger import Balance
 
 
-def balance(engine: Engine, customer: Customer) -> Balance:
+def balance(engine: Engine, customer: Caller) -> Balance:
     with engine.database.autocommit() as connection:
         return ledger.balance(connection, customer.account_id)
 
@@ -63,7 +63,7 @@ def test_an_account_without_a_grant_has_nothing_to_spend(engine: Engine) -> None
         ledger.admit(connection, customer.account_id, 0)  # what costs nothing needs no balance
 
 
-def test_a_hold_exists_once_per_job(engine: Engine, account: Customer) -> None:
+def test_a_hold_exists_once_per_job(engine: Engine, account: Caller) -> None:
     with engine.database.transaction() as connection:
         ledger.admit(connection, account.account_id, 2 * CREDIT)
         ledger.hold(connection, account.account_id, "job_x", CREDIT)
@@ -73,7 +73,7 @@ def test_a_hold_exists_once_per_job(engine: Engine, account: Customer) -> None:
     assert balance(engine, account) == before
 
 
-def test_a_job_is_settled_once(engine: Engine, account: Customer) -> None:
+def test_a_job_is_settled_once(engine: Engine, account: Caller) -> None:
     with engine.database.transaction() as connection:
         for job_id in ("job_x", "job_y"):  # another job's hold must not pay for a second settlement
             ledger.admit(connection, account.account_id, CREDIT)
@@ -86,7 +86,7 @@ def test_a_job_is_settled_once(engine: Engine, account: Customer) -> None:
     assert balance(engine, account) == before
 
 
-def test_a_hold_changes_no_balance_row(engine: Engine, account: Customer) -> None:
+def test_a_hold_changes_no_balance_row(engine: Engine, account: Caller) -> None:
     """Nor waits for one that another transaction has locked."""
     with engine.database.transaction() as connection:
         ledger.admit(connection, account.account_id, CREDIT)
@@ -102,7 +102,7 @@ def test_a_hold_changes_no_balance_row(engine: Engine, account: Customer) -> Non
 
 
 @pytest.mark.parametrize("captured", [0, 3, 10])
-def test_a_settlement_splits_the_hold(engine: Engine, account: Customer, captured: int) -> None:
+def test_a_settlement_splits_the_hold(engine: Engine, account: Caller, captured: int) -> None:
     released = 10 - captured
     with engine.database.transaction() as connection:
         ledger.admit(connection, account.account_id, 10)
@@ -113,7 +113,7 @@ def test_a_settlement_splits_the_hold(engine: Engine, account: Customer, capture
     assert engine.transfers("job_x") == {kind: amount for kind, amount in moved.items() if amount}
 
 
-def test_money_that_is_not_there_does_not_move(engine: Engine, account: Customer) -> None:
+def test_money_that_is_not_there_does_not_move(engine: Engine, account: Caller) -> None:
     """Each verb without its balance row, its reservation or its hold is an error and no silence."""
     poor, nothing = engine.account(0), Balance()
     with engine.database.transaction() as connection:
@@ -149,12 +149,12 @@ def test_what_costs_nothing_needs_no_balance(engine: Engine) -> None:
     assert engine.one("SELECT count(*) FROM balances") == 0
 
 
-def test_more_is_never_given_back_than_was_reserved(engine: Engine, account: Customer) -> None:
+def test_more_is_never_given_back_than_was_reserved(engine: Engine, account: Caller) -> None:
     with pytest.raises(IntegrityError), engine.database.transaction() as connection:
         ledger.withdraw(connection, account.account_id, 1)
 
 
-def test_withdrawing_undoes_an_admission(engine: Engine, account: Customer) -> None:
+def test_withdrawing_undoes_an_admission(engine: Engine, account: Caller) -> None:
     before = balance(engine, account)
     with engine.database.transaction() as connection:
         ledger.admit(connection, account.account_id, CREDIT)
@@ -165,7 +165,7 @@ def test_withdrawing_undoes_an_admission(engine: Engine, account: Customer) -> N
 @pytest.mark.parametrize(
     "statement", ["UPDATE transfers SET amount = 0", "DELETE FROM transfers", "TRUNCATE transfers"]
 )
-def test_transfers_are_final(engine: Engine, account: Customer, statement: str) -> None:
+def test_transfers_are_final(engine: Engine, account: Caller, statement: str) -> None:
     with pytest.raises(DBAPIError, match="append-only"):
         engine.sql(statement)
     assert engine.one("SELECT sum(amount) FROM transfers") == 1000 * CREDIT
@@ -181,7 +181,7 @@ def test_transfers_are_final(engine: Engine, account: Customer, statement: str) 
         "'grant', 'house:issued', 'acct:available', 1, 'job_x'",
     ],
 )
-def test_a_transfer_that_makes_no_sense_is_refused(engine: Engine, account: Customer, row: str) -> None:
+def test_a_transfer_that_makes_no_sense_is_refused(engine: Engine, account: Caller, row: str) -> None:
     with pytest.raises(IntegrityError):
         engine.sql(
             f"INSERT INTO transfers (account_id, kind, source, target, amount, job_id) VALUES (:a, {row})",
@@ -190,12 +190,12 @@ def test_a_transfer_that_makes_no_sense_is_refused(engine: Engine, account: Cust
 
 
 @pytest.mark.parametrize("amount", [0, -1])
-def test_a_grant_is_positive(engine: Engine, account: Customer, amount: int) -> None:
+def test_a_grant_is_positive(engine: Engine, account: Caller, amount: int) -> None:
     with pytest.raises(ValueError, match="positive"), engine.database.transaction() as connection:
         ledger.grant(connection, account.account_id, amount)
 
 
-def test_entries_are_paged_newest_first_within_one_account(engine: Engine, account: Customer) -> None:
+def test_entries_are_paged_newest_first_within_one_account(engine: Engine, account: Caller) -> None:
     engine.account()
     with engine.database.transaction() as connection:
         for amount in (1, 2, 3):

@@ -7,7 +7,6 @@ import io
 from PIL import Image
 
 from conformance.orders import PROMPT, mask_for, sample_image
-
 from conformance.rounds import bytes_of, counts, results
 from conformance.subjects import Subject, subjects
 from providers.base import Order
