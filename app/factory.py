@@ -10,7 +10,7 @@ from flask.ctx import RequestContext
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.api import admin, docs_page, health, hooks, images, models, openapi, prompts, providers, quota, submit, tasks
-from app.http import auth, errors
+from app.http import auth, errors, limits
 from app.http.endpoint import check_described
 from app.http.readiness import Readiness
 from app.orders import forms
@@ -75,8 +75,8 @@ def build(settings: Settings, services: Services) -> Flask:
     app.extensions["darkroom_renderer"] = Renderer(services.signer, base, services.wait)
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
     errors.install(app)
-    auth.install(app, services)
-    services.limits.install(app)
+    limits.install(app)
+    auth.install(app, auth.Guard(services.authenticate, services.limits, services.signer))
     for module in (
         *(submit, tasks, images, models, providers, quota),
         *(prompts, admin, hooks, health, docs_page),

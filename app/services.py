@@ -20,12 +20,12 @@ from app import deletion
 from app.connections import Connections
 from app.enhancement import Enhancer
 from app.http import readiness
-from app.http.limits import Limits
+from app.http.limits import RateLimits
 from app.http.signing import Signer, load_signer
 from app.http.waits import Waits
 from app.task_reads import TaskReads
 from core.db import Database, make_engine
-from core.redis import SENTINEL, make_client
+from core.redis import make_client
 from core.settings import Settings, SettingsError
 from jobs.execution.callbacks import Callbacks
 from jobs.reads import tasks
@@ -87,7 +87,7 @@ class Services:
     delete_images: Callable[[str, str], None]
     cancel_charge: Literal["full", "none"]
     enhancer: Enhancer
-    limits: Limits
+    limits: RateLimits
     waits: Waits
     signer: Signer
     checks: Mapping[str, readiness.Check]
@@ -162,13 +162,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         delete_images=partial(deletion.delete_images, database, media),
         cancel_charge="none" if settings.cancel_charge == "none" else "full",
         enhancer=Enhancer.from_env(env, catalog, configured),
-        limits=Limits(
-            account=settings.rate_limit_account,
-            submit=settings.rate_limit_submit,
-            client=client,
-            # The limiter knows Sentinel by another kind of URL; each process then counts alone.
-            storage_uri="memory://" if settings.redis_url.startswith(SENTINEL) else settings.redis_url,
-        ),
+        limits=RateLimits(account=settings.rate_limit_account, submit=settings.rate_limit_submit, client=client),
         waits=Waits(lambda job_ids: connections.autocommit(tasks.versions, job_ids), client),
         signer=load_signer(settings.var),
         checks=readiness.of(database, client, store, catalogs),

@@ -21,7 +21,7 @@ from accounts.keys import Caller
 from app import create_app
 from app.connections import Connections
 from app.enhancement import Enhancer
-from app.http.limits import Limits
+from app.http.limits import RateLimits
 from app.http.signing import Signer
 from app.http.waits import Waits
 from app.services import Services
@@ -436,12 +436,7 @@ def make_edge(**variables: Any) -> Edge:
         delete_images=rows.delete_images,
         cancel_charge="full",
         enhancer=Enhancer(["openai"], lambda name: writer),
-        limits=Limits(
-            account=settings.rate_limit_account,
-            submit=settings.rate_limit_submit,
-            client=None,
-            storage_uri="memory://",
-        ),
+        limits=RateLimits(account=settings.rate_limit_account, submit=settings.rate_limit_submit, client=None),
         waits=Waits(lambda job_ids: rows.autocommit(tasks.versions, job_ids), None, poll_s=0.01),
         signer=signer,
         checks={name: (lambda name=name: trouble[name]) for name in trouble},

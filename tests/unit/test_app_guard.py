@@ -148,7 +148,7 @@ def test_an_empty_purse_is_402_with_balance_and_price(edge: Edge) -> None:
     assert (answer.json["price_microcredits"], answer.json["balance_microcredits"]) == (5_300_000, 100)
 
 
-def test_hot_routes_are_limited_by_the_bucket_per_account() -> None:
+def test_submits_have_a_bucket_per_account() -> None:
     edge = make_edge(DARKROOM_RATE_LIMIT_SUBMIT="2/minute")
     for _ in range(2):
         answer = edge.client.post("/api/images/generate", headers=MINE, json={"prompt": "a fox"})
@@ -165,7 +165,7 @@ def test_hot_routes_are_limited_by_the_bucket_per_account() -> None:
     assert other.status_code == 202
 
 
-def test_other_routes_are_limited_by_flask_limiter_per_account() -> None:
+def test_other_routes_share_a_bucket_per_account() -> None:
     edge = make_edge(DARKROOM_RATE_LIMIT_ACCOUNT="2/minute")
     assert edge.client.get("/api/quota", headers=MINE).headers["RateLimit"].startswith('"account";r=1;t=')
     edge.client.get("/api/models", headers=MINE)
