@@ -31,7 +31,7 @@ class _Batch(Generic[K, V]):
 
 
 class Coalescing(Generic[K, V]):
-    """Batches concurrent questions. ``look`` answers many keys by one query and leaves out the keys it does not find."""
+    """Batches concurrent questions; ``look`` answers many keys by one query and leaves out those it does not find."""
 
     def __init__(self, look: Callable[[Sequence[K]], Mapping[K, V]]) -> None:
         self._look = look

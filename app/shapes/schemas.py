@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from core.ids import is_id
+from jobs.failures import SENTENCES, CancelOutcome
 
 MAX_METADATA_BYTES = 2048
 MAX_PAGE = 100
@@ -172,15 +173,15 @@ class WaitEstimate(Shape):
 
 
 class TaskError(Shape):
-    code: str
+    """Why a task failed. A fault of an image that the upstream made has the code of such a fault."""
+
+    code: str = Field(examples=sorted(SENTENCES), description="stable; see docs/errors.md, Failed jobs")
     message: str
 
 
 class Cancel(Shape):
     requested_at: datetime
-    outcome: Literal["freed_in_queue", "stopped_upstream", "too_late"] | None = Field(
-        description="null until it is known"
-    )
+    outcome: CancelOutcome | None = Field(description="null until it is known")
 
 
 class Chosen(Shape):

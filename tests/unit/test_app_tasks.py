@@ -14,6 +14,7 @@ from app_doubles import MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 from app.http.endpoint import about
 from app.orders.operations import OPERATIONS
 from app.shapes.schemas import CancelOut, LedgerOut, ModelDetail, ModelList, QuotaOut, TaskList, TaskOut, Timeline
+from jobs.failures import SENTENCES, CancelOutcome
 from jobs.lifecycle import Cancellation
 from jobs.states import Nudge
 from providers.catalog.entries import spoken
@@ -46,7 +47,7 @@ def _get(edge: Edge, path: str, **headers: str) -> Any:
             captured_microcredits=0,
             released_microcredits=5,
         ),
-        make_task(status="cancelled", cancel_requested_at=NOW, cancel_outcome="freed_in_queue"),
+        *(make_task(status="cancelled", cancel_requested_at=NOW, cancel_outcome=each) for each in CancelOutcome),
     ],
 )
 def test_every_rendered_task_fits_its_schema(edge: Edge, task: Any) -> None:
@@ -190,6 +191,15 @@ def test_readiness_names_what_is_wrong_and_redis_alone_only_degrades(edge: Edge)
 
 
 # ---------------------------------------------------------------- the interface described
+
+
+def test_openapi_names_the_codes_of_the_one_table_of_failures(edge: Edge) -> None:
+    schemas = edge.client.get("/openapi.json").json["components"]["schemas"]
+    assert schemas["TaskError"]["properties"]["code"]["examples"] == sorted(SENTENCES)
+    assert schemas["CancelOutcome"]["enum"] == [each.value for each in CancelOutcome]
+    assert "upstream_uncertain" in SENTENCES.keys() & set(schemas["CancelOutcome"]["enum"])
+    outcome = {"$ref": "#/components/schemas/CancelOutcome"}
+    assert outcome in schemas["Cancel"]["properties"]["outcome"]["anyOf"]
 
 
 def test_openapi_lists_every_route_and_every_reference_resolves(edge: Edge) -> None:
