@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from core.db import Hot, Statement
 from jobs.errors import IdempotencyMismatchError
 
 LIFE_S = 24 * 3600
@@ -43,34 +42,39 @@ class TakenError(Exception):
     """Another submit with this key was first."""
 
 
-CLAIM_KEY = Statement("""
+_CLAIM = text("""
 INSERT INTO idempotency_keys (account_id, key, fingerprint, job_id)
 VALUES (:account_id, :key, :fingerprint, :job_id)
 ON CONFLICT (account_id, key) DO UPDATE
     SET fingerprint = :fingerprint, job_id = :job_id, created_at = clock_timestamp()
-    WHERE CAST(:first AS boolean)
-        OR idempotency_keys.created_at < statement_timestamp() - make_interval(secs => CAST(:life_s AS float))
-RETURNING 1 AS taken
+    WHERE :first OR idempotency_keys.created_at < statement_timestamp() - make_interval(secs => :life_s)
+RETURNING 1
+""")
+
+_FIND = text("""
+SELECT job_id, fingerprint FROM idempotency_keys
+WHERE account_id = :account_id AND key = :key
+    AND created_at >= statement_timestamp() - make_interval(secs => :life_s)
 """)
 
 
-def claim(connection: Hot | Connection, account_id: str, key: IdempotencyKey, job_id: str) -> None:
+def claim(connection: Connection, account_id: str, key: IdempotencyKey, job_id: str) -> None:
     """Take the key for a job about to be inserted, as the first statement of its transaction.
 
     Of concurrent submits the first wins, and the others wait here for its commit. Raises TakenError.
     """
-    taken = Hot.of(connection).one_or_none(
-        CLAIM_KEY,
+    row = connection.execute(
+        _CLAIM,
         {
             "account_id": account_id,
             "key": key.key,
             "fingerprint": key.fingerprint,
             "job_id": job_id,
-            "life_s": float(key.life_s),
+            "life_s": key.life_s,
             "first": key.first,
         },
-    )
-    if taken is None:
+    ).one_or_none()
+    if row is None:
         raise TakenError(key.key)
 
 
@@ -78,13 +82,7 @@ def find(connection: Connection, account_id: str, key: IdempotencyKey) -> str | 
     """The job an earlier submit with this key made. Raises IdempotencyMismatchError for another body."""
     if key.first:
         return None
-    row = connection.execute(
-        text(
-            "SELECT job_id, fingerprint FROM idempotency_keys WHERE account_id = :account_id AND key = :key"
-            " AND created_at >= statement_timestamp() - make_interval(secs => :life_s)"
-        ),
-        {"account_id": account_id, "key": key.key, "life_s": key.life_s},
-    ).one_or_none()
+    row = connection.execute(_FIND, {"account_id": account_id, "key": key.key, "life_s": key.life_s}).one_or_none()
     if row is None:
         return None
     if bytes(row.fingerprint) != key.fingerprint:

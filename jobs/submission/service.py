@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from sqlalchemy import Connection
 
 from accounts.keys import Caller
 from core import failpoints
-from core.db import Database, Hot
+from core.db import Database
 from core.errors import DatabaseAwayError
 from core.ids import new_id
 from jobs import lifecycle, states
@@ -72,10 +69,16 @@ class SubmissionService:
         kept = self._keep_images(caller, job_id, order, quote)
         job = self._new_job(caller, job_id, quote, order.fields, kept=kept, request_id=request_id)
         try:
-            with self._connection(job, key) as connection:
-                if key:
-                    idempotency.claim(connection, caller.account_id, key, job_id)
-                submitted = lifecycle.submit(connection, job, window=self._publish_window)
+            if key is None and not job.low_priority:
+                # A single statement, which needs no BEGIN and COMMIT around it.
+                with self._database.hot() as hot:
+                    submitted = lifecycle.submit(hot, job, window=self._publish_window)
+            else:
+                with self._database.transaction() as connection:
+                    if key:
+                        idempotency.claim(connection, caller.account_id, key, job_id)
+                    submitted = lifecycle.submit(connection, job, window=self._publish_window)
+                    failpoints.hit("submit.uncommitted")
         except DatabaseAwayError:
             # The COMMIT may have happened although its answer was lost. While that cannot be told, the images stay.
             if accepted := self._accepted(caller, quote.model.provider, job_id):
@@ -89,17 +92,6 @@ class SubmissionService:
             raise
         failpoints.hit("submit.committed")
         return submitted
-
-    @contextmanager
-    def _connection(self, job: NewJob, key: IdempotencyKey | None) -> Iterator[Hot | Connection]:
-        """A plain submit is a single statement and needs no BEGIN and COMMIT around it."""
-        if key is None and not job.low_priority:
-            with self._database.hot() as hot:
-                yield hot
-            return
-        with self._database.transaction() as connection:
-            yield connection
-            failpoints.hit("submit.uncommitted")
 
     def _earlier(self, caller: Caller, key: IdempotencyKey) -> Submitted | None:
         """What an earlier submit with this key was answered. Raises IdempotencyMismatchError."""
