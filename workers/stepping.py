@@ -9,14 +9,15 @@ from celery.exceptions import Ignore
 
 from core.errors import DatabaseAwayError, DatabaseChangedError
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.execution import apply, run
-from jobs.execution.context import Workbench
+from jobs.execution import give_up
+from jobs.execution.context import WorkerContext
+from jobs.execution.run import CrashedStepError
 from jobs.states import Signal
 from workers import wiring
 
 log = structlog.get_logger(__name__)
 
-Step = Callable[[Workbench, str], list[Signal]]
+Step = Callable[[WorkerContext, str], list[Signal]]
 
 # These say nothing of the job: its rows are as they were, and the sweep finds it.
 SAYS_NOTHING = (DatabaseAwayError, DatabaseChangedError, StaleJobError)
@@ -52,7 +53,7 @@ def perform_to_the_end(step: Step, argument: str) -> list[Signal]:
 def end(error: JobFailedError) -> list[Signal]:
     """End a job that a step found failed, its credits back. Never raises; empty where the sweep must do it."""
     try:
-        return apply.end_failed(wiring.workbench(), error)
+        return give_up.end_failed(wiring.worker_context(), error)
     except SAYS_NOTHING as reason:
         log.info("left_to_the_sweep", job_id=error.job_id, error=type(reason).__name__)
     except Exception:
@@ -61,17 +62,17 @@ def end(error: JobFailedError) -> list[Signal]:
 
 
 def _with_accidents(step: Step, argument: str) -> list[Signal]:
-    bench = wiring.workbench()
+    context = wiring.worker_context()
     try:
-        return _once_more(step, bench, argument)
-    except run.CrashedStepError as crash:
+        return _once_more(step, context, argument)
+    except CrashedStepError as crash:
         log.exception("step_crashed", job_id=crash.job_id)
-        return apply.crashed(bench, crash)
+        return give_up.after_crash(context, crash)
 
 
-def _once_more(step: Step, bench: Workbench, argument: str) -> list[Signal]:
+def _once_more(step: Step, context: WorkerContext, argument: str) -> list[Signal]:
     """A step that met a migration begins again; a step done twice changes nothing the second time."""
     try:
-        return step(bench, argument)
+        return step(context, argument)
     except DatabaseChangedError:
-        return step(bench, argument)
+        return step(context, argument)

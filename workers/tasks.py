@@ -14,9 +14,9 @@ from celery import Task
 
 from jobs.dispatch import publishing
 from jobs.errors import JobFailedError
-from jobs.execution import poll as poller
-from jobs.execution import run as runner
-from jobs.execution.context import Workbench
+from jobs.execution.context import WorkerContext
+from jobs.execution.poll import poll_provider
+from jobs.execution.run import run_job
 from jobs.states import Ended, Signal
 from workers import drain, stepping, wiring
 from workers.celery_app import app
@@ -41,7 +41,7 @@ class JobTask(Task):  # type: ignore[misc]
         news = stepping.end(exc)
         if self.send_events:
             news = self._but_its_own(news, exc)
-        wiring.workbench().publish(news)
+        wiring.worker_context().publish(news)
 
     def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         del exc, task_id, args, kwargs
@@ -67,7 +67,7 @@ class RunTask(JobTask):
 @app.task(base=RunTask, name=RUN)  # type: ignore[untyped-decorator]
 def run(job_id: str) -> str | None:
     """Claim a queued job and make its paid call."""
-    step = _hand_back if drain.draining() else runner.run
+    step = _hand_back if drain.draining() else run_job
     return _tell(job_id, stepping.perform(step, job_id))
 
 
@@ -75,12 +75,12 @@ def run(job_id: str) -> str | None:
 def poll(provider: str) -> None:
     """Look at a batch of a provider's images in progress."""
     wiring.quietly(lambda: wiring.redis_client().delete(poll_key(provider)))
-    wiring.workbench().publish(stepping.perform(poller.poll, provider))
+    wiring.worker_context().publish(stepping.perform(poll_provider, provider))
 
 
-def _hand_back(bench: Workbench, job_id: str) -> list[Signal]:
+def _hand_back(context: WorkerContext, job_id: str) -> list[Signal]:
     """Leave the job in the queue, to be published for another worker."""
-    with bench.database.autocommit() as connection:
+    with context.database.autocommit() as connection:
         publishing.forget(connection, [job_id])
     return []
 
@@ -93,9 +93,9 @@ def _tell(job_id: str, news: Sequence[Signal]) -> str | None:
         raise JobRetry(own.code or "retried", others)
     if own is not None and own.status == "succeeded":
         events.told_by_celery(job_id)
-        wiring.workbench().publish(others)
+        wiring.worker_context().publish(others)
         return None
-    wiring.workbench().publish(news)
+    wiring.worker_context().publish(news)
     return LIVES_ON
 
 

@@ -24,7 +24,7 @@ from core.errors import DatabaseAwayError
 from core.redis import RedisError
 from jobs import states
 from jobs.dispatch import heartbeats, publishing, refill
-from jobs.execution import poll
+from jobs.execution.poll import poll_provider
 from jobs.maintenance import retention, sweep
 from jobs.reads import worker as loading
 from jobs.states import Nudge, Signal
@@ -80,21 +80,21 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self._bench = wiring.workbench()
+        self._context = wiring.worker_context()
         self._database = wiring.clock_database()
         self._stop = threading.Event()
         self._steadiness = Steadiness()
-        swept = replace(self._bench, database=self._database)
+        swept = replace(self._context, database=self._database)
         self._sweeper = sweep.Sweeper(swept, steady=self._steadiness.steady, epoch=_epoch)
         self._inline = threading.Lock()
         self._watchdog = Watchdog(
-            queue=f"canary.{self._bench.owner}",
+            queue=f"canary.{self._context.owner}",
             send=wiring.publisher().send_canary,
             could_hear=lambda: len(active_requests) < _settings.worker_pool and wiring.servers_answer(),
-            leave=lambda: drain.leave_after_calls(_BULKHEADS.busy, at_most_s=max(self._bench.step_s.values())),
+            leave=lambda: drain.leave_after_calls(_BULKHEADS.busy, at_most_s=max(self._context.step_s.values())),
         )
         CanaryStep.watchdog = self._watchdog
-        self._limited = any(wiring.limits(name, os.environ).any for name in self._bench.registry.configured())
+        self._limited = any(wiring.limits(name, os.environ).any for name in self._context.registry.configured())
 
     def start(self) -> None:
         self.beat()  # before the first claim: a job's owner must be known to live
@@ -130,14 +130,14 @@ class Clock:
     def tick(self) -> None:
         """Make somebody look at every provider that has something due; us, when the broker is away."""
         with self._database.autocommit() as connection:
-            due = loading.providers_due(connection, self._bench.registry.configured())
+            due = loading.providers_due(connection, self._context.registry.configured())
         for provider in due:
             try:
                 unread = wiring.redis_client().set(poll_key(provider), "1", nx=True, px=POLL_UNREAD_MS) is None
             except RedisError:
                 self._poll_here(provider)
                 continue
-            if not unread and not self._bench.publish([states.poll(provider)]):
+            if not unread and not self._context.publish([states.poll(provider)]):
                 self._poll_here(provider)
         if self._limited:
             self._fill_seats()
@@ -145,7 +145,7 @@ class Clock:
     def _fill_seats(self) -> None:
         """A seat that came free at a limited provider does not wait for the sweep."""
         with self._database.autocommit() as connection:
-            nudges = refill.refill_limited(connection, window=self._bench.publish_window)
+            nudges = refill.refill_limited(connection, window=self._context.publish_window)
         if nudges:
             self._publish(nudges)
 
@@ -156,7 +156,7 @@ class Clock:
         if not self._inline.acquire(blocking=False):
             return
         try:
-            self._bench.publish(stepping.perform_to_the_end(poll.poll, provider))
+            self._context.publish(stepping.perform_to_the_end(poll_provider, provider))
         finally:
             self._inline.release()
 
@@ -172,7 +172,7 @@ class Clock:
 
     def _publish(self, news: Sequence[Signal]) -> None:
         """What cannot be sent now counts as unpublished again, for the next round."""
-        if self._bench.publish(news):
+        if self._context.publish(news):
             return
         runs = [each.argument for each in news if isinstance(each, Nudge) and each.task == RUN]
         if runs:
@@ -205,7 +205,7 @@ def _epoch() -> str | None:
 
 
 def _started_clock() -> Clock:
-    wiring.announce_credentials(wiring.workbench())
+    wiring.announce_credentials(wiring.worker_context())
     clock = Clock()
     clock.start()
     return clock

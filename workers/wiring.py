@@ -19,7 +19,7 @@ from core.redis import RedisError, make_client
 from core.settings import Settings, SettingsError, load, with_dotenv
 from jobs.dispatch.limits import Limits, announce
 from jobs.execution.callbacks import Callbacks
-from jobs.execution.context import Workbench
+from jobs.execution.context import WorkerContext
 from jobs.maintenance.retention import Keeper
 from providers import registry
 from providers.catalog.live import LiveCatalog
@@ -76,7 +76,7 @@ def clock_database() -> Database:
 
 @cache
 def heart() -> Heart:
-    return Heart(clock_database(), workbench().owner)
+    return Heart(clock_database(), worker_context().owner)
 
 
 @cache
@@ -85,7 +85,7 @@ def redis_client() -> redis.Redis:
 
 
 @cache
-def workbench() -> Workbench:
+def worker_context() -> WorkerContext:
     """This process's workbench; its owner id is new with every start."""
     values = settings()
     models = LiveCatalog(values.catalog_local)  # a faulty file stops the start, too
@@ -93,7 +93,7 @@ def workbench() -> Workbench:
     for name in upstreams.configured():
         limits(name, environment())  # a bad one stops the start, not the first job
     store = open_store(values)
-    return Workbench(
+    return WorkerContext(
         owner=new_id("wkr"),
         database=database(),
         catalogs=models,
@@ -111,22 +111,22 @@ def workbench() -> Workbench:
 
 @cache
 def keeper() -> Keeper:
-    bench, values = workbench(), settings()
+    context, values = worker_context(), settings()
     return Keeper(
-        owner=bench.owner,
-        database=bench.database,
-        media=bench.media,
-        store=bench.store,
+        owner=context.owner,
+        database=context.database,
+        media=context.media,
+        store=context.store,
         keep_pictures_days=values.keep_pictures_days,
         keep_inputs_days=values.keep_inputs_days,
     )
 
 
-def announce_credentials(bench: Workbench) -> None:
+def announce_credentials(context: WorkerContext) -> None:
     """Make a row for every credential this worker can use; limits come from the environment."""
-    with bench.database.transaction() as connection:
-        for name in bench.registry.configured():
-            for provider in bench.registry.of(name):
+    with context.database.transaction() as connection:
+        for name in context.registry.configured():
+            for provider in context.registry.of(name):
                 announce(connection, provider.credential_id, name, limits(name, environment()))
 
 

@@ -11,8 +11,9 @@ from sqlalchemy import Connection
 
 from core.db import Hot, Statement
 from jobs import failures, states
+from jobs.call import KeptImage
 from jobs.errors import StaleJobError
-from jobs.lifecycle.calls import CallRow, KeptImage
+from jobs.lifecycle.calls import CallRow
 from jobs.lifecycle.park import written
 from jobs.states import Ended, EndStatus, JobStatus, Signal
 from quota.errors import LedgerMismatchError

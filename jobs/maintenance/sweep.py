@@ -22,8 +22,8 @@ from core.errors import DatabaseAwayError, DatabaseBusyError
 from jobs import lifecycle
 from jobs.dispatch import heartbeats, publishing, refill
 from jobs.errors import StaleJobError
-from jobs.execution import apply
-from jobs.execution.context import Workbench
+from jobs.execution import give_up
+from jobs.execution.context import WorkerContext
 from jobs.maintenance import growth
 from jobs.states import Nudge, Signal
 
@@ -80,7 +80,7 @@ class Sweeper:
     the broker is away.
     """
 
-    bench: Workbench
+    context: WorkerContext
     steady: Callable[[], bool]
     epoch: Callable[[], str | None]
     _claims: _ClaimRate = field(init=False)
@@ -115,14 +115,14 @@ class Sweeper:
         The lock is a transaction's, so that a worker stopped in the middle (SIGSTOP) loses it with its
         session after ``idle_in_transaction_session_timeout`` instead of stopping every sweep.
         """
-        with self.bench.database.transaction() as connection:
+        with self.context.database.transaction() as connection:
             yield bool(
                 connection.execute(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": SWEEP_LOCK}).scalar_one()
             )
 
     def _lapse(self) -> list[Signal]:
         """Take jobs from owners that are gone, silent or overdue."""
-        with self.bench.database.autocommit() as connection:
+        with self.context.database.autocommit() as connection:
             heartbeats.bury_neighbours(connection)
             rows = Hot.of(connection).all(
                 LAPSED, {"steady": self.steady(), "dead_s": heartbeats.DEAD_AFTER_S, "page": PAGE}
@@ -134,16 +134,18 @@ class Sweeper:
         return list(dict.fromkeys(signals))
 
     def _lapse_one(self, job_id: str, fence: int, code: str) -> list[Signal]:
-        with self.bench.database.transaction() as connection:
-            nudges = lifecycle.lapse(connection, job_id, fence, code=code, give_up_s=self.bench.give_up_s)
+        with self.context.database.transaction() as connection:
+            nudges = lifecycle.lapse(connection, job_id, fence, code=code, give_up_s=self.context.give_up_s)
         return [*nudges]
 
     def _expire(self) -> list[Signal]:
         """QUEUED jobs past their deadline: not begun in time, or not tried again in time."""
-        with self.bench.database.hot() as hot:
+        with self.context.database.hot() as hot:
             rows = hot.all(EXPIRED, {"page": PAGE})
         return [
-            signal for row in rows for signal in self._each(row, partial(apply.expire, self.bench, row.id, row.version))
+            signal
+            for row in rows
+            for signal in self._each(row, partial(give_up.expire, self.context, row.id, row.version))
         ]
 
     def _end_abandoned(self) -> list[Signal]:
@@ -151,12 +153,12 @@ class Sweeper:
 
         Whose key was taken out of the configuration cannot be asked; calls past their deadline are given up.
         """
-        with self.bench.database.hot() as hot:
+        with self.context.database.hot() as hot:
             rows = hot.all(
                 ABANDONED,
-                {"configured": self.bench.registry.configured(), "abandoned_s": ABANDONED_AFTER_S, "page": PAGE},
+                {"configured": self.context.registry.configured(), "abandoned_s": ABANDONED_AFTER_S, "page": PAGE},
             )
-        return [signal for row in rows for signal in self._each(row, partial(apply.abandon, self.bench, row.id))]
+        return [signal for row in rows for signal in self._each(row, partial(give_up.abandon, self.context, row.id))]
 
     def _each(self, row: Any, verb: Callable[[], list[Signal]]) -> list[Signal]:
         """One job, one transaction; a job that moved on by itself is what we wanted."""
@@ -183,7 +185,7 @@ class Sweeper:
         epoch = self.epoch()
         if epoch is None:
             return
-        with self.bench.database.transaction() as connection:
+        with self.context.database.transaction() as connection:
             seen = connection.execute(text("SELECT value FROM marks WHERE name = 'epoch'")).scalar_one_or_none()
             if seen == epoch:
                 return
@@ -202,7 +204,7 @@ class Sweeper:
         """A message is overdue after twice the time its queue needs, and never before 10 s."""
         if self.epoch() is None:
             return
-        with self.bench.database.autocommit() as connection:
+        with self.context.database.autocommit() as connection:
             rate = self._claims.per_s(connection)
             published = connection.execute(
                 text("SELECT count(*) FROM jobs WHERE status = 'queued' AND published_at IS NOT NULL")
@@ -215,13 +217,13 @@ class Sweeper:
 
     def _analyse_grown(self) -> None:
         # Autovacuum may be at the same table: it does the same.
-        with suppress(DatabaseBusyError), self.bench.database.autocommit() as connection:
+        with suppress(DatabaseBusyError), self.context.database.autocommit() as connection:
             if names := growth.analyse_grown(connection):
                 log.info("tables_analysed", tables=names)
 
     def _fill_windows(self) -> list[Nudge]:
-        with self.bench.database.autocommit() as connection:
-            return refill.refill(connection, window=self.bench.publish_window, most=PAGE)
+        with self.context.database.autocommit() as connection:
+            return refill.refill(connection, window=self.context.publish_window, most=PAGE)
 
 
 class _ClaimRate:

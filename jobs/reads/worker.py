@@ -8,35 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from sqlalchemy import Connection
 
 from core.db import Hot, Statement
-from jobs.execution.decide import Call
+from jobs.call import Call
 from jobs.states import JobStatus, Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class OpenCall:
-    """A call as a worker follows it. Times are the database's."""
-
-    id: str
-    facts: Call
-    credential_id: str
-    dedupe_key: str
-    upstream_id: str | None
-    poll_url: str | None
-    overdue: bool  # past the moment at which it is given up
-    age_s: float  # since the intent
-    intended_at: datetime
-    cancel_asked: bool
-    missing: bool  # the upstream did not know it at the last look
-    result: Sequence[Mapping[str, Any]]
-
-    @property
-    def outcome(self) -> Outcome | None:
-        return self.facts.outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +30,21 @@ class LiveJob:
     status: JobStatus
     fence: int
     cancel_requested: bool
-    calls: Sequence[OpenCall]
+    calls: Sequence[Call]
     unit_price: int = 0  # micro-credits, of one image by ``model``
     fallbacks: int = 0  # models left behind this one
     version: int = 1  # as it was when this was read: a verb moves the job only from there
 
-    @property
-    def facts(self) -> list[Call]:
-        return [call.facts for call in self.calls]
+
+class StoredInput(TypedDict):
+    """A reference image in our store, as LOAD's neighbours make it of a row of ``inputs``."""
+
+    role: Literal["image", "mask", "face"]
+    position: int  # among those of its role, from 0
+    key: str
+    mime: str
+    width_px: int
+    height_px: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +52,7 @@ class OrderParts:
     """What the request of a paid call is built from."""
 
     request: Mapping[str, Any]
-    inputs: Sequence[Mapping[str, Any]]  # role, position, key, mime, width_px, height_px
+    inputs: Sequence[StoredInput]
 
 
 LOAD = Statement("""
@@ -267,26 +252,35 @@ def live_job(row: Any) -> LiveJob:
         status=JobStatus(row.status),
         fence=row.fence,
         cancel_requested=row.cancel_requested,
-        calls=[_open_call(call, row.now) for call in row.calls],
+        calls=[_call(call, row.now) for call in row.calls],
         unit_price=row.unit_price,
         fallbacks=row.fallbacks,
         version=row.version,
     )
 
 
-def _open_call(call: dict[str, Any], now: datetime) -> OpenCall:
-    intended_at = datetime.fromisoformat(call["intended_at"])
-    return OpenCall(
-        id=call["id"],
-        facts=Call.from_row(call),
-        credential_id=call["credential_id"],
-        dedupe_key=call["dedupe_key"],
-        upstream_id=call["upstream_id"],
-        poll_url=call["poll_url"],
-        overdue=datetime.fromisoformat(call["give_up_at"]) <= now,
-        age_s=(now - intended_at).total_seconds(),
-        intended_at=intended_at,
-        cancel_asked=call["cancel_asked"],
-        missing=call["missing"],
-        result=call["result"] or (),
+def _call(row: Mapping[str, Any], now: datetime) -> Call:
+    """From the JSON object that LOAD and TAKE_DUE make of a row of ``upstream_calls``."""
+    intended_at = datetime.fromisoformat(row["intended_at"])
+    return Call(
+        row["id"],
+        row["dedupe_key"],
+        row["model"],
+        row["upstream_id"],
+        row["poll_url"],
+        intended_at,
+        (now - intended_at).total_seconds(),
+        slot=row["slot"],
+        attempt=row["try"],
+        image_count=row["pictures"],
+        credential_id=row["credential_id"],
+        outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+        kept=row["pictures_kept"],
+        code=row["error_code"],
+        retryable=bool(row["retryable"]),
+        retry_after_s=row["retry_after_s"],
+        overdue=datetime.fromisoformat(row["give_up_at"]) <= now,
+        cancel_asked=row["cancel_asked"],
+        missing=row["missing"],
+        result=row["result"] or (),
     )

@@ -20,7 +20,7 @@ from sqlalchemy import Row, text
 from core.db import Database
 from core.errors import DatabaseAwayError
 from jobs.dispatch.heartbeats import DEAD_AFTER_S
-from jobs.dispatch.permits import PUT_OFF_MAX_S
+from jobs.dispatch.put_off import PUT_OFF_MAX_S
 from providers.catalog.catalog import Model
 
 FRESH_S = 5.0

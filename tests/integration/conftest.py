@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from job_engine import Engine, Recorder, image_bytes, make_bench
+from job_engine import Engine, Recorder, image_bytes, make_context
 from sqlalchemy import create_engine, text
 from submissions import make_submission
 
 from accounts.keys import Caller
 from core.db import Database, make_engine
-from jobs.execution.context import Workbench
+from jobs.execution.context import WorkerContext
 from jobs.submission.service import SubmissionService
 from providers.catalog import catalog
 from providers.catalog.catalog import Catalog
@@ -97,26 +97,26 @@ def sent() -> Recorder:
 
 
 @pytest.fixture
-def bench(  # noqa: PLR0917 - fixtures come by name
+def context(  # noqa: PLR0917 - fixtures come by name
     database: Database,
     models: Catalog,
     media: Media,
     store: LocalStore,
     upstreams: dict[str, str],
     sent: Recorder,
-) -> Workbench:
+) -> WorkerContext:
     """A worker's workbench with the real adapters. Its owner lives: it has a heartbeat."""
-    bench = make_bench(
+    context = make_context(
         database=database, models=models, media=media, store=store, environ=upstreams, sent=sent, owner="wkr_test"
     )
     with database.transaction() as connection:
-        for name in bench.registry.configured():
-            for provider in bench.registry.of(name):
+        for name in context.registry.configured():
+            for provider in context.registry.of(name):
                 connection.execute(
                     text("INSERT INTO credentials (id, provider) VALUES (:id, :name)"),
                     {"id": provider.credential_id, "name": name},
                 )
-    return bench
+    return context
 
 
 @pytest.fixture
@@ -127,8 +127,8 @@ def submission(
 
 
 @pytest.fixture
-def engine(bench: Workbench, submission: SubmissionService, sent: Recorder) -> Engine:
-    return Engine(bench, submission, sent)
+def engine(context: WorkerContext, submission: SubmissionService, sent: Recorder) -> Engine:
+    return Engine(context, submission, sent)
 
 
 @pytest.fixture

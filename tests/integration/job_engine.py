@@ -25,10 +25,8 @@ from jobs import states
 from jobs.dispatch import heartbeats
 from jobs.dispatch.limits import Limits, announce
 from jobs.errors import JobFailedError
-from jobs.execution import apply, collect
-from jobs.execution import poll as poller
-from jobs.execution import run as runner
-from jobs.execution.context import Workbench
+from jobs.execution import collect, give_up, poll, run
+from jobs.execution.context import WorkerContext
 from jobs.lifecycle import Submitted
 from jobs.maintenance import audit, sweep
 from jobs.reads import funds, tasks, worker
@@ -79,7 +77,7 @@ class Recorder:
 class Engine:
     """The parts, and short words for what tests do with them again and again."""
 
-    bench: Workbench
+    context: WorkerContext
     submission: SubmissionService
     sent: Recorder
     steady: bool = False
@@ -87,13 +85,13 @@ class Engine:
     sweeper: sweep.Sweeper = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sweeper = sweep.Sweeper(self.bench, steady=lambda: self.steady, epoch=lambda: self.epoch)
+        self.sweeper = sweep.Sweeper(self.context, steady=lambda: self.steady, epoch=lambda: self.epoch)
 
     # -- the database
 
     @property
     def database(self) -> Database:
-        return self.bench.database
+        return self.context.database
 
     def sql(self, statement: str, **values: Any) -> None:
         with self.database.transaction() as connection:
@@ -110,7 +108,7 @@ class Engine:
     def limit(self, provider: str, **limits: int) -> None:
         """Announce the provider's credentials with these limits; none: no limits."""
         with self.database.transaction() as connection:
-            for each in self.bench.registry.of(provider):
+            for each in self.context.registry.of(provider):
                 announce(connection, each.credential_id, provider, Limits(**limits))
 
     # -- accounts
@@ -150,7 +148,7 @@ class Engine:
             asked.setdefault("size", "64x64")
         done = self.submission.submit(customer, Order(operation, asked, references), key=key)
         if publish:
-            self.bench.publish(done.nudges)
+            self.context.publish(done.nudges)
         return done
 
     def job(self, job_id: str) -> Row[Any]:
@@ -171,8 +169,11 @@ class Engine:
 
     def handle(self, nudge: Nudge) -> None:
         """What ``workers.tasks`` does with a message, the failure hook included."""
-        work: dict[str, Callable[[Workbench, str], list[Signal]]] = {"jobs.run": run_step, "jobs.poll": poller.poll}
-        self.bench.publish(work[nudge.task](self.bench, nudge.argument))
+        work: dict[str, Callable[[WorkerContext, str], list[Signal]]] = {
+            "jobs.run": run_step,
+            "jobs.poll": poll.poll_provider,
+        }
+        self.context.publish(work[nudge.task](self.context, nudge.argument))
 
     def run(self, job_id: str) -> None:
         self.handle(states.run("", job_id))
@@ -180,7 +181,7 @@ class Engine:
     def poll(self, provider: str = "chatgpt2api") -> None:
         """Make every waiting job of the provider due and look at one batch."""
         self.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting' AND provider=:p", p=provider)
-        self.bench.publish(poller.poll(self.bench, provider))
+        self.context.publish(poll.poll_provider(self.context, provider))
 
     def step(self) -> bool:
         """Work off what was nudged; False when nothing was."""
@@ -207,13 +208,13 @@ class Engine:
                 self.sql("UPDATE credentials SET not_before = NULL")
                 self.sql("UPDATE providers SET open_until = clock_timestamp() WHERE open_until IS NOT NULL")
             self.tick()
-            self.bench.publish(self.sweeper.sweep())
+            self.context.publish(self.sweeper.sweep())
 
     def tick(self) -> None:
         """What the clock's tick does."""
         with self.database.autocommit() as connection:
-            due = worker.providers_due(connection, self.bench.registry.configured())
-        self.bench.publish([states.poll(provider) for provider in due])
+            due = worker.providers_due(connection, self.context.registry.configured())
+        self.context.publish([states.poll(provider) for provider in due])
 
     def assert_books_balance(self, *, image_count: bool = True) -> None:
         """``pictures=False`` where a test moves jobs by the verbs alone and no image was ever made."""
@@ -222,15 +223,15 @@ class Engine:
             assert [finding for finding in audit.check(connection) if finding.invariant not in about_images] == []
 
 
-def run_step(bench: Workbench, job_id: str) -> list[Signal]:
+def run_step(context: WorkerContext, job_id: str) -> list[Signal]:
     """What the task ``jobs.run`` does, its failure hook included."""
     try:
         try:
-            return runner.run(bench, job_id)
-        except runner.CrashedStepError as crash:
-            return apply.crashed(bench, crash)
+            return run.run_job(context, job_id)
+        except run.CrashedStepError as crash:
+            return give_up.after_crash(context, crash)
     except JobFailedError as failed:
-        return apply.end_failed(bench, failed)
+        return give_up.end_failed(context, failed)
 
 
 def refuse_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,10 +240,10 @@ def refuse_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*args: object, **kwargs: object) -> None:
         raise StorageUnavailableError("away")
 
-    monkeypatch.setattr(collect.outcomes, "keep", away)
+    monkeypatch.setattr(collect, "keep", away)
 
 
-def make_bench(
+def make_context(
     *,
     database: Database,
     models: CatalogSource,
@@ -252,7 +253,7 @@ def make_bench(
     sent: Callable[[Sequence[Signal]], bool],
     owner: str,
     **changed: Any,
-) -> Workbench:
+) -> WorkerContext:
     with database.autocommit() as connection:
         heartbeats.beat(connection, owner)
     values: dict[str, Any] = {
@@ -267,7 +268,7 @@ def make_bench(
         "cancel_charge": "full",
         "publish_window": 32,
     }
-    return Workbench(**{**values, **changed})
+    return WorkerContext(**{**values, **changed})
 
 
 def image_bytes(width_px: int = 64, height_px: int = 64, mode: str = "RGB") -> bytes:

@@ -10,7 +10,7 @@ from job_engine import Engine, image_bytes, refuse_to_keep
 
 from accounts.keys import Caller
 from jobs.dispatch import heartbeats
-from jobs.execution import run
+from jobs.execution import claim
 from jobs.submission.order import ReferenceImage
 from providers.base import Accepted, CallRef, CheckResult, Finished
 from sandbox.testing import Sandbox
@@ -48,7 +48,7 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
 def vanish(engine: Engine) -> None:
     """The owners of everything claimed are gone, and somebody notices."""
     engine.sql("DELETE FROM workers")
-    engine.bench.publish(engine.sweeper.sweep())
+    engine.context.publish(engine.sweeper.sweep())
 
 
 def test_an_image_at_once_and_an_id_both_end_well(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
@@ -111,17 +111,17 @@ def test_what_one_worker_saw_another_can_fetch_by_its_link(
 def test_a_call_without_an_id_is_not_asked_about_beside_one_that_is(
     engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [adapter] = engine.bench.registry.of("stability")
+    [adapter] = engine.context.registry.of("stability")
     check_many, asked = adapter.check_many, []
 
     def remembered(calls: Sequence[CallRef]) -> dict[str, CheckResult]:
-        asked.extend(call.call_id for call in calls)
+        asked.extend(call.id for call in calls)
         return check_many(calls)
 
     monkeypatch.setattr(adapter, "check_many", remembered)
     later, lost = order_later(engine, account, "a hill [sandbox:never]"), order_now(engine, account)
     engine.run(later)
-    assert run._claim(engine.bench, lost) is not None
+    assert claim.claim(engine.context, lost) is not None
     vanish(engine)
     engine.poll("stability")
     assert {engine.calls(job_id)[0].outcome for job_id in (later, lost)} == {"accepted", "uncertain"}
@@ -137,7 +137,7 @@ def test_a_call_without_an_id_is_not_asked_about_beside_one_that_is(
 @pytest.mark.parametrize("model", [NOW_MODEL, LATER_MODEL])
 def test_an_unanswered_call_is_given_up_after_a_minute(engine: Engine, account: Caller, model: str) -> None:
     job_id = order_now(engine, account) if model == NOW_MODEL else order_later(engine, account)
-    assert run._claim(engine.bench, job_id) is not None
+    assert claim.claim(engine.context, job_id) is not None
     vanish(engine)
     left_s = engine.one("SELECT extract(epoch FROM give_up_at - clock_timestamp()) FROM upstream_calls")
     assert 55 < left_s <= 60
@@ -146,7 +146,7 @@ def test_an_unanswered_call_is_given_up_after_a_minute(engine: Engine, account: 
 def test_an_id_that_comes_late_is_followed_for_the_whole_deadline(
     engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [adapter] = engine.bench.registry.of("stability")
+    [adapter] = engine.context.registry.of("stability")
     submit = adapter.submit
 
     def submit_while_given_up_for_dead(*args: Any, **kwargs: Any) -> Finished | Accepted:
@@ -161,7 +161,7 @@ def test_an_id_that_comes_late_is_followed_for_the_whole_deadline(
     assert engine.calls(job_id)[0].outcome == "accepted"
     assert 590 < left_s <= 600
     with engine.database.autocommit() as connection:  # the worker was only slow
-        heartbeats.beat(connection, engine.bench.owner)
+        heartbeats.beat(connection, engine.context.owner)
     engine.poll("stability")
     assert engine.job(job_id).status == "succeeded"
     assert tally(sandbox)["submits"] == 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import requests
-from job_engine import Engine, Recorder, make_bench
+from job_engine import Engine, Recorder, make_context
 from werkzeug.serving import make_server
 
 from accounts.keys import Caller, create_key
@@ -98,7 +98,7 @@ def service(  # noqa: PLR0917 - fixtures come by name
     )
     clock = Clock()
     following = LiveCatalog(file, clock=clock)
-    bench = make_bench(
+    context = make_context(
         database=database,
         models=following,
         media=media,
@@ -116,7 +116,7 @@ def service(  # noqa: PLR0917 - fixtures come by name
     with requests.Session() as http:
         http.trust_env = False
         http.headers["Authorization"] = f"Bearer {token}"
-        yield Service(f"http://127.0.0.1:{server.server_port}", http, file, Engine(bench, submission, sent), clock)
+        yield Service(f"http://127.0.0.1:{server.server_port}", http, file, Engine(context, submission, sent), clock)
     server.shutdown()
 
 
@@ -163,13 +163,13 @@ def test_the_file_is_followed_by_web_and_workers_without_a_restart(service: Serv
     assert service.order(model="house").json()["code"] == "unknown_model"
     service.clock.now += 1
     service.engine.run(second)
-    assert service.engine.bench.catalog.models["house"].hidden
+    assert service.engine.context.catalog.models["house"].hidden
     assert outcome(service, second) == ("succeeded", None, PRICE)
 
     # Taken away altogether: its jobs end, free.
     service.file.unlink()
     service.until(lambda: service.get("/api/models").json()["catalog_version"] == before["catalog_version"])
-    service.until(lambda: "house" not in service.engine.bench.catalogs.renewed().models)
+    service.until(lambda: "house" not in service.engine.context.catalogs.renewed().models)
     service.engine.run(third)
     assert outcome(service, third) == ("failed", "model_unavailable", 0)
     assert akin["model"] == "gpt-image-mine"

@@ -21,7 +21,7 @@ from core.errors import DatabaseAwayError, DatabaseBusyError
 from jobs import lifecycle
 from jobs.dispatch import health, heartbeats, permits
 from jobs.dispatch.limits import Limits, announce
-from jobs.execution import callbacks, run
+from jobs.execution import callbacks, claim
 from jobs.lifecycle import calls
 from jobs.maintenance import sweep
 from jobs.maintenance.sweep import Sweeper
@@ -49,19 +49,19 @@ def impatient(engine: Engine) -> Iterator[Engine]:
     """The same engine over connections that wait for no lock longer than an instant."""
     url = engine.database.engine.url.render_as_string(hide_password=False)
     database = Database(make_engine(url, pool_size=4, lock_timeout_ms=100))
-    yield Engine(replace(engine.bench, database=database), engine.submission, engine.sent)
+    yield Engine(replace(engine.context, database=database), engine.submission, engine.sent)
     database.dispose()
 
 
 def unsent(engine: Engine, customer: Caller, prompt: str = "dropped", **fields: Any) -> str:
     """A WAITING job whose worker died between the intent and the request: its call never left."""
     job_id = engine.order(customer, prompt, publish=False, **fields).task.id
-    assert run._claim(engine.bench, job_id) is not None
+    assert claim.claim(engine.context, job_id) is not None
     with engine.database.autocommit() as connection:
-        heartbeats.leave(connection, engine.bench.owner)
+        heartbeats.leave(connection, engine.context.owner)
     engine.sweeper.sweep()
     with engine.database.autocommit() as connection:
-        heartbeats.beat(connection, engine.bench.owner)
+        heartbeats.beat(connection, engine.context.owner)
     assert engine.calls(job_id)[0].outcome == "uncertain"
     return job_id
 
@@ -141,7 +141,7 @@ def test_a_call_that_is_sent_again_has_its_whole_deadline_again(engine: Engine, 
     engine.poll()
     [call] = engine.calls(job_id)
     left = "SELECT extract(epoch FROM {} - clock_timestamp()) FROM {} WHERE id = :id"
-    deadline_s = engine.bench.spec("chatgpt2api").deadline_s
+    deadline_s = engine.context.spec("chatgpt2api").deadline_s
     assert call.resends == 1
     assert engine.one(left.format("give_up_at", "upstream_calls"), id=call.id) > deadline_s - 30
     assert engine.one(left.format("deadline_at", "jobs"), id=job_id) > deadline_s - 30
@@ -152,7 +152,7 @@ def test_a_call_that_is_sent_again_has_its_whole_deadline_again(engine: Engine, 
 
 def no_provider(engine: Engine) -> Sweeper:
     """The sweep of a fleet whose configuration no longer has the provider."""
-    without = replace(engine.bench, registry=registry.load({"OPENAI_API_KEY": "k"}))
+    without = replace(engine.context, registry=registry.load({"OPENAI_API_KEY": "k"}))
     return sweep.Sweeper(without, steady=lambda: True, epoch=lambda: "first")
 
 
@@ -179,7 +179,7 @@ def test_a_retrying_job_ends_by_its_own_deadline(
     before = engine.balance(account)
     job_id = engine.order(account, "soon [sandbox:fail=500 times=1]").task.id
     engine.drive(until=lambda: engine.job(job_id).status == "queued" and engine.job(job_id).attempt == 1)
-    longest_s = engine.bench.spec("chatgpt2api").deadline_s + 120
+    longest_s = engine.context.spec("chatgpt2api").deadline_s + 120
     left_s = engine.one("SELECT extract(epoch FROM deadline_at - clock_timestamp()) FROM jobs WHERE id = :i", i=job_id)
     assert 0 < left_s < longest_s
     sweeper = away(engine)
@@ -353,9 +353,9 @@ def test_one_locked_job_does_not_stop_others_from_being_taken_from_the_dead(impa
     customers = [account, impatient.account()]
     ids = [impatient.order(customer, publish=False).task.id for customer in customers]
     for job_id in ids:
-        assert run._claim(impatient.bench, job_id) is not None
+        assert claim.claim(impatient.context, job_id) is not None
     with impatient.database.autocommit() as connection:
-        heartbeats.leave(connection, impatient.bench.owner)
+        heartbeats.leave(connection, impatient.context.owner)
     with locked(impatient, "SELECT 1 FROM jobs WHERE id = :id FOR UPDATE", id=ids[0]):
         impatient.sweeper.sweep()
     assert [impatient.job(job_id).status for job_id in ids] == ["running", "waiting"]
@@ -522,7 +522,7 @@ def test_messages_that_no_one_reads_are_sent_again_ever_more_rarely(engine: Engi
     sent_at: list[int] = []
     for second in range(0, 640, 4):
         engine.sql("UPDATE jobs SET published_at = published_at - interval '4 seconds'")
-        engine.bench.publish(engine.sweeper.sweep())
+        engine.context.publish(engine.sweeper.sweep())
         sent_at += [second] * len(engine.sent.take())
     assert len(sent_at) <= 6  # after 10, 20, 40, 80, 160 and 320 s
     assert len(sent_at) >= 4  # and not forgotten

@@ -18,7 +18,7 @@ from jobs.submission.estimates import FRESH_S, Estimates, Wait
 @pytest.fixture(autouse=True)
 def _worker_lives(engine: Engine) -> None:
     with engine.database.autocommit() as connection:
-        heartbeats.beat(connection, engine.bench.owner)
+        heartbeats.beat(connection, engine.context.owner)
     engine.sql("INSERT INTO providers (name) VALUES ('chatgpt2api') ON CONFLICT DO NOTHING")
 
 

@@ -12,7 +12,7 @@ from accounts.keys import Caller
 from jobs import lifecycle
 from jobs.dispatch import health
 from jobs.errors import InvalidOrderError
-from jobs.execution.context import Workbench
+from jobs.execution.context import WorkerContext
 from jobs.submission.order import Order
 from jobs.submission.quoting import Quote
 from jobs.submission.service import SubmissionService
@@ -98,10 +98,10 @@ def test_the_order_is_held_at_the_dearest_of_its_models(engine: Engine, account:
 
 
 def test_images_kept_before_stay_at_their_own_price(
-    bench: Workbench, submission: SubmissionService, sent: Recorder, sandbox: Sandbox
+    context: WorkerContext, submission: SubmissionService, sent: Recorder, sandbox: Sandbox
 ) -> None:
     """Of two calls of one image each one fails; the other model fills its slot."""
-    engine = Engine(replace(bench, max_attempts=1), submission, sent)
+    engine = Engine(replace(context, max_attempts=1), submission, sent)
     account = engine.account()
     sandbox.add_fault("fail=none", provider="chatgpt2api", count=1)
     job_id = engine.order(account, model=ASYNC_MODEL, size=SIZE, n=2, fallback_models=[SYNC_MODEL]).task.id

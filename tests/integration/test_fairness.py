@@ -95,11 +95,11 @@ def test_a_batch_is_no_larger_than_what_can_be_fetched_now(
 ) -> None:
     """What no one here has room for stays due, for a worker that has."""
     flood(engine, account, 50)
-    monkeypatch.setattr(engine.bench.collecting, "_depth", 7)
-    poll.poll(engine.bench, "chatgpt2api")
+    monkeypatch.setattr(engine.context.collecting, "_depth", 7)
+    poll.poll_provider(engine.context, "chatgpt2api")
     assert engine.one("SELECT count(*) FROM jobs WHERE due_at > clock_timestamp()") == 7
     monkeypatch.setattr(FairPool, "room", lambda _: 0)
-    assert poll.poll(engine.bench, "chatgpt2api") == []
+    assert poll.poll_provider(engine.context, "chatgpt2api") == []
     assert engine.one("SELECT count(*) FROM jobs WHERE due_at > clock_timestamp()") == 7
 
 
@@ -114,7 +114,7 @@ def test_a_finished_image_of_a_quiet_account_is_fetched_before_the_crowds_last(
     with monkeypatch.context() as away:
         refuse_to_keep(away)
         engine.poll()
-    monkeypatch.setattr(engine.bench.collecting, "_size", 1)
+    monkeypatch.setattr(engine.context.collecting, "_size", 1)
     engine.poll()
     ended = [row.id for row in engine.rows("SELECT id FROM jobs WHERE finished_at IS NOT NULL ORDER BY finished_at")]
     assert len(ended) == 13

@@ -119,7 +119,7 @@ def cancel(engine: Engine, customer: Caller, job_id: str) -> None:
     """As the web does it."""
     with engine.database.transaction() as connection:
         answer = lifecycle.cancel(connection, customer.account_id, job_id)
-    engine.bench.publish(answer.nudges)
+    engine.context.publish(answer.nudges)
 
 
 def test_flower_tells_the_life_of_every_job(

@@ -17,9 +17,9 @@ from accounts.keys import Caller
 from core.db import Hot
 from core.ids import new_id
 from jobs import lifecycle
+from jobs.call import KeptImage
 from jobs.errors import JobNotFoundError, StaleJobError
 from jobs.lifecycle import calls
-from jobs.lifecycle.calls import KeptImage
 from jobs.states import Ended, JobStatus, Nudge, Outcome
 from quota.errors import LedgerMismatchError
 
@@ -99,7 +99,7 @@ def keep_images(connection: Connection, job_id: str, count: int = 1) -> None:
     connection.execute(
         text(
             "WITH number AS (SELECT generate_series(0, :count - 1) AS n), c AS (INSERT INTO upstream_calls (id, job_id,"
-            " slot, try, images, provider, model, credential_id, base_url, dedupe_key, outcome, give_up_at,"
+            " slot, try, pictures, provider, model, credential_id, base_url, dedupe_key, outcome, give_up_at,"
             " pictures_kept) SELECT 'call_' || :job || n, :job, n, 7, 1, 'chatgpt2api', 'm', 'chatgpt2api/default', '',"
             " :job || n, 'kept', now(), 1 FROM number ON CONFLICT DO NOTHING RETURNING id, job_id, slot)"
             " INSERT INTO images (job_id, index, call_id, key, mime, size_bytes, sha256)"

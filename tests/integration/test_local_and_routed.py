@@ -49,7 +49,7 @@ def test_an_order_is_seen_through(  # noqa: PLR0917 - fixtures come by name
     kept_by: str,
 ) -> None:
     job_id = order(engine, account, model, operation)
-    provider = engine.bench.catalog.resolve(model).model.provider
+    provider = engine.context.catalog.resolve(model).model.provider
     engine.run(job_id)
     if model != "hf-sd3-medium":
         assert engine.job(job_id).status == "waiting"

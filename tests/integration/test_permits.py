@@ -279,7 +279,7 @@ def end(engine: Engine, call_id: str) -> None:
 
 
 def key_of(engine: Engine) -> str:
-    [provider] = engine.bench.registry.of(PROVIDER)
+    [provider] = engine.context.registry.of(PROVIDER)
     return provider.credential_id
 
 

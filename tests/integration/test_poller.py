@@ -11,8 +11,9 @@ from sqlalchemy import text
 
 from accounts.keys import Caller
 from core.errors import DatabaseAwayError
-from jobs.execution import apply, collect, poll, run
-from jobs.execution.context import Workbench
+from jobs.execution import claim, collect, poll
+from jobs.execution import finish as finishing
+from jobs.execution.context import WorkerContext
 from jobs.reads import worker
 from jobs.reads.worker import LiveJob
 from jobs.states import Nudge
@@ -31,7 +32,7 @@ def waiting(engine: Engine, customer: Caller, count: int, prompt: str = "wait") 
 
 def test_one_look_covers_many_jobs(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     ids = waiting(engine, account, 12)
-    engine.bench.publish(poll.poll(engine.bench, "chatgpt2api"))
+    engine.context.publish(poll.poll_provider(engine.context, "chatgpt2api"))
     assert sandbox.counts()["chatgpt2api"]["checks"] == 1
     assert engine.sent.take() == []  # no message a job
     assert {engine.job(job_id).status for job_id in ids} == {"succeeded"}
@@ -85,10 +86,10 @@ def test_a_full_batch_publishes_the_next_look_before_it_looks(
 ) -> None:
     waiting(engine, account, 3, "slow [sandbox:never]")
     monkeypatch.setattr(poll, "BATCH", 2)
-    [adapter] = engine.bench.registry.of("chatgpt2api")
+    [adapter] = engine.context.registry.of("chatgpt2api")
     seen: list[list[Nudge]] = []
     monkeypatch.setattr(adapter, "check_many", lambda calls: seen.append(engine.sent.take()) or {})
-    engine.bench.publish(poll.poll(engine.bench, "chatgpt2api"))
+    engine.context.publish(poll.poll_provider(engine.context, "chatgpt2api"))
     assert seen == [[Nudge("jobs.poll", "polls", "chatgpt2api")]]
 
 
@@ -96,7 +97,7 @@ def test_two_who_find_the_same_image_keep_it_once(
     engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = waiting(engine, account, 1)
-    [adapter] = engine.bench.registry.of("chatgpt2api")
+    [adapter] = engine.context.registry.of("chatgpt2api")
     check, other = adapter.check_many, threading.Event()
 
     def overtaken(calls: object) -> object:
@@ -117,14 +118,14 @@ def test_one_jobs_trouble_does_not_stop_the_others_of_its_batch(
     engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = waiting(engine, account, 3)
-    keep = collect.keep
+    keep = collect.collect
 
-    def poisoned(bench: Workbench, job: LiveJob, made: object) -> object:
+    def poisoned(context: WorkerContext, job: LiveJob, made: object) -> object:
         if job.id == ids[0]:
             raise ZeroDivisionError
-        return keep(bench, job, made)
+        return keep(context, job, made)
 
-    monkeypatch.setattr(collect, "keep", poisoned)
+    monkeypatch.setattr(collect, "collect", poisoned)
     engine.poll()
     assert [engine.job(job_id).status for job_id in ids] == ["waiting", "succeeded", "succeeded"]
 
@@ -134,15 +135,15 @@ def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_
 ) -> None:
     ids = waiting(engine, account, 4)
     bad = set(ids[:2])
-    finish = apply.finish
+    finish = finishing.finish
 
-    def away(bench: Workbench, job: LiveJob, *args: Any, **facts: Any) -> object:
+    def away(context: WorkerContext, job: LiveJob, *args: Any, **facts: Any) -> object:
         if job.id in bad:
             raise DatabaseAwayError("a lock was waited for too long")
-        return finish(bench, job, *args, **facts)
+        return finish(context, job, *args, **facts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(apply, "finish", away)
+        patch.setattr(poll, "finish", away)
         engine.poll()
     assert {engine.job(job_id).status for job_id in bad} == {"waiting"}
     assert {engine.job(job_id).status for job_id in set(ids) - bad} == {"succeeded"}
@@ -186,7 +187,7 @@ def test_misses_count_only_when_nothing_between_found_the_call(engine: Engine, a
 def test_an_unanswered_synchronous_call_is_given_up_in_time(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = engine.order(account, model=SYNC_MODEL, size="1024x640", publish=False).task.id
     [call] = claim_and_vanish(engine, job_id)
-    engine.bench.publish(engine.sweeper.sweep())
+    engine.context.publish(engine.sweeper.sweep())
     left_s = engine.one("SELECT extract(epoch FROM give_up_at - clock_timestamp()) FROM upstream_calls")
     assert (engine.job(job_id).status, 58 < left_s <= 60) == ("waiting", True)
     engine.poll("openai")
@@ -202,7 +203,7 @@ def test_an_unanswered_synchronous_call_is_given_up_in_time(engine: Engine, acco
 
 
 def test_looks_grow_rarer_with_the_age_of_the_job(engine: Engine, account: Caller) -> None:
-    spec = engine.bench.spec("chatgpt2api")
+    spec = engine.context.spec("chatgpt2api")
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never]")
     for age_s, wanted_s in ((0, spec.check_interval_s), (3600, spec.check_interval_max_s)):
         engine.sql("UPDATE jobs SET started_at = clock_timestamp() - make_interval(secs => :age)", age=age_s)
@@ -223,7 +224,7 @@ def test_what_a_look_leaves_out_is_not_believed(
     engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never, drop]")
-    [adapter] = engine.bench.registry.of("chatgpt2api")
+    [adapter] = engine.context.registry.of("chatgpt2api")
     monkeypatch.setattr(adapter, "check_many", lambda calls: {"call_of_somebody_else": Running()})
     engine.poll()
     assert engine.calls(job_id)[0].outcome == "uncertain"
@@ -231,7 +232,7 @@ def test_what_a_look_leaves_out_is_not_believed(
 
 def claim_and_vanish(engine: Engine, job_id: str) -> list[object]:
     """The worker dies between its COMMIT and its POST, or behind it: nobody can tell."""
-    claimed = run._claim(engine.bench, job_id)
+    claimed = claim.claim(engine.context, job_id)
     assert claimed is not None
     with engine.database.autocommit() as connection:
         connection.execute(text("DELETE FROM workers"))

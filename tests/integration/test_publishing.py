@@ -20,7 +20,7 @@ def submission(submission: SubmissionService) -> SubmissionService:
 
 @pytest.fixture
 def engine(engine: Engine) -> Engine:
-    object.__setattr__(engine.bench, "publish_window", 2)
+    object.__setattr__(engine.context, "publish_window", 2)
     engine.sql("INSERT INTO marks (name, value) VALUES ('epoch', 'first')")
     return engine
 

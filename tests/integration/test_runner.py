@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from job_engine import ASYNC_PRICE, SYNC_MODEL, Engine, make_bench, refuse_to_keep
+from job_engine import ASYNC_PRICE, SYNC_MODEL, Engine, make_context, refuse_to_keep
 from sqlalchemy import text
 
 from accounts.keys import Caller
@@ -17,11 +17,12 @@ from core.db import Hot, Statement
 from core.embedded.ports import free_ports
 from core.errors import DatabaseAwayError
 from jobs import lifecycle
+from jobs.call import KeptImage
 from jobs.dispatch import heartbeats
-from jobs.execution import apply, collect, outcomes, run
-from jobs.execution.context import Workbench
-from jobs.execution.outcomes import Answer
-from jobs.lifecycle.calls import KeptImage
+from jobs.execution import collect, give_up, outcomes, poll, run
+from jobs.execution import finish as finishing
+from jobs.execution.context import WorkerContext
+from jobs.execution.outcomes import CallOutcome
 from jobs.reads import worker
 from jobs.states import Nudge, Outcome, Signal
 from jobs.submission.order import ReferenceImage
@@ -124,7 +125,7 @@ def test_fewer_images_than_asked_are_paid_for_as_such(engine: Engine, account: C
 def test_more_images_than_asked_are_neither_kept_nor_charged(
     engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [adapter] = engine.bench.registry.of("openai")
+    [adapter] = engine.context.registry.of("openai")
     submit = adapter.submit
 
     def generous(*args: Any, **kwargs: Any) -> Finished:
@@ -208,7 +209,7 @@ def test_attempts_come_to_an_end_and_the_credits_come_back(engine: Engine, accou
     job_id = engine.order(account, "never [sandbox:fail=500]").task.id
     engine.drive()
     assert outcome(engine, job_id) == ("failed", "upstream_failed")
-    assert counts(sandbox)["submits"] == engine.bench.max_attempts == engine.job(job_id).attempt
+    assert counts(sandbox)["submits"] == engine.context.max_attempts == engine.job(job_id).attempt
     assert engine.balance(account) == before
     engine.assert_books_balance()
 
@@ -219,8 +220,8 @@ def test_an_upstream_that_is_away_is_tried_with_back_off_then_given_up(
 ) -> None:
     nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
     away = {**upstreams, "CHATGPT2API_BASE_URL": nobody, "OPENAI_BASE_URL": f"{nobody}/v1"}
-    engine.bench = replace(engine.bench, registry=registry.load(away))
-    engine.sweeper.bench = engine.bench
+    engine.context = replace(engine.context, registry=registry.load(away))
+    engine.sweeper.context = engine.context
     before = engine.balance(account)
     job_id = engine.order(account, **fields).task.id
     engine.drive()
@@ -432,9 +433,9 @@ def test_a_synchronous_call_cannot_be_stopped(
     engine: Engine, account: Caller, charge: Any, captured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wish comes while the call is under way: made before the answer is written."""
-    engine.bench = replace(engine.bench, cancel_charge=charge)
+    engine.context = replace(engine.context, cancel_charge=charge)
     job_id = engine.order(account, **SYNC).task.id
-    [openai] = engine.bench.registry.of("openai")
+    [openai] = engine.context.registry.of("openai")
     submit = openai.submit
 
     def submit_and_cancel(*args: Any, **kwargs: Any) -> Finished | Accepted:
@@ -467,7 +468,7 @@ def test_what_cannot_be_stopped_upstream_is_followed_to_its_end(
 
 
 def test_what_the_upstream_stops_is_free(engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    [adapter] = engine.bench.registry.of("chatgpt2api")
+    [adapter] = engine.context.registry.of("chatgpt2api")
     monkeypatch.setattr(adapter, "cancel", lambda call: CancelOutcome.STOPPED)
     job_id = engine.order(account, "on [sandbox:never]", n=2).task.id
     engine.run(job_id)
@@ -518,7 +519,7 @@ def test_a_lost_reference_image_fails_the_job_with_its_credits_back(
 def test_a_fault_of_ours_behind_a_paid_request_is_uncertain(
     engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [adapter] = engine.bench.registry.of("chatgpt2api")
+    [adapter] = engine.context.registry.of("chatgpt2api")
     submit = adapter.submit
 
     def broken(*args: Any, **kwargs: Any) -> None:
@@ -539,10 +540,10 @@ def test_a_crashed_step_is_taken_over_at_once(
 ) -> None:
     job_id = engine.order(account).task.id
     with monkeypatch.context() as patch:
-        patch.setattr(apply, "finish", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(run, "finish", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(run.CrashedStepError) as crash:
-            run.run(engine.bench, job_id)
-    assert apply.crashed(engine.bench, crash.value) == [Nudge("jobs.poll", "polls", "chatgpt2api")]
+            run.run_job(engine.context, job_id)
+    assert give_up.after_crash(engine.context, crash.value) == [Nudge("jobs.poll", "polls", "chatgpt2api")]
     assert (engine.job(job_id).status, engine.calls(job_id)[0].outcome) == ("waiting", "uncertain")
     engine.drive()
     assert outcome(engine, job_id) == ("succeeded", None)
@@ -558,7 +559,7 @@ def test_a_model_that_left_the_catalogue_fails_its_jobs(
     def gone(*args: Any, **kwargs: Any) -> None:
         raise UnknownModelError("gone", ())
 
-    monkeypatch.setattr(Workbench, "model", gone)
+    monkeypatch.setattr(WorkerContext, "model", gone)
     before = engine.balance(account).spendable
     engine.run(job_id)
     assert outcome(engine, job_id) == ("failed", "model_unavailable")
@@ -643,16 +644,16 @@ def test_a_claim_that_is_not_on_record_sends_nothing(
 
 def zombie(engine: Engine, upstreams: dict[str, str], owner: str = "wkr_zombie") -> Engine:
     """Another worker, soon to be taken for dead."""
-    bench = make_bench(
+    context = make_context(
         database=engine.database,
-        models=engine.bench.catalog,
-        media=engine.bench.media,
-        store=engine.bench.store,
+        models=engine.context.catalog,
+        media=engine.context.media,
+        store=engine.context.store,
         environ=upstreams,
         sent=engine.sent,
         owner=owner,
     )
-    return Engine(bench, engine.submission, engine.sent)
+    return Engine(context, engine.submission, engine.sent)
 
 
 def leave(engine: Engine, owner: str = "wkr_zombie") -> None:
@@ -670,13 +671,13 @@ def test_a_worker_woken_late_records_its_purchase_and_changes_nothing_else(  # n
     wait_for: str,
 ) -> None:
     late = zombie(engine, upstreams)
-    [adapter] = late.bench.registry.of("chatgpt2api")
+    [adapter] = late.context.registry.of("chatgpt2api")
     submit = adapter.submit
 
     def asleep(*args: Any, **kwargs: Any) -> Finished | Accepted:
         answer = submit(*args, **kwargs)
         leave(engine)
-        engine.bench.publish(engine.sweeper.sweep())
+        engine.context.publish(engine.sweeper.sweep())
         if wait_for == "found":  # and not yet collected
             with monkeypatch.context() as away:
                 refuse_to_keep(away)
@@ -701,13 +702,13 @@ def test_a_late_synchronous_image_is_delivered_to_a_job_that_still_waits(
     engine: Engine, account: Caller, sandbox: Sandbox, upstreams: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = zombie(engine, upstreams)
-    [adapter] = late.bench.registry.of("openai")
+    [adapter] = late.context.registry.of("openai")
     submit = adapter.submit
 
     def asleep(*args: Any, **kwargs: Any) -> Finished | Accepted:
         answer = submit(*args, **kwargs)
         leave(engine)
-        engine.bench.publish(engine.sweeper.sweep())
+        engine.context.publish(engine.sweeper.sweep())
         engine.poll("openai")
         assert engine.job(job_id).status == "waiting"  # not given up before its time
         return answer
@@ -725,13 +726,13 @@ def test_a_late_image_for_an_ended_job_is_written_off_and_dropped(
     engine: Engine, account: Caller, upstreams: dict[str, str], store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late, before = zombie(engine, upstreams), engine.balance(account)
-    [adapter] = late.bench.registry.of("openai")
+    [adapter] = late.context.registry.of("openai")
     submit = adapter.submit
 
     def asleep(*args: Any, **kwargs: Any) -> Finished | Accepted:
         answer = submit(*args, **kwargs)
         leave(engine)
-        engine.bench.publish(engine.sweeper.sweep())
+        engine.context.publish(engine.sweeper.sweep())
         engine.sql("UPDATE upstream_calls SET give_up_at = clock_timestamp()")
         engine.drive()
         return answer
@@ -758,7 +759,7 @@ def test_a_late_answer_leaves_the_same_image_of_a_later_call_alone(
         job = worker.load(connection, job_id)
     assert job is not None
     kept = KeptImage(0, image.key, image.mime, image.width_px, image.height_px, image.size_bytes, image.sha256)
-    assert apply.finish(engine.bench, job, [Answer(job.calls[0].facts, Outcome.KEPT, images=[kept])]) == []
+    assert finishing.finish(engine.context, job, [CallOutcome(job.calls[0], Outcome.KEPT, images=[kept])]) == []
     assert store.exists(image.key)
     engine.assert_books_balance()
 
@@ -770,16 +771,16 @@ def test_a_second_collector_leaves_the_first_ones_image_alone(
     late = zombie(engine, upstreams)
     job_id = engine.order(account).task.id
     engine.run(job_id)
-    finish = apply.finish
+    finish = finishing.finish
 
     def overtaken(*args: Any, **kwargs: Any) -> list[Signal]:
-        monkeypatch.setattr(apply, "finish", finish)
+        monkeypatch.setattr(poll, "finish", finish)
         leave(engine)
-        engine.bench.publish(engine.sweeper.sweep())
+        engine.context.publish(engine.sweeper.sweep())
         engine.drive()
         return finish(*args, **kwargs)
 
-    monkeypatch.setattr(apply, "finish", overtaken)
+    monkeypatch.setattr(poll, "finish", overtaken)
     late.poll()
     [image] = engine.task(account, job_id).images
     assert hashlib.sha256(store.read(image.key)).hexdigest() == image.sha256
@@ -789,7 +790,7 @@ def test_a_second_collector_leaves_the_first_ones_image_alone(
 def test_a_link_that_cannot_be_fetched_yet_is_left_for_later_not_for_at_once(
     engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collect.outcomes._keep_one.retry, "wait", lambda state: 0)
+    monkeypatch.setattr(collect._keep_one.retry, "wait", lambda state: 0)
     sandbox.add_fault("503", provider="chatgpt2api", route="download")
     job_id = engine.order(account).task.id
     engine.sent.take()
@@ -808,7 +809,7 @@ def test_a_link_that_cannot_be_fetched_yet_is_left_for_later_not_for_at_once(
 def cancel(engine: Engine, customer: Caller, job_id: str) -> str:
     with engine.database.transaction() as connection:
         answer = lifecycle.cancel(connection, customer.account_id, job_id)
-    engine.bench.publish(answer.nudges)
+    engine.context.publish(answer.nudges)
     return answer.outcome
 
 
@@ -819,7 +820,7 @@ def test_an_answer_and_a_lapse_at_once_do_not_deadlock(engine: Engine, account: 
     with engine.database.autocommit() as connection:
         job = worker.load(connection, job_id)
     assert job is not None
-    answer = Answer(job.calls[0].facts, Outcome.NOT_RUN)
+    answer = CallOutcome(job.calls[0], Outcome.NOT_RUN)
 
     def write() -> None:
         with engine.database.transaction() as connection:

@@ -1,4 +1,4 @@
-"""The front submission: what is refused, that a refusal leaves nothing behind, and what an order becomes."""
+"""Submitting: what is refused, that a refusal leaves nothing behind, and what an order becomes."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_an_empty_purse_is_refused_before_images_are_decoded(
 ) -> None:
     poor = engine.account(0.05)
     before = state(engine, poor, store)
-    monkeypatch.setattr(engine.bench.media, "keep_upload", lambda *args, **kwargs: pytest.fail("decoded"))
+    monkeypatch.setattr(engine.context.media, "keep_upload", lambda *args, **kwargs: pytest.fail("decoded"))
     with pytest.raises(InsufficientCreditsError):
         engine.order(poor, operation="edit", references=[ReferenceImage("image", image_bytes())])
     assert state(engine, poor, store) == before
@@ -207,7 +207,7 @@ def test_an_order_is_priced_by_the_function_that_quotes_it(engine: Engine, accou
     task = engine.order(account, **fields).task
     row = engine.job(task.id)
     assert (row.unit_price, row.quoted) == (quote.unit_price_microcredits, quote.total_microcredits)
-    assert engine.one("SELECT price_version FROM orders") == engine.bench.catalog.version
+    assert engine.one("SELECT price_version FROM orders") == engine.context.catalog.version
 
 
 def test_a_minimum_price_counts_for_what_costs_nothing_upstream(engine: Engine, account: Caller) -> None:

@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from accounts.keys import Caller
 from jobs.dispatch import heartbeats
-from jobs.execution import run as runner
-from jobs.execution.context import Workbench
+from jobs.execution import claim
+from jobs.execution.context import WorkerContext
 from jobs.maintenance import sweep
 from jobs.states import Nudge
 from providers import registry
@@ -22,7 +22,7 @@ from sandbox.testing import Sandbox
 def dropped(engine: Engine, customer: Caller) -> str:
     """A job claimed by a worker that does not come back."""
     job_id = engine.order(customer, publish=False).task.id
-    assert runner._claim(engine.bench, job_id) is not None
+    assert claim.claim(engine.context, job_id) is not None
     return job_id
 
 
@@ -38,7 +38,7 @@ def why(engine: Engine, job_id: str) -> list[str]:
 def test_a_job_whose_owner_is_gone_lapses_at_once(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = dropped(engine, account)
     with engine.database.autocommit() as connection:
-        heartbeats.leave(connection, engine.bench.owner)
+        heartbeats.leave(connection, engine.context.owner)
     fence = engine.job(job_id).fence
     assert engine.sweeper.sweep() == [Nudge("jobs.poll", "polls", "chatgpt2api")]
     row = engine.job(job_id)
@@ -87,7 +87,7 @@ def test_an_owner_that_beats_keeps_its_job(engine: Engine, account: Caller) -> N
 def test_an_overdue_step_lapses_though_its_owner_lives(engine: Engine, account: Caller) -> None:
     job_id = dropped(engine, account)
     left_s = engine.one("SELECT extract(epoch FROM step_deadline_at - clock_timestamp()) FROM jobs")
-    assert left_s == pytest.approx(engine.bench.spec("chatgpt2api").call_timeout_s + 60, abs=2)
+    assert left_s == pytest.approx(engine.context.spec("chatgpt2api").call_timeout_s + 60, abs=2)
     engine.steady = True
     engine.sql("UPDATE jobs SET step_deadline_at = clock_timestamp()")
     engine.sweeper.sweep()
@@ -157,11 +157,11 @@ def test_a_retrying_job_keeps_its_place_past_the_start_deadline(engine: Engine, 
 
 
 def test_a_job_whose_provider_was_taken_out_of_the_configuration_ends_and_costs_nothing(
-    engine: Engine, account: Caller, bench: Workbench
+    engine: Engine, account: Caller, context: WorkerContext
 ) -> None:
     job_id = engine.order(account, "orphan [sandbox:latency=1000]").task.id
     engine.drive(until=lambda: engine.job(job_id).status == "waiting")
-    without = replace(bench, registry=registry.load({"OPENAI_API_KEY": "k"}))
+    without = replace(context, registry=registry.load({"OPENAI_API_KEY": "k"}))
     sweeper = sweep.Sweeper(without, steady=lambda: True, epoch=lambda: None)
     sweeper.sweep()
     assert engine.job(job_id).status == "waiting"

@@ -242,7 +242,7 @@ def test_no_backlog_of_work_silences_the_heartbeat(
     ids = [engine.order(account, f"number {n}", publish=False).task.id for n in range(10)]
     with engine.database.transaction() as blocker:
         blocker.execute(text("SELECT 1 FROM jobs WHERE id = ANY(:ids) FOR UPDATE"), {"ids": ids})
-        engine.bench.publish([states.run("chatgpt2api", job_id) for job_id in ids])
+        engine.context.publish([states.run("chatgpt2api", job_id) for job_id in ids])
         fleet.eventually(lambda: waiting_for_locks(engine) >= 4)  # the pool's two, and two of its overflow
         worst_s = 0.0
         until = time.monotonic() + 14

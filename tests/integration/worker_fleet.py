@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from job_engine import Engine, make_bench, root
+from job_engine import Engine, make_context, root
 from sqlalchemy import create_engine, text
 from submissions import make_submission
 
@@ -95,7 +95,7 @@ def web_side(fleet: Fleet, models: Catalog, media: Media, environ: Mapping[str, 
     store = LocalStore(fleet.var / "blobs")
     publisher = Publisher(fleet.redis.url, fleet.redis.url)
     submission = make_submission(database, media, store, models)
-    bench = make_bench(
+    context = make_context(
         database=database,
         models=models,
         media=media,
@@ -106,7 +106,7 @@ def web_side(fleet: Fleet, models: Catalog, media: Media, environ: Mapping[str, 
     )
     with database.autocommit() as connection:  # it runs nothing: no one shall think it does
         connection.execute(text("DELETE FROM workers WHERE boot_id = 'wkr_web'"))
-    yield Engine(bench, submission, publisher.publish)  # type: ignore[arg-type]
+    yield Engine(context, submission, publisher.publish)  # type: ignore[arg-type]
     database.dispose()
 
 

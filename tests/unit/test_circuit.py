@@ -22,7 +22,7 @@ from jobs.dispatch.circuit import (
     says_away,
 )
 from jobs.dispatch.limits import Limits
-from jobs.dispatch.permits import STAY_AWAY_MAX_S, Outlook, put_off, stay_away_s
+from jobs.dispatch.put_off import STAY_AWAY_MAX_S, Outlook, put_off, stay_away_s
 from jobs.dispatch.refill import turned
 from jobs.states import Outcome
 from jobs.submission.estimates import Life, Measured, Wait, calibrated, gaps, wait

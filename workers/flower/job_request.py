@@ -71,7 +71,7 @@ class JobRequest(Request):  # type: ignore[misc]
             self.eventer.send_now()
         again = exc_info.exception.exc
         if isinstance(again, JobRetry) and again.news:
-            wiring.workbench().publish(again.news)
+            wiring.worker_context().publish(again.news)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         error = getattr(exc_info.exception, "exc", exc_info.exception)  # Celery may wrap it
