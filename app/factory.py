@@ -1,4 +1,4 @@
-"""Putting the Flask application together: caps, guard, errors, routes."""
+"""Building the Flask application: caps, guard, errors, routes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_KNOWN_ROUTES, MAX_KNOWN_PATH = 4096, 200
 
 
 class _Routed(RequestContext):
-    """Who polls asks for one path again and again: the ways found last are remembered."""
+    """Remembers the routes of paths asked for lately: a client that polls asks for one path again and again."""
 
     def match_request(self) -> None:
         known: dict[tuple[str, str], Any] = self.app.extensions[ROUTES]
@@ -46,7 +46,7 @@ class _Routed(RequestContext):
 
 
 class Edge(Flask):
-    """No view of ours is a coroutine; asking that of every hook at every request takes its time."""
+    """Skips the check of every hook for being a coroutine, at every request: none of ours is."""
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func
@@ -56,6 +56,7 @@ class Edge(Flask):
 
 
 def build(settings: Settings, services: Services) -> Flask:
+    """The application with every route. Raises LookupError for a route without a description."""
     app = Edge("app", template_folder="web/templates", static_folder="web/static", static_url_path="/static")
     app.request_class = forms.StrictRequest
     app.config.update(
@@ -90,5 +91,5 @@ def build(settings: Settings, services: Services) -> Flask:
 
 
 def _trust_proxies(app: Flask, count: int) -> None:
-    """Believe exactly so many proxies about the client's address and our own scheme and host."""
+    """Trust exactly so many proxies about the client's address and our own scheme and host."""
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)  # type: ignore[method-assign]

@@ -30,7 +30,7 @@ from core.settings import Settings, SettingsError
 from jobs.execution.callbacks import Callbacks
 from jobs.reads import tasks
 from jobs.states import Signal
-from jobs.submission.estimates import Estimates, Placed, Wait
+from jobs.submission.estimates import Estimates, InQueue, Wait
 from jobs.submission.fallbacks import chains_of
 from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
@@ -93,12 +93,12 @@ class Services:
     checks: Mapping[str, readiness.Check]
     callbacks: Callbacks
     hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
-    wait: Callable[[Placed], Wait | None] = lambda _task: None
+    wait: Callable[[InQueue], Wait | None] = lambda _task: None
     service_s: Callable[[Sequence[Model]], Mapping[str, float]] = lambda _models: {}
 
     @property
     def catalog(self) -> Catalog:
-        """As it holds now."""
+        """The catalogue as it is now."""
         return self.catalogs.current()
 
 
@@ -109,12 +109,12 @@ def services() -> Services:
 
 
 def build(settings: Settings, env: Mapping[str, str]) -> Services:
-    """Put the real parts together; connecting happens on first use. Raises SettingsError, CatalogError."""
+    """Build the real parts; they connect on first use. Raises SettingsError, CatalogError."""
     database = Database(
         make_engine(
             settings.database_url,
-            # As many as under pressure, and kept: with more requests at once than the pool's size, connections beyond
-            # it would be opened and closed for single statements.
+            # As many as under load, and kept open: connections beyond the pool's size would be opened and closed for
+            # single statements.
             pool_size=2 * settings.db_pool_size,
             max_overflow=0,
             application_name="darkroom-web",
@@ -165,7 +165,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         limits=RateLimits(account=settings.rate_limit_account, submit=settings.rate_limit_submit, client=client),
         waits=Waits(lambda job_ids: connections.autocommit(tasks.versions, job_ids), client),
         signer=load_signer(settings.var),
-        checks=readiness.of(database, client, store, catalogs),
+        checks=readiness.checks_of(database, client, store, catalogs),
         callbacks=Callbacks(database, settings.public_url),
         hook_secrets=_hook_secrets(env),
         wait=estimates.of,
@@ -182,7 +182,7 @@ def _hook_secrets(env: Mapping[str, str]) -> dict[str, SecretStr]:
 
 
 def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:
-    """DARKROOM_FALLBACKS by model id. Raises SettingsError for a chain that is none, or an unknown model."""
+    """DARKROOM_FALLBACKS by model id. Raises SettingsError for a malformed chain or an unknown model."""
     try:
         chains = chains_of(text)
         return {_id_of(first, catalog): [_id_of(name, catalog) for name in rest] for first, rest in chains.items()}
@@ -191,7 +191,7 @@ def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:
 
 
 def _id_of(name: str, catalog: Catalog) -> str:
-    """The id a name means. A hidden model's own is one, too: a chain only leaves it out while it is hidden."""
+    """The id behind a name. A hidden model has one, too: a chain leaves it out only while it is hidden."""
     entry = catalog.models.get(name)
     return name if entry is not None and entry.hidden else catalog.resolve(name).model.id
 

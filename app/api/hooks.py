@@ -1,7 +1,7 @@
 """Webhooks in: an upstream says that a call is done, and the job is looked at now instead of later.
 
-Open to whoever holds an address of ours (``jobs.execution.callbacks``), and where the operator has set the
-provider's signing secret, to whoever signs with it. Off until DARKROOM_PUBLIC_URL is set.
+Open to callers that know an address of ours (``jobs.execution.callbacks``) and, where the operator has set the
+provider's signing secret, sign with it. Off until DARKROOM_PUBLIC_URL is set.
 """
 
 from __future__ import annotations

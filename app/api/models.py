@@ -47,7 +47,7 @@ class ModelNotFoundError(ServiceError):
         errors=("invalid_request",),
         query=ModelsQuery,
         request_headers=("If-None-Match",),
-        description="A filter that names an operation, provider or capability nobody has is refused.",
+        description="A filter that names an operation, provider or capability that no model has is refused.",
     )
 )
 def list_models() -> Response:
@@ -65,7 +65,7 @@ def list_models() -> Response:
     Endpoint(
         "Recommend models for an operation",
         "models",
-        (Answer(200, "Models that can run here, each with what speaks for it.", Recommendations),),
+        (Answer(200, "Models that can run here, each with its reasons.", Recommendations),),
         errors=("invalid_request",),
         query=RecommendQuery,
         description="The list is short: one model for each thing that may matter, and none without a reason.",
@@ -120,7 +120,7 @@ def read_model(model_id: str) -> Response:
         resolution = catalog.resolve(model_id)
     except UnknownModelError as error:
         raise ModelNotFoundError(str(error), suggestions=list(error.suggestions)) from None
-    # What is gone is shown as it was; an order for it would be told who stands in.
+    # A model that is gone is shown as it was; an order for it gets its successor, and a warning.
     model = catalog.models.get(model_id, resolution.model)
     return _tagged({**_detail(parts, model), "warnings": list(resolution.warnings)})
 
@@ -128,7 +128,7 @@ def read_model(model_id: str) -> Response:
 def _filtered(
     parts: Services, catalog: Catalog, models: Sequence[Model], query: ModelsQuery | RecommendQuery
 ) -> list[Model]:
-    """The models that meet the filters both lists have. Raises InvalidRequestError naming values nobody has."""
+    """The models that meet the filters both lists have. Raises InvalidRequestError naming values that no model has."""
     known: Mapping[str, Collection[str]] = {
         "operation": OPERATIONS,
         "provider": catalog.providers,

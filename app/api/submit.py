@@ -85,7 +85,7 @@ def submit(operation: str) -> Response:
     key = idempotency_key.read(request, order, key_id=g.caller.key_id)
     submitted = parts.submission.submit(g.caller, order, key=key, request_id=g.request_id)
     if not parts.publish(submitted.nudges):
-        # The next sweep is to send it, and not the later one that looks for messages long overdue.
+        # So that the next sweep sends it, and not the later one that looks for lost messages.
         with suppress(DatabaseAwayError):
             parts.connections.autocommit(publishing.forget, [submitted.task.id])
     wait_s = preferred_wait_s()

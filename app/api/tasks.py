@@ -109,7 +109,7 @@ def _changed(account_id: str, task: Task, wait_s: int) -> Task:
 )
 def list_tasks() -> Response:
     filters = _filters()
-    # One more than asked for tells whether there is a next page.
+    # One more than asked for shows whether there is a next page.
     found = services().connections.autocommit(tasks.list_tasks, g.caller.account_id, filters)
     page = found[: filters.limit - 1]
     return json_answer(
@@ -166,7 +166,7 @@ def timeline(job_id: str) -> Response:
             Answer(200, "`freed_in_queue`: free and final. `too_late`: it had ended.", CancelOut),
             Answer(
                 202,
-                "`stop_requested`: the outcome and its money will stand in the task.",
+                "`stop_requested`: the task will show the outcome and its money.",
                 CancelOut,
                 headers=("Retry-After",),
             ),
@@ -199,8 +199,8 @@ def cancel(job_id: str) -> Response:
         (Answer(200, "The task, its images deleted.", TaskOut, headers=("ETag",)),),
         scope="jobs:write",
         errors=("not_found", "task_not_ended", "invalid_request"),
-        description="Pictures are gone for good, those that came with the order too; the task, its timeline and its"
-        " money stay. Deleting again changes nothing.",
+        description="The images are deleted for good, those that came with the order too; the task, its timeline and"
+        " its money stay. Deleting again changes nothing.",
     )
 )
 def delete(job_id: str) -> Response:

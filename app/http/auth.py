@@ -116,7 +116,7 @@ def identify(guard: Guard, endpoint: Endpoint, request: Request) -> Caller:
 
 
 def _signed(guard: Guard, request: Request) -> Caller:
-    """The owner of an image, whom the holder of a signed link acts for, with the right to read only."""
+    """The owner of an image, with the right to read only, for the holder of a signed link."""
     args = request.args
     index, expires = args.get("index", "0"), args.get("expires", "")
     account_id, kid = args.get("account", ""), args.get("kid", "")

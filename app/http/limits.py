@@ -88,7 +88,7 @@ class _Bucket:
     rate: Rate
     tokens: float
     at: float
-    spent: int = 0  # here, not yet told to Redis
+    spent: int = 0  # in this process, not yet added to Redis
     total: int | None = None  # spent by all processes when we last asked
 
 
@@ -128,17 +128,17 @@ class Buckets:
         now = self._clock()
         with self._lock:
             self._drop_idle(now)
-            told = {key: (bucket, bucket.spent) for key, bucket in self._buckets.items()}
-        if not told:
+            sent = {key: (bucket, bucket.spent) for key, bucket in self._buckets.items()}
+        if not sent:
             return
         pipeline = self._client.pipeline(transaction=False)
-        for (rate_name, who), (bucket, spent) in told.items():
+        for (rate_name, who), (bucket, spent) in sent.items():
             name = f"darkroom:rate:{rate_name}:{who}"
             pipeline.incrby(name, spent)
             pipeline.expire(name, 2 * bucket.rate.window_s)
         totals = pipeline.execute()[::2]
         with self._lock:
-            for (bucket, spent), total in zip(told.values(), totals, strict=True):
+            for (bucket, spent), total in zip(sent.values(), totals, strict=True):
                 _level(bucket, spent, int(total))
 
     def _drop_idle(self, now: float) -> None:
@@ -200,6 +200,7 @@ class RateLimits:
         self.buckets = Buckets(client)
 
     def all(self) -> tuple[Rate, ...]:
+        """Every limit, that of all other routes first."""
         return tuple(self._rates.values())
 
     def charge(self, pace: Pace, caller: Caller) -> None:

@@ -1,4 +1,4 @@
-"""Orders as multipart forms: image parts, and text fields that get the types JSON would have given."""
+"""Orders as multipart forms: image parts, and text fields that get the types that JSON would have given."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The order in a request: fields and reference images, from JSON or from a form.
 
 Both say the same: the fields of docs/api-conventions.md, "Submit", and images as bytes or as text (``data:`` URL,
-base64, https URL, ``job_id#index``). Every fault is collected, to be told together with those of the catalogue.
+base64, https URL, ``job_id#index``). Every fault is collected and reported together with those of the catalogue.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our records as the shapes of app/shapes/schemas.py: plain dicts, made by hand because status reads are hot."""
+"""Records as the shapes of app/shapes/schemas.py: plain dicts built by hand, because status reads are hot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.shapes.status_json import StatusJson
 from jobs.reads.funds import Funds
 from jobs.reads.tasks import Image, Step, Task
 from jobs.states import JobStatus
-from jobs.submission.estimates import Placed, Wait
+from jobs.submission.estimates import InQueue, Wait
 from jobs.submission.quoting import Quote
 from providers.catalog.entries import spoken
 from quota.ledger import Entry
@@ -31,7 +31,7 @@ class Renderer:
 
     signer: Signer
     base: str = ""
-    wait: Callable[[Placed], Wait | None] = lambda _task: None
+    wait: Callable[[InQueue], Wait | None] = lambda _task: None
 
     def task(self, task: Task, inline: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
         """app.shapes.schemas.TaskOut. ``inline`` has the images that go along as data: URLs, by index."""
@@ -40,7 +40,7 @@ class Renderer:
             "id": task.id,
             "object": "image.task",
             "operation": spoken(task.operation),
-            # WAITING is how we run, not something a caller must tell apart.
+            # WAITING is internal: to a caller the task runs.
             "status": "running" if task.status == JobStatus.WAITING else str(task.status),
             "model": task.model,
             "provider": task.provider,
@@ -72,7 +72,7 @@ class Renderer:
         }
 
     def text(self, task: StatusJson) -> str:
-        """The JSON of :meth:`task`, without images in it: what the database wrote, and what it cannot know."""
+        """The JSON of :meth:`task` without inline images: what the database wrote, and what only this process knows."""
         wait = json_text(_wait(self.wait(task))) if task.status == JobStatus.QUEUED else "null"
         position = "null" if task.queue_position is None else task.queue_position
         images = json_text([self._image(task, image, None) for image in task.images]) if task.images else "[]"
@@ -84,7 +84,7 @@ class Renderer:
         )
 
     def etag(self, task: Task | StatusJson) -> str:
-        """Weak, by version; with images also by the end of their links, or a 304 would outlive them."""
+        """Weak, by version; with images also by the expiry of their links, or a 304 would outlive them."""
         return f'W/"{task.version}-{self.signer.expiry_s()}"' if task.images else f'W/"{task.version}"'
 
     def _image(self, task: Task | StatusJson, image: Image, data_url: str | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""A task's JSON as PostgreSQL writes it: a plain status read makes no record and encodes nothing.
+"""A task's JSON as PostgreSQL writes it: a plain status read builds no record and encodes nothing.
 
-What a task looks like is said by app.shapes.schemas.TaskOut. app/shapes/render.py makes the same of a Task for
-every other route, and tests/integration/test_status_json.py holds the two against each other for every kind of task.
+Its shape is app.shapes.schemas.TaskOut. app/shapes/render.py builds the same from a Task for every other route, and
+tests/integration/test_status_json.py compares the two for every kind of task.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jobs.reads.tasks import QUEUE_COUNTED, Image, image_of
 
 @dataclass(frozen=True, slots=True)
 class StatusJson:
-    """A task in pieces, each a JSON object: between them stands what only this process knows.
+    """A task in pieces, each a JSON object; what only this process knows goes between them.
 
     ``queue_position`` is None unless ``status`` is queued, and for places too far back to be counted.
     """
@@ -104,7 +104,7 @@ CROSS JOIN LATERAL (
         WHERE behind ->> 'model' = j.model
         LIMIT 1
     ), o.request) AS request
-    -- Worked out once a task and not at each mention.
+    -- Keeps the planner from evaluating it at each mention.
     OFFSET 0
 ) AS asked
 """)

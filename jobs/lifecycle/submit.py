@@ -87,7 +87,7 @@ job AS (
         CASE WHEN room.free > 0 AND NOT CAST(:low_priority AS boolean) THEN clock_timestamp() END,
         CAST(:fallback_count AS int), CAST(:keep_s AS int), CAST(:per_call AS int)
     FROM room
-    -- What costs nothing needs no balance.
+    -- An order that costs nothing needs no balance.
     WHERE EXISTS (SELECT 1 FROM paid) OR CAST(:price AS bigint) = 0
     RETURNING id, account_id, provider, model, quoted, created_at, start_deadline_at, published_at
 ),

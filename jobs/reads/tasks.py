@@ -17,7 +17,7 @@ from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, 
 
 # No column takes NUL or half a surrogate pair.
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-# Positions further back are not worth the counting.
+# Positions further back are not counted.
 QUEUE_COUNTED = 1000
 
 
@@ -68,8 +68,8 @@ class Task:
     metadata: Mapping[str, str]
     images: Sequence[Image] = field(default=())
     fallback_models: Sequence[str] = ()  # as ordered, those already tried included
-    keep_s: int | None = None  # images go so long after the end
-    progress: float | None = None  # 0 to 1 while it runs, where the upstream tells
+    keep_s: int | None = None  # seconds that the images are kept after the end; None: by the operator's policy
+    progress: float | None = None  # 0 to 1 while it runs, where the upstream reports it
 
     @property
     def ended(self) -> bool:
@@ -88,7 +88,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a list of tasks is narrowed to."""
+    """The filters of a list of tasks."""
 
     status: str | None = None
     operation: str | None = None
@@ -99,7 +99,7 @@ class Filters:
     limit: int = 20
 
 
-# How many wait before a queued job at its provider.
+# How many jobs are before a queued one at its provider.
 AHEAD = (
     "SELECT count(*) FROM (SELECT 1 FROM jobs AS q WHERE q.provider = {of}.provider"
     f" AND q.status = 'queued' AND q.id < {{of}}.id LIMIT {QUEUE_COUNTED}) AS ahead"
@@ -139,10 +139,10 @@ def find_tasks(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dic
     return {(task.account_id, task.id): task for task in tasks}
 
 
-# Two traps of generic plans are kept out. As one join the planner would walk backwards through all orders for their
-# metadata, so the page of ids comes first and asks for metadata job by job. And it would walk through the newest jobs
-# of everybody for those of one account, so that the order says the account, which an array of one does not fix.
-# 'k' comes after every id: the place to go on from always bounds the index.
+# Avoids two bad generic plans. As one join, the planner would walk backwards through all orders for their metadata, so
+# the page of ids comes first and reads the metadata job by job. And it would walk through the newest jobs of every
+# account, so ORDER BY names the account, which the planner does not take for a constant in an array of one.
+# 'k' sorts after every id, so that the cursor always bounds the index.
 _LIST = """
  WHERE j.id = ANY(ARRAY(
     SELECT p.id FROM jobs AS p
@@ -155,7 +155,7 @@ _LIST = """
     ORDER BY p.account_id DESC, p.id DESC LIMIT :limit))
  ORDER BY j.id DESC
 """
-# A statement for each status, which stands in it literally: a partial index serves no parameter. Callers see
+# A statement for each status, which is a literal in it: a partial index serves no parameter. Callers see
 # RUNNING and WAITING both as running. The ended states are one index, in which the status is a column.
 _LISTS = {
     None: text(_TASK + _LIST.format(status="true")),
@@ -187,7 +187,7 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
 
 
 def _askable(filters: Filters) -> bool:
-    """Whether the database could hold what is asked for: it takes no NUL and no half surrogate."""
+    """Whether the database could hold the filters' values: it takes no NUL and no half surrogate."""
     texts = (filters.status, filters.operation, filters.model, filters.cursor)
     every = "".join((*filter(None, texts), *filters.metadata, *filters.metadata.values()))
     return UNSTORABLE.search(every) is None
@@ -233,9 +233,9 @@ def timeline(connection: Connection, account_id: str, job_id: str) -> list[Step]
 
 
 def versions(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
-    """(version, ended) of many jobs in one query, for those who wait.
+    """(version, ended) of many jobs in one query, for requests that wait for them.
 
-    Knows no account: only for ids that were looked up within one before.
+    It does not check the account: only for ids that were looked up within one before.
     """
     rows = connection.execute(
         text("SELECT id, version, finished_at IS NOT NULL AS ended FROM jobs WHERE id = ANY(:ids)"),

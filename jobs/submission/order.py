@@ -37,7 +37,7 @@ class Order:
 
     ``operation`` is the catalogue's word. ``fields`` are those of the body (docs/api-conventions.md, "Submit") without
     the images; a field that was sent as null is left out. ``faults`` are those found in the body itself: the order is
-    refused, and they are told together with what its model finds.
+    refused, and the answer names them together with what its model finds.
     """
 
     operation: str

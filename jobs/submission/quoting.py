@@ -163,8 +163,8 @@ class Quoting:
         return resolution.model, resolution.warnings
 
     def _fallbacks(self, catalog: Catalog, model: Model, order: Order, names: Sequence[str] | None) -> list[Fallback]:
-        """The models behind the first. Every fault in those the caller named is told; the operator's own chain, or
-        the successor of a doubtful model, is left out where it cannot take this order."""
+        """The models behind the first. Every fault in those that the caller named is reported; a model of the
+        operator's own chain, or the successor of a doubtful one, is left out where it cannot take this order."""
         found: list[Fallback] = []
         faults: list[FieldFault] = []
         for position, name in enumerate(names if names is not None else self._chains.get(model.id, _successor(model))):

@@ -132,7 +132,7 @@ class References:
 
 
 def _mask_faults(kept: Sequence[StoredInput]) -> list[FieldFault]:
-    """A mask lies over the first image, so it must have its size."""
+    """A mask applies to the first image, so it must have its size."""
     by_role = {each["role"]: each for each in reversed(kept)}
     image, mask = by_role.get("image"), by_role.get("mask")
     if image is None or mask is None:

@@ -85,14 +85,14 @@ def _reason(goal: Goal, operation: str, count: int, refused: Sequence[str]) -> s
 def _faults(operation: str, refused: Mapping[str, list[FieldFault]]) -> list[FieldFault]:
     """What is wrong for the nearest model; and, unless it is the order's own fault, that none takes it."""
     nearest = min(refused, key=lambda model_id: len(refused[model_id]))
-    told = refused[nearest]
+    faults = refused[nearest]
     shared = set.intersection(*({_about(fault) for fault in faults} for faults in refused.values()))
-    if all(fault.code in _OWN_FAULTS and _about(fault) in shared for fault in told):
-        return told
+    if all(fault.code in _OWN_FAULTS and _about(fault) in shared for fault in faults):
+        return faults
     words = f"none of {len(refused)} models for {spoken(operation)} takes this order as it is; {nearest} comes nearest"
     if len(refused) == 1:
         words = f"{nearest} is the only model for {spoken(operation)}, and does not take this order as it is"
-    return [FieldFault("model", "no_model_fits", words), *told]
+    return [FieldFault("model", "no_model_fits", words), *faults]
 
 
 def _about(fault: FieldFault) -> tuple[str, str]:

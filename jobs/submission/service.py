@@ -31,7 +31,7 @@ from quota.errors import InsufficientCreditsError
 class SubmissionService:
     """Puts orders in the queue.
 
-    ``publish_window``: how many jobs of an account are in a provider's queue at once, per unit of its weight.
+    ``publish_window``: how many jobs of an account may be published at a provider, per unit of its weight.
     ``short_life_s``: how long the images of an order with ``store: false`` are kept after its end.
     """
 
@@ -80,7 +80,7 @@ class SubmissionService:
                     submitted = lifecycle.submit(connection, job, window=self._publish_window)
                     failpoints.hit("submit.uncommitted")
         except DatabaseAwayError:
-            # The COMMIT may have happened although its answer was lost. While that cannot be told, the images stay.
+            # The COMMIT may have happened although its answer was lost. While that is unknown, the images stay.
             if accepted := self._accepted(caller, quote.model.provider, job_id):
                 return accepted
             self._references.delete(kept)

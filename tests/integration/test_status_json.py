@@ -17,12 +17,12 @@ from app.shapes.status_json import find_status_json
 from jobs import lifecycle
 from jobs.maintenance import retention
 from jobs.reads.tasks import QUEUE_COUNTED
-from jobs.submission.estimates import Placed, Wait
+from jobs.submission.estimates import InQueue, Wait
 
 ODD = 'a "fox" \\ of\tthe\nsnow: \x01 \x7f é 狐 🦊 </script>'
 
 
-def waits(task: Placed) -> Wait | None:
+def waits(task: InQueue) -> Wait | None:
     return None if task.queue_position is None else Wait(1.5, task.queue_position + 2.0)
 
 
