@@ -180,10 +180,6 @@ class UpstreamFailedError(ServiceError):
     code = "upstream_failed"
 
 
-class RangeError(ServiceError):
-    code = "range_not_satisfiable"
-
-
 def fault_json(fault: FieldFault) -> dict[str, str]:
     """A fault as a member of ``errors``."""
     return {"field": fault.field, "code": fault.code, "message": fault.message}
