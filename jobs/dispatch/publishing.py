@@ -5,7 +5,7 @@ the account's next ones; retry and defer clear it. ``refill.probes`` publishes t
 
 Every account may have ``window x weight`` jobs per provider published and not yet claimed; claiming
 one publishes its next. So one caller's 10,000 jobs delay another's one job by a window, and a
-million queued jobs cost Redis nothing (DESIGN section 3, "Publishing").
+million queued jobs cost Redis nothing (docs/architecture.md section 3, "Publishing").
 """
 
 from __future__ import annotations

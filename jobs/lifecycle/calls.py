@@ -161,8 +161,8 @@ def call_row(
     }
 
 
-# The job first, as everywhere (DESIGN section 4, lock order), and its version raised: whoever decides on what
-# it saw of this job before finds out.
+# The job first, as everywhere (docs/architecture.md section 4, lock order), and its version raised: a step that decides
+# on what it saw of this job before finds out.
 RECORD = Statement("""
 WITH said AS (
     SELECT c.id, c.outcome, c.frees, c.closes, c.upstream_id, c.poll_url, c.result, c.error_code, c.error_detail,
