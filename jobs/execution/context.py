@@ -1,4 +1,4 @@
-"""What a worker needs at hand to move jobs on, built once per process (``workers/wiring.py``)."""
+"""What a worker needs to move jobs on, built once per process (``workers/wiring.py``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from storage.media import Media
 
 # How long a step may take beyond the upstream call it makes: keeping images, writing rows.
 STEP_MARGIN_S = 60.0
-# A call that nobody can ask about is given up this long after its owner is known dead.
+# A call that cannot be asked about is given up this long after its owner is known dead.
 GIVE_UP_UNANSWERED_S = 60.0
 
 
@@ -121,5 +121,5 @@ class WorkerContext:
 
 
 def give_up_s(catalog: Catalog) -> dict[str, float]:
-    """Providers that can neither be asked nor told twice: when an unanswered call is given up."""
+    """By provider, of those that cannot recover a call: after how many seconds an unanswered call is given up."""
     return {name: GIVE_UP_UNANSWERED_S for name, spec in catalog.providers.items() if spec.recovery is Recovery.NEVER}

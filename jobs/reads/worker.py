@@ -134,7 +134,7 @@ candidate AS (
         ) AS first
     ) AS own
     UNION ALL
-    -- What is left of the batch goes to those who have been due for longest, whoever they are.
+    -- What is left of the batch goes to those who have been due for longest, of any account.
     SELECT id, due_at, CAST(:limit AS int) + 1 FROM (
         SELECT id, due_at FROM jobs
         WHERE provider = :provider AND status = 'waiting' AND due_at <= statement_timestamp()
