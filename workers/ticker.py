@@ -23,10 +23,9 @@ from celery.worker.state import active_requests
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
 from jobs import states
-from jobs.dispatch import heartbeats, publishing, refill
+from jobs.dispatch import due, heartbeats, publishing, refill
 from jobs.execution.poll import poll_provider
 from jobs.maintenance import retention, sweep
-from jobs.reads import worker as loading
 from jobs.states import Nudge, Signal
 from storage.base import StorageUnavailableError
 from workers import drain, stepping, wiring
@@ -130,8 +129,8 @@ class Ticker:
     def tick(self) -> None:
         """Publish a poll for every provider that has something due; poll here when the broker is away."""
         with self._database.autocommit() as connection:
-            due = loading.providers_due(connection, self._context.registry.configured())
-        for provider in due:
+            providers = due.providers_due(connection, self._context.registry.configured())
+        for provider in providers:
             try:
                 unread = wiring.redis_client().set(poll_key(provider), "1", nx=True, px=POLL_UNREAD_MS) is None
             except RedisError:

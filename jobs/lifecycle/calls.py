@@ -136,7 +136,7 @@ def call_row(
     kept: int = 0,
     written_off: bool = False,
     deadline_s: float | None = None,
-    reported_cost: int | None = None,
+    reported_cost_microusd: int | None = None,
     usage: Mapping[str, Any] | None = None,
 ) -> CallRow:
     """A call's outcome, ready to be written."""
@@ -156,7 +156,7 @@ def call_row(
         "kept": kept,
         "written_off": written_off,
         "deadline_s": deadline_s,
-        "reported_cost": reported_cost,
+        "reported_cost": reported_cost_microusd,
         "usage": usage,
     }
 
