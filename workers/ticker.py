@@ -105,7 +105,7 @@ class Ticker:
         self._start("sweep", self.sweep, SWEEP_EVERY_S, first_s=0.0)
         self._start("watchdog", self._watchdog.look, CANARY_EVERY_S)
         # A loop of its own: a slow disk must not hold up the sweep.
-        self._start("keep", self.keep, retention.EVERY_S)
+        self._start("retention", self.delete_expired, retention.EVERY_S)
 
     def stop(self) -> None:
         self._stop.set()
@@ -162,10 +162,10 @@ class Ticker:
     def sweep(self) -> None:
         self._publish(self._sweeper.sweep())
 
-    def keep(self) -> None:
+    def delete_expired(self) -> None:
         """Delete what has expired; one worker a minute does it for all."""
         try:
-            wiring.keeper().keep()
+            wiring.retention().delete_expired()
         except StorageUnavailableError as error:
             log.warning("retention_waits_for_storage", error=str(error))
 

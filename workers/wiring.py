@@ -20,7 +20,7 @@ from core.settings import Settings, SettingsError, load, with_dotenv
 from jobs.dispatch.limits import Limits, announce
 from jobs.execution.callbacks import Callbacks
 from jobs.execution.context import WorkerContext
-from jobs.maintenance.retention import Keeper
+from jobs.maintenance.retention import Retention
 from providers import registry
 from providers.catalog.live import LiveCatalog
 from storage.media import Media
@@ -110,14 +110,14 @@ def worker_context() -> WorkerContext:
 
 
 @cache
-def keeper() -> Keeper:
+def retention() -> Retention:
     context, values = worker_context(), settings()
-    return Keeper(
+    return Retention(
         owner=context.owner,
         database=context.database,
         media=context.media,
         store=context.store,
-        keep_pictures_days=values.keep_pictures_days,
+        keep_images_days=values.keep_images_days,
         keep_inputs_days=values.keep_inputs_days,
     )
 

@@ -47,7 +47,7 @@ from jobs.lifecycle.end import Done, End, cancelled, end, expired, fail, succeed
 from jobs.lifecycle.moves import claim, defer, due_now, fail_over, hold, lapse, retry
 from jobs.lifecycle.park import park
 from jobs.lifecycle.start import Full, Started, start
-from jobs.lifecycle.submit import NewJob, Queued, submit
+from jobs.lifecycle.submit import NewJob, Submitted, submit
 
 __all__ = [
     "Cancellation",
@@ -55,8 +55,8 @@ __all__ = [
     "End",
     "Full",
     "NewJob",
-    "Queued",
     "Started",
+    "Submitted",
     "cancel",
     "cancelled",
     "claim",
