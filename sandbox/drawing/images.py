@@ -24,7 +24,7 @@ CONTENT_TYPES = {
 PIXELS_MAX = 50_000_000
 
 
-class NotAPicture(ValueError):  # noqa: N818 - reads as what it is
+class NotAnImage(ValueError):  # noqa: N818 - reads as what it is
     """The bytes of an input do not decode to a picture."""
 
 
@@ -65,7 +65,7 @@ class Recipe:
 
 
 def render(recipe: Recipe) -> bytes:
-    """The finished file. Raises NotAPicture when an input of an edit does not decode."""
+    """The finished file. Raises NotAnImage when an input of an edit does not decode."""
     if recipe.file_format == "svg":
         return _svg(recipe)
     if recipe.file_format == "gif":
@@ -93,25 +93,25 @@ def encode(picture: Image.Image, recipe: Recipe) -> bytes:
 
 
 def dimensions(blob: bytes) -> tuple[int, int]:
-    """Width and height, upright, of an encoded picture. Raises NotAPicture."""
+    """Width and height, upright, of an encoded picture. Raises NotAnImage."""
     picture = _opened(blob)
     on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     return (picture.height, picture.width) if on_its_side else picture.size
 
 
 def has_alpha(blob: bytes) -> bool:
-    """Whether an encoded picture carries transparency. Raises NotAPicture."""
+    """Whether an encoded picture carries transparency. Raises NotAnImage."""
     picture = _opened(blob)
     return "A" in picture.getbands() or "transparency" in picture.info
 
 
 def check(blob: bytes) -> None:
-    """Decode ``blob`` to the end. Raises NotAPicture."""
+    """Decode ``blob`` to the end. Raises NotAnImage."""
     _decoded(blob)
 
 
 def clear_where_white(mask: bytes) -> bytes:
-    """A mask whose white means change, as a recipe takes it: clear where it changes. Raises NotAPicture."""
+    """A mask whose white means change, as a recipe takes it: clear where it changes. Raises NotAnImage."""
     clear = Image.new("RGBA", (opened := _opened(mask)).size)
     clear.putalpha(ImageOps.invert(opened.convert("L")))
     out = io.BytesIO()
@@ -180,9 +180,9 @@ def _opened(blob: bytes) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(blob), formats=("PNG", "JPEG", "WEBP", "GIF"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise NotAPicture(str(error)) from error
+        raise NotAnImage(str(error)) from error
     if picture.width * picture.height > PIXELS_MAX:
-        raise NotAPicture(f"{picture.width} x {picture.height} pixels are too many")
+        raise NotAnImage(f"{picture.width} x {picture.height} pixels are too many")
     return picture
 
 
@@ -194,7 +194,7 @@ def _decoded(blob: bytes) -> Image.Image:
         clear = "A" in picture.getbands() or "transparency" in picture.info
         return picture.convert("RGBA" if clear else "RGB")
     except (OSError, ValueError, SyntaxError) as error:
-        raise NotAPicture(str(error)) from error
+        raise NotAnImage(str(error)) from error
 
 
 def _resized(picture: Image.Image, size_px: tuple[int, int]) -> Image.Image:

@@ -8,7 +8,7 @@ from PIL import Image, ImageChops
 
 from sandbox.drawing import bad_files
 from sandbox.drawing import scenery as scenes
-from sandbox.drawing.images import Gallery, NotAPicture, Recipe, dimensions, partial, render
+from sandbox.drawing.images import Gallery, NotAnImage, Recipe, dimensions, partial, render
 from sandbox.drawing.sizes import pixels, pixels_if_asked
 from sandbox.markers import Fault
 
@@ -126,11 +126,11 @@ def test_further_inputs_show_in_the_result():
 
 
 def test_what_is_no_picture_is_told_apart():
-    with pytest.raises(NotAPicture):
+    with pytest.raises(NotAnImage):
         dimensions(b"not a picture")
-    with pytest.raises(NotAPicture):
+    with pytest.raises(NotAnImage):
         render(Recipe("x", "m", 64, 64, inputs=(png(Image.new("RGB", (64, 64)))[:60],)))
-    with pytest.raises(NotAPicture):
+    with pytest.raises(NotAnImage):
         dimensions(bad_files.png_bomb())
 
 

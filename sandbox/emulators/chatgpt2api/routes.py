@@ -14,7 +14,7 @@ from flask.typing import ResponseReturnValue
 from sandbox import chat, misbehave, recorder
 from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files
-from sandbox.drawing.images import CONTENT_TYPES, NotAPicture, Recipe
+from sandbox.drawing.images import CONTENT_TYPES, NotAnImage, Recipe
 from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.chatgpt2api import requests as wishes
 from sandbox.emulators.chatgpt2api import tasks
@@ -186,7 +186,7 @@ def image(place: str) -> ResponseReturnValue:
     here.counts.download(NAME)
     try:
         good = _draw(served.recipe)
-    except NotAPicture:
+    except NotAnImage:
         return unrouted(Wrong(500, request.method, request.path))
     blob, odd_type = bad_files.spoil(served.fault, good)
     answer = Response(blob, content_type=odd_type or CONTENT_TYPES["png"])
@@ -262,7 +262,7 @@ def _sync_answer(
 
 
 def _sync_item(wish: Wish, recipe: Recipe, fate: Script, now: float) -> dict[str, str]:
-    fault = fate.get(*bad_files.PICTURE_FAULTS)
+    fault = fate.get(*bad_files.IMAGE_FAULTS)
     link = _store().publish(recipe, base_url=_base_url(), salt=uuid.uuid4().hex, from_s=now, fault=fault)
     item = {"url": tasks.broken_link(fate.get("dead_link"), link, _base_url())}
     if wish.response_format != "url":

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from sandbox.bounded import BoundedStore
 from sandbox.chat import tokens_in
-from sandbox.drawing.bad_files import PICTURE_FAULTS
-from sandbox.drawing.images import NotAPicture, Recipe, check, dimensions
+from sandbox.drawing.bad_files import IMAGE_FAULTS
+from sandbox.drawing.images import NotAnImage, Recipe, check, dimensions
 from sandbox.drawing.sizes import pixels, pixels_if_asked
 from sandbox.emulators.chatgpt2api.requests import Wish
 from sandbox.faults import Script
@@ -284,7 +284,7 @@ def new_task(
         if ending.error == RESTARTED:
             lasts_s /= 2
         expire, dead = script.get("expire"), script.get("dead_link")
-        salt, fault = f"{owner}/{wish.task_id}", script.get(*PICTURE_FAULTS)
+        salt, fault = f"{owner}/{wish.task_id}", script.get(*IMAGE_FAULTS)
         link = store.publish(recipe, base_url=base_url, salt=salt, from_s=now + lasts_s, fault=fault)
         resume = (script.get("timeout") or Fault("")).options.get("resume", "broken")
         word = script.get("word")
@@ -316,7 +316,7 @@ def recipe_for(wish: Wish, blobs: tuple[bytes, ...], mask: bytes | None, *, seed
             for blob in (*blobs, *((mask,) if mask else ())):
                 check(blob)
             size_px = pixels_if_asked(wish.size) or dimensions(blobs[0])
-        except NotAPicture:
+        except NotAnImage:
             blobs, mask, readable = (), None, False
     return Recipe(wish.prompt, wish.model, *size_px, seed=seed, inputs=blobs, mask=mask), readable
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from sandbox.drawing.images import NotAPicture, check, dimensions
+from sandbox.drawing.images import NotAnImage, check, dimensions
 
 MEGAPIXEL = 2**20
 FLUX_2_AREA_MAX_PX = 4 * MEGAPIXEL
@@ -168,7 +168,7 @@ class Picture:
         try:
             check(blob)
             width_px, height_px = dimensions(blob)
-        except NotAPicture:
+        except NotAnImage:
             return "value_error", "Value error, the image could not be read"
         if min(width_px, height_px) < self.side_min_px:
             return "value_error", f"Value error, images must be at least {self.side_min_px}x{self.side_min_px} pixels"

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from sandbox.bounded import BoundedStore
-from sandbox.drawing.bad_files import PICTURE_FAULTS
+from sandbox.drawing.bad_files import IMAGE_FAULTS
 from sandbox.drawing.images import Recipe, dimensions
 from sandbox.emulators.flux.images import recipe_for
 from sandbox.emulators.flux.rules import MEGAPIXEL, Order
@@ -248,7 +248,7 @@ class TaskStore:
 
     def fault_of(self, task: Task) -> Fault | None:
         """What spoils its file."""
-        return task.script.get(*PICTURE_FAULTS)
+        return task.script.get(*IMAGE_FAULTS)
 
 
 def _megapixels(*sizes_px: tuple[int, int]) -> float:

@@ -189,7 +189,7 @@ def _picture(order: Order, fate: Script, place: int) -> tuple[bytes, str]:
         inputs=() if here.settings.prepared else order.inputs,
     )
     blob = here.gallery.file(recipe, prepared=here.settings.prepared)
-    return bad_files.spoil(fate.get(*bad_files.PICTURE_FAULTS), blob)[0], CONTENT_TYPES[file_format]
+    return bad_files.spoil(fate.get(*bad_files.IMAGE_FAULTS), blob)[0], CONTENT_TYPES[file_format]
 
 
 def _usage(order: Order, *, drawn: bool) -> dict[str, Any]:

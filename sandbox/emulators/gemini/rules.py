@@ -14,7 +14,7 @@ from typing import Any
 
 from flask import request
 
-from sandbox.drawing.images import NotAPicture, check, dimensions
+from sandbox.drawing.images import NotAnImage, check, dimensions
 from sandbox.emulators.gemini.errors import ApiError
 
 RATIOS_10 = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
@@ -308,7 +308,7 @@ def _picture(data: Mapping[str, str]) -> bytes:
         check(blob)
     except binascii.Error as error:
         raise ApiError("Base64 decoding failed.") from error
-    except NotAPicture as error:
+    except NotAnImage as error:
         raise ApiError("Unable to process input image. Please retry or report.") from error
     return blob
 

@@ -185,7 +185,7 @@ def file(name: str) -> Response:
 def _picture(recipe: Recipe, fate: Script) -> Response:
     here = current_state()
     good = here.gallery.file(recipe, prepared=here.settings.prepared)
-    blob, kind = bad_files.spoil(fate.get(*bad_files.PICTURE_FAULTS), good)
+    blob, kind = bad_files.spoil(fate.get(*bad_files.IMAGE_FAULTS), good)
     return Response(blob, content_type=kind or CONTENT_TYPES[recipe.file_format])
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from sandbox.drawing.images import NotAPicture, check, dimensions
+from sandbox.drawing.images import NotAnImage, check, dimensions
 from sandbox.drawing.sizes import DEFAULT_PX, parse_wxh
 from sandbox.markers import Fault
 
@@ -279,6 +279,6 @@ def _picture(route: str, link: str) -> bytes:
     try:
         blob = base64.b64decode(encoded, validate=True)
         check(blob)
-    except (binascii.Error, NotAPicture) as error:
+    except (binascii.Error, NotAnImage) as error:
         raise RouteError(route, 422, "the image cannot be read", kind="image_load_error", field="image_url") from error
     return blob

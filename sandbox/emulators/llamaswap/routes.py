@@ -283,7 +283,7 @@ def _drawn(order: ImageOrder, fate: Script, model: str, render: Render) -> Respo
 def _encoded(order: ImageOrder, fate: Script, model: str) -> list[str]:
     fewer = fate.get("fewer")
     count = 0 if fate.get("empty") else max(0, order.count - int(fewer.number(1) if fewer else 0))
-    spoilt = fate.get(*bad_files.PICTURE_FAULTS)
+    spoilt = fate.get(*bad_files.IMAGE_FAULTS)
     here = current_state()
     files = [here.gallery.file(_recipe(order, place, fate, model), prepared=False) for place in range(count)]
     return [base64.b64encode(bad_files.spoil(spoilt, blob)[0]).decode() for blob in files]

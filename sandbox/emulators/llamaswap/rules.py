@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from sandbox.drawing.images import NotAPicture, check, dimensions
+from sandbox.drawing.images import NotAnImage, check, dimensions
 from sandbox.drawing.sizes import parse_wxh
 from sandbox.emulators.llamaswap.errors import ServerError, wrong_json
 
@@ -241,7 +241,7 @@ def readable(blob: bytes) -> bytes:
     """The bytes of a picture. Raises ServerError for anything else."""
     try:
         check(blob)
-    except NotAPicture as error:
+    except NotAnImage as error:
         raise ServerError("invalid params", message="an image does not decode") from error
     return blob
 

@@ -200,7 +200,7 @@ def _answer(order: ImageOrder, fate: Script, draw: Draw) -> dict[str, Any]:
 
 
 def _encoded(draw: Draw, recipe: Recipe, fate: Script) -> str:
-    blob, _ = bad_files.spoil(fate.get(*bad_files.PICTURE_FAULTS), draw(recipe))
+    blob, _ = bad_files.spoil(fate.get(*bad_files.IMAGE_FAULTS), draw(recipe))
     return base64.b64encode(blob).decode()
 
 

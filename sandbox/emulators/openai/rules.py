@@ -13,7 +13,7 @@ from typing import Any
 from flask import request
 from werkzeug.datastructures import FileStorage
 
-from sandbox.drawing.images import NotAPicture, check, dimensions, has_alpha
+from sandbox.drawing.images import NotAnImage, check, dimensions, has_alpha
 from sandbox.drawing.sizes import parse_wxh
 from sandbox.emulators.openai.errors import ApiError, invalid_value, missing, model_not_found, unknown_parameter
 
@@ -343,7 +343,7 @@ def _picture(
 def _readable(blob: bytes, param: str) -> bytes:
     try:
         check(blob)
-    except NotAPicture as error:
+    except NotAnImage as error:
         text = "Invalid image file or mode for image 1, please check your image file."
         raise ApiError(text, code="invalid_image_file", param=param) from error
     return blob

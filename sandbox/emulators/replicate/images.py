@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sandbox.drawing.images import NotAPicture, Recipe, check, clear_where_white, dimensions, has_alpha
+from sandbox.drawing.images import NotAnImage, Recipe, check, clear_where_white, dimensions, has_alpha
 from sandbox.emulators.replicate.errors import invalid
 from sandbox.emulators.replicate.models import Model
 from sandbox.faults import Script
@@ -55,7 +55,7 @@ def _bytes_at(name: str, link: str, find: Finder) -> bytes | None:
         blob = base64.b64decode(link.partition(",")[2], validate=True) if link.startswith("data:") else find(link)
         if blob is not None:
             check(blob)
-    except (NotAPicture, binascii.Error) as error:
+    except (NotAnImage, binascii.Error) as error:
         raise invalid([(name, f"cannot be read as an image: {error}")], place="input") from error
     return blob
 

@@ -17,7 +17,7 @@ from flask.typing import ResponseReturnValue
 from sandbox import misbehave, recorder
 from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files
-from sandbox.drawing.images import CONTENT_TYPES, NotAPicture, Recipe
+from sandbox.drawing.images import CONTENT_TYPES, NotAnImage, Recipe
 from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.replicate import errors, hooks, models
 from sandbox.emulators.replicate.errors import Problem
@@ -266,7 +266,7 @@ def deliver(place: str) -> ResponseReturnValue:
     here.counts.download(NAME)
     try:
         good = _draw(served.recipe)
-    except NotAPicture:
+    except NotAnImage:
         return unrouted(Wrong(500, request.method, request.path))
     blob, odd_type = bad_files.spoil(served.fault, good)
     answer = Response(blob, content_type=odd_type or CONTENT_TYPES[served.recipe.file_format])

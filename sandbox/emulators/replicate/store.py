@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from sandbox.bounded import BoundedStore
-from sandbox.drawing.bad_files import PICTURE_FAULTS
-from sandbox.drawing.images import NotAPicture, Recipe
+from sandbox.drawing.bad_files import IMAGE_FAULTS
+from sandbox.drawing.images import NotAnImage, Recipe
 from sandbox.emulators.replicate.errors import INTERRUPTED
 from sandbox.emulators.replicate.hooks import Postman
 from sandbox.emulators.replicate.images import inputs_of, recipes
@@ -135,7 +135,7 @@ class ReplicateStore:
         digest = hashlib.md5(f"{made.number} {place}".encode(), usedforsecurity=False).hexdigest()
         ending = {"jpeg": "jpg"}.get(recipe.file_format, recipe.file_format)
         path = f"{digest}/out-{place}.{ending}"
-        self._served.put(path, Served(made, recipe, fate.get(*PICTURE_FAULTS)))
+        self._served.put(path, Served(made, recipe, fate.get(*IMAGE_FAULTS)))
         return broken_link(fate.get("dead_link"), f"{root_url}/delivery/xezq/{path}", root_url), recipe
 
     def served(self, path: str) -> Served | None:
@@ -195,5 +195,5 @@ class ReplicateStore:
             return None
         upload = self.upload(owner, number)
         if upload is None:
-            raise NotAPicture("there is no such file, or no longer")
+            raise NotAnImage("there is no such file, or no longer")
         return upload.data

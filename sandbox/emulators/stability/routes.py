@@ -250,7 +250,7 @@ def _model(order: Order, seed: int, fate: Script) -> bytes:
     if fate.get("empty", "fewer"):
         return b""
     blob = models3d.glb(f"{order.path} {seed} {hashlib.sha256(order.base or b'').hexdigest()}")
-    return bad_files.spoil(fate.get(*bad_files.PICTURE_FAULTS), blob)[0]
+    return bad_files.spoil(fate.get(*bad_files.IMAGE_FAULTS), blob)[0]
 
 
 def _file(recipe: Recipe, fate: Script, *, filtered: bool) -> tuple[bytes, str | None]:
@@ -260,7 +260,7 @@ def _file(recipe: Recipe, fate: Script, *, filtered: bool) -> tuple[bytes, str |
     if filtered:
         return images.partial(recipe, 1, 4), None
     blob = here.gallery.file(recipe, prepared=here.settings.prepared)
-    return bad_files.spoil(fate.get(*bad_files.PICTURE_FAULTS), blob)
+    return bad_files.spoil(fate.get(*bad_files.IMAGE_FAULTS), blob)
 
 
 def _recipe(order: Order, seed: int, fate: Script) -> Recipe:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from flask import request
 from PIL import Image
 
-from sandbox.drawing.images import NotAPicture, check
+from sandbox.drawing.images import NotAnImage, check
 
 RATIOS = ("21:9", "16:9", "3:2", "5:4", "1:1", "4:5", "2:3", "9:16", "9:21")
 STYLES = (
@@ -182,7 +182,7 @@ def dimensions(blob: bytes) -> tuple[int, int] | None:
         check(blob)
         with Image.open(io.BytesIO(blob), formats=("PNG", "JPEG", "WEBP")) as picture:
             return picture.size
-    except (NotAPicture, OSError, ValueError, SyntaxError):
+    except (NotAnImage, OSError, ValueError, SyntaxError):
         return None
 
 

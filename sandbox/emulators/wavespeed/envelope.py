@@ -87,7 +87,7 @@ def base_url() -> str:
 
 
 def blob_of(file: Served) -> bytes:
-    """A result file, drawn now. Raises NotAPicture."""
+    """A result file, drawn now. Raises NotAnImage."""
     here = current_state()
 
     def draw(recipe: Recipe) -> bytes:

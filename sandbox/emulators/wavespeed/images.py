@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image
 
 from sandbox.drawing import models3d
-from sandbox.drawing.bad_files import PICTURE_FAULTS
-from sandbox.drawing.images import CONTENT_TYPES, NotAPicture, Recipe, check, dimensions, has_alpha
+from sandbox.drawing.bad_files import IMAGE_FAULTS
+from sandbox.drawing.images import CONTENT_TYPES, NotAnImage, Recipe, check, dimensions, has_alpha
 from sandbox.drawing.sizes import DEFAULT_PX, pixels
 from sandbox.emulators.wavespeed.fields import BadField, data_of
 from sandbox.emulators.wavespeed.models import Model
@@ -53,7 +53,7 @@ class Served:
         return CONTENT_TYPES[self.recipe.file_format] if self.recipe else models3d.CONTENT_TYPE
 
     def blob(self, draw: Callable[[Recipe], bytes]) -> bytes:
-        """The file. Raises NotAPicture."""
+        """The file. Raises NotAnImage."""
         return draw(self.recipe) if self.recipe else models3d.glb(self.seed_3d)
 
 
@@ -86,7 +86,7 @@ def _picture(name: str, link: str, find: Finder) -> bytes | None:
         return None
     try:
         check(blob)
-    except NotAPicture as error:
+    except NotAnImage as error:
         raise BadField(f"invalid value for '{name}': not an image") from error
     return blob
 
@@ -128,7 +128,7 @@ def files_of(
         inputs=inputs.pictures,
         mask=inputs.mask,
     )
-    fault = script.get(*PICTURE_FAULTS)
+    fault = script.get(*IMAGE_FAULTS)
     for number in range(int(given.get("num_images") or given.get("max_images") or 1)):
         each = _spoilt(replace(recipe, seed=recipe.seed + number), script)
         yield Served(f"{number}.{asked_format}", from_s, recipe=each, fault=fault)

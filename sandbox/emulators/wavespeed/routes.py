@@ -16,7 +16,7 @@ from flask.typing import ResponseReturnValue
 from sandbox import misbehave, recorder
 from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files
-from sandbox.drawing.images import NotAPicture
+from sandbox.drawing.images import NotAnImage
 from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.wavespeed import account, hooks, tasks
 from sandbox.emulators.wavespeed import images as drawn
@@ -251,7 +251,7 @@ def output(number: str, name: str) -> ResponseReturnValue:
     here.counts.download(NAME)
     try:
         blob, odd_type = bad_files.spoil(file.fault, blob_of(file))
-    except NotAPicture:
+    except NotAnImage:
         return Response("Internal Server Error", 500, content_type="text/plain")
     answer = Response(blob, content_type=odd_type or file.content_type)
     script = here.script(NAME, "download", str(task.given.get("prompt") or ""))

@@ -148,7 +148,7 @@ def _answer(order: Order, fate: Script) -> Response:
 def _item(order: Order, fate: Script, place: int) -> dict[str, Any]:
     here, form = current_state(), fate.get("form")
     recipe = _recipe(order, fate, place)
-    fault = fate.get(*bad_files.PICTURE_FAULTS)
+    fault = fate.get(*bad_files.IMAGE_FAULTS)
     item: dict[str, Any] = {"mime_type": CONTENT_TYPES[recipe.file_format], "revised_prompt": ""}
     if not order.wants_bytes or (form and form.value == "url"):
         return item | {"url": _link(Link(recipe, order.prompt, fault, _gone_s(fate)), fate)}

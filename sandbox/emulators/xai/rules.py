@@ -14,7 +14,7 @@ from typing import Any
 
 from flask import request
 
-from sandbox.drawing.images import NotAPicture, check, dimensions
+from sandbox.drawing.images import NotAnImage, check, dimensions
 from sandbox.emulators.xai import errors
 from sandbox.emulators.xai.errors import ApiError
 
@@ -192,7 +192,7 @@ def _picture(reference: object) -> bytes:
     try:
         blob = base64.b64decode(payload, validate=True)
         check(blob)
-    except (binascii.Error, NotAPicture) as error:
+    except (binascii.Error, NotAnImage) as error:
         raise ApiError("Invalid image: it cannot be decoded.") from error
     if len(blob) > INPUT_BYTES_MAX:
         raise ApiError("Invalid image: it is larger than 10 MiB.")
