@@ -5,12 +5,16 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from flask import Response, jsonify
 
 from sandbox.drawing import scenery
 from sandbox.faults import Script
 from sandbox.markers import without_markers
+from sandbox.plumbing.calls import Calls, WireError
+from sandbox.state import current_state
 
 CREATIVE_FROM_TEMPERATURE = 0.55
 _VIEWS = (
@@ -94,6 +98,30 @@ def _content_text(content: object) -> str:
         return content
     parts = content if isinstance(content, list) else []
     return " ".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+
+
+def serve(
+    calls: Calls,
+    document: Mapping[str, Any],
+    asked: str,
+    *,
+    barred: WireError | None = None,
+    comment: str | None = None,
+) -> Response:
+    """The answer to a checked request whose last user message is ``asked``: counted, streamed or whole, as scripted.
+
+    ``comment`` opens a stream. Raises ``barred`` once the request is counted, for an account without money.
+    """
+    here = current_state()
+    here.counts.chat(calls.provider)
+    if barred is not None:
+        raise barred
+    call = calls.begin("chat", asked)
+    talk = replace(talk_for(document, asked), opening_comment=comment)
+    if document.get("stream") is not True:
+        return call.answer(jsonify(whole(talk, call.script)))
+    events = stream(talk, call.script, delta_pause_s=here.settings.chat_delta_s)
+    return call.answer(Response(events, content_type="text/event-stream"))
 
 
 def talk_for(document: Mapping[str, Any], asked: str) -> Talk:
