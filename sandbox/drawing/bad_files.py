@@ -10,18 +10,18 @@ from sandbox.markers import Fault
 BOMB_WIDTH_PX, BOMB_HEIGHT_PX = 12_000, 7_000
 HTML_PAGE = (
     b"<!doctype html><html><head><title>Sign in</title></head>"
-    b"<body><script>document.title = 'this is not a picture'</script>"
+    b"<body><script>document.title = 'this is not an image'</script>"
     b"<h1>Sign in to continue</h1></body></html>"
 )
 SVG_IMAGE = (
     b'<svg xmlns="http://www.w3.org/2000/svg" width="1024" height="1024">'
-    b"<script>document.title = 'script in a picture'</script>"
+    b"<script>document.title = 'script in an image'</script>"
     b'<rect width="1024" height="1024" fill="tomato"/></svg>'
 )
 
 
 def spoil(fault: Fault | None, good: bytes) -> tuple[bytes, str | None]:
-    """The file a picture fault serves in place of ``good``, and its content type where that differs."""
+    """The file an image fault serves in place of ``good``, and its content type where that differs."""
     if fault is None or fault.name not in IMAGE_FAULTS:
         return good, None
     if fault.name == "frames":

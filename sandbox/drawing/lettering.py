@@ -1,4 +1,4 @@
-"""The prompt's words, wrapped and readable on the picture, and its model and size in a corner."""
+"""The prompt's words, wrapped and readable on the image, and its model and size in a corner."""
 
 from functools import lru_cache
 
@@ -17,16 +17,16 @@ def font(size_px: int) -> Font:
     return ImageFont.load_default(size_px)
 
 
-def inscribe(picture: Image.Image, words: str, caption: str, *, veil: int = 150) -> None:
+def inscribe(image: Image.Image, words: str, caption: str, *, veil: int = 150) -> None:
     """Draw ``words`` on a dark panel in the lower third and ``caption`` in the upper left corner.
 
     ``veil`` is how much the panels hide, 0 to 255.
     """
-    width, height = picture.size
+    width, height = image.size
     if min(width, height) < 48:
         return  # Smaller than a letter: the colours must do.
     # "RGBA" mode blends translucent fills into the pixels below instead of replacing them.
-    pen = ImageDraw.Draw(picture, "RGBA")
+    pen = ImageDraw.Draw(image, "RGBA")
     _panel(
         pen,
         words,
