@@ -21,13 +21,13 @@ class BadControl(ValueError):  # noqa: N818 - reads as what it is
 @bp.errorhandler(UnknownFault)
 @bp.errorhandler(BadSetting)
 def refuse(error: Exception) -> tuple[Response, int]:
-    """A plain sentence, for the person at the keyboard."""
+    """A plain sentence, for a person to read."""
     return jsonify(error=str(error)), 400
 
 
 @bp.get("/health")
 def health() -> Response:
-    """Whose server this is: a chaos run compares ``pid`` with the process it started."""
+    """Which process this is: a chaos run compares ``pid`` with the process it started."""
     return jsonify(ok=True, pid=os.getpid(), emulators=sorted(current_state().stores))
 
 
@@ -46,7 +46,7 @@ def requests() -> Response:
 
 @bp.post("/reset")
 def reset() -> Response:
-    """Forget jobs, counts and faults; settings stay."""
+    """Delete jobs, counts and faults; settings stay."""
     current_state().reset()
     return jsonify(ok=True)
 
@@ -76,7 +76,7 @@ def advance() -> Response:
 
 @bp.post("/restart")
 def restart() -> Response:
-    """Let one twin (``provider``) or all behave as if restarted; says how many jobs broke off."""
+    """Let one emulator (``provider``) or all behave as if restarted; says how many jobs broke off."""
     only = _body().get("provider")
     stores = {name: store for name, store in current_state().stores.items() if only in (None, name)}
     return jsonify({name: store.restart() for name, store in stores.items()})

@@ -1,4 +1,4 @@
-"""What each twin was asked: the witness a test calls after a crash."""
+"""What each emulator was asked: the evidence for a test after a crash."""
 
 import hashlib
 import threading
@@ -17,7 +17,7 @@ def prompt_hash(prompt: str) -> str:
 class Tally:
     """Numbers of one provider since the last reset.
 
-    ``submits`` are calls that would buy a picture, with a good key and a well-formed body; ``accepted`` are
+    ``submits`` are calls that would buy an image, with a good key and a well-formed body; ``accepted`` are
     those that started work (a repeated dedupe key starts none). The ``*_by_*`` counters are by the caller's
     dedupe key where the contract has one, else by ``prompt_hash``.
     """
@@ -77,7 +77,7 @@ def _repeated(table: Counter[str]) -> dict[str, int]:
 
 
 class Counts:
-    """The tallies of all twins and a short log of their latest requests. Calls are atomic."""
+    """The tallies of all emulators and a short log of their latest requests. Calls are atomic."""
 
     def __init__(self, *, requests_kept: int = 500) -> None:
         self._tallies: dict[str, Tally] = {}
@@ -102,7 +102,7 @@ class Counts:
                 tally.statuses[status] += 1
 
     def submit(self, provider: str, *, key: str, prompt: str, request_id: str = "") -> None:
-        """A call that asks for a picture."""
+        """A call that asks for an image."""
         with self._lock:
             tally = self._of(provider)
             tally.submits += 1

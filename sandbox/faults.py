@@ -123,7 +123,7 @@ class FaultBook:
         return self._rules.pop(number, None) is not None
 
     def clear(self) -> None:
-        """Drop every rule and forget what has fired."""
+        """Drop every rule and what has fired."""
         with self._lock:
             self._rules.clear()
             self._seen.clear()
