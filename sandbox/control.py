@@ -7,6 +7,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from sandbox.faults import Rule, can_happen_at
 from sandbox.markers import PLACES, UnknownFault, parse
+from sandbox.plumbing.validation import Schema, closed
 from sandbox.settings import BadSetting
 from sandbox.state import current_state
 
@@ -109,33 +110,33 @@ def drop_fault(number: int) -> tuple[Response, int]:
     return jsonify(ok=True), 200
 
 
-_RULE_FIELDS: dict[str, tuple[type, ...]] = {
-    "faults": (str,),
-    "provider": (str, type(None)),
-    "route": (str, type(None)),
-    "prompt_contains": (str, type(None)),
-    "probability": (int, float),
-    "seed": (int,),
-    "count": (int, type(None)),
-}
+_TEXT = {"type": ["string", "null"]}
+_RULE = Schema(
+    closed(
+        {
+            "faults": {"type": "string"},
+            "provider": _TEXT,
+            "route": {"enum": [None, *PLACES]},
+            "prompt_contains": _TEXT,
+            "probability": {"type": "number"},
+            "seed": {"type": "integer"},
+            "count": {"type": ["integer", "null"]},
+        }
+    )
+)
 
 
 def _rule(wanted: dict[str, Any]) -> Rule:
-    for name, value in wanted.items():
-        if name not in _RULE_FIELDS:
-            raise BadControl(f"a rule has no field {name!r}; it has {', '.join(_RULE_FIELDS)}")
-        if not isinstance(value, _RULE_FIELDS[name]):
-            raise BadControl(f"{name} cannot be {value!r}")
-    fields = dict(wanted)
-    script = parse(str(fields.pop("faults", "")))
+    if problem := _RULE.problem(wanted):
+        raise BadControl(f"{problem.field}: {problem.message}")
+    narrowed = dict(wanted)
+    script = parse(narrowed.pop("faults", ""))
     if not script:
         raise BadControl("faults must name at least one fault, for example '429 retry_after=3'")
-    if fields.get("route") not in (None, *PLACES):
-        raise BadControl(f"route must be one of {', '.join(PLACES)}")
     for fault in script:
-        if not can_happen_at(fault, fields.get("route")):
-            raise BadControl(f"{fault.name!r} cannot happen at route {fields['route']!r}")
-    return current_state().faults.add(script, **fields)
+        if not can_happen_at(fault, narrowed.get("route")):
+            raise BadControl(f"{fault.name!r} cannot happen at route {narrowed['route']!r}")
+    return current_state().faults.add(script, **narrowed)
 
 
 def _body() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 KEYS_MAX = 500_000
 
@@ -41,35 +41,19 @@ class Tally:
 
     def describe(self, *, keys: bool) -> dict[str, object]:
         """As JSON; ``keys=False`` leaves out the long tables and keeps only the keys seen more than once."""
-        sizes = self.check_batches
-        shown: dict[str, object] = {
-            "requests": self.requests,
-            "submits": self.submits,
-            "accepted": self.accepted,
-            "checks": self.checks,
+        shown = {f.name: getattr(self, f.name) for f in fields(self)}
+        tables = {name: dict(shown.pop(name)) for name in list(shown) if "_by_" in name}
+        sizes = shown.pop("check_batches")
+        shown |= {
             "checked_ids": sum(size * times for size, times in sizes.items()),
             "batch_size_max": max(sizes, default=0),
-            "batch_sizes": {str(size): times for size, times in sorted(sizes.items())},
-            "downloads": self.downloads,
-            "chats": self.chats,
-            "in_flight": self.in_flight,
-            "in_flight_max": self.in_flight_max,
-            "statuses": {str(status): times for status, times in sorted(self.statuses.items())},
-            "faults": dict(self.faults),
+            "batch_sizes": dict(sorted(sizes.items())),
+            "statuses": dict(sorted(self.statuses.items())),
             "keys": len(self.submits_by_key),
             "repeated_submits": _repeated(self.submits_by_key),
             "repeated_accepts": _repeated(self.accepted_by_key),
         }
-        if keys:
-            tables = (
-                "submits_by_key",
-                "submits_by_prompt",
-                "submits_by_request_id",
-                "accepted_by_key",
-                "accepted_by_prompt",
-            )
-            shown |= {name: dict(getattr(self, name)) for name in tables}
-        return shown
+        return shown | (tables if keys else {})
 
 
 def _repeated(table: Counter[str]) -> dict[str, int]:
