@@ -7,7 +7,7 @@ from dataclasses import replace
 from sandbox.drawing import bad_files
 from sandbox.drawing.images import Recipe
 from sandbox.faults import Script
-from sandbox.state import current_state
+from sandbox.state import State, current_state
 
 EDGE_MIN_PX = 16
 NO_HOST = "http://127.0.0.1:1"
@@ -36,17 +36,18 @@ def recipes(first: Recipe, asked: int, fate: Script) -> Iterator[Recipe]:
         yield replace(first, seed=first.seed + place)
 
 
-def file_of(recipe: Recipe, fate: Script) -> tuple[bytes, str | None]:
+def file_of(recipe: Recipe, fate: Script, here: State | None = None) -> tuple[bytes, str | None]:
     """The file, drawn now and spoilt where scripted, and its content type where that is not the recipe's.
 
-    Raises NotAnImage where an input of the recipe cannot be decoded.
+    ``here`` is the state, for a stream that runs when its request is over. Raises NotAnImage where an input of the
+    recipe cannot be decoded.
     """
-    return bad_files.spoil(fate.get(*bad_files.IMAGE_FAULTS), current_state().draw(recipe))
+    return bad_files.spoil(fate.get(*bad_files.IMAGE_FAULTS), (here or current_state()).draw(recipe))
 
 
-def base64_of(recipe: Recipe, fate: Script) -> str:
+def base64_of(recipe: Recipe, fate: Script, here: State | None = None) -> str:
     """``file_of`` in base64. Raises NotAnImage."""
-    return base64.b64encode(file_of(recipe, fate)[0]).decode()
+    return base64.b64encode(file_of(recipe, fate, here)[0]).decode()
 
 
 def kept_s(usual_s: float, fate: Script) -> float:

@@ -13,11 +13,12 @@
 The dialect is JSON Schema 2020-12, stricter in one point: 1.0 is no integer. A check that no keyword can express is a
 keyword of the emulator's own: ``Schema(document, checks={"image": image_fault})`` calls ``image_fault(limit, value)``
 where a schema says ``image: limit``, and what it returns, if anything, is the problem's ``message``. Annotations such
-as ``title`` or ``x-word`` are read from ``problem.schema``.
+as ``title`` or ``x-word`` are read from ``problem.schema``. ``unsupported: true`` marks a property that is
+known but never taken, say by one of several models.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,7 +80,7 @@ class Schema:
         Draft202012Validator.check_schema(document)
         self.document = document
         self._first, self._by = first, by
-        self._validator = _validator_class(checks or {})(document)
+        self._validator = _validator_class({"unsupported": _never, **(checks or {})})(document)
 
     @property
     def properties(self) -> Mapping[str, Any]:
@@ -124,9 +125,10 @@ class Schema:
         return first, _place(problem.top, self.properties)
 
 
-def closed(properties: Mapping[str, Any], required: tuple[str, ...] | list[str] = ()) -> dict[str, Any]:
-    """The schema of an object with these properties and no others."""
-    document = {"type": "object", "additionalProperties": False, "properties": dict(properties)}
+def closed(properties: Mapping[str, Any], required: Iterable[str] = (), *, free: Iterable[str] = ()) -> dict[str, Any]:
+    """The schema of an object with these properties, those of ``free`` with any value, and no others."""
+    known = {**properties, **{name: {} for name in free}}
+    document = {"type": "object", "additionalProperties": False, "properties": known}
     return {**document, "required": list(required)} if required else document
 
 
@@ -177,6 +179,10 @@ def _facts(error: ValidationError) -> tuple[Any, Any, Mapping[str, Any]]:
 
 def _is_known(name: str, schema: Mapping[str, Any]) -> bool:
     return name in schema.get("properties", {}) or any(re.search(p, name) for p in schema.get("patternProperties", {}))
+
+
+def _never(limit: Any, _value: Any) -> str | None:
+    return "is not supported" if limit else None
 
 
 def _validator_class(checks: Mapping[str, Check]) -> type[Draft202012Validator]:

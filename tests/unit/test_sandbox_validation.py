@@ -91,6 +91,12 @@ def test_defaults_fill_what_is_not_said():
     assert Schema(FORM).filled({"n": 3}) == {"n": 3}
 
 
+def test_a_property_may_be_one_that_is_never_taken():
+    schema = Schema(closed({"n": {"type": "integer", "default": 1}, "svg": {"unsupported": True}}))
+    assert [(p.field, p.keyword, p.value) for p in schema.problems({"svg": 3})] == [("svg", "unsupported", 3)]
+    assert (schema.filled({}), schema.typed({"svg": "3"})) == ({"n": 1}, {"svg": "3"})
+
+
 def test_a_data_file_lies_next_to_its_module(tmp_path):
     (tmp_path / "forms.yaml").write_text("common: &c {a: 1}\nboth: {<<: *c, b: 2}\n", encoding="utf-8")
     assert load_yaml(str(tmp_path / "rules.py"), "forms.yaml")["both"] == {"a": 1, "b": 2}
