@@ -23,30 +23,18 @@ RPC = {
 }
 QUOTA_METRIC = "generativelanguage.googleapis.com/generate_content_free_tier_requests"
 RETRY_DELAY = "32"
-_NO_KEY = (
-    "Method doesn't allow unregistered callers (callers without established identity). "
-    "Please use API Key or other form of API consumer identity to call this API."
-)
-_NO_CREDIT = "Your prepayment credits are depleted. Please go to AI Studio to manage your project and billing."
 
 
 class ApiError(WireError):
     """An answer in the envelope. ``field`` is where in the body the fault is."""
 
     def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 400,
-        rpc: str = "",
-        details: list[dict[str, Any]] | None = None,
-        field: str = "",
+        self, message: str, *details: dict[str, Any], status: int = 400, rpc: str = "", field: str = ""
     ) -> None:
         super().__init__(message)
-        self.status, self.rpc, self.details = status, rpc or RPC[status], details or []
-        if field:
-            violation = {"field": field, "description": message}
-            self.details = [*self.details, _detail("BadRequest", fieldViolations=[violation])]
+        violation = {"field": field, "description": message}
+        misfit = [detail("BadRequest", fieldViolations=[violation])] if field else []
+        self.status, self.rpc, self.details = status, rpc or RPC[status], [*details, *misfit]
 
     def response(self, *, in_list: bool = False) -> Response:
         """The answer; now and then the real service wraps it into a list of one."""
@@ -56,41 +44,15 @@ class ApiError(WireError):
         return json_answer([{"error": error}] if in_list else {"error": error}, self.status)
 
 
-def _detail(kind: str, **fields: Any) -> dict[str, Any]:
+def detail(kind: str, **fields: Any) -> dict[str, Any]:
+    """One of the ``details``."""
     return {"@type": f"type.googleapis.com/google.rpc.{kind}", **fields}
-
-
-def _retry_info(delay_s: str) -> dict[str, Any]:
-    return _detail("RetryInfo", retryDelay=f"{delay_s}s")
-
-
-def bad_key() -> ApiError:
-    """A bad key is a bad argument here: 400."""
-    text = "API key not valid. Please pass a valid API key."
-    service = {"service": "generativelanguage.googleapis.com"}
-    info = _detail("ErrorInfo", reason="API_KEY_INVALID", domain="googleapis.com", metadata=service)
-    return ApiError(text, details=[info, _detail("LocalizedMessage", locale="en-US", message=text)])
-
-
-def no_key() -> ApiError:
-    """403 without any."""
-    return ApiError(_NO_KEY, status=403)
-
-
-def no_billing() -> ApiError:
-    """400 until the account has billing."""
-    text = "User location is not supported for the API use without a billing account linked."
-    return ApiError(text, rpc="FAILED_PRECONDITION")
-
-
-def not_found(model: str, method: str) -> ApiError:
-    """404: a model that is unknown, shut down, or cannot do this."""
-    return ApiError(f"models/{model} is not found, or is not supported for {method}.", status=404)
 
 
 def out_of_credit() -> ApiError:
     """429 however long the caller waits."""
-    return ApiError(_NO_CREDIT, status=429)
+    text = "Your prepayment credits are depleted. Please go to AI Studio to manage your project and billing."
+    return ApiError(text, status=429)
 
 
 def exhausted(model: str, quota_id: str, value: str, delay_s: str) -> ApiError:
@@ -102,16 +64,18 @@ def exhausted(model: str, quota_id: str, value: str, delay_s: str) -> ApiError:
         "quotaValue": value,
     }
     text = f"You exceeded your current quota. * Quota exceeded for metric: {QUOTA_METRIC}, limit: {value}"
-    failure = _detail("QuotaFailure", violations=[violation])
-    return ApiError(text, status=429, details=[failure, _detail("Help", links=[]), _retry_info(delay_s)])
+    retry = detail("RetryInfo", retryDelay=f"{delay_s}s")
+    failure = detail("QuotaFailure", violations=[violation])
+    return ApiError(text, failure, detail("Help", links=[]), retry, status=429)
 
 
 def for_fault(model: str) -> ErrorFor:
-    """Words a scripted refusal, an empty account or a bare HTTP status for a call to ``model``."""
+    """Words a scripted refusal (200 without candidates), an empty account or a bare status for a call to ``model``."""
 
     def error_for(fault: Fault) -> Response:
         if fault.name == "refuse":
-            return blocked_prompt(fault.value.upper() or "PROHIBITED_CONTENT")
+            reason, usage = fault.value.upper() or "PROHIBITED_CONTENT", {"promptTokenCount": 9, "totalTokenCount": 9}
+            return jsonify(promptFeedback={"blockReason": reason}, usageMetadata=usage)
         error = _scripted(fault, model)
         if error is None:
             return html_answer(fault.status or 500)
@@ -134,11 +98,5 @@ def _scripted(fault: Fault, model: str) -> ApiError | None:
             return exhausted(model, "GenerateRequestsPerMinutePerProjectPerModel", "10", delay_s)
         case "503", "":
             text = "The model is overloaded. Please try again later."
-            return ApiError(text, status=503, details=[_retry_info(delay_s)])
+            return ApiError(text, detail("RetryInfo", retryDelay=f"{delay_s}s"), status=503)
     return ApiError(f"Scripted by the sandbox: HTTP {status}.", status=status) if status in RPC else None
-
-
-def blocked_prompt(reason: str) -> Response:
-    """A refused prompt: 200 without candidates."""
-    usage = {"promptTokenCount": 9, "totalTokenCount": 9}
-    return jsonify(promptFeedback={"blockReason": reason}, usageMetadata=usage)

@@ -30,6 +30,12 @@ NAME = "gemini"
 PREFIX = "/gemini"
 NO_BILLING_KEY = "no-billing"
 LEGACY_KEY = "legacy-gateway"
+_NO_KEY = (
+    "Method doesn't allow unregistered callers (callers without established identity). "
+    "Please use API Key or other form of API consumer identity to call this API."
+)
+_BAD_KEY = "API key not valid. Please pass a valid API key."
+_SERVICE = {"service": "generativelanguage.googleapis.com"}
 _COMMON_ENDS = {"policy": "IMAGE_SAFETY", "moderation": "IMAGE_SAFETY", "text": "STOP"}
 _SIGNATURE = base64.b64encode(b"signature").decode()
 
@@ -45,18 +51,19 @@ def call(_version: str, name: str, method: str) -> Response:
         return _serve(rules.read_generate(name), key, _generated)
     if name in rules.IMAGEN and method == "predict" and key == LEGACY_KEY:
         return _serve(rules.read_predict(name), key, _predicted)
-    raise errors.not_found(name, method)
+    raise ApiError(f"models/{name} is not found, or is not supported for {method}.", status=404)
 
 
 def _key() -> str:
     """By header alone: a key in the URL would end up in logs, so it counts as none."""
     key = request.headers.get("x-goog-api-key", "").strip()
     if not key:
-        raise errors.no_key()
+        raise ApiError(_NO_KEY, status=403)
     if key == keys.BAD_KEY:
-        raise errors.bad_key()
+        info = errors.detail("ErrorInfo", reason="API_KEY_INVALID", domain="googleapis.com", metadata=_SERVICE)
+        raise ApiError(_BAD_KEY, info, errors.detail("LocalizedMessage", locale="en-US", message=_BAD_KEY))
     if key == NO_BILLING_KEY:
-        raise errors.no_billing()
+        raise ApiError("User location is not supported without a billing account linked.", rpc="FAILED_PRECONDITION")
     return key
 
 

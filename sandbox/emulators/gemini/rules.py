@@ -16,49 +16,21 @@ from sandbox.emulators.gemini.errors import ApiError
 from sandbox.plumbing.inputs import BadInput, image_in_base64
 from sandbox.plumbing.validation import Schema, load_yaml
 
-RATIOS_10 = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
-RATIOS_14 = (*RATIOS_10, "1:4", "4:1", "1:8", "8:1")
 INPUT_TYPES = ("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif")
 INPUTS_MAX = 14
-_SCHEMAS = {method: Schema(form) for method, form in load_yaml(__file__, "schemas.yaml")["routes"].items()}
 _USUAL_ALPHABET = str.maketrans("-_", "+/")
 _SNAKE = re.compile(r"_([a-z])")
-# Section 5: pixels of the class 1K; the other way round for the reversed ratio.
-_PIXELS = {
-    "1:1": (1024, 1024),
-    "2:3": (848, 1264),
-    "3:4": (896, 1200),
-    "4:5": (928, 1152),
-    "9:16": (768, 1376),
-    "1:4": (512, 2064),
-    "1:8": (352, 2928),
-    "9:21": (672, 1584),
-}
 _SCALE = {"512": 0.5, "1K": 1, "2K": 2, "4K": 4}
 
 
-@dataclass(frozen=True)
-class ImageModel:
-    """``tokens``: put out for one image of each size class, the default one first."""
-
-    tokens: Mapping[str, int]
-    ratios: tuple[str, ...] = RATIOS_14
-    levels: tuple[str, ...] = ("MINIMAL", "HIGH")
+def _word_fault(words: list[str], value: object) -> str | None:
+    return None if isinstance(value, str) and value.upper() in words else "none of these words"
 
 
-MODELS: Mapping[str, ImageModel] = {
-    "gemini-3.1-flash-image": ImageModel({"1K": 1120, "512": 747, "2K": 1680, "4K": 2520}),
-    "gemini-3.1-flash-lite-image": ImageModel({"1K": 1120}),
-    "gemini-3-pro-image": ImageModel({"1K": 1120, "2K": 1120, "4K": 2000}, RATIOS_10, ("LOW", "HIGH")),
-    # Its tokens are not published: those of 3.1 Flash are taken instead.
-    "gemini-nano-banana-2.1": ImageModel({"1K": 1120, "2K": 1680, "4K": 2520}, levels=("MINIMAL", "MEDIUM", "HIGH")),
-}
-# Shut down; only a gateway that still runs answers to them (the key ``legacy-gateway``).
-IMAGEN: Mapping[str, tuple[str, ...]] = {
-    "imagen-4.0-generate-001": ("1K", "2K"),
-    "imagen-4.0-ultra-generate-001": ("1K", "2K"),
-    "imagen-4.0-fast-generate-001": ("1K",),
-}
+_DATA = load_yaml(__file__, "schemas.yaml")
+MODELS: Mapping[str, Any] = _DATA["models"]
+IMAGEN: Mapping[str, list[str]] = _DATA["imagen"]
+_SCHEMAS = {method: Schema(form, checks={"x-words": _word_fault}) for method, form in _DATA["routes"].items()}
 
 
 @dataclass(frozen=True)
@@ -81,16 +53,16 @@ def read_generate(name: str) -> ImageOrder:
     modalities = [each.upper() for each in config.get("responseModalities", ["TEXT", "IMAGE"])]
     if "IMAGE" not in modalities:
         raise ApiError("The requested combination of response modalities is not supported by the model.")
-    level = thinking.get("thinkingLevel", model.levels[0]).upper()
-    if level not in model.levels:
+    level = thinking.get("thinkingLevel", model["levels"][0]).upper()
+    if level not in model["levels"]:
         raise ApiError(f"Thinking level {level} is not supported for this model.")
     prompt, inputs = _parts(body.get("contents", []))
-    ratio = _among(image.get("aspectRatio", ""), model.ratios, "aspectRatio") or _nearest(model, inputs)
-    size = _among(image.get("imageSize", ""), model.tokens, "imageSize") or "1K"
+    ratio = _among(image.get("aspectRatio", ""), model["ratios"], "aspectRatio") or _nearest(model, inputs)
+    size = _among(image.get("imageSize", ""), model["tokens"], "imageSize") or "1K"
     width_px, height_px = _pixels(ratio, size)
     return ImageOrder(
         Recipe(prompt, name, width_px, height_px, seed=config.get("seed", 0), inputs=inputs),
-        tokens=model.tokens[size],
+        tokens=model["tokens"][size],
         wants_text="TEXT" in modalities,
         thoughts=thinking.get("includeThoughts", False),
     )
@@ -175,12 +147,13 @@ def _image(data: Mapping[str, str]) -> bytes:
         raise ApiError(text) from error
 
 
-def _nearest(model: ImageModel, inputs: tuple[bytes, ...]) -> str:
+def _nearest(model: Mapping[str, Any], inputs: tuple[bytes, ...]) -> str:
     """The ratio of the model that is nearest to that of the first input."""
     if not inputs:
         return "1:1"
     width, height = dimensions(inputs[0])
-    return min(model.ratios, key=lambda ratio: abs(_share(ratio) / (width / height) - 1))
+    ratios: list[str] = model["ratios"]
+    return min(ratios, key=lambda ratio: abs(_share(ratio) / (width / height) - 1))
 
 
 def _share(ratio: str) -> float:
@@ -190,5 +163,5 @@ def _share(ratio: str) -> float:
 
 def _pixels(ratio: str, size: str) -> tuple[int, int]:
     reversed_ratio = ":".join(reversed(ratio.split(":")))
-    width, height = _PIXELS.get(ratio) or reversed(_PIXELS[reversed_ratio])
+    width, height = _DATA["pixels"].get(ratio) or reversed(_DATA["pixels"][reversed_ratio])
     return round(width * _SCALE[size]), round(height * _SCALE[size])
