@@ -31,33 +31,21 @@ _PYDANTIC: Mapping[str, tuple[str, str, str]] = {
 _TYPES = {"integer": ("int_type", "integer"), "number": ("float_type", "number")}
 
 
-class V1Error(WireError):
-    """An answer in OpenAI's envelope."""
-
-    def __init__(self, status: int, kind: str, code: str | None, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.error = {"message": message, "type": kind, "param": None, "code": code}
-
-    def response(self) -> Response:
-        """The answer."""
-        return json_answer({"error": self.error}, self.status)
-
-
 class ApiError(WireError):
-    """A sentence in the envelope of the route that was called."""
+    """A sentence: under ``detail`` on the ``/api`` routes, with ``kind`` and ``code`` on the ``/v1`` routes."""
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    def __init__(
+        self, message: str, status: int = 400, kind: str = "invalid_request_error", code: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.kind, self.code = status, kind, code
 
     def response(self) -> Response:
         """The answer."""
-        if not is_v1():
+        if not request.path.startswith(f"{PREFIX}/v1/"):
             return json_answer({"detail": {"error": str(self)}}, self.status)
-        if self.status == 401:
-            return V1Error(401, "authentication_error", "invalid_api_key", str(self)).response()
-        return V1Error(self.status, "invalid_request_error", None, str(self)).response()
+        error = {"message": str(self), "type": self.kind, "param": None, "code": self.code}
+        return json_answer({"error": error}, self.status)
 
 
 class SchemaError(WireError):
@@ -98,13 +86,8 @@ def for_fault(fault: Fault) -> Response:
     if fault.name == "refuse":
         status, text = REFUSALS.get(fault.value, REFUSALS[""])
         return ApiError(text, status).response()
-    if fault.name == "quota" or (fault.status == 429 and is_v1()):
-        code = "insufficient_quota" if fault.name == "quota" else "rate_limit_exceeded"
-        return V1Error(429, code, code, NO_QUOTA).response()
+    if fault.name == "quota":
+        return ApiError(NO_QUOTA, 429, "insufficient_quota", "insufficient_quota").response()
     status = fault.status or 500
-    return ApiError(f"scripted by the sandbox: HTTP {status}", status).response()
-
-
-def is_v1() -> bool:
-    """Whether one of OpenAI's routes was called."""
-    return request.path.startswith(f"{PREFIX}/v1/")
+    kind = code = "rate_limit_exceeded" if status == 429 else "upstream_error"
+    return ApiError(f"scripted by the sandbox: HTTP {status}", status, kind, code).response()

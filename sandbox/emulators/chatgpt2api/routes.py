@@ -13,7 +13,7 @@ from sandbox import chat, misbehave
 from sandbox.drawing.images import CONTENT_TYPES, NotAnImage, Recipe
 from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.chatgpt2api import errors, requests, tasks
-from sandbox.emulators.chatgpt2api.errors import PREFIX, ApiError, V1Error
+from sandbox.emulators.chatgpt2api.errors import PREFIX, ApiError
 from sandbox.emulators.chatgpt2api.requests import ImageOrder
 from sandbox.emulators.chatgpt2api.tasks import ImageTask, ImageTaskStore
 from sandbox.faults import Script
@@ -46,7 +46,7 @@ bp = new_blueprint(NAME, bad_marker=ApiError)
 def _key() -> str:
     key = keys.bearer_key()
     if not key or key == keys.BAD_KEY:
-        raise ApiError(BAD_KEY, 401)
+        raise ApiError(BAD_KEY, 401, "authentication_error", "invalid_api_key")
     return key
 
 
@@ -182,7 +182,7 @@ def _draw_now(order: ImageOrder, key: str) -> Response:
     CALLS.count_submit(order.prompt, request_id=_request_id())
     call = CALLS.begin("submit", order.prompt)
     if key == keys.NO_QUOTA_KEY:
-        raise V1Error(*_NO_QUOTA, errors.NO_QUOTA)
+        raise ApiError(errors.NO_QUOTA, *_NO_QUOTA)
     order = requests.load(order)
     fate = call.accept()
     time.sleep(current_state().latency_s(fate, order.prompt))
@@ -197,7 +197,7 @@ def _drawn(order: ImageOrder, owner: str, fate: Script) -> dict[str, object]:
     for _ in range(wanted):
         recipe, readable = store.recipe(order, owner, fate)
         if not readable:
-            raise V1Error(*_UPSTREAM_ERROR, tasks.UNREADABLE)
+            raise ApiError(tasks.UNREADABLE, *_UPSTREAM_ERROR)
         items.append(_item(order, recipe, fate))
     return {"created": int(store.now()), "data": items, "usage": tasks.usage(order.prompt, recipe, images=wanted)}
 
@@ -211,10 +211,10 @@ def _item(order: ImageOrder, recipe: Recipe, fate: Script) -> dict[str, str]:
 
 def _raise_scripted_failure(fate: Script, order: ImageOrder) -> None:
     if order.model not in tasks.IMAGE_MODELS:
-        raise V1Error(400, "invalid_request_error", None, f"unsupported image model: {order.model}")
+        raise ApiError(f"unsupported image model: {order.model}")
     if fault := fate.get("fail", "timeout", "restart"):
         text = tasks.ending_for(fate, order, poor=False, readable=True).error
-        raise V1Error(*_SYNC_ERRORS.get(fault.value, _UPSTREAM_ERROR), text)
+        raise ApiError(text, *_SYNC_ERRORS.get(fault.value, _UPSTREAM_ERROR))
 
 
 # ---------------------------------------------------------------- models, text, health
