@@ -15,7 +15,7 @@ from sandbox.drawing import bad_files
 from sandbox.faults import Script
 from sandbox.markers import Fault
 
-# The key in the WSGI environment under which our server lays the connection's socket.
+# The key in the WSGI environment under which our server puts the connection's socket.
 SOCKET_KEY = "sandbox.socket"
 # Writes the provider's own error envelope for a fault named refuse, quota, or by an HTTP status.
 ErrorFor = Callable[[Fault], Response]
@@ -138,7 +138,7 @@ def _wrong_type(_fault: Fault, answer: Response) -> Response:
 
 
 def _wrong_id(_fault: Fault, answer: Response) -> Response:
-    """A well-formed answer about somebody else's job."""
+    """A well-formed answer about another job."""
     document = answer.get_json(silent=True)
     if isinstance(document, dict):
         for about in (document, document.get("data"), *document.get("items", [])):
@@ -216,7 +216,7 @@ def _slow_header(fault: Fault, _answer: Response) -> Response:
 
 
 def _redirect(fault: Fault, _answer: Response) -> Response:
-    """302 to ``redirect=URL``, or back to the same place for ever."""
+    """302 to ``redirect=URL``, or back to the same place forever."""
     moved = Response(status=302)
     moved.headers["Location"] = fault.value or request.url
     return moved

@@ -134,7 +134,7 @@ class ReplicateStore(TaskStore[Prediction]):
         return new_number(f"{owner} {self.next_count()} {prompt} {self.now()}")
 
     def _publish(self, made: Prediction, place: int, recipe: Recipe, root_url: str) -> str:
-        """Lay a result file out, there from the end on; returns its link."""
+        """Publish a result file, there from the end on; returns its link."""
         digest = hashlib.md5(f"{made.number} {place}".encode(), usedforsecurity=False).hexdigest()
         ending = {"jpeg": "jpg"}.get(recipe.file_format, recipe.file_format)
         path, until_s = f"{digest}/out-{place}.{ending}", made.done_s + made.kept_s
