@@ -10,16 +10,10 @@ from flask import Response, request
 
 from sandbox.markers import Fault
 from sandbox.plumbing.calls import WireError, json_answer
-from sandbox.plumbing.validation import Problem
+from sandbox.plumbing.validation import Problem, load_yaml
 
 PREFIX = "/c2a"
-REFUSALS = {
-    "": (400, "检测到敏感词，拒绝本次任务"),
-    "review": (400, "AI 审核未通过，拒绝本次任务"),
-    "config": (400, "ai review config is incomplete"),
-    "unavailable": (503, "AI 审核服务暂时不可用，请稍后重试"),
-}
-NO_QUOTA = "no available image quota"
+DATA: Mapping[str, Any] = load_yaml(__file__, "data.yaml")
 # By JSON Schema keyword: pydantic's type of the error, its text, and the name of the limit in its context.
 _PYDANTIC: Mapping[str, tuple[str, str, str]] = {
     "required": ("missing", "Field required", ""),
@@ -81,13 +75,22 @@ def _entry(problem: Problem, document: Mapping[str, Any]) -> dict[str, Any]:
     return entry | ({"ctx": {name: problem.limit}} if name else {})
 
 
+def sync_failure(end: str, text: str) -> ApiError:
+    """A failed task as the synchronous routes tell it."""
+    return ApiError(text, *DATA["sync_errors"].get(end, DATA["sync_errors"]["other"]))
+
+
+def no_quota() -> ApiError:
+    """429: the pool is empty."""
+    return sync_failure("quota", "no available image quota")
+
+
 def for_fault(fault: Fault) -> Response:
     """Words a scripted refusal, an empty pool or a bare status."""
     if fault.name == "refuse":
-        status, text = REFUSALS.get(fault.value, REFUSALS[""])
-        return ApiError(text, status).response()
+        return ApiError(*DATA["refusals"].get(fault.value, DATA["refusals"][""])).response()
     if fault.name == "quota":
-        return ApiError(NO_QUOTA, 429, "insufficient_quota", "insufficient_quota").response()
+        return no_quota().response()
     status = fault.status or 500
     kind = code = "rate_limit_exceeded" if status == 429 else "upstream_error"
     return ApiError(f"scripted by the sandbox: HTTP {status}", status, kind, code).response()
