@@ -10,16 +10,10 @@ from flask import Response, request
 
 from sandbox.markers import Fault
 from sandbox.plumbing.calls import WireError, json_answer
-from sandbox.plumbing.validation import Problem
+from sandbox.plumbing.validation import Problem, load_yaml
 
 PREFIX = "/c2a"
-REFUSALS = {
-    "": (400, "检测到敏感词，拒绝本次任务"),
-    "review": (400, "AI 审核未通过，拒绝本次任务"),
-    "config": (400, "ai review config is incomplete"),
-    "unavailable": (503, "AI 审核服务暂时不可用，请稍后重试"),
-}
-NO_QUOTA = "no available image quota"
+DATA: Mapping[str, Any] = load_yaml(__file__, "data.yaml")
 # By JSON Schema keyword: pydantic's type of the error, its text, and the name of the limit in its context.
 _PYDANTIC: Mapping[str, tuple[str, str, str]] = {
     "required": ("missing", "Field required", ""),
@@ -31,33 +25,21 @@ _PYDANTIC: Mapping[str, tuple[str, str, str]] = {
 _TYPES = {"integer": ("int_type", "integer"), "number": ("float_type", "number")}
 
 
-class V1Error(WireError):
-    """An answer in OpenAI's envelope."""
-
-    def __init__(self, status: int, kind: str, code: str | None, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.error = {"message": message, "type": kind, "param": None, "code": code}
-
-    def response(self) -> Response:
-        """The answer."""
-        return json_answer({"error": self.error}, self.status)
-
-
 class ApiError(WireError):
-    """A sentence in the envelope of the route that was called."""
+    """A sentence: under ``detail`` on the ``/api`` routes, with ``kind`` and ``code`` on the ``/v1`` routes."""
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    def __init__(
+        self, message: str, status: int = 400, kind: str = "invalid_request_error", code: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.kind, self.code = status, kind, code
 
     def response(self) -> Response:
         """The answer."""
-        if not is_v1():
+        if not request.path.startswith(f"{PREFIX}/v1/"):
             return json_answer({"detail": {"error": str(self)}}, self.status)
-        if self.status == 401:
-            return V1Error(401, "authentication_error", "invalid_api_key", str(self)).response()
-        return V1Error(self.status, "invalid_request_error", None, str(self)).response()
+        error = {"message": str(self), "type": self.kind, "param": None, "code": self.code}
+        return json_answer({"error": error}, self.status)
 
 
 class SchemaError(WireError):
@@ -93,18 +75,22 @@ def _entry(problem: Problem, document: Mapping[str, Any]) -> dict[str, Any]:
     return entry | ({"ctx": {name: problem.limit}} if name else {})
 
 
+def sync_failure(end: str, text: str) -> ApiError:
+    """A failed task as the synchronous routes tell it."""
+    return ApiError(text, *DATA["sync_errors"].get(end, DATA["sync_errors"]["other"]))
+
+
+def no_quota() -> ApiError:
+    """429: the pool is empty."""
+    return sync_failure("quota", "no available image quota")
+
+
 def for_fault(fault: Fault) -> Response:
     """Words a scripted refusal, an empty pool or a bare status."""
     if fault.name == "refuse":
-        status, text = REFUSALS.get(fault.value, REFUSALS[""])
-        return ApiError(text, status).response()
-    if fault.name == "quota" or (fault.status == 429 and is_v1()):
-        code = "insufficient_quota" if fault.name == "quota" else "rate_limit_exceeded"
-        return V1Error(429, code, code, NO_QUOTA).response()
+        return ApiError(*DATA["refusals"].get(fault.value, DATA["refusals"][""])).response()
+    if fault.name == "quota":
+        return no_quota().response()
     status = fault.status or 500
-    return ApiError(f"scripted by the sandbox: HTTP {status}", status).response()
-
-
-def is_v1() -> bool:
-    """Whether one of OpenAI's routes was called."""
-    return request.path.startswith(f"{PREFIX}/v1/")
+    kind = code = "rate_limit_exceeded" if status == 429 else "upstream_error"
+    return ApiError(f"scripted by the sandbox: HTTP {status}", status, kind, code).response()

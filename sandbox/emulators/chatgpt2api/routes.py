@@ -13,7 +13,7 @@ from sandbox import chat, misbehave
 from sandbox.drawing.images import CONTENT_TYPES, NotAnImage, Recipe
 from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.chatgpt2api import errors, requests, tasks
-from sandbox.emulators.chatgpt2api.errors import PREFIX, ApiError, V1Error
+from sandbox.emulators.chatgpt2api.errors import DATA, PREFIX, ApiError
 from sandbox.emulators.chatgpt2api.requests import ImageOrder
 from sandbox.emulators.chatgpt2api.tasks import ImageTask, ImageTaskStore
 from sandbox.faults import Script
@@ -23,22 +23,8 @@ from sandbox.state import current_state
 
 NAME = "chatgpt2api"
 VERSION = "1.7.0"
-TEXT_MODELS = ("auto", "gpt-5", "gpt-5-1", "gpt-5-2", "gpt-5-3", "gpt-5-3-mini", "gpt-5-mini", "gpt-5.5")
 BAD_KEY = "密钥无效或已失效，请重新登录"
 CALLS = Calls(NAME, errors.for_fault)
-# Status, type and code of the synchronous routes, by what ``fail=`` says.
-_REJECTED = (400, "invalid_request_error", "content_policy_violation")
-_NO_QUOTA = (429, "insufficient_quota", "insufficient_quota")
-_UPSTREAM_ERROR = (502, "upstream_error", "upstream_error")
-_SYNC_ERRORS = {
-    "policy": _REJECTED,
-    "moderation": _REJECTED,
-    "none": (400, "invalid_request_error", "no_image_generated"),
-    "quota": _NO_QUOTA,
-    "pool": _NO_QUOTA,
-    "plus": _NO_QUOTA,
-    "text": (502, "upstream_error", "upstream_text_reply"),
-}
 
 bp = new_blueprint(NAME, bad_marker=ApiError)
 
@@ -46,7 +32,7 @@ bp = new_blueprint(NAME, bad_marker=ApiError)
 def _key() -> str:
     key = keys.bearer_key()
     if not key or key == keys.BAD_KEY:
-        raise ApiError(BAD_KEY, 401)
+        raise ApiError(BAD_KEY, 401, "authentication_error", "invalid_api_key")
     return key
 
 
@@ -182,7 +168,7 @@ def _draw_now(order: ImageOrder, key: str) -> Response:
     CALLS.count_submit(order.prompt, request_id=_request_id())
     call = CALLS.begin("submit", order.prompt)
     if key == keys.NO_QUOTA_KEY:
-        raise V1Error(*_NO_QUOTA, errors.NO_QUOTA)
+        raise errors.no_quota()
     order = requests.load(order)
     fate = call.accept()
     time.sleep(current_state().latency_s(fate, order.prompt))
@@ -197,7 +183,7 @@ def _drawn(order: ImageOrder, owner: str, fate: Script) -> dict[str, object]:
     for _ in range(wanted):
         recipe, readable = store.recipe(order, owner, fate)
         if not readable:
-            raise V1Error(*_UPSTREAM_ERROR, tasks.UNREADABLE)
+            raise errors.sync_failure("other", tasks.ERROR_TEXTS["unreadable"])
         items.append(_item(order, recipe, fate))
     return {"created": int(store.now()), "data": items, "usage": tasks.usage(order.prompt, recipe, images=wanted)}
 
@@ -210,11 +196,11 @@ def _item(order: ImageOrder, recipe: Recipe, fate: Script) -> dict[str, str]:
 
 
 def _raise_scripted_failure(fate: Script, order: ImageOrder) -> None:
-    if order.model not in tasks.IMAGE_MODELS:
-        raise V1Error(400, "invalid_request_error", None, f"unsupported image model: {order.model}")
+    if order.model not in DATA["image_models"]:
+        raise ApiError(f"unsupported image model: {order.model}")
     if fault := fate.get("fail", "timeout", "restart"):
         text = tasks.ending_for(fate, order, poor=False, readable=True).error
-        raise V1Error(*_SYNC_ERRORS.get(fault.value, _UPSTREAM_ERROR), text)
+        raise errors.sync_failure(fault.value, text)
 
 
 # ---------------------------------------------------------------- models, text, health
@@ -224,7 +210,7 @@ def _raise_scripted_failure(fate: Script, order: ImageOrder) -> None:
 def models() -> Response:
     """OpenAI's list; a good probe of a key."""
     _key()
-    names = (*tasks.IMAGE_MODELS, *TEXT_MODELS)
+    names = (*DATA["image_models"], *DATA["text_models"])
     listed = [{"id": name, "object": "model", "created": 0, "owned_by": NAME} for name in names]
     return CALLS.begin("models").answer(jsonify(object="list", data=listed))
 

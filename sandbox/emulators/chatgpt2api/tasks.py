@@ -17,7 +17,7 @@ from sandbox.chat import tokens_in
 from sandbox.drawing.bad_files import IMAGE_FAULTS
 from sandbox.drawing.images import NotAnImage, Recipe, check, dimensions
 from sandbox.drawing.sizes import pixels, pixels_if_asked
-from sandbox.emulators.chatgpt2api.errors import NO_QUOTA, PREFIX
+from sandbox.emulators.chatgpt2api.errors import DATA, PREFIX
 from sandbox.emulators.chatgpt2api.requests import ImageOrder
 from sandbox.faults import Script
 from sandbox.markers import Fault, without_markers
@@ -25,50 +25,10 @@ from sandbox.plumbing import outcomes, tasks
 from sandbox.plumbing.tasks import ResultFile, Standing, Task
 from sandbox.state import State, current_state
 
-IMAGE_MODELS = (
-    "gpt-image-2",
-    "codex-gpt-image-2",
-    "plus-codex-gpt-image-2",
-    "team-codex-gpt-image-2",
-    "pro-codex-gpt-image-2",
-    "gpt-image-2.5",
-)
-STEPS = (
-    "getting_account",
-    "uploading",
-    "bootstrapping",
-    "getting_token",
-    "preparing_conversation",
-    "starting_generation",
-    "generating",
-    "image_stream_resolve_start",
-    "receiving_image",
-)
+ERROR_TEXTS: dict[str, str] = DATA["errors"]
 # The share of a task's time that it waits for its thread to start.
 QUEUED_SHARE = 0.05
 VARIATIONS = 16
-
-RESTARTED = "服务已重启，未完成的图片任务已中断"
-TIMED_OUT = "ChatGPT 生图超时（已等待 120 秒），可能是账号被限流或上游繁忙，请稍后重试"
-POOL_EMPTY = f"{NO_QUOTA} (tried 3 tokens)"
-UNREADABLE = "/backend-api/files/process_upload_stream failed: status=415, body=unsupported media"
-RESUME_BROKEN = "OpenAIBackendAPI.__init__() got an unexpected keyword argument"
-ERROR_TEXTS = {
-    "": "image generation failed",
-    "policy": "this request was rejected by upstream policy",
-    "moderation": "无法生成该图片：内容政策限制",
-    "text": "I can help with that. Which of the two people should be on the left?",
-    "quota": POOL_EMPTY,
-    "pool": "号池中没有可用账号或所有账号均被限流，请检查号池状态",
-    "plus": "no available plus image quota",
-    "none": "no image result found",
-    "connection": "upstream image connection failed",
-    "model": "unsupported image model: gpt-image-9",
-    "429": '/backend-api/conversation failed: status=429, body={"detail":"Too many requests"}',
-    "500": "/backend-api/conversation failed: status=502, body=<html>bad gateway</html>",
-    "401": '/backend-api/me failed: status=401, body={"detail":"token expired"}',
-    "403": "/backend-api/conversation failed: status=403, body=<html>Just a moment...</html>",
-}
 
 
 @dataclass(frozen=True)
@@ -105,7 +65,7 @@ class ImageTask(Task[Ending]):
             return "", self.created_s
         scripted = self.fate.get("steps")
         passes = max(1, int(scripted.number(1))) if scripted else 1
-        steps = [step for step in STEPS if step != "uploading" or self.order.mode == "edit"] * passes
+        steps = [step for step in DATA["steps"] if step != "uploading" or self.order.mode == "edit"] * passes
         worked = (at.share - QUEUED_SHARE) / (1 - QUEUED_SHARE)
         place = min(int(worked * len(steps)), len(steps) - 1)
         resolving = next((n for n in range(place, -1, -1) if steps[n] == "image_stream_resolve_start"), None)
@@ -136,7 +96,7 @@ class ImageTaskStore(tasks.TaskStore[ImageTask]):
     def interrupted(self, task: ImageTask) -> Ending:
         """The server's words after a restart."""
         del task
-        return Ending("error", RESTARTED)
+        return Ending("error", ERROR_TEXTS["restart"])
 
     def dropped(self, task: ImageTask) -> None:
         """The file goes with its task."""
@@ -161,7 +121,7 @@ class ImageTaskStore(tasks.TaskStore[ImageTask]):
         recipe, readable = self.recipe(order, owner, fate)
         now, lasts_s = self.now(), self.latency_s(fate, order.prompt)
         ending = ending_for(fate, order, poor=poor, readable=readable)
-        if ending.error == RESTARTED:
+        if ending.error == ERROR_TEXTS["restart"]:
             lasts_s /= 2
         task = ImageTask(
             number=order.task_id,
@@ -219,7 +179,7 @@ class ImageTaskStore(tasks.TaskStore[ImageTask]):
         course: dict[str, Any] = {
             "created_s": self.now(),
             "lasts_s": min(task.lasts_s, seconds),
-            "ending": Ending("success") if works else Ending("error", RESUME_BROKEN),
+            "ending": Ending("success") if works else Ending("error", ERROR_TEXTS["resume"]),
             "fate": Script(),
             "resumed": True,
         }
@@ -229,20 +189,19 @@ class ImageTaskStore(tasks.TaskStore[ImageTask]):
 def ending_for(fate: Script, order: ImageOrder, *, poor: bool, readable: bool) -> Ending:
     """What the faults of an accepted task make of it."""
     if poor or fate.get("quota"):
-        return Ending("error", POOL_EMPTY)
-    if order.model not in IMAGE_MODELS:
+        return Ending("error", ERROR_TEXTS["quota"])
+    if order.model not in DATA["image_models"]:
         return Ending("error", f"unsupported image model: {order.model}")
     if not readable:
-        return Ending("error", UNREADABLE)
+        return Ending("error", ERROR_TEXTS["unreadable"])
     fault = fate.get("fail", "restart", "timeout")
     return Ending("success") if fault is None else _scripted_error(fault)
 
 
 def _scripted_error(fault: Fault) -> Ending:
-    if fault.name == "restart":
-        return Ending("error", RESTARTED)
-    if fault.name == "timeout":
-        return Ending("error", TIMED_OUT, "conv-5a5dbb0e" if fault.options.get("conversation") == "1" else "")
+    conversation_id = "conv-5a5dbb0e" if fault.options.get("conversation") == "1" else ""
+    if fault.name in ("restart", "timeout"):
+        return Ending("error", ERROR_TEXTS[fault.name], conversation_id)
     return Ending("error", ERROR_TEXTS.get(fault.value, fault.value.replace("_", " ")))
 
 

@@ -40,18 +40,7 @@ class Hosted:
     draws: bool = True
 
 
-HOSTED = {
-    hosted.name: hosted
-    for hosted in (
-        Hosted("z-image"),
-        Hosted("z-image-turbo"),
-        Hosted("sdxl", grid_px=64),
-        Hosted("gpt-image-1"),  # an alias, as in the shipped example
-        Hosted("broken-model", loads=False),
-        Hosted("dying-model", survives=False),
-        Hosted("qwen-chat", draws=False),
-    )
-}
+HOSTED = {name: Hosted(name, **traits) for name, traits in _FORMS["hosted"].items()}
 
 
 @dataclass(frozen=True)
@@ -63,9 +52,15 @@ class ImageOrder:
     steps: int
 
 
-def read_openai(document: Mapping[str, Any], hosted: Hosted) -> ImageOrder:
-    """A generation: settings come from the tag, and from nowhere else. Raises ServerError."""
-    return _read_openai(document, (), None, hosted)
+def read_openai(
+    document: Mapping[str, Any], hosted: Hosted, inputs: tuple[bytes, ...] = (), mask: bytes | None = None
+) -> ImageOrder:
+    """OpenAI's routes: settings come from the tag, and from nowhere else. Raises ServerError."""
+    _check("openai", document)
+    plain = {"prompt": document.get("prompt", ""), "batch_count": document.get("n", 1)}
+    if size_px := parse_wxh(document.get("size", "")):
+        plain |= {"width": size_px[0], "height": size_px[1]}
+    return _order(plain | _picked(document, ("output_format", "output_compression")), inputs, mask, hosted)
 
 
 def read_openai_edit(form: Mapping[str, str], files: MultiDict[str, Any], hosted: Hosted) -> ImageOrder:
@@ -77,24 +72,10 @@ def read_openai_edit(form: Mapping[str, str], files: MultiDict[str, Any], hosted
         raise invalid(f"unknown field {sorted(stray)[0]}")
     if len(files.getlist("image")) > 1:
         raise invalid("of several images only the first would be read")
-    inputs = tuple(_image(upload.read()) for upload in (*files.getlist("image"), *files.getlist("image[]")))
+    inputs = _images(upload.read() for upload in (*files.getlist("image"), *files.getlist("image[]")))
     if not inputs:
         raise ServerError("at least one image[] required")
-    mask = _mask(_image(files["mask"].read()), inputs) if "mask" in files else None
-    return _read_openai(document, inputs, mask, hosted)
-
-
-def _read_openai(
-    document: Mapping[str, Any], inputs: tuple[bytes, ...], mask: bytes | None, hosted: Hosted
-) -> ImageOrder:
-    _check("openai", document)
-    plain = {"prompt": document.get("prompt", ""), "batch_count": document.get("n", 1)}
-    if "size" in document:
-        size_px = parse_wxh(document["size"])
-        if size_px is None or "x" not in document["size"]:
-            raise invalid(f"size {document['size']}")
-        plain |= {"width": size_px[0], "height": size_px[1]}
-    return _order(plain | _picked(document, ("output_format", "output_compression")), inputs, mask, hosted)
+    return read_openai(document, hosted, inputs, _mask(files["mask"].read() if "mask" in files else None, inputs))
 
 
 def read_webui(route: str, document: Mapping[str, Any], hosted: Hosted, *, random_seed: int) -> ImageOrder:
@@ -106,7 +87,6 @@ def read_webui(route: str, document: Mapping[str, Any], hosted: Hosted, *, rando
     if len(first) > 1:
         raise invalid("only the first of init_images is read")
     inputs = _images([*first, *document.get("extra_images", [])])
-    mask = _mask(_image(document["mask"]), inputs) if "mask" in document else None
     seed = document.get("seed", -1)
     plain = {
         "prompt": document.get("prompt", ""),
@@ -115,7 +95,7 @@ def read_webui(route: str, document: Mapping[str, Any], hosted: Hosted, *, rando
         "sample_params": {"sample_steps": document.get("steps", DEFAULT_STEPS)},
         **_picked(document, ("width", "height")),
     }
-    return _order(plain, inputs, mask, hosted)
+    return _order(plain, inputs, _mask(document.get("mask"), inputs), hosted)
 
 
 def read_job(document: Mapping[str, Any], hosted: Hosted) -> ImageOrder:
@@ -123,8 +103,7 @@ def read_job(document: Mapping[str, Any], hosted: Hosted) -> ImageOrder:
     _check("job", document)
     first = [document["init_image"]] if "init_image" in document else []
     inputs = _images([*first, *document.get("ref_images", [])])
-    mask = _mask(_image(document["mask_image"]), inputs) if "mask_image" in document else None
-    return _order(document, inputs, mask, hosted)
+    return _order(document, inputs, _mask(document.get("mask_image"), inputs), hosted)
 
 
 def _check(form: str, document: Mapping[str, Any]) -> None:
@@ -133,7 +112,7 @@ def _check(form: str, document: Mapping[str, Any]) -> None:
         return
     if problem.keyword == "additionalProperties" and len(problem.path) == 1:
         raise invalid(f"unknown field {problem.field}")
-    raise wrong_json(problem.top)
+    raise invalid(f"size {problem.value}") if problem.keyword == "pattern" else wrong_json(problem.top)
 
 
 def _picked(document: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -184,8 +163,8 @@ def _clamped(value: int, low: int, high: int) -> int:
     return min(max(value, low), high)
 
 
-def _images(texts: Iterable[str]) -> tuple[bytes, ...]:
-    return tuple(_image(text) for text in texts)
+def _images(given: Iterable[bytes | str]) -> tuple[bytes, ...]:
+    return tuple(_image(each) for each in given)
 
 
 def _image(given: bytes | str) -> bytes:
@@ -196,8 +175,11 @@ def _image(given: bytes | str) -> bytes:
         raise invalid(f"an image does not decode: {error}") from error
 
 
-def _mask(blob: bytes, inputs: tuple[bytes, ...]) -> bytes:
+def _mask(given: bytes | str | None, inputs: tuple[bytes, ...]) -> bytes | None:
     """sd-server's mask (grey, white is repainted) as a recipe takes it. Raises ServerError."""
+    if given is None:
+        return None
+    blob = _image(given)
     opened = Image.open(io.BytesIO(blob))
     if opened.mode not in ("L", "1"):
         raise invalid(f"a mask is grey, not {opened.mode}")
