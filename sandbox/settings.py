@@ -13,8 +13,8 @@ class BadSetting(ValueError):  # noqa: N818 - reads as what it is
 class Settings:
     """Pace and bounds. Times are in seconds.
 
-    ``latency_s`` is how long a picture takes, spread by ``latency_jitter`` (0.2 is +-20 %) by a hash of the
-    prompt, so that the same prompt always takes the same time. ``prepared`` serves a few prepared pictures
+    ``latency_s`` is how long an image takes, spread by ``latency_jitter`` (0.2 is +-20 %) by a hash of the
+    prompt, so that the same prompt always takes the same time. ``prepared`` serves a few prepared images
     of each size instead of drawing (for benchmarks). ``edge_max_px`` bounds the sides of what is drawn (0: as
     asked), for tests that order the largest there is. ``retention_s`` is how long finished work can be read.
     ``tasks_max`` bounds the jobs remembered per provider: the oldest go first. ``hold_webhooks`` keeps

@@ -252,7 +252,7 @@ class Gallery:
         return blob
 
     def clear(self) -> None:
-        """Forget every image."""
+        """Delete every image."""
         self._kept.clear()
 
 

@@ -90,9 +90,13 @@ class Call:
         A ``refuse`` that ``begin`` was told to take in is among them. ``prompt`` and ``key`` are what is counted where
         that differs from what the faults were asked for.
         """
+        self.count_accepted(prompt, key=key)
+        return self.outcome()
+
+    def count_accepted(self, prompt: str = "", *, key: str = "") -> None:
+        """The counting half of ``accept``, for work that may still be refused once its outcome is known."""
         about = prompt or self.prompt
         current_state().counts.accept(self.provider, key=key or self.key or prompt_hash(about), prompt=about)
-        return self.outcome()
 
     def outcome(self) -> Script:
         """The faults of the work's outcome, without counting it. Asking counts their ``times=``: ask once."""

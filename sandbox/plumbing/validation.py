@@ -18,7 +18,7 @@ known but never taken, say by one of several models.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -125,9 +125,10 @@ class Schema:
         return first, _place(problem.top, self.properties)
 
 
-def closed(properties: Mapping[str, Any], required: tuple[str, ...] | list[str] = ()) -> dict[str, Any]:
-    """The schema of an object with these properties and no others."""
-    document = {"type": "object", "additionalProperties": False, "properties": dict(properties)}
+def closed(properties: Mapping[str, Any], required: Iterable[str] = (), *, free: Iterable[str] = ()) -> dict[str, Any]:
+    """The schema of an object with these properties, those of ``free`` with any value, and no others."""
+    known = {**properties, **{name: {} for name in free}}
+    document = {"type": "object", "additionalProperties": False, "properties": known}
     return {**document, "required": list(required)} if required else document
 
 

@@ -27,7 +27,7 @@ _REASONING = re.compile(r"^(o\d|gpt-5)(?!.*chat)")
 
 _FORMS = load_yaml(__file__, "schemas.yaml")
 IMAGE_MODELS: Mapping[str, Any] = _FORMS["models"]
-_CHAT = Schema(_FORMS["chat"], first=("additionalProperties", "required"))
+_CHAT = Schema(closed(_FORMS["chat"], ["model", "messages"], free=_FORMS["chat_takes"]))
 _CONFLICTS = [
     (param, said, Schema({"properties": when, "required": list(when)})) for param, said, when in _FORMS["conflicts"]
 ]
