@@ -14,6 +14,10 @@ from sandbox.plumbing.validation import Problem, load_yaml
 
 PREFIX = "/c2a"
 DATA: Mapping[str, Any] = load_yaml(__file__, "data.yaml")
+_KINDS_AND_CODES = {
+    401: ("authentication_error", "invalid_api_key"),
+    429: ("rate_limit_exceeded", "rate_limit_exceeded"),
+}
 # By JSON Schema keyword: pydantic's type of the error, its text, and the name of the limit in its context.
 _PYDANTIC: Mapping[str, tuple[str, str, str]] = {
     "required": ("missing", "Field required", ""),
@@ -28,11 +32,10 @@ _TYPES = {"integer": ("int_type", "integer"), "number": ("float_type", "number")
 class ApiError(WireError):
     """A sentence: under ``detail`` on the ``/api`` routes, with ``kind`` and ``code`` on the ``/v1`` routes."""
 
-    def __init__(
-        self, message: str, status: int = 400, kind: str = "invalid_request_error", code: str | None = None
-    ) -> None:
+    def __init__(self, message: str, status: int = 400, kind: str = "", code: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.kind, self.code = status, kind, code
+        usual = _KINDS_AND_CODES.get(status, ("invalid_request_error", None))
+        self.status, (self.kind, self.code) = status, (kind, code) if kind else usual
 
     def response(self) -> Response:
         """The answer."""
@@ -92,5 +95,4 @@ def for_fault(fault: Fault) -> Response:
     if fault.name == "quota":
         return no_quota().response()
     status = fault.status or 500
-    kind = code = "rate_limit_exceeded" if status == 429 else "upstream_error"
-    return ApiError(f"scripted by the sandbox: HTTP {status}", status, kind, code).response()
+    return ApiError(f"scripted by the sandbox: HTTP {status}", status).response()

@@ -32,7 +32,7 @@ bp = new_blueprint(NAME, bad_marker=ApiError)
 def _key() -> str:
     key = keys.bearer_key()
     if not key or key == keys.BAD_KEY:
-        raise ApiError(BAD_KEY, 401, "authentication_error", "invalid_api_key")
+        raise ApiError(BAD_KEY, 401)
     return key
 
 
