@@ -26,8 +26,8 @@ def signed(body: bytes, number: str, at_s: int) -> dict[str, str]:
 
 def deliveries(made: Prediction) -> Iterator[Delivery]:
     """One for each event asked for; where the prediction never comes to an event, there is none."""
-    asked = made.events or BY_DEFAULT
-    for event in EVENTS if made.webhook is not None else ():
+    asked = made.asked.events or BY_DEFAULT
+    for event in EVENTS if made.asked.webhook is not None else ():
         if event in asked and (moment_s := _moment_s(made, event)) is not None:
             yield _delivery(made, event, moment_s)
 
@@ -51,7 +51,7 @@ def _delivery(made: Prediction, event: str, moment_s: float) -> Delivery:
         return json.dumps({key: value for key, value in shown.items() if key not in late}, ensure_ascii=False).encode()
 
     return Delivery(
-        url=made.webhook or "",
+        url=made.asked.webhook or "",
         due_s=lambda: min(moment_s, made.done_s),  # a cancel brings the end forward
         body=body,
         headers=signed,

@@ -24,6 +24,22 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 Draw = Callable[[Recipe], bytes]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A create that passed every rule."""
+
+    model: Model
+    input: Mapping[str, Any]
+    webhook: str | None = None
+    events: tuple[str, ...] = ()
+    cancel_after_s: float | None = None
+
+    @property
+    def prompt(self) -> str:
+        """Where the markers are."""
+        return str(self.input.get("prompt") or "")
+
+
 @dataclass(kw_only=True)
 class Prediction(Task[Ending]):
     """One accepted create. Its data are removed when it has been kept for its time; the rest stays."""
@@ -31,13 +47,9 @@ class Prediction(Task[Ending]):
     stages = ((0.0, "starting"), (0.2, "processing"))
     never_s = RUN_MAX_S
 
-    model: Model
-    input: Mapping[str, Any]
-    webhook: str | None
-    events: tuple[str, ...]
+    asked: Asked
     base_url: str  # of the API, for the links it shows
     seed: int
-    deadline_s: float | None
     files: Sequence[tuple[str, Recipe]] = ()  # link and what is behind it
 
     def __post_init__(self) -> None:
@@ -45,6 +57,12 @@ class Prediction(Task[Ending]):
         if self.deadline_s is not None and self.deadline_s < self.done_s:
             begins_s = self.starts_s or self.done_s
             self.broken_off = self.deadline_s, Ending("aborted" if self.deadline_s < begins_s else "canceled")
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When it is to be cancelled, as ``Cancel-After`` said."""
+        after_s = self.asked.cancel_after_s
+        return None if after_s is None else self.created_s + after_s
 
     @property
     def starts_s(self) -> float | None:
@@ -103,9 +121,9 @@ def describe(made: Prediction, now: float, *, inline: Draw | None = None) -> dic
     removed = at.is_over and made.is_removed(now)
     shown: dict[str, Any] = {
         "id": made.number,
-        "model": made.model.path,
-        "version": made.model.version or "hidden",
-        "input": {} if removed else dict(made.input),
+        "model": made.asked.model.path,
+        "version": made.asked.model.version or "hidden",
+        "input": {} if removed else dict(made.asked.input),
         "logs": None if at.status == "canceled" else "" if removed else _logs(made, at),
         "data_removed": removed,
         "error": at.ending.error if at.ending and at.status == "failed" else None,
@@ -121,9 +139,9 @@ def describe(made: Prediction, now: float, *, inline: Draw | None = None) -> dic
         shown |= {"completed_at": iso(at.since_s), "metrics": _metrics(made, at.status)}
     if made.deadline_s is not None:
         shown["deadline"] = iso(made.deadline_s)
-    if made.webhook is not None:
-        shown["webhook"] = made.webhook
-        shown |= {"webhook_events_filter": list(made.events)} if made.events else {}
+    if made.asked.webhook is not None:
+        shown["webhook"] = made.asked.webhook
+        shown |= {"webhook_events_filter": list(made.asked.events)} if made.asked.events else {}
     return shown
 
 
@@ -131,7 +149,7 @@ def output_of(made: Prediction, inline: Draw | None = None) -> Any:
     """The output in the form of the model, or in the scripted one."""
     links = [_data_url(recipe, inline) if inline else link for link, recipe in made.files]
     scripted = made.fate.get("form")
-    form = scripted.value if scripted else made.model.output
+    form = scripted.value if scripted else made.asked.model.output
     if form == "object":
         return {f"image_{number}": link for number, link in enumerate(links)}
     return links[0] if form == "one" and len(links) == 1 else links

@@ -28,8 +28,8 @@ from sandbox.emulators.replicate.caller import (
 )
 from sandbox.emulators.replicate.errors import Problem
 from sandbox.emulators.replicate.models import Model
-from sandbox.emulators.replicate.predictions import Prediction, describe, seconds_in
-from sandbox.emulators.replicate.store import Asked, ReplicateStore
+from sandbox.emulators.replicate.predictions import Asked, Prediction, describe, seconds_in
+from sandbox.emulators.replicate.store import ReplicateStore
 from sandbox.plumbing.calls import json_answer, new_blueprint
 from sandbox.plumbing.tasks import Ending
 from sandbox.state import current_state

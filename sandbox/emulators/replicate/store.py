@@ -1,7 +1,6 @@
 """What the Replicate emulator keeps: predictions, uploaded files, and the result files it serves without a key."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,10 +11,10 @@ from sandbox.drawing.images import NotAnImage, Recipe
 from sandbox.emulators.replicate import hooks
 from sandbox.emulators.replicate.errors import INTERRUPTED
 from sandbox.emulators.replicate.images import inputs_of, recipe_for
-from sandbox.emulators.replicate.models import Model
 from sandbox.emulators.replicate.predictions import (
     RETENTION_S,
     UPSTREAM_TROUBLE,
+    Asked,
     Prediction,
     ending_for,
     iso,
@@ -61,22 +60,6 @@ class Upload:
         }
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A create that passed every rule."""
-
-    model: Model
-    input: Mapping[str, Any]
-    webhook: str | None = None
-    events: tuple[str, ...] = ()
-    cancel_after_s: float | None = None
-
-    @property
-    def prompt(self) -> str:
-        """Where the markers are."""
-        return str(self.input.get("prompt") or "")
-
-
 class ReplicateStore(TaskStore[Prediction]):
     """Predictions and files of all accounts."""
 
@@ -100,7 +83,7 @@ class ReplicateStore(TaskStore[Prediction]):
 
     def make(self, asked: Asked, fate: Script, *, owner: str, root_url: str) -> Prediction:
         """Accept a prediction. Raises Problem where an image that goes in cannot be used."""
-        base_url, now = f"{root_url}/v1", self.now()
+        base_url = f"{root_url}/v1"
         blobs, mask = inputs_of(asked.model, asked.input, lambda link: self._uploaded_at(link, owner, base_url))
         number = self._next_number(owner, asked.prompt)
         first_byte = hashlib.sha256(number.encode()).digest()[0]
@@ -112,16 +95,12 @@ class ReplicateStore(TaskStore[Prediction]):
             fate=fate,
             ending=ending_for(fate),
             flips_to=UPSTREAM_TROUBLE,
-            created_s=now,
+            created_s=self.now(),
             lasts_s=self.latency_s(fate, asked.prompt),
             kept_s=outcomes.kept_s(min(RETENTION_S, self.state.settings.retention_s), fate),
-            model=asked.model,
-            input=asked.input,
-            webhook=asked.webhook,
-            events=asked.events,
+            asked=asked,
             base_url=base_url,
             seed=seed,
-            deadline_s=None if asked.cancel_after_s is None else now + asked.cancel_after_s,
         )
         first = recipe_for(asked.model, asked.input, blobs, mask, seed=seed)
         drawn = outcomes.recipes(first, int(asked.input.get("num_outputs", 1)), fate)
