@@ -46,10 +46,10 @@ class ApiError(WireError):
 
 
 class SchemaError(WireError):
-    """422 with a list of schema errors, whatever the route."""
+    """422 with a list of schema errors as pydantic words them, whatever the route."""
 
     def __init__(self, *entries: Mapping[str, Any]) -> None:
-        super().__init__("422")
+        super().__init__(f"{len(entries)} schema errors")
         self.entries = entries
 
     def response(self) -> Response:
@@ -63,12 +63,8 @@ def invalid_body(kind: str, text: str, given: object, *place: int, **context: ob
     return SchemaError(entry | ({"ctx": context} if context else {}))
 
 
-def invalid_fields(problems: list[Problem], document: Mapping[str, Any]) -> SchemaError:
-    """Every field that does not fit, as pydantic lists them."""
-    return SchemaError(*(_entry(problem, document) for problem in problems))
-
-
-def _entry(problem: Problem, document: Mapping[str, Any]) -> dict[str, Any]:
+def entry_of(problem: Problem, document: Mapping[str, Any]) -> dict[str, Any]:
+    """A field that does not fit, for a SchemaError."""
     given = document if problem.keyword == "required" else problem.value
     if problem.keyword == "type":
         kind, word = _TYPES.get(str(problem.limit), ("string_type", "string"))
