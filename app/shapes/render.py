@@ -13,8 +13,9 @@ from app.shapes.status_json import StatusJson
 from jobs.reads.funds import Funds
 from jobs.reads.tasks import Image, Step, Task
 from jobs.states import JobStatus
-from jobs.submission.estimates import InQueue, Wait
+from jobs.submission.estimates import InQueue
 from jobs.submission.quoting import Quote
+from jobs.submission.wait_model import Wait
 from providers.catalog.entries import spoken
 from quota.ledger import Entry
 from quota.prices import credits_text

@@ -47,7 +47,7 @@ def test_only_what_has_ended_can_be_deleted(edge: Edge) -> None:
     ("headers", "status"),
     [(THEIRS, 404), ({}, 401), ({"Authorization": "Bearer dk_r_secret"}, 403)],
 )
-def test_nobody_else_can_delete(edge: Edge, headers: dict[str, str], status: int) -> None:
+def test_no_one_else_can_delete(edge: Edge, headers: dict[str, str], status: int) -> None:
     assert _delete(edge, headers).status_code == status
     assert edge.client.get(f"{TASK}/image", headers=MINE).status_code == 200
 

@@ -337,7 +337,7 @@ def test_an_order_whose_nudge_could_not_be_sent_is_left_to_the_next_sweep(edge: 
     assert len(edge.rows.unpublished) == 1
 
 
-def test_a_mask_goes_beside_sixteen_images(edge: Edge) -> None:
+def test_a_mask_goes_with_sixteen_images(edge: Edge) -> None:
     order = {"prompt": "x", "model": "gpt-image-2", "mask": BASE64}
     assert _post(edge, EDIT, **order, images=[BASE64] * 16).status_code == 202
     assert _codes(_post(edge, EDIT, **order, images=[BASE64] * 17)) == {"images": "too_many"}
@@ -348,6 +348,6 @@ def test_a_form_field_is_a_number_where_any_model_says_so() -> None:
 
 
 @pytest.mark.parametrize(("name", "near"), [("image-to-3d", "to-3d"), ("removebackground", "remove-background")])
-def test_an_operation_nobody_knows_is_told_the_nearest(edge: Edge, name: str, near: str) -> None:
+def test_an_unknown_operation_is_answered_with_the_nearest(edge: Edge, name: str, near: str) -> None:
     answer = _post(edge, f"/api/images/{name}", prompt="x")
     assert (answer.status_code, f"did you mean {near}?" in answer.json["detail"]) == (404, True)
