@@ -1,4 +1,4 @@
-"""For administrators: does the money balance, and does it agree with the jobs?"""
+"""For administrators: whether the money balances and agrees with the jobs."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class StreamCutError(Exception):
-    """Ends a plain text answer without its proper end, which is all the protocol offers for a fault."""
+    """Breaks off a plain text answer, which is the only way to signal a fault in it."""
 
 
 @bp.post("/api/prompts/enhance")
@@ -70,7 +70,7 @@ def enhance() -> Response:
     if media_type == "text/plain":
         response = Response(_text(pieces), content_type="text/plain; charset=utf-8", headers=_HEADERS)
     else:
-        # Rendered while the request is still at hand; the stream outlives it.
+        # Rendered in the request, which the stream outlives.
         failed = problem("upstream_failed")
         response = Response(_events(pieces, failed), content_type="text/event-stream", headers=_HEADERS)
     response.call_on_close(reader.close)
@@ -129,6 +129,6 @@ def _event(number: int, name: str, data: dict[str, Any]) -> str:
 
 
 def _message(error: ProviderError) -> str:
-    """What the caller hears; the upstream's own words may hold the prompt or a key and stay out of both."""
+    """The message for the caller. It and the log leave out the upstream's own words: they may hold the prompt or a key."""
     log.warning("enhance_failed", code=error.code, kind=type(error).__name__)
     return f"the upstream could not finish ({error.code})"

@@ -67,12 +67,12 @@ class OrderFields(BaseModel):
     fallback_models: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] | None = Field(
         None,
         max_length=5,
-        description="models that take the order's turn, one after the other, when one surely did not run or surely made"
+        description="models that take the order's turn, one after the other, when one certainly did not run or made"
         " nothing; never after a refusal or an uncertain call. The order is held at the dearest of them; [] switches"
         " off the operator's own chain",
     )
     store: bool | None = Field(
-        None, description="false: the images go soon after the end, and the task carries them as `data_url`"
+        None, description="false: the images are deleted soon after the end, and the task carries them as `data_url`"
     )
     priority: Literal["normal", "low"] | None = None
     deadline_s: int | None = Field(None, ge=1, le=30 * 86_400, description="latest start, in seconds from now")
