@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from core.db import Database
 from core.errors import DatabaseAwayError
-from jobs.maintenance import retention
+from jobs.maintenance import deletion
 from storage.media import Media
 
 
@@ -17,7 +17,7 @@ def delete_images(database: Database, media: Media, account_id: str, job_id: str
     Raises JobNotFoundError, NotEndedError, DatabaseAwayError.
     """
     with database.transaction() as connection:
-        keys = retention.delete_task(connection, account_id, job_id)
+        keys = deletion.delete_task(connection, account_id, job_id)
     if keys:
         with suppress(DatabaseAwayError):
-            retention.remove_doomed(database, media, keys)
+            deletion.delete_blobs(database, media, keys)

@@ -42,8 +42,7 @@ from providers.catalog.catalog import Catalog, CatalogSource, Model, UnknownMode
 from providers.catalog.live import LiveCatalog
 from providers.orders.schema import order_schema
 from providers.shared.signatures import SECRET_VARIABLES
-from storage.base import Store, StoredImage
-from storage.media import Limits as ImageLimits
+from storage.base import MediaLimits, Store, StoredImage
 from storage.media import Media
 from storage.opening import open_store
 from workers.enqueue import Publisher
@@ -199,5 +198,5 @@ def _id_of(name: str, catalog: Catalog) -> str:
 
 def _images(settings: Settings) -> tuple[Store, Media]:
     store = open_store(settings)
-    limits = ImageLimits(max_upload_bytes=settings.max_image_bytes)
+    limits = MediaLimits(max_upload_bytes=settings.max_image_bytes)
     return store, Media(store, Path(settings.var) / "work", decoders=settings.decoders, limits=limits)

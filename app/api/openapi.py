@@ -15,8 +15,8 @@ from werkzeug.routing import Rule
 from app.http.endpoint import Answer, Endpoint, about
 from app.http.errors import CODES, PROBLEM_JSON
 from app.shapes.schemas import ListQuery, OrderBody, ProblemOut
+from core.version import VERSION
 
-VERSION = "0.1.0"
 REF = "#/components/schemas/{model}"
 
 # Any route behind a key may answer these, any route at all the last two.

@@ -87,7 +87,7 @@ def submit(operation: str) -> Response:
     if not parts.publish(submitted.nudges):
         # So that the next sweep sends it, and not the later one that looks for lost messages.
         with suppress(DatabaseAwayError):
-            parts.connections.autocommit(publishing.forget, [submitted.task.id])
+            parts.connections.autocommit(publishing.mark_unpublished, [submitted.task.id])
     wait_s = preferred_wait_s()
     task = _ended_or_latest(parts, submitted.task, wait_s)
     return _accepted(task, replayed=submitted.replayed, wait_s=wait_s)

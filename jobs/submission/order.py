@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jobs.errors import FieldFault, InvalidOrderError
 from providers.catalog.catalog import Model
 from providers.orders.rules import CheckedOrder, OrderProblems, check_order
-from providers.shared.payload import reserved_extra
+from providers.shared.extra import reserved_extra
 
 Role = Literal["image", "mask", "face"]
 

@@ -102,7 +102,7 @@ class Quoting:
     def unit_price_microcredits(self, model: Model, cost_usd: Decimal) -> int:
         """Our price of one image by ``model`` that costs ``cost_usd`` upstream."""
         return unit_price_microcredits(
-            cost_usd, markup=model.markup or self._markup, minimum=self._minimum_unit_price_microcredits
+            cost_usd, markup=model.markup or self._markup, minimum_microcredits=self._minimum_unit_price_microcredits
         )
 
     def default_for(self, operation: str) -> Model | None:

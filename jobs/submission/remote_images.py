@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from jobs.errors import FieldFault
-from providers.http.client import Policy, UnsafeUrlError, fetch
+from providers.http.untrusted import Policy, fetch
+from providers.http.urls import UnsafeUrlError
 
 Fetch = Callable[[str], bytes]
 

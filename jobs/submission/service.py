@@ -119,7 +119,7 @@ class SubmissionService:
 
     def _check_balance(self, caller: Caller, quote: Quote) -> None:
         with self._database.autocommit() as connection:
-            spendable = ledger.balance(connection, caller.account_id).spendable
+            spendable = ledger.balance(connection, caller.account_id).spendable_microcredits
         if spendable < quote.total_microcredits:
             raise InsufficientCreditsError(
                 price_microcredits=quote.total_microcredits, spendable_microcredits=spendable

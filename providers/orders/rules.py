@@ -1,6 +1,6 @@
 """Checking a raw order against a model, before anything is charged or sent.
 
-The caller's words come in; a canonical order comes out, or every fault at once.
+The caller's fields go in; a canonical order comes out, or every fault.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from providers.catalog.entries import Model, Need, spoken
-from providers.orders.needs import face_need, image_range, mask_need, most_results, places, prompt_limit
+from providers.orders.needs import face_need, image_range, mask_need, max_prompt_chars, most_results, places
 from providers.orders.params import Findings, check_params, whole
 from providers.orders.problems import OrderProblems, Problem
 from providers.orders.size_requests import AUTO, SIZE_FIELDS
@@ -27,10 +27,10 @@ WHOLE_FIELDS = frozenset({"n", "width", "height", "factor", "left", "right", "to
 
 @dataclass(frozen=True, slots=True)
 class CheckedOrder:
-    """An order in canonical words. ``size`` and ``params`` hold only what will be sent.
+    """An order in canonical form. ``size`` and ``params`` contain only what will be sent.
 
     ``normalised`` maps a field to ``{"asked": ..., "used": ...}`` where the two differ; ``dropped``
-    names the fields left out under ``lenient``. ``image_count`` counts the face too.
+    names the fields left out under ``lenient``. ``image_count`` includes the face.
     """
 
     operation: str
@@ -65,17 +65,17 @@ def check_order(
     has_face: bool = False,
     lenient: bool = False,
 ) -> CheckedOrder:
-    """Check the native fields of an order; one set to None counts as left out.
+    """Check the native fields of an order; a field that is None counts as left out.
 
-    ``image_count`` counts reference images without mask and face. ``lenient`` drops the settings
-    the model does not take, with a warning, instead of refusing them; images are never dropped.
+    ``image_count`` is the number of reference images, without mask and face. ``lenient`` drops settings
+    that the model does not take, with a warning, instead of refusing them; images are never dropped.
     Raises: OrderProblems naming every fault.
     """
     found = Findings()
     if operation not in model.operations:
         can = ", ".join(sorted(map(spoken, model.operations)))
         found.fault("operation", "not_supported", f"{model.id} cannot {spoken(operation)}; it can: {can}")
-        operation = model.operation  # go on: what else is wrong shall be told as well
+        operation = model.operation  # go on, to find every other fault too
     given = _taken({k: v for k, v in fields.items() if v is not None}, model, operation, lenient, found)
     prompt = _prompt(model, given, found)
     count = _count(model, given, found)
@@ -103,7 +103,7 @@ def check_order(
 
 
 def _taken(given: dict[str, Any], model: Model, operation: str, lenient: bool, found: Findings) -> dict[str, Any]:
-    """The fields the model takes; the others are faults, or dropped."""
+    """The fields that the model takes; the others are faults, or dropped."""
     names = {"prompt", "n", *model.order_params(operation), *size_fields(model)}
     if model.inputs.prompt == "none":
         names.discard("prompt")
@@ -121,7 +121,7 @@ def _taken(given: dict[str, Any], model: Model, operation: str, lenient: bool, f
 
 
 def _image_fields(model: Model, operation: str) -> Iterator[str]:
-    """For whoever wrote "image"."""
+    """Named too when a caller writes "image" instead of "images"."""
     if image_range(model, operation)[1]:
         yield "images"
     if mask_need(model, operation) != "none":
@@ -131,7 +131,7 @@ def _image_fields(model: Model, operation: str) -> Iterator[str]:
 
 
 def _says_nothing(name: str, value: object) -> bool:
-    """An empty prompt or an automatic size asks for nothing that a model could lack."""
+    """Whether a field asks for nothing: an empty prompt or an automatic size."""
     if not isinstance(value, str):
         return False
     word = value.strip().casefold()
@@ -143,8 +143,8 @@ def _prompt(model: Model, given: Mapping[str, Any], found: Findings) -> str | No
     if not isinstance(raw, str):
         found.fault("prompt", "wrong_type", "must be a text")
         return None
-    if len(raw) > prompt_limit(model):
-        found.fault("prompt", "too_long", f"may have at most {prompt_limit(model)} characters")
+    if len(raw) > max_prompt_chars(model):
+        found.fault("prompt", "too_long", f"may have at most {max_prompt_chars(model)} characters")
         return None
     prompt = clean_text(raw)
     if not prompt and model.inputs.prompt == "required":
@@ -162,7 +162,7 @@ def _count(model: Model, given: Mapping[str, Any], found: Findings) -> int:
 
 
 def _check_images(model: Model, operation: str, images: _Images, found: Findings) -> None:
-    """Whether the right images come along."""
+    """Find missing and excess images, mask and face."""
     fewest, most = image_range(model, operation)
     face = face_need(model) != "none"
     if images.total and not most:
@@ -171,7 +171,7 @@ def _check_images(model: Model, operation: str, images: _Images, found: Findings
         limit = "" if fewest == most else "at most "
         words = f"{model.id} takes {limit}{_so_many(most - face, model)}, {images.count} given"
         found.fault("images", "too_many", words)
-    elif images.count + face < fewest:  # a face that is missing is told below
+    elif images.count + face < fewest:  # a missing face is reported below
         few = "too_few" if images.count else "required"
         least = "" if fewest == most else "at least "
         words = f"{model.id} needs {least}{_so_many(fewest - face, model)}, {images.count or 'none'} given"
@@ -182,8 +182,8 @@ def _check_images(model: Model, operation: str, images: _Images, found: Findings
 
 def _so_many(count: int, model: Model) -> str:
     order = f" ({', '.join(places(model))})" if places(model) else ""
-    beside = " beside the face" if face_need(model) != "none" else ""
-    return f"{count} image{'' if count == 1 else 's'}{order}{beside}"
+    besides = " in addition to the face" if face_need(model) != "none" else ""
+    return f"{count} image{'' if count == 1 else 's'}{order}{besides}"
 
 
 def _check_extra(name: str, need: Need, given: bool, where: str, found: Findings) -> None:

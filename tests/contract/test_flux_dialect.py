@@ -17,7 +17,8 @@ from pydantic import SecretStr
 
 from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, PaddingRule, ParamSpec, ResolutionRule
+from providers.catalog.entries import Model, ParamSpec
+from providers.catalog.size_rules import AspectRatioRule, PaddingRule, ResolutionRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -28,8 +29,9 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.http.client import Outgoing, origin_of
-from providers.shared.building import placed_images
+from providers.http.client import Outgoing
+from providers.http.urls import origin_of
+from providers.shared.order_fields import placed_images
 from providers.upstreams.flux.adapter import Config, Flux
 from sandbox.testing import Sandbox, running_sandbox
 

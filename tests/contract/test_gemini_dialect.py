@@ -16,7 +16,8 @@ from PIL import Image
 from providers import registry
 from providers.base import CallRef, CancelOutcome, Finished, InputImage, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, Recovery, ResolutionRule
+from providers.catalog.entries import Model, Recovery
+from providers.catalog.size_rules import AspectRatioRule, ResolutionRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,

@@ -17,7 +17,8 @@ from PIL import Image
 from providers import registry
 from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, PaddingRule, ParamSpec
+from providers.catalog.entries import Model, ParamSpec
+from providers.catalog.size_rules import AspectRatioRule, PaddingRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,

@@ -22,14 +22,14 @@ from accounts.accounts import create_account
 from accounts.keys import Caller
 from core.db import Database
 from jobs import states
-from jobs.dispatch import heartbeats
+from jobs.dispatch import due, heartbeats
 from jobs.dispatch.limits import Limits, announce
 from jobs.errors import JobFailedError
 from jobs.execution import collect, give_up, poll, run
 from jobs.execution.context import WorkerContext
 from jobs.lifecycle import Submitted
 from jobs.maintenance import audit, sweep
-from jobs.reads import funds, tasks, worker
+from jobs.reads import funds, tasks
 from jobs.reads.funds import Funds
 from jobs.reads.tasks import Task
 from jobs.states import Ended, Nudge, Signal
@@ -213,8 +213,8 @@ class Engine:
     def tick(self) -> None:
         """What the clock's tick does."""
         with self.database.autocommit() as connection:
-            due = worker.providers_due(connection, self.context.registry.configured())
-        self.context.publish([states.poll(provider) for provider in due])
+            providers = due.providers_due(connection, self.context.registry.configured())
+        self.context.publish([states.poll(provider) for provider in providers])
 
     def assert_books_balance(self, *, image_count: bool = True) -> None:
         """``pictures=False`` where a test moves jobs by the verbs alone and no image was ever made."""

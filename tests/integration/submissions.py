@@ -12,7 +12,7 @@ from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
 from jobs.submission.service import SubmissionService
 from providers.catalog.catalog import CatalogSource
-from providers.http.client import UnsafeUrlError
+from providers.http.urls import UnsafeUrlError
 from storage.base import Store
 from storage.media import Media
 

@@ -447,7 +447,7 @@ def test_who_waits_behind_an_open_circuit_keeps_its_deadline_and_expires_free(fl
     job = fleet.job(job_id)
     assert (job.status, job.failure_code, job.captured, job.attempt) == ("failed", "deadline_expired", 0, 0)
     with fleet.database.autocommit() as connection:
-        assert ledger.balance(connection, customer.account_id).spendable == 100_000 * CREDIT
+        assert ledger.balance(connection, customer.account_id).spendable_microcredits == 100_000 * CREDIT
 
 
 def test_an_upstream_that_refuses_connections_opens_the_circuit(fleet: Fleet, environ: dict[str, str]) -> None:

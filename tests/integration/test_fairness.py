@@ -7,9 +7,9 @@ from job_engine import Engine, refuse_to_keep
 
 from accounts.keys import Caller
 from core.fair_pool import FairPool
+from jobs.dispatch import due
+from jobs.dispatch.due import Turns
 from jobs.execution import poll
-from jobs.reads import worker
-from jobs.reads.worker import Turns
 
 CROWD = 2_000
 BATCH = 200
@@ -49,7 +49,7 @@ def flood(engine: Engine, customer: Caller, count: int, *, due_for_s: float = 60
 def take(engine: Engine, turns: Turns, limit: int = BATCH) -> list[str]:
     """The accounts of the next batch, job by job."""
     with engine.database.hot() as hot:
-        jobs = worker.take_due(hot, "chatgpt2api", limit=limit, interval_s=60, interval_max_s=60, turns=turns)
+        jobs = due.take_due(hot, "chatgpt2api", limit=limit, interval_s=60, interval_max_s=60, turns=turns)
     return [job.account_id for job in jobs]
 
 
@@ -86,7 +86,7 @@ def test_what_is_due_longest_goes_first_within_an_account(engine: Engine, accoun
     flood(engine, account, 50)
     oldest = [row.id for row in engine.rows("SELECT id FROM jobs ORDER BY due_at LIMIT 10")]
     with engine.database.hot() as hot:
-        jobs = worker.take_due(hot, "chatgpt2api", limit=10, interval_s=60, interval_max_s=60)
+        jobs = due.take_due(hot, "chatgpt2api", limit=10, interval_s=60, interval_max_s=60)
     assert {job.id for job in jobs} == set(oldest)
 
 

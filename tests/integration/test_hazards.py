@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from accounts.keys import Caller
 from jobs import lifecycle
 from jobs.call import Call, KeptImage
-from jobs.dispatch import health, publishing
+from jobs.dispatch import due, health, publishing
 from jobs.errors import StaleJobError
 from jobs.execution import callbacks, claim, collect, give_up, outcomes, poll, run
 from jobs.execution import finish as finishing
@@ -174,7 +174,7 @@ def test_two_pollers_that_collect_one_job_make_one_end_and_lose_no_image(
     for owner in ("wkr_one", "wkr_two"):
         engine.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
         with engine.database.hot() as hot:
-            batch = worker.take_due(hot, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
+            batch = due.take_due(hot, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
         batches.append((replace(engine.context, owner=owner), batch))
     with at_once(*[lambda b=context, j=jobs: poll._follow(b, j) for context, jobs in batches]):
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -175,6 +176,25 @@ def do(engine: Engine, verb: Verb, job_id: str, seen: Seen | None = None) -> Any
 def look(engine: Engine, job_id: str) -> Seen:
     row = engine.job(job_id)
     return Seen(row.id, row.version, row.fence)
+
+
+def test_the_drawing_shows_what_the_verbs_do() -> None:
+    """The table in ``jobs.lifecycle`` against VERBS, each of which is tried from every state below."""
+    rows = re.findall(r"^    (\w+) {3,}([A-Z -]+?) {2,}([A-Z ]+)$", lifecycle.__doc__ or "", re.MULTILINE)
+    drawn = {verb: (set(sources.lower().split()), set(targets.lower().split())) for verb, sources, targets in rows}
+    assert drawn.pop("submit") == ({"-"}, {"queued"})
+    assert drawn.pop("cancel") == ({"queued"}, {"cancelled"})  # test_cancel_* below
+    assert drawn["lapse"][1] == {"queued", "waiting"}  # test_lapse_* below
+    tried = {
+        "expired" if name == "expire" else name: (sources, target) for name, (_, sources, target, _) in VERBS.items()
+    }
+    assert drawn.keys() == tried.keys()
+    for name, (sources, target) in tried.items():
+        refused = {state for verb, state in REFUSED if verb == name}  # the books refuse it, not the state
+        assert drawn[name][0] == sources | refused, name
+        assert target in drawn[name][1], name
+    verbs = {name for name in lifecycle.__all__ if name.islower()} - {"end", "hold", "defer", "due_now"}
+    assert verbs == drawn.keys() | {"submit", "cancel"}
 
 
 @pytest.mark.parametrize("name", VERBS)

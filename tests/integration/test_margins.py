@@ -16,10 +16,10 @@ def test_costs_stand_beside_what_was_sold(engine: Engine, account: Caller) -> No
     with engine.database.autocommit() as connection:
         [line] = [each for each in margins(connection, days=1) if each.model == SYNC_MODEL]
     [call] = engine.calls(kept)
-    assert (line.images, line.sold) == (2, engine.job(kept).captured)
-    assert line.expected == call.expected_cost > 0
-    assert (line.reported_calls, line.reported) == (1, call.reported_cost)
-    assert line.expected_of_reported == call.expected_cost
+    assert (line.images, line.sold_microcredits) == (2, engine.job(kept).captured)
+    assert line.expected_micro_usd == call.expected_cost > 0
+    assert (line.reported_calls, line.reported_micro_usd) == (1, call.reported_cost)
+    assert line.expected_of_reported_micro_usd == call.expected_cost
     assert engine.job(refused).captured == 0
     assert line.calls == 1, "a refusal that is not billed is no cost"
 
@@ -39,4 +39,4 @@ def test_what_a_cancel_gave_back_was_not_sold(engine: Engine, account: Caller) -
     engine.sql("UPDATE jobs SET captured = 0, released = quoted WHERE id = :id", id=job_id)
     with engine.database.autocommit() as connection:
         [line] = margins(connection, days=1)
-    assert (line.images, line.sold) == (1, 0)
+    assert (line.images, line.sold_microcredits) == (1, 0)

@@ -346,9 +346,9 @@ class Money(RuleBasedStateMachine):
         captured = self._one(
             "SELECT coalesce(sum(captured), 0) FROM jobs WHERE account_id = :id", self.world.account_id
         )
-        assert balance.spendable + balance.reserved + captured == self.world.granted
+        assert balance.spendable_microcredits + balance.reserved_microcredits + captured == self.world.granted
         live = "SELECT coalesce(sum(quoted), 0) FROM jobs WHERE account_id = :id AND finished_at IS NULL"
-        assert balance.reserved == self._one(live, self.world.account_id)
+        assert balance.reserved_microcredits == self._one(live, self.world.account_id)
 
     @invariant()
     def an_end_is_an_end(self) -> None:

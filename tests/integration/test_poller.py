@@ -11,10 +11,10 @@ from sqlalchemy import text
 
 from accounts.keys import Caller
 from core.errors import DatabaseAwayError
+from jobs.dispatch import due
 from jobs.execution import claim, collect, poll
 from jobs.execution import finish as finishing
 from jobs.execution.context import WorkerContext
-from jobs.reads import worker
 from jobs.reads.worker import LiveJob
 from jobs.states import Nudge
 from providers.base import Running
@@ -69,7 +69,7 @@ def test_two_pollers_at_once_take_disjoint_batches(engine: Engine, account: Call
     def take() -> None:
         with engine.database.engine.begin() as connection:
             start.wait()
-            batch = worker.take_due(connection, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
+            batch = due.take_due(connection, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
             start.wait()  # both hold their batch before either commits
             taken.append([job.id for job in batch])
 

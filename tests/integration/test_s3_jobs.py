@@ -11,8 +11,8 @@ from job_engine import SYNC_MODEL, Engine
 
 from accounts.keys import Caller
 from jobs.execution import claim, collect
-from jobs.maintenance import retention
-from jobs.maintenance.retention import Keeper
+from jobs.maintenance import orphans
+from jobs.maintenance.retention import Retention
 from jobs.submission.order import ReferenceImage
 from sandbox.testing import Sandbox
 from storage.media import Media
@@ -141,16 +141,16 @@ def test_an_orphan_in_the_bucket_is_found_and_removed(
     [image] = image_count(engine, account, job_id)
     engine.sql("DELETE FROM images WHERE job_id = :id", id=job_id)
     engine.sql("UPDATE jobs SET finished_at = finished_at - interval '2 hours'")
-    keeper = Keeper("wkr_test", engine.database, media, store, keep_pictures_days=0, keep_inputs_days=0)
-    look_everywhere(keeper)
+    retention = Retention("wkr_test", engine.database, media, store, keep_images_days=0, keep_inputs_days=0)
+    search_the_store(retention)
     assert store.exists(image.key)  # its row might still be on the way
     engine.sql("DELETE FROM marks")
-    monkeypatch.setattr(retention, "ORPHAN_AGE_S", 0.0)
-    look_everywhere(keeper)
+    monkeypatch.setattr(orphans, "MIN_AGE_S", 0.0)
+    search_the_store(retention)
     assert not store.exists(image.key)
 
 
-def look_everywhere(keeper: Keeper) -> None:
-    for _ in retention.ORPHAN_ROOTS:
-        keeper.collect_orphans()
-    keeper.remove()
+def search_the_store(retention: Retention) -> None:
+    for _ in orphans.ROOTS:
+        orphans.list_next_slice(retention.database, retention.store)
+    retention.delete_listed_blobs()

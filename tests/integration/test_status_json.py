@@ -15,7 +15,7 @@ from app.shapes.render import Renderer
 from app.shapes.schemas import TaskOut
 from app.shapes.status_json import find_status_json
 from jobs import lifecycle
-from jobs.maintenance import retention
+from jobs.maintenance import deletion
 from jobs.reads.tasks import QUEUE_COUNTED
 from jobs.submission.estimates import InQueue
 from jobs.submission.wait_model import Wait
@@ -56,7 +56,7 @@ def cancelled(engine: Engine, account: Caller, job_id: str) -> str:
 def deleted(engine: Engine, account: Caller) -> str:
     job_id = ended(engine, account)
     with engine.database.transaction() as connection:
-        retention.delete_task(connection, account.account_id, job_id)
+        deletion.delete_task(connection, account.account_id, job_id)
     return job_id
 
 

@@ -57,7 +57,7 @@ from jobs.submission.quoting import Quote, Quoting
 from jobs.submission.references import References
 from jobs.submission.service import SubmissionService
 from providers.catalog import catalog as catalogue
-from providers.http.client import UnsafeUrlError
+from providers.http.urls import UnsafeUrlError
 from providers.orders.schema import order_schema
 from quota import ledger
 from quota.ledger import Entry

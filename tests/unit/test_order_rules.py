@@ -253,7 +253,7 @@ def test_the_right_images(model_id: str, operation: str, images: dict[str, Any])
             {"image_count": 1},
             "needs 3 images (front_image_url, back_image_url, left_image_url), 1 given",
         ),
-        ("image-face-swap", "face_swap", {"has_face": True}, "needs 1 image beside the face, none given"),
+        ("image-face-swap", "face_swap", {"has_face": True}, "needs 1 image in addition to the face, none given"),
         ("image-captioner", "caption", {"image_count": 2}, "takes 1 image, 2 given"),
         ("rodin-v2-text", "text_to_3d", {"image_count": 1}, "takes no image to text-to-3d"),
         ("qwen-edit", "edit", {"image": "x", "image_count": 1}, "it takes: aspect_ratio, height, images, n,"),

@@ -13,7 +13,7 @@ from conformance.subjects import Subject, every_model, every_subject, subjects
 from providers.base import UpstreamOrder
 from providers.catalog.entries import Model
 from providers.errors import RequestRefused
-from providers.shared.payload import reserved_extra
+from providers.shared.extra import reserved_extra
 from sandbox.testing import Sandbox
 
 
