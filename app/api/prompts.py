@@ -129,6 +129,6 @@ def _event(number: int, name: str, data: dict[str, Any]) -> str:
 
 
 def _message(error: ProviderError) -> str:
-    """The message for the caller. It and the log leave out the upstream's own words: they may hold the prompt or a key."""
+    """The message for the caller. The upstream's own words may hold the prompt or a key: no one gets to see them."""
     log.warning("enhance_failed", code=error.code, kind=type(error).__name__)
     return f"the upstream could not finish ({error.code})"
