@@ -176,6 +176,17 @@ def test_nothing_is_fetched_for_an_order_that_cannot_run(edge: Edge) -> None:
     assert edge.fetched == []
 
 
+def test_an_order_with_a_remote_image_is_quoted_once_and_its_image_read_once(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quoting, quoted = edge.submission.quoting, []
+    quote = quoting.quote
+    monkeypatch.setattr(quoting, "quote", lambda order: quoted.append(order) or quote(order))
+    url = "https://pictures.test/a.png"
+    assert _post(edge, EDIT, headers={"Idempotency-Key": "k"}, prompt="hat", images=[url]).status_code == 202
+    assert (len(quoted), edge.fetched) == (1, [url])
+
+
 @pytest.mark.parametrize(
     ("code", "status"),
     [
