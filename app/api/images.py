@@ -16,7 +16,7 @@ from app.http.errors import answer
 from app.http.responses import not_modified, unchanged
 from app.services import Services, services
 from app.shapes.render import TASKS
-from app.shapes.schemas import ImageQuery
+from app.shapes.schemas.tasks import ImageQuery
 from jobs.reads.tasks import Image, find_image
 from storage import models3d
 from storage.base import TEXT, MediaError, StoredImage

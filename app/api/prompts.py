@@ -15,7 +15,8 @@ from app.http.bodies import read_body, read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import NotAcceptableError, UpstreamFailedError, problem
 from app.services import services
-from app.shapes.schemas import Empty, EnhanceIn
+from app.shapes.schemas.base import Empty
+from app.shapes.schemas.service import EnhanceIn
 from providers.errors import ProviderError
 
 log = structlog.get_logger(__name__)

@@ -15,7 +15,9 @@ from app.services import Services, services
 from app.shapes import render
 from app.shapes.inline_images import data_urls
 from app.shapes.render import TASKS
-from app.shapes.schemas import Empty, Estimate, EstimateBody, OrderBody, TaskOut
+from app.shapes.schemas.base import Empty
+from app.shapes.schemas.orders import Estimate, EstimateBody, OrderBody
+from app.shapes.schemas.tasks import TaskOut
 from core.errors import DatabaseAwayError, UnavailableError
 from jobs.dispatch import publishing
 from jobs.errors import FieldFault

@@ -35,7 +35,7 @@ class Renderer:
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
 
     def task(self, task: Task, inline: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
-        """app.shapes.schemas.TaskOut. ``inline`` has the images that go along as data: URLs, by index."""
+        """app.shapes.schemas.tasks.TaskOut. ``inline`` has the images that go along as data: URLs, by index."""
         url = f"{self.base}{TASKS}/{task.id}"
         return {
             "id": task.id,
@@ -147,7 +147,7 @@ def step(step: Step) -> dict[str, Any]:
 
 
 def estimate(quote: Quote, n: int) -> dict[str, Any]:
-    """app.shapes.schemas.Estimate."""
+    """app.shapes.schemas.orders.Estimate."""
     return {
         "object": "image.estimate",
         "operation": spoken(quote.operation),
@@ -179,7 +179,7 @@ def amounts(funds: Funds) -> dict[str, Any]:
 
 
 def entry(entry: Entry) -> dict[str, Any]:
-    """app.shapes.schemas.LedgerEntry."""
+    """app.shapes.schemas.quota.LedgerEntry."""
     return {
         "id": entry.id,
         "kind": entry.kind,

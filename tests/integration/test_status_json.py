@@ -12,7 +12,7 @@ from job_engine import ASYNC_MODEL, SYNC_MODEL, Engine
 from accounts.keys import Caller
 from app.http.signing import Signer
 from app.shapes.render import Renderer
-from app.shapes.schemas import TaskOut
+from app.shapes.schemas.tasks import TaskOut
 from app.shapes.status_json import find_status_json
 from jobs import lifecycle
 from jobs.maintenance import deletion

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from app_doubles import MINE, THEIRS, Edge, done_task, job_id, make_edge, make_task
 
-from app.shapes.schemas import AuditOut, TaskOut
+from app.shapes.schemas.service import AuditOut
+from app.shapes.schemas.tasks import TaskOut
 from jobs.maintenance.audit import Finding
 
 TASK = f"/api/images/tasks/{job_id(1)}"

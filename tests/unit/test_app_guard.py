@@ -9,7 +9,7 @@ from app_doubles import MINE, THEIRS, Edge, done_task, job_id, make_edge
 from flask import Blueprint
 
 from app.http.endpoint import about, check_described
-from app.shapes.schemas import ProblemOut
+from app.shapes.schemas.problems import ProblemOut
 from core.errors import DatabaseAwayError
 from core.ids import is_id
 from quota.errors import InsufficientCreditsError

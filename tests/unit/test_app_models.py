@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.orders.operations import OPERATIONS
-from app.shapes.schemas import ModelDetail, ModelList, Recommendations
+from app.shapes.schemas.models import ModelDetail, ModelList, Recommendations
 from providers.catalog.catalog import load
 from providers.orders.schema import order_schema
 from tests.unit.app_doubles import MINE, Edge, make_edge

@@ -13,7 +13,8 @@ from app_doubles import MINE, PNG, Edge, done_task, job_id, make_edge, make_imag
 
 from app.http.bodies import MAX_COMMAS
 from app.orders.forms import kinds_of
-from app.shapes.schemas import Estimate, TaskOut
+from app.shapes.schemas.orders import Estimate
+from app.shapes.schemas.tasks import TaskOut
 from jobs.errors import BadImageError, FieldFault
 from jobs.lifecycle import Submitted
 from jobs.states import Nudge

@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 
 from app.cli import main
 from app.cli.operator import database as cli_database
-from app.shapes.schemas import ProviderList, ProviderOut, TaskOut
+from app.shapes.schemas.providers import ProviderList, ProviderOut
+from app.shapes.schemas.tasks import TaskOut
 from core.errors import DatabaseAwayError
 from jobs.dispatch import health
 from jobs.dispatch.circuit import State
