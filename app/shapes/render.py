@@ -1,4 +1,4 @@
-"""Records as the shapes of app/shapes/schemas.py: plain dicts built by hand, because status reads are hot."""
+"""Records as the shapes of app/shapes/schemas/: plain dicts built by hand, because status reads are hot."""
 
 from __future__ import annotations
 
