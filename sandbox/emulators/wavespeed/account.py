@@ -109,7 +109,7 @@ def models() -> Response:
 
 
 def _listed(model: Model) -> dict[str, object]:
-    properties, required = model.schema.properties, model.schema.document.get("required", [])
+    properties, required = model.document["properties"], model.document.get("required", [])
     schema = {"properties": properties, "required": required, "x-order-properties": list(properties)}
     return {
         "model_id": model.path,

@@ -83,19 +83,23 @@ class Model:
     masks_clear: bool = False
 
     @cached_property
+    def document(self) -> dict[str, Any]:
+        """The JSON Schema of its input."""
+        return schema_of(self.fields, _DATA["fields"])
+
+    @cached_property
     def schema(self) -> Schema:
-        """The schema of its input, compiled when it is first needed: there are a hundred."""
-        document = schema_of(self.fields, _DATA["fields"])
-        return Schema(document, checks=_CHECKS, first=("additionalProperties",))
+        """The same, compiled when it is first needed: there are a hundred."""
+        return Schema(self.document, checks=_CHECKS, first=("additionalProperties",))
 
     @property
     def image_fields(self) -> list[str]:
         """The properties that hold an image or several, masks among them."""
-        return [name for name, part in self.schema.properties.items() if "format" in part.get("items", part)]
+        return [name for name, part in self.document["properties"].items() if "format" in part.get("items", part)]
 
     def asked(self, given: Mapping[str, Any], name: str) -> Any:
         """What an input says to a property, else its default; None where the model has no such property."""
-        return given.get(name) or self.schema.properties.get(name, {}).get("default")
+        return given.get(name) or self.document["properties"].get(name, {}).get("default")
 
 
 BODIES = {name: Schema(schema_of(fields, {})) for name, fields in _DATA["bodies"].items()}
