@@ -37,8 +37,8 @@ from core.ids import new_id
 from jobs import lifecycle
 from jobs.dispatch import heartbeats
 from jobs.dispatch.limits import Limits, announce
-from jobs.execution import run as runner
-from jobs.execution.context import Workbench
+from jobs.execution import claim
+from jobs.execution.context import WorkerContext
 from jobs.lifecycle import NewJob
 from providers import registry
 from providers.catalog.live import LiveCatalog
@@ -107,7 +107,7 @@ def compare(database: Database, folder: Path, claims: int, busy: int) -> dict[st
     """Ours is measured before and after the old way, so that a machine that slows down meets both."""
     with database.transaction() as connection:
         schema.upgrade(connection)
-    bench = workbench(database, folder)
+    bench = worker_context(database, folder)
     [provider] = bench.registry.of(seed.PROVIDER)
     with database.transaction() as connection:
         heartbeats.beat(connection, bench.owner)
@@ -132,10 +132,10 @@ def slower(one: Convoy, other: Convoy) -> Convoy:
     return min(one, other, key=lambda convoy: convoy.rate)
 
 
-def workbench(database: Database, folder: Path) -> Workbench:
+def worker_context(database: Database, folder: Path) -> WorkerContext:
     """What ``runner`` claims with: the sandbox's providers, and no one who listens to nudges."""
     store = LocalStore(folder / "blobs")
-    return Workbench(
+    return WorkerContext(
         owner=new_id("wkr"),
         database=database,
         catalogs=LiveCatalog(folder / "catalog.local.yaml"),
@@ -168,8 +168,8 @@ def _new_job(account_id: str) -> NewJob:
         n=1,
         low_priority=False,
         start_within_s=3600,
-        unit_price=PRICE,
-        quoted=PRICE,
+        unit_price_microcredits=PRICE,
+        quoted_microcredits=PRICE,
         request={"prompt": "a red kite over the sea", "n": 1},
         warnings=(),
         metadata={},
@@ -183,10 +183,10 @@ def drop_queued(database: Database) -> None:
         connection.execute(text("UPDATE jobs SET due_at = 'infinity' WHERE status = 'queued'"))
 
 
-def ours(bench: Workbench, job_id: str) -> bool:
+def ours(bench: WorkerContext, job_id: str) -> bool:
     """Whether the claim went through; a time-out puts the job off."""
     try:
-        if runner._claim(bench, job_id) is not None:
+        if claim.claim(bench, job_id) is not None:
             return True
     except DatabaseAwayError:
         return False

@@ -69,7 +69,7 @@ def stand(
     """Run a fresh service under ``var``. ``beside`` names programs to run with it; ``prepare`` sees the
     servers first. ``database_url`` is a server of the caller's; else the service starts its own.
 
-    Limits and credits are out of the way, and prepared pictures keep the sandbox's share small.
+    Limits and credits are out of the way, and prepared images keep the sandbox's share small.
     """
     settings = Settings(
         _env_file=None,

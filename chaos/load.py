@@ -19,7 +19,7 @@ ENDED = ("succeeded", "failed", "cancelled")
 CLIENTS = 48
 TRY_AGAIN_S = 0.7
 PATIENCE_S = 60  # a connection of ours to PostgreSQL that was just black-holed costs a request its time-outs
-# Status, micro-credits captured, hashes of the pictures.
+# Status, micro-credits captured, hashes of the images.
 Ending = tuple[str, int, tuple[str, ...]]
 
 

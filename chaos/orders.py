@@ -117,18 +117,18 @@ class Order:
 def stream(seed: int, *, customers: int, canary: str, gentle: bool) -> Iterator[Order]:
     """Orders without end, the same for the same seed. ``gentle``: only what ends within seconds."""
     chance = random.Random(seed)
-    picture = _data_url()
+    image = _data_url()
     for number in itertools.count(1):
-        yield _order(chance, number, customers=customers, canary=canary, gentle=gentle, picture=picture)
+        yield _order(chance, number, customers=customers, canary=canary, gentle=gentle, image=image)
 
 
-def _order(chance: random.Random, number: int, *, customers: int, canary: str, gentle: bool, picture: str) -> Order:
+def _order(chance: random.Random, number: int, *, customers: int, canary: str, gentle: bool, image: str) -> Order:
     provider = _provider(chance, gentle=gentle)
     faults = PASSING[provider] + (() if gentle else LASTING[provider])
     marker = f" [sandbox:{chance.choice(faults)}]" if chance.random() < 0.35 else ""
     edits = provider in EDITORS and chance.random() < 0.12
     body: dict[str, Any] = {
-        "prompt": f"{canary} picture {number}{marker}",
+        "prompt": f"{canary} image {number}{marker}",
         "model": MODELS[provider],
         "n": chance.choice((1, 1, 1, 2, 3, 4)),
         **SIZES[provider],
@@ -136,7 +136,7 @@ def _order(chance: random.Random, number: int, *, customers: int, canary: str, g
         "metadata": {"number": str(number)},
     }
     if edits:
-        body["images"] = [picture]
+        body["images"] = [image]
     return Order(
         key=f"{canary}-{number}",
         customer=chance.randrange(customers),

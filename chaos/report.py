@@ -15,7 +15,7 @@ from chaos.verdict import Violation
 
 @dataclass(frozen=True)
 class Report:
-    """Figures of one run. ``recovery_s`` is, by kind of fault, from its end to the first picture ordered after it."""
+    """Figures of one run. ``recovery_s`` is, by kind of fault, from its end to the first image ordered after it."""
 
     seed: int
     minutes: float
@@ -24,7 +24,7 @@ class Report:
     refused: int
     ended: Mapping[str, int]  # by status
     failures: Mapping[str, int]  # by code
-    pictures: int
+    images: int
     faults: Mapping[str, int]
     recovery_s: Mapping[str, Sequence[float]]
     takeover_s: Sequence[float]  # from a worker's death to its jobs being taken from it
@@ -60,7 +60,7 @@ class Report:
             "refused": self.refused,
             "ended": dict(self.ended),
             "failures": dict(self.failures),
-            "pictures": self.pictures,
+            "pictures": self.images,
             **{name.replace(" ", "_").replace(",", ""): count for name, count in self.zeros().items()},
             "faults": dict(self.faults),
             "recovery_s": {kind: _percentiles(values) for kind, values in self.recovery_s.items()},
@@ -85,14 +85,14 @@ class Report:
         table.add_row("ended", f"{sum(self.ended.values())} ({ended})")
         codes = ", ".join(f"{count} {code}" for code, count in sorted(self.failures.items()))
         table.add_row("failed because", codes or "-")
-        table.add_row("pictures fetched, hashes compared", str(self.pictures))
+        table.add_row("pictures fetched, hashes compared", str(self.images))
         for name, count in self.zeros().items():
             table.add_row(f"{name} (0)", f"[red]{count}[/]" if count else "0")
         return table
 
     def _recoveries(self) -> Table:
         table = Table(
-            "fault", "times", "p50", "p95", title="Seconds from the fault to the first picture ordered after it"
+            "fault", "times", "p50", "p95", title="Seconds from the fault to the first image ordered after it"
         )
         for kind, times in sorted(self.faults.items()):
             figures = _percentiles(self.recovery_s.get(kind, ()))

@@ -114,7 +114,7 @@ def _report(
         refused=sum(1 for placed in load.placed if placed.refused is not None),
         ended=Counter(task["status"] for task in tasks),
         failures=Counter(task["error"]["code"] for task in tasks if task["error"]),
-        pictures=judged.pictures,
+        images=judged.images,
         faults=Counter(one.kind for one in struck),
         recovery_s=_recoveries(load, struck, judged.tasks),
         takeover_s=_takeovers(target, struck),
@@ -124,7 +124,7 @@ def _report(
 
 
 def _recoveries(load: Load, struck: Sequence[Struck], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Per kind of fault: from its end to the first picture that was ordered after it."""
+    """Per kind of fault: from its end to the first image that was ordered after it."""
     good = [
         (placed.posted_at, datetime.fromisoformat(task["finished_at"]).timestamp())
         for placed in load.accepted()

@@ -21,7 +21,7 @@ SURE = ("not_run", "failed")
 
 @dataclass(frozen=True)
 class Violation:
-    """A promise that was broken. ``promise`` is lost, stuck, double, drift, picture, idempotency or secret."""
+    """A promise that was broken. ``promise`` is lost, stuck, double, drift, image, idempotency or secret."""
 
     promise: str
     subject: str
@@ -34,7 +34,7 @@ class Judged:
 
     violations: list[Violation] = field(default_factory=list)
     tasks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    pictures: int = 0
+    images: int = 0
 
     def count(self, *promises: str) -> int:
         return sum(1 for violation in self.violations if violation.promise in promises)
@@ -44,9 +44,9 @@ def judge(target: Target, load: Load, customers: Sequence[Customer], *, canary: 
     """Look at everything once. To be called after heal and drain."""
     judged = Judged()
     with ThreadPoolExecutor(4) as pool:
-        for found, task, pictures in pool.map(lambda placed: _look(load, placed), load.accepted()):
+        for found, task, images in pool.map(lambda placed: _look(load, placed), load.accepted()):
             judged.violations += found
-            judged.pictures += pictures
+            judged.images += images
             if task is not None:
                 judged.tasks[str(task["id"])] = task
     judged.violations += _rows(target, load)
@@ -61,7 +61,7 @@ def judge(target: Target, load: Load, customers: Sequence[Customer], *, canary: 
 
 
 def _look(load: Load, placed: Placed) -> tuple[list[Violation], Mapping[str, Any] | None, int]:
-    """One accepted order by its owner's eyes: ended, unchanged since, every picture there and whole."""
+    """One accepted order by its owner's eyes: ended, unchanged since, every image there and whole."""
     task_id = str(placed.task_id)
     found = [Violation("idempotency", task_id, fault) for fault in placed.faults]
     answer = load.get(placed.order.customer, f"/api/images/tasks/{task_id}")
@@ -73,7 +73,7 @@ def _look(load: Load, placed: Placed) -> tuple[list[Violation], Mapping[str, Any
     elif placed.first_end is not None and placed.first_end != ending(task):
         found.append(Violation("drift", task_id, f"ended as {placed.first_end}, now {ending(task)}"))
     if task["status"] == "succeeded" and not task["images"]:
-        found.append(Violation("picture", task_id, "succeeded without a picture"))
+        found.append(Violation("picture", task_id, "succeeded without an image"))
     for image in task["images"]:
         path = f"/api/images/tasks/{task_id}/image"
         got = load.get(placed.order.customer, path, index=image["index"])

@@ -1,29 +1,31 @@
-"""What a caller is told when a job fails: one plain sentence per code.
+"""What a caller is told when a job fails or is cancelled: one plain sentence per code.
 
-The upstream's own words go to the log and to the call's row, never to the caller: they may hold
-other people's keys, addresses or prompts. docs/errors.md has the same codes with what to do.
+The upstream's own words go to the log and to the call's row, never to the caller: they may hold other people's keys,
+addresses or prompts. docs/errors.md has the same codes with what to do.
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 SENTENCES = {
     "bad_result": "the upstream sent something that is not an acceptable picture",
     "content_refused": "the upstream's content policy refused the prompt or the picture",
     "deadline_expired": "the job could not be started before its deadline",
-    "empty_result": "the upstream reported success without a picture",
+    "empty_result": "the upstream reported success without an image",
     "extra_not_allowed": "`extra` holds a field that decides what is bought; use the order's own fields",
     "insufficient_credits": "the balance no longer covered the price when the job was to start",
     "mask_not_png": "this model takes a mask only as PNG",
     "provider_closed": "the provider is paused or not in order",
-    "result_gone": "the picture was made, but its link had died before it could be fetched",
-    "result_too_large": "the picture the upstream made is larger than we accept",
-    "result_unavailable": "the picture was made, but could not be fetched from the upstream",
+    "result_gone": "the image was made, but its link had died before it could be fetched",
+    "result_too_large": "the image the upstream made is larger than we accept",
+    "result_unavailable": "the image was made, but could not be fetched from the upstream",
     "result_url_refused": "the upstream answered with a link that we do not follow",
-    "storage_unavailable": "the picture store was away",
+    "storage_unavailable": "the image store was away",
     "upstream_account_trouble": "the upstream's own account could not draw",
     "upstream_bad_credentials": "the upstream refused the operator's key",
     "upstream_cancelled": "the upstream stopped the job",
-    "upstream_empty_result": "the upstream reported success without a picture",
+    "upstream_empty_result": "the upstream reported success without an image",
     "upstream_failed": "the upstream failed to make the picture",
     "upstream_forbidden": "the upstream does not allow this with the operator's key",
     "upstream_lost": "the upstream forgot the job",
@@ -38,15 +40,24 @@ SENTENCES = {
     "upstream_redirects": "the upstream's address answers with a redirect, which is not followed",
     "upstream_rejected": "the upstream did not accept the order",
     "upstream_restarted": "the upstream restarted and dropped the job",
-    "upstream_said_no": "the upstream answered with words instead of a picture",
+    "upstream_said_no": "the upstream answered with words instead of an image",
     "upstream_timeout": "the upstream did not finish within its own deadline",
     "upstream_too_large": "the upstream found the order too large",
-    "upstream_uncertain": "the upstream's answer was lost; nobody can tell whether it made a picture",
+    "upstream_uncertain": "the upstream's answer was lost; it cannot be known whether it made an image",
     "upstream_unreachable": "the upstream could not be reached",
     "upstream_broken_answer": "the upstream answered with something unreadable",
     "upstream_answer_too_large": "the upstream's answer was larger than we accept",
     "upstream_error": "the upstream ended with an error of no known kind",
 }
+
+
+class CancelOutcome(StrEnum):
+    """How the cancel of a job ended."""
+
+    FREED_IN_QUEUE = "freed_in_queue"  # before any call: free
+    STOPPED_UPSTREAM = "stopped_upstream"  # the upstream confirmed, or had made nothing: free
+    TOO_LATE = "too_late"  # images were made, and are kept
+    UPSTREAM_UNCERTAIN = "upstream_uncertain"  # no image came, and no one can tell whether one was made: free
 
 
 def sentence(code: str) -> str:

@@ -55,14 +55,14 @@ def reset() -> Response:
 @bp.get("/settings")
 def settings() -> Response:
     """The settings in force."""
-    return jsonify(current_state().settings.as_dict())
+    return jsonify(current_state().settings.model_dump())
 
 
 @bp.put("/settings")
 def change_settings() -> Response:
     """Change some settings."""
     current_state().settings.change(_body())
-    return jsonify(current_state().settings.as_dict())
+    return jsonify(current_state().settings.model_dump())
 
 
 @bp.post("/clock")

@@ -1,6 +1,6 @@
-"""Pixels: open, decode, set upright, convert, encode. Everything that touches Pillow.
+"""Pixels: open, decode, set upright, convert, encode. Everything that uses Pillow.
 
-Runs in the decoder process alone. Formats are opened by their own class, never by guessing, so that no
+Runs only in the decoder process. Formats are opened by their own class, never by guessing, so that no
 parser but the five we accept ever sees the bytes.
 """
 
@@ -25,12 +25,12 @@ from PIL import (
 )
 
 from storage.base import MediaError
+from storage.decoder_protocol import Bounds
 from storage.sniff import AVIF, GIF, JPEG, PNG, WEBP
-from storage.wire import Bounds
 
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     PNG: PngImagePlugin.PngImageFile,
-    JPEG: JpegImagePlugin.JpegImageFile,  # and not the factory, which would follow a second picture behind it
+    JPEG: JpegImagePlugin.JpegImageFile,  # instead of the factory, which would follow a second image after it
     WEBP: WebPImagePlugin.WebPImageFile,
     GIF: GifImagePlugin.GifImageFile,
     AVIF: AvifImagePlugin.AvifImageFile,
@@ -71,16 +71,19 @@ def damage_as_media_error() -> Iterator[None]:
         raise MediaError(code, type(error).__name__) from None
 
 
-def open_picture(data: bytes, mime: str, bounds: Bounds) -> ImageFile.ImageFile:
-    """Read the header with the decoder's own eyes and hold it to the bounds; nothing is decoded yet."""
+def open_image(data: bytes, mime: str, bounds: Bounds) -> ImageFile.ImageFile:
+    """Read the header by the library that will decode it and check the bounds; nothing is decoded yet.
+
+    Raises MediaError.
+    """
     Image.MAX_IMAGE_PIXELS = bounds.max_pixels
     with damage_as_media_error():
-        picture = _READERS[mime](io.BytesIO(data))
-        check_bounds(*picture.size, bounds)
-        frames = getattr(picture, "n_frames", 1)
+        image = _READERS[mime](io.BytesIO(data))
+        check_bounds(*image.size, bounds)
+        frames = getattr(image, "n_frames", 1)
     if frames > bounds.max_frames:
         raise MediaError("image_too_many_frames", f"{frames}, at most {bounds.max_frames}")
-    return picture
+    return image
 
 
 def check_bounds(width_px: int, height_px: int, bounds: Bounds) -> None:
@@ -90,24 +93,24 @@ def check_bounds(width_px: int, height_px: int, bounds: Bounds) -> None:
         raise MediaError("image_too_many_pixels", f"{width_px}x{height_px}, {wanted}")
 
 
-def decode_all(picture: ImageFile.ImageFile, bounds: Bounds) -> None:
-    """Decode every frame, keeping none."""
-    frames = getattr(picture, "n_frames", 1)
-    if frames > 1 and frames * picture.width * picture.height > bounds.max_animation_pixels:
-        raise MediaError("image_too_many_pixels", f"{frames} frames of {picture.width}x{picture.height}")
+def decode_all(image: ImageFile.ImageFile, bounds: Bounds) -> None:
+    """Decode every frame and keep none. Raises MediaError."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and frames * image.width * image.height > bounds.max_animation_pixels:
+        raise MediaError("image_too_many_pixels", f"{frames} frames of {image.width}x{image.height}")
     with damage_as_media_error():
         for frame in range(frames):
-            picture.seek(frame)
-            picture.load()
+            image.seek(frame)
+            image.load()
 
 
-def upright(picture: ImageFile.ImageFile) -> Image.Image:
+def upright(image: ImageFile.ImageFile) -> Image.Image:
     """Decoded, turned as its metadata says, eight bit, in sRGB, without metadata: L, RGB or RGBA."""
     with damage_as_media_error():
-        picture.load()
-        profile = picture.info.get("icc_profile")
-        _turn(picture)
-        plain = _eight_bit(picture)
+        image.load()
+        profile = image.info.get("icc_profile")
+        _turn(image)
+        plain = _eight_bit(image)
         if profile:
             plain = _in_srgb(plain, profile)
         if plain.mode == "CMYK":
@@ -116,113 +119,113 @@ def upright(picture: ImageFile.ImageFile) -> Image.Image:
         return plain
 
 
-def _turn(picture: Image.Image) -> None:
+def _turn(image: Image.Image) -> None:
     """In place: at 40 million pixels each copy is 160 MB."""
-    # A broken EXIF block on a good picture says nothing about its orientation.
+    # A broken EXIF block on a valid image says nothing about its orientation.
     with contextlib.suppress(*_DAMAGE):
-        ImageOps.exif_transpose(picture, in_place=True)
+        ImageOps.exif_transpose(image, in_place=True)
 
 
-def is_sideways(picture: Image.Image) -> bool:
-    """Whether setting the picture upright will swap its width and height."""
-    return orientation_of(picture) in _SIDEWAYS
+def is_sideways(image: Image.Image) -> bool:
+    """Whether setting the image upright will swap its width and height."""
+    return orientation_of(image) in _SIDEWAYS
 
 
-def orientation_of(picture: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """EXIF orientation; 1, upright, when it says nothing readable."""
     try:
-        return int(picture.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(_ORIENTATION, 1))
     except _DAMAGE:
         return 1
 
 
-def _eight_bit(picture: Image.Image) -> Image.Image:
+def _eight_bit(image: Image.Image) -> Image.Image:
     """As L, RGB, RGBA or CMYK."""
-    if picture.mode in _SIXTEEN_BIT:  # convert() alone clips at 255
-        return picture.point(lambda value: value * (1 / 256)).convert("L")
-    if picture.has_transparency_data:
+    if image.mode in _SIXTEEN_BIT:  # convert() alone clips at 255
+        return image.point(lambda value: value * (1 / 256)).convert("L")
+    if image.has_transparency_data:
         mode = "RGBA"
-    elif picture.mode in ("1", "L"):
+    elif image.mode in ("1", "L"):
         mode = "L"
     else:
-        mode = "CMYK" if picture.mode == "CMYK" else "RGB"
-    return picture if picture.mode == mode else picture.convert(mode)
+        mode = "CMYK" if image.mode == "CMYK" else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
-def _in_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
-    """Colours as meant: the profile is applied, as it goes with the metadata; a useless one is ignored."""
-    if picture.mode not in ("RGB", "RGBA", "CMYK"):
-        return picture
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Apply the colour profile, which is removed with the metadata; a useless one is ignored."""
+    if image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "sRGB" in ImageCms.getProfileDescription(source):
-            return picture
-        mode = "RGBA" if picture.mode == "RGBA" else "RGB"
-        converted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+            return image
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
     except (ImageCms.PyCMSError, *_DAMAGE):
-        return picture
-    return converted or picture
+        return image
+    return converted or image
 
 
-def as_mask(picture: Image.Image) -> Image.Image:
-    """A mask in our one form: where it is transparent the picture may change.
+def as_mask(image: Image.Image) -> Image.Image:
+    """A mask in the one form we store: where it is transparent the image may change.
 
-    One without any transparency says the same in black and white, white for change, as most
-    programs that know no alpha write it.
+    One without any transparency is read as black and white, white for change, which is how most programs without
+    alpha write masks.
     """
-    if picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255):
-        return picture
-    mask = Image.new("RGBA", picture.size, "black")
-    mask.putalpha(ImageOps.invert(picture.convert("L")))
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
+        return image
+    mask = Image.new("RGBA", image.size, "black")
+    mask.putalpha(ImageOps.invert(image.convert("L")))
     return mask
 
 
 def white_edits(mask: Image.Image) -> Image.Image:
-    """Our mask for upstreams that think the other way: 8-bit grey, white where the picture may change."""
+    """Our mask in the other polarity, for upstreams that want it: 8-bit grey, white where the image may change."""
     return ImageOps.invert(mask.convert("RGBA").getchannel("A"))
 
 
 def fit(size_px: tuple[int, int], box_px: tuple[int, int]) -> tuple[int, int]:
-    """The largest size of the same shape inside the box, never larger than the picture itself."""
+    """The largest size of the same shape inside the box, never larger than the image itself."""
     scale = min(1.0, box_px[0] / size_px[0], box_px[1] / size_px[1])
     return max(1, round(size_px[0] * scale)), max(1, round(size_px[1] * scale))
 
 
-def shrink(picture: Image.Image, size_px: tuple[int, int]) -> Image.Image:
-    """The picture in a smaller size, edges smooth."""
-    if picture.size == size_px:
-        return picture
-    return picture.resize(size_px, Image.Resampling.LANCZOS, reducing_gap=3.0)
+def shrink(image: Image.Image, size_px: tuple[int, int]) -> Image.Image:
+    """The image in a smaller size, edges smooth."""
+    if image.size == size_px:
+        return image
+    return image.resize(size_px, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def encode_upload(picture: Image.Image, mime: str) -> bytes:
-    """As good as it came: PNG, or JPEG without chroma subsampling."""
+def encode_upload(image: Image.Image, mime: str) -> bytes:
+    """Without visible loss: PNG, or JPEG without chroma subsampling."""
     if mime == JPEG:
-        return _saved(picture, "JPEG", quality=95, subsampling=0)
-    return _saved(picture, "PNG", compress_level=4)
+        return _saved(image, "JPEG", quality=95, subsampling=0)
+    return _saved(image, "PNG", compress_level=4)
 
 
-def encode_variant(picture: Image.Image, mime: str) -> bytes:
-    """Good for looking at: small and quick to make. JPEG has no alpha and gets a white ground."""
+def encode_variant(image: Image.Image, mime: str) -> bytes:
+    """For viewing: small and quick to make. JPEG has no alpha and gets a white background."""
     if mime == JPEG:
-        return _saved(_on_white(picture), "JPEG", quality=87, progressive=True)
+        return _saved(_on_white(image), "JPEG", quality=87, progressive=True)
     if mime == WEBP:
-        return _saved(picture, "WEBP", quality=85, method=2)
+        return _saved(image, "WEBP", quality=85, method=2)
     if mime == AVIF:
-        return _saved(picture, "AVIF", quality=65, speed=8, max_threads=1)
-    return _saved(picture, "PNG", compress_level=4)
+        return _saved(image, "AVIF", quality=65, speed=8, max_threads=1)
+    return _saved(image, "PNG", compress_level=4)
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
-    if picture.mode != "RGBA":
-        return picture
-    ground = Image.new("RGB", picture.size, "white")
-    ground.paste(picture, mask=picture.getchannel("A"))
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image
+    ground = Image.new("RGB", image.size, "white")
+    ground.paste(image, mask=image.getchannel("A"))
     return ground
 
 
-def _saved(picture: Image.Image, form: str, **options: int | bool) -> bytes:
+def _saved(image: Image.Image, form: str, **options: int | bool) -> bytes:
     with damage_as_media_error():
         file = io.BytesIO()
-        picture.save(file, form, **options)
+        image.save(file, form, **options)
         return file.getvalue()

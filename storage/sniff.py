@@ -1,7 +1,7 @@
 """What bytes say they are: format and size, read from the header alone.
 
-Runs in the caller's process, so it decodes nothing and looks at a bounded number of places. What it
-says is a claim; the decoder process checks it.
+Runs in the caller's process, so it decodes nothing and reads a bounded number of places. What it
+reports is a claim; the decoder process checks it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ EXTENSIONS = {PNG: "png", JPEG: "jpg", WEBP: "webp", GIF: "gif", AVIF: "avif"}
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _AVIF_BRANDS = {b"avif", b"avis"}
-# No honest picture needs more segments or boxes before it states its size.
+# No honest image needs more segments or boxes before it states its size.
 _MAX_STEPS = 1000
 # Start-of-frame markers carry the size; C4, C8 and CC lie in the same range and mean something else.
 _JPEG_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -38,7 +38,7 @@ _UNSUPPORTED_STARTS: tuple[tuple[bytes, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a picture claims about itself."""
+    """What an image claims about itself."""
 
     mime: str
     width_px: int
@@ -119,7 +119,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             height_px, width_px = struct.unpack_from(">HH", data, at + 5)
             return width_px, height_px
         at += 2 + int(struct.unpack_from(">H", data, at + 2)[0])
-    raise MediaError("image_undecodable", "jpeg: no size before the picture")
+    raise MediaError("image_undecodable", "jpeg: no size before the image data")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -137,7 +137,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _avif_size(data: bytes) -> tuple[int, int]:
-    """Size of the largest item: the picture itself; tiles and thumbnails are smaller, alpha is as large."""
+    """Size of the largest item: the image itself; tiles and thumbnails are smaller, alpha is as large."""
     sizes = [struct.unpack_from(">II", data, start + 4) for start, _ in _ispe_boxes(data)]
     if not sizes:
         raise MediaError("image_undecodable", "avif: states no size")
@@ -153,7 +153,7 @@ def _ispe_boxes(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _boxes(data: bytes, wanted: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Bodies, as (start, end), of the boxes of one kind that lie side by side in ``data[start:end]``."""
+    """Bodies, as (start, end), of the boxes of one kind that follow each other in ``data[start:end]``."""
     for _ in range(_MAX_STEPS):
         if start + 8 > end:
             return
@@ -169,7 +169,7 @@ def box_at(data: bytes, start: int, end: int) -> tuple[bytes, int, int]:
     body = start + 8
     if size == 1:
         size, body = int(struct.unpack_from(">Q", data, body)[0]), body + 8
-    elif size == 0:  # up to the end of what holds it
+    elif size == 0:  # up to the end of its parent box
         size = end - start
     if size < body - start:
         raise MediaError("image_undecodable", "avif: a box smaller than its own header")

@@ -44,9 +44,9 @@ def _start() -> None:
     # Celery warns of root because of pickle, which is switched off here (accept_content).
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     ticker.fit(app)
-    bench = wiring.workbench()
-    queues = [*FREE_QUEUES, *bench.registry.configured()]
-    assert tasks.run.name in app.api.tasks  # noqa: S101 importing them is what registers them
+    context = wiring.worker_context()
+    queues = [*FREE_QUEUES, *context.registry.configured()]
+    assert tasks.run.name in app.tasks  # noqa: S101 importing them is what registers them
     app.worker_main(
         [
             "worker",

@@ -19,15 +19,15 @@ from core.redis import RedisError, make_client
 from core.settings import Settings, SettingsError, load, with_dotenv
 from jobs.dispatch.limits import Limits, announce
 from jobs.execution.callbacks import Callbacks
-from jobs.execution.context import Workbench
-from jobs.maintenance.retention import Keeper
+from jobs.execution.context import WorkerContext
+from jobs.maintenance.retention import Retention
 from providers import registry
 from providers.catalog.live import LiveCatalog
 from storage.media import Media
 from storage.opening import open_store
 from workers.broker import options
 from workers.enqueue import Publisher
-from workers.heartbeat import Heart
+from workers.heartbeat import Heartbeat
 
 # A limit is so many rows.
 LIMIT_MAX = 100_000
@@ -69,14 +69,14 @@ def _engine(**facts: Any) -> Engine:
 
 
 @cache
-def clock_database() -> Database:
+def ticker_database() -> Database:
     """For heartbeat, sweep and tick: two connections (four at need) that no backlog of work can take."""
     return Database(_engine(pool_size=CLOCK_POOL_SIZE, application_name="clock", lock_timeout_ms=CLOCK_LOCK_TIMEOUT_MS))
 
 
 @cache
-def heart() -> Heart:
-    return Heart(clock_database(), workbench().owner)
+def heartbeat() -> Heartbeat:
+    return Heartbeat(ticker_database(), worker_context().owner)
 
 
 @cache
@@ -85,7 +85,7 @@ def redis_client() -> redis.Redis:
 
 
 @cache
-def workbench() -> Workbench:
+def worker_context() -> WorkerContext:
     """This process's workbench; its owner id is new with every start."""
     values = settings()
     models = LiveCatalog(values.catalog_local)  # a faulty file stops the start, too
@@ -93,7 +93,7 @@ def workbench() -> Workbench:
     for name in upstreams.configured():
         limits(name, environment())  # a bad one stops the start, not the first job
     store = open_store(values)
-    return Workbench(
+    return WorkerContext(
         owner=new_id("wkr"),
         database=database(),
         catalogs=models,
@@ -110,23 +110,23 @@ def workbench() -> Workbench:
 
 
 @cache
-def keeper() -> Keeper:
-    bench, values = workbench(), settings()
-    return Keeper(
-        owner=bench.owner,
-        database=bench.database,
-        media=bench.media,
-        store=bench.store,
-        keep_pictures_days=values.keep_pictures_days,
+def retention() -> Retention:
+    context, values = worker_context(), settings()
+    return Retention(
+        owner=context.owner,
+        database=context.database,
+        media=context.media,
+        store=context.store,
+        keep_images_days=values.keep_images_days,
         keep_inputs_days=values.keep_inputs_days,
     )
 
 
-def announce_credentials(bench: Workbench) -> None:
+def announce_credentials(context: WorkerContext) -> None:
     """Make a row for every credential this worker can use; limits come from the environment."""
-    with bench.database.transaction() as connection:
-        for name in bench.registry.configured():
-            for provider in bench.registry.of(name):
+    with context.database.transaction() as connection:
+        for name in context.registry.configured():
+            for provider in context.registry.of(name):
                 announce(connection, provider.credential_id, name, limits(name, environment()))
 
 

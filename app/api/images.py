@@ -1,4 +1,4 @@
-"""Serving pictures: whole or in part, as they are or as a variant, never anything that could run."""
+"""Serving images: whole or in part, as they are or as a variant, never anything that could run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from app.http.responses import not_modified, unchanged
 from app.services import Services, services
 from app.shapes.render import TASKS
 from app.shapes.schemas import ImageQuery
-from jobs.reads.tasks import Image
+from jobs.reads.tasks import Image, find_image
 from storage import models3d
-from storage.base import TEXT, MediaError, Picture
+from storage.base import TEXT, MediaError, StoredImage
 
 bp = Blueprint("images", __name__, url_prefix=TASKS)
 
 CHUNK_BYTES = 64 * 1024
 MAX_AGE_S = 7 * 86_400
-# Whatever a row may say, nothing else is ever served.
+# No other type is served, whatever a row says.
 EXTENSIONS = {
     "image/png": "png",
     "image/jpeg": "jpg",
@@ -41,19 +41,19 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 @bp.get("/<job_id>/image")
 @describe(
     Endpoint(
-        "Fetch a picture",
+        "Fetch an image",
         "tasks",
         (
             Answer(
                 200,
-                "The picture.",
+                "The image.",
                 media_types=tuple(EXTENSIONS),
                 headers=("ETag", "Accept-Ranges", "Content-Disposition", "Cache-Control"),
             ),
             Answer(206, "The part asked for.", media_types=tuple(EXTENSIONS), headers=("ETag", "Content-Range")),
             Answer(
                 302,
-                "Where the picture lies, for minutes; only with `DARKROOM_S3_SERVE=redirect`.",
+                "Where the image is, for minutes; only with `DARKROOM_S3_SERVE=redirect`.",
                 headers=("Location",),
             ),
             Answer(304, "Unchanged since the ETag in If-None-Match.", headers=("ETag",)),
@@ -77,10 +77,10 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
         description="Takes your key, or the expiring signature of `signed_url` instead of it.",
     )
 )
-def picture(job_id: str) -> Response:
+def stored(job_id: str) -> Response:
     query = read_query(ImageQuery, request.args)
     parts = services()
-    image = parts.records.image(g.caller.account_id, checked_id(job_id), query.index)
+    image = parts.connections.autocommit(find_image, g.caller.account_id, checked_id(job_id), query.index)
     found = _wanted(parts, image, query)
     mime = found.mime if found.mime in EXTENSIONS else "application/octet-stream"
     headers = _headers(job_id, query, found, mime)
@@ -94,24 +94,26 @@ def picture(job_id: str) -> Response:
     return _send(parts, found, mime, headers, span)
 
 
-def _wanted(parts: Services, image: Image, query: ImageQuery) -> Picture:
-    """The picture as kept, or a variant of it when one is asked for."""
+def _wanted(parts: Services, image: Image, query: ImageQuery) -> StoredImage:
+    """The image as kept, or a variant of it when one is asked for."""
     if query.width is None and query.height is None and query.format is None:
         size = image.width_px or 0, image.height_px or 0
-        return Picture(image.key, image.mime, *size, image.size_bytes, image.sha256)
+        return StoredImage(image.key, image.mime, *size, image.size_bytes, image.sha256)
     if image.width_px is None:
         raise MediaError("not_an_image", "a 3D file or a text has no other sizes and formats")
     return parts.variant(image.key, image.mime, width=query.width, height=query.height, format=query.format)
 
 
-def _elsewhere(parts: Services, image: Image, found: Picture, mime: str, headers: dict[str, str]) -> Response | None:
-    """The way to a picture as it was kept, where its store lets clients in; variants come from here."""
+def _elsewhere(
+    parts: Services, image: Image, found: StoredImage, mime: str, headers: dict[str, str]
+) -> Response | None:
+    """The way to an image as it was kept, where its store lets clients in; variants come from here."""
     if found.key != image.key:
         return None
     link = parts.store.link(found.key, content_type=_content_type(mime), disposition=headers["Content-Disposition"])
     if link is None:
         return None
-    # The link ends within minutes, and so must what anybody remembers of it.
+    # The link ends within minutes, and so must every cached copy of this answer.
     return Response(status=302, headers={**headers, "Location": link, "Cache-Control": "no-store"})
 
 
@@ -119,7 +121,7 @@ def _content_type(mime: str) -> str:
     return f"{mime}; charset=utf-8" if mime == TEXT else mime
 
 
-def _headers(job_id: str, query: ImageQuery, found: Picture, mime: str) -> dict[str, str]:
+def _headers(job_id: str, query: ImageQuery, found: StoredImage, mime: str) -> dict[str, str]:
     expires = g.get("link_expires")
     max_age_s = MAX_AGE_S if expires is None else max(0, min(MAX_AGE_S, expires - int(time.time())))
     kind = "attachment" if query.download == "1" else "inline"
@@ -128,7 +130,7 @@ def _headers(job_id: str, query: ImageQuery, found: Picture, mime: str) -> dict[
         "Cache-Control": f"private, max-age={max_age_s}, immutable",
         "Vary": "Authorization",
         "Accept-Ranges": "bytes",
-        # The name is made of our own id: nothing a caller wrote stands in a header.
+        # The name is made of our own id: no text of a caller gets into a header.
         "Content-Disposition": f'{kind}; filename="{job_id}-{query.index}.{EXTENSIONS.get(mime, "bin")}"',
         "Content-Security-Policy": "default-src 'none'; sandbox",
         # A link without a key is made to be embedded elsewhere; with a key it is not.
@@ -158,7 +160,7 @@ def _span(size_bytes: int, etag: str) -> tuple[int, int] | tuple[()] | None:
 
 def _send(
     parts: Services,
-    found: Picture,
+    found: StoredImage,
     mime: str,
     headers: dict[str, str],
     span: tuple[int, int] | tuple[()] | None,

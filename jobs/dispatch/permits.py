@@ -1,4 +1,4 @@
-"""Taking and giving back: whether a call may go to a provider now, and when to ask again if it may not.
+"""Permits: whether a call may go to a provider now. Taken before a call, given back when it is over.
 
 All of it is rows of PostgreSQL, so that neither an emptied Redis nor a killed worker forgets a limit.
 
@@ -9,7 +9,7 @@ seconds for the way from here to the upstream's own clock. Rows that another cal
 no one waits for anyone, and a credential without limits is only read. ``jobs/dispatch/limits.py`` makes these rows, and
 ``jobs/dispatch/health.py`` says which providers are paused or away.
 
-No one waits for a permit either: a claim that finds none is put off, and only its ``due_at`` moves.
+No one waits for a permit either: a claim that finds none is put off (``jobs/dispatch/put_off.py``).
 """
 
 from __future__ import annotations
@@ -19,15 +19,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from jobs.states import Outcome
-
 # A minute, and the way of a submit to the upstream's own clock. Also in the statements below.
 TOKEN_S = 62
-# However long an upstream asks us to stay away: it may be wrong, and an image waits.
-STAY_AWAY_MAX_S = 600.0
 # A probe taken is not taken again within this time, whatever an older snapshot says of its call. Also below.
 PROBE_GAP_S = 10
-_TOLD_TO_WAIT = frozenset({"upstream_rate_limited", "upstream_overloaded"})
 
 # One statement: permits, tokens and the probe of a half-open circuit, for up to :wanted calls at one credential.
 # :call_ids (text[]) are the ids of these calls; the first ones have got a permit. :attempt is the job's own.
@@ -255,152 +250,3 @@ def take_submit(connection: Connection, credential_id: str) -> bool:
     """
     values = {"credential_id": credential_id}
     return any(connection.execute(_TAKE_SUBMIT, values).one_or_none() for _ in range(2))
-
-
-_STAY_AWAY = text("""
-UPDATE credentials
-SET not_before = greatest(not_before, clock_timestamp() + make_interval(secs => CAST(:stay_away_s AS double precision)))
-WHERE id = :credential_id
-""")
-
-
-def stay_away(connection: Connection, credential_id: str, seconds: float) -> None:
-    """No one submits with a credential for so long: its upstream has asked for it (:func:`stay_away_s`)."""
-    connection.execute(_STAY_AWAY, {"credential_id": credential_id, "stay_away_s": seconds})
-
-
-def stay_away_s(outcome: Outcome, code: str | None, retry_after_s: float | None) -> float | None:
-    """How long no one shall submit with a credential, after an answer that asks for patience."""
-    if outcome is not Outcome.NOT_RUN or code not in _TOLD_TO_WAIT or retry_after_s is None:
-        return None
-    return min(retry_after_s, STAY_AWAY_MAX_S)
-
-
-# ---------------------------------------------------------------- putting claims off
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """Why there is no permit, in seconds until there may be one; None: that is not the reason."""
-
-    paused: bool = False
-    open_for_s: float | None = None
-    room_after_s: float | None = None
-
-    @property
-    def closed(self) -> bool:
-        """Not merely full: paused by an operator, or its circuit is open."""
-        return self.paused or self.open_for_s is not None
-
-
-@dataclass(frozen=True, slots=True)
-class PutOff:
-    """Try again after ``least_s`` and up to ``spread_s`` more, by chance, so that not all come at once."""
-
-    least_s: float
-    spread_s: float
-
-
-PUT_OFF_MAX_S = 30.0
-_PERMITS_COME_AND_GO = PutOff(1.0, 2.0)
-
-_OUTLOOK = text("""
-WITH room AS (
-    SELECT count(*) AS usable,
-           min(greatest(
-               extract(epoch FROM c.not_before - clock_timestamp()),
-               CASE WHEN c.max_per_minute IS NOT NULL THEN (
-                   SELECT extract(epoch FROM min(t.free_at) - clock_timestamp())
-                   FROM submit_tokens AS t
-                   WHERE t.credential_id = c.id
-                   HAVING min(t.free_at) > clock_timestamp()
-               ) END,
-               CASE WHEN c.max_active IS NOT NULL AND (
-                   SELECT p.number FROM permits AS p
-                   WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active
-                   ORDER BY p.call_id, p.number LIMIT 1
-               ) IS NULL THEN 0 END
-           )) AS after_s
-    FROM credentials AS c
-    WHERE c.id = ANY(CAST(:known AS text[])) AND c.paused_at IS NULL
-)
-SELECT coalesce(p.paused_at IS NOT NULL, false) OR room.usable = 0 AS paused,
-       CAST(extract(epoch FROM p.open_until - clock_timestamp()) AS double precision) AS open_for_s,
-       CAST(room.after_s AS double precision) AS room_after_s
-FROM room
-LEFT JOIN providers AS p ON p.name = :provider
-""")
-
-
-def outlook(connection: Connection, provider: str, known: Collection[str]) -> Outlook:
-    """Look at the rows after a claim has found no permit with the credentials ``known``."""
-    row = connection.execute(_OUTLOOK, {"provider": provider, "known": list(known)}).one()
-    return Outlook(row.paused, row.open_for_s, row.room_after_s)
-
-
-def put_off(seen: Outlook) -> PutOff:
-    """When to try again. At most half a minute: an operator may lift any of this at any time."""
-    if seen.paused:
-        return PutOff(5.0, PUT_OFF_MAX_S - 5.0)
-    wait_s = max(seen.open_for_s or 0.0, seen.room_after_s or 0.0)
-    if wait_s <= _PERMITS_COME_AND_GO.least_s:
-        return _PERMITS_COME_AND_GO
-    spread_s = min(10.0, max(2.0, wait_s / 2))
-    return PutOff(min(wait_s, PUT_OFF_MAX_S - spread_s), spread_s)
-
-
-# ---------------------------------------------------------------- what publishing asks
-
-
-# Counts no further than a page of publishing, which is asked again within seconds.
-_FREE_PERMITS = text("""
-WITH room AS (
-    SELECT c.provider,
-           c.paused_at IS NULL AND (c.not_before IS NULL OR c.not_before <= clock_timestamp()) AS welcome,
-           least(
-               CASE WHEN c.max_active IS NOT NULL THEN (
-                   SELECT count(*) FROM (
-                       SELECT 1 FROM permits AS p
-                       WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active
-                       ORDER BY p.call_id, p.number LIMIT 2000
-                   ) AS free
-               ) END,
-               CASE WHEN c.max_per_minute IS NOT NULL THEN (
-                   SELECT count(*) FROM (
-                       SELECT 1 FROM submit_tokens AS t
-                       WHERE t.credential_id = c.id AND t.free_at <= statement_timestamp()
-                       ORDER BY t.free_at LIMIT 2000
-                   ) AS free
-               ) END
-           ) AS free
-    FROM credentials AS c
-),
-seen AS (
-    SELECT room.provider,
-           coalesce(bool_or(p.paused_at IS NOT NULL OR p.open_until IS NOT NULL), false) AS shut,
-           bool_or(room.welcome AND room.free IS NULL) AS endless,
-           coalesce(sum(room.free) FILTER (WHERE room.welcome), 0) AS free
-    FROM room
-    LEFT JOIN providers AS p ON p.name = room.provider
-    GROUP BY room.provider
-)
-SELECT seen.provider,
-       CASE
-           WHEN seen.shut THEN 0
-           WHEN seen.endless THEN NULL
-           ELSE greatest(0, seen.free - (
-               SELECT count(*) FROM jobs AS j
-               WHERE j.provider = seen.provider AND j.status = 'queued' AND j.published_at IS NOT NULL
-           ))
-       END AS free
-FROM seen
-""")
-
-
-def free_permits(connection: Connection) -> dict[str, int | None]:
-    """Jobs worth publishing now, by provider: what it has room for less what is on its way already.
-
-    None where nothing limits it; a provider that has no rows yet is not named. Zero: its claims would
-    only be put off, or its circuit waits for a probe (:func:`jobs.dispatch.health.half_open`).
-    """
-    return {row.provider: None if row.free is None else int(row.free) for row in connection.execute(_FREE_PERMITS)}

@@ -16,7 +16,6 @@ from sqlalchemy import Connection, text
 
 from jobs import states
 from jobs.dispatch import health, limits, publishing
-from jobs.dispatch import permits as capacity
 from jobs.states import Nudge
 
 Pair = tuple[str, str, int]  # account, provider, weight
@@ -24,10 +23,64 @@ Pair = tuple[str, str, int]  # account, provider, weight
 TURNS_AT_MOST = 64
 
 
+# Counts no further than a page of publishing, which is asked again within seconds.
+_FREE_PERMITS = text("""
+WITH room AS (
+    SELECT c.provider,
+           c.paused_at IS NULL AND (c.not_before IS NULL OR c.not_before <= clock_timestamp()) AS welcome,
+           least(
+               CASE WHEN c.max_active IS NOT NULL THEN (
+                   SELECT count(*) FROM (
+                       SELECT 1 FROM permits AS p
+                       WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active
+                       ORDER BY p.call_id, p.number LIMIT 2000
+                   ) AS free
+               ) END,
+               CASE WHEN c.max_per_minute IS NOT NULL THEN (
+                   SELECT count(*) FROM (
+                       SELECT 1 FROM submit_tokens AS t
+                       WHERE t.credential_id = c.id AND t.free_at <= statement_timestamp()
+                       ORDER BY t.free_at LIMIT 2000
+                   ) AS free
+               ) END
+           ) AS free
+    FROM credentials AS c
+),
+seen AS (
+    SELECT room.provider,
+           coalesce(bool_or(p.paused_at IS NOT NULL OR p.open_until IS NOT NULL), false) AS shut,
+           bool_or(room.welcome AND room.free IS NULL) AS endless,
+           coalesce(sum(room.free) FILTER (WHERE room.welcome), 0) AS free
+    FROM room
+    LEFT JOIN providers AS p ON p.name = room.provider
+    GROUP BY room.provider
+)
+SELECT seen.provider,
+       CASE
+           WHEN seen.shut THEN 0
+           WHEN seen.endless THEN NULL
+           ELSE greatest(0, seen.free - (
+               SELECT count(*) FROM jobs AS j
+               WHERE j.provider = seen.provider AND j.status = 'queued' AND j.published_at IS NOT NULL
+           ))
+       END AS free
+FROM seen
+""")
+
+
+def free_permits(connection: Connection) -> dict[str, int | None]:
+    """Jobs worth publishing now, by provider: what it has room for less what is on its way already.
+
+    None where nothing limits it; a provider that has no rows yet is not named. Zero: its claims would
+    only be put off, or its circuit waits for a probe (:func:`jobs.dispatch.health.half_open`).
+    """
+    return {row.provider: None if row.free is None else int(row.free) for row in connection.execute(_FREE_PERMITS)}
+
+
 def refill(connection: Connection, *, window: int, most: int) -> list[Nudge]:
     """Publish for every provider that would take something, ``most`` jobs in all."""
     limits.recover(connection)
-    permits = capacity.free_permits(connection)
+    permits = free_permits(connection)
     nudges: list[Nudge] = probes(connection)
     limited: dict[str, list[Pair]] = defaultdict(list)
     for pair in publishing.pairs(connection):
@@ -42,7 +95,7 @@ def refill(connection: Connection, *, window: int, most: int) -> list[Nudge]:
 
 def refill_limited(connection: Connection, *, window: int) -> list[Nudge]:
     """Only for providers with limits and a permit free: quick enough to be asked several times a second."""
-    permits = {name: free for name, free in capacity.free_permits(connection).items() if free}
+    permits = {name: free for name, free in free_permits(connection).items() if free}
     if not permits:
         return []
     limited: dict[str, list[Pair]] = defaultdict(list)
@@ -81,7 +134,7 @@ PROBE_AGAIN_S = 5.0
 def probes(connection: Connection) -> list[Nudge]:
     """Publish one job for each provider whose circuit is half-open: the freshest that has not failed yet.
 
-    Only where there is none, the one with the fewest attempts; ``capacity.TAKE`` asks the same.
+    Only where there is none, the one with the fewest attempts; ``permits.TAKE`` asks the same.
     """
     nudges: list[Nudge] = []
     for provider in health.half_open(connection):

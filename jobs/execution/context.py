@@ -1,36 +1,34 @@
-"""What a worker needs at hand to move jobs on, built once per process (``workers/wiring.py``)."""
+"""What a worker needs to move jobs on, built once per process (``workers/wiring.py``)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal
 
 from core.db import Database
 from core.fair_pool import FairPool
+from jobs.dispatch.due import Turns
 from jobs.execution.callbacks import Callbacks
 from jobs.execution.decide import RETRY_AFTER_MAX_S, Facts
-from jobs.reads.worker import LiveJob, Turns
+from jobs.reads.worker import LiveJob
 from jobs.states import Signal
 from providers.catalog.catalog import Catalog, CatalogSource, Model, ProviderSpec, UnknownModelError
+from providers.catalog.entries import Recovery
 from providers.registry import Registry
 from storage.base import Kind, Store
 from storage.media import Media
 
-# How long a step may take beyond the upstream call it makes: keeping pictures, writing rows.
+# How long a step may take beyond the upstream call it makes: keeping images, writing rows.
 STEP_MARGIN_S = 60.0
-# A call that nobody can ask about is given up this long after its owner is known dead.
+# A call that cannot be asked about is given up this long after its owner is known dead.
 GIVE_UP_UNANSWERED_S = 60.0
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Workbench:
+class WorkerContext:
     """``owner`` is this worker's boot id; ``publish`` sends nudges, never raises, and says whether it could."""
 
     owner: str
@@ -105,7 +103,7 @@ class Workbench:
         return self.catalog.providers[provider]
 
     def output(self, model: str) -> Kind:
-        """What the model makes; pictures, for one the catalogue has lost since."""
+        """What the model makes; images, for one the catalogue has lost since."""
         try:
             return self.model(model).output
         except UnknownModelError:
@@ -114,7 +112,7 @@ class Workbench:
     def facts(self, job: LiveJob) -> Facts:
         return Facts(
             n=job.n,
-            calls=job.facts,
+            calls=job.calls,
             max_attempts=self.max_attempts,
             cancel_requested=job.cancel_requested,
             cancel_charge=self.cancel_charge,
@@ -124,13 +122,5 @@ class Workbench:
 
 
 def give_up_s(catalog: Catalog) -> dict[str, float]:
-    """Providers that can neither be asked nor told twice: when an unanswered call is given up."""
-    return {name: GIVE_UP_UNANSWERED_S for name, spec in catalog.providers.items() if spec.uncertain_class == "C"}
-
-
-def side_by_side(work: Callable[[T], R], items: Sequence[T], *, at_most: int = 16) -> list[R]:
-    """Do the same to every item, at most so many at once; greenlets where threads are patched."""
-    if len(items) <= 1:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(max_workers=min(at_most, len(items))) as pool:
-        return list(pool.map(work, items))
+    """By provider, of those that cannot recover a call: after how many seconds an unanswered call is given up."""
+    return {name: GIVE_UP_UNANSWERED_S for name, spec in catalog.providers.items() if spec.recovery is Recovery.NEVER}

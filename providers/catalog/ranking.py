@@ -1,7 +1,7 @@
 """Which of the models that can do an operation comes first, for orders that leave the choice to us.
 
 ``budget``: the cheapest at our prices. ``quality``: confirmed entries before those whose path or price
-nobody confirmed, then the catalogue's ``quality`` (3 to 1), then the dearest, for a vendor's price is the
+no one confirmed, then the catalogue's ``quality`` (3 to 1), then the dearest, for a vendor's price is the
 one other thing it says about its models. In both, a model that asks for more than a plain order comes
 last. Equals stand in the order of the file.
 """
@@ -33,6 +33,6 @@ def ranked(
 
 
 def asks_for_more(model: Model, operation: str) -> bool:
-    """Whether it wants a setting that no other order has, or a picture to generate from."""
+    """Whether it wants a setting that no other order has, or an image to generate from."""
     needs_setting = any(spec.required for spec in model.order_params(operation).values())
     return needs_setting or (operation == "generate" and model.inputs.images.min > 0)

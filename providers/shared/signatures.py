@@ -1,6 +1,6 @@
-"""How upstreams sign the webhooks they send: one check per dialect, in constant time, five minutes' tolerance.
+"""How upstreams sign their webhooks: one check per dialect, in constant time, with five minutes of tolerance.
 
-A signature proves who speaks, not what is true: a webhook is only a hint, and a look confirms it.
+A signature proves who sent a webhook, not that it is true: a webhook is only a hint, and a look confirms it.
 """
 
 from __future__ import annotations
@@ -16,21 +16,24 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 TOLERANCE_S = 300
 
-# The variable that holds a provider's signing secret. Unset, the address alone is the proof.
+# The variable with a provider's signing secret. If it is unset, the token in the address is the only proof.
 SECRET_VARIABLES: Final[Mapping[str, str]] = MappingProxyType(
     {"replicate": "REPLICATE_WEBHOOK_SECRET", "wavespeed": "WAVESPEED_WEBHOOK_SECRET"}
 )
 
 
 def is_genuine(provider: str, headers: Mapping[str, str], body: bytes, *, secret: str) -> bool:
-    """Whether the provider signed ``body`` within the last minutes. False for a provider that signs nothing."""
+    """Whether the provider signed ``body`` within ``TOLERANCE_S``. False for a provider that does not sign."""
     check = _CHECKS.get(provider)
     lowered = {name.lower(): value for name, value in headers.items()}
     return check is not None and check(lowered, body, secret)
 
 
 def _replicate(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
-    """Standard Webhooks (sheet "Replicate", section 6)."""
+    """Standard Webhooks.
+
+    Source: providers/upstreams/replicate/CONTRACT.md, section 6.
+    """
     try:
         Webhook(secret).verify(body, dict(headers), json_parse=False)
     except (WebhookVerificationError, ValueError, KeyError):
@@ -39,7 +42,10 @@ def _replicate(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
 
 
 def _wavespeed(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
-    """Hex, version ``v3``, and the secret's text itself for a key (sheet "WaveSpeed", section 5)."""
+    """Hex, version ``v3``, and the secret's text itself for a key.
+
+    Source: providers/upstreams/wavespeed/CONTRACT.md, section 5.
+    """
     stamp = headers.get("webhook-timestamp", "")
     if not stamp.isascii() or not stamp.isdigit() or abs(time.time() - int(stamp[:12])) > TOLERANCE_S:
         return False

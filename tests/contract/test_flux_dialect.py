@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, PaddingRule, ParamSpec, ResolutionRule
+from providers.catalog.entries import Model, ParamSpec
+from providers.catalog.size_rules import AspectRatioRule, PaddingRule, ResolutionRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -28,8 +29,9 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.http.client import Outgoing, origin_of
-from providers.shared.building import placed_images
+from providers.http.client import Outgoing
+from providers.http.urls import origin_of
+from providers.shared.order_fields import placed_images
 from providers.upstreams.flux.adapter import Config, Flux
 from sandbox.testing import Sandbox, running_sandbox
 
@@ -78,27 +80,27 @@ def provider(sandbox: Sandbox, key: str = "any", **options: Any) -> Flux:
     return Flux(Config(api_key=SecretStr(key), base_url=sandbox.flux_url, **options), outgoing)
 
 
-def picture(mode: str = "RGB") -> InputImage:
+def sample_image(mode: str = "RGB") -> InputImage:
     out = io.BytesIO()
     Image.new(mode, (320, 256), "white").save(out, "PNG")
     return InputImage(out.getvalue(), "image/png", 320, 256)
 
 
-PICTURE, MASK = picture(), picture("L")
+IMAGE, MASK = sample_image(), sample_image("L")
 
 
-def order(model: str = "flux-2-klein-4b", prompt: str | None = "a red kite", **facts: Any) -> Order:
+def order(model: str = "flux-2-klein-4b", prompt: str | None = "a red kite", **facts: Any) -> UpstreamOrder:
     found = MODELS[model]
-    return Order(**{"operation": found.operation, "model": found, "prompt": prompt, **facts})
+    return UpstreamOrder(**{"operation": found.operation, "model": found, "prompt": prompt, **facts})
 
 
-def everything(model: Model) -> Order:
-    """An order that uses each place for pictures, each size field and each setting of a model."""
+def everything(model: Model) -> UpstreamOrder:
+    """An order that uses each place for images, each size field and each setting of a model."""
     return order(
         model.id,
         size=size_of(model),
         params={name: sample(spec) for name, spec in model.params.items()},
-        images=[PICTURE] * (model.inputs.images.max or 1),
+        images=[IMAGE] * (model.inputs.images.max or 1),
         mask=MASK if model.inputs.mask_field else None,
     )
 
@@ -129,7 +131,7 @@ def accepted_by(sandbox: Sandbox) -> int:
     return int(sandbox.counts().get("flux", {}).get("accepted", 0))
 
 
-def begun(flux: Flux, asked: Order, *, age_s: float = 3600) -> CallRef:
+def begun(flux: Flux, asked: UpstreamOrder, *, age_s: float = 3600) -> CallRef:
     answer = flux.submit(asked, dedupe_key="key")
     assert isinstance(answer, Accepted)
     return CallRef("call", "key", asked.model.id, answer.upstream_id, answer.poll_url, age_s=age_s)
@@ -151,7 +153,7 @@ def test_an_order_with_everything_sends_the_fields_of_the_sheet(sandbox: Sandbox
 
 @pytest.mark.parametrize("name", sorted(SHEET))
 def test_a_bare_order_sends_nothing_else(sandbox: Sandbox, name: str) -> None:
-    needed = [PICTURE] * MODELS[name].inputs.images.min
+    needed = [IMAGE] * MODELS[name].inputs.images.min
     provider(sandbox).submit(order(name, images=needed), dedupe_key="key")
     assert set(sent(sandbox)) == ({"prompt", "image"} if needed else {"prompt"})
 
@@ -162,7 +164,7 @@ def test_settings_arrive_as_they_were_given(sandbox: Sandbox) -> None:
     assert sent(sandbox) == {"prompt": "a red kite", **params, "width": 64, "height": 128}
 
 
-def test_every_call_makes_one_picture() -> None:
+def test_every_call_makes_one_image() -> None:
     assert {model.max_per_call for model in MODELS.values()} == {1}
 
 
@@ -170,14 +172,14 @@ def test_every_call_makes_one_picture() -> None:
     ("name", "operation"),
     [(name, operation) for name, model in sorted(MODELS.items()) for operation in sorted(model.operations)],
 )
-def test_every_model_gives_a_picture_for_every_operation(sandbox: Sandbox, name: str, operation: str) -> None:
+def test_every_model_gives_an_image_for_every_operation(sandbox: Sandbox, name: str, operation: str) -> None:
     flux, model = provider(sandbox), MODELS[name]
     takes_none = operation == "generate" and not model.inputs.images.min
     asked = order(
         name,
         operation=operation,
         size=size_of(model),
-        images=[] if takes_none else [PICTURE],
+        images=[] if takes_none else [IMAGE],
         mask=MASK if model.inputs.mask_field else None,
     )
     assert bool(placed_images(asked)) is not takes_none

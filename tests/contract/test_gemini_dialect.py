@@ -14,9 +14,10 @@ from google.genai import errors, types
 from PIL import Image
 
 from providers import registry
-from providers.base import CallRef, CancelOutcome, Finished, InputImage, Order
+from providers.base import CallRef, CancelOutcome, Finished, InputImage, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, ResolutionRule
+from providers.catalog.entries import Model, Recovery
+from providers.catalog.size_rules import AspectRatioRule, ResolutionRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -83,12 +84,12 @@ def png(width: int = 32, height: int = 32) -> InputImage:
     return InputImage(out.getvalue(), "image/png", width, height)
 
 
-def ask(words: str = "a red fox", name: str = FLASH, **facts: Any) -> Order:
+def ask(words: str = "a red fox", name: str = FLASH, **facts: Any) -> UpstreamOrder:
     model = CATALOG.models[name]
-    return Order(**{"operation": "generate", "model": model, "prompt": words, **facts})
+    return UpstreamOrder(**{"operation": "generate", "model": model, "prompt": words, **facts})
 
 
-def most(model: Model) -> Order:
+def most(model: Model) -> UpstreamOrder:
     """Everything that the model takes, in one order."""
     ratio, classes = model.size_rule(AspectRatioRule), model.size_rule(ResolutionRule)
     size = {"aspect_ratio": ratio.enum[-1]} if ratio else {}
@@ -97,7 +98,7 @@ def most(model: Model) -> Order:
     return ask(name=model.id, operation="edit", images=[png()] * count, size=size, params={"seed": 7})
 
 
-def picture(done: object) -> Image.Image:
+def sample_image(done: object) -> Image.Image:
     assert isinstance(done, Finished)
     return Image.open(io.BytesIO(done.images[0].data or b""))
 
@@ -119,7 +120,7 @@ def names(fields: dict[str, Any], outer: str = "") -> set[str]:
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
 def test_the_least_order_sends_nothing_that_was_not_set(sandbox: Sandbox, provider: Gemini, model: Model) -> None:
-    assert picture(provider.submit(ask(name=model.id), dedupe_key="key-1")).size == (1024, 1024)
+    assert sample_image(provider.submit(ask(name=model.id), dedupe_key="key-1")).size == (1024, 1024)
     [asked] = sandbox.requests("gemini")
     assert (asked["method"], asked["form"], asked["status"]) == ("POST", "json", 200)
     assert asked["path"] == f"/gemini/v1beta/models/{model.id}:generateContent"
@@ -154,12 +155,12 @@ def test_the_largest_order_sends_the_sheets_fields(sandbox: Sandbox, provider: G
     ],
 )
 def test_a_size_reaches_the_painter(provider: Gemini, name: str, size: dict[str, str], pixels: tuple[int, int]) -> None:
-    assert picture(provider.submit(ask(name=name, size=size), dedupe_key="key-1")).size == pixels
+    assert sample_image(provider.submit(ask(name=name, size=size), dedupe_key="key-1")).size == pixels
 
 
-def test_an_edit_without_a_ratio_keeps_its_first_pictures_shape(provider: Gemini) -> None:
+def test_an_edit_without_a_ratio_keeps_its_first_images_shape(provider: Gemini) -> None:
     order = ask(operation="edit", images=[png(90, 160), png()])
-    assert picture(provider.submit(order, dedupe_key="key-1")).size == (768, 1376)
+    assert sample_image(provider.submit(order, dedupe_key="key-1")).size == (768, 1376)
 
 
 def test_the_version_is_a_setting(sandbox: Sandbox) -> None:
@@ -174,7 +175,7 @@ def test_a_caller_may_go_further_by_extra(sandbox: Sandbox, provider: Gemini) ->
     }
     done = provider.submit(ask(extra=extra), dedupe_key="key-1")
     assert isinstance(done, Finished)
-    assert len(done.images) == 1  # the thought's picture is none
+    assert len(done.images) == 1  # the thought's image is none
     [asked] = sandbox.requests("gemini")
     assert asked["fields"]["generationConfig"]["thinkingConfig"]["thinkingLevel"] == "HIGH"
     assert asked["fields"]["generationConfig"]["responseModalities"] == ["IMAGE"]
@@ -190,7 +191,7 @@ def test_imagen_is_spoken_to_gateways_that_have_it(sandbox: Sandbox) -> None:
     done = provider_of(sandbox, "legacy-gateway").submit(order, dedupe_key="key-1")
     assert isinstance(done, Finished)
     assert len(done.images) == 3
-    assert (picture(done).format, picture(done).size) == ("JPEG", (2752, 1536))
+    assert (sample_image(done).format, sample_image(done).size) == ("JPEG", (2752, 1536))
     [asked] = sandbox.requests("gemini")
     assert asked["path"] == f"/gemini/v1beta/models/{IMAGEN}:predict"
     assert names(asked["fields"]) == PREDICT
@@ -310,7 +311,7 @@ def test_one_blocked_candidate_does_not_hide_the_good_one(provider: Gemini) -> N
 
 
 @pytest.mark.parametrize(("name", "n"), [(FLASH, 1), (IMAGEN, 2)])
-def test_a_picture_too_many_is_not_kept(sandbox: Sandbox, name: str, n: int) -> None:
+def test_an_image_too_many_is_not_kept(sandbox: Sandbox, name: str, n: int) -> None:
     done = provider_of(sandbox, "legacy-gateway").submit(ask("a [sandbox:fewer=-1]", name, n=n), dedupe_key="key-1")
     assert isinstance(done, Finished)
     assert len(done.images) == n
@@ -354,7 +355,7 @@ def test_a_lost_call_cannot_be_asked_about(sandbox: Sandbox, provider: Gemini) -
     with pytest.raises(Uncertain):
         provider.check(lost)
     assert provider.cancel(lost) is CancelOutcome.UNSUPPORTED
-    assert provider.recovery == "never"
+    assert CATALOG.providers["gemini"].recovery is Recovery.NEVER
     assert sandbox.counts().get("gemini", {"requests": 0})["requests"] == 0
 
 
@@ -377,7 +378,7 @@ def drawn(answer: types.GenerateContentResponse) -> Image.Image:
     return Image.open(io.BytesIO(found.data or b""))
 
 
-def test_googles_client_gets_a_picture_and_its_cost(sandbox: Sandbox) -> None:
+def test_googles_client_gets_an_image_and_its_cost(sandbox: Sandbox) -> None:
     answer = googles(
         sandbox,
         "a red fox",
@@ -392,7 +393,7 @@ def test_googles_client_gets_a_picture_and_its_cost(sandbox: Sandbox) -> None:
         ],
     )
     assert drawn(answer).size == (2752, 1536)
-    assert answer.text == "Here is your picture."
+    assert answer.text == "Here is your image."
     assert answer.model_version == FLASH
     assert answer.usage_metadata is not None
     assert answer.usage_metadata.candidates_token_count == 1680 + 12
@@ -401,7 +402,7 @@ def test_googles_client_gets_a_picture_and_its_cost(sandbox: Sandbox) -> None:
     assert asked["headers"]["X-Server-Timeout"] == "20"
 
 
-def test_googles_client_edits_with_a_picture(sandbox: Sandbox) -> None:
+def test_googles_client_edits_with_an_image(sandbox: Sandbox) -> None:
     given = types.Part.from_bytes(data=png(160, 90).data, mime_type="image/png")
     answer = googles(sandbox, [given, "make it night"], model=PRO)
     assert drawn(answer).size == (1376, 768)
@@ -421,9 +422,7 @@ def test_googles_client_tells_thoughts_apart(sandbox: Sandbox) -> None:
         ("fail=pup_limited_disabled", types.FinishReason.PUP_LIMITED_DISABLED),
     ],
 )
-def test_googles_client_reads_why_there_is_no_picture(
-    sandbox: Sandbox, marker: str, reason: types.FinishReason
-) -> None:
+def test_googles_client_reads_why_there_is_no_image(sandbox: Sandbox, marker: str, reason: types.FinishReason) -> None:
     answer = googles(sandbox, f"a fox [sandbox:{marker}]")
     assert not answer.parts
     assert answer.candidates is not None

@@ -18,8 +18,9 @@ from listening import listening
 from PIL import Image
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Running, UpstreamOrder
 from providers.catalog import catalog
+from providers.catalog.entries import Recovery
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -35,7 +36,8 @@ from providers.http.client import Outgoing
 from providers.upstreams.huggingface.adapter import Config, HuggingFace
 from sandbox.testing import Sandbox, running_sandbox
 
-MODELS = catalog.load().models
+CATALOG = catalog.load()
+MODELS = CATALOG.models
 OURS = [model.id for model in MODELS.values() if model.provider == "huggingface" and model.live]
 ROUTES = {
     "hf-inference": "hf-sd3-medium",
@@ -57,7 +59,7 @@ def _fresh(sandbox: Sandbox) -> None:
     sandbox.reset()
 
 
-def picture() -> InputImage:
+def sample_image() -> InputImage:
     out = io.BytesIO()
     Image.new("RGB", (256, 320), "navy").save(out, "PNG")
     return InputImage(out.getvalue(), "image/png", 256, 320)
@@ -68,14 +70,14 @@ def provider(sandbox: Sandbox, key: str = "hf_secret", **changed: Any) -> Huggin
     return HuggingFace(Config(token=SecretStr(key), base_url=url, hub_url=url, **changed))
 
 
-def order(model: str = "hf-flux-dev", **facts: Any) -> Order:
+def order(model: str = "hf-flux-dev", **facts: Any) -> UpstreamOrder:
     known = MODELS[model]
     sizes = {} if isinstance(known.size, str) else {"width": 256, "height": 320}
     if known.hf_provider == "nscale":
         sizes = {"size": "256x320"}
-    images = [picture()] if known.operation == "edit" else []
+    images = [sample_image()] if known.operation == "edit" else []
     default = {"operation": known.operation, "prompt": "a kite", "size": sizes, "images": images}
-    return Order(model=known, **{**default, **facts})
+    return UpstreamOrder(model=known, **{**default, **facts})
 
 
 def call_of(taken: object, model: str = "hf-flux-dev") -> CallRef:
@@ -83,7 +85,7 @@ def call_of(taken: object, model: str = "hf-flux-dev") -> CallRef:
     return CallRef("call", "key", model, upstream_id=taken.upstream_id, poll_url=taken.poll_url)
 
 
-def finished(ours: HuggingFace, asked: Order) -> Finished:
+def finished(ours: HuggingFace, asked: UpstreamOrder) -> Finished:
     done = ours.submit(asked, dedupe_key="key")
     if isinstance(done, Accepted):
         found = ours.check(call_of(done, asked.model.id))
@@ -155,7 +157,7 @@ def client(name: str, key: str = "hf_secret") -> InferenceClient:
         ("wavespeed", "black-forest-labs/FLUX.1-dev", {"num_inference_steps": 4}),
     ],
 )
-def test_the_package_makes_pictures_of_text(name: str, model: str, settings: dict[str, Any]) -> None:
+def test_the_package_makes_images_of_text(name: str, model: str, settings: dict[str, Any]) -> None:
     common = {"width": 256, "height": 320, "seed": 7, "negative_prompt": "blurry"}
     made = client(name).text_to_image("a kite", model=model, **common, **settings)
     assert made.size == (256, 320)
@@ -168,8 +170,8 @@ def test_the_package_makes_pictures_of_text(name: str, model: str, settings: dic
     [("fal-ai", "black-forest-labs/FLUX.2-klein-9B"), ("wavespeed", "black-forest-labs/FLUX.2-dev")],
 )
 @pytest.mark.parametrize("prompt", ["snow", "snow [sandbox:latency=0.1]"])
-def test_the_package_edits_pictures(name: str, model: str, prompt: str) -> None:
-    assert client(name).image_to_image(picture().data, prompt=prompt, model=model).size == (256, 320)
+def test_the_package_edits_images(name: str, model: str, prompt: str) -> None:
+    assert client(name).image_to_image(sample_image().data, prompt=prompt, model=model).size == (256, 320)
 
 
 @pytest.mark.usefixtures("_rerouted")
@@ -191,7 +193,7 @@ def test_the_package_knows_the_errors(token: str, prompt: str, status: int) -> N
 
 
 @pytest.mark.usefixtures("_rerouted")
-def test_the_package_and_the_adapter_buy_the_same_picture(sandbox: Sandbox) -> None:
+def test_the_package_and_the_adapter_buy_the_same_image(sandbox: Sandbox) -> None:
     settings = {"seed": 7, "steps": 4, "guidance": 2.5, "negative_prompt": "blurry"}
     wire = {"seed": 7, "num_inference_steps": 4, "guidance_scale": 2.5, "negative_prompt": "blurry"}
     for name, ours in (("hf-inference", "hf-sd3-medium"), ("fal-ai", "hf-flux-dev")):
@@ -204,7 +206,7 @@ def test_the_package_and_the_adapter_buy_the_same_picture(sandbox: Sandbox) -> N
         assert first["fields"] == second["fields"]
 
 
-# ---------------------------------------------------------------- our adapter: pictures
+# ---------------------------------------------------------------- our adapter: images
 
 
 @pytest.mark.parametrize("model", OURS)
@@ -329,7 +331,7 @@ def test_rubbish_for_an_answer_is_uncertain(sandbox: Sandbox, route: str, marker
 
 
 @pytest.mark.parametrize("marker", ["wrong_type", "empty"])
-def test_what_is_no_picture_is_none(sandbox: Sandbox, marker: str) -> None:
+def test_what_is_no_image_is_none(sandbox: Sandbox, marker: str) -> None:
     with pytest.raises(Uncertain):
         provider(sandbox).submit(order("hf-sd3-medium", prompt=f"a kite [sandbox:{marker}]"), dedupe_key="key")
 
@@ -402,7 +404,7 @@ def test_a_lost_answer_is_never_bought_again(sandbox: Sandbox, route: str) -> No
         ours.submit(order(ROUTES[route], prompt="a kite [sandbox:drop]"), dedupe_key="key")
     with pytest.raises(Uncertain):
         ours.check(CallRef("call", "key", ROUTES[route]))
-    assert (ours.recovery, tally(sandbox)["accepted"]) == ("never", 1)
+    assert (CATALOG.providers["huggingface"].recovery, tally(sandbox)["accepted"]) == (Recovery.NEVER, 1)
 
 
 def test_links_are_fetched_without_the_token(sandbox: Sandbox) -> None:

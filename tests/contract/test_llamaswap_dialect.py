@@ -15,14 +15,16 @@ from listening import listening
 from PIL import Image
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
+from providers.catalog.entries import Recovery
 from providers.errors import BadCredentials, Failed, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
 from providers.http.client import Outgoing
 from providers.upstreams.llamaswap.adapter import Config, LlamaSwap
 from sandbox.testing import Sandbox, running_sandbox
 
-MODELS = catalog.load().models
+CATALOG = catalog.load()
+MODELS = CATALOG.models
 OURS = [model for model in MODELS.values() if model.provider == "llamaswap" and model.live]
 ORDERS = [(model.id, operation) for model in OURS for operation in sorted(model.operations)]
 SMALL = {"llamaswap-z-image": {"size": "128x64"}, "llamaswap-sdapi": {"width": 128, "height": 64}}
@@ -49,10 +51,10 @@ def left_half_white() -> InputImage:
     return _image(mask)
 
 
-def _image(picture: Image.Image) -> InputImage:
+def _image(sample_image: Image.Image) -> InputImage:
     out = io.BytesIO()
-    picture.save(out, "PNG")
-    return InputImage(out.getvalue(), "image/png", *picture.size)
+    sample_image.save(out, "PNG")
+    return InputImage(out.getvalue(), "image/png", *sample_image.size)
 
 
 def opened(data: bytes | None) -> Image.Image:
@@ -64,8 +66,10 @@ def provider(sandbox: Sandbox, **changed: Any) -> LlamaSwap:
     return LlamaSwap(Config(base_url=sandbox.llamaswap_url, api_key=SecretStr("lan-secret"), **changed))
 
 
-def order(model: str = "llamaswap-z-image", **facts: Any) -> Order:
-    return Order(**{"operation": "generate", "model": MODELS[model], "prompt": "a kite", "size": SMALL[model], **facts})
+def order(model: str = "llamaswap-z-image", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(
+        **{"operation": "generate", "model": MODELS[model], "prompt": "a kite", "size": SMALL[model], **facts}
+    )
 
 
 def call_of(taken: object) -> CallRef:
@@ -89,9 +93,9 @@ def test_openai_generates_with_settings_in_the_tag(client: openai.OpenAI) -> Non
     prompt = 'a kite <sd_cpp_extra_args>{"seed":7,"sample_params":{"sample_steps":4}}</sd_cpp_extra_args>'
     first, again = (client.images.generate(model="z-image", prompt=prompt, size="128x64", n=2) for _ in range(2))  # type: ignore[call-overload]
     assert first.data == again.data
-    pictures = [base64.b64decode(item.b64_json) for item in first.data]
-    assert [opened(data).size for data in pictures] == [(128, 64)] * 2
-    assert pictures[0] != pictures[1]
+    sample_images = [base64.b64decode(item.b64_json) for item in first.data]
+    assert [opened(data).size for data in sample_images] == [(128, 64)] * 2
+    assert sample_images[0] != sample_images[1]
     other = client.images.generate(model="z-image", prompt="a kite", size="128x64")  # type: ignore[call-overload]
     assert other.data[0] != first.data[0]
 
@@ -104,9 +108,9 @@ def test_openai_edits_where_the_mask_is_white(client: openai.OpenAI) -> None:
         mask=("m.png", left_half_white().data, "image/png"),
     )
     assert done.data
-    picture = opened(base64.b64decode(done.data[0].b64_json or ""))
-    assert picture.getpixel((100, 32)) == (20, 40, 200)
-    assert picture.crop((0, 0, 64, 64)).getcolors() != [(64 * 64, (20, 40, 200))]
+    sample_image = opened(base64.b64decode(done.data[0].b64_json or ""))
+    assert sample_image.getpixel((100, 32)) == (20, 40, 200)
+    assert sample_image.crop((0, 0, 64, 64)).getcolors() != [(64 * 64, (20, 40, 200))]
 
 
 def test_openai_knows_the_errors(sandbox: Sandbox, client: openai.OpenAI) -> None:
@@ -129,19 +133,21 @@ def test_openai_lists_models_and_chats(client: openai.OpenAI) -> None:
     assert answer.choices[0].message.content
 
 
-# ---------------------------------------------------------------- our adapter: pictures
+# ---------------------------------------------------------------- our adapter: images
 
 
 @pytest.mark.parametrize("run_async", [False, True])
 @pytest.mark.parametrize(("model", "operation"), ORDERS)
 def test_every_model_and_operation(sandbox: Sandbox, model: str, operation: str, run_async: bool) -> None:
     params = {"seed": 7, "steps": 4, "guidance": 1.5, "negative_prompt": "blurry", "sampler": "euler_a"}
-    pictures = {"images": [png(), png((9, 9, 9))]} if operation != "generate" else {}
+    sample_images = {"images": [png(), png((9, 9, 9))]} if operation != "generate" else {}
     if operation == "edit":
         params["strength"] = 0.6
     mask = left_half_white() if operation == "inpaint" else None
     ours = provider(sandbox, run_async=run_async)
-    done = ours.submit(order(model, operation=operation, params=params, mask=mask, n=2, **pictures), dedupe_key="k")
+    done = ours.submit(
+        order(model, operation=operation, params=params, mask=mask, n=2, **sample_images), dedupe_key="k"
+    )
     if run_async:
         done = ours.check(call_of(done))
     assert isinstance(done, Finished)
@@ -151,7 +157,7 @@ def test_every_model_and_operation(sandbox: Sandbox, model: str, operation: str,
     assert tally(sandbox)["accepted"] == 1
 
 
-def test_the_three_routes_draw_the_same_picture_of_one_order(sandbox: Sandbox) -> None:
+def test_the_three_routes_draw_the_same_image_of_one_order(sandbox: Sandbox) -> None:
     settings = {"params": {"seed": 7, "steps": 4}}
     at_once = [
         provider(sandbox).submit(order(model, **settings), dedupe_key="k")
@@ -184,8 +190,8 @@ def prompt_hash(prompt: str) -> str:
 def test_without_a_seed_two_calls_differ(sandbox: Sandbox) -> None:
     ours = provider(sandbox)
     done = [ours.submit(order(), dedupe_key=key) for key in ("a", "b")]
-    pictures = {image.data for each in done if isinstance(each, Finished) for image in each.images}
-    assert len(pictures) == 2
+    sample_images = {image.data for each in done if isinstance(each, Finished) for image in each.images}
+    assert len(sample_images) == 2
 
 
 def test_prompts_are_enhanced_by_a_local_model(sandbox: Sandbox) -> None:
@@ -237,7 +243,7 @@ def test_a_lost_submit_of_a_job_is_not_repeated(sandbox: Sandbox, marker: str) -
     ours = provider(sandbox, run_async=True)
     with pytest.raises(Uncertain):
         ours.submit(order(prompt=f"a kite [sandbox:{marker}]"), dedupe_key="k")
-    assert (ours.recovery, tally(sandbox)["accepted"]) == ("never", 1)
+    assert (CATALOG.providers["llamaswap"].recovery, tally(sandbox)["accepted"]) == (Recovery.NEVER, 1)
     with pytest.raises(Uncertain):
         ours.check(CallRef("call", "key", "llamaswap-z-image"))
 
@@ -282,9 +288,9 @@ def test_the_mask_s_white_is_repainted_and_its_black_stays(sandbox: Sandbox) -> 
         asked = order(model, operation=operation, images=[png()], mask=left_half_white())
         done = provider(sandbox).submit(asked, dedupe_key="k")
         assert isinstance(done, Finished)
-        picture = opened(done.images[0].data).convert("RGB")
-        assert picture.crop((64, 0, 128, 64)).getcolors() == [(64 * 64, (20, 40, 200))]
-        assert picture.crop((0, 0, 64, 64)).getcolors() != [(64 * 64, (20, 40, 200))]
+        sample_image = opened(done.images[0].data).convert("RGB")
+        assert sample_image.crop((64, 0, 128, 64)).getcolors() == [(64 * 64, (20, 40, 200))]
+        assert sample_image.crop((0, 0, 64, 64)).getcolors() != [(64 * 64, (20, 40, 200))]
 
 
 # ---------------------------------------------------------------- our adapter: jobs

@@ -20,7 +20,7 @@ from PIL import Image
 from replicate.exceptions import ModelError, ReplicateError
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Order, ResultImage, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, ResultImage, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -70,7 +70,7 @@ def adapter(emulator: Sandbox, key: str = "r8_any") -> Replicate:
     return made
 
 
-def picture(size: tuple[int, int] = (64, 48), *, mode: str = "RGB", noise: int | None = None) -> InputImage:
+def sample_image(size: tuple[int, int] = (64, 48), *, mode: str = "RGB", noise: int | None = None) -> InputImage:
     """Noise makes it large, for it cannot be packed."""
     blank = Image.new(mode, size, 255 if mode == "L" else "navy")
     if noise is not None:
@@ -80,8 +80,8 @@ def picture(size: tuple[int, int] = (64, 48), *, mode: str = "RGB", noise: int |
     return InputImage(out.getvalue(), "image/png", *size)
 
 
-def order(model: Any = SCHNELL, prompt: str = "a red kite", **facts: Any) -> Order:
-    return Order(**{"operation": model.operation, "model": model, "prompt": prompt, **facts})
+def order(model: Any = SCHNELL, prompt: str = "a red kite", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": model.operation, "model": model, "prompt": prompt, **facts})
 
 
 def ref(accepted: Finished | Accepted) -> CallRef:
@@ -89,7 +89,7 @@ def ref(accepted: Finished | Accepted) -> CallRef:
     return CallRef("c1", "k1", "m", upstream_id=accepted.upstream_id)
 
 
-def made_by(provider: Replicate, asked: Order) -> list[ResultImage]:
+def made_by(provider: Replicate, asked: UpstreamOrder) -> list[ResultImage]:
     done = provider.check(ref(provider.submit(asked, dedupe_key="k1")))
     assert isinstance(done, Finished)
     return list(done.images)
@@ -138,7 +138,7 @@ def test_the_vendors_client_pages_through_predictions(client: replicate.Client, 
 
 
 def test_the_vendors_client_uploads_files(client: replicate.Client) -> None:
-    given = {"prompt": "snow", "input_images": [io.BytesIO(picture().data)], "output_format": "png"}
+    given = {"prompt": "snow", "input_images": [io.BytesIO(sample_image().data)], "output_format": "png"}
     prediction = client.models.predictions.create("black-forest-labs/flux-2-pro", given)
     prediction.wait()
     assert Image.open(io.BytesIO(httpx.get(prediction.output).content)).size == (64, 48)
@@ -203,8 +203,8 @@ def _age_s(headers: dict[str, str]) -> float:
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
-def test_every_live_model_makes_a_picture(emulator: Sandbox, model: Any) -> None:
-    images = [picture()] if model.inputs.image_fields else []
+def test_every_live_model_makes_an_image(emulator: Sandbox, model: Any) -> None:
+    images = [sample_image()] if model.inputs.image_fields else []
     provider = adapter(emulator)
     [image] = made_by(provider, order(model, images=images, params={"seed": 7}))
     assert image.seed == 7
@@ -233,19 +233,19 @@ def test_each_ratio_and_pixel_size_is_taken(emulator: Sandbox) -> None:
     assert Image.open(io.BytesIO(provider.download(image.url or ""))).size == (512, 256)
 
 
-def test_several_pictures_in_one_call(emulator: Sandbox) -> None:
+def test_several_images_in_one_call(emulator: Sandbox) -> None:
     images = made_by(adapter(emulator), order(n=3))
     assert len({image.url for image in images}) == 3
     assert last_body(emulator)["input"] == {"prompt": "a red kite", "num_outputs": 3}
 
 
 def test_a_mask_goes_along_in_its_own_polarity(emulator: Sandbox) -> None:
-    asked = order(SDXL, operation="inpaint", images=[picture()], mask=picture(mode="L"))
+    asked = order(SDXL, operation="inpaint", images=[sample_image()], mask=sample_image(mode="L"))
     assert made_by(adapter(emulator), asked)
 
 
-def test_large_pictures_are_uploaded_and_named_by_their_links(emulator: Sandbox) -> None:
-    asked = order(FLUX_2, images=[picture((300, 300), noise=1), picture()], params={"output_format": "png"})
+def test_large_images_are_uploaded_and_named_by_their_links(emulator: Sandbox) -> None:
+    asked = order(FLUX_2, images=[sample_image((300, 300), noise=1), sample_image()], params={"output_format": "png"})
     provider = adapter(emulator)
     [image] = made_by(provider, asked)
     assert Image.open(io.BytesIO(provider.download(image.url or ""))).size == (300, 300)
@@ -314,15 +314,15 @@ def test_a_lost_call_is_told_from_others_by_its_callback_url(emulator: Sandbox) 
     assert last_body(emulator)["webhook_events_filter"] == ["completed"]
 
 
-def test_equal_words_give_every_candidate_and_other_pictures_none(emulator: Sandbox) -> None:
+def test_equal_words_give_every_candidate_and_other_images_none(emulator: Sandbox) -> None:
     provider, since = adapter(emulator), datetime.now(UTC) - timedelta(seconds=30)
-    one, other = (order(FLUX_2, images=[picture((300, 300), noise=number)]) for number in (1, 2))
+    one, other = (order(FLUX_2, images=[sample_image((300, 300), noise=number)]) for number in (1, 2))
     accepted = [provider.submit(each, dedupe_key="k") for each in (one, other, one)]
     found = provider.lookup(CallRef("c", "k", "m"), since, one)
     assert sorted(each.upstream_id for each in found) == sorted(
         each.upstream_id for each in (accepted[0], accepted[2]) if isinstance(each, Accepted)
     )
-    small = order(FLUX_2, images=[picture()])
+    small = order(FLUX_2, images=[sample_image()])
     assert provider.lookup(CallRef("c", "k", "m"), since, small) == []
     assert provider.lookup(CallRef("c", "k", "m"), datetime.now(UTC) + timedelta(days=365), one) == []
 

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from providers import registry
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, PaddingRule, ParamSpec
+from providers.catalog.entries import Model, ParamSpec
+from providers.catalog.size_rules import AspectRatioRule, PaddingRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -104,13 +105,13 @@ def value_for(spec: ParamSpec) -> Any:
     return int(high) if spec.type == "int" else round((low + high) / 2, 2)
 
 
-def least(model: Model, **facts: Any) -> Order:
+def least(model: Model, **facts: Any) -> UpstreamOrder:
     """Only what the model cannot do without."""
     inputs = model.inputs
     params = {name: value_for(spec) for name, spec in model.params.items() if spec.required}
     needs_prompt = inputs.prompt == "required" or "prompt" in inputs.needs_one_of
     size = {"left": 8} if model.size_rule(PaddingRule) else {}
-    return Order(
+    return UpstreamOrder(
         **{
             "operation": model.operation,
             "model": model,
@@ -123,19 +124,19 @@ def least(model: Model, **facts: Any) -> Order:
     )
 
 
-def most(model: Model, *, pictures: bool) -> Order:
+def most(model: Model, *, sample_images: bool) -> UpstreamOrder:
     """Everything that the model takes, in one order."""
     inputs, size = model.inputs, {}
     if model.size_rule(AspectRatioRule):
         size = {"aspect_ratio": "16:9"}
     if model.size_rule(PaddingRule):
         size = {"left": 8, "right": 16, "top": 24, "bottom": 32}
-    count = (inputs.images.max or 0) if pictures else inputs.images.min
+    count = (inputs.images.max or 0) if sample_images else inputs.images.min
     return least(
         model,
         prompt=None if inputs.prompt == "none" else "a red kite",
         images=[png()] * count,
-        mask=png("L") if inputs.mask != "none" and pictures else None,
+        mask=png("L") if inputs.mask != "none" and sample_images else None,
         params={name: value_for(spec) for name, spec in model.params.items()},
         size=size,
     )
@@ -169,11 +170,11 @@ def model(name: str) -> Model:
     return CATALOG.models[name]
 
 
-def core(words: str, **facts: Any) -> Order:
+def core(words: str, **facts: Any) -> UpstreamOrder:
     return least(model("stable-image-core"), prompt=words, **facts)
 
 
-def creative(words: str, **facts: Any) -> Order:
+def creative(words: str, **facts: Any) -> UpstreamOrder:
     return least(model(CREATIVE), prompt=words, params={"output_format": "jpeg"}, **facts)
 
 
@@ -196,13 +197,13 @@ def test_the_sheets_table_and_the_catalogue_speak_of_the_same_endpoints() -> Non
 def orders() -> Iterator[Any]:
     for each in MODELS:
         yield pytest.param(least(each), id=f"{each.id}-least")
-        yield pytest.param(most(each, pictures=True), id=f"{each.id}-most")
+        yield pytest.param(most(each, sample_images=True), id=f"{each.id}-most")
         if each.inputs.images.min == 0 and each.inputs.images.max:
-            yield pytest.param(most(each, pictures=False), id=f"{each.id}-words")
+            yield pytest.param(most(each, sample_images=False), id=f"{each.id}-words")
 
 
 @pytest.mark.parametrize("order", list(orders()))
-def test_every_part_on_the_wire_is_the_sheets(sandbox: Sandbox, provider: Stability, order: Order) -> None:
+def test_every_part_on_the_wire_is_the_sheets(sandbox: Sandbox, provider: Stability, order: UpstreamOrder) -> None:
     done = provider.submit(order, dedupe_key="key-1")
     assert isinstance(done, Accepted if order.model.id in LATER else Finished)
     [asked] = sandbox.requests("stability")
@@ -249,8 +250,8 @@ def test_a_ratio_and_a_mask_reach_the_painter(sandbox: Sandbox, provider: Stabil
     finally:
         sandbox.settings(prepared=True)
     assert isinstance(kept, Finished)
-    picture = Image.open(io.BytesIO(kept.images[0].data or b"")).convert("RGB")
-    assert picture.getcolors() == [(64 * 64, (20, 40, 200))]
+    sample_image = Image.open(io.BytesIO(kept.images[0].data or b"")).convert("RGB")
+    assert sample_image.getcolors() == [(64 * 64, (20, 40, 200))]
 
 
 def _grey(level: int) -> bytes:
@@ -393,7 +394,7 @@ def test_a_submit_is_sent_once_whatever_comes_back(
     assert (counts["submits"], counts["accepted"]) == (1, accepted)
 
 
-def test_a_blurred_picture_is_a_refusal_that_may_be_billed(provider: Stability) -> None:
+def test_a_blurred_image_is_a_refusal_that_may_be_billed(provider: Stability) -> None:
     with pytest.raises(ContentRefused) as caught:
         provider.submit(core("a kite [sandbox:fail=moderation]"), dedupe_key="key-1")
     assert (caught.value.stage, caught.value.charged) == ("output", True)

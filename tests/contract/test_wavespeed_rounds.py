@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, PixelsRule, ResolutionRule, SizesRule
+from providers.catalog.entries import Model
+from providers.catalog.size_rules import AspectRatioRule, PixelsRule, ResolutionRule, SizesRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -28,7 +29,8 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.orders.needs import image_range, mask_need
-from providers.upstreams.wavespeed.adapter import MAX_INLINE_BYTES, Config, WaveSpeed
+from providers.upstreams.wavespeed.adapter import Config, WaveSpeed
+from providers.upstreams.wavespeed.requests import MAX_INLINE_BYTES
 from sandbox.testing import Sandbox, running_sandbox
 
 MODELS = catalog.load().models
@@ -37,7 +39,7 @@ ROUNDS = [(model, operation) for model in LIVE for operation in sorted(model.ope
 COLOURS = ("navy", "teal", "olive", "maroon", "gold", "plum", "tan", "pink", "snow", "peru")
 
 
-def picture(colour: str = "navy", mode: str = "RGB", size: tuple[int, int] = (64, 48)) -> InputImage:
+def sample_image(colour: str = "navy", mode: str = "RGB", size: tuple[int, int] = (64, 48)) -> InputImage:
     out = io.BytesIO()
     Image.new(mode, size, colour).save(out, "PNG")
     return InputImage(out.getvalue(), "image/png", *size)
@@ -59,36 +61,36 @@ def with_key(sandbox: Sandbox, key: str) -> WaveSpeed:
     return WaveSpeed(Config(api_key=SecretStr(key), base_url=sandbox.wavespeed_url))
 
 
-def order(model: str | Model = "qwen-image", operation: str | None = None, **facts: Any) -> Order:
+def order(model: str | Model = "qwen-image", operation: str | None = None, **facts: Any) -> UpstreamOrder:
     """The least a model needs, and ``facts``."""
     known = MODELS[model] if isinstance(model, str) else model
     operation = operation or known.operation
     inputs = known.inputs
-    face = picture("pink") if "face" in inputs.roles else None
+    face = sample_image("pink") if "face" in inputs.roles else None
     least = inputs.images.min if operation in ("generate", "text_to_3d") else max(1, inputs.images.min)
     ratio = known.size_rule(AspectRatioRule)
     default = {
         "prompt": None if inputs.prompt == "none" else "a red kite",
-        "images": [picture(COLOURS[number]) for number in range(least - (face is not None))],
+        "images": [sample_image(COLOURS[number]) for number in range(least - (face is not None))],
         "face": face,
-        "mask": picture("white", "L") if inputs.mask == "required" or operation == "inpaint" else None,
+        "mask": sample_image("white", "L") if inputs.mask == "required" or operation == "inpaint" else None,
         "params": {name: spec.default for name, spec in known.order_params(operation).items() if spec.required},
         "size": {"aspect_ratio": ratio.default} if ratio and ratio.required else {},
     }
-    return Order(**{"operation": operation, "model": known, **default, **facts})
+    return UpstreamOrder(**{"operation": operation, "model": known, **default, **facts})
 
 
 def call(accepted: Accepted, model: str = "qwen-image") -> CallRef:
     return CallRef("call", "key", model, upstream_id=accepted.upstream_id)
 
 
-def started(provider: WaveSpeed, asked: Order) -> CallRef:
+def started(provider: WaveSpeed, asked: UpstreamOrder) -> CallRef:
     answer = provider.submit(asked, dedupe_key="key")
     assert isinstance(answer, Accepted)
     return call(answer)
 
 
-def finished(provider: WaveSpeed, asked: Order) -> Finished:
+def finished(provider: WaveSpeed, asked: UpstreamOrder) -> Finished:
     done = provider.check(started(provider, asked))
     assert isinstance(done, Finished), done
     return done
@@ -106,7 +108,7 @@ def statuses(sandbox: Sandbox) -> set[int]:
 
 
 def everything(model: Model, operation: str) -> dict[str, Any]:
-    """Every setting of a model, an explicit size, as many pictures as it takes, and a mask."""
+    """Every setting of a model, an explicit size, as many images as it takes, and a mask."""
     made: dict[str, Any] = {}
     for name, spec in model.order_params(operation).items():
         match spec.type:
@@ -132,9 +134,9 @@ def everything(model: Model, operation: str) -> dict[str, Any]:
             case _:
                 size["factor"] = 2
     _fewest, most = image_range(model, operation)
-    pictures = [picture(COLOURS[number % 10]) for number in range(most - ("face" in model.inputs.roles))]
-    mask = picture("white", "L") if mask_need(model, operation) != "none" else None
-    return {"params": made, "size": size, "n": min(2, model.max_per_call), "images": pictures, "mask": mask}
+    sample_images = [sample_image(COLOURS[number % 10]) for number in range(most - ("face" in model.inputs.roles))]
+    mask = sample_image("white", "L") if mask_need(model, operation) != "none" else None
+    return {"params": made, "size": size, "n": min(2, model.max_per_call), "images": sample_images, "mask": mask}
 
 
 def shown(model: Model, data: bytes) -> None:
@@ -144,7 +146,7 @@ def shown(model: Model, data: bytes) -> None:
         case "model_3d":
             assert data.startswith(b"glTF")
         case "text":
-            assert data.decode().startswith("A picture of 64 by 48")
+            assert data.decode().startswith("An image of 64 by 48")
 
 
 @pytest.mark.parametrize(("model", "operation"), ROUNDS, ids=lambda part: getattr(part, "id", part))
@@ -163,7 +165,7 @@ def test_a_setting_that_was_left_out_stays_out_and_n_makes_n(provider: WaveSpeed
     assert submit["fields"] == {"prompt": "a red kite", "size": "256*320", "num_images": 3}
 
 
-def test_a_picture_has_exactly_the_size_asked(provider: WaveSpeed) -> None:
+def test_an_image_has_exactly_the_size_asked(provider: WaveSpeed) -> None:
     [image] = finished(provider, order(size={"size": "320x256"}, params={"output_format": "png"})).images
     drawn = Image.open(io.BytesIO(provider.download(image.url or "")))
     assert (drawn.size, drawn.format) == ((320, 256), "PNG")
@@ -193,14 +195,14 @@ def test_each_swap_has_its_base_and_its_face(provider: WaveSpeed) -> None:
 
 
 def large() -> InputImage:
-    """A picture that is too large for a body."""
+    """An image that is too large for a body."""
     out = io.BytesIO()
     Image.effect_noise((1100, 1100), 90).save(out, "PNG")
     assert len(out.getvalue()) > MAX_INLINE_BYTES
     return InputImage(out.getvalue(), "image/png", 1100, 1100)
 
 
-def test_a_large_picture_is_uploaded_and_its_link_sent(provider: WaveSpeed, sandbox: Sandbox) -> None:
+def test_a_large_image_is_uploaded_and_its_link_sent(provider: WaveSpeed, sandbox: Sandbox) -> None:
     [image] = finished(provider, order("image-background-remover", images=[large()])).images
     assert Image.open(io.BytesIO(provider.download(image.url or ""))).size == (1100, 1100)
     ticket, put, submit, *_ = sandbox.requests("wavespeed")
@@ -209,8 +211,8 @@ def test_a_large_picture_is_uploaded_and_its_link_sent(provider: WaveSpeed, sand
     assert 400 not in statuses(sandbox)  # the twin answers 400 to a key on a link
 
 
-def test_one_picture_in_two_places_is_uploaded_once(provider: WaveSpeed, sandbox: Sandbox) -> None:
-    finished(provider, order("tripo3d-v2.5-multiview", images=[picture()] * 4))
+def test_one_image_in_two_places_is_uploaded_once(provider: WaveSpeed, sandbox: Sandbox) -> None:
+    finished(provider, order("tripo3d-v2.5-multiview", images=[sample_image()] * 4))
     assert [each["method"] for each in sandbox.requests("wavespeed")].count("PUT") == 1
 
 
@@ -225,7 +227,7 @@ def test_nothing_is_bought_when_an_upload_fails(provider: WaveSpeed, sandbox: Sa
 # ---------------------------------------------------------------- class B
 
 
-def uncertain(provider: WaveSpeed, asked: Order) -> datetime:
+def uncertain(provider: WaveSpeed, asked: UpstreamOrder) -> datetime:
     since = datetime.now(UTC) - timedelta(seconds=2)
     with pytest.raises(Uncertain):
         provider.submit(asked, dedupe_key="key")
@@ -255,7 +257,7 @@ def test_only_identical_orders_are_candidates(provider: WaveSpeed) -> None:
         order("qwen-edit", prompt="snow", params={"seed": 7}),
         order("qwen-edit", prompt=lost.prompt, params={"seed": 8}),
         order("qwen-edit", prompt=lost.prompt),
-        order("qwen-edit", prompt=lost.prompt, params={"seed": 7}, images=[picture("red")]),
+        order("qwen-edit", prompt=lost.prompt, params={"seed": 7}, images=[sample_image("red")]),
         order("qwen-edit-plus", prompt=lost.prompt, params={"seed": 7}),
     ]
     assert len(provider.lookup(REF, since, lost)) == 1
@@ -266,7 +268,7 @@ def test_only_identical_orders_are_candidates(provider: WaveSpeed) -> None:
     assert provider.lookup(REF, since, with_address) == []
 
 
-def test_a_emulator_order_makes_two_candidates_and_an_uploaded_picture_is_recognised(
+def test_a_emulator_order_makes_two_candidates_and_an_uploaded_image_is_recognised(
     provider: WaveSpeed, sandbox: Sandbox
 ) -> None:
     sandbox.add_fault("drop", provider="wavespeed", route="submit", count=1)
@@ -394,7 +396,7 @@ def test_outputs_come_in_many_forms(provider: WaveSpeed, form: str) -> None:
         assert Image.open(io.BytesIO(data)).size == (256, 256)
 
 
-def test_fewer_pictures_are_taken_and_none_is_a_failure(provider: WaveSpeed) -> None:
+def test_fewer_images_are_taken_and_none_is_a_failure(provider: WaveSpeed) -> None:
     asked = order("ws-flux-dev", prompt="kite [sandbox:fewer=2]", n=3)
     assert len(finished(provider, asked).images) == 1
     ref = started(provider, order(prompt="kite [sandbox:form=null]"))
@@ -404,7 +406,7 @@ def test_fewer_pictures_are_taken_and_none_is_a_failure(provider: WaveSpeed) -> 
 
 def test_a_caption_is_text_and_a_model_is_a_link(provider: WaveSpeed) -> None:
     [words] = finished(provider, order("image-captioner", params={"focus": "the sky"})).images
-    assert words.data == b"A picture of 64 by 48 pixels, with attention to the sky."
+    assert words.data == b"An image of 64 by 48 pixels, with attention to the sky."
     [shape] = finished(provider, order("rodin-v2-text")).images
     assert shape.url is not None
     assert shape.url.endswith(".glb")

@@ -1,7 +1,7 @@
 """xAI: our adapter's wire held to the sheet field by field, and OpenAI's client as a second opinion on the twin.
 
 xAI's own package speaks gRPC alone (sheet, P3), so it cannot drive an HTTP twin. Its documentation points users of
-OpenAI's client at the same base URL: that client must get pictures, and must fail where the sheet says it does.
+OpenAI's client at the same base URL: that client must get images, and must fail where the sheet says it does.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from providers import registry
-from providers.base import CallRef, CancelOutcome, Finished, InputImage, Order
+from providers.base import CallRef, CancelOutcome, Finished, InputImage, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model
+from providers.catalog.entries import Model, Recovery
+from providers.catalog.size_rules import AspectRatioRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -74,21 +75,21 @@ def png(width: int = 32, height: int = 32) -> InputImage:
     return InputImage(out.getvalue(), "image/png", width, height)
 
 
-def ask(words: str = "a red fox", name: str = FIRST, **facts: Any) -> Order:
+def ask(words: str = "a red fox", name: str = FIRST, **facts: Any) -> UpstreamOrder:
     model = CATALOG.models[name]
-    return Order(**{"operation": "generate", "model": model, "prompt": words, **facts})
+    return UpstreamOrder(**{"operation": "generate", "model": model, "prompt": words, **facts})
 
 
-def most(model: Model, pictures: int) -> Order:
+def most(model: Model, sample_images: int) -> UpstreamOrder:
     """Everything that the model takes, in one order."""
     ratio = model.size_rule(AspectRatioRule)
     size: dict[str, str | int] = {"aspect_ratio": ratio.enum[-1] if ratio else "1:1", "resolution": "2k"}
     params = {name: spec.enum[0] for name, spec in model.params.items() if spec.enum}
-    operation = "edit" if pictures else "generate"
-    return ask(name=model.id, operation=operation, n=2, size=size, params=params, images=[png()] * pictures)
+    operation = "edit" if sample_images else "generate"
+    return ask(name=model.id, operation=operation, n=2, size=size, params=params, images=[png()] * sample_images)
 
 
-def picture(done: object) -> Image.Image:
+def sample_image(done: object) -> Image.Image:
     assert isinstance(done, Finished)
     return Image.open(io.BytesIO(done.images[0].data or b""))
 
@@ -102,31 +103,31 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
 def test_the_least_order_sends_nothing_that_was_not_set(sandbox: Sandbox, provider: Xai, model: Model) -> None:
-    done = picture(provider.submit(ask(name=model.id), dedupe_key="key-1"))
+    done = sample_image(provider.submit(ask(name=model.id), dedupe_key="key-1"))
     assert (done.format, done.size) == ("JPEG", (1024, 1024))
     [asked] = sandbox.requests("xai")
     assert (asked["path"], asked["form"]) == ("/xai/v1/images/generations", "json")
     assert asked["fields"] == {"model": model.path, "prompt": "a red fox", "response_format": "b64_json"}
 
 
-@pytest.mark.parametrize("pictures", [0, 1, 2, 3])
+@pytest.mark.parametrize("sample_images", [0, 1, 2, 3])
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
 def test_the_largest_order_sends_the_sheets_fields(
-    sandbox: Sandbox, provider: Xai, model: Model, pictures: int
+    sandbox: Sandbox, provider: Xai, model: Model, sample_images: int
 ) -> None:
-    done = provider.submit(most(model, pictures), dedupe_key="key-1")
+    done = provider.submit(most(model, sample_images), dedupe_key="key-1")
     assert isinstance(done, Finished)
     assert len(done.images) == 2
     [asked] = sandbox.requests("xai")
-    place = {0: set(), 1: {"image"}}.get(pictures, {"images"})
+    place = {0: set(), 1: {"image"}}.get(sample_images, {"images"})
     quality = {"quality"} if model.id == CURRENT else set()
-    omitted = {"aspect_ratio"} if pictures == 1 else set()
-    assert asked["path"] == f"/xai/v1/images/{'edits' if pictures else 'generations'}"
+    omitted = {"aspect_ratio"} if sample_images == 1 else set()
+    assert asked["path"] == f"/xai/v1/images/{'edits' if sample_images else 'generations'}"
     assert set(asked["fields"]) == (ALWAYS | CHOSEN | place | quality) - omitted
     for name in place:
         found = asked["fields"][name]
         references = found if isinstance(found, list) else [found]
-        assert len(references) == pictures
+        assert len(references) == sample_images
         assert all(set(each) == {"type", "url"} and each["type"] == "image_url" for each in references)
         assert all(each["url"].startswith("data:image/png;base64,") for each in references)
 
@@ -142,12 +143,12 @@ def test_the_largest_order_sends_the_sheets_fields(
         (ask(operation="edit", images=[png(200, 100), png()]), (1456, 720)),
     ],
 )
-def test_a_size_reaches_the_painter(provider: Xai, order: Order, pixels: tuple[int, int]) -> None:
-    assert picture(provider.submit(order, dedupe_key="key-1")).size == pixels
+def test_a_size_reaches_the_painter(provider: Xai, order: UpstreamOrder, pixels: tuple[int, int]) -> None:
+    assert sample_image(provider.submit(order, dedupe_key="key-1")).size == pixels
 
 
 def test_a_retired_name_is_answered_by_its_successor(sandbox: Sandbox, provider: Xai) -> None:
-    assert picture(provider.submit(ask(name="grok-imagine-image-quality"), dedupe_key="key-1"))
+    assert sample_image(provider.submit(ask(name="grok-imagine-image-quality"), dedupe_key="key-1"))
     with pytest.raises(UnknownModel):
         provider.submit(ask(name="grok-2-image"), dedupe_key="key-2")
 
@@ -156,7 +157,7 @@ def test_a_retired_name_is_answered_by_its_successor(sandbox: Sandbox, provider:
 
 
 def test_bytes_may_carry_a_prefix(provider: Xai) -> None:
-    assert picture(provider.submit(ask("a fox [sandbox:form=prefix]"), dedupe_key="key-1")).format == "JPEG"
+    assert sample_image(provider.submit(ask("a fox [sandbox:form=prefix]"), dedupe_key="key-1")).format == "JPEG"
 
 
 def test_links_are_followed_without_the_key(sandbox: Sandbox, provider: Xai) -> None:
@@ -311,7 +312,7 @@ def test_a_lost_call_cannot_be_asked_about(sandbox: Sandbox, provider: Xai) -> N
     with pytest.raises(Uncertain):
         provider.check(lost)
     assert provider.cancel(lost) is CancelOutcome.UNSUPPORTED
-    assert provider.recovery == "never"
+    assert CATALOG.providers["xai"].recovery is Recovery.NEVER
     assert sandbox.counts().get("xai", {"requests": 0})["requests"] == 0
 
 
@@ -352,8 +353,8 @@ def test_openais_client_generates(client: openai.OpenAI, sandbox: Sandbox) -> No
         response_format="b64_json",
         extra_body={"aspect_ratio": "21:9", "resolution": "2k", "quality": "low"},
     )
-    pictures = [Image.open(io.BytesIO(base64.b64decode(item.b64_json or ""))) for item in answer.data or []]
-    assert [(each.format, each.size) for each in pictures] == [("JPEG", (3136, 1344))] * 2
+    sample_images = [Image.open(io.BytesIO(base64.b64decode(item.b64_json or ""))) for item in answer.data or []]
+    assert [(each.format, each.size) for each in sample_images] == [("JPEG", (3136, 1344))] * 2
     assert answer.to_dict()["usage"] == {"cost_in_usd_ticks": 1_200_000_000}
 
 

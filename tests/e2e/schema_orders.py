@@ -48,18 +48,18 @@ def fullest(schema: Schema, prompt: str) -> Order:
 
 
 def value_of(name: str, field: Schema, prompt: str, *, most: bool = False) -> Any:
-    """A value the field admits. With ``most`` several pictures, the last word of a list, the middle of a range."""
+    """A value the field admits. With ``most`` several images, the last word of a list, the middle of a range."""
     match name:
         case "prompt":
             return prompt
         case "images":
             fewest = max(1, field["minItems"])
             count = max(fewest, min(field["maxItems"], MANY)) if most else fewest
-            return [data_url(picture(number)) for number in range(count)]
+            return [data_url(sample_image(number)) for number in range(count)]
         case "mask":
             return data_url(mask())
         case "face":
-            return data_url(picture(7))
+            return data_url(sample_image(7))
         case _:
             # The larger classes of a size are hours of drawing and nothing new on the wire.
             return _setting(field, most=most and name != "resolution")
@@ -94,9 +94,9 @@ def _admits(schema: Schema, order: Order) -> bool:
 
 def as_form(order: Order) -> tuple[list[tuple[str, str]], list[tuple[str, Any]]]:
     """(text fields, file parts) of the same order as a multipart form."""
-    pictures = [("images", url) for url in order.get("images", ())]
-    pictures += [(name, order[name]) for name in ("mask", "face") if name in order]
-    files = [(name, (f"{name}.png", bytes_of(url), "image/png")) for name, url in pictures]
+    images = [("images", url) for url in order.get("images", ())]
+    images += [(name, order[name]) for name in ("mask", "face") if name in order]
+    files = [(name, (f"{name}.png", bytes_of(url), "image/png")) for name, url in images]
     return list(_texts(order)), files
 
 
@@ -107,7 +107,7 @@ def _texts(order: Order) -> Iterator[tuple[str, str]]:
 
 
 @lru_cache
-def picture(number: int) -> bytes:
+def sample_image(number: int) -> bytes:
     """A PNG of our own, another one for each number."""
     image = Image.radial_gradient("L").rotate(20 * number, fillcolor=128).convert("RGB")
     return png(image.resize((SIDE_PX, SIDE_PX)))

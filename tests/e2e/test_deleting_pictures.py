@@ -1,4 +1,4 @@
-"""Deleting a task's pictures in the running service, and what its administrator then sees."""
+"""Deleting a task's images in the running service, and what its administrator then sees."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.cli import main
 from tests.e2e.conftest import Service
 
 
-def test_deleted_pictures_are_gone_from_the_disk_and_the_house_stays_well(service: Service, monkeypatch) -> None:
+def test_deleted_images_are_gone_from_the_disk_and_the_house_stays_well(service: Service, monkeypatch) -> None:
     task = service.ended(service.submit(prompt="a fox", size="1024x1024")["id"])
     var = service.running.admin_key_path.parent
     folder = var / "blobs" / "jobs" / task["id"]

@@ -16,7 +16,7 @@ import pytest
 import requests
 from PIL import Image, ImageChops, ImageStat
 
-from app.api.submit import OPERATIONS
+from app.orders.operations import OPERATIONS
 from providers.catalog.catalog import Model, load
 from providers.configured import PROVIDERS
 from tests.e2e import schema_orders
@@ -97,7 +97,7 @@ def _send(service: Service, detail: Detail, operation: str, way: Way) -> tuple[d
     if way == "plainest":
         return order, service.submit(operation, **order)
     texts, files = schema_orders.as_form(order)
-    # A form without pictures needs a part more, or requests sends another kind of form.
+    # A form without images needs a part more, or requests sends another kind of form.
     parts = files or {"metadata": (None, "{}")}
     answer = service.http.post(service.url(f"/api/images/{operation}"), data=texts, files=parts, timeout=60)
     assert answer.status_code == 202, (detail["id"], operation, answer.text)
@@ -136,7 +136,7 @@ def test_an_order_by_the_schema_alone_succeeds(run: Run, model: str, operation: 
         _RIGHT_KIND[outcome.detail["output"]](said, file, outcome.order)
 
 
-def _is_a_picture(said: dict[str, Any], file: requests.Response, order: dict[str, Any]) -> None:
+def _is_an_image(said: dict[str, Any], file: requests.Response, order: dict[str, Any]) -> None:
     after = Image.open(io.BytesIO(file.content))
     after.load()
     assert after.size == (said["width"], said["height"])
@@ -167,7 +167,7 @@ def _is_a_text(said: dict[str, Any], file: requests.Response, order: dict[str, A
     assert file.content.decode() == said["text"] != ""
 
 
-_RIGHT_KIND = {"image": _is_a_picture, "model_3d": _is_a_model, "text": _is_a_text}
+_RIGHT_KIND = {"image": _is_an_image, "model_3d": _is_a_model, "text": _is_a_text}
 
 
 def test_nothing_was_bought_twice_and_the_books_are_clean(service: Service, run: Run) -> None:

@@ -18,17 +18,17 @@ from jobs.maintenance import audit
 from tests.e2e.conftest import Service, until
 
 
-def picture_of(service: Service, task: dict[str, Any], index: int = 0) -> tuple[bytes, requests.Response]:
+def image_of(service: Service, task: dict[str, Any], index: int = 0) -> tuple[bytes, requests.Response]:
     answer = service.http.get(service.url(task["images"][index]["url"]), timeout=30)
     assert answer.status_code == 200
     return answer.content, answer
 
 
-def test_a_prompt_becomes_the_picture_that_the_task_describes(service: Service) -> None:
+def test_a_prompt_becomes_the_image_that_the_task_describes(service: Service) -> None:
     task = service.ended(service.submit(prompt="a lighthouse at dawn", size="640x384")["id"])
 
     assert task["status"] == "succeeded"
-    data, answer = picture_of(service, task)
+    data, answer = image_of(service, task)
     [said] = task["images"]
     assert hashlib.sha256(data).hexdigest() == said["sha256"]
     assert answer.headers["ETag"] == f'"{said["sha256"]}"'
@@ -63,7 +63,7 @@ def test_an_edit_changes_only_what_the_mask_leaves_open(service: Service, model:
     assert answer.status_code == 202, answer.text
     task = service.ended(answer.json()["id"])
     assert task["status"] == "succeeded", task["error"]
-    after = Image.open(io.BytesIO(picture_of(service, task)[0])).convert("RGB")
+    after = Image.open(io.BytesIO(image_of(service, task)[0])).convert("RGB")
 
     assert ImageChops.difference(before.crop(window), after.crop(window)).getbbox() is not None
     outside = ImageChops.difference(before, after)
@@ -111,7 +111,7 @@ def test_flower_lists_the_worker_and_the_tasks(service: Service) -> None:
     assert requests.get(f"{service.running.flower_url}/api/tasks", timeout=30).status_code == 401
 
 
-def test_the_command_line_makes_a_picture_from_a_script(service: Service, tmp_path: Any) -> None:
+def test_the_command_line_makes_an_image_from_a_script(service: Service, tmp_path: Any) -> None:
     target = tmp_path / "fox.png"
     done = subprocess.run(
         [

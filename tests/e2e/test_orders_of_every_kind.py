@@ -1,4 +1,4 @@
-"""What a client does beside the plain order: other names, several pictures, a second choice, nothing kept."""
+"""What a client does beside the plain order: other names, several images, a second choice, nothing kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.api.submit import OPERATIONS
+from app.orders.operations import OPERATIONS
 from providers.catalog.catalog import Model, load
 from providers.configured import PROVIDERS
 from tests.e2e import schema_orders
@@ -64,7 +64,7 @@ def _cheapest() -> list[Model]:
     return [min((m for m in plain if m.provider == name), key=lambda m: m.cost_usd) for name in PROVIDERS]
 
 
-def test_several_pictures_are_as_few_calls_as_the_model_allows(service: Service) -> None:
+def test_several_images_are_as_few_calls_as_the_model_allows(service: Service) -> None:
     models = _cheapest()
     sent = in_order(lambda m: service.submit(prompt=f"five by {m.id}", model=m.id, n=5), models)
     for model, task in zip(models, _ended(service, sent), strict=True):
@@ -75,13 +75,13 @@ def test_several_pictures_are_as_few_calls_as_the_model_allows(service: Service)
 
 
 @pytest.mark.parametrize("model", ["sd3.5-medium", "z-image-turbo", "flux-2-klein-4b"])
-def test_each_picture_settles_on_its_own(service: Service, model: str) -> None:
+def test_each_image_settles_on_its_own(service: Service, model: str) -> None:
     prompt = f"[sandbox:refuse times=1] five of {model}"
     task = service.wait_for("generate", prompt=prompt, model=model, n=5)
     unit = task["price"]["quoted_microcredits"] // 5
     assert (task["status"], len(task["images"])) == ("succeeded", 4)
     assert service.ledger(task["id"]) == {"hold": 5 * unit, "capture": 4 * unit, "release": unit}
-    assert any("4 of 5 pictures were made" in warning for warning in task["warnings"])
+    assert any("4 of 5 images were made" in warning for warning in task["warnings"])
 
 
 def test_the_second_choice_makes_what_the_first_could_not(service: Service) -> None:
@@ -115,16 +115,16 @@ def test_what_is_not_to_be_stored_comes_in_the_answer(
     assert base64.b64decode(body).startswith(begins)
 
 
-def test_sixteen_pictures_and_a_mask_go_with_one_order(service: Service) -> None:
-    pictures = [schema_orders.data_url(schema_orders.picture(number)) for number in range(16)]
+def test_sixteen_images_and_a_mask_go_with_one_order(service: Service) -> None:
+    sample_images = [schema_orders.data_url(schema_orders.sample_image(number)) for number in range(16)]
     mask = schema_orders.data_url(schema_orders.mask())
-    task = service.wait_for("edit", prompt="all of them", model="gpt-image-2", images=pictures, mask=mask)
+    task = service.wait_for("edit", prompt="all of them", model="gpt-image-2", images=sample_images, mask=mask)
     assert task["status"] == "succeeded"
 
 
 def test_tasks_are_found_by_the_operation_they_name(service: Service) -> None:
     task = service.wait_for(
-        "to-3d", model="tripo3d-v2.5-image", images=[schema_orders.data_url(schema_orders.picture(0))]
+        "to-3d", model="tripo3d-v2.5-image", images=[schema_orders.data_url(schema_orders.sample_image(0))]
     )
     listed = service.http.get(service.url(f"/api/images/tasks?operation={task['operation']}"), timeout=30).json()
     assert task["id"] in [each["id"] for each in listed["data"]]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
 
 import pytest
-from job_engine import ASYNC_PRICE, Engine, Recorder, make_bench, picture_bytes
+from job_engine import Engine, Recorder, image_bytes, make_context
 from sqlalchemy import create_engine, text
+from submissions import make_submission
 
+from accounts.keys import Caller
 from core.db import Database, make_engine
-from jobs.execution.context import Workbench
-from jobs.submission.service import Customer, Desk
+from jobs.execution.context import WorkerContext
+from jobs.submission.service import SubmissionService
 from providers.catalog import catalog
 from providers.catalog.catalog import Catalog
 from providers.configured import configured_names
@@ -96,55 +97,46 @@ def sent() -> Recorder:
 
 
 @pytest.fixture
-def bench(  # noqa: PLR0917 - fixtures come by name
+def context(  # noqa: PLR0917 - fixtures come by name
     database: Database,
     models: Catalog,
     media: Media,
     store: LocalStore,
     upstreams: dict[str, str],
     sent: Recorder,
-) -> Workbench:
+) -> WorkerContext:
     """A worker's workbench with the real adapters. Its owner lives: it has a heartbeat."""
-    bench = make_bench(
+    context = make_context(
         database=database, models=models, media=media, store=store, environ=upstreams, sent=sent, owner="wkr_test"
     )
     with database.transaction() as connection:
-        for name in bench.registry.configured():
-            for provider in bench.registry.of(name):
+        for name in context.registry.configured():
+            for provider in context.registry.of(name):
                 connection.execute(
                     text("INSERT INTO credentials (id, provider) VALUES (:id, :name)"),
                     {"id": provider.credential_id, "name": name},
                 )
-    return bench
+    return context
 
 
 @pytest.fixture
-def desk(database: Database, media: Media, store: LocalStore, models: Catalog, upstreams: dict[str, str]) -> Desk:
-    return Desk(
-        database,
-        media,
-        store,
-        models,
-        configured=configured_names(upstreams),
-        markup=Decimal(1),
-        minimum_unit_price=ASYNC_PRICE,
-        default_model=None,
-        default_deadline_s=3600,
-        publish_window=32,
-    )
+def submission(
+    database: Database, media: Media, store: LocalStore, models: Catalog, upstreams: dict[str, str]
+) -> SubmissionService:
+    return make_submission(database, media, store, models, configured=configured_names(upstreams))
 
 
 @pytest.fixture
-def engine(bench: Workbench, desk: Desk, sent: Recorder) -> Engine:
-    return Engine(bench, desk, sent)
+def engine(context: WorkerContext, submission: SubmissionService, sent: Recorder) -> Engine:
+    return Engine(context, submission, sent)
 
 
 @pytest.fixture
-def account(engine: Engine) -> Customer:
+def account(engine: Engine) -> Caller:
     """A funded account."""
     return engine.account()
 
 
 @pytest.fixture
 def png() -> bytes:
-    return picture_bytes()
+    return image_bytes()

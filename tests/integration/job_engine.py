@@ -19,22 +19,23 @@ from PIL import Image
 from sqlalchemy import Row, text
 
 from accounts.accounts import create_account
+from accounts.keys import Caller
 from core.db import Database
 from jobs import states
-from jobs.dispatch import heartbeats
+from jobs.dispatch import due, heartbeats
 from jobs.dispatch.limits import Limits, announce
 from jobs.errors import JobFailedError
-from jobs.execution import apply, collect
-from jobs.execution import poll as poller
-from jobs.execution import run as runner
-from jobs.execution.context import Workbench
+from jobs.execution import collect, give_up, poll, run
+from jobs.execution.context import WorkerContext
+from jobs.lifecycle import Submitted
 from jobs.maintenance import audit, sweep
-from jobs.reads import funds, tasks, worker
+from jobs.reads import funds, tasks
 from jobs.reads.funds import Funds
 from jobs.reads.tasks import Task
 from jobs.states import Ended, Nudge, Signal
 from jobs.submission.idempotency import IdempotencyKey
-from jobs.submission.service import Customer, Desk, Reference, Submitted
+from jobs.submission.order import Order, ReferenceImage
+from jobs.submission.service import SubmissionService
 from providers import registry
 from providers.catalog.catalog import CatalogSource
 from quota import ledger
@@ -43,9 +44,9 @@ from storage.local import LocalStore
 from storage.media import Media
 
 CREDIT = 1_000_000
-ASYNC_MODEL = "chatgpt2api-gpt-image-2"  # one picture a call, polled, class A
-SYNC_MODEL = "gpt-image-2"  # several pictures a call, class C
-ASYNC_PRICE = 100_000  # the least a picture costs here
+ASYNC_MODEL = "chatgpt2api-gpt-image-2"  # one image a call, polled, class A
+SYNC_MODEL = "gpt-image-2"  # several images a call, class C
+ASYNC_PRICE = 100_000  # the least an image costs here
 _names = itertools.count(1)
 
 
@@ -76,21 +77,21 @@ class Recorder:
 class Engine:
     """The parts, and short words for what tests do with them again and again."""
 
-    bench: Workbench
-    desk: Desk
+    context: WorkerContext
+    submission: SubmissionService
     sent: Recorder
     steady: bool = False
     epoch: str | None = "first"
     sweeper: sweep.Sweeper = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sweeper = sweep.Sweeper(self.bench, steady=lambda: self.steady, epoch=lambda: self.epoch)
+        self.sweeper = sweep.Sweeper(self.context, steady=lambda: self.steady, epoch=lambda: self.epoch)
 
     # -- the database
 
     @property
     def database(self) -> Database:
-        return self.bench.database
+        return self.context.database
 
     def sql(self, statement: str, **values: Any) -> None:
         with self.database.transaction() as connection:
@@ -107,19 +108,19 @@ class Engine:
     def limit(self, provider: str, **limits: int) -> None:
         """Announce the provider's credentials with these limits; none: no limits."""
         with self.database.transaction() as connection:
-            for each in self.bench.registry.of(provider):
+            for each in self.context.registry.of(provider):
                 announce(connection, each.credential_id, provider, Limits(**limits))
 
     # -- accounts
 
-    def account(self, credits_: float = 1000, *, weight: int = 1) -> Customer:
+    def account(self, credits_: float = 1000, *, weight: int = 1) -> Caller:
         with self.database.transaction() as connection:
             account = create_account(connection, f"account {next(_names)}", weight=weight)
             if credits_:
                 ledger.grant(connection, account.id, round(credits_ * CREDIT))
-        return Customer(account.id, weight)
+        return Caller(account.id, weight=weight)
 
-    def balance(self, customer: Customer) -> Funds:
+    def balance(self, customer: Caller) -> Funds:
         with self.database.autocommit() as connection:
             return funds.funds(connection, customer.account_id)
 
@@ -133,11 +134,11 @@ class Engine:
 
     def order(
         self,
-        customer: Customer,
+        customer: Caller,
         prompt: str = "a small fox",
         *,
         operation: str = "generate",
-        references: Sequence[Reference] = (),
+        references: Sequence[ReferenceImage] = (),
         key: IdempotencyKey | None = None,
         publish: bool = True,
         **fields: Any,
@@ -145,16 +146,16 @@ class Engine:
         asked: dict[str, Any] = {"prompt": prompt, "model": ASYNC_MODEL, **fields}
         if asked["model"] == ASYNC_MODEL:
             asked.setdefault("size", "64x64")
-        done = self.desk.submit(customer, operation, asked, references, idempotency_key=key)
+        done = self.submission.submit(customer, Order(operation, asked, references), key=key)
         if publish:
-            self.bench.publish(done.nudges)
+            self.context.publish(done.nudges)
         return done
 
     def job(self, job_id: str) -> Row[Any]:
         [row] = self.rows("SELECT * FROM jobs WHERE id = :id", id=job_id)
         return row
 
-    def task(self, customer: Customer, job_id: str) -> Task:
+    def task(self, customer: Caller, job_id: str) -> Task:
         with self.database.autocommit() as connection:
             return tasks.find_task(connection, customer.account_id, job_id)
 
@@ -168,8 +169,11 @@ class Engine:
 
     def handle(self, nudge: Nudge) -> None:
         """What ``workers.tasks`` does with a message, the failure hook included."""
-        work: dict[str, Callable[[Workbench, str], list[Signal]]] = {"jobs.run": run_step, "jobs.poll": poller.poll}
-        self.bench.publish(work[nudge.task](self.bench, nudge.argument))
+        work: dict[str, Callable[[WorkerContext, str], list[Signal]]] = {
+            "jobs.run": run_step,
+            "jobs.poll": poll.poll_provider,
+        }
+        self.context.publish(work[nudge.task](self.context, nudge.argument))
 
     def run(self, job_id: str) -> None:
         self.handle(states.run("", job_id))
@@ -177,7 +181,7 @@ class Engine:
     def poll(self, provider: str = "chatgpt2api") -> None:
         """Make every waiting job of the provider due and look at one batch."""
         self.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting' AND provider=:p", p=provider)
-        self.bench.publish(poller.poll(self.bench, provider))
+        self.context.publish(poll.poll_provider(self.context, provider))
 
     def step(self) -> bool:
         """Work off what was nudged; False when nothing was."""
@@ -204,30 +208,30 @@ class Engine:
                 self.sql("UPDATE credentials SET not_before = NULL")
                 self.sql("UPDATE providers SET open_until = clock_timestamp() WHERE open_until IS NOT NULL")
             self.tick()
-            self.bench.publish(self.sweeper.sweep())
+            self.context.publish(self.sweeper.sweep())
 
     def tick(self) -> None:
         """What the clock's tick does."""
         with self.database.autocommit() as connection:
-            due = worker.providers_due(connection, self.bench.registry.configured())
-        self.bench.publish([states.poll(provider) for provider in due])
+            providers = due.providers_due(connection, self.context.registry.configured())
+        self.context.publish([states.poll(provider) for provider in providers])
 
-    def assert_books_balance(self, *, pictures: bool = True) -> None:
-        """``pictures=False`` where a test moves jobs by the verbs alone and no picture was ever made."""
-        about_pictures = () if pictures else ("captured_is_pictures_kept", "only_pictures_are_charged")
+    def assert_books_balance(self, *, image_count: bool = True) -> None:
+        """``pictures=False`` where a test moves jobs by the verbs alone and no image was ever made."""
+        about_images = () if image_count else ("captured_is_pictures_kept", "only_pictures_are_charged")
         with self.database.transaction() as connection:
-            assert [finding for finding in audit.check(connection) if finding.invariant not in about_pictures] == []
+            assert [finding for finding in audit.check(connection) if finding.invariant not in about_images] == []
 
 
-def run_step(bench: Workbench, job_id: str) -> list[Signal]:
+def run_step(context: WorkerContext, job_id: str) -> list[Signal]:
     """What the task ``jobs.run`` does, its failure hook included."""
     try:
         try:
-            return runner.run(bench, job_id)
-        except runner.CrashedStepError as crash:
-            return apply.crashed(bench, crash)
+            return run.run_job(context, job_id)
+        except run.CrashedStepError as crash:
+            return give_up.after_crash(context, crash)
     except JobFailedError as failed:
-        return apply.end_failed(bench, failed)
+        return give_up.end_failed(context, failed)
 
 
 def refuse_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,10 +240,10 @@ def refuse_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*args: object, **kwargs: object) -> None:
         raise StorageUnavailableError("away")
 
-    monkeypatch.setattr(collect.outcomes, "keep", away)
+    monkeypatch.setattr(collect, "keep", away)
 
 
-def make_bench(
+def make_context(
     *,
     database: Database,
     models: CatalogSource,
@@ -249,7 +253,7 @@ def make_bench(
     sent: Callable[[Sequence[Signal]], bool],
     owner: str,
     **changed: Any,
-) -> Workbench:
+) -> WorkerContext:
     with database.autocommit() as connection:
         heartbeats.beat(connection, owner)
     values: dict[str, Any] = {
@@ -264,10 +268,10 @@ def make_bench(
         "cancel_charge": "full",
         "publish_window": 32,
     }
-    return Workbench(**{**values, **changed})
+    return WorkerContext(**{**values, **changed})
 
 
-def picture_bytes(width_px: int = 64, height_px: int = 64, mode: str = "RGB") -> bytes:
+def image_bytes(width_px: int = 64, height_px: int = 64, mode: str = "RGB") -> bytes:
     out = io.BytesIO()
     Image.new(mode, (width_px, height_px), 128 if mode == "L" else None).save(out, "PNG")
     return out.getvalue()

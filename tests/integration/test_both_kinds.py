@@ -1,4 +1,4 @@
-"""A provider that answers most orders with the picture and some with an id: Stability, through the engine."""
+"""A provider that answers most orders with the image and some with an id: Stability, through the engine."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from job_engine import Engine, picture_bytes, refuse_to_keep
+from job_engine import Engine, image_bytes, refuse_to_keep
 
+from accounts.keys import Caller
 from jobs.dispatch import heartbeats
-from jobs.execution import run
-from jobs.submission.service import Customer, Reference
+from jobs.execution import claim
+from jobs.submission.order import ReferenceImage
 from providers.base import Accepted, CallRef, CheckResult, Finished
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
@@ -24,17 +25,17 @@ def upstreams(sandbox: Sandbox) -> dict[str, str]:
     return {"STABILITY_BASE_URL": sandbox.stability_url, "STABILITY_API_KEY": "test-key"}
 
 
-def order_now(engine: Engine, account: Customer) -> str:
+def order_now(engine: Engine, account: Caller) -> str:
     return engine.order(account, "a kite", model=NOW_MODEL, publish=False).task.id
 
 
-def order_later(engine: Engine, account: Customer, prompt: str = "a hill") -> str:
+def order_later(engine: Engine, account: Caller, prompt: str = "a hill") -> str:
     return engine.order(
         account,
         prompt,
         model=LATER_MODEL,
         operation="upscale",
-        references=[Reference("image", picture_bytes(), "image")],
+        references=[ReferenceImage("image", image_bytes(), "image")],
         output_format="jpeg",
         publish=False,
     ).task.id
@@ -47,10 +48,10 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
 def vanish(engine: Engine) -> None:
     """The owners of everything claimed are gone, and somebody notices."""
     engine.sql("DELETE FROM workers")
-    engine.bench.publish(engine.sweeper.sweep())
+    engine.context.publish(engine.sweeper.sweep())
 
 
-def test_a_picture_at_once_and_an_id_both_end_well(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_an_image_at_once_and_an_id_both_end_well(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     now, later = order_now(engine, account), order_later(engine, account)
     engine.run(now)
     engine.run(later)
@@ -64,13 +65,13 @@ def test_a_picture_at_once_and_an_id_both_end_well(engine: Engine, account: Cust
     engine.assert_books_balance()
 
 
-def test_a_3d_file_is_kept_as_one(engine: Engine, account: Customer, store: LocalStore) -> None:
+def test_a_3d_file_is_kept_as_one(engine: Engine, account: Caller, store: LocalStore) -> None:
     job_id = engine.order(
         account,
         "",
         model="stable-fast-3d",
         operation="image_to_3d",
-        references=[Reference("image", picture_bytes(), "image")],
+        references=[ReferenceImage("image", image_bytes(), "image")],
         publish=False,
     ).task.id
     engine.run(job_id)
@@ -80,7 +81,7 @@ def test_a_3d_file_is_kept_as_one(engine: Engine, account: Customer, store: Loca
     engine.assert_books_balance()
 
 
-def test_the_next_look_comes_ten_seconds_later(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_the_next_look_comes_ten_seconds_later(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = order_later(engine, account, "a hill [sandbox:latency=100]")
     engine.run(job_id)
     engine.poll("stability")
@@ -93,7 +94,7 @@ def test_the_next_look_comes_ten_seconds_later(engine: Engine, account: Customer
 
 
 def test_what_one_worker_saw_another_can_fetch_by_its_link(
-    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = order_later(engine, account)
     engine.run(job_id)
@@ -108,19 +109,19 @@ def test_what_one_worker_saw_another_can_fetch_by_its_link(
 
 
 def test_a_call_without_an_id_is_not_asked_about_beside_one_that_is(
-    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [adapter] = engine.bench.registry.of("stability")
+    [adapter] = engine.context.registry.of("stability")
     check_many, asked = adapter.check_many, []
 
     def remembered(calls: Sequence[CallRef]) -> dict[str, CheckResult]:
-        asked.extend(call.call_id for call in calls)
+        asked.extend(call.id for call in calls)
         return check_many(calls)
 
     monkeypatch.setattr(adapter, "check_many", remembered)
     later, lost = order_later(engine, account, "a hill [sandbox:never]"), order_now(engine, account)
     engine.run(later)
-    assert run._claim(engine.bench, lost) is not None
+    assert claim.claim(engine.context, lost) is not None
     vanish(engine)
     engine.poll("stability")
     assert {engine.calls(job_id)[0].outcome for job_id in (later, lost)} == {"accepted", "uncertain"}
@@ -134,18 +135,18 @@ def test_a_call_without_an_id_is_not_asked_about_beside_one_that_is(
 
 
 @pytest.mark.parametrize("model", [NOW_MODEL, LATER_MODEL])
-def test_an_unanswered_call_is_given_up_after_a_minute(engine: Engine, account: Customer, model: str) -> None:
+def test_an_unanswered_call_is_given_up_after_a_minute(engine: Engine, account: Caller, model: str) -> None:
     job_id = order_now(engine, account) if model == NOW_MODEL else order_later(engine, account)
-    assert run._claim(engine.bench, job_id) is not None
+    assert claim.claim(engine.context, job_id) is not None
     vanish(engine)
     left_s = engine.one("SELECT extract(epoch FROM give_up_at - clock_timestamp()) FROM upstream_calls")
     assert 55 < left_s <= 60
 
 
 def test_an_id_that_comes_late_is_followed_for_the_whole_deadline(
-    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [adapter] = engine.bench.registry.of("stability")
+    [adapter] = engine.context.registry.of("stability")
     submit = adapter.submit
 
     def submit_while_given_up_for_dead(*args: Any, **kwargs: Any) -> Finished | Accepted:
@@ -160,14 +161,14 @@ def test_an_id_that_comes_late_is_followed_for_the_whole_deadline(
     assert engine.calls(job_id)[0].outcome == "accepted"
     assert 590 < left_s <= 600
     with engine.database.autocommit() as connection:  # the worker was only slow
-        heartbeats.beat(connection, engine.bench.owner)
+        heartbeats.beat(connection, engine.context.owner)
     engine.poll("stability")
     assert engine.job(job_id).status == "succeeded"
     assert tally(sandbox)["submits"] == 1
     engine.assert_books_balance()
 
 
-def test_an_accepted_call_that_is_gone_is_not_bought_again(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_an_accepted_call_that_is_gone_is_not_bought_again(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = order_later(engine, account, "a hill [sandbox:expire=0]")
     engine.run(job_id)
     engine.poll("stability")
@@ -186,7 +187,7 @@ def test_an_accepted_call_that_is_gone_is_not_bought_again(engine: Engine, accou
     [("fail=moderation", "content_refused", True), ("fail=policy", "content_refused", False)],
 )
 def test_refused_content_ends_the_job_and_returns_the_credits(
-    engine: Engine, account: Customer, marker: str, code: str, bill_is_ours: bool
+    engine: Engine, account: Caller, marker: str, code: str, bill_is_ours: bool
 ) -> None:
     job_id = order_later(engine, account, f"a hill [sandbox:{marker}]")
     engine.run(job_id)
@@ -197,7 +198,7 @@ def test_refused_content_ends_the_job_and_returns_the_credits(
     engine.assert_books_balance()
 
 
-def test_a_lock_out_keeps_everybody_off_the_credential(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_lock_out_keeps_everybody_off_the_credential(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     sandbox.add_fault("429", provider="stability", route="submit")
     job_id = order_now(engine, account)
     engine.run(job_id)

@@ -8,27 +8,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from job_engine import run_step
 from sqlalchemy import Row, text
+from submissions import make_submission
 
 from accounts.accounts import create_account
+from accounts.keys import Caller
 from core.db import Database
 from core.embedded.ports import free_ports
 from jobs.dispatch import circuit, health, heartbeats, permits, refill
 from jobs.dispatch.limits import Limits, announce
-from jobs.execution import poll
-from jobs.execution import run as runner
-from jobs.execution.context import Workbench
+from jobs.dispatch.put_off import STAY_AWAY_MAX_S
+from jobs.execution import claim, poll
+from jobs.execution.context import WorkerContext
 from jobs.maintenance import audit, sweep
 from jobs.reads.tasks import find_task
 from jobs.states import Outcome, Signal
 from jobs.submission.estimates import Estimates
-from jobs.submission.service import Customer, Desk
+from jobs.submission.order import Order
+from jobs.submission.service import SubmissionService
 from providers import registry
 from providers.catalog import catalog
 from quota import ledger
@@ -46,8 +48,8 @@ _names = itertools.count(1)
 class Fleet:
     """Workers that share nothing but the database, and words for what tests do with them."""
 
-    benches: Sequence[Workbench]
-    desk: Desk
+    benches: Sequence[WorkerContext]
+    submission: SubmissionService
     sandbox: Sandbox
 
     @property
@@ -71,22 +73,22 @@ class Fleet:
             for each in self.benches[0].registry.of(provider):
                 announce(connection, each.credential_id, provider, Limits(**limits))
 
-    def customer(self, *, weight: int = 1) -> Customer:
+    def customer(self, *, weight: int = 1) -> Caller:
         with self.database.transaction() as connection:
             account = create_account(connection, f"account {next(_names)}", weight=weight)
             ledger.grant(connection, account.id, 100_000 * CREDIT)
-        return Customer(account.id, weight)
+        return Caller(account.id, weight=weight)
 
-    def order(self, customer: Customer, prompt: str = "a fox", **fields: Any) -> str:
-        return self.desk.submit(customer, "generate", {"prompt": prompt, **fields}, []).task.id
+    def order(self, customer: Caller, prompt: str = "a fox", **fields: Any) -> str:
+        return self.submission.submit(customer, Order("generate", {"prompt": prompt, **fields})).task.id
 
-    def orders(self, count: int, customer: Customer | None = None, **fields: Any) -> list[str]:
+    def orders(self, count: int, customer: Caller | None = None, **fields: Any) -> list[str]:
         who = customer or self.customer()
         return [self.order(who, f"a fox, number {number}", **fields) for number in range(count)]
 
     def run_all(self, job_ids: Sequence[str], *, threads: int = 8) -> None:
         """Every job looked at once by every worker, all of them at the same time."""
-        pairs = [(bench, job_id) for job_id in job_ids for bench in self.benches]
+        pairs = [(context, job_id) for job_id in job_ids for context in self.benches]
         with ThreadPoolExecutor(threads * len(self.benches)) as pool:
             list(pool.map(lambda pair: run_step(*pair), pairs))
 
@@ -146,7 +148,7 @@ def fleet(database: Database, environ: dict[str, str], sandbox: Sandbox, tmp_pat
     models, store = catalog.load(), LocalStore(tmp_path / "blobs")
     media = Media(store, tmp_path / "staging", decoders=2)
     benches = [
-        Workbench(
+        WorkerContext(
             owner=f"wkr_{number}",
             database=database,
             catalogs=models,
@@ -160,23 +162,12 @@ def fleet(database: Database, environ: dict[str, str], sandbox: Sandbox, tmp_pat
         )
         for number in (1, 2)
     ]
-    desk = Desk(
-        database,
-        media,
-        store,
-        models,
-        configured=["chatgpt2api", "openai"],
-        markup=Decimal(1),
-        minimum_unit_price=100_000,
-        default_model=None,
-        default_deadline_s=3600,
-        publish_window=32,
-    )
-    fleet = Fleet(benches, desk, sandbox)
+    submission = make_submission(database, media, store, models)
+    fleet = Fleet(benches, submission, sandbox)
     fleet.sql("DELETE FROM providers")
-    for bench in benches:
+    for context in benches:
         with database.autocommit() as connection:
-            heartbeats.beat(connection, bench.owner)
+            heartbeats.beat(connection, context.owner)
     for provider in ("chatgpt2api", "openai"):
         fleet.limit(provider)
     yield fleet
@@ -306,7 +297,7 @@ def test_an_absurd_retry_after_is_not_believed(fleet: Fleet) -> None:
     fleet.sandbox.add_fault("429 retry_after=1000000000", provider="chatgpt2api", route="submit", count=1)
     fleet.run(job_id)
     away_s = fleet.one("SELECT max(extract(epoch FROM not_before - clock_timestamp())) FROM credentials")
-    assert 0 < away_s <= permits.STAY_AWAY_MAX_S
+    assert 0 < away_s <= STAY_AWAY_MAX_S
     assert fleet.job(job_id).due_in.total_seconds() <= 700
 
 
@@ -375,7 +366,7 @@ def test_half_open_lets_exactly_one_call_through_however_many_ask(fleet: Fleet) 
     submitted = fleet.submits("chatgpt2api")
     ids = fleet.orders(12, n=2, **ASYNC)
     threads = ThreadPoolExecutor(16)
-    asked = [threads.submit(run_step, bench, job_id) for job_id in ids for bench in fleet.benches]
+    asked = [threads.submit(run_step, context, job_id) for job_id in ids for context in fleet.benches]
 
     until(lambda: fleet.submits("chatgpt2api") == submitted + 1, "the probe")
     assert fleet.state("chatgpt2api").circuit == "half_open"
@@ -434,7 +425,7 @@ def test_a_probe_whose_worker_died_is_followed_by_another(fleet: Fleet) -> None:
     fleet.sandbox.clear_faults()
     fleet.age_circuit("chatgpt2api")
     lost, other = fleet.orders(2, **ASYNC)
-    claimed = runner._claim(fleet.benches[0], lost)  # and then nothing: kill -9 before the POST
+    claimed = claim.claim(fleet.benches[0], lost)  # and then nothing: kill -9 before the POST
     assert claimed is not None
     fleet.age_circuit("chatgpt2api")
     fleet.run(other, worker=1)
@@ -456,15 +447,15 @@ def test_who_waits_behind_an_open_circuit_keeps_its_deadline_and_expires_free(fl
     job = fleet.job(job_id)
     assert (job.status, job.failure_code, job.captured, job.attempt) == ("failed", "deadline_expired", 0, 0)
     with fleet.database.autocommit() as connection:
-        assert ledger.balance(connection, customer.account_id).spendable == 100_000 * CREDIT
+        assert ledger.balance(connection, customer.account_id).spendable_microcredits == 100_000 * CREDIT
 
 
 def test_an_upstream_that_refuses_connections_opens_the_circuit(fleet: Fleet, environ: dict[str, str]) -> None:
     [port] = free_ports(1)
     nowhere = registry.load({**environ, "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"})
-    bench = Workbench(**{**vars(fleet.benches[0]), "registry": nowhere})
+    context = WorkerContext(**{**vars(fleet.benches[0]), "registry": nowhere})
     for job_id in fleet.orders(circuit.FAILURES_TO_OPEN, **SYNC):
-        run_step(bench, job_id)
+        run_step(context, job_id)
     assert fleet.state("openai").circuit == "open"
 
 
@@ -493,7 +484,7 @@ def test_what_is_in_flight_is_followed_to_its_end_while_paused(fleet: Fleet) -> 
     with fleet.database.transaction() as connection:
         health.pause(connection, "chatgpt2api")
     fleet.sql("UPDATE jobs SET due_at = clock_timestamp()")
-    poll.poll(fleet.benches[1], "chatgpt2api")
+    poll.poll_provider(fleet.benches[1], "chatgpt2api")
     assert fleet.job(job_id).status == "succeeded"
 
 
@@ -518,7 +509,7 @@ def test_a_provider_that_hangs_with_every_permit_taken_delays_no_other(fleet: Fl
     for job_id in ids:
         fleet.run(job_id)
     fleet.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting'")
-    poll.poll(fleet.benches[0], "chatgpt2api")
+    poll.poll_provider(fleet.benches[0], "chatgpt2api")
     sweep.Sweeper(fleet.benches[1], steady=lambda: True, epoch=lambda: "one").sweep()
     took_s = time.monotonic() - began
 
@@ -553,7 +544,7 @@ def test_a_provider_without_room_is_not_sent_messages(fleet: Fleet) -> None:
     sweeper.sweep()
     assert fleet.one("SELECT count(*) FROM jobs WHERE published_at IS NOT NULL AND status = 'queued'") == 0
     fleet.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting'")
-    poll.poll(fleet.benches[0], "chatgpt2api")
+    poll.poll_provider(fleet.benches[0], "chatgpt2api")
     assert len(refilled(fleet)) == 2
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 import requests
-from job_engine import Engine, Recorder, make_bench
+from job_engine import Engine, Recorder, make_context
 from werkzeug.serving import make_server
 
-from accounts.keys import create_key
+from accounts.keys import Caller, create_key
 from app import create_app
 from app.services import build
 from core.db import Database
 from core.settings import Settings
-from jobs.submission.service import Customer, Desk
+from jobs.submission.service import SubmissionService
 from providers.catalog.live import LiveCatalog
 from storage.local import LocalStore
 from storage.media import Media
@@ -77,14 +77,14 @@ class Service:
 @pytest.fixture
 def service(  # noqa: PLR0917 - fixtures come by name
     engine: Engine,
-    account: Customer,
+    account: Caller,
     database: Database,
     store: LocalStore,
     media: Media,
     upstreams: dict[str, str],
     redis_url: str,
     tmp_path: Path,
-    desk: Desk,
+    submission: SubmissionService,
     sent: Recorder,
 ) -> Iterator[Service]:
     file = tmp_path / "catalog.local.yaml"
@@ -98,7 +98,7 @@ def service(  # noqa: PLR0917 - fixtures come by name
     )
     clock = Clock()
     following = LiveCatalog(file, clock=clock)
-    bench = make_bench(
+    context = make_context(
         database=database,
         models=following,
         media=media,
@@ -116,7 +116,7 @@ def service(  # noqa: PLR0917 - fixtures come by name
     with requests.Session() as http:
         http.trust_env = False
         http.headers["Authorization"] = f"Bearer {token}"
-        yield Service(f"http://127.0.0.1:{server.server_port}", http, file, Engine(bench, desk, sent), clock)
+        yield Service(f"http://127.0.0.1:{server.server_port}", http, file, Engine(context, submission, sent), clock)
     server.shutdown()
 
 
@@ -125,7 +125,7 @@ def outcome(service: Service, job_id: str) -> tuple[Any, ...]:
     return task["status"], task["error"] and task["error"]["code"], task["price"]["captured_microcredits"]
 
 
-def test_the_file_is_followed_by_web_and_workers_without_a_restart(service: Service, account: Customer) -> None:
+def test_the_file_is_followed_by_web_and_workers_without_a_restart(service: Service, account: Caller) -> None:
     before = service.get("/api/models").json()
     assert service.get("/api/models/house").status_code == 404
 
@@ -163,13 +163,13 @@ def test_the_file_is_followed_by_web_and_workers_without_a_restart(service: Serv
     assert service.order(model="house").json()["code"] == "unknown_model"
     service.clock.now += 1
     service.engine.run(second)
-    assert service.engine.bench.catalog.models["house"].hidden
+    assert service.engine.context.catalog.models["house"].hidden
     assert outcome(service, second) == ("succeeded", None, PRICE)
 
     # Taken away altogether: its jobs end, free.
     service.file.unlink()
     service.until(lambda: service.get("/api/models").json()["catalog_version"] == before["catalog_version"])
-    service.until(lambda: "house" not in service.engine.bench.catalogs.renewed().models)
+    service.until(lambda: "house" not in service.engine.context.catalogs.renewed().models)
     service.engine.run(third)
     assert outcome(service, third) == ("failed", "model_unavailable", 0)
     assert akin["model"] == "gpt-image-mine"

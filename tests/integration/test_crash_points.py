@@ -1,7 +1,7 @@
 """kill -9 at every crash point: the job ends as it must, is bought at most once, and the books balance.
 
 Real workers die at their points, lane by lane; one clean worker per lane then drives everything to its end.
-Class A (chatgpt2api: own dedupe key) always ends with its picture, bought once. Class C (OpenAI: no key, no
+Class A (chatgpt2api: own dedupe key) always ends with its image, bought once. Class C (OpenAI: no key, no
 way to ask) is never sent twice: where nobody can know, it fails and the credits come back.
 """
 

@@ -35,16 +35,17 @@ from core.db import Hot
 from core.errors import DatabaseAwayError
 from core.ids import new_id
 from jobs import lifecycle
+from jobs.call import Call, KeptImage
 from jobs.dispatch.limits import Limits, announce
 from jobs.errors import StaleJobError
-from jobs.execution import apply, decide, outcomes, run
-from jobs.execution.context import Workbench
-from jobs.execution.outcomes import Answer
+from jobs.execution import claim, give_up, outcomes
+from jobs.execution import finish as finishing
+from jobs.execution.context import WorkerContext
+from jobs.execution.outcomes import CallOutcome
 from jobs.lifecycle import NewJob
-from jobs.lifecycle.calls import KeptImage
 from jobs.maintenance import audit, sweep
 from jobs.reads import worker
-from jobs.reads.worker import LiveJob, OpenCall
+from jobs.reads.worker import LiveJob
 from jobs.states import JobStatus, Outcome
 from providers.registry import UnknownCredentialError
 from quota import ledger
@@ -162,7 +163,7 @@ class World:
 class Money(RuleBasedStateMachine):
     """The factory in the test below gives these."""
 
-    bench: Workbench
+    context: WorkerContext
     fuse: Fuse
     empty: Callable[[], None]
 
@@ -171,7 +172,7 @@ class Money(RuleBasedStateMachine):
     @initialize(credits_=st.integers(6, 30))
     def open_account(self, credits_: int) -> None:
         self.empty()
-        with self.bench.database.transaction() as connection:
+        with self.context.database.transaction() as connection:
             account = create_account(connection, f"machine {next(_names)}")
         self.world = World(account.id)
         self._grant(credits_)
@@ -179,7 +180,7 @@ class Money(RuleBasedStateMachine):
             self._submit(self._new_job(n, model, low=False), None)
 
     def _grant(self, units: int) -> None:
-        with self.bench.database.transaction() as connection:
+        with self.context.database.transaction() as connection:
             ledger.grant(connection, self.world.account_id, units * UNIT)
         self.world.granted += units * UNIT
 
@@ -201,7 +202,7 @@ class Money(RuleBasedStateMachine):
     def _submit(self, job: NewJob, crash: Cut | None) -> None:
         before = self._balance()
         try:
-            with self._cut_short(crash), self.bench.database.transaction() as connection:
+            with self._cut_short(crash), self.context.database.transaction() as connection:
                 lifecycle.submit(connection, job, window=2)
         except (Crash, DatabaseAwayError):
             if not self._one("SELECT count(*) FROM jobs WHERE id = :id", job.id):
@@ -209,10 +210,10 @@ class Money(RuleBasedStateMachine):
                 return
             assert self.fuse.may_have_happened
         except InsufficientCreditsError:
-            assert before.spendable < job.quoted
+            assert before.spendable < job.quoted_microcredits
             assert self._balance() == before
             return
-        assert before.spendable >= job.quoted
+        assert before.spendable >= job.quoted_microcredits
         self.world.jobs.append(job.id)
 
     def _new_job(self, n: int, model: str, *, low: bool) -> NewJob:
@@ -222,18 +223,18 @@ class Money(RuleBasedStateMachine):
             weight=1,
             operation="generate",
             model=model,
-            provider=self.bench.catalog.resolve(model).model.provider,
+            provider=self.context.catalog.resolve(model).model.provider,
             n=n,
             low_priority=low,
             start_within_s=3600,
-            unit_price=UNIT,
-            quoted=UNIT * n,
+            unit_price_microcredits=UNIT,
+            quoted_microcredits=UNIT * n,
             request={"prompt": "money"},
             warnings=(),
             metadata={},
             inputs=(),
             per_call=1 if model == ASYNC_MODEL else 2,
-            unit_cost=1000,
+            unit_cost_microusd=1000,
             fallbacks=() if model == ASYNC_MODEL else [BEHIND],
         )
 
@@ -259,13 +260,13 @@ class Money(RuleBasedStateMachine):
         self._sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id AND status = 'queued'", job_id)
         self._sql("UPDATE providers SET open_until = clock_timestamp() WHERE open_until IS NOT NULL", "")
         self._sql("UPDATE credentials SET not_before = NULL WHERE not_before IS NOT NULL", "")
-        bench, claimed = replace(self.bench, owner=owner), None
+        context, claimed = replace(self.context, owner=owner), None
 
-        def claim() -> None:
+        def take() -> None:
             nonlocal claimed
-            claimed = run._claim(bench, job_id)
+            claimed = claim.claim(context, job_id)
 
-        self._step("claim", job_id, claim, crash)
+        self._step("claim", job_id, take, crash)
         if claimed is not None:
             row = self._row(job_id)
             assert (row.status, row.fence, row.owner) == ("running", claimed.job.fence, owner)
@@ -286,7 +287,7 @@ class Money(RuleBasedStateMachine):
         """Record what was learned of the job's calls and move it on."""
         open_before = (None, Outcome.FINISHED, Outcome.ACCEPTED, Outcome.UNCERTAIN)
         news = self._news(data, job, open_before)
-        self._step(name, job.id, lambda: apply.finish(self.bench, job, news), crash)
+        self._step(name, job.id, lambda: finishing.finish(self.context, job, news), crash)
 
     # -- verbs out of turn
 
@@ -295,13 +296,13 @@ class Money(RuleBasedStateMachine):
         job = self._load(self._draw(data, "queued", "running", "waiting"))
         current = data.draw(st.booleans())
         version, fence = job.version - (not current), job.fence - (not current)
-        kept = sum(call.facts.kept for call in job.calls)
+        kept = sum(call.kept for call in job.calls)
         verbs: dict[str, Callable[[Connection], Any]] = {
             "park": lambda c: lifecycle.park(c, job.id, version, check_after_s=0),
             "lapse": lambda c: self._lapse(c, replace(job, fence=fence)),
         }
         # As it is now, a job ends or is tried again only when no call is open: nothing else decides on it so.
-        if not current or not any(call.outcome in (*decide.OPEN, Outcome.FINISHED) for call in job.calls):
+        if not current or not any(call.is_open or call.outcome is Outcome.FINISHED for call in job.calls):
             verbs["fail"] = lambda c: lifecycle.end(c, job.id, version, lifecycle.fail("upstream_error"))
             verbs["retry"] = lambda c: lifecycle.retry(c, job.id, version, code="test", after_s=0, deadline_s=60)
             verbs["fail_over"] = lambda c: lifecycle.fail_over(c, job.id, version, code="upstream_error")
@@ -312,10 +313,10 @@ class Money(RuleBasedStateMachine):
             verbs["expire"] = verbs["give up"] = lambda c: None  # these open their own transactions
         name = data.draw(st.sampled_from(sorted(verbs)))
         if name == "expire":
-            self._step("expire", job.id, lambda: apply.expire(self.bench, job.id, version), crash)
+            self._step("expire", job.id, lambda: give_up.expire(self.context, job.id, version), crash)
         elif name == "give up":
             self._sql("UPDATE upstream_calls SET give_up_at = clock_timestamp() WHERE job_id = :id", job.id)
-            self._step("give up", job.id, lambda: apply.abandon(self.bench, job.id), crash)
+            self._step("give up", job.id, lambda: give_up.abandon(self.context, job.id), crash)
         else:
             self._verb(name, job.id, verbs[name], crash, current=current)
 
@@ -328,13 +329,13 @@ class Money(RuleBasedStateMachine):
             self._grant(data.draw(st.integers(1, 6)))
             return
         with suppress(Crash, DatabaseAwayError), self._cut_short(crash):
-            sweep.Sweeper(self.bench, steady=lambda: True, epoch=lambda: "epoch").sweep()
+            sweep.Sweeper(self.context, steady=lambda: True, epoch=lambda: "epoch").sweep()
 
     # -- what must always hold
 
     @invariant()
     def the_books_balance(self) -> None:
-        with self.bench.database.transaction() as connection:
+        with self.context.database.transaction() as connection:
             assert audit.check(connection) == []
 
     @invariant()
@@ -345,15 +346,15 @@ class Money(RuleBasedStateMachine):
         captured = self._one(
             "SELECT coalesce(sum(captured), 0) FROM jobs WHERE account_id = :id", self.world.account_id
         )
-        assert balance.spendable + balance.reserved + captured == self.world.granted
+        assert balance.spendable_microcredits + balance.reserved_microcredits + captured == self.world.granted
         live = "SELECT coalesce(sum(quoted), 0) FROM jobs WHERE account_id = :id AND finished_at IS NULL"
-        assert balance.reserved == self._one(live, self.world.account_id)
+        assert balance.reserved_microcredits == self._one(live, self.world.account_id)
 
     @invariant()
     def an_end_is_an_end(self) -> None:
         if not hasattr(self, "world"):
             return
-        with self.bench.database.autocommit() as connection:
+        with self.context.database.autocommit() as connection:
             rows = connection.execute(
                 text(
                     "SELECT id, status, captured, released, finished_at,"
@@ -384,7 +385,7 @@ class Money(RuleBasedStateMachine):
 
     def _draw(self, data: st.DataObject, *likely: str) -> str:
         """A job, mostly one in a ``likely`` state, for elsewhere there is little to do; but anything may be tried."""
-        with self.bench.database.autocommit() as connection:
+        with self.context.database.autocommit() as connection:
             rows = connection.execute(text("SELECT id, status FROM jobs ORDER BY id")).all()
         if all(row.status in TERMINAL for row in rows):
             self._grant(3)
@@ -394,7 +395,7 @@ class Money(RuleBasedStateMachine):
             rows = [row for row in rows if row.status in likely] or rows
         return str(data.draw(st.sampled_from([row.id for row in rows])))
 
-    def _news(self, data: st.DataObject, job: LiveJob, of: Sequence[Outcome | None]) -> list[Answer]:
+    def _news(self, data: st.DataObject, job: LiveJob, of: Sequence[Outcome | None]) -> list[CallOutcome]:
         # All goes well, or all goes on, or each call has an outcome of its own.
         moods: list[list[Outcome]] = [[Outcome.KEPT], [Outcome.KEPT], [Outcome.FINISHED], [Outcome.ACCEPTED]]
         mood = st.sampled_from(data.draw(st.sampled_from([*moods, list(Outcome), list(Outcome)])))
@@ -402,16 +403,16 @@ class Money(RuleBasedStateMachine):
         before = {call.id: call.outcome for call in job.calls}
         return [answer for answer in told if outcomes.may_replace(answer, before[answer.call.id])]
 
-    def _one_answer(self, data: st.DataObject, job: LiveJob, call: OpenCall, outcome: Outcome) -> Answer:
+    def _one_answer(self, data: st.DataObject, job: LiveJob, call: Call, outcome: Outcome) -> CallOutcome:
         retryable = outcome is Outcome.NOT_RUN or (outcome is Outcome.FAILED and data.draw(st.booleans()))
-        kept = data.draw(st.integers(1, call.facts.pictures)) if outcome is Outcome.KEPT else 0
+        kept = data.draw(st.integers(1, call.image_count)) if outcome is Outcome.KEPT else 0
         bad = outcome not in (Outcome.KEPT, Outcome.FINISHED, Outcome.ACCEPTED)
-        return Answer(
-            replace(call.facts, code="upstream_error" if bad else None, retryable=retryable),
+        return CallOutcome(
+            replace(call, code="upstream_error" if bad else None, retryable=retryable),
             outcome,
             upstream_id="up" if outcome is Outcome.ACCEPTED else None,
             result=[] if outcome is Outcome.FINISHED else None,
-            images=[_image(job.id, call.facts.slot + offset) for offset in range(kept)],
+            images=[_image(job.id, call.slot + offset) for offset in range(kept)],
         )
 
     def _verb(
@@ -421,7 +422,7 @@ class Money(RuleBasedStateMachine):
         before = self._row(job_id)
 
         def act() -> None:
-            with self.bench.database.transaction() as connection:
+            with self.context.database.transaction() as connection:
                 verb(connection)
 
         done = self._step(name, job_id, act, crash, all_or_nothing=True)
@@ -454,7 +455,7 @@ class Money(RuleBasedStateMachine):
 
     def _written(self, job_id: str) -> Any:
         """What was made of a job's calls: outcomes and images."""
-        with self.bench.database.autocommit() as connection:
+        with self.context.database.autocommit() as connection:
             return connection.execute(
                 text(
                     "SELECT (SELECT jsonb_agg(jsonb_build_array(id, outcome, pictures_kept) ORDER BY id)"
@@ -472,29 +473,29 @@ class Money(RuleBasedStateMachine):
             self.fuse.cut = None
 
     def _load(self, job_id: str) -> LiveJob:
-        with self.bench.database.autocommit() as connection:
+        with self.context.database.autocommit() as connection:
             job = worker.load(connection, job_id)
         assert job is not None
         return job
 
     def _row(self, job_id: str) -> Any:
-        with self.bench.database.autocommit() as connection:
+        with self.context.database.autocommit() as connection:
             return connection.execute(text("SELECT * FROM jobs WHERE id = :id"), {"id": job_id}).one()
 
     def _sql(self, statement: str, id_: str) -> None:
-        with self.bench.database.autocommit() as connection:
+        with self.context.database.autocommit() as connection:
             connection.execute(text(statement), {"id": id_})
 
     def _one(self, statement: str, id_: str) -> Any:
-        with self.bench.database.autocommit() as connection:
+        with self.context.database.autocommit() as connection:
             return connection.execute(text(statement), {"id": id_}).scalar_one()
 
     def _all(self, statement: str) -> list[Any]:
-        with self.bench.database.autocommit() as connection:
+        with self.context.database.autocommit() as connection:
             return list(connection.execute(text(statement)).all())
 
     def _balance(self) -> ledger.Balance:
-        with self.bench.database.autocommit() as connection:
+        with self.context.database.autocommit() as connection:
             return ledger.balance(connection, self.world.account_id)
 
 
@@ -503,9 +504,9 @@ def _image(job_id: str, index: int) -> KeptImage:
 
 
 @pytest.fixture
-def fuse(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> Fuse:
+def fuse(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> Fuse:
     """Every statement and commit of the process passes it, by SQLAlchemy's door and by the hot one."""
-    fuse, dialect = Fuse(), bench.database.engine.dialect
+    fuse, dialect = Fuse(), context.database.engine.dialect
 
     def wrap(owner: Any, name: str) -> None:
         whole = getattr(owner, name)
@@ -515,13 +516,13 @@ def fuse(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> Fuse:
         wrap(Hot, door)
     for door in ("do_execute", "do_execute_no_params", "do_commit"):
         wrap(dialect, door)
-    monkeypatch.setattr(apply.finish.retry, "wait", tenacity.wait_none())  # type: ignore[attr-defined]
+    monkeypatch.setattr(finishing.finish.retry, "wait", tenacity.wait_none())  # type: ignore[attr-defined]
     return fuse
 
 
-def _empty(bench: Workbench) -> None:
+def _empty(context: WorkerContext) -> None:
     """Each example begins alike, for its choices follow from what it finds."""
-    with bench.database.transaction() as connection:
+    with context.database.transaction() as connection:
         connection.execute(text("ALTER TABLE transfers DISABLE TRIGGER transfers_are_final"))
         for table in ("jobs", "transfers", "balances", "accounts", "marks", "permits", "providers"):
             connection.execute(text(f"DELETE FROM {table}"))
@@ -533,12 +534,12 @@ def _empty(bench: Workbench) -> None:
         connection.execute(text("UPDATE workers SET heartbeat_at = clock_timestamp() + interval '1 hour'"))
 
 
-def test_the_books_balance_whatever_happens_in_whatever_order(bench: Workbench, fuse: Fuse) -> None:
-    alone = replace(bench, registry=Upstreams(), store=Upstreams())
+def test_the_books_balance_whatever_happens_in_whatever_order(context: WorkerContext, fuse: Fuse) -> None:
+    alone = replace(context, registry=Upstreams(), store=Upstreams())
 
     def machine() -> Money:
         built = Money()
-        built.bench, built.fuse, built.empty = alone, fuse, lambda: _empty(bench)
+        built.context, built.fuse, built.empty = alone, fuse, lambda: _empty(context)
         return built
 
     run_state_machine_as_test(

@@ -9,18 +9,19 @@ import pytest
 from job_engine import SYNC_MODEL, Engine, refuse_to_keep
 from sqlalchemy import text
 
+from accounts.keys import Caller
 from core.errors import DatabaseAwayError
-from jobs.execution import apply, collect, poll, run
-from jobs.execution.context import Workbench
-from jobs.reads import worker
+from jobs.dispatch import due
+from jobs.execution import claim, collect, poll
+from jobs.execution import finish as finishing
+from jobs.execution.context import WorkerContext
 from jobs.reads.worker import LiveJob
 from jobs.states import Nudge
-from jobs.submission.service import Customer
 from providers.base import Running
 from sandbox.testing import Sandbox
 
 
-def waiting(engine: Engine, customer: Customer, count: int, prompt: str = "wait") -> list[str]:
+def waiting(engine: Engine, customer: Caller, count: int, prompt: str = "wait") -> list[str]:
     ids = [engine.order(customer, f"{prompt} {number}", publish=False).task.id for number in range(count)]
     for job_id in ids:
         engine.run(job_id)
@@ -29,9 +30,9 @@ def waiting(engine: Engine, customer: Customer, count: int, prompt: str = "wait"
     return ids
 
 
-def test_one_look_covers_many_jobs(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_one_look_covers_many_jobs(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     ids = waiting(engine, account, 12)
-    engine.bench.publish(poll.poll(engine.bench, "chatgpt2api"))
+    engine.context.publish(poll.poll_provider(engine.context, "chatgpt2api"))
     assert sandbox.counts()["chatgpt2api"]["checks"] == 1
     assert engine.sent.take() == []  # no message a job
     assert {engine.job(job_id).status for job_id in ids} == {"succeeded"}
@@ -39,7 +40,7 @@ def test_one_look_covers_many_jobs(engine: Engine, account: Customer, sandbox: S
 
 
 def test_a_finished_call_is_collected_and_not_checked_again(
-    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = waiting(engine, account, 1)
     with monkeypatch.context() as away:
@@ -52,7 +53,7 @@ def test_a_finished_call_is_collected_and_not_checked_again(
     assert engine.job(job_id).status == "succeeded"
 
 
-def test_a_call_still_running_writes_nothing(engine: Engine, account: Customer) -> None:
+def test_a_call_still_running_writes_nothing(engine: Engine, account: Caller) -> None:
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never]")
     before, call = engine.job(job_id), engine.calls(job_id)
     engine.poll()
@@ -61,14 +62,14 @@ def test_a_call_still_running_writes_nothing(engine: Engine, account: Customer) 
     assert after.due_at > before.due_at
 
 
-def test_two_pollers_at_once_take_disjoint_batches(engine: Engine, account: Customer) -> None:
+def test_two_pollers_at_once_take_disjoint_batches(engine: Engine, account: Caller) -> None:
     ids = waiting(engine, account, 20, "slow [sandbox:never]")
     start, taken = threading.Barrier(2, timeout=3), []
 
     def take() -> None:
         with engine.database.engine.begin() as connection:
             start.wait()
-            batch = worker.take_due(connection, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
+            batch = due.take_due(connection, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
             start.wait()  # both hold their batch before either commits
             taken.append([job.id for job in batch])
 
@@ -81,22 +82,22 @@ def test_two_pollers_at_once_take_disjoint_batches(engine: Engine, account: Cust
 
 
 def test_a_full_batch_publishes_the_next_look_before_it_looks(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting(engine, account, 3, "slow [sandbox:never]")
     monkeypatch.setattr(poll, "BATCH", 2)
-    [adapter] = engine.bench.registry.of("chatgpt2api")
+    [adapter] = engine.context.registry.of("chatgpt2api")
     seen: list[list[Nudge]] = []
     monkeypatch.setattr(adapter, "check_many", lambda calls: seen.append(engine.sent.take()) or {})
-    engine.bench.publish(poll.poll(engine.bench, "chatgpt2api"))
+    engine.context.publish(poll.poll_provider(engine.context, "chatgpt2api"))
     assert seen == [[Nudge("jobs.poll", "polls", "chatgpt2api")]]
 
 
-def test_two_who_find_the_same_picture_keep_it_once(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+def test_two_who_find_the_same_image_keep_it_once(
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = waiting(engine, account, 1)
-    [adapter] = engine.bench.registry.of("chatgpt2api")
+    [adapter] = engine.context.registry.of("chatgpt2api")
     check, other = adapter.check_many, threading.Event()
 
     def overtaken(calls: object) -> object:
@@ -114,35 +115,35 @@ def test_two_who_find_the_same_picture_keep_it_once(
 
 
 def test_one_jobs_trouble_does_not_stop_the_others_of_its_batch(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = waiting(engine, account, 3)
-    keep = collect.keep
+    keep = collect.collect
 
-    def poisoned(bench: Workbench, job: LiveJob, made: object) -> object:
+    def poisoned(context: WorkerContext, job: LiveJob, made: object) -> object:
         if job.id == ids[0]:
             raise ZeroDivisionError
-        return keep(bench, job, made)
+        return keep(context, job, made)
 
-    monkeypatch.setattr(collect, "keep", poisoned)
+    monkeypatch.setattr(collect, "collect", poisoned)
     engine.poll()
     assert [engine.job(job_id).status for job_id in ids] == ["waiting", "succeeded", "succeeded"]
 
 
 def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_batch(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = waiting(engine, account, 4)
     bad = set(ids[:2])
-    finish = apply.finish
+    finish = finishing.finish
 
-    def away(bench: Workbench, job: LiveJob, *args: Any, **facts: Any) -> object:
+    def away(context: WorkerContext, job: LiveJob, *args: Any, **facts: Any) -> object:
         if job.id in bad:
             raise DatabaseAwayError("a lock was waited for too long")
-        return finish(bench, job, *args, **facts)
+        return finish(context, job, *args, **facts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(apply, "finish", away)
+        patch.setattr(poll, "finish", away)
         engine.poll()
     assert {engine.job(job_id).status for job_id in bad} == {"waiting"}
     assert {engine.job(job_id).status for job_id in set(ids) - bad} == {"succeeded"}
@@ -152,7 +153,7 @@ def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_
     engine.assert_books_balance()
 
 
-def test_a_credential_that_has_gone_ends_its_calls_in_time(engine: Engine, account: Customer) -> None:
+def test_a_credential_that_has_gone_ends_its_calls_in_time(engine: Engine, account: Caller) -> None:
     [job_id] = waiting(engine, account, 1)
     engine.sql("INSERT INTO credentials (id, provider) VALUES ('chatgpt2api/old', 'chatgpt2api')")
     engine.sql("UPDATE upstream_calls SET credential_id = 'chatgpt2api/old'")
@@ -166,7 +167,7 @@ def test_a_credential_that_has_gone_ends_its_calls_in_time(engine: Engine, accou
 
 @pytest.mark.parametrize("marker", ["500 at=check", "401 at=check", "garbage at=check", "drop at=check"])
 def test_a_failed_look_says_nothing_about_the_call(
-    engine: Engine, account: Customer, sandbox: Sandbox, marker: str
+    engine: Engine, account: Caller, sandbox: Sandbox, marker: str
 ) -> None:
     [job_id] = waiting(engine, account, 1, f"look [sandbox:{marker} times=2]")
     engine.poll()
@@ -176,19 +177,17 @@ def test_a_failed_look_says_nothing_about_the_call(
     assert sandbox.counts()["chatgpt2api"]["submits"] == 1
 
 
-def test_misses_count_only_when_nothing_between_found_the_call(engine: Engine, account: Customer) -> None:
+def test_misses_count_only_when_nothing_between_found_the_call(engine: Engine, account: Caller) -> None:
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never]")
     engine.sql("UPDATE upstream_calls SET missing_since = clock_timestamp() - interval '1 hour'")
     engine.poll()
     assert engine.calls(job_id)[0].missing_since is None
 
 
-def test_an_unanswered_synchronous_call_is_given_up_in_time(
-    engine: Engine, account: Customer, sandbox: Sandbox
-) -> None:
+def test_an_unanswered_synchronous_call_is_given_up_in_time(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = engine.order(account, model=SYNC_MODEL, size="1024x640", publish=False).task.id
     [call] = claim_and_vanish(engine, job_id)
-    engine.bench.publish(engine.sweeper.sweep())
+    engine.context.publish(engine.sweeper.sweep())
     left_s = engine.one("SELECT extract(epoch FROM give_up_at - clock_timestamp()) FROM upstream_calls")
     assert (engine.job(job_id).status, 58 < left_s <= 60) == ("waiting", True)
     engine.poll("openai")
@@ -203,8 +202,8 @@ def test_an_unanswered_synchronous_call_is_given_up_in_time(
     engine.assert_books_balance()
 
 
-def test_looks_grow_rarer_with_the_age_of_the_job(engine: Engine, account: Customer) -> None:
-    spec = engine.bench.spec("chatgpt2api")
+def test_looks_grow_rarer_with_the_age_of_the_job(engine: Engine, account: Caller) -> None:
+    spec = engine.context.spec("chatgpt2api")
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never]")
     for age_s, wanted_s in ((0, spec.check_interval_s), (3600, spec.check_interval_max_s)):
         engine.sql("UPDATE jobs SET started_at = clock_timestamp() - make_interval(secs => :age)", age=age_s)
@@ -213,7 +212,7 @@ def test_looks_grow_rarer_with_the_age_of_the_job(engine: Engine, account: Custo
         assert float(wait_s) == pytest.approx(wanted_s, abs=0.5)
 
 
-def test_an_uncertain_call_that_is_found_running_counts_as_accepted(engine: Engine, account: Customer) -> None:
+def test_an_uncertain_call_that_is_found_running_counts_as_accepted(engine: Engine, account: Caller) -> None:
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never, drop]")
     engine.poll()
     [call] = engine.calls(job_id)
@@ -222,10 +221,10 @@ def test_an_uncertain_call_that_is_found_running_counts_as_accepted(engine: Engi
 
 
 def test_what_a_look_leaves_out_is_not_believed(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never, drop]")
-    [adapter] = engine.bench.registry.of("chatgpt2api")
+    [adapter] = engine.context.registry.of("chatgpt2api")
     monkeypatch.setattr(adapter, "check_many", lambda calls: {"call_of_somebody_else": Running()})
     engine.poll()
     assert engine.calls(job_id)[0].outcome == "uncertain"
@@ -233,7 +232,7 @@ def test_what_a_look_leaves_out_is_not_believed(
 
 def claim_and_vanish(engine: Engine, job_id: str) -> list[object]:
     """The worker dies between its COMMIT and its POST, or behind it: nobody can tell."""
-    claimed = run._claim(engine.bench, job_id)
+    claimed = claim.claim(engine.context, job_id)
     assert claimed is not None
     with engine.database.autocommit() as connection:
         connection.execute(text("DELETE FROM workers"))

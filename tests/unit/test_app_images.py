@@ -1,4 +1,4 @@
-"""Serving pictures, and the links that need no key."""
+"""Serving images, and the links that need no key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
-from app_stand_ins import MINE, NOW, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
+from app_doubles import MINE, NOW, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
 
 from app.http.signing import SignatureExpiredError, SignatureInvalidError, Signer, load_signer
 
@@ -21,7 +21,7 @@ ETAG = f'"{"ab" * 32}"'
 @pytest.fixture
 def edge() -> Edge:
     found = make_edge()
-    found.records.add(done_task())
+    found.rows.add(done_task())
     return found
 
 
@@ -29,7 +29,7 @@ def _get(edge: Edge, query: str = "", **headers: str) -> Any:
     return edge.client.get(IMAGE + query, headers={**MINE, **headers})
 
 
-def test_a_picture_is_served_so_that_nothing_in_it_can_run(edge: Edge) -> None:
+def test_an_image_is_served_so_that_nothing_in_it_can_run(edge: Edge) -> None:
     answer = _get(edge)
     assert (answer.status_code, answer.data, answer.content_type) == (200, PNG, "image/png")
     assert answer.headers["ETag"] == ETAG
@@ -46,7 +46,7 @@ def test_a_picture_is_served_so_that_nothing_in_it_can_run(edge: Edge) -> None:
 
 
 def test_a_row_of_an_unknown_kind_is_served_as_bytes_alone(edge: Edge) -> None:
-    edge.records.add(replace(done_task(), images=[make_image(mime="text/html")]))
+    edge.rows.add(replace(done_task(), images=[make_image(mime="text/html")]))
     assert _get(edge).content_type == "application/octet-stream"
 
 
@@ -56,7 +56,7 @@ def test_head_tells_the_size_and_sends_nothing(edge: Edge) -> None:
     assert answer.headers["Content-Length"] == str(len(PNG))
 
 
-def test_an_unchanged_picture_is_304_without_opening_it(edge: Edge) -> None:
+def test_an_unchanged_image_is_304_without_opening_it(edge: Edge) -> None:
     answer = _get(edge, **{"If-None-Match": ETAG})
     assert (answer.status_code, answer.data) == (304, b"")
     assert edge.store.opened == []
@@ -93,7 +93,7 @@ def test_anything_but_one_plain_range_is_ignored(edge: Edge, asked: str) -> None
     assert _get(edge, Range=asked).status_code == 200
 
 
-def test_a_range_holds_only_for_the_picture_it_was_asked_of(edge: Edge) -> None:
+def test_a_range_holds_only_for_the_image_it_was_asked_of(edge: Edge) -> None:
     assert _get(edge, Range="bytes=0-1", **{"If-Range": ETAG}).status_code == 206
     assert _get(edge, Range="bytes=0-1", **{"If-Range": '"other"'}).status_code == 200
 
@@ -108,14 +108,14 @@ def test_variants_are_asked_for_by_size_and_format(edge: Edge) -> None:
     assert len(edge.variants) == 1
 
 
-def test_a_picture_not_made_yet_missing_or_deleted(edge: Edge) -> None:
-    edge.records.add(make_task(1))
+def test_an_image_not_made_yet_missing_or_deleted(edge: Edge) -> None:
+    edge.rows.add(make_task(1))
     answer = _get(edge)
     assert (answer.status_code, answer.json["code"]) == (409, "image_not_ready")
     assert int(answer.headers["Retry-After"]) > 0
-    edge.records.add(done_task())
+    edge.rows.add(done_task())
     assert _get(edge, "?index=3").status_code == 404
-    edge.records.add(replace(done_task(), images=[make_image(deleted_at=NOW)]))
+    edge.rows.add(replace(done_task(), images=[make_image(deleted_at=NOW)]))
     assert _get(edge).status_code == 410
     assert edge.client.get(f"/api/images/tasks/{job_id(1)}", headers=MINE).json["images"][0]["signed_url"] is None
 
@@ -125,7 +125,7 @@ def test_a_blob_that_vanished_is_gone_and_no_accident(edge: Edge) -> None:
     assert _get(edge).status_code == 410
 
 
-def test_a_picture_that_lies_elsewhere_is_pointed_to_for_minutes(edge: Edge) -> None:
+def test_an_image_that_lies_elsewhere_is_pointed_to_for_minutes(edge: Edge) -> None:
     edge.store.links = "https://bucket.example"
     answer = _get(edge, "?download=1", Range="bytes=0-9")
     assert (answer.status_code, answer.data) == (302, b"")
@@ -138,12 +138,12 @@ def test_a_picture_that_lies_elsewhere_is_pointed_to_for_minutes(edge: Edge) -> 
     assert edge.client.get(_link(edge)).status_code == 302
 
 
-def test_only_the_picture_itself_lies_elsewhere(edge: Edge) -> None:
+def test_only_the_image_itself_lies_elsewhere(edge: Edge) -> None:
     edge.store.links = "https://bucket.example"
     assert _get(edge, "?width=10").data == b"variant"
     assert _get(edge, **{"If-None-Match": ETAG}).status_code == 304
     assert edge.client.head(IMAGE, headers=MINE).headers["Content-Length"] == str(len(PNG))
-    edge.records.add(replace(done_task(), images=[make_image(mime="text/html")]))
+    edge.rows.add(replace(done_task(), images=[make_image(mime="text/html")]))
     assert parse_qs(urlsplit(_get(edge).headers["Location"]).query)["type"] == ["application/octet-stream"]
 
 
@@ -165,8 +165,8 @@ def test_a_signed_link_needs_no_key_and_may_be_embedded(edge: Edge) -> None:
 
 
 def test_a_signed_link_opens_nothing_else(edge: Edge) -> None:
-    edge.records.add(done_task(2))
-    edge.records.add(replace(done_task(), images=[make_image(0), make_image(1)]))
+    edge.rows.add(done_task(2))
+    edge.rows.add(replace(done_task(), images=[make_image(0), make_image(1)]))
     link = urlsplit(_link(edge))
     right = {name: values[0] for name, values in parse_qs(link.query).items()}
     changes = [

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from providers.catalog.catalog import Catalog, UnknownModelError, load
+from providers.catalog.entries import Recovery
 from providers.catalog.ranking import Goal, ranked
 
 BEFORE_THE_END, AFTER_THE_END = date(2026, 11, 20), date(2026, 12, 1)
@@ -75,11 +76,11 @@ def test_a_model_can_be_shown_as_json(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_id", "pictures"),
+    ("model_id", "images"),
     [("gpt-image-2", 10), ("chatgpt2api-gpt-image-2", 1), ("ws-flux-dev", 4), ("qwen-image", 1)],
 )
-def test_pictures_per_call(catalog: Catalog, model_id: str, pictures: int) -> None:
-    assert catalog.models[model_id].max_per_call == pictures
+def test_images_per_call(catalog: Catalog, model_id: str, images: int) -> None:
+    assert catalog.models[model_id].max_per_call == images
 
 
 @pytest.mark.parametrize("model_id", ["chatgpt2api-gpt-image-2", "chatgpt2api-codex-gpt-image-2"])
@@ -94,8 +95,8 @@ def test_wire_only_settings_are_no_order_fields(catalog: Catalog) -> None:
 
 
 def test_only_chatgpt2api_has_a_dedupe_key(catalog: Catalog) -> None:
-    classes = {spec.name: spec.uncertain_class for spec in catalog.providers.values()}
-    assert [name for name, each in classes.items() if each == "A"] == ["chatgpt2api"]
+    classes = {spec.name: spec.recovery for spec in catalog.providers.values()}
+    assert [name for name, each in classes.items() if each is Recovery.RESEND] == ["chatgpt2api"]
     assert catalog.providers["chatgpt2api"].deadline_s == 720
 
 

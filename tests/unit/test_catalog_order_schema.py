@@ -73,8 +73,8 @@ def _texts(schema: Schema) -> st.SearchStrategy[str]:
 
 
 def _lists(schema: Schema) -> st.SearchStrategy[list[str]]:
-    picture = st.just("https://pictures.example/a.png")
-    return st.lists(picture, min_size=schema.get("minItems", 0), max_size=min(schema["maxItems"], 16))
+    image = st.just("https://pictures.example/a.png")
+    return st.lists(image, min_size=schema.get("minItems", 0), max_size=min(schema["maxItems"], 16))
 
 
 _MAKERS: dict[str, Callable[[Schema], st.SearchStrategy[Any]]] = {
@@ -116,12 +116,12 @@ def test_what_the_schema_admits_the_check_accepts(data: st.DataObject, pair: tup
 
 def plain_order(model: Any, operation: str) -> Schema:
     """One that every model takes, cut to its fields."""
-    picture = "data:image/png;base64,"
+    image = "data:image/png;base64,"
     order: Schema = {
         "prompt": "a fox",
-        "images": [picture],
-        "mask": picture,
-        "face": picture,
+        "images": [image],
+        "mask": image,
+        "face": image,
         "find": "a hat",
     }
     order |= {
@@ -136,7 +136,7 @@ def plain_order(model: Any, operation: str) -> Schema:
     if "images" in order:
         order["images"] *= max(1, schema["properties"]["images"]["minItems"])
     if "second_image" in model.inputs.needs_one_of:
-        order["images"] = [picture] * 2
+        order["images"] = [image] * 2
     return order
 
 
@@ -189,9 +189,9 @@ def test_every_schema_is_one(model: Any, operation: str) -> None:
     Draft202012Validator.check_schema(order_schema(model, operation))
 
 
-def test_it_says_which_picture_is_which() -> None:
-    pictures = schema_of("hunyuan3d-v2-multi-view", "image_to_3d")["properties"]["images"]
-    assert pictures["description"] == "in this order: front_image_url, back_image_url, left_image_url"
+def test_it_says_which_image_is_which() -> None:
+    images = schema_of("hunyuan3d-v2-multi-view", "image_to_3d")["properties"]["images"]
+    assert images["description"] == "in this order: front_image_url, back_image_url, left_image_url"
     assert schema_of("image-captioner", "caption")["properties"]["n"]["maximum"] == 1
 
 

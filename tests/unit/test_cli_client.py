@@ -125,17 +125,17 @@ class FakeServer:
     def asked(self, method: str, path: str) -> list[Seen]:
         return [seen for seen in self.seen if (seen.method, seen.path) == (method, path)]
 
-    def job(self, *states: dict[str, Any], pictures: tuple[bytes, ...] = ()) -> None:
-        """A job that goes through these states, one per look, and serves these pictures."""
+    def job(self, *states: dict[str, Any], sample_images: tuple[bytes, ...] = ()) -> None:
+        """A job that goes through these states, one per look, and serves these images."""
         self.on("POST", "/api/images/generate", (202, {}, json.dumps(states[0]).encode()))
         self.on("POST", "/api/images/edit", (202, {}, json.dumps(states[0]).encode()))
         self.on("GET", f"/api/images/tasks/{JOB}", *states)
-        serve: Callable[[Seen], Answer] = lambda seen: (200, {}, pictures[int(seen.query["index"])])  # noqa: E731
+        serve: Callable[[Seen], Answer] = lambda seen: (200, {}, sample_images[int(seen.query["index"])])  # noqa: E731
         self.on("GET", f"/api/images/tasks/{JOB}/image", serve)
 
-    def finished_job(self, *pictures: bytes) -> None:
-        images = [image_facts(data, index) for index, data in enumerate(pictures)]
-        self.job(task("queued"), task("running"), task("succeeded", images=images), pictures=pictures)
+    def finished_job(self, *sample_images: bytes) -> None:
+        images = [image_facts(data, index) for index, data in enumerate(sample_images)]
+        self.job(task("queued"), task("running"), task("succeeded", images=images), sample_images=sample_images)
 
 
 def ok(value: Any) -> Answer:
@@ -217,7 +217,7 @@ def run(server: FakeServer | str, *arguments: str, stdin: str | None = None) -> 
 # --- generate and edit -------------------------------------------------------------------------------
 
 
-def test_generate_saves_the_picture_and_says_where(server: FakeServer, place: Path) -> None:
+def test_generate_saves_the_image_and_says_where(server: FakeServer, place: Path) -> None:
     server.finished_job(png())
     result = run(server, "generate", "a fox", "-o", "fox.png")
     assert (result.exit_code, (place / "fox.png").read_bytes()) == (0, png())
@@ -256,7 +256,7 @@ def test_an_order_holds_what_was_given_and_nothing_else(server: FakeServer) -> N
         (None, [f"{JOB}-0.png", f"{JOB}-1.png"]),
     ],
 )
-def test_several_pictures_get_names_of_their_own(
+def test_several_images_get_names_of_their_own(
     server: FakeServer, place: Path, output: str | None, names: list[str]
 ) -> None:
     server.finished_job(png(), png(32, 32))
@@ -309,8 +309,8 @@ def test_no_folder_nothing_ordered(server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize("data", [png()[:-1] + b"?", png()[:-5], png() + b"more"])
-def test_a_damaged_picture_is_not_kept(server: FakeServer, place: Path, data: bytes) -> None:
-    server.job(task(), task("succeeded", images=[image_facts(png())]), pictures=(data,))
+def test_a_damaged_image_is_not_kept(server: FakeServer, place: Path, data: bytes) -> None:
+    server.job(task(), task("succeeded", images=[image_facts(png())]), sample_images=(data,))
     result = run(server, "generate", "a fox", "-o", "fox.png")
     assert (result.exit_code, names_in(place)) == (1, [])
     assert "picture_damaged" in result.stderr and f"darkroom watch {JOB} -o FILE" in result.stderr
@@ -374,7 +374,7 @@ def test_the_prompt_can_come_from_stdin(server: FakeServer) -> None:
     assert server.seen[0].json["prompt"] == "a long story"
 
 
-def test_edit_sends_pictures_mask_and_fields_as_multipart(server: FakeServer, place: Path) -> None:
+def test_edit_sends_images_mask_and_fields_as_multipart(server: FakeServer, place: Path) -> None:
     server.finished_job(png())
     (place / "in.png").write_bytes(png(8, 8))
     (place / "mask.png").write_bytes(png(9, 9))
@@ -388,7 +388,7 @@ def test_edit_sends_pictures_mask_and_fields_as_multipart(server: FakeServer, pl
     assert json.loads(parts["metadata"][0]) == {"a": "b"}
 
 
-def test_an_estimate_of_an_edit_sends_its_pictures(server: FakeServer, place: Path) -> None:
+def test_an_estimate_of_an_edit_sends_its_images(server: FakeServer, place: Path) -> None:
     (place / "in.png").write_bytes(png())
     server.on("POST", "/api/images/estimate", {"model": "painter-1", "price": {"total": "5.3"}})
     assert run(server, "edit", "make it night", "-i", "in.png", "--estimate").exit_code == 0
@@ -405,7 +405,7 @@ def test_an_estimate_of_an_edit_sends_its_pictures(server: FakeServer, place: Pa
         (png() + bytes(10 * 2**20), "may be sent"),
     ],
 )
-def test_a_picture_that_will_not_do_is_refused_here(
+def test_an_image_that_will_not_do_is_refused_here(
     server: FakeServer, place: Path, data: bytes | None, words: str
 ) -> None:
     if data is not None:
@@ -415,7 +415,7 @@ def test_a_picture_that_will_not_do_is_refused_here(
     assert "in.png" in result.stderr and words in result.stderr
 
 
-def test_edit_without_a_picture_is_a_usage_error(server: FakeServer) -> None:
+def test_edit_without_an_image_is_a_usage_error(server: FakeServer) -> None:
     assert (run(server, "edit", "make it night").exit_code, server.seen) == (2, [])
 
 
@@ -505,7 +505,7 @@ def test_a_redirect_is_not_followed_with_the_key(server: FakeServer) -> None:
     assert [seen.path for seen in server.seen] == ["/api/quota"]
 
 
-def test_a_picture_in_a_bucket_is_fetched_from_there_without_the_key(server: FakeServer, place: Path) -> None:
+def test_an_image_in_a_bucket_is_fetched_from_there_without_the_key(server: FakeServer, place: Path) -> None:
     server.finished_job(png())
     with serving(FakeServer()) as bucket:
         bucket.on("GET", "/pictures/a.png", (200, {}, png()))
@@ -833,7 +833,7 @@ def demo_server(server: FakeServer, place: Path, monkeypatch: pytest.MonkeyPatch
     return server
 
 
-def test_demo_tells_each_step_once_and_ends_with_the_picture(demo_server: FakeServer) -> None:
+def test_demo_tells_each_step_once_and_ends_with_the_image(demo_server: FakeServer) -> None:
     result = run(demo_server, "demo", "--size", "64x64")
     assert result.exit_code == 0, result.stderr
     for words in (
@@ -843,14 +843,14 @@ def test_demo_tells_each_step_once_and_ends_with_the_picture(demo_server: FakeSe
     ):
         assert result.stdout.count(words) == 1
     last = result.stdout.splitlines()[-1]
-    path = Path(last.removeprefix("picture: ").partition(" (")[0])
+    path = Path(last.removeprefix("image: ").partition(" (")[0])
     assert last.endswith("(64x64, 1 kB)") and path.is_absolute() and path.read_bytes() == png()
 
 
-def test_demo_fails_on_a_picture_of_another_size(demo_server: FakeServer) -> None:
+def test_demo_fails_on_an_image_of_another_size(demo_server: FakeServer) -> None:
     result = run(demo_server, "demo", "--size", "64x65")
     assert result.exit_code == 1
-    assert "demo_wrong_size" in result.stderr and "picture:" not in result.stdout
+    assert "demo_wrong_size" in result.stderr and "image:" not in result.stdout
 
 
 def test_demo_fails_when_the_ledger_does_not_show_the_price(demo_server: FakeServer) -> None:

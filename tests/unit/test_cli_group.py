@@ -20,10 +20,11 @@ import app.cli as group
 from app.cli import main
 from app.cli.client.answers import read_task
 from app.cli.client.enhance import Event, read_events
-from app.cli.client.saving import looks_like_picture, target
+from app.cli.client.saving import looks_like_image, target
 from app.cli.output import EXIT_MEANINGS, CommandError, Exit, elapsed_text, one_line, output_options, plain
 from app.cli.parameters import DURATION, SETTING
 from app.cli.service import demo
+from core.version import VERSION
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -53,6 +54,15 @@ def test_every_command_explains_itself_and_takes_json(name: str) -> None:
     result = CliRunner().invoke(main, [name, "--help"])
     assert result.exit_code == 0
     assert "--json" in result.stdout or "Commands:" in result.stdout
+
+
+def test_the_version_is_printed_and_written_in_one_place() -> None:
+    result = CliRunner().invoke(main, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"darkroom {VERSION}\n")
+    packages = ("app", "core", "jobs", "providers", "quota", "storage", "workers")
+    files = [path for name in packages for path in (HERE / name).rglob("*.py")]
+    written = [path.relative_to(HERE).as_posix() for path in files if f'"{VERSION}"' in path.read_text("utf-8")]
+    assert written == ["core/version.py"]
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:
@@ -207,11 +217,11 @@ def test_a_task_that_is_none_is_said(document: dict[str, Any]) -> None:
         read_task(document)
 
 
-def test_pictures_are_told_by_their_first_bytes() -> None:
-    assert looks_like_picture(b"RIFF\x00\x00\x00\x00WEBPVP8 ")
-    assert looks_like_picture(b"\x00\x00\x00\x1cftypavif")
-    assert not looks_like_picture(b"RIFF\x00\x00\x00\x00WAVE")
-    assert not looks_like_picture(b"%PDF-1.7")
+def test_images_are_told_by_their_first_bytes() -> None:
+    assert looks_like_image(b"RIFF\x00\x00\x00\x00WEBPVP8 ")
+    assert looks_like_image(b"\x00\x00\x00\x1cftypavif")
+    assert not looks_like_image(b"RIFF\x00\x00\x00\x00WAVE")
+    assert not looks_like_image(b"%PDF-1.7")
 
 
 def test_up_starts_nothing_with_a_faulty_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

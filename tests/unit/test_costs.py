@@ -1,4 +1,4 @@
-"""What a picture costs, by the tiers of its model."""
+"""What an image costs, by the tiers of its model."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def cost(model_id: str, operation: str = "generate", *, images: int = 0, **field
         ("chatgpt2api-gpt-image-2", {"quality": "high"}, "0"),
     ],
 )
-def test_one_picture(model_id: str, fields: dict[str, Any], usd: str) -> None:
+def test_one_image(model_id: str, fields: dict[str, Any], usd: str) -> None:
     assert cost(model_id, **fields) == Decimal(usd)
 
 
-def test_the_number_of_pictures_does_not_change_the_price_of_one() -> None:
+def test_the_number_of_images_does_not_change_the_price_of_one() -> None:
     assert cost("gpt-image-2", n=10) == cost("gpt-image-2")
 
 
@@ -69,7 +69,7 @@ def test_the_number_of_pictures_does_not_change_the_price_of_one() -> None:
     ("images", "resolution", "usd"),
     [(1, None, "0.04"), (3, "4K", "0.07"), (4, None, "0.05"), (7, "2K", "0.1")],
 )
-def test_tiers_that_count_pictures(images: int, resolution: str | None, usd: str) -> None:
+def test_tiers_that_count_images(images: int, resolution: str | None, usd: str) -> None:
     assert cost("vidu-q2-reference", images=images, resolution=resolution) == Decimal(usd)
 
 
@@ -86,7 +86,7 @@ def test_further_views_add(images: int, fields: dict[str, Any], usd: str) -> Non
     assert cost("hunyuan3d-v3-image", "image_to_3d", images=images, **fields) == Decimal(usd)
 
 
-def test_input_pictures_add_where_the_vendor_counts_them() -> None:
+def test_input_images_add_where_the_vendor_counts_them() -> None:
     assert cost("flux-2-pro", "edit", images=2) == Decimal("0.06")
     assert cost("grok-imagine-image", "edit", images=3) == Decimal("0.026")
 

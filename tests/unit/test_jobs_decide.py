@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jobs.call import Call
 from jobs.execution.decide import (
-    Call,
     Cancel,
     Facts,
     Fail,
@@ -32,12 +32,21 @@ from jobs.states import Outcome
 ENDED = [outcome for outcome in Outcome if outcome not in (Outcome.ACCEPTED, Outcome.UNCERTAIN, Outcome.FINISHED)]
 
 
-def call(outcome: Outcome | None, *, slot: int = 0, attempt: int = 1, pictures: int = 1, **rest: Any) -> Call:
+def call(outcome: Outcome | None, *, slot: int = 0, attempt: int = 1, image_count: int = 1, **rest: Any) -> Call:
     if outcome is Outcome.KEPT:
-        rest.setdefault("kept", pictures)
+        rest.setdefault("kept", image_count)
     elif outcome in ENDED:
         rest.setdefault("code", f"{outcome}_code")
-    return Call(f"call_{slot}_{attempt}", slot, attempt, pictures, outcome, **rest)
+    return Call(
+        f"call_{slot}_{attempt}",
+        "key",
+        rest.pop("model", ""),
+        slot=slot,
+        attempt=attempt,
+        image_count=image_count,
+        outcome=outcome,
+        **rest,
+    )
 
 
 def facts(*calls: Call, n: int = 1, max_attempts: int = 3, **rest: Any) -> Facts:
@@ -54,12 +63,12 @@ def test_a_finished_call_is_kept_before_all_else() -> None:
 
 
 def test_all_kept_is_success_without_a_word() -> None:
-    assert next_step(facts(call(Outcome.KEPT, pictures=2), n=2)) == Succeed(2, [])
+    assert next_step(facts(call(Outcome.KEPT, image_count=2), n=2)) == Succeed(2, [])
 
 
 def test_some_kept_is_success_that_names_the_reason() -> None:
     step = next_step(facts(call(Outcome.KEPT), call(Outcome.REFUSED, slot=1, code="content_refused"), n=2))
-    assert step == Succeed(1, ["1 of 2 pictures were made (content_refused); the others were not charged"])
+    assert step == Succeed(1, ["1 of 2 images were made (content_refused); the others were not charged"])
 
 
 @pytest.mark.parametrize(
@@ -265,15 +274,16 @@ def lived(data: st.DataObject) -> Life:
             made = [
                 Call(
                     f"call_{slot}_{attempt}",
-                    slot,
-                    attempt,
-                    images,
-                    outcome := draw(outcomes),
+                    "key",
+                    now.model,
+                    slot=slot,
+                    attempt=attempt,
+                    image_count=images,
+                    outcome=(outcome := draw(outcomes)),
                     kept=images if outcome is Outcome.KEPT else 0,
                     code=draw(st.sampled_from(["why", *PATIENT])),
                     retryable=draw(st.sampled_from([True, True, True, False])),
                     retry_after_s=draw(st.sampled_from([None, None, 30.0])),
-                    model=now.model,
                 )
                 for slot, images, attempt in planned[:permits]
             ]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.catalog.catalog import load
-from providers.orders.rules import CheckedOrder, OrderProblems, check_order, from_form
+from providers.orders.rules import CheckedOrder, OrderProblems, check_order
 from providers.orders.size_requests import SIZE_FIELDS
 from providers.orders.texts import clean_text
 
@@ -100,7 +100,7 @@ def test_lenient_drops_what_the_model_does_not_take_and_says_so() -> None:
     assert len(checked.warnings) == 3
 
 
-def test_lenient_still_refuses_wrong_values_and_pictures() -> None:
+def test_lenient_still_refuses_wrong_values_and_images() -> None:
     assert faults("gpt-image-2", prompt="a fox", quality="extreme", lenient=True, image_count=1) == [
         ("images", "not_supported"),
         ("quality", "not_allowed"),
@@ -179,7 +179,7 @@ def test_a_setting_the_model_cannot_do_without() -> None:
     assert check("stability-search-and-replace", "edit", find="hat", **given).params == {"find": "hat"}
 
 
-def test_a_setting_needed_only_with_a_picture() -> None:
+def test_a_setting_needed_only_with_an_image() -> None:
     assert check("stable-image-ultra", prompt="x").params == {}
     assert faults("stable-image-ultra", prompt="x", image_count=1) == [("strength", "required")]
 
@@ -210,7 +210,7 @@ def test_settings_that_go_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_id", "operation", "pictures", "expected"),
+    ("model_id", "operation", "images", "expected"),
     [
         ("gpt-image-2", "edit", {}, [("images", "required")]),
         ("gpt-image-2", "edit", {"image_count": 17}, [("images", "too_many")]),
@@ -224,14 +224,14 @@ def test_settings_that_go_together() -> None:
         ("chatgpt2api-gpt-image-2", "edit", {"image_count": 17}, [("images", "too_many")]),
     ],
 )
-def test_the_wrong_pictures(
-    model_id: str, operation: str, pictures: dict[str, Any], expected: list[tuple[str, str]]
+def test_the_wrong_images(
+    model_id: str, operation: str, images: dict[str, Any], expected: list[tuple[str, str]]
 ) -> None:
-    assert faults(model_id, operation, prompt="x", **pictures) == expected
+    assert faults(model_id, operation, prompt="x", **images) == expected
 
 
 @pytest.mark.parametrize(
-    ("model_id", "operation", "pictures"),
+    ("model_id", "operation", "images"),
     [
         ("gpt-image-2", "edit", {"image_count": 1}),
         ("gpt-image-2", "edit", {"image_count": 16, "has_mask": True}),
@@ -240,22 +240,22 @@ def test_the_wrong_pictures(
         ("stability-inpaint", "inpaint", {"image_count": 1}),
     ],
 )
-def test_the_right_pictures(model_id: str, operation: str, pictures: dict[str, Any]) -> None:
-    assert check(model_id, operation, prompt="x", **pictures).image_count == pictures["image_count"]
+def test_the_right_images(model_id: str, operation: str, images: dict[str, Any]) -> None:
+    assert check(model_id, operation, prompt="x", **images).image_count == images["image_count"]
 
 
 @pytest.mark.parametrize(
-    ("model_id", "operation", "pictures", "told"),
+    ("model_id", "operation", "images", "told"),
     [
         (
             "hunyuan3d-v2-multi-view",
             "image_to_3d",
             {"image_count": 1},
-            "needs 3 pictures (front_image_url, back_image_url, left_image_url), 1 given",
+            "needs 3 images (front_image_url, back_image_url, left_image_url), 1 given",
         ),
-        ("image-face-swap", "face_swap", {"has_face": True}, "needs 1 picture beside the face, none given"),
-        ("image-captioner", "caption", {"image_count": 2}, "takes 1 picture, 2 given"),
-        ("rodin-v2-text", "text_to_3d", {"image_count": 1}, "takes no picture to text-to-3d"),
+        ("image-face-swap", "face_swap", {"has_face": True}, "needs 1 image in addition to the face, none given"),
+        ("image-captioner", "caption", {"image_count": 2}, "takes 1 image, 2 given"),
+        ("rodin-v2-text", "text_to_3d", {"image_count": 1}, "takes no image to text-to-3d"),
         ("qwen-edit", "edit", {"image": "x", "image_count": 1}, "it takes: aspect_ratio, height, images, n,"),
         ("qwen-edit", "inpaint", {"image_count": 1}, "qwen-edit cannot inpaint; it can: edit"),
         ("image-captioner", "caption", {"image_count": 1, "n": 2}, "makes one text, n is 1"),
@@ -263,10 +263,10 @@ def test_the_right_pictures(model_id: str, operation: str, pictures: dict[str, A
         ("bria-eraser", "erase", {"image_count": 1}, "is needed to erase with bria-eraser"),
     ],
 )
-def test_what_a_caller_is_told(model_id: str, operation: str, pictures: dict[str, Any], told: str) -> None:
+def test_what_a_caller_is_told(model_id: str, operation: str, images: dict[str, Any], told: str) -> None:
     words = {} if CATALOG.models[model_id].inputs.prompt == "none" else {"prompt": "x"}
     with pytest.raises(OrderProblems) as caught:
-        check(model_id, operation, **words, **pictures)
+        check(model_id, operation, **words, **images)
     [problem] = caught.value.problems
     assert told in problem.message
 
@@ -283,7 +283,7 @@ def test_an_operation_may_know_fewer_words() -> None:
     assert refused == [("output_format", "not_allowed")]
 
 
-def test_a_face_counts_as_a_picture_and_is_needed_to_swap() -> None:
+def test_a_face_counts_as_an_image_and_is_needed_to_swap() -> None:
     assert check("image-face-swap", "face_swap", image_count=1, has_face=True).image_count == 2
     assert faults("image-face-swap", "face_swap", image_count=2) == [("face", "required")]
 
@@ -296,29 +296,6 @@ def test_one_of_several_is_enough() -> None:
 
 def test_chatgpt2api_takes_quality_as_a_hint() -> None:
     assert check("chatgpt2api-gpt-image-2", prompt="x", quality="high", n=10).params == {"quality": "high"}
-
-
-def test_a_form_gets_the_types_of_the_model() -> None:
-    model = CATALOG.models["flux-2-flex"]
-    form = {
-        "prompt": "7",
-        "n": "2",
-        "width": "1024",
-        "guidance": "2.5",
-        "prompt_upsampling": "true",
-        "seed": "",
-        "steps": "many",
-    }
-    fields = from_form(model, "generate", form)
-    assert fields == {
-        "prompt": "7",
-        "n": 2,
-        "width": 1024,
-        "guidance": 2.5,
-        "prompt_upsampling": True,
-        "steps": "many",
-    }
-    assert faults("flux-2-flex", **fields) == [("height", "required"), ("steps", "wrong_type")]
 
 
 def test_text_is_composed_and_free_of_controls() -> None:

@@ -25,7 +25,9 @@ from providers.http.sse import EventTooLongError, events
 from providers.prompts import ENHANCEMENTS
 from providers.shared.chat import deltas
 from providers.shared.openai_errors import classify
-from providers.shared.payload import json_object, picture_bytes, redact, retry_after_s
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 
 
 def chunk(text: str, finish: str = "null") -> str:
@@ -188,7 +190,7 @@ def test_a_refusal_names_its_stage() -> None:
         ({}, "Please try again in 359ms. Visit", 0.359),
         ({}, "try again in 1m30s", 90.0),
         ({}, "Please retry after 20 seconds.", 20.0),
-        ({}, "A picture in many colours after dark", None),
+        ({}, "An image in many colours after dark", None),
         ({}, "", None),
     ],
 )
@@ -214,12 +216,12 @@ def test_garbage_is_no_object(text: bytes) -> None:
 
 
 @pytest.mark.parametrize("encoded", ["", "a", "not base64!", 7, None, "data:image/png;base64,"])
-def test_garbage_is_no_picture(encoded: object) -> None:
-    assert picture_bytes(encoded) is None
+def test_garbage_is_no_image(encoded: object) -> None:
+    assert image_bytes(encoded) is None
 
 
 def test_base64_may_come_as_a_data_url() -> None:
-    assert picture_bytes("aGk=") == picture_bytes("data:image/png;base64,aGk=") == b"hi"
+    assert image_bytes("aGk=") == image_bytes("data:image/png;base64,aGk=") == b"hi"
 
 
 @pytest.mark.parametrize(

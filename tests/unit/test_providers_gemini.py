@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from providers.base import InputImage, Order
+from providers.base import InputImage, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -22,22 +22,22 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.upstreams.gemini.adapter import MAX_PICTURES_BYTES, Config, build_submit
+from providers.upstreams.gemini.adapter import MAX_IMAGES_BYTES, Config, build_submit
 from providers.upstreams.gemini.answers import classify, read_generated, read_predicted
 
 MODELS = catalog.load().models
 PNG = InputImage(b"png bytes", "image/png", 8, 8)
 JPEG = InputImage(b"jpeg bytes", "image/jpeg", 8, 8)
 DATA = base64.b64encode(b"picture").decode()
-PICTURE = {"inlineData": {"mimeType": "image/png", "data": DATA}}
-THOUGHT = {**PICTURE, "thought": True}
+IMAGE = {"inlineData": {"mimeType": "image/png", "data": DATA}}
+THOUGHT = {**IMAGE, "thought": True}
 
 
-def order(name: str = "gemini-3.1-flash-image", **facts: Any) -> Order:
-    return Order(**{"operation": "generate", "model": MODELS[name], "prompt": "a red kite", **facts})
+def order(name: str = "gemini-3.1-flash-image", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": "generate", "model": MODELS[name], "prompt": "a red kite", **facts})
 
 
-def body(asked: Order) -> dict[str, Any]:
+def body(asked: UpstreamOrder) -> dict[str, Any]:
     found = build_submit(asked).json
     assert found is not None
     return dict(found)
@@ -79,7 +79,7 @@ def test_what_is_no_version_is_refused(text: str) -> None:
 # ---------------------------------------------------------------- requests
 
 
-def test_pictures_come_before_the_words() -> None:
+def test_images_come_before_the_words() -> None:
     request = build_submit(order(operation="edit", images=[PNG, JPEG]), version="v1")
     assert request.path == "/v1/models/gemini-3.1-flash-image:generateContent"
     assert request.headers == {"X-Server-Timeout": "290"}
@@ -169,7 +169,7 @@ def test_other_extra_fields_join_ours() -> None:
 
 
 def test_more_than_the_upstream_takes_is_not_sent() -> None:
-    large = InputImage(bytes(MAX_PICTURES_BYTES // 4), "image/png", 8, 8)
+    large = InputImage(bytes(MAX_IMAGES_BYTES // 4), "image/png", 8, 8)
     assert build_submit(order(images=[large] * 2))
     with pytest.raises(RequestRefused):
         build_submit(order(images=[large] * 3))
@@ -189,15 +189,15 @@ def candidate(*parts: Any, reason: Any = "STOP", **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("answer", "count"),
     [
-        (generated(candidate(PICTURE)), 1),
-        (generated(candidate({"text": "Here."}, THOUGHT, PICTURE)), 1),
-        (generated(candidate(PICTURE, PICTURE), candidate(PICTURE)), 3),
-        (generated(candidate(reason="IMAGE_SAFETY"), candidate(PICTURE)), 1),
-        (generated(candidate(PICTURE, reason="MAX_TOKENS")), 1),
-        (generated(candidate(PICTURE, None, 7, "x", reason=None)), 1),
+        (generated(candidate(IMAGE)), 1),
+        (generated(candidate({"text": "Here."}, THOUGHT, IMAGE)), 1),
+        (generated(candidate(IMAGE, IMAGE), candidate(IMAGE)), 3),
+        (generated(candidate(reason="IMAGE_SAFETY"), candidate(IMAGE)), 1),
+        (generated(candidate(IMAGE, reason="MAX_TOKENS")), 1),
+        (generated(candidate(IMAGE, None, 7, "x", reason=None)), 1),
     ],
 )
-def test_every_picture_that_is_no_thought_is_taken(answer: bytes, count: int) -> None:
+def test_every_image_that_is_no_thought_is_taken(answer: bytes, count: int) -> None:
     images = read_generated(answer)
     assert [image.data for image in images] == [b"picture"] * count
 
@@ -243,7 +243,7 @@ def ends(reason: str) -> bytes:
         (b"[]", Uncertain, "upstream_broken_answer"),
     ],
 )
-def test_a_200_without_a_picture_is_never_success(answer: bytes, error: type[ProviderError], code: str) -> None:
+def test_a_200_without_an_image_is_never_success(answer: bytes, error: type[ProviderError], code: str) -> None:
     with pytest.raises(error) as caught:
         read_generated(answer)
     assert caught.value.code == code

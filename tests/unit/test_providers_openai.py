@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers.base import CallRef, CancelOutcome, Finished, InputImage, Order
+from providers.base import CallRef, CancelOutcome, Finished, InputImage, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     ContentRefused,
@@ -30,15 +30,15 @@ from providers.upstreams.openai.adapter import Config, OpenAi, build_submit
 
 PNG = InputImage(b"png bytes", "image/png", 8, 8)
 WEBP = InputImage(b"webp bytes", "image/webp", 8, 8)
-PICTURE = {"b64_json": base64.b64encode(b"picture").decode()}
+IMAGE = {"b64_json": base64.b64encode(b"picture").decode()}
 MESSAGES = [{"role": "user", "content": "a kite"}]
 
 
 MODEL = catalog.load().models["gpt-image-2"]
 
 
-def order(**facts: Any) -> Order:
-    return Order(**{"operation": "generate", "model": MODEL, "prompt": "a red kite", **facts})
+def order(**facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": "generate", "model": MODEL, "prompt": "a red kite", **facts})
 
 
 # ---------------------------------------------------------------- configuration
@@ -80,13 +80,13 @@ def test_what_the_caller_set_is_sent() -> None:
     }
 
 
-def test_the_number_of_pictures_is_that_of_the_call_not_of_the_job() -> None:
+def test_the_number_of_images_is_that_of_the_call_not_of_the_job() -> None:
     request = build_submit(order(n=1, params={"n": 4}))
     assert request.json is not None
     assert "n" not in request.json
 
 
-def test_one_picture_is_called_image_and_several_image_brackets() -> None:
+def test_one_image_is_called_image_and_several_image_brackets() -> None:
     one = build_submit(order(images=[PNG], mask=PNG))
     assert one.path == "/images/edits"
     assert [part.name for part in one.files] == ["image", "mask"]
@@ -174,8 +174,8 @@ def server() -> Iterator[Server]:
         running.shutdown()
 
 
-def test_pictures_come_as_bytes(server: Server) -> None:
-    server.will(200, {"created": 1, "data": [PICTURE, PICTURE]})
+def test_images_come_as_bytes(server: Server) -> None:
+    server.will(200, {"created": 1, "data": [IMAGE, IMAGE]})
     done = server.provider().submit(order(n=2), dedupe_key="key")
     assert isinstance(done, Finished)
     assert [image.data for image in done.images] == [b"picture", b"picture"]
@@ -186,16 +186,16 @@ def test_pictures_come_as_bytes(server: Server) -> None:
 
 def test_a_paid_call_never_meets_a_connection_that_waits_to_be_closed(server: Server) -> None:
     for _ in range(3):
-        server.will(200, {"data": [PICTURE]})
+        server.will(200, {"data": [IMAGE]})
     provider = server.provider()
     for _ in range(3):
         provider.submit(order(), dedupe_key="key")
     assert len(server.connections) == 3
 
 
-def test_fewer_pictures_are_accepted_and_more_are_not_kept(server: Server) -> None:
-    server.will(200, {"data": [PICTURE, {"b64_json": "!"}, {}, None]})
-    server.will(200, {"data": [PICTURE] * 4})
+def test_fewer_images_are_accepted_and_more_are_not_kept(server: Server) -> None:
+    server.will(200, {"data": [IMAGE, {"b64_json": "!"}, {}, None]})
+    server.will(200, {"data": [IMAGE] * 4})
     for n, expected in ((3, 1), (2, 2)):
         done = server.provider().submit(order(n=n), dedupe_key="key")
         assert isinstance(done, Finished)
@@ -215,7 +215,7 @@ def test_links_of_look_alike_servers_are_taken(server: Server) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"<html>", b'{"data": [', {"data": []}, {"data": "x"}, {}, [1], b"[" * 10**5])
-def test_a_200_without_a_picture_is_uncertain(server: Server, answer: object) -> None:
+def test_a_200_without_an_image_is_uncertain(server: Server, answer: object) -> None:
     server.will(200, answer)
     with pytest.raises(Uncertain):
         server.provider().submit(order(), dedupe_key="key")

@@ -10,7 +10,7 @@ import pytest
 
 from providers import configured, registry
 from providers.catalog import catalog
-from providers.configured import PROVIDERS, configured_names, half_configured
+from providers.configured import PROVIDERS, configured_names
 from sandbox.emulators import Emulator, all_emulators, environ
 
 BOTH = {
@@ -55,8 +55,27 @@ def test_both_views_of_the_environment_agree() -> None:
             assert sorted(registry.load(env).configured()) == sorted(configured_names(env))
 
 
-@pytest.mark.parametrize("twin", all_emulators(), ids=lambda emulator: emulator.name)
-def test_a_emulator_says_how_its_own_adapter_is_led_to_it(emulator: Emulator) -> None:
+def test_adapters_are_found_in_their_folders_in_the_order_of_the_catalogue() -> None:
+    assert [adapter.name for adapter in registry.ADAPTERS] == list(catalog.load().providers)
+    assert registry.load(BOTH).configured() == ["openai", "chatgpt2api"]
+
+
+def test_a_module_without_one_adapter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["providers.upstreams.openai.adapter"]
+    [adapter] = [each for each in registry.ADAPTERS if each.name == "openai"]
+    assert registry.adapter_of("openai") is adapter
+    second = type("Second", (vars(module)["OpenAi"],), {"__module__": module.__name__})
+    monkeypatch.setattr(module, "Second", second, raising=False)
+    with pytest.raises(ImportError, match="defines 2 classes"):
+        registry.adapter_of("openai")
+    monkeypatch.delattr(module, "Second")
+    monkeypatch.delattr(module, "OpenAi")
+    with pytest.raises(ImportError, match="defines 0 classes"):
+        registry.adapter_of("openai")
+
+
+@pytest.mark.parametrize("emulator", all_emulators(), ids=lambda emulator: emulator.name)
+def test_an_emulator_says_how_its_own_adapter_is_led_to_it(emulator: Emulator) -> None:
     [provider] = registry.load(emulator.leading_here("http://127.0.0.1:8900", "any-key")).of(emulator.name)
     assert provider.base_url.startswith(f"http://127.0.0.1:8900{emulator.prefix}")
     assert configured_names(emulator.leading_here("http://127.0.0.1:8900", "any-key")) == (emulator.name,)
@@ -71,11 +90,6 @@ def test_a_provider_without_an_adapter_is_not_offered(monkeypatch: pytest.Monkey
     described = {"openai": replace(PROVIDERS["openai"], has_adapter=False)}
     monkeypatch.setattr(configured, "PROVIDERS", described)
     assert configured_names({"OPENAI_API_KEY": "sk-secret"}) == ()
-
-
-def test_half_a_configuration_is_named() -> None:
-    assert half_configured({"CHATGPT2API_BASE_URL": "http://h"}) == {"chatgpt2api": ("CHATGPT2API_API_KEY",)}
-    assert half_configured(BOTH) == half_configured({}) == {}
 
 
 @pytest.mark.parametrize(

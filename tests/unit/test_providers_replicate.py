@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
+from providers.catalog.entries import Recovery
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -29,17 +30,7 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.http.client import WireRequest
-from providers.upstreams.replicate.adapter import (
-    CANCEL_AFTER,
-    INLINE_MAX_BYTES,
-    Config,
-    Replicate,
-    build_check,
-    build_list,
-    build_submit,
-    build_upload,
-    inputs_to_upload,
-)
+from providers.upstreams.replicate.adapter import CANCEL_AFTER, Config, Replicate
 from providers.upstreams.replicate.answers import (
     classify,
     classify_create,
@@ -47,6 +38,14 @@ from providers.upstreams.replicate.answers import (
     read_output,
     read_prediction,
     unpaid,
+)
+from providers.upstreams.replicate.requests import (
+    INLINE_MAX_BYTES,
+    build_check,
+    build_list,
+    build_submit,
+    build_upload,
+    inputs_to_upload,
 )
 
 CATALOG = catalog.load()
@@ -59,8 +58,8 @@ SDXL_VERSION = CATALOG.models["replicate-sdxl"].path.partition(":")[2]
 SINCE = datetime(2026, 11, 21, 10, 0, 0, 250_000, tzinfo=UTC)
 
 
-def order(model: str = "replicate-flux-schnell", operation: str = "generate", **facts: Any) -> Order:
-    return Order(**{"operation": operation, "model": CATALOG.models[model], "prompt": "a red kite", **facts})
+def order(model: str = "replicate-flux-schnell", operation: str = "generate", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": operation, "model": CATALOG.models[model], "prompt": "a red kite", **facts})
 
 
 # ---------------------------------------------------------------- configuration
@@ -84,7 +83,7 @@ def test_blank_variables_count_as_unset() -> None:
 
 def test_the_adapter_and_the_catalogue_agree_on_class_and_times() -> None:
     spec = CATALOG.providers["replicate"]
-    assert (spec.uncertain_class, Replicate.recovery) == ("B", "search")
+    assert spec.recovery is Recovery.SEARCH
     assert f"{spec.deadline_s // 60}m" == CANCEL_AFTER
     assert Replicate.submit_timeout_s <= spec.call_timeout_s
 
@@ -131,7 +130,7 @@ def test_of_a_model_with_a_version_only_the_version_is_sent() -> None:
         ("replicate-flux-dev", {"image": PNG_URL}),
     ],
 )
-def test_pictures_go_where_the_model_wants_them(model: str, placed: dict[str, Any]) -> None:
+def test_images_go_where_the_model_wants_them(model: str, placed: dict[str, Any]) -> None:
     body = build_submit(order(model, images=[PNG])).json
     assert body is not None
     assert body["input"] == {"prompt": "a red kite", **placed}
@@ -152,7 +151,7 @@ def test_extra_fields_cannot_change_what_is_bought_or_how_it_is_answered(name: s
             build_submit(order(model, extra={name: "x"}))
 
 
-def test_pictures_too_large_for_data_urls_are_uploaded_all_of_them_and_each_once() -> None:
+def test_images_too_large_for_data_urls_are_uploaded_all_of_them_and_each_once() -> None:
     pro = "replicate-flux-2-pro"
     assert inputs_to_upload(order(pro, images=[LARGE])) == []
     assert inputs_to_upload(order(pro, images=[LARGE, PNG, LARGE])) == [LARGE, PNG]
@@ -209,7 +208,7 @@ def test_endless_outputs_are_not_kept() -> None:
             {"status": "processing", "logs": "Using seed: 7\n 25%|##  | 1/4 [00:00<00:01]\n 50%|##  | 2/4 [0\nhm"},
             Running(0.5, "processing"),
         ),
-        # More pictures may follow, whatever there is already: only a terminal status ends it.
+        # More images may follow, whatever there is already: only a terminal status ends it.
         ({"status": "processing", "output": ["https://d/0.webp"]}, Running(step="processing")),
         ({"status": "paused"}, Running(step="paused")),
         ({"status": 42}, Running()),
@@ -250,9 +249,7 @@ def test_the_seed_is_kept_where_it_is_told(prediction: dict[str, Any], seed: int
         ({"status": "failed"}, Failed, "upstream_failed", False),
     ],
 )
-def test_ends_without_a_picture(
-    prediction: dict[str, Any], error: type[ProviderError], code: str, billed: bool
-) -> None:
+def test_ends_without_an_image(prediction: dict[str, Any], error: type[ProviderError], code: str, billed: bool) -> None:
     with pytest.raises(error) as caught:
         read_prediction(prediction)
     assert caught.value.code == code
@@ -393,7 +390,7 @@ def server() -> Iterator[Server]:
 
 
 def call(**facts: Any) -> CallRef:
-    return CallRef(**{"call_id": "c1", "dedupe_key": "k1", "model": "m", "upstream_id": "p1", **facts})
+    return CallRef(**{"id": "c1", "dedupe_key": "k1", "model": "m", "upstream_id": "p1", **facts})
 
 
 def test_a_submit_has_a_deadline_at_the_upstream_and_a_look_has_none(server: Server) -> None:
@@ -454,9 +451,9 @@ def test_the_age_of_a_prediction_is_the_databases_whatever_our_clock_says(server
     for _ in range(2):
         server.will(404, detail="The requested resource could not be found.", status=404)
     ahead, behind = (datetime.now(UTC) + timedelta(days=days) for days in (1, -1))
-    assert server.provider().check(call(sent_at=ahead, age_s=600.0)) == Missing()
+    assert server.provider().check(call(intended_at=ahead, age_s=600.0)) == Missing()
     with pytest.raises(NotRun):
-        server.provider().check(call(sent_at=behind, age_s=1.0))
+        server.provider().check(call(intended_at=behind, age_s=1.0))
 
 
 def test_a_404_that_is_not_replicates_own_never_means_missing(server: Server) -> None:

@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 from requests.structures import CaseInsensitiveDict
 
 from providers import registry
-from providers.base import Accepted, Finished, InputImage, Order, Running
+from providers.base import Accepted, Finished, InputImage, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -24,35 +24,35 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.http.client import Answer
+from providers.http.client import HttpResponse
 from providers.upstreams.stability.adapter import Config, Stability, build_look, build_submit, read_look, read_submit
 from providers.upstreams.stability.errors import classify, classify_look, is_unknown
 
 CATALOG = catalog.load()
 PNG = b"\x89PNG\r\n\x1a\n and the rest"
-PICTURE = InputImage(PNG, "image/png", 64, 64)
+IMAGE = InputImage(PNG, "image/png", 64, 64)
 OTHER = InputImage(b"other", "image/webp", 64, 64)
 MASK = InputImage(b"mask", "image/png", 64, 64)
 ID = "a6dc" * 16
 
 
-def order(model: str, **facts: Any) -> Order:
+def order(model: str, **facts: Any) -> UpstreamOrder:
     found = CATALOG.models[model]
-    return Order(**{"operation": found.operation, "model": found, "prompt": "a red kite", **facts})
+    return UpstreamOrder(**{"operation": found.operation, "model": found, "prompt": "a red kite", **facts})
 
 
-def sent(asked: Order) -> dict[str, str]:
+def sent(asked: UpstreamOrder) -> dict[str, str]:
     return dict(build_submit(asked).form)
 
 
-def files(asked: Order) -> list[tuple[str, bytes]]:
+def files(asked: UpstreamOrder) -> list[tuple[str, bytes]]:
     return [(part.name, part.data) for part in build_submit(asked).files]
 
 
-def answer(status: int, body: Any, content_type: str = "application/json", **headers: str) -> Answer:
+def answer(status: int, body: Any, content_type: str = "application/json", **headers: str) -> HttpResponse:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, CaseInsensitiveDict({"Content-Type": content_type, **named}), data)
+    return HttpResponse(status, CaseInsensitiveDict({"Content-Type": content_type, **named}), data)
 
 
 # ---------------------------------------------------------------- configuration
@@ -115,21 +115,21 @@ def test_words_alone_are_a_multipart_form_too() -> None:
             {
                 "size": {"aspect_ratio": "16:9"},
                 "params": {"strength": 0.5},
-                "images": [PICTURE],
+                "images": [IMAGE],
             },
             {"model": "sd3.5-large", "mode": "image-to-image", "strength": "0.5"},
         ),
         ("sd3.5-large", {"params": {"strength": 0.5}}, {"model": "sd3.5-large"}),
         (
             "stable-image-ultra",
-            {"size": {"aspect_ratio": "2:3"}, "params": {"strength": 0.5}, "images": [PICTURE]},
+            {"size": {"aspect_ratio": "2:3"}, "params": {"strength": 0.5}, "images": [IMAGE]},
             {"aspect_ratio": "2:3", "strength": "0.5"},
         ),
-        ("stability-search-and-replace", {"params": {"find": "hat"}, "images": [PICTURE]}, {"search_prompt": "hat"}),
-        ("stability-search-and-recolor", {"params": {"find": "hat"}, "images": [PICTURE]}, {"select_prompt": "hat"}),
-        ("stability-outpaint", {"size": {"top": 8, "bottom": 9}, "images": [PICTURE]}, {"up": "8", "down": "9"}),
-        ("stability-control-sketch", {"params": {"strength": 1}, "images": [PICTURE]}, {"control_strength": "1"}),
-        ("stability-control-style", {"params": {"strength": 0.2}, "images": [PICTURE]}, {"fidelity": "0.2"}),
+        ("stability-search-and-replace", {"params": {"find": "hat"}, "images": [IMAGE]}, {"search_prompt": "hat"}),
+        ("stability-search-and-recolor", {"params": {"find": "hat"}, "images": [IMAGE]}, {"select_prompt": "hat"}),
+        ("stability-outpaint", {"size": {"top": 8, "bottom": 9}, "images": [IMAGE]}, {"up": "8", "down": "9"}),
+        ("stability-control-sketch", {"params": {"strength": 1}, "images": [IMAGE]}, {"control_strength": "1"}),
+        ("stability-control-style", {"params": {"strength": 0.2}, "images": [IMAGE]}, {"fidelity": "0.2"}),
         ("stable-image-core", {"extra": {"shadow": True}}, {"shadow": "true"}),
     ],
 )
@@ -140,25 +140,25 @@ def test_settings_go_under_their_wire_names(model: str, facts: dict[str, Any], f
 @pytest.mark.parametrize(
     ("model", "facts", "parts"),
     [
-        ("stability-inpaint", {"images": [PICTURE], "mask": MASK}, [("image", PNG), ("mask", b"mask")]),
+        ("stability-inpaint", {"images": [IMAGE], "mask": MASK}, [("image", PNG), ("mask", b"mask")]),
         (
             "stability-replace-background",
-            {"images": [PICTURE, OTHER]},
+            {"images": [IMAGE, OTHER]},
             [("subject_image", PNG), ("background_reference", b"other")],
         ),
-        ("stability-style-transfer", {"images": [PICTURE, OTHER]}, [("init_image", PNG), ("style_image", b"other")]),
-        ("stable-fast-3d", {"prompt": None, "images": [PICTURE]}, [("image", PNG)]),
+        ("stability-style-transfer", {"images": [IMAGE, OTHER]}, [("init_image", PNG), ("style_image", b"other")]),
+        ("stable-fast-3d", {"prompt": None, "images": [IMAGE]}, [("image", PNG)]),
     ],
 )
-def test_pictures_go_where_the_endpoint_wants_them(
+def test_images_go_where_the_endpoint_wants_them(
     model: str, facts: dict[str, Any], parts: list[tuple[str, bytes]]
 ) -> None:
     assert files(order(model, **facts)) == parts
 
 
 def test_the_prompt_of_a_background_has_its_own_name() -> None:
-    assert sent(order("stability-replace-background", images=[PICTURE])) == {"background_prompt": "a red kite"}
-    assert sent(order("stability-erase", prompt=None, images=[PICTURE])) == {}
+    assert sent(order("stability-replace-background", images=[IMAGE])) == {"background_prompt": "a red kite"}
+    assert sent(order("stability-erase", prompt=None, images=[IMAGE])) == {}
 
 
 @pytest.mark.parametrize("name", ["mode", "model", "prompt", "strength", "image", "aspect_ratio", "cfg_scale"])
@@ -169,7 +169,7 @@ def test_extra_fields_cannot_change_what_is_bought(name: str) -> None:
 
 
 def test_a_request_beyond_ten_megabytes_is_not_sent() -> None:
-    def with_bytes(count: int) -> Order:
+    def with_bytes(count: int) -> UpstreamOrder:
         return order("stability-erase", prompt=None, images=[InputImage(bytes(count), "image/png", 64, 64)])
 
     assert build_submit(with_bytes(10 * 2**20)).files
@@ -202,7 +202,7 @@ DONE = {"image": base64.b64encode(PNG).decode(), "finish_reason": "SUCCESS", "se
         (answer(200, b"glTF\x02", "model/gltf-binary"), None),
     ],
 )
-def test_results_come_as_bytes_or_as_json(found: Answer, seed: int | None) -> None:
+def test_results_come_as_bytes_or_as_json(found: HttpResponse, seed: int | None) -> None:
     done = read_submit(found)
     assert isinstance(done, Finished)
     [image] = done.images
@@ -211,7 +211,7 @@ def test_results_come_as_bytes_or_as_json(found: Answer, seed: int | None) -> No
 
 
 @pytest.mark.parametrize("status", [200, 202])
-def test_an_id_without_a_picture_is_an_accepted_call(status: int) -> None:
+def test_an_id_without_an_image_is_an_accepted_call(status: int) -> None:
     assert read_submit(answer(status, {"id": ID})) == Accepted(ID)
 
 
@@ -222,7 +222,7 @@ def test_an_id_without_a_picture_is_an_accepted_call(status: int) -> None:
         answer(200, {**DONE, "finish_reason": "CONTENT_FILTERED"}, JSON),
     ],
 )
-def test_a_blurred_picture_is_never_handed_out(found: Answer) -> None:
+def test_a_blurred_image_is_never_handed_out(found: HttpResponse) -> None:
     for read in (read_submit, lambda made: read_look(made, ID)):
         with pytest.raises(ContentRefused) as caught:
             read(found)
@@ -244,7 +244,7 @@ def test_a_blurred_picture_is_never_handed_out(found: Answer) -> None:
         answer(200, {"id": 7}),
     ],
 )
-def test_a_2xx_without_a_result_or_an_id_is_uncertain(found: Answer) -> None:
+def test_a_2xx_without_a_result_or_an_id_is_uncertain(found: HttpResponse) -> None:
     with pytest.raises(Uncertain):
         read_submit(found)
 
@@ -321,7 +321,7 @@ def test_the_lock_out_lasts_a_minute_unless_told_otherwise(headers: dict[str, st
     ("status", "body", "error"),
     [
         (403, fault("content_moderation"), ContentRefused),
-        (400, fault("bad_request", "the picture cannot be read"), RequestRefused),
+        (400, fault("bad_request", "the image cannot be read"), RequestRefused),
         (400, b"<html>", Uncertain),
         (401, fault("unauthorized"), NotRun),
         (402, fault("payment_required"), NotRun),

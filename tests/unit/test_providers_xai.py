@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from providers.base import InputImage, Order
+from providers.base import InputImage, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -23,7 +23,7 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.http.client import WireRequest
-from providers.upstreams.xai.adapter import MAX_PICTURES_BYTES, Config, build_submit, read_images
+from providers.upstreams.xai.adapter import MAX_IMAGES_BYTES, Config, build_submit, read_images
 from providers.upstreams.xai.errors import classify
 
 MODELS = catalog.load().models
@@ -33,8 +33,8 @@ ITEM = {"b64_json": base64.b64encode(b"picture").decode(), "mime_type": "image/j
 BASE = "https://api.x.ai"
 
 
-def order(name: str = "grok-imagine-image-2.0", **facts: Any) -> Order:
-    return Order(**{"operation": "generate", "model": MODELS[name], "prompt": "a red kite", **facts})
+def order(name: str = "grok-imagine-image-2.0", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": "generate", "model": MODELS[name], "prompt": "a red kite", **facts})
 
 
 def link(image: InputImage) -> dict[str, str]:
@@ -83,7 +83,7 @@ def test_what_the_caller_set_is_sent() -> None:
     }
 
 
-def test_one_picture_is_an_image_and_decides_the_shape() -> None:
+def test_one_image_is_an_image_and_decides_the_shape() -> None:
     request = build_submit(order(operation="edit", images=[PNG], size={"aspect_ratio": "21:9", "resolution": "2k"}))
     assert request.path == "/v1/images/edits"
     assert request.json is not None
@@ -92,7 +92,7 @@ def test_one_picture_is_an_image_and_decides_the_shape() -> None:
     assert request.json["resolution"] == "2k"
 
 
-def test_several_pictures_are_images_and_leave_the_shape_free() -> None:
+def test_several_images_are_images_and_leave_the_shape_free() -> None:
     request = build_submit(order(operation="edit", images=[PNG, WEBP], size={"aspect_ratio": "21:9"}))
     assert request.json is not None
     assert request.json["images"] == [link(PNG), link(WEBP)]
@@ -114,7 +114,7 @@ def test_extra_fields_cannot_change_what_is_bought_or_how_it_is_answered(name: s
 
 
 def test_more_than_the_upstream_takes_is_not_sent() -> None:
-    large = InputImage(bytes(MAX_PICTURES_BYTES // 4), "image/png", 8, 8)
+    large = InputImage(bytes(MAX_IMAGES_BYTES // 4), "image/png", 8, 8)
     assert build_submit(order(images=[large] * 2))
     with pytest.raises(RequestRefused):
         build_submit(order(images=[large] * 3))
@@ -133,7 +133,7 @@ def test_what_moderation_kept_back_is_left_out() -> None:
     assert [image.data for image in images] == [b"picture", b"picture"]
 
 
-def test_a_prefix_and_an_empty_prompt_are_no_part_of_the_picture() -> None:
+def test_a_prefix_and_an_empty_prompt_are_no_part_of_the_image() -> None:
     prefixed = {"b64_json": f"data:image/jpeg;base64,{ITEM['b64_json']}", "revised_prompt": ""}
     [image] = read_images(answer(prefixed), BASE)
     assert (image.data, image.revised_prompt) == (b"picture", None)

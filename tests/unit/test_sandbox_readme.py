@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import sandbox
@@ -40,7 +39,7 @@ def test_every_emulator_is_listed_with_its_prefix():
 
 def test_every_setting_is_listed_with_its_default():
     shown = {named(name)[0]: default for name, default, _ in tables("name")}
-    defaults = {field.name: getattr(Settings(), field.name) for field in fields(Settings)}
+    defaults = Settings().model_dump()
     assert list(shown) == list(defaults)
     assert {name: json.loads(default) for name, default in shown.items()} == defaults
 

@@ -116,7 +116,7 @@ def test_a_model_is_kept_as_it_came(media: Media) -> None:
     assert media._store.read(kept.key) == glb()
 
 
-def test_a_picture_is_no_model_and_a_model_no_picture(media: Media) -> None:
+def test_an_image_is_no_model_and_a_model_no_image(media: Media) -> None:
     with pytest.raises(MediaError):
         media.keep_result(glb(), prefix="jobs/1/0")
     with pytest.raises(MediaError):

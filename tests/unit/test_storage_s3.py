@@ -97,7 +97,7 @@ def test_a_kms_key_goes_along(front: Front, bucket: str, tmp_path: Path) -> None
     store.delete("kms/x")
 
 
-def test_a_whole_picture_is_one_look_and_one_get(front: Front, store: S3Store, put) -> None:
+def test_a_whole_image_is_one_look_and_one_get(front: Front, store: S3Store, put) -> None:
     put(bytes(200_000))
     front.seen.clear()
     with store.open(KEY) as blob:
@@ -116,14 +116,14 @@ def test_a_range_is_all_that_is_asked_for(front: Front, store: S3Store, put) -> 
     assert [each.headers.get("Range") for each in front.seen] == [None, "bytes=199000-"]
 
 
-def test_looking_at_a_picture_without_reading_it_fetches_nothing(front: Front, store: S3Store, put) -> None:
+def test_looking_at_an_image_without_reading_it_fetches_nothing(front: Front, store: S3Store, put) -> None:
     put()
     front.seen.clear()
     store.open(KEY).close()
     assert front.methods() == ["HEAD"]
 
 
-def test_a_picture_that_is_there_is_not_sent_again(front: Front, put) -> None:
+def test_an_image_that_is_there_is_not_sent_again(front: Front, put) -> None:
     put()
     put()
     assert front.methods().count("PUT") == 1
@@ -164,7 +164,7 @@ def test_where_the_bucket_stands_in_an_address(given: dict[str, object], begins:
 # ---------------------------------------------------------------- links
 
 
-def test_a_link_opens_the_picture_as_what_it_is_and_for_minutes(s3_url: str, bucket: str, put) -> None:
+def test_a_link_opens_the_image_as_what_it_is_and_for_minutes(s3_url: str, bucket: str, put) -> None:
     put(b"picture")
     store = S3Store(options(s3_url, bucket, prefix="house", gives_links=True))
     disposition = 'attachment; filename="job_1-0.png"'
@@ -211,7 +211,7 @@ def troubles(store: S3Store, path: Path) -> dict[str, str]:
         return dict(zip(calls, threads.map(trouble, calls), strict=True))
 
 
-def test_a_lost_bucket_is_trouble_and_no_lost_picture(s3_url: str, tmp_path: Path) -> None:
+def test_a_lost_bucket_is_trouble_and_no_lost_image(s3_url: str, tmp_path: Path) -> None:
     told = troubles(S3Store(options(s3_url, "no-such-bucket")), tmp_path / "x")
     assert {text.rpartition(" ")[2] for text in told.values()} == {"NoSuchBucket", "404"}
     assert not (tmp_path / "x").exists()
@@ -255,7 +255,7 @@ def test_a_put_whose_answer_was_lost_ends_well(front: Front, store: S3Store, put
     assert front.methods().count("PUT") == 2
 
 
-def test_a_picture_that_breaks_off_is_trouble_and_no_short_picture(front: Front, store: S3Store, put) -> None:
+def test_an_image_that_breaks_off_is_trouble_and_no_short_image(front: Front, store: S3Store, put) -> None:
     put(bytes(100_000))
     front.break_off(method="GET", times=2)
     with store.open(KEY) as blob, pytest.raises(StorageUnavailableError):
@@ -317,7 +317,7 @@ def settings(tmp_path: Path, **variables: str) -> Settings:
     return Settings(_env_file=None, DARKROOM_VAR=tmp_path, **variables)  # type: ignore[call-arg]
 
 
-def test_pictures_lie_in_the_folder_unless_s3_is_asked_for(tmp_path: Path) -> None:
+def test_images_lie_in_the_folder_unless_s3_is_asked_for(tmp_path: Path) -> None:
     assert isinstance(open_store(settings(tmp_path)), LocalStore)
 
 

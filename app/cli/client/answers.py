@@ -1,6 +1,6 @@
 """The server's answers, read into values; ``document`` keeps the whole answer for ``--json``.
 
-Readers are strict about what commands rely on (id, status, the facts a picture is verified by) and
+Readers are strict about what commands rely on (id, status, the facts an image is verified by) and
 easy about the rest, so that a newer server's extra members do no harm.
 """
 
@@ -19,8 +19,8 @@ ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One kept picture of a task."""
+class Image:
+    """One kept image of a task."""
 
     index: int
     mime: str
@@ -54,7 +54,7 @@ class Task:
     error_code: str
     error_detail: str
     warnings: tuple[str, ...]
-    images: tuple[Picture, ...]
+    images: tuple[Image, ...]
     document: Document = field(repr=False)
 
     @property
@@ -101,7 +101,7 @@ def _task(document: Document) -> Task:
         error_code=str(error.get("code", "")),
         error_detail=str(error.get("message") or ""),
         warnings=tuple(map(str, document.get("warnings") or ())),
-        images=tuple(_picture(image) for image in document.get("images") or ()),
+        images=tuple(_image(image) for image in document.get("images") or ()),
         document=document,
     )
 
@@ -114,8 +114,8 @@ def _identifier(value: object) -> str:
     return text
 
 
-def _picture(image: Mapping[str, Any]) -> Picture:
-    return Picture(
+def _image(image: Mapping[str, Any]) -> Image:
+    return Image(
         index=int(image["index"]),
         mime=str(image["mime"]),
         width_px=int(image["width"]),

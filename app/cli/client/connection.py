@@ -1,7 +1,7 @@
 """Speaks to a Darkroom server over HTTP for the commands, and names every way in which that can fail.
 
 The key goes to the server that was asked for and nowhere else: redirects are not followed (that of a
-picture into its bucket is, without the key), a ``.netrc`` is not read, and the admin key of this machine
+image into its bucket is, without the key), a ``.netrc`` is not read, and the admin key of this machine
 is offered only to this machine's server.
 """
 
@@ -131,8 +131,8 @@ class Client:
             yield _checked(response)
 
     @contextmanager
-    def picture(self, task_id: str, index: int) -> Iterator[requests.Response]:
-        """One picture, its body still unread, from the server or from the bucket that it names."""
+    def image(self, task_id: str, index: int) -> Iterator[requests.Response]:
+        """One image, its body still unread, from the server or from the bucket that it names."""
         url = f"{self.server}{task_path(task_id)}/image"
         with self._named_faults():
             params = {"index": index}

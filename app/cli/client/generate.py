@@ -1,4 +1,4 @@
-"""``darkroom generate`` and ``darkroom edit``: place an order, follow it, save the pictures."""
+"""``darkroom generate`` and ``darkroom edit``: place an order, follow it, save the images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 
 from app.cli.client.answers import Document, Task, bad_answer
 from app.cli.client.connection import Client, Parts, client_options
-from app.cli.client.saving import check_targets, misnamed, read_picture, save
+from app.cli.client.saving import check_targets, misnamed, read_image, save
 from app.cli.client.watching import conclude, follow
 from app.cli.here import settings
 from app.cli.output import CommandError, Exit, Output, credits_of, output_options, plain, size_text
@@ -38,7 +38,7 @@ ORDER_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What to do with an order and its pictures."""
+    """What to do with an order and its images."""
 
     pattern: Path | None
     force: bool
@@ -62,11 +62,11 @@ def order_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in reversed(
         (
             option("--output", "-o", "pattern", type=click.Path(path_type=Path), metavar="FILE",
-                   help="Where to save; several pictures become FILE-0, FILE-1 or take the place of {index}. "
+                   help="Where to save; several images become FILE-0, FILE-1 or take the place of {index}. "
                         "[default: TASK-INDEX.EXT here]"),
             option("--force", "-f", is_flag=True, help="Replace files that exist."),
             option("--model", "-m", help="Model id, alias, auto, auto:budget or auto:quality."),
-            option("-n", "--n", "n", type=click.IntRange(min=1), help="How many pictures."),
+            option("-n", "--n", "n", type=click.IntRange(min=1), help="How many images."),
             option("--size", metavar="WxH", help="Such as 1024x1024; the model's nearest is used."),
             option("--width", type=click.IntRange(min=1), help="Pixels, with --height."),
             option("--height", type=click.IntRange(min=1), help="Pixels, with --width."),
@@ -108,7 +108,7 @@ def merged(order: Mapping[str, Any], settings_given: Sequence[tuple[str, Any]]) 
 @click.argument("prompt")
 @order_options
 def generate(output: Output, client: Client, prompt: str, order: Document, delivery: Delivery) -> None:
-    """Make a picture from PROMPT (- reads it from stdin)."""
+    """Make an image from PROMPT (- reads it from stdin)."""
     fields = {"prompt": _prompt(prompt), **order}
     run_order(output, client, "generate", order=fields, parts=(), delivery=delivery)
 
@@ -118,7 +118,7 @@ def generate(output: Output, client: Client, prompt: str, order: Document, deliv
 @client_options
 @click.argument("prompt")
 @click.option("--image", "-i", "images", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-              help="A picture to change. Repeatable.")  # fmt: skip
+              help="An image to change. Repeatable.")  # fmt: skip
 @click.option("--mask", type=click.Path(path_type=Path), metavar="FILE",
               help="A PNG of the picture's size; what it leaves transparent is changed.")  # fmt: skip
 @order_options
@@ -132,9 +132,9 @@ def edit(
     order: Document,
     delivery: Delivery,
 ) -> None:
-    """Change pictures by PROMPT (- reads it from stdin)."""
+    """Change images by PROMPT (- reads it from stdin)."""
     if not images and "images" not in order:
-        raise click.UsageError("give at least one picture: -i FILE")
+        raise click.UsageError("give at least one image: -i FILE")
     if images and "images" in order:
         raise click.UsageError("images is given twice")
     parts = read_parts(images, mask)
@@ -147,13 +147,13 @@ def _prompt(prompt: str) -> str:
 
 
 def read_parts(images: Sequence[Path], mask: Path | None) -> Parts:
-    """The local pictures as multipart parts. Raises CommandError naming the first that will not do."""
+    """The local images as multipart parts. Raises CommandError naming the first that will not do."""
     limits = settings()
     files = [("image", path) for path in images] + ([("mask", mask)] if mask else [])
-    parts = [(part, (path, read_picture(path, max_bytes=limits.max_image_bytes))) for part, path in files]
+    parts = [(part, (path, read_image(path, max_bytes=limits.max_image_bytes))) for part, path in files]
     if sum(len(data) for _, (_, data) in parts) > limits.max_request_bytes:
         limit = size_text(limits.max_request_bytes)
-        raise CommandError(Exit.USAGE, "request_too_large", f"the pictures have more than {limit} together")
+        raise CommandError(Exit.USAGE, "request_too_large", f"the images have more than {limit} together")
     # A made-up name: the local one is nobody's business and may hold what a header may not.
     return [(part, (f"{part}-{i}", data)) for i, (part, (_, data)) in enumerate(parts)]
 
@@ -197,16 +197,16 @@ def _placed(output: Output, task: Task) -> None:
 
 
 def deliver(output: Output, client: Client, task: Task, pattern: Path | None, *, count: int, force: bool) -> None:
-    """Save an ended task's pictures and say where. Raises CommandError unless the task succeeded."""
+    """Save an ended task's images and say where. Raises CommandError unless the task succeeded."""
     if task.status != "succeeded":
         output.document(task.document)
         conclude(task, told=output.as_json)
     files = []
-    for picture, path in save(client, task, pattern, count=count, force=force):
-        if misnamed(path, picture):
-            output.warn(f"{path} holds {picture.mime}, whatever its name says")
-        files.append({"index": picture.index, "path": str(path.absolute())})
-        facts = f"{picture.width_px}x{picture.height_px}  {size_text(picture.size_bytes)}"
+    for image, path in save(client, task, pattern, count=count, force=force):
+        if misnamed(path, image):
+            output.warn(f"{path} holds {image.mime}, whatever its name says")
+        files.append({"index": image.index, "path": str(path.absolute())})
+        facts = f"{image.width_px}x{image.height_px}  {size_text(image.size_bytes)}"
         output.line(str(path) if output.quiet else f"{path}  {facts}")
     output.document({**task.document, "files": files})
     price = plain(credits_of(task.captured))

@@ -21,7 +21,7 @@ from app.cli.output import Output, output_options
 @click.option("--operation", metavar="NAME", help="Such as generate, edit or upscale.")
 @click.option("--provider", metavar="NAME")
 @click.option("--capability", metavar="NAME", help="Such as typography or transparent_background.")
-@click.option("--max-price", metavar="CREDITS", help="The dearest picture, in credits.")
+@click.option("--max-price", metavar="CREDITS", help="The dearest image, in credits.")
 @click.option("--status", metavar="NAME", help="live, retiring, redirected, shutdown, unknown or all.")
 @click.option("--configured", is_flag=True, help="Only models that can run here.")
 @click.option("--recommend", is_flag=True, help="A few models for --operation, each with what speaks for it.")

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from app.cli.client.answers import Picture, Task
+from app.cli.client.answers import Image, Task
 from app.cli.client.connection import Client
 from app.cli.output import CommandError, Exit, from_os_error, size_text
 
@@ -37,7 +37,7 @@ _TYPE_BY_SUFFIX = {
 
 
 def target(pattern: Path | None, index: int, count: int) -> Path | None:
-    """The file for a picture: the name given, numbered where there are several; None if none was given."""
+    """The file for an image: the name given, numbered where there are several; None if none was given."""
     if pattern is None or pattern.is_dir():
         return None
     if INDEX in pattern.name:
@@ -46,7 +46,7 @@ def target(pattern: Path | None, index: int, count: int) -> Path | None:
 
 
 def check_targets(pattern: Path | None, count: int, *, force: bool) -> None:
-    """Find out before anything is charged that the pictures can be saved. Raises CommandError."""
+    """Find out before anything is charged that the images can be saved. Raises CommandError."""
     folder = Path() if pattern is None else pattern if pattern.is_dir() else pattern.parent
     if not folder.is_dir():
         raise CommandError(Exit.USAGE, "no_folder", f"there is no folder {folder}")
@@ -59,29 +59,27 @@ def check_targets(pattern: Path | None, count: int, *, force: bool) -> None:
 
 
 def _check_free(path: Path, *, force: bool) -> None:
-    """Only a regular file is ever replaced: a rename would put a picture in the place of a device."""
+    """Only a regular file is ever replaced: a rename would put an image in the place of a device."""
     if path.exists() and not path.is_file():
         raise CommandError(Exit.USAGE, "not_a_file", f"{path} is not a regular file, and is left as it is")
     if path.exists() and not force:
         raise _exists(path)
 
 
-def save(
-    client: Client, task: Task, pattern: Path | None, *, count: int, force: bool
-) -> Iterator[tuple[Picture, Path]]:
-    """Fetch a task's pictures one after the other. Raises CommandError saying how to fetch them again."""
-    for picture in task.images:
-        fallback = f"{task.id}-{picture.index}.{picture.extension}"
+def save(client: Client, task: Task, pattern: Path | None, *, count: int, force: bool) -> Iterator[tuple[Image, Path]]:
+    """Fetch a task's images one after the other. Raises CommandError saying how to fetch them again."""
+    for image in task.images:
+        fallback = f"{task.id}-{image.index}.{image.extension}"
         folder = pattern if pattern and pattern.is_dir() else Path()
-        path = target(pattern, picture.index, count) or folder / fallback
+        path = target(pattern, image.index, count) or folder / fallback
         with _still_at_the_server(task):
-            _fetch(client, task, picture, path, force=force)
-        yield picture, path
+            _fetch(client, task, image, path, force=force)
+        yield image, path
 
 
-def misnamed(path: Path, picture: Picture) -> bool:
-    """Whether a file's name promises another type than its picture has."""
-    return _TYPE_BY_SUFFIX.get(path.suffix.lower(), picture.mime) != picture.mime
+def misnamed(path: Path, image: Image) -> bool:
+    """Whether a file's name promises another type than its image has."""
+    return _TYPE_BY_SUFFIX.get(path.suffix.lower(), image.mime) != image.mime
 
 
 @contextmanager
@@ -95,26 +93,26 @@ def _still_at_the_server(task: Task) -> Iterator[None]:
 
 
 def _with_hint(error: CommandError, task: Task) -> CommandError:
-    hint = f"The picture is made and paid for: `darkroom watch {task.id} -o FILE` fetches it."
+    hint = f"The image is made and paid for: `darkroom watch {task.id} -o FILE` fetches it."
     facts = {**error.facts, "task_id": task.id}
     return CommandError(Exit(error.exit_code), error.code, error.detail, hint=hint, facts=facts)
 
 
-def _fetch(client: Client, task: Task, picture: Picture, path: Path, *, force: bool) -> None:
+def _fetch(client: Client, task: Task, image: Image, path: Path, *, force: bool) -> None:
     for tries_left in reversed(range(DOWNLOAD_TRIES)):
         try:
-            with client.picture(task.id, picture.index) as response:
-                write_verified(path, response.iter_content(CHUNK_BYTES), picture, force=force)
+            with client.image(task.id, image.index) as response:
+                write_verified(path, response.iter_content(CHUNK_BYTES), image, force=force)
         except CommandError as error:
-            # A broken transfer or a damaged picture may come right; a refusal or a full disk will not.
+            # A broken transfer or a damaged image may come right; a refusal or a full disk will not.
             if not tries_left or error.code not in ("server_away", "picture_damaged"):
                 raise
         else:
             return
 
 
-def write_verified(path: Path, chunks: Iterable[bytes], picture: Picture, *, force: bool) -> None:
-    """Write a picture under its name, complete and as the task describes it, or not at all.
+def write_verified(path: Path, chunks: Iterable[bytes], image: Image, *, force: bool) -> None:
+    """Write an image under its name, complete and as the task describes it, or not at all.
 
     Raises CommandError (``picture_damaged``, ``file_exists``) and OSError.
     """
@@ -122,7 +120,7 @@ def write_verified(path: Path, chunks: Iterable[bytes], picture: Picture, *, for
     partial = path.with_name(f".{secrets.token_hex(6)}.part")
     try:
         with partial.open("xb") as file:
-            _copy_verified(file, chunks, picture)
+            _copy_verified(file, chunks, image)
             file.flush()
             os.fsync(file.fileno())
         _put_in_place(partial, path, force=force)
@@ -130,17 +128,17 @@ def write_verified(path: Path, chunks: Iterable[bytes], picture: Picture, *, for
         partial.unlink(missing_ok=True)
 
 
-def _copy_verified(file: BinaryIO, chunks: Iterable[bytes], picture: Picture) -> None:
+def _copy_verified(file: BinaryIO, chunks: Iterable[bytes], image: Image) -> None:
     digest, size = hashlib.sha256(), 0
     for chunk in chunks:
         size += len(chunk)
-        if size > picture.size_bytes:
-            raise _damaged(f"it is larger than {picture.size_bytes} bytes")
+        if size > image.size_bytes:
+            raise _damaged(f"it is larger than {image.size_bytes} bytes")
         digest.update(chunk)
         file.write(chunk)
-    if size != picture.size_bytes:
-        raise _damaged(f"{size} of {picture.size_bytes} bytes arrived")
-    if digest.hexdigest() != picture.sha256:
+    if size != image.size_bytes:
+        raise _damaged(f"{size} of {image.size_bytes} bytes arrived")
+    if digest.hexdigest() != image.sha256:
         raise _damaged("its sha256 is another")
 
 
@@ -165,15 +163,15 @@ def _exists(path: Path) -> CommandError:
 
 
 def _damaged(reason: str) -> CommandError:
-    detail = f"the picture that arrived is not the one the task describes: {reason}"
+    detail = f"the image that arrived is not the one the task describes: {reason}"
     return CommandError(Exit.FAILED, "picture_damaged", detail)
 
 
-# --- pictures to send --------------------------------------------------------------------------------
+# --- images to send --------------------------------------------------------------------------------
 
 
-def read_picture(path: Path, *, max_bytes: int) -> bytes:
-    """A local picture's bytes. Raises CommandError when it is missing, too large or no picture."""
+def read_image(path: Path, *, max_bytes: int) -> bytes:
+    """A local picture's bytes. Raises CommandError when it is missing, too large or no image."""
     try:
         size_bytes = path.stat().st_size
         if path.is_dir():
@@ -184,13 +182,13 @@ def read_picture(path: Path, *, max_bytes: int) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise CommandError(Exit.USAGE, "cannot_read", from_os_error(error).detail) from error
-    if not looks_like_picture(data):
+    if not looks_like_image(data):
         what = "is empty" if not data else "is not a PNG, JPEG, WebP, GIF or AVIF picture"
         raise CommandError(Exit.USAGE, "not_a_picture", f"{path} {what}")
     return data
 
 
-def looks_like_picture(data: bytes) -> bool:
+def looks_like_image(data: bytes) -> bool:
     """By the first bytes alone; the server looks closely."""
     return (
         data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from app.cli.client.answers import Picture, Task, read_task, time_text
+from app.cli.client.answers import Image, Task, read_task, time_text
 from app.cli.client.connection import Client, client_options, task_path
 from app.cli.client.generate import deliver
 from app.cli.client.saving import check_targets
@@ -60,7 +60,7 @@ def _row(task: Task) -> tuple[str, ...]:
 @client_options
 @click.argument("task_id", metavar="ID")
 def show(output: Output, client: Client, task_id: str) -> None:
-    """Show one task: what was asked, where it stands, its pictures, its price."""
+    """Show one task: what was asked, where it stands, its images, its price."""
     task = client.task(task_id)
     output.document(task.document)
     for label, value in _facts(task):
@@ -83,11 +83,11 @@ def _facts(task: Task) -> list[tuple[str, str]]:
         ("error", error),
         ("credits", _money(task)),
         *((name, time_text(moment) if moment else "") for name, moment in moments),
-        *((f"picture {p.index}", _picture_facts(p)) for p in task.images),
+        *((f"picture {p.index}", _image_facts(p)) for p in task.images),
     ]
 
 
-def _picture_facts(p: Picture) -> str:
+def _image_facts(p: Image) -> str:
     return f"{p.width_px}x{p.height_px}  {p.mime}  {size_text(p.size_bytes)}  sha256 {p.sha256}"
 
 
@@ -106,13 +106,13 @@ def _request(task: Task) -> Mapping[str, Any]:
 @output_options
 @client_options
 @click.argument("task_id", metavar="ID")
-@click.option("--output", "-o", "pattern", type=click.Path(path_type=Path), metavar="FILE", help="Save the pictures.")
+@click.option("--output", "-o", "pattern", type=click.Path(path_type=Path), metavar="FILE", help="Save the images.")
 @click.option("--force", "-f", is_flag=True, help="Replace files that exist.")
 @click.option("--timeout", "timeout_s", type=DURATION, metavar="TIME", help="Stop waiting after this long (exit 7).")
 def watch(
     output: Output, client: Client, *, task_id: str, pattern: Path | None, force: bool, timeout_s: int | None
 ) -> None:
-    """Follow a task to its end; with -o, save its pictures. With --json, one line per change."""
+    """Follow a task to its end; with -o, save its images. With --json, one line per change."""
     task = client.task(task_id)
     count = _count(task)
     if pattern is not None:
@@ -126,7 +126,7 @@ def watch(
 
 
 def _count(task: Task) -> int:
-    """How many pictures were asked for, so that names do not depend on how many came."""
+    """How many images were asked for, so that names do not depend on how many came."""
     asked = _request(task).get("n")
     return max(asked if isinstance(asked, int) else 1, len(task.images))
 

@@ -1,4 +1,4 @@
-"""``darkroom demo``: one picture all the way through the real service, told step by step.
+"""``darkroom demo``: one image all the way through the real service, told step by step.
 
 The service it starts is a complete one with its own servers, in a private folder that is removed when all
 went well. It draws with the sandbox whatever providers are configured, so that a demo costs nothing.
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import click
 
-from app.cli.client.answers import Document, Picture, Task
+from app.cli.client.answers import Document, Image, Task
 from app.cli.client.connection import Client, connect, task_path
 from app.cli.client.quota import entry_credits
 from app.cli.client.saving import save
@@ -59,7 +59,7 @@ class Narrator:
 @click.option("--key", envvar="DARKROOM_KEY", metavar="KEY", help="With --server: API key.")
 @click.option("--timeout", "timeout_s", type=DURATION, default=120, metavar="TIME", help="[default: 2m]")
 def demo(output: Output, server: str | None, key: str | None, **asked: Any) -> None:
-    """See one picture go the whole way: submitted, queued, drawn, paid for, fetched and checked."""
+    """See one image go the whole way: submitted, queued, drawn, paid for, fetched and checked."""
     narrator = Narrator(output)
     size_px = parse_size(asked["size"])
     folder = make_folder(settings().var.absolute() / "demo")
@@ -69,11 +69,11 @@ def demo(output: Output, server: str | None, key: str | None, **asked: Any) -> N
     else:
         with own_service(narrator) as client:
             told = perform(client, order, folder, narrator, timeout_s=asked["timeout_s"])
-    path, picture = told
+    path, image = told
     check_png(path, size_px)
-    output.document({"path": str(path), "width": size_px[0], "height": size_px[1], "size_bytes": picture.size_bytes})
-    kilobytes = max(1, round(picture.size_bytes / 1000))
-    output.line(f"picture: {path} ({size_px[0]}x{size_px[1]}, {kilobytes} kB)")
+    output.document({"path": str(path), "width": size_px[0], "height": size_px[1], "size_bytes": image.size_bytes})
+    kilobytes = max(1, round(image.size_bytes / 1000))
+    output.line(f"image: {path} ({size_px[0]}x{size_px[1]}, {kilobytes} kB)")
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -151,23 +151,21 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-# --- one picture -------------------------------------------------------------------------------------
+# --- one image -------------------------------------------------------------------------------------
 
 
-def perform(
-    client: Client, order: Document, folder: Path, narrator: Narrator, *, timeout_s: int
-) -> tuple[Path, Picture]:
-    """Order a picture, tell what becomes of it, save it. Raises CommandError unless all of it is right."""
+def perform(client: Client, order: Document, folder: Path, narrator: Narrator, *, timeout_s: int) -> tuple[Path, Image]:
+    """Order an image, tell what becomes of it, save it. Raises CommandError unless all of it is right."""
     narrator.say(f'submitting: "{order["prompt"]}", {order["size"]}')
     task = client.submit("generate", order)
     narrator.say(f"accepted as {task.id}: {task.model} by {task.provider}, {credits_of(task.quoted)} credits")
     ended = tell_timeline(client, task, narrator, timeout_s=timeout_s)
     conclude(ended, told=False)
     path = folder / f"{slug(str(order['prompt']))}-{ended.id[-6:].lower()}.png"
-    saved = [picture for picture, _ in save(client, ended, path, count=1, force=True)]
+    saved = [image for image, _ in save(client, ended, path, count=1, force=True)]
     if len(saved) != 1:
-        raise CommandError(Exit.FAILED, "demo_no_picture", f"{len(saved)} pictures arrived instead of one")
-    narrator.say(f"picture fetched: {saved[0].size_bytes} bytes, sha256 agrees ({saved[0].sha256[:12]}…)")
+        raise CommandError(Exit.FAILED, "demo_no_image", f"{len(saved)} images arrived instead of one")
+    narrator.say(f"image fetched: {saved[0].size_bytes} bytes, sha256 agrees ({saved[0].sha256[:12]}…)")
     tell_ledger(client, ended, narrator)
     return path, saved[0]
 
@@ -199,10 +197,10 @@ def sentence(step: Document) -> str:
 _WORDS = {
     "queued": "queued: a row in PostgreSQL, a message on Redis",
     "started": "a worker took it and held the credits",
-    "collecting": "the upstream is done: the picture is fetched, verified and kept",
+    "collecting": "the upstream is done: the image is fetched, verified and kept",
     "held": "the worker held the credits",
     "waiting": "the upstream accepted it and works; nobody here waits, a poller looks again when it is due",
-    "image": "a picture came: verified and kept",
+    "image": "an image came: verified and kept",
     "retry": "that attempt did not run; it goes back to the queue",
     "succeeded": "succeeded",
     "failed": "failed",
@@ -252,4 +250,4 @@ def check_png(path: Path, size_px: tuple[int, int]) -> None:
 
 def slug(text: str) -> str:
     """A file name's worth of a prompt: ``a-red-fox-asleep``."""
-    return "-".join(re.findall(r"[a-z0-9]+", text.lower())[:4]) or "picture"
+    return "-".join(re.findall(r"[a-z0-9]+", text.lower())[:4]) or "image"

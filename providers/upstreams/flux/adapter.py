@@ -1,10 +1,10 @@
 """Black Forest Labs: FLUX.1 (pro 1.1, ultra, Kontext, fill, expand), FLUX.2 and FLUX.3 image models.
 
-Recovery class C (sheet, section 4): the API knows no idempotency key, no list of tasks and no search, so
+Recovery "never" (section 4): the API knows no idempotency key, no list of tasks and no search, so
 a submit whose answer was lost cannot be found again, and nothing is ever sent twice. One task is one
-picture; a task cannot be cancelled.
+image; a task cannot be cancelled.
 
-Source: upstreams sheet "Black Forest Labs" (vendor's OpenAPI document of April 2026 and later sources,
+Source: providers/upstreams/flux/CONTRACT.md (vendor's OpenAPI document of April 2026 and later sources,
 read 2026-11-20); sections are named where used.
 """
 
@@ -16,28 +16,32 @@ from typing import Final
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Order, Running
+from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
-from providers.errors import RequestRefused, Uncertain
-from providers.http.client import Outgoing, WireRequest, origin_of
-from providers.shared import building
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import Unsearchable, Wordless, check_each
-from providers.shared.payload import json_object
+from providers.errors import Uncertain
+from providers.http.client import Outgoing, WireRequest
+from providers.http.urls import origin_of
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.encoding import bare_base64
+from providers.shared.extra import refuse_extra
+from providers.shared.looks import check_each
+from providers.shared.order_fields import path_of, reference_fields, wire_fields
+from providers.shared.reading import json_object
+from providers.shared.unsupported import Unsearchable, WithoutText
 from providers.upstreams.flux.answers import classify, cost_in, read_task
 from providers.upstreams.flux.hosts import FluxHosts, poll_url_of
 
 NAME: Final = "flux"
 DEFAULT_BASE_URL: Final = "https://api.bfl.ai"  # fails over; api.eu.bfl.ai and api.us.bfl.ai stay in their region
 
-SUBMIT_TOTAL_S = 60.0  # the task is stored and answered at once; up to ten pictures take their time to send
+SUBMIT_TOTAL_S = 60.0  # the task is stored and answered at once; up to ten images take their time to send
 CHECK_TOTAL_S = 15.0
 MAX_SUBMIT_ANSWER_BYTES = 1024 * 1024
-MAX_CHECK_ANSWER_BYTES = 8 * 1024 * 1024  # ``preview`` may hold a picture
+MAX_CHECK_ANSWER_BYTES = 8 * 1024 * 1024  # ``preview`` may hold an image
 # A task may be unknown for a while after its submit (section 3); after that "not found" is meant.
 UNSEEN_FOR_S = 30.0
 
-# What decides the price beside the catalogue's own fields: further pictures, and the account's finetunes (section 6).
+# What decides the price beside the catalogue's own fields: further images, and the account's finetunes (section 6).
 _DECIDING = frozenset(
     {"image_prompt", "input_image_blob_path", "control_image", "preprocessed_image", "finetune_id", "num_images"}
     | {"input_image", *(f"input_image_{number}" for number in range(2, 11))}
@@ -76,25 +80,19 @@ class Config(AccountConfig):
         return {"x-key": self.api_key.get_secret_value()}  # no Bearer (section 1)
 
 
-def build_submit(order: Order, *, webhooks: bool = False) -> WireRequest:
-    """One task, one picture: always JSON, pictures as bare base64 (sections 1 and 6).
+def build_submit(order: UpstreamOrder, *, webhooks: bool = False) -> WireRequest:
+    """One task, one image: always JSON, images as bare base64 (sections 1 and 6).
 
     Raises: RequestRefused for a field in ``extra`` that would change what is bought.
     """
-    _check_extra(order)
-    path = building.path_of(order)
+    refuse_extra(order.extra, _DECIDING)
+    path = path_of(order)
     # A ``data:`` prefix is refused by FLUX.3 and unproven elsewhere, so none is sent (section 6).
-    body = building.wire_fields(order) | building.picture_fields(order, building.bare_base64)
+    body = wire_fields(order) | reference_fields(order, bare_base64)
     # Without a secret: how it comes back is not settled, and the token in our URL is what counts (section 5).
     if webhooks and order.callback_url is not None and not path.startswith(_WITHOUT_WEBHOOK):
         body["webhook_url"] = order.callback_url
     return WireRequest("POST", path, json=body)
-
-
-def _check_extra(order: Order) -> None:
-    clash = sorted(_DECIDING & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
 
 
 def read_accepted(body: bytes) -> Accepted:
@@ -111,12 +109,11 @@ def read_accepted(body: bytes) -> Accepted:
     return Accepted(task_id, poll_url_of(document.get("polling_url"), task_id), cost_in(document))
 
 
-class Flux(Account[Config], Unsearchable, Wordless):
+class Flux(UpstreamAccount[Config], Unsearchable, WithoutText):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
     config_type = Config
-    recovery: Final = "never"
     submit_timeout_s = SUBMIT_TOTAL_S
 
     def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:
@@ -124,7 +121,7 @@ class Flux(Account[Config], Unsearchable, Wordless):
         super().__init__(config, outgoing, label=label)
         self._hosts = FluxHosts(self.base_url, config.headers(), self._links, outgoing)
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Store the task; the answer comes at once."""
         request = build_submit(order, webhooks=self._config.webhooks)
         answer = self._paid.send(request, total_s=SUBMIT_TOTAL_S, max_bytes=MAX_SUBMIT_ANSWER_BYTES)

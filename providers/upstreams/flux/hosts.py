@@ -1,6 +1,6 @@
 """Where Flux tasks are looked at: the answer to a submit names the host, and the host decides about the key.
 
-A task lives in one cluster, so its own poll URL must be used (sheet, section 2). It is a URL from outside all
+A task lives in one cluster, so its own poll URL must be used (CONTRACT.md, section 2). It is a URL from outside all
 the same: the key goes to the configured origin and to Black Forest Labs' own hosts alone, and whatever
 is not the configured origin must be https on its usual port with a public address.
 """
@@ -14,17 +14,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from providers.base import CallRef
 from providers.errors import Uncertain
-from providers.http.client import (
-    MAX_URL_CHARS,
-    Answer,
-    Outgoing,
-    Policy,
-    UnsafeUrlError,
-    UpstreamSession,
-    WireRequest,
-    origin_of,
-)
-from providers.http.connections import Origin
+from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest
+from providers.http.untrusted import Policy
+from providers.http.urls import MAX_URL_CHARS, Origin, UnsafeUrlError, origin_of
 
 VENDOR_HOST: Final = "bfl.ai"
 HOSTS_KEPT = 8  # two regions of a few clusters each
@@ -65,7 +57,7 @@ class FluxHosts:
     def origin_for(self, call: CallRef) -> Origin:
         return origin_of(self._url(call))
 
-    def look(self, call: CallRef, *, total_s: float, max_bytes: int) -> Answer:
+    def look(self, call: CallRef, *, total_s: float, max_bytes: int) -> HttpResponse:
         """The answer of the task's own host, whatever its status. Raises NotRun, Uncertain."""
         url = self._url(call)
         session = self._session(origin_of(url))

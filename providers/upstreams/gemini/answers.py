@@ -1,6 +1,6 @@
-"""What Gemini's answers mean: pictures, refusals under HTTP 200, and ``google.rpc`` errors.
+"""What Gemini's answers mean: images, refusals under HTTP 200, and ``google.rpc`` errors.
 
-Source: upstreams sheet "Google Gemini API", sections 2 to 4 (answers) and 7 (errors), read 2026-11-20.
+Source: providers/upstreams/gemini/CONTRACT.md, sections 2 to 4 (answers) and 7 (errors), read 2026-11-20.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from providers.base import Cost, ResultImage
+from providers.base import ResultImage
 from providers.catalog.entries import TokenPrices
 from providers.errors import (
     BadCredentials,
@@ -24,8 +24,11 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
+from providers.reported_cost import ReportedCost
 from providers.shared import usage
-from providers.shared.payload import MAX_RETRY_AFTER_S, json_object, picture_bytes, redact, retry_after_s
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import MAX_RETRY_AFTER_S, retry_after_s
 from providers.shared.statuses import by_status
 
 # Until the quota of the day comes back (section 7). The queue caps the wait and asks again; a fallback goes first.
@@ -65,16 +68,16 @@ def read_generated(body: bytes, prices: TokenPrices | None = None) -> list[Resul
     """
     answer = json_object(body) or {}
     candidates = list(_objects(answer.get("candidates")))
-    pictures = [part for candidate in candidates for part in _parts(candidate) if _is_picture(part)]
-    images = [ResultImage(data=data) for part in pictures if (data := picture_bytes(part["inlineData"].get("data")))]
+    parts = [part for candidate in candidates for part in _parts(candidate) if _is_image(part)]
+    images = [ResultImage(data=data) for part in parts if (data := image_bytes(part["inlineData"].get("data")))]
     if images:
         return images
-    if pictures:
-        raise Uncertain("upstream_broken_answer", "a picture that cannot be read")
-    raise _without_picture(answer, candidates, _cost_in(answer, prices))
+    if parts:
+        raise Uncertain("upstream_broken_answer", "an image that cannot be read")
+    raise _without_image(answer, candidates, _cost_in(answer, prices))
 
 
-def read_cost(body: bytes, prices: TokenPrices | None) -> Cost | None:
+def read_cost(body: bytes, prices: TokenPrices | None) -> ReportedCost | None:
     """What the call cost, by the tokens of its answer (section 0, token prices).
 
     Money only where all of them are told apart by kind and have a price: cached ones are cheaper.
@@ -82,9 +85,9 @@ def read_cost(body: bytes, prices: TokenPrices | None) -> Cost | None:
     return _cost_in(json_object(body) or {}, prices)
 
 
-def _cost_in(answer: Json, prices: TokenPrices | None) -> Cost | None:
+def _cost_in(answer: Json, prices: TokenPrices | None) -> ReportedCost | None:
     told = usage.counts(answer.get("usageMetadata"))
-    return usage.reported(told, usd=usage.price_of(_tokens(told), prices))
+    return usage.reported(told, usd=usage.price_usd(_tokens(told), prices))
 
 
 def _tokens(told: Json) -> usage.Tokens | None:
@@ -103,21 +106,21 @@ def _tokens(told: Json) -> usage.Tokens | None:
     return usage.Tokens(text_input=given, text_output=made - drawn + thought, image_output=drawn)
 
 
-def _without_picture(answer: Json, candidates: Sequence[Json], cost: Cost | None) -> ProviderError:
-    """Why a 200 holds no picture: never success (section 3)."""
+def _without_image(answer: Json, candidates: Sequence[Json], cost: ReportedCost | None) -> ProviderError:
+    """Why a 200 holds no image: never success (section 3)."""
     feedback = answer.get("promptFeedback")
     reason = _text(feedback.get("blockReason")) if isinstance(feedback, dict) else ""
     if reason:
         return ContentRefused(detail=redact(f"the prompt was blocked: {reason}"), stage="input", cost=cost)
     ends = [(_text(candidate.get("finishReason")), candidate) for candidate in candidates]
     if not any(reason for reason, _candidate in ends):
-        return Uncertain("upstream_broken_answer", "neither a picture nor a reason")
+        return Uncertain("upstream_broken_answer", "neither an image nor a reason")
     reason, candidate = next((end for end in ends if end[0] in _BLOCKED), ends[0])
     said = _text(candidate.get("finishMessage")) or " ".join(_texts(candidate))
     return _by_reason(reason, redact(f"{reason}: {said}"), billed=_wrote(answer), said=bool(said), cost=cost)
 
 
-def _by_reason(reason: str, detail: str, *, billed: bool, said: bool, cost: Cost | None) -> ProviderError:
+def _by_reason(reason: str, detail: str, *, billed: bool, said: bool, cost: ReportedCost | None) -> ProviderError:
     if reason in _BLOCKED:
         return ContentRefused(detail=detail, stage="output", charged=billed, cost=cost)
     if reason == "PUP_LIMITED_DISABLED":  # the account broke the rules of use
@@ -143,10 +146,10 @@ def _parts(candidate: Json) -> Iterator[Json]:
     return _objects(content.get("parts") if isinstance(content, dict) else None)
 
 
-def _is_picture(part: Json) -> bool:
+def _is_image(part: Json) -> bool:
     data = part.get("inlineData")
-    is_picture = isinstance(data, dict) and _text(data.get("mimeType")).startswith("image/")
-    return is_picture and part.get("thought") is not True
+    is_image = isinstance(data, dict) and _text(data.get("mimeType")).startswith("image/")
+    return is_image and part.get("thought") is not True
 
 
 def _texts(candidate: Json) -> Iterator[str]:
@@ -157,7 +160,7 @@ def _texts(candidate: Json) -> Iterator[str]:
 
 
 def read_predicted(body: bytes) -> list[ResultImage]:
-    """The pictures of an Imagen answer, at least one; a filtered sample is left out, or says why (section 4).
+    """The images of an Imagen answer, at least one; a filtered sample is left out, or says why (section 4).
 
     Raises: ContentRefused when all were filtered; Uncertain for an answer in another form.
     """
@@ -166,12 +169,12 @@ def read_predicted(body: bytes) -> list[ResultImage]:
     if answer is None or not isinstance(predictions, list):
         raise Uncertain("upstream_broken_answer", "no list of predictions")
     found = list(_objects(predictions))
-    images = [ResultImage(data=data) for each in found if (data := picture_bytes(each.get("bytesBase64Encoded")))]
+    images = [ResultImage(data=data) for each in found if (data := image_bytes(each.get("bytesBase64Encoded")))]
     if images:
         return images
     reasons = [reason for each in found if (reason := _text(each.get("raiFilteredReason")))]
     if len(reasons) < len(predictions):
-        raise Uncertain("upstream_broken_answer", "neither a picture nor a reason")
+        raise Uncertain("upstream_broken_answer", "neither an image nor a reason")
     raise ContentRefused(detail=redact(f"filtered: {'; '.join(reasons)}"), stage="output")
 
 

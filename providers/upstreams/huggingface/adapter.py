@@ -1,12 +1,12 @@
 """Hugging Face Inference Providers: one router, and behind it the wire format of each provider.
 
-The catalogue says by ``hf_provider`` which route a model takes. hf-inference and nscale answer with the picture;
+The catalogue says by ``hf_provider`` which route a model takes. hf-inference and nscale answer with the image;
 fal-ai (by its queue) and WaveSpeed answer with a task, which is looked at through the router.
 
-Recovery class C: the router has no idempotency keys, no webhooks and no list of calls (section 4), so a lost
-answer may be a paid picture, and nothing is ever sent again after :class:`Uncertain`.
+Recovery "never": the router has no idempotency keys, no webhooks and no list of calls (section 4), so a lost
+answer may be a paid image, and nothing is ever sent again after :class:`Uncertain`.
 
-Source: upstreams sheet "Hugging Face" (package huggingface_hub 2.4.0, read 2026-11-20); sections are named
+Source: providers/upstreams/huggingface/CONTRACT.md (package huggingface_hub 2.4.0, read 2026-11-20); sections are named
 where used.
 """
 
@@ -20,16 +20,20 @@ from urllib.parse import quote
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Order, Running
+from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
-from providers.errors import Misconfigured, ProviderError, RequestRefused, Uncertain
-from providers.http.client import Answer, Outgoing, UpstreamSession, WireRequest, origin_of
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer, Wordless, check_each, failed_look
-from providers.shared.building import data_uri, placed_images, wire_fields
+from providers.errors import Misconfigured, ProviderError, Uncertain
+from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest
+from providers.http.urls import origin_of
+from providers.shared import wavespeed_tasks
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.encoding import data_uri
+from providers.shared.extra import refuse_extra
+from providers.shared.looks import check_each, failed_look
+from providers.shared.order_fields import placed_images, wire_fields
+from providers.shared.unsupported import OneAnswer, WithoutText
 from providers.upstreams.huggingface import answers
 from providers.upstreams.huggingface.mapping import ProviderIds
-from providers.upstreams.wavespeed import answers as wavespeed_answers
 
 NAME: Final = "huggingface"
 DEFAULT_BASE_URL: Final = "https://router.huggingface.co"
@@ -37,7 +41,7 @@ DEFAULT_HUB_URL: Final = "https://huggingface.co"
 TASKS: Final = MappingProxyType({"generate": "text-to-image", "edit": "image-to-image"})
 QUEUE: Final = "?_subdomain=queue"
 
-CALL_TOTAL_S = 300.0  # hf-inference and nscale answer with the picture
+CALL_TOTAL_S = 300.0  # hf-inference and nscale answer with the image
 CHECK_TOTAL_S = 30.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_CHECK_ANSWER_BYTES = 4 * 1024 * 1024
@@ -86,7 +90,7 @@ class Config(AccountConfig):
 # ---------------------------------------------------------------- routes
 
 
-def _hf_inference(order: Order, model: str) -> WireRequest:
+def _hf_inference(order: UpstreamOrder, model: str) -> WireRequest:
     """Settings apart from the prompt, and the picture's format by ``Accept`` (section 3)."""
     settings = wire_fields(order)
     body = {"inputs": settings.pop("prompt")}
@@ -95,31 +99,31 @@ def _hf_inference(order: Order, model: str) -> WireRequest:
     return WireRequest("POST", f"/hf-inference/models/{quote(model)}", json=body, headers={"Accept": "image/png"})
 
 
-def _fal(order: Order, model: str) -> WireRequest:
-    """By the queue for every task: a submit is short, and the task outlives us. A picture stands under two
+def _fal(order: UpstreamOrder, model: str) -> WireRequest:
+    """By the queue for every task: a submit is short, and the task outlives us. An image stands under two
     names (section 4).
     """
-    pictures = [data_uri(image) for placed in placed_images(order) for image in placed.images]
-    placed = {"image_url": pictures[0], "image_urls": pictures} if pictures else {}
+    sources = [data_uri(image) for placed in placed_images(order) for image in placed.images]
+    placed = {"image_url": sources[0], "image_urls": sources} if sources else {}
     return WireRequest("POST", f"/fal-ai/{quote(model)}{QUEUE}", json={**wire_fields(order), **placed})
 
 
-def _nscale(order: Order, model: str) -> WireRequest:
+def _nscale(order: UpstreamOrder, model: str) -> WireRequest:
     body = {**wire_fields(order), "model": model, "response_format": "b64_json"}
     return WireRequest("POST", "/nscale/v1/images/generations", json=body)
 
 
-def _wavespeed(order: Order, model: str) -> WireRequest:
-    """The picture under ``image``, with its true type (section 4)."""
-    pictures = {placed.field: data_uri(placed.images[0]) for placed in placed_images(order)}
-    return WireRequest("POST", f"/wavespeed/api/v3/{quote(model)}", json={**wire_fields(order), **pictures})
+def _wavespeed(order: UpstreamOrder, model: str) -> WireRequest:
+    """The image under ``image``, with its true type (section 4)."""
+    sources = {placed.field: data_uri(placed.images[0]) for placed in placed_images(order)}
+    return WireRequest("POST", f"/wavespeed/api/v3/{quote(model)}", json={**wire_fields(order), **sources})
 
 
-def _read_wavespeed(answer: Answer, base_url: str) -> Finished | Accepted:
-    task = wavespeed_answers.read_data(answer)
+def _read_wavespeed(answer: HttpResponse, base_url: str) -> Finished | Accepted:
+    task = wavespeed_tasks.read_data(answer)
     if not isinstance(task, dict):
         raise Uncertain("upstream_broken_answer", "no task")
-    state = wavespeed_answers.read_prediction(task, base_url)
+    state = wavespeed_tasks.read_prediction(task, base_url)
     return state if isinstance(state, Finished) else answers.read_wavespeed_task(task)
 
 
@@ -127,8 +131,8 @@ def _read_wavespeed(answer: Answer, base_url: str) -> Finished | Accepted:
 class Route:
     """How one provider is spoken to: request, and what its 2xx says."""
 
-    build: Callable[[Order, str], WireRequest]
-    read: Callable[[Answer, str], Finished | Accepted]
+    build: Callable[[UpstreamOrder, str], WireRequest]
+    read: Callable[[HttpResponse, str], Finished | Accepted]
 
 
 ROUTES: Final[Mapping[str, Route]] = MappingProxyType(
@@ -141,7 +145,7 @@ ROUTES: Final[Mapping[str, Route]] = MappingProxyType(
 )
 
 
-def route_of(order: Order) -> Route:
+def route_of(order: UpstreamOrder) -> Route:
     """Raises: Misconfigured for a catalogue that names no route known here."""
     route = ROUTES.get(order.model.hf_provider or "")
     if route is None:
@@ -149,26 +153,23 @@ def route_of(order: Order) -> Route:
     return route
 
 
-def build_submit(order: Order, provider_model: str) -> WireRequest:
+def build_submit(order: UpstreamOrder, provider_model: str) -> WireRequest:
     """The one paid request; ``provider_model`` is the routed provider's id of the model (section 2).
 
     Raises: RequestRefused, Misconfigured.
     """
-    clash = sorted(_OURS & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(order.extra, _OURS)
     return route_of(order).build(order, provider_model)
 
 
 # ---------------------------------------------------------------- the provider
 
 
-class HuggingFace(Account[Config], OneAnswer, Wordless):
+class HuggingFace(UpstreamAccount[Config], OneAnswer, WithoutText):
     """One token. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
     config_type = Config
-    recovery: Final = "never"
     submit_timeout_s = CALL_TOTAL_S
 
     def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:
@@ -176,15 +177,15 @@ class HuggingFace(Account[Config], OneAnswer, Wordless):
         super().__init__(config, outgoing, label=label)
         self._ids = ProviderIds(UpstreamSession(config.hub_url, {}, outgoing))
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Make the picture, or start the task that does."""
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+        """Make the image, or start the task that does."""
         request = build_submit(order, self._provider_model(order))
         answer = self._paid.send(request, total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:
             raise answers.classify(answer)
         return route_of(order).read(answer, self.base_url)
 
-    def _provider_model(self, order: Order) -> str:
+    def _provider_model(self, order: UpstreamOrder) -> str:
         """The catalogue's id wins over the mapping, which any change of a provider moves."""
         model = order.model
         if model.provider_model is not None:
@@ -208,14 +209,14 @@ class HuggingFace(Account[Config], OneAnswer, Wordless):
         if not 200 <= answer.status < 300:
             raise failed_look(answers.classify(answer))
         try:
-            task = wavespeed_answers.read_data(answer)
+            task = wavespeed_tasks.read_data(answer)
         except ProviderError as error:
             raise failed_look(error) from error
         if not isinstance(task, dict) or task.get("id") != call.upstream_id:
             raise Uncertain("upstream_broken_answer", "not the task that was asked for")
-        return wavespeed_answers.read_prediction(task, self.base_url)
+        return wavespeed_tasks.read_prediction(task, self.base_url)
 
-    def _look(self, path: str) -> Answer:
+    def _look(self, path: str) -> HttpResponse:
         request = WireRequest("GET", path)
         return self._session.send(request, total_s=CHECK_TOTAL_S, max_bytes=MAX_CHECK_ANSWER_BYTES)
 

@@ -1,12 +1,12 @@
 """llama-swap, a proxy that loads local models on demand, and stable-diffusion.cpp's sd-server behind it.
 
-Three routes make pictures. The model's path in the catalogue names one of the two that answer with them:
+Three routes make images. The model's path in the catalogue names one of the two that answer with them:
 OpenAI's (settings go in a tag inside the prompt) and the WebUI's (plain fields, tells the seed). With
 ``LLAMASWAP_ASYNC`` all orders become jobs of sd-server instead, which are looked at.
 
-Recovery class C: no route knows an id of ours, so a lost answer is a picture nobody will find.
+Recovery "never": no route knows an id of ours, so a lost answer is an image nobody will find.
 
-Source: upstreams sheet "llama-swap" (llama-swap 0bdb3720, stable-diffusion.cpp 97d29908, read 2026-11-20);
+Source: providers/upstreams/llamaswap/CONTRACT.md (llama-swap 0bdb3720, stable-diffusion.cpp 97d29908, read 2026-11-20);
 sections are named where used.
 """
 
@@ -20,16 +20,19 @@ from urllib.parse import quote
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Misconfigured, RequestRefused, Uncertain
-from providers.http.client import Answer, WireRequest, origin_of
+from providers.http.client import HttpResponse, WireRequest
+from providers.http.urls import origin_of
 from providers.shared import results
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer, check_each
-from providers.shared.building import bare_base64, nested, path_of, wire_fields
+from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat
-from providers.shared.payload import extra_fields, form_fields, image_parts, wire_name
+from providers.shared.encoding import bare_base64, form_fields, image_parts
+from providers.shared.extra import extra_fields, refuse_extra
+from providers.shared.looks import check_each
+from providers.shared.order_fields import nested, path_of, wire_fields, wire_name
+from providers.shared.unsupported import OneAnswer
 from providers.upstreams.llamaswap import answers
 from providers.upstreams.llamaswap.errors import classify
 from providers.upstreams.llamaswap.tags import scrubbed, with_tag, without_tags
@@ -39,7 +42,7 @@ ANY_MODEL: Final = "*"
 
 CALL_TOTAL_S = 900.0  # loading a model and the queue in front of it count too (section 2)
 CHECK_TOTAL_S = 30.0
-MAX_BYTES_PER_PICTURE = 96 * 1024 * 1024  # 4096 x 4096 as PNG, in base64
+MAX_BYTES_PER_IMAGE = 96 * 1024 * 1024  # 4096 x 4096 as PNG, in base64
 MAX_ENVELOPE_BYTES = 1024 * 1024
 MAX_SEED = 2**31 - 1
 
@@ -97,7 +100,7 @@ class Config(AccountConfig):
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.api_key.get_secret_value()}"} if self.api_key else {}
 
-    def name_of(self, order: Order) -> str:
+    def name_of(self, order: UpstreamOrder) -> str:
         """What the order's model is called on this llama-swap."""
         return self.models.get(order.model.id) or self.models.get(ANY_MODEL) or order.model.path
 
@@ -111,8 +114,8 @@ def read_models(text: str) -> dict[str, str]:
 # ---------------------------------------------------------------- requests
 
 
-def build_submit(order: Order, config: Config, *, dedupe_key: str) -> WireRequest:
-    """The one request that makes the pictures, by the route of the model or as a job.
+def build_submit(order: UpstreamOrder, config: Config, *, dedupe_key: str) -> WireRequest:
+    """The one request that makes the images, by the route of the model or as a job.
 
     The OpenAI route and jobs do not tell the seed, and the first one's default is always 42: where the caller
     set none, the call gets one of its own (sections 3 and 5).
@@ -126,7 +129,7 @@ def build_submit(order: Order, config: Config, *, dedupe_key: str) -> WireReques
     return _open_ai(seeded(order, dedupe_key), config)
 
 
-def seeded(order: Order, dedupe_key: str) -> Order:
+def seeded(order: UpstreamOrder, dedupe_key: str) -> UpstreamOrder:
     """The order with a seed: the caller's, or one that depends on the call's key alone."""
     if order.params.get("seed", -1) >= 0:
         return order
@@ -134,26 +137,24 @@ def seeded(order: Order, dedupe_key: str) -> Order:
     return replace(order, params={**order.params, "seed": int.from_bytes(digest[:4]) & MAX_SEED})
 
 
-def _guarded(order: Order) -> Order:
+def _guarded(order: UpstreamOrder) -> UpstreamOrder:
     """No tag in any text of the caller, and then no field that decides what is made."""
     prompt = without_tags(order.prompt or "")
     if not prompt:
         raise RequestRefused("upstream_rejected", "nothing is left of the prompt")
     order = replace(order, prompt=prompt, params=scrubbed(order.params), extra=scrubbed(order.extra))
-    clash = sorted(_OURS & extra_fields(order).keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(extra_fields(order), _OURS)
     return order
 
 
-def _options(order: Order) -> dict[str, Any]:
+def _options(order: UpstreamOrder) -> dict[str, Any]:
     """The caller's settings as keys of the tag; ``extra`` may hold further ones."""
     own = nested({key: order.params[name] for name, key in _KEYS.items() if name in order.params})
     return {**order.extra, **own}
 
 
-def _open_ai(order: Order, config: Config) -> WireRequest:
-    """Generations as JSON, anything with a picture as a form (section 3).
+def _open_ai(order: UpstreamOrder, config: Config) -> WireRequest:
+    """Generations as JSON, anything with an image as a form (section 3).
 
     sd-server reads settings from the tag alone; other wrappers read plain fields, which do it no harm.
     """
@@ -171,30 +172,30 @@ def _open_ai(order: Order, config: Config) -> WireRequest:
     return WireRequest("POST", path_of(order), form=form_fields(fields), files=image_parts(order.images, order.mask))
 
 
-def _web_ui(order: Order, config: Config) -> WireRequest:
+def _web_ui(order: UpstreamOrder, config: Config) -> WireRequest:
     """Plain fields and naked base64 (section 4). Only the first of ``init_images`` is read."""
     fields = {**wire_fields(order), "model": config.name_of(order)}
-    pictures = [bare_base64(image) for image in order.images]
-    if pictures:
-        fields["init_images"] = pictures[:1]
-    if pictures[1:]:
-        fields["extra_images"] = pictures[1:]
+    sources = [bare_base64(image) for image in order.images]
+    if sources:
+        fields["init_images"] = sources[:1]
+    if sources[1:]:
+        fields["extra_images"] = sources[1:]
     if order.mask is not None:
         fields["mask"] = bare_base64(order.mask)
     return WireRequest("POST", path_of(order), json=fields)
 
 
-def _job(order: Order, config: Config) -> WireRequest:
-    """The keys of the tag at the top, and the pictures (section 5)."""
+def _job(order: UpstreamOrder, config: Config) -> WireRequest:
+    """The keys of the tag at the top, and the images (section 5)."""
     fields = {**_options(order), "prompt": order.prompt, **_width_and_height(order)}
     fields |= {name: order.params[name] for name in ("output_format", "output_compression") if name in order.params}
     if order.n > 1:
         fields["batch_count"] = order.n
-    pictures = [bare_base64(image) for image in order.images]
-    # As the synchronous routes do it: for OpenAI's, the first picture is a reference too.
-    references = pictures[1:] if path_of(order).startswith("/sdapi/") else pictures
-    if pictures:
-        fields["init_image"] = pictures[0]
+    sources = [bare_base64(image) for image in order.images]
+    # As the synchronous routes do it: for OpenAI's, the first image is a reference too.
+    references = sources[1:] if path_of(order).startswith("/sdapi/") else sources
+    if sources:
+        fields["init_image"] = sources[0]
     if references:
         fields["ref_images"] = references
     if order.mask is not None:
@@ -202,7 +203,7 @@ def _job(order: Order, config: Config) -> WireRequest:
     return WireRequest("POST", f"/upstream/{quote(config.name_of(order))}{answers.JOB_ROUTES}/img_gen", json=fields)
 
 
-def _width_and_height(order: Order) -> dict[str, int]:
+def _width_and_height(order: UpstreamOrder) -> dict[str, int]:
     if "size" not in order.size:
         return {name: int(order.size[name]) for name in ("width", "height") if name in order.size}
     width, _, height = str(order.size["size"]).partition("x")
@@ -212,16 +213,15 @@ def _width_and_height(order: Order) -> dict[str, int]:
 # ---------------------------------------------------------------- the provider
 
 
-class LlamaSwap(Account[Config], OneAnswer):
+class LlamaSwap(UpstreamAccount[Config], OneAnswer):
     """One llama-swap. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
     config_type = Config
-    recovery: Final = "never"
     submit_timeout_s = CALL_TOTAL_S
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:
-        """Make the pictures; blocks until they are there, or until the job is taken."""
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:
+        """Make the images; blocks until they are there, or until the job is taken."""
         request = build_submit(order, self._config, dedupe_key=dedupe_key)
         answer = self._send(request, CALL_TOTAL_S, order.n)
         if not 200 <= answer.status < 300:
@@ -233,7 +233,7 @@ class LlamaSwap(Account[Config], OneAnswer):
         return answers.read_open_ai(answer.body, self.base_url, order.n, seeded(order, dedupe_key).params["seed"])
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
-        """Look once at a job. Its pictures come along, and as links that :meth:`download` reads with the key."""
+        """Look once at a job. Its images come along, and as links that :meth:`download` reads with the key."""
         if call.poll_url is None:
             return super().check(call)
         answer = self._send(WireRequest("GET", call.poll_url), CHECK_TOTAL_S)
@@ -249,7 +249,7 @@ class LlamaSwap(Account[Config], OneAnswer):
         return answers.read_cancel(self._send(WireRequest("POST", f"{call.poll_url}/cancel"), CHECK_TOTAL_S))
 
     def download(self, url: str) -> bytes:
-        """A picture of a job of ours with the key, any other link without one.
+        """An image of a job of ours with the key, any other link without one.
 
         Raises: NotRun when another try may help; Failed for a result that is gone.
         """
@@ -260,13 +260,13 @@ class LlamaSwap(Account[Config], OneAnswer):
             answer = self._send(WireRequest("GET", path), results.TOTAL_S)
         except Uncertain as error:
             raise answers.unreachable(error) from error
-        return answers.read_picture(answer, int(number))
+        return answers.read_image(answer, int(number))
 
     def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
         if self._config.prompt_model is None:
             raise Misconfigured("upstream_has_no_text", "LLAMASWAP_PROMPT_MODEL is not set")
         return stream_chat(self._session, "/v1/chat/completions", self._config.prompt_model, messages, temperature)
 
-    def _send(self, request: WireRequest, total_s: float, pictures: int = 8) -> Answer:
-        max_bytes = MAX_ENVELOPE_BYTES + pictures * MAX_BYTES_PER_PICTURE
+    def _send(self, request: WireRequest, total_s: float, image_count: int = 8) -> HttpResponse:
+        max_bytes = MAX_ENVELOPE_BYTES + image_count * MAX_BYTES_PER_IMAGE
         return self._paid.send(request, total_s=total_s, max_bytes=max_bytes)

@@ -1,7 +1,7 @@
-"""What llama-swap's and sd-server's good answers say: pictures at once, or a job and its states. Pure functions.
+"""What llama-swap's and sd-server's good answers say: images at once, or a job and its states. Pure functions.
 
-Source: upstreams sheet "llama-swap" (stable-diffusion.cpp 97d29908, read 2026-11-20); sections are named where
-used.
+Source: providers/upstreams/llamaswap/CONTRACT.md (stable-diffusion.cpp 97d29908, read 2026-11-20); sections are named
+where used.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from providers.base import Accepted, CancelOutcome, Finished, ResultImage, Running
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
-from providers.http.client import Answer
+from providers.http.client import HttpResponse
 from providers.shared import results
-from providers.shared.payload import json_object, picture_bytes, redact
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.redaction import redact
 from providers.upstreams.llamaswap.errors import classify
 
 JOB_ROUTES: Final = "/sdcpp/v1"
@@ -23,7 +24,7 @@ _JOB_ID = re.compile(r"[\w-]{1,128}")
 
 
 def read_open_ai(body: bytes, base_url: str, n: int, seed: int) -> Finished:
-    """The pictures of the OpenAI routes; those of one batch have ``seed``, ``seed + 1``, ... (section 3)."""
+    """The images of the OpenAI routes; those of one batch have ``seed``, ``seed + 1``, ... (section 3)."""
     images = results.read_images((json_object(body) or {}).get("data"), base_url)[:n]
     if not images:
         raise Uncertain("upstream_broken_answer", "no picture")
@@ -33,10 +34,10 @@ def read_open_ai(body: bytes, base_url: str, n: int, seed: int) -> Finished:
 
 
 def read_web_ui(body: bytes, n: int) -> Finished:
-    """The pictures of the WebUI routes, each with the seed that the ``info`` text tells (section 4)."""
+    """The images of the WebUI routes, each with the seed that the ``info`` text tells (section 4)."""
     answer = json_object(body) or {}
     listed = answer.get("images")
-    found = [picture_bytes(text) for text in listed] if isinstance(listed, list) else []
+    found = [image_bytes(text) for text in listed] if isinstance(listed, list) else []
     images = [ResultImage(data=data) for data in found if data is not None][:n]
     if not images:
         raise Uncertain("upstream_broken_answer", "no picture")
@@ -62,7 +63,7 @@ def read_accepted(body: bytes, path: str) -> Accepted:
     return Accepted(job_id, poll_url=f"{path.removesuffix('/img_gen')}/jobs/{job_id}")
 
 
-def read_look(answer: Answer, url: str) -> Finished | Running:
+def read_look(answer: HttpResponse, url: str) -> Finished | Running:
     """The state of the job at ``url``. Raises: ProviderError, an end of the job only on sd-server's word."""
     body = json_object(answer.body) or {}
     if answer.status != 200:
@@ -82,23 +83,23 @@ def read_look(answer: Answer, url: str) -> Finished | Running:
 
 def _finished(job: Mapping[str, Any], url: str) -> Finished:
     """Bytes, and a link for whoever comes later: results are kept for ten minutes."""
-    found = _pictures(job)
+    found = _images(job)
     images = [ResultImage(data=data, url=f"{url}#{place}") for place, data in found.items()]
     if not images:
-        raise Failed("upstream_empty_result", "completed without a picture", retryable=True)
+        raise Failed("upstream_empty_result", "completed without an image", retryable=True)
     return Finished(images)
 
 
-def _pictures(job: Mapping[str, Any]) -> dict[int, bytes]:
-    """The job's pictures by their place in the list."""
+def _images(job: Mapping[str, Any]) -> dict[int, bytes]:
+    """The job's images by their place in the list."""
     result = job.get("result")
     listed = result.get("images") if isinstance(result, dict) else None
     items = enumerate(listed) if isinstance(listed, list) else ()
-    read = {place: picture_bytes(item.get("b64_json")) for place, item in items if isinstance(item, dict)}
+    read = {place: image_bytes(item.get("b64_json")) for place, item in items if isinstance(item, dict)}
     return {place: data for place, data in read.items() if data is not None}
 
 
-def _gone(answer: Answer, body: Mapping[str, Any]) -> ProviderError | None:
+def _gone(answer: HttpResponse, body: Mapping[str, Any]) -> ProviderError | None:
     """sd-server's own word that the job is no more: forgotten by age, or with the process that drew it."""
     if answer.status == 404 and body.get("error") == "job not found":
         return Failed("upstream_restarted", "the model was unloaded, its jobs are lost", retryable=True)
@@ -107,7 +108,7 @@ def _gone(answer: Answer, body: Mapping[str, Any]) -> ProviderError | None:
     return None
 
 
-def _failed_look(answer: Answer) -> ProviderError:
+def _failed_look(answer: HttpResponse) -> ProviderError:
     error = classify(answer)
     return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
 
@@ -117,12 +118,12 @@ def _message(job: Mapping[str, Any]) -> str:
     return f"{error.get('code')}: {error.get('message')}" if isinstance(error, dict) else ""
 
 
-def read_picture(answer: Answer, place: int) -> bytes:
-    """One picture of a finished job. Raises: NotRun when another try may help; Failed when it is gone."""
+def read_image(answer: HttpResponse, place: int) -> bytes:
+    """One image of a finished job. Raises: NotRun when another try may help; Failed when it is gone."""
     body = json_object(answer.body) or {}
     if _gone(answer, body):
         raise Failed("result_gone", f"HTTP {answer.status}", retryable=False, billed=True)
-    found = _pictures(body).get(place)
+    found = _images(body).get(place)
     if answer.status != 200 or found is None:
         raise NotRun("result_unreachable", f"HTTP {answer.status} without the picture")
     return found
@@ -132,7 +133,7 @@ def unreachable(error: ProviderError) -> NotRun:
     return NotRun("result_unreachable", error.detail)
 
 
-def read_cancel(answer: Answer) -> CancelOutcome:
+def read_cancel(answer: HttpResponse) -> CancelOutcome:
     """What became of the wish to stop a job (section 5). Raises: ProviderError when the asking failed."""
     body = json_object(answer.body) or {}
     if answer.status == 200 and body.get("status") == "cancelled":

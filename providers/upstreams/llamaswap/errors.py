@@ -1,7 +1,7 @@
 """The error answers of llama-swap and of the sd-server behind it, as our classes.
 
 Two programs speak: ``src`` tells llama-swap's own answers from those of the server it passes on. ``error``
-is an object or a text in either. Source: upstreams sheet "llama-swap", section 6, read 2026-11-20.
+is an object or a text in either. Source: providers/upstreams/llamaswap/CONTRACT.md, section 6, read 2026-11-20.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from providers.errors import Failed, NotRun, ProviderError, RequestRefused, UnknownModel
-from providers.http.client import Answer
-from providers.shared.payload import json_object, redact, retry_after_s
+from providers.http.client import HttpResponse
+from providers.shared.reading import json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
 # What sd-server says to JSON it cannot use: the same words for the same body, however often it is asked.
 _BAD_JSON: Final = re.compile(r"json|type_error|parse_error", re.IGNORECASE)
 
 
-def classify(answer: Answer) -> ProviderError:
+def classify(answer: HttpResponse) -> ProviderError:
     """What an answer other than 2xx means for the one call it answers.
 
-    A 5xx in the upstream's own words made no picture: both programs say it instead of one, and nothing is
+    A 5xx in the upstream's own words made no image: both programs say it instead of one, and nothing is
     billed. Any other 5xx is a stranger's, and proves nothing.
     """
     body = json_object(answer.body)

@@ -1,9 +1,9 @@
 """OpenAI's Images API, and chat for prompt enhancement. Also for servers that copy it.
 
-Recovery class C: one call is one answer. There is no id to look up and no idempotency key, so a lost
-answer may be a paid picture, and nothing is ever sent again after :class:`Uncertain`.
+Recovery "never": one call is one answer. There is no id to look up and no idempotency key, so a lost
+answer may be a paid image, and nothing is ever sent again after :class:`Uncertain`.
 
-Source: upstreams sheet "OpenAI" (package openai 3.51.0, read 2026-11-20); sections are named where used.
+Source: providers/upstreams/openai/CONTRACT.md (package openai 3.51.0, read 2026-11-20); sections are named where used.
 """
 
 from __future__ import annotations
@@ -13,24 +13,28 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from providers.base import Accepted, Cost, Finished, Order
+from providers.base import Accepted, Finished, UpstreamOrder
 from providers.catalog.entries import TokenPrices
 from providers.configured import value_of
 from providers.errors import RequestRefused, Uncertain
 from providers.http.client import WireRequest
+from providers.reported_cost import ReportedCost
 from providers.shared import results, usage
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer
+from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat
+from providers.shared.encoding import form_fields, image_parts
+from providers.shared.extra import extra_fields
 from providers.shared.openai_errors import classify
-from providers.shared.payload import extra_fields, form_fields, image_parts, json_object, own_params, size_text
+from providers.shared.order_fields import own_params, size_text
+from providers.shared.reading import json_object
+from providers.shared.unsupported import OneAnswer
 
 NAME: Final = "openai"
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
 DEFAULT_PROMPT_MODEL: Final = "gpt-5.4-mini"
 
-CALL_TOTAL_S = 600.0  # large pictures at high quality take minutes (section 1)
-MAX_BYTES_PER_PICTURE = 48 * 1024 * 1024  # 4K as PNG, in base64
+CALL_TOTAL_S = 600.0  # large images at high quality take minutes (section 1)
+MAX_BYTES_PER_IMAGE = 48 * 1024 * 1024  # 4K as PNG, in base64
 MAX_ENVELOPE_BYTES = 1024 * 1024
 
 # Ours to set, or unknown to the reader of the answer (streams), or refused by GPT models (section 3).
@@ -66,8 +70,8 @@ class Config(AccountConfig):
         return {"Authorization": f"Bearer {self.api_key.get_secret_value()}", **chosen}
 
 
-def build_submit(order: Order) -> WireRequest:
-    """Generations as JSON, anything with a picture as a multipart edit (sections 3 and 4).
+def build_submit(order: UpstreamOrder) -> WireRequest:
+    """Generations as JSON, anything with an image as a multipart edit (sections 3 and 4).
 
     ``n`` is sent above one only, and ``response_format`` never: GPT image models refuse it.
     Raises: RequestRefused.
@@ -92,14 +96,14 @@ def build_submit(order: Order) -> WireRequest:
     return WireRequest("POST", "/images/edits", form=form_fields(fields), files=files)
 
 
-def read_cost(answer: Mapping[str, Any], prices: TokenPrices | None) -> Cost | None:
+def read_cost(answer: Mapping[str, Any], prices: TokenPrices | None) -> ReportedCost | None:
     """What the call cost, by the tokens of its answer (section 3).
 
     Money only where all of them are told apart by kind and have a price: no one tells how much
     cheaper cached tokens are, and an SVG's author is billed by another model.
     """
     told = usage.counts(answer.get("usage"))
-    usd = None if "svg_usage" in answer else usage.price_of(_tokens(told), prices)
+    usd = None if "svg_usage" in answer else usage.price_usd(_tokens(told), prices)
     return usage.reported(told, usd=usd)
 
 
@@ -115,24 +119,23 @@ def _tokens(told: Mapping[str, Any]) -> usage.Tokens | None:
     return tokens
 
 
-class OpenAi(Account[Config], OneAnswer):
+class OpenAi(UpstreamAccount[Config], OneAnswer):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
     config_type = Config
-    recovery: Final = "never"
     submit_timeout_s = CALL_TOTAL_S
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Make the pictures; blocks until they are there."""
-        max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_PICTURE
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+        """Make the images; blocks until they are there."""
+        max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_IMAGE
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)
         document = json_object(answer.body) or {}
         images = results.read_images(document.get("data"), self.base_url)[: order.n]
         if not images:
-            raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} without a picture")
+            raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} without an image")
         return Finished(images, read_cost(document, order.model.token_usd))
 
     def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:

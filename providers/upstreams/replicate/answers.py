@@ -1,6 +1,7 @@
-"""What Replicate's answers mean: a prediction's state, its pictures in every form, its errors at both levels.
+"""What Replicate's answers mean: a prediction's state, its images in every form, its errors at both levels.
 
-Source: upstreams sheet "Replicate" (spec of 2026-04-09, clients read 2026-11-20); sections are named where used.
+Source: providers/upstreams/replicate/CONTRACT.md (spec of 2026-04-09, clients read 2026-11-20); sections are named
+where used.
 Pure functions.
 """
 
@@ -11,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from providers.base import Cost, Finished, ResultImage, Running
+from providers.base import Finished, ResultImage, Running
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -19,10 +20,15 @@ from providers.errors import (
     NotRun,
     ProviderError,
     RequestRefused,
+    Uncertain,
     UnknownModel,
 )
+from providers.http.client import HttpResponse
+from providers.reported_cost import ReportedCost
 from providers.shared import usage
-from providers.shared.payload import MAX_RETRY_AFTER_S, json_object, picture_bytes, redact, retry_after_s
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import MAX_RETRY_AFTER_S, retry_after_s
 from providers.shared.statuses import by_status
 
 MAX_LINKS = 64
@@ -38,8 +44,30 @@ MAX_SEED = 2**63 - 1
 # ---------------------------------------------------------------- predictions
 
 
+def id_of(prediction: Mapping[str, Any] | None) -> str | None:
+    found = (prediction or {}).get("id")
+    return found if isinstance(found, str) and 0 < len(found) <= 128 else None
+
+
+def object_in(answer: HttpResponse) -> dict[str, Any]:
+    """The JSON of a look. Raises NotRun for an answer other than 2xx, Uncertain for one without an object."""
+    if not 200 <= answer.status < 300:
+        raise failed_look(classify(answer.status, answer.headers, answer.body))
+    found = json_object(answer.body)
+    if found is None:
+        raise Uncertain("upstream_broken_answer", "not a JSON object")
+    return found
+
+
+def prediction_in(answer: HttpResponse, upstream_id: str) -> dict[str, Any]:
+    prediction = object_in(answer)
+    if prediction.get("id") != upstream_id:
+        raise Uncertain("upstream_broken_answer", "not the prediction that was asked for")
+    return prediction
+
+
 def read_prediction(prediction: Mapping[str, Any]) -> Finished | Running:
-    """What a prediction object says (section 3). Raises ProviderError for one that ended without a picture.
+    """What a prediction object says (section 3). Raises ProviderError for one that ended without an image.
 
     Fields may be absent as well as null. An unknown status counts as running: the call has its own deadline.
     """
@@ -68,21 +96,21 @@ def _finished(prediction: Mapping[str, Any]) -> Finished:
     if output == []:
         # The filter of the open models drops what it flags (section 3, Output forms).
         raise ContentRefused(detail="succeeded with an empty list", stage="output", charged=True, cost=cost)
-    raise Failed("upstream_empty_result", "succeeded without a picture", retryable=False, billed=True, cost=cost)
+    raise Failed("upstream_empty_result", "succeeded without an image", retryable=False, billed=True, cost=cost)
 
 
-def cost_in(prediction: Mapping[str, Any]) -> Cost | None:
+def cost_in(prediction: Mapping[str, Any]) -> ReportedCost | None:
     """The seconds and images that are billed. No answer names money, and no model tells the price of a second."""
     return usage.reported(usage.counts(prediction.get("metrics")))
 
 
 def read_output(output: object, *, seed: int | None = None) -> list[ResultImage]:
-    """The pictures of an output in any form of section 3, in its order: link, data URL, list or object of them."""
+    """The images of an output in any form of section 3, in its order: link, data URL, list or object of them."""
     images = []
     for text in _links(output, MAX_DEPTH):
         if not text.startswith("data:"):
             images.append(ResultImage(url=text, seed=seed))
-        elif (data := picture_bytes(text)) is not None:
+        elif (data := image_bytes(text)) is not None:
             images.append(ResultImage(data=data, seed=seed))
         if len(images) == MAX_LINKS:
             break
@@ -127,7 +155,7 @@ def _text(value: object) -> str:
 # ---------------------------------------------------------------- a prediction that failed
 
 
-_Judge = Callable[[str, Cost | None], ProviderError]
+_Judge = Callable[[str, ReportedCost | None], ProviderError]
 
 
 def _failed(code: str, *, retryable: bool) -> _Judge:
@@ -148,7 +176,7 @@ _FAILURES: Final[tuple[tuple[str, _Judge], ...]] = (  # section 7; the first tha
 )
 
 
-def classify_failure(text: str, cost: Cost | None = None) -> ProviderError:
+def classify_failure(text: str, cost: ReportedCost | None = None) -> ProviderError:
     """The error of a prediction, which is free text; what it ran may be billed all the same."""
     lowered = text[:4000].lower()
     error = next(error for pattern, error in _FAILURES if re.search(pattern, lowered))

@@ -1,11 +1,11 @@
-"""Stability AI, v2beta: pictures, edits, upscales, control and 3D, most of them in one answer.
+"""Stability AI, v2beta: images, edits, upscales, control and 3D, most of them in one answer.
 
-Recovery class C (sheet, section 4): no idempotency key and no search, so a submit whose answer is lost is
-never sent again. Two kinds of calls live side by side: most answer with the picture itself; creative
+Recovery "never" (section 4): no idempotency key and no search, so a submit whose answer is lost is
+never sent again. Two kinds of calls live side by side: most answer with the image itself; creative
 upscale and replace background answer with an id, by which ``check`` looks. Both look alike on the wire, so
 what came back decides, not the model.
 
-Source: upstreams sheet "Stability" (v2beta, checked 2026-11-20); sections are named where used.
+Source: providers/upstreams/stability/CONTRACT.md (v2beta, checked 2026-11-20); sections are named where used.
 """
 
 from __future__ import annotations
@@ -18,24 +18,29 @@ from typing import Any, Final
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CheckResult, Cost, Finished, Missing, Order, ResultImage, Running
+from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, ResultImage, Running, UpstreamOrder
 from providers.catalog.entries import CostPerUnit
 from providers.configured import value_of
 from providers.errors import ContentRefused, Failed, NotRun, RequestRefused, Uncertain
-from providers.http.client import Answer, FilePart, WireRequest, origin_of
+from providers.http.client import FilePart, HttpResponse, WireRequest
+from providers.http.urls import origin_of
+from providers.reported_cost import ReportedCost
 from providers.shared import results, usage
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer, Wordless, check_each
-from providers.shared.building import path_of, placed_images, wire_fields
-from providers.shared.payload import file_part, form_fields, json_object, picture_bytes
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.encoding import file_part, form_fields
+from providers.shared.extra import refuse_extra
+from providers.shared.looks import check_each
+from providers.shared.order_fields import path_of, placed_images, wire_fields
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.unsupported import OneAnswer, WithoutText
 from providers.upstreams.stability.errors import classify, classify_look, is_unknown
 
 NAME: Final = "stability"
 DEFAULT_BASE_URL: Final = "https://api.stability.ai"
 
 CALL_TOTAL_S = 300.0  # synchronous calls may take minutes (section 4)
-LOOK_TOTAL_S = 60.0  # the look that finds the picture also carries it
-MAX_ANSWER_BYTES = 96 * 1024 * 1024  # the largest picture we keep, in base64
+LOOK_TOTAL_S = 60.0  # the look that finds the image also carries it
+MAX_ANSWER_BYTES = 96 * 1024 * 1024  # the largest image we keep, in base64
 MAX_REQUEST_BYTES = 10 * 1024 * 1024  # section 5, 413
 
 CREDITS_PER_USD: Final = 100  # section 6
@@ -45,7 +50,7 @@ _SD3 = "/v2beta/stable-image/generate/sd3"
 _ID = re.compile(r"[0-9A-Za-z_-]{1,128}")  # 64 hex digits today; it becomes a part of a path
 _MADE = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"glTF")  # png, jpeg, webp, GLB
 _FILTERED = "CONTENT_FILTERED"
-_NOT_IN_EXTRA = frozenset({"mode"})  # follows from the pictures given
+_NOT_IN_EXTRA = frozenset({"mode"})  # follows from the images given
 
 
 class Config(AccountConfig):
@@ -85,14 +90,12 @@ def _is_loopback(host: str) -> bool:
 # ---------------------------------------------------------------- requests
 
 
-def build_submit(order: Order) -> WireRequest:
+def build_submit(order: UpstreamOrder) -> WireRequest:
     """The one paid request: always multipart, even without a file (section 1).
 
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or beyond 10 MiB.
     """
-    clash = sorted(_NOT_IN_EXTRA & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(order.extra, _NOT_IN_EXTRA)
     form = form_fields(_by_mode(wire_fields(order), order))
     files = [file_part(placed.field, placed.field, image) for placed in placed_images(order) for image in placed.images]
     if _size_bytes(form, files) > MAX_REQUEST_BYTES:
@@ -102,8 +105,8 @@ def build_submit(order: Order) -> WireRequest:
     return WireRequest("POST", path_of(order), form=form, files=files, multipart=True, headers=accept)
 
 
-def _by_mode(fields: Mapping[str, Any], order: Order) -> dict[str, Any]:
-    """Without what belongs to the other mode: SD3 has a strength with a picture, a ratio without (section 2)."""
+def _by_mode(fields: Mapping[str, Any], order: UpstreamOrder) -> dict[str, Any]:
+    """Without what belongs to the other mode: SD3 has a strength with an image, a ratio without (section 2)."""
     if not order.images:
         return {name: value for name, value in fields.items() if name != "strength"}
     if path_of(order) != _SD3:
@@ -125,8 +128,8 @@ def build_look(upstream_id: str) -> WireRequest:
 # ---------------------------------------------------------------- answers
 
 
-def read_submit(answer: Answer) -> Finished | Accepted:
-    """A 2xx answer to a submit: bytes, JSON with the picture, or JSON with an id (sections 3 and 4).
+def read_submit(answer: HttpResponse) -> Finished | Accepted:
+    """A 2xx answer to a submit: bytes, JSON with the image, or JSON with an id (sections 3 and 4).
 
     Raises: ContentRefused, Uncertain.
     """
@@ -139,7 +142,7 @@ def read_submit(answer: Answer) -> Finished | Accepted:
     raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} with neither a result nor an id")
 
 
-def documented_cost(order: Order) -> Cost | None:
+def documented_cost(order: UpstreamOrder) -> ReportedCost | None:
     """What a call that is not failed costs (section 6): no answer tells it, but it is fixed for each operation.
 
     None where the catalogue knows a price for some orders only.
@@ -148,11 +151,11 @@ def documented_cost(order: Order) -> Cost | None:
     if model.cost_tiers or model.cost_per_unit != CostPerUnit():
         return None
     count = usage.number(float(model.cost_usd * CREDITS_PER_USD))
-    usd = usage.money(count, units_per_usd=CREDITS_PER_USD)
+    usd = usage.amount_usd(count, units_per_usd=CREDITS_PER_USD)
     return usage.reported({"credits": count, "source": "documented"}, usd=usd)
 
 
-def read_look(answer: Answer, upstream_id: str) -> ResultImage | Running:
+def read_look(answer: HttpResponse, upstream_id: str) -> ResultImage | Running:
     """A 2xx answer to a look. Raises: ContentRefused, Uncertain."""
     made = read_result(answer)
     if made is not None:
@@ -163,16 +166,16 @@ def read_look(answer: Answer, upstream_id: str) -> ResultImage | Running:
     return Running(step=str(state["status"])[:64])
 
 
-def read_result(answer: Answer) -> ResultImage | None:
-    """The picture or 3D file in an answer, in either form; None where there is none (section 3).
+def read_result(answer: HttpResponse) -> ResultImage | None:
+    """The image or 3D file in an answer, in either form; None where there is none (section 3).
 
-    JSON is told by the beginning of its type, which goes on ``; type=image/png``. A filtered picture is
+    JSON is told by the beginning of its type, which goes on ``; type=image/png``. A filtered image is
     blurred and still comes with 200.
     Raises: ContentRefused for it; Uncertain for an end of no known name.
     """
     if answer.headers.get("Content-Type", "").lower().startswith("application/json"):
         found: Mapping[str, Any] = json_object(answer.body) or {}
-        reason, seed, data = found.get("finish_reason"), found.get("seed"), picture_bytes(found.get("image"))
+        reason, seed, data = found.get("finish_reason"), found.get("seed"), image_bytes(found.get("image"))
     else:
         reason, seed, data = answer.headers.get("finish-reason"), answer.headers.get("seed"), answer.body
     if reason == _FILTERED:
@@ -193,15 +196,14 @@ def _whole(seed: object) -> int | None:
 # ---------------------------------------------------------------- the provider
 
 
-class Stability(Account[Config], OneAnswer, Wordless):
+class Stability(UpstreamAccount[Config], OneAnswer, WithoutText):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
     config_type = Config
-    recovery: Final = "never"
     submit_timeout_s = CALL_TOTAL_S
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the result, or leave the order and take its id."""
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:
@@ -257,5 +259,5 @@ class Stability(Account[Config], OneAnswer, Wordless):
             raise NotRun("result_unreachable", f"HTTP {answer.status}")
         return made.data
 
-    def _look(self, upstream_id: str) -> Answer:
+    def _look(self, upstream_id: str) -> HttpResponse:
         return self._session.send(build_look(upstream_id), total_s=LOOK_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)

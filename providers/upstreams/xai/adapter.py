@@ -1,9 +1,9 @@
 """xAI's Imagine models, and chat for prompt enhancement: OpenAI's paths with a body of xAI's own.
 
-Recovery class C (sheet, section 5): one call is one answer, without an id or an idempotency key, and a call
+Recovery "never" (section 5): one call is one answer, without an id or an idempotency key, and a call
 whose caller has left is still billed. A lost answer is never sent for again.
 
-Source: upstreams sheet "xAI (Grok Imagine)" (package xai-sdk 1.21.0, read 2026-11-20); sections are named
+Source: providers/upstreams/xai/CONTRACT.md (package xai-sdk 1.21.0, read 2026-11-20); sections are named
 where used.
 """
 
@@ -14,16 +14,19 @@ from typing import Any, Final
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, Finished, Order, ResultImage
+from providers.base import Accepted, Finished, ResultImage, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import ContentRefused, RequestRefused, Uncertain
-from providers.http.client import WireRequest, origin_of
+from providers.http.client import WireRequest
+from providers.http.urls import origin_of
 from providers.shared import results
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer
-from providers.shared.building import data_uri, placed_images, wire_fields
+from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat
-from providers.shared.payload import json_object
+from providers.shared.encoding import data_uri
+from providers.shared.extra import refuse_extra
+from providers.shared.order_fields import placed_images, wire_fields
+from providers.shared.reading import json_object
+from providers.shared.unsupported import OneAnswer
 from providers.upstreams.xai.errors import classify, cost_of, was_billed
 
 NAME: Final = "xai"
@@ -31,13 +34,11 @@ DEFAULT_BASE_URL: Final = "https://api.x.ai"
 DEFAULT_PROMPT_MODEL: Final = "grok-4.3"
 
 CALL_TOTAL_S: Final = 300.0  # section 1
-MAX_BYTES_PER_PICTURE = 32 * 1024 * 1024  # 4 MP as PNG, in base64
+MAX_BYTES_PER_IMAGE = 32 * 1024 * 1024  # 4 MP as PNG, in base64
 MAX_ENVELOPE_BYTES = 1024 * 1024
-MAX_PICTURES_BYTES = (
-    19 * 1024 * 1024
-)  # in data URLs; with the words below the 20 MiB of the vendor's client (section 4)
+MAX_IMAGES_BYTES = 19 * 1024 * 1024  # in data URLs; with the words below the 20 MiB of the vendor's client (section 4)
 
-# Other spellings of what Darkroom sets, and what would publish or keep the pictures (sections 3 and 4).
+# Other spellings of what Darkroom sets, and what would publish or keep the images (sections 3 and 4).
 _NOT_IN_EXTRA = frozenset({"file_id", "image_url", "storage_options"})
 
 
@@ -74,24 +75,22 @@ class Config(AccountConfig):
 # ---------------------------------------------------------------- requests
 
 
-def build_submit(order: Order) -> WireRequest:
-    """Always JSON: generations, or edits for anything with a picture, which generations would bill and ignore.
+def build_submit(order: UpstreamOrder) -> WireRequest:
+    """Always JSON: generations, or edits for anything with an image, which generations would bill and ignore.
 
     Bytes are asked for, not links: those die after a time nobody states (section 3).
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or for too many bytes.
     """
-    clash = sorted(_NOT_IN_EXTRA & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(order.extra, _NOT_IN_EXTRA)
     body = {**wire_fields(order), "model": order.model.path, "response_format": "b64_json"}
     if not order.images:
         return WireRequest("POST", "/v1/images/generations", json=body)
     if len(order.images) == 1:
-        body.pop("aspect_ratio", None)  # the picture given decides (section 4)
-    return WireRequest("POST", "/v1/images/edits", json=body | _pictures(order))
+        body.pop("aspect_ratio", None)  # the image given decides (section 4)
+    return WireRequest("POST", "/v1/images/edits", json=body | _images(order))
 
 
-def _pictures(order: Order) -> dict[str, Any]:
+def _images(order: UpstreamOrder) -> dict[str, Any]:
     """``image`` for one and ``images`` for several; never both (section 4)."""
     fields: dict[str, Any] = {}
     size_bytes = 0
@@ -100,8 +99,8 @@ def _pictures(order: Order) -> dict[str, Any]:
         size_bytes += sum(map(len, links))
         found = [{"type": "image_url", "url": link} for link in links]
         fields[placed.field] = found if placed.is_list else found[0]
-    if size_bytes > MAX_PICTURES_BYTES:
-        raise RequestRefused("upstream_too_large", "more than 19 MiB of pictures in one request")
+    if size_bytes > MAX_IMAGES_BYTES:
+        raise RequestRefused("upstream_too_large", "more than 19 MiB of images in one request")
     return fields
 
 
@@ -109,7 +108,7 @@ def _pictures(order: Order) -> dict[str, Any]:
 
 
 def read_images(body: bytes, base_url: str) -> list[ResultImage]:
-    """The pictures of a 200, at least one; what moderation kept back is left out (section 3).
+    """The images of a 200, at least one; what moderation kept back is left out (section 3).
 
     Raises: ContentRefused when it kept back all; Uncertain for an answer in another form.
     """
@@ -122,8 +121,8 @@ def read_images(body: bytes, base_url: str) -> list[ResultImage]:
     if images:
         return images
     if passed:
-        raise Uncertain("upstream_broken_answer", "a picture that cannot be read")
-    detail = "moderation kept every picture back"
+        raise Uncertain("upstream_broken_answer", "an image that cannot be read")
+    detail = "moderation kept every image back"
     raise ContentRefused(detail=detail, stage="output", charged=was_billed(answer), cost=cost_of(answer))
 
 
@@ -137,17 +136,16 @@ def _is_withheld(item: object) -> bool:
 # ---------------------------------------------------------------- the provider
 
 
-class Xai(Account[Config], OneAnswer):
+class Xai(UpstreamAccount[Config], OneAnswer):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
     config_type = Config
-    recovery: Final = "never"
     submit_timeout_s = CALL_TOTAL_S
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Make the pictures; blocks until they are there."""
-        max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_PICTURE
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+        """Make the images; blocks until they are there."""
+        max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_IMAGE
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)

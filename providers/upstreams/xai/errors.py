@@ -1,6 +1,6 @@
 """The error answers of xAI as our classes: OpenAI's statuses, but flat bodies and meanings told in words.
 
-Source: upstreams sheet "xAI (Grok Imagine)", section 7, read 2026-11-20.
+Source: providers/upstreams/xai/CONTRACT.md, section 7, read 2026-11-20.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from providers.base import Cost
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -19,9 +18,11 @@ from providers.errors import (
     ProviderError,
     UnknownModel,
 )
+from providers.reported_cost import ReportedCost
 from providers.shared import usage as reports
 from providers.shared.openai_errors import Fault, describe, read_fault
-from providers.shared.payload import json_object, retry_after_s
+from providers.shared.reading import json_object
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
 TICKS_PER_USD: Final = 10_000_000_000
@@ -34,13 +35,13 @@ class _Bill(NamedTuple):
     """Whether a failed call is billed, and at what price."""
 
     due: bool
-    cost: Cost | None
+    cost: ReportedCost | None
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
     """What an answer other than 2xx means for the one call it answers.
 
-    The words decide before the status: a bad key and a refused picture both come as 400, an empty account as 403
+    The words decide before the status: a bad key and a refused image both come as 400, an empty account as 403
     or 429. They stand in an object, in ``error`` itself, or bare.
     """
     document = json_object(body)
@@ -81,7 +82,7 @@ def was_billed(answer: Mapping[str, Any] | None) -> bool:
     return isinstance(ticks, int) and ticks > 0
 
 
-def cost_of(answer: Mapping[str, Any] | None) -> Cost | None:
+def cost_of(answer: Mapping[str, Any] | None) -> ReportedCost | None:
     """What the answer, good or bad, says that the call cost; token counts stand beside it (section 3)."""
     told = reports.counts((answer or {}).get("usage"))
-    return reports.reported(told, usd=reports.money(told.get("cost_in_usd_ticks"), units_per_usd=TICKS_PER_USD))
+    return reports.reported(told, usd=reports.amount_usd(told.get("cost_in_usd_ticks"), units_per_usd=TICKS_PER_USD))

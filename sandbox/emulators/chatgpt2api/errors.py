@@ -14,6 +14,10 @@ from sandbox.plumbing.validation import Problem, load_yaml
 
 PREFIX = "/c2a"
 DATA: Mapping[str, Any] = load_yaml(__file__, "data.yaml")
+_KINDS_AND_CODES = {
+    401: ("authentication_error", "invalid_api_key"),
+    429: ("rate_limit_exceeded", "rate_limit_exceeded"),
+}
 # By JSON Schema keyword: pydantic's type of the error, its text, and the name of the limit in its context.
 _PYDANTIC: Mapping[str, tuple[str, str, str]] = {
     "required": ("missing", "Field required", ""),
@@ -28,11 +32,10 @@ _TYPES = {"integer": ("int_type", "integer"), "number": ("float_type", "number")
 class ApiError(WireError):
     """A sentence: under ``detail`` on the ``/api`` routes, with ``kind`` and ``code`` on the ``/v1`` routes."""
 
-    def __init__(
-        self, message: str, status: int = 400, kind: str = "invalid_request_error", code: str | None = None
-    ) -> None:
+    def __init__(self, message: str, status: int = 400, kind: str = "", code: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.kind, self.code = status, kind, code
+        usual = _KINDS_AND_CODES.get(status, ("invalid_request_error", None))
+        self.status, (self.kind, self.code) = status, (kind, code) if kind else usual
 
     def response(self) -> Response:
         """The answer."""
@@ -43,10 +46,10 @@ class ApiError(WireError):
 
 
 class SchemaError(WireError):
-    """422 with a list of schema errors, whatever the route."""
+    """422 with a list of schema errors as pydantic words them, whatever the route."""
 
     def __init__(self, *entries: Mapping[str, Any]) -> None:
-        super().__init__("422")
+        super().__init__(f"{len(entries)} schema errors")
         self.entries = entries
 
     def response(self) -> Response:
@@ -60,12 +63,8 @@ def invalid_body(kind: str, text: str, given: object, *place: int, **context: ob
     return SchemaError(entry | ({"ctx": context} if context else {}))
 
 
-def invalid_fields(problems: list[Problem], document: Mapping[str, Any]) -> SchemaError:
-    """Every field that does not fit, as pydantic lists them."""
-    return SchemaError(*(_entry(problem, document) for problem in problems))
-
-
-def _entry(problem: Problem, document: Mapping[str, Any]) -> dict[str, Any]:
+def entry_of(problem: Problem, document: Mapping[str, Any]) -> dict[str, Any]:
+    """A field that does not fit, for a SchemaError."""
     given = document if problem.keyword == "required" else problem.value
     if problem.keyword == "type":
         kind, word = _TYPES.get(str(problem.limit), ("string_type", "string"))
@@ -92,5 +91,4 @@ def for_fault(fault: Fault) -> Response:
     if fault.name == "quota":
         return no_quota().response()
     status = fault.status or 500
-    kind = code = "rate_limit_exceeded" if status == 429 else "upstream_error"
-    return ApiError(f"scripted by the sandbox: HTTP {status}", status, kind, code).response()
+    return ApiError(f"scripted by the sandbox: HTTP {status}", status).response()

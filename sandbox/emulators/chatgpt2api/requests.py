@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from flask import request
 from werkzeug.datastructures import FileStorage
 
-from sandbox.emulators.chatgpt2api.errors import ApiError, invalid_body, invalid_fields
+from sandbox.emulators.chatgpt2api.errors import ApiError, SchemaError, entry_of, invalid_body
 from sandbox.plumbing.validation import Schema, load_yaml
 
 DEFAULT_MODEL = "gpt-image-2"
@@ -56,7 +56,7 @@ def read_json(route: str) -> dict[str, Any]:
         text = "Input should be a valid dictionary or object to extract fields from"
         raise invalid_body("model_attributes_type", text, request.get_data(as_text=True)[:200])
     if problems := _SCHEMAS[route].problems(document):
-        raise invalid_fields(problems, document)
+        raise SchemaError(*(entry_of(problem, document) for problem in problems))
     return document
 
 

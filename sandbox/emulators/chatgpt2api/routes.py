@@ -32,7 +32,7 @@ bp = new_blueprint(NAME, bad_marker=ApiError)
 def _key() -> str:
     key = keys.bearer_key()
     if not key or key == keys.BAD_KEY:
-        raise ApiError(BAD_KEY, 401, "authentication_error", "invalid_api_key")
+        raise ApiError(BAD_KEY, 401)
     return key
 
 
@@ -91,11 +91,11 @@ def list_tasks() -> Response:
     owner, store = keys.owner_of(_key()), _store()
     numbers = [part.strip() for part in request.args.get("ids", "").split(",") if part.strip()]
     current_state().counts.check(NAME, len(numbers))
-    found = {number: store.find(owner, number) for number in numbers}
-    known = [task for task in found.values() if task] if numbers else _latest_first(store.all_of(owner))
-    missing = [number for number in numbers if found[number] is None]
-    items = [tasks.describe(task, store.now()) for task in known]
-    return _begin_check(known).answer(jsonify(items=items, missing_ids=missing))
+    asked = [(number, store.find(owner, number)) for number in numbers]
+    found = [task for _, task in asked if task] if numbers else _latest_first(store.all_of(owner))
+    items = [tasks.describe(task, store.now()) for task in found]
+    missing = [number for number, task in asked if task is None]
+    return _begin_check(found).answer(jsonify(items=items, missing_ids=missing))
 
 
 def _latest_first(found: list[ImageTask]) -> list[ImageTask]:

@@ -60,7 +60,7 @@ class ImageTask(Task[Ending]):
         if self.progress_lost:
             return "", None
         if self.resumed or at.ending is not None:
-            return "receiving_image" if at.status == "success" and not self.resumed else "generating", None
+            return "generating" if self.resumed or self.ending.status == "error" else "receiving_image", None
         if at.status == "queued":
             return "", self.created_s
         scripted = self.fate.get("steps")
@@ -179,7 +179,7 @@ class ImageTaskStore(tasks.TaskStore[ImageTask]):
         course: dict[str, Any] = {
             "created_s": self.now(),
             "lasts_s": min(task.lasts_s, seconds),
-            "ending": Ending("success") if works else Ending("error", ERROR_TEXTS["resume"]),
+            "ending": Ending("success") if works else replace(task.ending, error=ERROR_TEXTS["resume"]),
             "fate": Script(),
             "resumed": True,
         }

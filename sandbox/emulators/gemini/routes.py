@@ -170,7 +170,7 @@ def _usage(order: ImageOrder, *, drawn: bool) -> dict[str, Any]:
 
 def _predicted(order: ImageOrder, fate: Script) -> dict[str, Any]:
     """A filtered sample is missing, or tells why where that was asked for; all filtered is an empty object."""
-    come = 0 if fate.get("fail") else min(order.count, outcomes.count_of(order.count, fate))
+    come = 0 if fate.get("fail") else outcomes.count_of(order.count, fate)
     samples = [_sample(replace(order.first, seed=place), fate) for place in range(come)]
     if order.says_filtered and not fate.get("empty"):
         samples += [{"raiFilteredReason": "The image violates our usage guidelines."}] * (order.count - come)

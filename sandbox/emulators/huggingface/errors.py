@@ -24,7 +24,7 @@ class RouteError(WireError):
         """The answer."""
         message = str(self)
         shapes: dict[str, dict[str, object]] = {
-            "fal-ai": {"detail": [{"loc": ["body", self.field], "msg": message, "type": self.kind}]},
+            "fal-ai": {"detail": [{"loc": ["body", *self.field.split(".")], "msg": message, "type": self.kind}]},
             "wavespeed": {"code": self.status, "message": message},
             "nscale": {"error": {"message": message, "type": "invalid_request_error"}},
         }

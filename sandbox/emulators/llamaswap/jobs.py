@@ -64,7 +64,7 @@ class LlamaStore(TaskStore[Job]):
         """Take a job on."""
         now, prompt = self.now(), order.first.prompt
         job = Job(
-            number=f"job_{int(now):08x}_{self.next_count():08x}",
+            number=f"job_{int(now):08x}_{self.next_count() - 1:08x}",
             owner="",
             prompt=prompt,
             fate=fate,

@@ -172,7 +172,7 @@ def _image(given: bytes | str) -> bytes:
     try:
         return image_in(given) if isinstance(given, bytes) else image_in_base64(given.rpartition(",")[2])
     except BadInput as error:
-        raise invalid(f"an image does not decode: {error}") from error
+        raise invalid("not base64" if error.why == "base64" else "an image does not decode") from error
 
 
 def _mask(given: bytes | str | None, inputs: tuple[bytes, ...]) -> bytes | None:

@@ -13,18 +13,19 @@ from typing import Any
 
 from PIL import Image
 
-from providers.base import InputImage, Order
+from providers.base import InputImage, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, ResolutionRule
+from providers.catalog.entries import Model
+from providers.catalog.size_rules import AspectRatioRule, ResolutionRule
 from providers.orders.needs import face_need, image_range, mask_need
 from providers.orders.rules import CheckedOrder, OrderProblems, check_order
 from providers.orders.schema import order_schema
-from providers.shared import building
+from providers.shared import order_fields
 
 CATALOG = catalog.load()
 PROMPT = "a red kite"
 SIDE_PX = 256  # the least that every model takes
-MOST_PICTURES = 4  # of one order; the limits themselves are the order check's business
+MOST_IMAGES = 4  # of one order; the limits themselves are the order check's business
 
 # What no schema can say: a sensible item of a list.
 LISTS: Mapping[str, list[Any]] = {
@@ -34,7 +35,7 @@ LISTS: Mapping[str, list[Any]] = {
     "terminologies": [{"src": "kite", "tgt": "Drachen"}],
 }
 _WORDS = {"size": "1024x1024", "aspect_ratio": "16:9"}
-_PICTURES = frozenset({"images", "mask", "face", "prompt", "n"})
+_IMAGES = frozenset({"images", "mask", "face", "prompt", "n"})
 
 
 def live_models(provider: str) -> list[Model]:
@@ -43,7 +44,7 @@ def live_models(provider: str) -> list[Model]:
 
 
 @cache
-def picture(mode: str = "RGB") -> InputImage:
+def sample_image(mode: str = "RGB") -> InputImage:
     """A small PNG; in mode ``RGBA`` half clear, in mode ``L`` half white."""
     out, made = io.BytesIO(), Image.new(mode, (SIDE_PX, SIDE_PX))
     made.paste({"RGB": (20, 40, 200), "RGBA": (0, 0, 0, 255), "L": 255}[mode], (0, 0, SIDE_PX, SIDE_PX // 2))
@@ -52,12 +53,12 @@ def picture(mode: str = "RGB") -> InputImage:
 
 
 def mask_for(model: Model) -> InputImage:
-    return picture("L" if model.inputs.mask_polarity == "white_edits" else "RGBA")
+    return sample_image("L" if model.inputs.mask_polarity == "white_edits" else "RGBA")
 
 
 @dataclass(frozen=True)
 class Draft:
-    """The fields of an order for one model and operation, and which pictures go along."""
+    """The fields of an order for one model and operation, and which images go along."""
 
     model: Model
     operation: str
@@ -83,63 +84,63 @@ class Draft:
             return False
         return True
 
-    def order(self) -> Order:
+    def order(self) -> UpstreamOrder:
         checked = self.checked()
-        return Order(
+        return UpstreamOrder(
             operation=self.operation,
             model=self.model,
             prompt=checked.prompt,
             n=checked.n,
             size=checked.size,
             params=checked.params,
-            images=[picture()] * self.image_count,
+            images=[sample_image()] * self.image_count,
             mask=mask_for(self.model) if self.has_mask else None,
-            face=picture() if face_need(self.model) == "required" else None,
+            face=sample_image() if face_need(self.model) == "required" else None,
         )
 
 
-def bare(model: Model, operation: str | None = None) -> Order:
+def bare(model: Model, operation: str | None = None) -> UpstreamOrder:
     """Only what the model cannot do without."""
     return _least(model, operation or model.operation).order()
 
 
-def filled(model: Model, operation: str) -> list[Order]:
+def filled(model: Model, operation: str) -> list[UpstreamOrder]:
     """Orders that between them set everything the model takes, to its last value and to its first.
 
     Several, because some settings exclude each other.
     """
-    most = {**_least(model, operation).fields, "n": min(model.max_per_call, MOST_PICTURES)}
+    most = {**_least(model, operation).fields, "n": min(model.max_per_call, MOST_IMAGES)}
     if model.inputs.prompt != "none":
         most["prompt"] = PROMPT
     wide = replace(
         _least(model, operation),
         fields=most,
-        image_count=min(image_range(model, operation)[1], MOST_PICTURES) - (face_need(model) == "required"),
+        image_count=min(image_range(model, operation)[1], MOST_IMAGES) - (face_need(model) == "required"),
         has_mask=mask_need(model, operation) != "none",
     )
     if wide.has_mask:
         wide = replace(wide, image_count=max(1, _least(model, operation).image_count))
-    seen: list[Order] = []
+    seen: list[UpstreamOrder] = []
     for draft, place in ((wide, -1), (wide, 0), (_least(model, operation), -1)):
         seen += [order for each in _cover(draft, place) if (order := each.order()) not in seen]
     return seen
 
 
-def wire_sizes(order: Order) -> set[str]:
+def wire_sizes(order: UpstreamOrder) -> set[str]:
     """The wire fields of the size that the order has."""
-    return set(building.size_fields(order))
+    return set(order_fields.size_fields(order))
 
 
 def _least(model: Model, operation: str) -> Draft:
     """The first draft that the order check takes: sometimes one of several fields is needed."""
     schema = order_schema(model, operation)
-    needed = _values(schema, [name for name in schema["required"] if name not in _PICTURES], -1)
+    needed = _values(schema, [name for name in schema["required"] if name not in _IMAGES], -1)
     if model.inputs.prompt == "required":
         needed["prompt"] = PROMPT
     count = max(0, image_range(model, operation)[0] - (face_need(model) == "required"))
     has_mask = mask_need(model, operation) == "required"
     tried: list[Mapping[str, Any]] = [{}, {"prompt": PROMPT}, {"left": 8}]
-    if count:  # what a picture cannot go without
+    if count:  # what an image cannot go without
         with_images = schema["dependentRequired"].get("images", ())
         needed |= _values(schema, with_images, -1)
     drafts = [Draft(model, operation, {**needed, **more}, count, has_mask) for more in tried]
@@ -153,7 +154,7 @@ def _settings(model: Model, schema: Mapping[str, Any]) -> list[str]:
         others = {"width", "height"}
         others |= set() if model.size_rule(AspectRatioRule) else {"aspect_ratio"}
         others |= set() if model.size_rule(ResolutionRule) else {"resolution"}
-    return [name for name in schema["properties"] if name not in _PICTURES | others]
+    return [name for name in schema["properties"] if name not in _IMAGES | others]
 
 
 def _cover(draft: Draft, place: int) -> Iterator[Draft]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from providers.base import Accepted, CallRef, Finished, Order, Provider, ResultImage, Running
+from providers.base import Accepted, CallRef, Finished, Provider, ResultImage, Running, UpstreamOrder
 from providers.errors import ProviderError
 from sandbox.testing import Sandbox
 
@@ -14,27 +14,27 @@ KEY = "call-1.0"
 LOOKS = 3
 
 
-def call_of(order: Order, accepted: Accepted | None = None, *, key: str = KEY) -> CallRef:
+def call_of(order: UpstreamOrder, accepted: Accepted | None = None, *, key: str = KEY) -> CallRef:
     """The call as the database remembers it."""
     return CallRef(
-        call_id=f"id of {key}",
+        id=f"id of {key}",
         dedupe_key=key,
         model=order.model.id,
         upstream_id=accepted.upstream_id if accepted else None,
         poll_url=accepted.poll_url if accepted else None,
-        sent_at=datetime.now(UTC),
+        intended_at=datetime.now(UTC),
         age_s=0.0,
     )
 
 
-def started(provider: Provider, order: Order, *, key: str = KEY) -> CallRef:
+def started(provider: Provider, order: UpstreamOrder, *, key: str = KEY) -> CallRef:
     """A call that the upstream works on."""
     accepted = provider.submit(order, dedupe_key=key)
     assert isinstance(accepted, Accepted), accepted
     return call_of(order, accepted, key=key)
 
 
-def results(provider: Provider, order: Order, *, key: str = KEY) -> Sequence[ResultImage]:
+def results(provider: Provider, order: UpstreamOrder, *, key: str = KEY) -> Sequence[ResultImage]:
     """What a call came to. Raises ProviderError as the adapter says it, at the submit or at a look."""
     answer = provider.submit(order, dedupe_key=key)
     if isinstance(answer, Accepted):
@@ -46,7 +46,7 @@ def ended(provider: Provider, call: CallRef) -> Finished:
     """The end of a call that takes no time. Raises ProviderError."""
     found: object = None
     for _ in range(LOOKS):
-        found = provider.check_many([call])[call.call_id]
+        found = provider.check_many([call])[call.id]
         if isinstance(found, ProviderError):
             raise found
         if not isinstance(found, Running):

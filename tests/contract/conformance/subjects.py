@@ -11,8 +11,8 @@ import pytest
 
 from conformance.orders import CATALOG, bare, live_models
 from providers import registry
-from providers.base import Order, Provider
-from providers.catalog.entries import Model
+from providers.base import Provider, UpstreamOrder
+from providers.catalog.entries import Model, Recovery
 from sandbox.emulators.keys import BAD_KEY, NO_QUOTA_KEY
 from sandbox.testing import Sandbox
 
@@ -21,10 +21,10 @@ GOOD_KEY = "sk-conform-0123456789"
 # Each thing the suite asks, by the name a gap or a way of its own is written down under.
 CASES: Mapping[str, str] = MappingProxyType(
     {
-        "generate": "a picture from words",
-        "edit": "a picture from words and a picture",
+        "generate": "an image from words",
+        "edit": "an image from words and an image",
         "mask": "an edit of a part",
-        "several": "several pictures by one call",
+        "several": "several images by one call",
         "failed": "the upstream tried and says that it failed",
         "request_refused": "the order is not acceptable",
         "content_refused": "moderation says no",
@@ -61,10 +61,10 @@ CASES: Mapping[str, str] = MappingProxyType(
 )
 ONE_ANSWER = "one call is one answer: there is nothing to look at afterwards"
 SAYS_MISSING = "this is how the API says that it has no such call"
-HALF = "half a picture is bytes like any other; storage decodes each before it is kept"
+HALF = "half an image is bytes like any other; storage decodes each before it is kept"
 BYTES = "results come as bytes in the answer, never as links"
 BY_ID = "a finished call is read by its id under the configured address, which takes the key"
-BY_TYPE = "the sheet (section 3) says that image/* is a picture; storage decodes each before it is kept"
+BY_TYPE = "the sheet (section 3) says that image/* is an image; storage decodes each before it is kept"
 ROUTER_5XX = "the router's 5xx may come from anywhere on the way, so it is Uncertain"
 NO_WORDS_KNOWN = "no source has this route's words for a refusal"
 NO_LINKS = dict.fromkeys(("link", "link_broken", "link_expired", "key_on_links"), BYTES)
@@ -125,7 +125,8 @@ class Subject:
             derived["cost"] = "no answer tells what a call cost"
         if not self.tells_progress:
             derived["progress"] = "no look tells a share of the work"
-        recovery = {"A": "repeated", "B": "searched", "C": ""}[CATALOG.providers[self.provider].uncertain_class]
+        of_recovery = {Recovery.RESEND: "repeated", Recovery.SEARCH: "searched"}
+        recovery = of_recovery.get(CATALOG.providers[self.provider].recovery, "")
         for case in {"repeated", "searched"} - {recovery}:
             derived[case] = "another class of recovery"
         if self.several is None:
@@ -148,7 +149,7 @@ class Subject:
         [provider] = registry.load({**self.environment(sandbox, key), **more}).of(self.provider)
         return provider
 
-    def order(self, name: str | None = None, operation: str | None = None, /, **facts: Any) -> Order:
+    def order(self, name: str | None = None, operation: str | None = None, /, **facts: Any) -> UpstreamOrder:
         """A bare order for the model called ``name``, the plain one by default."""
         return replace(bare(CATALOG.models[name or self.plain], operation), **facts)
 
@@ -192,7 +193,7 @@ SUBJECTS: tuple[Subject, ...] = (
             "broken_answer garbage=truncated": HALF,
             "looked_in_vain garbage=truncated": HALF,
             "looked_in_vain 404": SAYS_MISSING,
-            "looked_in_vain wrong_id": "the answer at the end is the picture and holds no id",
+            "looked_in_vain wrong_id": "the answer at the end is the image and holds no id",
             "link": BY_ID,
             "key_on_links": BY_ID,
             "key_on_polls": "a call is looked at by its id under the configured address",

@@ -8,6 +8,7 @@ from conformance.orders import CATALOG
 from conformance.rounds import bytes_of, call_of, counts, ended, started
 from conformance.subjects import LOST, RUBBISH, Subject, every_subject, subjects, subjects_and
 from providers.base import CancelOutcome, Finished, Missing, Provider, Running
+from providers.catalog.entries import Recovery
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from sandbox.testing import Sandbox
 
@@ -26,7 +27,7 @@ def test_a_call_is_followed_to_its_end(sandbox: Sandbox, subject: Subject) -> No
     provider = subject.load(sandbox)
     call = at_work(subject, sandbox, provider)
     assert isinstance(provider.check(call), Running)
-    assert isinstance(provider.check_many([call])[call.call_id], Running)
+    assert isinstance(provider.check_many([call])[call.id], Running)
     sandbox.advance_clock(LASTS_S + 1)
     [image] = ended(provider, call).images
     assert bytes_of(provider, image)
@@ -38,7 +39,7 @@ def test_a_failed_look_ends_nothing(sandbox: Sandbox, subject: Subject, fault: s
     provider = subject.load(sandbox)
     call = started(provider, subject.order(subject.later))
     sandbox.add_fault(fault, provider=subject.provider, route="check", count=1)
-    found = provider.check_many([call])[call.call_id]
+    found = provider.check_many([call])[call.id]
     assert isinstance(found, NotRun | Uncertain), found
     assert len(ended(provider, call).images) >= 1
 
@@ -49,7 +50,7 @@ def test_a_look_takes_no_longer_than_it_may(sandbox: Sandbox, subject: Subject, 
     provider = subject.load(sandbox)
     call = started(provider, subject.order(subject.later))
     sandbox.add_fault(fault, provider=subject.provider, route="check", count=1)
-    assert isinstance(provider.check_many([call])[call.call_id], NotRun | Uncertain)
+    assert isinstance(provider.check_many([call])[call.id], NotRun | Uncertain)
 
 
 @subjects_and("looked_in_vain", "fault", ["huge=2", "endless"])
@@ -58,14 +59,14 @@ def test_a_look_is_not_read_beyond_its_cap(sandbox: Sandbox, subject: Subject, f
     provider = subject.load(sandbox)
     call = started(provider, subject.order(subject.later))
     sandbox.add_fault(fault, provider=subject.provider, route="check", count=1)
-    assert isinstance(provider.check_many([call])[call.call_id], NotRun | Uncertain)
+    assert isinstance(provider.check_many([call])[call.id], NotRun | Uncertain)
 
 
 @subjects("unknown_status")
 def test_a_status_that_nobody_knows_means_not_yet(sandbox: Sandbox, subject: Subject) -> None:
     provider = subject.load(sandbox)
     call = at_work(subject, sandbox, provider, "word=pondering")
-    assert isinstance(provider.check_many([call])[call.call_id], Running)
+    assert isinstance(provider.check_many([call])[call.id], Running)
     sandbox.advance_clock(LASTS_S + 1)
     assert len(ended(provider, call).images) >= 1
 
@@ -75,7 +76,7 @@ def test_a_call_the_upstream_never_had_is_no_failure(sandbox: Sandbox, subject: 
     provider = subject.load(sandbox)
     known = started(provider, subject.order(subject.later))
     sandbox.reset()
-    found = provider.check_many([known])[known.call_id]
+    found = provider.check_many([known])[known.id]
     assert isinstance(found, Missing | Running | NotRun | Uncertain), found
 
 
@@ -88,10 +89,10 @@ def test_each_of_many_calls_gets_its_own_answer(sandbox: Sandbox, subject: Subje
     sandbox.add_fault("never", provider=subject.provider, route="submit", count=1)
     running = started(provider, order, key="call-3.0")
     found = provider.check_many([done, failed, running])
-    assert found.keys() == {done.call_id, failed.call_id, running.call_id}
-    assert isinstance(found[done.call_id], Finished)
-    assert isinstance(found[failed.call_id], ProviderError)
-    assert isinstance(found[running.call_id], Running)
+    assert found.keys() == {done.id, failed.id, running.id}
+    assert isinstance(found[done.id], Finished)
+    assert isinstance(found[failed.id], ProviderError)
+    assert isinstance(found[running.id], Running)
     assert provider.check_many([]) == {}
 
 
@@ -103,7 +104,7 @@ def test_a_call_is_stopped_where_the_upstream_can(sandbox: Sandbox, subject: Sub
     outcome = provider.cancel(call)
     if CATALOG.providers[subject.provider].cancellable:
         assert outcome is CancelOutcome.STOPPED
-        assert isinstance(provider.check_many([call])[call.call_id], Failed)
+        assert isinstance(provider.check_many([call])[call.id], Failed)
         assert provider.cancel(call) in {CancelOutcome.STOPPED, CancelOutcome.TOO_LATE}
     else:
         assert outcome is CancelOutcome.UNSUPPORTED
@@ -123,5 +124,5 @@ def test_a_call_without_an_id_is_never_called_missing_unless_it_can_be_sent_agai
 ) -> None:
     provider = subject.load(sandbox)
     call = call_of(subject.order())
-    found = provider.check_many([call])[call.call_id]
-    assert isinstance(found, Missing if provider.recovery == "resend" else Uncertain)
+    found = provider.check_many([call])[call.id]
+    assert isinstance(found, Missing if CATALOG.providers[subject.provider].recovery is Recovery.RESEND else Uncertain)

@@ -1,4 +1,4 @@
-"""What was ordered comes: pictures of words, edits, masks, several at once."""
+"""What was ordered comes: images of words, edits, masks, several at once."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import io
 
 from PIL import Image
 
-from conformance.orders import PROMPT, mask_for, picture
+from conformance.orders import PROMPT, mask_for, sample_image
 from conformance.rounds import bytes_of, counts, results
 from conformance.subjects import Subject, subjects
-from providers.base import Order
+from providers.base import UpstreamOrder
 from providers.catalog.entries import Model
 from sandbox.testing import Sandbox
 
 
-def made(subject: Subject, sandbox: Sandbox, order: Order) -> list[bytes]:
+def made(subject: Subject, sandbox: Sandbox, order: UpstreamOrder) -> list[bytes]:
     provider = subject.load(sandbox)
     return [bytes_of(provider, image) for image in results(provider, order)]
 
 
-def assert_pictures(files: list[bytes], count: int) -> None:
+def assert_images(files: list[bytes], count: int) -> None:
     assert len(files) == count
     for data in files:
         Image.open(io.BytesIO(data)).load()
 
 
 @subjects("generate")
-def test_a_picture_is_made_of_words(sandbox: Sandbox, subject: Subject) -> None:
-    assert_pictures(made(subject, sandbox, subject.order(prompt=PROMPT)), 1)
+def test_an_image_is_made_of_words(sandbox: Sandbox, subject: Subject) -> None:
+    assert_images(made(subject, sandbox, subject.order(prompt=PROMPT)), 1)
     tally = counts(sandbox, subject.provider)
     assert (tally["submits"], tally["accepted"]) == (1, 1)
 
 
 @subjects("edit")
-def test_a_picture_is_edited(sandbox: Sandbox, subject: Subject) -> None:
-    order = subject.order(subject.edit, "edit", prompt=PROMPT, images=[picture()])
-    assert_pictures(made(subject, sandbox, order), 1)
+def test_an_image_is_edited(sandbox: Sandbox, subject: Subject) -> None:
+    order = subject.order(subject.edit, "edit", prompt=PROMPT, images=[sample_image()])
+    assert_images(made(subject, sandbox, order), 1)
     assert counts(sandbox, subject.provider)["accepted"] == 1
 
 
@@ -43,8 +43,8 @@ def test_a_picture_is_edited(sandbox: Sandbox, subject: Subject) -> None:
 def test_a_part_is_edited(sandbox: Sandbox, subject: Subject) -> None:
     model = subject.order(subject.mask).model
     operation = next(name for name in ("inpaint", "edit", model.operation) if name in model.operations)
-    order = subject.order(subject.mask, operation, prompt=PROMPT, images=[picture()], mask=mask_for(model))
-    assert_pictures(made(subject, sandbox, order), 1)
+    order = subject.order(subject.mask, operation, prompt=PROMPT, images=[sample_image()], mask=mask_for(model))
+    assert_images(made(subject, sandbox, order), 1)
 
 
 def _most(model: Model) -> int:
@@ -52,9 +52,9 @@ def _most(model: Model) -> int:
 
 
 @subjects("several")
-def test_several_pictures_are_one_call(sandbox: Sandbox, subject: Subject) -> None:
+def test_several_images_are_one_call(sandbox: Sandbox, subject: Subject) -> None:
     order = subject.order(subject.several, prompt=PROMPT)
-    assert_pictures(
+    assert_images(
         made(subject, sandbox, subject.order(subject.several, prompt=PROMPT, n=_most(order.model))), _most(order.model)
     )
     tally = counts(sandbox, subject.provider)

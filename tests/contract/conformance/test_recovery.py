@@ -6,16 +6,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from conformance.orders import CATALOG
 from conformance.rounds import KEY, bytes_of, call_of, counts, ended, results, started
 from conformance.subjects import Subject, every_subject, subjects
-from providers.base import Accepted, Missing, Order, Provider
+from providers.base import Accepted, Missing, Provider, UpstreamOrder
+from providers.catalog.entries import Recovery
 from providers.errors import Uncertain
 from sandbox.testing import Sandbox
 
 MINUTE = timedelta(minutes=1)
 
 
-def lose(subject: Subject, sandbox: Sandbox, provider: Provider, order: Order) -> datetime:
+def lose(subject: Subject, sandbox: Sandbox, provider: Provider, order: UpstreamOrder) -> datetime:
     """Let the upstream take the order and drop its answer; says since when to search."""
     since = datetime.now(UTC) - MINUTE
     sandbox.add_fault("drop", provider=subject.provider, route="submit", count=1)
@@ -37,7 +39,7 @@ def test_the_same_key_buys_nothing_twice(sandbox: Sandbox, subject: Subject) -> 
 @subjects("repeated")
 def test_a_call_that_never_arrived_is_missing(sandbox: Sandbox, subject: Subject) -> None:
     never_sent = call_of(subject.order())
-    assert subject.load(sandbox).check_many([never_sent]) == {never_sent.call_id: Missing()}
+    assert subject.load(sandbox).check_many([never_sent]) == {never_sent.id: Missing()}
 
 
 @subjects("searched")
@@ -72,6 +74,6 @@ def test_only_what_can_be_searched_is_searched(sandbox: Sandbox, subject: Subjec
     provider, order = subject.load(sandbox), subject.order()
     found = provider.lookup(call_of(order), datetime.now(UTC), order)
     assert all(isinstance(each, Accepted) for each in found)
-    if provider.recovery != "search":
+    if CATALOG.providers[subject.provider].recovery is not Recovery.SEARCH:
         assert found == []
         assert counts(sandbox, subject.provider)["requests"] == 0
