@@ -13,7 +13,7 @@ from sandbox.emulators.huggingface.errors import RouteError
 from sandbox.plumbing.inputs import BadInput, image_in_data_url
 from sandbox.plumbing.validation import Schema, load_yaml
 
-TEXT, IMAGE = "text-to-image", "image-to-image"
+IMAGE = "image-to-image"
 INPUT_TYPES = ("image/png", "image/jpeg", "image/webp")
 _FORMS = load_yaml(__file__, "schemas.yaml")
 
@@ -27,10 +27,7 @@ def _size_fault(sides_px: list[int], value: object) -> str | None:
 
 _SCHEMAS = {name: Schema(form, checks={"x-sides": _size_fault}) for name, form in _FORMS["routes"].items()}
 # Hub model -> provider -> (the provider's own id, task).
-MAPPINGS: Mapping[str, Mapping[str, tuple[str, str]]] = {
-    model: {provider: (own, task) for provider, (own, task) in routes.items()}
-    for model, routes in _FORMS["mappings"].items()
-}
+MAPPINGS: Mapping[str, Mapping[str, tuple[str, str]]] = _FORMS["mappings"]
 _REFUSALS = {
     "required": ("missing", "field required"),
     "additionalProperties": ("extra_forbidden", "extra fields are not permitted"),

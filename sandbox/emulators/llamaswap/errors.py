@@ -70,11 +70,6 @@ def wrong_json(name: str) -> ServerError:
     return ServerError("server_error", 500, f"[json.exception.type_error.302] type of '{name}' is not what it must be")
 
 
-def no_results() -> ServerError:
-    """Out of memory, or aborted."""
-    return ServerError("generate_image returned no results", 500)
-
-
 def process_died() -> Response:
     """502 without a body: the model's process broke off."""
     return Response(b"", status=502)

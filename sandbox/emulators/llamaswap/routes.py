@@ -165,7 +165,7 @@ def _serve(order: ImageOrder, hosted: Hosted, render: Render) -> Response:
     if fate.get("restart", "timeout") or not hosted.survives:
         return call.answer(errors.process_died())
     if fate.get("fail"):
-        return call.answer(errors.no_results().response())
+        return call.answer(ServerError(jobs.FAILED.error, 500).response())
     return call.answer(jsonify(render(order, _encoded(order, fate))))
 
 
