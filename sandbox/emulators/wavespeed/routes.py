@@ -108,7 +108,7 @@ def _new_task(
     model: Model, given: dict[str, Any], taken: Inputs | None, *, prompt: str, fate: Script, owner: str
 ) -> Task:
     number, form = uuid.uuid4().hex, fate.get("form")
-    usual_form = "singular" if "x-partner" in model.notes else ""
+    usual_form = "singular" if model.is_partner else ""
     files = tuple(images.files_of(model, given, taken or Inputs(), fate))
     return Task(
         number=number,
