@@ -66,7 +66,7 @@ def row_of(learned: CallOutcome) -> CallRow:
         kept=len(learned.images),
         written_off=learned.written_off,
         deadline_s=learned.deadline_s,
-        reported_cost=learned.cost.microusd if learned.cost else None,
+        reported_cost_microusd=learned.cost.microusd if learned.cost else None,
         usage=dict(learned.cost.usage) if learned.cost else None,
     )
 

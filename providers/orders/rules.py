@@ -5,7 +5,6 @@ The caller's fields go in; a canonical order comes out, or every fault.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +17,12 @@ from providers.orders.size_requests import AUTO, SIZE_FIELDS
 from providers.orders.sizes import choose_size, size_fields
 from providers.orders.texts import clean_text
 
-__all__ = ["CheckedOrder", "OrderProblems", "Problem", "check_order", "from_form"]
+__all__ = ["CheckedOrder", "OrderProblems", "Problem", "check_order"]
 
 # A body may hold thousands of unknown fields; the answer names a few.
 MAX_STRAYS_NAMED = 20
 MAX_NAME_CHARS = 64
 WHOLE_FIELDS = frozenset({"n", "width", "height", "factor", "left", "right", "top", "bottom"})
-_BOOLS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,32 +100,6 @@ def check_order(
         dropped=tuple(found.dropped),
         image_count=images.total,
     )
-
-
-def from_form(model: Model, operation: str, form: Mapping[str, str]) -> dict[str, Any]:
-    """Give the texts of a form the types the model wants; a field left empty was not filled in.
-
-    What cannot be read stays a text, so that :func:`check_order` names it.
-    """
-    specs = model.order_params(operation)
-    kinds = {name: spec.type for name, spec in specs.items()} | dict.fromkeys(WHOLE_FIELDS, "int")
-    return {name: _read(kinds.get(name, "str"), text) for name, text in form.items() if text.strip()}
-
-
-def _read(kind: str, text: str) -> Any:
-    try:
-        match kind:
-            case "int":
-                return int(text)
-            case "float":
-                return float(text)
-            case "bool":
-                return _BOOLS.get(text.strip().casefold(), text)
-            case "list":
-                return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return text
 
 
 def _taken(given: dict[str, Any], model: Model, operation: str, lenient: bool, found: Findings) -> dict[str, Any]:

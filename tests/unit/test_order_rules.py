@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.catalog.catalog import load
-from providers.orders.rules import CheckedOrder, OrderProblems, check_order, from_form
+from providers.orders.rules import CheckedOrder, OrderProblems, check_order
 from providers.orders.size_requests import SIZE_FIELDS
 from providers.orders.texts import clean_text
 
@@ -296,29 +296,6 @@ def test_one_of_several_is_enough() -> None:
 
 def test_chatgpt2api_takes_quality_as_a_hint() -> None:
     assert check("chatgpt2api-gpt-image-2", prompt="x", quality="high", n=10).params == {"quality": "high"}
-
-
-def test_a_form_gets_the_types_of_the_model() -> None:
-    model = CATALOG.models["flux-2-flex"]
-    form = {
-        "prompt": "7",
-        "n": "2",
-        "width": "1024",
-        "guidance": "2.5",
-        "prompt_upsampling": "true",
-        "seed": "",
-        "steps": "many",
-    }
-    fields = from_form(model, "generate", form)
-    assert fields == {
-        "prompt": "7",
-        "n": 2,
-        "width": 1024,
-        "guidance": 2.5,
-        "prompt_upsampling": True,
-        "steps": "many",
-    }
-    assert faults("flux-2-flex", **fields) == [("height", "required"), ("steps", "wrong_type")]
 
 
 def test_text_is_composed_and_free_of_controls() -> None:

@@ -1,4 +1,4 @@
-"""What goes over the pipes between a process and its decoders: one JSON head and one body, length first."""
+"""The protocol between a process and its decoders: frames over pipes, one JSON head and one body, lengths first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEAD_MAX_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a decoder refuses; see storage.base.Limits."""
+    """The bounds beyond which a decoder refuses an image (storage.base.MediaLimits)."""
 
     max_pixels: int
     max_edge_px: int
@@ -25,9 +25,12 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One piece of work. ``root`` is the local store's folder; without it the work travels both ways:
-    the source comes as body, and the outcome stays in a file below ``staging`` for the caller to keep."""
+class DecodeRequest:
+    """What a decoder is to do with one image.
+
+    ``root`` is the local store's folder. Where it is None, the source comes as the frame's body, and the result stays
+    in a file in ``staging`` for the caller to store.
+    """
 
     verb: Verb
     staging: str
@@ -42,21 +45,21 @@ class Task:
     box_px: tuple[int, int] = (0, 0)  # variant: largest width and height
 
 
-def to_head(task: Task, *, task_id: int) -> dict[str, Any]:
-    """A task as the JSON head of a frame."""
-    return {"id": task_id, "task": asdict(task)}
+def to_head(request: DecodeRequest, *, request_id: int) -> dict[str, Any]:
+    """A request as the JSON head of a frame."""
+    return {"id": request_id, "request": asdict(request)}
 
 
-def from_head(head: dict[str, Any]) -> Task:
-    """The task in the head of a frame."""
-    fields = dict(head["task"])
+def from_head(head: dict[str, Any]) -> DecodeRequest:
+    """The request in the head of a frame."""
+    fields = dict(head["request"])
     fields["bounds"] = Bounds(**fields["bounds"])
     fields["box_px"] = tuple(fields["box_px"])
-    return Task(**fields)
+    return DecodeRequest(**fields)
 
 
 def framed(head: dict[str, Any], *, body_bytes: int = 0) -> bytes:
-    """A frame up to its body, which the sender writes behind it in pieces that suit it."""
+    """A frame up to its body, which the sender writes after it, in pieces of any size."""
     text = json.dumps(head).encode()
     return _LENGTHS.pack(len(text), body_bytes) + text
 
@@ -65,7 +68,7 @@ def receive(pipe: IO[bytes], *, max_body_bytes: int) -> tuple[dict[str, Any], by
     """Read one frame. Raises EOFError when the pipe ends, ValueError when it holds something else."""
     head_bytes, body_bytes = _LENGTHS.unpack(_exactly(pipe, _LENGTHS.size))
     if head_bytes > _HEAD_MAX_BYTES or body_bytes > max_body_bytes:
-        raise ValueError("a frame larger than any we send")
+        raise ValueError("a frame larger than any that is sent")
     head = json.loads(_exactly(pipe, head_bytes))
     return head, _exactly(pipe, body_bytes) if body_bytes else b""
 

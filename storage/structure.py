@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from storage.base import MediaError
 from storage.sniff import AVIF, GIF, JPEG, PNG, WEBP, box_at
 
-# Inside JPEG image data FF 00 is a plain FF and D0 to D7 are restart marks; FF FF is padding.
+# Inside JPEG image data FF 00 is a plain FF and D0 to D7 are restart markers; FF FF is padding.
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _JPEG_EOI, _JPEG_SOS = 0xD9, 0xDA
 # 01 and D8 stand alone, without a length.
@@ -24,8 +24,8 @@ _ISO_TOP_LEVEL = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
-    """``end`` is the offset behind the last byte of the image; AVIF tells its frames only when opened."""
+class Structure:
+    """``end`` is the offset after the last byte of the image; AVIF shows its frames only when opened."""
 
     end: int
     frames: int = 1
@@ -33,7 +33,7 @@ class Anatomy:
     height_px: int = 0
 
 
-def dissect(data: bytes, mime: str, *, max_frames: int) -> Anatomy:
+def read_structure(data: bytes, mime: str, *, max_frames: int) -> Structure:
     """Walk the file to its end. Raises MediaError ``truncated_image``, ``image_too_many_frames``,
     ``image_undecodable``."""
     try:
@@ -55,7 +55,7 @@ def _count(frames: int, max_frames: int) -> None:
         raise MediaError("image_too_many_frames", f"more than {max_frames}")
 
 
-def _png(data: bytes, max_frames: int) -> Anatomy:
+def _png(data: bytes, max_frames: int) -> Structure:
     view, at, frames = memoryview(data), 8, 0
     while True:
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -68,11 +68,11 @@ def _png(data: bytes, max_frames: int) -> Anatomy:
             frames += 1
             _count(frames, max_frames)
         if kind == b"IEND":
-            return Anatomy(after, max(frames, 1))
+            return Structure(after, max(frames, 1))
         at = after
 
 
-def _jpeg(data: bytes, _max_frames: int) -> Anatomy:
+def _jpeg(data: bytes, _max_frames: int) -> Structure:
     at = 2
     while True:
         if data[at] != 0xFF:
@@ -81,50 +81,50 @@ def _jpeg(data: bytes, _max_frames: int) -> Anatomy:
         if marker == 0xFF:
             at += 1
         elif marker == _JPEG_EOI:
-            return Anatomy(at + 2)
+            return Structure(at + 2)
         elif marker in _JPEG_BARE:
             at += 2
         else:
             at += 2 + int(struct.unpack_from(">H", data, at + 2)[0])
-            at = _behind_scan(data, at) if marker == _JPEG_SOS else at
+            at = _after_scan(data, at) if marker == _JPEG_SOS else at
 
 
-def _behind_scan(data: bytes, at: int) -> int:
+def _after_scan(data: bytes, at: int) -> int:
     found = _JPEG_MARKER.search(data, at)
     if found is None:
         raise _truncated()
     return found.start()
 
 
-def _gif(data: bytes, max_frames: int) -> Anatomy:
+def _gif(data: bytes, max_frames: int) -> Structure:
     width_px, height_px, flags = struct.unpack_from("<HHB", data, 6)
     at, frames = 13 + _colour_table_bytes(flags), 0
     while data[at] != 0x3B:
         if data[at] == 0x21:  # an extension: text, timing, loops
-            at = _behind_blocks(data, at + 2)
+            at = _after_blocks(data, at + 2)
         elif data[at] == 0x2C:
             left, top, width, height, flags = struct.unpack_from("<HHHHB", data, at + 1)
             # A frame may reach beyond the screen, and Pillow then makes the screen larger.
             width_px, height_px = max(width_px, left + width), max(height_px, top + height)
             frames += 1
             _count(frames, max_frames)
-            at = _behind_blocks(data, at + 11 + _colour_table_bytes(flags))
+            at = _after_blocks(data, at + 11 + _colour_table_bytes(flags))
         else:
             raise MediaError("image_undecodable", "gif: an unknown block")
-    return Anatomy(at + 1, frames, width_px, height_px)
+    return Structure(at + 1, frames, width_px, height_px)
 
 
 def _colour_table_bytes(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _behind_blocks(data: bytes, at: int) -> int:
+def _after_blocks(data: bytes, at: int) -> int:
     while size := data[at]:
         at += size + 1
     return at + 1
 
 
-def _webp(data: bytes, max_frames: int) -> Anatomy:
+def _webp(data: bytes, max_frames: int) -> Structure:
     end = 8 + int(struct.unpack_from("<I", data, 4)[0])
     if end > len(data):
         raise _truncated()
@@ -137,17 +137,17 @@ def _webp(data: bytes, max_frames: int) -> Anatomy:
         at += 8 + size + (size & 1)
     if at != end:
         raise MediaError("image_undecodable", "webp: chunks and file disagree on the size")
-    return Anatomy(end, max(frames, 1))
+    return Structure(end, max(frames, 1))
 
 
-def _avif(data: bytes, _max_frames: int) -> Anatomy:
+def _avif(data: bytes, _max_frames: int) -> Structure:
     at = 0
     while at < len(data):
-        # Bytes behind the last box read as the head of a box nobody knows.
+        # Bytes after the last box read as the head of an unknown box.
         if len(data) - at < 8 or data[at + 4 : at + 8] not in _ISO_TOP_LEVEL:
-            return Anatomy(at)
+            return Structure(at)
         _, _, at = box_at(data, at, len(data))
-    return Anatomy(at)
+    return Structure(at)
 
 
 _WALKS = {PNG: _png, JPEG: _jpeg, GIF: _gif, WEBP: _webp, AVIF: _avif}
