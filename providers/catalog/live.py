@@ -55,14 +55,17 @@ class LiveCatalog:
 
     @property
     def path(self) -> Path | None:
+        """The operator's file, whether or not it exists."""
         return self._local
 
     def current(self) -> Catalog:
+        """The catalogue in force; checks the file at most once a second."""
         if self._clock() - self._looked_at >= LOOK_EVERY_S:
             self._follow(wait=False)
         return self._catalog
 
     def renewed(self) -> Catalog:
+        """The catalogue in force after a check of the file now."""
         self._follow(wait=True)
         return self._catalog
 

@@ -97,6 +97,7 @@ class ChatGpt2Api(UpstreamAccount[Config], Unsearchable):
         return state if isinstance(state, Finished) else Accepted(dedupe_key)
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
+        """Look once at a task. Raises: ProviderError."""
         result = self.check_many([call])[call.id]
         if isinstance(result, ProviderError):
             raise result

@@ -195,15 +195,17 @@ class Fault:
 
     @property
     def has_bad_key(self) -> bool:
+        """Whether the key itself is invalid."""
         return any(info.get("reason") == "API_KEY_INVALID" for info in self.of("ErrorInfo"))
 
     @property
     def violations(self) -> list[Json]:
+        """The exceeded quotas."""
         return [each for failure in self.of("QuotaFailure") for each in _objects(failure.get("violations"))]
 
     @property
     def retry_delay_s(self) -> float | None:
-        """``RetryInfo.retryDelay``, a duration such as ``32s``."""
+        """Seconds to wait by ``RetryInfo.retryDelay``, a duration such as ``32s``; None without it."""
         found = (_SECONDS.fullmatch(_text(info.get("retryDelay"))) for info in self.of("RetryInfo"))
         return next((float(match[1]) for match in found if match and float(match[1]) > 0), None)
 
