@@ -9,6 +9,7 @@ from providers.base import CallRef, CheckResult, Finished, Missing, Running
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from providers.http.client import HttpResponse
 from providers.shared import results
+from providers.shared.looks import as_not_run
 from providers.shared.reading import json_object
 from providers.upstreams.chatgpt2api.errors import classify_answer, classify_task_error
 from providers.upstreams.chatgpt2api.requests import task_id
@@ -48,8 +49,7 @@ def read_tasks(answer: HttpResponse, batch: Sequence[CallRef], base_url: str) ->
     Raises: NotRun, Uncertain.
     """
     if answer.status != 200:
-        error = classify_answer(answer.status, answer.headers, answer.body)
-        raise NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
+        raise as_not_run(classify_answer(answer.status, answer.headers, answer.body))
     body = json_object(answer.body)
     items = body.get("items") if body else None
     if body is None or not isinstance(items, list):

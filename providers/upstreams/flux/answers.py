@@ -23,6 +23,7 @@ from providers.errors import (
 from providers.http.client import HttpResponse
 from providers.reported_cost import ReportedCost
 from providers.shared import usage
+from providers.shared.looks import as_not_run
 from providers.shared.reading import detail_text, json_object
 from providers.shared.redaction import redact
 from providers.shared.retry_after import retry_after_s
@@ -123,8 +124,7 @@ def _stateless(answer: HttpResponse) -> Running:
         return Running()  # how old nodes of the vendor say "pending" (section 3)
     if 200 <= answer.status < 300:
         raise Uncertain("upstream_broken_answer", "no status in the answer")
-    error = classify(answer)
-    raise NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
+    raise as_not_run(classify(answer))
 
 
 def classify(answer: HttpResponse) -> ProviderError:

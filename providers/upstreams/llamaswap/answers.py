@@ -15,6 +15,7 @@ from providers.base import Accepted, CancelOutcome, Finished, ResultImage, Runni
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from providers.http.client import HttpResponse
 from providers.shared import results
+from providers.shared.looks import as_not_run
 from providers.shared.reading import image_bytes, json_object
 from providers.shared.redaction import redact
 from providers.upstreams.llamaswap.errors import classify
@@ -73,7 +74,7 @@ def read_look(answer: HttpResponse, url: str) -> Finished | Running:
     """The state of the job at ``url``. Raises: ProviderError; only sd-server's own word ends the job."""
     body = json_object(answer.body) or {}
     if answer.status != 200:
-        raise _gone(answer, body) or _failed_look(answer)
+        raise _gone(answer, body) or as_not_run(classify(answer))
     if body.get("id") != url.rpartition("/")[2]:
         raise Uncertain("upstream_broken_answer", "not the job that was asked for")
     match body.get("status"):
@@ -114,11 +115,6 @@ def _gone(answer: HttpResponse, body: Mapping[str, Any]) -> ProviderError | None
     return None
 
 
-def _failed_look(answer: HttpResponse) -> ProviderError:
-    error = classify(answer)
-    return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
-
-
 def _message(job: Mapping[str, Any]) -> str:
     error = job.get("error")
     return f"{error.get('code')}: {error.get('message')}" if isinstance(error, dict) else ""
@@ -149,4 +145,4 @@ def read_cancel(answer: HttpResponse) -> CancelOutcome:
         return CancelOutcome.UNSUPPORTED
     if answer.status == 200 or _gone(answer, body):
         return CancelOutcome.TOO_LATE
-    raise _failed_look(answer)
+    raise as_not_run(classify(answer))

@@ -26,6 +26,7 @@ from providers.errors import (
 from providers.http.client import HttpResponse
 from providers.reported_cost import ReportedCost
 from providers.shared import usage
+from providers.shared.looks import as_not_run
 from providers.shared.reading import image_bytes, json_object
 from providers.shared.redaction import redact
 from providers.shared.retry_after import MAX_RETRY_AFTER_S, retry_after_s
@@ -56,7 +57,7 @@ def object_in(answer: HttpResponse) -> dict[str, Any]:
     Raises: NotRun for an answer other than 2xx; Uncertain for one without an object.
     """
     if not 200 <= answer.status < 300:
-        raise failed_look(classify(answer.status, answer.headers, answer.body))
+        raise as_not_run(classify(answer.status, answer.headers, answer.body))
     found = json_object(answer.body)
     if found is None:
         raise Uncertain("upstream_broken_answer", "not a JSON object")
@@ -218,12 +219,7 @@ def unpaid(error: ProviderError) -> ProviderError:
     """The error of a step that buys nothing, such as an upload: where it is uncertain, nothing was bought."""
     if isinstance(error, RequestRefused | Misconfigured | NotRun):
         return error
-    return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
-
-
-def failed_look(error: ProviderError) -> NotRun:
-    """The error of a look, which says nothing about the prediction."""
-    return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
+    return as_not_run(error)
 
 
 def problem_words(problem: Mapping[str, Any] | None) -> list[str]:

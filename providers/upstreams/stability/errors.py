@@ -23,6 +23,7 @@ from providers.errors import (
     Uncertain,
 )
 from providers.http.client import HttpResponse
+from providers.shared.looks import as_not_run
 from providers.shared.reading import json_object
 from providers.shared.redaction import redact
 from providers.shared.retry_after import retry_after_s
@@ -88,7 +89,7 @@ def classify_look(status: int, headers: Mapping[str, str], body: bytes) -> Provi
     if status < 500 and read_fault(body).name in _ENDS_A_CALL:
         return error
     if isinstance(error, Misconfigured):
-        return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
+        return as_not_run(error)
     if isinstance(error, NotRun):
         return error
     return Uncertain(error.code, error.detail, retry_after_s=error.retry_after_s)
