@@ -26,7 +26,7 @@ STAND_IN = '''
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from app.cli.service import stack, up
+from app.cli.service import readiness, stack, up
 from core.embedded.processes import Program
 from core.settings import load
 
@@ -64,7 +64,7 @@ def prepare(settings):
     path.write_text(settings.database_url.replace("+psycopg", "") + " " + settings.redis_url)
     return SimpleNamespace(admin_key_path=path)
 
-plan = stack.Plan(prepare, stack.not_ready, programs, lambda environ: False)
+plan = stack.Plan(prepare, readiness.not_ready, programs, lambda environ: False)
 sys.exit(up.run_up(load(), plan=plan))
 '''
 

@@ -1,7 +1,7 @@
-"""The server's answers, read into values; ``document`` keeps the whole answer for ``--json``.
+"""The server's responses as values; ``document`` keeps the whole response for ``--json``.
 
-Readers are strict about what commands rely on (id, status, the facts an image is verified by) and
-easy about the rest, so that a newer server's extra members do no harm.
+Readers are strict about what commands rely on (id, status, the facts an image is verified by) and lenient about the
+rest, so that extra members of a newer server do no harm.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _task(document: Document) -> Task:
 
 
 def _identifier(value: object) -> str:
-    """An id becomes part of URLs and file names, so it may hold nothing that means more there."""
+    """An id that is safe in URLs and file names. Raises ValueError."""
     text = str(value)
     if not text.replace("_", "").replace("-", "").isalnum() or not text.isascii():
         raise ValueError("its id is not an id")
@@ -135,13 +135,14 @@ def read_page(document: Document) -> Page:
 
 
 def bad_answer(detail: str) -> CommandError:
+    """The error for a response that a Darkroom server would not send."""
     return CommandError(
         Exit.AWAY, "bad_answer", detail, hint="Is it a Darkroom server? Check --server and DARKROOM_SERVER."
     )
 
 
 def time_text(value: object) -> str:
-    """An RFC 3339 time in this machine's zone, to the second; as it came where it is not one."""
+    """An RFC 3339 time in this machine's zone, to the second; any other text unchanged."""
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from app.cli.client.answers import Image, Task, read_task, time_text
-from app.cli.client.connection import Client, client_options, task_path
+from app.cli.client.connection import Client, task_path
 from app.cli.client.generate import deliver
+from app.cli.client.options import client_options
 from app.cli.client.saving import check_targets
 from app.cli.client.watching import conclude, follow, headline
 from app.cli.output import CommandError, Exit, Output, credits_of, one_line, output_options, size_text
@@ -83,7 +84,7 @@ def _facts(task: Task) -> list[tuple[str, str]]:
         ("error", error),
         ("credits", _money(task)),
         *((name, time_text(moment) if moment else "") for name, moment in moments),
-        *((f"picture {p.index}", _image_facts(p)) for p in task.images),
+        *((f"image {p.index}", _image_facts(p)) for p in task.images),
     ]
 
 
@@ -126,12 +127,12 @@ def watch(
 
 
 def _count(task: Task) -> int:
-    """How many images were asked for, so that names do not depend on how many came."""
+    """How many images were ordered, so that names do not depend on how many were made."""
     asked = _request(task).get("n")
     return max(asked if isinstance(asked, int) else 1, len(task.images))
 
 
-# What became of a cancel request, in words (API.md "Follow").
+# The outcome of a cancel request, in words (docs/api-conventions.md "Follow").
 OUTCOMES = {
     "freed_in_queue": "cancelled before it started; nothing was charged",
     "stop_requested": "asked to stop; `darkroom watch` shows what becomes of it",
@@ -145,7 +146,7 @@ OUTCOMES = {
 @client_options
 @click.argument("task_id", metavar="ID")
 def cancel(output: Output, client: Client, task_id: str) -> None:
-    """Stop a task and say what became of it; exit 1 when it was too late."""
+    """Stop a task and show the outcome; exit 1 when it was too late."""
     answer = client.post(f"{task_path(task_id)}/cancel")
     outcome = str(answer.get("outcome") or "stop_requested")
     output.document(answer)
