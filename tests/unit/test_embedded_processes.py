@@ -125,9 +125,9 @@ def test_only_the_process_that_is_meant_is_ended():
     with subprocess.Popen(["sleep", "1000"]) as bystander:
         meant = processes.identify(bystander.pid)
         assert meant is not None
-        processes.end_strangers([Identity(meant.pid, meant.born_ticks - 1)], ((signal.SIGTERM, 0.1),))
+        processes.end_others([Identity(meant.pid, meant.born_ticks - 1)], ((signal.SIGTERM, 0.1),))
         assert bystander.poll() is None
-        processes.end_strangers([meant], ((signal.SIGTERM, 5.0),))
+        processes.end_others([meant], ((signal.SIGTERM, 5.0),))
         assert bystander.wait() == -signal.SIGTERM
 
 

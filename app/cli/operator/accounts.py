@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from jobs.reads.funds import Funds
 
-# As accounts.keys.SCOPES, which a test compares; importing it would load the database driver for --help.
+# As accounts.keys.SCOPES, which a test compares; importing it would load the database driver for ``--help``.
 SCOPES = ("jobs:write", "jobs:read", "admin")
 
 
@@ -32,7 +32,7 @@ def account() -> None:
 @database_command
 @click.argument("name")
 @click.option("--weight", type=click.IntRange(1, 100), default=1, show_default=True,
-              help="Its share of the queue beside other accounts.")  # fmt: skip
+              help="Its share of the queue next to other accounts.")  # fmt: skip
 def create_account(connection: Connection, name: str, weight: int) -> Tell:
     """Make an account called NAME; its balance begins with its first grant."""
     from accounts import accounts
@@ -106,7 +106,7 @@ def create_key(
 
 
 def _expiry(connection: Connection, expires_in_s: int | None) -> datetime | None:
-    """The end of a key's life by the database's clock, which is the one that will judge it."""
+    """The end of a key's life by the database's clock, by which it will be checked."""
     from sqlalchemy import text
 
     if expires_in_s is None:
@@ -125,7 +125,7 @@ def revoke_key(connection: Connection, key_id: str) -> Tell:
     """Make a key useless within seconds. KEY_ID is the part between `dk_` and the second `_`."""
     from accounts import keys
 
-    # Somebody may paste the whole key; its id is enough, and the rest must not be repeated.
+    # Some paste the whole key; its id is enough, and the rest must not be repeated.
     short = key_id.split("_")[1] if key_id.startswith("dk_") and key_id.count("_") >= 2 else key_id
     if not keys.revoke_key(connection, short):
         detail = f"there is no live key {short!r}"
@@ -178,20 +178,23 @@ def grant(
     from jobs.reads.funds import funds
     from quota import ledger
 
-    amount = _one_amount(credits_given, microcredits)
+    amount_microcredits = _one_amount(credits_given, microcredits)
     owner = accounts.find_account(connection, account_name)
-    ledger.grant(connection, owner.id, amount, note=note)
+    ledger.grant(connection, owner.id, amount_microcredits, note=note)
     has = funds(connection, owner.id)
 
     def tell(output: Output) -> None:
-        granted = {"account_id": owner.id, "granted_microcredits": amount}
+        granted = {"account_id": owner.id, "granted_microcredits": amount_microcredits}
         output.document({**granted, "balance": _balance(has)})
-        output.line(f"{owner.name} has {credits_of(has.available)} credits, {credits_of(amount)} of them new")
+        output.line(
+            f"{owner.name} has {credits_of(has.available)} credits, {credits_of(amount_microcredits)} of them new"
+        )
 
     return tell
 
 
 def _one_amount(credits_given: int | None, microcredits: int | None) -> int:
+    """The amount in micro-credits; both options have it in that unit. Raises UsageError unless there is one."""
     amounts = [amount for amount in (credits_given, microcredits) if amount is not None]
     if len(amounts) != 1:
         raise click.UsageError("give the amount once: CREDITS or --microcredits N")

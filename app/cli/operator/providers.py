@@ -1,4 +1,4 @@
-"""``darkroom providers``: what the fleet knows of its upstreams; pause and resume."""
+"""``darkroom providers``: the state of the upstreams; pause and resume."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _row(state: ProviderState) -> tuple[object, ...]:
 
 
 def _of(count: int | None, most: int | None) -> str:
-    """``3 of 20``; without a limit only what is counted."""
+    """``3 of 20``; without a limit only the count."""
     return ("" if count is None else str(count)) if most is None else f"{count} of {most}"
 
 
