@@ -26,7 +26,7 @@ QUEUED, BIG_QUEUED = 5_000, 50_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """1 when a row misses its target, so that a script can ask."""
+    """Measure and print. Returns 1 when a row misses its target, for scripts."""
     options = _parser().parse_args(arguments)
     told = Console(stderr=True)
     rows: list[Row] = []

@@ -1,6 +1,6 @@
-"""Orders of one account claimed at once beside busy greenlets: the claim of today against the one before.
+"""Orders of one account claimed at the same time next to busy greenlets: today's claim against the one before.
 
-``python -m bench.convoy FOLDER`` measures, in a process of its own, for greenlets need patched modules; it
+``python -m bench.convoy FOLDER`` measures, in its own process, because greenlets need patched modules; it
 prints one JSON object.
 """
 
@@ -48,7 +48,7 @@ from storage.media import Media
 
 CLAIMS, BUSY = 300, 30
 SPIN_S = 0.001  # how long a busy greenlet keeps the processor before it lets others run
-OLD_WITHIN_S = 12.0  # by then its rate is plain
+OLD_WITHIN_S = 12.0  # long enough for its rate
 POOL_SIZE, WINDOW = 20, 32
 PRICE, CREDITS = 1_000, 10**12
 TIMEOUTS = Bound("ours", at_most=0)
@@ -58,7 +58,7 @@ FASTER = Bound("ratio", at_least=10)
 
 @dataclass(frozen=True)
 class Convoy:
-    """``timeouts``: claims that waited in vain for a row or a connection."""
+    """``timeouts``: claims that waited for a row or a connection and did not get it."""
 
     claims: int
     seconds: float
@@ -84,7 +84,7 @@ def measure(folder: Path, *, claims: int = CLAIMS, busy: int = BUSY) -> list[Row
     ]
 
 
-# ------------------------------------------------------------------ in the process of its own
+# ------------------------------------------------------------------ in its own process
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def compare(database: Database, folder: Path, claims: int, busy: int) -> dict[str, Convoy]:
-    """Ours is measured before and after the old way, so that a machine that slows down meets both."""
+    """Ours is measured before and after the old one, so that a machine that slows down affects both."""
     with database.transaction() as connection:
         schema.upgrade(connection)
     bench = worker_context(database, folder)
@@ -133,7 +133,7 @@ def slower(one: Convoy, other: Convoy) -> Convoy:
 
 
 def worker_context(database: Database, folder: Path) -> WorkerContext:
-    """What ``runner`` claims with: the sandbox's providers, and no one who listens to nudges."""
+    """What ``runner`` claims with: the sandbox's providers, and no listener for nudges."""
     store = LocalStore(folder / "blobs")
     return WorkerContext(
         owner=new_id("wkr"),
@@ -178,7 +178,7 @@ def _new_job(account_id: str) -> NewJob:
 
 
 def drop_queued(database: Database) -> None:
-    """What the old way did not come to must not be published to ours."""
+    """Remove what the old claim has not taken, which must not be published to ours."""
     with database.transaction() as connection:
         connection.execute(text("UPDATE jobs SET due_at = 'infinity' WHERE status = 'queued'"))
 
@@ -204,7 +204,7 @@ def before(database: Database, job_id: str, credential_id: str) -> bool:
 
 
 def run(claim: Callable[[str], bool], job_ids: Sequence[str], busy: int, *, within_s: float = float("inf")) -> Convoy:
-    """Claim all at once, each until it succeeds; nothing more is begun after ``within_s``."""
+    """Claim all at the same time, each until it succeeds; nothing is started after ``within_s``."""
     took: list[float] = []
     timeouts = 0
     began = time.monotonic()
@@ -224,7 +224,7 @@ def run(claim: Callable[[str], bool], job_ids: Sequence[str], busy: int, *, with
 
 @contextmanager
 def _busy(count: int) -> Iterator[None]:
-    """Greenlets that compute: what a worker's other jobs do to the one that waits for its turn."""
+    """Greenlets that compute, as a worker's other jobs do."""
 
     def spin() -> None:
         while True:

@@ -1,4 +1,4 @@
-"""How honest the estimated wait is: jobs in a burst, what each was told when it was taken, and what came of it."""
+"""How good the estimated wait is: jobs in a burst, the estimate each was given when accepted, and its real wait."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _A_MINUTE = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one job was told and what it waited, in seconds. ``p90_s`` None: the wait could not be known."""
+    """The estimate a job was given and its real wait, in seconds. ``p90_s`` None: there was no estimate."""
 
     p50_s: float | None
     p90_s: float | None
@@ -87,7 +87,7 @@ def told(task: Mapping[str, Any], waited_s: float) -> Told:
 
 
 def held(told: Sequence[Told], which: str) -> float:
-    """Percent of those told something who waited no longer."""
+    """Percent of the jobs with an estimate that waited no longer than it said."""
     bounds = [(getattr(one, which), one.waited_s) for one in told if getattr(one, which) is not None]
     return 100 * sum(waited <= bound for bound, waited in bounds) / len(bounds) if bounds else 0.0
 
