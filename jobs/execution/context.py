@@ -1,4 +1,4 @@
-"""What a worker needs at hand to move jobs on, built once per process (``workers/wiring.py``)."""
+"""What a worker needs to move jobs on, built once per process (``workers/wiring.py``)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Literal
 
 from core.db import Database
 from core.fair_pool import FairPool
+from jobs.dispatch.due import Turns
 from jobs.execution.callbacks import Callbacks
 from jobs.execution.decide import RETRY_AFTER_MAX_S, Facts
-from jobs.reads.worker import LiveJob, Turns
+from jobs.reads.worker import LiveJob
 from jobs.states import Signal
 from providers.catalog.catalog import Catalog, CatalogSource, Model, ProviderSpec, UnknownModelError
 from providers.catalog.entries import Recovery
@@ -22,7 +23,7 @@ from storage.media import Media
 
 # How long a step may take beyond the upstream call it makes: keeping images, writing rows.
 STEP_MARGIN_S = 60.0
-# A call that nobody can ask about is given up this long after its owner is known dead.
+# A call that cannot be asked about is given up this long after its owner is known dead.
 GIVE_UP_UNANSWERED_S = 60.0
 
 
@@ -121,5 +122,5 @@ class WorkerContext:
 
 
 def give_up_s(catalog: Catalog) -> dict[str, float]:
-    """Providers that can neither be asked nor told twice: when an unanswered call is given up."""
+    """By provider, of those that cannot recover a call: after how many seconds an unanswered call is given up."""
     return {name: GIVE_UP_UNANSWERED_S for name, spec in catalog.providers.items() if spec.recovery is Recovery.NEVER}

@@ -30,7 +30,7 @@ JITTER = 0.2
 RETRY_AFTER_MAX_S = 600.0
 # What an upstream never bills: it ran nothing.
 UNBILLED = frozenset({Outcome.NOT_RUN, Outcome.MISCONFIGURED})
-# Being told to come back later says nothing against the order, so it is borne longer.
+# To be asked to come back later says nothing against the order, so it is tolerated longer.
 PATIENT_CODES = frozenset({"upstream_rate_limited", "upstream_pool_empty", "upstream_overloaded"})
 PATIENCE = 4
 
@@ -226,7 +226,7 @@ def missing(facts: Facts, kept: int) -> list[str]:
 
 
 def _decisive_code(calls: Sequence[Call]) -> str:
-    """The first code that no retry could mend; else the last one seen."""
+    """The first code that no retry could change; else the last one seen."""
     ended = sorted((call for call in calls if call.code), key=lambda call: (call.slot, call.attempt))
     decisive = [call.code for call in ended if not call.retryable and call.outcome is not Outcome.NOT_RUN]
     return (decisive or [call.code for call in reversed(ended)] or ["upstream_error"])[0] or "upstream_error"

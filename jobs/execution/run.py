@@ -24,7 +24,7 @@ from jobs.execution.outcomes import CallOutcome
 from jobs.execution.upstream_order import build_order
 from jobs.reads.worker import LiveJob
 from jobs.states import Ended, Signal
-from providers.base import Accepted, Finished, Order, Provider
+from providers.base import Accepted, Finished, Provider, UpstreamOrder
 from providers.catalog.catalog import UnknownModelError
 from providers.catalog.entries import Recovery
 from providers.errors import Misconfigured, NotRun, ProviderError, Uncertain
@@ -102,7 +102,9 @@ def _not_sent(mine: Sequence[Call], why: ProviderError) -> list[CallOutcome]:
     return [outcomes.from_error(call, why, may_look_up=False) for call in mine]
 
 
-def _call(context: WorkerContext, provider: Provider, claimed: Claimed, call: Call, *, order: Order) -> CallOutcome:
+def _call(
+    context: WorkerContext, provider: Provider, claimed: Claimed, call: Call, *, order: UpstreamOrder
+) -> CallOutcome:
     """The one paid call, and its images if the answer is the images."""
     job = claimed.job
     may_look_up = context.spec(job.provider).recovery is not Recovery.NEVER

@@ -5,11 +5,11 @@ from __future__ import annotations
 from jobs.call import Call
 from jobs.execution.context import WorkerContext
 from jobs.reads.worker import LiveJob, OrderParts, StoredInput
-from providers.base import InputImage, Order
+from providers.base import InputImage, UpstreamOrder
 from providers.catalog.catalog import Model
 
 
-def build_order(context: WorkerContext, job: LiveJob, parts: OrderParts, call: Call) -> Order:
+def build_order(context: WorkerContext, job: LiveJob, parts: OrderParts, call: Call) -> UpstreamOrder:
     """The order of one call.
 
     Raises StorageUnavailableError, BlobNotFoundError, DatabaseAwayError, and UnknownModelError for a model that the
@@ -20,7 +20,7 @@ def build_order(context: WorkerContext, job: LiveJob, parts: OrderParts, call: C
     model = context.model(job.model)
     for row in parts.inputs:
         images[row["role"]].append(_input(context, model, row))
-    return Order(
+    return UpstreamOrder(
         operation=job.operation,
         model=model,
         prompt=request.get("prompt"),

@@ -1,4 +1,4 @@
-"""Calls to upstreams: intent before action, and an outcome written once by whoever made the call.
+"""Calls to upstreams: intent before action, and an outcome written once by who made the call.
 
 A call's row is committed before the paid request leaves. Who made the request may always record its
 outcome, whether the job has moved on or not, so that no purchase is ever forgotten. While a call is
@@ -136,7 +136,7 @@ def call_row(
     kept: int = 0,
     written_off: bool = False,
     deadline_s: float | None = None,
-    reported_cost: int | None = None,
+    reported_cost_microusd: int | None = None,
     usage: Mapping[str, Any] | None = None,
 ) -> CallRow:
     """A call's outcome, ready to be written."""
@@ -156,13 +156,13 @@ def call_row(
         "kept": kept,
         "written_off": written_off,
         "deadline_s": deadline_s,
-        "reported_cost": reported_cost,
+        "reported_cost": reported_cost_microusd,
         "usage": usage,
     }
 
 
-# The job first, as everywhere (DESIGN section 4, lock order), and its version raised: whoever decides on what
-# it saw of this job before finds out.
+# The job first, as everywhere (lock order: docs/architecture.md section 4), and its version raised: a decision on what
+# was seen of this job before is found stale.
 RECORD = Statement("""
 WITH said AS (
     SELECT c.id, c.outcome, c.frees, c.closes, c.upstream_id, c.poll_url, c.result, c.error_code, c.error_detail,

@@ -34,7 +34,7 @@ class End:
 
 
 # ``before`` and ``image`` share one snapshot and do not see each other: together they are all images.
-# The version keeps it so: whoever kept another image meanwhile has raised it, and nothing moves here.
+# The version keeps it so: who kept another image meanwhile has raised it, and nothing moves here.
 END = Statement("""
 WITH seen AS (
     SELECT id, account_id, unit_price, quoted, money FROM jobs

@@ -258,7 +258,7 @@ published AS (
     UPDATE jobs SET published_at = clock_timestamp() FROM next WHERE jobs.id = next.id RETURNING jobs.id
 )
 SELECT seen.provider AS wanted_of, job.id, job.account_id, job.operation, job.model, job.provider, job.n, job.fence,
-    job.version, job.unit_price, job.fallbacks, job.credential_id, asked.request,
+    job.version, job.fallbacks, job.credential_id, asked.request,
     (SELECT array_agg(id ORDER BY slot) FROM call) AS call_ids,
     (SELECT array_agg(slot ORDER BY slot) FROM call) AS slots,
     (SELECT array_agg(pictures ORDER BY slot) FROM call) AS images,
@@ -327,7 +327,6 @@ def start(
         fence=row.fence,
         cancel_requested=False,
         calls=calls,
-        unit_price=row.unit_price,
         fallbacks=row.fallbacks,
         version=row.version,
     )

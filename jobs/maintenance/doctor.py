@@ -72,7 +72,7 @@ class Doctor:
     def _queue(self, connection: Connection) -> Iterator[Finding]:
         """Jobs that are not published, and messages that are not read."""
         yield from self._sweep_lock(connection)
-        no_worker = "" if heartbeats.anyone_lives(connection) else "no worker is alive"
+        no_worker = "" if heartbeats.any_alive(connection) else "no worker is alive"
         for row in self.rows(
             connection,
             "SELECT j.provider, j.account_id, count(*) AS jobs, min(j.due_at) AS since FROM jobs AS j"

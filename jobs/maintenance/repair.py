@@ -79,7 +79,7 @@ class Repairer:
         jobs = 0
         while True:
             with self._database.autocommit() as connection:
-                unpublished = publishing.forget_lost(connection, older_than_s=self._doctor.stuck_after_s)
+                unpublished = publishing.mark_lost_unpublished(connection, older_than_s=self._doctor.stuck_after_s)
             jobs += unpublished
             if not unpublished:
                 return f"{jobs_text(jobs)} will be published again by the next sweep"

@@ -190,7 +190,7 @@ class Retention:
         if jobs := sum(backlog.done for backlog in backlogs if backlog.name in OF_JOBS):
             log.info("pictures_expired", jobs=jobs)
         with self.database.autocommit() as connection:
-            heartbeats.forget_silent(connection)
+            heartbeats.delete_silent(connection)
         self.media.sweep()
         return True
 

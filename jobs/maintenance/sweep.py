@@ -123,7 +123,7 @@ class Sweeper:
     def _lapse(self) -> list[Signal]:
         """Take jobs from owners that are gone, silent or overdue."""
         with self.context.database.autocommit() as connection:
-            heartbeats.bury_neighbours(connection)
+            heartbeats.delete_dead_neighbours(connection)
             rows = Hot.of(connection).all(
                 LAPSED, {"steady": self.steady(), "dead_s": heartbeats.DEAD_AFTER_S, "page": PAGE}
             )
@@ -190,7 +190,7 @@ class Sweeper:
             if seen is not None and seen.value == epoch:
                 return
             log.warning("broker_is_new", republishing=True)
-            while publishing.forget_lost(connection, older_than_s=0.0, limit=PAGE) == PAGE:
+            while publishing.mark_lost_unpublished(connection, older_than_s=0.0, limit=PAGE) == PAGE:
                 pass
             key_values.put(connection, "epoch", epoch)
 
@@ -206,7 +206,9 @@ class Sweeper:
             age_s = max(LOST_AFTER_S, 2.0 * published / rate if rate else 0.0)
             # Without any claims a lost message cannot be told from one that waits: each of a job's messages counts
             # as lost after twice the time of the one before.
-            if again := publishing.forget_lost(connection, older_than_s=age_s, first_s=LOST_AFTER_S, limit=PAGE):
+            if again := publishing.mark_lost_unpublished(
+                connection, older_than_s=age_s, first_s=LOST_AFTER_S, limit=PAGE
+            ):
                 log.info("messages_overdue", jobs=again, older_than_s=round(age_s, 1))
 
     def _analyse_grown(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from providers import check
-from providers.base import InputImage, Order
+from providers.base import InputImage, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.catalog import Catalog
 from providers.catalog.entries import Model
@@ -25,7 +25,7 @@ from providers.catalog.files import PACKAGED, common_file, provider_files
 from providers.orders.costs import cost_usd
 from providers.orders.rules import CheckedOrder, check_order
 from providers.orders.sizes import choose_size
-from providers.shared import building
+from providers.shared import order_fields
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "providers" / "README.md").read_text(encoding="utf-8")
@@ -114,7 +114,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     return catalog.load(root / "providers")
 
 
-def ordered(model: Model, asked: dict[str, Any]) -> tuple[CheckedOrder, Order]:
+def ordered(model: Model, asked: dict[str, Any]) -> tuple[CheckedOrder, UpstreamOrder]:
     """The order of a row; its ``images`` are a number."""
     facts = dict(asked)
     operation, count, has_mask = (
@@ -123,7 +123,7 @@ def ordered(model: Model, asked: dict[str, Any]) -> tuple[CheckedOrder, Order]:
         facts.pop("mask", False),
     )
     checked = check_order(model, operation, facts, image_count=count, has_mask=has_mask)
-    return checked, Order(
+    return checked, UpstreamOrder(
         operation=operation,
         model=model,
         prompt=checked.prompt,
@@ -139,8 +139,8 @@ def sample_image(name: str) -> InputImage:
     return InputImage(name.encode(), "image/png", 64, 64)
 
 
-def on_the_wire(order: Order) -> dict[str, Any]:
-    return building.wire_fields(order) | building.reference_fields(order, lambda image: image.data.decode())
+def on_the_wire(order: UpstreamOrder) -> dict[str, Any]:
+    return order_fields.wire_fields(order) | order_fields.reference_fields(order, lambda image: image.data.decode())
 
 
 @pytest.mark.parametrize(("name", "asked", "sent", "usd"), rows("model", "order", "on the wire", "USD"))
@@ -156,7 +156,7 @@ def test_a_size_rule_does_what_the_page_says(taught: Catalog, rule: str, asked: 
     model = Model.model_validate({**said, "size": yaml.safe_load(rule)})
     choice = choose_size(model, json.loads(asked))
     assert not choice.problems
-    assert building.size_fields(Order("generate", model, None, size=choice.used)) == json.loads(sent)
+    assert order_fields.size_fields(UpstreamOrder("generate", model, None, size=choice.used)) == json.loads(sent)
 
 
 def test_a_model_that_is_gone_leads_on(taught: Catalog) -> None:

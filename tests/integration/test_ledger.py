@@ -11,13 +11,13 @@ from job_engine import CREDIT, Engine
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from jobs.submission.service import Customer
+from accounts.keys import Caller
 from quota import ledger
 from quota.errors import InsufficientCreditsError, LedgerMismatchError
 from quota.ledger import Balance
 
 
-def balance(engine: Engine, customer: Customer) -> Balance:
+def balance(engine: Engine, customer: Caller) -> Balance:
     with engine.database.autocommit() as connection:
         return ledger.balance(connection, customer.account_id)
 
@@ -61,7 +61,7 @@ def test_an_account_without_a_grant_has_nothing_to_spend(engine: Engine) -> None
         engine.order(customer)
 
 
-def test_a_hold_exists_once_per_job(engine: Engine, account: Customer) -> None:
+def test_a_hold_exists_once_per_job(engine: Engine, account: Caller) -> None:
     with engine.database.transaction() as connection:
         ledger_verbs.admit(connection, account.account_id, 2 * CREDIT)
         ledger.hold(connection, account.account_id, "job_x", CREDIT)
@@ -71,7 +71,7 @@ def test_a_hold_exists_once_per_job(engine: Engine, account: Customer) -> None:
     assert balance(engine, account) == before
 
 
-def test_a_hold_changes_no_balance_row(engine: Engine, account: Customer) -> None:
+def test_a_hold_changes_no_balance_row(engine: Engine, account: Caller) -> None:
     """Nor waits for one that another transaction has locked."""
     with engine.database.transaction() as connection:
         ledger_verbs.admit(connection, account.account_id, CREDIT)
@@ -86,7 +86,7 @@ def test_a_hold_changes_no_balance_row(engine: Engine, account: Customer) -> Non
     assert row[:2] == locked[:2]
 
 
-def test_money_that_is_not_there_does_not_move(engine: Engine, account: Customer) -> None:
+def test_money_that_is_not_there_does_not_move(engine: Engine, account: Caller) -> None:
     """A hold without its balance row or its reservation is an error."""
     poor, nothing = engine.account(0), Balance()
     with engine.database.transaction() as connection:
@@ -115,7 +115,7 @@ def test_what_costs_nothing_needs_no_balance(engine: Engine) -> None:
 @pytest.mark.parametrize(
     "statement", ["UPDATE transfers SET amount = 0", "DELETE FROM transfers", "TRUNCATE transfers"]
 )
-def test_transfers_are_final(engine: Engine, account: Customer, statement: str) -> None:
+def test_transfers_are_final(engine: Engine, account: Caller, statement: str) -> None:
     with pytest.raises(DBAPIError, match="append-only"):
         engine.sql(statement)
     assert engine.one("SELECT sum(amount) FROM transfers") == 1000 * CREDIT
@@ -131,7 +131,7 @@ def test_transfers_are_final(engine: Engine, account: Customer, statement: str) 
         "'grant', 'house:issued', 'acct:available', 1, 'job_x'",
     ],
 )
-def test_a_transfer_that_makes_no_sense_is_refused(engine: Engine, account: Customer, row: str) -> None:
+def test_a_transfer_that_makes_no_sense_is_refused(engine: Engine, account: Caller, row: str) -> None:
     with pytest.raises(IntegrityError):
         engine.sql(
             f"INSERT INTO transfers (account_id, kind, source, target, amount, job_id) VALUES (:a, {row})",
@@ -140,12 +140,12 @@ def test_a_transfer_that_makes_no_sense_is_refused(engine: Engine, account: Cust
 
 
 @pytest.mark.parametrize("amount", [0, -1])
-def test_a_grant_is_positive(engine: Engine, account: Customer, amount: int) -> None:
+def test_a_grant_is_positive(engine: Engine, account: Caller, amount: int) -> None:
     with pytest.raises(ValueError, match="positive"), engine.database.transaction() as connection:
         ledger.grant(connection, account.account_id, amount)
 
 
-def test_entries_are_paged_newest_first_within_one_account(engine: Engine, account: Customer) -> None:
+def test_entries_are_paged_newest_first_within_one_account(engine: Engine, account: Caller) -> None:
     engine.account()
     with engine.database.transaction() as connection:
         for amount in (1, 2, 3):

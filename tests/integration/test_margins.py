@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from job_engine import SYNC_MODEL, Engine
 
+from accounts.keys import Caller
 from jobs.reads.margins import margins
-from jobs.submission.service import Customer
 
 
-def test_costs_stand_beside_what_was_sold(engine: Engine, account: Customer) -> None:
+def test_costs_stand_beside_what_was_sold(engine: Engine, account: Caller) -> None:
     kept = engine.order(account, model=SYNC_MODEL, size="1024x1024", n=2).task.id
     refused = engine.order(account, "no [sandbox:refuse]", model=SYNC_MODEL, size="1024x1024").task.id
     engine.drive()
@@ -25,7 +25,7 @@ def test_costs_stand_beside_what_was_sold(engine: Engine, account: Customer) -> 
 
 
 @pytest.mark.parametrize("days", [1, 30])
-def test_what_is_older_is_left_out(engine: Engine, account: Customer, days: int) -> None:
+def test_what_is_older_is_left_out(engine: Engine, account: Caller, days: int) -> None:
     engine.order(account)
     engine.drive()
     engine.sql("UPDATE upstream_calls SET intended_at = intended_at - interval '2 days'")
@@ -33,7 +33,7 @@ def test_what_is_older_is_left_out(engine: Engine, account: Customer, days: int)
         assert bool(margins(connection, days=days)) == (days == 30)
 
 
-def test_what_a_cancel_gave_back_was_not_sold(engine: Engine, account: Customer) -> None:
+def test_what_a_cancel_gave_back_was_not_sold(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account).task.id
     engine.drive()
     engine.sql("UPDATE jobs SET captured = 0, released = quoted WHERE id = :id", id=job_id)

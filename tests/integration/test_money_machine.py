@@ -210,10 +210,10 @@ class Money(RuleBasedStateMachine):
                 return
             assert self.fuse.may_have_happened
         except InsufficientCreditsError:
-            assert before.spendable_microcredits < job.quoted
+            assert before.spendable < job.quoted_microcredits
             assert self._balance() == before
             return
-        assert before.spendable_microcredits >= job.quoted
+        assert before.spendable >= job.quoted_microcredits
         self.world.jobs.append(job.id)
 
     def _new_job(self, n: int, model: str, *, low: bool) -> NewJob:
@@ -227,14 +227,14 @@ class Money(RuleBasedStateMachine):
             n=n,
             low_priority=low,
             start_within_s=3600,
-            unit_price=UNIT,
-            quoted=UNIT * n,
+            unit_price_microcredits=UNIT,
+            quoted_microcredits=UNIT * n,
             request={"prompt": "money"},
             warnings=(),
             metadata={},
             inputs=(),
             per_call=1 if model == ASYNC_MODEL else 2,
-            unit_cost=1000,
+            unit_cost_microusd=1000,
             fallbacks=() if model == ASYNC_MODEL else [BEHIND],
         )
 

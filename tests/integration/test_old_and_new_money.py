@@ -21,11 +21,11 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import IntegrityError
 
 from accounts.accounts import create_account
+from accounts.keys import Caller
 from core import schema
 from core.db import Database, make_engine
 from jobs.maintenance import audit
 from jobs.reads import funds
-from jobs.submission.service import Customer
 from quota import ledger
 from quota.errors import InsufficientCreditsError
 
@@ -362,7 +362,7 @@ def test_of_old_and_new_orders_at_once_exactly_those_covered_are_accepted(engine
 
 
 @pytest.mark.parametrize("code", [Old, ledger_verbs])
-def test_what_one_kind_of_code_holds_the_other_settles(engine: Engine, account: Customer, code: Any) -> None:
+def test_what_one_kind_of_code_holds_the_other_settles(engine: Engine, account: Caller, code: Any) -> None:
     other = ledger_verbs if code is Old else Old
     before = engine.balance(account)
     with engine.database.transaction() as connection:
@@ -373,12 +373,12 @@ def test_what_one_kind_of_code_holds_the_other_settles(engine: Engine, account: 
         assert ledger.balance(connection, account.account_id) == ledger.Balance(before.spendable - 4, 0)
 
 
-def test_old_code_cannot_spend_what_is_not_there(engine: Engine, account: Customer) -> None:
+def test_old_code_cannot_spend_what_is_not_there(engine: Engine, account: Caller) -> None:
     with pytest.raises(IntegrityError), engine.database.transaction() as connection:
         Old.settle(connection, account.account_id, "job_x", captured=1, released=0)
 
 
-def test_a_row_restored_from_a_backup_stays_as_it_was(engine: Engine, account: Customer) -> None:
+def test_a_row_restored_from_a_backup_stays_as_it_was(engine: Engine, account: Caller) -> None:
     """Both sets of columns come with it; neither is counted twice."""
     with engine.database.transaction() as connection:
         ledger_verbs.admit(connection, account.account_id, 10)
@@ -398,7 +398,7 @@ def test_a_row_restored_from_a_backup_stays_as_it_was(engine: Engine, account: C
     assert engine.rows(row) == before
 
 
-def test_an_owner_sees_old_and_new_jobs_alike(engine: Engine, account: Customer) -> None:
+def test_an_owner_sees_old_and_new_jobs_alike(engine: Engine, account: Caller) -> None:
     life = Life(engine.database, account.account_id, random.Random(1))
     for _ in range(6):
         life.submit()

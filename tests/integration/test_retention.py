@@ -11,13 +11,14 @@ import pytest
 from kept_jobs import House, expire, make_house
 from sqlalchemy import text
 
-from app.records import Records
+from app.deletion import delete_images
 from core.db import Database
 from core.errors import DatabaseAwayError
 from core.ids import new_id
 from jobs.errors import ImageGoneError, JobNotFoundError, NotEndedError
 from jobs.maintenance import audit, deletion, orphans, retention
 from jobs.reads import tasks
+from jobs.reads.tasks import Image, Step, Task
 from storage.base import StorageUnavailableError
 
 
@@ -37,6 +38,21 @@ def again(house: House) -> None:
     house.sql("UPDATE marks SET at = at - interval '2 minutes' WHERE name = 'retention'")
 
 
+def task_of(house: House, job_id: str) -> Task:
+    with house.database.autocommit() as connection:
+        return tasks.find_task(connection, house.account_id, job_id)
+
+
+def image_of(house: House, job_id: str) -> Image:
+    with house.database.autocommit() as connection:
+        return tasks.find_image(connection, house.account_id, job_id, 0)
+
+
+def timeline_of(house: House, job_id: str) -> list[Step]:
+    with house.database.autocommit() as connection:
+        return tasks.timeline(connection, house.account_id, job_id)
+
+
 # ---------------------------------------------------------------- the policy
 
 
@@ -50,7 +66,7 @@ def test_old_images_and_inputs_go_and_everything_else_stays(house: House) -> Non
 
     assert not [key for key in [*bytes_of_old, variant] if house.lies(key)]
     assert all(house.lies(key) for key in [*house.keys(young), *house.keys(young, "inputs")])
-    task = Records(house.database).task(house.account_id, old)
+    task = task_of(house, old)
     assert (task.status, [image.deleted_at is not None for image in task.images]) == ("succeeded", [True, True])
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL AND job_id = :id", id=young) == 1
     assert house.listed_blobs() == []
@@ -60,13 +76,12 @@ def test_old_images_and_inputs_go_and_everything_else_stays(house: House) -> Non
 
 def test_the_caller_sees_that_images_have_gone(house: House) -> None:
     old = house.job(ended_days_ago=31)
-    records = Records(house.database)
-    before = records.task(house.account_id, old)
+    before = task_of(house, old)
     house.retention().delete_expired()
-    assert records.task(house.account_id, old).version > before.version  # or a 304 would hide it
+    assert task_of(house, old).version > before.version  # or a 304 would hide it
     with pytest.raises(ImageGoneError):
-        records.image(house.account_id, old, 0)
-    assert [step.data for step in records.timeline(house.account_id, old)] == [{"reason": "expired", "pictures": 1}]
+        image_of(house, old)
+    assert [step.data for step in timeline_of(house, old)] == [{"reason": "expired", "pictures": 1}]
 
 
 def test_nought_days_are_for_ever_and_parts_of_a_day_count(house: House) -> None:
@@ -257,7 +272,7 @@ def test_killed_between_row_and_bytes_the_next_round_finishes(
     with pytest.raises(Killed):
         house.retention().delete_expired()
     with pytest.raises(ImageGoneError):
-        Records(house.database).image(house.account_id, old, 0)
+        image_of(house, old)
     assert house.listed_blobs() == [key]
 
     monkeypatch.setattr(house.media, "delete", real)
@@ -309,22 +324,22 @@ def test_a_store_that_is_away_is_not_asked_for_every_blob(house: House, monkeypa
 def test_a_deleted_task_keeps_its_row_and_loses_every_image_at_once(house: House) -> None:
     mine = house.job(image_count=2, inputs=1)
     keys = [*house.keys(mine), *house.keys(mine, "inputs")]
-    records = Records(house.database, house.media)
-    task = records.delete(house.account_id, mine)
+    delete_images(house.database, house.media, house.account_id, mine)
+    task = task_of(house, mine)
     assert [image.deleted_at is not None for image in task.images] == [True, True]
     assert ([key for key in keys if house.lies(key)], house.listed_blobs()) == ([], [])
-    assert records.delete(house.account_id, mine) == task  # idempotent, to the version
-    assert [step.data["reason"] for step in records.timeline(house.account_id, mine)] == ["requested"]
+    delete_images(house.database, house.media, house.account_id, mine)
+    assert task_of(house, mine) == task  # idempotent, to the version
+    assert [step.data["reason"] for step in timeline_of(house, mine)] == ["requested"]
 
 
 def test_only_its_owner_deletes_and_only_what_has_ended(house: House) -> None:
     live, ended = house.job(ended_days_ago=None), house.job()
-    records = Records(house.database, house.media)
     with pytest.raises(NotEndedError):
-        records.delete(house.account_id, live)
+        delete_images(house.database, house.media, house.account_id, live)
     for account_id, job_id in (("acct_other", ended), (house.account_id, new_id("job")), (house.account_id, "job_1")):
         with pytest.raises(JobNotFoundError):
-            records.delete(account_id, job_id)
+            delete_images(house.database, house.media, account_id, job_id)
     assert house.lies(house.keys(live)[0]) and house.lies(house.keys(ended)[0])
 
 
@@ -335,20 +350,21 @@ def test_a_store_that_is_away_does_not_fail_the_wish(house: House, monkeypatch: 
         raise StorageUnavailableError("away")
 
     monkeypatch.setattr(house.media, "delete", away)
-    Records(house.database, house.media).delete(house.account_id, mine)
+    delete_images(house.database, house.media, house.account_id, mine)
     assert house.listed_blobs() == house.keys(mine)
 
 
 def test_wish_and_policy_at_once_delete_once(house: House) -> None:
     mine = house.job(ended_days_ago=31)
-    records = Records(house.database, house.media)
-    work = [lambda: records.delete(house.account_id, mine)] * 4 + [lambda: expire(house.retention())] * 4
+    work = [lambda: delete_images(house.database, house.media, house.account_id, mine)] * 4 + [
+        lambda: expire(house.retention())
+    ] * 4
     threads = [threading.Thread(target=each) for each in work]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(records.timeline(house.account_id, mine)) == 1
+    assert len(timeline_of(house, mine)) == 1
     house.retention().delete_listed_blobs()
     assert not house.lies(house.keys(mine)[0])
 
@@ -393,7 +409,7 @@ def test_blobs_without_a_row_are_collected_and_all_others_left(house: House) -> 
 def test_a_blob_whose_row_is_a_tombstone_is_an_orphan(house: House) -> None:
     ended = house.job(ended_days_ago=1)
     [key] = house.keys(ended)
-    Records(house.database, house.media).delete(house.account_id, ended)
+    delete_images(house.database, house.media, house.account_id, ended)
     variant = house.put(f"variants/{key}/8x8.png", hours_ago=2)  # made by somebody who read the row just before
     house.put(key, hours_ago=2)
     search(house)
@@ -505,7 +521,7 @@ def test_the_doomed_are_found_by_index(house: House) -> None:
 def test_inputs_of_deleted_tasks_are_told_apart(house: House) -> None:
     """A tombstone of an input stays beside its job, for whoever wants to run it again."""
     mine = house.job(inputs=1)
-    Records(house.database, house.media).delete(house.account_id, mine)
+    delete_images(house.database, house.media, house.account_id, mine)
     with house.database.autocommit() as connection:
         assert tasks.find_task(connection, house.account_id, mine).ended
     assert house.one("SELECT count(*) FROM inputs WHERE deleted_at IS NOT NULL AND job_id = :id", id=mine) == 1

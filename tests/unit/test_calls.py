@@ -25,7 +25,6 @@ def test_an_adapter_knows_when_its_call_went_out_and_where_to_look() -> None:
         status="waiting",
         fence=1,
         version=3,
-        unit_price=5,
         fallbacks=0,
         cancel_requested=False,
         now=AT + timedelta(seconds=1),

@@ -15,7 +15,7 @@ from jobs.dispatch.circuit import (
     Circuit,
     Close,
     Count,
-    News,
+    Observation,
     Open,
     after,
     open_s,
@@ -40,9 +40,9 @@ class Upstream:
         self.calls += 1
         call_id = self.now.probe if probe and self.now.probe else f"call_{self.calls}"
         known = replace(self.now, failing_for_s=self.now.failing_for_s + after_s)
-        match after(known, News(call_id, job or f"job_{self.calls}", away)):
-            case Count(failures, jobs, anew):
-                self.now = Circuit(failures, 0.0 if anew else known.failing_for_s, jobs)
+        match after(known, Observation(call_id, job or f"job_{self.calls}", away)):
+            case Count(failures, jobs, first_of_window):
+                self.now = Circuit(failures, 0.0 if first_of_window else known.failing_for_s, jobs)
             case Open(trips, _, jobs):
                 self.now = Circuit(known.failures + 1, known.failing_for_s, jobs, trips, None)
             case Close():
@@ -230,7 +230,7 @@ def test_a_limit_that_is_none_stops_the_start_and_is_named(value: str) -> None:
 
 
 def measured(**changes: float | None) -> Measured:
-    values = {"p50_s": 10.0, "p90_s": 30.0, "seats": 4, "active": 0, **changes}
+    values = {"p50_s": 10.0, "p90_s": 30.0, "permits": 4, "active": 0, **changes}
     return Measured(**values)  # type: ignore[arg-type]
 
 
@@ -239,7 +239,7 @@ def test_who_finds_a_free_seat_does_not_wait() -> None:
 
 
 def test_the_turn_comes_as_quickly_as_jobs_were_started_while_others_waited() -> None:
-    unlimited = measured(seats=None, gap_s=0.01, gap_p90_s=0.3)
+    unlimited = measured(permits=None, gap_s=0.01, gap_p90_s=0.3)
     assert wait(unlimited, 0) == Wait(0.0, 0.4)  # never sooner than it is
     assert wait(unlimited, 249) == Wait(2.5, 4.8)
 

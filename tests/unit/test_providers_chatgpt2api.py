@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Model, ParamSpec
 from providers.errors import (
@@ -28,18 +28,10 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.http.client import WireRequest
-from providers.upstreams.chatgpt2api.adapter import (
-    ChatGpt2Api,
-    Config,
-    batches,
-    build_check,
-    build_submit,
-    classify_answer,
-    classify_task_error,
-    open_ai_base_url,
-    read_task,
-    task_api_root,
-)
+from providers.upstreams.chatgpt2api.adapter import ChatGpt2Api, Config, task_api_root
+from providers.upstreams.chatgpt2api.answers import read_task
+from providers.upstreams.chatgpt2api.errors import classify_answer, classify_task_error
+from providers.upstreams.chatgpt2api.requests import batches, build_check, build_submit
 
 KEY = "4f0c1a5e-0000-4000-8000-000000000001"
 
@@ -52,8 +44,8 @@ def model(path: str = "gpt-image-2", **params: str | None) -> Model:
     return MODEL.model_copy(update={"id": f"chatgpt2api-{path}", "path": path, "params": known})
 
 
-def order(path: str = "gpt-image-2", **facts: Any) -> Order:
-    return Order(**{"operation": "generate", "model": model(path), "prompt": "a red kite", **facts})
+def order(path: str = "gpt-image-2", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": "generate", "model": model(path), "prompt": "a red kite", **facts})
 
 
 def call(number: int = 0, **facts: Any) -> CallRef:
@@ -78,9 +70,8 @@ JPEG = InputImage(b"jpeg bytes", "image/jpeg", 8, 8)
     ],
 )
 def test_both_roots_follow_from_one_base_url(base_url: str, chat: str, tasks: str) -> None:
-    assert open_ai_base_url(base_url) == chat
     assert task_api_root(base_url) == tasks
-    assert chat == f"{tasks}/v1"  # so that one session serves both
+    assert f"{task_api_root(base_url)}/v1" == chat  # so that one session serves both
 
 
 def test_blank_variables_count_as_unset() -> None:
@@ -143,7 +134,7 @@ def test_the_operators_model_replaces_the_default_one_only() -> None:
 
 
 def test_parameters_go_by_their_wire_names() -> None:
-    renamed = Order("generate", model(quality="q"), "a kite", params={"quality": "high", "seed": 7})
+    renamed = UpstreamOrder("generate", model(quality="q"), "a kite", params={"quality": "high", "seed": 7})
     request = build_submit(renamed, dedupe_key=KEY)
     assert request.json is not None
     assert (request.json["q"], request.json["seed"]) == ("high", 7)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Recovery
 from providers.errors import (
@@ -30,17 +30,7 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.http.client import WireRequest
-from providers.upstreams.replicate.adapter import (
-    CANCEL_AFTER,
-    INLINE_MAX_BYTES,
-    Config,
-    Replicate,
-    build_check,
-    build_list,
-    build_submit,
-    build_upload,
-    inputs_to_upload,
-)
+from providers.upstreams.replicate.adapter import CANCEL_AFTER, Config, Replicate
 from providers.upstreams.replicate.answers import (
     classify,
     classify_create,
@@ -48,6 +38,14 @@ from providers.upstreams.replicate.answers import (
     read_output,
     read_prediction,
     unpaid,
+)
+from providers.upstreams.replicate.requests import (
+    INLINE_MAX_BYTES,
+    build_check,
+    build_list,
+    build_submit,
+    build_upload,
+    inputs_to_upload,
 )
 
 CATALOG = catalog.load()
@@ -60,8 +58,8 @@ SDXL_VERSION = CATALOG.models["replicate-sdxl"].path.partition(":")[2]
 SINCE = datetime(2026, 11, 21, 10, 0, 0, 250_000, tzinfo=UTC)
 
 
-def order(model: str = "replicate-flux-schnell", operation: str = "generate", **facts: Any) -> Order:
-    return Order(**{"operation": operation, "model": CATALOG.models[model], "prompt": "a red kite", **facts})
+def order(model: str = "replicate-flux-schnell", operation: str = "generate", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": operation, "model": CATALOG.models[model], "prompt": "a red kite", **facts})
 
 
 # ---------------------------------------------------------------- configuration

@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 from requests.structures import CaseInsensitiveDict
 
 from providers import registry
-from providers.base import Accepted, Finished, InputImage, Order, Running
+from providers.base import Accepted, Finished, InputImage, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -24,7 +24,7 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.http.client import Answer
+from providers.http.client import HttpResponse
 from providers.upstreams.stability.adapter import Config, Stability, build_look, build_submit, read_look, read_submit
 from providers.upstreams.stability.errors import classify, classify_look, is_unknown
 
@@ -36,23 +36,23 @@ MASK = InputImage(b"mask", "image/png", 64, 64)
 ID = "a6dc" * 16
 
 
-def order(model: str, **facts: Any) -> Order:
+def order(model: str, **facts: Any) -> UpstreamOrder:
     found = CATALOG.models[model]
-    return Order(**{"operation": found.operation, "model": found, "prompt": "a red kite", **facts})
+    return UpstreamOrder(**{"operation": found.operation, "model": found, "prompt": "a red kite", **facts})
 
 
-def sent(asked: Order) -> dict[str, str]:
+def sent(asked: UpstreamOrder) -> dict[str, str]:
     return dict(build_submit(asked).form)
 
 
-def files(asked: Order) -> list[tuple[str, bytes]]:
+def files(asked: UpstreamOrder) -> list[tuple[str, bytes]]:
     return [(part.name, part.data) for part in build_submit(asked).files]
 
 
-def answer(status: int, body: Any, content_type: str = "application/json", **headers: str) -> Answer:
+def answer(status: int, body: Any, content_type: str = "application/json", **headers: str) -> HttpResponse:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, CaseInsensitiveDict({"Content-Type": content_type, **named}), data)
+    return HttpResponse(status, CaseInsensitiveDict({"Content-Type": content_type, **named}), data)
 
 
 # ---------------------------------------------------------------- configuration
@@ -169,7 +169,7 @@ def test_extra_fields_cannot_change_what_is_bought(name: str) -> None:
 
 
 def test_a_request_beyond_ten_megabytes_is_not_sent() -> None:
-    def with_bytes(count: int) -> Order:
+    def with_bytes(count: int) -> UpstreamOrder:
         return order("stability-erase", prompt=None, images=[InputImage(bytes(count), "image/png", 64, 64)])
 
     assert build_submit(with_bytes(10 * 2**20)).files
@@ -202,7 +202,7 @@ DONE = {"image": base64.b64encode(PNG).decode(), "finish_reason": "SUCCESS", "se
         (answer(200, b"glTF\x02", "model/gltf-binary"), None),
     ],
 )
-def test_results_come_as_bytes_or_as_json(found: Answer, seed: int | None) -> None:
+def test_results_come_as_bytes_or_as_json(found: HttpResponse, seed: int | None) -> None:
     done = read_submit(found)
     assert isinstance(done, Finished)
     [image] = done.images
@@ -222,7 +222,7 @@ def test_an_id_without_an_image_is_an_accepted_call(status: int) -> None:
         answer(200, {**DONE, "finish_reason": "CONTENT_FILTERED"}, JSON),
     ],
 )
-def test_a_blurred_image_is_never_handed_out(found: Answer) -> None:
+def test_a_blurred_image_is_never_handed_out(found: HttpResponse) -> None:
     for read in (read_submit, lambda made: read_look(made, ID)):
         with pytest.raises(ContentRefused) as caught:
             read(found)
@@ -244,7 +244,7 @@ def test_a_blurred_image_is_never_handed_out(found: Answer) -> None:
         answer(200, {"id": 7}),
     ],
 )
-def test_a_2xx_without_a_result_or_an_id_is_uncertain(found: Answer) -> None:
+def test_a_2xx_without_a_result_or_an_id_is_uncertain(found: HttpResponse) -> None:
     with pytest.raises(Uncertain):
         read_submit(found)
 

@@ -254,7 +254,7 @@ def test_a_worker_that_leaves_hands_the_job_back(stage: Stage, monkeypatch: pyte
     ran = outcome(monkeypatch, tasks, "run_job", [])
     handed_back: list[list[str]] = []
     monkeypatch.setattr(drain, "draining", lambda: True)
-    monkeypatch.setattr(tasks.publishing, "forget", lambda _connection, jobs: handed_back.append(jobs))
+    monkeypatch.setattr(tasks.publishing, "mark_unpublished", lambda _connection, jobs: handed_back.append(jobs))
     monkeypatch.setattr(stage, "database", SimpleNamespace(autocommit=_Nothing), raising=False)
     deliver(stage, tasks.run)
     assert (ran, handed_back, stage.kinds()) == ([], [[JOB]], ["task-started"])

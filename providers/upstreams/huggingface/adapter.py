@@ -20,16 +20,20 @@ from urllib.parse import quote
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Order, Running
+from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
-from providers.errors import Misconfigured, ProviderError, RequestRefused, Uncertain
-from providers.http.client import Answer, Outgoing, UpstreamSession, WireRequest, origin_of
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer, Wordless, check_each, failed_look
-from providers.shared.building import data_uri, placed_images, wire_fields
+from providers.errors import Misconfigured, ProviderError, Uncertain
+from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest
+from providers.http.urls import origin_of
+from providers.shared import wavespeed_tasks
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.encoding import data_uri
+from providers.shared.extra import refuse_extra
+from providers.shared.looks import check_each, failed_look
+from providers.shared.order_fields import placed_images, wire_fields
+from providers.shared.unsupported import OneAnswer, WithoutText
 from providers.upstreams.huggingface import answers
 from providers.upstreams.huggingface.mapping import ProviderIds
-from providers.upstreams.wavespeed import answers as wavespeed_answers
 
 NAME: Final = "huggingface"
 DEFAULT_BASE_URL: Final = "https://router.huggingface.co"
@@ -86,7 +90,7 @@ class Config(AccountConfig):
 # ---------------------------------------------------------------- routes
 
 
-def _hf_inference(order: Order, model: str) -> WireRequest:
+def _hf_inference(order: UpstreamOrder, model: str) -> WireRequest:
     """Settings apart from the prompt, and the picture's format by ``Accept`` (section 3)."""
     settings = wire_fields(order)
     body = {"inputs": settings.pop("prompt")}
@@ -95,7 +99,7 @@ def _hf_inference(order: Order, model: str) -> WireRequest:
     return WireRequest("POST", f"/hf-inference/models/{quote(model)}", json=body, headers={"Accept": "image/png"})
 
 
-def _fal(order: Order, model: str) -> WireRequest:
+def _fal(order: UpstreamOrder, model: str) -> WireRequest:
     """By the queue for every task: a submit is short, and the task outlives us. An image stands under two
     names (section 4).
     """
@@ -104,22 +108,22 @@ def _fal(order: Order, model: str) -> WireRequest:
     return WireRequest("POST", f"/fal-ai/{quote(model)}{QUEUE}", json={**wire_fields(order), **placed})
 
 
-def _nscale(order: Order, model: str) -> WireRequest:
+def _nscale(order: UpstreamOrder, model: str) -> WireRequest:
     body = {**wire_fields(order), "model": model, "response_format": "b64_json"}
     return WireRequest("POST", "/nscale/v1/images/generations", json=body)
 
 
-def _wavespeed(order: Order, model: str) -> WireRequest:
+def _wavespeed(order: UpstreamOrder, model: str) -> WireRequest:
     """The image under ``image``, with its true type (section 4)."""
     sources = {placed.field: data_uri(placed.images[0]) for placed in placed_images(order)}
     return WireRequest("POST", f"/wavespeed/api/v3/{quote(model)}", json={**wire_fields(order), **sources})
 
 
-def _read_wavespeed(answer: Answer, base_url: str) -> Finished | Accepted:
-    task = wavespeed_answers.read_data(answer)
+def _read_wavespeed(answer: HttpResponse, base_url: str) -> Finished | Accepted:
+    task = wavespeed_tasks.read_data(answer)
     if not isinstance(task, dict):
         raise Uncertain("upstream_broken_answer", "no task")
-    state = wavespeed_answers.read_prediction(task, base_url)
+    state = wavespeed_tasks.read_prediction(task, base_url)
     return state if isinstance(state, Finished) else answers.read_wavespeed_task(task)
 
 
@@ -127,8 +131,8 @@ def _read_wavespeed(answer: Answer, base_url: str) -> Finished | Accepted:
 class Route:
     """How one provider is spoken to: request, and what its 2xx says."""
 
-    build: Callable[[Order, str], WireRequest]
-    read: Callable[[Answer, str], Finished | Accepted]
+    build: Callable[[UpstreamOrder, str], WireRequest]
+    read: Callable[[HttpResponse, str], Finished | Accepted]
 
 
 ROUTES: Final[Mapping[str, Route]] = MappingProxyType(
@@ -141,7 +145,7 @@ ROUTES: Final[Mapping[str, Route]] = MappingProxyType(
 )
 
 
-def route_of(order: Order) -> Route:
+def route_of(order: UpstreamOrder) -> Route:
     """Raises: Misconfigured for a catalogue that names no route known here."""
     route = ROUTES.get(order.model.hf_provider or "")
     if route is None:
@@ -149,21 +153,19 @@ def route_of(order: Order) -> Route:
     return route
 
 
-def build_submit(order: Order, provider_model: str) -> WireRequest:
+def build_submit(order: UpstreamOrder, provider_model: str) -> WireRequest:
     """The one paid request; ``provider_model`` is the routed provider's id of the model (section 2).
 
     Raises: RequestRefused, Misconfigured.
     """
-    clash = sorted(_OURS & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(order.extra, _OURS)
     return route_of(order).build(order, provider_model)
 
 
 # ---------------------------------------------------------------- the provider
 
 
-class HuggingFace(Account[Config], OneAnswer, Wordless):
+class HuggingFace(UpstreamAccount[Config], OneAnswer, WithoutText):
     """One token. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
@@ -175,7 +177,7 @@ class HuggingFace(Account[Config], OneAnswer, Wordless):
         super().__init__(config, outgoing, label=label)
         self._ids = ProviderIds(UpstreamSession(config.hub_url, {}, outgoing))
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the image, or start the task that does."""
         request = build_submit(order, self._provider_model(order))
         answer = self._paid.send(request, total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
@@ -183,7 +185,7 @@ class HuggingFace(Account[Config], OneAnswer, Wordless):
             raise answers.classify(answer)
         return route_of(order).read(answer, self.base_url)
 
-    def _provider_model(self, order: Order) -> str:
+    def _provider_model(self, order: UpstreamOrder) -> str:
         """The catalogue's id wins over the mapping, which any change of a provider moves."""
         model = order.model
         if model.provider_model is not None:
@@ -207,14 +209,14 @@ class HuggingFace(Account[Config], OneAnswer, Wordless):
         if not 200 <= answer.status < 300:
             raise failed_look(answers.classify(answer))
         try:
-            task = wavespeed_answers.read_data(answer)
+            task = wavespeed_tasks.read_data(answer)
         except ProviderError as error:
             raise failed_look(error) from error
         if not isinstance(task, dict) or task.get("id") != call.upstream_id:
             raise Uncertain("upstream_broken_answer", "not the task that was asked for")
-        return wavespeed_answers.read_prediction(task, self.base_url)
+        return wavespeed_tasks.read_prediction(task, self.base_url)
 
-    def _look(self, path: str) -> Answer:
+    def _look(self, path: str) -> HttpResponse:
         request = WireRequest("GET", path)
         return self._session.send(request, total_s=CHECK_TOTAL_S, max_bytes=MAX_CHECK_ANSWER_BYTES)
 

@@ -13,17 +13,21 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from providers.base import Accepted, Cost, Finished, Order
+from providers.base import Accepted, Finished, UpstreamOrder
 from providers.catalog.entries import TokenPrices
 from providers.configured import value_of
 from providers.errors import RequestRefused, Uncertain
 from providers.http.client import WireRequest
+from providers.reported_cost import ReportedCost
 from providers.shared import results, usage
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer
+from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat
+from providers.shared.encoding import form_fields, image_parts
+from providers.shared.extra import extra_fields
 from providers.shared.openai_errors import classify
-from providers.shared.payload import extra_fields, form_fields, image_parts, json_object, own_params, size_text
+from providers.shared.order_fields import own_params, size_text
+from providers.shared.reading import json_object
+from providers.shared.unsupported import OneAnswer
 
 NAME: Final = "openai"
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
@@ -66,7 +70,7 @@ class Config(AccountConfig):
         return {"Authorization": f"Bearer {self.api_key.get_secret_value()}", **chosen}
 
 
-def build_submit(order: Order) -> WireRequest:
+def build_submit(order: UpstreamOrder) -> WireRequest:
     """Generations as JSON, anything with an image as a multipart edit (sections 3 and 4).
 
     ``n`` is sent above one only, and ``response_format`` never: GPT image models refuse it.
@@ -92,14 +96,14 @@ def build_submit(order: Order) -> WireRequest:
     return WireRequest("POST", "/images/edits", form=form_fields(fields), files=files)
 
 
-def read_cost(answer: Mapping[str, Any], prices: TokenPrices | None) -> Cost | None:
+def read_cost(answer: Mapping[str, Any], prices: TokenPrices | None) -> ReportedCost | None:
     """What the call cost, by the tokens of its answer (section 3).
 
     Money only where all of them are told apart by kind and have a price: no one tells how much
     cheaper cached tokens are, and an SVG's author is billed by another model.
     """
     told = usage.counts(answer.get("usage"))
-    usd = None if "svg_usage" in answer else usage.price_of(_tokens(told), prices)
+    usd = None if "svg_usage" in answer else usage.price_usd(_tokens(told), prices)
     return usage.reported(told, usd=usd)
 
 
@@ -115,14 +119,14 @@ def _tokens(told: Mapping[str, Any]) -> usage.Tokens | None:
     return tokens
 
 
-class OpenAi(Account[Config], OneAnswer):
+class OpenAi(UpstreamAccount[Config], OneAnswer):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
     config_type = Config
     submit_timeout_s = CALL_TOTAL_S
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the images; blocks until they are there."""
         max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_IMAGE
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)

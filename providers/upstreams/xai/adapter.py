@@ -14,16 +14,19 @@ from typing import Any, Final
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, Finished, Order, ResultImage
+from providers.base import Accepted, Finished, ResultImage, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import ContentRefused, RequestRefused, Uncertain
-from providers.http.client import WireRequest, origin_of
+from providers.http.client import WireRequest
+from providers.http.urls import origin_of
 from providers.shared import results
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer
-from providers.shared.building import data_uri, placed_images, wire_fields
+from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat
-from providers.shared.payload import json_object
+from providers.shared.encoding import data_uri
+from providers.shared.extra import refuse_extra
+from providers.shared.order_fields import placed_images, wire_fields
+from providers.shared.reading import json_object
+from providers.shared.unsupported import OneAnswer
 from providers.upstreams.xai.errors import classify, cost_of, was_billed
 
 NAME: Final = "xai"
@@ -72,15 +75,13 @@ class Config(AccountConfig):
 # ---------------------------------------------------------------- requests
 
 
-def build_submit(order: Order) -> WireRequest:
+def build_submit(order: UpstreamOrder) -> WireRequest:
     """Always JSON: generations, or edits for anything with an image, which generations would bill and ignore.
 
     Bytes are asked for, not links: those die after a time nobody states (section 3).
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or for too many bytes.
     """
-    clash = sorted(_NOT_IN_EXTRA & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(order.extra, _NOT_IN_EXTRA)
     body = {**wire_fields(order), "model": order.model.path, "response_format": "b64_json"}
     if not order.images:
         return WireRequest("POST", "/v1/images/generations", json=body)
@@ -89,7 +90,7 @@ def build_submit(order: Order) -> WireRequest:
     return WireRequest("POST", "/v1/images/edits", json=body | _images(order))
 
 
-def _images(order: Order) -> dict[str, Any]:
+def _images(order: UpstreamOrder) -> dict[str, Any]:
     """``image`` for one and ``images`` for several; never both (section 4)."""
     fields: dict[str, Any] = {}
     size_bytes = 0
@@ -135,14 +136,14 @@ def _is_withheld(item: object) -> bool:
 # ---------------------------------------------------------------- the provider
 
 
-class Xai(Account[Config], OneAnswer):
+class Xai(UpstreamAccount[Config], OneAnswer):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
     config_type = Config
     submit_timeout_s = CALL_TOTAL_S
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the images; blocks until they are there."""
         max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_IMAGE
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)

@@ -1,4 +1,4 @@
-"""Pictures that callers name by URL, fetched through the guard before an order is accepted."""
+"""Images that callers name by URL, fetched through the guard before an order is accepted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from jobs.errors import FieldFault
-from providers.http.client import Policy, UnsafeUrlError, fetch
+from providers.http.untrusted import Policy, fetch
+from providers.http.urls import UnsafeUrlError
 
 Fetch = Callable[[str], bytes]
 
@@ -29,7 +30,9 @@ def fetch_image(url: str, *, max_bytes: int) -> bytes:
 
 def fetch_all(fetch_one: Fetch, urls: Sequence[tuple[str, str]]) -> list[bytes | FieldFault]:
     """For each (field, URL) its bytes or what is wrong with it, a few at a time."""
-    with ThreadPoolExecutor(min(AT_ONCE, len(urls)) or 1, thread_name_prefix="fetch") as pool:
+    if not urls:
+        return []
+    with ThreadPoolExecutor(min(AT_ONCE, len(urls)), thread_name_prefix="fetch") as pool:
         return list(pool.map(lambda named: _bytes_or_fault(fetch_one, *named), urls))
 
 

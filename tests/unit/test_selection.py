@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.errors import FieldFault, InvalidOrderError
-from jobs.submission.selection import AUTO, Choice, choose
+from jobs.submission.selection import AUTO, Selection, select
 from providers.catalog.catalog import Model, load
 from providers.catalog.ranking import Goal, ranked
 from providers.orders.rules import CheckedOrder, OrderProblems, check_order
@@ -22,7 +22,7 @@ def pick(
     images: int = 0,
     mask: bool = False,
     **fields: Any,
-) -> Choice:
+) -> Selection:
     def check(model: Model, *, lenient: bool) -> CheckedOrder:
         try:
             return check_order(model, operation, fields, image_count=images, has_mask=mask, lenient=lenient)
@@ -31,7 +31,7 @@ def pick(
 
     lenient = fields.pop("lenient", False)
     candidates = ranked(CATALOG, operation, frozenset(providers), goal)
-    return choose(candidates, check, operation=operation, asked=f"auto:{goal}", goal=goal, lenient=lenient)
+    return select(candidates, check, operation=operation, asked=f"auto:{goal}", goal=goal, lenient=lenient)
 
 
 def faults(*providers: str, **order: Any) -> list[tuple[str, str]]:
@@ -43,7 +43,7 @@ def faults(*providers: str, **order: Any) -> list[tuple[str, str]]:
 def test_the_first_that_takes_the_order_is_chosen_and_says_why() -> None:
     plain = pick("openai", "flux", prompt="a fox")
     assert plain.model.id == "flux-2-klein-4b"
-    assert plain.chosen() == {"asked": "auto:budget", "model": plain.model.id, "reason": plain.reason}
+    assert plain.stored() == {"asked": "auto:budget", "model": plain.model.id, "reason": plain.reason}
     assert plain.reason is not None
     assert plain.reason.startswith("the cheapest of ")
     clear = pick("openai", "flux", prompt="a fox", background="transparent")

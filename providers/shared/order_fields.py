@@ -1,18 +1,17 @@
-"""From an order to wire fields, by the catalogue alone: what every adapter's request begins with.
+"""An order as wire fields, by the catalogue alone: the beginning of every adapter's request.
 
-An adapter asks for the parts it needs and puts them where its upstream wants them (a JSON body, a
-form, an ``input`` object). Pure functions; nothing here knows an upstream.
+An adapter takes the parts it needs and puts them where its upstream expects them (a JSON body, a
+form, an ``input`` object). Pure functions; nothing here is about one upstream.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from providers.base import InputImage, Order
-from providers.catalog.entries import (
+from providers.base import InputImage, UpstreamOrder
+from providers.catalog.size_rules import (
     AspectRatioRule,
     FactorRule,
     HintRule,
@@ -22,29 +21,30 @@ from providers.catalog.entries import (
     SizesRule,
 )
 from providers.errors import RequestRefused
-from providers.shared.payload import extra_fields, own_params, wire_name
+from providers.shared.extra import extra_fields
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Pictures under their wire field; ``is_list`` says whether the field takes a list, even of one."""
+    """Images under their wire field; ``is_list`` says whether the field takes a list, even of one."""
 
     field: str
     images: Sequence[InputImage]
     is_list: bool
 
 
-def path_of(order: Order) -> str:
-    """Where the order goes: the model's own path for the operation, or its only one."""
+def path_of(order: UpstreamOrder) -> str:
+    """The path of the request: the model's path for the operation, or its only one."""
     return order.model.paths.get(order.operation, order.model.path)
 
 
-def wire_fields(order: Order) -> dict[str, Any]:
+def wire_fields(order: UpstreamOrder) -> dict[str, Any]:
     """Everything but the images under its wire name: ``extra``, constants, settings, prompt, size, n.
 
-    Only what was set: no prompt, size or count stands in that the caller (or the catalogue) did not
-    give. ``n`` goes along above one, where the model has a field for it. Raises: RequestRefused for a
-    field in ``extra`` that would change what is bought.
+    Only what was set: no prompt, size or count that neither the caller nor the catalogue gave. ``n`` is
+    sent above one, where the model has a field for it.
+
+    Raises: RequestRefused for a field in ``extra`` that would change what is bought.
     """
     fields = {**extra_fields(order), **order.model.constants, **own_params(order)}
     if order.prompt:
@@ -55,7 +55,21 @@ def wire_fields(order: Order) -> dict[str, Any]:
     return fields
 
 
-def size_fields(order: Order) -> dict[str, Any]:
+def own_params(order: UpstreamOrder) -> dict[str, Any]:
+    """The caller's settings under their wire names, as the catalogue gives them.
+
+    Without ``n``, which the catalogue lists too: only ``order.n`` says how many images this call makes.
+    """
+    return {wire_name(order, name): value for name, value in order.params.items() if name != "n"}
+
+
+def wire_name(order: UpstreamOrder, name: str) -> str:
+    """The name of a setting on the wire: that of its catalogue entry, else its canonical name."""
+    known = order.model.params.get(name)
+    return (known.field if known is not None else None) or name
+
+
+def size_fields(order: UpstreamOrder) -> dict[str, Any]:
     """The canonical size of the order under the wire names of the model's size rules."""
     if isinstance(order.model.size, str):
         return {}
@@ -92,8 +106,16 @@ def _text(field: str, value: str | int | None, form: str | None = None) -> dict[
     return {field: str(value).replace("x", "*") if form == "W*H" else value}
 
 
-def placed_images(order: Order) -> list[Placed]:
-    """The images of the order under the fields the catalogue gives them, mask and face among them.
+def size_text(size: Mapping[str, str | int]) -> str | None:
+    """``WIDTHxHEIGHT`` where pixels are given, else the size or ratio as it is; None without any."""
+    if "width" in size and "height" in size:
+        return f"{size['width']}x{size['height']}"
+    found = size.get("size") or size.get("aspect_ratio")
+    return str(found) if found else None
+
+
+def placed_images(order: UpstreamOrder) -> list[Placed]:
+    """The images of the order under their fields in the catalogue, mask and face included.
 
     ``images[0]`` goes to the field with the role ``base``, or else to the first; single fields take
     one image each in the order of the catalogue, a list takes all that are left. A model with a
@@ -109,7 +131,7 @@ def placed_images(order: Order) -> list[Placed]:
     return placed
 
 
-def reference_fields(order: Order, spelled: Callable[[InputImage], Any]) -> dict[str, Any]:
+def reference_fields(order: UpstreamOrder, spelled: Callable[[InputImage], Any]) -> dict[str, Any]:
     """The images of the order under their wire fields, each as ``spelled`` writes it for JSON."""
     fields: dict[str, Any] = {}
     for placed in placed_images(order):
@@ -118,7 +140,7 @@ def reference_fields(order: Order, spelled: Callable[[InputImage], Any]) -> dict
     return fields
 
 
-def _references(order: Order) -> Iterator[Placed]:
+def _references(order: UpstreamOrder) -> Iterator[Placed]:
     left = list(order.images)
     for name, is_list in _reference_fields(order, len(left)):
         if not left:
@@ -128,7 +150,7 @@ def _references(order: Order) -> Iterator[Placed]:
         yield Placed(name, taken, is_list)
 
 
-def _reference_fields(order: Order, count: int) -> list[tuple[str, bool]]:
+def _reference_fields(order: UpstreamOrder, count: int) -> list[tuple[str, bool]]:
     """(field, is a list) in the order in which references fill them."""
     inputs = order.model.inputs
     known = [(name, spec) for name, spec in inputs.image_fields.items() if name != inputs.roles.get("face")]
@@ -142,7 +164,7 @@ def _reference_fields(order: Order, count: int) -> list[tuple[str, bool]]:
 def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Fields with dotted names as nested objects: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``.
 
-    Raises: RequestRefused for a field that stands inside another one, which only ``extra`` can bring about.
+    Raises: RequestRefused for a field that is inside another one, which only ``extra`` can cause.
     """
     inside = sorted(name for name in fields if any(outer in fields for outer in _outer_names(name)))
     if inside:
@@ -161,11 +183,3 @@ def _outer_names(name: str) -> Iterator[str]:
     while "." in name:
         name = name.rpartition(".")[0]
         yield name
-
-
-def bare_base64(image: InputImage) -> str:
-    return base64.b64encode(image.data).decode("ascii")
-
-
-def data_uri(image: InputImage) -> str:
-    return f"data:{image.mime};base64,{bare_base64(image)}"

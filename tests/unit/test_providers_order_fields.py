@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from providers.base import CallRef, CheckResult, Finished, InputImage, Missing, Order, Running
+from providers.base import CallRef, CheckResult, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Model
 from providers.configured import accounts
 from providers.errors import Failed, NotRun, RequestRefused
-from providers.shared import behaviour, building
+from providers.shared import looks, order_fields
 
 CATALOG = catalog.load()
 
@@ -21,18 +21,18 @@ def sample_image(name: str) -> InputImage:
     return InputImage(name.encode(), "image/png", 64, 64)
 
 
-def order(model: str, operation: str | None = None, **fields: Any) -> Order:
+def order(model: str, operation: str | None = None, **fields: Any) -> UpstreamOrder:
     found = CATALOG.models[model]
-    return Order(operation or found.operation, found, fields.pop("prompt", "a fox"), **fields)
+    return UpstreamOrder(operation or found.operation, found, fields.pop("prompt", "a fox"), **fields)
 
 
 def test_what_was_left_out_is_left_out() -> None:
-    assert building.wire_fields(order("ws-flux-dev")) == {"prompt": "a fox"}
+    assert order_fields.wire_fields(order("ws-flux-dev")) == {"prompt": "a fox"}
 
 
 def test_settings_size_and_count_go_under_their_wire_names() -> None:
     asked = order("ws-flux-dev", n=3, size={"size": "768x512"}, params={"steps": 20, "n": 3}, extra={"loras": []})
-    assert building.wire_fields(asked) == {
+    assert order_fields.wire_fields(asked) == {
         "prompt": "a fox",
         "size": "768*512",
         "num_inference_steps": 20,
@@ -69,13 +69,13 @@ def test_settings_size_and_count_go_under_their_wire_names() -> None:
 def test_a_canonical_size_goes_where_the_model_wants_it(
     model: str, size: dict[str, str | int], fields: dict[str, Any]
 ) -> None:
-    assert building.size_fields(order(model, size=size)) == fields
+    assert order_fields.size_fields(order(model, size=size)) == fields
 
 
-def names(asked: Order) -> list[tuple[str, list[bytes], bool]]:
+def names(asked: UpstreamOrder) -> list[tuple[str, list[bytes], bool]]:
     return [
         (placed.field, [image.data for image in placed.images], placed.is_list)
-        for placed in building.placed_images(asked)
+        for placed in order_fields.placed_images(asked)
     ]
 
 
@@ -129,24 +129,24 @@ def _takes(model: Model) -> int:
 def test_no_model_loses_an_image_it_takes(model: Model) -> None:
     face = sample_image("face") if "face" in model.inputs.roles else None
     images = [sample_image(str(number)) for number in range(_takes(model) - (face is not None))]
-    asked = Order(model.operation, model, None, images=images, face=face)
-    sent = [image.data for placed in building.placed_images(asked) for image in placed.images]
+    asked = UpstreamOrder(model.operation, model, None, images=images, face=face)
+    sent = [image.data for placed in order_fields.placed_images(asked) for image in placed.images]
     assert sorted(sent) == sorted(image.data for image in [*images, *([face] if face else [])])
 
 
 def test_extra_may_not_change_what_is_bought() -> None:
     with pytest.raises(RequestRefused):
-        building.wire_fields(order("ws-flux-dev", extra={"num_images": 4}))
+        order_fields.wire_fields(order("ws-flux-dev", extra={"num_images": 4}))
 
 
 def test_dotted_names_become_objects() -> None:
-    assert building.nested({"a.b": 1, "a.c": 2, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
+    assert order_fields.nested({"a.b": 1, "a.c": 2, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
 
 
 @pytest.mark.parametrize("fields", [{"a": 1, "a.b": 2}, {"a.b.c": 1, "a": {}}, {"a.b.c": 1, "a.b": {"d": 2}}])
 def test_a_field_inside_another_one_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(RequestRefused):
-        building.nested(fields)
+        order_fields.nested(fields)
 
 
 def test_each_call_is_looked_at_and_one_failure_stays_one_failure() -> None:
@@ -155,7 +155,7 @@ def test_each_call_is_looked_at_and_one_failure_stays_one_failure() -> None:
             raise Failed("upstream_failed", retryable=True)
         return Running(step=call.id)
 
-    said = behaviour.check_each(check, [CallRef(name, name, "m") for name in "123"])
+    said = looks.check_each(check, [CallRef(name, name, "m") for name in "123"])
     assert said["1"] == Running(step="1")
     assert isinstance(said["2"], Failed)
     assert said["3"] == Running(step="3")
@@ -171,7 +171,7 @@ def test_an_upstream_that_is_away_is_not_asked_for_every_call() -> None:
         raise NotRun("upstream_unreachable")
 
     calls = [CallRef(str(number), str(number), "m") for number in range(500)]
-    said: dict[str, CheckResult] = behaviour.check_each(check, calls)
+    said: dict[str, CheckResult] = looks.check_each(check, calls)
     assert len(said) == 500
     assert all(isinstance(result, NotRun) for result in said.values())
     assert len(asked) < 100

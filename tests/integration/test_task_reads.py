@@ -8,28 +8,26 @@ from typing import Any
 import pytest
 from job_engine import ASYNC_MODEL, Engine
 
+from accounts.keys import Caller
 from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
 from jobs.reads import tasks
 from jobs.reads.tasks import Filters, Task
-from jobs.submission.service import Customer
 
 NOBODYS = "job_" + "0" * 26
 
 
-def listed(engine: Engine, customer: Customer, **filters: Any) -> list[Task]:
+def listed(engine: Engine, customer: Caller, **filters: Any) -> list[Task]:
     with engine.database.autocommit() as connection:
         return tasks.list_tasks(connection, customer.account_id, Filters(**filters))
 
 
-def image(engine: Engine, customer: Customer, job_id: str, index: int = 0) -> tasks.Image:
+def image(engine: Engine, customer: Caller, job_id: str, index: int = 0) -> tasks.Image:
     with engine.database.autocommit() as connection:
         return tasks.find_image(connection, customer.account_id, job_id, index)
 
 
 @pytest.mark.parametrize("job_id", [NOBODYS, "job_x", "", "acct_" + "0" * 26, "job_\x00", "job_" + "0" * 27])
-def test_what_is_not_there_cannot_be_told_from_what_is_not_yours(
-    engine: Engine, account: Customer, job_id: str
-) -> None:
+def test_what_is_not_there_cannot_be_told_from_what_is_not_yours(engine: Engine, account: Caller, job_id: str) -> None:
     mine = engine.order(account).task.id
     for customer, wanted in ((account, job_id), (engine.account(), mine)):
         with pytest.raises(JobNotFoundError):
@@ -40,7 +38,7 @@ def test_what_is_not_there_cannot_be_told_from_what_is_not_yours(
             tasks.timeline(connection, customer.account_id, wanted)
 
 
-def test_running_and_waiting_are_both_shown_as_running(engine: Engine, account: Customer) -> None:
+def test_running_and_waiting_are_both_shown_as_running(engine: Engine, account: Caller) -> None:
     queued = engine.order(account, "a [sandbox:never]").task.id
     waiting = engine.order(account, "b [sandbox:never]").task.id
     engine.run(waiting)
@@ -50,7 +48,7 @@ def test_running_and_waiting_are_both_shown_as_running(engine: Engine, account: 
     assert [task.id for task in listed(engine, account, status="queued")] == [queued]
 
 
-def test_the_place_in_the_queue_counts_all_who_came_before(engine: Engine, account: Customer) -> None:
+def test_the_place_in_the_queue_counts_all_who_came_before(engine: Engine, account: Caller) -> None:
     first, second = engine.order(engine.account()).task.id, engine.order(account).task.id
     assert engine.task(account, second).queue_position == 1
     engine.run(first)
@@ -59,7 +57,7 @@ def test_the_place_in_the_queue_counts_all_who_came_before(engine: Engine, accou
     assert engine.task(account, second).queue_position is None
 
 
-def test_pages_join_without_gap_or_overlap_newest_first(engine: Engine, account: Customer) -> None:
+def test_pages_join_without_gap_or_overlap_newest_first(engine: Engine, account: Caller) -> None:
     every = sorted((engine.order(account, f"number {n}").task.id for n in range(7)), reverse=True)
     engine.order(engine.account())
     seen: list[str] = []
@@ -68,7 +66,7 @@ def test_pages_join_without_gap_or_overlap_newest_first(engine: Engine, account:
     assert seen == every
 
 
-def test_a_list_is_narrowed_by_what_it_is_asked_for(engine: Engine, account: Customer) -> None:
+def test_a_list_is_narrowed_by_what_it_is_asked_for(engine: Engine, account: Caller) -> None:
     mine = engine.order(account, metadata={"shop": "north", "kind": "hat"}).task
     other = engine.order(account, "more", metadata={"shop": "south"}).task
     for filters, wanted in (
@@ -85,7 +83,7 @@ def test_a_list_is_narrowed_by_what_it_is_asked_for(engine: Engine, account: Cus
         assert [task.id for task in listed(engine, account, **filters)] == wanted
 
 
-def test_an_image_is_not_ready_not_there_there_or_gone(engine: Engine, account: Customer) -> None:
+def test_an_image_is_not_ready_not_there_there_or_gone(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account).task.id
     with pytest.raises(ImageNotReadyError):
         image(engine, account, job_id)
@@ -99,7 +97,7 @@ def test_an_image_is_not_ready_not_there_there_or_gone(engine: Engine, account: 
     assert engine.task(account, job_id).images[0].deleted_at is not None
 
 
-def test_the_timeline_is_numbered_and_in_order(engine: Engine, account: Customer) -> None:
+def test_the_timeline_is_numbered_and_in_order(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account).task.id
     engine.drive()
     with engine.database.autocommit() as connection:
@@ -109,7 +107,7 @@ def test_the_timeline_is_numbered_and_in_order(engine: Engine, account: Customer
     assert (steps[0].type, steps[-1].type, steps[1].data["attempt"]) == ("queued", "succeeded", 0)
 
 
-def test_a_visible_change_makes_a_new_version(engine: Engine, account: Customer) -> None:
+def test_a_visible_change_makes_a_new_version(engine: Engine, account: Caller) -> None:
     ids = [engine.order(account, f"number {n}").task.id for n in range(2)]
     with engine.database.autocommit() as connection:
         before = tasks.versions(connection, ids)

@@ -9,27 +9,27 @@ from typing import Any
 import pytest
 from job_engine import ASYNC_MODEL, SYNC_MODEL, Engine
 
+from accounts.keys import Caller
 from app.http.signing import Signer
 from app.shapes.render import Renderer
 from app.shapes.schemas import TaskOut
-from app.shapes.status_json import find_texts
+from app.shapes.status_json import find_status_json
 from jobs import lifecycle
 from jobs.maintenance import deletion
 from jobs.reads.tasks import QUEUE_COUNTED
-from jobs.submission.estimates import Placed, Wait
-from jobs.submission.service import Customer
+from jobs.submission.estimates import InQueue, Wait
 
 ODD = 'a "fox" \\ of\tthe\nsnow: \x01 \x7f é 狐 🦊 </script>'
 
 
-def waits(task: Placed) -> Wait | None:
+def waits(task: InQueue) -> Wait | None:
     return None if task.queue_position is None else Wait(1.5, task.queue_position + 2.0)
 
 
 RENDERER = Renderer(Signer({"k1": b"s" * 32}), "https://images.example", waits)
 
 
-def made(engine: Engine, account: Customer, **fields: Any) -> str:
+def made(engine: Engine, account: Caller, **fields: Any) -> str:
     return engine.order(account, fields.pop("prompt", "a fox"), **fields).task.id
 
 
@@ -39,39 +39,39 @@ def changed(engine: Engine, job_id: str, assignments: str, **values: Any) -> str
     return job_id
 
 
-def ended(engine: Engine, account: Customer, **fields: Any) -> str:
+def ended(engine: Engine, account: Caller, **fields: Any) -> str:
     job_id = made(engine, account, **fields)
     engine.drive()
     assert engine.job(job_id).finished_at is not None
     return job_id
 
 
-def cancelled(engine: Engine, account: Customer, job_id: str) -> str:
+def cancelled(engine: Engine, account: Caller, job_id: str) -> str:
     with engine.database.transaction() as connection:
         lifecycle.cancel(connection, account.account_id, job_id)
     return job_id
 
 
-def deleted(engine: Engine, account: Customer) -> str:
+def deleted(engine: Engine, account: Caller) -> str:
     job_id = ended(engine, account)
     with engine.database.transaction() as connection:
         deletion.delete_task(connection, account.account_id, job_id)
     return job_id
 
 
-def running(engine: Engine, account: Customer, **fields: Any) -> str:
+def running(engine: Engine, account: Caller, **fields: Any) -> str:
     job_id = made(engine, account, prompt="b [sandbox:never]", **fields)
     engine.run(job_id)
     assert engine.job(job_id).status == "waiting"
     return job_id
 
 
-def in_second_place(engine: Engine, account: Customer) -> str:
+def in_second_place(engine: Engine, account: Caller) -> str:
     made(engine, engine.account())
     return made(engine, account)
 
 
-def too_far_back(engine: Engine, account: Customer) -> str:
+def too_far_back(engine: Engine, account: Caller) -> str:
     first = made(engine, engine.account())
     engine.sql(
         "INSERT INTO jobs (id, account_id, operation, model, provider, n, status, money, unit_price, quoted)"
@@ -83,11 +83,11 @@ def too_far_back(engine: Engine, account: Customer) -> str:
     return made(engine, account)
 
 
-def priced(quoted: int) -> Callable[[Engine, Customer], str]:
+def priced(quoted: int) -> Callable[[Engine, Caller], str]:
     return lambda engine, account: changed(engine, made(engine, account), "quoted = :quoted", quoted=quoted)
 
 
-def failed(detail: str | None) -> Callable[[Engine, Customer], str]:
+def failed(detail: str | None) -> Callable[[Engine, Caller], str]:
     return lambda engine, account: changed(
         engine,
         made(engine, account),
@@ -98,10 +98,10 @@ def failed(detail: str | None) -> Callable[[Engine, Customer], str]:
     )
 
 
-def with_images(columns: str, values: str) -> Callable[[Engine, Customer], str]:
+def with_images(columns: str, values: str) -> Callable[[Engine, Caller], str]:
     """Ended, with an image beside its own (which is of index 0)."""
 
-    def make(engine: Engine, account: Customer) -> str:
+    def make(engine: Engine, account: Caller) -> str:
         job_id = ended(engine, account)
         engine.sql(
             f"INSERT INTO images (job_id, index, call_id, key, mime, size_bytes, sha256{columns})"
@@ -113,7 +113,7 @@ def with_images(columns: str, values: str) -> Callable[[Engine, Customer], str]:
     return make
 
 
-KINDS: dict[str, Callable[[Engine, Customer], str]] = {
+KINDS: dict[str, Callable[[Engine, Caller], str]] = {
     "queued": made,
     "second in the queue": in_second_place,
     "too far back for a place": too_far_back,
@@ -167,11 +167,11 @@ KINDS: dict[str, Callable[[Engine, Customer], str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_text_is_what_the_renderer_says(engine: Engine, account: Customer, kind: str) -> None:
+def test_the_text_is_what_the_renderer_says(engine: Engine, account: Caller, kind: str) -> None:
     job_id = KINDS[kind](engine, account)
     mine = (account.account_id, job_id)
     with engine.database.hot() as hot:
-        text = find_texts(hot, [mine])[mine]
+        text = find_status_json(hot, [mine])[mine]
     task = engine.task(account, job_id)
     said, written = RENDERER.task(task), json.loads(RENDERER.text(text))
     assert written == json.loads(json.dumps(said))
@@ -182,7 +182,7 @@ def test_the_text_is_what_the_renderer_says(engine: Engine, account: Customer, k
     assert (text.ended, text.keep_s, text.version) == (task.ended, task.keep_s, task.version)
 
 
-def test_each_is_found_within_its_own_account_alone(engine: Engine, account: Customer) -> None:
+def test_each_is_found_within_its_own_account_alone(engine: Engine, account: Caller) -> None:
     other = engine.account()
     mine, theirs = made(engine, account), made(engine, other)
     asked = [
@@ -193,7 +193,7 @@ def test_each_is_found_within_its_own_account_alone(engine: Engine, account: Cus
         (account.account_id, "job_\x00"),
     ]
     with engine.database.hot() as hot:
-        found = find_texts(hot, asked)
-        assert [find_texts(hot, [asked[at]]) for at in (1, 3, 4)] == [{}, {}, {}]
+        found = find_status_json(hot, asked)
+        assert [find_status_json(hot, [asked[at]]) for at in (1, 3, 4)] == [{}, {}, {}]
     assert set(found) == {asked[0], asked[2]}
     assert {key: json.loads(text.head)["id"] for key, text in found.items()} == {asked[0]: mine, asked[2]: theirs}

@@ -1,7 +1,9 @@
-"""What WaveSpeed's answers say: the envelope, a prediction's state, its outputs, its errors. Pure functions.
+"""WaveSpeed's tasks: the envelope, a prediction's state, its outputs, its errors. Pure functions.
 
-Source: providers/upstreams/wavespeed/CONTRACT.md (package wavespeed 2.0.5, docs read 2026-11-20); sections are named
-where used.
+WaveSpeed itself answers this way, and Hugging Face's router passes such answers on.
+
+Source: providers/upstreams/wavespeed/CONTRACT.md sections 1 (envelope), 2 (outputs), 3 (states) and 6 (errors);
+package wavespeed 2.0.5, docs read 2026-11-20.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urljoin
 
-from providers.base import Cost, Finished, ResultImage, Running
+from providers.base import Finished, ResultImage, Running
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -22,18 +24,21 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http.client import Answer
+from providers.http.client import HttpResponse
+from providers.reported_cost import ReportedCost
 from providers.shared import usage
-from providers.shared.payload import image_bytes, json_object, redact, retry_after_s
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
-_SUCCEEDED = frozenset({"completed", "succeeded", "success", "done"})  # section 3; partner models have synonyms
+_SUCCEEDED = frozenset({"completed", "succeeded", "success", "done"})  # partner models use synonyms
 _ENDED_BADLY = frozenset({"failed", "cancelled", "timeout", "deleted"})
-_LINK_FIELDS = ("url", "image_url", "output")  # section 2, "outputs entries"
+_LINK_FIELDS = ("url", "image_url", "output")
 MAX_NESTING = 4
-# Shorter than any image, longer than any word of a caption without a blank in it.
+# Shorter than any image, longer than any word of a caption.
 MIN_BASE64_CHARS = 40
-_TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")  # section 2: it becomes part of a path
+_TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")  # it becomes part of a path
 
 _CONTENT = re.compile(r"nsfw|sensitive|moderation|policy", re.IGNORECASE)
 _CREDIT = re.compile(r"\binsufficient\b|\bbalance\b|\bcredits?\b|\btop[ -]?up\b", re.IGNORECASE)
@@ -42,11 +47,11 @@ _CREDIT = re.compile(r"\binsufficient\b|\bbalance\b|\bcredits?\b|\btop[ -]?up\b"
 # ---------------------------------------------------------------- envelope
 
 
-def read_data(answer: Answer) -> Any:
-    """What the envelope holds (section 1), or the whole body where a prediction comes without one.
+def read_data(answer: HttpResponse) -> Any:
+    """The ``data`` of the envelope, or the whole body where a prediction comes without one.
 
     Raises: the ProviderError of an answer other than 2xx, or of a 2xx whose envelope has another code than
-        200, as if the call that was answered were the paid one; Uncertain for a body of no known shape.
+        200, as if the answered call were the paid one; Uncertain for a body of no known shape.
     """
     body = json_object(answer.body)
     if not 200 <= answer.status < 300:
@@ -64,7 +69,7 @@ def read_data(answer: Answer) -> Any:
 
 
 def task_id_of(prediction: object) -> str:
-    """The id of the task that a submit made. Raises: Uncertain where there is none to look at."""
+    """The id of the task that a submit made. Raises: Uncertain where there is none."""
     found = prediction.get("id") if isinstance(prediction, dict) else None
     if not isinstance(found, str) or not _TASK_ID.fullmatch(found):
         raise Uncertain("upstream_broken_answer", "a task without an id")
@@ -75,8 +80,9 @@ def task_id_of(prediction: object) -> str:
 
 
 def read_prediction(prediction: Mapping[str, Any], base_url: str) -> Finished | Running:
-    """The state of a task (section 3). An unknown status, or none, counts as running: the call has its own
-    deadline. A sync answer that ran out of time (code 5004 while processing) is a task that goes on.
+    """The state of a task. An unknown status, or none, counts as running: the call has its own deadline.
+
+    A sync answer that ran out of time (code 5004 while processing) is a task that goes on.
 
     Raises: ProviderError for a task that ended badly.
     """
@@ -100,15 +106,15 @@ def _finished(prediction: Mapping[str, Any], base_url: str) -> Finished:
     raise Failed("upstream_empty_result", detail, retryable=True, billed=True, cost=cost_in(prediction))
 
 
-def cost_in(prediction: Mapping[str, Any]) -> Cost | None:
-    """How long it ran, in milliseconds (section 2). Prices are by model and input, and no answer names one."""
+def cost_in(prediction: Mapping[str, Any]) -> ReportedCost | None:
+    """How long it ran, in milliseconds. Prices depend on model and input, and no answer names one."""
     return usage.reported(usage.counts({name: prediction.get(name) for name in ("executionTime", "timings")}))
 
 
 def read_outputs(output: object, base_url: str, depth: int = 0) -> Iterator[ResultImage]:
-    """The results in ``outputs`` or ``output``, in their order; what is none is left out (section 2).
+    """The results in ``outputs`` or ``output``, in their order; anything else is skipped.
 
-    An entry is a link, naked base64, an object that holds one of them, or a caption: any other text.
+    An entry is a link, bare base64, an object that contains one of them, or a caption: any other text.
     """
     if depth > MAX_NESTING:
         return
@@ -130,7 +136,7 @@ def _from_text(text: str, base_url: str) -> ResultImage:
     data = image_bytes(text) if encoded else None
     if data is not None:
         return ResultImage(data=data)
-    if re.fullmatch(r"/\S+", text):  # only now: base64 of a JPEG begins with a slash too
+    if re.fullmatch(r"/\S+", text):  # last, because base64 of a JPEG begins with a slash too
         return ResultImage(url=urljoin(f"{base_url}/", text))
     return ResultImage(data=text.encode())
 
@@ -147,11 +153,11 @@ def _rejected(detail: str) -> ProviderError:
 
 
 _BY_TASK_CODE: Final[Mapping[int, Callable[[str], ProviderError]]] = MappingProxyType(
-    {  # section 6, data.code
+    {  # data.code
         1200: lambda detail: ContentRefused(detail=detail),
         1400: _rejected,
         1401: _rejected,
-        1402: _retryable("upstream_failed"),  # an image's link could not be read; a new call uploads it anew
+        1402: _retryable("upstream_failed"),  # an image's link could not be read; a new call uploads it again
         1403: _retryable("upstream_failed"),
         1405: _retryable("upstream_failed"),
         5000: _retryable("upstream_failed"),
@@ -159,14 +165,14 @@ _BY_TASK_CODE: Final[Mapping[int, Callable[[str], ProviderError]]] = MappingProx
         5004: _retryable("upstream_timeout"),
     }
 )
-_SAYS_LITTLE = frozenset({0, 1403, 1405})  # "failed": the words may say more
+_SAYS_LITTLE = frozenset({0, 1403, 1405})  # "failed": the message may say more
 _BY_ENDING: Final = MappingProxyType(
     {"cancelled": "upstream_cancelled", "timeout": "upstream_timeout", "deleted": "upstream_lost"}
 )
 
 
 def classify_task(status: str, code: object, text: str) -> ProviderError:
-    """The error of a task that ended without a result: by its code, its words, or how it ended (section 6)."""
+    """The error of a task that ended without a result: by its code, its message, or how it ended."""
     number = _number(code)
     detail = redact(f"{status} {number}: {text}")
     if number in _SAYS_LITTLE and _CONTENT.search(text):
@@ -185,9 +191,9 @@ def _number(code: object) -> int:
 
 
 def classify(status: int, body: Mapping[str, Any] | None, headers: Mapping[str, str]) -> ProviderError:
-    """What an answer says about the call it answers; ``status`` is HTTP's or the envelope's (section 6).
+    """What an answer says about the call it answers; ``status`` is HTTP's or the envelope's.
 
-    A 5xx is ambiguous for a submit whoever sent it: :class:`Uncertain`, envelope or not.
+    A 5xx is ambiguous for a submit, with or without an envelope: :class:`Uncertain`.
     """
     text = _text((body or {}).get("message"))
     detail = redact(f"HTTP {status}: {text}")
@@ -203,8 +209,8 @@ def classify(status: int, body: Mapping[str, Any] | None, headers: Mapping[str, 
     return by_status(status, detail, wait_s=retry_after_s(headers, text))
 
 
-def is_unknown_task(answer: Answer) -> bool:
-    """Whether WaveSpeed itself says, by HTTP or within a 200, that it does not know a task (section 6).
+def is_unknown_task(answer: HttpResponse) -> bool:
+    """Whether WaveSpeed itself says, by HTTP or within a 200, that it does not know a task.
 
     A 404 without the envelope may be a proxy's, and one about a product is about the model's path.
     """

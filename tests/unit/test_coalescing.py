@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from core.coalescing import Together
+from core.coalescing import Coalescing
 
 WAIT_S = 10.0
 
@@ -34,10 +34,10 @@ class Database:
         return found
 
 
-def joined(together: Together[str, int], count: int) -> None:
+def joined(coalescing: Coalescing[str, int], count: int) -> None:
     """Wait until so many stand in the open batch."""
     until = threading.Event()
-    while together._open is None or len(together._open.keys) < count:
+    while coalescing._open is None or len(coalescing._open.keys) < count:
         until.wait(0.001)
 
 
@@ -48,21 +48,21 @@ def started(database: Database) -> None:
 def test_a_single_question_is_a_query_of_its_own() -> None:
     database = Database()
     database.go_on.release(2)
-    together = Together(database.look)
+    coalescing = Coalescing(database.look)
 
-    assert (together.ask("a"), together.ask("nobody")) == (1, None)
+    assert (coalescing.ask("a"), coalescing.ask("nobody")) == (1, None)
     assert database.asked == [["a"], ["nobody"]]
 
 
 def test_who_asks_during_a_query_shares_the_next_and_sees_what_was_written_meanwhile() -> None:
     database = Database()
-    together = Together(database.look)
+    coalescing = Coalescing(database.look)
     with ThreadPoolExecutor(8) as threads:
-        first: Future[int | None] = threads.submit(together.ask, "a")
+        first: Future[int | None] = threads.submit(coalescing.ask, "a")
         started(database)
         database.values["a"] = 2
-        late = [threads.submit(together.ask, key) for key in ("a", "b", "a")]
-        joined(together, 3)
+        late = [threads.submit(coalescing.ask, key) for key in ("a", "b", "a")]
+        joined(coalescing, 3)
         database.go_on.release(2)
 
         assert first.result(WAIT_S) == 1
@@ -72,12 +72,12 @@ def test_who_asks_during_a_query_shares_the_next_and_sees_what_was_written_meanw
 
 def test_a_fault_reaches_everybody_in_the_batch_and_nobody_after() -> None:
     database = Database()
-    together = Together(database.look)
+    coalescing = Coalescing(database.look)
     with ThreadPoolExecutor(8) as threads:
-        first = threads.submit(together.ask, "a")
+        first = threads.submit(coalescing.ask, "a")
         started(database)
-        late = [threads.submit(together.ask, "b") for _ in range(2)]
-        joined(together, 2)
+        late = [threads.submit(coalescing.ask, "b") for _ in range(2)]
+        joined(coalescing, 2)
         database.go_on.release()
         assert first.result(WAIT_S) == 1
         started(database)
@@ -87,7 +87,7 @@ def test_a_fault_reaches_everybody_in_the_batch_and_nobody_after() -> None:
             with pytest.raises(ConnectionError):
                 each.result(WAIT_S)
     database.go_on.release()
-    assert together.ask("b") == 1
+    assert coalescing.ask("b") == 1
 
 
 def test_when_the_leader_is_killed_the_others_ask_anew() -> None:
@@ -95,12 +95,12 @@ def test_when_the_leader_is_killed_the_others_ask_anew() -> None:
         pass
 
     database = Database()
-    together = Together(database.look)
+    coalescing = Coalescing(database.look)
     with ThreadPoolExecutor(8) as threads:
-        first = threads.submit(together.ask, "a")
+        first = threads.submit(coalescing.ask, "a")
         started(database)
-        late = [threads.submit(together.ask, "b") for _ in range(2)]
-        joined(together, 2)
+        late = [threads.submit(coalescing.ask, "b") for _ in range(2)]
+        joined(coalescing, 2)
         database.go_on.release()
         assert first.result(WAIT_S) == 1
         started(database)
