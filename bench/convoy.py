@@ -73,11 +73,11 @@ class Convoy:
 
 def measure(folder: Path, *, claims: int = CLAIMS, busy: int = BUSY) -> list[Row]:
     command = [sys.executable, "-m", "bench.convoy", str(folder / "convoy"), str(claims), str(busy)]
-    told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
-    ours, old = Convoy(**told["ours"]), Convoy(**told["old"])
+    result = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    ours, old = Convoy(**result["ours"]), Convoy(**result["old"])
     what = f"{claims} orders of one account claimed at once, {busy} busy greenlets"
     return [
-        Row(what, "/s", ours.rate, old.rate, "three turns", FASTER, {"rounds": told}),
+        Row(what, "/s", ours.rate, old.rate, "three turns", FASTER, {"rounds": result}),
         Row("the same, by this machine's clock", "/s", ours.rate, bound=RATE),
         Row("the same, time-outs", "", ours.timeouts, old.timeouts, "three turns", TIMEOUTS),
         Row("the same, p95 of a claim", "s", ours.p95_s, old.p95_s, "three turns"),
@@ -97,26 +97,26 @@ def main() -> None:
     with EmbeddedPostgres(options.folder / "postgres") as server:
         database = Database(make_engine(server.url.replace("postgresql", "postgresql+psycopg", 1), pool_size=POOL_SIZE))
         try:
-            told = compare(database, options.folder, options.claims, options.busy)
+            result = compare(database, options.folder, options.claims, options.busy)
         finally:
             database.dispose()
-    print(json.dumps({name: asdict(convoy) for name, convoy in told.items()}))
+    print(json.dumps({name: asdict(convoy) for name, convoy in result.items()}))
 
 
 def compare(database: Database, folder: Path, claims: int, busy: int) -> dict[str, Convoy]:
     """Ours is measured before and after the old one, so that a machine that slows down affects both."""
     with database.transaction() as connection:
         schema.upgrade(connection)
-    bench = worker_context(database, folder)
-    [provider] = bench.registry.of(seed.PROVIDER)
+    context = worker_context(database, folder)
+    [provider] = context.registry.of(seed.PROVIDER)
     with database.transaction() as connection:
-        heartbeats.beat(connection, bench.owner)
+        heartbeats.beat(connection, context.owner)
         account_id = create_account(connection, "bench").id
         ledger.grant(connection, account_id, CREDITS)
         announce(connection, provider.credential_id, seed.PROVIDER, Limits())
         old_claim.prepare(connection, account_id, provider.credential_id, CREDITS)
-    run(lambda job_id: ours(bench, job_id), submit(database, account_id, POOL_SIZE), 0, within_s=OLD_WITHIN_S)
-    first = run(lambda job_id: ours(bench, job_id), submit(database, account_id, claims), busy)
+    run(lambda job_id: ours(context, job_id), submit(database, account_id, POOL_SIZE), 0, within_s=OLD_WITHIN_S)
+    first = run(lambda job_id: ours(context, job_id), submit(database, account_id, claims), busy)
     old = run(
         lambda job_id: before(database, job_id, provider.credential_id),
         submit(database, account_id, claims),
@@ -124,7 +124,7 @@ def compare(database: Database, folder: Path, claims: int, busy: int) -> dict[st
         within_s=OLD_WITHIN_S,
     )
     drop_queued(database)
-    second = run(lambda job_id: ours(bench, job_id), submit(database, account_id, claims), busy)
+    second = run(lambda job_id: ours(context, job_id), submit(database, account_id, claims), busy)
     return {"ours": slower(first, second), "old": old}
 
 
@@ -183,14 +183,14 @@ def drop_queued(database: Database) -> None:
         connection.execute(text("UPDATE jobs SET due_at = 'infinity' WHERE status = 'queued'"))
 
 
-def ours(bench: WorkerContext, job_id: str) -> bool:
+def ours(context: WorkerContext, job_id: str) -> bool:
     """Whether the claim went through; a time-out puts the job off."""
     try:
-        if claim.claim(bench, job_id) is not None:
+        if claim.claim(context, job_id) is not None:
             return True
     except DatabaseAwayError:
         return False
-    with bench.database.autocommit() as connection:
+    with context.database.autocommit() as connection:
         connection.execute(text("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id"), {"id": job_id})
     return False
 

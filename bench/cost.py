@@ -82,14 +82,14 @@ def measure(folder: Path, *, jobs: int) -> list[Row]:
         life.lives(service, load, 5, "256x256")
         time.sleep(SETTLE_S)
         idle, _ = meter.over(lambda: time.sleep(IDLE_S))
-        alone, told = [], Counter[str]()
+        alone, counted = [], Counter[str]()
         for _ in range(ALONE):
             cost, said = meter.over(lambda: spell(1))
             alone.append(per_life(idle, cost, 1))
-            told += said
+            counted += said
         burst, said = meter.over(lambda: spell(jobs))
     return [
-        *_rows("a life alone", typical(alone), told),
+        *_rows("a life alone", typical(alone), counted),
         *_rows(f"a life among {jobs} at once", per_life(idle, burst, jobs), said),
     ]
 

@@ -103,5 +103,5 @@ def as_storage_errors(verb: str, *, absent: str = "") -> Iterator[None]:
             raise BlobNotFoundError(absent) from None
         raise StorageUnavailableError(f"cannot {verb}: {code}") from None
     except Exception as error:  # noqa: BLE001 - a server that is not S3 can make botocore raise anything, such as a TypeError
-        # The name alone: the messages hold addresses and paths.
+        # Only the name: the messages contain addresses and paths.
         raise StorageUnavailableError(f"cannot {verb}: {type(error).__name__}") from None

@@ -66,7 +66,7 @@ class CommandError(Exception):
     """Why a command ends without its result; ``darkroom`` prints it and exits with ``exit_code``.
 
     ``code`` is stable (a server's problem code, or one of ours), ``hint`` says what to do next;
-    ``told`` means that stdout holds a JSON document which says it already.
+    ``printed`` means that stdout already has a JSON document with it.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class CommandError(Exception):
         faults: Sequence[Fault] = (),
         hint: str = "",
         facts: Mapping[str, Any] | None = None,
-        told: bool = False,
+        printed: bool = False,
     ) -> None:
         super().__init__(detail)
         self.exit_code = exit_code
@@ -87,7 +87,7 @@ class CommandError(Exception):
         self.faults = tuple(faults)
         self.hint = hint
         self.facts = dict(facts or {})
-        self.told = told
+        self.printed = printed
 
     def lines(self) -> list[str]:
         """The error for people: what, each bad field, which request, what to do."""
@@ -124,10 +124,10 @@ class Output:
             click.echo(json.dumps(value, ensure_ascii=True, default=_jsonable))
 
     def error(self, error: CommandError) -> None:
-        """Lines on stderr, and with ``--json`` a document on stdout unless there is one already (``told``)."""
+        """Lines on stderr, and with ``--json`` a document on stdout unless there is one already (``printed``)."""
         for line in error.lines():
             click.echo(line, err=True)
-        if not error.told:
+        if not error.printed:
             with suppress(OSError):  # stdout may be what failed; stderr has the error
                 self.document(error.document())
 

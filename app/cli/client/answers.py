@@ -126,7 +126,7 @@ def _image(image: Mapping[str, Any]) -> Image:
 
 
 def read_page(document: Document) -> Page:
-    """A list answer: its rows stand in ``data``. Raises CommandError (``bad_answer``)."""
+    """A page of a list, whose rows are in ``data``. Raises CommandError (``bad_answer``)."""
     items = document.get("data")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise bad_answer("the server's list is not a list")

@@ -201,7 +201,7 @@ def deliver(output: Output, client: Client, task: Task, pattern: Path | None, *,
     """Save an ended task's images and say where. Raises CommandError unless the task succeeded."""
     if task.status != "succeeded":
         output.document(task.document)
-        conclude(task, told=output.as_json)
+        conclude(task, printed=output.as_json)
     files = []
     for image, path in save(client, task, pattern, count=count, force=force):
         if misnamed(path, image):

@@ -119,7 +119,7 @@ def watch(
     if pattern is not None:
         check_targets(pattern, count, force=force)
     ended = follow(client, task, output, timeout_s=timeout_s, stream=True)
-    conclude(ended, told=output.as_json)
+    conclude(ended, printed=output.as_json)
     if pattern is not None:
         deliver(output, client, ended, pattern, count=count, force=force)
     else:
@@ -153,4 +153,4 @@ def cancel(output: Output, client: Client, task_id: str) -> None:
     output.line(f"{task_id}  {outcome}")
     output.note(OUTCOMES.get(outcome, ""))
     if outcome == "too_late":
-        raise CommandError(Exit.FAILED, "too_late", f"{task_id} could not be cancelled", told=output.as_json)
+        raise CommandError(Exit.FAILED, "too_late", f"{task_id} could not be cancelled", printed=output.as_json)

@@ -90,16 +90,16 @@ def _passing(error: CommandError) -> bool:
     return error.exit_code == Exit.AWAY or error.facts.get("status") == 429
 
 
-def conclude(task: Task, *, told: bool) -> None:
+def conclude(task: Task, *, printed: bool) -> None:
     """End the command as its task ended. Raises CommandError unless the task succeeded."""
     if task.status == "cancelled":
         released = f"; {credits_of(task.released)} credits given back" if task.released else ""
-        raise CommandError(Exit.CANCELLED, "cancelled", f"{task.id} was cancelled{released}", told=told)
+        raise CommandError(Exit.CANCELLED, "cancelled", f"{task.id} was cancelled{released}", printed=printed)
     if task.status == "failed":
         exit_code = Exit.INSUFFICIENT_CREDITS if task.error_code == "insufficient_credits" else Exit.FAILED
         detail = f"{task.id} failed: {task.error_detail or 'no reason was given'}"
         hint = "" if task.captured else "Nothing was charged."
-        raise CommandError(exit_code, task.error_code or "failed", detail, hint=hint, told=told)
+        raise CommandError(exit_code, task.error_code or "failed", detail, hint=hint, printed=printed)
 
 
 @contextmanager

@@ -120,13 +120,13 @@ def database_command(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(output: Output, **kwargs: Any) -> None:
         with open_database() as database, database.transaction() as connection:
-            tell = command(connection, **kwargs)
-        tell(output)
+            show = command(connection, **kwargs)
+        show(output)
 
     return wrapped
 
 
-Tell = Callable[[Output], None]
+Show = Callable[[Output], None]
 
 
 @click.group()
@@ -136,29 +136,29 @@ def db() -> None:
 
 @db.command("upgrade")
 @database_command
-def upgrade(connection: Connection) -> Tell:
+def upgrade(connection: Connection) -> Show:
     """Bring the schema up to date."""
     from core import schema
 
     before = [str(step) for step in schema.pending(connection)]
     schema.upgrade(connection)
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         output.document({"applied": before})
         output.line(f"applied {', '.join(before)}" if before else "up to date already")
 
-    return tell
+    return show
 
 
 @db.command("status")
 @database_command
-def status(connection: Connection) -> Tell:
+def status(connection: Connection) -> Show:
     """Name the migrations that wait; exit 1 when there are any."""
     from core import schema
 
     waiting = [str(step) for step in schema.pending(connection)]
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         output.document({"pending": waiting})
         output.line(f"pending: {', '.join(waiting)}" if waiting else "up to date")
         if waiting:
@@ -167,7 +167,7 @@ def status(connection: Connection) -> Tell:
                 "schema_outdated",
                 f"{len(waiting)} to apply",
                 hint="`darkroom db upgrade` applies them.",
-                told=output.as_json,
+                printed=output.as_json,
             )
 
-    return tell
+    return show

@@ -47,7 +47,7 @@ def chaos(
 ) -> None:
     """Kill, stop and cut off every process under load, then check every promise. Exit 1 if one was broken.
 
-    Without --var it runs a service of its own in a temporary folder. With --var the service there really
+    Without --var it runs its own service in a temporary folder. With --var the service there really
     loses processes, connections and what Redis holds, and gets four accounts and thousands of jobs.
     """
     from chaos.run import Options, run
@@ -68,7 +68,9 @@ def chaos(
 
         report.show(Console(file=sys.stdout))
     if not report.clean:
-        raise CommandError(Exit.FAILED, "promise_broken", f"{len(report.violations)} violations", told=output.as_json)
+        raise CommandError(
+            Exit.FAILED, "promise_broken", f"{len(report.violations)} violations", printed=output.as_json
+        )
 
 
 @contextmanager

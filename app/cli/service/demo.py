@@ -66,11 +66,11 @@ def demo(output: Output, server: str | None, key: str | None, **asked: Any) -> N
     folder = make_folder(settings().var.absolute() / "demo")
     order = {name: asked[name] for name in ("prompt", "size", "model") if asked[name] is not None}
     if server:
-        told = perform(connect(server, key), order, folder, narrator, timeout_s=asked["timeout_s"])
+        result = perform(connect(server, key), order, folder, narrator, timeout_s=asked["timeout_s"])
     else:
         with own_service(narrator) as client:
-            told = perform(client, order, folder, narrator, timeout_s=asked["timeout_s"])
-    path, image = told
+            result = perform(client, order, folder, narrator, timeout_s=asked["timeout_s"])
+    path, image = result
     check_png(path, size_px)
     output.document({"path": str(path), "width": size_px[0], "height": size_px[1], "size_bytes": image.size_bytes})
     kilobytes = max(1, round(image.size_bytes / 1000))
@@ -85,7 +85,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def make_folder(path: Path) -> Path:
-    """A folder for us alone. Raises OSError."""
+    """A folder that only we can read. Raises OSError."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
@@ -161,7 +161,7 @@ def perform(client: Client, order: Document, folder: Path, narrator: Narrator, *
     task = client.submit("generate", order)
     narrator.say(f"accepted as {task.id}: {task.model} by {task.provider}, {credits_of(task.quoted)} credits")
     ended = print_timeline(client, task, narrator, timeout_s=timeout_s)
-    conclude(ended, told=False)
+    conclude(ended, printed=False)
     path = folder / f"{slug(str(order['prompt']))}-{ended.id[-6:].lower()}.png"
     saved = [image for image, _ in save(client, ended, path, count=1, force=True)]
     if len(saved) != 1:
@@ -173,14 +173,14 @@ def perform(client: Client, order: Document, folder: Path, narrator: Narrator, *
 
 def print_timeline(client: Client, task: Task, narrator: Narrator, *, timeout_s: int) -> Task:
     """Print each step of the task as it happens; the ended task."""
-    told = 0
+    printed = 0
     with interruptible(task.id):
         for changed in changes(client, task, narrator, timeout_s=timeout_s):
             task = changed
             steps = client.page(f"{task_path(task.id)}/timeline").items
-            for step in steps[told:]:
+            for step in steps[printed:]:
                 narrator.say(sentence(step))
-            told = max(told, len(steps))
+            printed = max(printed, len(steps))
     return task
 
 
@@ -218,8 +218,8 @@ def _reasons(facts: Mapping[str, Any]) -> str:
         f"attempt {facts['attempt']}" if facts.get("attempt") else "",
         str(facts.get("code") or ""),
     ]
-    told = ", ".join(part for part in parts if part)
-    return f" ({told})" if told else ""
+    known = ", ".join(part for part in parts if part)
+    return f" ({known})" if known else ""
 
 
 def print_ledger(client: Client, task: Task, narrator: Narrator) -> None:
