@@ -97,7 +97,7 @@ LASTING: Mapping[Provider, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Order:
+class MixedOrder:
     """One order of a client. ``plain``: without a fault at the upstream."""
 
     key: str
@@ -114,7 +114,7 @@ class Order:
         return str(self.body["prompt"])
 
 
-def stream(seed: int, *, customers: int, canary: str, gentle: bool) -> Iterator[Order]:
+def stream(seed: int, *, customers: int, canary: str, gentle: bool) -> Iterator[MixedOrder]:
     """Orders without end, the same for the same seed. ``gentle``: only those that end within seconds."""
     chance = random.Random(seed)
     image = _data_url()
@@ -127,7 +127,7 @@ def prompt_start(canary: str) -> str:
     return f"{canary} image"
 
 
-def _order(chance: random.Random, number: int, *, customers: int, canary: str, gentle: bool, image: str) -> Order:
+def _order(chance: random.Random, number: int, *, customers: int, canary: str, gentle: bool, image: str) -> MixedOrder:
     provider = _provider(chance, gentle=gentle)
     faults = PASSING[provider] + (() if gentle else LASTING[provider])
     marker = f" [sandbox:{chance.choice(faults)}]" if chance.random() < 0.35 else ""
@@ -142,7 +142,7 @@ def _order(chance: random.Random, number: int, *, customers: int, canary: str, g
     }
     if edits:
         body["images"] = [image]
-    return Order(
+    return MixedOrder(
         key=f"{canary}-{number}",
         customer=chance.randrange(customers),
         operation="edit" if edits else "generate",

@@ -1,4 +1,4 @@
-"""The sandbox's pictures: made to order, deterministic, and edited nowhere but inside the mask."""
+"""The sandbox's images: made to order, deterministic, and edited nowhere but inside the mask."""
 
 import io
 from dataclasses import replace
@@ -8,7 +8,7 @@ from PIL import Image, ImageChops
 
 from sandbox.drawing import bad_files
 from sandbox.drawing import scenery as scenes
-from sandbox.drawing.images import Gallery, NotAPicture, Recipe, dimensions, partial, render
+from sandbox.drawing.images import Gallery, NotAnImage, Recipe, dimensions, partial, render
 from sandbox.drawing.sizes import pixels, pixels_if_asked
 from sandbox.markers import Fault
 
@@ -16,14 +16,14 @@ KITE = Recipe("a red kite over the sea", "gpt-image-2", 96, 64)
 
 
 def opened(blob: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(blob))
-    picture.load()
-    return picture
+    image = Image.open(io.BytesIO(blob))
+    image.load()
+    return image
 
 
-def png(picture: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "PNG")
+    image.save(out, "PNG")
     return out.getvalue()
 
 
@@ -55,7 +55,7 @@ def test_no_size_is_told_apart_from_a_size():
 
 @pytest.mark.parametrize("scenery", sorted(scenes.SCENERY))
 @pytest.mark.parametrize("size", [(96, 64), (16, 16), (1, 1), (16, 2048), (2048, 16), (300, 1000), (17, 93)])
-def test_the_picture_has_exactly_the_size_asked(size, scenery, monkeypatch):
+def test_the_image_has_exactly_the_size_asked(size, scenery, monkeypatch):
     monkeypatch.setattr(scenes, "SCENERY", {scenery: scenes.SCENERY[scenery]})
     monkeypatch.setattr(scenes, "_SCENERY_WORDS", {})
     assert opened(render(replace(KITE, width_px=size[0], height_px=size[1]))).size == size
@@ -82,15 +82,15 @@ def test_the_format_is_the_one_asked(file_format, name):
 
 
 def test_a_transparent_background_is_transparent():
-    picture = opened(render(replace(KITE, transparent=True)))
-    assert picture.mode == "RGBA"
-    assert picture.getchannel("A").getextrema() == (0, 255)
-    assert picture.getpixel((95, 0))[3] == 0
+    image = opened(render(replace(KITE, transparent=True)))
+    assert image.mode == "RGBA"
+    assert image.getchannel("A").getextrema() == (0, 255)
+    assert image.getpixel((95, 0))[3] == 0
 
 
 def test_a_gif_moves():
-    picture = opened(render(replace(KITE, file_format="gif", frames=3)))
-    assert (picture.format, picture.n_frames) == ("GIF", 3)
+    image = opened(render(replace(KITE, file_format="gif", frames=3)))
+    assert (image.format, image.n_frames) == ("GIF", 3)
 
 
 def test_an_edit_changes_the_inside_of_the_mask_and_not_one_pixel_outside():
@@ -108,29 +108,29 @@ def test_an_edit_keeps_the_alpha_of_its_input():
     base = Image.new("RGBA", (80, 60), (200, 10, 10, 77))
     mask = Image.new("RGBA", base.size, (0, 0, 0, 255))
     mask.paste((0, 0, 0, 0), (0, 0, 20, 20))
-    picture = opened(render(Recipe("x", "m", 80, 60, inputs=(png(base),), mask=png(mask))))
-    assert picture.getpixel((50, 50)) == (200, 10, 10, 77)
+    image = opened(render(Recipe("x", "m", 80, 60, inputs=(png(base),), mask=png(mask))))
+    assert image.getpixel((50, 50)) == (200, 10, 10, 77)
 
 
-def test_an_edit_without_a_mask_changes_the_whole_picture_and_resizes_when_asked():
+def test_an_edit_without_a_mask_changes_the_whole_image_and_resizes_when_asked():
     base = Image.new("RGB", (120, 80), (10, 60, 200))
-    picture = opened(render(Recipe("autumn", "m", 240, 160, inputs=(png(base),))))
-    assert picture.size == (240, 160)
-    assert picture.convert("RGB").getpixel((120, 60)) != (10, 60, 200)
+    image = opened(render(Recipe("autumn", "m", 240, 160, inputs=(png(base),))))
+    assert image.size == (240, 160)
+    assert image.convert("RGB").getpixel((120, 60)) != (10, 60, 200)
 
 
 def test_further_inputs_show_in_the_result():
     base, extra = Image.new("RGB", (200, 200), "white"), Image.new("RGB", (50, 50), (255, 0, 0))
-    picture = opened(render(Recipe("x", "m", 200, 200, inputs=(png(base), png(extra)))))
-    assert picture.getpixel((175, 25)) == (255, 0, 0)
+    image = opened(render(Recipe("x", "m", 200, 200, inputs=(png(base), png(extra)))))
+    assert image.getpixel((175, 25)) == (255, 0, 0)
 
 
-def test_what_is_no_picture_is_told_apart():
-    with pytest.raises(NotAPicture):
-        dimensions(b"not a picture")
-    with pytest.raises(NotAPicture):
+def test_what_is_no_image_is_told_apart():
+    with pytest.raises(NotAnImage):
+        dimensions(b"not an image")
+    with pytest.raises(NotAnImage):
         render(Recipe("x", "m", 64, 64, inputs=(png(Image.new("RGB", (64, 64)))[:60],)))
-    with pytest.raises(NotAPicture):
+    with pytest.raises(NotAnImage):
         dimensions(bad_files.png_bomb())
 
 
@@ -141,11 +141,11 @@ def test_dimensions_are_upright():
     assert dimensions(sideways.getvalue()) == (20, 30)
 
 
-def test_partial_pictures_have_the_full_size():
+def test_partial_images_have_the_full_size():
     assert opened(partial(KITE, 1, 3)).size == (96, 64)
 
 
-def test_prepared_pictures_are_few_and_of_the_right_size():
+def test_prepared_images_are_few_and_of_the_right_size():
     gallery = Gallery()
     files = {gallery.file(replace(KITE, prompt=f"job {n}"), prepared=True) for n in range(40)}
     assert 1 < len(files) <= 4
@@ -160,8 +160,8 @@ def test_a_bound_on_the_sides_keeps_the_shape():
 
 def test_the_bomb_is_small_valid_and_huge_inside():
     bomb = bad_files.png_bomb(1200, 700)
-    picture = opened(bomb)
-    assert (picture.size, picture.getextrema()) == ((1200, 700), ((0, 0),) * 3)
+    image = opened(bomb)
+    assert (image.size, image.getextrema()) == ((1200, 700), ((0, 0),) * 3)
     assert len(bad_files.png_bomb()) < 400_000
 
 
@@ -169,7 +169,7 @@ def test_the_bomb_is_small_valid_and_huge_inside():
     ("fault", "begins"),
     [("svg", b"<svg"), ("html", b"<!doctype"), ("frames", b"GIF89a"), ("bomb", b"\x89PNG")],
 )
-def test_a_picture_fault_serves_another_file(fault, begins):
+def test_an_image_fault_serves_another_file(fault, begins):
     assert bad_files.spoil(Fault(fault), b"good")[0].startswith(begins)
 
 
