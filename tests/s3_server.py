@@ -22,7 +22,7 @@ from storage.s3_client import S3Options
 
 START_S = 30.0
 CUT, BREAK_OFF = "cut", "break off"
-ACCESS_KEY_ID, SECRET_KEY = "AKIATESTS", "a-secret-nobody-may-see"
+ACCESS_KEY_ID, SECRET_KEY = "AKIATESTS", "a-secret-no-one-may-see"
 _numbers = count(1)
 
 

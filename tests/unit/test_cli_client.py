@@ -97,12 +97,12 @@ Answer = tuple[int, dict[str, str], bytes] | None  # None: hang up without a wor
 
 
 class FakeServer:
-    """Answers ``routes[(method, path)]`` in turn, the last answer for ever; keeps what it was asked."""
+    """Answers ``routes[(method, path)]`` in turn, the last answer from then on; keeps the requests."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.routes: dict[tuple[str, str], list[Any]] = {}
-        self.waiting = threading.Event()  # somebody long-polls
+        self.waiting = threading.Event()  # a client long-polls
         self.go_on = threading.Event()  # set: long-polls are answered
         self.go_on.set()
         self.url = ""

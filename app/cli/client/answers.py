@@ -37,7 +37,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A job as the API shows it. Money in micro-credits."""
+    """A job as the API shows it."""
 
     id: str
     status: str
@@ -48,9 +48,9 @@ class Task:
     step: str
     queue_position: int | None
     wait_p90_s: float | None
-    quoted: int | None
-    captured: int | None
-    released: int | None
+    quoted_microcredits: int | None
+    captured_microcredits: int | None
+    released_microcredits: int | None
     error_code: str
     error_detail: str
     warnings: tuple[str, ...]
@@ -95,9 +95,9 @@ def _task(document: Document) -> Task:
         step=str(document.get("step") or ""),
         queue_position=None if position is None else int(position),
         wait_p90_s=None if wait_p90_s is None else float(wait_p90_s),
-        quoted=price.get("quoted_microcredits"),
-        captured=price.get("captured_microcredits"),
-        released=price.get("released_microcredits"),
+        quoted_microcredits=price.get("quoted_microcredits"),
+        captured_microcredits=price.get("captured_microcredits"),
+        released_microcredits=price.get("released_microcredits"),
         error_code=str(error.get("code", "")),
         error_detail=str(error.get("message") or ""),
         warnings=tuple(map(str, document.get("warnings") or ())),

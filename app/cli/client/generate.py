@@ -175,7 +175,7 @@ def run_order(
     if delivery.no_wait:
         _placed(output, task)
         return
-    output.note(f"{task.id}  {task.model}  {credits_of(task.quoted)} credits")
+    output.note(f"{task.id}  {task.model}  {credits_of(task.quoted_microcredits)} credits")
     ended = follow(client, task, output, timeout_s=delivery.timeout_s)
     deliver(output, client, ended, delivery.pattern, count=count, force=delivery.force)
 
@@ -210,5 +210,5 @@ def deliver(output: Output, client: Client, task: Task, pattern: Path | None, *,
         facts = f"{image.width_px}x{image.height_px}  {size_text(image.size_bytes)}"
         output.line(str(path) if output.quiet else f"{path}  {facts}")
     output.document({**task.document, "files": files})
-    price = plain(credits_of(task.captured))
+    price = plain(credits_of(task.captured_microcredits))
     output.note(f"{task.id}  {price} credits" if price else task.id)

@@ -42,7 +42,7 @@ def tasks(output: Output, client: Client, metadata: Sequence[tuple[str, Any]], *
 
 
 def _row(task: Task) -> tuple[str, ...]:
-    price = credits_of(task.quoted if task.captured is None else task.captured)
+    price = credits_of(task.quoted_microcredits if task.captured_microcredits is None else task.captured_microcredits)
     prompt = _request(task).get("prompt")
     created = time_text(task.document.get("created_at", ""))
     return (
@@ -94,7 +94,11 @@ def _image_facts(p: Image) -> str:
 
 def _money(task: Task) -> str:
     """``quoted 5.3, captured 5.3``, of what is known."""
-    amounts = (("quoted", task.quoted), ("captured", task.captured), ("released", task.released))
+    amounts = (
+        ("quoted", task.quoted_microcredits),
+        ("captured", task.captured_microcredits),
+        ("released", task.released_microcredits),
+    )
     return ", ".join(f"{name} {credits_of(amount)}" for name, amount in amounts if amount is not None)
 
 

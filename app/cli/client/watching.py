@@ -93,12 +93,14 @@ def _passing(error: CommandError) -> bool:
 def conclude(task: Task, *, printed: bool) -> None:
     """End the command as its task ended. Raises CommandError unless the task succeeded."""
     if task.status == "cancelled":
-        released = f"; {credits_of(task.released)} credits given back" if task.released else ""
+        released = (
+            f"; {credits_of(task.released_microcredits)} credits given back" if task.released_microcredits else ""
+        )
         raise CommandError(Exit.CANCELLED, "cancelled", f"{task.id} was cancelled{released}", printed=printed)
     if task.status == "failed":
         exit_code = Exit.INSUFFICIENT_CREDITS if task.error_code == "insufficient_credits" else Exit.FAILED
         detail = f"{task.id} failed: {task.error_detail or 'no reason was given'}"
-        hint = "" if task.captured else "Nothing was charged."
+        hint = "" if task.captured_microcredits else "Nothing was charged."
         raise CommandError(exit_code, task.error_code or "failed", detail, hint=hint, printed=printed)
 
 

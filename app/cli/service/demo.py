@@ -159,7 +159,9 @@ def perform(client: Client, order: Document, folder: Path, narrator: Narrator, *
     """Order an image, print what happens to it, save it. Raises CommandError unless everything is right."""
     narrator.say(f'submitting: "{order["prompt"]}", {order["size"]}')
     task = client.submit("generate", order)
-    narrator.say(f"accepted as {task.id}: {task.model} by {task.provider}, {credits_of(task.quoted)} credits")
+    narrator.say(
+        f"accepted as {task.id}: {task.model} by {task.provider}, {credits_of(task.quoted_microcredits)} credits"
+    )
     ended = print_timeline(client, task, narrator, timeout_s=timeout_s)
     conclude(ended, printed=False)
     path = folder / f"{slug(str(order['prompt']))}-{ended.id[-6:].lower()}.png"
@@ -229,7 +231,7 @@ def print_ledger(client: Client, task: Task, narrator: Narrator) -> None:
         where = f"{entry.get('source')} -> {entry.get('target')}"
         narrator.say(f"ledger: {entry.get('kind')} {entry_credits(entry)} credits, {where}")
     amounts = {str(entry.get("kind")): entry.get("amount_microcredits") for entry in entries}
-    if amounts.get("hold") != task.quoted or amounts.get("capture") != task.captured:
+    if amounts.get("hold") != task.quoted_microcredits or amounts.get("capture") != task.captured_microcredits:
         detail = f"the ledger of {task.id} shows {amounts or 'nothing'}, not a hold and a capture of its price"
         raise CommandError(Exit.FAILED, "demo_unbalanced", detail)
 
