@@ -25,8 +25,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from app.cli import main
+from app.cli.client import address, options, watching
 from app.cli.client import connection as client_module
-from app.cli.client import watching
 from app.cli.output import CommandError
 from app.cli.service import demo as demo_module
 
@@ -97,12 +97,12 @@ Answer = tuple[int, dict[str, str], bytes] | None  # None: hang up without a wor
 
 
 class FakeServer:
-    """Answers ``routes[(method, path)]`` in turn, the last answer for ever; keeps what it was asked."""
+    """Answers ``routes[(method, path)]`` in turn, the last answer from then on; keeps the requests."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.routes: dict[tuple[str, str], list[Any]] = {}
-        self.waiting = threading.Event()  # somebody long-polls
+        self.waiting = threading.Event()  # a client long-polls
         self.go_on = threading.Event()  # set: long-polls are answered
         self.go_on.set()
         self.url = ""
@@ -773,7 +773,7 @@ def test_the_admin_key_of_this_machine_goes_to_this_machine_only(
     server.on("GET", "/api/quota", {})
     CliRunner().invoke(main, ["quota", "--server", server.url])
     assert server.seen[-1].headers["Authorization"] == "Bearer dk_admin_secret"
-    monkeypatch.setattr(client_module, "is_this_machine", lambda _: False)
+    monkeypatch.setattr(options, "is_this_machine", lambda _: False)
     CliRunner().invoke(main, ["quota", "--server", server.url])
     assert server.seen[-1].headers["Authorization"] is None
 
@@ -790,7 +790,7 @@ def test_the_admin_key_of_this_machine_goes_to_this_machine_only(
     ],
 )
 def test_this_machine_is_told_from_others(url: str, here: bool) -> None:
-    assert client_module.is_this_machine(url) is here
+    assert address.is_this_machine(url) is here
 
 
 def test_a_netrc_does_not_replace_the_key(server: FakeServer, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
