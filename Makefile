@@ -1,5 +1,5 @@
-# Everything runs from .venv, which the first target makes. Nothing is fetched once it is there.
-# Paths are relative on purpose: the clone may lie in a folder with spaces, and may be moved.
+# Everything runs from .venv, which the first target makes. Once it is there, nothing is downloaded.
+# Paths are relative on purpose: the clone may be in a folder with spaces, and may be moved.
 
 PYTHON ?= python3
 UV ?= uv
@@ -9,14 +9,19 @@ PY := $(VENV)/bin/python
 RUN := $(VENV)/bin/darkroom
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 
-# A virtual environment whose Python has gone (an upgrade of the system) is made anew.
+# A virtual environment is made again when its Python is gone (an upgrade of the system), or when PYTHON is given
+# and names another version.
 ifneq ($(shell $(PY) -c 'print("works")' 2>/dev/null),works)
 STALE := stale
+else ifneq ($(origin PYTHON),file)
+ifneq ($(shell $(PY) -V 2>&1),$(shell $(PYTHON) -V 2>&1))
+STALE := stale
+endif
 endif
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo up test check fmt bench chaos lock clean stale
+.PHONY: help setup setup-dev demo up test test-unit check fmt bench chaos lock clean stale
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' Makefile | expand -t 20
@@ -25,7 +30,7 @@ setup: $(VENV)/runtime.lock $(RUN)  ## Make .venv and install what the service n
 
 setup-dev: $(VENV)/dev.lock $(RUN)  ## Install what tests and checks need, too.
 
-demo: setup  ## Run one job through the whole service and show the picture's path.
+demo: setup  ## Run one job through the whole service and show the image's path.
 	@$(RUN) demo
 
 up: setup  ## Run the whole service here until Ctrl-C.
@@ -34,13 +39,17 @@ up: setup  ## Run the whole service here until Ctrl-C.
 test: setup-dev  ## Run every test.
 	@$(PY) -m pytest -q
 
-check: setup-dev  ## Format, lint, types, import rules.
+test-unit: setup-dev  ## Run the unit tests alone.
+	@$(PY) -m pytest -q tests/unit
+
+check: setup-dev  ## Format, lint, types, import rules, complete providers.
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as check; check()'
+	@$(PY) -m providers.check
 
-fmt: setup-dev  ## Format the code and mend what the linter can mend.
+fmt: setup-dev  ## Format the code and fix what the linter can fix.
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
 
@@ -64,7 +73,7 @@ clean:  ## Remove .venv and the caches; the service's data (var/) stays.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The copy of a lock file in .venv says what is installed: a newer date alone installs nothing again.
+# The copy of a lock file in .venv says what is installed: a newer date alone installs nothing.
 $(VENV)/runtime.lock: requirements.lock $(VENV)/made
 	@cmp -s requirements.lock $@ || { echo "installing (once) ..."; $(PIP) install --quiet --require-hashes -r requirements.lock; }
 	@cp requirements.lock $@
@@ -73,7 +82,7 @@ $(VENV)/dev.lock: requirements-dev.lock $(VENV)/runtime.lock
 	@cmp -s requirements-dev.lock $@ || { echo "installing the tools (once) ..."; $(PIP) install --quiet --require-hashes -r requirements-dev.lock; }
 	@cp requirements-dev.lock $@
 
-# Written last, so that a creation cut short is begun again.
+# Written last, so that an interrupted creation starts again.
 $(VENV)/made: $(STALE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }

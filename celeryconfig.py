@@ -1,6 +1,6 @@
 """Celery's settings. Messages are hints: early ack, no results, no retries, no countdowns.
 
-The reasons are in docs/decisions.md; most settings answer a measured defect of Celery on Redis.
+The reasons are in docs/reliability.md section 1; most settings answer a measured defect of Celery on Redis.
 """
 
 from core.settings import load

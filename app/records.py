@@ -121,7 +121,7 @@ class Records:
         """The nudge of a new job could not be sent: let the next sweep send it, and not the one that
         looks for messages long overdue."""
         with suppress(DatabaseAwayError), self._database.autocommit() as connection:
-            publishing.forget(connection, [job_id])
+            publishing.mark_unpublished(connection, [job_id])
 
     def heard(self, call_id: str, upstream_id: object) -> list[Nudge]:
         """An upstream has reported on a call; publish the nudges now."""

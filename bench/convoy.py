@@ -37,7 +37,7 @@ from core.ids import new_id
 from jobs import lifecycle
 from jobs.dispatch import heartbeats
 from jobs.dispatch.limits import Limits, announce
-from jobs.execution import run as runner
+from jobs.execution import claim
 from jobs.execution.context import WorkerContext
 from jobs.lifecycle import NewJob
 from providers import registry
@@ -186,7 +186,7 @@ def drop_queued(database: Database) -> None:
 def ours(bench: WorkerContext, job_id: str) -> bool:
     """Whether the claim went through; a time-out puts the job off."""
     try:
-        if runner._claim(bench, job_id) is not None:
+        if claim.claim(bench, job_id) is not None:
             return True
     except DatabaseAwayError:
         return False

@@ -18,15 +18,16 @@ class JobFailedError(Exception):
     """A step found that its job has failed, and left the end to the failure hook.
 
     Raised by a step so that Celery calls its ``on_failure``, which ends the job and returns the credits
-    (``jobs.execution.apply.end_failed``). ``news`` is what the step learned of its calls and no one has recorded yet.
+    (``jobs.execution.give_up.end_failed``). ``learned`` is what the step found out about its calls and has not
+    recorded yet.
     """
 
-    def __init__(self, job_id: str, code: str, *, job: object = None, news: Sequence[object] = ()) -> None:
+    def __init__(self, job_id: str, code: str, *, job: object = None, learned: Sequence[object] = ()) -> None:
         super().__init__(code)  # the text that Flower shows
         self.job_id = job_id
         self.code = code
         self.job = job
-        self.news = news
+        self.learned = learned
 
     def __repr__(self) -> str:
         """What Flower shows as the exception."""

@@ -41,7 +41,7 @@ SENTENCES = {
     "upstream_said_no": "the upstream answered with words instead of an image",
     "upstream_timeout": "the upstream did not finish within its own deadline",
     "upstream_too_large": "the upstream found the order too large",
-    "upstream_uncertain": "the upstream's answer was lost; nobody can tell whether it made an image",
+    "upstream_uncertain": "the upstream's answer was lost; it cannot be known whether it made an image",
     "upstream_unreachable": "the upstream could not be reached",
     "upstream_broken_answer": "the upstream answered with something unreadable",
     "upstream_answer_too_large": "the upstream's answer was larger than we accept",

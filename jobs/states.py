@@ -1,4 +1,4 @@
-"""The words for where a job and its calls stand, and the nudges that make somebody look.
+"""The states of jobs and calls, and the signals that verbs return: wake-up messages (nudges) and ends.
 
 A job is a row; a message only says "look at job X now". Verbs return nudges, and the caller
 publishes them after the commit (``workers/enqueue.py``).
@@ -14,7 +14,7 @@ from typing import Literal
 class JobStatus(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"  # a worker holds it
-    WAITING = "waiting"  # the upstream works; nobody here waits
+    WAITING = "waiting"  # the upstream works; no one here waits
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -91,7 +91,7 @@ EndStatus = Literal["succeeded", "failed", "cancelled", "retried"]
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a verb did to a job that somebody watches in Flower: published like a nudge, after the commit.
+    """What a verb did to a job that Flower shows: published like a nudge, after the commit.
 
     ``retried``: back in the queue, alive. ``code``: why it failed or is tried again. ``runtime_s``: from
     the first claim to the end. ``node``: the worker node that made its latest call; None if no worker ever

@@ -31,7 +31,7 @@ class InputImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class UpstreamOrder:
     """What one paid call is asked to make. Values are already validated and normalised.
 
     ``params`` holds only what the caller set (canonical names: quality, seed, ...), so that a
@@ -166,7 +166,7 @@ class Provider(Protocol):
     base_url: str
     submit_timeout_s: float  # the longest a submit takes
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:
         """Make the one paid call; HTTP retries off.
 
         Raises: every class of :mod:`providers.errors`.
@@ -185,8 +185,8 @@ class Provider(Protocol):
     def cancel(self, call: CallRef) -> CancelOutcome:
         """Ask the upstream to stop. Raises :class:`ProviderError` when the asking failed."""
 
-    def lookup(self, call: CallRef, since: datetime, order: Order) -> list[Accepted]:
-        """Find calls made since then that may be this one (class B upstreams); empty where the API cannot.
+    def lookup(self, call: CallRef, since: datetime, order: UpstreamOrder) -> list[Accepted]:
+        """Find calls made since then that may be this one, where recovery is search; empty where the API cannot.
 
         By our token in the callback URL if the order has one, else by model and identical input.
         ``since`` is the database's time, and is compared with the upstream's own times only. Every candidate

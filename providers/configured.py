@@ -1,7 +1,7 @@
 """Which upstreams the environment configures, told without loading a single adapter.
 
 The web process asks this to know what it may offer; the workers load adapters by the registry. Which
-variables a provider has stands in its block of ``catalog.yaml``.
+variables a provider has stands in the block of its ``models.yaml``.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
-_CATALOG = Path(__file__).with_name("catalog") / "catalog.yaml"
+from providers.catalog.files import PACKAGED, common_file, in_order, provider_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +39,19 @@ def value_of(env: Mapping[str, str], name: str) -> str | None:
 
 
 def _read() -> Iterator[tuple[str, Variables]]:
-    """Each provider block of the catalogue. Only YAML is read: entries are checked where models are needed."""
-    raw = yaml.load(_CATALOG.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both safe
-    for name, block in raw["providers"].items():
+    """Each provider's block. Only YAML is read: entries are checked where models are needed."""
+    found = provider_files(PACKAGED)
+    for name in in_order(found, _yaml(common_file(PACKAGED))["order"]["providers"]):
+        block = _yaml(found[name])["provider"]
         needed = tuple((each,) if isinstance(each, str) else tuple(each) for each in block["env"])
         yield name, Variables(needed, tuple(block.get("env_optional", ())), block.get("adapter", True))
 
 
+def _yaml(path: Path) -> Any:
+    return yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both safe
+
+
 PROVIDERS: Final[Mapping[str, Variables]] = MappingProxyType(dict(_read()))
-
-
 MAX_ACCOUNTS = 9
 
 

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, Protocol
+from importlib import import_module
+from typing import Final, Protocol, cast
 
 from pydantic import ValidationError
 
 from providers.base import Provider
-from providers.configured import value_of
+from providers.configured import PROVIDERS, value_of
 from providers.http.client import Outgoing, origin_of
 from providers.http.connections import Origin
-from providers.upstreams.chatgpt2api.adapter import ChatGpt2Api
-from providers.upstreams.flux.adapter import Flux
-from providers.upstreams.gemini.adapter import Gemini
-from providers.upstreams.huggingface.adapter import HuggingFace
-from providers.upstreams.llamaswap.adapter import LlamaSwap
-from providers.upstreams.openai.adapter import OpenAi
-from providers.upstreams.replicate.adapter import Replicate
-from providers.upstreams.stability.adapter import Stability
-from providers.upstreams.wavespeed.adapter import WaveSpeed
-from providers.upstreams.xai.adapter import Xai
+from providers.shared.account import Account
 
-POOL_SIZE: Final = 200  # the most paid calls a worker process has at one provider (DESIGN section 3)
+POOL_SIZE: Final = 200  # the most paid calls a worker process has at one provider (docs/architecture.md)
 
 
 class BadSettingError(ValueError):
@@ -34,7 +26,7 @@ class UnknownCredentialError(LookupError):
 
 
 class Adapter(Protocol):
-    """What an adapter class offers beside :class:`providers.base.Provider`."""
+    """What an adapter class offers besides :class:`providers.base.Provider`."""
 
     name: str
 
@@ -42,19 +34,21 @@ class Adapter(Protocol):
         """One provider per credential that the environment holds."""
 
 
-# `providers/configured.py` lists their variables, for those who must not load adapters.
-ADAPTERS: Final[tuple[Adapter, ...]] = (
-    ChatGpt2Api,
-    OpenAi,
-    Stability,
-    Flux,
-    WaveSpeed,
-    Replicate,
-    HuggingFace,
-    LlamaSwap,
-    Gemini,
-    Xai,
-)
+def adapter_of(name: str) -> Adapter:
+    """The adapter of a provider: the one account class that its ``adapter.py`` defines. Raises: ImportError."""
+    module = import_module(f"providers.upstreams.{name}.adapter")
+    found = [
+        each
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, Account) and each.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise ImportError(f"{module.__name__} defines {len(found)} classes that derive from Account, not one")
+    return cast(Adapter, found[0])
+
+
+# In the order of the catalogue, from which `providers/configured.py` reads their variables without loading them.
+ADAPTERS: Final = tuple(adapter_of(name) for name, known in PROVIDERS.items() if known.has_adapter)
 
 
 class Registry:

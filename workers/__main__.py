@@ -46,7 +46,7 @@ def _start() -> None:
     ticker.fit(app)
     context = wiring.worker_context()
     queues = [*FREE_QUEUES, *context.registry.configured()]
-    assert tasks.run.name in app.api.tasks  # noqa: S101 importing them is what registers them
+    assert tasks.run.name in app.tasks  # noqa: S101 importing them is what registers them
     app.worker_main(
         [
             "worker",

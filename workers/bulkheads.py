@@ -21,7 +21,7 @@ FREE_QUEUES = (CONTROL_QUEUE, POLL_QUEUE)
 
 log = structlog.get_logger(__name__)
 
-# A little room before a paused queue is opened again, so that it does not flap.
+# Some slots free before a paused queue is opened again, so that it does not flap.
 REOPEN_BELOW = 0.9
 
 

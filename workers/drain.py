@@ -1,4 +1,4 @@
-"""Leaving well: on SIGTERM the worker claims nothing more, hands over, and is gone in seconds.
+"""Leaving: on SIGTERM the worker claims nothing more, hands over, and is gone in seconds.
 
 Images in progress at asynchronous upstreams are rows, so nothing waits for them. A synchronous
 call still open when the time is up is lost with its socket; its row says so and its credits return.
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 LOOK_EVERY_S = 1.0
 
 _draining = threading.Event()  # SIGTERM: out within drain_s
-_leaving = threading.Event()  # deaf: out when the paid calls have ended
+_leaving = threading.Event()  # the watchdog found it deaf: out when the paid calls have ended
 
 
 def draining() -> bool:
@@ -47,7 +47,7 @@ def _leave_in_time() -> None:
     _draining.wait()
     time.sleep(wiring.settings().drain_s)
     log.info("drain_time_is_up")
-    say_goodbye()
+    sign_off()
     os._exit(0)
 
 
@@ -59,17 +59,17 @@ def leave_after_calls(busy: Callable[[], int], *, at_most_s: float) -> None:
     until = time.monotonic() + at_most_s
     while busy() and time.monotonic() < until:
         time.sleep(LOOK_EVERY_S)
-    say_goodbye()
+    sign_off()
     os._exit(1)
 
 
-def say_goodbye() -> None:
+def sign_off() -> None:
     """What this worker still owns is free at once, and Flower hears how its last jobs ended."""
-    wiring.heart().leave()
+    wiring.heartbeat().leave()
     event_batches.send_all_now()
     wiring.publisher().events.close()
 
 
-def say_goodbye_when_idle() -> None:
-    """At the end of a shutdown that needed no deadline, the process's exit is the goodbye's moment."""
-    atexit.register(say_goodbye)
+def sign_off_when_idle() -> None:
+    """A shutdown that needs no deadline signs off when the process exits."""
+    atexit.register(sign_off)

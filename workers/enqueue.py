@@ -56,7 +56,7 @@ class _Server:
                 log.warning("broker_away", error=type(error).__name__, nudges=nudges)
             return False
         except Exception:
-            # What is published is committed already: whatever a client library raises, the sweep makes it good,
+            # What is published is committed already: whatever a client library raises, the sweep sends it again,
             # and a caller who saw it would take an accepted job for a refused one.
             self._pause()
             log.exception("publishing_crashed", nudges=nudges)
@@ -64,7 +64,7 @@ class _Server:
         return True
 
     def _pause(self) -> bool:
-        """Whether it is news that the server is away."""
+        """Try nothing for a while; whether that is new."""
         with self._lock:
             first = not self.skipping
             self._skip_until = time.monotonic() + SKIP_AFTER_FAILURE_S
@@ -72,10 +72,10 @@ class _Server:
 
 
 class Publisher:
-    """Sends news of jobs; never raises and never waits long. One per process.
+    """Publishes signals; never raises and never waits long. One per process.
 
-    ``node`` is the name of this process's Celery worker, None in the web; without ``task_events`` no one
-    is told how jobs end.
+    ``node`` is the name of this process's Celery worker, None in the web; without ``task_events`` Flower
+    does not hear how jobs end.
     """
 
     def __init__(self, broker_url: str, redis_url: str, *, node: str | None = None, task_events: bool = True) -> None:
@@ -94,11 +94,11 @@ class Publisher:
         """Whether the broker failed a moment ago, so that nothing is sent for now."""
         return self._broker.skipping
 
-    def publish(self, news: Sequence[Signal]) -> bool:
+    def publish(self, signals: Sequence[Signal]) -> bool:
         """Send; whether all nudges were handed over. False is no loss, only a delay until the next sweep."""
-        # Told before the next message is sent: a job that is tried again must not be seen starting first.
-        self.events.tell([each for each in news if isinstance(each, Ended)])
-        nudges = [each for each in news if isinstance(each, Nudge)]
+        # Before the next message is sent: a job that is tried again must not be seen starting first.
+        self.events.tell([each for each in signals if isinstance(each, Ended)])
+        nudges = [each for each in signals if isinstance(each, Nudge)]
         wakes = [nudge.argument for nudge in nudges if nudge.task == WAKE]
         tasks = [nudge for nudge in nudges if nudge.task != WAKE]
         woken = not wakes or self._wakes.attempt(lambda: self._wake(wakes), nudges=len(wakes))

@@ -1,4 +1,4 @@
-"""A worker's sign of life: a row touched every few seconds, from before its first claim to its goodbye."""
+"""A worker's heartbeat: a row touched every few seconds, from before its first claim until it signs off."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jobs.dispatch import heartbeats
 
 log = structlog.get_logger(__name__)
 
-# The goodbye waits so long for a beat on its way; one that takes longer hangs on a database that is away.
+# Signing off waits so long for a beat on its way; one that takes longer hangs on a database that is away.
 LAST_BEAT_S = 1.0
 
 
 @dataclass
-class Heart:
-    """``database`` is the clock's own, so that no backlog of work can silence the heartbeat."""
+class Heartbeat:
+    """``database`` is the ticker's own, so that no backlog of work can silence the heartbeat."""
 
     database: Database
     owner: str
@@ -27,7 +27,7 @@ class Heart:
     _beating: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def beat(self) -> None:
-        """Say that this worker lives; after the goodbye, nothing. Raises DatabaseAwayError."""
+        """Say that this worker lives; once it has signed off, nothing. Raises DatabaseAwayError."""
         with self._beating:
             if self._left:
                 return
@@ -35,14 +35,14 @@ class Heart:
                 heartbeats.beat(connection, self.owner)
 
     def leave(self) -> None:
-        """Say goodbye: what this worker still owns is free at once. No beat follows."""
+        """Sign off: what this worker still owns is free at once. No beat follows. Never raises."""
         waited = self._beating.acquire(timeout=LAST_BEAT_S)
         try:
             self._left = True
             with self.database.autocommit() as connection:
                 heartbeats.leave(connection, self.owner)
         except DatabaseAwayError:
-            log.warning("goodbye_not_heard")
+            log.warning("sign_off_failed")
         finally:
             if waited:
                 self._beating.release()

@@ -1,8 +1,9 @@
-"""The tasks: an id in, a verb called, news out. Decisions and queries live in ``jobs``.
+"""The tasks: an id in, a step taken, signals out. Decisions and queries live in ``jobs``.
 
 Flower's row of ``jobs.run`` is the job's own life. A step that leaves the job alive returns ``LIVES_ON``, of which
-nothing is told, so that the row stays STARTED, or with ``Retry`` when the job is in the queue again; who ends the job
-elsewhere tells it by ``workers/flower/task_events.py``. A poll is about many jobs and sends no events.
+nothing is reported, so that the row stays STARTED, or ends with ``Retry`` when the job is in the queue again. Ends
+that no task of the job brings about are reported by ``workers/flower/task_events.py``. A poll is about many jobs and
+sends no events.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from celery import Task
 
 from jobs.dispatch import publishing
 from jobs.errors import JobFailedError
-from jobs.execution import poll as poller
-from jobs.execution import run as runner
 from jobs.execution.context import WorkerContext
+from jobs.execution.poll import poll_provider
+from jobs.execution.run import run_job
 from jobs.states import Ended, Signal
 from workers import drain, stepping, wiring
 from workers.celery_app import app
@@ -38,21 +39,21 @@ class JobTask(Task):  # type: ignore[misc]
         if not isinstance(exc, JobFailedError):
             return
         einfo.traceback = ""  # Flower keeps it with every failure, and the code says it all
-        news = stepping.end(exc)
+        signals = stepping.end(exc)
         if self.send_events:
-            news = self._but_its_own(news, exc)
-        wiring.worker_context().publish(news)
+            signals = self._but_its_own(signals, exc)
+        wiring.worker_context().publish(signals)
 
     def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         del exc, task_id, args, kwargs
         einfo.traceback = ""
 
-    def _but_its_own(self, news: Sequence[Signal], error: JobFailedError) -> list[Signal]:
-        """What is left to tell beside Celery's ``task-failed``; that is for a failure on record alone."""
-        own, others = _split(news, error.job_id)
+    def _but_its_own(self, signals: Sequence[Signal], error: JobFailedError) -> list[Signal]:
+        """What to publish in addition to Celery's ``task-failed``, which is sent for a failure on record alone."""
+        own, others = _split(signals, error.job_id)
         if own is None or own.status != "failed":
             job_request.unended.add(error)
-            return list(news)
+            return list(signals)
         wiring.publisher().events.told_by_celery(error.job_id)
         return others
 
@@ -67,7 +68,7 @@ class RunTask(JobTask):
 @app.task(base=RunTask, name=RUN)  # type: ignore[untyped-decorator]
 def run(job_id: str) -> str | None:
     """Claim a queued job and make its paid call."""
-    step = _hand_back if drain.draining() else runner.run
+    step = _hand_back if drain.draining() else run_job
     return _tell(job_id, stepping.perform(step, job_id))
 
 
@@ -75,19 +76,19 @@ def run(job_id: str) -> str | None:
 def poll(provider: str) -> None:
     """Look at a batch of a provider's images in progress."""
     wiring.quietly(lambda: wiring.redis_client().delete(poll_key(provider)))
-    wiring.worker_context().publish(stepping.perform(poller.poll, provider))
+    wiring.worker_context().publish(stepping.perform(poll_provider, provider))
 
 
 def _hand_back(context: WorkerContext, job_id: str) -> list[Signal]:
     """Leave the job in the queue, to be published for another worker."""
     with context.database.autocommit() as connection:
-        publishing.forget(connection, [job_id])
+        publishing.mark_unpublished(connection, [job_id])
     return []
 
 
-def _tell(job_id: str, news: Sequence[Signal]) -> str | None:
+def _tell(job_id: str, signals: Sequence[Signal]) -> str | None:
     """Publish what a step did; LIVES_ON unless this very task's end is the job's. Raises JobRetry."""
-    own, others = _split(news, job_id)
+    own, others = _split(signals, job_id)
     events = wiring.publisher().events
     if own is not None and own.status == "retried" and not events.has_ended(job_id):
         raise JobRetry(own.code or "retried", others)
@@ -95,12 +96,12 @@ def _tell(job_id: str, news: Sequence[Signal]) -> str | None:
         events.told_by_celery(job_id)
         wiring.worker_context().publish(others)
         return None
-    wiring.worker_context().publish(news)
+    wiring.worker_context().publish(signals)
     return LIVES_ON
 
 
-def _split(news: Sequence[Signal], job_id: str) -> tuple[Ended | None, list[Signal]]:
+def _split(signals: Sequence[Signal], job_id: str) -> tuple[Ended | None, list[Signal]]:
     """What a step says of its own job's end, and the rest."""
-    own = [each for each in news if isinstance(each, Ended) and each.job_id == job_id]
-    others = [each for each in news if not (isinstance(each, Ended) and each.job_id == job_id)]
+    own = [each for each in signals if isinstance(each, Ended) and each.job_id == job_id]
+    others = [each for each in signals if not (isinstance(each, Ended) and each.job_id == job_id)]
     return (own[-1] if own else None), others

@@ -1,4 +1,4 @@
-"""The clock every worker carries: heartbeat, due polls and the sweep. No beat, no leader.
+"""What every worker does by the clock: heartbeat, due polls and the sweep. No Celery beat, no leader.
 
 A step of the worker and not of its consumer: the consumer and its timer stop while the broker is
 away, and that is when the sweep and the polls are needed most.
@@ -24,7 +24,7 @@ from core.errors import DatabaseAwayError
 from core.redis import RedisError
 from jobs import states
 from jobs.dispatch import heartbeats, publishing, refill
-from jobs.execution import poll
+from jobs.execution.poll import poll_provider
 from jobs.maintenance import retention, sweep
 from jobs.reads import worker as loading
 from jobs.states import Nudge, Signal
@@ -72,16 +72,16 @@ class Steadiness:
         )
 
 
-class Clock:
+class Ticker:
     """Five loops on threads (greenlets in a worker), each of which survives any outage.
 
     Heartbeat, tick and sweep have a database engine of their own. The heartbeat goes on while the pool
-    drains, until the goodbye; the other loops stop at once.
+    drains, until it signs off; the other loops stop at once.
     """
 
     def __init__(self) -> None:
         self._context = wiring.worker_context()
-        self._database = wiring.clock_database()
+        self._database = wiring.ticker_database()
         self._stop = threading.Event()
         self._steadiness = Steadiness()
         swept = replace(self._context, database=self._database)
@@ -98,11 +98,11 @@ class Clock:
 
     def start(self) -> None:
         self.beat()  # before the first claim: a job's owner must be known to live
-        # A drain may be long: who falls silent in it loses its calls to its neighbours. Nothing ends this
-        # loop but the process; after the goodbye the heart itself is still.
+        # A drain may be long: a worker that falls silent in it loses its calls to its neighbours.
+        # Nothing ends this loop but the process; once signed off it writes nothing.
         self._start("heartbeat", self.beat, heartbeats.HEARTBEAT_EVERY_S, until=threading.Event())
         self._start("tick", self.tick, TICK_EVERY_S)
-        # At once, for we may stand in for one that was killed: its jobs need not wait a period more.
+        # At once, for this worker may replace one that was killed: its jobs need not wait a period more.
         self._start("sweep", self.sweep, SWEEP_EVERY_S, first_s=0.0)
         self._start("watchdog", self._watchdog.look, CANARY_EVERY_S)
         # A loop of its own: a slow disk must not hold up the sweep.
@@ -121,14 +121,14 @@ class Clock:
         until: threading.Event | None = None,
     ) -> None:
         waits = (every_s if first_s is None else first_s, every_s)
-        threading.Thread(target=_forever, args=(name, step, waits, until or self._stop), name=name, daemon=True).start()
+        threading.Thread(target=_loop, args=(name, step, waits, until or self._stop), name=name, daemon=True).start()
 
     def beat(self) -> None:
-        wiring.heart().beat()
+        wiring.heartbeat().beat()
         self._steadiness.beat()
 
     def tick(self) -> None:
-        """Make somebody look at every provider that has something due; us, when the broker is away."""
+        """Publish a poll for every provider that has something due; poll here when the broker is away."""
         with self._database.autocommit() as connection:
             due = loading.providers_due(connection, self._context.registry.configured())
         for provider in due:
@@ -140,10 +140,10 @@ class Clock:
             if not unread and not self._context.publish([states.poll(provider)]):
                 self._poll_here(provider)
         if self._limited:
-            self._fill_seats()
+            self._publish_for_free_permits()
 
-    def _fill_seats(self) -> None:
-        """A seat that came free at a limited provider does not wait for the sweep."""
+    def _publish_for_free_permits(self) -> None:
+        """A permit that came free at a limited provider does not wait for the sweep."""
         with self._database.autocommit() as connection:
             nudges = refill.refill_limited(connection, window=self._context.publish_window)
         if nudges:
@@ -156,7 +156,7 @@ class Clock:
         if not self._inline.acquire(blocking=False):
             return
         try:
-            self._context.publish(stepping.perform_to_the_end(poll.poll, provider))
+            self._context.publish(stepping.perform_to_the_end(poll_provider, provider))
         finally:
             self._inline.release()
 
@@ -164,23 +164,23 @@ class Clock:
         self._publish(self._sweeper.sweep())
 
     def keep(self) -> None:
-        """Let go of what is kept no longer; one worker a minute does it for all."""
+        """Delete what has expired; one worker a minute does it for all."""
         try:
             wiring.keeper().keep()
         except StorageUnavailableError as error:
             log.warning("retention_waits_for_storage", error=str(error))
 
-    def _publish(self, news: Sequence[Signal]) -> None:
+    def _publish(self, signals: Sequence[Signal]) -> None:
         """What cannot be sent now counts as unpublished again, for the next round."""
-        if self._context.publish(news):
+        if self._context.publish(signals):
             return
-        runs = [each.argument for each in news if isinstance(each, Nudge) and each.task == RUN]
+        runs = [each.argument for each in signals if isinstance(each, Nudge) and each.task == RUN]
         if runs:
             with self._database.autocommit() as connection:
-                publishing.forget(connection, runs)
+                publishing.mark_unpublished(connection, runs)
 
 
-def _forever(name: str, step: Callable[[], None], waits: tuple[float, float], until: threading.Event) -> None:
+def _loop(name: str, step: Callable[[], None], waits: tuple[float, float], until: threading.Event) -> None:
     """``waits``: seconds before the first step, and between two."""
     wait_s, every_s = waits
     while not until.wait(wait_s * random.uniform(0.8, 1.2)):
@@ -204,14 +204,14 @@ def _epoch() -> str | None:
     return str(value) if value else None
 
 
-def _started_clock() -> Clock:
+def _started_ticker() -> Ticker:
     wiring.announce_credentials(wiring.worker_context())
-    clock = Clock()
+    clock = Ticker()
     clock.start()
     return clock
 
 
-def _patiently(begin: Callable[[], Clock]) -> Clock:
+def _once_the_database_answers(begin: Callable[[], Ticker]) -> Ticker:
     """Wait out a database that is away: a worker that exits instead would be lost to a supervisor that
     restarts failures only, for Celery ends an unrecoverable start with status 0."""
     while not drain.draining():
@@ -224,24 +224,24 @@ def _patiently(begin: Callable[[], Clock]) -> Clock:
 
 
 class TickerStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Starts the clock with the worker and stops all but its heartbeat before the pool drains."""
+    """Starts the ticker with the worker and stops all but its heartbeat before the pool drains."""
 
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
-        self._clock: Clock | None = None
+        self._ticker: Ticker | None = None
 
     def start(self, worker: Any) -> None:
         del worker
         drain.arm()
-        self._clock = _patiently(_started_clock)
+        self._ticker = _once_the_database_answers(_started_ticker)
 
     def stop(self, worker: Any) -> None:
         del worker
-        if self._clock:
-            self._clock.stop()
-            drain.say_goodbye_when_idle()
+        if self._ticker:
+            self._ticker.stop()
+            drain.sign_off_when_idle()
 
 
 class BulkheadStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -261,7 +261,7 @@ _BULKHEADS = Bulkheads(
 
 
 def fit(celery: Any = app) -> None:
-    """Fit the clock and the bulkheads to the worker about to start."""
+    """Fit the ticker and the bulkheads to the worker about to start."""
     install(_BULKHEADS)
     celery.steps["worker"].add(TickerStep)
     celery.steps["consumer"].add(BulkheadStep)

@@ -1,6 +1,6 @@
-"""A worker that no longer hears its queues, and does not know: found by its own canary.
+"""A worker whose consumer no longer receives messages: found by its own canary.
 
-A half-open connection can leave Celery's consumer deaf forever (docs/decisions.md). So every worker
+A half-open connection can leave Celery's consumer deaf forever (docs/reliability.md). So every worker
 sends itself a small message and reads it by a step inside the consumer, without a pool slot. Silence
 counts only from a canary that the broker took, while the pool has free slots and the broker and
 PostgreSQL answer on fresh connections: an outage, or a worker full of long paid calls, is not deafness.
@@ -74,7 +74,7 @@ class CanaryStep(bootsteps.ConsumerStep):  # type: ignore[misc]
         return [Consumer(channel, queues=[queue], on_message=self._heard, on_decode_error=self._heard)]
 
     def _heard(self, message: Any, error: Exception | None = None) -> None:
-        """Whatever it says: who hears it is not deaf."""
+        """Any canary, readable or not: the consumer receives messages."""
         del error
         message.ack()
         if self.watchdog is not None:

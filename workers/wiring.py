@@ -27,7 +27,7 @@ from storage.media import Media
 from storage.opening import open_store
 from workers.broker import options
 from workers.enqueue import Publisher
-from workers.heartbeat import Heart
+from workers.heartbeat import Heartbeat
 
 # A limit is so many rows.
 LIMIT_MAX = 100_000
@@ -69,14 +69,14 @@ def _engine(**facts: Any) -> Engine:
 
 
 @cache
-def clock_database() -> Database:
+def ticker_database() -> Database:
     """For heartbeat, sweep and tick: two connections (four at need) that no backlog of work can take."""
     return Database(_engine(pool_size=CLOCK_POOL_SIZE, application_name="clock", lock_timeout_ms=CLOCK_LOCK_TIMEOUT_MS))
 
 
 @cache
-def heart() -> Heart:
-    return Heart(clock_database(), worker_context().owner)
+def heartbeat() -> Heartbeat:
+    return Heartbeat(ticker_database(), worker_context().owner)
 
 
 @cache

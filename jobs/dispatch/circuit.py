@@ -2,10 +2,10 @@
 
 CLOSED counts failures in a row. Enough of them within a window open the circuit: no one submits for a
 while that doubles with every failed probe. Then it is HALF_OPEN: one call goes out as a probe, and its
-outcome alone closes the circuit or opens it again. Calls sent before are no news about now.
+outcome alone closes the circuit or opens it again. Calls sent before it opened say nothing about now.
 
 A job counts once: what has failed before may fail by itself, and tried again it says nothing new. For the
-same reason a job that was never tried is the best probe (``jobs/dispatch/refill.py``, ``capacity.TAKE``).
+same reason a job that was never tried is the best probe (``jobs/dispatch/refill.py``, ``permits.TAKE``).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Circuit:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """What the first word on a call says of its upstream: away, or answering."""
+class Observation:
+    """What the first outcome of a call says of its upstream: away, or answering."""
 
     call_id: str
     job_id: str
@@ -57,11 +57,11 @@ class News:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """One more failure; ``jobs`` were counted, newest last. ``anew``: the first of a new window."""
+    """One more failure; ``jobs`` were counted, newest last. ``first_of_window``: the first of a new window."""
 
     failures: int
     jobs: tuple[str, ...]
-    anew: bool
+    first_of_window: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +99,26 @@ def says_away(outcome: Outcome, code: str | None, *, retryable: bool) -> bool | 
             return False
 
 
-def after(circuit: Circuit, news: News) -> Change | None:
+def after(circuit: Circuit, seen: Observation) -> Change | None:
     """What becomes of a circuit; None: nothing changes."""
     if circuit.trips:
-        return _after_probe(circuit, news) if news.call_id == circuit.probe else None
-    if not news.away:
+        return _after_probe(circuit, seen) if seen.call_id == circuit.probe else None
+    if not seen.away:
         return Close() if circuit.failures else None
-    if news.job_id in circuit.failing_jobs:
+    if seen.job_id in circuit.failing_jobs:
         return None
-    jobs = _remember(circuit, news.job_id)
+    jobs = _remember(circuit, seen.job_id)
     if circuit.failures and circuit.failing_for_s > WINDOW_S:
-        return Count(1, jobs, anew=True)
+        return Count(1, jobs, first_of_window=True)
     if circuit.failures + 1 >= FAILURES_TO_OPEN:
         return Open(1, open_s(1), jobs)
-    return Count(circuit.failures + 1, jobs, anew=circuit.failures == 0)
+    return Count(circuit.failures + 1, jobs, first_of_window=circuit.failures == 0)
 
 
-def _after_probe(circuit: Circuit, news: News) -> Change:
-    if not news.away:
+def _after_probe(circuit: Circuit, seen: Observation) -> Change:
+    if not seen.away:
         return Close()
-    return Open(circuit.trips + 1, open_s(circuit.trips + 1), _remember(circuit, news.job_id))
+    return Open(circuit.trips + 1, open_s(circuit.trips + 1), _remember(circuit, seen.job_id))
 
 
 def _remember(circuit: Circuit, job_id: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Connection, text
 
 from jobs.dispatch import circuit
-from jobs.dispatch.circuit import Circuit, News, State
+from jobs.dispatch.circuit import Circuit, Observation, State
 from jobs.states import Outcome
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ def note(
         if row is None:
             return
         known = Circuit(row.failures, row.failing_for_s, tuple(row.failing_jobs), row.trips, row.probe_call_id)
-        change = circuit.after(known, News(call_id, job_id, away))
+        change = circuit.after(known, Observation(call_id, job_id, away))
         if change is None or _write(connection, provider, known, change):
             return
 
@@ -65,7 +65,7 @@ def note(
 _COUNT = text("""
 UPDATE providers AS p
 SET failures = :failures, failing_jobs = CAST(:jobs AS text[]),
-    failing_since = CASE WHEN CAST(:anew AS boolean) THEN clock_timestamp() ELSE p.failing_since END
+    failing_since = CASE WHEN CAST(:first_of_window AS boolean) THEN clock_timestamp() ELSE p.failing_since END
 FROM (
     SELECT name FROM providers
     WHERE name = :name AND failures = :seen_failures AND trips = :seen_trips
@@ -111,8 +111,10 @@ def _write(connection: Connection, provider: str, known: Circuit, change: circui
         "seen_jobs": list(known.failing_jobs),
     }
     match change:
-        case circuit.Count(failures, jobs, anew):
-            done = connection.execute(_COUNT, {**seen, "failures": failures, "jobs": list(jobs), "anew": anew})
+        case circuit.Count(failures, jobs, first_of_window):
+            done = connection.execute(
+                _COUNT, {**seen, "failures": failures, "jobs": list(jobs), "first_of_window": first_of_window}
+            )
         case circuit.Open(trips, for_s, jobs):
             done = connection.execute(_OPEN, {**seen, "trips": trips, "for_s": for_s, "jobs": list(jobs)})
             if done.rowcount:

@@ -1,4 +1,4 @@
-"""Which workers live: one row each, touched every few seconds, judged by the database's clock."""
+"""Which workers are alive: one row each, touched every few seconds, judged by the database's clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEAD_AFTER_S = 10.0
 
 
 def beat(connection: Connection, boot_id: str) -> None:
-    """Say that this worker lives."""
+    """Say that this worker is alive."""
     connection.execute(
         text(
             "INSERT INTO workers (boot_id, host, pid) VALUES (:boot_id, :host, :pid)"
@@ -24,11 +24,11 @@ def beat(connection: Connection, boot_id: str) -> None:
 
 
 def leave(connection: Connection, boot_id: str) -> None:
-    """Say goodbye: what this worker owned is free at once, without waiting for its silence."""
+    """Sign off: what this worker owned is free at once, without waiting until it counts as dead."""
     connection.execute(text("DELETE FROM workers WHERE boot_id = :boot_id"), {"boot_id": boot_id})
 
 
-def bury_neighbours(connection: Connection) -> int:
+def delete_dead_neighbours(connection: Connection) -> int:
     """Remove the rows of workers of this very machine whose process is gone; its kernel knows for sure."""
     rows = connection.execute(text("SELECT boot_id, pid FROM workers WHERE host = :host"), {"host": _host()}).all()
     gone = [row.boot_id for row in rows if not Path(f"/proc/{row.pid}").exists()]
@@ -37,7 +37,8 @@ def bury_neighbours(connection: Connection) -> int:
     return len(gone)
 
 
-def anyone_lives(connection: Connection) -> bool:
+def any_alive(connection: Connection) -> bool:
+    """Whether any worker has beaten within ``DEAD_AFTER_S``."""
     return bool(
         connection.execute(
             text(
@@ -49,7 +50,8 @@ def anyone_lives(connection: Connection) -> bool:
     )
 
 
-def forget_silent(connection: Connection, *, older_than_s: float = 3600) -> None:
+def delete_silent(connection: Connection, *, older_than_s: float = 3600) -> None:
+    """Delete the rows of workers that have long been silent."""
     connection.execute(
         text("DELETE FROM workers WHERE heartbeat_at < statement_timestamp() - make_interval(secs => :age)"),
         {"age": older_than_s},

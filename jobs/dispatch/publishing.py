@@ -5,7 +5,7 @@ the account's next ones; retry and defer clear it. ``refill.probes`` publishes t
 
 Every account may have ``window x weight`` jobs per provider published and not yet claimed; claiming
 one publishes its next. So one caller's 10,000 jobs delay another's one job by a window, and a
-million queued jobs cost Redis nothing (DESIGN section 3, "Publishing").
+million queued jobs cost Redis nothing (docs/architecture.md section 3, "Publishing").
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ FROM lost WHERE jobs.id = lost.id
 """)
 
 
-def forget_lost(connection: Hot | Connection, *, older_than_s: float, first_s: float = 0.0, limit: int = 500) -> int:
+def mark_lost_unpublished(
+    connection: Hot | Connection, *, older_than_s: float, first_s: float = 0.0, limit: int = 500
+) -> int:
     """Count jobs as unpublished whose message is overdue: it was lost, or will find nothing to do.
 
     A job whose message has been sent again before waits longer each time: ``first_s``, twice that, and so
@@ -107,11 +109,11 @@ def forget_lost(connection: Hot | Connection, *, older_than_s: float, first_s: f
     return Hot.of(connection).run(FORGET_LOST, {"age_s": older_than_s, "first_s": first_s, "limit": limit})
 
 
-FORGET = Statement("""
+MARK_UNPUBLISHED = Statement("""
 UPDATE jobs SET published_at = NULL WHERE id = ANY(CAST(:ids AS text[])) AND status = 'queued'
 """)
 
 
-def forget(connection: Hot | Connection, job_ids: Sequence[str]) -> None:
+def mark_unpublished(connection: Hot | Connection, job_ids: Sequence[str]) -> None:
     """Count these as unpublished: their messages could not be sent, or were handed back."""
-    Hot.of(connection).run(FORGET, {"ids": list(job_ids)})
+    Hot.of(connection).run(MARK_UNPUBLISHED, {"ids": list(job_ids)})

@@ -1,7 +1,7 @@
-"""Addresses at which an upstream may say that a call is done, and what such a word is worth.
+"""Callback URLs at which an upstream may report that a call is done.
 
-A word is a hint: it makes the job due now, and a look at the upstream says what is true. Each call
-has its own address, with a token nobody else can make; the key to the tokens lies in the database,
+A report is a hint: it makes the job due now, and a look at the upstream says what is true. Each call
+has its own address, with a token that no one else can make; the key to the tokens lies in the database,
 so that every worker makes them and every web process knows them.
 """
 

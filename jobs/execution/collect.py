@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import structlog
+import tenacity
 
 from core import failpoints
 from core.errors import DatabaseAwayError
+from jobs.call import Call, KeptImage, ResultLink
 from jobs.execution import outcomes
 from jobs.execution.context import WorkerContext
-from jobs.execution.outcomes import Answer
-from jobs.reads.worker import LiveJob, OpenCall
+from jobs.execution.outcomes import CallOutcome
+from jobs.reads.worker import LiveJob
 from jobs.states import Outcome
-from providers.base import Finished, ResultImage
-from providers.errors import Failed, ProviderError
+from providers.base import Cost, Finished, Provider, ResultImage
+from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from providers.registry import UnknownCredentialError
-from storage.base import StorageUnavailableError
+from storage.base import Kind, MediaError, StorageUnavailableError
+from storage.media import Media
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +30,7 @@ log = structlog.get_logger(__name__)
 class Made:
     """A call whose images wait to be fetched. ``fresh``: the upstream has said so just now."""
 
-    call: OpenCall
+    call: Call
     images: Sequence[ResultImage]
     fresh: Finished | None = None
 
@@ -39,27 +42,26 @@ def on_record(job: LiveJob) -> list[Made]:
     ]
 
 
-def keep(context: WorkerContext, job: LiveJob, made: Sequence[Made]) -> list[Answer]:
+def collect(context: WorkerContext, job: LiveJob, made: Sequence[Made]) -> list[CallOutcome]:
     """Fetch and keep the images of a job's finished calls: what became of each call.
 
     A call whose images cannot be had now is left out if that is on record already, else it is finished,
-    with its links; the job is looked at again.
+    with its links; the job is looked at again. Raises DatabaseAwayError.
     """
     failpoints.hit("found.unkept")
-    return [answer for each in made if (answer := _keep(context, job, each))]
+    return [learned for each in made if (learned := _collect(context, job, each))]
 
 
-def _keep(context: WorkerContext, job: LiveJob, made: Made) -> Answer | None:
+def _collect(context: WorkerContext, job: LiveJob, made: Made) -> CallOutcome | None:
     call = made.call
     try:
-        provider = context.registry.by_credential(call.credential_id)
-        return outcomes.keep(
+        return keep(
             context.media,
-            provider,
+            context.registry.by_credential(call.credential_id),
             job.id,
-            call.facts,
+            call,
             made.images,
-            kind=context.output(call.facts.model),
+            kind=context.output(call.model),
             cost=made.fresh.cost if made.fresh else None,
         )
     except DatabaseAwayError:
@@ -67,13 +69,96 @@ def _keep(context: WorkerContext, job: LiveJob, made: Made) -> Answer | None:
     except (ProviderError, StorageUnavailableError, UnknownCredentialError) as error:
         log.warning("result_not_fetched_yet", job_id=job.id, call_id=call.id, error=type(error).__name__)
     except Exception:
-        # Whatever breaks here would break again at once: the call's own deadline bounds the trying.
+        # What breaks here would break again at once: the call's own deadline bounds the tries.
         log.exception("keeping_crashed", job_id=job.id, call_id=call.id)
     if call.overdue:
         gone = Failed("result_unavailable", retryable=False, billed=True)
-        return outcomes.from_error(call.facts, gone, may_look_up=False)
-    return outcomes.finished(call.facts, made.fresh) if made.fresh else None
+        return outcomes.from_error(call, gone, may_look_up=False)
+    return outcomes.finished(call, made.fresh) if made.fresh else None
 
 
-def _result(link: Mapping[str, Any]) -> ResultImage:
+def _result(link: ResultLink) -> ResultImage:
     return ResultImage(url=link["url"], seed=link["seed"], revised_prompt=link["revised_prompt"])
+
+
+def keep(
+    media: Media,
+    provider: Provider,
+    job_id: str,
+    call: Call,
+    images: Sequence[ResultImage],
+    *,
+    kind: Kind = "image",
+    until: float = 0.0,
+    cost: Cost | None = None,
+) -> CallOutcome:
+    """Fetch and keep what a finished call made; ``kind`` is the ``output`` of its model.
+
+    What is no image is left out; when none is left the call has failed. Raises ProviderError (NotRun,
+    Uncertain) and StorageUnavailableError when another try may help: of links. Bytes in hand are nowhere
+    else, so keeping them is tried until ``until`` (of ``time.monotonic``); then they are lost.
+    """
+    in_hand = any(image.data is not None for image in images)
+    kept: list[KeptImage] = []
+    fault: Failed | None = None
+    for offset, image in enumerate(images[: call.image_count]):
+        try:
+            index = call.slot + offset
+            kept.append(_keep_one(media, provider, f"jobs/{job_id}", index, image=image, kind=kind, until=until))
+        except MediaError as error:
+            log.warning("result_is_no_picture", job_id=job_id, call_id=call.id, code=error.code)
+            fault = Failed("bad_result", error.code, retryable=False, billed=True)
+        except Failed as error:
+            log.warning("result_cannot_be_fetched", job_id=job_id, call_id=call.id, code=error.code)
+            fault = error
+        except (NotRun, Uncertain, StorageUnavailableError) as error:
+            if not in_hand:
+                raise
+            # A store's text is ours; an upstream's may be anything.
+            reason = str(error) if isinstance(error, StorageUnavailableError) else type(error).__name__
+            log.warning("result_not_kept", job_id=job_id, call_id=call.id, reason=reason)
+            fault = Failed("storage_unavailable", retryable=False, billed=True)
+    if kept:
+        told = replace(call, code=fault.code if fault else None)
+        return CallOutcome(told, Outcome.KEPT, images=kept, cost=cost)
+    failed = outcomes.from_error(call, fault or Failed("empty_result", retryable=True), may_look_up=False)
+    return replace(failed, cost=cost)
+
+
+def _enough(state: tenacity.RetryCallState) -> bool:
+    """Three tries; more while an image is in our hands alone and its step may go on."""
+    in_hand = state.kwargs["image"].data is not None
+    return state.attempt_number >= 3 and not (in_hand and time.monotonic() < state.kwargs["until"])
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type((NotRun, Uncertain, StorageUnavailableError)),
+    stop=_enough,
+    wait=tenacity.wait_random_exponential(multiplier=0.5, max=15),
+    reraise=True,
+)
+def _keep_one(
+    media: Media,
+    provider: Provider,
+    folder: str,
+    index: int,
+    *,
+    image: ResultImage,
+    kind: Kind,
+    until: float,  # noqa: ARG001 - _enough reads it
+) -> KeptImage:
+    data = image.data if image.data is not None else provider.download(image.url or "")
+    stored = media.keep_result(data, prefix=f"{folder}/{index}", kind=kind)
+    failpoints.hit("blob.kept")
+    return KeptImage(
+        index=index,
+        key=stored.key,
+        mime=stored.mime,
+        width_px=stored.width_px or None,
+        height_px=stored.height_px or None,
+        size_bytes=stored.size_bytes,
+        sha256=stored.sha256,
+        seed=image.seed,
+        revised_prompt=image.revised_prompt,
+        text=data.decode() if kind == "text" else None,
+    )

@@ -1,13 +1,12 @@
-"""What a worker needs at hand to move jobs on, built once per process (``workers/wiring.py``)."""
+"""What a worker needs to move jobs on, built once per process (``workers/wiring.py``)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal
 
 from core.db import Database
 from core.fair_pool import FairPool
@@ -23,11 +22,8 @@ from storage.media import Media
 
 # How long a step may take beyond the upstream call it makes: keeping images, writing rows.
 STEP_MARGIN_S = 60.0
-# A call that nobody can ask about is given up this long after its owner is known dead.
+# A call that cannot be asked about is given up this long after its owner is known dead.
 GIVE_UP_UNANSWERED_S = 60.0
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ class WorkerContext:
     def facts(self, job: LiveJob) -> Facts:
         return Facts(
             n=job.n,
-            calls=job.facts,
+            calls=job.calls,
             max_attempts=self.max_attempts,
             cancel_requested=job.cancel_requested,
             cancel_charge=self.cancel_charge,
@@ -125,13 +121,5 @@ class WorkerContext:
 
 
 def give_up_s(catalog: Catalog) -> dict[str, float]:
-    """Providers that can neither be asked nor told twice: when an unanswered call is given up."""
+    """By provider, of those that cannot recover a call: after how many seconds an unanswered call is given up."""
     return {name: GIVE_UP_UNANSWERED_S for name, spec in catalog.providers.items() if spec.recovery is Recovery.NEVER}
-
-
-def side_by_side(work: Callable[[T], R], items: Sequence[T], *, at_most: int = 16) -> list[R]:
-    """Do the same to every item, at most so many at once; greenlets where threads are patched."""
-    if len(items) <= 1:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(max_workers=min(at_most, len(items))) as pool:
-        return list(pool.map(work, items))

@@ -18,11 +18,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from jobs.call import Call
 from jobs.states import Outcome
 
-OPEN = (None, Outcome.ACCEPTED, Outcome.UNCERTAIN)
 BACKOFF_FIRST_S = 2.0
 BACKOFF_FACTOR = 2.5
 BACKOFF_MAX_S = 60.0
@@ -30,45 +30,9 @@ JITTER = 0.2
 RETRY_AFTER_MAX_S = 600.0
 # What an upstream never bills: it ran nothing.
 UNBILLED = frozenset({Outcome.NOT_RUN, Outcome.MISCONFIGURED})
-# Being told to come back later says nothing against the order, so it is borne longer.
+# To be asked to come back later says nothing against the order, so it is tolerated longer.
 PATIENT_CODES = frozenset({"upstream_rate_limited", "upstream_pool_empty", "upstream_overloaded"})
 PATIENCE = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """The facts of one call that decisions need."""
-
-    id: str
-    slot: int
-    attempt: int
-    image_count: int
-    outcome: Outcome | None
-    kept: int = 0
-    code: str | None = None
-    retryable: bool = False
-    retry_after_s: float | None = None
-    model: str = ""
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Call:
-        """From the JSON object ``jobs.reads.worker`` makes of a row."""
-        return cls(
-            id=row["id"],
-            slot=row["slot"],
-            attempt=row["try"],
-            image_count=row["pictures"],
-            outcome=Outcome(row["outcome"]) if row["outcome"] else None,
-            kept=row["pictures_kept"],
-            code=row["error_code"],
-            retryable=bool(row["retryable"]),
-            retry_after_s=row["retry_after_s"],
-            model=row["model"],
-        )
-
-    @property
-    def slots(self) -> range:
-        return range(self.slot, self.slot + self.image_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +95,7 @@ def next_step(facts: Facts) -> Step:
     """Say what follows, without doing it."""
     if any(call.outcome is Outcome.FINISHED for call in facts.calls):
         return Keep()
-    if any(call.outcome in OPEN for call in facts.calls):
+    if any(call.is_open for call in facts.calls):
         return Wait()
     if not facts.cancel_requested:
         if again := open_slots(facts):
@@ -262,7 +226,7 @@ def missing(facts: Facts, kept: int) -> list[str]:
 
 
 def _decisive_code(calls: Sequence[Call]) -> str:
-    """The first code that no retry could mend; else the last one seen."""
+    """The first code that no retry could change; else the last one seen."""
     ended = sorted((call for call in calls if call.code), key=lambda call: (call.slot, call.attempt))
     decisive = [call.code for call in ended if not call.retryable and call.outcome is not Outcome.NOT_RUN]
     return (decisive or [call.code for call in reversed(ended)] or ["upstream_error"])[0] or "upstream_error"

@@ -1,39 +1,147 @@
-"""Class B: a call whose answer was lost is searched for at its upstream, and never sent again.
+"""A paid call whose answer was lost, or that its upstream does not know: what may follow, by ``Recovery``.
 
-A candidate is taken only if nobody else can be meant: it is the single one that no other call of ours
-has claimed, and no other call without an id asked for the same (DESIGN section 3, "Uncertain").
+SEARCH: the call is searched for at its upstream, and never sent again. A candidate is taken only if no other
+call can be meant: it is the single one that no other call of ours has claimed, and no other call without an id
+asked for the same. RESEND: the same bytes are sent again under the call's own key, once the upstream has twice
+said that it does not know it. NEVER: nothing follows but the end of its time (docs/architecture.md section 3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import structlog
 
+from core import failpoints
 from core.db import Hot, Statement
-from jobs.execution import apply, run
+from jobs.call import Call
+from jobs.dispatch import permits
+from jobs.execution import decide, outcomes
+from jobs.execution.cancelling import cancel_upstream
 from jobs.execution.context import WorkerContext
+from jobs.execution.outcomes import CallOutcome
+from jobs.execution.upstream_order import build_order
+from jobs.lifecycle import calls
 from jobs.reads import worker
-from jobs.reads.worker import LiveJob, OpenCall
+from jobs.reads.worker import LiveJob, OrderParts
+from jobs.states import Outcome
 from providers.base import Accepted, Provider
+from providers.catalog.entries import Recovery
+from providers.errors import Failed, ProviderError
 
 log = structlog.get_logger(__name__)
 
 # The upstream's clock and ours may differ by so much.
 CLOCKS_APART = timedelta(seconds=30)
+MISSING_FOR_S = 5.0
+RESENDS_AT_MOST = 2
+# A call whose answer was lost is not searched for longer: what so many searches over so long a time do not
+# find was not made, or cannot be told apart.
+SEARCHES_AT_LEAST = 3
+SEARCH_FOR_S = 120.0
 
 
-def find(context: WorkerContext, provider: Provider, job: LiveJob, call: OpenCall) -> Accepted | None:
+def given_up(context: WorkerContext, call: Call) -> CallOutcome | None:
+    """Past the provider's own deadline, after a last look: stopped upstream and written off. None: not yet."""
+    if not call.overdue:
+        return None
+    if call.outcome is Outcome.UNCERTAIN:
+        return outcomes.lost(call)
+    cancel_upstream(context, call)
+    return outcomes.lost(call, code="upstream_timeout", outcome=Outcome.TIMED_OUT)
+
+
+def arrived(call: Call) -> CallOutcome | None:
+    """The upstream knows an uncertain call after all: it did run. None for any other call."""
+    if call.outcome is not Outcome.UNCERTAIN:
+        return None
+    return CallOutcome(call, Outcome.ACCEPTED, upstream_id=call.upstream_id or call.dedupe_key)
+
+
+def missing(context: WorkerContext, job: LiveJob, call: Call) -> CallOutcome | None:
+    """The upstream does not know the call: only believed when it stays so for some seconds. None: not yet.
+
+    Raises DatabaseAwayError, StorageUnavailableError, BlobNotFoundError.
+    """
+    with context.database.hot() as hot:
+        sure = calls.note_missing(hot, call.id, after_s=MISSING_FOR_S)
+    if not sure:
+        return None
+    recovery = context.spec(job.provider).recovery
+    if call.outcome is Outcome.ACCEPTED:
+        # Where calls cannot be found again it may have been made and billed: another one would buy it twice.
+        bought = recovery is Recovery.NEVER
+        gone = Failed("upstream_lost", "the upstream no longer knows the call", retryable=not bought, billed=bought)
+        return outcomes.from_error(call, gone, may_look_up=False)
+    if recovery is not Recovery.RESEND:
+        return None
+    if job.cancel_requested:
+        # It never left, and is no longer wanted: nothing is sent and nothing was bought.
+        return replace(outcomes.lost(call), written_off=False)
+    return _resend(context, job, call)
+
+
+# ------------------------------------------------------------------ sending again
+
+
+def _resend(context: WorkerContext, job: LiveJob, call: Call) -> CallOutcome | None:
+    """Send an uncertain call's own bytes again under its own key: the upstream runs a key once.
+
+    An error proves nothing until the next look.
+    """
+    parts = _right_to_resend(context, job, call)
+    if isinstance(parts, CallOutcome | None):
+        return parts
+    provider = context.registry.by_credential(call.credential_id)
+    try:
+        answer = provider.submit(build_order(context, job, parts, call), dedupe_key=call.dedupe_key)
+    except ProviderError as error:
+        log.info("resend_failed", call_id=call.id, code=error.code)
+        return None
+    failpoints.hit("resend.answered")
+    if isinstance(answer, Accepted):
+        return outcomes.accepted(call, answer)
+    return outcomes.finished(call, answer)
+
+
+class _NotNowError(Exception):
+    """A limit keeps a call from being sent again: the next look tries once more."""
+
+
+def _right_to_resend(context: WorkerContext, job: LiveJob, call: Call) -> OrderParts | CallOutcome | None:
+    """What to send; None: not now; an outcome: never again."""
+    try:
+        with context.database.transaction() as connection:
+            right = calls.note_resend(
+                connection,
+                call.id,
+                most=RESENDS_AT_MOST,
+                deadline_s=context.spec(job.provider).deadline_s,
+                backoff_s=decide.RETRY_AFTER_MAX_S,
+            )
+            if right.version is None:
+                return outcomes.lost(call) if right.used_up else None
+            if not permits.take_submit(connection, call.credential_id):
+                raise _NotNowError
+            return worker.order_parts(connection, job.id)
+    except _NotNowError:
+        return None
+
+
+# ------------------------------------------------------------------ searching
+
+
+def search(context: WorkerContext, provider: Provider, job: LiveJob, call: Call) -> Accepted | None:
     """The upstream's own record of an uncertain call; None while there is none, or no telling which.
 
     Raises: ProviderError when the search itself failed, StorageUnavailableError, BlobNotFoundError.
     """
     with context.database.hot() as hot:
         parts = worker.order_parts(hot, job.id)
-    order = run.build_order(context, job, parts, call)
-    ref = apply.call_ref(call, job.model)
-    candidates = provider.lookup(ref, call.intended_at - CLOCKS_APART, order)
+    order = build_order(context, job, parts, call)
+    candidates = provider.lookup(call, _since(call), order)
     if not candidates:
         return None
     with context.database.hot() as hot:
@@ -48,13 +156,26 @@ def find(context: WorkerContext, provider: Provider, job: LiveJob, call: OpenCal
     return None
 
 
+def searched_in_vain(context: WorkerContext, call: Call) -> bool:
+    """Count a search that found nothing; whether there were so many over so long a time that it is over."""
+    with context.database.hot() as hot:
+        return calls.note_search(hot, call.id, searches=SEARCHES_AT_LEAST, over_s=SEARCH_FOR_S)
+
+
+def _since(call: Call) -> datetime:
+    """The earliest moment, by the upstream's clock, at which it may have taken the call."""
+    if call.intended_at is None:
+        raise ValueError(f"{call.id} is not on record")
+    return call.intended_at - CLOCKS_APART
+
+
 CLAIMED = Statement("""
 SELECT upstream_id FROM upstream_calls
 WHERE upstream_id = ANY(CAST(:ids AS text[])) AND credential_id = :credential AND id <> :id
 """)
 
 
-def _unclaimed(hot: Hot, call: OpenCall, candidates: Sequence[Accepted]) -> list[Accepted]:
+def _unclaimed(hot: Hot, call: Call, candidates: Sequence[Accepted]) -> list[Accepted]:
     rows = hot.all(
         CLAIMED,
         {"ids": [each.upstream_id for each in candidates], "credential": call.credential_id, "id": call.id},
@@ -82,13 +203,13 @@ LIMIT 1
 """)
 
 
-def _has_rival(hot: Hot, job: LiveJob, call: OpenCall) -> bool:
+def _has_rival(hot: Hot, job: LiveJob, call: Call) -> bool:
     """Whether another call without an id, sent by the same credential, asked for the very same."""
     values = {
         "credential": call.credential_id,
         "id": call.id,
-        "model": call.facts.model,
-        "since": call.intended_at - CLOCKS_APART,
+        "model": call.model,
+        "since": _since(call),
         "job_id": job.id,
     }
     return hot.one_or_none(RIVAL, values) is not None

@@ -1,55 +1,40 @@
-"""Running a job: take it, with its credits held and its calls written down, make the paid call, move on.
+"""Running a job: take it, make its paid calls, move it on.
 
-No transaction is open and no connection is held while an upstream thinks.
+No transaction is open and no connection is held while an upstream works.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any
 
-import psycopg
 import structlog
-from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
 
 from core import failpoints
-from core.db import Hot, Statement
-from core.errors import DatabaseAwayError, DatabaseBusyError, DatabaseChangedError
-from core.ids import new_id
-from jobs import lifecycle, states
-from jobs.dispatch import publishing, put_off
+from core.db import Statement
+from core.errors import DatabaseAwayError
+from core.parallel import side_by_side
+from jobs.call import Call
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.execution import apply, decide, outcomes
-from jobs.execution.context import WorkerContext, side_by_side
-from jobs.execution.outcomes import Answer
-from jobs.lifecycle import Full, Started, calls
-from jobs.lifecycle.calls import Intent
-from jobs.reads import worker
-from jobs.reads.worker import LiveJob, OpenCall, OrderParts
-from jobs.states import Ended, JobStatus, Nudge, Signal
-from providers.base import Accepted, Finished, InputImage, Order, Provider
-from providers.catalog.catalog import Model, UnknownModelError
+from jobs.execution import collect, outcomes
+from jobs.execution.claim import Claimed, claim
+from jobs.execution.context import WorkerContext
+from jobs.execution.finish import finish
+from jobs.execution.outcomes import CallOutcome
+from jobs.execution.upstream_order import build_order
+from jobs.reads.worker import LiveJob
+from jobs.states import Ended, Signal
+from providers.base import Accepted, Finished, Provider, UpstreamOrder
+from providers.catalog.catalog import UnknownModelError
 from providers.catalog.entries import Recovery
 from providers.errors import Misconfigured, NotRun, ProviderError, Uncertain
 from storage.base import BlobNotFoundError, StorageUnavailableError
 
 log = structlog.get_logger(__name__)
 
-# A claim makes room for one; a few more catch up after a burst of endings.
-PUBLISH_AT_CLAIM = 4
-# The last try to keep an image begins so long before the step's end: a silent store takes half a minute to fail.
-LAST_TRY_S = 30.0
-# A claim that could not have its rows comes again after so long, and up to twice that.
-BUSY_S = 1.0
-
 
 class CrashedStepError(Exception):
-    """A step ended in an accident; carries what :func:`jobs.execution.apply.crashed` needs.
+    """A step ended in an accident; carries what :func:`jobs.execution.give_up.after_crash` needs.
 
     ``unsent`` is the job when surely none of its calls has left.
     """
@@ -61,39 +46,19 @@ class CrashedStepError(Exception):
         self.unsent = unsent
 
 
-class _NoCapacityError(Exception):
-    """No credential has a permit for this provider's job now (``jobs.dispatch.permits``)."""
-
-    def __init__(self, provider: str) -> None:
-        super().__init__(provider)
-        self.provider = provider
-
-
-@dataclass(slots=True)
-class Claimed:
-    """A job in our hands, its credits held and its calls on record; nothing is sent yet."""
-
-    job: LiveJob
-    fresh: Sequence[OpenCall]  # the calls to make now
-    parts: OrderParts
-    nudges: Sequence[Nudge]
-    keep_until: float  # of time.monotonic: how long bytes in hand may wait for the store
-    sent: bool = field(default=False)  # whether a paid call may have left
-
-
-def run(context: WorkerContext, job_id: str) -> list[Signal]:
+def run_job(context: WorkerContext, job_id: str) -> list[Signal]:
     """Move a QUEUED job as far as one step goes. Returns what to publish.
 
     Raises JobFailedError when the job has failed and its end is the failure hook's, CrashedStepError on
-    an accident after the claim (the sweep's, if the hook fails too).
+    an accident after the claim (the sweep's, if the hook fails too), DatabaseAwayError.
     """
-    claimed = _claim(context, job_id)
+    claimed = claim(context, job_id)
     if claimed is None:
         return _too_late(context, job_id)
     failpoints.hit("claim.committed")
     context.publish(claimed.nudges)  # the account's next job does not wait for this one's upstream
     try:
-        return apply.finish(context, claimed.job, _make_calls(context, claimed), in_task=True)
+        return finish(context, claimed.job, _make_calls(context, claimed), in_task=True)
     except (DatabaseAwayError, StaleJobError, JobFailedError):
         raise  # the rows are as they were, or the hook has all it needs
     except Exception as accident:
@@ -112,237 +77,8 @@ def _too_late(context: WorkerContext, job_id: str) -> list[Signal]:
     return []
 
 
-# ------------------------------------------------------------------ the claim
-
-
-def _claim(context: WorkerContext, job_id: str) -> Claimed | None:
-    """Take the job, in one statement on its first attempt; None when there is nothing to do (now)."""
-    call_id = new_id("call")
-    try:
-        with context.database.hot() as hot:
-            started = _start(context, hot, job_id, call_id)
-            if isinstance(started, Full):
-                # A free permit can be missed while others take and give back: once more, before it is put off.
-                started = _start(context, hot, job_id, call_id)
-    except DatabaseBusyError:
-        _later(context, job_id)
-        return None
-    except DatabaseChangedError:
-        raise
-    except DatabaseAwayError:
-        # The statement may have been committed although its answer was lost: look before anything is sent.
-        return _recovered(context, job_id, [call_id[:-1] + "0"])
-    except psycopg.IntegrityError:
-        _impossible(context, job_id)
-        return None
-    if isinstance(started, Full):
-        _defer(context, job_id, started.provider)
-        return None
-    return _in_hand(context, started) if started else _claim_step_by_step(context, job_id)
-
-
-def _start(context: WorkerContext, hot: Hot, job_id: str, call_id: str) -> Started | Full | None:
-    return lifecycle.start(
-        hot,
-        job_id,
-        owner=context.owner,
-        node=context.node,
-        providers=context.usable,
-        call_id=call_id,
-        backoff_s=decide.RETRY_AFTER_MAX_S,
-        window=context.publish_window,
-        most=PUBLISH_AT_CLAIM,
-    )
-
-
-def _in_hand(context: WorkerContext, started: Started) -> Claimed:
-    fresh = [
-        _fresh_call(call_id, slot, 1, images, started.model, started.credential_id, started.intended_at)
-        for call_id, slot, images in started.calls
-    ]
-    job = LiveJob(
-        id=started.id,
-        account_id=started.account_id,
-        operation=started.operation,
-        model=started.model,
-        provider=started.provider,
-        n=started.n,
-        status=JobStatus.RUNNING,
-        fence=started.fence,
-        cancel_requested=False,
-        calls=fresh,
-        unit_price=started.unit_price,
-        fallbacks=started.fallbacks,
-        version=started.version,
-    )
-    nudges = [states.run(started.provider, each) for each in started.published]
-    return Claimed(job, fresh, OrderParts(started.request, started.inputs), nudges, _keep_until(context, job.provider))
-
-
-def _keep_until(context: WorkerContext, provider: str) -> float:
-    return time.monotonic() + context.step_s[provider] - LAST_TRY_S
-
-
-def _claim_step_by_step(context: WorkerContext, job_id: str) -> Claimed | None:
-    """The longer way of a retry, or of a message that comes too late."""
-    claimed: Claimed | None = None
-    try:
-        with context.database.transaction() as connection:
-            claimed = _claim_within(connection, context, job_id)
-    except StaleJobError:
-        pass
-    except _NoCapacityError as full:
-        _defer(context, job_id, full.provider)
-    except (IntegrityError, psycopg.IntegrityError):
-        _impossible(context, job_id)
-    except UnknownModelError:
-        # Accepted with a catalogue that still knew it.
-        log.exception("model_has_gone", job_id=job_id)
-        _fail_queued(context, job_id, "model_unavailable")
-    except DatabaseBusyError:
-        _later(context, job_id)
-    except DatabaseChangedError:
-        raise
-    except DatabaseAwayError:
-        if claimed is None:
-            raise
-        return _recovered(context, job_id, [call.id for call in claimed.fresh])
-    else:
-        return claimed
-    return None
-
-
-def _claim_within(connection: Connection, context: WorkerContext, job_id: str) -> Claimed:
-    row = lifecycle.claim(
-        connection,
-        job_id,
-        owner=context.owner,
-        node=context.node,
-        step_s=context.step_s,
-        deadline_s=context.move_within_s,
-    )
-    job = worker.load(connection, job_id)
-    if job is None:
-        raise StaleJobError(job_id)
-    intents = _plan(context, job)
-    parts = worker.order_parts(connection, job_id)
-    permitted = calls.intend(
-        connection,
-        job_id=job.id,
-        provider=job.provider,
-        attempt=row.attempt,
-        credentials={provider.credential_id: provider.base_url for provider in context.registry.of(job.provider)},
-        intents=intents,
-        deadline_s=context.spec(job.provider).deadline_s,
-    )
-    if permitted is None:
-        raise _NoCapacityError(job.provider)
-    nudges: list[Nudge] = []
-    if not permitted.limited:  # where permits are few, accounts take turns (jobs/dispatch/refill.py)
-        nudges = publishing.fill(
-            connection,
-            job.account_id,
-            job.provider,
-            row.weight,
-            window=context.publish_window,
-            most=PUBLISH_AT_CLAIM,
-        )
-    lifecycle.hold(connection, row)
-    failpoints.hit("claim.uncommitted")
-    fresh = [
-        _fresh_call(
-            each.id, each.slot, each.attempt, each.image_count, job.model, permitted.credential_id, permitted.at
-        )
-        for each in permitted.intents
-    ]
-    return Claimed(replace(job, calls=[*job.calls, *fresh]), fresh, parts, nudges, _keep_until(context, job.provider))
-
-
-def _plan(context: WorkerContext, job: LiveJob) -> list[Intent]:
-    groups = decide.plan(context.facts(job), max_per_call=context.model(job.model).max_per_call)
-    return [Intent(new_id("call"), slot, attempt, images) for slot, images, attempt in groups]
-
-
-def _fresh_call(  # noqa: PLR0917 - a row's columns, in their order
-    call_id: str, slot: int, attempt: int, images: int, model: str, credential_id: str, intended_at: datetime
-) -> OpenCall:
-    return OpenCall(
-        id=call_id,
-        facts=decide.Call(call_id, slot, attempt, images, None, model=model),
-        credential_id=credential_id,
-        dedupe_key=calls.dedupe_key(call_id),
-        upstream_id=None,
-        poll_url=None,
-        overdue=False,
-        age_s=0.0,
-        intended_at=intended_at,
-        cancel_asked=False,
-        missing=False,
-        result=(),
-    )
-
-
-def _recovered(context: WorkerContext, job_id: str, call_ids: Sequence[str]) -> Claimed | None:
-    """What a claim whose COMMIT's answer was lost has written; None where it has written nothing.
-
-    Raises DatabaseAwayError: unreadable means that nothing is sent.
-    """
-    with context.database.hot() as hot:
-        if not calls.on_record(hot, call_ids):
-            return None
-        job = worker.load(hot, job_id)
-        if job is None or job.status is not JobStatus.RUNNING:
-            return None
-        parts = worker.order_parts(hot, job_id)
-    fresh = [call for call in job.calls if call.outcome is None]
-    return Claimed(job, fresh, parts, [], _keep_until(context, job.provider))
-
-
-def _later(context: WorkerContext, job_id: str) -> None:
-    """Others hold the rows this claim needs: nothing has happened, and it comes again soon, not all at once."""
-    log.info("claim_waits_for_rows", job_id=job_id)
-    with suppress(DatabaseBusyError), context.database.hot() as hot:
-        lifecycle.defer(hot, job_id, after_s=BUSY_S, spread_s=BUSY_S)
-
-
-def _impossible(context: WorkerContext, job_id: str) -> None:
-    """The books or the tables forbid this claim: no later one will do better, and the log says which rule it was."""
-    log.exception("claim_refused_by_the_database", job_id=job_id)
-    _fail_queued(context, job_id, "internal_error")
-
-
-def _defer(context: WorkerContext, job_id: str, provider: str) -> None:
-    known = [each.credential_id for each in context.registry.of(provider)]
-    with context.database.transaction() as connection:
-        seen = put_off.outlook(connection, provider, known)
-        later = put_off.put_off(seen)
-        lifecycle.defer(connection, job_id, after_s=later.least_s, spread_s=later.spread_s)
-    if seen.closed:
-        _turn_elsewhere(context, job_id)
-
-
-def _turn_elsewhere(context: WorkerContext, job_id: str) -> None:
-    """The provider takes no one now; an order that names other models need not wait for it."""
-    signals: list[Signal] = []
-    with suppress(StaleJobError), context.database.transaction() as connection:
-        signals = lifecycle.fail_over(
-            connection, job_id, None, code="provider_closed", deadline_s=context.move_within_s
-        )
-    context.publish(signals)
-
-
-def _fail_queued(context: WorkerContext, job_id: str, code: str) -> None:
-    """End a job that no worker can start; one that has moved on meanwhile is left alone."""
-    with suppress(StaleJobError), context.database.hot() as hot:
-        job = worker.load(hot, job_id)
-        if job is not None and job.status is JobStatus.QUEUED:
-            context.publish(lifecycle.end(hot, job_id, job.version, lifecycle.fail(code)).signals)
-
-
-# ------------------------------------------------------------------ the paid calls
-
-
-def _make_calls(context: WorkerContext, claimed: Claimed) -> list[Answer]:
+def _make_calls(context: WorkerContext, claimed: Claimed) -> list[CallOutcome]:
+    """Make the paid calls of a claimed job, next to each other: what became of each."""
     mine = claimed.fresh
     try:
         orders = {call.id: build_order(context, claimed.job, claimed.parts, call) for call in mine}
@@ -362,11 +98,13 @@ def _make_calls(context: WorkerContext, claimed: Claimed) -> list[Answer]:
     return side_by_side(lambda call: _call(context, provider, claimed, call, order=orders[call.id]), mine)
 
 
-def _not_sent(mine: Sequence[OpenCall], why: ProviderError) -> list[Answer]:
-    return [outcomes.from_error(call.facts, why, may_look_up=False) for call in mine]
+def _not_sent(mine: Sequence[Call], why: ProviderError) -> list[CallOutcome]:
+    return [outcomes.from_error(call, why, may_look_up=False) for call in mine]
 
 
-def _call(context: WorkerContext, provider: Provider, claimed: Claimed, call: OpenCall, *, order: Order) -> Answer:
+def _call(
+    context: WorkerContext, provider: Provider, claimed: Claimed, call: Call, *, order: UpstreamOrder
+) -> CallOutcome:
     """The one paid call, and its images if the answer is the images."""
     job = claimed.job
     may_look_up = context.spec(job.provider).recovery is not Recovery.NEVER
@@ -374,53 +112,23 @@ def _call(context: WorkerContext, provider: Provider, claimed: Claimed, call: Op
         answer = provider.submit(order, dedupe_key=call.dedupe_key)
     except ProviderError as error:
         log.info("call_failed", job_id=job.id, call_id=call.id, kind=type(error).__name__, code=error.code)
-        return outcomes.from_error(call.facts, error, may_look_up=may_look_up)
+        return outcomes.from_error(call, error, may_look_up=may_look_up)
     except Exception:
         # A fault of ours with a request possibly out: no one may assume it did not run.
         log.exception("call_crashed", job_id=job.id, call_id=call.id)
-        return outcomes.from_error(call.facts, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
+        return outcomes.from_error(call, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
     failpoints.hit("call.answered")
     if isinstance(answer, Accepted):
-        return outcomes.accepted(call.facts, answer, deadline_s=context.spec(job.provider).deadline_s)
-    return _keep(context, provider, claimed, call.facts, answer)
+        return outcomes.accepted(call, answer, deadline_s=context.spec(job.provider).deadline_s)
+    return _keep(context, provider, claimed, call, answer)
 
 
-def _keep(context: WorkerContext, provider: Provider, claimed: Claimed, call: decide.Call, answer: Finished) -> Answer:
+def _keep(context: WorkerContext, provider: Provider, claimed: Claimed, call: Call, answer: Finished) -> CallOutcome:
     job, until = claimed.job, claimed.keep_until
     kind = context.output(job.model)
     try:
-        return outcomes.keep(
+        return collect.keep(
             context.media, provider, job.id, call, answer.images, kind=kind, until=until, cost=answer.cost
         )
     except (ProviderError, StorageUnavailableError):
         return outcomes.finished(call, answer)  # links can be fetched by a later step
-
-
-def build_order(context: WorkerContext, job: LiveJob, parts: OrderParts, call: OpenCall) -> Order:
-    """The order of one call from its row. Raises StorageUnavailableError, BlobNotFoundError, DatabaseAwayError."""
-    request = parts.request
-    images: dict[str, list[InputImage]] = {"image": [], "mask": [], "face": []}
-    model = context.model(job.model)
-    for row in parts.inputs:
-        images[row["role"]].append(_input(context, model, row))
-    return Order(
-        operation=job.operation,
-        model=model,
-        prompt=request.get("prompt"),
-        n=call.facts.image_count,
-        size=request.get("size") or {},
-        params=request.get("params") or {},
-        extra=request.get("extra") or {},
-        images=images["image"],
-        mask=next(iter(images["mask"]), None),
-        face=next(iter(images["face"]), None),
-        callback_url=context.callback_url(job.provider, call.id),
-    )
-
-
-def _input(context: WorkerContext, model: Model, row: Mapping[str, Any]) -> InputImage:
-    """A kept image for its adapter; a mask in the polarity of the model that gets it."""
-    key = row["key"]
-    if row["role"] == "mask" and model.inputs.mask_polarity == "white_edits":
-        key = context.media.white_mask(key).key
-    return InputImage(context.store.read(key), row["mime"], row["width_px"], row["height_px"])

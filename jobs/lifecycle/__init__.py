@@ -1,11 +1,36 @@
 """The life of a job, and the only writer of ``Job.status``.
 
-    submit -> QUEUED -- start --> RUNNING -- park --> WAITING -- succeed | fail
-                 ^                  |   succeed | fail   |          terminal: SUCCEEDED FAILED CANCELLED
-                 '------ retry -----'--------------------'
+                      retry, fail_over, lapse
+             .--------------------------------------------.
+             v                                            |
+    submit QUEUED --- start ---> RUNNING --- park ---> WAITING
+             |                      |                     |
+             '----------------------+---------------------'
+                                    v
+                      SUCCEEDED, FAILED or CANCELLED
+
+    verb           from                       to
+    submit         -                          QUEUED
+    start          QUEUED                     RUNNING
+    claim          QUEUED                     RUNNING
+    park           RUNNING WAITING            WAITING
+    retry          RUNNING WAITING            QUEUED
+    fail_over      QUEUED RUNNING WAITING     QUEUED
+    lapse          RUNNING                    QUEUED WAITING
+    succeed        QUEUED RUNNING WAITING     SUCCEEDED
+    fail           QUEUED RUNNING WAITING     FAILED
+    expired        QUEUED RUNNING WAITING     FAILED
+    cancelled      QUEUED RUNNING WAITING     CANCELLED
+    cancel         QUEUED                     CANCELLED
 
 RUNNING: a worker holds the job; ``owner`` is its boot id, ``fence`` its number. WAITING: the upstream
-works and no one here waits. Terminal states are absorbing.
+works and no one here waits. The three states at the bottom are final.
+
+``start`` is the first attempt in one statement; ``claim`` and ``hold`` are the longer way of a retry. ``lapse`` takes a
+job from a worker that is lost: to WAITING where a call was sent, else to QUEUED. ``succeed``, ``fail``, ``expired``
+and ``cancelled`` say how ``end`` ends a job; a queued job succeeds with what earlier calls have made. ``cancel`` is
+the caller's: of a job that has begun it is a request, and a worker ends the job. ``defer`` and ``due_now`` move
+``due_at`` alone.
 
 Each verb is one conditional statement. It moves the job only from the states it names, and only if the
 job's ``version`` is the one its caller has seen: every writer of a job, of its calls and of its images

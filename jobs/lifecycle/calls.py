@@ -1,4 +1,4 @@
-"""Calls to upstreams: intent before action, and an outcome written once by whoever made the call.
+"""Calls to upstreams: intent before action, and an outcome written once by who made the call.
 
 A call's row is committed before the paid request leaves. Who made the request may always record its
 outcome, whether the job has moved on or not, so that no purchase is ever forgotten. While a call is
@@ -9,59 +9,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from sqlalchemy import Connection
 
 from core.db import Hot, Statement
+from jobs.call import Call, KeptImage, ResultLink
 from jobs.dispatch import permits
 from jobs.states import OPEN_OUTCOMES, Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Intent:
-    """A call about to be made: ``image_count`` slots from ``slot`` on."""
+class Intended:
+    """The calls that found a permit at a credential and are on record; the others wait for a later claim.
 
-    id: str
-    slot: int
-    attempt: int
-    image_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Permitted:
-    """The calls that found a permit at a credential; the others wait for a later claim.
-
-    ``at``: when they were written down. ``limited``: the credential has a limit, so accounts take turns there.
+    ``limited``: the credential has a limit, so accounts take turns there.
     """
 
-    credential_id: str
-    intents: Sequence[Intent]
-    at: datetime
+    calls: Sequence[Call]
     limited: bool
-
-
-def dedupe_key(call_id: str) -> str:
-    """The key a call is known by at its upstream: made before the first byte leaves, so that a repeat is safe."""
-    return f"dr-{call_id.removeprefix('call_').lower()}"
-
-
-@dataclass(frozen=True, slots=True)
-class KeptImage:
-    """An image at rest, ready for its row."""
-
-    index: int
-    key: str
-    mime: str
-    width_px: int | None  # None: a 3D file or a text
-    height_px: int | None
-    size_bytes: int
-    sha256: str
-    seed: int | None = None
-    revised_prompt: str | None = None
-    text: str | None = None
 
 
 INTEND = Statement("""
@@ -94,19 +61,19 @@ def intend(
     provider: str,
     attempt: int,
     credentials: Mapping[str, str],
-    intents: Sequence[Intent],
+    planned: Sequence[Call],
     deadline_s: float,
-) -> Permitted | None:
+) -> Intended | None:
     """Write down the calls about to be made, as many as a credential has permits for; None if none has.
 
     ``credentials`` maps the ids this worker can use to their base URLs, which are pinned on the call.
     ``attempt``: how many calls the job has made before.
     """
-    ids = [intent.id for intent in intents]
+    ids = [call.id for call in planned]
     taken = permits.take(connection, provider, known=list(credentials), call_ids=ids, attempt=attempt)
     if taken is None:
         return None
-    mine = intents[: taken.calls]
+    mine = planned[: taken.calls]
     rows = Hot.of(connection).all(
         INTEND,
         {
@@ -121,14 +88,17 @@ def intend(
                         "slot": each.slot,
                         "attempt": each.attempt,
                         "pictures": each.image_count,
-                        "dedupe_key": dedupe_key(each.id),
+                        "dedupe_key": each.dedupe_key,
                     }
                     for each in mine
                 ]
             ),
         },
     )
-    return Permitted(taken.credential_id, mine, rows[0].intended_at, taken.limited)
+    intended_at = rows[0].intended_at
+    return Intended(
+        [replace(each, credential_id=taken.credential_id, intended_at=intended_at) for each in mine], taken.limited
+    )
 
 
 class CallRow(TypedDict):
@@ -140,7 +110,7 @@ class CallRow(TypedDict):
     closes: bool
     upstream_id: str | None
     poll_url: str | None
-    result: list[Mapping[str, Any]] | None
+    result: list[ResultLink] | None
     error_code: str | None
     error_detail: str | None
     retryable: bool | None
@@ -158,7 +128,7 @@ def call_row(
     *,
     upstream_id: str | None = None,
     poll_url: str | None = None,
-    result: Sequence[Mapping[str, Any]] | None = None,
+    result: Sequence[ResultLink] | None = None,
     error_code: str | None = None,
     error_detail: str | None = None,
     retryable: bool | None = None,
@@ -166,7 +136,7 @@ def call_row(
     kept: int = 0,
     written_off: bool = False,
     deadline_s: float | None = None,
-    reported_cost: int | None = None,
+    reported_cost_microusd: int | None = None,
     usage: Mapping[str, Any] | None = None,
 ) -> CallRow:
     """A call's outcome, ready to be written."""
@@ -186,13 +156,13 @@ def call_row(
         "kept": kept,
         "written_off": written_off,
         "deadline_s": deadline_s,
-        "reported_cost": reported_cost,
+        "reported_cost": reported_cost_microusd,
         "usage": usage,
     }
 
 
-# The job first, as everywhere (DESIGN section 4, lock order), and its version raised: whoever decides on what
-# it saw of this job before finds out.
+# The job first, as everywhere (lock order: docs/architecture.md section 4), and its version raised: a decision on what
+# was seen of this job before is found stale.
 RECORD = Statement("""
 WITH said AS (
     SELECT c.id, c.outcome, c.frees, c.closes, c.upstream_id, c.poll_url, c.result, c.error_code, c.error_detail,

@@ -1,4 +1,4 @@
-"""The caller's wish to stop."""
+"""The caller cancels: at once while the job is queued, else as a request to its worker."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WHERE id = :id
 def cancel(
     connection: Connection, account_id: str, job_id: str, *, charge: Literal["full", "none"] = "full"
 ) -> Cancellation:
-    """The caller's wish to stop. Never calls an upstream.
+    """Cancel on behalf of the caller. Never calls an upstream.
 
     In the queue nothing is in flight: final and free, but for images that earlier calls have made
     (``charge``, setting CANCEL_CHARGE). Later it is a request: a worker asks the upstream and the

@@ -11,8 +11,9 @@ from sqlalchemy import Connection
 
 from core.db import Hot, Statement
 from jobs import failures, states
+from jobs.call import KeptImage
 from jobs.errors import StaleJobError
-from jobs.lifecycle.calls import CallRow, KeptImage
+from jobs.lifecycle.calls import CallRow
 from jobs.lifecycle.park import written
 from jobs.states import Ended, EndStatus, JobStatus, Signal
 from quota.errors import LedgerMismatchError
@@ -33,7 +34,7 @@ class End:
 
 
 # ``before`` and ``image`` share one snapshot and do not see each other: together they are all images.
-# The version keeps it so: whoever kept another image meanwhile has raised it, and nothing moves here.
+# The version keeps it so: who kept another image meanwhile has raised it, and nothing moves here.
 END = Statement("""
 WITH seen AS (
     SELECT id, account_id, unit_price, quoted, money FROM jobs

@@ -97,7 +97,7 @@ DUE_NOW = Statement("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id A
 
 
 def due_now(connection: Connection, job_id: str) -> None:
-    """A WAITING job has news: let it be looked at."""
+    """Make a WAITING job due now: something is known that its next look should see."""
     Hot.of(connection).run(DUE_NOW, {"id": job_id})
 
 

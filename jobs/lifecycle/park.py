@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from core.db import Hot, Statement
+from jobs.call import KeptImage
 from jobs.errors import StaleJobError
-from jobs.lifecycle.calls import CallRow, KeptImage, image_rows
+from jobs.lifecycle.calls import CallRow, image_rows
 
 PARK = Statement("""
 WITH seen AS (

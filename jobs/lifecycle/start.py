@@ -6,36 +6,24 @@ follows from those before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from core.db import Hot, Statement
+from jobs.call import planned
+from jobs.reads.worker import LiveJob, OrderParts
+from jobs.states import JobStatus
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
     """A job in our hands: its calls are on record and nothing is sent yet.
 
-    ``calls``: (id, slot, images) of each. ``published``: the account's next jobs, to be sent now.
+    ``published``: the account's next jobs, to be sent now.
     """
 
-    id: str
-    account_id: str
-    operation: str
-    model: str
-    provider: str
-    n: int
-    fence: int
-    version: int
-    unit_price: int
-    fallbacks: int
-    credential_id: str
-    calls: Sequence[tuple[str, int, int]]
-    intended_at: datetime
-    request: Mapping[str, Any]
-    inputs: Sequence[Mapping[str, Any]]
+    job: LiveJob
+    parts: OrderParts
     published: Sequence[str]
 
 
@@ -270,7 +258,7 @@ published AS (
     UPDATE jobs SET published_at = clock_timestamp() FROM next WHERE jobs.id = next.id RETURNING jobs.id
 )
 SELECT seen.provider AS wanted_of, job.id, job.account_id, job.operation, job.model, job.provider, job.n, job.fence,
-    job.version, job.unit_price, job.fallbacks, job.credential_id, asked.request,
+    job.version, job.fallbacks, job.credential_id, asked.request,
     (SELECT array_agg(id ORDER BY slot) FROM call) AS call_ids,
     (SELECT array_agg(slot ORDER BY slot) FROM call) AS slots,
     (SELECT array_agg(pictures ORDER BY slot) FROM call) AS images,
@@ -320,21 +308,26 @@ def start(
         return None
     if row.id is None:
         return Full(row.wanted_of)
-    return Started(
+    calls = [
+        replace(
+            planned(call_id, slot=slot, attempt=1, image_count=image_count, model=row.model),
+            credential_id=row.credential_id,
+            intended_at=row.intended_at,
+        )
+        for call_id, slot, image_count in zip(row.call_ids, row.slots, row.images, strict=True)
+    ]
+    job = LiveJob(
         id=row.id,
         account_id=row.account_id,
         operation=row.operation,
         model=row.model,
         provider=row.provider,
         n=row.n,
+        status=JobStatus.RUNNING,
         fence=row.fence,
-        version=row.version,
-        unit_price=row.unit_price,
+        cancel_requested=False,
+        calls=calls,
         fallbacks=row.fallbacks,
-        credential_id=row.credential_id,
-        calls=list(zip(row.call_ids, row.slots, row.images, strict=True)),
-        intended_at=row.intended_at,
-        request=row.request,
-        inputs=row.inputs or (),
-        published=row.published or (),
+        version=row.version,
     )
+    return Started(job, OrderParts(row.request, row.inputs or ()), row.published or ())

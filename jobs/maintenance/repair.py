@@ -76,7 +76,7 @@ class Mender:
         jobs = 0
         while True:
             with self._database.autocommit() as connection:
-                forgotten = publishing.forget_lost(connection, older_than_s=self._doctor.stuck_after_s)
+                forgotten = publishing.mark_lost_unpublished(connection, older_than_s=self._doctor.stuck_after_s)
             jobs += forgotten
             if not forgotten:
                 return f"{jobs_text(jobs)} will be published again by the next sweep"

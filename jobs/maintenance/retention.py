@@ -436,7 +436,7 @@ class Keeper:
         if jobs := sum(backlog.done for backlog in backlogs if backlog.name in _POLICIES):
             log.info("pictures_expired", jobs=jobs)
         with self.database.autocommit() as connection:
-            heartbeats.forget_silent(connection)
+            heartbeats.delete_silent(connection)
         self.media.sweep()
         return True
 

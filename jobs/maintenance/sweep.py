@@ -22,7 +22,7 @@ from core.errors import DatabaseAwayError, DatabaseBusyError
 from jobs import lifecycle
 from jobs.dispatch import heartbeats, publishing, refill
 from jobs.errors import StaleJobError
-from jobs.execution import apply
+from jobs.execution import give_up
 from jobs.execution.context import WorkerContext
 from jobs.maintenance import growth
 from jobs.states import Nudge, Signal
@@ -123,7 +123,7 @@ class Sweeper:
     def _lapse(self) -> list[Signal]:
         """Take jobs from owners that are gone, silent or overdue."""
         with self.context.database.autocommit() as connection:
-            heartbeats.bury_neighbours(connection)
+            heartbeats.delete_dead_neighbours(connection)
             rows = Hot.of(connection).all(
                 LAPSED, {"steady": self.steady(), "dead_s": heartbeats.DEAD_AFTER_S, "page": PAGE}
             )
@@ -145,7 +145,7 @@ class Sweeper:
         return [
             signal
             for row in rows
-            for signal in self._each(row, partial(apply.expire, self.context, row.id, row.version))
+            for signal in self._each(row, partial(give_up.expire, self.context, row.id, row.version))
         ]
 
     def _end_abandoned(self) -> list[Signal]:
@@ -158,7 +158,7 @@ class Sweeper:
                 ABANDONED,
                 {"configured": self.context.registry.configured(), "abandoned_s": ABANDONED_AFTER_S, "page": PAGE},
             )
-        return [signal for row in rows for signal in self._each(row, partial(apply.abandon, self.context, row.id))]
+        return [signal for row in rows for signal in self._each(row, partial(give_up.abandon, self.context, row.id))]
 
     def _each(self, row: Any, verb: Callable[[], list[Signal]]) -> list[Signal]:
         """One job, one transaction; a job that moved on by itself is what we wanted."""
@@ -190,7 +190,7 @@ class Sweeper:
             if seen == epoch:
                 return
             log.warning("broker_is_new", republishing=True)
-            while publishing.forget_lost(connection, older_than_s=0.0, limit=PAGE) == PAGE:
+            while publishing.mark_lost_unpublished(connection, older_than_s=0.0, limit=PAGE) == PAGE:
                 pass
             connection.execute(
                 text(
@@ -212,7 +212,9 @@ class Sweeper:
             age_s = max(LOST_AFTER_S, 2.0 * published / rate if rate else 0.0)
             # Without any claims no one can tell a lost message from one that waits: each job's next one takes
             # twice as long as the one before.
-            if again := publishing.forget_lost(connection, older_than_s=age_s, first_s=LOST_AFTER_S, limit=PAGE):
+            if again := publishing.mark_lost_unpublished(
+                connection, older_than_s=age_s, first_s=LOST_AFTER_S, limit=PAGE
+            ):
                 log.info("messages_overdue", jobs=again, older_than_s=round(age_s, 1))
 
     def _analyse_grown(self) -> None:

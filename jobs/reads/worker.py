@@ -8,35 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from sqlalchemy import Connection
 
 from core.db import Hot, Statement
-from jobs.execution.decide import Call
+from jobs.call import Call
 from jobs.states import JobStatus, Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class OpenCall:
-    """A call as a worker follows it. Times are the database's."""
-
-    id: str
-    facts: Call
-    credential_id: str
-    dedupe_key: str
-    upstream_id: str | None
-    poll_url: str | None
-    overdue: bool  # past the moment at which it is given up
-    age_s: float  # since the intent
-    intended_at: datetime
-    cancel_asked: bool
-    missing: bool  # the upstream did not know it at the last look
-    result: Sequence[Mapping[str, Any]]
-
-    @property
-    def outcome(self) -> Outcome | None:
-        return self.facts.outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +30,20 @@ class LiveJob:
     status: JobStatus
     fence: int
     cancel_requested: bool
-    calls: Sequence[OpenCall]
-    unit_price: int = 0  # micro-credits, of one image by ``model``
+    calls: Sequence[Call]
     fallbacks: int = 0  # models left behind this one
     version: int = 1  # as it was when this was read: a verb moves the job only from there
 
-    @property
-    def facts(self) -> list[Call]:
-        return [call.facts for call in self.calls]
+
+class StoredInput(TypedDict):
+    """A reference image in our store, as LOAD's neighbours make it of a row of ``inputs``."""
+
+    role: Literal["image", "mask", "face"]
+    position: int  # among those of its role, from 0
+    key: str
+    mime: str
+    width_px: int
+    height_px: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +51,11 @@ class OrderParts:
     """What the request of a paid call is built from."""
 
     request: Mapping[str, Any]
-    inputs: Sequence[Mapping[str, Any]]  # role, position, key, mime, width_px, height_px
+    inputs: Sequence[StoredInput]
 
 
 LOAD = Statement("""
-SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version, j.unit_price,
+SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version,
     j.fallbacks, j.cancel_requested_at IS NOT NULL AS cancel_requested, clock_timestamp() AS now,
     coalesce((
         SELECT jsonb_agg(jsonb_build_object('id', c.id, 'slot', c.slot, 'try', c.try, 'pictures', c.pictures,
@@ -149,7 +133,7 @@ candidate AS (
         ) AS first
     ) AS own
     UNION ALL
-    -- What is left of the batch goes to those who have been due for longest, whoever they are.
+    -- What is left of the batch goes to those who have been due for longest, of any account.
     SELECT id, due_at, CAST(:limit AS int) + 1 FROM (
         SELECT id, due_at FROM jobs
         WHERE provider = :provider AND status = 'waiting' AND due_at <= statement_timestamp()
@@ -173,9 +157,9 @@ taken AS (
         least(CAST(:interval_max_s AS float), extract(epoch FROM clock_timestamp() - jobs.started_at) / 8)))
     FROM due WHERE jobs.id = due.id
     RETURNING jobs.id, jobs.account_id, jobs.operation, jobs.model, jobs.provider, jobs.n, jobs.status, jobs.fence,
-        jobs.version, jobs.unit_price, jobs.fallbacks, jobs.cancel_requested_at
+        jobs.version, jobs.fallbacks, jobs.cancel_requested_at
 )
-SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version, j.unit_price,
+SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version,
     j.fallbacks, j.cancel_requested_at IS NOT NULL AS cancel_requested, clock_timestamp() AS now,
     (SELECT max(account_id) FROM turn) AS last_account, (SELECT count(*) FROM turn) AS accounts,
     coalesce((
@@ -267,26 +251,34 @@ def live_job(row: Any) -> LiveJob:
         status=JobStatus(row.status),
         fence=row.fence,
         cancel_requested=row.cancel_requested,
-        calls=[_open_call(call, row.now) for call in row.calls],
-        unit_price=row.unit_price,
+        calls=[_call(call, row.now) for call in row.calls],
         fallbacks=row.fallbacks,
         version=row.version,
     )
 
 
-def _open_call(call: dict[str, Any], now: datetime) -> OpenCall:
-    intended_at = datetime.fromisoformat(call["intended_at"])
-    return OpenCall(
-        id=call["id"],
-        facts=Call.from_row(call),
-        credential_id=call["credential_id"],
-        dedupe_key=call["dedupe_key"],
-        upstream_id=call["upstream_id"],
-        poll_url=call["poll_url"],
-        overdue=datetime.fromisoformat(call["give_up_at"]) <= now,
-        age_s=(now - intended_at).total_seconds(),
-        intended_at=intended_at,
-        cancel_asked=call["cancel_asked"],
-        missing=call["missing"],
-        result=call["result"] or (),
+def _call(row: Mapping[str, Any], now: datetime) -> Call:
+    """From the JSON object that LOAD and TAKE_DUE make of a row of ``upstream_calls``."""
+    intended_at = datetime.fromisoformat(row["intended_at"])
+    return Call(
+        row["id"],
+        row["dedupe_key"],
+        row["model"],
+        row["upstream_id"],
+        row["poll_url"],
+        intended_at,
+        (now - intended_at).total_seconds(),
+        slot=row["slot"],
+        attempt=row["try"],
+        image_count=row["pictures"],
+        credential_id=row["credential_id"],
+        outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+        kept=row["pictures_kept"],
+        code=row["error_code"],
+        retryable=bool(row["retryable"]),
+        retry_after_s=row["retry_after_s"],
+        overdue=datetime.fromisoformat(row["give_up_at"]) <= now,
+        cancel_asked=row["cancel_asked"],
+        missing=row["missing"],
+        result=row["result"] or (),
     )

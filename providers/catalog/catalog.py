@@ -1,7 +1,7 @@
 """The model catalogue: which models there are, who serves them, and which one a name means.
 
-Data, not code: ``catalog.yaml`` beside this file, and an operator's own file over it. The web process
-validates and prices from it and loads no adapter.
+Data, not code: ``catalog.yaml`` next to this file, ``models.yaml`` in the folder of each upstream, and an operator's
+own file over them. The web process validates and prices from it and loads no adapter.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from providers.catalog.entries import OPERATIONS, Model, ProviderSpec, Status
+from providers.catalog.files import PACKAGED
 from providers.catalog.local import lay_over
 from providers.catalog.reading import CatalogData, CatalogError, read
 
@@ -33,7 +34,6 @@ __all__ = [
     "load",
 ]
 
-PACKAGED = Path(__file__).with_name("catalog.yaml")
 CATCH_ALL = "*"
 MAX_NAME_CHARS = 200
 _DATED = re.compile(r"-20[0-9]{2}-[0-9]{2}-[0-9]{2}$")
@@ -129,7 +129,7 @@ class Catalog:
         configured: Collection[str] | None = None,
         status: Status | Literal["all"] | None = None,
     ) -> list[Model]:
-        """Models on offer that meet every condition given, in the order of the file.
+        """Models on offer that meet every condition given, in the order of the catalogue.
 
         Without ``status`` those that still answer.
         """
@@ -181,12 +181,12 @@ class Catalog:
         return tuple(difflib.get_close_matches(lowered, names, n=3, cutoff=0.5))
 
 
-def load(path: Path | None = None, local: Path | None = None) -> Catalog:
-    """Read and check a catalogue file (default: the one in this package), and an operator's over it.
+def load(root: Path | None = None, local: Path | None = None) -> Catalog:
+    """Read and check the catalogue below a folder (default: this package), and an operator's file over it.
 
     Raises: CatalogError naming every fault with the entry it is in, OSError.
     """
-    base = read(path or PACKAGED)
+    base = read(root or PACKAGED)
     return build(base if local is None else lay_over(base, local, local.read_bytes()))
 
 

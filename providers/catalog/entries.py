@@ -1,6 +1,6 @@
-"""The shapes of the catalogue: what one entry of ``catalog.yaml`` may say, frozen once read.
+"""The shapes of the catalogue: what an entry of its YAML files may say, frozen once read.
 
-The YAML's own names are kept, so that the file, this page and an adapter read alike. Sides and
+The YAML's own names are kept, so that the files, this page and an adapter read alike. Sides and
 areas are pixels, money is US dollars for one result.
 """
 
@@ -26,6 +26,7 @@ def _empty() -> Mapping[Any, Any]:
     return MappingProxyType({})
 
 
+SCHEMA_VERSION = 1
 OPERATIONS = frozenset(
     {
         "generate",
@@ -70,6 +71,33 @@ class Entry(BaseModel):
         return self  # immutable throughout
 
 
+class Listing(Entry):
+    """In which order providers and their models are listed; a provider that is not named comes last, by name."""
+
+    providers: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+
+class Head(Entry):
+    """What holds for all providers. ``quality`` is that of the models named in it; ``sources`` are those that entries
+    of several providers name, and once read, all of them."""
+
+    schema_version: int
+    checked: date
+    default_model: str
+    order: Listing = Field(default_factory=Listing)
+    sources: FrozenMap[str, str] = Field(default_factory=_empty)
+    aliases: FrozenMap[str, str]
+    quality: FrozenMap[str, int] = Field(default_factory=_empty)
+
+
+class ProviderHead(Entry):
+    """A provider's file without its block and its models. ``shared`` only gives YAML anchors a place."""
+
+    sources: FrozenMap[str, str] = Field(default_factory=_empty)
+    shared: FrozenMap[str, Any] = Field(default_factory=_empty)
+
+
 class Recovery(StrEnum):
     """What may follow a paid call whose answer was lost: it may have run."""
 
@@ -79,7 +107,7 @@ class Recovery(StrEnum):
 
 
 class ProviderSpec(Entry):
-    """How an upstream behaves, as far as the queue must know it (DESIGN sections 3 and 5)."""
+    """How an upstream behaves, as far as the queue must know it (docs/architecture.md)."""
 
     name: str
     title: str
@@ -101,7 +129,7 @@ class ProviderSpec(Entry):
 
 
 class PixelsRule(Entry):
-    """Width and height within limits; ``also`` lists words taken beside them (``auto``)."""
+    """Width and height within limits; ``also`` lists words taken besides them (``auto``)."""
 
     rule: Literal["pixels"]
     format: str | None = None  # separator on the wire, "W*H" or "WxH"; ours is always "WxH"

@@ -1,6 +1,6 @@
 """A catalogue that follows an operator's file while the process runs.
 
-Nobody is woken for it: whoever asks for the catalogue looks at the file's stamp, at most once a second.
+No watcher runs: who asks for the catalogue looks at the file's stamp, at most once a second.
 What was handed out before stays as it was, so one order is never judged by two catalogues.
 """
 
@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from providers.catalog.catalog import PACKAGED, Catalog, CatalogError, build
+from providers.catalog.catalog import Catalog, CatalogError, build
+from providers.catalog.files import PACKAGED
 from providers.catalog.local import lay_over
 from providers.catalog.reading import CatalogData, read
 
@@ -27,7 +28,7 @@ UNREAD: Stamp = (-1, -1, -1)  # of no file: the next look reads again
 class LiveCatalog:
     """The packaged catalogue with the file ``local`` over it; no such file, nothing over it.
 
-    Raises CatalogError when made with a faulty file: nobody starts with prices that were not meant.
+    Raises CatalogError when made with a faulty file: no process starts with prices that were not meant.
     Afterwards a faulty file leaves the last good catalogue in force; :attr:`faults` names what is wrong.
     """
 

@@ -17,17 +17,9 @@ from typing import Any
 
 from pydantic import Field
 
-from providers.catalog.entries import MOST_MARKUP, Entry, FrozenMap, Model
-from providers.catalog.reading import (
-    SCHEMA_VERSION,
-    CatalogData,
-    CatalogError,
-    Head,
-    checked,
-    cross_faults,
-    mapping,
-    parse,
-)
+from providers.catalog.checks import cross_faults
+from providers.catalog.entries import MOST_MARKUP, SCHEMA_VERSION, Entry, FrozenMap, Head, Model
+from providers.catalog.reading import CatalogData, CatalogError, checked, mapping, parse
 
 # What a new model does not take over from the one it is like.
 _OWN = frozenset({"status", "replaced_by", "retired_on", "retires_on", "hidden", "markup", "image_studio"})
@@ -59,7 +51,7 @@ def lay_over(base: CatalogData, path: Path, content: bytes) -> CatalogData:
     local = checked(_LocalHead, raw, "head", faults)
     if local is not None:
         head = _head(base.head, local)
-        faults += cross_faults(head, base.providers, list(models.values()))
+        faults += [fault for _, fault in cross_faults(head, base.providers, list(models.values()))]
         faults += _local_faults(local, models)
     if faults or local is None:
         raise CatalogError(path, faults)
@@ -159,7 +151,7 @@ def _head(base: Head, local: _LocalHead) -> Head:
     own = {pattern.lower(): target for pattern, target in local.aliases.items()}
     aliases = {pattern: target for pattern, target in own.items() if target is not None}
     aliases |= {pattern: target for pattern, target in base.aliases.items() if pattern not in own}
-    if (catch_all := aliases.pop("*", None)) is not None:  # whoever wrote it: behind it nothing would be found
+    if (catch_all := aliases.pop("*", None)) is not None:  # last: behind it nothing would be found
         aliases["*"] = catch_all
     return base.model_copy(
         update={

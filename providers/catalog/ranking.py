@@ -1,7 +1,7 @@
 """Which of the models that can do an operation comes first, for orders that leave the choice to us.
 
 ``budget``: the cheapest at our prices. ``quality``: confirmed entries before those whose path or price
-nobody confirmed, then the catalogue's ``quality`` (3 to 1), then the dearest, for a vendor's price is the
+no one confirmed, then the catalogue's ``quality`` (3 to 1), then the dearest, for a vendor's price is the
 one other thing it says about its models. In both, a model that asks for more than a plain order comes
 last. Equals stand in the order of the file.
 """

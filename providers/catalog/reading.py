@@ -1,35 +1,36 @@
-"""Reading ``catalog.yaml``: YAML to checked entries, every fault named at once.
+"""Reading a catalogue: its YAML files to checked entries, every fault named at once.
 
-An operator's own file over it: ``catalog_local.py``.
+An operator's own file over it: ``providers/catalog/local.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from providers.catalog.entries import OPERATIONS, Entry, FrozenMap, Model, ProviderSpec
+from providers.catalog import files
+from providers.catalog.checks import cross_faults
+from providers.catalog.entries import Entry, Head, Model, ProviderHead, ProviderSpec
 
 try:
     from yaml import CSafeLoader as SafeLoader
 except ImportError:  # PyYAML built without libyaml: the same result, some ten times slower
     from yaml import SafeLoader  # type: ignore[assignment]
 
-SCHEMA_VERSION = 1
 E_ = TypeVar("E_", bound=Entry)
 
 
 class CatalogError(ValueError):
-    """The file cannot be used. ``faults`` are one line each, beginning with the entry's id."""
+    """A catalogue cannot be used. ``faults`` are one line each: the file where there are several, the entry, what
+    is wrong with it."""
 
     def __init__(self, path: Path, faults: list[str]) -> None:
         listed = "\n".join(f"- {fault}" for fault in faults)
@@ -37,23 +38,10 @@ class CatalogError(ValueError):
         self.faults = tuple(faults)
 
 
-class Head(Entry):
-    """The file without its entries. ``shared`` only gives YAML anchors a place; ``quality`` is that of the
-    models named in it."""
-
-    schema_version: int
-    checked: date
-    default_model: str
-    shared: FrozenMap[str, Any] = Field(default_factory=dict)
-    sources: FrozenMap[str, str]
-    aliases: FrozenMap[str, str]
-    quality: FrozenMap[str, int] = Field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True)
 class CatalogData:
-    """What the file says. ``digest`` is the SHA-256 of its bytes, hex; ``raw`` has the entries of models as
-    they were written. ``preferred`` is the default model of an operator's own file."""
+    """What the files say. ``digest`` is the SHA-256 of their names and bytes, hex; ``raw`` has the entries of models
+    as they were written. ``preferred`` is the default model of an operator's own file."""
 
     digest: str
     head: Head
@@ -76,26 +64,121 @@ class _Loader(SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read(path: Path) -> CatalogData:
-    """Read one catalogue file. Raises: CatalogError, OSError."""
-    content = path.read_bytes()
-    raw = parse(path, content)
-    faults: list[str] = []
-    providers = _providers(raw.pop("providers", None), faults)
-    entries = _entries(raw.pop("models", None), mapping(raw.get("quality")), faults)
-    models = [model for label, entry in entries if (model := checked(Model, entry, label, faults))]
-    head = checked(Head, raw, "head", faults)
-    if head is not None:
-        faults += cross_faults(head, providers, models)
-    if faults or head is None:
-        raise CatalogError(path, faults)
-    return CatalogData(
-        digest=hashlib.sha256(content).hexdigest(),
-        head=head,
-        providers=MappingProxyType(providers),
-        models=MappingProxyType({model.id: model for model in models}),
-        raw=MappingProxyType({entry["id"]: entry for _, entry in entries}),
+@dataclass(slots=True)
+class _File:
+    """One file: what is in it, and what is wrong with it."""
+
+    path: Path
+    content: bytes
+    raw: dict[str, Any] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, path: Path) -> _File:
+        """Raises: OSError."""
+        file = cls(path, path.read_bytes())
+        try:
+            file.raw = parse(path, file.content)
+        except CatalogError as error:
+            file.faults += error.faults
+        return file
+
+
+@dataclass(slots=True)
+class _Part:
+    """What a provider's file says. ``entries`` are its models as written, with the name their faults go under."""
+
+    file: _File
+    spec: ProviderSpec | None
+    sources: Mapping[str, str]
+    entries: list[tuple[str, dict[str, Any]]]
+    models: list[Model]
+
+
+def read(root: Path) -> CatalogData:
+    """Read the catalogue below a folder: ``catalog/catalog.yaml``, and ``upstreams/*/models.yaml`` for each provider.
+
+    Raises: CatalogError naming every fault with its file, OSError.
+    """
+    common = _File.of(files.common_file(root))
+    found = {name: _File.of(path) for name, path in files.provider_files(root).items()}
+    if faults := _told(root, common, found):  # before the rest: what is missing in one file reads as faults of others
+        raise CatalogError(root, faults)
+    quality = mapping(common.raw.get("quality"))
+    parts = {name: _part(name, file, quality) for name, file in found.items()}
+    head = checked(Head, common.raw, "head", common.faults)
+    data = None if head is None else _together(root, common, head, parts)
+    faults = _told(root, common, found)
+    if faults or data is None:
+        raise CatalogError(root, faults)
+    return data
+
+
+def _told(root: Path, common: _File, found: Mapping[str, _File]) -> list[str]:
+    """The faults of all files, each with the name of its file."""
+    return [f"{_name(root, file)}: {fault}" for file in (common, *found.values()) for fault in file.faults]
+
+
+def _name(root: Path, file: _File) -> str:
+    return file.path.relative_to(root).as_posix()
+
+
+def _part(name: str, file: _File, quality: Mapping[str, Any]) -> _Part:
+    """The file of one provider; what is wrong with it stands in its ``faults``."""
+    block = file.raw.pop("provider", None)
+    if not isinstance(block, dict):
+        file.faults.append("provider: missing, or not a mapping")
+    spec = (
+        checked(ProviderSpec, {**mapping(block), "name": name}, f"provider {name}", file.faults)
+        if isinstance(block, dict)
+        else None
     )
+    entries = _entries(file.raw.pop("models", None), quality, file.faults)
+    file.faults += [
+        f"{label}: provider {entry['provider']} is not that of the folder"
+        for label, entry in entries
+        if entry.get("provider", name) != name
+    ]
+    models = [model for label, entry in entries if (model := checked(Model, entry, label, file.faults))]
+    head = checked(ProviderHead, file.raw, "head", file.faults)
+    return _Part(file, spec, head.sources if head else {}, entries, models)
+
+
+def _together(root: Path, common: _File, head: Head, parts: Mapping[str, _Part]) -> CatalogData:
+    """The files as one catalogue; what is wrong only with all of them is added to their faults."""
+    for kind, listed in (("providers", head.order.providers), ("models", head.order.models)):
+        common.faults += [f"head: order.{kind}: {name} has no folder" for name in listed if name not in parts]
+    by_model = [parts[name] for name in files.in_order(parts, head.order.models)]
+    models = [model for part in by_model for model in part.models]
+    head = head.model_copy(update={"sources": MappingProxyType(_sources(head, parts))})
+    specs = {name: spec for name in files.in_order(parts, head.order.providers) if (spec := parts[name].spec)}
+    for model_id, fault in cross_faults(head, specs, models):
+        owners = [part.file for part in by_model if any(model.id == model_id for model in part.models)]
+        for file in owners or [common]:
+            file.faults.append(fault)
+    return CatalogData(
+        digest=_digest(root, [common, *(part.file for part in parts.values())]),
+        head=head,
+        providers=MappingProxyType(specs),
+        models=MappingProxyType({model.id: model for model in models}),
+        raw=MappingProxyType({label: entry for part in by_model for label, entry in part.entries}),
+    )
+
+
+def _sources(head: Head, parts: Mapping[str, _Part]) -> dict[str, str]:
+    """Every source by its key, which may mean one thing alone."""
+    found = dict(head.sources)
+    for part in parts.values():
+        part.file.faults += [f"source {key}: the key is taken in another file" for key in part.sources if key in found]
+        found |= part.sources
+    return found
+
+
+def _digest(root: Path, read_files: list[_File]) -> str:
+    digest = hashlib.sha256()
+    for file in read_files:
+        digest.update(f"{_name(root, file)}\n{hashlib.sha256(file.content).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def parse(path: Path, content: bytes) -> dict[str, Any]:
@@ -112,17 +195,6 @@ def parse(path: Path, content: bytes) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise CatalogError(path, ["not a mapping at the top"])
     return raw
-
-
-def _providers(raw: object, faults: list[str]) -> dict[str, ProviderSpec]:
-    if not isinstance(raw, dict):
-        faults.append("providers: missing, or not a mapping")
-        return {}
-    specs = (
-        checked(ProviderSpec, {"name": name, **mapping(value)}, f"provider {name}", faults)
-        for name, value in raw.items()
-    )
-    return {spec.name: spec for spec in specs if spec is not None}
 
 
 def _entries(raw: object, quality: Mapping[str, Any], faults: list[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -154,61 +226,3 @@ def checked(kind: type[E_], raw: Mapping[str, Any], label: str, faults: list[str
             where = ".".join(str(part) for part in fault["loc"])
             faults.append(f"{label}: {where}: {fault['msg']}")
         return None
-
-
-def cross_faults(head: Head, providers: Mapping[str, ProviderSpec], models: list[Model]) -> Iterator[str]:
-    """What no entry can see by itself."""
-    by_id = {model.id: model for model in models}
-    if head.schema_version != SCHEMA_VERSION:
-        yield f"head: schema_version {head.schema_version}, this program reads {SCHEMA_VERSION}"
-    if head.default_model not in by_id:
-        yield f"head: default_model {head.default_model} is not a model"
-    for pattern, target in head.aliases.items():
-        if target not in by_id:
-            yield f"alias {pattern}: target {target} is not a model"
-    for model_id in head.quality:
-        if model_id not in by_id:
-            yield f"quality {model_id}: is not a model"
-    for model_id, times in Counter(model.id for model in models).items():
-        if times > 1:
-            yield f"{model_id}: id given {times} times"
-    for model in models:
-        for fault in _entry_faults(model, head, providers, by_id):
-            yield f"{model.id}: {fault}"
-
-
-def _entry_faults(
-    model: Model, head: Head, providers: Mapping[str, ProviderSpec], by_id: Mapping[str, Model]
-) -> Iterator[str]:
-    if model.provider not in providers:
-        yield f"provider {model.provider} is not described"
-    for operation in sorted(model.operations - OPERATIONS):
-        yield f"operation {operation} is not known"
-    for key in model.source:
-        if key not in head.sources:
-            yield f"source {key} is not listed"
-    for name, spec in model.params.items():
-        if spec.enum and spec.type != "str":
-            yield f"param {name}: enum needs type str"
-    if model.inputs.images.max is not None and model.inputs.images.max < model.inputs.images.min:
-        yield "inputs.images: max is below min"
-    if model.inputs.mask != "none" and model.inputs.mask_polarity is None:
-        yield "inputs.mask: mask_polarity is missing"
-    yield from _succession_faults(model, by_id)
-
-
-def _succession_faults(model: Model, by_id: Mapping[str, Model]) -> Iterator[str]:
-    """Whoever is gone or going must lead to somebody who is not."""
-    if model.replaced_by is not None and model.replaced_by not in by_id:
-        yield f"replaced_by {model.replaced_by} is not a model"
-        return
-    if model.status == "retiring" and model.retires_on is None:
-        yield "retiring, but retires_on is missing"
-    seen = {model.id}
-    step: Model | None = model
-    while step is not None and step.status in {"shutdown", "redirected", "retiring"}:
-        step = by_id.get(step.replaced_by or "")
-        if step is None or step.id in seen:
-            yield "no living model at the end of replaced_by"
-            return
-        seen.add(step.id)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
-from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.errors import Misconfigured, NotRun, ProviderError, Uncertain
 
 LOOKS_AT_ONCE = 16
@@ -18,12 +18,12 @@ class Unsearchable:
     def cancel(self, call: CallRef) -> CancelOutcome:  # noqa: ARG002
         return CancelOutcome.UNSUPPORTED
 
-    def lookup(self, call: CallRef, since: datetime, order: Order) -> list[Accepted]:  # noqa: ARG002
+    def lookup(self, call: CallRef, since: datetime, order: UpstreamOrder) -> list[Accepted]:  # noqa: ARG002
         return []
 
 
 class OneAnswer(Unsearchable):
-    """A synchronous upstream: one call is one answer, and a lost answer cannot be looked for (class C)."""
+    """A synchronous upstream: one call is one answer, and a lost answer cannot be looked for."""
 
     def check(self, call: CallRef) -> Finished | Running | Missing:  # noqa: ARG002
         """Never ``Missing``: that nothing can be found here does not mean that nothing was made."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from providers.base import InputImage, Order
+from providers.base import InputImage, UpstreamOrder
 from providers.catalog.entries import (
     AspectRatioRule,
     FactorRule,
@@ -34,12 +34,12 @@ class Placed:
     is_list: bool
 
 
-def path_of(order: Order) -> str:
+def path_of(order: UpstreamOrder) -> str:
     """Where the order goes: the model's own path for the operation, or its only one."""
     return order.model.paths.get(order.operation, order.model.path)
 
 
-def wire_fields(order: Order) -> dict[str, Any]:
+def wire_fields(order: UpstreamOrder) -> dict[str, Any]:
     """Everything but the images under its wire name: ``extra``, constants, settings, prompt, size, n.
 
     Only what was set: no prompt, size or count stands in that the caller (or the catalogue) did not
@@ -55,7 +55,7 @@ def wire_fields(order: Order) -> dict[str, Any]:
     return fields
 
 
-def size_fields(order: Order) -> dict[str, Any]:
+def size_fields(order: UpstreamOrder) -> dict[str, Any]:
     """The canonical size of the order under the wire names of the model's size rules."""
     if isinstance(order.model.size, str):
         return {}
@@ -92,7 +92,7 @@ def _text(field: str, value: str | int | None, form: str | None = None) -> dict[
     return {field: str(value).replace("x", "*") if form == "W*H" else value}
 
 
-def placed_images(order: Order) -> list[Placed]:
+def placed_images(order: UpstreamOrder) -> list[Placed]:
     """The images of the order under the fields the catalogue gives them, mask and face among them.
 
     ``images[0]`` goes to the field with the role ``base``, or else to the first; single fields take
@@ -109,7 +109,7 @@ def placed_images(order: Order) -> list[Placed]:
     return placed
 
 
-def reference_fields(order: Order, spelled: Callable[[InputImage], Any]) -> dict[str, Any]:
+def reference_fields(order: UpstreamOrder, spelled: Callable[[InputImage], Any]) -> dict[str, Any]:
     """The images of the order under their wire fields, each as ``spelled`` writes it for JSON."""
     fields: dict[str, Any] = {}
     for placed in placed_images(order):
@@ -118,7 +118,7 @@ def reference_fields(order: Order, spelled: Callable[[InputImage], Any]) -> dict
     return fields
 
 
-def _references(order: Order) -> Iterator[Placed]:
+def _references(order: UpstreamOrder) -> Iterator[Placed]:
     left = list(order.images)
     for name, is_list in _reference_fields(order, len(left)):
         if not left:
@@ -128,7 +128,7 @@ def _references(order: Order) -> Iterator[Placed]:
         yield Placed(name, taken, is_list)
 
 
-def _reference_fields(order: Order, count: int) -> list[tuple[str, bool]]:
+def _reference_fields(order: UpstreamOrder, count: int) -> list[tuple[str, bool]]:
     """(field, is a list) in the order in which references fill them."""
     inputs = order.model.inputs
     known = [(name, spec) for name, spec in inputs.image_fields.items() if name != inputs.roles.get("face")]

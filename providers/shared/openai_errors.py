@@ -1,6 +1,6 @@
 """The error answers of OpenAI and of everything that speaks its dialect, as our classes.
 
-Source: upstreams sheet "OpenAI", section 9 (package openai 3.51.0, error-code pages), read 2026-11-20.
+Source: providers/upstreams/openai/CONTRACT.md, section 9 (package openai 3.51.0, error-code pages), read 2026-11-20.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from providers.base import InputImage, Order
+from providers.base import InputImage, UpstreamOrder
 from providers.catalog.entries import Model, SizeRule
 from providers.errors import RequestRefused
 from providers.http.client import FilePart
@@ -73,7 +73,7 @@ def size_text(size: Mapping[str, str | int]) -> str | None:
     return str(found) if found else None
 
 
-def own_params(order: Order) -> dict[str, Any]:
+def own_params(order: UpstreamOrder) -> dict[str, Any]:
     """The caller's settings under their wire names, as the catalogue gives them.
 
     Without ``n``, which the catalogue lists too: how many this call makes is ``order.n`` alone.
@@ -81,7 +81,7 @@ def own_params(order: Order) -> dict[str, Any]:
     return {wire_name(order, name): value for name, value in order.params.items() if name != "n"}
 
 
-def wire_name(order: Order, name: str) -> str:
+def wire_name(order: UpstreamOrder, name: str) -> str:
     known = order.model.params.get(name)
     return (known.field if known is not None else None) or name
 
@@ -125,7 +125,7 @@ def _size_names(name: str, rule: SizeRule) -> set[str]:
     return named | set(fields.values() if isinstance(fields, Mapping) else fields)
 
 
-def extra_fields(order: Order) -> Mapping[str, Any]:
+def extra_fields(order: UpstreamOrder) -> Mapping[str, Any]:
     """The caller's own fields. Raises RequestRefused for one that would change what is bought."""
     clash = sorted(reserved_extra(order.model) & order.extra.keys())
     if clash:

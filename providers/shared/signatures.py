@@ -30,7 +30,10 @@ def is_genuine(provider: str, headers: Mapping[str, str], body: bytes, *, secret
 
 
 def _replicate(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
-    """Standard Webhooks (sheet "Replicate", section 6)."""
+    """Standard Webhooks.
+
+    Source: providers/upstreams/replicate/CONTRACT.md, section 6.
+    """
     try:
         Webhook(secret).verify(body, dict(headers), json_parse=False)
     except (WebhookVerificationError, ValueError, KeyError):
@@ -39,7 +42,10 @@ def _replicate(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
 
 
 def _wavespeed(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
-    """Hex, version ``v3``, and the secret's text itself for a key (sheet "WaveSpeed", section 5)."""
+    """Hex, version ``v3``, and the secret's text itself for a key.
+
+    Source: providers/upstreams/wavespeed/CONTRACT.md, section 5.
+    """
     stamp = headers.get("webhook-timestamp", "")
     if not stamp.isascii() or not stamp.isdigit() or abs(time.time() - int(stamp[:12])) > TOLERANCE_S:
         return False

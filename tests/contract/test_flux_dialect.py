@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import AspectRatioRule, Model, PaddingRule, ParamSpec, ResolutionRule
 from providers.errors import (
@@ -87,12 +87,12 @@ def sample_image(mode: str = "RGB") -> InputImage:
 IMAGE, MASK = sample_image(), sample_image("L")
 
 
-def order(model: str = "flux-2-klein-4b", prompt: str | None = "a red kite", **facts: Any) -> Order:
+def order(model: str = "flux-2-klein-4b", prompt: str | None = "a red kite", **facts: Any) -> UpstreamOrder:
     found = MODELS[model]
-    return Order(**{"operation": found.operation, "model": found, "prompt": prompt, **facts})
+    return UpstreamOrder(**{"operation": found.operation, "model": found, "prompt": prompt, **facts})
 
 
-def everything(model: Model) -> Order:
+def everything(model: Model) -> UpstreamOrder:
     """An order that uses each place for images, each size field and each setting of a model."""
     return order(
         model.id,
@@ -129,7 +129,7 @@ def accepted_by(sandbox: Sandbox) -> int:
     return int(sandbox.counts().get("flux", {}).get("accepted", 0))
 
 
-def begun(flux: Flux, asked: Order, *, age_s: float = 3600) -> CallRef:
+def begun(flux: Flux, asked: UpstreamOrder, *, age_s: float = 3600) -> CallRef:
     answer = flux.submit(asked, dedupe_key="key")
     assert isinstance(answer, Accepted)
     return CallRef("call", "key", asked.model.id, answer.upstream_id, answer.poll_url, age_s=age_s)

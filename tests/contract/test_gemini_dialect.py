@@ -14,7 +14,7 @@ from google.genai import errors, types
 from PIL import Image
 
 from providers import registry
-from providers.base import CallRef, CancelOutcome, Finished, InputImage, Order
+from providers.base import CallRef, CancelOutcome, Finished, InputImage, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import AspectRatioRule, Model, Recovery, ResolutionRule
 from providers.errors import (
@@ -83,12 +83,12 @@ def png(width: int = 32, height: int = 32) -> InputImage:
     return InputImage(out.getvalue(), "image/png", width, height)
 
 
-def ask(words: str = "a red fox", name: str = FLASH, **facts: Any) -> Order:
+def ask(words: str = "a red fox", name: str = FLASH, **facts: Any) -> UpstreamOrder:
     model = CATALOG.models[name]
-    return Order(**{"operation": "generate", "model": model, "prompt": words, **facts})
+    return UpstreamOrder(**{"operation": "generate", "model": model, "prompt": words, **facts})
 
 
-def most(model: Model) -> Order:
+def most(model: Model) -> UpstreamOrder:
     """Everything that the model takes, in one order."""
     ratio, classes = model.size_rule(AspectRatioRule), model.size_rule(ResolutionRule)
     size = {"aspect_ratio": ratio.enum[-1]} if ratio else {}

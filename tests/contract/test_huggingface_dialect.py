@@ -18,7 +18,7 @@ from listening import listening
 from PIL import Image
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Recovery
 from providers.errors import (
@@ -70,14 +70,14 @@ def provider(sandbox: Sandbox, key: str = "hf_secret", **changed: Any) -> Huggin
     return HuggingFace(Config(token=SecretStr(key), base_url=url, hub_url=url, **changed))
 
 
-def order(model: str = "hf-flux-dev", **facts: Any) -> Order:
+def order(model: str = "hf-flux-dev", **facts: Any) -> UpstreamOrder:
     known = MODELS[model]
     sizes = {} if isinstance(known.size, str) else {"width": 256, "height": 320}
     if known.hf_provider == "nscale":
         sizes = {"size": "256x320"}
     images = [sample_image()] if known.operation == "edit" else []
     default = {"operation": known.operation, "prompt": "a kite", "size": sizes, "images": images}
-    return Order(model=known, **{**default, **facts})
+    return UpstreamOrder(model=known, **{**default, **facts})
 
 
 def call_of(taken: object, model: str = "hf-flux-dev") -> CallRef:
@@ -85,7 +85,7 @@ def call_of(taken: object, model: str = "hf-flux-dev") -> CallRef:
     return CallRef("call", "key", model, upstream_id=taken.upstream_id, poll_url=taken.poll_url)
 
 
-def finished(ours: HuggingFace, asked: Order) -> Finished:
+def finished(ours: HuggingFace, asked: UpstreamOrder) -> Finished:
     done = ours.submit(asked, dedupe_key="key")
     if isinstance(done, Accepted):
         found = ours.check(call_of(done, asked.model.id))

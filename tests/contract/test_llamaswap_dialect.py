@@ -15,7 +15,7 @@ from listening import listening
 from PIL import Image
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Recovery
 from providers.errors import BadCredentials, Failed, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
@@ -66,8 +66,10 @@ def provider(sandbox: Sandbox, **changed: Any) -> LlamaSwap:
     return LlamaSwap(Config(base_url=sandbox.llamaswap_url, api_key=SecretStr("lan-secret"), **changed))
 
 
-def order(model: str = "llamaswap-z-image", **facts: Any) -> Order:
-    return Order(**{"operation": "generate", "model": MODELS[model], "prompt": "a kite", "size": SMALL[model], **facts})
+def order(model: str = "llamaswap-z-image", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(
+        **{"operation": "generate", "model": MODELS[model], "prompt": "a kite", "size": SMALL[model], **facts}
+    )
 
 
 def call_of(taken: object) -> CallRef:

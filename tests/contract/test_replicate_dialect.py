@@ -20,7 +20,7 @@ from PIL import Image
 from replicate.exceptions import ModelError, ReplicateError
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Order, ResultImage, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, ResultImage, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -80,8 +80,8 @@ def sample_image(size: tuple[int, int] = (64, 48), *, mode: str = "RGB", noise: 
     return InputImage(out.getvalue(), "image/png", *size)
 
 
-def order(model: Any = SCHNELL, prompt: str = "a red kite", **facts: Any) -> Order:
-    return Order(**{"operation": model.operation, "model": model, "prompt": prompt, **facts})
+def order(model: Any = SCHNELL, prompt: str = "a red kite", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": model.operation, "model": model, "prompt": prompt, **facts})
 
 
 def ref(accepted: Finished | Accepted) -> CallRef:
@@ -89,7 +89,7 @@ def ref(accepted: Finished | Accepted) -> CallRef:
     return CallRef("c1", "k1", "m", upstream_id=accepted.upstream_id)
 
 
-def made_by(provider: Replicate, asked: Order) -> list[ResultImage]:
+def made_by(provider: Replicate, asked: UpstreamOrder) -> list[ResultImage]:
     done = provider.check(ref(provider.submit(asked, dedupe_key="k1")))
     assert isinstance(done, Finished)
     return list(done.images)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from providers import registry
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import AspectRatioRule, Model, PaddingRule, ParamSpec
 from providers.errors import (
@@ -104,13 +104,13 @@ def value_for(spec: ParamSpec) -> Any:
     return int(high) if spec.type == "int" else round((low + high) / 2, 2)
 
 
-def least(model: Model, **facts: Any) -> Order:
+def least(model: Model, **facts: Any) -> UpstreamOrder:
     """Only what the model cannot do without."""
     inputs = model.inputs
     params = {name: value_for(spec) for name, spec in model.params.items() if spec.required}
     needs_prompt = inputs.prompt == "required" or "prompt" in inputs.needs_one_of
     size = {"left": 8} if model.size_rule(PaddingRule) else {}
-    return Order(
+    return UpstreamOrder(
         **{
             "operation": model.operation,
             "model": model,
@@ -123,7 +123,7 @@ def least(model: Model, **facts: Any) -> Order:
     )
 
 
-def most(model: Model, *, sample_images: bool) -> Order:
+def most(model: Model, *, sample_images: bool) -> UpstreamOrder:
     """Everything that the model takes, in one order."""
     inputs, size = model.inputs, {}
     if model.size_rule(AspectRatioRule):
@@ -169,11 +169,11 @@ def model(name: str) -> Model:
     return CATALOG.models[name]
 
 
-def core(words: str, **facts: Any) -> Order:
+def core(words: str, **facts: Any) -> UpstreamOrder:
     return least(model("stable-image-core"), prompt=words, **facts)
 
 
-def creative(words: str, **facts: Any) -> Order:
+def creative(words: str, **facts: Any) -> UpstreamOrder:
     return least(model(CREATIVE), prompt=words, params={"output_format": "jpeg"}, **facts)
 
 
@@ -202,7 +202,7 @@ def orders() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("order", list(orders()))
-def test_every_part_on_the_wire_is_the_sheets(sandbox: Sandbox, provider: Stability, order: Order) -> None:
+def test_every_part_on_the_wire_is_the_sheets(sandbox: Sandbox, provider: Stability, order: UpstreamOrder) -> None:
     done = provider.submit(order, dedupe_key="key-1")
     assert isinstance(done, Accepted if order.model.id in LATER else Finished)
     [asked] = sandbox.requests("stability")

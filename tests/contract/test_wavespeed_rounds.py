@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import AspectRatioRule, Model, PixelsRule, ResolutionRule, SizesRule
 from providers.errors import (
@@ -59,7 +59,7 @@ def with_key(sandbox: Sandbox, key: str) -> WaveSpeed:
     return WaveSpeed(Config(api_key=SecretStr(key), base_url=sandbox.wavespeed_url))
 
 
-def order(model: str | Model = "qwen-image", operation: str | None = None, **facts: Any) -> Order:
+def order(model: str | Model = "qwen-image", operation: str | None = None, **facts: Any) -> UpstreamOrder:
     """The least a model needs, and ``facts``."""
     known = MODELS[model] if isinstance(model, str) else model
     operation = operation or known.operation
@@ -75,20 +75,20 @@ def order(model: str | Model = "qwen-image", operation: str | None = None, **fac
         "params": {name: spec.default for name, spec in known.order_params(operation).items() if spec.required},
         "size": {"aspect_ratio": ratio.default} if ratio and ratio.required else {},
     }
-    return Order(**{"operation": operation, "model": known, **default, **facts})
+    return UpstreamOrder(**{"operation": operation, "model": known, **default, **facts})
 
 
 def call(accepted: Accepted, model: str = "qwen-image") -> CallRef:
     return CallRef("call", "key", model, upstream_id=accepted.upstream_id)
 
 
-def started(provider: WaveSpeed, asked: Order) -> CallRef:
+def started(provider: WaveSpeed, asked: UpstreamOrder) -> CallRef:
     answer = provider.submit(asked, dedupe_key="key")
     assert isinstance(answer, Accepted)
     return call(answer)
 
 
-def finished(provider: WaveSpeed, asked: Order) -> Finished:
+def finished(provider: WaveSpeed, asked: UpstreamOrder) -> Finished:
     done = provider.check(started(provider, asked))
     assert isinstance(done, Finished), done
     return done
@@ -225,7 +225,7 @@ def test_nothing_is_bought_when_an_upload_fails(provider: WaveSpeed, sandbox: Sa
 # ---------------------------------------------------------------- class B
 
 
-def uncertain(provider: WaveSpeed, asked: Order) -> datetime:
+def uncertain(provider: WaveSpeed, asked: UpstreamOrder) -> datetime:
     since = datetime.now(UTC) - timedelta(seconds=2)
     with pytest.raises(Uncertain):
         provider.submit(asked, dedupe_key="key")

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
-from providers.base import InputImage, Order
+from providers import check
+from providers.base import InputImage, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.catalog import Catalog
 from providers.catalog.entries import Model
+from providers.catalog.files import PACKAGED, common_file, provider_files
 from providers.orders.costs import cost_usd
 from providers.orders.rules import CheckedOrder, check_order
 from providers.orders.sizes import choose_size
@@ -29,6 +31,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "providers" / "README.md").read_text(encoding="utf-8")
 # A comment says what becomes of the block below it.
 ENTRY, FILE, PART = "entry", r"file: (?P<path>\S+)", r"into (?P<path>\S+) after: (?P<line>.+)"
+# Folders of code, each with an empty __init__.py.
+PACKAGES = ("providers/upstreams/pixmill", "sandbox/emulators/pixmill")
+MODELS = "providers/upstreams/pixmill/models.yaml"
 # Its own tests, the suite over all adapters for it alone, and those that hold registrations together.
 SUITES = (
     *("tests/unit/test_providers_pixmill.py", "tests/unit/test_providers_registry.py", "tests/unit/test_catalog.py"),
@@ -73,6 +78,11 @@ def insert(root: Path, path: str, line: str, text: str) -> None:
     (root / path).write_text("".join(lines), encoding="utf-8")
 
 
+def write(root: Path, path: str, text: str) -> None:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text, encoding="utf-8")
+
+
 def append(root: Path, path: str, text: str) -> None:
     with (root / path).open("a", encoding="utf-8") as file:
         file.write(f"\n{text}")
@@ -92,17 +102,19 @@ def rows(*head: str) -> list[list[str]]:
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     """The catalogue with everything that the page adds to it."""
     root = tmp_path_factory.mktemp("catalogue")
-    (root / "providers" / "catalog").mkdir(parents=True)
-    shutil.copy(catalog.PACKAGED, root / "providers" / "catalog")
-    for said, text in blocks(PART):
-        if said["path"] == "providers/catalog/catalog.yaml":
-            insert(root, said["path"], said["line"], text)
+    for path in (common_file(PACKAGED), *provider_files(PACKAGED).values()):
+        copy = root / "providers" / path.relative_to(PACKAGED)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    for said, text in blocks(FILE):
+        if said["path"] == MODELS:
+            write(root, MODELS, text)
     for _, text in blocks(ENTRY):
-        append(root, "providers/catalog/catalog.yaml", text)
-    return catalog.load(root / "providers" / "catalog" / "catalog.yaml")
+        append(root, MODELS, text)
+    return catalog.load(root / "providers")
 
 
-def ordered(model: Model, asked: dict[str, Any]) -> tuple[CheckedOrder, Order]:
+def ordered(model: Model, asked: dict[str, Any]) -> tuple[CheckedOrder, UpstreamOrder]:
     """The order of a row; its ``images`` are a number."""
     facts = dict(asked)
     operation, count, has_mask = (
@@ -111,7 +123,7 @@ def ordered(model: Model, asked: dict[str, Any]) -> tuple[CheckedOrder, Order]:
         facts.pop("mask", False),
     )
     checked = check_order(model, operation, facts, image_count=count, has_mask=has_mask)
-    return checked, Order(
+    return checked, UpstreamOrder(
         operation=operation,
         model=model,
         prompt=checked.prompt,
@@ -127,7 +139,7 @@ def sample_image(name: str) -> InputImage:
     return InputImage(name.encode(), "image/png", 64, 64)
 
 
-def on_the_wire(order: Order) -> dict[str, Any]:
+def on_the_wire(order: UpstreamOrder) -> dict[str, Any]:
     return building.wire_fields(order) | building.reference_fields(order, lambda image: image.data.decode())
 
 
@@ -144,7 +156,7 @@ def test_a_size_rule_does_what_the_page_says(taught: Catalog, rule: str, asked: 
     model = Model.model_validate({**said, "size": yaml.safe_load(rule)})
     choice = choose_size(model, json.loads(asked))
     assert not choice.problems
-    assert building.size_fields(Order("generate", model, None, size=choice.used)) == json.loads(sent)
+    assert building.size_fields(UpstreamOrder("generate", model, None, size=choice.used)) == json.loads(sent)
 
 
 def test_a_model_that_is_gone_leads_on(taught: Catalog) -> None:
@@ -160,11 +172,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("copy") / "darkroom"
     shutil.copytree(ROOT, root, ignore=left_behind)
     for said, text in blocks(FILE):
-        (root / said["path"]).write_text(text, encoding="utf-8")
+        write(root, said["path"], text)
+    for package in PACKAGES:
+        write(root, f"{package}/__init__.py", "")
     for said, text in blocks(PART):
         insert(root, said["path"], said["line"], text)
     _, least = next(blocks(ENTRY))
-    append(root, "providers/catalog/catalog.yaml", least)
+    append(root, MODELS, least)
     (root / "tests" / "integration" / "test_pixmill_job.py").write_text(A_JOB, encoding="utf-8")
     return root
 
@@ -183,9 +197,14 @@ def run(root: Path, *argv: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_example_is_written_as_the_rest(built: Path) -> None:
-    written = [said["path"] for said, _ in blocks(FILE)] + ["providers/registry.py"]
+    written = [said["path"] for said, _ in blocks(FILE) if said["path"].endswith(".py")]
     run(built, "-m", "ruff", "check", "--no-cache", *written)
     run(built, "-m", "ruff", "format", "--check", "--no-cache", *written)
+
+
+def test_the_example_lacks_nothing(built: Path) -> None:
+    assert "pixmill" in check.names(built)
+    run(built, "-m", "providers.check")
 
 
 def test_the_example_passes_its_tests_and_runs_a_job(built: Path) -> None:

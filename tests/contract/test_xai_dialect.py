@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from providers import registry
-from providers.base import CallRef, CancelOutcome, Finished, InputImage, Order
+from providers.base import CallRef, CancelOutcome, Finished, InputImage, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import AspectRatioRule, Model, Recovery
 from providers.errors import (
@@ -74,12 +74,12 @@ def png(width: int = 32, height: int = 32) -> InputImage:
     return InputImage(out.getvalue(), "image/png", width, height)
 
 
-def ask(words: str = "a red fox", name: str = FIRST, **facts: Any) -> Order:
+def ask(words: str = "a red fox", name: str = FIRST, **facts: Any) -> UpstreamOrder:
     model = CATALOG.models[name]
-    return Order(**{"operation": "generate", "model": model, "prompt": words, **facts})
+    return UpstreamOrder(**{"operation": "generate", "model": model, "prompt": words, **facts})
 
 
-def most(model: Model, sample_images: int) -> Order:
+def most(model: Model, sample_images: int) -> UpstreamOrder:
     """Everything that the model takes, in one order."""
     ratio = model.size_rule(AspectRatioRule)
     size: dict[str, str | int] = {"aspect_ratio": ratio.enum[-1] if ratio else "1:1", "resolution": "2k"}
@@ -142,7 +142,7 @@ def test_the_largest_order_sends_the_sheets_fields(
         (ask(operation="edit", images=[png(200, 100), png()]), (1456, 720)),
     ],
 )
-def test_a_size_reaches_the_painter(provider: Xai, order: Order, pixels: tuple[int, int]) -> None:
+def test_a_size_reaches_the_painter(provider: Xai, order: UpstreamOrder, pixels: tuple[int, int]) -> None:
     assert sample_image(provider.submit(order, dedupe_key="key-1")).size == pixels
 
 

@@ -24,9 +24,7 @@ from jobs import states
 from jobs.dispatch import heartbeats
 from jobs.dispatch.limits import Limits, announce
 from jobs.errors import JobFailedError
-from jobs.execution import apply, collect
-from jobs.execution import poll as poller
-from jobs.execution import run as runner
+from jobs.execution import collect, give_up, poll, run
 from jobs.execution.context import WorkerContext
 from jobs.maintenance import audit, sweep
 from jobs.reads import funds, tasks, worker
@@ -168,7 +166,10 @@ class Engine:
 
     def handle(self, nudge: Nudge) -> None:
         """What ``workers.tasks`` does with a message, the failure hook included."""
-        work: dict[str, Callable[[WorkerContext, str], list[Signal]]] = {"jobs.run": run_step, "jobs.poll": poller.poll}
+        work: dict[str, Callable[[WorkerContext, str], list[Signal]]] = {
+            "jobs.run": run_step,
+            "jobs.poll": poll.poll_provider,
+        }
         self.context.publish(work[nudge.task](self.context, nudge.argument))
 
     def run(self, job_id: str) -> None:
@@ -177,7 +178,7 @@ class Engine:
     def poll(self, provider: str = "chatgpt2api") -> None:
         """Make every waiting job of the provider due and look at one batch."""
         self.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting' AND provider=:p", p=provider)
-        self.context.publish(poller.poll(self.context, provider))
+        self.context.publish(poll.poll_provider(self.context, provider))
 
     def step(self) -> bool:
         """Work off what was nudged; False when nothing was."""
@@ -223,11 +224,11 @@ def run_step(context: WorkerContext, job_id: str) -> list[Signal]:
     """What the task ``jobs.run`` does, its failure hook included."""
     try:
         try:
-            return runner.run(context, job_id)
-        except runner.CrashedStepError as crash:
-            return apply.crashed(context, crash)
+            return run.run_job(context, job_id)
+        except run.CrashedStepError as crash:
+            return give_up.after_crash(context, crash)
     except JobFailedError as failed:
-        return apply.end_failed(context, failed)
+        return give_up.end_failed(context, failed)
 
 
 def refuse_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +237,7 @@ def refuse_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*args: object, **kwargs: object) -> None:
         raise StorageUnavailableError("away")
 
-    monkeypatch.setattr(collect.outcomes, "keep", away)
+    monkeypatch.setattr(collect, "keep", away)
 
 
 def make_context(

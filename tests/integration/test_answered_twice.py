@@ -6,19 +6,19 @@ import pytest
 from job_engine import SYNC_MODEL, Engine
 
 from jobs import lifecycle
-from jobs.execution import apply, outcomes, run
-from jobs.execution.decide import Call
-from jobs.execution.outcomes import Answer
-from jobs.lifecycle.calls import KeptImage
+from jobs.call import Call, KeptImage
+from jobs.execution import claim, outcomes
+from jobs.execution import finish as finishing
+from jobs.execution.outcomes import CallOutcome
 from jobs.reads import worker
 from jobs.reads.worker import LiveJob
 from jobs.states import Outcome
 from jobs.submission.service import Customer
 
 
-def kept(job_id: str, call: Call, image_count: int) -> Answer:
+def kept(job_id: str, call: Call, image_count: int) -> CallOutcome:
     images = [KeptImage(n, f"jobs/{job_id}/{n}/x.png", "image/png", 1, 1, 1, "x") for n in range(image_count)]
-    return Answer(call, Outcome.KEPT, images=images)
+    return CallOutcome(call, Outcome.KEPT, images=images)
 
 
 def looked_at(engine: Engine, job: LiveJob) -> LiveJob:
@@ -26,7 +26,7 @@ def looked_at(engine: Engine, job: LiveJob) -> LiveJob:
     [call] = job.calls
     with engine.database.transaction() as connection:
         lifecycle.lapse(connection, job.id, job.fence, code="owner_silent", give_up_s={})
-        outcomes.record(connection, Answer(call.facts, Outcome.FINISHED, result=[]))
+        outcomes.record(connection, CallOutcome(call, Outcome.FINISHED, result=[]))
         now = worker.load(connection, job.id)
     assert now is not None
     return now
@@ -35,14 +35,14 @@ def looked_at(engine: Engine, job: LiveJob) -> LiveJob:
 @pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 1)])
 def test_what_was_kept_first_is_what_is_charged(engine: Engine, account: Customer, first: int, second: int) -> None:
     job_id = engine.order(account, model=SYNC_MODEL, n=3).task.id
-    claimed = run._claim(engine.context, job_id)
+    claimed = claim.claim(engine.context, job_id)
     assert claimed is not None
     late = claimed.job
     [call] = late.calls
     current = looked_at(engine, late)
-    apply.finish(engine.context, late, [kept(job_id, call.facts, first)])
+    finishing.finish(engine.context, late, [kept(job_id, call, first)])
     assert engine.job(job_id).status == "waiting"
-    apply.finish(engine.context, current, [kept(job_id, call.facts, second)])
+    finishing.finish(engine.context, current, [kept(job_id, call, second)])
     job = engine.job(job_id)
     assert (job.status, job.captured) == ("succeeded", first * job.unit_price)
     assert engine.one("SELECT count(*) FROM images") == first

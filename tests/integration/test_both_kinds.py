@@ -9,7 +9,7 @@ import pytest
 from job_engine import Engine, image_bytes, refuse_to_keep
 
 from jobs.dispatch import heartbeats
-from jobs.execution import run
+from jobs.execution import claim
 from jobs.submission.service import Customer, Reference
 from providers.base import Accepted, CallRef, CheckResult, Finished
 from sandbox.testing import Sandbox
@@ -114,13 +114,13 @@ def test_a_call_without_an_id_is_not_asked_about_beside_one_that_is(
     check_many, asked = adapter.check_many, []
 
     def remembered(calls: Sequence[CallRef]) -> dict[str, CheckResult]:
-        asked.extend(call.call_id for call in calls)
+        asked.extend(call.id for call in calls)
         return check_many(calls)
 
     monkeypatch.setattr(adapter, "check_many", remembered)
     later, lost = order_later(engine, account, "a hill [sandbox:never]"), order_now(engine, account)
     engine.run(later)
-    assert run._claim(engine.context, lost) is not None
+    assert claim.claim(engine.context, lost) is not None
     vanish(engine)
     engine.poll("stability")
     assert {engine.calls(job_id)[0].outcome for job_id in (later, lost)} == {"accepted", "uncertain"}
@@ -136,7 +136,7 @@ def test_a_call_without_an_id_is_not_asked_about_beside_one_that_is(
 @pytest.mark.parametrize("model", [NOW_MODEL, LATER_MODEL])
 def test_an_unanswered_call_is_given_up_after_a_minute(engine: Engine, account: Customer, model: str) -> None:
     job_id = order_now(engine, account) if model == NOW_MODEL else order_later(engine, account)
-    assert run._claim(engine.context, job_id) is not None
+    assert claim.claim(engine.context, job_id) is not None
     vanish(engine)
     left_s = engine.one("SELECT extract(epoch FROM give_up_at - clock_timestamp()) FROM upstream_calls")
     assert 55 < left_s <= 60

@@ -22,8 +22,7 @@ from core.embedded.ports import free_ports
 from jobs.dispatch import circuit, health, heartbeats, permits, refill
 from jobs.dispatch.limits import Limits, announce
 from jobs.dispatch.put_off import STAY_AWAY_MAX_S
-from jobs.execution import poll
-from jobs.execution import run as runner
+from jobs.execution import claim, poll
 from jobs.execution.context import WorkerContext
 from jobs.maintenance import audit, sweep
 from jobs.reads.tasks import find_task
@@ -435,7 +434,7 @@ def test_a_probe_whose_worker_died_is_followed_by_another(fleet: Fleet) -> None:
     fleet.sandbox.clear_faults()
     fleet.age_circuit("chatgpt2api")
     lost, other = fleet.orders(2, **ASYNC)
-    claimed = runner._claim(fleet.benches[0], lost)  # and then nothing: kill -9 before the POST
+    claimed = claim.claim(fleet.benches[0], lost)  # and then nothing: kill -9 before the POST
     assert claimed is not None
     fleet.age_circuit("chatgpt2api")
     fleet.run(other, worker=1)
@@ -494,7 +493,7 @@ def test_what_is_in_flight_is_followed_to_its_end_while_paused(fleet: Fleet) -> 
     with fleet.database.transaction() as connection:
         health.pause(connection, "chatgpt2api")
     fleet.sql("UPDATE jobs SET due_at = clock_timestamp()")
-    poll.poll(fleet.benches[1], "chatgpt2api")
+    poll.poll_provider(fleet.benches[1], "chatgpt2api")
     assert fleet.job(job_id).status == "succeeded"
 
 
@@ -519,7 +518,7 @@ def test_a_provider_that_hangs_with_every_permit_taken_delays_no_other(fleet: Fl
     for job_id in ids:
         fleet.run(job_id)
     fleet.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting'")
-    poll.poll(fleet.benches[0], "chatgpt2api")
+    poll.poll_provider(fleet.benches[0], "chatgpt2api")
     sweep.Sweeper(fleet.benches[1], steady=lambda: True, epoch=lambda: "one").sweep()
     took_s = time.monotonic() - began
 
@@ -554,7 +553,7 @@ def test_a_provider_without_room_is_not_sent_messages(fleet: Fleet) -> None:
     sweeper.sweep()
     assert fleet.one("SELECT count(*) FROM jobs WHERE published_at IS NOT NULL AND status = 'queued'") == 0
     fleet.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting'")
-    poll.poll(fleet.benches[0], "chatgpt2api")
+    poll.poll_provider(fleet.benches[0], "chatgpt2api")
     assert len(refilled(fleet)) == 2
 
 

@@ -20,7 +20,7 @@ from core.errors import DatabaseAwayError, DatabaseBusyError
 from jobs import lifecycle
 from jobs.dispatch import health, heartbeats, permits
 from jobs.dispatch.limits import Limits, announce
-from jobs.execution import callbacks, run
+from jobs.execution import callbacks, claim
 from jobs.lifecycle import calls
 from jobs.maintenance import sweep
 from jobs.maintenance.sweep import Sweeper
@@ -56,7 +56,7 @@ def impatient(engine: Engine) -> Iterator[Engine]:
 def unsent(engine: Engine, customer: Customer, prompt: str = "dropped", **fields: Any) -> str:
     """A WAITING job whose worker died between the intent and the request: its call never left."""
     job_id = engine.order(customer, prompt, publish=False, **fields).task.id
-    assert run._claim(engine.context, job_id) is not None
+    assert claim.claim(engine.context, job_id) is not None
     with engine.database.autocommit() as connection:
         heartbeats.leave(connection, engine.context.owner)
     engine.sweeper.sweep()
@@ -355,7 +355,7 @@ def test_one_locked_job_does_not_stop_others_from_being_taken_from_the_dead(
     customers = [account, impatient.account()]
     ids = [impatient.order(customer, publish=False).task.id for customer in customers]
     for job_id in ids:
-        assert run._claim(impatient.context, job_id) is not None
+        assert claim.claim(impatient.context, job_id) is not None
     with impatient.database.autocommit() as connection:
         heartbeats.leave(connection, impatient.context.owner)
     with locked(impatient, "SELECT 1 FROM jobs WHERE id = :id FOR UPDATE", id=ids[0]):

@@ -26,7 +26,7 @@ STAND_IN = '''
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from app.cli import stack, up
+from app.cli.service import stack, up
 from core.embedded.processes import Program
 from core.settings import load
 

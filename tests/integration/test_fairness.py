@@ -96,10 +96,10 @@ def test_a_batch_is_no_larger_than_what_can_be_fetched_now(
     """What no one here has room for stays due, for a worker that has."""
     flood(engine, account, 50)
     monkeypatch.setattr(engine.context.collecting, "_depth", 7)
-    poll.poll(engine.context, "chatgpt2api")
+    poll.poll_provider(engine.context, "chatgpt2api")
     assert engine.one("SELECT count(*) FROM jobs WHERE due_at > clock_timestamp()") == 7
     monkeypatch.setattr(FairPool, "room", lambda _: 0)
-    assert poll.poll(engine.context, "chatgpt2api") == []
+    assert poll.poll_provider(engine.context, "chatgpt2api") == []
     assert engine.one("SELECT count(*) FROM jobs WHERE due_at > clock_timestamp()") == 7
 
 

@@ -19,16 +19,16 @@ from job_engine import ASYNC_PRICE, Engine
 from sqlalchemy import Connection
 
 from jobs import lifecycle
+from jobs.call import Call, KeptImage
 from jobs.dispatch import health, publishing
 from jobs.errors import StaleJobError
-from jobs.execution import apply, callbacks, collect, outcomes, poll
-from jobs.execution import run as runner
-from jobs.execution.outcomes import Answer
+from jobs.execution import callbacks, claim, collect, give_up, outcomes, poll, run
+from jobs.execution import finish as finishing
+from jobs.execution.outcomes import CallOutcome
 from jobs.lifecycle import calls
-from jobs.lifecycle.calls import KeptImage
 from jobs.maintenance import sweep
 from jobs.reads import worker
-from jobs.reads.worker import LiveJob, OpenCall
+from jobs.reads.worker import LiveJob
 from jobs.states import Outcome
 from jobs.submission.service import Customer
 from quota.errors import LedgerMismatchError
@@ -51,9 +51,9 @@ def read(engine: Engine, job_id: str) -> LiveJob:
     return job
 
 
-def kept(job: LiveJob, call: OpenCall) -> Answer:
-    slot = call.facts.slot
-    return Answer(call.facts, Outcome.KEPT, images=[KeptImage(slot, f"jobs/{job.id}/{slot}", "image/png", 1, 1, 1, "")])
+def kept(job: LiveJob, call: Call) -> CallOutcome:
+    slot = call.slot
+    return CallOutcome(call, Outcome.KEPT, images=[KeptImage(slot, f"jobs/{job.id}/{slot}", "image/png", 1, 1, 1, "")])
 
 
 @contextmanager
@@ -100,8 +100,8 @@ def test_two_calls_of_one_job_end_at_once_and_the_job_ends(engine: Engine, accou
         job = in_progress(engine, account, n=2)
         first, second = job.calls
         with at_once(
-            lambda j=job, c=first: apply.finish(engine.context, j, [kept(j, c)]),
-            lambda j=job, c=second: apply.finish(engine.context, j, [kept(j, c)]),
+            lambda j=job, c=first: finishing.finish(engine.context, j, [kept(j, c)]),
+            lambda j=job, c=second: finishing.finish(engine.context, j, [kept(j, c)]),
         ):
             pass
         row = engine.job(job.id)
@@ -117,7 +117,7 @@ def test_the_second_of_two_ends_waits_for_the_first_and_finds_out(engine: Engine
         row = outcomes.row_of(kept(job, first))
         images = [(first.id, image) for image in kept(job, first).images]
         lifecycle.park(connection, job.id, job.version, check_after_s=1, calls=[row], images=images)
-        with at_once(lambda: apply.finish(engine.context, job, [kept(job, second)])):
+        with at_once(lambda: finishing.finish(engine.context, job, [kept(job, second)])):
             until_blocked(engine)
             connection.commit()
     assert engine.job(job.id).status == "succeeded"
@@ -129,10 +129,10 @@ def test_an_end_cannot_miss_an_image_that_someone_else_keeps(engine: Engine, acc
     """The end began before the other image was committed and cannot see it: charged would be one, delivered two."""
     job = in_progress(engine, account, n=2)
     first, second = job.calls
-    given_up = outcomes.lost(second.facts)
+    given_up = outcomes.lost(second)
     with engine.database.engine.begin() as connection:
         assert outcomes.record(connection, kept(job, second))
-        with at_once(lambda: apply.finish(engine.context, job, [kept(job, first), given_up])):
+        with at_once(lambda: finishing.finish(engine.context, job, [kept(job, first), given_up])):
             until_blocked(engine)
             connection.commit()
     row = engine.job(job.id)
@@ -162,14 +162,14 @@ def test_two_pollers_that_collect_one_job_make_one_end_and_lose_no_image(
     """Both have fetched the image before either writes. It is charged once, and the loser throws nothing away."""
     job_id = engine.order(account, "one fox", publish=False).task.id
     engine.run(job_id)
-    both_have_it, whole = threading.Barrier(2, timeout=20), collect.keep
+    both_have_it, whole = threading.Barrier(2, timeout=20), collect.collect
 
-    def keep(*args: Any) -> list[Answer]:
+    def keep(*args: Any) -> list[CallOutcome]:
         news = whole(*args)
         both_have_it.wait()
         return news
 
-    monkeypatch.setattr(collect, "keep", keep)
+    monkeypatch.setattr(collect, "collect", keep)
     batches = []
     for owner in ("wkr_one", "wkr_two"):
         engine.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
@@ -196,7 +196,7 @@ def test_every_writer_of_a_jobs_calls_or_images_raises_its_version(
     if writer == "resend":
         engine.sql("UPDATE upstream_calls SET outcome = 'uncertain' WHERE id = :id", id=call.id)
     acts: dict[str, Callable[[Connection], object]] = {
-        "record": lambda c: outcomes.record(c, Answer(call.facts, Outcome.FINISHED, result=[])),
+        "record": lambda c: outcomes.record(c, CallOutcome(call, Outcome.FINISHED, result=[])),
         "park": lambda c: lifecycle.park(c, job.id, job.version, check_after_s=1),
         "progress": lambda c: calls.note_progress(calls.Hot.of(c), {job.id: 0.5}),
         "resend": lambda c: calls.note_resend(c, call.id, most=2, deadline_s=60, backoff_s=60),
@@ -210,7 +210,7 @@ def test_every_writer_of_a_jobs_calls_or_images_raises_its_version(
         end(engine, job)
 
 
-def heard_of(connection: Connection, engine: Engine, call: OpenCall) -> object:
+def heard_of(connection: Connection, engine: Engine, call: Call) -> object:
     """An upstream's own word names a call whose answer was lost."""
     engine.sql("UPDATE upstream_calls SET outcome = 'uncertain', upstream_id = NULL WHERE id = :id", id=call.id)
     return callbacks.heard(connection, call.id, "up-1")
@@ -221,7 +221,7 @@ def test_what_was_bought_is_on_record_however_often_its_job_changes_meanwhile(
 ) -> None:
     """Writers without end: each decision is out of date, and after some the answer alone is written."""
     job_id = engine.order(account, model="gpt-image-2", size="1024x1024", publish=False).task.id
-    reads, whole = [], apply._read_again
+    reads, whole = [], finishing._read_again
 
     def changed_again(*args: Any) -> LiveJob | None:
         seen = whole(*args)
@@ -229,14 +229,14 @@ def test_what_was_bought_is_on_record_however_often_its_job_changes_meanwhile(
         engine.sql("UPDATE jobs SET version = version + 1 WHERE id = :id", id=job_id)
         return seen
 
-    claimed = runner._claim(engine.context, job_id)
+    claimed = claim.claim(engine.context, job_id)
     assert claimed is not None
     with engine.database.transaction() as connection:
         lifecycle.cancel(connection, account.account_id, job_id)
     with monkeypatch.context() as patch:
-        patch.setattr(apply, "_read_again", changed_again)
-        apply.finish(engine.context, claimed.job, [kept(claimed.job, claimed.job.calls[0])], in_task=True)
-    assert len(reads) == apply.READ_AGAIN_AT_MOST
+        patch.setattr(finishing, "_read_again", changed_again)
+        finishing.finish(engine.context, claimed.job, [kept(claimed.job, claimed.job.calls[0])], in_task=True)
+    assert len(reads) == finishing.READ_AGAIN_AT_MOST
     assert (engine.calls(job_id)[0].outcome, made(engine, job_id)) == ("kept", 1)
     engine.sql("UPDATE jobs SET step_deadline_at = clock_timestamp()")
     engine.steady = True
@@ -268,7 +268,7 @@ def test_a_job_found_expired_that_was_tried_meanwhile_lives_on(engine: Engine, a
     engine.run(job_id)
     engine.poll()
     assert (engine.job(job_id).status, engine.job(job_id).attempt) == ("queued", 2)
-    assert apply.expire(engine.context, job_id, found.version) == []
+    assert give_up.expire(engine.context, job_id, found.version) == []
     assert engine.job(job_id).status == "queued"
     engine.drive()
     assert engine.job(job_id).status == "succeeded"
@@ -287,7 +287,7 @@ def test_a_hold_without_a_balance_raises_and_nothing_stands(engine: Engine, acco
     before = engine.job(job_id)
     # The job cannot even be failed, for its price has no place to go back to.
     with pytest.raises(LedgerMismatchError):
-        runner.run(engine.context, job_id)
+        run.run_job(engine.context, job_id)
     assert engine.job(job_id) == before
     assert (engine.calls(job_id), engine.transfers(job_id), engine.events(job_id)) == ([], {}, ["queued"])
     assert engine.one("SELECT count(*) FROM permits WHERE call_id IS NOT NULL") == 0
@@ -298,7 +298,7 @@ def test_an_end_without_a_balance_raises_and_nothing_stands(engine: Engine, acco
     engine.sql(BALANCE_GONE, id=account.account_id)
     before, calls_before = engine.job(job.id), engine.calls(job.id)
     with pytest.raises(LedgerMismatchError):
-        apply.finish(engine.context, job, [kept(job, job.calls[0])])
+        finishing.finish(engine.context, job, [kept(job, job.calls[0])])
     assert (engine.job(job.id), engine.calls(job.id), made(engine, job.id)) == (before, calls_before, 0)
     assert engine.transfers(job.id) == {"hold": ASYNC_PRICE}
 
@@ -312,14 +312,14 @@ def test_a_pause_committed_while_the_claim_waits_for_its_row_still_claims(engine
     second = engine.order(account, publish=False).task.id
     with engine.database.engine.begin() as connection:
         connection.exec_driver_sql("SELECT 1 FROM jobs WHERE id = %s FOR UPDATE", (first,))
-        with at_once(lambda: runner._claim(engine.context, first)) as results:
+        with at_once(lambda: claim.claim(engine.context, first)) as results:
             until_blocked(engine)
             with engine.database.autocommit() as other:
                 health.pause(other, "chatgpt2api")
             connection.commit()
-    assert isinstance(results[0], runner.Claimed)
+    assert isinstance(results[0], claim.Claimed)
     assert engine.job(first).status == "running"
-    assert runner._claim(engine.context, second) is None
+    assert claim.claim(engine.context, second) is None
     assert engine.job(second).status == "queued"
 
 
@@ -332,16 +332,16 @@ def test_the_window_may_be_passed_only_for_an_instant(engine: Engine, account: C
     with engine.database.autocommit() as connection:
         assert len(publishing.fill(connection, account.account_id, "chatgpt2api", 1, window=window)) == window
     published = "SELECT count(*) FROM jobs WHERE status = 'queued' AND published_at IS NOT NULL"
-    with at_once(*[lambda i=job_id: runner._claim(context, i) for job_id in ids[:crowd]]):
+    with at_once(*[lambda i=job_id: claim.claim(context, i) for job_id in ids[:crowd]]):
         pass
-    assert engine.one(published) <= window + crowd * runner.PUBLISH_AT_CLAIM
+    assert engine.one(published) <= window + crowd * claim.PUBLISH_AT_CLAIM
     engine.sql(
         "UPDATE jobs SET published_at = clock_timestamp() WHERE status = 'queued' AND id <= :id", id=ids[crowd + 9]
     )
     out = [engine.one(published)]
     assert out[0] >= 10
     for job_id in ids[crowd : crowd + 14]:
-        runner._claim(context, job_id)
+        claim.claim(context, job_id)
         out.append(engine.one(published))
     assert all(after == max(window, before - 1) for before, after in pairwise(out)), out
     assert out[-1] == window

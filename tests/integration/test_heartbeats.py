@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from core.db import Database, make_engine
 from jobs.dispatch import heartbeats
-from workers.heartbeat import Heart
+from workers.heartbeat import Heartbeat
 
 DEAD_PID = 2**31 - 2
 
@@ -26,9 +26,9 @@ def ages(database: Database) -> dict[str, float]:
 
 
 @pytest.fixture
-def heart(database: Database) -> Iterator[Heart]:
+def heart(database: Database) -> Iterator[Heartbeat]:
     own = Database(make_engine(database.engine.url.render_as_string(hide_password=False), pool_size=2))
-    yield Heart(own, "wkr_beating")
+    yield Heartbeat(own, "wkr_beating")
     own.dispose()
 
 
@@ -47,11 +47,11 @@ def test_the_kernel_vouches_for_this_machine_alone(database: Database) -> None:
             ),
             {"boot": boot},
         )
-        assert heartbeats.bury_neighbours(connection) == 1
+        assert heartbeats.delete_dead_neighbours(connection) == 1
     assert ages(database).keys() == {"wkr_elsewhere", "wkr_alive"}
 
 
-def test_after_the_goodbye_no_beat_brings_the_worker_back(database: Database, heart: Heart) -> None:
+def test_after_signing_off_no_beat_brings_the_worker_back(database: Database, heart: Heartbeat) -> None:
     heart.beat()
     assert "wkr_beating" in ages(database)
     heart.leave()
@@ -59,8 +59,8 @@ def test_after_the_goodbye_no_beat_brings_the_worker_back(database: Database, he
     assert "wkr_beating" not in ages(database)
 
 
-def test_a_goodbye_overtakes_no_beat_on_its_way(database: Database, heart: Heart) -> None:
-    """The beat waits for a lock on its row while the goodbye begins: the goodbye comes after it."""
+def test_signing_off_overtakes_no_beat_on_its_way(database: Database, heart: Heartbeat) -> None:
+    """The beat waits for a lock on its row while signing off begins: it comes after it."""
     heart.beat()
     with database.transaction() as connection:
         connection.execute(text("SELECT 1 FROM workers WHERE boot_id = 'wkr_beating' FOR UPDATE"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from sqlalchemy.exc import IntegrityError
 from core.db import Hot
 from core.ids import new_id
 from jobs import lifecycle
+from jobs.call import KeptImage
 from jobs.errors import JobNotFoundError, StaleJobError
 from jobs.lifecycle import calls
-from jobs.lifecycle.calls import KeptImage
 from jobs.states import Ended, JobStatus, Nudge, Outcome
 from jobs.submission.service import Customer
 from quota.errors import LedgerMismatchError
@@ -99,7 +100,7 @@ def keep_images(connection: Connection, job_id: str, count: int = 1) -> None:
     connection.execute(
         text(
             "WITH number AS (SELECT generate_series(0, :count - 1) AS n), c AS (INSERT INTO upstream_calls (id, job_id,"
-            " slot, try, images, provider, model, credential_id, base_url, dedupe_key, outcome, give_up_at,"
+            " slot, try, pictures, provider, model, credential_id, base_url, dedupe_key, outcome, give_up_at,"
             " pictures_kept) SELECT 'call_' || :job || n, :job, n, 7, 1, 'chatgpt2api', 'm', 'chatgpt2api/default', '',"
             " :job || n, 'kept', now(), 1 FROM number ON CONFLICT DO NOTHING RETURNING id, job_id, slot)"
             " INSERT INTO images (job_id, index, call_id, key, mime, size_bytes, sha256)"
@@ -175,6 +176,25 @@ def do(engine: Engine, verb: Verb, job_id: str, seen: Seen | None = None) -> Any
 def look(engine: Engine, job_id: str) -> Seen:
     row = engine.job(job_id)
     return Seen(row.id, row.version, row.fence)
+
+
+def test_the_drawing_shows_what_the_verbs_do() -> None:
+    """The table in ``jobs.lifecycle`` against VERBS, each of which is tried from every state below."""
+    rows = re.findall(r"^    (\w+) {3,}([A-Z -]+?) {2,}([A-Z ]+)$", lifecycle.__doc__ or "", re.MULTILINE)
+    drawn = {verb: (set(sources.lower().split()), set(targets.lower().split())) for verb, sources, targets in rows}
+    assert drawn.pop("submit") == ({"-"}, {"queued"})
+    assert drawn.pop("cancel") == ({"queued"}, {"cancelled"})  # test_cancel_* below
+    assert drawn["lapse"][1] == {"queued", "waiting"}  # test_lapse_* below
+    tried = {
+        "expired" if name == "expire" else name: (sources, target) for name, (_, sources, target, _) in VERBS.items()
+    }
+    assert drawn.keys() == tried.keys()
+    for name, (sources, target) in tried.items():
+        refused = {state for verb, state in REFUSED if verb == name}  # the books refuse it, not the state
+        assert drawn[name][0] == sources | refused, name
+        assert target in drawn[name][1], name
+    verbs = {name for name in lifecycle.__all__ if name.islower()} - {"end", "hold", "defer", "due_now"}
+    assert verbs == drawn.keys() | {"submit", "cancel"}
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -8,9 +8,10 @@ import pytest
 from job_engine import Engine, image_bytes
 
 from jobs import lifecycle
+from jobs.call import Call
 from jobs.execution import recovery
 from jobs.reads import worker
-from jobs.reads.worker import LiveJob, OpenCall
+from jobs.reads.worker import LiveJob
 from jobs.submission.service import Customer, Reference
 from sandbox.testing import Sandbox
 
@@ -66,12 +67,12 @@ def test_a_rival_that_fell_back_is_a_rival(engine: Engine, account: Customer, sa
     engine.run(fallen)
     # Only one of the two was really taken on: that one may be either's.
     engine.sql("UPDATE upstream_calls SET outcome = 'lost' WHERE job_id = :id", id=fallen)
-    found = recovery.find(engine.context, engine.context.registry.of("replicate")[0], *lost_call(engine, plain))
+    found = recovery.search(engine.context, engine.context.registry.of("replicate")[0], *lost_call(engine, plain))
     assert found is None
     assert tally(sandbox)["submits"] == 2
 
 
-def lost_call(engine: Engine, job_id: str) -> tuple[LiveJob, OpenCall]:
+def lost_call(engine: Engine, job_id: str) -> tuple[LiveJob, Call]:
     with engine.database.autocommit() as connection:
         job = worker.load(connection, job_id)
     assert job is not None

@@ -35,16 +35,17 @@ from core.db import Hot
 from core.errors import DatabaseAwayError
 from core.ids import new_id
 from jobs import lifecycle
+from jobs.call import Call, KeptImage
 from jobs.dispatch.limits import Limits, announce
 from jobs.errors import StaleJobError
-from jobs.execution import apply, decide, outcomes, run
+from jobs.execution import claim, give_up, outcomes
+from jobs.execution import finish as finishing
 from jobs.execution.context import WorkerContext
-from jobs.execution.outcomes import Answer
+from jobs.execution.outcomes import CallOutcome
 from jobs.lifecycle import NewJob
-from jobs.lifecycle.calls import KeptImage
 from jobs.maintenance import audit, sweep
 from jobs.reads import worker
-from jobs.reads.worker import LiveJob, OpenCall
+from jobs.reads.worker import LiveJob
 from jobs.states import JobStatus, Outcome
 from providers.registry import UnknownCredentialError
 from quota import ledger
@@ -261,11 +262,11 @@ class Money(RuleBasedStateMachine):
         self._sql("UPDATE credentials SET not_before = NULL WHERE not_before IS NOT NULL", "")
         context, claimed = replace(self.context, owner=owner), None
 
-        def claim() -> None:
+        def take() -> None:
             nonlocal claimed
-            claimed = run._claim(context, job_id)
+            claimed = claim.claim(context, job_id)
 
-        self._step("claim", job_id, claim, crash)
+        self._step("claim", job_id, take, crash)
         if claimed is not None:
             row = self._row(job_id)
             assert (row.status, row.fence, row.owner) == ("running", claimed.job.fence, owner)
@@ -286,7 +287,7 @@ class Money(RuleBasedStateMachine):
         """Record what was learned of the job's calls and move it on."""
         open_before = (None, Outcome.FINISHED, Outcome.ACCEPTED, Outcome.UNCERTAIN)
         news = self._news(data, job, open_before)
-        self._step(name, job.id, lambda: apply.finish(self.context, job, news), crash)
+        self._step(name, job.id, lambda: finishing.finish(self.context, job, news), crash)
 
     # -- verbs out of turn
 
@@ -295,13 +296,13 @@ class Money(RuleBasedStateMachine):
         job = self._load(self._draw(data, "queued", "running", "waiting"))
         current = data.draw(st.booleans())
         version, fence = job.version - (not current), job.fence - (not current)
-        kept = sum(call.facts.kept for call in job.calls)
+        kept = sum(call.kept for call in job.calls)
         verbs: dict[str, Callable[[Connection], Any]] = {
             "park": lambda c: lifecycle.park(c, job.id, version, check_after_s=0),
             "lapse": lambda c: self._lapse(c, replace(job, fence=fence)),
         }
         # As it is now, a job ends or is tried again only when no call is open: nothing else decides on it so.
-        if not current or not any(call.outcome in (*decide.OPEN, Outcome.FINISHED) for call in job.calls):
+        if not current or not any(call.is_open or call.outcome is Outcome.FINISHED for call in job.calls):
             verbs["fail"] = lambda c: lifecycle.end(c, job.id, version, lifecycle.fail("upstream_error"))
             verbs["retry"] = lambda c: lifecycle.retry(c, job.id, version, code="test", after_s=0, deadline_s=60)
             verbs["fail_over"] = lambda c: lifecycle.fail_over(c, job.id, version, code="upstream_error")
@@ -312,10 +313,10 @@ class Money(RuleBasedStateMachine):
             verbs["expire"] = verbs["give up"] = lambda c: None  # these open their own transactions
         name = data.draw(st.sampled_from(sorted(verbs)))
         if name == "expire":
-            self._step("expire", job.id, lambda: apply.expire(self.context, job.id, version), crash)
+            self._step("expire", job.id, lambda: give_up.expire(self.context, job.id, version), crash)
         elif name == "give up":
             self._sql("UPDATE upstream_calls SET give_up_at = clock_timestamp() WHERE job_id = :id", job.id)
-            self._step("give up", job.id, lambda: apply.abandon(self.context, job.id), crash)
+            self._step("give up", job.id, lambda: give_up.abandon(self.context, job.id), crash)
         else:
             self._verb(name, job.id, verbs[name], crash, current=current)
 
@@ -394,7 +395,7 @@ class Money(RuleBasedStateMachine):
             rows = [row for row in rows if row.status in likely] or rows
         return str(data.draw(st.sampled_from([row.id for row in rows])))
 
-    def _news(self, data: st.DataObject, job: LiveJob, of: Sequence[Outcome | None]) -> list[Answer]:
+    def _news(self, data: st.DataObject, job: LiveJob, of: Sequence[Outcome | None]) -> list[CallOutcome]:
         # All goes well, or all goes on, or each call has an outcome of its own.
         moods: list[list[Outcome]] = [[Outcome.KEPT], [Outcome.KEPT], [Outcome.FINISHED], [Outcome.ACCEPTED]]
         mood = st.sampled_from(data.draw(st.sampled_from([*moods, list(Outcome), list(Outcome)])))
@@ -402,16 +403,16 @@ class Money(RuleBasedStateMachine):
         before = {call.id: call.outcome for call in job.calls}
         return [answer for answer in told if outcomes.may_replace(answer, before[answer.call.id])]
 
-    def _one_answer(self, data: st.DataObject, job: LiveJob, call: OpenCall, outcome: Outcome) -> Answer:
+    def _one_answer(self, data: st.DataObject, job: LiveJob, call: Call, outcome: Outcome) -> CallOutcome:
         retryable = outcome is Outcome.NOT_RUN or (outcome is Outcome.FAILED and data.draw(st.booleans()))
-        kept = data.draw(st.integers(1, call.facts.image_count)) if outcome is Outcome.KEPT else 0
+        kept = data.draw(st.integers(1, call.image_count)) if outcome is Outcome.KEPT else 0
         bad = outcome not in (Outcome.KEPT, Outcome.FINISHED, Outcome.ACCEPTED)
-        return Answer(
-            replace(call.facts, code="upstream_error" if bad else None, retryable=retryable),
+        return CallOutcome(
+            replace(call, code="upstream_error" if bad else None, retryable=retryable),
             outcome,
             upstream_id="up" if outcome is Outcome.ACCEPTED else None,
             result=[] if outcome is Outcome.FINISHED else None,
-            images=[_image(job.id, call.facts.slot + offset) for offset in range(kept)],
+            images=[_image(job.id, call.slot + offset) for offset in range(kept)],
         )
 
     def _verb(
@@ -515,7 +516,7 @@ def fuse(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> Fuse:
         wrap(Hot, door)
     for door in ("do_execute", "do_execute_no_params", "do_commit"):
         wrap(dialect, door)
-    monkeypatch.setattr(apply.finish.retry, "wait", tenacity.wait_none())  # type: ignore[attr-defined]
+    monkeypatch.setattr(finishing.finish.retry, "wait", tenacity.wait_none())  # type: ignore[attr-defined]
     return fuse
 
 

@@ -10,7 +10,8 @@ from job_engine import SYNC_MODEL, Engine, refuse_to_keep
 from sqlalchemy import text
 
 from core.errors import DatabaseAwayError
-from jobs.execution import apply, collect, poll, run
+from jobs.execution import claim, collect, poll
+from jobs.execution import finish as finishing
 from jobs.execution.context import WorkerContext
 from jobs.reads import worker
 from jobs.reads.worker import LiveJob
@@ -31,7 +32,7 @@ def waiting(engine: Engine, customer: Customer, count: int, prompt: str = "wait"
 
 def test_one_look_covers_many_jobs(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
     ids = waiting(engine, account, 12)
-    engine.context.publish(poll.poll(engine.context, "chatgpt2api"))
+    engine.context.publish(poll.poll_provider(engine.context, "chatgpt2api"))
     assert sandbox.counts()["chatgpt2api"]["checks"] == 1
     assert engine.sent.take() == []  # no message a job
     assert {engine.job(job_id).status for job_id in ids} == {"succeeded"}
@@ -88,7 +89,7 @@ def test_a_full_batch_publishes_the_next_look_before_it_looks(
     [adapter] = engine.context.registry.of("chatgpt2api")
     seen: list[list[Nudge]] = []
     monkeypatch.setattr(adapter, "check_many", lambda calls: seen.append(engine.sent.take()) or {})
-    engine.context.publish(poll.poll(engine.context, "chatgpt2api"))
+    engine.context.publish(poll.poll_provider(engine.context, "chatgpt2api"))
     assert seen == [[Nudge("jobs.poll", "polls", "chatgpt2api")]]
 
 
@@ -117,14 +118,14 @@ def test_one_jobs_trouble_does_not_stop_the_others_of_its_batch(
     engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = waiting(engine, account, 3)
-    keep = collect.keep
+    keep = collect.collect
 
     def poisoned(context: WorkerContext, job: LiveJob, made: object) -> object:
         if job.id == ids[0]:
             raise ZeroDivisionError
         return keep(context, job, made)
 
-    monkeypatch.setattr(collect, "keep", poisoned)
+    monkeypatch.setattr(collect, "collect", poisoned)
     engine.poll()
     assert [engine.job(job_id).status for job_id in ids] == ["waiting", "succeeded", "succeeded"]
 
@@ -134,7 +135,7 @@ def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_
 ) -> None:
     ids = waiting(engine, account, 4)
     bad = set(ids[:2])
-    finish = apply.finish
+    finish = finishing.finish
 
     def away(context: WorkerContext, job: LiveJob, *args: Any, **facts: Any) -> object:
         if job.id in bad:
@@ -142,7 +143,7 @@ def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_
         return finish(context, job, *args, **facts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(apply, "finish", away)
+        patch.setattr(poll, "finish", away)
         engine.poll()
     assert {engine.job(job_id).status for job_id in bad} == {"waiting"}
     assert {engine.job(job_id).status for job_id in set(ids) - bad} == {"succeeded"}
@@ -233,7 +234,7 @@ def test_what_a_look_leaves_out_is_not_believed(
 
 def claim_and_vanish(engine: Engine, job_id: str) -> list[object]:
     """The worker dies between its COMMIT and its POST, or behind it: nobody can tell."""
-    claimed = run._claim(engine.context, job_id)
+    claimed = claim.claim(engine.context, job_id)
     assert claimed is not None
     with engine.database.autocommit() as connection:
         connection.execute(text("DELETE FROM workers"))

@@ -131,7 +131,7 @@ def test_what_could_not_be_sent_is_published_by_the_next_sweep(engine: Engine, a
     submit(engine, account)
     engine.sweeper.sweep()
     with engine.database.autocommit() as connection:
-        publishing.forget(connection, ids(engine))
+        publishing.mark_unpublished(connection, ids(engine))
     assert len(engine.sweeper.sweep()) == 1
 
 

@@ -197,7 +197,7 @@ def test_trouble_with_one_backlog_does_not_stop_the_others(house: House, monkeyp
     def locked(*_: Any, **__: Any) -> None:
         raise DatabaseAwayError("canceling statement due to lock timeout")
 
-    monkeypatch.setattr(retention, "delete_pictures", locked)
+    monkeypatch.setattr(retention, "delete_images", locked)
     house.keeper().keep()
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 1
     assert house.one("SELECT count(*) FROM inputs WHERE deleted_at IS NULL") == 0
@@ -230,7 +230,7 @@ def test_killed_before_the_commit_nothing_has_happened(house: House, monkeypatch
         real(*args, **kwargs)
         raise Killed
 
-    monkeypatch.setattr(retention, "delete_pictures", then_die)
+    monkeypatch.setattr(retention, "delete_images", then_die)
     with pytest.raises(Killed):
         house.keeper().keep()
     assert house.lies(house.keys(old)[0])

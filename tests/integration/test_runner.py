@@ -16,11 +16,12 @@ from core.db import Hot, Statement
 from core.embedded.ports import free_ports
 from core.errors import DatabaseAwayError
 from jobs import lifecycle
+from jobs.call import KeptImage
 from jobs.dispatch import heartbeats
-from jobs.execution import apply, collect, outcomes, run
+from jobs.execution import collect, give_up, outcomes, poll, run
+from jobs.execution import finish as finishing
 from jobs.execution.context import WorkerContext
-from jobs.execution.outcomes import Answer
-from jobs.lifecycle.calls import KeptImage
+from jobs.execution.outcomes import CallOutcome
 from jobs.reads import worker
 from jobs.states import Nudge, Outcome, Signal
 from jobs.submission.service import Customer, Reference
@@ -527,10 +528,10 @@ def test_a_crashed_step_is_taken_over_at_once(
 ) -> None:
     job_id = engine.order(account).task.id
     with monkeypatch.context() as patch:
-        patch.setattr(apply, "finish", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(run, "finish", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(run.CrashedStepError) as crash:
-            run.run(engine.context, job_id)
-    assert apply.crashed(engine.context, crash.value) == [Nudge("jobs.poll", "polls", "chatgpt2api")]
+            run.run_job(engine.context, job_id)
+    assert give_up.after_crash(engine.context, crash.value) == [Nudge("jobs.poll", "polls", "chatgpt2api")]
     assert (engine.job(job_id).status, engine.calls(job_id)[0].outcome) == ("waiting", "uncertain")
     engine.drive()
     assert outcome(engine, job_id) == ("succeeded", None)
@@ -746,7 +747,7 @@ def test_a_late_answer_leaves_the_same_image_of_a_later_call_alone(
         job = worker.load(connection, job_id)
     assert job is not None
     kept = KeptImage(0, image.key, image.mime, image.width_px, image.height_px, image.size_bytes, image.sha256)
-    assert apply.finish(engine.context, job, [Answer(job.calls[0].facts, Outcome.KEPT, images=[kept])]) == []
+    assert finishing.finish(engine.context, job, [CallOutcome(job.calls[0], Outcome.KEPT, images=[kept])]) == []
     assert store.exists(image.key)
     engine.assert_books_balance()
 
@@ -758,16 +759,16 @@ def test_a_second_collector_leaves_the_first_ones_image_alone(
     late = zombie(engine, upstreams)
     job_id = engine.order(account).task.id
     engine.run(job_id)
-    finish = apply.finish
+    finish = finishing.finish
 
     def overtaken(*args: Any, **kwargs: Any) -> list[Signal]:
-        monkeypatch.setattr(apply, "finish", finish)
+        monkeypatch.setattr(poll, "finish", finish)
         leave(engine)
         engine.context.publish(engine.sweeper.sweep())
         engine.drive()
         return finish(*args, **kwargs)
 
-    monkeypatch.setattr(apply, "finish", overtaken)
+    monkeypatch.setattr(poll, "finish", overtaken)
     late.poll()
     [image] = engine.task(account, job_id).images
     assert hashlib.sha256(store.read(image.key)).hexdigest() == image.sha256
@@ -777,7 +778,7 @@ def test_a_second_collector_leaves_the_first_ones_image_alone(
 def test_a_link_that_cannot_be_fetched_yet_is_left_for_later_not_for_at_once(
     engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collect.outcomes._keep_one.retry, "wait", lambda state: 0)
+    monkeypatch.setattr(collect._keep_one.retry, "wait", lambda state: 0)
     sandbox.add_fault("503", provider="chatgpt2api", route="download")
     job_id = engine.order(account).task.id
     engine.sent.take()
@@ -807,7 +808,7 @@ def test_an_answer_and_a_lapse_at_once_do_not_deadlock(engine: Engine, account: 
     with engine.database.autocommit() as connection:
         job = worker.load(connection, job_id)
     assert job is not None
-    answer = Answer(job.calls[0].facts, Outcome.NOT_RUN)
+    answer = CallOutcome(job.calls[0], Outcome.NOT_RUN)
 
     def write() -> None:
         with engine.database.transaction() as connection:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from job_engine import SYNC_MODEL, Engine
 
-from jobs.execution import outcomes, run
+from jobs.execution import claim, collect
 from jobs.maintenance import retention
 from jobs.maintenance.retention import Keeper
 from jobs.submission.service import Customer, Reference
@@ -32,7 +32,7 @@ def front_process(s3_url: str) -> Iterator[Front]:
 @pytest.fixture
 def front(front_process: Front, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     """The way to the bucket; pauses between tries pass at once."""
-    monkeypatch.setattr(outcomes._keep_one.retry, "wait", lambda state: 0)
+    monkeypatch.setattr(collect._keep_one.retry, "wait", lambda state: 0)
     yield front_process
     front_process.heal()
 
@@ -94,7 +94,7 @@ def test_bytes_in_hand_wait_for_a_bucket_that_comes_back(
 def test_bytes_in_hand_are_given_up_when_their_step_must_end(
     engine: Engine, account: Customer, front: Front, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "LAST_TRY_S", 1e9)
+    monkeypatch.setattr(claim, "LAST_TRY_S", 1e9)
     front.fail(403, "AccessDenied", method="PUT", times=99)
     before = engine.balance(account)
     job_id = engine.order(account, **SYNC).task.id
@@ -108,7 +108,7 @@ def test_bytes_in_hand_are_given_up_when_their_step_must_end(
 def test_of_two_images_the_one_that_could_be_kept_is_delivered(
     engine: Engine, account: Customer, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "LAST_TRY_S", 1e9)
+    monkeypatch.setattr(claim, "LAST_TRY_S", 1e9)
     front.fail(403, "AccessDenied", method="PUT", times=TRIES)  # which boto3 does not repeat
     job_id = engine.order(account, n=2, **SYNC).task.id
     engine.drive()

@@ -10,7 +10,7 @@ from job_engine import ASYNC_PRICE, Engine
 from sqlalchemy import text
 
 from jobs.dispatch import heartbeats
-from jobs.execution import run as runner
+from jobs.execution import claim
 from jobs.execution.context import WorkerContext
 from jobs.maintenance import sweep
 from jobs.states import Nudge
@@ -22,7 +22,7 @@ from sandbox.testing import Sandbox
 def dropped(engine: Engine, customer: Customer) -> str:
     """A job claimed by a worker that does not come back."""
     job_id = engine.order(customer, publish=False).task.id
-    assert runner._claim(engine.context, job_id) is not None
+    assert claim.claim(engine.context, job_id) is not None
     return job_id
 
 

@@ -210,7 +210,7 @@ def test_a_worker_told_to_stop_is_gone_in_time_even_from_a_call_that_hangs(
     worker.send_signal(signal.SIGTERM)
     worker.wait(GONE_WITHIN_S)
     assert time.monotonic() - told_at < GONE_WITHIN_S
-    assert engine.one("SELECT count(*) FROM workers") == 0  # it said goodbye
+    assert engine.one("SELECT count(*) FROM workers") == 0  # it signed off
     sandbox.advance_clock(30)
     fleet.ensure_worker(environ)
     fleet.eventually(lambda: ended(engine, [waiting]))
@@ -268,7 +268,7 @@ def waiting_for_locks(engine: Engine) -> int:
     return int(engine.one(statement))
 
 
-def test_the_heart_beats_until_the_goodbye(
+def test_the_heart_beats_until_signing_off(
     fleet: Fleet, engine: Engine, account: Customer, environ: dict[str, str], sandbox: Sandbox
 ) -> None:
     fleet.stop()

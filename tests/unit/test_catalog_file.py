@@ -1,4 +1,4 @@
-"""A catalogue file that cannot be used says everything that is wrong with it."""
+"""A catalogue that cannot be used says everything that is wrong with it, and in which file."""
 
 from __future__ import annotations
 
@@ -56,18 +56,33 @@ def catalog_of(*models: Raw, **changes: Any) -> Raw:
     } | changes
 
 
-def faults_of(tmp_path: Path, raw: Raw | str) -> str:
-    path = tmp_path / "own.yaml"
-    path.write_text(raw if isinstance(raw, str) else yaml.safe_dump(raw), encoding="utf-8")
+def written(root: Path, raw: Raw) -> Path:
+    """The catalogue as its files: what holds for all, and a folder for each provider; all models are the first's."""
+    common = {name: value for name, value in raw.items() if name not in {"providers", "models"}}
+    write(root / "catalog" / "catalog.yaml", common)
+    for place, (name, block) in enumerate(raw["providers"].items()):
+        models = [] if place else raw["models"]
+        write(root / "upstreams" / name / "models.yaml", {"provider": block, "models": models})
+    return root
+
+
+def write(path: Path, content: Raw | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+
+
+def faults_in(root: Path) -> tuple[str, ...]:
     with pytest.raises(CatalogError) as refused:
-        load(path)
-    return "\n".join(refused.value.faults)
+        load(root)
+    return refused.value.faults
+
+
+def faults_of(tmp_path: Path, raw: Raw) -> str:
+    return "\n".join(faults_in(written(tmp_path, raw)))
 
 
 def test_a_small_catalogue_of_ones_own_loads(tmp_path: Path) -> None:
-    path = tmp_path / "own.yaml"
-    path.write_text(yaml.safe_dump(catalog_of(model())), encoding="utf-8")
-    assert load(path).resolve("easel/brush").model.name == "Brush"
+    assert load(written(tmp_path, catalog_of(model()))).resolve("easel/brush").model.name == "Brush"
 
 
 @pytest.mark.parametrize(
@@ -116,9 +131,73 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
     assert "alias p*" in told
 
 
+@pytest.mark.parametrize("place", ["catalog/catalog.yaml", "upstreams/easel/models.yaml"])
 @pytest.mark.parametrize(
     ("text", "fault"),
     [("a: [", "not YAML"), ("- a", "not a mapping"), ("a: 1\na: 2\n", "key given twice: a")],
 )
-def test_what_is_no_catalogue_at_all_says_so(tmp_path: Path, text: str, fault: str) -> None:
-    assert fault in faults_of(tmp_path, text)
+def test_what_is_no_catalogue_at_all_says_so(tmp_path: Path, place: str, text: str, fault: str) -> None:
+    root = written(tmp_path, catalog_of(model()))
+    write(root / place, text)
+    [told] = faults_in(root)
+    assert told.startswith(f"{place}: ")
+    assert fault in told
+
+
+# ---------------------------------------------------------------- several files
+
+
+EASEL: Raw = catalog_of()["providers"]["easel"]
+
+
+def studio(root: Path, *order: str) -> Path:
+    """A catalogue of three providers with a model each, listed in that order."""
+    written(root, catalog_of(model(), order={"providers": list(order), "models": list(reversed(order))}))
+    for name in ("anvil", "chisel"):
+        bust = model(id=f"{name}-bust", provider=name, path=f"v1/{name}")
+        write(root / "upstreams" / name / "models.yaml", {"provider": EASEL, "models": [bust]})
+    return root
+
+
+def test_lists_follow_the_order_given_and_the_rest_comes_last_by_name(tmp_path: Path) -> None:
+    listed = load(studio(tmp_path / "two", "easel", "chisel"))
+    assert list(listed.providers) == ["easel", "chisel", "anvil"]
+    assert list(listed.models) == ["chisel-bust", "brush", "anvil-bust"]
+    assert list(load(studio(tmp_path / "none")).providers) == ["anvil", "chisel", "easel"]
+
+
+def test_every_fault_of_every_file_comes_with_its_file(tmp_path: Path) -> None:
+    root = studio(tmp_path, "easel", "lathe")
+    bust = model(id="brush", provider="anvil", colour="red")
+    write(root / "upstreams" / "anvil" / "models.yaml", {"provider": {**EASEL, "kind": "slow"}, "models": [bust]})
+    wrong = [model(id="brush", provider="chisel"), model(id="saw", provider="easel")]
+    sources = {"S": "another page", "T": "its own page"}
+    write(root / "upstreams" / "chisel" / "models.yaml", {"provider": EASEL, "models": wrong, "sources": sources})
+    told = faults_in(root)
+    for file, fault in (
+        ("catalog/catalog.yaml", "head: order.providers: lathe has no folder"),
+        ("upstreams/anvil/models.yaml", "provider anvil: kind: "),
+        ("upstreams/anvil/models.yaml", "brush: colour: Extra inputs"),
+        ("upstreams/chisel/models.yaml", "saw: provider easel is not that of the folder"),
+        ("upstreams/chisel/models.yaml", "source S: the key is taken in another file"),
+        ("upstreams/chisel/models.yaml", "brush: id given 2 times"),
+        ("upstreams/easel/models.yaml", "brush: id given 2 times"),
+    ):
+        assert [line for line in told if line.startswith(f"{file}: {fault}")], (file, fault, told)
+
+
+def test_a_file_without_a_provider_says_so(tmp_path: Path) -> None:
+    root = written(tmp_path, catalog_of(model()))
+    write(root / "upstreams" / "easel" / "models.yaml", {"models": [model()]})
+    assert "upstreams/easel/models.yaml: provider: missing, or not a mapping" in faults_in(root)
+
+
+def test_the_version_names_the_content_of_every_file(tmp_path: Path) -> None:
+    versions = set()
+    for name in ("same", "same again", "common", "provider"):
+        root = studio(tmp_path / name)
+        changed = {"common": "catalog/catalog.yaml", "provider": "upstreams/anvil/models.yaml"}.get(name)
+        if changed:
+            write(root / changed, (root / changed).read_text(encoding="utf-8") + "# a comment\n")
+        versions.add(load(root).version)
+    assert len(versions) == 3

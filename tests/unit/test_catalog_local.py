@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from providers.catalog.catalog import PACKAGED, Catalog, CatalogError, UnknownModelError, build, load
+from providers.catalog.catalog import Catalog, CatalogError, UnknownModelError, build, load
+from providers.catalog.files import PACKAGED
 from providers.catalog.local import lay_over, merged
 from providers.catalog.ranking import ranked
 from providers.catalog.reading import read

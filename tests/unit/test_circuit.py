@@ -15,7 +15,7 @@ from jobs.dispatch.circuit import (
     Circuit,
     Close,
     Count,
-    News,
+    Observation,
     Open,
     after,
     open_s,
@@ -40,9 +40,9 @@ class Upstream:
         self.calls += 1
         call_id = self.now.probe if probe and self.now.probe else f"call_{self.calls}"
         known = replace(self.now, failing_for_s=self.now.failing_for_s + after_s)
-        match after(known, News(call_id, job or f"job_{self.calls}", away)):
-            case Count(failures, jobs, anew):
-                self.now = Circuit(failures, 0.0 if anew else known.failing_for_s, jobs)
+        match after(known, Observation(call_id, job or f"job_{self.calls}", away)):
+            case Count(failures, jobs, first_of_window):
+                self.now = Circuit(failures, 0.0 if first_of_window else known.failing_for_s, jobs)
             case Open(trips, _, jobs):
                 self.now = Circuit(known.failures + 1, known.failing_for_s, jobs, trips, None)
             case Close():

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jobs.call import Call
 from jobs.execution.decide import (
-    Call,
     Cancel,
     Facts,
     Fail,
@@ -37,7 +37,16 @@ def call(outcome: Outcome | None, *, slot: int = 0, attempt: int = 1, image_coun
         rest.setdefault("kept", image_count)
     elif outcome in ENDED:
         rest.setdefault("code", f"{outcome}_code")
-    return Call(f"call_{slot}_{attempt}", slot, attempt, image_count, outcome, **rest)
+    return Call(
+        f"call_{slot}_{attempt}",
+        "key",
+        rest.pop("model", ""),
+        slot=slot,
+        attempt=attempt,
+        image_count=image_count,
+        outcome=outcome,
+        **rest,
+    )
 
 
 def facts(*calls: Call, n: int = 1, max_attempts: int = 3, **rest: Any) -> Facts:
@@ -265,15 +274,16 @@ def lived(data: st.DataObject) -> Life:
             made = [
                 Call(
                     f"call_{slot}_{attempt}",
-                    slot,
-                    attempt,
-                    images,
-                    outcome := draw(outcomes),
+                    "key",
+                    now.model,
+                    slot=slot,
+                    attempt=attempt,
+                    image_count=images,
+                    outcome=(outcome := draw(outcomes)),
                     kept=images if outcome is Outcome.KEPT else 0,
                     code=draw(st.sampled_from(["why", *PATIENT])),
                     retryable=draw(st.sampled_from([True, True, True, False])),
                     retry_after_s=draw(st.sampled_from([None, None, 30.0])),
-                    model=now.model,
                 )
                 for slot, images, attempt in planned[:permits]
             ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from providers.base import CallRef, CheckResult, Finished, InputImage, Missing, Order, Running
+from providers.base import CallRef, CheckResult, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Model
 from providers.configured import accounts
@@ -21,9 +21,9 @@ def sample_image(name: str) -> InputImage:
     return InputImage(name.encode(), "image/png", 64, 64)
 
 
-def order(model: str, operation: str | None = None, **fields: Any) -> Order:
+def order(model: str, operation: str | None = None, **fields: Any) -> UpstreamOrder:
     found = CATALOG.models[model]
-    return Order(operation or found.operation, found, fields.pop("prompt", "a fox"), **fields)
+    return UpstreamOrder(operation or found.operation, found, fields.pop("prompt", "a fox"), **fields)
 
 
 def test_what_was_left_out_is_left_out() -> None:
@@ -72,7 +72,7 @@ def test_a_canonical_size_goes_where_the_model_wants_it(
     assert building.size_fields(order(model, size=size)) == fields
 
 
-def names(asked: Order) -> list[tuple[str, list[bytes], bool]]:
+def names(asked: UpstreamOrder) -> list[tuple[str, list[bytes], bool]]:
     return [
         (placed.field, [image.data for image in placed.images], placed.is_list)
         for placed in building.placed_images(asked)
@@ -129,7 +129,7 @@ def _takes(model: Model) -> int:
 def test_no_model_loses_an_image_it_takes(model: Model) -> None:
     face = sample_image("face") if "face" in model.inputs.roles else None
     images = [sample_image(str(number)) for number in range(_takes(model) - (face is not None))]
-    asked = Order(model.operation, model, None, images=images, face=face)
+    asked = UpstreamOrder(model.operation, model, None, images=images, face=face)
     sent = [image.data for placed in building.placed_images(asked) for image in placed.images]
     assert sorted(sent) == sorted(image.data for image in [*images, *([face] if face else [])])
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Model, ParamSpec
 from providers.errors import (
@@ -52,8 +52,8 @@ def model(path: str = "gpt-image-2", **params: str | None) -> Model:
     return MODEL.model_copy(update={"id": f"chatgpt2api-{path}", "path": path, "params": known})
 
 
-def order(path: str = "gpt-image-2", **facts: Any) -> Order:
-    return Order(**{"operation": "generate", "model": model(path), "prompt": "a red kite", **facts})
+def order(path: str = "gpt-image-2", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": "generate", "model": model(path), "prompt": "a red kite", **facts})
 
 
 def call(number: int = 0, **facts: Any) -> CallRef:
@@ -143,7 +143,7 @@ def test_the_operators_model_replaces_the_default_one_only() -> None:
 
 
 def test_parameters_go_by_their_wire_names() -> None:
-    renamed = Order("generate", model(quality="q"), "a kite", params={"quality": "high", "seed": 7})
+    renamed = UpstreamOrder("generate", model(quality="q"), "a kite", params={"quality": "high", "seed": 7})
     request = build_submit(renamed, dedupe_key=KEY)
     assert request.json is not None
     assert (request.json["q"], request.json["seed"]) == ("high", 7)

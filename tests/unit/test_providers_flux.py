@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -40,16 +40,16 @@ SAMPLE = "https://delivery-eu1.bfl.ai/results/ab/sample.jpeg?se=1&sig=2"
 HOOK = "https://queue.example/hooks/flux/tok"
 
 
-def order(model: str = "flux-2-pro", **facts: Any) -> Order:
+def order(model: str = "flux-2-pro", **facts: Any) -> UpstreamOrder:
     found = MODELS[model]
-    return Order(**{"operation": found.operation, "model": found, "prompt": "a red kite", **facts})
+    return UpstreamOrder(**{"operation": found.operation, "model": found, "prompt": "a red kite", **facts})
 
 
 def b64(image: InputImage) -> str:
     return base64.b64encode(image.data).decode()
 
 
-def body(asked: Order, **options: Any) -> dict[str, Any]:
+def body(asked: UpstreamOrder, **options: Any) -> dict[str, Any]:
     request = build_submit(asked, **options)
     assert request.json is not None
     return dict(request.json)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from providers.base import InputImage, Order
+from providers.base import InputImage, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -33,11 +33,11 @@ IMAGE = {"inlineData": {"mimeType": "image/png", "data": DATA}}
 THOUGHT = {**IMAGE, "thought": True}
 
 
-def order(name: str = "gemini-3.1-flash-image", **facts: Any) -> Order:
-    return Order(**{"operation": "generate", "model": MODELS[name], "prompt": "a red kite", **facts})
+def order(name: str = "gemini-3.1-flash-image", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": "generate", "model": MODELS[name], "prompt": "a red kite", **facts})
 
 
-def body(asked: Order) -> dict[str, Any]:
+def body(asked: UpstreamOrder) -> dict[str, Any]:
     found = build_submit(asked).json
     assert found is not None
     return dict(found)

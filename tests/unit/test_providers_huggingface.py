@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 from requests.structures import CaseInsensitiveDict
 
-from providers.base import Accepted, InputImage, Order, Running
+from providers.base import Accepted, InputImage, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     ContentRefused,
@@ -36,9 +36,9 @@ MODELS = catalog.load().models
 ROUTER = "https://router.huggingface.co"
 
 
-def order(model: str, **facts: Any) -> Order:
+def order(model: str, **facts: Any) -> UpstreamOrder:
     known = MODELS[model]
-    return Order(**{"operation": known.operation, "model": known, "prompt": "a red fox", **facts})
+    return UpstreamOrder(**{"operation": known.operation, "model": known, "prompt": "a red fox", **facts})
 
 
 def answer(status: int, body: object = b"", **headers: str) -> Answer:
@@ -112,7 +112,7 @@ BOX = {"width": 768, "height": 512}
         ),
     ],
 )
-def test_what_each_route_is_asked(asked: Order, path: str, body: Mapping[str, Any]) -> None:
+def test_what_each_route_is_asked(asked: UpstreamOrder, path: str, body: Mapping[str, Any]) -> None:
     request = build_submit(asked, asked.model.provider_model or "")
     assert (request.method, request.path) == ("POST", path)
     assert request.json == body
@@ -152,7 +152,7 @@ def test_every_model_of_the_catalogue_has_a_route() -> None:
 def test_a_route_nobody_knows_is_the_operator_s_affair() -> None:
     model = MODELS["hf-flux-dev"].model_copy(update={"hf_provider": "elsewhere"})
     with pytest.raises(Misconfigured):
-        build_submit(Order(operation="generate", model=model, prompt="x"), "a/b")
+        build_submit(UpstreamOrder(operation="generate", model=model, prompt="x"), "a/b")
 
 
 # ---------------------------------------------------------------- the mapping

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from providers.base import CancelOutcome, InputImage, Order, Running
+from providers.base import CancelOutcome, InputImage, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -40,11 +40,11 @@ TAG = {
 PLAIN = {"seed": 7, "steps": 8, "cfg_scale": 1.0, "negative_prompt": "blurry", "sample_method": "euler"}
 
 
-def order(model: str = "llamaswap-z-image", **facts: Any) -> Order:
-    return Order(**{"operation": "generate", "model": MODELS[model], "prompt": "a red kite", **facts})
+def order(model: str = "llamaswap-z-image", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": "generate", "model": MODELS[model], "prompt": "a red kite", **facts})
 
 
-def build(asked: Order, **changed: Any) -> Any:
+def build(asked: UpstreamOrder, **changed: Any) -> Any:
     return build_submit(asked, CONFIG.model_copy(update=changed), dedupe_key="key")
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.base import Order
+from providers.base import UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import RequestRefused
 from providers.upstreams.llamaswap.adapter import Config, build_submit
@@ -54,8 +54,8 @@ def tags_seen_by_sd_server(prompt: str) -> list[dict[str, Any]]:
     return [json.loads(text) for text in found]
 
 
-def order(model: str = "llamaswap-z-image", **facts: Any) -> Order:
-    return Order(**{"operation": "generate", "model": MODELS[model], "prompt": "a red kite", **facts})
+def order(model: str = "llamaswap-z-image", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": "generate", "model": MODELS[model], "prompt": "a red kite", **facts})
 
 
 def texts_in(value: object) -> list[str]:

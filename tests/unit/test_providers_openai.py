@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers.base import CallRef, CancelOutcome, Finished, InputImage, Order
+from providers.base import CallRef, CancelOutcome, Finished, InputImage, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     ContentRefused,
@@ -37,8 +37,8 @@ MESSAGES = [{"role": "user", "content": "a kite"}]
 MODEL = catalog.load().models["gpt-image-2"]
 
 
-def order(**facts: Any) -> Order:
-    return Order(**{"operation": "generate", "model": MODEL, "prompt": "a red kite", **facts})
+def order(**facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": "generate", "model": MODEL, "prompt": "a red kite", **facts})
 
 
 # ---------------------------------------------------------------- configuration

@@ -55,6 +55,25 @@ def test_both_views_of_the_environment_agree() -> None:
             assert sorted(registry.load(env).configured()) == sorted(configured_names(env))
 
 
+def test_adapters_are_found_in_their_folders_in_the_order_of_the_catalogue() -> None:
+    assert [adapter.name for adapter in registry.ADAPTERS] == list(catalog.load().providers)
+    assert registry.load(BOTH).configured() == ["openai", "chatgpt2api"]
+
+
+def test_a_module_without_one_adapter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["providers.upstreams.openai.adapter"]
+    [adapter] = [each for each in registry.ADAPTERS if each.name == "openai"]
+    assert registry.adapter_of("openai") is adapter
+    second = type("Second", (vars(module)["OpenAi"],), {"__module__": module.__name__})
+    monkeypatch.setattr(module, "Second", second, raising=False)
+    with pytest.raises(ImportError, match="defines 2 classes"):
+        registry.adapter_of("openai")
+    monkeypatch.delattr(module, "Second")
+    monkeypatch.delattr(module, "OpenAi")
+    with pytest.raises(ImportError, match="defines 0 classes"):
+        registry.adapter_of("openai")
+
+
 @pytest.mark.parametrize("emulator", all_emulators(), ids=lambda emulator: emulator.name)
 def test_an_emulator_says_how_its_own_adapter_is_led_to_it(emulator: Emulator) -> None:
     [provider] = registry.load(emulator.leading_here("http://127.0.0.1:8900", "any-key")).of(emulator.name)

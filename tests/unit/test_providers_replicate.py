@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Recovery
 from providers.errors import (
@@ -60,8 +60,8 @@ SDXL_VERSION = CATALOG.models["replicate-sdxl"].path.partition(":")[2]
 SINCE = datetime(2026, 11, 21, 10, 0, 0, 250_000, tzinfo=UTC)
 
 
-def order(model: str = "replicate-flux-schnell", operation: str = "generate", **facts: Any) -> Order:
-    return Order(**{"operation": operation, "model": CATALOG.models[model], "prompt": "a red kite", **facts})
+def order(model: str = "replicate-flux-schnell", operation: str = "generate", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": operation, "model": CATALOG.models[model], "prompt": "a red kite", **facts})
 
 
 # ---------------------------------------------------------------- configuration

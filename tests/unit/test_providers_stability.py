@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 from requests.structures import CaseInsensitiveDict
 
 from providers import registry
-from providers.base import Accepted, Finished, InputImage, Order, Running
+from providers.base import Accepted, Finished, InputImage, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -36,16 +36,16 @@ MASK = InputImage(b"mask", "image/png", 64, 64)
 ID = "a6dc" * 16
 
 
-def order(model: str, **facts: Any) -> Order:
+def order(model: str, **facts: Any) -> UpstreamOrder:
     found = CATALOG.models[model]
-    return Order(**{"operation": found.operation, "model": found, "prompt": "a red kite", **facts})
+    return UpstreamOrder(**{"operation": found.operation, "model": found, "prompt": "a red kite", **facts})
 
 
-def sent(asked: Order) -> dict[str, str]:
+def sent(asked: UpstreamOrder) -> dict[str, str]:
     return dict(build_submit(asked).form)
 
 
-def files(asked: Order) -> list[tuple[str, bytes]]:
+def files(asked: UpstreamOrder) -> list[tuple[str, bytes]]:
     return [(part.name, part.data) for part in build_submit(asked).files]
 
 
@@ -169,7 +169,7 @@ def test_extra_fields_cannot_change_what_is_bought(name: str) -> None:
 
 
 def test_a_request_beyond_ten_megabytes_is_not_sent() -> None:
-    def with_bytes(count: int) -> Order:
+    def with_bytes(count: int) -> UpstreamOrder:
         return order("stability-erase", prompt=None, images=[InputImage(bytes(count), "image/png", 64, 64)])
 
     assert build_submit(with_bytes(10 * 2**20)).files

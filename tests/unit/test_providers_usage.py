@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from providers.base import Accepted, Cost, Finished, Order, Running
+from providers.base import Accepted, Cost, Finished, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import TokenPrices
 from providers.errors import ContentRefused, Failed, ProviderError
@@ -240,10 +240,10 @@ def test_wavespeed_and_fal_tell_how_long_it_took() -> None:
 
 
 def test_stability_documents_its_price() -> None:
-    order = Order(operation="generate", model=CATALOG.models["sd3.5-large"], prompt="a kite")
+    order = UpstreamOrder(operation="generate", model=CATALOG.models["sd3.5-large"], prompt="a kite")
     assert documented_cost(order) == Cost(65_000, {"credits": 6.5, "source": "documented"})
     tiered = CATALOG.models["gpt-image-2"]  # by quality and shape: no price for all orders alike
-    assert documented_cost(Order(operation="generate", model=tiered, prompt="a kite")) is None
+    assert documented_cost(UpstreamOrder(operation="generate", model=tiered, prompt="a kite")) is None
 
 
 # ---------------------------------------------------------------- a broken number beside a paid result

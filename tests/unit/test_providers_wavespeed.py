@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Order, ResultImage, Running
+from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, ResultImage, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -52,8 +52,8 @@ PNG = InputImage(b"png bytes", "image/png", 8, 8)
 BASE = "https://api.wavespeed.ai"
 
 
-def order(model: str = "ws-flux-dev", operation: str = "generate", **facts: Any) -> Order:
-    return Order(operation, MODELS[model], facts.pop("prompt", "a red kite"), **facts)
+def order(model: str = "ws-flux-dev", operation: str = "generate", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(operation, MODELS[model], facts.pop("prompt", "a red kite"), **facts)
 
 
 # ---------------------------------------------------------------- configuration

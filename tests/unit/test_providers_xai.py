@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from providers.base import InputImage, Order
+from providers.base import InputImage, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -33,8 +33,8 @@ ITEM = {"b64_json": base64.b64encode(b"picture").decode(), "mime_type": "image/j
 BASE = "https://api.x.ai"
 
 
-def order(name: str = "grok-imagine-image-2.0", **facts: Any) -> Order:
-    return Order(**{"operation": "generate", "model": MODELS[name], "prompt": "a red kite", **facts})
+def order(name: str = "grok-imagine-image-2.0", **facts: Any) -> UpstreamOrder:
+    return UpstreamOrder(**{"operation": "generate", "model": MODELS[name], "prompt": "a red kite", **facts})
 
 
 def link(image: InputImage) -> dict[str, str]:

@@ -17,7 +17,7 @@ from kombu.utils.imports import symbol_by_name
 
 from core.errors import DatabaseAwayError, DatabaseChangedError
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.execution import apply, poll, run
+from jobs.execution import give_up, run
 from jobs.states import Ended, Nudge, Signal
 from workers import drain, tasks, wiring
 from workers.celery_app import app
@@ -103,7 +103,7 @@ def deliver(stage: Stage, task: Any, argument: str = JOB, *, eventer: Any = None
 
 
 def test_a_job_that_succeeded_is_celerys_own_success(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome(monkeypatch, run, "run", [Ended(JOB, "succeeded"), WAKE, OTHER])
+    outcome(monkeypatch, tasks, "run_job", [Ended(JOB, "succeeded"), WAKE, OTHER])
     deliver(stage, tasks.run)
     assert stage.kinds() == ["task-started", "published", "task-succeeded"]
     assert stage.of("published") == [WAKE, OTHER]
@@ -111,13 +111,13 @@ def test_a_job_that_succeeded_is_celerys_own_success(stage: Stage, monkeypatch: 
 
 
 def test_a_job_that_lives_on_stays_started(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome(monkeypatch, run, "run", [WAKE])
+    outcome(monkeypatch, tasks, "run_job", [WAKE])
     deliver(stage, tasks.run)
     assert stage.said[1:] == [("published", [WAKE])]
 
 
 def test_a_cancelled_job_is_told_by_our_sender(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome(monkeypatch, run, "run", [Ended(JOB, "cancelled"), WAKE])
+    outcome(monkeypatch, tasks, "run_job", [Ended(JOB, "cancelled"), WAKE])
     deliver(stage, tasks.run)
     assert stage.said[1:] == [("published", [Ended(JOB, "cancelled"), WAKE])]
 
@@ -125,7 +125,7 @@ def test_a_cancelled_job_is_told_by_our_sender(stage: Stage, monkeypatch: pytest
 def test_a_job_back_in_the_queue_is_retried_and_starts_again_after_that(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome(monkeypatch, run, "run", [Ended(JOB, "retried", code="rate_limited"), WAKE])
+    outcome(monkeypatch, tasks, "run_job", [Ended(JOB, "retried", code="rate_limited"), WAKE])
     deliver(stage, tasks.run)
     assert stage.kinds() == ["task-started", "task-retried", "published"]
     retried = stage.of("task-retried")
@@ -149,22 +149,22 @@ class Batching(BatchingDispatcher):
 def test_a_retry_is_not_only_told_but_sent_before_the_job_starts_again(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome(monkeypatch, run, "run", [Ended(JOB, "retried", code="rate_limited"), WAKE])
+    outcome(monkeypatch, tasks, "run_job", [Ended(JOB, "retried", code="rate_limited"), WAKE])
     deliver(stage, tasks.run, eventer=Batching(stage))
     assert stage.kinds() == ["task-started", "task-retried", "sent", "published"]
 
 
 def test_no_retry_is_told_after_the_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     wiring.publisher().events.told_by_celery(JOB)
-    outcome(monkeypatch, run, "run", [Ended(JOB, "retried", code="rate_limited"), WAKE])
+    outcome(monkeypatch, tasks, "run_job", [Ended(JOB, "retried", code="rate_limited"), WAKE])
     deliver(stage, tasks.run)
     assert stage.kinds() == ["task-started", "published"]
 
 
 def test_a_failed_job_is_ended_by_the_hook_and_told_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    failure = JobFailedError(JOB, "content_refused", job=object(), news=[lambda: None])  # nothing one could pickle
-    outcome(monkeypatch, run, "run", failure)
-    ended = outcome(monkeypatch, apply, "end_failed", [Ended(JOB, "failed", code="content_refused"), WAKE])
+    failure = JobFailedError(JOB, "content_refused", job=object(), learned=[lambda: None])  # nothing one could pickle
+    outcome(monkeypatch, tasks, "run_job", failure)
+    ended = outcome(monkeypatch, give_up, "end_failed", [Ended(JOB, "failed", code="content_refused"), WAKE])
     deliver(stage, tasks.run)
     assert ended == [failure]
     assert stage.kinds() == ["task-started", "published", "task-failed"]
@@ -179,13 +179,13 @@ def test_a_failed_job_is_ended_by_the_hook_and_told_once(stage: Stage, monkeypat
 def test_a_hook_that_could_not_end_the_job_says_nothing_of_it(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
-    outcome(monkeypatch, run, "run", JobFailedError(JOB, "content_refused"))
-    called = outcome(monkeypatch, apply, "end_failed", trouble)
+    outcome(monkeypatch, tasks, "run_job", JobFailedError(JOB, "content_refused"))
+    called = outcome(monkeypatch, give_up, "end_failed", trouble)
     deliver(stage, tasks.run)
     assert len(called) == 1  # an exception in the hook would call it again
     assert stage.kinds() == ["task-started"]
-    outcome(monkeypatch, run, "run", JobFailedError(JOB, "content_refused"))
-    outcome(monkeypatch, apply, "end_failed", [Ended(JOB, "failed")])
+    outcome(monkeypatch, tasks, "run_job", JobFailedError(JOB, "content_refused"))
+    outcome(monkeypatch, give_up, "end_failed", [Ended(JOB, "failed")])
     deliver(stage, tasks.run)  # the next time it is told
     assert stage.kinds()[1:] == ["task-started", "task-failed"]
 
@@ -193,25 +193,25 @@ def test_a_hook_that_could_not_end_the_job_says_nothing_of_it(
 def test_a_job_that_moved_on_while_its_failure_was_on_the_way_has_not_failed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome(monkeypatch, run, "run", JobFailedError(JOB, "content_refused"))
-    outcome(monkeypatch, apply, "end_failed", [Ended(JOB, "cancelled"), WAKE])
+    outcome(monkeypatch, tasks, "run_job", JobFailedError(JOB, "content_refused"))
+    outcome(monkeypatch, give_up, "end_failed", [Ended(JOB, "cancelled"), WAKE])
     deliver(stage, tasks.run)
     assert stage.said[1:] == [("published", [Ended(JOB, "cancelled"), WAKE])]
 
 
 def test_an_accident_is_handled_in_the_body(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     crash = run.CrashedStepError(JOB, 7)
-    outcome(monkeypatch, run, "run", crash)
-    handled = outcome(monkeypatch, apply, "crashed", [Ended(JOB, "retried", code="internal_error"), WAKE])
+    outcome(monkeypatch, tasks, "run_job", crash)
+    handled = outcome(monkeypatch, give_up, "after_crash", [Ended(JOB, "retried", code="internal_error"), WAKE])
     deliver(stage, tasks.run)
     assert handled == [crash]
     assert stage.kinds() == ["task-started", "task-retried", "published"]
 
 
 def test_an_accident_at_the_last_attempt_fails_the_job(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome(monkeypatch, run, "run", run.CrashedStepError(JOB, 7))
-    outcome(monkeypatch, apply, "crashed", JobFailedError(JOB, "internal_error"))
-    outcome(monkeypatch, apply, "end_failed", [Ended(JOB, "failed", code="internal_error")])
+    outcome(monkeypatch, tasks, "run_job", run.CrashedStepError(JOB, 7))
+    outcome(monkeypatch, give_up, "after_crash", JobFailedError(JOB, "internal_error"))
+    outcome(monkeypatch, give_up, "end_failed", [Ended(JOB, "failed", code="internal_error")])
     deliver(stage, tasks.run)
     assert stage.kinds() == ["task-started", "task-failed"]
 
@@ -223,15 +223,15 @@ def test_an_accident_at_the_last_attempt_fails_the_job(stage: Stage, monkeypatch
 def test_trouble_that_is_not_the_jobs_says_nothing_of_it(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, trouble: Exception, where: str
 ) -> None:
-    outcome(monkeypatch, run, "run", trouble if where == "run" else run.CrashedStepError(JOB, 7))
-    outcome(monkeypatch, apply, "crashed", trouble)
+    outcome(monkeypatch, tasks, "run_job", trouble if where == "run" else run.CrashedStepError(JOB, 7))
+    outcome(monkeypatch, give_up, "after_crash", trouble)
     deliver(stage, tasks.run)
     assert stage.kinds() == ["task-started"]
 
 
 def test_a_step_that_met_a_migration_begins_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[Callable[[], list[Signal]]] = [_changed, lambda: [Ended(JOB, "succeeded")]]
-    monkeypatch.setattr(run, "run", lambda _context, _job: answers.pop(0)())
+    monkeypatch.setattr(tasks, "run_job", lambda _context, _job: answers.pop(0)())
     deliver(stage, tasks.run)
     assert stage.kinds() == ["task-started", "task-succeeded"]
 
@@ -242,7 +242,7 @@ def _changed() -> list[Signal]:
 
 def test_flowers_revoke_and_terminate_stop_no_message_of_a_job(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     state.revoked.add(JOB)
-    ran = outcome(monkeypatch, run, "run", [Ended(JOB, "succeeded")])
+    ran = outcome(monkeypatch, tasks, "run_job", [Ended(JOB, "succeeded")])
     deliver(stage, tasks.run)
     assert ran == [JOB]
     assert stage.kinds() == ["task-started", "task-succeeded"]
@@ -251,10 +251,10 @@ def test_flowers_revoke_and_terminate_stop_no_message_of_a_job(stage: Stage, mon
 
 
 def test_a_worker_that_leaves_hands_the_job_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = outcome(monkeypatch, run, "run", [])
+    ran = outcome(monkeypatch, tasks, "run_job", [])
     handed_back: list[list[str]] = []
     monkeypatch.setattr(drain, "draining", lambda: True)
-    monkeypatch.setattr(tasks.publishing, "forget", lambda _connection, jobs: handed_back.append(jobs))
+    monkeypatch.setattr(tasks.publishing, "mark_unpublished", lambda _connection, jobs: handed_back.append(jobs))
     monkeypatch.setattr(stage, "database", SimpleNamespace(autocommit=_Nothing), raising=False)
     deliver(stage, tasks.run)
     assert (ran, handed_back, stage.kinds()) == ([], [[JOB]], ["task-started"])
@@ -268,13 +268,13 @@ class _Nothing:
 
 def test_polls_send_no_events_and_publish_all_they_find(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Signal] = [Ended(JOB, "succeeded"), Ended("job_2", "failed"), WAKE]
-    outcome(monkeypatch, poll, "poll", found)
+    outcome(monkeypatch, tasks, "poll_provider", found)
     deliver(stage, tasks.poll, "openai")
     assert stage.said == [("published", found)]
 
 
 def test_a_job_that_a_poll_finds_failed_is_ended_and_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    outcome(monkeypatch, poll, "poll", JobFailedError(JOB, "result_unavailable"))
-    outcome(monkeypatch, apply, "end_failed", [Ended(JOB, "failed"), WAKE])
+    outcome(monkeypatch, tasks, "poll_provider", JobFailedError(JOB, "result_unavailable"))
+    outcome(monkeypatch, give_up, "end_failed", [Ended(JOB, "failed"), WAKE])
     deliver(stage, tasks.poll, "openai")
     assert stage.said == [("published", [Ended(JOB, "failed"), WAKE])]

@@ -35,7 +35,7 @@ def transport_options(url: str, *, timeout_s: float) -> dict[str, Any]:
     """kombu's transport options: a peer that has silently gone is noticed within seconds.
 
     Redis (with Sentinel) and RabbitMQ name them differently. With the defaults a half-open
-    connection to Redis leaves a worker deaf forever (docs/decisions.md).
+    connection to Redis leaves a worker deaf forever (docs/reliability.md section 1).
     """
     if not is_redis(url):
         # A message counts as sent when the broker has it, as quorum queues promise.

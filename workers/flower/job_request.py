@@ -20,17 +20,17 @@ from workers.flower.event_batches import BatchingDispatcher
 
 log = structlog.get_logger(__name__)
 
-# Failures that are not on record yet: Celery must not tell of them. The step that ends their jobs will.
+# Failures that are not on record yet: Celery must not report them. The step that ends their jobs does.
 unended: WeakSet[JobFailedError] = WeakSet()
 
 
 class JobRetry(Retry):  # type: ignore[misc]
-    """The job is in the queue again. ``news`` is published when Flower knows: its next start comes after."""
+    """The job is in the queue again. ``signals`` are published when Flower knows: its next start comes after."""
 
-    def __init__(self, code: str, news: Sequence[Signal] = ()) -> None:
+    def __init__(self, code: str, signals: Sequence[Signal] = ()) -> None:
         super().__init__(message=f"again: {code}", exc=Exception(code))
         self.code = code
-        self.news = news
+        self.signals = signals
 
     def __repr__(self) -> str:
         """What Flower shows as the exception."""
@@ -54,12 +54,12 @@ class JobRequest(Request):  # type: ignore[misc]
         return False
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """Not either: it would cut a paid call off in the middle."""
+        """Never: it would cut off a paid call."""
         del pool, signal
         log.warning("terminate_refused", job_id=self.id)
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name for it
-        """Of a job that lives on no success is told."""
+        """Of a job that lives on no success is reported."""
         if type == "task-succeeded" and fields.get("result") == _SHOWN:
             return
         super().send_event(type, **fields)
@@ -67,11 +67,11 @@ class JobRequest(Request):  # type: ignore[misc]
     def on_retry(self, exc_info: Any) -> None:
         super().on_retry(exc_info)
         if isinstance(self.eventer, BatchingDispatcher):
-            # The next to run the job may end it before our batch is due, and a retry told after the end undoes it.
+            # The next to run the job may end it before our batch is due, and a retry reported after the end undoes it.
             self.eventer.send_now()
         again = exc_info.exception.exc
-        if isinstance(again, JobRetry) and again.news:
-            wiring.worker_context().publish(again.news)
+        if isinstance(again, JobRetry) and again.signals:
+            wiring.worker_context().publish(again.signals)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         error = getattr(exc_info.exception, "exc", exc_info.exception)  # Celery may wrap it

@@ -114,7 +114,7 @@ def no_worker(settings: Settings) -> str | None:
     )
     try:
         with database.autocommit() as connection:
-            return None if heartbeats.anyone_lives(connection) else "no worker has a heartbeat"
+            return None if heartbeats.any_alive(connection) else "no worker has a heartbeat"
     except DatabaseAwayError as error:
         return str(error)
     finally:

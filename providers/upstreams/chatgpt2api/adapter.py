@@ -1,11 +1,11 @@
 """chatgpt2api: a self-hosted gateway to ChatGPT accounts, used by its asynchronous task API.
 
-Recovery class A: ``client_task_id`` is our dedupe key, and a repeated submit with a known id returns
+Recovery "resend": ``client_task_id`` is our dedupe key, and a repeated submit with a known id returns
 the stored task and makes nothing new. So a submit with an unknown outcome may be sent again, after
 :meth:`ChatGpt2Api.check` said ``Missing`` twice. An id whose task failed is burnt: a retry needs a
 new key.
 
-Source: upstreams sheet "chatgpt2api" (v1.7.0, read 2026-11-20); sections are named where used.
+Source: providers/upstreams/chatgpt2api/CONTRACT.md (v1.7.0, read 2026-11-20); sections are named where used.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from providers.base import (
     CheckResult,
     Finished,
     Missing,
-    Order,
     Running,
+    UpstreamOrder,
 )
 from providers.configured import value_of
 from providers.errors import (
@@ -121,7 +121,7 @@ class Config(AccountConfig):
 # ---------------------------------------------------------------- requests
 
 
-def build_submit(order: Order, *, dedupe_key: str, image_model: str | None = None) -> WireRequest:
+def build_submit(order: UpstreamOrder, *, dedupe_key: str, image_model: str | None = None) -> WireRequest:
     """The one request that makes an image (sections 2.1, 2.2). The task API makes one per task.
 
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself.
@@ -147,7 +147,7 @@ def _wire_model(path: str, image_model: str | None) -> str:
     return image_model if image_model and path == DEFAULT_IMAGE_MODEL else path
 
 
-def _size_hint(order: Order, model: str) -> str | None:
+def _size_hint(order: UpstreamOrder, model: str) -> str | None:
     """Ratio or WxH, which the gateway writes into the prompt; codex models take WxH alone (section 6)."""
     size = size_text(order.size)
     if size in {None, "auto"} or ("codex" in model and not _PIXELS.fullmatch(size or "")):
@@ -302,7 +302,7 @@ class ChatGpt2Api(Account[Config], Unsearchable):
     config_type = Config
     submit_timeout_s = SUBMIT_TOTAL_S
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:
         """Store the task. Sending the same key again is safe: the stored task is the answer."""
         request = build_submit(order, dedupe_key=dedupe_key, image_model=self._config.image_model)
         answer = self._session.send(request, total_s=SUBMIT_TOTAL_S, max_bytes=MAX_SUBMIT_ANSWER_BYTES)

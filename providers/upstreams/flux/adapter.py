@@ -1,10 +1,10 @@
 """Black Forest Labs: FLUX.1 (pro 1.1, ultra, Kontext, fill, expand), FLUX.2 and FLUX.3 image models.
 
-Recovery class C (sheet, section 4): the API knows no idempotency key, no list of tasks and no search, so
+Recovery "never" (section 4): the API knows no idempotency key, no list of tasks and no search, so
 a submit whose answer was lost cannot be found again, and nothing is ever sent twice. One task is one
 image; a task cannot be cancelled.
 
-Source: upstreams sheet "Black Forest Labs" (vendor's OpenAPI document of April 2026 and later sources,
+Source: providers/upstreams/flux/CONTRACT.md (vendor's OpenAPI document of April 2026 and later sources,
 read 2026-11-20); sections are named where used.
 """
 
@@ -16,7 +16,7 @@ from typing import Final
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Order, Running
+from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import RequestRefused, Uncertain
 from providers.http.client import Outgoing, WireRequest, origin_of
@@ -76,7 +76,7 @@ class Config(AccountConfig):
         return {"x-key": self.api_key.get_secret_value()}  # no Bearer (section 1)
 
 
-def build_submit(order: Order, *, webhooks: bool = False) -> WireRequest:
+def build_submit(order: UpstreamOrder, *, webhooks: bool = False) -> WireRequest:
     """One task, one image: always JSON, images as bare base64 (sections 1 and 6).
 
     Raises: RequestRefused for a field in ``extra`` that would change what is bought.
@@ -91,7 +91,7 @@ def build_submit(order: Order, *, webhooks: bool = False) -> WireRequest:
     return WireRequest("POST", path, json=body)
 
 
-def _check_extra(order: Order) -> None:
+def _check_extra(order: UpstreamOrder) -> None:
     clash = sorted(_DECIDING & order.extra.keys())
     if clash:
         raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
@@ -123,7 +123,7 @@ class Flux(Account[Config], Unsearchable, Wordless):
         super().__init__(config, outgoing, label=label)
         self._hosts = FluxHosts(self.base_url, config.headers(), self._links, outgoing)
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Store the task; the answer comes at once."""
         request = build_submit(order, webhooks=self._config.webhooks)
         answer = self._paid.send(request, total_s=SUBMIT_TOTAL_S, max_bytes=MAX_SUBMIT_ANSWER_BYTES)

@@ -1,7 +1,7 @@
 """What Black Forest Labs answers, as our classes: the state of a task, and the errors of a submit.
 
 A task's state is read from the body before the HTTP status is looked at: a failed task may come as 503 with a
-normal body, and refused content always comes as 200 (sheet, sections 2 and 7).
+normal body, and refused content always comes as 200 (CONTRACT.md, sections 2 and 7).
 """
 
 from __future__ import annotations

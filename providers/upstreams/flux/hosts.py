@@ -1,6 +1,6 @@
 """Where Flux tasks are looked at: the answer to a submit names the host, and the host decides about the key.
 
-A task lives in one cluster, so its own poll URL must be used (sheet, section 2). It is a URL from outside all
+A task lives in one cluster, so its own poll URL must be used (CONTRACT.md, section 2). It is a URL from outside all
 the same: the key goes to the configured origin and to Black Forest Labs' own hosts alone, and whatever
 is not the configured origin must be https on its usual port with a public address.
 """

@@ -1,9 +1,9 @@
 """Google Gemini: images by ``generateContent``, and by Imagen's ``predict`` where a gateway still has it.
 
-Recovery class C (sheet, section 7): no idempotency key, no cancellation, nothing to look up, so a lost answer
+Recovery "never" (section 7): no idempotency key, no cancellation, nothing to look up, so a lost answer
 may be a paid image and is never sent again. What is refused mostly comes with HTTP 200.
 
-Source: upstreams sheet "Google Gemini API" (package google-genai 3.3.0, checked 2026-11-20); sections are
+Source: providers/upstreams/gemini/CONTRACT.md (package google-genai 3.3.0, checked 2026-11-20); sections are
 named where used.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, Finished, Order
+from providers.base import Accepted, Finished, UpstreamOrder
 from providers.catalog.entries import ResolutionRule
 from providers.configured import value_of
 from providers.errors import RequestRefused
@@ -91,7 +91,7 @@ class Config(AccountConfig):
 # ---------------------------------------------------------------- requests
 
 
-def build_submit(order: Order, *, version: str = DEFAULT_VERSION) -> WireRequest:
+def build_submit(order: UpstreamOrder, *, version: str = DEFAULT_VERSION) -> WireRequest:
     """``generateContent`` with images before words (section 2), or ``predict`` (section 4).
 
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or for too many bytes.
@@ -127,7 +127,7 @@ def _folded(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def _without_only_class(order: Order) -> Order:
+def _without_only_class(order: UpstreamOrder) -> UpstreamOrder:
     """A model of one size class offers no choice, and Lite prefers not to be told (section 2)."""
     classes = order.model.size_rule(ResolutionRule)
     if classes is None or len(classes.enum) > 1:
@@ -135,11 +135,11 @@ def _without_only_class(order: Order) -> Order:
     return replace(order, size={name: value for name, value in order.size.items() if name != "resolution"})
 
 
-def _predicts(order: Order) -> bool:
+def _predicts(order: UpstreamOrder) -> bool:
     return path_of(order).endswith(":predict")
 
 
-def _contents(order: Order, prompt: str) -> dict[str, Any]:
+def _contents(order: UpstreamOrder, prompt: str) -> dict[str, Any]:
     images = [image for placed in placed_images(order) for image in placed.images]
     if sum((len(image.data) + 2) // 3 * 4 for image in images) > MAX_IMAGES_BYTES:
         raise RequestRefused("upstream_too_large", "more than 100 MB in one request")
@@ -152,7 +152,7 @@ def _contents(order: Order, prompt: str) -> dict[str, Any]:
     }
 
 
-def _instances(order: Order, prompt: str) -> dict[str, Any]:
+def _instances(order: UpstreamOrder, prompt: str) -> dict[str, Any]:
     # The count always goes along, for what is made without it is not documented.
     return {"instances": [{"prompt": prompt}], "parameters.sampleCount": order.n, "parameters.includeRaiReason": True}
 
@@ -167,7 +167,7 @@ class Gemini(Account[Config], OneAnswer, Wordless):
     config_type = Config
     submit_timeout_s = CALL_TOTAL_S
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the images; blocks until they are there."""
         request = build_submit(order, version=self._config.version)
         answer = self._paid.send(request, total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)

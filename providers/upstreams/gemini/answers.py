@@ -1,6 +1,6 @@
 """What Gemini's answers mean: images, refusals under HTTP 200, and ``google.rpc`` errors.
 
-Source: upstreams sheet "Google Gemini API", sections 2 to 4 (answers) and 7 (errors), read 2026-11-20.
+Source: providers/upstreams/gemini/CONTRACT.md, sections 2 to 4 (answers) and 7 (errors), read 2026-11-20.
 """
 
 from __future__ import annotations

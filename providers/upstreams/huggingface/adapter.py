@@ -3,10 +3,10 @@
 The catalogue says by ``hf_provider`` which route a model takes. hf-inference and nscale answer with the image;
 fal-ai (by its queue) and WaveSpeed answer with a task, which is looked at through the router.
 
-Recovery class C: the router has no idempotency keys, no webhooks and no list of calls (section 4), so a lost
+Recovery "never": the router has no idempotency keys, no webhooks and no list of calls (section 4), so a lost
 answer may be a paid image, and nothing is ever sent again after :class:`Uncertain`.
 
-Source: upstreams sheet "Hugging Face" (package huggingface_hub 2.4.0, read 2026-11-20); sections are named
+Source: providers/upstreams/huggingface/CONTRACT.md (package huggingface_hub 2.4.0, read 2026-11-20); sections are named
 where used.
 """
 
@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Order, Running
+from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Misconfigured, ProviderError, RequestRefused, Uncertain
 from providers.http.client import Answer, Outgoing, UpstreamSession, WireRequest, origin_of
@@ -86,7 +86,7 @@ class Config(AccountConfig):
 # ---------------------------------------------------------------- routes
 
 
-def _hf_inference(order: Order, model: str) -> WireRequest:
+def _hf_inference(order: UpstreamOrder, model: str) -> WireRequest:
     """Settings apart from the prompt, and the picture's format by ``Accept`` (section 3)."""
     settings = wire_fields(order)
     body = {"inputs": settings.pop("prompt")}
@@ -95,7 +95,7 @@ def _hf_inference(order: Order, model: str) -> WireRequest:
     return WireRequest("POST", f"/hf-inference/models/{quote(model)}", json=body, headers={"Accept": "image/png"})
 
 
-def _fal(order: Order, model: str) -> WireRequest:
+def _fal(order: UpstreamOrder, model: str) -> WireRequest:
     """By the queue for every task: a submit is short, and the task outlives us. An image stands under two
     names (section 4).
     """
@@ -104,12 +104,12 @@ def _fal(order: Order, model: str) -> WireRequest:
     return WireRequest("POST", f"/fal-ai/{quote(model)}{QUEUE}", json={**wire_fields(order), **placed})
 
 
-def _nscale(order: Order, model: str) -> WireRequest:
+def _nscale(order: UpstreamOrder, model: str) -> WireRequest:
     body = {**wire_fields(order), "model": model, "response_format": "b64_json"}
     return WireRequest("POST", "/nscale/v1/images/generations", json=body)
 
 
-def _wavespeed(order: Order, model: str) -> WireRequest:
+def _wavespeed(order: UpstreamOrder, model: str) -> WireRequest:
     """The image under ``image``, with its true type (section 4)."""
     sources = {placed.field: data_uri(placed.images[0]) for placed in placed_images(order)}
     return WireRequest("POST", f"/wavespeed/api/v3/{quote(model)}", json={**wire_fields(order), **sources})
@@ -127,7 +127,7 @@ def _read_wavespeed(answer: Answer, base_url: str) -> Finished | Accepted:
 class Route:
     """How one provider is spoken to: request, and what its 2xx says."""
 
-    build: Callable[[Order, str], WireRequest]
+    build: Callable[[UpstreamOrder, str], WireRequest]
     read: Callable[[Answer, str], Finished | Accepted]
 
 
@@ -141,7 +141,7 @@ ROUTES: Final[Mapping[str, Route]] = MappingProxyType(
 )
 
 
-def route_of(order: Order) -> Route:
+def route_of(order: UpstreamOrder) -> Route:
     """Raises: Misconfigured for a catalogue that names no route known here."""
     route = ROUTES.get(order.model.hf_provider or "")
     if route is None:
@@ -149,7 +149,7 @@ def route_of(order: Order) -> Route:
     return route
 
 
-def build_submit(order: Order, provider_model: str) -> WireRequest:
+def build_submit(order: UpstreamOrder, provider_model: str) -> WireRequest:
     """The one paid request; ``provider_model`` is the routed provider's id of the model (section 2).
 
     Raises: RequestRefused, Misconfigured.
@@ -175,7 +175,7 @@ class HuggingFace(Account[Config], OneAnswer, Wordless):
         super().__init__(config, outgoing, label=label)
         self._ids = ProviderIds(UpstreamSession(config.hub_url, {}, outgoing))
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the image, or start the task that does."""
         request = build_submit(order, self._provider_model(order))
         answer = self._paid.send(request, total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
@@ -183,7 +183,7 @@ class HuggingFace(Account[Config], OneAnswer, Wordless):
             raise answers.classify(answer)
         return route_of(order).read(answer, self.base_url)
 
-    def _provider_model(self, order: Order) -> str:
+    def _provider_model(self, order: UpstreamOrder) -> str:
         """The catalogue's id wins over the mapping, which any change of a provider moves."""
         model = order.model
         if model.provider_model is not None:

@@ -1,6 +1,6 @@
 """What the router and the providers behind it answer: images, tasks, and errors in any of five shapes. Pure.
 
-Source: upstreams sheet "Hugging Face" (package huggingface_hub 2.4.0, read 2026-11-20); sections are named
+Source: providers/upstreams/huggingface/CONTRACT.md (package huggingface_hub 2.4.0, read 2026-11-20); sections are named
 where used.
 """
 

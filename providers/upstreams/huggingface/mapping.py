@@ -1,6 +1,7 @@
 """Which id a model of the Hub has at a routed provider, for models whose catalogue entry does not say.
 
-Source: upstreams sheet "Hugging Face" (section 1: the mapping; section 3: look it up and cache it for minutes).
+Source: providers/upstreams/huggingface/CONTRACT.md (section 1: the mapping; section 3: look it up and
+cache it for minutes).
 """
 
 from __future__ import annotations

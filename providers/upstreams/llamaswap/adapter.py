@@ -4,9 +4,9 @@ Three routes make images. The model's path in the catalogue names one of the two
 OpenAI's (settings go in a tag inside the prompt) and the WebUI's (plain fields, tells the seed). With
 ``LLAMASWAP_ASYNC`` all orders become jobs of sd-server instead, which are looked at.
 
-Recovery class C: no route knows an id of ours, so a lost answer is an image nobody will find.
+Recovery "never": no route knows an id of ours, so a lost answer is an image nobody will find.
 
-Source: upstreams sheet "llama-swap" (llama-swap 0bdb3720, stable-diffusion.cpp 97d29908, read 2026-11-20);
+Source: providers/upstreams/llamaswap/CONTRACT.md (llama-swap 0bdb3720, stable-diffusion.cpp 97d29908, read 2026-11-20);
 sections are named where used.
 """
 
@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Order, Running
+from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Misconfigured, RequestRefused, Uncertain
 from providers.http.client import Answer, WireRequest, origin_of
@@ -97,7 +97,7 @@ class Config(AccountConfig):
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.api_key.get_secret_value()}"} if self.api_key else {}
 
-    def name_of(self, order: Order) -> str:
+    def name_of(self, order: UpstreamOrder) -> str:
         """What the order's model is called on this llama-swap."""
         return self.models.get(order.model.id) or self.models.get(ANY_MODEL) or order.model.path
 
@@ -111,7 +111,7 @@ def read_models(text: str) -> dict[str, str]:
 # ---------------------------------------------------------------- requests
 
 
-def build_submit(order: Order, config: Config, *, dedupe_key: str) -> WireRequest:
+def build_submit(order: UpstreamOrder, config: Config, *, dedupe_key: str) -> WireRequest:
     """The one request that makes the images, by the route of the model or as a job.
 
     The OpenAI route and jobs do not tell the seed, and the first one's default is always 42: where the caller
@@ -126,7 +126,7 @@ def build_submit(order: Order, config: Config, *, dedupe_key: str) -> WireReques
     return _open_ai(seeded(order, dedupe_key), config)
 
 
-def seeded(order: Order, dedupe_key: str) -> Order:
+def seeded(order: UpstreamOrder, dedupe_key: str) -> UpstreamOrder:
     """The order with a seed: the caller's, or one that depends on the call's key alone."""
     if order.params.get("seed", -1) >= 0:
         return order
@@ -134,7 +134,7 @@ def seeded(order: Order, dedupe_key: str) -> Order:
     return replace(order, params={**order.params, "seed": int.from_bytes(digest[:4]) & MAX_SEED})
 
 
-def _guarded(order: Order) -> Order:
+def _guarded(order: UpstreamOrder) -> UpstreamOrder:
     """No tag in any text of the caller, and then no field that decides what is made."""
     prompt = without_tags(order.prompt or "")
     if not prompt:
@@ -146,13 +146,13 @@ def _guarded(order: Order) -> Order:
     return order
 
 
-def _options(order: Order) -> dict[str, Any]:
+def _options(order: UpstreamOrder) -> dict[str, Any]:
     """The caller's settings as keys of the tag; ``extra`` may hold further ones."""
     own = nested({key: order.params[name] for name, key in _KEYS.items() if name in order.params})
     return {**order.extra, **own}
 
 
-def _open_ai(order: Order, config: Config) -> WireRequest:
+def _open_ai(order: UpstreamOrder, config: Config) -> WireRequest:
     """Generations as JSON, anything with an image as a form (section 3).
 
     sd-server reads settings from the tag alone; other wrappers read plain fields, which do it no harm.
@@ -171,7 +171,7 @@ def _open_ai(order: Order, config: Config) -> WireRequest:
     return WireRequest("POST", path_of(order), form=form_fields(fields), files=image_parts(order.images, order.mask))
 
 
-def _web_ui(order: Order, config: Config) -> WireRequest:
+def _web_ui(order: UpstreamOrder, config: Config) -> WireRequest:
     """Plain fields and naked base64 (section 4). Only the first of ``init_images`` is read."""
     fields = {**wire_fields(order), "model": config.name_of(order)}
     sources = [bare_base64(image) for image in order.images]
@@ -184,7 +184,7 @@ def _web_ui(order: Order, config: Config) -> WireRequest:
     return WireRequest("POST", path_of(order), json=fields)
 
 
-def _job(order: Order, config: Config) -> WireRequest:
+def _job(order: UpstreamOrder, config: Config) -> WireRequest:
     """The keys of the tag at the top, and the images (section 5)."""
     fields = {**_options(order), "prompt": order.prompt, **_width_and_height(order)}
     fields |= {name: order.params[name] for name in ("output_format", "output_compression") if name in order.params}
@@ -202,7 +202,7 @@ def _job(order: Order, config: Config) -> WireRequest:
     return WireRequest("POST", f"/upstream/{quote(config.name_of(order))}{answers.JOB_ROUTES}/img_gen", json=fields)
 
 
-def _width_and_height(order: Order) -> dict[str, int]:
+def _width_and_height(order: UpstreamOrder) -> dict[str, int]:
     if "size" not in order.size:
         return {name: int(order.size[name]) for name in ("width", "height") if name in order.size}
     width, _, height = str(order.size["size"]).partition("x")
@@ -219,7 +219,7 @@ class LlamaSwap(Account[Config], OneAnswer):
     config_type = Config
     submit_timeout_s = CALL_TOTAL_S
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:
         """Make the images; blocks until they are there, or until the job is taken."""
         request = build_submit(order, self._config, dedupe_key=dedupe_key)
         answer = self._send(request, CALL_TOTAL_S, order.n)

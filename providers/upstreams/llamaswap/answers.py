@@ -1,7 +1,7 @@
 """What llama-swap's and sd-server's good answers say: images at once, or a job and its states. Pure functions.
 
-Source: upstreams sheet "llama-swap" (stable-diffusion.cpp 97d29908, read 2026-11-20); sections are named where
-used.
+Source: providers/upstreams/llamaswap/CONTRACT.md (stable-diffusion.cpp 97d29908, read 2026-11-20); sections are named
+where used.
 """
 
 from __future__ import annotations

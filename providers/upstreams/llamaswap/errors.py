@@ -1,7 +1,7 @@
 """The error answers of llama-swap and of the sd-server behind it, as our classes.
 
 Two programs speak: ``src`` tells llama-swap's own answers from those of the server it passes on. ``error``
-is an object or a text in either. Source: upstreams sheet "llama-swap", section 6, read 2026-11-20.
+is an object or a text in either. Source: providers/upstreams/llamaswap/CONTRACT.md, section 6, read 2026-11-20.
 """
 
 from __future__ import annotations

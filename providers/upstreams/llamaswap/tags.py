@@ -1,7 +1,7 @@
 """sd-server's options tag in a prompt: putting in ours, and keeping out everybody else's.
 
 ``<sd_cpp_extra_args>{...}</sd_cpp_extra_args>`` in a prompt sets anything, the prompt itself and the number
-of images among it, and the first tag wins (upstreams sheet "llama-swap", section 3). So no text of a
+of images among it, and the first tag wins (providers/upstreams/llamaswap/CONTRACT.md, section 3). So no text of a
 caller may hold one.
 """
 

@@ -1,9 +1,9 @@
 """OpenAI's Images API, and chat for prompt enhancement. Also for servers that copy it.
 
-Recovery class C: one call is one answer. There is no id to look up and no idempotency key, so a lost
+Recovery "never": one call is one answer. There is no id to look up and no idempotency key, so a lost
 answer may be a paid image, and nothing is ever sent again after :class:`Uncertain`.
 
-Source: upstreams sheet "OpenAI" (package openai 3.51.0, read 2026-11-20); sections are named where used.
+Source: providers/upstreams/openai/CONTRACT.md (package openai 3.51.0, read 2026-11-20); sections are named where used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from providers.base import Accepted, Cost, Finished, Order
+from providers.base import Accepted, Cost, Finished, UpstreamOrder
 from providers.catalog.entries import TokenPrices
 from providers.configured import value_of
 from providers.errors import RequestRefused, Uncertain
@@ -66,7 +66,7 @@ class Config(AccountConfig):
         return {"Authorization": f"Bearer {self.api_key.get_secret_value()}", **chosen}
 
 
-def build_submit(order: Order) -> WireRequest:
+def build_submit(order: UpstreamOrder) -> WireRequest:
     """Generations as JSON, anything with an image as a multipart edit (sections 3 and 4).
 
     ``n`` is sent above one only, and ``response_format`` never: GPT image models refuse it.
@@ -122,7 +122,7 @@ class OpenAi(Account[Config], OneAnswer):
     config_type = Config
     submit_timeout_s = CALL_TOTAL_S
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the images; blocks until they are there."""
         max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_IMAGE
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)

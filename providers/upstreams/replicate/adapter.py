@@ -1,10 +1,11 @@
 """Replicate: predictions of hosted models, made by one call and looked up by their id.
 
-Recovery class B (sheet, section 4): a repeated POST makes a second, billed prediction and there is no key
+Recovery "search" (section 4): a repeated POST makes a second, billed prediction and there is no key
 against it, but the list of predictions can be read. So a submit whose answer was lost is searched for
 (:meth:`Replicate.lookup`) and never sent again. ``Cancel-After`` bounds what a lost prediction may cost.
 
-Source: upstreams sheet "Replicate" (spec of 2026-04-09, clients read 2026-11-20); sections are named where used.
+Source: providers/upstreams/replicate/CONTRACT.md (spec of 2026-04-09, clients read 2026-11-20); sections are named
+where used.
 """
 
 from __future__ import annotations
@@ -19,7 +20,17 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, InputImage, Missing, Order, Running
+from providers.base import (
+    Accepted,
+    CallRef,
+    CancelOutcome,
+    CheckResult,
+    Finished,
+    InputImage,
+    Missing,
+    Running,
+    UpstreamOrder,
+)
 from providers.configured import value_of
 from providers.errors import Failed, NotRun, RequestRefused, Uncertain
 from providers.http.client import Answer, FilePart, Outgoing, UpstreamSession, WireRequest, origin_of
@@ -84,7 +95,7 @@ class Config(AccountConfig):
 # ---------------------------------------------------------------- requests
 
 
-def build_submit(order: Order, links: Mapping[InputImage, str] = MappingProxyType({})) -> WireRequest:
+def build_submit(order: UpstreamOrder, links: Mapping[InputImage, str] = MappingProxyType({})) -> WireRequest:
     """The one request that makes a prediction (section 2). ``links``: where uploaded images are.
 
     A path ``owner/name`` is an official model with a route of its own; of ``owner/name:<version>`` the
@@ -98,14 +109,14 @@ def build_submit(order: Order, links: Mapping[InputImage, str] = MappingProxyTyp
     return WireRequest("POST", "/predictions" if version else f"/models/{model}/predictions", json=body)
 
 
-def _plain_fields(order: Order) -> dict[str, Any]:
+def _plain_fields(order: UpstreamOrder) -> dict[str, Any]:
     clash = sorted(_DECIDING & order.extra.keys())
     if clash:
         raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
     return wire_fields(order)
 
 
-def inputs_to_upload(order: Order) -> list[InputImage]:
+def inputs_to_upload(order: UpstreamOrder) -> list[InputImage]:
     """All images of the order, each once, if they are too large for data URLs; else none.
 
     Counted together, because every look, list and webhook repeats the whole input.
@@ -150,7 +161,7 @@ class Replicate(Account[Config], Wordless):
         create_headers = {**config.headers(), "Cancel-After": CANCEL_AFTER}
         self._paid = UpstreamSession(self.base_url, create_headers, outgoing, fresh=True)
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Upload what is large, then make the prediction. Nothing is bought before the last request."""
         request = build_submit(order, self._uploaded(inputs_to_upload(order)))
         answer = self._paid.send(request, total_s=CREATE_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
@@ -211,7 +222,7 @@ class Replicate(Account[Config], Wordless):
                 return CancelOutcome.TOO_LATE
         raise NotRun("upstream_broken_answer", "the cancel is not confirmed")
 
-    def lookup(self, call: CallRef, since: datetime, order: Order) -> list[Accepted]:  # noqa: ARG002
+    def lookup(self, call: CallRef, since: datetime, order: UpstreamOrder) -> list[Accepted]:  # noqa: ARG002
         """Predictions since then with our callback URL, or else those of this model with the very same input."""
         candidates = (row for row in self._rows(since) if self._may_be(order, row))
         return [Accepted(upstream_id) for upstream_id in map(_id_of, candidates) if upstream_id]
@@ -235,14 +246,14 @@ class Replicate(Account[Config], Wordless):
             request = WireRequest("GET", f"/predictions?{query}")
         raise Uncertain("upstream_cannot_look", f"more than {MAX_PAGES} pages of predictions")
 
-    def _may_be(self, order: Order, row: Mapping[str, Any]) -> bool:
+    def _may_be(self, order: UpstreamOrder, row: Mapping[str, Any]) -> bool:
         if order.callback_url is not None:
             return row.get("webhook") == order.callback_url
         model, _, version = path_of(order).partition(":")
         same_model = row.get("model") == model and version in {"", row.get("version")}
         return same_model and self._same_input(order, row.get("input"))
 
-    def _same_input(self, order: Order, given: object) -> bool:
+    def _same_input(self, order: UpstreamOrder, given: object) -> bool:
         if not isinstance(given, dict):
             return False  # gone, an hour after the end
         places = {placed.field: placed for placed in placed_images(order)}

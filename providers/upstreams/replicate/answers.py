@@ -1,6 +1,7 @@
 """What Replicate's answers mean: a prediction's state, its images in every form, its errors at both levels.
 
-Source: upstreams sheet "Replicate" (spec of 2026-04-09, clients read 2026-11-20); sections are named where used.
+Source: providers/upstreams/replicate/CONTRACT.md (spec of 2026-04-09, clients read 2026-11-20); sections are named
+where used.
 Pure functions.
 """
 

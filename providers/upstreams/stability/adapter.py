@@ -1,11 +1,11 @@
 """Stability AI, v2beta: images, edits, upscales, control and 3D, most of them in one answer.
 
-Recovery class C (sheet, section 4): no idempotency key and no search, so a submit whose answer is lost is
+Recovery "never" (section 4): no idempotency key and no search, so a submit whose answer is lost is
 never sent again. Two kinds of calls live side by side: most answer with the image itself; creative
 upscale and replace background answer with an id, by which ``check`` looks. Both look alike on the wire, so
 what came back decides, not the model.
 
-Source: upstreams sheet "Stability" (v2beta, checked 2026-11-20); sections are named where used.
+Source: providers/upstreams/stability/CONTRACT.md (v2beta, checked 2026-11-20); sections are named where used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CheckResult, Cost, Finished, Missing, Order, ResultImage, Running
+from providers.base import Accepted, CallRef, CheckResult, Cost, Finished, Missing, ResultImage, Running, UpstreamOrder
 from providers.catalog.entries import CostPerUnit
 from providers.configured import value_of
 from providers.errors import ContentRefused, Failed, NotRun, RequestRefused, Uncertain
@@ -85,7 +85,7 @@ def _is_loopback(host: str) -> bool:
 # ---------------------------------------------------------------- requests
 
 
-def build_submit(order: Order) -> WireRequest:
+def build_submit(order: UpstreamOrder) -> WireRequest:
     """The one paid request: always multipart, even without a file (section 1).
 
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or beyond 10 MiB.
@@ -102,7 +102,7 @@ def build_submit(order: Order) -> WireRequest:
     return WireRequest("POST", path_of(order), form=form, files=files, multipart=True, headers=accept)
 
 
-def _by_mode(fields: Mapping[str, Any], order: Order) -> dict[str, Any]:
+def _by_mode(fields: Mapping[str, Any], order: UpstreamOrder) -> dict[str, Any]:
     """Without what belongs to the other mode: SD3 has a strength with an image, a ratio without (section 2)."""
     if not order.images:
         return {name: value for name, value in fields.items() if name != "strength"}
@@ -139,7 +139,7 @@ def read_submit(answer: Answer) -> Finished | Accepted:
     raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} with neither a result nor an id")
 
 
-def documented_cost(order: Order) -> Cost | None:
+def documented_cost(order: UpstreamOrder) -> Cost | None:
     """What a call that is not failed costs (section 6): no answer tells it, but it is fixed for each operation.
 
     None where the catalogue knows a price for some orders only.
@@ -200,7 +200,7 @@ class Stability(Account[Config], OneAnswer, Wordless):
     config_type = Config
     submit_timeout_s = CALL_TOTAL_S
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the result, or leave the order and take its id."""
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:

@@ -1,6 +1,7 @@
 """The error answers of Stability AI as our classes: by their name first, for 403 has two meanings.
 
-Source: upstreams sheet "Stability", section 5 (OpenAPI of v2beta, help page on rate limits), read 2026-11-20.
+Source: providers/upstreams/stability/CONTRACT.md, section 5 (OpenAPI of v2beta, help page on rate limits), read
+2026-11-20.
 """
 
 from __future__ import annotations

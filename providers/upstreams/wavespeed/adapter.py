@@ -1,10 +1,10 @@
 """WaveSpeed: hundreds of models behind one asynchronous task API.
 
-Recovery class B: there is no idempotency key, so a submit with an unknown outcome is never sent again
+Recovery "search": there is no idempotency key, so a submit with an unknown outcome is never sent again
 (section 4). It is searched for in the account's history by the token in its webhook URL, or by model and
 identical input; see :func:`is_same_order` for what counts as identical.
 
-Source: upstreams sheet "WaveSpeed AI" (package wavespeed 2.0.5, docs read 2026-11-20); sections are named
+Source: providers/upstreams/wavespeed/CONTRACT.md (package wavespeed 2.0.5, docs read 2026-11-20); sections are named
 where used. What the answers mean stands in :mod:`providers.upstreams.wavespeed.answers`.
 """
 
@@ -29,8 +29,8 @@ from providers.base import (
     Finished,
     InputImage,
     Missing,
-    Order,
     Running,
+    UpstreamOrder,
 )
 from providers.configured import value_of
 from providers.errors import Failed, Misconfigured, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
@@ -98,7 +98,7 @@ class Config(AccountConfig):
 Spelled = Callable[[InputImage], str]  # how an image is written into a body
 
 
-def build_submit(order: Order, spelled: Spelled = data_uri) -> WireRequest:
+def build_submit(order: UpstreamOrder, spelled: Spelled = data_uri) -> WireRequest:
     """The one paid request: the model's input, flat, and the webhook as a query parameter (section 2).
 
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself.
@@ -107,7 +107,7 @@ def build_submit(order: Order, spelled: Spelled = data_uri) -> WireRequest:
     return WireRequest("POST", f"{API}/{path_of(order)}{webhook}", json=build_input(order, spelled))
 
 
-def build_input(order: Order, spelled: Spelled) -> dict[str, Any]:
+def build_input(order: UpstreamOrder, spelled: Spelled) -> dict[str, Any]:
     """Raises: RequestRefused."""
     clash = sorted(_OURS & order.extra.keys())
     if clash:
@@ -115,12 +115,12 @@ def build_input(order: Order, spelled: Spelled) -> dict[str, Any]:
     return {**wire_fields(order), **reference_fields(order, spelled)}
 
 
-def images_of(order: Order) -> list[InputImage]:
+def images_of(order: UpstreamOrder) -> list[InputImage]:
     """Every image that goes along, in the order of its fields."""
     return [image for placed in placed_images(order) for image in placed.images]
 
 
-def must_upload(order: Order) -> bool:
+def must_upload(order: UpstreamOrder) -> bool:
     """Whether the images go by upload: the model takes no data URI, or they are too large for a body."""
     images = images_of(order)
     inline_bytes = sum(len(image.data) for image in images)
@@ -146,7 +146,7 @@ def build_check(task_id: str) -> WireRequest:
     return WireRequest("GET", f"{API}/predictions/{quote(task_id, safe='')}/result")
 
 
-def build_history(order: Order, since: datetime, page: int) -> WireRequest:
+def build_history(order: UpstreamOrder, since: datetime, page: int) -> WireRequest:
     """One page of the account's tasks of this model (section 2, history list)."""
     asked = {
         "page": page,
@@ -195,7 +195,7 @@ def _upload_failed(error: UnsafeUrlError) -> ProviderError:
 # ---------------------------------------------------------------- history
 
 
-def is_same_order(item: Mapping[str, Any], order: Order) -> bool:
+def is_same_order(item: Mapping[str, Any], order: UpstreamOrder) -> bool:
     """Whether a task of the history was made by this very input.
 
     Everything we sent has to be there unchanged, each image as the same data URI or as a link that ends
@@ -231,7 +231,7 @@ def _leads_to(link: str, image: InputImage) -> bool:
     return link.partition("?")[0].endswith(file_name(image))
 
 
-def _is_default(order: Order, field: str, value: object) -> bool:
+def _is_default(order: UpstreamOrder, field: str, value: object) -> bool:
     """Whether an added field changes nothing: unset, random, or what the catalogue gives as the default."""
     if value in (None, "", [], {}) or value is False or value == -1:
         return True
@@ -243,7 +243,7 @@ def _is_default(order: Order, field: str, value: object) -> bool:
     return spelled in [*defaults, *sizes]
 
 
-def has_token(item: Mapping[str, Any], order: Order) -> bool:
+def has_token(item: Mapping[str, Any], order: UpstreamOrder) -> bool:
     """Whether the item shows the callback URL of this very call, under whatever name."""
     return order.callback_url is not None and order.callback_url in item.values()
 
@@ -258,7 +258,7 @@ class WaveSpeed(Account[Config], Wordless):
     config_type = Config
     submit_timeout_s = UPLOADS_TOTAL_S + SUBMIT_TOTAL_S
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Upload what has to be, then start the task. Nothing is bought before the last request."""
         spelled = self._upload(order) if must_upload(order) else data_uri
         request = build_submit(order, spelled)
@@ -291,7 +291,7 @@ class WaveSpeed(Account[Config], Wordless):
         """Section 2: no client and no page of the docs knows how."""
         return CancelOutcome.UNSUPPORTED
 
-    def lookup(self, call: CallRef, since: datetime, order: Order) -> list[Accepted]:  # noqa: ARG002
+    def lookup(self, call: CallRef, since: datetime, order: UpstreamOrder) -> list[Accepted]:  # noqa: ARG002
         """Tasks of the history that may be this call.
 
         With a callback URL that alone decides, though no source says that the history shows it: whoever asks
@@ -332,7 +332,7 @@ class WaveSpeed(Account[Config], Wordless):
             raise NotRun("result_unreachable", "the task no longer shows the result")
         return data
 
-    def _history(self, order: Order, since: datetime) -> list[Mapping[str, Any]]:
+    def _history(self, order: UpstreamOrder, since: datetime) -> list[Mapping[str, Any]]:
         """Every task of the order's model since then, as far as the pages go. Raises: NotRun, Uncertain."""
         items: list[Mapping[str, Any]] = []
         for page in range(1, MAX_HISTORY_PAGES + 1):
@@ -353,7 +353,7 @@ class WaveSpeed(Account[Config], Wordless):
         except ProviderError as error:
             raise failed_look(error) from error
 
-    def _upload(self, order: Order) -> Spelled:
+    def _upload(self, order: UpstreamOrder) -> Spelled:
         """Every image of the order uploaded, and how to write each of them.
 
         Raises: RequestRefused, Misconfigured; NotRun for all that may be better later, since nothing was

@@ -1,6 +1,6 @@
 """What WaveSpeed's answers say: the envelope, a prediction's state, its outputs, its errors. Pure functions.
 
-Source: upstreams sheet "WaveSpeed AI" (package wavespeed 2.0.5, docs read 2026-11-20); sections are named
+Source: providers/upstreams/wavespeed/CONTRACT.md (package wavespeed 2.0.5, docs read 2026-11-20); sections are named
 where used.
 """
 

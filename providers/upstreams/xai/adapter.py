@@ -1,9 +1,9 @@
 """xAI's Imagine models, and chat for prompt enhancement: OpenAI's paths with a body of xAI's own.
 
-Recovery class C (sheet, section 5): one call is one answer, without an id or an idempotency key, and a call
+Recovery "never" (section 5): one call is one answer, without an id or an idempotency key, and a call
 whose caller has left is still billed. A lost answer is never sent for again.
 
-Source: upstreams sheet "xAI (Grok Imagine)" (package xai-sdk 1.21.0, read 2026-11-20); sections are named
+Source: providers/upstreams/xai/CONTRACT.md (package xai-sdk 1.21.0, read 2026-11-20); sections are named
 where used.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, Finished, Order, ResultImage
+from providers.base import Accepted, Finished, ResultImage, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import ContentRefused, RequestRefused, Uncertain
 from providers.http.client import WireRequest, origin_of
@@ -72,7 +72,7 @@ class Config(AccountConfig):
 # ---------------------------------------------------------------- requests
 
 
-def build_submit(order: Order) -> WireRequest:
+def build_submit(order: UpstreamOrder) -> WireRequest:
     """Always JSON: generations, or edits for anything with an image, which generations would bill and ignore.
 
     Bytes are asked for, not links: those die after a time nobody states (section 3).
@@ -89,7 +89,7 @@ def build_submit(order: Order) -> WireRequest:
     return WireRequest("POST", "/v1/images/edits", json=body | _images(order))
 
 
-def _images(order: Order) -> dict[str, Any]:
+def _images(order: UpstreamOrder) -> dict[str, Any]:
     """``image`` for one and ``images`` for several; never both (section 4)."""
     fields: dict[str, Any] = {}
     size_bytes = 0
@@ -142,7 +142,7 @@ class Xai(Account[Config], OneAnswer):
     config_type = Config
     submit_timeout_s = CALL_TOTAL_S
 
-    def submit(self, order: Order, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the images; blocks until they are there."""
         max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_IMAGE
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)

@@ -1,6 +1,6 @@
 """The error answers of xAI as our classes: OpenAI's statuses, but flat bodies and meanings told in words.
 
-Source: upstreams sheet "xAI (Grok Imagine)", section 7, read 2026-11-20.
+Source: providers/upstreams/xai/CONTRACT.md, section 7, read 2026-11-20.
 """
 
 from __future__ import annotations

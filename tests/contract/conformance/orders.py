@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from providers.base import InputImage, Order
+from providers.base import InputImage, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import AspectRatioRule, Model, ResolutionRule
 from providers.orders.needs import face_need, image_range, mask_need
@@ -83,9 +83,9 @@ class Draft:
             return False
         return True
 
-    def order(self) -> Order:
+    def order(self) -> UpstreamOrder:
         checked = self.checked()
-        return Order(
+        return UpstreamOrder(
             operation=self.operation,
             model=self.model,
             prompt=checked.prompt,
@@ -98,12 +98,12 @@ class Draft:
         )
 
 
-def bare(model: Model, operation: str | None = None) -> Order:
+def bare(model: Model, operation: str | None = None) -> UpstreamOrder:
     """Only what the model cannot do without."""
     return _least(model, operation or model.operation).order()
 
 
-def filled(model: Model, operation: str) -> list[Order]:
+def filled(model: Model, operation: str) -> list[UpstreamOrder]:
     """Orders that between them set everything the model takes, to its last value and to its first.
 
     Several, because some settings exclude each other.
@@ -119,13 +119,13 @@ def filled(model: Model, operation: str) -> list[Order]:
     )
     if wide.has_mask:
         wide = replace(wide, image_count=max(1, _least(model, operation).image_count))
-    seen: list[Order] = []
+    seen: list[UpstreamOrder] = []
     for draft, place in ((wide, -1), (wide, 0), (_least(model, operation), -1)):
         seen += [order for each in _cover(draft, place) if (order := each.order()) not in seen]
     return seen
 
 
-def wire_sizes(order: Order) -> set[str]:
+def wire_sizes(order: UpstreamOrder) -> set[str]:
     """The wire fields of the size that the order has."""
     return set(building.size_fields(order))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from providers.base import Accepted, CallRef, Finished, Order, Provider, ResultImage, Running
+from providers.base import Accepted, CallRef, Finished, Provider, ResultImage, Running, UpstreamOrder
 from providers.errors import ProviderError
 from sandbox.testing import Sandbox
 
@@ -14,7 +14,7 @@ KEY = "call-1.0"
 LOOKS = 3
 
 
-def call_of(order: Order, accepted: Accepted | None = None, *, key: str = KEY) -> CallRef:
+def call_of(order: UpstreamOrder, accepted: Accepted | None = None, *, key: str = KEY) -> CallRef:
     """The call as the database remembers it."""
     return CallRef(
         id=f"id of {key}",
@@ -27,14 +27,14 @@ def call_of(order: Order, accepted: Accepted | None = None, *, key: str = KEY) -
     )
 
 
-def started(provider: Provider, order: Order, *, key: str = KEY) -> CallRef:
+def started(provider: Provider, order: UpstreamOrder, *, key: str = KEY) -> CallRef:
     """A call that the upstream works on."""
     accepted = provider.submit(order, dedupe_key=key)
     assert isinstance(accepted, Accepted), accepted
     return call_of(order, accepted, key=key)
 
 
-def results(provider: Provider, order: Order, *, key: str = KEY) -> Sequence[ResultImage]:
+def results(provider: Provider, order: UpstreamOrder, *, key: str = KEY) -> Sequence[ResultImage]:
     """What a call came to. Raises ProviderError as the adapter says it, at the submit or at a look."""
     answer = provider.submit(order, dedupe_key=key)
     if isinstance(answer, Accepted):

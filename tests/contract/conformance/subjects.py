@@ -11,7 +11,7 @@ import pytest
 
 from conformance.orders import CATALOG, bare, live_models
 from providers import registry
-from providers.base import Order, Provider
+from providers.base import Provider, UpstreamOrder
 from providers.catalog.entries import Model, Recovery
 from sandbox.emulators.keys import BAD_KEY, NO_QUOTA_KEY
 from sandbox.testing import Sandbox
@@ -149,7 +149,7 @@ class Subject:
         [provider] = registry.load({**self.environment(sandbox, key), **more}).of(self.provider)
         return provider
 
-    def order(self, name: str | None = None, operation: str | None = None, /, **facts: Any) -> Order:
+    def order(self, name: str | None = None, operation: str | None = None, /, **facts: Any) -> UpstreamOrder:
         """A bare order for the model called ``name``, the plain one by default."""
         return replace(bare(CATALOG.models[name or self.plain], operation), **facts)
 

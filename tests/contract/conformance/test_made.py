@@ -9,12 +9,12 @@ from PIL import Image
 from conformance.orders import PROMPT, mask_for, sample_image
 from conformance.rounds import bytes_of, counts, results
 from conformance.subjects import Subject, subjects
-from providers.base import Order
+from providers.base import UpstreamOrder
 from providers.catalog.entries import Model
 from sandbox.testing import Sandbox
 
 
-def made(subject: Subject, sandbox: Sandbox, order: Order) -> list[bytes]:
+def made(subject: Subject, sandbox: Sandbox, order: UpstreamOrder) -> list[bytes]:
     provider = subject.load(sandbox)
     return [bytes_of(provider, image) for image in results(provider, order)]
 

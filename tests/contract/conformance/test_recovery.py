@@ -9,7 +9,7 @@ import pytest
 from conformance.orders import CATALOG
 from conformance.rounds import KEY, bytes_of, call_of, counts, ended, results, started
 from conformance.subjects import Subject, every_subject, subjects
-from providers.base import Accepted, Missing, Order, Provider
+from providers.base import Accepted, Missing, Provider, UpstreamOrder
 from providers.catalog.entries import Recovery
 from providers.errors import Uncertain
 from sandbox.testing import Sandbox
@@ -17,7 +17,7 @@ from sandbox.testing import Sandbox
 MINUTE = timedelta(minutes=1)
 
 
-def lose(subject: Subject, sandbox: Sandbox, provider: Provider, order: Order) -> datetime:
+def lose(subject: Subject, sandbox: Sandbox, provider: Provider, order: UpstreamOrder) -> datetime:
     """Let the upstream take the order and drop its answer; says since when to search."""
     since = datetime.now(UTC) - MINUTE
     sandbox.add_fault("drop", provider=subject.provider, route="submit", count=1)

@@ -10,14 +10,14 @@ import pytest
 from conformance.orders import bare, filled, wire_sizes
 from conformance.rounds import KEY, bytes_of, counts, paid_request, results, wire_fields
 from conformance.subjects import Subject, every_model, every_subject, subjects
-from providers.base import Order
+from providers.base import UpstreamOrder
 from providers.catalog.entries import Model
 from providers.errors import RequestRefused
 from providers.shared.payload import reserved_extra
 from sandbox.testing import Sandbox
 
 
-def needed_fields(subject: Subject, order: Order) -> set[str]:
+def needed_fields(subject: Subject, order: UpstreamOrder) -> set[str]:
     """The wire fields that a bare order may have, by the catalogue."""
     model, inputs = order.model, order.model.inputs
     named = {*subject.envelope, *model.constants, *wire_sizes(order), inputs.prompt_field or "prompt"}
@@ -47,7 +47,7 @@ def test_a_bare_order_is_made_and_sends_nothing_the_caller_left_out(
         assert {name for name in sent if not _is_within(name, needed_fields(subject, order))} == set()
 
 
-def _is_gap(subject: Subject, order: Order) -> bool:
+def _is_gap(subject: Subject, order: UpstreamOrder) -> bool:
     about = f"filled {order.model.id} {order.operation}"
     return any(f"{about} {name}={value}" in subject.gaps for name, value in order.params.items())
 

@@ -1,0 +1,213 @@
+"""Finishing a step: what it learned is recorded and the job moves on, in one statement where it can be.
+
+The bridge from ``decide.next_step`` to the verbs of ``jobs.lifecycle``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import tenacity
+
+from core import failpoints
+from core.errors import DatabaseAwayError
+from jobs import lifecycle, states
+from jobs.call import Call
+from jobs.dispatch import health, put_off
+from jobs.errors import JobFailedError, StaleJobError
+from jobs.execution import adopt, decide, outcomes
+from jobs.execution.context import WorkerContext
+from jobs.execution.outcomes import CallOutcome
+from jobs.reads import worker
+from jobs.reads.worker import LiveJob
+from jobs.states import JobStatus, Signal
+
+FIRST_CHECK_S = 1.0
+LOOK_AGAIN_S = 10.0
+# How long an answer is held in memory for a database that is away: within the step's own margin.
+REMEMBER_S = 45.0
+# How often a job that changes under our hands is read again before it is left to the next look.
+READ_AGAIN_AT_MOST = 5
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(DatabaseAwayError),
+    stop=tenacity.stop_after_delay(REMEMBER_S),
+    wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
+    reraise=True,
+)
+def finish(
+    context: WorkerContext,
+    job: LiveJob,
+    learned: Sequence[CallOutcome],
+    *,
+    in_task: bool = False,
+    collected_s: float | None = None,
+) -> list[Signal]:
+    """Record what a step learned and move the job on. Returns what to publish.
+
+    A job that is not as it was seen is read again and decided upon again, as long as it is still ours:
+    RUNNING under our fence, or WAITING, which is no one's. When it has moved on (cancelled, lapsed, ended)
+    the outcomes are recorded on their own, and adopted where the job can still use them. While the database
+    is away it is tried again, for an answer may be a paid image: a COMMIT that happened although its answer
+    was lost makes the second try stale, which changes nothing.
+
+    ``collected_s``: since when images were being fetched. Raises JobFailedError where ``in_task`` and the
+    job has failed: its end is the failure hook's. Raises DatabaseAwayError after ``REMEMBER_S``.
+    """
+    failpoints.hit("step.unrecorded")
+    for _ in range(READ_AGAIN_AT_MOST):
+        step = decide.next_step(replace(context.facts(job), calls=calls_after(job, learned)))
+        if in_task and isinstance(step, decide.Fail):
+            raise JobFailedError(job.id, step.code, job=job, learned=learned)
+        try:
+            signals = _move(context, job, learned, step, collected_s=collected_s)
+        except StaleJobError:
+            now = _read_again(context, job)
+            if now is None:
+                return adopt.adopt(context, job, learned)
+            job, learned = now, adopt.still_news(context, now, learned)
+            continue
+        failpoints.hit("step.recorded")
+        return signals
+    # Something keeps changing the job: what was bought for it is written down, and the next look moves it on.
+    return adopt.adopt(context, job, learned)
+
+
+def calls_after(job: LiveJob, learned: Sequence[CallOutcome]) -> list[Call]:
+    """The job's calls as they will be once the outcomes are recorded."""
+    after = {each.call.id: each.call_after for each in learned}
+    return [after.get(call.id, call) for call in job.calls]
+
+
+def _read_again(context: WorkerContext, job: LiveJob) -> LiveJob | None:
+    """The job as it is now, if it is still ours to move; None if not."""
+    with context.database.hot() as hot:
+        now = worker.load(hot, job.id)
+    if now is None or now.status in states.TERMINAL or now.status is not job.status:
+        return None
+    return now if now.status is JobStatus.WAITING or now.fence == job.fence else None
+
+
+# ------------------------------------------------------------------ one verb a decision
+
+
+def _move(
+    context: WorkerContext,
+    job: LiveJob,
+    learned: Sequence[CallOutcome],
+    step: decide.Step,
+    *,
+    collected_s: float | None,
+) -> list[Signal]:
+    """Run the verb a decision asks for, with all that was learned. Raises StaleJobError."""
+    match step:
+        case decide.Wait():
+            after_s = min(FIRST_CHECK_S, context.spec(job.provider).check_interval_max_s)
+            signals = _park(context, job, learned, after_s=after_s)
+        case decide.Keep():
+            signals = _park(context, job, learned, after_s=LOOK_AGAIN_S)
+        case decide.Retry() | decide.FailOver():
+            signals = _back_to_the_queue(context, job, learned, step)
+        case _:
+            signals = _end(context, job, learned, step, collected_s=collected_s)
+    return signals
+
+
+def _park(context: WorkerContext, job: LiveJob, learned: Sequence[CallOutcome], *, after_s: float) -> list[Signal]:
+    if job.status is JobStatus.WAITING and not learned:
+        if after_s > FIRST_CHECK_S:  # links that cannot be fetched now: not at once again
+            with context.database.hot() as hot:
+                worker.lease(hot, [job.id], lease_s=after_s)
+        return []
+    with context.database.hot() as hot:
+        troubled = lifecycle.park(hot, job.id, job.version, check_after_s=after_s, **_rows(learned))
+    _tell_circuit(context, job, learned, troubled=troubled)
+    return []
+
+
+def _end(
+    context: WorkerContext,
+    job: LiveJob,
+    learned: Sequence[CallOutcome],
+    step: decide.Succeed | decide.Fail | decide.Cancel,
+    *,
+    collected_s: float | None,
+) -> list[Signal]:
+    with context.database.hot() as hot:
+        done = lifecycle.end(
+            hot,
+            job.id,
+            job.version,
+            _how(step),
+            collected_s=collected_s,
+            owner=context.owner,
+            **_rows(learned),
+        )
+    _tell_circuit(context, job, learned, troubled=done.troubled)
+    return [*done.signals]
+
+
+def _how(step: decide.Succeed | decide.Fail | decide.Cancel) -> lifecycle.End:
+    match step:
+        case decide.Succeed(_, notes):
+            return lifecycle.succeed(notes=notes)
+        case decide.Fail(code):
+            return lifecycle.fail(code)
+        case decide.Cancel(outcome, charged):
+            return lifecycle.cancelled(outcome, charged=bool(charged))
+
+
+def _back_to_the_queue(
+    context: WorkerContext, job: LiveJob, learned: Sequence[CallOutcome], step: decide.Retry | decide.FailOver
+) -> list[Signal]:
+    with context.database.transaction() as connection:
+        if isinstance(step, decide.Retry):
+            deadline_s = context.deadline_s(job.provider)
+            signals = lifecycle.retry(
+                connection, job.id, job.version, code=step.code, after_s=step.after_s, deadline_s=deadline_s
+            )
+        else:
+            signals = lifecycle.fail_over(
+                connection, job.id, job.version, code=step.code, deadline_s=context.move_within_s
+            )
+        for each in learned:
+            outcomes.record(connection, each)
+    _tell_circuit(context, job, learned, troubled=True)
+    return signals
+
+
+def _rows(learned: Sequence[CallOutcome]) -> dict[str, Any]:
+    """The outcomes as ``lifecycle.park`` and ``lifecycle.end`` take them."""
+    return {
+        "calls": [outcomes.row_of(each) for each in learned],
+        "images": [(each.call.id, image) for each in learned for image in each.images],
+    }
+
+
+def _tell_circuit(context: WorkerContext, job: LiveJob, learned: Sequence[CallOutcome], *, troubled: bool) -> None:
+    """The first outcome of a call may be news of its provider's health; an upstream may ask us to stay away.
+
+    After the job's own statement: what is counted here is no part of it, and may be missed.
+    """
+    first = [each for each in learned if each.call.outcome is None and (troubled or each.call.code)]
+    if not first:
+        return
+    with suppress(DatabaseAwayError), context.database.transaction() as connection:
+        for each in first:
+            call = each.call
+            away_s = put_off.stay_away_s(each.outcome, call.code, call.retry_after_s)
+            if away_s is not None and call.credential_id:
+                put_off.stay_away(connection, call.credential_id, away_s)
+            health.note(
+                connection,
+                job.provider,
+                call_id=call.id,
+                job_id=job.id,
+                outcome=each.outcome,
+                code=call.code,
+                retryable=call.retryable,
+            )

@@ -1,0 +1,91 @@
+"""Asking upstreams about calls: one question for many, grouped by credential. Nothing is written here.
+
+A call whose answer was lost is searched for where its upstream can be searched (``recovery``).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from core import failpoints
+from core.parallel import side_by_side
+from jobs.call import Call
+from jobs.execution import recovery
+from jobs.execution.context import WorkerContext
+from jobs.reads.worker import LiveJob
+from jobs.states import Outcome
+from providers.base import Accepted, CheckResult, Provider, Running
+from providers.catalog.entries import Recovery
+from providers.errors import NotRun, ProviderError
+from providers.registry import UnknownCredentialError
+from storage.base import BlobNotFoundError, StorageUnavailableError
+
+Pair = tuple[LiveJob, Call]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One open call of one job, and what the upstream says of it."""
+
+    job: LiveJob
+    call: Call
+    said: CheckResult | Accepted  # Accepted: an uncertain call was found by a search
+
+
+def look(context: WorkerContext, pairs: Sequence[Pair]) -> list[Look]:
+    """Ask each credential's upstream about all of these calls at once."""
+    groups: dict[str, list[Pair]] = defaultdict(list)
+    for job, call in pairs:
+        groups[call.credential_id].append((job, call))
+    answers = side_by_side(lambda group: _ask(context, *group), list(groups.items()))
+    return [each for group in answers for each in group]
+
+
+def can_be_asked(context: WorkerContext, job: LiveJob, call: Call) -> bool:
+    """Whether the upstream can tell of the call; of the others only time will tell.
+
+    A provider that answers with the image itself may do some models asynchronously: those calls have
+    its id. Where all are asynchronous, the adapter knows what else a call can be found by.
+    """
+    return call.upstream_id is not None or context.spec(job.provider).kind == "async"
+
+
+def _ask(context: WorkerContext, credential_id: str, pairs: Sequence[Pair]) -> list[Look]:
+    asked = [pair for pair in pairs if can_be_asked(context, *pair)]
+    mute = [Look(job, call, Running()) for job, call in pairs if not can_be_asked(context, job, call)]
+    return mute + (_ask_upstream(context, credential_id, asked) if asked else [])
+
+
+def _ask_upstream(context: WorkerContext, credential_id: str, pairs: Sequence[Pair]) -> list[Look]:
+    try:
+        provider = context.registry.by_credential(credential_id)
+    except UnknownCredentialError:
+        away = NotRun("credential_unknown", credential_id)
+        return [Look(job, call, away) for job, call in pairs]  # until their own deadline
+    searched = context.spec(provider.name).recovery is Recovery.SEARCH
+    lost = [(job, call) for job, call in pairs if searched and _is_lost(call)]
+    known = [(job, call) for job, call in pairs if not (searched and _is_lost(call))]
+    said = provider.check_many([call for _, call in known]) if known else {}
+    failpoints.hit("look.answered")
+    looks = [Look(job, call, said.get(call.id, NotRun("not_answered"))) for job, call in known]
+    return looks + side_by_side(lambda pair: _search(context, provider, *pair), lost)
+
+
+def _is_lost(call: Call) -> bool:
+    """A call whose answer never came, so that there is no id to ask by."""
+    return call.outcome is Outcome.UNCERTAIN and call.upstream_id is None
+
+
+def _search(context: WorkerContext, provider: Provider, job: LiveJob, call: Call) -> Look:
+    try:
+        found = recovery.search(context, provider, job, call)
+    except ProviderError as error:
+        return Look(job, call, error)
+    except (StorageUnavailableError, BlobNotFoundError) as error:
+        return Look(job, call, NotRun("storage_unavailable", type(error).__name__))
+    if found is None:
+        over = recovery.searched_in_vain(context, call)
+        return Look(job, replace(call, overdue=call.overdue or over), NotRun("search_found_nothing"))
+    return Look(job, call, found)

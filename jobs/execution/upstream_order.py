@@ -1,0 +1,43 @@
+"""What a paid call asks for: the upstream order of one call, built from its job's rows and the images in our store."""
+
+from __future__ import annotations
+
+from jobs.call import Call
+from jobs.execution.context import WorkerContext
+from jobs.reads.worker import LiveJob, OrderParts, StoredInput
+from providers.base import InputImage, UpstreamOrder
+from providers.catalog.catalog import Model
+
+
+def build_order(context: WorkerContext, job: LiveJob, parts: OrderParts, call: Call) -> UpstreamOrder:
+    """The order of one call.
+
+    Raises StorageUnavailableError, BlobNotFoundError, DatabaseAwayError, and UnknownModelError for a model that the
+    catalogue has lost since.
+    """
+    request = parts.request
+    images: dict[str, list[InputImage]] = {"image": [], "mask": [], "face": []}
+    model = context.model(job.model)
+    for row in parts.inputs:
+        images[row["role"]].append(_input(context, model, row))
+    return UpstreamOrder(
+        operation=job.operation,
+        model=model,
+        prompt=request.get("prompt"),
+        n=call.image_count,
+        size=request.get("size") or {},
+        params=request.get("params") or {},
+        extra=request.get("extra") or {},
+        images=images["image"],
+        mask=next(iter(images["mask"]), None),
+        face=next(iter(images["face"]), None),
+        callback_url=context.callback_url(job.provider, call.id),
+    )
+
+
+def _input(context: WorkerContext, model: Model, row: StoredInput) -> InputImage:
+    """A kept image for its adapter; a mask in the polarity of the model that gets it."""
+    key = row["key"]
+    if row["role"] == "mask" and model.inputs.mask_polarity == "white_edits":
+        key = context.media.white_mask(key).key
+    return InputImage(context.store.read(key), row["mime"], row["width_px"], row["height_px"])
