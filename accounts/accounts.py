@@ -13,15 +13,21 @@ from core.ids import new_id
 
 
 class AccountExistsError(ServiceError):
+    """The name is taken, or is not one an account may have."""
+
     code = "account_exists"
 
 
 class AccountNotFoundError(ServiceError):
+    """There is no account of this name or id."""
+
     code = "account_not_found"
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
+    """An account. ``weight``: its share of a provider's queue, 1 to 100. ``disabled_at``: since then its keys fail."""
+
     id: str
     name: str
     weight: int
@@ -33,7 +39,7 @@ _COLUMNS = "id, name, weight, created_at, disabled_at"
 
 
 def create_account(connection: Connection, name: str, *, weight: int = 1) -> Account:
-    """Make an account; its balance begins with its first grant. Raises AccountExistsError."""
+    """Create an account, without a balance until its first grant. Raises AccountExistsError."""
     try:
         row = connection.execute(
             text(f"INSERT INTO accounts (id, name, weight) VALUES (:id, :name, :weight) RETURNING {_COLUMNS}"),
@@ -45,7 +51,7 @@ def create_account(connection: Connection, name: str, *, weight: int = 1) -> Acc
 
 
 def find_account(connection: Connection, name_or_id: str) -> Account:
-    """Raises AccountNotFoundError."""
+    """The account of a name or an id. Raises AccountNotFoundError."""
     row = connection.execute(
         text(f"SELECT {_COLUMNS} FROM accounts WHERE id = :key OR name = :key"), {"key": name_or_id}
     ).one_or_none()
@@ -55,5 +61,6 @@ def find_account(connection: Connection, name_or_id: str) -> Account:
 
 
 def list_accounts(connection: Connection) -> list[Account]:
+    """Every account, oldest first."""
     rows = connection.execute(text(f"SELECT {_COLUMNS} FROM accounts ORDER BY created_at"))
     return [Account(**row._mapping) for row in rows]

@@ -1,7 +1,7 @@
-"""API keys: ``dk_<id>_<secret>``, 256 bits of chance, of which only a SHA-256 is kept.
+"""API keys: ``dk_<id>_<secret>`` with 256 random bits, of which only the SHA-256 is stored.
 
-High entropy makes a slow hash pointless (RELIABILITY 3.5); the id finds the row, the digest is
-compared in constant time.
+The entropy makes a slow hash pointless (docs/reliability.md 3.5); the id finds the row, and the digest is compared in
+constant time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from core.coalescing import Together
+from core.coalescing import Coalescing
 from core.db import Database, Hot, Statement
 
 SCOPES = ("jobs:write", "jobs:read", "admin")
@@ -29,18 +29,22 @@ _TOKEN = re.compile(r"dk_(?P<id>[0-9a-f]{12})_(?P<secret>[0-9A-Za-z_-]{43})")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking, and what they may do."""
+    """Who calls, and what they may do.
+
+    ``weight``: the account's share of a provider's queue, relative to other accounts. ``key_id``: of the API key, or
+    ``link:<kid>`` for the holder of a signed link.
+    """
 
     account_id: str
-    account_name: str
-    key_id: str
-    scopes: frozenset[str]
+    account_name: str = ""
+    key_id: str = ""
+    scopes: frozenset[str] = frozenset()
     weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key just made; ``token`` is shown once and kept nowhere."""
+    """A new key; ``token`` is shown once and never stored."""
 
     id: str
     token: str = field(repr=False)
@@ -48,6 +52,8 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
+    """A key as its owner may see it: everything but the secret."""
+
     id: str
     account_id: str
     name: str
@@ -66,7 +72,7 @@ def create_key(
     scopes: Collection[str] = ("jobs:write", "jobs:read"),
     expires_at: datetime | None = None,
 ) -> NewKey:
-    """Make a key for an account. Raises ValueError on an unknown scope."""
+    """Create a key for an account. Raises ValueError for an unknown scope, IntegrityError for an unknown account."""
     if unknown := set(scopes) - set(SCOPES):
         raise ValueError(f"unknown scope: {', '.join(sorted(unknown))}")
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
@@ -88,7 +94,7 @@ def create_key(
 
 
 def revoke_key(connection: Connection, key_id: str) -> bool:
-    """Whether there was a live key of this id; it is of no use within ``CACHE_S`` seconds."""
+    """Revoke a key; True if there was a live key of this id. Processes accept it for up to ``CACHE_S`` seconds more."""
     done = connection.execute(
         text("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE id = :id AND revoked_at IS NULL"),
         {"id": key_id},
@@ -97,6 +103,7 @@ def revoke_key(connection: Connection, key_id: str) -> bool:
 
 
 def list_keys(connection: Connection, account_id: str | None = None) -> list[KeyInfo]:
+    """Every key of an account, or of all accounts, oldest first; revoked and expired ones included."""
     rows = connection.execute(
         text(
             "SELECT id, account_id, name, scopes, created_at, expires_at, revoked_at, last_used_at FROM api_keys"
@@ -121,7 +128,7 @@ UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = ANY(CAST(:ids AS
 
 @dataclass(frozen=True, slots=True)
 class _LiveKey:
-    """A key that is good for whoever knows its secret."""
+    """A valid key: the digest of its secret, and the caller it identifies."""
 
     digest: bytes
     caller: Caller
@@ -153,10 +160,10 @@ def _digest(secret: str) -> bytes:
 
 
 class KeyCache:
-    """Remembers answers for at most ``CACHE_S``, by digest, so that hot routes ask the database rarely.
+    """Caches results by digest for at most ``CACHE_S`` seconds, so that hot routes rarely query the database.
 
-    Keys that are asked for at the same time share a query: the answers of a process grow old together, and a
-    connection for each would be more than the pool keeps open.
+    Concurrent look-ups share a query: the cached results of a process expire at about the same time, and a connection
+    for each would exceed the pool.
     """
 
     def __init__(self, database: Database, *, capacity: int = 10_000) -> None:
@@ -165,8 +172,8 @@ class KeyCache:
         self._lock = threading.Lock()
         self._known: dict[bytes, tuple[float, Caller | None]] = {}
         self._noted: dict[str, float] = {}
-        self._live = Together(self._find)
-        self._uses = Together(self._note_uses)
+        self._live = Coalescing(self._find)
+        self._uses = Coalescing(self._note_uses)
 
     def authenticate(self, token: str) -> Caller | None:
         """As :func:`authenticate`, at most ``CACHE_S`` old. Raises DatabaseAwayError."""

@@ -1,4 +1,4 @@
-"""Prompt enhancement: which upstream writes, and reading it without ever leaving the caller in silence.
+"""Prompt enhancement: which upstream writes, and reading it with a bound on every silence.
 
 The only place where the web process loads adapters, and only at the first use.
 """
@@ -46,7 +46,8 @@ class Enhancer:
     def write(
         self, prompt: str, mode: str, *, provider: str | None = None, language: str | None = None
     ) -> Iterator[str]:
-        """The pieces of the enhanced prompt as they come. Raises at once when nobody can write it.
+        """The pieces of the enhanced prompt as they come. Raises EnhancerNotConfiguredError or InvalidRequestError
+        immediately.
 
         While iterating: ProviderError.
         """
@@ -102,7 +103,7 @@ Piece = str | ProviderError | Ended
 
 
 class Reader:
-    """Reads an upstream in a thread of its own, so that its silence can be told from its end."""
+    """Reads an upstream in a thread of its own, so that a silence differs from the end."""
 
     def __init__(self, source: Iterator[str]) -> None:
         self._source = source
@@ -131,7 +132,7 @@ class Reader:
         except ProviderError as error:
             last = error
         finally:
-            # Also for an accident nobody foresaw: the caller is owed an end.
+            # After an unexpected exception, too: the caller waits for an end.
             self._put(last)
             close = getattr(self._source, "close", None)
             if close is not None:

@@ -1,4 +1,4 @@
-"""Putting the Flask application together: caps, guard, errors, routes."""
+"""Building the Flask application: caps, guard, errors, routes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flask.ctx import RequestContext
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.api import admin, docs_page, health, hooks, images, models, openapi, prompts, providers, quota, submit, tasks
-from app.http import auth, errors
+from app.http import auth, errors, limits
 from app.http.endpoint import check_described
 from app.http.readiness import Readiness
 from app.orders import forms
@@ -28,7 +28,7 @@ MAX_KNOWN_ROUTES, MAX_KNOWN_PATH = 4096, 200
 
 
 class _Routed(RequestContext):
-    """Who polls asks for one path again and again: the ways found last are remembered."""
+    """Remembers the routes of paths asked for lately: a client that polls asks for one path again and again."""
 
     def match_request(self) -> None:
         known: dict[tuple[str, str], Any] = self.app.extensions[ROUTES]
@@ -46,7 +46,7 @@ class _Routed(RequestContext):
 
 
 class Edge(Flask):
-    """No view of ours is a coroutine; asking that of every hook at every request takes its time."""
+    """Skips the check of every hook for being a coroutine, at every request: none of ours is."""
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func
@@ -56,13 +56,13 @@ class Edge(Flask):
 
 
 def build(settings: Settings, services: Services) -> Flask:
+    """The application with every route. Raises LookupError for a route without a description."""
     app = Edge("app", template_folder="web/templates", static_folder="web/static", static_url_path="/static")
     app.request_class = forms.StrictRequest
     app.config.update(
         MAX_CONTENT_LENGTH=settings.max_request_bytes,
         MAX_FORM_MEMORY_SIZE=MAX_FORM_FIELD_BYTES,
         MAX_FORM_PARTS=MAX_FORM_PARTS,
-        MAX_IMAGE_BYTES=settings.max_image_bytes,
         PUBLISH_WINDOW=settings.publish_window,
         PROPAGATE_EXCEPTIONS=False,
     )
@@ -76,8 +76,8 @@ def build(settings: Settings, services: Services) -> Flask:
     app.extensions["darkroom_renderer"] = Renderer(services.signer, base, services.wait)
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
     errors.install(app)
-    auth.install(app, services)
-    services.limits.install(app)
+    limits.install(app)
+    auth.install(app, auth.Guard(services.authenticate, services.limits, services.signer))
     for module in (
         *(submit, tasks, images, models, providers, quota),
         *(prompts, admin, hooks, health, docs_page),
@@ -91,5 +91,5 @@ def build(settings: Settings, services: Services) -> Flask:
 
 
 def _trust_proxies(app: Flask, count: int) -> None:
-    """Believe exactly so many proxies about the client's address and our own scheme and host."""
+    """Trust exactly so many proxies about the client's address and our own scheme and host."""
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)  # type: ignore[method-assign]

@@ -19,16 +19,16 @@ worker_class = "gevent"
 worker_connections = 4000  # Every waiting client and every event stream holds one.
 proc_name = "darkroom-web"
 
-graceful_timeout = 8  # `up` and Docker allow ten.
-timeout = 30  # A hub that has not turned for this long is stuck, not busy.
+graceful_timeout = 8  # `up` and Docker allow ten seconds.
+timeout = 30  # A gevent hub that has not run for this long is stuck, not busy.
 keepalive = 20
 
 # Where proxies are trusted, and how many, is said by DARKROOM_TRUSTED_PROXIES alone, in the app.
 forwarded_allow_ips = ""
-# It would lie in the home folder and let anybody who can write there drive the server.
+# It would be in the home folder, where everyone who can write there could control the server.
 control_socket_disable = True
 
-accesslog = None  # Prompts and keys stand in requests; the app logs what fails, with its id.
+accesslog = None  # Requests hold prompts and keys; the app logs what fails, with its id.
 errorlog = "-"
 
 # The heartbeat file is touched every second: on disk, a slow one would look like a stuck worker.

@@ -1,6 +1,6 @@
-"""Everything the edge stands on, built once per process from the settings.
+"""Everything the routes use, built once per process from the settings.
 
-Blueprints receive a :class:`Services` and nothing else, so a test can put a stand-in in any place.
+Blueprints get a :class:`Services` and nothing else, so that a test can replace any part.
 """
 
 from __future__ import annotations
@@ -8,35 +8,40 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from flask import current_app
 from pydantic import SecretStr
 
 from accounts.keys import Caller, KeyCache
+from app import deletion
+from app.connections import Connections
 from app.enhancement import Enhancer
 from app.http import readiness
-from app.http.limits import Limits
+from app.http.limits import RateLimits
 from app.http.signing import Signer, load_signer
 from app.http.waits import Waits
-from app.orders.remote_images import Fetch, fetch_image
-from app.records import Records
+from app.task_reads import TaskReads
 from core.db import Database, make_engine
-from core.redis import SENTINEL, make_client
+from core.redis import make_client
 from core.settings import Settings, SettingsError
 from jobs.execution.callbacks import Callbacks
+from jobs.reads import tasks
 from jobs.states import Signal
-from jobs.submission.estimates import Estimates, Placed, Wait
+from jobs.submission.estimates import Estimates, InQueue, Wait
 from jobs.submission.fallbacks import chains_of
-from jobs.submission.service import Desk
+from jobs.submission.quoting import Quoting
+from jobs.submission.references import References
+from jobs.submission.remote_images import fetch_image
+from jobs.submission.service import SubmissionService
 from providers import configured as configuration
 from providers.catalog.catalog import Catalog, CatalogSource, Model, UnknownModelError
 from providers.catalog.live import LiveCatalog
 from providers.orders.schema import order_schema
 from providers.shared.signatures import SECRET_VARIABLES
-from storage.base import Store, StoredImage
-from storage.media import Limits as ImageLimits
+from storage.base import MediaLimits, Store, StoredImage
 from storage.media import Media
 from storage.opening import open_store
 from workers.enqueue import Publisher
@@ -60,36 +65,39 @@ class Variant(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """``unit_price`` turns a model's cost in US dollars into micro-credits. ``checks`` say None or what is wrong.
+    """What the routes use.
 
-    ``wait`` estimates how long a queued task will wait for its start;
-    ``service_s`` tells how long jobs of models took lately, by id, where that was measured.
+    ``delete_images`` deletes those of a task, by (account id, job id). ``cancel_charge``: what a cancelled job costs
+    whose upstream could not be stopped. ``checks`` return None or what is wrong. ``wait`` estimates how long a queued
+    task will wait for its start; ``service_s`` says how long jobs of models took lately, by id, where that was
+    measured.
     """
 
     authenticate: Callable[[str], Caller | None]
-    records: Records
-    desk: Desk
+    connections: Connections
+    task_reads: TaskReads
+    submission: SubmissionService
     publish: Callable[[Sequence[Signal]], bool]
     catalogs: CatalogSource
     configured: Collection[str]
-    unit_price: Callable[[Model, Decimal], int]
     order_schema: Callable[[Model, str], Mapping[str, Any]]
     store: Store
     variant: Variant
-    fetch: Fetch
+    delete_images: Callable[[str, str], None]
+    cancel_charge: Literal["full", "none"]
     enhancer: Enhancer
-    limits: Limits
+    limits: RateLimits
     waits: Waits
     signer: Signer
     checks: Mapping[str, readiness.Check]
     callbacks: Callbacks
     hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
-    wait: Callable[[Placed], Wait | None] = lambda _task: None
+    wait: Callable[[InQueue], Wait | None] = lambda _task: None
     service_s: Callable[[Sequence[Model]], Mapping[str, float]] = lambda _models: {}
 
     @property
     def catalog(self) -> Catalog:
-        """As it holds now."""
+        """The catalogue as it is now."""
         return self.catalogs.current()
 
 
@@ -100,12 +108,12 @@ def services() -> Services:
 
 
 def build(settings: Settings, env: Mapping[str, str]) -> Services:
-    """Put the real parts together; connecting happens on first use. Raises SettingsError, CatalogError."""
+    """Build the real parts; they connect on first use. Raises SettingsError, CatalogError."""
     database = Database(
         make_engine(
             settings.database_url,
-            # As many as under pressure, and kept: with more requests at once than the pool's size, connections beyond
-            # it would be opened and closed for single statements.
+            # As many as under load, and kept open: connections beyond the pool's size would be opened and closed for
+            # single statements.
             pool_size=2 * settings.db_pool_size,
             max_overflow=0,
             application_name="darkroom-web",
@@ -117,45 +125,46 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
     catalog = catalogs.current()
     configured = configuration.configured_names(env)
     store, media = _images(settings)
-    records = Records(database, media, cancel_charge="none" if settings.cancel_charge == "none" else "full")
-    desk = Desk(
-        database,
-        media,
-        store,
-        catalogs,
-        configured=configured,
-        markup=Decimal(str(settings.markup)),
-        minimum_unit_price=settings.minimum_unit_price_microcredits,
-        default_model=settings.default_model,
-        default_deadline_s=settings.default_deadline_s,
-        publish_window=settings.publish_window,
-        chains=_chains(settings.fallbacks, catalog),
-        short_life_s=settings.short_life_s,
-    )
+    connections = Connections(database)
     estimates = Estimates(database)
     return Services(
         authenticate=KeyCache(database).authenticate,
-        records=records,
-        desk=desk,
+        connections=connections,
+        task_reads=TaskReads(database),
+        submission=SubmissionService(
+            database,
+            Quoting(
+                catalogs,
+                configured=configured,
+                markup=Decimal(str(settings.markup)),
+                minimum_unit_price_microcredits=settings.minimum_unit_price_microcredits,
+                default_model=settings.default_model,
+                chains=_chains(settings.fallbacks, catalog),
+            ),
+            References(
+                store,
+                media,
+                fetch=lambda url: fetch_image(url, max_bytes=settings.max_image_bytes),
+                find_image=lambda *image: connections.autocommit(tasks.find_image, *image),
+                max_bytes=settings.max_image_bytes,
+            ),
+            default_deadline_s=settings.default_deadline_s,
+            publish_window=settings.publish_window,
+            short_life_s=settings.short_life_s,
+        ),
         publish=Publisher(settings.broker_url, settings.redis_url, task_events=settings.task_events).publish,
         catalogs=catalogs,
         configured=configured,
-        unit_price=desk.unit_price,
         order_schema=order_schema,
         store=store,
         variant=media.variant,
-        fetch=lambda url: fetch_image(url, max_bytes=settings.max_image_bytes),
+        delete_images=partial(deletion.delete_images, database, media),
+        cancel_charge="none" if settings.cancel_charge == "none" else "full",
         enhancer=Enhancer.from_env(env, catalog, configured),
-        limits=Limits(
-            account=settings.rate_limit_account,
-            submit=settings.rate_limit_submit,
-            client=client,
-            # The limiter knows Sentinel by another kind of URL; each process then counts alone.
-            storage_uri="memory://" if settings.redis_url.startswith(SENTINEL) else settings.redis_url,
-        ),
-        waits=Waits(records.versions, client),
+        limits=RateLimits(account=settings.rate_limit_account, submit=settings.rate_limit_submit, client=client),
+        waits=Waits(lambda job_ids: connections.autocommit(tasks.versions, job_ids), client),
         signer=load_signer(settings.var),
-        checks=readiness.of(database, client, store, catalogs),
+        checks=readiness.checks_of(database, client, store, catalogs),
         callbacks=Callbacks(database, settings.public_url),
         hook_secrets=_hook_secrets(env),
         wait=estimates.of,
@@ -172,7 +181,7 @@ def _hook_secrets(env: Mapping[str, str]) -> dict[str, SecretStr]:
 
 
 def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:
-    """DARKROOM_FALLBACKS by model id. Raises SettingsError for a chain that is none, or an unknown model."""
+    """DARKROOM_FALLBACKS by model id. Raises SettingsError for a malformed chain or an unknown model."""
     try:
         chains = chains_of(text)
         return {_id_of(first, catalog): [_id_of(name, catalog) for name in rest] for first, rest in chains.items()}
@@ -181,12 +190,12 @@ def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:
 
 
 def _id_of(name: str, catalog: Catalog) -> str:
-    """The id a name means. A hidden model's own is one, too: a chain only leaves it out while it is hidden."""
+    """The id behind a name. A hidden model has one, too: a chain leaves it out only while it is hidden."""
     entry = catalog.models.get(name)
     return name if entry is not None and entry.hidden else catalog.resolve(name).model.id
 
 
 def _images(settings: Settings) -> tuple[Store, Media]:
     store = open_store(settings)
-    limits = ImageLimits(max_upload_bytes=settings.max_image_bytes)
+    limits = MediaLimits(max_upload_bytes=settings.max_image_bytes)
     return store, Media(store, Path(settings.var) / "work", decoders=settings.decoders, limits=limits)

@@ -14,7 +14,7 @@ from bench.stand import Stand, customers, floor_program, make_floor_table, stand
 from bench.table import Bound, Row
 from jobs.maintenance import retention
 from jobs.maintenance.backlogs import Backlog, drain
-from jobs.maintenance.retention import Keeper
+from jobs.maintenance.retention import Retention
 from storage.local import LocalStore
 from storage.media import Media
 
@@ -72,11 +72,11 @@ def _rows(service: Stand, store: LocalStore, media: Media, account_id: str, rows
         path = store.root / key
         path.parent.mkdir(parents=True)
         path.write_bytes(b"x" * IMAGE_BYTES)
-    keeper = Keeper("bench", service.database, media, store, KEEP_DAYS, KEEP_DAYS)
-    for backlog in keeper.expiries():
+    expiry = Retention("bench", service.database, media, store, KEEP_DAYS, KEEP_DAYS)
+    for backlog in expiry.expiry_backlogs():
         if backlog.name in NAMES:
             yield _drained(NAMES[backlog.name], rows, partial(_drain, backlog))
-    yield _drained("blobs of deleted images", 2 * rows, partial(keeper.remove, seconds=WITHIN_S))
+    yield _drained("blobs of deleted images", 2 * rows, partial(expiry.delete_listed_blobs, seconds=WITHIN_S))
 
 
 def _drain(backlog: Backlog) -> int:

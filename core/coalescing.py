@@ -1,9 +1,9 @@
 """Questions asked at the same time share one query.
 
-The first asker leads: it waits until the query before has returned, and whoever asks in the
-meantime joins its batch. Nobody joins once the query has begun, so every answer is as fresh as if
-it had been asked for alone; a single caller waits for nobody. Under load the fixed price of a query
-(driver, pool, round trip) is paid once for many status reads.
+The first caller leads: it waits until the previous query has returned, and callers that arrive in the meantime join
+its batch. No one joins once the query has begun, so every answer is as fresh as that of a query of its own, and a
+single caller waits for no one. Under load the fixed cost of a query (driver, pool, round trip) is paid once for many
+status reads.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class _Batch(Generic[K, V]):
         self.keys: list[K] = []
         self.found: Mapping[K, V] | None = None
         self.fault: Exception | None = None
-        # The leader's until the answer is there; who joined passes it on. An Event asks a lock that is held whether
-        # it is free, which under gevent is a turn of the hub for each who waits.
+        # Held by the leader until the answer is there; each caller that joined takes and releases it in turn. An Event
+        # would ask a held lock whether it is free, which under gevent costs a turn of the hub for each waiting caller.
         self.done = threading.Lock()
         self.done.acquire()
 
 
-class Together(Generic[K, V]):
-    """``look`` answers many keys by one query and leaves out what is not there."""
+class Coalescing(Generic[K, V]):
+    """Batches concurrent questions; ``look`` answers many keys by one query and leaves out those it does not find."""
 
     def __init__(self, look: Callable[[Sequence[K]], Mapping[K, V]]) -> None:
         self._look = look
@@ -52,7 +52,7 @@ class Together(Generic[K, V]):
                 raise batch.fault
             if batch.found is not None:
                 return batch.found.get(key)
-            # The leader was killed before the answer came: ask anew.
+            # The leader was killed before the answer came: ask again.
 
     def _join(self, key: K) -> tuple[_Batch[K, V], bool]:
         with self._lock:
@@ -67,7 +67,7 @@ class Together(Generic[K, V]):
     def _answer(self, batch: _Batch[K, V]) -> None:
         try:
             with self._turn:
-                time.sleep(0)  # a turn for everybody whose request has already arrived: they join
+                time.sleep(0)  # lets every request that has already arrived join
                 self._close(batch)
                 batch.found = self._look(batch.keys)
         except Exception as fault:  # noqa: BLE001 (``ask`` raises it, here and to all who joined)

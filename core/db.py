@@ -1,7 +1,7 @@
-"""The one door to PostgreSQL: an engine with bounds, transactions, and autocommit for single statements.
+"""PostgreSQL: an engine with bounds, transactions, and autocommit for single statements.
 
-A connection is never held across a call to somebody else's server. Times in SQL are always the
-database's ``clock_timestamp()``; hosts' wall clocks are never compared.
+A connection is never held during a call to another server. Times in SQL are always the database's
+``clock_timestamp()``; hosts' wall clocks are never compared.
 
 The hottest verbs run a :class:`Statement` on the driver's own connection (:meth:`Database.hot`): the
 driver prepares it, and a wide row costs a sixth of what SQLAlchemy's result costs.
@@ -36,7 +36,7 @@ _TCP = {
 }
 
 
-# What PostgreSQL says when it is there and this statement could not have its turn.
+# What PostgreSQL says when it is reachable but could not run this statement now.
 _BUSY = (
     psycopg.errors.LockNotAvailable,  # 55P03
     psycopg.errors.DeadlockDetected,  # 40P01
@@ -45,8 +45,8 @@ _BUSY = (
 )
 
 
-# A verb's statement is planned once a connection, for planning it again costs more than running it. A plan made
-# while the tables were small is dropped by their next ANALYZE, which the sweep sees to (jobs/maintenance/growth.py).
+# Each connection plans a statement once, because planning it again costs more than running it. A plan made while the
+# tables were small is dropped by their next ANALYZE, which the sweep runs (jobs/maintenance/growth.py).
 _PLANNED_ONCE = " -c plan_cache_mode=force_generic_plan -c jit=off"
 
 
@@ -60,11 +60,11 @@ def make_engine(
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     reports: bool = False,
 ) -> Engine:
-    """Build an engine whose every wait has an end; connecting happens on first use.
+    """Build an engine whose every wait is bounded; it connects on first use.
 
-    ``prepare`` False: nothing is prepared on the server, for a pooler that hands each transaction another
-    connection (PgBouncer). ``max_overflow``: connections beyond ``pool_size``; as many again if left out.
-    ``reports``: for commands that read whole tables, and plan as PostgreSQL likes best.
+    ``prepare`` False: nothing is prepared on the server, for a pooler that gives each transaction another connection
+    (PgBouncer). ``max_overflow``: connections beyond ``pool_size``; as many again if left out. ``reports``: for
+    commands that read whole tables, which are planned at each run.
     """
     engine = create_engine(
         url,
@@ -91,10 +91,11 @@ def make_engine(
 
 
 def _outdated_plan_is_a_disconnect(context: ExceptionContext) -> None:
-    """A migration under a running process makes what its connections have prepared unusable for good.
+    """Treat a statement that a migration has outdated as a lost connection.
 
-    So they are dropped, the pool's idle ones too, and the statement counts as not having reached the
-    database: whoever can try again does so on a new connection, and a deploy costs no call.
+    A migration under a running process makes what its connections have prepared unusable. They are dropped, the
+    pool's idle ones too, and the statement counts as not having reached the database: callers that can try again do
+    so on a new connection, and a deploy costs no call.
     """
     if _is_outdated_plan(context.original_exception):
         context.is_disconnect = True
@@ -105,7 +106,7 @@ def _is_outdated_plan(error: BaseException | None) -> bool:
 
 
 class Statement:
-    """One whole SQL statement, written as psql takes it: parameters are ``:name``.
+    """One whole SQL statement, as psql takes it: parameters are ``:name``.
 
     Made once, at import; the driver's form (``%(name)s``) is derived from it.
     """
@@ -125,14 +126,14 @@ _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")  # and not the second half of
 
 
 class Hot:
-    """A connection of the driver's own. From :meth:`Database.hot` each statement is its own transaction."""
+    """A connection of the driver itself. From :meth:`Database.hot` each statement is its own transaction."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
 
     @classmethod
     def of(cls, connection: Hot | Connection) -> Hot:
-        """The same door on a connection of SQLAlchemy's: inside its transaction, if there is one."""
+        """The driver's connection below one of SQLAlchemy's, in the same transaction if there is one."""
         if isinstance(connection, Hot):
             return connection
         return cls(connection.connection.driver_connection)  # type: ignore[arg-type]
@@ -143,18 +144,18 @@ class Hot:
             return cursor.execute(statement.query, values).fetchall()
 
     def one_or_none(self, statement: Statement, values: Mapping[str, Any]) -> Any:
-        """The only row, or None."""
+        """The first row, or None."""
         rows = self.all(statement, values)
         return rows[0] if rows else None
 
     def scalar(self, statement: Statement, values: Mapping[str, Any]) -> Any:
-        """The first column of the only row; None where there is no row."""
+        """The first column of the first row; None where there is no row."""
         with self._connection.cursor() as cursor:
             row = cursor.execute(statement.query, values).fetchone()
             return row[0] if row else None
 
     def run(self, statement: Statement, values: Mapping[str, Any]) -> int:
-        """How many rows it changed."""
+        """Run it. Returns how many rows it changed."""
         with self._connection.cursor() as cursor:
             return cursor.execute(statement.query, values).rowcount
 
@@ -168,21 +169,21 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """All or nothing: commits on leaving, rolls back on any exception."""
+        """All or nothing: commits on leaving, rolls back on any exception. Raises DatabaseAwayError."""
         with translated(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
-        """For single statements: each is its own transaction, with no BEGIN and COMMIT around it."""
+        """For single statements: each is its own transaction, without BEGIN and COMMIT. Raises DatabaseAwayError."""
         with translated(), self._autocommit.connect() as connection:
             yield connection
 
     @contextmanager
     def hot(self) -> Iterator[Hot]:
-        """The same without SQLAlchemy between, for statements that run for every job.
+        """The same without SQLAlchemy, for statements that run for every job.
 
-        Raises DatabaseAwayError like the others; the driver's other faults (psycopg.Error) pass through.
+        Raises DatabaseAwayError like the others; the driver's other errors (psycopg.Error) are not translated.
         """
         pool = self.engine.pool
         try:
@@ -203,11 +204,11 @@ class Database:
     def _drop_unusable(
         self, pool: Pool, pooled: PoolProxiedConnection, connection: psycopg.Connection[Any], error: psycopg.Error
     ) -> None:
-        """What ended this connection, or outdated what it has prepared, did so to the pool's idle ones."""
+        """Drop this connection and the pool's idle ones, which the same event has ended or outdated."""
         if not (connection.closed or _is_outdated_plan(error) or _is_gone(error)):
             return
         pooled.invalidate()
-        if self.engine.pool is pool:  # else someone has done it already, and the idle ones are new
+        if self.engine.pool is pool:  # else another greenlet has done it already, and the idle ones are new
             self.engine.dispose()
 
     def dispose(self) -> None:
@@ -216,7 +217,7 @@ class Database:
 
 @contextmanager
 def _given_back(pooled: PoolProxiedConnection) -> Iterator[psycopg.Connection[Any]]:
-    """The driver's connection of a pool's, off autocommit again when it goes back."""
+    """The driver's connection below a pooled one; goes back to the pool with autocommit off."""
     connection: psycopg.Connection[Any] = pooled.driver_connection  # type: ignore[assignment]
     try:
         yield connection
@@ -224,14 +225,14 @@ def _given_back(pooled: PoolProxiedConnection) -> Iterator[psycopg.Connection[An
         if not connection.closed and connection.autocommit:
             if connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
                 connection.autocommit = False
-            else:  # left in the middle of a statement, by a greenlet that was killed
+            else:  # a killed greenlet left it in the middle of a statement
                 pooled.invalidate()
         pooled.close()
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Say "away" for every way in which the database can be away; other faults pass through."""
+    """Turn every way in which the database can be unreachable into DatabaseAwayError; other errors pass through."""
     try:
         yield
     except PoolTimeoutError as error:
@@ -248,7 +249,7 @@ def translated() -> Iterator[None]:
 
 
 def _raise_translated(error: psycopg.Error, *, cause: Exception | None = None) -> None:
-    """Raise what the fault means to a caller; return where it is the statement's own."""
+    """Raise what the error means to a caller; return if it is the statement's own fault."""
     if _is_outdated_plan(error):
         raise DatabaseChangedError("the tables have changed") from cause or error
     if isinstance(error, _BUSY):
@@ -258,14 +259,14 @@ def _raise_translated(error: psycopg.Error, *, cause: Exception | None = None) -
 
 
 def _is_gone(error: psycopg.Error) -> bool:
-    """Whether the fault is the connection's or the server's state, not the statement's."""
+    """Whether the error is about the connection or the server, not the statement."""
     if isinstance(error, psycopg.errors.IdleInTransactionSessionTimeout):
         return True
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not isinstance(error, _BUSY)
 
 
 def is_away(error: DBAPIError) -> bool:
-    """Whether an error that nothing has translated says that the database is away, or busy."""
+    """Whether an error that was not translated says that the database is away or busy."""
     return error.connection_invalidated or (
         isinstance(error.orig, psycopg.Error) and (_is_gone(error.orig) or isinstance(error.orig, _BUSY))
     )

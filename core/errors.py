@@ -1,6 +1,6 @@
-"""The base of what we tell a caller about their request.
+"""The base of the errors that a caller sees.
 
-A ServiceError is an answer, not an accident: ``code`` is stable and has a row in docs/errors.md;
+A ServiceError is an answer, not a failure of ours: ``code`` is stable and has a row in docs/errors.md;
 ``app/http/errors.py`` holds the one table from code to HTTP status.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class ServiceError(Exception):
-    """``detail`` is shown to the caller; ``facts`` become members of the answer."""
+    """``detail`` is shown to the caller; ``facts`` become members of the response."""
 
     code = "internal_error"
 
@@ -21,7 +21,7 @@ class ServiceError(Exception):
 
 
 class UnavailableError(ServiceError):
-    """Something we stand on is away for now; trying again is free."""
+    """Something we depend on is unreachable for now; trying again costs nothing."""
 
     code = "service_unavailable"
 
@@ -31,12 +31,14 @@ class UnavailableError(ServiceError):
 
 
 class DatabaseAwayError(UnavailableError):
+    """The database cannot be reached, or has no connection left for us."""
+
     code = "database_unavailable"
 
 
 class DatabaseBusyError(DatabaseAwayError):
-    """The database is there, and a lock or a time limit kept this statement from its turn: nothing of it stands."""
+    """The database is reachable, but a lock or a time limit stopped the statement, which had no effect."""
 
 
 class DatabaseChangedError(DatabaseAwayError):
-    """A migration has just run; the next try, on a new connection, finds the tables as they are now."""
+    """A migration has just run; the next try, on a new connection, sees the tables as they are now."""

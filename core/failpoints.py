@@ -1,8 +1,8 @@
-"""Crash points: places at which a test lets this very process die, as by ``kill -9``.
+"""Crash points: places at which a test makes this process die, as by ``kill -9``.
 
-``DARKROOM_FAILPOINT=name`` kills at the first arrival there, ``name:3`` at the third. Each name stands
-between an intent and its outcome, or between a commit and what follows from it; the table says what the
-rows hold at that moment. Without the variable a point costs one comparison.
+``DARKROOM_FAILPOINT=name`` kills it the first time it gets there, ``name:3`` the third time. Each point is between an
+intent and its outcome, or between a commit and what follows from it; the table says what the rows hold at that
+moment. Without the variable a point costs one comparison.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ VARIABLE = "DARKROOM_FAILPOINT"
 
 POINTS: Mapping[str, str] = {
     # web
-    "submit.uncommitted": "the order is written, its transaction not committed: nobody was told anything",
-    "submit.committed": "accepted for good; neither the queue nor the caller has heard of it",
+    "submit.uncommitted": "the order is written, its transaction not committed: no one was told anything",
+    "submit.committed": "accepted and committed; neither the queue nor the caller has heard of it",
     # worker, around the paid call
     "claim.uncommitted": "claimed, intended and held, not committed: nothing has happened",
     "claim.committed": "the intent is on record and nothing is sent",
     "call.answered": "the upstream has answered, and nothing of it is on record",
-    "step.unrecorded": "all that a step learned is in memory alone; what it kept lies in the store",
+    "step.unrecorded": "what a step learned is in memory only; what it kept is in the store",
     "step.recorded": "a step's outcome is on record; what should follow was not published",
     # worker, following what goes on upstream
-    "look.answered": "the upstream was asked how its work goes, and nothing of it is on record",
+    "look.answered": "the upstream was polled, and nothing of its answer is on record",
     "resend.answered": "an uncertain call's bytes were sent again, and nothing of it is on record",
     "found.unkept": "the upstream has said that it is done; nothing is fetched",
-    "blob.kept": "a result's bytes lie in the store and no row knows them",
+    "blob.kept": "a result's bytes are in the store and have no row",
     # sweep
-    "sweep.moved": "one of a batch was moved on, the others not, and nothing was published",
+    "sweep.moved": "one job of a batch was moved, the others not, and nothing was published",
     "sweep.unpublished": "marked as published, and not published",
 }
 
 
 def hit(name: str) -> None:
-    """Die here if this is the point, and the arrival, that the environment names."""
+    """Die here if the environment names this point and it is reached for the given time."""
     if _TARGET is not None and name == _TARGET and next(_arrivals) == _NTH:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -44,7 +44,7 @@ def hit(name: str) -> None:
 def parse(wanted: str) -> tuple[str | None, int]:
     """``name`` or ``name:nth`` as its parts; (None, 1) for nothing. Raises ValueError.
 
-    A name that does not exist is an error: a test that never dies would prove nothing.
+    An unknown name is an error: a test whose process never dies would prove nothing.
     """
     name, _, nth = wanted.strip().partition(":")
     if not name:

@@ -1,6 +1,6 @@
-"""A small pool of threads that serves its lanes in turns, so that a crowd in one lane delays no other's few.
+"""A small pool of threads that serves its lanes in turns, so that a full lane does not delay the others.
 
-Greenlets where threads are patched. Work is started as long as there is some: an idle pool has no threads.
+The threads are greenlets where gevent has patched them. An idle pool has no threads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class FairPool:
-    """At most ``size`` at work, ``per_lane`` of them in one lane; ``depth`` waiting and at work in all."""
+    """At most ``size`` items at work, ``per_lane`` of them from one lane; ``depth`` waiting and at work in all."""
 
     def __init__(self, size: int = 48, per_lane: int = 8, depth: int = 256) -> None:
         self._size, self._per_lane, self._depth = size, per_lane, depth
@@ -25,7 +25,7 @@ class FairPool:
         self._waiting = 0
 
     def room(self) -> int:
-        """How much more may be given to it now."""
+        """How many more items it takes now."""
         with self._lock:
             return max(0, self._depth - self._waiting - sum(self._at_work.values()))
 
@@ -89,7 +89,7 @@ class FairPool:
                 self._leave(lane, dying=not done)
 
     def _leave(self, lane: Hashable, *, dying: bool) -> None:
-        """One is no longer at work; a thread that dies of it is replaced, for what waits behind it."""
+        """One item is no longer at work; a thread that dies of it is replaced if more are waiting."""
         with self._lock:
             self._at_work[lane] -= 1
             if not self._at_work[lane]:
@@ -101,7 +101,7 @@ class FairPool:
             threading.Thread(target=self._serve, name="fair", daemon=True).start()
 
     def _next(self) -> tuple[Hashable, Callable[[], None]] | None:
-        """The first of the lane whose turn it is; the lane goes to the end of the queue."""
+        """The first item of the lane whose turn it is; the lane goes to the end of the queue."""
         for lane in list(self._lanes):
             if self._at_work.get(lane, 0) >= self._per_lane:
                 continue

@@ -1,4 +1,4 @@
-"""Identifiers: ``<prefix>_<26 characters>``, sortable by time, 80 bits of chance.
+"""Identifiers: ``<prefix>_<26 characters>``, sortable by time, with 80 random bits.
 
 Those of one process sort in the order in which they were made, also within a millisecond: the order
 of ids is the order of the queue.
@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 
-# Crockford's base 32: no I, L, O or U, so that an id survives being read aloud.
+# Crockford's base 32: without I, L, O and U, so that an id can be read aloud.
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 _SHIFTS = range(120, -1, -10)
@@ -32,11 +32,11 @@ def _next_number() -> int:
 
 
 def new_id(prefix: str) -> str:
-    """Make an id such as ``job_01J9Z3...``: 48 bits of milliseconds, then chance."""
+    """Make an id such as ``job_01J9Z3...``: 48 bits of milliseconds, then random bits."""
     number = _next_number()
     return f"{prefix}_" + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
 def is_id(text: str, prefix: str) -> bool:
-    """Whether ``text`` could be one of ours; saves the database a question."""
+    """Whether ``text`` has the form of our ids; saves a query for what cannot exist."""
     return text.startswith(f"{prefix}_") and _PATTERN.fullmatch(text) is not None

@@ -1,7 +1,7 @@
-"""Logs: constant event names with fields, one line each, secrets never.
+"""Logs: constant event names with fields, one line each, without secrets.
 
-``text`` for people, ``json`` for machines. The standard library's records (celery, gunicorn,
-alembic) go through the same chain.
+``text`` is for people, ``json`` for machines. Records of the standard library (celery, gunicorn, alembic) go
+through the same chain.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _redact_event(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 
 def configure(*, level: str = "INFO", log_format: str = "text") -> None:
-    """Send everything to stderr through one chain. Call once, first thing in a process."""
+    """Send everything to stderr through one chain. Call it once, at the start of a process."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -60,7 +60,7 @@ def configure(*, level: str = "INFO", log_format: str = "text") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # A line per message says less than the jobs' own events and costs more.
+    # A line for each message says less than the events of jobs and costs more.
     for chatty in ("celery.worker.strategy", "celery.app.trace", "urllib3", "botocore", "alembic.runtime.migration"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     structlog.configure(

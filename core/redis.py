@@ -1,4 +1,4 @@
-"""Redis, which may vanish at any time: short time-outs, no surprises, nothing kept only there.
+"""Redis, which may be lost at any time: short time-outs, and nothing is stored only there.
 
 ``redis://``, ``rediss://`` (TLS; ``?ssl_ca_certs=`` names a private authority) and ``sentinel://``.
 """
@@ -47,7 +47,7 @@ class Sentinels:
 
 
 def make_client(url: str, *, timeout_s: float = TIMEOUT_S) -> redis.Redis:
-    """A client whose every wait has an end; connecting happens on first use."""
+    """A client whose every wait is bounded; it connects on first use. Raises ValueError for a bad Sentinel URL."""
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,

@@ -1,7 +1,7 @@
-"""The schema's history, and the two questions asked of it: bring it up, and what is missing.
+"""The schema's history: bring the database up to date, and say what is missing.
 
-The revisions lie in the package ``migrations``, which is found by its name and never imported from
-here: its environment imports every table, and nothing that serves requests should.
+The revisions are in the package ``migrations``, which is found by its name and never imported from here: its
+environment imports every table, and nothing that serves requests should.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-# Several processes may start at once; one migrates, the others wait for it.
+# Several processes may start at the same time; one migrates, the others wait for it.
 _LOCK = 7_216_050_001
 
 
@@ -42,6 +42,6 @@ def _config() -> Config:
     config = Config()
     spec = find_spec("migrations")
     if spec is None or spec.origin is None:
-        raise LookupError("the package `migrations` is not installed beside the others")
+        raise LookupError("the package `migrations` is not installed next to the others")
     config.set_main_option("script_location", str(Path(spec.origin).parent))
     return config

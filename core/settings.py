@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -29,7 +29,7 @@ MaybeSecret = Annotated[SecretStr | None, BeforeValidator(_blank_is_unset)]
 MaybePath = Annotated[Path | None, BeforeValidator(_blank_is_unset)]
 MaybeText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
 MaybeFlag = Annotated[bool | None, BeforeValidator(_blank_is_unset)]
-# No password in it: an address is shown, a secret never.
+# It must not hold a password: addresses are shown, secrets never.
 MaybeOrigin = Annotated[Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")] | None, BeforeValidator(_blank_is_unset)]
 
 
@@ -49,12 +49,12 @@ class Settings(BaseSettings):
     postgres_user: MaybeText = Field(default=None, alias="DARKROOM_POSTGRES_USER")
     public_url: MaybeText = Field(default=None, alias="DARKROOM_PUBLIC_URL")
 
-    # Servers of others; left out, `darkroom up` starts its own
+    # External servers; where left out, `darkroom up` starts its own
     database_url_set: MaybeSecret = Field(default=None, alias="DATABASE_URL")
     redis_url_set: MaybeSecret = Field(default=None, alias="REDIS_URL")
     broker_url_set: MaybeSecret = Field(default=None, alias="CELERY_BROKER_URL")
 
-    # Where images lie: a folder of var, or a bucket
+    # Where images are stored: a folder of var, or a bucket
     storage: Literal["local", "s3"] = Field(default="local", alias="DARKROOM_STORAGE")
     s3_bucket_set: MaybeText = Field(default=None, alias="DARKROOM_S3_BUCKET")
     s3_prefix: str = Field(default="", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$", alias="DARKROOM_S3_PREFIX")
@@ -102,8 +102,15 @@ class Settings(BaseSettings):
     publish_window: int = Field(default=32, ge=1, alias="DARKROOM_PUBLISH_WINDOW")
     fallbacks: str = Field(default="", alias="DARKROOM_FALLBACKS")
 
-    # How long the images of ended jobs are kept; 0 is for ever
-    keep_pictures_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_PICTURES_DAYS")
+    # How long the images of ended jobs are kept; 0 is forever
+    keep_images_days: float = Field(
+        default=30,
+        ge=0,
+        le=36_500,
+        alias="DARKROOM_KEEP_IMAGES_DAYS",
+        # The second name is the variable's name before; it works as long as the first is not set.
+        validation_alias=AliasChoices("DARKROOM_KEEP_IMAGES_DAYS", "DARKROOM_KEEP_PICTURES_DAYS"),
+    )
     short_life_s: int = Field(default=600, ge=60, le=86_400, alias="DARKROOM_SHORT_LIFE_S")
     keep_inputs_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_INPUTS_DAYS")
 
@@ -165,7 +172,7 @@ def _required(secret: SecretStr | None, variable: str) -> str:
 
 
 def _psycopg(url: str) -> str:
-    """Accept the URL forms operators paste; we speak to PostgreSQL by psycopg 3 alone."""
+    """Accept the URL forms that operators paste; psycopg 3 is the only driver. Raises SettingsError."""
     for prefix in ("postgresql+psycopg://", "postgresql://", "postgres://"):
         if url.startswith(prefix):
             return "postgresql+psycopg://" + url.removeprefix(prefix)

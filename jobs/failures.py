@@ -1,10 +1,12 @@
-"""What a caller is told when a job fails: one plain sentence per code.
+"""What a caller is told when a job fails or is cancelled: one plain sentence per code.
 
-The upstream's own words go to the log and to the call's row, never to the caller: they may hold
-other people's keys, addresses or prompts. docs/errors.md has the same codes with what to do.
+The upstream's own words go to the log and to the call's row, never to the caller: they may hold other people's keys,
+addresses or prompts. docs/errors.md has the same codes with what to do.
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 SENTENCES = {
     "bad_result": "the upstream sent something that is not an acceptable picture",
@@ -47,6 +49,15 @@ SENTENCES = {
     "upstream_answer_too_large": "the upstream's answer was larger than we accept",
     "upstream_error": "the upstream ended with an error of no known kind",
 }
+
+
+class CancelOutcome(StrEnum):
+    """How the cancel of a job ended."""
+
+    FREED_IN_QUEUE = "freed_in_queue"  # before any call: free
+    STOPPED_UPSTREAM = "stopped_upstream"  # the upstream confirmed, or had made nothing: free
+    TOO_LATE = "too_late"  # images were made, and are kept
+    UPSTREAM_UNCERTAIN = "upstream_uncertain"  # no image came, and no one can tell whether one was made: free
 
 
 def sentence(code: str) -> str:

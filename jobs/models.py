@@ -1,6 +1,8 @@
-"""The tables of a job. ``jobs`` is narrow and hot; ``orders`` is written once and read seldom.
+"""The tables of jobs, their calls and images, and of the credentials and providers that make them.
 
-Indexes are partial on live states, so that a million finished jobs cost the queue nothing.
+``jobs`` is narrow and hot; ``orders`` is written once and read seldom. Indexes are partial on live states, so that a
+million finished jobs cost the queue nothing. Money is in whole micro-credits where it is ours and in micro-USD where
+it is an upstream's; times are by the database's clock. JSON columns name the type of their document.
 """
 
 from __future__ import annotations
@@ -34,53 +36,51 @@ TIME = DateTime(timezone=True)
 jobs = Table(
     "jobs",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", Text, primary_key=True),  # job_...: the order of ids is the order of the queue
     Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
-    Column("operation", Text, nullable=False),
-    Column("model", Text, nullable=False),
-    Column("provider", Text, nullable=False),
-    Column("n", SmallInteger, nullable=False),
+    Column("operation", Text, nullable=False),  # generate, edit, upscale, ... as the catalogue names it
+    Column("model", Text, nullable=False),  # the model that makes it now: the first, or a fallback
+    Column("provider", Text, nullable=False),  # of that model
+    Column("n", SmallInteger, nullable=False),  # images ordered
     Column("low_priority", Boolean, nullable=False, server_default=text("false")),
-    Column("weight", SmallInteger, nullable=False, server_default=text("1")),
-    Column("status", Text, nullable=False),
-    Column("version", Integer, nullable=False, server_default=text("1")),
-    # Who may move it on: the owner's boot id and the fence it was given.
-    Column("owner", Text),
-    Column("fence", Integer, nullable=False, server_default=text("0")),
-    Column("step_deadline_at", TIME),
-    Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
-    # When somebody should look next, and when a message last said so (NULL: unpublished).
-    Column("due_at", TIME, nullable=False, server_default=NOW),
-    Column("published_at", TIME),
-    Column("start_deadline_at", TIME),
-    # By when it must have moved on once it was begun, in any live state: the sweep ends what is past it.
+    Column("weight", SmallInteger, nullable=False, server_default=text("1")),  # its account's share of the queue
+    Column("status", Text, nullable=False),  # jobs.states.JobStatus
+    Column("version", Integer, nullable=False, server_default=text("1")),  # up with each change that callers can see
+    Column("owner", Text),  # while running: the boot id of the worker that holds it
+    Column("fence", Integer, nullable=False, server_default=text("0")),  # one higher with every claim
+    Column("step_deadline_at", TIME),  # while running: by when its worker must have moved it on
+    Column("attempt", SmallInteger, nullable=False, server_default=text("0")),  # calls made so far
+    Column("due_at", TIME, nullable=False, server_default=NOW),  # when it should be looked at next
+    Column("published_at", TIME),  # when a message last said so; NULL: unpublished
+    Column("start_deadline_at", TIME),  # it fails unless it has started by then
+    # By when it must have moved on once it was started, in any live state: the sweep ends what is past it.
     Column("deadline_at", TIME),
-    Column("lost_messages", SmallInteger, nullable=False, server_default=text("0")),  # sent again so often
+    Column("lost_messages", SmallInteger, nullable=False, server_default=text("0")),  # overdue messages, since it moved
     Column("node", Text),  # the worker node that made its latest call
-    Column("progress", Float),  # 0 to 1, where the upstream tells
-    Column("progress_at", TIME),
+    Column("progress", Float),  # 0 to 1, where the upstream reports it
+    Column("progress_at", TIME),  # when progress last changed
     Column("cancel_requested_at", TIME),
-    Column("cancel_outcome", Text),
-    Column("money", Text, nullable=False),
-    Column("unit_price", BigInteger, nullable=False),
-    Column("quoted", BigInteger, nullable=False),
-    Column("captured", BigInteger),
-    Column("released", BigInteger),
-    Column("failure_code", Text),
-    Column("failure_detail", Text),
-    Column("notes", JSONB),  # warnings that came up while it ran
+    Column("cancel_outcome", Text),  # how its cancel ended; the codes of docs/errors.md, "Cancelled jobs"
+    Column("money", Text, nullable=False),  # jobs.states.Money
+    Column("unit_price", BigInteger, nullable=False),  # micro-credits, of one image by ``model``
+    Column("quoted", BigInteger, nullable=False),  # micro-credits reserved and held: the most it may cost
+    Column("captured", BigInteger),  # micro-credits charged at its end
+    Column("released", BigInteger),  # micro-credits given back at its end
+    Column("failure_code", Text),  # docs/errors.md, "Failed jobs"
+    Column("failure_detail", Text),  # for the owner to read
+    Column("notes", JSONB),  # warnings that came up while it ran: a list of texts
     Column("fallbacks", SmallInteger, nullable=False, server_default=text("0")),  # models still to fall back to
-    Column("keep_s", Integer),  # images go so long after the end; NULL: by the general rule
+    Column("keep_s", Integer),  # images are kept so long after the end; NULL: by the general rule
     Column("per_call", SmallInteger, nullable=False, server_default=text("1")),  # images that one call makes at most
     Column("created_at", TIME, nullable=False, server_default=NOW),
-    Column("started_at", TIME),
-    Column("finished_at", TIME),
+    Column("started_at", TIME),  # its first claim
+    Column("finished_at", TIME),  # its end
     CheckConstraint(
         "status IN ('queued', 'running', 'waiting', 'succeeded', 'failed', 'cancelled')", name="status_known"
     ),
     CheckConstraint("money IN ('queued', 'held', 'settled')", name="money_known"),
-    # A live job has its price counted or held, and only before its first claim counted;
-    # a terminal job holds nothing and says when it ended.
+    # The price of a live job is reserved or held (only reserved before its first claim); an ended job holds nothing and
+    # has its time of end.
     CheckConstraint("(status IN ('succeeded', 'failed', 'cancelled')) = (money = 'settled')", name="money_fits_status"),
     CheckConstraint("money <> 'queued' OR status = 'queued'", name="held_before_running"),
     CheckConstraint(
@@ -124,17 +124,17 @@ jobs = Table(
         postgresql_where=text("status = 'queued' AND published_at IS NOT NULL"),
     ),
     Index("jobs_waiting_due", "provider", "due_at", postgresql_where=text("status = 'waiting'")),
-    # In turns by account, so that one's thousand images in progress do not delay the look at another's.
+    # Accounts take turns, so that a thousand images in progress of one do not delay the polling of another's.
     Index("jobs_waiting_turns", "provider", "account_id", "due_at", postgresql_where=text("status = 'waiting'")),
     Index("jobs_running", "owner", postgresql_where=text("status = 'running'")),
-    # Newest service times of a model, for the estimate of waits.
+    # The newest service times of a model, for the estimate of waits.
     Index("jobs_measured", "provider", "model", "finished_at", postgresql_where=text("status = 'succeeded'")),
     Index(
         "jobs_deadline",
         text("coalesce(deadline_at, start_deadline_at)"),
         postgresql_where=text("status IN ('queued', 'waiting')"),
     ),
-    # What an account has held, for its owner to see.
+    # What is held of an account's money, for its owner to see.
     Index("jobs_held", "account_id", postgresql_where=text("money = 'held'")),
     Index("jobs_short_lives", "finished_at", postgresql_where=text("keep_s IS NOT NULL")),
     postgresql_with={"fillfactor": 70},
@@ -144,82 +144,83 @@ orders = Table(
     "orders",
     metadata,
     Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    # What will be asked: prompt, size, params, extra, and what was normalised.
+    # jobs.documents.StoredRequest: what is asked of the model.
     Column("request", JSONB, nullable=False),
-    # [{model, provider, unit_price, request}] in the order in which they are tried.
+    # A list of jobs.documents.StoredFallback, in the order in which they are tried.
     Column("fallbacks", JSONB),
-    Column("warnings", JSONB, nullable=False, server_default=text("'[]'")),
-    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
-    Column("price_version", Text, nullable=False, server_default=text("''")),
-    Column("request_id", Text, nullable=False, server_default=text("''")),
-    Column("unit_cost", BigInteger),  # what one image by the first model costs us, in micro-USD, as far as we know
+    Column("warnings", JSONB, nullable=False, server_default=text("'[]'")),  # of the submit: a list of texts
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),  # jobs.documents.StoredMetadata
+    Column("price_version", Text, nullable=False, server_default=text("''")),  # the catalogue that made the price
+    Column("request_id", Text, nullable=False, server_default=text("''")),  # X-Request-Id of the submit
+    Column("unit_cost", BigInteger),  # micro-USD that one image by the first model costs us, as far as we know
 )
 
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
     Column("account_id", Text, ForeignKey("accounts.id"), primary_key=True),
-    Column("key", Text, primary_key=True),
-    Column("fingerprint", LargeBinary, nullable=False),
-    Column("job_id", Text, nullable=False),
+    Column("key", Text, primary_key=True),  # as the caller sent it
+    Column("fingerprint", LargeBinary, nullable=False),  # digest of the order, to refuse the key with another one
+    Column("job_id", Text, nullable=False),  # the job it made
     Column("created_at", TIME, nullable=False, server_default=NOW),
     Index("idempotency_keys_age", "created_at"),
 )
 
+# Reference images that an order came with.
 inputs = Table(
     "inputs",
     metadata,
     Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("role", Text, primary_key=True),
-    Column("position", SmallInteger, primary_key=True),
-    Column("key", Text, nullable=False),
+    Column("position", SmallInteger, primary_key=True),  # among those of its role, from 0
+    Column("key", Text, nullable=False),  # of its blob in the store
     Column("mime", Text, nullable=False),
     Column("width_px", Integer, nullable=False),
     Column("height_px", Integer, nullable=False),
     Column("size_bytes", Integer, nullable=False),
-    Column("sha256", Text, nullable=False),
+    Column("sha256", Text, nullable=False),  # lower-case hex of the stored bytes
     Column("created_at", TIME, nullable=False, server_default=NOW),
-    Column("deleted_at", TIME),
+    Column("deleted_at", TIME),  # a tombstone from then on: the blob is deleted, or listed for it
     CheckConstraint("role IN ('image', 'mask', 'face')", name="role_known"),
     Index("inputs_kept", "created_at", "job_id", postgresql_where=text("deleted_at IS NULL")),
 )
 
+# One paid call to an upstream. Its row is committed before the request leaves.
 upstream_calls = Table(
     "upstream_calls",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", Text, primary_key=True),  # call_...
     Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
-    Column("slot", SmallInteger, nullable=False),
-    Column("try", SmallInteger, nullable=False),
-    Column("pictures", SmallInteger, nullable=False),
+    Column("slot", SmallInteger, nullable=False),  # the first image of the job that it makes, from 0
+    Column("try", SmallInteger, nullable=False),  # of that slot, from 1
+    Column("pictures", SmallInteger, nullable=False),  # images it makes
     Column("provider", Text, nullable=False),
     Column("model", Text, nullable=False),
-    Column("credential_id", Text, nullable=False),
-    Column("base_url", Text, nullable=False),
-    Column("dedupe_key", Text, nullable=False, unique=True),
-    Column("outcome", Text),  # NULL while unanswered
-    Column("intended_at", TIME, nullable=False, server_default=NOW),
-    Column("answered_at", TIME),
-    Column("closed_at", TIME),
-    Column("give_up_at", TIME, nullable=False),
-    Column("missing_since", TIME),  # an uncertain or accepted call the upstream does not know
-    Column("cancel_asked_at", TIME),
-    Column("upstream_id", Text),
-    Column("poll_url", Text),
-    Column("result", JSONB),  # links of a finished call, until its images are kept
-    Column("pictures_kept", SmallInteger, nullable=False, server_default=text("0")),
-    Column("error_code", Text),
-    Column("error_detail", Text),
-    Column("retryable", Boolean),
-    Column("retry_after_s", Float),
-    Column("resends", SmallInteger, nullable=False, server_default=text("0")),
-    Column("written_off", Boolean, nullable=False, server_default=text("false")),
-    Column("unit_price", BigInteger),  # of one image by this call's model; NULL: the job's
+    Column("credential_id", Text, nullable=False),  # the account at the upstream
+    Column("base_url", Text, nullable=False),  # where it was sent, and where it is polled
+    Column("dedupe_key", Text, nullable=False, unique=True),  # by which the upstream recognises a repeat
+    Column("outcome", Text),  # jobs.states.Outcome; NULL while unanswered
+    Column("intended_at", TIME, nullable=False, server_default=NOW),  # written down, before it was sent
+    Column("answered_at", TIME),  # the first outcome
+    Column("closed_at", TIME),  # the last outcome: nothing more is to come
+    Column("give_up_at", TIME, nullable=False),  # after that it is no longer polled
+    Column("missing_since", TIME),  # an uncertain or accepted call that the upstream does not know
+    Column("cancel_asked_at", TIME),  # when its upstream was asked to stop
+    Column("upstream_id", Text),  # the upstream's own id for it
+    Column("poll_url", Text),  # where to ask for its progress, if the upstream gave an address
+    Column("result", JSONB),  # a list of jobs.call.ResultLink, from its finish until its images are kept
+    Column("pictures_kept", SmallInteger, nullable=False, server_default=text("0")),  # images in our store
+    Column("error_code", Text),  # why it made fewer images than asked
+    Column("error_detail", Text),  # the upstream's words, never shown to callers
+    Column("retryable", Boolean),  # whether the same call may succeed another time
+    Column("retry_after_s", Float),  # not before, as the upstream asked
+    Column("resends", SmallInteger, nullable=False, server_default=text("0")),  # sent again under the same dedupe_key
+    Column("written_off", Boolean, nullable=False, server_default=text("false")),  # perhaps billed, and nothing kept
+    Column("unit_price", BigInteger),  # micro-credits, of one image by this call's model; NULL: the job's
     Column("searches", SmallInteger, nullable=False, server_default=text("0")),  # for an answer that was lost
-    # What the call was to cost us and what the upstream says that it cost, in micro-USD; `usage` in its own units.
-    Column("expected_cost", BigInteger),
-    Column("reported_cost", BigInteger),
-    Column("usage", JSONB),
+    Column("expected_cost", BigInteger),  # micro-USD, by the catalogue
+    Column("reported_cost", BigInteger),  # micro-USD, by the upstream
+    Column("usage", JSONB),  # providers.base.Cost.usage: counts as the upstream names them
     UniqueConstraint("job_id", "slot", "try"),
     CheckConstraint(
         "outcome IN ('accepted', 'uncertain', 'finished', 'kept', 'not_run', 'failed', 'refused',"
@@ -232,7 +233,7 @@ upstream_calls = Table(
         "credential_id",
         postgresql_where=text("outcome IS NULL OR outcome IN ('accepted', 'uncertain')"),
     ),
-    # Whose is this id, and which calls might be meant: the search for a lost answer asks both.
+    # The search for a lost answer asks whose an upstream's id is, and which calls have none yet.
     Index("upstream_calls_upstream_id", "upstream_id"),
     Index(
         "upstream_calls_without_id",
@@ -242,95 +243,102 @@ upstream_calls = Table(
     ),
 )
 
+# Images that were made and kept.
 images = Table(
     "images",
     metadata,
     Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("index", SmallInteger, primary_key=True),
-    Column("call_id", Text, nullable=False),
-    Column("key", Text, nullable=False),
+    Column("index", SmallInteger, primary_key=True),  # its place among the job's images, from 0
+    Column("call_id", Text, nullable=False),  # the call that made it
+    Column("key", Text, nullable=False),  # of its blob in the store
     Column("mime", Text, nullable=False),
-    Column("width_px", Integer),  # NULL: no image but a 3D file or a text
+    Column("width_px", Integer),  # NULL: not an image but a 3D file or a text
     Column("height_px", Integer),
     Column("size_bytes", BigInteger, nullable=False),
-    Column("sha256", Text, nullable=False),
-    Column("seed", BigInteger),
-    Column("revised_prompt", Text),
-    Column("text", Text),  # what a model of texts answered
+    Column("sha256", Text, nullable=False),  # lower-case hex of the stored bytes
+    Column("seed", BigInteger),  # as the upstream reports it
+    Column("revised_prompt", Text),  # what the upstream made of the prompt
+    Column("text", Text),  # the answer of a language model
     Column("created_at", TIME, nullable=False, server_default=NOW),
-    Column("deleted_at", TIME),
+    Column("deleted_at", TIME),  # a tombstone from then on: the blob is deleted, or listed for it
     Index("images_kept", "created_at", "job_id", postgresql_where=text("deleted_at IS NULL")),
 )
 
-# Blobs whose row is a tombstone already and whose bytes are still to go. Empty nearly always.
-doomed_blobs = Table(
+# Blobs to delete: their rows are tombstones (or never were), their bytes may still be there. Nearly always empty.
+blobs_to_delete = Table(
     "doomed_blobs",
     metadata,
     Column("key", Text, primary_key=True),
-    Column("doomed_at", TIME, nullable=False, server_default=NOW),
-    Column("due_at", TIME, nullable=False, server_default=NOW),  # later again when the store would not
+    Column("doomed_at", TIME, nullable=False, server_default=NOW),  # listed
+    Column("due_at", TIME, nullable=False, server_default=NOW),  # put off when the store could not delete it
     Index("doomed_blobs_due", "due_at"),
 )
 
+# The timeline of a job.
 job_events = Table(
     "job_events",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("job_id", Text, nullable=False),
+    # queued, started, waiting, retry, failover, lapsed, collecting, pictures_deleted, or the status it ended in
     Column("type", Text, nullable=False),
     Column("at", TIME, nullable=False, server_default=NOW),
+    # Facts of the event, flat, such as worker, attempt, provider, code, captured_microcredits. Each type has its own:
+    # they are named by the statement that writes it.
     Column("data", JSONB, nullable=False, server_default=text("'{}'")),
     Index("job_events_job", "job_id", "id"),
 )
 
+# Workers that are alive, or were lately.
 workers = Table(
     "workers",
     metadata,
-    Column("boot_id", Text, primary_key=True),
-    Column("host", Text, nullable=False),
+    Column("boot_id", Text, primary_key=True),  # new with every start of a worker
+    Column("host", Text, nullable=False),  # this boot of this machine, and its PID namespace
     Column("pid", Integer, nullable=False),
     Column("started_at", TIME, nullable=False, server_default=NOW),
     Column("heartbeat_at", TIME, nullable=False, server_default=NOW),
 )
 
+# Accounts at upstreams, as workers announce them; the keys themselves are in the environment alone.
 credentials = Table(
     "credentials",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", Text, primary_key=True),  # provider/name
     Column("provider", Text, nullable=False),
     # Written and read by workers of the release before only; goes with the next release.
     Column("active", Integer, nullable=False, server_default=text("0")),
-    Column("max_active", Integer),
-    Column("max_per_minute", Integer),
+    Column("max_active", Integer),  # calls that may be open at a time; NULL: no limit
+    Column("max_per_minute", Integer),  # submits a minute; NULL: no limit
     # Written and read by workers of the release before only; goes with the next release.
     Column("submits", JSONB, nullable=False, server_default=text("'{}'")),
-    Column("not_before", TIME),  # the upstream asked everyone to come back later
-    Column("paused_at", TIME),
+    Column("not_before", TIME),  # the upstream asked to come back later
+    Column("paused_at", TIME),  # by an operator
     postgresql_with={"fillfactor": 50},
 )
 
-# One row for each call that may be open at a credential with `max_active`. Numbers above `max_active` are
-# taken by calls from before the limit was lowered or set; they are never taken again.
+# One row for each call that may be open at a credential with ``max_active``. Numbers above it belong to calls from
+# before the limit was lowered or set; they are never taken again.
 permits = Table(
     "permits",
     metadata,
     Column("credential_id", Text, primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("call_id", Text),  # NULL: free
+    Column("number", Integer, primary_key=True),  # from 1
+    Column("call_id", Text),  # the call that has it; NULL: free
     Column("taken_at", TIME),
     Index("permits_call", "call_id", unique=True, postgresql_where=text("call_id IS NOT NULL")),
-    # call_id is always NULL here: sorted by it, a statement can use no other index (see capacity.TAKE).
+    # call_id is always NULL here: sorted by it, a statement can use no other index (see permits.TAKE).
     Index("permits_free", "credential_id", "call_id", "number", postgresql_where=text("call_id IS NULL")),
     postgresql_with={"fillfactor": 50},
 )
 
-# One row for each submit a minute at a credential with `max_per_minute`; used again a minute and 2 s later.
+# One row for each submit a minute at a credential with ``max_per_minute``; used again a minute and 2 s later.
 submit_tokens = Table(
     "submit_tokens",
     metadata,
     Column("credential_id", Text, primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("free_at", TIME, nullable=False, server_default=text("'-infinity'")),
+    Column("free_at", TIME, nullable=False, server_default=text("'-infinity'")),  # when it can be taken again
     Index("submit_tokens_free", "credential_id", "free_at"),
     postgresql_with={"fillfactor": 50},
 )
@@ -340,26 +348,17 @@ providers = Table(
     "providers",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("paused_at", TIME),
-    Column("failures", Integer, nullable=False, server_default=text("0")),
-    Column("failing_since", TIME),
+    Column("paused_at", TIME),  # by an operator
+    Column("failures", Integer, nullable=False, server_default=text("0")),  # counted in a row, while closed
+    Column("failing_since", TIME),  # the first of them
     # Written and read by workers of the release before only; goes with the next release.
     Column("failing_job", Text),
     # The jobs whose failures were counted, newest last: a job counts once (jobs/dispatch/circuit.py).
     Column("failing_jobs", ARRAY(Text), nullable=False, server_default=text("'{}'")),
-    Column("trips", Integer, nullable=False, server_default=text("0")),
-    Column("opened_at", TIME),
+    Column("trips", Integer, nullable=False, server_default=text("0")),  # openings in a row; 0 while closed
+    Column("opened_at", TIME),  # the latest opening
     Column("open_until", TIME),  # NULL while closed; past: half-open, one probe may go
-    Column("probe_call_id", Text),
+    Column("probe_call_id", Text),  # the call whose outcome closes or opens it
     CheckConstraint("(trips > 0) = (open_until IS NOT NULL)", name="open_has_end"),
     postgresql_with={"fillfactor": 50},
-)
-
-# Small facts the whole fleet shares, such as the Redis epoch last seen.
-marks = Table(
-    "marks",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("value", Text, nullable=False),
-    Column("at", TIME, nullable=False, server_default=NOW),
 )

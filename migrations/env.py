@@ -7,10 +7,11 @@ from alembic import context
 import accounts.models
 import jobs.models
 import quota.models
+from core import key_values
 from core.tables import metadata
 
 # Named here so that a linter sees why they are imported: importing fills the metadata.
-TABLES = (accounts.models.accounts, quota.models.balances, jobs.models.jobs)
+TABLES = (accounts.models.accounts, key_values.key_values, quota.models.balances, jobs.models.jobs)
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 context.run_migrations()

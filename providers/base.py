@@ -1,8 +1,7 @@
-"""The contract between Darkroom and an upstream: one order shape in, one of a few answers out.
+"""The contract between Darkroom and an upstream: one form of order in, one of a few results out.
 
-An adapter is one file implementing :class:`Provider`. It never sleeps, never retries a paid call
-and never decides about money; it translates. Everything it needs stands in the order and in the
-configuration it was built with.
+An adapter implements :class:`Provider`. It never sleeps, never retries a paid call and never decides about
+money; it translates. Everything it needs is in the order and in the configuration it was built with.
 """
 
 from __future__ import annotations
@@ -12,17 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from providers.catalog.entries import Model
 from providers.errors import ProviderError
-
-if TYPE_CHECKING:
-    from providers.catalog.catalog import Model
+from providers.reported_cost import ReportedCost
 
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
-    """A verified reference image; ``data`` are its bytes as we keep them."""
+    """A verified reference image; ``data`` are its bytes as storage keeps them."""
 
     data: bytes = field(repr=False)
     mime: str
@@ -34,8 +32,8 @@ class InputImage:
 class UpstreamOrder:
     """What one paid call is asked to make. Values are already validated and normalised.
 
-    ``params`` holds only what the caller set (canonical names: quality, seed, ...), so that a
-    setting left out here is left out on the wire. ``size`` holds the catalogue's canonical size
+    ``params`` holds only what the caller set (canonical names: quality, seed, ...): a
+    setting that is left out here is left out on the wire. ``size`` holds the catalogue's canonical size
     fields (``size``, or ``width`` + ``height``, or ``aspect_ratio``, ``resolution``), as strings or
     whole numbers. ``n`` is the number of images of this call, never above the model's
     ``max_per_call``.
@@ -53,16 +51,16 @@ class UpstreamOrder:
     # (transparent_edits), or an 8-bit grey PNG whose white does (white_edits). jobs converts.
     mask: InputImage | None = None
     face: InputImage | None = None
-    # Where the upstream may say that it is done; holds a token of this call. None: webhooks are off.
+    # Where the upstream may report the end of the call; contains a token of this call. None: webhooks are off.
     callback_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CallRef:
-    """A call we have sent (or meant to send), as the database remembers it.
+    """A call that was sent, or was about to be, as its row in the database says.
 
-    ``age_s``: seconds since the intent, counted by the database's clock alone when the row was read; None
-    where no one knows. An adapter never compares ``intended_at`` with the clock of its own machine.
+    ``age_s``: seconds since the intent, by the database's clock when the row was read; None where it is
+    not known. An adapter never compares ``intended_at`` with the clock of its own machine.
     """
 
     id: str
@@ -74,13 +72,13 @@ class CallRef:
     age_s: float | None = None
 
     def is_older_than(self, seconds: float) -> bool:
-        """Whether the call is surely older; False where its age is not known."""
+        """Whether the call is older than that; False where its age is not known."""
         return self.age_s is not None and self.age_s > seconds
 
 
 @dataclass(frozen=True, slots=True)
 class ResultImage:
-    """One result: its bytes, or a link to fetch at once (they die in minutes).
+    """One result: its bytes, or a link to fetch at once (links expire within minutes).
 
     What the bytes are follows from the model's ``output``: an image, a 3D file, or a text in UTF-8.
     """
@@ -92,40 +90,27 @@ class ResultImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What an upstream said about the price of one whole call, whatever number of images it made.
-
-    ``microusd``: whole millionths of a US dollar, rounded up, where the answer names money or its counts have a
-    sure price; else None. ``usage``: the counts as the upstream names them (tokens, seconds, credits), fit for
-    JSON. :mod:`providers.shared.usage` makes both from what came, checked.
-    """
-
-    microusd: int | None
-    usage: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Finished:
-    """The upstream is done; ``images`` in upstream order, at least one. ``cost`` goes before that of Accepted."""
+    """The upstream is done; ``images`` in the upstream's order, at least one. ``cost`` replaces that of Accepted."""
 
     images: Sequence[ResultImage]
-    cost: Cost | None = field(default=None, compare=False)  # what was said beside a result does not make it another
+    cost: ReportedCost | None = field(default=None, compare=False)  # not part of what a result is
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The upstream took the order and works on it; ``cost`` where it names the price beforehand."""
+    """The upstream accepted the order and works on it; ``cost`` where it names the price in advance."""
 
     upstream_id: str
     poll_url: str | None = None
-    cost: Cost | None = field(default=None, compare=False)
+    cost: ReportedCost | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Still in progress. ``progress`` is 0..1 where the upstream counts, ``step`` its own word.
+    """Still in progress. ``progress`` is 0 to 1 where the upstream reports it, ``step`` the upstream's own word.
 
-    A progress that is no share is forgotten; one beyond an end by a rounding is taken for that end.
+    A progress outside 0 to 1 becomes None, or the nearer end if it is off by a rounding error.
     """
 
     progress: float | None = None
@@ -146,11 +131,13 @@ def _as_share(found: float | None) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """The upstream does not know the call (never arrived, expired, or not visible yet)."""
+    """The upstream does not know the call: it never arrived, has expired, or is not visible yet."""
 
 
 class CancelOutcome(StrEnum):
-    STOPPED = "stopped"  # confirmed, nothing will be made
+    """What a cancel achieved."""
+
+    STOPPED = "stopped"  # confirmed: no image will be made
     UNSUPPORTED = "unsupported"  # this upstream cannot stop a call
     TOO_LATE = "too_late"  # already over
 
@@ -164,37 +151,40 @@ class Provider(Protocol):
     name: str
     credential_id: str  # "<provider>/<label>", stored with every call
     base_url: str
-    submit_timeout_s: float  # the longest a submit takes
+    submit_timeout_s: float  # the longest time a submit takes
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:
-        """Make the one paid call; HTTP retries off.
+        """Make the one paid call, without HTTP retries.
 
         Raises: every class of :mod:`providers.errors`.
         """
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
-        """Look once at a call; never sleeps, never loops. Raises :class:`ProviderError`.
+        """Look once at a call; never sleeps, never loops.
 
-        ``Failed``/``Refused``/``Misconfigured`` end the call; ``NotRun``/``Uncertain`` here mean only
-        that the look itself failed, and the call goes on.
+        Raises: ``Failed``, ``Refused``, ``Misconfigured``, which end the call; ``NotRun``, ``Uncertain``, which
+            mean only that the look itself failed: the call goes on.
         """
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
-        """Look at many calls, keyed by the calls' ids; batched where the upstream can."""
+        """Look at many calls; the results by the calls' ids. Batched where the upstream can; raises nothing."""
 
     def cancel(self, call: CallRef) -> CancelOutcome:
-        """Ask the upstream to stop. Raises :class:`ProviderError` when the asking failed."""
+        """Ask the upstream to stop. Raises :class:`ProviderError` when the request failed."""
 
     def lookup(self, call: CallRef, since: datetime, order: UpstreamOrder) -> list[Accepted]:
         """Find calls made since then that may be this one, where recovery is search; empty where the API cannot.
 
         By our token in the callback URL if the order has one, else by model and identical input.
-        ``since`` is the database's time, and is compared with the upstream's own times only. Every candidate
-        is returned: who may be claimed is the caller's decision. Raises ProviderError.
+        ``since`` is the database's time, and is compared only with the upstream's own times. Every candidate
+        is returned: which of them is claimed is the caller's decision. Raises ProviderError.
         """
 
     def download(self, url: str) -> bytes:
-        """Fetch a result link within the guard. Raises ``NotRun``/``Uncertain`` (try again) or ``Failed``."""
+        """The bytes at a result link, by the rules for URLs from outside.
+
+        Raises: ``NotRun``, ``Uncertain`` (try again); ``Failed`` (the result is gone).
+        """
 
     def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
-        """Stream a chat completion's text deltas. Raises :class:`ProviderError`, also mid-stream."""
+        """The text of a chat completion, piece by piece. Raises :class:`ProviderError`, also between pieces."""

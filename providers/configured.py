@@ -78,13 +78,3 @@ def _without_rivals(known: Variables, own: Mapping[str, str]) -> dict[str, str]:
 def configured_names(env: Mapping[str, str]) -> tuple[str, ...]:
     """The providers that can be used: an adapter exists and what it needs is set. In stable order."""
     return tuple(name for name, known in PROVIDERS.items() if known.has_adapter and not known.missing(env))
-
-
-def half_configured(env: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Providers with some of the needed variables set but not all, and the names that are missing."""
-    found = {}
-    for provider, known in PROVIDERS.items():
-        missing = known.missing(env)
-        if known.has_adapter and missing and len(missing) < len(known.needed):
-            found[provider] = missing
-    return found

@@ -1,4 +1,4 @@
-"""What went wrong at an upstream, said by type: the class tells the caller what to do next.
+"""What went wrong at an upstream: the class of an error tells what to do next.
 
 =====================  =======================================  ==============================
 class                  the image                              what follows
@@ -10,16 +10,15 @@ class                  the image                              what follows
 ``Uncertain``          may exist                                look it up; never send blindly
 =====================  =======================================  ==============================
 
-``code`` is stable and public (docs/errors.md). ``detail`` is for the log: it may hold words of the
-upstream, so it is shortened and redacted by whoever raises.
+``code`` is stable and public (docs/errors.md). ``detail`` is for the log: it may contain words of the
+upstream, which the code that raises has redacted.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from providers.base import Cost
+from providers.reported_cost import ReportedCost
 
 MAX_DETAIL_CHARS = 500
 
@@ -38,11 +37,11 @@ class ProviderError(Exception):
 
 
 class NotRun(ProviderError):
-    """No byte left, or the answer surely precedes work (connect failure, TLS failure, 429)."""
+    """No byte was sent, or the upstream answered before it began to work (connect failure, TLS failure, 429)."""
 
 
 class Failed(ProviderError):
-    """The upstream's own well-formed answer that this call made no image; ``cost`` as far as it says so."""
+    """The upstream's own well-formed answer that this call made no image; ``cost`` if it names one."""
 
     def __init__(
         self,
@@ -52,7 +51,7 @@ class Failed(ProviderError):
         retryable: bool,
         billed: bool = False,
         retry_after_s: float | None = None,
-        cost: Cost | None = None,
+        cost: ReportedCost | None = None,
     ) -> None:
         super().__init__(code, detail, retry_after_s=retry_after_s)
         self.retryable = retryable
@@ -61,7 +60,7 @@ class Failed(ProviderError):
 
 
 class Refused(ProviderError):
-    """Asking again gives the same answer."""
+    """The same request would get the same answer again."""
 
 
 class RequestRefused(Refused):
@@ -69,7 +68,7 @@ class RequestRefused(Refused):
 
 
 class ContentRefused(Refused):
-    """Moderation said no; ``stage`` says to what, ``charged`` whether the upstream billed for it, ``cost`` how much."""
+    """Moderation refused ``stage``; ``charged`` says whether the upstream billed for it, ``cost`` how much."""
 
     def __init__(
         self,
@@ -78,7 +77,7 @@ class ContentRefused(Refused):
         *,
         stage: Literal["input", "output", "unknown"] = "unknown",
         charged: bool = False,
-        cost: Cost | None = None,
+        cost: ReportedCost | None = None,
     ) -> None:
         super().__init__(code, detail)
         self.stage = stage
@@ -87,7 +86,7 @@ class ContentRefused(Refused):
 
 
 class Misconfigured(ProviderError):
-    """Only the operator can mend it."""
+    """Only the operator can fix it."""
 
 
 class BadCredentials(Misconfigured):

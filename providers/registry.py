@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from providers.base import Provider
 from providers.configured import PROVIDERS, value_of
-from providers.http.client import Outgoing, origin_of
-from providers.http.connections import Origin
-from providers.shared.account import Account
+from providers.http.client import Outgoing
+from providers.http.urls import Origin, origin_of
+from providers.shared.account import UpstreamAccount
 
 POOL_SIZE: Final = 200  # the most paid calls a worker process has at one provider (docs/architecture.md)
 
@@ -40,10 +40,10 @@ def adapter_of(name: str) -> Adapter:
     found = [
         each
         for each in vars(module).values()
-        if isinstance(each, type) and issubclass(each, Account) and each.__module__ == module.__name__
+        if isinstance(each, type) and issubclass(each, UpstreamAccount) and each.__module__ == module.__name__
     ]
     if len(found) != 1:
-        raise ImportError(f"{module.__name__} defines {len(found)} classes that derive from Account, not one")
+        raise ImportError(f"{module.__name__} defines {len(found)} classes that derive from UpstreamAccount, not one")
     return cast(Adapter, found[0])
 
 

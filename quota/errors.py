@@ -1,3 +1,5 @@
+"""What goes wrong with credits."""
+
 from __future__ import annotations
 
 from core.errors import ServiceError
@@ -21,7 +23,7 @@ class InsufficientCreditsError(ServiceError):
 
 
 class LedgerMismatchError(RuntimeError):
-    """Money was to move that the books do not have: no balance row, or no hold of that amount.
+    """Money should move that the books do not have: no balance row, or no hold of that amount.
 
-    Nothing a caller can mend: the transaction must not be committed, and ``darkroom audit`` says what is wrong.
+    A caller cannot correct this: the transaction must not be committed, and ``darkroom audit`` says what is wrong.
     """

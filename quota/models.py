@@ -1,7 +1,8 @@
 """Credits: one balance row per account and an append-only list of transfers.
 
 A transfer moves an amount from one place to another, so all transfers sum to zero by their shape.
-House places have no row; they are sums over transfers.
+The places of the house (``house:issued``, ``house:revenue``) have no row: they are sums over transfers.
+All amounts are whole micro-credits.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ balances = Table(
     metadata,
     Column("account_id", Text, ForeignKey("accounts.id"), primary_key=True),
     Column("spendable", BigInteger, nullable=False, server_default=text("0")),  # what may still be ordered
-    Column("reserved", BigInteger, nullable=False, server_default=text("0")),  # what live jobs may cost
-    # Only for processes of the release before, which run next to this one during an upgrade: a trigger of
-    # migration 0005 keeps available - queued = spendable and queued + held = reserved. No code here may use them.
+    Column("reserved", BigInteger, nullable=False, server_default=text("0")),  # what live jobs may cost until they end
+    # The next three are for processes of the release before, which run next to this one during an upgrade: a trigger
+    # of migration 0005 keeps available - queued = spendable and queued + held = reserved. No code here may use them.
     Column("available", BigInteger, nullable=False, server_default=text("0")),
     Column("queued", BigInteger, nullable=False, server_default=text("0")),
     Column("held", BigInteger, nullable=False, server_default=text("0")),
@@ -44,14 +45,14 @@ transfers = Table(
     "transfers",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    # Of a job or a balance, which has the key to the account: a check here would lock that row for every hold.
+    # No foreign key, which would lock the account's row for every hold: the job or the balance has one.
     Column("account_id", Text, nullable=False),
-    Column("job_id", Text),
-    Column("kind", Text, nullable=False),
-    Column("source", Text, nullable=False),
-    Column("target", Text, nullable=False),
+    Column("job_id", Text),  # NULL: a grant or an adjustment
+    Column("kind", Text, nullable=False),  # grant, hold, capture, release, adjust
+    Column("source", Text, nullable=False),  # the place it moves from, such as acct:available
+    Column("target", Text, nullable=False),  # the place it moves to
     Column("amount", BigInteger, nullable=False),
-    Column("note", Text, nullable=False, server_default=text("''")),
+    Column("note", Text, nullable=False, server_default=text("''")),  # an operator's or a repair's words
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
     CheckConstraint("amount >= 0", name="amount_not_negative"),
     CheckConstraint("kind IN ('grant', 'hold', 'capture', 'release', 'adjust')", name="kind_known"),

@@ -8,13 +8,13 @@ MICROCREDITS_PER_CREDIT = 1_000_000
 CREDITS_PER_USD = 100
 
 
-def unit_price_microcredits(cost_usd: Decimal, *, markup: Decimal, minimum: int) -> int:
-    """The price of one image: cost x markup, rounded up, and never below ``minimum``.
+def unit_price_microcredits(cost_usd: Decimal, *, markup: Decimal, minimum_microcredits: int) -> int:
+    """The price of one image: cost x markup, rounded up, at least the minimum.
 
-    The minimum makes self-hosted upstreams, whose catalogue cost is zero, count against a balance.
+    By the minimum, images of self-hosted upstreams, whose catalogue cost is zero, count against a balance.
     """
     exact = cost_usd * markup * CREDITS_PER_USD * MICROCREDITS_PER_CREDIT
-    return max(int(exact.to_integral_value(ROUND_CEILING)), minimum)
+    return max(int(exact.to_integral_value(ROUND_CEILING)), minimum_microcredits)
 
 
 def credits_text(microcredits: int) -> str:

@@ -1,5 +1,5 @@
-"""Stand-in upstreams that speak the real wire contracts, for demos, tests, benchmarks and chaos runs.
+"""Emulators of the upstreams that speak the real wire contracts, for demos, tests, benchmarks and chaos runs.
 
-The package shares no code with the product it tests: an adapter and its twin may be wrong in the same way
-only if both were told the same lie by the contract sheet.
+The package shares no code with the product it tests: an adapter and its emulator are wrong in the same way only where
+the contract is.
 """

@@ -1,4 +1,4 @@
-"""``python -m sandbox``: run the stand-in upstreams on one port."""
+"""``python -m sandbox``: run the emulators on one port."""
 
 from gevent import monkey
 
@@ -13,11 +13,11 @@ from sandbox.server import serve  # noqa: E402
 
 def main() -> None:
     """Read the command line and serve."""
-    reader = argparse.ArgumentParser(prog="python -m sandbox", description="Stand-in upstreams on one port.")
+    reader = argparse.ArgumentParser(prog="python -m sandbox", description="Emulators of the upstreams, on one port.")
     reader.add_argument("--host", default="127.0.0.1", help="keep to the loopback: there is no authentication")
     reader.add_argument("--port", type=int, default=8900, help="0 takes a free one, named on the ready line")
-    reader.add_argument("--latency", type=float, help="seconds a picture takes (SANDBOX_LATENCY_S, default 1)")
-    reader.add_argument("--prepared", action="store_true", help="serve prepared pictures (SANDBOX_PREPARED=1)")
+    reader.add_argument("--latency", type=float, help="seconds an image takes (SANDBOX_LATENCY_S, default 1)")
+    reader.add_argument("--prepared", action="store_true", help="serve prepared images (SANDBOX_PREPARED=1)")
     wanted = reader.parse_args()
     # By the environment, for the application is made when its module is imported.
     if wanted.latency is not None:
@@ -25,7 +25,7 @@ def main() -> None:
     if wanted.prepared:
         os.environ["SANDBOX_PREPARED"] = "1"
     if wanted.host not in ("127.0.0.1", "::1", "localhost"):
-        sys.stderr.write("sandbox: anyone who reaches this address may steer it; there is no authentication\n")
+        sys.stderr.write("sandbox: anyone who reaches this address can control it; there is no authentication\n")
     serve(wanted.host, wanted.port)
 
 

@@ -1,4 +1,4 @@
-"""A dictionary that forgets its oldest entries, so that a long benchmark cannot eat the machine's memory."""
+"""A dictionary that deletes its oldest entries, so that a long benchmark cannot use up the machine's memory."""
 
 import threading
 from collections import OrderedDict
@@ -57,7 +57,7 @@ class BoundedStore(Generic[K, V]):
             return value, True
 
     def discard(self, key: K) -> None:
-        """Forget one entry, if it is there."""
+        """Delete one entry, if it is there."""
         with self._lock:
             value = self._values.pop(key, None)
             if value is not None:
@@ -69,7 +69,7 @@ class BoundedStore(Generic[K, V]):
             return list(self._values.values())
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete everything."""
         with self._lock:
             self._values.clear()
             self._size = 0

@@ -5,75 +5,47 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from flask import Response, jsonify
 
 from sandbox.drawing import scenery
 from sandbox.faults import Script
 from sandbox.markers import without_markers
+from sandbox.plumbing.calls import Calls, WireError
+from sandbox.plumbing.validation import load_yaml
+from sandbox.state import current_state
 
 CREATIVE_FROM_TEMPERATURE = 0.55
-_VIEWS = (
-    "seen from a low angle with the horizon in the lower third",
-    "framed wide, the subject small against a large sky",
-    "a close view with the background falling out of focus",
-    "composed on the diagonal, with room to breathe on one side",
-    "seen from above, the shapes forming a quiet pattern",
-)
-_LIGHTS = (
-    "soft side light in the first hour of the morning",
-    "warm light late in the day, with long shadows",
-    "even light under a high overcast sky",
-    "cool blue hour light with a few warm windows",
-    "clear noon light with crisp edges",
-)
-_PALETTES = (
-    "muted teal and amber tones",
-    "a restrained palette of slate, cream and one strong accent",
-    "deep blues against warm ochre",
-    "pale greens and weathered wood",
-)
-_FINISHES = (
-    "fine texture in every surface, natural colour, 35 mm lens",
-    "sharp focus, gentle film grain, shallow depth of field",
-    "clean edges, realistic materials, careful perspective",
-)
-_TWISTS = (
-    "told as a page from a forgotten travel journal",
-    "reimagined as a paper theatre lit from behind",
-    "as if remembered in a dream – half map, half place",
-    "painted like a stage set at the moment the curtain rises",
-    "woven as a tapestry whose threads come loose at the border",
-)
-_MOODS = (
-    "a sense of calm arrival",
-    "quiet suspense",
-    "playful lightness",
-    "a touch of longing – and of humour",
-)
+_CREATIVE = "{twists}; {lights}, {palettes}, {moods}."
+_DETAILED = "{views}; {lights}, {palettes}; {finishes} – nothing in the frame by accident."
+_PHRASES: dict[str, list[str]] = load_yaml(__file__, "phrases.yaml")
 
 
 @dataclass(frozen=True)
 class Talk:
-    """One finished text and how to send it. Times in seconds."""
+    """One finished text and how to send it. ``comment`` opens a stream."""
 
     model: str
     text: str
-    number: str
-    created_at: int
-    prompt_tokens: int
+    asked: str
     include_usage: bool
-    opening_comment: str | None = None
+    comment: str | None = None
+    number: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex[:24]}")
+    created_at: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def usage(self) -> dict[str, int]:
         """A plausible token count."""
-        written = tokens_in(self.text)
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": written,
-            "total_tokens": self.prompt_tokens + written,
-        }
+        read, written = tokens_in(self.asked), tokens_in(self.text)
+        return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+    def document(self, kind: str, choice: dict[str, Any], finish: str | None) -> dict[str, Any]:
+        """The answer or one chunk of it, around its one choice."""
+        choices = [{"index": 0, **choice, "finish_reason": finish}]
+        head = {"id": self.number, "object": kind, "created": self.created_at}
+        return {**head, "model": self.model, "choices": choices}
 
 
 def tokens_in(text: str) -> int:
@@ -96,17 +68,31 @@ def _content_text(content: object) -> str:
     return " ".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
 
 
-def talk_for(document: Mapping[str, Any], asked: str) -> Talk:
-    """The answer to a checked request whose last user message is ``asked``."""
+def serve(
+    calls: Calls,
+    document: Mapping[str, Any],
+    asked: str,
+    *,
+    barred: WireError | None = None,
+    comment: str | None = None,
+) -> Response:
+    """The answer to a checked request whose last user message is ``asked``: counted, streamed or whole, as scripted.
+
+    ``comment`` opens a stream. Raises ``barred`` once the request is counted, for an account without money.
+    """
+    here = current_state()
+    here.counts.chat(calls.provider)
+    if barred is not None:
+        raise barred
+    call = calls.begin("chat", asked)
     options, warmth = document.get("stream_options"), document.get("temperature")
-    return Talk(
-        model=str(document["model"]),
-        text=enhanced(asked, temperature=float(warmth) if warmth is not None else 0.35),
-        number=f"chatcmpl-{uuid.uuid4().hex[:24]}",
-        created_at=int(time.time()),
-        prompt_tokens=tokens_in(asked),
-        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-    )
+    text = enhanced(asked, temperature=0.35 if warmth is None else float(warmth))
+    with_usage = isinstance(options, dict) and options.get("include_usage") is True
+    talk = Talk(str(document["model"]), text, asked, with_usage, comment)
+    if document.get("stream") is not True:
+        return call.answer(jsonify(_whole(talk, call.script)))
+    events = _stream(talk, call.script, delta_pause_s=here.settings.chat_delta_s)
+    return call.answer(Response(events, content_type="text/event-stream"))
 
 
 def enhanced(text: str, *, temperature: float) -> str:
@@ -117,33 +103,19 @@ def enhanced(text: str, *, temperature: float) -> str:
     subject = without_markers(text).rstrip(" .,;") or "A quiet landscape"
     creative = temperature >= CREATIVE_FROM_TEMPERATURE
     dice = scenery.generator("chat", subject, creative)
-    view, light, palette = dice.choice(_VIEWS), dice.choice(_LIGHTS), dice.choice(_PALETTES)
-    if creative:
-        return f"{subject}, {dice.choice(_TWISTS)}; {light}, {palette}, {dice.choice(_MOODS)}."
-    return f"{subject}, {view}; {light}, {palette}; {dice.choice(_FINISHES)} – nothing in the frame by accident."
+    said = {name: dice.choice(phrases) for name, phrases in _PHRASES.items()}
+    form = _CREATIVE if creative else _DETAILED
+    return f"{subject}, {form.format(**said)}"
 
 
-def whole(talk: Talk, script: Script) -> dict[str, Any]:
+def _whole(talk: Talk, script: Script) -> dict[str, Any]:
     """The answer without streaming."""
     finish = "content_filter" if script.get("content_filter") else "stop"
-    return {
-        "id": talk.number,
-        "object": "chat.completion",
-        "created": talk.created_at,
-        "model": talk.model,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": talk.text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": finish,
-            }
-        ],
-        "usage": talk.usage,
-    }
+    message = {"role": "assistant", "content": talk.text, "refusal": None}
+    return {**talk.document("chat.completion", {"message": message, "logprobs": None}, finish), "usage": talk.usage}
 
 
-def stream(talk: Talk, script: Script, *, delta_pause_s: float) -> Iterator[bytes]:
+def _stream(talk: Talk, script: Script, *, delta_pause_s: float) -> Iterator[bytes]:
     """The answer as server-sent events, spoilt where ``script`` says so."""
     newline = "\r\n" if script.get("crlf") else "\n"
     pieces = (event.replace("\n", newline).encode() for event in _events(talk, script))
@@ -167,8 +139,8 @@ def _split_badly(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _events(talk: Talk, script: Script) -> Iterator[str]:
-    if talk.opening_comment:
-        yield f": {talk.opening_comment}\n\n"
+    if talk.comment:
+        yield f": {talk.comment}\n\n"
     yield _data(_chunk(talk, {"role": "assistant", "content": ""}))
     words = talk.text.split(" ")
     for place, word in enumerate(words):
@@ -202,13 +174,7 @@ def _ending(talk: Talk, script: Script) -> Iterator[str]:
 
 
 def _chunk(talk: Talk, delta: dict[str, str], *, finish: str | None = None) -> dict[str, Any]:
-    return {
-        "id": talk.number,
-        "object": "chat.completion.chunk",
-        "created": talk.created_at,
-        "model": talk.model,
-        "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
-    }
+    return talk.document("chat.completion.chunk", {"delta": delta}, finish)
 
 
 def _data(document: dict[str, Any]) -> str:

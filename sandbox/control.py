@@ -7,6 +7,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from sandbox.faults import Rule, can_happen_at
 from sandbox.markers import PLACES, UnknownFault, parse
+from sandbox.plumbing.validation import Schema, closed
 from sandbox.settings import BadSetting
 from sandbox.state import current_state
 
@@ -21,13 +22,13 @@ class BadControl(ValueError):  # noqa: N818 - reads as what it is
 @bp.errorhandler(UnknownFault)
 @bp.errorhandler(BadSetting)
 def refuse(error: Exception) -> tuple[Response, int]:
-    """A plain sentence, for the person at the keyboard."""
+    """A plain sentence, for a person to read."""
     return jsonify(error=str(error)), 400
 
 
 @bp.get("/health")
 def health() -> Response:
-    """Whose server this is: a chaos run compares ``pid`` with the process it started."""
+    """Which process this is: a chaos run compares ``pid`` with the process it started."""
     return jsonify(ok=True, pid=os.getpid(), emulators=sorted(current_state().stores))
 
 
@@ -46,7 +47,7 @@ def requests() -> Response:
 
 @bp.post("/reset")
 def reset() -> Response:
-    """Forget jobs, counts and faults; settings stay."""
+    """Delete jobs, counts and faults; settings stay."""
     current_state().reset()
     return jsonify(ok=True)
 
@@ -54,14 +55,14 @@ def reset() -> Response:
 @bp.get("/settings")
 def settings() -> Response:
     """The settings in force."""
-    return jsonify(current_state().settings.as_dict())
+    return jsonify(current_state().settings.model_dump())
 
 
 @bp.put("/settings")
 def change_settings() -> Response:
     """Change some settings."""
     current_state().settings.change(_body())
-    return jsonify(current_state().settings.as_dict())
+    return jsonify(current_state().settings.model_dump())
 
 
 @bp.post("/clock")
@@ -76,7 +77,7 @@ def advance() -> Response:
 
 @bp.post("/restart")
 def restart() -> Response:
-    """Let one twin (``provider``) or all behave as if restarted; says how many jobs broke off."""
+    """Let one emulator (``provider``) or all behave as if restarted; says how many jobs broke off."""
     only = _body().get("provider")
     stores = {name: store for name, store in current_state().stores.items() if only in (None, name)}
     return jsonify({name: store.restart() for name, store in stores.items()})
@@ -109,33 +110,33 @@ def drop_fault(number: int) -> tuple[Response, int]:
     return jsonify(ok=True), 200
 
 
-_RULE_FIELDS: dict[str, tuple[type, ...]] = {
-    "faults": (str,),
-    "provider": (str, type(None)),
-    "route": (str, type(None)),
-    "prompt_contains": (str, type(None)),
-    "probability": (int, float),
-    "seed": (int,),
-    "count": (int, type(None)),
-}
+_TEXT = {"type": ["string", "null"]}
+_RULE = Schema(
+    closed(
+        {
+            "faults": {"type": "string"},
+            "provider": _TEXT,
+            "route": {"enum": [None, *PLACES]},
+            "prompt_contains": _TEXT,
+            "probability": {"type": "number"},
+            "seed": {"type": "integer"},
+            "count": {"type": ["integer", "null"]},
+        }
+    )
+)
 
 
 def _rule(wanted: dict[str, Any]) -> Rule:
-    for name, value in wanted.items():
-        if name not in _RULE_FIELDS:
-            raise BadControl(f"a rule has no field {name!r}; it has {', '.join(_RULE_FIELDS)}")
-        if not isinstance(value, _RULE_FIELDS[name]):
-            raise BadControl(f"{name} cannot be {value!r}")
-    fields = dict(wanted)
-    script = parse(str(fields.pop("faults", "")))
+    if problem := _RULE.problem(wanted):
+        raise BadControl(f"{problem.field}: {problem.message}")
+    narrowed = dict(wanted)
+    script = parse(narrowed.pop("faults", ""))
     if not script:
         raise BadControl("faults must name at least one fault, for example '429 retry_after=3'")
-    if fields.get("route") not in (None, *PLACES):
-        raise BadControl(f"route must be one of {', '.join(PLACES)}")
     for fault in script:
-        if not can_happen_at(fault, fields.get("route")):
-            raise BadControl(f"{fault.name!r} cannot happen at route {fields['route']!r}")
-    return current_state().faults.add(script, **fields)
+        if not can_happen_at(fault, narrowed.get("route")):
+            raise BadControl(f"{fault.name!r} cannot happen at route {narrowed['route']!r}")
+    return current_state().faults.add(script, **narrowed)
 
 
 def _body() -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""What each twin was asked: the witness a test calls after a crash."""
+"""What each emulator was asked: the evidence for a test after a crash."""
 
 import hashlib
 import threading
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 KEYS_MAX = 500_000
 
@@ -17,7 +17,7 @@ def prompt_hash(prompt: str) -> str:
 class Tally:
     """Numbers of one provider since the last reset.
 
-    ``submits`` are calls that would buy a picture, with a good key and a well-formed body; ``accepted`` are
+    ``submits`` are calls that would buy an image, with a good key and a well-formed body; ``accepted`` are
     those that started work (a repeated dedupe key starts none). The ``*_by_*`` counters are by the caller's
     dedupe key where the contract has one, else by ``prompt_hash``.
     """
@@ -41,35 +41,19 @@ class Tally:
 
     def describe(self, *, keys: bool) -> dict[str, object]:
         """As JSON; ``keys=False`` leaves out the long tables and keeps only the keys seen more than once."""
-        sizes = self.check_batches
-        shown: dict[str, object] = {
-            "requests": self.requests,
-            "submits": self.submits,
-            "accepted": self.accepted,
-            "checks": self.checks,
+        shown = {f.name: getattr(self, f.name) for f in fields(self)}
+        tables = {name: dict(shown.pop(name)) for name in list(shown) if "_by_" in name}
+        sizes = shown.pop("check_batches")
+        shown |= {
             "checked_ids": sum(size * times for size, times in sizes.items()),
             "batch_size_max": max(sizes, default=0),
-            "batch_sizes": {str(size): times for size, times in sorted(sizes.items())},
-            "downloads": self.downloads,
-            "chats": self.chats,
-            "in_flight": self.in_flight,
-            "in_flight_max": self.in_flight_max,
-            "statuses": {str(status): times for status, times in sorted(self.statuses.items())},
-            "faults": dict(self.faults),
+            "batch_sizes": dict(sorted(sizes.items())),
+            "statuses": dict(sorted(self.statuses.items())),
             "keys": len(self.submits_by_key),
             "repeated_submits": _repeated(self.submits_by_key),
             "repeated_accepts": _repeated(self.accepted_by_key),
         }
-        if keys:
-            tables = (
-                "submits_by_key",
-                "submits_by_prompt",
-                "submits_by_request_id",
-                "accepted_by_key",
-                "accepted_by_prompt",
-            )
-            shown |= {name: dict(getattr(self, name)) for name in tables}
-        return shown
+        return shown | (tables if keys else {})
 
 
 def _repeated(table: Counter[str]) -> dict[str, int]:
@@ -77,7 +61,7 @@ def _repeated(table: Counter[str]) -> dict[str, int]:
 
 
 class Counts:
-    """The tallies of all twins and a short log of their latest requests. Calls are atomic."""
+    """The tallies of all emulators and a short log of their latest requests. Calls are atomic."""
 
     def __init__(self, *, requests_kept: int = 500) -> None:
         self._tallies: dict[str, Tally] = {}
@@ -102,7 +86,7 @@ class Counts:
                 tally.statuses[status] += 1
 
     def submit(self, provider: str, *, key: str, prompt: str, request_id: str = "") -> None:
-        """A call that asks for a picture."""
+        """A call that asks for an image."""
         with self._lock:
             tally = self._of(provider)
             tally.submits += 1

@@ -1,9 +1,11 @@
 """Which faults happen to a request: those written in its prompt, and those set by the control endpoint."""
 
+import itertools
 import random
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from sandbox.bounded import BoundedStore
 from sandbox.markers import CHAT_FAULTS, OUTCOME_FAULTS, Fault, faults_in
@@ -48,7 +50,10 @@ class Script:
 
 @dataclass
 class Rule:
-    """A fault set by the control endpoint. None matches anything; ``count`` is the most times it fires."""
+    """A fault set by the control endpoint. None matches anything; ``count`` is the most times it fires.
+
+    The same ``seed`` makes the same requests fail in the same order.
+    """
 
     number: int
     faults: tuple[Fault, ...]
@@ -59,7 +64,10 @@ class Rule:
     seed: int = 0
     count: int | None = None
     fired: int = 0
-    dice: random.Random = field(default_factory=random.Random, repr=False)
+    dice: random.Random = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.dice = random.Random(self.seed)
 
     def matches(self, occasion: Occasion) -> bool:
         """Whether the rule speaks of this occasion; says nothing of its probability."""
@@ -73,17 +81,9 @@ class Rule:
 
     def describe(self) -> dict[str, object]:
         """The rule as the control endpoint shows it."""
-        return {
-            "id": self.number,
-            "faults": ", ".join(fault.text for fault in self.faults),
-            "provider": self.provider,
-            "route": self.route,
-            "prompt_contains": self.prompt_contains,
-            "probability": self.probability,
-            "seed": self.seed,
-            "count": self.count,
-            "fired": self.fired,
-        }
+        shown = ("provider", "route", "prompt_contains", "probability", "seed", "count", "fired")
+        faults = ", ".join(fault.text for fault in self.faults)
+        return {"id": self.number, "faults": faults, **{name: getattr(self, name) for name in shown}}
 
 
 class FaultBook:
@@ -91,27 +91,15 @@ class FaultBook:
 
     def __init__(self) -> None:
         self._rules: dict[int, Rule] = {}
-        self._next_number = 1
+        self._numbers = itertools.count(1)
         self._seen: BoundedStore[tuple[str, ...], list[int]] = BoundedStore(items_max=200_000)
         self._lock = threading.Lock()
 
-    def add(
-        self,
-        faults: tuple[Fault, ...],
-        *,
-        provider: str | None = None,
-        route: str | None = None,
-        prompt_contains: str | None = None,
-        probability: float = 1.0,
-        seed: int = 0,
-        count: int | None = None,
-    ) -> Rule:
-        """Set a rule; the same ``seed`` makes the same requests fail in the same order."""
+    def add(self, faults: tuple[Fault, ...], **narrowed: Any) -> Rule:
+        """Set a rule, ``narrowed`` by the other fields of ``Rule``."""
         with self._lock:
-            number, self._next_number = self._next_number, self._next_number + 1
-            rule = Rule(number, faults, provider, route, prompt_contains, probability, seed, count)
-            rule.dice = random.Random(seed)
-            self._rules[number] = rule
+            rule = Rule(next(self._numbers), faults, **narrowed)
+            self._rules[rule.number] = rule
             return rule
 
     def rules(self) -> list[Rule]:
@@ -123,7 +111,7 @@ class FaultBook:
         return self._rules.pop(number, None) is not None
 
     def clear(self) -> None:
-        """Drop every rule and forget what has fired."""
+        """Drop every rule and what has fired."""
         with self._lock:
             self._rules.clear()
             self._seen.clear()

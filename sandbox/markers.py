@@ -1,4 +1,4 @@
-"""The little language of faults: ``[sandbox:429 retry_after=3 times=2, latency=0.5]`` inside a prompt.
+"""The language of faults: ``[sandbox:429 retry_after=3 times=2, latency=0.5]`` inside a prompt.
 
 A marker holds faults separated by commas. A fault is a name, or ``name=value``, followed by options
 ``key=value`` separated by spaces. README.md lists the names; every other name is an error, for a fault that
@@ -18,7 +18,7 @@ ANSWER_FAULTS = frozenset({
     "refuse", "quota", "hang", "drop", "cut", "garbage", "wrong_type", "huge", "slow_drip",
     "slow_header", "length_lie", "endless", "gzip_bomb", "redirect", "wrong_id", "link_host",
 })  # fmt: skip
-# What becomes of an accepted job: its end, its pace or its picture.
+# What becomes of an accepted job: its end, its pace or its image.
 OUTCOME_FAULTS = frozenset({
     "latency", "steps", "fail", "timeout", "restart", "expire", "never", "backwards", "flip", "empty",
     "fewer", "dead_link", "truncated", "bomb", "svg", "html", "polyglot", "frames", "wrong_size",

@@ -1,6 +1,7 @@
 """Spoils a good answer in the way a fault says, down to the socket."""
 
 import contextlib
+import itertools
 import json
 import select
 import socket
@@ -15,7 +16,7 @@ from sandbox.drawing import bad_files
 from sandbox.faults import Script
 from sandbox.markers import Fault
 
-# The key in the WSGI environment under which our server lays the connection's socket.
+# The key in the WSGI environment under which our server puts the connection's socket.
 SOCKET_KEY = "sandbox.socket"
 # Writes the provider's own error envelope for a fault named refuse, quota, or by an HTTP status.
 ErrorFor = Callable[[Fault], Response]
@@ -79,26 +80,31 @@ def _drop(fault: Fault, _answer: Response) -> Response:
 def _cut(fault: Fault, answer: Response) -> Response:
     """Send the head and the first ``cut=bytes`` of the body, promised in full, then cut."""
     body = answer.get_data()
-    keep = int(fault.number(len(body) // 2))
-    return _body_then_cut(answer, body[:keep], promised=len(body))
+    return _then_cut(answer, body[: int(fault.number(len(body) // 2))], promised=len(body))
 
 
 def _length_lie(fault: Fault, answer: Response) -> Response:
     """The whole body under a Content-Length that promises more."""
     body = answer.get_data()
-    return _body_then_cut(answer, body, promised=len(body) + int(fault.number(1000)))
+    return _then_cut(answer, body, promised=len(body) + int(fault.number(1000)))
 
 
-def _body_then_cut(answer: Response, body: bytes, *, promised: int) -> Response:
+def _then_cut(answer: Response, body: bytes, *, promised: int) -> Response:
     connection = connection_socket()
 
     def parts() -> Iterator[bytes]:
         yield body
         _shut(connection)
 
-    lying = Response(parts(), status=answer.status_code, content_type=answer.content_type)
-    lying.headers["Content-Length"] = str(promised)
-    return lying
+    return _in_parts(answer, parts(), length=promised)
+
+
+def _in_parts(answer: Response, parts: Iterator[bytes], *, length: int | None = None) -> Response:
+    """The same answer with a body that is sent part by part."""
+    streamed = Response(parts, status=answer.status_code, content_type=answer.content_type)
+    if length is not None:
+        streamed.headers["Content-Length"] = str(length)
+    return streamed
 
 
 def _garbage(fault: Fault, answer: Response) -> Response:
@@ -138,7 +144,7 @@ def _wrong_type(_fault: Fault, answer: Response) -> Response:
 
 
 def _wrong_id(_fault: Fault, answer: Response) -> Response:
-    """A well-formed answer about somebody else's job."""
+    """A well-formed answer about another job."""
     document = answer.get_json(silent=True)
     if isinstance(document, dict):
         for about in (document, document.get("data"), *document.get("items", [])):
@@ -156,17 +162,10 @@ def _ids_in(about: dict[str, Any]) -> list[str]:
 
 def _huge(fault: Fault, answer: Response) -> Response:
     """A body of ``huge=megabytes`` (100): valid JSON, or an image type full of zeros."""
-    blocks = int(fault.number(100) * 2**20) // len(BLOCK)
+    count = int(fault.number(100) * 2**20) // len(BLOCK)
     is_json = (answer.content_type or "").startswith("application/json")
     head, fill, tail = (b'{"padding": "', b"x" * len(BLOCK), b'"}') if is_json else (b"\x89PNG\r\n\x1a\n", BLOCK, b"")
-
-    def parts() -> Iterator[bytes]:
-        yield head
-        for _ in range(blocks):
-            yield fill
-        yield tail
-
-    return Response(parts(), content_type=answer.content_type)
+    return _in_parts(answer, itertools.chain([head], itertools.repeat(fill, count), [tail]))
 
 
 def _endless(_fault: Fault, answer: Response) -> Response:
@@ -177,7 +176,7 @@ def _endless(_fault: Fault, answer: Response) -> Response:
             yield BLOCK
             time.sleep(0)  # Other requests get their turn.
 
-    return Response(parts(), content_type=answer.content_type)
+    return _in_parts(answer, parts())
 
 
 def _gzip_bomb(fault: Fault, answer: Response) -> Response:
@@ -196,9 +195,7 @@ def _slow_drip(fault: Fault, answer: Response) -> Response:
             yield body[place : place + 1]
             time.sleep(pause_s)
 
-    slow = Response(parts(), status=answer.status_code, content_type=answer.content_type)
-    slow.headers["Content-Length"] = str(len(body))
-    return slow
+    return _in_parts(answer, parts(), length=len(body))
 
 
 def _slow_header(fault: Fault, _answer: Response) -> Response:
@@ -216,7 +213,7 @@ def _slow_header(fault: Fault, _answer: Response) -> Response:
 
 
 def _redirect(fault: Fault, _answer: Response) -> Response:
-    """302 to ``redirect=URL``, or back to the same place for ever."""
+    """302 to ``redirect=URL``, or back to the same place forever."""
     moved = Response(status=302)
     moved.headers["Location"] = fault.value or request.url
     return moved

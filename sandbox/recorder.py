@@ -1,4 +1,4 @@
-"""Watches a twin's requests for the counts: how many at once, and which form they had."""
+"""Watches an emulator's requests for the counts: how many at once, and which form they had."""
 
 import re
 import time
@@ -53,7 +53,7 @@ def watch(blueprint: Blueprint, provider: str) -> None:
 
 
 def note_stray(status: int) -> None:
-    """Log a request that no twin's route took: it may have carried what this host should not see."""
+    """Log a request that no emulator's route took: it may have carried what this host should not see."""
     current_state().counts.note({**_describe(None), "status": status})
 
 

@@ -18,7 +18,7 @@ BACKLOG = 2048
 
 
 class ShowingHandler(WSGIHandler):  # type: ignore[misc]  # gevent ships no types
-    """Lays the connection's socket into the environment, so that a fault can cut it."""
+    """Puts the connection's socket into the environment, so that a fault can cut it."""
 
     def handle(self) -> None:
         """Serve one connection. Head and body go out apart: without this the second waits 40 ms for an ACK."""

@@ -1,29 +1,30 @@
-"""Everything one running sandbox knows, in one place: twins reach it by ``world()``."""
+"""Everything one running sandbox knows, in one place: emulators reach it by ``current_state()``."""
 
 import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 from flask import current_app
 
 from sandbox.counts import Counts
-from sandbox.drawing.images import Gallery
+from sandbox.drawing.images import Gallery, Recipe
 from sandbox.faults import FaultBook, Occasion, Script
 from sandbox.settings import Settings
 
 EXTENSION = "sandbox"
+S = TypeVar("S")
 
 
 class Store(Protocol):
-    """What a twin keeps between requests."""
+    """What an emulator keeps between requests."""
 
     def clear(self) -> None:
-        """Forget it all (``POST /control/reset``)."""
+        """Delete it all (``POST /control/reset``)."""
 
     def restart(self) -> int:
-        """Behave as if the upstream had been restarted; says how many jobs that broke off."""
+        """Behave as if the upstream had been restarted; returns how many tasks that broke off."""
 
 
 class Clock:
@@ -44,7 +45,7 @@ class Clock:
 
 @dataclass
 class State:
-    """Settings, clock, witness, faults, pictures, and one shelf per twin."""
+    """Settings, clock, faults, images, counts, and one store per emulator."""
 
     settings: Settings
     clock: Clock = field(default_factory=Clock)
@@ -55,6 +56,17 @@ class State:
 
     def __post_init__(self) -> None:
         self.gallery = Gallery(edge_max_px=lambda: self.settings.edge_max_px)
+
+    def draw(self, recipe: Recipe) -> bytes:
+        """The file of a recipe, prepared where the settings say so. Raises NotAnImage."""
+        return self.gallery.file(recipe, prepared=self.settings.prepared)
+
+    def store(self, name: str, kind: type[S]) -> S:
+        """The store of the emulator ``name``. Raises TypeError where it is of another kind."""
+        found = self.stores[name]
+        if not isinstance(found, kind):
+            raise TypeError(f"the store of {name} is a {type(found).__name__}, not a {kind.__name__}")
+        return found
 
     def script(self, provider: str, place: str, prompt: str = "", key: str = "") -> Script:
         """The faults that fire on this occasion, counted. Raises UnknownFault."""
@@ -71,7 +83,7 @@ class State:
         return self.settings.latency_s * (1 + self.settings.latency_jitter * (2 * share - 1))
 
     def reset(self) -> None:
-        """Forget work, counts, faults and pictures; settings stay."""
+        """Delete work, counts and faults; settings stay."""
         self.faults.clear()
         self.counts.reset(requests_kept=self.settings.requests_kept)
         for store in self.stores.values():
@@ -79,5 +91,5 @@ class State:
 
 
 def current_state() -> State:
-    """The world of the app that serves the current request."""
+    """The state of the app that serves the current request."""
     return cast(State, current_app.extensions[EXTENSION])

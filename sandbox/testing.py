@@ -19,85 +19,56 @@ STOP_S = 5.0
 READY = "sandbox ready "
 
 
+class _Url:
+    """The base URL of one emulator, as the official client of its upstream wants it."""
+
+    def __init__(self, provider: str, path: str = "") -> None:
+        self._provider, self._path = provider, path
+
+    def __get__(self, sandbox: "Sandbox", _kind: type) -> str:
+        return sandbox.base_url(self._provider) + self._path
+
+
 @dataclass(frozen=True)
 class Sandbox:
-    """A running sandbox. ``environ`` leads an adapter to its twin; ``<name>_url`` are base URLs."""
+    """A running sandbox. ``environ`` leads an adapter to its emulator; ``<name>_url`` are base URLs."""
 
     url: str
     pid: int
 
+    chatgpt2api_url = _Url("chatgpt2api")
+    flux_url = _Url("flux")
+    gemini_url = _Url("gemini")
+    huggingface_url = _Url("huggingface")  # router, Hub and CDN in one
+    llamaswap_url = _Url("llamaswap")
+    openai_url = _Url("openai", "/v1")
+    replicate_url = _Url("replicate")
+    stability_url = _Url("stability")
+    wavespeed_url = _Url("wavespeed")
+    xai_url = _Url("xai", "/v1")
+
     def environ(self, provider: str, *, key: str = "test-key") -> dict[str, str]:
-        """The variables that configure this provider, and no other, with its twin for an upstream."""
+        """The variables that configure this provider, and no other, with its emulator for an upstream."""
         return self._emulator(provider).leading_here(self.url, key)
 
     def base_url(self, provider: str) -> str:
-        """Where the twin's paths begin."""
+        """Where the emulator's paths begin."""
         return self.url + self._emulator(provider).prefix
 
     @staticmethod
     def _emulator(provider: str) -> Emulator:
         return next(emulator for emulator in all_emulators() if emulator.name == provider)
 
-    @property
-    def chatgpt2api_url(self) -> str:
-        """For ``CHATGPT2API_BASE_URL``, with or without ``/v1`` appended."""
-        return f"{self.url}/c2a"
-
-    @property
-    def openai_url(self) -> str:
-        """For ``OPENAI_BASE_URL``."""
-        return f"{self.url}/openai/v1"
-
-    @property
-    def stability_url(self) -> str:
-        """For ``STABILITY_BASE_URL``."""
-        return f"{self.url}/stability"
-
-    @property
-    def flux_url(self) -> str:
-        """For ``BFL_API_BASE``."""
-        return f"{self.url}/flux"
-
-    @property
-    def wavespeed_url(self) -> str:
-        """For ``WAVESPEED_BASE_URL``."""
-        return f"{self.url}/wavespeed"
-
-    @property
-    def replicate_url(self) -> str:
-        """For ``REPLICATE_BASE_URL``, with or without ``/v1`` appended."""
-        return f"{self.url}/replicate"
-
-    @property
-    def huggingface_url(self) -> str:
-        """For ``HF_ROUTER_BASE_URL`` and ``HF_ENDPOINT``: the twin is router, Hub and CDN in one."""
-        return f"{self.url}/huggingface"
-
-    @property
-    def llamaswap_url(self) -> str:
-        """For ``LLAMASWAP_BASE_URL``, with or without ``/v1`` appended."""
-        return f"{self.url}/llamaswap"
-
-    @property
-    def gemini_url(self) -> str:
-        """For ``GOOGLE_GEMINI_BASE_URL``."""
-        return f"{self.url}/gemini"
-
-    @property
-    def xai_url(self) -> str:
-        """For ``XAI_BASE_URL``."""
-        return f"{self.url}/xai/v1"
-
     def counts(self, *, keys: bool = True) -> dict[str, Any]:
         """Tallies by provider."""
         return dict(self._call("GET", f"/control/counts?keys={int(keys)}"))
 
     def requests(self, provider: str | None = None) -> list[dict[str, Any]]:
-        """The latest requests of one provider or of all, oldest first; those that no twin took among the latter."""
+        """The latest requests of one provider or of all, oldest first; those that no emulator took among the latter."""
         return list(self._call("GET", "/control/requests" + (f"?provider={provider}" if provider else "")))
 
     def reset(self) -> None:
-        """Forget jobs, counts and faults."""
+        """Delete jobs, counts and faults."""
         self._call("POST", "/control/reset")
 
     def settings(self, **changed: object) -> dict[str, Any]:
@@ -117,7 +88,7 @@ class Sandbox:
         self._call("POST", "/control/clock", {"advance_s": seconds})
 
     def restart(self, provider: str) -> int:
-        """Let one twin behave as if restarted; says how many jobs broke off."""
+        """Let one emulator behave as if restarted; says how many jobs broke off."""
         return int(self._call("POST", "/control/restart", {"provider": provider})[provider])
 
     def _call(self, method: str, path: str, document: object = None) -> Any:

@@ -1,4 +1,4 @@
-"""The WSGI application: every twin under its prefix, and the control endpoints."""
+"""The WSGI application: every emulator under its prefix, and the control endpoints."""
 
 from functools import partial
 
@@ -51,7 +51,7 @@ def _index(emulators: tuple[Emulator, ...]) -> Response:
 
 
 def _unrouted(emulators: tuple[Emulator, ...], error: HTTPException) -> ResponseReturnValue:
-    """404 and 405 in the words of the twin whose path was meant."""
+    """404 and 405 in the words of the emulator whose path was meant."""
     if request.routing_exception is not None:
         recorder.note_stray(error.code or 500)
     for emulator in emulators:

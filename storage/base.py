@@ -34,34 +34,34 @@ class StoredImage:
 
     key: str
     mime: str
-    width_px: int  # 0 x 0: no image but a 3D file or a text
+    width_px: int  # 0 x 0: not an image but a 3D file or a text
     height_px: int
     size_bytes: int
     sha256: str  # lower-case hex of the stored bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How much an image may ask of us. Uploads come from users, results from upstreams."""
+class MediaLimits:
+    """The limits of one image. Uploads come from users, results from upstreams."""
 
     max_upload_bytes: int = 10 * 1024 * 1024
     max_result_bytes: int = 64 * 1024 * 1024
     max_text_bytes: int = 256 * 1024
     max_pixels: int = 40_000_000  # of an upload
-    max_result_pixels: int = 80_000_000  # an upscaler's 8K square is 67 million; paid for, so it must fit
+    max_result_pixels: int = 80_000_000  # an upscaler's 8K square has 67 million, and it is paid for
     max_upload_edge_px: int = 8192
     max_result_edge_px: int = 16384
     max_frames: int = 50
     max_animation_pixels: int = 160_000_000  # width x height x frames, for results, which are decoded whole
 
-    decoder_wall_s: float = 30.0  # one image: sent, decoded, stored and answered
+    decoder_wall_s: float = 30.0  # one image: sending, decoding, storing and the reply
     decoder_cpu_s: int = 20  # one image
     decoder_memory_bytes: int = 1024 * 1024 * 1024  # address space, Python and Pillow included
     decoder_images: int = 500  # then the process is replaced
     decoder_queue_s: float = 30.0  # how long a caller waits for a free decoder
 
 
-# What a model makes beside images, and its mime type where there is but one.
+# What a model makes, and the mime type of a text.
 Kind = Literal["image", "model_3d", "text"]
 TEXT = "text/plain"
 
@@ -91,21 +91,21 @@ class Store(Protocol):
         """Idempotent."""
 
     def iter_keys(self, prefix: str = "", *, older_than_s: float = 0.0) -> Iterator[str]:
-        """Keys that start with ``prefix``, in no promised order, and were written at least so long ago."""
+        """Keys that start with ``prefix`` and were written at least ``older_than_s`` ago, in no particular order."""
 
     def folders(self, parent: str, *, after: str = "", limit: int = 1000) -> list[str]:
-        """Names one level below ``parent`` that hold keys: behind ``after``, at most ``limit``.
+        """Names one level below ``parent`` that hold keys: after ``after``, at most ``limit``.
 
         In the order of :func:`storage.keys.folder_order`, which is that of the keys in them.
         """
 
     def iter_folders(self, parent: str, names: Sequence[str], *, older_than_s: float = 0.0) -> Iterator[str]:
-        """Keys in these folders of ``parent``, a slice that ``folders`` gave or part of one; old ones as above."""
+        """Keys in these folders of ``parent`` (names from ``folders``), written at least ``older_than_s`` ago."""
 
     def link(self, key: str, *, content_type: str, disposition: str) -> str | None:
-        """A URL good for minutes, by which a client gets the blob with these headers and without us.
+        """A URL, valid for minutes, where a client gets the blob with these headers from the store itself.
 
-        None where there is no such way, or the operator wants none. Asks nobody: the blob may be gone.
+        None where the store has no such URLs or the operator does not want them. Does not check that the blob exists.
         """
 
     def check(self) -> None:

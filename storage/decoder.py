@@ -1,7 +1,7 @@
-"""The decoder process: reads tasks on stdin, decodes and stores images, answers on stdout.
+"""The decoder process: reads requests on stdin, decodes and stores images, replies on stdout.
 
-Bytes from outside meet C code only here, under limits the kernel enforces. It also does the writing, so
-that no fsync ever stalls the event loop of its parent. It ends when stdin ends.
+Untrusted bytes reach C code only here, under limits that the kernel enforces. It also writes the files, so that no
+fsync stalls the event loop of its parent. It ends when stdin ends.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
-from storage import models3d, raster, sniff, variants, wire
-from storage.anatomy import dissect
+from storage import decoder_protocol, models3d, raster, sniff, variants
 from storage.base import TEXT, BlobNotFoundError, MediaError, StorageUnavailableError, StoredImage
+from storage.decoder_protocol import DecodeRequest
 from storage.local import LocalStore, write_staging_file
-from storage.wire import Task
+from storage.structure import read_structure
 
 NO_SIZE = (0, 0)
 EXTENSIONS = {**sniff.EXTENSIONS, **models3d.EXTENSIONS, TEXT: "txt"}
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _OPEN_FILES = 64
-# A process that holds on to this much between images gives it back by ending.
+# A process that still holds this much memory between images ends, to give it back.
 _RETIRE_ABOVE_BYTES = 200 * 1024 * 1024
 
 Reply = dict[str, Any]
@@ -47,11 +47,11 @@ def main(argv: list[str]) -> None:
     send(answers, {"ready": True})
     while True:
         try:
-            head, body = wire.receive(sys.stdin.buffer, max_body_bytes=max_body_bytes)
+            head, body = decoder_protocol.receive(sys.stdin.buffer, max_body_bytes=max_body_bytes)
         except EOFError:
             return
         start_clocks(cpu_s=cpu_s, wall_s=wall_s)
-        reply = answer(wire.from_head(head), body, partial(decoded, answers, head))
+        reply = reply_to(decoder_protocol.from_head(head), body, partial(tell_decoded, answers, head))
         stop_clocks()
         send(answers, {**reply, "id": head["id"], "retire": is_bloated()})
 
@@ -90,7 +90,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def claim_stdout() -> BinaryIO:
-    """The pipe to the parent, out of reach of any library that prints."""
+    """The pipe to the parent; what a library prints to stdout goes to stderr from now on."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return answers
@@ -117,21 +117,21 @@ def is_bloated() -> bool:
     return pages * resource.getpagesize() > _RETIRE_ABOVE_BYTES
 
 
-def decoded(answers: BinaryIO, head: dict[str, Any]) -> None:
-    """Tell the parent that the image is good: from here on only the disk can be slow."""
+def tell_decoded(answers: BinaryIO, head: dict[str, Any]) -> None:
+    """Tell the parent that the image is valid: from here on only the disk can be slow."""
     stop_clocks()
     send(answers, {"id": head["id"], "decoded": True})
 
 
 def send(answers: BinaryIO, head: dict[str, Any]) -> None:
-    answers.write(wire.framed(head))
+    answers.write(decoder_protocol.framed(head))
     answers.flush()
 
 
-def answer(task: Task, body: bytes, on_decoded: Callable[[], None]) -> Reply:
-    """Do one task; errors that have a meaning for the caller become replies, others end the process."""
+def reply_to(request: DecodeRequest, body: bytes, on_decoded: Callable[[], None]) -> Reply:
+    """Handle one request; errors that mean something to the caller become replies, others end the process."""
     try:
-        return Worker(task, on_decoded).work(body)
+        return Handler(request, on_decoded).work(body)
     except MediaError as error:
         return {"error": "media", "code": error.code, "detail": error.detail}
     except MemoryError:
@@ -142,16 +142,16 @@ def answer(task: Task, body: bytes, on_decoded: Callable[[], None]) -> Reply:
         return {"error": "storage", "detail": str(error)}
 
 
-class Worker:
-    """One task under way."""
+class Handler:
+    """Handles one request."""
 
-    def __init__(self, task: Task, on_decoded: Callable[[], None]) -> None:
-        self._task = task
+    def __init__(self, request: DecodeRequest, on_decoded: Callable[[], None]) -> None:
+        self._request = request
         self._on_decoded = on_decoded
-        self._store = LocalStore(Path(task.root)) if task.root is not None else None
+        self._store = LocalStore(Path(request.root)) if request.root is not None else None
 
     def work(self, body: bytes) -> Reply:
-        match self._task.verb:
+        match self._request.verb:
             case "upload":
                 return self._upload(body)
             case "result":
@@ -161,77 +161,77 @@ class Worker:
             case "white_mask":
                 return self._white_mask(body)
             case "model_3d" | "text":
-                return self._keep(body, TEXT if self._task.verb == "text" else models3d.identify(body), NO_SIZE)
+                return self._keep(body, TEXT if self._request.verb == "text" else models3d.identify(body), NO_SIZE)
             case "describe":
-                return {"picture": asdict(describe(body, self._task.target_key))}
+                return {"image": asdict(describe(body, self._request.target_key))}
 
     def _upload(self, body: bytes) -> Reply:
-        task = self._task
-        anatomy = dissect(body, task.mime, max_frames=task.bounds.max_frames)
-        raster.check_bounds(anatomy.width_px, anatomy.height_px, task.bounds)
-        # Cut here: what follows the image must not even reach the decoder.
-        image = raster.open_image(body[: anatomy.end], task.mime, task.bounds)
+        request = self._request
+        structure = read_structure(body, request.mime, max_frames=request.bounds.max_frames)
+        raster.check_bounds(structure.width_px, structure.height_px, request.bounds)
+        # Cut here: what follows the image must not reach the image library.
+        image = raster.open_image(body[: structure.end], request.mime, request.bounds)
         plain = raster.upright(image)
-        if task.role == "mask":
+        if request.role == "mask":
             plain = raster.as_mask(plain)
-        # A mask lives by its exact edges, so it is never made lossy again.
-        mime = sniff.JPEG if task.mime == sniff.JPEG and task.role != "mask" else sniff.PNG
+        # A mask needs its exact edges, so it is never stored lossy.
+        mime = sniff.JPEG if request.mime == sniff.JPEG and request.role != "mask" else sniff.PNG
         return self._keep(raster.encode_upload(plain, mime), mime, plain.size)
 
     def _result(self, body: bytes) -> Reply:
-        task = self._task
-        anatomy = dissect(body, task.mime, max_frames=task.bounds.max_frames)
-        if anatomy.end < len(body):
-            raise MediaError("trailing_data", f"{len(body) - anatomy.end} bytes behind the picture")
-        raster.check_bounds(anatomy.width_px, anatomy.height_px, task.bounds)
-        image = raster.open_image(body, task.mime, task.bounds)
-        raster.decode_all(image, task.bounds)
-        return self._keep(body, task.mime, image.size)
+        request = self._request
+        structure = read_structure(body, request.mime, max_frames=request.bounds.max_frames)
+        if structure.end < len(body):
+            raise MediaError("trailing_data", f"{len(body) - structure.end} bytes after the image")
+        raster.check_bounds(structure.width_px, structure.height_px, request.bounds)
+        image = raster.open_image(body, request.mime, request.bounds)
+        raster.decode_all(image, request.bounds)
+        return self._keep(body, request.mime, image.size)
 
     def _variant(self, body: bytes) -> Reply:
-        task, store = self._task, self._store
+        request, store = self._request, self._store
         if store is not None:
-            if store.exists(task.target_key):
-                return {"picture": asdict(describe(store.read(task.target_key), task.target_key))}
-            body = store.read(task.source_key)
-        image = raster.open_image(body, task.mime, task.bounds)
+            if store.exists(request.target_key):
+                return {"image": asdict(describe(store.read(request.target_key), request.target_key))}
+            body = store.read(request.source_key)
+        image = raster.open_image(body, request.mime, request.bounds)
         sideways = raster.is_sideways(image)
         whole = image.size[::-1] if sideways else image.size
-        size = raster.fit(whole, task.box_px)
-        if size == whole and task.target_mime == task.mime and raster.orientation_of(image) == 1:
-            return {"picture": asdict(describe(body, task.source_key))}
-        variants.check_encodable(size, task.target_mime)
+        size = raster.fit(whole, request.box_px)
+        if size == whole and request.target_mime == request.mime and raster.orientation_of(image) == 1:
+            return {"image": asdict(describe(body, request.source_key))}
+        variants.check_encodable(size, request.target_mime)
         # JPEG can decode straight to a smaller size.
         image.draft(None, size[::-1] if sideways else size)
         small = raster.shrink(raster.upright(image), size)
         del image, body  # the encoder needs the room
-        data = raster.encode_variant(small, task.target_mime)
-        return self._keep(data, task.target_mime, size)
+        data = raster.encode_variant(small, request.target_mime)
+        return self._keep(data, request.target_mime, size)
 
     def _white_mask(self, body: bytes) -> Reply:
-        task, store = self._task, self._store
+        request, store = self._request, self._store
         if store is not None:
-            if store.exists(task.target_key):
-                return {"picture": asdict(describe(store.read(task.target_key), task.target_key))}
-            body = store.read(task.source_key)
-        mask = raster.white_edits(raster.upright(raster.open_image(body, task.mime, task.bounds)))
+            if store.exists(request.target_key):
+                return {"image": asdict(describe(store.read(request.target_key), request.target_key))}
+            body = store.read(request.source_key)
+        mask = raster.white_edits(raster.upright(raster.open_image(body, request.mime, request.bounds)))
         return self._keep(raster.encode_upload(mask, sniff.PNG), sniff.PNG, mask.size)
 
     def _keep(self, data: bytes, mime: str, size_px: tuple[int, int]) -> Reply:
-        """Under the key the task names, or under the hash of what is kept."""
+        """Under the key the request names, or under the hash of what is kept."""
         self._on_decoded()
         sha256 = hashlib.sha256(data).hexdigest()
-        key = self._task.target_key or f"{self._task.prefix}/{sha256}.{EXTENSIONS[mime]}"
+        key = self._request.target_key or f"{self._request.prefix}/{sha256}.{EXTENSIONS[mime]}"
         image = StoredImage(key, mime, size_px[0], size_px[1], len(data), sha256)
-        path = write_staging_file(self._task.staging, data)
+        path = write_staging_file(self._request.staging, data)
         if self._store is None:
-            return {"picture": asdict(image), "path": path}
+            return {"image": asdict(image), "path": path}
         self._store.put_file(path, key)
-        return {"picture": asdict(image)}
+        return {"image": asdict(image)}
 
 
 def describe(data: bytes, key: str) -> StoredImage:
-    """A blob we wrote ourselves, as a Image."""
+    """A blob that we wrote ourselves, as a StoredImage."""
     header = sniff.read_header(data)
     sha256 = hashlib.sha256(data).hexdigest()
     return StoredImage(key, header.mime, header.width_px, header.height_px, len(data), sha256)

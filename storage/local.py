@@ -1,8 +1,8 @@
 """The store on local disk: a folder only its owner can enter.
 
-Every write goes write, fsync, rename, fsync of the folder, so that a blob is whole and durable or not
-there at all. Folders on the way are opened one by one without following symbolic links: no key and no
-link planted inside can lead out of the root.
+A write is write, fsync, rename, fsync of the folder, so that a blob is complete and durable or not
+there at all. Folders on the path are opened one by one without following symbolic links: no key and no
+link inside can lead out of the root.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NAMES_AT_A_TIME = 1000
 
 def new_staging_file(folder: str) -> str:
     """Path of a fresh empty file, readable by us alone. Raises StorageUnavailableError."""
-    with _trouble("make a file"):
+    with _as_storage_errors("make a file"):
         descriptor, path = tempfile.mkstemp(dir=folder)
         os.close(descriptor)
     return path
@@ -45,7 +45,7 @@ def write_staging_file(folder: str, data: bytes) -> str:
     """Path of a fresh file with ``data``, not yet durable. No file stays when it raises."""
     path = new_staging_file(folder)
     try:
-        with _trouble("write"), Path(path).open("wb") as file:
+        with _as_storage_errors("write"), Path(path).open("wb") as file:
             file.write(data)
     except StorageUnavailableError:
         Path(path).unlink(missing_ok=True)
@@ -53,13 +53,13 @@ def write_staging_file(folder: str, data: bytes) -> str:
     return path
 
 
-def sweep_folder(folder: Path, *, older_than_s: float = STAGING_AGE_S) -> int:
+def sweep_folder(folder: Path) -> int:
     """Remove what killed writers left in a staging folder; the number of files removed."""
     removed = 0
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
             about = path.lstat()
-            if stat.S_ISREG(about.st_mode) and about.st_mtime <= time.time() - older_than_s:
+            if stat.S_ISREG(about.st_mode) and about.st_mtime <= time.time() - STAGING_AGE_S:
                 path.unlink()
                 removed += 1
     return removed
@@ -70,21 +70,21 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         """Raises StorageUnavailableError when the folder cannot be made."""
-        with _trouble("open the folder"):
+        with _as_storage_errors("open the folder"):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.root = root.resolve()
             self.staging = self.root / STAGING
             self.staging.mkdir(mode=0o700, exist_ok=True)
 
     def put_file(self, path: str, key: str) -> None:
-        """Keep the file at ``path`` under ``key``, moving it; kept or not, it is gone from there afterwards.
+        """Keep the file at ``path`` under ``key``, moving it; afterwards it is no longer there, stored or not.
 
         Two writers of one new key at the same moment: the later one wins. Keys end in a hash of the
         content or name one derivation of it, so both hold the same image.
         """
         check_key(key)
         try:
-            with _trouble("write"):
+            with _as_storage_errors("write"):
                 self._put(path, key)
         finally:
             Path(path).unlink(missing_ok=True)
@@ -126,7 +126,7 @@ class LocalStore:
     def open(self, key: str) -> BinaryIO:
         """The blob for reading. Raises BlobNotFoundError, StorageUnavailableError."""
         check_key(key)
-        with _trouble("read", absent=key), self._folder_of(key) as (folder, name):
+        with _as_storage_errors("read", absent=key), self._folder_of(key) as (folder, name):
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
@@ -135,14 +135,14 @@ class LocalStore:
 
     def read(self, key: str) -> bytes:
         """The whole blob. Raises BlobNotFoundError, StorageUnavailableError."""
-        with self.open(key) as blob, _trouble("read"):
+        with self.open(key) as blob, _as_storage_errors("read"):
             return blob.read()
 
     def exists(self, key: str) -> bool:
         """Raises StorageUnavailableError when that cannot be known."""
         check_key(key)
         try:
-            with _trouble("look", absent=key), self._folder_of(key) as (folder, name):
+            with _as_storage_errors("look", absent=key), self._folder_of(key) as (folder, name):
                 return _is_blob(folder, name)
         except BlobNotFoundError:
             return False
@@ -150,7 +150,7 @@ class LocalStore:
     def delete(self, key: str) -> None:
         """Remove the blob and the folders it leaves empty. Idempotent. Raises StorageUnavailableError."""
         check_key(key)
-        with contextlib.suppress(BlobNotFoundError), _trouble("delete", absent=key):
+        with contextlib.suppress(BlobNotFoundError), _as_storage_errors("delete", absent=key):
             with self._folder_of(key) as (folder, name):
                 os.unlink(name, dir_fd=folder)
             self._prune(key)
@@ -189,7 +189,7 @@ class LocalStore:
     def folders(self, parent: str, *, after: str = "", limit: int = 1000) -> list[str]:
         """Names of the folders in ``parent``, as ``Store.folders`` says. Links are not followed.
 
-        Reads every name in ``parent`` but holds no more than ``limit``, and lets others run meanwhile.
+        Reads every name in ``parent`` but holds no more than ``limit``, and lets other greenlets run meanwhile.
         """
         top = self.root / check_key(parent)
         if top.resolve() != top:
@@ -205,15 +205,10 @@ class LocalStore:
         """The keys in some folders, one folder after the other."""
         for name in names:
             yield from self.iter_keys(f"{parent}/{name}/", older_than_s=older_than_s)
-            time.sleep(0)  # the disk is slow and others share this thread
+            time.sleep(0)  # a disk is slow, and other greenlets share this thread
 
     def link(self, key: str, *, content_type: str, disposition: str) -> None:
-        """None: nobody but us can reach a file of ours."""
-
-    def sweep_staging(self, *, older_than_s: float = STAGING_AGE_S) -> int:
-        """Remove what killed writers left; the number of files removed."""
-        with _trouble("sweep"):
-            return sweep_folder(self.staging, older_than_s=older_than_s)
+        """None: no client can reach a file of ours."""
 
     def check(self) -> None:
         """Raise StorageUnavailableError when a write would fail.
@@ -242,15 +237,15 @@ def _folder_names(entries: Iterable[os.DirEntry[str]], after: str) -> Iterator[s
     for number, entry in enumerate(entries, start=1):
         if number % _NAMES_AT_A_TIME == 0:
             time.sleep(0)  # a million names take a second, which an event loop cannot spare
-        is_behind = folder_order(entry.name) > folder_order(after)
-        if is_behind and is_key(entry.name) and entry.is_dir(follow_symlinks=False):
+        comes_after = folder_order(entry.name) > folder_order(after)
+        if comes_after and is_key(entry.name) and entry.is_dir(follow_symlinks=False):
             yield entry.name
 
 
 def _unless_gone(error: OSError) -> None:
-    """A folder that cannot be listed is trouble; one that was deleted meanwhile is not."""
+    """A folder that cannot be listed is an error; one that was deleted meanwhile is not."""
     if error.errno not in _ABSENT:
-        with _trouble("list"):
+        with _as_storage_errors("list"):
             raise error
 
 
@@ -278,7 +273,7 @@ def _is_blob(folder: int, name: str) -> bool:
 
 
 def _written_at(folder: str, name: str) -> float:
-    """Seconds since the epoch; endless for what is no file or has just gone."""
+    """Seconds since the epoch; infinite for what is not a file or has just been deleted."""
     try:
         about = (Path(folder) / name).lstat()
     except FileNotFoundError:
@@ -287,7 +282,7 @@ def _written_at(folder: str, name: str) -> float:
 
 
 @contextlib.contextmanager
-def _trouble(verb: str, *, absent: str = "") -> Iterator[None]:
+def _as_storage_errors(verb: str, *, absent: str = "") -> Iterator[None]:
     """Turn the disk's errors into ours; with ``absent`` a missing file means that this key has no blob."""
     try:
         yield

@@ -1,7 +1,7 @@
-"""What an image is: the one door through which bytes become images and images become variants.
+"""Verified images: bytes become stored images here, and stored images become variants.
 
-Looks at headers here and leaves everything else to decoder processes: this module decodes nothing, and
-with a local store it writes nothing, so it may be called from an event loop.
+Reads headers and leaves everything else to decoder processes: this module decodes nothing, and with a local store it
+writes nothing, so it may be called from an event loop.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from storage import sniff, variants
-from storage.base import BlobNotFoundError, Kind, Limits, MediaError, Store, StoredImage
+from storage.base import BlobNotFoundError, Kind, MediaError, MediaLimits, Store, StoredImage
+from storage.decoder_protocol import Bounds, DecodeRequest, Role, Verb
 from storage.local import LocalStore, sweep_folder
 from storage.pool import DecoderPool, Reply
-from storage.wire import Bounds, Role, Task, Verb
 
-__all__ = ["Limits", "Media", "MediaError", "Role", "StoredImage"]
+__all__ = ["Media", "MediaError", "MediaLimits", "Role", "StoredImage"]
 
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 _KNOWN_VARIANTS = 4096
@@ -28,12 +28,12 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class Media:
-    """Pictures in one store. Thread-safe and greenlet-safe; one per process.
+    """Images in one store. Thread-safe and greenlet-safe; one per process.
 
-    ``work_dir`` holds files on their way into a store that is not local, and is ours alone.
+    ``work_dir`` holds files on their way into a store that is not local; nothing else may use it.
     """
 
-    def __init__(self, store: Store, work_dir: Path, *, decoders: int = 2, limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, store: Store, work_dir: Path, *, decoders: int = 2, limits: MediaLimits = MediaLimits()) -> None:  # noqa: B008 (frozen)
         self._store = store
         self._limits = limits
         frames = limits.max_frames, limits.max_animation_pixels
@@ -47,18 +47,18 @@ class Media:
         self._known = _Known(_KNOWN_VARIANTS)
 
     def keep_upload(self, data: bytes, *, prefix: str, role: Role = "image") -> StoredImage:
-        """Verify an image from a user, write it anew and keep it under ``prefix/sha256.extension``.
+        """Verify an image from a user, encode it again and keep it under ``prefix/sha256.extension``.
 
-        Upright, in sRGB, eight bit, first frame, without metadata or anything behind the image. JPEG stays
+        Upright, in sRGB, eight bit, first frame, without metadata or anything after the image. JPEG stays
         JPEG, except as a mask; everything else becomes PNG, alpha kept.
         Raises: MediaError, MediaBusyError, StorageUnavailableError.
         """
-        header = _admit(data, self._limits.max_upload_bytes, self._upload_bounds)
-        task = self._task("upload", header.mime, self._upload_bounds, prefix=_checked(prefix), role=role)
-        return self._kept(self._pool.run(task, data))
+        header = _checked_header(data, self._limits.max_upload_bytes, self._upload_bounds)
+        request = self._request("upload", header.mime, self._upload_bounds, prefix=_checked(prefix), role=role)
+        return self._kept(self._pool.run(request, data))
 
     def keep_result(self, data: bytes, *, prefix: str, kind: Kind = "image") -> StoredImage:
-        """Verify what an upstream made and keep its very bytes under ``prefix/sha256.extension``.
+        """Verify what an upstream made and keep its bytes unchanged under ``prefix/sha256.extension``.
 
         Every frame must decode and nothing may follow the image; size is as coded, orientation not applied.
         A 3D file must be what it says (:mod:`storage.models3d`), a text UTF-8 without control characters.
@@ -66,9 +66,9 @@ class Media:
         """
         if kind != "image":
             return self._keep_other(data, kind, _checked(prefix))
-        header = _admit(data, self._limits.max_result_bytes, self._result_bounds)
-        task = self._task("result", header.mime, self._result_bounds, prefix=_checked(prefix))
-        return self._kept(self._pool.run(task, data))
+        header = _checked_header(data, self._limits.max_result_bytes, self._result_bounds)
+        request = self._request("result", header.mime, self._result_bounds, prefix=_checked(prefix))
+        return self._kept(self._pool.run(request, data))
 
     def _keep_other(self, data: bytes, kind: Literal["model_3d", "text"], prefix: str) -> StoredImage:
         most = self._limits.max_result_bytes if kind == "model_3d" else self._limits.max_text_bytes
@@ -76,12 +76,7 @@ class Media:
             raise MediaError("image_too_large_bytes", f"{len(data)}, at most {most}")
         if kind == "text":
             check_text(data)
-        return self._kept(self._pool.run(self._task(kind, "", self._result_bounds, prefix=prefix), data))
-
-    def probe(self, data: bytes) -> tuple[str, int, int]:
-        """Mime type, width and height that the header claims; cheap, proves nothing. Raises MediaError."""
-        header = sniff.read_header(data)
-        return header.mime, header.width_px, header.height_px
+        return self._kept(self._pool.run(self._request(kind, "", self._result_bounds, prefix=prefix), data))
 
     def variant(
         self,
@@ -105,58 +100,58 @@ class Media:
         known = self._known.get(target)
         if known is not None and self._store.exists(known.key):
             return known
-        task = replace(
-            self._task("variant", mime, self._result_bounds),
+        request = replace(
+            self._request("variant", mime, self._result_bounds),
             source_key=key,
             target_key=target,
             target_mime=target_mime,
             box_px=box,
         )
-        image = self._kept(self._make(task))
+        image = self._kept(self._make(request))
         self._known.put(target, image)
         return image
 
     def white_mask(self, key: str) -> StoredImage:
-        """The kept mask ``key`` as 8-bit grey PNG, white where it is transparent; made once, kept beside it.
+        """The kept mask ``key`` as 8-bit grey PNG, white where it is transparent; made once and kept next to it.
 
         Raises: BlobNotFoundError, MediaError, MediaBusyError, StorageUnavailableError.
         """
-        task = replace(
-            self._task("white_mask", sniff.PNG, self._result_bounds),
+        request = replace(
+            self._request("white_mask", sniff.PNG, self._result_bounds),
             source_key=key,
             target_key=variants.white_mask_key(key),
             target_mime=sniff.PNG,
         )
-        return self._kept(self._make(task))
+        return self._kept(self._make(request))
 
     def delete(self, key: str) -> None:
         """Remove an image and all its variants. Idempotent. Raises StorageUnavailableError.
 
-        The image goes last: as long as it is there, a failed attempt can be made again.
+        The image is deleted last: as long as it is there, a failed attempt can be repeated.
         """
         for variant in list(self._store.iter_keys(variants.variant_prefix(key))):
             self._store.delete(variant)
         self._store.delete(key)
 
     def sweep(self) -> int:
-        """Remove files that killed decoders left in staging; how many. Call it now and then."""
+        """Remove files that killed decoders left in staging; how many. Retention calls it once a minute."""
         return sweep_folder(self._staging)
 
     def close(self) -> None:
-        """End the decoders. Images under way are finished, later ones refused."""
+        """End the decoders. Images in progress are finished, later ones refused."""
         self._pool.close()
 
-    def _make(self, task: Task) -> Reply:
+    def _make(self, request: DecodeRequest) -> Reply:
         if self._root is not None:
-            return self._pool.run(task, b"")
-        if self._store.exists(task.target_key):
-            with contextlib.suppress(BlobNotFoundError):  # swept away since
-                return self._pool.run(replace(task, verb="describe"), self._store.read(task.target_key))
-        return self._pool.run(task, self._store.read(task.source_key))
+            return self._pool.run(request, b"")
+        if self._store.exists(request.target_key):
+            with contextlib.suppress(BlobNotFoundError):  # deleted since
+                return self._pool.run(replace(request, verb="describe"), self._store.read(request.target_key))
+        return self._pool.run(request, self._store.read(request.source_key))
 
     def _kept(self, reply: Reply) -> StoredImage:
-        """The image in an answer, put in its place if the decoder could not."""
-        image = StoredImage(**reply["picture"])
+        """The image of a reply, put into the store if the decoder could not."""
+        image = StoredImage(**reply["image"])
         if path := reply.get("path"):
             try:
                 self._store.put_file(path, image.key)
@@ -164,7 +159,7 @@ class Media:
                 Path(path).unlink(missing_ok=True)
         return image
 
-    def _task(
+    def _request(
         self,
         verb: Verb,
         mime: str,
@@ -172,8 +167,8 @@ class Media:
         *,
         prefix: str = "",
         role: Role = "image",
-    ) -> Task:
-        return Task(
+    ) -> DecodeRequest:
+        return DecodeRequest(
             verb=verb,
             staging=str(self._staging),
             root=self._root,
@@ -184,8 +179,8 @@ class Media:
         )
 
 
-def _admit(data: bytes, max_bytes: int, bounds: Bounds) -> sniff.Header:
-    """What can be refused without decoding is refused here."""
+def _checked_header(data: bytes, max_bytes: int, bounds: Bounds) -> sniff.Header:
+    """Refuse what can be refused without decoding. Raises MediaError."""
     if len(data) > max_bytes:
         raise MediaError("image_too_large_bytes", f"{len(data)}, at most {max_bytes}")
     header = sniff.read_header(data)
@@ -196,7 +191,7 @@ def _admit(data: bytes, max_bytes: int, bounds: Bounds) -> sniff.Header:
 
 
 def check_text(data: bytes) -> None:
-    """Raises MediaError ``not_a_text``."""
+    """Raises MediaError ``not_a_text`` for what is not UTF-8, is empty or has control characters."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -206,7 +201,7 @@ def check_text(data: bytes) -> None:
 
 
 class _Known:
-    """The variants asked for last, so that a cached one is served without asking a decoder."""
+    """The variants requested last, so that a cached one is served without asking a decoder."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -227,7 +222,7 @@ class _Known:
 
 
 def _checked(prefix: str) -> str:
-    """Prefixes are made of our own ids: anything else is a bug of ours, found before it becomes a path."""
+    """Prefixes are made of our own ids: anything else is a bug, found before it becomes a path."""
     if not _PREFIX.fullmatch(prefix) or f"{prefix}/".startswith(variants.VARIANTS):
         raise ValueError(f"not a storage prefix: {prefix[:80]!r}")
     return prefix

@@ -1,7 +1,7 @@
-"""3D files: what their bytes say they are, held to what their format promises.
+"""3D files: their format by their bytes, checked against what the format requires.
 
-Runs in the decoder process. GLB is verified to its last byte (header, chunks, JSON, that buffers and
-views lie within the file); the others as far as a look at structure goes. Nothing is rendered.
+Runs in the decoder process. GLB is verified to its last byte (header, chunks, JSON, buffers and views within the
+file), the others by their structure alone. Nothing is rendered.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _OBJ_LINES = 200
 
 
 def identify(data: bytes) -> str:
-    """The mime type of a 3D file that is what it says. Raises MediaError ``not_a_model``."""
+    """The mime type of a valid 3D file. Raises MediaError ``not_a_model``."""
     for looks_like, check in _FORMATS:
         if looks_like(data):
             return check(data)
-    raise _bad("of no kind we know")
+    raise _bad("of no known kind")
 
 
 def _bad(why: str) -> MediaError:
@@ -73,7 +73,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         size_bytes, kind = _CHUNK.unpack_from(data, at)
         at += _CHUNK.size
         if at + size_bytes > len(data):
-            raise _bad("glb: a chunk ends behind the file")
+            raise _bad("glb: a chunk ends after the file")
         yield kind, data[at : at + size_bytes]
         at += size_bytes
 
@@ -95,12 +95,12 @@ def _scene(text: bytes, binary_bytes: int | None) -> dict[str, Any]:
 
 
 def _buffer_bytes(buffer: dict[str, Any], binary_bytes: int | None) -> int:
-    """Its length; without an address it is the file's own binary chunk and must fit there."""
+    """Its length. Without an address the buffer is the file's own binary chunk and must fit there."""
     length = int(buffer["byteLength"])
     if "uri" not in buffer and (binary_bytes is None or not 0 <= length <= binary_bytes):
         raise _bad("gltf: a buffer is longer than the file's data")
     if "uri" in buffer and not str(buffer["uri"]).startswith("data:"):
-        raise _bad("gltf: refers to another file, which nobody would have")
+        raise _bad("gltf: refers to another file, which no one would have")
     return length
 
 
@@ -116,7 +116,7 @@ def _stl(data: bytes) -> str:
         (facets,) = struct.unpack_from("<I", data, 80)
         if facets and len(data) == _STL_HEAD_BYTES + facets * _STL_FACET_BYTES:
             return STL
-    raise _bad("of no kind we know")
+    raise _bad("of no known kind")
 
 
 def _ply(data: bytes) -> str:
@@ -150,7 +150,7 @@ def _obj(data: bytes) -> str:
     words = {line.split(b" ", 1)[0].strip() for line in data[:65_536].splitlines()[:_OBJ_LINES] if line.strip()}
     words = {word for word in words if not word.startswith(b"#")}
     if b"v" not in words or not words <= _OBJ_WORDS:
-        raise _bad("of no kind we know")
+        raise _bad("of no known kind")
     return OBJ
 
 

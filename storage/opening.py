@@ -1,4 +1,4 @@
-"""Which store the settings ask for. Everything else knows it by ``storage.base.Store`` alone."""
+"""Which store the settings ask for. Everything else knows only ``storage.base.Store``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from storage.local import LocalStore
 
 
 def open_store(settings: Settings) -> Store:
-    """The one store of this installation. Raises SettingsError; StorageUnavailableError for a folder that cannot be."""
+    """The store of this installation.
+
+    Raises SettingsError, and StorageUnavailableError for a folder that cannot be made.
+    """
     if settings.storage == "local":
         return LocalStore(settings.blobs_dir)
     return _s3(settings)
 
 
 def _s3(settings: Settings) -> Store:
-    # boto3 takes 27 MB and half a second: only who needs it pays.
+    # boto3 takes 27 MB and half a second: only processes that use it pay.
     from storage.s3 import S3Options, S3Store
 
     if settings.s3_sse_kms_key_id and settings.s3_sse != "aws:kms":

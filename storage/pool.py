@@ -1,8 +1,8 @@
-"""A few decoder processes, started when first needed, replaced when they die, hang or have worked enough.
+"""A few decoder processes, started when first needed, replaced when they die, hang or reach their share of images.
 
 Works in plain threads and, after ``gevent.monkey.patch_all()``, in greenlets: it waits only in ``queue``,
 ``threading`` and ``subprocess``, which gevent makes cooperative. A caller that finds every decoder busy
-waits in line, for a bounded time.
+queues for a bounded time.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ import time
 from pathlib import Path
 from typing import Any
 
-from storage import wire
-from storage.base import BlobNotFoundError, Limits, MediaBusyError, MediaError, StorageUnavailableError
-from storage.wire import Task
+from storage import decoder_protocol
+from storage.base import BlobNotFoundError, MediaBusyError, MediaError, MediaLimits, StorageUnavailableError
+from storage.decoder_protocol import DecodeRequest
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parent.parent)
 # -I keeps the environment, the working folder and the user's site out of the path, so ours is given here:
-# last, that nothing beside our package can stand in for the standard library.
+# last, so that nothing next to our package can replace the standard library.
 _BOOT = f"import sys; sys.path.append({_PACKAGE_ROOT!r}); from storage.decoder import main; main(sys.argv[1:])"
-# Nothing of the parent's environment goes along: it holds passwords and keys.
+# Nothing of the parent's environment is passed on: it holds passwords and keys.
 _ENVIRONMENT = {"LANG": "C.UTF-8", "PATH": os.defpath}
 _PIPE_BYTES = 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 _START_S = 20.0
 _GOODBYE_S = 2.0
 _TRIES = 2
-# The kernel ended it for what the image cost: a second try would cost the same again.
+# The kernel ended it because of the image's cost: a second try would cost the same.
 _OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGALRM)
 
 Reply = dict[str, Any]
 
 
 class DecoderDiedError(Exception):
-    """A decoder ended, or said something that is no answer, before the task was done."""
+    """A decoder ended, or sent something that is no reply, before the request was done."""
 
     def __init__(self, *, timed_out: bool, was_decoded: bool = False) -> None:
         super().__init__(timed_out, was_decoded)
@@ -52,9 +52,9 @@ class DecoderDiedError(Exception):
 
 
 class Decoder:
-    """One decoder process; one task at a time."""
+    """One decoder process; one request at a time."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: MediaLimits) -> None:
         """Raises StorageUnavailableError when the process does not come up."""
         self._wall_s = limits.decoder_wall_s
         self._ids = itertools.count()
@@ -62,9 +62,9 @@ class Decoder:
         self._process = _spawn(limits)
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("a process started with pipes has none")
-        self._tasks, self._answers = self._process.stdin, self._process.stdout
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         with contextlib.suppress(OSError, AttributeError):  # the kernel's allowance; only speed depends on it
-            fcntl.fcntl(self._tasks.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            fcntl.fcntl(self._requests.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._greet()
 
     def _greet(self) -> None:
@@ -72,7 +72,7 @@ class Decoder:
         is_up = False
         try:
             with _Deadline(_START_S, self._process):
-                wire.receive(self._answers, max_body_bytes=0)
+                decoder_protocol.receive(self._answers, max_body_bytes=0)
             is_up = True
         except (OSError, EOFError, ValueError):
             raise StorageUnavailableError("the decoder process does not start") from None
@@ -86,19 +86,22 @@ class Decoder:
 
     @property
     def is_spent(self) -> bool:
-        """Whether it has worked enough and should be replaced."""
+        """Whether it has done its share of images and should be replaced."""
         return self._images_left < 1
 
-    def ask(self, task: Task, body: bytes) -> Reply:
-        """Have one task done. Raises DecoderDiedError; after any exception this decoder is of no use."""
+    def ask(self, request: DecodeRequest, body: bytes) -> Reply:
+        """Send one request and return its reply.
+
+        Raises DecoderDiedError; after any exception this decoder is of no use.
+        """
         self._images_left -= 1
         was_decoded = False
         with _Deadline(self._wall_s, self._process) as deadline:
             try:
-                task_id = self._send(task, body)
-                reply = self._hear(task_id)
+                request_id = self._send(request, body)
+                reply = self._receive(request_id)
                 if was_decoded := bool(reply.get("decoded")):
-                    reply = self._hear(task_id)
+                    reply = self._receive(request_id)
             except (OSError, EOFError, ValueError):
                 timed_out = deadline.has_struck or self._end_code() in _OUT_OF_TIME
                 raise DecoderDiedError(timed_out=timed_out, was_decoded=was_decoded) from None
@@ -106,20 +109,22 @@ class Decoder:
             self._images_left = 0
         return reply
 
-    def _send(self, task: Task, body: bytes) -> int:
-        task_id = next(self._ids)
-        self._tasks.write(wire.framed(wire.to_head(task, task_id=task_id), body_bytes=len(body)))
+    def _send(self, request: DecodeRequest, body: bytes) -> int:
+        request_id = next(self._ids)
+        self._requests.write(
+            decoder_protocol.framed(decoder_protocol.to_head(request, request_id=request_id), body_bytes=len(body))
+        )
         view = memoryview(body)
         for start in range(0, len(body), _CHUNK_BYTES):
-            self._tasks.write(view[start : start + _CHUNK_BYTES])
-            time.sleep(0)  # gevent: a decoder that reads as fast as we write would leave others no turn
-        self._tasks.flush()
-        return task_id
+            self._requests.write(view[start : start + _CHUNK_BYTES])
+            time.sleep(0)  # gevent: a decoder that reads as fast as we write would block the other greenlets
+        self._requests.flush()
+        return request_id
 
-    def _hear(self, task_id: int) -> Reply:
-        reply, _ = wire.receive(self._answers, max_body_bytes=0)
-        if reply.get("id") != task_id:
-            raise ValueError("the answer to another task")
+    def _receive(self, request_id: int) -> Reply:
+        reply, _ = decoder_protocol.receive(self._answers, max_body_bytes=0)
+        if reply.get("id") != request_id:
+            raise ValueError("the reply to another request")
         return reply
 
     def _end_code(self) -> int | None:
@@ -131,21 +136,21 @@ class Decoder:
     def retire(self) -> None:
         """Let it end by itself, which it does when its stdin ends."""
         with contextlib.suppress(OSError):
-            self._tasks.close()
+            self._requests.close()
         if self._end_code() is None:
             self.kill()
         self._answers.close()
 
     def kill(self) -> None:
-        """End it whatever it does. One that is stuck in the disk stays a while, with its pipes."""
+        """End it whatever it does. One that waits for the disk stays for a while, with its pipes."""
         self._process.kill()
         if self._end_code() is not None:
             with contextlib.suppress(OSError):
-                self._tasks.close()
+                self._requests.close()
             self._answers.close()
 
 
-def _spawn(limits: Limits) -> subprocess.Popen[bytes]:
+def _spawn(limits: MediaLimits) -> subprocess.Popen[bytes]:
     words = (
         limits.decoder_memory_bytes,
         limits.decoder_cpu_s,
@@ -176,7 +181,7 @@ class _Deadline:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Under the lock, so that no deadline ever strikes a process that has gone on to its next task.
+        # Under the lock, so that no deadline ever strikes a process that has gone on to its next request.
         with self._lock:
             self._is_over = True
         self._timer.cancel()
@@ -189,16 +194,16 @@ class _Deadline:
 
 
 class DecoderPool:
-    """At most ``size`` decoders. Thread-safe, greenlet-safe, and safe to inherit through fork."""
+    """At most ``size`` decoders. Thread-safe, greenlet-safe and safe to inherit by fork."""
 
-    def __init__(self, size: int, limits: Limits) -> None:
+    def __init__(self, size: int, limits: MediaLimits) -> None:
         self._size = size
         self._limits = limits
         self._fork_lock = threading.Lock()
         self._left_to_parent: list[object] = []
-        self._open_line()
+        self._open_queue()
 
-    def _open_line(self) -> None:
+    def _open_queue(self) -> None:
         self._pid = os.getpid()
         self._is_closed = False
         # Last in, first out: with little to do one decoder stays warm and the others need not exist.
@@ -206,8 +211,8 @@ class DecoderPool:
         for _ in range(self._size):
             self._idle.put(None)
 
-    def run(self, task: Task, body: bytes) -> Reply:
-        """Have a task done; once more by a fresh decoder if the first one dies.
+    def run(self, request: DecodeRequest, body: bytes) -> Reply:
+        """Have a request done, once more by a new decoder if the first one dies.
 
         Raises: MediaError, BlobNotFoundError, MediaBusyError, StorageUnavailableError.
         """
@@ -217,7 +222,7 @@ class DecoderPool:
             for tries_left in reversed(range(_TRIES)):
                 decoder = decoder or Decoder(self._limits)
                 try:
-                    reply = decoder.ask(task, body)
+                    reply = decoder.ask(request, body)
                 except DecoderDiedError as death:
                     decoder.kill()
                     decoder = None
@@ -229,7 +234,7 @@ class DecoderPool:
         finally:
             self._give_back(good)
             if decoder is not None and decoder is not good:
-                decoder.kill()  # left in the middle of a task, by a killed greenlet for one
+                decoder.kill()  # left in the middle of a request, for example by a killed greenlet
         raise AssertionError("the last try returns or raises")
 
     def _take(self) -> Decoder | None:
@@ -250,7 +255,7 @@ class DecoderPool:
             decoder.retire()
 
     def _leave_parents_decoders(self) -> None:
-        """After a fork: two processes on one pipe would get each other's images.
+        """After a fork, two processes on one pipe would get each other's images.
 
         The inherited objects are kept, not closed: closing could disturb the parent's event loop.
         """
@@ -259,14 +264,14 @@ class DecoderPool:
         with self._fork_lock:
             if self._pid != os.getpid():
                 self._left_to_parent.append(self._idle)
-                self._open_line()
+                self._open_queue()
 
     def idle_pids(self) -> list[int]:
-        """Process ids of the decoders at rest."""
+        """Process ids of the idle decoders."""
         return [decoder.pid for decoder in list(self._idle.queue) if decoder is not None]
 
     def close(self) -> None:
-        """End the idle decoders now and the busy ones after their image. Whoever waits is refused."""
+        """End the idle decoders now and the busy ones after their image. Callers in the queue are refused."""
         self._leave_parents_decoders()
         self._is_closed = True
         idle: list[Decoder | None] = []

@@ -1,6 +1,6 @@
-"""Pixels: open, decode, set upright, convert, encode. Everything that touches Pillow.
+"""Pixels: open, decode, set upright, convert, encode. Everything that uses Pillow.
 
-Runs in the decoder process alone. Formats are opened by their own class, never by guessing, so that no
+Runs only in the decoder process. Formats are opened by their own class, never by guessing, so that no
 parser but the five we accept ever sees the bytes.
 """
 
@@ -25,12 +25,12 @@ from PIL import (
 )
 
 from storage.base import MediaError
+from storage.decoder_protocol import Bounds
 from storage.sniff import AVIF, GIF, JPEG, PNG, WEBP
-from storage.wire import Bounds
 
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     PNG: PngImagePlugin.PngImageFile,
-    JPEG: JpegImagePlugin.JpegImageFile,  # and not the factory, which would follow a second image behind it
+    JPEG: JpegImagePlugin.JpegImageFile,  # instead of the factory, which would follow a second image after it
     WEBP: WebPImagePlugin.WebPImageFile,
     GIF: GifImagePlugin.GifImageFile,
     AVIF: AvifImagePlugin.AvifImageFile,
@@ -72,7 +72,10 @@ def damage_as_media_error() -> Iterator[None]:
 
 
 def open_image(data: bytes, mime: str, bounds: Bounds) -> ImageFile.ImageFile:
-    """Read the header with the decoder's own eyes and hold it to the bounds; nothing is decoded yet."""
+    """Read the header by the library that will decode it and check the bounds; nothing is decoded yet.
+
+    Raises MediaError.
+    """
     Image.MAX_IMAGE_PIXELS = bounds.max_pixels
     with damage_as_media_error():
         image = _READERS[mime](io.BytesIO(data))
@@ -91,7 +94,7 @@ def check_bounds(width_px: int, height_px: int, bounds: Bounds) -> None:
 
 
 def decode_all(image: ImageFile.ImageFile, bounds: Bounds) -> None:
-    """Decode every frame, keeping none."""
+    """Decode every frame and keep none. Raises MediaError."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and frames * image.width * image.height > bounds.max_animation_pixels:
         raise MediaError("image_too_many_pixels", f"{frames} frames of {image.width}x{image.height}")
@@ -118,7 +121,7 @@ def upright(image: ImageFile.ImageFile) -> Image.Image:
 
 def _turn(image: Image.Image) -> None:
     """In place: at 40 million pixels each copy is 160 MB."""
-    # A broken EXIF block on a good image says nothing about its orientation.
+    # A broken EXIF block on a valid image says nothing about its orientation.
     with contextlib.suppress(*_DAMAGE):
         ImageOps.exif_transpose(image, in_place=True)
 
@@ -150,7 +153,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Colours as meant: the profile is applied, as it goes with the metadata; a useless one is ignored."""
+    """Apply the colour profile, which is removed with the metadata; a useless one is ignored."""
     if image.mode not in ("RGB", "RGBA", "CMYK"):
         return image
     try:
@@ -165,10 +168,10 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def as_mask(image: Image.Image) -> Image.Image:
-    """A mask in our one form: where it is transparent the image may change.
+    """A mask in the one form we store: where it is transparent the image may change.
 
-    One without any transparency says the same in black and white, white for change, as most
-    programs that know no alpha write it.
+    One without any transparency is read as black and white, white for change, which is how most programs without
+    alpha write masks.
     """
     if image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255):
         return image
@@ -178,7 +181,7 @@ def as_mask(image: Image.Image) -> Image.Image:
 
 
 def white_edits(mask: Image.Image) -> Image.Image:
-    """Our mask for upstreams that think the other way: 8-bit grey, white where the image may change."""
+    """Our mask in the other polarity, for upstreams that want it: 8-bit grey, white where the image may change."""
     return ImageOps.invert(mask.convert("RGBA").getchannel("A"))
 
 
@@ -196,14 +199,14 @@ def shrink(image: Image.Image, size_px: tuple[int, int]) -> Image.Image:
 
 
 def encode_upload(image: Image.Image, mime: str) -> bytes:
-    """As good as it came: PNG, or JPEG without chroma subsampling."""
+    """Without visible loss: PNG, or JPEG without chroma subsampling."""
     if mime == JPEG:
         return _saved(image, "JPEG", quality=95, subsampling=0)
     return _saved(image, "PNG", compress_level=4)
 
 
 def encode_variant(image: Image.Image, mime: str) -> bytes:
-    """Good for looking at: small and quick to make. JPEG has no alpha and gets a white ground."""
+    """For viewing: small and quick to make. JPEG has no alpha and gets a white background."""
     if mime == JPEG:
         return _saved(_on_white(image), "JPEG", quality=87, progressive=True)
     if mime == WEBP:

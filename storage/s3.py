@@ -1,7 +1,7 @@
 """The store in a bucket of S3, or of anything that speaks its protocol.
 
-Plain operations alone (PUT, GET, HEAD, DELETE, ListObjectsV2, HeadBucket), so that every endpoint will do.
-Waits only in sockets and ``time.sleep``: under gevent's patches a slow bucket stops nobody else.
+Uses plain operations only (PUT, GET, HEAD, DELETE, ListObjectsV2, HeadBucket), so that every endpoint will do.
+Waits only in sockets and ``time.sleep``: under gevent's patches a slow bucket blocks no other greenlet.
 """
 
 from __future__ import annotations
@@ -68,22 +68,22 @@ class S3Store:
         self._encryption = _encryption(options)
         self._gives_links = options.gives_links
         self._written_at = float("-inf")
-        with _trouble("set up"):
+        with _as_storage_errors("set up"):
             session = _session(options)
             self._client = _client(session, options, connect_s=3, read_s=15, tries=2)
-            # Whoever asks whether we are ready asks again soon, and waits for seconds at most.
+            # A readiness check is repeated soon, and its caller waits for seconds at most.
             self._prober = _client(session, options, connect_s=2, read_s=2, tries=1)
 
     def put_file(self, path: str, key: str) -> None:
-        """Keep the file at ``path`` under ``key``, moving it; kept or not, it is gone from there afterwards.
+        """Keep the file at ``path`` under ``key``, moving it; afterwards it is no longer there, stored or not.
 
         Durable on return: S3 answers a PUT when the object is safe. Its SHA-256 is part of the signature,
-        so what was damaged on the way is refused. Two writers of one new key at the same moment: the later
+        so a damaged upload is refused. Two writers of one new key at the same moment: the later
         one wins, as in the local store, and both hold the same image.
         """
         check_key(key)
         try:
-            with _trouble("write"):
+            with _as_storage_errors("write"):
                 if self._size(key) is None:
                     with Path(path).open("rb") as file:
                         self._put(self._client, key, file)
@@ -99,8 +99,8 @@ class S3Store:
         Raises BlobNotFoundError, StorageUnavailableError; reading raises both, too.
         """
         check_key(key)
-        with _trouble("read"):
-            size_bytes = self._size_or_trouble(key)
+        with _as_storage_errors("read"):
+            size_bytes = self._size_or_raise(key)
         if size_bytes is None:
             raise BlobNotFoundError(key)
         return io.BufferedReader(_Blob(self, key, size_bytes), _BUFFER_BYTES)
@@ -108,7 +108,7 @@ class S3Store:
     def read(self, key: str) -> bytes:
         """The whole blob. Raises BlobNotFoundError, StorageUnavailableError."""
         check_key(key)
-        with _trouble("read", absent=key):
+        with _as_storage_errors("read", absent=key):
             return self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"].read()
 
     def stream(self, key: str, first: int) -> StreamingBody:
@@ -118,8 +118,8 @@ class S3Store:
     def exists(self, key: str) -> bool:
         """Raises StorageUnavailableError when that cannot be known."""
         check_key(key)
-        with _trouble("look"):
-            return self._size_or_trouble(key) is not None
+        with _as_storage_errors("look"):
+            return self._size_or_raise(key) is not None
 
     def _size(self, key: str) -> int | None:
         """In bytes; None when there is no such object, or no such bucket: a HEAD does not tell which."""
@@ -130,8 +130,8 @@ class S3Store:
                 return None
             raise
 
-    def _size_or_trouble(self, key: str) -> int | None:
-        """The same, but a lost bucket is trouble: nobody may take it for a lost image."""
+    def _size_or_raise(self, key: str) -> int | None:
+        """The same, but raises when the bucket is missing, which must not be taken for a missing image."""
         size_bytes = self._size(key)
         if size_bytes is None:
             self._client.head_bucket(Bucket=self._bucket)
@@ -140,7 +140,7 @@ class S3Store:
     def delete(self, key: str) -> None:
         """Idempotent. Raises StorageUnavailableError."""
         check_key(key)
-        with _trouble("delete"):
+        with _as_storage_errors("delete"):
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     def iter_keys(self, prefix: str = "", *, older_than_s: float = 0.0) -> Iterator[str]:
@@ -167,7 +167,7 @@ class S3Store:
                 yield key
 
     def _keys(self, older_than_s: float, **wanted: Any) -> Iterator[str]:
-        # No age asked for is no matter of clocks, which may differ.
+        # Without an age the clocks, which may differ, do not matter.
         written_before = datetime.now(UTC) - timedelta(seconds=older_than_s) if older_than_s else None
         for page in self._pages(**wanted):
             for found in page.get("Contents", ()):
@@ -178,7 +178,7 @@ class S3Store:
     def folders(self, parent: str, *, after: str = "", limit: int = 1000) -> list[str]:
         """Names of the folders in ``parent``, as ``Store.folders`` says."""
         top = f"{self._prefix}{check_key(parent)}/"
-        # Behind everything in the folder ``after``: no part of a key sorts behind a tilde.
+        # After everything in the folder ``after``: no part of a key sorts after a tilde.
         start = {"StartAfter": f"{top}{after}/~"} if after else {}
         names: list[str] = []
         for page in self._pages(Prefix=top, Delimiter="/", MaxKeys=min(limit, 1000), **start):
@@ -191,7 +191,7 @@ class S3Store:
     def _pages(self, **wanted: Any) -> Iterator[Any]:
         """Answers to ListObjectsV2, one after the other."""
         while True:
-            with _trouble("list"):
+            with _as_storage_errors("list"):
                 page = self._client.list_objects_v2(Bucket=self._bucket, **wanted)
             yield page
             if not page.get("IsTruncated"):
@@ -199,11 +199,11 @@ class S3Store:
             wanted["ContinuationToken"] = page["NextContinuationToken"]
 
     def link(self, key: str, *, content_type: str, disposition: str) -> str | None:
-        """A signed URL, good for ``LINK_LIFE_S`` seconds; None unless the operator wants them."""
+        """A signed URL, valid for ``LINK_LIFE_S`` seconds; None unless the operator wants them."""
         if not self._gives_links:
             return None
         check_key(key)
-        with _trouble("sign"):
+        with _as_storage_errors("sign"):
             return self._client.generate_presigned_url(
                 "get_object",
                 Params={
@@ -218,10 +218,10 @@ class S3Store:
     def check(self) -> None:
         """Raise StorageUnavailableError when a write would fail.
 
-        It writes at most once a minute and asks for the bucket in between: writes are what S3 bills.
+        It writes at most once a minute and checks only for the bucket in between, because S3 bills writes.
         """
         now = time.monotonic()
-        with _trouble("write"):
+        with _as_storage_errors("write"):
             if now - self._written_at < _WRITE_CHECK_EVERY_S:
                 self._prober.head_bucket(Bucket=self._bucket)
                 return
@@ -231,7 +231,7 @@ class S3Store:
 
 
 class _Blob(io.RawIOBase):
-    """An object as a file. Each seek away from what is under way makes the next read a new GET."""
+    """An object as a file. After a seek away from the current position the next read is a new GET."""
 
     def __init__(self, store: S3Store, key: str, size_bytes: int) -> None:
         super().__init__()
@@ -250,7 +250,7 @@ class _Blob(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size_bytes}[whence]
         if start + offset != self._at:
-            self._hang_up()
+            self._close_stream()
             self._at = max(0, start + offset)
         return self._at
 
@@ -258,7 +258,7 @@ class _Blob(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         if self._at >= self._size_bytes:
             return 0
-        with _trouble("read", absent=self._key):
+        with _as_storage_errors("read", absent=self._key):
             if self._stream is None:
                 self._stream = self._store.stream(self._key, self._at)
             data = self._stream.read(len(view))
@@ -267,10 +267,10 @@ class _Blob(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        self._hang_up()
+        self._close_stream()
         super().close()
 
-    def _hang_up(self) -> None:
+    def _close_stream(self) -> None:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -289,7 +289,7 @@ def _plain(secret: SecretStr | None) -> str | None:
 
 
 def _client(session: Session, options: S3Options, *, connect_s: float, read_s: float, tries: int) -> S3Client:
-    """Every request is bounded: ``tries`` times at most, each with ``connect_s`` and ``read_s`` of silence."""
+    """A client whose requests are tried at most ``tries`` times, each with ``connect_s`` and ``read_s`` of silence."""
     path_style = options.path_style if options.path_style is not None else options.endpoint_url is not None
     return session.client(
         "s3",
@@ -311,7 +311,7 @@ def _client(session: Session, options: S3Options, *, connect_s: float, read_s: f
 
 
 def _encryption(options: S3Options) -> dict[str, Any]:
-    """The fields of a PUT that ask for encryption at rest; none, and the bucket's own setting holds."""
+    """The fields of a PUT that ask for encryption at rest; without them the bucket's own setting applies."""
     fields: dict[str, Any] = {}
     if options.sse:
         fields["ServerSideEncryption"] = options.sse
@@ -321,13 +321,13 @@ def _encryption(options: S3Options) -> dict[str, Any]:
 
 
 def _code_of(error: ClientError) -> str:
-    """S3's code or HTTP status. What a server may call a fault is not ours to repeat, so only plain words pass."""
+    """S3's code or HTTP status; only plain words are repeated, whatever a server calls its fault."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     return code if _CODE.fullmatch(code) else "unknown"
 
 
 @contextlib.contextmanager
-def _trouble(verb: str, *, absent: str = "") -> Iterator[None]:
+def _as_storage_errors(verb: str, *, absent: str = "") -> Iterator[None]:
     """Turn errors into ours; with ``absent`` a missing object means that this key has no blob."""
     try:
         yield
@@ -336,6 +336,6 @@ def _trouble(verb: str, *, absent: str = "") -> Iterator[None]:
         if absent and code in _ABSENT:
             raise BlobNotFoundError(absent) from None
         raise StorageUnavailableError(f"cannot {verb}: {code}") from None
-    except Exception as error:  # noqa: BLE001 - what is no S3 makes botocore stumble in any way: a TypeError, seen
+    except Exception as error:  # noqa: BLE001 - a server that is not S3 can make botocore raise anything, such as a TypeError
         # The name alone: the messages hold addresses and paths.
         raise StorageUnavailableError(f"cannot {verb}: {type(error).__name__}") from None

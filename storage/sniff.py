@@ -1,7 +1,7 @@
 """What bytes say they are: format and size, read from the header alone.
 
-Runs in the caller's process, so it decodes nothing and looks at a bounded number of places. What it
-says is a claim; the decoder process checks it.
+Runs in the caller's process, so it decodes nothing and reads a bounded number of places. What it
+reports is a claim; the decoder process checks it.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             height_px, width_px = struct.unpack_from(">HH", data, at + 5)
             return width_px, height_px
         at += 2 + int(struct.unpack_from(">H", data, at + 2)[0])
-    raise MediaError("image_undecodable", "jpeg: no size before the picture")
+    raise MediaError("image_undecodable", "jpeg: no size before the image data")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -153,7 +153,7 @@ def _ispe_boxes(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _boxes(data: bytes, wanted: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Bodies, as (start, end), of the boxes of one kind that lie side by side in ``data[start:end]``."""
+    """Bodies, as (start, end), of the boxes of one kind that follow each other in ``data[start:end]``."""
     for _ in range(_MAX_STEPS):
         if start + 8 > end:
             return
@@ -169,7 +169,7 @@ def box_at(data: bytes, start: int, end: int) -> tuple[bytes, int, int]:
     body = start + 8
     if size == 1:
         size, body = int(struct.unpack_from(">Q", data, body)[0]), body + 8
-    elif size == 0:  # up to the end of what holds it
+    elif size == 0:  # up to the end of its parent box
         size = end - start
     if size < body - start:
         raise MediaError("image_undecodable", "avif: a box smaller than its own header")

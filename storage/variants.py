@@ -1,4 +1,4 @@
-"""How variants are named: other sizes and formats of a kept image, made once and cached beside it."""
+"""How variants are named: other sizes and formats of a kept image, made once and cached next to it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def source_of(key: str) -> str:
 
 
 def target_mime(source_mime: str, form: str | None) -> str:
-    """The mime type of a format asked for; without one the source's, or PNG where we do not write that.
+    """The mime type of a format asked for; without one the source's, or PNG where we do not write that format.
 
     Raises: ValueError for a format we do not offer.
     """
@@ -44,7 +44,7 @@ def target_mime(source_mime: str, form: str | None) -> str:
 
 
 def check_encodable(size_px: tuple[int, int], mime: str) -> None:
-    """Raises MediaError ``image_too_many_pixels`` for what a decoder's memory could not hold."""
+    """Raises MediaError ``image_too_many_pixels`` for what does not fit into a decoder's memory."""
     if mime == AVIF and size_px[0] * size_px[1] > AVIF_MAX_PIXELS:
         raise MediaError("image_too_many_pixels", f"AVIF has at most {AVIF_MAX_PIXELS} pixels here")
 

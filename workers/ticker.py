@@ -23,10 +23,9 @@ from celery.worker.state import active_requests
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
 from jobs import states
-from jobs.dispatch import heartbeats, publishing, refill
+from jobs.dispatch import due, heartbeats, publishing, refill
 from jobs.execution.poll import poll_provider
 from jobs.maintenance import retention, sweep
-from jobs.reads import worker as loading
 from jobs.states import Nudge, Signal
 from storage.base import StorageUnavailableError
 from workers import drain, stepping, wiring
@@ -106,7 +105,7 @@ class Ticker:
         self._start("sweep", self.sweep, SWEEP_EVERY_S, first_s=0.0)
         self._start("watchdog", self._watchdog.look, CANARY_EVERY_S)
         # A loop of its own: a slow disk must not hold up the sweep.
-        self._start("keep", self.keep, retention.EVERY_S)
+        self._start("retention", self.delete_expired, retention.EVERY_S)
 
     def stop(self) -> None:
         self._stop.set()
@@ -130,8 +129,8 @@ class Ticker:
     def tick(self) -> None:
         """Publish a poll for every provider that has something due; poll here when the broker is away."""
         with self._database.autocommit() as connection:
-            due = loading.providers_due(connection, self._context.registry.configured())
-        for provider in due:
+            providers = due.providers_due(connection, self._context.registry.configured())
+        for provider in providers:
             try:
                 unread = wiring.redis_client().set(poll_key(provider), "1", nx=True, px=POLL_UNREAD_MS) is None
             except RedisError:
@@ -163,10 +162,10 @@ class Ticker:
     def sweep(self) -> None:
         self._publish(self._sweeper.sweep())
 
-    def keep(self) -> None:
+    def delete_expired(self) -> None:
         """Delete what has expired; one worker a minute does it for all."""
         try:
-            wiring.keeper().keep()
+            wiring.retention().delete_expired()
         except StorageUnavailableError as error:
             log.warning("retention_waits_for_storage", error=str(error))
 

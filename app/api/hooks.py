@@ -1,7 +1,7 @@
 """Webhooks in: an upstream says that a call is done, and the job is looked at now instead of later.
 
-Open to whoever holds an address of ours (``jobs.execution.callbacks``), and where the operator has set the
-provider's signing secret, to whoever signs with it. Off until DARKROOM_PUBLIC_URL is set.
+Open to callers that know an address of ours (``jobs.execution.callbacks``) and, where the operator has set the
+provider's signing secret, sign with it. Off until DARKROOM_PUBLIC_URL is set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from app.http.signing import SignatureInvalidError
 from app.services import services
 from core.errors import ServiceError
 from core.ids import is_id
-from jobs.execution.callbacks import PATH
+from jobs.execution.callbacks import PATH, heard
 from providers.shared.signatures import is_genuine
 
 bp = Blueprint("hooks", __name__, url_prefix=PATH)
@@ -51,7 +51,7 @@ def report(provider: str, call_id: str, token: str) -> Response:
     secret = parts.hook_secrets.get(provider)
     if secret is not None and not is_genuine(provider, dict(request.headers), body, secret=secret.get_secret_value()):
         raise SignatureInvalidError("not signed with the secret set here, or too long ago")
-    parts.publish(parts.records.heard(call_id, _upstream_id(body)))
+    parts.publish(parts.connections.transaction(heard, call_id, _upstream_id(body)))
     return Response(status=204)
 
 

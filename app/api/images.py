@@ -17,7 +17,7 @@ from app.http.responses import not_modified, unchanged
 from app.services import Services, services
 from app.shapes.render import TASKS
 from app.shapes.schemas import ImageQuery
-from jobs.reads.tasks import Image
+from jobs.reads.tasks import Image, find_image
 from storage import models3d
 from storage.base import TEXT, MediaError, StoredImage
 
@@ -25,7 +25,7 @@ bp = Blueprint("images", __name__, url_prefix=TASKS)
 
 CHUNK_BYTES = 64 * 1024
 MAX_AGE_S = 7 * 86_400
-# Whatever a row may say, nothing else is ever served.
+# No other type is served, whatever a row says.
 EXTENSIONS = {
     "image/png": "png",
     "image/jpeg": "jpg",
@@ -53,7 +53,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
             Answer(206, "The part asked for.", media_types=tuple(EXTENSIONS), headers=("ETag", "Content-Range")),
             Answer(
                 302,
-                "Where the image lies, for minutes; only with `DARKROOM_S3_SERVE=redirect`.",
+                "Where the image is, for minutes; only with `DARKROOM_S3_SERVE=redirect`.",
                 headers=("Location",),
             ),
             Answer(304, "Unchanged since the ETag in If-None-Match.", headers=("ETag",)),
@@ -80,7 +80,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 def stored(job_id: str) -> Response:
     query = read_query(ImageQuery, request.args)
     parts = services()
-    image = parts.records.image(g.caller.account_id, checked_id(job_id), query.index)
+    image = parts.connections.autocommit(find_image, g.caller.account_id, checked_id(job_id), query.index)
     found = _wanted(parts, image, query)
     mime = found.mime if found.mime in EXTENSIONS else "application/octet-stream"
     headers = _headers(job_id, query, found, mime)
@@ -113,7 +113,7 @@ def _elsewhere(
     link = parts.store.link(found.key, content_type=_content_type(mime), disposition=headers["Content-Disposition"])
     if link is None:
         return None
-    # The link ends within minutes, and so must what anybody remembers of it.
+    # The link ends within minutes, and so must every cached copy of this answer.
     return Response(status=302, headers={**headers, "Location": link, "Cache-Control": "no-store"})
 
 
@@ -130,7 +130,7 @@ def _headers(job_id: str, query: ImageQuery, found: StoredImage, mime: str) -> d
         "Cache-Control": f"private, max-age={max_age_s}, immutable",
         "Vary": "Authorization",
         "Accept-Ranges": "bytes",
-        # The name is made of our own id: nothing a caller wrote stands in a header.
+        # The name is made of our own id: no text of a caller gets into a header.
         "Content-Disposition": f'{kind}; filename="{job_id}-{query.index}.{EXTENSIONS.get(mime, "bin")}"',
         "Content-Security-Policy": "default-src 'none'; sandbox",
         # A link without a key is made to be embedded elsewhere; with a key it is not.

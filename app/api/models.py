@@ -12,11 +12,11 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from app.api.submit import OPERATIONS
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import InvalidRequestError
 from app.http.responses import json_answer, not_modified, unchanged
+from app.orders.operations import IN_URL, OPERATIONS
 from app.services import Services, services
 from app.shapes.schemas import Empty, ModelDetail, ModelList, ModelsQuery, Recommendations, RecommendQuery
 from core.errors import ServiceError
@@ -27,8 +27,6 @@ from providers.catalog.ranking import asks_for_more, ranked
 from quota.prices import MICROCREDITS_PER_CREDIT, credits_text
 
 bp = Blueprint("models", __name__, url_prefix="/api/models")
-
-_IN_URL = {name: url for url, name in OPERATIONS.items()}
 
 
 class ModelNotFoundError(ServiceError):
@@ -49,7 +47,7 @@ class ModelNotFoundError(ServiceError):
         errors=("invalid_request",),
         query=ModelsQuery,
         request_headers=("If-None-Match",),
-        description="A filter that names an operation, provider or capability nobody has is refused.",
+        description="A filter that names an operation, provider or capability that no model has is refused.",
     )
 )
 def list_models() -> Response:
@@ -67,7 +65,7 @@ def list_models() -> Response:
     Endpoint(
         "Recommend models for an operation",
         "models",
-        (Answer(200, "Models that can run here, each with what speaks for it.", Recommendations),),
+        (Answer(200, "Models that can run here, each with its reasons.", Recommendations),),
         errors=("invalid_request",),
         query=RecommendQuery,
         description="The list is short: one model for each thing that may matter, and none without a reason.",
@@ -83,7 +81,7 @@ def recommend_models() -> Response:
         operation=operation,
         by_quality=able,
         by_price=sorted(able, key=lambda each: (asks_for_more(each, operation), _unit(parts, each), each.cost_usd)),
-        default=parts.desk.default_for(operation),
+        default=parts.submission.quoting.default_for(operation),
         price=lambda model: credits_text(_unit(parts, model)),
         service_s=parts.service_s(able),
     )
@@ -122,7 +120,7 @@ def read_model(model_id: str) -> Response:
         resolution = catalog.resolve(model_id)
     except UnknownModelError as error:
         raise ModelNotFoundError(str(error), suggestions=list(error.suggestions)) from None
-    # What is gone is shown as it was; an order for it would be told who stands in.
+    # A model that is gone is shown as it was; an order for it gets its successor, and a warning.
     model = catalog.models.get(model_id, resolution.model)
     return _tagged({**_detail(parts, model), "warnings": list(resolution.warnings)})
 
@@ -130,7 +128,7 @@ def read_model(model_id: str) -> Response:
 def _filtered(
     parts: Services, catalog: Catalog, models: Sequence[Model], query: ModelsQuery | RecommendQuery
 ) -> list[Model]:
-    """The models that meet the filters both lists have. Raises InvalidRequestError naming values nobody has."""
+    """The models that meet the filters both lists have. Raises InvalidRequestError naming values that no model has."""
     known: Mapping[str, Collection[str]] = {
         "operation": OPERATIONS,
         "provider": catalog.providers,
@@ -156,7 +154,7 @@ def _filtered(
 
 def _unit(parts: Services, model: Model) -> int:
     """Our price of one image with default settings, in micro-credits."""
-    return parts.unit_price(model, model.cost_usd)
+    return parts.submission.quoting.unit_price_microcredits(model, model.cost_usd)
 
 
 def _summary(parts: Services, model: Model) -> dict[str, Any]:
@@ -166,7 +164,7 @@ def _summary(parts: Services, model: Model) -> dict[str, Any]:
         "id": model.id,
         "name": model.name,
         "provider": model.provider,
-        "operations": sorted(_IN_URL.get(operation, operation) for operation in model.operations),
+        "operations": sorted(IN_URL.get(operation, operation) for operation in model.operations),
         "capabilities": list(model.capabilities),
         "status": model.status_on(datetime.now(UTC).date()),
         "replaced_by": model.replaced_by,
@@ -179,6 +177,7 @@ def _summary(parts: Services, model: Model) -> dict[str, Any]:
 def _detail(parts: Services, model: Model) -> dict[str, Any]:
     """app.shapes.schemas.ModelDetail, without its warnings."""
     known = model.model_dump(mode="json", include={"inputs", "size", "cost_tiers"})
+    price = parts.submission.quoting.unit_price_microcredits
     return {
         **_summary(parts, model),
         "output": model.output,
@@ -193,13 +192,13 @@ def _detail(parts: Services, model: Model) -> dict[str, Any]:
         "tiers": [
             {
                 "when": each["when"],
-                "unit_microcredits": None if tier.usd is None else parts.unit_price(model, tier.usd),
-                "add_microcredits": None if tier.usd_add is None else parts.unit_price(model, tier.usd_add),
+                "unit_microcredits": None if tier.usd is None else price(model, tier.usd),
+                "add_microcredits": None if tier.usd_add is None else price(model, tier.usd_add),
             }
             for each, tier in zip(known["cost_tiers"], model.cost_tiers, strict=True)
         ],
         "orders": {
-            _IN_URL.get(operation, operation): dict(parts.order_schema(model, operation))
+            IN_URL.get(operation, operation): dict(parts.order_schema(model, operation))
             for operation in sorted(model.operations)
         },
         "retires_on": model.retires_on.isoformat() if model.retires_on else None,

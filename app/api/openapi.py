@@ -15,8 +15,8 @@ from werkzeug.routing import Rule
 from app.http.endpoint import Answer, Endpoint, about
 from app.http.errors import CODES, PROBLEM_JSON
 from app.shapes.schemas import ListQuery, OrderBody, ProblemOut
+from core.version import VERSION
 
-VERSION = "0.1.0"
 REF = "#/components/schemas/{model}"
 
 # Any route behind a key may answer these, any route at all the last two.
@@ -35,10 +35,10 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
     "Accept-Ranges": ("string", "`bytes`."),
     "Content-Range": ("string", "Which bytes these are."),
     "Content-Disposition": ("string", "A generated file name."),
-    "Cache-Control": ("string", "Pictures never change under one address."),
+    "Cache-Control": ("string", "Images never change under one address."),
     "Allow": ("string", "The methods this route takes."),
     "WWW-Authenticate": ("string", "How to authenticate."),
-    "RateLimit": ("string", 'Where you stand: `"name";r=left;t=seconds`.'),
+    "RateLimit": ("string", 'What is left: `"name";r=left;t=seconds`.'),
     "RateLimit-Policy": ("string", 'The limit: `"name";q=requests;w=seconds`.'),
     "Idempotency-Key": (
         "string",
@@ -173,7 +173,7 @@ def _request_body(endpoint: Endpoint) -> dict[str, Any]:
         content["multipart/form-data"] = {
             "schema": {
                 "type": "object",
-                "description": "Pictures as parts `image` (or `image[]`, `images[]`), `mask`, `face`; every "
+                "description": "Images as parts `image` (or `image[]`, `images[]`), `mask`, `face`; every "
                 "other part is a field as text, `extra` and `metadata` as JSON.",
                 "properties": {**fields, **parts},
             }
@@ -207,9 +207,9 @@ def _answer(each: Answer, *, bodiless: bool) -> dict[str, Any]:
 
 
 def _problem(status: int, codes: list[str], *, bodiless: bool) -> dict[str, Any]:
-    told = " ".join(f"`{code}`: {CODES[code].help}" for code in codes)
+    text = " ".join(f"`{code}`: {CODES[code].help}" for code in codes)
     headers = _header_refs(("X-Request-Id", *_ERROR_HEADERS.get(status, ())))
-    found: dict[str, Any] = {"description": told, "headers": headers}
+    found: dict[str, Any] = {"description": text, "headers": headers}
     if not bodiless:
         schema = {
             "allOf": [{"$ref": REF.format(model="ProblemOut")}],

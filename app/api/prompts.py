@@ -65,7 +65,7 @@ def enhance() -> Response:
     reader = Reader(source)
     first = reader.next(FIRST_PIECE_S)
     if isinstance(first, ProviderError):
-        raise UpstreamFailedError(_told(first), upstream_code=first.code)
+        raise UpstreamFailedError(_message(first), upstream_code=first.code)
     pieces = _pieces(reader, first)
     if media_type == "text/plain":
         response = Response(_text(pieces), content_type="text/plain; charset=utf-8", headers=_HEADERS)
@@ -103,12 +103,12 @@ def _events(pieces: Iterator[Piece | None], failed: dict[str, Any]) -> Iterator[
             case Ended():
                 yield _event(number, "done", {"text": "".join(whole)})
             case ProviderError():
-                told = _told(piece)
-                error = {**failed["error"], "message": told}
+                message = _message(piece)
+                error = {**failed["error"], "message": message}
                 body = {
                     **failed,
-                    "detail": told,
-                    "message": told,
+                    "detail": message,
+                    "message": message,
                     "error": error,
                     "upstream_code": piece.code,
                 }
@@ -120,7 +120,7 @@ def _text(pieces: Iterator[Piece | None]) -> Iterator[str]:
         if isinstance(piece, str):
             yield piece
         elif isinstance(piece, ProviderError):
-            _told(piece)
+            _message(piece)
             raise StreamCutError(piece.code)
 
 
@@ -128,7 +128,7 @@ def _event(number: int, name: str, data: dict[str, Any]) -> str:
     return f"id: {number}\nevent: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def _told(error: ProviderError) -> str:
+def _message(error: ProviderError) -> str:
     """What the caller hears; the upstream's own words may hold the prompt or a key and stay out of both."""
     log.warning("enhance_failed", code=error.code, kind=type(error).__name__)
     return f"the upstream could not finish ({error.code})"

@@ -6,20 +6,19 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from app.api.submit import OPERATIONS
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, rfc3339
+from app.orders.operations import IN_URL
 from app.services import Services, services
 from app.shapes.schemas import Empty, ProviderList, ProviderOut
 from core.errors import ServiceError
+from jobs.dispatch import health
 from jobs.dispatch.circuit import State
 from jobs.dispatch.health import ProviderState
 from providers.catalog.entries import ProviderSpec
 
 bp = Blueprint("providers", __name__, url_prefix="/api")
-
-_IN_URL = {name: url for url, name in OPERATIONS.items()}
 
 
 class ProviderNotFoundError(ServiceError):
@@ -33,7 +32,7 @@ class ProviderNotFoundError(ServiceError):
 def list_providers() -> Response:
     read_query(Empty, request.args)
     parts = services()
-    states = {state.name: state for state in parts.records.providers()}
+    states = {state.name: state for state in parts.connections.autocommit(health.overview)}
     data = [_shown(parts, spec, states.get(name)) for name, spec in sorted(parts.catalog.providers.items())]
     return json_answer({"object": "list", "data": data})
 
@@ -53,7 +52,7 @@ def list_providers() -> Response:
 def pause(name: str) -> Response:
     read_query(Empty, request.args)
     spec = _spec(name)
-    services().records.pause_provider(name)
+    services().connections.autocommit(health.pause, name)
     return _answer(spec)
 
 
@@ -72,7 +71,7 @@ def pause(name: str) -> Response:
 def resume(name: str) -> Response:
     read_query(Empty, request.args)
     spec = _spec(name)
-    services().records.resume_provider(name)
+    services().connections.autocommit(health.resume, name)
     return _answer(spec)
 
 
@@ -85,7 +84,7 @@ def _spec(name: str) -> ProviderSpec:
 
 def _answer(spec: ProviderSpec) -> Response:
     parts = services()
-    state = next((each for each in parts.records.providers() if each.name == spec.name), None)
+    state = next((each for each in parts.connections.autocommit(health.overview) if each.name == spec.name), None)
     return json_answer(_shown(parts, spec, state))
 
 
@@ -120,7 +119,7 @@ def _shown(parts: Services, spec: ProviderSpec, state: ProviderState | None) -> 
 
 def _capabilities(parts: Services, spec: ProviderSpec) -> dict[str, Any]:
     models = parts.catalog.select(None, provider=spec.name)
-    operations = {_IN_URL.get(operation, operation) for model in models for operation in model.operations}
+    operations = {IN_URL.get(operation, operation) for model in models for operation in model.operations}
     return {
         "kind": spec.kind,
         "cancel": spec.cancellable,

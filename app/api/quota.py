@@ -10,6 +10,8 @@ from app.http.responses import json_answer
 from app.services import services
 from app.shapes import render
 from app.shapes.schemas import Empty, LedgerOut, LedgerQuery, QuotaOut
+from jobs.reads.funds import funds
+from quota.ledger import entries
 
 bp = Blueprint("quota", __name__, url_prefix="/api/quota")
 
@@ -21,7 +23,7 @@ def quota() -> Response:
     parts = services()
     body = {
         "object": "quota",
-        **render.amounts(parts.records.funds(g.caller.account_id)),
+        **render.amounts(parts.connections.autocommit(funds, g.caller.account_id)),
         "window": current_app.config["PUBLISH_WINDOW"] * g.caller.weight,
         "limits": [
             {"name": rate.name, "requests": rate.amount, "window_s": rate.window_s} for rate in parts.limits.all()
@@ -42,7 +44,9 @@ def quota() -> Response:
 )
 def ledger() -> Response:
     query = read_query(LedgerQuery, request.args)
-    found = services().records.entries(g.caller.account_id, before_id=query.cursor, limit=query.limit + 1)
+    found = services().connections.autocommit(
+        entries, g.caller.account_id, before_id=query.cursor, limit=query.limit + 1
+    )
     page = found[: query.limit]
     return json_answer(
         {

@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+from contextlib import suppress
 
 from flask import Blueprint, Response, current_app, g, request
 
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, preferred_wait_s
-from app.orders import forms, reading
+from app.orders import forms, idempotency_key, request_body
+from app.orders.operations import OPERATIONS, operation_of
 from app.services import Services, services
 from app.shapes import render
 from app.shapes.inline_images import data_urls
 from app.shapes.render import TASKS
 from app.shapes.schemas import Empty, Estimate, EstimateBody, OrderBody, TaskOut
-from core.errors import UnavailableError
-from jobs.errors import FieldFault, UnknownOperationError
+from core.errors import DatabaseAwayError, UnavailableError
+from jobs.dispatch import publishing
+from jobs.errors import FieldFault
 from jobs.reads.tasks import Task
-from jobs.submission.service import Customer
 from quota.prices import credits_text
 
 bp = Blueprint("submit", __name__)
 
 RETRY_AFTER_S = 1
-# As in URLs; the catalogue writes some of them otherwise.
-OPERATIONS: Mapping[str, str] = {
-    "generate": "generate",
-    "edit": "edit",
-    "upscale": "upscale",
-    "variations": "variations",
-    "inpaint": "inpaint",
-    "outpaint": "outpaint",
-    "erase": "erase",
-    "remove-background": "remove_background",
-    "replace-background": "replace_background",
-    "remove-text": "remove_text",
-    "face-swap": "face_swap",
-    "translate": "translate",
-    "style-transfer": "style_transfer",
-    "character": "character",
-    "caption": "caption",
-    "to-3d": "image_to_3d",
-    "text-to-3d": "text_to_3d",
-    "sketch-to-3d": "sketch_to_3d",
-}
 _ORDER_ERRORS = (
     "malformed_json",
     "malformed_form",
@@ -102,18 +81,13 @@ def submit(operation: str) -> Response:
     wanted = operation_of(operation)
     read_query(Empty, request.args)
     parts = services()
-    incoming = reading.read(request, forms.kinds_of(parts.catalog))
-    submitted = reading.place(
-        parts,
-        Customer(g.caller.account_id, g.caller.weight),
-        wanted,
-        incoming,
-        key=reading.idempotency_key(g.caller.key_id, request, incoming),
-        max_image_bytes=current_app.config["MAX_IMAGE_BYTES"],
-        request_id=g.request_id,
-    )
+    order = request_body.read(request, forms.kinds_of(parts.catalog)).order(wanted)
+    key = idempotency_key.read(request, order, key_id=g.caller.key_id)
+    submitted = parts.submission.submit(g.caller, order, key=key, request_id=g.request_id)
     if not parts.publish(submitted.nudges):
-        parts.records.unpublished(submitted.task.id)
+        # So that the next sweep sends it, and not the later one that looks for lost messages.
+        with suppress(DatabaseAwayError):
+            parts.connections.autocommit(publishing.mark_unpublished, [submitted.task.id])
     wait_s = preferred_wait_s()
     task = _ended_or_latest(parts, submitted.task, wait_s)
     return _accepted(task, replayed=submitted.replayed, wait_s=wait_s)
@@ -132,28 +106,14 @@ def submit(operation: str) -> Response:
 )
 def estimate() -> Response:
     read_query(Empty, request.args)
-    incoming = reading.read(request, forms.kinds_of(services().catalog))
-    named = incoming.fields.pop("operation", "edit" if incoming.given else "generate")
+    parts = services()
+    body = request_body.read(request, forms.kinds_of(parts.catalog))
+    named = body.fields.pop("operation", "edit" if body.images else "generate")
     wanted = operation_of(named) if isinstance(named, str) else "generate"
     if not isinstance(named, str):
-        incoming.faults.append(FieldFault("operation", "wrong_type", "must be a text"))
-    quote = reading.quote(services(), wanted, incoming)
-    return json_answer(render.estimate(quote, incoming.fields.get("n", 1)))
-
-
-def operation_of(name: str) -> str:
-    """The catalogue's word for an operation. Raises UnknownOperationError."""
-    if name not in OPERATIONS:
-        raise UnknownOperationError(f"there is no operation {name[:40]!r}{_hint(name)}", available=list(OPERATIONS))
-    return OPERATIONS[name]
-
-
-def _hint(name: str) -> str:
-    """The operation that was probably meant: by the catalogue's own word for it, or by its spelling."""
-    asked = name[:40].lower().replace("-", "_")
-    own = [url for url, word in OPERATIONS.items() if word == asked]
-    near = own or difflib.get_close_matches(asked.replace("_", "-"), OPERATIONS, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+        body.faults.append(FieldFault("operation", "wrong_type", "must be a text"))
+    quote = parts.submission.quoting.quote(body.order(wanted))
+    return json_answer(render.estimate(quote, body.fields.get("n", 1)))
 
 
 def _ended_or_latest(parts: Services, task: Task, wait_s: int) -> Task:
@@ -162,7 +122,7 @@ def _ended_or_latest(parts: Services, task: Task, wait_s: int) -> Task:
     account_id = task.account_id
     try:
         return parts.waits.until(
-            lambda: parts.records.task(account_id, task.id),
+            lambda: parts.task_reads.task(account_id, task.id),
             lambda found: found.ended,
             account_id=account_id,
             timeout_s=wait_s,
@@ -178,7 +138,7 @@ def _accepted(task: Task, *, replayed: bool, wait_s: int) -> Response:
     headers = {
         "Location": f"{TASKS}/{task.id}",
         "X-Task-Id": task.id,
-        "X-Cost-Quoted": credits_text(task.quoted),
+        "X-Cost-Quoted": credits_text(task.quoted_microcredits),
     }
     if status == 202:
         headers["Retry-After"] = str(RETRY_AFTER_S)

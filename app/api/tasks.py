@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app, g, request
 
-from app.api.submit import OPERATIONS
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import InvalidRequestError
 from app.http.responses import json_answer, json_text, not_modified, text_answer, unchanged
+from app.orders.operations import OPERATIONS
 from app.services import services
 from app.shapes import render
 from app.shapes.inline_images import data_urls
 from app.shapes.render import TASKS
 from app.shapes.schemas import CancelOut, Empty, ListQuery, TaskList, TaskOut, TaskQuery, Timeline, is_job_id
-from app.shapes.status_json import TaskText
+from app.shapes.status_json import StatusJson
+from jobs import lifecycle
 from jobs.errors import FieldFault, JobNotFoundError
+from jobs.reads import tasks
 from jobs.reads.tasks import Filters, Task
 
 bp = Blueprint("tasks", __name__, url_prefix=TASKS)
@@ -58,18 +60,18 @@ def read(job_id: str) -> Response:
     wait_s = read_query(TaskQuery, request.args).wait or 0 if request.query_string else 0
     if wait_s:
         return _waited(account_id, job_id, wait_s)
-    task = services().records.text(account_id, job_id)
+    task = services().task_reads.status_json(account_id, job_id)
     if task.ended and task.keep_s is not None:  # its images go along
-        return _answer(services().records.task(account_id, job_id))
+        return _answer(services().task_reads.task(account_id, job_id))
     return _answer(task)
 
 
 def _waited(account_id: str, job_id: str, wait_s: int) -> Response:
-    task = services().records.task(account_id, job_id)
+    task = services().task_reads.task(account_id, job_id)
     return _answer(task if task.ended else _changed(account_id, task, wait_s))
 
 
-def _answer(task: Task | TaskText) -> Response:
+def _answer(task: Task | StatusJson) -> Response:
     shown = renderer()
     etag = shown.etag(task)
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
@@ -77,7 +79,7 @@ def _answer(task: Task | TaskText) -> Response:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if unchanged(etag):
         return not_modified(headers)
-    if isinstance(task, TaskText):
+    if isinstance(task, StatusJson):
         return text_answer(shown.text(task), headers=headers)
     return text_answer(json_text(shown.task(task, data_urls(task, services().store))), headers=headers)
 
@@ -88,7 +90,7 @@ def _changed(account_id: str, task: Task, wait_s: int) -> Task:
     if knows_other:
         return task
     return services().waits.until(
-        lambda: services().records.task(account_id, task.id),
+        lambda: services().task_reads.task(account_id, task.id),
         lambda found: found.ended or found.version != task.version,
         account_id=account_id,
         timeout_s=wait_s,
@@ -107,8 +109,8 @@ def _changed(account_id: str, task: Task, wait_s: int) -> Task:
 )
 def list_tasks() -> Response:
     filters = _filters()
-    # One more than asked for tells whether there is a next page.
-    found = services().records.tasks(g.caller.account_id, filters)
+    # One more than asked for shows whether there is a next page.
+    found = services().connections.autocommit(tasks.list_tasks, g.caller.account_id, filters)
     page = found[: filters.limit - 1]
     return json_answer(
         {
@@ -151,7 +153,7 @@ def _filters() -> Filters:
 )
 def timeline(job_id: str) -> Response:
     read_query(Empty, request.args)
-    steps = services().records.timeline(g.caller.account_id, checked_id(job_id))
+    steps = services().connections.autocommit(tasks.timeline, g.caller.account_id, checked_id(job_id))
     return json_answer({"object": "image.timeline", "id": job_id, "data": [render.step(step) for step in steps]})
 
 
@@ -164,7 +166,7 @@ def timeline(job_id: str) -> Response:
             Answer(200, "`freed_in_queue`: free and final. `too_late`: it had ended.", CancelOut),
             Answer(
                 202,
-                "`stop_requested`: the outcome and its money will stand in the task.",
+                "`stop_requested`: the task will show the outcome and its money.",
                 CancelOut,
                 headers=("Retry-After",),
             ),
@@ -176,13 +178,13 @@ def timeline(job_id: str) -> Response:
 def cancel(job_id: str) -> Response:
     read_query(Empty, request.args)
     parts, account_id = services(), g.caller.account_id
-    done = parts.records.cancel(account_id, checked_id(job_id))
+    done = parts.connections.transaction(lifecycle.cancel, account_id, checked_id(job_id), charge=parts.cancel_charge)
     parts.publish(done.nudges)
     body = {
         "object": "image.cancellation",
         "id": job_id,
         "outcome": done.outcome,
-        "task": renderer().task(parts.records.task(account_id, job_id)),
+        "task": renderer().task(parts.task_reads.task(account_id, job_id)),
     }
     if done.outcome == "stop_requested":
         return json_answer(body, 202, {"Location": f"{TASKS}/{job_id}", "Retry-After": str(RETRY_AFTER_S)})
@@ -197,11 +199,13 @@ def cancel(job_id: str) -> Response:
         (Answer(200, "The task, its images deleted.", TaskOut, headers=("ETag",)),),
         scope="jobs:write",
         errors=("not_found", "task_not_ended", "invalid_request"),
-        description="Pictures are gone for good, those that came with the order too; the task, its timeline and its"
-        " money stay. Deleting again changes nothing.",
+        description="The images are deleted for good, those that came with the order too; the task, its timeline and"
+        " its money stay. Deleting again changes nothing.",
     )
 )
 def delete(job_id: str) -> Response:
     read_query(Empty, request.args)
-    task = services().records.delete(g.caller.account_id, checked_id(job_id))
+    parts, account_id = services(), g.caller.account_id
+    parts.delete_images(account_id, checked_id(job_id))
+    task = parts.task_reads.task(account_id, job_id)
     return json_answer(renderer().task(task), headers={"ETag": renderer().etag(task)})

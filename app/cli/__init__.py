@@ -14,6 +14,7 @@ import click
 
 from app.cli.output import EXIT_MEANINGS, JSON_ASKED, CommandError, Exit, Output, from_os_error
 from core.errors import ServiceError, UnavailableError
+from core.version import VERSION
 
 
 class Place(NamedTuple):
@@ -43,7 +44,7 @@ COMMANDS = {
     "audit": Place("app.cli.operator.audit:audit", "Check that money and jobs balance (needs the database)."),
     "costs": Place("app.cli.operator.costs:costs", "What upstreams charge for what was sold (needs the database)."),
     "chaos": Place("app.cli.service.chaos:chaos", "Kill and cut off everything under load, then check every promise."),
-    "doctor": Place("app.cli.operator.doctor:doctor", "Find what is stuck, orphaned or unbalanced, and mend it."),
+    "doctor": Place("app.cli.operator.doctor:doctor", "Find what is stuck, orphaned or unbalanced, and repair it."),
     "sandbox": Place("app.cli.service.sandbox:sandbox", "Run the stand-in upstream alone."),
 }
 
@@ -98,16 +99,9 @@ def from_service_error(error: ServiceError) -> CommandError:
 
 
 def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
-    from importlib import metadata
-
-    if not wanted or ctx.resilient_parsing:
-        return
-    try:
-        version = metadata.version("darkroom")
-    except metadata.PackageNotFoundError:
-        version = "(run from its sources, not installed)"
-    click.echo(f"darkroom {version}")
-    ctx.exit()
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"darkroom {VERSION}")
+        ctx.exit()
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

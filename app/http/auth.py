@@ -1,12 +1,14 @@
 """The guard before every route: request id, caller, scope, limit.
 
-Closed by default: a route's description (app/http/endpoint.py) says what it needs, and a route without
-one does not start. Whoever passes stands in ``g.caller``; every query below is narrowed to its account.
+Closed by default: a route's description (app/http/endpoint.py) says what it needs, and the app does not start with a
+route that has none. The caller who passes is ``g.caller``; every query below is narrowed to its account.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 from flask import Flask, Request, Response, current_app, g
@@ -15,7 +17,8 @@ from flask.globals import request_ctx
 from accounts.keys import Caller
 from app.http.endpoint import Endpoint, Scope, about
 from app.http.errors import answer
-from app.services import Services
+from app.http.limits import RateLimits
+from app.http.signing import Signer
 from core.errors import ServiceError
 from core.ids import new_id
 
@@ -24,30 +27,45 @@ MAX_TOKEN_CHARS = 512
 
 
 class KeyMissingError(ServiceError):
+    """The request has no Authorization header."""
+
     code = "key_missing"
 
 
 class KeyInvalidError(ServiceError):
+    """The key is malformed, unknown, expired or revoked."""
+
     code = "key_invalid"
 
 
 class ScopeMissingError(ServiceError):
+    """The key is valid and lacks the scope of the route."""
+
     code = "scope_missing"
 
 
-def install(app: Flask, services: Services) -> None:
-    """Put the guard before, and the marks of a request after, every route of the app."""
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What the guard asks. ``authenticate`` returns the caller behind a token, None for one that is not valid."""
+
+    authenticate: Callable[[str], Caller | None]
+    limits: RateLimits
+    signer: Signer
+
+
+def install(app: Flask, guard: Guard) -> None:
+    """Put the guard before every route of the app, and the headers that every answer has after it."""
 
     def enter() -> None:
-        asked = request_ctx.request  # looked up once: behind the proxy each mention costs
+        asked = request_ctx.request  # looked up once: every use of Flask's proxy costs
         name_request(asked)
-        admit(services, asked)
+        admit(guard, asked)
 
     def leave(response: Response) -> Response:
-        # Added, not set: nothing else names them, and setting looks through all the others.
+        # Added, not set: nothing else sets them, and setting searches all the others.
         response.headers.add("X-Request-Id", g.get("request_id") or new_id("req"))
         response.headers.add("X-Content-Type-Options", "nosniff")
-        services.limits.mark(response)
+        guard.limits.mark(response)
         return response
 
     app.before_request(enter)
@@ -62,47 +80,48 @@ def name_request(request: Request) -> None:
     asked = request.headers.get("X-Request-Id")
     name = asked if asked and REQUEST_ID.fullmatch(asked) else new_id("req")
     g.request_id = name
-    # The only one we bind: it takes the place of the request before on this connection.
+    # The only variable we bind: it replaces that of the previous request on this connection.
     structlog.contextvars.bind_contextvars(request_id=name)
 
 
-def admit(services: Services, request: Request) -> None:
-    """Let the request through or raise why not."""
+def admit(guard: Guard, request: Request) -> None:
+    """Let the request through. Raises what :func:`identify` raises, ScopeMissingError, RateLimitedError."""
     view = current_app.view_functions.get(request.endpoint or "")
     endpoint = about(view)
     if endpoint is None or endpoint.scope is None:
-        return  # no such route (404 or 405 follows), our own static files, or open to all
-    caller = identify(services, endpoint, request)
+        return  # no such route (404 or 405 follows), our own static files, or open to everyone
+    caller = identify(guard, endpoint, request)
     g.caller = caller
     _check_scope(caller, endpoint.scope)
-    services.limits.charge(endpoint.pace, caller)
+    guard.limits.charge(endpoint.pace, caller)
 
 
-def identify(services: Services, endpoint: Endpoint, request: Request) -> Caller:
-    """Raises KeyMissingError, KeyInvalidError, a signature's errors, DatabaseAwayError."""
+def identify(guard: Guard, endpoint: Endpoint, request: Request) -> Caller:
+    """Who calls, by key or by signed link. Raises KeyMissingError, KeyInvalidError, SignatureInvalidError,
+    SignatureExpiredError, DatabaseAwayError."""
     header = request.headers.get("Authorization")
     if header is None and endpoint.signed and "signature" in request.args:
-        return _signed(services, request)
+        return _signed(guard, request)
     if header is None:
         raise KeyMissingError
     scheme, _, token = header.partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_CHARS:
         raise KeyInvalidError("send Authorization: Bearer <key>")
-    # Keys are ASCII; anything else would only fail later, in the encoder.
-    caller = services.authenticate(token) if token.isascii() and token.isprintable() else None
+    # Keys are ASCII; other text would fail in the encoder.
+    caller = guard.authenticate(token) if token.isascii() and token.isprintable() else None
     if caller is None:
         raise KeyInvalidError
     return caller
 
 
-def _signed(services: Services, request: Request) -> Caller:
-    """The owner of an image, as the bearer of a signed link stands for them, for reading only."""
+def _signed(guard: Guard, request: Request) -> Caller:
+    """The owner of an image, with the right to read only, for the holder of a signed link."""
     args = request.args
     index, expires = args.get("index", "0"), args.get("expires", "")
     account_id, kid = args.get("account", ""), args.get("kid", "")
     numeric = re.fullmatch(r"[0-9]{1,4}", index) and re.fullmatch(r"[0-9]{1,12}", expires)
-    services.signer.check(
+    guard.signer.check(
         request.path,
         account_id=account_id,
         index=int(index) if numeric else -1,
@@ -111,7 +130,7 @@ def _signed(services: Services, request: Request) -> Caller:
         signature=args.get("signature", ""),
     )
     g.link_expires = int(expires)
-    return Caller(account_id, "", f"link:{kid}", frozenset({"jobs:read"}))
+    return Caller(account_id, key_id=f"link:{kid}", scopes=frozenset({"jobs:read"}))
 
 
 def _check_scope(caller: Caller, scope: Scope) -> None:
@@ -120,7 +139,7 @@ def _check_scope(caller: Caller, scope: Scope) -> None:
 
 
 def _challenge(error: ServiceError) -> Response:
-    """RFC 6750: without a key no error word, with a bad one its reason."""
+    """A 401 or 403 with its challenge (RFC 6750): no error word without a key, the reason with a bad one."""
     challenge = 'Bearer realm="darkroom"'
     if isinstance(error, KeyInvalidError):
         challenge += ', error="invalid_token"'

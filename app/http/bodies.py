@@ -1,7 +1,7 @@
-"""Reading what callers send, strictly: one JSON object, no surprises inside.
+"""Strict parsing of bodies and queries.
 
-JSON allows more than a careful service should: doubled keys (two readers, two meanings), NaN,
-numbers without end, text that no database stores. All of it is refused with the reason.
+JSON allows duplicate keys, which two parsers read in two ways, NaN, numbers of any length, and text that PostgreSQL
+cannot store. All of it is refused with the reason.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from jobs.errors import FieldFault
 
 MAX_DEPTH = 32
 MAX_NUMBER_CHARS = 40
-# Members need commas between them and images in base64 have none: this bounds what a body of many
-# megabytes can unfold to in memory.
+# Members need commas between them and images in base64 have none: this bounds the memory that a parsed body of many
+# megabytes takes.
 MAX_COMMAS = 100_000
 
 M = TypeVar("M", bound=BaseModel)
@@ -37,7 +37,7 @@ def read_json_object(request: Request) -> dict[str, Any]:
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """Raises MalformedJsonError saying what is wrong, and where when the syntax is."""
+    """One JSON object. Raises MalformedJsonError with the fault and, for a syntax error, its position."""
     if raw.count(b",") > MAX_COMMAS:
         raise MalformedJsonError("the body has too many members")
     try:
@@ -69,7 +69,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise MalformedJsonError(f"the key {name[:100]!r} stands twice in one object")
+            raise MalformedJsonError(f"the key {name[:100]!r} is given twice in one object")
         found[name] = value
     return found
 
@@ -124,6 +124,7 @@ def check_text(text: str) -> None:
 
 
 def storable(text: str) -> bool:
+    """Whether UTF-8 and PostgreSQL can hold the text: no NUL, no half of a surrogate pair."""
     if "\x00" in text:
         return False
     if text.isascii():
@@ -160,7 +161,7 @@ def read_body(schema: type[M], request: Request) -> M:
 
 
 def faults_of(error: ValidationError) -> list[FieldFault]:
-    """Pydantic's findings in our words; what the caller sent is not repeated."""
+    """Pydantic's errors as faults; the value that the caller sent is left out."""
     found = error.errors(include_url=False, include_input=False, include_context=True)
     return [FieldFault(_field(each["loc"]), _code(each["type"]), _message(each)) for each in found]
 

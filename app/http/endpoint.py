@@ -1,7 +1,7 @@
-"""What a route says about itself: who may call it, how often, what it takes and what it answers.
+"""The description of a route: who may call it, how often, what it takes and what it answers.
 
-One description serves the guard (app/http/auth.py), the parser of the query and the OpenAPI document, so
-that none of them can disagree with the others. A route without one is not served at all.
+The guard (app/http/auth.py), the parser of the query and the OpenAPI document use the same description and cannot
+disagree. The app does not start with a route that has none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One way a route ends well. ``schema`` None with a media type means bytes or text."""
+    """One successful answer of a route. ``schema`` None with a media type means bytes or text."""
 
     status: int
     description: str
@@ -31,7 +31,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """``scope`` None: anybody. ``signed``: an expiring signature does instead of a key."""
+    """``scope`` None: open to everyone. ``signed``: an expiring signature is accepted instead of a key."""
 
     summary: str
     tag: str
@@ -51,7 +51,7 @@ _ABOUT: dict[Callable[..., Any], Endpoint] = {}
 
 
 def describe(endpoint: Endpoint) -> Callable[[View], View]:
-    """Decorate a view with what is to be known about it."""
+    """Attach its description to a view."""
 
     def remember(view: View) -> View:
         _ABOUT[view] = endpoint
@@ -61,11 +61,12 @@ def describe(endpoint: Endpoint) -> Callable[[View], View]:
 
 
 def about(view: Callable[..., Any] | None) -> Endpoint | None:
+    """The description of a view; None for one that has none."""
     return _ABOUT.get(view) if view is not None else None
 
 
 def check_described(app: Flask) -> None:
-    """Raise LookupError for a route nobody has described: it would have no guard."""
+    """Raise LookupError for a route without a description: it would have no guard."""
     bare = [name for name, view in app.view_functions.items() if name != "static" and about(view) is None]
     if bare:
         raise LookupError(f"routes without a description: {', '.join(sorted(bare))}")

@@ -1,7 +1,7 @@
 """The one table from an error's code to its HTTP status, and the one body every error has.
 
-RFC 9457 ``application/problem+json``, with the members that other services' clients look for beside
-it (``error``, ``error_type``, ``message``): whatever client asks, it finds words it can show.
+RFC 9457 ``application/problem+json``, with the members that clients of other services look for (``error``,
+``error_type``, ``message``), so that every client finds a message to show.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ CODES: Mapping[str, Kind] = {
     "request_timeout": Kind(408, "Request timeout", "The body did not arrive in time."),
     "request_too_large": Kind(413, "Request too large", "The body, a field or an image exceeds its cap."),
     "unsupported_media_type": Kind(415, "Unsupported media type", "Send JSON or multipart/form-data."),
-    # Who asks
+    # The caller
     "key_missing": Kind(401, "Key missing", "Send your key as Authorization: Bearer <key>."),
     "key_invalid": Kind(401, "Key not valid", "The key is unknown, wrong, expired or revoked."),
     "scope_missing": Kind(403, "Not permitted", "The key lacks the scope this route needs."),
     "signature_invalid": Kind(403, "Link not valid", "The signed link was altered or its key is gone."),
     "signature_expired": Kind(403, "Link expired", "Read the task again for a fresh signed link."),
-    # What is asked for
+    # The resource
     "not_found": Kind(404, "Not found", "There is nothing here, or it belongs to another account."),
     "unknown_operation": Kind(404, "Unknown operation", "No such operation on images."),
-    "image_not_found": Kind(404, "No such picture", "The task ended without an image of this index."),
+    "image_not_found": Kind(404, "No such image", "The task ended without an image of this index."),
     "method_not_allowed": Kind(405, "Method not allowed", "The route exists; Allow lists its methods."),
-    "image_not_ready": Kind(409, "Not ready", "The task is still going on; ask again after Retry-After."),
-    "task_not_ended": Kind(409, "Still going on", "Only an ended task can be deleted; cancel it first."),
+    "image_not_ready": Kind(409, "Not ready", "The task has not ended; ask again after Retry-After."),
+    "task_not_ended": Kind(409, "Not ended", "Only an ended task can be deleted; cancel it first."),
     "stale_job": Kind(409, "Moved on", "The task changed meanwhile; read it again."),
-    "image_gone": Kind(410, "Picture deleted", "There was an image; it is not kept any more."),
+    "image_gone": Kind(410, "Image deleted", "There was an image; it has been deleted."),
     "range_not_satisfiable": Kind(416, "Range not satisfiable", "The image has fewer bytes than that."),
     # The order
     "insufficient_credits": Kind(402, "Not enough credits", "The price exceeds what is free to spend."),
@@ -75,17 +75,17 @@ CODES: Mapping[str, Kind] = {
     "idempotency_mismatch": Kind(
         422, "Key used for another order", "This Idempotency-Key belongs to an order with another body."
     ),
-    "image_too_large_bytes": Kind(413, "Picture too large", "A reference image exceeds its size cap."),
-    "url_too_large": Kind(413, "Picture too large", "The image at a URL exceeds its size cap."),
+    "image_too_large_bytes": Kind(413, "Image too large", "A reference image exceeds its size cap."),
+    "url_too_large": Kind(413, "Image too large", "The image at a URL exceeds its size cap."),
     "not_an_image": Kind(415, "Not an image", "The bytes are no PNG, JPEG, WebP, GIF or AVIF image."),
-    "unsupported_image_type": Kind(415, "Picture type not taken", "Send PNG, JPEG, WebP, GIF or AVIF."),
-    "truncated_image": Kind(422, "Picture ends early", "The file ends before its image does."),
-    "image_undecodable": Kind(422, "Picture damaged", "The image cannot be decoded."),
+    "unsupported_image_type": Kind(415, "Image type not taken", "Send PNG, JPEG, WebP, GIF or AVIF."),
+    "truncated_image": Kind(422, "Image ends early", "The file ends before its image does."),
+    "image_undecodable": Kind(422, "Image damaged", "The image cannot be decoded."),
     "image_too_many_pixels": Kind(422, "Too many pixels", "Too many pixels, or too long an edge."),
     "image_too_many_frames": Kind(422, "Too many frames", "The animation has too many frames."),
-    "trailing_data": Kind(422, "Data behind the picture", "The file goes on where its image has ended."),
-    "mask_size_mismatch": Kind(422, "Mask does not fit", "A mask has the size of the image it lies over."),
-    # Us
+    "trailing_data": Kind(422, "Data after the image", "The file goes on after the end of its image."),
+    "mask_size_mismatch": Kind(422, "Mask does not fit", "A mask has the size of the image it applies to."),
+    # The service
     "enhancer_not_configured": Kind(
         503, "No enhancer configured", "The operator has set up no upstream that enhances prompts."
     ),
@@ -127,18 +127,26 @@ _IMAGE_CODES = ("image_too_large_bytes", "url_too_large", "not_an_image", "unsup
 
 
 class MalformedJsonError(ServiceError):
+    """The body is not one JSON object that can be stored."""
+
     code = "malformed_json"
 
 
 class MalformedFormError(ServiceError):
+    """The multipart body cannot be read."""
+
     code = "malformed_form"
 
 
 class UnsupportedMediaTypeError(ServiceError):
+    """The body is of a media type that the route does not take."""
+
     code = "unsupported_media_type"
 
 
 class NotAcceptableError(ServiceError):
+    """The route sends none of the media types in Accept."""
+
     code = "not_acceptable"
 
 
@@ -155,22 +163,25 @@ class InvalidRequestError(ServiceError):
 
 
 class IdempotencyKeyError(ServiceError):
+    """The header Idempotency-Key is malformed."""
+
     code = "idempotency_key_invalid"
 
 
 class EnhancerNotConfiguredError(ServiceError):
+    """No configured provider enhances prompts."""
+
     code = "enhancer_not_configured"
 
 
 class UpstreamFailedError(ServiceError):
+    """The upstream of a request that is answered directly has failed."""
+
     code = "upstream_failed"
 
 
-class RangeError(ServiceError):
-    code = "range_not_satisfiable"
-
-
 def fault_json(fault: FieldFault) -> dict[str, str]:
+    """A fault as a member of ``errors``."""
     return {"field": fault.field, "code": fault.code, "message": fault.message}
 
 
@@ -228,7 +239,7 @@ def _service_error(error: ServiceError) -> Response:
 
 
 def _code_of(error: ServiceError) -> str:
-    """Faults that are all about one thing with its own status get that status."""
+    """Faults of one code that has a status of its own get that status."""
     if isinstance(error, InvalidOrderError):
         codes = {fault.code for fault in error.faults}
         if len(codes) == 1 and (only := codes.pop()) in (*_IMAGE_CODES, "unknown_model"):
@@ -255,13 +266,13 @@ def _storage_away(error: StorageUnavailableError) -> Response:
 
 
 def _blob_missing(_error: BlobNotFoundError) -> Response:
-    # The row was there a moment ago: deleted between the two looks, or lost, which `darkroom doctor` tells.
+    # Its row was there: the image was deleted in between, or its bytes are lost, which `darkroom doctor` finds.
     log.error("blob_missing", path=request.path)
     return answer("image_gone")
 
 
 def _http_error(error: HTTPException) -> Response:
-    """Flask's and Werkzeug's own refusals; their HTML is not for API callers."""
+    """Errors of Flask and Werkzeug, whose HTML is of no use to an API's callers."""
     status = error.code or 500
     if status < 400:
         return Response(status=status, headers=dict(error.get_headers()))
@@ -280,7 +291,7 @@ _WORDS = {
 
 
 def _accident(error: Exception) -> Response:
-    """Whatever nobody foresaw. The message stays out of the log: it may quote the caller's words."""
+    """An unexpected exception. Its message stays out of the log, for it may quote the caller's words."""
     if isinstance(error, DBAPIError) and is_away(error):
         return _service_error(DatabaseAwayError("the database cannot be reached"))
     log.error(

@@ -1,10 +1,9 @@
-"""How often an account may ask.
+"""How often an account may call.
 
-Two means, one rule. Hot routes (submit, status, image) take from a token bucket in this process,
-which tells Redis once a second what was spent here and learns what was spent elsewhere: no request
-waits for Redis. All other routes go through Flask-Limiter, with Redis behind it and memory when
-Redis is away. Limits are about load, never about money: what they let through during an outage is
-still admitted exactly by the database.
+Each route takes from a token bucket in this process. Once a second a background thread adds to Redis what was spent
+here and takes off what was spent elsewhere: no request waits for Redis, and while Redis is away each process counts
+alone. Between two such rounds an account may spend its limit once in every process. Limits are about load and never
+about money: whatever they let through, the database admits exactly.
 """
 
 from __future__ import annotations
@@ -15,26 +14,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import redis
 import structlog
 from flask import Flask, Response, g
-from flask_limiter import Limiter, RateLimitExceeded
 from limits import RateLimitItem, parse
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from accounts.keys import Caller
+from app.http.endpoint import Pace
 from app.http.errors import answer
 from core.errors import ServiceError
 
 log = structlog.get_logger(__name__)
 
 SYNC_S = 1.0
-RETAKE_S = 10.0  # a bucket unused this long is not worth asking about
+RETAKE_S = 10.0  # a bucket unused for so long is dropped once it would be full
 MAX_BUCKETS = 50_000
-REDIS_TIMEOUT_S = 0.5
 READS_PER_SUBMIT = 10
 
 
@@ -48,7 +43,7 @@ class Rate:
 
     @classmethod
     def parse(cls, name: str, text: str, *, times: int = 1) -> Rate:
-        """From "600/minute" or "20 per 10 seconds". Raises ValueError."""
+        """A rate from "600/minute" or "20 per 10 seconds", ``times`` as much. Raises ValueError."""
         item: RateLimitItem = parse(text)
         return cls(name, item.amount * times, item.get_expiry())
 
@@ -56,13 +51,10 @@ class Rate:
     def per_s(self) -> float:
         return self.amount / self.window_s
 
-    def __str__(self) -> str:
-        return f"{self.amount} per {self.window_s} second"
-
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a caller stands: ``left`` requests now, ``reset_s`` until more (none left) or all are there."""
+    """Where a caller stands: ``left`` requests now, ``reset_s`` until the next one or, if any is left, all."""
 
     rate: Rate
     left: int
@@ -79,6 +71,8 @@ class Standing:
 
 
 class RateLimitedError(ServiceError):
+    """The bucket is empty; ``standing`` says for how long."""
+
     code = "rate_limited"
 
     def __init__(self, standing: Standing) -> None:
@@ -94,12 +88,12 @@ class _Bucket:
     rate: Rate
     tokens: float
     at: float
-    spent: int = 0  # here, not yet told to Redis
+    spent: int = 0  # in this process, not yet added to Redis
     total: int | None = None  # spent by all processes when we last asked
 
 
 class Buckets:
-    """Token buckets by rate and account, kept level with other processes through Redis."""
+    """Token buckets by rate and account, synchronised with other processes through Redis."""
 
     def __init__(self, client: redis.Redis | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
@@ -109,7 +103,7 @@ class Buckets:
         self._pid = 0  # of the process whose background thread runs
 
     def take(self, rate: Rate, who: str) -> Standing:
-        """One request. Never waits, never fails."""
+        """Count one request of an account ``who``; never waits, never fails."""
         self._start()
         now = self._clock()
         key = (rate.name, who)
@@ -128,27 +122,27 @@ class Buckets:
             return _standing(rate, bucket.tokens, allowed=allowed)
 
     def sync(self) -> None:
-        """Tell what was spent here, take off what was spent elsewhere. Raises redis.RedisError."""
+        """Add to Redis what was spent here, take off what was spent elsewhere. Raises redis.RedisError."""
         if self._client is None:
             return
         now = self._clock()
         with self._lock:
             self._drop_idle(now)
-            told = {key: (bucket, bucket.spent) for key, bucket in self._buckets.items()}
-        if not told:
+            sent = {key: (bucket, bucket.spent) for key, bucket in self._buckets.items()}
+        if not sent:
             return
         pipeline = self._client.pipeline(transaction=False)
-        for (rate_name, who), (bucket, spent) in told.items():
+        for (rate_name, who), (bucket, spent) in sent.items():
             name = f"darkroom:rate:{rate_name}:{who}"
             pipeline.incrby(name, spent)
             pipeline.expire(name, 2 * bucket.rate.window_s)
         totals = pipeline.execute()[::2]
         with self._lock:
-            for (bucket, spent), total in zip(told.values(), totals, strict=True):
+            for (bucket, spent), total in zip(sent.values(), totals, strict=True):
                 _level(bucket, spent, int(total))
 
     def _drop_idle(self, now: float) -> None:
-        """Forget who has told everything and has not asked for a while and would be full again."""
+        """Drop the buckets that are in Redis, were not used for a while and would be full again."""
         for key, bucket in list(self._buckets.items()):
             full = bucket.tokens + (now - bucket.at) * bucket.rate.per_s >= bucket.rate.amount
             if now - bucket.at > RETAKE_S and full and not bucket.spent:
@@ -156,7 +150,7 @@ class Buckets:
 
     def _start(self) -> None:
         """Have the background thread running in this very process."""
-        # Asking the thread itself whether it lives costs, under gevent, a turn of the hub.
+        # Thread.is_alive would cost a turn of the hub under gevent.
         if self._client is None or self._pid == os.getpid():
             return
         with self._lock:
@@ -176,11 +170,11 @@ class Buckets:
                     log.warning("limits_sync_failed", error=type(error).__name__)
                     pause_s = min(pause_s * 2, 30.0)
         finally:
-            self._pid = 0  # whatever ended it: the next request starts another
+            self._pid = 0  # so that the next request starts another thread
 
 
 def _level(bucket: _Bucket, spent: int, total: int) -> None:
-    """What grew beyond our own spending was spent by others. Redis may have forgotten: then start anew."""
+    """Whatever grew beyond our own spending was spent by others. A smaller total means that Redis lost its keys."""
     bucket.spent -= spent
     if bucket.total is not None and total >= bucket.total + spent:
         bucket.tokens = max(0.0, bucket.tokens - (total - bucket.total - spent))
@@ -193,101 +187,40 @@ def _standing(rate: Rate, tokens: float, *, allowed: bool) -> Standing:
     return Standing(rate, left, max(1, math.ceil(missing / rate.per_s)), allowed)
 
 
-class Limits:
-    """All limits of the edge. Everything counts the account: more keys are not more requests."""
+class RateLimits:
+    """All limits of the service. Everything counts by account: more keys are not more requests."""
 
-    def __init__(self, *, account: str, submit: str, client: redis.Redis | None, storage_uri: str) -> None:
-        self.account = Rate.parse("account", account)
-        self.hot: Mapping[str, Rate] = {
+    def __init__(self, *, account: str, submit: str, client: redis.Redis | None) -> None:
+        """The limits are texts such as "600/minute". Raises ValueError for one that is none."""
+        self._rates: Mapping[Pace, Rate] = {
+            "account": Rate.parse("account", account),
             "submit": Rate.parse("submit", submit),
             "read": Rate.parse("read", submit, times=READS_PER_SUBMIT),
         }
         self.buckets = Buckets(client)
-        self._limiter = Limiter(
-            lambda: str(g.caller.account_id),
-            application_limits=[str(self.account)],
-            in_memory_fallback=[str(self.account)],
-            in_memory_fallback_enabled=True,
-            storage_uri=storage_uri,
-            storage_options=_storage_options(storage_uri),
-            strategy="fixed-window",
-            swallow_errors=True,
-            key_prefix="darkroom",
-        )
-
-    def install(self, app: Flask) -> None:
-        """After the guard, whose caller is what is counted."""
-        self._limiter.init_app(app)
-        # Its hooks are those just registered. At every request they would cost hot routes more than their bucket,
-        # so that the guard calls them where they are wanted.
-        self._count = app.before_request_funcs[None].pop()
-        self._tell = app.after_request_funcs[None].pop()
-        app.teardown_request_funcs[None][-1] = _where_wanted(app.teardown_request_funcs[None][-1])
-        app.register_error_handler(RateLimitedError, _limited)
-        app.register_error_handler(RateLimitExceeded, self._exceeded)
 
     def all(self) -> tuple[Rate, ...]:
-        return (self.account, *self.hot.values())
+        """Every limit, that of all other routes first."""
+        return tuple(self._rates.values())
 
-    def charge(self, pace: str, caller: Caller) -> None:
-        """Count a request. Raises RateLimitedError, and RateLimitExceeded where Flask-Limiter counts."""
-        rate = self.hot.get(pace)
-        if rate is None:
-            g.for_limiter = True
-            self._count()
-            return
-        standing = self.buckets.take(rate, caller.account_id)
-        g.standing = standing
+    def charge(self, pace: Pace, caller: Caller) -> None:
+        """Count a request against its account. Raises RateLimitedError."""
+        g.standing = standing = self.buckets.take(self._rates[pace], caller.account_id)
         if not standing.allowed:
             raise RateLimitedError(standing)
 
-    def _exceeded(self, _error: RateLimitExceeded) -> Response:
-        standing = self._standing() or Standing(self.account, 0, self.account.window_s, allowed=False)
-        return _limited(RateLimitedError(standing))
-
     def mark(self, response: Response) -> None:
-        """Tell the caller where they stand."""
+        """Add the headers that say where the caller stands, to the answer of a request that was counted."""
         standing: Standing | None = g.get("standing")
-        if standing is None and "for_limiter" in g:
-            self._tell(response)
-            standing = self._standing()
         if standing is not None:
             for name, value in standing.headers().items():
                 response.headers.add(name, value)
 
-    def _standing(self) -> Standing | None:
-        """What Flask-Limiter has found for this request, if it was asked and its storage answers."""
-        limit = self._limiter.current_limit
-        if limit is None:
-            return None
-        try:
-            left, resets_at_s = limit.remaining, limit.window.reset_time
-        except (redis.RedisError, OSError):
-            return None
-        reset_s = max(1, math.ceil(resets_at_s - time.time()))
-        return Standing(self.account, 0 if limit.breached else left, reset_s, allowed=not limit.breached)
 
-
-def _where_wanted(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """The teardown of requests that Flask-Limiter counts; there is none for others."""
-
-    def hooked(*arguments: Any) -> Any:
-        return hook(*arguments) if "for_limiter" in g else None
-
-    return hooked
-
-
-def _storage_options(uri: str) -> dict[str, Any]:
-    """The client's own retries would make each request of an outage wait several times over."""
-    if not uri.startswith("redis"):
-        return {}
-    return {
-        "socket_timeout": REDIS_TIMEOUT_S,
-        "socket_connect_timeout": REDIS_TIMEOUT_S,
-        "retry": Retry(NoBackoff(), 0),
-    }
+def install(app: Flask) -> None:
+    """Answer RateLimitedError with Retry-After."""
+    app.register_error_handler(RateLimitedError, _limited)
 
 
 def _limited(error: RateLimitedError) -> Response:
-    g.standing = error.standing  # what the answer tells, see Limits.mark
     return answer(error.code, error.detail, {"Retry-After": str(error.standing.reset_s)}, **error.facts)

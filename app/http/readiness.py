@@ -1,4 +1,4 @@
-"""Is what we stand on there? One short question each; the answer is public, so it names no secrets."""
+"""Whether the parts that the service needs are there. The answer is public, so it names no secrets."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from storage.base import StorageUnavailableError, Store
 
 Check = Callable[[], str | None]
 
-# Work is accepted and kept without these; it only starts later.
+# Orders are accepted and kept without these; they only start later.
 OPTIONAL = frozenset({"redis", "catalog"})
 
 
-def of(database: Database, client: redis.Redis, store: Store, catalogs: LiveCatalog) -> Mapping[str, Check]:
+def checks_of(database: Database, client: redis.Redis, store: Store, catalogs: LiveCatalog) -> Mapping[str, Check]:
+    """A check for each part, by its name; a check returns None, or what is wrong."""
     return {
         "database": lambda: _database(database),
         "migrations": lambda: _migrations(database),
@@ -46,7 +47,7 @@ def _migrations(database: Database) -> str | None:
         with database.autocommit() as connection:
             pending = schema.pending(connection)
     except (DatabaseAwayError, SQLAlchemyError):
-        return "cannot be told without the database"
+        return "unknown without the database"
     return f"pending: {', '.join(pending)}; run darkroom db upgrade" if pending else None
 
 
@@ -68,12 +69,12 @@ def _storage(store: Store) -> str | None:
 
 def _catalog(catalogs: LiveCatalog) -> str | None:
     faults = len(catalogs.faults)
-    # Public, so the faults themselves stand in the log and in `darkroom doctor`.
+    # This answer is public; the faults themselves are in the log and in `darkroom doctor`.
     return f"the operator's file is not in force (faults: {faults}); see darkroom doctor" if faults else None
 
 
 class Readiness:
-    """Asks every check, at most once in ``fresh_s``: the route is open and must not be a lever."""
+    """Runs every check at most once in ``fresh_s`` seconds: the route is open, and a flood of it must cost nothing."""
 
     def __init__(
         self, known: Mapping[str, Check], *, fresh_s: float = 1.0, clock: Callable[[], float] = time.monotonic
@@ -86,7 +87,7 @@ class Readiness:
         self._found: dict[str, str | None] = {}
 
     def look(self) -> dict[str, str | None]:
-        """What is wrong, by name; None where nothing is."""
+        """What is wrong with each part, by its name; None for a part that is well."""
         with self._lock:
             if self._clock() - self._asked_at >= self._fresh_s:
                 self._found = {name: check() for name, check in self._checks.items()}

@@ -1,4 +1,4 @@
-"""Small words of HTTP that several routes speak: JSON bodies, ETags, preferences."""
+"""What several routes need of HTTP: JSON answers, ETags, the Prefer header, timestamps."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ json_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def json_answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer that no cache keeps and no browser takes for something else."""
+    """A JSON answer that no cache keeps."""
     return text_answer(json_text(body), status, headers)
 
 
 class Complete(Response):
-    """An answer whose headers are right as they are: Werkzeug would copy them and look through the copy."""
+    """An answer whose headers are complete: Werkzeug would copy them and search the copy."""
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:  # noqa: ARG002
         return self.headers
 
 
 def text_answer(body: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """The same of a body that is JSON already."""
+    """The same for a body that is JSON text already."""
     data = body.encode()
     return Complete(
         data,
@@ -56,6 +56,7 @@ def unchanged(etag: str) -> bool:
 
 
 def not_modified(headers: Mapping[str, str]) -> Response:
+    """A 304 with these headers."""
     response = Response(status=304)
     response.headers.update(headers)
     # A 304 has no body to describe.

@@ -1,8 +1,7 @@
-"""Expiring links to one image, for whoever has no key: a browser, a mail, a chat.
+"""Expiring links to one image, for places that have no key: a browser, a mail, a chat.
 
-The signature covers method, path, image, account, expiry and the signing key's id. Links live
-between one and two hours: the end is rounded to the hour, so that a task read twice in an hour
-gives the same link and caches can work.
+The signature covers method, path, image, account, expiry and the id of the signing key. Links live between one and two
+hours: the end is rounded to the hour, so that a task that is read twice in an hour gives the same link to caches.
 """
 
 from __future__ import annotations
@@ -24,10 +23,14 @@ KEY_FILE = "signing.keys"
 
 
 class SignatureInvalidError(ServiceError):
+    """The link was altered, or its signing key is gone."""
+
     code = "signature_invalid"
 
 
 class SignatureExpiredError(ServiceError):
+    """The link has expired."""
+
     code = "signature_expired"
 
 
@@ -65,10 +68,10 @@ class Signer:
 
 
 def load_signer(folder: Path) -> Signer:
-    """The signing keys of this installation, made at first use; one ``id:hex`` a line, newest first.
+    """The signing keys of this installation, created at first use: one ``id:hex`` a line, newest first.
 
-    Every web process must see the same file. To rotate, put a new line on top, restart, and take the
-    old one away two hours later.
+    Every web process must see the same file. To rotate, add a new line on top, restart, and remove the old one two
+    hours later. Raises ValueError for a file without a key.
     """
     path = folder / KEY_FILE
     if not path.exists():
@@ -81,7 +84,7 @@ def load_signer(folder: Path) -> Signer:
 
 
 def _make(path: Path) -> None:
-    """Several web processes may start at once: the file appears whole, and the first one wins."""
+    """Several web processes may start together: the file appears complete, and the first one stays."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,9 +1,8 @@
-"""Waiting for tasks to change, many requests on one subscription and one query a second.
+"""Waiting for tasks to change: many requests share one subscription and one query a second.
 
-A message on the Redis channel ``darkroom:wake`` says "look at job X now" and makes waits short; the
-database, asked once a second for all jobs waited for, is the truth and works with Redis away. Plain
-threads: under gunicorn's gevent workers they are greenlets. They start with the first wait, which
-is after the fork.
+A message on the Redis channel ``darkroom:wake`` says "look at job X now" and ends a wait early. The database, which is
+asked once a second for all jobs waited for, is the truth and works while Redis is away. The threads are greenlets under
+gunicorn's gevent workers; they start with the first wait, which is after the fork.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Watch:
 
 
 class Waits:
-    """All waits of this process. ``most`` caps them; whoever comes later is answered at once."""
+    """All waits of this process. ``most`` caps them; a request beyond it is answered immediately."""
 
     def __init__(
         self,
@@ -66,7 +65,7 @@ class Waits:
         self._most = most
         self._most_per_account = most_per_account
         self._lock = threading.Lock()
-        self._somebody = threading.Event()
+        self._in_use = threading.Event()
         self._watches: dict[str, list[Watch]] = {}
         self._accounts: dict[str, int] = {}
         self._threads: dict[str, threading.Thread] = {}
@@ -106,7 +105,7 @@ class Waits:
             self._remove(watch, account_id)
 
     def look(self) -> None:
-        """Ask the database once for every job waited for, and wake whom it concerns."""
+        """Ask the database once for every job waited for, and wake the requests whose job has changed."""
         with self._lock:
             ids = list(self._watches)
         if not ids:
@@ -120,7 +119,7 @@ class Waits:
                         watch.wake()
 
     def wake(self, job_id: str) -> None:
-        """Somebody says that this job has changed."""
+        """Wake the requests that wait for a job, which has changed."""
         with self._lock:
             for watch in self._watches.get(job_id, ()):
                 watch.wake()
@@ -133,7 +132,7 @@ class Waits:
             watch = Watch(job_id)
             self._watches.setdefault(job_id, []).append(watch)
             self._accounts[account_id] = mine + 1
-            self._somebody.set()
+            self._in_use.set()
             return watch
 
     def _remove(self, watch: Watch, account_id: str) -> None:
@@ -146,7 +145,7 @@ class Waits:
             if not self._accounts[account_id]:
                 del self._accounts[account_id]
             if not self._watches:
-                self._somebody.clear()
+                self._in_use.clear()
 
     def _start(self) -> None:
         """Have both threads running in this very process."""
@@ -164,7 +163,7 @@ class Waits:
 
     def _keep_looking(self) -> None:
         while True:
-            self._somebody.wait()
+            self._in_use.wait()
             try:
                 self.look()
             except (DatabaseAwayError, SQLAlchemyError) as error:
@@ -173,7 +172,7 @@ class Waits:
 
     def _keep_listening(self) -> None:
         while True:
-            self._somebody.wait()
+            self._in_use.wait()
             try:
                 self._listen()
             except (redis.RedisError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Orders as multipart forms: image parts, and text fields that get the types JSON would have given."""
+"""Orders as multipart forms: image parts, and text fields that get the types that JSON would have given."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from werkzeug.formparser import FormDataParser
 
 from app.http.bodies import parse_object, storable
 from app.http.errors import MalformedFormError, MalformedJsonError
-from app.shapes.schemas import OrderIn
+from app.shapes.schemas import OrderFields
 from jobs.errors import FieldFault
-from jobs.submission.service import Role
+from jobs.submission.order import ReferenceImage, Role
 from providers.catalog.catalog import Catalog
 from providers.orders.rules import WHOLE_FIELDS
 
@@ -52,19 +52,11 @@ class StrictRequest(Request):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """An image part: a file's bytes, or a text that says where they are."""
-
-    role: Role
-    name: str
-    data: bytes | None = field(default=None, repr=False)
-    text: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Form:
+    """A multipart body: fields with JSON's types, images, and what is wrong with its parts."""
+
     fields: dict[str, Any] = field(repr=False)
-    images: list[Part] = field(repr=False)
+    images: list[ReferenceImage] = field(repr=False)
     faults: list[FieldFault]
 
 
@@ -74,17 +66,17 @@ def kinds_of(catalog: Catalog) -> Mapping[str, str]:
     words = {"int": "integer", "float": "number", "bool": "boolean", "list": "array"}
     kinds: dict[str, str] = {}
     for name, spec in (param for model in catalog.models.values() for param in model.params.items()):
-        # What one model takes as a number another may take as a word of a list, "2": the number will do for both.
+        # One model takes as a number what another takes as a word of a list, "2": a number serves both.
         if kinds.get(name, "string") == "string":
             kinds[name] = words.get(spec.type, "string")
     kinds |= dict.fromkeys(WHOLE_FIELDS, "integer")
-    for name, schema in OrderIn.model_json_schema()["properties"].items():
+    for name, schema in OrderFields.model_json_schema()["properties"].items():
         kinds[name] = next((each["type"] for each in schema.get("anyOf", ()) if "type" in each), "string")
     return kinds
 
 
 def read(request: Request, kinds: Mapping[str, str]) -> Form:
-    """Raises MalformedFormError, or a 413 where a cap is exceeded."""
+    """The fields and images of a multipart body. Raises MalformedFormError, or a 413 where a cap is exceeded."""
     try:
         texts, files = request.form, request.files
     except HTTPException:
@@ -102,9 +94,9 @@ def read(request: Request, kinds: Mapping[str, str]) -> Form:
 def _take_file(form: Form, name: str, data: bytes) -> None:
     role = IMAGE_PARTS.get(name)
     if role is None:
-        form.faults.append(FieldFault(name[:100], "not_supported", "is not a part for pictures"))
+        form.faults.append(FieldFault(name[:100], "not_supported", "is not a part for images"))
         return
-    form.images.append(Part(role, _image_name(form, role), data))
+    form.images.append(ReferenceImage(role, data, _image_name(form, role)))
 
 
 def _take_texts(form: Form, name: str, values: list[str], kinds: Mapping[str, str]) -> None:
@@ -113,7 +105,9 @@ def _take_texts(form: Form, name: str, values: list[str], kinds: Mapping[str, st
             FieldFault(name[:100].replace("\x00", ""), "wrong_type", "holds characters no text may hold")
         )
     elif role := IMAGE_PARTS.get(name):
-        form.images.extend(Part(role, _image_name(form, role), text=text) for text in values if text)
+        form.images.extend(
+            ReferenceImage(role, field_name=_image_name(form, role), text=text) for text in values if text
+        )
     elif len(values) > 1:
         form.faults.append(FieldFault(name[:100], "conflict", "is given more than once"))
     elif values[0] or name == "prompt":  # browsers send empty inputs along

@@ -1,4 +1,4 @@
-"""Pictures inside a task's own JSON, for orders that asked for no storing (``store: false``)."""
+"""Images inside a task's own JSON, for orders with ``store: false``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import base64
 from jobs.reads.tasks import Task
 from storage.base import BlobNotFoundError, Store
 
-# Base64 of all of them stands in one answer, in memory.
+# The base64 of all of them is in one answer, in memory.
 MAX_BYTES = 32 * 1024 * 1024
 
 
 def data_urls(task: Task, store: Store) -> dict[int, str]:
-    """``data:`` URLs by index; those beyond 32 MiB in all stay behind their links.
+    """``data:`` URLs by index; images beyond 32 MiB in all have only their links.
 
     Raises StorageUnavailableError.
     """

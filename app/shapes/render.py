@@ -1,4 +1,4 @@
-"""Our records as the shapes of app/shapes/schemas.py: plain dicts, made by hand because status reads are hot."""
+"""Records as the shapes of app/shapes/schemas.py: plain dicts built by hand, because status reads are hot."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from app.http.responses import json_text, rfc3339
 from app.http.signing import Signer
-from app.shapes.status_json import TaskText
+from app.shapes.status_json import StatusJson
 from jobs.reads.funds import Funds
 from jobs.reads.tasks import Image, Step, Task
 from jobs.states import JobStatus
-from jobs.submission.estimates import Placed, Wait
-from jobs.submission.service import Quote
+from jobs.submission.estimates import InQueue, Wait
+from jobs.submission.quoting import Quote
 from providers.catalog.entries import spoken
 from quota.ledger import Entry
 from quota.prices import credits_text
@@ -31,7 +31,7 @@ class Renderer:
 
     signer: Signer
     base: str = ""
-    wait: Callable[[Placed], Wait | None] = lambda _task: None
+    wait: Callable[[InQueue], Wait | None] = lambda _task: None
 
     def task(self, task: Task, inline: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
         """app.shapes.schemas.TaskOut. ``inline`` has the images that go along as data: URLs, by index."""
@@ -40,7 +40,7 @@ class Renderer:
             "id": task.id,
             "object": "image.task",
             "operation": spoken(task.operation),
-            # WAITING is how we run, not something a caller must tell apart.
+            # WAITING is internal: to a caller the task runs.
             "status": "running" if task.status == JobStatus.WAITING else str(task.status),
             "model": task.model,
             "provider": task.provider,
@@ -71,8 +71,8 @@ class Renderer:
             },
         }
 
-    def text(self, task: TaskText) -> str:
-        """The JSON of :meth:`task`, without images in it: what the database wrote, and what it cannot know."""
+    def text(self, task: StatusJson) -> str:
+        """The JSON of :meth:`task` without inline images: what the database wrote, and what only this process knows."""
         wait = json_text(_wait(self.wait(task))) if task.status == JobStatus.QUEUED else "null"
         position = "null" if task.queue_position is None else task.queue_position
         images = json_text([self._image(task, image, None) for image in task.images]) if task.images else "[]"
@@ -83,11 +83,11 @@ class Renderer:
             f'"cancel":"{url}/cancel"}}}}'
         )
 
-    def etag(self, task: Task | TaskText) -> str:
-        """Weak, by version; with images also by the end of their links, or a 304 would outlive them."""
+    def etag(self, task: Task | StatusJson) -> str:
+        """Weak, by version; with images also by the expiry of their links, or a 304 would outlive them."""
         return f'W/"{task.version}-{self.signer.expiry_s()}"' if task.images else f'W/"{task.version}"'
 
-    def _image(self, task: Task | TaskText, image: Image, data_url: str | None) -> dict[str, Any]:
+    def _image(self, task: Task | StatusJson, image: Image, data_url: str | None) -> dict[str, Any]:
         path = f"{TASKS}/{task.id}/image"
         deleted = image.deleted_at is not None
         link = None if deleted else self.signer.link(path, account_id=task.account_id, index=image.index)
@@ -120,12 +120,12 @@ def _wait(wait: Wait | None) -> dict[str, float] | None:
 
 def _price(task: Task) -> dict[str, Any]:
     return {
-        "quoted_microcredits": task.quoted,
-        "quoted": credits_text(task.quoted),
-        "captured_microcredits": task.captured,
-        "captured": None if task.captured is None else credits_text(task.captured),
-        "released_microcredits": task.released,
-        "released": None if task.released is None else credits_text(task.released),
+        "quoted_microcredits": task.quoted_microcredits,
+        "quoted": credits_text(task.quoted_microcredits),
+        "captured_microcredits": task.captured_microcredits,
+        "captured": None if task.captured_microcredits is None else credits_text(task.captured_microcredits),
+        "released_microcredits": task.released_microcredits,
+        "released": None if task.released_microcredits is None else credits_text(task.released_microcredits),
     }
 
 
@@ -154,10 +154,10 @@ def estimate(quote: Quote, n: int) -> dict[str, Any]:
         "provider": quote.model.provider,
         "n": n,
         "price": {
-            "unit_microcredits": quote.unit_price,
-            "unit": credits_text(quote.unit_price),
-            "total_microcredits": quote.total,
-            "total": credits_text(quote.total),
+            "unit_microcredits": quote.unit_price_microcredits,
+            "unit": credits_text(quote.unit_price_microcredits),
+            "total_microcredits": quote.total_microcredits,
+            "total": credits_text(quote.total_microcredits),
         },
         "chosen": None if quote.chosen is None else dict(quote.chosen),
         "normalised": dict(quote.checked.normalised),
@@ -184,8 +184,8 @@ def entry(entry: Entry) -> dict[str, Any]:
         "kind": entry.kind,
         "source": entry.source,
         "target": entry.target,
-        "amount_microcredits": entry.amount,
-        "amount": credits_text(entry.amount),
+        "amount_microcredits": entry.amount_microcredits,
+        "amount": credits_text(entry.amount_microcredits),
         "task_id": entry.job_id,
         "note": entry.note,
         "created_at": rfc3339(entry.created_at),

@@ -1,7 +1,7 @@
-"""The shapes that go in and out of the native API; ``/openapi.json`` is made of them.
+"""The requests and answers of the native API; ``/openapi.json`` is made of them.
 
-Requests are validated by these models. Answers are plain dicts made by app/shapes/render.py, because the
-status route is hot; tests hold every rendered answer against its model here.
+Requests are validated by these models. Answers are plain dicts built by app/shapes/render.py, because the status route
+is hot; tests validate every rendered answer by its model here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from core.ids import is_id
+from jobs.failures import SENTENCES, CancelOutcome
 
 MAX_METADATA_BYTES = 2048
 MAX_PAGE = 100
@@ -34,11 +35,11 @@ class Shape(BaseModel):
 # ---------------------------------------------------------------- orders
 
 
-class OrderIn(BaseModel):
+class OrderFields(BaseModel):
     """An order of images. A setting left out is left to the upstream.
 
-    Only kinds are said here: which fields a model takes, within which limits, and its settings beyond
-    these, says ``GET /api/models/{id}``. A field it does not take is refused, unless ``lenient`` is true.
+    Only the types are described here: ``GET /api/models/{id}`` has the fields a model takes, their limits, and
+    its further settings. A field it does not take is refused, unless ``lenient`` is true.
     """
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -84,7 +85,7 @@ class OrderIn(BaseModel):
 IMAGE_HELP = "`data:` URL, base64, https URL, or `job_id#index` of your own task"
 
 
-class OrderBody(OrderIn):
+class OrderBody(OrderFields):
     """An order with its reference images."""
 
     images: list[str] | None = Field(None, description=f"reference images: {IMAGE_HELP}")
@@ -125,7 +126,7 @@ class ListQuery(BaseModel):
 
 
 class ImageQuery(BaseModel):
-    """``expires``, ``account``, ``kid`` and ``signature`` come with a signed link and are not for making."""
+    """``expires``, ``account``, ``kid`` and ``signature`` are part of a signed link; they cannot be made up."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -154,7 +155,7 @@ class ImageOut(Shape):
     url: str = Field(description="needs your key")
     signed_url: str | None = Field(description="needs no key, expires within two hours; null once deleted")
     mime: str
-    width: int | None = Field(description="pixels; null where the result is no picture")
+    width: int | None = Field(description="pixels; null where the result is no image")
     height: int | None
     size_bytes: int
     sha256: str
@@ -172,15 +173,15 @@ class WaitEstimate(Shape):
 
 
 class TaskError(Shape):
-    code: str
+    """Why a task failed. A fault of an image that the upstream made has the code of such a fault."""
+
+    code: str = Field(examples=sorted(SENTENCES), description="stable; see docs/errors.md, Failed jobs")
     message: str
 
 
 class Cancel(Shape):
     requested_at: datetime
-    outcome: Literal["freed_in_queue", "stopped_upstream", "too_late"] | None = Field(
-        description="null until it is known"
-    )
+    outcome: CancelOutcome | None = Field(description="null until it is known")
 
 
 class Chosen(Shape):
@@ -221,7 +222,7 @@ class TaskOut(Shape):
     finished_at: datetime | None
     deadline_at: datetime | None = Field(description="latest start")
     price: Price
-    request: dict[str, Any] = Field(description="what is really asked, with `normalised` beside it")
+    request: dict[str, Any] = Field(description="what is really asked, with `normalised` next to it")
     images: list[ImageOut]
     chosen: Chosen | None = Field(description="null where the order named its model")
     error: TaskError | None
@@ -284,7 +285,7 @@ class ModelsQuery(Request):
     provider: Text | None = None
     capability: Text | None = None
     max_price: Annotated[str, StringConstraints(pattern=PRICE_PATTERN)] | None = Field(
-        None, description="credits for one picture"
+        None, description="credits for one image"
     )
     configured: Literal["true", "false"] | None = Field(None, description="only models that can run here, or cannot")
     status: Literal["live", "retiring", "redirected", "shutdown", "unknown", "all"] | None = Field(
@@ -297,7 +298,7 @@ class RecommendQuery(Request):
     provider: Text | None = None
     capability: Text | None = None
     max_price: Annotated[str, StringConstraints(pattern=PRICE_PATTERN)] | None = Field(
-        None, description="credits for one picture"
+        None, description="credits for one image"
     )
     images: int = Field(0, ge=0, le=16, description="reference images that will come along")
     mask: Literal["true", "false"] = Field("false", description="whether a mask will come along")
@@ -381,7 +382,7 @@ class ProviderLimits(Shape):
 
 
 class Capabilities(Shape):
-    kind: Literal["sync", "async"] = Field(description="async: images develop upstream while nobody here waits")
+    kind: Literal["sync", "async"] = Field(description="async: images are made upstream while no one here waits")
     cancel: bool = Field(description="whether work that has begun can be stopped")
     text: bool = Field(description="whether it enhances prompts")
     operations: list[str]
@@ -397,7 +398,7 @@ class ProviderOut(Shape):
     paused: bool = Field(description="by an operator: its tasks wait")
     paused_at: datetime | None
     circuit: Circuit
-    not_before: datetime | None = Field(description="the upstream asked everybody to wait until then")
+    not_before: datetime | None = Field(description="the upstream asked for no calls until then")
     active: int = Field(description="calls in flight, of all accounts")
     limits: ProviderLimits
     capabilities: Capabilities
@@ -456,7 +457,7 @@ class LedgerOut(Shape):
 
 class FindingOut(Shape):
     invariant: str = Field(description="the rule that does not hold")
-    subject: str = Field(description="about whom: an account, a task, a credential")
+    subject: str = Field(description="what it is about: an account, a task, a credential")
     detail: str = Field(description="the figures")
 
 
@@ -487,7 +488,7 @@ class CheckOut(Shape):
 
 
 class Ready(Shape):
-    """``degraded``: work is accepted and kept, but something that only speeds it up is away."""
+    """``degraded``: orders are accepted and kept, but a part that only makes them quicker is away."""
 
     status: Literal["ready", "degraded", "unavailable"]
     checks: dict[str, CheckOut]
@@ -510,7 +511,7 @@ class CompatError(Shape):
 
 
 class ProblemOut(BaseModel):
-    """RFC 9457, with the members other services' clients read. Codes add members of their own."""
+    """RFC 9457, with the members that clients of other services read. Some codes add members of their own."""
 
     model_config = ConfigDict(extra="allow")
 

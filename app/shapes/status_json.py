@@ -1,7 +1,7 @@
-"""A task's JSON as PostgreSQL writes it: a plain status read makes no record and encodes nothing.
+"""A task's JSON as PostgreSQL writes it: a plain status read builds no record and encodes nothing.
 
-What a task looks like is said by app.shapes.schemas.TaskOut. app/shapes/render.py makes the same of a Task for
-every other route, and tests/integration/test_task_text.py holds the two against each other for every kind of task.
+Its shape is app.shapes.schemas.TaskOut. app/shapes/render.py builds the same from a Task for every other route, and
+tests/integration/test_status_json.py compares the two for every kind of task.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from jobs.reads.tasks import QUEUE_COUNTED, Image, image_of
 
 
 @dataclass(frozen=True, slots=True)
-class TaskText:
-    """A task in pieces, each a JSON object: between them stands what only this process knows.
+class StatusJson:
+    """A task in pieces, each a JSON object; what only this process knows goes between them.
 
     ``queue_position`` is None unless ``status`` is queued, and for places too far back to be counted.
     """
@@ -38,7 +38,7 @@ class TaskText:
 
 
 # The members stand in the order of TaskOut. Micro-credits become credits without a division, which would round.
-TASK_TEXTS = Statement("""
+STATUS_JSON = Statement("""
 SELECT j.id, j.account_id, j.version, j.status, j.provider, j.model,
     CASE WHEN j.status = 'queued' THEN (
         SELECT nullif(count(*), CAST(:counted AS int))
@@ -104,24 +104,24 @@ CROSS JOIN LATERAL (
         WHERE behind ->> 'model' = j.model
         LIMIT 1
     ), o.request) AS request
-    -- Worked out once a task and not at each mention.
+    -- Keeps the planner from evaluating it at each mention.
     OFFSET 0
 ) AS asked
 """)
 
 
-def find_texts(hot: Hot, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], TaskText]:
+def find_status_json(hot: Hot, wanted: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], StatusJson]:
     """Tasks by (account, id), each only within the account it is asked for; unknown ones are left out."""
     wanted = [(account_id, job_id) for account_id, job_id in wanted if is_id(job_id, "job")]
     if not wanted:
         return {}
     account_ids, ids = zip(*wanted, strict=True)
-    rows = hot.all(TASK_TEXTS, {"account_ids": list(account_ids), "ids": list(ids), "counted": QUEUE_COUNTED})
-    return {(row.account_id, row.id): _text_of(row) for row in rows}
+    rows = hot.all(STATUS_JSON, {"account_ids": list(account_ids), "ids": list(ids), "counted": QUEUE_COUNTED})
+    return {(row.account_id, row.id): _from_row(row) for row in rows}
 
 
-def _text_of(row: Any) -> TaskText:
-    return TaskText(
+def _from_row(row: Any) -> StatusJson:
+    return StatusJson(
         row.id,
         row.account_id,
         row.version,

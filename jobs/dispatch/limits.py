@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Connection, text
 
+from core import key_values
+
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CredentialLimits:
     """Of one credential, for the whole fleet; None: no limit."""
 
     max_active: int | None = None
@@ -38,7 +40,7 @@ WHERE id = :id
 """)
 
 
-def announce(connection: Connection, credential_id: str, provider: str, limits: Limits) -> None:
+def announce(connection: Connection, credential_id: str, provider: str, limits: CredentialLimits) -> None:
     """Make the rows of a credential that a worker can use, or bring its limits up to date.
 
     Within a transaction. Calls that are open keep or get a permit, also those that a lowered limit has no room for.
@@ -168,13 +170,6 @@ def reconcile(connection: Connection, credential_id: str) -> None:
 
 RECOVER_EVERY_S = 60
 
-_RECOVER_DUE = text("""
-INSERT INTO marks (name, value) VALUES ('permits_recovered', '')
-ON CONFLICT (name) DO UPDATE SET at = clock_timestamp()
-WHERE marks.at < clock_timestamp() - make_interval(secs => :every_s)
-RETURNING name
-""")
-
 
 def recover(connection: Connection) -> int:
     """Give back permits of calls that are over, and drop what a lowered limit has left; at most once a minute.
@@ -182,7 +177,7 @@ def recover(connection: Connection) -> int:
     The end of a call gives its permit back itself. This finds what a worker of another release, or a limit set in
     the same moment, has left behind. Returns how many permits came back.
     """
-    if connection.execute(_RECOVER_DUE, {"every_s": RECOVER_EVERY_S}).one_or_none() is None:
+    if not key_values.take_turn(connection, "permits_recovered", every_s=RECOVER_EVERY_S):
         return 0
     done = connection.execute(_LEAKED, {"credential_id": None}).rowcount
     connection.execute(_SURPLUS, {"credential_id": None})

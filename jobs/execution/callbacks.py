@@ -13,14 +13,15 @@ import re
 import secrets
 from functools import cached_property
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
+from core import key_values
 from core.db import Database, Hot, Statement
 from jobs import states
 from jobs.states import Nudge
 
 PATH = "/hooks"
-_MARK = "callback_key"
+_KEY_NAME = "callback_key"
 _UPSTREAM_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -53,12 +54,7 @@ class Callbacks:
     @cached_property
     def _key(self) -> bytes:
         with self._database.transaction() as connection:
-            connection.execute(
-                text("INSERT INTO marks (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING"),
-                {"name": _MARK, "value": secrets.token_hex(32)},
-            )
-            found = connection.execute(text("SELECT value FROM marks WHERE name = :name"), {"name": _MARK})
-            return bytes.fromhex(found.scalar_one())
+            return bytes.fromhex(key_values.put_if_absent(connection, _KEY_NAME, secrets.token_hex(32)))
 
 
 HEARD = Statement("""

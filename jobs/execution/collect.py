@@ -17,9 +17,10 @@ from jobs.execution.context import WorkerContext
 from jobs.execution.outcomes import CallOutcome
 from jobs.reads.worker import LiveJob
 from jobs.states import Outcome
-from providers.base import Cost, Finished, Provider, ResultImage
+from providers.base import Finished, Provider, ResultImage
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from providers.registry import UnknownCredentialError
+from providers.reported_cost import ReportedCost
 from storage.base import Kind, MediaError, StorageUnavailableError
 from storage.media import Media
 
@@ -90,7 +91,7 @@ def keep(
     *,
     kind: Kind = "image",
     until: float = 0.0,
-    cost: Cost | None = None,
+    cost: ReportedCost | None = None,
 ) -> CallOutcome:
     """Fetch and keep what a finished call made; ``kind`` is the ``output`` of its model.
 

@@ -10,9 +10,10 @@ from typing import Literal
 
 from core.db import Database
 from core.fair_pool import FairPool
+from jobs.dispatch.due import Turns
 from jobs.execution.callbacks import Callbacks
 from jobs.execution.decide import RETRY_AFTER_MAX_S, Facts
-from jobs.reads.worker import LiveJob, Turns
+from jobs.reads.worker import LiveJob
 from jobs.states import Signal
 from providers.catalog.catalog import Catalog, CatalogSource, Model, ProviderSpec, UnknownModelError
 from providers.catalog.entries import Recovery

@@ -16,7 +16,7 @@ from core import failpoints
 from core.errors import DatabaseAwayError
 from jobs import lifecycle, states
 from jobs.call import Call
-from jobs.dispatch import health, put_off
+from jobs.dispatch import due, health, put_off
 from jobs.errors import JobFailedError, StaleJobError
 from jobs.execution import adopt, decide, outcomes
 from jobs.execution.context import WorkerContext
@@ -121,7 +121,7 @@ def _park(context: WorkerContext, job: LiveJob, learned: Sequence[CallOutcome], 
     if job.status is JobStatus.WAITING and not learned:
         if after_s > FIRST_CHECK_S:  # links that cannot be fetched now: not at once again
             with context.database.hot() as hot:
-                worker.lease(hot, [job.id], lease_s=after_s)
+                due.lease(hot, [job.id], lease_s=after_s)
         return []
     with context.database.hot() as hot:
         troubled = lifecycle.park(hot, job.id, job.version, check_after_s=after_s, **_rows(learned))

@@ -11,8 +11,9 @@ from jobs.call import Call, KeptImage, ResultLink
 from jobs.lifecycle import calls
 from jobs.lifecycle.calls import CallRow
 from jobs.states import OPEN_OUTCOMES, Outcome
-from providers.base import Accepted, Cost, Finished, ResultImage
+from providers.base import Accepted, Finished, ResultImage
 from providers.errors import ContentRefused, Failed, Misconfigured, NotRun, ProviderError, Refused, Uncertain
+from providers.reported_cost import ReportedCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class CallOutcome:
     detail: str | None = None
     written_off: bool = False  # the upstream may bill it, and no one here pays for it
     deadline_s: float | None = None  # from the intent on, for a call that can be followed after all
-    cost: Cost | None = None  # as the upstream reports it
+    cost: ReportedCost | None = None  # as the upstream reports it
 
     @property
     def call_after(self) -> Call:

@@ -18,6 +18,7 @@ import structlog
 from core.errors import DatabaseAwayError
 from jobs import states
 from jobs.call import Call
+from jobs.dispatch import due
 from jobs.errors import StaleJobError
 from jobs.execution import collect, outcomes, recovery
 from jobs.execution.cancelling import cancel_calls
@@ -27,7 +28,6 @@ from jobs.execution.finish import finish
 from jobs.execution.look import Look, can_be_asked, look
 from jobs.execution.outcomes import CallOutcome
 from jobs.lifecycle import calls
-from jobs.reads import worker
 from jobs.reads.worker import LiveJob
 from jobs.states import OPEN_OUTCOMES, Outcome, Signal
 from providers.base import Accepted, Finished, Missing, Running
@@ -64,7 +64,7 @@ def poll_provider(context: WorkerContext, provider: str) -> list[Signal]:
     if not limit:
         return []  # the next tick asks again, here or at another worker
     with context.database.hot() as hot:
-        jobs = worker.take_due(
+        jobs = due.take_due(
             hot,
             provider,
             limit=limit,
@@ -112,7 +112,7 @@ def _collect(context: WorkerContext, ready: Sequence[Seen]) -> list[Signal]:
     def renew(left: Sequence[Seen]) -> None:
         try:
             with context.database.hot() as hot:
-                worker.lease(hot, [each.job.id for each in left], lease_s=LEASE_S)
+                due.lease(hot, [each.job.id for each in left], lease_s=LEASE_S)
         except DatabaseAwayError as error:
             log.info("lease_waits_for_database", detail=error.detail)
 

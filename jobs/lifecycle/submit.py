@@ -1,9 +1,9 @@
-"""- -> QUEUED: the order is admitted, written down, and published if the account's window has room."""
+"""- -> QUEUED: the order is admitted, written, and published if the account's window has room."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from core.db import Hot, Statement
 from jobs import states
 from jobs.dispatch import publishing
+from jobs.documents import StoredFallback, StoredInput, StoredMetadata, StoredRequest
 from jobs.reads import tasks
 from jobs.reads.tasks import Task
 from jobs.states import Nudge
@@ -20,11 +21,12 @@ from quota import ledger
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """Everything a job is born with. Prices in micro-credits; ``unit_price`` is that of ``model``.
+    """Everything a job is created with.
 
-    ``quoted`` is n times the dearest of the models that may run. ``fallbacks`` are those behind the
-    first: {model, provider, unit_price, per_call, unit_cost, request}. ``keep_s``: a short life for the images.
-    ``per_call``: images that one call of the model makes at most. ``unit_cost``: of one image, in micro-USD.
+    ``quoted_microcredits`` is what is held: n times ``unit_price_microcredits`` of the dearest model that may run.
+    ``fallbacks`` are the models behind ``model``. ``keep_s``: seconds that the images are kept after the end; None: as
+    long as the operator's policy says. ``per_call``: images that one call of the model makes at most.
+    ``unit_cost_microusd``: what one image is expected to cost upstream; None: not known beforehand.
     """
 
     id: str
@@ -36,26 +38,27 @@ class NewJob:
     n: int
     low_priority: bool
     start_within_s: int
-    unit_price: int
-    quoted: int
-    request: Mapping[str, Any]
+    unit_price_microcredits: int
+    quoted_microcredits: int
+    request: StoredRequest
     warnings: Sequence[str]
-    metadata: Mapping[str, str]
-    inputs: Sequence[Mapping[str, Any]]  # rows of the table ``inputs`` without job_id
+    metadata: StoredMetadata
+    inputs: Sequence[StoredInput]
     price_version: str = ""
     request_id: str = ""
-    fallbacks: Sequence[Mapping[str, Any]] = ()
+    fallbacks: Sequence[StoredFallback] = ()
     keep_s: int | None = None
     per_call: int = 1
-    unit_cost: int | None = None
+    unit_cost_microusd: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
-    """A job just born: nudges to publish after the commit, and the job as its owner may see it."""
+class Submitted:
+    """A job in the queue as its owner may see it, and the nudges to publish after the commit."""
 
-    nudges: Sequence[Nudge]
     task: Task
+    nudges: Sequence[Nudge]
+    replayed: bool = False  # an earlier submit with the same Idempotency-Key answers
 
 
 # The balance is locked from here to the commit, and nothing is waited for in between.
@@ -66,7 +69,7 @@ WITH paid AS (
     WHERE account_id = :account_id AND spendable >= CAST(:price AS bigint)
     RETURNING account_id
 ),
--- What is left of the account's window at this provider, counted no further than it is wide.
+-- What is left of the account's window at this provider; no more rows are counted than it is wide.
 room AS (
     SELECT CAST(:window AS int) * CAST(:weight AS int) - count(*) AS free
     FROM (
@@ -84,7 +87,7 @@ job AS (
         CASE WHEN room.free > 0 AND NOT CAST(:low_priority AS boolean) THEN clock_timestamp() END,
         CAST(:fallback_count AS int), CAST(:keep_s AS int), CAST(:per_call AS int)
     FROM room
-    -- What costs nothing needs no balance.
+    -- An order that costs nothing needs no balance.
     WHERE EXISTS (SELECT 1 FROM paid) OR CAST(:price AS bigint) = 0
     RETURNING id, account_id, provider, model, quoted, created_at, start_deadline_at, published_at
 ),
@@ -117,20 +120,20 @@ FROM job
 """)
 
 
-def submit(connection: Hot | Connection, job: NewJob, *, window: int) -> Queued:
+def submit(connection: Hot | Connection, job: NewJob, *, window: int) -> Submitted:
     """- -> QUEUED, its price counted against the balance. Raises InsufficientCreditsError.
 
-    The row is born published when the account's window has room, which saves the sweep a look. One
-    statement, except for low priority, which needs the caller's transaction around its two.
+    The row is inserted as published when the account's window has room, which saves the sweep a look. One statement,
+    except for low priority, which needs the caller's transaction around its two.
     """
     hot = Hot.of(connection)
     born = hot.one_or_none(SUBMIT, _values(job, window))
     if born is None:
-        ledger.refuse(hot, job.account_id, job.quoted)
+        ledger.refuse(hot, job.account_id, job.quoted_microcredits)
     nudges = [states.run(job.provider, job.id)] if born.published else []
     if job.low_priority:
         nudges = publishing.fill(hot, job.account_id, job.provider, job.weight, window=window)
-    return Queued(nudges, _task(job, born))
+    return Submitted(_task(job, born), nudges)
 
 
 def _values(job: NewJob, window: int) -> dict[str, Any]:
@@ -143,13 +146,13 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
         "provider": job.provider,
         "n": job.n,
         "low_priority": job.low_priority,
-        "unit_price": job.unit_price,
-        "price": job.quoted,
+        "unit_price": job.unit_price_microcredits,
+        "price": job.quoted_microcredits,
         "start_within_s": float(job.start_within_s),
         "window": window,
-        "request": json.dumps(dict(job.request)),
+        "request": json.dumps(job.request),
         "warnings": json.dumps(list(job.warnings)),
-        "metadata": json.dumps(dict(job.metadata)),
+        "metadata": json.dumps(job.metadata),
         "price_version": job.price_version,
         "request_id": job.request_id,
         "inputs": json.dumps(list(job.inputs)),
@@ -157,7 +160,7 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
         "fallback_count": len(job.fallbacks),
         "keep_s": job.keep_s,
         "per_call": job.per_call,
-        "unit_cost": job.unit_cost,
+        "unit_cost": job.unit_cost_microusd,
         "counted": tasks.QUEUE_COUNTED,
     }
 
@@ -179,9 +182,9 @@ def _task(job: NewJob, born: Any) -> Task:
         finished_at=None,
         start_deadline_at=born.start_deadline_at,
         version=1,
-        quoted=job.quoted,
-        captured=None,
-        released=None,
+        quoted_microcredits=job.quoted_microcredits,
+        captured_microcredits=None,
+        released_microcredits=None,
         queue_position=None if born.ahead >= tasks.QUEUE_COUNTED else born.ahead,
         failure_code=None,
         failure_detail=None,

@@ -1,4 +1,4 @@
-"""The books, checked: every invariant of DESIGN section 4 as one query that must find nothing."""
+"""The audit: every invariant of money and jobs (docs/architecture.md section 4) as a query that must find nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that must never be: which rule, about whom, and the figures."""
+    """One broken invariant: which, of what (an account, a job, a credential), and the figures."""
 
     invariant: str
     subject: str
@@ -139,7 +139,7 @@ INVARIANTS: dict[str, str] = {
 def check(connection: Connection, *, timeout_s: int = 120) -> list[Finding]:
     """Run every invariant in one read-only snapshot; an empty list is a clean audit.
 
-    First in its transaction. ``timeout_s`` bounds each of the queries.
+    Must come first in its transaction. ``timeout_s`` bounds each of the queries. Raises DatabaseAwayError.
     """
     connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
     connection.execute(text(f"SET LOCAL statement_timeout = '{timeout_s:d}s'"))

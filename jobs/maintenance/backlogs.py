@@ -1,7 +1,7 @@
 """Work off backlogs in turns: a page of each, until every one is empty or the time is over.
 
-A page is one short transaction. After each there is a pause, so that whatever else uses the database and
-the disk gets its turn; what is left when the time is over is done in the next round.
+A page is one short transaction. After each there is a pause, so that other users of the database and the disk get
+their turn; what is left when the time is over is done in the next round.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from storage.base import StorageUnavailableError
 
 log = structlog.get_logger(__name__)
 
-# Rests for a quarter of the time that the page took.
+# The pause after a page, as a share of the time that the page took.
 PAUSE_SHARE = 0.25
 PAUSE_LEAST_S = 0.005
-# A page that takes longer is cut in two; a quick one grows again.
+# A page that takes longer is halved; after a quick one the size grows again.
 SLOW_S, QUICK_S = 1.0, 0.25
-# A page that fails, as one does that runs into the statement timeout, is tried again as a quarter.
+# A page that fails, for example by the statement timeout, is tried again with a quarter of its size.
 FAILURES_AT_MOST = 3
 
 
@@ -36,7 +36,7 @@ class Done:
 
 @dataclass
 class Backlog:
-    """``page`` handles at most so many rows, in a transaction of its own, and remembers where it was."""
+    """Rows to work off. ``page`` handles at most the given number, in its own transaction, and keeps its position."""
 
     name: str
     page: Callable[[int], Done]
@@ -51,11 +51,11 @@ class Backlog:
         self._size = self.size
 
     def turn(self, clock: Callable[[], float]) -> bool:
-        """One page; whether there may be more."""
+        """Do one page. Returns whether there may be more."""
         began = clock()
         try:
             page = self.page(self._size)
-        except Exception as error:  # one backlog's trouble must not hold up the others
+        except Exception as error:  # one backlog's failure must not stop the others
             self.failures += 1
             expected = isinstance(error, DatabaseAwayError | StorageUnavailableError)
             detail = str(error) if expected else type(error).__name__
@@ -79,9 +79,9 @@ def drain(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Take turns for at most ``seconds`` and the last page; whether every backlog is empty.
+    """Take turns for at most ``seconds`` and one last page. Returns whether every backlog is empty.
 
-    A backlog that fails again and again is left for the next round, and the others go on.
+    A backlog that keeps failing is left for the next round, and the others go on.
     """
     until = clock() + seconds
     waiting = list(backlogs)

@@ -1,6 +1,6 @@
-"""What is stuck, orphaned or out of balance, why, and the command that mends it.
+"""What is stuck, orphaned or out of balance, why, and the command that repairs it.
 
-Looking changes nothing; ``jobs.maintenance.repair`` does.
+Examining changes nothing; ``jobs/maintenance/repair.py`` does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, text
 
 from core.db import Database
 from jobs.dispatch import heartbeats
-from jobs.maintenance import audit, retention
+from jobs.maintenance import audit, orphans
 from jobs.maintenance.sweep import SWEEP_LOCK
 from providers.catalog.catalog import Catalog
 from storage.base import Store
@@ -27,28 +27,28 @@ START_WORKER = "darkroom up (or python -m workers where workers run)"
 STUCK_AFTER_S = 60.0
 UNCLAIMED_AFTER_S = 300.0
 PAGE = 1000
-# More missing than this, and most of what was looked at: it is the wrong store.
+# More blobs missing than this, and most of those examined: it is the wrong store.
 MISSING_AT_MOST = 20
 
-# What an adjustment can close; where transfers and jobs themselves disagree, a person must look.
+# Drifts that an adjustment can close; where transfers and jobs themselves disagree, a person must look.
 MONEY = ("spendable_is_transferred_less_queued", "reserved_is_queued_and_held", "money_has_a_balance")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong. ``mend`` is the command to type, or what to look at where none mends it."""
+    """One thing that is wrong. ``fix`` is the command to type, or what to look at where no command repairs it."""
 
     kind: str
     subject: str  # the id of a job, account, credential or session; the key of a blob
     cause: str
-    mend: str
+    fix: str
     since: datetime | None = None
-    about: str = ""  # what else mending must know: the job of an image
+    about: str = ""  # what else a repair must know: the job of an image
 
 
 @dataclass(frozen=True)
 class Doctor:
-    """``store`` and ``media`` None: this machine has no images, so rows and blobs are not compared."""
+    """Examines the database and the store. ``store`` and ``media`` None: rows and blobs are not compared."""
 
     database: Database
     catalog: Catalog
@@ -58,11 +58,11 @@ class Doctor:
     unclaimed_after_s: float = UNCLAIMED_AFTER_S
 
     def examine(self) -> list[Finding]:
-        """Everything that is wrong now."""
+        """Everything that is wrong now. Raises DatabaseAwayError, StorageUnavailableError."""
         with self.database.autocommit() as connection:
             found = [*self._queue(connection), *self._steps(connection)]
         with self.database.transaction() as connection:
-            found += [_of_books(finding) for finding in audit.check(connection)]
+            found += [_of_audit(finding) for finding in audit.check(connection)]
         if self.store is not None:
             found += [*self._images(self.store), *self._blobs(self.store)]
         with self.database.autocommit() as connection:
@@ -70,9 +70,9 @@ class Doctor:
         return found
 
     def _queue(self, connection: Connection) -> Iterator[Finding]:
-        """Jobs nobody publishes, and messages nobody reads."""
+        """Jobs that are not published, and messages that are not read."""
         yield from self._sweep_lock(connection)
-        nobody = "no worker is alive" if not _workers_alive(connection) else ""
+        no_worker = "" if heartbeats.any_alive(connection) else "no worker is alive"
         for row in self.rows(
             connection,
             "SELECT j.provider, j.account_id, count(*) AS jobs, min(j.due_at) AS since FROM jobs AS j"
@@ -82,7 +82,7 @@ class Doctor:
             " AND NOT EXISTS (SELECT 1 FROM jobs AS p WHERE p.status = 'queued' AND p.published_at IS NOT NULL"
             " AND p.account_id = j.account_id AND p.provider = j.provider) GROUP BY 1, 2 ORDER BY since",
         ):
-            cause = nobody or "workers are alive, but their sweep does not publish"
+            cause = no_worker or "workers are alive, but their sweep does not publish"
             subject = f"{row.provider}/{row.account_id}"
             yield Finding("queued_unpublished", subject, f"{jobs_text(row.jobs)}: {cause}", START_WORKER, row.since)
         for row in self.rows(
@@ -98,8 +98,8 @@ class Doctor:
             " AND s.started_at > statement_timestamp() - make_interval(secs => :unclaimed_s))"
             " GROUP BY j.provider ORDER BY since",
         ):
-            cause, mend = _why_unclaimed(row, nobody)
-            yield Finding("queued_unclaimed", row.provider, f"{jobs_text(row.jobs)}: {cause}", mend, row.since)
+            cause, fix = _why_unclaimed(row, no_worker)
+            yield Finding("queued_unclaimed", row.provider, f"{jobs_text(row.jobs)}: {cause}", fix, row.since)
 
     def _sweep_lock(self, connection: Connection) -> Iterator[Finding]:
         for row in self.rows(connection, BLOCKED):
@@ -107,7 +107,7 @@ class Doctor:
             yield Finding("sweep_blocked", str(row.pid), cause, FIX, row.state_change)
 
     def _steps(self, connection: Connection) -> Iterator[Finding]:
-        """Jobs in hands that are gone, and images nobody looks after."""
+        """Jobs whose worker is gone, and jobs whose upstream is not polled."""
         for row in self.rows(connection, DEAD_STEPS + " ORDER BY j.id"):
             kind = "running_overdue" if row.owner_lives else "running_without_owner"
             cause = (
@@ -122,21 +122,21 @@ class Doctor:
             "SELECT id, provider, due_at FROM jobs WHERE status = 'waiting'"
             " AND due_at < statement_timestamp() - make_interval(secs => :stuck_s) ORDER BY due_at",
         ):
-            cause = f"nobody looks at what {row.provider} makes for it"
-            mend = f"{START_WORKER}, with a key for {row.provider}"
-            yield Finding("waiting_overdue", row.id, cause, mend, row.due_at)
+            cause = f"no worker polls {row.provider} for it"
+            fix = f"{START_WORKER}, with a key for {row.provider}"
+            yield Finding("waiting_overdue", row.id, cause, fix, row.due_at)
 
     def _images(self, store: Store) -> Iterator[Finding]:
         """Rows whose blob is missing."""
         missing: list[Row[Any]] = []
-        looked_at = 0
+        examined = 0
         for table in ("images", "inputs"):
             for row in self._kept(table):
-                looked_at += 1
+                examined += 1
                 if not store.exists(row.key) and self._still_kept(table, row.key, row.job_id):
                     missing.append(row)
-        if len(missing) > MISSING_AT_MOST and len(missing) > looked_at / 2:
-            cause = f"{len(missing)} of {looked_at} images are not in the store: it seems to be another one's"
+        if len(missing) > MISSING_AT_MOST and len(missing) > examined / 2:
+            cause = f"{len(missing)} of {examined} images are not in the store: it seems to be another installation's"
             yield Finding("store_suspicious", "store", cause, "look at DARKROOM_VAR and DATABASE_URL")
             return
         for row in missing:
@@ -145,11 +145,11 @@ class Doctor:
                 yield Finding("picture_missing", row.key, cause, FIX, row.created_at, about=row.job_id)
             else:
                 cause = "its job came with an image that is not in the store"
-                mend = f"darkroom show {row.job_id}"
-                yield Finding("input_missing", row.key, cause, mend, row.created_at, about=row.job_id)
+                fix = f"darkroom show {row.job_id}"
+                yield Finding("input_missing", row.key, cause, fix, row.created_at, about=row.job_id)
 
     def _kept(self, table: str) -> Iterator[Row[Any]]:
-        """Every row that should have a blob, page by page, with no connection held while it is looked at."""
+        """Every row that should have a blob, page by page; no connection is held while a page is examined."""
         after: tuple[str, str] = ("", "")
         while True:
             with self.database.autocommit() as connection:
@@ -172,13 +172,13 @@ class Doctor:
 
     def _blobs(self, store: Store) -> Iterator[Finding]:
         """Blobs without a row."""
-        for search in retention.search_everything(self.database, store):
+        for search in orphans.search_all(self.database, store):
             if search.suspicious:
-                cause = f"{len(search.orphans)} blobs belong to no job: the database seems to be another one's"
+                cause = f"{len(search.orphans)} blobs belong to no job: the database seems to be another installation's"
                 yield Finding("store_suspicious", "database", cause, "look at DARKROOM_VAR and DATABASE_URL")
                 continue
             for key in search.orphans:
-                cause = "no row speaks of it: a writer was killed, or another was first"
+                cause = "no row owns it: a writer was killed, or another was first"
                 yield Finding("blob_orphaned", key, cause, FIX)
 
     def _deletions(self, connection: Connection) -> Iterator[Finding]:
@@ -206,7 +206,7 @@ BLOCKED = (
     " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     " AND a.state LIKE 'idle%' AND a.state_change < clock_timestamp() - make_interval(secs => :stuck_s)"
 )
-# Silence counts much later than it does for the sweep, which knows whether its own heartbeats go through.
+# A worker counts as silent much later than in the sweep, which knows whether its own heartbeats go through.
 DEAD_STEPS = (
     "SELECT j.id, j.fence, j.owner, j.step_deadline_at, w.heartbeat_at,"
     " coalesce(w.heartbeat_at >= statement_timestamp() - make_interval(secs => :stuck_s), false) AS owner_lives"
@@ -216,20 +216,10 @@ DEAD_STEPS = (
 )
 
 
-def _workers_alive(connection: Connection) -> bool:
-    alive = connection.execute(
-        text(
-            "SELECT EXISTS (SELECT 1 FROM workers WHERE heartbeat_at > clock_timestamp() - make_interval(secs => :s))"
-        ),
-        {"s": heartbeats.DEAD_AFTER_S},
-    ).scalar_one()
-    return bool(alive)
-
-
-def _why_unclaimed(row: Row[Any], nobody: str) -> tuple[str, str]:
-    """The cause, and the command that mends it."""
-    if nobody:
-        return nobody, START_WORKER
+def _why_unclaimed(row: Row[Any], no_worker: str) -> tuple[str, str]:
+    """The cause, and the command that repairs it."""
+    if no_worker:
+        return no_worker, START_WORKER
     if row.paused:
         return "the provider is paused", f"POST /api/admin/providers/{row.provider}/resume"
     if row.full:
@@ -237,17 +227,18 @@ def _why_unclaimed(row: Row[Any], nobody: str) -> tuple[str, str]:
     return "their messages are not read: lost, or no worker takes them", FIX
 
 
-def _of_books(finding: audit.Finding) -> Finding:
+def _of_audit(finding: audit.Finding) -> Finding:
     if finding.invariant in MONEY:
-        mend = FIX_MONEY
+        fix = FIX_MONEY
     elif finding.invariant == "permits_are_open_calls":
-        mend = FIX
+        fix = FIX
     elif finding.subject.startswith("job_"):
-        mend = f"darkroom show {finding.subject}"
+        fix = f"darkroom show {finding.subject}"
     else:
-        mend = "mend the other findings, then look again"
-    return Finding(finding.invariant, finding.subject, finding.detail, mend)
+        fix = "repair the other findings, then run it again"
+    return Finding(finding.invariant, finding.subject, finding.detail, fix)
 
 
 def jobs_text(count: int) -> str:
+    """``1 job``, ``2 jobs``."""
     return f"{count} job" if count == 1 else f"{count} jobs"

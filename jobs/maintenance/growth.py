@@ -1,7 +1,7 @@
-"""Tables that have grown are analysed at once: the plans made while they were small end with that.
+"""Tables that have grown are analysed within seconds, which drops the plans made while they were small.
 
-Autovacuum does the same within a minute or so. Until then each verb would read a table whole that had a few
-rows when its statement was planned, and has a million by now.
+Autovacuum does the same after a minute or so. Until then each verb would read a whole table that had a few rows when
+its statement was planned and has a million now.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from sqlalchemy import Connection, text
 
 from core.db import Hot, Statement
 
-# So many rows changed, and as many as there were: no sooner, for every connection plans again after it.
+# A table counts as grown when so many rows have changed, and as many as there were. Not sooner: afterwards every
+# connection plans its statements again.
 ROWS = 2_000
 TABLES = ("jobs", "orders", "inputs", "upstream_calls", "images", "job_events", "transfers", "idempotency_keys")
 
@@ -22,7 +23,7 @@ WHERE s.schemaname = current_schema() AND s.relname = ANY(CAST(:tables AS text[]
 
 
 def analyse_grown(connection: Connection) -> list[str]:
-    """Bring the planner's knowledge of grown tables up to date, on autocommit; their names."""
+    """Run ANALYZE on grown tables, on an autocommit connection; their names."""
     names = [row.name for row in Hot.of(connection).all(GROWN, {"tables": list(TABLES), "rows": ROWS})]
     for name in names:
         connection.execute(text(f"ANALYZE {name}"))

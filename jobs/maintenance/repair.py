@@ -1,6 +1,6 @@
-"""Mending what the doctor found: only what is safe, and only if it still holds under the rows' locks.
+"""Repairs what the doctor found: only what is safe, and only if it still holds under the rows' locks.
 
-Workers go on meanwhile; what mended itself is left alone. Money moves only when asked for by name.
+Workers go on meanwhile; what has recovered by itself is left alone. Money moves only on explicit request.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from jobs import lifecycle
 from jobs.dispatch import limits, publishing
 from jobs.errors import StaleJobError
 from jobs.execution.context import give_up_s
-from jobs.maintenance import retention
+from jobs.maintenance import deletion
+from jobs.maintenance.deletion import Reason
 from jobs.maintenance.doctor import BLOCKED, DEAD_STEPS, FIX, MONEY, Doctor, Finding, jobs_text
-from jobs.maintenance.retention import Reason
 from quota import ledger
 
 # What an account's transfers and jobs say, at one moment.
@@ -36,13 +36,13 @@ SELECT said.available, said.held, live.queued, live.held AS held_by_jobs FROM sa
 """)
 
 
-class Mender:
-    """Mends findings of ``doctor``, each in a transaction of its own."""
+class Repairer:
+    """Repairs findings of ``doctor``, each in a transaction of its own."""
 
     def __init__(self, doctor: Doctor) -> None:
         self._doctor = doctor
         self._database = doctor.database
-        self._mends: Mapping[str, Callable[[Finding], str | None]] = {
+        self._repairs: Mapping[str, Callable[[Finding], str | None]] = {
             "sweep_blocked": self._end_session,
             "queued_unclaimed": self._publish_again,
             "running_without_owner": self._lapse,
@@ -53,13 +53,16 @@ class Mender:
             "deletion_overdue": self._delete_blob,
         }
 
-    def mend(self, finding: Finding, *, money: bool = False) -> str | None:
-        """Do what is safe about one finding: what was done, or None when that takes a person."""
+    def repair(self, finding: Finding, *, money: bool = False) -> str | None:
+        """Do what is safe about one finding: what was done, or None when it takes a person.
+
+        ``money`` allows ``adjust`` transfers. Raises DatabaseAwayError, StorageUnavailableError.
+        """
         if finding.kind in MONEY:
             return self._reconcile(finding) if money else None
-        if finding.mend != FIX:  # such as a queue that waits for a worker: sending again would help nobody
+        if finding.fix != FIX:  # such as a queue that waits for a worker: sending again would not help
             return None
-        return self._mends[finding.kind](finding)
+        return self._repairs[finding.kind](finding)
 
     def _end_session(self, finding: Finding) -> str | None:
         with self._database.autocommit() as connection:
@@ -72,13 +75,13 @@ class Mender:
         return "is free again"
 
     def _publish_again(self, _finding: Finding) -> str:
-        """Count them as unpublished: the next sweep of any worker sends them."""
+        """Count its messages as unpublished: the next sweep of any worker sends them."""
         jobs = 0
         while True:
             with self._database.autocommit() as connection:
-                forgotten = publishing.mark_lost_unpublished(connection, older_than_s=self._doctor.stuck_after_s)
-            jobs += forgotten
-            if not forgotten:
+                unpublished = publishing.mark_lost_unpublished(connection, older_than_s=self._doctor.stuck_after_s)
+            jobs += unpublished
+            if not unpublished:
                 return f"{jobs_text(jobs)} will be published again by the next sweep"
 
     def _lapse(self, finding: Finding) -> str:
@@ -94,7 +97,7 @@ class Mender:
         return "moved on by itself"
 
     def _reconcile_permits(self, finding: Finding) -> str:
-        """Permits of calls that are over come back; open calls get theirs."""
+        """Take back the permits of calls that have ended, and give open calls theirs."""
         with self._database.transaction() as connection:
             limits.reconcile(connection, finding.subject)
         return "its permits are those of its open calls again"
@@ -103,7 +106,7 @@ class Mender:
         if self._doctor.store is None or self._doctor.store.exists(finding.subject):
             return "is there after all"
         with self._database.transaction() as connection:
-            marked = retention.delete_images(connection, [finding.about], reason=Reason.LOST, keys=[finding.subject])
+            marked = deletion.delete_images(connection, [finding.about], reason=Reason.LOST, keys=[finding.subject])
         # A job that is still going on ends first; its image can be marked afterwards.
         return "LOST: marked as deleted, the caller now gets 410" if marked else None
 
@@ -111,12 +114,12 @@ class Mender:
         if self._doctor.media is None:
             return None
         with self._database.transaction() as connection:
-            retention.doom(connection, [finding.subject])
-        went = retention.remove_doomed(self._database, self._doctor.media, [finding.subject])
-        return "deleted" if went else None
+            deletion.list_for_deletion(connection, [finding.subject])
+        deleted = deletion.delete_blobs(self._database, self._doctor.media, [finding.subject])
+        return "deleted" if deleted else None
 
     def _reconcile(self, finding: Finding) -> str | None:
-        """Account by account, under the balance's lock; None when no adjustment can mend it."""
+        """Close the drift of one account under its balance's lock; None when no adjustment can."""
         try:
             with self._database.transaction() as connection:
                 ledger.lock(connection, finding.subject)
@@ -125,9 +128,12 @@ class Mender:
                 said = connection.execute(_BOOKS, {"id": finding.subject}).one()
                 if said.held != said.held_by_jobs:
                     return None
-                spendable, reserved = int(said.available - said.queued), int(said.queued + said.held)
                 done = ledger.reconcile(
-                    connection, finding.subject, spendable=spendable, reserved=reserved, note="darkroom doctor"
+                    connection,
+                    finding.subject,
+                    spendable_microcredits=int(said.available - said.queued),
+                    reserved_microcredits=int(said.queued + said.held),
+                    note="darkroom doctor",
                 )
         except IntegrityError:
             return None

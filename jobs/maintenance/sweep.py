@@ -1,7 +1,7 @@
-"""The guarantee behind every fast path: what no message, no hook and no worker moved, this moves.
+"""The sweep, the guarantee behind every fast path: it moves what no message, no hook and no worker has moved.
 
-Run every few seconds by every worker; one at a time does the work (an advisory lock), in bounded
-pages, whether Redis is there or not.
+Every worker runs it every few seconds; one at a time does the work (an advisory lock), in bounded pages, whether
+Redis is there or not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, text
 
-from core import failpoints
+from core import failpoints, key_values
 from core.db import Hot, Statement
 from core.errors import DatabaseAwayError, DatabaseBusyError
 from jobs import lifecycle
@@ -73,11 +73,11 @@ SELECT id, account_id FROM (
 
 @dataclass
 class Sweeper:
-    """``steady``: whether this worker's own heartbeats have gone through without a gap lately.
+    """Runs rounds of the sweep for one worker.
 
-    Only then may it call others dead: after an outage of the database everybody's heartbeat is old,
-    and the fleet must not steal from itself. ``epoch`` reads the broker's epoch key, or None when
-    the broker is away.
+    ``steady``: whether this worker's own heartbeats have lately gone through without a gap. Only then may it declare
+    others dead: after an outage of the database every heartbeat is old, and workers must not take jobs from each
+    other for that. ``epoch`` reads the broker's epoch key; None when the broker is away.
     """
 
     context: WorkerContext
@@ -90,10 +90,10 @@ class Sweeper:
         self._claims = _ClaimRate()
 
     def sweep(self) -> list[Signal]:
-        """One round. Returns what to publish; empty when another worker is at it.
+        """One round. Returns what to publish; nothing when another worker is sweeping. Raises DatabaseAwayError.
 
-        Each job by itself: one whose account or row is locked is left for the next round, and so are the
-        other jobs of that account.
+        Each job has its own transaction: one whose account or row is locked is left for the next round, and so are
+        the other jobs of that account.
         """
         with self._alone() as alone:
             if not alone:
@@ -101,7 +101,7 @@ class Sweeper:
             self._locked.clear()
             signals = [*self._lapse(), *self._expire(), *self._end_abandoned()]
             self._notice_new_broker()
-            self._forget_lost()
+            self._unpublish_overdue()
             signals += self._fill_windows()
             self._analyse_grown()
             if signals:
@@ -139,7 +139,7 @@ class Sweeper:
         return [*nudges]
 
     def _expire(self) -> list[Signal]:
-        """QUEUED jobs past their deadline: not begun in time, or not tried again in time."""
+        """QUEUED jobs past their deadline: not started in time, or not tried again in time."""
         with self.context.database.hot() as hot:
             rows = hot.all(EXPIRED, {"page": PAGE})
         return [
@@ -149,7 +149,7 @@ class Sweeper:
         ]
 
     def _end_abandoned(self) -> list[Signal]:
-        """WAITING jobs that no one follows any more: past their own deadline, or of a provider that has gone.
+        """WAITING jobs that no one polls any more: past their own deadline, or of a provider that is gone.
 
         Whose key was taken out of the configuration cannot be asked; calls past their deadline are given up.
         """
@@ -161,7 +161,7 @@ class Sweeper:
         return [signal for row in rows for signal in self._each(row, partial(give_up.abandon, self.context, row.id))]
 
     def _each(self, row: Any, verb: Callable[[], list[Signal]]) -> list[Signal]:
-        """One job, one transaction; a job that moved on by itself is what we wanted."""
+        """Move one job in its own transaction; one that has moved on by itself needs nothing."""
         if row.account_id in self._locked:
             return []
         try:
@@ -181,26 +181,20 @@ class Sweeper:
         return signals
 
     def _notice_new_broker(self) -> None:
-        """Another or an emptied Redis has none of our messages: count every job as unpublished."""
+        """A new or emptied Redis has none of our messages: count every job as unpublished."""
         epoch = self.epoch()
         if epoch is None:
             return
         with self.context.database.transaction() as connection:
-            seen = connection.execute(text("SELECT value FROM marks WHERE name = 'epoch'")).scalar_one_or_none()
-            if seen == epoch:
+            seen = key_values.find(connection, "epoch")
+            if seen is not None and seen.value == epoch:
                 return
             log.warning("broker_is_new", republishing=True)
             while publishing.mark_lost_unpublished(connection, older_than_s=0.0, limit=PAGE) == PAGE:
                 pass
-            connection.execute(
-                text(
-                    "INSERT INTO marks (name, value) VALUES ('epoch', :epoch)"
-                    " ON CONFLICT (name) DO UPDATE SET value = :epoch, at = clock_timestamp()"
-                ),
-                {"epoch": epoch},
-            )
+            key_values.put(connection, "epoch", epoch)
 
-    def _forget_lost(self) -> None:
+    def _unpublish_overdue(self) -> None:
         """A message is overdue after twice the time its queue needs, and never before 10 s."""
         if self.epoch() is None:
             return
@@ -210,15 +204,15 @@ class Sweeper:
                 text("SELECT count(*) FROM jobs WHERE status = 'queued' AND published_at IS NOT NULL")
             ).scalar_one()
             age_s = max(LOST_AFTER_S, 2.0 * published / rate if rate else 0.0)
-            # Without any claims no one can tell a lost message from one that waits: each job's next one takes
-            # twice as long as the one before.
+            # Without any claims a lost message cannot be told from one that waits: each of a job's messages counts
+            # as lost after twice the time of the one before.
             if again := publishing.mark_lost_unpublished(
                 connection, older_than_s=age_s, first_s=LOST_AFTER_S, limit=PAGE
             ):
                 log.info("messages_overdue", jobs=again, older_than_s=round(age_s, 1))
 
     def _analyse_grown(self) -> None:
-        # Autovacuum may be at the same table: it does the same.
+        # Autovacuum may be working on the same table, to the same effect.
         with suppress(DatabaseBusyError), self.context.database.autocommit() as connection:
             if names := growth.analyse_grown(connection):
                 log.info("tables_analysed", tables=names)

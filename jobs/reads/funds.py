@@ -1,4 +1,4 @@
-"""What an account has, as its owner is told: the balance, split by where its jobs stand."""
+"""An account's funds: its balance, split by the state of its jobs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 @dataclass(frozen=True, slots=True)
 class Funds:
-    """Micro-credits: free to spend, needed by jobs that wait for their first claim, held for jobs under way."""
+    """Micro-credits: free to spend, needed by jobs that wait for their first claim, held for running jobs."""
 
     spendable: int = 0
     queued: int = 0
@@ -21,8 +21,8 @@ class Funds:
         return self.spendable + self.queued
 
 
-# One statement, so that both counts are of one moment. Held jobs are the few of an account that are under way
-# (index jobs_held): its million ended ones and its thousands in the queue cost nothing here.
+# One statement, so that both sums are of one moment. The index jobs_held has only the few running jobs of an account:
+# its ended and queued ones cost nothing here.
 _FUNDS = text("""
 SELECT b.spendable, b.reserved, (
     SELECT coalesce(sum(j.quoted), 0) FROM jobs AS j WHERE j.account_id = b.account_id AND j.money = 'held'

@@ -16,22 +16,22 @@ from core.db import Hot, Statement
 
 @dataclass(frozen=True, slots=True)
 class Margin:
-    """One model's calls. Money in micro-USD, ``sold`` in micro-credits (1 credit is 1 US cent by default).
+    """One model's calls: what they cost in micro-USD, and what they were sold for in micro-credits.
 
-    ``reported_calls``: calls whose cost the upstream told. ``expected`` of the same calls is
-    ``expected_of_reported``: beside ``reported`` it shows whether the catalogue's price is right.
+    ``reported_calls``: calls whose cost the upstream reported. ``expected_of_reported_micro_usd`` is what the catalogue
+    expected of the same calls: next to ``reported_micro_usd`` it shows whether the catalogue's price is right.
     """
 
     provider: str
     model: str
     calls: int
     images: int
-    expected: int
+    expected_micro_usd: int
     reported_calls: int
-    reported: int
-    expected_of_reported: int
-    written_off: int
-    sold: int
+    reported_micro_usd: int
+    expected_of_reported_micro_usd: int
+    written_off: int  # calls
+    sold_microcredits: int
 
 
 # Each image is sold at the price of the call that made it, and only where its job captured anything.
@@ -51,7 +51,7 @@ ORDER BY c.provider, c.model
 
 
 def margins(connection: Hot | Connection, *, days: int) -> Sequence[Margin]:
-    """The last ``days`` by provider and model."""
+    """Calls of the last ``days``, by provider and model."""
     rows = Hot.of(connection).all(MARGINS, {"days": days})
     return [
         Margin(
@@ -59,12 +59,12 @@ def margins(connection: Hot | Connection, *, days: int) -> Sequence[Margin]:
             model=row.model,
             calls=row.calls,
             images=row.images,
-            expected=int(row.expected),
+            expected_micro_usd=int(row.expected),
             reported_calls=row.reported_calls,
-            reported=int(row.reported),
-            expected_of_reported=int(row.expected_of_reported),
+            reported_micro_usd=int(row.reported),
+            expected_of_reported_micro_usd=int(row.expected_of_reported),
             written_off=row.written_off,
-            sold=int(row.sold),
+            sold_microcredits=int(row.sold),
         )
         for row in rows
     ]

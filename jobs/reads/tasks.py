@@ -12,11 +12,12 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from core.ids import is_id
+from jobs.documents import StoredRequest
 from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
 
 # No column takes NUL or half a surrogate pair.
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-# Positions further back are not worth the counting.
+# Positions further back are not counted.
 QUEUE_COUNTED = 1000
 
 
@@ -38,7 +39,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A job as its owner may see it. Money in micro-credits."""
+    """A job as its owner may see it: the task of the HTTP API."""
 
     id: str
     account_id: str
@@ -54,21 +55,21 @@ class Task:
     finished_at: datetime | None
     start_deadline_at: datetime | None
     version: int  # grows with every visible change: the task's ETag
-    quoted: int
-    captured: int | None
-    released: int | None
+    quoted_microcredits: int
+    captured_microcredits: int | None  # None until the end
+    released_microcredits: int | None
     queue_position: int | None
     failure_code: str | None
     failure_detail: str | None
     cancel_requested_at: datetime | None
     cancel_outcome: str | None
-    request: Mapping[str, Any]  # what will really be asked, with "normalised"
+    request: StoredRequest  # of the model whose turn it is
     warnings: Sequence[str]
     metadata: Mapping[str, str]
     images: Sequence[Image] = field(default=())
     fallback_models: Sequence[str] = ()  # as ordered, those already tried included
-    keep_s: int | None = None  # images go so long after the end
-    progress: float | None = None  # 0 to 1 while it runs, where the upstream tells
+    keep_s: int | None = None  # seconds that the images are kept after the end; None: by the operator's policy
+    progress: float | None = None  # 0 to 1 while it runs, where the upstream reports it
 
     @property
     def ended(self) -> bool:
@@ -87,7 +88,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a list of tasks is narrowed to."""
+    """The filters of a list of tasks."""
 
     status: str | None = None
     operation: str | None = None
@@ -98,7 +99,7 @@ class Filters:
     limit: int = 20
 
 
-# How many wait before a queued job at its provider.
+# How many jobs are before a queued one at its provider.
 AHEAD = (
     "SELECT count(*) FROM (SELECT 1 FROM jobs AS q WHERE q.provider = {of}.provider"
     f" AND q.status = 'queued' AND q.id < {{of}}.id LIMIT {QUEUE_COUNTED}) AS ahead"
@@ -138,10 +139,10 @@ def find_tasks(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dic
     return {(task.account_id, task.id): task for task in tasks}
 
 
-# Two traps of generic plans are kept out. As one join the planner would walk backwards through all orders for their
-# metadata, so the page of ids comes first and asks for metadata job by job. And it would walk through the newest jobs
-# of everybody for those of one account, so that the order says the account, which an array of one does not fix.
-# 'k' comes after every id: the place to go on from always bounds the index.
+# Avoids two bad generic plans. As one join, the planner would walk backwards through all orders for their metadata, so
+# the page of ids comes first and reads the metadata job by job. And it would walk through the newest jobs of every
+# account, so ORDER BY names the account, which the planner does not take for a constant in an array of one.
+# 'k' sorts after every id, so that the cursor always bounds the index.
 _LIST = """
  WHERE j.id = ANY(ARRAY(
     SELECT p.id FROM jobs AS p
@@ -154,7 +155,7 @@ _LIST = """
     ORDER BY p.account_id DESC, p.id DESC LIMIT :limit))
  ORDER BY j.id DESC
 """
-# A statement for each status, which stands in it literally: a partial index serves no parameter. Callers see
+# A statement for each status, which is a literal in it: a partial index serves no parameter. Callers see
 # RUNNING and WAITING both as running. The ended states are one index, in which the status is a column.
 _LISTS = {
     None: text(_TASK + _LIST.format(status="true")),
@@ -186,7 +187,7 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
 
 
 def _askable(filters: Filters) -> bool:
-    """Whether the database could hold what is asked for: it takes no NUL and no half surrogate."""
+    """Whether the database could hold the filters' values: it takes no NUL and no half surrogate."""
     texts = (filters.status, filters.operation, filters.model, filters.cursor)
     every = "".join((*filter(None, texts), *filters.metadata, *filters.metadata.values()))
     return UNSTORABLE.search(every) is None
@@ -232,9 +233,9 @@ def timeline(connection: Connection, account_id: str, job_id: str) -> list[Step]
 
 
 def versions(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
-    """(version, ended) of many jobs in one query, for those who wait.
+    """(version, ended) of many jobs in one query, for requests that wait for them.
 
-    Knows no account: only for ids that were looked up within one before.
+    It does not check the account: only for ids that were looked up within one before.
     """
     rows = connection.execute(
         text("SELECT id, version, finished_at IS NOT NULL AS ended FROM jobs WHERE id = ANY(:ids)"),
@@ -261,9 +262,9 @@ def task_of(row: Mapping[str, Any]) -> Task:
         finished_at=_moment(row["finished_at"]),
         start_deadline_at=_moment(row["start_deadline_at"]),
         version=row["version"],
-        quoted=row["quoted"],
-        captured=row["captured"],
-        released=row["released"],
+        quoted_microcredits=row["quoted"],
+        captured_microcredits=row["captured"],
+        released_microcredits=row["released"],
         queue_position=None if ahead is None or ahead >= QUEUE_COUNTED else ahead,
         failure_code=row["failure_code"],
         failure_detail=row["failure_detail"],
@@ -279,10 +280,10 @@ def task_of(row: Mapping[str, Any]) -> Task:
     )
 
 
-def _running(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _running(row: Mapping[str, Any]) -> StoredRequest:
     """What is asked of the model whose turn it is: sizes and settings differ from model to model."""
-    behind = (each["request"] for each in row["behind"] or () if each["model"] == row["model"])
-    return next(behind, row["request"])
+    own: StoredRequest = row["request"]
+    return next((each["request"] for each in row["behind"] or () if each["model"] == row["model"]), own)
 
 
 def image_of(row: Mapping[str, Any]) -> Image:

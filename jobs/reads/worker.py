@@ -6,14 +6,15 @@ Unlike ``jobs.reads.tasks`` this is the workers' view: across accounts, with cal
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from sqlalchemy import Connection
 
 from core.db import Hot, Statement
 from jobs.call import Call
+from jobs.documents import InputPart, StoredRequest
 from jobs.states import JobStatus, Outcome
 
 
@@ -35,23 +36,12 @@ class LiveJob:
     version: int = 1  # as it was when this was read: a verb moves the job only from there
 
 
-class StoredInput(TypedDict):
-    """A reference image in our store, as LOAD's neighbours make it of a row of ``inputs``."""
-
-    role: Literal["image", "mask", "face"]
-    position: int  # among those of its role, from 0
-    key: str
-    mime: str
-    width_px: int
-    height_px: int
-
-
 @dataclass(frozen=True, slots=True)
 class OrderParts:
     """What the request of a paid call is built from."""
 
-    request: Mapping[str, Any]
-    inputs: Sequence[StoredInput]
+    request: StoredRequest
+    inputs: Sequence[InputPart]
 
 
 LOAD = Statement("""
@@ -100,144 +90,6 @@ IMAGE_KEYS = Statement("SELECT key FROM images WHERE job_id = :id")
 def image_keys(connection: Hot | Connection, job_id: str) -> frozenset[str]:
     """The blobs that a job's images lie in."""
     return frozenset(row.key for row in Hot.of(connection).all(IMAGE_KEYS, {"id": job_id}))
-
-
-TAKE_DUE = Statement("""
--- Accounts with images in progress, from a place in their circle on, by hopping along jobs_waiting_turns;
--- the first row of each is the one due first.
-WITH RECURSIVE turn AS (
-    (
-        SELECT account_id, due_at, 1 AS hop FROM jobs
-        WHERE provider = :provider AND status = 'waiting' AND account_id > :after
-        ORDER BY account_id, due_at LIMIT 1
-    )
-    UNION ALL
-    SELECT n.account_id, n.due_at, turn.hop + 1
-    FROM turn CROSS JOIN LATERAL (
-        SELECT account_id, due_at FROM jobs
-        WHERE provider = :provider AND status = 'waiting' AND account_id > turn.account_id
-        ORDER BY account_id, due_at LIMIT 1
-    ) AS n
-    WHERE turn.hop < CAST(:accounts AS int)
-),
-waits AS (
-    SELECT account_id, count(*) OVER () AS accounts FROM turn WHERE due_at <= statement_timestamp()
-),
-candidate AS (
-    SELECT own.id, own.due_at, own.turn FROM waits CROSS JOIN LATERAL (
-        SELECT id, due_at, row_number() OVER (ORDER BY due_at) AS turn FROM (
-            SELECT id, due_at FROM jobs
-            WHERE provider = :provider AND status = 'waiting' AND account_id = waits.account_id
-                AND due_at <= statement_timestamp()
-            ORDER BY due_at LIMIT 1 + 2 * CAST(:limit AS int) / waits.accounts
-        ) AS first
-    ) AS own
-    UNION ALL
-    -- What is left of the batch goes to those who have been due for longest, of any account.
-    SELECT id, due_at, CAST(:limit AS int) + 1 FROM (
-        SELECT id, due_at FROM jobs
-        WHERE provider = :provider AND status = 'waiting' AND due_at <= statement_timestamp()
-        ORDER BY due_at LIMIT 2 * CAST(:limit AS int)
-    ) AS oldest
-),
--- Twice as many as wanted, for another worker may be taking the same in this moment.
-chosen AS (
-    SELECT id, row_number() OVER (ORDER BY min(turn), min(due_at)) AS place FROM candidate GROUP BY id
-    ORDER BY place LIMIT 2 * CAST(:limit AS int)
-),
-due AS (
-    SELECT w.id FROM jobs AS w JOIN chosen ON chosen.id = w.id
-    WHERE w.status = 'waiting' AND w.due_at <= statement_timestamp()
-    ORDER BY chosen.place LIMIT CAST(:limit AS int)
-    FOR UPDATE OF w SKIP LOCKED
-),
-taken AS (
-    UPDATE jobs
-    SET due_at = clock_timestamp() + make_interval(secs => greatest(CAST(:interval_s AS float),
-        least(CAST(:interval_max_s AS float), extract(epoch FROM clock_timestamp() - jobs.started_at) / 8)))
-    FROM due WHERE jobs.id = due.id
-    RETURNING jobs.id, jobs.account_id, jobs.operation, jobs.model, jobs.provider, jobs.n, jobs.status, jobs.fence,
-        jobs.version, jobs.fallbacks, jobs.cancel_requested_at
-)
-SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version,
-    j.fallbacks, j.cancel_requested_at IS NOT NULL AS cancel_requested, clock_timestamp() AS now,
-    (SELECT max(account_id) FROM turn) AS last_account, (SELECT count(*) FROM turn) AS accounts,
-    coalesce((
-        SELECT jsonb_agg(jsonb_build_object('id', c.id, 'slot', c.slot, 'try', c.try, 'pictures', c.pictures,
-            'outcome', c.outcome, 'pictures_kept', c.pictures_kept, 'error_code', c.error_code,
-            'retryable', c.retryable, 'retry_after_s', c.retry_after_s, 'model', c.model,
-            'credential_id', c.credential_id, 'dedupe_key', c.dedupe_key, 'upstream_id', c.upstream_id,
-            'poll_url', c.poll_url, 'give_up_at', c.give_up_at, 'intended_at', c.intended_at,
-            'cancel_asked', c.cancel_asked_at IS NOT NULL, 'missing', c.missing_since IS NOT NULL,
-            'result', c.result) ORDER BY c.slot, c.try)
-        FROM upstream_calls AS c WHERE c.job_id = j.id), '[]') AS calls
-FROM taken AS j
-""")
-
-# Accounts looked at in one batch; with more the next batch goes on behind them.
-ACCOUNTS_AT_ONCE = 100
-
-
-@dataclass(slots=True)
-class Turns:
-    """Where in the circle of a provider's accounts the next batch begins; one worker's own memory."""
-
-    after: dict[str, str] = field(default_factory=dict)
-
-
-def take_due(
-    connection: Hot | Connection,
-    provider: str,
-    *,
-    limit: int,
-    interval_s: float,
-    interval_max_s: float,
-    turns: Turns | None = None,
-) -> list[LiveJob]:
-    """Take a batch of WAITING jobs that are due, the accounts in turns, and put them off to their next look.
-
-    Taking moves ``due_at`` alone: no fence, because looking twice is harmless. The interval grows
-    with the age of the job, within the two bounds (seconds).
-    """
-    turns = turns or Turns()
-    rows = Hot.of(connection).all(
-        TAKE_DUE,
-        {
-            "provider": provider,
-            "limit": limit,
-            "interval_s": interval_s,
-            "interval_max_s": interval_max_s,
-            "after": turns.after.get(provider, ""),
-            "accounts": ACCOUNTS_AT_ONCE,
-        },
-    )
-    full = bool(rows) and rows[0].accounts >= ACCOUNTS_AT_ONCE
-    turns.after[provider] = rows[0].last_account if full else ""
-    return [live_job(row) for row in rows]
-
-
-LEASE = Statement("""
-UPDATE jobs SET due_at = clock_timestamp() + make_interval(secs => CAST(:lease_s AS float))
-WHERE id = ANY(CAST(:ids AS text[])) AND status = 'waiting' AND cancel_requested_at IS NULL
-""")
-
-
-def lease(hot: Hot, job_ids: Sequence[str], *, lease_s: float) -> None:
-    """Keep others from looking at jobs whose images are being fetched here."""
-    hot.run(LEASE, {"ids": list(job_ids), "lease_s": lease_s})
-
-
-PROVIDERS_DUE = Statement("""
-SELECT p AS name FROM unnest(CAST(:providers AS text[])) AS p
-WHERE EXISTS (
-    SELECT 1 FROM jobs WHERE provider = p AND status = 'waiting' AND due_at <= statement_timestamp()
-)
-""")
-
-
-def providers_due(connection: Hot | Connection, providers: Sequence[str]) -> list[str]:
-    """Of these providers, those with a WAITING job that is due."""
-    return [row.name for row in Hot.of(connection).all(PROVIDERS_DUE, {"providers": list(providers)})]
 
 
 def live_job(row: Any) -> LiveJob:

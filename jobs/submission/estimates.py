@@ -1,8 +1,8 @@
-"""How long a queued task will wait for its start, from what the provider's jobs have waited and taken lately.
+"""How long a queued job will wait for its start, from how long the provider's jobs have waited and run lately.
 
-Three things are waited for: the turn, which is as quick as jobs were started while others waited; a free permit, where
-the provider's credentials have limits, which is as quick as jobs end; and a closed gate (an open circuit, an upstream
-that asked for patience).
+A job waits for its turn, which comes as quickly as jobs were started while others waited; for a free permit, where the
+provider's credentials have limits, which comes as quickly as jobs end; and for a provider that takes no calls at the
+moment (an open circuit, an upstream that asked for patience).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ FRESH_S = 5.0
 KEPT_AT_MOST = 1000
 # Newest jobs of a model that are looked at, within the hour, and newest events of the whole fleet, within minutes.
 SAMPLE, EVENTS = 200, 2000
-# Fewer measurements than this are an anecdote.
+# Fewer measurements than this say nothing.
 SAMPLE_LEAST = 3
-# A claim takes about so long where only jobs were seen that waited for a permit.
+# What a claim takes, where every job that was measured waited for a permit.
 GAP_S = 0.05
-# Machines that are busy with a burst are slower than they were: so much longer nine of ten do not wait.
+# Machines are slower during a burst than before it: nine of ten jobs do not wait longer by more than this factor.
 SLACK = 1.8
-# A permit of a rate is free again a minute after its use, and a little for the way.
+# A permit of a rate is free again a minute after its use, and a little for the delay of the claim.
 MINUTE_S = 62.0
-# A circuit that opened again after its probe may do so any number of times.
+# A circuit that opened again after its probe may do so any number of times: the wait is unknown.
 TRIPS_KNOWN = 1
 
 
@@ -50,7 +50,7 @@ class Life:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What is known of a provider and a model; times in seconds. ``seats``: permits in all; None: no limit.
+    """What is known of a provider and a model; times in seconds. ``permits``: in all; None: no limit.
 
     A gap is the time from the moment when a job could be started, because the one before it was or because it
     came, to its start.
@@ -58,27 +58,27 @@ class Measured:
 
     p50_s: float  # service times
     p90_s: float
-    seats: int | None
+    permits: int | None
     active: int
     max_per_minute: int | None = None
     submits_lately: int = 0  # of the last minute
     gap_s: float = 0.0  # on average
     gap_p90_s: float = 0.0  # of a single one
     freed_s: float = 0.0  # average gap while every permit was taken; 0: not seen
-    shut_for_s: float = 0.0  # told to come back later, or an open circuit
-    reopens_within_s: float = 0.0  # claims put off at a closed gate come back by chance within this time
+    shut_for_s: float = 0.0  # the upstream asked to wait, or an open circuit
+    reopens_within_s: float = 0.0  # claims that were put off come back at random within this time
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Seconds until the start: half of the tasks in such a place start sooner; nine of ten do."""
+    """Seconds until the start: half of the jobs in this place start sooner than p50, nine of ten sooner than p90."""
 
     p50_s: float
     p90_s: float
 
 
-class Placed(Protocol):
-    """What is to be known of a task whose wait is asked for: a jobs.reads.tasks.Task, for example."""
+class InQueue(Protocol):
+    """What an estimate needs of a job: a jobs.reads.tasks.Task, for example."""
 
     @property
     def id(self) -> str: ...
@@ -98,10 +98,10 @@ def wait(measured: Measured, ahead: int) -> Wait:
     turn = place * measured.gap_s
     turn_p90 = SLACK * turn + measured.gap_p90_s
     must_end, rounds = 0, 0.0
-    if measured.seats:
-        must_end = max(0, place - max(0, measured.seats - measured.active))
-        rounds = must_end / measured.seats
-    # With the way from a job's end to the next one's start, where that was seen.
+    if measured.permits:
+        must_end = max(0, place - max(0, measured.permits - measured.active))
+        rounds = must_end / measured.permits
+    # Includes the time from a job's end to the next one's start, where that was measured.
     ended = max(rounds * measured.p50_s, must_end * measured.freed_s)
     minutes = 0.0
     if measured.max_per_minute:
@@ -115,11 +115,11 @@ def wait(measured: Measured, ahead: int) -> Wait:
 
 
 def _up(seconds: float) -> float:
-    """To a tenth, never sooner than it is."""
+    """Rounded up to a tenth."""
     return math.ceil(round(seconds * 10, 6)) / 10
 
 
-def gaps(lives: Sequence[Life], seats: int | None) -> tuple[list[float], list[float]]:
+def gaps(lives: Sequence[Life], permits: int | None) -> tuple[list[float], list[float]]:
     """How long each job took to be started once it could be, oldest first.
 
     The second list has those that found every permit taken: they waited for another job's end.
@@ -133,7 +133,7 @@ def gaps(lives: Sequence[Life], seats: int | None) -> tuple[list[float], list[fl
     for life in ordered:
         could_s = max(life.created_s, before_s)
         before_s = life.started_s
-        is_free = seats is None or bisect_right(starts, could_s) - bisect_right(ends, could_s) < seats
+        is_free = permits is None or bisect_right(starts, could_s) - bisect_right(ends, could_s) < permits
         (found if is_free else freed).append(max(0.0, life.started_s - could_s))
     return found, freed
 
@@ -144,17 +144,17 @@ def _share(values: Sequence[float], share: float) -> float:
 
 
 def calibrated(
-    lives: Sequence[Life], seats: int | None, *, head_since_s: float | None, now_s: float
+    lives: Sequence[Life], permits: int | None, *, head_since_s: float | None, now_s: float
 ) -> tuple[float, float, float]:
     """Average and ninth of ten of the gaps between starts, and the average where all permits were taken.
 
-    ``head_since_s``: when who waits first could be started.
+    ``head_since_s``: since when the first waiting job could be started.
 
-    The gap that is open at this moment counts as far as it goes, so that a queue that has come to a stand shows.
+    The gap that is open at this moment counts as far as it goes, so that a queue that does not move shows.
     """
-    found, freed = gaps(lives, seats)
+    found, freed = gaps(lives, permits)
     found = sorted(found) or [GAP_S]
-    if head_since_s is not None and seats is None:
+    if head_since_s is not None and permits is None:
         last_start_s = max((life.started_s for life in lives), default=-math.inf)
         open_s = now_s - max(head_since_s, last_start_s)
         if open_s > found[-1]:
@@ -186,7 +186,7 @@ WITH lately AS MATERIALIZED (
     SELECT id, max_active, max_per_minute, not_before FROM credentials WHERE provider = :provider AND paused_at IS NULL
 ), limits AS (
     SELECT count(*) AS credentials,
-        CASE WHEN bool_and(max_active IS NOT NULL) THEN sum(max_active) END AS seats,
+        CASE WHEN bool_and(max_active IS NOT NULL) THEN sum(max_active) END AS permits,
         CASE WHEN bool_and(max_per_minute IS NOT NULL) THEN sum(max_per_minute) END AS max_per_minute,
         CAST(min(greatest(0, extract(epoch FROM not_before - clock_timestamp()))) AS float) AS shut_for_s
     FROM usable
@@ -197,12 +197,12 @@ SELECT CAST(extract(epoch FROM clock_timestamp()) AS float) AS now_s,
                             CAST(extract(epoch FROM finished_at) AS float)]) FROM lives) AS lives,
     (SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY took_s) FROM served) AS p50_s,
     (SELECT percentile_cont(0.9) WITHIN GROUP (ORDER BY took_s) FROM served) AS p90_s,
-    l.credentials, l.seats, l.max_per_minute, coalesce(l.shut_for_s, 0) AS shut_for_s,
+    l.credentials, l.permits, l.max_per_minute, coalesce(l.shut_for_s, 0) AS shut_for_s,
     (SELECT count(*) FROM (
         SELECT 1 FROM upstream_calls
         WHERE credential_id = ANY(ARRAY(SELECT id FROM usable))
           AND (outcome IS NULL OR outcome IN ('accepted', 'uncertain'))
-        LIMIT coalesce(l.seats, 0)) AS taken) AS active,
+        LIMIT coalesce(l.permits, 0)) AS taken) AS active,
     (SELECT CAST(extract(epoch FROM min(greatest(created_at, due_at))) AS float) FROM (
         SELECT created_at, due_at, attempt FROM jobs WHERE provider = :provider AND status = 'queued'
         ORDER BY id LIMIT 20) AS head
@@ -229,15 +229,15 @@ WHERE t.sample >= :least
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What was found when, and the tasks told of it since."""
+    """What was measured when, and the jobs whose wait was estimated from it since."""
 
     asked_at: float
     measured: Measured | None
-    told: set[str] = field(default_factory=set)
+    asked_for: set[str] = field(default_factory=set)
 
 
 class Estimates:
-    """Asks the database about a model at most once in five seconds; in between, remembers."""
+    """Measures a model at most once in five seconds, and estimates from the last measurement in between."""
 
     def __init__(self, database: Database, *, now: Callable[[], float] = time.monotonic) -> None:
         self._database = database
@@ -245,7 +245,7 @@ class Estimates:
         self._known: dict[tuple[str, str], _Known] = {}
         self._lock = threading.Lock()
 
-    def of(self, task: Placed) -> Wait | None:
+    def of(self, task: InQueue) -> Wait | None:
         """None: not queued, too far back to have a place, or the wait cannot be known.
 
         It cannot where the provider is paused or no worker lives, where a circuit opened again after its probe, and
@@ -257,9 +257,9 @@ class Estimates:
         if known.measured is None:
             return None
         with self._lock:
-            known.told.add(task.id)
-            # Whom we told of a wait since the database was asked, and who does not wait any more, has been started.
-            started = max(0, len(known.told) - 1 - task.queue_position)
+            known.asked_for.add(task.id)
+            # Jobs asked for since the measurement that no longer wait have been started.
+            started = max(0, len(known.asked_for) - 1 - task.queue_position)
         measured = known.measured
         return wait(
             replace(measured, active=measured.active + started, submits_lately=measured.submits_lately + started),
@@ -269,7 +269,7 @@ class Estimates:
     def service_s(self, models: Sequence[Model]) -> Mapping[str, float]:
         """How many seconds half of the last hour's jobs took at most, by model id, where enough ended.
 
-        Empty while the database is away: a recommendation can do without.
+        Empty while the database is away: a recommendation does not need it.
         """
         asked = {"providers": [model.provider for model in models], "models": [model.id for model in models]}
         try:
@@ -287,7 +287,7 @@ class Estimates:
                 return known
             if len(self._known) >= KEPT_AT_MOST:
                 self._known.clear()
-            # Before asking: the others go on with what is known while one asks.
+            # Stored before asking: other requests use what is known while this one asks.
             known = _Known(now, known.measured if known else None)
             self._known[key] = known
         try:
@@ -309,15 +309,15 @@ def _measured(row: Row[Any]) -> Measured | None:
     lives = [Life(*life) for life in row.lives or ()]
     if row.paused or not row.credentials or not row.workers or row.trips > TRIPS_KNOWN or len(lives) < SAMPLE_LEAST:
         return None
-    seats = None if row.seats is None else int(row.seats)
+    permits = None if row.permits is None else int(row.permits)
     took = sorted(life.finished_s - life.started_s for life in lives if life.finished_s is not None)
-    if seats is not None and not took:
+    if permits is not None and not took:
         return None
-    gap_s, gap_p90_s, freed_s = calibrated(lives, seats, head_since_s=row.head_since_s, now_s=row.now_s)
+    gap_s, gap_p90_s, freed_s = calibrated(lives, permits, head_since_s=row.head_since_s, now_s=row.now_s)
     return Measured(
         p50_s=row.p50_s if row.p50_s is not None else _share(took, 0.5) if took else 0.0,
         p90_s=row.p90_s if row.p90_s is not None else _share(took, 0.9) if took else 0.0,
-        seats=seats,
+        permits=permits,
         active=int(row.active),
         max_per_minute=None if row.max_per_minute is None else int(row.max_per_minute),
         submits_lately=sum(1 for life in lives if life.started_s > row.now_s - MINUTE_S),

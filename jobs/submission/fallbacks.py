@@ -1,4 +1,4 @@
-"""The models an order falls back to when one surely made nothing: named by the caller, or by the operator."""
+"""The models an order falls back to when one certainly made nothing: named by the caller, or by the operator."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MOST = 5
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """A further model with the same order, checked by its own rules. Price in micro-credits, of one image."""
+    """A further model with the same order, checked by its own rules; the price is that of one image."""
 
     model: Model
     checked: CheckedOrder
-    unit_price: int
+    unit_price_microcredits: int
 
 
 def chains_of(text: str) -> dict[str, tuple[str, ...]]:
@@ -35,17 +35,17 @@ def chains_of(text: str) -> dict[str, tuple[str, ...]]:
     return chains
 
 
-def distinct(chosen: Model, behind: Sequence[Fallback]) -> list[Fallback]:
-    """Each model once: two names may mean the same, and what did not run once will not run again."""
+def distinct(first: Model, others: Sequence[Fallback]) -> list[Fallback]:
+    """Each model once: two names may mean the same, and a model that did not run will not run the second time."""
     by_id: dict[str, Fallback] = {}
-    for each in behind:
-        if each.model.id != chosen.id:
+    for each in others:
+        if each.model.id != first.id:
             by_id.setdefault(each.model.id, each)
     return list(by_id.values())
 
 
 def names_in(fields: Mapping[str, object]) -> list[str] | None:
-    """The names an order gives; None where it leaves them to the operator. Raises InvalidOrderError."""
+    """The names in an order's fields; None where it leaves them to the operator. Raises InvalidOrderError."""
     names = fields.get("fallback_models")
     if names is None:
         return None
@@ -57,7 +57,7 @@ def names_in(fields: Mapping[str, object]) -> list[str] | None:
 
 
 def faults_at(position: int, error: InvalidOrderError) -> Iterator[FieldFault]:
-    """What is wrong with the order for one of the models, told under that model's place."""
+    """The faults that one of the models finds, each named by that model's position in the list."""
     for fault in error.faults:
         about = "" if fault.field == "model" else f"{fault.field}: "
         yield FieldFault(f"fallback_models[{position}]", fault.code, f"{about}{fault.message}")

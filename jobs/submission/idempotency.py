@@ -1,8 +1,8 @@
 """Idempotency keys: the same order sent twice is one job. Unique per account, kept 24 hours.
 
-The OpenAI SDKs send no key, but they count their own retries (``x-stainless-retry-count``). Such an
-attempt gets a key made of the API key and the body: the first attempt takes it over from whoever had
-it, since two equal orders are two orders; a repeat within a short window joins.
+The OpenAI SDKs send no key, but they count their own retries (``x-stainless-retry-count``). Such an attempt gets a key
+made of the API key and the body. A first attempt takes the key over, since two equal orders are two orders; a retry
+within a short window joins it (docs/api-conventions.md section 2).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SDK_WINDOW_S = 20 * 60
 class IdempotencyKey:
     """The caller's key, and a hash over method, route and body (parsed parts for multipart).
 
-    ``first``: this attempt is known to be nobody's repeat, and takes the key over.
+    ``first``: this attempt is known to be no retry, and takes the key over.
     """
 
     key: str
@@ -32,7 +32,7 @@ class IdempotencyKey:
 
 
 def of_sdk_attempt(key_id: str, fingerprint: bytes, retry_count: int) -> IdempotencyKey:
-    """The key of an SDK's attempt; no caller's own key can hold its first character."""
+    """The key of an SDK's attempt. No caller's own key can begin with its first character."""
     return IdempotencyKey(
         f"\x01sdk {key_id} {fingerprint.hex()}", fingerprint, life_s=SDK_WINDOW_S, first=retry_count == 0
     )
@@ -42,19 +42,29 @@ class TakenError(Exception):
     """Another submit with this key was first."""
 
 
-def claim(connection: Connection, account_id: str, key: IdempotencyKey, job_id: str) -> None:
-    """Take the key for a job about to be inserted; first in its transaction.
+_CLAIM = text("""
+INSERT INTO idempotency_keys (account_id, key, fingerprint, job_id)
+VALUES (:account_id, :key, :fingerprint, :job_id)
+ON CONFLICT (account_id, key) DO UPDATE
+    SET fingerprint = :fingerprint, job_id = :job_id, created_at = clock_timestamp()
+    WHERE :first OR idempotency_keys.created_at < statement_timestamp() - make_interval(secs => :life_s)
+RETURNING 1
+""")
 
-    Of many at once the first wins and the others wait here for its commit. Raises TakenError.
+_FIND = text("""
+SELECT job_id, fingerprint FROM idempotency_keys
+WHERE account_id = :account_id AND key = :key
+    AND created_at >= statement_timestamp() - make_interval(secs => :life_s)
+""")
+
+
+def claim(connection: Connection, account_id: str, key: IdempotencyKey, job_id: str) -> None:
+    """Take the key for a job about to be inserted, as the first statement of its transaction.
+
+    Of concurrent submits the first wins, and the others wait here for its commit. Raises TakenError.
     """
     row = connection.execute(
-        text(
-            "INSERT INTO idempotency_keys (account_id, key, fingerprint, job_id)"
-            " VALUES (:account_id, :key, :fingerprint, :job_id) ON CONFLICT (account_id, key) DO UPDATE"
-            " SET fingerprint = :fingerprint, job_id = :job_id, created_at = clock_timestamp()"
-            " WHERE :first OR idempotency_keys.created_at < statement_timestamp() - make_interval(secs => :life_s)"
-            " RETURNING 1"
-        ),
+        _CLAIM,
         {
             "account_id": account_id,
             "key": key.key,
@@ -72,13 +82,7 @@ def find(connection: Connection, account_id: str, key: IdempotencyKey) -> str | 
     """The job an earlier submit with this key made. Raises IdempotencyMismatchError for another body."""
     if key.first:
         return None
-    row = connection.execute(
-        text(
-            "SELECT job_id, fingerprint FROM idempotency_keys WHERE account_id = :account_id AND key = :key"
-            " AND created_at >= statement_timestamp() - make_interval(secs => :life_s)"
-        ),
-        {"account_id": account_id, "key": key.key, "life_s": key.life_s},
-    ).one_or_none()
+    row = connection.execute(_FIND, {"account_id": account_id, "key": key.key, "life_s": key.life_s}).one_or_none()
     if row is None:
         return None
     if bytes(row.fingerprint) != key.fingerprint:

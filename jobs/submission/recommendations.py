@@ -1,4 +1,4 @@
-"""Which models to offer somebody who has not decided, and what speaks for each."""
+"""Which models to recommend for an operation, each with its reasons."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Recommendation:
 @dataclass(frozen=True, slots=True)
 class Offer:
     """Models that can do an operation, in both rankings (``providers.catalog.ranking``). ``default`` is what an order
-    without a model gets by the operator's word; ``price`` is ours in credits, as text; ``service_s`` by id."""
+    without a model gets by the operator's setting; ``price`` is ours in credits, as text; ``service_s`` by id."""
 
     operation: str
     by_quality: Sequence[Model]
@@ -39,12 +39,12 @@ class Offer:
 
 
 def takes(model: Model, operation: str, *, images: int, mask: bool) -> bool:
-    """Whether so many reference images and a mask could come along; too few of them can be mended."""
+    """Whether the model takes so many reference images and a mask; that it needs more of them is no objection."""
     return images <= image_range(model, operation)[1] and (not mask or mask_need(model, operation) != "none")
 
 
 def recommend(offer: Offer) -> list[Recommendation]:
-    """One model for each thing that may matter, most general first; a model may have several reasons."""
+    """One model for each thing that may matter, the most general first; a model may have several reasons."""
     reasons: dict[str, list[Reason]] = {}
     models = {model.id: model for model in offer.by_quality}
     for model, reason in _picks(offer):
@@ -70,7 +70,7 @@ def _picks(offer: Offer) -> Iterator[tuple[Model, Reason]]:
 
 
 def _abilities(offer: Offer) -> Iterator[tuple[Model, Reason]]:
-    """What not every model can; the best that can stands for them."""
+    """Abilities that only some models have, each with the best of those."""
 
     def best(able: Callable[[Model], bool]) -> Model | None:
         found = [model for model in offer.by_quality if able(model)]
@@ -81,10 +81,10 @@ def _abilities(offer: Offer) -> Iterator[tuple[Model, Reason]]:
 
     most = max(map(image_count, offer.by_quality))
     if model := best(lambda each: mask_need(each, offer.operation) != "none"):
-        yield model, Reason("takes_mask", "takes a mask that says where to change the picture")
+        yield model, Reason("takes_mask", "takes a mask that says where to change the image")
     if most > 1 and (model := best(lambda each: image_count(each) == most)):
         yield model, Reason("most_pictures", f"takes {most} reference images, the most of all")
     if model := best(lambda each: "transparent_background" in each.capabilities):
         yield model, Reason("transparent", "makes images with a transparent background")
     if model := best(lambda each: not _LETTERING.isdisjoint(each.capabilities)):
-        yield model, Reason("lettering", "made for legible lettering in the picture")
+        yield model, Reason("lettering", "made for legible lettering in the image")

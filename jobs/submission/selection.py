@@ -1,12 +1,13 @@
-"""Choosing the model of an order that leaves it to us: the first of a ranking that takes the whole order."""
+"""Selecting the model of an order that names none: the first of a ranking that takes the whole order."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
+from jobs.documents import StoredSelection
 from jobs.errors import FieldFault, InvalidOrderError
 from providers.catalog.catalog import Model
 from providers.catalog.entries import spoken
@@ -17,16 +18,16 @@ from providers.orders.rules import CheckedOrder
 AUTO: Mapping[str, Goal] = MappingProxyType({"auto": "budget", "auto:budget": "budget", "auto:quality": "quality"})
 _BEST: Mapping[Goal, str] = {"budget": "the cheapest", "quality": "the best by the catalogue's ranking"}
 NAMED_AT_MOST = 3
-# Faults that no other model would mend, where all of them find the same.
+# Faults of the order itself, where every model finds the same.
 _OWN_FAULTS = frozenset({"required", "wrong_type", "too_long", "out_of_range", "conflict"})
-# Some models draw without being told what. Nobody is charged for that who has not named one of them.
-_NEEDS_WORDS = frozenset({"generate", "text_to_3d"})
+# Some models draw without a prompt. An order without one gets no such model unless it names it.
+_NEEDS_PROMPT = frozenset({"generate", "text_to_3d"})
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The model an order gets. ``asked`` is what it said instead of a name (None: nothing), ``reason`` a phrase;
-    None where the order named its model."""
+class Selection:
+    """The model an order gets. ``asked`` is what it said instead of a name (None: nothing), ``reason`` a phrase for
+    people; None where the order named its model."""
 
     model: Model
     checked: CheckedOrder
@@ -34,8 +35,8 @@ class Choice:
     reason: str | None = None
     warnings: Sequence[str] = ()
 
-    def chosen(self) -> dict[str, Any] | None:
-        """What the task says of it (app.shapes.schemas.Chosen)."""
+    def stored(self) -> StoredSelection | None:
+        """What is kept with the job and shown by the task (app.shapes.schemas.Chosen); None for a named model."""
         if self.reason is None:
             return None
         return {"asked": self.asked, "model": self.model.id, "reason": self.reason}
@@ -47,9 +48,9 @@ class Check(Protocol):
     def __call__(self, model: Model, *, lenient: bool) -> CheckedOrder: ...
 
 
-def choose(
+def select(
     candidates: Sequence[Model], check: Check, *, operation: str, asked: str | None, goal: Goal, lenient: bool
-) -> Choice:
+) -> Selection:
     """The first candidate that takes the order as it is; with ``lenient``, else the first that takes part of it.
 
     Raises: InvalidOrderError saying what the nearest candidate finds.
@@ -64,11 +65,11 @@ def choose(
             try:
                 checked = check(model, lenient=dropping)
             except InvalidOrderError as error:
-                if operation in _NEEDS_WORDS and ("prompt", "required") in map(_about, error.faults):
+                if operation in _NEEDS_PROMPT and ("prompt", "required") in map(_about, error.faults):
                     raise
                 refused[model.id] = list(error.faults)
             else:
-                return Choice(model, checked, asked, _reason(goal, operation, len(candidates), list(refused)))
+                return Selection(model, checked, asked, _reason(goal, operation, len(candidates), list(refused)))
     raise InvalidOrderError(_faults(operation, refused))
 
 
@@ -84,14 +85,14 @@ def _reason(goal: Goal, operation: str, count: int, refused: Sequence[str]) -> s
 def _faults(operation: str, refused: Mapping[str, list[FieldFault]]) -> list[FieldFault]:
     """What is wrong for the nearest model; and, unless it is the order's own fault, that none takes it."""
     nearest = min(refused, key=lambda model_id: len(refused[model_id]))
-    told = refused[nearest]
+    faults = refused[nearest]
     shared = set.intersection(*({_about(fault) for fault in faults} for faults in refused.values()))
-    if all(fault.code in _OWN_FAULTS and _about(fault) in shared for fault in told):
-        return told
+    if all(fault.code in _OWN_FAULTS and _about(fault) in shared for fault in faults):
+        return faults
     words = f"none of {len(refused)} models for {spoken(operation)} takes this order as it is; {nearest} comes nearest"
     if len(refused) == 1:
         words = f"{nearest} is the only model for {spoken(operation)}, and does not take this order as it is"
-    return [FieldFault("model", "no_model_fits", words), *told]
+    return [FieldFault("model", "no_model_fits", words), *faults]
 
 
 def _about(fault: FieldFault) -> tuple[str, str]:

@@ -6,25 +6,15 @@ areas are pixels, money is US dollars for one result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import Field
 
-K = TypeVar("K")
-V = TypeVar("V")
-
-# One catalogue serves a whole process, so not even a nested mapping of it may be changed.
-FrozenMap = Annotated[Mapping[K, V], AfterValidator(MappingProxyType), PlainSerializer(dict)]
-
-
-def _empty() -> Mapping[Any, Any]:
-    return MappingProxyType({})
-
+from providers.catalog.frozen import Entry, FrozenMap, empty
+from providers.catalog.size_rules import SizeRule
 
 SCHEMA_VERSION = 1
 OPERATIONS = frozenset(
@@ -50,7 +40,7 @@ OPERATIONS = frozenset(
     }
 )
 
-MOST_MARKUP = 1000
+MAX_MARKUP = 1000
 
 
 def spoken(operation: str) -> str:
@@ -60,15 +50,6 @@ def spoken(operation: str) -> str:
 
 Need = Literal["none", "optional", "required"]
 Status = Literal["live", "retiring", "redirected", "shutdown", "unknown"]
-
-
-class Entry(BaseModel):
-    """Base of every shape here: no unknown keys, no changes afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return self  # immutable throughout
 
 
 class Listing(Entry):
@@ -86,16 +67,16 @@ class Head(Entry):
     checked: date
     default_model: str
     order: Listing = Field(default_factory=Listing)
-    sources: FrozenMap[str, str] = Field(default_factory=_empty)
+    sources: FrozenMap[str, str] = Field(default_factory=empty)
     aliases: FrozenMap[str, str]
-    quality: FrozenMap[str, int] = Field(default_factory=_empty)
+    quality: FrozenMap[str, int] = Field(default_factory=empty)
 
 
 class ProviderHead(Entry):
     """A provider's file without its block and its models. ``shared`` only gives YAML anchors a place."""
 
-    sources: FrozenMap[str, str] = Field(default_factory=_empty)
-    shared: FrozenMap[str, Any] = Field(default_factory=_empty)
+    sources: FrozenMap[str, str] = Field(default_factory=empty)
+    shared: FrozenMap[str, Any] = Field(default_factory=empty)
 
 
 class Recovery(StrEnum):
@@ -128,104 +109,6 @@ class ProviderSpec(Entry):
     note: str = ""
 
 
-class PixelsRule(Entry):
-    """Width and height within limits; ``also`` lists words taken besides them (``auto``)."""
-
-    rule: Literal["pixels"]
-    format: str | None = None  # separator on the wire, "W*H" or "WxH"; ours is always "WxH"
-    field: str | None = None
-    fields: tuple[str, ...] = ()
-    shape: str | None = None
-    multiple_of: int = 1
-    min: int = 1
-    max: int | None = None
-    max_edge: int | None = None
-    max_ratio: int | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    also: tuple[str, ...] = ()
-    send_with: FrozenMap[str, str] = Field(default_factory=_empty)  # what must go along with explicit pixels
-    default: str | int | None = None
-    note: str | None = None
-
-
-class SizesRule(Entry):
-    """One of a few fixed sizes."""
-
-    rule: Literal["sizes"]
-    format: str | None = None
-    field: str | None = None
-    values: tuple[str, ...]
-    default: str | None = None
-
-
-class AspectRatioRule(Entry):
-    """A ratio, from a list (``enum``) or anything between two ends (``range``)."""
-
-    rule: Literal["aspect_ratio"]
-    field: str | None = None
-    enum: tuple[str, ...] = ()
-    range: tuple[str, str] | None = None
-    default: str | None = None
-    required: bool = False
-    note: str | None = None
-
-
-class ResolutionRule(Entry):
-    """A size class such as ``2K``; ``upto_edge`` says the longest side a class is chosen for."""
-
-    rule: Literal["resolution"]
-    field: str | None = None
-    enum: tuple[str, ...]
-    upto_edge: FrozenMap[str, int] = Field(default_factory=_empty)
-    default: str | None = None
-
-
-class FactorRule(Entry):
-    """A multiple of the input's size; ``fixed`` means the upstream takes no such field."""
-
-    rule: Literal["factor"]
-    enum: tuple[int, ...] = ()
-    fixed: int | None = None
-    default: int | None = None
-    input_max_pixels: int | None = None
-    input_edge: tuple[int, int] | None = None
-
-
-class PaddingRule(Entry):
-    """Pixels to add on each side; ``fields`` maps our names of the sides to the upstream's."""
-
-    rule: Literal["padding"]
-    fields: FrozenMap[str, str]
-    min: int = 0
-    max: int
-
-
-class FixedAreaRule(Entry):
-    """The upstream decides the size; no field for it."""
-
-    rule: Literal["fixed_area"]
-    megapixels: int | None = None
-    size_class: str | None = Field(default=None, alias="class")
-    input_max_pixels: int | None = None
-
-
-class HintRule(Entry):
-    """Words for the upstream, which promises nothing; ``ratios`` says whether it reads "16:9"."""
-
-    rule: Literal["hint"]
-    format: str | None = None
-    field: str | None = None
-    min: int
-    max: int
-    ratios: bool = True
-    note: str | None = None
-
-
-SizeRule = Annotated[
-    PixelsRule | SizesRule | AspectRatioRule | ResolutionRule | FactorRule | PaddingRule | FixedAreaRule | HintRule,
-    Field(discriminator="rule"),
-]
 R = TypeVar("R", bound=Entry)
 
 
@@ -235,7 +118,7 @@ class ParamSpec(Entry):
     type: Literal["str", "int", "float", "bool", "list"]
     field: str | None = None
     enum: tuple[str, ...] = ()
-    enum_for: FrozenMap[str, tuple[str, ...]] = Field(default_factory=_empty)  # operation -> its own, shorter list
+    enum_for: FrozenMap[str, tuple[str, ...]] = Field(default_factory=empty)  # operation -> its own, shorter list
     default: bool | int | float | str | None = None
     min: int | float | None = None
     max: int | float | None = None
@@ -272,8 +155,8 @@ class Inputs(Entry):
     prompt_field: str | None = None
     prompt_max_len: int | None = None
     images: ImageCount
-    image_fields: FrozenMap[str, ImageField] = Field(default_factory=_empty)
-    roles: FrozenMap[str, str] = Field(default_factory=_empty)
+    image_fields: FrozenMap[str, ImageField] = Field(default_factory=empty)
+    roles: FrozenMap[str, str] = Field(default_factory=empty)
     mask: Need
     mask_field: str | None = None
     mask_polarity: Literal["white_edits", "transparent_edits"] | None = None
@@ -321,7 +204,7 @@ class Model(Entry):
     name: str
     provider: str
     path: str
-    paths: FrozenMap[str, str] = Field(default_factory=_empty)
+    paths: FrozenMap[str, str] = Field(default_factory=empty)
     operation: str
     also: tuple[str, ...] = ()
     capabilities: tuple[str, ...]
@@ -334,7 +217,7 @@ class Model(Entry):
     inputs: Inputs
     size: Literal["follows_input", "provider_default", "none"] | FrozenMap[str, SizeRule]
     params: FrozenMap[str, ParamSpec]
-    constants: FrozenMap[str, str] = Field(default_factory=_empty)  # wire fields that always go along
+    constants: FrozenMap[str, str] = Field(default_factory=empty)  # wire fields that always go along
     sync_mode: bool | None = None
     base64_output: bool | None = None
     max_width: int | None = None
@@ -350,7 +233,7 @@ class Model(Entry):
     source: tuple[str, ...]
     verified: bool
     quality: int = Field(default=2, ge=1, le=3)
-    markup: Decimal | None = Field(default=None, gt=0, le=MOST_MARKUP)
+    markup: Decimal | None = Field(default=None, gt=0, le=MAX_MARKUP)
     hidden: bool = False
 
     def __hash__(self) -> int:

@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import Field
 
 from providers.catalog.checks import cross_faults
-from providers.catalog.entries import MOST_MARKUP, SCHEMA_VERSION, Entry, FrozenMap, Head, Model
+from providers.catalog.entries import MAX_MARKUP, SCHEMA_VERSION, Head, Model
+from providers.catalog.frozen import Entry, FrozenMap
 from providers.catalog.reading import CatalogData, CatalogError, checked, mapping, parse
 
 # What a new model does not take over from the one it is like.
@@ -28,7 +29,7 @@ _OWN = frozenset({"status", "replaced_by", "retired_on", "retires_on", "hidden",
 class _LocalProvider(Entry):
     """What an operator may say of all models of a provider; a model's own word goes before."""
 
-    markup: Decimal | None = Field(default=None, gt=0, le=MOST_MARKUP)
+    markup: Decimal | None = Field(default=None, gt=0, le=MAX_MARKUP)
     hidden: bool = False
 
 

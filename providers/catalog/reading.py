@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from providers.catalog import files
 from providers.catalog.checks import cross_faults
-from providers.catalog.entries import Entry, Head, Model, ProviderHead, ProviderSpec
+from providers.catalog.entries import Head, Model, ProviderHead, ProviderSpec
+from providers.catalog.frozen import Entry
 
 try:
     from yaml import CSafeLoader as SafeLoader

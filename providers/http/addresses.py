@@ -14,7 +14,7 @@ _DENIED_V4 = tuple(
     for block in (
         "0.0.0.0/8",
         "10.0.0.0/8",
-        "100.64.0.0/10",  # carrier-grade NAT; holds one cloud's metadata service
+        "100.64.0.0/10",  # carrier-grade NAT; one cloud's metadata service is in it
         "127.0.0.0/8",
         "168.63.129.16/32",  # a cloud's host agent, on a public address
         "169.254.0.0/16",  # link local; metadata services
@@ -33,11 +33,11 @@ _DENIED_V4 = tuple(
 _DENIED_V6 = tuple(
     ip_network(block)
     for block in (
-        "64:ff9b:1::/48",  # NAT64 of a local network: where the IPv4 part sits is its secret
+        "64:ff9b:1::/48",  # NAT64 of a local network: where the IPv4 part is, only that network knows
         "100::/64",
         "2001::/23",  # protocol assignments, Teredo among them
         "2001:db8::/32",
-        "2002::/16",  # 6to4: retired, and a way to spell any IPv4 address
+        "2002::/16",  # 6to4: retired, and a way to write any IPv4 address
         "3fff::/20",
         "5f00::/16",
         "fc00::/7",
@@ -52,9 +52,9 @@ _ISATAP_MARKS = (0x00005EFE, 0x02005EFE)
 
 
 def is_public(address: str) -> bool:
-    """Whether a connection to this numeric address leaves the private world.
+    """Whether this numeric address is public.
 
-    Anything that is no plain numeric address (a name, a zone suffix) is not public.
+    Anything but a plain numeric address (a name, a zone suffix) is not public.
     """
     try:
         parsed = ip_address(address)

@@ -1,4 +1,4 @@
-"""Server-sent events, read the way streaming chat upstreams really send them."""
+"""Server-sent events, read as streaming chat upstreams really send them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class EventTooLongError(ValueError):
 def events(chunks: Iterable[bytes]) -> Iterator[str]:
     """The data of each event, in order; several ``data:`` lines are joined by a line feed.
 
-    Takes LF, CRLF and CR breaks and UTF-8 split anywhere; skips comments and other fields. An event
-    that the end of the stream leaves without its blank line is handed out too.
-    Raises: EventTooLongError, and whatever ``chunks`` raises.
+    Accepts LF, CRLF and CR breaks and UTF-8 split anywhere; skips comments and other fields. An event
+    that ends with the stream instead of a blank line counts too.
+    Raises: EventTooLongError, and what ``chunks`` raises.
     """
     data: list[str] = []
     size_chars = 0
@@ -41,12 +41,12 @@ def events(chunks: Iterable[bytes]) -> Iterator[str]:
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
-    begun: list[str] = []  # pieces of the line that has not ended; joined once, however many come
+    begun: list[str] = []  # pieces of a line that has not ended; joined once, however many there are
     begun_chars = 0
     held = ""
     for chunk in chunks:
         text = held + decoder.decode(chunk)
-        # A CR at the end may be half of a CRLF: leave it until the next chunk tells.
+        # A CR at the end may be half of a CRLF: keep it until the next chunk decides.
         held = "\r" if text.endswith("\r") else ""
         *whole, rest = _LINE_END.split(text.removesuffix(held))
         if whole:

@@ -1,4 +1,4 @@
-"""What one image of an order costs us, by the price tiers of its model. US dollars, exact."""
+"""What one image of an order costs the operator, by the price tiers of its model. US dollars, exact."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from providers.catalog.entries import CostTier, Model, ResolutionRule
+from providers.catalog.entries import CostTier, Model
+from providers.catalog.size_rules import ResolutionRule
 from providers.orders.rules import CheckedOrder
-from providers.orders.sizes import MEGAPIXEL, area_px, used_pixels, used_ratio
+from providers.orders.used_sizes import MEGAPIXEL_PX, area_px, used_pixels, used_ratio
 
-MICROUSD = 1_000_000
+MICROUSD_PER_USD = 1_000_000
 
-# Publishers count 1024x1024 and 1000x1000 alike as one megapixel, and so a little beyond.
+# Vendors count 1000x1000 and 1024x1024 both as one megapixel, and so a little more than that.
 MEGAPIXEL_TOLERANCE = 0.01
 
 
 def cost_usd(model: Model, checked: CheckedOrder) -> Decimal:
-    """The price of one image of this order.
+    """The price of one image of this order, in US dollars.
 
-    The first tier whose conditions all hold gives the price, else ``cost_usd`` of the entry; every
-    tier of kind ``usd_add`` that holds is added, and what is counted by megapixel or image.
+    The first tier whose conditions all hold gives the price, else ``cost_usd`` of the entry. Every
+    ``usd_add`` tier that holds is added, and so are prices by megapixel or input image.
     A setting that was left out counts as the model's default; "auto" matches no tier.
     """
     facts = _facts(model, checked)
     matching = [tier for tier in model.cost_tiers if _holds(tier, facts)]
     base = next((tier.usd for tier in matching if tier.usd is not None), model.cost_usd)
     added = sum((tier.usd_add for tier in matching if tier.usd_add is not None), Decimal(0))
-    return base + added + _counted(model, checked)
+    return base + added + _counted_usd(model, checked)
 
 
 def expected_cost_microusd(model: Model, checked: CheckedOrder) -> int:
-    """:func:`cost_usd` of one image in whole millionths of a dollar, rounded up. Beside it stands what a call cost."""
-    return math.ceil(cost_usd(model, checked) * MICROUSD)
+    """:func:`cost_usd` of one image in whole millionths of a US dollar, rounded up; compared with what a call cost."""
+    return math.ceil(cost_usd(model, checked) * MICROUSD_PER_USD)
 
 
 def _facts(model: Model, checked: CheckedOrder) -> dict[str, Any]:
-    """What a tier may ask about."""
+    """The values that the conditions of a tier are compared with."""
     defaults: dict[str, Any] = {name: spec.default for name, spec in model.params.items()}
     resolution = model.size_rule(ResolutionRule)
     if resolution is not None:
@@ -72,7 +73,7 @@ def _matches(wanted: bool | str | tuple[str, ...], fact: object) -> bool:
     return str(fact).casefold() == wanted.casefold()
 
 
-def _counted(model: Model, checked: CheckedOrder) -> Decimal:
+def _counted_usd(model: Model, checked: CheckedOrder) -> Decimal:
     rates = model.cost_per_unit
-    megapixels = math.ceil(area_px(checked.size) / MEGAPIXEL - MEGAPIXEL_TOLERANCE)
+    megapixels = math.ceil(area_px(checked.size) / MEGAPIXEL_PX - MEGAPIXEL_TOLERANCE)
     return rates.output_megapixel_beyond_first * max(0, megapixels - 1) + rates.input_image * checked.image_count

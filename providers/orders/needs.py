@@ -1,6 +1,6 @@
-"""What a model needs for an operation, beyond what its entry says in so many words.
+"""What a model needs for an operation, and the limits where its entry states none.
 
-The order check and the JSON Schema both read it here, so that they cannot differ.
+The order check and the JSON Schema both take them from here, so that they cannot differ.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from providers.catalog.entries import Model, Need, ParamSpec
 MAX_RESULTS = 10
 MAX_PROMPT_CHARS = 32_000
 MAX_TEXT_CHARS = 10_000
-# Where an upstream states no limit to the images that go in.
+# Where an upstream states no limit of input images.
 MAX_IMAGES = 16
 MAX_LIST_ITEMS = 50
 # JSON numbers beyond this are not exact in every client.
 MAX_WHOLE = 2**53 - 1
 
-# Bounds for settings whose model states none: work must be bounded, whoever does it.
-HOUSE_LIMITS: dict[str, tuple[float, float]] = {"steps": (1, 500), "guidance": (0, 100), "strength": (0, 1)}
+# Limits for settings whose model states none: the work of every upstream must be limited.
+OUR_LIMITS: dict[str, tuple[float, float]] = {"steps": (1, 500), "guidance": (0, 100), "strength": (0, 1)}
 
 _MAKE_FROM_NOTHING = frozenset({"generate", "text_to_3d"})
 
 
-def prompt_limit(model: Model) -> int:
-    """Longest prompt in characters."""
+def max_prompt_chars(model: Model) -> int:
+    """The longest prompt, in characters."""
     return model.inputs.prompt_max_len or MAX_PROMPT_CHARS
 
 
 def image_range(model: Model, operation: str) -> tuple[int, int]:
-    """Fewest and most images that go in, the face among them."""
+    """Fewest and most input images, the face included."""
     if operation == "generate" and _generates_apart(model):
         return 0, 0
     stated = model.inputs.images
@@ -38,15 +38,15 @@ def image_range(model: Model, operation: str) -> tuple[int, int]:
 
 
 def most_results(model: Model) -> int:
-    """Most results of one order. A text comes once: asked again the model says the same, for the same money."""
+    """Most results of one order. One for a text: the model would repeat it, for the same price."""
     return 1 if model.output == "text" else MAX_RESULTS
 
 
 def places(model: Model) -> tuple[str, ...]:
-    """The upstream's words for what each image of an order is, where each has a place of its own.
+    """The upstream's names for what each image of an order is, where each has a field of its own.
 
-    In the order in which :func:`providers.shared.building.placed_images` fills them; empty where there is
-    nothing to tell apart.
+    In the order in which :func:`providers.shared.order_fields.placed_images` fills them; empty where there is
+    nothing to distinguish.
     """
     roles = model.inputs.roles
     own = [name for name, spec in model.inputs.image_fields.items() if name != roles.get("face") and not spec.is_list]
@@ -55,12 +55,12 @@ def places(model: Model) -> tuple[str, ...]:
 
 
 def face_need(model: Model) -> Need:
-    """Whether the order's ``face`` has a place."""
+    """Whether an order needs a ``face``, or may not have one."""
     return "required" if "face" in model.inputs.roles else "none"
 
 
 def mask_need(model: Model, operation: str) -> Need:
-    """Whether a mask is taken. To generate never; to inpaint always, if the model also edits without."""
+    """Whether a mask is taken: never to generate; always to inpaint, if the model also edits without one."""
     if operation in _MAKE_FROM_NOTHING:
         return "none"
     if operation == "inpaint" and model.operation != "inpaint" and model.inputs.mask == "optional":
@@ -69,17 +69,17 @@ def mask_need(model: Model, operation: str) -> Need:
 
 
 def bounds(name: str, spec: ParamSpec) -> tuple[float, float]:
-    """Least and most of a number; the house's where the model states none."""
-    low, high = HOUSE_LIMITS.get(name, (-MAX_WHOLE, MAX_WHOLE))
+    """Least and most of a number; ours where the model states none."""
+    low, high = OUR_LIMITS.get(name, (-MAX_WHOLE, MAX_WHOLE))
     return (low if spec.min is None else spec.min), (high if spec.max is None else spec.max)
 
 
-def text_limit(name: str, spec: ParamSpec) -> int:
-    """Longest text of a setting, in characters."""
+def max_text_chars(name: str, spec: ParamSpec) -> int:
+    """The longest text of a setting, in characters."""
     return spec.max_len or (MAX_PROMPT_CHARS if name == "negative_prompt" else MAX_TEXT_CHARS)
 
 
 def _generates_apart(model: Model) -> bool:
-    """Whether images have a URL of their own, so that the one for generating takes none."""
+    """Whether edits have a path of their own, so that the path for generating takes no images."""
     generate = model.paths.get("generate")
     return generate is not None and generate != model.paths.get("edit", generate)

@@ -1,4 +1,4 @@
-"""Checking the settings of an order: type, list of values, limits, and what must go together."""
+"""Checking the settings of an order: type, allowed values, limits, and which of them exclude each other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from providers.catalog.entries import Model, ParamSpec
-from providers.orders.needs import MAX_LIST_ITEMS, bounds, text_limit
+from providers.orders.needs import MAX_LIST_ITEMS, bounds, max_text_chars
 from providers.orders.problems import Problem
 from providers.orders.texts import clean_text
 
@@ -19,7 +19,7 @@ COMPRESSIBLE = frozenset({"jpeg", "webp"})
 
 @dataclass
 class Findings:
-    """What the check of one order has gathered so far."""
+    """What the check of one order has found so far."""
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -27,13 +27,17 @@ class Findings:
     normalised: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def fault(self, name: str, code: str, message: str) -> None:
+        """Add one problem."""
         self.problems.append(Problem(name, code, message))
 
 
 def check_params(
     model: Model, operation: str, given: Mapping[str, Any], *, has_images: bool, found: Findings
 ) -> dict[str, Any]:
-    """The settings to send, by canonical name: only what the caller set, and never an empty text."""
+    """The settings to send, by canonical name: only what the caller set, and never an empty text.
+
+    Every fault is added to ``found``.
+    """
     params = {}
     for name, spec in model.order_params(operation).items():
         try:
@@ -63,12 +67,12 @@ def whole(value: object) -> int | None:
 
 
 def fold_format(word: str) -> str:
-    """One spelling for each image format: image/jpeg, JPG and jpeg are the same."""
+    """One spelling for each image format: image/jpeg, JPG and jpeg are the same format."""
     folded = word.strip().casefold().removeprefix("image/")
     return "jpeg" if folded == "jpg" else folded
 
 
-class _Unfit(Exception):  # noqa: N818 (a finding on its way out, never seen outside)
+class _Unfit(Exception):  # noqa: N818 (a finding, caught in this module)
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
         self.code = code
@@ -76,7 +80,7 @@ class _Unfit(Exception):  # noqa: N818 (a finding on its way out, never seen out
 
 
 def _value(name: str, spec: ParamSpec, value: object, found: Findings) -> Any:
-    """The value to send; None if there is nothing to say. Raises: _Unfit."""
+    """The value to send; None for none. Raises: _Unfit."""
     if value is None:
         return None
     match spec.type:
@@ -92,7 +96,7 @@ def _value(name: str, spec: ParamSpec, value: object, found: Findings) -> Any:
 
 
 def _as_word(spec: ParamSpec, value: object) -> object:
-    """2 is "2": where the words of a list are numbers, few remember that they are texts."""
+    """2 becomes "2" where the allowed texts are numbers: callers send numbers for them."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     word = f"{value:.12g}"
@@ -102,13 +106,13 @@ def _as_word(spec: ParamSpec, value: object) -> object:
 def _text(name: str, spec: ParamSpec, value: object) -> str | None:
     if not isinstance(value, str):
         raise _Unfit("wrong_type", "must be a text")
-    if len(value) > text_limit(name, spec):
-        raise _Unfit("too_long", f"may have at most {text_limit(name, spec)} characters")
+    if len(value) > max_text_chars(name, spec):
+        raise _Unfit("too_long", f"may have at most {max_text_chars(name, spec)} characters")
     return clean_text(value) or None
 
 
 def _one_of(name: str, allowed: tuple[str, ...], text: str, found: Findings) -> str | None:
-    """The allowed value meant by the text, whatever its case and whichever the name of a format."""
+    """The allowed value that the text means, in any case and by any name of a format."""
     if text in allowed:
         return text
     known = {fold_format(each): each for each in allowed}.get(fold_format(text))
@@ -116,7 +120,7 @@ def _one_of(name: str, allowed: tuple[str, ...], text: str, found: Findings) -> 
         found.normalised[name] = {"asked": text, "used": known}
         return known
     if text.casefold() == AUTO:
-        return None  # the upstream's own choice, and that is what leaving it out means
+        return None  # the upstream chooses, which is what leaving it out means
     raise _Unfit("not_allowed", f"must be one of {', '.join(allowed)}")
 
 
@@ -134,7 +138,7 @@ def _number(name: str, spec: ParamSpec, value: object) -> int | float:
     if number is None:
         raise _Unfit("wrong_type", "must be a whole number" if spec.type == "int" else "must be a number")
     low, high = bounds(name, spec)
-    if not low <= number <= high:  # so written that NaN is outside
+    if not low <= number <= high:  # NaN is outside this way
         raise _Unfit("out_of_range", f"must be {low} to {high}")
     return number
 
@@ -155,11 +159,11 @@ def _list(spec: ParamSpec, value: object) -> list[Any]:
 
 
 def _clashes(model: Model, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(field, message) for settings that are fine alone and refused together."""
+    """(field, message) for settings that are allowed alone and refused together."""
     spec = model.params.get("output_format")
     image_format = fold_format(str(params.get("output_format") or (spec and spec.default) or ""))
     if params.get("background") == "transparent" and image_format == "jpeg":
-        yield "background", "jpeg knows no transparency; use png or webp"
+        yield "background", "jpeg has no transparency; use png or webp"
     compression = params.get("output_compression")
     if compression not in {None, 100} and image_format and image_format not in COMPRESSIBLE:
         yield "output_compression", f"{image_format} is not compressed by degrees; use jpeg or webp"

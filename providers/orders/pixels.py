@@ -8,58 +8,59 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import product
 
-from providers.catalog.entries import PixelsRule
+from providers.catalog.size_rules import PixelsRule
 
-# Work is bounded even where an upstream states no limit, or a wider one than any image needs.
-UNSTATED_MAX_EDGE = 8192
-# How far, in steps of the grid, rounding looks around the ideal side.
+# The limit where an upstream states none, or one larger than any image needs.
+UNSTATED_MAX_SIDE_PX = 8192
+# How many steps of the grid around the ideal side are tried.
 REACH_STEPS = 1
-# An image of the exact ratio is worth an area this much off the one wanted.
-EXACT_AREA_FROM, EXACT_AREA_TO = 0.7, 1.5
+# For the exact ratio, an area may be this share of the requested one.
+EXACT_AREA_MIN_SHARE, EXACT_AREA_MAX_SHARE = 0.7, 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Both sides on a grid of ``step``, each at least ``low``; ``high_*``, ratio and area bound them."""
+class PixelLimits:
+    """What a width and height must keep to: both on a grid of ``step_px``, and within sides, ratio and area."""
 
-    step: int
-    low: int
-    high_width: int
-    high_height: int
+    step_px: int
+    min_side_px: int
+    max_width_px: int
+    max_height_px: int
     max_ratio: float
-    min_area: int
-    max_area: int
+    min_area_px: int
+    max_area_px: int
 
     def allow(self, width: int, height: int) -> bool:
+        """Whether a model makes this width and height, in pixels."""
         return (
-            width % self.step == height % self.step == 0
-            and self.low <= width <= self.high_width
-            and self.low <= height <= self.high_height
+            width % self.step_px == height % self.step_px == 0
+            and self.min_side_px <= width <= self.max_width_px
+            and self.min_side_px <= height <= self.max_height_px
             and max(width, height) <= self.max_ratio * min(width, height)
-            and self.min_area <= width * height <= self.max_area
+            and self.min_area_px <= width * height <= self.max_area_px
         )
 
 
-def limits_of(rule: PixelsRule, *, max_width: int | None = None, max_height: int | None = None) -> Limits:
-    """The limits of the rule, and of its model where that states further ones, drawn in to the grid."""
+def limits_of(rule: PixelsRule, *, max_width: int | None = None, max_height: int | None = None) -> PixelLimits:
+    """The limits of the rule, and of its model where that states its own, rounded inwards to the grid."""
     step = rule.multiple_of
-    edge = min(stated for stated in (rule.max, rule.max_edge, UNSTATED_MAX_EDGE) if stated is not None)
-    low = -(-rule.min // step) * step
-    high_width, high_height = (min(edge, most or edge) // step * step for most in (max_width, max_height))
-    return Limits(
-        step=step,
-        low=low,
-        high_width=high_width,
-        high_height=high_height,
+    edge = min(stated for stated in (rule.max, rule.max_edge, UNSTATED_MAX_SIDE_PX) if stated is not None)
+    min_side_px = -(-rule.min // step) * step
+    max_width_px, max_height_px = (min(edge, most or edge) // step * step for most in (max_width, max_height))
+    return PixelLimits(
+        step_px=step,
+        min_side_px=min_side_px,
+        max_width_px=max_width_px,
+        max_height_px=max_height_px,
         max_ratio=rule.max_ratio or math.inf,
-        min_area=rule.min_pixels or low * low,
-        max_area=rule.max_pixels or high_width * high_height,
+        min_area_px=rule.min_pixels or min_side_px * min_side_px,
+        max_area_px=rule.max_pixels or max_width_px * max_height_px,
     )
 
 
 @lru_cache(maxsize=4096)  # callers ask for the same few sizes again and again
-def nearest_pixels(width: float, height: float, limits: Limits) -> tuple[int, int]:
-    """The pair itself if allowed, else the allowed one that keeps the ratio best and the size next best."""
+def nearest_pixels(width: float, height: float, limits: PixelLimits) -> tuple[int, int]:
+    """Width and height themselves if allowed, else the allowed pair that keeps the ratio best, then the size."""
     width, height = _within_ratio(width, height, limits.max_ratio)
     width, height = _within_sides(width, height, limits)
     pairs = product(_near(width, limits), _near(height, limits))
@@ -67,43 +68,45 @@ def nearest_pixels(width: float, height: float, limits: Limits) -> tuple[int, in
     return min(allowed, key=lambda pair: _distance(pair, width, height))
 
 
-def exact_ratio(ratio: Fraction, area: float, limits: Limits) -> tuple[int, int]:
-    """A pair of about that area and exactly that ratio where the grid has one, else the nearest."""
+def exact_ratio(ratio: Fraction, area_px: float, limits: PixelLimits) -> tuple[int, int]:
+    """Width and height of about that area and exactly that ratio if the grid has them, else the nearest."""
     across, down = ratio.numerator, ratio.denominator
-    step = math.lcm(limits.step // math.gcd(across, limits.step), limits.step // math.gcd(down, limits.step))
-    times = max(1, round(math.sqrt(area / (across * down)) / step)) * step
+    grid_px = limits.step_px
+    step = math.lcm(grid_px // math.gcd(across, grid_px), grid_px // math.gcd(down, grid_px))
+    times = max(1, round(math.sqrt(area_px / (across * down)) / step)) * step
     width, height = across * times, down * times
-    if limits.allow(width, height) and EXACT_AREA_FROM <= width * height / area <= EXACT_AREA_TO:
+    if limits.allow(width, height) and EXACT_AREA_MIN_SHARE <= width * height / area_px <= EXACT_AREA_MAX_SHARE:
         return width, height
-    return nearest_pixels(math.sqrt(area * ratio), math.sqrt(area / ratio), limits)
+    return nearest_pixels(math.sqrt(area_px * ratio), math.sqrt(area_px / ratio), limits)
 
 
 def _within_ratio(width: float, height: float, most: float) -> tuple[float, float]:
-    """The same area, no longer than ``most`` to one."""
+    """The same area with a ratio of at most ``most`` to one."""
     if max(width, height) <= most * min(width, height):
         return width, height
     long, short = math.sqrt(width * height * most), math.sqrt(width * height / most)
     return (long, short) if width > height else (short, long)
 
 
-def _within_sides(width: float, height: float, limits: Limits) -> tuple[float, float]:
-    """Scaled as little as possible; the sides are cut one by one only where no scale would do."""
+def _within_sides(width: float, height: float, limits: PixelLimits) -> tuple[float, float]:
+    """Scaled as little as possible; the sides are clamped one by one only where scaling is not enough."""
     area = width * height
-    at_least = max(limits.low / width, limits.low / height, math.sqrt(limits.min_area / area))
-    at_most = min(limits.high_width / width, limits.high_height / height, math.sqrt(limits.max_area / area))
+    at_least = max(limits.min_side_px / width, limits.min_side_px / height, math.sqrt(limits.min_area_px / area))
+    at_most = min(limits.max_width_px / width, limits.max_height_px / height, math.sqrt(limits.max_area_px / area))
     scale = min(max(1.0, at_least), at_most)
     return (
-        min(max(width * scale, limits.low), limits.high_width),
-        min(max(height * scale, limits.low), limits.high_height),
+        min(max(width * scale, limits.min_side_px), limits.max_width_px),
+        min(max(height * scale, limits.min_side_px), limits.max_height_px),
     )
 
 
-def _near(side: float, limits: Limits) -> range:
+def _near(side: float, limits: PixelLimits) -> range:
     """Sides on the grid around the ideal one."""
-    middle = int(side // limits.step)
-    return range((middle - REACH_STEPS) * limits.step, (middle + REACH_STEPS + 1) * limits.step + 1, limits.step)
+    grid_px = limits.step_px
+    middle = int(side // grid_px)
+    return range((middle - REACH_STEPS) * grid_px, (middle + REACH_STEPS + 1) * grid_px + 1, grid_px)
 
 
 def _distance(pair: tuple[int, int], width: float, height: float) -> float:
     wider, higher = math.log(pair[0] / width), math.log(pair[1] / height)
-    return 2 * abs(wider - higher) + abs(wider) + abs(higher)  # a wrong shape is seen before a wrong size
+    return 2 * abs(wider - higher) + abs(wider) + abs(higher)  # a wrong shape is worse than a wrong size

@@ -1,4 +1,4 @@
-"""What is wrong with an order: every fault by field, told at once."""
+"""What is wrong with an order: every fault, by field."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Problem:
     message: str
 
 
-class OrderProblems(ValueError):  # noqa: N818 (a list of them, named as callers read it)
-    """An order that cannot be asked of the model; ``problems`` names every fault."""
+class OrderProblems(ValueError):  # noqa: N818 (a list of problems)
+    """An order that the model cannot do; ``problems`` names every fault."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(f"{each.field}: {each.message}" for each in problems))

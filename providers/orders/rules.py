@@ -1,38 +1,36 @@
 """Checking a raw order against a model, before anything is charged or sent.
 
-The caller's words come in; a canonical order comes out, or every fault at once.
+The caller's fields go in; a canonical order comes out, or every fault.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from providers.catalog.entries import Model, Need, spoken
-from providers.orders.needs import face_need, image_range, mask_need, most_results, places, prompt_limit
+from providers.orders.needs import face_need, image_range, mask_need, max_prompt_chars, most_results, places
 from providers.orders.params import Findings, check_params, whole
 from providers.orders.problems import OrderProblems, Problem
 from providers.orders.size_requests import AUTO, SIZE_FIELDS
 from providers.orders.sizes import choose_size, size_fields
 from providers.orders.texts import clean_text
 
-__all__ = ["CheckedOrder", "OrderProblems", "Problem", "check_order", "from_form"]
+__all__ = ["CheckedOrder", "OrderProblems", "Problem", "check_order"]
 
 # A body may hold thousands of unknown fields; the answer names a few.
 MAX_STRAYS_NAMED = 20
 MAX_NAME_CHARS = 64
 WHOLE_FIELDS = frozenset({"n", "width", "height", "factor", "left", "right", "top", "bottom"})
-_BOOLS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedOrder:
-    """An order in canonical words. ``size`` and ``params`` hold only what will be sent.
+    """An order in canonical form. ``size`` and ``params`` contain only what will be sent.
 
     ``normalised`` maps a field to ``{"asked": ..., "used": ...}`` where the two differ; ``dropped``
-    names the fields left out under ``lenient``. ``image_count`` counts the face too.
+    names the fields left out under ``lenient``. ``image_count`` includes the face.
     """
 
     operation: str
@@ -67,17 +65,17 @@ def check_order(
     has_face: bool = False,
     lenient: bool = False,
 ) -> CheckedOrder:
-    """Check the native fields of an order; one set to None counts as left out.
+    """Check the native fields of an order; a field that is None counts as left out.
 
-    ``image_count`` counts reference images without mask and face. ``lenient`` drops the settings
-    the model does not take, with a warning, instead of refusing them; images are never dropped.
+    ``image_count`` is the number of reference images, without mask and face. ``lenient`` drops settings
+    that the model does not take, with a warning, instead of refusing them; images are never dropped.
     Raises: OrderProblems naming every fault.
     """
     found = Findings()
     if operation not in model.operations:
         can = ", ".join(sorted(map(spoken, model.operations)))
         found.fault("operation", "not_supported", f"{model.id} cannot {spoken(operation)}; it can: {can}")
-        operation = model.operation  # go on: what else is wrong shall be told as well
+        operation = model.operation  # go on, to find every other fault too
     given = _taken({k: v for k, v in fields.items() if v is not None}, model, operation, lenient, found)
     prompt = _prompt(model, given, found)
     count = _count(model, given, found)
@@ -104,34 +102,8 @@ def check_order(
     )
 
 
-def from_form(model: Model, operation: str, form: Mapping[str, str]) -> dict[str, Any]:
-    """Give the texts of a form the types the model wants; a field left empty was not filled in.
-
-    What cannot be read stays a text, so that :func:`check_order` names it.
-    """
-    specs = model.order_params(operation)
-    kinds = {name: spec.type for name, spec in specs.items()} | dict.fromkeys(WHOLE_FIELDS, "int")
-    return {name: _read(kinds.get(name, "str"), text) for name, text in form.items() if text.strip()}
-
-
-def _read(kind: str, text: str) -> Any:
-    try:
-        match kind:
-            case "int":
-                return int(text)
-            case "float":
-                return float(text)
-            case "bool":
-                return _BOOLS.get(text.strip().casefold(), text)
-            case "list":
-                return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return text
-
-
 def _taken(given: dict[str, Any], model: Model, operation: str, lenient: bool, found: Findings) -> dict[str, Any]:
-    """The fields the model takes; the others are faults, or dropped."""
+    """The fields that the model takes; the others are faults, or dropped."""
     names = {"prompt", "n", *model.order_params(operation), *size_fields(model)}
     if model.inputs.prompt == "none":
         names.discard("prompt")
@@ -149,7 +121,7 @@ def _taken(given: dict[str, Any], model: Model, operation: str, lenient: bool, f
 
 
 def _image_fields(model: Model, operation: str) -> Iterator[str]:
-    """For whoever wrote "image"."""
+    """Named too when a caller writes "image" instead of "images"."""
     if image_range(model, operation)[1]:
         yield "images"
     if mask_need(model, operation) != "none":
@@ -159,7 +131,7 @@ def _image_fields(model: Model, operation: str) -> Iterator[str]:
 
 
 def _says_nothing(name: str, value: object) -> bool:
-    """An empty prompt or an automatic size asks for nothing that a model could lack."""
+    """Whether a field asks for nothing: an empty prompt or an automatic size."""
     if not isinstance(value, str):
         return False
     word = value.strip().casefold()
@@ -171,8 +143,8 @@ def _prompt(model: Model, given: Mapping[str, Any], found: Findings) -> str | No
     if not isinstance(raw, str):
         found.fault("prompt", "wrong_type", "must be a text")
         return None
-    if len(raw) > prompt_limit(model):
-        found.fault("prompt", "too_long", f"may have at most {prompt_limit(model)} characters")
+    if len(raw) > max_prompt_chars(model):
+        found.fault("prompt", "too_long", f"may have at most {max_prompt_chars(model)} characters")
         return None
     prompt = clean_text(raw)
     if not prompt and model.inputs.prompt == "required":
@@ -190,7 +162,7 @@ def _count(model: Model, given: Mapping[str, Any], found: Findings) -> int:
 
 
 def _check_images(model: Model, operation: str, images: _Images, found: Findings) -> None:
-    """Whether the right images come along."""
+    """Find missing and excess images, mask and face."""
     fewest, most = image_range(model, operation)
     face = face_need(model) != "none"
     if images.total and not most:
@@ -199,7 +171,7 @@ def _check_images(model: Model, operation: str, images: _Images, found: Findings
         limit = "" if fewest == most else "at most "
         words = f"{model.id} takes {limit}{_so_many(most - face, model)}, {images.count} given"
         found.fault("images", "too_many", words)
-    elif images.count + face < fewest:  # a face that is missing is told below
+    elif images.count + face < fewest:  # a missing face is reported below
         few = "too_few" if images.count else "required"
         least = "" if fewest == most else "at least "
         words = f"{model.id} needs {least}{_so_many(fewest - face, model)}, {images.count or 'none'} given"
@@ -210,8 +182,8 @@ def _check_images(model: Model, operation: str, images: _Images, found: Findings
 
 def _so_many(count: int, model: Model) -> str:
     order = f" ({', '.join(places(model))})" if places(model) else ""
-    beside = " beside the face" if face_need(model) != "none" else ""
-    return f"{count} image{'' if count == 1 else 's'}{order}{beside}"
+    besides = " in addition to the face" if face_need(model) != "none" else ""
+    return f"{count} image{'' if count == 1 else 's'}{order}{besides}"
 
 
 def _check_extra(name: str, need: Need, given: bool, where: str, found: Findings) -> None:

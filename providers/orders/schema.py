@@ -1,25 +1,22 @@
-"""The JSON Schema of an order for one model, for clients that build their form from it.
+"""The JSON Schema of an order for one model, for clients that build a form from it.
 
-It promises no more than :func:`providers.orders.rules.check_order` keeps: whatever the schema
-admits is accepted, perhaps brought to the nearest the model makes. (The check takes more than the
-schema says: other spellings, other ways to give a size.)
+:func:`providers.orders.rules.check_order` accepts every order that the schema admits; a size may become the
+nearest that the model makes. The check accepts more than the schema: other spellings, other ways to give a size.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from providers.catalog.entries import (
+from providers.catalog.entries import Model, ParamSpec, spoken
+from providers.catalog.size_rules import (
     AspectRatioRule,
     FactorRule,
     HintRule,
-    Model,
     PaddingRule,
-    ParamSpec,
     PixelsRule,
     ResolutionRule,
     SizesRule,
-    spoken,
 )
 from providers.orders.needs import (
     MAX_LIST_ITEMS,
@@ -27,10 +24,10 @@ from providers.orders.needs import (
     face_need,
     image_range,
     mask_need,
+    max_prompt_chars,
+    max_text_chars,
     most_results,
     places,
-    prompt_limit,
-    text_limit,
 )
 from providers.orders.params import COMPRESSIBLE, fold_format
 from providers.orders.pixels import limits_of
@@ -40,9 +37,9 @@ from providers.orders.sizes import size_fields
 Schema = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-# Some sign that is neither blank nor a control character.
+# A character that is neither white space nor a control character.
 _SAYS_SOMETHING = r"[^\s\x00-\x1f\x7f-\x9f]"
-# Two sides of like length, so that no pattern admits a ratio beyond 1:32.
+# Two sides of similar length, so that the pattern admits no ratio beyond 1:32.
 _SIZE = "|".join(
     (
         "[1-9][0-9]{2}x[1-9][0-9]{2}",
@@ -58,15 +55,15 @@ _IMAGE: Schema = {
     "description": "data: URL, base64, https URL, upload_id or job_id#index",
 }
 _CLASSES = ("1K", "2K", "4K")
-# Of several words for one thing an order may have one.
+# An order may have only one of several fields for one thing.
 _EITHER = (("size", "width"), ("size", "aspect_ratio"), ("width", "aspect_ratio"), ("size", "resolution"))
 
 
 def order_schema(model: Model, operation: str) -> Schema:
     """JSON Schema (2020-12) of the part of an order that depends on the model.
 
-    ``additionalProperties`` is false: what belongs to every order (model, priority, metadata, ...)
-    is for the caller to add. Raises: ValueError if the model cannot do the operation.
+    ``additionalProperties`` is false: the caller adds what belongs to every order (model, priority,
+    metadata, ...). Raises: ValueError if the model cannot do the operation.
     """
     if operation not in model.operations:
         raise ValueError(f"{model.id} cannot {operation}")
@@ -92,7 +89,7 @@ def order_schema(model: Model, operation: str) -> Schema:
         "additionalProperties": False,
     }
     rules = [*_exclusions(properties), *_alternatives(model), *_sides(model)]
-    # An empty allOf is no JSON Schema (core 10.2.1.1), and validators refuse the whole of it.
+    # An empty allOf is not allowed in JSON Schema (core 10.2.1.1), and validators refuse the whole schema.
     return schema | ({"allOf": rules} if rules else {})
 
 
@@ -100,7 +97,7 @@ def _add_prompt(model: Model, properties: Schema, required: list[str]) -> None:
     need = model.inputs.prompt
     if need == "none":
         return
-    properties["prompt"] = {"type": "string", "maxLength": prompt_limit(model)}
+    properties["prompt"] = {"type": "string", "maxLength": max_prompt_chars(model)}
     if need == "required":
         properties["prompt"] |= {"minLength": 1, "pattern": _SAYS_SOMETHING}
         required.append("prompt")
@@ -136,7 +133,7 @@ def _setting(name: str, spec: ParamSpec) -> Schema:
     elif spec.enum:
         schema["enum"] = list(spec.enum)
     elif spec.type == "str":
-        schema["maxLength"] = text_limit(name, spec)
+        schema["maxLength"] = max_text_chars(name, spec)
         if spec.required:
             schema |= {"minLength": 1, "pattern": _SAYS_SOMETHING}
     elif spec.type == "list":
@@ -155,7 +152,7 @@ _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean
 
 
 def _sizes(model: Model) -> Schema:
-    """The size fields, in the words nearest to the model's own."""
+    """The size fields, in the form nearest to the model's own."""
     pixels, sizes, hint = model.size_rule(PixelsRule), model.size_rule(SizesRule), model.size_rule(HintRule)
     fields: Schema = {}
     if pixels:
@@ -178,9 +175,9 @@ def _sizes(model: Model) -> Schema:
 
 def _pixel_fields(rule: PixelsRule, model: Model) -> Schema:
     limits = limits_of(rule, max_width=model.max_width, max_height=model.max_height)
-    # Each side between these two keeps any pair within the ratio that is a size at all.
-    high = min(limits.high_width, limits.high_height)
-    side = {"type": "integer", "minimum": max(limits.low, -(-high // MAX_ASKED_RATIO)), "maximum": high}
+    # Any two sides between these are within the largest ratio that is accepted.
+    high = min(limits.max_width_px, limits.max_height_px)
+    side = {"type": "integer", "minimum": max(limits.min_side_px, -(-high // MAX_ASKED_RATIO)), "maximum": high}
     fields: Schema = {
         "size": {"type": "string", "pattern": f"^({AUTO}|{_SIZE})$"},
         "width": side,
@@ -203,7 +200,7 @@ def _choice(values: tuple[str, ...], default: str | None) -> Schema:
 
 
 def _together(model: Model, operation: str, properties: Schema) -> dict[str, list[str]]:
-    """Fields that need another one."""
+    """Fields that need another field."""
     needs = {"width": ["height"], "height": ["width"]} if "width" in properties else {}
     if "resolution" in properties and not model.size_rule(ResolutionRule):
         needs["resolution"] = ["aspect_ratio"]
@@ -224,7 +221,7 @@ def _exclusions(properties: Schema) -> list[Schema]:
 
 
 def _never(setting: Schema, formats: Schema, banned: set[str]) -> Schema:
-    """No order may have the setting together with one of the formats, chosen or by default."""
+    """Excludes the setting together with one of the formats, whether chosen or by default."""
     words = [word for word in formats.get("enum", ()) if fold_format(word) in banned]
     required = list(setting)
     if fold_format(str(formats.get("default", ""))) not in banned:

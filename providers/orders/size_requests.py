@@ -1,7 +1,7 @@
-"""Reading the size fields of an order, before any model has a say.
+"""Reading the size fields of an order, by rules that hold for every model.
 
-A size can be asked for in four ways: ``size`` ("WxH", a ratio, "auto"), ``width`` + ``height``,
-``aspect_ratio`` and ``resolution`` (a class such as "2K"); further ``factor`` for upscaling and
+A size can be given in four ways: ``size`` ("WxH", a ratio, "auto"), ``width`` + ``height``,
+``aspect_ratio`` and ``resolution`` (a class such as "2K"); also ``factor`` for upscaling and
 ``left right top bottom`` for outpainting. Sides are pixels.
 """
 
@@ -22,7 +22,7 @@ AUTO = "auto"
 MAX_ASKED_PX = 16_384
 MAX_ASKED_RATIO = 32
 MAX_ASKED_FACTOR = 16
-# Pixels and a ratio given together must agree this well (natural logarithm), else one is a mistake.
+# Pixels and a ratio given together may differ by this much (natural logarithm), else one is a mistake.
 SAME_RATIO_LOG = 0.03
 
 _PIXELS = re.compile(r"(-?[0-9]{1,6})\s*[xX*×]\s*(-?[0-9]{1,6})")
@@ -31,8 +31,8 @@ _CLASS = re.compile(r"([0-9]{1,5}(?:\.[0-9]{1,2})?) ?(k|p|mp|sq|)", re.IGNORECAS
 
 
 @dataclass(frozen=True, slots=True)
-class SizeAsk:
-    """What the caller wants, as far as it could be read."""
+class SizeRequest:
+    """The size that the caller asked for, as far as it could be read. ``pixels`` are (width, height)."""
 
     pixels: tuple[int, int] | None = None
     ratio: Fraction | None = None
@@ -45,33 +45,33 @@ class SizeAsk:
 
     @property
     def shape(self) -> Fraction | None:
-        """Width by height, from whichever was given."""
+        """Width by height, from the pixels or the ratio; None without both."""
         return Fraction(*self.pixels) if self.pixels else self.ratio
 
 
-def read_ask(given: Mapping[str, Any]) -> tuple[SizeAsk, list[Problem]]:
-    """Read the size fields that were set. The problems are those of any model."""
+def read_size_request(given: Mapping[str, Any]) -> tuple[SizeRequest, list[Problem]]:
+    """The size request in the fields that were set, and the problems with them that hold for every model."""
     reader = _Reader(given)
     ask = reader.read()
     return ask, reader.problems
 
 
 def parse_pixels(text: str) -> tuple[int, int] | None:
-    """ "1024x768" (also with "*" or "×") as a pair; None if it is written otherwise."""
+    """ "1024x768" (also with "*" or "×") as (width, height); None for any other form."""
     found = _PIXELS.fullmatch(text.strip())
     return (int(found[1]), int(found[2])) if found else None
 
 
 def parse_ratio(text: str) -> Fraction | None:
-    """ "16:9" or "9:19.5" as a fraction; None if it is written otherwise or has a zero."""
+    """ "16:9" or "9:19.5" as a fraction; None for any other form or a zero."""
     found = _RATIO.fullmatch(text.strip())
     if not found or not float(found[1]) or not float(found[2]):
         return None
     return Fraction(found[1]) / Fraction(found[2])
 
 
-def class_area(label: str) -> float | None:
-    """About how many pixels a class stands for: 2K, 1080p, 768sq, 512, 0.5 MP; None if it is none.
+def class_area_px(label: str) -> float | None:
+    """About how many pixels a class means: 2K, 1080p, 768sq, 512, 0.5 MP; None if it is not a class.
 
     ``k`` and bare numbers are the side of a square, ``p`` the height of a 16:9 image.
     """
@@ -85,20 +85,20 @@ def class_area(label: str) -> float | None:
 
 
 class _Reader:
-    """One pass over the fields, gathering what is wrong on the way."""
+    """Reads the fields once and collects the problems."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.given = given
         self.problems: list[Problem] = []
 
-    def read(self) -> SizeAsk:
+    def read(self) -> SizeRequest:
         size, aspect = self._text("size"), self._text("aspect_ratio")
         pixels = self._agreed(self._pixels_in(size), self._sides_given())
         ratio_text = aspect if aspect and aspect.lower() != AUTO else self._ratio_in(size)
         ratio = self._ratio(ratio_text) if ratio_text else None
         if pixels and ratio and abs(math.log(pixels[0] / pixels[1] / ratio)) > SAME_RATIO_LOG:
             self._fault("aspect_ratio", "conflict", "does not agree with the width and height given")
-        return SizeAsk(
+        return SizeRequest(
             pixels=pixels,
             ratio=ratio,
             ratio_text=ratio_text or "",
@@ -157,7 +157,7 @@ class _Reader:
         return one or other
 
     def _sane(self, name: str, width: int, height: int) -> bool:
-        """Whether this is a size at all; what is merely too large for a model is brought nearer later."""
+        """Whether any model could make this size; the nearest size of one model is chosen later."""
         if min(width, height) < 1 or max(width, height) > MAX_ASKED_PX:
             self._fault(name, "out_of_range", f"each side must be 1 to {MAX_ASKED_PX} pixels")
             return False

@@ -1,4 +1,4 @@
-"""Making text from outside safe to store, count and send."""
+"""Making the texts of an order safe to store, count and send."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-# C0 and C1 controls but for newline and tab, and lone surrogates, which no encoder or database takes.
+# C0 and C1 controls except newline and tab, and lone surrogates, which no encoder or database accepts.
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _LINE_ENDS = re.compile("\r\n?")
-# Sorting a long run of accents takes quadratic time: 32,000 of them hold a process for two seconds.
+# Normalising a long run of accents takes quadratic time: 32,000 of them block a process for two seconds.
 MAX_MARKS_IN_A_ROW = 30
-# They count as letters, yet come apart into accents.
+# They count as letters, but decompose into accents.
 _HIDDEN_MARKS = frozenset("\u0f73\u0f75\u0f81")
 
 

@@ -1,4 +1,4 @@
-"""What every adapter is before it is an adapter: one account of an upstream, and the ways to it."""
+"""What every adapter derives from: one account of an upstream, with its configuration and its sessions."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from providers.configured import accounts
-from providers.http.client import Outgoing, UpstreamSession, origin_of
+from providers.http.client import Outgoing, UpstreamSession
+from providers.http.urls import origin_of
 from providers.shared import results
 
 
 class AccountConfig(BaseModel):
-    """Where an account is and how it is addressed. Frozen; no value of it shows in an error."""
+    """Where an account is and how to authenticate. Frozen; errors never show its values."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
@@ -27,22 +28,22 @@ class AccountConfig(BaseModel):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self | None:
-        """None when what it needs is not set. Raises pydantic's ValidationError."""
+        """The configuration, or None when a variable it needs is not set. Raises pydantic's ValidationError."""
         raise NotImplementedError
 
     def headers(self) -> dict[str, str]:
-        """What goes along with every request, the key among them; to the base URL's origin alone."""
+        """The headers of every request, the key among them; they go only to the base URL's origin."""
         raise NotImplementedError
 
 
 C = TypeVar("C", bound=AccountConfig)
 
 
-class Account(Generic[C]):
+class UpstreamAccount(Generic[C]):
     """One account, with its sessions and the rules for its result links. Thread-safe.
 
-    ``_paid`` connects anew for each request: a paid call that meets a closing connection could not be
-    repeated. ``_session`` keeps its connections, for looks and other requests that buy nothing.
+    ``_paid`` opens a new connection for each request: a paid call on a connection that is being closed could
+    not be repeated. ``_session`` keeps its connections, for looks and other requests that buy nothing.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Account(Generic[C]):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], outgoing: Outgoing) -> list[Self]:
-        """One per credential; none when nothing is configured. Raises pydantic's ValidationError."""
+        """One account per credential; none when nothing is configured. Raises pydantic's ValidationError."""
         configs = ((label, cls.config_type.from_env(view)) for label, view in accounts(env, cls.name))
         return [cls(config, outgoing, label=label) for label, config in configs if config is not None]
 
@@ -67,5 +68,5 @@ class Account(Generic[C]):
         return f"{type(self).__name__}({self.credential_id}, {self._session.origin})"
 
     def download(self, url: str) -> bytes:
-        """The bytes at a result link, fetched within the guard and without the key."""
+        """The bytes at a result link, fetched without the key. Raises NotRun, Failed."""
         return results.download(url, self._links)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from providers.errors import ContentRefused, ProviderError, Uncertain
-from providers.http.client import StreamedAnswer, UpstreamSession, WireRequest
+from providers.http.client import StreamedResponse, UpstreamSession, WireRequest
 from providers.http.sse import EventTooLongError, events
 from providers.shared import openai_errors
 from providers.shared.openai_errors import classify_in_stream, read_fault
-from providers.shared.payload import json_object
+from providers.shared.reading import json_object
 
 TOTAL_S = 120.0
 MAX_STREAM_BYTES = 4 * 1024 * 1024
@@ -21,6 +21,7 @@ Classify = Callable[[int, Mapping[str, str], bytes], ProviderError]
 def chat_request(
     path: str, model: str, messages: Sequence[Mapping[str, str]], temperature: float | None
 ) -> WireRequest:
+    """A streamed chat completion; without a temperature the model uses its own."""
     body: dict[str, Any] = {
         "model": model,
         "messages": [dict(message) for message in messages],
@@ -40,10 +41,10 @@ def stream_chat(
     *,
     classify: Classify = openai_errors.classify,
 ) -> Iterator[str]:
-    """Text deltas of one completion. The request is made at the call, not at the first delta.
+    """The text of one completion, piece by piece. The request is sent by the call, not by the first piece.
 
     A model that refuses a temperature is asked once more without it. ``classify`` reads the upstream's errors.
-    Raises: ProviderError, at the call and between deltas.
+    Raises: ProviderError, at the call and between pieces.
     """
     answer = _open(session, chat_request(path, model, messages, temperature))
     if answer.status == 400:
@@ -56,7 +57,7 @@ def stream_chat(
     return _read(answer)
 
 
-def _open(session: UpstreamSession, request: WireRequest) -> StreamedAnswer:
+def _open(session: UpstreamSession, request: WireRequest) -> StreamedResponse:
     return session.stream(request, total_s=TOTAL_S, max_bytes=MAX_STREAM_BYTES)
 
 
@@ -65,18 +66,18 @@ def _names_temperature(body: bytes) -> bool:
     return fault is not None and "temperature" in (fault.param or fault.message).lower()
 
 
-def _read(answer: StreamedAnswer) -> Iterator[str]:
+def _read(answer: StreamedResponse) -> Iterator[str]:
     try:
         if "json" in answer.headers.get("Content-Type", ""):
             yield _whole(b"".join(answer))
         else:
             yield from deltas(answer)
     finally:
-        answer.close()  # the reader may leave early; the upstream should stop too
+        answer.close()  # the reader may stop early; then the upstream should stop too
 
 
 def _whole(body: bytes) -> str:
-    """The text of an upstream that does not stream."""
+    """The text of an answer that is not streamed."""
     answer = json_object(body)
     fault = read_fault(answer)
     if fault is not None:
@@ -89,10 +90,10 @@ def _whole(body: bytes) -> str:
 
 
 def deltas(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Text pieces of a chat stream, empty ones left out.
+    """The pieces of text of a chat stream, without empty ones.
 
-    Raises: what the error object in the stream means; ContentRefused for a refusal; Uncertain when
-    the stream ends before the model said that it is done.
+    Raises: the error that an error object in the stream means; ContentRefused for a refusal; Uncertain when
+        the stream ends before the model said that it is done.
     """
     done = False
     try:
@@ -101,7 +102,7 @@ def deltas(chunks: Iterable[bytes]) -> Iterator[str]:
                 return
             chunk = json_object(data.encode())
             if chunk is None:
-                raise Uncertain("upstream_broken_answer", "an event is no JSON object")
+                raise Uncertain("upstream_broken_answer", "an event is not a JSON object")
             text, reason = _delta(chunk)
             if text:
                 yield text

@@ -1,4 +1,4 @@
-"""The error answers of OpenAI and of everything that speaks its dialect, as our classes.
+"""The error answers of OpenAI and of upstreams that speak its dialect, as our classes.
 
 Source: providers/upstreams/openai/CONTRACT.md, section 9 (package openai 3.51.0, error-code pages), read 2026-11-20.
 """
@@ -18,7 +18,9 @@ from providers.errors import (
     ProviderError,
     UnknownModel,
 )
-from providers.shared.payload import json_object, redact, retry_after_s
+from providers.shared.reading import json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
 Stage = Literal["input", "output", "unknown"]
@@ -42,7 +44,7 @@ _OWN_FAILURES = frozenset({"server_error", "image_generation_server_error"})
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The ``error`` object of an answer; empty strings where the upstream sent nothing."""
+    """The ``error`` object of an answer; an empty string for what the upstream did not send."""
 
     message: str = ""
     type: str = ""
@@ -58,7 +60,7 @@ class Fault:
 def read_fault(answer: Mapping[str, Any] | None) -> Fault | None:
     """The fault in a JSON answer, or None where there is none in a known shape.
 
-    Look-alikes answer flat: the words in ``error``, and a code beside it or none.
+    Some compatible servers answer flat: the message is ``error`` itself, next to a ``code`` or none.
     """
     error = (answer or {}).get("error")
     if isinstance(error, str) and error:
@@ -87,8 +89,8 @@ def _stage(error: Mapping[str, Any]) -> Stage:
 def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
     """What an answer other than 2xx means for the one call it answers.
 
-    The body decides before the status: 400 and 429 each have several meanings. Above 499 only the
-    upstream's own well-formed word proves that no image was made; a proxy's page proves nothing.
+    The body decides before the status: 400 and 429 each have several meanings. From 500 on only an error
+    object of the upstream's own proves that no image was made; a proxy's page proves nothing.
     """
     fault = read_fault(json_object(body))
     detail = describe(status, fault)
@@ -100,13 +102,13 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderEr
 
 
 def classify_in_stream(fault: Fault) -> ProviderError:
-    """A fault inside an answer that began with 200: the upstream gave up on its own."""
+    """The error of a fault inside an answer that began with 200: the upstream itself gave up."""
     detail = describe(200, fault)
     return _by_words(fault, detail) or Failed("upstream_failed", detail, retryable=True)
 
 
 def describe(status: int, fault: Fault | None) -> str:
-    """The answer in a line for the log, redacted."""
+    """The answer in one line for the log, redacted."""
     if fault is None:
         return f"HTTP {status}"
     words = " ".join(word for word in (fault.type, fault.code, fault.param) if word)

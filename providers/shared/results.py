@@ -1,4 +1,4 @@
-"""Pictures in answers, and the links to them: judged like any other URL from outside."""
+"""The results of a call: images in an answer, and links to them, which are URLs from outside."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from urllib.parse import urljoin
 
 from providers.base import ResultImage
 from providers.errors import Failed, NotRun
-from providers.http.client import Outgoing, Policy, UnsafeUrlError, fetch
-from providers.http.connections import Origin
-from providers.shared.payload import image_bytes
+from providers.http.client import Outgoing
+from providers.http.untrusted import Policy, fetch
+from providers.http.urls import Origin, UnsafeUrlError
+from providers.shared.reading import image_bytes
 
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 TOTAL_S = 60.0
@@ -19,9 +20,9 @@ _GONE = frozenset({401, 403, 404, 410})
 
 
 def read_images(items: object, base_url: str) -> list[ResultImage]:
-    """The images of an OpenAI-shaped ``data`` list, in its order; what is none is left out.
+    """The images of an OpenAI-shaped ``data`` list, in its order; items without one are skipped.
 
-    Links may be relative to ``base_url``. Where bytes and a link are both there, the bytes win.
+    Links may be relative to ``base_url``. An item with bytes and a link counts by its bytes.
     """
     found = [_image(item, base_url) for item in items if isinstance(item, dict)] if isinstance(items, list) else []
     return [image for image in found if image is not None]
@@ -40,7 +41,7 @@ def _image(item: Mapping[str, Any], base_url: str) -> ResultImage | None:
 
 
 def policy(own: Origin, outgoing: Outgoing) -> Policy:
-    """The rules for a provider's result links: its own origin and RESULT_ORIGINS are trusted."""
+    """The rules for an upstream's result links: its own origin and RESULT_ORIGINS are trusted."""
     rules = Policy.result({own, *outgoing.result_origins}, max_bytes=MAX_IMAGE_BYTES, total_s=TOTAL_S)
     return replace(rules, ca_file=outgoing.ca_file, accept="image/*, */*;q=0.5")
 
@@ -48,8 +49,8 @@ def policy(own: Origin, outgoing: Outgoing) -> Policy:
 def download(url: str, rules: Policy) -> bytes:
     """The bytes at a result link; no credential is sent.
 
-    Raises: NotRun when another try may help (reading a link buys nothing, so this is never Uncertain);
-        Failed for a link that is dead, forbidden or too large. The upstream has billed that call.
+    Raises: NotRun when another try may succeed (reading a link buys nothing, so this is never Uncertain);
+        Failed for a link that is gone, forbidden or too large. The upstream has billed that call.
     """
     try:
         data = fetch(url, rules).data
@@ -62,7 +63,7 @@ def download(url: str, rules: Policy) -> bytes:
 
 def _judged(error: UnsafeUrlError) -> NotRun | Failed:
     if error.status in _GONE:
-        # The image was made and billed; ordering it again would buy it twice.
+        # The image was made and billed: a new order would buy it twice.
         return Failed("result_gone", error.detail, retryable=False, billed=True)
     if error.code in {"url_not_allowed", "url_redirects"}:
         return Failed("result_url_refused", error.detail, retryable=False, billed=True)

@@ -1,6 +1,6 @@
-"""How upstreams sign the webhooks they send: one check per dialect, in constant time, five minutes' tolerance.
+"""How upstreams sign their webhooks: one check per dialect, in constant time, with five minutes of tolerance.
 
-A signature proves who speaks, not what is true: a webhook is only a hint, and a look confirms it.
+A signature proves who sent a webhook, not that it is true: a webhook is only a hint, and a look confirms it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 TOLERANCE_S = 300
 
-# The variable that holds a provider's signing secret. Unset, the address alone is the proof.
+# The variable with a provider's signing secret. If it is unset, the token in the address is the only proof.
 SECRET_VARIABLES: Final[Mapping[str, str]] = MappingProxyType(
     {"replicate": "REPLICATE_WEBHOOK_SECRET", "wavespeed": "WAVESPEED_WEBHOOK_SECRET"}
 )
 
 
 def is_genuine(provider: str, headers: Mapping[str, str], body: bytes, *, secret: str) -> bool:
-    """Whether the provider signed ``body`` within the last minutes. False for a provider that signs nothing."""
+    """Whether the provider signed ``body`` within ``TOLERANCE_S``. False for a provider that does not sign."""
     check = _CHECKS.get(provider)
     lowered = {name.lower(): value for name, value in headers.items()}
     return check is not None and check(lowered, body, secret)

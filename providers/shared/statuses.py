@@ -1,4 +1,4 @@
-"""What an HTTP status says about a call when the body says nothing better."""
+"""What an HTTP status means for a call when the body says nothing more precise."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ _BY_STATUS: Final[Mapping[int, tuple[type[ProviderError], str]]] = MappingProxyT
 
 
 def by_status(status: int, detail: str, *, wait_s: float | None = None) -> ProviderError:
-    """The error of an answer other than 2xx. Any 5xx is Uncertain: a proxy may have sent it."""
+    """The error of an answer other than 2xx. Any 5xx is Uncertain: a proxy may have sent it.
+
+    ``wait_s``: seconds to wait before the next attempt, if the answer says so.
+    """
     if status in _BY_STATUS:
         kind, code = _BY_STATUS[status]
     elif 300 <= status < 400:

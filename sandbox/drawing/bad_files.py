@@ -10,26 +10,26 @@ from sandbox.markers import Fault
 BOMB_WIDTH_PX, BOMB_HEIGHT_PX = 12_000, 7_000
 HTML_PAGE = (
     b"<!doctype html><html><head><title>Sign in</title></head>"
-    b"<body><script>document.title = 'this is not a picture'</script>"
+    b"<body><script>document.title = 'this is not an image'</script>"
     b"<h1>Sign in to continue</h1></body></html>"
 )
-SVG_PICTURE = (
+SVG_IMAGE = (
     b'<svg xmlns="http://www.w3.org/2000/svg" width="1024" height="1024">'
-    b"<script>document.title = 'script in a picture'</script>"
+    b"<script>document.title = 'script in an image'</script>"
     b'<rect width="1024" height="1024" fill="tomato"/></svg>'
 )
 
 
 def spoil(fault: Fault | None, good: bytes) -> tuple[bytes, str | None]:
-    """The file a picture fault serves in place of ``good``, and its content type where that differs."""
-    if fault is None or fault.name not in PICTURE_FAULTS:
+    """The file an image fault serves in place of ``good``, and its content type where that differs."""
+    if fault is None or fault.name not in IMAGE_FAULTS:
         return good, None
     if fault.name == "frames":
         return gif_of_frames(int(fault.number(10_000))), None
     spoilt: dict[str, tuple[Callable[[], bytes], str | None]] = {
         "truncated": (lambda: good[: len(good) * 6 // 10], None),
         "bomb": (png_bomb, None),
-        "svg": (lambda: SVG_PICTURE, "image/svg+xml"),
+        "svg": (lambda: SVG_IMAGE, "image/svg+xml"),
         "html": (lambda: HTML_PAGE, "text/html; charset=utf-8"),
         "polyglot": (lambda: good + HTML_PAGE, None),
     }
@@ -37,7 +37,7 @@ def spoil(fault: Fault | None, good: bytes) -> tuple[bytes, str | None]:
     return make(), content_type
 
 
-PICTURE_FAULTS = ("truncated", "bomb", "svg", "html", "polyglot", "frames")
+IMAGE_FAULTS = ("truncated", "bomb", "svg", "html", "polyglot", "frames")
 
 
 @lru_cache(maxsize=4)

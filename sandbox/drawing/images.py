@@ -1,4 +1,4 @@
-"""Pictures made to order: deterministic from prompt, seed and model, in exactly the size asked."""
+"""Images made to order: deterministic from prompt, seed and model, in exactly the size asked."""
 
 import hashlib
 import io
@@ -24,13 +24,13 @@ CONTENT_TYPES = {
 PIXELS_MAX = 50_000_000
 
 
-class NotAPicture(ValueError):  # noqa: N818 - reads as what it is
-    """The bytes of an input do not decode to a picture."""
+class NotAnImage(ValueError):  # noqa: N818 - reads as what it is
+    """The bytes of an input do not decode to an image."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a picture depends on. Kept instead of the picture: a task waits as a few hundred bytes.
+    """All that an image depends on. Kept instead of the image: a task waits as a few hundred bytes.
 
     ``inputs`` and ``mask`` are encoded image bytes; with inputs the recipe is an edit. In a mask alpha 0
     means "edit here". ``width_px`` and ``height_px`` are exact. ``quality`` is 0 to 100 for jpeg and webp.
@@ -56,7 +56,7 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        """32 hex digits, different whenever the picture would be."""
+        """32 hex digits, different whenever the image would be."""
         digest = hashlib.md5(usedforsecurity=False)
         digest.update(repr(replace(self, inputs=(), mask=None)).encode())
         for blob in (*self.inputs, self.mask or b""):
@@ -65,7 +65,7 @@ class Recipe:
 
 
 def render(recipe: Recipe) -> bytes:
-    """The finished file. Raises NotAPicture when an input of an edit does not decode."""
+    """The finished file. Raises NotAnImage when an input of an edit does not decode."""
     if recipe.file_format == "svg":
         return _svg(recipe)
     if recipe.file_format == "gif":
@@ -74,44 +74,44 @@ def render(recipe: Recipe) -> bytes:
 
 
 def draw(recipe: Recipe) -> Image.Image:
-    """The picture before encoding: RGB, or RGBA where there is transparency."""
+    """The image before encoding: RGB, or RGBA where there is transparency."""
     return _edited(recipe) if recipe.inputs else _generated(recipe)
 
 
-def encode(picture: Image.Image, recipe: Recipe) -> bytes:
+def encode(image: Image.Image, recipe: Recipe) -> bytes:
     """PNG loses nothing; JPEG flattens transparency onto white."""
     out = io.BytesIO()
-    if recipe.file_format == "jpeg" and picture.mode == "RGBA":
-        flat = Image.new("RGB", picture.size, "white")
-        flat.paste(picture, mask=picture.getchannel("A"))
-        picture = flat
+    if recipe.file_format == "jpeg" and image.mode == "RGBA":
+        flat = Image.new("RGB", image.size, "white")
+        flat.paste(image, mask=image.getchannel("A"))
+        image = flat
     if recipe.file_format == "png":
-        picture.save(out, "PNG", compress_level=2)
+        image.save(out, "PNG", compress_level=2)
     else:
-        picture.save(out, _PILLOW_FORMATS[recipe.file_format], quality=recipe.quality, method=0)
+        image.save(out, _PILLOW_FORMATS[recipe.file_format], quality=recipe.quality, method=0)
     return out.getvalue()
 
 
 def dimensions(blob: bytes) -> tuple[int, int]:
-    """Width and height, upright, of an encoded picture. Raises NotAPicture."""
-    picture = _opened(blob)
-    on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return (picture.height, picture.width) if on_its_side else picture.size
+    """Width and height, upright, of an encoded image. Raises NotAnImage."""
+    image = _opened(blob)
+    on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.height, image.width) if on_its_side else image.size
 
 
 def has_alpha(blob: bytes) -> bool:
-    """Whether an encoded picture carries transparency. Raises NotAPicture."""
-    picture = _opened(blob)
-    return "A" in picture.getbands() or "transparency" in picture.info
+    """Whether an encoded image carries transparency. Raises NotAnImage."""
+    image = _opened(blob)
+    return "A" in image.getbands() or "transparency" in image.info
 
 
 def check(blob: bytes) -> None:
-    """Decode ``blob`` to the end. Raises NotAPicture."""
+    """Decode ``blob`` to the end. Raises NotAnImage."""
     _decoded(blob)
 
 
 def clear_where_white(mask: bytes) -> bytes:
-    """A mask whose white means change, as a recipe takes it: clear where it changes. Raises NotAPicture."""
+    """A mask whose white means change, as a recipe takes it: clear where it changes. Raises NotAnImage."""
     clear = Image.new("RGBA", (opened := _opened(mask)).size)
     clear.putalpha(ImageOps.invert(opened.convert("L")))
     out = io.BytesIO()
@@ -120,23 +120,23 @@ def clear_where_white(mask: bytes) -> bytes:
 
 
 def partial(recipe: Recipe, done: int, rounds: int) -> bytes:
-    """The picture as it looks ``done`` steps of ``rounds`` into the work: the same, but blurred."""
-    picture = draw(recipe)
-    shrunk = (max(1, picture.width * done // (rounds * 16)), max(1, picture.height * done // (rounds * 16)))
-    return encode(picture.resize(shrunk).resize(picture.size, Image.Resampling.BILINEAR), recipe)
+    """The image as it looks ``done`` steps of ``rounds`` into the work: the same, but blurred."""
+    image = draw(recipe)
+    shrunk = (max(1, image.width * done // (rounds * 16)), max(1, image.height * done // (rounds * 16)))
+    return encode(image.resize(shrunk).resize(image.size, Image.Resampling.BILINEAR), recipe)
 
 
 def _generated(recipe: Recipe) -> Image.Image:
     words = without_markers(recipe.prompt)
-    picture = scenery.compose(
+    image = scenery.compose(
         words,
         width_px=recipe.width_px,
         height_px=recipe.height_px,
         dice=scenery.generator(words, recipe.seed, recipe.model),
         transparent=recipe.transparent,
     )
-    lettering.inscribe(picture, words, f"{recipe.model} · {recipe.width_px} x {recipe.height_px}")
-    return picture
+    lettering.inscribe(image, words, f"{recipe.model} · {recipe.width_px} x {recipe.height_px}")
+    return image
 
 
 def _edited(recipe: Recipe) -> Image.Image:
@@ -159,46 +159,46 @@ def _repainted_all_over(base: Image.Image, recipe: Recipe) -> Image.Image:
     words = without_markers(recipe.prompt)
     palette = scenery.palette_for(words, scenery.generator(words, recipe.seed, recipe.model))
     tint = ImageOps.colorize(base.convert("L"), palette.near, palette.light, palette.accent).convert("RGB")
-    picture = Image.blend(base.convert("RGB"), tint, 0.45)
+    image = Image.blend(base.convert("RGB"), tint, 0.45)
     for place, extra in enumerate(recipe.inputs[1:4]):
-        _inset(picture, _decoded(extra), place)
+        _inset(image, _decoded(extra), place)
     if base.mode == "RGBA":
-        picture.putalpha(base.getchannel("A"))
-    lettering.inscribe(picture, words, f"{recipe.model} · edit · {recipe.width_px} x {recipe.height_px}", veil=215)
-    return picture
+        image.putalpha(base.getchannel("A"))
+    lettering.inscribe(image, words, f"{recipe.model} · edit · {recipe.width_px} x {recipe.height_px}", veil=215)
+    return image
 
 
-def _inset(picture: Image.Image, extra: Image.Image, place: int) -> None:
-    """Further inputs show as small pictures along the right edge: a person sees that they arrived."""
-    edge_px = max(8, min(picture.size) // 5)
+def _inset(image: Image.Image, extra: Image.Image, place: int) -> None:
+    """Further inputs show as small images along the right edge: a person sees that they arrived."""
+    edge_px = max(8, min(image.size) // 5)
     small = ImageOps.fit(extra.convert("RGB"), (edge_px, edge_px))
     gap_px = edge_px // 8
-    picture.paste(small, (picture.width - edge_px - gap_px, gap_px + place * (edge_px + gap_px)))
+    image.paste(small, (image.width - edge_px - gap_px, gap_px + place * (edge_px + gap_px)))
 
 
 def _opened(blob: bytes) -> Image.Image:
     try:
-        picture = Image.open(io.BytesIO(blob), formats=("PNG", "JPEG", "WEBP", "GIF"))
+        image = Image.open(io.BytesIO(blob), formats=("PNG", "JPEG", "WEBP", "GIF"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise NotAPicture(str(error)) from error
-    if picture.width * picture.height > PIXELS_MAX:
-        raise NotAPicture(f"{picture.width} x {picture.height} pixels are too many")
-    return picture
+        raise NotAnImage(str(error)) from error
+    if image.width * image.height > PIXELS_MAX:
+        raise NotAnImage(f"{image.width} x {image.height} pixels are too many")
+    return image
 
 
 def _decoded(blob: bytes) -> Image.Image:
     """Upright, RGB or RGBA."""
     opened = _opened(blob)
     try:
-        picture = ImageOps.exif_transpose(opened)
-        clear = "A" in picture.getbands() or "transparency" in picture.info
-        return picture.convert("RGBA" if clear else "RGB")
+        image = ImageOps.exif_transpose(opened)
+        clear = "A" in image.getbands() or "transparency" in image.info
+        return image.convert("RGBA" if clear else "RGB")
     except (OSError, ValueError, SyntaxError) as error:
-        raise NotAPicture(str(error)) from error
+        raise NotAnImage(str(error)) from error
 
 
-def _resized(picture: Image.Image, size_px: tuple[int, int]) -> Image.Image:
-    return picture if picture.size == size_px else picture.resize(size_px, Image.Resampling.BICUBIC)
+def _resized(image: Image.Image, size_px: tuple[int, int]) -> Image.Image:
+    return image if image.size == size_px else image.resize(size_px, Image.Resampling.BICUBIC)
 
 
 def _gif(recipe: Recipe) -> bytes:
@@ -233,14 +233,14 @@ def _svg(recipe: Recipe) -> bytes:
 
 
 class Gallery:
-    """Where finished pictures come from: drawn when first asked for, the latest ones kept, within bounds."""
+    """Where finished images come from: drawn when first asked for, the latest ones kept, within bounds."""
 
     def __init__(self, *, kept_bytes: int = 64 * 2**20, edge_max_px: Callable[[], int] = lambda: 0) -> None:
         self._edge_max_px = edge_max_px
         self._kept: BoundedStore[str, bytes] = BoundedStore(items_max=4096, size_max=kept_bytes, size_of=len)
 
     def file(self, recipe: Recipe, *, prepared: bool) -> bytes:
-        """The bytes of ``recipe``'s picture; with ``prepared``, one of a few of that size for any prompt."""
+        """The bytes of ``recipe``'s image; with ``prepared``, one of a few of that size for any prompt."""
         recipe = _bounded(recipe, self._edge_max_px())
         if prepared and not recipe.inputs:
             recipe = _standard(recipe)
@@ -252,7 +252,7 @@ class Gallery:
         return blob
 
     def clear(self) -> None:
-        """Forget every picture."""
+        """Delete every image."""
         self._kept.clear()
 
 
@@ -266,4 +266,4 @@ def _bounded(recipe: Recipe, edge_max_px: int) -> Recipe:
 
 def _standard(recipe: Recipe) -> Recipe:
     number = int(recipe.fingerprint[:4], 16) % PREPARED_PER_SIZE
-    return replace(recipe, prompt=f"prepared picture {number}", model="prepared", seed=number)
+    return replace(recipe, prompt=f"prepared image {number}", model="prepared", seed=number)

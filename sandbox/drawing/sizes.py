@@ -18,8 +18,8 @@ def parse_wxh(size: str) -> tuple[int, int] | None:
 def pixels(size: str | None) -> tuple[int, int]:
     """Width and height in pixels for ``WxH``, a ratio such as ``16:9``, ``auto``, or nothing.
 
-    A ratio becomes a picture of about one megapixel with edges divisible by 16. What cannot be read is
-    1024 x 1024, as an upstream that takes the size for a mere wish would do.
+    A ratio becomes an image of about one megapixel with edges divisible by 16. What cannot be read is
+    1024 x 1024, as an upstream does for which the size is only a hint.
     """
     text = size or ""
     if exact := parse_wxh(text):

@@ -1,6 +1,6 @@
-"""The twins: one stand-in per upstream, each a Flask Blueprint that keeps its own shelf of work.
+"""The emulators: one for each upstream, a Flask Blueprint with a store of its own for its work.
 
-To add one: write ``sandbox/emulators/<name>/routes.py`` with a ``EMULATOR``.
+To add one: write ``sandbox/emulators/<name>/routes.py`` with an ``EMULATOR``.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ from sandbox.state import State, Store
 
 
 class EmptyStore:
-    """The shelf of an upstream that keeps no work between two calls: always empty."""
+    """The store of an upstream that keeps no work between two calls: always empty."""
 
     def __init__(self, _sandbox: State) -> None: ...
 
     def clear(self) -> None:
-        """Nothing to forget."""
+        """Nothing to delete."""
 
     def restart(self) -> int:
         """Nothing to break off."""
@@ -29,7 +29,7 @@ class EmptyStore:
 
 
 class Wrong(NamedTuple):
-    """A request that no route takes: what the twin's own router says to it."""
+    """A request that no route takes: what the emulator's own router says to it."""
 
     status: int
     method: str
@@ -38,7 +38,7 @@ class Wrong(NamedTuple):
 
 @dataclass(frozen=True)
 class Emulator:
-    """One stand-in. ``prefix`` is its place on the port; an adapter's base URL begins with it.
+    """One emulator. ``prefix`` is its place on the port; an adapter's base URL begins with it.
 
     ``environ``: the variables by which an adapter is led here; ``{url}`` is the port with the prefix, ``{key}`` a key.
     """
@@ -56,7 +56,7 @@ class Emulator:
 
 
 def all_emulators() -> tuple[Emulator, ...]:
-    """Every twin there is: the ``EMULATOR`` of each folder here, by name."""
+    """Every emulator there is: the ``EMULATOR`` of each folder here, by name."""
     modules = [import_module(f"{__name__}.{found.name}.routes") for found in iter_modules(__path__) if found.ispkg]
     emulators: list[Emulator] = [vars(module)["EMULATOR"] for module in modules]
     return tuple(sorted(emulators, key=lambda emulator: emulator.name))

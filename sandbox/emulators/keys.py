@@ -1,4 +1,4 @@
-"""Keys as the twins take them: any but a few with a meaning. None is ever stored or logged."""
+"""Keys as the emulators take them: any but a few with a meaning. None is ever stored or logged."""
 
 import hashlib
 
@@ -16,5 +16,5 @@ def bearer_key() -> str:
 
 
 def owner_of(key: str) -> str:
-    """A name for whoever holds ``key``, from which the key cannot be read back."""
+    """A name for the holder of ``key``, from which the key cannot be read back."""
     return hashlib.sha256(f"owner {key}".encode()).hexdigest()[:16]

@@ -15,7 +15,8 @@ from pydantic import SecretStr
 
 from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, PixelsRule, ResolutionRule, SizesRule
+from providers.catalog.entries import Model
+from providers.catalog.size_rules import AspectRatioRule, PixelsRule, ResolutionRule, SizesRule
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -28,7 +29,8 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.orders.needs import image_range, mask_need
-from providers.upstreams.wavespeed.adapter import MAX_INLINE_BYTES, Config, WaveSpeed
+from providers.upstreams.wavespeed.adapter import Config, WaveSpeed
+from providers.upstreams.wavespeed.requests import MAX_INLINE_BYTES
 from sandbox.testing import Sandbox, running_sandbox
 
 MODELS = catalog.load().models

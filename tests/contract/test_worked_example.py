@@ -25,7 +25,7 @@ from providers.catalog.files import PACKAGED, common_file, provider_files
 from providers.orders.costs import cost_usd
 from providers.orders.rules import CheckedOrder, check_order
 from providers.orders.sizes import choose_size
-from providers.shared import building
+from providers.shared import order_fields
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "providers" / "README.md").read_text(encoding="utf-8")
@@ -140,7 +140,7 @@ def sample_image(name: str) -> InputImage:
 
 
 def on_the_wire(order: UpstreamOrder) -> dict[str, Any]:
-    return building.wire_fields(order) | building.reference_fields(order, lambda image: image.data.decode())
+    return order_fields.wire_fields(order) | order_fields.reference_fields(order, lambda image: image.data.decode())
 
 
 @pytest.mark.parametrize(("name", "asked", "sent", "usd"), rows("model", "order", "on the wire", "USD"))
@@ -156,7 +156,7 @@ def test_a_size_rule_does_what_the_page_says(taught: Catalog, rule: str, asked: 
     model = Model.model_validate({**said, "size": yaml.safe_load(rule)})
     choice = choose_size(model, json.loads(asked))
     assert not choice.problems
-    assert building.size_fields(UpstreamOrder("generate", model, None, size=choice.used)) == json.loads(sent)
+    assert order_fields.size_fields(UpstreamOrder("generate", model, None, size=choice.used)) == json.loads(sent)
 
 
 def test_a_model_that_is_gone_leads_on(taught: Catalog) -> None:

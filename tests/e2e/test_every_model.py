@@ -16,7 +16,7 @@ import pytest
 import requests
 from PIL import Image, ImageChops, ImageStat
 
-from app.api.submit import OPERATIONS
+from app.orders.operations import OPERATIONS
 from providers.catalog.catalog import Model, load
 from providers.configured import PROVIDERS
 from tests.e2e import schema_orders

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.api.submit import OPERATIONS
+from app.orders.operations import OPERATIONS
 from providers.catalog.catalog import Model, load
 from providers.configured import PROVIDERS
 from tests.e2e import schema_orders

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
 
 import pytest
-from job_engine import ASYNC_PRICE, Engine, Recorder, image_bytes, make_context
+from job_engine import Engine, Recorder, image_bytes, make_context
 from sqlalchemy import create_engine, text
+from submissions import make_submission
 
+from accounts.keys import Caller
 from core.db import Database, make_engine
 from jobs.execution.context import WorkerContext
-from jobs.submission.service import Customer, Desk
+from jobs.submission.service import SubmissionService
 from providers.catalog import catalog
 from providers.catalog.catalog import Catalog
 from providers.configured import configured_names
@@ -119,28 +120,19 @@ def context(  # noqa: PLR0917 - fixtures come by name
 
 
 @pytest.fixture
-def desk(database: Database, media: Media, store: LocalStore, models: Catalog, upstreams: dict[str, str]) -> Desk:
-    return Desk(
-        database,
-        media,
-        store,
-        models,
-        configured=configured_names(upstreams),
-        markup=Decimal(1),
-        minimum_unit_price=ASYNC_PRICE,
-        default_model=None,
-        default_deadline_s=3600,
-        publish_window=32,
-    )
+def submission(
+    database: Database, media: Media, store: LocalStore, models: Catalog, upstreams: dict[str, str]
+) -> SubmissionService:
+    return make_submission(database, media, store, models, configured=configured_names(upstreams))
 
 
 @pytest.fixture
-def engine(context: WorkerContext, desk: Desk, sent: Recorder) -> Engine:
-    return Engine(context, desk, sent)
+def engine(context: WorkerContext, submission: SubmissionService, sent: Recorder) -> Engine:
+    return Engine(context, submission, sent)
 
 
 @pytest.fixture
-def account(engine: Engine) -> Customer:
+def account(engine: Engine) -> Caller:
     """A funded account."""
     return engine.account()
 

@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
+from submissions import make_submission
 
 from accounts.accounts import create_account
-from accounts.keys import create_key
+from accounts.keys import Caller, create_key
 from core.db import Database, make_engine
 from core.failpoints import VARIABLE
 from core.redis import make_client
@@ -28,7 +28,8 @@ from jobs.maintenance import audit
 from jobs.reads import funds
 from jobs.reads.funds import Funds
 from jobs.states import Nudge
-from jobs.submission.service import Customer, Desk
+from jobs.submission.order import Order
+from jobs.submission.service import SubmissionService
 from providers.catalog import catalog
 from quota import ledger
 from storage.local import LocalStore
@@ -48,29 +49,23 @@ class Stage:
     environ: Mapping[str, str]
     redis_url: str
     publish: Callable[[list[Nudge]], bool]
-    desk: Desk = field(init=False)
-    customer: Customer = field(init=False)
+    submission: SubmissionService = field(init=False)
+    customer: Caller = field(init=False)
     token: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.store = LocalStore(Path(self.environ["DARKROOM_VAR"]) / "blobs")
-        self.desk = Desk(
+        self.submission = make_submission(
             self.database,
             Media(self.store, Path(self.environ["DARKROOM_VAR"]) / "staging", decoders=1),
             self.store,
             catalog.load(),
-            configured=["chatgpt2api", "openai"],
-            markup=Decimal(1),
-            minimum_unit_price=100_000,
-            default_model=None,
-            default_deadline_s=3600,
-            publish_window=32,
         )
         with self.database.transaction() as connection:
             account = create_account(connection, "crash")
             ledger.grant(connection, account.id, GRANTED)
             self.token = create_key(connection, account.id, name="crash", scopes=("jobs:write", "jobs:read")).token
-        self.customer = Customer(account.id)
+        self.customer = Caller(account.id)
 
     # -- the database
 
@@ -94,7 +89,7 @@ class Stage:
             "model": model,
             "size": "256x256" if model.startswith("chatgpt2api") else "1024x1024",
         }
-        submitted = self.desk.submit(self.customer, "generate", fields)
+        submitted = self.submission.submit(self.customer, Order("generate", fields))
         if publish:
             assert self.publish(list(submitted.nudges))
         else:

@@ -19,20 +19,23 @@ from PIL import Image
 from sqlalchemy import Row, text
 
 from accounts.accounts import create_account
+from accounts.keys import Caller
 from core.db import Database
 from jobs import states
-from jobs.dispatch import heartbeats
-from jobs.dispatch.limits import Limits, announce
+from jobs.dispatch import due, heartbeats
+from jobs.dispatch.limits import CredentialLimits, announce
 from jobs.errors import JobFailedError
 from jobs.execution import collect, give_up, poll, run
 from jobs.execution.context import WorkerContext
+from jobs.lifecycle import Submitted
 from jobs.maintenance import audit, sweep
-from jobs.reads import funds, tasks, worker
+from jobs.reads import funds, tasks
 from jobs.reads.funds import Funds
 from jobs.reads.tasks import Task
 from jobs.states import Ended, Nudge, Signal
 from jobs.submission.idempotency import IdempotencyKey
-from jobs.submission.service import Customer, Desk, Reference, Submitted
+from jobs.submission.order import Order, ReferenceImage
+from jobs.submission.service import SubmissionService
 from providers import registry
 from providers.catalog.catalog import CatalogSource
 from quota import ledger
@@ -75,7 +78,7 @@ class Engine:
     """The parts, and short words for what tests do with them again and again."""
 
     context: WorkerContext
-    desk: Desk
+    submission: SubmissionService
     sent: Recorder
     steady: bool = False
     epoch: str | None = "first"
@@ -106,18 +109,18 @@ class Engine:
         """Announce the provider's credentials with these limits; none: no limits."""
         with self.database.transaction() as connection:
             for each in self.context.registry.of(provider):
-                announce(connection, each.credential_id, provider, Limits(**limits))
+                announce(connection, each.credential_id, provider, CredentialLimits(**limits))
 
     # -- accounts
 
-    def account(self, credits_: float = 1000, *, weight: int = 1) -> Customer:
+    def account(self, credits_: float = 1000, *, weight: int = 1) -> Caller:
         with self.database.transaction() as connection:
             account = create_account(connection, f"account {next(_names)}", weight=weight)
             if credits_:
                 ledger.grant(connection, account.id, round(credits_ * CREDIT))
-        return Customer(account.id, weight)
+        return Caller(account.id, weight=weight)
 
-    def balance(self, customer: Customer) -> Funds:
+    def balance(self, customer: Caller) -> Funds:
         with self.database.autocommit() as connection:
             return funds.funds(connection, customer.account_id)
 
@@ -131,11 +134,11 @@ class Engine:
 
     def order(
         self,
-        customer: Customer,
+        customer: Caller,
         prompt: str = "a small fox",
         *,
         operation: str = "generate",
-        references: Sequence[Reference] = (),
+        references: Sequence[ReferenceImage] = (),
         key: IdempotencyKey | None = None,
         publish: bool = True,
         **fields: Any,
@@ -143,7 +146,7 @@ class Engine:
         asked: dict[str, Any] = {"prompt": prompt, "model": ASYNC_MODEL, **fields}
         if asked["model"] == ASYNC_MODEL:
             asked.setdefault("size", "64x64")
-        done = self.desk.submit(customer, operation, asked, references, idempotency_key=key)
+        done = self.submission.submit(customer, Order(operation, asked, references), key=key)
         if publish:
             self.context.publish(done.nudges)
         return done
@@ -152,7 +155,7 @@ class Engine:
         [row] = self.rows("SELECT * FROM jobs WHERE id = :id", id=job_id)
         return row
 
-    def task(self, customer: Customer, job_id: str) -> Task:
+    def task(self, customer: Caller, job_id: str) -> Task:
         with self.database.autocommit() as connection:
             return tasks.find_task(connection, customer.account_id, job_id)
 
@@ -210,8 +213,8 @@ class Engine:
     def tick(self) -> None:
         """What the clock's tick does."""
         with self.database.autocommit() as connection:
-            due = worker.providers_due(connection, self.context.registry.configured())
-        self.context.publish([states.poll(provider) for provider in due])
+            providers = due.providers_due(connection, self.context.registry.configured())
+        self.context.publish([states.poll(provider) for provider in providers])
 
     def assert_books_balance(self, *, image_count: bool = True) -> None:
         """``pictures=False`` where a test moves jobs by the verbs alone and no image was ever made."""

@@ -9,12 +9,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import ledger_verbs
 from sqlalchemy import text
 
 from core.db import Database
 from core.ids import new_id
-from jobs.maintenance.retention import Keeper
-from quota import ledger
+from jobs.maintenance import orphans
+from jobs.maintenance.backlogs import drain
+from jobs.maintenance.retention import OF_JOBS, Retention
 from storage.local import LocalStore
 from storage.media import Media
 
@@ -32,13 +34,13 @@ class House:
     media: Media
     account_id: str
 
-    def keeper(self, *, pictures_days: float = 30, inputs_days: float = 30, media: Media | None = None) -> Keeper:
-        return Keeper(
+    def retention(self, *, images_days: float = 30, inputs_days: float = 30, media: Media | None = None) -> Retention:
+        return Retention(
             owner="wkr_test",
             database=self.database,
             media=media or self.media,
             store=self.store,
-            keep_pictures_days=pictures_days,
+            keep_images_days=images_days,
             keep_inputs_days=inputs_days,
         )
 
@@ -52,7 +54,11 @@ class House:
         with self.database.autocommit() as connection:
             return connection.execute(text(statement), values).scalar_one_or_none()
 
-    def doomed(self) -> list[str]:
+    def collect_orphans(self) -> int:
+        return orphans.list_next_slice(self.database, self.store)
+
+    def listed_blobs(self) -> list[str]:
+        """Blobs whose bytes are still to be deleted."""
         with self.database.autocommit() as connection:
             return list(connection.execute(text("SELECT key FROM doomed_blobs ORDER BY key")).scalars())
 
@@ -100,10 +106,10 @@ class House:
                 self._image(connection, job_id, index, ended_days_ago or 0.0)
             for position in range(inputs):
                 self._input(connection, job_id, position, ended_days_ago or 0.0)
-            ledger.admit(connection, self.account_id, price)
-            ledger.hold(connection, self.account_id, job_id, price)
+            ledger_verbs.admit(connection, self.account_id, price)
+            ledger_verbs.hold(connection, self.account_id, job_id, price)
             if ended:
-                ledger.settle(connection, self.account_id, job_id, captured=price, released=0)
+                ledger_verbs.settle(connection, self.account_id, job_id, captured=price, released=0)
         if not quiet:
             for key in [*self.keys(job_id, "images"), *self.keys(job_id, "inputs")]:
                 self.put(key)
@@ -156,6 +162,13 @@ class House:
         return self.store.exists(key)
 
 
+def expire(retention: Retention, *, seconds: float = 60.0) -> int:
+    """The rows of a round without its bytes and orphans: how many jobs lost something."""
+    backlogs = retention.expiry_backlogs()
+    drain(backlogs, seconds=seconds)
+    return sum(backlog.done for backlog in backlogs if backlog.name in OF_JOBS)
+
+
 def make_house(database: Database, folder: Path) -> House:
     """An empty store, a funded account and a credential."""
     store = LocalStore(folder / "blobs")
@@ -167,5 +180,5 @@ def make_house(database: Database, folder: Path) -> House:
             text("INSERT INTO credentials (id, provider) VALUES (:id, 'openai') ON CONFLICT DO NOTHING"),
             {"id": CREDENTIAL},
         )
-        ledger.grant(connection, account_id, 10_000 * PRICE)
+        ledger_verbs.grant(connection, account_id, 10_000 * PRICE)
     return House(database, store, Media(store, folder / "work", decoders=1), account_id)

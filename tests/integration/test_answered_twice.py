@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from job_engine import SYNC_MODEL, Engine
 
+from accounts.keys import Caller
 from jobs import lifecycle
 from jobs.call import Call, KeptImage
 from jobs.execution import claim, outcomes
@@ -13,7 +14,6 @@ from jobs.execution.outcomes import CallOutcome
 from jobs.reads import worker
 from jobs.reads.worker import LiveJob
 from jobs.states import Outcome
-from jobs.submission.service import Customer
 
 
 def kept(job_id: str, call: Call, image_count: int) -> CallOutcome:
@@ -33,7 +33,7 @@ def looked_at(engine: Engine, job: LiveJob) -> LiveJob:
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 1)])
-def test_what_was_kept_first_is_what_is_charged(engine: Engine, account: Customer, first: int, second: int) -> None:
+def test_what_was_kept_first_is_what_is_charged(engine: Engine, account: Caller, first: int, second: int) -> None:
     job_id = engine.order(account, model=SYNC_MODEL, n=3).task.id
     claimed = claim.claim(engine.context, job_id)
     assert claimed is not None

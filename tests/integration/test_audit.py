@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from job_engine import Engine
 
+from accounts.keys import Caller
 from jobs.maintenance import audit
-from jobs.submission.service import Customer
 
 WRONGS = {
     "spendable_is_transferred_less_queued": "UPDATE balances SET spendable = spendable + 1",
@@ -27,7 +27,7 @@ WRONGS = {
 
 
 @pytest.fixture
-def books(engine: Engine, account: Customer) -> Engine:
+def books(engine: Engine, account: Caller) -> Engine:
     """One job of each kind: done, refused, in progress, queued."""
     engine.limit("chatgpt2api", max_active=3)
     engine.order(account)

@@ -8,7 +8,7 @@ import pytest
 from job_engine import ASYNC_MODEL, SYNC_MODEL, Engine, Recorder
 
 from jobs.execution.context import WorkerContext
-from jobs.submission.service import Desk
+from jobs.submission.service import SubmissionService
 from sandbox.testing import Sandbox
 
 SIZE = "1024x640"
@@ -20,9 +20,9 @@ def submits(sandbox: Sandbox, *providers: str) -> list[int]:
 
 
 @pytest.fixture
-def four(context: WorkerContext, desk: Desk, sent: Recorder) -> Engine:
+def four(context: WorkerContext, submission: SubmissionService, sent: Recorder) -> Engine:
     """An engine with the default number of calls."""
-    return Engine(replace(context, max_attempts=MOST), desk, sent)
+    return Engine(replace(context, max_attempts=MOST), submission, sent)
 
 
 def test_two_models_that_fail_share_the_calls(four: Engine, sandbox: Sandbox) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from job_engine import Engine, image_bytes, refuse_to_keep
 
+from accounts.keys import Caller
 from jobs.dispatch import heartbeats
 from jobs.execution import claim
-from jobs.submission.service import Customer, Reference
+from jobs.submission.order import ReferenceImage
 from providers.base import Accepted, CallRef, CheckResult, Finished
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
@@ -24,17 +25,17 @@ def upstreams(sandbox: Sandbox) -> dict[str, str]:
     return {"STABILITY_BASE_URL": sandbox.stability_url, "STABILITY_API_KEY": "test-key"}
 
 
-def order_now(engine: Engine, account: Customer) -> str:
+def order_now(engine: Engine, account: Caller) -> str:
     return engine.order(account, "a kite", model=NOW_MODEL, publish=False).task.id
 
 
-def order_later(engine: Engine, account: Customer, prompt: str = "a hill") -> str:
+def order_later(engine: Engine, account: Caller, prompt: str = "a hill") -> str:
     return engine.order(
         account,
         prompt,
         model=LATER_MODEL,
         operation="upscale",
-        references=[Reference("image", image_bytes(), "image")],
+        references=[ReferenceImage("image", image_bytes(), "image")],
         output_format="jpeg",
         publish=False,
     ).task.id
@@ -50,7 +51,7 @@ def vanish(engine: Engine) -> None:
     engine.context.publish(engine.sweeper.sweep())
 
 
-def test_an_image_at_once_and_an_id_both_end_well(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_an_image_at_once_and_an_id_both_end_well(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     now, later = order_now(engine, account), order_later(engine, account)
     engine.run(now)
     engine.run(later)
@@ -64,13 +65,13 @@ def test_an_image_at_once_and_an_id_both_end_well(engine: Engine, account: Custo
     engine.assert_books_balance()
 
 
-def test_a_3d_file_is_kept_as_one(engine: Engine, account: Customer, store: LocalStore) -> None:
+def test_a_3d_file_is_kept_as_one(engine: Engine, account: Caller, store: LocalStore) -> None:
     job_id = engine.order(
         account,
         "",
         model="stable-fast-3d",
         operation="image_to_3d",
-        references=[Reference("image", image_bytes(), "image")],
+        references=[ReferenceImage("image", image_bytes(), "image")],
         publish=False,
     ).task.id
     engine.run(job_id)
@@ -80,7 +81,7 @@ def test_a_3d_file_is_kept_as_one(engine: Engine, account: Customer, store: Loca
     engine.assert_books_balance()
 
 
-def test_the_next_look_comes_ten_seconds_later(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_the_next_look_comes_ten_seconds_later(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = order_later(engine, account, "a hill [sandbox:latency=100]")
     engine.run(job_id)
     engine.poll("stability")
@@ -93,7 +94,7 @@ def test_the_next_look_comes_ten_seconds_later(engine: Engine, account: Customer
 
 
 def test_what_one_worker_saw_another_can_fetch_by_its_link(
-    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = order_later(engine, account)
     engine.run(job_id)
@@ -108,7 +109,7 @@ def test_what_one_worker_saw_another_can_fetch_by_its_link(
 
 
 def test_a_call_without_an_id_is_not_asked_about_beside_one_that_is(
-    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [adapter] = engine.context.registry.of("stability")
     check_many, asked = adapter.check_many, []
@@ -134,7 +135,7 @@ def test_a_call_without_an_id_is_not_asked_about_beside_one_that_is(
 
 
 @pytest.mark.parametrize("model", [NOW_MODEL, LATER_MODEL])
-def test_an_unanswered_call_is_given_up_after_a_minute(engine: Engine, account: Customer, model: str) -> None:
+def test_an_unanswered_call_is_given_up_after_a_minute(engine: Engine, account: Caller, model: str) -> None:
     job_id = order_now(engine, account) if model == NOW_MODEL else order_later(engine, account)
     assert claim.claim(engine.context, job_id) is not None
     vanish(engine)
@@ -143,7 +144,7 @@ def test_an_unanswered_call_is_given_up_after_a_minute(engine: Engine, account: 
 
 
 def test_an_id_that_comes_late_is_followed_for_the_whole_deadline(
-    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [adapter] = engine.context.registry.of("stability")
     submit = adapter.submit
@@ -167,7 +168,7 @@ def test_an_id_that_comes_late_is_followed_for_the_whole_deadline(
     engine.assert_books_balance()
 
 
-def test_an_accepted_call_that_is_gone_is_not_bought_again(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_an_accepted_call_that_is_gone_is_not_bought_again(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = order_later(engine, account, "a hill [sandbox:expire=0]")
     engine.run(job_id)
     engine.poll("stability")
@@ -186,7 +187,7 @@ def test_an_accepted_call_that_is_gone_is_not_bought_again(engine: Engine, accou
     [("fail=moderation", "content_refused", True), ("fail=policy", "content_refused", False)],
 )
 def test_refused_content_ends_the_job_and_returns_the_credits(
-    engine: Engine, account: Customer, marker: str, code: str, bill_is_ours: bool
+    engine: Engine, account: Caller, marker: str, code: str, bill_is_ours: bool
 ) -> None:
     job_id = order_later(engine, account, f"a hill [sandbox:{marker}]")
     engine.run(job_id)
@@ -197,7 +198,7 @@ def test_refused_content_ends_the_job_and_returns_the_credits(
     engine.assert_books_balance()
 
 
-def test_a_lock_out_keeps_everybody_off_the_credential(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_lock_out_keeps_everybody_off_the_credential(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     sandbox.add_fault("429", provider="stability", route="submit")
     job_id = order_now(engine, account)
     engine.run(job_id)

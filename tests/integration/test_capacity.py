@@ -8,19 +8,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from job_engine import run_step
 from sqlalchemy import Row, text
+from submissions import make_submission
 
 from accounts.accounts import create_account
+from accounts.keys import Caller
 from core.db import Database
 from core.embedded.ports import free_ports
 from jobs.dispatch import circuit, health, heartbeats, permits, refill
-from jobs.dispatch.limits import Limits, announce
+from jobs.dispatch.limits import CredentialLimits, announce
 from jobs.dispatch.put_off import STAY_AWAY_MAX_S
 from jobs.execution import claim, poll
 from jobs.execution.context import WorkerContext
@@ -28,7 +29,8 @@ from jobs.maintenance import audit, sweep
 from jobs.reads.tasks import find_task
 from jobs.states import Outcome, Signal
 from jobs.submission.estimates import Estimates
-from jobs.submission.service import Customer, Desk
+from jobs.submission.order import Order
+from jobs.submission.service import SubmissionService
 from providers import registry
 from providers.catalog import catalog
 from quota import ledger
@@ -47,7 +49,7 @@ class Fleet:
     """Workers that share nothing but the database, and words for what tests do with them."""
 
     benches: Sequence[WorkerContext]
-    desk: Desk
+    submission: SubmissionService
     sandbox: Sandbox
 
     @property
@@ -69,18 +71,18 @@ class Fleet:
     def limit(self, provider: str, **limits: int) -> None:
         with self.database.transaction() as connection:
             for each in self.benches[0].registry.of(provider):
-                announce(connection, each.credential_id, provider, Limits(**limits))
+                announce(connection, each.credential_id, provider, CredentialLimits(**limits))
 
-    def customer(self, *, weight: int = 1) -> Customer:
+    def customer(self, *, weight: int = 1) -> Caller:
         with self.database.transaction() as connection:
             account = create_account(connection, f"account {next(_names)}", weight=weight)
             ledger.grant(connection, account.id, 100_000 * CREDIT)
-        return Customer(account.id, weight)
+        return Caller(account.id, weight=weight)
 
-    def order(self, customer: Customer, prompt: str = "a fox", **fields: Any) -> str:
-        return self.desk.submit(customer, "generate", {"prompt": prompt, **fields}, []).task.id
+    def order(self, customer: Caller, prompt: str = "a fox", **fields: Any) -> str:
+        return self.submission.submit(customer, Order("generate", {"prompt": prompt, **fields})).task.id
 
-    def orders(self, count: int, customer: Customer | None = None, **fields: Any) -> list[str]:
+    def orders(self, count: int, customer: Caller | None = None, **fields: Any) -> list[str]:
         who = customer or self.customer()
         return [self.order(who, f"a fox, number {number}", **fields) for number in range(count)]
 
@@ -160,19 +162,8 @@ def fleet(database: Database, environ: dict[str, str], sandbox: Sandbox, tmp_pat
         )
         for number in (1, 2)
     ]
-    desk = Desk(
-        database,
-        media,
-        store,
-        models,
-        configured=["chatgpt2api", "openai"],
-        markup=Decimal(1),
-        minimum_unit_price=100_000,
-        default_model=None,
-        default_deadline_s=3600,
-        publish_window=32,
-    )
-    fleet = Fleet(benches, desk, sandbox)
+    submission = make_submission(database, media, store, models)
+    fleet = Fleet(benches, submission, sandbox)
     fleet.sql("DELETE FROM providers")
     for context in benches:
         with database.autocommit() as connection:
@@ -456,7 +447,7 @@ def test_who_waits_behind_an_open_circuit_keeps_its_deadline_and_expires_free(fl
     job = fleet.job(job_id)
     assert (job.status, job.failure_code, job.captured, job.attempt) == ("failed", "deadline_expired", 0, 0)
     with fleet.database.autocommit() as connection:
-        assert ledger.balance(connection, customer.account_id).spendable == 100_000 * CREDIT
+        assert ledger.balance(connection, customer.account_id).spendable_microcredits == 100_000 * CREDIT
 
 
 def test_an_upstream_that_refuses_connections_opens_the_circuit(fleet: Fleet, environ: dict[str, str]) -> None:

@@ -14,12 +14,12 @@ import requests
 from job_engine import Engine, Recorder, make_context
 from werkzeug.serving import make_server
 
-from accounts.keys import create_key
+from accounts.keys import Caller, create_key
 from app import create_app
 from app.services import build
 from core.db import Database
 from core.settings import Settings
-from jobs.submission.service import Customer, Desk
+from jobs.submission.service import SubmissionService
 from providers.catalog.live import LiveCatalog
 from storage.local import LocalStore
 from storage.media import Media
@@ -77,14 +77,14 @@ class Service:
 @pytest.fixture
 def service(  # noqa: PLR0917 - fixtures come by name
     engine: Engine,
-    account: Customer,
+    account: Caller,
     database: Database,
     store: LocalStore,
     media: Media,
     upstreams: dict[str, str],
     redis_url: str,
     tmp_path: Path,
-    desk: Desk,
+    submission: SubmissionService,
     sent: Recorder,
 ) -> Iterator[Service]:
     file = tmp_path / "catalog.local.yaml"
@@ -116,7 +116,7 @@ def service(  # noqa: PLR0917 - fixtures come by name
     with requests.Session() as http:
         http.trust_env = False
         http.headers["Authorization"] = f"Bearer {token}"
-        yield Service(f"http://127.0.0.1:{server.server_port}", http, file, Engine(context, desk, sent), clock)
+        yield Service(f"http://127.0.0.1:{server.server_port}", http, file, Engine(context, submission, sent), clock)
     server.shutdown()
 
 
@@ -125,7 +125,7 @@ def outcome(service: Service, job_id: str) -> tuple[Any, ...]:
     return task["status"], task["error"] and task["error"]["code"], task["price"]["captured_microcredits"]
 
 
-def test_the_file_is_followed_by_web_and_workers_without_a_restart(service: Service, account: Customer) -> None:
+def test_the_file_is_followed_by_web_and_workers_without_a_restart(service: Service, account: Caller) -> None:
     before = service.get("/api/models").json()
     assert service.get("/api/models/house").status_code == 404
 

@@ -1,4 +1,4 @@
-"""What a job costs, counted by PostgreSQL itself: statements, commits and messages of a life (DESIGN section 8).
+"""What a job costs, counted by PostgreSQL: statements, commits, messages of a life (docs/architecture.md section 8).
 
 A server of this file's own writes down every statement it runs. Not counted is what jobs share whatever their
 number: the clock's question which providers have something due.
@@ -17,11 +17,11 @@ import psycopg
 import pytest
 from job_engine import Engine
 
+from accounts.keys import Caller
 from core import schema
 from core.db import Database, make_engine
 from core.embedded import postgres
 from core.embedded.postgres import EmbeddedPostgres
-from jobs.submission.service import Customer
 
 BURST = 40
 _LINE = re.compile(r"^(\d+) LOG:  (?:statement|execute [^:]*): (.*)")
@@ -104,7 +104,7 @@ def database(server: Server) -> Iterator[Database]:
 
 
 @pytest.fixture
-def warm(engine: Engine, account: Customer) -> Engine:
+def warm(engine: Engine, account: Caller) -> Engine:
     """An engine whose pool has its connections: what opening one costs is no part of a life."""
     engine.order(account, "warm")
     engine.order(account, "warm", model="gpt-image-2", size="1024x640")
@@ -114,7 +114,7 @@ def warm(engine: Engine, account: Customer) -> Engine:
 
 
 def test_an_asynchronous_life_costs_five_statements_five_commits_and_two_messages(
-    warm: Engine, account: Customer, server: Server
+    warm: Engine, account: Caller, server: Server
 ) -> None:
     """Submit, start, park, take and end; a message to run and one to look."""
     with server.counted() as bill:
@@ -132,7 +132,7 @@ def test_an_asynchronous_life_costs_five_statements_five_commits_and_two_message
 
 
 def test_a_synchronous_life_costs_three_statements_three_commits_and_one_message(
-    warm: Engine, account: Customer, server: Server
+    warm: Engine, account: Caller, server: Server
 ) -> None:
     with server.counted() as bill:
         job_id = warm.order(account, model="gpt-image-2", size="1024x640").task.id
@@ -142,7 +142,7 @@ def test_a_synchronous_life_costs_three_statements_three_commits_and_one_message
     assert (len(bill.statements), bill.commits, warm.sent.messages) == (3, 3, 1), "\n\n".join(bill.statements)
 
 
-def test_in_a_burst_a_life_costs_no_more(warm: Engine, account: Customer, server: Server) -> None:
+def test_in_a_burst_a_life_costs_no_more(warm: Engine, account: Caller, server: Server) -> None:
     """Forty at once, more than a window is wide: taken together, and each ended by one statement of its own."""
     with server.counted() as bill:
         for _ in range(BURST):

@@ -15,6 +15,7 @@ from job_engine import ASYNC_PRICE, Engine
 from sqlalchemy import Connection, text
 from structlog.testing import capture_logs
 
+from accounts.keys import Caller
 from core.db import Database, make_engine
 from core.errors import DatabaseAwayError, DatabaseBusyError
 from jobs import lifecycle
@@ -25,7 +26,6 @@ from jobs.lifecycle import calls
 from jobs.maintenance import sweep
 from jobs.maintenance.sweep import Sweeper
 from jobs.states import Outcome
-from jobs.submission.service import Customer
 from providers import registry
 from sandbox.testing import Sandbox
 
@@ -49,11 +49,11 @@ def impatient(engine: Engine) -> Iterator[Engine]:
     """The same engine over connections that wait for no lock longer than an instant."""
     url = engine.database.engine.url.render_as_string(hide_password=False)
     database = Database(make_engine(url, pool_size=4, lock_timeout_ms=100))
-    yield Engine(replace(engine.context, database=database), engine.desk, engine.sent)
+    yield Engine(replace(engine.context, database=database), engine.submission, engine.sent)
     database.dispose()
 
 
-def unsent(engine: Engine, customer: Customer, prompt: str = "dropped", **fields: Any) -> str:
+def unsent(engine: Engine, customer: Caller, prompt: str = "dropped", **fields: Any) -> str:
     """A WAITING job whose worker died between the intent and the request: its call never left."""
     job_id = engine.order(customer, prompt, publish=False, **fields).task.id
     assert claim.claim(engine.context, job_id) is not None
@@ -78,7 +78,7 @@ def overdue(engine: Engine) -> None:
     engine.sql("UPDATE upstream_calls SET give_up_at = clock_timestamp() - interval '1 minute'")
 
 
-def cancel(engine: Engine, customer: Customer, job_id: str) -> str:
+def cancel(engine: Engine, customer: Caller, job_id: str) -> str:
     with engine.database.transaction() as connection:
         return lifecycle.cancel(connection, customer.account_id, job_id).outcome
 
@@ -95,7 +95,7 @@ def locked(engine: Engine, statement: str, **values: Any) -> Iterator[Connection
 
 
 def test_a_call_that_never_left_is_not_sent_for_someone_who_has_cancelled(
-    engine: Engine, account: Customer, sandbox: Sandbox
+    engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
     """1: it was bought after the cancel, and charged."""
     before = engine.balance(account)
@@ -114,7 +114,7 @@ def test_a_call_that_never_left_is_not_sent_for_someone_who_has_cancelled(
 
 @pytest.mark.parametrize("missed_before", [False, True])
 def test_a_call_past_its_deadline_is_not_sent_again(
-    engine: Engine, account: Customer, sandbox: Sandbox, missed_before: bool
+    engine: Engine, account: Caller, sandbox: Sandbox, missed_before: bool
 ) -> None:
     """2: it was bought again past its deadline and thrown away at once, also where the fleet was down meanwhile."""
     job_id = unsent(engine, account)
@@ -131,7 +131,7 @@ def test_a_call_past_its_deadline_is_not_sent_again(
     engine.assert_books_balance()
 
 
-def test_a_call_that_is_sent_again_has_its_whole_deadline_again(engine: Engine, account: Customer) -> None:
+def test_a_call_that_is_sent_again_has_its_whole_deadline_again(engine: Engine, account: Caller) -> None:
     """2: it kept what was left of the first sending's, and was given up in the middle of being made."""
     job_id = unsent(engine, account)
     engine.poll()
@@ -173,7 +173,7 @@ AWAY = pytest.mark.parametrize("away", [no_provider, paused, circuit_open])
 
 @AWAY
 def test_a_retrying_job_ends_by_its_own_deadline(
-    engine: Engine, account: Customer, away: Callable[[Engine], Sweeper]
+    engine: Engine, account: Caller, away: Callable[[Engine], Sweeper]
 ) -> None:
     """3: a job that waited for its second try stayed queued, its credits held, as long as its provider was away."""
     before = engine.balance(account)
@@ -195,7 +195,7 @@ def test_a_retrying_job_ends_by_its_own_deadline(
 
 @AWAY
 def test_a_job_in_progress_ends_by_its_own_deadline(
-    engine: Engine, account: Customer, away: Callable[[Engine], Sweeper]
+    engine: Engine, account: Caller, away: Callable[[Engine], Sweeper]
 ) -> None:
     """3, its neighbour: no one looks at a waiting job whose provider has gone."""
     before = engine.balance(account)
@@ -214,7 +214,7 @@ def test_a_job_in_progress_ends_by_its_own_deadline(
     engine.assert_books_balance()
 
 
-def test_a_retrying_job_past_its_deadline_delivers_what_it_has(engine: Engine, account: Customer) -> None:
+def test_a_retrying_job_past_its_deadline_delivers_what_it_has(engine: Engine, account: Caller) -> None:
     """3: one of three images is made and the others wait for a provider that is away: one is delivered and paid."""
     job_id = engine.order(account, "three [sandbox:fail=500 skip=1]", n=3).task.id
     engine.drive(until=lambda: engine.job(job_id).status == "queued" and engine.job(job_id).attempt > 0)
@@ -299,7 +299,7 @@ def ask(database: Database, door: str, question: str) -> None:
 
 @pytest.mark.parametrize("attempt", [0, 1], ids=["one statement", "the longer way"])
 def test_a_claim_that_cannot_have_its_rows_comes_again_soon_and_not_all_at_once(
-    impatient: Engine, account: Customer, attempt: int
+    impatient: Engine, account: Caller, attempt: int
 ) -> None:
     """4: such a claim raised like one without a database and its job waited for the sweep."""
     ids = [impatient.order(account, f"busy {number}", publish=False).task.id for number in range(4)]
@@ -323,7 +323,7 @@ def test_a_claim_that_cannot_have_its_rows_comes_again_soon_and_not_all_at_once(
 # ------------------------------------------------------------------ 6: one account in the way of all
 
 
-def test_one_locked_account_does_not_stop_the_sweep_for_all(impatient: Engine, account: Customer) -> None:
+def test_one_locked_account_does_not_stop_the_sweep_for_all(impatient: Engine, account: Caller) -> None:
     """6: one account's locked balance ended the round, and no one's jobs were published or ended."""
     other = impatient.account()
     doomed = [impatient.order(account, "late", publish=False).task.id for _ in range(3)]
@@ -348,9 +348,7 @@ def test_one_locked_account_does_not_stop_the_sweep_for_all(impatient: Engine, a
     impatient.assert_books_balance()
 
 
-def test_one_locked_job_does_not_stop_others_from_being_taken_from_the_dead(
-    impatient: Engine, account: Customer
-) -> None:
+def test_one_locked_job_does_not_stop_others_from_being_taken_from_the_dead(impatient: Engine, account: Caller) -> None:
     """6: the same among the jobs of a dead worker."""
     customers = [account, impatient.account()]
     ids = [impatient.order(customer, publish=False).task.id for customer in customers]
@@ -394,7 +392,7 @@ def rate_used_up(engine: Engine) -> None:
 
 @pytest.mark.parametrize("limit", [pause_provider, pause_credential, open_circuit, told_to_wait, rate_used_up])
 def test_a_call_is_sent_again_only_where_a_new_one_might_be_sent(
-    engine: Engine, account: Customer, sandbox: Sandbox, limit: Callable[[Engine], None]
+    engine: Engine, account: Caller, sandbox: Sandbox, limit: Callable[[Engine], None]
 ) -> None:
     """7: a paused provider, an open circuit and a used up rate all got a paid submit by way of a resend."""
     job_id = unsent(engine, account)
@@ -415,7 +413,7 @@ def test_a_call_is_sent_again_only_where_a_new_one_might_be_sent(
 # ------------------------------------------------------------------ 8: a webhook and a late answer
 
 
-def test_a_webhook_waits_for_a_late_answer_with_nothing_in_its_hands(engine: Engine, account: Customer) -> None:
+def test_a_webhook_waits_for_a_late_answer_with_nothing_in_its_hands(engine: Engine, account: Caller) -> None:
     """8: the answer took job, then call, the webhook call, then job: a deadlock, and one of the two was lost."""
     job_id = unsent(engine, account)
     engine.sql("UPDATE jobs SET due_at = clock_timestamp() + interval '1 hour'")
@@ -440,7 +438,7 @@ def test_a_webhook_waits_for_a_late_answer_with_nothing_in_its_hands(engine: Eng
     assert (after.outcome, after.upstream_id) == ("accepted", "up-1")
 
 
-def test_webhooks_and_late_answers_at_once_do_not_deadlock(engine: Engine, account: Customer) -> None:
+def test_webhooks_and_late_answers_at_once_do_not_deadlock(engine: Engine, account: Caller) -> None:
     """8, as chance has it: eight rounds, either first."""
     for _ in range(8):
         job_id = unsent(engine, account)
@@ -486,7 +484,7 @@ def until_blocked(engine: Engine) -> None:
 # ------------------------------------------------------------------ 13: a search that never ended
 
 
-def test_a_search_ends_after_three_looks_over_two_minutes(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_search_ends_after_three_looks_over_two_minutes(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     """13: a call that was never made was searched for during the provider's whole twenty minutes."""
     before = engine.balance(account)
     job_id = unsent(engine, account, model=SCHNELL)
@@ -501,7 +499,7 @@ def test_a_search_ends_after_three_looks_over_two_minutes(engine: Engine, accoun
     engine.assert_books_balance()
 
 
-def test_many_searches_in_a_short_time_end_nothing(engine: Engine, account: Customer) -> None:
+def test_many_searches_in_a_short_time_end_nothing(engine: Engine, account: Caller) -> None:
     job_id = unsent(engine, account, model=SCHNELL)
     for _ in range(5):
         engine.poll("replicate")
@@ -516,7 +514,7 @@ def test_many_searches_in_a_short_time_end_nothing(engine: Engine, account: Cust
 # ------------------------------------------------------------------ 16: messages without end
 
 
-def test_messages_that_no_one_reads_are_sent_again_ever_more_rarely(engine: Engine, account: Customer) -> None:
+def test_messages_that_no_one_reads_are_sent_again_ever_more_rarely(engine: Engine, account: Caller) -> None:
     """16: with no claims at all every message older than 10 s was sent again, 500 a sweep, without end."""
     job_id = engine.order(account).task.id
     engine.sweeper.sweep()
@@ -533,7 +531,7 @@ def test_messages_that_no_one_reads_are_sent_again_ever_more_rarely(engine: Engi
     assert engine.job(job_id).status == "queued"
 
 
-def test_a_job_that_was_put_off_begins_with_a_short_wait_for_its_message(engine: Engine, account: Customer) -> None:
+def test_a_job_that_was_put_off_begins_with_a_short_wait_for_its_message(engine: Engine, account: Caller) -> None:
     """16: someone did read its message, so the next lost one is noticed as soon as the first."""
     job_id = engine.order(account).task.id
     engine.sql("UPDATE jobs SET lost_messages = 6")
@@ -546,7 +544,7 @@ def test_a_job_that_was_put_off_begins_with_a_short_wait_for_its_message(engine:
 
 
 def test_progress_that_an_upstream_tells_is_shown_in_the_task(
-    engine: Engine, account: Customer, sandbox: Sandbox
+    engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
     """22: it was always null, although Flux and Replicate tell it."""
     sandbox.settings(latency_s=60.0)
@@ -560,7 +558,7 @@ def test_progress_that_an_upstream_tells_is_shown_in_the_task(
     sandbox.settings(latency_s=0.0)
 
 
-def test_progress_is_stored_at_most_once_a_second(engine: Engine, account: Customer) -> None:
+def test_progress_is_stored_at_most_once_a_second(engine: Engine, account: Caller) -> None:
     """22: a change a second is news; more would write the row for every look."""
     job_id = engine.order(account, "slow [sandbox:never]").task.id
     engine.step()
@@ -576,7 +574,7 @@ def test_progress_is_stored_at_most_once_a_second(engine: Engine, account: Custo
     assert engine.job(job_id).version == version + 1
 
 
-def test_progress_does_not_outlive_its_attempt(engine: Engine, account: Customer) -> None:
+def test_progress_does_not_outlive_its_attempt(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account, "soon [sandbox:fail=500 times=1]").task.id
     engine.step()
     with engine.database.hot() as hot:
@@ -594,7 +592,7 @@ def test_progress_does_not_outlive_its_attempt(engine: Engine, account: Customer
     [("openai", {"model": "gpt-image-2", "size": "1024x1024"}), ("flux", {"model": FLUX, "size": "512x512"})],
 )
 def test_what_a_call_cost_stands_beside_what_was_expected(
-    engine: Engine, account: Customer, provider: str, fields: dict[str, Any]
+    engine: Engine, account: Caller, provider: str, fields: dict[str, Any]
 ) -> None:
     """23: what upstreams report of their price was thrown away, and no one could see the margin."""
     job_id = engine.order(account, **fields).task.id

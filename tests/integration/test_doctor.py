@@ -20,7 +20,7 @@ from jobs.dispatch import heartbeats
 from jobs.dispatch.limits import Limits, announce
 from jobs.maintenance import audit, sweep
 from jobs.maintenance.doctor import Doctor, Finding
-from jobs.maintenance.repair import Mender
+from jobs.maintenance.repair import Repairer
 from providers.catalog import catalog
 from quota import ledger
 from storage.local import LocalStore
@@ -40,7 +40,7 @@ def doctor(house: House, **changes: Any) -> Doctor:
 
 
 def mend(house: House, finding: Finding, *, money: bool = False) -> str | None:
-    return Mender(doctor(house)).mend(finding, money=money)
+    return Repairer(doctor(house)).repair(finding, money=money)
 
 
 def findings(house: House) -> dict[str, Finding]:
@@ -112,7 +112,7 @@ def test_without_a_worker_the_queue_says_so(house: House) -> None:
     assert (unread.cause, mend(house, unread)) == ("1 job: no worker is alive", None)
     found = findings(house)["queued_unpublished"]
     assert (found.cause, found.subject) == ("1 job: no worker is alive", f"openai/{house.account_id}")
-    assert found.since is not None and "darkroom up" in found.mend
+    assert found.since is not None and "darkroom up" in found.fix
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_frozen_sweeper_is_named_and_ended(house: House) -> None:
         impatient = doctor(house, stuck_after_s=0.0)
         [found] = impatient.examine()
         assert (found.kind, "worker" in found.cause) == ("sweep_blocked", True)
-        assert "ended" in str(Mender(impatient).mend(found))
+        assert "ended" in str(Repairer(impatient).repair(found))
         holder.invalidate()
     with house.database.autocommit() as connection:
         free = "SELECT pg_try_advisory_lock(:lock), pg_advisory_unlock(:lock)"
@@ -204,7 +204,7 @@ def test_a_missing_image_is_marked_and_the_others_stay(house: House) -> None:
     deleted = "SELECT deleted_at IS NOT NULL FROM images WHERE key = :key"
     assert (house.one(deleted, key=lost), house.one(deleted, key=left)) == (True, False)
     assert house.one("SELECT data ->> 'reason' FROM job_events WHERE job_id = :id", id=job) == "lost"
-    house.keeper().remove()
+    house.retention().delete_listed_blobs()
     assert house.lies(left)
     assert findings(house) == {}
 
@@ -231,7 +231,7 @@ def test_the_wrong_store_is_not_believed(house: House, tmp_path: Path) -> None:
         house.job()
     elsewhere = Doctor(house.database, CATALOG, LocalStore(tmp_path / "elsewhere"), house.media)
     [found] = elsewhere.examine()
-    assert (found.kind, Mender(elsewhere).mend(found)) == ("store_suspicious", None)
+    assert (found.kind, Repairer(elsewhere).repair(found)) == ("store_suspicious", None)
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NOT NULL") == 0
 
 
@@ -240,7 +240,7 @@ def test_orphans_are_found_and_deleted(house: House) -> None:
     orphan = house.put(f"jobs/{new_id('job')}/0/{'0' * 64}.png", hours_ago=2)
     found = findings(house)["blob_orphaned"]
     assert (found.subject, mend(house, found)) == (orphan, "deleted")
-    assert (house.lies(orphan), house.doomed()) == (False, [])
+    assert (house.lies(orphan), house.listed_blobs()) == (False, [])
 
 
 def test_a_deletion_that_hangs_is_told(house: House) -> None:
@@ -307,13 +307,13 @@ def test_a_drift_is_closed_only_when_asked_and_in_the_open(house: House, drift: 
     with house.database.transaction() as connection:
         assert {finding.invariant for finding in audit.check(connection)} >= {"spendable_is_transferred_less_queued"}
     found = next(f for f in doctor(house).examine() if f.kind == "spendable_is_transferred_less_queued")
-    assert (mend(house, found), "--money" in found.mend) == (None, True)
+    assert (mend(house, found), "--money" in found.fix) == (None, True)
     before = house.one("SELECT spendable FROM balances")
     assert "adjusted" in str(mend(house, found, money=True))
     assert house.one("SELECT spendable FROM balances") == before  # what its owner was told stands
     with house.database.autocommit() as connection:
         [entry] = [each for each in ledger.entries(connection, house.account_id) if each.kind == "adjust"]
-    assert (entry.amount, entry.target == "acct:available") == (7, drift > 0)
+    assert (entry.amount_microcredits, entry.target == "acct:available") == (7, drift > 0)
     assert "darkroom doctor" in entry.note
     assert findings(house) == {}
     assert mend(house, found, money=True) == "balances again"
@@ -326,7 +326,9 @@ def test_a_miscounted_hold_is_counted_anew_with_a_line_in_the_ledger(house: Hous
     assert "adjusted" in str(mend(house, found, money=True))
     assert house.one("SELECT reserved FROM balances") == PRICE
     with house.database.autocommit() as connection:
-        assert [e.amount for e in ledger.entries(connection, house.account_id) if e.kind == "adjust"] == [0]
+        assert [e.amount_microcredits for e in ledger.entries(connection, house.account_id) if e.kind == "adjust"] == [
+            0
+        ]
     assert findings(house) == {}
 
 
@@ -370,7 +372,7 @@ def test_a_balance_row_that_is_gone_comes_back_from_the_transfers(house: House) 
     before = house.one("SELECT spendable || '/' || reserved FROM balances")
     house.sql("DELETE FROM balances")
     found = next(f for f in doctor(house).examine() if f.kind == "money_has_a_balance")
-    assert (mend(house, found), "--money" in found.mend) == (None, True)
+    assert (mend(house, found), "--money" in found.fix) == (None, True)
     assert "no balance row" in str(mend(house, found, money=True))
     assert house.one("SELECT spendable || '/' || reserved FROM balances") == before
     assert findings(house) == {}

@@ -9,10 +9,10 @@ import pytest
 from job_engine import Engine
 from sqlalchemy import event
 
+from accounts.keys import Caller
 from jobs.dispatch import health, heartbeats
 from jobs.reads.tasks import find_task
 from jobs.submission.estimates import FRESH_S, Estimates, Wait
-from jobs.submission.service import Customer
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def _worker_lives(engine: Engine) -> None:
     engine.sql("INSERT INTO providers (name) VALUES ('chatgpt2api') ON CONFLICT DO NOTHING")
 
 
-def orders(engine: Engine, count: int, customer: Customer) -> list[str]:
+def orders(engine: Engine, count: int, customer: Caller) -> list[str]:
     return [engine.order(customer, f"number {number}").task.id for number in range(count)]
 
 
@@ -45,7 +45,7 @@ def history(
     )
 
 
-def waits(engine: Engine, customer: Customer, job_ids: list[str]) -> list[Wait | None]:
+def waits(engine: Engine, customer: Caller, job_ids: list[str]) -> list[Wait | None]:
     estimates = Estimates(engine.database)
     with engine.database.autocommit() as connection:
         return [estimates.of(find_task(connection, customer.account_id, job_id)) for job_id in job_ids]

@@ -8,17 +8,20 @@ from typing import Any
 import pytest
 from job_engine import ASYNC_MODEL, ASYNC_PRICE, SYNC_MODEL, Engine, Recorder
 
+from accounts.keys import Caller
 from jobs import lifecycle
 from jobs.dispatch import health
 from jobs.errors import InvalidOrderError
 from jobs.execution.context import WorkerContext
-from jobs.submission.service import Customer, Desk
+from jobs.submission.order import Order
+from jobs.submission.quoting import Quote
+from jobs.submission.service import SubmissionService
 from sandbox.testing import Sandbox
 
 SIZE = "1024x640"
 
 
-def ordered(engine: Engine, account: Customer, prompt: str = "a fox", **fields: Any) -> str:
+def ordered(engine: Engine, account: Caller, prompt: str = "a fox", **fields: Any) -> str:
     """An order of the dear synchronous model that may fall back to the cheap one."""
     asked = {"model": SYNC_MODEL, "size": SIZE, "fallback_models": [ASYNC_MODEL], **fields}
     return engine.order(account, prompt, **asked).task.id
@@ -28,9 +31,13 @@ def submits(sandbox: Sandbox, provider: str) -> int:
     return int(sandbox.counts().get(provider, {}).get("submits", 0))
 
 
+def quote(submission: SubmissionService, **fields: Any) -> Quote:
+    return submission.quoting.quote(Order("generate", {"prompt": "x", "model": SYNC_MODEL, "size": SIZE, **fields}))
+
+
 def price(engine: Engine) -> int:
     """Of one image by the dear model."""
-    return int(engine.desk.quote("generate", {"prompt": "x", "model": SYNC_MODEL, "size": SIZE}).unit_price)
+    return int(quote(engine.submission).unit_price_microcredits)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +50,7 @@ def price(engine: Engine) -> int:
     ],
 )
 def test_a_model_that_surely_made_nothing_is_followed_by_the_next(
-    engine: Engine, account: Customer, sandbox: Sandbox, fault: str, code: str
+    engine: Engine, account: Caller, sandbox: Sandbox, fault: str, code: str
 ) -> None:
     sandbox.add_fault(fault, provider="openai")
     job_id = ordered(engine, account)
@@ -63,19 +70,19 @@ def test_a_model_that_surely_made_nothing_is_followed_by_the_next(
 
 @pytest.mark.parametrize("fault", ["refuse", "drop", "garbage", "400"])
 def test_a_refusal_or_an_uncertain_call_never_moves_on(
-    engine: Engine, account: Customer, sandbox: Sandbox, fault: str
+    engine: Engine, account: Caller, sandbox: Sandbox, fault: str
 ) -> None:
     sandbox.add_fault(fault, provider="openai", route="submit")
     job_id = ordered(engine, account)
     engine.drive()
     task = engine.task(account, job_id)
-    assert (task.status, task.model, task.captured) == ("failed", SYNC_MODEL, 0)
+    assert (task.status, task.model, task.captured_microcredits) == ("failed", SYNC_MODEL, 0)
     assert "failover" not in engine.events(job_id)
     assert submits(sandbox, "chatgpt2api") == 0
     engine.assert_books_balance()
 
 
-def test_the_order_is_held_at_the_dearest_of_its_models(engine: Engine, account: Customer) -> None:
+def test_the_order_is_held_at_the_dearest_of_its_models(engine: Engine, account: Caller) -> None:
     job_id = engine.order(
         account, model=ASYNC_MODEL, size=SIZE, n=2, fallback_models=[SYNC_MODEL], publish=False
     ).task.id
@@ -91,10 +98,10 @@ def test_the_order_is_held_at_the_dearest_of_its_models(engine: Engine, account:
 
 
 def test_images_kept_before_stay_at_their_own_price(
-    context: WorkerContext, desk: Desk, sent: Recorder, sandbox: Sandbox
+    context: WorkerContext, submission: SubmissionService, sent: Recorder, sandbox: Sandbox
 ) -> None:
     """Of two calls of one image each one fails; the other model fills its slot."""
-    engine = Engine(replace(context, max_attempts=1), desk, sent)
+    engine = Engine(replace(context, max_attempts=1), submission, sent)
     account = engine.account()
     sandbox.add_fault("fail=none", provider="chatgpt2api", count=1)
     job_id = engine.order(account, model=ASYNC_MODEL, size=SIZE, n=2, fallback_models=[SYNC_MODEL]).task.id
@@ -102,11 +109,11 @@ def test_images_kept_before_stay_at_their_own_price(
     task = engine.task(account, job_id)
     assert (task.status, task.model, len(task.images)) == ("succeeded", SYNC_MODEL, 2)
     assert [call.outcome for call in engine.calls(job_id)].count("kept") == 2
-    assert task.captured == price(engine) + ASYNC_PRICE
+    assert task.captured_microcredits == price(engine) + ASYNC_PRICE
     engine.assert_books_balance()
 
 
-def test_a_paused_provider_hands_its_orders_on_at_once(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_paused_provider_hands_its_orders_on_at_once(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     with engine.database.transaction() as connection:
         health.pause(connection, "openai")
     waiting = engine.order(account, model=SYNC_MODEL, size=SIZE).task.id
@@ -118,7 +125,7 @@ def test_a_paused_provider_hands_its_orders_on_at_once(engine: Engine, account: 
     assert submits(sandbox, "openai") == 0
 
 
-def test_every_model_may_fail_and_the_credits_come_back(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_every_model_may_fail_and_the_credits_come_back(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     before = engine.balance(account)
     sandbox.add_fault("401", provider="openai", route="submit")
     sandbox.add_fault("401", provider="chatgpt2api", route="submit")
@@ -129,7 +136,7 @@ def test_every_model_may_fail_and_the_credits_come_back(engine: Engine, account:
     engine.assert_books_balance()
 
 
-def test_a_wish_to_cancel_goes_before_the_next_model(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_wish_to_cancel_goes_before_the_next_model(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     sandbox.add_fault("429", provider="openai", route="submit")
     job_id = ordered(engine, account)
     engine.run(job_id)
@@ -140,7 +147,7 @@ def test_a_wish_to_cancel_goes_before_the_next_model(engine: Engine, account: Cu
     assert submits(sandbox, "chatgpt2api") == 0
 
 
-def test_faults_in_fallback_models_are_told_under_their_place(engine: Engine, account: Customer) -> None:
+def test_faults_in_fallback_models_are_told_under_their_place(engine: Engine, account: Caller) -> None:
     with pytest.raises(InvalidOrderError) as caught:
         ordered(engine, account, quality="high", fallback_models=["nobody", ASYNC_MODEL, "flux-2-pro"])
     faults = {(fault.field, fault.code) for fault in caught.value.faults}
@@ -148,15 +155,14 @@ def test_faults_in_fallback_models_are_told_under_their_place(engine: Engine, ac
     assert ("fallback_models[2]", "provider_not_configured") in faults
 
 
-def test_an_operators_chain_leaves_out_what_cannot_take_the_order(engine: Engine, desk: Desk) -> None:
-    desk._chains = {SYNC_MODEL: ["flux-2-pro", ASYNC_MODEL, SYNC_MODEL]}
-    quote = desk.quote("generate", {"prompt": "x", "model": SYNC_MODEL, "size": SIZE})
-    assert [each.model.id for each in quote.fallbacks] == [ASYNC_MODEL]
-    own = desk.quote("generate", {"prompt": "x", "model": SYNC_MODEL, "size": SIZE, "fallback_models": []})
-    assert own.fallbacks == []
+def test_an_operators_chain_leaves_out_what_cannot_take_the_order(
+    engine: Engine, submission: SubmissionService
+) -> None:
+    submission.quoting._chains = {SYNC_MODEL: ["flux-2-pro", ASYNC_MODEL, SYNC_MODEL]}
+    assert [each.model.id for each in quote(submission).fallbacks] == [ASYNC_MODEL]
+    assert quote(submission, fallback_models=[]).fallbacks == []
 
 
-def test_a_model_is_named_once(engine: Engine, desk: Desk) -> None:
+def test_a_model_is_named_once(engine: Engine, submission: SubmissionService) -> None:
     names = [ASYNC_MODEL, SYNC_MODEL, ASYNC_MODEL]
-    quote = desk.quote("generate", {"prompt": "x", "model": SYNC_MODEL, "size": SIZE, "fallback_models": names})
-    assert [each.model.id for each in quote.fallbacks] == [ASYNC_MODEL]
+    assert [each.model.id for each in quote(submission, fallback_models=names).fallbacks] == [ASYNC_MODEL]

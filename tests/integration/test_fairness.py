@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 from job_engine import Engine, refuse_to_keep
 
+from accounts.keys import Caller
 from core.fair_pool import FairPool
+from jobs.dispatch import due
+from jobs.dispatch.due import Turns
 from jobs.execution import poll
-from jobs.reads import worker
-from jobs.reads.worker import Turns
-from jobs.submission.service import Customer
 
 CROWD = 2_000
 BATCH = 200
 
 
-def flood(engine: Engine, customer: Customer, count: int, *, due_for_s: float = 60) -> None:
+def flood(engine: Engine, customer: Caller, count: int, *, due_for_s: float = 60) -> None:
     """So many WAITING jobs of one account, all due for longer than anyone else's."""
     engine.sql(
         """
@@ -49,11 +49,11 @@ def flood(engine: Engine, customer: Customer, count: int, *, due_for_s: float = 
 def take(engine: Engine, turns: Turns, limit: int = BATCH) -> list[str]:
     """The accounts of the next batch, job by job."""
     with engine.database.hot() as hot:
-        jobs = worker.take_due(hot, "chatgpt2api", limit=limit, interval_s=60, interval_max_s=60, turns=turns)
+        jobs = due.take_due(hot, "chatgpt2api", limit=limit, interval_s=60, interval_max_s=60, turns=turns)
     return [job.account_id for job in jobs]
 
 
-def test_anothers_one_job_is_in_the_first_batch_beside_two_thousand(engine: Engine, account: Customer) -> None:
+def test_anothers_one_job_is_in_the_first_batch_beside_two_thousand(engine: Engine, account: Caller) -> None:
     flood(engine, account, CROWD)
     other = engine.account()
     flood(engine, other, 1, due_for_s=0)
@@ -62,7 +62,7 @@ def test_anothers_one_job_is_in_the_first_batch_beside_two_thousand(engine: Engi
     assert len(batch) == BATCH  # and the batch is full: what others do not need is the crowd's
 
 
-def test_a_batch_is_shared_by_those_who_have_something_due(engine: Engine, account: Customer) -> None:
+def test_a_batch_is_shared_by_those_who_have_something_due(engine: Engine, account: Caller) -> None:
     flood(engine, account, CROWD)
     others = [engine.account() for _ in range(4)]
     for other in others:
@@ -71,27 +71,27 @@ def test_a_batch_is_shared_by_those_who_have_something_due(engine: Engine, accou
     assert all(batch.count(other.account_id) == 30 for other in others)
 
 
-def test_of_more_accounts_than_one_batch_looks_at_everyone_has_a_turn(engine: Engine, account: Customer) -> None:
+def test_of_more_accounts_than_one_batch_looks_at_everyone_has_a_turn(engine: Engine, account: Caller) -> None:
     """A hundred and fifty accounts and a hundred looked at: the next batch goes on behind them."""
     flood(engine, account, CROWD)
     others = {engine.account().account_id for _ in range(150)}
     for other in others:
-        flood(engine, Customer(other, 1), 1, due_for_s=0)
+        flood(engine, Caller(other), 1, due_for_s=0)
     turns = Turns()
     served = set(take(engine, turns)) | set(take(engine, turns))
     assert others <= served
 
 
-def test_what_is_due_longest_goes_first_within_an_account(engine: Engine, account: Customer) -> None:
+def test_what_is_due_longest_goes_first_within_an_account(engine: Engine, account: Caller) -> None:
     flood(engine, account, 50)
     oldest = [row.id for row in engine.rows("SELECT id FROM jobs ORDER BY due_at LIMIT 10")]
     with engine.database.hot() as hot:
-        jobs = worker.take_due(hot, "chatgpt2api", limit=10, interval_s=60, interval_max_s=60)
+        jobs = due.take_due(hot, "chatgpt2api", limit=10, interval_s=60, interval_max_s=60)
     assert {job.id for job in jobs} == set(oldest)
 
 
 def test_a_batch_is_no_larger_than_what_can_be_fetched_now(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What no one here has room for stays due, for a worker that has."""
     flood(engine, account, 50)
@@ -104,7 +104,7 @@ def test_a_batch_is_no_larger_than_what_can_be_fetched_now(
 
 
 def test_a_finished_image_of_a_quiet_account_is_fetched_before_the_crowds_last(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All were finished while the store was away; with one fetched at a time, the quiet one is the second."""
     crowd = [engine.order(account, f"crowd {number}", publish=False).task.id for number in range(12)]

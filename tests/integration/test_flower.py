@@ -16,12 +16,12 @@ import pytest
 from job_engine import SYNC_MODEL, Engine
 from worker_fleet import Fleet, ended, running_fleet, web_side
 
+from accounts.keys import Caller
 from app.cli.service.programs import FLOWER_USER, service_programs
 from core.embedded.ports import free_ports
 from core.redis import make_client
 from core.settings import Settings
 from jobs import lifecycle
-from jobs.submission.service import Customer
 from providers.catalog.catalog import Catalog
 from sandbox.testing import Sandbox
 from storage.media import Media
@@ -99,7 +99,7 @@ def engine(
 
 
 @pytest.fixture
-def account(engine: Engine) -> Customer:
+def account(engine: Engine) -> Caller:
     return engine.account()
 
 
@@ -111,11 +111,11 @@ def flower(fleet: Fleet, environ: dict[str, str], engine: Engine) -> Iterator[Fl
         yield flower
 
 
-def sync(engine: Engine, account: Customer, prompt: str) -> str:
+def sync(engine: Engine, account: Caller, prompt: str) -> str:
     return engine.order(account, prompt, model=SYNC_MODEL, size="1024x640").task.id
 
 
-def cancel(engine: Engine, customer: Customer, job_id: str) -> None:
+def cancel(engine: Engine, customer: Caller, job_id: str) -> None:
     """As the web does it."""
     with engine.database.transaction() as connection:
         answer = lifecycle.cancel(connection, customer.account_id, job_id)
@@ -123,7 +123,7 @@ def cancel(engine: Engine, customer: Customer, job_id: str) -> None:
 
 
 def test_flower_tells_the_life_of_every_job(
-    fleet: Fleet, engine: Engine, account: Customer, flower: Flower, sandbox: Sandbox
+    fleet: Fleet, engine: Engine, account: Caller, flower: Flower, sandbox: Sandbox
 ) -> None:
     before = engine.balance(account)
     polled = [engine.order(account, f"number {n}").task.id for n in range(5)]
@@ -196,7 +196,7 @@ def give_up(engine: Engine, job_id: str) -> None:
 
 
 def test_revoke_pressed_in_flower_stops_no_job(
-    fleet: Fleet, engine: Engine, account: Customer, flower: Flower, sandbox: Sandbox
+    fleet: Fleet, engine: Engine, account: Caller, flower: Flower, sandbox: Sandbox
 ) -> None:
     """Every later message of its id would be discarded: the job goes on, and ends."""
     again = engine.order(account, "again [sandbox:429 retry_after=5 times=1]").task.id
@@ -212,7 +212,7 @@ def test_revoke_pressed_in_flower_stops_no_job(
 
 
 def test_switched_off_no_task_is_told_to_flower(
-    fleet: Fleet, engine: Engine, account: Customer, environ: dict[str, str]
+    fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str]
 ) -> None:
     """Flower would switch them on in every worker by itself."""
     fleet.stop()
@@ -243,7 +243,7 @@ def until_heartbeats(topics: Any, count: int) -> list[str]:
 
 
 def test_a_message_that_comes_after_its_job_was_cancelled_leaves_no_row_behind(
-    fleet: Fleet, environ: dict[str, str], engine: Engine, account: Customer
+    fleet: Fleet, environ: dict[str, str], engine: Engine, account: Caller
 ) -> None:
     """No worker had the job when it was cancelled, so no one could tell Flower; then its message began."""
     with running_flower(fleet, environ) as flower:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from job_engine import ASYNC_PRICE, Engine
 from sqlalchemy import text
 
+from accounts.keys import Caller
 from jobs.reads import funds
 from jobs.reads.funds import Funds
-from jobs.submission.service import Customer
 
 
 def test_an_account_without_a_balance_has_nothing(engine: Engine) -> None:
     assert engine.balance(engine.account(0)) == Funds(spendable=0, queued=0, held=0)
 
 
-def test_each_job_is_counted_once_and_only_for_its_account(engine: Engine, account: Customer) -> None:
+def test_each_job_is_counted_once_and_only_for_its_account(engine: Engine, account: Caller) -> None:
     other = engine.account()
     before = engine.balance(account)
     for prompt in ("done", "on [sandbox:never]"):
@@ -33,7 +33,7 @@ def test_each_job_is_counted_once_and_only_for_its_account(engine: Engine, accou
     assert engine.balance(other) == before
 
 
-def test_a_look_at_the_funds_reads_no_ended_and_no_queued_job(engine: Engine, account: Customer) -> None:
+def test_a_look_at_the_funds_reads_no_ended_and_no_queued_job(engine: Engine, account: Caller) -> None:
     """Index jobs_held has only what is held; by another index all jobs of the account would be read."""
     engine.sql(
         "INSERT INTO jobs (id, account_id, operation, model, provider, n, status, money, unit_price, quoted, captured,"

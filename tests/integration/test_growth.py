@@ -16,7 +16,7 @@ from sqlalchemy import Connection, create_engine, text
 
 from core.db import Database, make_engine
 from core.ids import new_id
-from jobs.maintenance import retention
+from jobs.maintenance import deletion, retention
 from jobs.reads import tasks
 from jobs.reads.tasks import Filters
 from jobs.submission import estimates
@@ -174,12 +174,12 @@ def test_a_page_far_back_does_not_read_those_before_it(grown: Database, status: 
     [
         (retention._SHORT_LIVES.text, {"after_at": "-infinity", "page": 50}),
         (retention._OLD_KEYS.text, {"after_at": "-infinity", "hours": 25, "page": 50}),
-        (retention._DOOMED.text, {"after_at": "-infinity", "since_s": 0.0, "page": 50}),
+        (deletion._DUE_BLOBS.text, {"after_at": "-infinity", "page": 50}),
         (retention.OLD_IMAGES, {"keep_s": 3600.0, "after_at": "-infinity", "after_id": "", "page": 50}),
-        (retention._DELETE_IMAGES.text, {"ids": FIFTY, "reason": "expired", "keys": None}),
-        (retention._DELETE_INPUTS.text, {"ids": FIFTY}),
+        (deletion._DELETE_IMAGES.text, {"ids": FIFTY, "reason": "expired", "keys": None}),
+        (deletion._DELETE_INPUTS.text, {"ids": FIFTY}),
     ],
-    ids=["short lives", "idempotency keys", "doomed", "old images", "images deleted", "inputs deleted"],
+    ids=["short lives", "idempotency keys", "listed blobs", "old images", "images deleted", "inputs deleted"],
 )
 def test_a_page_of_a_backlog_reads_no_more_than_the_page(
     grown: Database, statement: str, values: Mapping[str, Any]

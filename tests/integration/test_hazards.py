@@ -18,9 +18,10 @@ import pytest
 from job_engine import ASYNC_PRICE, Engine
 from sqlalchemy import Connection
 
+from accounts.keys import Caller
 from jobs import lifecycle
 from jobs.call import Call, KeptImage
-from jobs.dispatch import health, publishing
+from jobs.dispatch import due, health, publishing
 from jobs.errors import StaleJobError
 from jobs.execution import callbacks, claim, collect, give_up, outcomes, poll, run
 from jobs.execution import finish as finishing
@@ -30,14 +31,13 @@ from jobs.maintenance import sweep
 from jobs.reads import worker
 from jobs.reads.worker import LiveJob
 from jobs.states import Outcome
-from jobs.submission.service import Customer
 from quota.errors import LedgerMismatchError
 from storage.local import LocalStore
 
 BALANCE_GONE = "DELETE FROM balances WHERE account_id = :id"
 
 
-def in_progress(engine: Engine, customer: Customer, n: int = 1) -> LiveJob:
+def in_progress(engine: Engine, customer: Caller, n: int = 1) -> LiveJob:
     """A WAITING job with every call accepted, as a poller has read it."""
     job_id = engine.order(customer, "two hands [sandbox:never]", n=n, publish=False).task.id
     engine.run(job_id)
@@ -94,7 +94,7 @@ def made(engine: Engine, job_id: str) -> int:
 # ------------------------------------------------------------------ two who know a part each
 
 
-def test_two_calls_of_one_job_end_at_once_and_the_job_ends(engine: Engine, account: Customer) -> None:
+def test_two_calls_of_one_job_end_at_once_and_the_job_ends(engine: Engine, account: Caller) -> None:
     """Each finisher saw the other's call open. Without the version both would park it, and it waits for ever."""
     for _ in range(6):
         job = in_progress(engine, account, n=2)
@@ -109,7 +109,7 @@ def test_two_calls_of_one_job_end_at_once_and_the_job_ends(engine: Engine, accou
     engine.assert_books_balance()
 
 
-def test_the_second_of_two_ends_waits_for_the_first_and_finds_out(engine: Engine, account: Customer) -> None:
+def test_the_second_of_two_ends_waits_for_the_first_and_finds_out(engine: Engine, account: Caller) -> None:
     """The same without chance: the one who comes second is in the middle of its statement when the first commits."""
     job = in_progress(engine, account, n=2)
     first, second = job.calls
@@ -125,7 +125,7 @@ def test_the_second_of_two_ends_waits_for_the_first_and_finds_out(engine: Engine
     engine.assert_books_balance()
 
 
-def test_an_end_cannot_miss_an_image_that_someone_else_keeps(engine: Engine, account: Customer) -> None:
+def test_an_end_cannot_miss_an_image_that_someone_else_keeps(engine: Engine, account: Caller) -> None:
     """The end began before the other image was committed and cannot see it: charged would be one, delivered two."""
     job = in_progress(engine, account, n=2)
     first, second = job.calls
@@ -140,7 +140,7 @@ def test_an_end_cannot_miss_an_image_that_someone_else_keeps(engine: Engine, acc
     engine.assert_books_balance()
 
 
-def test_the_verb_itself_refuses_what_it_has_not_seen(engine: Engine, account: Customer) -> None:
+def test_the_verb_itself_refuses_what_it_has_not_seen(engine: Engine, account: Caller) -> None:
     job = in_progress(engine, account, n=2)
     with engine.database.engine.begin() as connection:
         assert outcomes.record(connection, kept(job, job.calls[1]))
@@ -157,7 +157,7 @@ def end(engine: Engine, job: LiveJob) -> object:
 
 
 def test_two_pollers_that_collect_one_job_make_one_end_and_lose_no_image(
-    engine: Engine, account: Customer, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both have fetched the image before either writes. It is charged once, and the loser throws nothing away."""
     job_id = engine.order(account, "one fox", publish=False).task.id
@@ -174,7 +174,7 @@ def test_two_pollers_that_collect_one_job_make_one_end_and_lose_no_image(
     for owner in ("wkr_one", "wkr_two"):
         engine.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
         with engine.database.hot() as hot:
-            batch = worker.take_due(hot, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
+            batch = due.take_due(hot, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
         batches.append((replace(engine.context, owner=owner), batch))
     with at_once(*[lambda b=context, j=jobs: poll._follow(b, j) for context, jobs in batches]):
         pass
@@ -189,7 +189,7 @@ def test_two_pollers_that_collect_one_job_make_one_end_and_lose_no_image(
 
 @pytest.mark.parametrize("writer", ["record", "park", "progress", "resend", "heard", "cancel"])
 def test_every_writer_of_a_jobs_calls_or_images_raises_its_version(
-    engine: Engine, account: Customer, writer: str
+    engine: Engine, account: Caller, writer: str
 ) -> None:
     job = in_progress(engine, account)
     [call] = job.calls
@@ -217,7 +217,7 @@ def heard_of(connection: Connection, engine: Engine, call: Call) -> object:
 
 
 def test_what_was_bought_is_on_record_however_often_its_job_changes_meanwhile(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writers without end: each decision is out of date, and after some the answer alone is written."""
     job_id = engine.order(account, model="gpt-image-2", size="1024x1024", publish=False).task.id
@@ -246,7 +246,7 @@ def test_what_was_bought_is_on_record_however_often_its_job_changes_meanwhile(
     engine.assert_books_balance()
 
 
-def test_a_wish_to_cancel_said_again_makes_no_step_read_the_job_again(engine: Engine, account: Customer) -> None:
+def test_a_wish_to_cancel_said_again_makes_no_step_read_the_job_again(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account, "on [sandbox:never]").task.id
     engine.run(job_id)
     versions = []
@@ -257,7 +257,7 @@ def test_a_wish_to_cancel_said_again_makes_no_step_read_the_job_again(engine: En
     assert len(set(versions)) == 1
 
 
-def test_a_job_found_expired_that_was_tried_meanwhile_lives_on(engine: Engine, account: Customer) -> None:
+def test_a_job_found_expired_that_was_tried_meanwhile_lives_on(engine: Engine, account: Caller) -> None:
     """The sweep's list grows old while it works through it: the job has a new deadline by then."""
     job_id = engine.order(account, "soon [sandbox:fail=500 times=2]").task.id
     engine.drive(until=lambda: engine.job(job_id).status == "queued" and engine.job(job_id).attempt == 1)
@@ -278,7 +278,7 @@ def test_a_job_found_expired_that_was_tried_meanwhile_lives_on(engine: Engine, a
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["one statement", "the longer way"])
-def test_a_hold_without_a_balance_raises_and_nothing_stands(engine: Engine, account: Customer, again: bool) -> None:
+def test_a_hold_without_a_balance_raises_and_nothing_stands(engine: Engine, account: Caller, again: bool) -> None:
     engine.limit("chatgpt2api", max_active=3)
     job_id = engine.order(account, publish=False).task.id
     engine.sql(BALANCE_GONE, id=account.account_id)
@@ -293,7 +293,7 @@ def test_a_hold_without_a_balance_raises_and_nothing_stands(engine: Engine, acco
     assert engine.one("SELECT count(*) FROM permits WHERE call_id IS NOT NULL") == 0
 
 
-def test_an_end_without_a_balance_raises_and_nothing_stands(engine: Engine, account: Customer) -> None:
+def test_an_end_without_a_balance_raises_and_nothing_stands(engine: Engine, account: Caller) -> None:
     job = in_progress(engine, account)
     engine.sql(BALANCE_GONE, id=account.account_id)
     before, calls_before = engine.job(job.id), engine.calls(job.id)
@@ -306,7 +306,7 @@ def test_an_end_without_a_balance_raises_and_nothing_stands(engine: Engine, acco
 # ------------------------------------------------------------------ stated, and bounded
 
 
-def test_a_pause_committed_while_the_claim_waits_for_its_row_still_claims(engine: Engine, account: Customer) -> None:
+def test_a_pause_committed_while_the_claim_waits_for_its_row_still_claims(engine: Engine, account: Caller) -> None:
     """Stated, not prevented: the claim had begun when the provider was paused. The next one finds it paused."""
     first = engine.order(account, publish=False).task.id
     second = engine.order(account, publish=False).task.id
@@ -323,7 +323,7 @@ def test_a_pause_committed_while_the_claim_waits_for_its_row_still_claims(engine
     assert engine.job(second).status == "queued"
 
 
-def test_the_window_may_be_passed_only_for_an_instant(engine: Engine, account: Customer) -> None:
+def test_the_window_may_be_passed_only_for_an_instant(engine: Engine, account: Caller) -> None:
     """Claims at once may each publish a next one; every later claim counts what is out and adds nothing above."""
     window, crowd = 4, 6
     context = replace(engine.context, publish_window=window)
@@ -347,7 +347,7 @@ def test_the_window_may_be_passed_only_for_an_instant(engine: Engine, account: C
     assert out[-1] == window
 
 
-def test_two_sweeps_and_an_end_at_once_settle_a_job_once(engine: Engine, account: Customer) -> None:
+def test_two_sweeps_and_an_end_at_once_settle_a_job_once(engine: Engine, account: Caller) -> None:
     """An expired job is ended by one of the sweep, its owner's cancel, and another sweep's try."""
     job_id = engine.order(account, publish=False).task.id
     engine.sql("UPDATE jobs SET start_deadline_at = clock_timestamp() WHERE id = :id", id=job_id)

@@ -10,11 +10,11 @@ from sqlalchemy import text
 
 from accounts import accounts, keys
 from accounts.accounts import AccountExistsError, AccountNotFoundError
+from accounts.keys import Caller
 from core.db import Database
-from jobs.submission.service import Customer
 
 
-def make(engine: Engine, customer: Customer, **fields: object) -> keys.NewKey:
+def make(engine: Engine, customer: Caller, **fields: object) -> keys.NewKey:
     with engine.database.transaction() as connection:
         return keys.create_key(connection, customer.account_id, **fields)
 
@@ -24,14 +24,14 @@ def caller(engine: Engine, token: str) -> keys.Caller | None:
         return keys.authenticate(connection, token)
 
 
-def test_a_key_lets_its_account_in(engine: Engine, account: Customer) -> None:
+def test_a_key_lets_its_account_in(engine: Engine, account: Caller) -> None:
     key = make(engine, account, scopes=["jobs:read"])
     found = caller(engine, key.token)
     assert found is not None
     assert (found.account_id, found.key_id, found.scopes) == (account.account_id, key.id, frozenset({"jobs:read"}))
 
 
-def test_no_secret_is_kept_or_shown(engine: Engine, account: Customer) -> None:
+def test_no_secret_is_kept_or_shown(engine: Engine, account: Caller) -> None:
     key = make(engine, account)
     secret = key.token.split("_", 2)[2]
     assert secret not in repr(key)
@@ -55,13 +55,13 @@ def test_no_secret_is_kept_or_shown(engine: Engine, account: Customer) -> None:
         lambda t: t.encode().hex(),
     ],
 )
-def test_what_is_no_key_lets_nobody_in(engine: Engine, account: Customer, spoil: object) -> None:
+def test_what_is_no_key_lets_nobody_in(engine: Engine, account: Caller, spoil: object) -> None:
     token = spoil(make(engine, account).token)
     assert caller(engine, token) is None
     assert keys.KeyCache(engine.database).authenticate(token) is None
 
 
-def test_revoked_expired_and_disabled_keys_let_nobody_in(engine: Engine, account: Customer) -> None:
+def test_revoked_expired_and_disabled_keys_let_nobody_in(engine: Engine, account: Caller) -> None:
     revoked, expired, good = (make(engine, account) for _ in range(3))
     late = make(engine, account, expires_at=datetime.now(UTC) + timedelta(hours=1))
     with engine.database.transaction() as connection:
@@ -80,7 +80,7 @@ def test_revoked_expired_and_disabled_keys_let_nobody_in(engine: Engine, account
 
 
 def test_a_cached_key_asks_the_database_once_and_dies_in_time(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, cache, now = make(engine, account), keys.KeyCache(engine.database), [1000.0]
     monkeypatch.setattr(keys.time, "monotonic", lambda: now[0])
@@ -93,7 +93,7 @@ def test_a_cached_key_asks_the_database_once_and_dies_in_time(
     assert cache.authenticate(key.token) is None
 
 
-def test_use_is_noted_once_a_minute(engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_use_is_noted_once_a_minute(engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     key, cache, now = make(engine, account), keys.KeyCache(engine.database), [1000.0]
     monkeypatch.setattr(keys.time, "monotonic", lambda: now[0])
     used = "SELECT last_used_at FROM api_keys"
@@ -114,12 +114,12 @@ def test_the_cache_does_not_grow_without_bound(engine: Engine) -> None:
     assert len(cache._known) <= 3
 
 
-def test_an_unknown_scope_is_refused(engine: Engine, account: Customer) -> None:
+def test_an_unknown_scope_is_refused(engine: Engine, account: Caller) -> None:
     with pytest.raises(ValueError, match="jobs:steal"):
         make(engine, account, scopes=["jobs:read", "jobs:steal"])
 
 
-def test_keys_are_listed_by_account(engine: Engine, account: Customer) -> None:
+def test_keys_are_listed_by_account(engine: Engine, account: Caller) -> None:
     mine, _ = make(engine, account, name="mine"), make(engine, engine.account())
     with engine.database.autocommit() as connection:
         assert [key.id for key in keys.list_keys(connection, account.account_id)] == [mine.id]

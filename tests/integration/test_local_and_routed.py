@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from job_engine import Engine, image_bytes, refuse_to_keep
 
-from jobs.submission.service import Customer, Reference
+from accounts.keys import Caller
+from jobs.submission.order import ReferenceImage
 from sandbox.testing import Sandbox
 
 
@@ -21,8 +22,8 @@ def upstreams(sandbox: Sandbox) -> dict[str, str]:
     }
 
 
-def order(engine: Engine, account: Customer, model: str, operation: str = "generate") -> str:
-    references = [Reference("image", image_bytes(), "image")] if operation == "edit" else []
+def order(engine: Engine, account: Caller, model: str, operation: str = "generate") -> str:
+    references = [ReferenceImage("image", image_bytes(), "image")] if operation == "edit" else []
     return engine.order(
         account, "a kite", model=model, operation=operation, references=references, publish=False
     ).task.id
@@ -40,7 +41,7 @@ def order(engine: Engine, account: Customer, model: str, operation: str = "gener
 @pytest.mark.parametrize("kept_by", ["the look that finds it", "a later look"])
 def test_an_order_is_seen_through(  # noqa: PLR0917 - fixtures come by name
     engine: Engine,
-    account: Customer,
+    account: Caller,
     sandbox: Sandbox,
     monkeypatch: pytest.MonkeyPatch,
     model: str,

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from job_engine import Engine, image_bytes
 
+from accounts.keys import Caller
 from jobs import lifecycle
 from jobs.call import Call
 from jobs.execution import recovery
 from jobs.reads import worker
 from jobs.reads.worker import LiveJob
-from jobs.submission.service import Customer, Reference
+from jobs.submission.order import ReferenceImage
 from sandbox.testing import Sandbox
 
 SCHNELL, SDXL = "replicate-flux-schnell", "replicate-sdxl"
@@ -24,7 +25,7 @@ def upstreams(sandbox: Sandbox) -> dict[str, str]:
     return {"REPLICATE_BASE_URL": sandbox.replicate_url, "REPLICATE_API_TOKEN": "test-token"}
 
 
-def order(engine: Engine, account: Customer, prompt: str, **fields: Any) -> str:
+def order(engine: Engine, account: Caller, prompt: str, **fields: Any) -> str:
     return engine.order(account, prompt, **{"model": SCHNELL, "publish": False, **fields}).task.id
 
 
@@ -32,7 +33,7 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
     return dict(sandbox.counts()["replicate"])
 
 
-def test_a_lost_prediction_is_found_and_its_images_kept(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_lost_prediction_is_found_and_its_images_kept(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = order(engine, account, "a kite [sandbox:drop]", n=2)
     engine.run(job_id)
     [call] = engine.calls(job_id)
@@ -45,7 +46,7 @@ def test_a_lost_prediction_is_found_and_its_images_kept(engine: Engine, account:
 
 
 def test_two_lost_predictions_of_the_same_words_are_not_guessed_at(
-    engine: Engine, account: Customer, sandbox: Sandbox
+    engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
     jobs = [order(engine, account, "a kite [sandbox:drop]") for _ in range(2)]
     for job_id in jobs:
@@ -56,7 +57,7 @@ def test_two_lost_predictions_of_the_same_words_are_not_guessed_at(
     engine.assert_books_balance()
 
 
-def test_a_rival_that_fell_back_is_a_rival(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_rival_that_fell_back_is_a_rival(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     """Its first model was asked in other words (width and height); the call that was lost, in the same."""
     same: dict[str, Any] = {"size": "1024x1024"}
     plain = order(engine, account, "a kite [sandbox:drop]", **same)
@@ -79,9 +80,12 @@ def lost_call(engine: Engine, job_id: str) -> tuple[LiveJob, Call]:
     return job, job.calls[0]
 
 
-def test_an_inpainting_keeps_to_the_polarity_of_its_model(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_an_inpainting_keeps_to_the_polarity_of_its_model(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     """The twin refuses a mask with transparency."""
-    references = [Reference("image", image_bytes(), "image"), Reference("mask", image_bytes(mode="L"), "mask")]
+    references = [
+        ReferenceImage("image", image_bytes(), "image"),
+        ReferenceImage("mask", image_bytes(mode="L"), "mask"),
+    ]
     job_id = order(engine, account, "snow", model=SDXL, operation="inpaint", references=references)
     engine.run(job_id)
     engine.drive()

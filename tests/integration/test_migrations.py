@@ -14,11 +14,12 @@ from sqlalchemy import create_engine, text
 import accounts.models
 import jobs.models
 import quota.models
-from core import schema
+from core import key_values, schema
 from core.db import Database, make_engine
 from core.tables import metadata
 
-DESCRIBED = (accounts.models.accounts, jobs.models.jobs, quota.models.balances)  # imported: the metadata is full
+# Named because importing them fills the metadata.
+DESCRIBED = (accounts.models.accounts, jobs.models.jobs, key_values.key_values, quota.models.balances)
 UPGRADE = (
     "import sys; from core import schema; from core.db import Database, make_engine\n"
     "database = Database(make_engine(sys.argv[1]))\n"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from job_engine import ASYNC_PRICE, CREDIT, Engine
 
+from accounts.keys import Caller
 from jobs.maintenance import audit
-from jobs.submission.service import Customer
 
 SPENDABLE, RESERVED = "spendable_is_transferred_less_queued", "reserved_is_queued_and_held"
 HELD, STARTED, SETTLED = "held_is_what_jobs_say", "what_started_was_held", "job_is_settled_once"
@@ -92,7 +92,7 @@ FAULTS: dict[str, tuple[list[str], set[str]]] = {
 
 
 @pytest.fixture
-def books(engine: Engine, account: Customer) -> Engine:
+def books(engine: Engine, account: Caller) -> Engine:
     engine.order(account)
     engine.order(account, "no [sandbox:refuse]")
     engine.drive()

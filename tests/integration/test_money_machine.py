@@ -210,10 +210,10 @@ class Money(RuleBasedStateMachine):
                 return
             assert self.fuse.may_have_happened
         except InsufficientCreditsError:
-            assert before.spendable < job.quoted
+            assert before.spendable < job.quoted_microcredits
             assert self._balance() == before
             return
-        assert before.spendable >= job.quoted
+        assert before.spendable >= job.quoted_microcredits
         self.world.jobs.append(job.id)
 
     def _new_job(self, n: int, model: str, *, low: bool) -> NewJob:
@@ -227,14 +227,14 @@ class Money(RuleBasedStateMachine):
             n=n,
             low_priority=low,
             start_within_s=3600,
-            unit_price=UNIT,
-            quoted=UNIT * n,
+            unit_price_microcredits=UNIT,
+            quoted_microcredits=UNIT * n,
             request={"prompt": "money"},
             warnings=(),
             metadata={},
             inputs=(),
             per_call=1 if model == ASYNC_MODEL else 2,
-            unit_cost=1000,
+            unit_cost_microusd=1000,
             fallbacks=() if model == ASYNC_MODEL else [BEHIND],
         )
 
@@ -346,9 +346,9 @@ class Money(RuleBasedStateMachine):
         captured = self._one(
             "SELECT coalesce(sum(captured), 0) FROM jobs WHERE account_id = :id", self.world.account_id
         )
-        assert balance.spendable + balance.reserved + captured == self.world.granted
+        assert balance.spendable_microcredits + balance.reserved_microcredits + captured == self.world.granted
         live = "SELECT coalesce(sum(quoted), 0) FROM jobs WHERE account_id = :id AND finished_at IS NULL"
-        assert balance.reserved == self._one(live, self.world.account_id)
+        assert balance.reserved_microcredits == self._one(live, self.world.account_id)
 
     @invariant()
     def an_end_is_an_end(self) -> None:

@@ -1,6 +1,6 @@
 """During an upgrade old and new processes move the same account's money; the books must not notice.
 
-``Old`` speaks the statements of the release before, word for word; ``quota.ledger`` speaks today's. When the old
+``Old`` speaks the statements of the release before, word for word; ``ledger_verbs`` speaks today's. When the old
 columns and the trigger of migration 0005 are dropped, this file goes with them.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import ledger_verbs
 import pytest
 from alembic import command
 from job_engine import Engine, root
@@ -20,11 +21,11 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import IntegrityError
 
 from accounts.accounts import create_account
+from accounts.keys import Caller
 from core import schema
 from core.db import Database, make_engine
 from jobs.maintenance import audit
 from jobs.reads import funds
-from jobs.submission.service import Customer
 from quota import ledger
 from quota.errors import InsufficientCreditsError
 
@@ -93,7 +94,7 @@ class Life:
     """Jobs of one account, each verb by old or new code as chance has it."""
 
     def __init__(
-        self, database: Database, account_id: str, chance: random.Random, codes: Sequence[Any] = (Old, ledger)
+        self, database: Database, account_id: str, chance: random.Random, codes: Sequence[Any] = (Old, ledger_verbs)
     ) -> None:
         self.codes = codes
         self.database = database
@@ -266,7 +267,7 @@ def test_the_upgrade_and_the_way_back_go_by_under_running_processes(before: Data
     with going_on(lives):
         migrate(before, "0005")
     for life in lives:
-        life.codes = (Old, ledger)
+        life.codes = (Old, ledger_verbs)
     with going_on(lives):
         pass
     for life in lives:
@@ -278,7 +279,7 @@ def test_the_upgrade_and_the_way_back_go_by_under_running_processes(before: Data
     migrate(before, "head")
     assert drift(before) == []
     for life in lives:
-        life.codes = (ledger,)
+        life.codes = (ledger_verbs,)
         life.finish()
     assert drift(before) == []
 
@@ -287,7 +288,7 @@ def test_the_next_step_of_the_upgrade_goes_by_under_this_release(before: Databas
     """As docs/operating.md gives it: no statement of today names what it drops."""
     migrate(before, "head")
     with before.transaction() as connection:
-        life = Life(before, create_account(connection, "account").id, random.Random(7), [ledger])
+        life = Life(before, create_account(connection, "account").id, random.Random(7), [ledger_verbs])
     life.grant()
     guide = (root() / "docs" / "operating.md").read_text(encoding="utf-8")
     step = guide.partition("DROP TRIGGER balances_in_step")
@@ -310,7 +311,7 @@ def test_old_and_new_code_by_turns_keep_the_books(database: Database, engine: En
     assert drift(database) == []
     assert life.refused > 5
     with database.autocommit() as connection:
-        assert ledger.balance(connection, life.account_id).reserved == 0
+        assert ledger.balance(connection, life.account_id).reserved_microcredits == 0
 
 
 def test_old_and_new_code_at_once_keep_the_books(database: Database, engine: Engine) -> None:
@@ -336,7 +337,7 @@ def test_old_and_new_code_at_once_keep_the_books(database: Database, engine: Eng
     assert found + drift(database) == []
     assert sum(life.refused for life in lives) > 0
     with database.autocommit() as connection:
-        assert [ledger.balance(connection, account).reserved for account in accounts] == [0, 0]
+        assert [ledger.balance(connection, account).reserved_microcredits for account in accounts] == [0, 0]
 
 
 def test_of_old_and_new_orders_at_once_exactly_those_covered_are_accepted(engine: Engine) -> None:
@@ -352,7 +353,7 @@ def test_of_old_and_new_orders_at_once_exactly_those_covered_are_accepted(engine
         except InsufficientCreditsError:
             results.append("refused")
 
-    threads = [threading.Thread(target=submit, args=(code,)) for code in (Old, ledger) * 12]
+    threads = [threading.Thread(target=submit, args=(code,)) for code in (Old, ledger_verbs) * 12]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -360,9 +361,9 @@ def test_of_old_and_new_orders_at_once_exactly_those_covered_are_accepted(engine
     assert (results.count("accepted"), results.count("refused")) == (10, 14)
 
 
-@pytest.mark.parametrize("code", [Old, ledger])
-def test_what_one_kind_of_code_holds_the_other_settles(engine: Engine, account: Customer, code: Any) -> None:
-    other = ledger if code is Old else Old
+@pytest.mark.parametrize("code", [Old, ledger_verbs])
+def test_what_one_kind_of_code_holds_the_other_settles(engine: Engine, account: Caller, code: Any) -> None:
+    other = ledger_verbs if code is Old else Old
     before = engine.balance(account)
     with engine.database.transaction() as connection:
         code.admit(connection, account.account_id, 10)
@@ -372,17 +373,17 @@ def test_what_one_kind_of_code_holds_the_other_settles(engine: Engine, account: 
         assert ledger.balance(connection, account.account_id) == ledger.Balance(before.spendable - 4, 0)
 
 
-def test_old_code_cannot_spend_what_is_not_there(engine: Engine, account: Customer) -> None:
+def test_old_code_cannot_spend_what_is_not_there(engine: Engine, account: Caller) -> None:
     with pytest.raises(IntegrityError), engine.database.transaction() as connection:
         Old.settle(connection, account.account_id, "job_x", captured=1, released=0)
 
 
-def test_a_row_restored_from_a_backup_stays_as_it_was(engine: Engine, account: Customer) -> None:
+def test_a_row_restored_from_a_backup_stays_as_it_was(engine: Engine, account: Caller) -> None:
     """Both sets of columns come with it; neither is counted twice."""
     with engine.database.transaction() as connection:
-        ledger.admit(connection, account.account_id, 10)
+        ledger_verbs.admit(connection, account.account_id, 10)
         Old.hold(connection, account.account_id, "job_x", 10)
-        ledger.admit(connection, account.account_id, 7)
+        ledger_verbs.admit(connection, account.account_id, 7)
     row = "SELECT account_id, spendable, reserved, available, queued, held FROM balances"
     before = engine.rows(row)
     engine.sql("CREATE TABLE backup AS SELECT account_id, spendable, reserved, available, queued, held FROM balances")
@@ -397,7 +398,7 @@ def test_a_row_restored_from_a_backup_stays_as_it_was(engine: Engine, account: C
     assert engine.rows(row) == before
 
 
-def test_an_owner_sees_old_and_new_jobs_alike(engine: Engine, account: Customer) -> None:
+def test_an_owner_sees_old_and_new_jobs_alike(engine: Engine, account: Caller) -> None:
     life = Life(engine.database, account.account_id, random.Random(1))
     for _ in range(6):
         life.submit()

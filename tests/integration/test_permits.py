@@ -17,13 +17,13 @@ import pytest
 from job_engine import Engine
 from sqlalchemy import Connection, Row, text
 
+from accounts.keys import Caller
 from core.db import Database
 from core.ids import new_id
 from jobs.dispatch import permits, refill
-from jobs.dispatch.limits import Limits, announce, reconcile, recover
+from jobs.dispatch.limits import CredentialLimits, announce, reconcile, recover
 from jobs.dispatch.permits import Taken
 from jobs.maintenance import audit
-from jobs.submission.service import Customer
 from workers.wiring import LIMIT_MAX
 
 PROVIDER = "chatgpt2api"
@@ -40,7 +40,7 @@ class Rows:
 
     def limit(self, key: str = KEY, **limits: int) -> None:
         with self.database.transaction() as connection:
-            announce(connection, key, PROVIDER, Limits(**limits))
+            announce(connection, key, PROVIDER, CredentialLimits(**limits))
 
     def sql(self, statement: str, **values: Any) -> None:
         with self.database.transaction() as connection:
@@ -247,7 +247,7 @@ def test_a_call_is_sent_again_only_to_a_provider_that_takes_calls(rows: Rows, tr
     assert rows.one("SELECT count(*) FROM submit_tokens WHERE free_at > clock_timestamp()") == int(allowed)
 
 
-def test_without_limits_nothing_is_written_from_claim_to_end(engine: Engine, account: Customer) -> None:
+def test_without_limits_nothing_is_written_from_claim_to_end(engine: Engine, account: Caller) -> None:
     """An operator's lock on the credential and the provider would stop all who update or lock them."""
     look = "SELECT string_agg(CAST(xmin AS text), ',' ORDER BY id) FROM credentials"
     before = engine.one(look)
@@ -264,7 +264,7 @@ def test_without_limits_nothing_is_written_from_claim_to_end(engine: Engine, acc
 # ------------------------------------------------------------------ changing limits
 
 
-def open_calls(engine: Engine, account: Customer, count: int) -> list[str]:
+def open_calls(engine: Engine, account: Caller, count: int) -> list[str]:
     """Jobs whose call develops at the upstream."""
     ids = [engine.order(account, f"one {number} [sandbox:never]").task.id for number in range(count)]
     for job_id in ids:
@@ -308,7 +308,7 @@ def findings(engine: Engine) -> list[str]:
 
 
 @pytest.mark.parametrize("before", [None, 10])
-def test_a_limit_below_what_is_open_lets_it_run_out(engine: Engine, account: Customer, before: int | None) -> None:
+def test_a_limit_below_what_is_open_lets_it_run_out(engine: Engine, account: Caller, before: int | None) -> None:
     """Set anew or lowered: the calls that are open keep or get permits, and none is added before there is room."""
     engine.limit(PROVIDER, **({"max_active": before} if before else {}))
     calls = open_calls(engine, account, 8)
@@ -343,7 +343,7 @@ def test_many_at_once_do_not_pass_a_lowered_limit(rows: Rows) -> None:
         assert len(rows.holders()) == 5
 
 
-def test_a_raised_limit_makes_room_and_a_removed_one_leaves_no_rows(engine: Engine, account: Customer) -> None:
+def test_a_raised_limit_makes_room_and_a_removed_one_leaves_no_rows(engine: Engine, account: Caller) -> None:
     engine.limit(PROVIDER, max_active=2, max_per_minute=9)
     calls = open_calls(engine, account, 2)
     assert take(engine) == []
@@ -388,7 +388,7 @@ def test_workers_that_start_together_agree(rows: Rows) -> None:
     assert rows.one("SELECT count(*) FROM submit_tokens") == 30
 
 
-def test_who_mends_together_gives_each_call_one_permit(engine: Engine, account: Customer) -> None:
+def test_who_mends_together_gives_each_call_one_permit(engine: Engine, account: Caller) -> None:
     calls = open_calls(engine, account, 6)
     engine.sql("UPDATE credentials SET max_active = 4 WHERE id = :id", id=key_of(engine))
     together = threading.Barrier(8)
@@ -407,7 +407,7 @@ def test_who_mends_together_gives_each_call_one_permit(engine: Engine, account: 
 # ------------------------------------------------------------------ what is left behind comes back
 
 
-def test_the_sweep_gives_back_what_a_worker_of_another_release_left(engine: Engine, account: Customer) -> None:
+def test_the_sweep_gives_back_what_a_worker_of_another_release_left(engine: Engine, account: Caller) -> None:
     engine.limit(PROVIDER, max_active=2)
     over, _open = open_calls(engine, account, 2)
     engine.sql("UPDATE upstream_calls SET outcome = 'lost' WHERE id = :id", id=over)

@@ -9,8 +9,8 @@ import structlog
 from job_engine import SYNC_MODEL, Engine
 from structlog.typing import EventDict
 
+from accounts.keys import Caller
 from jobs.dispatch import circuit, health, refill
-from jobs.submission.service import Customer
 from sandbox.testing import Sandbox
 
 PROVIDER = "openai"
@@ -22,7 +22,7 @@ def logs() -> Iterator[list[EventDict]]:
         yield logs
 
 
-def orders(engine: Engine, account: Customer, prompt: str, count: int) -> list[str]:
+def orders(engine: Engine, account: Caller, prompt: str, count: int) -> list[str]:
     return [
         engine.order(account, f"{prompt} {number}", model=SYNC_MODEL, size="1024x640").task.id
         for number in range(count)
@@ -61,7 +61,7 @@ def probes(engine: Engine) -> list[str]:
 
 @pytest.mark.parametrize("fault", ["500", "503"])
 def test_the_first_healthy_probe_closes_the_circuit_and_poison_does_not_open_it_again(
-    engine: Engine, account: Customer, logs: list[EventDict], fault: str
+    engine: Engine, account: Caller, logs: list[EventDict], fault: str
 ) -> None:
     poison = orders(engine, account, f"poison [sandbox:{fault}]", circuit.FAILURES_TO_OPEN)
     healthy = orders(engine, account, "healthy", 20)
@@ -75,7 +75,7 @@ def test_the_first_healthy_probe_closes_the_circuit_and_poison_does_not_open_it_
     assert seen.count("call_failed") >= 2 * len(poison)  # they were tried again, and said nothing new
 
 
-def test_poison_among_the_healthy_opens_nothing(engine: Engine, account: Customer, logs: list[EventDict]) -> None:
+def test_poison_among_the_healthy_opens_nothing(engine: Engine, account: Caller, logs: list[EventDict]) -> None:
     mixed = [
         job_id
         for number in range(6)
@@ -88,7 +88,7 @@ def test_poison_among_the_healthy_opens_nothing(engine: Engine, account: Custome
 
 
 def test_a_real_outage_opens_it_and_its_end_closes_it(
-    engine: Engine, account: Customer, sandbox: Sandbox, logs: list[EventDict]
+    engine: Engine, account: Caller, sandbox: Sandbox, logs: list[EventDict]
 ) -> None:
     sandbox.add_fault("503", provider=PROVIDER, route="submit")
     ids = orders(engine, account, "healthy", 20)
@@ -115,7 +115,7 @@ def test_a_real_outage_opens_it_and_its_end_closes_it(
 # ------------------------------------------------------------------ which job is the probe
 
 
-def test_the_freshest_job_that_was_never_tried_is_published_and_only_it(engine: Engine, account: Customer) -> None:
+def test_the_freshest_job_that_was_never_tried_is_published_and_only_it(engine: Engine, account: Caller) -> None:
     *_, older, newest = orders(engine, account, "fresh", 4)
     [tried] = orders(engine, account, "tried", 1)
     half_open(engine)
@@ -130,7 +130,7 @@ def test_the_freshest_job_that_was_never_tried_is_published_and_only_it(engine: 
 
 
 def test_where_all_have_been_tried_it_is_the_one_with_the_fewest_attempts_that_is_due(
-    engine: Engine, account: Customer
+    engine: Engine, account: Caller
 ) -> None:
     backing_off, few, many = orders(engine, account, "tried", 3)
     half_open(engine)
@@ -152,7 +152,7 @@ def half_open_still(engine: Engine) -> bool:
         return PROVIDER in health.half_open(connection)
 
 
-def test_a_job_that_was_tried_is_no_probe_while_another_that_was_not_waits(engine: Engine, account: Customer) -> None:
+def test_a_job_that_was_tried_is_no_probe_while_another_that_was_not_waits(engine: Engine, account: Caller) -> None:
     tried, fresh = orders(engine, account, "one", 2)
     half_open(engine)
     engine.sql("UPDATE jobs SET attempt = 1 WHERE id = :id", id=tried)
@@ -164,7 +164,7 @@ def test_a_job_that_was_tried_is_no_probe_while_another_that_was_not_waits(engin
     assert not half_open_still(engine)
 
 
-def test_a_half_open_provider_is_sent_one_message_and_a_paused_one_none(engine: Engine, account: Customer) -> None:
+def test_a_half_open_provider_is_sent_one_message_and_a_paused_one_none(engine: Engine, account: Caller) -> None:
     ids = orders(engine, account, "fresh", 12)
     half_open(engine)
     engine.sql("UPDATE jobs SET published_at = NULL")

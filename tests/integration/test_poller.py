@@ -9,19 +9,19 @@ import pytest
 from job_engine import SYNC_MODEL, Engine, refuse_to_keep
 from sqlalchemy import text
 
+from accounts.keys import Caller
 from core.errors import DatabaseAwayError
+from jobs.dispatch import due
 from jobs.execution import claim, collect, poll
 from jobs.execution import finish as finishing
 from jobs.execution.context import WorkerContext
-from jobs.reads import worker
 from jobs.reads.worker import LiveJob
 from jobs.states import Nudge
-from jobs.submission.service import Customer
 from providers.base import Running
 from sandbox.testing import Sandbox
 
 
-def waiting(engine: Engine, customer: Customer, count: int, prompt: str = "wait") -> list[str]:
+def waiting(engine: Engine, customer: Caller, count: int, prompt: str = "wait") -> list[str]:
     ids = [engine.order(customer, f"{prompt} {number}", publish=False).task.id for number in range(count)]
     for job_id in ids:
         engine.run(job_id)
@@ -30,7 +30,7 @@ def waiting(engine: Engine, customer: Customer, count: int, prompt: str = "wait"
     return ids
 
 
-def test_one_look_covers_many_jobs(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_one_look_covers_many_jobs(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     ids = waiting(engine, account, 12)
     engine.context.publish(poll.poll_provider(engine.context, "chatgpt2api"))
     assert sandbox.counts()["chatgpt2api"]["checks"] == 1
@@ -40,7 +40,7 @@ def test_one_look_covers_many_jobs(engine: Engine, account: Customer, sandbox: S
 
 
 def test_a_finished_call_is_collected_and_not_checked_again(
-    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = waiting(engine, account, 1)
     with monkeypatch.context() as away:
@@ -53,7 +53,7 @@ def test_a_finished_call_is_collected_and_not_checked_again(
     assert engine.job(job_id).status == "succeeded"
 
 
-def test_a_call_still_running_writes_nothing(engine: Engine, account: Customer) -> None:
+def test_a_call_still_running_writes_nothing(engine: Engine, account: Caller) -> None:
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never]")
     before, call = engine.job(job_id), engine.calls(job_id)
     engine.poll()
@@ -62,14 +62,14 @@ def test_a_call_still_running_writes_nothing(engine: Engine, account: Customer) 
     assert after.due_at > before.due_at
 
 
-def test_two_pollers_at_once_take_disjoint_batches(engine: Engine, account: Customer) -> None:
+def test_two_pollers_at_once_take_disjoint_batches(engine: Engine, account: Caller) -> None:
     ids = waiting(engine, account, 20, "slow [sandbox:never]")
     start, taken = threading.Barrier(2, timeout=3), []
 
     def take() -> None:
         with engine.database.engine.begin() as connection:
             start.wait()
-            batch = worker.take_due(connection, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
+            batch = due.take_due(connection, "chatgpt2api", limit=10, interval_s=5, interval_max_s=10)
             start.wait()  # both hold their batch before either commits
             taken.append([job.id for job in batch])
 
@@ -82,7 +82,7 @@ def test_two_pollers_at_once_take_disjoint_batches(engine: Engine, account: Cust
 
 
 def test_a_full_batch_publishes_the_next_look_before_it_looks(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting(engine, account, 3, "slow [sandbox:never]")
     monkeypatch.setattr(poll, "BATCH", 2)
@@ -94,7 +94,7 @@ def test_a_full_batch_publishes_the_next_look_before_it_looks(
 
 
 def test_two_who_find_the_same_image_keep_it_once(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = waiting(engine, account, 1)
     [adapter] = engine.context.registry.of("chatgpt2api")
@@ -115,7 +115,7 @@ def test_two_who_find_the_same_image_keep_it_once(
 
 
 def test_one_jobs_trouble_does_not_stop_the_others_of_its_batch(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = waiting(engine, account, 3)
     keep = collect.collect
@@ -131,7 +131,7 @@ def test_one_jobs_trouble_does_not_stop_the_others_of_its_batch(
 
 
 def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_batch(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = waiting(engine, account, 4)
     bad = set(ids[:2])
@@ -153,7 +153,7 @@ def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_
     engine.assert_books_balance()
 
 
-def test_a_credential_that_has_gone_ends_its_calls_in_time(engine: Engine, account: Customer) -> None:
+def test_a_credential_that_has_gone_ends_its_calls_in_time(engine: Engine, account: Caller) -> None:
     [job_id] = waiting(engine, account, 1)
     engine.sql("INSERT INTO credentials (id, provider) VALUES ('chatgpt2api/old', 'chatgpt2api')")
     engine.sql("UPDATE upstream_calls SET credential_id = 'chatgpt2api/old'")
@@ -167,7 +167,7 @@ def test_a_credential_that_has_gone_ends_its_calls_in_time(engine: Engine, accou
 
 @pytest.mark.parametrize("marker", ["500 at=check", "401 at=check", "garbage at=check", "drop at=check"])
 def test_a_failed_look_says_nothing_about_the_call(
-    engine: Engine, account: Customer, sandbox: Sandbox, marker: str
+    engine: Engine, account: Caller, sandbox: Sandbox, marker: str
 ) -> None:
     [job_id] = waiting(engine, account, 1, f"look [sandbox:{marker} times=2]")
     engine.poll()
@@ -177,16 +177,14 @@ def test_a_failed_look_says_nothing_about_the_call(
     assert sandbox.counts()["chatgpt2api"]["submits"] == 1
 
 
-def test_misses_count_only_when_nothing_between_found_the_call(engine: Engine, account: Customer) -> None:
+def test_misses_count_only_when_nothing_between_found_the_call(engine: Engine, account: Caller) -> None:
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never]")
     engine.sql("UPDATE upstream_calls SET missing_since = clock_timestamp() - interval '1 hour'")
     engine.poll()
     assert engine.calls(job_id)[0].missing_since is None
 
 
-def test_an_unanswered_synchronous_call_is_given_up_in_time(
-    engine: Engine, account: Customer, sandbox: Sandbox
-) -> None:
+def test_an_unanswered_synchronous_call_is_given_up_in_time(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = engine.order(account, model=SYNC_MODEL, size="1024x640", publish=False).task.id
     [call] = claim_and_vanish(engine, job_id)
     engine.context.publish(engine.sweeper.sweep())
@@ -204,7 +202,7 @@ def test_an_unanswered_synchronous_call_is_given_up_in_time(
     engine.assert_books_balance()
 
 
-def test_looks_grow_rarer_with_the_age_of_the_job(engine: Engine, account: Customer) -> None:
+def test_looks_grow_rarer_with_the_age_of_the_job(engine: Engine, account: Caller) -> None:
     spec = engine.context.spec("chatgpt2api")
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never]")
     for age_s, wanted_s in ((0, spec.check_interval_s), (3600, spec.check_interval_max_s)):
@@ -214,7 +212,7 @@ def test_looks_grow_rarer_with_the_age_of_the_job(engine: Engine, account: Custo
         assert float(wait_s) == pytest.approx(wanted_s, abs=0.5)
 
 
-def test_an_uncertain_call_that_is_found_running_counts_as_accepted(engine: Engine, account: Customer) -> None:
+def test_an_uncertain_call_that_is_found_running_counts_as_accepted(engine: Engine, account: Caller) -> None:
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never, drop]")
     engine.poll()
     [call] = engine.calls(job_id)
@@ -223,7 +221,7 @@ def test_an_uncertain_call_that_is_found_running_counts_as_accepted(engine: Engi
 
 
 def test_what_a_look_leaves_out_is_not_believed(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never, drop]")
     [adapter] = engine.context.registry.of("chatgpt2api")

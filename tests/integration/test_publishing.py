@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 from job_engine import SYNC_MODEL, Engine
 
+from accounts.keys import Caller
 from jobs import lifecycle
 from jobs.dispatch import publishing
 from jobs.states import Nudge
-from jobs.submission.service import Customer, Desk
+from jobs.submission.service import SubmissionService
 
 
 @pytest.fixture
-def desk(desk: Desk) -> Desk:
-    desk._publish_window = 2
-    return desk
+def submission(submission: SubmissionService) -> SubmissionService:
+    submission._publish_window = 2
+    return submission
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def engine(engine: Engine) -> Engine:
     return engine
 
 
-def submit(engine: Engine, customer: Customer, count: int = 1, **fields: object) -> list[list[str]]:
+def submit(engine: Engine, customer: Caller, count: int = 1, **fields: object) -> list[list[str]]:
     """The jobs published by each of so many submits."""
     return [
         [nudge.argument for nudge in engine.order(customer, f"number {n}", publish=False, **fields).nudges]
@@ -32,7 +33,7 @@ def submit(engine: Engine, customer: Customer, count: int = 1, **fields: object)
     ]
 
 
-def published(engine: Engine, customer: Customer) -> int:
+def published(engine: Engine, customer: Caller) -> int:
     counted = "SELECT count(*) FROM jobs WHERE status='queued' AND published_at IS NOT NULL AND account_id=:a"
     return int(engine.one(counted, a=customer.account_id))
 
@@ -41,13 +42,13 @@ def ids(engine: Engine) -> list[str]:
     return [row.id for row in engine.rows("SELECT id FROM jobs ORDER BY id")]
 
 
-def test_a_window_per_account(engine: Engine, account: Customer) -> None:
+def test_a_window_per_account(engine: Engine, account: Caller) -> None:
     assert [len(nudges) for nudges in submit(engine, account, 4)] == [1, 1, 0, 0]
     assert engine.sweeper.sweep() == []
     assert published(engine, account) == 2
 
 
-def test_anothers_single_job_is_published_at_once_beside_ten_thousand(engine: Engine, account: Customer) -> None:
+def test_anothers_single_job_is_published_at_once_beside_ten_thousand(engine: Engine, account: Caller) -> None:
     submit(engine, account)
     columns = "account_id, operation, model, provider, n, weight, money, unit_price, quoted, start_deadline_at"
     engine.sql(
@@ -65,12 +66,12 @@ def test_a_weight_widens_the_window(engine: Engine) -> None:
     assert [len(nudges) for nudges in submit(engine, heavy, 5)] == [1, 1, 1, 1, 0]
 
 
-def test_each_provider_has_a_window_of_its_own(engine: Engine, account: Customer) -> None:
+def test_each_provider_has_a_window_of_its_own(engine: Engine, account: Caller) -> None:
     submit(engine, account, 3)
     assert len(submit(engine, account, 1, model=SYNC_MODEL, size="1024x640")[0]) == 1
 
 
-def test_a_claim_publishes_the_next(engine: Engine, account: Customer) -> None:
+def test_a_claim_publishes_the_next(engine: Engine, account: Caller) -> None:
     submit(engine, account, 3)
     first, _, third = ids(engine)
     engine.sent.take()
@@ -79,7 +80,7 @@ def test_a_claim_publishes_the_next(engine: Engine, account: Customer) -> None:
     assert published(engine, account) == 2
 
 
-def test_low_priority_waits_behind_normal_of_the_same_account(engine: Engine, account: Customer) -> None:
+def test_low_priority_waits_behind_normal_of_the_same_account(engine: Engine, account: Caller) -> None:
     [alone] = submit(engine, account, 1, priority="low")
     assert len(alone) == 1  # nothing normal waits
     [normal] = submit(engine, account)
@@ -91,12 +92,12 @@ def test_low_priority_waits_behind_normal_of_the_same_account(engine: Engine, ac
     assert published(engine, account) == 1  # now the low one
 
 
-def test_low_priority_of_one_account_does_not_wait_for_anothers_normal(engine: Engine, account: Customer) -> None:
+def test_low_priority_of_one_account_does_not_wait_for_anothers_normal(engine: Engine, account: Caller) -> None:
     submit(engine, account)
     assert len(submit(engine, engine.account(), 1, priority="low")[0]) == 1
 
 
-def test_a_lost_message_is_sent_again(engine: Engine, account: Customer) -> None:
+def test_a_lost_message_is_sent_again(engine: Engine, account: Caller) -> None:
     [[job_id]] = submit(engine, account)
     assert engine.sweeper.sweep() == []
     engine.sql("UPDATE jobs SET published_at = published_at - interval '11 seconds'")
@@ -104,14 +105,14 @@ def test_a_lost_message_is_sent_again(engine: Engine, account: Customer) -> None
     assert engine.sweeper.sweep() == []  # at most one more per period
 
 
-def test_while_the_broker_is_away_nothing_counts_as_lost(engine: Engine, account: Customer) -> None:
+def test_while_the_broker_is_away_nothing_counts_as_lost(engine: Engine, account: Caller) -> None:
     submit(engine, account)
     engine.epoch = None
     engine.sql("UPDATE jobs SET published_at = published_at - interval '1 hour'")
     assert engine.sweeper.sweep() == []
 
 
-def test_a_new_broker_gets_every_message_again(engine: Engine, account: Customer) -> None:
+def test_a_new_broker_gets_every_message_again(engine: Engine, account: Caller) -> None:
     submit(engine, account, 2)
     engine.sweeper.sweep()
     assert engine.sweeper.sweep() == []
@@ -120,14 +121,14 @@ def test_a_new_broker_gets_every_message_again(engine: Engine, account: Customer
     assert engine.sweeper.sweep() == []
 
 
-def test_the_first_broker_ever_seen_is_new(engine: Engine, account: Customer) -> None:
+def test_the_first_broker_ever_seen_is_new(engine: Engine, account: Caller) -> None:
     """A service moved to another Redis while nobody looked must not wait for time-outs."""
     submit(engine, account)
     engine.sql("DELETE FROM marks")
     assert len(engine.sweeper.sweep()) == 1
 
 
-def test_what_could_not_be_sent_is_published_by_the_next_sweep(engine: Engine, account: Customer) -> None:
+def test_what_could_not_be_sent_is_published_by_the_next_sweep(engine: Engine, account: Caller) -> None:
     submit(engine, account)
     engine.sweeper.sweep()
     with engine.database.autocommit() as connection:
@@ -135,7 +136,7 @@ def test_what_could_not_be_sent_is_published_by_the_next_sweep(engine: Engine, a
     assert len(engine.sweeper.sweep()) == 1
 
 
-def test_jobs_not_due_are_not_published(engine: Engine, account: Customer) -> None:
+def test_jobs_not_due_are_not_published(engine: Engine, account: Caller) -> None:
     [[job_id]] = submit(engine, account)
     engine.sweeper.sweep()
     with engine.database.transaction() as connection:
@@ -145,7 +146,7 @@ def test_jobs_not_due_are_not_published(engine: Engine, account: Customer) -> No
     assert len(engine.sweeper.sweep()) == 1
 
 
-def test_the_oldest_goes_first(engine: Engine, account: Customer) -> None:
+def test_the_oldest_goes_first(engine: Engine, account: Caller) -> None:
     submit(engine, account, 5)
     every = ids(engine)
     engine.sql("UPDATE jobs SET published_at = NULL")

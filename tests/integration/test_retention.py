@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kept_jobs import House, make_house
+from kept_jobs import House, expire, make_house
 from sqlalchemy import text
 
-from app.records import Records
+from app.deletion import delete_images
 from core.db import Database
 from core.errors import DatabaseAwayError
 from core.ids import new_id
 from jobs.errors import ImageGoneError, JobNotFoundError, NotEndedError
-from jobs.maintenance import audit, retention
+from jobs.maintenance import audit, deletion, orphans, retention
 from jobs.reads import tasks
+from jobs.reads.tasks import Image, Step, Task
 from storage.base import StorageUnavailableError
 
 
@@ -37,6 +38,21 @@ def again(house: House) -> None:
     house.sql("UPDATE marks SET at = at - interval '2 minutes' WHERE name = 'retention'")
 
 
+def task_of(house: House, job_id: str) -> Task:
+    with house.database.autocommit() as connection:
+        return tasks.find_task(connection, house.account_id, job_id)
+
+
+def image_of(house: House, job_id: str) -> Image:
+    with house.database.autocommit() as connection:
+        return tasks.find_image(connection, house.account_id, job_id, 0)
+
+
+def timeline_of(house: House, job_id: str) -> list[Step]:
+    with house.database.autocommit() as connection:
+        return tasks.timeline(connection, house.account_id, job_id)
+
+
 # ---------------------------------------------------------------- the policy
 
 
@@ -46,34 +62,33 @@ def test_old_images_and_inputs_go_and_everything_else_stays(house: House) -> Non
     bytes_of_old = [*house.keys(old), *house.keys(old, "inputs")]
     variant = house.put(f"variants/{house.keys(old)[0]}/10x10.webp")
 
-    assert house.keeper().keep()
+    assert house.retention().delete_expired()
 
     assert not [key for key in [*bytes_of_old, variant] if house.lies(key)]
     assert all(house.lies(key) for key in [*house.keys(young), *house.keys(young, "inputs")])
-    task = Records(house.database).task(house.account_id, old)
+    task = task_of(house, old)
     assert (task.status, [image.deleted_at is not None for image in task.images]) == ("succeeded", [True, True])
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL AND job_id = :id", id=young) == 1
-    assert house.doomed() == []
+    assert house.listed_blobs() == []
     with house.database.transaction() as connection:
         assert audit.check(connection) == []
 
 
 def test_the_caller_sees_that_images_have_gone(house: House) -> None:
     old = house.job(ended_days_ago=31)
-    records = Records(house.database)
-    before = records.task(house.account_id, old)
-    house.keeper().keep()
-    assert records.task(house.account_id, old).version > before.version  # or a 304 would hide it
+    before = task_of(house, old)
+    house.retention().delete_expired()
+    assert task_of(house, old).version > before.version  # or a 304 would hide it
     with pytest.raises(ImageGoneError):
-        records.image(house.account_id, old, 0)
-    assert [step.data for step in records.timeline(house.account_id, old)] == [{"reason": "expired", "pictures": 1}]
+        image_of(house, old)
+    assert [step.data for step in timeline_of(house, old)] == [{"reason": "expired", "pictures": 1}]
 
 
 def test_nought_days_are_for_ever_and_parts_of_a_day_count(house: House) -> None:
     old = house.job(ended_days_ago=4000, inputs=1)
-    house.keeper(pictures_days=0, inputs_days=0).expire()
+    expire(house.retention(images_days=0, inputs_days=0))
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 1
-    house.keeper(pictures_days=0, inputs_days=0.5).expire()
+    expire(house.retention(images_days=0, inputs_days=0.5))
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 1
     assert house.one("SELECT count(*) FROM inputs WHERE deleted_at IS NULL AND job_id = :id", id=old) == 0
 
@@ -82,7 +97,7 @@ def test_what_a_live_job_needs_is_never_touched_however_old(house: House) -> Non
     live = house.job(ended_days_ago=None, inputs=1)
     house.sql("UPDATE images SET created_at = created_at - interval '90 days'")
     house.sql("UPDATE inputs SET created_at = created_at - interval '90 days'")
-    house.keeper().keep()
+    house.retention().delete_expired()
     assert all(house.lies(key) for key in [*house.keys(live), *house.keys(live, "inputs")])
 
 
@@ -94,7 +109,7 @@ def test_live_jobs_at_the_head_do_not_hold_up_what_is_behind_them(
         house.job(ended_days_ago=None, quiet=True)
     house.sql("UPDATE images SET created_at = created_at - interval '90 days'")
     old = [house.job(ended_days_ago=40, quiet=True) for _ in range(3)]
-    house.keeper().expire()
+    expire(house.retention())
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NOT NULL AND job_id = ANY(:old)", old=old) == 3
 
 
@@ -103,10 +118,10 @@ def test_a_round_ends_with_its_time_and_the_next_goes_on(house: House, monkeypat
     for _ in range(5):
         house.job(ended_days_ago=31)
     left = "SELECT count(*) FROM images WHERE deleted_at IS NULL"
-    assert (house.keeper().expire(seconds=0), house.one(left)) == (0, 5)
-    assert (house.keeper().expire(), house.one(left)) == (5, 0)
-    assert (house.keeper().remove(seconds=0), len(house.doomed())) == (0, 5)
-    assert (house.keeper().remove(), len(house.doomed())) == (5, 0)
+    assert (expire(house.retention(), seconds=0), house.one(left)) == (0, 5)
+    assert (expire(house.retention()), house.one(left)) == (5, 0)
+    assert (house.retention().delete_listed_blobs(seconds=0), len(house.listed_blobs())) == (0, 5)
+    assert (house.retention().delete_listed_blobs(), len(house.listed_blobs())) == (5, 0)
 
 
 # ---------------------------------------------------------------- backlogs
@@ -143,18 +158,18 @@ def ended_jobs(house: House, count: int, *, keep_s: int | None = None, inputs: b
 def test_a_round_ends_every_short_life_and_deletes_its_bytes(house: House) -> None:
     """The probe: 1,200 of them took three minutes."""
     ended_jobs(house, 1200, keep_s=60)
-    assert house.keeper(pictures_days=0, inputs_days=0).keep()
+    assert house.retention(images_days=0, inputs_days=0).delete_expired()
     assert house.one("SELECT count(*) FROM jobs WHERE keep_s IS NOT NULL") == 0
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 0
-    assert (house.doomed(), list(house.store.iter_keys())) == ([], [])
+    assert (house.listed_blobs(), list(house.store.iter_keys())) == ([], [])
 
 
 def test_a_round_lets_go_of_everything_that_is_old(house: House) -> None:
     ended_jobs(house, 2300, inputs=True)  # four pages of 500 were the end of a round
-    assert house.keeper().keep()
+    assert house.retention().delete_expired()
     for table in ("images", "inputs"):
         assert house.one(f"SELECT count(*) FROM {table} WHERE deleted_at IS NULL") == 0
-    assert (house.doomed(), list(house.store.iter_keys())) == ([], [])
+    assert (house.listed_blobs(), list(house.store.iter_keys())) == ([], [])
 
 
 def old_keys(house: House, count: int, *, hours: int = 26) -> None:
@@ -169,7 +184,7 @@ def test_a_round_drops_every_old_idempotency_key_and_no_other(house: House) -> N
     """The probe: 500 in ten minutes."""
     old_keys(house, 5000)
     house.sql("UPDATE idempotency_keys SET created_at = clock_timestamp() - interval '24 hours' WHERE key = 'k7'")
-    assert house.keeper().keep()
+    assert house.retention().delete_expired()
     assert house.one("SELECT array_agg(key) FROM idempotency_keys") == ["k7"]
 
 
@@ -177,7 +192,7 @@ def test_a_key_that_a_submit_takes_over_at_this_moment_stays(house: House) -> No
     old_keys(house, 3)
     with house.database.engine.begin() as submit:
         submit.execute(text("UPDATE idempotency_keys SET created_at = clock_timestamp() WHERE key = 'k2'"))
-        house.keeper().expire()  # and does not wait for it
+        expire(house.retention())  # and does not wait for it
     assert house.one("SELECT array_agg(key) FROM idempotency_keys") == ["k2"]
 
 
@@ -186,7 +201,7 @@ def test_workers_long_silent_are_forgotten(house: House) -> None:
         "INSERT INTO workers (boot_id, host, pid, heartbeat_at) VALUES ('gone', 'h', 1, clock_timestamp() -"
         " interval '2 hours'), ('here', 'h', 2, clock_timestamp())"
     )
-    house.keeper().keep()
+    house.retention().delete_expired()
     assert house.one("SELECT array_agg(boot_id) FROM workers") == ["here"]
 
 
@@ -197,8 +212,8 @@ def test_trouble_with_one_backlog_does_not_stop_the_others(house: House, monkeyp
     def locked(*_: Any, **__: Any) -> None:
         raise DatabaseAwayError("canceling statement due to lock timeout")
 
-    monkeypatch.setattr(retention, "delete_images", locked)
-    house.keeper().keep()
+    monkeypatch.setattr(deletion, "delete_images", locked)
+    house.retention().delete_expired()
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 1
     assert house.one("SELECT count(*) FROM inputs WHERE deleted_at IS NULL") == 0
     assert house.one("SELECT count(*) FROM idempotency_keys") == 0
@@ -209,14 +224,14 @@ def test_a_job_that_somebody_holds_is_left_for_the_next_round(house: House) -> N
     held = f"job_{2:026d}"
     with house.database.engine.begin() as other:
         other.execute(text("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE"), {"id": held})
-        assert house.keeper(pictures_days=0).expire() == 2
-    assert house.keeper(pictures_days=0).expire() == 1
+        assert expire(house.retention(images_days=0)) == 2
+    assert expire(house.retention(images_days=0)) == 1
 
 
 def test_one_worker_a_minute_does_it_for_all(house: House) -> None:
-    assert [house.keeper().keep(), house.keeper().keep()] == [True, False]
+    assert [house.retention().delete_expired(), house.retention().delete_expired()] == [True, False]
     again(house)
-    assert house.keeper().keep()
+    assert house.retention().delete_expired()
 
 
 # ---------------------------------------------------------------- kills
@@ -224,15 +239,15 @@ def test_one_worker_a_minute_does_it_for_all(house: House) -> None:
 
 def test_killed_before_the_commit_nothing_has_happened(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     old = house.job(ended_days_ago=31)
-    real = retention.delete_images
+    real = deletion.delete_images
 
     def then_die(*args: Any, **kwargs: Any) -> None:
         real(*args, **kwargs)
         raise Killed
 
-    monkeypatch.setattr(retention, "delete_images", then_die)
+    monkeypatch.setattr(deletion, "delete_images", then_die)
     with pytest.raises(Killed):
-        house.keeper().keep()
+        house.retention().delete_expired()
     assert house.lies(house.keys(old)[0])
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 1
 
@@ -255,15 +270,15 @@ def test_killed_between_row_and_bytes_the_next_round_finishes(
 
     monkeypatch.setattr(house.media, "delete", die)
     with pytest.raises(Killed):
-        house.keeper().keep()
+        house.retention().delete_expired()
     with pytest.raises(ImageGoneError):
-        Records(house.database).image(house.account_id, old, 0)
-    assert house.doomed() == [key]
+        image_of(house, old)
+    assert house.listed_blobs() == [key]
 
     monkeypatch.setattr(house.media, "delete", real)
     again(house)
-    house.keeper().keep()
-    assert (house.lies(key), house.lies(variant), house.doomed()) == (False, False, [])
+    house.retention().delete_expired()
+    assert (house.lies(key), house.lies(variant), house.listed_blobs()) == (False, False, [])
 
 
 def test_a_blob_the_store_will_not_delete_does_not_block_the_others(
@@ -279,12 +294,12 @@ def test_a_blob_the_store_will_not_delete_does_not_block_the_others(
         real(key)
 
     monkeypatch.setattr(house.media, "delete", refuse)
-    house.keeper().keep()
-    assert (house.lies(house.keys(second)[0]), house.doomed()) == (False, [stuck])
+    house.retention().delete_expired()
+    assert (house.lies(house.keys(second)[0]), house.listed_blobs()) == (False, [stuck])
     monkeypatch.setattr(house.media, "delete", real)
-    assert house.keeper().remove() == 0  # put off, so that it is not tried all the time
+    assert house.retention().delete_listed_blobs() == 0  # put off, so that it is not tried all the time
     house.sql("UPDATE doomed_blobs SET due_at = clock_timestamp()")
-    assert (house.keeper().remove(), house.lies(stuck)) == (1, False)
+    assert (house.retention().delete_listed_blobs(), house.lies(stuck)) == (1, False)
 
 
 def test_a_store_that_is_away_is_not_asked_for_every_blob(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,11 +311,11 @@ def test_a_store_that_is_away_is_not_asked_for_every_blob(house: House, monkeypa
         raise StorageUnavailableError("cannot delete: ReadTimeoutError")
 
     monkeypatch.setattr(house.media, "delete", away)
-    house.keeper().keep()
+    house.retention().delete_expired()
     assert len(asked) == 3
     monkeypatch.undo()
     house.sql("UPDATE doomed_blobs SET due_at = clock_timestamp()")
-    assert house.keeper().remove() == len(jobs)
+    assert house.retention().delete_listed_blobs() == len(jobs)
 
 
 # ---------------------------------------------------------------- the caller's wish
@@ -309,22 +324,22 @@ def test_a_store_that_is_away_is_not_asked_for_every_blob(house: House, monkeypa
 def test_a_deleted_task_keeps_its_row_and_loses_every_image_at_once(house: House) -> None:
     mine = house.job(image_count=2, inputs=1)
     keys = [*house.keys(mine), *house.keys(mine, "inputs")]
-    records = Records(house.database, house.media)
-    task = records.delete(house.account_id, mine)
+    delete_images(house.database, house.media, house.account_id, mine)
+    task = task_of(house, mine)
     assert [image.deleted_at is not None for image in task.images] == [True, True]
-    assert ([key for key in keys if house.lies(key)], house.doomed()) == ([], [])
-    assert records.delete(house.account_id, mine) == task  # idempotent, to the version
-    assert [step.data["reason"] for step in records.timeline(house.account_id, mine)] == ["requested"]
+    assert ([key for key in keys if house.lies(key)], house.listed_blobs()) == ([], [])
+    delete_images(house.database, house.media, house.account_id, mine)
+    assert task_of(house, mine) == task  # idempotent, to the version
+    assert [step.data["reason"] for step in timeline_of(house, mine)] == ["requested"]
 
 
 def test_only_its_owner_deletes_and_only_what_has_ended(house: House) -> None:
     live, ended = house.job(ended_days_ago=None), house.job()
-    records = Records(house.database, house.media)
     with pytest.raises(NotEndedError):
-        records.delete(house.account_id, live)
+        delete_images(house.database, house.media, house.account_id, live)
     for account_id, job_id in (("acct_other", ended), (house.account_id, new_id("job")), (house.account_id, "job_1")):
         with pytest.raises(JobNotFoundError):
-            records.delete(account_id, job_id)
+            delete_images(house.database, house.media, account_id, job_id)
     assert house.lies(house.keys(live)[0]) and house.lies(house.keys(ended)[0])
 
 
@@ -335,21 +350,22 @@ def test_a_store_that_is_away_does_not_fail_the_wish(house: House, monkeypatch: 
         raise StorageUnavailableError("away")
 
     monkeypatch.setattr(house.media, "delete", away)
-    Records(house.database, house.media).delete(house.account_id, mine)
-    assert house.doomed() == house.keys(mine)
+    delete_images(house.database, house.media, house.account_id, mine)
+    assert house.listed_blobs() == house.keys(mine)
 
 
 def test_wish_and_policy_at_once_delete_once(house: House) -> None:
     mine = house.job(ended_days_ago=31)
-    records = Records(house.database, house.media)
-    work = [lambda: records.delete(house.account_id, mine)] * 4 + [house.keeper().expire] * 4
+    work = [lambda: delete_images(house.database, house.media, house.account_id, mine)] * 4 + [
+        lambda: expire(house.retention())
+    ] * 4
     threads = [threading.Thread(target=each) for each in work]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(records.timeline(house.account_id, mine)) == 1
-    house.keeper().remove()
+    assert len(timeline_of(house, mine)) == 1
+    house.retention().delete_listed_blobs()
     assert not house.lies(house.keys(mine)[0])
 
 
@@ -359,9 +375,9 @@ def test_wish_and_policy_at_once_delete_once(house: House) -> None:
 def search(house: House) -> None:
     """The whole store once: as many rounds as there are roots."""
     house.sql("DELETE FROM marks WHERE name = 'orphans'")
-    for _ in retention.ORPHAN_ROOTS:
-        house.keeper().collect_orphans()
-    house.keeper().remove()
+    for _ in orphans.ROOTS:
+        house.collect_orphans()
+    house.retention().delete_listed_blobs()
 
 
 def test_blobs_without_a_row_are_collected_and_all_others_left(house: House) -> None:
@@ -393,7 +409,7 @@ def test_blobs_without_a_row_are_collected_and_all_others_left(house: House) -> 
 def test_a_blob_whose_row_is_a_tombstone_is_an_orphan(house: House) -> None:
     ended = house.job(ended_days_ago=1)
     [key] = house.keys(ended)
-    Records(house.database, house.media).delete(house.account_id, ended)
+    delete_images(house.database, house.media, house.account_id, ended)
     variant = house.put(f"variants/{key}/8x8.png", hours_ago=2)  # made by somebody who read the row just before
     house.put(key, hours_ago=2)
     search(house)
@@ -401,7 +417,7 @@ def test_a_blob_whose_row_is_a_tombstone_is_an_orphan(house: House) -> None:
 
 
 def test_the_search_goes_on_where_it_was_and_then_rests(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "FOLDERS_AT_MOST", 2)
+    monkeypatch.setattr(orphans, "FOLDERS_PER_SLICE", 2)
     names = sorted(new_id("job") for _ in range(5))
     keys = [house.put(f"jobs/{name}/0/{'0' * 64}.png", hours_ago=2) for name in names]
     looked: list[list[str]] = []
@@ -413,13 +429,13 @@ def test_the_search_goes_on_where_it_was_and_then_rests(house: House, monkeypatc
 
     monkeypatch.setattr(house.store, "folders", remember)
     for _ in range(20):  # every round is another worker's: the place is in the database
-        house.keeper().collect_orphans()
+        house.collect_orphans()
     assert [each for each in looked if each] == [names[:2], names[2:4], names[4:]]
     assert len(looked) == 6  # four roots, one of them in three slices; then it rests
-    house.keeper().remove()
+    house.retention().delete_listed_blobs()
     assert not any(house.lies(key) for key in keys)
     house.sql("UPDATE marks SET at = at - interval '7 hours' WHERE name = 'orphans'")
-    house.keeper().collect_orphans()
+    house.collect_orphans()
     assert len(looked) == 7
 
 
@@ -430,10 +446,10 @@ def test_killed_in_a_slice_the_slice_is_looked_at_again(house: House, monkeypatc
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(retention, "doom", die)
-        house.keeper().collect_orphans()
-    house.keeper().collect_orphans()
-    assert house.doomed() == [key]
+        patch.setattr(deletion, "list_for_deletion", die)
+        house.collect_orphans()
+    house.collect_orphans()
+    assert house.listed_blobs() == [key]
 
 
 def test_the_wrong_database_deletes_nothing(house: House) -> None:
@@ -505,7 +521,7 @@ def test_the_doomed_are_found_by_index(house: House) -> None:
 def test_inputs_of_deleted_tasks_are_told_apart(house: House) -> None:
     """A tombstone of an input stays beside its job, for whoever wants to run it again."""
     mine = house.job(inputs=1)
-    Records(house.database, house.media).delete(house.account_id, mine)
+    delete_images(house.database, house.media, house.account_id, mine)
     with house.database.autocommit() as connection:
         assert tasks.find_task(connection, house.account_id, mine).ended
     assert house.one("SELECT count(*) FROM inputs WHERE deleted_at IS NOT NULL AND job_id = :id", id=mine) == 1

@@ -12,6 +12,7 @@ import pytest
 from job_engine import ASYNC_PRICE, SYNC_MODEL, Engine, make_context, refuse_to_keep
 from sqlalchemy import text
 
+from accounts.keys import Caller
 from core.db import Hot, Statement
 from core.embedded.ports import free_ports
 from core.errors import DatabaseAwayError
@@ -24,7 +25,7 @@ from jobs.execution.context import WorkerContext
 from jobs.execution.outcomes import CallOutcome
 from jobs.reads import worker
 from jobs.states import Nudge, Outcome, Signal
-from jobs.submission.service import Customer, Reference
+from jobs.submission.order import ReferenceImage
 from providers import registry
 from providers.base import Accepted, CancelOutcome, Finished
 from providers.catalog.catalog import UnknownModelError
@@ -48,12 +49,17 @@ def outcome(engine: Engine, job_id: str) -> tuple[str, str | None]:
 
 
 def test_an_asynchronous_job_ends_with_its_image_kept_and_paid(
-    engine: Engine, account: Customer, sandbox: Sandbox, store: LocalStore
+    engine: Engine, account: Caller, sandbox: Sandbox, store: LocalStore
 ) -> None:
     job_id = engine.order(account, metadata={"for": "me"}).task.id
     engine.drive()
     task = engine.task(account, job_id)
-    assert (task.status, task.captured, task.released, task.warnings) == ("succeeded", ASYNC_PRICE, 0, [])
+    assert (task.status, task.captured_microcredits, task.released_microcredits, task.warnings) == (
+        "succeeded",
+        ASYNC_PRICE,
+        0,
+        [],
+    )
     [image] = task.images
     assert (image.width_px, image.height_px, image.mime) == (64, 64, "image/png")
     assert hashlib.sha256(store.read(image.key)).hexdigest() == image.sha256
@@ -64,7 +70,7 @@ def test_an_asynchronous_job_ends_with_its_image_kept_and_paid(
     engine.assert_books_balance()
 
 
-def test_a_synchronous_job_ends_in_one_step(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_synchronous_job_ends_in_one_step(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = engine.order(account, **SYNC).task.id
     engine.run(job_id)
     assert outcome(engine, job_id) == ("succeeded", None)
@@ -74,7 +80,7 @@ def test_a_synchronous_job_ends_in_one_step(engine: Engine, account: Customer, s
 
 
 def test_three_images_of_a_provider_of_one_a_call_are_three_calls(
-    engine: Engine, account: Customer, sandbox: Sandbox
+    engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
     job_id = engine.order(account, n=3).task.id
     engine.drive()
@@ -85,7 +91,7 @@ def test_three_images_of_a_provider_of_one_a_call_are_three_calls(
 
 
 def test_two_images_of_a_provider_of_several_a_call_are_one_call(
-    engine: Engine, account: Customer, sandbox: Sandbox
+    engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
     job_id = engine.order(account, n=2, **SYNC).task.id
     engine.drive()
@@ -95,25 +101,29 @@ def test_two_images_of_a_provider_of_several_a_call_are_one_call(
 
 
 def test_an_edit_sends_the_images_that_came_with_it(
-    engine: Engine, account: Customer, sandbox: Sandbox, png: bytes
+    engine: Engine, account: Caller, sandbox: Sandbox, png: bytes
 ) -> None:
-    job_id = engine.order(account, operation="edit", references=[Reference("image", png)]).task.id
+    job_id = engine.order(account, operation="edit", references=[ReferenceImage("image", png)]).task.id
     engine.drive()
     assert outcome(engine, job_id) == ("succeeded", None)
     assert any("/edits" in request["path"] for request in sandbox.requests("chatgpt2api"))
 
 
-def test_fewer_images_than_asked_are_paid_for_as_such(engine: Engine, account: Customer) -> None:
+def test_fewer_images_than_asked_are_paid_for_as_such(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account, "two [sandbox:fewer=1]", n=2, **SYNC).task.id
     engine.drive()
     task = engine.task(account, job_id)
-    assert (task.status, task.captured, task.released) == ("succeeded", task.quoted // 2, task.quoted // 2)
+    assert (task.status, task.captured_microcredits, task.released_microcredits) == (
+        "succeeded",
+        task.quoted_microcredits // 2,
+        task.quoted_microcredits // 2,
+    )
     assert task.warnings == ["1 of 2 images were made; the others were not charged"]
     engine.assert_books_balance()
 
 
 def test_more_images_than_asked_are_neither_kept_nor_charged(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [adapter] = engine.context.registry.of("openai")
     submit = adapter.submit
@@ -125,15 +135,19 @@ def test_more_images_than_asked_are_neither_kept_nor_charged(
     job_id = engine.order(account, **SYNC).task.id
     engine.drive()
     task = engine.task(account, job_id)
-    assert (task.status, len(task.images), task.captured) == ("succeeded", 1, task.quoted)
+    assert (task.status, len(task.images), task.captured_microcredits) == ("succeeded", 1, task.quoted_microcredits)
     engine.assert_books_balance()
 
 
-def test_one_refused_of_three_is_not_paid_for(engine: Engine, account: Customer) -> None:
+def test_one_refused_of_three_is_not_paid_for(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account, "three [sandbox:fail=policy times=1]", n=3).task.id
     engine.drive()
     task = engine.task(account, job_id)
-    assert (task.status, task.captured, task.released) == ("succeeded", 2 * ASYNC_PRICE, ASYNC_PRICE)
+    assert (task.status, task.captured_microcredits, task.released_microcredits) == (
+        "succeeded",
+        2 * ASYNC_PRICE,
+        ASYNC_PRICE,
+    )
     assert task.warnings == ["2 of 3 images were made (content_refused); the others were not charged"]
     engine.assert_books_balance()
 
@@ -152,7 +166,7 @@ def test_one_refused_of_three_is_not_paid_for(engine: Engine, account: Customer)
     ],
 )
 def test_a_refusal_is_final_and_free(  # noqa: PLR0917 - fixtures come by name
-    engine: Engine, account: Customer, sandbox: Sandbox, marker: str, fields: dict[str, Any], code: str
+    engine: Engine, account: Caller, sandbox: Sandbox, marker: str, fields: dict[str, Any], code: str
 ) -> None:
     before = engine.balance(account)
     job_id = engine.order(account, f"no [sandbox:{marker}]", **fields).task.id
@@ -167,7 +181,7 @@ def test_a_refusal_is_final_and_free(  # noqa: PLR0917 - fixtures come by name
 
 @pytest.mark.parametrize("fields", [{}, SYNC])
 def test_a_failure_that_may_pass_is_tried_again_under_a_new_key(
-    engine: Engine, account: Customer, sandbox: Sandbox, fields: dict[str, Any]
+    engine: Engine, account: Caller, sandbox: Sandbox, fields: dict[str, Any]
 ) -> None:
     job_id = engine.order(account, "soon [sandbox:fail=500 times=1]", **fields).task.id
     engine.drive()
@@ -180,7 +194,7 @@ def test_a_failure_that_may_pass_is_tried_again_under_a_new_key(
     engine.assert_books_balance()
 
 
-def test_a_retry_waits_its_back_off(engine: Engine, account: Customer) -> None:
+def test_a_retry_waits_its_back_off(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account, "later [sandbox:fail=500 times=1]", **SYNC).task.id
     engine.run(job_id)
     wait_s = engine.one("SELECT extract(epoch FROM due_at - clock_timestamp()) FROM jobs WHERE id = :i", i=job_id)
@@ -190,7 +204,7 @@ def test_a_retry_waits_its_back_off(engine: Engine, account: Customer) -> None:
     assert engine.job(job_id).status == "queued"
 
 
-def test_attempts_come_to_an_end_and_the_credits_come_back(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_attempts_come_to_an_end_and_the_credits_come_back(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     before = engine.balance(account)
     job_id = engine.order(account, "never [sandbox:fail=500]").task.id
     engine.drive()
@@ -202,7 +216,7 @@ def test_attempts_come_to_an_end_and_the_credits_come_back(engine: Engine, accou
 
 @pytest.mark.parametrize("fields", [{}, SYNC])
 def test_an_upstream_that_is_away_is_tried_with_back_off_then_given_up(
-    engine: Engine, account: Customer, fields: dict[str, Any], upstreams: dict[str, str]
+    engine: Engine, account: Caller, fields: dict[str, Any], upstreams: dict[str, str]
 ) -> None:
     nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
     away = {**upstreams, "CHATGPT2API_BASE_URL": nobody, "OPENAI_BASE_URL": f"{nobody}/v1"}
@@ -219,7 +233,7 @@ def test_an_upstream_that_is_away_is_tried_with_back_off_then_given_up(
 
 @pytest.mark.parametrize("fields", [{}, SYNC])
 def test_a_429_waits_as_long_as_it_says_and_is_borne_longer(
-    engine: Engine, account: Customer, fields: dict[str, Any]
+    engine: Engine, account: Caller, fields: dict[str, Any]
 ) -> None:
     job_id = engine.order(account, "busy [sandbox:429 retry_after=77 times=4]", **fields).task.id
     engine.run(job_id)
@@ -231,7 +245,7 @@ def test_a_429_waits_as_long_as_it_says_and_is_borne_longer(
     engine.assert_books_balance()
 
 
-def test_an_absurd_retry_after_is_bounded(engine: Engine, account: Customer) -> None:
+def test_an_absurd_retry_after_is_bounded(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account, "busy [sandbox:429 retry_after=1000000000]").task.id
     engine.run(job_id)
     wait_s = engine.one("SELECT extract(epoch FROM due_at - clock_timestamp()) FROM jobs WHERE id = :i", i=job_id)
@@ -241,9 +255,7 @@ def test_an_absurd_retry_after_is_bounded(engine: Engine, account: Customer) -> 
 # ------------------------------------------------------------------ it goes wrong, and nobody knows
 
 
-def test_a_dropped_answer_is_looked_up_and_not_bought_again(
-    engine: Engine, account: Customer, sandbox: Sandbox
-) -> None:
+def test_a_dropped_answer_is_looked_up_and_not_bought_again(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = engine.order(account, "gone [sandbox:drop]").task.id
     engine.run(job_id)
     [call] = engine.calls(job_id)
@@ -255,7 +267,7 @@ def test_a_dropped_answer_is_looked_up_and_not_bought_again(
 
 
 def test_a_request_that_never_arrived_is_sent_once_more_under_the_same_key(
-    engine: Engine, account: Customer, sandbox: Sandbox
+    engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
     job_id = engine.order(account, "lost [sandbox:drop accept=0 times=1]").task.id
     engine.run(job_id)
@@ -273,7 +285,7 @@ def test_a_request_that_never_arrived_is_sent_once_more_under_the_same_key(
     engine.assert_books_balance()
 
 
-def test_a_request_that_never_arrives_is_given_up(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_request_that_never_arrives_is_given_up(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = engine.order(account, "lost [sandbox:drop accept=0]").task.id
     engine.run(job_id)
     for _ in range(6):
@@ -287,7 +299,7 @@ def test_a_request_that_never_arrives_is_given_up(engine: Engine, account: Custo
 
 @pytest.mark.parametrize("marker", ["drop", "504", "garbage", "garbage=html", "wrong_type", "garbage=deep"])
 def test_an_unknown_outcome_of_a_call_that_cannot_be_looked_up_is_never_repeated(
-    engine: Engine, account: Customer, sandbox: Sandbox, marker: str
+    engine: Engine, account: Caller, sandbox: Sandbox, marker: str
 ) -> None:
     before = engine.balance(account)
     job_id = engine.order(account, f"hm [sandbox:{marker}]", **SYNC).task.id
@@ -301,7 +313,7 @@ def test_an_unknown_outcome_of_a_call_that_cannot_be_looked_up_is_never_repeated
 
 @pytest.mark.parametrize("marker", ["garbage", "garbage=empty", "wrong_type", "wrong_id", "huge=6", "cut"])
 def test_a_spoilt_answer_to_a_submit_is_looked_up(
-    engine: Engine, account: Customer, sandbox: Sandbox, marker: str
+    engine: Engine, account: Caller, sandbox: Sandbox, marker: str
 ) -> None:
     job_id = engine.order(account, f"hm [sandbox:{marker} times=1]").task.id
     engine.drive()
@@ -315,7 +327,7 @@ def test_a_spoilt_answer_to_a_submit_is_looked_up(
     [("truncated", "bad_result"), ("html", "bad_result"), ("svg", "bad_result"), ("bomb", "bad_result")],
 )
 def test_what_is_no_image_is_not_delivered_and_not_charged(
-    engine: Engine, account: Customer, store: LocalStore, marker: str, code: str
+    engine: Engine, account: Caller, store: LocalStore, marker: str, code: str
 ) -> None:
     job_id = engine.order(account, f"bad [sandbox:{marker}]").task.id
     engine.drive()
@@ -326,7 +338,7 @@ def test_what_is_no_image_is_not_delivered_and_not_charged(
     engine.assert_books_balance()
 
 
-def test_an_image_behind_a_dead_link_is_not_bought_again(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_an_image_behind_a_dead_link_is_not_bought_again(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = engine.order(account, "dead [sandbox:dead_link times=1]").task.id
     engine.drive()
     assert outcome(engine, job_id) == ("failed", "result_gone")
@@ -336,7 +348,7 @@ def test_an_image_behind_a_dead_link_is_not_bought_again(engine: Engine, account
 
 
 def test_a_task_the_upstream_forgot_is_ordered_again_under_a_new_key(
-    engine: Engine, account: Customer, sandbox: Sandbox
+    engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
     job_id = engine.order(account, "old [sandbox:latency=100 times=1, expire=0 times=1]").task.id
     engine.run(job_id)
@@ -352,7 +364,7 @@ def test_a_task_the_upstream_forgot_is_ordered_again_under_a_new_key(
 
 
 def test_past_the_providers_own_deadline_a_call_is_given_up_after_one_last_look(
-    engine: Engine, account: Customer
+    engine: Engine, account: Caller
 ) -> None:
     before = engine.balance(account)
     job_id = engine.order(account, "slow [sandbox:never]").task.id
@@ -372,7 +384,7 @@ def test_past_the_providers_own_deadline_a_call_is_given_up_after_one_last_look(
 # ------------------------------------------------------------------ capacity
 
 
-def test_a_full_credential_puts_jobs_off_without_hold_event_or_attempt(engine: Engine, account: Customer) -> None:
+def test_a_full_credential_puts_jobs_off_without_hold_event_or_attempt(engine: Engine, account: Caller) -> None:
     engine.limit("chatgpt2api", max_active=1)
     first, second = (engine.order(account, f"one of two {i} [sandbox:never]").task.id for i in range(2))
     engine.run(first)
@@ -386,7 +398,7 @@ def test_a_full_credential_puts_jobs_off_without_hold_event_or_attempt(engine: E
 
 
 @pytest.mark.parametrize("prompt", ["well", "no [sandbox:refuse]", "no [sandbox:fail=policy]", "hm [sandbox:429]"])
-def test_every_end_of_a_call_gives_its_permit_back(engine: Engine, account: Customer, prompt: str) -> None:
+def test_every_end_of_a_call_gives_its_permit_back(engine: Engine, account: Caller, prompt: str) -> None:
     engine.limit("chatgpt2api", max_active=1)
     for number in range(2):
         engine.order(account, f"{prompt} {number}")
@@ -395,7 +407,7 @@ def test_every_end_of_a_call_gives_its_permit_back(engine: Engine, account: Cust
     engine.assert_books_balance()
 
 
-def test_calls_beyond_the_room_are_made_when_there_is_some(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_calls_beyond_the_room_are_made_when_there_is_some(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     engine.limit("chatgpt2api", max_active=2)
     job_id = engine.order(account, n=3).task.id
     engine.run(job_id)
@@ -406,7 +418,7 @@ def test_calls_beyond_the_room_are_made_when_there_is_some(engine: Engine, accou
     engine.assert_books_balance()
 
 
-def test_a_paused_credential_is_not_used(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_paused_credential_is_not_used(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     engine.sql("UPDATE credentials SET paused_at = clock_timestamp()")
     job_id = engine.order(account).task.id
     engine.run(job_id)
@@ -418,7 +430,7 @@ def test_a_paused_credential_is_not_used(engine: Engine, account: Customer, sand
 
 @pytest.mark.parametrize(("charge", "captured"), [("full", True), ("none", False)])
 def test_a_synchronous_call_cannot_be_stopped(
-    engine: Engine, account: Customer, charge: Any, captured: bool, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, charge: Any, captured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wish comes while the call is under way: made before the answer is written."""
     engine.context = replace(engine.context, cancel_charge=charge)
@@ -441,7 +453,7 @@ def test_a_synchronous_call_cannot_be_stopped(
 
 
 def test_what_cannot_be_stopped_upstream_is_followed_to_its_end(
-    engine: Engine, account: Customer, sandbox: Sandbox
+    engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
     job_id = engine.order(account, "on [sandbox:latency=100]").task.id
     engine.run(job_id)
@@ -455,7 +467,7 @@ def test_what_cannot_be_stopped_upstream_is_followed_to_its_end(
     engine.assert_books_balance()
 
 
-def test_what_the_upstream_stops_is_free(engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_upstream_stops_is_free(engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     [adapter] = engine.context.registry.of("chatgpt2api")
     monkeypatch.setattr(adapter, "cancel", lambda call: CancelOutcome.STOPPED)
     job_id = engine.order(account, "on [sandbox:never]", n=2).task.id
@@ -468,7 +480,7 @@ def test_what_the_upstream_stops_is_free(engine: Engine, account: Customer, monk
     engine.assert_books_balance()
 
 
-def test_a_retry_is_not_made_for_a_caller_who_has_left(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_retry_is_not_made_for_a_caller_who_has_left(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = engine.order(account, "no [sandbox:latency=100, fail=500]").task.id
     engine.run(job_id)
     cancel(engine, account, job_id)
@@ -482,7 +494,7 @@ def test_a_retry_is_not_made_for_a_caller_who_has_left(engine: Engine, account: 
 
 
 def test_an_order_that_cannot_be_built_was_not_sent(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "build_order", lambda *args: 1 / 0)
     job_id = engine.order(account, **SYNC).task.id
@@ -493,9 +505,9 @@ def test_an_order_that_cannot_be_built_was_not_sent(
 
 
 def test_a_lost_reference_image_fails_the_job_with_its_credits_back(
-    engine: Engine, account: Customer, sandbox: Sandbox, store: LocalStore, png: bytes
+    engine: Engine, account: Caller, sandbox: Sandbox, store: LocalStore, png: bytes
 ) -> None:
-    job_id = engine.order(account, operation="edit", references=[Reference("image", png)]).task.id
+    job_id = engine.order(account, operation="edit", references=[ReferenceImage("image", png)]).task.id
     for key in list(store.iter_keys(f"inputs/{job_id}/")):
         store.delete(key)
     engine.drive()
@@ -505,7 +517,7 @@ def test_a_lost_reference_image_fails_the_job_with_its_credits_back(
 
 
 def test_a_fault_of_ours_behind_a_paid_request_is_uncertain(
-    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [adapter] = engine.context.registry.of("chatgpt2api")
     submit = adapter.submit
@@ -524,7 +536,7 @@ def test_a_fault_of_ours_behind_a_paid_request_is_uncertain(
 
 
 def test_a_crashed_step_is_taken_over_at_once(
-    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = engine.order(account).task.id
     with monkeypatch.context() as patch:
@@ -540,7 +552,7 @@ def test_a_crashed_step_is_taken_over_at_once(
 
 
 def test_a_model_that_left_the_catalogue_fails_its_jobs(
-    engine: Engine, account: Customer, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = engine.order(account).task.id
 
@@ -556,7 +568,7 @@ def test_a_model_that_left_the_catalogue_fails_its_jobs(
 
 
 def test_an_answer_outlives_a_database_that_is_away_for_a_while(
-    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A synchronous image is paid for: it is held in memory until it can be written."""
     tries = []
@@ -580,7 +592,7 @@ def test_an_answer_outlives_a_database_that_is_away_for_a_while(
 @pytest.mark.parametrize("fields", [{}, SYNC])
 def test_a_commit_whose_answer_was_lost_is_found_out_about(  # noqa: PLR0917 - fixtures come by name
     engine: Engine,
-    account: Customer,
+    account: Caller,
     sandbox: Sandbox,
     store: LocalStore,
     monkeypatch: pytest.MonkeyPatch,
@@ -611,7 +623,7 @@ def test_a_commit_whose_answer_was_lost_is_found_out_about(  # noqa: PLR0917 - f
 
 
 def test_a_claim_that_is_not_on_record_sends_nothing(
-    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask = Hot.all
 
@@ -641,7 +653,7 @@ def zombie(engine: Engine, upstreams: dict[str, str], owner: str = "wkr_zombie")
         sent=engine.sent,
         owner=owner,
     )
-    return Engine(context, engine.desk, engine.sent)
+    return Engine(context, engine.submission, engine.sent)
 
 
 def leave(engine: Engine, owner: str = "wkr_zombie") -> None:
@@ -652,7 +664,7 @@ def leave(engine: Engine, owner: str = "wkr_zombie") -> None:
 @pytest.mark.parametrize("wait_for", ["lapse", "found", "end"])
 def test_a_worker_woken_late_records_its_purchase_and_changes_nothing_else(  # noqa: PLR0917 - fixtures come by name
     engine: Engine,
-    account: Customer,
+    account: Caller,
     sandbox: Sandbox,
     upstreams: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
@@ -687,7 +699,7 @@ def test_a_worker_woken_late_records_its_purchase_and_changes_nothing_else(  # n
 
 
 def test_a_late_synchronous_image_is_delivered_to_a_job_that_still_waits(
-    engine: Engine, account: Customer, sandbox: Sandbox, upstreams: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, upstreams: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = zombie(engine, upstreams)
     [adapter] = late.context.registry.of("openai")
@@ -711,7 +723,7 @@ def test_a_late_synchronous_image_is_delivered_to_a_job_that_still_waits(
 
 
 def test_a_late_image_for_an_ended_job_is_written_off_and_dropped(
-    engine: Engine, account: Customer, upstreams: dict[str, str], store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, upstreams: dict[str, str], store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late, before = zombie(engine, upstreams), engine.balance(account)
     [adapter] = late.context.registry.of("openai")
@@ -737,7 +749,7 @@ def test_a_late_image_for_an_ended_job_is_written_off_and_dropped(
 
 
 def test_a_late_answer_leaves_the_same_image_of_a_later_call_alone(
-    engine: Engine, account: Customer, store: LocalStore
+    engine: Engine, account: Caller, store: LocalStore
 ) -> None:
     """The first call failed and was repeated; now its sender has images after all: the very same bytes."""
     job_id = engine.order(account, "soon [sandbox:fail=500 times=1]", **SYNC).task.id
@@ -753,7 +765,7 @@ def test_a_late_answer_leaves_the_same_image_of_a_later_call_alone(
 
 
 def test_a_second_collector_leaves_the_first_ones_image_alone(
-    engine: Engine, account: Customer, upstreams: dict[str, str], store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, upstreams: dict[str, str], store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both keep the same bytes under the same key; the late one finds the job over."""
     late = zombie(engine, upstreams)
@@ -776,7 +788,7 @@ def test_a_second_collector_leaves_the_first_ones_image_alone(
 
 
 def test_a_link_that_cannot_be_fetched_yet_is_left_for_later_not_for_at_once(
-    engine: Engine, account: Customer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collect._keep_one.retry, "wait", lambda state: 0)
     sandbox.add_fault("503", provider="chatgpt2api", route="download")
@@ -794,14 +806,14 @@ def test_a_link_that_cannot_be_fetched_yet_is_left_for_later_not_for_at_once(
     engine.assert_books_balance()
 
 
-def cancel(engine: Engine, customer: Customer, job_id: str) -> str:
+def cancel(engine: Engine, customer: Caller, job_id: str) -> str:
     with engine.database.transaction() as connection:
         answer = lifecycle.cancel(connection, customer.account_id, job_id)
     engine.context.publish(answer.nudges)
     return answer.outcome
 
 
-def test_an_answer_and_a_lapse_at_once_do_not_deadlock(engine: Engine, account: Customer) -> None:
+def test_an_answer_and_a_lapse_at_once_do_not_deadlock(engine: Engine, account: Caller) -> None:
     """Who lapses a job holds it and then wants its calls; an answer must not come the other way round."""
     job_id = engine.order(account, "on [sandbox:never]").task.id
     engine.run(job_id)

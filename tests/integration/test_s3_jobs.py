@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from job_engine import SYNC_MODEL, Engine
 
+from accounts.keys import Caller
 from jobs.execution import claim, collect
-from jobs.maintenance import retention
-from jobs.maintenance.retention import Keeper
-from jobs.submission.service import Customer, Reference
+from jobs.maintenance import orphans
+from jobs.maintenance.retention import Retention
+from jobs.submission.order import ReferenceImage
 from sandbox.testing import Sandbox
 from storage.media import Media
 from storage.s3 import S3Store
@@ -51,7 +52,7 @@ def media(store: S3Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     assert list(staging.iterdir()) == []
 
 
-def image_count(engine: Engine, account: Customer, job_id: str) -> list[Any]:
+def image_count(engine: Engine, account: Caller, job_id: str) -> list[Any]:
     return list(engine.task(account, job_id).images)
 
 
@@ -61,7 +62,7 @@ def submits(sandbox: Sandbox, provider: str = "openai") -> int:
 
 @pytest.mark.parametrize("fields", [{}, SYNC], ids=["polled", "at once"])
 def test_a_prompt_becomes_an_image_in_the_bucket(
-    engine: Engine, account: Customer, store: S3Store, fields: dict[str, Any]
+    engine: Engine, account: Caller, store: S3Store, fields: dict[str, Any]
 ) -> None:
     job_id = engine.order(account, **fields).task.id
     engine.drive()
@@ -73,16 +74,16 @@ def test_a_prompt_becomes_an_image_in_the_bucket(
 
 
 def test_a_reference_image_goes_into_the_bucket_and_from_there_to_the_upstream(
-    engine: Engine, account: Customer, store: S3Store, png: bytes
+    engine: Engine, account: Caller, store: S3Store, png: bytes
 ) -> None:
-    job_id = engine.order(account, operation="edit", references=[Reference("image", png)]).task.id
+    job_id = engine.order(account, operation="edit", references=[ReferenceImage("image", png)]).task.id
     assert len(list(store.iter_keys(f"inputs/{job_id}/"))) == 1
     engine.drive()
     assert engine.job(job_id).status == "succeeded"
 
 
 def test_bytes_in_hand_wait_for_a_bucket_that_comes_back(
-    engine: Engine, account: Customer, front: Front, sandbox: Sandbox
+    engine: Engine, account: Caller, front: Front, sandbox: Sandbox
 ) -> None:
     front.fail(503, "SlowDown", method="PUT", times=SENT * (TRIES + 1))
     job_id = engine.order(account, **SYNC).task.id
@@ -92,7 +93,7 @@ def test_bytes_in_hand_wait_for_a_bucket_that_comes_back(
 
 
 def test_bytes_in_hand_are_given_up_when_their_step_must_end(
-    engine: Engine, account: Customer, front: Front, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, front: Front, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claim, "LAST_TRY_S", 1e9)
     front.fail(403, "AccessDenied", method="PUT", times=99)
@@ -106,7 +107,7 @@ def test_bytes_in_hand_are_given_up_when_their_step_must_end(
 
 
 def test_of_two_images_the_one_that_could_be_kept_is_delivered(
-    engine: Engine, account: Customer, front: Front, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claim, "LAST_TRY_S", 1e9)
     front.fail(403, "AccessDenied", method="PUT", times=TRIES)  # which boto3 does not repeat
@@ -119,7 +120,7 @@ def test_of_two_images_the_one_that_could_be_kept_is_delivered(
 
 
 def test_a_link_is_kept_later_when_the_bucket_is_away(
-    engine: Engine, account: Customer, front: Front, sandbox: Sandbox
+    engine: Engine, account: Caller, front: Front, sandbox: Sandbox
 ) -> None:
     front.fail(503, "SlowDown", method="PUT", times=SENT * TRIES)
     job_id = engine.order(account).task.id
@@ -133,23 +134,23 @@ def test_a_link_is_kept_later_when_the_bucket_is_away(
 
 
 def test_an_orphan_in_the_bucket_is_found_and_removed(
-    engine: Engine, account: Customer, store: S3Store, media: Media, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, account: Caller, store: S3Store, media: Media, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = engine.order(account).task.id
     engine.drive()
     [image] = image_count(engine, account, job_id)
     engine.sql("DELETE FROM images WHERE job_id = :id", id=job_id)
     engine.sql("UPDATE jobs SET finished_at = finished_at - interval '2 hours'")
-    keeper = Keeper("wkr_test", engine.database, media, store, keep_pictures_days=0, keep_inputs_days=0)
-    look_everywhere(keeper)
+    retention = Retention("wkr_test", engine.database, media, store, keep_images_days=0, keep_inputs_days=0)
+    search_the_store(retention)
     assert store.exists(image.key)  # its row might still be on the way
     engine.sql("DELETE FROM marks")
-    monkeypatch.setattr(retention, "ORPHAN_AGE_S", 0.0)
-    look_everywhere(keeper)
+    monkeypatch.setattr(orphans, "MIN_AGE_S", 0.0)
+    search_the_store(retention)
     assert not store.exists(image.key)
 
 
-def look_everywhere(keeper: Keeper) -> None:
-    for _ in retention.ORPHAN_ROOTS:
-        keeper.collect_orphans()
-    keeper.remove()
+def search_the_store(retention: Retention) -> None:
+    for _ in orphans.ROOTS:
+        orphans.list_next_slice(retention.database, retention.store)
+    retention.delete_listed_blobs()

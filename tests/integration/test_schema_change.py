@@ -6,9 +6,9 @@ import pytest
 from job_engine import ASYNC_PRICE, Engine
 from sqlalchemy import text
 
+from accounts.keys import Caller
 from core.db import Database, make_engine
 from core.errors import DatabaseAwayError
-from jobs.submission.service import Customer
 
 PREPARED_AFTER = 10  # psycopg prepares a statement on its sixth use
 
@@ -51,7 +51,7 @@ def alter(engine: Engine, change: str) -> None:
         connection.execute(text(f"ALTER TABLE jobs {change}"))
 
 
-def test_a_migration_in_the_middle_of_a_paid_call_loses_nothing(engine: Engine, account: Customer) -> None:
+def test_a_migration_in_the_middle_of_a_paid_call_loses_nothing(engine: Engine, account: Caller) -> None:
     """The answer to a call comes in when the table has just changed: it is recorded all the same."""
     for _ in range(2 * PREPARED_AFTER):
         engine.order(account)

@@ -9,17 +9,17 @@ import pytest
 from job_engine import ASYNC_PRICE, Engine
 from sqlalchemy import text
 
+from accounts.keys import Caller
 from jobs.dispatch import heartbeats
 from jobs.execution import claim
 from jobs.execution.context import WorkerContext
 from jobs.maintenance import sweep
 from jobs.states import Nudge
-from jobs.submission.service import Customer
 from providers import registry
 from sandbox.testing import Sandbox
 
 
-def dropped(engine: Engine, customer: Customer) -> str:
+def dropped(engine: Engine, customer: Caller) -> str:
     """A job claimed by a worker that does not come back."""
     job_id = engine.order(customer, publish=False).task.id
     assert claim.claim(engine.context, job_id) is not None
@@ -35,7 +35,7 @@ def why(engine: Engine, job_id: str) -> list[str]:
     return [row.code for row in rows]
 
 
-def test_a_job_whose_owner_is_gone_lapses_at_once(engine: Engine, account: Customer, sandbox: Sandbox) -> None:
+def test_a_job_whose_owner_is_gone_lapses_at_once(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = dropped(engine, account)
     with engine.database.autocommit() as connection:
         heartbeats.leave(connection, engine.context.owner)
@@ -52,7 +52,7 @@ def test_a_job_whose_owner_is_gone_lapses_at_once(engine: Engine, account: Custo
 
 
 def test_a_table_that_has_grown_is_analysed_so_that_plans_of_its_small_days_end(
-    engine: Engine, account: Customer
+    engine: Engine, account: Caller
 ) -> None:
     analysed = "SELECT analyze_count FROM pg_stat_user_tables WHERE relname = 'job_events'"
     engine.sweeper.sweep()
@@ -66,7 +66,7 @@ def test_a_table_that_has_grown_is_analysed_so_that_plans_of_its_small_days_end(
     engine.sql("DELETE FROM job_events WHERE job_id = 'job_x'")
 
 
-def test_a_silent_owner_is_dead_only_to_whoever_beats_steadily(engine: Engine, account: Customer) -> None:
+def test_a_silent_owner_is_dead_only_to_whoever_beats_steadily(engine: Engine, account: Caller) -> None:
     job_id = dropped(engine, account)
     silence(engine, 60)
     engine.sweeper.sweep()
@@ -76,7 +76,7 @@ def test_a_silent_owner_is_dead_only_to_whoever_beats_steadily(engine: Engine, a
     assert why(engine, job_id) == ["owner_silent"]
 
 
-def test_an_owner_that_beats_keeps_its_job(engine: Engine, account: Customer) -> None:
+def test_an_owner_that_beats_keeps_its_job(engine: Engine, account: Caller) -> None:
     job_id = dropped(engine, account)
     engine.steady = True
     silence(engine, 8)
@@ -84,7 +84,7 @@ def test_an_owner_that_beats_keeps_its_job(engine: Engine, account: Customer) ->
     assert engine.job(job_id).status == "running"
 
 
-def test_an_overdue_step_lapses_though_its_owner_lives(engine: Engine, account: Customer) -> None:
+def test_an_overdue_step_lapses_though_its_owner_lives(engine: Engine, account: Caller) -> None:
     job_id = dropped(engine, account)
     left_s = engine.one("SELECT extract(epoch FROM step_deadline_at - clock_timestamp()) FROM jobs")
     assert left_s == pytest.approx(engine.context.spec("chatgpt2api").call_timeout_s + 60, abs=2)
@@ -94,21 +94,21 @@ def test_an_overdue_step_lapses_though_its_owner_lives(engine: Engine, account: 
     assert why(engine, job_id) == ["step_overdue"]
 
 
-def test_neighbours_whose_process_is_gone_are_buried(engine: Engine, account: Customer) -> None:
+def test_neighbours_whose_process_is_gone_are_buried(engine: Engine, account: Caller) -> None:
     job_id = dropped(engine, account)
     engine.sql("UPDATE workers SET pid = 2147483646")
     engine.sweeper.sweep()
     assert (why(engine, job_id), engine.one("SELECT count(*) FROM workers")) == (["owner_gone"], 0)
 
 
-def test_a_process_of_another_host_is_not_judged_by_its_number(engine: Engine, account: Customer) -> None:
+def test_a_process_of_another_host_is_not_judged_by_its_number(engine: Engine, account: Caller) -> None:
     dropped(engine, account)
     engine.sql("UPDATE workers SET pid = 2147483646, host = 'elsewhere'")
     engine.sweeper.sweep()
     assert engine.one("SELECT count(*) FROM workers") == 1
 
 
-def test_jobs_past_their_start_deadline_expire_free(engine: Engine, account: Customer) -> None:
+def test_jobs_past_their_start_deadline_expire_free(engine: Engine, account: Caller) -> None:
     before = engine.balance(account)
     job_id = engine.order(account, deadline_s=5, publish=False).task.id
     engine.sweeper.sweep()
@@ -120,7 +120,7 @@ def test_jobs_past_their_start_deadline_expire_free(engine: Engine, account: Cus
     engine.assert_books_balance()
 
 
-def test_sweepers_at_once_do_the_work_once(engine: Engine, account: Customer) -> None:
+def test_sweepers_at_once_do_the_work_once(engine: Engine, account: Caller) -> None:
     for number in range(10):
         engine.order(account, f"number {number}", publish=False)
     engine.sql("UPDATE jobs SET published_at = NULL")
@@ -138,7 +138,7 @@ def test_sweepers_at_once_do_the_work_once(engine: Engine, account: Customer) ->
     assert len({nudge.argument for nudge in sent}) == len(sent) == 10
 
 
-def test_while_another_sweeps_nothing_is_done(engine: Engine, account: Customer) -> None:
+def test_while_another_sweeps_nothing_is_done(engine: Engine, account: Caller) -> None:
     engine.order(account, publish=False)
     engine.sql("UPDATE jobs SET published_at = NULL")
     with engine.database.engine.connect() as other:
@@ -148,7 +148,7 @@ def test_while_another_sweeps_nothing_is_done(engine: Engine, account: Customer)
     assert len(engine.sweeper.sweep()) == 1
 
 
-def test_a_retrying_job_keeps_its_place_past_the_start_deadline(engine: Engine, account: Customer) -> None:
+def test_a_retrying_job_keeps_its_place_past_the_start_deadline(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account, "soon [sandbox:fail=500 times=1]").task.id
     engine.drive(until=lambda: engine.job(job_id).status == "queued" and engine.job(job_id).attempt == 1)
     engine.sql("UPDATE jobs SET start_deadline_at = clock_timestamp()")
@@ -157,7 +157,7 @@ def test_a_retrying_job_keeps_its_place_past_the_start_deadline(engine: Engine, 
 
 
 def test_a_job_whose_provider_was_taken_out_of_the_configuration_ends_and_costs_nothing(
-    engine: Engine, account: Customer, context: WorkerContext
+    engine: Engine, account: Caller, context: WorkerContext
 ) -> None:
     job_id = engine.order(account, "orphan [sandbox:latency=1000]").task.id
     engine.drive(until=lambda: engine.job(job_id).status == "waiting")

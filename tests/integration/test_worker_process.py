@@ -21,9 +21,9 @@ from job_engine import SYNC_MODEL, Engine, root
 from sqlalchemy import text
 from worker_fleet import Fleet, ended, running_fleet, statuses, tally, web_side
 
+from accounts.keys import Caller
 from core.redis import make_client
 from jobs import states
-from jobs.submission.service import Customer
 from providers.catalog.catalog import Catalog
 from sandbox.testing import Sandbox
 from storage.media import Media
@@ -52,12 +52,12 @@ def engine(
 
 
 @pytest.fixture
-def account(engine: Engine) -> Customer:
+def account(engine: Engine) -> Caller:
     return engine.account()
 
 
 def test_a_worker_runs_what_is_submitted(
-    fleet: Fleet, engine: Engine, account: Customer, environ: dict[str, str], sandbox: Sandbox
+    fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str], sandbox: Sandbox
 ) -> None:
     fleet.ensure_worker(environ)
     ids = [engine.order(account, f"number {n}", n=1 + n % 2).task.id for n in range(10)]
@@ -71,7 +71,7 @@ def test_a_worker_runs_what_is_submitted(
 
 
 def test_work_goes_on_without_redis_and_later_jobs_run_without_a_restart(
-    fleet: Fleet, engine: Engine, account: Customer, environ: dict[str, str], sandbox: Sandbox
+    fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str], sandbox: Sandbox
 ) -> None:
     worker = fleet.ensure_worker(environ)
     sandbox.settings(latency_s=1.5)
@@ -95,7 +95,7 @@ def test_work_goes_on_without_redis_and_later_jobs_run_without_a_restart(
 
 
 def test_what_a_killed_worker_left_is_taken_up_and_bought_once(
-    fleet: Fleet, engine: Engine, account: Customer, environ: dict[str, str], sandbox: Sandbox
+    fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str], sandbox: Sandbox
 ) -> None:
     fleet.ensure_worker(environ)
     sandbox.settings(latency_s=1.0)
@@ -167,7 +167,7 @@ POISON: dict[str, object] = {
 
 
 def test_poison_is_rejected_counted_and_dropped_and_the_worker_works_on(
-    fleet: Fleet, engine: Engine, account: Customer, environ: dict[str, str]
+    fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str]
 ) -> None:
     worker = fleet.ensure_worker(environ)
     client = make_client(fleet.redis.url)
@@ -200,7 +200,7 @@ def rejected(fleet: Fleet) -> int:
 
 
 def test_a_worker_told_to_stop_is_gone_in_time_even_from_a_call_that_hangs(
-    fleet: Fleet, engine: Engine, account: Customer, environ: dict[str, str], sandbox: Sandbox
+    fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str], sandbox: Sandbox
 ) -> None:
     worker = fleet.ensure_worker(environ)
     hanging = engine.order(account, "hang [sandbox:hang]", model=SYNC_MODEL, size="1024x640").task.id
@@ -233,7 +233,7 @@ def test_an_idle_worker_told_to_stop_goes_at_once(fleet: Fleet, engine: Engine, 
 
 
 def test_no_backlog_of_work_silences_the_heartbeat(
-    fleet: Fleet, engine: Engine, account: Customer, environ: dict[str, str]
+    fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str]
 ) -> None:
     """Every connection of the worker's pool waits for a lock; the worker is not taken for dead."""
     fleet.stop()
@@ -269,7 +269,7 @@ def waiting_for_locks(engine: Engine) -> int:
 
 
 def test_the_heart_beats_until_signing_off(
-    fleet: Fleet, engine: Engine, account: Customer, environ: dict[str, str], sandbox: Sandbox
+    fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str], sandbox: Sandbox
 ) -> None:
     fleet.stop()
     engine.sql("DELETE FROM workers")

@@ -8,16 +8,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from job_engine import ASYNC_PRICE, Engine, make_context, root
+from job_engine import Engine, make_context, root
 from sqlalchemy import create_engine, text
+from submissions import make_submission
 
 from core.db import Database, make_engine
 from core.embedded.redis import EmbeddedRedis
-from jobs.submission.service import Desk
 from providers.catalog.catalog import Catalog
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
@@ -95,18 +94,7 @@ def web_side(fleet: Fleet, models: Catalog, media: Media, environ: Mapping[str, 
     database = Database(make_engine(fleet.database_url))
     store = LocalStore(fleet.var / "blobs")
     publisher = Publisher(fleet.redis.url, fleet.redis.url)
-    desk = Desk(
-        database,
-        media,
-        store,
-        models,
-        configured=["chatgpt2api", "openai"],
-        markup=Decimal(1),
-        minimum_unit_price=ASYNC_PRICE,
-        default_model=None,
-        default_deadline_s=3600,
-        publish_window=32,
-    )
+    submission = make_submission(database, media, store, models)
     context = make_context(
         database=database,
         models=models,
@@ -118,7 +106,7 @@ def web_side(fleet: Fleet, models: Catalog, media: Media, environ: Mapping[str, 
     )
     with database.autocommit() as connection:  # it runs nothing: no one shall think it does
         connection.execute(text("DELETE FROM workers WHERE boot_id = 'wkr_web'"))
-    yield Engine(context, desk, publisher.publish)  # type: ignore[arg-type]
+    yield Engine(context, submission, publisher.publish)  # type: ignore[arg-type]
     database.dispose()
 
 

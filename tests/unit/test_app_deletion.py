@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from app_stand_ins import MINE, THEIRS, Edge, done_task, job_id, make_edge, make_task
+from app_doubles import MINE, THEIRS, Edge, done_task, job_id, make_edge, make_task
 
 from app.shapes.schemas import AuditOut, TaskOut
 from jobs.maintenance.audit import Finding
@@ -17,7 +17,7 @@ ADMIN = {"Authorization": "Bearer dk_admin_secret"}
 @pytest.fixture
 def edge() -> Edge:
     found = make_edge()
-    found.records.add(done_task())
+    found.rows.add(done_task())
     return found
 
 
@@ -38,7 +38,7 @@ def test_a_deleted_task_stays_and_its_images_are_gone(edge: Edge) -> None:
 
 
 def test_only_what_has_ended_can_be_deleted(edge: Edge) -> None:
-    edge.records.add(make_task(2))
+    edge.rows.add(make_task(2))
     answer = _delete(edge, path=f"/api/images/tasks/{job_id(2)}")
     assert (answer.status_code, answer.json["code"]) == (409, "task_not_ended")
 
@@ -60,7 +60,7 @@ def test_an_id_that_is_none_and_a_stray_parameter_are_told(edge: Edge) -> None:
 def test_the_audit_is_for_administrators(edge: Edge) -> None:
     assert edge.client.get("/api/admin/audit", headers=MINE).status_code == 403
     assert edge.client.get("/api/admin/audit", headers=ADMIN).json == {"clean": True, "findings": []}
-    edge.records.findings.append(Finding("held_is_what_jobs_say", "acct_a", "row 5, jobs 0"))
+    edge.rows.findings.append(Finding("held_is_what_jobs_say", "acct_a", "row 5, jobs 0"))
     told = AuditOut.model_validate_json(edge.client.get("/api/admin/audit", headers=ADMIN).data)
     assert (told.clean, told.findings[0].subject) == (False, "acct_a")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from app_stand_ins import MINE, THEIRS, Edge, done_task, job_id, make_edge
+from app_doubles import MINE, THEIRS, Edge, done_task, job_id, make_edge
 from flask import Blueprint
 
 from app.http.endpoint import about, check_described
@@ -49,7 +49,7 @@ def test_only_pages_health_and_hooks_are_open(edge: Edge) -> None:
 
 
 def test_every_route_of_another_accounts_task_answers_404(edge: Edge) -> None:
-    edge.records.add(done_task())
+    edge.rows.add(done_task())
     paths = [f"/api/images/tasks/{job_id(1)}{tail}" for tail in ("", "/image", "/timeline")]
     for path in paths:
         assert edge.client.get(path, headers=MINE).status_code == 200
@@ -126,7 +126,7 @@ def test_a_wrong_method_names_the_right_ones(edge: Edge) -> None:
 def test_an_accident_tells_the_caller_nothing_and_the_log_no_message(
     edge: Edge, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edge.records.away = RuntimeError("the prompt was CANARY")
+    edge.rows.away = RuntimeError("the prompt was CANARY")
     answer = edge.client.get("/api/quota", headers=MINE)
     assert (answer.status_code, answer.json["code"]) == (500, "internal_error")
     assert b"CANARY" not in answer.data
@@ -135,20 +135,20 @@ def test_an_accident_tells_the_caller_nothing_and_the_log_no_message(
 
 
 def test_a_database_away_is_503_with_a_time_to_retry(edge: Edge) -> None:
-    edge.records.away = DatabaseAwayError("away")
+    edge.rows.away = DatabaseAwayError("away")
     answer = edge.client.get(f"/api/images/tasks/{job_id(1)}", headers=MINE)
     assert (answer.status_code, answer.json["code"]) == (503, "database_unavailable")
     assert int(answer.headers["Retry-After"]) > 0
 
 
 def test_an_empty_purse_is_402_with_balance_and_price(edge: Edge) -> None:
-    edge.desk.refuse = InsufficientCreditsError(price_microcredits=5_300_000, spendable_microcredits=100)
+    edge.submission.refuse = InsufficientCreditsError(price_microcredits=5_300_000, spendable_microcredits=100)
     answer = edge.client.post("/api/images/generate", headers=MINE, json={"prompt": "a fox"})
     assert answer.status_code == 402
     assert (answer.json["price_microcredits"], answer.json["balance_microcredits"]) == (5_300_000, 100)
 
 
-def test_hot_routes_are_limited_by_the_bucket_per_account() -> None:
+def test_submits_have_a_bucket_per_account() -> None:
     edge = make_edge(DARKROOM_RATE_LIMIT_SUBMIT="2/minute")
     for _ in range(2):
         answer = edge.client.post("/api/images/generate", headers=MINE, json={"prompt": "a fox"})
@@ -160,12 +160,12 @@ def test_hot_routes_are_limited_by_the_bucket_per_account() -> None:
     reset_s = int(re.search(r"t=(\d+)", refused.headers["RateLimit"])[1])
     assert int(refused.headers["Retry-After"]) >= reset_s > 0
     assert '"submit";q=2;w=60' in refused.headers["RateLimit-Policy"]
-    assert len(edge.desk.orders) == 2
+    assert len(edge.submission.orders) == 2
     other = edge.client.post("/api/images/generate", headers=THEIRS, json={"prompt": "a fox"})
     assert other.status_code == 202
 
 
-def test_other_routes_are_limited_by_flask_limiter_per_account() -> None:
+def test_other_routes_share_a_bucket_per_account() -> None:
     edge = make_edge(DARKROOM_RATE_LIMIT_ACCOUNT="2/minute")
     assert edge.client.get("/api/quota", headers=MINE).headers["RateLimit"].startswith('"account";r=1;t=')
     edge.client.get("/api/models", headers=MINE)
@@ -178,7 +178,7 @@ def test_other_routes_are_limited_by_flask_limiter_per_account() -> None:
 
 
 def test_a_path_that_was_asked_for_before_is_still_told_by_its_method(edge: Edge) -> None:
-    edge.records.add(done_task())
+    edge.rows.add(done_task())
     path = f"/api/images/tasks/{done_task().id}"
     for _ in range(2):
         assert edge.client.get(path, headers=MINE).status_code == 200

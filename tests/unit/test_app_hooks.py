@@ -16,7 +16,7 @@ from standardwebhooks.webhooks import Webhook
 
 from jobs.execution.callbacks import Callbacks
 from providers.shared.signatures import is_genuine
-from tests.unit.app_stand_ins import Edge, make_edge
+from tests.unit.app_doubles import Edge, make_edge
 
 CALL = "call_01JABCDEFGHJKMNPQRSTVWXYZ0"
 BODY = json.dumps({"id": "p1", "status": "succeeded"}).encode()
@@ -31,7 +31,7 @@ def shared() -> Edge:
 
 @pytest.fixture
 def edge(shared: Edge) -> Edge:
-    shared.records.reports.clear()
+    shared.rows.reports.clear()
     shared.published.clear()
     return shared
 
@@ -47,14 +47,14 @@ def address(edge: Edge, provider: str = "replicate", call_id: str = CALL) -> str
 def test_a_report_makes_the_job_due_and_nothing_else(edge: Edge) -> None:
     for _ in range(2):
         assert edge.client.post(address(edge), data=BODY).status_code == 204
-    assert edge.records.reports == [(CALL, "p1")] * 2
+    assert edge.rows.reports == [(CALL, "p1")] * 2
     assert [nudge.task for nudge in edge.published] == ["jobs.poll"] * 2
 
 
 @pytest.mark.parametrize("body", [b"", b"no json", b"[]", b'{"id": {"a": 1}}', b"[" * 100_000])
 def test_what_the_report_says_need_not_be_readable(edge: Edge, body: bytes) -> None:
     assert edge.client.post(address(edge), data=body).status_code == 204
-    assert len(edge.records.reports) == 1
+    assert len(edge.rows.reports) == 1
 
 
 @pytest.mark.parametrize("change", ["token", "call", "provider", "shape"])
@@ -67,7 +67,7 @@ def test_an_address_that_is_not_ours_is_not_found(edge: Edge, change: str) -> No
         "shape": path.replace(CALL, "call_1"),
     }[change]
     assert edge.client.post(wrong, data=BODY).status_code == 404
-    assert not edge.records.reports
+    assert not edge.rows.reports
     assert not edge.published
 
 
@@ -85,7 +85,7 @@ def test_a_report_too_large_is_not_read(edge: Edge) -> None:
         address(edge), input_stream=io.BytesIO(large), environ_overrides={"wsgi.input_terminated": True}
     )
     assert unannounced.status_code == 413
-    assert not edge.records.reports
+    assert not edge.rows.reports
 
 
 def signed_by_wavespeed(secret: str, *, at: float, body: bytes = BODY) -> dict[str, str]:
@@ -127,7 +127,7 @@ def test_a_signature_counts_where_the_secret_is_known(edge: Edge, provider: str)
         answers = [edge.client.post(path, data=BODY, headers=headers) for headers in refused]
         assert {answer.status_code for answer in answers} == {403}
         assert {answer.json["code"] for answer in answers} == {"signature_invalid"}
-        assert len(edge.records.reports) == 1
+        assert len(edge.rows.reports) == 1
     finally:
         edge.app.extensions["darkroom"] = parts
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
-from app_stand_ins import MINE, NOW, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
+from app_doubles import MINE, NOW, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
 
 from app.http.signing import SignatureExpiredError, SignatureInvalidError, Signer, load_signer
 
@@ -21,7 +21,7 @@ ETAG = f'"{"ab" * 32}"'
 @pytest.fixture
 def edge() -> Edge:
     found = make_edge()
-    found.records.add(done_task())
+    found.rows.add(done_task())
     return found
 
 
@@ -46,7 +46,7 @@ def test_an_image_is_served_so_that_nothing_in_it_can_run(edge: Edge) -> None:
 
 
 def test_a_row_of_an_unknown_kind_is_served_as_bytes_alone(edge: Edge) -> None:
-    edge.records.add(replace(done_task(), images=[make_image(mime="text/html")]))
+    edge.rows.add(replace(done_task(), images=[make_image(mime="text/html")]))
     assert _get(edge).content_type == "application/octet-stream"
 
 
@@ -109,13 +109,13 @@ def test_variants_are_asked_for_by_size_and_format(edge: Edge) -> None:
 
 
 def test_an_image_not_made_yet_missing_or_deleted(edge: Edge) -> None:
-    edge.records.add(make_task(1))
+    edge.rows.add(make_task(1))
     answer = _get(edge)
     assert (answer.status_code, answer.json["code"]) == (409, "image_not_ready")
     assert int(answer.headers["Retry-After"]) > 0
-    edge.records.add(done_task())
+    edge.rows.add(done_task())
     assert _get(edge, "?index=3").status_code == 404
-    edge.records.add(replace(done_task(), images=[make_image(deleted_at=NOW)]))
+    edge.rows.add(replace(done_task(), images=[make_image(deleted_at=NOW)]))
     assert _get(edge).status_code == 410
     assert edge.client.get(f"/api/images/tasks/{job_id(1)}", headers=MINE).json["images"][0]["signed_url"] is None
 
@@ -143,7 +143,7 @@ def test_only_the_image_itself_lies_elsewhere(edge: Edge) -> None:
     assert _get(edge, "?width=10").data == b"variant"
     assert _get(edge, **{"If-None-Match": ETAG}).status_code == 304
     assert edge.client.head(IMAGE, headers=MINE).headers["Content-Length"] == str(len(PNG))
-    edge.records.add(replace(done_task(), images=[make_image(mime="text/html")]))
+    edge.rows.add(replace(done_task(), images=[make_image(mime="text/html")]))
     assert parse_qs(urlsplit(_get(edge).headers["Location"]).query)["type"] == ["application/octet-stream"]
 
 
@@ -165,8 +165,8 @@ def test_a_signed_link_needs_no_key_and_may_be_embedded(edge: Edge) -> None:
 
 
 def test_a_signed_link_opens_nothing_else(edge: Edge) -> None:
-    edge.records.add(done_task(2))
-    edge.records.add(replace(done_task(), images=[make_image(0), make_image(1)]))
+    edge.rows.add(done_task(2))
+    edge.rows.add(replace(done_task(), images=[make_image(0), make_image(1)]))
     link = urlsplit(_link(edge))
     right = {name: values[0] for name, values in parse_qs(link.query).items()}
     changes = [

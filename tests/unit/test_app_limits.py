@@ -6,7 +6,7 @@ import fakeredis
 import pytest
 import redis
 
-from app.http.limits import RETAKE_S, Buckets, Limits, Rate, Standing
+from app.http.limits import RETAKE_S, Buckets, Rate, RateLimits, Standing
 
 
 class Clock:
@@ -126,7 +126,7 @@ def test_headers_are_structured_fields() -> None:
 
 
 def test_limits_name_every_rate() -> None:
-    limits = Limits(account="6/minute", submit="2/minute", client=None, storage_uri="memory://")
+    limits = RateLimits(account="6/minute", submit="2/minute", client=None)
     assert [(rate.name, rate.amount) for rate in limits.all()] == [
         ("account", 6),
         ("submit", 2),

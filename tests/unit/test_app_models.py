@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from app.api.submit import OPERATIONS
+from app.orders.operations import OPERATIONS
 from app.shapes.schemas import ModelDetail, ModelList, Recommendations
 from providers.catalog.catalog import load
 from providers.orders.schema import order_schema
-from tests.unit.app_stand_ins import MINE, Edge, make_edge
+from tests.unit.app_doubles import MINE, Edge, make_edge
 
 CATALOG = load()
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from app_stand_ins import MINE, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
+from app_doubles import MINE, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
 
 from app.http.bodies import MAX_COMMAS
 from app.orders.forms import kinds_of
 from app.shapes.schemas import Estimate, TaskOut
 from jobs.errors import BadImageError, FieldFault
+from jobs.lifecycle import Submitted
 from jobs.states import Nudge
-from jobs.submission.service import Submitted
 from providers.catalog.catalog import load
 
 GENERATE = "/api/images/generate"
@@ -45,8 +45,8 @@ def test_an_order_is_accepted_kept_and_published(edge: Edge) -> None:
     assert answer.headers["Location"] == f"/api/images/tasks/{task.id}" == task.urls.self
     assert (answer.headers["X-Task-Id"], answer.headers["X-Cost-Quoted"]) == (task.id, "5.3")
     assert int(answer.headers["Retry-After"]) >= 1
-    customer, operation, fields, references, request_id = edge.desk.orders[0]
-    assert (customer.account_id, operation, references, request_id) == ("acct_a", "generate", [], "r-7")
+    caller, operation, fields, references, request_id = edge.submission.orders[0]
+    assert (caller.account_id, operation, references, request_id) == ("acct_a", "generate", [], "r-7")
     assert fields == wanted
     assert edge.published == [Nudge("jobs.run", "openai", task.id)]
 
@@ -65,7 +65,7 @@ def test_every_bad_field_is_named_at_once_by_schema_and_catalogue(edge: Edge) ->
     assert found["images[0]"] == "wrong_type"
     assert found["colour"] == found["steps"] == "not_supported"
     assert found["prompt"] == "required"
-    assert not edge.desk.orders
+    assert not edge.submission.orders
     assert not edge.published
 
 
@@ -102,7 +102,7 @@ def test_an_unknown_model_has_its_own_code(edge: Edge) -> None:
 def test_json_that_means_two_things_or_none_is_refused(edge: Edge, raw: bytes) -> None:
     answer = edge.client.post(GENERATE, data=raw, content_type="application/json", headers=MINE)
     assert (answer.status_code, answer.json["code"]) == (400, "malformed_json")
-    assert not edge.desk.orders
+    assert not edge.submission.orders
 
 
 def test_malformed_json_says_where(edge: Edge) -> None:
@@ -132,14 +132,14 @@ def test_too_large_bodies_and_images_are_413(edge: Edge) -> None:
 
 
 def test_images_come_as_data_url_base64_url_and_earlier_task(edge: Edge) -> None:
-    edge.records.add(done_task())
+    edge.rows.add(done_task())
     answer = _post(
         edge, EDIT, prompt="hat", model="gpt-image-2", mask=f"data:image/png;base64,{BASE64}",
         images=[BASE64, "https://pictures.test/a.png", f"{job_id(1)}#0", f"data:image/png;base64,{BASE64}"],
     )  # fmt: skip
     assert answer.status_code == 202, answer.json
-    references = edge.desk.orders[0][3]
-    assert [(each.role, each.name) for each in references] == [
+    references = edge.submission.orders[0][3]
+    assert [(each.role, each.field_name) for each in references] == [
         *(("image", f"images[{n}]") for n in range(4)),
         ("mask", "mask"),
     ]
@@ -148,9 +148,9 @@ def test_images_come_as_data_url_base64_url_and_earlier_task(edge: Edge) -> None
 
 
 def test_images_that_cannot_be_had_are_all_named(edge: Edge) -> None:
-    edge.records.add(make_task(1))
-    edge.records.add(done_task(2, account_id="acct_b"))
-    edge.records.add(replace(done_task(3), images=[make_image(deleted_at=done_task().created_at)]))
+    edge.rows.add(make_task(1))
+    edge.rows.add(done_task(2, account_id="acct_b"))
+    edge.rows.add(replace(done_task(3), images=[make_image(deleted_at=done_task().created_at)]))
     answer = _post(
         edge, EDIT, prompt="hat",
         images=[
@@ -168,7 +168,7 @@ def test_images_that_cannot_be_had_are_all_named(edge: Edge) -> None:
         "images[5]": "not_available_yet",
         "images[6]": "wrong_type",
     }
-    assert not edge.desk.orders
+    assert not edge.submission.orders
 
 
 def test_nothing_is_fetched_for_an_order_that_cannot_run(edge: Edge) -> None:
@@ -186,7 +186,7 @@ def test_nothing_is_fetched_for_an_order_that_cannot_run(edge: Edge) -> None:
     ],
 )
 def test_a_bad_image_names_its_part(edge: Edge, code: str, status: int) -> None:
-    edge.desk.refuse = BadImageError([FieldFault("images[0]", code, "is bad")])
+    edge.submission.refuse = BadImageError([FieldFault("images[0]", code, "is bad")])
     answer = _post(edge, EDIT, prompt="hat", images=[BASE64])
     assert answer.status_code == status
     assert _codes(answer) == {"images[0]": code}
@@ -202,12 +202,12 @@ def test_a_form_says_the_same_as_json(edge: Edge, part: str) -> None:
     }  # fmt: skip
     answer = edge.client.post(EDIT, data=form, headers=MINE)
     assert answer.status_code == 202, answer.json
-    _, _, fields, references, _ = edge.desk.orders[0]
+    _, _, fields, references, _ = edge.submission.orders[0]
     assert fields == {
         "prompt": "hat", "model": "gpt-image-2", "n": 2, "output_compression": 80, "lenient": True,
         "metadata": {"a": "b"}, "extra": {"x": [1]}, "output_format": "jpeg",
     }  # fmt: skip
-    assert [(each.role, each.name, each.data[-1:]) for each in references] == [
+    assert [(each.role, each.field_name, each.data[-1:]) for each in references] == [
         ("image", "images[0]", PNG[-1:]),
         ("image", "images[1]", b"2"),
         ("mask", "mask", PNG[-1:]),
@@ -248,9 +248,9 @@ def test_the_same_key_and_order_answer_the_same_task(edge: Edge, keys: tuple[str
     assert first.json["id"] == again.json["id"]
     assert "Idempotent-Replayed" not in first.headers
     assert again.headers["Idempotent-Replayed"] == "true"
-    edge.records.known[first.json["id"]] = replace(done_task(), id=first.json["id"])
+    edge.rows.known[first.json["id"]] = replace(done_task(), id=first.json["id"])
     assert _post(edge, headers={"Idempotency-Key": "abc"}, prompt="a fox", n=2).status_code == 200
-    assert len(edge.desk.orders) == 1
+    assert len(edge.submission.orders) == 1
 
 
 def test_the_same_key_with_another_body_or_route_is_refused(edge: Edge) -> None:
@@ -278,11 +278,11 @@ def test_a_form_sent_again_has_another_boundary_and_the_same_fingerprint(edge: E
 def test_a_bad_idempotency_key_is_refused(edge: Edge, key: str) -> None:
     answer = _post(edge, headers={"Idempotency-Key": key.encode().decode("latin-1")}, prompt="a fox")
     assert (answer.status_code, answer.json["code"]) == (422, "idempotency_key_invalid")
-    assert not edge.desk.orders
+    assert not edge.submission.orders
 
 
 def test_a_replay_fetches_no_image_again(edge: Edge) -> None:
-    edge.records.earlier_task = edge.records.add(done_task())
+    edge.rows.earlier_task = edge.rows.add(done_task())
     answer = _post(edge, EDIT, headers={"Idempotency-Key": "k"}, prompt="hat", images=["https://private.test/gone.png"])
     assert (answer.status_code, answer.json["id"]) == (200, job_id(1))
     assert edge.fetched == []
@@ -292,15 +292,15 @@ def test_a_replay_fetches_no_image_again(edge: Edge) -> None:
 
 
 def test_prefer_wait_answers_200_when_the_task_ends_in_time(edge: Edge) -> None:
-    submit = edge.desk.submit
+    submit = edge.submission.submit
 
     def submit_and_finish(*args: Any, **named: Any) -> Submitted:
         submitted = submit(*args, **named)
         ended = replace(done_task(), id=submitted.task.id)
-        threading.Timer(0.05, edge.records.add, [ended]).start()
+        threading.Timer(0.05, edge.rows.add, [ended]).start()
         return submitted
 
-    edge.desk.submit = submit_and_finish  # type: ignore[method-assign]
+    edge.submission.submit = submit_and_finish  # type: ignore[method-assign]
     answer = _post(edge, headers={"Prefer": "respond-async, wait=30"}, prompt="a fox")
     assert (answer.status_code, answer.json["status"]) == (200, "succeeded")
     assert answer.headers["Preference-Applied"] == "wait=30"
@@ -320,7 +320,7 @@ def test_an_estimate_prices_and_submits_nothing(edge: Edge) -> None:
     estimate = Estimate.model_validate(answer.json)
     assert (estimate.operation, estimate.n, estimate.price.total) == ("generate", 3, "15.9")
     assert estimate.normalised["size"]["asked"] == "1000x1000"
-    assert not edge.desk.orders
+    assert not edge.submission.orders
     with_image = _post(edge, "/api/images/estimate", prompt="hat", images=["https://pictures.test/a.png"])
     assert with_image.json["operation"] == "edit"
     assert edge.fetched == []
@@ -331,10 +331,10 @@ def test_an_order_whose_nudge_could_not_be_sent_is_left_to_the_next_sweep(edge: 
     edge.trouble["redis"] = "away"
     answer = _post(edge, prompt="a fox")
     assert answer.status_code == 202
-    assert edge.records.forgotten == [answer.json["id"]]
+    assert edge.rows.unpublished == [answer.json["id"]]
     edge.trouble["redis"] = None
     assert _post(edge, prompt="a fox").status_code == 202
-    assert len(edge.records.forgotten) == 1
+    assert len(edge.rows.unpublished) == 1
 
 
 def test_a_mask_goes_beside_sixteen_images(edge: Edge) -> None:

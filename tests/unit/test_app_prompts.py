@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from app_stand_ins import MINE, Edge, make_edge
+from app_doubles import MINE, Edge, make_edge
 
 from app.api import prompts
 from app.api.prompts import StreamCutError

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from app_stand_ins import CATALOG, MINE, NOW, Edge, done_task, job_id, make_edge, make_task
+from app_doubles import CATALOG, MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 from click.testing import CliRunner, Result
 
 from app.cli import main
@@ -42,23 +42,22 @@ def state(name: str = "openai", **changes: Any) -> ProviderState:
 
 
 class Fleet:
-    """What the records say of providers; pausing is remembered."""
+    """What the rows say of providers; pausing is remembered."""
 
     def __init__(self, edge: Edge) -> None:
         self.known = {"openai": state()}
         self.away: Exception | None = None
-        for name in ("providers", "pause_provider", "resume_provider"):
-            setattr(edge.records, name, getattr(self, name))
+        edge.rows.answers |= {health.overview: self.overview, health.pause: self.pause, health.resume: self.resume}
 
-    def providers(self) -> list[ProviderState]:
+    def overview(self) -> list[ProviderState]:
         if self.away:
             raise self.away
         return list(self.known.values())
 
-    def pause_provider(self, name: str) -> None:
+    def pause(self, name: str) -> None:
         self.known[name] = state(name, paused_at=NOW)
 
-    def resume_provider(self, name: str) -> None:
+    def resume(self, name: str) -> None:
         self.known[name] = state(name)
 
 
@@ -144,8 +143,8 @@ def test_a_queued_task_tells_its_wait_and_no_other_does() -> None:
     edge = make_edge()
     renderer = edge.app.extensions["darkroom_renderer"]
     edge.app.extensions["darkroom_renderer"] = type(renderer)(renderer.signer, "", lambda _task: Wait(4.0, 9.5))
-    edge.records.add(make_task())
-    edge.records.add(done_task(2))
+    edge.rows.add(make_task())
+    edge.rows.add(done_task(2))
     queued = edge.client.get(f"/api/images/tasks/{job_id(1)}", headers=MINE)
     assert queued.json["wait_estimate_s"] == {"p50": 4.0, "p90": 9.5}
     TaskOut.model_validate_json(queued.data)
@@ -153,7 +152,7 @@ def test_a_queued_task_tells_its_wait_and_no_other_does() -> None:
 
 
 def test_an_unknown_wait_is_null(edge: Edge) -> None:
-    edge.records.add(make_task())
+    edge.rows.add(make_task())
     assert edge.client.get(f"/api/images/tasks/{job_id(1)}", headers=MINE).json["wait_estimate_s"] is None
 
 

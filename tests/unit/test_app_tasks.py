@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from app_stand_ins import MINE, NOW, Edge, done_task, job_id, make_edge, make_task
+from app_doubles import MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 
-from app.api.submit import OPERATIONS
 from app.http.endpoint import about
+from app.orders.operations import OPERATIONS
 from app.shapes.schemas import CancelOut, LedgerOut, ModelDetail, ModelList, QuotaOut, TaskList, TaskOut, Timeline
+from jobs.failures import SENTENCES, CancelOutcome
 from jobs.lifecycle import Cancellation
 from jobs.states import Nudge
 from providers.catalog.entries import spoken
@@ -39,12 +40,18 @@ def _get(edge: Edge, path: str, **headers: str) -> Any:
         make_task(),
         done_task(),
         make_task(status="waiting", started_at=NOW, progress=0.5),
-        make_task(status="failed", failure_code="content_refused", failure_detail="no", captured=0, released=5),
-        make_task(status="cancelled", cancel_requested_at=NOW, cancel_outcome="freed_in_queue"),
+        make_task(
+            status="failed",
+            failure_code="content_refused",
+            failure_detail="no",
+            captured_microcredits=0,
+            released_microcredits=5,
+        ),
+        *(make_task(status="cancelled", cancel_requested_at=NOW, cancel_outcome=each) for each in CancelOutcome),
     ],
 )
 def test_every_rendered_task_fits_its_schema(edge: Edge, task: Any) -> None:
-    edge.records.add(task)
+    edge.rows.add(task)
     answer = _get(edge, TASK)
     shown = TaskOut.model_validate_json(answer.data)
     assert shown.status == ("running" if task.status == "waiting" else task.status)
@@ -53,31 +60,31 @@ def test_every_rendered_task_fits_its_schema(edge: Edge, task: Any) -> None:
 
 
 def test_a_task_read_again_unchanged_is_304(edge: Edge) -> None:
-    edge.records.add(make_task(version=4))
+    edge.rows.add(make_task(version=4))
     etag = _get(edge, TASK).headers["ETag"]
     again = _get(edge, TASK, **{"If-None-Match": f'"other", {etag}'})
     assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", etag)
-    edge.records.add(make_task(version=5))
+    edge.rows.add(make_task(version=5))
     assert _get(edge, TASK, **{"If-None-Match": etag}).status_code == 200
 
 
 def test_a_long_poll_ends_when_the_task_changes(edge: Edge) -> None:
-    edge.records.add(make_task(version=1))
-    threading.Timer(0.05, edge.records.add, [make_task(version=2, status="running")]).start()
+    edge.rows.add(make_task(version=1))
+    threading.Timer(0.05, edge.rows.add, [make_task(version=2, status="running")]).start()
     assert _get(edge, f"{TASK}?wait=30").json["status"] == "running"
 
 
 def test_a_long_poll_does_not_wait_for_what_has_happened(edge: Edge) -> None:
-    edge.records.add(make_task(version=2))
+    edge.rows.add(make_task(version=2))
     assert _get(edge, f"{TASK}?wait=60", **{"If-None-Match": 'W/"1"'}).status_code == 200
-    edge.records.add(done_task())
+    edge.rows.add(done_task())
     assert _get(edge, f"{TASK}?wait=60").json["status"] == "succeeded"
 
 
 @pytest.mark.parametrize(("outcome", "status"), [("freed_in_queue", 200), ("too_late", 200), ("stop_requested", 202)])
 def test_cancelling_answers_the_outcome_and_publishes(edge: Edge, outcome: Any, status: int) -> None:
-    edge.records.add(make_task())
-    edge.records.cancelled = Cancellation(outcome, [Nudge("wake", "", job_id(1))])
+    edge.rows.add(make_task())
+    edge.rows.cancelled = Cancellation(outcome, [Nudge("wake", "", job_id(1))])
     answer = edge.client.post(f"{TASK}/cancel", headers=MINE)
     assert answer.status_code == status
     assert CancelOut.model_validate_json(answer.data).outcome == outcome
@@ -85,7 +92,7 @@ def test_cancelling_answers_the_outcome_and_publishes(edge: Edge, outcome: Any, 
 
 
 def test_the_timeline_lists_every_step(edge: Edge) -> None:
-    edge.records.add(make_task())
+    edge.rows.add(make_task())
     assert Timeline.model_validate_json(_get(edge, f"{TASK}/timeline").data).data[0].type == "queued"
 
 
@@ -94,7 +101,7 @@ def test_the_timeline_lists_every_step(edge: Edge) -> None:
 
 def test_a_list_pages_by_cursor(edge: Edge) -> None:
     for number in range(1, 6):
-        edge.records.add(make_task(number))
+        edge.rows.add(make_task(number))
     page = TaskList.model_validate_json(_get(edge, "/api/images/tasks?limit=2").data)
     assert [task.id for task in page.data] == [job_id(5), job_id(4)]
     assert page.next_cursor == job_id(4)
@@ -105,7 +112,7 @@ def test_a_list_pages_by_cursor(edge: Edge) -> None:
 def test_filters_reach_the_query(edge: Edge) -> None:
     query = f"status=running&operation=remove-background&model=m&metadata.team=a%20b&cursor={job_id(3)}"
     assert _get(edge, f"/api/images/tasks?{query}&created_after=2026-11-20T12:00:00Z").status_code == 200
-    filters = edge.records.filters[0]
+    filters = edge.rows.filters[0]
     assert (filters.status, filters.operation, filters.model) == ("running", "remove_background", "m")
     assert (filters.metadata, filters.cursor, filters.created_after) == ({"team": "a b"}, job_id(3), NOW)
 
@@ -113,12 +120,12 @@ def test_filters_reach_the_query(edge: Edge) -> None:
 @pytest.mark.parametrize(("asked", "meant"), [("to-3d", "image_to_3d"), ("image_to_3d", "image_to_3d"), ("x", "x")])
 def test_a_filter_by_operation_takes_the_word_of_the_address(edge: Edge, asked: str, meant: str) -> None:
     _get(edge, f"/api/images/tasks?operation={asked}")
-    assert edge.records.filters[0].operation == meant
+    assert edge.rows.filters[0].operation == meant
 
 
 def test_a_task_names_its_operation_as_its_address_does(edge: Edge) -> None:
     assert all(spoken(name) == url for url, name in OPERATIONS.items())
-    edge.records.add(replace(make_task(1), operation="image_to_3d"))
+    edge.rows.add(replace(make_task(1), operation="image_to_3d"))
     assert _get(edge, f"/api/images/tasks/{job_id(1)}").get_json()["operation"] == "to-3d"
 
 
@@ -186,6 +193,15 @@ def test_readiness_names_what_is_wrong_and_redis_alone_only_degrades(edge: Edge)
 # ---------------------------------------------------------------- the interface described
 
 
+def test_openapi_names_the_codes_of_the_one_table_of_failures(edge: Edge) -> None:
+    schemas = edge.client.get("/openapi.json").json["components"]["schemas"]
+    assert schemas["TaskError"]["properties"]["code"]["examples"] == sorted(SENTENCES)
+    assert schemas["CancelOutcome"]["enum"] == [each.value for each in CancelOutcome]
+    assert "upstream_uncertain" in SENTENCES.keys() & set(schemas["CancelOutcome"]["enum"])
+    outcome = {"$ref": "#/components/schemas/CancelOutcome"}
+    assert outcome in schemas["Cancel"]["properties"]["outcome"]["anyOf"]
+
+
 def test_openapi_lists_every_route_and_every_reference_resolves(edge: Edge) -> None:
     document = edge.client.get("/openapi.json").json
     assert document["openapi"] == "3.1.0"
@@ -222,7 +238,7 @@ def test_the_reference_page_loads_nothing_from_elsewhere(edge: Edge) -> None:
 
 def test_links_are_absolute_where_the_public_address_is_known() -> None:
     edge = make_edge(DARKROOM_PUBLIC_URL="https://pictures.example/")
-    edge.records.add(replace(done_task()))
+    edge.rows.add(replace(done_task()))
     body = _get(edge, TASK).json
     assert body["urls"]["self"] == f"https://pictures.example{TASK}"
     assert body["images"][0]["signed_url"].startswith(f"https://pictures.example{TASK}/image?")

@@ -9,7 +9,7 @@ from typing import Any
 
 import fakeredis
 import pytest
-from app_stand_ins import done_task, job_id, make_task
+from app_doubles import done_task, job_id, make_task
 
 from app.http import waits as waits_module
 from app.http.waits import CHANNEL, Waits

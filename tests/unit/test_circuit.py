@@ -230,7 +230,7 @@ def test_a_limit_that_is_none_stops_the_start_and_is_named(value: str) -> None:
 
 
 def measured(**changes: float | None) -> Measured:
-    values = {"p50_s": 10.0, "p90_s": 30.0, "seats": 4, "active": 0, **changes}
+    values = {"p50_s": 10.0, "p90_s": 30.0, "permits": 4, "active": 0, **changes}
     return Measured(**values)  # type: ignore[arg-type]
 
 
@@ -239,7 +239,7 @@ def test_who_finds_a_free_seat_does_not_wait() -> None:
 
 
 def test_the_turn_comes_as_quickly_as_jobs_were_started_while_others_waited() -> None:
-    unlimited = measured(seats=None, gap_s=0.01, gap_p90_s=0.3)
+    unlimited = measured(permits=None, gap_s=0.01, gap_p90_s=0.3)
     assert wait(unlimited, 0) == Wait(0.0, 0.4)  # never sooner than it is
     assert wait(unlimited, 249) == Wait(2.5, 4.8)
 

@@ -24,6 +24,7 @@ from app.cli.client.saving import looks_like_image, target
 from app.cli.output import EXIT_MEANINGS, CommandError, Exit, elapsed_text, one_line, output_options, plain
 from app.cli.parameters import DURATION, SETTING
 from app.cli.service import demo
+from core.version import VERSION
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -53,6 +54,15 @@ def test_every_command_explains_itself_and_takes_json(name: str) -> None:
     result = CliRunner().invoke(main, [name, "--help"])
     assert result.exit_code == 0
     assert "--json" in result.stdout or "Commands:" in result.stdout
+
+
+def test_the_version_is_printed_and_written_in_one_place() -> None:
+    result = CliRunner().invoke(main, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"darkroom {VERSION}\n")
+    packages = ("app", "core", "jobs", "providers", "quota", "storage", "workers")
+    files = [path for name in packages for path in (HERE / name).rglob("*.py")]
+    written = [path.relative_to(HERE).as_posix() for path in files if f'"{VERSION}"' in path.read_text("utf-8")]
+    assert written == ["core/version.py"]
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:

@@ -14,6 +14,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for field in Settings.model_fields.values():
         monkeypatch.delenv(str(field.alias), raising=False)
+    monkeypatch.delenv("DARKROOM_KEEP_PICTURES_DAYS", raising=False)
 
 
 def test_defaults_need_no_variable() -> None:
@@ -28,6 +29,26 @@ def test_ports_follow_the_first_unless_set(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DARKROOM_SANDBOX_PORT", "  ")
     settings = load()
     assert (settings.flower_port, settings.sandbox_port, settings.postgres_port) == (1234, 9002, 9003)
+
+
+def test_images_are_kept_by_the_variables_old_name_unless_the_new_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_KEEP_PICTURES_DAYS", "3")
+    assert load().keep_images_days == 3
+    monkeypatch.setenv("DARKROOM_KEEP_IMAGES_DAYS", "7")
+    assert load().keep_images_days == 7
+    monkeypatch.delenv("DARKROOM_KEEP_PICTURES_DAYS")
+    assert load().keep_images_days == 7
+
+
+def test_the_old_name_in_an_env_file_still_counts() -> None:
+    Path(".env").write_text("DARKROOM_KEEP_PICTURES_DAYS=3\n")
+    assert load().keep_images_days == 3
+
+
+def test_a_bad_number_of_days_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_KEEP_PICTURES_DAYS", "-1")
+    with pytest.raises(SettingsError, match=r"DARKROOM_KEEP_(IMAGES|PICTURES)_DAYS"):
+        load()
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

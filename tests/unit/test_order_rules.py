@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.catalog.catalog import load
-from providers.orders.rules import CheckedOrder, OrderProblems, check_order, from_form
+from providers.orders.rules import CheckedOrder, OrderProblems, check_order
 from providers.orders.size_requests import SIZE_FIELDS
 from providers.orders.texts import clean_text
 
@@ -253,7 +253,7 @@ def test_the_right_images(model_id: str, operation: str, images: dict[str, Any])
             {"image_count": 1},
             "needs 3 images (front_image_url, back_image_url, left_image_url), 1 given",
         ),
-        ("image-face-swap", "face_swap", {"has_face": True}, "needs 1 image beside the face, none given"),
+        ("image-face-swap", "face_swap", {"has_face": True}, "needs 1 image in addition to the face, none given"),
         ("image-captioner", "caption", {"image_count": 2}, "takes 1 image, 2 given"),
         ("rodin-v2-text", "text_to_3d", {"image_count": 1}, "takes no image to text-to-3d"),
         ("qwen-edit", "edit", {"image": "x", "image_count": 1}, "it takes: aspect_ratio, height, images, n,"),
@@ -296,29 +296,6 @@ def test_one_of_several_is_enough() -> None:
 
 def test_chatgpt2api_takes_quality_as_a_hint() -> None:
     assert check("chatgpt2api-gpt-image-2", prompt="x", quality="high", n=10).params == {"quality": "high"}
-
-
-def test_a_form_gets_the_types_of_the_model() -> None:
-    model = CATALOG.models["flux-2-flex"]
-    form = {
-        "prompt": "7",
-        "n": "2",
-        "width": "1024",
-        "guidance": "2.5",
-        "prompt_upsampling": "true",
-        "seed": "",
-        "steps": "many",
-    }
-    fields = from_form(model, "generate", form)
-    assert fields == {
-        "prompt": "7",
-        "n": 2,
-        "width": 1024,
-        "guidance": 2.5,
-        "prompt_upsampling": True,
-        "steps": "many",
-    }
-    assert faults("flux-2-flex", **fields) == [("height", "required"), ("steps", "wrong_type")]
 
 
 def test_text_is_composed_and_free_of_controls() -> None:

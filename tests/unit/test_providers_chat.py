@@ -25,7 +25,9 @@ from providers.http.sse import EventTooLongError, events
 from providers.prompts import ENHANCEMENTS
 from providers.shared.chat import deltas
 from providers.shared.openai_errors import classify
-from providers.shared.payload import image_bytes, json_object, redact, retry_after_s
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 
 
 def chunk(text: str, finish: str = "null") -> str:

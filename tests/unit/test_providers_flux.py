@@ -28,7 +28,8 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http.client import Answer, Outgoing, WireRequest, origin_of
+from providers.http.client import HttpResponse, Outgoing, WireRequest
+from providers.http.urls import origin_of
 from providers.upstreams.flux.adapter import Config, Flux, build_submit
 from providers.upstreams.flux.answers import classify, read_task
 from providers.upstreams.flux.hosts import gets_key, poll_url_of
@@ -196,9 +197,9 @@ def test_a_poll_url_is_taken_as_it_is_or_not_at_all(found: object, expected: str
 # ---------------------------------------------------------------- answers
 
 
-def answer(document: object, status: int = 200, **headers: str) -> Answer:
+def answer(document: object, status: int = 200, **headers: str) -> HttpResponse:
     data = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, data)
+    return HttpResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, data)
 
 
 def task(status: str, **facts: Any) -> dict[str, Any]:
@@ -274,7 +275,7 @@ def test_details_are_told_whole_whatever_their_form() -> None:
     ],
 )
 def test_a_look_that_says_nothing_of_the_task_ends_nothing(
-    found: Answer, error: type[ProviderError], code: str
+    found: HttpResponse, error: type[ProviderError], code: str
 ) -> None:
     with pytest.raises(error) as caught:
         read_task(found, TASK)
@@ -304,7 +305,7 @@ LIST = [{"type": "multiple_of", "loc": ["body", "width"], "msg": "Input should b
         (answer({"error": "down", "message": "later"}, 503), Uncertain, "upstream_error"),
     ],
 )
-def test_errors_of_a_submit(found: Answer, error: type[ProviderError], code: str) -> None:
+def test_errors_of_a_submit(found: HttpResponse, error: type[ProviderError], code: str) -> None:
     raised = classify(found)
     assert (type(raised), raised.code) == (error, code)
 

@@ -19,8 +19,11 @@ from pathlib import Path
 import pytest
 
 from providers.errors import NotRun, Uncertain
-from providers.http.client import FilePart, Policy, UnsafeUrlError, UpstreamSession, WireRequest, fetch, origin_of, put
-from providers.http.connections import Exchange, OutOfTimeError, _TimedReader
+from providers.http.client import FilePart, UpstreamSession, WireRequest
+from providers.http.exchange import Exchange, OutOfTimeError
+from providers.http.sockets import TimedReader
+from providers.http.untrusted import Policy, fetch, put
+from providers.http.urls import UnsafeUrlError, origin_of
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Script = Callable[[socket.socket, bytes], None]
@@ -337,7 +340,7 @@ def test_bytes_that_keep_coming_do_not_outrun_the_deadline() -> None:
     with here, there:
         there.sendall(b"always something to read")
         past = Exchange(time.monotonic() - 1, 5, 5, may_reach=lambda _origin, _address: True)
-        reader = _TimedReader(here, io.BytesIO(), past)
+        reader = TimedReader(here, io.BytesIO(), past)
         with pytest.raises(OutOfTimeError):
             reader.readinto(bytearray(1))
 

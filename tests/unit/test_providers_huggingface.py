@@ -25,7 +25,7 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http.client import Answer
+from providers.http.client import HttpResponse
 from providers.upstreams.huggingface import answers
 from providers.upstreams.huggingface.adapter import Config, build_submit
 from providers.upstreams.huggingface.mapping import KEPT_S, ProviderIds
@@ -41,10 +41,10 @@ def order(model: str, **facts: Any) -> UpstreamOrder:
     return UpstreamOrder(**{"operation": known.operation, "model": known, "prompt": "a red fox", **facts})
 
 
-def answer(status: int, body: object = b"", **headers: str) -> Answer:
+def answer(status: int, body: object = b"", **headers: str) -> HttpResponse:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, CaseInsensitiveDict(named), data)
+    return HttpResponse(status, CaseInsensitiveDict(named), data)
 
 
 # ---------------------------------------------------------------- configuration
@@ -161,11 +161,11 @@ def test_a_route_nobody_knows_is_the_operator_s_affair() -> None:
 class Hub:
     """Gives its answers one by one and counts the questions."""
 
-    def __init__(self, *given: Answer | ProviderError) -> None:
+    def __init__(self, *given: HttpResponse | ProviderError) -> None:
         self.given = list(given)
         self.asked: list[str] = []
 
-    def send(self, request: Any, **_limits: object) -> Answer:
+    def send(self, request: Any, **_limits: object) -> HttpResponse:
         self.asked.append(request.path)
         found = self.given.pop(0)
         if isinstance(found, ProviderError):
@@ -173,7 +173,7 @@ class Hub:
         return found
 
 
-def mapped(**entries: object) -> Answer:
+def mapped(**entries: object) -> HttpResponse:
     named = {name.replace("_", "-"): entry for name, entry in entries.items()}
     return answer(200, {"id": "org/model", "inferenceProviderMapping": named})
 
@@ -207,7 +207,7 @@ def test_an_old_mapping_serves_while_the_hub_is_away() -> None:
 
 
 @pytest.mark.parametrize("away", [NotRun("upstream_unreachable"), Uncertain("x"), answer(500), answer(200, b"<html>")])
-def test_without_a_mapping_nothing_is_bought(away: Answer | ProviderError) -> None:
+def test_without_a_mapping_nothing_is_bought(away: HttpResponse | ProviderError) -> None:
     known, _ = ids(Hub(away))
     with pytest.raises(NotRun):
         known.find("org/model", "fal-ai", "text-to-image")
@@ -235,7 +235,7 @@ def test_the_hub_s_limit_is_waited_out() -> None:
         answer(404, {"error": "Repository not found"}),
     ],
 )
-def test_a_model_without_that_route_is_unknown_and_asked_for_again(told: Answer) -> None:
+def test_a_model_without_that_route_is_unknown_and_asked_for_again(told: HttpResponse) -> None:
     hub = Hub(told, mapped(fal_ai=entry()))
     known, _ = ids(hub)
     with pytest.raises(UnknownModel):
@@ -260,7 +260,7 @@ ENCODED = base64.b64encode(PNG).decode()
         answer(200, {"output": ["https://cdn.test/a.png"]}, Content_Type="application/json; charset=utf-8"),
     ],
 )
-def test_a_raw_image_and_what_was_seen_instead(seen: Answer) -> None:
+def test_a_raw_image_and_what_was_seen_instead(seen: HttpResponse) -> None:
     [image] = answers.read_raw(seen, ROUTER).images
     assert image.data in (PNG, b"whatever") or image.url == "https://cdn.test/a.png"
 
@@ -274,7 +274,7 @@ def test_a_raw_image_and_what_was_seen_instead(seen: Answer) -> None:
         answer(200, b"[1]", Content_Type="application/json"),
     ],
 )
-def test_anything_else_is_uncertain(seen: Answer) -> None:
+def test_anything_else_is_uncertain(seen: HttpResponse) -> None:
     with pytest.raises(Uncertain):
         answers.read_raw(seen, ROUTER)
 
@@ -282,7 +282,7 @@ def test_anything_else_is_uncertain(seen: Answer) -> None:
 # ---------------------------------------------------------------- tasks
 
 
-def fal(link: object = "https://queue.fal.run/fal-ai/flux/requests/r1", **facts: object) -> Answer:
+def fal(link: object = "https://queue.fal.run/fal-ai/flux/requests/r1", **facts: object) -> HttpResponse:
     return answer(200, {"request_id": "r1", "status": "IN_QUEUE", "response_url": link, **facts})
 
 
@@ -309,7 +309,7 @@ def test_a_task_that_goes_on(status: str) -> None:
     assert answers.read_fal_status(answer(200, {"status": "COMPLETED"})) is None
 
 
-def result(*urls: str, **facts: object) -> Answer:
+def result(*urls: str, **facts: object) -> HttpResponse:
     return answer(200, {"images": [{"url": url} for url in urls], "seed": 7, **facts})
 
 
@@ -347,7 +347,7 @@ POLICY = {"detail": [{"loc": ["body", "prompt"], "msg": "flagged", "type": "cont
         (answer(200, b"<html>"), Uncertain),
     ],
 )
-def test_how_a_result_can_be_an_error(seen: Answer, error: type[ProviderError]) -> None:
+def test_how_a_result_can_be_an_error(seen: HttpResponse, error: type[ProviderError]) -> None:
     with pytest.raises(error) as caught:
         answers.read_fal_result(seen, ROUTER)
     assert "SECRET" not in caught.value.detail
@@ -372,7 +372,7 @@ def test_how_a_result_can_be_an_error(seen: Answer, error: type[ProviderError]) 
         (answer(400, {"code": 1200, "message": "nsfw"}), ContentRefused),
     ],
 )
-def test_errors_in_any_shape(seen: Answer, error: type[ProviderError]) -> None:
+def test_errors_in_any_shape(seen: HttpResponse, error: type[ProviderError]) -> None:
     assert isinstance(answers.classify(seen), error)
 
 

@@ -20,7 +20,7 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http.client import Answer
+from providers.http.client import HttpResponse
 from providers.upstreams.llamaswap import answers
 from providers.upstreams.llamaswap.adapter import Config, build_submit, read_models
 from providers.upstreams.llamaswap.errors import classify
@@ -221,9 +221,9 @@ def test_a_prompt_of_nothing_but_a_tag_is_refused() -> None:
 # ---------------------------------------------------------------- answers
 
 
-def answer(status: int, body: object = b"", **headers: str) -> Answer:
+def answer(status: int, body: object = b"", **headers: str) -> HttpResponse:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, data)
+    return HttpResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, data)
 
 
 def proxied(code: str, *, text: bool = False) -> dict[str, Any]:
@@ -283,7 +283,7 @@ def test_a_good_answer_without_an_image_is_uncertain(body: bytes) -> None:
         (answer(404, b"404 page not found"), ProviderError, "upstream_not_found"),
     ],
 )
-def test_errors_of_either_program(seen: Answer, error: type[ProviderError], code: str | None) -> None:
+def test_errors_of_either_program(seen: HttpResponse, error: type[ProviderError], code: str | None) -> None:
     found = classify(seen)
     assert isinstance(found, error)
     assert found.code == (code or "upstream_rejected")
@@ -296,7 +296,7 @@ def test_a_limit_says_how_long() -> None:
 URL = "http://llama.lan/upstream/z-image/sdcpp/v1/jobs/job_1"
 
 
-def job(status: str, **facts: Any) -> Answer:
+def job(status: str, **facts: Any) -> HttpResponse:
     return answer(200, {"id": "job_1", "kind": "img_gen", "status": status, "result": None, "error": None, **facts})
 
 
@@ -333,7 +333,7 @@ def test_a_finished_job_comes_with_bytes_and_links() -> None:
         (answer(404, b"404 page not found"), NotRun, "upstream_not_found"),
     ],
 )
-def test_only_what_is_said_of_the_job_ends_it(seen: Answer, error: type[ProviderError], code: str) -> None:
+def test_only_what_is_said_of_the_job_ends_it(seen: HttpResponse, error: type[ProviderError], code: str) -> None:
     with pytest.raises(error) as caught:
         answers.read_look(seen, URL)
     assert caught.value.code == code
@@ -349,11 +349,11 @@ def test_only_what_is_said_of_the_job_ends_it(seen: Answer, error: type[Provider
         (answer(410, {"error": "job expired"}), CancelOutcome.TOO_LATE),
     ],
 )
-def test_what_becomes_of_a_cancel(seen: Answer, outcome: CancelOutcome) -> None:
+def test_what_becomes_of_a_cancel(seen: HttpResponse, outcome: CancelOutcome) -> None:
     assert answers.read_cancel(seen) is outcome
 
 
 @pytest.mark.parametrize("seen", [answer(409, proxied("conflict")), answer(502), answer(401, proxied("unauthorized"))])
-def test_a_cancel_that_did_not_arrive(seen: Answer) -> None:
+def test_a_cancel_that_did_not_arrive(seen: HttpResponse) -> None:
     with pytest.raises(NotRun):
         answers.read_cancel(seen)

@@ -12,7 +12,7 @@ from pathlib import Path
 from providers import errors
 from providers.catalog import catalog
 from providers.catalog.entries import ProviderSpec, Recovery
-from providers.http.client import UnsafeUrlError
+from providers.http.urls import UnsafeUrlError
 
 PACKAGE = Path(__file__).resolve().parents[2] / "providers"
 PAGE = (PACKAGE / "README.md").read_text(encoding="utf-8")
@@ -23,7 +23,7 @@ A_CODE = re.compile(r"(upstream|result|url)_[a-z]+(_[a-z]+)*|mask_not_png|extra_
 # Words of the same form that are no codes: fields of the wire and of ours.
 NO_CODES = {"upstream_id", "url_field"}
 # In the table of helpers: a field of an order, one of an error, and the class that downloads otherwise.
-SAID_BY_THE_WAY = {"extra", "detail", "Account"}
+SAID_BY_THE_WAY = {"extra", "detail", "UpstreamAccount"}
 
 
 def table(head: str) -> list[list[str]]:

@@ -10,7 +10,7 @@ import pytest
 
 from providers import configured, registry
 from providers.catalog import catalog
-from providers.configured import PROVIDERS, configured_names, half_configured
+from providers.configured import PROVIDERS, configured_names
 from sandbox.emulators import Emulator, all_emulators, environ
 
 BOTH = {
@@ -90,11 +90,6 @@ def test_a_provider_without_an_adapter_is_not_offered(monkeypatch: pytest.Monkey
     described = {"openai": replace(PROVIDERS["openai"], has_adapter=False)}
     monkeypatch.setattr(configured, "PROVIDERS", described)
     assert configured_names({"OPENAI_API_KEY": "sk-secret"}) == ()
-
-
-def test_half_a_configuration_is_named() -> None:
-    assert half_configured({"CHATGPT2API_BASE_URL": "http://h"}) == {"chatgpt2api": ("CHATGPT2API_API_KEY",)}
-    assert half_configured(BOTH) == half_configured({}) == {}
 
 
 @pytest.mark.parametrize(

@@ -30,17 +30,7 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.http.client import WireRequest
-from providers.upstreams.replicate.adapter import (
-    CANCEL_AFTER,
-    INLINE_MAX_BYTES,
-    Config,
-    Replicate,
-    build_check,
-    build_list,
-    build_submit,
-    build_upload,
-    inputs_to_upload,
-)
+from providers.upstreams.replicate.adapter import CANCEL_AFTER, Config, Replicate
 from providers.upstreams.replicate.answers import (
     classify,
     classify_create,
@@ -48,6 +38,14 @@ from providers.upstreams.replicate.answers import (
     read_output,
     read_prediction,
     unpaid,
+)
+from providers.upstreams.replicate.requests import (
+    INLINE_MAX_BYTES,
+    build_check,
+    build_list,
+    build_submit,
+    build_upload,
+    inputs_to_upload,
 )
 
 CATALOG = catalog.load()

@@ -24,7 +24,7 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.http.client import Answer
+from providers.http.client import HttpResponse
 from providers.upstreams.stability.adapter import Config, Stability, build_look, build_submit, read_look, read_submit
 from providers.upstreams.stability.errors import classify, classify_look, is_unknown
 
@@ -49,10 +49,10 @@ def files(asked: UpstreamOrder) -> list[tuple[str, bytes]]:
     return [(part.name, part.data) for part in build_submit(asked).files]
 
 
-def answer(status: int, body: Any, content_type: str = "application/json", **headers: str) -> Answer:
+def answer(status: int, body: Any, content_type: str = "application/json", **headers: str) -> HttpResponse:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, CaseInsensitiveDict({"Content-Type": content_type, **named}), data)
+    return HttpResponse(status, CaseInsensitiveDict({"Content-Type": content_type, **named}), data)
 
 
 # ---------------------------------------------------------------- configuration
@@ -202,7 +202,7 @@ DONE = {"image": base64.b64encode(PNG).decode(), "finish_reason": "SUCCESS", "se
         (answer(200, b"glTF\x02", "model/gltf-binary"), None),
     ],
 )
-def test_results_come_as_bytes_or_as_json(found: Answer, seed: int | None) -> None:
+def test_results_come_as_bytes_or_as_json(found: HttpResponse, seed: int | None) -> None:
     done = read_submit(found)
     assert isinstance(done, Finished)
     [image] = done.images
@@ -222,7 +222,7 @@ def test_an_id_without_an_image_is_an_accepted_call(status: int) -> None:
         answer(200, {**DONE, "finish_reason": "CONTENT_FILTERED"}, JSON),
     ],
 )
-def test_a_blurred_image_is_never_handed_out(found: Answer) -> None:
+def test_a_blurred_image_is_never_handed_out(found: HttpResponse) -> None:
     for read in (read_submit, lambda made: read_look(made, ID)):
         with pytest.raises(ContentRefused) as caught:
             read(found)
@@ -244,7 +244,7 @@ def test_a_blurred_image_is_never_handed_out(found: Answer) -> None:
         answer(200, {"id": 7}),
     ],
 )
-def test_a_2xx_without_a_result_or_an_id_is_uncertain(found: Answer) -> None:
+def test_a_2xx_without_a_result_or_an_id_is_uncertain(found: HttpResponse) -> None:
     with pytest.raises(Uncertain):
         read_submit(found)
 

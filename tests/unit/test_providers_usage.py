@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from providers.base import Accepted, Cost, Finished, Running, UpstreamOrder
+from providers.base import Accepted, Finished, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import TokenPrices
 from providers.errors import ContentRefused, Failed, ProviderError
-from providers.http.client import Answer
+from providers.http.client import HttpResponse
 from providers.orders.costs import cost_usd, expected_cost_microusd
 from providers.orders.rules import check_order
+from providers.reported_cost import ReportedCost
 from providers.shared import usage
+from providers.shared.wavespeed_tasks import read_prediction as read_wavespeed
 from providers.upstreams.flux.adapter import read_accepted
 from providers.upstreams.flux.answers import read_task
 from providers.upstreams.gemini.answers import read_cost as gemini_cost
@@ -27,7 +29,6 @@ from providers.upstreams.huggingface.answers import read_fal_result
 from providers.upstreams.openai.adapter import read_cost as openai_cost
 from providers.upstreams.replicate.answers import read_prediction
 from providers.upstreams.stability.adapter import documented_cost
-from providers.upstreams.wavespeed.answers import read_prediction as read_wavespeed
 from providers.upstreams.xai.adapter import read_images
 from providers.upstreams.xai.errors import classify, cost_of
 
@@ -45,7 +46,7 @@ BROKEN = [NAN, ENDLESS, -ENDLESS, -1, -0.5, 1e13, 10**30, True, "4", None, [], {
 @pytest.mark.parametrize("found", BROKEN)
 def test_what_is_no_amount_is_none(found: object) -> None:
     assert usage.number(found) is None
-    assert usage.money(found, units_per_usd=100) is None
+    assert usage.amount_usd(found, units_per_usd=100) is None
     assert usage.counts({"cost": found, "sure": 1}) in ({"sure": 1}, {"cost": found, "sure": 1})
     assert usage.counts(found) == {}
 
@@ -65,25 +66,27 @@ def test_counts_can_be_stored() -> None:
         "seconds": 0.76,
         "details": [{"modality": "IMAGE", "tokenCount": 1120}],
     }
-    assert len(usage.counts({f"n{number}": number for number in range(1000)})) == usage.MOST_NAMES
+    assert len(usage.counts({f"n{number}": number for number in range(1000)})) == usage.MAX_NAMES
 
 
 def test_money_is_rounded_up_to_whole_millionths() -> None:
-    assert usage.reported({}, usd=usage.money(1, units_per_usd=10_000_000_000)) == Cost(1)
-    assert usage.reported({}, usd=usage.money(0.1, units_per_usd=1)) == Cost(100_000)
-    assert usage.reported({}, usd=usage.money(0, units_per_usd=1)) == Cost(0)
-    assert usage.reported({"cost": 1}, usd=usage.money(usage.MOST, units_per_usd=1)) == Cost(None, {"cost": 1})
+    assert usage.reported({}, usd=usage.amount_usd(1, units_per_usd=10_000_000_000)) == ReportedCost(1)
+    assert usage.reported({}, usd=usage.amount_usd(0.1, units_per_usd=1)) == ReportedCost(100_000)
+    assert usage.reported({}, usd=usage.amount_usd(0, units_per_usd=1)) == ReportedCost(0)
+    assert usage.reported({"cost": 1}, usd=usage.amount_usd(usage.MAX_AMOUNT, units_per_usd=1)) == ReportedCost(
+        None, {"cost": 1}
+    )
     assert usage.reported({}) is None
 
 
 def test_tokens_of_a_kind_without_a_price_have_none() -> None:
     prices = TokenPrices(text_input=Decimal(5), image_output=Decimal(30))
-    sure = usage.price_of(usage.Tokens(text_input=1, image_output=1), prices)
-    assert usage.reported({}, usd=sure) == Cost(35)
-    assert usage.price_of(usage.Tokens(image_input=1, image_output=1), prices) is None
-    assert usage.price_of(usage.Tokens(image_output=1), None) is None
-    assert usage.price_of(usage.Tokens(), prices) is None
-    assert usage.price_of(None, prices) is None
+    sure = usage.price_usd(usage.Tokens(text_input=1, image_output=1), prices)
+    assert usage.reported({}, usd=sure) == ReportedCost(35)
+    assert usage.price_usd(usage.Tokens(image_input=1, image_output=1), prices) is None
+    assert usage.price_usd(usage.Tokens(image_output=1), None) is None
+    assert usage.price_usd(usage.Tokens(), prices) is None
+    assert usage.price_usd(None, prices) is None
 
 
 # ---------------------------------------------------------------- each upstream's own words
@@ -108,7 +111,7 @@ def test_openai_counts_tokens() -> None:
     # The streamed form has no details of the output.
     assert openai_cost({"usage": openai_usage(output_tokens_details=None)}, GPT) is not None
     assert openai_cost({}, GPT) is None
-    assert openai_cost({"usage": openai_usage()}, None) == Cost(None, openai_usage())
+    assert openai_cost({"usage": openai_usage()}, None) == ReportedCost(None, openai_usage())
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,7 @@ def test_gemini_counts_tokens() -> None:
     assert cost.usage == gemini_answer()["usageMetadata"]
     lite = CATALOG.models["gemini-3.1-flash-lite-image"].token_usd
     unsure = gemini_cost(json.dumps(gemini_answer()).encode(), lite)
-    assert unsure == Cost(None, cost.usage)
+    assert unsure == ReportedCost(None, cost.usage)
 
 
 @pytest.mark.parametrize(
@@ -173,37 +176,37 @@ def test_gemini_bills_an_answer_without_an_image() -> None:
     answer = {"candidates": [{"finishReason": "NO_IMAGE"}], "usageMetadata": told}
     with pytest.raises(Failed) as caught:
         read_generated(json.dumps(answer).encode(), FLASH)
-    assert (caught.value.billed, caught.value.cost) == (True, Cost(5 + 60, told))
+    assert (caught.value.billed, caught.value.cost) == (True, ReportedCost(5 + 60, told))
 
 
 def test_xai_names_ticks_good_or_bad() -> None:
     answer = {"usage": {"cost_in_usd_ticks": 200_000_000, "total_tokens": 7}}
-    assert cost_of(answer) == Cost(20_000, answer["usage"])
+    assert cost_of(answer) == ReportedCost(20_000, answer["usage"])
     refused = {"code": "imagine:content-moderated", "error": "rejected", **answer}
     error = classify(400, {}, json.dumps(refused).encode())
     assert isinstance(error, ContentRefused)
-    assert (error.charged, error.cost) == (True, Cost(20_000, answer["usage"]))
+    assert (error.charged, error.cost) == (True, ReportedCost(20_000, answer["usage"]))
     with pytest.raises(ContentRefused) as caught:
         read_images(json.dumps({"data": [{"respect_moderation": False}], **answer}).encode(), "https://api.x.ai")
-    assert caught.value.cost == Cost(20_000, answer["usage"])
+    assert caught.value.cost == ReportedCost(20_000, answer["usage"])
     failed = classify(500, {}, json.dumps({"code": "x", "error": "y", **answer}).encode())
     assert isinstance(failed, Failed)
-    assert (failed.billed, failed.cost) == (True, Cost(20_000, answer["usage"]))
+    assert (failed.billed, failed.cost) == (True, ReportedCost(20_000, answer["usage"]))
 
 
-def flux_task(**facts: Any) -> Answer:
+def flux_task(**facts: Any) -> HttpResponse:
     task = {"id": "t", "status": "Ready", "result": {"sample": LINK}, **facts}
-    return Answer(200, {}, json.dumps(task).encode())
+    return HttpResponse(200, {}, json.dumps(task).encode())
 
 
 def test_flux_names_credits_at_the_submit_and_settles_at_the_end() -> None:
     told = {"cost": 4.0, "input_mp": 0.0, "output_mp": 1.0}
     body = {"id": "t", "polling_url": "https://api.eu2.bfl.ai/v1/get_result?id=t", **told}
-    assert read_accepted(json.dumps(body).encode()).cost == Cost(40_000, told)
+    assert read_accepted(json.dumps(body).encode()).cost == ReportedCost(40_000, told)
     assert read_accepted(json.dumps({**body, "cost": None}).encode()).cost is None
     done = read_task(flux_task(cost=1.4), "t")
     assert isinstance(done, Finished)
-    assert done.cost == Cost(14_000, {"cost": 1.4})
+    assert done.cost == ReportedCost(14_000, {"cost": 1.4})
     unsettled = read_task(flux_task(), "t")
     assert isinstance(unsettled, Finished)
     assert unsettled.cost is None
@@ -214,34 +217,34 @@ def test_flux_names_credits_at_the_submit_and_settles_at_the_end() -> None:
     ):
         with pytest.raises(kind) as caught:
             read_task(flux_task(status=status, cost=4), "t")
-        assert caught.value.cost == Cost(40_000, {"cost": 4})
+        assert caught.value.cost == ReportedCost(40_000, {"cost": 4})
 
 
 def test_replicate_tells_seconds_and_no_price() -> None:
     metrics = {"predict_time": 0.76, "total_time": 0.78, "image_count": 1}
     done = read_prediction({"status": "succeeded", "output": [LINK], "metrics": metrics})
     assert isinstance(done, Finished)
-    assert done.cost == Cost(None, metrics)
+    assert done.cost == ReportedCost(None, metrics)
     for ended in ({"status": "failed", "error": "boom"}, {"status": "canceled"}, {"status": "succeeded"}):
         with pytest.raises(Failed) as caught:
             read_prediction({**ended, "metrics": metrics})
-        assert caught.value.cost == Cost(None, metrics)
+        assert caught.value.cost == ReportedCost(None, metrics)
 
 
 def test_wavespeed_and_fal_tell_how_long_it_took() -> None:
     told = {"executionTime": 2310, "timings": {"inference": 2298}}
     done = read_wavespeed({"id": "a", "status": "completed", "outputs": [LINK], **told}, "https://api.wavespeed.ai")
     assert isinstance(done, Finished)
-    assert done.cost == Cost(None, told)
+    assert done.cost == ReportedCost(None, told)
     body = {"images": [{"url": LINK}], "timings": {"inference": 0.5}}
-    assert read_fal_result(Answer(200, {}, json.dumps(body).encode()), "https://x").cost == Cost(
+    assert read_fal_result(HttpResponse(200, {}, json.dumps(body).encode()), "https://x").cost == ReportedCost(
         None, {"timings": {"inference": 0.5}}
     )
 
 
 def test_stability_documents_its_price() -> None:
     order = UpstreamOrder(operation="generate", model=CATALOG.models["sd3.5-large"], prompt="a kite")
-    assert documented_cost(order) == Cost(65_000, {"credits": 6.5, "source": "documented"})
+    assert documented_cost(order) == ReportedCost(65_000, {"credits": 6.5, "source": "documented"})
     tiered = CATALOG.models["gpt-image-2"]  # by quality and shape: no price for all orders alike
     assert documented_cost(UpstreamOrder(operation="generate", model=tiered, prompt="a kite")) is None
 
@@ -272,7 +275,7 @@ TOKENS = st.fixed_dictionaries(
         ),
     },
 )
-READERS: dict[str, Callable[[Any], Cost | None]] = {
+READERS: dict[str, Callable[[Any], ReportedCost | None]] = {
     "openai": lambda told: openai_cost({"usage": told}, GPT),
     "gemini": lambda told: gemini_cost(json.dumps({"usageMetadata": told}).encode(), FLASH),
     "xai": lambda told: cost_of({"usage": told}),
@@ -285,12 +288,14 @@ READERS: dict[str, Callable[[Any], Cost | None]] = {
         )
     ),
     "fal": lambda told: _cost_of(
-        read_fal_result(Answer(200, {}, json.dumps({"images": [{"url": LINK}], "timings": told}).encode()), "https://x")
+        read_fal_result(
+            HttpResponse(200, {}, json.dumps({"images": [{"url": LINK}], "timings": told}).encode()), "https://x"
+        )
     ),
 }
 
 
-def _cost_of(found: object) -> Cost | None:
+def _cost_of(found: object) -> ReportedCost | None:
     assert isinstance(found, Finished)
     assert found.images
     return found.cost
@@ -305,7 +310,7 @@ def test_no_number_breaks_a_paid_result(reader: str, told: Any) -> None:
         return
     json.dumps(cost.usage, allow_nan=False)
     assert "\\u0000" not in json.dumps(cost.usage)
-    assert cost.microusd is None or (isinstance(cost.microusd, int) and 0 <= cost.microusd <= usage.MOST)
+    assert cost.microusd is None or (isinstance(cost.microusd, int) and 0 <= cost.microusd <= usage.MAX_AMOUNT)
 
 
 @pytest.mark.parametrize(
@@ -320,8 +325,8 @@ def test_progress_is_a_share_or_nothing(found: float | None, share: float | None
 
 
 def test_what_is_told_beside_an_answer_does_not_make_it_another() -> None:
-    assert Accepted("t", cost=Cost(1)) == Accepted("t", cost=Cost(2)) == Accepted("t")
-    assert len({Accepted("t", cost=Cost(1, {"cost": 1})), Accepted("t")}) == 1
+    assert Accepted("t", cost=ReportedCost(1)) == Accepted("t", cost=ReportedCost(2)) == Accepted("t")
+    assert len({Accepted("t", cost=ReportedCost(1, {"cost": 1})), Accepted("t")}) == 1
 
 
 def test_an_error_without_a_bill_has_none() -> None:

@@ -28,24 +28,14 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http.client import Answer, Outgoing, origin_of
-from providers.shared.building import data_uri
-from providers.upstreams.wavespeed import answers
-from providers.upstreams.wavespeed.adapter import (
-    MAX_INLINE_BYTES,
-    MAX_UPLOAD_BYTES,
-    Config,
-    WaveSpeed,
-    build_check,
-    build_history,
-    build_submit,
-    build_ticket,
-    file_name,
-    has_token,
-    is_same_order,
-    must_upload,
-    read_ticket,
-)
+from providers.http.client import HttpResponse, Outgoing
+from providers.http.urls import origin_of
+from providers.shared import wavespeed_tasks
+from providers.shared.encoding import data_uri
+from providers.upstreams.wavespeed.adapter import Config, WaveSpeed
+from providers.upstreams.wavespeed.history import build_history, has_token, is_same_order
+from providers.upstreams.wavespeed.requests import MAX_INLINE_BYTES, build_check, build_submit, file_name, must_upload
+from providers.upstreams.wavespeed.uploads import MAX_UPLOAD_BYTES, build_ticket, read_ticket
 
 MODELS = catalog.load().models
 PNG = InputImage(b"png bytes", "image/png", 8, 8)
@@ -186,8 +176,8 @@ def test_any_other_ticket_is_refused(data: object) -> None:
 # ---------------------------------------------------------------- answers
 
 
-def answer(status: int, body: object, **headers: str) -> Answer:
-    return Answer(status, headers, body if isinstance(body, bytes) else json.dumps(body).encode())
+def answer(status: int, body: object, **headers: str) -> HttpResponse:
+    return HttpResponse(status, headers, body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(
@@ -199,13 +189,13 @@ def answer(status: int, body: object, **headers: str) -> Answer:
     ],
 )
 def test_a_prediction_comes_in_the_envelope_or_bare(body: object, data: object) -> None:
-    assert answers.read_data(answer(200, body)) == data
+    assert wavespeed_tasks.read_data(answer(200, body)) == data
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[1]", b"null", {}, {"code": "x", "data": {}}, {"code": 200}])
 def test_a_200_without_the_envelope_is_uncertain(body: object) -> None:
     with pytest.raises(Uncertain):
-        answers.read_data(answer(200, body))
+        wavespeed_tasks.read_data(answer(200, body))
 
 
 @pytest.mark.parametrize(
@@ -232,28 +222,28 @@ def test_the_code_of_the_envelope_counts_as_the_status(status: int, message: str
     body = {"code": status, "message": message}
     for http in {200, status if status < 600 else 200}:
         with pytest.raises(error):
-            answers.read_data(answer(http, body))
+            wavespeed_tasks.read_data(answer(http, body))
 
 
 def test_credentials_are_not_credits() -> None:
     with pytest.raises(RequestRefused):
-        answers.read_data(answer(400, {"code": 400, "message": "bad credentials in the link"}))
+        wavespeed_tasks.read_data(answer(400, {"code": 400, "message": "bad credentials in the link"}))
 
 
 def test_a_404_of_a_proxy_says_nothing_of_the_model_or_the_task() -> None:
     page = answer(404, b"<html>Not Found</html>")
-    assert not answers.is_unknown_task(page)
+    assert not wavespeed_tasks.is_unknown_task(page)
     with pytest.raises(Misconfigured) as caught:
-        answers.read_data(page)
+        wavespeed_tasks.read_data(page)
     assert caught.value.code == "upstream_not_found"
-    assert answers.is_unknown_task(answer(200, {"code": 404, "message": "task not found"}))
-    assert not answers.is_unknown_task(answer(404, {"code": 404, "message": "product not found"}))
+    assert wavespeed_tasks.is_unknown_task(answer(200, {"code": 404, "message": "task not found"}))
+    assert not wavespeed_tasks.is_unknown_task(answer(404, {"code": 404, "message": "product not found"}))
 
 
 @pytest.mark.parametrize("prediction", [None, [], {}, {"id": 5}, {"id": ""}, {"id": "a/b"}, {"id": "x" * 200}])
 def test_a_task_without_a_usable_id_is_uncertain(prediction: object) -> None:
     with pytest.raises(Uncertain):
-        answers.task_id_of(prediction)
+        wavespeed_tasks.task_id_of(prediction)
 
 
 IMAGE = b"\xff\xd8\xff" + bytes(60)
@@ -282,24 +272,24 @@ LINK = "https://cdn.example/a.png"
     ],
 )
 def test_outputs_come_in_many_forms(told: Mapping[str, Any], expected: list[ResultImage]) -> None:
-    assert answers.read_prediction({"status": "Completed", **told}, BASE) == Finished(expected)
+    assert wavespeed_tasks.read_prediction({"status": "Completed", **told}, BASE) == Finished(expected)
 
 
 @pytest.mark.parametrize("outputs", [None, [], {}, [[[[[[LINK]]]]]], [{}], 5])
 def test_success_without_an_output_is_a_failure(outputs: object) -> None:
     with pytest.raises(Failed) as caught:
-        answers.read_prediction({"status": "completed", "outputs": outputs}, BASE)
+        wavespeed_tasks.read_prediction({"status": "completed", "outputs": outputs}, BASE)
     assert caught.value.code == "upstream_empty_result"
 
 
 def test_success_whose_outputs_were_withheld_is_a_refusal() -> None:
     with pytest.raises(ContentRefused):
-        answers.read_prediction({"status": "completed", "outputs": [], "has_nsfw_contents": [True]}, BASE)
+        wavespeed_tasks.read_prediction({"status": "completed", "outputs": [], "has_nsfw_contents": [True]}, BASE)
 
 
 def test_a_flag_alone_takes_no_image_away() -> None:
     told = {"status": "completed", "outputs": [LINK], "has_nsfw_contents": [True]}
-    assert answers.read_prediction(told, BASE) == Finished([ResultImage(url=LINK)])
+    assert wavespeed_tasks.read_prediction(told, BASE) == Finished([ResultImage(url=LINK)])
 
 
 @pytest.mark.parametrize(
@@ -313,7 +303,7 @@ def test_a_flag_alone_takes_no_image_away() -> None:
     ],
 )
 def test_what_is_not_over_goes_on(told: Mapping[str, Any], step: str | None) -> None:
-    assert answers.read_prediction(told, BASE) == Running(step=step)
+    assert wavespeed_tasks.read_prediction(told, BASE) == Running(step=step)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +325,7 @@ def test_what_is_not_over_goes_on(told: Mapping[str, Any], step: str | None) -> 
 )
 def test_a_bad_end_has_a_class(status: str, code: object, text: str, error: type[ProviderError], name: str) -> None:
     with pytest.raises(error) as caught:
-        answers.read_prediction({"status": status, "code": code, "error": text}, BASE)
+        wavespeed_tasks.read_prediction({"status": status, "code": code, "error": text}, BASE)
     assert caught.value.code == name
     assert not isinstance(caught.value, Failed) or caught.value.retryable
 

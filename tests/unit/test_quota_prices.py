@@ -28,12 +28,12 @@ costs = st.decimals(0, 100, places=6)
     ],
 )
 def test_examples(cost: str, markup: str, minimum: int, price: int) -> None:
-    assert unit_price_microcredits(Decimal(cost), markup=Decimal(markup), minimum=minimum) == price
+    assert unit_price_microcredits(Decimal(cost), markup=Decimal(markup), minimum_microcredits=minimum) == price
 
 
 @given(costs, st.decimals("0.01", 10, places=4), st.integers(0, 10**9))
 def test_a_price_covers_its_cost_and_overcharges_by_less_than_one(cost: Decimal, markup: Decimal, minimum: int) -> None:
-    price = unit_price_microcredits(cost, markup=markup, minimum=minimum)
+    price = unit_price_microcredits(cost, markup=markup, minimum_microcredits=minimum)
     exact = cost * markup * 100 * 1_000_000
     assert price >= max(exact, minimum)
     assert price == minimum or price - exact < 1
@@ -42,7 +42,7 @@ def test_a_price_covers_its_cost_and_overcharges_by_less_than_one(cost: Decimal,
 @given(costs, costs)
 def test_what_costs_more_is_never_cheaper(one: Decimal, other: Decimal) -> None:
     low, high = sorted((one, other))
-    prices = [unit_price_microcredits(cost, markup=Decimal("1.1"), minimum=1000) for cost in (low, high)]
+    prices = [unit_price_microcredits(cost, markup=Decimal("1.1"), minimum_microcredits=1000) for cost in (low, high)]
     assert prices == sorted(prices)
 
 

@@ -1,4 +1,4 @@
-"""The chatgpt2api twin keeps its contract: idempotent ids, batch polling, progress, envelopes, faults."""
+"""The chatgpt2api emulator keeps its contract: idempotent ids, batch polling, progress, envelopes, faults."""
 
 import base64
 import io
@@ -89,7 +89,7 @@ def test_a_task_goes_from_queued_by_its_steps_to_success(client, time):
     assert "elapsed_secs" not in done
 
 
-def test_running_tells_its_time_only_once_the_picture_is_being_fetched(client, time):
+def test_running_tells_its_time_only_once_the_image_is_being_fetched(client, time):
     submit(client)
     time.now += 3
     assert "elapsed_secs" not in task_of(client)
@@ -97,7 +97,7 @@ def test_running_tells_its_time_only_once_the_picture_is_being_fetched(client, t
     assert task_of(client)["elapsed_secs"] < 2
 
 
-def test_the_link_is_built_from_the_host_of_the_submit_and_leads_to_the_picture(client, time):
+def test_the_link_is_built_from_the_host_of_the_submit_and_leads_to_the_image(client, time):
     body = {"client_task_id": "t1", "prompt": "a red kite", "size": "320x200"}
     client.post(f"{TASKS}/generations", json=body, headers={**KEY, "Host": "c2a.example:3000"})
     assert client.get(f"{TASKS}?ids=t1", headers=KEY).json["items"][0]["status"] == "queued"
@@ -110,7 +110,7 @@ def test_the_link_is_built_from_the_host_of_the_submit_and_leads_to_the_picture(
     assert counts(client)["downloads"] == 1
 
 
-def test_an_unfinished_picture_cannot_be_fetched(client, time):
+def test_an_unfinished_image_cannot_be_fetched(client, time):
     url = finished(client, time, "a red kite")["data"][0]["url"].removeprefix("http://localhost")
     assert client.get(url).status_code == 200
     time.now -= 8
@@ -223,9 +223,9 @@ def test_an_edit_goes_through_uploading_and_respects_its_mask(client, time):
     assert task_of(client, "e1")["progress"] == "uploading"
     time.now += 9
     task = task_of(client, "e1")
-    picture = Image.open(io.BytesIO(client.get(task["data"][0]["url"].removeprefix("http://localhost")).data))
+    image = Image.open(io.BytesIO(client.get(task["data"][0]["url"].removeprefix("http://localhost")).data))
     assert task["mode"] == "edit"
-    assert picture.getpixel((40, 40)) == (20, 40, 200) != picture.getpixel((5, 5))
+    assert image.getpixel((40, 40)) == (20, 40, 200) != image.getpixel((5, 5))
 
 
 @pytest.mark.parametrize(
@@ -265,8 +265,8 @@ def test_a_bad_edit_is_a_400_in_words(client, fields, text):
     assert counts(client).get("accepted", 0) == 0
 
 
-@pytest.mark.parametrize("blob", [b"not a picture", png()[:90]])
-def test_an_edit_of_what_is_no_picture_fails_upstream(client, time, blob):
+@pytest.mark.parametrize("blob", [b"not an image", png()[:90]])
+def test_an_edit_of_what_is_no_image_fails_upstream(client, time, blob):
     edit(client, {"image": (io.BytesIO(blob), "a.png")})
     time.now += 11
     assert "status=415" in task_of(client, "e1")["error"]
@@ -355,7 +355,7 @@ def test_success_may_come_without_data_or_with_a_dead_link(client, time):
 
 
 @pytest.mark.parametrize("fault", ["truncated", "bomb", "svg", "html", "polyglot", "frames=50"])
-def test_a_picture_fault_spoils_the_file_alone(client, time, fault):
+def test_an_image_fault_spoils_the_file_alone(client, time, fault):
     task = finished(client, time, f"x [sandbox:{fault}]", size="64x64")
     assert task["status"] == "success"
     good = finished_good(client, time)
@@ -368,7 +368,7 @@ def finished_good(client, time):
     return client.get(task_of(client, "good")["data"][0]["url"].removeprefix("http://localhost")).data
 
 
-def test_a_task_may_run_for_ever_go_backwards_or_turn_from_success_to_failure(client, time):
+def test_a_task_may_run_forever_go_backwards_or_turn_from_success_to_failure(client, time):
     submit(client, "never", prompt="x [sandbox:never]")
     submit(client, "back", prompt="x [sandbox:backwards]")
     submit(client, "flip", prompt="x [sandbox:flip]")
@@ -442,7 +442,7 @@ def test_a_check_can_fail_while_the_submit_went_well(client):
     assert task_of(client)["status"] == "queued"
 
 
-def test_two_submits_of_one_prompt_give_two_pictures(client, time):
+def test_two_submits_of_one_prompt_give_two_images(client, time):
     for task_id in ("a", "b"):
         submit(client, task_id, size="64x64")
     time.now += 11
@@ -457,7 +457,7 @@ def test_the_oldest_task_makes_room(client):
     assert look(client, "a,b,c")["missing_ids"] == ["a"]
 
 
-def test_the_synchronous_route_answers_with_the_picture(client):
+def test_the_synchronous_route_answers_with_the_image(client):
     client.put("/control/settings", json={"latency_s": 0})
     body = {"prompt": "a red kite", "n": 2, "size": "64x64"}
     answer = client.post("/c2a/v1/images/generations", json=body, headers=KEY).json

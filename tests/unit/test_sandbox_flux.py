@@ -1,4 +1,4 @@
-"""The FLUX twin is as strict as the sheet: fields per model, envelopes, states, hosts and links."""
+"""The FLUX emulator is as strict as the contract: fields per model, envelopes, states, hosts and links."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""The Gemini twin is as strict as its sheet: models, ratios, classes, key, form and errors."""
+"""The Gemini emulator is as strict as its contract: models, ratios, classes, key, form and errors."""
 
 import base64
 import io
@@ -56,7 +56,7 @@ def error(answer):
     return found["code"], found["status"], found["message"]
 
 
-def picture(answer):
+def result_image(answer):
     [data] = [
         part["inlineData"] for part in answer.get_json()["candidates"][0]["content"]["parts"] if "inlineData" in part
     ]
@@ -66,7 +66,7 @@ def picture(answer):
 # ---------------------------------------------------------------- answers
 
 
-def test_a_picture_comes_with_words_and_its_cost(client):
+def test_an_image_comes_with_words_and_its_cost(client):
     document = ask(client).get_json()
     assert set(document) == {"candidates", "usageMetadata", "modelVersion", "responseId"}
     [candidate] = document["candidates"]
@@ -78,7 +78,7 @@ def test_a_picture_comes_with_words_and_its_cost(client):
     assert usage["totalTokenCount"] == usage["promptTokenCount"] + usage["candidatesTokenCount"]
 
 
-def test_a_picture_alone_where_only_that_was_asked(client):
+def test_an_image_alone_where_only_that_was_asked(client):
     [candidate] = ask(client, config={"responseModalities": ["IMAGE"]}).get_json()["candidates"]
     assert [set(part) for part in candidate["content"]["parts"]] == [{"inlineData", "thoughtSignature"}]
 
@@ -96,15 +96,15 @@ def test_a_picture_alone_where_only_that_was_asked(client):
 )
 def test_a_class_and_a_ratio_make_a_size_and_a_price(client, model, image, size, tokens):
     answer = sized(client, model, **image)
-    assert picture(answer).size == size
+    assert result_image(answer).size == size
     assert answer.get_json()["usageMetadata"]["candidatesTokensDetails"][0]["tokenCount"] == tokens
 
 
-def test_pictures_are_drawn_into_each_other_in_order():
+def test_images_are_drawn_into_each_other_in_order():
     client = create_app(Settings(latency_s=0)).test_client()
     answer = ask(client, inline(png((160, 90))), inline(png()), {"text": "make it night"}, config={"seed": 3})
-    assert picture(answer).size == (1376, 768)
-    assert picture(answer).getcolors(2) is None
+    assert result_image(answer).size == (1376, 768)
+    assert result_image(answer).getcolors(2) is None
 
 
 @pytest.mark.parametrize("version", ["v1", "v1beta"])
@@ -220,7 +220,7 @@ def test_classes_and_ratios_are_the_models_own(client, model, image):
         {"contents": [{"role": "system", "parts": [{"text": "a fox"}]}]},
         {"contents": [{"role": "user", "parts": [{"text": "a fox", **inline(png())}]}]},
         {"contents": [{"role": "user", "parts": [{"text": "a fox"}, {}]}]},
-        {"contents": [{"parts": [{"text": "a fox"}, inline(b"no picture")]}]},
+        {"contents": [{"parts": [{"text": "a fox"}, inline(b"no image")]}]},
         {"contents": [{"parts": [{"text": "a fox"}, inline(png(), "image/gif")]}]},
         {"contents": [{"parts": [{"text": "a fox"}, {"inlineData": {"mimeType": "image/png", "data": "%"}}]}]},
         {"contents": [{"parts": [{"text": "a fox"}, *[inline(png())] * 15]}]},
@@ -264,7 +264,7 @@ def test_the_wait_is_told_in_whole_seconds(client, seconds, status):
         ("empty", "STOP"),
     ],
 )
-def test_output_without_a_picture_is_a_200(client, marker, reason):
+def test_output_without_an_image_is_a_200(client, marker, reason):
     answer = ask(client, {"text": f"a fox [sandbox:{marker}]"})
     [candidate] = answer.get_json()["candidates"]
     assert (answer.status_code, candidate["finishReason"], candidate["content"]) == (200, reason, {"role": "model"})

@@ -1,4 +1,4 @@
-"""The Hugging Face twin is as strict as the providers behind the router, each in its own words."""
+"""The Hugging Face emulator is as strict as the providers behind the router, each in its own words."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ def post(client, path, headers=KEY, **fields):
     return client.post(path, json={"prompt": "a kite", **fields}, headers=headers)
 
 
-def test_the_raw_picture_has_the_size_asked(client):
+def test_the_raw_image_has_the_size_asked(client):
     answer = client.post(HF, json={"inputs": "a kite", "parameters": BOX}, headers=KEY)
     assert answer.content_type == "image/png"
     assert Image.open(io.BytesIO(answer.data)).size == (128, 64)

@@ -1,4 +1,4 @@
-"""The llama-swap twin: a proxy that loads models, and an sd-server that reads settings from the tag alone."""
+"""The llama-swap emulator: a proxy that loads models, and an sd-server that reads settings from the tag alone."""
 
 import base64
 import io
@@ -32,7 +32,7 @@ def tagged(**settings):
     return f"a red kite <sd_cpp_extra_args>{json.dumps(settings)}</sd_cpp_extra_args>"
 
 
-def pictures(answer):
+def images(answer):
     return [base64.b64decode(item["b64_json"]) for item in answer.get_json()["data"]]
 
 
@@ -47,29 +47,29 @@ def png(mode="RGB"):
 
 
 def test_plain_settings_are_ignored_and_the_tag_is_not(client):
-    default = pictures(generate(client))
-    assert pictures(generate(client, seed=7)) == default
-    assert pictures(generate(client, prompt=tagged(seed=42))) == default
-    assert pictures(generate(client, prompt=tagged(seed=7))) != default
+    default = images(generate(client))
+    assert images(generate(client, seed=7)) == default
+    assert images(generate(client, prompt=tagged(seed=42))) == default
+    assert images(generate(client, prompt=tagged(seed=7))) != default
 
 
 def test_only_the_first_tag_counts_and_it_wins_over_everything(client):
     told = tagged(width=128, batch_count=2, seed=7) + tagged(seed=8).removeprefix("a red kite")
-    found = pictures(generate(client, prompt=told, n=4))
+    found = images(generate(client, prompt=told, n=4))
     assert [size(blob) for blob in found] == [(128, 64)] * 2
-    assert found[0] == pictures(generate(client, prompt=tagged(seed=7, width=128)))[0]
-    assert found[1] == pictures(generate(client, prompt=tagged(seed=8, width=128)))[0]
+    assert found[0] == images(generate(client, prompt=tagged(seed=7, width=128)))[0]
+    assert found[1] == images(generate(client, prompt=tagged(seed=8, width=128)))[0]
 
 
 def test_a_tag_over_two_lines_is_none(client):
     told = "a red kite <sd_cpp_extra_args>{\n}</sd_cpp_extra_args>"
-    assert pictures(generate(client, prompt=told)) != pictures(generate(client))
+    assert images(generate(client, prompt=told)) != images(generate(client))
 
 
 def test_counts_are_clamped_and_sides_rounded_up(client):
-    assert len(pictures(generate(client, n=50))) == 8
-    assert size(pictures(generate(client, size="65x64"))[0]) == (80, 64)
-    assert size(pictures(generate(client, size="65x64", model="sdxl"))[0]) == (128, 64)
+    assert len(images(generate(client, n=50))) == 8
+    assert size(images(generate(client, size="65x64"))[0]) == (80, 64)
+    assert size(images(generate(client, size="65x64", model="sdxl"))[0]) == (128, 64)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_mask_must_be_grey(client, mode):
         ([], {}, "at least one image[] required"),
         (["image", "image"], {}, "invalid params"),
         (["image[]"], {"output_format": "webp"}, "invalid output_format, must be one of [png, jpeg]"),
-        (["image", "picture"], {}, "invalid params"),
+        (["image", "photo"], {}, "invalid params"),
     ],
 )
 def test_edits_refuse(client, names, fields, error):

@@ -1,4 +1,4 @@
-"""The OpenAI twin is as strict as the real one: tables per model, multipart rules, envelopes, streams."""
+"""The OpenAI emulator is as strict as the real one: tables per model, multipart rules, envelopes, streams."""
 
 import base64
 import io
@@ -54,7 +54,7 @@ def error(answer):
     return answer.status_code, body["code"], body["param"]
 
 
-def picture(answer, place=0):
+def image(answer, place=0):
     return Image.open(io.BytesIO(base64.b64decode(answer.get_json()["data"][place]["b64_json"])))
 
 
@@ -62,10 +62,10 @@ def tally(client):
     return client.get("/control/counts").get_json()["openai"]
 
 
-def test_a_generation_answers_with_the_pictures_and_what_they_cost(client):
+def test_a_generation_answers_with_the_images_and_what_they_cost(client):
     answer = generate(client, n=2, quality="low")
     body = answer.get_json()
-    assert [picture(answer, place).size for place in (0, 1)] == [(1024, 640)] * 2
+    assert [image(answer, place).size for place in (0, 1)] == [(1024, 640)] * 2
     assert set(body["data"][0]) == {"b64_json"}
     assert (body["size"], body["quality"], body["background"]) == ("1024x640", "low", "opaque")
     assert body["usage"]["output_tokens"] == 2 * round(272 * 1024 * 640 / 2**20)
@@ -145,7 +145,7 @@ def test_qualities_and_formats_follow_the_model(client):
     assert generate(client, model="gpt-image-2.5-flare", quality="max").status_code == 200
     assert generate(client, model="gpt-image-2.6-flare", complexity="low").status_code == 200
     gif = generate(client, model="gpt-image-2.6-flare", output_format="gif", frame_count=2)
-    assert picture(gif).format == "GIF"
+    assert image(gif).format == "GIF"
     svg = generate(client, model="gpt-image-2.6-flare", output_format="svg").get_json()
     assert base64.b64decode(svg["data"][0]["b64_json"]).startswith(b"<svg") and "svg_usage" in svg
     two = generate(client, model="gpt-image-2.6-flare", output_format="svg", n=2)
@@ -154,11 +154,11 @@ def test_qualities_and_formats_follow_the_model(client):
 
 @pytest.mark.parametrize(("name", "kind"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
 def test_the_output_format_is_honoured(client, name, kind):
-    assert picture(generate(client, output_format=name)).format == kind
+    assert image(generate(client, output_format=name)).format == kind
 
 
 def test_a_transparent_background_is_honoured(client):
-    assert picture(generate(client, background="transparent")).mode == "RGBA"
+    assert image(generate(client, background="transparent")).mode == "RGBA"
 
 
 @pytest.mark.parametrize(
@@ -191,12 +191,12 @@ def test_broken_json_and_other_content_types_are_refused(client):
 
 def test_an_edit_keeps_what_the_mask_covers(client):
     answer = edit(client, ("image", part(png())), ("mask", part(mask_of())))
-    result = picture(answer)
+    result = image(answer)
     assert result.size == (64, 48)
     assert result.getpixel((50, 40)) == (20, 40, 200) != result.getpixel((5, 5))
 
 
-def test_several_pictures_come_as_a_list_and_one_alone(client):
+def test_several_images_come_as_a_list_and_one_alone(client):
     two = [("image[]", part(png())), ("image[]", part(png()))]
     assert edit(client, *two).status_code == 200
     repeated = edit(client, ("image", part(png())), ("image", part(png())))
@@ -212,7 +212,7 @@ def test_several_pictures_come_as_a_list_and_one_alone(client):
         ([("image", part(png(), "application/octet-stream"))], ("unsupported_file_mimetype", "image")),
         ([("image", part(b"nonsense"))], ("invalid_image_file", "image")),
         ([("image", part(png()[:90]))], ("invalid_image_file", "image")),
-        ([("picture", part(png()))], ("unknown_parameter", "picture")),
+        ([("photo", part(png()))], ("unknown_parameter", "photo")),
         ([("image", part(png())), ("mask", part(mask_of((32, 32))))], ("invalid_image_size", "mask")),
         ([("image", part(png())), ("mask", part(png()))], ("invalid_image_format", "mask")),
         (
@@ -310,8 +310,8 @@ def test_fewer_items_than_asked(client, marker, items):
 
 
 def test_a_wrong_format_and_a_wrong_size(client):
-    assert picture(generate(client, prompt="x [sandbox:wrong_format]")).format == "JPEG"
-    assert picture(generate(client, prompt="x [sandbox:wrong_size]")).size == (512, 320)
+    assert image(generate(client, prompt="x [sandbox:wrong_format]")).format == "JPEG"
+    assert image(generate(client, prompt="x [sandbox:wrong_size]")).size == (512, 320)
 
 
 def test_accepted_calls_are_counted_by_prompt_and_by_the_callers_id(client):

@@ -1,4 +1,4 @@
-"""The Replicate twin is as strict as the sheet: schemas, closed bodies, life by the clock, signed webhooks."""
+"""The Replicate emulator is as strict as the contract: schemas, closed bodies, life by the clock, signed webhooks."""
 
 import base64
 import hashlib
@@ -59,7 +59,7 @@ def tally(client):
     return client.get("/control/counts").get_json().get("replicate", {})
 
 
-def picture(mode="RGB", size=(64, 48), colour=None):
+def image(mode="RGB", size=(64, 48), colour=None):
     out = io.BytesIO()
     Image.new(mode, size, colour if colour is not None else (255 if mode == "L" else "navy")).save(out, "PNG")
     return out.getvalue()
@@ -213,9 +213,9 @@ def test_an_answer_waited_for_has_its_output_and_is_still_processing(client):
     assert look(client, made)["status"] == "succeeded"
 
 
-@pytest.mark.parametrize("wish", ["wait=0", "wait=61", "wait=1.5", "respond-async", "wait=100"])
-def test_a_wait_is_at_most_a_minute(client, wish):
-    assert create(client, headers={"Prefer": wish}).status_code == 400
+@pytest.mark.parametrize("preference", ["wait=0", "wait=61", "wait=1.5", "respond-async", "wait=100"])
+def test_a_wait_is_at_most_a_minute(client, preference):
+    assert create(client, headers={"Prefer": preference}).status_code == 400
 
 
 # ---------------------------------------------------------------- strictness
@@ -296,7 +296,7 @@ def test_a_body_that_is_no_json_object(client):
         (f"stability-ai/sdxl:{SDXL_VERSION}", 201),
         ("black-forest-labs/flux-schnell", 201),
         ("stability-ai/sdxl", 422),
-        (f"somebody/else:{SDXL_VERSION}", 422),
+        (f"someone/else:{SDXL_VERSION}", 422),
         ("0" * 64, 422),
         ("", 422),
     ],
@@ -307,7 +307,7 @@ def test_versions(client, version, status):
 
 def test_only_official_models_have_a_route_of_their_own(client):
     assert create(client, f"{V1}/models/stability-ai/sdxl/predictions").status_code == 404
-    assert create(client, f"{V1}/models/nobody/nothing/predictions").status_code == 404
+    assert create(client, f"{V1}/models/no-one/nothing/predictions").status_code == 404
     assert create(client, f"{V1}/deployments/darkroom/schnell/predictions").status_code == 201
 
 
@@ -328,7 +328,7 @@ def test_tokens(client, headers, status):
     assert status == 201 or "detail" in answer.get_json()
 
 
-def test_nobody_sees_anothers_predictions(client):
+def test_no_one_sees_anothers_predictions(client):
     made = create(client)
     other = {"Authorization": "Bearer r8_other"}
     assert client.get(f"{V1}/predictions/{made.get_json()['id']}", headers=other).status_code == 404
@@ -359,7 +359,7 @@ def test_a_prediction_just_made_may_not_be_found_at_first(client):
     assert [client.get(path, headers=KEY).status_code for _ in range(2)] == [404, 200]
 
 
-# ---------------------------------------------------------------- pictures that go in
+# ---------------------------------------------------------------- images that go in
 
 
 @pytest.mark.parametrize(
@@ -368,11 +368,11 @@ def test_a_prediction_just_made_may_not_be_found_at_first(client):
         (SCHNELL, {"aspect_ratio": "16:9"}, (1344, 768)),
         (SCHNELL, {"aspect_ratio": "4:3", "megapixels": "0.25"}, (576, 448)),
         (SCHNELL.replace("schnell", "1.1-pro"), {"aspect_ratio": "custom", "width": 512, "height": 256}, (512, 256)),
-        (SCHNELL.replace("schnell", "2-pro"), {"input_images": [data_url(picture())]}, (64, 48)),
+        (SCHNELL.replace("schnell", "2-pro"), {"input_images": [data_url(image())]}, (64, 48)),
         (SCHNELL.replace("schnell", "2-pro"), {"resolution": "4 MP"}, (2048, 2048)),
     ],
 )
-def test_pictures_have_the_size_asked(client, path, given, size):
+def test_images_have_the_size_asked(client, path, given, size):
     made = create(client, path, **given, output_format="png")
     advance(client, 10)
     output = look(client, made)["output"]
@@ -386,7 +386,7 @@ def test_white_in_a_mask_is_painted_and_black_is_kept(client):
     mask.paste(255, (0, 0, 32, 48))
     out = io.BytesIO()
     mask.save(out, "PNG")
-    given = {"image": data_url(picture()), "mask": data_url(out.getvalue())}
+    given = {"image": data_url(image()), "mask": data_url(out.getvalue())}
     made = create(client, f"{V1}/predictions", top={"version": SDXL_VERSION}, **given)
     advance(client, 10)
     painted = Image.open(io.BytesIO(fetch(client, look(client, made)["output"][0]).data)).convert("RGB")
@@ -396,7 +396,7 @@ def test_white_in_a_mask_is_painted_and_black_is_kept(client):
 
 
 def test_a_mask_of_the_other_polarity_is_noticed(client):
-    given = {"image": data_url(picture()), "mask": data_url(picture("RGBA", colour=(0, 0, 0, 0)))}
+    given = {"image": data_url(image()), "mask": data_url(image("RGBA", colour=(0, 0, 0, 0)))}
     answer = create(client, f"{V1}/predictions", top={"version": SDXL_VERSION}, **given)
     assert fields_at_fault(answer) == ["input.mask"]
 
@@ -407,7 +407,7 @@ def upload(client, blob, name="a.png", headers=KEY, **texts):
 
 
 def test_a_file_lives_for_a_day(client):
-    blob = picture()
+    blob = image()
     kept = upload(client, blob, metadata='{"a": 1}')
     body = kept.get_json()
     assert (kept.status_code, body["size"], body["content_type"], body["metadata"]) == (
@@ -425,7 +425,7 @@ def test_a_file_lives_for_a_day(client):
 
 
 def test_files_are_listed_and_deleted(client):
-    numbers = [upload(client, picture()).get_json()["id"] for _ in range(2)]
+    numbers = [upload(client, image()).get_json()["id"] for _ in range(2)]
     assert [row["id"] for row in client.get(f"{V1}/files", headers=KEY).get_json()["results"]] == numbers[::-1]
     assert client.delete(f"{V1}/files/{numbers[0]}", headers=KEY).status_code == 204
     assert client.get(f"{V1}/files/{numbers[0]}", headers=KEY).status_code == 404

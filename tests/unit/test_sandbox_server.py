@@ -202,7 +202,7 @@ def ask(sandbox, method, path, headers, document=None):
 def test_a_request_shows_which_credentials_it_carried_and_never_their_value(sandbox):
     sandbox.reset()
     headers = {"Authorization": "Bearer sk-secret", "X-Goog-Api-Key": "sk-secret", "Cookie": "a=sk-secret"}
-    for path in ("/openai/v1/models?key=sk-secret&page=2", "/nobody/is/here?access_token=sk-secret"):
+    for path in ("/openai/v1/models?key=sk-secret&page=2", "/no-one/is/here?access_token=sk-secret"):
         ask(sandbox, "GET", path, {**headers, "Idempotency-Key": "one"})
     seen = sandbox.requests()
     assert [set(each["credentials"]) for each in seen] == [{*headers, "key"}, {*headers, "access_token"}]

@@ -1,4 +1,4 @@
-"""The xAI twin is as strict as its sheet: JSON alone, each model's fields, flat errors, temporary links."""
+"""The xAI emulator is as strict as its contract: JSON alone, each model's fields, flat errors, temporary links."""
 
 import base64
 import io
@@ -193,7 +193,7 @@ def test_a_generation_that_does_not_fit_is_refused_and_free(client, fields, stat
         ({"image": {"file_id": "file-1"}}, 404),
         ({"image": {**link(), "type": "png"}}, 400),
         ({"image": {**link(), "detail": "high"}}, 400),
-        ({"image": link(b"no picture")}, 400),
+        ({"image": link(b"no image")}, 400),
         ({"image": link(mime="image/gif")}, 400),
         ({"image": {"url": "data:image/png;base64,%"}}, 400),
         ({"image": link(), "mask": link()}, 400),

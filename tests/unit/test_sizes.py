@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.catalog.catalog import Catalog, load
-from providers.catalog.entries import AspectRatioRule, PixelsRule
+from providers.catalog.size_rules import AspectRatioRule, PixelsRule
 from providers.orders.pixels import limits_of, nearest_pixels
-from providers.orders.size_requests import class_area, parse_ratio
+from providers.orders.size_requests import class_area_px, parse_ratio
 from providers.orders.sizes import SizeChoice, choose_size
 
 CATALOG = load()
@@ -241,7 +241,7 @@ def test_no_size_breaks_any_model(model: Any, fields: dict[str, str]) -> None:
     ],
 )
 def test_area_of_a_class(label: str, area: float) -> None:
-    assert class_area(label) == pytest.approx(area)
+    assert class_area_px(label) == pytest.approx(area)
 
 
 def test_every_class_and_ratio_in_the_catalogue_can_be_read(catalog: Catalog = CATALOG) -> None:

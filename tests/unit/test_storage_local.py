@@ -155,7 +155,7 @@ def test_the_sweep_takes_old_staging_files_and_leaves_young_ones(store):
     old.write_bytes(b"x")
     young.write_bytes(b"x")
     os.utime(old, (0, 0))
-    assert store.sweep_staging() == 1
+    assert local.sweep_folder(store.staging) == 1
     assert [path.name for path in store.staging.iterdir()] == ["young"]
 
 

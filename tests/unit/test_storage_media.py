@@ -16,7 +16,7 @@ from typing import BinaryIO
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from storage.base import BlobNotFoundError, Limits, MediaError, StorageUnavailableError
+from storage.base import BlobNotFoundError, MediaError, MediaLimits, StorageUnavailableError
 from storage.local import LocalStore
 from storage.media import Media
 
@@ -177,7 +177,7 @@ def test_a_bomb_is_refused_by_its_header(keep):
 
 
 def test_a_refused_bomb_starts_no_decoder(tmp_path):
-    media = Media(LocalStore(tmp_path / "s"), tmp_path, decoders=0, limits=Limits(decoder_queue_s=0))
+    media = Media(LocalStore(tmp_path / "s"), tmp_path, decoders=0, limits=MediaLimits(decoder_queue_s=0))
     assert refusal_code(media.keep_upload, bomb_png(6_400, 6_400)) == "image_too_many_pixels"
     assert refusal_code(media.keep_result, bomb_png(20_000, 10)) == "image_too_many_pixels"
     assert refusal_code(media.keep_upload, b"\xff\xd8\xff" + b"\0" * 11 * MIB) == "image_too_large_bytes"
@@ -220,7 +220,7 @@ def test_ten_thousand_frames_are_refused(keep):
 def test_large_frames_together_are_too_many_pixels(tmp_path, local_media):
     frames = [Image.new("L", (100, 100), index) for index in range(10)]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    limits = Limits(max_animation_pixels=90_000)
+    limits = MediaLimits(max_animation_pixels=90_000)
     with_limit = Media(LocalStore(tmp_path / "s"), tmp_path, decoders=1, limits=limits)
     assert refusal_code(with_limit.keep_result, data) == "image_too_many_pixels"
     with_limit.close()
@@ -437,12 +437,6 @@ def test_the_first_frame_of_an_animation_is_kept(media, opened):
         assert result.convert("RGB").getpixel((8, 8)) == (255, 0, 0)
 
 
-def test_probe_reads_the_header_alone(media):
-    assert media.probe(bomb_png(5_000, 40_000)[:40]) == ("image/png", 5_000, 40_000)
-    with pytest.raises(MediaError):
-        media.probe(b"nothing")
-
-
 # Variants
 
 
@@ -582,4 +576,4 @@ def test_a_far_store_that_fails_leaves_no_file(tmp_path, monkeypatch):
 
 def test_limits_cannot_be_changed_under_way():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Limits().max_pixels = 1  # type: ignore[misc]
+        MediaLimits().max_pixels = 1  # type: ignore[misc]

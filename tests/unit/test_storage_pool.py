@@ -21,10 +21,10 @@ from PIL import Image
 
 from storage import decoder as decoder_module
 from storage import pool as pool_module
-from storage.base import Limits, MediaBusyError, MediaError, StorageUnavailableError
+from storage.base import MediaBusyError, MediaError, MediaLimits, StorageUnavailableError
+from storage.decoder_protocol import Bounds, DecodeRequest
 from storage.local import LocalStore
 from storage.pool import DecoderPool
-from storage.wire import Bounds, Task
 
 ROOT = Path(__file__).resolve().parents[2]
 GONE_WITHIN_S = 10
@@ -42,9 +42,9 @@ def store(tmp_path: Path) -> LocalStore:
 
 
 @pytest.fixture
-def task(store: LocalStore) -> Task:
+def decode_request(store: LocalStore) -> DecodeRequest:
     bounds = Bounds(max_pixels=40_000_000, max_edge_px=16384, max_frames=50, max_animation_pixels=160_000_000)
-    return Task("result", str(store.staging), str(store.root), bounds, "image/png", prefix="job/0")
+    return DecodeRequest("result", str(store.staging), str(store.root), bounds, "image/png", prefix="job/0")
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def make_pool() -> Iterator[Callable[..., DecoderPool]]:
     pools: list[DecoderPool] = []
 
     def make(size: int = 1, **limits: float) -> DecoderPool:
-        pools.append(DecoderPool(size, dataclasses.replace(Limits(), **limits)))
+        pools.append(DecoderPool(size, dataclasses.replace(MediaLimits(), **limits)))
         return pools[-1]
 
     yield make
@@ -85,68 +85,68 @@ def in_thread(call: Callable[[], object]) -> Future[object]:
     return outcome
 
 
-def test_no_decoder_runs_until_one_is_needed_and_then_it_stays(make_pool, task):
+def test_no_decoder_runs_until_one_is_needed_and_then_it_stays(make_pool, decode_request):
     pool = make_pool(2)
     assert pool.idle_pids() == []
-    pool.run(task, png())
+    pool.run(decode_request, png())
     first = pool.idle_pids()
-    pool.run(task, png((20, 20)))
+    pool.run(decode_request, png((20, 20)))
     assert pool.idle_pids() == first
     assert len(first) == 1
 
 
-def test_many_callers_share_few_decoders(make_pool, task, store):
+def test_many_callers_share_few_decoders(make_pool, decode_request, store):
     pool = make_pool(2)
     images = [png((10 + index, 10)) for index in range(40)]
     with ThreadPoolExecutor(16) as threads:
-        replies = list(threads.map(lambda data: pool.run(task, data), images))
-    assert [reply["picture"]["width_px"] for reply in replies] == [10 + index for index in range(40)]
-    assert [store.read(reply["picture"]["key"]) for reply in replies] == images
+        replies = list(threads.map(lambda data: pool.run(decode_request, data), images))
+    assert [reply["image"]["width_px"] for reply in replies] == [10 + index for index in range(40)]
+    assert [store.read(reply["image"]["key"]) for reply in replies] == images
     assert 1 <= len(pool.idle_pids()) <= 2
 
 
-def test_a_decoder_killed_at_rest_is_replaced(make_pool, task):
+def test_a_decoder_killed_at_rest_is_replaced(make_pool, decode_request):
     pool = make_pool()
-    pool.run(task, png())
+    pool.run(decode_request, png())
     (pid,) = pool.idle_pids()
     os.kill(pid, signal.SIGKILL)
-    assert pool.run(task, png())["picture"]["width_px"] == 16
+    assert pool.run(decode_request, png())["image"]["width_px"] == 16
     assert pool.idle_pids() != [pid]
 
 
-def test_a_decoder_killed_in_the_middle_is_replaced_and_the_image_kept(make_pool, task, store):
+def test_a_decoder_killed_in_the_middle_is_replaced_and_the_image_kept(make_pool, decode_request, store):
     pool = make_pool()
-    pool.run(task, png())
+    pool.run(decode_request, png())
     (pid,) = pool.idle_pids()
-    os.kill(pid, signal.SIGSTOP)  # it takes the task and never finishes it
-    outcome = in_thread(lambda: pool.run(task, png((30, 30))))
+    os.kill(pid, signal.SIGSTOP)  # it takes the decode_request and never finishes it
+    outcome = in_thread(lambda: pool.run(decode_request, png((30, 30))))
     os.kill(pid, signal.SIGKILL)
-    assert outcome.result(30)["picture"]["width_px"] == 30
+    assert outcome.result(30)["image"]["width_px"] == 30
     assert is_gone(pid)
     assert len(list(store.iter_keys())) == 2
 
 
-def test_a_decoder_that_hangs_is_killed_when_its_time_is_up(make_pool, task):
+def test_a_decoder_that_hangs_is_killed_when_its_time_is_up(make_pool, decode_request):
     pool = make_pool(decoder_wall_s=1)
-    pool.run(task, png())
+    pool.run(decode_request, png())
     (pid,) = pool.idle_pids()
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(MediaError, match="takes too long") as failure:
-        pool.run(task, png())
+        pool.run(decode_request, png())
     assert failure.value.code == "image_undecodable"
     assert is_gone(pid)
-    assert pool.run(task, png())["picture"]["width_px"] == 16
+    assert pool.run(decode_request, png())["image"]["width_px"] == 16
 
 
-def test_an_image_that_needs_more_memory_than_allowed_is_undecodable(make_pool, task):
+def test_an_image_that_needs_more_memory_than_allowed_is_undecodable(make_pool, decode_request):
     pool = make_pool(decoder_memory_bytes=220 * 1024 * 1024)
-    pool.run(task, png())
+    pool.run(decode_request, png())
     file = io.BytesIO()
     Image.new("RGB", (7000, 5000)).save(file, "WEBP", lossless=True, method=0)
     with pytest.raises(MediaError) as failure:
-        pool.run(dataclasses.replace(task, mime="image/webp"), file.getvalue())
+        pool.run(dataclasses.replace(decode_request, mime="image/webp"), file.getvalue())
     assert failure.value.code == "image_undecodable"
-    assert pool.run(task, png())["picture"]["width_px"] == 16
+    assert pool.run(decode_request, png())["image"]["width_px"] == 16
 
 
 @pytest.mark.parametrize(("cpu_s", "wall_s", "number"), [(0, 60, signal.SIGXCPU), (60, 1, signal.SIGALRM)])
@@ -156,12 +156,12 @@ def test_the_kernel_ends_a_decoder_that_computes_too_long(cpu_s, wall_s, number)
     assert ended.returncode == -number
 
 
-def test_an_image_that_ran_out_of_time_is_not_tried_again(make_pool, task):
+def test_an_image_that_ran_out_of_time_is_not_tried_again(make_pool, decode_request):
     pool = make_pool()
-    pool.run(task, png())
+    pool.run(decode_request, png())
     (pid,) = pool.idle_pids()
     os.kill(pid, signal.SIGSTOP)
-    outcome = in_thread(lambda: pool.run(task, png()))
+    outcome = in_thread(lambda: pool.run(decode_request, png()))
     while pool.idle_pids():
         pass
     os.kill(pid, signal.SIGXCPU)  # as the kernel does
@@ -170,36 +170,36 @@ def test_an_image_that_ran_out_of_time_is_not_tried_again(make_pool, task):
         outcome.result(30)
 
 
-def test_callers_wait_in_line_and_not_for_ever(make_pool, task):
+def test_callers_wait_in_line_and_not_forever(make_pool, decode_request):
     pool = make_pool(decoder_queue_s=0.05, decoder_wall_s=30)
-    pool.run(task, png())
+    pool.run(decode_request, png())
     (pid,) = pool.idle_pids()
     os.kill(pid, signal.SIGSTOP)
-    first = in_thread(lambda: pool.run(task, png()))
+    first = in_thread(lambda: pool.run(decode_request, png()))
     while pool.idle_pids():
         pass
     with pytest.raises(MediaBusyError):
-        pool.run(task, png())
+        pool.run(decode_request, png())
     os.kill(pid, signal.SIGCONT)
-    assert first.result(30)["picture"]["width_px"] == 16
+    assert first.result(30)["image"]["width_px"] == 16
 
 
-def test_a_decoder_retires_after_its_share_of_images(make_pool, task):
+def test_a_decoder_retires_after_its_share_of_images(make_pool, decode_request):
     pool = make_pool(decoder_images=2)
-    pool.run(task, png())
+    pool.run(decode_request, png())
     (first,) = pool.idle_pids()
-    pool.run(task, png())
+    pool.run(decode_request, png())
     assert pool.idle_pids() == []
     assert is_gone(first)
-    pool.run(task, png())
+    pool.run(decode_request, png())
     assert pool.idle_pids() != [first]
 
 
-def test_the_memory_of_a_large_image_is_given_back(make_pool, task):
+def test_the_memory_of_a_large_image_is_given_back(make_pool, decode_request):
     pool = make_pool()
     file = io.BytesIO()
     Image.new("RGBA", (7800, 5100)).save(file, "WEBP", lossless=True, method=0)
-    pool.run(dataclasses.replace(task, mime="image/webp"), file.getvalue())
+    pool.run(dataclasses.replace(decode_request, mime="image/webp"), file.getvalue())
     for pid in pool.idle_pids():
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         assert pages * resource.getpagesize() < 200 * 1024 * 1024
@@ -212,15 +212,15 @@ def test_a_decoder_that_stays_large_says_so(monkeypatch):
     assert decoder_module.is_bloated() is True
 
 
-def test_closing_ends_the_decoders_and_refuses_later_callers(make_pool, task):
+def test_closing_ends_the_decoders_and_refuses_later_callers(make_pool, decode_request):
     pool = make_pool(2)
-    pool.run(task, png())
+    pool.run(decode_request, png())
     (first,) = pool.idle_pids()
     os.kill(first, signal.SIGSTOP)
-    outcome = in_thread(lambda: pool.run(task, png()))
+    outcome = in_thread(lambda: pool.run(decode_request, png()))
     while pool.idle_pids():
         pass
-    pool.run(task, png())
+    pool.run(decode_request, png())
     os.kill(first, signal.SIGCONT)
     outcome.result(30)
     pids = pool.idle_pids()
@@ -228,21 +228,21 @@ def test_closing_ends_the_decoders_and_refuses_later_callers(make_pool, task):
     pool.close()
     assert [is_gone(pid) for pid in pids] == [True, True]
     with pytest.raises(StorageUnavailableError):
-        pool.run(task, png())
+        pool.run(decode_request, png())
     pool.close()
 
 
-def test_a_decoder_that_cannot_start_is_not_the_images_fault(make_pool, task, monkeypatch):
+def test_a_decoder_that_cannot_start_is_not_the_images_fault(make_pool, decode_request, monkeypatch):
     monkeypatch.setattr(pool_module, "_BOOT", "import a_module_that_is_not_installed")
     pool = make_pool()
     with pytest.raises(StorageUnavailableError, match="does not start"):
-        pool.run(task, png())
+        pool.run(decode_request, png())
 
 
-def test_a_decoder_knows_nothing_of_our_environment(make_pool, task, monkeypatch):
+def test_a_decoder_knows_nothing_of_our_environment(make_pool, decode_request, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     pool = make_pool()
-    pool.run(task, png())
+    pool.run(decode_request, png())
     (pid,) = pool.idle_pids()
     environment = Path(f"/proc/{pid}/environ").read_bytes()
     assert b"secret" not in environment
@@ -253,29 +253,29 @@ def test_a_decoder_knows_nothing_of_our_environment(make_pool, task, monkeypatch
     assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
 
 
-def test_a_decoder_outlives_the_thread_that_started_it(make_pool, task):
+def test_a_decoder_outlives_the_thread_that_started_it(make_pool, decode_request):
     pool = make_pool()
-    in_thread(lambda: pool.run(task, png())).result(30)
+    in_thread(lambda: pool.run(decode_request, png())).result(30)
     (pid,) = pool.idle_pids()
-    pool.run(task, png())
+    pool.run(decode_request, png())
     assert pool.idle_pids() == [pid]
 
 
-def test_a_forked_child_leaves_its_parents_decoders_alone(make_pool, task):
+def test_a_forked_child_leaves_its_parents_decoders_alone(make_pool, decode_request):
     pool = make_pool()
-    pool.run(task, png())
+    pool.run(decode_request, png())
     (pid,) = pool.idle_pids()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            reply = pool.run(task, png((50, 50)))
-            status = 0 if reply["picture"]["width_px"] == 50 and pool.idle_pids() != [pid] else 2
+            reply = pool.run(decode_request, png((50, 50)))
+            status = 0 if reply["image"]["width_px"] == 50 and pool.idle_pids() != [pid] else 2
             pool.close()
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert pool.run(task, png())["picture"]["width_px"] == 16
+    assert pool.run(decode_request, png())["image"]["width_px"] == 16
     assert pool.idle_pids() == [pid]
 
 
@@ -287,7 +287,7 @@ from pathlib import Path
 from PIL import Image
 from storage import decoder as decoder_module
 from storage import pool as pool_module
-from storage.base import Limits, MediaError, StorageUnavailableError
+from storage.base import MediaLimits, MediaError, StorageUnavailableError
 from storage.local import LocalStore
 from storage.media import Media
 
@@ -444,7 +444,7 @@ print([name for name in sys.modules if name.startswith("PIL")])
     assert output_of(program, tmp_path) == "[]\n"
 
 
-def test_a_small_file_that_fills_memory_when_decoded_stays_below_the_cap(make_pool, task):
+def test_a_small_file_that_fills_memory_when_decoded_stays_below_the_cap(make_pool, decode_request):
     """The largest image we take is decoded, and the decoder's memory stays within its limit."""
     pool = make_pool()
     width, height = 8000, 5000
@@ -457,4 +457,4 @@ def test_a_small_file_that_fills_memory_when_decoded_stays_below_the_cap(make_po
         len(part).to_bytes(4, "big") + kind + part + zlib.crc32(kind + part).to_bytes(4, "big") for kind, part in chunks
     )
     assert len(data) < 200_000
-    assert pool.run(task, data)["picture"]["width_px"] == width
+    assert pool.run(decode_request, data)["image"]["width_px"] == width

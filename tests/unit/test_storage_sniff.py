@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from storage import sniff
-from storage.anatomy import dissect
 from storage.base import MediaError
+from storage.structure import read_structure
 
 FORMATS = {
     "PNG": "image/png",
@@ -110,8 +110,8 @@ def test_a_jpeg_of_a_million_segments_is_given_up_soon():
 @pytest.mark.parametrize("tail", [b"x", b"<script>alert(1)</script>", b"\0\0\0\0\0\0\0\0", b"PK\x03\x04zipzip"])
 def test_the_end_of_an_image_is_found_whatever_follows(form, tail):
     data = encoded(form)
-    assert dissect(data, FORMATS[form], max_frames=50).end == len(data)
-    assert dissect(data + tail, FORMATS[form], max_frames=50).end == len(data)
+    assert read_structure(data, FORMATS[form], max_frames=50).end == len(data)
+    assert read_structure(data + tail, FORMATS[form], max_frames=50).end == len(data)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -119,19 +119,19 @@ def test_an_image_cut_short_anywhere_is_truncated(form):
     data = encoded(form)
     for end in {len(data) - 1, len(data) - 5, len(data) * 3 // 4, len(data) // 2}:
         with pytest.raises(MediaError) as refusal:
-            dissect(data[:end], FORMATS[form], max_frames=50)
+            read_structure(data[:end], FORMATS[form], max_frames=50)
         assert refusal.value.code in ("truncated_image", "image_undecodable")
 
 
 def test_a_progressive_jpeg_ends_behind_its_last_scan():
     data = encoded("JPEG", (200, 200), progressive=True)
     assert data.count(b"\xff\xda") > 1
-    assert dissect(data + b"tail", "image/jpeg", max_frames=50).end == len(data)
+    assert read_structure(data + b"tail", "image/jpeg", max_frames=50).end == len(data)
 
 
 def test_a_thumbnail_inside_a_jpeg_does_not_end_it():
     data = encoded("JPEG", exif=Image.Exif().tobytes() + encoded("JPEG"))
-    assert dissect(data, "image/jpeg", max_frames=50).end == len(data)
+    assert read_structure(data, "image/jpeg", max_frames=50).end == len(data)
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
@@ -139,9 +139,9 @@ def test_frames_are_counted_before_anything_is_decoded(form):
     frames = [Image.new("RGB", (8, 8), (index * 20, 255 - index * 20, 0)) for index in range(6)]
     file = io.BytesIO()
     frames[0].save(file, form, save_all=True, append_images=frames[1:], duration=50)
-    assert dissect(file.getvalue(), FORMATS[form], max_frames=6).frames == 6
+    assert read_structure(file.getvalue(), FORMATS[form], max_frames=6).frames == 6
     with pytest.raises(MediaError) as refusal:
-        dissect(file.getvalue(), FORMATS[form], max_frames=5)
+        read_structure(file.getvalue(), FORMATS[form], max_frames=5)
     assert refusal.value.code == "image_too_many_frames"
 
 
@@ -149,7 +149,7 @@ def test_a_gif_frame_that_reaches_beyond_the_screen_is_seen():
     data = bytearray(encoded("GIF", (10, 10)))
     at = data.rindex(b"\x2c\0\0\0\0\x0a\0\x0a\0")
     data[at + 1 : at + 5] = struct.pack("<HH", 60_000, 50_000)
-    found = dissect(bytes(data), "image/gif", max_frames=5)
+    found = read_structure(bytes(data), "image/gif", max_frames=5)
     assert (found.width_px, found.height_px) == (60_010, 50_010)
 
 
@@ -157,5 +157,5 @@ def test_a_png_chunk_whose_sum_is_wrong_is_damage():
     data = bytearray(encoded("PNG"))
     data[data.index(b"IDAT") + 10] ^= 1
     with pytest.raises(MediaError) as refusal:
-        dissect(bytes(data), "image/png", max_frames=5)
+        read_structure(bytes(data), "image/png", max_frames=5)
     assert refusal.value.code == "image_undecodable"

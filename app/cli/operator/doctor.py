@@ -1,4 +1,4 @@
-"""``darkroom doctor``: what is stuck, orphaned or out of balance, and mending it."""
+"""``darkroom doctor``: what is stuck, orphaned or out of balance, and its repair."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @output_options
-@click.option("--fix", is_flag=True, help="Mend what can be mended safely.")
+@click.option("--fix", is_flag=True, help="Repair what can be repaired safely.")
 @click.option("--money", is_flag=True, help="With --fix: also close a drift of balances, by `adjust` transfers.")
 @click.option("--skip-blobs", is_flag=True, help="Do not compare rows with the image store (it reads all of it).")
 def doctor(output: Output, fix: bool, money: bool, skip_blobs: bool) -> None:
-    """List stuck, orphaned and unbalanced things: why, since when, and what mends them.
+    """List what is stuck, orphaned or out of balance: why, since when, and what repairs it.
 
-    Exit 1 while anything is left. Runs beside a working service; needs its database and, for the
+    Exit 1 while anything is left. Runs next to a working service; needs its database and, for the
     images, its DARKROOM_VAR or DARKROOM_S3_BUCKET.
     """
     if money and not fix:
@@ -38,8 +38,8 @@ def doctor(output: Output, fix: bool, money: bool, skip_blobs: bool) -> None:
         database = stack.enter_context(open_database())
         examiner = _doctor(database, stack, output, skip_blobs=skip_blobs)
         findings = [*_of_catalogue(settings().catalog_local), *examiner.examine()]
-        mended = _mend(examiner, findings if fix else [], money=money)
-    _tell(output, findings, mended)
+        repaired = _repair(examiner, findings if fix else [], money=money)
+    _print(output, findings, repaired)
 
 
 def _of_catalogue(path: Path) -> list[Finding]:
@@ -48,19 +48,19 @@ def _of_catalogue(path: Path) -> list[Finding]:
     from providers.catalog.live import LiveCatalog
     from providers.catalog.reading import CatalogError
 
-    mend = "edit it; until then the last good one holds, and nothing starts anew"
+    fix = "edit it; until then the last good one stays in use, and no process can start"
     try:
         LiveCatalog(path)
     except CatalogError as error:
-        return [Finding("catalog_local_faulty", str(path), fault, mend) for fault in error.faults]
+        return [Finding("catalog_local_faulty", str(path), fault, fix) for fault in error.faults]
     return []
 
 
-def _mend(examiner: Doctor, findings: list[Finding], *, money: bool) -> dict[Finding, str | None]:
-    from jobs.maintenance.repair import Mender
+def _repair(examiner: Doctor, findings: list[Finding], *, money: bool) -> dict[Finding, str | None]:
+    from jobs.maintenance.repair import Repairer
 
-    mender = Mender(examiner)
-    return {finding: mender.mend(finding, money=money) for finding in findings}
+    repairer = Repairer(examiner)
+    return {finding: repairer.repair(finding, money=money) for finding in findings}
 
 
 def _doctor(database: Database, stack: ExitStack, output: Output, *, skip_blobs: bool) -> Doctor:
@@ -81,24 +81,31 @@ def _doctor(database: Database, stack: ExitStack, output: Output, *, skip_blobs:
     return Doctor(database, catalog.load(), store, media)
 
 
-def _tell(output: Output, findings: list[Finding], mended: dict[Finding, str | None]) -> None:
-    left = [finding for finding in findings if mended.get(finding) is None]
-    documents = [{**asdict(finding), "mended": mended.get(finding)} for finding in findings]
+def _print(output: Output, findings: list[Finding], repaired: dict[Finding, str | None]) -> None:
+    left = [finding for finding in findings if repaired.get(finding) is None]
+    documents = [_document(finding, repaired.get(finding)) for finding in findings]
     output.document({"clean": not left, "findings": documents})
     if not findings:
         output.line("well: nothing is stuck, orphaned or out of balance")
         return
     rows = [
-        (finding.kind, finding.subject, _moment(finding.since), finding.cause, _outcome(finding, mended.get(finding)))
+        (finding.kind, finding.subject, _moment(finding.since), finding.cause, _outcome(finding, repaired.get(finding)))
         for finding in findings
     ]
-    output.table(("what", "who", "since", "why", "mend"), rows)
+    output.table(("what", "which", "since", "why", "fix"), rows)
     if left:
         raise CommandError(Exit.FAILED, "doctor_findings", f"{len(left)} of {len(findings)} left", told=output.as_json)
 
 
+def _document(finding: Finding, done: str | None) -> dict[str, object]:
+    """A finding for ``--json``, by the names that its readers know."""
+    document = asdict(finding)
+    fix = document.pop("fix")
+    return {**document, "mend": fix, "mended": done}
+
+
 def _outcome(finding: Finding, done: str | None) -> str:
-    return f"done: {done}" if done else finding.mend
+    return f"done: {done}" if done else finding.fix
 
 
 def _moment(moment: datetime | None) -> str:

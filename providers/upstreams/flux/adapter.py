@@ -18,12 +18,16 @@ from pydantic import SecretStr, field_validator
 
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
-from providers.errors import RequestRefused, Uncertain
-from providers.http.client import Outgoing, WireRequest, origin_of
-from providers.shared import building
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import Unsearchable, Wordless, check_each
-from providers.shared.payload import json_object
+from providers.errors import Uncertain
+from providers.http.client import Outgoing, WireRequest
+from providers.http.urls import origin_of
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.encoding import bare_base64
+from providers.shared.extra import refuse_extra
+from providers.shared.looks import check_each
+from providers.shared.order_fields import path_of, reference_fields, wire_fields
+from providers.shared.reading import json_object
+from providers.shared.unsupported import Unsearchable, WithoutText
 from providers.upstreams.flux.answers import classify, cost_in, read_task
 from providers.upstreams.flux.hosts import FluxHosts, poll_url_of
 
@@ -81,20 +85,14 @@ def build_submit(order: UpstreamOrder, *, webhooks: bool = False) -> WireRequest
 
     Raises: RequestRefused for a field in ``extra`` that would change what is bought.
     """
-    _check_extra(order)
-    path = building.path_of(order)
+    refuse_extra(order.extra, _DECIDING)
+    path = path_of(order)
     # A ``data:`` prefix is refused by FLUX.3 and unproven elsewhere, so none is sent (section 6).
-    body = building.wire_fields(order) | building.reference_fields(order, building.bare_base64)
+    body = wire_fields(order) | reference_fields(order, bare_base64)
     # Without a secret: how it comes back is not settled, and the token in our URL is what counts (section 5).
     if webhooks and order.callback_url is not None and not path.startswith(_WITHOUT_WEBHOOK):
         body["webhook_url"] = order.callback_url
     return WireRequest("POST", path, json=body)
-
-
-def _check_extra(order: UpstreamOrder) -> None:
-    clash = sorted(_DECIDING & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
 
 
 def read_accepted(body: bytes) -> Accepted:
@@ -111,7 +109,7 @@ def read_accepted(body: bytes) -> Accepted:
     return Accepted(task_id, poll_url_of(document.get("polling_url"), task_id), cost_in(document))
 
 
-class Flux(Account[Config], Unsearchable, Wordless):
+class Flux(UpstreamAccount[Config], Unsearchable, WithoutText):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from providers.base import Cost, Finished, Missing, ResultImage, Running
+from providers.base import Finished, Missing, ResultImage, Running
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -20,9 +20,12 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
-from providers.http.client import Answer
+from providers.http.client import HttpResponse
+from providers.reported_cost import ReportedCost
 from providers.shared import usage
-from providers.shared.payload import detail_text, json_object, redact, retry_after_s
+from providers.shared.reading import detail_text, json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
 # 24 tasks at a time are taken, fewer of some models; one ends every few seconds (section 7).
@@ -30,7 +33,7 @@ RATE_LIMIT_WAIT_S = 5.0
 CREDITS_PER_USD = 100
 
 
-def read_task(answer: Answer, task_id: str) -> Finished | Running | Missing:
+def read_task(answer: HttpResponse, task_id: str) -> Finished | Running | Missing:
     """The state of the task asked for (section 3). Raises ProviderError for one that ended badly.
 
     ``Missing`` is the upstream's "Task not found", which has several meanings (section 3). An answer
@@ -94,10 +97,10 @@ def _finished(task: Mapping[str, Any]) -> Finished:
     return Finished([image], cost_in(task))
 
 
-def cost_in(document: Mapping[str, Any]) -> Cost | None:
+def cost_in(document: Mapping[str, Any]) -> ReportedCost | None:
     """What a submit's answer or a result says of the price: credits of one US cent (sections 1 and 2)."""
     told = usage.counts({name: document.get(name) for name in ("cost", "input_mp", "output_mp")})
-    usd = usage.money(told.get("cost"), units_per_usd=CREDITS_PER_USD)
+    usd = usage.amount_usd(told.get("cost"), units_per_usd=CREDITS_PER_USD)
     return usage.reported(told, usd=usd) if "cost" in told else None
 
 
@@ -114,7 +117,7 @@ def _details(task: Mapping[str, Any]) -> str:
     return redact(f"{_status(task)}: {text}")
 
 
-def _stateless(answer: Answer) -> Running:
+def _stateless(answer: HttpResponse) -> Running:
     """An answer without a state: nothing is known of the task. Raises NotRun, Uncertain."""
     if answer.status == 202:
         return Running()  # so do old nodes of the vendor's say "pending" (section 3)
@@ -124,7 +127,7 @@ def _stateless(answer: Answer) -> Running:
     raise NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
 
 
-def classify(answer: Answer) -> ProviderError:
+def classify(answer: HttpResponse) -> ProviderError:
     """What an answer other than 2xx to a submit means (section 7)."""
     document = json_object(answer.body)
     text = detail_text(document, "detail", "message", "error")

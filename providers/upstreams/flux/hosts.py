@@ -14,17 +14,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from providers.base import CallRef
 from providers.errors import Uncertain
-from providers.http.client import (
-    MAX_URL_CHARS,
-    Answer,
-    Outgoing,
-    Policy,
-    UnsafeUrlError,
-    UpstreamSession,
-    WireRequest,
-    origin_of,
-)
-from providers.http.connections import Origin
+from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest
+from providers.http.untrusted import Policy
+from providers.http.urls import MAX_URL_CHARS, Origin, UnsafeUrlError, origin_of
 
 VENDOR_HOST: Final = "bfl.ai"
 HOSTS_KEPT = 8  # two regions of a few clusters each
@@ -65,7 +57,7 @@ class FluxHosts:
     def origin_for(self, call: CallRef) -> Origin:
         return origin_of(self._url(call))
 
-    def look(self, call: CallRef, *, total_s: float, max_bytes: int) -> Answer:
+    def look(self, call: CallRef, *, total_s: float, max_bytes: int) -> HttpResponse:
         """The answer of the task's own host, whatever its status. Raises NotRun, Uncertain."""
         url = self._url(call)
         session = self._session(origin_of(url))

@@ -17,13 +17,15 @@ from typing import Any, Final
 from pydantic import SecretStr, field_validator
 
 from providers.base import Accepted, Finished, UpstreamOrder
-from providers.catalog.entries import ResolutionRule
+from providers.catalog.size_rules import ResolutionRule
 from providers.configured import value_of
 from providers.errors import RequestRefused
 from providers.http.client import WireRequest
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer, Wordless
-from providers.shared.building import bare_base64, nested, path_of, placed_images, wire_fields
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.encoding import bare_base64
+from providers.shared.extra import refuse_extra
+from providers.shared.order_fields import nested, path_of, placed_images, wire_fields
+from providers.shared.unsupported import OneAnswer, WithoutText
 from providers.upstreams.gemini.answers import classify, read_cost, read_generated, read_predicted
 
 NAME: Final = "gemini"
@@ -97,9 +99,7 @@ def build_submit(order: UpstreamOrder, *, version: str = DEFAULT_VERSION) -> Wir
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or for too many bytes.
     """
     extra = dict(_flat(order.extra))
-    clash = sorted(name for name in extra if _is_ours(name))
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(extra, {name for name in extra if _is_ours(name)})
     fields = wire_fields(_without_only_class(replace(order, extra=extra)))
     prompt = str(fields.pop("prompt", ""))
     fields |= _instances(order, prompt) if _predicts(order) else _contents(order, prompt)
@@ -160,7 +160,7 @@ def _instances(order: UpstreamOrder, prompt: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- the provider
 
 
-class Gemini(Account[Config], OneAnswer, Wordless):
+class Gemini(UpstreamAccount[Config], OneAnswer, WithoutText):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME

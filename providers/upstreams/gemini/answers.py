@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from providers.base import Cost, ResultImage
+from providers.base import ResultImage
 from providers.catalog.entries import TokenPrices
 from providers.errors import (
     BadCredentials,
@@ -24,8 +24,11 @@ from providers.errors import (
     Uncertain,
     UnknownModel,
 )
+from providers.reported_cost import ReportedCost
 from providers.shared import usage
-from providers.shared.payload import MAX_RETRY_AFTER_S, image_bytes, json_object, redact, retry_after_s
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import MAX_RETRY_AFTER_S, retry_after_s
 from providers.shared.statuses import by_status
 
 # Until the quota of the day comes back (section 7). The queue caps the wait and asks again; a fallback goes first.
@@ -74,7 +77,7 @@ def read_generated(body: bytes, prices: TokenPrices | None = None) -> list[Resul
     raise _without_image(answer, candidates, _cost_in(answer, prices))
 
 
-def read_cost(body: bytes, prices: TokenPrices | None) -> Cost | None:
+def read_cost(body: bytes, prices: TokenPrices | None) -> ReportedCost | None:
     """What the call cost, by the tokens of its answer (section 0, token prices).
 
     Money only where all of them are told apart by kind and have a price: cached ones are cheaper.
@@ -82,9 +85,9 @@ def read_cost(body: bytes, prices: TokenPrices | None) -> Cost | None:
     return _cost_in(json_object(body) or {}, prices)
 
 
-def _cost_in(answer: Json, prices: TokenPrices | None) -> Cost | None:
+def _cost_in(answer: Json, prices: TokenPrices | None) -> ReportedCost | None:
     told = usage.counts(answer.get("usageMetadata"))
-    return usage.reported(told, usd=usage.price_of(_tokens(told), prices))
+    return usage.reported(told, usd=usage.price_usd(_tokens(told), prices))
 
 
 def _tokens(told: Json) -> usage.Tokens | None:
@@ -103,7 +106,7 @@ def _tokens(told: Json) -> usage.Tokens | None:
     return usage.Tokens(text_input=given, text_output=made - drawn + thought, image_output=drawn)
 
 
-def _without_image(answer: Json, candidates: Sequence[Json], cost: Cost | None) -> ProviderError:
+def _without_image(answer: Json, candidates: Sequence[Json], cost: ReportedCost | None) -> ProviderError:
     """Why a 200 holds no image: never success (section 3)."""
     feedback = answer.get("promptFeedback")
     reason = _text(feedback.get("blockReason")) if isinstance(feedback, dict) else ""
@@ -117,7 +120,7 @@ def _without_image(answer: Json, candidates: Sequence[Json], cost: Cost | None) 
     return _by_reason(reason, redact(f"{reason}: {said}"), billed=_wrote(answer), said=bool(said), cost=cost)
 
 
-def _by_reason(reason: str, detail: str, *, billed: bool, said: bool, cost: Cost | None) -> ProviderError:
+def _by_reason(reason: str, detail: str, *, billed: bool, said: bool, cost: ReportedCost | None) -> ProviderError:
     if reason in _BLOCKED:
         return ContentRefused(detail=detail, stage="output", charged=billed, cost=cost)
     if reason == "PUP_LIMITED_DISABLED":  # the account broke the rules of use

@@ -22,14 +22,18 @@ from pydantic import SecretStr, field_validator
 
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
-from providers.errors import Misconfigured, ProviderError, RequestRefused, Uncertain
-from providers.http.client import Answer, Outgoing, UpstreamSession, WireRequest, origin_of
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer, Wordless, check_each, failed_look
-from providers.shared.building import data_uri, placed_images, wire_fields
+from providers.errors import Misconfigured, ProviderError, Uncertain
+from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest
+from providers.http.urls import origin_of
+from providers.shared import wavespeed_tasks
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.encoding import data_uri
+from providers.shared.extra import refuse_extra
+from providers.shared.looks import check_each, failed_look
+from providers.shared.order_fields import placed_images, wire_fields
+from providers.shared.unsupported import OneAnswer, WithoutText
 from providers.upstreams.huggingface import answers
 from providers.upstreams.huggingface.mapping import ProviderIds
-from providers.upstreams.wavespeed import answers as wavespeed_answers
 
 NAME: Final = "huggingface"
 DEFAULT_BASE_URL: Final = "https://router.huggingface.co"
@@ -115,11 +119,11 @@ def _wavespeed(order: UpstreamOrder, model: str) -> WireRequest:
     return WireRequest("POST", f"/wavespeed/api/v3/{quote(model)}", json={**wire_fields(order), **sources})
 
 
-def _read_wavespeed(answer: Answer, base_url: str) -> Finished | Accepted:
-    task = wavespeed_answers.read_data(answer)
+def _read_wavespeed(answer: HttpResponse, base_url: str) -> Finished | Accepted:
+    task = wavespeed_tasks.read_data(answer)
     if not isinstance(task, dict):
         raise Uncertain("upstream_broken_answer", "no task")
-    state = wavespeed_answers.read_prediction(task, base_url)
+    state = wavespeed_tasks.read_prediction(task, base_url)
     return state if isinstance(state, Finished) else answers.read_wavespeed_task(task)
 
 
@@ -128,7 +132,7 @@ class Route:
     """How one provider is spoken to: request, and what its 2xx says."""
 
     build: Callable[[UpstreamOrder, str], WireRequest]
-    read: Callable[[Answer, str], Finished | Accepted]
+    read: Callable[[HttpResponse, str], Finished | Accepted]
 
 
 ROUTES: Final[Mapping[str, Route]] = MappingProxyType(
@@ -154,16 +158,14 @@ def build_submit(order: UpstreamOrder, provider_model: str) -> WireRequest:
 
     Raises: RequestRefused, Misconfigured.
     """
-    clash = sorted(_OURS & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(order.extra, _OURS)
     return route_of(order).build(order, provider_model)
 
 
 # ---------------------------------------------------------------- the provider
 
 
-class HuggingFace(Account[Config], OneAnswer, Wordless):
+class HuggingFace(UpstreamAccount[Config], OneAnswer, WithoutText):
     """One token. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
@@ -207,14 +209,14 @@ class HuggingFace(Account[Config], OneAnswer, Wordless):
         if not 200 <= answer.status < 300:
             raise failed_look(answers.classify(answer))
         try:
-            task = wavespeed_answers.read_data(answer)
+            task = wavespeed_tasks.read_data(answer)
         except ProviderError as error:
             raise failed_look(error) from error
         if not isinstance(task, dict) or task.get("id") != call.upstream_id:
             raise Uncertain("upstream_broken_answer", "not the task that was asked for")
-        return wavespeed_answers.read_prediction(task, self.base_url)
+        return wavespeed_tasks.read_prediction(task, self.base_url)
 
-    def _look(self, path: str) -> Answer:
+    def _look(self, path: str) -> HttpResponse:
         request = WireRequest("GET", path)
         return self._session.send(request, total_s=CHECK_TOTAL_S, max_bytes=MAX_CHECK_ANSWER_BYTES)
 

@@ -14,12 +14,13 @@ from urllib.parse import urlsplit
 
 from providers.base import Accepted, Finished, ResultImage, Running
 from providers.errors import ContentRefused, Failed, NotRun, ProviderError, Uncertain, UnknownModel
-from providers.http.client import Answer
-from providers.shared import results, usage
-from providers.shared.behaviour import failed_look
-from providers.shared.payload import MAX_RETRY_AFTER_S, json_object, redact, retry_after_s
+from providers.http.client import HttpResponse
+from providers.shared import results, usage, wavespeed_tasks
+from providers.shared.looks import failed_look
+from providers.shared.reading import json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import MAX_RETRY_AFTER_S, retry_after_s
 from providers.shared.statuses import by_status
-from providers.upstreams.wavespeed import answers
 
 MAX_LOADING_WAIT_S = 60.0
 _PATH: Final = re.compile(r"(/(?!\.{1,2}(/|$))[\w.:-]+)+")
@@ -30,7 +31,7 @@ _IMAGES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"GIF8")
 # ---------------------------------------------------------------- images
 
 
-def read_raw(answer: Answer, base_url: str) -> Finished:
+def read_raw(answer: HttpResponse, base_url: str) -> Finished:
     """hf-inference: the image itself, or one of the JSON shapes that were seen instead (section 3)."""
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
@@ -40,7 +41,7 @@ def read_raw(answer: Answer, base_url: str) -> Finished:
     raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} of {len(answer.body)} bytes, type {kind[:40]!r}")
 
 
-def read_listed(answer: Answer, base_url: str) -> Finished:
+def read_listed(answer: HttpResponse, base_url: str) -> Finished:
     """``data`` with base64 in it, or ``output`` with links (sections 2 and 3)."""
     body = json_object(answer.body) or {}
     links = body.get("output")
@@ -54,7 +55,7 @@ def read_listed(answer: Answer, base_url: str) -> Finished:
 # ---------------------------------------------------------------- tasks
 
 
-def read_fal_task(answer: Answer) -> Accepted:
+def read_fal_task(answer: HttpResponse) -> Accepted:
     """A task of fal's queue, found again by the path of its ``response_url`` (section 4).
 
     The link leads to another host and, it may be, to another path than the one that was posted to; with the
@@ -83,7 +84,7 @@ def _accepted(task_id: object, link: object, prefix: str) -> Accepted:
     return Accepted(task_id[:128], poll_url=f"{prefix}{path}")
 
 
-def read_fal_status(answer: Answer) -> Running | None:
+def read_fal_status(answer: HttpResponse) -> Running | None:
     """None once the task is over, well or not: its result will tell. Raises: ProviderError of a failed look."""
     if not 200 <= answer.status < 300:
         raise failed_look(classify(answer))
@@ -93,7 +94,7 @@ def read_fal_status(answer: Answer) -> Running | None:
     return None if status == "COMPLETED" else Running(step=status.lower())
 
 
-def read_fal_result(answer: Answer, base_url: str) -> Finished:
+def read_fal_result(answer: HttpResponse, base_url: str) -> Finished:
     """The result of a task that is over. Its error surfaces here, as an HTTP error (section 4).
 
     fal's own ``detail`` under a status that speaks of the task ends the call; anything else, such as a refused
@@ -126,7 +127,7 @@ def _unflagged(items: list[Any], flags: object) -> list[Any]:
     return [item for place, item in enumerate(items) if marks[place : place + 1] != [True]]
 
 
-def _fal_failure(answer: Answer, body: Mapping[str, Any] | None) -> ProviderError | None:
+def _fal_failure(answer: HttpResponse, body: Mapping[str, Any] | None) -> ProviderError | None:
     if body is None or "detail" not in body:
         return None
     if answer.status in {400, 422}:
@@ -139,7 +140,7 @@ def _fal_failure(answer: Answer, body: Mapping[str, Any] | None) -> ProviderErro
 # ---------------------------------------------------------------- errors
 
 
-def classify(answer: Answer) -> ProviderError:
+def classify(answer: HttpResponse) -> ProviderError:
     """What an answer other than 2xx means for the call it answers (section 5).
 
     503 with ``estimated_time`` is a model that loads, so nothing ran (section 6); any other 5xx may come from
@@ -152,7 +153,7 @@ def classify(answer: Answer) -> ProviderError:
         wait_s = min(max(float(loads_s), 1.0), MAX_LOADING_WAIT_S)
         return NotRun("upstream_overloaded", detail, retry_after_s=wait_s)
     if answer.status != 503 and {"code", "message"} <= body.keys():
-        return answers.classify(answer.status, body, answer.headers)
+        return wavespeed_tasks.classify(answer.status, body, answer.headers)
     if answer.status in {404, 410} or (answer.status == 400 and "not supported by provider" in words):
         return UnknownModel("upstream_model_unknown", detail)
     if answer.status in {400, 422} and "content_policy_violation" in words:
@@ -167,12 +168,12 @@ def wait_of(headers: Mapping[str, str]) -> float | None:
     return min(int(found[1]) + 1.0, MAX_RETRY_AFTER_S) if found else retry_after_s(headers)
 
 
-def _detail(answer: Answer) -> str:
+def _detail(answer: HttpResponse) -> str:
     request_id = answer.headers.get("x-request-id", "")
     return redact(f"HTTP {answer.status} {_words(answer)}") + (f" ({request_id[:80]})" if request_id else "")
 
 
-def _words(answer: Answer) -> str:
+def _words(answer: HttpResponse) -> str:
     """``error``, else ``detail``, else ``message``, as a text; the body where it is plain text (section 5)."""
     body = json_object(answer.body)
     if body is None:

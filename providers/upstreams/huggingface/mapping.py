@@ -13,8 +13,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from providers.errors import NotRun, ProviderError, UnknownModel
-from providers.http.client import Answer, UpstreamSession, WireRequest
-from providers.shared.payload import json_object
+from providers.http.client import HttpResponse, UpstreamSession, WireRequest
+from providers.shared.reading import json_object
 from providers.upstreams.huggingface.answers import wait_of
 
 KEPT_S = 600.0
@@ -60,7 +60,7 @@ class ProviderIds:
         self._kept[hub_id] = (self._clock(), found)
         return found
 
-    def _ask(self, hub_id: str) -> Answer:
+    def _ask(self, hub_id: str) -> HttpResponse:
         path = f"/api/models/{quote(hub_id)}?expand[]=inferenceProviderMapping"
         try:
             return self._hub.send(WireRequest("GET", path), total_s=LOOKUP_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
@@ -68,7 +68,7 @@ class ProviderIds:
             raise NotRun("upstream_unreachable", f"the Hub: {error.code} {error.detail}") from error
 
 
-def read_mapping(answer: Answer, hub_id: str) -> Mapping[str, Any]:
+def read_mapping(answer: HttpResponse, hub_id: str) -> Mapping[str, Any]:
     """The mapping in the Hub's answer, keyed by provider. Raises: NotRun, UnknownModel."""
     body = json_object(answer.body)
     found = (body or {}).get("inferenceProviderMapping")

@@ -23,13 +23,16 @@ from pydantic import SecretStr, field_validator
 from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Misconfigured, RequestRefused, Uncertain
-from providers.http.client import Answer, WireRequest, origin_of
+from providers.http.client import HttpResponse, WireRequest
+from providers.http.urls import origin_of
 from providers.shared import results
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer, check_each
-from providers.shared.building import bare_base64, nested, path_of, wire_fields
+from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat
-from providers.shared.payload import extra_fields, form_fields, image_parts, wire_name
+from providers.shared.encoding import bare_base64, form_fields, image_parts
+from providers.shared.extra import extra_fields, refuse_extra
+from providers.shared.looks import check_each
+from providers.shared.order_fields import nested, path_of, wire_fields, wire_name
+from providers.shared.unsupported import OneAnswer
 from providers.upstreams.llamaswap import answers
 from providers.upstreams.llamaswap.errors import classify
 from providers.upstreams.llamaswap.tags import scrubbed, with_tag, without_tags
@@ -140,9 +143,7 @@ def _guarded(order: UpstreamOrder) -> UpstreamOrder:
     if not prompt:
         raise RequestRefused("upstream_rejected", "nothing is left of the prompt")
     order = replace(order, prompt=prompt, params=scrubbed(order.params), extra=scrubbed(order.extra))
-    clash = sorted(_OURS & extra_fields(order).keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(extra_fields(order), _OURS)
     return order
 
 
@@ -212,7 +213,7 @@ def _width_and_height(order: UpstreamOrder) -> dict[str, int]:
 # ---------------------------------------------------------------- the provider
 
 
-class LlamaSwap(Account[Config], OneAnswer):
+class LlamaSwap(UpstreamAccount[Config], OneAnswer):
     """One llama-swap. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
@@ -266,6 +267,6 @@ class LlamaSwap(Account[Config], OneAnswer):
             raise Misconfigured("upstream_has_no_text", "LLAMASWAP_PROMPT_MODEL is not set")
         return stream_chat(self._session, "/v1/chat/completions", self._config.prompt_model, messages, temperature)
 
-    def _send(self, request: WireRequest, total_s: float, image_count: int = 8) -> Answer:
+    def _send(self, request: WireRequest, total_s: float, image_count: int = 8) -> HttpResponse:
         max_bytes = MAX_ENVELOPE_BYTES + image_count * MAX_BYTES_PER_IMAGE
         return self._paid.send(request, total_s=total_s, max_bytes=max_bytes)

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from providers.base import Accepted, CancelOutcome, Finished, ResultImage, Running
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
-from providers.http.client import Answer
+from providers.http.client import HttpResponse
 from providers.shared import results
-from providers.shared.payload import image_bytes, json_object, redact
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.redaction import redact
 from providers.upstreams.llamaswap.errors import classify
 
 JOB_ROUTES: Final = "/sdcpp/v1"
@@ -62,7 +63,7 @@ def read_accepted(body: bytes, path: str) -> Accepted:
     return Accepted(job_id, poll_url=f"{path.removesuffix('/img_gen')}/jobs/{job_id}")
 
 
-def read_look(answer: Answer, url: str) -> Finished | Running:
+def read_look(answer: HttpResponse, url: str) -> Finished | Running:
     """The state of the job at ``url``. Raises: ProviderError, an end of the job only on sd-server's word."""
     body = json_object(answer.body) or {}
     if answer.status != 200:
@@ -98,7 +99,7 @@ def _images(job: Mapping[str, Any]) -> dict[int, bytes]:
     return {place: data for place, data in read.items() if data is not None}
 
 
-def _gone(answer: Answer, body: Mapping[str, Any]) -> ProviderError | None:
+def _gone(answer: HttpResponse, body: Mapping[str, Any]) -> ProviderError | None:
     """sd-server's own word that the job is no more: forgotten by age, or with the process that drew it."""
     if answer.status == 404 and body.get("error") == "job not found":
         return Failed("upstream_restarted", "the model was unloaded, its jobs are lost", retryable=True)
@@ -107,7 +108,7 @@ def _gone(answer: Answer, body: Mapping[str, Any]) -> ProviderError | None:
     return None
 
 
-def _failed_look(answer: Answer) -> ProviderError:
+def _failed_look(answer: HttpResponse) -> ProviderError:
     error = classify(answer)
     return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
 
@@ -117,7 +118,7 @@ def _message(job: Mapping[str, Any]) -> str:
     return f"{error.get('code')}: {error.get('message')}" if isinstance(error, dict) else ""
 
 
-def read_image(answer: Answer, place: int) -> bytes:
+def read_image(answer: HttpResponse, place: int) -> bytes:
     """One image of a finished job. Raises: NotRun when another try may help; Failed when it is gone."""
     body = json_object(answer.body) or {}
     if _gone(answer, body):
@@ -132,7 +133,7 @@ def unreachable(error: ProviderError) -> NotRun:
     return NotRun("result_unreachable", error.detail)
 
 
-def read_cancel(answer: Answer) -> CancelOutcome:
+def read_cancel(answer: HttpResponse) -> CancelOutcome:
     """What became of the wish to stop a job (section 5). Raises: ProviderError when the asking failed."""
     body = json_object(answer.body) or {}
     if answer.status == 200 and body.get("status") == "cancelled":

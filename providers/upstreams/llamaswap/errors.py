@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from providers.errors import Failed, NotRun, ProviderError, RequestRefused, UnknownModel
-from providers.http.client import Answer
-from providers.shared.payload import json_object, redact, retry_after_s
+from providers.http.client import HttpResponse
+from providers.shared.reading import json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
 # What sd-server says to JSON it cannot use: the same words for the same body, however often it is asked.
 _BAD_JSON: Final = re.compile(r"json|type_error|parse_error", re.IGNORECASE)
 
 
-def classify(answer: Answer) -> ProviderError:
+def classify(answer: HttpResponse) -> ProviderError:
     """What an answer other than 2xx means for the one call it answers.
 
     A 5xx in the upstream's own words made no image: both programs say it instead of one, and nothing is

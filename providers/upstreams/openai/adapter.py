@@ -13,17 +13,21 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from providers.base import Accepted, Cost, Finished, UpstreamOrder
+from providers.base import Accepted, Finished, UpstreamOrder
 from providers.catalog.entries import TokenPrices
 from providers.configured import value_of
 from providers.errors import RequestRefused, Uncertain
 from providers.http.client import WireRequest
+from providers.reported_cost import ReportedCost
 from providers.shared import results, usage
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer
+from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat
+from providers.shared.encoding import form_fields, image_parts
+from providers.shared.extra import extra_fields
 from providers.shared.openai_errors import classify
-from providers.shared.payload import extra_fields, form_fields, image_parts, json_object, own_params, size_text
+from providers.shared.order_fields import own_params, size_text
+from providers.shared.reading import json_object
+from providers.shared.unsupported import OneAnswer
 
 NAME: Final = "openai"
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
@@ -92,14 +96,14 @@ def build_submit(order: UpstreamOrder) -> WireRequest:
     return WireRequest("POST", "/images/edits", form=form_fields(fields), files=files)
 
 
-def read_cost(answer: Mapping[str, Any], prices: TokenPrices | None) -> Cost | None:
+def read_cost(answer: Mapping[str, Any], prices: TokenPrices | None) -> ReportedCost | None:
     """What the call cost, by the tokens of its answer (section 3).
 
     Money only where all of them are told apart by kind and have a price: no one tells how much
     cheaper cached tokens are, and an SVG's author is billed by another model.
     """
     told = usage.counts(answer.get("usage"))
-    usd = None if "svg_usage" in answer else usage.price_of(_tokens(told), prices)
+    usd = None if "svg_usage" in answer else usage.price_usd(_tokens(told), prices)
     return usage.reported(told, usd=usd)
 
 
@@ -115,7 +119,7 @@ def _tokens(told: Mapping[str, Any]) -> usage.Tokens | None:
     return tokens
 
 
-class OpenAi(Account[Config], OneAnswer):
+class OpenAi(UpstreamAccount[Config], OneAnswer):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME

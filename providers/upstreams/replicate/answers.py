@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from providers.base import Cost, Finished, ResultImage, Running
+from providers.base import Finished, ResultImage, Running
 from providers.errors import (
     ContentRefused,
     Failed,
@@ -20,10 +20,15 @@ from providers.errors import (
     NotRun,
     ProviderError,
     RequestRefused,
+    Uncertain,
     UnknownModel,
 )
+from providers.http.client import HttpResponse
+from providers.reported_cost import ReportedCost
 from providers.shared import usage
-from providers.shared.payload import MAX_RETRY_AFTER_S, image_bytes, json_object, redact, retry_after_s
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import MAX_RETRY_AFTER_S, retry_after_s
 from providers.shared.statuses import by_status
 
 MAX_LINKS = 64
@@ -37,6 +42,28 @@ MAX_SEED = 2**63 - 1
 
 
 # ---------------------------------------------------------------- predictions
+
+
+def id_of(prediction: Mapping[str, Any] | None) -> str | None:
+    found = (prediction or {}).get("id")
+    return found if isinstance(found, str) and 0 < len(found) <= 128 else None
+
+
+def object_in(answer: HttpResponse) -> dict[str, Any]:
+    """The JSON of a look. Raises NotRun for an answer other than 2xx, Uncertain for one without an object."""
+    if not 200 <= answer.status < 300:
+        raise failed_look(classify(answer.status, answer.headers, answer.body))
+    found = json_object(answer.body)
+    if found is None:
+        raise Uncertain("upstream_broken_answer", "not a JSON object")
+    return found
+
+
+def prediction_in(answer: HttpResponse, upstream_id: str) -> dict[str, Any]:
+    prediction = object_in(answer)
+    if prediction.get("id") != upstream_id:
+        raise Uncertain("upstream_broken_answer", "not the prediction that was asked for")
+    return prediction
 
 
 def read_prediction(prediction: Mapping[str, Any]) -> Finished | Running:
@@ -72,7 +99,7 @@ def _finished(prediction: Mapping[str, Any]) -> Finished:
     raise Failed("upstream_empty_result", "succeeded without an image", retryable=False, billed=True, cost=cost)
 
 
-def cost_in(prediction: Mapping[str, Any]) -> Cost | None:
+def cost_in(prediction: Mapping[str, Any]) -> ReportedCost | None:
     """The seconds and images that are billed. No answer names money, and no model tells the price of a second."""
     return usage.reported(usage.counts(prediction.get("metrics")))
 
@@ -128,7 +155,7 @@ def _text(value: object) -> str:
 # ---------------------------------------------------------------- a prediction that failed
 
 
-_Judge = Callable[[str, Cost | None], ProviderError]
+_Judge = Callable[[str, ReportedCost | None], ProviderError]
 
 
 def _failed(code: str, *, retryable: bool) -> _Judge:
@@ -149,7 +176,7 @@ _FAILURES: Final[tuple[tuple[str, _Judge], ...]] = (  # section 7; the first tha
 )
 
 
-def classify_failure(text: str, cost: Cost | None = None) -> ProviderError:
+def classify_failure(text: str, cost: ReportedCost | None = None) -> ProviderError:
     """The error of a prediction, which is free text; what it ran may be billed all the same."""
     lowered = text[:4000].lower()
     error = next(error for pattern, error in _FAILURES if re.search(pattern, lowered))

@@ -18,16 +18,21 @@ from typing import Any, Final
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CheckResult, Cost, Finished, Missing, ResultImage, Running, UpstreamOrder
+from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, ResultImage, Running, UpstreamOrder
 from providers.catalog.entries import CostPerUnit
 from providers.configured import value_of
 from providers.errors import ContentRefused, Failed, NotRun, RequestRefused, Uncertain
-from providers.http.client import Answer, FilePart, WireRequest, origin_of
+from providers.http.client import FilePart, HttpResponse, WireRequest
+from providers.http.urls import origin_of
+from providers.reported_cost import ReportedCost
 from providers.shared import results, usage
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer, Wordless, check_each
-from providers.shared.building import path_of, placed_images, wire_fields
-from providers.shared.payload import file_part, form_fields, image_bytes, json_object
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.encoding import file_part, form_fields
+from providers.shared.extra import refuse_extra
+from providers.shared.looks import check_each
+from providers.shared.order_fields import path_of, placed_images, wire_fields
+from providers.shared.reading import image_bytes, json_object
+from providers.shared.unsupported import OneAnswer, WithoutText
 from providers.upstreams.stability.errors import classify, classify_look, is_unknown
 
 NAME: Final = "stability"
@@ -90,9 +95,7 @@ def build_submit(order: UpstreamOrder) -> WireRequest:
 
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or beyond 10 MiB.
     """
-    clash = sorted(_NOT_IN_EXTRA & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(order.extra, _NOT_IN_EXTRA)
     form = form_fields(_by_mode(wire_fields(order), order))
     files = [file_part(placed.field, placed.field, image) for placed in placed_images(order) for image in placed.images]
     if _size_bytes(form, files) > MAX_REQUEST_BYTES:
@@ -125,7 +128,7 @@ def build_look(upstream_id: str) -> WireRequest:
 # ---------------------------------------------------------------- answers
 
 
-def read_submit(answer: Answer) -> Finished | Accepted:
+def read_submit(answer: HttpResponse) -> Finished | Accepted:
     """A 2xx answer to a submit: bytes, JSON with the image, or JSON with an id (sections 3 and 4).
 
     Raises: ContentRefused, Uncertain.
@@ -139,7 +142,7 @@ def read_submit(answer: Answer) -> Finished | Accepted:
     raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} with neither a result nor an id")
 
 
-def documented_cost(order: UpstreamOrder) -> Cost | None:
+def documented_cost(order: UpstreamOrder) -> ReportedCost | None:
     """What a call that is not failed costs (section 6): no answer tells it, but it is fixed for each operation.
 
     None where the catalogue knows a price for some orders only.
@@ -148,11 +151,11 @@ def documented_cost(order: UpstreamOrder) -> Cost | None:
     if model.cost_tiers or model.cost_per_unit != CostPerUnit():
         return None
     count = usage.number(float(model.cost_usd * CREDITS_PER_USD))
-    usd = usage.money(count, units_per_usd=CREDITS_PER_USD)
+    usd = usage.amount_usd(count, units_per_usd=CREDITS_PER_USD)
     return usage.reported({"credits": count, "source": "documented"}, usd=usd)
 
 
-def read_look(answer: Answer, upstream_id: str) -> ResultImage | Running:
+def read_look(answer: HttpResponse, upstream_id: str) -> ResultImage | Running:
     """A 2xx answer to a look. Raises: ContentRefused, Uncertain."""
     made = read_result(answer)
     if made is not None:
@@ -163,7 +166,7 @@ def read_look(answer: Answer, upstream_id: str) -> ResultImage | Running:
     return Running(step=str(state["status"])[:64])
 
 
-def read_result(answer: Answer) -> ResultImage | None:
+def read_result(answer: HttpResponse) -> ResultImage | None:
     """The image or 3D file in an answer, in either form; None where there is none (section 3).
 
     JSON is told by the beginning of its type, which goes on ``; type=image/png``. A filtered image is
@@ -193,7 +196,7 @@ def _whole(seed: object) -> int | None:
 # ---------------------------------------------------------------- the provider
 
 
-class Stability(Account[Config], OneAnswer, Wordless):
+class Stability(UpstreamAccount[Config], OneAnswer, WithoutText):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
@@ -256,5 +259,5 @@ class Stability(Account[Config], OneAnswer, Wordless):
             raise NotRun("result_unreachable", f"HTTP {answer.status}")
         return made.data
 
-    def _look(self, upstream_id: str) -> Answer:
+    def _look(self, upstream_id: str) -> HttpResponse:
         return self._session.send(build_look(upstream_id), total_s=LOOK_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)

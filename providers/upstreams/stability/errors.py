@@ -22,8 +22,10 @@ from providers.errors import (
     RequestRefused,
     Uncertain,
 )
-from providers.http.client import Answer
-from providers.shared.payload import json_object, redact, retry_after_s
+from providers.http.client import HttpResponse
+from providers.shared.reading import json_object
+from providers.shared.redaction import redact
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
 LOCKED_OUT_S: Final = 60.0  # after more than 150 requests in 10 s; no Retry-After is documented
@@ -92,6 +94,6 @@ def classify_look(status: int, headers: Mapping[str, str], body: bytes) -> Provi
     return Uncertain(error.code, error.detail, retry_after_s=error.retry_after_s)
 
 
-def is_unknown(answer: Answer) -> bool:
+def is_unknown(answer: HttpResponse) -> bool:
     """Whether the API itself, not something in front of it, says that it does not know this id."""
     return answer.status == 404 and read_fault(answer.body).name == "not_found"

@@ -5,62 +5,44 @@ Recovery "search": there is no idempotency key, so a submit with an unknown outc
 identical input; see :func:`is_same_order` for what counts as identical.
 
 Source: providers/upstreams/wavespeed/CONTRACT.md (package wavespeed 2.0.5, docs read 2026-11-20); sections are named
-where used. What the answers mean stands in :mod:`providers.upstreams.wavespeed.answers`.
+where used. What the answers mean stands in :mod:`providers.shared.wavespeed_tasks`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from time import monotonic
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
-from urllib.parse import quote
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import (
-    Accepted,
-    CallRef,
-    CancelOutcome,
-    CheckResult,
-    Finished,
-    InputImage,
-    Missing,
-    Running,
-    UpstreamOrder,
-)
+from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
-from providers.errors import Failed, Misconfigured, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
-from providers.http.client import UnsafeUrlError, WireRequest, origin_of, put
-from providers.shared import results
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import Wordless, check_each, failed_look
-from providers.shared.building import Placed, data_uri, path_of, placed_images, reference_fields, wire_fields
-from providers.upstreams.wavespeed import answers
+from providers.errors import Failed, NotRun, ProviderError, Uncertain
+from providers.http.client import WireRequest
+from providers.http.urls import origin_of
+from providers.shared import results, wavespeed_tasks
+from providers.shared.account import AccountConfig, UpstreamAccount
+from providers.shared.encoding import data_uri
+from providers.shared.looks import check_each, failed_look
+from providers.shared.unsupported import WithoutText
+from providers.upstreams.wavespeed.history import HISTORY_PAGE_SIZE, build_history, has_token, is_same_order
+from providers.upstreams.wavespeed.requests import API, build_check, build_submit, images_of, must_upload
+from providers.upstreams.wavespeed.uploads import UPLOADS_TOTAL_S, upload
 
 NAME: Final = "wavespeed"
 DEFAULT_BASE_URL: Final = "https://api.wavespeed.ai"
-API: Final = "/api/v3"
 
 SUBMIT_TOTAL_S = 60.0  # the SDK's read time-outs (section 4), here for the whole exchange
 CHECK_TOTAL_S = 30.0
-UPLOADS_TOTAL_S = 120.0  # for all images of one call
 MAX_SUBMIT_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_CHECK_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_HISTORY_ANSWER_BYTES = 64 * 1024 * 1024  # a hundred orders, which may hold images
-# Above this the images of a call are uploaded: no source says how large a body may be.
-MAX_INLINE_BYTES = 1024 * 1024
-MAX_UPLOAD_BYTES = 20 * 1024 * 1024  # section 2: the caps disagree, this is the lowest for images
-HISTORY_PAGE_SIZE = 100
 MAX_HISTORY_PAGES = 10
 
-# Decide how many are bought, or how we get to know of them. Sync mode is not for workers (section 3).
-_OURS: Final = frozenset({"enable_sync_mode", "enable_base64_output", "max_images", "num_images", "mask_image"})
 _OWN_LINK: Final = re.compile(rf"{API}/predictions/(?P<task>[A-Za-z0-9_-]+)/result#(?P<place>\d{{1,3}})")
-_EXTENSIONS: Final = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
 
 class Config(AccountConfig):
@@ -93,165 +75,10 @@ class Config(AccountConfig):
         return {"Authorization": f"Bearer {self.api_key.get_secret_value()}", **named}
 
 
-# ---------------------------------------------------------------- requests
-
-Spelled = Callable[[InputImage], str]  # how an image is written into a body
-
-
-def build_submit(order: UpstreamOrder, spelled: Spelled = data_uri) -> WireRequest:
-    """The one paid request: the model's input, flat, and the webhook as a query parameter (section 2).
-
-    Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself.
-    """
-    webhook = f"?webhook={quote(order.callback_url, safe='')}" if order.callback_url else ""
-    return WireRequest("POST", f"{API}/{path_of(order)}{webhook}", json=build_input(order, spelled))
-
-
-def build_input(order: UpstreamOrder, spelled: Spelled) -> dict[str, Any]:
-    """Raises: RequestRefused."""
-    clash = sorted(_OURS & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
-    return {**wire_fields(order), **reference_fields(order, spelled)}
-
-
-def images_of(order: UpstreamOrder) -> list[InputImage]:
-    """Every image that goes along, in the order of its fields."""
-    return [image for placed in placed_images(order) for image in placed.images]
-
-
-def must_upload(order: UpstreamOrder) -> bool:
-    """Whether the images go by upload: the model takes no data URI, or they are too large for a body."""
-    images = images_of(order)
-    inline_bytes = sum(len(image.data) for image in images)
-    takes_inline = "data_uri" in order.model.inputs.image_encoding and inline_bytes <= MAX_INLINE_BYTES
-    return bool(images) and not takes_inline
-
-
-def file_name(image: InputImage) -> str:
-    """Named by its content, so that an upload can be recognised in the history, and after nobody's file."""
-    return f"{hashlib.sha256(image.data).hexdigest()[:32]}.{_EXTENSIONS.get(image.mime, 'bin')}"
-
-
-def build_ticket(image: InputImage) -> WireRequest:
-    """Ask where to upload (section 2, two-step upload). Raises: RequestRefused for an image above the cap."""
-    if len(image.data) > MAX_UPLOAD_BYTES:
-        raise RequestRefused("upstream_too_large", f"an image of {len(image.data)} bytes")
-    asked = {"filename": file_name(image), "size": len(image.data), "content_type": image.mime}
-    return WireRequest("POST", f"{API}/media/uploads", json=asked)
-
-
-def build_check(task_id: str) -> WireRequest:
-    """Built from the id, as the SDK does: a link in an answer is never followed with the key (section 2)."""
-    return WireRequest("GET", f"{API}/predictions/{quote(task_id, safe='')}/result")
-
-
-def build_history(order: UpstreamOrder, since: datetime, page: int) -> WireRequest:
-    """One page of the account's tasks of this model (section 2, history list)."""
-    asked = {
-        "page": page,
-        "page_size": HISTORY_PAGE_SIZE,
-        "model": path_of(order),
-        "created_after": since.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-    }
-    return WireRequest("POST", f"{API}/predictions", json=asked)
-
-
-# ---------------------------------------------------------------- uploads
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """Where to put an image, with which headers, and the link under which models find it."""
-
-    put_url: str
-    headers: Mapping[str, str]
-    download_url: str
-
-
-def read_ticket(data: object) -> Ticket:
-    """Raises: Uncertain for a ticket that cannot be used; the SDKs refuse any method but PUT (section 2)."""
-    match data:
-        case {"download_url": str(link), "upload": {"method": "PUT" | "put", "url": str(url), **rest}} if link:
-            return Ticket(url, _texts(rest.get("headers") or {}), link)
-    raise Uncertain("upstream_broken_answer", "no upload ticket")
-
-
-def _texts(headers: object) -> dict[str, str]:
-    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
-        raise Uncertain("upstream_broken_answer", "an upload ticket with strange headers")
-    return dict(headers)
-
-
-def _upload_failed(error: UnsafeUrlError) -> ProviderError:
-    detail = f"upload: {error.code} {error.detail}"
-    if error.status == 413:
-        return RequestRefused("upstream_too_large", detail)
-    if error.code == "url_not_allowed":
-        return Misconfigured("upstream_misconfigured", detail)
-    return NotRun("upstream_unreachable", detail)
-
-
-# ---------------------------------------------------------------- history
-
-
-def is_same_order(item: Mapping[str, Any], order: UpstreamOrder) -> bool:
-    """Whether a task of the history was made by this very input.
-
-    Everything we sent has to be there unchanged, each image as the same data URI or as a link that ends
-    in its :func:`file_name`; what the upstream added may only be a default. An item that does not tell its
-    input is no candidate: delivering somebody else's image is worse than delivering none.
-    """
-    told = item.get("input")
-    if item.get("model") != path_of(order) or not isinstance(told, dict):
-        return False
-    references = placed_images(order)
-    sent = build_input(order, file_name)
-    added = {name: value for name, value in told.items() if name not in sent}
-    plain = sent.keys() - {placed.field for placed in references}
-    return (
-        all(told.get(name) == sent[name] for name in plain)
-        and all(_shows(told.get(placed.field), placed) for placed in references)
-        and all(_is_default(order, name, value) for name, value in added.items())
-    )
-
-
-def _shows(told: object, placed: Placed) -> bool:
-    links = told if isinstance(told, list) else [told]
-    if len(links) != len(placed.images):
-        return False
-    return all(
-        isinstance(link, str) and _leads_to(link, image) for link, image in zip(links, placed.images, strict=True)
-    )
-
-
-def _leads_to(link: str, image: InputImage) -> bool:
-    if link.startswith("data:"):
-        return link == data_uri(image)
-    return link.partition("?")[0].endswith(file_name(image))
-
-
-def _is_default(order: UpstreamOrder, field: str, value: object) -> bool:
-    """Whether an added field changes nothing: unset, random, or what the catalogue gives as the default."""
-    if value in (None, "", [], {}) or value is False or value == -1:
-        return True
-    params = order.model.params
-    defaults = [spec.default for name, spec in params.items() if (spec.field or name) == field]
-    rules = {} if isinstance(order.model.size, str) else order.model.size
-    sizes = [getattr(rule, "default", None) for rule in rules.values()]
-    spelled = str(value).replace("*", "x") if field == "size" else value
-    return spelled in [*defaults, *sizes]
-
-
-def has_token(item: Mapping[str, Any], order: UpstreamOrder) -> bool:
-    """Whether the item shows the callback URL of this very call, under whatever name."""
-    return order.callback_url is not None and order.callback_url in item.values()
-
-
 # ---------------------------------------------------------------- the provider
 
 
-class WaveSpeed(Account[Config], Wordless):
+class WaveSpeed(UpstreamAccount[Config], WithoutText):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME
@@ -260,12 +87,12 @@ class WaveSpeed(Account[Config], Wordless):
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Upload what has to be, then start the task. Nothing is bought before the last request."""
-        spelled = self._upload(order) if must_upload(order) else data_uri
-        request = build_submit(order, spelled)
+        links = upload(self._session, self._links, images_of(order)) if must_upload(order) else {}
+        request = build_submit(order, lambda image: links.get(image.data) or data_uri(image))
         answer = self._paid.send(request, total_s=SUBMIT_TOTAL_S, max_bytes=MAX_SUBMIT_ANSWER_BYTES)
-        prediction = answers.read_data(answer)
-        task_id = answers.task_id_of(prediction)
-        state = answers.read_prediction(prediction, self.base_url)
+        prediction = wavespeed_tasks.read_data(answer)
+        task_id = wavespeed_tasks.task_id_of(prediction)
+        state = wavespeed_tasks.read_prediction(prediction, self.base_url)
         return state if isinstance(state, Finished) else Accepted(task_id)
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
@@ -273,15 +100,15 @@ class WaveSpeed(Account[Config], Wordless):
             raise Uncertain("upstream_cannot_look", "the task's id is not known")
         request = build_check(call.upstream_id)
         answer = self._session.send(request, total_s=CHECK_TOTAL_S, max_bytes=MAX_CHECK_ANSWER_BYTES)
-        if answers.is_unknown_task(answer):
+        if wavespeed_tasks.is_unknown_task(answer):
             return Missing()
         try:
-            prediction = answers.read_data(answer)
+            prediction = wavespeed_tasks.read_data(answer)
         except ProviderError as error:
             raise failed_look(error) from error
-        if answers.task_id_of(prediction) != call.upstream_id:
+        if wavespeed_tasks.task_id_of(prediction) != call.upstream_id:
             raise Uncertain("upstream_broken_answer", "not the task that was asked for")
-        state = answers.read_prediction(prediction, self.base_url)
+        state = wavespeed_tasks.read_prediction(prediction, self.base_url)
         return self._with_links(state, call.upstream_id) if isinstance(state, Finished) else state
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
@@ -299,7 +126,7 @@ class WaveSpeed(Account[Config], Wordless):
         """
         is_ours = is_same_order if order.callback_url is None else has_token
         found = [item for item in self._history(order, since) if is_ours(item, order)]
-        return [Accepted(answers.task_id_of(item)) for item in found]
+        return [Accepted(wavespeed_tasks.task_id_of(item)) for item in found]
 
     def download(self, url: str) -> bytes:
         """The bytes at a result link; a link of :meth:`_with_links` is read with the key, and it alone."""
@@ -349,38 +176,6 @@ class WaveSpeed(Account[Config], Wordless):
         """The data of an answer to a question that buys nothing. Raises: NotRun, Uncertain."""
         answer = self._session.send(request, total_s=CHECK_TOTAL_S, max_bytes=max_bytes)
         try:
-            return answers.read_data(answer)
+            return wavespeed_tasks.read_data(answer)
         except ProviderError as error:
             raise failed_look(error) from error
-
-    def _upload(self, order: UpstreamOrder) -> Spelled:
-        """Every image of the order uploaded, and how to write each of them.
-
-        Raises: RequestRefused, Misconfigured; NotRun for all that may be better later, since nothing was
-            bought yet.
-        """
-        ends_at = monotonic() + UPLOADS_TOTAL_S
-        links = {}
-        for image in images_of(order):
-            if image.data not in links:
-                links[image.data] = self._upload_one(image, ends_at)
-        return lambda image: links[image.data]
-
-    def _upload_one(self, image: InputImage, ends_at: float) -> str:
-        left_s = ends_at - monotonic()
-        if left_s <= 0:
-            raise NotRun("upstream_unreachable", "the uploads take too long")
-        try:
-            answer = self._session.send(
-                build_ticket(image), total_s=min(left_s, CHECK_TOTAL_S), max_bytes=MAX_SUBMIT_ANSWER_BYTES
-            )
-            ticket = read_ticket(answers.read_data(answer))
-            policy = replace(self._links, total_s=max(ends_at - monotonic(), 1.0))
-            put(ticket.put_url, image.data, policy, headers=ticket.headers)
-        except Uncertain as error:
-            raise NotRun(error.code, error.detail) from error
-        except UnknownModel as error:  # no model was named
-            raise Misconfigured("upstream_not_found", error.detail) from error
-        except UnsafeUrlError as error:
-            raise _upload_failed(error) from error
-        return ticket.download_url

@@ -17,13 +17,16 @@ from pydantic import SecretStr, field_validator
 from providers.base import Accepted, Finished, ResultImage, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import ContentRefused, RequestRefused, Uncertain
-from providers.http.client import WireRequest, origin_of
+from providers.http.client import WireRequest
+from providers.http.urls import origin_of
 from providers.shared import results
-from providers.shared.account import Account, AccountConfig
-from providers.shared.behaviour import OneAnswer
-from providers.shared.building import data_uri, placed_images, wire_fields
+from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat
-from providers.shared.payload import json_object
+from providers.shared.encoding import data_uri
+from providers.shared.extra import refuse_extra
+from providers.shared.order_fields import placed_images, wire_fields
+from providers.shared.reading import json_object
+from providers.shared.unsupported import OneAnswer
 from providers.upstreams.xai.errors import classify, cost_of, was_billed
 
 NAME: Final = "xai"
@@ -78,9 +81,7 @@ def build_submit(order: UpstreamOrder) -> WireRequest:
     Bytes are asked for, not links: those die after a time nobody states (section 3).
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or for too many bytes.
     """
-    clash = sorted(_NOT_IN_EXTRA & order.extra.keys())
-    if clash:
-        raise RequestRefused("extra_not_allowed", f"set by Darkroom itself: {', '.join(clash)}")
+    refuse_extra(order.extra, _NOT_IN_EXTRA)
     body = {**wire_fields(order), "model": order.model.path, "response_format": "b64_json"}
     if not order.images:
         return WireRequest("POST", "/v1/images/generations", json=body)
@@ -135,7 +136,7 @@ def _is_withheld(item: object) -> bool:
 # ---------------------------------------------------------------- the provider
 
 
-class Xai(Account[Config], OneAnswer):
+class Xai(UpstreamAccount[Config], OneAnswer):
     """One account. Implements :class:`providers.base.Provider`; thread-safe."""
 
     name = NAME

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from providers.base import Cost
 from providers.errors import (
     BadCredentials,
     ContentRefused,
@@ -19,9 +18,11 @@ from providers.errors import (
     ProviderError,
     UnknownModel,
 )
+from providers.reported_cost import ReportedCost
 from providers.shared import usage as reports
 from providers.shared.openai_errors import Fault, describe, read_fault
-from providers.shared.payload import json_object, retry_after_s
+from providers.shared.reading import json_object
+from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
 TICKS_PER_USD: Final = 10_000_000_000
@@ -34,7 +35,7 @@ class _Bill(NamedTuple):
     """Whether a failed call is billed, and at what price."""
 
     due: bool
-    cost: Cost | None
+    cost: ReportedCost | None
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
@@ -81,7 +82,7 @@ def was_billed(answer: Mapping[str, Any] | None) -> bool:
     return isinstance(ticks, int) and ticks > 0
 
 
-def cost_of(answer: Mapping[str, Any] | None) -> Cost | None:
+def cost_of(answer: Mapping[str, Any] | None) -> ReportedCost | None:
     """What the answer, good or bad, says that the call cost; token counts stand beside it (section 3)."""
     told = reports.counts((answer or {}).get("usage"))
-    return reports.reported(told, usd=reports.money(told.get("cost_in_usd_ticks"), units_per_usd=TICKS_PER_USD))
+    return reports.reported(told, usd=reports.amount_usd(told.get("cost_in_usd_ticks"), units_per_usd=TICKS_PER_USD))

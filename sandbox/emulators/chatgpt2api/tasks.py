@@ -1,391 +1,257 @@
-"""The twin's tasks: what each will come to is settled when it is accepted, what it is now follows the clock.
+"""The image tasks: what each will come to, by which steps it gets there, and how the API describes it.
 
-No thread works on a task. Fifty thousand in flight cost their memory and nothing else.
+Source: providers/upstreams/chatgpt2api/CONTRACT.md, sections 2.4, 3 and 4.
 """
 
 import base64
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from flask import request
 
 from sandbox.bounded import BoundedStore
 from sandbox.chat import tokens_in
-from sandbox.drawing.bad_files import PICTURE_FAULTS
-from sandbox.drawing.images import NotAPicture, Recipe, check, dimensions
+from sandbox.drawing.bad_files import IMAGE_FAULTS
+from sandbox.drawing.images import NotAnImage, Recipe, check, dimensions
 from sandbox.drawing.sizes import pixels, pixels_if_asked
-from sandbox.emulators.chatgpt2api.requests import Wish
+from sandbox.emulators.chatgpt2api.errors import DATA, PREFIX
+from sandbox.emulators.chatgpt2api.requests import ImageOrder
 from sandbox.faults import Script
 from sandbox.markers import Fault, without_markers
-from sandbox.state import State
+from sandbox.plumbing import outcomes, tasks
+from sandbox.plumbing.tasks import ResultFile, Standing, Task
+from sandbox.state import State, current_state
 
-IMAGE_MODELS = (
-    "gpt-image-2",
-    "codex-gpt-image-2",
-    "plus-codex-gpt-image-2",
-    "team-codex-gpt-image-2",
-    "pro-codex-gpt-image-2",
-    "gpt-image-2.5",
-)
-STEPS = (
-    "getting_account",
-    "uploading",
-    "bootstrapping",
-    "getting_token",
-    "preparing_conversation",
-    "starting_generation",
-    "generating",
-    "image_stream_resolve_start",
-    "receiving_image",
-)
+ERROR_TEXTS: dict[str, str] = DATA["errors"]
 # The share of a task's time that it waits for its thread to start.
 QUEUED_SHARE = 0.05
-FILES_BYTES_MAX = 256 * 2**20
 VARIATIONS = 16
-
-RESTARTED = "服务已重启，未完成的图片任务已中断"
-TIMED_OUT = "ChatGPT 生图超时（已等待 120 秒），可能是账号被限流或上游繁忙，请稍后重试"
-NO_QUOTA = "no available image quota (tried 3 tokens)"
-RESUME_BROKEN = "OpenAIBackendAPI.__init__() got an unexpected keyword argument"
-ERROR_TEXTS = {
-    "": "image generation failed",
-    "policy": "this request was rejected by upstream policy",
-    "moderation": "无法生成该图片：内容政策限制",
-    "text": "I can help with that. Which of the two people should be on the left?",
-    "quota": NO_QUOTA,
-    "pool": "号池中没有可用账号或所有账号均被限流，请检查号池状态",
-    "plus": "no available plus image quota",
-    "none": "no image result found",
-    "connection": "upstream image connection failed",
-    "model": "unsupported image model: gpt-image-9",
-    "429": '/backend-api/conversation failed: status=429, body={"detail":"Too many requests"}',
-    "500": "/backend-api/conversation failed: status=502, body=<html>bad gateway</html>",
-    "401": '/backend-api/me failed: status=401, body={"detail":"token expired"}',
-    "403": "/backend-api/conversation failed: status=403, body=<html>Just a moment...</html>",
-}
 
 
 @dataclass(frozen=True)
-class Ending:
-    """What a task comes to: success, error, empty, never, backwards (a spell of queued again) or flip."""
+class Ending(tasks.Ending):
+    """Some errors keep their conversation, with which the task can be resumed."""
 
-    kind: str = "success"
-    error: str = ""
     conversation_id: str = ""
 
 
-@dataclass(frozen=True)
-class Served:
-    """A file under ``/images/``: available from a moment on, spoilt where a picture fault says so."""
+@dataclass(kw_only=True)
+class ImageTask(Task[Ending]):
+    """One accepted submit. ``accepted_s`` is when; a resumed task begins again later."""
 
+    stages: ClassVar[tuple[tuple[float, str], ...]] = ((0.0, "queued"), (QUEUED_SHARE, "running"))
+    order: ImageOrder
     recipe: Recipe
-    fault: Fault | None
-    from_s: float
-
-
-@dataclass
-class Task:
-    """One accepted submit. Moments are seconds since 1970, on the sandbox's clock."""
-
-    number: str
-    owner: str
-    mode: str
-    wish: Wish
-    recipe: Recipe
-    ending: Ending
-    created_s: float
-    lasts_s: float
     link: str
-    passes: int = 1
-    gone_after_s: float | None = None
-    resume: str = "broken"
-    word: str = ""  # for queued and running, where it is neither
+    accepted_s: float
+    resumed: bool = False
     progress_lost: bool = False
-    broken_off_s: float | None = None
-    resumed_s: float | None = None
 
     @property
-    def done_s(self) -> float:
-        """When it ends, or ended."""
-        return self.created_s + self.lasts_s if self.broken_off_s is None else self.broken_off_s
+    def size_bytes(self) -> int:
+        """Memory it holds on to, roughly."""
+        return self.recipe.size_bytes
+
+    def progress(self, at: Standing[Ending]) -> tuple[str, float | None]:
+        """The step it is at, and when the latest wait for the image began, if one did."""
+        if self.progress_lost:
+            return "", None
+        if self.resumed or at.ending is not None:
+            return "generating" if self.resumed or self.ending.status == "error" else "receiving_image", None
+        if at.status == "queued":
+            return "", self.created_s
+        scripted = self.fate.get("steps")
+        passes = max(1, int(scripted.number(1))) if scripted else 1
+        steps = [step for step in DATA["steps"] if step != "uploading" or self.order.mode == "edit"] * passes
+        worked = (at.share - QUEUED_SHARE) / (1 - QUEUED_SHARE)
+        place = min(int(worked * len(steps)), len(steps) - 1)
+        resolving = next((n for n in range(place, -1, -1) if steps[n] == "image_stream_resolve_start"), None)
+        if resolving is None:
+            return steps[place], None
+        share = QUEUED_SHARE + (1 - QUEUED_SHARE) * resolving / len(steps)
+        return steps[place], self.created_s + share * self.lasts_s
 
 
-@dataclass(frozen=True)
-class Standing:
-    """Where a task is at one moment."""
+@dataclass(kw_only=True)
+class ResumedTask(ImageTask):
+    """The same after resume-poll: at work again at once."""
 
-    status: str
-    since_s: float
-    progress: str = ""
-    elapsed_from_s: float | None = None
-    error: str = ""
+    stages = ((0.0, "running"),)
 
 
-def standing(task: Task, now: float) -> Standing:
-    """The task's state at ``now``, computed afresh each time."""
-    if task.resumed_s is not None:
-        return _resumed(task, task.resumed_s, now)
-    if now >= task.done_s and task.ending.kind != "never":
-        return _ended(task, now)
-    share = (now - task.created_s) / task.lasts_s if task.lasts_s > 0 else 0.0
-    if share < QUEUED_SHARE or (task.ending.kind == "backwards" and 0.6 < share < 0.8):
-        return Standing("queued", task.created_s, elapsed_from_s=task.created_s)
-    return _running(task, min(share, 0.999))
+class ImageTaskStore(tasks.TaskStore[ImageTask]):
+    """All tasks and result files. A task belongs to the key that submitted it, which chose its id."""
 
-
-def _running(task: Task, share: float) -> Standing:
-    steps = [step for step in STEPS if step != "uploading" or task.mode == "edit"] * task.passes
-    worked = (share - QUEUED_SHARE) / (1 - QUEUED_SHARE)
-    place = min(int(worked * len(steps)), len(steps) - 1)
-
-    def begun_s(number: int) -> float:
-        return task.created_s + task.lasts_s * (QUEUED_SHARE + (1 - QUEUED_SHARE) * number / len(steps))
-
-    resolve = next((n for n in range(place, -1, -1) if steps[n] == "image_stream_resolve_start"), None)
-    return Standing("running", begun_s(place), steps[place], None if resolve is None else begun_s(resolve))
-
-
-def _ended(task: Task, now: float) -> Standing:
-    progress = "" if task.progress_lost else "receiving_image"
-    if task.ending.kind == "flip" and now >= task.done_s + 1:
-        return Standing("error", task.done_s + 1, progress, error=ERROR_TEXTS["connection"])
-    if task.ending.kind == "error":
-        return Standing("error", task.done_s, "" if task.progress_lost else "generating", error=task.ending.error)
-    return Standing("success", task.done_s, progress)
-
-
-def _resumed(task: Task, resumed_s: float, now: float) -> Standing:
-    """After resume-poll: running again for a while, then what the release in question makes of it."""
-    until_s = resumed_s + task.lasts_s
-    if now < until_s:
-        return Standing("running", resumed_s, "generating")
-    if task.resume == "success":
-        return Standing("success", until_s, "generating")
-    return Standing("error", until_s, "generating", error=RESUME_BROKEN)
-
-
-def ending_for(script: Script, wish: Wish, *, no_quota: bool, readable: bool) -> Ending:
-    """What the faults of an accepted task make of it."""
-    if no_quota or script.get("quota"):
-        return Ending("error", NO_QUOTA)
-    if wish.model not in IMAGE_MODELS:
-        return Ending("error", f"unsupported image model: {wish.model}")
-    if not readable:
-        return Ending("error", "/backend-api/files/process_upload_stream failed: status=415, body=unsupported media")
-    if fault := script.get("fail", "restart", "timeout"):
-        return _scripted_error(fault)
-    plain = script.get("empty", "never", "backwards", "flip")
-    return Ending(plain.name) if plain else Ending()
-
-
-def _scripted_error(fault: Fault) -> Ending:
-    if fault.name == "restart":
-        return Ending("error", RESTARTED)
-    if fault.name == "timeout":
-        kept = fault.options.get("conversation") == "1"
-        return Ending("error", TIMED_OUT, "conv-5a5dbb0e" if kept else "")
-    return Ending("error", ERROR_TEXTS.get(fault.value, fault.value.replace("_", " ")))
-
-
-class TaskStore:
-    """All tasks and result files of the twin."""
-
-    def __init__(self, sandbox_state: State) -> None:
-        self._sandbox = sandbox_state
-        self._tasks: BoundedStore[tuple[str, str], Task] = BoundedStore(
-            items_max=sandbox_state.settings.tasks_max,
-            size_max=FILES_BYTES_MAX * 2,
-            size_of=lambda task: task.recipe.size_bytes,
-            on_drop=lambda _key, task: self._files.discard(task.link.partition("/images/")[2]),
-        )
-        self._files: BoundedStore[str, Served] = BoundedStore(items_max=sandbox_state.settings.tasks_max)
+    def __init__(self, state: State) -> None:
+        super().__init__(state, bytes_max=2 * tasks.BYTES_MAX)
         self._asked: BoundedStore[tuple[str, str], list[int]] = BoundedStore(items_max=50_000)
 
+    def key_of(self, owner: str, number: str) -> Hashable:
+        """Ids are the owners' own."""
+        return owner, number
+
+    def interrupted(self, task: ImageTask) -> Ending:
+        """The server's words after a restart."""
+        del task
+        return Ending("error", ERROR_TEXTS["restart"])
+
+    def dropped(self, task: ImageTask) -> None:
+        """The file goes with its task."""
+        self.files.discard(task.link.partition("/images/")[2])
+
     def clear(self) -> None:
-        """Forget every task and file."""
-        for store in (self._tasks, self._files, self._asked):
-            store.clear()
+        """Delete it all."""
+        super().clear()
+        self._asked.clear()
 
     def restart(self) -> int:
-        """What a restart does: the unfinished fail, progress and conversations are forgotten."""
-        now, broken = self._sandbox.clock.now(), 0
-        for task in self._tasks.values():
-            if standing(task, now).status in ("queued", "running"):
-                task.ending, task.broken_off_s, task.resumed_s = Ending("error", RESTARTED), now, None
-                broken += 1
+        """The unfinished fail; progress and conversations are lost."""
+        broken = super().restart()
+        for task in self.tasks.values():
             task.progress_lost = True
             task.ending = replace(task.ending, conversation_id="")
         return broken
 
-    def accept(self, wish: Wish, *, owner: str, base_url: str, make: "Maker") -> tuple[Task, bool]:
-        """The stored task and False where (owner, id) is known, whatever the payload; else a new one."""
-        self._tasks.items_max = self._files.items_max = max(1, self._sandbox.settings.tasks_max)
-        if (known := self._living(owner, wish.task_id)) is not None:
-            return known, False
-        # Not living, but perhaps still on the shelf: expired, so that its id is free again.
-        self._tasks.discard((owner, wish.task_id))
-        return self._tasks.add((owner, wish.task_id), lambda: make(self, wish, owner, base_url))
-
-    def variation(self, owner: str, prompt: str) -> int:
-        """How often this owner asked for this prompt before: so that two pictures of one prompt differ."""
-        seen, _ = self._asked.add((owner, prompt), lambda: [-1])
-        seen[0] += 1
-        return seen[0] % VARIATIONS
-
-    def publish(self, recipe: Recipe, *, base_url: str, salt: str, from_s: float, fault: Fault | None = None) -> str:
-        """Lay a file out under ``/images/`` and say its link. It is drawn when somebody fetches it."""
-        digest = hashlib.md5(f"{recipe.fingerprint}{salt}".encode(), usedforsecurity=False).hexdigest()
-        place = time.strftime(f"%Y/%m/%d/{int(from_s)}_{digest}.png", time.localtime(from_s))
-        self._files.put(place, Served(recipe, fault, from_s))
-        return f"{base_url}/images/{place}"
-
-    def file(self, place: str) -> Served | None:
-        """A result file by its path below ``/images/``, if it is there yet and still."""
-        served, now = self._files.get(place), self._sandbox.clock.now()
-        if served is None or now < served.from_s or now > served.from_s + self._sandbox.settings.retention_s:
-            return None
-        return served
-
-    def find(self, owner: str, numbers: list[str]) -> tuple[list[Task], list[str]]:
-        """The owner's tasks of these ids in this order, and the ids that are missing."""
-        found = [(number, self._living(owner, number)) for number in numbers]
-        return [task for _, task in found if task], [number for number, task in found if task is None]
-
-    def all_of(self, owner: str) -> list[Task]:
-        """Every task of an owner, latest first."""
-        now = self._sandbox.clock.now()
-        mine = [task for task in self._tasks.values() if task.owner == owner and not self._is_gone(task, now)]
-        return sorted(mine, key=lambda task: standing(task, now).since_s, reverse=True)
-
-    def _living(self, owner: str, number: str) -> Task | None:
-        task = self._tasks.get((owner, number))
-        return None if task is None or self._is_gone(task, self._sandbox.clock.now()) else task
-
-    def _is_gone(self, task: Task, now: float) -> bool:
-        if task.gone_after_s is not None and now >= task.gone_after_s:
-            return True
-        finished = standing(task, now).status in ("success", "error")
-        return finished and now > task.done_s + self._sandbox.settings.retention_s
-
-
-Maker = Callable[[TaskStore, Wish, str, str], Task]
-
-
-def new_task(
-    sandbox_state: State, *, mode: str, script: Script, blobs: tuple[bytes, ...], mask: bytes | None, no_quota: bool
-) -> Maker:
-    """A recipe for the task itself, used only if the id turns out to be new."""
-
-    def make(store: TaskStore, wish: Wish, owner: str, base_url: str) -> Task:
-        recipe, readable = recipe_for(wish, blobs, mask, seed=store.variation(owner, wish.prompt))
-        recipe = spoilt_recipe(recipe, script)
-        now, lasts_s = sandbox_state.clock.now(), sandbox_state.latency_s(script, wish.prompt)
-        ending = ending_for(script, wish, no_quota=no_quota, readable=readable)
-        if ending.error == RESTARTED:
+    def accept(self, order: ImageOrder, owner: str, fate: Script, *, poor: bool) -> ImageTask:
+        """A new task; ``poor``: no account of the pool has quota left."""
+        self.tasks.items_max = self.files.items_max = max(1, self.state.settings.tasks_max)
+        recipe, readable = self.recipe(order, owner, fate)
+        now, lasts_s = self.now(), self.latency_s(fate, order.prompt)
+        ending = ending_for(fate, order, poor=poor, readable=readable)
+        if ending.error == ERROR_TEXTS["restart"]:
             lasts_s /= 2
-        expire, dead = script.get("expire"), script.get("dead_link")
-        salt, fault = f"{owner}/{wish.task_id}", script.get(*PICTURE_FAULTS)
-        link = store.publish(recipe, base_url=base_url, salt=salt, from_s=now + lasts_s, fault=fault)
-        resume = (script.get("timeout") or Fault("")).options.get("resume", "broken")
-        word = script.get("word")
-        return Task(
-            number=wish.task_id,
+        task = ImageTask(
+            number=order.task_id,
             owner=owner,
-            mode=mode,
-            # The pictures live in the recipe; the request's own parts are not kept.
-            wish=replace(wish, sources=(), masks=()),
-            recipe=recipe,
+            prompt=order.prompt,
+            fate=fate,
             ending=ending,
             created_s=now,
             lasts_s=lasts_s,
-            link=broken_link(dead, link, base_url),
-            passes=max(1, int(steps.number(1))) if (steps := script.get("steps")) else 1,
-            gone_after_s=now + lasts_s + expire.number(0) if expire else None,
-            resume=resume,
-            word=word.value if word else "",
+            kept_s=outcomes.kept_s(self.state.settings.retention_s, fate),
+            flips_to=Ending("error", ERROR_TEXTS["connection"]),
+            order=replace(order, images=(), mask=None),  # they live in the recipe
+            recipe=recipe,
+            link=self.publish(recipe, fate, salt=f"{owner}/{order.task_id}", from_s=now + lasts_s),
+            accepted_s=now,
         )
+        return self.put(task)
 
-    return make
+    def recipe(self, order: ImageOrder, owner: str, fate: Script) -> tuple[Recipe, bool]:
+        """How the image will be drawn, and whether the inputs decode.
 
-
-def recipe_for(wish: Wish, blobs: tuple[bytes, ...], mask: bytes | None, *, seed: int) -> tuple[Recipe, bool]:
-    """How the picture will be drawn, and whether its inputs look like pictures at all."""
-    size_px, readable = pixels(wish.size), True
-    if blobs:
+        The n-th submit of a prompt by one owner is variation n, for the upstream has no seed.
+        """
+        seen, _ = self._asked.add((owner, order.prompt), lambda: [-1])
+        seen[0] += 1
+        images, mask, size_px, readable = order.images, order.mask, pixels(order.size), True
         try:
-            for blob in (*blobs, *((mask,) if mask else ())):
+            for blob in (*images, *([mask] if mask else [])):
                 check(blob)
-            size_px = pixels_if_asked(wish.size) or dimensions(blobs[0])
-        except NotAPicture:
-            blobs, mask, readable = (), None, False
-    return Recipe(wish.prompt, wish.model, *size_px, seed=seed, inputs=blobs, mask=mask), readable
+            if images:
+                size_px = pixels_if_asked(order.size) or dimensions(images[0])
+        except NotAnImage:
+            images, mask, readable = (), None, False
+        recipe = Recipe(order.prompt, order.model, *size_px, seed=seen[0] % VARIATIONS, inputs=images, mask=mask)
+        return outcomes.altered(recipe, fate), readable
+
+    def publish(self, recipe: Recipe, fate: Script, *, salt: str, from_s: float) -> str:
+        """Lay a file out under ``/images/``, drawn when someone fetches it.
+
+        Returns its link, built from the Host of the current request whatever name the caller used for us.
+        """
+        digest = hashlib.md5(f"{recipe.fingerprint}{salt}".encode(), usedforsecurity=False).hexdigest()
+        path = time.strftime(f"%Y/%m/%d/{int(from_s)}_{digest}.png", time.localtime(from_s))
+        until_s = from_s + self.state.settings.retention_s
+        fault = fate.get(*IMAGE_FAULTS)
+        self.files.put(path, ResultFile(recipe, fault=fault, from_s=from_s, until_s=until_s))
+        base_url = f"{request.scheme}://{request.host}{PREFIX}"
+        link = f"{base_url}/images/{path}"
+        return outcomes.link_of(link, fate, host_url=base_url, nowhere=link.replace(digest, "0" * 32))
+
+    def resume(self, task: ImageTask, seconds: float) -> ImageTask:
+        """Run again for a while, to the end that the release in question comes to: by default an error."""
+        timeout = task.fate.get("timeout")
+        works = timeout is not None and timeout.options.get("resume") == "success"
+        course: dict[str, Any] = {
+            "created_s": self.now(),
+            "lasts_s": min(task.lasts_s, seconds),
+            "ending": Ending("success") if works else replace(task.ending, error=ERROR_TEXTS["resume"]),
+            "fate": Script(),
+            "resumed": True,
+        }
+        return self.put(ResumedTask(**{**vars(task), **course}))
 
 
-def spoilt_recipe(recipe: Recipe, script: Script) -> Recipe:
-    """Another size or another format than was asked for, where scripted."""
-    if script.get("wrong_size"):
-        recipe = replace(recipe, width_px=max(16, recipe.width_px // 2), height_px=max(16, recipe.height_px // 2))
-    return replace(recipe, file_format="jpeg") if script.get("wrong_format") else recipe
+def ending_for(fate: Script, order: ImageOrder, *, poor: bool, readable: bool) -> Ending:
+    """What the faults of an accepted task make of it."""
+    if poor or fate.get("quota"):
+        return Ending("error", ERROR_TEXTS["quota"])
+    if order.model not in DATA["image_models"]:
+        return Ending("error", f"unsupported image model: {order.model}")
+    if not readable:
+        return Ending("error", ERROR_TEXTS["unreadable"])
+    fault = fate.get("fail", "restart", "timeout")
+    return Ending("success") if fault is None else _scripted_error(fault)
 
 
-def broken_link(fault: Fault | None, link: str, base_url: str) -> str:
-    """A link to nothing, ``dead_link=relative`` one without a host, ``dead_link=host`` one nobody serves."""
-    if fault is None:
-        return link
-    if fault.value == "relative":
-        return link.removeprefix(base_url)
-    if fault.value == "host":
-        return link.replace(base_url, "http://127.0.0.1:1")
-    return f"{link.rpartition('_')[0]}_{'0' * 32}.png"
+def _scripted_error(fault: Fault) -> Ending:
+    conversation_id = "conv-5a5dbb0e" if fault.options.get("conversation") == "1" else ""
+    if fault.name in ("restart", "timeout"):
+        return Ending("error", ERROR_TEXTS[fault.name], conversation_id)
+    return Ending("error", ERROR_TEXTS.get(fault.value, fault.value.replace("_", " ")))
 
 
-def describe(task: Task, now: float, picture: Callable[[Recipe], bytes]) -> dict[str, object]:
-    """The task object of the API. ``picture`` draws; needed only for what resume-poll brought back."""
-    at = standing(task, now)
-    is_over = at.status in ("success", "error")
+def describe(task: ImageTask, now: float) -> dict[str, object]:
+    """The task object of the API."""
+    at = task.standing(now)
+    progress, waiting_since_s = task.progress(at)
     shown: dict[str, object] = {
         "id": task.number,
-        "status": at.status if is_over else task.word or at.status,
-        "mode": task.mode,
-        "model": task.wish.model,
-        "size": task.wish.size,
-        "quality": task.wish.quality,
-        "created_at": local_time(task.created_s),
-        "updated_at": local_time(at.since_s),
+        "status": at.shown,
+        "mode": task.order.mode,
+        "model": task.order.model,
+        "size": task.order.size,
+        "quality": task.order.quality,
+        "created_at": _local_time(task.accepted_s),
+        "updated_at": _local_time(at.since_s),
     }
-    if at.status == "error" and task.ending.conversation_id:
-        shown["conversation_id"] = task.ending.conversation_id
-    if is_over or task.resumed_s is not None:
-        shown["data"] = _data(task, picture) if at.status == "success" else []
+    if at.ending is not None and at.ending.conversation_id:
+        shown["conversation_id"] = at.ending.conversation_id
+    if at.is_over or task.resumed:
+        shown["data"] = _data(task) if at.status == "success" else []
     if at.status == "success":
-        shown["usage"] = usage(task.wish.prompt, task.recipe, pictures=1)
-    shown |= {"error": at.error} if at.error else {}
-    shown |= {"progress": at.progress} if at.progress else {}
-    if is_over:
-        shown["duration_ms"] = int((at.since_s - task.created_s) * 1000)
-    elif at.elapsed_from_s is not None:
-        shown["elapsed_secs"] = round(now - at.elapsed_from_s, 1)
+        shown["usage"] = usage(task.prompt, task.recipe, images=1)
+    if at.ending is not None and at.ending.error:
+        shown["error"] = at.ending.error
+    shown |= {"progress": progress} if progress else {}
+    if at.is_over:
+        shown["duration_ms"] = int((at.since_s - task.accepted_s) * 1000)
+    elif waiting_since_s is not None:
+        shown["elapsed_secs"] = round(max(0.0, now - waiting_since_s), 1)
     return shown
 
 
-def describe_fresh(task: Task) -> dict[str, object]:
-    """The answer to a submit that made the task: always queued, however short the work."""
-    return describe(replace(task, lasts_s=task.lasts_s or 1.0), task.created_s, lambda _recipe: b"")
+def describe_new(task: ImageTask) -> dict[str, object]:
+    """The answer to the submit that made the task: always queued, however short the work."""
+    return describe(task, task.created_s - 1.0)
 
 
-def _data(task: Task, picture: Callable[[Recipe], bytes]) -> list[dict[str, str]]:
-    if task.ending.kind == "empty":
+def _data(task: ImageTask) -> list[dict[str, str]]:
+    if task.fate.get("empty"):
         return []
-    item = {"url": task.link, "revised_prompt": without_markers(task.wish.prompt)}
-    if task.resumed_s is not None:
-        item["b64_json"] = base64.b64encode(picture(task.recipe)).decode()
+    item = {"url": task.link, "revised_prompt": without_markers(task.prompt)}
+    if task.resumed:
+        item["b64_json"] = base64.b64encode(current_state().draw(task.recipe)).decode()
     return [item]
 
 
-def usage(prompt: str, recipe: Recipe, *, pictures: int) -> dict[str, object]:
+def usage(prompt: str, recipe: Recipe, *, images: int) -> Mapping[str, object]:
     """The server's own estimate, of no meaning for any bill."""
-    text, drawn = tokens_in(prompt), 1056 * pictures
-    seen = 300 * len(recipe.inputs)
+    text, drawn, seen = tokens_in(prompt), 1056 * images, 300 * len(recipe.inputs)
     return {
         "input_tokens": text + seen,
         "output_tokens": drawn,
@@ -395,6 +261,6 @@ def usage(prompt: str, recipe: Recipe, *, pictures: int) -> dict[str, object]:
     }
 
 
-def local_time(moment_s: float) -> str:
+def _local_time(moment_s: float) -> str:
     """The server's local time without a zone, as the real one writes it."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment_s))

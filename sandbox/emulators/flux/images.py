@@ -1,64 +1,53 @@
-"""From a FLUX order to what is drawn: the size by each family's rule, masks and margins (contract sheet, section 6)."""
+"""From a FLUX order to what is drawn: the size by each family's rule, masks and margins.
+
+Source: providers/upstreams/flux/CONTRACT.md, section 6.
+"""
 
 import io
 import math
-from dataclasses import replace
 
 from PIL import Image
 
 from sandbox.drawing.images import Recipe, clear_where_white, dimensions, has_alpha
-from sandbox.emulators.flux.rules import FLUX_3_CLASSES, MEGAPIXEL, Order, ratio_of
-from sandbox.faults import Script
+from sandbox.emulators.flux.rules import MEGAPIXEL, Order, ratio_of
 
 STEP_PX = 16
 ULTRA_AREA_PX = 4 * MEGAPIXEL
+_FLUX_3_AREAS_PX = {"768sq": 768**2, "1k": MEGAPIXEL, "1.5k": 1536**2, "2k": 4 * MEGAPIXEL, "4k": 16 * MEGAPIXEL}
 
 
-def recipe_for(order: Order, seed: int, script: Script) -> Recipe:
-    """How the one picture of a task is drawn, with what the faults make of it."""
-    recipe = _recipe(order, seed)
-    if script.get("wrong_size"):
-        recipe = replace(
-            recipe,
-            width_px=max(STEP_PX, recipe.width_px // 2),
-            height_px=max(STEP_PX, recipe.height_px // 2),
-        )
-    other = "png" if recipe.file_format == "jpeg" else "jpeg"
-    return replace(recipe, file_format=other) if script.get("wrong_format") else recipe
-
-
-def _recipe(order: Order, seed: int) -> Recipe:
-    file_format = str(order.fields.get("output_format", order.model.file_format))
-    inputs, mask = order.pictures, _mask(order)
+def recipe_for(order: Order, seed: int) -> Recipe:
+    """How the one image of a task is drawn."""
+    inputs, mask = order.images, _mask(order)
     if order.model.size == "margins":
         canvas, mask = _widened(order)
         inputs = (canvas,)
     width_px, height_px = dimensions(inputs[0]) if order.model.size == "margins" else _size(order)
     return Recipe(
         prompt=order.prompt,
-        model=order.name,
+        model=order.model.name,
         width_px=width_px,
         height_px=height_px,
         seed=seed,
-        file_format=file_format,
+        file_format=order.fields.get("output_format", order.model.file_format),
         inputs=inputs,
         mask=mask,
     )
 
 
 def _mask(order: Order) -> bytes | None:
-    """White is repainted; without a mask the picture's own transparency says where."""
+    """White is repainted; without a mask the image's own transparency says where."""
     if order.mask is not None:
         return clear_where_white(order.mask)
-    if order.model.size == "input" and has_alpha(order.pictures[0]):
-        return order.pictures[0]
+    if order.model.size == "input" and has_alpha(order.images[0]):
+        return order.images[0]
     return None
 
 
 def _size(order: Order) -> tuple[int, int]:
     """Width and height in pixels."""
     fields = order.fields
-    own = dimensions(order.pictures[0]) if order.pictures else None
+    own = dimensions(order.images[0]) if order.images else None
     match order.model.size:
         case "pixels":
             return fields.get("width", 1024), fields.get("height", 768)
@@ -70,7 +59,7 @@ def _size(order: Order) -> tuple[int, int]:
             width_px, height_px = own or (1024, 1024)
             return fields.get("width", _stepped(width_px)), fields.get("height", _stepped(height_px))
         case "flux-3":
-            area_px = FLUX_3_CLASSES[fields.get("resolution", "1k")]
+            area_px = _FLUX_3_AREAS_PX[fields.get("resolution", "1k")]
             return _shaped(ratio_of(fields.get("aspect_ratio", "auto")) or _ratio(own), area_px)
     return own or (1024, 1024)
 
@@ -90,7 +79,7 @@ def _stepped(side_px: float) -> int:
 def _widened(order: Order) -> tuple[bytes, bytes]:
     """The input on a larger canvas, and a mask that is clear where the canvas is new."""
     top, bottom, left, right = (order.fields.get(side, 0) for side in ("top", "bottom", "left", "right"))
-    with Image.open(io.BytesIO(order.pictures[0])) as given:
+    with Image.open(io.BytesIO(order.images[0])) as given:
         size = (given.width + left + right, given.height + top + bottom)
         canvas, mask = Image.new("RGB", size, "grey"), Image.new("RGBA", size)
         canvas.paste(given.convert("RGB"), (left, top))
@@ -98,7 +87,7 @@ def _widened(order: Order) -> tuple[bytes, bytes]:
     return _png(canvas), _png(mask)
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "PNG")
+    image.save(out, "PNG")
     return out.getvalue()

@@ -1,6 +1,6 @@
 """Google's error envelope: ``{"error": {code, message, status, details}}`` with ``google.rpc`` details.
 
-Source: upstreams sheet "Google Gemini API", section 7, read 2026-11-20.
+Source: providers/upstreams/gemini/CONTRACT.md, sections 3 and 7.
 """
 
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 from flask import Response, jsonify
 
 from sandbox.markers import Fault
+from sandbox.misbehave import ErrorFor
+from sandbox.plumbing.calls import WireError, html_answer, json_answer
 
 RPC = {
     400: "INVALID_ARGUMENT",
@@ -23,70 +25,32 @@ QUOTA_METRIC = "generativelanguage.googleapis.com/generate_content_free_tier_req
 RETRY_DELAY = "32"
 
 
-class ApiError(Exception):
+class ApiError(WireError):
     """An answer in the envelope. ``field`` is where in the body the fault is."""
 
     def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 400,
-        rpc: str = "",
-        details: tuple[dict[str, Any], ...] = (),
-        field: str = "",
+        self, message: str, *details: dict[str, Any], status: int = 400, rpc: str = "", field: str = ""
     ) -> None:
         super().__init__(message)
-        self.status, self.rpc = status, rpc or RPC[status]
         violation = {"field": field, "description": message}
-        self.details = (*details, *([_detail("BadRequest", fieldViolations=[violation])] if field else []))
+        misfit = [detail("BadRequest", fieldViolations=[violation])] if field else []
+        self.status, self.rpc, self.details = status, rpc or RPC[status], [*details, *misfit]
 
     def response(self, *, in_list: bool = False) -> Response:
         """The answer; now and then the real service wraps it into a list of one."""
         error: dict[str, Any] = {"code": self.status, "message": str(self), "status": self.rpc}
         if self.details:
-            error["details"] = list(self.details)
-        answer = jsonify([{"error": error}] if in_list else {"error": error})
-        answer.status_code = self.status
-        return answer
+            error["details"] = self.details
+        return json_answer([{"error": error}] if in_list else {"error": error}, self.status)
 
 
-def _detail(kind: str, **fields: Any) -> dict[str, Any]:
+def detail(kind: str, **fields: Any) -> dict[str, Any]:
+    """One of the ``details``."""
     return {"@type": f"type.googleapis.com/google.rpc.{kind}", **fields}
 
 
-def _info(reason: str) -> dict[str, Any]:
-    domain, service = "googleapis.com", "generativelanguage.googleapis.com"
-    return _detail("ErrorInfo", reason=reason, domain=domain, metadata={"service": service})
-
-
-def bad_key() -> ApiError:
-    """A bad key is a bad argument here: 400."""
-    text = "API key not valid. Please pass a valid API key."
-    return ApiError(text, details=(_info("API_KEY_INVALID"), _detail("LocalizedMessage", locale="en-US", message=text)))
-
-
-def no_key() -> ApiError:
-    """403 without any."""
-    text = (
-        "Method doesn't allow unregistered callers (callers without established identity). "
-        "Please use API Key or other form of API consumer identity to call this API."
-    )
-    return ApiError(text, status=403)
-
-
-def no_billing() -> ApiError:
-    """400 that only an account with billing mends."""
-    text = "User location is not supported for the API use without a billing account linked."
-    return ApiError(text, rpc="FAILED_PRECONDITION")
-
-
-def not_found(model: str, method: str) -> ApiError:
-    """404: a model that is unknown, shut down, or cannot do this."""
-    return ApiError(f"models/{model} is not found, or is not supported for {method}.", status=404)
-
-
 def out_of_credit() -> ApiError:
-    """429 that no waiting mends."""
+    """429 however long the caller waits."""
     text = "Your prepayment credits are depleted. Please go to AI Studio to manage your project and billing."
     return ApiError(text, status=429)
 
@@ -100,44 +64,39 @@ def exhausted(model: str, quota_id: str, value: str, delay_s: str) -> ApiError:
         "quotaValue": value,
     }
     text = f"You exceeded your current quota. * Quota exceeded for metric: {QUOTA_METRIC}, limit: {value}"
-    details = (_detail("QuotaFailure", violations=[violation]), _detail("Help", links=[]), _retry_info(delay_s))
-    return ApiError(text, status=429, details=details)
+    retry = detail("RetryInfo", retryDelay=f"{delay_s}s")
+    failure = detail("QuotaFailure", violations=[violation])
+    return ApiError(text, failure, detail("Help", links=[]), retry, status=429)
 
 
-def _retry_info(delay_s: str) -> dict[str, Any]:
-    return _detail("RetryInfo", retryDelay=f"{delay_s}s")
+def for_fault(model: str) -> ErrorFor:
+    """Words a scripted refusal (200 without candidates), an empty account or a bare status for a call to ``model``."""
+
+    def error_for(fault: Fault) -> Response:
+        if fault.name == "refuse":
+            reason, usage = fault.value.upper() or "PROHIBITED_CONTENT", {"promptTokenCount": 9, "totalTokenCount": 9}
+            return jsonify(promptFeedback={"blockReason": reason}, usageMetadata=usage)
+        error = _scripted(fault, model)
+        if error is None:
+            return html_answer(fault.status or 500)
+        return error.response(in_list=fault.options.get("envelope") == "list")
+
+    return error_for
 
 
-def for_fault(fault: Fault, model: str) -> Response:
-    """The answer to a scripted refusal, an empty account, or a bare HTTP status."""
-    if fault.name == "refuse":
-        return blocked_prompt(fault.value.upper() or "PROHIBITED_CONTENT")
-    delay_s = fault.options.get("retry_after", RETRY_DELAY)
-    per_day = "GenerateRequestsPerDayPerProjectPerModel"
-    scripted = {
-        ("quota", ""): out_of_credit(),
-        ("quota", "day"): exhausted(model, per_day, "10", delay_s),
-        ("quota", "free"): exhausted(model, f"{per_day}-FreeTier", "0", delay_s),
-        ("429", ""): exhausted(model, "GenerateRequestsPerMinutePerProjectPerModel", "10", delay_s),
-        ("503", ""): ApiError(
-            "The model is overloaded. Please try again later.", status=503, details=(_retry_info(delay_s),)
-        ),
-    }
-    error = scripted.get((fault.name, fault.value))
-    status = fault.status or 500
-    if error is None and status not in RPC:
-        return gateway_page(status)
-    error = error or ApiError(f"Scripted by the sandbox: HTTP {status}.", status=status)
-    return error.response(in_list=fault.options.get("envelope") == "list")
-
-
-def blocked_prompt(reason: str) -> Response:
-    """A refused prompt: 200 without candidates."""
-    usage = {"promptTokenCount": 9, "totalTokenCount": 9}
-    return jsonify(promptFeedback={"blockReason": reason}, usageMetadata=usage)
-
-
-def gateway_page(status: int) -> Response:
-    """What stands in front says: HTML."""
-    page = f"<!DOCTYPE html><html><title>Error {status}</title><p><b>{status}.</b> That's an error.</html>"
-    return Response(page, status=status, content_type="text/html; charset=UTF-8")
+def _scripted(fault: Fault, model: str) -> ApiError | None:
+    """The error of a quota or a status; None where it comes from what stands in front."""
+    delay_s, status = fault.options.get("retry_after", RETRY_DELAY), fault.status or 500
+    match fault.name, fault.value:
+        case "quota", "":
+            return out_of_credit()
+        case "quota", "day":
+            return exhausted(model, "GenerateRequestsPerDayPerProjectPerModel", "10", delay_s)
+        case "quota", "free":
+            return exhausted(model, "GenerateRequestsPerDayPerProjectPerModel-FreeTier", "0", delay_s)
+        case "429", "":
+            return exhausted(model, "GenerateRequestsPerMinutePerProjectPerModel", "10", delay_s)
+        case "503", "":
+            text = "The model is overloaded. Please try again later."
+            return ApiError(text, detail("RetryInfo", retryDelay=f"{delay_s}s"), status=503)
+    return ApiError(f"Scripted by the sandbox: HTTP {status}.", status=status) if status in RPC else None

@@ -1,125 +1,58 @@
 """Hugging Face's router under ``/huggingface``, with four providers behind it, the Hub's model pages and a CDN.
 
-Source: upstreams sheet "Hugging Face".
+Source: providers/upstreams/huggingface/CONTRACT.md.
 """
 
-import base64
-import itertools
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from sandbox import misbehave, recorder
-from sandbox.bounded import BoundedStore
-from sandbox.counts import prompt_hash
+from sandbox import misbehave
 from sandbox.drawing import bad_files
 from sandbox.drawing.images import CONTENT_TYPES, Recipe
 from sandbox.emulators import Emulator, Wrong, keys
-from sandbox.emulators.huggingface import rules
-from sandbox.emulators.huggingface.rules import ImageOrder, RouteError
+from sandbox.emulators.huggingface import errors, rules
+from sandbox.emulators.huggingface.errors import RouteError
 from sandbox.faults import Script
-from sandbox.markers import UnknownFault
-from sandbox.state import State, current_state
+from sandbox.plumbing import outcomes
+from sandbox.plumbing.calls import Call, Calls, new_blueprint
+from sandbox.plumbing.tasks import FOREVER_S, Ending, ResultFile, Task, TaskStore
+from sandbox.state import current_state
 
 NAME = "huggingface"
 PREFIX = "/huggingface"
-# The share of a task's time that it waits in fal's queue, or is "created" at WaveSpeed.
-QUEUED_SHARE = 0.3
+CALLS = Calls(NAME, errors.for_fault("router"))
 
-bp = Blueprint(NAME, __name__)
-recorder.watch(bp, NAME)
+bp = new_blueprint(NAME, bad_marker=lambda text: RouteError("router", 400, text))
 
 
-@dataclass
-class Task:
-    """One accepted task of fal's queue or of WaveSpeed. Moments are seconds since 1970, on the sandbox's clock."""
+@dataclass(kw_only=True)
+class RouterTask(Task[Ending]):
+    """A task of fal's queue or of WaveSpeed (``route``), in the words of the latter."""
 
-    number: str
+    stages = ((0.0, "created"), (0.3, "processing"))
     route: str
-    order: ImageOrder
-    script: Script
-    created_s: float
-    lasts_s: float
+    order: Recipe
     link: str
 
-    def stage(self, now: float) -> int:
-        """0 waits, 1 is drawn, 2 is over."""
-        if now < self.created_s + self.lasts_s * QUEUED_SHARE:
-            return 0
-        return 1 if now < self.created_s + self.lasts_s or self.script.get("never") else 2
 
-
-class Store:
+class RouterStore(TaskStore[RouterTask]):
     """Tasks by id, and the files of the CDN."""
-
-    def __init__(self, kept: State) -> None:
-        self._sandbox = kept
-        self.tasks: BoundedStore[str, Task] = BoundedStore(items_max=kept.settings.tasks_max)
-        self.files: BoundedStore[str, tuple[Recipe, Script]] = BoundedStore(items_max=kept.settings.tasks_max)
-        self._numbers = itertools.count(1)
-
-    def clear(self) -> None:
-        """Forget it all."""
-        self.tasks.clear()
-        self.files.clear()
 
     def restart(self) -> int:
         """A provider's restart loses its tasks."""
-        now = self._sandbox.clock.now()
-        broken = sum(task.stage(now) < 2 for task in self.tasks.values())
+        broken = len(self.unfinished())
         self.tasks.clear()
         return broken
 
-    def add(self, route: str, order: ImageOrder, fate: Script, base_url: str) -> Task:
-        """Take a task on, and lay out its file."""
-        number = f"{route.partition('-')[0]}-{next(self._numbers):08x}"
-        self.files.put(f"{number}.png", (_recipe(order, fate), fate))
-        link = f"{base_url}/cdn/{'gone' if fate.get('dead_link') else number}.png"
-        lasts_s = self._sandbox.latency_s(fate, order.prompt)
-        task = Task(number, route, order, fate, self._sandbox.clock.now(), lasts_s, link)
-        self.tasks.put(number, task)
-        return task
 
-    def find(self, number: str) -> Task | None:
-        """A task, unless it broke off or expired."""
-        task, now = self.tasks.get(number), self._sandbox.clock.now()
-        if task is None or (task.stage(now) == 2 and task.script.get("expire", "restart")):
-            return None
-        return task
-
-
-def _store() -> Store:
-    return cast(Store, current_state().stores[NAME])
-
-
-def _recipe(order: ImageOrder, fate: Script) -> Recipe:
-    half = 2 if fate.get("wrong_size") else 1
-    return Recipe(
-        prompt=order.prompt,
-        model=order.model,
-        width_px=order.size_px[0] // half,
-        height_px=order.size_px[1] // half,
-        seed=order.seed,
-        file_format="jpeg" if fate.get("wrong_format") else "png",
-        inputs=order.inputs,
-    )
-
-
-@bp.errorhandler(RouteError)
-def route_error(error: RouteError) -> Response:
-    """In the shape of whoever refuses."""
-    return error.response()
-
-
-@bp.errorhandler(UnknownFault)
-def senseless_marker(error: UnknownFault) -> Response:
-    """A marker nobody understands is refused: better than a test that tests nothing."""
-    return RouteError("router", 400, str(error)).response()
+def _store() -> RouterStore:
+    return current_state().store(NAME, RouterStore)
 
 
 @bp.before_request
@@ -153,9 +86,7 @@ def house_header(answer: Response) -> Response:
 @bp.get("/api/models/<path:model>")
 def mapping(model: str) -> Response:
     """Which provider serves the model, under which id."""
-    script = current_state().script(NAME, "models", model)
-    if script.refusal:
-        return misbehave.instead(script.refusal, rules.for_fault("router"))
+    call = CALLS.begin("models", model)
     routes = rules.MAPPINGS.get(model)
     if routes is None:
         raise RouteError("router", 404, "Repository not found")
@@ -166,43 +97,36 @@ def mapping(model: str) -> Response:
         }
     else:
         told |= {"pipeline_tag": next(task for _own, task in routes.values()), "tags": []}
-    return misbehave.finish(script, jsonify(told), rules.for_fault("router"))
+    return call.answer(jsonify(told))
 
 
 @bp.get("/cdn/<name>")
 def file(name: str) -> Response:
     """A result, as long as it lives."""
-    current_state().counts.download(NAME)
-    found = _store().files.get(name)
-    script = current_state().script(NAME, "download", found[0].prompt if found else "")
-    if script.refusal:
-        return misbehave.instead(script.refusal, rules.for_fault("router"))
+    found = _store().file(name)
     if found is None:
         raise RouteError("router", 404, "Not Found")
-    return misbehave.finish(script, _picture(*found), rules.for_fault("router"))
+    good = current_state().draw(found.recipe)
+    kind = CONTENT_TYPES[found.recipe.file_format]
+    return CALLS.download(good, kind, fault=found.fault, prompt=found.recipe.prompt)
 
 
-def _picture(recipe: Recipe, fate: Script) -> Response:
-    here = current_state()
-    good = here.gallery.file(recipe, prepared=here.settings.prepared)
-    blob, kind = bad_files.spoil(fate.get(*bad_files.PICTURE_FAULTS), good)
-    return Response(blob, content_type=kind or CONTENT_TYPES[recipe.file_format])
-
-
-# ---------------------------------------------------------------- pictures at once
+# ---------------------------------------------------------------- images at once
 
 
 @bp.post("/hf-inference/models/<path:model>")
 def hf_inference(model: str) -> Response:
-    """The raw picture."""
+    """The raw image."""
     order = rules.read_hf_inference(model, _json("hf-inference"))
     return _serve("hf-inference", order, lambda fate: _raw(order, fate))
 
 
-def _raw(order: ImageOrder, fate: Script) -> Response:
+def _raw(order: Recipe, fate: Script) -> Response:
     if fate.get("empty"):
         return Response(b"", content_type="image/png")
-    return _picture(_recipe(order, fate), fate)
+    recipe = outcomes.altered(order, fate)
+    blob, odd_type = outcomes.file_of(recipe, fate)
+    return Response(blob, content_type=odd_type or CONTENT_TYPES[recipe.file_format])
 
 
 @bp.post("/nscale/v1/images/generations")
@@ -212,37 +136,29 @@ def nscale() -> Response:
     return _serve("nscale", order, lambda fate: jsonify(created=int(time.time()), data=_listed(order, fate)))
 
 
-def _listed(order: ImageOrder, fate: Script) -> list[dict[str, str]]:
-    if fate.get("empty"):
-        return []
-    return [{"b64_json": base64.b64encode(_picture(_recipe(order, fate), fate).get_data()).decode()}]
+def _listed(order: Recipe, fate: Script) -> list[dict[str, str]]:
+    return [{"b64_json": outcomes.base64_of(recipe, fate)} for recipe in outcomes.recipes(order, 1, fate)]
 
 
-def _serve(route: str, order: ImageOrder, draw: Callable[[Script], Response]) -> Response:
-    script, fate = _taken_on(order)
-    error_for = rules.for_fault(route)
-    if script.refusal:
-        return misbehave.instead(script.refusal, error_for)
+def _serve(route: str, order: Recipe, draw: Callable[[Script], Response]) -> Response:
+    call, fate = _taken_on(route, order)
     if fate.get("never"):
         misbehave.wait_for_hang_up(misbehave.HANG_S)
     time.sleep(current_state().latency_s(fate, order.prompt))
     if fate.get("fail", "timeout", "restart"):
-        answer = RouteError("router", 504 if fate.get("timeout") else 500, "Internal Server Error").response()
-        return misbehave.finish(script, answer, error_for)
-    return misbehave.finish(script, draw(fate), error_for)
+        failure = RouteError("router", 504 if fate.get("timeout") else 500, "Internal Server Error")
+        return call.answer(failure.response())
+    return call.answer(draw(fate))
 
 
-def _taken_on(order: ImageOrder) -> tuple[Script, Script]:
-    """The faults of the answer and of the work; the work is counted unless it is refused."""
-    here, asked = current_state(), prompt_hash(order.prompt)
-    here.counts.submit(NAME, key=asked, prompt=order.prompt)
+def _taken_on(route: str, order: Recipe) -> tuple[Call, Script]:
+    """The call and the faults of the work; the work is counted unless it is refused."""
+    calls = CALLS.in_words_of(errors.for_fault(route))
+    calls.count_submit(order.prompt)
     if keys.bearer_key() == keys.NO_QUOTA_KEY:
-        raise rules.no_credits()
-    script = here.script(NAME, "submit", order.prompt)
-    if script.refusal:
-        return script, Script()
-    here.counts.accept(NAME, key=asked, prompt=order.prompt)
-    return script, here.script(NAME, "outcome", order.prompt)
+        raise errors.no_credits()
+    call = calls.begin("submit", order.prompt)
+    return call, call.accept()
 
 
 def _json(route: str) -> dict[str, Any]:
@@ -257,6 +173,40 @@ def _json(route: str) -> dict[str, Any]:
     return document
 
 
+# ---------------------------------------------------------------- tasks
+
+
+def _new_task(route: str, order: Recipe, fate: Script) -> RouterTask:
+    """A task that was taken on, and its file on the CDN."""
+    store = _store()
+    number = f"{route.partition('-')[0]}-{store.next_count():08x}"
+    cdn = f"{request.host_url.rstrip('/')}{PREFIX}/cdn"
+    fault = fate.get(*bad_files.IMAGE_FAULTS)
+    store.files.put(f"{number}.png", ResultFile(outcomes.altered(order, fate), fault=fault))
+    task = RouterTask(
+        number=number,
+        owner="",
+        prompt=order.prompt,
+        fate=fate,
+        ending=Ending("failed" if fate.get("fail", "timeout") else "completed"),
+        created_s=store.now(),
+        lasts_s=store.latency_s(fate, order.prompt),
+        kept_s=0.0 if fate.get("expire", "restart") else FOREVER_S,
+        route=route,
+        order=order,
+        link=f"{cdn}/{'gone' if fate.get('dead_link') else number}.png",
+    )
+    return store.put(task)
+
+
+def _looked_at(route: str, number: str) -> RouterTask:
+    current_state().counts.check(NAME, 1)
+    task = _store().find_any(number)
+    if task is None or task.route != route:
+        raise RouteError(route, 404, "Request not found")
+    return task
+
+
 # ---------------------------------------------------------------- fal-ai
 
 
@@ -266,15 +216,12 @@ def fal(model: str) -> Response:
     order = rules.read_fal(model, _json("fal-ai"))
     if not _is_queue():
         return _serve("fal-ai", order, lambda fate: jsonify(_fal_result(_new_task("fal-ai", order, fate))))
-    script, fate = _taken_on(order)
-    if script.refusal:
-        return misbehave.instead(script.refusal, rules.for_fault("fal-ai"))
+    call, fate = _taken_on("fal-ai", order)
     task = _new_task("fal-ai", order, fate)
     # Another host, and another path than the one that was posted to.
     link = f"https://queue.fal.run/{'/'.join(model.split('/')[:2])}/requests/{task.number}"
     urls = {"response_url": link, "status_url": f"{link}/status", "cancel_url": f"{link}/cancel"}
-    answer = jsonify(request_id=task.number, status="IN_QUEUE", queue_position=0, **urls)
-    return misbehave.finish(script, answer, rules.for_fault("fal-ai"))
+    return call.answer(jsonify(request_id=task.number, status="IN_QUEUE", queue_position=0, **urls))
 
 
 def _is_queue() -> bool:
@@ -284,59 +231,47 @@ def _is_queue() -> bool:
     return given == "queue"
 
 
-def _new_task(route: str, order: ImageOrder, fate: Script) -> Task:
-    return _store().add(route, order, fate, f"{request.host_url.rstrip('/')}{PREFIX}")
+def _queued(number: str) -> RouterTask:
+    if not _is_queue():
+        raise RouteError("fal-ai", 404, "Request not found")
+    return _looked_at("fal-ai", number)
 
 
 @bp.get("/fal-ai/<path:app>/requests/<number>/status")
 def fal_status(app: str, number: str) -> Response:
     """IN_QUEUE, IN_PROGRESS, COMPLETED; of an error it says nothing."""
-    task = _asked_for("fal-ai", number)
-    script = current_state().script(NAME, "check", task.order.prompt)
-    if script.refusal:
-        return misbehave.instead(script.refusal, rules.for_fault("router"))
-    status = ("IN_QUEUE", "IN_PROGRESS", "COMPLETED")[task.stage(current_state().clock.now())]
+    task = _queued(number)
+    call = CALLS.begin("check", task.prompt)
+    words = {"created": "IN_QUEUE", "processing": "IN_PROGRESS"}
+    status = words.get(task.standing(_store().now()).status, "COMPLETED")
     link = f"https://queue.fal.run/{app}/requests/{number}"
-    answer = jsonify(status=status, request_id=number, response_url=link)
-    return misbehave.finish(script, answer, rules.for_fault("router"))
+    return call.answer(jsonify(status=status, request_id=number, response_url=link))
 
 
 @bp.get("/fal-ai/<path:app>/requests/<number>")
 def fal_result(app: str, number: str) -> Response:
     """The result, or the error, of a task that is over."""
-    task = _asked_for("fal-ai", number)
-    if task.stage(current_state().clock.now()) < 2:
+    task = _queued(number)
+    if not task.is_over(_store().now()):
         raise RouteError("fal-ai", 400, "Request is still in progress")
-    fault = task.script.get("fail", "timeout")
+    fault = task.fate.get("fail", "timeout")
     if fault is None or fault.value == "nsfw":
-        script = current_state().script(NAME, "check", task.order.prompt)
-        if script.refusal:
-            return misbehave.instead(script.refusal, rules.for_fault("router"))
-        return misbehave.finish(script, jsonify(_fal_result(task)), rules.for_fault("router"))
+        return CALLS.begin("check", task.prompt).answer(jsonify(_fal_result(task)))
     if fault.value == "policy":
-        raise RouteError("fal-ai", 422, "The content was flagged.", kind="content_policy_violation", field="prompt")
+        raise errors.content_refused("fal-ai")
     status, kind = (504, "generation_timeout") if fault.name == "timeout" else (500, "internal_server_error")
     raise RouteError("fal-ai", status, f"{app}: {kind}", kind=kind)
 
 
-def _asked_for(route: str, number: str) -> Task:
-    current_state().counts.check(NAME, 1)
-    task = _store().find(number)
-    if task is None or task.route != route or (route == "fal-ai" and not _is_queue()):
-        raise RouteError(route, 404, "Request not found")
-    return task
-
-
-def _fal_result(task: Task) -> dict[str, object]:
-    width, height = task.order.size_px
-    picture = {"url": task.link, "width": width, "height": height, "content_type": "image/png"}
-    fail = task.script.get("fail")
+def _fal_result(task: RouterTask) -> dict[str, object]:
+    order, fail = task.order, task.fate.get("fail")
+    image = {"url": task.link, "width": order.width_px, "height": order.height_px, "content_type": "image/png"}
     return {
-        "images": [] if task.script.get("empty") else [picture],
+        "images": [] if task.fate.get("empty") else [image],
         "timings": {"inference": round(task.lasts_s, 3)},
-        "seed": task.order.seed,
+        "seed": order.seed,
         "has_nsfw_concepts": [fail is not None and fail.value == "nsfw"],
-        "prompt": task.order.prompt,
+        "prompt": order.prompt,
     }
 
 
@@ -347,32 +282,24 @@ def _fal_result(task: Task) -> dict[str, object]:
 def wavespeed(model: str) -> Response:
     """Take a task."""
     order = rules.read_wavespeed(model, _json("wavespeed"))
-    script, fate = _taken_on(order)
-    if script.refusal:
-        return misbehave.instead(script.refusal, rules.for_fault("wavespeed"))
+    call, fate = _taken_on("wavespeed", order)
     task = _new_task("wavespeed", order, fate)
-    answer = jsonify(code=200, message="success", data=_prediction(task, "created"))
-    return misbehave.finish(script, answer, rules.for_fault("wavespeed"))
+    return call.answer(jsonify(code=200, message="success", data=_prediction(task, "created")))
 
 
 @bp.get("/wavespeed/api/v3/predictions/<number>/result")
 def wavespeed_result(number: str) -> Response:
     """One task."""
-    task = _asked_for("wavespeed", number)
-    script = current_state().script(NAME, "check", task.order.prompt)
-    if script.refusal:
-        return misbehave.instead(script.refusal, rules.for_fault("router"))
-    status = ("created", "processing", "completed")[task.stage(current_state().clock.now())]
-    if status == "completed" and task.script.get("fail", "timeout"):
-        status = "failed"
-    answer = jsonify(code=200, message="success", data=_prediction(task, status))
-    return misbehave.finish(script, answer, rules.for_fault("router"))
+    task = _looked_at("wavespeed", number)
+    call = CALLS.begin("check", task.prompt)
+    status = task.standing(_store().now()).status
+    return call.answer(jsonify(code=200, message="success", data=_prediction(task, status)))
 
 
-def _prediction(task: Task, status: str) -> dict[str, object]:
-    fail = task.script.get("fail", "timeout")
+def _prediction(task: RouterTask, status: str) -> dict[str, object]:
+    fail = task.fate.get("fail", "timeout")
     nsfw = fail is not None and fail.value in ("nsfw", "policy")
-    is_done = status == "completed" and not task.script.get("empty")
+    is_done = status == "completed" and not task.fate.get("empty")
     error = "Content flagged as potentially sensitive" if nsfw else "the model failed"
     is_over = status in ("completed", "failed")
     ran_ms = int(task.lasts_s * 1000) if is_over else 0
@@ -396,4 +323,4 @@ def unrouted(wrong: Wrong) -> ResponseReturnValue:
 
 
 ENVIRON = {"HF_ROUTER_BASE_URL": "{url}", "HF_ENDPOINT": "{url}", "HF_TOKEN": "{key}"}
-EMULATOR = Emulator(NAME, PREFIX, bp, Store, unrouted, ENVIRON)
+EMULATOR = Emulator(NAME, PREFIX, bp, RouterStore, unrouted, ENVIRON)

@@ -1,14 +1,16 @@
 """Both error envelopes: llama-swap's own, and sd-server's behind it.
 
-Source: upstreams sheet "llama-swap", section 6.
+Source: providers/upstreams/llamaswap/CONTRACT.md, section 6.
 """
 
-from flask import Response, jsonify
+from flask import Response, request
 
+from sandbox.emulators import keys
 from sandbox.markers import Fault
+from sandbox.plumbing.calls import WireError, html_answer, json_answer
 
+OLD_BUILD_KEY = "old-build"  # its errors are texts
 _PROXY_ERRORS = {
-    400: ("invalid_request_error", "bad_request", "could not read the request body"),
     401: ("authentication_error", "unauthorized", "unauthorized: invalid or missing API key"),
     404: ("invalid_request_error", "not_found", "no model id could be identified"),
     409: ("conflict_error", "conflict", "model is not loaded"),
@@ -18,7 +20,7 @@ _PROXY_ERRORS = {
 }
 
 
-class ServerError(Exception):
+class ServerError(WireError):
     """sd-server's ``{"error": text}``, with ``message`` on a few routes."""
 
     def __init__(self, error: str, status: int = 400, message: str = "") -> None:
@@ -27,12 +29,10 @@ class ServerError(Exception):
 
     def response(self) -> Response:
         """The answer."""
-        answer = jsonify({"error": str(self), **({"message": self.message} if self.message else {})})
-        answer.status_code = self.status
-        return answer
+        return json_answer({"error": str(self)} | ({"message": self.message} if self.message else {}), self.status)
 
 
-class ProxyError(Exception):
+class ProxyError(WireError):
     """llama-swap's ``{"src", "error": {...}}``; builds before 2026-08-22 had a text for ``error``."""
 
     def __init__(self, status: int, message: str = "") -> None:
@@ -40,11 +40,11 @@ class ProxyError(Exception):
         super().__init__(message or usual)
         self.status = status
 
-    def response(self, *, old_build: bool = False) -> Response:
+    def response(self) -> Response:
         """The answer."""
         told = {"message": str(self), "type": self.kind, "param": None, "code": self.code}
-        answer = jsonify(src="llama-swap", error=str(self) if old_build else told)
-        answer.status_code = self.status
+        error = str(self) if sent_key() == OLD_BUILD_KEY else told
+        answer = json_answer({"src": "llama-swap", "error": error}, self.status)
         if self.status == 401:
             answer.headers["WWW-Authenticate"] = 'Basic realm="llama-swap"'
         if self.status == 429:
@@ -52,15 +52,22 @@ class ProxyError(Exception):
         return answer
 
 
+def sent_key() -> str:
+    """The caller's key: Basic is looked at first, then Bearer, then ``x-api-key``."""
+    basic = request.authorization
+    if basic is not None and basic.type == "basic":
+        return basic.password or ""
+    return keys.bearer_key() or request.headers.get("x-api-key", "")
+
+
+def invalid(message: str) -> ServerError:
+    """400 with the reason in ``message``."""
+    return ServerError("invalid params", message=message)
+
+
 def wrong_json(name: str) -> ServerError:
     """A null or a wrong type: an exception in the server, and not a 400."""
-    message = f"[json.exception.type_error.302] type of '{name}' is not what it must be"
-    return ServerError("server_error", 500, message)
-
-
-def no_results() -> ServerError:
-    """Out of memory, or aborted."""
-    return ServerError("generate_image returned no results", 500)
+    return ServerError("server_error", 500, f"[json.exception.type_error.302] type of '{name}' is not what it must be")
 
 
 def process_died() -> Response:
@@ -73,8 +80,6 @@ def for_fault(fault: Fault) -> Response:
     status = {"refuse": 400, "quota": 429}.get(fault.name, fault.status or 503)
     if status == 502:
         return process_died()
-    if status in _PROXY_ERRORS and status != 400:
+    if status in _PROXY_ERRORS:
         return ProxyError(status).response()
-    if status < 500:
-        return ServerError("invalid generation parameters", status).response()
-    return Response("<html><body>gateway</body></html>", status=status, content_type="text/html")
+    return ServerError("invalid generation parameters", status).response() if status < 500 else html_answer(status)

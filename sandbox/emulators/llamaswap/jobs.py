@@ -1,81 +1,50 @@
-"""sd-server's job queue: states by the clock, results for ten minutes, everything gone with the process.
+"""sd-server's job queue: results for ten minutes, everything gone with the process.
 
-Source: upstreams sheet "llama-swap", sections 2 and 5.
+Source: providers/upstreams/llamaswap/CONTRACT.md, sections 2 and 5.
 """
 
-import itertools
 from collections import Counter
 from dataclasses import dataclass
 
-from sandbox.bounded import BoundedStore
+from sandbox.emulators.llamaswap.errors import ServerError
 from sandbox.emulators.llamaswap.rules import ImageOrder
 from sandbox.faults import Script
+from sandbox.plumbing import outcomes
+from sandbox.plumbing.tasks import Ending, Task, TaskStore
 from sandbox.state import State
 
 QUEUE_MAX = 64
 KEPT_S = 600.0
-# The share of a job's time that it waits in the queue, at the most: one is drawn at a time.
-QUEUED_SHARE = 0.3
+FAILED = Ending("failed", "generate_image returned no results")
+CANCELLED = Ending("cancelled", "job was cancelled")
 
 
-@dataclass
-class Job:
-    """One accepted job. Moments are seconds since 1970, on the sandbox's clock."""
+@dataclass(kw_only=True)
+class Job(Task[Ending]):
+    """One accepted job."""
 
-    number: str
-    model: str
+    stages = ((0.0, "queued"), (0.3, "generating"))
     order: ImageOrder
-    script: Script
-    created_s: float
-    lasts_s: float
-    cancelled_s: float | None = None
-
-    @property
-    def done_s(self) -> float:
-        """When it ends, or ended."""
-        return self.created_s + self.lasts_s if self.cancelled_s is None else self.cancelled_s
-
-    @property
-    def begun_s(self) -> float:
-        """When it is its turn."""
-        return self.created_s + self.lasts_s * QUEUED_SHARE
-
-    def status(self, now: float) -> str:
-        """queued, generating, completed, failed or cancelled."""
-        if self.cancelled_s is not None:
-            return "cancelled"
-        if now < self.begun_s:
-            return "queued"
-        if now < self.done_s or self.script.get("never"):
-            return "generating"
-        return "failed" if self.script.get("fail") else "completed"
-
-    def is_live(self, now: float) -> bool:
-        """Whether it still waits or is drawn."""
-        return self.status(now) in ("queued", "generating")
 
 
-class LlamaStore:
+class LlamaStore(TaskStore[Job]):
     """What llama-swap keeps: the loaded model, requests under way by model, and its process's jobs."""
 
-    def __init__(self, sandbox_state: State) -> None:
-        self._sandbox = sandbox_state
-        self._jobs: BoundedStore[str, Job] = BoundedStore(items_max=sandbox_state.settings.tasks_max)
-        self._numbers = itertools.count()
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
         self.loaded: str | None = None
         self.under_way: Counter[str] = Counter()
 
     def clear(self) -> None:
-        """Forget it all."""
-        self._jobs.clear()
+        """Delete it all."""
+        super().clear()
         self.loaded = None
         self.under_way.clear()
 
     def restart(self) -> int:
         """The loaded model's process ends, and with it all its jobs."""
-        now = self._sandbox.clock.now()
-        broken = sum(job.is_live(now) for job in self._jobs.values())
-        self._jobs.clear()
+        broken = len(self.unfinished())
+        self.tasks.clear()
         self.loaded = None
         return broken
 
@@ -89,30 +58,35 @@ class LlamaStore:
 
     def is_full(self) -> bool:
         """Whether the queue takes no more."""
-        now = self._sandbox.clock.now()
-        return sum(job.is_live(now) for job in self._jobs.values()) >= QUEUE_MAX
+        return len(self.unfinished()) >= QUEUE_MAX
 
-    def add(self, model: str, order: ImageOrder, script: Script) -> Job:
-        """Queue a job."""
-        now = self._sandbox.clock.now()
-        number = f"job_{int(now):08x}_{next(self._numbers):08x}"
-        job = Job(number, model, order, script, now, self._sandbox.latency_s(script, order.prompt))
-        self._jobs.put(number, job)
+    def queue(self, order: ImageOrder, fate: Script) -> Job:
+        """Take a job on."""
+        now, prompt = self.now(), order.first.prompt
+        job = Job(
+            number=f"job_{int(now):08x}_{self.next_count() - 1:08x}",
+            owner="",
+            prompt=prompt,
+            fate=fate,
+            ending=FAILED if fate.get("fail") else Ending("completed"),
+            created_s=now,
+            lasts_s=self.latency_s(fate, prompt),
+            kept_s=outcomes.kept_s(KEPT_S, fate),
+            order=order,
+        )
+        return self.put(job)
+
+    def job(self, number: str) -> Job:
+        """The job of this number. Raises ServerError: 410 where it expired lately, else 404."""
+        job, now = self.tasks.get(number), self.now()
+        if job is None or (job.fate.get("restart") and job.is_over(now)) or now >= job.done_s + job.kept_s + KEPT_S:
+            raise ServerError("job not found", 404)
+        if job.is_gone(now):
+            raise ServerError("job expired", 410)
         return job
 
-    def find(self, number: str) -> tuple[Job | None, int]:
-        """The job and 200, or None and 404 or 410: forgotten, or expired."""
-        job, now = self._jobs.get(number), self._sandbox.clock.now()
-        if job is None or (job.script.get("restart") and now >= job.done_s):
-            return None, 404
-        expire = job.script.get("expire")
-        kept_s = expire.number(0) if expire else KEPT_S
-        if job.is_live(now) or now < job.done_s + kept_s:
-            return job, 200
-        return None, 410 if now < job.done_s + kept_s + KEPT_S else 404
-
     def place_of(self, job: Job) -> int:
-        """Its place in the queue, from 1."""
-        now = self._sandbox.clock.now()
-        waiting = [other.number for other in self._jobs.values() if other.status(now) == "queued"]
+        """Its place in the queue, from 1; 0 where it does not wait."""
+        now = self.now()
+        waiting = [other.number for other in self.tasks.values() if other.standing(now).status == "queued"]
         return waiting.index(job.number) + 1 if job.number in waiting else 0

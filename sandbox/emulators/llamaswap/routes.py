@@ -1,99 +1,48 @@
 """llama-swap with sd-server behind it, under ``/llamaswap``: a proxy that loads models, and what they answer.
 
 Open like the real one without ``apiKeys``, but a key that is sent must be a good one.
-Source: upstreams sheet "llama-swap".
+Source: providers/upstreams/llamaswap/CONTRACT.md.
 """
 
-import base64
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from sandbox import chat, misbehave, recorder
-from sandbox.counts import prompt_hash
-from sandbox.drawing import bad_files
-from sandbox.drawing.images import Recipe
+from sandbox import chat, misbehave
 from sandbox.drawing.scenery import generator
 from sandbox.emulators import Emulator, Wrong, keys
-from sandbox.emulators.llamaswap import errors, rules
+from sandbox.emulators.llamaswap import errors, jobs, rules
 from sandbox.emulators.llamaswap.errors import ProxyError, ServerError
 from sandbox.emulators.llamaswap.jobs import Job, LlamaStore
-from sandbox.emulators.llamaswap.rules import ImageOrder
+from sandbox.emulators.llamaswap.rules import HOSTED, Hosted, ImageOrder
 from sandbox.faults import Script
-from sandbox.markers import UnknownFault
+from sandbox.plumbing import outcomes
+from sandbox.plumbing.calls import Call, Calls, json_answer, new_blueprint
 from sandbox.state import current_state
 
 NAME = "llamaswap"
 PREFIX = "/llamaswap"
-OLD_BUILD_KEY = "old-build"  # its errors are texts
 CONCURRENCY_MAX = 10
+CALLS = Calls(NAME, errors.for_fault)
 _OPEN_PATHS = frozenset({f"{PREFIX}/health", f"{PREFIX}/wol-health"})
 
-
-@dataclass(frozen=True)
-class Hosted:
-    """One configured model. ``grid_px``: sides are rounded up to a multiple of it."""
-
-    grid_px: int = 16
-    loads: bool = True
-    survives: bool = True
-    draws: bool = True
-
-
-HOSTED = {
-    "z-image": Hosted(),
-    "z-image-turbo": Hosted(),
-    "sdxl": Hosted(grid_px=64),
-    "gpt-image-1": Hosted(),  # an alias, as in the shipped example
-    "broken-model": Hosted(loads=False),
-    "dying-model": Hosted(survives=False),
-    "qwen-chat": Hosted(draws=False),
-}
-
-bp = Blueprint(NAME, __name__)
-recorder.watch(bp, NAME)
+bp = new_blueprint(NAME, bad_marker=errors.invalid)
 
 
 def _store() -> LlamaStore:
-    return cast(LlamaStore, current_state().stores[NAME])
-
-
-@bp.errorhandler(ServerError)
-def server_error(error: ServerError) -> Response:
-    """sd-server's envelope."""
-    return error.response()
-
-
-@bp.errorhandler(ProxyError)
-def proxy_error(error: ProxyError) -> Response:
-    """llama-swap's envelope."""
-    return error.response(old_build=_sent_key() == OLD_BUILD_KEY)
-
-
-@bp.errorhandler(UnknownFault)
-def senseless_marker(error: UnknownFault) -> Response:
-    """A marker nobody understands is refused: better than a test that tests nothing."""
-    return ServerError("invalid params", message=str(error)).response()
+    return current_state().store(NAME, LlamaStore)
 
 
 @bp.before_request
 def check_key() -> None:
-    """Basic is looked at first, then Bearer, then ``x-api-key``."""
-    if request.path not in _OPEN_PATHS and _sent_key() == keys.BAD_KEY:
+    """A key that is sent must be a good one."""
+    if request.path not in _OPEN_PATHS and errors.sent_key() == keys.BAD_KEY:
         raise ProxyError(401)
-
-
-def _sent_key() -> str:
-    basic = request.authorization
-    if basic is not None and basic.type == "basic":
-        return basic.password or ""
-    return keys.bearer_key() or request.headers.get("x-api-key", "")
 
 
 # ---------------------------------------------------------------- the proxy
@@ -132,22 +81,19 @@ def health() -> Response:
 @bp.get("/models")
 def models() -> Response:
     """The list, text models among the others."""
-    script = current_state().script(NAME, "models")
-    if script.refusal:
-        return misbehave.instead(script.refusal, errors.for_fault)
-    listed = [_model(name, hosted) for name, hosted in sorted(HOSTED.items())]
-    return misbehave.finish(script, jsonify(object="list", data=listed), errors.for_fault)
+    listed = [_model(hosted) for _name, hosted in sorted(HOSTED.items())]
+    return CALLS.begin("models").answer(jsonify(object="list", data=listed))
 
 
-def _model(name: str, hosted: Hosted) -> dict[str, object]:
+def _model(hosted: Hosted) -> dict[str, object]:
     return {
-        "id": name,
+        "id": hosted.name,
         "object": "model",
         "created": int(time.time()),
         "owned_by": "llama-swap",
         "capabilities": {"image_generation": hosted.draws, "image_to_image": hosted.draws},
         "meta": {"llamaswap": {"type": "model"}},
-        "status": {"value": "loaded" if _store().loaded == name else "unloaded"},
+        "status": {"value": "loaded" if _store().loaded == hosted.name else "unloaded"},
     }
 
 
@@ -168,9 +114,9 @@ def unload() -> Response:
     return Response("OK", content_type="text/plain")
 
 
-# ---------------------------------------------------------------- sd-server: pictures at once
+# ---------------------------------------------------------------- sd-server: images at once
 
-Render = Callable[[ImageOrder, list[str]], Response]
+Render = Callable[[ImageOrder, list[str]], dict[str, object]]
 
 
 @bp.post("/v1/images/generations")
@@ -178,7 +124,7 @@ def generate() -> Response:
     """OpenAI's route: settings in the prompt's tag."""
     document = _json()
     with _passed_to(document.get("model")) as hosted:
-        return _serve(rules.read_open_ai(document, (), None, hosted.grid_px), hosted, document["model"], _as_open_ai)
+        return _serve(rules.read_openai(document, hosted), hosted, _as_openai)
 
 
 @bp.post("/v1/images/edits")
@@ -187,54 +133,16 @@ def edit() -> Response:
     if request.mimetype != "multipart/form-data":
         raise ServerError("Content-Type must be multipart/form-data")
     with _passed_to(request.form.get("model")) as hosted:
-        document = {name: _typed(name, value) for name, value in request.form.items()}
-        if document.get("output_format") == "webp":
-            raise ServerError("invalid output_format, must be one of [png, jpeg]")
-        inputs, mask = _uploads()
-        order = rules.read_open_ai(document, inputs, mask, hosted.grid_px)
-        return _serve(order, hosted, request.form["model"], _as_open_ai)
+        return _serve(rules.read_openai_edit(request.form, request.files, hosted), hosted, _as_openai)
 
 
-def _typed(name: str, value: str) -> object:
-    if name in ("n", "output_compression", "steps", "seed", "cfg_scale"):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _uploads() -> tuple[tuple[bytes, ...], bytes | None]:
-    if stray := set(request.files) - {"image", "image[]", "mask"}:
-        raise ServerError("invalid params", message=f"unknown field {sorted(stray)[0]}")
-    if len(request.files.getlist("image")) > 1:
-        raise ServerError("invalid params", message="of several images only the first would be read")
-    files = [*request.files.getlist("image"), *request.files.getlist("image[]")]
-    if not files:
-        raise ServerError("at least one image[] required")
-    inputs = tuple(rules.readable(upload.read()) for upload in files)
-    mask = request.files.get("mask")
-    return inputs, None if mask is None else rules.inverted_mask(mask.read(), inputs)
-
-
-@bp.post("/sdapi/v1/txt2img")
-def text_to_image() -> Response:
-    """The WebUI's route."""
-    return _web_ui(is_edit=False)
-
-
-@bp.post("/sdapi/v1/img2img")
-def image_to_image() -> Response:
-    """The WebUI's route with a picture, and with a mask or without."""
-    return _web_ui(is_edit=True)
-
-
-def _web_ui(*, is_edit: bool) -> Response:
+@bp.post("/sdapi/v1/<any(txt2img, img2img):route>")
+def webui(route: str) -> Response:
+    """The WebUI's routes: without an image, or with one and perhaps a mask."""
     document = _json()
     with _passed_to(document.get("model")) as hosted:
         seed = generator(document.get("prompt"), current_state().clock.now()).randrange(2**31)
-        order = rules.read_web_ui(document, is_edit=is_edit, random_seed=seed, grid_px=hosted.grid_px)
-        return _serve(order, hosted, document["model"], _as_web_ui)
+        return _serve(rules.read_webui(route, document, hosted, random_seed=seed), hosted, _as_webui)
 
 
 def _json() -> dict[str, Any]:
@@ -249,78 +157,42 @@ def _json() -> dict[str, Any]:
     return document
 
 
-def _serve(order: ImageOrder, hosted: Hosted, model: str, render: Render) -> Response:
-    script, fate = _taken_on(order, hosted)
-    if script.refusal:
-        return misbehave.instead(script.refusal, errors.for_fault)
-    return misbehave.finish(script, _drawn(order, fate, model, render), errors.for_fault)
-
-
-def _taken_on(order: ImageOrder, hosted: Hosted) -> tuple[Script, Script]:
-    """The faults of the answer and of the work; the work is counted unless it is refused."""
-    here, asked = current_state(), prompt_hash(order.prompt)
-    here.counts.submit(NAME, key=asked, prompt=order.prompt)
-    if not hosted.draws:
-        raise ServerError("loaded model does not support img_gen")
-    script = here.script(NAME, "submit", order.prompt)
-    if script.refusal:
-        return script, Script()
-    here.counts.accept(NAME, key=asked, prompt=order.prompt)
-    return script, here.script(NAME, "outcome", order.prompt)
-
-
-def _drawn(order: ImageOrder, fate: Script, model: str, render: Render) -> Response:
+def _serve(order: ImageOrder, hosted: Hosted, render: Render) -> Response:
+    call, fate = _taken_on(order, hosted)
     if fate.get("never"):
         misbehave.wait_for_hang_up(misbehave.HANG_S)
-    time.sleep(current_state().latency_s(fate, order.prompt))
-    if fate.get("restart", "timeout") or not HOSTED[model].survives:
-        return errors.process_died()
+    time.sleep(current_state().latency_s(fate, call.prompt))
+    if fate.get("restart", "timeout") or not hosted.survives:
+        return call.answer(errors.process_died())
     if fate.get("fail"):
-        return errors.no_results().response()
-    return render(order, _encoded(order, fate, model))
+        return call.answer(ServerError(jobs.FAILED.error, 500).response())
+    return call.answer(jsonify(render(order, _encoded(order, fate))))
 
 
-def _encoded(order: ImageOrder, fate: Script, model: str) -> list[str]:
-    fewer = fate.get("fewer")
-    count = 0 if fate.get("empty") else max(0, order.count - int(fewer.number(1) if fewer else 0))
-    spoilt = fate.get(*bad_files.PICTURE_FAULTS)
-    here = current_state()
-    files = [here.gallery.file(_recipe(order, place, fate, model), prepared=False) for place in range(count)]
-    return [base64.b64encode(bad_files.spoil(spoilt, blob)[0]).decode() for blob in files]
+def _taken_on(order: ImageOrder, hosted: Hosted) -> tuple[Call, Script]:
+    """The call and the faults of the work; the work is counted unless it is refused."""
+    CALLS.count_submit(order.first.prompt)
+    if not hosted.draws:
+        raise ServerError("loaded model does not support img_gen")
+    call = CALLS.begin("submit", order.first.prompt)
+    return call, call.accept()
 
 
-def _recipe(order: ImageOrder, place: int, fate: Script, model: str) -> Recipe:
-    half = 2 if fate.get("wrong_size") else 1
-    other = {"png": "jpeg"}.get(order.file_format, "png")
-    return Recipe(
-        prompt=order.prompt,
-        model=model,
-        width_px=order.width_px // half,
-        height_px=order.height_px // half,
-        seed=order.seed + place,
-        file_format=other if fate.get("wrong_format") else order.file_format,
-        quality=order.quality,
-        inputs=order.inputs,
-        mask=order.mask,
-    )
+def _encoded(order: ImageOrder, fate: Script) -> list[str]:
+    return [outcomes.base64_of(recipe, fate) for recipe in outcomes.recipes(order.first, order.count, fate)]
 
 
-def _as_open_ai(order: ImageOrder, pictures: list[str]) -> Response:
-    items = [{"b64_json": picture} for picture in pictures]
-    return jsonify(created=int(time.time()), data=items, output_format=order.file_format)
+def _as_openai(order: ImageOrder, images: list[str]) -> dict[str, object]:
+    items = [{"b64_json": image} for image in images]
+    return {"created": int(time.time()), "data": items, "output_format": order.first.file_format}
 
 
-def _as_web_ui(order: ImageOrder, pictures: list[str]) -> Response:
-    info = {
-        "seed": order.seed,
-        "all_seeds": [order.seed + place for place in range(len(pictures))],
-        "steps": order.steps,
-        "width": order.width_px,
-        "height": order.height_px,
-        "sampler_name": "euler",
-    }
-    echo = {"prompt": order.prompt, "width": order.width_px, "height": order.height_px, "seed": order.seed}
-    return jsonify(images=pictures, parameters=echo, info=json.dumps(info))
+def _as_webui(order: ImageOrder, images: list[str]) -> dict[str, object]:
+    first = order.first
+    echo = {"seed": first.seed, "width": first.width_px, "height": first.height_px}
+    seeds = [first.seed + place for place in range(len(images))]
+    info = {**echo, "all_seeds": seeds, "steps": order.steps, "sampler_name": "euler"}
+    return {"images": images, "parameters": {**echo, "prompt": first.prompt}, "info": json.dumps(info)}
 
 
 # ---------------------------------------------------------------- sd-server: jobs
@@ -343,17 +215,13 @@ def capabilities(model: str) -> Response:
 def queue(model: str) -> Response:
     """Take a job."""
     with _passed_to(model) as hosted:
-        order = rules.read_job(_json(), hosted.grid_px)
+        order = rules.read_job(_json(), hosted)
         if _store().is_full():
             raise ServerError("job queue is full", 429)
-        script, fate = _taken_on(order, hosted)
-        if script.refusal:
-            return misbehave.instead(script.refusal, errors.for_fault)
-        job = _store().add(model, order, fate)
+        call, fate = _taken_on(order, hosted)
+        job = _store().queue(order, fate)
         told = {"id": job.number, "kind": "img_gen", "status": "queued", "created": int(job.created_s)}
-        answer = jsonify(**told, poll_url=f"/sdcpp/v1/jobs/{job.number}")
-        answer.status_code = 202
-        return misbehave.finish(script, answer, errors.for_fault)
+        return call.answer(json_answer({**told, "poll_url": f"/sdcpp/v1/jobs/{job.number}"}, 202))
 
 
 @bp.get("/upstream/<model>/sdcpp/v1/jobs/<number>")
@@ -361,56 +229,45 @@ def look(model: str, number: str) -> Response:
     """One job."""
     with _passed_to(model):
         current_state().counts.check(NAME, 1)
-        job, status = _store().find(number)
-        script = current_state().script(NAME, "check", job.order.prompt if job else "")
-        if script.refusal:
-            return misbehave.instead(script.refusal, errors.for_fault)
-        answer = jsonify(_described(job)) if job else _no_job(status)
-        return misbehave.finish(script, answer, errors.for_fault)
+        job = _store().job(number)
+        return CALLS.begin("check", job.prompt).answer(jsonify(_described(job)))
 
 
 @bp.post("/upstream/<model>/sdcpp/v1/jobs/<number>/cancel")
 def cancel(model: str, number: str) -> Response:
     """Stop a job that waits."""
     with _passed_to(model):
-        job, status = _store().find(number)
-        if job is None:
-            return _no_job(status)
-        now = current_state().clock.now()
-        if job.status(now) == "generating":
+        store = _store()
+        job = store.job(number)
+        status = job.standing(store.now()).status
+        if status == "generating":
             raise ServerError("job is generating and cannot be interrupted", 409)
-        if job.status(now) == "queued":
-            job.cancelled_s = now
+        if status == "queued":
+            job.break_off(store.now(), jobs.CANCELLED)
         return jsonify(_described(job))
 
 
-def _no_job(status: int) -> Response:
-    return ServerError("job not found" if status == 404 else "job expired", status).response()
-
-
 def _described(job: Job) -> dict[str, object]:
-    now = current_state().clock.now()
-    status = job.status(now)
-    over = not job.is_live(now)
+    store = _store()
+    at = job.standing(store.now())
+    begun_s = job.began_s("generating")
     shown: dict[str, object] = {
         "id": job.number,
         "kind": "img_gen",
-        "status": status,
+        "status": at.status,
         "created": int(job.created_s),
-        "started": int(job.begun_s) if status not in ("queued", "cancelled") else None,
-        "completed": int(job.done_s) if over else None,
-        "queue_position": _store().place_of(job),
+        "started": None if begun_s is None or at.status == "queued" else int(begun_s),
+        "completed": int(job.done_s) if at.is_over else None,
+        "queue_position": store.place_of(job),
         "result": None,
         "error": None,
     }
-    if status == "completed":
-        pictures = _encoded(job.order, job.script, job.model)
-        listed = [{"index": place, "b64_json": picture} for place, picture in enumerate(pictures)]
-        shown["result"] = {"output_format": job.order.file_format, "images": listed}
-    if status == "failed":
-        shown["error"] = {"code": "generation_failed", "message": "generate_image returned no results"}
-    if status == "cancelled":
-        shown["error"] = {"code": "cancelled", "message": "job was cancelled"}
+    if at.status == "completed":
+        images = [{"index": place, "b64_json": image} for place, image in enumerate(_encoded(job.order, job.fate))]
+        shown["result"] = {"output_format": job.order.first.file_format, "images": images}
+    elif at.ending is not None:
+        code = "cancelled" if at.status == "cancelled" else "generation_failed"
+        shown["error"] = {"code": code, "message": at.ending.error}
     return shown
 
 
@@ -422,23 +279,7 @@ def complete() -> Response:
     """A local text model, for better prompts."""
     document = _json()
     with _passed_to(document.get("model")):
-        asked = chat.user_text(document.get("messages") or [])
-        current_state().counts.chat(NAME)
-        script = current_state().script(NAME, "chat", asked)
-        if script.refusal:
-            return misbehave.instead(script.refusal, errors.for_fault)
-        talk = chat.Talk(
-            model=str(document["model"]),
-            text=chat.enhanced(asked, temperature=float(document.get("temperature", 0.7))),
-            number=f"chatcmpl-{prompt_hash(asked)}",
-            created_at=int(time.time()),
-            prompt_tokens=chat.tokens_in(asked),
-            include_usage=False,
-        )
-        if document.get("stream") is not True:
-            return misbehave.finish(script, jsonify(chat.whole(talk, script)), errors.for_fault)
-        stream = chat.stream(talk, script, delta_pause_s=current_state().settings.chat_delta_s)
-        return misbehave.finish(script, Response(stream, content_type="text/event-stream"), errors.for_fault)
+        return chat.serve(CALLS, {"temperature": 0.7, **document}, chat.user_text(document.get("messages")))
 
 
 def unrouted(wrong: Wrong) -> ResponseReturnValue:

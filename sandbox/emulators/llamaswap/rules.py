@@ -1,193 +1,122 @@
-"""How sd-server reads its requests. Stricter than the real one where that ignores things silently: unknown
-fields and samplers, wrong types in the tag, sizes it cannot read.
+"""The hosted models, and how sd-server reads a request for one. Stricter than the real one where that ignores
+things silently: unknown fields and samplers, wrong types in the tag, sizes it cannot read.
 
-Source: upstreams sheet "llama-swap", sections 3, 4, 5 and 8.
+Source: providers/upstreams/llamaswap/CONTRACT.md, sections 3, 4, 5 and 8.
 """
 
-import base64
-import binascii
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
+from werkzeug.datastructures import MultiDict
 
-from sandbox.drawing.images import NotAPicture, check, dimensions
+from sandbox.drawing.images import Recipe, clear_where_white, dimensions
 from sandbox.drawing.sizes import parse_wxh
-from sandbox.emulators.llamaswap.errors import ServerError, wrong_json
+from sandbox.emulators.llamaswap.errors import ServerError, invalid, wrong_json
+from sandbox.plumbing.inputs import BadInput, image_in, image_in_base64
+from sandbox.plumbing.validation import Schema, load_yaml
 
 SIDE_MIN_PX, SIDE_MAX_PX, COUNT_MAX, STEPS_MAX = 64, 4096, 8, 100
-DEFAULT_SIDE_PX, DEFAULT_SEED = 512, 42
-SAMPLERS = frozenset({
-    "euler", "euler_a", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "lcm", "ddim_trailing",
-    "tcd", "res_multistep", "res_2s", "er_sde", "euler_cfg_pp", "euler_a_cfg_pp", "euler_ge", "dpm++2m_sde",
-    "dpm++2m_sde_bt", "lms",
-})  # fmt: skip
-ALIASES = frozenset({"Euler a", "DPM++ 2M", "DPM++ 2M SDE", "LCM", "DDIM", "Heun"})  # on the WebUI routes alone
-SCHEDULERS = frozenset({
-    "discrete", "normal", "karras", "exponential", "ays", "gits", "sgm_uniform", "simple", "smoothstep", "kl_optimal",
-    "lcm", "bong_tangent", "ltx2", "logit_normal", "flux2", "flux", "beta",
-})  # fmt: skip
-
-Fits = Callable[[Any], bool]
+DEFAULT_SIDE_PX, DEFAULT_SEED, DEFAULT_STEPS = 512, 42, 20
+_FORMS = load_yaml(__file__, "schemas.yaml")
+_SCHEMAS = {name: Schema(form) for name, form in _FORMS["routes"].items()}
+SAMPLERS: list[str] = _FORMS["parts"]["sampler"]["enum"]
+SCHEDULERS: list[str] = _FORMS["parts"]["scheduler"]["enum"]
+_TAGS = re.compile(r"<sd_cpp_extra_args>(.*?)</sd_cpp_extra_args>")
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+@dataclass(frozen=True)
+class Hosted:
+    """One configured model. ``grid_px``: sides are rounded up to a multiple of it."""
+
+    name: str
+    grid_px: int = 16
+    loads: bool = True
+    survives: bool = True
+    draws: bool = True
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list)
-
-
-def _is_share(value: object) -> bool:
-    return _is_number(value) and 0 <= float(str(value)) <= 1
-
-
-def _among(*words: frozenset[str]) -> Fits:
-    known = frozenset().union(*words)
-    return lambda value: isinstance(value, str) and value in known
-
-
-def _is_guidance(value: object) -> bool:
-    names = {"txt_cfg", "img_cfg", "distilled_guidance"}
-    return isinstance(value, dict) and value.keys() <= names and all(_is_number(v) and v >= 0 for v in value.values())
-
-
-def _is_sampling(value: object) -> bool:
-    fits = {
-        "sample_steps": _is_whole,
-        "sample_method": _among(SAMPLERS),
-        "scheduler": _among(SCHEDULERS),
-        "guidance": _is_guidance,
-    }
-    return isinstance(value, dict) and all(name in fits and fits[name](inner) for name, inner in value.items())
-
-
-def _is_hires(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-TAG: Mapping[str, Fits] = {
-    "prompt": _is_text, "negative_prompt": _is_text, "seed": _is_whole, "sample_params": _is_sampling,
-    "width": _is_whole, "height": _is_whole, "batch_count": _is_whole, "strength": _is_share, "clip_skip": _is_whole,
-    "lora": _is_list, "hires": _is_hires, "embed_image_metadata": _is_flag,
-}  # fmt: skip
-_FILES: Mapping[str, Fits] = {
-    "output_format": _among(frozenset({"png", "jpeg", "webp"})),
-    "output_compression": _is_whole,
-}
-OPEN_AI: Mapping[str, Fits] = {
-    **_FILES,
-    "model": _is_text, "prompt": _is_text, "n": _is_whole, "size": _is_text,
-    # Read by nothing here, known to some wrapper or other.
-    "response_format": _is_text, "quality": _is_text, "style": _is_text, "user": _is_text, "steps": _is_whole,
-    "cfg_scale": _is_number, "negative_prompt": _is_text, "sample_method": _is_text, "scheduler": _is_text,
-    "seed": _is_whole,
-}  # fmt: skip
-WEB_UI: Mapping[str, Fits] = {
-    "model": _is_text, "prompt": _is_text, "negative_prompt": _is_text, "width": _is_whole, "height": _is_whole,
-    "steps": _is_whole, "cfg_scale": _is_number, "seed": _is_whole, "batch_size": _is_whole, "clip_skip": _is_whole,
-    "sampler_name": _among(SAMPLERS, ALIASES), "scheduler": _among(SCHEDULERS), "lora": _is_list,
-    "extra_images": _is_list, "enable_hr": _is_flag,
-}  # fmt: skip
-WEB_UI_EDIT: Mapping[str, Fits] = {
-    **WEB_UI,
-    "init_images": _is_list, "mask": _is_text, "inpainting_mask_invert": _is_whole, "denoising_strength": _is_share,
-}  # fmt: skip
-JOB: Mapping[str, Fits] = {
-    **TAG, **_FILES,
-    "init_image": _is_text, "ref_images": _is_list, "mask_image": _is_text, "control_image": _is_text,
-}  # fmt: skip
+HOSTED = {name: Hosted(name, **traits) for name, traits in _FORMS["hosted"].items()}
 
 
 @dataclass(frozen=True)
 class ImageOrder:
-    """What sd-server will draw. ``seed`` is that of the first picture; of the next ones it is one more each."""
+    """What sd-server will draw: ``count`` images, the seed of each one more than the last one's."""
 
-    prompt: str
-    width_px: int
-    height_px: int
-    seed: int = DEFAULT_SEED
-    count: int = 1
-    steps: int = 20
-    file_format: str = "png"
-    quality: int = 100
-    inputs: tuple[bytes, ...] = field(default=(), repr=False)
-    mask: bytes | None = field(default=None, repr=False)
+    first: Recipe
+    count: int
+    steps: int
 
 
-def read_open_ai(
-    document: Mapping[str, Any], inputs: tuple[bytes, ...], mask: bytes | None, grid_px: int
+def read_openai(
+    document: Mapping[str, Any], hosted: Hosted, inputs: tuple[bytes, ...] = (), mask: bytes | None = None
 ) -> ImageOrder:
-    """The OpenAI routes: settings come from the tag, and from nowhere else. Raises ServerError."""
-    _check(document, OPEN_AI)
-    size = document.get("size")
-    exact = parse_wxh(size) if size is not None else None
-    if size is not None and (exact is None or "x" not in size):
-        raise ServerError("invalid params", message=f"size {size}")
+    """OpenAI's routes: settings come from the tag, and from nowhere else. Raises ServerError."""
+    _check("openai", document)
     plain = {"prompt": document.get("prompt", ""), "batch_count": document.get("n", 1)}
-    if exact:
-        plain |= {"width": exact[0], "height": exact[1]}
-    return _order({**plain, **_picked(document, _FILES)}, inputs, mask, grid_px)
+    if size_px := parse_wxh(document.get("size", "")):
+        plain |= {"width": size_px[0], "height": size_px[1]}
+    return _order(plain | _picked(document, ("output_format", "output_compression")), inputs, mask, hosted)
 
 
-def read_web_ui(document: Mapping[str, Any], *, is_edit: bool, random_seed: int, grid_px: int) -> ImageOrder:
-    """The WebUI routes: plain fields, and the tag too. Raises ServerError."""
-    _check(document, WEB_UI_EDIT if is_edit else WEB_UI)
+def read_openai_edit(form: Mapping[str, str], files: MultiDict[str, Any], hosted: Hosted) -> ImageOrder:
+    """An edit: the fields of a form, ``image`` once or ``image[]``, and ``mask``. Raises ServerError."""
+    document = _SCHEMAS["openai"].typed(form)
+    if document.get("output_format") == "webp":
+        raise ServerError("invalid output_format, must be one of [png, jpeg]")
+    if stray := set(files) - {"image", "image[]", "mask"}:
+        raise invalid(f"unknown field {sorted(stray)[0]}")
+    if len(files.getlist("image")) > 1:
+        raise invalid("of several images only the first would be read")
+    inputs = _images(upload.read() for upload in (*files.getlist("image"), *files.getlist("image[]")))
+    if not inputs:
+        raise ServerError("at least one image[] required")
+    return read_openai(document, hosted, inputs, _mask(files["mask"].read() if "mask" in files else None, inputs))
+
+
+def read_webui(route: str, document: Mapping[str, Any], hosted: Hosted, *, random_seed: int) -> ImageOrder:
+    """txt2img or img2img: plain fields, and the tag too. Raises ServerError."""
+    _check(route, document)
     if any(document.get(side, 1) <= 0 for side in ("width", "height")):
         raise ServerError("width and height must be positive")
     first = document.get("init_images", [])
     if len(first) > 1:
-        raise ServerError("invalid params", message="only the first of init_images is read")
-    inputs = tuple(_decoded(text) for text in [*first, *document.get("extra_images", [])])
+        raise invalid("only the first of init_images is read")
+    inputs = _images([*first, *document.get("extra_images", [])])
     seed = document.get("seed", -1)
     plain = {
         "prompt": document.get("prompt", ""),
         "seed": random_seed if seed < 0 else seed,
         "batch_count": document.get("batch_size", 1),
-        "sample_params": {"sample_steps": document.get("steps", 20)},
+        "sample_params": {"sample_steps": document.get("steps", DEFAULT_STEPS)},
         **_picked(document, ("width", "height")),
     }
-    return _order(plain, inputs, _mask(document.get("mask"), inputs), grid_px)
+    return _order(plain, inputs, _mask(document.get("mask"), inputs), hosted)
 
 
-def read_job(document: Mapping[str, Any], grid_px: int) -> ImageOrder:
-    """The native route: the tag's keys at the top, and the pictures. Raises ServerError."""
-    _check(document, JOB)
+def read_job(document: Mapping[str, Any], hosted: Hosted) -> ImageOrder:
+    """The native route: the tag's keys at the top, and the images. Raises ServerError."""
+    _check("job", document)
     first = [document["init_image"]] if "init_image" in document else []
-    inputs = tuple(_decoded(text) for text in [*first, *document.get("ref_images", [])])
-    return _order(document, inputs, _mask(document.get("mask_image"), inputs), grid_px)
+    inputs = _images([*first, *document.get("ref_images", [])])
+    return _order(document, inputs, _mask(document.get("mask_image"), inputs), hosted)
 
 
-def _check(document: Mapping[str, Any], known: Mapping[str, Fits]) -> None:
-    for name, value in document.items():
-        if name not in known:
-            raise ServerError("invalid params", message=f"unknown field {name}")
-        if value is None or not known[name](value):
-            raise wrong_json(name)
+def _check(form: str, document: Mapping[str, Any]) -> None:
+    problem = _SCHEMAS[form].problem(document)
+    if problem is None:
+        return
+    if problem.keyword == "additionalProperties" and len(problem.path) == 1:
+        raise invalid(f"unknown field {problem.field}")
+    raise invalid(f"size {problem.value}") if problem.keyword == "pattern" else wrong_json(problem.top)
 
 
-def _picked(document: Mapping[str, Any], names: Sequence[str] | Mapping[str, Fits]) -> dict[str, Any]:
+def _picked(document: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: document[name] for name in names if name in document}
-
-
-_TAGS = re.compile(r"<sd_cpp_extra_args>(.*?)</sd_cpp_extra_args>")
 
 
 def read_tag(prompt: str) -> tuple[str, dict[str, Any]]:
@@ -199,66 +128,61 @@ def read_tag(prompt: str) -> tuple[str, dict[str, Any]]:
         told = json.loads(found[1])
     except ValueError as error:
         raise ServerError("invalid sd_cpp_extra_args") from error
-    if not isinstance(told, dict) or not all(name in TAG and TAG[name](value) for name, value in told.items()):
+    if not _SCHEMAS["tag"].accepts(told):
         raise ServerError("invalid sd_cpp_extra_args")
     return _TAGS.sub("", prompt).strip(), told
 
 
-def _order(plain: Mapping[str, Any], inputs: tuple[bytes, ...], mask: bytes | None, grid_px: int) -> ImageOrder:
+def _order(plain: Mapping[str, Any], inputs: tuple[bytes, ...], mask: bytes | None, hosted: Hosted) -> ImageOrder:
     prompt, told = read_tag(plain.get("prompt", ""))
     settings = {**plain, "prompt": prompt, **told}
     if not settings["prompt"].strip():
         raise ServerError("prompt required")
     own = dimensions(inputs[0]) if inputs else (DEFAULT_SIDE_PX, DEFAULT_SIDE_PX)
     sides = [settings.get(name, side) for name, side in zip(("width", "height"), own, strict=True)]
-    if not all(side <= SIDE_MAX_PX for side in sides):
+    if max(sides) > SIDE_MAX_PX:
         raise ServerError("invalid generation parameters")
-    width_px, height_px = (-(-max(side, SIDE_MIN_PX) // grid_px) * grid_px for side in sides)
-    return ImageOrder(
+    width_px, height_px = (-(-max(side, SIDE_MIN_PX) // hosted.grid_px) * hosted.grid_px for side in sides)
+    first = Recipe(
         prompt=settings["prompt"],
+        model=hosted.name,
         width_px=width_px,
         height_px=height_px,
         seed=settings.get("seed", DEFAULT_SEED),
-        count=min(max(settings.get("batch_count", 1), 1), COUNT_MAX),
-        steps=min(max(settings.get("sample_params", {}).get("sample_steps", 20), 1), STEPS_MAX),
         file_format=settings.get("output_format", "png"),
-        quality=min(max(settings.get("output_compression", 100), 0), 100),
+        quality=_clamped(settings.get("output_compression", 100), 0, 100),
         inputs=inputs,
         mask=mask,
     )
+    steps = settings.get("sample_params", {}).get("sample_steps", DEFAULT_STEPS)
+    count = _clamped(settings.get("batch_count", 1), 1, COUNT_MAX)
+    return ImageOrder(first, count, _clamped(steps, 1, STEPS_MAX))
 
 
-def _decoded(text: object) -> bytes:
-    if not isinstance(text, str):
-        raise wrong_json("images")
+def _clamped(value: int, low: int, high: int) -> int:
+    return min(max(value, low), high)
+
+
+def _images(given: Iterable[bytes | str]) -> tuple[bytes, ...]:
+    return tuple(_image(each) for each in given)
+
+
+def _image(given: bytes | str) -> bytes:
+    """The bytes of an image, given as they are, in base64 or in a data URL. Raises ServerError."""
     try:
-        return readable(base64.b64decode(text.rpartition(",")[2], validate=True))
-    except binascii.Error as error:
-        raise ServerError("invalid params", message="not base64") from error
+        return image_in(given) if isinstance(given, bytes) else image_in_base64(given.rpartition(",")[2])
+    except BadInput as error:
+        raise invalid("not base64" if error.why == "base64" else "an image does not decode") from error
 
 
-def readable(blob: bytes) -> bytes:
-    """The bytes of a picture. Raises ServerError for anything else."""
-    try:
-        check(blob)
-    except NotAPicture as error:
-        raise ServerError("invalid params", message="an image does not decode") from error
-    return blob
-
-
-def _mask(text: object, inputs: tuple[bytes, ...]) -> bytes | None:
-    return None if text is None else inverted_mask(_decoded(text), inputs)
-
-
-def inverted_mask(blob: bytes, inputs: tuple[bytes, ...]) -> bytes:
-    """sd-server's mask (grey, white is repainted) as the sandbox draws by one (alpha 0 is). Raises ServerError."""
-    picture = Image.open(io.BytesIO(readable(blob)))
-    if picture.mode not in ("L", "1"):
-        raise ServerError("invalid params", message=f"a mask is grey, not {picture.mode}")
-    if not inputs or picture.size != dimensions(inputs[0]):
-        raise ServerError("invalid params", message="the mask fits no picture")
-    kept = ImageOps.invert(picture.convert("L"))
-    out, veiled = io.BytesIO(), Image.new("RGBA", picture.size)
-    veiled.putalpha(kept)
-    veiled.save(out, "PNG")
-    return out.getvalue()
+def _mask(given: bytes | str | None, inputs: tuple[bytes, ...]) -> bytes | None:
+    """sd-server's mask (grey, white is repainted) as a recipe takes it. Raises ServerError."""
+    if given is None:
+        return None
+    blob = _image(given)
+    opened = Image.open(io.BytesIO(blob))
+    if opened.mode not in ("L", "1"):
+        raise invalid(f"a mask is grey, not {opened.mode}")
+    if not inputs or opened.size != dimensions(inputs[0]):
+        raise invalid("the mask fits no image")
+    return clear_where_white(blob)

@@ -1,14 +1,15 @@
-"""Replicate's problem documents (section 7 of the contract sheet), and those that have a fixed text."""
+"""Replicate's problem documents (section 7 of the contract), and those that have a fixed text."""
 
 from collections.abc import Sequence
 
-from flask import Response, jsonify
+from flask import Response
 
 from sandbox.markers import Fault
+from sandbox.plumbing.calls import WireError, html_answer, json_answer
 
 FLAGGED = "The input or output was flagged as sensitive. Please try again with different inputs. (E005)"
 INTERRUPTED = "Prediction interrupted; please retry (code: PA)"
-# What ``fail=`` may name, beside any text of its own.
+# What ``fail=`` may name, next to any text of its own.
 FAILURES = {
     "": "The model stopped without a word of reason",
     "policy": FLAGGED,
@@ -20,49 +21,38 @@ FAILURES = {
     "webhook": "Webhook URL is empty (E4875)",
     "upstream": "Upstream trouble (E8765)",
 }
+_NO_VERSION = "The specified version does not exist (or perhaps you don't have permission to use it?)"
+# By status: title and detail. The wait of a 429 stands in the words alone.
+_SAID = {
+    401: ("Unauthenticated", "You did not pass a valid authentication token"),
+    402: (
+        "Insufficient credit",
+        "You have insufficient credit to run this model. Go to the billing page to purchase credit.",
+    ),
+    403: ("", "The token may not do this"),
+    404: ("", "The requested resource could not be found."),
+    422: ("Invalid version or not permitted", _NO_VERSION),
+    429: ("", "Request was throttled. Your rate limit resets in ~30s."),
+}
 
 
-class Problem(Exception):  # noqa: N818 - the name of the document's standard
-    """``{title?, detail, status, invalid_fields?}`` with an HTTP status; without a title only ``detail``."""
+class Problem(WireError):  # noqa: N818 - the name of the standard for such documents
+    """``{title?, detail, status, invalid_fields?}`` with an HTTP status; what it says follows from that by default."""
 
     def __init__(
-        self, status: int, detail: str, *, title: str = "", invalid_fields: Sequence[dict[str, str]] = ()
+        self, status: int, detail: str = "", *, title: str = "", invalid_fields: Sequence[dict[str, str]] = ()
     ) -> None:
-        super().__init__(detail)
-        self.status, self.title, self.invalid_fields = status, title, invalid_fields
+        usual_title, usual_detail = _SAID.get(status, ("", f"Scripted by the sandbox: HTTP {status}."))
+        super().__init__(detail or usual_detail)
+        self.status, self.invalid_fields = status, list(invalid_fields)
+        self.title = title if detail else usual_title
 
     def response(self) -> Response:
         """The answer."""
         document: dict[str, object] = {"title": self.title} if self.title else {}
         document |= {"detail": str(self), "status": self.status}
-        if self.invalid_fields:
-            document["invalid_fields"] = list(self.invalid_fields)
-        answer = jsonify(document)
-        answer.status_code = self.status
-        answer.content_type = "application/problem+json"
-        return answer
-
-
-def unauthenticated() -> Problem:
-    """401."""
-    text = "You did not pass a valid authentication token"
-    return Problem(401, text, title="Unauthenticated")
-
-
-def out_of_credit() -> Problem:
-    """402."""
-    text = "You have insufficient credit to run this model. Go to the billing page to purchase credit."
-    return Problem(402, text, title="Insufficient credit")
-
-
-def forbidden() -> Problem:
-    """403."""
-    return Problem(403, "The token may not do this")
-
-
-def not_found() -> Problem:
-    """404: only a detail."""
-    return Problem(404, "The requested resource could not be found.")
+        document |= {"invalid_fields": self.invalid_fields} if self.invalid_fields else {}
+        return json_answer(document, self.status, content_type="application/problem+json")
 
 
 def invalid(faults: Sequence[tuple[str, str]], *, place: str = "") -> Problem:
@@ -73,33 +63,17 @@ def invalid(faults: Sequence[tuple[str, str]], *, place: str = "") -> Problem:
         f"- {place if each['type'] == 'required' and place else each['field']}: {each['description']}\n"
         for each in named
     )
-    detail = "".join(lines)
-    return Problem(422, detail, title="Input validation failed", invalid_fields=named)
+    return Problem(422, "".join(lines), title="Input validation failed", invalid_fields=named)
 
 
 def _kind(text: str) -> str:
     return "required" if text.endswith("is required") else "invalid"
 
 
-def invalid_version() -> Problem:
-    """422: no such version, or none for this account."""
-    text = "The specified version does not exist (or perhaps you don't have permission to use it?)"
-    return Problem(422, text, title="Invalid version or not permitted")
-
-
-def throttled() -> Problem:
-    """429: the wait stands in the words alone."""
-    return Problem(429, "Request was throttled. Your rate limit resets in ~30s.")
-
-
 def for_fault(fault: Fault) -> Response:
-    """The answer to a scripted bare status, or to an empty purse."""
-    if fault.name == "quota":
-        return out_of_credit().response()
-    status = fault.status or 503
+    """The answer to a scripted bare status, or to an empty account."""
+    status = 402 if fault.name == "quota" else fault.status or 503
     if status >= 500:
-        page = f"<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>"
-        return Response(page, status=status, content_type="text/html")
-    known = {401: unauthenticated, 402: out_of_credit, 403: forbidden, 404: not_found, 429: throttled}
-    problem = known[status]() if status in known else Problem(status, f"Scripted by the sandbox: HTTP {status}.")
-    return problem.response()
+        return html_answer(status)
+    # A scripted 422 is none about a version.
+    return Problem(status, f"Scripted by the sandbox: HTTP {status}." if status == 422 else "").response()

@@ -1,4 +1,4 @@
-"""What the Replicate twin keeps: predictions, uploaded files, and the result files it serves without a key."""
+"""What the Replicate emulator keeps: predictions, uploaded files, and the result files it serves without a key."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,23 +6,24 @@ from datetime import datetime
 from typing import Any
 
 from sandbox.bounded import BoundedStore
-from sandbox.drawing.bad_files import PICTURE_FAULTS
-from sandbox.drawing.images import NotAPicture, Recipe
+from sandbox.drawing.bad_files import IMAGE_FAULTS
+from sandbox.drawing.images import NotAnImage, Recipe
+from sandbox.emulators.replicate import hooks
 from sandbox.emulators.replicate.errors import INTERRUPTED
-from sandbox.emulators.replicate.hooks import Postman
-from sandbox.emulators.replicate.images import inputs_of, recipes
+from sandbox.emulators.replicate.images import inputs_of, recipe_for
 from sandbox.emulators.replicate.predictions import (
     RETENTION_S,
-    TERMINAL,
+    UPSTREAM_TROUBLE,
     Asked,
     Prediction,
-    broken_link,
     ending_for,
     iso,
     new_number,
 )
 from sandbox.faults import Script
-from sandbox.markers import Fault
+from sandbox.plumbing import outcomes
+from sandbox.plumbing.tasks import Ending, ResultFile, TaskStore
+from sandbox.plumbing.webhooks import Postman
 from sandbox.state import State
 
 FILE_LIVES_S = 86400.0
@@ -43,7 +44,7 @@ class Upload:
     created_s: float
 
     def describe(self, base_url: str) -> dict[str, Any]:
-        """The file object (section 8 of the contract sheet)."""
+        """The file object (section 8 of the contract)."""
         md5 = hashlib.md5(self.data, usedforsecurity=False).hexdigest()
         return {
             "id": self.number,
@@ -59,133 +60,98 @@ class Upload:
         }
 
 
-@dataclass(frozen=True)
-class Served:
-    """A result file, spoilt where a picture fault says so; there from the end of its prediction on."""
-
-    made: Prediction
-    recipe: Recipe
-    fault: Fault | None
-
-
-class ReplicateStore:
+class ReplicateStore(TaskStore[Prediction]):
     """Predictions and files of all accounts."""
 
-    def __init__(self, sandbox_state: State) -> None:
-        self._sandbox = sandbox_state
-        self._made: BoundedStore[str, Prediction] = BoundedStore(
-            items_max=sandbox_state.settings.tasks_max,
-            size_max=FILES_BYTES_MAX,
-            size_of=lambda made: sum(recipe.size_bytes for _, recipe in made.files[:1]),
-        )
-        self._served: BoundedStore[str, Served] = BoundedStore(items_max=sandbox_state.settings.tasks_max)
+    def __init__(self, state: State) -> None:
+        super().__init__(state, bytes_max=FILES_BYTES_MAX)
         self._uploads: BoundedStore[str, Upload] = BoundedStore(
             items_max=10_000, size_max=FILES_BYTES_MAX, size_of=lambda upload: len(upload.data)
         )
-        self._numbers = 0
-        self.postman = Postman(sandbox_state)
+        self.postman = Postman(state)
 
     def clear(self) -> None:
-        """Forget it all."""
+        """Delete it all."""
         self.postman.clear()
-        for store in (self._made, self._served, self._uploads):
-            store.clear()
+        self._uploads.clear()
+        super().clear()
 
-    def restart(self) -> int:
-        """Interrupt what is not done."""
-        now = self._sandbox.clock.now()
-        running = [made for made in self._made.values() if made.standing(now)[0] not in TERMINAL]
-        for made in running:
-            made.cut = (now, "failed", INTERRUPTED)
-        return len(running)
+    def interrupted(self, task: Prediction) -> Ending:
+        """How a restart ends a prediction."""
+        del task
+        return Ending("failed", INTERRUPTED)
 
-    def make(
-        self, asked: Asked, fate: Script, *, owner: str, base_url: str, root_url: str, cancel_after_s: float | None
-    ) -> Prediction:
-        """Accept a prediction. Raises Problem where a picture that goes in cannot be used."""
+    def make(self, asked: Asked, fate: Script, *, owner: str, root_url: str) -> Prediction:
+        """Accept a prediction. Raises Problem where an image that goes in cannot be used."""
+        base_url = f"{root_url}/v1"
         blobs, mask = inputs_of(asked.model, asked.input, lambda link: self._uploaded_at(link, owner, base_url))
-        now, number = self._sandbox.clock.now(), self._next_number(owner, asked.prompt)
-        seed = int(asked.input.get("seed", hashlib.sha256(number.encode()).digest()[0] * 256 + self._numbers % SEEDS))
-        drawn = list(recipes(asked.model, asked.input, blobs, mask, seed=seed, fate=fate))
-        expire, form, word = fate.get("expire"), fate.get("form"), fate.get("word")
+        number = self._next_number(owner, asked.prompt)
+        first_byte = hashlib.sha256(number.encode()).digest()[0]
+        seed = int(asked.input.get("seed", first_byte * 256 + self.count % SEEDS))
         made = Prediction(
             number=number,
             owner=owner,
+            prompt=asked.prompt,
+            fate=fate,
+            ending=ending_for(fate),
+            flips_to=UPSTREAM_TROUBLE,
+            created_s=self.now(),
+            lasts_s=self.latency_s(fate, asked.prompt),
+            kept_s=outcomes.kept_s(min(RETENTION_S, self.state.settings.retention_s), fate),
             asked=asked,
             base_url=base_url,
-            ending=ending_for(fate),
-            created_s=now,
-            lasts_s=self._sandbox.latency_s(fate, asked.prompt),
             seed=seed,
-            form=form.value if form else "",
-            word=word.value if word else "",
-            deadline_s=None if cancel_after_s is None else now + cancel_after_s,
-            retention_s=expire.number(0) if expire else min(RETENTION_S, self._sandbox.settings.retention_s),
         )
-        made.files = [self._publish(made, place, recipe, fate, root_url) for place, recipe in enumerate(drawn)]
-        self._made.put(number, made)
-        self.postman.expect(made)
+        first = recipe_for(asked.model, asked.input, blobs, mask, seed=seed)
+        drawn = outcomes.recipes(first, int(asked.input.get("num_outputs", 1)), fate)
+        made.files = [(self._publish(made, place, recipe, root_url), recipe) for place, recipe in enumerate(drawn)]
+        self.put(made)
+        self.postman.expect(hooks.deliveries(made))
         return made
 
     def _next_number(self, owner: str, prompt: str) -> str:
-        self._numbers += 1
-        return new_number(f"{owner} {self._numbers} {prompt} {self._sandbox.clock.now()}")
+        return new_number(f"{owner} {self.next_count()} {prompt} {self.now()}")
 
-    def _publish(self, made: Prediction, place: int, recipe: Recipe, fate: Script, root_url: str) -> tuple[str, Recipe]:
+    def _publish(self, made: Prediction, place: int, recipe: Recipe, root_url: str) -> str:
+        """Publish a result file, there from the end on; returns its link."""
         digest = hashlib.md5(f"{made.number} {place}".encode(), usedforsecurity=False).hexdigest()
         ending = {"jpeg": "jpg"}.get(recipe.file_format, recipe.file_format)
-        path = f"{digest}/out-{place}.{ending}"
-        self._served.put(path, Served(made, recipe, fate.get(*PICTURE_FAULTS)))
-        return broken_link(fate.get("dead_link"), f"{root_url}/delivery/xezq/{path}", root_url), recipe
+        path, until_s = f"{digest}/out-{place}.{ending}", made.done_s + made.kept_s
+        fault = made.fate.get(*IMAGE_FAULTS)
+        self.files.put(path, ResultFile(recipe, made.prompt, fault, from_s=made.done_s, until_s=until_s))
+        folder = f"{root_url}/delivery/xezq"
+        nowhere = f"{folder}/{'0' * 32}/out-{place}.{ending}"
+        return outcomes.link_of(f"{folder}/{path}", made.fate, host_url=root_url, nowhere=nowhere)
 
-    def served(self, path: str) -> Served | None:
-        """A result file, while there is one."""
-        found, now = self._served.get(path), self._sandbox.clock.now()
-        if found is None or now < found.made.ends_s or now >= found.made.ends_s + found.made.retention_s:
-            return None
-        return found
-
-    def find(self, owner: str, number: str) -> Prediction | None:
-        """One of the owner's predictions."""
-        made = self._made.get(number)
-        return made if made is not None and made.owner == owner else None
-
-    def all_of(self, owner: str, after: datetime | None, before: datetime | None) -> list[Prediction]:
-        """The owner's predictions, newest first; ``after`` inclusive, ``before`` exclusive."""
-        mine = [made for made in reversed(self._made.values()) if made.owner == owner]
+    def between(self, owner: str, after: datetime | None, before: datetime | None) -> list[Prediction]:
+        """The owner's predictions, newest first; ``after`` inclusive, ``before`` exclusive, to the millisecond."""
         return [
             made
-            for made in mine
+            for made in self.all_of(owner)
             if (after is None or iso(made.created_s) >= iso(after.timestamp()))
             and (before is None or iso(made.created_s) < iso(before.timestamp()))
         ]
 
-    def cancel(self, made: Prediction) -> None:
-        """Stop one that has not ended; an ended one stays as it is."""
-        now = self._sandbox.clock.now()
-        if made.standing(now)[0] not in TERMINAL:
-            made.cut = (now, "canceled", "")
-
-    def store(self, owner: str, *, name: str, content_type: str, data: bytes, metadata: Any) -> Upload:
+    def upload(self, owner: str, *, name: str, content_type: str, data: bytes, metadata: Any) -> Upload:
         """Keep an uploaded file for a day."""
         number = new_number(f"file {self._next_number(owner, name)}")
-        upload = Upload(number, owner, name, content_type, data, metadata, self._sandbox.clock.now())
+        upload = Upload(number, owner, name, content_type, data, metadata, self.now())
         self._uploads.put(number, upload)
         return upload
 
-    def upload(self, owner: str, number: str) -> Upload | None:
+    def find_upload(self, owner: str, number: str) -> Upload | None:
         """One of the owner's files, within its day."""
         found = self._uploads.get(number)
-        if found is None or found.owner != owner or self._sandbox.clock.now() >= found.created_s + FILE_LIVES_S:
+        if found is None or found.owner != owner or self.now() >= found.created_s + FILE_LIVES_S:
             return None
         return found
 
     def uploads_of(self, owner: str) -> list[Upload]:
         """All of them, newest first."""
         numbers = [upload.number for upload in reversed(self._uploads.values())]
-        return [upload for number in numbers if (upload := self.upload(owner, number))]
+        return [upload for number in numbers if (upload := self.find_upload(owner, number))]
 
-    def forget_upload(self, number: str) -> None:
+    def delete_upload(self, number: str) -> None:
         """``DELETE /files/{id}``."""
         self._uploads.discard(number)
 
@@ -193,7 +159,7 @@ class ReplicateStore:
         folder, _, number = link.rpartition("/")
         if folder != f"{base_url}/files":
             return None
-        upload = self.upload(owner, number)
+        upload = self.find_upload(owner, number)
         if upload is None:
-            raise NotAPicture("there is no such file, or no longer")
+            raise NotAnImage("there is no such file, or no longer")
         return upload.data

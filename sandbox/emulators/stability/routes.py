@@ -1,36 +1,35 @@
 """Stability AI's v2beta under ``/stability``: most endpoints answer at once, two with an id to look up.
 
-Speaks the contract sheet "Stability" (read 2026-11-20): strict parts, prices, the limit of 150 requests in
-10 s with its minute of lock-out, blurred pictures for filtered content, results for 24 h.
+Speaks providers/upstreams/stability/CONTRACT.md (read 2026-11-20): strict parts, prices, the limit of 150 requests in
+10 s with its minute of lock-out, blurred images for filtered content, results for 24 h.
 """
 
 import base64
 import hashlib
-import io
 import time
 import uuid
-from dataclasses import replace
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Response, jsonify, request
 from flask.typing import ResponseReturnValue
-from PIL import Image
 
-from sandbox import misbehave, recorder
-from sandbox.counts import prompt_hash
+from sandbox import misbehave
 from sandbox.drawing import bad_files, images, models3d
 from sandbox.drawing.images import CONTENT_TYPES, Recipe
 from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.stability import rules
+from sandbox.emulators.stability import store as stored
 from sandbox.emulators.stability.rules import BadParts, Order
 from sandbox.emulators.stability.store import Job, StabilityStore
 from sandbox.faults import Script
-from sandbox.markers import Fault, UnknownFault
+from sandbox.markers import Fault
+from sandbox.plumbing import outcomes
+from sandbox.plumbing.calls import Calls, WireError, html_answer, json_answer, new_blueprint
+from sandbox.plumbing.tasks import Ending
 from sandbox.state import current_state
 
 NAME = "stability"
 PREFIX = "/stability"
 REQUEST_BYTES_MAX = 10 * 2**20
-KEPT_S = 24 * 3600.0
 LOOK_EVERY_S = 10.0
 # Counted as a fault in the tallies: a look at an id less than 10 s after one that said "in-progress".
 LOOKED_TOO_SOON = "looked_too_soon"
@@ -49,11 +48,8 @@ _NAMES = {
     429: "rate_limit_exceeded",
 }
 
-bp = Blueprint("stability", __name__)
-recorder.watch(bp, NAME)
 
-
-class ApiError(Exception):
+class ApiError(WireError):
     """An answer in the error envelope; ``name`` follows from the status where none is given."""
 
     def __init__(self, status: int, *texts: str, name: str = "") -> None:
@@ -62,244 +58,10 @@ class ApiError(Exception):
         self.name = name or _NAMES.get(status, "internal_error")
 
     def response(self) -> Response:
-        """v2beta lists its errors, v1 has one message."""
-        number = uuid.uuid4().hex
-        if request.path.startswith(f"{PREFIX}/v1/"):
-            answer = jsonify(id=number, name=self.name, message=str(self))
-        else:
-            answer = jsonify(id=number, name=self.name, errors=list(self.texts))
-        answer.status_code = self.status
-        return answer
-
-
-@bp.errorhandler(ApiError)
-def api_error(error: ApiError) -> Response:
-    """The envelope, JSON whatever the caller accepts."""
-    return error.response()
-
-
-@bp.errorhandler(BadParts)
-def bad_parts(error: BadParts) -> Response:
-    """Everything that is wrong with a form, at once."""
-    return ApiError(400, *error.complaints).response()
-
-
-@bp.errorhandler(UnknownFault)
-def senseless_marker(error: UnknownFault) -> Response:
-    """A marker nobody understands is refused: better than a test that tests nothing."""
-    return ApiError(400, str(error)).response()
-
-
-@bp.after_request
-def house_headers(answer: Response) -> Response:
-    """The header every answer carries."""
-    answer.headers["x-request-id"] = uuid.uuid4().hex
-    return answer
-
-
-# ---------------------------------------------------------------- routes
-
-
-@bp.post("/v2beta/<path:path>")
-def submit(path: str) -> Response:
-    """One paid call: the result, or the id of one to come."""
-    key = _key()
-    if path not in rules.ENDPOINTS:
-        raise ApiError(404, f"no such endpoint: {path}")
-    if (request.content_length or 0) > REQUEST_BYTES_MAX:
-        raise ApiError(413, "the request is larger than 10 MiB")
-    wants_json = _wants_json(("image/*", "*/*"))
-    order = rules.read(path)
-    here, owner, about = current_state(), keys.owner_of(key), _about(order)
-    here.counts.submit(NAME, key=prompt_hash(about), prompt=about)
-    script = here.script(NAME, "submit", order.prompt)
-    if script.refusal:
-        return misbehave.instead(script.refusal, _error_for)
-    if not _store().charge(owner, key, order.credits):
-        raise _no_credits()
-    here.counts.accept(NAME, key=prompt_hash(about), prompt=about)
-    fate = here.script(NAME, "outcome", order.prompt)
-    if order.endpoint.later:
-        answer = jsonify(id=_accepted(order, owner, fate).number)
-    else:
-        answer = _work(order, fate, wants_json=wants_json)
-    if _failure(fate):
-        _store().refund(owner, order.credits)  # only what was made is billed
-    return misbehave.finish(script, answer, _error_for)
-
-
-@bp.get("/v2beta/results/<number>")
-def result(number: str) -> Response:
-    """An asynchronous call: 202 while it lasts, then the result for 24 h."""
-    owner = keys.owner_of(_key())
-    wants_json = _wants_json(("*/*",))
-    here = current_state()
-    here.counts.check(NAME, 1)
-    job = _store().find(owner, number)
-    script = here.script(NAME, "check", job.order.prompt if job else "", number)
-    if script.refusal:
-        return misbehave.instead(script.refusal, _error_for)
-    if job is None or here.clock.now() >= job.gone_s:
-        raise ApiError(404, "no result with this id, or it has expired")
-    return misbehave.finish(script, _standing(job, wants_json=wants_json), _error_for)
-
-
-@bp.get("/v1/user/balance")
-def balance() -> Response:
-    """The credits left."""
-    key = _key()
-    return jsonify(credits=_store().credits(keys.owner_of(key), key))
-
-
-def unrouted(wrong: Wrong) -> ResponseReturnValue:
-    """A path that is not there, or a body past the sandbox's own limit."""
-    return ApiError(wrong.status, f"{wrong.method} {wrong.path}").response()
-
-
-# ---------------------------------------------------------------- what stands before the work
-
-
-def _key() -> str:
-    """The caller's key, once it is known and within its rate."""
-    key = keys.bearer_key()
-    if not key or key == keys.BAD_KEY:
-        raise ApiError(401, "authorization: invalid or missing header value")
-    if not _store().admit(keys.owner_of(key), key):
-        raise ApiError(429, TOO_MANY)
-    return key
-
-
-def _wants_json(others: tuple[str, ...]) -> bool:
-    """Whether the result shall come in JSON; bytes otherwise."""
-    accept = request.headers.get("Accept", others[0])
-    if accept not in (*others, "application/json"):
-        raise ApiError(400, f"accept: must be {others[0]} or application/json")
-    return accept == "application/json"
-
-
-def _about(order: Order) -> str:
-    """What a call is counted by: its prompt, or else the picture it works on."""
-    return order.prompt or f"{order.path} of {hashlib.sha256(order.base or b'').hexdigest()}"
-
-
-# ---------------------------------------------------------------- the work
-
-
-def _accepted(order: Order, owner: str, fate: Script) -> Job:
-    here = current_state()
-    lasts_s = float("inf") if fate.get("never") else here.latency_s(fate, order.prompt)
-    done_s = here.clock.now() + lasts_s
-    steps, expiry = fate.get("steps"), fate.get("expire")
-    gone_s = done_s + (expiry.number(0) if expiry else KEPT_S)
-    looks = int(steps.number(1)) if steps else 0
-    return _store().put(owner, order, fate, seed=_store().seed_for(order), done_s=done_s, gone_s=gone_s, looks=looks)
-
-
-def _standing(job: Job, *, wants_json: bool) -> Response:
-    now = current_state().clock.now()
-    if now < job.done_s or job.looks_left > 0:
-        if job.looked_s is not None and now - job.looked_s < LOOK_EVERY_S:
-            current_state().counts.fault(NAME, LOOKED_TOO_SOON)
-        job.looks_left, job.looked_s = job.looks_left - 1, now
-        word = job.fate.get("word")
-        answer = jsonify(id=job.number, status=word.value if word else "in-progress")
-        answer.status_code = 202
-        return answer
-    return _failure(job.fate) or _result(job.order, job.seed, job.fate, wants_json=wants_json)
-
-
-def _work(order: Order, fate: Script, *, wants_json: bool) -> Response:
-    here = current_state()
-    if fate.get("never"):
-        misbehave.wait_for_hang_up(misbehave.HANG_S)
-    time.sleep(here.latency_s(fate, order.prompt))
-    return _failure(fate) or _result(order, _store().seed_for(order), fate, wants_json=wants_json)
-
-
-def _failure(fate: Script) -> Response | None:
-    """How a call ends that made nothing; ``fail=moderation`` is none of them, for it makes a blurred picture."""
-    fault = fate.get("fail", "timeout", "restart")
-    if fault is None or fault.value == "moderation":
-        return None
-    if fault.name == "timeout":
-        return Response("<html><h1>504 Gateway Time-out</h1></html>", status=504, content_type="text/html")
-    if fault.value == "policy":
-        return _flagged().response()
-    return ApiError(500, "an unexpected server error has occurred").response()
-
-
-def _result(order: Order, seed: int, fate: Script, *, wants_json: bool) -> Response:
-    if order.endpoint.makes == "glb":
-        return Response(_model(order, seed, fate), content_type=models3d.CONTENT_TYPE)
-    fault = fate.get("fail")
-    reason = "CONTENT_FILTERED" if fault and fault.value == "moderation" else "SUCCESS"
-    recipe = _recipe(order, seed, fate)
-    blob, odd_type = _file(recipe, fate, filtered=reason != "SUCCESS")
-    content_type = odd_type or CONTENT_TYPES[recipe.file_format]
-    if not wants_json:
-        answer = Response(blob, content_type=content_type)
-        answer.headers["finish-reason"], answer.headers["seed"] = reason, str(seed)
-        return answer
-    image = {"image": base64.b64encode(blob).decode()} if blob else {}
-    answer = jsonify(**image, finish_reason=reason, seed=seed)
-    answer.content_type = f"application/json; type={content_type}"
-    return answer
-
-
-def _model(order: Order, seed: int, fate: Script) -> bytes:
-    if fate.get("empty", "fewer"):
-        return b""
-    blob = models3d.glb(f"{order.path} {seed} {hashlib.sha256(order.base or b'').hexdigest()}")
-    return bad_files.spoil(fate.get(*bad_files.PICTURE_FAULTS), blob)[0]
-
-
-def _file(recipe: Recipe, fate: Script, *, filtered: bool) -> tuple[bytes, str | None]:
-    here = current_state()
-    if fate.get("empty", "fewer"):
-        return b"", None
-    if filtered:
-        return images.partial(recipe, 1, 4), None
-    blob = here.gallery.file(recipe, prepared=here.settings.prepared)
-    return bad_files.spoil(fate.get(*bad_files.PICTURE_FAULTS), blob)
-
-
-def _recipe(order: Order, seed: int, fate: Script) -> Recipe:
-    width, height = rules.size_px(order)
-    if fate.get("wrong_size"):
-        width, height = max(16, width // 2), max(16, height // 2)
-    recipe = Recipe(
-        prompt=order.prompt or order.model,
-        model=order.model,
-        width_px=width,
-        height_px=height,
-        seed=seed,
-        file_format=order.texts.get("output_format", "png"),
-        transparent=order.path.endswith("/remove-background"),
-        inputs=tuple(order.files[name] for name in order.files if name != "mask"),
-        mask=_mask(order),
-    )
-    if fate.get("wrong_format"):
-        recipe = replace(recipe, file_format="png" if recipe.file_format == "jpeg" else "jpeg")
-    # Prepared pictures stand for any of their size; drawing into large inputs is what takes time. What a mask
-    # keeps cannot be prepared.
-    return replace(recipe, inputs=()) if current_state().settings.prepared and recipe.mask is None else recipe
-
-
-def _mask(order: Order) -> bytes | None:
-    """White is changed here, and our painter changes what is clear; without a mask the picture's own alpha counts."""
-    if "grow_mask" not in order.endpoint.parts or "mask" not in order.endpoint.parts or order.base is None:
-        return None
-    if "mask" not in order.files:
-        return order.base if images.has_alpha(order.base) else None
-    with Image.open(io.BytesIO(order.files["mask"])) as given:
-        keep = given.convert("L").point([255 - level for level in range(256)])
-    mask, out = Image.new("RGBA", keep.size), io.BytesIO()
-    mask.putalpha(keep)
-    mask.save(out, "PNG")
-    return out.getvalue()
-
-
-# ---------------------------------------------------------------- errors and the shelf
+        """v2beta lists its errors, v1 has one message; JSON whatever the caller accepts."""
+        is_v1 = request.path.startswith(f"{PREFIX}/v1/")
+        texts = {"message": str(self)} if is_v1 else {"errors": list(self.texts)}
+        return json_answer({"id": uuid.uuid4().hex, "name": self.name, **texts}, self.status)
 
 
 def _no_credits() -> ApiError:
@@ -320,11 +82,183 @@ def _error_for(fault: Fault) -> Response:
     return ApiError(status, TOO_MANY if status == 429 else f"scripted {status}").response()
 
 
+CALLS = Calls(NAME, _error_for)
+bp = new_blueprint(NAME, bad_marker=lambda text: ApiError(400, text))
+
+
+@bp.errorhandler(BadParts)
+def bad_parts(error: BadParts) -> Response:
+    """Everything that is wrong with a form, at once."""
+    return ApiError(400, *error.complaints).response()
+
+
+@bp.after_request
+def house_headers(answer: Response) -> Response:
+    """The header every answer carries."""
+    answer.headers["x-request-id"] = uuid.uuid4().hex
+    return answer
+
+
+# ---------------------------------------------------------------- routes
+
+
+@bp.post("/v2beta/<path:path>")
+def submit(path: str) -> Response:
+    """One paid call: the result, or the id of one to come."""
+    key = _key()
+    if path not in rules.ENDPOINTS:
+        raise ApiError(404, f"no such endpoint: {path}")
+    if (request.content_length or 0) > REQUEST_BYTES_MAX:
+        raise ApiError(413, "the request is larger than 10 MiB")
+    wants_json = _wants_json("image/*", "*/*")
+    order, owner = rules.read(path), keys.owner_of(key)
+    # A call is counted by its prompt, or else by the image it works on.
+    about = order.prompt or f"{path} of {_digest(order.base)}"
+    CALLS.count_submit(about)
+    call = CALLS.begin("submit", order.prompt)
+    if not _store().charge(owner, key, order.credits):
+        raise _no_credits()
+    fate = call.accept(about)
+    ending = stored.ending_for(fate)
+    if ending not in (stored.SUCCESS, stored.FILTERED):
+        _store().refund(owner, order.credits)  # only what was made is billed
+    if order.endpoint.is_later:
+        return call.answer(jsonify(id=_store().accept(order, owner, fate, ending).number))
+    return call.answer(_work(order, fate, ending, wants_json=wants_json))
+
+
+@bp.get("/v2beta/results/<number>")
+def result(number: str) -> Response:
+    """An asynchronous call: 202 while it lasts, then the result for 24 h."""
+    owner = keys.owner_of(_key())
+    wants_json = _wants_json("*/*")
+    current_state().counts.check(NAME, 1)
+    job = _store().find(owner, number)
+    call = CALLS.begin("check", job.prompt if job else "", number)
+    if job is None:
+        raise ApiError(404, "no result with this id, or it has expired")
+    return call.answer(_look(job, wants_json=wants_json))
+
+
+@bp.get("/v1/user/balance")
+def balance() -> Response:
+    """The credits left."""
+    key = _key()
+    return jsonify(credits=_store().credits(keys.owner_of(key), key))
+
+
+def unrouted(wrong: Wrong) -> ResponseReturnValue:
+    """A path that is not there, or a body past the sandbox's own limit."""
+    return ApiError(wrong.status, f"{wrong.method} {wrong.path}").response()
+
+
+def _key() -> str:
+    """The caller's key, once it is known and within its rate."""
+    key = keys.bearer_key()
+    if not key or key == keys.BAD_KEY:
+        raise ApiError(401, "authorization: invalid or missing header value")
+    if not _store().admit(keys.owner_of(key), key):
+        raise ApiError(429, TOO_MANY)
+    return key
+
+
+def _wants_json(*others: str) -> bool:
+    """Whether the result shall come in JSON; bytes otherwise."""
+    accept = request.headers.get("Accept", others[0])
+    if accept not in (*others, "application/json"):
+        raise ApiError(400, f"accept: must be {others[0]} or application/json")
+    return accept == "application/json"
+
+
+def _digest(blob: bytes | None) -> str:
+    return hashlib.sha256(blob or b"").hexdigest()
+
+
 def _store() -> StabilityStore:
-    store = current_state().stores[NAME]
-    if not isinstance(store, StabilityStore):
-        raise TypeError("the shelf of another twin")
-    return store
+    return current_state().store(NAME, StabilityStore)
+
+
+# ---------------------------------------------------------------- the work
+
+
+def _work(order: Order, fate: Script, ending: Ending, *, wants_json: bool) -> Response:
+    if fate.get("never"):
+        misbehave.wait_for_hang_up(misbehave.HANG_S)
+    time.sleep(current_state().latency_s(fate, order.prompt))
+    return _result(order, _store().seed_for(order), fate, ending, wants_json=wants_json)
+
+
+def _look(job: Job, *, wants_json: bool) -> Response:
+    now = _store().now()
+    standing = job.standing(now)
+    if standing.ending is not None and job.looks_left <= 0:
+        return _result(job.order, job.seed, job.fate, standing.ending, wants_json=wants_json)
+    if job.looked_s is not None and now - job.looked_s < LOOK_EVERY_S:
+        current_state().counts.fault(NAME, LOOKED_TOO_SOON)
+    job.looks_left, job.looked_s = job.looks_left - 1, now
+    return json_answer({"id": job.number, "status": job.word or "in-progress"}, 202)
+
+
+def _result(order: Order, seed: int, fate: Script, ending: Ending, *, wants_json: bool) -> Response:
+    if ending == stored.TIMED_OUT:
+        return html_answer(504)
+    if ending == stored.FLAGGED:
+        return _flagged().response()
+    if ending == stored.BROKEN:
+        return ApiError(500, "an unexpected server error has occurred").response()
+    if order.endpoint.makes == "glb":
+        return Response(_model(order, seed, fate), content_type=models3d.CONTENT_TYPE)
+    recipe = _recipe(order, seed, fate)
+    blob, odd_type = _file(recipe, fate, ending)
+    content_type = odd_type or CONTENT_TYPES[recipe.file_format]
+    if not wants_json:
+        headers = {"finish-reason": ending.status, "seed": str(seed)}
+        return Response(blob, headers=headers, content_type=content_type)
+    image = {"image": base64.b64encode(blob).decode()} if blob else {}
+    document = {**image, "finish_reason": ending.status, "seed": seed}
+    return json_answer(document, content_type=f"application/json; type={content_type}")
+
+
+def _model(order: Order, seed: int, fate: Script) -> bytes:
+    if outcomes.count_of(1, fate) == 0:
+        return b""
+    blob = models3d.glb(f"{order.path} {seed} {_digest(order.base)}")
+    return bad_files.spoil(fate.get(*bad_files.IMAGE_FAULTS), blob)[0]
+
+
+def _file(recipe: Recipe, fate: Script, ending: Ending) -> tuple[bytes, str | None]:
+    if outcomes.count_of(1, fate) == 0:
+        return b"", None
+    return (images.partial(recipe, 1, 4), None) if ending == stored.FILTERED else outcomes.file_of(recipe, fate)
+
+
+def _recipe(order: Order, seed: int, fate: Script) -> Recipe:
+    width_px, height_px = rules.size_px(order)
+    mask = _mask(order)
+    # Prepared images stand for any of their size; drawing into large inputs is what takes time. What a mask keeps
+    # cannot be prepared.
+    is_prepared = current_state().settings.prepared and mask is None
+    recipe = Recipe(
+        prompt=order.prompt or order.model,
+        model=order.model,
+        width_px=width_px,
+        height_px=height_px,
+        seed=seed,
+        file_format=order.fields.get("output_format", "png"),
+        transparent=order.path.endswith("/remove-background"),
+        inputs=() if is_prepared else tuple(blob for name, blob in order.files.items() if name != "mask"),
+        mask=mask,
+    )
+    return outcomes.altered(recipe, fate)
+
+
+def _mask(order: Order) -> bytes | None:
+    """White is changed here, and our painter changes what is clear; without a mask the image's own alpha counts."""
+    if "mask" in order.files:
+        return images.clear_where_white(order.files["mask"])
+    if "mask" in order.endpoint.parts.properties and order.base is not None and images.has_alpha(order.base):
+        return order.base
+    return None
 
 
 ENVIRON = {"STABILITY_BASE_URL": "{url}", "STABILITY_API_KEY": "{key}"}

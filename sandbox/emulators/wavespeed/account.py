@@ -1,26 +1,21 @@
-"""What the WaveSpeed twin has beside its tasks: uploads, balance, webhook secret, models, prices."""
+"""What WaveSpeed's emulator has next to its tasks: uploads, balance, webhook secret, models, prices."""
 
 from flask import Blueprint, Response, request
 
-from sandbox import misbehave
 from sandbox.emulators import keys
 from sandbox.emulators.wavespeed import hooks, tasks
 from sandbox.emulators.wavespeed.envelope import (
-    NAME,
+    CALLS,
     ApiError,
     base_url,
     envelope,
-    error_for,
     json_body,
     key_of_caller,
-    only,
+    not_found,
     refuse_keys,
     store,
-    whole,
 )
-from sandbox.emulators.wavespeed.fields import check
-from sandbox.emulators.wavespeed.models import MODELS, Model
-from sandbox.state import current_state
+from sandbox.emulators.wavespeed.models import MODELS, Model, check
 
 UPLOAD_BYTES_MAX = 20 * 2**20
 BALANCE_USD = 12.34
@@ -36,22 +31,16 @@ bp = Blueprint("wavespeed_account", __name__)
 def open_upload() -> Response:
     """A ticket: where to put the bytes, with which headers, and the link they will have."""
     key_of_caller()
-    asked = json_body()
-    only(asked, "filename", "size", "content_type")
-    filename, size_bytes = asked.get("filename"), whole(asked, "size", 1, UPLOAD_BYTES_MAX)
-    if not isinstance(filename, str) or not filename or "/" in filename:
-        raise ApiError(400, "filename is required")
-    script = current_state().script(NAME, "upload")
-    if script.refusal:
-        return misbehave.instead(script.refusal, error_for)
-    upload = store().open_upload(filename, size_bytes, str(asked.get("content_type") or "application/octet-stream"))
+    asked = json_body("upload")
+    call = CALLS.begin("upload")
+    content_type = str(asked.get("content_type") or "application/octet-stream")
+    upload = store().open_upload(asked["filename"], asked["size"], content_type)
     ticket = {
         "method": "PUT",
         "url": f"{base_url()}/storage/{upload.number}?signature={upload.token}",
         "headers": {"Content-Type": upload.content_type, "x-upload-token": upload.token},
     }
-    answer = envelope({"download_url": _download_url(upload), "upload": ticket})
-    return misbehave.finish(script, answer, error_for)
+    return call.answer(envelope({"download_url": _download_url(upload), "upload": ticket}))
 
 
 @bp.put("/storage/<number>")
@@ -73,11 +62,9 @@ def upload_at_once() -> Response:
     """The older upload in one step."""
     key_of_caller()
     sent = request.files.get("file")
-    if sent is None:
-        raise ApiError(400, "file is required")
-    data = sent.read()
-    if len(data) > UPLOAD_BYTES_MAX:
-        raise ApiError(400, "file is too large")
+    data = sent.read() if sent else b""
+    if sent is None or len(data) > UPLOAD_BYTES_MAX:
+        raise ApiError(400, "file is too large" if sent else "file is required")
     name = (sent.filename or "upload").rpartition("/")[2]
     upload = store().open_upload(name, len(data), sent.content_type or "application/octet-stream")
     upload.data = data
@@ -90,7 +77,7 @@ def uploaded(number: str, name: str) -> Response:
     refuse_keys()
     upload = store().upload(number)
     if upload is None or upload.data is None or upload.filename != name:
-        return Response("Not Found", 404, content_type="text/plain")
+        return not_found()
     return Response(upload.data, content_type=upload.content_type)
 
 
@@ -117,17 +104,16 @@ def webhook_secret() -> Response:
 def models() -> Response:
     """Every model with the schema of its input."""
     key_of_caller()
-    script = current_state().script(NAME, "models")
-    if script.refusal:
-        return misbehave.instead(script.refusal, error_for)
-    return misbehave.finish(script, envelope([_listed(model) for model in MODELS.values()]), error_for)
+    call = CALLS.begin("models")
+    return call.answer(envelope([_listed(model) for model in MODELS.values()]))
 
 
 def _listed(model: Model) -> dict[str, object]:
+    properties = model.document["properties"]
     schema = {
-        "properties": {name: field.schema() for name, field in model.fields.items()},
-        "required": [name for name, field in model.fields.items() if field.required],
-        "x-order-properties": list(model.fields),
+        "properties": properties,
+        "required": model.document.get("required", []),
+        "x-order-properties": list(properties),
     }
     return {
         "model_id": model.path,
@@ -151,5 +137,5 @@ def price() -> Response:
         raise ApiError(404, "product not found")
     if request.path.endswith("/pricing"):
         return envelope({"unit_price": PRICE_USD})
-    check(model.fields, asked.get("inputs") or {})
+    check(model.schema, asked.get("inputs") or {})
     return envelope({"price": PRICE_USD, "discounted_price": PRICE_USD, "discount_rate": 1.0, "currency": "USD"})

@@ -1,48 +1,53 @@
-"""What every route of the WaveSpeed twin shares: the envelope, keys, bodies, its shelf."""
+"""What every route of WaveSpeed's emulator shares: the envelope, keys and bodies."""
 
 from typing import Any
 
 from flask import Response, jsonify, request
 
-from sandbox.drawing.images import Recipe
 from sandbox.emulators import keys
-from sandbox.emulators.wavespeed.images import Served
+from sandbox.emulators.wavespeed.models import BODIES, check
 from sandbox.emulators.wavespeed.tasks import TaskStore
 from sandbox.markers import Fault
+from sandbox.plumbing.calls import Calls, WireError, json_answer
 from sandbox.state import current_state
 
 NAME = "wavespeed"
 PREFIX = "/wavespeed"
 
 
-class ApiError(Exception):
-    """An answer in the error envelope; ``code`` is HTTP's status too."""
+class ApiError(WireError):
+    """An answer in the error envelope. ``code`` is HTTP's status too, unless ``status`` is given."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, *, status: int = 0) -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.status = code, status or code
 
-    def response(self, *, status: int | None = None) -> Response:
-        """The envelope; ``status`` 200 is how the real server sometimes answers."""
-        answer = jsonify(code=self.code, message=str(self))
-        answer.status_code = status or self.code
-        return answer
+    def response(self) -> Response:
+        """The envelope; with status 200 is how the real server sometimes answers."""
+        return json_answer({"code": self.code, "message": str(self)}, self.status)
 
 
-def error_for(fault: Fault) -> Response:
+def _error_for(fault: Fault) -> Response:
     """The envelope of a scripted refusal, of an empty account, or of a bare status."""
+    code, message = fault.status or 500, f"scripted by the sandbox: HTTP {fault.status}"
     if fault.name == "refuse":
-        error = ApiError(400, "The prompt violates our content policy")
+        code, message = 400, "The prompt violates our content policy"
     elif fault.name == "quota":
-        error = ApiError(int(fault.number(402)), "Insufficient balance, please top up your account")
-    else:
-        error = ApiError(fault.status or 500, f"scripted by the sandbox: HTTP {fault.status}")
-    return error.response(status=200 if fault.options.get("envelope") == "1" else None)
+        code, message = int(fault.number(402)), "Insufficient balance, please top up your account"
+    return ApiError(code, message, status=200 if fault.options.get("envelope") == "1" else 0).response()
+
+
+CALLS = Calls(NAME, _error_for)
 
 
 def envelope(data: object) -> Response:
     """A good answer."""
     return jsonify(code=200, message="success", data=data)
+
+
+def not_found() -> Response:
+    """What the hosts of files say."""
+    return Response("Not Found", 404, content_type="text/plain")
 
 
 def key_of_caller() -> str:
@@ -54,31 +59,19 @@ def key_of_caller() -> str:
 
 
 def refuse_keys() -> None:
-    """A link is nobody's business but its holder's: a key sent along has leaked."""
+    """A link is for its holder alone: a key sent along has leaked."""
     if "Authorization" in request.headers:
         raise ApiError(400, "key leaked")
 
 
-def json_body() -> dict[str, Any]:
-    """Raises ApiError for any other content type, and for anything but an object."""
+def json_body(form: str = "") -> dict[str, Any]:
+    """The body, checked against its schema where it has one. Raises ApiError where it is no JSON object; BadInput."""
     document = request.get_json(silent=True) if request.mimetype == "application/json" else None
     if not isinstance(document, dict):
         raise ApiError(400, "the body must be a JSON object")
+    if form:
+        check(BODIES[form], document)
     return document
-
-
-def whole(asked: dict[str, Any], name: str, low: int, high: int) -> int:
-    """A required whole number of a body."""
-    value = asked.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ApiError(400, f"{name} is required, from {low} to {high}")
-    return value
-
-
-def only(asked: dict[str, Any], *names: str) -> None:
-    """Refuse every other field."""
-    if stray := set(asked) - set(names):
-        raise ApiError(400, f"unknown field '{sorted(stray)[0]}'")
 
 
 def base_url() -> str:
@@ -86,19 +79,6 @@ def base_url() -> str:
     return f"{request.scheme}://{request.host}{PREFIX}"
 
 
-def blob_of(file: Served) -> bytes:
-    """A result file, drawn now. Raises NotAPicture."""
-    here = current_state()
-
-    def draw(recipe: Recipe) -> bytes:
-        return here.gallery.file(recipe, prepared=here.settings.prepared)
-
-    return file.blob(draw)
-
-
 def store() -> TaskStore:
     """Tasks and uploads."""
-    kept = current_state().stores[NAME]
-    if not isinstance(kept, TaskStore):
-        raise TypeError(f"the shelf of {NAME} was replaced by {type(kept).__name__}")
-    return kept
+    return current_state().store(NAME, TaskStore)

@@ -1,28 +1,23 @@
-"""From the input of a WaveSpeed task to what is drawn: pictures that go in, sizes, formats, 3D files, captions."""
+"""From the input of a WaveSpeed task to what is drawn: images that go in, sizes, formats, 3D files, captions."""
 
-import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
 from sandbox.drawing import models3d
-from sandbox.drawing.bad_files import PICTURE_FAULTS
-from sandbox.drawing.images import CONTENT_TYPES, NotAPicture, Recipe, check, dimensions, has_alpha
+from sandbox.drawing.images import CONTENT_TYPES, Recipe, clear_where_white, dimensions, has_alpha
 from sandbox.drawing.sizes import DEFAULT_PX, pixels
-from sandbox.emulators.wavespeed.fields import BadField, data_of
-from sandbox.emulators.wavespeed.models import Model
+from sandbox.emulators.wavespeed.models import BadInput, Model
 from sandbox.faults import Script
-from sandbox.markers import Fault, without_markers
+from sandbox.markers import without_markers
+from sandbox.plumbing import inputs, outcomes
 
-# A size class ("4k") is drawn no larger: a stand-in need not spend seconds on one picture.
+# A size class ("4k") is drawn no larger: an emulator need not spend seconds on one image.
 CLASS_EDGE_MAX_PX = 2048
-MASKS = ("mask_image", "mask_images")
 _CLASS_PX = {"0.5k": 512, "1k": 1024, "1080p": 1080, "2k": 2048, "4k": 4096, "8k": 7680}
-_EXTENSIONS = {"jpg": "jpeg"}
+_WHY = {"link": "not an image", "base64": "broken base64", "image": "not an image"}
 
-Finder = Callable[[str], bytes | None]  # the bytes of an upload by its link; None for anybody else's link
+Finder = Callable[[str], bytes | None]  # the bytes of an upload by its link; None for anyone else's link
 
 
 class Unreachable(ValueError):  # noqa: N818 - reads as what it is
@@ -31,21 +26,19 @@ class Unreachable(ValueError):  # noqa: N818 - reads as what it is
 
 @dataclass(frozen=True)
 class Inputs:
-    """What goes in, as bytes: pictures, the base first, and a mask that is clear where it is new."""
+    """What goes in, as bytes: images, the base first, and a mask that is clear where it is new."""
 
-    pictures: tuple[bytes, ...] = ()
+    images: tuple[bytes, ...] = ()
     mask: bytes | None = None
 
 
 @dataclass(frozen=True)
 class Served:
-    """A result file: a picture, or a 3D file where ``seed_3d`` is set. Available from a moment on."""
+    """A result file: an image, or a 3D file where ``seed_3d`` is set."""
 
     name: str
-    from_s: float
     recipe: Recipe | None = None
     seed_3d: str = ""
-    fault: Fault | None = None
 
     @property
     def content_type(self) -> str:
@@ -53,118 +46,88 @@ class Served:
         return CONTENT_TYPES[self.recipe.file_format] if self.recipe else models3d.CONTENT_TYPE
 
     def blob(self, draw: Callable[[Recipe], bytes]) -> bytes:
-        """The file. Raises NotAPicture."""
+        """The file. Raises NotAnImage."""
         return draw(self.recipe) if self.recipe else models3d.glb(self.seed_3d)
 
 
 def inputs_of(model: Model, given: Mapping[str, Any], find: Finder) -> Inputs:
-    """The pictures of an input. Links elsewhere are never fetched: they count as none.
+    """The images of an input. Links elsewhere are never fetched: they count as none.
 
-    Raises: BadField for bytes that are no picture, or a mask with transparency where white marks the change;
+    Raises: BadInput for bytes that are no image, or a mask with transparency where white marks the change;
     Unreachable.
     """
-    blobs: list[bytes] = []
+    images: list[bytes] = []
     masks: list[bytes] = []
-    for name, field in model.fields.items():
-        if field.kind not in ("uri", "uris") or name not in given:
-            continue
-        links = given[name] if isinstance(given[name], list) else [given[name]]
-        found = [_picture(name, link, find) for link in links]
-        (masks if name in MASKS else blobs).extend(blob for blob in found if blob is not None)
-    if masks and model.path != "openai/gpt-image-1":
-        masks = [_white_to_clear(mask) for mask in masks]
-    return Inputs(tuple(blobs), masks[0] if masks else None)
+    for name in model.image_fields:
+        links = given.get(name, [])
+        found = [_image(name, link, find) for link in (links if isinstance(links, list) else [links])]
+        (masks if name.startswith("mask_") else images).extend(blob for blob in found if blob is not None)
+    mask = masks[0] if masks else None
+    return Inputs(tuple(images), mask if mask is None or "x-mask" in model.notes else _white_to_clear(mask))
 
 
-def _picture(name: str, link: str, find: Finder) -> bytes | None:
-    if link.startswith("data:") and name.endswith("_url"):
+def _image(name: str, link: str, find: Finder) -> bytes | None:
+    is_data = link.startswith("data:")
+    if is_data and name.endswith("_url"):
         raise Unreachable(f"{name} is not a reachable URL")
-    blob = data_of(link) if link.startswith("data:") else find(link)
-    if blob is None:
-        if link.startswith("data:"):
-            raise BadField(f"invalid value for '{name}': broken base64")
-        return None
     try:
-        check(blob)
-    except NotAPicture as error:
-        raise BadField(f"invalid value for '{name}': not an image") from error
-    return blob
+        if is_data:
+            return inputs.image_in_data_url(link)
+        stored = find(link)
+        return None if stored is None else inputs.image_in(stored)
+    except inputs.BadInput as error:
+        raise BadInput(f"invalid value for '{name}': {_WHY[error.why]}") from error
 
 
 def _white_to_clear(mask: bytes) -> bytes:
-    """A mask whose white is new content (section 7), as our drawing takes it: clear where it is new."""
+    """A mask whose white is new content (CONTRACT.md, section 7), as our drawing takes it: clear where it is new."""
     if has_alpha(mask):
-        raise BadField("invalid value for 'mask_image': transparency, where white marks what to change")
-    with Image.open(io.BytesIO(mask)) as grey:
-        alpha = grey.convert("L").point(lambda level: 255 - level)
-    clear, out = Image.new("RGBA", alpha.size), io.BytesIO()
-    clear.putalpha(alpha)
-    clear.save(out, "PNG")
-    return out.getvalue()
+        raise BadInput("invalid value for 'mask_image': transparency, where white marks what to change")
+    return clear_where_white(mask)
 
 
-def files_of(
-    model: Model, given: Mapping[str, Any], inputs: Inputs, script: Script, *, from_s: float
-) -> Iterator[Served]:
-    """The result files of a task, as many as were asked for; a caption is none."""
-    prompt = str(given.get("prompt") or "")
-    if model.output == "text":
-        return
-    if model.output == "model_3d":
+def files_of(model: Model, given: Mapping[str, Any], taken: Inputs, fate: Script) -> Iterator[Served]:
+    """The result files of a task, as many as come of those asked for; a caption is none."""
+    prompt, seed = str(given.get("prompt") or ""), given.get("seed")
+    if model.output == "model_3d" and outcomes.count_of(1, fate):
         ending = given.get("geometry_file_format", "glb")
-        yield Served(f"0.{ending}", from_s, seed_3d=f"{model.path} {prompt} {given.get('seed')}")
+        yield Served(f"0.{ending}", seed_3d=f"{model.path} {prompt} {seed}")
+    if model.output != "image":
         return
-    width_px, height_px = _size(model, given, inputs.pictures)
-    asked_format = str(given.get("output_format") or getattr(model.fields.get("output_format"), "default", "png"))
-    file_format = _EXTENSIONS.get(asked_format, asked_format)
-    seed = int(given.get("seed", -1))
-    recipe = Recipe(
+    width_px, height_px = _size(model, given, taken.images)
+    extension = model.asked(given, "output_format") or "png"
+    first = Recipe(
         prompt=prompt,
         model=model.path,
         width_px=width_px,
         height_px=height_px,
-        seed=max(seed, 0),
-        file_format=file_format,
-        inputs=inputs.pictures,
-        mask=inputs.mask,
+        seed=max(seed or 0, 0),
+        file_format="jpeg" if extension == "jpg" else extension,
+        inputs=taken.images,
+        mask=taken.mask,
     )
-    fault = script.get(*PICTURE_FAULTS)
-    for number in range(int(given.get("num_images") or given.get("max_images") or 1)):
-        each = _spoilt(replace(recipe, seed=recipe.seed + number), script)
-        yield Served(f"{number}.{asked_format}", from_s, recipe=each, fault=fault)
+    asked = given.get("num_images") or given.get("max_images") or 1
+    for number, recipe in enumerate(outcomes.recipes(first, asked, fate)):
+        yield Served(f"{number}.{extension}", recipe=recipe)
 
 
-def _spoilt(recipe: Recipe, script: Script) -> Recipe:
-    if script.get("wrong_size"):
-        recipe = replace(recipe, width_px=max(16, recipe.width_px // 2), height_px=max(16, recipe.height_px // 2))
-    other = "png" if recipe.file_format == "jpeg" else "jpeg"
-    return replace(recipe, file_format=other) if script.get("wrong_format") else recipe
-
-
-def _size(model: Model, given: Mapping[str, Any], blobs: tuple[bytes, ...]) -> tuple[int, int]:
-    """Pixels: the size asked for, or a ratio and a class, or the size of the picture that went in."""
-    size = str(given.get("size") or "").replace("*", "x")
-    if size not in ("", "auto"):
-        return pixels(size)
-    own = dimensions(blobs[0]) if blobs else None
-    factor = int(given.get("desired_increase") or getattr(model.fields.get("desired_increase"), "default", 1) or 1)
-    ratio = str(given.get("aspect_ratio") or "auto")
-    width_px, height_px = pixels(ratio) if ratio != "auto" or own is None else own
-    if ratio == "auto" and own is None:
-        default = getattr(model.fields.get("size"), "default", None)
-        width_px, height_px = pixels(str(default).replace("*", "x")) if default else DEFAULT_PX
-    edge_px = _class_edge_px(model, given)
-    if edge_px:
-        return _to_edge(width_px, height_px, edge_px)
+def _size(model: Model, given: Mapping[str, Any], images: tuple[bytes, ...]) -> tuple[int, int]:
+    """Pixels: the size asked for, or a ratio and a class, or the size of the image that went in."""
+    size, ratio = given.get("size") or "auto", given.get("aspect_ratio") or "auto"
+    if size != "auto":
+        return pixels(size.replace("*", "x"))
+    if ratio != "auto":
+        width_px, height_px = pixels(ratio)
+    elif images:
+        width_px, height_px = dimensions(images[0])
+    else:
+        default = model.asked({}, "size")
+        width_px, height_px = pixels(default.replace("*", "x")) if default else DEFAULT_PX
+    edge_class = model.asked(given, "resolution") or model.asked(given, "target_resolution")
+    if edge_class:
+        return _to_edge(width_px, height_px, min(CLASS_EDGE_MAX_PX, _CLASS_PX[edge_class.lower()]))
+    factor = model.asked(given, "desired_increase") or 1
     return width_px * factor, height_px * factor
-
-
-def _class_edge_px(model: Model, given: Mapping[str, Any]) -> int | None:
-    for name in ("resolution", "target_resolution"):
-        asked = given.get(name) or getattr(model.fields.get(name), "default", None)
-        if asked:
-            return min(CLASS_EDGE_MAX_PX, _CLASS_PX[str(asked).lower()])
-    return None
 
 
 def _to_edge(width_px: int, height_px: int, edge_px: int) -> tuple[int, int]:
@@ -172,9 +135,9 @@ def _to_edge(width_px: int, height_px: int, edge_px: int) -> tuple[int, int]:
     return max(16, round(width_px * scale)), max(16, round(height_px * scale))
 
 
-def caption(given: Mapping[str, Any], inputs: Inputs) -> str:
-    """What the captioner says of a picture."""
-    width_px, height_px = dimensions(inputs.pictures[0]) if inputs.pictures else DEFAULT_PX
-    focus = without_markers(str(given.get("focus") or ""))
+def caption(given: Mapping[str, Any], taken: Inputs) -> str:
+    """What the captioner says of an image."""
+    width_px, height_px = dimensions(taken.images[0]) if taken.images else DEFAULT_PX
+    focus = without_markers(given.get("focus") or "")
     told = f", with attention to {focus}" if focus else ""
     return f"A picture of {width_px} by {height_px} pixels{told}."

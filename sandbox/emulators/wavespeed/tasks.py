@@ -1,128 +1,114 @@
-"""The twin's tasks and uploads: an ending settled at the submit, a state that follows from the clock.
-
-No thread works on a task; only one with a webhook has someone waiting for its end (``wavespeed_hooks``).
-"""
+"""The emulator's tasks and uploads: what a task comes to, and what is shown of it."""
 
 import base64
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Any
 
 from sandbox.bounded import BoundedStore
 from sandbox.emulators.wavespeed.images import Served
 from sandbox.emulators.wavespeed.models import Model
 from sandbox.faults import Script
+from sandbox.plumbing import tasks
+from sandbox.plumbing.webhooks import Postman
 from sandbox.state import State
 
-QUEUED_SHARE = 0.05  # of a task's time
-KEPT_S = 7 * 86400.0  # history and uploads (section 2)
+KEPT_S = 7 * 86400.0  # history and uploads: CONTRACT.md, section 2
 BYTES_MAX = 512 * 2**20
 SUCCEEDED = ("completed", "succeeded", "success", "done")
-ENDED_BADLY = ("failed", "cancelled", "timeout", "deleted")
-TASK_ERRORS: Mapping[int, str] = MappingProxyType(
-    {
-        1200: "Content flagged as potentially sensitive",
-        1400: "Missing parameter",
-        1401: "Invalid parameter",
-        1402: "Input media URL is not reachable",
-        1403: "Execution failed",
-        1405: "Task failed",
-        5000: "Internal error",
-        5003: "Service unavailable",
-        5004: "Task timed out",
-    }
-)
+FAILED = ("failed", "cancelled", "timeout", "deleted")
+TASK_ERRORS: Mapping[int, str] = {
+    1200: "Content flagged as potentially sensitive",
+    1400: "Missing parameter",
+    1401: "Invalid parameter",
+    1402: "Input media URL is not reachable",
+    1403: "Execution failed",
+    1405: "Task failed",
+    5000: "Internal error",
+    5003: "Service unavailable",
+    5004: "Task timed out",
+}
 
 
 @dataclass(frozen=True)
-class Ending:
-    """What a task comes to. ``plot`` is never, backwards or flip, or empty."""
+class Ending(tasks.Ending):
+    """What a task comes to, with the code of its error."""
 
-    status: str = "completed"
     code: int | None = None
-    error: str = ""
-    plot: str = ""
-    waiting: str = ""  # the word for "in progress", where it is none of the usual
 
 
-@dataclass
-class Task:
-    """One accepted submit. Moments are seconds since 1970, on the sandbox's clock."""
+def failure(code: int, status: str = "failed") -> Ending:
+    """A failure with a code of CONTRACT.md, section 6."""
+    return Ending(status, TASK_ERRORS.get(code, "Unknown error"), code)
 
-    number: str
-    owner: str
+
+def ending_for(fate: Script, model: Model) -> Ending:
+    """What the faults of an accepted task make of it."""
+    if fault := fate.get("fail"):
+        return _scripted_failure(fault.value)
+    if fate.get("timeout"):
+        return failure(5004, "timeout")
+    if fate.get("restart"):
+        return failure(5000)
+    word = fate.get("word")
+    if word and word.value in SUCCEEDED:
+        return Ending(word.value)
+    return Ending("succeeded" if "x-partner" in model.notes else "completed")
+
+
+def _scripted_failure(value: str) -> Ending:
+    """``fail=1403`` by code, ``=moderation`` by code 1200, ``=cancelled`` by status, else by the words alone."""
+    if value in ("policy", "moderation"):
+        return failure(1200)
+    if value in FAILED:
+        return Ending(value, f"The task was {value}")
+    if value.isdecimal() or not value:
+        return failure(int(value or 1405))
+    return Ending("failed", value.replace("_", " "))
+
+
+@dataclass(kw_only=True)
+class Task(tasks.Task[Ending]):
+    """One accepted submit. ``form`` says how its outputs are written, ``words`` are a caption."""
+
+    stages = ((0.0, "created"), (0.05, "processing"))
+
     model: Model
     given: Mapping[str, Any]
-    ending: Ending
-    created_s: float
-    lasts_s: float
     base_url: str
-    files: tuple[Served, ...] = ()
-    words: str = ""  # a caption
-    links: tuple[str, ...] = ()
-    form: str = ""  # how outputs are written
-    gone_after_s: float | None = None
-    webhook: str = ""
+    files: tuple[Served, ...]
+    links: tuple[str, ...]
+    words: str
+    form: str
 
     @property
-    def done_s(self) -> float:
-        """When it ends."""
-        return self.created_s + self.lasts_s
+    def word(self) -> str:
+        """A word of success is shown at the end alone."""
+        return "" if super().word in SUCCEEDED else super().word
 
     @property
     def size_bytes(self) -> int:
-        """Memory it holds on to, roughly: its input, and the decoded pictures in it."""
-        recipes = [file.recipe for file in self.files if file.recipe]
-        return len(repr(self.given)) + sum(recipe.size_bytes for recipe in recipes[:1])
+        """Its input, and the decoded images in it."""
+        return len(repr(self.given)) + sum(file.recipe.size_bytes for file in self.files[:1] if file.recipe)
 
 
-def ending_for(script: Script, model: Model) -> Ending:
-    """What the faults of an accepted task make of it."""
-    if fault := script.get("fail"):
-        return _failure(fault.value)
-    if script.get("timeout"):
-        return Ending("timeout", 5004, TASK_ERRORS[5004])
-    if script.get("restart"):
-        return Ending("failed", 5000, TASK_ERRORS[5000])
-    plot = script.get("never", "backwards", "flip", "empty")
-    word = script.get("word")
-    success = "succeeded" if model.partner else "completed"
-    if word and word.value in SUCCEEDED:
-        return Ending(word.value, plot=plot.name if plot else "")
-    return Ending(success, plot=plot.name if plot else "", waiting=word.value if word else "")
+# ---------------------------------------------------------------- what is shown
 
 
-def _failure(value: str) -> Ending:
-    """``fail=1403`` by code, ``=moderation`` by code 1200, ``=cancelled`` by status, else by the words alone."""
-    if value in ("policy", "moderation"):
-        return Ending("failed", 1200, TASK_ERRORS[1200])
-    if value in ENDED_BADLY:
-        return Ending(value, error=f"The task was {value}")
-    if value.isdecimal():
-        return Ending("failed", int(value), TASK_ERRORS.get(int(value), "Unknown error"))
-    return Ending("failed", error=value.replace("_", " ")) if value else Ending("failed", 1405, TASK_ERRORS[1405])
+def describe_now(task: Task, here: State) -> dict[str, object]:
+    """The prediction object as the task stands."""
+    standing = task.standing(here.clock.now())
+    return describe(task, standing.shown, standing.ending, here)
 
 
-def status_of(task: Task, now: float) -> str:
-    """The task's status at ``now``."""
-    ending = task.ending
-    if now >= task.done_s and ending.plot != "never":
-        return "failed" if ending.plot == "flip" and now >= task.done_s + 1 else ending.status
-    share = (now - task.created_s) / task.lasts_s if task.lasts_s > 0 else 1.0
-    if share < QUEUED_SHARE or (ending.plot == "backwards" and 0.6 < share < 0.8):
-        return ending.waiting or "created"
-    return ending.waiting or "processing"
-
-
-def describe(task: Task, status: str, blob_of: Callable[[Served], bytes]) -> dict[str, object]:
-    """The prediction object (section 2)."""
-    succeeded, failed = status in SUCCEEDED, status in ENDED_BADLY
-    outputs = _outputs(task, blob_of) if succeeded else []
-    ran_ms = int(task.lasts_s * 1000) if succeeded or failed else 0
+def describe(task: Task, status: str, ending: Ending | None, here: State) -> dict[str, object]:
+    """The prediction object (CONTRACT.md, section 2), which tells a moment's status and ending."""
+    succeeded = ending is not None and ending.status in SUCCEEDED
+    outputs = _outputs(task, here) if succeeded else []
+    ran_ms = int((task.done_s - task.created_s) * 1000) if ending else 0
     shown: dict[str, object] = {
         "id": task.number,
         "model": task.model.path,
@@ -130,50 +116,43 @@ def describe(task: Task, status: str, blob_of: Callable[[Served], bytes]) -> dic
         "outputs": outputs,
         "urls": {"get": f"{task.base_url}/api/v3/predictions/{task.number}/result"},
         "has_nsfw_contents": [task.form == "flagged"] * len(outputs),
-        "created_at": moment(task.created_s),
-        "error": (task.ending.error or "The result was lost") if failed else "",
+        "created_at": _moment(task.created_s),
+        "error": ending.error if ending else "",
         "timings": {"inference": ran_ms},
     }
-    if succeeded or failed:
-        shown["executionTime"] = ran_ms
-    if failed and task.ending.code is not None:
-        shown["code"] = task.ending.code
-    return _in_form(task.form or ("singular" if task.model.partner else ""), shown)
+    if ending:
+        shown |= {"executionTime": ran_ms} | ({} if ending.code is None else {"code": ending.code})
+    return shown | (_in_form(task.form, outputs) if succeeded else {})
 
 
-def _outputs(task: Task, blob_of: Callable[[Served], bytes]) -> list[object]:
-    if task.ending.plot == "empty":
-        return []
+def _outputs(task: Task, here: State) -> list[str]:
     if task.words:
-        return [task.words]
+        return [] if task.fate.get("empty") else [task.words]
     if task.given.get("enable_base64_output") or task.form == "base64":
-        return [base64.b64encode(blob_of(file)).decode() for file in task.files[: len(task.links)]]
+        return [base64.b64encode(file.blob(here.draw)).decode() for file in task.files]
     return list(task.links)
 
 
-def _in_form(form: str, shown: dict[str, object]) -> dict[str, object]:
-    """The outputs as some models write them (section 2)."""
-    outputs = shown["outputs"]
-    if not isinstance(outputs, list) or shown["status"] not in SUCCEEDED:
-        return shown
+def _in_form(form: str, outputs: list[str]) -> dict[str, object]:
+    """The outputs as some models write them (CONTRACT.md, section 2)."""
     match form:
         case "singular":
-            shown |= {"outputs": None, "output": outputs[0] if len(outputs) == 1 else outputs}
+            return {"outputs": None, "output": outputs[0] if len(outputs) == 1 else outputs}
         case "url" | "image_url" | "output":
-            shown["outputs"] = [{form: link} for link in outputs]
+            return {"outputs": [{form: link} for link in outputs]}
         case "nested":
-            shown["outputs"] = [{"output": [{"url": link}]} for link in outputs]
+            return {"outputs": [{"output": [{"url": link}]} for link in outputs]}
         case "null":
-            shown["outputs"] = None
-    return shown
+            return {"outputs": None}
+    return {}
 
 
-def moment(seconds: float) -> str:
+def _moment(seconds: float) -> str:
     """A time as the vendor writes it."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-# ---------------------------------------------------------------- uploads and the shelf
+# ---------------------------------------------------------------- tasks and uploads, kept
 
 
 @dataclass
@@ -189,68 +168,42 @@ class Upload:
     data: bytes | None = field(default=None, repr=False)
 
 
-class TaskStore:
-    """All tasks, result files and uploads of the twin."""
+class TaskStore(tasks.TaskStore[Task]):
+    """All tasks, uploads and webhooks of the emulator."""
 
-    def __init__(self, sandbox_state: State) -> None:
-        self._sandbox = sandbox_state
-        kept = sandbox_state.settings.tasks_max
-        self._tasks: BoundedStore[str, Task] = BoundedStore(
-            items_max=kept, size_max=BYTES_MAX, size_of=lambda task: task.size_bytes
-        )
+    def __init__(self, state: State) -> None:
+        super().__init__(state, bytes_max=BYTES_MAX)
+        self.postman = Postman(state)
         self._uploads: BoundedStore[str, Upload] = BoundedStore(
-            items_max=kept, size_max=BYTES_MAX, size_of=lambda upload: upload.size_bytes
+            items_max=state.settings.tasks_max, size_max=BYTES_MAX, size_of=lambda upload: upload.size_bytes
         )
 
     def clear(self) -> None:
-        """Forget every task and upload."""
-        self._tasks.clear()
+        """Delete every task, upload and webhook to come."""
+        super().clear()
+        self.postman.clear()
         self._uploads.clear()
 
-    def restart(self) -> int:
+    def interrupted(self, _task: Task) -> Ending:
         """Unfinished tasks fail with an internal error."""
-        now, broken = self._sandbox.clock.now(), 0
-        for task in self._tasks.values():
-            if status_of(task, now) not in (*SUCCEEDED, *ENDED_BADLY):
-                task.ending, task.lasts_s = Ending("failed", 5000, TASK_ERRORS[5000]), now - task.created_s
-                broken += 1
-        return broken
+        return failure(5000)
 
-    def keep(self, task: Task) -> None:
-        """A new task."""
-        self._tasks.put(task.number, task)
-
-    def find(self, owner: str, number: str) -> Task | None:
-        """The owner's task, while it is remembered."""
-        task = self._tasks.get(number)
-        return task if task and task.owner == owner and not self._is_gone(task) else None
-
-    def history(self, owner: str) -> list[Task]:
-        """Every task of an owner, the latest first."""
-        mine = [task for task in self._tasks.values() if task.owner == owner and not self._is_gone(task)]
-        return mine[::-1]
-
-    def file(self, number: str, name: str) -> tuple[Task, Served] | None:
-        """A result file, once its task has ended and as long as it is kept."""
-        task, now = self._tasks.get(number), self._sandbox.clock.now()
-        if task is None or now > task.done_s + self._sandbox.settings.retention_s:
+    def result_file(self, number: str, name: str) -> tuple[Task, Served] | None:
+        """A result file, once its task has ended and as long as it is kept, which may be longer than the task."""
+        task, now = self.tasks.get(number), self.now()
+        if task is None or not 0 <= now - task.done_s <= self.state.settings.retention_s:
             return None
-        return next(((task, file) for file in task.files if file.name == name and now >= file.from_s), None)
+        return next(((task, file) for file in task.files if file.name == name), None)
 
     def open_upload(self, filename: str, size_bytes: int, content_type: str) -> Upload:
         """A ticket."""
         number = uuid.uuid4().hex
         token = hashlib.sha256(f"ticket {number}".encode()).hexdigest()[:24]
-        upload = Upload(number, filename, size_bytes, content_type, token, self._sandbox.clock.now())
+        upload = Upload(number, filename, size_bytes, content_type, token, self.now())
         self._uploads.put(number, upload)
         return upload
 
     def upload(self, number: str) -> Upload | None:
         """A ticket by its number, for seven days."""
         found = self._uploads.get(number)
-        return found if found and self._sandbox.clock.now() <= found.created_s + KEPT_S else None
-
-    def _is_gone(self, task: Task) -> bool:
-        now = self._sandbox.clock.now()
-        expired = task.gone_after_s is not None and now >= task.gone_after_s
-        return expired or now > task.done_s + KEPT_S
+        return found if found and self.now() <= found.created_s + KEPT_S else None

@@ -1,13 +1,14 @@
 """xAI's error bodies: flat, now and then nested as OpenAI's or bare text.
 
-Source: upstreams sheet "xAI (Grok Imagine)", section 7, read 2026-11-20.
+Source: providers/upstreams/xai/CONTRACT.md, section 7, read 2026-11-20.
 """
 
 from typing import Any
 
-from flask import Response, jsonify
+from flask import Response
 
 from sandbox.markers import Fault
+from sandbox.plumbing.calls import WireError, html_answer, json_answer
 
 _CODES = {
     400: "Client specified an invalid argument",
@@ -17,17 +18,17 @@ _CODES = {
     415: "Unsupported media type",
     422: "Unprocessable entity",
     429: "Some resource has been exhausted",
+    500: "Internal error",
     503: "The service is currently unavailable",
 }
-_FALLEN = "Internal error"
 
 
-class ApiError(Exception):
+class ApiError(WireError):
     """``{"code", "error"}`` with an HTTP status. ``ticks``: what the call cost although it failed."""
 
     def __init__(self, message: str, *, status: int = 400, code: str = "", ticks: int = 0) -> None:
         super().__init__(message)
-        self.status, self.code, self.ticks = status, code or _CODES.get(status, _FALLEN), ticks
+        self.status, self.code, self.ticks = status, code or _CODES.get(status, _CODES[500]), ticks
 
     def response(self, envelope: str = "") -> Response:
         """The answer; ``envelope`` is "nested", "text", or "" for the usual flat one."""
@@ -38,19 +39,7 @@ class ApiError(Exception):
             body = {"error": {"message": str(self), "type": "invalid_request_error", "code": self.code}}
         if self.ticks:
             body["usage"] = {"cost_in_usd_ticks": self.ticks}
-        answer = jsonify(body)
-        answer.status_code = self.status
-        return answer
-
-
-def bad_key(shown: str) -> ApiError:
-    """A bad key is a bad argument here: 400."""
-    return ApiError(f"Incorrect API key provided: {shown}. You can obtain an API key from https://console.x.ai.")
-
-
-def no_key() -> ApiError:
-    """401 without any."""
-    return ApiError("No credentials were given: an Authorization header with a bearer token is needed.", status=401)
+        return json_answer(body, self.status)
 
 
 def unsupported(name: str) -> ApiError:
@@ -68,38 +57,28 @@ def no_model(name: str) -> ApiError:
     return ApiError(f"The model {name} does not exist or your team does not have access to it.", status=404)
 
 
-def out_of_credit() -> ApiError:
-    """403 that only money mends."""
+def out_of_credit(status: int = 403) -> ApiError:
+    """403, or 429 in other words: only money helps."""
+    if status == 429:
+        text = "Your team has either used all available credits or reached its monthly spending limit."
+        return ApiError(text, status=429)
     text = "You have run out of credits or need a higher spending limit."
     return ApiError(text, status=403, code="personal-team-blocked:spending-limit")
 
 
-def spent() -> ApiError:
-    """The same as 429."""
-    text = "Your team has either used all available credits or reached its monthly spending limit."
-    return ApiError(text, status=429)
-
-
 def moderated(ticks: int = 0) -> ApiError:
-    """400 for a picture that was made and is not handed out; it may have cost ``ticks``."""
+    """400 for an image that was made and is not handed out; it may have cost ``ticks``."""
     return ApiError("Generated image rejected by content moderation.", code="imagine:content-moderated", ticks=ticks)
 
 
 def for_fault(fault: Fault) -> Response:
     """The answer to a scripted refusal, an empty account, or a bare HTTP status."""
-    envelope = fault.options.get("envelope", "")
+    envelope, status = fault.options.get("envelope", ""), fault.status or 500
     if fault.name == "refuse":
         return moderated().response(envelope)
     if fault.name == "quota":
-        return (spent() if fault.value == "429" else out_of_credit()).response(envelope)
-    status = fault.status or 500
-    if status not in _CODES and status != 500:
-        return gateway_page(status)
+        return out_of_credit(429 if fault.value == "429" else 403).response(envelope)
+    if status not in _CODES:
+        return html_answer(status)
     text = "Too many requests for this team and model." if status == 429 else f"Scripted by the sandbox: HTTP {status}."
     return ApiError(text, status=status).response(envelope)
-
-
-def gateway_page(status: int) -> Response:
-    """What the proxy in front says: HTML."""
-    page = f"<html><head><title>{status}</title></head><body><center><h1>{status}</h1></center></body></html>"
-    return Response(page, status=status, content_type="text/html")

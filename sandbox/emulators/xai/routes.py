@@ -1,19 +1,16 @@
-"""xAI's picture, model and chat routes under ``/xai/v1``, and the host of its temporary links beside them.
+"""xAI's image, model and chat routes under ``/xai/v1``, and the host of its temporary links next to them.
 
-Speaks the contract sheet "xAI (Grok Imagine)" (read 2026-11-20): OpenAI's paths, JSON alone, flat errors.
+Speaks providers/upstreams/xai/CONTRACT.md (read 2026-11-20): OpenAI's paths, JSON alone, flat errors.
 """
 
-import base64
 import time
 import uuid
-from dataclasses import dataclass
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from sandbox import chat, misbehave, recorder
-from sandbox.bounded import BoundedStore
+from sandbox import chat, misbehave
 from sandbox.counts import prompt_hash
 from sandbox.drawing import bad_files
 from sandbox.drawing.images import CONTENT_TYPES, Recipe
@@ -22,64 +19,22 @@ from sandbox.emulators.xai import errors, rules
 from sandbox.emulators.xai.errors import ApiError
 from sandbox.emulators.xai.rules import Order
 from sandbox.faults import Script
-from sandbox.markers import Fault, UnknownFault
-from sandbox.state import State, current_state
+from sandbox.plumbing import outcomes
+from sandbox.plumbing.calls import Calls, html_answer, new_blueprint
+from sandbox.plumbing.tasks import ResultFile, TaskStore
+from sandbox.state import current_state
 
 NAME = "xai"
 PREFIX = "/xai"
 LINKS_LIVE_S = 3600.0  # "temporary"; how long is not documented
 # Counted as a fault in the tallies: a key sent along to the host of the links.
 KEY_LEAKED = "key_leaked"
-TEXT_MODELS = ("grok-4.3", "grok-4.5", "grok-4.6")
-_CHAT_FIELDS = frozenset({
-    "model", "messages", "stream", "stream_options", "temperature", "top_p", "n", "stop", "max_tokens",
-    "max_completion_tokens", "user", "seed", "response_format", "reasoning_effort",
-})  # fmt: skip
+CALLS = Calls(NAME, errors.for_fault)
 
-bp = Blueprint("xai", __name__)
-recorder.watch(bp, NAME)
+bp = new_blueprint(NAME, bad_marker=ApiError)
 
 
-@dataclass(frozen=True)
-class Link:
-    """A picture that can be fetched until ``gone_s``; seconds since 1970 on the sandbox's clock."""
-
-    recipe: Recipe
-    prompt: str
-    fault: Fault | None
-    gone_s: float
-
-
-class XaiStore:
-    """The links handed out. The API itself keeps no work between two calls."""
-
-    def __init__(self, sandbox_state: State) -> None:
-        self.links: BoundedStore[str, Link] = BoundedStore(
-            items_max=sandbox_state.settings.tasks_max, size_max=2**28, size_of=lambda link: link.recipe.size_bytes
-        )
-
-    def clear(self) -> None:
-        """Forget every link."""
-        self.links.clear()
-
-    def restart(self) -> int:
-        """Nothing to break off."""
-        return 0
-
-
-@bp.errorhandler(ApiError)
-def api_error(error: ApiError) -> Response:
-    """The flat body."""
-    return error.response()
-
-
-@bp.errorhandler(UnknownFault)
-def senseless_marker(error: UnknownFault) -> Response:
-    """A marker nobody understands is refused: better than a test that tests nothing."""
-    return ApiError(str(error)).response()
-
-
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 @bp.post("/v1/images/generations")
@@ -91,7 +46,7 @@ def generate() -> Response:
 
 @bp.post("/v1/images/edits")
 def edit() -> Response:
-    """Edits of one to five pictures, as JSON alone."""
+    """Edits of one to five images, as JSON alone."""
     key = _key()
     return _serve(rules.read_edit(), key)
 
@@ -99,26 +54,24 @@ def edit() -> Response:
 def _key() -> str:
     key = keys.bearer_key()
     if not key:
-        raise errors.no_key()
-    if key == keys.BAD_KEY:
-        raise errors.bad_key(f"{key[:2]}***{key[-2:]}")
+        text = "No credentials were given: an Authorization header with a bearer token is needed."
+        raise ApiError(text, status=401)
+    if key == keys.BAD_KEY:  # a bad argument here: 400
+        shown = f"{key[:2]}***{key[-2:]}"
+        raise ApiError(f"Incorrect API key provided: {shown}. You can obtain an API key from https://console.x.ai.")
     return key
 
 
 def _serve(order: Order, key: str) -> Response:
-    here = current_state()
-    here.counts.submit(NAME, key=prompt_hash(order.prompt), prompt=order.prompt)
+    CALLS.count_submit(order.prompt)
     if key == keys.NO_QUOTA_KEY:
         raise errors.out_of_credit()
-    script = here.script(NAME, "submit", order.prompt)
-    if script.refusal:
-        return misbehave.instead(script.refusal, errors.for_fault)
-    here.counts.accept(NAME, key=prompt_hash(order.prompt), prompt=order.prompt)
-    fate = here.script(NAME, "outcome", order.prompt)
+    call = CALLS.begin("submit", order.prompt)
+    fate = call.accept()
     if fate.get("never"):
         misbehave.wait_for_hang_up(misbehave.HANG_S)
-    time.sleep(here.latency_s(fate, order.prompt))
-    return misbehave.finish(script, _failure(order, fate) or _answer(order, fate), errors.for_fault)
+    time.sleep(current_state().latency_s(fate, order.prompt))
+    return call.answer(_failure(order, fate) or _answer(order, fate))
 
 
 def _failure(order: Order, fate: Script) -> Response | None:
@@ -127,48 +80,41 @@ def _failure(order: Order, fate: Script) -> Response | None:
     if fault is None or fault.value == "withheld":
         return None
     if fault.name == "timeout":
-        return errors.gateway_page(504)
+        return html_answer(504)
     if fault.value in {"policy", "moderation"}:  # after the work, and at its price
-        return errors.moderated(order.ticks * order.n).response()
+        return errors.moderated(order.ticks).response()
     return ApiError("An error occurred on our side.", status=500 if fault.name == "fail" else 503).response()
 
 
 def _answer(order: Order, fate: Script) -> Response:
-    fewer, fault = fate.get("fewer"), fate.get("fail")
-    count = 0 if fate.get("empty") else max(0, order.n - int(fewer.number(1) if fewer else 0))
-    items = [_item(order, fate, place) for place in range(count)]
-    if fault:  # withheld: one as a placeholder, the rest without anything
+    items = [_item(order, recipe, fate) for recipe in outcomes.recipes(_recipe(order), order.fields["n"], fate)]
+    if fate.get("fail"):  # withheld: one as a placeholder, the rest without anything
         items = [{**items[0], "respect_moderation": False}, *({"respect_moderation": False} for _ in items[1:])]
-    document: dict[str, Any] = {"data": items, "usage": {"cost_in_usd_ticks": order.ticks * order.n}}
-    if order.model.names_itself:
-        document["model"] = order.model.answers_as
+    document: dict[str, Any] = {"data": items, "usage": {"cost_in_usd_ticks": order.ticks}}
+    if order.model.get("names_itself", True):
+        document["model"] = order.model["answers_as"]
     return jsonify(document)
 
 
-def _item(order: Order, fate: Script, place: int) -> dict[str, Any]:
-    here, form = current_state(), fate.get("form")
-    recipe = _recipe(order, fate, place)
-    fault = fate.get(*bad_files.PICTURE_FAULTS)
+def _item(order: Order, recipe: Recipe, fate: Script) -> dict[str, Any]:
+    scripted = fate.get("form")
+    form = scripted.value if scripted else ""
     item: dict[str, Any] = {"mime_type": CONTENT_TYPES[recipe.file_format], "revised_prompt": ""}
-    if not order.wants_bytes or (form and form.value == "url"):
-        return item | {"url": _link(Link(recipe, order.prompt, fault, _gone_s(fate)), fate)}
-    blob, _ = bad_files.spoil(fault, here.gallery.file(recipe, prepared=here.settings.prepared))
-    prefix = f"data:{item['mime_type']};base64," if form and form.value == "prefix" else ""
-    return item | {"b64_json": prefix + base64.b64encode(blob).decode()}
+    if order.fields["response_format"] == "url" or form == "url":
+        return item | {"url": _publish(recipe, fate)}
+    prefix = f"data:{item['mime_type']};base64," if form == "prefix" else ""
+    return item | {"b64_json": prefix + outcomes.base64_of(recipe, fate)}
 
 
-def _recipe(order: Order, fate: Script, place: int) -> Recipe:
-    width, height = rules.size_px(order)
-    if fate.get("wrong_size"):
-        width, height = max(16, width // 2), max(16, height // 2)
+def _recipe(order: Order) -> Recipe:
+    width_px, height_px = rules.size_px(order)
     return Recipe(
         prompt=order.prompt,
-        model=order.model.answers_as,
-        width_px=width,
-        height_px=height,
-        seed=place,
-        file_format="png" if fate.get("wrong_format") else "jpeg",
-        # Prepared pictures stand for any of their size; drawing into large inputs is what takes time.
+        model=order.model["answers_as"],
+        width_px=width_px,
+        height_px=height_px,
+        file_format="jpeg",
+        # Prepared images stand for any of their size; drawing into large inputs is what takes time.
         inputs=() if current_state().settings.prepared else order.inputs,
     )
 
@@ -176,44 +122,30 @@ def _recipe(order: Order, fate: Script, place: int) -> Recipe:
 # ---------------------------------------------------------------- links
 
 
-def _gone_s(fate: Script) -> float:
-    expire = fate.get("expire")
-    return current_state().clock.now() + (expire.number(0) if expire else LINKS_LIVE_S)
+def _publish(recipe: Recipe, fate: Script) -> str:
+    """The address of an image on this host; ``dead_link`` leads nowhere."""
+    host_url, store = request.host_url.rstrip("/"), current_state().store(NAME, TaskStore)
+    path = f"xai-tmp-imgen-{uuid.uuid4()}.{recipe.file_format}"
+    until_s = store.now() + outcomes.kept_s(LINKS_LIVE_S, fate)
+    if not fate.get("dead_link"):
+        file = ResultFile(recipe, recipe.prompt, fate.get(*bad_files.IMAGE_FAULTS), until_s=until_s)
+        store.files.put(path, file)
+    link = f"{host_url}{PREFIX}/imgen/{path}"
+    return outcomes.link_of(link, fate, host_url=host_url, nowhere=link)
 
 
-def _link(link: Link, fate: Script) -> str:
-    """An address on this host, or one that leads nowhere (``dead_link``, ``dead_link=host``)."""
-    number, dead = str(uuid.uuid4()), fate.get("dead_link")
-    if dead is None:
-        _store().links.put(number, link)
-    host = "http://127.0.0.1:1" if dead and dead.value == "host" else request.host_url.rstrip("/")
-    return f"{host}{PREFIX}/imgen/xai-tmp-imgen-{number}.{link.recipe.file_format}"
-
-
-@bp.get("/imgen/xai-tmp-imgen-<uuid:number>.<any(jpeg, png):_ending>")
-def picture(number: uuid.UUID, _ending: str) -> ResponseReturnValue:
-    """The picture behind a temporary link. Takes no key."""
-    here, link = current_state(), _store().links.get(str(number))
+@bp.get("/imgen/<path>")
+def image(path: str) -> ResponseReturnValue:
+    """The image behind a temporary link. Takes no key."""
+    here = current_state()
     if "Authorization" in request.headers:
         here.counts.fault(NAME, KEY_LEAKED)
-        return ApiError("key leaked").response()
-    if link is None or here.clock.now() >= link.gone_s:
+        raise ApiError("key leaked")
+    file = here.store(NAME, TaskStore).file(path)
+    if file is None:
         return Response("Not Found", status=404, content_type="text/plain")
-    here.counts.download(NAME)
-    script = here.script(NAME, "download", link.prompt)
-    if script.refusal:
-        return misbehave.instead(script.refusal, errors.for_fault)
-    blob = here.gallery.file(link.recipe, prepared=here.settings.prepared)
-    blob, odd_type = bad_files.spoil(link.fault, blob)
-    answer = Response(blob, content_type=odd_type or CONTENT_TYPES[link.recipe.file_format])
-    return misbehave.finish(script, answer, errors.for_fault)
-
-
-def _store() -> XaiStore:
-    store = current_state().stores[NAME]
-    if not isinstance(store, XaiStore):
-        raise TypeError("the shelf of another twin")
-    return store
+    content_type = CONTENT_TYPES[file.recipe.file_format]
+    return CALLS.download(here.draw(file.recipe), content_type, fault=file.fault, prompt=file.prompt)
 
 
 # ---------------------------------------------------------------- models and chat
@@ -223,7 +155,8 @@ def _store() -> XaiStore:
 def image_models() -> Response:
     """The living ones, with what they cost."""
     _key()
-    return jsonify(models=[_image_model(name) for name, known in rules.MODELS.items() if known.answers_as == name])
+    living = [name for name, known in rules.MODELS.items() if known["answers_as"] == name]
+    return jsonify(models=[_image_model(name) for name in living])
 
 
 @bp.get("/v1/image-generation-models/<name>")
@@ -243,7 +176,7 @@ def _image_model(name: str) -> dict[str, Any]:
         "version": "1.0.0",
         "input_modalities": ["text", "image"],
         "output_modalities": ["image"],
-        "image_price": rules.MODELS[name].price_cents,
+        "image_price": rules.MODELS[name]["price_cents"],
         "aliases": [],
     }
 
@@ -256,23 +189,20 @@ def _model(name: str) -> dict[str, Any]:
 def models() -> Response:
     """All of them, in OpenAI's form."""
     _key()
-    script = current_state().script(NAME, "models")
-    if script.refusal:
-        return misbehave.instead(script.refusal, errors.for_fault)
-    listed = [_model(name) for name in (*rules.MODELS, *TEXT_MODELS)]
-    return misbehave.finish(script, jsonify(object="list", data=listed), errors.for_fault)
+    call = CALLS.begin("models")
+    listed = [_model(name) for name in (*rules.MODELS, *rules.TEXT_MODELS)]
+    return call.answer(jsonify(object="list", data=listed))
 
 
 @bp.get("/v1/api-key")
 def api_key() -> Response:
     """What the key may do, at no cost."""
     key = _key()
-    blocked = key == keys.NO_QUOTA_KEY
     return jsonify(
         redacted_api_key=f"{key[:2]}***{key[-2:]}",
         name="sandbox",
         acls=["api-key:model:*", "api-key:endpoint:*"],
-        team_blocked=blocked,
+        team_blocked=key == keys.NO_QUOTA_KEY,
         api_key_blocked=False,
         api_key_disabled=False,
     )
@@ -282,34 +212,8 @@ def api_key() -> Response:
 def complete() -> Response:
     """Text, streamed or whole."""
     key = _key()
-    document = rules.json_body()
-    asked = _checked_chat(document)
-    here = current_state()
-    here.counts.chat(NAME)
-    if key == keys.NO_QUOTA_KEY:
-        raise errors.out_of_credit()
-    script, talk = here.script(NAME, "chat", asked), chat.talk_for(document, asked)
-    if script.refusal:
-        return misbehave.instead(script.refusal, errors.for_fault)
-    if document.get("stream") is not True:
-        return misbehave.finish(script, jsonify(chat.whole(talk, script)), errors.for_fault)
-    stream = chat.stream(talk, script, delta_pause_s=here.settings.chat_delta_s)
-    return misbehave.finish(script, Response(stream, content_type="text/event-stream"), errors.for_fault)
-
-
-def _checked_chat(document: dict[str, Any]) -> str:
-    """The last user message of a request that passes. Raises ApiError."""
-    for name in document:
-        if name not in _CHAT_FIELDS:
-            raise errors.unsupported(name)
-    if document.get("model") not in TEXT_MODELS:
-        raise errors.no_model(str(document.get("model")))
-    if not isinstance(document.get("messages"), list) or not document["messages"]:
-        raise errors.misfit("missing field `messages`")
-    warmth = document.get("temperature", 1)
-    if isinstance(warmth, bool) or not isinstance(warmth, int | float) or not 0 <= warmth <= 2:
-        raise ApiError(f"Invalid temperature: {warmth}. It must be between 0 and 2.")
-    return chat.user_text(document["messages"])
+    document, asked = rules.read_chat()
+    return chat.serve(CALLS, document, asked, barred=errors.out_of_credit() if key == keys.NO_QUOTA_KEY else None)
 
 
 def unrouted(wrong: Wrong) -> ResponseReturnValue:
@@ -318,4 +222,4 @@ def unrouted(wrong: Wrong) -> ResponseReturnValue:
 
 
 ENVIRON = {"XAI_BASE_URL": "{url}/v1", "XAI_API_KEY": "{key}"}
-EMULATOR = Emulator(NAME, PREFIX, bp, XaiStore, unrouted, ENVIRON)
+EMULATOR = Emulator(NAME, PREFIX, bp, TaskStore, unrouted, ENVIRON)

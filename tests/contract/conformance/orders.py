@@ -15,11 +15,12 @@ from PIL import Image
 
 from providers.base import InputImage, UpstreamOrder
 from providers.catalog import catalog
-from providers.catalog.entries import AspectRatioRule, Model, ResolutionRule
+from providers.catalog.entries import Model
+from providers.catalog.size_rules import AspectRatioRule, ResolutionRule
 from providers.orders.needs import face_need, image_range, mask_need
 from providers.orders.rules import CheckedOrder, OrderProblems, check_order
 from providers.orders.schema import order_schema
-from providers.shared import building
+from providers.shared import order_fields
 
 CATALOG = catalog.load()
 PROMPT = "a red kite"
@@ -127,7 +128,7 @@ def filled(model: Model, operation: str) -> list[UpstreamOrder]:
 
 def wire_sizes(order: UpstreamOrder) -> set[str]:
     """The wire fields of the size that the order has."""
-    return set(building.size_fields(order))
+    return set(order_fields.size_fields(order))
 
 
 def _least(model: Model, operation: str) -> Draft:

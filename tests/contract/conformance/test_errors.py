@@ -20,7 +20,7 @@ from providers.errors import (
     ProviderError,
     RequestRefused,
 )
-from providers.shared.payload import MAX_RETRY_AFTER_S
+from providers.shared.retry_after import MAX_RETRY_AFTER_S
 from sandbox.testing import Sandbox
 
 # The twin accepts nothing of what these bring about, unless it learns of it only afterwards.

@@ -6,15 +6,16 @@ import json
 
 from conformance.rounds import KEY, call_of, ended, started
 from conformance.subjects import Subject, subjects
-from providers.base import Accepted, Cost, Running
+from providers.base import Accepted, Running
 from providers.orders.costs import expected_cost_microusd
 from providers.orders.rules import check_order
+from providers.reported_cost import ReportedCost
 from sandbox.testing import Sandbox
 
 LASTS_S = 40
 
 
-def told_cost(subject: Subject, sandbox: Sandbox, name: str) -> Cost | None:
+def told_cost(subject: Subject, sandbox: Sandbox, name: str) -> ReportedCost | None:
     """What is told of a call at its end, else what was told when it was taken."""
     provider, order = subject.load(sandbox), subject.order(name)
     answer = provider.submit(order, dedupe_key=KEY)

@@ -1,0 +1,100 @@
+"""The order in a request: fields and reference images, from JSON or from a form.
+
+Both say the same: the fields of docs/api-conventions.md, "Submit", and images as bytes or as text (``data:`` URL,
+base64, https URL, ``job_id#index``). Every fault is collected and reported together with those of the catalogue.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import Request
+from pydantic import ValidationError
+
+from app.http.bodies import faults_of, read_json_object
+from app.http.errors import UnsupportedMediaTypeError
+from app.orders import forms
+from app.shapes.schemas import MAX_METADATA_BYTES, OrderFields
+from jobs.errors import FieldFault
+from jobs.submission.order import Order, ReferenceImage, Role
+
+MAX_IMAGES = 16
+NOT_YET = frozenset({"webhook_url", "webhook_events", "upload_id"})
+
+
+@dataclass(slots=True)
+class RequestBody:
+    """What a request says, before its operation is known. ``faults`` are those of its form."""
+
+    fields: dict[str, Any] = field(repr=False)
+    images: list[ReferenceImage] = field(repr=False)
+    faults: list[FieldFault]
+
+    def order(self, operation: str) -> Order:
+        """The order for an operation, by the catalogue's word."""
+        return Order(operation, self.fields, self.images, self.faults)
+
+
+def read(request: Request, kinds: Mapping[str, str]) -> RequestBody:
+    """The body of a request. Raises the errors of a body that cannot be read at all.
+
+    ``kinds`` types the text of form fields; see :func:`app.orders.forms.kinds_of`.
+    """
+    if request.is_json:
+        body = _from_json(read_json_object(request))
+    elif request.mimetype == "multipart/form-data":
+        form = forms.read(request, kinds)
+        body = RequestBody(form.fields, form.images, form.faults)
+    else:
+        raise UnsupportedMediaTypeError("send the order as application/json or multipart/form-data")
+    body.fields = {name: value for name, value in body.fields.items() if value is not None}
+    body.faults += _field_faults(body.fields)
+    body.faults += _image_faults([image.role for image in body.images])
+    return body
+
+
+def _from_json(members: dict[str, Any]) -> RequestBody:
+    body = RequestBody(members, [], [])
+    images = members.pop("images", None)
+    if images is not None and not isinstance(images, list):
+        body.faults.append(FieldFault("images", "wrong_type", "must be a list of texts"))
+        images = None
+    named: list[tuple[Role, str, Any]] = [("image", f"images[{at}]", value) for at, value in enumerate(images or ())]
+    for role in ("mask", "face"):
+        if (value := members.pop(role, None)) is not None:
+            named.append((role, role, value))
+    for role, name, value in named:
+        if isinstance(value, str):
+            body.images.append(ReferenceImage(role, field_name=name, text=value))
+        else:
+            body.faults.append(FieldFault(name, "wrong_type", "must be a text"))
+    return body
+
+
+def _field_faults(fields: Mapping[str, Any]) -> list[FieldFault]:
+    faults = [
+        FieldFault(name, "not_available_yet", "is part of the interface, but not served by this version")
+        for name in fields
+        if name in NOT_YET
+    ]
+    try:
+        OrderFields.model_validate(fields)
+    except ValidationError as error:
+        faults += faults_of(error)
+    metadata = fields.get("metadata")
+    if metadata is not None and len(json.dumps(metadata, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
+        faults.append(FieldFault("metadata", "too_long", f"is more than {MAX_METADATA_BYTES} bytes as JSON"))
+    return faults
+
+
+def _image_faults(roles: list[Role]) -> list[FieldFault]:
+    faults = []
+    if roles.count("image") > MAX_IMAGES:
+        faults.append(FieldFault("images", "too_many", f"at most {MAX_IMAGES} go with an order, mask and face aside"))
+    for role in ("mask", "face"):
+        if roles.count(role) > 1:
+            faults.append(FieldFault(role, "too_many", "is given more than once"))
+    return faults

@@ -1,0 +1,80 @@
+"""An order as it was read from a request, before it has a model: plain data, and its check against a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jobs.errors import FieldFault, InvalidOrderError
+from providers.catalog.catalog import Model
+from providers.orders.rules import CheckedOrder, OrderProblems, check_order
+from providers.shared.extra import reserved_extra
+
+Role = Literal["image", "mask", "face"]
+
+# Fields that are about the job and not about the image.
+JOB_FIELDS = ("model", "fallback_models", "priority", "deadline_s", "metadata", "extra", "lenient", "store")
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceImage:
+    """An image that comes with an order, not yet verified: its bytes, or a text that says where they are.
+
+    ``field_name`` is the field it came in, for messages: "images[0]". ``text`` is an https URL, base64 with or without
+    ``data:`` in front, or ``job_id#index`` of the caller's own task.
+    """
+
+    role: Role
+    data: bytes | None = field(default=None, repr=False)
+    field_name: str = ""
+    text: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a caller asks for.
+
+    ``operation`` is the catalogue's word. ``fields`` are those of the body (docs/api-conventions.md, "Submit") without
+    the images; a field that was sent as null is left out. ``faults`` are those found in the body itself: the order is
+    refused, and the answer names them together with what its model finds.
+    """
+
+    operation: str
+    fields: Mapping[str, Any] = field(repr=False)
+    images: Sequence[ReferenceImage] = ()
+    faults: Sequence[FieldFault] = ()
+
+    @property
+    def roles(self) -> list[Role]:
+        return [image.role for image in self.images]
+
+    @property
+    def lenient(self) -> bool:
+        """Whether fields that the model does not take are dropped instead of refused."""
+        return bool(self.fields.get("lenient"))
+
+    def check(self, model: Model, *, lenient: bool) -> CheckedOrder:
+        """The order by the rules of a model. Raises InvalidOrderError naming every fault."""
+        _check_extra(model, self.fields.get("extra") or {})
+        roles = self.roles
+        try:
+            return check_order(
+                model,
+                self.operation,
+                {name: value for name, value in self.fields.items() if name not in JOB_FIELDS},
+                image_count=roles.count("image"),
+                has_mask="mask" in roles,
+                has_face="face" in roles,
+                lenient=lenient,
+            )
+        except OrderProblems as error:
+            raise InvalidOrderError([FieldFault(p.field, p.code, p.message) for p in error.problems]) from None
+
+
+def _check_extra(model: Model, extra: Mapping[str, Any]) -> None:
+    """Refused here, before anything is held, and again by the adapter."""
+    if clash := sorted(reserved_extra(model) & extra.keys()):
+        raise InvalidOrderError(
+            [FieldFault(f"extra.{name}", "not_allowed", "set this by the order's own fields") for name in clash]
+        )

@@ -1,0 +1,216 @@
+"""What an order would be and cost: its model, the models behind it, the checked request, the price.
+
+Estimates and submits share this, so that what was quoted is what is held.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from math import isfinite
+from types import MappingProxyType
+from typing import Any
+
+from jobs.documents import StoredSelection
+from jobs.errors import FieldFault, InvalidOrderError, UnknownOperationError
+from jobs.reads.tasks import UNSTORABLE
+from jobs.submission import fallbacks, selection
+from jobs.submission.fallbacks import Fallback
+from jobs.submission.order import Order
+from jobs.submission.selection import AUTO, Selection
+from providers.catalog.catalog import OPERATIONS, Catalog, CatalogSource, Model, UnknownModelError
+from providers.catalog.ranking import ranked
+from providers.orders.costs import cost_usd
+from providers.orders.rules import CheckedOrder
+from quota.prices import unit_price_microcredits
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What an order would be and cost.
+
+    ``unit_price_microcredits`` is the price of one image by ``model``; ``total_microcredits`` is what is held: n times
+    the dearest of the models that may run. ``chosen`` says why this model, where the order did not name it;
+    ``price_version`` names the catalogue.
+    """
+
+    model: Model
+    operation: str
+    checked: CheckedOrder
+    unit_price_microcredits: int
+    total_microcredits: int
+    warnings: Sequence[str]
+    fallbacks: Sequence[Fallback] = ()
+    chosen: StoredSelection | None = None
+    price_version: str = ""
+
+
+class Quoting:
+    """Quotes orders. ``configured`` are the providers that can run something, ``chains`` the operator's fallbacks."""
+
+    def __init__(
+        self,
+        catalogs: CatalogSource,
+        *,
+        configured: Collection[str],
+        markup: Decimal,
+        minimum_unit_price_microcredits: int,
+        default_model: str | None,
+        chains: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> None:
+        self._catalogs = catalogs
+        self._configured = frozenset(configured)
+        self._markup = markup
+        self._minimum_unit_price_microcredits = minimum_unit_price_microcredits
+        self._default_model = default_model
+        self._chains = chains
+
+    def quote(self, order: Order) -> Quote:
+        """Check and price an order without running it.
+
+        Raises UnknownOperationError, InvalidOrderError naming every fault.
+        """
+        self.refuse_faults(order)
+        if order.operation not in OPERATIONS:
+            raise UnknownOperationError(f"there is no operation {order.operation[:50]!r}")
+        _check_storable(order.fields)
+        catalog = self._catalogs.current()
+        names = fallbacks.names_in(order.fields)
+        selected = self._select(catalog, order, order.fields.get("model"))
+        unit_price = self.unit_price_microcredits(selected.model, cost_usd(selected.model, selected.checked))
+        others = self._fallbacks(catalog, selected.model, order, names)
+        return Quote(
+            model=selected.model,
+            operation=order.operation,
+            checked=selected.checked,
+            unit_price_microcredits=unit_price,
+            total_microcredits=max([unit_price, *(each.unit_price_microcredits for each in others)])
+            * selected.checked.n,
+            warnings=[*selected.warnings, *selected.checked.warnings],
+            fallbacks=others,
+            chosen=selected.stored(),
+            price_version=catalog.version,
+        )
+
+    def refuse_faults(self, order: Order) -> None:
+        """Raises InvalidOrderError for an order whose body has faults, with those that its model finds."""
+        if order.faults:
+            raise InvalidOrderError(self._every_fault(order))
+
+    def unit_price_microcredits(self, model: Model, cost_usd: Decimal) -> int:
+        """Our price of one image by ``model`` that costs ``cost_usd`` upstream."""
+        return unit_price_microcredits(
+            cost_usd, markup=model.markup or self._markup, minimum_microcredits=self._minimum_unit_price_microcredits
+        )
+
+    def default_for(self, operation: str) -> Model | None:
+        """The operator's default model, if it can do this operation here."""
+        return self._default_for(self._catalogs.current(), operation)
+
+    def _every_fault(self, order: Order) -> list[FieldFault]:
+        """The faults of the body, and what a model says of the fields that are well formed."""
+        faults = list(order.faults)
+        bad = {re.split(r"[.\[]", fault.field)[0] for fault in faults}
+        if "model" in bad:
+            return faults  # other fields can only be judged against a model
+        sound = {name: value for name, value in order.fields.items() if name not in bad}
+        try:
+            self.quote(replace(order, fields=sound, faults=()))
+        except InvalidOrderError as error:
+            return faults + [fault for fault in error.faults if fault.field not in bad]
+        return faults
+
+    def _select(self, catalog: Catalog, order: Order, name: object) -> Selection:
+        """The model an order names, or the one it gets when it names none, and the order by its rules."""
+        if name is not None and not isinstance(name, str):
+            raise _bad("model", "wrong_type", "a model is named by a text")
+        operation, lenient = order.operation, order.lenient
+        if name is None and (default := self._default_for(catalog, operation)) is not None:
+            return Selection(default, order.check(default, lenient=lenient), reason="the default model of this service")
+        if name is None or name in AUTO:
+            goal = AUTO[name or "auto"]
+            candidates = ranked(catalog, operation, self._configured, goal, self._markup)
+            return selection.select(
+                candidates, order.check, operation=operation, asked=name, goal=goal, lenient=lenient
+            )
+        model, warnings = self._named(catalog, name)
+        return Selection(model, order.check(model, lenient=lenient), warnings=warnings)
+
+    def _default_for(self, catalog: Catalog, operation: str) -> Model | None:
+        # The operator's catalogue file goes before the setting: it can be changed without a restart.
+        preferred = catalog.preferred or self._default_model
+        if preferred is None:
+            return None
+        try:
+            model = catalog.resolve(preferred).model
+        except UnknownModelError:
+            return None
+        return model if operation in model.operations and model.provider in self._configured else None
+
+    def _named(self, catalog: Catalog, name: str) -> tuple[Model, Sequence[str]]:
+        try:
+            resolution = catalog.resolve(name)
+        except UnknownModelError as error:
+            raise _bad("model", "unknown_model", str(error)) from None
+        if resolution.model.provider not in self._configured:
+            raise _bad(
+                "model",
+                "provider_not_configured",
+                f"{resolution.model.id} is made by {resolution.model.provider}, which is not configured here",
+            )
+        return resolution.model, resolution.warnings
+
+    def _fallbacks(self, catalog: Catalog, model: Model, order: Order, names: Sequence[str] | None) -> list[Fallback]:
+        """The models behind the first. Every fault in those that the caller named is reported; a model of the
+        operator's own chain, or the successor of a doubtful one, is left out where it cannot take this order."""
+        found: list[Fallback] = []
+        faults: list[FieldFault] = []
+        for position, name in enumerate(names if names is not None else self._chains.get(model.id, _successor(model))):
+            try:
+                found.append(self._fallback(catalog, order, name))
+            except InvalidOrderError as error:
+                faults += fallbacks.faults_at(position, error)
+        if names is not None and faults:
+            raise InvalidOrderError(faults)
+        return fallbacks.distinct(model, found)
+
+    def _fallback(self, catalog: Catalog, order: Order, name: str) -> Fallback:
+        selected = self._select(catalog, order, name)
+        price = self.unit_price_microcredits(selected.model, cost_usd(selected.model, selected.checked))
+        return Fallback(selected.model, selected.checked, price)
+
+
+def _successor(model: Model) -> Sequence[str]:
+    """The successor of a model that its provider may have withdrawn, which only a call can tell, at no cost."""
+    return (model.replaced_by,) if model.status == "unknown" and model.replaced_by else ()
+
+
+def _check_storable(fields: Mapping[str, Any]) -> None:
+    """Refuse what no JSON column takes: NUL, half a surrogate pair, NaN and the infinities.
+
+    The prompt is cleaned by the catalogue's rules; metadata, ``extra`` and settings are stored as they are.
+    """
+    bad = [name for name, value in fields.items() if name != "prompt" and not _is_storable(value)]
+    if bad:
+        message = "holds a character or a number that cannot be kept"
+        raise InvalidOrderError([FieldFault(name, "not_storable", message) for name in bad])
+
+
+def _is_storable(value: Any) -> bool:
+    match value:
+        case str():
+            return UNSTORABLE.search(value) is None
+        case float():
+            return isfinite(value)
+        case dict():
+            return all(_is_storable(part) for pair in value.items() for part in pair)
+        case list() | tuple():
+            return all(map(_is_storable, value))
+        case _:
+            return True
+
+
+def _bad(field: str, code: str, message: str) -> InvalidOrderError:
+    return InvalidOrderError([FieldFault(field, code, message)])

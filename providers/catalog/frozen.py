@@ -1,0 +1,29 @@
+"""Shapes that never change once they are read: one catalogue serves a whole process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+# One catalogue serves a whole process, so not even a nested mapping of it may be changed.
+FrozenMap = Annotated[Mapping[K, V], AfterValidator(MappingProxyType), PlainSerializer(dict)]
+
+
+def empty() -> Mapping[Any, Any]:
+    """The default of a frozen mapping."""
+    return MappingProxyType({})
+
+
+class Entry(BaseModel):
+    """Base of every shape here: no unknown keys, no changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self  # immutable throughout

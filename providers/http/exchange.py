@@ -1,0 +1,86 @@
+"""One request and its answer: where it may go, and the clock that all its waits keep to."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from time import monotonic
+
+from providers.http.urls import Origin
+
+Resolver = Callable[[str, int], list[str]]
+
+
+class NotConnectedError(Exception):
+    """No connection was made, so no byte of the request was sent.
+
+    Not an ``OSError``, so that urllib3 neither wraps nor swallows it.
+    """
+
+
+class ForbiddenAddressError(NotConnectedError):
+    """The name resolves to an address that this exchange may not reach."""
+
+
+class OutOfTimeError(TimeoutError):
+    """The exchange used up its time, the peer was silent too long, or slower than allowed."""
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """Numeric addresses of a name, in the system's order. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+@dataclass(slots=True)
+class Exchange:
+    """The rules and the clock of one request and its answer.
+
+    ``may_reach`` judges an address of an origin; it is asked about every address before the first one is
+    tried. ``sent`` becomes true just before the first byte of the request is sent: until then an error
+    proves that nothing ran.
+    """
+
+    deadline_at: float  # monotonic clock
+    connect_s: float
+    silence_s: float  # longest wait for the next byte
+    may_reach: Callable[[Origin, str], bool]
+    resolve: Resolver = resolve
+    least_bytes_per_s: int = 0
+    grace_s: float = 5.0  # before the rate counts
+    sent: bool = False
+    received_bytes: int = 0
+    first_byte_at: float | None = None
+
+    def left_s(self, at_most_s: float) -> float:
+        """Seconds the next wait may take. Raises OutOfTimeError."""
+        left = self.deadline_at - monotonic()
+        if left <= 0:
+            raise OutOfTimeError("deadline")
+        return min(left, at_most_s)
+
+    def took(self, size_bytes: int) -> None:
+        """Count received bytes. Raises OutOfTimeError when they arrive too slowly."""
+        now = monotonic()
+        self.first_byte_at = self.first_byte_at or now
+        self.received_bytes += size_bytes
+        age_s = now - self.first_byte_at
+        if age_s > self.grace_s and self.received_bytes < self.least_bytes_per_s * age_s:
+            raise OutOfTimeError("too slow")
+
+
+# urllib3 passes only numbers to a pooled connection, so the exchange is a context variable.
+current: ContextVar[Exchange] = ContextVar("exchange")
+
+
+@contextmanager
+def during(exchange: Exchange) -> Iterator[None]:
+    """Connections that are used inside find ``exchange`` in :data:`current`."""
+    token = current.set(exchange)
+    try:
+        yield
+    finally:
+        current.reset(token)

@@ -1,0 +1,78 @@
+"""What chatgpt2api answers about its tasks: the state of one, and of many in one look. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from providers.base import CallRef, CheckResult, Finished, Missing, Running
+from providers.errors import Failed, NotRun, ProviderError, Uncertain
+from providers.http.client import HttpResponse
+from providers.shared import results
+from providers.shared.reading import json_object
+from providers.upstreams.chatgpt2api.errors import classify_answer, classify_task_error
+from providers.upstreams.chatgpt2api.requests import task_id
+
+
+def read_task(task: Mapping[str, Any], base_url: str) -> Finished | Running:
+    """What a task object says (section 3). Raises ProviderError for a task that ended badly.
+
+    Builds that use other words for the same states are understood; an unknown word counts as queued.
+    """
+    match task.get("status"):
+        case "success" | "completed":
+            return _finished(task, base_url)
+        case "error" | "failed":
+            raise classify_task_error(str(task.get("error") or ""))
+        case "canceled" | "cancelled":
+            raise Failed("upstream_cancelled", retryable=True)
+        case "running":
+            step = task.get("progress")
+            return Running(step=step if isinstance(step, str) else None)
+        case _:
+            return Running(step="queued")
+
+
+def _finished(task: Mapping[str, Any], base_url: str) -> Finished:
+    images = results.read_images(task.get("data"), base_url)
+    if not images:
+        raise Failed("upstream_empty_result", "success without an image", retryable=True)
+    return Finished(images)
+
+
+def read_tasks(answer: HttpResponse, batch: Sequence[CallRef], base_url: str) -> dict[str, CheckResult]:
+    """The state of each call in the answer to one look.
+
+    Only what the gateway says about a task may end its call. So any other answer, a refused key
+    included, is a failed look (NotRun): the task may be well, and the call has its own deadline.
+    Raises: NotRun, Uncertain.
+    """
+    if answer.status != 200:
+        error = classify_answer(answer.status, answer.headers, answer.body)
+        raise NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
+    body = json_object(answer.body)
+    items = body.get("items") if body else None
+    if body is None or not isinstance(items, list):
+        raise Uncertain("upstream_broken_answer", "no list of tasks")
+    tasks = {item["id"]: item for item in items if isinstance(item, dict) and isinstance(item.get("id"), str)}
+    missing = body.get("missing_ids")
+    missing_ids = frozenset(filter(_is_text, missing)) if isinstance(missing, list) else frozenset()
+    return {call.id: _state(task_id(call), tasks, missing_ids, base_url) for call in batch}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _state(
+    task_id: str, tasks: Mapping[str, Mapping[str, Any]], missing_ids: frozenset[str], base_url: str
+) -> CheckResult:
+    if task_id in tasks:
+        try:
+            return read_task(tasks[task_id], base_url)
+        except ProviderError as error:
+            return error
+    if task_id in missing_ids:
+        return Missing()
+    # Silence about an id is no proof that the task is gone, and "gone" may lead to a second purchase.
+    return NotRun("upstream_broken_answer", "the answer leaves the task out")

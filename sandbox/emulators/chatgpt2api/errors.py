@@ -1,0 +1,94 @@
+"""Both error envelopes: ``{"detail": ...}`` of the ``/api`` routes and OpenAI's of the ``/v1`` routes.
+
+Source: providers/upstreams/chatgpt2api/CONTRACT.md, section 5.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Response, request
+
+from sandbox.markers import Fault
+from sandbox.plumbing.calls import WireError, json_answer
+from sandbox.plumbing.validation import Problem, load_yaml
+
+PREFIX = "/c2a"
+DATA: Mapping[str, Any] = load_yaml(__file__, "data.yaml")
+_KINDS_AND_CODES = {
+    401: ("authentication_error", "invalid_api_key"),
+    429: ("rate_limit_exceeded", "rate_limit_exceeded"),
+}
+# By JSON Schema keyword: pydantic's type of the error, its text, and the name of the limit in its context.
+_PYDANTIC: Mapping[str, tuple[str, str, str]] = {
+    "required": ("missing", "Field required", ""),
+    "additionalProperties": ("extra_forbidden", "Extra inputs are not permitted", ""),
+    "minLength": ("string_too_short", "String should have at least {} character", "min_length"),
+    "minimum": ("greater_than_equal", "Input should be greater than or equal to {}", "ge"),
+    "maximum": ("less_than_equal", "Input should be less than or equal to {}", "le"),
+}
+_TYPES = {"integer": ("int_type", "integer"), "number": ("float_type", "number")}
+
+
+class ApiError(WireError):
+    """A sentence: under ``detail`` on the ``/api`` routes, with ``kind`` and ``code`` on the ``/v1`` routes."""
+
+    def __init__(self, message: str, status: int = 400, kind: str = "", code: str | None = None) -> None:
+        super().__init__(message)
+        usual = _KINDS_AND_CODES.get(status, ("invalid_request_error", None))
+        self.status, (self.kind, self.code) = status, (kind, code) if kind else usual
+
+    def response(self) -> Response:
+        """The answer."""
+        if not request.path.startswith(f"{PREFIX}/v1/"):
+            return json_answer({"detail": {"error": str(self)}}, self.status)
+        error = {"message": str(self), "type": self.kind, "param": None, "code": self.code}
+        return json_answer({"error": error}, self.status)
+
+
+class SchemaError(WireError):
+    """422 with a list of schema errors as pydantic words them, whatever the route."""
+
+    def __init__(self, *entries: Mapping[str, Any]) -> None:
+        super().__init__(f"{len(entries)} schema errors")
+        self.entries = entries
+
+    def response(self) -> Response:
+        """The answer."""
+        return json_answer({"detail": self.entries}, 422)
+
+
+def invalid_body(kind: str, text: str, given: object, *place: int, **context: object) -> SchemaError:
+    """A body that is not there, is no JSON or is no object."""
+    entry = {"type": kind, "loc": ["body", *place], "msg": text, "input": given}
+    return SchemaError(entry | ({"ctx": context} if context else {}))
+
+
+def entry_of(problem: Problem, document: Mapping[str, Any]) -> dict[str, Any]:
+    """A field that does not fit, for a SchemaError."""
+    given = document if problem.keyword == "required" else problem.value
+    if problem.keyword == "type":
+        kind, word = _TYPES.get(str(problem.limit), ("string_type", "string"))
+        return {"type": kind, "loc": ["body", *problem.path], "msg": f"Input should be a valid {word}", "input": given}
+    kind, text, name = _PYDANTIC[problem.keyword]
+    entry = {"type": kind, "loc": ["body", *problem.path], "msg": text.format(problem.limit), "input": given}
+    return entry | ({"ctx": {name: problem.limit}} if name else {})
+
+
+def sync_failure(end: str, text: str) -> ApiError:
+    """A failed task as the synchronous routes tell it."""
+    return ApiError(text, *DATA["sync_errors"].get(end, DATA["sync_errors"]["other"]))
+
+
+def no_quota() -> ApiError:
+    """429: the pool is empty."""
+    return sync_failure("quota", "no available image quota")
+
+
+def for_fault(fault: Fault) -> Response:
+    """Words a scripted refusal, an empty pool or a bare status."""
+    if fault.name == "refuse":
+        return ApiError(*DATA["refusals"].get(fault.value, DATA["refusals"][""])).response()
+    if fault.name == "quota":
+        return no_quota().response()
+    status = fault.status or 500
+    return ApiError(f"scripted by the sandbox: HTTP {status}", status).response()
