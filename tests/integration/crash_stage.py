@@ -1,7 +1,8 @@
 """A stage for crashes: a database, a Redis and files of its own, and real workers that die at a failpoint.
 
 Workers that die one after the other share a stage. What one leaves behind is frozen, by putting its clocks
-forward, so that the next one meets only its own job; at the end all of it is due again and one worker without a failpoint recovers it.
+forward, so that the next one meets only its own job; at the end all of it is due again, and one worker without a
+failpoint recovers it.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ class Stage:
                 process.wait()
 
     def worker_dies_at(self, failpoint: str, **changed: str) -> int:
-        """Start a worker with a failpoint and wait for its end; returns its exit code, raises AssertionError without one."""
+        """Start a worker with a failpoint and return its exit code; raises AssertionError if it does not end."""
         with self.process("workers", failpoint=failpoint, **changed) as worker:
             try:
                 return worker.wait(DIES_WITHIN_S)
