@@ -1,4 +1,4 @@
-"""From an order to wire fields by the catalogue, and the behaviour adapters share."""
+"""An order as wire fields, by the catalogue, and looks at many calls."""
 
 from __future__ import annotations
 
