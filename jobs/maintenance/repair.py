@@ -87,7 +87,7 @@ class Repairer:
     def _lapse(self, finding: Finding) -> str:
         try:
             with self._database.transaction() as connection:
-                for row in self._doctor.rows(connection, DEAD_STEPS + " AND j.id = :id", id=finding.subject):
+                for row in self._doctor.rows(connection, DEAD_STEPS, id=finding.subject):
                     code = "step_overdue" if row.owner_lives else "owner_gone"
                     waits = give_up_s(self._doctor.catalog)
                     lifecycle.lapse(connection, row.id, row.fence, code=code, give_up_s=waits)
