@@ -37,7 +37,7 @@ SELECT said.available, said.held, live.queued, live.held AS held_by_jobs FROM sa
 
 
 class Repairer:
-    """Repairs findings of ``doctor``, each in a transaction of its own."""
+    """Repairs findings of ``doctor``, each in its own transaction."""
 
     def __init__(self, doctor: Doctor) -> None:
         self._doctor = doctor

@@ -1,4 +1,4 @@
-"""The sandbox for all requests, another host next to it, and limits small enough to be reached in a test."""
+"""The sandbox that every adapter talks to, a second host next to it, and limits small enough to be met in a test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from conformance.subjects import SUBJECTS
 from sandbox.testing import Sandbox, running_sandbox
 
 QUICK: Any = {"latency_s": 0.0, "chat_delta_s": 0.0, "prepared": 1, "edge_max_px": 64}
@@ -39,7 +38,7 @@ def running_elsewhere() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def elsewhere(running_elsewhere: Sandbox) -> Sandbox:
-    """Another host, which speaks every dialect and should never see a key."""
+    """Another host, which speaks every dialect and must never see a key."""
     running_elsewhere.reset()
     return running_elsewhere
 
@@ -62,14 +61,3 @@ def _replace_all(monkeypatch: pytest.MonkeyPatch, pattern: re.Pattern[str], valu
         if name.startswith("providers."):
             for constant in filter(pattern.fullmatch, vars(module).copy()):
                 monkeypatch.setattr(module, constant, value)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was not tested, and for which adapter: a gap should be seen, not skipped."""
-    terminalreporter.section("conformance: cases without a meaning")
-    for subject in SUBJECTS:
-        gaps = subject.meaningless()
-        terminalreporter.write_line(f"{subject.name}: {len(gaps)}")
-        for reason in dict.fromkeys(gaps.values()):
-            cases = ", ".join(sorted(case for case, why in gaps.items() if why == reason))
-            terminalreporter.write_line(f"  {cases}: {reason}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
+from conformance import gaps
 from conformance.orders import CATALOG
 from conformance.subjects import BAD_KEY, CASES, GOOD_KEY, SUBJECTS, Subject, every_subject, subjects
 from providers import configured, registry
@@ -42,6 +45,20 @@ def test_no_gap_hides_what_the_catalogue_offers(subject: Subject) -> None:
 def test_every_case_applies_to_a_subject() -> None:
     for case in CASES:
         assert any(case not in subject.meaningless() for subject in SUBJECTS), case
+
+
+@every_subject()
+def test_each_gap_of_each_subject_is_listed_with_its_reason(subject: Subject) -> None:
+    _, _, own = f"\n{gaps.listing()}".partition(f"\n{subject.name}: ")
+    count, *lines = own.splitlines()
+    listed = {
+        case: reason
+        for line in itertools.takewhile(lambda line: line.startswith("  "), lines)
+        for cases, _, reason in [line.strip().partition(": ")]
+        for case in cases.split(", ")
+    }
+    assert listed == subject.meaningless()
+    assert int(count) == len(listed)
 
 
 @every_subject()
