@@ -140,4 +140,4 @@ def caption(given: Mapping[str, Any], taken: Inputs) -> str:
     width_px, height_px = dimensions(taken.images[0]) if taken.images else DEFAULT_PX
     focus = without_markers(given.get("focus") or "")
     told = f", with attention to {focus}" if focus else ""
-    return f"A picture of {width_px} by {height_px} pixels{told}."
+    return f"An image of {width_px} by {height_px} pixels{told}."
