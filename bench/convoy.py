@@ -36,7 +36,7 @@ from core.errors import DatabaseAwayError, DatabaseBusyError
 from core.ids import new_id
 from jobs import lifecycle
 from jobs.dispatch import heartbeats
-from jobs.dispatch.limits import Limits, announce
+from jobs.dispatch.limits import CredentialLimits, announce
 from jobs.execution import claim
 from jobs.execution.context import WorkerContext
 from jobs.lifecycle import NewJob
@@ -113,7 +113,7 @@ def compare(database: Database, folder: Path, claims: int, busy: int) -> dict[st
         heartbeats.beat(connection, bench.owner)
         account_id = create_account(connection, "bench").id
         ledger.grant(connection, account_id, CREDITS)
-        announce(connection, provider.credential_id, seed.PROVIDER, Limits())
+        announce(connection, provider.credential_id, seed.PROVIDER, CredentialLimits())
         old_claim.prepare(connection, account_id, provider.credential_id, CREDITS)
     run(lambda job_id: ours(bench, job_id), submit(database, account_id, POOL_SIZE), 0, within_s=OLD_WITHIN_S)
     first = run(lambda job_id: ours(bench, job_id), submit(database, account_id, claims), busy)

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import text
 
 from bench import seed
-from bench.load import Load, Order, request
+from bench.load import Load, LoadPlan, request
 from bench.names import FLOOR_QUEUE
 from bench.rounds import Round, median, take_turns
 from bench.stand import Stand, customers, floor_program, make_floor_table, stand
@@ -74,9 +74,9 @@ class Edge:
 
     def _round(self, name: str, port: int, requests: Sequence[str], expected: int) -> tuple[Round, int]:
         """One round after a warm-up, and how many requests both made."""
-        warm = self.load.send(Order(port, requests, seconds=WARM_S), expected=expected)
+        warm = self.load.send(LoadPlan(port, requests, seconds=WARM_S), expected=expected)
         before = self.stand.cpu_s(name)
-        result = self.load.send(Order(port, requests, seconds=self.seconds), expected=expected)
+        result = self.load.send(LoadPlan(port, requests, seconds=self.seconds), expected=expected)
         used_s = self.stand.cpu_s(name) - before
         return Round(result.count / used_s, result.rate, result.p50_ms, result.p95_ms), warm.count + result.count
 

@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import text
 
 from bench import life, seed
-from bench.load import Load, Order, request
+from bench.load import Load, LoadPlan, request
 from bench.rounds import percentile
 from bench.stand import Stand, customers, stand
 from bench.table import Bound, Row
@@ -187,7 +187,7 @@ def _flood(service: Stand, load: Load, flooding: Account, jobs: int, quiet: list
     with _side_by_side(watch, *(partial(go_on, each) for each in quiet)):
         try:
             order = request("POST", "/api/images/generate", key=flooding.key, body={**BODY, "model": seed.MODEL})
-            load.send(Order(service.port, [order], count=jobs), expected=202)
+            load.send(LoadPlan(service.port, [order], count=jobs), expected=202)
             _await_flood(service, flooding.id, jobs)
             flood_s = time.monotonic() - began
         finally:

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from app.cli.service.programs import sandbox_environ
 from bench import seed
-from bench.load import Load, Order, request
+from bench.load import Load, LoadPlan, request
 from bench.rounds import percentile
 from bench.stand import Stand, customers, stand
 from bench.table import Bound, Row
@@ -113,7 +113,7 @@ def begin(service: Stand, load: Load, jobs: int) -> None:
     key, base_url = upstream["CHATGPT2API_API_KEY"], task_api_root(upstream["CHATGPT2API_BASE_URL"])
     submit = f"{urlsplit(base_url).path}/api/image-tasks/generations"
     tasks = [request("POST", submit, key=key, body=_task(number)) for number in range(jobs)]
-    load.send(Order(service.running.settings.sandbox_port, tasks, count=jobs), expected=200)
+    load.send(LoadPlan(service.running.settings.sandbox_port, tasks, count=jobs), expected=200)
     accounts, spec = list(customers(service.database, ACCOUNTS)), _spec(service)
     with service.database.transaction() as connection:
         connection.execute(text("SET LOCAL statement_timeout = 0"))

@@ -13,7 +13,7 @@ import requests
 from sqlalchemy import text
 
 from bench import chain, seed
-from bench.load import Load, Order, request
+from bench.load import Load, LoadPlan, request
 from bench.rounds import percentile
 from bench.stand import Stand, chain_program, stand
 from bench.table import Bound, Row
@@ -106,7 +106,7 @@ def lives(service: Stand, load: Load, jobs: int, size: str) -> float:
     body = {"prompt": "a red kite over the sea", "model": seed.MODEL, "size": size}
     began = now(service)
     load.send(
-        Order(service.port, [request("POST", "/api/images/generate", key=service.admin_key, body=body)], count=jobs),
+        LoadPlan(service.port, [request("POST", "/api/images/generate", key=service.admin_key, body=body)], count=jobs),
         expected=202,
     )
     await_end(service, began)
@@ -135,7 +135,7 @@ def calm(service: Stand, load: Load) -> tuple[list[float], list[float]]:
     order = request("POST", "/api/images/generate", key=service.admin_key, body=body)
     began = now(service)
     for _ in range(CALM_JOBS):
-        load.send(Order(service.port, [order], count=1, connections=1), expected=202)
+        load.send(LoadPlan(service.port, [order], count=1, connections=1), expected=202)
         time.sleep(CALM_EVERY_S)
     await_end(service, began)
     log = requests.get(f"{sandbox}/control/requests", params={"limit": "20000"}, timeout=10).json()

@@ -1,6 +1,6 @@
 """The load generator: raw sockets, keep-alive, the least parsing that works; in its own process.
 
-``python -m bench.load`` reads one order per line of its input (JSON, see :class:`Order`) and writes
+``python -m bench.load`` reads one order per line of its input (JSON, see :class:`LoadPlan`) and writes
 one result per line, so that its start-up is paid once.
 """
 
@@ -27,7 +27,7 @@ TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class LoadPlan:
     """Send ``requests`` (whole HTTP/1.1 requests, in turn) for ``seconds``, or ``count`` of them."""
 
     port: int
@@ -72,7 +72,7 @@ class Load:
         self._process.stdin.close()
         self._process.wait(timeout=10)
 
-    def send(self, order: Order, *, expected: int) -> Result:
+    def send(self, order: LoadPlan, *, expected: int) -> Result:
         """Raises UnexpectedAnswersError when any answer has another status."""
         assert self._process.stdin
         assert self._process.stdout
@@ -95,7 +95,7 @@ def request(method: str, path: str, *, key: str = "", body: Any = None) -> str:
 
 @dataclass
 class _Tally:
-    order: Order
+    order: LoadPlan
     until: float
     requests: Iterator[bytes]
     left: Iterator[int]
@@ -103,7 +103,7 @@ class _Tally:
     took_ms: list[float] = field(default_factory=list)
 
 
-def run(order: Order) -> Result:
+def run(order: LoadPlan) -> Result:
     """Every connection sends its next request when it has its answer (a closed loop)."""
     began = time.monotonic()
     tally = _Tally(
@@ -163,7 +163,7 @@ def content_length(head: bytes) -> int:
 
 def main() -> None:
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(asdict(run(Order(**json.loads(line))))) + "\n")
+        sys.stdout.write(json.dumps(asdict(run(LoadPlan(**json.loads(line))))) + "\n")
         sys.stdout.flush()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-from chaos.orders import Order
+from chaos.orders import MixedOrder
 from chaos.target import Target, session
 
 ENDED = ("succeeded", "failed", "cancelled")
@@ -36,7 +36,7 @@ class Customer:
 class Placed:
     """An order and what its client was told. Times are the wall clock's, in seconds."""
 
-    order: Order
+    order: MixedOrder
     posted_at: float
     task_id: str | None = None
     refused: int | None = None  # the status of a final no
@@ -47,7 +47,9 @@ class Placed:
 class Load:
     """Posts a stream of orders at a pace, from many clients at once, until it is told to stop."""
 
-    def __init__(self, target: Target, customers: Sequence[Customer], orders: Iterable[Order], *, per_s: float) -> None:
+    def __init__(
+        self, target: Target, customers: Sequence[Customer], orders: Iterable[MixedOrder], *, per_s: float
+    ) -> None:
         self._target = target
         self._customers = customers
         self._orders = orders

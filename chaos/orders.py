@@ -97,7 +97,7 @@ LASTING: Mapping[Provider, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Order:
+class MixedOrder:
     """One order as a client means it. ``plain``: the upstream does nothing strange with it."""
 
     key: str
@@ -114,7 +114,7 @@ class Order:
         return str(self.body["prompt"])
 
 
-def stream(seed: int, *, customers: int, canary: str, gentle: bool) -> Iterator[Order]:
+def stream(seed: int, *, customers: int, canary: str, gentle: bool) -> Iterator[MixedOrder]:
     """Orders without end, the same for the same seed. ``gentle``: only what ends within seconds."""
     chance = random.Random(seed)
     image = _data_url()
@@ -122,7 +122,7 @@ def stream(seed: int, *, customers: int, canary: str, gentle: bool) -> Iterator[
         yield _order(chance, number, customers=customers, canary=canary, gentle=gentle, image=image)
 
 
-def _order(chance: random.Random, number: int, *, customers: int, canary: str, gentle: bool, image: str) -> Order:
+def _order(chance: random.Random, number: int, *, customers: int, canary: str, gentle: bool, image: str) -> MixedOrder:
     provider = _provider(chance, gentle=gentle)
     faults = PASSING[provider] + (() if gentle else LASTING[provider])
     marker = f" [sandbox:{chance.choice(faults)}]" if chance.random() < 0.35 else ""
@@ -137,7 +137,7 @@ def _order(chance: random.Random, number: int, *, customers: int, canary: str, g
     }
     if edits:
         body["images"] = [image]
-    return Order(
+    return MixedOrder(
         key=f"{canary}-{number}",
         customer=chance.randrange(customers),
         operation="edit" if edits else "generate",

@@ -6,7 +6,7 @@ status read takes the documents apart in SQL (app/shapes/status_json.py).
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 
 class StoredSelection(TypedDict):
@@ -43,15 +43,20 @@ class StoredFallback(TypedDict):
     request: StoredRequest
 
 
-class StoredInput(TypedDict):
-    """A reference image of an order: a row of the table ``inputs`` without its job_id."""
+class InputPart(TypedDict):
+    """A reference image as a paid call needs it."""
 
-    role: str  # "image", "mask" or "face"
-    position: int
+    role: Literal["image", "mask", "face"]
+    position: int  # among those of its role, from 0
     key: str  # of the image in the store
     mime: str
     width_px: int
     height_px: int
+
+
+class StoredInput(InputPart):
+    """A reference image of an order: a row of the table ``inputs`` without its job_id."""
+
     size_bytes: int
     sha256: str  # lower-case hex of the stored bytes
 

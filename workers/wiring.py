@@ -17,7 +17,7 @@ from core.errors import DatabaseAwayError
 from core.ids import new_id
 from core.redis import RedisError, make_client
 from core.settings import Settings, SettingsError, load, with_dotenv
-from jobs.dispatch.limits import Limits, announce
+from jobs.dispatch.limits import CredentialLimits, announce
 from jobs.execution.callbacks import Callbacks
 from jobs.execution.context import WorkerContext
 from jobs.maintenance.retention import Retention
@@ -130,13 +130,13 @@ def announce_credentials(context: WorkerContext) -> None:
                 announce(connection, provider.credential_id, name, limits(name, environment()))
 
 
-def limits(provider: str, env: Mapping[str, str]) -> Limits:
+def limits(provider: str, env: Mapping[str, str]) -> CredentialLimits:
     """``OPENAI_MAX_ACTIVE=20``, ``OPENAI_MAX_PER_MINUTE=120``: of each credential, for the whole fleet.
 
     Left out, no limit. Raises SettingsError.
     """
     prefix = provider.upper()
-    return Limits(_whole(f"{prefix}_MAX_ACTIVE", env), _whole(f"{prefix}_MAX_PER_MINUTE", env))
+    return CredentialLimits(_whole(f"{prefix}_MAX_ACTIVE", env), _whole(f"{prefix}_MAX_PER_MINUTE", env))
 
 
 def _whole(variable: str, env: Mapping[str, str]) -> int | None:

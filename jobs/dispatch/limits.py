@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CredentialLimits:
     """Of one credential, for the whole fleet; None: no limit."""
 
     max_active: int | None = None
@@ -40,7 +40,7 @@ WHERE id = :id
 """)
 
 
-def announce(connection: Connection, credential_id: str, provider: str, limits: Limits) -> None:
+def announce(connection: Connection, credential_id: str, provider: str, limits: CredentialLimits) -> None:
     """Make the rows of a credential that a worker can use, or bring its limits up to date.
 
     Within a transaction. Calls that are open keep or get a permit, also those that a lowered limit has no room for.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from jobs.call import Call
+from jobs.documents import InputPart
 from jobs.execution.context import WorkerContext
-from jobs.reads.worker import LiveJob, OrderParts, StoredInput
+from jobs.reads.worker import LiveJob, OrderParts
 from providers.base import InputImage, UpstreamOrder
 from providers.catalog.catalog import Model
 
@@ -35,7 +36,7 @@ def build_order(context: WorkerContext, job: LiveJob, parts: OrderParts, call: C
     )
 
 
-def _input(context: WorkerContext, model: Model, row: StoredInput) -> InputImage:
+def _input(context: WorkerContext, model: Model, row: InputPart) -> InputImage:
     """A kept image for its adapter; a mask in the polarity of the model that gets it."""
     key = row["key"]
     if row["role"] == "mask" and model.inputs.mask_polarity == "white_edits":

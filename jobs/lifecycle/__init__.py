@@ -1,13 +1,13 @@
 """The life of a job, and the only writer of ``Job.status``.
 
-                      retry, fail_over, lapse
-             .--------------------------------------------.
-             v                                            |
-    submit QUEUED --- start ---> RUNNING --- park ---> WAITING
-             |                      |                     |
-             '----------------------+---------------------'
-                                    v
-                      SUCCEEDED, FAILED or CANCELLED
+                          retry, fail_over
+             .---------------------------------------------------.
+             v                                                   |
+    submit QUEUED --- start, claim ---> RUNNING --- park, lapse -> WAITING
+             |                             |                     |
+             '-----------------------------+---------------------'
+                                           v
+                             SUCCEEDED, FAILED or CANCELLED
 
     verb           from                       to
     submit         -                          QUEUED
@@ -16,7 +16,7 @@
     park           RUNNING WAITING            WAITING
     retry          RUNNING WAITING            QUEUED
     fail_over      QUEUED RUNNING WAITING     QUEUED
-    lapse          RUNNING                    QUEUED WAITING
+    lapse          RUNNING                    WAITING
     succeed        QUEUED RUNNING WAITING     SUCCEEDED
     fail           QUEUED RUNNING WAITING     FAILED
     expired        QUEUED RUNNING WAITING     FAILED
@@ -27,7 +27,7 @@ RUNNING: a worker holds the job; ``owner`` is its boot id, ``fence`` its number.
 works and no one here waits. The three states at the bottom are final.
 
 ``start`` is the first attempt in one statement; ``claim`` and ``hold`` are the longer way of a retry. ``lapse`` takes a
-job from a worker that is lost: to WAITING where a call was sent, else to QUEUED. ``succeed``, ``fail``, ``expired``
+job from a worker that is lost; the next look finds out what became of its calls. ``succeed``, ``fail``, ``expired``
 and ``cancelled`` say how ``end`` ends a job; a queued job succeeds with what earlier calls have made. ``cancel`` is
 the caller's: of a job that has begun it is a request, and a worker ends the job. ``defer`` and ``due_now`` move
 ``due_at`` alone.

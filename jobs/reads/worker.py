@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from sqlalchemy import Connection
 
 from core.db import Hot, Statement
 from jobs.call import Call
+from jobs.documents import InputPart, StoredRequest
 from jobs.states import JobStatus, Outcome
 
 
@@ -35,23 +36,12 @@ class LiveJob:
     version: int = 1  # as it was when this was read: a verb moves the job only from there
 
 
-class StoredInput(TypedDict):
-    """A reference image in our store, as LOAD's neighbours make it of a row of ``inputs``."""
-
-    role: Literal["image", "mask", "face"]
-    position: int  # among those of its role, from 0
-    key: str
-    mime: str
-    width_px: int
-    height_px: int
-
-
 @dataclass(frozen=True, slots=True)
 class OrderParts:
     """What the request of a paid call is built from."""
 
-    request: Mapping[str, Any]
-    inputs: Sequence[StoredInput]
+    request: StoredRequest
+    inputs: Sequence[InputPart]
 
 
 LOAD = Statement("""

@@ -1,7 +1,7 @@
-"""The Flux adapter and its twin over real HTTP: wire traces against the sheet's field table, ends, faults, hosts.
+"""The Flux adapter and its emulator over real HTTP: wire traces against the contract's table, ends, faults, hosts.
 
 Black Forest Labs has no official Python package, so the second opinion is the table ``SHEET`` here: every field of
-every model as section 6 of the sheet lists it, written without a look at the catalogue or the twin.
+every model as CONTRACT.md section 6 lists it, written without a look at the catalogue or the emulator.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def begun(flux: Flux, asked: UpstreamOrder, *, age_s: float = 3600) -> CallRef:
     return CallRef("call", "key", asked.model.id, answer.upstream_id, answer.poll_url, age_s=age_s)
 
 
-# ---------------------------------------------------------------- the wire against the sheet
+# ---------------------------------------------------------------- the wire against the contract
 
 
 def test_the_sheet_knows_every_model_of_the_catalogue() -> None:

@@ -1,4 +1,4 @@
-"""Gemini: Google's own client drives the twin, and our adapter's wire is held to the sheet field by field."""
+"""Gemini: Google's own client drives the emulator, and our adapter's wire is held to the contract field by field."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CATALOG = catalog.load()
 MODELS = [model for model in CATALOG.models.values() if model.provider == "gemini" and model.live]
 FLASH, PRO, IMAGEN = "gemini-3.1-flash-image", "gemini-3-pro-image", "imagen-4.0-generate-001"
 
-# Fields of a body as the sheet gives them, sections 2 and 4: what we send, with dots between the levels.
+# Fields of a body as CONTRACT.md sections 2 and 4 give them: what we send, with dots between the levels.
 ALWAYS = {"contents", "generationConfig.responseModalities"}
 CHOSEN = {
     "generationConfig.imageConfig.aspectRatio",
@@ -115,7 +115,7 @@ def names(fields: dict[str, Any], outer: str = "") -> set[str]:
     return found
 
 
-# ---------------------------------------------------------------- the wire, held to the sheet
+# ---------------------------------------------------------------- the wire, held to the contract
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)

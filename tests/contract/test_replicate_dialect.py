@@ -215,7 +215,7 @@ def test_every_live_model_makes_an_image(emulator: Sandbox, model: Any) -> None:
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
 def test_every_setting_of_the_catalogue_is_taken(emulator: Sandbox, model: Any) -> None:
-    """Each at its default, least and most, and every word of a list: the twin has the sheet's own tables."""
+    """Each at its default, least and most, and every word of a list: the emulator has the contract's own tables."""
     provider = adapter(emulator)
     for name, spec in model.params.items():
         values = [value for value in (spec.default, spec.min, spec.max, *spec.enum) if value is not None]

@@ -1,7 +1,7 @@
-"""Stability AI: what our adapter sends, held to the sheet's tables part by part, and rounds with the twin.
+"""Stability AI: what our adapter sends, held to the contract's tables part by part, and rounds with the emulator.
 
-There is no maintained Python client of v2beta (sheet, tag G), so no second opinion by a vendor's package:
-``FIELDS`` below is copied out of the sheet's section 2 by hand, apart from the catalogue and from the twin.
+There is no maintained Python client of v2beta (CONTRACT.md, tag G), so no second opinion by a vendor's package:
+``FIELDS`` below is copied by hand from CONTRACT.md section 2, apart from the catalogue and from the emulator.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MODELS = [model for model in CATALOG.models.values() if model.provider == "stabi
 CREATIVE, RELIGHT = "stability-upscale-creative", "stability-replace-background"
 LATER = {CREATIVE, RELIGHT}
 
-# path below /v2beta -> (needed, optional) texts, then (needed, optional) files: sheet, section 2.
+# path below /v2beta -> (needed, optional) texts, then (needed, optional) files: CONTRACT.md section 2.
 _COMMON = "negative_prompt seed output_format"
 _STYLED = f"style_preset {_COMMON}"
 FIELDS = {
@@ -187,7 +187,7 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
     return dict(sandbox.counts()["stability"])
 
 
-# ---------------------------------------------------------------- the wire, held to the sheet
+# ---------------------------------------------------------------- the wire, held to the contract
 
 
 def test_the_sheets_table_and_the_catalogue_speak_of_the_same_endpoints() -> None:

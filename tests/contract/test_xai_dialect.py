@@ -1,7 +1,7 @@
-"""xAI: our adapter's wire held to the sheet field by field, and OpenAI's client as a second opinion on the twin.
+"""xAI: our adapter's wire held to the contract field by field, and OpenAI's client as a second opinion on the emulator.
 
-xAI's own package speaks gRPC alone (sheet, P3), so it cannot drive an HTTP twin. Its documentation points users of
-OpenAI's client at the same base URL: that client must get images, and must fail where the sheet says it does.
+xAI's own package speaks gRPC alone (CONTRACT.md, P3), so it cannot drive an HTTP emulator. Its documentation points
+users of OpenAI's client at the same base URL: that client must get images, and must fail where the contract says so.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MODELS = [model for model in CATALOG.models.values() if model.provider == "xai" 
 FIRST, CURRENT = "grok-imagine-image", "grok-imagine-image-2.0"
 MESSAGES = [{"role": "user", "content": "a kite"}]
 
-# Sheet, sections 3 and 4: what we always send, and what a caller may choose.
+# CONTRACT.md sections 3 and 4: what we always send, and what a caller may choose.
 ALWAYS = {"model", "prompt", "response_format"}
 CHOSEN = {"n", "aspect_ratio", "resolution"}
 
@@ -98,7 +98,7 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
     return dict(sandbox.counts()["xai"])
 
 
-# ---------------------------------------------------------------- the wire, held to the sheet
+# ---------------------------------------------------------------- the wire, held to the contract
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)

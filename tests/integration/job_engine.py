@@ -23,7 +23,7 @@ from accounts.keys import Caller
 from core.db import Database
 from jobs import states
 from jobs.dispatch import due, heartbeats
-from jobs.dispatch.limits import Limits, announce
+from jobs.dispatch.limits import CredentialLimits, announce
 from jobs.errors import JobFailedError
 from jobs.execution import collect, give_up, poll, run
 from jobs.execution.context import WorkerContext
@@ -109,7 +109,7 @@ class Engine:
         """Announce the provider's credentials with these limits; none: no limits."""
         with self.database.transaction() as connection:
             for each in self.context.registry.of(provider):
-                announce(connection, each.credential_id, provider, Limits(**limits))
+                announce(connection, each.credential_id, provider, CredentialLimits(**limits))
 
     # -- accounts
 

@@ -21,7 +21,7 @@ from accounts.keys import Caller
 from core.db import Database
 from core.embedded.ports import free_ports
 from jobs.dispatch import circuit, health, heartbeats, permits, refill
-from jobs.dispatch.limits import Limits, announce
+from jobs.dispatch.limits import CredentialLimits, announce
 from jobs.dispatch.put_off import STAY_AWAY_MAX_S
 from jobs.execution import claim, poll
 from jobs.execution.context import WorkerContext
@@ -71,7 +71,7 @@ class Fleet:
     def limit(self, provider: str, **limits: int) -> None:
         with self.database.transaction() as connection:
             for each in self.benches[0].registry.of(provider):
-                announce(connection, each.credential_id, provider, Limits(**limits))
+                announce(connection, each.credential_id, provider, CredentialLimits(**limits))
 
     def customer(self, *, weight: int = 1) -> Caller:
         with self.database.transaction() as connection:

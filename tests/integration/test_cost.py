@@ -1,4 +1,4 @@
-"""What a job costs, counted by PostgreSQL itself: statements, commits and messages of a life (DESIGN section 8).
+"""What a job costs, counted by PostgreSQL: statements, commits, messages of a life (docs/architecture.md section 8).
 
 A server of this file's own writes down every statement it runs. Not counted is what jobs share whatever their
 number: the clock's question which providers have something due.

@@ -21,7 +21,7 @@ from accounts.keys import Caller
 from core.db import Database
 from core.ids import new_id
 from jobs.dispatch import permits, refill
-from jobs.dispatch.limits import Limits, announce, reconcile, recover
+from jobs.dispatch.limits import CredentialLimits, announce, reconcile, recover
 from jobs.dispatch.permits import Taken
 from jobs.maintenance import audit
 from workers.wiring import LIMIT_MAX
@@ -40,7 +40,7 @@ class Rows:
 
     def limit(self, key: str = KEY, **limits: int) -> None:
         with self.database.transaction() as connection:
-            announce(connection, key, PROVIDER, Limits(**limits))
+            announce(connection, key, PROVIDER, CredentialLimits(**limits))
 
     def sql(self, statement: str, **values: Any) -> None:
         with self.database.transaction() as connection:

@@ -170,7 +170,7 @@ class Rows(Connections, TaskReads):
             tasks.timeline: self._timeline,
             tasks.versions: self._versions,
             lifecycle.cancel: self._cancel,
-            publishing.forget: self.unpublished.extend,
+            publishing.mark_unpublished: self.unpublished.extend,
             callbacks.heard: self._heard,
             audit.check: lambda timeout_s: self.findings,
             funds.funds: lambda account_id: Funds(spendable=7_000_000, queued=2_000_000, held=1_000_000),

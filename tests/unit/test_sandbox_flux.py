@@ -1,4 +1,4 @@
-"""FLUX's emulator is as strict as its contract: fields per model, envelopes, states, hosts and links."""
+"""The FLUX emulator is as strict as the contract: fields per model, envelopes, states, hosts and links."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Stability's emulator is as strict as its contract: parts, ranges, images, prices, pace and results by id."""
+"""The Stability emulator is as strict as its contract: parts, ranges, images, prices, pace and results by id."""
 
 import base64
 import io

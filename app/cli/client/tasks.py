@@ -131,7 +131,7 @@ def _count(task: Task) -> int:
     return max(asked if isinstance(asked, int) else 1, len(task.images))
 
 
-# What became of a cancel request, in words (API.md "Follow").
+# What became of a cancel request, in words (docs/api-conventions.md, "Follow").
 OUTCOMES = {
     "freed_in_queue": "cancelled before it started; nothing was charged",
     "stop_requested": "asked to stop; `darkroom watch` shows what becomes of it",

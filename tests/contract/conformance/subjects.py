@@ -56,7 +56,7 @@ CASES: Mapping[str, str] = MappingProxyType(
         "key_on_redirects": "the upstream redirects to another host",
         "filled": "every setting, filled in",
         "second_account": "a second credential is its own provider",
-        "unknown_field": "the twin refuses a field that the sheet does not have",
+        "unknown_field": "the emulator refuses a field that the contract does not have",
     }
 )
 ONE_ANSWER = "one call is one answer: there is nothing to look at afterwards"
@@ -64,7 +64,7 @@ SAYS_MISSING = "this is how the API says that it has no such call"
 HALF = "half an image is bytes like any other; storage decodes each before it is kept"
 BYTES = "results come as bytes in the answer, never as links"
 BY_ID = "a finished call is read by its id under the configured address, which takes the key"
-BY_TYPE = "the sheet (section 3) says that image/* is an image; storage decodes each before it is kept"
+BY_TYPE = "image/* is an image (providers/upstreams/huggingface/CONTRACT.md section 3); storage decodes each one"
 ROUTER_5XX = "the router's 5xx may come from anywhere on the way, so it is Uncertain"
 NO_WORDS_KNOWN = "no source has this route's words for a refusal"
 NO_LINKS = dict.fromkeys(("link", "link_broken", "link_expired", "key_on_links"), BYTES)

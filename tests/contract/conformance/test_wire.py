@@ -1,6 +1,6 @@
 """What reaches the twin, for every live model: nothing the caller left out, everything the caller set.
 
-The twins are written from the sheets and refuse what the sheets do not have, so an accepted body is a correct one.
+The emulators are written from the contracts and refuse what these do not have: an accepted body is a correct one.
 """
 
 from __future__ import annotations
