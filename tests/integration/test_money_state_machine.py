@@ -210,10 +210,10 @@ class Money(RuleBasedStateMachine):
                 return
             assert self.fuse.may_have_happened
         except InsufficientCreditsError:
-            assert before.spendable < job.quoted_microcredits
+            assert before.spendable_microcredits < job.quoted_microcredits
             assert self._balance() == before
             return
-        assert before.spendable >= job.quoted_microcredits
+        assert before.spendable_microcredits >= job.quoted_microcredits
         self.world.jobs.append(job.id)
 
     def _new_job(self, n: int, model: str, *, low: bool) -> NewJob:
