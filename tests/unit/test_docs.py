@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import AliasChoices
 
 from app.cli import COMMANDS
 from app.http.errors import CODES
+from core.settings import Settings
 from jobs.failures import SENTENCES
 from providers.configured import PROVIDERS, Variables
 
@@ -141,7 +143,9 @@ def known_variables() -> set[str]:
     listed = set(re.findall(r"^([A-Z][A-Z0-9_]+)=", text_of(".env.example"), re.MULTILINE))
     deployed = set(re.findall(r"[A-Z][A-Z0-9_]+", text_of("docker-compose.yml") + text_of("Procfile")))
     commands = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "app" / "cli").rglob("*.py"))
-    return listed | deployed | set(re.findall(r'envvar="([A-Z_]+)"', commands))
+    aliases = [field.validation_alias for field in Settings.model_fields.values()]
+    earlier_names = {str(name) for alias in aliases if isinstance(alias, AliasChoices) for name in alias.choices}
+    return listed | deployed | earlier_names | set(re.findall(r'envvar="([A-Z_]+)"', commands))
 
 
 @pytest.mark.parametrize("page", FOR_PEOPLE, ids=lambda page: str(page.relative_to(ROOT)))
