@@ -17,6 +17,7 @@ from sandbox.plumbing.calls import WireError, json_answer
 from sandbox.plumbing.inputs import BadInput, image_in_base64
 from sandbox.plumbing.validation import Problem, Schema, load_yaml
 
+_DATA = load_yaml(__file__, "schemas.yaml")
 MEGAPIXEL = 2**20
 FLUX_2_AREA_MAX_PX = 4 * MEGAPIXEL
 INPUT_AREA_MAX_PX, INPUT_BYTES_MAX = 20_000_000, 20 * 2**20
@@ -132,7 +133,6 @@ def _model(name: str, takes: list[Any], **facts: Any) -> Model:
     return Model(name, Schema(document, checks=_CHECKS, first=("required",), by="request"), **facts)
 
 
-_DATA = load_yaml(__file__, "schemas.yaml")
 MODELS = {name: _model(name, **entry) for name, entry in _DATA["models"].items()}
 
 

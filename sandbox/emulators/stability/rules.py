@@ -13,6 +13,7 @@ from sandbox.drawing.images import NotAnImage, check, dimensions
 from sandbox.emulators.field_lists import schema_of
 from sandbox.plumbing.validation import Problem, Schema, load_yaml
 
+_DATA = load_yaml(__file__, "schemas.yaml")
 SEED_MAX = 4_294_967_294
 RATIO_MAX = 16_384.0
 _LENGTH = "must be between {minLength} and {maxLength} characters"
@@ -90,7 +91,6 @@ def _endpoint(takes: list[Any], rules: tuple[Any, ...] = (), **facts: Any) -> En
     return Endpoint(parts, tuple(map(Schema, rules)), **facts)
 
 
-_DATA = load_yaml(__file__, "schemas.yaml")
 ENDPOINTS = {path: _endpoint(**entry) for path, entry in _DATA["endpoints"].items()}
 
 

@@ -76,7 +76,7 @@ def submit(path: str) -> Response:
     try:
         taken = images.inputs_of(model, given, _uploaded)
     except images.Unreachable:
-        taken = None
+        taken = None  # the task is taken on and fails when it fetches its inputs
     fate = call.accept(key=counted_as)
     task = store().put(_new_task(model, given, taken, prompt=prompt, fate=fate, owner=keys.owner_of(key)))
     if webhook and not fate.get("never"):
