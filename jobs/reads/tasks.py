@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from core.ids import is_id
 from jobs.documents import StoredRequest
@@ -99,29 +99,29 @@ class Filters:
     limit: int = 20
 
 
-# How many jobs are before a queued one at its provider.
-AHEAD = (
-    "SELECT count(*) FROM (SELECT 1 FROM jobs AS q WHERE q.provider = {of}.provider"
-    f" AND q.status = 'queued' AND q.id < {{of}}.id LIMIT {QUEUE_COUNTED}) AS ahead"
-)
-
-# One JSON object per task: the driver's price of a result is by the column, and a task has forty.
-_TASK = (
-    "SELECT to_jsonb(j) || jsonb_build_object('request', o.request, 'warnings', o.warnings, 'metadata', o.metadata,"
-    " 'behind', o.fallbacks,"
-    f" 'ahead', CASE WHEN j.status = 'queued' THEN ({AHEAD.format(of='j')}) END,"
-    " 'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index)"
-    " FROM images AS i WHERE i.job_id = j.id), '[]') END) AS task"
-    " FROM jobs AS j JOIN orders AS o ON o.job_id = j.id"
-)
-_TASKS = text(
-    _TASK + " JOIN unnest(CAST(:account_ids AS text[]), CAST(:ids AS text[])) AS wanted (account_id, id)"
-    " ON j.account_id = wanted.account_id AND j.id = wanted.id"
-)
+# One JSON object per task: the driver's cost of a result is by the column, and a task has forty. ``ahead`` counts the
+# jobs before a queued one at its provider; ``behind`` are the fallbacks.
+_TASKS = text(f"""
+SELECT to_jsonb(j) || jsonb_build_object(
+    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'behind', o.fallbacks,
+    'ahead', CASE WHEN j.status = 'queued' THEN (
+        SELECT count(*) FROM (
+            SELECT 1 FROM jobs AS q WHERE q.provider = j.provider AND q.status = 'queued' AND q.id < j.id
+            LIMIT {QUEUE_COUNTED}
+        ) AS ahead
+    ) END,
+    'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((
+        SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index) FROM images AS i WHERE i.job_id = j.id
+    ), '[]') END
+) AS task
+FROM jobs AS j JOIN orders AS o ON o.job_id = j.id
+JOIN unnest(CAST(:account_ids AS text[]), CAST(:ids AS text[])) AS wanted (account_id, id)
+    ON j.account_id = wanted.account_id AND j.id = wanted.id
+""")
 
 
 def find_task(connection: Connection, account_id: str, job_id: str) -> Task:
-    """Raises JobNotFoundError: unknown, malformed, or another account's."""
+    """A task of an account. Raises JobNotFoundError: unknown, malformed, or another account's."""
     found = find_tasks(connection, [(account_id, job_id)])
     if not found:
         raise JobNotFoundError("no such task")
@@ -139,32 +139,65 @@ def find_tasks(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dic
     return {(task.account_id, task.id): task for task in tasks}
 
 
-# Avoids two bad generic plans. As one join, the planner would walk backwards through all orders for their metadata, so
-# the page of ids comes first and reads the metadata job by job. And it would walk through the newest jobs of every
-# account, so ORDER BY names the account, which the planner does not take for a constant in an array of one.
-# 'k' sorts after every id, so that the cursor always bounds the index.
-_LIST = """
- WHERE j.id = ANY(ARRAY(
+def _list(status: str) -> TextClause:
+    """The tasks of an account whose jobs ``p`` meet a condition on their status.
+
+    Avoids two bad generic plans. As one join, the planner would walk backwards through all orders for their metadata,
+    so the page of ids comes first and reads the metadata job by job. And it would walk through the newest jobs of every
+    account, so ORDER BY names the account, which the planner does not take for a constant in an array of one.
+    'k' sorts after every id, so that the cursor always bounds the index.
+    """
+    return text(f"""
+SELECT to_jsonb(j) || jsonb_build_object(
+    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'behind', o.fallbacks,
+    'ahead', CASE WHEN j.status = 'queued' THEN (
+        SELECT count(*) FROM (
+            SELECT 1 FROM jobs AS q WHERE q.provider = j.provider AND q.status = 'queued' AND q.id < j.id
+            LIMIT {QUEUE_COUNTED}
+        ) AS ahead
+    ) END,
+    'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((
+        SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index) FROM images AS i WHERE i.job_id = j.id
+    ), '[]') END
+) AS task
+FROM jobs AS j JOIN orders AS o ON o.job_id = j.id
+WHERE j.id = ANY(ARRAY(
     SELECT p.id FROM jobs AS p
     WHERE p.account_id = ANY(CAST(:account_ids AS text[])) AND {status} AND p.id < coalesce(CAST(:cursor AS text), 'k')
-      AND (CAST(:operation AS text) IS NULL OR p.operation = :operation)
-      AND (CAST(:model AS text) IS NULL OR p.model = :model)
-      AND (CAST(:created_after AS timestamptz) IS NULL OR p.created_at > :created_after)
-      AND (CAST(:metadata AS jsonb) IS NULL
-           OR (SELECT m.metadata @> CAST(:metadata AS jsonb) FROM orders AS m WHERE m.job_id = p.id))
-    ORDER BY p.account_id DESC, p.id DESC LIMIT :limit))
- ORDER BY j.id DESC
-"""
-# A statement for each status, which is a literal in it: a partial index serves no parameter. Callers see
-# RUNNING and WAITING both as running. The ended states are one index, in which the status is a column.
+        AND (CAST(:operation AS text) IS NULL OR p.operation = :operation)
+        AND (CAST(:model AS text) IS NULL OR p.model = :model)
+        AND (CAST(:created_after AS timestamptz) IS NULL OR p.created_at > :created_after)
+        AND (CAST(:metadata AS jsonb) IS NULL OR (
+            SELECT m.metadata @> CAST(:metadata AS jsonb) FROM orders AS m WHERE m.job_id = p.id
+        ))
+    ORDER BY p.account_id DESC, p.id DESC LIMIT :limit
+))
+ORDER BY j.id DESC
+""")
+
+
+# A statement for each status, which is a literal in it: a partial index serves no parameter. Callers see RUNNING and
+# WAITING both as running. The ended states are one index, in which the status is a column.
 _LISTS = {
-    None: text(_TASK + _LIST.format(status="true")),
-    "queued": text(_TASK + _LIST.format(status="p.status = 'queued'")),
-    "running": text(_TASK + _LIST.format(status="p.status IN ('running', 'waiting')")),
-    "succeeded": text(_TASK + _LIST.format(status="p.status = 'succeeded'")),
-    "failed": text(_TASK + _LIST.format(status="p.status = 'failed'")),
-    "cancelled": text(_TASK + _LIST.format(status="p.status = 'cancelled'")),
+    None: _list("true"),
+    "queued": _list("p.status = 'queued'"),
+    "running": _list("p.status IN ('running', 'waiting')"),
+    "succeeded": _list("p.status = 'succeeded'"),
+    "failed": _list("p.status = 'failed'"),
+    "cancelled": _list("p.status = 'cancelled'"),
 }
+
+_IMAGE = text("""
+SELECT j.finished_at, to_jsonb(i) AS image
+FROM jobs AS j LEFT JOIN images AS i ON i.job_id = j.id AND i.index = :index
+WHERE j.id = :id AND j.account_id = :account_id
+""")
+
+_TIMELINE = text("""
+SELECT e.type, e.at, e.data FROM jobs AS j JOIN job_events AS e ON e.job_id = j.id
+WHERE j.id = :id AND j.account_id = :account_id
+ORDER BY e.id
+""")
 
 
 def list_tasks(connection: Connection, account_id: str, filters: Filters) -> list[Task]:
@@ -194,16 +227,11 @@ def _askable(filters: Filters) -> bool:
 
 
 def find_image(connection: Connection, account_id: str, job_id: str, index: int) -> Image:
-    """Raises JobNotFoundError, ImageNotReadyError (the job lives), ImageNotFoundError, ImageGoneError."""
+    """A kept image of a task. Raises JobNotFoundError, ImageNotReadyError (not ended), ImageNotFoundError,
+    ImageGoneError (deleted)."""
     row = None
     if is_id(job_id, "job"):
-        row = connection.execute(
-            text(
-                "SELECT j.finished_at, to_jsonb(i) AS image FROM jobs AS j LEFT JOIN images AS i"
-                " ON i.job_id = j.id AND i.index = :index WHERE j.id = :id AND j.account_id = :account_id"
-            ),
-            {"id": job_id, "account_id": account_id, "index": index},
-        ).one_or_none()
+        row = connection.execute(_IMAGE, {"id": job_id, "account_id": account_id, "index": index}).one_or_none()
     if row is None:
         raise JobNotFoundError("no such task")
     if row.finished_at is None:
@@ -220,13 +248,7 @@ def timeline(connection: Connection, account_id: str, job_id: str) -> list[Step]
     """Every transition, oldest first. Raises JobNotFoundError."""
     if not is_id(job_id, "job"):
         raise JobNotFoundError("no such task")
-    rows = connection.execute(
-        text(
-            "SELECT e.id, e.type, e.at, e.data FROM jobs AS j JOIN job_events AS e ON e.job_id = j.id"
-            " WHERE j.id = :id AND j.account_id = :account_id ORDER BY e.id"
-        ),
-        {"id": job_id, "account_id": account_id},
-    ).all()
+    rows = connection.execute(_TIMELINE, {"id": job_id, "account_id": account_id}).all()
     if not rows:
         raise JobNotFoundError("no such task")
     return [Step(seq, row.at, row.type, row.data) for seq, row in enumerate(rows, start=1)]
@@ -245,7 +267,7 @@ def versions(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[
 
 
 def task_of(row: Mapping[str, Any]) -> Task:
-    """From the object that ``_TASK`` makes of a job."""
+    """From the object that ``_TASKS`` makes of a job."""
     ahead = row["ahead"]
     return Task(
         id=row["id"],

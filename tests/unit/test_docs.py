@@ -208,3 +208,24 @@ def test_the_demo_prints_what_the_readme_shows() -> None:
     # What comes before the first value of a line is text of the program.
     fixed = [re.split(r"[(\"\d]|http|job_|hold|capture|succeeded", line)[0].strip() for line in told]
     assert [text for text in fixed if text not in program] == []
+
+
+def test_the_layout_shows_every_room() -> None:
+    """The tree in docs/architecture.md section 2 against the folders: none missing, none invented."""
+    [tree] = re.findall(r"^## 2\. Layout\n\n((?:    .*\n)+)", text_of("docs/architecture.md"), re.MULTILINE)
+    drawn: dict[str, set[str]] = {}
+    top = ""
+    for line in tree.splitlines():
+        name = re.match(r" {4}( {2})?((?:\w+/(?:<name>/)? ?)+)", line)
+        assert name, line
+        if name[1]:
+            drawn[top] |= {each.split("/")[0] for each in name[2].split()}
+        else:
+            top = name[2].split("/")[0]
+            drawn[top] = set()
+            drawn |= {each.rstrip("/"): set() for each in re.findall(r"(?<=  )\w+/(?=  |$)", line)}
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and ours(path)}
+    assert drawn.keys() == folders - {"build"}
+    for top in ("app", "jobs", "providers"):
+        rooms = {path.parent.name for path in (ROOT / top).glob("*/__init__.py")}
+        assert drawn[top] == rooms - {"web"}, top
