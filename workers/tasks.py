@@ -69,7 +69,7 @@ class RunTask(JobTask):
 def run(job_id: str) -> str | None:
     """Claim a queued job and make its paid call."""
     step = _hand_back if drain.draining() else run_job
-    return _tell(job_id, stepping.perform(step, job_id))
+    return _publish(job_id, stepping.perform(step, job_id))
 
 
 @app.task(base=JobTask, name="jobs.poll")  # type: ignore[untyped-decorator]
@@ -86,7 +86,7 @@ def _hand_back(context: WorkerContext, job_id: str) -> list[Signal]:
     return []
 
 
-def _tell(job_id: str, signals: Sequence[Signal]) -> str | None:
+def _publish(job_id: str, signals: Sequence[Signal]) -> str | None:
     """Publish what a step did; LIVES_ON unless this very task's end is the job's. Raises JobRetry."""
     own, others = _split(signals, job_id)
     events = wiring.publisher().events

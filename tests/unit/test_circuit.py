@@ -21,7 +21,7 @@ from jobs.dispatch.circuit import (
     open_s,
     says_away,
 )
-from jobs.dispatch.limits import Limits
+from jobs.dispatch.limits import CredentialLimits
 from jobs.dispatch.put_off import STAY_AWAY_MAX_S, Outlook, put_off, stay_away_s
 from jobs.dispatch.refill import turned
 from jobs.states import Outcome
@@ -215,8 +215,8 @@ def test_a_minute_is_never_counted_short() -> None:
 
 def test_limits_are_read_by_provider() -> None:
     env = {"OPENAI_MAX_ACTIVE": "20", "OPENAI_MAX_PER_MINUTE": " 120 ", "CHATGPT2API_MAX_ACTIVE": ""}
-    assert limits("openai", env) == Limits(20, 120)
-    assert limits("chatgpt2api", env) == Limits()
+    assert limits("openai", env) == CredentialLimits(20, 120)
+    assert limits("chatgpt2api", env) == CredentialLimits()
     assert not limits("chatgpt2api", env).any
 
 
