@@ -21,7 +21,7 @@ endif
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo up test test-unit check fmt bench chaos lock clean stale
+.PHONY: help setup setup-dev demo up test test-unit conformance-gaps check fmt bench chaos lock clean stale
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' Makefile | expand -t 20
@@ -36,11 +36,14 @@ demo: setup  ## Run one job through the whole service and show the image's path.
 up: setup  ## Run the whole service here until Ctrl-C.
 	@$(RUN) up
 
-test: setup-dev  ## Run every test.
-	@$(PY) -m pytest -q
+test: setup-dev  ## Run every test, as many at once as there are cores.
+	@$(PY) -m pytest -q -n auto
 
 test-unit: setup-dev  ## Run the unit tests alone.
-	@$(PY) -m pytest -q tests/unit
+	@$(PY) -m pytest -q -n auto tests/unit
+
+conformance-gaps: setup-dev  ## Print which conformance cases are not asked of which adapter, and why.
+	@PYTHONPATH=tests/contract $(PY) -m conformance.gaps
 
 check: setup-dev  ## Format, lint, types, import rules, complete providers.
 	@$(PY) -m ruff format --check .

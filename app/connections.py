@@ -1,4 +1,4 @@
-"""Lending a database connection to one function of the layers below, for routes that ask one question."""
+"""Lending a database connection to one function of the layers below: a read, or a verb."""
 
 from __future__ import annotations
 

@@ -30,12 +30,13 @@ from core.settings import Settings, SettingsError
 from jobs.execution.callbacks import Callbacks
 from jobs.reads import tasks
 from jobs.states import Signal
-from jobs.submission.estimates import Estimates, InQueue, Wait
+from jobs.submission.estimates import Estimates, InQueue
 from jobs.submission.fallbacks import chains_of
 from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
 from jobs.submission.remote_images import fetch_image
 from jobs.submission.service import SubmissionService
+from jobs.submission.wait_model import Wait
 from providers import configured as configuration
 from providers.catalog.catalog import Catalog, CatalogSource, Model, UnknownModelError
 from providers.catalog.live import LiveCatalog

@@ -26,13 +26,13 @@ QUEUED, BIG_QUEUED = 5_000, 50_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """1 when a row misses its target, so that a script can ask."""
+    """Measure and print. Returns 1 when a row misses its target, for scripts."""
     options = _parser().parse_args(arguments)
-    told = Console(stderr=True)
+    progress = Console(stderr=True)
     rows: list[Row] = []
     with _folder(options.var) as folder:
         for name, measure in _parts(options, folder):
-            with told.status(f"measuring: {name} ..."):
+            with progress.status(f"measuring: {name} ..."):
                 rows += measure()
     if options.json:
         print(as_json(rows))

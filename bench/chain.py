@@ -1,4 +1,4 @@
-"""The least a life of three messages can cost: three tasks that do nothing but start the next.
+"""The minimum that a life of three messages can cost: three tasks that only start the next one.
 
 ``python -m bench.chain`` is its worker: gevent pool and task events as in ours, no database.
 """
@@ -43,7 +43,7 @@ def link(number: str, left: int) -> None:
 
 
 def run(broker_url: str, client: redis.Redis, chains: int, *, within_s: float = 60.0) -> float:
-    """Run so many chains through the worker; chains per second."""
+    """Run ``count`` chains through the worker; chains per second."""
     sender = Celery("bench.sender", broker=broker_url)
     client.delete(DONE_KEY)
     began = time.monotonic()

@@ -1,6 +1,6 @@
-"""Orders of one account claimed at once beside busy greenlets: the claim of today against the one before.
+"""Orders of one account claimed at the same time next to busy greenlets: today's claim against the one before.
 
-``python -m bench.convoy FOLDER`` measures, in a process of its own, for greenlets need patched modules; it
+``python -m bench.convoy FOLDER`` measures, in its own process, because greenlets need patched modules; it
 prints one JSON object.
 """
 
@@ -48,7 +48,7 @@ from storage.media import Media
 
 CLAIMS, BUSY = 300, 30
 SPIN_S = 0.001  # how long a busy greenlet keeps the processor before it lets others run
-OLD_WITHIN_S = 12.0  # by then its rate is plain
+OLD_WITHIN_S = 12.0  # long enough for its rate
 POOL_SIZE, WINDOW = 20, 32
 PRICE, CREDITS = 1_000, 10**12
 TIMEOUTS = Bound("ours", at_most=0)
@@ -58,7 +58,7 @@ FASTER = Bound("ratio", at_least=10)
 
 @dataclass(frozen=True)
 class Convoy:
-    """``timeouts``: claims that waited in vain for a row or a connection."""
+    """``timeouts``: claims that waited for a row or a connection and did not get it."""
 
     claims: int
     seconds: float
@@ -73,18 +73,18 @@ class Convoy:
 
 def measure(folder: Path, *, claims: int = CLAIMS, busy: int = BUSY) -> list[Row]:
     command = [sys.executable, "-m", "bench.convoy", str(folder / "convoy"), str(claims), str(busy)]
-    told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
-    ours, old = Convoy(**told["ours"]), Convoy(**told["old"])
+    result = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    ours, old = Convoy(**result["ours"]), Convoy(**result["old"])
     what = f"{claims} orders of one account claimed at once, {busy} busy greenlets"
     return [
-        Row(what, "/s", ours.rate, old.rate, "three turns", FASTER, {"rounds": told}),
+        Row(what, "/s", ours.rate, old.rate, "three turns", FASTER, {"rounds": result}),
         Row("the same, by this machine's clock", "/s", ours.rate, bound=RATE),
         Row("the same, time-outs", "", ours.timeouts, old.timeouts, "three turns", TIMEOUTS),
         Row("the same, p95 of a claim", "s", ours.p95_s, old.p95_s, "three turns"),
     ]
 
 
-# ------------------------------------------------------------------ in the process of its own
+# ------------------------------------------------------------------ in its own process
 
 
 def main() -> None:
@@ -97,26 +97,26 @@ def main() -> None:
     with EmbeddedPostgres(options.folder / "postgres") as server:
         database = Database(make_engine(server.url.replace("postgresql", "postgresql+psycopg", 1), pool_size=POOL_SIZE))
         try:
-            told = compare(database, options.folder, options.claims, options.busy)
+            result = compare(database, options.folder, options.claims, options.busy)
         finally:
             database.dispose()
-    print(json.dumps({name: asdict(convoy) for name, convoy in told.items()}))
+    print(json.dumps({name: asdict(convoy) for name, convoy in result.items()}))
 
 
 def compare(database: Database, folder: Path, claims: int, busy: int) -> dict[str, Convoy]:
-    """Ours is measured before and after the old way, so that a machine that slows down meets both."""
+    """Ours is measured before and after the old one, so that a machine that slows down affects both."""
     with database.transaction() as connection:
         schema.upgrade(connection)
-    bench = worker_context(database, folder)
-    [provider] = bench.registry.of(seed.PROVIDER)
+    context = worker_context(database, folder)
+    [provider] = context.registry.of(seed.PROVIDER)
     with database.transaction() as connection:
-        heartbeats.beat(connection, bench.owner)
+        heartbeats.beat(connection, context.owner)
         account_id = create_account(connection, "bench").id
         ledger.grant(connection, account_id, CREDITS)
         announce(connection, provider.credential_id, seed.PROVIDER, CredentialLimits())
         old_claim.prepare(connection, account_id, provider.credential_id, CREDITS)
-    run(lambda job_id: ours(bench, job_id), submit(database, account_id, POOL_SIZE), 0, within_s=OLD_WITHIN_S)
-    first = run(lambda job_id: ours(bench, job_id), submit(database, account_id, claims), busy)
+    run(lambda job_id: ours(context, job_id), submit(database, account_id, POOL_SIZE), 0, within_s=OLD_WITHIN_S)
+    first = run(lambda job_id: ours(context, job_id), submit(database, account_id, claims), busy)
     old = run(
         lambda job_id: before(database, job_id, provider.credential_id),
         submit(database, account_id, claims),
@@ -124,7 +124,7 @@ def compare(database: Database, folder: Path, claims: int, busy: int) -> dict[st
         within_s=OLD_WITHIN_S,
     )
     drop_queued(database)
-    second = run(lambda job_id: ours(bench, job_id), submit(database, account_id, claims), busy)
+    second = run(lambda job_id: ours(context, job_id), submit(database, account_id, claims), busy)
     return {"ours": slower(first, second), "old": old}
 
 
@@ -133,7 +133,7 @@ def slower(one: Convoy, other: Convoy) -> Convoy:
 
 
 def worker_context(database: Database, folder: Path) -> WorkerContext:
-    """What ``runner`` claims with: the sandbox's providers, and no one who listens to nudges."""
+    """What ``runner`` claims with: the sandbox's providers, and no listener for nudges."""
     store = LocalStore(folder / "blobs")
     return WorkerContext(
         owner=new_id("wkr"),
@@ -178,19 +178,19 @@ def _new_job(account_id: str) -> NewJob:
 
 
 def drop_queued(database: Database) -> None:
-    """What the old way did not come to must not be published to ours."""
+    """Remove what the old claim has not taken, which must not be published to ours."""
     with database.transaction() as connection:
         connection.execute(text("UPDATE jobs SET due_at = 'infinity' WHERE status = 'queued'"))
 
 
-def ours(bench: WorkerContext, job_id: str) -> bool:
+def ours(context: WorkerContext, job_id: str) -> bool:
     """Whether the claim went through; a time-out puts the job off."""
     try:
-        if claim.claim(bench, job_id) is not None:
+        if claim.claim(context, job_id) is not None:
             return True
     except DatabaseAwayError:
         return False
-    with bench.database.autocommit() as connection:
+    with context.database.autocommit() as connection:
         connection.execute(text("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id"), {"id": job_id})
     return False
 
@@ -204,7 +204,7 @@ def before(database: Database, job_id: str, credential_id: str) -> bool:
 
 
 def run(claim: Callable[[str], bool], job_ids: Sequence[str], busy: int, *, within_s: float = float("inf")) -> Convoy:
-    """Claim all at once, each until it succeeds; nothing more is begun after ``within_s``."""
+    """Claim all at the same time, each until it succeeds; nothing is started after ``within_s``."""
     took: list[float] = []
     timeouts = 0
     began = time.monotonic()
@@ -224,7 +224,7 @@ def run(claim: Callable[[str], bool], job_ids: Sequence[str], busy: int, *, with
 
 @contextmanager
 def _busy(count: int) -> Iterator[None]:
-    """Greenlets that compute: what a worker's other jobs do to the one that waits for its turn."""
+    """Greenlets that compute, as a worker's other jobs do."""
 
     def spin() -> None:
         while True:

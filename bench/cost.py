@@ -1,5 +1,5 @@
-"""What a life costs the servers, counted by themselves: statements and commits by PostgreSQL's log,
-messages by Redis. Jobs one by one, and many at once, which is another path through the worker.
+"""What a life costs the servers by their own counts: statements and commits by PostgreSQL's log, messages by Redis.
+Jobs one by one, and many at the same time, which takes another path through the worker.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STATEMENTS, COMMITS, MESSAGES = Bound("ours", at_most=5), Bound("ours", at_most=
 
 @dataclass(frozen=True)
 class Cost:
-    """What was counted over a spell of ``seconds``."""
+    """What was counted during ``seconds``."""
 
     seconds: float
     statements: float
@@ -42,7 +42,7 @@ class Meter:
     log: Path
 
     def over(self, spell: Callable[[], object]) -> tuple[Cost, Counter[str]]:
-        """Run ``spell()``; what it cost, and the statements."""
+        """Run ``spell()``. Returns what it cost, and its statements."""
         start, sent, began = self.log.stat().st_size, self._messages(), time.monotonic()
         spell()
         asked = [each for each in sql_log.read(self.log, start) if each.application in APPLICATIONS]
@@ -55,7 +55,7 @@ class Meter:
 
 
 def per_life(idle: Cost, busy: Cost, jobs: int) -> dict[str, float]:
-    """Each count per job, with what the same time costs without any job taken off."""
+    """Each count per job, less what the same time costs without any job."""
     return {
         name: max(0.0, getattr(busy, name) - getattr(idle, name) / idle.seconds * busy.seconds) / jobs
         for name in ("statements", "commits", "messages")
@@ -63,7 +63,7 @@ def per_life(idle: Cost, busy: Cost, jobs: int) -> dict[str, float]:
 
 
 def typical(lives: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The median of each count: what one life pays, and not what comes along every few seconds."""
+    """The median of each count: what one life costs, without what happens every few seconds."""
     return {name: statistics.median(each[name] for each in lives) for name in lives[0]}
 
 
@@ -82,14 +82,14 @@ def measure(folder: Path, *, jobs: int) -> list[Row]:
         life.lives(service, load, 5, "256x256")
         time.sleep(SETTLE_S)
         idle, _ = meter.over(lambda: time.sleep(IDLE_S))
-        alone, told = [], Counter[str]()
+        alone, counted = [], Counter[str]()
         for _ in range(ALONE):
             cost, said = meter.over(lambda: spell(1))
             alone.append(per_life(idle, cost, 1))
-            told += said
+            counted += said
         burst, said = meter.over(lambda: spell(jobs))
     return [
-        *_rows("a life alone", typical(alone), told),
+        *_rows("a life alone", typical(alone), counted),
         *_rows(f"a life among {jobs} at once", per_life(idle, burst, jobs), said),
     ]
 

@@ -1,4 +1,4 @@
-"""The web process: submit against the bare floor, status against a constant, small and grown."""
+"""The web process: submit against the floor (bench/floor.py), status against a constant, small and grown."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Edge:
 
     def _submitted(self, name: str, port: int, requests: Sequence[str], queue: str) -> Round:
         done, count = self._round(name, port, requests, 202)
-        # The floor's Celery and ours share the server and not the queue.
+        # The floor's Celery and ours share the server, not the queue.
         sent = int(self.stand.redis.llen(queue))
         if sent != count:
             raise NotComparableError(f"{count} submits sent {sent} messages to the queue {queue}")
@@ -97,13 +97,13 @@ class Edge:
 
 
 class NotComparableError(Exception):
-    """A round did less than it is compared with."""
+    """A round did less work than the one it is compared with."""
 
 
 @contextmanager
 def beside_floor(var: Path, *, rounds: int, seconds: float) -> Iterator[Edge]:
     with (
-        stand(var, sandbox={}, workers=False, beside=floor_program, prepare=make_floor_table) as service,
+        stand(var, sandbox={}, workers=False, companions=floor_program, prepare=make_floor_table) as service,
         Load() as load,
     ):
         yield Edge(service, load, customers(service.database, ACCOUNTS), rounds, seconds)

@@ -1,4 +1,4 @@
-"""How honest the estimated wait is: jobs in a burst, what each was told when it was taken, and what came of it."""
+"""How good the estimated wait is: jobs in a burst, the estimate each was given when accepted, and its real wait."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _A_MINUTE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What one job was told and what it waited, in seconds. ``p90_s`` None: the wait could not be known."""
+class Estimate:
+    """The estimate a job was given and its real wait, in seconds. ``p90_s`` None: there was no estimate."""
 
     p50_s: float | None
     p90_s: float | None
@@ -49,7 +49,7 @@ def measure(folder: Path, *, jobs: int, bursts: int = 2) -> list[Row]:
             for _ in range(CALM_JOBS):
                 burst(service, 1)
                 time.sleep(CALM_EVERY_S)
-            told: list[Told] = []
+            told: list[Estimate] = []
             for _ in range(bursts):
                 life.await_end(service, life.now(service) - _A_MINUTE)
                 time.sleep(BETWEEN_S)
@@ -58,7 +58,7 @@ def measure(folder: Path, *, jobs: int, bursts: int = 2) -> list[Row]:
     return rows
 
 
-def burst(service: Stand, jobs: int) -> list[Told]:
+def burst(service: Stand, jobs: int) -> list[Estimate]:
     """Order so many jobs at once and wait until all have ended."""
     began = life.now(service)
     own = local()
@@ -78,21 +78,21 @@ def burst(service: Stand, jobs: int) -> list[Told]:
         tasks = list(clients.map(order, range(jobs)))
     life.await_end(service, began)
     waited = _waited(service, began)
-    return [told(task, waited[task["id"]]) for task in tasks]
+    return [estimate_of(task, waited[task["id"]]) for task in tasks]
 
 
-def told(task: Mapping[str, Any], waited_s: float) -> Told:
+def estimate_of(task: Mapping[str, Any], waited_s: float) -> Estimate:
     estimate = task["wait_estimate_s"] or {}
-    return Told(estimate.get("p50"), estimate.get("p90"), waited_s)
+    return Estimate(estimate.get("p50"), estimate.get("p90"), waited_s)
 
 
-def held(told: Sequence[Told], which: str) -> float:
-    """Percent of those told something who waited no longer."""
+def held(told: Sequence[Estimate], which: str) -> float:
+    """Percent of the jobs with an estimate that waited no longer than it said."""
     bounds = [(getattr(one, which), one.waited_s) for one in told if getattr(one, which) is not None]
     return 100 * sum(waited <= bound for bound, waited in bounds) / len(bounds) if bounds else 0.0
 
 
-def _row(what: str, told: Sequence[Told]) -> Row:
+def _row(what: str, told: Sequence[Estimate]) -> Row:
     known = [one for one in told if one.p90_s is not None]
     more: dict[str, Any] = {"told_percent": 100 * len(known) / len(told), "within_p50_percent": held(told, "p50_s")}
     if known:

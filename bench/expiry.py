@@ -49,7 +49,9 @@ SELECT account_id, id, '', id, clock_timestamp() - interval '2 days' FROM jobs O
 
 def measure(folder: Path, *, rows: int) -> list[Row]:
     """``rows`` in each backlog; the blobs of the first are deleted for real, from a local folder."""
-    with stand(folder / "expiry", sandbox={}, workers=False, beside=floor_program, prepare=make_floor_table) as service:
+    with stand(
+        folder / "expiry", sandbox={}, workers=False, companions=floor_program, prepare=make_floor_table
+    ) as service:
         [account_id] = customers(service.database, 1)
         store = LocalStore(folder / "expiry-blobs")
         media = Media(store, folder / "expiry-work", decoders=1)

@@ -1,4 +1,4 @@
-"""One account floods the service over HTTP; two others order one image after another all the while.
+"""One account floods the service over HTTP; two others meanwhile order one image after another.
 
 A quiet account's life must not depend on another's backlog: it is compared with itself alone, before the
 flood. And no queue may hold more messages than there are live jobs, or messages are sent again and again.
@@ -29,12 +29,12 @@ ALONE = 15
 SAMPLE_EVERY_S = 0.25
 POLL_EVERY_S = 0.1
 QUIET_WITHIN_S = 300.0
-ELSEWHERE = "flux-2-pro"  # a model of another provider, asynchronous, too
+ELSEWHERE = "flux-2-pro"  # a model of another provider, asynchronous as well
 BODY = {"prompt": "a red kite over the sea", "size": "256x256"}
-# With two accounts at work each has half of the machine, and its order stands behind what is under way.
-BESIDE = Bound("ratio", at_most=3)
+# With two active accounts each has half of the machine, and an order waits for what is already in progress.
+DURING = Bound("ratio", at_most=3)
 NO_LONGER = Bound("ratio", at_most=1)
-# Canaries, events and what Flower asks are no messages about jobs.
+# Canaries, events and Flower's requests are not messages about jobs.
 NOT_OURS = ("canary.", "celeryev", "pidbox")
 
 
@@ -124,12 +124,12 @@ def measure(folder: Path, *, jobs: int) -> list[Row]:
         for each in quiet:
             each.ids.clear()
         flood_s, samples = _flood(service, load, Account(flooding, keys[0]), jobs, quiet)
-        beside = [lives(service, each.ids) for each in quiet]
+        during = [lives(service, each.ids) for each in quiet]
     worst = worst_queue(samples)
-    name = f"beside a flood of {jobs:,}"
+    name = f"next to a flood of {jobs:,}"
     return [
-        _row(f"another account's life {name}, p95", beside[0], alone[0]),
-        _row(f"the same at another provider, p95 ({ELSEWHERE})", beside[1], alone[1]),
+        _row(f"another account's life {name}, p95", during[0], alone[0]),
+        _row(f"the same at another provider, p95 ({ELSEWHERE})", during[1], alone[1]),
         Row(
             f"the longest queue {name}",
             "messages",
@@ -143,10 +143,10 @@ def measure(folder: Path, *, jobs: int) -> list[Row]:
     ]
 
 
-def _row(what: str, beside: list[Life], alone: list[Life]) -> Row:
-    then, before = p95(beside), p95(alone)
-    more = {"beside": then, "alone": before, "lives": [each.whole_s for each in beside]}
-    return Row(what, "s", then["whole_s"], before["whole_s"], "alone", BESIDE, more)
+def _row(what: str, during: list[Life], alone: list[Life]) -> Row:
+    then, before = p95(during), p95(alone)
+    more = {"beside": then, "alone": before, "lives": [each.whole_s for each in during]}
+    return Row(what, "s", then["whole_s"], before["whole_s"], "alone", DURING, more)
 
 
 def p95(lived: list[Life]) -> dict[str, float]:
@@ -162,7 +162,7 @@ def lives(service: Stand, ids: list[str]) -> list[Life]:
 
 
 def worst_queue(samples: list[Sample]) -> Sample:
-    """Where messages exceeded live jobs most, or came nearest to it."""
+    """The sample in which messages exceeded live jobs most, or came closest to it."""
     return max(samples, key=lambda sample: sample.messages / max(1, sample.live))
 
 
@@ -196,7 +196,7 @@ def _flood(service: Stand, load: Load, flooding: Account, jobs: int, quiet: list
 
 
 def _sample(service: Stand) -> Sample:
-    """Jobs are counted after the queues: what ended in between makes us look worse, never better."""
+    """Jobs are counted after the queues: what ends in between makes the result worse, never better."""
     lengths = {
         str(name): int(service.redis.llen(name))
         for name in service.redis.scan_iter(count=1000, _type="list")
@@ -225,7 +225,7 @@ def _await_flood(service: Stand, account_id: str, jobs: int) -> None:
 
 @contextmanager
 def _side_by_side(*works: Callable[[], None]) -> Iterator[None]:
-    """Threads that run beside the block; an exception in one is raised when all have ended."""
+    """Threads that run next to the block; an exception in one is raised when all have ended."""
     faults: list[BaseException] = []
 
     def guarded(one: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The bare floor: what submit and status cost when they do almost nothing.
+"""The floor: what submit and status cost when they do almost nothing.
 
 Served by the same gunicorn settings as our web (``-c python:app.gunicorn_conf bench.floor:app``), on
 the same PostgreSQL and Redis. One INSERT committed and one Celery message per order, no account, no

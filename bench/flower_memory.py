@@ -54,7 +54,7 @@ def measure(jobs: int, folder: Path) -> None:
 
     with _flower(folder) as flower, app.connection_for_write() as connection:
         print(f"jobs       0   {flower.rss_mb():6.1f} MB")
-        # What is received and started one by one, the worst case: the events of a batch share their keys.
+        # Received and started one by one, the worst case: the events of a batch share their keys.
         nodes = [app.events.Dispatcher(connection, hostname=f"worker{n}@bench") for n in range(WORKERS)]
         ends = [
             app.events.Dispatcher(connection, hostname=f"worker{n}@bench", buffer_group={"task"}, buffer_limit=24)
@@ -116,7 +116,7 @@ class _Flower:
             return str(answer.read().decode())
 
     def until_seen(self, task: str, events: int) -> None:
-        """Wait until Flower has taken in so many events: Redis drops a listener that is too slow."""
+        """Wait until Flower has received so many events: Redis drops a listener that is too slow."""
         for _ in range(3000):
             counted = re.findall(rf'flower_events_total{{.*task="{re.escape(task)}".*}} (\S+)', self.get("/metrics"))
             if sum(map(float, counted)) >= events:
@@ -148,7 +148,7 @@ def _flower(folder: Path) -> Iterator[_Flower]:
                 break
             except OSError:
                 time.sleep(0.1)
-        time.sleep(2)  # its subscription to events is made beside its HTTP server, and says nothing
+        time.sleep(2)  # it subscribes to events next to its HTTP server, and nothing shows when
         yield flower
     finally:
         process.terminate()

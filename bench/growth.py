@@ -1,4 +1,4 @@
-"""How submit, status and whole lives stand over a grown database, which no one has vacuumed first.
+"""How submit, status and whole lives perform on a grown database that has not been vacuumed.
 
 Each figure is taken relative to its floor (the bare web, the empty chains), small and grown: a machine
 that slows down meanwhile slows both down.
@@ -36,7 +36,7 @@ def measure(folder: Path, *, finished: int, queued: int, jobs: int, rounds: int,
 def grow(database: Database, accounts: Sequence[str], finished: int, queued: int) -> None:
     """The rows, and the ANALYZE that any worker's sweep makes of grown tables within seconds. No VACUUM.
 
-    Here by hand, for the edge is measured without workers.
+    Run by hand here, because the edge is measured without workers.
     """
     with database.transaction() as connection:
         connection.execute(text("SET LOCAL statement_timeout = 0"))
@@ -59,19 +59,19 @@ def _edge(folder: Path, name: str, finished: int, queued: int, *, rounds: int, s
 
 
 def of_floor(turns: dict[str, list[Round]]) -> float:
-    """By the clock, for growth burdens the database and not the web."""
+    """By the clock, because growth affects the database, not the web."""
     return median(turns["ours"], "rate") / median(turns["floor"], "rate")
 
 
 def _lives(folder: Path, name: str, finished: int, queued: int, jobs: int) -> Row:
     with (
-        stand(folder / "growth-life", sandbox={"SANDBOX_LATENCY_S": "0"}, beside=chain_program) as service,
+        stand(folder / "growth-life", sandbox={"SANDBOX_LATENCY_S": "0"}, companions=chain_program) as service,
         Load() as load,
     ):
         life.warm(service, load)
         small = _of_chains(service, load, jobs)
         grow(service.database, list(customers(service.database, edge.ACCOUNTS)), finished, queued)
-        with service.database.transaction() as connection:  # they shall wait, and not run beside those measured
+        with service.database.transaction() as connection:  # they must wait, and not run next to those measured
             connection.execute(text("UPDATE jobs SET due_at = due_at + interval '1 day' WHERE status = 'queued'"))
         big = _of_chains(service, load, jobs)
     more = {"small": small, "big": big}

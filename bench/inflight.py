@@ -1,7 +1,7 @@
-"""Many images in progress at an upstream that is asked in batches: the worker's memory, and how late it looks.
+"""Many images in progress at an upstream that is asked in batches: the worker's memory, and how late it polls.
 
-The jobs are WAITING rows by SQL, and tasks that never finish in the sandbox: as if they had come in at
-``ARRIVALS`` a second, so that the older ones are looked at less often.
+The jobs are WAITING rows by SQL, and tasks that never finish in the sandbox: as if they had arrived at
+``ARRIVALS`` a second, so that the older ones are polled less often.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ SELECT 'call_' || substr(id, 5), id, 0, 1, 1, :provider, :model, :credential_id,
 FROM job
 """
 
-# How long a job has gone without a look, in its own intervals: it was due one interval after its last.
+# How long a job has not been polled, in its own intervals: it was due one interval after the last poll.
 LATEST = """
 SELECT coalesce(max(1 + extract(epoch FROM clock_timestamp() - due_at) / greatest(CAST(:interval_s AS float),
         least(CAST(:interval_max_s AS float), extract(epoch FROM clock_timestamp() - started_at) / 8))), 1)
@@ -73,7 +73,7 @@ FROM jobs WHERE status = 'waiting'
 @dataclass(frozen=True, slots=True)
 class Sample:
     rss_mb: float
-    intervals: float  # since the last look, of the job that has waited longest
+    intervals: float  # since the last poll, of the job that has waited longest
     waiting: int
 
 
@@ -108,7 +108,7 @@ def measure(folder: Path, *, jobs: int) -> list[Row]:
 
 
 def begin(service: Stand, load: Load, jobs: int) -> None:
-    """The tasks at the sandbox first, then the rows that ask for them."""
+    """Make the tasks at the sandbox, then the rows that poll them."""
     upstream = sandbox_environ(service.running.settings.sandbox_port)
     key, base_url = upstream["CHATGPT2API_API_KEY"], task_api_root(upstream["CHATGPT2API_BASE_URL"])
     submit = f"{urlsplit(base_url).path}/api/image-tasks/generations"
@@ -151,7 +151,7 @@ def watch(service: Stand) -> list[Sample]:
 
 
 def _looks(service: Stand) -> int:
-    """So far; a look at a job that goes on writes its row once, and nothing else does here."""
+    """Polls so far: polling a job in progress writes its row once, and nothing else does here."""
     with service.database.autocommit() as connection:
         return int(
             connection.execute(text("SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'jobs'")).scalar_one()

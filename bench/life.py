@@ -1,4 +1,4 @@
-"""Whole lives through every process, and how long we take once the upstream has said that it is done."""
+"""Whole lives through every process, and how long we take once the upstream has reported that it is done."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CALM_P50, CALM_P95 = Bound("ours", at_most=0.3), Bound("ours", at_most=1.0)
 WITHIN_S = 300.0  # on a machine that does other things as well
 CALM_JOBS, CALM_EVERY_S, CALM_LATENCY_S = 30, 0.3, 0.5
 WARM_JOBS = 60
-# Who works for a job. The worker has its decoders with it, PostgreSQL its sessions.
+# The processes that work for a job: the worker with its decoders, PostgreSQL with its sessions.
 PROCESSES = ("worker", "web", "flower", "postgres", "redis", "sandbox")
 
 HOT_SHARE = """
@@ -32,10 +32,10 @@ SELECT n_tup_upd AS updates, n_tup_hot_upd AS hot FROM pg_stat_user_tables WHERE
 
 
 def measure(folder: Path, *, jobs: int, rounds: int = 3) -> list[Row]:
-    """Two services take turns, one without task events; the chains run beside the first."""
+    """Two services take turns, one without task events; the chains run next to the first."""
     instant = {"SANDBOX_LATENCY_S": "0"}
     with (
-        stand(folder / "life", sandbox=instant, beside=chain_program) as service,
+        stand(folder / "life", sandbox=instant, companions=chain_program) as service,
         stand(folder / "life-quiet", sandbox=instant, task_events=False) as quiet,
         Load() as load,
     ):
@@ -73,7 +73,7 @@ def measure(folder: Path, *, jobs: int, rounds: int = 3) -> list[Row]:
 
 
 def warm(service: Stand, load: Load) -> None:
-    """Connections, prepared statements, decoders and imports are paid for before anything is timed."""
+    """Open connections, prepare statements, start decoders and import before anything is timed."""
     lives(service, load, WARM_JOBS, "256x256")
 
 
@@ -122,10 +122,10 @@ def lives(service: Stand, load: Load, jobs: int, size: str) -> float:
 
 
 def calm(service: Stand, load: Load) -> tuple[list[float], list[float]]:
-    """Jobs one by one; seconds from the first look that must have found each done, and from when it was done.
+    """Jobs one by one; seconds from the first poll that must have found each done, and from when it was done.
 
     Both clocks are this machine's. A task of the sandbox is done ``latency_s`` after its submit; the
-    looks and submits are read from its log of requests.
+    polls and submits are read from its log of requests.
     """
     sandbox = service.running.sandbox_url
     requests.post(f"{sandbox}/control/reset", timeout=10).raise_for_status()
@@ -153,7 +153,7 @@ def calm(service: Stand, load: Load) -> tuple[list[float], list[float]]:
 def delays(
     ended_at: Mapping[str, float], log: Sequence[Mapping[str, Any]], *, latency_s: float
 ) -> tuple[list[float], list[float]]:
-    """From the sandbox's log of requests; jobs whose telling look is not in it are left out of the first list."""
+    """From the sandbox's log of requests; jobs whose decisive poll is not in it are left out of the first list."""
     since_told, since_done = [], []
     for key, at in ended_at.items():
         submitted = next((entry for entry in log if (entry.get("fields") or {}).get("client_task_id") == key), None)

@@ -1,4 +1,4 @@
-"""The load generator: raw sockets, keep-alive, the least parsing that works; in its own process.
+"""The load generator: raw sockets, keep-alive, the minimum of parsing; in its own process.
 
 ``python -m bench.load`` reads one order per line of its input (JSON, see :class:`LoadPlan`) and writes
 one result per line, so that its start-up is paid once.
@@ -53,7 +53,7 @@ class Result:
 
 
 class UnexpectedAnswersError(Exception):
-    """A benchmark of refusals would look splendid; it is none."""
+    """The server refused requests, so that the figures would mean nothing."""
 
 
 class Load:
@@ -104,7 +104,7 @@ class _Tally:
 
 
 def run(order: LoadPlan) -> Result:
-    """Every connection sends its next request when it has its answer (a closed loop)."""
+    """Each connection sends its next request when it has the response (a closed loop)."""
     began = time.monotonic()
     tally = _Tally(
         order=order,

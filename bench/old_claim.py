@@ -1,6 +1,6 @@
-"""How jobs were claimed before: three of the client's turns in one transaction, while it holds a row that all share.
+"""How jobs were claimed before: three round trips in one transaction that holds a row which all share.
 
-Kept as the baseline of ``bench.convoy``, on a counter and a balance of its own: the service has neither any more.
+Kept as the baseline of ``bench.convoy``, with its own counter and balance, which the service no longer has.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ SELECT account_id, quoted FROM job
 """
 
 INTEND = """
-WITH seat AS (
+WITH permit AS (
     UPDATE bench_credentials SET active = active + 1 WHERE id = :credential_id RETURNING id
 )
 INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model, credential_id, base_url, dedupe_key,
     give_up_at)
-SELECT :call_id, :id, 0, 1, 1, 'bench', 'bench', seat.id, 'http://127.0.0.1', :call_id,
+SELECT :call_id, :id, 0, 1, 1, 'bench', 'bench', permit.id, 'http://127.0.0.1', :call_id,
     clock_timestamp() + interval '12 minutes'
-FROM seat
+FROM permit
 """
 
 HOLD = """

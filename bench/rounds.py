@@ -1,4 +1,4 @@
-"""Fair turns on a noisy machine: A, B, A, B ..., each judged by the median of its rounds."""
+"""Rounds in turns on a noisy machine: A, B, A, B ..., each judged by the median of its rounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Round:
 
 
 def take_turns(contenders: Mapping[str, Callable[[], Round]], rounds: int) -> dict[str, list[Round]]:
-    """Run every contender ``rounds`` times, interleaved, so that a busy neighbour meets all of them."""
+    """Run every contender ``rounds`` times, interleaved, so that other load on the machine affects all of them."""
     done: dict[str, list[Round]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():

@@ -1,4 +1,4 @@
-"""Rows by SQL, as if the service had run for long: finished, waiting and queued jobs of many accounts."""
+"""Rows by SQL, as if the service had run for a long time: finished, waiting and queued jobs of many accounts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MODEL, PROVIDER = "chatgpt2api-gpt-image-2", "chatgpt2api"
 PRICE = 4_000_000
 PAGE = 20_000
 
-# Ids of digits alone: valid, unlike any id of our day, and older than all of them.
+# Ids of digits only: valid, unlike any real id, and older than all of them.
 _ID = "'job_' || lpad((:first + i)::text, 26, '0')"
 _ACCOUNT = "(CAST(:accounts AS text[]))[1 + (:first + i) % :account_count]"
 
@@ -80,7 +80,7 @@ def owner(accounts: Sequence[str], job_id: str) -> str:
 
 
 def settle_in(connection: Connection) -> None:
-    """What autovacuum would have done by the time so many rows had come in."""
+    """What autovacuum would have done by the time so many rows were there."""
     connection.execute(text("VACUUM (ANALYZE)"))
 
 

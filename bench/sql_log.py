@@ -1,4 +1,4 @@
-"""What PostgreSQL itself says that it was asked: a server that logs every statement, and who sent it."""
+"""PostgreSQL's own account of its work: a server that logs every statement, and who sent it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read(log: Path, start: int = 0) -> Iterator[Asked]:
 
 
 def parse(lines: Iterable[str]) -> Iterator[Asked]:
-    """A statement of several lines goes on behind a tab."""
+    """The lines of a longer statement begin with a tab."""
     entry: list[str] = []
     for line in lines:
         if line.startswith("\t"):
@@ -68,7 +68,7 @@ def _asked(entry: list[str]) -> Iterator[Asked]:
 
 
 def bill(asked: Iterable[Asked]) -> Bill:
-    """BEGIN and COMMIT make a transaction of what is between them; a statement alone is one of its own."""
+    """BEGIN and COMMIT enclose a transaction; a single statement is its own transaction."""
     done, open_ones = Bill(), set()
     for each in asked:
         match each.sql.upper().split()[:1]:

@@ -1,4 +1,4 @@
-"""The service on a stand: run as it is, with or without its workers, beside what it is compared with."""
+"""The service on a test stand: run as it is, with or without its workers, next to what it is compared with."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OURS = ("DARKROOM_", "DATABASE_", "REDIS_", "CELERY_", "SANDBOX_", "OPENAI_", "
 
 @dataclass(frozen=True)
 class Stand:
-    """A running service with our own door to its servers. ``floor_port`` is set where a floor runs beside it."""
+    """A running service and our own connections to its servers. ``floor_port`` is set where a floor runs next to it."""
 
     running: Running
     database: Database
@@ -63,13 +63,13 @@ def stand(
     workers: bool = True,
     task_events: bool = True,
     database_url: str | None = None,
-    beside: Callable[[Mapping[str, str]], Sequence[Program]] = lambda _: (),
+    companions: Callable[[Mapping[str, str]], Sequence[Program]] = lambda _: (),
     prepare: Callable[[Settings], None] = lambda _: None,
 ) -> Iterator[Stand]:
-    """Run a fresh service under ``var``. ``beside`` names programs to run with it; ``prepare`` sees the
+    """Run a fresh service under ``var``. ``companions`` names programs to run with it; ``prepare`` sees the
     servers first. ``database_url`` is a server of the caller's; else the service starts its own.
 
-    Limits and credits are out of the way, and prepared images keep the sandbox's share small.
+    Limits and credits do not interfere, and prepared images keep the sandbox's share small.
     """
     settings = Settings(
         _env_file=None,
@@ -89,7 +89,7 @@ def stand(
     def programs(chosen: Settings, env: Mapping[str, str], *, flower_password: str, sandbox: bool) -> list[Program]:
         every = ours.programs(chosen, env, flower_password=flower_password, sandbox=sandbox)
         kept = [program for program in every if workers or not program.name.startswith(("worker", "flower"))]
-        return [*kept, *beside({**env, "DARKROOM_FLOOR_PORT": str(floor_port)})]
+        return [*kept, *companions({**env, "DARKROOM_FLOOR_PORT": str(floor_port)})]
 
     def prepared(chosen: Settings) -> object:
         prepare(chosen)
@@ -131,7 +131,7 @@ def make_floor_table(settings: Settings) -> None:
 
 
 def customers(database: Database, count: int) -> dict[str, str]:
-    """Accounts with credits enough for anything: account id to key."""
+    """Accounts with practically endless credits: account id to key."""
     made = {}
     with database.transaction() as connection:
         for number in range(count):
@@ -154,5 +154,5 @@ def _family(pid: int) -> Iterator[int]:
 
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    # Its own and, of children that have ended, theirs: user and system time of each.
+    # User and system time, its own and that of children that have ended.
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

@@ -51,7 +51,7 @@ class Row:
 
     @property
     def verdict(self) -> Literal["pass", "miss", ""]:
-        """Empty where nothing is promised, or where there was nothing to compare with."""
+        """The verdict; empty without a target, or without a baseline."""
         if self.bound is None or not self.bound.binding:
             return ""
         value = self.ratio if self.bound.of == "ratio" else self.ours
@@ -98,7 +98,7 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def figure(value: float) -> str:
-    """Three digits that mean something: 1234, 56.7, 0.123."""
+    """Three significant digits: 1234, 56.7, 0.123."""
     if value >= 100:
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""The proof under fire: load through the public API, a seeded monkey at every process, then the books.
+"""Chaos runs: load through the public API, seeded faults at every process, then every promise checked.
 
-Nothing imports this package but its command, ``darkroom chaos``.
+Only its command, ``darkroom chaos``, imports this package.
 """

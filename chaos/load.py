@@ -1,4 +1,4 @@
-"""Clients that behave as clients should: they keep their key, try again, follow, and sometimes cancel."""
+"""Clients that behave as they should: they keep their key, try again, follow, and sometimes cancel."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Ending = tuple[str, int, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Customer:
-    """An account with a key, and the micro-credits it was granted."""
+    """An account with a key, and what it was granted."""
 
     account_id: str
     token: str = field(repr=False)
-    granted: int
+    granted_microcredits: int
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Placed:
 
 
 class Load:
-    """Posts a stream of orders at a pace, from many clients at once, until it is told to stop."""
+    """Posts a stream of orders at a fixed rate, from many clients at the same time, until it is stopped."""
 
     def __init__(
         self, target: Target, customers: Sequence[Customer], orders: Iterable[MixedOrder], *, per_s: float
@@ -66,19 +66,19 @@ class Load:
             thread.start()
 
     def stop(self) -> None:
-        """No new orders; those being posted are posted to the end."""
+        """No new orders; those being posted are finished."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
         self._pool.shutdown(wait=False)
 
     def give_up(self) -> None:
-        """Whoever still tries to be heard tries no longer."""
+        """Clients whose order has no answer yet stop trying."""
         self._give_up.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def undecided(self) -> int:
-        """Orders whose client knows neither a task nor a refusal."""
+        """Orders whose client has got neither a task nor a refusal."""
         return sum(1 for placed in self.placed if placed.task_id is None and placed.refused is None)
 
     def accepted(self) -> list[Placed]:
@@ -107,7 +107,7 @@ class Load:
                 )
 
     def _post(self, placed: Placed) -> None:
-        """Post until there is an answer that says something; the key makes that safe."""
+        """Post until there is a definite answer; the key makes that safe."""
         order = placed.order
         url = f"{self._target.url}/api/images/{order.operation}"
         headers = {"Idempotency-Key": order.key}
@@ -145,7 +145,7 @@ class Load:
 
 
 def ending(task: Mapping[str, Any]) -> Ending:
-    """What must never change again once a task has ended."""
+    """What must never change once a task has ended."""
     return task["status"], task["price"]["captured_microcredits"], tuple(one["sha256"] for one in task["images"])
 
 

@@ -1,4 +1,4 @@
-"""The monkey: seeded faults at every process and every line, one after the other, each undone in the end."""
+"""The chaos monkey: seeded faults at every process and connection, one after the other, each undone at its end."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ POISON = ("", "5", "null", "[]", '{"a": 1}', '{"body": "%%%", "headers": {}, "pr
 
 
 @dataclass(frozen=True)
-class Struck:
-    """One fault that was done. ``ended_at`` (wall clock) is when the world was left to mend itself."""
+class DoneFault:
+    """One fault that was done. Times are the wall clock's; from ``ended_at`` on the service was left to recover."""
 
     kind: str
     began_at: float
@@ -45,14 +45,15 @@ class Struck:
 
 
 class NotDoneError(Exception):
-    """The fault found nothing to strike: its victim is away already."""
+    """The fault had no target: the process it needs does not run now."""
 
 
-Deed = Callable[[], str | None]
+# Does one fault; the boot id of the worker it killed, if it did.
+Fault = Callable[[], str | None]
 
 
 class Monkey:
-    """Strikes until it is stopped. The same seed makes the same choices in the same order."""
+    """Does faults until it is stopped. The same seed makes the same choices in the same order."""
 
     def __init__(
         self,
@@ -69,9 +70,9 @@ class Monkey:
         self._pause_s = pause_s
         self._say = say
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._strike_on, name="monkey", daemon=True)
+        self._thread = threading.Thread(target=self._do_faults, name="monkey", daemon=True)
         self._faults = _faults(self, proxies, gentle=gentle)
-        self.struck: list[Struck] = []
+        self.done: list[DoneFault] = []
 
     def start(self) -> None:
         self._thread.start()
@@ -80,7 +81,7 @@ class Monkey:
         self._stop.set()
         self._thread.join()
 
-    def _strike_on(self) -> None:
+    def _do_faults(self) -> None:
         kinds = [kind for kind, (weight, _) in self._faults.items() for _ in range(weight)]
         while not self._stop.wait(self._chance.uniform(*self._pause_s)):
             kind = self._chance.choice(kinds)
@@ -90,13 +91,13 @@ class Monkey:
             except (NotDoneError, OSError, redis.RedisError, DatabaseAwayError) as error:
                 self._say(f"{kind}: not done ({error})")
                 continue
-            self.struck.append(Struck(kind, began_at, time.time(), worker))
+            self.done.append(DoneFault(kind, began_at, time.time(), worker))
             self._say(kind)
 
-    # -- deeds
+    # -- faults
 
     def send(self, number: signal.Signals, *names: str) -> str | None:
-        """A signal to one of the processes whose name begins so; the boot id, if it was a worker."""
+        """A signal to one of the processes whose name begins with one of ``names``; the boot id, if it was a worker."""
         victim = self._victim(names)
         worker = self._boot_id(victim.pid)
         os.kill(victim.pid, number)
@@ -111,7 +112,7 @@ class Monkey:
         return None
 
     def freeze(self, seconds: tuple[float, float], *names: str) -> str | None:
-        """Stop a process with its whole group, and let it go on later as if nothing had been."""
+        """Stop a process with its whole group, and continue it later."""
         victim = self._victim(names)
         os.killpg(victim.pid, signal.SIGSTOP)
         try:
@@ -141,7 +142,7 @@ class Monkey:
         return None
 
     def spoil(self, proxy: Proxy, mode: Mode, seconds: tuple[float, float]) -> str | None:
-        """Cut a line, or let it swallow everything, for a while."""
+        """Cut connections, or let them swallow everything, for a while."""
         proxy.spoil(mode)
         try:
             self._stop.wait(self._chance.uniform(*seconds))
@@ -150,7 +151,7 @@ class Monkey:
         return None
 
     def hold_rows(self, query: str, seconds: tuple[float, float]) -> str | None:
-        """Lock some rows as a forgotten session does: longer than anyone waits for a lock."""
+        """Lock some rows as an abandoned session does: longer than anyone waits for a lock."""
         with self._target.database.transaction() as connection:
             if not connection.execute(text(query)).all():
                 raise NotDoneError("there is nothing to lock")
@@ -158,7 +159,7 @@ class Monkey:
         return None
 
     def poison(self) -> str | None:
-        """What no publisher of ours ever sent, at both ends of every queue."""
+        """Put messages that no publisher of ours sends at both ends of every queue."""
         client = self._target.redis()
         for queue in QUEUES:
             for rubbish in POISON:
@@ -167,7 +168,7 @@ class Monkey:
         return None
 
     def double_messages(self) -> str | None:
-        """Every message that waits comes three times more."""
+        """Add three copies of every waiting message."""
         client = self._target.redis()
         found = {queue: client.lrange(queue, 0, -1) for queue in QUEUES}
         if not any(found.values()):
@@ -202,10 +203,10 @@ class Monkey:
         return None
 
 
-def _faults(monkey: Monkey, proxies: Mapping[str, Proxy], *, gentle: bool) -> dict[str, tuple[int, Deed]]:
-    """Every kind of fault with its weight. ``gentle``: none that takes long by itself."""
+def _faults(monkey: Monkey, proxies: Mapping[str, Proxy], *, gentle: bool) -> dict[str, tuple[int, Fault]]:
+    """Every kind of fault with its weight. ``gentle``: only those that take little time."""
     kill, term = partial(monkey.send, signal.SIGKILL), partial(monkey.send, signal.SIGTERM)
-    faults: dict[str, tuple[int, Deed]] = {
+    faults: dict[str, tuple[int, Fault]] = {
         "kill -9 worker": (4, lambda: kill("worker")),
         "kill -9 web": (2, lambda: kill("web")),
         "kill -9 web's child": (2, lambda: monkey.send_to_child(signal.SIGKILL, "web")),
@@ -222,7 +223,7 @@ def _faults(monkey: Monkey, proxies: Mapping[str, Proxy], *, gentle: bool) -> di
     if gentle:
         return faults
     long_s = (LONGER_THAN_HEARTBEAT_S, LONGER_THAN_HEARTBEAT_S + 6)
-    slow: dict[str, tuple[int, Deed]] = {
+    slow: dict[str, tuple[int, Fault]] = {
         "kill -9 decoder": (1, lambda: monkey.send_to_child(signal.SIGKILL, "worker")),
         "kill -9 postgres backend": (1, lambda: monkey.send_to_child(signal.SIGKILL, "postgres")),
         "SIGSTOP worker": (3, lambda: monkey.freeze(long_s, "worker")),

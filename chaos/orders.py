@@ -41,7 +41,7 @@ _POLLED = (
     "refuse",
 )
 
-# Faults that pass by themselves, and outlast no drain. {n} is a number of askers.
+# Faults that pass by themselves and are over before the drain ends.
 PASSING: Mapping[Provider, tuple[str, ...]] = {
     "chatgpt2api": (
         "latency=0",
@@ -77,7 +77,7 @@ PASSING: Mapping[Provider, tuple[str, ...]] = {
     "wavespeed": (*_POLLED, "drop times=1", "cut times=1"),
     "flux": _POLLED,
 }
-# Faults that take their time: repeated failures, and calls that nobody can know about.
+# Faults that take longer: repeated failures, and calls whose outcome no one can know.
 LASTING: Mapping[Provider, tuple[str, ...]] = {
     "chatgpt2api": (
         "latency=8",
@@ -98,7 +98,7 @@ LASTING: Mapping[Provider, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class MixedOrder:
-    """One order as a client means it. ``plain``: the upstream does nothing strange with it."""
+    """One order of a client. ``plain``: without a fault at the upstream."""
 
     key: str
     customer: int
@@ -115,11 +115,16 @@ class MixedOrder:
 
 
 def stream(seed: int, *, customers: int, canary: str, gentle: bool) -> Iterator[MixedOrder]:
-    """Orders without end, the same for the same seed. ``gentle``: only what ends within seconds."""
+    """Orders without end, the same for the same seed. ``gentle``: only those that end within seconds."""
     chance = random.Random(seed)
     image = _data_url()
     for number in itertools.count(1):
         yield _order(chance, number, customers=customers, canary=canary, gentle=gentle, image=image)
+
+
+def prompt_start(canary: str) -> str:
+    """How every prompt of a run begins, by which it would be found in a log."""
+    return f"{canary} image"
 
 
 def _order(chance: random.Random, number: int, *, customers: int, canary: str, gentle: bool, image: str) -> MixedOrder:
@@ -128,7 +133,7 @@ def _order(chance: random.Random, number: int, *, customers: int, canary: str, g
     marker = f" [sandbox:{chance.choice(faults)}]" if chance.random() < 0.35 else ""
     edits = provider in EDITORS and chance.random() < 0.12
     body: dict[str, Any] = {
-        "prompt": f"{canary} image {number}{marker}",
+        "prompt": f"{prompt_start(canary)} {number}{marker}",
         "model": MODELS[provider],
         "n": chance.choice((1, 1, 1, 2, 3, 4)),
         **SIZES[provider],

@@ -1,4 +1,4 @@
-"""A TCP proxy that can go bad: the line between our processes and Redis or PostgreSQL."""
+"""A TCP proxy that can be spoiled, between our processes and Redis or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _CHUNK_BYTES = 65_536
 class Mode(Enum):
     OPEN = "open"
     CUT = "cut"  # connections end at once, new ones too
-    BLACK_HOLE = "black hole"  # those that exist swallow everything, for good; new ones work
+    BLACK_HOLE = "black hole"  # existing connections swallow everything from then on; new ones work
     SILENT = "silent"  # everything is swallowed, old and new, until healed
 
 
 @dataclass(eq=False)
 class _Line:
-    """Two ends. A lost line stays open and carries nothing, as when packets are dropped in silence."""
+    """A connection with two ends. A lost one stays open and carries nothing, as when packets are dropped silently."""
 
     near: socket.socket
     far: socket.socket
@@ -45,7 +45,7 @@ class Proxy:
         threading.Thread(target=self._accept, name=f"proxy {port}", daemon=True).start()
 
     def spoil(self, mode: Mode) -> None:
-        """Go bad now, towards what exists and (except for the black hole) what comes."""
+        """Apply ``mode`` to existing connections and, except for the black hole, to new ones."""
         with self._lock:
             self._mode = Mode.OPEN if mode is Mode.BLACK_HOLE else mode
             lines = list(self._lines)
@@ -56,7 +56,7 @@ class Proxy:
                 line.lost = True
 
     def heal(self) -> None:
-        """New lines work. What was swallowed stays so: those who wait on it must notice by themselves."""
+        """New connections work. Lost ones stay lost: those who wait for them must notice by themselves."""
         with self._lock:
             self._mode = Mode.OPEN
 
@@ -108,10 +108,10 @@ class Proxy:
 
 
 def _pass_on(line: _Line, end: socket.socket) -> bool:
-    """Carry one piece; False at the end of the line. What comes on a lost line is read and forgotten."""
+    """Pass one piece on; False at the end of the stream. What arrives on a lost connection is dropped."""
     piece = end.recv(_CHUNK_BYTES)
     if line.lost:
-        # The other side hears of nothing, not even that this one has hung up.
+        # The other side learns nothing, not even that this one has closed.
         return bool(piece)
     if piece:
         line.other(end).sendall(piece)

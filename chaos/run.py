@@ -1,4 +1,4 @@
-"""One run: customers, load, monkey; then heal, drain, judge."""
+"""One run: customers, load and faults; then heal, drain and judge."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqlalchemy import text
 from accounts.accounts import create_account
 from accounts.keys import create_key
 from chaos.load import Customer, Load
-from chaos.monkey import Monkey, Struck
+from chaos.monkey import DoneFault, Monkey
 from chaos.orders import stream
 from chaos.proxy import Proxy
 from chaos.report import Report
@@ -22,16 +22,16 @@ from chaos.target import NoTargetError, Target, until
 from chaos.verdict import Judged, judge
 from core.errors import DatabaseAwayError
 from quota import ledger
+from quota.prices import MICROCREDITS_PER_CREDIT
 
-CREDIT = 1_000_000
-# The last one runs dry, so that refusals for want of credits are part of it.
+# The last one runs out, so that refusals for lack of credits are part of the run.
 GRANTS_CREDITS = (100_000, 100_000, 100_000, 20)
 GENTLE_BELOW_MINUTES = 1.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """``gentle`` (the default below a minute) leaves out what takes minutes to come to rest."""
+    """``gentle`` (below a minute) leaves out faults that take minutes to settle."""
 
     minutes: float
     seed: int
@@ -46,7 +46,7 @@ class Options:
 
 
 def run(target: Target, options: Options, say: Callable[[str], None]) -> Report:
-    """Attack ``target`` and judge it. Raises NoTargetError when it is not ready to begin with."""
+    """Attack ``target`` and judge it. Raises NoTargetError when it is not ready at the start."""
     if target.await_ready() is None:
         raise NoTargetError("the service does not become ready")
     canary = f"canary-{options.seed}-{int(time.time())}"
@@ -71,7 +71,7 @@ def run(target: Target, options: Options, say: Callable[[str], None]) -> Report:
     load.give_up()
     say(f"drained in {drain_s:.0f} s; judging")
     judged = judge(target, load, customers, canary=canary)
-    return _report(target, options, load, struck=monkey.struck, judged=judged, drain_s=drain_s)
+    return _report(target, options, load, done=monkey.done, judged=judged, drain_s=drain_s)
 
 
 def _customers(target: Target, canary: str) -> list[Customer]:
@@ -79,9 +79,9 @@ def _customers(target: Target, canary: str) -> list[Customer]:
     for number, credits_ in enumerate(GRANTS_CREDITS):
         with target.database.transaction() as connection:
             account = create_account(connection, f"{canary}-{number}")
-            ledger.grant(connection, account.id, credits_ * CREDIT, note="chaos")
+            ledger.grant(connection, account.id, credits_ * MICROCREDITS_PER_CREDIT, note="chaos")
             key = create_key(connection, account.id, name="chaos", scopes=("jobs:write", "jobs:read"))
-        customers.append(Customer(account.id, key.token, credits_ * CREDIT))
+        customers.append(Customer(account.id, key.token, credits_ * MICROCREDITS_PER_CREDIT))
     return customers
 
 
@@ -103,7 +103,7 @@ def _at_rest(target: Target) -> bool:
 
 
 def _report(
-    target: Target, options: Options, load: Load, *, struck: Sequence[Struck], judged: Judged, drain_s: float
+    target: Target, options: Options, load: Load, *, done: Sequence[DoneFault], judged: Judged, drain_s: float
 ) -> Report:
     tasks = judged.tasks.values()
     return Report(
@@ -115,15 +115,17 @@ def _report(
         ended=Counter(task["status"] for task in tasks),
         failures=Counter(task["error"]["code"] for task in tasks if task["error"]),
         images=judged.images,
-        faults=Counter(one.kind for one in struck),
-        recovery_s=_recoveries(load, struck, judged.tasks),
-        takeover_s=_takeovers(target, struck),
+        faults=Counter(one.kind for one in done),
+        recovery_s=_recoveries(load, done, judged.tasks),
+        takeover_s=_takeovers(target, done),
         drain_s=drain_s,
         violations=judged.violations,
     )
 
 
-def _recoveries(load: Load, struck: Sequence[Struck], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, list[float]]:
+def _recoveries(
+    load: Load, done: Sequence[DoneFault], tasks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[float]]:
     """Per kind of fault: from its end to the first image that was ordered after it."""
     good = [
         (placed.posted_at, datetime.fromisoformat(task["finished_at"]).timestamp())
@@ -131,16 +133,16 @@ def _recoveries(load: Load, struck: Sequence[Struck], tasks: Mapping[str, Mappin
         if placed.order.plain and (task := tasks.get(str(placed.task_id))) and task["status"] == "succeeded"
     ]
     recoveries: dict[str, list[float]] = {}
-    for one in struck:
+    for one in done:
         after = [finished_at for posted_at, finished_at in good if posted_at >= one.ended_at]
         if after:
             recoveries.setdefault(one.kind, []).append(min(after) - one.ended_at)
     return recoveries
 
 
-def _takeovers(target: Target, struck: Sequence[Struck]) -> list[float]:
+def _takeovers(target: Target, done: Sequence[DoneFault]) -> list[float]:
     """From a worker's kill to the moment at which each of its jobs was taken from it."""
-    killed_at = {one.worker: one.began_at for one in struck if one.worker and one.kind == "kill -9 worker"}
+    killed_at = {one.worker: one.began_at for one in done if one.worker and one.kind == "kill -9 worker"}
     with target.database.autocommit() as connection:
         rows = connection.execute(
             text(

@@ -1,4 +1,4 @@
-"""The service under attack, as its ``DARKROOM_VAR`` describes it: where it answers and what it runs."""
+"""The service under attack, as its ``DARKROOM_VAR`` describes it: its address and its processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class NoTargetError(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """One running ``darkroom up``. ``proxies`` cut its lines to Redis and PostgreSQL, where it has them."""
+    """One running ``darkroom up``. ``sandbox_url`` None: it uses other upstreams."""
 
     var: Path
     url: str
@@ -36,7 +36,7 @@ class Target:
     redis_url: str = field(repr=False)
 
     def processes(self) -> dict[str, Identity]:
-        """What runs now, by name. A number that has gone to a stranger meanwhile is left out."""
+        """What runs now, by name. A number that another process has got meanwhile is left out."""
         found = {entry["name"]: Identity(entry["pid"], entry["born_ticks"]) for entry in _run_file(self.var)}
         return {name: one for name, one in found.items() if identify(one.pid) == one}
 
@@ -58,7 +58,7 @@ class Target:
         return None
 
     def counts(self) -> Mapping[str, Any]:
-        """What the sandbox was asked, by provider; empty where another upstream serves."""
+        """What was sent to the sandbox, by provider; empty where there is another upstream."""
         if self.sandbox_url is None:
             return {}
         return dict(session().get(f"{self.sandbox_url}/control/counts", timeout=30).json())
@@ -82,7 +82,7 @@ def attach(var: Path) -> Target:
 
 
 def session() -> requests.Session:
-    """A client that heeds no proxy of this machine's."""
+    """A client that ignores this machine's proxy settings."""
     client = requests.Session()
     client.trust_env = False
     return client

@@ -1,4 +1,4 @@
-"""Every promise, checked from outside when all has come to rest: API, sandbox, database, logs."""
+"""Every promise, checked from outside after the drain: API, sandbox, database, logs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import Any
 from sqlalchemy import text
 
 from chaos.load import ENDED, Customer, Load, Placed, ending
+from chaos.orders import prompt_start
 from chaos.target import Target
 from jobs.maintenance import audit
 from sandbox.counts import prompt_hash
 
-# A new call for a slot is only ever made after one that surely did not run, or surely failed.
+# A new call for a slot may only follow one that certainly did not run, or certainly failed.
 SURE = ("not_run", "failed")
 
 
 @dataclass(frozen=True)
 class Violation:
-    """A promise that was broken. ``promise`` is lost, stuck, double, drift, image, idempotency or secret."""
+    """A broken promise. ``promise`` is lost, stuck, double, drift, picture, idempotency or secret."""
 
     promise: str
     subject: str
@@ -41,7 +42,7 @@ class Judged:
 
 
 def judge(target: Target, load: Load, customers: Sequence[Customer], *, canary: str) -> Judged:
-    """Look at everything once. To be called after heal and drain."""
+    """Check everything once. Call it after heal and drain."""
     judged = Judged()
     with ThreadPoolExecutor(4) as pool:
         for found, task, images in pool.map(lambda placed: _look(load, placed), load.accepted()):
@@ -61,7 +62,7 @@ def judge(target: Target, load: Load, customers: Sequence[Customer], *, canary: 
 
 
 def _look(load: Load, placed: Placed) -> tuple[list[Violation], Mapping[str, Any] | None, int]:
-    """One accepted order by its owner's eyes: ended, unchanged since, every image there and whole."""
+    """One accepted order as its owner sees it: ended, unchanged since, every image there and complete."""
     task_id = str(placed.task_id)
     found = [Violation("idempotency", task_id, fault) for fault in placed.faults]
     answer = load.get(placed.order.customer, f"/api/images/tasks/{task_id}")
@@ -83,7 +84,7 @@ def _look(load: Load, placed: Placed) -> tuple[list[Violation], Mapping[str, Any
 
 
 def _rows(target: Target, load: Load) -> Iterator[Violation]:
-    """What only the rows tell: orders whose answer was lost, and permits that were never given back."""
+    """What only the rows show: orders whose answer was lost, and permits that were never given back."""
     known = [str(placed.task_id) for placed in load.accepted()]
     with target.database.autocommit() as connection:
         for row in connection.execute(
@@ -95,7 +96,7 @@ def _rows(target: Target, load: Load) -> Iterator[Violation]:
                 "SELECT credential_id, count(*) AS taken FROM permits WHERE call_id IS NOT NULL GROUP BY credential_id"
             )
         ):
-            yield Violation("drift", row.credential_id, f"{row.taken} permits taken, and nothing is under way")
+            yield Violation("drift", row.credential_id, f"{row.taken} permits taken, and no call is open")
         for row in connection.execute(
             text(
                 "SELECT u.id, u.outcome FROM upstream_calls AS u JOIN jobs AS j ON j.id = u.job_id WHERE j.finished_at"
@@ -106,7 +107,7 @@ def _rows(target: Target, load: Load) -> Iterator[Violation]:
 
 
 def _purchases(target: Target, load: Load) -> Iterator[Violation]:
-    """Nothing bought twice: by the sandbox's own counts, and by which calls were made after which."""
+    """Nothing bought twice, by the sandbox's own counts and by the order of the calls."""
     with target.database.autocommit() as connection:
         rows = connection.execute(
             text("SELECT job_id, id, slot, try, outcome, dedupe_key FROM upstream_calls ORDER BY job_id, slot, try")
@@ -122,7 +123,7 @@ def _purchases(target: Target, load: Load) -> Iterator[Violation]:
     counts = target.counts()
     for key, times in counts.get("chatgpt2api", {}).get("repeated_accepts", {}).items():
         yield Violation("double", key, f"one dedupe key bought {times} times")
-    # No key there: as many purchases of a prompt as there were calls, at the most.
+    # Providers without a key: at most as many purchases of a prompt as there were calls.
     for placed in load.accepted():
         of_provider = counts.get(placed.order.provider, {})
         hashed = prompt_hash(placed.order.prompt)
@@ -142,7 +143,7 @@ def _purchases(target: Target, load: Load) -> Iterator[Violation]:
 def _books(load: Load, customers: Sequence[Customer], tasks: Collection[Mapping[str, Any]]) -> Iterator[Violation]:
     """Each account's balance, recomputed from its own ledger and from its tasks, all over HTTP.
 
-    Where something is stuck its credits are rightly held: that is said once, and not here again.
+    Where something is stuck its credits are rightly held, and it has been reported already.
     """
     stuck = any(task["status"] not in ENDED for task in tasks)
     captured_by_task = {task["id"]: task["price"]["captured_microcredits"] or 0 for task in tasks}
@@ -155,7 +156,7 @@ def _books(load: Load, customers: Sequence[Customer], tasks: Collection[Mapping[
             ):
                 yield Violation("drift", str(entry["task_id"]), "the ledger captured another sum than the task says")
         quota = load.get(number, "/api/quota").json()
-        available = customer.granted - sums.get("hold", 0) + sums.get("release", 0)
+        available = customer.granted_microcredits - sums.get("hold", 0) + sums.get("release", 0)
         figures = (quota["available_microcredits"], quota["held_microcredits"], quota["queued_microcredits"])
         if figures[0] != available or (not stuck and figures != (available, 0, 0)):
             yield Violation(
@@ -176,12 +177,12 @@ def _ledger(load: Load, customer: int) -> Iterator[Mapping[str, Any]]:
 
 
 def _secrets(target: Target, canary: str, tokens: Sequence[str]) -> Iterator[Violation]:
-    """No prompt and no key in what the processes wrote, where that is on disk."""
+    """No prompt and no key in what the processes wrote, where there is a log on disk."""
     log = target.var / "run" / "log"
     if not log.exists():
         return
     with log.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
-            if f"{canary} picture" in line or any(token in line for token in tokens):
+            if prompt_start(canary) in line or any(token in line for token in tokens):
                 yield Violation("secret", f"log line {number}", "holds a prompt or a key")
                 return

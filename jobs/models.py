@@ -300,7 +300,7 @@ workers = Table(
     Column("heartbeat_at", TIME, nullable=False, server_default=NOW),
 )
 
-# Accounts at upstreams, as workers announce them; the keys themselves are in the environment alone.
+# Accounts at upstreams, as workers announce them; the keys themselves are only in the environment.
 credentials = Table(
     "credentials",
     metadata,

@@ -1,4 +1,4 @@
-"""The two ways of enhancing a prompt: what the chat model is told, and how freely it may write."""
+"""The two modes of prompt enhancement: the system prompt of the chat model, and its temperature."""
 
 from __future__ import annotations
 

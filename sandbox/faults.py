@@ -35,7 +35,10 @@ class Script:
 
     def get(self, *names: str) -> Fault | None:
         """The first of these faults."""
-        return next((fault for fault in self.faults if fault.name in names), None)
+        for fault in self.faults:  # most scripts are empty, and this is asked several times for every look at a task
+            if fault.name in names:
+                return fault
+        return None
 
     @property
     def refusal(self) -> Fault | None:

@@ -30,7 +30,7 @@ class MediaBusyError(StorageUnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """A verified image at rest. ``key`` names the blob; it is made of our ids and a hash alone."""
+    """A verified image at rest. ``key`` names the blob; it consists of our ids and a hash."""
 
     key: str
     mime: str

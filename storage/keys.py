@@ -1,4 +1,4 @@
-"""What a storage key looks like, for every store alike."""
+"""The form of storage keys, the same for every store."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _MAX = 512
 
 
 def is_key(key: str) -> bool:
-    """Whether ``key`` is made of our own parts alone; what else lies in a store is not ours."""
+    """Whether ``key`` has the form of our keys; anything else in a store is not ours."""
     return len(key) <= _MAX and _KEY.fullmatch(key) is not None
 
 
 def check_key(key: str) -> str:
-    """``key`` itself. Raises ValueError when it is not made of our own parts alone."""
+    """``key`` itself. Raises ValueError when it does not have the form of our keys."""
     if not is_key(key):
         raise ValueError(f"not a storage key: {key[:80]!r}")
     return key
 
 
 def folder_order(name: str) -> str:
-    """Sorts names of folders as the keys in them sort: ``a-1/x`` comes before ``a/x``."""
+    """A sort key that orders folders like the keys in them: ``a-1/x`` comes before ``a/x``."""
     return f"{name}/" if name else ""

@@ -34,7 +34,7 @@ _NAMES_AT_A_TIME = 1000
 
 
 def new_staging_file(folder: str) -> str:
-    """Path of a fresh empty file, readable by us alone. Raises StorageUnavailableError."""
+    """Path of a new empty file that only we can read. Raises StorageUnavailableError."""
     with _as_storage_errors("make a file"):
         descriptor, path = tempfile.mkstemp(dir=folder)
         os.close(descriptor)
@@ -42,7 +42,7 @@ def new_staging_file(folder: str) -> str:
 
 
 def write_staging_file(folder: str, data: bytes) -> str:
-    """Path of a fresh file with ``data``, not yet durable. No file stays when it raises."""
+    """Path of a new file with ``data``, not yet durable. No file stays when it raises."""
     path = new_staging_file(folder)
     try:
         with _as_storage_errors("write"), Path(path).open("wb") as file:
@@ -290,5 +290,5 @@ def _as_storage_errors(verb: str, *, absent: str = "") -> Iterator[None]:
         if absent and error.errno in _ABSENT:
             raise BlobNotFoundError(absent) from None
         name = errno.errorcode.get(error.errno or 0, "unknown")
-        # The name alone: the message of an OSError holds paths.
+        # Only the name: the message of an OSError contains paths.
         raise StorageUnavailableError(f"cannot {verb}: {name}") from None

@@ -19,7 +19,8 @@ def open_store(settings: Settings) -> Store:
 
 def _s3(settings: Settings) -> Store:
     # boto3 takes 27 MB and half a second: only processes that use it pay.
-    from storage.s3 import S3Options, S3Store
+    from storage.s3 import S3Store
+    from storage.s3_client import S3Options
 
     if settings.s3_sse_kms_key_id and settings.s3_sse != "aws:kms":
         raise SettingsError("DARKROOM_S3_SSE_KMS_KEY_ID goes with DARKROOM_S3_SSE=aws:kms")

@@ -6,56 +6,37 @@ Waits only in sockets and ``time.sleep``: under gevent's patches a slow bucket b
 
 from __future__ import annotations
 
-import contextlib
 import io
-import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from boto3.session import Session
-from botocore.config import Config
 from botocore.exceptions import ClientError
-from pydantic import SecretStr
 
-from storage.base import BlobNotFoundError, StorageUnavailableError
+from storage.base import BlobNotFoundError
 from storage.keys import check_key, folder_order, is_key
+from storage.s3_client import (
+    ABSENT,
+    S3Options,
+    as_storage_errors,
+    code_of,
+    encryption_fields,
+    make_client,
+    make_session,
+)
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from botocore.response import StreamingBody
     from types_boto3_s3 import S3Client
 
-# S3 itself has this one; any other endpoint wants a name and mostly does not care which.
-_REGION = "us-east-1"
-_CONNECTIONS = 200
 _BUFFER_BYTES = 64 * 1024
 LINK_LIFE_S = 300
 # The key begins with a dot, so no listing of ours shows it.
 _CHECK_KEY = ".check"
 _WRITE_CHECK_EVERY_S = 60.0
-_ABSENT = ("404", "NoSuchKey")
-_CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class S3Options:
-    """Where the bucket is. Credentials left out are found as boto3 finds them: profile, role, metadata."""
-
-    bucket: str
-    endpoint_url: str | None = None
-    region: str | None = None
-    path_style: bool | None = None  # None: where ``endpoint_url`` is set
-    prefix: str = ""  # of every key, without slashes around it
-    sse: Literal["AES256", "aws:kms"] | None = None
-    sse_kms_key_id: str | None = None
-    gives_links: bool = False
-    access_key_id: str | None = None
-    secret_access_key: SecretStr | None = None
-    session_token: SecretStr | None = None
 
 
 class S3Store:
@@ -65,14 +46,14 @@ class S3Store:
         """Connects to nothing yet. Raises StorageUnavailableError for options that boto3 refuses."""
         self._bucket = options.bucket
         self._prefix = f"{options.prefix}/" if options.prefix else ""
-        self._encryption = _encryption(options)
+        self._encryption = encryption_fields(options)
         self._gives_links = options.gives_links
         self._written_at = float("-inf")
-        with _as_storage_errors("set up"):
-            session = _session(options)
-            self._client = _client(session, options, connect_s=3, read_s=15, tries=2)
+        with as_storage_errors("set up"):
+            session = make_session(options)
+            self._client = make_client(session, options, connect_s=3, read_s=15, tries=2)
             # A readiness check is repeated soon, and its caller waits for seconds at most.
-            self._prober = _client(session, options, connect_s=2, read_s=2, tries=1)
+            self._prober = make_client(session, options, connect_s=2, read_s=2, tries=1)
 
     def put_file(self, path: str, key: str) -> None:
         """Keep the file at ``path`` under ``key``, moving it; afterwards it is no longer there, stored or not.
@@ -83,7 +64,7 @@ class S3Store:
         """
         check_key(key)
         try:
-            with _as_storage_errors("write"):
+            with as_storage_errors("write"):
                 if self._size(key) is None:
                     with Path(path).open("rb") as file:
                         self._put(self._client, key, file)
@@ -99,7 +80,7 @@ class S3Store:
         Raises BlobNotFoundError, StorageUnavailableError; reading raises both, too.
         """
         check_key(key)
-        with _as_storage_errors("read"):
+        with as_storage_errors("read"):
             size_bytes = self._size_or_raise(key)
         if size_bytes is None:
             raise BlobNotFoundError(key)
@@ -108,7 +89,7 @@ class S3Store:
     def read(self, key: str) -> bytes:
         """The whole blob. Raises BlobNotFoundError, StorageUnavailableError."""
         check_key(key)
-        with _as_storage_errors("read", absent=key):
+        with as_storage_errors("read", absent=key):
             return self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"].read()
 
     def stream(self, key: str, first: int) -> StreamingBody:
@@ -118,7 +99,7 @@ class S3Store:
     def exists(self, key: str) -> bool:
         """Raises StorageUnavailableError when that cannot be known."""
         check_key(key)
-        with _as_storage_errors("look"):
+        with as_storage_errors("look"):
             return self._size_or_raise(key) is not None
 
     def _size(self, key: str) -> int | None:
@@ -126,7 +107,7 @@ class S3Store:
         try:
             return self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)["ContentLength"]
         except ClientError as error:
-            if _code_of(error) in _ABSENT:
+            if code_of(error) in ABSENT:
                 return None
             raise
 
@@ -140,7 +121,7 @@ class S3Store:
     def delete(self, key: str) -> None:
         """Idempotent. Raises StorageUnavailableError."""
         check_key(key)
-        with _as_storage_errors("delete"):
+        with as_storage_errors("delete"):
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     def iter_keys(self, prefix: str = "", *, older_than_s: float = 0.0) -> Iterator[str]:
@@ -191,7 +172,7 @@ class S3Store:
     def _pages(self, **wanted: Any) -> Iterator[Any]:
         """Answers to ListObjectsV2, one after the other."""
         while True:
-            with _as_storage_errors("list"):
+            with as_storage_errors("list"):
                 page = self._client.list_objects_v2(Bucket=self._bucket, **wanted)
             yield page
             if not page.get("IsTruncated"):
@@ -203,7 +184,7 @@ class S3Store:
         if not self._gives_links:
             return None
         check_key(key)
-        with _as_storage_errors("sign"):
+        with as_storage_errors("sign"):
             return self._client.generate_presigned_url(
                 "get_object",
                 Params={
@@ -221,7 +202,7 @@ class S3Store:
         It writes at most once a minute and checks only for the bucket in between, because S3 bills writes.
         """
         now = time.monotonic()
-        with _as_storage_errors("write"):
+        with as_storage_errors("write"):
             if now - self._written_at < _WRITE_CHECK_EVERY_S:
                 self._prober.head_bucket(Bucket=self._bucket)
                 return
@@ -258,7 +239,7 @@ class _Blob(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         if self._at >= self._size_bytes:
             return 0
-        with _as_storage_errors("read", absent=self._key):
+        with as_storage_errors("read", absent=self._key):
             if self._stream is None:
                 self._stream = self._store.stream(self._key, self._at)
             data = self._stream.read(len(view))
@@ -274,68 +255,3 @@ class _Blob(io.RawIOBase):
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-
-
-def _session(options: S3Options) -> Session:
-    return Session(
-        aws_access_key_id=options.access_key_id,
-        aws_secret_access_key=_plain(options.secret_access_key),
-        aws_session_token=_plain(options.session_token),
-    )
-
-
-def _plain(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret else None
-
-
-def _client(session: Session, options: S3Options, *, connect_s: float, read_s: float, tries: int) -> S3Client:
-    """A client whose requests are tried at most ``tries`` times, each with ``connect_s`` and ``read_s`` of silence."""
-    path_style = options.path_style if options.path_style is not None else options.endpoint_url is not None
-    return session.client(
-        "s3",
-        endpoint_url=options.endpoint_url,
-        region_name=options.region or session.region_name or _REGION,
-        config=Config(
-            signature_version="s3v4",
-            connect_timeout=connect_s,
-            read_timeout=read_s,
-            retries={"mode": "standard", "total_max_attempts": tries},
-            max_pool_connections=_CONNECTIONS,
-            tcp_keepalive=True,
-            # Checksums in trailers are Amazon's own; the signed SHA-256 of the payload is the protocol's.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            s3={"addressing_style": "path" if path_style else "virtual", "payload_signing_enabled": True},
-        ),
-    )
-
-
-def _encryption(options: S3Options) -> dict[str, Any]:
-    """The fields of a PUT that ask for encryption at rest; without them the bucket's own setting applies."""
-    fields: dict[str, Any] = {}
-    if options.sse:
-        fields["ServerSideEncryption"] = options.sse
-    if options.sse_kms_key_id:
-        fields["SSEKMSKeyId"] = options.sse_kms_key_id
-    return fields
-
-
-def _code_of(error: ClientError) -> str:
-    """S3's code or HTTP status; only plain words are repeated, whatever a server calls its fault."""
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    return code if _CODE.fullmatch(code) else "unknown"
-
-
-@contextlib.contextmanager
-def _as_storage_errors(verb: str, *, absent: str = "") -> Iterator[None]:
-    """Turn errors into ours; with ``absent`` a missing object means that this key has no blob."""
-    try:
-        yield
-    except ClientError as error:
-        code = _code_of(error)
-        if absent and code in _ABSENT:
-            raise BlobNotFoundError(absent) from None
-        raise StorageUnavailableError(f"cannot {verb}: {code}") from None
-    except Exception as error:  # noqa: BLE001 - a server that is not S3 can make botocore raise anything, such as a TypeError
-        # The name alone: the messages hold addresses and paths.
-        raise StorageUnavailableError(f"cannot {verb}: {type(error).__name__}") from None

@@ -1,4 +1,4 @@
-"""What bytes say they are: format and size, read from the header alone.
+"""What bytes claim to be: format and size, read from the header.
 
 Runs in the caller's process, so it decodes nothing and reads a bounded number of places. What it
 reports is a claim; the decoder process checks it.

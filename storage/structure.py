@@ -16,7 +16,7 @@ from storage.sniff import AVIF, GIF, JPEG, PNG, WEBP, box_at
 # Inside JPEG image data FF 00 is a plain FF and D0 to D7 are restart markers; FF FF is padding.
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _JPEG_EOI, _JPEG_SOS = 0xD9, 0xDA
-# 01 and D8 stand alone, without a length.
+# 01 and D8 have no length.
 _JPEG_BARE = (0x01, 0xD8)
 _ISO_TOP_LEVEL = frozenset(
     (b"ftyp", b"meta", b"mdat", b"moov", b"moof", b"mfra", b"free", b"skip", b"uuid", b"sidx", b"idat")

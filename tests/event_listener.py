@@ -31,7 +31,7 @@ class Listener:
         return []
 
     def heard(self, count: int) -> list[dict[str, Any]]:
-        """The next so many events, and no more."""
+        """The next ``count`` events, and no more are to come."""
         events: list[dict[str, Any]] = []
         while len(events) < count and (batch := self.batch()):
             events += batch

@@ -1,4 +1,4 @@
-"""Brokers that answer, but not as one would like: a socket of our own with a few bytes to say."""
+"""Brokers that answer wrongly: a listening socket that sends a few prepared bytes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _serving(answer: Callable[[socket.socket], None]) -> Iterator[int]:
 
 @contextmanager
 def rubbish() -> Iterator[int]:
-    """The port of something that is no broker at all."""
+    """The port of a server that is no broker."""
     with _serving(_rubbish) as port:
         yield port
 

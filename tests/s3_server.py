@@ -18,11 +18,11 @@ import requests
 from botocore.config import Config
 from pydantic import SecretStr
 
-from storage.s3 import S3Options
+from storage.s3_client import S3Options
 
 START_S = 30.0
 CUT, BREAK_OFF = "cut", "break off"
-ACCESS_KEY_ID, SECRET_KEY = "AKIATESTS", "a-secret-nobody-may-see"
+ACCESS_KEY_ID, SECRET_KEY = "AKIATESTS", "a-secret-no-one-may-see"
 _numbers = count(1)
 
 

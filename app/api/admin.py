@@ -1,4 +1,4 @@
-"""For administrators: does the money balance, and does it agree with the jobs?"""
+"""For administrators: whether the money balances and agrees with the jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer
 from app.services import services
-from app.shapes.schemas import AuditOut, Empty
+from app.shapes.schemas.base import Empty
+from app.shapes.schemas.service import AuditOut
 from jobs.maintenance.audit import check
 
 bp = Blueprint("admin_audit", __name__, url_prefix="/api/admin")

@@ -1,4 +1,4 @@
-"""The interface described: the OpenAPI document and a page made of it, with nothing from elsewhere."""
+"""The OpenAPI document, and a reference page made of it that loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _document() -> dict[str, Any]:
 
 
 def _by_tag(document: dict[str, Any]) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
-    """Method, path and operation, in groups; HEAD goes without saying."""
+    """Method, path and operation, in groups; without HEAD."""
     groups: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -72,7 +72,7 @@ def _fields(document: dict[str, Any]) -> dict[str, list[tuple[str, str, str]]]:
 
 
 def _kind(known: dict[str, Any]) -> str:
-    """A schema in a word or two."""
+    """The type of a schema in a few words."""
     if "$ref" in known:
         return str(known["$ref"]).rsplit("/", 1)[-1]
     if "anyOf" in known:

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, current_app
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.readiness import OPTIONAL, Readiness
 from app.http.responses import json_answer
-from app.shapes.schemas import Health, Ready
+from app.shapes.schemas.service import Health, Ready
 
 bp = Blueprint("health", __name__)
 

@@ -1,4 +1,4 @@
-"""Webhooks in: an upstream says that a call is done, and the job is looked at now instead of later.
+"""Webhooks in: an upstream says that a call is done, and the job is looked at immediately.
 
 Open to callers that know an address of ours (``jobs.execution.callbacks``) and, where the operator has set the
 provider's signing secret, sign with it. Off until DARKROOM_PUBLIC_URL is set.

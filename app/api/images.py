@@ -16,7 +16,7 @@ from app.http.errors import answer
 from app.http.responses import not_modified, unchanged
 from app.services import Services, services
 from app.shapes.render import TASKS
-from app.shapes.schemas import ImageQuery
+from app.shapes.schemas.tasks import ImageQuery
 from jobs.reads.tasks import Image, find_image
 from storage import models3d
 from storage.base import TEXT, MediaError, StoredImage
@@ -107,7 +107,7 @@ def _wanted(parts: Services, image: Image, query: ImageQuery) -> StoredImage:
 def _elsewhere(
     parts: Services, image: Image, found: StoredImage, mime: str, headers: dict[str, str]
 ) -> Response | None:
-    """The way to an image as it was kept, where its store lets clients in; variants come from here."""
+    """A redirect to the stored image, where the store serves clients; None for variants and other stores."""
     if found.key != image.key:
         return None
     link = parts.store.link(found.key, content_type=_content_type(mime), disposition=headers["Content-Disposition"])
@@ -133,7 +133,7 @@ def _headers(job_id: str, query: ImageQuery, found: StoredImage, mime: str) -> d
         # The name is made of our own id: no text of a caller gets into a header.
         "Content-Disposition": f'{kind}; filename="{job_id}-{query.index}.{EXTENSIONS.get(mime, "bin")}"',
         "Content-Security-Policy": "default-src 'none'; sandbox",
-        # A link without a key is made to be embedded elsewhere; with a key it is not.
+        # A signed link may be embedded by other sites; an address that needs a key may not.
         "Cross-Origin-Resource-Policy": "same-origin" if expires is None else "cross-origin",
         "Referrer-Policy": "no-referrer",
     }

@@ -18,7 +18,8 @@ from app.http.errors import InvalidRequestError
 from app.http.responses import json_answer, not_modified, unchanged
 from app.orders.operations import IN_URL, OPERATIONS
 from app.services import Services, services
-from app.shapes.schemas import Empty, ModelDetail, ModelList, ModelsQuery, Recommendations, RecommendQuery
+from app.shapes.schemas.base import Empty
+from app.shapes.schemas.models import ModelDetail, ModelList, ModelsQuery, Recommendations, RecommendQuery
 from core.errors import ServiceError
 from jobs.errors import FieldFault
 from jobs.submission.recommendations import Offer, recommend, takes
@@ -158,7 +159,7 @@ def _unit(parts: Services, model: Model) -> int:
 
 
 def _summary(parts: Services, model: Model) -> dict[str, Any]:
-    """app.shapes.schemas.ModelOut."""
+    """app.shapes.schemas.models.ModelOut."""
     unit = _unit(parts, model)
     return {
         "id": model.id,
@@ -175,7 +176,7 @@ def _summary(parts: Services, model: Model) -> dict[str, Any]:
 
 
 def _detail(parts: Services, model: Model) -> dict[str, Any]:
-    """app.shapes.schemas.ModelDetail, without its warnings."""
+    """app.shapes.schemas.models.ModelDetail, without its warnings."""
     known = model.model_dump(mode="json", include={"inputs", "size", "cost_tiers"})
     price = parts.submission.quoting.unit_price_microcredits
     return {

@@ -14,7 +14,9 @@ from werkzeug.routing import Rule
 
 from app.http.endpoint import Answer, Endpoint, about
 from app.http.errors import CODES, PROBLEM_JSON
-from app.shapes.schemas import ListQuery, OrderBody, ProblemOut
+from app.shapes.schemas.orders import OrderBody
+from app.shapes.schemas.problems import ProblemOut
+from app.shapes.schemas.tasks import ListQuery
 from core.version import VERSION
 
 REF = "#/components/schemas/{model}"

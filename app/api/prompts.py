@@ -15,7 +15,8 @@ from app.http.bodies import read_body, read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import NotAcceptableError, UpstreamFailedError, problem
 from app.services import services
-from app.shapes.schemas import Empty, EnhanceIn
+from app.shapes.schemas.base import Empty
+from app.shapes.schemas.service import EnhanceIn
 from providers.errors import ProviderError
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,7 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class StreamCutError(Exception):
-    """Ends a plain text answer without its proper end, which is all the protocol offers for a fault."""
+    """Breaks off a plain text answer, which is the only way to signal a fault in it."""
 
 
 @bp.post("/api/prompts/enhance")
@@ -70,7 +71,7 @@ def enhance() -> Response:
     if media_type == "text/plain":
         response = Response(_text(pieces), content_type="text/plain; charset=utf-8", headers=_HEADERS)
     else:
-        # Rendered while the request is still at hand; the stream outlives it.
+        # Rendered in the request, which the stream outlives.
         failed = problem("upstream_failed")
         response = Response(_events(pieces, failed), content_type="text/event-stream", headers=_HEADERS)
     response.call_on_close(reader.close)
@@ -129,6 +130,6 @@ def _event(number: int, name: str, data: dict[str, Any]) -> str:
 
 
 def _message(error: ProviderError) -> str:
-    """What the caller hears; the upstream's own words may hold the prompt or a key and stay out of both."""
+    """The message for the caller. The upstream's own words may hold the prompt or a key: no one gets to see them."""
     log.warning("enhance_failed", code=error.code, kind=type(error).__name__)
     return f"the upstream could not finish ({error.code})"

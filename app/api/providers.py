@@ -11,7 +11,8 @@ from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, rfc3339
 from app.orders.operations import IN_URL
 from app.services import Services, services
-from app.shapes.schemas import Empty, ProviderList, ProviderOut
+from app.shapes.schemas.base import Empty
+from app.shapes.schemas.providers import ProviderList, ProviderOut
 from core.errors import ServiceError
 from jobs.dispatch import health
 from jobs.dispatch.circuit import State
@@ -89,7 +90,7 @@ def _answer(spec: ProviderSpec) -> Response:
 
 
 def _shown(parts: Services, spec: ProviderSpec, state: ProviderState | None) -> dict[str, Any]:
-    """app.shapes.schemas.ProviderOut; a provider that no worker has announced yet has no state."""
+    """app.shapes.schemas.providers.ProviderOut; a provider that no worker has announced yet has no state."""
     configured = spec.name in parts.configured
     paused = state is not None and state.paused_at is not None
     circuit = state.circuit if state else State.CLOSED

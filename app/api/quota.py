@@ -9,7 +9,8 @@ from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer
 from app.services import services
 from app.shapes import render
-from app.shapes.schemas import Empty, LedgerOut, LedgerQuery, QuotaOut
+from app.shapes.schemas.base import Empty
+from app.shapes.schemas.quota import LedgerOut, LedgerQuery, QuotaOut
 from jobs.reads.funds import funds
 from quota.ledger import entries
 

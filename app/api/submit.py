@@ -1,4 +1,4 @@
-"""Orders in: submit and estimate."""
+"""Submitting and estimating orders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from app.services import Services, services
 from app.shapes import render
 from app.shapes.inline_images import data_urls
 from app.shapes.render import TASKS
-from app.shapes.schemas import Empty, Estimate, EstimateBody, OrderBody, TaskOut
+from app.shapes.schemas.base import Empty
+from app.shapes.schemas.orders import Estimate, EstimateBody, OrderBody
+from app.shapes.schemas.tasks import TaskOut
 from core.errors import DatabaseAwayError, UnavailableError
 from jobs.dispatch import publishing
 from jobs.errors import FieldFault
@@ -128,12 +130,12 @@ def _ended_or_latest(parts: Services, task: Task, wait_s: int) -> Task:
             timeout_s=wait_s,
         )
     except UnavailableError:
-        return task  # accepted is accepted, even if we cannot look at it just now
+        return task  # the order is accepted, although its state cannot be read at the moment
 
 
 def _accepted(task: Task, *, replayed: bool, wait_s: int) -> Response:
     renderer: render.Renderer = current_app.extensions["darkroom_renderer"]
-    # A finished task is 200 only to those who waited for it or had it before: a fresh one is 202.
+    # 200 for an ended task only if the caller waited for it or submitted it earlier; a new one is 202.
     status = 200 if task.ended and (replayed or wait_s) else 202
     headers = {
         "Location": f"{TASKS}/{task.id}",

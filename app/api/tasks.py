@@ -13,7 +13,8 @@ from app.services import services
 from app.shapes import render
 from app.shapes.inline_images import data_urls
 from app.shapes.render import TASKS
-from app.shapes.schemas import CancelOut, Empty, ListQuery, TaskList, TaskOut, TaskQuery, Timeline, is_job_id
+from app.shapes.schemas.base import Empty
+from app.shapes.schemas.tasks import CancelOut, ListQuery, TaskList, TaskOut, TaskQuery, Timeline, is_job_id
 from app.shapes.status_json import StatusJson
 from jobs import lifecycle
 from jobs.errors import FieldFault, JobNotFoundError

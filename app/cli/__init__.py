@@ -1,7 +1,7 @@
 """The ``darkroom`` command: one module per noun, loaded when its command runs.
 
-The table below holds every command's place and its one-line help, so that ``darkroom --help`` imports
-none of them: no server, no database driver, a quick answer.
+The table below has every command's module and its one-line help, so that ``darkroom --help`` imports none of them and
+answers quickly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from core.version import VERSION
 
 
 class Place(NamedTuple):
-    """Where a command lives (``module:attribute``) and what ``--help`` says of it."""
+    """Where a command is defined (``module:attribute``) and its line in ``--help``."""
 
     target: str
     summary: str
@@ -42,15 +42,17 @@ COMMANDS = {
     "providers": Place("app.cli.operator.providers:providers", "Upstreams: list, pause, resume (needs the database)."),
     "db": Place("app.cli.operator.database:db", "The schema: upgrade, status (needs the database)."),
     "audit": Place("app.cli.operator.audit:audit", "Check that money and jobs balance (needs the database)."),
-    "costs": Place("app.cli.operator.costs:costs", "What upstreams charge for what was sold (needs the database)."),
+    "costs": Place(
+        "app.cli.operator.costs:costs", "Cost of calls next to what images were sold for (needs the database)."
+    ),
     "chaos": Place("app.cli.service.chaos:chaos", "Kill and cut off everything under load, then check every promise."),
     "doctor": Place("app.cli.operator.doctor:doctor", "Find what is stuck, orphaned or unbalanced, and repair it."),
-    "sandbox": Place("app.cli.service.sandbox:sandbox", "Run the stand-in upstream alone."),
+    "sandbox": Place("app.cli.service.sandbox:sandbox", "Run the emulated upstreams alone."),
 }
 
 
 class LazyGroup(click.Group):
-    """Loads a command's module when it is asked for, and turns known faults into one clear line."""
+    """Loads a command's module when it runs, and turns known errors into one clear line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
@@ -93,7 +95,7 @@ class LazyGroup(click.Group):
 
 
 def from_service_error(error: ServiceError) -> CommandError:
-    """What the code below us answers (no such account, database away) as a line and an exit code."""
+    """An error of the service (no such account, database away) as a line and an exit code."""
     exit_code = Exit.AWAY if isinstance(error, UnavailableError) else Exit.FAILED
     return CommandError(exit_code, error.code, error.detail, facts=error.facts)
 
@@ -110,6 +112,6 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
 def main() -> None:
     """Darkroom: a queue for AI image jobs.
 
-    Commands that speak to a server take --server (DARKROOM_SERVER) and --key (DARKROOM_KEY); on the
+    Commands that use a server take --server (DARKROOM_SERVER) and --key (DARKROOM_KEY); on the
     machine of `darkroom up` neither is needed. Every command takes --json.
     """

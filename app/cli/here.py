@@ -22,7 +22,7 @@ def settings() -> Settings:
 
 
 def read_key(path: Path) -> str | None:
-    """The key kept in a file, or None where there is none for us to read."""
+    """The key in a file; None where there is no such file, or none that we can read."""
     try:
         return path.read_text(encoding="utf-8").strip() or None
     except (OSError, UnicodeDecodeError):

@@ -1,10 +1,10 @@
-"""What a command says, and the number it ends with.
+"""The output of a command, and its exit code.
 
-Results go to stdout, everything about them (progress, warnings, errors) to stderr, so that output can
-be piped. With ``--json`` stdout carries one JSON document, or one per line where a command streams; an
-error is then a document too, beside its line on stderr.
+Results go to stdout, everything about them (progress, warnings, errors) to stderr, so that output can be piped. With
+``--json`` stdout has one JSON document, or one per line where a command streams; an error is then a document as well
+as a line on stderr.
 
-Text from a server is shown only after :func:`plain`: a prompt or an error message may hold terminal
+Text from a server is shown only after :func:`plain`, because a prompt or an error message may contain terminal
 escapes. This module loads neither rich nor requests at import, because ``darkroom --help`` uses it.
 """
 
@@ -66,7 +66,7 @@ class CommandError(Exception):
     """Why a command ends without its result; ``darkroom`` prints it and exits with ``exit_code``.
 
     ``code`` is stable (a server's problem code, or one of ours), ``hint`` says what to do next;
-    ``told`` means that stdout holds a JSON document which says it already.
+    ``printed`` means that stdout already has a JSON document with it.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class CommandError(Exception):
         faults: Sequence[Fault] = (),
         hint: str = "",
         facts: Mapping[str, Any] | None = None,
-        told: bool = False,
+        printed: bool = False,
     ) -> None:
         super().__init__(detail)
         self.exit_code = exit_code
@@ -87,10 +87,10 @@ class CommandError(Exception):
         self.faults = tuple(faults)
         self.hint = hint
         self.facts = dict(facts or {})
-        self.told = told
+        self.printed = printed
 
     def lines(self) -> list[str]:
-        """The error as a person reads it: what, each bad field, which request, what to do."""
+        """The error for people: what, each bad field, which request, what to do."""
         # The detail of a refused order repeats its faults; each is worth one line, not two.
         what = f"darkroom: {plain(self.code)}" + ("" if self.faults else f": {plain(self.detail)}")
         lines = [what, *(f"  {plain(f.field)}: {plain(f.message)} ({plain(f.code)})" for f in self.faults)]
@@ -99,7 +99,7 @@ class CommandError(Exception):
         return [*lines, *([f"  {self.hint}"] if self.hint else [])]
 
     def document(self) -> dict[str, Any]:
-        """The error as a script reads it."""
+        """The error for scripts."""
         faults = [{"field": f.field, "code": f.code, "message": f.message} for f in self.faults]
         facts = {"errors": faults, **self.facts} if faults else self.facts
         return {"error": {"code": self.code, "detail": self.detail, "exit_code": int(self.exit_code), **facts}}
@@ -107,14 +107,14 @@ class CommandError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """How this run speaks: ``as_json`` for scripts, ``quiet`` for results and errors alone."""
+    """The mode of this run's output: ``as_json`` for scripts, ``quiet`` for results and errors only."""
 
     as_json: bool = False
     quiet: bool = False
 
     @property
     def lively(self) -> bool:
-        """Whether somebody watches a terminal that can redraw a line."""
+        """Whether the output is a terminal that can redraw a line."""
         return not self.as_json and not self.quiet and sys.stdout.isatty() and sys.stderr.isatty()
 
     def document(self, value: Any) -> None:
@@ -124,11 +124,11 @@ class Output:
             click.echo(json.dumps(value, ensure_ascii=True, default=_jsonable))
 
     def error(self, error: CommandError) -> None:
-        """Lines on stderr, and with ``--json`` a document on stdout unless one has told it already."""
+        """Lines on stderr, and with ``--json`` a document on stdout unless there is one already (``printed``)."""
         for line in error.lines():
             click.echo(line, err=True)
-        if not error.told:
-            with suppress(OSError):  # stdout may be what failed; stderr has told it
+        if not error.printed:
+            with suppress(OSError):  # stdout may be what failed; stderr has the error
                 self.document(error.document())
 
     def line(self, text: str) -> None:
@@ -142,7 +142,7 @@ class Output:
             click.echo(plain(text), err=True)
 
     def warn(self, text: str) -> None:
-        """Something that must be seen whatever was asked."""
+        """Something that must be seen in every mode."""
         click.echo(f"warning: {plain(text)}", err=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -14,7 +14,7 @@ from werkzeug.formparser import FormDataParser
 
 from app.http.bodies import parse_object, storable
 from app.http.errors import MalformedFormError, MalformedJsonError
-from app.shapes.schemas import OrderFields
+from app.shapes.schemas.orders import OrderFields
 from jobs.errors import FieldFault
 from jobs.submission.order import ReferenceImage, Role
 from providers.catalog.catalog import Catalog

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from app.http.bodies import faults_of, read_json_object
 from app.http.errors import UnsupportedMediaTypeError
 from app.orders import forms
-from app.shapes.schemas import MAX_METADATA_BYTES, OrderFields
+from app.shapes.schemas.orders import MAX_METADATA_BYTES, OrderFields
 from jobs.errors import FieldFault
 from jobs.submission.order import Order, ReferenceImage, Role
 

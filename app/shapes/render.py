@@ -1,4 +1,4 @@
-"""Records as the shapes of app/shapes/schemas.py: plain dicts built by hand, because status reads are hot."""
+"""Records as the shapes of app/shapes/schemas/: plain dicts built by hand, because status reads are hot."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from app.shapes.status_json import StatusJson
 from jobs.reads.funds import Funds
 from jobs.reads.tasks import Image, Step, Task
 from jobs.states import JobStatus
-from jobs.submission.estimates import InQueue, Wait
+from jobs.submission.estimates import InQueue
 from jobs.submission.quoting import Quote
+from jobs.submission.wait_model import Wait
 from providers.catalog.entries import spoken
 from quota.ledger import Entry
 from quota.prices import credits_text
@@ -34,7 +35,7 @@ class Renderer:
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
 
     def task(self, task: Task, inline: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
-        """app.shapes.schemas.TaskOut. ``inline`` has the images that go along as data: URLs, by index."""
+        """app.shapes.schemas.tasks.TaskOut. ``inline`` has the images that go along as data: URLs, by index."""
         url = f"{self.base}{TASKS}/{task.id}"
         return {
             "id": task.id,
@@ -146,7 +147,7 @@ def step(step: Step) -> dict[str, Any]:
 
 
 def estimate(quote: Quote, n: int) -> dict[str, Any]:
-    """app.shapes.schemas.Estimate."""
+    """app.shapes.schemas.orders.Estimate."""
     return {
         "object": "image.estimate",
         "operation": spoken(quote.operation),
@@ -178,7 +179,7 @@ def amounts(funds: Funds) -> dict[str, Any]:
 
 
 def entry(entry: Entry) -> dict[str, Any]:
-    """app.shapes.schemas.LedgerEntry."""
+    """app.shapes.schemas.quota.LedgerEntry."""
     return {
         "id": entry.id,
         "kind": entry.kind,

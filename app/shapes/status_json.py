@@ -1,7 +1,7 @@
 """A task's JSON as PostgreSQL writes it: a plain status read builds no record and encodes nothing.
 
-Its shape is app.shapes.schemas.TaskOut. app/shapes/render.py builds the same from a Task for every other route, and
-tests/integration/test_status_json.py compares the two for every kind of task.
+Its shape is app.shapes.schemas.tasks.TaskOut. app/shapes/render.py builds the same from a Task for every other route,
+and tests/integration/test_status_json.py compares the two for every kind of task.
 """
 
 from __future__ import annotations

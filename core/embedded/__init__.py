@@ -1,4 +1,4 @@
 """Our own PostgreSQL and Redis, from pip wheels, and the supervisor that keeps processes alive.
 
-Knows programs, folders and ports; which programs make up the service is said by ``app.cli``.
+It handles programs, folders and ports; ``app/cli/service`` says which programs make up the service.
 """

@@ -17,8 +17,8 @@ from core.embedded.users import User
 def make_folder(path: Path, *, owner: User | None = None) -> Path:
     """Make ``path`` (and its parents) if missing, closed to others, owned by ``owner`` if given.
 
-    As root the folders of our own stay passable (0711), so that a server running as another user
-    reaches its own; every file in them that holds a secret is 0600 by itself.
+    As root our own folders stay passable (0711), so that a server running as another user reaches its own; every file
+    with a secret in them is 0600.
     """
     if path.is_dir():
         return path
@@ -34,7 +34,7 @@ def make_folder(path: Path, *, owner: User | None = None) -> Path:
 
 
 def secret_in(path: Path, *, owner: User | None = None) -> str:
-    """The secret kept in ``path``; the first call makes it up (256 bits) and keeps it, 0600."""
+    """The secret in ``path``; the first call generates it (256 bits) and writes it, 0600."""
     try:
         return path.read_text().strip()
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def secret_in(path: Path, *, owner: User | None = None) -> str:
 
 
 def write_private(path: Path, text: str, *, owner: User | None = None) -> None:
-    """Replace ``path`` by ``text`` at once, readable by its owner alone from the first moment on."""
+    """Replace ``path`` by ``text`` atomically, readable by its owner only from the first moment on."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -56,14 +56,14 @@ def write_private(path: Path, text: str, *, owner: User | None = None) -> None:
 
 
 class FolderLock:
-    """At most one process at a time; the kernel lets go when the holder dies, however it dies."""
+    """Held by at most one process; the kernel releases it when the holder dies, however it dies."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock or raise EmbeddedError at once; taking it twice is harmless."""
+        """Take the lock or raise EmbeddedError immediately; taking it twice is harmless."""
         if self._descriptor is not None:
             return
         try:

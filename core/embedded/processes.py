@@ -44,7 +44,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Identity:
-    """One process for certain: numbers are used again, the moment of birth (in clock ticks) is not."""
+    """One particular process: numbers are used again, start times (in clock ticks) are not."""
 
     pid: int
     born_ticks: int
@@ -53,7 +53,7 @@ class Identity:
 def spawn(program: Program, output: int | IO[bytes]) -> subprocess.Popen[bytes]:
     """Start ``program`` in its own session, to die with the calling thread. Output is both streams.
 
-    Call it from a thread that lives as long as the program shall: the kernel watches that thread.
+    Call it from a thread that lives as long as the program should: the kernel watches that thread.
     """
     if program.before_start is not None:
         program.before_start()
@@ -80,7 +80,7 @@ def launch_line(program: Program) -> list[str]:
 
 
 def stop(process: subprocess.Popen[bytes], steps: StopSteps) -> None:
-    """End ``process`` step by step and its whole group at the last; returns when it is gone."""
+    """End ``process`` step by step, its whole group as the last step; returns when it has ended."""
     for step, wait_s in steps:
         if process.poll() is None:
             process.send_signal(step)
@@ -92,17 +92,18 @@ def stop(process: subprocess.Popen[bytes], steps: StopSteps) -> None:
 
 
 def kill_group(leader_pid: int) -> None:
+    """SIGKILL for every process of a group, if there are any."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader_pid, signal.SIGKILL)
 
 
 def identify(pid: int) -> Identity | None:
-    """Who ``pid`` is now; None if nobody, or only a body waiting for its parent."""
+    """The process that has ``pid`` now; None if there is none, or only a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    # The name in brackets may hold anything, brackets and spaces too; what follows the last one is plain.
+    # The name in brackets may contain anything, even brackets and spaces; what follows the last one is plain.
     state, *rest = text.rpartition(")")[2].split()
     return None if state in "ZX" else Identity(pid, int(rest[18]))
 
@@ -115,27 +116,27 @@ def running_in(folder: Path, program: str) -> list[Identity]:
 
 
 def works_elsewhere(pid: int, folder: Path, program: str) -> bool:
-    """Whether ``pid`` lives and surely is not the executable named ``program`` at work in ``folder``.
+    """Whether ``pid`` lives and certainly is not the executable named ``program`` working in ``folder``.
 
-    False too where the process hides what it is; ``running_in`` does not find such a one.
+    False as well where the process cannot be examined; ``running_in`` does not find such a process.
     """
     if identify(pid) is None:
         return False
     try:
-        # The folder itself and not its path, which may be another in the process's mount namespace.
+        # The folder itself instead of its path, which may differ in the process's mount namespace.
         return _executable_name(pid) != program or not os.path.samefile(f"/proc/{pid}/cwd", folder)  # noqa: PTH121
     except OSError:
         return _name(pid) not in ("", program)
 
 
 def _executable_name(pid: int) -> str:
-    """Raises OSError: the process has ended, or is not ours to look at."""
+    """The file name of its executable. Raises OSError when it has ended or we may not look at it."""
     executable = os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115
     return executable.removesuffix(" (deleted)").rpartition("/")[2]
 
 
 def _name(pid: int) -> str:
-    """What the process calls itself, at most 15 bytes; empty if it has ended."""
+    """The process's own name, at most 15 bytes; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
@@ -156,8 +157,8 @@ def _at_work(pid: int, folder: str, program: str) -> Identity | None:
     return identity if here == folder and named == program else None
 
 
-def end_strangers(identities: Iterable[Identity], steps: StopSteps) -> None:
-    """End processes that are not our children, each only while it is still the one we mean."""
+def end_others(identities: Iterable[Identity], steps: StopSteps) -> None:
+    """End processes that are not our children, each only while it is still the same process."""
     left = list(identities)
     for step, wait_s in (*steps, (signal.SIGKILL, 2.0)):
         left = [identity for identity in left if identify(identity.pid) == identity]

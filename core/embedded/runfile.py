@@ -1,7 +1,7 @@
-"""What we have started, on disk, so that the next start can end what a crash left behind.
+"""The list of started processes, on disk, so that the next start can end what a crash left behind.
 
-A process is ended only while its number and its moment of birth agree with the list, in the boot that
-wrote it: never a stranger who got the number later.
+A process is ended only while its number and its start time agree with the list, in the boot that wrote it: never
+another process that got the number later.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class RunFile:
         folders.write_private(self.path, json.dumps([asdict(entry) for entry in entries], indent=1) + "\n")
 
     def end_leftovers(self) -> list[str]:
-        """End what is still running from last time, and forget it; returns the names found alive."""
+        """End what is still running from last time and delete the list. Returns the names of those found alive."""
         left = [entry for entry in self._entries() if entry.alive()]
         for entry in left:
-            processes.end_strangers([entry.identity], ((signal.Signals(entry.stop_signal), _GRACE_S),))
+            processes.end_others([entry.identity], ((signal.Signals(entry.stop_signal), _GRACE_S),))
         self.path.unlink(missing_ok=True)
         return [entry.name for entry in left]
 
     def _entries(self) -> list[_Entry]:
-        with suppress(OSError, ValueError, TypeError):  # None yet, or not ours: nobody we may end.
+        with suppress(OSError, ValueError, TypeError):  # No list yet, or not ours: there is nothing that we may end.
             return [_Entry(**entry) for entry in json.loads(self.path.read_text())]
         return []
 

@@ -1,6 +1,6 @@
-"""Keep programs running: start, read their output, start again what dies, stop in stages.
+"""Keep programs running: start them, read their output, restart what dies, stop in stages.
 
-One thread does all of it, because the kernel ties a child's life to the thread that forked it
+One thread does everything, because the kernel ties a child's life to the thread that forked it
 (``launch.die_with_parent``). Other threads put requests into a queue and wait.
 """
 
@@ -31,13 +31,13 @@ Output = Callable[[str, str], None]
 
 
 def backoff_s(failures: int) -> float:
-    """How long to wait before starting again what has died young ``failures`` times in a row."""
+    """How long to wait before a restart after ``failures`` early deaths in a row."""
     return float(min(_BACKOFF_FIRST_S * 2 ** max(failures - 1, 0), _BACKOFF_MAX_S))
 
 
 @dataclass
 class _Child:
-    """One program and what is known about its process; ``process`` is None between two lives."""
+    """One program and the state of its process; ``process`` is None between two lives."""
 
     program: Program
     process: subprocess.Popen[bytes] | None = None
@@ -73,7 +73,7 @@ class Supervisor:
         self._thread.start()
 
     def start(self, program: Program) -> None:
-        """Start ``program`` and keep it running from now on. Raises what its first start raises."""
+        """Start ``program`` and keep it running. Raises what its first start raises."""
         request = _Request(lambda: self._add(program))
         self._requests.put(request)
         while not request.done.wait(_TICK_S):
@@ -83,9 +83,9 @@ class Supervisor:
             raise request.fault
 
     def stop(self) -> None:
-        """Stop everything, the highest stage first, and return when it is gone. Again is harmless."""
+        """Stop everything, the highest stage first, and return when all has ended. Calling it again is harmless."""
         self._stopping = True
-        while self._thread.is_alive():  # In slices, so that a second Ctrl-C is heard.
+        while self._thread.is_alive():  # In slices, so that a second Ctrl-C is noticed.
             self._thread.join(_TICK_S)
 
     def hurry(self) -> None:
@@ -96,12 +96,12 @@ class Supervisor:
         return self._thread.is_alive()
 
     def pids(self) -> dict[str, int]:
-        """The processes that live now, by the names of their programs."""
+        """The process ids that live now, by the names of their programs."""
         seen = [(name, child.process) for name, child in list(self._children.items())]
         return {name: process.pid for name, process in seen if process is not None}
 
     def failures(self) -> dict[str, int]:
-        """How many times in a row each program has died young; those that have not are left out."""
+        """How many early deaths in a row each program has had; those without any are left out."""
         seen = list(self._children.items())
         return {name: child.failures for name, child in seen if child.failures}
 
@@ -112,7 +112,7 @@ class Supervisor:
             self._read_output(_TICK_S)
             self._serve_requests()
             for child in list(self._children.values()):
-                self._look_after(child)
+                self._check(child)
             if self._stopping:
                 self._advance_stop()
         self._pipes.close()
@@ -142,18 +142,18 @@ class Supervisor:
         child.process = process
         child.started_at = time.monotonic()
 
-    def _look_after(self, child: _Child) -> None:
+    def _check(self, child: _Child) -> None:
         if child.process is not None and _has_ended(child.process.pid):
-            self._bury(child, child.process)
+            self._reap(child, child.process)
         if child.process is None:
             if self._stopping:
                 del self._children[child.program.name]
             elif child.restart_at <= time.monotonic():
-                self._begin_again(child)
+                self._restart(child)
             self._record()
 
-    def _bury(self, child: _Child, process: subprocess.Popen[bytes]) -> None:
-        # Not yet waited for, the dead leader still holds its number: the group is surely ours.
+    def _reap(self, child: _Child, process: subprocess.Popen[bytes]) -> None:
+        # As long as it is not waited for, the dead leader keeps its number: the group is certainly ours.
         processes.kill_group(process.pid)
         code = process.wait()
         self._read_rest(child, process)
@@ -168,7 +168,7 @@ class Supervisor:
         child.restart_at = time.monotonic() + pause_s
         self._output(child.program.name, f"{ending}; starting again in {pause_s:.1f} s")
 
-    def _begin_again(self, child: _Child) -> None:
+    def _restart(self, child: _Child) -> None:
         try:
             self._begin(child)
         except (OSError, EmbeddedError) as error:
@@ -176,7 +176,7 @@ class Supervisor:
             self._plan_restart(child, f"could not be started: {error}")
 
     def _advance_stop(self) -> None:
-        """Take whichever step is due against the highest stage still running."""
+        """Take the steps that are due against the highest stage still running."""
         hurried = self._hurries_asked > self._hurries_served
         self._hurries_served = self._hurries_asked
         highest = max((child.program.stage for child in self._children.values()), default=0)
@@ -201,7 +201,7 @@ class Supervisor:
                 self._pipes.unregister(key.fileobj)
 
     def _read_chunk(self, child: _Child, descriptor: int) -> bool:
-        """Pass on what is there; False at the end of the stream."""
+        """Pass on what has been written; False at the end of the stream."""
         try:
             chunk = os.read(descriptor, _CHUNK_BYTES)
         except BlockingIOError:
@@ -216,13 +216,13 @@ class Supervisor:
 
     def _read_rest(self, child: _Child, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None  # noqa: S101 - PIPE was asked for
-        with suppress(KeyError):  # Gone already, if the stream ended before the process.
+        with suppress(KeyError):  # Unregistered already, if the stream ended before the process.
             self._pipes.unregister(process.stdout)
             self._drain(child, process.stdout.fileno())
         process.stdout.close()
 
     def _drain(self, child: _Child, descriptor: int) -> None:
-        """Read up to the end, or to where nothing is left: a stray grandchild may hold the other side."""
+        """Read to the end, or until nothing is left: a grandchild may still have the other end open."""
         with selectors.DefaultSelector() as pipe:
             pipe.register(descriptor, selectors.EVENT_READ)
             while pipe.select(0) and self._read_chunk(child, descriptor):
@@ -230,7 +230,7 @@ class Supervisor:
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether our child has ended, without taking its number away from it yet."""
+    """Whether our child has ended; it keeps its number until it is waited for."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 

@@ -1,4 +1,4 @@
-"""Whom to be when we are root but the program must not be."""
+"""The user that a program runs as when we are root and it must not be."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ _LIKELY = ("postgres", "nobody")
 
 @dataclass(frozen=True)
 class User:
+    """A user of the operating system."""
+
     name: str
     uid: int
     gid: int
 
 
 def unprivileged_user(wanted: str | None = None) -> User | None:
-    """The user a server runs as: None (ourselves) unless we are root.
+    """The user a server runs as: None (the present one) unless we are root.
 
-    Raises EmbeddedError when root named a user that does not exist or is root again.
+    Raises EmbeddedError when there is no such user, or it is root.
     """
     if os.geteuid() != 0:
         return None

@@ -99,17 +99,20 @@ INVARIANTS: dict[str, str] = {
             -- What was only reserved goes back without a transfer.
             OR (j.money = 'settled' AND coalesce(t.released, 0) <> CASE WHEN t.held > 0 THEN j.released ELSE 0 END)
     """,
-    "captured_is_pictures_kept": (
-        "SELECT j.id, format('captured %s for %s pictures worth %s', j.captured, count(i.*), coalesce(sum("
-        "coalesce(c.unit_price, j.unit_price)) FILTER (WHERE i.job_id IS NOT NULL), 0)) FROM jobs AS j"
-        " LEFT JOIN images AS i ON i.job_id = j.id LEFT JOIN upstream_calls AS c ON c.id = i.call_id"
-        " WHERE j.status = 'succeeded' GROUP BY j.id HAVING j.captured <> coalesce(sum("
-        "coalesce(c.unit_price, j.unit_price)) FILTER (WHERE i.job_id IS NOT NULL), 0)"
-    ),
-    "only_pictures_are_charged": (
-        "SELECT j.id, format('%s, captured %s', j.status, j.captured) FROM jobs AS j WHERE j.captured > 0"
-        " AND NOT EXISTS (SELECT 1 FROM images AS i WHERE i.job_id = j.id)"
-    ),
+    "captured_is_pictures_kept": """
+        SELECT j.id, format('captured %s for %s images worth %s', j.captured, count(i.*),
+            coalesce(sum(coalesce(c.unit_price, j.unit_price)) FILTER (WHERE i.job_id IS NOT NULL), 0))
+        FROM jobs AS j LEFT JOIN images AS i ON i.job_id = j.id LEFT JOIN upstream_calls AS c ON c.id = i.call_id
+        WHERE j.status = 'succeeded'
+        GROUP BY j.id
+        HAVING j.captured <>
+            coalesce(sum(coalesce(c.unit_price, j.unit_price)) FILTER (WHERE i.job_id IS NOT NULL), 0)
+    """,
+    "only_pictures_are_charged": """
+        SELECT j.id, format('%s, captured %s', j.status, j.captured)
+        FROM jobs AS j
+        WHERE j.captured > 0 AND NOT EXISTS (SELECT 1 FROM images AS i WHERE i.job_id = j.id)
+    """,
     "permits_are_open_calls": """
         WITH open AS (
             SELECT u.id, u.credential_id
@@ -128,11 +131,12 @@ INVARIANTS: dict[str, str] = {
         WHERE open.id IS NULL OR taken.id IS NULL
         GROUP BY credential_id
     """,
-    "ended_jobs_have_no_open_calls": (
-        "SELECT j.id, format('%s with call %s %s', j.status, u.id, coalesce(u.outcome, 'unanswered')) FROM jobs AS j"
-        " JOIN upstream_calls AS u ON u.job_id = j.id WHERE j.finished_at < clock_timestamp() - interval '15 minutes'"
-        " AND (u.outcome IS NULL OR u.outcome IN ('accepted', 'uncertain', 'finished'))"
-    ),
+    "ended_jobs_have_no_open_calls": """
+        SELECT j.id, format('%s with call %s %s', j.status, u.id, coalesce(u.outcome, 'unanswered'))
+        FROM jobs AS j JOIN upstream_calls AS u ON u.job_id = j.id
+        WHERE j.finished_at < clock_timestamp() - interval '15 minutes'
+            AND (u.outcome IS NULL OR u.outcome IN ('accepted', 'uncertain', 'finished'))
+    """,
 }
 
 

@@ -73,31 +73,11 @@ class Doctor:
         """Jobs that are not published, and messages that are not read."""
         yield from self._sweep_lock(connection)
         no_worker = "" if heartbeats.any_alive(connection) else "no worker is alive"
-        for row in self.rows(
-            connection,
-            "SELECT j.provider, j.account_id, count(*) AS jobs, min(j.due_at) AS since FROM jobs AS j"
-            " WHERE j.status = 'queued' AND j.published_at IS NULL"
-            " AND j.due_at < statement_timestamp() - make_interval(secs => :stuck_s)"
-            # With a message on its way an account's others wait for their turn, as they should.
-            " AND NOT EXISTS (SELECT 1 FROM jobs AS p WHERE p.status = 'queued' AND p.published_at IS NOT NULL"
-            " AND p.account_id = j.account_id AND p.provider = j.provider) GROUP BY 1, 2 ORDER BY since",
-        ):
+        for row in self.rows(connection, _UNPUBLISHED):
             cause = no_worker or "workers are alive, but their sweep does not publish"
             subject = f"{row.provider}/{row.account_id}"
             yield Finding("queued_unpublished", subject, f"{jobs_text(row.jobs)}: {cause}", START_WORKER, row.since)
-        for row in self.rows(
-            connection,
-            "SELECT j.provider, count(*) AS jobs, min(j.due_at) AS since,"
-            " (SELECT bool_and(c.paused_at IS NOT NULL) FROM credentials AS c WHERE c.provider = j.provider) AS paused,"
-            " (SELECT bool_and(c.max_active IS NOT NULL AND NOT EXISTS (SELECT 1 FROM permits AS p"
-            " WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active))"
-            " FROM credentials AS c WHERE c.provider = j.provider) AS full"
-            " FROM jobs AS j WHERE j.status = 'queued' AND j.published_at IS NOT NULL"
-            " AND j.due_at < statement_timestamp() - make_interval(secs => :unclaimed_s)"
-            " AND NOT EXISTS (SELECT 1 FROM jobs AS s WHERE s.provider = j.provider AND s.status <> 'queued'"
-            " AND s.started_at > statement_timestamp() - make_interval(secs => :unclaimed_s))"
-            " GROUP BY j.provider ORDER BY since",
-        ):
+        for row in self.rows(connection, _UNCLAIMED):
             cause, fix = _why_unclaimed(row, no_worker)
             yield Finding("queued_unclaimed", row.provider, f"{jobs_text(row.jobs)}: {cause}", fix, row.since)
 
@@ -108,7 +88,7 @@ class Doctor:
 
     def _steps(self, connection: Connection) -> Iterator[Finding]:
         """Jobs whose worker is gone, and jobs whose upstream is not polled."""
-        for row in self.rows(connection, DEAD_STEPS + " ORDER BY j.id"):
+        for row in self.rows(connection, DEAD_STEPS, id=None):
             kind = "running_overdue" if row.owner_lives else "running_without_owner"
             cause = (
                 f"its step at worker {row.owner} should have ended"
@@ -117,11 +97,7 @@ class Doctor:
             )
             since = row.step_deadline_at if row.owner_lives else row.heartbeat_at
             yield Finding(kind, row.id, cause, FIX, since)
-        for row in self.rows(
-            connection,
-            "SELECT id, provider, due_at FROM jobs WHERE status = 'waiting'"
-            " AND due_at < statement_timestamp() - make_interval(secs => :stuck_s) ORDER BY due_at",
-        ):
+        for row in self.rows(connection, _NOT_POLLED):
             cause = f"no worker polls {row.provider} for it"
             fix = f"{START_WORKER}, with a key for {row.provider}"
             yield Finding("waiting_overdue", row.id, cause, fix, row.due_at)
@@ -182,15 +158,12 @@ class Doctor:
                 yield Finding("blob_orphaned", key, cause, FIX)
 
     def _deletions(self, connection: Connection) -> Iterator[Finding]:
-        for row in self.rows(
-            connection,
-            "SELECT key, doomed_at FROM doomed_blobs WHERE doomed_at < statement_timestamp() - interval '1 hour'"
-            " ORDER BY doomed_at LIMIT 1000",
-        ):
+        for row in self.rows(connection, _OVERDUE_DELETIONS):
             cause = "its row is a tombstone, but the store has not deleted it"
             yield Finding("deletion_overdue", row.key, cause, FIX, row.doomed_at)
 
     def rows(self, connection: Connection, query: str, **values: Any) -> Sequence[Row[Any]]:
+        """The rows of a query of this module, with this doctor's time limits as parameters."""
         waits = {
             "stuck_s": self.stuck_after_s,
             "unclaimed_s": self.unclaimed_after_s,
@@ -199,21 +172,59 @@ class Doctor:
         return connection.execute(text(query), {**waits, **values}).all()
 
 
-BLOCKED = (
-    "SELECT a.pid, a.application_name, a.state_change FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid"
-    " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
-    " AND (CAST(l.classid AS bigint) << 32) + CAST(l.objid AS bigint) = :lock"
-    " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    " AND a.state LIKE 'idle%' AND a.state_change < clock_timestamp() - make_interval(secs => :stuck_s)"
-)
+_UNPUBLISHED = """
+SELECT j.provider, j.account_id, count(*) AS jobs, min(j.due_at) AS since
+FROM jobs AS j
+WHERE j.status = 'queued' AND j.published_at IS NULL
+    AND j.due_at < statement_timestamp() - make_interval(secs => :stuck_s)
+    -- While a message of an account is on its way, its other jobs wait for their turn, as they should.
+    AND NOT EXISTS (SELECT 1 FROM jobs AS p WHERE p.status = 'queued' AND p.published_at IS NOT NULL
+        AND p.account_id = j.account_id AND p.provider = j.provider)
+GROUP BY 1, 2
+ORDER BY since
+"""
+_UNCLAIMED = """
+SELECT j.provider, count(*) AS jobs, min(j.due_at) AS since,
+    (SELECT bool_and(c.paused_at IS NOT NULL) FROM credentials AS c WHERE c.provider = j.provider) AS paused,
+    (SELECT bool_and(c.max_active IS NOT NULL AND NOT EXISTS (SELECT 1 FROM permits AS p
+        WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active))
+        FROM credentials AS c WHERE c.provider = j.provider) AS full
+FROM jobs AS j
+WHERE j.status = 'queued' AND j.published_at IS NOT NULL
+    AND j.due_at < statement_timestamp() - make_interval(secs => :unclaimed_s)
+    AND NOT EXISTS (SELECT 1 FROM jobs AS s WHERE s.provider = j.provider AND s.status <> 'queued'
+        AND s.started_at > statement_timestamp() - make_interval(secs => :unclaimed_s))
+GROUP BY j.provider
+ORDER BY since
+"""
+_NOT_POLLED = """
+SELECT id, provider, due_at FROM jobs
+WHERE status = 'waiting' AND due_at < statement_timestamp() - make_interval(secs => :stuck_s)
+ORDER BY due_at
+"""
+_OVERDUE_DELETIONS = """
+SELECT key, doomed_at FROM doomed_blobs
+WHERE doomed_at < statement_timestamp() - interval '1 hour'
+ORDER BY doomed_at LIMIT 1000
+"""
+BLOCKED = """
+SELECT a.pid, a.application_name, a.state_change
+FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+    AND (CAST(l.classid AS bigint) << 32) + CAST(l.objid AS bigint) = :lock
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND a.state LIKE 'idle%' AND a.state_change < clock_timestamp() - make_interval(secs => :stuck_s)
+"""
 # A worker counts as silent much later than in the sweep, which knows whether its own heartbeats go through.
-DEAD_STEPS = (
-    "SELECT j.id, j.fence, j.owner, j.step_deadline_at, w.heartbeat_at,"
-    " coalesce(w.heartbeat_at >= statement_timestamp() - make_interval(secs => :stuck_s), false) AS owner_lives"
-    " FROM jobs AS j LEFT JOIN workers AS w ON w.boot_id = j.owner WHERE j.status = 'running'"
-    " AND (w.boot_id IS NULL OR w.heartbeat_at < statement_timestamp() - make_interval(secs => :stuck_s)"
-    " OR j.step_deadline_at < statement_timestamp() - make_interval(secs => :stuck_s))"
-)
+DEAD_STEPS = """
+SELECT j.id, j.fence, j.owner, j.step_deadline_at, w.heartbeat_at,
+    coalesce(w.heartbeat_at >= statement_timestamp() - make_interval(secs => :stuck_s), false) AS owner_lives
+FROM jobs AS j LEFT JOIN workers AS w ON w.boot_id = j.owner
+WHERE j.status = 'running' AND (CAST(:id AS text) IS NULL OR j.id = :id)
+    AND (w.boot_id IS NULL OR w.heartbeat_at < statement_timestamp() - make_interval(secs => :stuck_s)
+        OR j.step_deadline_at < statement_timestamp() - make_interval(secs => :stuck_s))
+ORDER BY j.id
+"""
 
 
 def _why_unclaimed(row: Row[Any], no_worker: str) -> tuple[str, str]:

@@ -37,7 +37,7 @@ SELECT said.available, said.held, live.queued, live.held AS held_by_jobs FROM sa
 
 
 class Repairer:
-    """Repairs findings of ``doctor``, each in a transaction of its own."""
+    """Repairs findings of ``doctor``, each in its own transaction."""
 
     def __init__(self, doctor: Doctor) -> None:
         self._doctor = doctor
@@ -87,7 +87,7 @@ class Repairer:
     def _lapse(self, finding: Finding) -> str:
         try:
             with self._database.transaction() as connection:
-                for row in self._doctor.rows(connection, DEAD_STEPS + " AND j.id = :id", id=finding.subject):
+                for row in self._doctor.rows(connection, DEAD_STEPS, id=finding.subject):
                     code = "step_overdue" if row.owner_lives else "owner_gone"
                     waits = give_up_s(self._doctor.catalog)
                     lifecycle.lapse(connection, row.id, row.fence, code=code, give_up_s=waits)

@@ -231,12 +231,13 @@ class _ClaimRate:
 
     def per_s(self, connection: Connection) -> float:
         now, last, since = time.monotonic(), self._last_id, self._at
-        row = connection.execute(
-            text(
-                "SELECT coalesce(max(id), 0) AS newest, count(*) FILTER (WHERE type = 'started') AS claims"
-                " FROM job_events WHERE id > coalesce(CAST(:last AS bigint), (SELECT max(id) FROM job_events))"
-            ),
-            {"last": last},
-        ).one()
+        row = connection.execute(_CLAIMS, {"last": last}).one()
         self._last_id, self._at = max(row.newest, last or 0) or None, now
         return float(row.claims / (now - since)) if last is not None and now > since else 0.0
+
+
+_CLAIMS = text("""
+SELECT coalesce(max(id), 0) AS newest, count(*) FILTER (WHERE type = 'started') AS claims
+FROM job_events
+WHERE id > coalesce(CAST(:last AS bigint), (SELECT max(id) FROM job_events))
+""")

@@ -1,4 +1,4 @@
-"""Reading jobs for their owners, always within one account. Writes nothing."""
+"""Reading jobs, always within one account. Nothing here writes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from core.ids import is_id
 from jobs.documents import StoredRequest
 from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
 
-# PostgreSQL stores neither NUL nor an unpaired surrogate.
+# No column takes NUL or half a surrogate pair.
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-# Queue positions beyond this are not counted.
+# Positions further back are not counted.
 QUEUE_COUNTED = 1000
 
 
@@ -28,7 +28,7 @@ class Image:
     index: int
     key: str
     mime: str
-    width_px: int | None  # None: a 3D file or a text
+    width_px: int | None  # None: no image but a 3D file or a text
     height_px: int | None
     size_bytes: int
     sha256: str
@@ -63,13 +63,13 @@ class Task:
     failure_detail: str | None
     cancel_requested_at: datetime | None
     cancel_outcome: str | None
-    request: StoredRequest  # to the current model
+    request: StoredRequest  # of the model whose turn it is
     warnings: Sequence[str]
     metadata: Mapping[str, str]
     images: Sequence[Image] = field(default=())
-    fallback_models: Sequence[str] = ()  # as ordered, including those already tried
-    keep_s: int | None = None  # how many seconds the images are kept after the end; None: by the operator's policy
-    progress: float | None = None  # 0 to 1 while it runs, if the upstream reports it
+    fallback_models: Sequence[str] = ()  # as ordered, those already tried included
+    keep_s: int | None = None  # seconds that the images are kept after the end; None: by the operator's policy
+    progress: float | None = None  # 0 to 1 while it runs, where the upstream reports it
 
     @property
     def ended(self) -> bool:
@@ -83,7 +83,7 @@ class Step:
     seq: int
     at: datetime
     type: str  # queued, started, waiting, retry, image, succeeded, failed, cancelled, ...
-    data: Mapping[str, Any]  # attempt, provider, wait_s, code, microcredits ... depending on the type
+    data: Mapping[str, Any]  # attempt, provider, wait_s, code, microcredits ... as fits the type
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,33 +95,33 @@ class Filters:
     model: str | None = None
     created_after: datetime | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    cursor: str | None = None  # the id of the last task of the previous page
+    cursor: str | None = None  # the id of the last task of the page before
     limit: int = 20
 
 
-# How many jobs are ahead of a queued one at its provider.
-AHEAD = (
-    "SELECT count(*) FROM (SELECT 1 FROM jobs AS q WHERE q.provider = {of}.provider"
-    f" AND q.status = 'queued' AND q.id < {{of}}.id LIMIT {QUEUE_COUNTED}) AS ahead"
-)
-
-# One JSON object per task, because the driver's cost grows with the columns of a result, and a task has forty.
-_TASK = (
-    "SELECT to_jsonb(j) || jsonb_build_object('request', o.request, 'warnings', o.warnings, 'metadata', o.metadata,"
-    " 'behind', o.fallbacks,"
-    f" 'ahead', CASE WHEN j.status = 'queued' THEN ({AHEAD.format(of='j')}) END,"
-    " 'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index)"
-    " FROM images AS i WHERE i.job_id = j.id), '[]') END) AS task"
-    " FROM jobs AS j JOIN orders AS o ON o.job_id = j.id"
-)
-_TASKS = text(
-    _TASK + " JOIN unnest(CAST(:account_ids AS text[]), CAST(:ids AS text[])) AS wanted (account_id, id)"
-    " ON j.account_id = wanted.account_id AND j.id = wanted.id"
-)
+# One JSON object per task: the driver's cost of a result is by the column, and a task has forty. ``ahead`` counts the
+# jobs before a queued one at its provider; ``behind`` are the fallbacks.
+_TASKS = text(f"""
+SELECT to_jsonb(j) || jsonb_build_object(
+    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'behind', o.fallbacks,
+    'ahead', CASE WHEN j.status = 'queued' THEN (
+        SELECT count(*) FROM (
+            SELECT 1 FROM jobs AS q WHERE q.provider = j.provider AND q.status = 'queued' AND q.id < j.id
+            LIMIT {QUEUE_COUNTED}
+        ) AS ahead
+    ) END,
+    'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((
+        SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index) FROM images AS i WHERE i.job_id = j.id
+    ), '[]') END
+) AS task
+FROM jobs AS j JOIN orders AS o ON o.job_id = j.id
+JOIN unnest(CAST(:account_ids AS text[]), CAST(:ids AS text[])) AS wanted (account_id, id)
+    ON j.account_id = wanted.account_id AND j.id = wanted.id
+""")
 
 
 def find_task(connection: Connection, account_id: str, job_id: str) -> Task:
-    """Return a task of the account. Raises JobNotFoundError: unknown, malformed, or another account's id."""
+    """A task of an account. Raises JobNotFoundError: unknown, malformed, or another account's."""
     found = find_tasks(connection, [(account_id, job_id)])
     if not found:
         raise JobNotFoundError("no such task")
@@ -129,7 +129,7 @@ def find_task(connection: Connection, account_id: str, job_id: str) -> Task:
 
 
 def find_tasks(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Task]:
-    """Return tasks by (account id, job id), each only within that account; unknown ones are left out."""
+    """Tasks by (account, id), each only within the account it is asked for; unknown ones are left out."""
     wanted = [(account_id, job_id) for account_id, job_id in wanted if is_id(job_id, "job")]
     if not wanted:
         return {}
@@ -139,36 +139,69 @@ def find_tasks(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dic
     return {(task.account_id, task.id): task for task in tasks}
 
 
-# The shape avoids two bad generic plans. With one join, the planner would scan all orders backwards for their
-# metadata, so the page of ids is selected first and reads the metadata job by job. It would also scan the newest jobs
-# of all accounts, so ORDER BY names the account: for an array of one element the planner does not drop it as a
-# constant. 'k' sorts after every id, so that the cursor always bounds the index.
-_LIST = """
- WHERE j.id = ANY(ARRAY(
+def _list(status: str) -> TextClause:
+    """The tasks of an account whose jobs ``p`` meet a condition on their status.
+
+    Avoids two bad generic plans. As one join, the planner would walk backwards through all orders for their metadata,
+    so the page of ids comes first and reads the metadata job by job. And it would walk through the newest jobs of every
+    account, so ORDER BY names the account, which the planner does not take for a constant in an array of one.
+    'k' sorts after every id, so that the cursor always bounds the index.
+    """
+    return text(f"""
+SELECT to_jsonb(j) || jsonb_build_object(
+    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'behind', o.fallbacks,
+    'ahead', CASE WHEN j.status = 'queued' THEN (
+        SELECT count(*) FROM (
+            SELECT 1 FROM jobs AS q WHERE q.provider = j.provider AND q.status = 'queued' AND q.id < j.id
+            LIMIT {QUEUE_COUNTED}
+        ) AS ahead
+    ) END,
+    'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((
+        SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index) FROM images AS i WHERE i.job_id = j.id
+    ), '[]') END
+) AS task
+FROM jobs AS j JOIN orders AS o ON o.job_id = j.id
+WHERE j.id = ANY(ARRAY(
     SELECT p.id FROM jobs AS p
     WHERE p.account_id = ANY(CAST(:account_ids AS text[])) AND {status} AND p.id < coalesce(CAST(:cursor AS text), 'k')
-      AND (CAST(:operation AS text) IS NULL OR p.operation = :operation)
-      AND (CAST(:model AS text) IS NULL OR p.model = :model)
-      AND (CAST(:created_after AS timestamptz) IS NULL OR p.created_at > :created_after)
-      AND (CAST(:metadata AS jsonb) IS NULL
-           OR (SELECT m.metadata @> CAST(:metadata AS jsonb) FROM orders AS m WHERE m.job_id = p.id))
-    ORDER BY p.account_id DESC, p.id DESC LIMIT :limit))
- ORDER BY j.id DESC
-"""
-# One statement for each status, with the status as a literal, because a partial index does not match a parameter.
-# Callers see RUNNING and WAITING both as running. The ended states share one index, with the status as a column.
+        AND (CAST(:operation AS text) IS NULL OR p.operation = :operation)
+        AND (CAST(:model AS text) IS NULL OR p.model = :model)
+        AND (CAST(:created_after AS timestamptz) IS NULL OR p.created_at > :created_after)
+        AND (CAST(:metadata AS jsonb) IS NULL OR (
+            SELECT m.metadata @> CAST(:metadata AS jsonb) FROM orders AS m WHERE m.job_id = p.id
+        ))
+    ORDER BY p.account_id DESC, p.id DESC LIMIT :limit
+))
+ORDER BY j.id DESC
+""")
+
+
+# A statement for each status, which is a literal in it: a partial index serves no parameter. Callers see RUNNING and
+# WAITING both as running. The ended states are one index, in which the status is a column.
 _LISTS = {
-    None: text(_TASK + _LIST.format(status="true")),
-    "queued": text(_TASK + _LIST.format(status="p.status = 'queued'")),
-    "running": text(_TASK + _LIST.format(status="p.status IN ('running', 'waiting')")),
-    "succeeded": text(_TASK + _LIST.format(status="p.status = 'succeeded'")),
-    "failed": text(_TASK + _LIST.format(status="p.status = 'failed'")),
-    "cancelled": text(_TASK + _LIST.format(status="p.status = 'cancelled'")),
+    None: _list("true"),
+    "queued": _list("p.status = 'queued'"),
+    "running": _list("p.status IN ('running', 'waiting')"),
+    "succeeded": _list("p.status = 'succeeded'"),
+    "failed": _list("p.status = 'failed'"),
+    "cancelled": _list("p.status = 'cancelled'"),
 }
+
+_IMAGE = text("""
+SELECT j.finished_at, to_jsonb(i) AS image
+FROM jobs AS j LEFT JOIN images AS i ON i.job_id = j.id AND i.index = :index
+WHERE j.id = :id AND j.account_id = :account_id
+""")
+
+_TIMELINE = text("""
+SELECT e.type, e.at, e.data FROM jobs AS j JOIN job_events AS e ON e.job_id = j.id
+WHERE j.id = :id AND j.account_id = :account_id
+ORDER BY e.id
+""")
 
 
 def list_tasks(connection: Connection, account_id: str, filters: Filters) -> list[Task]:
-    """Return at most ``filters.limit`` tasks, newest first; none for an unknown status."""
+    """At most ``filters.limit`` tasks, newest first; none of a status there is not."""
     if not _askable(filters) or filters.status not in _LISTS:
         return []
     rows = connection.execute(
@@ -187,26 +220,18 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
 
 
 def _askable(filters: Filters) -> bool:
-    """Return whether PostgreSQL can take the filters' values: no NUL and no unpaired surrogate."""
+    """Whether the database could hold the filters' values: it takes no NUL and no half surrogate."""
     texts = (filters.status, filters.operation, filters.model, filters.cursor)
     every = "".join((*filter(None, texts), *filters.metadata, *filters.metadata.values()))
     return UNSTORABLE.search(every) is None
 
 
 def find_image(connection: Connection, account_id: str, job_id: str, index: int) -> Image:
-    """Return the image at ``index`` of a job.
-
-    Raises JobNotFoundError, ImageNotReadyError (the job has not ended), ImageNotFoundError, ImageGoneError.
-    """
+    """A kept image of a task. Raises JobNotFoundError, ImageNotReadyError (not ended), ImageNotFoundError,
+    ImageGoneError (deleted)."""
     row = None
     if is_id(job_id, "job"):
-        row = connection.execute(
-            text(
-                "SELECT j.finished_at, to_jsonb(i) AS image FROM jobs AS j LEFT JOIN images AS i"
-                " ON i.job_id = j.id AND i.index = :index WHERE j.id = :id AND j.account_id = :account_id"
-            ),
-            {"id": job_id, "account_id": account_id, "index": index},
-        ).one_or_none()
+        row = connection.execute(_IMAGE, {"id": job_id, "account_id": account_id, "index": index}).one_or_none()
     if row is None:
         raise JobNotFoundError("no such task")
     if row.finished_at is None:
@@ -220,25 +245,19 @@ def find_image(connection: Connection, account_id: str, job_id: str, index: int)
 
 
 def timeline(connection: Connection, account_id: str, job_id: str) -> list[Step]:
-    """Return every transition of a job, oldest first. Raises JobNotFoundError."""
+    """Every transition, oldest first. Raises JobNotFoundError."""
     if not is_id(job_id, "job"):
         raise JobNotFoundError("no such task")
-    rows = connection.execute(
-        text(
-            "SELECT e.id, e.type, e.at, e.data FROM jobs AS j JOIN job_events AS e ON e.job_id = j.id"
-            " WHERE j.id = :id AND j.account_id = :account_id ORDER BY e.id"
-        ),
-        {"id": job_id, "account_id": account_id},
-    ).all()
+    rows = connection.execute(_TIMELINE, {"id": job_id, "account_id": account_id}).all()
     if not rows:
         raise JobNotFoundError("no such task")
     return [Step(seq, row.at, row.type, row.data) for seq, row in enumerate(rows, start=1)]
 
 
 def versions(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
-    """Return (version, ended) of many jobs by one query, for requests that wait for them.
+    """(version, ended) of many jobs in one query, for requests that wait for them.
 
-    This does not check the account, so it is only for ids that were read within their account before.
+    It does not check the account: only for ids that were looked up within one before.
     """
     rows = connection.execute(
         text("SELECT id, version, finished_at IS NOT NULL AS ended FROM jobs WHERE id = ANY(:ids)"),
@@ -248,7 +267,7 @@ def versions(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[
 
 
 def task_of(row: Mapping[str, Any]) -> Task:
-    """Return a task from the JSON object of ``_TASK``."""
+    """From the object that ``_TASKS`` makes of a job."""
     ahead = row["ahead"]
     return Task(
         id=row["id"],
@@ -284,13 +303,13 @@ def task_of(row: Mapping[str, Any]) -> Task:
 
 
 def _running(row: Mapping[str, Any]) -> StoredRequest:
-    """Return the request to the current model; sizes and settings differ between models."""
+    """What is asked of the model whose turn it is: sizes and settings differ from model to model."""
     own: StoredRequest = row["request"]
     return next((each["request"] for each in row["behind"] or () if each["model"] == row["model"]), own)
 
 
 def image_of(row: Mapping[str, Any]) -> Image:
-    """Return an image from a row of the table ``images`` as a JSON object."""
+    """From a row of the table ``images`` as a JSON object."""
     return Image(
         index=row["index"],
         key=row["key"],

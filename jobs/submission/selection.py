@@ -36,7 +36,7 @@ class Selection:
     warnings: Sequence[str] = ()
 
     def stored(self) -> StoredSelection | None:
-        """What is kept with the job and shown by the task (app.shapes.schemas.Chosen); None for a named model."""
+        """What is kept with the job and shown by its task; None where the order named the model."""
         if self.reason is None:
             return None
         return {"asked": self.asked, "model": self.model.id, "reason": self.reason}

@@ -244,7 +244,7 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['job_id'], ['jobs.id'], name=op.f('images_job_id_fkey'), ondelete='CASCADE'),
     sa.PrimaryKeyConstraint('job_id', 'index', name=op.f('images_pkey'))
     )
-    # The ledger only grows: whoever may write it may not rewrite it.
+    # The ledger only grows: who may write it may not change what is written.
     op.execute(
         "CREATE FUNCTION transfers_are_final() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION 'transfers are append-only'; END $$"

@@ -1,4 +1,4 @@
-"""Retention: when inputs were kept and deleted, what still waits for its bytes to go, and the way to what is old."""
+"""Retention: when inputs were stored and deleted, blobs that are still to be deleted, and indexes on what is old."""
 
 from alembic import op
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ def upgrade() -> None:
     op.create_index('doomed_blobs_due', 'doomed_blobs', ['due_at'], unique=False)
     op.add_column('inputs', sa.Column('created_at', sa.DateTime(timezone=True), nullable=True))
     op.add_column('inputs', sa.Column('deleted_at', sa.DateTime(timezone=True), nullable=True))
-    # Inputs are kept in the moments before their job's row is written.
+    # Inputs are stored moments before their job's row is written.
     op.execute('UPDATE inputs SET created_at = jobs.created_at FROM jobs WHERE jobs.id = inputs.job_id')
     op.alter_column('inputs', 'created_at', nullable=False, server_default=sa.text('clock_timestamp()'))
     op.create_index('inputs_kept', 'inputs', ['created_at', 'job_id'], unique=False, postgresql_where=sa.text("deleted_at IS NULL"))

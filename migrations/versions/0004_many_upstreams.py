@@ -1,6 +1,6 @@
-"""Many upstreams: models to fall back to, results that are no pictures, short lives, and the price of each call.
+"""Many upstreams: models to fall back to, results that are not images, short lives, and the price of each call.
 
-Every column may be left out by code of before, so that old and new run side by side during a deploy.
+Code of the release before may leave out every column, so that old and new run next to each other during a deploy.
 """
 
 from alembic import op

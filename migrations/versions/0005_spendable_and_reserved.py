@@ -1,6 +1,6 @@
 """Balances by what may be spent and what is reserved, so that a hold changes no balance row.
 
-Code of before writes ``available``, ``queued`` and ``held`` and goes on doing so next to the new code until the
+Code of the release before writes ``available``, ``queued`` and ``held`` next to the new code until the
 last old process has stopped; a trigger keeps both sets in step: available - queued = spendable and
 queued + held = reserved. Its CHECKs go now, because what one kind of code has held the other may settle. The old
 columns and the trigger go in a later release (docs/operating.md, "Upgrading").
@@ -14,7 +14,7 @@ down_revision = '0004'
 branch_labels = None
 depends_on = None
 
-# Every table that this release alters, at once and before any is altered: workers lock them in another order, and
+# Every table that this release alters, together and before any is altered: workers lock them in another order, and
 # a session that waits gives up before PostgreSQL would call it a deadlock and choose a worker to end.
 LOCK_TABLES = """
 DO $$
@@ -58,7 +58,7 @@ CREATE TRIGGER balances_in_step BEFORE INSERT OR UPDATE ON balances
 FOR EACH ROW EXECUTE FUNCTION balances_in_step()
 """
 
-# Back to the meaning that the old code alone gives its columns.
+# Back to the meaning that the columns have with the old code only.
 RECOUNT = """
 UPDATE balances SET held = jobs_of.held, queued = reserved - jobs_of.held, available = spendable + reserved - jobs_of.held
 FROM (

@@ -1,7 +1,7 @@
 """A row for every permit and every submit of a minute.
 
-The columns `active` and `submits` of credentials and `failing_job` of providers stay, for workers of before that still
-run. A worker of now makes the rows of its credentials when it starts, before its first claim.
+The columns `active` and `submits` of credentials and `failing_job` of providers stay for workers of the release
+before that still run. A new worker makes the rows of its credentials when it starts, before its first claim.
 """
 
 from alembic import op
@@ -34,7 +34,7 @@ def upgrade() -> None:
     )
     op.create_index('submit_tokens_free', 'submit_tokens', ['credential_id', 'free_at'], unique=False)
     op.add_column('providers', sa.Column('failing_jobs', postgresql.ARRAY(sa.Text()), server_default=sa.text("'{}'"), nullable=False))
-    # A worker of before gives back at the end of a call what a worker of now has not counted there.
+    # A worker of the release before gives back at the end of a call what a new worker has not counted there.
     op.drop_constraint(op.f('credentials_active_not_negative'), 'credentials', type_='check')
 
 

@@ -1,7 +1,8 @@
-"""What one statement a verb needs of jobs and calls, without the foreign keys that cost and cannot fail.
+"""Columns for one statement per verb, without the foreign keys that cost time and cannot fail.
 
-The rows of job_events, images and upstream_calls are inserted from the very row that they point to, in the
-same statement; each check cost a lock on that row. Transfers would lock the account's row for every hold and settlement. Every column may be left out by code of before.
+The rows of job_events, images and upstream_calls are inserted from the row that they refer to, in the
+same statement; each check cost a lock on that row. Transfers would lock the account's row for every hold and
+settlement. Code of the release before may leave out every column.
 """
 
 from alembic import op

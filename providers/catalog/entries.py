@@ -1,7 +1,7 @@
 """The shapes of the catalogue: what an entry of its YAML files may say, frozen once read.
 
-The YAML's own names are kept, so that the files, this page and an adapter read alike. Sides and
-areas are pixels, money is US dollars for one result.
+The names are those of the YAML, so that the files, this module and an adapter read alike. Money is US dollars
+for one result.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_MARKUP = 1000
 
 
 def spoken(operation: str) -> str:
-    """An operation as callers name it, in URLs and in what they are told: "to-3d", "face-swap"."""
+    """An operation as callers name it, in URLs and messages: "to-3d", "face-swap"."""
     return "to-3d" if operation == "image_to_3d" else operation.replace("_", "-")
 
 
@@ -113,7 +113,8 @@ R = TypeVar("R", bound=Entry)
 
 
 class ParamSpec(Entry):
-    """One setting under its canonical name; ``field`` is the upstream's name where it differs."""
+    """One setting under its canonical name; ``field`` is the upstream's name where it differs. Text lengths are
+    characters."""
 
     type: Literal["str", "int", "float", "bool", "list"]
     field: str | None = None
@@ -144,12 +145,14 @@ class ImageField(Entry):
 
 
 class ImageCount(Entry):
+    """Fewest and most images of an order."""
+
     min: int = Field(ge=0)
     max: int | None  # null: the upstream states no limit
 
 
 class Inputs(Entry):
-    """What goes in. Images are counted in all: ``images`` of an order plus its ``face``."""
+    """What goes in. The count of images is that of an order's ``images`` and its ``face`` together."""
 
     prompt: Need
     prompt_field: str | None = None
@@ -166,7 +169,7 @@ class Inputs(Entry):
 
 
 class CostTier(Entry):
-    """``usd`` replaces the price, ``usd_add`` adds to it, when every key of ``when`` matches."""
+    """``usd`` replaces the price, ``usd_add`` is added to it, when every key of ``when`` matches. US dollars."""
 
     when: FrozenMap[str, bool | str | tuple[str, ...]]
     usd: Decimal | None = None
@@ -174,16 +177,16 @@ class CostTier(Entry):
 
 
 class CostPerUnit(Entry):
-    """Additions that are counted: each further output megapixel, each input image."""
+    """Additions in US dollars: for each further output megapixel, for each input image."""
 
     output_megapixel_beyond_first: Decimal = Decimal(0)
     input_image: Decimal = Decimal(0)
 
 
 class TokenPrices(Entry):
-    """US dollars for a million tokens of each kind; a kind without a price is not known, not free.
+    """US dollars per million tokens of each kind; a kind without a price is unknown, not free.
 
-    They tell what a call really cost, from the tokens its answer reports. What a caller pays follows from
+    They give what a call cost, from the tokens that its answer reports. What a caller pays follows from
     ``cost_usd`` and its tiers.
     """
 
@@ -194,10 +197,11 @@ class TokenPrices(Entry):
 
 
 class Model(Entry):
-    """One model of one provider, everything its entry says.
+    """One model of one provider: everything that its entry says.
 
-    ``quality``: 3 its vendor's best, 1 a small or fast one, for ``auto:quality``. ``markup`` goes before
-    the service's own; ``hidden``: not offered, though orders accepted before still run.
+    ``cost_usd``: US dollars for one result. ``quality``: 3 for its vendor's best, 1 for a small or fast one, for
+    ``auto:quality``. ``markup`` replaces the service's own; ``hidden``: not offered, but orders that were accepted
+    before still run. ``max_width`` and ``max_height`` are pixels.
     """
 
     id: str
@@ -241,27 +245,28 @@ class Model(Entry):
 
     @property
     def operations(self) -> frozenset[str]:
+        """Everything that the model can do."""
         return frozenset({self.operation, *self.also})
 
     @property
     def max_per_call(self) -> int:
-        """How many images one call may make; more are fanned out over several calls."""
+        """How many images one call may make; more are made by several calls."""
         count = self.params.get("n")
         return int(count.max) if count is not None and count.max is not None else 1
 
     @property
     def live(self) -> bool:
-        """Offered without reserve: neither ending, nor gone, nor doubtful."""
+        """Whether the model is offered without a warning: not retiring, not gone, not doubtful."""
         return self.status == "live"
 
     def gone(self, today: date) -> bool:
-        """Whether the upstream no longer answers to this model by itself on that day."""
+        """Whether the upstream no longer serves this model itself on that day."""
         if self.status in {"shutdown", "redirected"}:
             return True
         return self.status == "retiring" and self.retires_on is not None and self.retires_on <= today
 
     def status_on(self, day: date) -> Status:
-        """The status as of that day: a retiring model is shut down once its last day has come."""
+        """The status on that day: a retiring model is shut down from its last day on."""
         return "shutdown" if self.status == "retiring" and self.gone(day) else self.status
 
     def size_rule(self, kind: type[R]) -> R | None:

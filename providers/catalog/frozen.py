@@ -1,4 +1,4 @@
-"""Shapes that never change once they are read: one catalogue serves a whole process."""
+"""The base of the catalogue's shapes: nothing of them changes once they are read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def empty() -> Mapping[Any, Any]:
 
 
 class Entry(BaseModel):
-    """Base of every shape here: no unknown keys, no changes afterwards."""
+    """Base of every shape: unknown keys are refused, and so are changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -49,25 +49,28 @@ class LiveCatalog:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What is wrong with the file as it is now, one line each; empty while it is in force."""
+        """What is wrong with the file as it is now, a line for each fault; empty while the file is in force."""
         self.current()
         return self._faults
 
     @property
     def path(self) -> Path | None:
+        """The operator's file, whether or not it exists."""
         return self._local
 
     def current(self) -> Catalog:
+        """The catalogue in force; checks the file at most once a second."""
         if self._clock() - self._looked_at >= LOOK_EVERY_S:
             self._follow(wait=False)
         return self._catalog
 
     def renewed(self) -> Catalog:
+        """The catalogue in force after a check of the file now."""
         self._follow(wait=True)
         return self._catalog
 
     def _follow(self, *, wait: bool) -> None:
-        """Take over what the file says, if it says something new. One does it; the others go on with what is."""
+        """Read the file if it has changed. One thread does it; the others use the catalogue that is there."""
         if not self._lock.acquire(blocking=wait):
             return
         try:
@@ -103,7 +106,7 @@ class LiveCatalog:
         return build(lay_over(self._base, self._local, content))
 
     def _look(self) -> tuple[Stamp | None, bytes | None]:
-        """The file with the stamp it had before it was read: written meanwhile, it is read again at the next look."""
+        """The file's content, and its stamp from before it was read: a later change is found at the next look."""
         stamp = self._stamp_now()
         return stamp, None if self._local is None or stamp is None else self._local.read_bytes()
 
@@ -117,8 +120,8 @@ class LiveCatalog:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def _just_changed(self) -> bool:
-        """Editors put a new file in the old one's place, and for a moment there is none: no reason to drop
-        an operator's prices."""
+        """Whether the folder changed just now: editors replace a file, and for a moment there is none, which must
+        not drop an operator's prices."""
         try:
             changed_at = os.stat(self._local.parent).st_mtime if self._local else 0.0  # noqa: PTH116
         except OSError:

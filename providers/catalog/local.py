@@ -1,8 +1,8 @@
 """An operator's own catalogue file, laid over the packaged one.
 
-It names only what differs: fields of models (mappings are merged key by key, anything else replaces;
-null takes away), new models, aliases, markups, what is hidden, the default model. It is checked as a
-whole, together with what it lies over.
+It contains only what differs: fields of models (mappings are merged key by key, anything else replaces;
+null removes), new models, aliases, markups, what is hidden, the default model. It is checked together with
+the catalogue it is laid over.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from providers.catalog.entries import MAX_MARKUP, SCHEMA_VERSION, Head, Model
 from providers.catalog.frozen import Entry, FrozenMap
 from providers.catalog.reading import CatalogData, CatalogError, checked, mapping, parse
 
-# What a new model does not take over from the one it is like.
+# Fields that a new model does not inherit from the one it is like.
 _OWN = frozenset({"status", "replaced_by", "retired_on", "retires_on", "hidden", "markup", "image_studio"})
 
 
 class _LocalProvider(Entry):
-    """What an operator may say of all models of a provider; a model's own word goes before."""
+    """What an operator may say of all models of a provider; a model's own entry comes first."""
 
     markup: Decimal | None = Field(default=None, gt=0, le=MAX_MARKUP)
     hidden: bool = False
 
 
 class _LocalHead(Entry):
-    """The file without its models and providers. An alias to null is taken away."""
+    """The file without its models and providers. An alias to null is removed."""
 
     schema_version: int = SCHEMA_VERSION
     default_model: str | None = None
@@ -67,8 +67,8 @@ def lay_over(base: CatalogData, path: Path, content: bytes) -> CatalogData:
 
 
 def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings key by key, anything else replaced. Null takes a mapping, a list or a new key away; a plain
-    value becomes null, which is what an entry means by leaving it out."""
+    """``base`` with ``patch`` over it: mappings key by key, anything else replaced. Null removes a mapping, a list
+    or a new key; a plain value becomes null, which in an entry means left out."""
     result = dict(base)
     for key, value in patch.items():
         known = result.get(key)
@@ -93,7 +93,7 @@ def _providers(base: CatalogData, raw: object, faults: list[str]) -> dict[str, _
 def _models(
     base: CatalogData, raw: object, providers: Mapping[str, _LocalProvider], faults: list[str]
 ) -> dict[str, Model]:
-    """Every model in the order of the packaged file, new ones behind."""
+    """Every model in the order of the packaged catalogue, new ones last."""
     models = dict(base.models)
     if not isinstance(raw, dict):
         faults.append("models: not a mapping of ids to entries")
@@ -108,7 +108,7 @@ def _models(
 
 
 def _of_provider(model: Model, spec: _LocalProvider | None, said: set[str] | tuple[()]) -> Model:
-    """The model with what is said of its whole provider, where it does not say so itself."""
+    """The model with what the file says of its whole provider, where its own entry says nothing."""
     if spec is None:
         return model
     changes: dict[str, object] = {}
@@ -120,7 +120,7 @@ def _of_provider(model: Model, spec: _LocalProvider | None, said: set[str] | tup
 
 
 def _entry(base: CatalogData, model_id: str, patch: object, faults: list[str]) -> dict[str, Any] | None:
-    """The whole entry of a model of the file, or None and a fault."""
+    """The whole entry of a model of the file; None, and a fault, where it cannot be made."""
     if not isinstance(patch, dict):
         faults.append(f"{model_id}: not a mapping")
         return None
@@ -148,7 +148,7 @@ def _nearest(base: CatalogData, name: str) -> str:
 
 
 def _head(base: Head, local: _LocalHead) -> Head:
-    """First match wins among aliases, so the operator's stand first."""
+    """The head with the operator's changes. The first alias that matches wins, so the operator's come first."""
     own = {pattern.lower(): target for pattern, target in local.aliases.items()}
     aliases = {pattern: target for pattern, target in own.items() if target is not None}
     aliases |= {pattern: target for pattern, target in base.aliases.items() if pattern not in own}
@@ -165,7 +165,7 @@ def _head(base: Head, local: _LocalHead) -> Head:
 
 
 def _local_faults(local: _LocalHead, models: Mapping[str, Model]) -> Iterator[str]:
-    """What would have no effect, or another than was meant."""
+    """What would have no effect, or not the intended one."""
     if (default := models.get(local.default_model or "")) is not None and default.hidden:
         yield f"head: default_model {default.id} is hidden"
     for pattern, target in local.aliases.items():

@@ -22,8 +22,8 @@ Goal = Literal["budget", "quality"]
 def ranked(
     catalog: Catalog, operation: str, configured: frozenset[str], goal: Goal, markup: Decimal = Decimal(1)
 ) -> tuple[Model, ...]:
-    """The live models of the ``configured`` providers, the best choice first. ``markup`` holds for models
-    without their own."""
+    """The live models of the ``configured`` providers, the best choice first. ``markup`` is that of models
+    without one of their own."""
     live = [model for model in catalog.select(operation, configured=configured) if model.live]
     keys: dict[Goal, Callable[[Model], Any]] = {
         "budget": lambda model: model.cost_usd * (model.markup or markup),
@@ -33,6 +33,6 @@ def ranked(
 
 
 def asks_for_more(model: Model, operation: str) -> bool:
-    """Whether it wants a setting that no other order has, or an image to generate from."""
+    """Whether the model needs a setting that a plain order does not have, or an image to generate from."""
     needs_setting = any(spec.required for spec in model.order_params(operation).values())
     return needs_setting or (operation == "generate" and model.inputs.images.min > 0)

@@ -25,7 +25,7 @@ class PixelsRule(Entry):
     min_pixels: int | None = None
     max_pixels: int | None = None
     also: tuple[str, ...] = ()
-    send_with: FrozenMap[str, str] = Field(default_factory=empty)  # what must go along with explicit pixels
+    send_with: FrozenMap[str, str] = Field(default_factory=empty)  # what must be sent with explicit pixels
     default: str | int | None = None
     note: str | None = None
 
@@ -83,7 +83,7 @@ class PaddingRule(Entry):
 
 
 class FixedAreaRule(Entry):
-    """The upstream decides the size; no field for it."""
+    """The upstream decides the size; there is no field for it."""
 
     rule: Literal["fixed_area"]
     megapixels: int | None = None
@@ -92,7 +92,7 @@ class FixedAreaRule(Entry):
 
 
 class HintRule(Entry):
-    """Words for the upstream, which promises nothing; ``ratios`` says whether it reads "16:9"."""
+    """A wish that the upstream may ignore; ``ratios`` says whether it reads "16:9"."""
 
     rule: Literal["hint"]
     format: str | None = None

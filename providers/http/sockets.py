@@ -53,6 +53,7 @@ class TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
+        """Read what is there, at least one byte before the end. Raises OutOfTimeError, OSError."""
         while True:
             self._exchange.left_s(0)  # data that keeps coming must not outrun the deadline
             self._sock.settimeout(0.0)
@@ -82,6 +83,7 @@ class TimedResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(self._reader)
 
     def begin(self) -> None:
+        """Read the header. Raises IncompleteRead where the stream ends within it."""
         super().begin()
         if self._reader.ended:  # the parser takes the end of the stream for the end of the header
             raise http.client.IncompleteRead(b"")

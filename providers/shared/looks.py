@@ -15,6 +15,11 @@ def failed_look(error: ProviderError) -> NotRun | Uncertain:
     """An error of a look as one that does not end the call: a look buys nothing and says nothing about the call."""
     if isinstance(error, NotRun | Uncertain):
         return error
+    return as_not_run(error)
+
+
+def as_not_run(error: ProviderError) -> NotRun:
+    """The error as NotRun: that of a request that bought nothing, such as a look or an upload."""
     return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
 
 

@@ -54,6 +54,7 @@ class Fault:
 
     @property
     def words(self) -> frozenset[str]:
+        """Type and code: upstreams use either for the same thing."""
         return frozenset({self.type, self.code})
 
 

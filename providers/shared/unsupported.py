@@ -13,9 +13,11 @@ class Unsearchable:
     """For an upstream that can neither stop a call nor search for one."""
 
     def cancel(self, call: CallRef) -> CancelOutcome:  # noqa: ARG002
+        """Always ``UNSUPPORTED``."""
         return CancelOutcome.UNSUPPORTED
 
     def lookup(self, call: CallRef, since: datetime, order: UpstreamOrder) -> list[Accepted]:  # noqa: ARG002
+        """Always empty."""
         return []
 
 
@@ -27,6 +29,7 @@ class OneAnswer(Unsearchable):
         raise _nothing_to_look_at()
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
+        """Uncertain for each call, by the calls' ids."""
         return {call.id: _nothing_to_look_at() for call in calls}
 
 
@@ -40,4 +43,5 @@ class WithoutText:
     name: str
 
     def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:  # noqa: ARG002
+        """Raises: Misconfigured, always."""
         raise Misconfigured("upstream_has_no_text", f"{self.name} has no text model here")

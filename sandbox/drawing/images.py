@@ -251,10 +251,6 @@ class Gallery:
             self._kept.put(key, blob)
         return blob
 
-    def clear(self) -> None:
-        """Delete every image."""
-        self._kept.clear()
-
 
 def _bounded(recipe: Recipe, edge_max_px: int) -> Recipe:
     longest_px = max(recipe.width_px, recipe.height_px)

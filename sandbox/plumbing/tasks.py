@@ -71,11 +71,7 @@ class Standing(Generic[E]):
         return self.ending is not None
 
 
-@dataclass
-class _Step(Generic[E]):
-    at_s: float
-    status: str
-    ending: E | None = None
+_Step = tuple[float, str, E | None]  # from when, which status, and the ending where it is one
 
 
 @dataclass(kw_only=True)
@@ -120,14 +116,14 @@ class Task(Generic[E]):
     def standing(self, now: float) -> Standing[E]:
         """Its state at ``now``; before it was created, its first stage."""
         steps = self._steps()
-        step = next((step for step in reversed(steps) if step.at_s <= now), steps[0])
+        since_s, status, ending = next((step for step in reversed(steps) if step[0] <= now), steps[0])
         share = (now - self.created_s) / self.lasts_s if self.lasts_s > 0 else 1.0
-        shown = step.status if step.ending is not None else self.word or step.status
-        return Standing(step.status, shown, step.at_s, min(1.0, max(0.0, share)), step.ending)
+        shown = status if ending is not None else self.word or status
+        return Standing(status, shown, since_s, min(1.0, max(0.0, share)), ending)
 
     def began_s(self, status: str) -> float | None:
         """When it enters a stage for the first time; None where it is broken off before."""
-        return next((step.at_s for step in self._steps() if step.status == status), None)
+        return next((at_s for at_s, reached, _ in self._steps() if reached == status), None)
 
     def is_over(self, now: float) -> bool:
         """Whether it has ended."""
@@ -148,17 +144,18 @@ class Task(Generic[E]):
 
     def _steps(self) -> list[_Step[E]]:
         """Its states in the order of time, the last one an ending unless it never ends."""
-        at_work = [_Step[E](self.created_s + share * self.lasts_s, word) for share, word in self.stages]
+        shares = list(self.stages)
         if self.fate.get("backwards"):
-            back = [(BACK_FROM, self.stages[0][1]), (BACK_UNTIL, self.stages[-1][1])]
-            at_work += [_Step(self.created_s + share * self.lasts_s, word) for share, word in back]
+            shares += [(BACK_FROM, self.stages[0][1]), (BACK_UNTIL, self.stages[-1][1])]
+        steps: list[_Step[E]] = [(self.created_s + share * self.lasts_s, word, None) for share, word in shares]
         if self.broken_off is not None and self.broken_off[0] <= self.done_s:
             at_s, ending = self.broken_off
-            return [*(step for step in at_work if step.at_s < at_s), _Step(at_s, ending.status, ending)]
-        ends = [] if self.done_s == FOREVER_S else [_Step(self.done_s, self.ending.status, self.ending)]
-        if ends and self.flips_to is not None and self.fate.get("flip"):
-            ends.append(_Step(self.done_s + FLIPS_AFTER_S, self.flips_to.status, self.flips_to))
-        return [*at_work, *ends]
+            return [*(step for step in steps if step[0] < at_s), (at_s, ending.status, ending)]
+        if self.done_s < FOREVER_S:
+            steps.append((self.done_s, self.ending.status, self.ending))
+            if self.flips_to is not None and self.fate.get("flip"):
+                steps.append((self.done_s + FLIPS_AFTER_S, self.flips_to.status, self.flips_to))
+        return steps
 
 
 T = TypeVar("T", bound=Task[Any])

@@ -1,6 +1,6 @@
-"""The Flux adapter and its emulator over real HTTP: wire traces against the contract's table, ends, faults, hosts.
+"""The Flux adapter and its emulator over real HTTP: its requests against the contract's fields, ends, faults, hosts.
 
-Black Forest Labs has no official Python package, so the second opinion is the table ``SHEET`` here: every field of
+Black Forest Labs has no official Python package, so the second opinion is the table ``CONTRACT`` here: every field of
 every model as CONTRACT.md section 6 lists it, written without a look at the catalogue or the emulator.
 """
 
@@ -46,7 +46,7 @@ KONTEXT = FLUX_1 | INPUTS_4 | {"aspect_ratio"}
 FLUX_2 = COMMON | {"prompt", "width", "height", "safety_tolerance"}
 KLEIN = FLUX_2 | INPUTS_4
 LARGE = FLUX_2 | INPUTS_8 | {"disable_pup"}
-SHEET = {
+CONTRACT = {
     "flux-pro-1.1": FLUX_1 | {"image_prompt", "width", "height"},
     "flux-pro-1.1-ultra": FLUX_1 | {"aspect_ratio", "raw", "image_prompt", "image_prompt_strength"},
     "flux-kontext-pro": KONTEXT,
@@ -60,7 +60,7 @@ SHEET = {
     "flux-2-klein-9b": KLEIN,
     "flux-3-image": {"prompt", "images", "aspect_ratio", "resolution", "grounding", "safety_tolerance", "version"},
 }
-# What no setting of ours stands for: sent by ``extra`` or a webhook alone, or never.
+# Fields without a setting: sent only by ``extra`` or a webhook, or never.
 UNUSED = {"webhook_url", "webhook_secret", "disable_pup", "input_image_blob_path", "version"}
 
 
@@ -140,18 +140,18 @@ def begun(flux: Flux, asked: UpstreamOrder, *, age_s: float = 3600) -> CallRef:
 # ---------------------------------------------------------------- the wire against the contract
 
 
-def test_the_sheet_knows_every_model_of_the_catalogue() -> None:
-    assert set(SHEET) == set(MODELS)
+def test_the_contract_has_every_model_of_the_catalogue() -> None:
+    assert set(CONTRACT) == set(MODELS)
 
 
-@pytest.mark.parametrize("name", sorted(SHEET))
-def test_an_order_with_everything_sends_the_fields_of_the_sheet(sandbox: Sandbox, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(CONTRACT))
+def test_an_order_with_everything_sends_the_fields_of_the_contract(sandbox: Sandbox, name: str) -> None:
     provider(sandbox).submit(everything(MODELS[name]), dedupe_key="key")
-    assert set(sent(sandbox)) == SHEET[name] - UNUSED
+    assert set(sent(sandbox)) == CONTRACT[name] - UNUSED
     assert sandbox.counts()["flux"]["statuses"] == {"200": 1}
 
 
-@pytest.mark.parametrize("name", sorted(SHEET))
+@pytest.mark.parametrize("name", sorted(CONTRACT))
 def test_a_bare_order_sends_nothing_else(sandbox: Sandbox, name: str) -> None:
     needed = [IMAGE] * MODELS[name].inputs.images.min
     provider(sandbox).submit(order(name, images=needed), dedupe_key="key")
@@ -330,7 +330,7 @@ def test_a_link_that_expired_or_leads_nowhere_was_paid_for(sandbox: Sandbox) -> 
 
 
 def test_a_poll_url_of_another_host_gets_no_key(sandbox: Sandbox) -> None:
-    """The twin answers a key on a host that is not the submit's with 400."""
+    """The emulator answers a key on a host that is not the submit's with 400."""
     foreign = sandbox.url.replace("127.0.0.1", "localhost")
     moved = order(prompt="a kite [sandbox:poll_host=localhost]")
     trusting = provider(sandbox, outgoing=Outgoing(result_origins=frozenset({origin_of(foreign)})))

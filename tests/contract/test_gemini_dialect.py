@@ -1,4 +1,4 @@
-"""Gemini: Google's own client drives the emulator, and our adapter's wire is held to the contract field by field."""
+"""Gemini: Google's own client drives the emulator; our adapter's requests are compared with the contract by field."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def names(fields: dict[str, Any], outer: str = "") -> set[str]:
     return found
 
 
-# ---------------------------------------------------------------- the wire, held to the contract
+# ---------------------------------------------------------------- the wire against the contract
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
@@ -132,7 +132,7 @@ def test_the_least_order_sends_nothing_that_was_not_set(sandbox: Sandbox, provid
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
-def test_the_largest_order_sends_the_sheets_fields(sandbox: Sandbox, provider: Gemini, model: Model) -> None:
+def test_the_largest_order_sends_the_contracts_fields(sandbox: Sandbox, provider: Gemini, model: Model) -> None:
     order = most(model)
     provider.submit(order, dedupe_key="key-1")
     [asked] = sandbox.requests("gemini")
@@ -154,7 +154,7 @@ def test_the_largest_order_sends_the_sheets_fields(sandbox: Sandbox, provider: G
         ("gemini-3.1-flash-lite-image", {"aspect_ratio": "4:5", "resolution": "1K"}, (928, 1152)),
     ],
 )
-def test_a_size_reaches_the_painter(provider: Gemini, name: str, size: dict[str, str], pixels: tuple[int, int]) -> None:
+def test_a_size_reaches_the_image(provider: Gemini, name: str, size: dict[str, str], pixels: tuple[int, int]) -> None:
     assert sample_image(provider.submit(ask(name=name, size=size), dedupe_key="key-1")).size == pixels
 
 
@@ -175,13 +175,13 @@ def test_a_caller_may_go_further_by_extra(sandbox: Sandbox, provider: Gemini) ->
     }
     done = provider.submit(ask(extra=extra), dedupe_key="key-1")
     assert isinstance(done, Finished)
-    assert len(done.images) == 1  # the thought's image is none
+    assert len(done.images) == 1  # the thought's image does not count
     [asked] = sandbox.requests("gemini")
     assert asked["fields"]["generationConfig"]["thinkingConfig"]["thinkingLevel"] == "HIGH"
     assert asked["fields"]["generationConfig"]["responseModalities"] == ["IMAGE"]
 
 
-def test_imagen_is_spoken_to_gateways_that_have_it(sandbox: Sandbox) -> None:
+def test_imagen_is_called_on_gateways_that_have_it(sandbox: Sandbox) -> None:
     order = ask(
         name=IMAGEN,
         n=3,
@@ -282,7 +282,7 @@ def test_a_submit_is_sent_once_whatever_comes_back(
         ("504", "upstream_timeout", True),
     ],
 )
-def test_only_a_bad_moment_is_worth_another_try(provider: Gemini, marker: str, code: str, *, retryable: bool) -> None:
+def test_only_a_temporary_failure_is_retryable(provider: Gemini, marker: str, code: str, *, retryable: bool) -> None:
     with pytest.raises(Failed) as caught:
         provider.submit(ask(f"a fox [sandbox:{marker}]"), dedupe_key="key-1")
     assert (caught.value.code, caught.value.retryable) == (code, retryable)
@@ -298,7 +298,7 @@ def test_only_a_bad_moment_is_worth_another_try(provider: Gemini, marker: str, c
         ("429 retry_after=9999", 300),
     ],
 )
-def test_it_says_when_to_come_back(provider: Gemini, marker: str, wait_s: float) -> None:
+def test_a_rate_limit_says_how_long_to_wait(provider: Gemini, marker: str, wait_s: float) -> None:
     with pytest.raises(NotRun) as caught:
         provider.submit(ask(f"a fox [sandbox:{marker}]"), dedupe_key="key-1")
     assert caught.value.retry_after_s == wait_s
@@ -317,14 +317,14 @@ def test_an_image_too_many_is_not_kept(sandbox: Sandbox, name: str, n: int) -> N
     assert len(done.images) == n
 
 
-def test_what_the_emulator_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Gemini) -> None:
+def test_what_the_emulator_finds_wrong_is_reported_and_free(sandbox: Sandbox, provider: Gemini) -> None:
     for order in (
         ask(extra={"negativePrompt": "rain"}),
         ask(name=PRO, size={"aspect_ratio": "8:1"}),
         ask(name="gemini-nano-banana-2.1", size={"resolution": "512"}),
         ask(size={"resolution": "1k"}),
         ask(params={"seed": 2**31}),
-        ask(images=[replace(png(), data=b"no picture")]),
+        ask(images=[replace(png(), data=b"no image")]),
     ):
         with pytest.raises(RequestRefused):
             provider.submit(order, dedupe_key="key-1")
@@ -335,7 +335,7 @@ def test_what_the_emulator_finds_wrong_is_told_and_free(sandbox: Sandbox, provid
     ("key", "error"),
     [("bad-key", BadCredentials), ("no-quota", OutOfCredit), ("no-billing", OutOfCredit)],
 )
-def test_keys_are_told_apart_and_kept_to_themselves(
+def test_keys_are_distinguished_and_not_revealed(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture, key: str, error: type[ProviderError]
 ) -> None:
     refused = provider_of(sandbox, key)
@@ -359,16 +359,16 @@ def test_a_lost_call_cannot_be_asked_about(sandbox: Sandbox, provider: Gemini) -
     assert sandbox.counts().get("gemini", {"requests": 0})["requests"] == 0
 
 
-# ---------------------------------------------------------------- Google's client against the twin
+# ---------------------------------------------------------------- Google's client against the emulator
 
 
 def googles(
-    sandbox: Sandbox, contents: Any, *, model: str = FLASH, key: str = "AIza-secret", **wishes: Any
+    sandbox: Sandbox, contents: Any, *, model: str = FLASH, key: str = "AIza-secret", **settings: Any
 ) -> types.GenerateContentResponse:
     """What Google's client makes of it; it waits for 20 s."""
     options = types.HttpOptions(base_url=sandbox.gemini_url, timeout=20_000)
     with genai.Client(api_key=key, http_options=options) as client:
-        config = types.GenerateContentConfig(**wishes)
+        config = types.GenerateContentConfig(**settings)
         return client.models.generate_content(model=model, contents=contents, config=config)
 
 
@@ -408,7 +408,7 @@ def test_googles_client_edits_with_an_image(sandbox: Sandbox) -> None:
     assert drawn(answer).size == (1376, 768)
 
 
-def test_googles_client_tells_thoughts_apart(sandbox: Sandbox) -> None:
+def test_googles_client_distinguishes_thoughts(sandbox: Sandbox) -> None:
     thinking = types.ThinkingConfig(include_thoughts=True, thinking_level=types.ThinkingLevel.HIGH)
     answer = googles(sandbox, "a fox", model=PRO, thinking_config=thinking)
     assert [part.thought for part in answer.parts or []] == [True, True, None, None]
@@ -460,7 +460,7 @@ def test_googles_client_finds_a_dead_model_gone(sandbox: Sandbox) -> None:
 
 
 def test_both_clients_write_the_same_body(sandbox: Sandbox, provider: Gemini) -> None:
-    """The second opinion on our request: what Google's client makes of the same wishes."""
+    """The second opinion on our request: what Google's client makes of the same order."""
     image = png()
     provider.submit(
         ask(operation="edit", images=[image], size={"aspect_ratio": "3:4", "resolution": "4K"}, params={"seed": 3}),

@@ -1,4 +1,4 @@
-"""Hugging Face: the huggingface_hub package and our adapter against the twin, over real HTTP."""
+"""Hugging Face: the huggingface_hub package and our adapter against the emulator, over real HTTP."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ROUTES = {
     "fal-ai": "hf-flux-dev",
     "wavespeed": "hf-flux-2-dev-edit",
 }
-TASKS = ["hf-flux-dev", "hf-flux-2-dev-edit"]  # what fal-ai and wavespeed take on
+TASKS = ["hf-flux-dev", "hf-flux-2-dev-edit"]  # what fal-ai and wavespeed run as tasks
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
 
 
 class ToSandbox(httpx2.HTTPTransport):
-    """Sends what is meant for the router and the Hub to the twin, so that the package believes in its own hosts."""
+    """Sends requests for the router and the Hub to the emulator, while the package keeps its own hosts."""
 
     def __init__(self, emulator_url: str) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ def test_an_id_of_the_mapping_is_asked_for_once(sandbox: Sandbox) -> None:
     assert [seen["path"] for seen in asked] == ["/huggingface/api/models/Qwen/Qwen-Image"]
 
 
-def test_the_token_reaches_the_router_alone(sandbox: Sandbox) -> None:
+def test_the_token_reaches_only_the_router(sandbox: Sandbox) -> None:
     mapping = {"fal-ai": {"status": "live", "providerId": "fal-ai/flux/dev", "task": "text-to-image"}}
     with listening(json.dumps({"inferenceProviderMapping": mapping}).encode()) as hub:
         ours = HuggingFace(Config(token=SecretStr("hf_secret"), base_url=sandbox.huggingface_url, hub_url=hub.url))
@@ -259,7 +259,7 @@ def test_the_token_reaches_the_router_alone(sandbox: Sandbox) -> None:
     assert "hf_secret" not in str(headers)
 
 
-def test_a_paid_call_never_meets_a_connection_that_waits_to_be_closed() -> None:
+def test_a_paid_call_never_uses_a_connection_that_waits_to_be_closed() -> None:
     with listening(b"{}") as router:
         ours = HuggingFace(Config(token=SecretStr("hf_secret"), base_url=router.url))
         for _ in range(2):
@@ -324,20 +324,20 @@ def test_each_way_of_failing(sandbox: Sandbox, route: str, marker: str, error: t
 
 @pytest.mark.parametrize("route", ["nscale", "fal-ai", "wavespeed"])
 @pytest.mark.parametrize("marker", ["garbage", "garbage=html", "garbage=types", "garbage=null", "wrong_type"])
-def test_rubbish_for_an_answer_is_uncertain(sandbox: Sandbox, route: str, marker: str) -> None:
+def test_a_broken_answer_is_uncertain(sandbox: Sandbox, route: str, marker: str) -> None:
     with pytest.raises(Uncertain):
         provider(sandbox).submit(order(ROUTES[route], prompt=f"a kite [sandbox:{marker}]"), dedupe_key="key")
     assert tally(sandbox)["accepted"] == 1
 
 
 @pytest.mark.parametrize("marker", ["wrong_type", "empty"])
-def test_what_is_no_image_is_none(sandbox: Sandbox, marker: str) -> None:
+def test_what_is_not_an_image_does_not_count(sandbox: Sandbox, marker: str) -> None:
     with pytest.raises(Uncertain):
         provider(sandbox).submit(order("hf-sd3-medium", prompt=f"a kite [sandbox:{marker}]"), dedupe_key="key")
 
 
 @pytest.mark.parametrize("route", ["fal-ai", "wavespeed"])
-def test_a_refused_prompt_is_told_where_the_provider_says_so(sandbox: Sandbox, route: str) -> None:
+def test_a_refused_prompt_is_reported_where_the_provider_says_so(sandbox: Sandbox, route: str) -> None:
     with pytest.raises(ContentRefused):
         provider(sandbox).submit(order(ROUTES[route], prompt="a kite [sandbox:refuse]"), dedupe_key="key")
 
@@ -378,7 +378,7 @@ def test_a_503_elsewhere_is_an_outage(sandbox: Sandbox) -> None:
         ("hf-flux-2-dev-edit", "expire", NotRun),
     ],
 )
-def test_how_a_task_ends_badly(sandbox: Sandbox, model: str, marker: str, error: type[ProviderError]) -> None:
+def test_how_a_task_fails(sandbox: Sandbox, model: str, marker: str, error: type[ProviderError]) -> None:
     ours = provider(sandbox)
     call = call_of(ours.submit(order(model, prompt=f"a kite [sandbox:{marker}]"), dedupe_key="key"), model)
     with pytest.raises(error):

@@ -1,4 +1,4 @@
-"""llama-swap: the openai package and our adapter against the twin, over real HTTP."""
+"""llama-swap: the openai package and our adapter against the emulator, over real HTTP."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_a_lost_submit_of_a_job_is_not_repeated(sandbox: Sandbox, marker: str) -
         ours.check(CallRef("call", "key", "llamaswap-z-image"))
 
 
-def test_a_limit_tells_how_long_to_wait(sandbox: Sandbox) -> None:
+def test_a_limit_says_how_long_to_wait(sandbox: Sandbox) -> None:
     for marker, wait_s in (("429", 1), ("429 retry_after=7", 7)):
         with pytest.raises(NotRun) as caught:
             provider(sandbox).submit(order(prompt=f"a kite [sandbox:{marker}]"), dedupe_key="k")
@@ -263,7 +263,7 @@ def test_models_that_do_not_work(sandbox: Sandbox, name: str, error: type[Provid
         provider(sandbox, models={"*": name}).submit(order(), dedupe_key="k")
 
 
-def test_keys_are_optional_and_a_wrong_one_is_told(sandbox: Sandbox) -> None:
+def test_keys_are_optional_and_a_wrong_one_is_reported(sandbox: Sandbox) -> None:
     [ours] = LlamaSwap.from_env({"LLAMASWAP_BASE_URL": f"{sandbox.llamaswap_url}/v1"}, Outgoing())
     assert isinstance(ours.submit(order(), dedupe_key="k"), Finished)
     wrong = LlamaSwap(Config(base_url=sandbox.llamaswap_url, api_key=SecretStr("bad-key")))
@@ -273,7 +273,7 @@ def test_keys_are_optional_and_a_wrong_one_is_told(sandbox: Sandbox) -> None:
     assert "bad-key" not in repr(wrong)
 
 
-def test_a_call_never_meets_a_connection_that_waits_to_be_closed() -> None:
+def test_a_call_never_uses_a_connection_that_waits_to_be_closed() -> None:
     with listening(b"{}") as server:
         ours = LlamaSwap(Config(base_url=server.url, api_key=SecretStr("lan-secret")))
         for _ in range(2):
@@ -324,7 +324,7 @@ def test_a_waiting_job_can_be_stopped(sandbox: Sandbox) -> None:
         ours.check(call)
 
 
-def test_loading_another_model_loses_the_jobs_of_the_former(sandbox: Sandbox) -> None:
+def test_loading_another_model_loses_the_jobs_of_the_previous_one(sandbox: Sandbox) -> None:
     ours = provider(sandbox, run_async=True)
     call = call_of(ours.submit(order(prompt="a kite [sandbox:latency=60]"), dedupe_key="k"))
     provider(sandbox, models={"*": "sdxl"}).submit(order(), dedupe_key="k")

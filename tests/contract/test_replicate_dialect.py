@@ -1,4 +1,4 @@
-"""Replicate's own Python package against our twin, and our adapter against it, over real HTTP."""
+"""Replicate's own Python package against our emulator, and our adapter against it, over real HTTP."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ BRIEFLY = httpx.Timeout(10.0)
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Sandbox]:
-    # Callback addresses here are nobody's: the deliveries have tests of their own.
+    # Callback addresses here lead nowhere: deliveries have their own tests.
     with running_sandbox(prepared=True, hold_webhooks=True) as sandbox:
         yield sandbox
 
@@ -61,7 +61,7 @@ def emulator(running: Sandbox) -> Sandbox:
 
 @pytest.fixture
 def client(emulator: Sandbox) -> replicate.Client:
-    """The vendor's: it adds ``/v1`` by itself."""
+    """The vendor's client; it adds ``/v1`` by itself."""
     return replicate.Client(api_token="r8_any", base_url=emulator.replicate_url, timeout=BRIEFLY)
 
 
@@ -71,7 +71,7 @@ def adapter(emulator: Sandbox, key: str = "r8_any") -> Replicate:
 
 
 def sample_image(size: tuple[int, int] = (64, 48), *, mode: str = "RGB", noise: int | None = None) -> InputImage:
-    """Noise makes it large, for it cannot be packed."""
+    """A large image: noise cannot be compressed."""
     blank = Image.new(mode, size, 255 if mode == "L" else "navy")
     if noise is not None:
         blank = Image.frombytes("RGB", size, random.Random(noise).randbytes(size[0] * size[1] * 3))
@@ -195,7 +195,7 @@ def test_the_vendors_verifier_takes_the_delivery_our_order_asked_for(
 
 
 def _age_s(headers: dict[str, str]) -> float:
-    """The twin stamps by its own clock, which tests put forward."""
+    """The emulator's own time, which tests move forward."""
     return time.time() - int(headers["webhook-timestamp"])
 
 
@@ -215,7 +215,7 @@ def test_every_live_model_makes_an_image(emulator: Sandbox, model: Any) -> None:
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
 def test_every_setting_of_the_catalogue_is_taken(emulator: Sandbox, model: Any) -> None:
-    """Each at its default, least and most, and every word of a list: the emulator has the contract's own tables."""
+    """Each at its default, least and most, and every value of a list: the emulator has the contract's own tables."""
     provider = adapter(emulator)
     for name, spec in model.params.items():
         values = [value for value in (spec.default, spec.min, spec.max, *spec.enum) if value is not None]
@@ -239,7 +239,7 @@ def test_several_images_in_one_call(emulator: Sandbox) -> None:
     assert last_body(emulator)["input"] == {"prompt": "a red kite", "num_outputs": 3}
 
 
-def test_a_mask_goes_along_in_its_own_polarity(emulator: Sandbox) -> None:
+def test_a_mask_is_sent_in_the_models_polarity(emulator: Sandbox) -> None:
     asked = order(SDXL, operation="inpaint", images=[sample_image()], mask=sample_image(mode="L"))
     assert made_by(adapter(emulator), asked)
 
@@ -304,7 +304,7 @@ def test_a_lost_answer_is_uncertain_and_the_prediction_is_found(emulator: Sandbo
     assert (tally(emulator)["submits"], tally(emulator)["accepted"]) == (1, 1)
 
 
-def test_a_lost_call_is_told_from_others_by_its_callback_url(emulator: Sandbox) -> None:
+def test_a_lost_call_is_recognised_by_its_callback_url(emulator: Sandbox) -> None:
     provider, since = adapter(emulator), datetime.now(UTC) - timedelta(seconds=30)
     first, second = (order(callback_url=f"https://darkroom.example/hooks/{name}") for name in "ab")
     accepted = [provider.submit(each, dedupe_key="k") for each in (first, second)]
@@ -338,7 +338,7 @@ def test_content_is_refused_by_a_prediction_that_fails(emulator: Sandbox) -> Non
 @pytest.mark.parametrize(
     ("marker", "retryable"), [("fail", False), ("timeout", True), ("restart", True), ("flip", None)]
 )
-def test_what_becomes_of_a_prediction(emulator: Sandbox, marker: str, retryable: bool | None) -> None:
+def test_how_a_prediction_ends(emulator: Sandbox, marker: str, retryable: bool | None) -> None:
     provider = adapter(emulator)
     call = ref(provider.submit(order(prompt=f"a kite [sandbox:{marker}]"), dedupe_key="k"))
     if retryable is None:

@@ -1,7 +1,7 @@
-"""Stability AI: what our adapter sends, held to the contract's tables part by part, and rounds with the emulator.
+"""Stability AI: what our adapter sends, compared with the contract's tables by part, and calls of the emulator.
 
 There is no maintained Python client of v2beta (CONTRACT.md, tag G), so no second opinion by a vendor's package:
-``FIELDS`` below is copied by hand from CONTRACT.md section 2, apart from the catalogue and from the emulator.
+``FIELDS`` below is copied from CONTRACT.md section 2 by hand, apart from the catalogue and from the emulator.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def value_for(spec: ParamSpec) -> Any:
 
 
 def least(model: Model, **facts: Any) -> UpstreamOrder:
-    """Only what the model cannot do without."""
+    """Only what the model needs."""
     inputs = model.inputs
     params = {name: value_for(spec) for name, spec in model.params.items() if spec.required}
     needs_prompt = inputs.prompt == "required" or "prompt" in inputs.needs_one_of
@@ -187,10 +187,10 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
     return dict(sandbox.counts()["stability"])
 
 
-# ---------------------------------------------------------------- the wire, held to the contract
+# ---------------------------------------------------------------- the wire against the contract
 
 
-def test_the_sheets_table_and_the_catalogue_speak_of_the_same_endpoints() -> None:
+def test_the_contracts_table_and_the_catalogue_have_the_same_endpoints() -> None:
     assert {each.path for each in MODELS} == {f"/v2beta/{path}" for path in FIELDS}
 
 
@@ -203,7 +203,7 @@ def orders() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("order", list(orders()))
-def test_every_part_on_the_wire_is_the_sheets(sandbox: Sandbox, provider: Stability, order: UpstreamOrder) -> None:
+def test_every_part_on_the_wire_is_the_contracts(sandbox: Sandbox, provider: Stability, order: UpstreamOrder) -> None:
     done = provider.submit(order, dedupe_key="key-1")
     assert isinstance(done, Accepted if order.model.id in LATER else Finished)
     [asked] = sandbox.requests("stability")
@@ -238,7 +238,7 @@ def test_a_result_has_its_bytes_and_its_seed(provider: Stability, name: str) -> 
     assert image.seed == 7 if seed else image.seed
 
 
-def test_a_ratio_and_a_mask_reach_the_painter(sandbox: Sandbox, provider: Stability) -> None:
+def test_a_ratio_and_a_mask_reach_the_image(sandbox: Sandbox, provider: Stability) -> None:
     wide = provider.submit(core("a kite", size={"aspect_ratio": "21:9"}), dedupe_key="key-1")
     assert isinstance(wide, Finished)
     assert Image.open(io.BytesIO(wide.images[0].data or b"")).size == (1856, 768)
@@ -404,24 +404,24 @@ def test_a_blurred_image_is_a_refusal_that_may_be_billed(provider: Stability) ->
 
 
 @pytest.mark.parametrize(("marker", "wait_s"), [("429", 60), ("429 retry_after=7", 7)])
-def test_a_rate_limit_says_how_long_to_stay_away(provider: Stability, marker: str, wait_s: float) -> None:
+def test_a_rate_limit_says_how_long_to_wait(provider: Stability, marker: str, wait_s: float) -> None:
     with pytest.raises(NotRun) as caught:
         provider.submit(core(f"a kite [sandbox:{marker}]"), dedupe_key="key-1")
     assert caught.value.retry_after_s == wait_s
 
 
-def test_what_the_emulator_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Stability) -> None:
+def test_what_the_emulator_finds_wrong_is_reported_and_free(sandbox: Sandbox, provider: Stability) -> None:
     for order in (
         core("a kite", extra={"shadow": "long"}),
         least(model("stable-image-ultra"), images=[png()]),
-        least(model("stability-upscale-fast"), images=[replace(png(), data=b"no picture")]),
+        least(model("stability-upscale-fast"), images=[replace(png(), data=b"no image")]),
     ):
         with pytest.raises(RequestRefused):
             provider.submit(order, dedupe_key="key-1")
     assert sandbox.counts()["stability"]["accepted"] == 0
 
 
-def test_keys_are_kept_apart_and_to_themselves(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+def test_keys_are_kept_apart_and_not_revealed(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
     for key, error in (("bad-key", BadCredentials), ("no-quota", OutOfCredit), ("credits-2", OutOfCredit)):
         refused = provider_of(sandbox, key)
         with pytest.raises(error) as caught:

@@ -35,7 +35,7 @@ STORES: dict[str, Callable[[pytest.FixtureRequest], Store]] = {
 
 @pytest.fixture(scope="module")
 def s3_stores(s3_url: str) -> Callable[[str], Store]:
-    """Stores by prefix, each made once (boto3 takes a moment) and emptied again, beside keys of others."""
+    """Stores by prefix, each made once (boto3 takes a moment) and emptied again, next to keys of others."""
     client, made = s3_client(s3_url), {}
 
     def emptied(prefix: str) -> Store:

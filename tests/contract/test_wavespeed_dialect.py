@@ -1,4 +1,4 @@
-"""The vendor's own package drives the WaveSpeed twin, so that it speaks the vendor's dialect and not our idea of it."""
+"""The vendor's own package drives the WaveSpeed emulator: it must speak the vendor's dialect, not our idea of it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_it_knows_a_sync_answer_that_ran_out_of_time(client: Client) -> None:
 
 
 @pytest.mark.parametrize("fault", ["fail=moderation", "fail=cancelled", "fail=deleted", "timeout"])
-def test_it_understands_every_bad_end(client: Client, fault: str) -> None:
+def test_it_knows_every_failed_end(client: Client, fault: str) -> None:
     ended = client.run_no_throw(MODEL, {"prompt": f"a kite [sandbox:{fault}]"}, poll_interval=0.01)
     assert ended["status"] == "failed"
     assert ended["task_id"] != "unknown"
@@ -103,7 +103,7 @@ def test_its_bad_key_and_its_wrong_path_are_refused(client: Client, sandbox: San
     with pytest.raises(RuntimeError, match="HTTP 401"):
         run(stranger)
     with pytest.raises(RuntimeError, match="HTTP 401"):
-        stranger.upload(io.BytesIO(b"picture"))
+        stranger.upload(io.BytesIO(b"image"))
 
 
 # ---------------------------------------------------------------- webhooks, which the package leaves to others

@@ -1,7 +1,8 @@
-"""xAI: our adapter's wire held to the contract field by field, and OpenAI's client as a second opinion on the emulator.
+"""xAI: our adapter's requests against the contract by field, and OpenAI's client as a second opinion on the emulator.
 
-xAI's own package speaks gRPC alone (CONTRACT.md, P3), so it cannot drive an HTTP emulator. Its documentation points
-users of OpenAI's client at the same base URL: that client must get images, and must fail where the contract says so.
+xAI's own package speaks only gRPC (CONTRACT.md, P3), so it cannot drive an emulator of HTTP. Its documentation
+points users of OpenAI's client at the same base URL: that client must get images, and must fail where the contract
+says so.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
     return dict(sandbox.counts()["xai"])
 
 
-# ---------------------------------------------------------------- the wire, held to the contract
+# ---------------------------------------------------------------- the wire against the contract
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
@@ -112,7 +113,7 @@ def test_the_least_order_sends_nothing_that_was_not_set(sandbox: Sandbox, provid
 
 @pytest.mark.parametrize("sample_images", [0, 1, 2, 3])
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.id)
-def test_the_largest_order_sends_the_sheets_fields(
+def test_the_largest_order_sends_the_contracts_fields(
     sandbox: Sandbox, provider: Xai, model: Model, sample_images: int
 ) -> None:
     done = provider.submit(most(model, sample_images), dedupe_key="key-1")
@@ -143,7 +144,7 @@ def test_the_largest_order_sends_the_sheets_fields(
         (ask(operation="edit", images=[png(200, 100), png()]), (1456, 720)),
     ],
 )
-def test_a_size_reaches_the_painter(provider: Xai, order: UpstreamOrder, pixels: tuple[int, int]) -> None:
+def test_a_size_reaches_the_image(provider: Xai, order: UpstreamOrder, pixels: tuple[int, int]) -> None:
     assert sample_image(provider.submit(order, dedupe_key="key-1")).size == pixels
 
 
@@ -259,7 +260,7 @@ def test_a_refusal_says_whether_it_was_billed(provider: Xai, marker: str, *, cha
 
 
 @pytest.mark.parametrize(("marker", "wait_s"), [("429", None), ("429 retry_after=7", 7)])
-def test_a_rate_limit_says_how_long_where_it_is_told(provider: Xai, marker: str, wait_s: float | None) -> None:
+def test_a_rate_limit_says_how_long_where_the_answer_does(provider: Xai, marker: str, wait_s: float | None) -> None:
     with pytest.raises(NotRun) as caught:
         provider.submit(ask(f"a fox [sandbox:{marker}]"), dedupe_key="key-1")
     assert caught.value.retry_after_s == wait_s
@@ -272,13 +273,13 @@ def test_moderation_may_drop_some_and_more_are_not_kept(provider: Xai, marker: s
     assert len(done.images) == kept
 
 
-def test_what_the_emulator_finds_wrong_is_told_and_free(sandbox: Sandbox, provider: Xai) -> None:
+def test_what_the_emulator_finds_wrong_is_reported_and_free(sandbox: Sandbox, provider: Xai) -> None:
     for order in (
         ask(extra={"seed": 7}),
         ask(params={"quality": "low"}),
         ask(size={"aspect_ratio": "21:9"}),
         ask(size={"resolution": "2K"}),
-        ask(images=[replace(png(), data=b"no picture")]),
+        ask(images=[replace(png(), data=b"no image")]),
         ask(images=[png()] * 6),
         ask(" "),
     ):
@@ -288,7 +289,7 @@ def test_what_the_emulator_finds_wrong_is_told_and_free(sandbox: Sandbox, provid
 
 
 @pytest.mark.parametrize(("key", "error"), [("bad-key", BadCredentials), ("no-quota", OutOfCredit)])
-def test_keys_are_told_apart_and_kept_to_themselves(
+def test_keys_are_distinguished_and_not_revealed(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture, key: str, error: type[ProviderError]
 ) -> None:
     refused = provider_of(sandbox, key)
@@ -336,7 +337,7 @@ def test_chat_reads_the_flat_errors_too(provider: Xai, marker: str, error: type[
         list(provider.stream_text([{"role": "user", "content": f"a kite [sandbox:{marker}]"}], temperature=0.7))
 
 
-# ---------------------------------------------------------------- OpenAI's client against the twin
+# ---------------------------------------------------------------- OpenAI's client against the emulator
 
 
 @pytest.fixture
@@ -390,14 +391,14 @@ def test_openais_edit_is_multipart_and_refused(client: openai.OpenAI, sandbox: S
     ("marker", "kind"),
     [("429", openai.RateLimitError), ("503", openai.InternalServerError), ("quota", openai.PermissionDeniedError)],
 )
-def test_openais_client_tells_the_statuses_apart(
+def test_openais_client_distinguishes_the_statuses(
     client: openai.OpenAI, marker: str, kind: type[openai.APIStatusError]
 ) -> None:
     with pytest.raises(kind):
         client.images.generate(model=FIRST, prompt=f"a fox [sandbox:{marker}]")
 
 
-def test_openais_client_talks_and_lists(client: openai.OpenAI) -> None:
+def test_openais_client_chats_and_lists(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
         model="grok-4.3", messages=[{"role": "user", "content": "kite"}], stream=True
     )

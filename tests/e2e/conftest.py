@@ -23,13 +23,13 @@ AT_ONCE = 16
 
 T = TypeVar("T")
 R = TypeVar("R")
-# So that a developer's own keys do not take the sandbox's place.
+# Left out of the environment, or a developer's own keys would replace the sandbox's.
 _OF_PROVIDERS = tuple(name for known in PROVIDERS.values() for name in known.names())
 
 
 @dataclass
 class Service:
-    """A client's view of a running service, and an operator's hand on its processes."""
+    """A running service as its client and its operator see it."""
 
     running: Running
     http: requests.Session
@@ -51,7 +51,7 @@ class Service:
         return dict(answer.json())
 
     def task(self, task_id: str, *, wait_s: int = 0) -> dict[str, Any]:
-        """The task; with ``wait_s`` once it has changed or ended, or that time is over."""
+        """The task; with ``wait_s`` as soon as it has changed, or after that many seconds."""
         answer = self.http.get(self.url(f"/api/images/tasks/{task_id}"), params={"wait": wait_s}, timeout=30)
         assert answer.status_code == 200, answer.text
         return dict(answer.json())

@@ -1,4 +1,4 @@
-"""Orders made of a model's JSON Schema alone, as a client does that has never seen our catalogue."""
+"""Orders made of a model's JSON Schema alone, as a client without our catalogue makes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 Schema = dict[str, Any]
 Order = dict[str, Any]
 
-# Small, yet large enough for every upstream's least.
+# Small, and at least the minimum of every upstream.
 SIDE_PX = 256
 MANY = 4
 
@@ -38,7 +38,7 @@ def plainest(schema: Schema, prompt: str) -> Order:
 
 
 def fullest(schema: Schema, prompt: str) -> Order:
-    """Every field that goes together with those before it, as far from its default as it may be."""
+    """Every field that goes together with those before it, each as far from its default as the schema allows."""
     order = plainest(schema, prompt)
     for name, field in schema["properties"].items():
         if name != "n":
@@ -61,7 +61,7 @@ def value_of(name: str, field: Schema, prompt: str, *, most: bool = False) -> An
         case "face":
             return data_url(sample_image(7))
         case _:
-            # The larger classes of a size are hours of drawing and nothing new on the wire.
+            # The larger classes of a size take long to draw and change nothing on the wire.
             return _setting(field, most=most and name != "resolution")
 
 
@@ -83,7 +83,7 @@ def _setting(field: Schema, *, most: bool) -> Any:
 
 
 def _with_partners(schema: Schema, name: str, value: Any, prompt: str) -> Order:
-    """The field, and the fields it cannot stand without."""
+    """The field, and the fields it requires."""
     partners = schema["dependentRequired"].get(name, ())
     return {name: value} | {each: value_of(each, schema["properties"][each], prompt) for each in partners}
 
@@ -108,14 +108,14 @@ def _texts(order: Order) -> Iterator[tuple[str, str]]:
 
 @lru_cache
 def sample_image(number: int) -> bytes:
-    """A PNG of our own, another one for each number."""
+    """A PNG made here, a different one for each number."""
     image = Image.radial_gradient("L").rotate(20 * number, fillcolor=128).convert("RGB")
     return png(image.resize((SIDE_PX, SIDE_PX)))
 
 
 @lru_cache
 def mask() -> bytes:
-    """Opaque, and transparent on its right half: that is what shall change."""
+    """Opaque, with a transparent right half: the part to change."""
     image = Image.new("RGBA", (SIDE_PX, SIDE_PX), (0, 0, 0, 255))
     image.paste((0, 0, 0, 0), right_half(image.size))
     return png(image)

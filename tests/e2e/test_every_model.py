@@ -1,8 +1,8 @@
-"""Every model of every provider, by each of its operations, ordered as a stranger would order it.
+"""Every model of every provider, by each of its operations, ordered as a new client would.
 
 The orders are made of ``GET /api/models/{id}`` alone: once with nothing but what its JSON Schema requires, as
 JSON, and once with every field that goes together, as a form. They run at the same time through the real
-processes against the twins, which refuse a field that the upstream does not know.
+processes against the emulators, which refuse a field that the upstream does not know.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Task = dict[str, Any]
 Way = Literal["plainest", "fullest"]
 
 WITHIN_S = 90.0
-# Mean difference of two halves, 0 to 255: what is written anew as JPEG or in another size stays far below.
+# Mean difference of two halves, 0 to 255: a second encoding as JPEG or in another size stays far below.
 SAME, CHANGED = 6.0, 15.0
 _IN_URL = {name: url for url, name in OPERATIONS.items()}
 _USABLE = [model for model in load().select() if PROVIDERS[model.provider].has_adapter]
 
 
 def _ways(model: Model) -> tuple[Way, ...]:
-    # One that its provider has withdrawn is made by its successor, which takes the plain order alone.
+    # The successor of a withdrawn model takes the plain order alone.
     return ("plainest",) if model.status == "unknown" else ("plainest", "fullest")
 
 
@@ -97,7 +97,7 @@ def _send(service: Service, detail: Detail, operation: str, way: Way) -> tuple[d
     if way == "plainest":
         return order, service.submit(operation, **order)
     texts, files = schema_orders.as_form(order)
-    # A form without images needs a part more, or requests sends another kind of form.
+    # Without a file part, requests sends a urlencoded form.
     parts = files or {"metadata": (None, "{}")}
     answer = service.http.post(service.url(f"/api/images/{operation}"), data=texts, files=parts, timeout=60)
     assert answer.status_code == 202, (detail["id"], operation, answer.text)
@@ -148,7 +148,7 @@ def _is_an_image(said: dict[str, Any], file: requests.Response, order: dict[str,
 
 
 def _differences(before: Image.Image, after: Image.Image) -> tuple[float, float]:
-    """How much the left half has changed, which the mask keeps, and the right one, which it gives away."""
+    """How much each half has changed: the left one, which the mask keeps, and the right one, which it opens."""
     apart = ImageChops.difference(before.convert("L").resize(after.size), after.convert("L"))
     box = schema_orders.right_half(after.size)
     right = apart.crop(box)

@@ -1,4 +1,4 @@
-"""What a client does beside the plain order: other names, several images, a second choice, nothing kept."""
+"""What a client does besides the plain order: other names, several images, fallback models, nothing stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _IN_URL = {name: url for url, name in OPERATIONS.items()}
 
 
 def _retired() -> Iterator[tuple[str, str]]:
-    """(model, operation) of those that are gone and whose successor can do the same."""
+    """(model, operation) of withdrawn models whose successor has the same operation."""
     for model in set(CATALOG.models.values()) - set(CATALOG.select()):
         successor = CATALOG.resolve(model.id).model
         for operation in model.operations & successor.operations:
@@ -59,7 +59,7 @@ def test_a_model_answers_to_its_other_names(service: Service, name: str, model: 
 
 
 def _cheapest() -> list[Model]:
-    """Of each provider, what draws from words alone."""
+    """The cheapest model of each provider that needs no reference image."""
     plain = [model for model in CATALOG.select("generate") if model.live and model.inputs.images.min == 0]
     return [min((m for m in plain if m.provider == name), key=lambda m: m.cost_usd) for name in PROVIDERS]
 

@@ -20,7 +20,7 @@ from sandbox.testing import Sandbox
 from storage.local import LocalStore
 from storage.media import Media
 
-# Everything a test may leave behind; whatever hangs on a job goes with it.
+# Every table a test may write to; rows that refer to a job are deleted with it.
 EMPTIED = (
     "job_events",
     "jobs",
@@ -52,9 +52,9 @@ def shared_database(postgres_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def database(shared_database: Database) -> Database:
-    """One database for all these tests, emptied before each: fifty times quicker than a new one."""
+    """One database per test process, emptied before each test: fifty times quicker than a new one."""
     with shared_database.transaction() as connection:
-        # As the owner may: the ledger's own guard is what the tests of the ledger are about.
+        # Only the owner can disable the trigger; the tests of the ledger test that it guards.
         connection.execute(text("ALTER TABLE transfers DISABLE TRIGGER transfers_are_final"))
         for table in EMPTIED:
             connection.execute(text(f"DELETE FROM {table}"))
@@ -105,7 +105,7 @@ def context(  # noqa: PLR0917 - fixtures come by name
     upstreams: dict[str, str],
     sent: Recorder,
 ) -> WorkerContext:
-    """A worker's workbench with the real adapters. Its owner lives: it has a heartbeat."""
+    """A worker context with the real adapters. Its owner has a heartbeat."""
     context = make_context(
         database=database, models=models, media=media, store=store, environ=upstreams, sent=sent, owner="wkr_test"
     )

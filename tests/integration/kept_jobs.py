@@ -1,4 +1,4 @@
-"""Jobs with images at rest, made by hand: rows as a finished life leaves them, and blobs in a real store."""
+"""Finished jobs with stored images, written directly: the rows a finished job leaves, and blobs in a real store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOURS = 3600.0
 
 @dataclass
 class House:
-    """The database and the store, and short words for what tests do with them."""
+    """The database and the store, with shorthands for what tests do with them."""
 
     database: Database
     store: LocalStore

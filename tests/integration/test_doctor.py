@@ -1,4 +1,4 @@
-"""What is wrong is found with its cause, and mended only where that is safe."""
+"""What is wrong is found with its cause, and repaired only where that is safe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.cli import main
 from core.db import Database, make_engine
 from core.ids import new_id
 from jobs.dispatch import heartbeats
-from jobs.dispatch.limits import Limits, announce
+from jobs.dispatch.limits import CredentialLimits, announce
 from jobs.maintenance import audit, sweep
 from jobs.maintenance.doctor import Doctor, Finding
 from jobs.maintenance.repair import Repairer
@@ -39,7 +39,7 @@ def doctor(house: House, **changes: Any) -> Doctor:
     return Doctor(house.database, CATALOG, house.store, house.media, **changes)
 
 
-def mend(house: House, finding: Finding, *, money: bool = False) -> str | None:
+def repair(house: House, finding: Finding, *, money: bool = False) -> str | None:
     return Repairer(doctor(house)).repair(finding, money=money)
 
 
@@ -109,7 +109,7 @@ def test_without_a_worker_the_queue_says_so(house: House) -> None:
     queue(house, due_s_ago=400, published=True)
     house.sql("UPDATE jobs SET provider = 'chatgpt2api' WHERE published_at IS NOT NULL")
     unread = findings(house)["queued_unclaimed"]
-    assert (unread.cause, mend(house, unread)) == ("1 job: no worker is alive", None)
+    assert (unread.cause, repair(house, unread)) == ("1 job: no worker is alive", None)
     found = findings(house)["queued_unpublished"]
     assert (found.cause, found.subject) == ("1 job: no worker is alive", f"openai/{house.account_id}")
     assert found.since is not None and "darkroom up" in found.fix
@@ -123,7 +123,7 @@ def test_without_a_worker_the_queue_says_so(house: House) -> None:
         ("UPDATE credentials SET max_active = 1", "every permit"),
     ],
 )
-def test_messages_nobody_reads_have_a_cause(house: House, trouble: str, words: str) -> None:
+def test_messages_that_are_not_read_have_a_cause(house: House, trouble: str, words: str) -> None:
     beat(house)
     queue(house, due_s_ago=400, published=True)
     house.sql(trouble)
@@ -135,7 +135,7 @@ def test_messages_are_sent_again(house: House) -> None:
     lost = queue(house, due_s_ago=400, published=True)
     fresh = queue(house, due_s_ago=1, published=True)
     found = findings(house)["queued_unclaimed"]
-    assert "published again" in str(mend(house, found))
+    assert "published again" in str(repair(house, found))
     published = "SELECT published_at IS NOT NULL FROM jobs WHERE id = :id"
     assert (house.one(published, id=lost), house.one(published, id=fresh)) == (False, True)
 
@@ -152,9 +152,9 @@ def test_a_job_in_dead_hands_is_taken_from_them(
     stuck = run_job(house, owner="wkr_dead", overdue_s=overdue_s)
     found = findings(house)[kind]
     assert found.subject == stuck
-    assert mend(house, found) == "taken from its worker; it goes on at another"
+    assert repair(house, found) == "taken from its worker; it goes on at another"
     assert house.one("SELECT status || fence FROM jobs WHERE id = :id", id=stuck) == "waiting4"
-    assert mend(house, found) == "moved on by itself"
+    assert repair(house, found) == "moved on by itself"
 
 
 def test_a_job_whose_worker_came_back_is_left_to_it(house: House) -> None:
@@ -162,16 +162,16 @@ def test_a_job_whose_worker_came_back_is_left_to_it(house: House) -> None:
     stuck = run_job(house, owner="wkr_slow")
     found = findings(house)["running_without_owner"]
     beat(house, "wkr_slow")
-    assert mend(house, found) == "moved on by itself"
+    assert repair(house, found) == "moved on by itself"
     assert house.one("SELECT status FROM jobs WHERE id = :id", id=stuck) == "running"
 
 
-def test_an_image_nobody_looks_after(house: House) -> None:
+def test_a_job_whose_upstream_is_not_polled(house: House) -> None:
     waiting = house.job(ended_days_ago=None)
     house.sql("UPDATE jobs SET due_at = clock_timestamp() - interval '2 minutes'")
     found = findings(house)["waiting_overdue"]
     assert (found.subject, "openai" in found.cause) == (waiting, True)
-    assert mend(house, found) is None
+    assert repair(house, found) is None
 
 
 def test_a_frozen_sweeper_is_named_and_ended(house: House) -> None:
@@ -200,7 +200,7 @@ def test_a_missing_image_is_marked_and_the_others_stay(house: House) -> None:
     house.store.delete(lost)
     found = findings(house)["picture_missing"]
     assert (found.subject, found.about) == (lost, job)
-    assert "LOST" in str(mend(house, found))
+    assert "LOST" in str(repair(house, found))
     deleted = "SELECT deleted_at IS NOT NULL FROM images WHERE key = :key"
     assert (house.one(deleted, key=lost), house.one(deleted, key=left)) == (True, False)
     assert house.one("SELECT data ->> 'reason' FROM job_events WHERE job_id = :id", id=job) == "lost"
@@ -215,7 +215,7 @@ def test_an_image_that_is_back_is_not_marked(house: House) -> None:
     house.store.delete(key)
     found = findings(house)["picture_missing"]
     house.put(key)
-    assert mend(house, found) == "is there after all"
+    assert repair(house, found) == "is there after all"
     assert house.one("SELECT deleted_at FROM images WHERE key = :key", key=key) is None
 
 
@@ -223,7 +223,7 @@ def test_a_missing_input_is_told_and_left(house: House) -> None:
     job = house.job(inputs=1)
     house.store.delete(house.keys(job, "inputs")[0])
     found = findings(house)["input_missing"]
-    assert (found.about, mend(house, found)) == (job, None)
+    assert (found.about, repair(house, found)) == (job, None)
 
 
 def test_the_wrong_store_is_not_believed(house: House, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_orphans_are_found_and_deleted(house: House) -> None:
     house.job()
     orphan = house.put(f"jobs/{new_id('job')}/0/{'0' * 64}.png", hours_ago=2)
     found = findings(house)["blob_orphaned"]
-    assert (found.subject, mend(house, found)) == (orphan, "deleted")
+    assert (found.subject, repair(house, found)) == (orphan, "deleted")
     assert (house.lies(orphan), house.listed_blobs()) == (False, [])
 
 
@@ -251,7 +251,7 @@ def test_a_deletion_that_hangs_is_told(house: House) -> None:
         key=key,
     )
     found = findings(house)["deletion_overdue"]
-    assert (found.subject, mend(house, found), house.lies(key)) == (key, "deleted", False)
+    assert (found.subject, repair(house, found), house.lies(key)) == (key, "deleted", False)
 
 
 # ---------------------------------------------------------------- books
@@ -259,7 +259,7 @@ def test_a_deletion_that_hangs_is_told(house: House) -> None:
 
 def limit(house: House, **limits: int) -> None:
     with house.database.transaction() as connection:
-        announce(connection, CREDENTIAL, "openai", Limits(**limits))
+        announce(connection, CREDENTIAL, "openai", CredentialLimits(**limits))
 
 
 def holders(house: House) -> list[str]:
@@ -273,7 +273,7 @@ def test_permits_of_calls_that_are_over_come_back_and_open_calls_get_theirs(hous
     house.sql("UPDATE permits SET call_id = :id, taken_at = clock_timestamp() WHERE number = 3", id=f"call_{over}")
     found = findings(house)["permits_are_open_calls"]
     assert (found.subject, "1 permits taken by no open call, 1 open calls" in found.cause) == (CREDENTIAL, True)
-    assert mend(house, found) == "its permits are those of its open calls again"
+    assert repair(house, found) == "its permits are those of its open calls again"
     assert holders(house) == [f"call_{open_}"]
     assert findings(house) == {}
 
@@ -281,10 +281,10 @@ def test_permits_of_calls_that_are_over_come_back_and_open_calls_get_theirs(hous
 def test_a_permit_whose_call_is_not_written_down_yet_is_left_for_a_minute(house: House) -> None:
     limit(house, max_active=1)
     house.sql("UPDATE permits SET call_id = 'call_soon', taken_at = clock_timestamp()")
-    mend(house, findings(house)["permits_are_open_calls"])
+    repair(house, findings(house)["permits_are_open_calls"])
     assert holders(house) == ["call_soon"]
     house.sql("UPDATE permits SET taken_at = clock_timestamp() - interval '61 s'")
-    mend(house, findings(house)["permits_are_open_calls"])
+    repair(house, findings(house)["permits_are_open_calls"])
     assert holders(house) == []
 
 
@@ -295,7 +295,7 @@ def test_a_call_that_is_ending_gets_no_permit_that_it_would_not_give_back(house:
     found = findings(house)["permits_are_open_calls"]
     with house.database.transaction() as connection:
         connection.execute(text("UPDATE upstream_calls SET outcome = 'kept'"))
-        mend(house, found)  # does not wait for it
+        repair(house, found)  # does not wait for it
     assert holders(house) == []
     assert findings(house) == {}
 
@@ -307,23 +307,23 @@ def test_a_drift_is_closed_only_when_asked_and_in_the_open(house: House, drift: 
     with house.database.transaction() as connection:
         assert {finding.invariant for finding in audit.check(connection)} >= {"spendable_is_transferred_less_queued"}
     found = next(f for f in doctor(house).examine() if f.kind == "spendable_is_transferred_less_queued")
-    assert (mend(house, found), "--money" in found.fix) == (None, True)
+    assert (repair(house, found), "--money" in found.fix) == (None, True)
     before = house.one("SELECT spendable FROM balances")
-    assert "adjusted" in str(mend(house, found, money=True))
+    assert "adjusted" in str(repair(house, found, money=True))
     assert house.one("SELECT spendable FROM balances") == before  # what its owner was told stands
     with house.database.autocommit() as connection:
         [entry] = [each for each in ledger.entries(connection, house.account_id) if each.kind == "adjust"]
     assert (entry.amount_microcredits, entry.target == "acct:available") == (7, drift > 0)
     assert "darkroom doctor" in entry.note
     assert findings(house) == {}
-    assert mend(house, found, money=True) == "balances again"
+    assert repair(house, found, money=True) == "balances again"
 
 
-def test_a_miscounted_hold_is_counted_anew_with_a_line_in_the_ledger(house: House) -> None:
+def test_a_miscounted_hold_is_counted_again_with_a_line_in_the_ledger(house: House) -> None:
     house.job(ended_days_ago=None)
     house.sql("UPDATE balances SET reserved = reserved + 8")
     found = next(f for f in doctor(house).examine() if f.kind == "reserved_is_queued_and_held")
-    assert "adjusted" in str(mend(house, found, money=True))
+    assert "adjusted" in str(repair(house, found, money=True))
     assert house.one("SELECT reserved FROM balances") == PRICE
     with house.database.autocommit() as connection:
         assert [e.amount_microcredits for e in ledger.entries(connection, house.account_id) if e.kind == "adjust"] == [
@@ -358,11 +358,11 @@ def test_money_is_counted_while_jobs_are_claimed(house: House) -> None:
 
     thread = threading.Thread(target=claim)
     thread.start()
-    mended = [mend(house, found, money=True)]
+    repaired = [repair(house, found, money=True)]
     while not claimed.is_set():
-        mended.append(mend(house, found, money=True))
+        repaired.append(repair(house, found, money=True))
     thread.join()
-    assert "adjusted" in str(mended[0]) and set(mended[1:]) <= {"balances again"}
+    assert "adjusted" in str(repaired[0]) and set(repaired[1:]) <= {"balances again"}
     assert house.one("SELECT reserved FROM balances") == 6 * PRICE
     assert {found.kind for found in doctor(house).examine()} == {"picture_missing"}
 
@@ -372,18 +372,18 @@ def test_a_balance_row_that_is_gone_comes_back_from_the_transfers(house: House) 
     before = house.one("SELECT spendable || '/' || reserved FROM balances")
     house.sql("DELETE FROM balances")
     found = next(f for f in doctor(house).examine() if f.kind == "money_has_a_balance")
-    assert (mend(house, found), "--money" in found.fix) == (None, True)
-    assert "no balance row" in str(mend(house, found, money=True))
+    assert (repair(house, found), "--money" in found.fix) == (None, True)
+    assert "no balance row" in str(repair(house, found, money=True))
     assert house.one("SELECT spendable || '/' || reserved FROM balances") == before
     assert findings(house) == {}
 
 
-def test_what_no_adjustment_mends_is_left_to_a_person(house: House) -> None:
+def test_what_no_adjustment_repairs_is_left_to_a_person(house: House) -> None:
     job = house.job(ended_days_ago=None)
     house.sql("UPDATE jobs SET quoted = quoted + 1 WHERE id = :id", id=job)
     books = [found for found in doctor(house).examine() if found.kind != "waiting_overdue"]
     assert {found.kind for found in books} >= {"held_is_what_jobs_say", "what_started_was_held"}
-    assert [mend(house, found, money=True) for found in books] == [None] * len(books)
+    assert [repair(house, found, money=True) for found in books] == [None] * len(books)
 
 
 # ---------------------------------------------------------------- the command
@@ -408,7 +408,7 @@ def test_the_command_says_well(run: Any, house: House) -> None:
     assert (result.exit_code, result.stdout) == (0, "well: nothing is stuck, orphaned or out of balance\n")
 
 
-def test_the_command_lists_mends_and_ends_with_what_is_left(run: Any, house: House) -> None:
+def test_the_command_lists_repairs_and_ends_with_what_is_left(run: Any, house: House) -> None:
     job = house.job()
     house.store.delete(house.keys(job)[0])
     house.sql("UPDATE balances SET spendable = spendable + 7")

@@ -31,9 +31,9 @@ def test_postgres_is_ours_in_utf8_and_the_service_is_no_superuser(tmp_path):
         assert value(server.url, "SELECT current_database() || getdatabaseencoding()") == "darkroomUTF8"
         assert value(server.url, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
         assert value(server.url, "SELECT lower('ÄÉ')") == "äé"
-        anybody = server.url.replace(server.url.split(":")[2].split("@")[0], "wrong")
+        wrong_password = server.url.replace(server.url.split(":")[2].split("@")[0], "wrong")
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-            psycopg.connect(anybody)
+            psycopg.connect(wrong_password)
     assert processes.running_in(tmp_path / "pg" / "data", "postgres") == []
 
 

@@ -1,4 +1,4 @@
-"""The whole house with stand-in programs: what starts, what survives, what a kill leaves behind."""
+"""The whole stack with fake programs: what starts, what survives, what a kill leaves behind."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from core.embedded import processes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# Runs `up` with stand-ins: web answers /readyz and keeps a grandchild, flower listens, worker sleeps.
-STAND_IN = '''
+# Runs `up` with fake programs: web answers /readyz and keeps a grandchild, flower listens, worker sleeps.
+FAKE_PROGRAMS = '''
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from app.cli.service import stack, up
+from app.cli.service import readiness, stack, up
 from core.embedded.processes import Program
 from core.settings import load
 
@@ -64,7 +64,7 @@ def prepare(settings):
     path.write_text(settings.database_url.replace("+psycopg", "") + " " + settings.redis_url)
     return SimpleNamespace(admin_key_path=path)
 
-plan = stack.Plan(prepare, stack.not_ready, programs, lambda environ: False)
+plan = stack.Plan(prepare, readiness.not_ready, programs, lambda environ: False)
 sys.exit(up.run_up(load(), plan=plan))
 '''
 
@@ -85,7 +85,7 @@ class Up:
             environ.pop(name, None)
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", STAND_IN], stdout=output, stderr=output, env=environ, cwd=var.parent
+                [sys.executable, "-c", FAKE_PROGRAMS], stdout=output, stderr=output, env=environ, cwd=var.parent
             )
 
     def said(self) -> str:
@@ -177,7 +177,7 @@ def test_nothing_outlives_a_killed_up_and_the_next_start_works(house):
 
 
 @pytest.mark.parametrize("name", ["web", "worker", "redis", "postgres"])
-def test_a_killed_child_is_started_again_and_leaves_nobody_behind(house, name):
+def test_a_killed_child_is_started_again_and_leaves_no_process_behind(house, name):
     one = house()
     one.await_ready()
     before, members = one.pids(), len(family(one))

@@ -12,7 +12,8 @@ from sqlalchemy import event
 from accounts.keys import Caller
 from jobs.dispatch import health, heartbeats
 from jobs.reads.tasks import find_task
-from jobs.submission.estimates import FRESH_S, Estimates, Wait
+from jobs.submission.estimates import FRESH_S, Estimates
+from jobs.submission.wait_model import Wait
 
 
 @pytest.fixture(autouse=True)

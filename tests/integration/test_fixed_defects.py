@@ -20,7 +20,7 @@ from core.db import Database, make_engine
 from core.errors import DatabaseAwayError, DatabaseBusyError
 from jobs import lifecycle
 from jobs.dispatch import health, heartbeats, permits
-from jobs.dispatch.limits import Limits, announce
+from jobs.dispatch.limits import CredentialLimits, announce
 from jobs.execution import callbacks, claim
 from jobs.lifecycle import calls
 from jobs.maintenance import sweep
@@ -385,7 +385,7 @@ def told_to_wait(engine: Engine) -> None:
 
 def rate_used_up(engine: Engine) -> None:
     with engine.database.transaction() as connection:
-        announce(connection, "chatgpt2api/default", "chatgpt2api", Limits(max_per_minute=1))
+        announce(connection, "chatgpt2api/default", "chatgpt2api", CredentialLimits(max_per_minute=1))
     with engine.database.transaction() as connection:
         assert permits.take_submit(connection, "chatgpt2api/default")
 

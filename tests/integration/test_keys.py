@@ -55,13 +55,13 @@ def test_no_secret_is_kept_or_shown(engine: Engine, account: Caller) -> None:
         lambda t: t.encode().hex(),
     ],
 )
-def test_what_is_no_key_lets_nobody_in(engine: Engine, account: Caller, spoil: object) -> None:
+def test_what_is_no_key_lets_no_one_in(engine: Engine, account: Caller, spoil: object) -> None:
     token = spoil(make(engine, account).token)
     assert caller(engine, token) is None
     assert keys.KeyCache(engine.database).authenticate(token) is None
 
 
-def test_revoked_expired_and_disabled_keys_let_nobody_in(engine: Engine, account: Caller) -> None:
+def test_revoked_expired_and_disabled_keys_let_no_one_in(engine: Engine, account: Caller) -> None:
     revoked, expired, good = (make(engine, account) for _ in range(3))
     late = make(engine, account, expires_at=datetime.now(UTC) + timedelta(hours=1))
     with engine.database.transaction() as connection:

@@ -9,7 +9,7 @@ from accounts.keys import Caller
 from jobs.reads.margins import margins
 
 
-def test_costs_stand_beside_what_was_sold(engine: Engine, account: Caller) -> None:
+def test_costs_are_shown_next_to_what_was_sold(engine: Engine, account: Caller) -> None:
     kept = engine.order(account, model=SYNC_MODEL, size="1024x1024", n=2).task.id
     refused = engine.order(account, "no [sandbox:refuse]", model=SYNC_MODEL, size="1024x1024").task.id
     engine.drive()

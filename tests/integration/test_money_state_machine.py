@@ -36,7 +36,7 @@ from core.errors import DatabaseAwayError
 from core.ids import new_id
 from jobs import lifecycle
 from jobs.call import Call, KeptImage
-from jobs.dispatch.limits import Limits, announce
+from jobs.dispatch.limits import CredentialLimits, announce
 from jobs.errors import StaleJobError
 from jobs.execution import claim, give_up, outcomes
 from jobs.execution import finish as finishing
@@ -210,10 +210,10 @@ class Money(RuleBasedStateMachine):
                 return
             assert self.fuse.may_have_happened
         except InsufficientCreditsError:
-            assert before.spendable < job.quoted_microcredits
+            assert before.spendable_microcredits < job.quoted_microcredits
             assert self._balance() == before
             return
-        assert before.spendable >= job.quoted_microcredits
+        assert before.spendable_microcredits >= job.quoted_microcredits
         self.world.jobs.append(job.id)
 
     def _new_job(self, n: int, model: str, *, low: bool) -> NewJob:
@@ -530,7 +530,7 @@ def _empty(context: WorkerContext) -> None:
         # One provider's credential has an end, so that claims find no room, too.
         for row in connection.execute(text("SELECT id, provider FROM credentials")).all():
             most = PERMITS_OF_A_CREDENTIAL if row.provider == "chatgpt2api" else None
-            announce(connection, row.id, row.provider, Limits(max_active=most))
+            announce(connection, row.id, row.provider, CredentialLimits(max_active=most))
         connection.execute(text("UPDATE workers SET heartbeat_at = clock_timestamp() + interval '1 hour'"))
 
 

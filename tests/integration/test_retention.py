@@ -1,4 +1,4 @@
-"""Pictures are let go by policy or by wish, row first, and no kill in between leaves anything undone."""
+"""Images are deleted by policy or on request, row first, and no kill in between leaves anything undone."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_caller_sees_that_images_have_gone(house: House) -> None:
     assert [step.data for step in timeline_of(house, old)] == [{"reason": "expired", "pictures": 1}]
 
 
-def test_nought_days_are_for_ever_and_parts_of_a_day_count(house: House) -> None:
+def test_zero_days_are_forever_and_parts_of_a_day_count(house: House) -> None:
     old = house.job(ended_days_ago=4000, inputs=1)
     expire(house.retention(images_days=0, inputs_days=0))
     assert house.one("SELECT count(*) FROM images WHERE deleted_at IS NULL") == 1
@@ -219,7 +219,7 @@ def test_trouble_with_one_backlog_does_not_stop_the_others(house: House, monkeyp
     assert house.one("SELECT count(*) FROM idempotency_keys") == 0
 
 
-def test_a_job_that_somebody_holds_is_left_for_the_next_round(house: House) -> None:
+def test_a_locked_job_is_left_for_the_next_round(house: House) -> None:
     ended_jobs(house, 3, keep_s=60)
     held = f"job_{2:026d}"
     with house.database.engine.begin() as other:
@@ -261,9 +261,9 @@ def test_killed_between_row_and_bytes_the_next_round_finishes(
     variant = house.put(f"variants/{key}/10x10.webp")
     real = house.media.delete
 
-    def die(doomed: str) -> None:
+    def die(key_to_delete: str) -> None:
         if die_at == "after the bytes":
-            real(doomed)
+            real(key_to_delete)
         if die_at == "between image and variant":
             house.store.delete(variant)
         raise Killed
@@ -318,7 +318,7 @@ def test_a_store_that_is_away_is_not_asked_for_every_blob(house: House, monkeypa
     assert house.retention().delete_listed_blobs() == len(jobs)
 
 
-# ---------------------------------------------------------------- the caller's wish
+# ---------------------------------------------------------------- a caller's request
 
 
 def test_a_deleted_task_keeps_its_row_and_loses_every_image_at_once(house: House) -> None:
@@ -343,7 +343,7 @@ def test_only_its_owner_deletes_and_only_what_has_ended(house: House) -> None:
     assert house.lies(house.keys(live)[0]) and house.lies(house.keys(ended)[0])
 
 
-def test_a_store_that_is_away_does_not_fail_the_wish(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_does_not_fail_the_request(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = house.job()
 
     def away(_key: str) -> None:
@@ -354,7 +354,7 @@ def test_a_store_that_is_away_does_not_fail_the_wish(house: House, monkeypatch: 
     assert house.listed_blobs() == house.keys(mine)
 
 
-def test_wish_and_policy_at_once_delete_once(house: House) -> None:
+def test_request_and_policy_together_delete_once(house: House) -> None:
     mine = house.job(ended_days_ago=31)
     work = [lambda: delete_images(house.database, house.media, house.account_id, mine)] * 4 + [
         lambda: expire(house.retention())
@@ -410,7 +410,7 @@ def test_a_blob_whose_row_is_a_tombstone_is_an_orphan(house: House) -> None:
     ended = house.job(ended_days_ago=1)
     [key] = house.keys(ended)
     delete_images(house.database, house.media, house.account_id, ended)
-    variant = house.put(f"variants/{key}/8x8.png", hours_ago=2)  # made by somebody who read the row just before
+    variant = house.put(f"variants/{key}/8x8.png", hours_ago=2)  # made by a reader of the row just before
     house.put(key, hours_ago=2)
     search(house)
     assert (house.lies(key), house.lies(variant)) == (False, False)
@@ -500,7 +500,7 @@ def test_a_round_reads_little_however_many_jobs_have_ended(house: House) -> None
     house.sql("TRUNCATE images, inputs")  # the next test's DELETE would look through them for every call
 
 
-def test_the_doomed_are_found_by_index(house: House) -> None:
+def test_blobs_to_delete_are_found_by_index(house: House) -> None:
     house.sql(
         "INSERT INTO doomed_blobs (key, due_at) SELECT 'k' || g, clock_timestamp() + g * interval '1 s'"
         " FROM generate_series(1, 5000) AS g"
@@ -519,7 +519,7 @@ def test_the_doomed_are_found_by_index(house: House) -> None:
 
 
 def test_inputs_of_deleted_tasks_are_told_apart(house: House) -> None:
-    """A tombstone of an input stays beside its job, for whoever wants to run it again."""
+    """A tombstone of an input stays next to its job, so that the job can still be explained."""
     mine = house.job(inputs=1)
     delete_images(house.database, house.media, house.account_id, mine)
     with house.database.autocommit() as connection:

@@ -34,7 +34,7 @@ def test_an_outdated_plan_is_met_once_and_then_never(table: Database, database_u
         connection.commit()  # a rollback would forget them
     for connection in held:
         connection.close()
-    migrator = make_engine(database_url)  # whoever alters a table forgets its own plans
+    migrator = make_engine(database_url)  # a session that alters a table drops its own plans
     with migrator.begin() as connection:
         connection.execute(text("ALTER TABLE things ADD COLUMN name text"))
     migrator.dispose()
@@ -46,7 +46,7 @@ def test_an_outdated_plan_is_met_once_and_then_never(table: Database, database_u
 
 
 def alter(engine: Engine, change: str) -> None:
-    """On a connection of its own: whoever alters a table forgets its own plans."""
+    """On its own connection: a session that alters a table drops its own plans."""
     with make_engine(engine.database.engine.url.render_as_string(hide_password=False)).begin() as connection:
         connection.execute(text(f"ALTER TABLE jobs {change}"))
 

@@ -12,12 +12,13 @@ from job_engine import ASYNC_MODEL, SYNC_MODEL, Engine
 from accounts.keys import Caller
 from app.http.signing import Signer
 from app.shapes.render import Renderer
-from app.shapes.schemas import TaskOut
+from app.shapes.schemas.tasks import TaskOut
 from app.shapes.status_json import find_status_json
 from jobs import lifecycle
 from jobs.maintenance import deletion
 from jobs.reads.tasks import QUEUE_COUNTED
-from jobs.submission.estimates import InQueue, Wait
+from jobs.submission.estimates import InQueue
+from jobs.submission.wait_model import Wait
 
 ODD = 'a "fox" \\ of\tthe\nsnow: \x01 \x7f é 狐 🦊 </script>'
 
@@ -99,7 +100,7 @@ def failed(detail: str | None) -> Callable[[Engine, Caller], str]:
 
 
 def with_images(columns: str, values: str) -> Callable[[Engine, Caller], str]:
-    """Ended, with an image beside its own (which is of index 0)."""
+    """Ended, with an image next to its own (which is of index 0)."""
 
     def make(engine: Engine, account: Caller) -> str:
         job_id = ended(engine, account)

@@ -66,7 +66,7 @@ def test_a_table_that_has_grown_is_analysed_so_that_plans_of_its_small_days_end(
     engine.sql("DELETE FROM job_events WHERE job_id = 'job_x'")
 
 
-def test_a_silent_owner_is_dead_only_to_whoever_beats_steadily(engine: Engine, account: Caller) -> None:
+def test_a_silent_owner_is_dead_only_to_workers_that_beat_steadily(engine: Engine, account: Caller) -> None:
     job_id = dropped(engine, account)
     silence(engine, 60)
     engine.sweeper.sweep()

@@ -13,7 +13,7 @@ from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, 
 from jobs.reads import tasks
 from jobs.reads.tasks import Filters, Task
 
-NOBODYS = "job_" + "0" * 26
+UNKNOWN = "job_" + "0" * 26
 
 
 def listed(engine: Engine, customer: Caller, **filters: Any) -> list[Task]:
@@ -26,7 +26,7 @@ def image(engine: Engine, customer: Caller, job_id: str, index: int = 0) -> task
         return tasks.find_image(connection, customer.account_id, job_id, index)
 
 
-@pytest.mark.parametrize("job_id", [NOBODYS, "job_x", "", "acct_" + "0" * 26, "job_\x00", "job_" + "0" * 27])
+@pytest.mark.parametrize("job_id", [UNKNOWN, "job_x", "", "acct_" + "0" * 26, "job_\x00", "job_" + "0" * 27])
 def test_what_is_not_there_cannot_be_told_from_what_is_not_yours(engine: Engine, account: Caller, job_id: str) -> None:
     mine = engine.order(account).task.id
     for customer, wanted in ((account, job_id), (engine.account(), mine)):
@@ -112,8 +112,8 @@ def test_a_visible_change_makes_a_new_version(engine: Engine, account: Caller) -
     with engine.database.autocommit() as connection:
         before = tasks.versions(connection, ids)
         engine.run(ids[0])
-        after = tasks.versions(connection, [*ids, NOBODYS])
+        after = tasks.versions(connection, [*ids, UNKNOWN])
     assert before == dict.fromkeys(ids, (1, False))
     assert after[ids[0]][0] > 1
     assert after[ids[1]] == (1, False)
-    assert NOBODYS not in after
+    assert UNKNOWN not in after

@@ -1,4 +1,4 @@
-"""Real servers, a real worker process on them, and the web's side of it: what several tests share."""
+"""Real servers, a real worker process, and the web side that submits to it, for several test files."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from storage.local import LocalStore
 from storage.media import Media
 from workers.enqueue import Publisher
 
+# What has not happened by then never will: two seconds suffice, but not on a busy machine.
+HUNG_S = 60.0
+
 
 class Fleet:
     """The servers, and the one worker process that may run on them."""
@@ -33,7 +36,7 @@ class Fleet:
         self.process: subprocess.Popen[bytes] | None = None
 
     def environ(self, upstreams: Mapping[str, str]) -> dict[str, str]:
-        """Of the worker, and of the test where it stands for the web process."""
+        """Environment of the worker, and of the test where it acts as the web process."""
         return {
             **os.environ,
             **upstreams,
@@ -61,8 +64,8 @@ class Fleet:
             self.process.kill()
             self.process.wait()
 
-    def eventually(self, holds: Callable[[], object], within_s: float = 30) -> None:
-        """Wait until it holds; what the worker said is the message when it never does."""
+    def eventually(self, holds: Callable[[], object], within_s: float = HUNG_S) -> None:
+        """Wait until ``holds()`` is true. Raises AssertionError with the end of the worker's log after ``within_s``."""
         until = time.monotonic() + within_s
         while not holds():
             assert time.monotonic() < until, self.log.read_text()[-6000:]
@@ -90,7 +93,7 @@ def running_fleet(var: Path, postgres_url: str, name: str) -> Iterator[Fleet]:
 
 @contextmanager
 def web_side(fleet: Fleet, models: Catalog, media: Media, environ: Mapping[str, str]) -> Iterator[Engine]:
-    """It submits, publishes for real, and looks."""
+    """The web process's part: it submits, publishes to the real broker, and reads."""
     database = Database(make_engine(fleet.database_url))
     store = LocalStore(fleet.var / "blobs")
     publisher = Publisher(fleet.redis.url, fleet.redis.url)
@@ -104,7 +107,7 @@ def web_side(fleet: Fleet, models: Catalog, media: Media, environ: Mapping[str, 
         sent=publisher.publish,
         owner="wkr_web",
     )
-    with database.autocommit() as connection:  # it runs nothing: no one shall think it does
+    with database.autocommit() as connection:  # it is no worker: nothing may count it as one
         connection.execute(text("DELETE FROM workers WHERE boot_id = 'wkr_web'"))
     yield Engine(context, submission, publisher.publish)  # type: ignore[arg-type]
     database.dispose()

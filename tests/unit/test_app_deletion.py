@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from app_doubles import MINE, THEIRS, Edge, done_task, job_id, make_edge, make_task
 
-from app.shapes.schemas import AuditOut, TaskOut
+from app.shapes.schemas.service import AuditOut
+from app.shapes.schemas.tasks import TaskOut
 from jobs.maintenance.audit import Finding
 
 TASK = f"/api/images/tasks/{job_id(1)}"
@@ -47,7 +48,7 @@ def test_only_what_has_ended_can_be_deleted(edge: Edge) -> None:
     ("headers", "status"),
     [(THEIRS, 404), ({}, 401), ({"Authorization": "Bearer dk_r_secret"}, 403)],
 )
-def test_nobody_else_can_delete(edge: Edge, headers: dict[str, str], status: int) -> None:
+def test_no_one_else_can_delete(edge: Edge, headers: dict[str, str], status: int) -> None:
     assert _delete(edge, headers).status_code == status
     assert edge.client.get(f"{TASK}/image", headers=MINE).status_code == 200
 

@@ -9,7 +9,7 @@ from app_doubles import MINE, THEIRS, Edge, done_task, job_id, make_edge
 from flask import Blueprint
 
 from app.http.endpoint import about, check_described
-from app.shapes.schemas import ProblemOut
+from app.shapes.schemas.problems import ProblemOut
 from core.errors import DatabaseAwayError
 from core.ids import is_id
 from quota.errors import InsufficientCreditsError
@@ -28,7 +28,7 @@ def _routes(edge: Edge) -> list[tuple[str, str]]:
     return found
 
 
-def test_every_api_route_is_closed_to_whoever_has_no_valid_key(edge: Edge) -> None:
+def test_every_api_route_is_closed_without_a_valid_key(edge: Edge) -> None:
     closed = [(method, path) for method, path in _routes(edge) if path.startswith("/api/")]
     assert len(closed) >= 12
     for method, path in closed:

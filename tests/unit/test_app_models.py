@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.orders.operations import OPERATIONS
-from app.shapes.schemas import ModelDetail, ModelList, Recommendations
+from app.shapes.schemas.models import ModelDetail, ModelList, Recommendations
 from providers.catalog.catalog import load
 from providers.orders.schema import order_schema
 from tests.unit.app_doubles import MINE, Edge, make_edge
@@ -78,7 +78,7 @@ def test_all_is_the_whole_catalogue(edge: Edge) -> None:
 @pytest.mark.parametrize(
     "bad", ["operation=dance", "provider=nobody", "capability=magic", "max_price=cheap", "colour=red", "mask=perhaps"]
 )
-def test_a_filter_nobody_can_meet_is_refused_by_name(edge: Edge, route: str, bad: str) -> None:
+def test_a_filter_that_no_model_meets_is_refused_by_name(edge: Edge, route: str, bad: str) -> None:
     plain = "operation=edit&" if not bad.startswith("operation") and "recommend" in route else ""
     answer = get(edge, f"{route}{plain}{bad}")
     assert answer.status_code == 422

@@ -13,7 +13,8 @@ from app_doubles import MINE, PNG, Edge, done_task, job_id, make_edge, make_imag
 
 from app.http.bodies import MAX_COMMAS
 from app.orders.forms import kinds_of
-from app.shapes.schemas import Estimate, TaskOut
+from app.shapes.schemas.orders import Estimate
+from app.shapes.schemas.tasks import TaskOut
 from jobs.errors import BadImageError, FieldFault
 from jobs.lifecycle import Submitted
 from jobs.states import Nudge
@@ -174,6 +175,17 @@ def test_images_that_cannot_be_had_are_all_named(edge: Edge) -> None:
 def test_nothing_is_fetched_for_an_order_that_cannot_run(edge: Edge) -> None:
     assert _post(edge, EDIT, images=["https://pictures.test/a.png"], steps=4).status_code == 422
     assert edge.fetched == []
+
+
+def test_an_order_with_a_remote_image_is_quoted_once_and_its_image_read_once(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quoting, quoted = edge.submission.quoting, []
+    quote = quoting.quote
+    monkeypatch.setattr(quoting, "quote", lambda order: quoted.append(order) or quote(order))
+    url = "https://pictures.test/a.png"
+    assert _post(edge, EDIT, headers={"Idempotency-Key": "k"}, prompt="hat", images=[url]).status_code == 202
+    assert (len(quoted), edge.fetched) == (1, [url])
 
 
 @pytest.mark.parametrize(
@@ -337,7 +349,7 @@ def test_an_order_whose_nudge_could_not_be_sent_is_left_to_the_next_sweep(edge: 
     assert len(edge.rows.unpublished) == 1
 
 
-def test_a_mask_goes_beside_sixteen_images(edge: Edge) -> None:
+def test_a_mask_goes_with_sixteen_images(edge: Edge) -> None:
     order = {"prompt": "x", "model": "gpt-image-2", "mask": BASE64}
     assert _post(edge, EDIT, **order, images=[BASE64] * 16).status_code == 202
     assert _codes(_post(edge, EDIT, **order, images=[BASE64] * 17)) == {"images": "too_many"}
@@ -348,6 +360,6 @@ def test_a_form_field_is_a_number_where_any_model_says_so() -> None:
 
 
 @pytest.mark.parametrize(("name", "near"), [("image-to-3d", "to-3d"), ("removebackground", "remove-background")])
-def test_an_operation_nobody_knows_is_told_the_nearest(edge: Edge, name: str, near: str) -> None:
+def test_an_unknown_operation_is_answered_with_the_nearest(edge: Edge, name: str, near: str) -> None:
     answer = _post(edge, f"/api/images/{name}", prompt="x")
     assert (answer.status_code, f"did you mean {near}?" in answer.json["detail"]) == (404, True)

@@ -154,7 +154,7 @@ def test_a_reader_ends_after_the_last_piece() -> None:
         ({"temperature": 1}, "temperature"),
     ],
 )
-def test_bad_requests_are_named_and_ask_nobody(edge: Edge, body: dict[str, Any], field: str) -> None:
+def test_bad_requests_are_named_and_ask_no_upstream(edge: Edge, body: dict[str, Any], field: str) -> None:
     answer = _post(edge, **body)
     assert (answer.status_code, answer.json["errors"][0]["field"]) == (422, field)
     assert edge.writer.asked == []

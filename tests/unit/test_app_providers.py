@@ -13,12 +13,13 @@ from click.testing import CliRunner, Result
 
 from app.cli import main
 from app.cli.operator import database as cli_database
-from app.shapes.schemas import ProviderList, ProviderOut, TaskOut
+from app.shapes.schemas.providers import ProviderList, ProviderOut
+from app.shapes.schemas.tasks import TaskOut
 from core.errors import DatabaseAwayError
 from jobs.dispatch import health
 from jobs.dispatch.circuit import State
 from jobs.dispatch.health import ProviderState
-from jobs.submission.estimates import Wait
+from jobs.submission.wait_model import Wait
 
 ADMIN = {"Authorization": "Bearer dk_admin_secret"}
 
@@ -130,7 +131,7 @@ def test_only_an_admin_may(edge: Edge, fleet: Fleet, verb: str) -> None:
     assert fleet.known == {"openai": state()}
 
 
-def test_a_provider_nobody_knows_is_not_found(edge: Edge, fleet: Fleet) -> None:
+def test_an_unknown_provider_is_not_found(edge: Edge, fleet: Fleet) -> None:
     answer = edge.client.post("/api/admin/providers/nobody/pause", headers=ADMIN)
     assert (answer.status_code, answer.json["code"]) == (404, "not_found")
     assert set(fleet.known) == {"openai"}

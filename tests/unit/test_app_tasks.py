@@ -13,7 +13,9 @@ from app_doubles import MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 
 from app.http.endpoint import about
 from app.orders.operations import OPERATIONS
-from app.shapes.schemas import CancelOut, LedgerOut, ModelDetail, ModelList, QuotaOut, TaskList, TaskOut, Timeline
+from app.shapes.schemas.models import ModelDetail, ModelList
+from app.shapes.schemas.quota import LedgerOut, QuotaOut
+from app.shapes.schemas.tasks import CancelOut, TaskList, TaskOut, Timeline
 from jobs.failures import SENTENCES, CancelOutcome
 from jobs.lifecycle import Cancellation
 from jobs.states import Nudge

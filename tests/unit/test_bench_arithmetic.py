@@ -172,7 +172,7 @@ def test_seeded_jobs_belong_to_the_accounts_in_turn() -> None:
 def test_a_told_wait_holds_when_the_job_started_within_it() -> None:
     waits = [{"p50": 1.0, "p90": 2.0}, {"p50": 1.0, "p90": 2.0}, {"p50": 1.0, "p90": 2.0}, None]
     told = [
-        estimates.told({"wait_estimate_s": wait}, waited_s)
+        estimates.estimate_of({"wait_estimate_s": wait}, waited_s)
         for wait, waited_s in zip(waits, (0.5, 2.0, 2.1, 9.0), strict=True)
     ]
 

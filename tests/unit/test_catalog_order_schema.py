@@ -1,4 +1,4 @@
-"""What the schema of an order admits, the check accepts."""
+"""The order check accepts what the schema of an order admits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def schema_of(model_id: str, operation: str) -> Schema:
 
 
 def admits(schema: Schema, value: Any) -> bool:
-    """Enough of JSON Schema to judge an order by the keywords used here; refuses to guess at others."""
+    """Enough of JSON Schema to judge an order by the keywords used here; fails on others."""
     return all(_KEYWORDS[keyword](argument, value) for keyword, argument in schema.items())
 
 
@@ -73,7 +73,7 @@ def _texts(schema: Schema) -> st.SearchStrategy[str]:
 
 
 def _lists(schema: Schema) -> st.SearchStrategy[list[str]]:
-    image = st.just("https://pictures.example/a.png")
+    image = st.just("https://images.example/a.png")
     return st.lists(image, min_size=schema.get("minItems", 0), max_size=min(schema["maxItems"], 16))
 
 
@@ -115,7 +115,7 @@ def test_what_the_schema_admits_the_check_accepts(data: st.DataObject, pair: tup
 
 
 def plain_order(model: Any, operation: str) -> Schema:
-    """One that every model takes, cut to its fields."""
+    """An order that every model takes, reduced to the model's fields."""
     image = "data:image/png;base64,"
     order: Schema = {
         "prompt": "a fox",
@@ -141,7 +141,7 @@ def plain_order(model: Any, operation: str) -> Schema:
 
 
 def broken(schema: Schema, order: Schema) -> Iterator[tuple[str, Schema]]:
-    """The order with one thing wrong, for every keyword of the schema that a caller may run against."""
+    """The order with one thing wrong, for every keyword of the schema that an order can violate."""
     yield "unknown field", {**order, "no_such_setting": 1}
     for name in {"mask", "face", "images"} - schema["properties"].keys():
         yield f"{name} not taken", {**order, name: ["x"] if name == "images" else "x"}
@@ -149,7 +149,7 @@ def broken(schema: Schema, order: Schema) -> Iterator[tuple[str, Schema]]:
         yield f"{name} missing", {key: value for key, value in order.items() if key != name}
     for name, field in schema["properties"].items():
         if name in SIZE_FIELDS:
-            continue  # the check takes the nearest size, and more ways to say it
+            continue  # the check takes the nearest size, and more forms of it
         if field["type"] in {"integer", "number"}:
             yield f"{name} above", {**order, name: field["maximum"] * 2 + 1}
             yield f"{name} below", {**order, name: field["minimum"] - abs(field["minimum"]) - 1}
@@ -185,7 +185,7 @@ def test_what_breaks_the_schema_is_refused_by_the_check(model: Any, operation: s
 
 
 @pytest.mark.parametrize(("model", "operation"), PAIRS, ids=lambda each: getattr(each, "id", each))
-def test_every_schema_is_one(model: Any, operation: str) -> None:
+def test_every_schema_is_valid(model: Any, operation: str) -> None:
     Draft202012Validator.check_schema(order_schema(model, operation))
 
 

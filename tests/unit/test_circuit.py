@@ -25,7 +25,7 @@ from jobs.dispatch.limits import CredentialLimits
 from jobs.dispatch.put_off import STAY_AWAY_MAX_S, Outlook, put_off, stay_away_s
 from jobs.dispatch.refill import turned
 from jobs.states import Outcome
-from jobs.submission.estimates import Life, Measured, Wait, calibrated, gaps, wait
+from jobs.submission.wait_model import Life, Measured, Wait, calibrated, gaps, wait
 from workers.wiring import limits
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import hashlib
 import io
+import itertools
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -25,8 +27,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from app.cli import main
+from app.cli.client import address, options, watching
 from app.cli.client import connection as client_module
-from app.cli.client import watching
 from app.cli.output import CommandError
 from app.cli.service import demo as demo_module
 
@@ -34,6 +36,8 @@ HERE = Path(__file__).resolve().parents[2]
 JOB = "job_01J9Z3ABCDEFGHJKMNPQRSTVWX"
 KEY = "dk_abc_s3cret"
 UNUSED_PORT_URL = "http://127.0.0.1:1"
+# A process or a thread that has not answered by then never will; a busy machine is no failure.
+HUNG_S = 60.0
 
 
 def png(width: int = 64, height: int = 64) -> bytes:
@@ -97,12 +101,12 @@ Answer = tuple[int, dict[str, str], bytes] | None  # None: hang up without a wor
 
 
 class FakeServer:
-    """Answers ``routes[(method, path)]`` in turn, the last answer for ever; keeps what it was asked."""
+    """Answers ``routes[(method, path)]`` in turn, the last answer from then on; keeps the requests."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.routes: dict[tuple[str, str], list[Any]] = {}
-        self.waiting = threading.Event()  # somebody long-polls
+        self.waiting = threading.Event()  # a client long-polls
         self.go_on = threading.Event()  # set: long-polls are answered
         self.go_on.set()
         self.url = ""
@@ -114,7 +118,7 @@ class FakeServer:
         self.seen.append(seen)
         if "wait" in seen.query:
             self.waiting.set()
-            self.go_on.wait(10)
+            self.go_on.wait(HUNG_S)
         answers = self.routes.get((seen.method, seen.path))
         if not answers:
             return problem(404, "not_found", "there is nothing here")
@@ -445,8 +449,10 @@ def test_a_cancelled_job_ends_with_6(server: FakeServer) -> None:
 
 
 def test_a_job_that_takes_too_long_ends_the_wait_with_7(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter(range(100))
-    monkeypatch.setattr(watching.time, "monotonic", lambda: float(next(ticks)))
+    ticks = itertools.count()
+    # The module's own clock alone: the server's thread reads the real one as often as it likes.
+    clock = SimpleNamespace(monotonic=lambda: float(next(ticks)), sleep=lambda seconds: None)
+    monkeypatch.setattr(watching, "time", clock)
     server.job(task("running"))
     result = run(server, "watch", JOB, "--timeout", "5s")
     assert result.exit_code == 7
@@ -593,7 +599,8 @@ def test_unchanged_answers_are_asked_for_by_etag(server: FakeServer) -> None:
 
 
 def start(server: FakeServer, *arguments: str, **popen: Any) -> subprocess.Popen[bytes]:
-    code = "from app.cli import main; main()"
+    # What a shell starts in the background ignores SIGINT, and so do the children of such a test run.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from app.cli import main; main()"
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(HERE), "TERM": "xterm"}
     command = [sys.executable, "-c", code, *arguments, "--server", server.url, "--key", KEY]
     return subprocess.Popen(command, env=environ, **popen)
@@ -603,9 +610,9 @@ def test_ctrl_c_says_how_to_watch_or_cancel_later(server: FakeServer) -> None:
     server.job(task("running"))
     server.go_on.clear()
     process = start(server, "generate", "a fox", stderr=subprocess.PIPE)
-    assert server.waiting.wait(10)
+    assert server.waiting.wait(HUNG_S)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=10)
+    _, stderr = process.communicate(timeout=HUNG_S)
     assert process.returncode == 130
     assert f"darkroom watch {JOB}".encode() in stderr and f"darkroom cancel {JOB}".encode() in stderr
     assert b"Traceback" not in stderr
@@ -621,7 +628,7 @@ def test_a_terminal_gets_a_bar(server: FakeServer) -> None:
     shown = read_until(ours, b"upscaling")
     server.go_on.set()
     shown += read_until(ours, None)
-    assert process.wait(10) == 0
+    assert process.wait(HUNG_S) == 0
     assert b"running 40%, upscaling" in shown and b"0:00:0" in shown
     assert b"\x1b]0;owned" not in shown
     assert f"{JOB}  succeeded".encode() in shown
@@ -631,7 +638,7 @@ def read_until(descriptor: int, words: bytes | None) -> bytes:
     """What a terminal shows until these words or, without any, until it is closed."""
     shown = b""
     while words is None or words not in shown:
-        assert select.select([descriptor], [], [], 10)[0], shown
+        assert select.select([descriptor], [], [], HUNG_S)[0], shown
         try:
             chunk = os.read(descriptor, 4096)
         except OSError:  # Linux: the other side is closed
@@ -773,7 +780,7 @@ def test_the_admin_key_of_this_machine_goes_to_this_machine_only(
     server.on("GET", "/api/quota", {})
     CliRunner().invoke(main, ["quota", "--server", server.url])
     assert server.seen[-1].headers["Authorization"] == "Bearer dk_admin_secret"
-    monkeypatch.setattr(client_module, "is_this_machine", lambda _: False)
+    monkeypatch.setattr(options, "is_this_machine", lambda _: False)
     CliRunner().invoke(main, ["quota", "--server", server.url])
     assert server.seen[-1].headers["Authorization"] is None
 
@@ -790,7 +797,7 @@ def test_the_admin_key_of_this_machine_goes_to_this_machine_only(
     ],
 )
 def test_this_machine_is_told_from_others(url: str, here: bool) -> None:
-    assert client_module.is_this_machine(url) is here
+    assert address.is_this_machine(url) is here
 
 
 def test_a_netrc_does_not_replace_the_key(server: FakeServer, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

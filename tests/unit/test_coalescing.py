@@ -70,7 +70,7 @@ def test_who_asks_during_a_query_shares_the_next_and_sees_what_was_written_meanw
     assert [len(keys) for keys in database.asked] == [1, 3]
 
 
-def test_a_fault_reaches_everybody_in_the_batch_and_nobody_after() -> None:
+def test_a_fault_reaches_the_whole_batch_and_no_one_after() -> None:
     database = Database()
     coalescing = Coalescing(database.look)
     with ThreadPoolExecutor(8) as threads:
@@ -90,7 +90,7 @@ def test_a_fault_reaches_everybody_in_the_batch_and_nobody_after() -> None:
     assert coalescing.ask("b") == 1
 
 
-def test_when_the_leader_is_killed_the_others_ask_anew() -> None:
+def test_when_the_leader_is_killed_the_others_ask_again() -> None:
     class Killed(BaseException):
         pass
 

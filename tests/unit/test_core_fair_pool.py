@@ -48,7 +48,7 @@ class Gate:
         self._open.set()
 
 
-def beside(act: Callable[[], None]) -> threading.Thread:
+def in_thread(act: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
     return thread
@@ -82,9 +82,9 @@ def test_lanes_are_served_in_turns() -> None:
     """With one at work, a lane of a hundred lets a lane of two through at every second place."""
     pool, done = FairPool(size=1), []
     gate = Gate()
-    first = beside(lambda: run(pool, [("gate", "gate")], gate))
+    first = in_thread(lambda: run(pool, [("gate", "gate")], gate))
     gate.until(1)  # the only worker is busy while the others queue up
-    second = beside(lambda: run(pool, [*in_lane("crowd", 100), *in_lane("quiet", 2)], done.append))
+    second = in_thread(lambda: run(pool, [*in_lane("crowd", 100), *in_lane("quiet", 2)], done.append))
     until_room(pool, FairPool().room() - 103)
     gate.open()
     first.join()
@@ -101,9 +101,9 @@ def test_who_comes_later_does_not_wait_for_the_crowd() -> None:
             gate(item)
         done.append(item)
 
-    crowd = beside(lambda: run(pool, in_lane("crowd", 100), work))
+    crowd = in_thread(lambda: run(pool, in_lane("crowd", 100), work))
     gate.until(1)
-    late = beside(lambda: run(pool, [("late", "late")], work))
+    late = in_thread(lambda: run(pool, [("late", "late")], work))
     until_room(pool, FairPool().room() - 101)
     gate.open()
     crowd.join()
@@ -113,9 +113,9 @@ def test_who_comes_later_does_not_wait_for_the_crowd() -> None:
 
 def test_one_lane_has_no_more_than_its_share_at_work() -> None:
     pool, gate = FairPool(size=6, per_lane=2), Gate()
-    crowd = beside(lambda: run(pool, in_lane("crowd", 10), gate))
+    crowd = in_thread(lambda: run(pool, in_lane("crowd", 10), gate))
     gate.until(2)
-    other = beside(lambda: run(pool, in_lane("other", 1), gate))
+    other = in_thread(lambda: run(pool, in_lane("other", 1), gate))
     gate.until(3)
     assert sorted(gate.entered) == ["crowd0", "crowd1", "other0"]
     gate.open()
@@ -141,7 +141,7 @@ def test_no_more_are_at_work_than_the_pool_is_large() -> None:
 def test_room_is_what_neither_waits_nor_is_at_work() -> None:
     pool, gate = FairPool(size=2, depth=5), Gate()
     assert pool.room() == 5
-    crowd = beside(lambda: run(pool, in_lane("crowd", 4), gate))
+    crowd = in_thread(lambda: run(pool, in_lane("crowd", 4), gate))
     until_room(pool, 1)
     gate.until(2)
     assert pool.room() == 1
@@ -152,7 +152,7 @@ def test_room_is_what_neither_waits_nor_is_at_work() -> None:
 
 def test_room_is_never_less_than_none() -> None:
     pool, gate = FairPool(size=1, depth=2), Gate()
-    crowd = beside(lambda: run(pool, in_lane("crowd", 5), gate))
+    crowd = in_thread(lambda: run(pool, in_lane("crowd", 5), gate))
     until_room(pool, 0)
     gate.until(1)
     assert pool.room() == 0
@@ -172,7 +172,7 @@ def test_what_is_still_to_do_is_told_meanwhile() -> None:
     def each() -> None:
         pool.each(in_lane("a", 3), gate, meanwhile=meanwhile, every_s=0.01)
 
-    thread = beside(each)
+    thread = in_thread(each)
     assert heard.wait(10)
     gate.open()
     thread.join()
@@ -206,11 +206,11 @@ def test_an_accident_in_the_only_thread_leaves_no_work_lying(per_lane: int) -> N
             raise ValueError("an accident")
         done.append(item)
 
-    thread = beside(lambda: run(pool, in_lane("a", 3), work))
+    thread = in_thread(lambda: run(pool, in_lane("a", 3), work))
     until_room(pool, FairPool().room() - 3)
     gate.open()
     thread.join(10)
-    assert not thread.is_alive(), "what waited behind the accident waits for ever"
+    assert not thread.is_alive(), "what waited behind the accident waits forever"
     assert done == ["a1", "a2"]
 
 

@@ -1,4 +1,4 @@
-"""Whatever is logged, by whomever, secrets are not."""
+"""Secrets are not logged, whatever is logged and by whatever library."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_input_images_add_where_the_vendor_counts_them() -> None:
     assert cost("grok-imagine-image", "edit", images=3) == Decimal("0.026")
 
 
-def test_every_tier_of_the_catalogue_asks_about_something_known() -> None:
+def test_every_condition_of_the_catalogues_tiers_is_known() -> None:
     derived = {"size", "shape", "resolution", "images", "extra_views"}
     for model in CATALOG.models.values():
         for tier in model.cost_tiers:

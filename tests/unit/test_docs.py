@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import AliasChoices
 
 from app.cli import COMMANDS
 from app.http.errors import CODES
+from core.settings import Settings
 from jobs.failures import SENTENCES
 from providers.configured import PROVIDERS, Variables
 
@@ -141,7 +143,9 @@ def known_variables() -> set[str]:
     listed = set(re.findall(r"^([A-Z][A-Z0-9_]+)=", text_of(".env.example"), re.MULTILINE))
     deployed = set(re.findall(r"[A-Z][A-Z0-9_]+", text_of("docker-compose.yml") + text_of("Procfile")))
     commands = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "app" / "cli").rglob("*.py"))
-    return listed | deployed | set(re.findall(r'envvar="([A-Z_]+)"', commands))
+    aliases = [field.validation_alias for field in Settings.model_fields.values()]
+    earlier_names = {str(name) for alias in aliases if isinstance(alias, AliasChoices) for name in alias.choices}
+    return listed | deployed | earlier_names | set(re.findall(r'envvar="([A-Z_]+)"', commands))
 
 
 @pytest.mark.parametrize("page", FOR_PEOPLE, ids=lambda page: str(page.relative_to(ROOT)))
@@ -208,3 +212,24 @@ def test_the_demo_prints_what_the_readme_shows() -> None:
     # What comes before the first value of a line is text of the program.
     fixed = [re.split(r"[(\"\d]|http|job_|hold|capture|succeeded", line)[0].strip() for line in told]
     assert [text for text in fixed if text not in program] == []
+
+
+def test_the_layout_shows_every_room() -> None:
+    """The tree in docs/architecture.md section 2 against the folders: none missing, none invented."""
+    [tree] = re.findall(r"^## 2\. Layout\n\n((?:    .*\n)+)", text_of("docs/architecture.md"), re.MULTILINE)
+    drawn: dict[str, set[str]] = {}
+    top = ""
+    for line in tree.splitlines():
+        name = re.match(r" {4}( {2})?((?:\w+/(?:<name>/)? ?)+)", line)
+        assert name, line
+        if name[1]:
+            drawn[top] |= {each.split("/")[0] for each in name[2].split()}
+        else:
+            top = name[2].split("/")[0]
+            drawn[top] = set()
+            drawn |= {each.rstrip("/"): set() for each in re.findall(r"(?<=  )\w+/(?=  |$)", line)}
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and ours(path)}
+    assert drawn.keys() == folders - {"build"}
+    for top in ("app", "jobs", "providers"):
+        rooms = {path.parent.name for path in (ROOT / top).glob("*/__init__.py")}
+        assert drawn[top] == rooms - {"web"}, top

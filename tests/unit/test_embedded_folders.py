@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from core.embedded import folders, ports, postgres
+from core.embedded import folders, ports, postgres, postgres_wheel
 from core.embedded import redis as embedded_redis
 from core.embedded.faults import EmbeddedError
 
@@ -60,19 +60,19 @@ def test_free_ports_differ_and_a_taken_one_says_why():
 
 
 def test_new_data_gets_the_newest_postgres_and_old_data_its_own(tmp_path):
-    found = postgres.installations()
-    assert postgres.installation_for(tmp_path / "none").major == max(found) == 18
+    found = postgres_wheel.installations()
+    assert postgres_wheel.installation_for(tmp_path / "none").major == max(found) == 18
     (tmp_path / "PG_VERSION").write_text("16\n")
-    assert postgres.installation_for(tmp_path).major == 16
+    assert postgres_wheel.installation_for(tmp_path).major == 16
     (tmp_path / "PG_VERSION").write_text("12\n")
     with pytest.raises(EmbeddedError, match="made by PostgreSQL 12"):
-        postgres.installation_for(tmp_path)
+        postgres_wheel.installation_for(tmp_path)
 
 
 def test_without_the_wheel_the_operator_is_told_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(postgres, "find_spec", lambda name: None)
+    monkeypatch.setattr(postgres_wheel, "find_spec", lambda name: None)
     with pytest.raises(EmbeddedError, match="set DATABASE_URL"):
-        postgres.installation_for(tmp_path)
+        postgres_wheel.installation_for(tmp_path)
 
 
 def test_redis_comes_from_the_wheel_or_from_path_or_is_asked_for(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 
-from app.cli.service import programs, stack
+from app.cli.service import programs, service_ports
 from core.embedded import ports
 from core.embedded.faults import EmbeddedError
 from core.settings import Settings, with_dotenv
@@ -98,11 +98,11 @@ def test_impossible_ports_are_named(bare, monkeypatch, changed, message):
     real = ports.why_not
     monkeypatch.setattr(ports, "why_not", lambda port, host: real(port, host) if port > 65535 else None)
     with pytest.raises(EmbeddedError, match=message):
-        stack._check_ports(Settings(**changed), sandbox=True)
+        service_ports.check_ports(Settings(**changed), sandbox=True)
 
 
 def test_free_ports_replace_every_port(bare):
-    moved = stack.with_free_ports(Settings())
+    moved = service_ports.with_free_ports(Settings())
     numbers = {moved.port, moved.flower_port, moved.sandbox_port, moved.postgres_port, moved.redis_port}
     assert len(numbers) == 5
     assert numbers.isdisjoint(range(8000, 8005))

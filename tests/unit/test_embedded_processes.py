@@ -14,7 +14,7 @@ from core.embedded import processes
 from core.embedded.processes import Identity, Program
 from core.embedded.users import User, unprivileged_user
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
 def run(*argv: str, **options) -> str:
@@ -52,7 +52,7 @@ def test_a_program_that_is_not_there_says_so_and_ends():
     assert "cannot start nowhere: [Errno 2]" in run("/nowhere")
 
 
-def test_a_program_dies_with_whoever_started_it():
+def test_a_program_dies_with_its_starter():
     code = (
         "import subprocess; from core.embedded.processes import Program, spawn\n"
         "child = spawn(Program(name='c', argv=['sleep', '1000'], environ={'PATH': '/usr/bin:/bin'}), 1)\n"
@@ -125,9 +125,9 @@ def test_only_the_process_that_is_meant_is_ended():
     with subprocess.Popen(["sleep", "1000"]) as bystander:
         meant = processes.identify(bystander.pid)
         assert meant is not None
-        processes.end_strangers([Identity(meant.pid, meant.born_ticks - 1)], ((signal.SIGTERM, 0.1),))
+        processes.end_others([Identity(meant.pid, meant.born_ticks - 1)], ((signal.SIGTERM, 0.1),))
         assert bystander.poll() is None
-        processes.end_strangers([meant], ((signal.SIGTERM, 5.0),))
+        processes.end_others([meant], ((signal.SIGTERM, 5.0),))
         assert bystander.wait() == -signal.SIGTERM
 
 
@@ -141,7 +141,7 @@ def test_processes_are_found_by_folder_and_program(tmp_path):
         inside.kill()
 
 
-def test_nobody_has_an_identity_once_dead():
+def test_a_dead_process_has_no_identity():
     with subprocess.Popen(["true"]) as done:
         eventually(lambda: processes.identify(done.pid) is None)  # A zombie counts as gone.
 
@@ -165,7 +165,7 @@ def test_root_takes_the_first_unprivileged_user_there_is(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["root", "no-such-user"])
-def test_root_cannot_stand_in_for_itself(monkeypatch, name):
+def test_root_cannot_be_the_unprivileged_user(monkeypatch, name):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(Exception, match="DARKROOM_POSTGRES_USER"):
         unprivileged_user(name)

@@ -168,7 +168,7 @@ def test_a_reader_who_leaves_does_not_end_the_service():
 
 
 @pytest.mark.parametrize("text", ["", "not json", '{"pid": 1}', '[{"name": "x", "pid": 1}]'])
-def test_a_run_file_that_makes_no_sense_ends_nobody(tmp_path, text):
+def test_a_run_file_that_makes_no_sense_ends_no_process(tmp_path, text):
     path = tmp_path / "processes.json"
     path.write_text(text)
     assert RunFile(path).end_leftovers() == []

@@ -1,4 +1,4 @@
-"""Raw orders against models: what passes, in which words, and every fault at once."""
+"""Raw orders against models: what is accepted, in which form, and every fault."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def faults(model_id: str, operation: str = "generate", **fields: Any) -> list[tu
     return sorted((problem.field, problem.code) for problem in refused.value.problems)
 
 
-def test_an_order_comes_out_in_canonical_words() -> None:
+def test_a_checked_order_has_canonical_values() -> None:
     checked = check("gpt-image-2", prompt=" a fox\r\n", n=3, size="1000x1000", quality="high", output_format="JPG")
     assert checked.prompt == "a fox"
     assert checked.n == 3
@@ -46,7 +46,7 @@ def test_what_was_left_out_stays_out() -> None:
     assert (checked.n, checked.size, checked.params, checked.normalised) == (1, {}, {}, {})
 
 
-def test_the_format_is_said_in_the_words_of_the_model() -> None:
+def test_the_format_is_named_as_the_model_names_it() -> None:
     assert check("replicate-flux-schnell", prompt="a fox", output_format="jpeg").params["output_format"] == "jpg"
 
 
@@ -143,7 +143,7 @@ def test_a_whole_float_is_a_whole_number() -> None:
     assert (checked.n, checked.params) == (2, {"steps": 5, "guidance": 3})
 
 
-def test_the_house_bounds_what_a_model_leaves_open() -> None:
+def test_our_limits_bound_what_a_model_leaves_open() -> None:
     assert faults("hf-flux-dev", prompt="x", steps=100_000) == [("steps", "out_of_range")]
 
 
@@ -167,7 +167,7 @@ def test_prompt_limits_are_those_of_the_model() -> None:
     assert check("gpt-image-2", prompt="x" * 32_000).prompt == "x" * 32_000
 
 
-def test_a_model_without_a_prompt_refuses_words_but_not_silence() -> None:
+def test_a_model_without_a_prompt_refuses_a_text_but_not_an_empty_one() -> None:
     assert check("image-upscaler", "upscale", prompt="  ", image_count=1).prompt is None
     assert faults("image-upscaler", "upscale", prompt="sharper", image_count=1) == [("prompt", "not_supported")]
 
@@ -263,7 +263,7 @@ def test_the_right_images(model_id: str, operation: str, images: dict[str, Any])
         ("bria-eraser", "erase", {"image_count": 1}, "is needed to erase with bria-eraser"),
     ],
 )
-def test_what_a_caller_is_told(model_id: str, operation: str, images: dict[str, Any], told: str) -> None:
+def test_messages_name_what_is_missing(model_id: str, operation: str, images: dict[str, Any], told: str) -> None:
     words = {} if CATALOG.models[model_id].inputs.prompt == "none" else {"prompt": "x"}
     with pytest.raises(OrderProblems) as caught:
         check(model_id, operation, **words, **images)
@@ -271,13 +271,13 @@ def test_what_a_caller_is_told(model_id: str, operation: str, images: dict[str, 
     assert told in problem.message
 
 
-def test_a_number_is_taken_for_the_word_it_is() -> None:
+def test_a_number_is_taken_for_the_text_it_means() -> None:
     assert check("ws-flux-kontext-pro-t2i", prompt="x", safety_tolerance=2).params == {"safety_tolerance": "2"}
     assert check("replicate-flux-schnell", prompt="x", megapixels=0.25).params == {"megapixels": "0.25"}
     assert faults("ws-flux-kontext-pro-t2i", prompt="x", safety_tolerance=9) == [("safety_tolerance", "wrong_type")]
 
 
-def test_an_operation_may_know_fewer_words() -> None:
+def test_an_operation_may_allow_fewer_values() -> None:
     assert check("llamaswap-z-image", prompt="x", output_format="webp").params
     refused = faults("llamaswap-z-image", "edit", prompt="x", output_format="webp", image_count=1)
     assert refused == [("output_format", "not_allowed")]
@@ -327,7 +327,7 @@ junk = st.one_of(
 
 
 @given(data=st.data(), model=st.sampled_from(list(CATALOG.models.values())))
-def test_no_order_however_wild_does_more_than_be_refused(data: st.DataObject, model: Any) -> None:
+def test_the_worst_orders_are_only_refused(data: st.DataObject, model: Any) -> None:
     operation = data.draw(st.sampled_from(sorted(model.operations)))
     names = ["prompt", "n", "nonsense", *SIZE_FIELDS, *model.params]
     fields = data.draw(st.dictionaries(st.sampled_from(names), junk, max_size=6))

@@ -1,4 +1,4 @@
-"""Addresses a URL from outside may and may not lead to."""
+"""Addresses that a URL from outside may and may not lead to."""
 
 from __future__ import annotations
 

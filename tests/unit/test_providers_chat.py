@@ -149,7 +149,7 @@ HTML = b"<html>Bad gateway</html>"
         (429, body(code="project_spend_limit_exceeded"), OutOfCredit, "upstream_out_of_credit"),
         (500, body(type="server_error", message="The server had an error"), Failed, "upstream_failed"),
         (500, body(type="image_generation_server_error"), Failed, "upstream_failed"),
-        # None of these is OpenAI's own word that nothing was made.
+        # In none of these does OpenAI itself say that nothing was made.
         (500, HTML, Uncertain, "upstream_error"),
         (500, b"", Uncertain, "upstream_error"),
         (500, body(message="Connection error", type=None), Uncertain, "upstream_error"),

@@ -1,4 +1,4 @@
-"""chatgpt2api: what is asked, what the answers mean, and a few rounds over real HTTP."""
+"""chatgpt2api: requests, what the answers mean, and a few calls over real HTTP."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_blank_variables_count_as_unset() -> None:
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:3000", "ftp://h", "http://user:hunter22@h/v1"])
-def test_a_base_url_that_is_none_is_named_without_its_value(url: str) -> None:
+def test_an_invalid_base_url_is_named_without_its_value(url: str) -> None:
     with pytest.raises(ValueError) as caught:
         Config.from_env({"CHATGPT2API_BASE_URL": url, "CHATGPT2API_API_KEY": "topsecret"})
     assert "base_url" in str(caught.value)
@@ -103,7 +103,7 @@ def test_what_the_caller_left_out_is_left_out() -> None:
     )
 
 
-def test_size_and_quality_travel_as_hints() -> None:
+def test_size_and_quality_are_sent_as_hints() -> None:
     request = build_submit(order(size={"size": "16:9"}, params={"quality": "high"}), dedupe_key=KEY)
     assert request.json is not None
     assert (request.json["size"], request.json["quality"]) == ("16:9", "high")
@@ -120,7 +120,7 @@ def test_size_and_quality_travel_as_hints() -> None:
         ("codex-gpt-image-2", {"aspect_ratio": "16:9"}, None),
     ],
 )
-def test_codex_models_take_pixels_alone(path: str, size: dict[str, str | int], sent: str | None) -> None:
+def test_codex_models_take_only_pixels(path: str, size: dict[str, str | int], sent: str | None) -> None:
     request = build_submit(order(path, size=size), dedupe_key=KEY)
     assert request.json is not None
     assert request.json.get("size") == sent
@@ -164,7 +164,7 @@ def test_extra_fields_pass_but_never_those_that_decide_what_is_bought() -> None:
 
 
 @pytest.mark.parametrize("key", ["a,b", "a/b", "", "a b", "x" * 200])
-def test_a_key_that_cannot_travel_is_a_programming_error(key: str) -> None:
+def test_a_key_that_cannot_be_sent_is_a_programming_error(key: str) -> None:
     with pytest.raises(ValueError):
         build_submit(order(), dedupe_key=key)
 
@@ -332,7 +332,7 @@ def test_a_validation_fault_names_its_field() -> None:
 
 @dataclass
 class Gateway:
-    """Answers every request with the next canned answer, and keeps what it was asked."""
+    """Answers every request with the next prepared answer, and records the requests."""
 
     answers: list[tuple[int, Any]] = field(default_factory=list)
     asked: list[tuple[str, str, bytes]] = field(default_factory=list)
@@ -378,7 +378,7 @@ def test_a_submit_is_accepted_under_our_own_key(gateway: Gateway) -> None:
     assert json.loads(body)["client_task_id"] == KEY
 
 
-def test_sending_a_known_key_again_tells_how_its_task_stands(gateway: Gateway) -> None:
+def test_sending_a_known_key_again_returns_the_state_of_its_task(gateway: Gateway) -> None:
     gateway.answers = [
         (200, {"id": KEY, "status": "success", "data": [{"url": "/a.png"}]}),
         (200, {"id": KEY, "status": "error", "error": "服务已重启"}),
@@ -407,7 +407,7 @@ def test_an_answer_that_is_not_our_task_is_uncertain(gateway: Gateway, answer: o
         gateway.provider().submit(order(), dedupe_key=KEY)
 
 
-def test_an_edit_travels_as_a_form(gateway: Gateway) -> None:
+def test_an_edit_is_sent_as_a_form(gateway: Gateway) -> None:
     gateway.answers = [(200, {"id": KEY, "status": "queued"})]
     gateway.provider().submit(order(images=[PNG], mask=PNG), dedupe_key=KEY)
     [(_method, path, body)] = gateway.asked
@@ -425,7 +425,7 @@ def test_many_calls_are_looked_at_in_one_request(gateway: Gateway) -> None:
                     {"id": "key-0", "status": "running", "progress": "generating"},
                     {"id": "key-1", "status": "success", "data": [{"url": "/a.png"}]},
                     {"id": "key-2", "status": "error", "error": "rejected by upstream policy"},
-                    {"id": "somebody else's", "status": "success"},
+                    {"id": "another one's", "status": "success"},
                     "garbage",
                 ],
                 "missing_ids": ["key-3", 7],
@@ -440,7 +440,7 @@ def test_many_calls_are_looked_at_in_one_request(gateway: Gateway) -> None:
     assert isinstance(found["call-1"], Finished)
     assert isinstance(found["call-2"], ContentRefused)
     assert found["call-3"] == Missing()
-    assert isinstance(found["call-4"], NotRun)  # said nothing about: surely not "missing"
+    assert isinstance(found["call-4"], NotRun)  # left out of the answer, which does not mean missing
 
 
 @pytest.mark.parametrize("answer", [(401, {}), (404, {}), (500, {}), (200, b"<html>"), (200, {"items": 7})])
@@ -449,7 +449,7 @@ def test_a_failed_look_never_ends_a_call(gateway: Gateway, answer: tuple[int, An
     found = gateway.provider().check_many([call(number) for number in range(150)])
     assert len(found) == 150
     assert all(isinstance(result, NotRun | Uncertain) for result in found.values())
-    assert len(gateway.asked) == 1  # the second batch did not run into the same wall
+    assert len(gateway.asked) == 1  # the second batch was not sent
 
 
 def test_check_raises_what_ended_the_call(gateway: Gateway) -> None:

@@ -1,4 +1,4 @@
-"""Flux: what is asked of which host with which key, and what the answers mean."""
+"""Flux: which host is asked with which key, and what the answers mean."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_base_is_taken_with_and_without_its_version(base: str) -> None:
     assert Config(api_key=SecretStr("k"), base_url=base).base_url == "https://api.eu.bfl.ai"
 
 
-def test_a_senseless_setting_is_refused_without_the_key_in_the_message() -> None:
+def test_an_invalid_setting_is_refused_without_the_key_in_the_message() -> None:
     with pytest.raises(ValidationError) as caught:
         Config.from_env({"BFL_API_KEY": "k-secret", "BFL_WEBHOOKS": "perhaps"})
     assert "k-secret" not in str(caught.value)
@@ -136,13 +136,13 @@ def test_an_edit_without_words_sends_no_prompt() -> None:
     "name",
     ["prompt", "width", "input_image", "input_image_9", "input_image_blob_path", "webhook_url", "webhook_secret"],
 )
-def test_extra_fields_cannot_change_what_is_bought_or_where_it_is_told(name: str) -> None:
+def test_extra_fields_cannot_change_what_is_bought_or_where_it_is_reported(name: str) -> None:
     assert body(order(extra={"disable_pup": True}))["disable_pup"] is True
     with pytest.raises(RequestRefused):
         build_submit(order(extra={name: "x"}))
 
 
-def test_a_webhook_is_told_only_where_it_is_wanted_and_taken() -> None:
+def test_a_webhook_is_sent_only_where_it_is_wanted_and_accepted() -> None:
     assert "webhook_url" not in body(order(callback_url=HOOK))
     assert body(order(callback_url=HOOK), webhooks=True) == {"prompt": "a red kite", "webhook_url": HOOK}
     assert "webhook_url" not in body(order(), webhooks=True)
@@ -226,7 +226,7 @@ def test_a_ready_task_has_one_link_with_its_seed_and_prompt() -> None:
         (task("TASK NOT FOUND"), Missing()),
     ],
 )
-def test_everything_that_is_no_end_goes_on(document: object, expected: object) -> None:
+def test_everything_that_is_not_an_end_goes_on(document: object, expected: object) -> None:
     assert read_task(answer(document), TASK) == expected
 
 
@@ -251,7 +251,7 @@ def test_the_body_is_read_before_the_status(
     assert {name: getattr(caught.value, name) for name in facts} == facts
 
 
-def test_details_are_told_whole_whatever_their_form() -> None:
+def test_details_of_every_form_are_complete() -> None:
     for details, told in (("the sky", "the sky"), ({"reason": "no worker", "code": 17}, '"code": 17')):
         with pytest.raises(Failed) as caught:
             read_task(answer(task("Error", details=details)), TASK)
@@ -310,12 +310,12 @@ def test_errors_of_a_submit(found: HttpResponse, error: type[ProviderError], cod
     assert (type(raised), raised.code) == (error, code)
 
 
-def test_the_faults_of_a_body_are_told_with_their_place() -> None:
+def test_the_faults_of_a_body_are_reported_with_their_place() -> None:
     assert "width" in classify(answer({"detail": LIST}, 422)).detail
     assert "later" in classify(answer({"message": "later"}, 400)).detail
 
 
-def test_a_rate_limit_waits_as_told_or_five_seconds() -> None:
+def test_a_rate_limit_waits_as_requested_or_five_seconds() -> None:
     assert classify(answer({}, 429)).retry_after_s == 5
     assert classify(answer({}, 429, retry_after="31")).retry_after_s == 31
 
@@ -325,7 +325,7 @@ def test_a_rate_limit_waits_as_told_or_five_seconds() -> None:
 
 @dataclass
 class Server:
-    """Answers with the next canned answer, and keeps what it was asked."""
+    """Answers with the next prepared answer, and records the requests."""
 
     answers: list[tuple[int, bytes]] = field(default_factory=list)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -386,7 +386,7 @@ def test_the_key_goes_to_the_base_as_x_key(server: Server) -> None:
     assert all(headers["x-key"] == "k-secret" and "Authorization" not in headers for _, headers in server.asked)
 
 
-def test_a_foreign_poll_url_is_asked_without_the_key_and_only_where_it_may_lead(server: Server) -> None:
+def test_a_foreign_poll_url_is_requested_without_the_key_and_only_where_it_may_lead(server: Server) -> None:
     foreign = f"http://localhost:{server.port}/v1/get_result?id={TASK}"
     with pytest.raises(Uncertain) as caught:
         server.provider().check(call(foreign))
@@ -401,7 +401,7 @@ def test_a_foreign_poll_url_is_asked_without_the_key_and_only_where_it_may_lead(
 def test_a_poll_url_does_not_lead_to_private_addresses(server: Server) -> None:
     with pytest.raises(NotRun) as caught:
         server.provider().check(call(f"https://127.0.0.1/v1/get_result?id={TASK}"))
-    assert "resolves to" in caught.value.detail  # judged, and not merely refused by whoever listens there
+    assert "resolves to" in caught.value.detail  # judged, not merely refused by the server there
 
 
 def test_a_poll_is_never_redirected(server: Server) -> None:
@@ -455,7 +455,7 @@ def test_the_age_of_a_task_is_the_databases_whatever_our_clock_says(
 
 
 def test_a_cluster_that_is_away_does_not_hide_the_others(server: Server) -> None:
-    """Port 1 answers nobody. More calls are there than are looked at together, and the living host's comes last."""
+    """Nothing listens on port 1. There are more calls than one look takes, and that of the other host is last."""
     away = [call(f"http://localhost:1/v1/get_result?id={number}") for number in range(40)]
     there = call(f"{server.url}/v1/get_result?id={TASK}")
     server.will(task("Pending"))

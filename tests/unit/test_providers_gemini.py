@@ -1,4 +1,4 @@
-"""Gemini: what is asked, and what each answer means, as tables without a network."""
+"""Gemini: requests, and what each answer means, as tables without a network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from providers.upstreams.gemini.answers import classify, read_generated, read_pr
 MODELS = catalog.load().models
 PNG = InputImage(b"png bytes", "image/png", 8, 8)
 JPEG = InputImage(b"jpeg bytes", "image/jpeg", 8, 8)
-DATA = base64.b64encode(b"picture").decode()
+DATA = base64.b64encode(b"image").decode()
 IMAGE = {"inlineData": {"mimeType": "image/png", "data": DATA}}
 THOUGHT = {**IMAGE, "thought": True}
 
@@ -55,7 +55,7 @@ def test_blank_variables_count_as_unset() -> None:
     assert "AIza" not in repr(config)
 
 
-def test_of_two_keys_googles_own_name_wins() -> None:
+def test_of_two_keys_that_with_googles_own_name_is_used() -> None:
     config = Config.from_env({"GEMINI_API_KEY": "one", "GOOGLE_API_KEY": "two"})
     assert config is not None
     assert config.api_key.get_secret_value() == "two"
@@ -71,7 +71,7 @@ def test_the_version_is_a_setting(text: str, version: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["1", "v1/../x", "latest", "v1beta/openai", "v1?x"])
-def test_what_is_no_version_is_refused(text: str) -> None:
+def test_an_invalid_version_is_refused(text: str) -> None:
     with pytest.raises(ValidationError):
         Config.from_env({"GEMINI_API_KEY": "k", "GOOGLE_GENAI_API_VERSION": text})
 
@@ -107,12 +107,12 @@ def test_what_the_caller_set_is_sent() -> None:
     }
 
 
-def test_a_model_of_one_size_class_is_not_told_it() -> None:
+def test_a_model_of_one_size_class_is_not_sent_it() -> None:
     asked = order("gemini-3.1-flash-lite-image", size={"aspect_ratio": "1:1", "resolution": "1K"})
     assert body(asked)["generationConfig"]["imageConfig"] == {"aspectRatio": "1:1"}
 
 
-def test_imagen_is_asked_by_predict_and_always_told_how_many() -> None:
+def test_imagen_is_called_by_predict_and_always_with_a_count() -> None:
     request = build_submit(order("imagen-4.0-generate-001", params={"output_format": "image/jpeg"}))
     assert request.path == "/v1beta/models/imagen-4.0-generate-001:predict"
     assert request.json == {
@@ -197,9 +197,9 @@ def candidate(*parts: Any, reason: Any = "STOP", **more: Any) -> dict[str, Any]:
         (generated(candidate(IMAGE, None, 7, "x", reason=None)), 1),
     ],
 )
-def test_every_image_that_is_no_thought_is_taken(answer: bytes, count: int) -> None:
+def test_every_image_that_is_not_a_thought_is_taken(answer: bytes, count: int) -> None:
     images = read_generated(answer)
-    assert [image.data for image in images] == [b"picture"] * count
+    assert [image.data for image in images] == [b"image"] * count
 
 
 def ends(reason: str) -> bytes:
@@ -250,7 +250,7 @@ def test_a_200_without_an_image_is_never_success(answer: bytes, error: type[Prov
 
 
 @pytest.mark.parametrize("reason", ["NO_IMAGE", "IMAGE_OTHER", "OTHER", "MAX_TOKENS", "LANGUAGE", "MALFORMED_RESPONSE"])
-def test_a_bad_moment_may_be_tried_again(reason: str) -> None:
+def test_a_temporary_failure_may_be_tried_again(reason: str) -> None:
     with pytest.raises(Failed) as caught:
         read_generated(ends(reason))
     assert (caught.value.retryable, caught.value.billed) == (True, False)
@@ -267,7 +267,7 @@ def test_a_bad_moment_may_be_tried_again(reason: str) -> None:
         (7, False),
     ],
 )
-def test_what_was_put_out_is_billed_though_nothing_came_of_it(usage: Any, *, billed: bool) -> None:
+def test_output_tokens_are_billed_even_without_an_image(usage: Any, *, billed: bool) -> None:
     with pytest.raises(ContentRefused) as refused:
         read_generated(generated(candidate(reason="IMAGE_SAFETY"), usageMetadata=usage))
     assert (refused.value.stage, refused.value.charged) == ("output", billed)
@@ -285,7 +285,7 @@ FILTERED = {"raiFilteredReason": "against the rules"}
 
 
 def test_filtered_samples_are_left_out() -> None:
-    assert [image.data for image in read_predicted(predicted(FILTERED, SAMPLE, SAMPLE))] == [b"picture"] * 2
+    assert [image.data for image in read_predicted(predicted(FILTERED, SAMPLE, SAMPLE))] == [b"image"] * 2
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_filtered_samples_are_left_out() -> None:
         (b"[]", Uncertain),
     ],
 )
-def test_everything_filtered_is_a_refusal_and_anything_else_doubtful(answer: bytes, error: type[ProviderError]) -> None:
+def test_everything_filtered_is_a_refusal_and_the_rest_uncertain(answer: bytes, error: type[ProviderError]) -> None:
     with pytest.raises(error):
         read_predicted(answer)
 

@@ -1,4 +1,4 @@
-"""Guarded HTTP, over real sockets: what ran, what cannot have run, and where a URL may lead."""
+"""HTTP over real sockets: what may have run, what cannot have run, and where a URL may lead."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Script = Callable[[socket.socket, bytes], None]
 
 @dataclass
 class Upstream:
-    """A server that hands each request to a script. ``requests`` are the bytes as they came."""
+    """A server that passes each request to a script. ``requests`` are the bytes as received."""
 
     script: Script
     port: int = 0
@@ -110,7 +110,7 @@ def closes(*parts: bytes) -> Script:
 
 
 def drips(head: bytes, server_stops: Callable[[], bool]) -> Script:
-    """One byte each 20 ms, for ever: each read succeeds, so only a total deadline ends it."""
+    """One byte each 20 ms, forever: each read succeeds, so only a total deadline ends it."""
 
     def script(conn: socket.socket, _request: bytes) -> None:
         conn.sendall(head)
@@ -135,7 +135,7 @@ def ask(server: Upstream, *, total_s: float = 5.0, max_bytes: int = 1000) -> byt
 # ---------------------------------------------------------------- how a request is written
 
 
-def test_a_form_without_a_file_is_multipart_only_where_that_is_asked() -> None:
+def test_a_form_without_a_file_is_multipart_only_on_request() -> None:
     with upstream(answers(OK)) as server:
         for multipart in (False, True):
             asked = WireRequest("POST", "/forms", form=[("prompt", "ein Füchslein")], multipart=multipart)
@@ -192,7 +192,7 @@ def test_a_failed_handshake_did_not_run() -> None:
 
 
 def test_a_silent_handshake_ends_at_the_deadline_and_did_not_run() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:  # connects, and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # connects, and sends nothing
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         begun_at = time.monotonic()
         with pytest.raises(NotRun):
@@ -231,7 +231,7 @@ def test_silence_is_uncertain_at_the_deadline() -> None:
 
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["header", "body"])
-def test_dripping_bytes_do_not_outlive_the_deadline(head: bytes) -> None:
+def test_slow_bytes_do_not_outlive_the_deadline(head: bytes) -> None:
     stop = threading.Event()
     with upstream(drips(head, stop.is_set)) as server:
         begun_at = time.monotonic()
@@ -268,7 +268,7 @@ def test_the_cap_counts_decoded_bytes() -> None:
     assert caught.value.code == "upstream_answer_too_large"
 
 
-def test_a_redirect_is_an_answer_and_the_credential_stays_home() -> None:
+def test_a_redirect_is_an_answer_and_the_credential_is_not_sent_on() -> None:
     with upstream(answers(OK)) as elsewhere:
         away = f"HTTP/1.1 307 Moved\r\nLocation: {elsewhere.url}/\r\nContent-Length: 0\r\n\r\n".encode()
         with upstream(answers(away)) as server:
@@ -345,7 +345,7 @@ def test_bytes_that_keep_coming_do_not_outrun_the_deadline() -> None:
             reader.readinto(bytearray(1))
 
 
-def test_a_stream_hands_out_bytes_as_they_come() -> None:
+def test_a_stream_yields_bytes_as_they_arrive() -> None:
     read = threading.Event()
 
     def script(conn: socket.socket, _request: bytes) -> None:
@@ -410,7 +410,7 @@ USER = Policy.user(max_bytes=1000)
         "https://100.100.100.200/",
     ],
 )
-def test_a_users_url_to_a_forbidden_place_is_refused(url: str) -> None:
+def test_a_users_url_to_a_forbidden_address_is_refused(url: str) -> None:
     with pytest.raises(UnsafeUrlError) as caught:
         fetch(url, USER)
     assert caught.value.code == "url_not_allowed"
@@ -432,11 +432,11 @@ def test_the_address_that_was_judged_is_the_one_that_is_connected() -> None:
         return ["192.0.2.1"] if len(asked) > 1 else ["127.0.0.1"]
 
     with upstream(answers(OK)) as server:
-        named = f"http://pictures.example:{server.port}"
+        named = f"http://images.example:{server.port}"
         policy = replace(Policy.result([origin_of(named)], max_bytes=100), resolve=rebinding)
         assert fetch(f"{named}/a.png", policy).data == b"ok"
-    assert asked == ["pictures.example"]
-    assert b"Host: pictures.example:%d\r\n" % server.port in server.requests[0]
+    assert asked == ["images.example"]
+    assert b"Host: images.example:%d\r\n" % server.port in server.requests[0]
 
 
 def test_a_trusted_origin_is_exempt_and_only_exactly_that_one() -> None:
@@ -468,7 +468,7 @@ def redirects_to(location: str) -> Script:
         "file:///etc/passwd",
     ],
 )
-def test_each_redirect_is_judged_anew(target: str) -> None:
+def test_each_redirect_is_judged_again(target: str) -> None:
     with upstream(answers(OK)) as other, upstream(redirects_to(target.format(other=other.port))) as server:
         policy = Policy.result([origin_of(server.url)], max_bytes=100)
         with pytest.raises(UnsafeUrlError) as caught:
@@ -510,7 +510,7 @@ def test_a_fetch_ends_for_slow_large_and_dead_links() -> None:
     for code, script in cases.items():
         with upstream(script) as server:
             policy = Policy.result([origin_of(server.url)], max_bytes=1000)
-            # Far from its deadline: what ends the drip is the least rate.
+            # Far from its deadline: the least rate ends it.
             impatient = replace(policy, grace_s=0.1, least_bytes_per_s=100_000, total_s=30)
             begun_at = time.monotonic()
             with pytest.raises(UnsafeUrlError) as caught:
@@ -524,15 +524,15 @@ def test_a_put_carries_its_own_headers_and_follows_no_redirect() -> None:
     created = answers(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
     with upstream(created) as server, upstream(redirects_to(server.url)) as moved, upstream(answers(OK)) as stranger:
         policy = Policy.result([origin_of(server.url), origin_of(moved.url)], max_bytes=100)
-        put(f"{server.url}/a?signature=x", b"picture", policy, headers={"x-token": "t"})
+        put(f"{server.url}/a?signature=x", b"image", policy, headers={"x-token": "t"})
         for url, code in ((moved.url, "url_unreachable"), (stranger.url, "url_not_allowed")):
             with pytest.raises(UnsafeUrlError) as caught:
-                put(f"{url}/a", b"picture", policy, headers={})
+                put(f"{url}/a", b"image", policy, headers={})
             assert caught.value.code == code
     [request] = server.requests
     assert request.startswith(b"PUT /a?signature=x HTTP/1.1\r\n")
     assert b"x-token: t\r\n" in request
-    assert request.endswith(b"\r\n\r\npicture")
+    assert request.endswith(b"\r\n\r\nimage")
     assert stranger.requests == []
 
 
@@ -540,11 +540,11 @@ def test_a_put_carries_its_own_headers_and_follows_no_redirect() -> None:
     "url", ["http://store.example/a", "https://store.example:8443/a", "https://u:p@store.example/a"]
 )
 def test_a_put_keeps_to_https_and_its_port_before_any_name_is_looked_up(url: str) -> None:
-    def nobody(_host: str, _port: int) -> list[str]:
+    def unresolved(_host: str, _port: int) -> list[str]:
         raise AssertionError("looked up")
 
     with pytest.raises(UnsafeUrlError) as caught:
-        put(url, b"x", replace(Policy.result([], max_bytes=9), resolve=nobody), headers={})
+        put(url, b"x", replace(Policy.result([], max_bytes=9), resolve=unresolved), headers={})
     assert caught.value.code == "url_not_allowed"
 
 
@@ -560,9 +560,9 @@ def test_a_put_with_impossible_headers_is_not_sent(header: dict[str, str]) -> No
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Key and certificate of ``pictures.example``, its own authority."""
-    path = tmp_path_factory.mktemp("tls") / "pictures.pem"
-    names = "subjectAltName=DNS:pictures.example"
+    """Key and certificate of ``images.example``, its own authority."""
+    path = tmp_path_factory.mktemp("tls") / "images.pem"
+    names = "subjectAltName=DNS:images.example"
     command = [
         "openssl",
         "req",
@@ -575,7 +575,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     command += [
         "-subj",
-        "/CN=pictures.example",
+        "/CN=images.example",
         "-addext",
         names,
         "-days",
@@ -605,14 +605,14 @@ def test_a_pinned_address_still_shows_and_proves_the_name(certificate: Path) -> 
     context.sni_callback = lambda _sock, name, _context: shown.append(name)  # type: ignore[assignment]
     long = b"x" * 90_000
     with upstream(answers(b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n", long), tls=context) as server:
-        good = _pinned("pictures.example", server.port, certificate)
-        assert fetch(f"https://pictures.example:{server.port}/a", good).data == long
+        good = _pinned("images.example", server.port, certificate)
+        assert fetch(f"https://images.example:{server.port}/a", good).data == long
         with pytest.raises(UnsafeUrlError) as caught:  # same machine, same certificate, other name
             fetch(f"https://other.example:{server.port}/a", _pinned("other.example", server.port, certificate))
         assert caught.value.code == "url_unreachable"
         with pytest.raises(UnsafeUrlError):  # not signed by an authority we know
-            fetch(f"https://pictures.example:{server.port}/a", replace(good, ca_file=None))
-    assert shown == ["pictures.example", "other.example", "pictures.example"]
+            fetch(f"https://images.example:{server.port}/a", replace(good, ca_file=None))
+    assert shown == ["images.example", "other.example", "images.example"]
     assert len(server.requests) == 1
 
 

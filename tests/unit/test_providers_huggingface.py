@@ -1,4 +1,4 @@
-"""Hugging Face: what is asked on each route, and what each answer means, without a network."""
+"""Hugging Face: the request of each route, and what each answer means, without a network."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_blank_variables_count_as_unset_and_the_token_is_not_shown() -> None:
     assert Config.from_env({"HF_TOKEN": " "}) is None
 
 
-def test_somebody_else_may_pay() -> None:
+def test_another_account_may_pay() -> None:
     assert Config(token=SecretStr("hf_x"), bill_to="my-org").headers()["X-HF-Bill-To"] == "my-org"
 
 
@@ -118,7 +118,7 @@ def test_what_each_route_is_asked(asked: UpstreamOrder, path: str, body: Mapping
     assert request.json == body
 
 
-def test_only_the_route_of_raw_images_is_told_a_format() -> None:
+def test_only_the_route_of_raw_images_is_sent_a_format() -> None:
     assert build_submit(order("hf-sd3-medium"), "a/b").headers == {"Accept": "image/png"}
     assert build_submit(order("hf-flux-dev"), "a/b").headers == {}
 
@@ -149,7 +149,7 @@ def test_every_model_of_the_catalogue_has_a_route() -> None:
             assert build_submit(order(model.id, images=images), "a/b").path.startswith(f"/{model.hf_provider}/")
 
 
-def test_a_route_nobody_knows_is_the_operator_s_affair() -> None:
+def test_an_unknown_route_is_misconfigured() -> None:
     model = MODELS["hf-flux-dev"].model_copy(update={"hf_provider": "elsewhere"})
     with pytest.raises(Misconfigured):
         build_submit(UpstreamOrder(operation="generate", model=model, prompt="x"), "a/b")
@@ -159,7 +159,7 @@ def test_a_route_nobody_knows_is_the_operator_s_affair() -> None:
 
 
 class Hub:
-    """Gives its answers one by one and counts the questions."""
+    """Returns its answers one by one and counts the requests."""
 
     def __init__(self, *given: HttpResponse | ProviderError) -> None:
         self.given = list(given)
@@ -213,7 +213,7 @@ def test_without_a_mapping_nothing_is_bought(away: HttpResponse | ProviderError)
         known.find("org/model", "fal-ai", "text-to-image")
 
 
-def test_the_hub_s_limit_is_waited_out() -> None:
+def test_the_wait_of_the_hub_s_limit_is_kept() -> None:
     known, _ = ids(Hub(answer(429, RateLimit='"api";r=0;t=55')))
     with pytest.raises(NotRun) as caught:
         known.find("org/model", "fal-ai", "text-to-image")
@@ -318,7 +318,7 @@ def test_a_result_has_links_and_a_seed() -> None:
     assert [(image.url, image.seed) for image in done.images] == [("https://v3.fal.media/a.png", 7)]
 
 
-def test_a_blacked_out_image_is_none() -> None:
+def test_a_blacked_out_image_does_not_count() -> None:
     one_of_two = result("https://v3.fal.media/a.png", "https://v3.fal.media/b.png", has_nsfw_concepts=[True, False])
     assert [image.url for image in answers.read_fal_result(one_of_two, ROUTER).images] == ["https://v3.fal.media/b.png"]
     with pytest.raises(ContentRefused) as refused:
@@ -338,7 +338,7 @@ POLICY = {"detail": [{"loc": ["body", "prompt"], "msg": "flagged", "type": "cont
         (answer(500, {"detail": "x"}), Failed),
         (answer(504, {"detail": [{"type": "generation_timeout"}]}), Failed),
         (result(), Failed),
-        # Said of the way there, not of the task:
+        # About the request, not about the task:
         (answer(500, b"<html>"), Uncertain),
         (answer(401, {"error": "x"}), NotRun),
         (answer(404, {"detail": "Request not found"}), NotRun),
@@ -372,7 +372,7 @@ def test_how_a_result_can_be_an_error(seen: HttpResponse, error: type[ProviderEr
         (answer(400, {"code": 1200, "message": "nsfw"}), ContentRefused),
     ],
 )
-def test_errors_in_any_shape(seen: HttpResponse, error: type[ProviderError]) -> None:
+def test_errors_in_any_form(seen: HttpResponse, error: type[ProviderError]) -> None:
     assert isinstance(answers.classify(seen), error)
 
 

@@ -1,4 +1,4 @@
-"""llama-swap: what is asked by each route, and what the answers mean, without a network."""
+"""llama-swap: the request of each route, and what the answers mean, without a network."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_without_names_the_catalogue_names_the_model() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"LLAMASWAP_EXTRA_ARGS": "maybe"}, {"LLAMASWAP_ASYNC": "later"}])
-def test_a_setting_without_sense_is_refused(wrong: dict[str, str]) -> None:
+def test_an_invalid_setting_is_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(ValidationError):
         Config.from_env({"LLAMASWAP_BASE_URL": "http://llama.lan", **wrong})
 
@@ -103,7 +103,7 @@ def test_settings_go_in_the_tag_and_as_plain_fields() -> None:
     assert build(asked).path == "/v1/images/generations"
 
 
-def test_what_the_caller_left_out_is_left_out_but_for_the_seed() -> None:
+def test_what_the_caller_left_out_is_left_out_except_the_seed() -> None:
     fields = build(order()).json
     assert fields.keys() == {"model", "prompt", "seed"}
     assert fields["prompt"] == with_tag("a red kite", {"seed": fields["seed"]})
@@ -122,7 +122,7 @@ def test_extra_fields_go_where_the_settings_go() -> None:
     assert build(asked, extra_args="embed").json == {"model": "z-image", "prompt": tagged}
 
 
-def test_an_edit_is_a_form_and_its_strength_is_in_the_tag_alone() -> None:
+def test_an_edit_is_a_form_and_its_strength_is_only_in_the_tag() -> None:
     asked = order(operation="edit", images=[PNG, OTHER], mask=PNG, params={"seed": 7, "strength": 0.5})
     request = build(asked)
     assert (request.path, request.json) == ("/v1/images/edits", None)
@@ -132,7 +132,7 @@ def test_an_edit_is_a_form_and_its_strength_is_in_the_tag_alone() -> None:
     assert [part.name for part in build(order(operation="edit", images=[PNG])).files] == ["image"]
 
 
-def test_edits_know_no_webp() -> None:
+def test_edits_do_not_take_webp() -> None:
     webp = {"output_format": "webp"}
     assert build(order(params=webp)).json["output_format"] == "webp"
     with pytest.raises(RequestRefused):
@@ -190,7 +190,7 @@ def test_a_job_has_the_tag_s_keys_at_the_top() -> None:
     assert request.json == {**TAG, **size, "prompt": "a red kite", "batch_count": 2, "output_format": "webp"}
 
 
-def test_images_of_a_job_are_read_as_the_route_it_stands_for_reads_them() -> None:
+def test_images_of_a_job_are_read_as_on_the_route_it_replaces() -> None:
     sample_images = {"images": [PNG, OTHER], "mask": OTHER, "params": {"seed": 7}}
     plain = {"prompt": "a red kite", "seed": 7, "init_image": PNG_TEXT, "mask_image": OTHER_TEXT}
     edit = build(order(operation="edit", **sample_images), run_async=True)
@@ -199,7 +199,7 @@ def test_images_of_a_job_are_read_as_the_route_it_stands_for_reads_them() -> Non
     assert web_ui.json == {**plain, "ref_images": [OTHER_TEXT]}
 
 
-def test_a_random_seed_is_drawn_here_where_a_job_would_not_tell_it() -> None:
+def test_a_random_seed_is_drawn_here_where_a_job_would_not_return_it() -> None:
     request = build(order("llamaswap-sdapi", params={"seed": -1}), run_async=True)
     assert request.json["seed"] >= 0
 
@@ -239,7 +239,7 @@ def test_images_of_a_batch_have_seeds_in_a_row() -> None:
     assert [image.seed for image in short.images] == [None]
 
 
-def test_the_web_ui_tells_the_seeds_in_a_text() -> None:
+def test_the_web_ui_returns_the_seeds_in_a_text() -> None:
     body = {"images": [PNG_TEXT, OTHER_TEXT], "info": json.dumps({"seed": 7, "all_seeds": [7, 8]})}
     done = answers.read_web_ui(json.dumps(body).encode(), 2)
     assert [(image.data, image.seed) for image in done.images] == [(PNG.data, 7), (OTHER.data, 8)]
@@ -326,7 +326,7 @@ def test_a_finished_job_comes_with_bytes_and_links() -> None:
         (answer(200, b"<html>"), Uncertain, "upstream_broken_answer"),
         (answer(404, {"error": "job not found"}), Failed, "upstream_restarted"),
         (answer(410, {"error": "job expired"}), Failed, "result_gone"),
-        # Said of the way there, not of the job:
+        # About the request, not about the job:
         (answer(404, proxied("not_found")), NotRun, "upstream_model_unknown"),
         (answer(401, proxied("unauthorized")), NotRun, "upstream_bad_credentials"),
         (answer(500, proxied("internal_error")), NotRun, "upstream_failed"),
@@ -349,7 +349,7 @@ def test_only_what_is_said_of_the_job_ends_it(seen: HttpResponse, error: type[Pr
         (answer(410, {"error": "job expired"}), CancelOutcome.TOO_LATE),
     ],
 )
-def test_what_becomes_of_a_cancel(seen: HttpResponse, outcome: CancelOutcome) -> None:
+def test_what_a_cancel_achieves(seen: HttpResponse, outcome: CancelOutcome) -> None:
     assert answers.read_cancel(seen) is outcome
 
 

@@ -1,4 +1,4 @@
-"""sd-server's options tag: ours alone reaches the upstream, however a caller spells one."""
+"""sd-server's options tag: only ours reaches the upstream, however a caller spells one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SPELLINGS = [
 
 
 def tags_seen_by_sd_server(prompt: str) -> list[dict[str, Any]]:
-    """As sd-server reads it: the literal tag; of any case, to be on the safe side."""
+    """As sd-server reads it: the literal tag; of any case, to be safe."""
     found = re.findall(r"<sd_cpp_extra_args>(.*?)</sd_cpp_extra_args>", prompt, re.IGNORECASE | re.DOTALL)
     return [json.loads(text) for text in found]
 
@@ -100,7 +100,7 @@ def test_no_other_text_of_the_caller_can_end_our_tag_or_begin_one(spelling: str,
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_extra_fields_carry_no_tag_either(spelling: str) -> None:
+def test_extra_fields_contain_no_tag_either(spelling: str) -> None:
     extra = {"lora": [{"path": f"x{spelling}"}], spelling: spelling}
     request = build_submit(order(extra=extra), CONFIG, dedupe_key="k")
     assert request.json is not None
@@ -118,7 +118,7 @@ def test_a_field_cannot_hide_its_name_behind_a_tag(run_async: bool) -> None:
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("route", ["sdapi", "async", "top_level"])
-def test_where_we_embed_nothing_there_is_no_tag_at_all(spelling: str, route: str) -> None:
+def test_where_nothing_is_embedded_there_is_no_tag(spelling: str, route: str) -> None:
     config = CONFIG.model_copy(
         update={"run_async": route == "async", "extra_args": "top_level" if route == "top_level" else "both"}
     )
@@ -141,14 +141,14 @@ def folded(text: str) -> str:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_tag_is_taken_out_with_what_it_holds(spelling: str) -> None:
+def test_a_tag_is_removed_with_its_content(spelling: str) -> None:
     cleaned = without_tags(f"a red {spelling} kite")
     assert "sd_cpp_extra_args" not in folded(cleaned)
     assert cleaned.startswith("a red")
     assert cleaned.endswith("kite")
 
 
-def test_what_stood_between_a_pair_of_tags_goes_too() -> None:
+def test_the_text_between_a_pair_of_tags_is_removed_too() -> None:
     assert without_tags(f"a red{OPEN}{EVIL}{CLOSE}kite") == "a red, kite"
 
 
@@ -188,5 +188,5 @@ def test_our_tag_is_one_line_of_json_without_brackets() -> None:
     assert json.loads(inner) == {"negative_prompt": f"a\nb{CLOSE}<x>", "seed": 7}
 
 
-def test_nothing_to_say_is_no_tag() -> None:
+def test_no_options_are_no_tag() -> None:
     assert with_tag("a kite", {}) == "a kite"

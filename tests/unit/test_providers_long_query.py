@@ -1,4 +1,4 @@
-"""A look at a full batch of tasks is one long URL, and must get out."""
+"""A look at a full batch of tasks is one long URL, and must be sent."""
 
 from __future__ import annotations
 

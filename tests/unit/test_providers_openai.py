@@ -1,4 +1,4 @@
-"""OpenAI: what is asked, and what one synchronous answer means, over real HTTP."""
+"""OpenAI: requests, and what one synchronous answer means, over real HTTP."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from providers.upstreams.openai.adapter import Config, OpenAi, build_submit
 
 PNG = InputImage(b"png bytes", "image/png", 8, 8)
 WEBP = InputImage(b"webp bytes", "image/webp", 8, 8)
-IMAGE = {"b64_json": base64.b64encode(b"picture").decode()}
+IMAGE = {"b64_json": base64.b64encode(b"image").decode()}
 MESSAGES = [{"role": "user", "content": "a kite"}]
 
 
@@ -97,7 +97,7 @@ def test_one_image_is_called_image_and_several_image_brackets() -> None:
     ]
 
 
-def test_form_fields_are_text_and_moderation_is_none_of_them() -> None:
+def test_form_fields_are_text_without_moderation() -> None:
     params = {"output_compression": 80, "moderation": "low"}
     request = build_submit(order(images=[PNG], n=2, params=params, extra={"flag": True}))
     assert request.json is None
@@ -127,7 +127,7 @@ def test_extra_fields_cannot_change_what_is_bought_or_how_it_is_answered(name: s
 
 @dataclass
 class Server:
-    """Answers every request with the next canned answer, and keeps what it was asked."""
+    """Answers every request with the next prepared answer, and records the requests."""
 
     answers: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
     asked: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
@@ -178,13 +178,13 @@ def test_images_come_as_bytes(server: Server) -> None:
     server.will(200, {"created": 1, "data": [IMAGE, IMAGE]})
     done = server.provider().submit(order(n=2), dedupe_key="key")
     assert isinstance(done, Finished)
-    assert [image.data for image in done.images] == [b"picture", b"picture"]
+    assert [image.data for image in done.images] == [b"image", b"image"]
     [(path, headers, _body)] = server.asked
     assert path == "/v1/images/generations"
     assert headers["Authorization"] == "Bearer sk-secret"
 
 
-def test_a_paid_call_never_meets_a_connection_that_waits_to_be_closed(server: Server) -> None:
+def test_a_paid_call_never_uses_a_connection_that_waits_to_be_closed(server: Server) -> None:
     for _ in range(3):
         server.will(200, {"data": [IMAGE]})
     provider = server.provider()
@@ -202,7 +202,7 @@ def test_fewer_images_are_accepted_and_more_are_not_kept(server: Server) -> None
         assert len(done.images) == expected
 
 
-def test_links_of_look_alike_servers_are_taken(server: Server) -> None:
+def test_links_of_compatible_servers_are_taken(server: Server) -> None:
     server.will(200, {"data": [{"url": "/files/a.png", "revised_prompt": "kite"}]})
     server.will(200, b"png")
     provider = server.provider()
@@ -282,7 +282,7 @@ def test_other_refusals_of_chat_are_not_repeated(server: Server) -> None:
     assert len(server.asked) == 1
 
 
-def test_chat_without_a_stream_is_understood(server: Server) -> None:
+def test_chat_without_a_stream_is_read(server: Server) -> None:
     answer = {"choices": [{"message": {"content": "A red kite"}}]}
     server.will(200, answer, Content_Type="application/json")
     assert list(server.provider().stream_text(MESSAGES, temperature=0.7)) == ["A red kite"]

@@ -1,18 +1,16 @@
-"""From an order to wire fields by the catalogue, and the behaviour adapters share."""
+"""An order as wire fields, by the catalogue."""
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
 
-from providers.base import CallRef, CheckResult, Finished, InputImage, Missing, Running, UpstreamOrder
+from providers.base import InputImage, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Model
-from providers.configured import accounts
-from providers.errors import Failed, NotRun, RequestRefused
-from providers.shared import looks, order_fields
+from providers.errors import RequestRefused
+from providers.shared import order_fields
 
 CATALOG = catalog.load()
 
@@ -147,43 +145,3 @@ def test_dotted_names_become_objects() -> None:
 def test_a_field_inside_another_one_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(RequestRefused):
         order_fields.nested(fields)
-
-
-def test_each_call_is_looked_at_and_one_failure_stays_one_failure() -> None:
-    def check(call: CallRef) -> Finished | Running | Missing:
-        if call.id == "2":
-            raise Failed("upstream_failed", retryable=True)
-        return Running(step=call.id)
-
-    said = looks.check_each(check, [CallRef(name, name, "m") for name in "123"])
-    assert said["1"] == Running(step="1")
-    assert isinstance(said["2"], Failed)
-    assert said["3"] == Running(step="3")
-
-
-def test_an_upstream_that_is_away_is_not_asked_for_every_call() -> None:
-    asked: list[str] = []
-    lock = threading.Lock()
-
-    def check(call: CallRef) -> Finished | Running | Missing:
-        with lock:
-            asked.append(call.id)
-        raise NotRun("upstream_unreachable")
-
-    calls = [CallRef(str(number), str(number), "m") for number in range(500)]
-    said: dict[str, CheckResult] = looks.check_each(check, calls)
-    assert len(said) == 500
-    assert all(isinstance(result, NotRun) for result in said.values())
-    assert len(asked) < 100
-
-
-def test_numbered_variables_are_further_accounts() -> None:
-    env = {"XAI_API_KEY": "one", "XAI_BASE_URL": "https://x.example", "XAI_API_KEY_2": "two", "XAI_BASE_URL_3": "alone"}
-    found = {label: (view["XAI_API_KEY"], view["XAI_BASE_URL"]) for label, view in accounts(env, "xai")}
-    assert found == {"default": ("one", "https://x.example"), "2": ("two", "https://x.example")}
-
-
-def test_a_numbered_account_may_use_the_other_name_of_the_key() -> None:
-    env = {"GEMINI_API_KEY": "one", "GOOGLE_API_KEY_2": "two"}
-    second = dict(accounts(env, "gemini"))["2"]
-    assert (second["GEMINI_API_KEY"], second["GOOGLE_API_KEY"]) == ("", "two")

@@ -1,4 +1,4 @@
-"""Replicate: what is asked, and what its answers mean. No network but a canned server for links that lead away."""
+"""Replicate: requests, and what its answers mean. No network except a local server for links to other hosts."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_images_go_where_the_model_wants_them(model: str, placed: dict[str, Any]
     assert body["input"] == {"prompt": "a red kite", **placed}
 
 
-def test_a_callback_url_asks_for_the_end_alone() -> None:
+def test_a_callback_url_asks_only_for_the_end() -> None:
     body = build_submit(order(callback_url="https://darkroom.example/hooks/1")).json
     assert body is not None
     assert (body["webhook"], body["webhook_events_filter"]) == ("https://darkroom.example/hooks/1", ["completed"])
@@ -208,7 +208,7 @@ def test_endless_outputs_are_not_kept() -> None:
             {"status": "processing", "logs": "Using seed: 7\n 25%|##  | 1/4 [00:00<00:01]\n 50%|##  | 2/4 [0\nhm"},
             Running(0.5, "processing"),
         ),
-        # More images may follow, whatever there is already: only a terminal status ends it.
+        # More images may follow: only a terminal status ends it.
         ({"status": "processing", "output": ["https://d/0.webp"]}, Running(step="processing")),
         ({"status": "paused"}, Running(step="paused")),
         ({"status": 42}, Running()),
@@ -230,7 +230,7 @@ def test_what_has_not_ended_is_running(prediction: dict[str, Any], state: Runnin
         ({"logs": 3}, None),
     ],
 )
-def test_the_seed_is_kept_where_it_is_told(prediction: dict[str, Any], seed: int | None) -> None:
+def test_the_seed_is_kept_where_it_is_reported(prediction: dict[str, Any], seed: int | None) -> None:
     done = read_prediction({"status": "succeeded", "output": "https://d/0.png", **prediction})
     assert isinstance(done, Finished)
     assert done.images[0].seed == seed
@@ -327,7 +327,7 @@ def test_a_rate_limit_says_how_long(headers: dict[str, str], detail: str, wait_s
     assert classify(429, headers, problem(detail=detail)).retry_after_s == wait_s
 
 
-def test_what_the_upstream_said_is_told_without_secrets() -> None:
+def test_what_the_upstream_said_is_reported_without_secrets() -> None:
     found = classify(
         422, {}, problem(title="Input validation failed", detail="- image: https://h/a?token=abc r8_abcdefgh")
     )
@@ -346,7 +346,7 @@ def test_an_upload_that_went_wrong_bought_nothing() -> None:
 
 @dataclass
 class Server:
-    """Answers every request with the next canned answer, and keeps what it was asked."""
+    """Answers every request with the next prepared answer, and records the requests."""
 
     answers: list[tuple[int, bytes]] = field(default_factory=list)
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -404,7 +404,7 @@ def test_a_submit_has_a_deadline_at_the_upstream_and_a_look_has_none(server: Ser
     assert (path, "Cancel-After" in looked) == ("/v1/predictions/p1", False)
 
 
-def test_a_create_never_meets_a_connection_that_waits_to_be_closed(server: Server) -> None:
+def test_a_create_never_uses_a_connection_that_waits_to_be_closed(server: Server) -> None:
     provider = server.provider()
     for _ in range(3):
         server.will(201, id="p1", status="starting")
@@ -469,7 +469,7 @@ def test_a_look_that_fails_does_not_end_the_call(server: Server, status: int) ->
     assert isinstance(said, NotRun)
 
 
-def test_an_answer_about_another_prediction_is_none(server: Server) -> None:
+def test_an_answer_about_another_prediction_does_not_count(server: Server) -> None:
     server.will(200, id="p2", status="succeeded", output="https://d/0.png")
     with pytest.raises(Uncertain):
         server.provider().check(call())
@@ -510,7 +510,7 @@ def row(number: int, **facts: Any) -> dict[str, Any]:
     return {"created_at": "2026-11-21T10:00:05.000Z", "status": "starting", **made, **facts}
 
 
-def test_the_next_page_is_asked_of_our_own_upstream_and_old_rows_end_it(server: Server) -> None:
+def test_the_next_page_is_requested_from_the_configured_upstream_and_old_rows_end_it(server: Server) -> None:
     server.will(200, results=[row(1)], next="http://elsewhere.example/v1/predictions?cursor=abc")
     server.will(200, results=[row(2), row(3, created_at="2026-11-21T09:59:59.000Z"), row(4)], next="x?cursor=3")
     assert server.provider().lookup(call(), SINCE, order()) == [Accepted("p1"), Accepted("p2")]
@@ -529,9 +529,7 @@ def test_the_next_page_is_asked_of_our_own_upstream_and_old_rows_end_it(server: 
         ({"created_at": "?"}, True),
     ],
 )
-def test_a_candidate_has_the_same_model_and_the_very_same_input(
-    server: Server, facts: dict[str, Any], found: bool
-) -> None:
+def test_a_candidate_has_the_same_model_and_the_same_input(server: Server, facts: dict[str, Any], found: bool) -> None:
     server.will(200, results=[row(1, **facts), None], next=None)
     assert (server.provider().lookup(call(), SINCE, order()) != []) is found
 
@@ -539,12 +537,12 @@ def test_a_candidate_has_the_same_model_and_the_very_same_input(
 def test_with_a_callback_url_only_that_decides(server: Server) -> None:
     mine = order(callback_url="https://darkroom.example/hooks/1")
     rows = [row(1), row(2, webhook="https://darkroom.example/hooks/2")]
-    # The model may come back under an internal name, and the input may be gone.
+    # The model may be returned under an internal name, and the input may be gone.
     server.will(200, results=[*rows, row(3, webhook=mine.callback_url, model="internal", input={})], next=None)
     assert server.provider().lookup(call(), SINCE, mine) == [Accepted("p3")]
 
 
-def test_a_search_that_fails_is_no_empty_search(server: Server) -> None:
+def test_a_failed_search_is_not_an_empty_one(server: Server) -> None:
     server.will(503)
     server.will(200, results="none")
     for _ in range(2):

@@ -83,14 +83,14 @@ def test_a_base_url_is_https_or_stays_on_this_machine(url: str) -> None:
             Config(api_key=SecretStr("k"), base_url=elsewhere)
 
 
-def test_no_name_of_the_provider_tells_its_key() -> None:
+def test_no_name_of_the_provider_reveals_its_key() -> None:
     assert "sk-secret" not in repr(Stability(Config(api_key=SecretStr("sk-secret"))))
 
 
 # ---------------------------------------------------------------- requests
 
 
-def test_words_alone_are_a_multipart_form_too() -> None:
+def test_text_without_files_is_a_multipart_form_too() -> None:
     request = build_submit(order("stable-image-core"))
     assert (request.method, request.path, request.multipart) == ("POST", "/v2beta/stable-image/generate/core", True)
     assert (request.form, request.files) == ([("prompt", "a red kite")], [])
@@ -222,7 +222,7 @@ def test_an_id_without_an_image_is_an_accepted_call(status: int) -> None:
         answer(200, {**DONE, "finish_reason": "CONTENT_FILTERED"}, JSON),
     ],
 )
-def test_a_blurred_image_is_never_handed_out(found: HttpResponse) -> None:
+def test_a_blurred_image_is_never_returned(found: HttpResponse) -> None:
     for read in (read_submit, lambda made: read_look(made, ID)):
         with pytest.raises(ContentRefused) as caught:
             read(found)
@@ -249,7 +249,7 @@ def test_a_2xx_without_a_result_or_an_id_is_uncertain(found: HttpResponse) -> No
         read_submit(found)
 
 
-def test_a_look_tells_of_its_own_call_alone() -> None:
+def test_a_look_is_only_about_its_own_call() -> None:
     assert read_look(answer(202, {"id": ID, "status": "in-progress"}), ID) == Running(step="in-progress")
     assert read_look(answer(202, {"id": ID, "status": "dreaming"}), ID) == Running(step="dreaming")
     assert not isinstance(read_look(answer(200, PNG, "image/png"), ID), Running)
@@ -301,7 +301,7 @@ def test_the_name_decides_before_the_status(status: int, body: Any, error: type[
     assert found.code == code
 
 
-def test_a_failed_call_may_be_made_again_and_all_texts_are_told() -> None:
+def test_a_failed_call_may_be_made_again_and_all_texts_are_reported() -> None:
     failed = classify(500, {}, answer(500, fault("internal_error")).body)
     assert isinstance(failed, Failed)
     assert (failed.retryable, failed.billed) == (True, False)
@@ -312,7 +312,7 @@ def test_a_failed_call_may_be_made_again_and_all_texts_are_told() -> None:
 @pytest.mark.parametrize(
     ("headers", "wait_s"), [({}, 60), ({"retry-after": "5"}, 5), ({"retry-after": "x"}, 60), ({"retry-after": "0"}, 60)]
 )
-def test_the_lock_out_lasts_a_minute_unless_told_otherwise(headers: dict[str, str], wait_s: float) -> None:
+def test_the_lock_out_lasts_a_minute_unless_the_answer_says_otherwise(headers: dict[str, str], wait_s: float) -> None:
     body = answer(429, fault("rate_limit_exceeded", "150 requests in 10 seconds, try again in 3 seconds")).body
     assert classify(429, headers, body).retry_after_s == wait_s
 
@@ -338,7 +338,7 @@ def test_a_failed_look_is_not_a_failed_call(status: int, body: Any, error: type[
     assert type(classify_look(status, {}, answer(status, body).body)) is error
 
 
-def test_not_knowing_an_id_takes_the_upstreams_own_word() -> None:
+def test_only_the_upstreams_own_word_makes_an_id_unknown() -> None:
     assert is_unknown(answer(404, fault("not_found")))
     for other in (answer(404, b"<html>"), answer(404, {"message": "no route"}), answer(400, fault("not_found"))):
         assert not is_unknown(other)

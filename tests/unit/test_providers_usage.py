@@ -1,4 +1,4 @@
-"""What upstreams report of their price: read where it is sure, harmless where it is broken."""
+"""What upstreams report of their price: read where it is certain, harmless where it is broken."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BROKEN = [NAN, ENDLESS, -ENDLESS, -1, -0.5, 1e13, 10**30, True, "4", None, [], {
 
 
 @pytest.mark.parametrize("found", BROKEN)
-def test_what_is_no_amount_is_none(found: object) -> None:
+def test_what_is_not_an_amount_is_none(found: object) -> None:
     assert usage.number(found) is None
     assert usage.amount_usd(found, units_per_usd=100) is None
     assert usage.counts({"cost": found, "sure": 1}) in ({"sure": 1}, {"cost": found, "sure": 1})
@@ -127,7 +127,7 @@ def test_openai_counts_tokens() -> None:
         {"usage": openai_usage(), "svg_usage": {"model": "gpt-5.5", "output_tokens": 700}},
     ],
 )
-def test_openai_tokens_that_are_not_sure_are_only_counted(answer: dict[str, Any]) -> None:
+def test_openai_tokens_without_a_known_price_are_only_counted(answer: dict[str, Any]) -> None:
     cost = openai_cost(answer, GPT)
     assert cost is not None
     assert cost.microusd is None
@@ -165,7 +165,7 @@ def test_gemini_counts_tokens() -> None:
         {"promptTokenCount": 12.5},
     ],
 )
-def test_gemini_tokens_that_are_not_sure_are_only_counted(facts: dict[str, Any]) -> None:
+def test_gemini_tokens_without_a_known_price_are_only_counted(facts: dict[str, Any]) -> None:
     cost = gemini_cost(json.dumps(gemini_answer(**facts)).encode(), FLASH)
     assert cost is not None
     assert cost.microusd is None
@@ -179,7 +179,7 @@ def test_gemini_bills_an_answer_without_an_image() -> None:
     assert (caught.value.billed, caught.value.cost) == (True, ReportedCost(5 + 60, told))
 
 
-def test_xai_names_ticks_good_or_bad() -> None:
+def test_xai_names_ticks_in_success_and_error() -> None:
     answer = {"usage": {"cost_in_usd_ticks": 200_000_000, "total_tokens": 7}}
     assert cost_of(answer) == ReportedCost(20_000, answer["usage"])
     refused = {"code": "imagine:content-moderated", "error": "rejected", **answer}
@@ -220,7 +220,7 @@ def test_flux_names_credits_at_the_submit_and_settles_at_the_end() -> None:
         assert caught.value.cost == ReportedCost(40_000, {"cost": 4})
 
 
-def test_replicate_tells_seconds_and_no_price() -> None:
+def test_replicate_reports_seconds_and_no_price() -> None:
     metrics = {"predict_time": 0.76, "total_time": 0.78, "image_count": 1}
     done = read_prediction({"status": "succeeded", "output": [LINK], "metrics": metrics})
     assert isinstance(done, Finished)
@@ -231,7 +231,7 @@ def test_replicate_tells_seconds_and_no_price() -> None:
         assert caught.value.cost == ReportedCost(None, metrics)
 
 
-def test_wavespeed_and_fal_tell_how_long_it_took() -> None:
+def test_wavespeed_and_fal_report_how_long_it_took() -> None:
     told = {"executionTime": 2310, "timings": {"inference": 2298}}
     done = read_wavespeed({"id": "a", "status": "completed", "outputs": [LINK], **told}, "https://api.wavespeed.ai")
     assert isinstance(done, Finished)
@@ -245,11 +245,11 @@ def test_wavespeed_and_fal_tell_how_long_it_took() -> None:
 def test_stability_documents_its_price() -> None:
     order = UpstreamOrder(operation="generate", model=CATALOG.models["sd3.5-large"], prompt="a kite")
     assert documented_cost(order) == ReportedCost(65_000, {"credits": 6.5, "source": "documented"})
-    tiered = CATALOG.models["gpt-image-2"]  # by quality and shape: no price for all orders alike
+    tiered = CATALOG.models["gpt-image-2"]  # by quality and shape: not one price for all orders
     assert documented_cost(UpstreamOrder(operation="generate", model=tiered, prompt="a kite")) is None
 
 
-# ---------------------------------------------------------------- a broken number beside a paid result
+# ---------------------------------------------------------------- a broken number next to a paid result
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=80),
@@ -324,7 +324,7 @@ def test_progress_is_a_share_or_nothing(found: float | None, share: float | None
     assert Running(progress=found).progress == share
 
 
-def test_what_is_told_beside_an_answer_does_not_make_it_another() -> None:
+def test_a_reported_cost_is_not_part_of_what_a_result_is() -> None:
     assert Accepted("t", cost=ReportedCost(1)) == Accepted("t", cost=ReportedCost(2)) == Accepted("t")
     assert len({Accepted("t", cost=ReportedCost(1, {"cost": 1})), Accepted("t")}) == 1
 

@@ -1,4 +1,4 @@
-"""WaveSpeed: what is asked, what its answers mean, and which task of the history is ours. Pure but for the uploads."""
+"""WaveSpeed: requests, what its answers mean, and which task of the history is ours. Only uploads use a network."""
 
 from __future__ import annotations
 
@@ -105,11 +105,11 @@ def test_extra_cannot_change_what_is_bought_or_how_it_is_answered(name: str) -> 
         build_submit(order("step1x-edit", "edit", images=[PNG], extra={name: 1}))
 
 
-def test_a_look_is_built_from_the_id_alone() -> None:
+def test_a_look_is_built_only_from_the_id() -> None:
     assert build_check("0f3a/../x").path == "/api/v3/predictions/0f3a%2F..%2Fx/result"
 
 
-def test_the_history_is_asked_by_model_and_time() -> None:
+def test_the_history_is_requested_by_model_and_time() -> None:
     since = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
     assert build_history(order(), since, 2).json == {
         "page": 2,
@@ -302,7 +302,7 @@ def test_a_flag_alone_takes_no_image_away() -> None:
         ({}, None),
     ],
 )
-def test_what_is_not_over_goes_on(told: Mapping[str, Any], step: str | None) -> None:
+def test_what_has_not_ended_goes_on(told: Mapping[str, Any], step: str | None) -> None:
     assert wavespeed_tasks.read_prediction(told, BASE) == Running(step=step)
 
 
@@ -323,7 +323,7 @@ def test_what_is_not_over_goes_on(told: Mapping[str, Any], step: str | None) -> 
         ("deleted", None, "", Failed, "upstream_lost"),
     ],
 )
-def test_a_bad_end_has_a_class(status: str, code: object, text: str, error: type[ProviderError], name: str) -> None:
+def test_a_failed_end_has_a_class(status: str, code: object, text: str, error: type[ProviderError], name: str) -> None:
     with pytest.raises(error) as caught:
         wavespeed_tasks.read_prediction({"status": status, "code": code, "error": text}, BASE)
     assert caught.value.code == name
@@ -369,11 +369,11 @@ def test_an_image_has_to_be_recognised(link: object, same: bool) -> None:
 
 
 @pytest.mark.parametrize("told", [{}, {"input": None}, {"input": {"prompt": "a red kite"}, "model": "other"}])
-def test_an_item_that_does_not_tell_is_nobodys(told: dict[str, Any]) -> None:
+def test_an_item_without_its_input_is_not_a_candidate(told: dict[str, Any]) -> None:
     assert not is_same_order({"id": "a", "model": "wavespeed-ai/flux-dev", **told}, order())
 
 
-def test_our_token_decides_where_it_is_shown() -> None:
+def test_our_token_decides_wherever_it_is_shown() -> None:
     asked = order(callback_url="https://d.example/hooks/token")
     assert has_token({"id": "a", "webhook": asked.callback_url}, asked)
     assert not has_token({"id": "a", "webhook": "https://d.example/hooks/other"}, asked)
@@ -385,7 +385,7 @@ def test_our_token_decides_where_it_is_shown() -> None:
 
 @dataclass
 class Server:
-    """Answers every request with the next canned answer, and keeps what it was asked."""
+    """Answers every request with the next prepared answer, and records the requests."""
 
     answers: list[tuple[int, object]] = field(default_factory=list)
     asked: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
@@ -395,7 +395,7 @@ class Server:
 
 @pytest.fixture
 def servers() -> Iterator[tuple[Server, Server]]:
-    """The API, and the storage somewhere else."""
+    """The API, and its storage on another host."""
     api, storage = Server(), Server()
     running = [_running(each) for each in (api, storage)]
     yield api, storage
@@ -496,7 +496,7 @@ def test_nothing_is_bought_without_a_ticket(
     assert len(api.asked) == 1
 
 
-def test_a_paid_call_never_meets_a_connection_that_waits_to_be_closed(servers: tuple[Server, Server]) -> None:
+def test_a_paid_call_never_uses_a_connection_that_waits_to_be_closed(servers: tuple[Server, Server]) -> None:
     api, _storage = servers
     api.answers = [(200, {"code": 200, "data": {"id": "t1", "status": "created"}})] * 2
     patient = provider(api)

@@ -1,4 +1,4 @@
-"""xAI: what is asked, and what each answer means, as tables without a network."""
+"""xAI: requests, and what each answer means, as tables without a network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from providers.upstreams.xai.errors import classify
 MODELS = catalog.load().models
 PNG = InputImage(b"png bytes", "image/png", 8, 8)
 WEBP = InputImage(b"webp bytes", "image/webp", 8, 8)
-ITEM = {"b64_json": base64.b64encode(b"picture").decode(), "mime_type": "image/jpeg"}
+ITEM = {"b64_json": base64.b64encode(b"image").decode(), "mime_type": "image/jpeg"}
 BASE = "https://api.x.ai"
 
 
@@ -127,16 +127,16 @@ def answer(*items: Any, **more: Any) -> bytes:
     return json.dumps({"data": list(items), **more}).encode()
 
 
-def test_what_moderation_kept_back_is_left_out() -> None:
+def test_what_moderation_withheld_is_left_out() -> None:
     withheld = {**ITEM, "respect_moderation": False}
     images = read_images(answer(withheld, {**ITEM, "respect_moderation": True}, {}, ITEM), BASE)
-    assert [image.data for image in images] == [b"picture", b"picture"]
+    assert [image.data for image in images] == [b"image", b"image"]
 
 
-def test_a_prefix_and_an_empty_prompt_are_no_part_of_the_image() -> None:
+def test_a_prefix_and_an_empty_prompt_are_not_part_of_the_image() -> None:
     prefixed = {"b64_json": f"data:image/jpeg;base64,{ITEM['b64_json']}", "revised_prompt": ""}
     [image] = read_images(answer(prefixed), BASE)
-    assert (image.data, image.revised_prompt) == (b"picture", None)
+    assert (image.data, image.revised_prompt) == (b"image", None)
 
 
 def test_a_link_is_taken_where_there_are_no_bytes() -> None:
@@ -148,7 +148,7 @@ def test_a_link_is_taken_where_there_are_no_bytes() -> None:
     "body",
     [answer(), answer({}), answer({"url": "", "b64_json": None}), answer({**ITEM, "respect_moderation": False})],
 )
-def test_nothing_handed_out_is_a_refusal(body: bytes) -> None:
+def test_withholding_everything_is_a_refusal(body: bytes) -> None:
     with pytest.raises(ContentRefused) as caught:
         read_images(body, BASE)
     assert (caught.value.stage, caught.value.charged) == ("output", False)
@@ -163,7 +163,7 @@ def test_a_refusal_that_cost_something_says_so() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"{}", b"[]", b'{"data": 7}', answer(7), answer(None), answer({"b64_json": "!"})]
 )
-def test_any_other_answer_is_doubtful(body: bytes) -> None:
+def test_any_other_answer_is_uncertain(body: bytes) -> None:
     with pytest.raises(Uncertain):
         read_images(body, BASE)
 
@@ -221,14 +221,14 @@ def test_errors_say_what_to_do_next(status: int, body: bytes, error: type[Provid
     assert (type(found), found.code) == (error, code)
 
 
-def test_what_a_failed_call_cost_is_told() -> None:
+def test_the_cost_of_a_failed_call_is_reported() -> None:
     paid = {"usage": {"cost_in_usd_ticks": 1}}
     refused = classify(400, {}, flat(MODERATED, **paid))
     assert isinstance(refused, ContentRefused)
     assert (refused.stage, refused.charged) == ("output", True)
     failed = classify(500, {}, flat("broken", **paid))
     assert isinstance(failed, Failed)
-    assert (failed.retryable, failed.billed) == (False, True)  # again would be paid again
+    assert (failed.retryable, failed.billed) == (False, True)  # a new call would be billed again
 
 
 def test_a_key_in_the_upstreams_words_is_not_repeated() -> None:

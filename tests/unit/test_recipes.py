@@ -15,7 +15,7 @@ from flask import Flask
 
 import app.api
 from app.cli import COMMANDS
-from app.shapes.schemas import OrderBody
+from app.shapes.schemas.orders import OrderBody
 from core.settings import Settings
 from core.version import VERSION
 from jobs import lifecycle

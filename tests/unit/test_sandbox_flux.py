@@ -24,7 +24,7 @@ def client(clock):
     return create_app(Settings(latency_s=0, prepared=True), clock=clock).test_client()
 
 
-def picture(size=(320, 256), mode="RGB", colour=(20, 40, 200)):
+def base64_image(size=(320, 256), mode="RGB", colour=(20, 40, 200)):
     out = io.BytesIO()
     Image.new(mode, size, colour).save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()
@@ -113,16 +113,16 @@ def test_a_finished_task_has_a_link_a_seed_and_the_prompt_that_was_used(client):
         ("flux-kontext-pro", {"aspect_ratio": "auto"}, (["aspect_ratio"], "value_error")),
         ("flux-pro-1.0-fill", {}, (["image"], "missing")),
         ("flux-pro-1.0-fill", {"input_image": "x"}, (["image"], "missing")),
-        ("flux-pro-1.0-expand", {"image": picture(), "left": 2049}, (["left"], "less_than_equal")),
-        ("flux-pro-1.0-fill", {"image": picture(), "mask": picture((64, 64))}, (["mask"], "value_error")),
+        ("flux-pro-1.0-expand", {"image": base64_image(), "left": 2049}, (["left"], "less_than_equal")),
+        ("flux-pro-1.0-fill", {"image": base64_image(), "mask": base64_image((64, 64))}, (["mask"], "value_error")),
         ("flux-3-image", {"width": 1024}, (["width"], "extra_forbidden")),
         ("flux-3-image", {"seed": 1}, (["seed"], "extra_forbidden")),
         ("flux-3-image", {"webhook_url": "https://a.example"}, (["webhook_url"], "extra_forbidden")),
         ("flux-3-image", {"aspect_ratio": "6:5"}, (["aspect_ratio"], "enum")),
         ("flux-3-image", {"safety_tolerance": 5}, (["safety_tolerance"], "less_than_equal")),
-        ("flux-3-image", {"images": [picture((255, 256))]}, (["images"], "value_error")),
+        ("flux-3-image", {"images": [base64_image((255, 256))]}, (["images"], "value_error")),
         ("flux-3-image", {"images": []}, (["images"], "too_long")),
-        ("flux-3-image", {"images": [picture()] * 11}, (["images"], "too_long")),
+        ("flux-3-image", {"images": [base64_image()] * 11}, (["images"], "too_long")),
     ],
 )
 def test_a_bad_field_is_named(client, model, fields, expected):
@@ -141,12 +141,12 @@ def test_every_fault_is_told_at_once(client):
         ("flux-dev", {}, (1024, 768), "JPEG"),
         ("flux-pro-1.1", {"width": 320, "height": 256, "output_format": "webp"}, (320, 256), "WEBP"),
         ("flux-kontext-pro", {}, (1024, 1024), "PNG"),
-        ("flux-kontext-pro", {"input_image": picture((512, 256))}, (1456, 720), "PNG"),
+        ("flux-kontext-pro", {"input_image": base64_image((512, 256))}, (1456, 720), "PNG"),
         ("flux-kontext-max", {"aspect_ratio": "4:5"}, (912, 1152), "PNG"),
         ("flux-2-max", {"width": 64, "height": 80}, (64, 80), "JPEG"),
-        ("flux-2-klein-9b", {"input_image": picture((320, 256))}, (320, 256), "JPEG"),
-        ("flux-pro-1.0-fill", {"image": picture()}, (320, 256), "JPEG"),
-        ("flux-pro-1.0-expand", {"image": picture(), "top": 16, "right": 64}, (384, 272), "JPEG"),
+        ("flux-2-klein-9b", {"input_image": base64_image((320, 256))}, (320, 256), "JPEG"),
+        ("flux-pro-1.0-fill", {"image": base64_image()}, (320, 256), "JPEG"),
+        ("flux-pro-1.0-expand", {"image": base64_image(), "top": 16, "right": 64}, (384, 272), "JPEG"),
         ("flux-3-image", {"resolution": "768sq"}, (768, 768), "JPEG"),
         ("flux-3-image", {"aspect_ratio": "2:1"}, (1456, 720), "JPEG"),
     ],
@@ -165,14 +165,14 @@ def test_white_of_the_mask_is_repainted_and_black_is_kept(client):
     mask, out = Image.new("L", (320, 256), 0), io.BytesIO()
     mask.paste(255, (0, 0, 160, 256))
     mask.save(out, "PNG")
-    fields = {"image": picture(), "mask": base64.b64encode(out.getvalue()).decode(), "output_format": "png"}
+    fields = {"image": base64_image(), "mask": base64.b64encode(out.getvalue()).decode(), "output_format": "png"}
     found = opened(file(client, result(client, model="flux-pro-1.0-fill", **fields))).convert("RGB")
     assert found.crop((160, 0, 320, 256)).getcolors() == [(160 * 256, (20, 40, 200))]
     assert len(found.crop((0, 0, 160, 256)).getcolors(10**6)) > 100
 
 
-def test_what_was_there_stays_when_a_picture_is_expanded(client):
-    fields = {"image": picture(), "left": 32, "output_format": "png"}
+def test_what_was_there_stays_when_an_image_is_expanded(client):
+    fields = {"image": base64_image(), "left": 32, "output_format": "png"}
     found = opened(file(client, result(client, model="flux-pro-1.0-expand", **fields))).convert("RGB")
     assert found.crop((32, 0, 352, 256)).getcolors() == [(320 * 256, (20, 40, 200))]
 
@@ -263,7 +263,7 @@ def test_a_task_is_unknown_before_it_is_seen_and_after_it_expired(client, clock)
         seen.append(look(client, task).get_json()["status"])
         clock.advance(3)
     assert seen == ["Task not found", "Ready", "Task not found"]
-    assert client.get("/flux/v1/get_result?id=nobody").get_json()["status"] == "Task not found"
+    assert client.get("/flux/v1/get_result?id=none").get_json()["status"] == "Task not found"
 
 
 def test_a_link_lives_ten_minutes(client, clock):

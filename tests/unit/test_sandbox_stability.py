@@ -61,13 +61,13 @@ def error(answer):
     return answer.status_code, body["name"], body["errors"]
 
 
-def picture(answer):
+def opened(answer):
     return Image.open(io.BytesIO(answer.get_data()))
 
 
 def steepest(answer):
     """The largest step in brightness between two neighbours: 255 at a hard edge."""
-    grey = picture(answer).convert("L")
+    grey = opened(answer).convert("L")
     return ImageChops.difference(grey, ImageChops.offset(grey, 1, 0)).crop((1, 0, *grey.size)).getextrema()[1]
 
 
@@ -78,7 +78,7 @@ def test_bytes_carry_their_end_and_seed_in_the_header(client):
     answer = core(client, seed="7")
     assert (answer.status_code, answer.content_type) == (200, "image/png")
     assert (answer.headers["finish-reason"], answer.headers["seed"]) == ("SUCCESS", "7")
-    assert picture(answer).size == (1280, 1280)
+    assert opened(answer).size == (1280, 1280)
     assert answer.headers["x-request-id"]
 
 
@@ -93,7 +93,7 @@ def test_json_carries_them_in_the_body(client):
     assert Image.open(io.BytesIO(base64.b64decode(body["image"]))).format == "JPEG"
 
 
-def test_a_seed_left_out_or_zero_is_drawn_anew(client):
+def test_a_seed_left_out_or_zero_is_another_one_each_time(client):
     seeds = [core(client, **given).headers["seed"] for given in ({}, {}, {"seed": "0"})]
     assert len(set(seeds)) == 3
     assert "0" not in seeds
@@ -121,16 +121,16 @@ def test_an_unknown_accept_is_refused(client):
 )
 def test_results_have_the_size_of_their_endpoint(client, path, parts, size):
     words = {} if path in {"edit/erase", "upscale/fast"} else {"prompt": "a kite"}
-    assert picture(post(client, path, **words, **parts)).size == size
+    assert opened(post(client, path, **words, **parts)).size == size
 
 
-def test_a_mask_is_white_where_the_picture_changes():
+def test_a_mask_is_white_where_the_image_changes():
     client = create_app(Settings(latency_s=0)).test_client()
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (0, 0, 32, 64))
     out = io.BytesIO()
     mask.save(out, "PNG")
-    changed = picture(post(client, "edit/inpaint", prompt="snow", image=png(), mask=out.getvalue())).convert("RGB")
+    changed = opened(post(client, "edit/inpaint", prompt="snow", image=png(), mask=out.getvalue())).convert("RGB")
     assert changed.getpixel((50, 40)) == (20, 40, 200) != changed.getpixel((5, 5))
 
 
@@ -140,7 +140,7 @@ def test_without_a_mask_what_is_clear_changes():
     half.paste((0, 0, 0, 0), (0, 0, 32, 64))
     out = io.BytesIO()
     half.save(out, "PNG")
-    changed = picture(post(client, "edit/erase", image=out.getvalue())).convert("RGBA")
+    changed = opened(post(client, "edit/erase", image=out.getvalue())).convert("RGBA")
     assert changed.getpixel((50, 40)) == (20, 40, 200, 255)
     assert changed.getpixel((5, 5))[:3] != (0, 0, 0)
 
@@ -176,7 +176,7 @@ def test_every_missing_part_is_named(client):
     ]
 
 
-ON_PICTURE = {"prompt": "a kite", "image": png()}
+ON_IMAGE = {"prompt": "a kite", "image": png()}
 
 
 @pytest.mark.parametrize(
@@ -194,24 +194,24 @@ ON_PICTURE = {"prompt": "a kite", "image": png()}
         (CORE, {"prompt": "x", "aspect_ratio": "4:3"}, "aspect_ratio"),
         (CORE, {"prompt": "x", "style_preset": "baroque"}, "style_preset"),
         (CORE, {"prompt": "x", "output_format": "gif"}, "output_format"),
-        (ULTRA, ON_PICTURE, "strength"),
-        (ULTRA, {**ON_PICTURE, "strength": "1.1"}, "strength"),
+        (ULTRA, ON_IMAGE, "strength"),
+        (ULTRA, {**ON_IMAGE, "strength": "1.1"}, "strength"),
         (SD3, {"prompt": "x", "output_format": "webp"}, "output_format"),
         (SD3, {"prompt": "x", "model": "sd4"}, "model"),
         (SD3, {"prompt": "x", "cfg_scale": "0.5"}, "cfg_scale"),
         (SD3, {"prompt": "x", "strength": "0.5"}, "strength"),
-        (SD3, {**ON_PICTURE, "mode": "image-to-image"}, "strength"),
+        (SD3, {**ON_IMAGE, "mode": "image-to-image"}, "strength"),
         (
             SD3,
-            {**ON_PICTURE, "mode": "image-to-image", "strength": "1", "aspect_ratio": "1:1"},
+            {**ON_IMAGE, "mode": "image-to-image", "strength": "1", "aspect_ratio": "1:1"},
             "aspect_ratio",
         ),
         (SD3, {"prompt": "x", "model": "sd3-large-turbo", "negative_prompt": "y"}, "negative_prompt"),
-        ("edit/inpaint", {**ON_PICTURE, "grow_mask": "21"}, "grow_mask"),
-        ("edit/erase", ON_PICTURE, "prompt"),
+        ("edit/inpaint", {**ON_IMAGE, "grow_mask": "21"}, "grow_mask"),
+        ("edit/erase", ON_IMAGE, "prompt"),
         ("edit/erase", {"image": png((63, 80))}, "image"),
         ("edit/erase", {"image": png((4096, 2305))}, "image"),
-        ("edit/erase", {"image": b"no picture"}, "image"),
+        ("edit/erase", {"image": b"no image"}, "image"),
         ("edit/erase", {"image": "a text"}, "image"),
         ("edit/outpaint", {"image": png()}, "left"),
         ("edit/outpaint", {"image": png(), "left": "2001"}, "left"),
@@ -230,11 +230,11 @@ ON_PICTURE = {"prompt": "a kite", "image": png()}
         ("upscale/fast", {"image": png((31, 40))}, "image"),
         ("upscale/fast", {"image": png((1537, 40))}, "image"),
         ("upscale/fast", {"image": png(), "seed": "1"}, "seed"),
-        ("upscale/conservative", {**ON_PICTURE, "creativity": "0.1"}, "creativity"),
-        ("upscale/conservative", {**ON_PICTURE, "style_preset": "anime"}, "style_preset"),
-        ("upscale/creative", {**ON_PICTURE, "creativity": "0.4"}, "creativity"),
+        ("upscale/conservative", {**ON_IMAGE, "creativity": "0.1"}, "creativity"),
+        ("upscale/conservative", {**ON_IMAGE, "style_preset": "anime"}, "style_preset"),
+        ("upscale/creative", {**ON_IMAGE, "creativity": "0.4"}, "creativity"),
         ("upscale/creative", {"prompt": "x", "image": png((1200, 1000))}, "image"),
-        ("control/structure", {**ON_PICTURE, "strength": "0.5"}, "strength"),
+        ("control/structure", {**ON_IMAGE, "strength": "0.5"}, "strength"),
         ("control/style-transfer", {"init_image": png()}, "style_image"),
         (
             "control/style-transfer",
@@ -321,11 +321,11 @@ def test_the_window_slides_and_one_key_has_none(client):
 # ---------------------------------------------------------------- moderation and results by id
 
 
-def test_flagged_words_are_403_and_a_blurred_picture_is_200(client):
+def test_flagged_words_are_403_and_a_blurred_image_is_200(client):
     assert error(core(client, "x [sandbox:refuse]"))[:2] == (403, "content_moderation")
     sharp, blurred = core(client, "x", seed="7"), core(client, "x [sandbox:fail=moderation]", seed="7")
     assert (blurred.status_code, blurred.headers["finish-reason"]) == (200, "CONTENT_FILTERED")
-    assert picture(blurred).size == picture(sharp).size
+    assert opened(blurred).size == opened(sharp).size
     assert steepest(blurred) < 40
     assert steepest(sharp) > 120
 

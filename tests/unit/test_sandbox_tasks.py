@@ -62,6 +62,7 @@ def test_the_state_follows_from_the_clock():
 
 def test_before_it_began_and_with_no_time_at_all():
     assert course(job(lasts_s=0), -1, 0) == ["waiting", "done"]
+    assert job("never", lasts_s=0).standing(1000.0).share == 1.0
 
 
 def test_a_task_that_never_ends():

@@ -1,9 +1,18 @@
 """Requests against JSON Schema: which problems there are, in which order, and what a form's texts stand for."""
 
-import pytest
+import gc
 
+import pytest
+from jsonschema import Draft202012Validator
+
+from sandbox.emulators import all_emulators
+from sandbox.emulators.openai import rules as openai_rules
+from sandbox.emulators.replicate import models as replicate_models
+from sandbox.emulators.wavespeed import models as wavespeed_models
+from sandbox.emulators.xai import rules as xai_rules
 from sandbox.plumbing.validation import Schema, closed, json_type, load_yaml
 
+OPENAI_FORMS = ("generate", "edit", "edit_json")
 FORM = closed(
     {
         "prompt": {"type": "string", "minLength": 1},
@@ -95,6 +104,21 @@ def test_a_property_may_be_one_that_is_never_taken():
     schema = Schema(closed({"n": {"type": "integer", "default": 1}, "svg": {"unsupported": True}}))
     assert [(p.field, p.keyword, p.value) for p in schema.problems({"svg": 3})] == [("svg", "unsupported", 3)]
     assert (schema.filled({}), schema.typed({"svg": "3"})) == ({"n": 1}, {"svg": "3"})
+
+
+def test_every_schema_of_an_emulator_is_a_json_schema():
+    """Those made when the emulators are loaded, and those made for each model when it is first asked for."""
+    loaded = all_emulators()
+    per_model = [openai_rules._schema(form, name) for name in openai_rules.IMAGE_MODELS for form in OPENAI_FORMS]
+    per_model += [
+        xai_rules._schema(name, reference) for name in xai_rules.MODELS for reference in ("", "image", "images")
+    ]
+    per_model += [model.schema for model in replicate_models.MODELS.values()]
+    per_model += [model.schema for model in wavespeed_models.MODELS.values()]
+    made = [thing for thing in gc.get_objects() if isinstance(thing, Schema)]
+    assert len(made) > len(per_model) + len(loaded)
+    for schema in made:
+        Draft202012Validator.check_schema(schema.document)
 
 
 def test_a_data_file_lies_next_to_its_module(tmp_path):

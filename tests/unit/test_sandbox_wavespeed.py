@@ -1,4 +1,4 @@
-"""The WaveSpeed twin is strict: a schema for every model, envelopes, tickets, history, and keys that stay away."""
+"""WaveSpeed's emulator is strict: a schema for every model, envelopes, tickets, history, and keys that stay away."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ def data_uri(mode="RGB", colour="navy", size=(64, 48)):
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-PICTURE, GREY = data_uri(), data_uri("L", 255)
+IMAGE, GREY = data_uri(), data_uri("L", 255)
 
 
 def submit(client, path=FLUX, headers=KEY, **given):
@@ -77,14 +77,14 @@ def test_a_submit_is_queued_and_a_look_shows_the_result(client):
         (FLUX, {"enable_sync_mode": "true"}, "type boolean"),
         (FLUX, {"image": "AAAA"}, "valid URL"),
         (EDIT, {}, "'image' is missing"),
-        (EDIT, {"image": [PICTURE]}, "type string"),
+        (EDIT, {"image": [IMAGE]}, "type string"),
         (EDIT, {"image": "data:image/png;base64,AAAA"}, "not an image"),
-        (PLUS, {"images": PICTURE}, "type array"),
+        (PLUS, {"images": IMAGE}, "type array"),
         (PLUS, {"images": []}, "at least 1"),
-        (PLUS, {"images": [PICTURE] * 4}, "at most 3"),
-        (FILL, {"image": PICTURE, "mask_image": GREY, "guidance_scale": 20}, "at least 28"),
-        (FILL, {"image": PICTURE}, "'mask_image' is missing"),
-        (FILL, {"image": PICTURE, "mask_image": data_uri("RGBA", (0, 0, 0, 0))}, "white marks what to change"),
+        (PLUS, {"images": [IMAGE] * 4}, "at most 3"),
+        (FILL, {"image": IMAGE, "mask_image": GREY, "guidance_scale": 20}, "at least 28"),
+        (FILL, {"image": IMAGE}, "'mask_image' is missing"),
+        (FILL, {"image": IMAGE, "mask_image": data_uri("RGBA", (0, 0, 0, 0))}, "white marks what to change"),
         (BANANA, {"aspect_ratio": "2:1"}, "one of 1:1"),
         (BANANA, {"seed": 3}, "'seed' is not supported"),
         ("bytedance/seedream-v4.5", {"output_format": "png"}, "not supported"),
@@ -149,7 +149,7 @@ def ticket(client, blob):
 
 
 def test_an_upload_needs_the_headers_of_its_ticket_and_no_key(client):
-    blob = base64.b64decode(PICTURE.partition(",")[2])
+    blob = base64.b64decode(IMAGE.partition(",")[2])
     given = ticket(client, blob)
     url, headers = given["upload"]["url"], given["upload"]["headers"]
     assert client.put(url, data=blob, headers={**headers, **KEY}).get_json()["message"] == "key leaked"
@@ -190,7 +190,7 @@ def test_base64_and_sync_mode(client):
 
 
 def test_one_partner_writes_its_answer_in_its_own_way(client):
-    given = {"image": PICTURE, "source_image": [PICTURE], "target_image": [PICTURE]}
+    given = {"image": IMAGE, "source_image": [IMAGE], "target_image": [IMAGE]}
     begun = client.post(f"{API}/akool/image-face-swap", json=given, headers=KEY)
     done = looked_at(client, begun).get_json()["data"]
     assert (done["status"], done["outputs"]) == ("succeeded", None)

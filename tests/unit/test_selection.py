@@ -63,12 +63,12 @@ def test_quality_asks_for_the_best() -> None:
     assert "best by the catalogue's ranking" in (best.reason or "")
 
 
-def test_lenient_drops_something_only_where_nobody_takes_all() -> None:
+def test_lenient_drops_something_only_where_no_model_takes_all() -> None:
     assert pick("openai", "flux", prompt="a fox", seed=1, lenient=True).model.provider == "flux"
     assert pick("openai", prompt="a fox", seed=1, lenient=True).checked.dropped == ("seed",)
 
 
-def test_nobody_there_says_so() -> None:
+def test_no_candidate_is_an_error() -> None:
     assert faults(operation="face_swap") == [("model", "no_model_available")]
 
 
@@ -77,7 +77,7 @@ def test_a_fault_of_the_order_itself_is_no_fault_of_the_choice() -> None:
     assert faults("openai", "flux", prompt="x", n=11) == [("n", "out_of_range")]
 
 
-def test_an_order_that_fits_nobody_tells_what_the_nearest_lacks() -> None:
+def test_an_order_that_fits_no_model_names_what_the_nearest_lacks() -> None:
     told = faults("openai", "flux", prompt="x", seed=1, background="transparent")
     assert told[0] == ("model", "no_model_fits")
     assert told[1][0] in {"seed", "background"}

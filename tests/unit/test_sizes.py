@@ -1,4 +1,4 @@
-"""From the size asked for to the nearest one a model makes."""
+"""From the requested size to the nearest one that a model makes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def size_of(model_id: str, **fields: Any) -> SizeChoice:
         ("chatgpt2api-gpt-image-2", {"size": "10000x10000"}, {"size": "8192x8192"}),
         ("chatgpt2api-codex-gpt-image-2", {"aspect_ratio": "16:9"}, {"size": "1280x720"}),
         ("chatgpt2api-gpt-image-2", {}, {}),
-        # no size field at all: "auto" is welcome everywhere
+        # no size field at all: "auto" is accepted everywhere
         ("step1x-edit", {"size": "auto"}, {}),
     ],
 )
@@ -133,7 +133,7 @@ def test_the_nearest_size(model_id: str, fields: dict[str, Any], used: dict[str,
         ("chatgpt2api-gpt-image-2", {"size": "1000x1000"}, {}),
     ],
 )
-def test_a_change_is_told_and_only_a_change(model_id: str, fields: dict[str, Any], changed: dict[str, Any]) -> None:
+def test_a_change_is_reported_and_only_a_change(model_id: str, fields: dict[str, Any], changed: dict[str, Any]) -> None:
     assert size_of(model_id, **fields).changed == changed
 
 
@@ -163,7 +163,7 @@ def test_a_change_is_told_and_only_a_change(model_id: str, fields: dict[str, Any
         ({"aspect_ratio": "1:1", "resolution": "99999k"}, "resolution", "not_allowed"),
     ],
 )
-def test_what_is_no_size_is_refused(fields: dict[str, Any], field: str, code: str) -> None:
+def test_an_invalid_size_is_refused(fields: dict[str, Any], field: str, code: str) -> None:
     choice = size_of("gpt-image-2", **fields)
     assert [(problem.field, problem.code) for problem in choice.problems] == [(field, code)]
     assert choice.used == {}
@@ -193,7 +193,7 @@ def test_models_with_needs_of_their_own(model_id: str, fields: dict[str, Any], f
         ("gpt-image-2", {"factor": 2, "left": 3}, ("factor", "left")),
     ],
 )
-def test_fields_the_model_has_no_use_for_are_named(
+def test_fields_the_model_does_not_take_are_named(
     model_id: str, fields: dict[str, Any], unsupported: tuple[str, ...]
 ) -> None:
     assert size_of(model_id, **fields).unsupported == unsupported

@@ -1,4 +1,4 @@
-"""Pictures through the real decoder processes: what is kept, what is refused, what is changed."""
+"""Images through the real decoder processes: what is kept, what is refused, what is changed."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_uploads_have_shorter_edges_than_results(media):
 
 
 def test_an_upscalers_8k_square_is_kept_and_can_be_shown_smaller(media):
-    """67 million pixels: paid for, so it must fit; nobody may upload as many."""
+    """67 million pixels: paid for, so it must fit; no one may upload as many."""
     data = encoded(Image.new("RGBA", (8192, 8192), (10, 20, 30, 40)), compress_level=1)
     assert refusal_code(media.keep_upload, data) == "image_too_many_pixels"
     kept = media.keep_result(data, prefix="upscaled/0")
@@ -327,7 +327,7 @@ def test_other_formats_become_png(media, opened, form):
 
 def test_text_profile_and_tail_of_an_uploaded_png_are_gone(media, store, opened):
     text = PngImagePlugin.PngInfo()
-    text.add_text("parameters", "somebody's prompt")
+    text.add_text("parameters", "someone's prompt")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     data = encoded(gradient(), pnginfo=text, icc_profile=profile) + b"PK\x03\x04 a zip archive"
     kept = media.keep_upload(data, prefix="up/png")
@@ -518,7 +518,7 @@ def test_a_variant_of_nothing_is_not_found(media):
 @pytest.mark.parametrize(
     "asked", [{"width": 0}, {"height": -1}, {"width": 20_000}, {"format": "svg"}, {"format": "gif"}]
 )
-def test_a_variant_nobody_can_make_is_a_value_error(media, asked):
+def test_a_variant_that_no_one_can_make_is_a_value_error(media, asked):
     with pytest.raises(ValueError):
         media.variant("some/key.png", "image/png", **asked)
 

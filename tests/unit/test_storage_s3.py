@@ -242,7 +242,7 @@ def test_what_a_server_calls_its_fault_is_not_repeated_blindly(front: Front, put
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_one_fault_is_tried_again_before_anybody_hears_of_it(front: Front, store: S3Store, put, status: int) -> None:
+def test_one_fault_is_tried_again_before_a_caller_hears_of_it(front: Front, store: S3Store, put, status: int) -> None:
     front.fail(status, "SlowDown", method="PUT", times=1)
     put(b"picture")
     assert store.read(KEY) == b"picture"
@@ -299,7 +299,7 @@ server.start()
 store = S3Store(options(f"http://127.0.0.1:{server.server_port}", "bucket"))
 readers = [gevent.spawn(store.read, "a/b") for _ in range(20)]
 gevent.sleep(0)
-may_answer.set()  # reached only if nobody above holds the thread
+may_answer.set()  # reached only if nothing above holds the thread
 print([reader.get(timeout=20) for reader in readers] == [b"picture"] * 20)
 """
 

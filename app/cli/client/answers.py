@@ -1,7 +1,7 @@
-"""The server's answers, read into values; ``document`` keeps the whole answer for ``--json``.
+"""The server's responses as values; ``document`` keeps the whole response for ``--json``.
 
-Readers are strict about what commands rely on (id, status, the facts an image is verified by) and
-easy about the rest, so that a newer server's extra members do no harm.
+Readers are strict about what commands rely on (id, status, the facts an image is verified by) and lenient about the
+rest, so that extra members of a newer server do no harm.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A job as the API shows it. Money in micro-credits."""
+    """A job as the API shows it."""
 
     id: str
     status: str
@@ -48,9 +48,9 @@ class Task:
     step: str
     queue_position: int | None
     wait_p90_s: float | None
-    quoted: int | None
-    captured: int | None
-    released: int | None
+    quoted_microcredits: int | None
+    captured_microcredits: int | None
+    released_microcredits: int | None
     error_code: str
     error_detail: str
     warnings: tuple[str, ...]
@@ -95,9 +95,9 @@ def _task(document: Document) -> Task:
         step=str(document.get("step") or ""),
         queue_position=None if position is None else int(position),
         wait_p90_s=None if wait_p90_s is None else float(wait_p90_s),
-        quoted=price.get("quoted_microcredits"),
-        captured=price.get("captured_microcredits"),
-        released=price.get("released_microcredits"),
+        quoted_microcredits=price.get("quoted_microcredits"),
+        captured_microcredits=price.get("captured_microcredits"),
+        released_microcredits=price.get("released_microcredits"),
         error_code=str(error.get("code", "")),
         error_detail=str(error.get("message") or ""),
         warnings=tuple(map(str, document.get("warnings") or ())),
@@ -107,7 +107,7 @@ def _task(document: Document) -> Task:
 
 
 def _identifier(value: object) -> str:
-    """An id becomes part of URLs and file names, so it may hold nothing that means more there."""
+    """An id that is safe in URLs and file names. Raises ValueError."""
     text = str(value)
     if not text.replace("_", "").replace("-", "").isalnum() or not text.isascii():
         raise ValueError("its id is not an id")
@@ -126,7 +126,7 @@ def _image(image: Mapping[str, Any]) -> Image:
 
 
 def read_page(document: Document) -> Page:
-    """A list answer: its rows stand in ``data``. Raises CommandError (``bad_answer``)."""
+    """A page of a list, whose rows are in ``data``. Raises CommandError (``bad_answer``)."""
     items = document.get("data")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise bad_answer("the server's list is not a list")
@@ -135,13 +135,14 @@ def read_page(document: Document) -> Page:
 
 
 def bad_answer(detail: str) -> CommandError:
+    """The error for a response that a Darkroom server would not send."""
     return CommandError(
         Exit.AWAY, "bad_answer", detail, hint="Is it a Darkroom server? Check --server and DARKROOM_SERVER."
     )
 
 
 def time_text(value: object) -> str:
-    """An RFC 3339 time in this machine's zone, to the second; as it came where it is not one."""
+    """An RFC 3339 time in this machine's zone, to the second; any other text unchanged."""
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:

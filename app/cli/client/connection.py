@@ -1,29 +1,25 @@
 """Speaks to a Darkroom server over HTTP for the commands, and names every way in which that can fail.
 
-The key goes to the server that was asked for and nowhere else: redirects are not followed (that of a
-image into its bucket is, without the key), a ``.netrc`` is not read, and the admin key of this machine
-is offered only to this machine's server.
+The key goes to the requested server and nowhere else: redirects are not followed (except that of an image into its
+bucket, without the key), and a ``.netrc`` is not read.
 """
 
 from __future__ import annotations
 
-import functools
-import ipaddress
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
-import click
 import requests
 from urllib3.exceptions import NewConnectionError
 
+from app.cli.client.address import bad_server, checked_key, checked_server, is_this_machine
 from app.cli.client.answers import Document, Page, Task, bad_answer, read_page, read_task
-from app.cli.here import read_key, settings
-from app.cli.output import CommandError, Exit, Fault
+from app.cli.client.refusals import refusal
+from app.cli.output import CommandError, Exit
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
@@ -31,23 +27,8 @@ _TIMEOUT = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
 SUBMIT_TRIES = 3
 RETRY_WAIT_S = 1.0
 
-# Members of a problem that the error holds in fields of its own, or that serve other clients.
-_TOLD_ELSEWHERE = ("code", "detail", "errors", "type", "title", "error", "error_type", "message")
-
 # What the server sees of one file: (part name, (file name, bytes)).
 Parts = Sequence[tuple[str, tuple[str, bytes]]]
-
-# A 502 or 503 with one of these codes comes from a server that is well and says so.
-_EXIT_BY_CODE = {"upstream_failed": Exit.FAILED, "enhancer_not_configured": Exit.FAILED}
-
-_EXIT_BY_STATUS = {
-    401: Exit.NOT_ALLOWED,
-    402: Exit.INSUFFICIENT_CREDITS,
-    403: Exit.NOT_ALLOWED,
-    502: Exit.AWAY,
-    503: Exit.AWAY,
-    504: Exit.AWAY,
-}
 
 
 class Client:
@@ -63,15 +44,17 @@ class Client:
         self._session.auth = self._authorize
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Document:
-        """A JSON object."""
+        """The JSON object at a path."""
         with self.open("GET", path, params=_given(params)) as response:
             return _json_object(response)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Document:
+        """Send a JSON object; the one that comes back."""
         with self.open("POST", path, json=dict(body or {})) as response:
             return _json_object(response)
 
     def page(self, path: str, params: Mapping[str, Any] | None = None) -> Page:
+        """One page of a list."""
         return read_page(self.get(path, params))
 
     def submit(
@@ -82,7 +65,7 @@ class Client:
         *,
         idempotency_key: str | None = None,
     ) -> Task:
-        """Place an order once: an unanswered try is repeated under the same Idempotency-Key."""
+        """Submit an order once: a try without an answer is repeated under the same Idempotency-Key."""
         key = idempotency_key or f"cli-{uuid.uuid4().hex}"
         request = {"headers": {"Idempotency-Key": key}, **_order_body(order, parts)}
         return read_task(self._submit_until_answered(f"/api/images/{operation}", request, key))
@@ -107,10 +90,11 @@ class Client:
             return _json_object(response)
 
     def task(self, task_id: str) -> Task:
+        """A task as it is now."""
         return read_task(self.get(task_path(task_id)))
 
     def next_change(self, task: Task, *, etag: str | None, wait_s: int) -> tuple[Task, str | None]:
-        """Wait at the server until the task changes, at most ``wait_s``; the task then, and its ETag."""
+        """Let the server wait until the task changes, at most ``wait_s``. Returns the task then, and its ETag."""
         headers = {"If-None-Match": etag} if etag else {}
         timeout = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S + wait_s)
         with self.open(
@@ -132,7 +116,7 @@ class Client:
 
     @contextmanager
     def image(self, task_id: str, index: int) -> Iterator[requests.Response]:
-        """One image, its body still unread, from the server or from the bucket that it names."""
+        """One image, its body still unread, from the server or from the bucket that it redirects to."""
         url = f"{self.server}{task_path(task_id)}/image"
         with self._named_faults():
             params = {"index": index}
@@ -174,7 +158,7 @@ def _checked(response: requests.Response) -> requests.Response:
 
 
 def _without_key(location: str) -> requests.Response:
-    """What lies at a signed link. It must say all by itself: an Authorization beside it would be refused."""
+    """Get a signed link, without the key: a bucket refuses a signature together with an Authorization header."""
     with requests.Session() as session:
         session.trust_env = not is_this_machine(location)
         session.auth = lambda request: request  # none, and no .netrc
@@ -182,7 +166,7 @@ def _without_key(location: str) -> requests.Response:
 
 
 def task_path(task_id: str) -> str:
-    """The path of a task. An id typed by hand is checked, for it becomes part of the URL."""
+    """The path of a task. Raises CommandError for an id that could not be part of a URL."""
     if not task_id.replace("_", "").replace("-", "").isalnum() or not task_id.isascii():
         raise CommandError(Exit.USAGE, "bad_id", f"{task_id!r} is not a task id")
     return f"/api/images/tasks/{task_id}"
@@ -196,50 +180,6 @@ def _order_body(order: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
 def form_fields(order: Mapping[str, Any]) -> list[tuple[str, str]]:
     """An order as multipart fields: text as it is, everything else as JSON."""
     return [(k, v if isinstance(v, str) else json.dumps(v, allow_nan=False)) for k, v in order.items()]
-
-
-def refusal(response: requests.Response) -> CommandError:
-    """A problem+json answer as an error; other answers by their status alone, never by their text."""
-    status = response.status_code
-    problem = _problem(response)
-    if problem is None:
-        request_id = response.headers.get("X-Request-Id")
-        facts = {"status": status} | ({"request_id": request_id} if request_id else {})
-        exit_code = _EXIT_BY_STATUS.get(status, Exit.FAILED if status >= 500 else Exit.AWAY)
-        detail = f"the server answered {status} {response.reason or ''}".rstrip() + " without saying why"
-        return CommandError(exit_code, f"http_{status}", detail, facts=facts)
-    code = str(problem.get("code") or f"http_{status}")
-    return CommandError(
-        _EXIT_BY_CODE.get(code, _EXIT_BY_STATUS.get(status, Exit.FAILED)),
-        code,
-        str(problem.get("detail") or problem.get("title") or f"the server answered {status}"),
-        faults=_faults(problem),
-        hint=_hint(status, response),
-        facts={k: v for k, v in problem.items() if k not in _TOLD_ELSEWHERE},
-    )
-
-
-def _hint(status: int, response: requests.Response) -> str:
-    if status == 401:
-        return "Give a key with --key or DARKROOM_KEY; `darkroom key create ACCOUNT` makes one."
-    if status == 402:
-        return "`darkroom grant ACCOUNT CREDITS` adds credits."
-    retry_after = response.headers.get("Retry-After", "")
-    return f"Try again in {retry_after} s." if retry_after.isdigit() else ""
-
-
-def _problem(response: requests.Response) -> Document | None:
-    try:
-        value = response.json()
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and ("code" in value or "detail" in value) else None
-
-
-def _faults(problem: Document) -> list[Fault]:
-    errors = problem.get("errors")
-    rows = [row for row in errors if isinstance(row, dict)] if isinstance(errors, list) else []
-    return [Fault(*(str(row.get(k, "")) for k in ("field", "code", "message"))) for row in rows]
 
 
 def _json_object(response: requests.Response) -> Document:
@@ -280,70 +220,3 @@ def _maybe_accepted(error: CommandError, key: str) -> CommandError:
 
 def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
     return {k: v for k, v in (params or {}).items() if v is not None}
-
-
-# --- where the server is, and who asks ---------------------------------------------------------------
-
-
-def checked_server(server: str) -> str:
-    """The base address without its last slash. Raises CommandError for anything but http(s)://host."""
-    try:
-        parts = urlsplit(server.strip())
-        _ = parts.port
-    except ValueError:
-        raise bad_server("the server's address is not a URL") from None
-    if "@" in parts.netloc:
-        raise bad_server("the server's address holds a password; give a key with --key instead")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise bad_server(f"{server!r} is not an address such as http://127.0.0.1:8000")
-    return server.strip().rstrip("/")
-
-
-def bad_server(detail: str) -> CommandError:
-    return CommandError(Exit.USAGE, "bad_server", detail)
-
-
-def checked_key(key: str | None) -> str | None:
-    """A key fit for a header. The error does not repeat it."""
-    stripped = (key or "").strip()
-    if stripped and not (stripped.isascii() and stripped.isprintable() and " " not in stripped):
-        raise CommandError(Exit.USAGE, "bad_key", "the key holds characters that no key has")
-    return stripped or None
-
-
-def is_this_machine(server: str) -> bool:
-    """Whether an address is a loopback one."""
-    host = urlsplit(server).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def connect(server: str | None, key: str | None) -> Client:
-    """The client of the given server, or of this machine's; a key left out is this machine's admin key.
-
-    The admin key is offered to a loopback address only: naming another server must not hand it over.
-    """
-    if server and (key or not is_this_machine(checked_server(server))):
-        return Client(server, key)
-    here = settings()
-    address = server or f"http://127.0.0.1:{here.port}"
-    return Client(address, key or read_key(here.var / "admin.key"))
-
-
-def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--server`` and ``--key``; the command receives a :class:`Client` after its Output."""
-
-    @click.option("--server", envvar="DARKROOM_SERVER", metavar="URL", help="[default: this machine's]")
-    @click.option(
-        "--key",
-        envvar="DARKROOM_KEY",
-        metavar="KEY",
-        help="API key; better in DARKROOM_KEY, for others may see a command line. [default: the admin key]",
-    )
-    @functools.wraps(command)
-    def wrapped(output: Any, *args: Any, server: str | None, key: str | None, **kwargs: Any) -> Any:
-        return command(output, connect(server, key), *args, **kwargs)
-
-    return wrapped

@@ -1,4 +1,4 @@
-"""``darkroom enhance``: a prompt rewritten by a language model, shown as it is written."""
+"""``darkroom enhance``: a prompt rewritten by a language model, shown while it is written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import click
 
 from app.cli.client.answers import Document, bad_answer
-from app.cli.client.connection import CONNECT_TIMEOUT_S, Client, client_options
+from app.cli.client.connection import CONNECT_TIMEOUT_S, Client
+from app.cli.client.options import client_options
 from app.cli.output import CommandError, Exit, Output, output_options, plain
 
 READ_TIMEOUT_S = 120.0
@@ -43,7 +44,7 @@ def enhance(output: Output, client: Client, prompt: str, **settings: str | None)
             pieces.append(piece)
             _show(output, piece)
     finally:
-        # The shell's prompt, or the error, begins on a line of its own.
+        # The shell's prompt, or the error, begins on a new line.
         if pieces and not output.as_json:
             click.echo()
     output.document({"done": True, "text": "".join(pieces)})
@@ -65,7 +66,7 @@ def stream(client: Client, body: Document) -> Iterator[str]:
         if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
             raise bad_answer("the answer is not a stream of events")
         ended = False
-        # One byte at most is waited for: whatever has arrived is shown at once.
+        # Without a chunk size: everything that has arrived is shown immediately.
         for event in read_events(response.iter_content(chunk_size=None)):
             if ended := event.data == "[DONE]" or event.name in ("done", "end"):
                 break

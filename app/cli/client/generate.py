@@ -1,4 +1,4 @@
-"""``darkroom generate`` and ``darkroom edit``: place an order, follow it, save the images."""
+"""``darkroom generate`` and ``darkroom edit``: submit an order, follow it, save the images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from app.cli.client.answers import Document, Task, bad_answer
-from app.cli.client.connection import Client, Parts, client_options
+from app.cli.client.connection import Client, Parts
+from app.cli.client.options import client_options
 from app.cli.client.saving import check_targets, misnamed, read_image, save
 from app.cli.client.watching import conclude, follow
 from app.cli.here import settings
@@ -82,8 +83,8 @@ def order_options(command: Callable[..., Any]) -> Callable[..., Any]:
                    help="Latest start, such as 90s or 10m; afterwards the job fails, free of charge."),
             option("--lenient", is_flag=True, help="Drop fields that the model does not take."),
             option("--idempotency-key", metavar="KEY", help="The same key never makes a second job."),
-            option("--no-wait", is_flag=True, help="Place the order and print its id."),
-            option("--estimate", is_flag=True, help="Say what it would cost; run nothing."),
+            option("--no-wait", is_flag=True, help="Submit the order and print its id."),
+            option("--estimate", is_flag=True, help="Show what it would cost; run nothing."),
             option("--timeout", "timeout_s", type=DURATION, metavar="TIME",
                    help="Stop waiting after this long (exit 7); the job goes on."),
         )
@@ -120,7 +121,7 @@ def generate(output: Output, client: Client, prompt: str, order: Document, deliv
 @click.option("--image", "-i", "images", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
               help="An image to change. Repeatable.")  # fmt: skip
 @click.option("--mask", type=click.Path(path_type=Path), metavar="FILE",
-              help="A PNG of the picture's size; what it leaves transparent is changed.")  # fmt: skip
+              help="A PNG of the image's size; what it leaves transparent is changed.")  # fmt: skip
 @order_options
 def edit(
     output: Output,
@@ -154,14 +155,14 @@ def read_parts(images: Sequence[Path], mask: Path | None) -> Parts:
     if sum(len(data) for _, (_, data) in parts) > limits.max_request_bytes:
         limit = size_text(limits.max_request_bytes)
         raise CommandError(Exit.USAGE, "request_too_large", f"the images have more than {limit} together")
-    # A made-up name: the local one is nobody's business and may hold what a header may not.
+    # A made-up name: the local one is private and may contain what a header may not.
     return [(part, (f"{part}-{i}", data)) for i, (part, (_, data)) in enumerate(parts)]
 
 
 def run_order(
     output: Output, client: Client, operation: str, *, order: Document, parts: Parts, delivery: Delivery
 ) -> None:
-    """Place an order and see it through as ``delivery`` says. Raises CommandError unless it succeeds."""
+    """Submit an order and do with it as ``delivery`` says. Raises CommandError unless it succeeds."""
     if delivery.estimate:
         show_estimate(output, client.estimate(operation, order, parts))
         return
@@ -174,7 +175,7 @@ def run_order(
     if delivery.no_wait:
         _placed(output, task)
         return
-    output.note(f"{task.id}  {task.model}  {credits_of(task.quoted)} credits")
+    output.note(f"{task.id}  {task.model}  {credits_of(task.quoted_microcredits)} credits")
     ended = follow(client, task, output, timeout_s=delivery.timeout_s)
     deliver(output, client, ended, delivery.pattern, count=count, force=delivery.force)
 
@@ -193,14 +194,14 @@ def show_estimate(output: Output, estimate: Document) -> None:
 def _placed(output: Output, task: Task) -> None:
     output.document(task.document)
     output.line(task.id)
-    output.note(f"placed; `darkroom watch {task.id} -o FILE` follows it and fetches the pictures")
+    output.note(f"placed; `darkroom watch {task.id} -o FILE` follows it and fetches the images")
 
 
 def deliver(output: Output, client: Client, task: Task, pattern: Path | None, *, count: int, force: bool) -> None:
     """Save an ended task's images and say where. Raises CommandError unless the task succeeded."""
     if task.status != "succeeded":
         output.document(task.document)
-        conclude(task, told=output.as_json)
+        conclude(task, printed=output.as_json)
     files = []
     for image, path in save(client, task, pattern, count=count, force=force):
         if misnamed(path, image):
@@ -209,5 +210,5 @@ def deliver(output: Output, client: Client, task: Task, pattern: Path | None, *,
         facts = f"{image.width_px}x{image.height_px}  {size_text(image.size_bytes)}"
         output.line(str(path) if output.quiet else f"{path}  {facts}")
     output.document({**task.document, "files": files})
-    price = plain(credits_of(task.captured))
+    price = plain(credits_of(task.captured_microcredits))
     output.note(f"{task.id}  {price} credits" if price else task.id)

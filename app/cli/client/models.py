@@ -10,7 +10,8 @@ from urllib.parse import quote
 import click
 
 from app.cli.client.answers import Document
-from app.cli.client.connection import Client, client_options
+from app.cli.client.connection import Client
+from app.cli.client.options import client_options
 from app.cli.output import Output, output_options
 
 
@@ -21,10 +22,10 @@ from app.cli.output import Output, output_options
 @click.option("--operation", metavar="NAME", help="Such as generate, edit or upscale.")
 @click.option("--provider", metavar="NAME")
 @click.option("--capability", metavar="NAME", help="Such as typography or transparent_background.")
-@click.option("--max-price", metavar="CREDITS", help="The dearest image, in credits.")
+@click.option("--max-price", metavar="CREDITS", help="The highest price of an image, in credits.")
 @click.option("--status", metavar="NAME", help="live, retiring, redirected, shutdown, unknown or all.")
 @click.option("--configured", is_flag=True, help="Only models that can run here.")
-@click.option("--recommend", is_flag=True, help="A few models for --operation, each with what speaks for it.")
+@click.option("--recommend", is_flag=True, help="A few models for --operation, each with the reasons for it.")
 def models(
     output: Output, client: Client, model_id: str | None, configured: bool, recommend: bool, **filters: str | None
 ) -> None:
@@ -50,7 +51,7 @@ def _list(output: Output, client: Client, filters: Mapping[str, str | None]) -> 
 
 def _recommend(output: Output, client: Client, filters: Mapping[str, str | None]) -> None:
     if not filters.get("operation") or filters.get("status"):
-        raise click.UsageError("--recommend wants --operation, and takes no --status")
+        raise click.UsageError("--recommend needs --operation, and takes no --status")
     page = client.page("/api/models/recommend", filters)
     output.document(page.document)
     rows = [(*_row(each["model"])[:4:3], reason["message"]) for each in page.items for reason in each["reasons"]]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from app.cli.client.answers import Document, time_text
-from app.cli.client.connection import Client, client_options
+from app.cli.client.connection import Client
+from app.cli.client.options import client_options
 from app.cli.output import Output, credits_of, output_options
 
 

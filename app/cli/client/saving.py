@@ -1,7 +1,7 @@
-"""Pictures between the server and the local disk: which name, whether it may be written, and how.
+"""Images between the server and the local disk: which name, whether it may be written, and how.
 
-A file appears under its name only complete and verified: it is written beside it, hashed, synced and
-then renamed. What can be known to fail is found before an order is placed, for an order costs credits.
+A file appears under its name only when it is complete and verified: it is written under another name, hashed, synced
+and then renamed. What is bound to fail is found before an order is submitted, because an order costs credits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHUNK_BYTES = 64 * 1024
 DOWNLOAD_TRIES = 3
 INDEX = "{index}"
 
-# File systems that know no hard links say so in one of these ways.
+# What file systems without hard links answer.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 _TYPE_BY_SUFFIX = {
@@ -59,7 +59,7 @@ def check_targets(pattern: Path | None, count: int, *, force: bool) -> None:
 
 
 def _check_free(path: Path, *, force: bool) -> None:
-    """Only a regular file is ever replaced: a rename would put an image in the place of a device."""
+    """Only a regular file is ever replaced: a rename would replace a device by an image."""
     if path.exists() and not path.is_file():
         raise CommandError(Exit.USAGE, "not_a_file", f"{path} is not a regular file, and is left as it is")
     if path.exists() and not force:
@@ -104,7 +104,7 @@ def _fetch(client: Client, task: Task, image: Image, path: Path, *, force: bool)
             with client.image(task.id, image.index) as response:
                 write_verified(path, response.iter_content(CHUNK_BYTES), image, force=force)
         except CommandError as error:
-            # A broken transfer or a damaged image may come right; a refusal or a full disk will not.
+            # A broken transfer or a damaged image may succeed the next time; a refusal or a full disk will not.
             if not tries_left or error.code not in ("server_away", "picture_damaged"):
                 raise
         else:
@@ -116,7 +116,7 @@ def write_verified(path: Path, chunks: Iterable[bytes], image: Image, *, force: 
 
     Raises CommandError (``picture_damaged``, ``file_exists``) and OSError.
     """
-    # The name is made here and short: the one asked for may be as long as names can be.
+    # A short name of our own: the requested one may already have the maximum length.
     partial = path.with_name(f".{secrets.token_hex(6)}.part")
     try:
         with partial.open("xb") as file:
@@ -143,7 +143,7 @@ def _copy_verified(file: BinaryIO, chunks: Iterable[bytes], image: Image) -> Non
 
 
 def _put_in_place(partial: Path, path: Path, *, force: bool) -> None:
-    """Rename, without ever replacing a file that came in between unless that was asked for."""
+    """Rename. A file that appeared meanwhile is replaced only with ``force``."""
     _check_free(path, force=force)
     if not force:
         try:
@@ -171,7 +171,7 @@ def _damaged(reason: str) -> CommandError:
 
 
 def read_image(path: Path, *, max_bytes: int) -> bytes:
-    """A local picture's bytes. Raises CommandError when it is missing, too large or no image."""
+    """The bytes of a local image. Raises CommandError when it is missing, too large or not an image."""
     try:
         size_bytes = path.stat().st_size
         if path.is_dir():
@@ -183,13 +183,13 @@ def read_image(path: Path, *, max_bytes: int) -> bytes:
     except OSError as error:
         raise CommandError(Exit.USAGE, "cannot_read", from_os_error(error).detail) from error
     if not looks_like_image(data):
-        what = "is empty" if not data else "is not a PNG, JPEG, WebP, GIF or AVIF picture"
+        what = "is empty" if not data else "is not a PNG, JPEG, WebP, GIF or AVIF image"
         raise CommandError(Exit.USAGE, "not_a_picture", f"{path} {what}")
     return data
 
 
 def looks_like_image(data: bytes) -> bool:
-    """By the first bytes alone; the server looks closely."""
+    """Whether the first bytes are those of an image; the server checks the rest."""
     return (
         data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a"))
         or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")

@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from app.cli.client.answers import Image, Task, read_task, time_text
-from app.cli.client.connection import Client, client_options, task_path
+from app.cli.client.connection import Client, task_path
 from app.cli.client.generate import deliver
+from app.cli.client.options import client_options
 from app.cli.client.saving import check_targets
 from app.cli.client.watching import conclude, follow, headline
 from app.cli.output import CommandError, Exit, Output, credits_of, one_line, output_options, size_text
@@ -41,7 +42,7 @@ def tasks(output: Output, client: Client, metadata: Sequence[tuple[str, Any]], *
 
 
 def _row(task: Task) -> tuple[str, ...]:
-    price = credits_of(task.quoted if task.captured is None else task.captured)
+    price = credits_of(task.quoted_microcredits if task.captured_microcredits is None else task.captured_microcredits)
     prompt = _request(task).get("prompt")
     created = time_text(task.document.get("created_at", ""))
     return (
@@ -83,7 +84,7 @@ def _facts(task: Task) -> list[tuple[str, str]]:
         ("error", error),
         ("credits", _money(task)),
         *((name, time_text(moment) if moment else "") for name, moment in moments),
-        *((f"picture {p.index}", _image_facts(p)) for p in task.images),
+        *((f"image {p.index}", _image_facts(p)) for p in task.images),
     ]
 
 
@@ -93,7 +94,11 @@ def _image_facts(p: Image) -> str:
 
 def _money(task: Task) -> str:
     """``quoted 5.3, captured 5.3``, of what is known."""
-    amounts = (("quoted", task.quoted), ("captured", task.captured), ("released", task.released))
+    amounts = (
+        ("quoted", task.quoted_microcredits),
+        ("captured", task.captured_microcredits),
+        ("released", task.released_microcredits),
+    )
     return ", ".join(f"{name} {credits_of(amount)}" for name, amount in amounts if amount is not None)
 
 
@@ -118,7 +123,7 @@ def watch(
     if pattern is not None:
         check_targets(pattern, count, force=force)
     ended = follow(client, task, output, timeout_s=timeout_s, stream=True)
-    conclude(ended, told=output.as_json)
+    conclude(ended, printed=output.as_json)
     if pattern is not None:
         deliver(output, client, ended, pattern, count=count, force=force)
     else:
@@ -126,12 +131,12 @@ def watch(
 
 
 def _count(task: Task) -> int:
-    """How many images were asked for, so that names do not depend on how many came."""
+    """How many images were ordered, so that names do not depend on how many were made."""
     asked = _request(task).get("n")
     return max(asked if isinstance(asked, int) else 1, len(task.images))
 
 
-# What became of a cancel request, in words (docs/api-conventions.md, "Follow").
+# The outcome of a cancel request, in words (docs/api-conventions.md, "Follow").
 OUTCOMES = {
     "freed_in_queue": "cancelled before it started; nothing was charged",
     "stop_requested": "asked to stop; `darkroom watch` shows what becomes of it",
@@ -145,11 +150,11 @@ OUTCOMES = {
 @client_options
 @click.argument("task_id", metavar="ID")
 def cancel(output: Output, client: Client, task_id: str) -> None:
-    """Stop a task and say what became of it; exit 1 when it was too late."""
+    """Stop a task and show the outcome; exit 1 when it was too late."""
     answer = client.post(f"{task_path(task_id)}/cancel")
     outcome = str(answer.get("outcome") or "stop_requested")
     output.document(answer)
     output.line(f"{task_id}  {outcome}")
     output.note(OUTCOMES.get(outcome, ""))
     if outcome == "too_late":
-        raise CommandError(Exit.FAILED, "too_late", f"{task_id} could not be cancelled", told=output.as_json)
+        raise CommandError(Exit.FAILED, "too_late", f"{task_id} could not be cancelled", printed=output.as_json)

@@ -1,7 +1,7 @@
 """Following a task to its end: a bar on a terminal, plain lines elsewhere, JSON lines for scripts.
 
-The server is asked to answer when something changes (``?wait=``), so the end is seen at once. While the
-server is away the job goes on; following it waits for the server for a while rather than giving up.
+The server answers when something changes (``?wait=``), so the end is seen immediately. While the server is
+unreachable the job goes on, and following it waits for the server for a while.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 WAIT_S = 20
-# A place in the queue moves without the task changing, so a queued task is read afresh this often.
+# A place in the queue moves without a change of the task, so a queued task is read again this often.
 QUEUED_WAIT_S = 2
-# Between two looks at a server that answers at once although nothing has changed.
+# Between two requests to a server that answers immediately although nothing has changed.
 PAUSE_S = 0.5
 PATIENCE_S = 60.0
 
@@ -69,7 +69,7 @@ def changes(client: Client, task: Task, display: Display, *, timeout_s: int | No
 def _next(
     client: Client, task: Task, etag: str | None, display: Display, left_s: float | None
 ) -> tuple[Task, str | None]:
-    """The next change, or the same task after a while, outwaiting a server that is away or busy."""
+    """The next change, or the same task after a while; waits for a server that is unreachable or busy."""
     queued = task.status == "queued"
     # Without an ETag the server waits for the change after next if one has just happened.
     longest_s = QUEUED_WAIT_S if queued else WAIT_S if etag else 1
@@ -90,21 +90,23 @@ def _passing(error: CommandError) -> bool:
     return error.exit_code == Exit.AWAY or error.facts.get("status") == 429
 
 
-def conclude(task: Task, *, told: bool) -> None:
+def conclude(task: Task, *, printed: bool) -> None:
     """End the command as its task ended. Raises CommandError unless the task succeeded."""
     if task.status == "cancelled":
-        released = f"; {credits_of(task.released)} credits given back" if task.released else ""
-        raise CommandError(Exit.CANCELLED, "cancelled", f"{task.id} was cancelled{released}", told=told)
+        released = (
+            f"; {credits_of(task.released_microcredits)} credits given back" if task.released_microcredits else ""
+        )
+        raise CommandError(Exit.CANCELLED, "cancelled", f"{task.id} was cancelled{released}", printed=printed)
     if task.status == "failed":
         exit_code = Exit.INSUFFICIENT_CREDITS if task.error_code == "insufficient_credits" else Exit.FAILED
         detail = f"{task.id} failed: {task.error_detail or 'no reason was given'}"
-        hint = "" if task.captured else "Nothing was charged."
-        raise CommandError(exit_code, task.error_code or "failed", detail, hint=hint, told=told)
+        hint = "" if task.captured_microcredits else "Nothing was charged."
+        raise CommandError(exit_code, task.error_code or "failed", detail, hint=hint, printed=printed)
 
 
 @contextmanager
 def interruptible(task_id: str) -> Iterator[None]:
-    """Ctrl-C ends the looking, not the job, and says how to look or cancel later."""
+    """Ctrl-C ends the watching, not the job, and says how to watch or cancel later."""
     try:
         yield
     except KeyboardInterrupt:
@@ -154,7 +156,7 @@ class _Shown:
 
 
 class _Silent(_Shown):
-    """Says nothing, or one JSON line per change."""
+    """Prints nothing, or one JSON line per change."""
 
     def __init__(self, output: Output) -> None:
         self._output = output

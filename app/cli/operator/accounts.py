@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from app.cli.client.answers import time_text
-from app.cli.operator.database import Tell, database_command
+from app.cli.operator.database import Show, database_command
 from app.cli.output import CommandError, Exit, Output, credits_of
 from app.cli.parameters import BIGINT_MAX, CREDITS, DURATION
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from jobs.reads.funds import Funds
 
-# As accounts.keys.SCOPES, which a test compares; importing it would load the database driver for --help.
+# As accounts.keys.SCOPES, which a test compares; importing it would load the database driver for ``--help``.
 SCOPES = ("jobs:write", "jobs:read", "admin")
 
 
@@ -32,31 +32,31 @@ def account() -> None:
 @database_command
 @click.argument("name")
 @click.option("--weight", type=click.IntRange(1, 100), default=1, show_default=True,
-              help="Its share of the queue beside other accounts.")  # fmt: skip
-def create_account(connection: Connection, name: str, weight: int) -> Tell:
+              help="Its share of the queue next to other accounts.")  # fmt: skip
+def create_account(connection: Connection, name: str, weight: int) -> Show:
     """Make an account called NAME; its balance begins with its first grant."""
     from accounts import accounts
 
     made = accounts.create_account(connection, name, weight=weight)
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         output.document(asdict(made))
         output.line(made.id if output.quiet else f"{made.id}  {made.name}")
         output.note("next: `darkroom grant` for credits, `darkroom key create` for a key")
 
-    return tell
+    return show
 
 
 @account.command("list")
 @database_command
-def list_accounts(connection: Connection) -> Tell:
+def list_accounts(connection: Connection) -> Show:
     """List the accounts with their balances."""
     from accounts import accounts
     from jobs.reads.funds import funds
 
     found = [(each, funds(connection, each.id)) for each in accounts.list_accounts(connection)]
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         output.document({"data": [{**asdict(one), "balance": _balance(has)} for one, has in found]})
         rows = [
             (one.id, one.name, one.weight, credits_of(has.available), credits_of(has.queued), credits_of(has.held),
@@ -65,7 +65,7 @@ def list_accounts(connection: Connection) -> Tell:
         ]  # fmt: skip
         output.table(("account", "name", "weight", "credits", "queued", "held", "created", ""), rows)
 
-    return tell
+    return show
 
 
 def _balance(has: Funds) -> dict[str, int]:
@@ -87,7 +87,7 @@ def key() -> None:
               help="Such as 12h or 30d. [default: never]")  # fmt: skip
 def create_key(
     connection: Connection, account_name: str, name: str, scopes: Sequence[str], expires_in_s: int | None
-) -> Tell:
+) -> Show:
     """Make a key for ACCOUNT (name or id) and print it, this once: only a digest of it is kept."""
     from accounts import accounts, keys
 
@@ -96,17 +96,17 @@ def create_key(
     granted = scopes or ("jobs:write", "jobs:read")
     made = keys.create_key(connection, owner.id, name=name, scopes=granted, expires_at=expires_at)
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         facts = {"id": made.id, "account_id": owner.id, "scopes": list(granted), "expires_at": expires_at}
         output.document({**facts, "token": made.token})
         output.line(made.token)
         output.note(f"key {made.id} of {owner.name}; keep it now, it cannot be shown again")
 
-    return tell
+    return show
 
 
 def _expiry(connection: Connection, expires_in_s: int | None) -> datetime | None:
-    """The end of a key's life by the database's clock, which is the one that will judge it."""
+    """The end of a key's life by the database's clock, by which it will be checked."""
     from sqlalchemy import text
 
     if expires_in_s is None:
@@ -121,34 +121,34 @@ def _expiry(connection: Connection, expires_in_s: int | None) -> datetime | None
 @key.command("revoke")
 @database_command
 @click.argument("key_id", metavar="KEY_ID")
-def revoke_key(connection: Connection, key_id: str) -> Tell:
+def revoke_key(connection: Connection, key_id: str) -> Show:
     """Make a key useless within seconds. KEY_ID is the part between `dk_` and the second `_`."""
     from accounts import keys
 
-    # Somebody may paste the whole key; its id is enough, and the rest must not be repeated.
+    # Some paste the whole key; its id is enough, and the rest must not be repeated.
     short = key_id.split("_")[1] if key_id.startswith("dk_") and key_id.count("_") >= 2 else key_id
     if not keys.revoke_key(connection, short):
         detail = f"there is no live key {short!r}"
         raise CommandError(Exit.FAILED, "key_not_found", detail, hint="`darkroom key list` shows them.")
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         output.document({"id": short, "revoked": True})
         output.line(f"revoked {short}")
 
-    return tell
+    return show
 
 
 @key.command("list")
 @database_command
 @click.argument("account_name", metavar="[ACCOUNT]", required=False)
-def list_keys(connection: Connection, account_name: str | None) -> Tell:
+def list_keys(connection: Connection, account_name: str | None) -> Show:
     """List the keys, of one account or of all."""
     from accounts import accounts, keys
 
     owner = accounts.find_account(connection, account_name).id if account_name else None
     found = keys.list_keys(connection, owner)
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         output.document({"data": [asdict(each) for each in found]})
         rows = [
             (k.id, k.account_id, k.name, " ".join(k.scopes), *map(_moment, (k.created_at, k.expires_at)),
@@ -157,7 +157,7 @@ def list_keys(connection: Connection, account_name: str | None) -> Tell:
         ]  # fmt: skip
         output.table(("key", "account", "name", "scopes", "created", "expires", "last used", "revoked"), rows)
 
-    return tell
+    return show
 
 
 def _moment(moment: datetime | None) -> str:
@@ -172,26 +172,29 @@ def _moment(moment: datetime | None) -> str:
 @click.option("--note", default="", help="Kept in the ledger.")
 def grant(
     connection: Connection, account_name: str, credits_given: int | None, microcredits: int | None, note: str
-) -> Tell:
+) -> Show:
     """Give CREDITS (such as 100 or 5.3) to ACCOUNT (name or id)."""
     from accounts import accounts
     from jobs.reads.funds import funds
     from quota import ledger
 
-    amount = _one_amount(credits_given, microcredits)
+    amount_microcredits = _one_amount(credits_given, microcredits)
     owner = accounts.find_account(connection, account_name)
-    ledger.grant(connection, owner.id, amount, note=note)
+    ledger.grant(connection, owner.id, amount_microcredits, note=note)
     has = funds(connection, owner.id)
 
-    def tell(output: Output) -> None:
-        granted = {"account_id": owner.id, "granted_microcredits": amount}
+    def show(output: Output) -> None:
+        granted = {"account_id": owner.id, "granted_microcredits": amount_microcredits}
         output.document({**granted, "balance": _balance(has)})
-        output.line(f"{owner.name} has {credits_of(has.available)} credits, {credits_of(amount)} of them new")
+        output.line(
+            f"{owner.name} has {credits_of(has.available)} credits, {credits_of(amount_microcredits)} of them new"
+        )
 
-    return tell
+    return show
 
 
 def _one_amount(credits_given: int | None, microcredits: int | None) -> int:
+    """The amount in micro-credits; both options have it in that unit. Raises UsageError unless there is one."""
     amounts = [amount for amount in (credits_given, microcredits) if amount is not None]
     if len(amounts) != 1:
         raise click.UsageError("give the amount once: CREDITS or --microcredits N")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.cli.operator.database import Tell, database_command
+from app.cli.operator.database import Show, database_command
 from app.cli.output import CommandError, Exit, Output
 
 if TYPE_CHECKING:
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @database_command
-def audit(connection: Connection) -> Tell:
+def audit(connection: Connection) -> Show:
     """Check every invariant of money and jobs; exit 1 when one is broken."""
     from jobs.maintenance.audit import check
 
     findings = list(check(connection))
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         rows = [(f.invariant, f.subject, f.detail) for f in findings]
         columns = ("invariant", "subject", "detail")
         document = [dict(zip(columns, row, strict=True)) for row in rows]
@@ -30,6 +30,6 @@ def audit(connection: Connection) -> Tell:
             output.line("clean: every invariant holds")
             return
         output.table(columns, rows)
-        raise CommandError(Exit.FAILED, "audit_findings", f"{len(rows)} found", told=output.as_json)
+        raise CommandError(Exit.FAILED, "audit_findings", f"{len(rows)} found", printed=output.as_json)
 
-    return tell
+    return show

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.cli.operator.database import Tell, database_command
+from app.cli.operator.database import Show, database_command
 from app.cli.output import Output, credits_of
 
 if TYPE_CHECKING:
@@ -33,17 +33,17 @@ COLUMNS = (
 @click.command()
 @click.option("--days", type=click.IntRange(1, 366), default=30, show_default=True, help="How far back to look.")
 @database_command
-def costs(connection: Connection, *, days: int) -> Tell:
+def costs(connection: Connection, *, days: int) -> Show:
     """Show what calls cost us, as the catalogue expects and as upstreams report, next to what was sold."""
     from jobs.reads.margins import margins
 
     found = list(margins(connection, days=days))
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         output.document({"days": days, "models": [_document(each) for each in found]})
         output.table(COLUMNS, [_row(each) for each in found])
 
-    return tell
+    return show
 
 
 def _document(margin: Margin) -> dict[str, object]:

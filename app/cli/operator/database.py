@@ -1,7 +1,7 @@
 """The database for admin commands, and ``darkroom db``.
 
-Admin commands work on the database itself: who can reach it needs no key. Its address is DATABASE_URL,
-or that of the servers which ``darkroom up`` runs here, told by a file that only its owner can read.
+Admin commands use the database itself, without a key. Its address is DATABASE_URL, or that of the server which
+``darkroom up`` runs here, from a file that only its owner can read.
 """
 
 from __future__ import annotations
@@ -28,12 +28,10 @@ if TYPE_CHECKING:
 def open_database() -> Iterator[Database]:
     """The service's database. Raises CommandError when none is known, away, or not of this schema."""
     url = database_url()
-    from core.db import (
-        Database,
-        make_engine,
-    )  # after the address: without one there is nothing to load it for
+    # After the address: without one there is nothing to load it for.
+    from core.db import Database, make_engine
 
-    # Nothing here is worth preparing, and a pooler may stand in between.
+    # Nothing here is worth preparing, and there may be a pooler in between.
     database = Database(make_engine(url, pool_size=1, application_name="darkroom-cli", prepare=False, reports=True))
     try:
         with _named_faults():
@@ -80,13 +78,13 @@ def _nothing_runs(detail: str) -> CommandError:
 
 @contextmanager
 def _named_faults() -> Iterator[None]:
-    """Faults of the database as one line without the statement; "away" with PostgreSQL's own reason."""
+    """Errors of the database as one line without the statement; "away" with PostgreSQL's own reason."""
     import psycopg
     from sqlalchemy.exc import DBAPIError
 
     from core.errors import DatabaseAwayError
 
-    # A statement on the driver's own connection says so itself, SQLAlchemy's wraps it.
+    # The driver's own connection raises its errors itself; SQLAlchemy wraps them.
     try:
         yield
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
@@ -113,22 +111,22 @@ def _reason(error: BaseException | None) -> str:
 
 
 def database_command(command: Callable[..., Any]) -> Callable[..., Any]:
-    """An admin command: it receives an Output and one transaction's connection, committed when it returns.
+    """An admin command: it receives the connection of a transaction that is committed when it returns.
 
-    So it prints nothing before its last statement; what it returns is called after the commit.
+    What it returns prints its result, and is called after the commit.
     """
 
     @output_options
     @functools.wraps(command)
     def wrapped(output: Output, **kwargs: Any) -> None:
         with open_database() as database, database.transaction() as connection:
-            tell = command(connection, **kwargs)
-        tell(output)
+            show = command(connection, **kwargs)
+        show(output)
 
     return wrapped
 
 
-Tell = Callable[[Output], None]
+Show = Callable[[Output], None]
 
 
 @click.group()
@@ -138,29 +136,29 @@ def db() -> None:
 
 @db.command("upgrade")
 @database_command
-def upgrade(connection: Connection) -> Tell:
+def upgrade(connection: Connection) -> Show:
     """Bring the schema up to date."""
     from core import schema
 
     before = [str(step) for step in schema.pending(connection)]
     schema.upgrade(connection)
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         output.document({"applied": before})
         output.line(f"applied {', '.join(before)}" if before else "up to date already")
 
-    return tell
+    return show
 
 
 @db.command("status")
 @database_command
-def status(connection: Connection) -> Tell:
+def status(connection: Connection) -> Show:
     """Name the migrations that wait; exit 1 when there are any."""
     from core import schema
 
     waiting = [str(step) for step in schema.pending(connection)]
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         output.document({"pending": waiting})
         output.line(f"pending: {', '.join(waiting)}" if waiting else "up to date")
         if waiting:
@@ -169,7 +167,7 @@ def status(connection: Connection) -> Tell:
                 "schema_outdated",
                 f"{len(waiting)} to apply",
                 hint="`darkroom db upgrade` applies them.",
-                told=output.as_json,
+                printed=output.as_json,
             )
 
-    return tell
+    return show

@@ -94,7 +94,9 @@ def _print(output: Output, findings: list[Finding], repaired: dict[Finding, str 
     ]
     output.table(("what", "which", "since", "why", "fix"), rows)
     if left:
-        raise CommandError(Exit.FAILED, "doctor_findings", f"{len(left)} of {len(findings)} left", told=output.as_json)
+        raise CommandError(
+            Exit.FAILED, "doctor_findings", f"{len(left)} of {len(findings)} left", printed=output.as_json
+        )
 
 
 def _document(finding: Finding, done: str | None) -> dict[str, object]:

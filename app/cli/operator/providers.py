@@ -1,4 +1,4 @@
-"""``darkroom providers``: what the fleet knows of its upstreams; pause and resume."""
+"""``darkroom providers``: the state of the upstreams; pause and resume."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from app.cli.client.answers import time_text
-from app.cli.operator.database import Tell, database_command
+from app.cli.operator.database import Show, database_command
 from app.cli.output import CommandError, Exit, Output
 
 if TYPE_CHECKING:
@@ -27,20 +27,20 @@ def providers(context: click.Context) -> None:
 
 @providers.command("list")
 @database_command
-def list_providers(connection: Connection) -> Tell:
+def list_providers(connection: Connection) -> Show:
     """List the upstreams: circuit, pause, calls in flight and limits."""
     from jobs.dispatch import health
 
     found = health.overview(connection)
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         output.document({"data": [{**asdict(each), "configured": each.credentials > 0} for each in found]})
         columns = ("provider", "configured", "circuit", "active", "a minute", "")
         output.table(columns, [_row(each) for each in found])
         if not found:
             output.note("no worker has announced a provider yet")
 
-    return tell
+    return show
 
 
 def _row(state: ProviderState) -> tuple[object, ...]:
@@ -55,7 +55,7 @@ def _row(state: ProviderState) -> tuple[object, ...]:
 
 
 def _of(count: int | None, most: int | None) -> str:
-    """``3 of 20``; without a limit only what is counted."""
+    """``3 of 20``; without a limit only the count."""
     return ("" if count is None else str(count)) if most is None else f"{count} of {most}"
 
 
@@ -71,36 +71,36 @@ def _remarks(state: ProviderState) -> list[str]:
 @providers.command("pause")
 @database_command
 @click.argument("name")
-def pause(connection: Connection, name: str) -> Tell:
+def pause(connection: Connection, name: str) -> Show:
     """Send nothing new to NAME; what is in flight is followed to its end."""
     from jobs.dispatch import health
 
     _check(name)
     health.pause(connection, name)
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         output.document({"name": name, "paused": True})
         output.line(f"paused {name}")
         output.note(f"its tasks wait until `darkroom providers resume {name}`, or their latest start")
 
-    return tell
+    return show
 
 
 @providers.command("resume")
 @database_command
 @click.argument("name")
-def resume(connection: Connection, name: str) -> Tell:
+def resume(connection: Connection, name: str) -> Show:
     """Send to NAME again, within half a minute; also closes its circuit."""
     from jobs.dispatch import health
 
     _check(name)
     health.resume(connection, name)
 
-    def tell(output: Output) -> None:
+    def show(output: Output) -> None:
         output.document({"name": name, "paused": False})
         output.line(f"resumed {name}")
 
-    return tell
+    return show
 
 
 def _check(name: str) -> None:

@@ -1,4 +1,4 @@
-"""What a service needs before its processes start: the schema, an administrator and a key to begin with."""
+"""What a service needs before its processes start: the schema, an administrator and a first key."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ ADMIN = "admin"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
+    """What :func:`prepare` leaves behind."""
+
     admin_key_path: Path
 
 
@@ -28,7 +30,7 @@ def prepare(settings: Settings) -> Prepared:
     """Migrate, and on the first start make the admin account, its credits and its key.
 
     The key is written to ``$DARKROOM_VAR/admin.key``; when that file is lost a new key is made. Also
-    tells commands on this machine where the servers are (``run/urls.json``). Both files are 0600.
+    writes down where the servers are, for commands on this machine (``run/urls.json``). Both files are 0600.
     Raises DatabaseAwayError.
     """
     make_folder(settings.var)

@@ -1,4 +1,4 @@
-"""``darkroom chaos``: attack a service of its own, or the ``up`` that runs here, and judge what is left."""
+"""``darkroom chaos``: attack its own service, or the ``up`` that runs here, and check the result."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def chaos(
     var: Path | None,
     keep: bool,
 ) -> None:
-    """Kill, stop and cut off every process under load; then check every promise. Exit 1 if one broke.
+    """Kill, stop and cut off every process under load, then check every promise. Exit 1 if one was broken.
 
-    Without --var it runs a service of its own in a temporary folder. With --var the service there really
+    Without --var it runs its own service in a temporary folder. With --var the service there really
     loses processes, connections and what Redis holds, and gets four accounts and thousands of jobs.
     """
     from chaos.run import Options, run
@@ -68,14 +68,16 @@ def chaos(
 
         report.show(Console(file=sys.stdout))
     if not report.clean:
-        raise CommandError(Exit.FAILED, "promise_broken", f"{len(report.violations)} violations", told=output.as_json)
+        raise CommandError(
+            Exit.FAILED, "promise_broken", f"{len(report.violations)} violations", printed=output.as_json
+        )
 
 
 @contextmanager
 def _attacked(
     var: Path | None, workers: int, *, keep: bool, output: Output
 ) -> Iterator[tuple[Path, Mapping[str, Proxy]]]:
-    """The folder of a running service, and the proxies on its lines."""
+    """The folder of a running service, and the proxies on its connections."""
     if var is not None:
         yield var, {}
         return
@@ -92,7 +94,7 @@ def _attacked(
 
 @contextmanager
 def own_service(var: Path, workers: int) -> Iterator[Mapping[str, Proxy]]:
-    """A whole service on free ports, its lines to Redis and PostgreSQL through proxies of ours."""
+    """A whole service on free ports, connected to Redis and PostgreSQL through our proxies."""
     from app.cli.service.stack import default_plan, run_stack
     from core.settings import Settings, with_dotenv
 
@@ -107,17 +109,17 @@ def own_service(var: Path, workers: int) -> Iterator[Mapping[str, Proxy]]:
         REDIS_URL=None,
         CELERY_BROKER_URL=None,
     )
-    lines = _Lines()
-    plan = replace(default_plan(), programs=lines.programs, wants_sandbox=lambda _environ: True)
+    proxied = _Proxied()
+    plan = replace(default_plan(), programs=proxied.programs, wants_sandbox=lambda _environ: True)
     environ = {**with_dotenv(os.environ), "SANDBOX_LATENCY_S": "0.5", "SANDBOX_PREPARED": "1"}
     try:
         with run_stack(settings, environ=environ, plan=plan):
-            yield lines.proxies
+            yield proxied.proxies
     finally:
-        lines.close()
+        proxied.close()
 
 
-class _Lines:
+class _Proxied:
     """Puts a proxy between the service's processes and each server."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""``darkroom demo``: one image all the way through the real service, told step by step.
+"""``darkroom demo``: one image all the way through the real service, step by step.
 
-The service it starts is a complete one with its own servers, in a private folder that is removed when all
-went well. It draws with the sandbox whatever providers are configured, so that a demo costs nothing.
+The service it starts is complete, with its own servers, in a private folder that is removed when everything went
+well. It draws with the sandbox whatever providers are configured, so that a demo costs nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 import click
 
 from app.cli.client.answers import Document, Image, Task
-from app.cli.client.connection import Client, connect, task_path
+from app.cli.client.connection import Client, task_path
+from app.cli.client.options import connect
 from app.cli.client.quota import entry_credits
 from app.cli.client.saving import save
 from app.cli.client.watching import changes, conclude, interruptible
@@ -33,7 +34,7 @@ SIZE = "1024x1024"
 
 
 class Narrator:
-    """Tells what happens, each line with the time since the beginning; also a watching.Display."""
+    """Prints what happens, each line with the time since the beginning; also a watching.Display."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -44,7 +45,7 @@ class Narrator:
             self._output.line(f"{elapsed_text(time.monotonic() - self._began):>6}  {text}")
 
     def show(self, task: Task) -> None:
-        del task  # the timeline tells it in full
+        del task  # the timeline shows it in full
 
     def trouble(self, text: str) -> None:
         self.say(text)
@@ -65,11 +66,11 @@ def demo(output: Output, server: str | None, key: str | None, **asked: Any) -> N
     folder = make_folder(settings().var.absolute() / "demo")
     order = {name: asked[name] for name in ("prompt", "size", "model") if asked[name] is not None}
     if server:
-        told = perform(connect(server, key), order, folder, narrator, timeout_s=asked["timeout_s"])
+        result = perform(connect(server, key), order, folder, narrator, timeout_s=asked["timeout_s"])
     else:
         with own_service(narrator) as client:
-            told = perform(client, order, folder, narrator, timeout_s=asked["timeout_s"])
-    path, image = told
+            result = perform(client, order, folder, narrator, timeout_s=asked["timeout_s"])
+    path, image = result
     check_png(path, size_px)
     output.document({"path": str(path), "width": size_px[0], "height": size_px[1], "size_bytes": image.size_bytes})
     kilobytes = max(1, round(image.size_bytes / 1000))
@@ -84,7 +85,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def make_folder(path: Path) -> Path:
-    """A folder for us alone. Raises OSError."""
+    """A folder that only we can read. Raises OSError."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
@@ -94,7 +95,7 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def own_service(narrator: Narrator) -> Iterator[Client]:
-    """A complete service for the length of the block. What failed is kept, and the error says where."""
+    """A complete service while the block runs. The folder of a failed one is kept, and the error says where."""
     from app.cli.service.up import run_stack
     from core.embedded.faults import EmbeddedError
 
@@ -123,7 +124,7 @@ def private_settings(folder: Path) -> Any:
 
 
 def private_environ() -> dict[str, str]:
-    """This environment without any provider, so that the sandbox is used and nobody is billed."""
+    """This environment without any provider, so that the sandbox is used and no one is billed."""
     from core.settings import with_dotenv
     from providers.configured import PROVIDERS
 
@@ -155,36 +156,38 @@ def terminable() -> Iterator[None]:
 
 
 def perform(client: Client, order: Document, folder: Path, narrator: Narrator, *, timeout_s: int) -> tuple[Path, Image]:
-    """Order an image, tell what becomes of it, save it. Raises CommandError unless all of it is right."""
+    """Order an image, print what happens to it, save it. Raises CommandError unless everything is right."""
     narrator.say(f'submitting: "{order["prompt"]}", {order["size"]}')
     task = client.submit("generate", order)
-    narrator.say(f"accepted as {task.id}: {task.model} by {task.provider}, {credits_of(task.quoted)} credits")
-    ended = tell_timeline(client, task, narrator, timeout_s=timeout_s)
-    conclude(ended, told=False)
+    narrator.say(
+        f"accepted as {task.id}: {task.model} by {task.provider}, {credits_of(task.quoted_microcredits)} credits"
+    )
+    ended = print_timeline(client, task, narrator, timeout_s=timeout_s)
+    conclude(ended, printed=False)
     path = folder / f"{slug(str(order['prompt']))}-{ended.id[-6:].lower()}.png"
     saved = [image for image, _ in save(client, ended, path, count=1, force=True)]
     if len(saved) != 1:
         raise CommandError(Exit.FAILED, "demo_no_image", f"{len(saved)} images arrived instead of one")
     narrator.say(f"image fetched: {saved[0].size_bytes} bytes, sha256 agrees ({saved[0].sha256[:12]}…)")
-    tell_ledger(client, ended, narrator)
+    print_ledger(client, ended, narrator)
     return path, saved[0]
 
 
-def tell_timeline(client: Client, task: Task, narrator: Narrator, *, timeout_s: int) -> Task:
-    """Tell each step of the task as it happens; the ended task."""
-    told = 0
+def print_timeline(client: Client, task: Task, narrator: Narrator, *, timeout_s: int) -> Task:
+    """Print each step of the task as it happens; the ended task."""
+    printed = 0
     with interruptible(task.id):
         for changed in changes(client, task, narrator, timeout_s=timeout_s):
             task = changed
             steps = client.page(f"{task_path(task.id)}/timeline").items
-            for step in steps[told:]:
+            for step in steps[printed:]:
                 narrator.say(sentence(step))
-            told = max(told, len(steps))
+            printed = max(printed, len(steps))
     return task
 
 
 def sentence(step: Document) -> str:
-    """A step of the timeline in plain words; steps without words of their own as name and facts."""
+    """A step of the timeline in words; a step that has none as its name and facts."""
     data = step.get("data")
     facts = {**step, **(data if isinstance(data, Mapping) else {})}
     kind = str(step.get("type", "")).removeprefix("task.")
@@ -199,7 +202,7 @@ _WORDS = {
     "started": "a worker took it and held the credits",
     "collecting": "the upstream is done: the image is fetched, verified and kept",
     "held": "the worker held the credits",
-    "waiting": "the upstream accepted it and works; nobody here waits, a poller looks again when it is due",
+    "waiting": "the upstream accepted it and works; no one here waits, a poller asks again when it is due",
     "image": "an image came: verified and kept",
     "retry": "that attempt did not run; it goes back to the queue",
     "succeeded": "succeeded",
@@ -217,18 +220,18 @@ def _reasons(facts: Mapping[str, Any]) -> str:
         f"attempt {facts['attempt']}" if facts.get("attempt") else "",
         str(facts.get("code") or ""),
     ]
-    told = ", ".join(part for part in parts if part)
-    return f" ({told})" if told else ""
+    known = ", ".join(part for part in parts if part)
+    return f" ({known})" if known else ""
 
 
-def tell_ledger(client: Client, task: Task, narrator: Narrator) -> None:
-    """Tell the task's transfers. Raises CommandError unless there are a hold and a capture of its price."""
+def print_ledger(client: Client, task: Task, narrator: Narrator) -> None:
+    """Print the task's transfers. Raises CommandError unless there are a hold and a capture of its price."""
     entries = [e for e in client.page("/api/quota/ledger").items if e.get("task_id") == task.id]
     for entry in reversed(entries):
         where = f"{entry.get('source')} -> {entry.get('target')}"
         narrator.say(f"ledger: {entry.get('kind')} {entry_credits(entry)} credits, {where}")
     amounts = {str(entry.get("kind")): entry.get("amount_microcredits") for entry in entries}
-    if amounts.get("hold") != task.quoted or amounts.get("capture") != task.captured:
+    if amounts.get("hold") != task.quoted_microcredits or amounts.get("capture") != task.captured_microcredits:
         detail = f"the ledger of {task.id} shows {amounts or 'nothing'}, not a hold and a capture of its price"
         raise CommandError(Exit.FAILED, "demo_unbalanced", detail)
 

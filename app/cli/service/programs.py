@@ -17,21 +17,21 @@ from core.settings import Settings
 LOOPBACK = "127.0.0.1"
 FLOWER = "flower"
 FLOWER_USER = "admin"
-# A job takes 4.7 kB there. Its columns tell the job's life by its id; its kind of task is always the same.
+# A job takes 4.7 kB there. Its columns show the job's life by its id; the name of its task is always the same.
 FLOWER_OPTIONS = (
     "--max_tasks=20000",
     "--tasks_columns=uuid,state,args,exception,runtime,received,started,worker",
 )
 
-# Who is stopped first has the highest number; the sandbox outlives the workers that talk to it.
+# The highest number is stopped first; the sandbox outlives the workers that use it.
 POSTGRES, REDIS, SANDBOX, SERVICE = range(4)
 
-# Where our packages lie: the clone, or site-packages.
+# Where our packages are: the clone, or site-packages.
 _HOME = Path(core.__file__).resolve().parent.parent
 
 
 def service_environ(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of every process: ``environ``, then ``settings`` to the letter.
+    """The environment of every process: ``environ``, overridden by every value of ``settings``.
 
     Our packages come before the working folder on the path, and both are on it: gunicorn and celery put
     that folder first where it is missing, and a folder called ``app`` in it would be taken for ours.
@@ -84,7 +84,7 @@ def _workers(settings: Settings, environ: Mapping[str, str]) -> list[Program]:
     steps = ((signal.SIGTERM, max(10.0, settings.drain_s + 2.0)),)
     argv = _module("workers")
     return [
-        # A name that outlives restarts, so that Flower and its metrics know the worker again.
+        # A name that outlives restarts, so that Flower and its metrics recognise the worker.
         Program(
             name=name,
             argv=argv,
@@ -98,7 +98,7 @@ def _workers(settings: Settings, environ: Mapping[str, str]) -> list[Program]:
 
 def _flower(settings: Settings, environ: Mapping[str, str]) -> Program:
     where = (f"--address={LOOPBACK}", f"--port={settings.flower_port}", "--inspect_timeout=3000")
-    # Flower asks every worker for its task events, whatever the worker was told at its start.
+    # Flower asks every worker for its task events, whatever the worker's own setting is.
     quiet = () if settings.task_events else ("--enable_events=false",)
     argv = _module("celery", "-A", "workers.celery_app", "flower", *where, *FLOWER_OPTIONS, *quiet)
     return Program(name=FLOWER, argv=argv, environ=environ, stage=SERVICE, stop_steps=((signal.SIGTERM, 3.0),))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +17,9 @@ from pydantic import SecretStr
 
 from app.cli.service import programs as services
 from app.cli.service.programs import LOOPBACK
-from core.db import Database, make_engine
-from core.embedded import folders, ports
+from app.cli.service.readiness import no_flower, no_worker, not_ready, reachable
+from app.cli.service.service_ports import check_ports, with_free_ports
+from core.embedded import folders
 from core.embedded.faults import EmbeddedError
 from core.embedded.lines import Prefixed
 from core.embedded.postgres import EmbeddedPostgres
@@ -27,18 +27,16 @@ from core.embedded.processes import Program
 from core.embedded.redis import EmbeddedRedis
 from core.embedded.runfile import RunFile
 from core.embedded.supervisor import Output, Supervisor
-from core.errors import DatabaseAwayError
 from core.settings import Settings, with_dotenv
-from jobs.dispatch import heartbeats
 
 READY_TIMEOUT_S = 120.0
 _POLL_S = 0.1
-# Died young this often before the service was ready: a restart does not mend it.
-_HOPELESS_FAILURES = 3
+# After so many early deaths in a row before the service was ready, a restart does not help.
+_FAILURES_MAX = 3
 
 
 class StoppedError(Exception):
-    """Somebody asked for the stop while we were still starting."""
+    """A stop was requested while the service was still starting."""
 
 
 class Prepared(Protocol):
@@ -50,10 +48,10 @@ class Prepared(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stack does that its tests replace.
+    """The parts of a stack that its tests replace.
 
     ``prepare`` gets settings with both URLs. ``not_ready`` says what is missing, or None.
-    ``programs`` makes the list of what runs beside the servers; ``wants_sandbox`` reads the environment.
+    ``programs`` makes the list of what runs next to the servers; ``wants_sandbox`` reads the environment.
     """
 
     prepare: Callable[[Settings], Prepared]
@@ -86,43 +84,14 @@ def default_plan() -> Plan:
 
 
 def wants_sandbox(environ: Mapping[str, str]) -> bool:
-    """No provider is configured: let the sandbox stand in, so that the service can be tried."""
+    """Whether no provider is configured: the sandbox is used then, so that the service can be tried."""
     from providers.configured import configured_names
 
     return not configured_names(environ)
 
 
-def not_ready(settings: Settings) -> str | None:
-    """Ask ``/readyz``; what is missing, or None."""
-    connection = http.client.HTTPConnection(_reachable(settings.host), settings.port, timeout=5)
-    try:
-        connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        if answer.status != 200:
-            return f"/readyz says {answer.status}: {answer.read(2000).decode('utf-8', 'replace')}"
-    except (OSError, http.client.HTTPException) as error:
-        return f"web does not answer: {error}"
-    finally:
-        connection.close()
-    return None
-
-
-def no_worker(settings: Settings) -> str | None:
-    """Look for a worker's fresh heartbeat; what is missing, or None."""
-    database = Database(
-        make_engine(settings.database_url, pool_size=1, application_name="up", prepare=settings.db_prepare)
-    )
-    try:
-        with database.autocommit() as connection:
-            return None if heartbeats.any_alive(connection) else "no worker has a heartbeat"
-    except DatabaseAwayError as error:
-        return str(error)
-    finally:
-        database.dispose()
-
-
 class Stack:
-    """Starts everything, tells when it is ready, stops everything. One use only."""
+    """Starts everything, reports when it is ready, stops everything. For one use only."""
 
     def __init__(self, settings: Settings, plan: Plan, output: Output, environ: Mapping[str, str]) -> None:
         self._settings = settings.model_copy(update={"var": settings.var.absolute()})
@@ -140,8 +109,8 @@ class Stack:
         Raises EmbeddedError with one line for the operator, StoppedError once ``stop_asked()`` is true.
         """
         sandbox = self._plan.wants_sandbox(self._environ)
-        self._take_house()
-        _check_ports(self._settings, sandbox=sandbox)
+        self._lock_folder()
+        check_ports(self._settings, sandbox=sandbox)
         settings = self._with_servers()
         if stop_asked():
             raise StoppedError
@@ -154,11 +123,11 @@ class Stack:
         self._start([program for program in programs if program not in flower])
         self._await_ready(lambda: self._plan.not_ready(settings), stop_asked)
         if flower:
-            # It asks for workers once, when it starts: after them it lists them from the beginning.
+            # It looks for workers once, when it starts; started after them, it lists all of them.
             self._start(flower)
-            self._await_ready(lambda: _no_answer(settings.flower_port), stop_asked)
+            self._await_ready(lambda: no_flower(settings.flower_port), stop_asked)
         return Running(
-            url=f"http://{_in_url(_reachable(settings.host))}:{settings.port}",
+            url=f"http://{_in_url(reachable(settings.host))}:{settings.port}",
             flower_url=f"http://{LOOPBACK}:{settings.flower_port}",
             sandbox_url=f"http://{LOOPBACK}:{settings.sandbox_port}" if sandbox else None,
             admin_key_path=prepared.admin_key_path,
@@ -169,7 +138,7 @@ class Stack:
         )
 
     def stop(self) -> None:
-        """Stop what was started, in stages; returns when all of it is gone."""
+        """Stop what was started, in stages; returns when everything has ended."""
         if self._supervisor is not None:
             self._supervisor.stop()
         for held in (self._redis, self._postgres, self._lock):
@@ -177,7 +146,7 @@ class Stack:
                 held.release()
 
     def hurry(self) -> None:
-        """Make a stop under way harsher. May be called in a signal handler."""
+        """Make a stop in progress harsher. May be called in a signal handler."""
         if self._supervisor is not None:
             self._supervisor.hurry()
 
@@ -193,8 +162,8 @@ class Stack:
         for program in programs:
             self._supervised().start(program)
 
-    def _take_house(self) -> None:
-        """Make ``var`` ours alone and end what a killed predecessor left in it."""
+    def _lock_folder(self) -> None:
+        """Lock ``var`` and end the processes that a killed run left behind."""
         run = folders.make_folder(self._settings.var / "run")
         lock = folders.FolderLock(run / "lock")
         lock.acquire()
@@ -205,7 +174,7 @@ class Stack:
         self._supervisor = Supervisor(self._output, run_file)
 
     def _with_servers(self) -> Settings:
-        """Start the servers nobody has configured; settings that name both."""
+        """Start the servers that are not configured; settings with the URLs of both."""
         urls = {}
         if self._settings.database_url_set is None:
             urls["database_url_set"] = SecretStr(self._start_postgres())
@@ -219,7 +188,7 @@ class Stack:
         self._postgres = server
         server.prepare()
         self._supervised().start(replace(server.program(), stage=services.POSTGRES))
-        server.await_ready(alive=lambda: self._has_hope("postgres"))
+        server.await_ready(alive=lambda: self._may_recover("postgres"))
         return server.url
 
     def _start_redis(self) -> str:
@@ -227,12 +196,12 @@ class Stack:
         self._redis = server
         server.prepare()
         self._supervised().start(replace(server.program(), stage=services.REDIS))
-        server.await_ready(alive=lambda: self._has_hope("redis"))
+        server.await_ready(alive=lambda: self._may_recover("redis"))
         return server.url
 
-    def _has_hope(self, name: str) -> bool:
+    def _may_recover(self, name: str) -> bool:
         supervisor = self._supervised()
-        return supervisor.working() and supervisor.failures().get(name, 0) < _HOPELESS_FAILURES
+        return supervisor.working() and supervisor.failures().get(name, 0) < _FAILURES_MAX
 
     def _await_ready(self, not_ready: Callable[[], str | None], stop_asked: Callable[[], bool]) -> None:
         until = time.monotonic() + READY_TIMEOUT_S
@@ -241,7 +210,7 @@ class Stack:
             if stop_asked():
                 raise StoppedError
             for name in self._supervised().failures():
-                if not self._has_hope(name):
+                if not self._may_recover(name):
                     raise EmbeddedError(f"{name} does not stay up; its own lines above say why")
             if time.monotonic() > until:
                 raise EmbeddedError(f"not ready after {READY_TIMEOUT_S:.0f} s: {missing}")
@@ -275,39 +244,6 @@ def run_stack(
 
 def _private_log(path: Path) -> TextIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8")
-
-
-def _no_answer(flower_port: int) -> str | None:
-    return None if ports.answers(flower_port) else "Flower does not answer"
-
-
-def with_free_ports(settings: Settings) -> Settings:
-    names = ("port", "flower_port_set", "sandbox_port_set", "postgres_port_set", "redis_port_set")
-    return settings.model_copy(update=dict(zip(names, ports.free_ports(len(names)), strict=True)))
-
-
-def _check_ports(settings: Settings, *, sandbox: bool) -> None:
-    """Raises EmbeddedError naming the variable that moves the first port we cannot have."""
-    wanted = [
-        ("DARKROOM_PORT", settings.host, settings.port, True),
-        ("DARKROOM_FLOWER_PORT", LOOPBACK, settings.flower_port, True),
-        ("DARKROOM_SANDBOX_PORT", LOOPBACK, settings.sandbox_port, sandbox),
-        ("DARKROOM_POSTGRES_PORT", LOOPBACK, settings.postgres_port, settings.database_url_set is None),
-        ("DARKROOM_REDIS_PORT", LOOPBACK, settings.redis_port, settings.redis_url_set is None),
-    ]
-    seen: dict[int, str] = {}
-    for variable, host, port, needed in wanted:
-        if not needed:
-            continue
-        reason = f"{seen[port]} is the same" if port in seen else ports.why_not(port, host)
-        if reason is not None:
-            raise EmbeddedError(f"cannot listen on {host} port {port} ({reason}): set {variable} to another")
-        seen[port] = variable
-
-
-def _reachable(host: str) -> str:
-    """Where a server bound to ``host`` is found from this machine."""
-    return {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(host, host)  # noqa: S104
 
 
 def _in_url(host: str) -> str:

@@ -24,7 +24,7 @@ from providers.catalog.reading import CatalogError
 
 __all__ = ["Plan", "Running", "run_stack", "run_up", "up"]
 
-# A stop often arrives twice, from `make` and from the terminal: only a later one means impatience.
+# A stop often arrives twice, from `make` and from the terminal: only a later one asks for a faster stop.
 _DEBOUNCE_S = 1.0
 
 
@@ -33,7 +33,7 @@ def up() -> None:
     """Run the whole service here until Ctrl-C: servers, web, workers, Flower."""
     try:
         settings = settings_module.load()
-        LiveCatalog(settings.catalog_local)  # said now, and not by every process again and again
+        LiveCatalog(settings.catalog_local)  # reported once here instead of by every process
     except (SettingsError, CatalogError) as error:
         raise click.ClickException(str(error)) from None
     raise SystemExit(run_up(settings))
@@ -58,7 +58,7 @@ def run_up(settings: Settings, *, plan: Plan | None = None) -> int:
 
 
 def announcement(running: Running) -> str:
-    """``ready`` and where to find what, one line each."""
+    """``ready`` and where everything is, one line each."""
     lines = [
         "ready",
         f"  API        {running.url}",

@@ -34,7 +34,7 @@ from providers.upstreams.chatgpt2api.requests import batches, build_check, build
 NAME: Final = "chatgpt2api"
 DEFAULT_PROMPT_MODEL: Final = "gpt-5.5"
 
-SUBMIT_TOTAL_S = 60.0  # the task is stored and answered at once; only an upload takes its time
+SUBMIT_TOTAL_S = 60.0  # the task is stored and answered at once; only an upload takes longer
 CHECK_TOTAL_S = 15.0
 MAX_SUBMIT_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_CHECK_ANSWER_BYTES = 64 * 1024 * 1024
@@ -85,7 +85,7 @@ class ChatGpt2Api(UpstreamAccount[Config], Unsearchable):
     submit_timeout_s = SUBMIT_TOTAL_S
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:
-        """Store the task. Sending the same key again is safe: the stored task is the answer."""
+        """Store the task. Sending the same key again is safe: the answer is the stored task. Raises: ProviderError."""
         request = build_submit(order, dedupe_key=dedupe_key, image_model=self._config.image_model)
         answer = self._session.send(request, total_s=SUBMIT_TOTAL_S, max_bytes=MAX_SUBMIT_ANSWER_BYTES)
         if not 200 <= answer.status < 300:
@@ -97,19 +97,20 @@ class ChatGpt2Api(UpstreamAccount[Config], Unsearchable):
         return state if isinstance(state, Finished) else Accepted(dedupe_key)
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
+        """Look once at a task. Raises: ProviderError."""
         result = self.check_many([call])[call.id]
         if isinstance(result, ProviderError):
             raise result
         return result
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
-        """Up to a hundred tasks per request. A failed look is the result of all calls not yet seen."""
+        """Up to a hundred tasks per request. A failed look is the result of all calls that were not seen yet."""
         found: dict[str, CheckResult] = {}
         for batch in batches(calls):
             try:
                 found |= self._look(batch)
             except (NotRun, Uncertain) as error:
-                # The rest would wait for the same dead gateway, one time-out after the other.
+                # The other batches would wait for the same dead gateway, one time-out after the other.
                 return found | {call.id: error for call in calls if call.id not in found}
         return found
 

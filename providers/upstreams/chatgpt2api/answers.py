@@ -9,15 +9,16 @@ from providers.base import CallRef, CheckResult, Finished, Missing, Running
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from providers.http.client import HttpResponse
 from providers.shared import results
+from providers.shared.looks import as_not_run
 from providers.shared.reading import json_object
 from providers.upstreams.chatgpt2api.errors import classify_answer, classify_task_error
 from providers.upstreams.chatgpt2api.requests import task_id
 
 
 def read_task(task: Mapping[str, Any], base_url: str) -> Finished | Running:
-    """What a task object says (section 3). Raises ProviderError for a task that ended badly.
+    """The state of a task (section 3). Raises: ProviderError for a task that failed.
 
-    Builds that use other words for the same states are understood; an unknown word counts as queued.
+    Other words that some builds use for the same states are known; an unknown word counts as queued.
     """
     match task.get("status"):
         case "success" | "completed":
@@ -43,13 +44,12 @@ def _finished(task: Mapping[str, Any], base_url: str) -> Finished:
 def read_tasks(answer: HttpResponse, batch: Sequence[CallRef], base_url: str) -> dict[str, CheckResult]:
     """The state of each call in the answer to one look.
 
-    Only what the gateway says about a task may end its call. So any other answer, a refused key
-    included, is a failed look (NotRun): the task may be well, and the call has its own deadline.
+    Only what the gateway says about a task may end its call. Any other answer, a refused key
+    included, is a failed look (NotRun): the task may go on, and the call has its own deadline.
     Raises: NotRun, Uncertain.
     """
     if answer.status != 200:
-        error = classify_answer(answer.status, answer.headers, answer.body)
-        raise NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
+        raise as_not_run(classify_answer(answer.status, answer.headers, answer.body))
     body = json_object(answer.body)
     items = body.get("items") if body else None
     if body is None or not isinstance(items, list):
@@ -74,5 +74,5 @@ def _state(
             return error
     if task_id in missing_ids:
         return Missing()
-    # Silence about an id is no proof that the task is gone, and "gone" may lead to a second purchase.
+    # That an id is left out does not prove that the task is gone, and Missing may lead to a second purchase.
     return NotRun("upstream_broken_answer", "the answer leaves the task out")

@@ -30,7 +30,7 @@ def _retryable(code: str, wait_s: float | None = None) -> Callable[[str], Provid
 
 
 _TASK_ERRORS: Final = (  # section 5.3; the order matters
-    _Rule("超时", _retryable("upstream_timeout")),  # first: such a text also speaks of rate limits
+    _Rule("超时", _retryable("upstream_timeout")),  # first, because such a text also mentions rate limits
     _Rule(
         r"no available.*quota|号池中没有可用账号|no account in the pool",
         _retryable("upstream_pool_empty", _POOL_EMPTY_WAIT_S),
@@ -50,13 +50,13 @@ _TASK_ERRORS: Final = (  # section 5.3; the order matters
         r"policy|moderation|blocked|内容政策|防护限制|违反|敏感词|审核未通过",
         lambda detail: ContentRefused(detail=detail),
     ),
-    # Any plain text of the model ends here: a refusal as likely as a question. Asking again is no help.
+    # Any other text is the model's own, a refusal or a question: asking again does not help.
     _Rule("", lambda detail: Failed("upstream_said_no", detail, retryable=False)),
 )
 
 
 def classify_task_error(text: str) -> ProviderError:
-    """The error of a task, which is free text without a code."""
+    """The error of a task, from free text without a code."""
     lowered = text[:4000].strip().lower()
     rule = next(rule for rule in _TASK_ERRORS if re.search(rule.pattern, lowered, re.DOTALL))
     return rule.error(redact(text))

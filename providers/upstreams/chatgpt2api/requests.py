@@ -21,7 +21,7 @@ _PIXELS = re.compile(r"\d+x\d+")
 
 
 def build_submit(order: UpstreamOrder, *, dedupe_key: str, image_model: str | None = None) -> WireRequest:
-    """The one request that makes an image (sections 2.1, 2.2). The task API makes one per task.
+    """The one request that makes an image (sections 2.1 and 2.2). A task is one image.
 
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself.
     """
@@ -47,7 +47,7 @@ def _wire_model(path: str, image_model: str | None) -> str:
 
 
 def _size_hint(order: UpstreamOrder, model: str) -> str | None:
-    """Ratio or WxH, which the gateway writes into the prompt; codex models take WxH alone (section 6)."""
+    """Ratio or WxH, which the gateway writes into the prompt; codex models take only WxH (section 6)."""
     size = size_text(order.size)
     if size in {None, "auto"} or ("codex" in model and not _PIXELS.fullmatch(size or "")):
         return None
@@ -55,14 +55,14 @@ def _size_hint(order: UpstreamOrder, model: str) -> str | None:
 
 
 def _checked_id(task_id: str) -> str:
-    """Ids travel comma-joined in a query."""
+    """The id, checked because ids are joined by commas in a query. Raises: ValueError."""
     if not re.fullmatch(r"[\w.:-]{1,128}", task_id):
-        raise ValueError("a dedupe key has letters, digits and _ . : - alone")
+        raise ValueError("a dedupe key has only letters, digits and _ . : -")
     return task_id
 
 
 def build_check(task_ids: Sequence[str]) -> WireRequest:
-    """One look at many tasks (section 2.3). Never without ids: that would list every task there is."""
+    """One look at many tasks (section 2.3). Raises: ValueError without ids, which would list every task."""
     if not task_ids:
         raise ValueError("no ids")
     return WireRequest("GET", f"/api/image-tasks?ids={_joined(task_ids)}")
@@ -73,7 +73,7 @@ def _joined(task_ids: Iterable[str]) -> str:
 
 
 def batches(calls: Sequence[CallRef]) -> Iterator[list[CallRef]]:
-    """Calls in groups whose ids fit one query."""
+    """The calls in groups whose ids fit into one query."""
     batch: list[CallRef] = []
     chars = 0
     for call in calls:
@@ -88,4 +88,5 @@ def batches(calls: Sequence[CallRef]) -> Iterator[list[CallRef]]:
 
 
 def task_id(call: CallRef) -> str:
+    """The id of the call's task, which is its dedupe key."""
     return call.upstream_id or call.dedupe_key

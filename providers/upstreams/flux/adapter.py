@@ -1,7 +1,7 @@
 """Black Forest Labs: FLUX.1 (pro 1.1, ultra, Kontext, fill, expand), FLUX.2 and FLUX.3 image models.
 
 Recovery "never" (section 4): the API knows no idempotency key, no list of tasks and no search, so
-a submit whose answer was lost cannot be found again, and nothing is ever sent twice. One task is one
+a submit whose answer was lost cannot be found again, and nothing is sent twice. One task is one
 image; a task cannot be cancelled.
 
 Source: providers/upstreams/flux/CONTRACT.md (vendor's OpenAPI document of April 2026 and later sources,
@@ -32,16 +32,16 @@ from providers.upstreams.flux.answers import classify, cost_in, read_task
 from providers.upstreams.flux.hosts import FluxHosts, poll_url_of
 
 NAME: Final = "flux"
-DEFAULT_BASE_URL: Final = "https://api.bfl.ai"  # fails over; api.eu.bfl.ai and api.us.bfl.ai stay in their region
+DEFAULT_BASE_URL: Final = "https://api.bfl.ai"  # api.eu.bfl.ai and api.us.bfl.ai stay in their region
 
-SUBMIT_TOTAL_S = 60.0  # the task is stored and answered at once; up to ten images take their time to send
+SUBMIT_TOTAL_S = 60.0  # the task is stored and answered at once; sending up to ten images takes time
 CHECK_TOTAL_S = 15.0
 MAX_SUBMIT_ANSWER_BYTES = 1024 * 1024
-MAX_CHECK_ANSWER_BYTES = 8 * 1024 * 1024  # ``preview`` may hold an image
-# A task may be unknown for a while after its submit (section 3); after that "not found" is meant.
+MAX_CHECK_ANSWER_BYTES = 8 * 1024 * 1024  # ``preview`` may contain an image
+# A task may be unknown for a while after its submit (section 3); after that "not found" is true.
 UNSEEN_FOR_S = 30.0
 
-# What decides the price beside the catalogue's own fields: further images, and the account's finetunes (section 6).
+# Fields that decide the price, besides the catalogue's: further images, and the account's finetunes (section 6).
 _DECIDING = frozenset(
     {"image_prompt", "input_image_blob_path", "control_image", "preprocessed_image", "finetune_id", "num_images"}
     | {"input_image", *(f"input_image_{number}" for number in range(2, 11))}
@@ -50,7 +50,7 @@ _WITHOUT_WEBHOOK = "/v1/flux-3"  # section 5; strict about unknown fields
 
 
 class Config(AccountConfig):
-    """One account. ``webhooks``: tell our callback URL, where an order has one, instead of polling alone."""
+    """One account. ``webhooks``: send the callback URL, where an order has one, instead of only polling."""
 
     api_key: SecretStr
     base_url: str = DEFAULT_BASE_URL
@@ -87,9 +87,9 @@ def build_submit(order: UpstreamOrder, *, webhooks: bool = False) -> WireRequest
     """
     refuse_extra(order.extra, _DECIDING)
     path = path_of(order)
-    # A ``data:`` prefix is refused by FLUX.3 and unproven elsewhere, so none is sent (section 6).
+    # FLUX.3 refuses a ``data:`` prefix and other models are untested, so none is sent (section 6).
     body = wire_fields(order) | reference_fields(order, bare_base64)
-    # Without a secret: how it comes back is not settled, and the token in our URL is what counts (section 5).
+    # Without a secret: how it is returned is not documented, and the token in our URL is the proof (section 5).
     if webhooks and order.callback_url is not None and not path.startswith(_WITHOUT_WEBHOOK):
         body["webhook_url"] = order.callback_url
     return WireRequest("POST", path, json=body)
@@ -98,7 +98,7 @@ def build_submit(order: UpstreamOrder, *, webhooks: bool = False) -> WireRequest
 def read_accepted(body: bytes) -> Accepted:
     """The task in the answer to a submit (section 2); the poll URL is missing where a webhook was given.
 
-    Its price may be null, where it depends on the outcome; then the result tells it.
+    The price may be null, where it depends on the result; then the result has it.
 
     Raises: Uncertain when the answer names no task.
     """
@@ -122,7 +122,7 @@ class Flux(UpstreamAccount[Config], Unsearchable, WithoutText):
         self._hosts = FluxHosts(self.base_url, config.headers(), self._links, outgoing)
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Store the task; the answer comes at once."""
+        """Store the task; the answer comes at once. Raises: ProviderError."""
         request = build_submit(order, webhooks=self._config.webhooks)
         answer = self._paid.send(request, total_s=SUBMIT_TOTAL_S, max_bytes=MAX_SUBMIT_ANSWER_BYTES)
         if not 200 <= answer.status < 300:
@@ -130,7 +130,7 @@ class Flux(UpstreamAccount[Config], Unsearchable, WithoutText):
         return read_accepted(answer.body)
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
-        """Look once. A call without an id was never answered, and no look can find it."""
+        """Look once. A call without an id was never answered and cannot be found. Raises: ProviderError."""
         if call.upstream_id is None:
             raise Uncertain("upstream_cannot_look", "no task id, and the API neither lists nor searches")
         answer = self._hosts.look(call, total_s=CHECK_TOTAL_S, max_bytes=MAX_CHECK_ANSWER_BYTES)
@@ -138,7 +138,7 @@ class Flux(UpstreamAccount[Config], Unsearchable, WithoutText):
         return _not_found(call) if isinstance(found, Missing) else found
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
-        """One by one, host by host: a cluster that is away must not keep us from the others."""
+        """One by one, host by host: a cluster that is away must not prevent looks at the others."""
         by_host: dict[object, list[CallRef]] = defaultdict(list)
         for call in calls:
             by_host[self._hosts.origin_for(call)].append(call)
@@ -149,10 +149,10 @@ class Flux(UpstreamAccount[Config], Unsearchable, WithoutText):
 
 
 def _not_found(call: CallRef) -> Running | Missing:
-    """What "Task not found" means for this call (section 3). Raises Uncertain.
+    """What "Task not found" means for this call (section 3). Raises: Uncertain.
 
-    Just after the submit it means "not visible yet". Without a poll URL we asked whichever cluster the base
-    URL led to, and another one may have the task (section 2).
+    Just after the submit it means "not visible yet". Without a poll URL the base URL led to any one of the
+    clusters, and another one may have the task (section 2).
     """
     if call.poll_url is None:
         raise Uncertain("upstream_cannot_look", "not found here, but another cluster may have the task")

@@ -23,21 +23,22 @@ from providers.errors import (
 from providers.http.client import HttpResponse
 from providers.reported_cost import ReportedCost
 from providers.shared import usage
+from providers.shared.looks import as_not_run
 from providers.shared.reading import detail_text, json_object
 from providers.shared.redaction import redact
 from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
-# 24 tasks at a time are taken, fewer of some models; one ends every few seconds (section 7).
+# 24 tasks at a time are accepted, fewer of some models; one ends every few seconds (section 7).
 RATE_LIMIT_WAIT_S = 5.0
 CREDITS_PER_USD = 100
 
 
 def read_task(answer: HttpResponse, task_id: str) -> Finished | Running | Missing:
-    """The state of the task asked for (section 3). Raises ProviderError for one that ended badly.
+    """The state of the task (section 3). Raises: ProviderError for one that failed.
 
     ``Missing`` is the upstream's "Task not found", which has several meanings (section 3). An answer
-    that does not speak of the task is a failed look (NotRun, Uncertain), whatever its status.
+    that is not about the task is a failed look (NotRun, Uncertain), whatever its status.
     """
     task = json_object(answer.body) or {}
     status = _status(task)
@@ -54,7 +55,7 @@ def _status(task: Mapping[str, Any]) -> str | None:
 
 
 def _is_about(task: Mapping[str, Any], task_id: str, http_status: int) -> bool:
-    """A proxy says ``{"status": "error"}`` as well: beside 200 the body must look like a result of ours."""
+    """Whether the answer is about the task: a proxy may send ``{"status": "error"}`` too, with another status."""
     found = task.get("id")
     if found is not None:
         return bool(found == task_id)
@@ -62,7 +63,7 @@ def _is_about(task: Mapping[str, Any], task_id: str, http_status: int) -> bool:
 
 
 def _state(task: Mapping[str, Any], status: str) -> Finished | Running | Missing:
-    """Any other word is pending until the call's own deadline."""
+    """The state by its word; an unknown word is pending until the call's own deadline."""
     match status.casefold():
         case "ready":
             return _finished(task)
@@ -81,12 +82,12 @@ def _state(task: Mapping[str, Any], status: str) -> Finished | Running | Missing
 
 
 def _finished(task: Mapping[str, Any]) -> Finished:
-    """One image, always, as a link that lives ten minutes."""
+    """Always one image, as a link that is valid for ten minutes."""
     result = task.get("result")
     found = result if isinstance(result, dict) else {}
     url, seed, prompt = found.get("sample"), found.get("seed"), found.get("prompt")
     if not isinstance(url, str) or not url.strip():
-        # It calls itself done, so it was made and billed: ordering again would buy it twice.
+        # The task is done, so the image was made and billed: a new order would buy it twice.
         detail = "Ready without a link"
         raise Failed("upstream_empty_result", detail, retryable=False, billed=True, cost=cost_in(task))
     image = ResultImage(
@@ -98,33 +99,32 @@ def _finished(task: Mapping[str, Any]) -> Finished:
 
 
 def cost_in(document: Mapping[str, Any]) -> ReportedCost | None:
-    """What a submit's answer or a result says of the price: credits of one US cent (sections 1 and 2)."""
+    """The price in a submit's answer or a result, in credits of one US cent (sections 1 and 2)."""
     told = usage.counts({name: document.get(name) for name in ("cost", "input_mp", "output_mp")})
     usd = usage.amount_usd(told.get("cost"), units_per_usd=CREDITS_PER_USD)
     return usage.reported(told, usd=usd) if "cost" in told else None
 
 
 def _is_charged(task: Mapping[str, Any]) -> bool:
-    """Only where the task says what it cost; whether refused work is billed is not documented."""
+    """Whether the task says that it cost something; whether refused work is billed is not documented."""
     cost = task.get("cost")
     return isinstance(cost, int | float) and not isinstance(cost, bool) and cost > 0
 
 
 def _details(task: Mapping[str, Any]) -> str:
-    """``details`` whole: a text, or an object of unknown keys."""
+    """All of ``details``, redacted: a text, or an object with unknown keys."""
     found = task.get("details")
     text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False) if found else ""
     return redact(f"{_status(task)}: {text}")
 
 
 def _stateless(answer: HttpResponse) -> Running:
-    """An answer without a state: nothing is known of the task. Raises NotRun, Uncertain."""
+    """An answer without a state says nothing about the task. Raises: NotRun, Uncertain."""
     if answer.status == 202:
-        return Running()  # so do old nodes of the vendor's say "pending" (section 3)
+        return Running()  # how old nodes of the vendor say "pending" (section 3)
     if 200 <= answer.status < 300:
         raise Uncertain("upstream_broken_answer", "no status in the answer")
-    error = classify(answer)
-    raise NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
+    raise as_not_run(classify(answer))
 
 
 def classify(answer: HttpResponse) -> ProviderError:

@@ -1,8 +1,8 @@
-"""Where Flux tasks are looked at: the answer to a submit names the host, and the host decides about the key.
+"""Which host a Flux task is looked up at, and whether the key goes there.
 
-A task lives in one cluster, so its own poll URL must be used (CONTRACT.md, section 2). It is a URL from outside all
-the same: the key goes to the configured origin and to Black Forest Labs' own hosts alone, and whatever
-is not the configured origin must be https on its usual port with a public address.
+A task lives in one cluster, so its own poll URL must be used (CONTRACT.md, section 2). It is still a
+URL from outside: the key goes only to the configured origin and to Black Forest Labs' own hosts, and any other
+origin must be https on its usual port with a public address.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from providers.http.untrusted import Policy
 from providers.http.urls import MAX_URL_CHARS, Origin, UnsafeUrlError, origin_of
 
 VENDOR_HOST: Final = "bfl.ai"
-HOSTS_KEPT = 8  # two regions of a few clusters each
+HOSTS_KEPT = 8  # two regions with a few clusters each
 
 
 def poll_url_of(found: object, task_id: str) -> str | None:
-    """The poll URL of a submit's answer, with the task's id if it lacks one; None where it cannot be used."""
+    """The poll URL of a submit's answer, with the task's id added if it lacks one; None if it cannot be used."""
     if not isinstance(found, str):
         return None
     url = found.strip()
@@ -38,13 +38,13 @@ def poll_url_of(found: object, task_id: str) -> str | None:
 
 
 def gets_key(origin: Origin, own: Origin) -> bool:
-    """Whether a poll URL of that origin is asked with the key (section 2)."""
+    """Whether the key is sent to a poll URL of that origin (section 2)."""
     ours = origin.host == VENDOR_HOST or origin.host.endswith(f".{VENDOR_HOST}")
     return origin == own or (ours and origin.scheme == "https" and origin.port == 443)
 
 
 class FluxHosts:
-    """One session per host that tasks were put on; ``rules`` judge every host but the configured one."""
+    """One session per host that has tasks; ``rules`` judge every host except the configured one."""
 
     def __init__(self, base_url: str, headers: Mapping[str, str], rules: Policy, outgoing: Outgoing) -> None:
         self._base_url = base_url
@@ -55,17 +55,18 @@ class FluxHosts:
         self._session = functools.lru_cache(maxsize=HOSTS_KEPT)(self._open)
 
     def origin_for(self, call: CallRef) -> Origin:
+        """The origin at which the call is looked up."""
         return origin_of(self._url(call))
 
     def look(self, call: CallRef, *, total_s: float, max_bytes: int) -> HttpResponse:
-        """The answer of the task's own host, whatever its status. Raises NotRun, Uncertain."""
+        """The answer of the task's own host, of any status. Raises: NotRun, Uncertain."""
         url = self._url(call)
         session = self._session(origin_of(url))
         parts = urlsplit(url)
         return session.send(WireRequest("GET", f"{parts.path}?{parts.query}"), total_s=total_s, max_bytes=max_bytes)
 
     def _url(self, call: CallRef) -> str:
-        """A webhook's answer has no poll URL; the canonical form at the base is the next best (section 2)."""
+        """The poll URL, or where there is none (an order with a webhook) the usual path at the base (section 2)."""
         return call.poll_url or f"{self._base_url}/v1/get_result?id={quote(call.upstream_id or '')}"
 
     def _open(self, origin: Origin) -> UpstreamSession:

@@ -1,7 +1,7 @@
 """Google Gemini: images by ``generateContent``, and by Imagen's ``predict`` where a gateway still has it.
 
 Recovery "never" (section 7): no idempotency key, no cancellation, nothing to look up, so a lost answer
-may be a paid image and is never sent again. What is refused mostly comes with HTTP 200.
+may be a paid image and is never sent again. Most refusals come with HTTP 200.
 
 Source: providers/upstreams/gemini/CONTRACT.md (package google-genai 3.3.0, checked 2026-11-20); sections are
 named where used.
@@ -33,12 +33,12 @@ DEFAULT_BASE_URL: Final = "https://generativelanguage.googleapis.com"
 DEFAULT_VERSION: Final = "v1beta"  # has every alias; section 1
 
 CALL_TOTAL_S: Final = 300.0  # 3 Pro thinks for minutes (section 9)
-SERVER_TOTAL_S: Final = 290  # told to the upstream (section 1), so that its own "too slow" comes before we leave
+SERVER_TOTAL_S: Final = 290  # sent to the upstream (section 1), so that its own time-out comes before ours
 MAX_ANSWER_BYTES = 96 * 1024 * 1024  # the largest image we keep, in base64
 MAX_IMAGES_BYTES = 100 * 1000 * 1000  # 100 MB in one request, counted in base64 to be safe (section 1)
 
 _VERSION = re.compile(r"v\d+(?:(?:alpha|beta)\d*)?")
-# What decides what is bought or how it is answered, in lower case and without "_": Google reads both spellings.
+# Fields that decide what is bought or the form of the answer, in lower case without "_": Google reads both spellings.
 _NOT_IN_EXTRA = (
     "cachedcontent",
     "contents",
@@ -76,7 +76,7 @@ class Config(AccountConfig):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Config | None:
-        """None when no key is set; of two, Google's client takes GOOGLE_API_KEY. Raises ValidationError."""
+        """None when no key is set; GOOGLE_API_KEY comes first, as in Google's client. Raises ValidationError."""
         api_key = value_of(env, "GOOGLE_API_KEY") or value_of(env, "GEMINI_API_KEY")
         if api_key is None:
             return None
@@ -94,7 +94,7 @@ class Config(AccountConfig):
 
 
 def build_submit(order: UpstreamOrder, *, version: str = DEFAULT_VERSION) -> WireRequest:
-    """``generateContent`` with images before words (section 2), or ``predict`` (section 4).
+    """``generateContent`` with images before the text (section 2), or ``predict`` (section 4).
 
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or for too many bytes.
     """
@@ -108,7 +108,7 @@ def build_submit(order: UpstreamOrder, *, version: str = DEFAULT_VERSION) -> Wir
 
 
 def _flat(extra: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """``{"generationConfig": {"topK": 1}}`` as ``generationConfig.topK``: both ways to write it are judged alike."""
+    """``{"generationConfig": {"topK": 1}}`` as ``generationConfig.topK``: both forms are checked alike."""
     for name, value in extra.items():
         if isinstance(value, Mapping) and _folded(name) in {"generationconfig", "parameters"}:
             yield from ((f"{name}.{inner}", each) for inner, each in value.items())
@@ -128,7 +128,7 @@ def _folded(name: str) -> str:
 
 
 def _without_only_class(order: UpstreamOrder) -> UpstreamOrder:
-    """A model of one size class offers no choice, and Lite prefers not to be told (section 2)."""
+    """The order without its size class, if the model has only one: Lite should not be sent it (section 2)."""
     classes = order.model.size_rule(ResolutionRule)
     if classes is None or len(classes.enum) > 1:
         return order
@@ -153,7 +153,7 @@ def _contents(order: UpstreamOrder, prompt: str) -> dict[str, Any]:
 
 
 def _instances(order: UpstreamOrder, prompt: str) -> dict[str, Any]:
-    # The count always goes along, for what is made without it is not documented.
+    # The count is always sent: the default is not documented.
     return {"instances": [{"prompt": prompt}], "parameters.sampleCount": order.n, "parameters.includeRaiReason": True}
 
 
@@ -168,12 +168,12 @@ class Gemini(UpstreamAccount[Config], OneAnswer, WithoutText):
     submit_timeout_s = CALL_TOTAL_S
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Make the images; blocks until they are there."""
+        """Make the images; blocks until they are there. Raises: ProviderError."""
         request = build_submit(order, version=self._config.version)
         answer = self._paid.send(request, total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)
         if _predicts(order):
-            return Finished(read_predicted(answer.body)[: order.n])  # which tells no usage
+            return Finished(read_predicted(answer.body)[: order.n])  # which reports no usage
         images = read_generated(answer.body, order.model.token_usd)
         return Finished(images[: order.n], read_cost(answer.body, order.model.token_usd))

@@ -31,7 +31,7 @@ from providers.shared.redaction import redact
 from providers.shared.retry_after import MAX_RETRY_AFTER_S, retry_after_s
 from providers.shared.statuses import by_status
 
-# Until the quota of the day comes back (section 7). The queue caps the wait and asks again; a fallback goes first.
+# Until the day's quota is renewed (section 7). The queue waits less and tries again; a fallback comes first.
 DAILY_WAIT_S: Final = 3600.0
 
 _BLOCKED = frozenset(
@@ -47,8 +47,8 @@ _BLOCKED = frozenset(
         "ESCALATION",
     }
 )
-# The model had a bad moment: one more try is reasonable (section 3).
-_BAD_MOMENT = frozenset({"NO_IMAGE", "IMAGE_OTHER", "OTHER", "MAX_TOKENS", "LANGUAGE", "MALFORMED_RESPONSE"})
+# Failures that may be temporary: one more try is reasonable (section 3).
+_TEMPORARY = frozenset({"NO_IMAGE", "IMAGE_OTHER", "OTHER", "MAX_TOKENS", "LANGUAGE", "MALFORMED_RESPONSE"})
 _OUT_OF_MONEY = re.compile(r"prepa(?:y|id).*\bcredits?\b|\bcredits?\b.*\b(?:depleted|exhausted|used up)", re.IGNORECASE)
 _SECONDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 
@@ -59,9 +59,9 @@ Json = Mapping[str, Any]
 
 
 def read_generated(body: bytes, prices: TokenPrices | None = None) -> list[ResultImage]:
-    """The images of every candidate, at least one; thoughts are none (section 2).
+    """The images of every candidate, at least one, without those of thoughts (section 2).
 
-    ``prices`` tell what an answer without an image cost all the same.
+    ``prices`` give the cost of an answer without an image.
 
     Raises: ContentRefused, Failed, BadCredentials, RequestRefused for an answer that says why there is no
         image; Uncertain for one that does not.
@@ -80,7 +80,7 @@ def read_generated(body: bytes, prices: TokenPrices | None = None) -> list[Resul
 def read_cost(body: bytes, prices: TokenPrices | None) -> ReportedCost | None:
     """What the call cost, by the tokens of its answer (section 0, token prices).
 
-    Money only where all of them are told apart by kind and have a price: cached ones are cheaper.
+    Money only where every kind is counted and has a price: cached tokens are cheaper.
     """
     return _cost_in(json_object(body) or {}, prices)
 
@@ -91,7 +91,7 @@ def _cost_in(answer: Json, prices: TokenPrices | None) -> ReportedCost | None:
 
 
 def _tokens(told: Json) -> usage.Tokens | None:
-    """Input costs the same whatever it is; text put out is words or thoughts."""
+    """The tokens by kind: all input has one price; text output is words and thoughts."""
     names = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
     given, made, thought, total = (usage.whole(told.get(name, 0)) for name in names)
     drawn = sum(
@@ -107,7 +107,7 @@ def _tokens(told: Json) -> usage.Tokens | None:
 
 
 def _without_image(answer: Json, candidates: Sequence[Json], cost: ReportedCost | None) -> ProviderError:
-    """Why a 200 holds no image: never success (section 3)."""
+    """Why a 200 has no image, as an error (section 3)."""
     feedback = answer.get("promptFeedback")
     reason = _text(feedback.get("blockReason")) if isinstance(feedback, dict) else ""
     if reason:
@@ -123,17 +123,17 @@ def _without_image(answer: Json, candidates: Sequence[Json], cost: ReportedCost 
 def _by_reason(reason: str, detail: str, *, billed: bool, said: bool, cost: ReportedCost | None) -> ProviderError:
     if reason in _BLOCKED:
         return ContentRefused(detail=detail, stage="output", charged=billed, cost=cost)
-    if reason == "PUP_LIMITED_DISABLED":  # the account broke the rules of use
+    if reason == "PUP_LIMITED_DISABLED":  # the account violated the terms of use
         return BadCredentials("upstream_forbidden", detail)
     if reason == "MISSING_THOUGHT_SIGNATURE":
         return RequestRefused("upstream_rejected", detail)
-    if reason == "STOP" and said:  # a question, or a refusal in words: asking again is no help
+    if reason == "STOP" and said:  # a question, or a refusal in words: asking again does not help
         return Failed("upstream_said_no", detail, retryable=False, billed=billed, cost=cost)
-    return Failed("upstream_empty_result", detail, retryable=reason in _BAD_MOMENT, billed=billed, cost=cost)
+    return Failed("upstream_empty_result", detail, retryable=reason in _TEMPORARY, billed=billed, cost=cost)
 
 
 def _wrote(answer: Json) -> bool:
-    """Whether tokens were put out, which bill although nothing came of them (section 3)."""
+    """Whether there are output tokens, which are billed even without an image (section 3)."""
     told = answer.get("usageMetadata")
     if not isinstance(told, dict):
         return False
@@ -160,7 +160,7 @@ def _texts(candidate: Json) -> Iterator[str]:
 
 
 def read_predicted(body: bytes) -> list[ResultImage]:
-    """The images of an Imagen answer, at least one; a filtered sample is left out, or says why (section 4).
+    """The images of an Imagen answer, at least one; a filtered sample is missing, or has a reason (section 4).
 
     Raises: ContentRefused when all were filtered; Uncertain for an answer in another form.
     """
@@ -183,7 +183,7 @@ def read_predicted(body: bytes) -> list[ResultImage]:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The ``error`` object of an answer; empty where the upstream sent nothing."""
+    """The ``error`` object of an answer; empty where the upstream sent none."""
 
     status: str = ""
     message: str = ""
@@ -195,21 +195,23 @@ class Fault:
 
     @property
     def has_bad_key(self) -> bool:
+        """Whether the key itself is invalid."""
         return any(info.get("reason") == "API_KEY_INVALID" for info in self.of("ErrorInfo"))
 
     @property
     def violations(self) -> list[Json]:
+        """The exceeded quotas."""
         return [each for failure in self.of("QuotaFailure") for each in _objects(failure.get("violations"))]
 
     @property
     def retry_delay_s(self) -> float | None:
-        """``RetryInfo.retryDelay``, a duration such as ``32s``."""
+        """Seconds to wait by ``RetryInfo.retryDelay``, a duration such as ``32s``; None without it."""
         found = (_SECONDS.fullmatch(_text(info.get("retryDelay"))) for info in self.of("RetryInfo"))
         return next((float(match[1]) for match in found if match and float(match[1]) > 0), None)
 
 
 def read_fault(body: bytes) -> Fault:
-    """The fault in an error answer, which now and then is the only element of a list."""
+    """The fault in an error answer, which is sometimes the only element of a list."""
     text = body.strip()
     document = json_object(text[1:-1] if text.startswith(b"[") and text.endswith(b"]") else text)
     error = (document or {}).get("error")
@@ -221,7 +223,7 @@ def read_fault(body: bytes) -> Fault:
 def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
     """What an answer other than 2xx means for the one call it answers (section 7).
 
-    A 5xx counts as the upstream's own only with the ``google.rpc`` status that belongs to it.
+    A 5xx counts as the upstream's own only with the matching ``google.rpc`` status.
     """
     fault = read_fault(body)
     detail = redact(f"HTTP {status} {fault.status}: {fault.message}")
@@ -251,11 +253,11 @@ def _failed(code: str, detail: str, wait_s: float | None) -> Failed:
 
 
 def _limited(fault: Fault, detail: str, wait_s: float | None) -> ProviderError:
-    """A 429 may mean wait a moment, wait until tomorrow, or pay."""
+    """A 429 may mean: wait a moment, wait until tomorrow, or pay."""
     if _OUT_OF_MONEY.search(fault.message) or any(each.get("quotaValue") == "0" for each in fault.violations):
         return OutOfCredit("upstream_out_of_credit", detail)
     if any("PerDay" in _text(each.get("quotaId")) for each in fault.violations):
-        wait_s = DAILY_WAIT_S  # its own retryDelay is of no use
+        wait_s = DAILY_WAIT_S  # its own retryDelay is useless
     return NotRun("upstream_rate_limited", detail, retry_after_s=wait_s)
 
 

@@ -1,7 +1,7 @@
 """Hugging Face Inference Providers: one router, and behind it the wire format of each provider.
 
-The catalogue says by ``hf_provider`` which route a model takes. hf-inference and nscale answer with the image;
-fal-ai (by its queue) and WaveSpeed answer with a task, which is looked at through the router.
+``hf_provider`` in the catalogue selects the route of a model. hf-inference and nscale answer with the image;
+fal-ai (by its queue) and WaveSpeed answer with a task, which is looked up through the router.
 
 Recovery "never": the router has no idempotency keys, no webhooks and no list of calls (section 4), so a lost
 answer may be a paid image, and nothing is ever sent again after :class:`Uncertain`.
@@ -46,7 +46,7 @@ CHECK_TOTAL_S = 30.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_CHECK_ANSWER_BYTES = 4 * 1024 * 1024
 
-# Decide how many are made or how they come back, or would break the shape that a route gives the order.
+# Fields that decide how many images are made or how they are returned, or that would break a route's request.
 _OURS: Final = frozenset(
     {
         "enable_base64_output", "enable_sync_mode", "height", "inputs", "num_images", "num_outputs", "options",
@@ -91,7 +91,7 @@ class Config(AccountConfig):
 
 
 def _hf_inference(order: UpstreamOrder, model: str) -> WireRequest:
-    """Settings apart from the prompt, and the picture's format by ``Accept`` (section 3)."""
+    """Settings apart from the prompt, and the image's format by ``Accept`` (section 3)."""
     settings = wire_fields(order)
     body = {"inputs": settings.pop("prompt")}
     if settings:
@@ -100,8 +100,8 @@ def _hf_inference(order: UpstreamOrder, model: str) -> WireRequest:
 
 
 def _fal(order: UpstreamOrder, model: str) -> WireRequest:
-    """By the queue for every task: a submit is short, and the task outlives us. An image stands under two
-    names (section 4).
+    """By the queue for every task: a submit is short, and the task survives a worker. An image has two names
+    (section 4).
     """
     sources = [data_uri(image) for placed in placed_images(order) for image in placed.images]
     placed = {"image_url": sources[0], "image_urls": sources} if sources else {}
@@ -129,7 +129,7 @@ def _read_wavespeed(answer: HttpResponse, base_url: str) -> Finished | Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How one provider is spoken to: request, and what its 2xx says."""
+    """How one routed provider is called: its request, and how its 2xx is read."""
 
     build: Callable[[UpstreamOrder, str], WireRequest]
     read: Callable[[HttpResponse, str], Finished | Accepted]
@@ -146,7 +146,7 @@ ROUTES: Final[Mapping[str, Route]] = MappingProxyType(
 
 
 def route_of(order: UpstreamOrder) -> Route:
-    """Raises: Misconfigured for a catalogue that names no route known here."""
+    """The route of the order's model. Raises: Misconfigured where the catalogue names no known route."""
     route = ROUTES.get(order.model.hf_provider or "")
     if route is None:
         raise Misconfigured("upstream_misconfigured", f"no route for hf_provider {order.model.hf_provider}")
@@ -178,7 +178,7 @@ class HuggingFace(UpstreamAccount[Config], OneAnswer, WithoutText):
         self._ids = ProviderIds(UpstreamSession(config.hub_url, {}, outgoing))
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Make the image, or start the task that does."""
+        """Make the image, or start the task that does. Raises: ProviderError."""
         request = build_submit(order, self._provider_model(order))
         answer = self._paid.send(request, total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:
@@ -186,16 +186,16 @@ class HuggingFace(UpstreamAccount[Config], OneAnswer, WithoutText):
         return route_of(order).read(answer, self.base_url)
 
     def _provider_model(self, order: UpstreamOrder) -> str:
-        """The catalogue's id wins over the mapping, which any change of a provider moves."""
+        """The provider's id of the model: the catalogue's, else the Hub's, which changes with every provider."""
         model = order.model
         if model.provider_model is not None:
             return model.provider_model
         return self._ids.find(model.path, model.hf_provider or "", TASKS[order.operation])
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
-        """Look once at a task: at fal's queue in two questions, once it is over.
+        """Look once at a task; in fal's queue with a second request, once it is over. Raises: ProviderError.
 
-        Never ``Missing``: no source says which words the router has for a task it does not know.
+        Never ``Missing``: no source says how the router answers for a task that it does not know.
         """
         if call.poll_url is None:
             return super().check(call)

@@ -1,4 +1,4 @@
-"""What the router and the providers behind it answer: images, tasks, and errors in any of five shapes. Pure.
+"""What the router and the providers behind it answer: images, tasks, and errors in five forms. Pure functions.
 
 Source: providers/upstreams/huggingface/CONTRACT.md (package huggingface_hub 2.4.0, read 2026-11-20); sections are named
 where used.
@@ -32,7 +32,7 @@ _IMAGES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"GIF8")
 
 
 def read_raw(answer: HttpResponse, base_url: str) -> Finished:
-    """hf-inference: the image itself, or one of the JSON shapes that were seen instead (section 3)."""
+    """hf-inference: the image itself, or one of the JSON forms seen instead (section 3). Raises: Uncertain."""
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return read_listed(answer, base_url)
@@ -42,7 +42,7 @@ def read_raw(answer: HttpResponse, base_url: str) -> Finished:
 
 
 def read_listed(answer: HttpResponse, base_url: str) -> Finished:
-    """``data`` with base64 in it, or ``output`` with links (sections 2 and 3)."""
+    """``data`` with base64, or ``output`` with links (sections 2 and 3). Raises: Uncertain."""
     body = json_object(answer.body) or {}
     links = body.get("output")
     listed = [{"url": link} for link in links] if isinstance(links, list) else body.get("data")
@@ -58,8 +58,8 @@ def read_listed(answer: HttpResponse, base_url: str) -> Finished:
 def read_fal_task(answer: HttpResponse) -> Accepted:
     """A task of fal's queue, found again by the path of its ``response_url`` (section 4).
 
-    The link leads to another host and, it may be, to another path than the one that was posted to; with the
-    token only its path is followed, through the router.
+    The link leads to another host and perhaps to another path than the request did; with the token only its
+    path is used, through the router.
     """
     body = json_object(answer.body) or {}
     return _accepted(body.get("request_id"), body.get("response_url"), "/fal-ai")
@@ -72,7 +72,7 @@ def read_wavespeed_task(task: Mapping[str, Any]) -> Accepted:
 
 
 def _accepted(task_id: object, link: object, prefix: str) -> Accepted:
-    """The path is kept as it is below the router's own address, so it leads nowhere else."""
+    """The task, to be found at the link's path below the router's own address, so it leads nowhere else."""
     if not isinstance(task_id, str) or not task_id or not isinstance(link, str):
         raise Uncertain("upstream_broken_answer", "a task without an id or a link")
     try:
@@ -85,7 +85,7 @@ def _accepted(task_id: object, link: object, prefix: str) -> Accepted:
 
 
 def read_fal_status(answer: HttpResponse) -> Running | None:
-    """None once the task is over, well or not: its result will tell. Raises: ProviderError of a failed look."""
+    """None once the task is over: its result says how. Raises: NotRun, Uncertain for a failed look."""
     if not 200 <= answer.status < 300:
         raise failed_look(classify(answer))
     status = (json_object(answer.body) or {}).get("status")
@@ -95,19 +95,19 @@ def read_fal_status(answer: HttpResponse) -> Running | None:
 
 
 def read_fal_result(answer: HttpResponse, base_url: str) -> Finished:
-    """The result of a task that is over. Its error surfaces here, as an HTTP error (section 4).
+    """The result of a task that is over. Its error appears here, as an HTTP error (section 4).
 
-    fal's own ``detail`` under a status that speaks of the task ends the call; anything else, such as a refused
-    key, is a failed look. Raises: ProviderError.
+    fal's own ``detail`` with a status about the task ends the call; anything else, such as a refused key,
+    is a failed look. Raises: ProviderError.
     """
     body = json_object(answer.body)
     if not 200 <= answer.status < 300:
         raise _fal_failure(answer, body) or failed_look(classify(answer))
     if body is None:
-        raise Uncertain("upstream_broken_answer", "a result that is no JSON")
+        raise Uncertain("upstream_broken_answer", "a result that is not JSON")
     listed = body.get("images")
     items = listed if isinstance(listed, list) else []
-    # Seconds, which say nothing of money; the router itself answers without a price (section 7).
+    # Seconds, which have no known price; the router itself names none (section 7).
     cost = usage.reported(usage.counts({"timings": body.get("timings")}))
     kept = _unflagged(items, body.get("has_nsfw_concepts"))
     if items and not kept:
@@ -122,7 +122,7 @@ def read_fal_result(answer: HttpResponse, base_url: str) -> Finished:
 
 
 def _unflagged(items: list[Any], flags: object) -> list[Any]:
-    """A flagged image is blacked out (section 4)."""
+    """The items that are not flagged: a flagged image is black (section 4)."""
     marks = flags if isinstance(flags, list) else []
     return [item for place, item in enumerate(items) if marks[place : place + 1] != [True]]
 
@@ -143,8 +143,8 @@ def _fal_failure(answer: HttpResponse, body: Mapping[str, Any] | None) -> Provid
 def classify(answer: HttpResponse) -> ProviderError:
     """What an answer other than 2xx means for the call it answers (section 5).
 
-    503 with ``estimated_time`` is a model that loads, so nothing ran (section 6); any other 5xx may come from
-    wherever on the way.
+    503 with ``estimated_time`` is a model that is loading, so nothing ran (section 6); any other 5xx may come
+    from any server on the way.
     """
     words, detail = _words(answer), _detail(answer)
     body = json_object(answer.body) or {}
@@ -163,7 +163,7 @@ def classify(answer: HttpResponse) -> ProviderError:
 
 
 def wait_of(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait: ``RateLimit: "api";r=0;t=55`` is waited out and a second more, else ``Retry-After``."""
+    """Seconds to wait: ``t`` of ``RateLimit: "api";r=0;t=55`` and one more, else ``Retry-After``; None without."""
     found = _RATE_LIMIT.search(headers.get("RateLimit", ""))
     return min(int(found[1]) + 1.0, MAX_RETRY_AFTER_S) if found else retry_after_s(headers)
 
@@ -186,7 +186,7 @@ def _words(answer: HttpResponse) -> str:
 
 
 def _fault(fault: object) -> str:
-    """fal's details and most envelopes: what is worth telling of one fault, never the input it repeats."""
+    """One fault, from fal's details and most envelopes, without the input that it repeats."""
     if not isinstance(fault, dict):
         return fault if isinstance(fault, str) else ""
     told = (fault.get(name) for name in ("type", "loc", "msg", "message"))

@@ -20,15 +20,15 @@ from providers.upstreams.huggingface.answers import wait_of
 KEPT_S = 600.0
 LOOKUP_TOTAL_S = 15.0
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-# It becomes part of a path: words with slashes between them, none of which is "..".
+# It becomes part of a path: words separated by slashes, none of which is "." or "..".
 _PROVIDER_ID: Final = re.compile(r"(?!\.{1,2}(/|$))[\w.:-]+(/(?!\.{1,2}(/|$))[\w.:-]+)*")
 
 
 class ProviderIds:
-    """Ids by Hub model, provider and task, from the Hub, each asked for at most once in ten minutes.
+    """Ids by Hub model, provider and task, from the Hub, each requested at most once in ten minutes.
 
-    ``hub`` has no credential: the mapping is public, and the token goes to the router alone. Thread-safe:
-    two askers at once cost one question too many, no more.
+    ``hub`` has no credential: the mapping is public, and the token goes only to the router. Thread-safe:
+    two threads at once cost one request too many, no more.
     """
 
     def __init__(self, hub: UpstreamSession, clock: Callable[[], float] = monotonic) -> None:
@@ -37,14 +37,14 @@ class ProviderIds:
         self._kept: dict[str, tuple[float, Mapping[str, Any]]] = {}
 
     def find(self, hub_id: str, provider: str, task: str) -> str:
-        """The provider's own id of the model. Nothing is bought by asking.
+        """The provider's own id of the model. The request buys nothing.
 
         Raises: NotRun when the Hub cannot be asked; UnknownModel when it names no such route.
         """
         try:
             return read_provider_id(self._mapping_of(hub_id), hub_id, provider, task)
         except UnknownModel:
-            self._kept.pop(hub_id, None)  # so that a route that is mended works at once
+            self._kept.pop(hub_id, None)  # so that a corrected route works at once
             raise
 
     def _mapping_of(self, hub_id: str) -> Mapping[str, Any]:
@@ -56,7 +56,7 @@ class ProviderIds:
         except NotRun:
             if not known:
                 raise
-            return known  # old, but the Hub is away
+            return known  # outdated, but the Hub is away
         self._kept[hub_id] = (self._clock(), found)
         return found
 
@@ -74,14 +74,14 @@ def read_mapping(answer: HttpResponse, hub_id: str) -> Mapping[str, Any]:
     found = (body or {}).get("inferenceProviderMapping")
     if answer.status == 200 and isinstance(found, dict):
         return found
-    if body is not None and answer.status in {200, 401, 404}:  # 401: for what is private, or is not there
+    if body is not None and answer.status in {200, 401, 404}:  # 401: private, or it does not exist
         raise UnknownModel("upstream_model_unknown", f"no provider mapping of {hub_id}, HTTP {answer.status}")
     wait_s = wait_of(answer.headers)
     raise NotRun("upstream_unreachable", f"the Hub: HTTP {answer.status}", retry_after_s=wait_s)
 
 
 def read_provider_id(mapping: Mapping[str, Any], hub_id: str, provider: str, task: str) -> str:
-    """Raises: UnknownModel; a mapping for another task counts as none (section 1)."""
+    """The id in a mapping. Raises: UnknownModel; a mapping for another task counts as none (section 1)."""
     entry = mapping.get(provider)
     found = entry.get("providerId") if isinstance(entry, dict) and entry.get("task") == task else None
     if not isinstance(found, str) or not _PROVIDER_ID.fullmatch(found):

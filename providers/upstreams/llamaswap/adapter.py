@@ -1,10 +1,10 @@
 """llama-swap, a proxy that loads local models on demand, and stable-diffusion.cpp's sd-server behind it.
 
 Three routes make images. The model's path in the catalogue names one of the two that answer with them:
-OpenAI's (settings go in a tag inside the prompt) and the WebUI's (plain fields, tells the seed). With
-``LLAMASWAP_ASYNC`` all orders become jobs of sd-server instead, which are looked at.
+OpenAI's (settings go in a tag inside the prompt) and the WebUI's (plain fields, returns the seed). With
+``LLAMASWAP_ASYNC`` all orders become jobs of sd-server instead, which are looked up.
 
-Recovery "never": no route knows an id of ours, so a lost answer is an image nobody will find.
+Recovery "never": no route knows an id of ours, so the image of a lost answer cannot be found.
 
 Source: providers/upstreams/llamaswap/CONTRACT.md (llama-swap 0bdb3720, stable-diffusion.cpp 97d29908, read 2026-11-20);
 sections are named where used.
@@ -40,13 +40,13 @@ from providers.upstreams.llamaswap.tags import scrubbed, with_tag, without_tags
 NAME: Final = "llamaswap"
 ANY_MODEL: Final = "*"
 
-CALL_TOTAL_S = 900.0  # loading a model and the queue in front of it count too (section 2)
+CALL_TOTAL_S = 900.0  # includes loading a model and waiting in its queue (section 2)
 CHECK_TOTAL_S = 30.0
 MAX_BYTES_PER_IMAGE = 96 * 1024 * 1024  # 4096 x 4096 as PNG, in base64
 MAX_ENVELOPE_BYTES = 1024 * 1024
 MAX_SEED = 2**31 - 1
 
-# Our settings as keys of the tag, and of sd-server's jobs (section 3).
+# The canonical settings as keys of the tag, and of sd-server's jobs (section 3).
 _KEYS: Final = {
     "seed": "seed",
     "negative_prompt": "negative_prompt",
@@ -55,7 +55,7 @@ _KEYS: Final = {
     "sampler": "sample_params.sample_method",
     "strength": "strength",
 }
-# Other spellings of what Darkroom sets itself: in a tag or a job they would win over the order.
+# Other spellings of what Darkroom sets itself: in a tag or a job they would override the order.
 _OURS: Final = frozenset(
     {
         "batch_count", "batch_size", "control_image", "denoising_strength", "extra_images", "height", "init_image",
@@ -66,7 +66,7 @@ _OURS: Final = frozenset(
 
 
 class Config(AccountConfig):
-    """One llama-swap. ``models``: names on it by our model ids, ``"*"`` for all others."""
+    """One llama-swap. ``models``: its names of models, by our ids; ``"*"`` for all others."""
 
     base_url: str
     api_key: SecretStr | None = None
@@ -117,8 +117,8 @@ def read_models(text: str) -> dict[str, str]:
 def build_submit(order: UpstreamOrder, config: Config, *, dedupe_key: str) -> WireRequest:
     """The one request that makes the images, by the route of the model or as a job.
 
-    The OpenAI route and jobs do not tell the seed, and the first one's default is always 42: where the caller
-    set none, the call gets one of its own (sections 3 and 5).
+    The OpenAI route and jobs do not return the seed, and the route's default is always 42: where the caller
+    set none, the call gets its own (sections 3 and 5).
     Raises: RequestRefused.
     """
     order = _guarded(order)
@@ -130,7 +130,7 @@ def build_submit(order: UpstreamOrder, config: Config, *, dedupe_key: str) -> Wi
 
 
 def seeded(order: UpstreamOrder, dedupe_key: str) -> UpstreamOrder:
-    """The order with a seed: the caller's, or one that depends on the call's key alone."""
+    """The order with a seed: the caller's, or one that depends only on the call's key."""
     if order.params.get("seed", -1) >= 0:
         return order
     digest = hashlib.sha256(dedupe_key.encode()).digest()
@@ -138,7 +138,7 @@ def seeded(order: UpstreamOrder, dedupe_key: str) -> UpstreamOrder:
 
 
 def _guarded(order: UpstreamOrder) -> UpstreamOrder:
-    """No tag in any text of the caller, and then no field that decides what is made."""
+    """The order without tags in any text of the caller. Raises: RequestRefused for fields that Darkroom sets."""
     prompt = without_tags(order.prompt or "")
     if not prompt:
         raise RequestRefused("upstream_rejected", "nothing is left of the prompt")
@@ -148,7 +148,7 @@ def _guarded(order: UpstreamOrder) -> UpstreamOrder:
 
 
 def _options(order: UpstreamOrder) -> dict[str, Any]:
-    """The caller's settings as keys of the tag; ``extra`` may hold further ones."""
+    """The caller's settings as keys of the tag; ``extra`` may contain more."""
     own = nested({key: order.params[name] for name, key in _KEYS.items() if name in order.params})
     return {**order.extra, **own}
 
@@ -156,7 +156,7 @@ def _options(order: UpstreamOrder) -> dict[str, Any]:
 def _open_ai(order: UpstreamOrder, config: Config) -> WireRequest:
     """Generations as JSON, anything with an image as a form (section 3).
 
-    sd-server reads settings from the tag alone; other wrappers read plain fields, which do it no harm.
+    sd-server reads settings only from the tag; other wrappers read plain fields, which sd-server ignores.
     """
     fields = {**wire_fields(order), "model": config.name_of(order)}
     fields.pop(wire_name(order, "strength"), None)  # has no plain field
@@ -173,7 +173,7 @@ def _open_ai(order: UpstreamOrder, config: Config) -> WireRequest:
 
 
 def _web_ui(order: UpstreamOrder, config: Config) -> WireRequest:
-    """Plain fields and naked base64 (section 4). Only the first of ``init_images`` is read."""
+    """Plain fields and bare base64 (section 4). Only the first of ``init_images`` is read."""
     fields = {**wire_fields(order), "model": config.name_of(order)}
     sources = [bare_base64(image) for image in order.images]
     if sources:
@@ -186,13 +186,13 @@ def _web_ui(order: UpstreamOrder, config: Config) -> WireRequest:
 
 
 def _job(order: UpstreamOrder, config: Config) -> WireRequest:
-    """The keys of the tag at the top, and the images (section 5)."""
+    """The keys of the tag at the top level, and the images (section 5)."""
     fields = {**_options(order), "prompt": order.prompt, **_width_and_height(order)}
     fields |= {name: order.params[name] for name in ("output_format", "output_compression") if name in order.params}
     if order.n > 1:
         fields["batch_count"] = order.n
     sources = [bare_base64(image) for image in order.images]
-    # As the synchronous routes do it: for OpenAI's, the first image is a reference too.
+    # As on the synchronous routes: on OpenAI's the first image is a reference too.
     references = sources[1:] if path_of(order).startswith("/sdapi/") else sources
     if sources:
         fields["init_image"] = sources[0]
@@ -221,7 +221,7 @@ class LlamaSwap(UpstreamAccount[Config], OneAnswer):
     submit_timeout_s = CALL_TOTAL_S
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:
-        """Make the images; blocks until they are there, or until the job is taken."""
+        """Make the images; blocks until they are there, or until the job is accepted. Raises: ProviderError."""
         request = build_submit(order, self._config, dedupe_key=dedupe_key)
         answer = self._send(request, CALL_TOTAL_S, order.n)
         if not 200 <= answer.status < 300:
@@ -233,7 +233,10 @@ class LlamaSwap(UpstreamAccount[Config], OneAnswer):
         return answers.read_open_ai(answer.body, self.base_url, order.n, seeded(order, dedupe_key).params["seed"])
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
-        """Look once at a job. Its images come along, and as links that :meth:`download` reads with the key."""
+        """Look once at a job. Its images are bytes, and links that :meth:`download` reads with the key.
+
+        Raises: ProviderError.
+        """
         if call.poll_url is None:
             return super().check(call)
         answer = self._send(WireRequest("GET", call.poll_url), CHECK_TOTAL_S)
@@ -243,15 +246,15 @@ class LlamaSwap(UpstreamAccount[Config], OneAnswer):
         return check_each(self.check, calls)  # section 5: no look at many
 
     def cancel(self, call: CallRef) -> CancelOutcome:
-        """A job that waits can be stopped; one that is being drawn cannot, nor can a synchronous call."""
+        """Stop a waiting job; neither a running one nor a synchronous call can be stopped. Raises: ProviderError."""
         if call.poll_url is None:
             return CancelOutcome.UNSUPPORTED
         return answers.read_cancel(self._send(WireRequest("POST", f"{call.poll_url}/cancel"), CHECK_TOTAL_S))
 
     def download(self, url: str) -> bytes:
-        """An image of a job of ours with the key, any other link without one.
+        """The bytes of an image of a job, read with the key, or of any other link, without it.
 
-        Raises: NotRun when another try may help; Failed for a result that is gone.
+        Raises: NotRun when another try may succeed; Failed for a result that is gone.
         """
         path, _, number = url.removeprefix(self.base_url).partition("#")
         if not url.startswith(f"{self.base_url}/upstream/") or not number.isdecimal():

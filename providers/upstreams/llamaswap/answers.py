@@ -1,4 +1,4 @@
-"""What llama-swap's and sd-server's good answers say: images at once, or a job and its states. Pure functions.
+"""What llama-swap and sd-server answer without an error: images, or a job and its states. Pure functions.
 
 Source: providers/upstreams/llamaswap/CONTRACT.md (stable-diffusion.cpp 97d29908, read 2026-11-20); sections are named
 where used.
@@ -15,6 +15,7 @@ from providers.base import Accepted, CancelOutcome, Finished, ResultImage, Runni
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from providers.http.client import HttpResponse
 from providers.shared import results
+from providers.shared.looks import as_not_run
 from providers.shared.reading import image_bytes, json_object
 from providers.shared.redaction import redact
 from providers.upstreams.llamaswap.errors import classify
@@ -24,23 +25,26 @@ _JOB_ID = re.compile(r"[\w-]{1,128}")
 
 
 def read_open_ai(body: bytes, base_url: str, n: int, seed: int) -> Finished:
-    """The images of the OpenAI routes; those of one batch have ``seed``, ``seed + 1``, ... (section 3)."""
+    """The images of the OpenAI routes; those of one batch have ``seed``, ``seed + 1``, ... (section 3).
+
+    Raises: Uncertain.
+    """
     images = results.read_images((json_object(body) or {}).get("data"), base_url)[:n]
     if not images:
-        raise Uncertain("upstream_broken_answer", "no picture")
+        raise Uncertain("upstream_broken_answer", "no image")
     if len(images) < n:
-        return Finished(images)  # one could not be encoded, and nobody says which
+        return Finished(images)  # one could not be encoded, and no answer says which
     return Finished([replace(image, seed=seed + place) for place, image in enumerate(images)])
 
 
 def read_web_ui(body: bytes, n: int) -> Finished:
-    """The images of the WebUI routes, each with the seed that the ``info`` text tells (section 4)."""
+    """The images of the WebUI routes, each with its seed from the ``info`` text (section 4). Raises: Uncertain."""
     answer = json_object(body) or {}
     listed = answer.get("images")
     found = [image_bytes(text) for text in listed] if isinstance(listed, list) else []
     images = [ResultImage(data=data) for data in found if data is not None][:n]
     if not images:
-        raise Uncertain("upstream_broken_answer", "no picture")
+        raise Uncertain("upstream_broken_answer", "no image")
     info = answer.get("info")
     seeds = (json_object(info.encode()) or {}).get("all_seeds") if isinstance(info, str) else None
     if not isinstance(seeds, list) or len(seeds) < len(images):
@@ -56,7 +60,10 @@ def _seed(value: object) -> int | None:
 
 
 def read_accepted(body: bytes, path: str) -> Accepted:
-    """The job that a submit to ``path`` made. Its own ``poll_url`` lacks the way through the proxy (section 5)."""
+    """The job that a submit to ``path`` made. Its own ``poll_url`` lacks the proxy's path (section 5).
+
+    Raises: Uncertain.
+    """
     job_id = (json_object(body) or {}).get("id")
     if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
         raise Uncertain("upstream_broken_answer", "a job without an id")
@@ -64,10 +71,10 @@ def read_accepted(body: bytes, path: str) -> Accepted:
 
 
 def read_look(answer: HttpResponse, url: str) -> Finished | Running:
-    """The state of the job at ``url``. Raises: ProviderError, an end of the job only on sd-server's word."""
+    """The state of the job at ``url``. Raises: ProviderError; only sd-server's own word ends the job."""
     body = json_object(answer.body) or {}
     if answer.status != 200:
-        raise _gone(answer, body) or _failed_look(answer)
+        raise _gone(answer, body) or as_not_run(classify(answer))
     if body.get("id") != url.rpartition("/")[2]:
         raise Uncertain("upstream_broken_answer", "not the job that was asked for")
     match body.get("status"):
@@ -82,7 +89,7 @@ def read_look(answer: HttpResponse, url: str) -> Finished | Running:
 
 
 def _finished(job: Mapping[str, Any], url: str) -> Finished:
-    """Bytes, and a link for whoever comes later: results are kept for ten minutes."""
+    """Bytes, and links for a later download: results are kept for ten minutes."""
     found = _images(job)
     images = [ResultImage(data=data, url=f"{url}#{place}") for place, data in found.items()]
     if not images:
@@ -100,17 +107,12 @@ def _images(job: Mapping[str, Any]) -> dict[int, bytes]:
 
 
 def _gone(answer: HttpResponse, body: Mapping[str, Any]) -> ProviderError | None:
-    """sd-server's own word that the job is no more: forgotten by age, or with the process that drew it."""
+    """The error if sd-server itself says that the job is gone: by age, or with the process that ran it."""
     if answer.status == 404 and body.get("error") == "job not found":
         return Failed("upstream_restarted", "the model was unloaded, its jobs are lost", retryable=True)
     if answer.status == 410:
         return Failed("result_gone", "older than ten minutes", retryable=False, billed=True)
     return None
-
-
-def _failed_look(answer: HttpResponse) -> ProviderError:
-    error = classify(answer)
-    return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
 
 
 def _message(job: Mapping[str, Any]) -> str:
@@ -119,22 +121,23 @@ def _message(job: Mapping[str, Any]) -> str:
 
 
 def read_image(answer: HttpResponse, place: int) -> bytes:
-    """One image of a finished job. Raises: NotRun when another try may help; Failed when it is gone."""
+    """One image of a finished job. Raises: NotRun when another try may succeed; Failed when it is gone."""
     body = json_object(answer.body) or {}
     if _gone(answer, body):
         raise Failed("result_gone", f"HTTP {answer.status}", retryable=False, billed=True)
     found = _images(body).get(place)
     if answer.status != 200 or found is None:
-        raise NotRun("result_unreachable", f"HTTP {answer.status} without the picture")
+        raise NotRun("result_unreachable", f"HTTP {answer.status} without the image")
     return found
 
 
 def unreachable(error: ProviderError) -> NotRun:
+    """The error of a download that got no answer."""
     return NotRun("result_unreachable", error.detail)
 
 
 def read_cancel(answer: HttpResponse) -> CancelOutcome:
-    """What became of the wish to stop a job (section 5). Raises: ProviderError when the asking failed."""
+    """What a cancel achieved (section 5). Raises: NotRun when the request failed."""
     body = json_object(answer.body) or {}
     if answer.status == 200 and body.get("status") == "cancelled":
         return CancelOutcome.STOPPED
@@ -142,4 +145,4 @@ def read_cancel(answer: HttpResponse) -> CancelOutcome:
         return CancelOutcome.UNSUPPORTED
     if answer.status == 200 or _gone(answer, body):
         return CancelOutcome.TOO_LATE
-    raise _failed_look(answer)
+    raise as_not_run(classify(answer))

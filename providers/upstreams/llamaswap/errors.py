@@ -1,6 +1,6 @@
 """The error answers of llama-swap and of the sd-server behind it, as our classes.
 
-Two programs speak: ``src`` tells llama-swap's own answers from those of the server it passes on. ``error``
+Two programs answer: ``src`` distinguishes llama-swap's own answers from those it passes on. ``error``
 is an object or a text in either. Source: providers/upstreams/llamaswap/CONTRACT.md, section 6, read 2026-11-20.
 """
 
@@ -17,15 +17,15 @@ from providers.shared.redaction import redact
 from providers.shared.retry_after import retry_after_s
 from providers.shared.statuses import by_status
 
-# What sd-server says to JSON it cannot use: the same words for the same body, however often it is asked.
+# What sd-server answers to JSON that it cannot use: the same body always gets the same answer.
 _BAD_JSON: Final = re.compile(r"json|type_error|parse_error", re.IGNORECASE)
 
 
 def classify(answer: HttpResponse) -> ProviderError:
     """What an answer other than 2xx means for the one call it answers.
 
-    A 5xx in the upstream's own words made no image: both programs say it instead of one, and nothing is
-    billed. Any other 5xx is a stranger's, and proves nothing.
+    A 5xx of the upstream's own means that no image was made, and nothing is billed. Any other 5xx may come from
+    a proxy, and proves nothing.
     """
     body = json_object(answer.body)
     words = _words(body)
@@ -59,7 +59,7 @@ def _by_server(words: str, detail: str) -> ProviderError:
 
 
 def _words(body: Mapping[str, Any] | None) -> str:
-    """``error`` and ``message``, whichever of them are there."""
+    """``error`` and ``message``, as far as they are there."""
     error = (body or {}).get("error")
     parts = [error.get("code"), error.get("message")] if isinstance(error, dict) else [error]
     parts.append((body or {}).get("message"))

@@ -1,4 +1,4 @@
-"""sd-server's options tag in a prompt: putting in ours, and keeping out everybody else's.
+"""sd-server's options tag in a prompt: adding ours, and removing those of callers.
 
 ``<sd_cpp_extra_args>{...}</sd_cpp_extra_args>`` in a prompt sets anything, the prompt itself and the number
 of images among it, and the first tag wins (providers/upstreams/llamaswap/CONTRACT.md, section 3). So no text of a
@@ -14,16 +14,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 _NAME: Final = "sd_cpp_extra_args"
-# As seen in the folded text, where there are no blanks: bracket, slash, name, and the closing bracket.
+# As it is in the folded text, which has no blanks: bracket, slash, name, and the closing bracket.
 _TAG: Final = re.compile(rf"(?:<|&lt;)?(?P<slash>/?){_NAME}(?:/?(?:>|&gt;))?")
-# In place of a tag. A mark that stays when the text is folded, or else what stood around could join to a new tag.
+# Replaces a tag. It stays when the text is folded; otherwise the text around it could form a new tag.
 _GAP: Final = ","
 
 
 def with_tag(prompt: str, options: Mapping[str, Any]) -> str:
-    """The prompt with ``options`` in a tag of one line; as it is where there are none.
+    """The prompt with ``options`` in a tag of one line; unchanged where there are none.
 
-    Brackets are escaped inside, so that no value ends the tag. ``prompt`` went through :func:`without_tags`.
+    Brackets are escaped inside, so that no value ends the tag. ``prompt`` comes from :func:`without_tags`.
     """
     if not options:
         return prompt
@@ -32,10 +32,10 @@ def with_tag(prompt: str, options: Mapping[str, Any]) -> str:
 
 
 def without_tags(text: str) -> str:
-    """The text without any tag and what it holds, however it is spelt; every other text as it is.
+    """The text without any tag and its content, in any spelling; a text without tags is unchanged.
 
     Case, blanks, invisible characters and compatibility forms (full-width letters) make no difference: sd-server
-    reads one spelling today, and this must hold tomorrow. What is left may be empty.
+    reads one spelling today and may read others later. What is left may be empty.
     """
     folded, places = _fold(text)
     if _NAME not in folded:
@@ -49,7 +49,7 @@ def without_tags(text: str) -> str:
 
 
 def scrubbed(value: Any) -> Any:
-    """A JSON value in which no text, and no name of a field, holds a tag."""
+    """The JSON value without tags in any text or name of a field."""
     match value:
         case str():
             return without_tags(value)
@@ -61,7 +61,7 @@ def scrubbed(value: Any) -> Any:
 
 
 def _spans(folded: str) -> Iterator[tuple[int, int]]:
-    """What to cut out: an opening tag with all up to the closing one that follows, else each tag alone."""
+    """What to remove: an opening tag with everything up to the next closing one, else each tag alone."""
     opened: re.Match[str] | None = None
     for found in _TAG.finditer(folded):
         if opened is not None and found["slash"]:
@@ -78,8 +78,8 @@ def _spans(folded: str) -> Iterator[tuple[int, int]]:
 
 
 def _fold(text: str) -> tuple[str, list[int]]:
-    """The text in lower case, compatibility forms resolved and nothing invisible in it, and where each
-    character of that stood.
+    """The text in lower case, without compatibility forms and invisible characters, and the place of each of its
+    characters in the original.
     """
     folded: list[str] = []
     places: list[int] = []

@@ -37,8 +37,8 @@ CALL_TOTAL_S = 600.0  # large images at high quality take minutes (section 1)
 MAX_BYTES_PER_IMAGE = 48 * 1024 * 1024  # 4K as PNG, in base64
 MAX_ENVELOPE_BYTES = 1024 * 1024
 
-# Ours to set, or unknown to the reader of the answer (streams), or refused by GPT models (section 3).
-_NOT_IN_FORMS = frozenset({"moderation", "style"})  # section 4.1
+# Settings of generations that edits do not have (section 4.1).
+_NOT_IN_FORMS = frozenset({"moderation", "style"})
 
 
 class Config(AccountConfig):
@@ -73,8 +73,8 @@ class Config(AccountConfig):
 def build_submit(order: UpstreamOrder) -> WireRequest:
     """Generations as JSON, anything with an image as a multipart edit (sections 3 and 4).
 
-    ``n`` is sent above one only, and ``response_format`` never: GPT image models refuse it.
-    Raises: RequestRefused.
+    ``n`` is sent only above one, and ``response_format`` never: GPT image models refuse it.
+    Raises: RequestRefused for a mask that is not PNG, or a field in ``extra`` that Darkroom sets itself.
     """
     if order.mask is not None and order.mask.mime != "image/png":
         raise RequestRefused("mask_not_png", "the mask needs an alpha channel, as PNG")
@@ -99,8 +99,8 @@ def build_submit(order: UpstreamOrder) -> WireRequest:
 def read_cost(answer: Mapping[str, Any], prices: TokenPrices | None) -> ReportedCost | None:
     """What the call cost, by the tokens of its answer (section 3).
 
-    Money only where all of them are told apart by kind and have a price: no one tells how much
-    cheaper cached tokens are, and an SVG's author is billed by another model.
+    Money only where every kind is counted and has a price: how much cheaper cached tokens are is not
+    documented, and an SVG is also billed by another model.
     """
     told = usage.counts(answer.get("usage"))
     usd = None if "svg_usage" in answer else usage.price_usd(_tokens(told), prices)
@@ -127,7 +127,7 @@ class OpenAi(UpstreamAccount[Config], OneAnswer):
     submit_timeout_s = CALL_TOTAL_S
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Make the images; blocks until they are there."""
+        """Make the images; blocks until they are there. Raises: ProviderError."""
         max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_IMAGE
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
         if not 200 <= answer.status < 300:

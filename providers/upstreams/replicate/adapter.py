@@ -57,7 +57,7 @@ from providers.upstreams.replicate.requests import (
 
 NAME: Final = "replicate"
 DEFAULT_BASE_URL: Final = "https://api.replicate.com/v1"
-RESULT_HOST: Final = "replicate.delivery"  # and below it (section 3, Expiry)
+RESULT_HOST: Final = "replicate.delivery"  # and its subdomains (section 3, Expiry)
 
 UPLOADS_TOTAL_S = 60.0  # for all images of an order
 CREATE_TOTAL_S = 60.0
@@ -65,7 +65,7 @@ LOOK_TOTAL_S = 15.0
 CANCEL_AFTER: Final = "30m"  # the catalogue's deadline_s, and the longest the server runs anything (section 3)
 VISIBLE_WITHIN_S = 60.0  # a prediction just made may be answered with 404 for some seconds (section 4)
 MAX_SMALL_ANSWER_BYTES = 1024 * 1024
-MAX_ANSWER_BYTES = 64 * 1024 * 1024  # inputs and outputs may stand in it as data URLs
+MAX_ANSWER_BYTES = 64 * 1024 * 1024  # may contain inputs and outputs as data URLs
 
 
 class Config(AccountConfig):
@@ -107,7 +107,7 @@ class Replicate(UpstreamAccount[Config], WithoutText):
         self._paid = UpstreamSession(self.base_url, create_headers, outgoing, fresh=True)
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Upload what is large, then make the prediction. Nothing is bought before the last request."""
+        """Upload what is large, then make the prediction. Only the last request buys. Raises: ProviderError."""
         request = build_submit(order, self._uploaded(inputs_to_upload(order)))
         answer = self._paid.send(request, total_s=CREATE_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:  # 201, or 202 where it has not begun
@@ -120,7 +120,7 @@ class Replicate(UpstreamAccount[Config], WithoutText):
         return state if isinstance(state, Finished) else Accepted(upstream_id)
 
     def _uploaded(self, images: Sequence[InputImage]) -> dict[InputImage, str]:
-        """Where each image is now. Raises NotRun, RequestRefused, Misconfigured."""
+        """The links of the uploaded images. Raises: NotRun, RequestRefused, Misconfigured."""
         ends_at = monotonic() + UPLOADS_TOTAL_S
         links = {}
         for image in images:
@@ -144,7 +144,10 @@ class Replicate(UpstreamAccount[Config], WithoutText):
         return link
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
-        """Look at the prediction by its id; ``urls.get`` is never followed, so the token stays here."""
+        """Look at the prediction by its id; ``urls.get`` is never followed, so the token goes nowhere else.
+
+        Raises: ProviderError.
+        """
         upstream_id = _known_id(call)
         answer = self._session.send(build_check(upstream_id), total_s=LOOK_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if answer.status == 404 and problem_words(json_object(answer.body)) and call.is_older_than(VISIBLE_WITHIN_S):
@@ -155,11 +158,11 @@ class Replicate(UpstreamAccount[Config], WithoutText):
         return check_each(self.check, calls)
 
     def cancel(self, call: CallRef) -> CancelOutcome:
-        """Ask for the end (section 5). Only a prediction that says so itself counts as stopped."""
+        """Cancel (section 5). Only a prediction that says so itself counts as stopped. Raises: NotRun, Uncertain."""
         request = build_cancel(_known_id(call))
         answer = self._session.send(request, total_s=LOOK_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if answer.status in {400, 409, 422}:
-            return CancelOutcome.TOO_LATE  # what a cancel of an ended prediction is answered with is not known
+            return CancelOutcome.TOO_LATE  # the answer to a cancel of an ended prediction is not documented
         match prediction_in(answer, _known_id(call)).get("status"):
             case "canceled" | "aborted":
                 return CancelOutcome.STOPPED
@@ -168,12 +171,18 @@ class Replicate(UpstreamAccount[Config], WithoutText):
         raise NotRun("upstream_broken_answer", "the cancel is not confirmed")
 
     def lookup(self, call: CallRef, since: datetime, order: UpstreamOrder) -> list[Accepted]:  # noqa: ARG002
-        """Predictions since then with our callback URL, or else those of this model with the very same input."""
+        """Predictions since then with our callback URL, or else those of this model with the same input.
+
+        Raises: NotRun, Uncertain.
+        """
         candidates = Predictions(self._session).like(order, since)
         return [Accepted(upstream_id) for upstream_id in map(id_of, candidates) if upstream_id]
 
     def download(self, url: str) -> bytes:
-        """Fetch an output without the token, from Replicate's own file host or a trusted origin alone."""
+        """The bytes of an output, read without the token, only from Replicate's file host or a trusted origin.
+
+        Raises: NotRun, Failed.
+        """
         if not self._is_result_origin(url):
             raise Failed("result_url_refused", "not a host of Replicate's files", retryable=False, billed=True)
         return results.download(url, self._links)

@@ -1,4 +1,4 @@
-"""What Replicate's answers mean: a prediction's state, its images in every form, its errors at both levels.
+"""What Replicate's answers mean: a prediction's state, its images in every form, its errors and those of calls.
 
 Source: providers/upstreams/replicate/CONTRACT.md (spec of 2026-04-09, clients read 2026-11-20); sections are named
 where used.
@@ -26,6 +26,7 @@ from providers.errors import (
 from providers.http.client import HttpResponse
 from providers.reported_cost import ReportedCost
 from providers.shared import usage
+from providers.shared.looks import as_not_run
 from providers.shared.reading import image_bytes, json_object
 from providers.shared.redaction import redact
 from providers.shared.retry_after import MAX_RETRY_AFTER_S, retry_after_s
@@ -33,7 +34,7 @@ from providers.shared.statuses import by_status
 
 MAX_LINKS = 64
 MAX_DEPTH = 8
-MAX_LOG_CHARS = 4000  # of the end of a log, where its latest word stands
+MAX_LOG_CHARS = 4000  # of the end of a log
 _LINKS = ("https:", "http:", "data:")  # of http: only trusted origins are fetched (providers/shared/results.py)
 _PROGRESS = re.compile(r"^\s*(\d{1,3})%\s*\|.*\|\s*\d+/\d+")  # a line of tqdm (section 3)
 _SEED = re.compile(r"Using seed: (\d{1,18})\b")
@@ -45,14 +46,18 @@ MAX_SEED = 2**63 - 1
 
 
 def id_of(prediction: Mapping[str, Any] | None) -> str | None:
+    """The id of a prediction, or None where there is no usable one."""
     found = (prediction or {}).get("id")
     return found if isinstance(found, str) and 0 < len(found) <= 128 else None
 
 
 def object_in(answer: HttpResponse) -> dict[str, Any]:
-    """The JSON of a look. Raises NotRun for an answer other than 2xx, Uncertain for one without an object."""
+    """The JSON object in the answer to a look.
+
+    Raises: NotRun for an answer other than 2xx; Uncertain for one without an object.
+    """
     if not 200 <= answer.status < 300:
-        raise failed_look(classify(answer.status, answer.headers, answer.body))
+        raise as_not_run(classify(answer.status, answer.headers, answer.body))
     found = json_object(answer.body)
     if found is None:
         raise Uncertain("upstream_broken_answer", "not a JSON object")
@@ -60,6 +65,7 @@ def object_in(answer: HttpResponse) -> dict[str, Any]:
 
 
 def prediction_in(answer: HttpResponse, upstream_id: str) -> dict[str, Any]:
+    """The prediction of this id in the answer to a look. Raises: NotRun, Uncertain."""
     prediction = object_in(answer)
     if prediction.get("id") != upstream_id:
         raise Uncertain("upstream_broken_answer", "not the prediction that was asked for")
@@ -67,7 +73,7 @@ def prediction_in(answer: HttpResponse, upstream_id: str) -> dict[str, Any]:
 
 
 def read_prediction(prediction: Mapping[str, Any]) -> Finished | Running:
-    """What a prediction object says (section 3). Raises ProviderError for one that ended without an image.
+    """The state of a prediction (section 3). Raises: ProviderError for one that ended without an image.
 
     Fields may be absent as well as null. An unknown status counts as running: the call has its own deadline.
     """
@@ -91,7 +97,7 @@ def _finished(prediction: Mapping[str, Any]) -> Finished:
     if images:
         return Finished(images, cost)
     if prediction.get("data_removed") is True:
-        # One hour after the end (section 3, Expiry). It was billed; ordering it again would buy it twice.
+        # One hour after the end (section 3, Expiry). It was billed: a new order would buy it twice.
         raise Failed("result_gone", "succeeded, and the data are removed", retryable=False, billed=True, cost=cost)
     if output == []:
         # The filter of the open models drops what it flags (section 3, Output forms).
@@ -100,7 +106,7 @@ def _finished(prediction: Mapping[str, Any]) -> Finished:
 
 
 def cost_in(prediction: Mapping[str, Any]) -> ReportedCost | None:
-    """The seconds and images that are billed. No answer names money, and no model tells the price of a second."""
+    """The seconds and images that are billed. No answer names money, and the price of a second is not known."""
     return usage.reported(usage.counts(prediction.get("metrics")))
 
 
@@ -127,7 +133,7 @@ def _links(output: object, depth: int) -> Iterator[str]:
 
 
 def _seed(prediction: Mapping[str, Any]) -> int | None:
-    """The seed of the run as its log tells it, else the one that was asked for."""
+    """The seed of the run from its log, else the requested one."""
     logs, given = prediction.get("logs"), prediction.get("input")
     told = _SEED.search(logs[:MAX_LOG_CHARS]) if isinstance(logs, str) else None
     if told:
@@ -137,7 +143,7 @@ def _seed(prediction: Mapping[str, Any]) -> int | None:
 
 
 def _progress(logs: object) -> float | None:
-    """Only tqdm's lines tell how far it is; the last one counts."""
+    """The share in the last of tqdm's lines; nothing else reports progress."""
     if not isinstance(logs, str):
         return None
     lines = re.split(r"[\r\n]", logs[-MAX_LOG_CHARS:])
@@ -146,7 +152,7 @@ def _progress(logs: object) -> float | None:
 
 
 def _text(value: object) -> str:
-    """The type of ``error`` is open: what is no text is shown as JSON."""
+    """``error`` as a text: its type is not documented, so anything but a text becomes JSON."""
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False)
@@ -167,7 +173,10 @@ _FAILURES: Final[tuple[tuple[str, _Judge], ...]] = (  # section 7; the first tha
         r"nsfw|flagged as sensitive|\(e005\)|content policy",
         lambda detail, cost: ContentRefused(detail=detail, cost=cost),
     ),
-    (r"\be1001\b", _failed("upstream_failed", retryable=False)),  # out of memory: the same order would be again
+    (
+        r"\be1001\b",
+        _failed("upstream_failed", retryable=False),
+    ),  # out of memory: the same order would fail again
     (r"\be6716\b", _failed("upstream_timeout", retryable=True)),
     (r"\be4875\b", lambda detail, _cost: Misconfigured("upstream_misconfigured", detail)),  # our webhook was empty
     (r"\(code: pa\)", _failed("upstream_restarted", retryable=True)),
@@ -177,7 +186,7 @@ _FAILURES: Final[tuple[tuple[str, _Judge], ...]] = (  # section 7; the first tha
 
 
 def classify_failure(text: str, cost: ReportedCost | None = None) -> ProviderError:
-    """The error of a prediction, which is free text; what it ran may be billed all the same."""
+    """The error of a prediction, from free text; the time it ran may be billed."""
     lowered = text[:4000].lower()
     error = next(error for pattern, error in _FAILURES if re.search(pattern, lowered))
     return error(redact(text), cost)
@@ -193,13 +202,13 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderEr
     message = " ".join(words)
     detail = redact(f"HTTP {status} {message}")
     if status == 422 and "invalid version" in title.lower():
-        # Also said where billing is not set up, or the token may not use the model.
+        # Also the answer where billing is not set up, or the token may not use the model.
         return UnknownModel("upstream_model_unknown", detail)
     return by_status(status, detail, wait_s=_throttled_s(headers, message) if status == 429 else None)
 
 
 def classify_create(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
-    """Like :func:`classify`, for the answer to a submit: there a 404 in Replicate's own form names the model."""
+    """Like :func:`classify`, for the answer to a submit: there a 404 in Replicate's own form is about the model."""
     error = classify(status, headers, body)
     if status == 404 and problem_words(json_object(body)):
         return UnknownModel("upstream_model_unknown", error.detail)
@@ -207,19 +216,14 @@ def classify_create(status: int, headers: Mapping[str, str], body: bytes) -> Pro
 
 
 def unpaid(error: ProviderError) -> ProviderError:
-    """The same fault of a step that buys nothing, such as an upload: what is uncertain there surely did not run."""
+    """The error of a step that buys nothing, such as an upload: where it is uncertain, nothing was bought."""
     if isinstance(error, RequestRefused | Misconfigured | NotRun):
         return error
-    return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
-
-
-def failed_look(error: ProviderError) -> NotRun:
-    """An error met while looking says nothing about the prediction."""
-    return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
+    return as_not_run(error)
 
 
 def problem_words(problem: Mapping[str, Any] | None) -> list[str]:
-    """The texts of a problem document, the title first; empty where it is none."""
+    """The texts of a problem document, the title first; empty if it is not one."""
     found = ((problem or {}).get(name) for name in ("title", "detail", "error"))
     return [text for text in found if isinstance(text, str) and text]
 

@@ -19,18 +19,18 @@ from providers.upstreams.replicate.requests import build_list, inputs_to_upload,
 LIST_TOTAL_S = 30.0
 MAX_PAGES = 50  # of a hundred predictions
 FILE_TOTAL_S = 15.0
-MAX_PAGE_BYTES = 64 * 1024 * 1024  # inputs and outputs may stand in it as data URLs
+MAX_PAGE_BYTES = 64 * 1024 * 1024  # may contain inputs and outputs as data URLs
 MAX_FILE_ANSWER_BYTES = 1024 * 1024
 
 
 class Predictions:
-    """The account's predictions, searched for those that may be an order's. Nothing is bought by it."""
+    """The account's predictions, searched for those that may be an order's. Searching buys nothing."""
 
     def __init__(self, session: UpstreamSession) -> None:
         self._session = session
 
     def like(self, order: UpstreamOrder, since: datetime) -> Iterator[Mapping[str, Any]]:
-        """Predictions since then with the order's callback URL, or else those of its model with the very same input.
+        """Predictions since then with the order's callback URL, or else those of its model with the same input.
 
         Raises: NotRun, Uncertain.
         """
@@ -47,7 +47,7 @@ class Predictions:
                 raise Uncertain("upstream_broken_answer", "no list of predictions")
             for row in filter(_is_object, rows):
                 if _made_before(row, since):
-                    return  # newest first: the pages may lead further back than was asked
+                    return  # newest first: the pages may go further back than requested
                 yield row
             query = _query_of(page.get("next"))
             if not query:
@@ -64,7 +64,7 @@ class Predictions:
 
     def _same_input(self, order: UpstreamOrder, given: object) -> bool:
         if not isinstance(given, dict):
-            return False  # gone, an hour after the end
+            return False  # removed an hour after the end
         places = {placed.field: placed for placed in placed_images(order)}
         plain = {name: value for name, value in given.items() if name not in places}
         same = self._same_upload if inputs_to_upload(order) else _same_data_url
@@ -73,7 +73,7 @@ class Predictions:
         )
 
     def _same_upload(self, image: InputImage, value: object) -> bool:
-        """Every upload gets a link of its own, so the checksum behind it decides."""
+        """Whether a link leads to the image: each upload has its own link, so the file's checksum decides."""
         return isinstance(value, str) and self._sha256_behind(value) == hashlib.sha256(image.data).hexdigest()
 
     def _sha256_behind(self, link: str) -> str | None:
@@ -84,7 +84,7 @@ class Predictions:
         request = WireRequest("GET", f"/files/{quote(file_id, safe='')}")
         answer = self._session.send(request, total_s=FILE_TOTAL_S, max_bytes=MAX_FILE_ANSWER_BYTES)
         if answer.status == 404:
-            return None  # a file lives for a day
+            return None  # a file is kept for a day
         checksums = object_in(answer).get("checksums")
         found = checksums.get("sha256") if isinstance(checksums, dict) else None
         return found if isinstance(found, str) else None
@@ -111,7 +111,7 @@ def _made_before(row: Mapping[str, Any], since: datetime) -> bool:
 
 
 def _query_of(link: object) -> str:
-    """The query of the link to the next page: only that is used, so that it leads nowhere else."""
+    """The query of the link to the next page; only that is used, so that the link leads nowhere else."""
     try:
         return urlsplit(link).query if isinstance(link, str) else ""
     except ValueError:

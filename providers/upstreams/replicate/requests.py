@@ -16,15 +16,15 @@ from providers.shared.order_fields import path_of, placed_images, reference_fiel
 
 INLINE_MAX_BYTES = 192 * 1024  # 256 KB as data URLs; above that files are uploaded (section 8)
 
-# What decides price or answer beside the catalogue's own fields (section 9); ``extra`` may not carry it.
+# Fields that decide price or answer, besides the catalogue's (section 9).
 _DECIDING = frozenset({"height", "megapixels", "num_outputs", "output_megapixels", "resolution", "version", "width"})
 
 
 def build_submit(order: UpstreamOrder, links: Mapping[InputImage, str] = MappingProxyType({})) -> WireRequest:
-    """The one request that makes a prediction (section 2). ``links``: where uploaded images are.
+    """The one request that makes a prediction (section 2). ``links``: those of uploaded images.
 
-    A path ``owner/name`` is an official model with a route of its own; of ``owner/name:<version>`` the
-    part behind the colon goes along, as the vendor's clients do it. Raises: RequestRefused.
+    A path ``owner/name`` is an official model with its own route; of ``owner/name:<version>`` the version
+    is sent, as the vendor's clients do. Raises: RequestRefused.
     """
     model, _, version = path_of(order).partition(":")
     body: dict[str, Any] = {"version": version} if version else {}
@@ -35,34 +35,37 @@ def build_submit(order: UpstreamOrder, links: Mapping[InputImage, str] = Mapping
 
 
 def plain_fields(order: UpstreamOrder) -> dict[str, Any]:
+    """The input without its images. Raises: RequestRefused."""
     refuse_extra(order.extra, _DECIDING)
     return wire_fields(order)
 
 
 def inputs_to_upload(order: UpstreamOrder) -> list[InputImage]:
-    """All images of the order, each once, if they are too large for data URLs; else none.
+    """All images of the order, each once, if together they are too large for data URLs; else none.
 
-    Counted together, because every look, list and webhook repeats the whole input.
+    Together, because every look, list and webhook repeats the whole input.
     """
     images = list(dict.fromkeys(image for placed in placed_images(order) for image in placed.images))
     return images if sum(len(image.data) for image in images) > INLINE_MAX_BYTES else []
 
 
 def build_upload(image: InputImage) -> WireRequest:
-    """A file that lives for a day and is named by its ``urls.get`` (section 8)."""
+    """The upload of a file, which is kept for a day and has its link in ``urls.get`` (section 8)."""
     name = f"input.{image.mime.partition('/')[2]}"
     return WireRequest("POST", "/files", files=[FilePart("content", name, image.mime, image.data)])
 
 
 def build_check(upstream_id: str) -> WireRequest:
+    """One look at a prediction (section 2)."""
     return WireRequest("GET", f"/predictions/{quote(upstream_id, safe='')}")
 
 
 def build_cancel(upstream_id: str) -> WireRequest:
+    """The request to stop a prediction (section 5)."""
     return WireRequest("POST", f"/predictions/{quote(upstream_id, safe='')}/cancel")
 
 
 def build_list(since: datetime) -> WireRequest:
-    """The first page of the predictions made since then, newest first."""
+    """The first page of the predictions made since then, newest first (section 4)."""
     moment = since.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return WireRequest("GET", f"/predictions?created_after={quote(moment)}")

@@ -1,9 +1,9 @@
 """Stability AI, v2beta: images, edits, upscales, control and 3D, most of them in one answer.
 
 Recovery "never" (section 4): no idempotency key and no search, so a submit whose answer is lost is
-never sent again. Two kinds of calls live side by side: most answer with the image itself; creative
-upscale and replace background answer with an id, by which ``check`` looks. Both look alike on the wire, so
-what came back decides, not the model.
+never sent again. There are two kinds of calls: most answer with the image itself; creative
+upscale and replace background answer with an id, by which ``check`` looks. Their requests look alike, so
+the answer decides, not the model.
 
 Source: providers/upstreams/stability/CONTRACT.md (v2beta, checked 2026-11-20); sections are named where used.
 """
@@ -39,7 +39,7 @@ NAME: Final = "stability"
 DEFAULT_BASE_URL: Final = "https://api.stability.ai"
 
 CALL_TOTAL_S = 300.0  # synchronous calls may take minutes (section 4)
-LOOK_TOTAL_S = 60.0  # the look that finds the image also carries it
+LOOK_TOTAL_S = 60.0  # the look that finds the image also returns it
 MAX_ANSWER_BYTES = 96 * 1024 * 1024  # the largest image we keep, in base64
 MAX_REQUEST_BYTES = 10 * 1024 * 1024  # section 5, 413
 
@@ -47,10 +47,10 @@ CREDITS_PER_USD: Final = 100  # section 6
 
 _RESULTS = "/v2beta/results/"
 _SD3 = "/v2beta/stable-image/generate/sd3"
-_ID = re.compile(r"[0-9A-Za-z_-]{1,128}")  # 64 hex digits today; it becomes a part of a path
+_ID = re.compile(r"[0-9A-Za-z_-]{1,128}")  # 64 hex digits today; it becomes part of a path
 _MADE = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"glTF")  # png, jpeg, webp, GLB
 _FILTERED = "CONTENT_FILTERED"
-_NOT_IN_EXTRA = frozenset({"mode"})  # follows from the images given
+_NOT_IN_EXTRA = frozenset({"mode"})  # follows from the images of the order
 
 
 class Config(AccountConfig):
@@ -100,13 +100,15 @@ def build_submit(order: UpstreamOrder) -> WireRequest:
     files = [file_part(placed.field, placed.field, image) for placed in placed_images(order) for image in placed.images]
     if _size_bytes(form, files) > MAX_REQUEST_BYTES:
         raise RequestRefused("upstream_too_large", "more than 10 MiB in one request")
-    # A 3D model has one form of answer and no choice of it (section 2).
+    # A 3D model has only one form of answer (section 2).
     accept = {} if order.model.output == "model_3d" else {"Accept": "image/*"}
     return WireRequest("POST", path_of(order), form=form, files=files, multipart=True, headers=accept)
 
 
 def _by_mode(fields: Mapping[str, Any], order: UpstreamOrder) -> dict[str, Any]:
-    """Without what belongs to the other mode: SD3 has a strength with an image, a ratio without (section 2)."""
+    """The fields without those of the other mode: strength needs an image, and SD3 a ratio only without one
+    (section 2).
+    """
     if not order.images:
         return {name: value for name, value in fields.items() if name != "strength"}
     if path_of(order) != _SD3:
@@ -119,7 +121,7 @@ def _size_bytes(form: Sequence[tuple[str, str]], files: Sequence[FilePart]) -> i
 
 
 def build_look(upstream_id: str) -> WireRequest:
-    """One look at an asynchronous call (section 4). Raises: ValueError for an id that is none."""
+    """One look at an asynchronous call (section 4). Raises: ValueError for an invalid id."""
     if not _ID.fullmatch(upstream_id):
         raise ValueError("not an id of this upstream")
     return WireRequest("GET", f"{_RESULTS}{upstream_id}", headers={"Accept": "*/*"})
@@ -143,7 +145,7 @@ def read_submit(answer: HttpResponse) -> Finished | Accepted:
 
 
 def documented_cost(order: UpstreamOrder) -> ReportedCost | None:
-    """What a call that is not failed costs (section 6): no answer tells it, but it is fixed for each operation.
+    """What a call costs unless it failed (section 6): no answer says it, but it is fixed for each operation.
 
     None where the catalogue knows a price for some orders only.
     """
@@ -162,16 +164,16 @@ def read_look(answer: HttpResponse, upstream_id: str) -> ResultImage | Running:
         return made
     state = json_object(answer.body) or {}
     if state.get("id") != upstream_id or "status" not in state:
-        raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} that does not tell of this call")
+        raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} that is not about this call")
     return Running(step=str(state["status"])[:64])
 
 
 def read_result(answer: HttpResponse) -> ResultImage | None:
     """The image or 3D file in an answer, in either form; None where there is none (section 3).
 
-    JSON is told by the beginning of its type, which goes on ``; type=image/png``. A filtered image is
+    JSON is recognised by the beginning of its type, which continues ``; type=image/png``. A filtered image is
     blurred and still comes with 200.
-    Raises: ContentRefused for it; Uncertain for an end of no known name.
+    Raises: ContentRefused for a filtered image; Uncertain for an unknown finish reason.
     """
     if answer.headers.get("Content-Type", "").lower().startswith("application/json"):
         found: Mapping[str, Any] = json_object(answer.body) or {}
@@ -204,7 +206,7 @@ class Stability(UpstreamAccount[Config], OneAnswer, WithoutText):
     submit_timeout_s = CALL_TOTAL_S
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Make the result, or leave the order and take its id."""
+        """Make the result, or start the call and take its id. Raises: ProviderError."""
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)
@@ -214,8 +216,9 @@ class Stability(UpstreamAccount[Config], OneAnswer, WithoutText):
     def check(self, call: CallRef) -> Finished | Running | Missing:
         """Look once at an asynchronous call; the upstream wants 10 s between two looks (section 4).
 
-        The pace is the caller's (catalogue, ``check_interval_s``). A finished result comes with its bytes
-        and with the link that :meth:`download` can read for 24 h: only a link fits in a row.
+        The interval is the caller's (catalogue, ``check_interval_s``). A finished result has its bytes and the
+        link that :meth:`download` can read for 24 h: only a link can be stored in a row.
+        Raises: ProviderError.
         """
         if call.upstream_id is None:
             return super().check(call)
@@ -230,13 +233,13 @@ class Stability(UpstreamAccount[Config], OneAnswer, WithoutText):
         return Finished([replace(found, url=f"{self.base_url}{_RESULTS}{call.upstream_id}")])
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
-        """One request each, for there is no look at many."""
+        """One request each: the API has no look at many."""
         return check_each(self.check, calls)
 
     def download(self, url: str) -> bytes:
-        """A result of our own by its id, with the key that started it; any other link without one.
+        """The bytes of a call's result, read with the key that started it, or of any other link, without it.
 
-        Raises: NotRun when another try may help; Failed for a result that is gone.
+        Raises: NotRun when another try may succeed; Failed for a result that is gone.
         """
         own = f"{self.base_url}{_RESULTS}"
         upstream_id = url.removeprefix(own)
@@ -245,7 +248,7 @@ class Stability(UpstreamAccount[Config], OneAnswer, WithoutText):
         return self._result(upstream_id)
 
     def _result(self, upstream_id: str) -> bytes:
-        """Reading a result buys nothing, so whatever goes wrong may be tried again while it is there."""
+        """The bytes of a result. Reading one buys nothing, so every failure may be tried again while it is there."""
         try:
             answer = self._look(upstream_id)
             made = read_result(answer) if answer.status == 200 else None

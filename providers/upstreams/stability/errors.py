@@ -1,4 +1,4 @@
-"""The error answers of Stability AI as our classes: by their name first, for 403 has two meanings.
+"""The error answers of Stability AI as our classes: by their name first, because 403 has two meanings.
 
 Source: providers/upstreams/stability/CONTRACT.md, section 5 (OpenAPI of v2beta, help page on rate limits), read
 2026-11-20.
@@ -23,6 +23,7 @@ from providers.errors import (
     Uncertain,
 )
 from providers.http.client import HttpResponse
+from providers.shared.looks import as_not_run
 from providers.shared.reading import json_object
 from providers.shared.redaction import redact
 from providers.shared.retry_after import retry_after_s
@@ -40,20 +41,20 @@ _BY_NAME: Final[Mapping[str, Callable[[str], ProviderError]]] = MappingProxyType
         "payload_too_large": lambda detail: RequestRefused("upstream_too_large", detail),
     }
 )
-# There is no status "failed": a call that failed says so by one of these (section 4).
+# There is no status "failed": a call that failed has one of these names (section 4).
 _ENDS_A_CALL = frozenset({"bad_request", "content_moderation"})
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """``name`` and words of an error answer; empty where there are none."""
+    """``name`` and texts of an error answer; empty where there are none."""
 
     name: str = ""
     text: str = ""
 
 
 def read_fault(body: bytes) -> Fault:
-    """The fault in v2beta's envelope, v1's, or a bare ``{"message": ...}``; errors are JSON whatever was accepted."""
+    """The fault in v2beta's envelope, v1's, or a bare ``{"message": ...}``; errors are JSON with any Accept."""
     document = json_object(body) or {}
     name, errors = document.get("name"), document.get("errors")
     texts = [text for text in errors if isinstance(text, str)] if isinstance(errors, list) else []
@@ -65,12 +66,12 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderEr
     """What an answer other than 2xx means for the one call it answers.
 
     Of the 5xx only the API's own ``internal_error`` under 500 proves that the call failed (and is free);
-    502 to 504 are a gateway's, behind which the work may go on.
+    502 to 504 come from a gateway, behind which the work may continue.
     """
     fault = read_fault(body)
     detail = redact(f"HTTP {status} {fault.name}: {fault.text}")
     if status == 429 or (status < 500 and fault.name == "rate_limit_exceeded"):
-        # By the header alone: the text speaks of the window of 10 s, which is not the time to wait.
+        # Only by the header: the text names the window of 10 s, which is not the time to wait.
         return NotRun("upstream_rate_limited", detail, retry_after_s=retry_after_s(headers) or LOCKED_OUT_S)
     if status < 500 and fault.name in _BY_NAME:
         return _BY_NAME[fault.name](detail)
@@ -80,15 +81,15 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> ProviderEr
 
 
 def classify_look(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
-    """The same while looking: only what is said of the call itself ends it, the rest is a failed look.
+    """The error of a look: only one about the call itself ends it, any other is a failed look.
 
-    A 500 may be the call's or the look's own; believing the latter costs time, the former a second purchase.
+    A 500 may be about the call or the look; assuming the look costs time, assuming the call a second purchase.
     """
     error = classify(status, headers, body)
     if status < 500 and read_fault(body).name in _ENDS_A_CALL:
         return error
     if isinstance(error, Misconfigured):
-        return NotRun(error.code, error.detail, retry_after_s=error.retry_after_s)
+        return as_not_run(error)
     if isinstance(error, NotRun):
         return error
     return Uncertain(error.code, error.detail, retry_after_s=error.retry_after_s)

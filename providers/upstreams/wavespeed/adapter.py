@@ -39,14 +39,14 @@ SUBMIT_TOTAL_S = 60.0  # the SDK's read time-outs (section 4), here for the whol
 CHECK_TOTAL_S = 30.0
 MAX_SUBMIT_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_CHECK_ANSWER_BYTES = 64 * 1024 * 1024
-MAX_HISTORY_ANSWER_BYTES = 64 * 1024 * 1024  # a hundred orders, which may hold images
+MAX_HISTORY_ANSWER_BYTES = 64 * 1024 * 1024  # a hundred orders, which may contain images
 MAX_HISTORY_PAGES = 10
 
 _OWN_LINK: Final = re.compile(rf"{API}/predictions/(?P<task>[A-Za-z0-9_-]+)/result#(?P<place>\d{{1,3}})")
 
 
 class Config(AccountConfig):
-    """One account: key, where to send it, and the name it sends along (section 1, ``X-Client-Name``)."""
+    """One account: key, where to send it, and a name of the client (section 1, ``X-Client-Name``)."""
 
     api_key: SecretStr
     base_url: str = DEFAULT_BASE_URL
@@ -86,7 +86,7 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
     submit_timeout_s = UPLOADS_TOTAL_S + SUBMIT_TOTAL_S
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Upload what has to be, then start the task. Nothing is bought before the last request."""
+        """Upload images where needed, then start the task. Only the last request buys. Raises: ProviderError."""
         links = upload(self._session, self._links, images_of(order)) if must_upload(order) else {}
         request = build_submit(order, lambda image: links.get(image.data) or data_uri(image))
         answer = self._paid.send(request, total_s=SUBMIT_TOTAL_S, max_bytes=MAX_SUBMIT_ANSWER_BYTES)
@@ -96,6 +96,7 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
         return state if isinstance(state, Finished) else Accepted(task_id)
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
+        """Look once at a task. Raises: ProviderError."""
         if call.upstream_id is None:
             raise Uncertain("upstream_cannot_look", "the task's id is not known")
         request = build_check(call.upstream_id)
@@ -115,29 +116,29 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
         return check_each(self.check, calls)  # section 4: no status call for several
 
     def cancel(self, call: CallRef) -> CancelOutcome:  # noqa: ARG002
-        """Section 2: no client and no page of the docs knows how."""
+        """Never: no client and no page of the docs has a way (section 2)."""
         return CancelOutcome.UNSUPPORTED
 
     def lookup(self, call: CallRef, since: datetime, order: UpstreamOrder) -> list[Accepted]:  # noqa: ARG002
         """Tasks of the history that may be this call.
 
-        With a callback URL that alone decides, though no source says that the history shows it: whoever asks
-        takes such a find for certain, and the webhook itself brings the id.
+        With a callback URL only that decides, because the caller takes such a candidate as certain. No source
+        says that the history shows it, but the webhook itself brings the id. Raises: NotRun, Uncertain.
         """
         is_ours = is_same_order if order.callback_url is None else has_token
         found = [item for item in self._history(order, since) if is_ours(item, order)]
         return [Accepted(wavespeed_tasks.task_id_of(item)) for item in found]
 
     def download(self, url: str) -> bytes:
-        """The bytes at a result link; a link of :meth:`_with_links` is read with the key, and it alone."""
+        """The bytes at a result link; the key goes only to links of :meth:`_with_links`. Raises: NotRun, Failed."""
         found = _OWN_LINK.fullmatch(url.removeprefix(self.base_url))
         if not url.startswith(f"{self.base_url}{API}/") or found is None:
             return results.download(url, self._links)
         return self._read_again(found["task"], int(found["place"]))
 
     def _with_links(self, done: Finished, task_id: str) -> Finished:
-        """Captions and base64 with a link to where they can be read again: between a look and the keeping of
-        what it found a worker may die, and only links outlive it.
+        """The results with links to captions and base64 too: a worker may die between a look and the storing of what
+        it found, and only links are in the row.
         """
         link = f"{self.base_url}{build_check(task_id).path}#"
         images = [
@@ -147,7 +148,7 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
         return replace(done, images=images)
 
     def _read_again(self, task_id: str, place: int) -> bytes:
-        """Raises: NotRun, Uncertain, to try again; Failed when the task is no longer known."""
+        """The bytes of one result of a task. Raises: NotRun, Uncertain (try again); Failed for an unknown task."""
         try:
             state = self.check(CallRef("", "", "", upstream_id=task_id))
         except ProviderError as error:
@@ -160,7 +161,7 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
         return data
 
     def _history(self, order: UpstreamOrder, since: datetime) -> list[Mapping[str, Any]]:
-        """Every task of the order's model since then, as far as the pages go. Raises: NotRun, Uncertain."""
+        """The tasks of the order's model since then, at most ``MAX_HISTORY_PAGES`` pages. Raises: NotRun, Uncertain."""
         items: list[Mapping[str, Any]] = []
         for page in range(1, MAX_HISTORY_PAGES + 1):
             data = self._ask(build_history(order, since, page), MAX_HISTORY_ANSWER_BYTES)
@@ -173,7 +174,7 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
         return items
 
     def _ask(self, request: WireRequest, max_bytes: int = MAX_SUBMIT_ANSWER_BYTES) -> Any:
-        """The data of an answer to a question that buys nothing. Raises: NotRun, Uncertain."""
+        """The data of the answer to a request that buys nothing. Raises: NotRun, Uncertain."""
         answer = self._session.send(request, total_s=CHECK_TOTAL_S, max_bytes=max_bytes)
         try:
             return wavespeed_tasks.read_data(answer)

@@ -27,11 +27,11 @@ def build_history(order: UpstreamOrder, since: datetime, page: int) -> WireReque
 
 
 def is_same_order(item: Mapping[str, Any], order: UpstreamOrder) -> bool:
-    """Whether a task of the history was made by this very input.
+    """Whether a task of the history was made by the same input.
 
-    Everything we sent has to be there unchanged, each image as the same data URI or as a link that ends
-    in its :func:`file_name`; what the upstream added may only be a default. An item that does not tell its
-    input is no candidate: delivering somebody else's image is worse than delivering none.
+    Everything that was sent must be there unchanged, each image as the same data URI or as a link that ends
+    in its :func:`file_name`; fields that the upstream added must be defaults. An item without its input is
+    no candidate: delivering another order's image is worse than delivering none.
     """
     told = item.get("input")
     if item.get("model") != path_of(order) or not isinstance(told, dict):
@@ -75,5 +75,5 @@ def _is_default(order: UpstreamOrder, field: str, value: object) -> bool:
 
 
 def has_token(item: Mapping[str, Any], order: UpstreamOrder) -> bool:
-    """Whether the item shows the callback URL of this very call, under whatever name."""
+    """Whether the item has the callback URL of this call, in any of its fields."""
     return order.callback_url is not None and order.callback_url in item.values()

@@ -16,7 +16,7 @@ from providers.shared.order_fields import path_of, placed_images, reference_fiel
 API: Final = "/api/v3"
 # Above this the images of a call are uploaded: no source says how large a body may be.
 MAX_INLINE_BYTES = 1024 * 1024
-# Decide how many are bought, or how we get to know of them. Sync mode is not for workers (section 3).
+# Fields that decide how many images are bought, or how they are returned. Sync mode is not used (section 3).
 _OURS: Final = frozenset({"enable_sync_mode", "enable_base64_output", "max_images", "num_images", "mask_image"})
 _EXTENSIONS: Final = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
@@ -33,18 +33,18 @@ def build_submit(order: UpstreamOrder, spelled: Spelled = data_uri) -> WireReque
 
 
 def build_input(order: UpstreamOrder, spelled: Spelled) -> dict[str, Any]:
-    """Raises: RequestRefused."""
+    """The model's input, images included. Raises: RequestRefused."""
     refuse_extra(order.extra, _OURS)
     return {**wire_fields(order), **reference_fields(order, spelled)}
 
 
 def images_of(order: UpstreamOrder) -> list[InputImage]:
-    """Every image that goes along, in the order of its fields."""
+    """Every image of the order, in the order of the fields."""
     return [image for placed in placed_images(order) for image in placed.images]
 
 
 def must_upload(order: UpstreamOrder) -> bool:
-    """Whether the images go by upload: the model takes no data URI, or they are too large for a body."""
+    """Whether the images are uploaded: the model takes no data URI, or they are too large for a body."""
     images = images_of(order)
     inline_bytes = sum(len(image.data) for image in images)
     takes_inline = "data_uri" in order.model.inputs.image_encoding and inline_bytes <= MAX_INLINE_BYTES
@@ -52,10 +52,10 @@ def must_upload(order: UpstreamOrder) -> bool:
 
 
 def file_name(image: InputImage) -> str:
-    """Named by its content, so that an upload can be recognised in the history, and after nobody's file."""
+    """The name of an upload: from the content alone, so that it is recognised in the history and reveals nothing."""
     return f"{hashlib.sha256(image.data).hexdigest()[:32]}.{_EXTENSIONS.get(image.mime, 'bin')}"
 
 
 def build_check(task_id: str) -> WireRequest:
-    """Built from the id, as the SDK does: a link in an answer is never followed with the key (section 2)."""
+    """One look at a task, by its id as in the SDK: a link in an answer is never followed with the key (section 2)."""
     return WireRequest("GET", f"{API}/predictions/{quote(task_id, safe='')}/result")

@@ -1,4 +1,4 @@
-"""Uploading images that are too large for a request, or that a model takes by link only (CONTRACT.md section 2)."""
+"""Uploading images that are too large for a request, or that a model takes only as links (CONTRACT.md section 2)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def build_ticket(image: InputImage) -> WireRequest:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Where to put an image, with which headers, and the link under which models find it."""
+    """Where to put an image, with which headers, and the link at which models read it."""
 
     put_url: str
     headers: Mapping[str, str]
@@ -38,7 +38,9 @@ class Ticket:
 
 
 def read_ticket(data: object) -> Ticket:
-    """Raises: Uncertain for a ticket that cannot be used; the SDKs refuse any method but PUT (section 2)."""
+    """The upload ticket in an answer. Raises: Uncertain if it cannot be used; the SDKs too refuse any method but PUT
+    (section 2).
+    """
     match data:
         case {"download_url": str(link), "upload": {"method": "PUT" | "put", "url": str(url), **rest}} if link:
             return Ticket(url, _texts(rest.get("headers") or {}), link)

@@ -1,4 +1,4 @@
-"""xAI's Imagine models, and chat for prompt enhancement: OpenAI's paths with a body of xAI's own.
+"""xAI's Imagine models, and chat for prompt enhancement: OpenAI's paths with xAI's own bodies.
 
 Recovery "never" (section 5): one call is one answer, without an id or an idempotency key, and a call
 whose caller has left is still billed. A lost answer is never sent for again.
@@ -38,7 +38,7 @@ MAX_BYTES_PER_IMAGE = 32 * 1024 * 1024  # 4 MP as PNG, in base64
 MAX_ENVELOPE_BYTES = 1024 * 1024
 MAX_IMAGES_BYTES = 19 * 1024 * 1024  # in data URLs; with the words below the 20 MiB of the vendor's client (section 4)
 
-# Other spellings of what Darkroom sets, and what would publish or keep the images (sections 3 and 4).
+# Other spellings of what Darkroom sets, and fields that would publish or store the images (sections 3 and 4).
 _NOT_IN_EXTRA = frozenset({"file_id", "image_url", "storage_options"})
 
 
@@ -52,7 +52,7 @@ class Config(AccountConfig):
     @field_validator("base_url")
     @classmethod
     def _is_absolute(cls, value: str) -> str:
-        """With or without the version, which the paths bring along."""
+        """With or without the version, which is part of the paths."""
         origin_of(value)
         return value.rstrip("/").removesuffix("/v1")
 
@@ -78,7 +78,7 @@ class Config(AccountConfig):
 def build_submit(order: UpstreamOrder) -> WireRequest:
     """Always JSON: generations, or edits for anything with an image, which generations would bill and ignore.
 
-    Bytes are asked for, not links: those die after a time nobody states (section 3).
+    Bytes are requested, not links: how long those are valid is not documented (section 3).
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or for too many bytes.
     """
     refuse_extra(order.extra, _NOT_IN_EXTRA)
@@ -86,7 +86,7 @@ def build_submit(order: UpstreamOrder) -> WireRequest:
     if not order.images:
         return WireRequest("POST", "/v1/images/generations", json=body)
     if len(order.images) == 1:
-        body.pop("aspect_ratio", None)  # the image given decides (section 4)
+        body.pop("aspect_ratio", None)  # the image decides (section 4)
     return WireRequest("POST", "/v1/images/edits", json=body | _images(order))
 
 
@@ -108,26 +108,26 @@ def _images(order: UpstreamOrder) -> dict[str, Any]:
 
 
 def read_images(body: bytes, base_url: str) -> list[ResultImage]:
-    """The images of a 200, at least one; what moderation kept back is left out (section 3).
+    """The images of a 200, at least one, without those that moderation withheld (section 3).
 
-    Raises: ContentRefused when it kept back all; Uncertain for an answer in another form.
+    Raises: ContentRefused when it withheld all; Uncertain for an answer in another form.
     """
     answer = json_object(body) or {}
     items = answer.get("data")
     if not isinstance(items, list):
-        raise Uncertain("upstream_broken_answer", "no list of pictures")
+        raise Uncertain("upstream_broken_answer", "no list of images")
     passed = [item for item in items if not _is_withheld(item)]
     images = results.read_images(passed, base_url)
     if images:
         return images
     if passed:
         raise Uncertain("upstream_broken_answer", "an image that cannot be read")
-    detail = "moderation kept every image back"
+    detail = "moderation withheld every image"
     raise ContentRefused(detail=detail, stage="output", charged=was_billed(answer), cost=cost_of(answer))
 
 
 def _is_withheld(item: object) -> bool:
-    """Kept back by moderation: said so, beside a placeholder perhaps, or neither link nor bytes (section 7)."""
+    """Whether moderation withheld it: marked so, perhaps with a placeholder, or without link and bytes (section 7)."""
     if not isinstance(item, dict):
         return False
     return item.get("respect_moderation") is False or not (item.get("url") or item.get("b64_json"))
@@ -144,7 +144,7 @@ class Xai(UpstreamAccount[Config], OneAnswer):
     submit_timeout_s = CALL_TOTAL_S
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Make the images; blocks until they are there."""
+        """Make the images; blocks until they are there. Raises: ProviderError."""
         max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_IMAGE
         answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
         if not 200 <= answer.status < 300:

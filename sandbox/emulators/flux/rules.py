@@ -12,10 +12,12 @@ from urllib.parse import urlsplit
 from flask import Response
 
 from sandbox.drawing.images import dimensions
+from sandbox.emulators.field_lists import schema_of
 from sandbox.plumbing.calls import WireError, json_answer
 from sandbox.plumbing.inputs import BadInput, image_in_base64
-from sandbox.plumbing.validation import Problem, Schema, closed, load_yaml
+from sandbox.plumbing.validation import Problem, Schema, load_yaml
 
+_DATA = load_yaml(__file__, "schemas.yaml")
 MEGAPIXEL = 2**20
 FLUX_2_AREA_MAX_PX = 4 * MEGAPIXEL
 INPUT_AREA_MAX_PX, INPUT_BYTES_MAX = 20_000_000, 20 * 2**20
@@ -114,11 +116,11 @@ class Model:
     name: str
     schema: Schema
     size: str
-    price: float
-    price_per_mp: float
-    prices: Mapping[str, float]
-    file_format: str
-    active_max: int
+    price: float = 0.0
+    price_per_mp: float = 0.0
+    prices: Mapping[str, float] = field(default_factory=dict)
+    file_format: str = "jpeg"
+    active_max: int = ACTIVE_MAX
 
     @property
     def image_fields(self) -> list[str]:
@@ -126,23 +128,12 @@ class Model:
         return [name for name, part in self.schema.properties.items() if "x-image" in part and name != "mask"]
 
 
-def _model(name: str, entry: Mapping[str, Any]) -> Model:
-    body = closed(entry["properties"], entry.get("required", ()))
-    return Model(
-        name=name,
-        schema=Schema(body, checks=_CHECKS, first=("required",), by="request"),
-        size=entry["x-size"],
-        price=entry.get("x-price", 0.0),
-        price_per_mp=entry.get("x-price-per-mp", 0.0),
-        prices=entry.get("x-prices", {}),
-        file_format=entry.get("x-format", "jpeg"),
-        active_max=entry.get("x-active-max", ACTIVE_MAX),
-    )
+def _model(name: str, takes: list[Any], **facts: Any) -> Model:
+    document = schema_of(takes, _DATA["fields"])
+    return Model(name, Schema(document, checks=_CHECKS, first=("required",), by="request"), **facts)
 
 
-MODELS: Mapping[str, Model] = {
-    name: _model(name, entry) for name, entry in load_yaml(__file__, "schemas.yaml")["models"].items()
-}
+MODELS = {name: _model(name, **entry) for name, entry in _DATA["models"].items()}
 
 
 # ---------------------------------------------------------------- orders

@@ -119,7 +119,7 @@ def _candidate(order: ImageOrder, fate: Script) -> dict[str, Any]:
         return _without_image(order, fault.value)
     content: dict[str, Any] = {"role": "model"}
     if not fate.get("empty"):
-        words = [{"text": "Here is your picture."}] if order.wants_text else []
+        words = [{"text": "Here is your image."}] if order.wants_text else []
         drawn = {"inlineData": _inline(order.first, fate), "thoughtSignature": _SIGNATURE}
         content["parts"] = [*_thoughts(order, fate), *words, drawn]
     return {"index": 0, "finishReason": "STOP", "content": content}

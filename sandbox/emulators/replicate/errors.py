@@ -1,39 +1,16 @@
-"""Replicate's problem documents (section 7 of the contract), and those that have a fixed text."""
+"""Replicate's problem documents (section 7 of the contract); what they say is in ``errors.yaml``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flask import Response
 
 from sandbox.markers import Fault
 from sandbox.plumbing.calls import WireError, html_answer, json_answer
+from sandbox.plumbing.validation import Problem as Misfit
+from sandbox.plumbing.validation import json_type, load_yaml
 
-FLAGGED = "The input or output was flagged as sensitive. Please try again with different inputs. (E005)"
-INTERRUPTED = "Prediction interrupted; please retry (code: PA)"
-# What ``fail=`` may name, next to any text of its own.
-FAILURES = {
-    "": "The model stopped without a word of reason",
-    "policy": FLAGGED,
-    "moderation": FLAGGED,
-    "nsfw": "NSFW content detected. Try running it again, or try a different prompt.",
-    "oom": "CUDA out of memory (E1001)",
-    "unknown": "Something went wrong (E1000)",
-    "start": "Prediction timed out while starting (E6716)",
-    "webhook": "Webhook URL is empty (E4875)",
-    "upstream": "Upstream trouble (E8765)",
-}
-_NO_VERSION = "The specified version does not exist (or perhaps you don't have permission to use it?)"
-# By status: title and detail. The wait of a 429 stands in the words alone.
-_SAID = {
-    401: ("Unauthenticated", "You did not pass a valid authentication token"),
-    402: (
-        "Insufficient credit",
-        "You have insufficient credit to run this model. Go to the billing page to purchase credit.",
-    ),
-    403: ("", "The token may not do this"),
-    404: ("", "The requested resource could not be found."),
-    422: ("Invalid version or not permitted", _NO_VERSION),
-    429: ("", "Request was throttled. Your rate limit resets in ~30s."),
-}
+_SAID = load_yaml(__file__, "errors.yaml")
+FAILURES: Mapping[str, str] = _SAID["failures"]
 
 
 class Problem(WireError):  # noqa: N818 - the name of the standard for such documents
@@ -42,7 +19,7 @@ class Problem(WireError):  # noqa: N818 - the name of the standard for such docu
     def __init__(
         self, status: int, detail: str = "", *, title: str = "", invalid_fields: Sequence[dict[str, str]] = ()
     ) -> None:
-        usual_title, usual_detail = _SAID.get(status, ("", f"Scripted by the sandbox: HTTP {status}."))
+        usual_title, usual_detail = _SAID["statuses"].get(status, ("", f"Scripted by the sandbox: HTTP {status}."))
         super().__init__(detail or usual_detail)
         self.status, self.invalid_fields = status, list(invalid_fields)
         self.title = title if detail else usual_title
@@ -64,6 +41,18 @@ def invalid(faults: Sequence[tuple[str, str]], *, place: str = "") -> Problem:
         for each in named
     )
     return Problem(422, "".join(lines), title="Input validation failed", invalid_fields=named)
+
+
+def worded(misfit: Misfit) -> str:
+    """What Replicate says of one field."""
+    keyword, limit = misfit.keyword, misfit.limit
+    if keyword == "type" and misfit.top in ("input", "version"):
+        keyword = "required"  # what a body cannot do without is missing, whatever is there instead
+    if keyword not in _SAID["fields"]:
+        return misfit.message
+    listed = ", ".join(map(str, limit)) if isinstance(limit, list) else ""
+    said: str = _SAID["fields"][keyword]
+    return said.format(name=misfit.top, limit=limit, given=json_type(misfit.value), listed=listed)
 
 
 def _kind(text: str) -> str:

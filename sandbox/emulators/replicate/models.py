@@ -11,10 +11,10 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from sandbox.emulators.replicate.errors import invalid
+from sandbox.emulators.replicate.errors import invalid, worded
 from sandbox.plumbing import webhooks
 from sandbox.plumbing.validation import Problem as Misfit
-from sandbox.plumbing.validation import Schema, closed, json_type, load_yaml
+from sandbox.plumbing.validation import Schema, closed, load_yaml
 
 _FORMS = load_yaml(__file__, "schemas.yaml")
 DEPLOYMENTS: Mapping[str, str] = _FORMS["deployments"]
@@ -98,29 +98,12 @@ def check_input(model: Model, given: Mapping[str, Any]) -> None:
     _refuse(model.schema.problems(given), place="input")
 
 
-def _refuse(problems: list[Misfit], *, place: str) -> None:
+def _refuse(misfits: list[Misfit], *, place: str) -> None:
     faults: dict[str, str] = {}
-    for problem in problems:
-        faults.setdefault(problem.top, _worded(problem))
+    for misfit in misfits:
+        faults.setdefault(misfit.top, worded(misfit))
     if faults:
         raise invalid(list(faults.items()), place=place)
-
-
-def _worded(problem: Misfit) -> str:
-    """What Replicate says of one field."""
-    name, limit = problem.top, problem.limit
-    if problem.keyword in ("required", "minLength") or name in ("input", "version"):
-        return f"{name} is required"
-    said = {
-        "additionalProperties": f"Additional property {name} is not allowed",
-        "type": f"Invalid type. Expected: {limit}, given: {json_type(problem.value)}",
-        "enum": f"must be one of the following: {', '.join(map(str, limit)) if isinstance(limit, list) else limit}",
-        "minimum": f"Must be greater than or equal to {limit}",
-        "maximum": f"Must be less than or equal to {limit}",
-        "multipleOf": f"Must be a multiple of {limit}",
-        "maxItems": f"Array must have at most {limit} items",
-    }
-    return said.get(problem.keyword, problem.message)
 
 
 def model_of(path: str) -> Model | None:

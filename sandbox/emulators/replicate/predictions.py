@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sandbox.drawing.images import CONTENT_TYPES, Recipe
-from sandbox.emulators.replicate.errors import FAILURES, FLAGGED, INTERRUPTED, invalid
+from sandbox.emulators.replicate.errors import FAILURES, invalid
 from sandbox.emulators.replicate.models import Model
 from sandbox.faults import Script
 from sandbox.plumbing.tasks import Ending, Standing, Task
@@ -90,11 +90,11 @@ def ending_for(fate: Script) -> Ending:
     if fault is None:
         return Ending("succeeded")
     errors = {
-        "refuse": FLAGGED,
+        "refuse": FAILURES["policy"],
         "fail": FAILURES.get(fault.value, fault.value.replace("_", " ")),
         "timeout": FAILURES["start"],
-        "restart": INTERRUPTED,
-        "never": "Prediction exceeded the longest run of 30 minutes",
+        "restart": FAILURES["interrupted"],
+        "never": FAILURES["longest_run"],
     }
     return Ending("failed", errors[fault.name])
 

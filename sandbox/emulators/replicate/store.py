@@ -9,7 +9,7 @@ from sandbox.bounded import BoundedStore
 from sandbox.drawing.bad_files import IMAGE_FAULTS
 from sandbox.drawing.images import NotAnImage, Recipe
 from sandbox.emulators.replicate import hooks
-from sandbox.emulators.replicate.errors import INTERRUPTED
+from sandbox.emulators.replicate.errors import FAILURES
 from sandbox.emulators.replicate.images import inputs_of, recipe_for
 from sandbox.emulators.replicate.predictions import (
     RETENTION_S,
@@ -79,7 +79,7 @@ class ReplicateStore(TaskStore[Prediction]):
     def interrupted(self, task: Prediction) -> Ending:
         """How a restart ends a prediction."""
         del task
-        return Ending("failed", INTERRUPTED)
+        return Ending("failed", FAILURES["interrupted"])
 
     def make(self, asked: Asked, fate: Script, *, owner: str, root_url: str) -> Prediction:
         """Accept a prediction. Raises Problem where an image that goes in cannot be used."""

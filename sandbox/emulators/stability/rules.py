@@ -10,8 +10,10 @@ from typing import Any
 from flask import request
 
 from sandbox.drawing.images import NotAnImage, check, dimensions
-from sandbox.plumbing.validation import Problem, Schema, closed, load_yaml
+from sandbox.emulators.field_lists import schema_of
+from sandbox.plumbing.validation import Problem, Schema, load_yaml
 
+_DATA = load_yaml(__file__, "schemas.yaml")
 SEED_MAX = 4_294_967_294
 RATIO_MAX = 16_384.0
 _LENGTH = "must be between {minLength} and {maxLength} characters"
@@ -74,30 +76,22 @@ def _image_fault(bounds: Mapping[str, Any], value: object) -> str | None:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One path. ``makes`` says how large the result is; ``rules`` what parts demand of each other."""
+    """One path. ``rules`` say what parts demand of each other, ``makes`` how large the result is, or glb."""
 
-    credits: float
-    credits_by_model: Mapping[str, float]
-    makes: str
-    is_later: bool
     parts: Schema
     rules: tuple[Schema, ...]
+    credits: float
+    credits_by_model: Mapping[str, float] = field(default_factory=dict)
+    makes: str = "input"
+    is_later: bool = False
 
 
-def _endpoint(entry: Mapping[str, Any]) -> Endpoint:
-    return Endpoint(
-        credits=entry["x-credits"],
-        credits_by_model=entry.get("x-credits-by-model", {}),
-        makes=entry.get("x-makes", "input"),
-        is_later=entry.get("x-later", False),
-        parts=Schema(closed(entry["properties"], entry["required"]), checks={"x-image": _image_fault}),
-        rules=tuple(Schema(rule) for rule in entry.get("allOf", ())),
-    )
+def _endpoint(takes: list[Any], rules: tuple[Any, ...] = (), **facts: Any) -> Endpoint:
+    parts = Schema(schema_of(takes, _DATA["parts"]), checks={"x-image": _image_fault})
+    return Endpoint(parts, tuple(map(Schema, rules)), **facts)
 
 
-ENDPOINTS: Mapping[str, Endpoint] = {
-    path: _endpoint(entry) for path, entry in load_yaml(__file__, "schemas.yaml")["endpoints"].items()
-}
+ENDPOINTS = {path: _endpoint(**entry) for path, entry in _DATA["endpoints"].items()}
 
 
 @dataclass(frozen=True)

@@ -109,12 +109,8 @@ def models() -> Response:
 
 
 def _listed(model: Model) -> dict[str, object]:
-    properties = model.document["properties"]
-    schema = {
-        "properties": properties,
-        "required": model.document.get("required", []),
-        "x-order-properties": list(properties),
-    }
+    properties, required = model.document["properties"], model.document.get("required", [])
+    schema = {"properties": properties, "required": required, "x-order-properties": list(properties)}
     return {
         "model_id": model.path,
         "name": model.path,

@@ -63,7 +63,7 @@ def inputs_of(model: Model, given: Mapping[str, Any], find: Finder) -> Inputs:
         found = [_image(name, link, find) for link in (links if isinstance(links, list) else [links])]
         (masks if name.startswith("mask_") else images).extend(blob for blob in found if blob is not None)
     mask = masks[0] if masks else None
-    return Inputs(tuple(images), mask if mask is None or "x-mask" in model.notes else _white_to_clear(mask))
+    return Inputs(tuple(images), mask if mask is None or model.masks_clear else _white_to_clear(mask))
 
 
 def _image(name: str, link: str, find: Finder) -> bytes | None:
@@ -140,4 +140,4 @@ def caption(given: Mapping[str, Any], taken: Inputs) -> str:
     width_px, height_px = dimensions(taken.images[0]) if taken.images else DEFAULT_PX
     focus = without_markers(given.get("focus") or "")
     told = f", with attention to {focus}" if focus else ""
-    return f"A picture of {width_px} by {height_px} pixels{told}."
+    return f"An image of {width_px} by {height_px} pixels{told}."

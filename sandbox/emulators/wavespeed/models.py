@@ -2,12 +2,13 @@
 
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sandbox.plumbing.validation import Check, Problem, Schema, closed, load_yaml
+from sandbox.emulators.field_lists import schema_of
+from sandbox.plumbing.validation import Check, Problem, Schema, load_yaml
 
 _DATA = load_yaml(__file__, "schemas.yaml")
 _URI = re.compile(r"https?://[^\s/]+/\S+|data:image/[\w.+-]+;base64,\S+")
@@ -69,51 +70,41 @@ _CHECKS = {"minimum": _bound("at least", operator.lt), "maximum": _bound("at mos
 
 @dataclass(frozen=True)
 class Model:
-    """One path below ``/api/v3/``. ``output`` is image, text or model_3d; ``notes`` are its x- annotations."""
+    """One path below ``/api/v3/``. ``output`` is image, text or model_3d.
+
+    ``is_partner``: answers with the status ``succeeded`` and a singular ``output``. ``masks_clear``: a mask is clear
+    where it marks what to change, where it is white for every other model.
+    """
 
     path: str
     output: str
-    document: Mapping[str, Any]
-    notes: Mapping[str, Any]
+    fields: list[Any]
+    is_partner: bool = False
+    masks_clear: bool = False
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The JSON Schema of its input."""
+        return schema_of(self.fields, _DATA["fields"])
 
     @cached_property
     def schema(self) -> Schema:
-        """The schema of its input, compiled when it is first needed: there are a hundred."""
+        """The same, compiled when it is first needed: there are a hundred."""
         return Schema(self.document, checks=_CHECKS, first=("additionalProperties",))
 
     @property
     def image_fields(self) -> list[str]:
         """The properties that hold an image or several, masks among them."""
-        return [name for name, part in self.schema.properties.items() if "format" in part.get("items", part)]
+        return [name for name, part in self.document["properties"].items() if "format" in part.get("items", part)]
 
     def asked(self, given: Mapping[str, Any], name: str) -> Any:
         """What an input says to a property, else its default; None where the model has no such property."""
-        return given.get(name) or self.schema.properties.get(name, {}).get("default")
+        return given.get(name) or self.document["properties"].get(name, {}).get("default")
 
 
-def _model(path: str, output: str, entries: list[Any]) -> Model:
-    fields = list(_fields(entries))
-    notes = {name: value for name, value in fields if name.startswith("x-")}
-    properties = {name.removesuffix("*"): part for name, part in fields if name not in notes}
-    required = [name.removesuffix("*") for name, _ in fields if name.endswith("*")]
-    return Model(path, output, closed(properties, required), notes)
-
-
-def _fields(entries: list[Any]) -> Iterator[tuple[str, Any]]:
-    """Names and schemas of what a model lists; a required name ends in ``*``."""
-    for entry in entries:
-        if isinstance(entry, list):
-            yield from _fields(entry)
-        elif isinstance(entry, dict):
-            yield from entry.items()
-        else:
-            name = entry.removesuffix("*")
-            yield from ((field + entry.removeprefix(name), part) for field, part in _DATA["fields"][name].items())
-
-
-BODIES = {name: Schema(closed(_DATA[name]["properties"], _DATA[name]["required"])) for name in ("upload", "history")}
+BODIES = {name: Schema(schema_of(fields, {})) for name, fields in _DATA["bodies"].items()}
 MODELS: Mapping[str, Model] = {
-    path: _model(path, output, entries)
+    path: Model(path, output, fields, is_partner=path in _DATA["partners"], masks_clear=path in _DATA["clear_masks"])
     for output in ("image", "text", "model_3d")
-    for path, entries in _DATA[output].items()
+    for path, fields in _DATA[output].items()
 }

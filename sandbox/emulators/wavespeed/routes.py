@@ -76,7 +76,7 @@ def submit(path: str) -> Response:
     try:
         taken = images.inputs_of(model, given, _uploaded)
     except images.Unreachable:
-        taken = None
+        taken = None  # the task is taken on and fails when it fetches its inputs
     fate = call.accept(key=counted_as)
     task = store().put(_new_task(model, given, taken, prompt=prompt, fate=fate, owner=keys.owner_of(key)))
     if webhook and not fate.get("never"):
@@ -108,7 +108,7 @@ def _new_task(
     model: Model, given: dict[str, Any], taken: Inputs | None, *, prompt: str, fate: Script, owner: str
 ) -> Task:
     number, form = uuid.uuid4().hex, fate.get("form")
-    usual_form = "singular" if "x-partner" in model.notes else ""
+    usual_form = "singular" if model.is_partner else ""
     files = tuple(images.files_of(model, given, taken or Inputs(), fate))
     return Task(
         number=number,

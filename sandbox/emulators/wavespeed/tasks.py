@@ -56,7 +56,7 @@ def ending_for(fate: Script, model: Model) -> Ending:
     word = fate.get("word")
     if word and word.value in SUCCEEDED:
         return Ending(word.value)
-    return Ending("succeeded" if "x-partner" in model.notes else "completed")
+    return Ending("succeeded" if model.is_partner else "completed")
 
 
 def _scripted_failure(value: str) -> Ending:

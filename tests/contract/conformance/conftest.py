@@ -1,4 +1,4 @@
-"""The sandbox all rounds go to, another host beside it, and bounds small enough to be met in a test."""
+"""The sandbox that every adapter talks to, a second host next to it, and limits small enough to be met in a test."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from conformance.subjects import SUBJECTS
 from sandbox.testing import Sandbox, running_sandbox
 
 QUICK: Any = {"latency_s": 0.0, "chat_delta_s": 0.0, "prepared": 1, "edge_max_px": 64}
 HURRIED_S = 0.2
 SMALL_BYTES = 256 * 1024
-_TIMES = re.compile(r"(?!SERVER_)[A-Z_]*TOTAL_S")  # what is told to the upstream stays as it is
+_TIMES = re.compile(r"(?!SERVER_)[A-Z_]*TOTAL_S")  # what is sent to the upstream stays as it is
 _SIZES = re.compile(r"MAX_[A-Z_]*BYTES[A-Z_]*")
 
 
@@ -39,37 +38,26 @@ def running_elsewhere() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def elsewhere(running_elsewhere: Sandbox) -> Sandbox:
-    """Another host, which speaks every dialect and should never see a key."""
+    """Another host, which speaks every dialect and must never see a key."""
     running_elsewhere.reset()
     return running_elsewhere
 
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every time-out of every adapter small. For adapters loaded after it."""
+    """Every time-out of every adapter is small. For adapters loaded after it."""
     _replace_all(monkeypatch, _TIMES, HURRIED_S)
 
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every largest answer small. For adapters loaded after it."""
+    """Every limit of an answer is small. For adapters loaded after it."""
     _replace_all(monkeypatch, _SIZES, SMALL_BYTES)
 
 
 def _replace_all(monkeypatch: pytest.MonkeyPatch, pattern: re.Pattern[str], value: float) -> None:
-    """Constants are named alike in all of `providers`, so a new adapter's are found too."""
+    """Constants have the same names in all of `providers`, so a new adapter's are found too."""
     for name, module in list(sys.modules.items()):
         if name.startswith("providers."):
             for constant in filter(pattern.fullmatch, vars(module).copy()):
                 monkeypatch.setattr(module, constant, value)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was not asked, and of whom: a gap should be seen, not skipped."""
-    terminalreporter.section("conformance: cases without a meaning")
-    for subject in SUBJECTS:
-        gaps = subject.meaningless()
-        terminalreporter.write_line(f"{subject.name}: {len(gaps)}")
-        for reason in dict.fromkeys(gaps.values()):
-            cases = ", ".join(sorted(case for case, why in gaps.items() if why == reason))
-            terminalreporter.write_line(f"  {cases}: {reason}")

@@ -1,4 +1,4 @@
-"""Orders made of the catalogue alone: the least a model can do with, and every setting it has filled in.
+"""Orders made from the catalogue alone: the least that a model needs, and every setting it has filled in.
 
 They pass the same check as a caller's order, so what reaches an adapter here may reach it in service.
 """
@@ -25,9 +25,9 @@ from providers.shared import order_fields
 CATALOG = catalog.load()
 PROMPT = "a red kite"
 SIDE_PX = 256  # the least that every model takes
-MOST_IMAGES = 4  # of one order; the limits themselves are the order check's business
+MOST_IMAGES = 4  # of one order; the limits themselves are tested with the order check
 
-# What no schema can say: a sensible item of a list.
+# What a schema cannot say: a useful item of a list.
 LISTS: Mapping[str, list[Any]] = {
     "bbox_condition": [100, 100, 100],
     "loras": [{"path": "https://example.com/kite.safetensors", "scale": 1}],
@@ -39,13 +39,13 @@ _IMAGES = frozenset({"images", "mask", "face", "prompt", "n"})
 
 
 def live_models(provider: str) -> list[Model]:
-    """The models that an adapter has to serve."""
+    """The models that an adapter must serve."""
     return [model for model in CATALOG.models.values() if model.provider == provider and model.live]
 
 
 @cache
 def sample_image(mode: str = "RGB") -> InputImage:
-    """A small PNG; in mode ``RGBA`` half clear, in mode ``L`` half white."""
+    """A small PNG; in mode ``RGBA`` half transparent, in mode ``L`` half white."""
     out, made = io.BytesIO(), Image.new(mode, (SIDE_PX, SIDE_PX))
     made.paste({"RGB": (20, 40, 200), "RGBA": (0, 0, 0, 255), "L": 255}[mode], (0, 0, SIDE_PX, SIDE_PX // 2))
     made.save(out, "PNG")
@@ -58,7 +58,7 @@ def mask_for(model: Model) -> InputImage:
 
 @dataclass(frozen=True)
 class Draft:
-    """The fields of an order for one model and operation, and which images go along."""
+    """The fields of an order for one model and operation, and its images."""
 
     model: Model
     operation: str
@@ -100,12 +100,12 @@ class Draft:
 
 
 def bare(model: Model, operation: str | None = None) -> UpstreamOrder:
-    """Only what the model cannot do without."""
+    """Only what the model needs."""
     return _least(model, operation or model.operation).order()
 
 
 def filled(model: Model, operation: str) -> list[UpstreamOrder]:
-    """Orders that between them set everything the model takes, to its last value and to its first.
+    """Orders that together set everything the model takes, to its last value and to its first.
 
     Several, because some settings exclude each other.
     """
@@ -140,7 +140,7 @@ def _least(model: Model, operation: str) -> Draft:
     count = max(0, image_range(model, operation)[0] - (face_need(model) == "required"))
     has_mask = mask_need(model, operation) == "required"
     tried: list[Mapping[str, Any]] = [{}, {"prompt": PROMPT}, {"left": 8}]
-    if count:  # what an image cannot go without
+    if count:  # what an image needs
         with_images = schema["dependentRequired"].get("images", ())
         needed |= _values(schema, with_images, -1)
     drafts = [Draft(model, operation, {**needed, **more}, count, has_mask) for more in tried]
@@ -148,7 +148,7 @@ def _least(model: Model, operation: str) -> Draft:
 
 
 def _settings(model: Model, schema: Mapping[str, Any]) -> list[str]:
-    """The settings of a model; of several words for one size only the first."""
+    """The settings of a model; of several fields for one size only the first."""
     others: set[str] = set()
     if "size" in schema["properties"]:
         others = {"width", "height"}
@@ -158,7 +158,7 @@ def _settings(model: Model, schema: Mapping[str, Any]) -> list[str]:
 
 
 def _cover(draft: Draft, place: int) -> Iterator[Draft]:
-    """``draft`` with settings added, as often as it takes until each was in one."""
+    """``draft`` with settings added, until each setting was in one draft."""
     schema = order_schema(draft.model, draft.operation)
     names = _settings(draft.model, schema)
     if draft.image_count:
@@ -182,7 +182,7 @@ def _widened(draft: Draft, names: list[str], place: int) -> Draft:
 
 
 def _with_partner(draft: Draft, name: str, place: int) -> Draft:
-    """``draft`` with this setting, and with whatever other one lets it be set at all."""
+    """``draft`` with this setting, and with the other one without which it cannot be set."""
     schema = order_schema(draft.model, draft.operation)
     together = (name, *schema["dependentRequired"].get(name, ()))
     fields = {**draft.fields, **_values(schema, together, place)}

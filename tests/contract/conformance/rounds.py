@@ -15,7 +15,7 @@ LOOKS = 3
 
 
 def call_of(order: UpstreamOrder, accepted: Accepted | None = None, *, key: str = KEY) -> CallRef:
-    """The call as the database remembers it."""
+    """The call as its row in the database has it."""
     return CallRef(
         id=f"id of {key}",
         dedupe_key=key,
@@ -35,7 +35,7 @@ def started(provider: Provider, order: UpstreamOrder, *, key: str = KEY) -> Call
 
 
 def results(provider: Provider, order: UpstreamOrder, *, key: str = KEY) -> Sequence[ResultImage]:
-    """What a call came to. Raises ProviderError as the adapter says it, at the submit or at a look."""
+    """The results of a call. Raises ProviderError, as the adapter does at the submit or at a look."""
     answer = provider.submit(order, dedupe_key=key)
     if isinstance(answer, Accepted):
         return ended(provider, call_of(order, answer, key=key)).images
@@ -56,7 +56,7 @@ def ended(provider: Provider, call: CallRef) -> Finished:
 
 
 def bytes_of(provider: Provider, image: ResultImage) -> bytes:
-    """The result itself, fetched where it is only a link."""
+    """The bytes of a result, fetched where it is only a link."""
     if image.data is not None:
         return image.data
     assert image.url is not None
@@ -64,13 +64,13 @@ def bytes_of(provider: Provider, image: ResultImage) -> bytes:
 
 
 def counts(sandbox: Sandbox, provider: str) -> dict[str, Any]:
-    """Tallies of one twin, zeros where it was never asked."""
+    """The counts of one emulator; zeros where it had no request."""
     nothing = {"requests": 0, "submits": 0, "accepted": 0, "checks": 0, "downloads": 0}
     return {**nothing, **sandbox.counts(keys=False).get(provider, {})}
 
 
 def paid_request(sandbox: Sandbox, provider: str) -> dict[str, Any]:
-    """The request that bought something: uploads come before it, and a look is no POST with a body."""
+    """The request that bought something: uploads come before it, and a look is not a POST with a body."""
     return [asked for asked in sandbox.requests(provider) if asked["method"] == "POST"][-1]
 
 

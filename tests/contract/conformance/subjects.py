@@ -1,4 +1,4 @@
-"""Who is tested, and what of the suite has no meaning for whom: the one table to extend for a new adapter."""
+"""The adapters that are tested, and the cases that do not apply to each: the table to extend for a new adapter."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from sandbox.testing import Sandbox
 
 GOOD_KEY = "sk-conform-0123456789"
 
-# Each thing the suite asks, by the name a gap or a way of its own is written down under.
+# Each case of the suite, by the name under which a subject has a gap or its own way to it.
 CASES: Mapping[str, str] = MappingProxyType(
     {
-        "generate": "an image from words",
-        "edit": "an image from words and an image",
+        "generate": "an image from a text",
+        "edit": "an image from a text and an image",
         "mask": "an edit of a part",
         "several": "several images by one call",
         "failed": "the upstream tried and says that it failed",
         "request_refused": "the order is not acceptable",
-        "content_refused": "moderation says no",
+        "content_refused": "moderation refuses",
         "bad_credentials": "the key is wrong",
         "out_of_credit": "the account is empty",
         "unknown_model": "the upstream does not know the model",
         "rate_limited": "429",
         "rate_limited_told": "429 that says how long to wait",
-        "broken_answer": "the answer to a paid request is lost or is rubbish",
+        "broken_answer": "the answer to a paid request is lost or broken",
         "redirected": "the answer to a paid request leads elsewhere",
         "too_slow": "the answer to a paid request does not come in time",
         "too_large": "the answer to a paid request is larger than any good one",
-        "drop_after_accept": "the order is taken and its answer lost",
+        "drop_after_accept": "the order is accepted and its answer lost",
         "repeated": "the same order is sent again after its answer was lost",
         "searched": "the lost order is searched for",
         "looked_at": "a call is followed to its end",
-        "progress": "looks tell how far a call is",
-        "cost": "what a call cost is told beside its result",
+        "progress": "looks report the progress of a call",
+        "cost": "the cost of a call is reported with its result",
         "looked_in_vain": "a look fails, and the call goes on",
-        "unknown_status": "a status that nobody has heard of",
+        "unknown_status": "an unknown status",
         "unknown_call": "the upstream is asked about a call it never had",
         "many_at_once": "several calls are looked at together",
         "cancel": "a call is stopped",
         "link": "a result is a link, which is fetched without a key",
         "link_broken": "a link does not answer for a while",
-        "link_expired": "a link is dead",
+        "link_expired": "a link is gone",
         "key_on_links": "links lead to another host",
-        "key_on_polls": "what is to be looked at lies on another host",
+        "key_on_polls": "a call must be looked up on another host",
         "key_on_redirects": "the upstream redirects to another host",
         "filled": "every setting, filled in",
         "second_account": "a second credential is its own provider",
@@ -66,7 +66,7 @@ BYTES = "results come as bytes in the answer, never as links"
 BY_ID = "a finished call is read by its id under the configured address, which takes the key"
 BY_TYPE = "image/* is an image (providers/upstreams/huggingface/CONTRACT.md section 3); storage decodes each one"
 ROUTER_5XX = "the router's 5xx may come from anywhere on the way, so it is Uncertain"
-NO_WORDS_KNOWN = "no source has this route's words for a refusal"
+NO_WORDS_KNOWN = "no source says how this route refuses content"
 NO_LINKS = dict.fromkeys(("link", "link_broken", "link_expired", "key_on_links"), BYTES)
 OWN_SERVER = {
     "out_of_credit": "a server of one's own has no account",
@@ -84,16 +84,16 @@ LLAMA_SWAP = {"LLAMASWAP_PROMPT_MODEL": "qwen-chat"}
 
 @dataclass(frozen=True)
 class Subject:
-    """One adapter set up against its twin.
+    """One adapter, configured for its emulator.
 
     plain, edit, mask, several, later: a cheap live model for each; None where no model of the catalogue can.
         ``later`` answers with something to look up.
-    envelope: wire fields that go along with every order beside what the catalogue names; ``?name`` is one of the query.
+    envelope: wire fields of every order that the catalogue does not name; ``?name`` is one of the query.
     inside: the object of the body that holds the order's fields, ``input.`` for example.
-    ways: how the twin is brought to a case, where it is not the usual way: the text of a fault.
-    settings: variables beside those by which the twin leads the adapter to itself.
-    gaps: cases that have no meaning here, and why; one fault of a case is written ``case fault``.
-    tells: what its answers say of the cost of a call: money, counts without a sure price, or nothing.
+    ways: how the emulator is brought to a case, where it is not the usual way: the text of a fault.
+    settings: variables besides those that lead the adapter to its emulator.
+    gaps: cases that do not apply, and why; one fault of a case is written ``case fault``.
+    tells: what its answers report of the cost of a call: money, counts without a known price, or nothing.
     """
 
     provider: str
@@ -116,19 +116,19 @@ class Subject:
         return f"{self.provider}-{self.variant}" if self.variant else self.provider
 
     def meaningless(self) -> dict[str, str]:
-        """Every case that is not asked of this subject, and why."""
+        """Every case that does not apply to this subject, and why."""
         derived: dict[str, str] = {}
         if self.later is None:
             cases = ("looked_at", "looked_in_vain", "unknown_status", "unknown_call", "many_at_once", "key_on_polls")
             derived = dict.fromkeys(cases, ONE_ANSWER)
         if not self.tells:
-            derived["cost"] = "no answer tells what a call cost"
+            derived["cost"] = "no answer reports what a call cost"
         if not self.tells_progress:
-            derived["progress"] = "no look tells a share of the work"
+            derived["progress"] = "no look reports progress"
         of_recovery = {Recovery.RESEND: "repeated", Recovery.SEARCH: "searched"}
         recovery = of_recovery.get(CATALOG.providers[self.provider].recovery, "")
         for case in {"repeated", "searched"} - {recovery}:
-            derived[case] = "another class of recovery"
+            derived[case] = "another recovery"
         if self.several is None:
             derived["several"] = "no model of the catalogue makes several by one call"
         if self.edit is None:
@@ -141,7 +141,7 @@ class Subject:
         return self.ways.get(case, usual)
 
     def environment(self, sandbox: Sandbox, key: str = GOOD_KEY) -> dict[str, str]:
-        """The variables that lead this adapter, and no other, to its twin."""
+        """The variables that lead this adapter, and no other, to its emulator."""
         return {**sandbox.environ(self.provider, key=key), **self.settings}
 
     def load(self, sandbox: Sandbox, key: str = GOOD_KEY, **more: str) -> Provider:
@@ -193,7 +193,7 @@ SUBJECTS: tuple[Subject, ...] = (
             "broken_answer garbage=truncated": HALF,
             "looked_in_vain garbage=truncated": HALF,
             "looked_in_vain 404": SAYS_MISSING,
-            "looked_in_vain wrong_id": "the answer at the end is the image and holds no id",
+            "looked_in_vain wrong_id": "the last answer is the image and has no id",
             "link": BY_ID,
             "key_on_links": BY_ID,
             "key_on_polls": "a call is looked at by its id under the configured address",
@@ -274,7 +274,7 @@ SUBJECTS: tuple[Subject, ...] = (
         edit="hf-flux-2-klein-9b-edit",
         later="hf-flux-dev",
         ways={"link_expired": "404"},
-        gaps={"looked_in_vain wrong_id": "the result is read at its own address, whatever the status calls it"},
+        gaps={"looked_in_vain wrong_id": "the result is read at its own address, whatever id the status has"},
     ),
     Subject(
         "huggingface",
@@ -284,7 +284,7 @@ SUBJECTS: tuple[Subject, ...] = (
         edit="hf-flux-2-dev-edit",
         later="hf-flux-2-dev-edit",
         ways={"link_expired": "404"},
-        gaps={"generate": "the catalogue has this route for edits alone"},
+        gaps={"generate": "the catalogue has this route only for edits"},
     ),
     Subject(
         "llamaswap",
@@ -319,7 +319,7 @@ SUBJECTS: tuple[Subject, ...] = (
 
 
 def subjects(case: str) -> pytest.MarkDecorator:
-    """The subjects for which ``case`` has a meaning."""
+    """The subjects to which ``case`` applies."""
     return pytest.mark.parametrize("subject", _asked(case), ids=lambda subject: subject.name)
 
 
@@ -358,7 +358,7 @@ def _differently_set_up() -> list[Subject]:
 
 
 def _asked(case: str) -> list[Subject]:
-    assert case in CASES, f"{case} is no case of the table"
+    assert case in CASES, f"{case} is not a case of the table"
     return [subject for subject in SUBJECTS if case not in subject.meaningless()]
 
 

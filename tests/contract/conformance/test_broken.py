@@ -1,4 +1,4 @@
-"""A paid request whose answer is lost, rubbish, late or too large: it may have run, so it is Uncertain."""
+"""A paid request whose answer is lost, broken, late or too large: it may have run, so it is Uncertain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BROKEN = [*LOST, *RUBBISH, "wrong_type"]
 
 
 def submit_under(subject: Subject, sandbox: Sandbox, fault: str) -> ProviderError:
-    """The error of one submit; the upstream took the order, once."""
+    """The error of one submit; the upstream accepted the order, once."""
     sandbox.add_fault(fault, provider=subject.provider, route="submit")
     with pytest.raises(ProviderError) as caught:
         subject.load(sandbox).submit(subject.order(), dedupe_key=KEY)

@@ -1,4 +1,4 @@
-"""Keys stay with their host: a second sandbox, on another port, says what reached it."""
+"""Keys stay with their host: a second sandbox, on another port, reports what reached it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_link_to_another_host_is_fetched_without_the_key(
 
 
 @subjects("key_on_links")
-def test_a_link_to_a_host_nobody_trusts_is_not_followed(sandbox: Sandbox, elsewhere: Sandbox, subject: Subject) -> None:
+def test_a_link_to_an_untrusted_host_is_not_followed(sandbox: Sandbox, elsewhere: Sandbox, subject: Subject) -> None:
     provider = subject.load(sandbox)
     route = "check" if subject.later else "submit"
     sandbox.add_fault(f"link_host={elsewhere.url}", provider=subject.provider, route=route)
@@ -55,7 +55,7 @@ def test_a_link_to_a_host_nobody_trusts_is_not_followed(sandbox: Sandbox, elsewh
 
 
 @subjects("key_on_polls")
-def test_what_lies_on_another_host_is_looked_at_without_the_key(
+def test_a_call_on_another_host_is_looked_at_without_the_key(
     sandbox: Sandbox, elsewhere: Sandbox, subject: Subject
 ) -> None:
     sandbox.add_fault(f"link_host={elsewhere.url}", provider=subject.provider, route="submit")
@@ -71,7 +71,7 @@ def test_what_lies_on_another_host_is_looked_at_without_the_key(
 
 
 @subjects_and("key_on_redirects", "place", ["submit", "check", "download"])
-def test_a_redirect_takes_no_key_along(sandbox: Sandbox, elsewhere: Sandbox, subject: Subject, place: str) -> None:
+def test_a_redirect_carries_no_key(sandbox: Sandbox, elsewhere: Sandbox, subject: Subject, place: str) -> None:
     sandbox.add_fault(f"redirect={elsewhere.url}/some/where.png", provider=subject.provider, route=place)
     provider = subject.load(sandbox, RESULT_ORIGINS=elsewhere.url)
     with suppress(ProviderError):

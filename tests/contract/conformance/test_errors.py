@@ -1,4 +1,4 @@
-"""Every error class, as the adapter says it for its twin's own words; no secret in any of them."""
+"""Every error class, as the adapter raises it for its emulator's answers; no secret in any of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from providers.errors import (
 from providers.shared.retry_after import MAX_RETRY_AFTER_S
 from sandbox.testing import Sandbox
 
-# The twin accepts nothing of what these bring about, unless it learns of it only afterwards.
+# The emulator accepts nothing in these cases, unless it finds out only afterwards.
 USUAL = {
     "failed": "fail",
     "request_refused": "400",
@@ -34,7 +34,7 @@ USUAL = {
 
 
 def error_of(subject: Subject, sandbox: Sandbox, case: str, *, key: str = GOOD_KEY, **facts: Any) -> ProviderError:
-    """How the call ends when the twin is brought to ``case``; asked exactly once."""
+    """How the call ends when the emulator is brought to ``case``; one request exactly."""
     fault = subject.way(case, USUAL.get(case, ""))
     if fault:
         sandbox.add_fault(fault, provider=subject.provider, route="submit")
@@ -48,7 +48,7 @@ def error_of(subject: Subject, sandbox: Sandbox, case: str, *, key: str = GOOD_K
 
 
 @subjects("failed")
-def test_a_failure_is_told_as_one(sandbox: Sandbox, subject: Subject) -> None:
+def test_a_failure_is_reported_as_one(sandbox: Sandbox, subject: Subject) -> None:
     error = error_of(subject, sandbox, "failed")
     assert isinstance(error, Failed)
     assert not error.billed
@@ -80,9 +80,9 @@ def test_an_empty_account_is_the_operators(sandbox: Sandbox, subject: Subject) -
 @subjects("unknown_model")
 def test_an_unknown_model_is_the_operators(sandbox: Sandbox, subject: Subject) -> None:
     known = subject.order().model
-    nobodys = f"{known.path}-of-nobody"
-    paths = {name: f"{path}-of-nobody" for name, path in known.paths.items()}
-    gone = known.model_copy(update={"path": nobodys, "provider_model": nobodys, "paths": paths})
+    unknown = f"{known.path}-unknown"
+    paths = {name: f"{path}-unknown" for name, path in known.paths.items()}
+    gone = known.model_copy(update={"path": unknown, "provider_model": unknown, "paths": paths})
     error = error_of(subject, sandbox, "unknown_model", model=gone)
     assert isinstance(error, Misconfigured)
     assert not isinstance(error, BadCredentials | OutOfCredit)
@@ -113,7 +113,7 @@ def test_an_absurd_wait_is_not_believed(sandbox: Sandbox, subject: Subject, told
 
 
 @every_subject()
-def test_where_nobody_listens_nothing_was_run(sandbox: Sandbox, subject: Subject) -> None:
+def test_without_a_connection_nothing_was_run(sandbox: Sandbox, subject: Subject) -> None:
     [port] = free_ports(1)
     provider = subject.load(replace(sandbox, url=f"http://127.0.0.1:{port}"))
     with pytest.raises(NotRun) as caught:

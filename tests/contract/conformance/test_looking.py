@@ -1,4 +1,4 @@
-"""Following a call: only what the upstream says of that very call ends it; everything else is a failed look."""
+"""Following a call: only what the upstream says about that call ends it; everything else is a failed look."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_look_is_not_read_beyond_its_cap(sandbox: Sandbox, subject: Subject, f
 
 
 @subjects("unknown_status")
-def test_a_status_that_nobody_knows_means_not_yet(sandbox: Sandbox, subject: Subject) -> None:
+def test_an_unknown_status_means_still_running(sandbox: Sandbox, subject: Subject) -> None:
     provider = subject.load(sandbox)
     call = at_work(subject, sandbox, provider, "word=pondering")
     assert isinstance(provider.check_many([call])[call.id], Running)

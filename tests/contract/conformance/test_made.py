@@ -1,4 +1,4 @@
-"""What was ordered comes: images of words, edits, masks, several at once."""
+"""What was ordered is made: images from a text, edits, masks, several at once."""
 
 from __future__ import annotations
 

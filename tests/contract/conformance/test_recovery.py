@@ -1,4 +1,4 @@
-"""After Uncertain, by class: sent again and bought once (A), found again (B), or never sent again (C)."""
+"""After Uncertain, by recovery: sent again and bought once, found again, or never sent again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def lose(subject: Subject, sandbox: Sandbox, provider: Provider, order: UpstreamOrder) -> datetime:
-    """Let the upstream take the order and drop its answer; says since when to search."""
+    """Let the upstream accept the order and drop its answer; returns the time to search from."""
     since = datetime.now(UTC) - MINUTE
     sandbox.add_fault("drop", provider=subject.provider, route="submit", count=1)
     with pytest.raises(Uncertain):
@@ -54,7 +54,7 @@ def test_a_lost_call_is_found_by_what_it_asked_for(sandbox: Sandbox, subject: Su
 
 
 @subjects("searched")
-def test_all_that_look_alike_are_told(sandbox: Sandbox, subject: Subject) -> None:
+def test_all_that_look_alike_are_returned(sandbox: Sandbox, subject: Subject) -> None:
     provider, order = subject.load(sandbox), subject.order(prompt="a common kite")
     since = lose(subject, sandbox, provider, order)
     emulator = started(provider, order, key="call-2.0")
@@ -65,7 +65,7 @@ def test_all_that_look_alike_are_told(sandbox: Sandbox, subject: Subject) -> Non
 
 @subjects("searched")
 def test_nothing_is_found_where_nothing_was_taken(sandbox: Sandbox, subject: Subject) -> None:
-    order = subject.order(prompt="a kite that nobody saw")
+    order = subject.order(prompt="a kite that no one saw")
     assert subject.load(sandbox).lookup(call_of(order), datetime.now(UTC) - MINUTE, order) == []
 
 

@@ -1,4 +1,4 @@
-"""What an upstream tells beside a result: the cost of a call, and how far it is."""
+"""What an upstream reports with a result: the cost of a call, and its progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LASTS_S = 40
 
 
 def told_cost(subject: Subject, sandbox: Sandbox, name: str) -> ReportedCost | None:
-    """What is told of a call at its end, else what was told when it was taken."""
+    """The cost reported at the end of a call, else the one reported when it was accepted."""
     provider, order = subject.load(sandbox), subject.order(name)
     answer = provider.submit(order, dedupe_key=KEY)
     if not isinstance(answer, Accepted):
@@ -25,7 +25,7 @@ def told_cost(subject: Subject, sandbox: Sandbox, name: str) -> ReportedCost | N
 
 
 @subjects("cost")
-def test_what_a_call_cost_is_told(sandbox: Sandbox, subject: Subject) -> None:
+def test_the_cost_of_a_call_is_reported(sandbox: Sandbox, subject: Subject) -> None:
     for name in {subject.plain, subject.later} - {None}:
         cost = told_cost(subject, sandbox, str(name))
         assert cost is not None, name
@@ -36,7 +36,7 @@ def test_what_a_call_cost_is_told(sandbox: Sandbox, subject: Subject) -> None:
             order = subject.order(name)
             images = len(order.images)
             checked = check_order(order.model, order.operation, {"prompt": order.prompt}, image_count=images)
-            # Emulators charge about what the vendors do: money is not off by the factor of some unit.
+            # Emulators charge about what the vendors do, so an error in the unit of money is found.
             assert 1 / 3 < cost.microusd / expected_cost_microusd(order.model, checked) < 3
 
 

@@ -1,9 +1,12 @@
-"""The table of subjects is whole and tells the truth, and each adapter keeps the promises about itself."""
+"""The table of subjects is complete and true, and each adapter is what it says of itself."""
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
+from conformance import gaps
 from conformance.orders import CATALOG
 from conformance.subjects import BAD_KEY, CASES, GOOD_KEY, SUBJECTS, Subject, every_subject, subjects
 from providers import configured, registry
@@ -19,7 +22,7 @@ def test_every_adapter_has_a_subject() -> None:
 
 
 @every_subject()
-def test_what_has_no_meaning_is_a_known_case_with_a_reason(subject: Subject) -> None:
+def test_what_does_not_apply_is_a_known_case_with_a_reason(subject: Subject) -> None:
     assert {case.partition(" ")[0] for case in (*subject.gaps, *subject.ways)} <= CASES.keys()
     assert all(len(reason) > 10 for reason in subject.gaps.values())
     assert not subject.gaps.keys() & subject.ways.keys()
@@ -39,9 +42,23 @@ def test_no_gap_hides_what_the_catalogue_offers(subject: Subject) -> None:
     assert chosen <= {model.id for model in models}
 
 
-def test_every_case_is_asked_of_somebody() -> None:
+def test_every_case_applies_to_a_subject() -> None:
     for case in CASES:
         assert any(case not in subject.meaningless() for subject in SUBJECTS), case
+
+
+@every_subject()
+def test_each_gap_of_each_subject_is_listed_with_its_reason(subject: Subject) -> None:
+    _, _, own = f"\n{gaps.listing()}".partition(f"\n{subject.name}: ")
+    count, *lines = own.splitlines()
+    listed = {
+        case: reason
+        for line in itertools.takewhile(lambda line: line.startswith("  "), lines)
+        for cases, _, reason in [line.strip().partition(": ")]
+        for case in cases.split(", ")
+    }
+    assert listed == subject.meaningless()
+    assert int(count) == len(listed)
 
 
 @every_subject()
@@ -64,7 +81,7 @@ def test_its_variables_configure_it_and_nothing_else(sandbox: Sandbox, subject: 
 
 
 @every_subject()
-def test_nothing_it_shows_of_itself_holds_the_key(sandbox: Sandbox, subject: Subject) -> None:
+def test_nothing_it_shows_of_itself_contains_the_key(sandbox: Sandbox, subject: Subject) -> None:
     provider = subject.load(sandbox)
     assert GOOD_KEY not in repr(provider) + repr(vars(provider))
 

@@ -1,6 +1,6 @@
-"""What reaches the twin, for every live model: nothing the caller left out, everything the caller set.
+"""What reaches the emulator, for every live model: nothing the caller left out, everything the caller set.
 
-The emulators are written from the contracts and refuse what these do not have: an accepted body is a correct one.
+The emulators are written from each CONTRACT.md and refuse what it does not have, so an accepted body is a correct one.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def test_every_setting_reaches_the_upstream_in_its_own_words(sandbox: Sandbox, s
 
 
 @subjects("unknown_field")
-def test_a_field_that_the_sheet_does_not_have_is_refused(sandbox: Sandbox, subject: Subject) -> None:
+def test_a_field_that_the_contract_does_not_have_is_refused(sandbox: Sandbox, subject: Subject) -> None:
     with pytest.raises(RequestRefused):
         results(subject.load(sandbox), subject.order(extra={"shadow_field": "long"}))
     assert counts(sandbox, subject.provider)["accepted"] == 0

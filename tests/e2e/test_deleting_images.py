@@ -10,7 +10,7 @@ from app.cli import main
 from tests.e2e.conftest import Service
 
 
-def test_deleted_images_are_gone_from_the_disk_and_the_house_stays_well(service: Service, monkeypatch) -> None:
+def test_deleted_images_are_gone_from_the_disk_and_audit_and_doctor_find_nothing(service: Service, monkeypatch) -> None:
     task = service.ended(service.submit(prompt="a fox", size="1024x1024")["id"])
     var = service.running.admin_key_path.parent
     folder = var / "blobs" / "jobs" / task["id"]

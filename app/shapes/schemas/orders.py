@@ -1,0 +1,104 @@
+"""Orders and estimates."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from app.shapes.schemas.base import Credits, Microcredits, OperationName, Shape, Text
+
+MAX_METADATA_BYTES = 2048
+
+
+class OrderFields(BaseModel):
+    """An order of images. A setting left out is left to the upstream.
+
+    Only the types are described here: ``GET /api/models/{id}`` has the fields a model takes, their limits, and
+    its further settings. A field it does not take is refused, unless ``lenient`` is true.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    prompt: str | None = Field(None, max_length=32_000, description="what to make or change")
+    model: Text | None = Field(None, description="id or alias; `auto`, `auto:budget`, `auto:quality`")
+    n: int | None = Field(None, ge=1, le=10, description="how many images; each settles on its own")
+    size: Text | None = Field(None, examples=["1024x1024"], description="WxH; the nearest the model allows is used")
+    width: int | None = Field(None, description="pixels")
+    height: int | None = Field(None, description="pixels")
+    aspect_ratio: Text | None = Field(None, examples=["16:9"])
+    resolution: Text | None = Field(None, examples=["2k"])
+    quality: Text | None = None
+    style: Text | None = None
+    background: Text | None = None
+    output_format: Text | None = Field(None, examples=["png"])
+    output_compression: int | None = None
+    negative_prompt: str | None = Field(None, max_length=32_000)
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: Text | None = None
+    strength: float | None = None
+    extra: dict[str, Any] | None = Field(None, description="passed to the upstream as it is")
+    fallback_models: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] | None = Field(
+        None,
+        max_length=5,
+        description="models that take the order's turn, one after the other, when one certainly did not run or made"
+        " nothing; never after a refusal or an uncertain call. The order is held at the dearest of them; [] switches"
+        " off the operator's own chain",
+    )
+    store: bool | None = Field(
+        None, description="false: the images are deleted soon after the end, and the task carries them as `data_url`"
+    )
+    priority: Literal["normal", "low"] | None = None
+    deadline_s: int | None = Field(None, ge=1, le=30 * 86_400, description="latest start, in seconds from now")
+    metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], str] | None = Field(
+        None, description=f"yours to fill, at most {MAX_METADATA_BYTES} bytes"
+    )
+    lenient: bool | None = Field(None, description="drop fields the model does not take, with a warning")
+
+
+IMAGE_HELP = "`data:` URL, base64, https URL, or `job_id#index` of your own task"
+
+
+class OrderBody(OrderFields):
+    """An order with its reference images."""
+
+    images: list[str] | None = Field(None, description=f"reference images: {IMAGE_HELP}")
+    mask: str | None = Field(
+        None, description="transparent (or, without transparency, white) pixels mark what to change"
+    )
+    face: str | None = None
+
+
+class EstimateBody(OrderBody):
+    """An order, to be priced and not run."""
+
+    operation: OperationName | None = Field(None, description="left out: edit when there are images, else generate")
+
+
+class Chosen(Shape):
+    """Why this model, where the order left the choice open."""
+
+    asked: str | None = Field(description="as ordered: `auto`, `auto:budget`, `auto:quality`; null: no model was named")
+    model: str
+    reason: str
+
+
+class EstimatePrice(Shape):
+    unit_microcredits: Microcredits
+    unit: Credits
+    total_microcredits: Microcredits
+    total: Credits
+
+
+class Estimate(Shape):
+    object: Literal["image.estimate"]
+    operation: str
+    model: str
+    provider: str
+    n: int
+    price: EstimatePrice
+    chosen: Chosen | None = Field(description="null where the order named its model")
+    normalised: dict[str, Any]
+    warnings: list[str]

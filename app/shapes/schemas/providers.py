@@ -1,0 +1,54 @@
+"""The upstreams."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from app.shapes.schemas.base import Shape
+
+
+class Circuit(Shape):
+    """``open``: nothing is sent after failures in a row; ``half_open``: one call goes out as a probe."""
+
+    state: Literal["closed", "open", "half_open"]
+    opened_at: datetime | None
+    next_probe_at: datetime | None
+
+
+class ProviderLimits(Shape):
+    """Summed over its credentials; null: not limited, not counted."""
+
+    max_active: int | None
+    max_per_minute: int | None
+    submitted_last_minute: int | None
+
+
+class Capabilities(Shape):
+    kind: Literal["sync", "async"] = Field(description="async: images are made upstream while no one here waits")
+    cancel: bool = Field(description="whether work that has begun can be stopped")
+    text: bool = Field(description="whether it enhances prompts")
+    operations: list[str]
+    models: int
+
+
+class ProviderOut(Shape):
+    name: str
+    object: Literal["provider"]
+    title: str
+    configured: bool = Field(description="whether it is set up here")
+    healthy: bool = Field(description="set up, and its circuit closed")
+    paused: bool = Field(description="by an operator: its tasks wait")
+    paused_at: datetime | None
+    circuit: Circuit
+    not_before: datetime | None = Field(description="the upstream asked for no calls until then")
+    active: int = Field(description="calls in flight, of all accounts")
+    limits: ProviderLimits
+    capabilities: Capabilities
+
+
+class ProviderList(Shape):
+    object: Literal["list"]
+    data: list[ProviderOut]

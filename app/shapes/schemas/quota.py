@@ -1,0 +1,53 @@
+"""Credits, limits and transfers of an account."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from app.shapes.schemas.base import MAX_PAGE, Credits, Microcredits, Request, Shape
+
+
+class Limit(Shape):
+    name: str
+    requests: int
+    window_s: int
+
+
+class QuotaOut(Shape):
+    object: Literal["quota"]
+    available_microcredits: Microcredits
+    available: Credits
+    queued_microcredits: int = Field(description="the part of available that queued work will need")
+    queued: str
+    held_microcredits: int = Field(description="held for work under way")
+    held: str
+    spendable_microcredits: int = Field(description="what may still be ordered: available less queued")
+    spendable: str
+    window: int = Field(description="most of your tasks in a provider's queue at once")
+    limits: list[Limit]
+
+
+class LedgerQuery(Request):
+    cursor: int | None = Field(None, ge=1, le=2**63 - 1)
+    limit: int = Field(50, ge=1, le=MAX_PAGE)
+
+
+class LedgerEntry(Shape):
+    id: int
+    kind: Literal["grant", "hold", "capture", "release", "adjust"]
+    source: str
+    target: str
+    amount_microcredits: Microcredits
+    amount: Credits
+    task_id: str | None
+    note: str
+    created_at: datetime
+
+
+class LedgerOut(Shape):
+    object: Literal["list"]
+    data: list[LedgerEntry]
+    next_cursor: int | None

@@ -1,0 +1,45 @@
+"""The audit, prompt enhancement and health."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from app.shapes.schemas.base import Request, Shape, Text
+
+
+class FindingOut(Shape):
+    invariant: str = Field(description="the rule that does not hold")
+    subject: str = Field(description="what it is about: an account, a task, a credential")
+    detail: str = Field(description="the figures")
+
+
+class AuditOut(Shape):
+    clean: bool
+    findings: list[FindingOut]
+
+
+class EnhanceIn(Request):
+    prompt: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000)]
+    mode: Literal["detail", "creative"] = "detail"
+    model: Text | None = Field(None, description="the provider that enhances; left out, the first configured")
+    language: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z \-]{1,39}$")] | None = Field(
+        None, description="language of the answer, as a name or tag", examples=["German", "pt-BR"]
+    )
+
+
+class Health(Shape):
+    status: Literal["ok"]
+
+
+class CheckOut(Shape):
+    ok: bool
+    detail: str | None = None
+
+
+class Ready(Shape):
+    """``degraded``: orders are accepted and kept, but a part that only makes them quicker is away."""
+
+    status: Literal["ready", "degraded", "unavailable"]
+    checks: dict[str, CheckOut]

@@ -1,0 +1,159 @@
+"""Tasks, their images, their timeline and their cancelling."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from app.shapes.schemas.base import MAX_PAGE, Credits, Microcredits, OperationName, Request, Shape, Text
+from app.shapes.schemas.orders import Chosen
+from core.ids import is_id
+from jobs.failures import SENTENCES, CancelOutcome
+
+
+class TaskQuery(Request):
+    wait: int | None = Field(None, ge=0, le=60, description="seconds to wait for a change or the end")
+
+
+class ListQuery(BaseModel):
+    """``metadata.<key>=<value>`` narrows to tasks that carry this metadata."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"] | None = None
+    operation: OperationName | None = None
+    model: Text | None = None
+    created_after: AwareDatetime | None = Field(None, description="RFC 3339, with its zone")
+    cursor: Annotated[str, StringConstraints(pattern=r"^job_[0-9A-HJKMNP-TV-Z]{26}$")] | None = None
+    limit: int = Field(20, ge=1, le=MAX_PAGE)
+
+
+class ImageQuery(BaseModel):
+    """``expires``, ``account``, ``kid`` and ``signature`` are part of a signed link; they cannot be made up."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    index: int = Field(0, ge=0, le=1000)
+    width: int | None = Field(None, ge=1, le=16_384, description="fit inside, in pixels; never enlarges")
+    height: int | None = Field(None, ge=1, le=16_384)
+    format: Literal["png", "jpeg", "webp", "avif"] | None = None
+    download: Literal["0", "1"] = "0"
+    expires: int | None = None
+    account: Text | None = None
+    kid: Text | None = None
+    signature: Text | None = None
+
+
+class Price(Shape):
+    quoted_microcredits: Microcredits
+    quoted: Credits
+    captured_microcredits: int | None
+    captured: str | None
+    released_microcredits: int | None
+    released: str | None
+
+
+class ImageOut(Shape):
+    index: int
+    url: str = Field(description="needs your key")
+    signed_url: str | None = Field(description="needs no key, expires within two hours; null once deleted")
+    mime: str
+    width: int | None = Field(description="pixels; null where the result is no image")
+    height: int | None
+    size_bytes: int
+    sha256: str
+    text: str | None = Field(description="what a model of texts answered")
+    seed: int | None
+    data_url: str | None = Field(description="the image itself, of an order with store: false")
+    deleted: bool
+
+
+class WaitEstimate(Shape):
+    """Seconds until the start: half of the tasks in such a place start sooner; nine of ten do."""
+
+    p50: float
+    p90: float
+
+
+class TaskError(Shape):
+    """Why a task failed. A fault of an image that the upstream made has the code of such a fault."""
+
+    code: str = Field(examples=sorted(SENTENCES), description="stable; see docs/errors.md, Failed jobs")
+    message: str
+
+
+class Cancel(Shape):
+    requested_at: datetime
+    outcome: CancelOutcome | None = Field(description="null until it is known")
+
+
+class TaskUrls(Shape):
+    self: str
+    image: str
+    timeline: str
+    cancel: str
+
+
+class TaskOut(Shape):
+    """A task as its owner sees it."""
+
+    id: str
+    object: Literal["image.task"]
+    operation: str
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    model: str
+    provider: str
+    n: int
+    priority: Literal["normal", "low"]
+    fallback_models: list[str] = Field(description="as ordered; warnings say when one took its turn")
+    attempts: int = Field(description="calls sent upstream")
+    progress: float | None = Field(description="0 to 1, where the upstream says")
+    queue_position: int | None = Field(description="an estimate, at most 2 s old")
+    wait_estimate_s: WaitEstimate | None = Field(
+        description="seconds until the start, from how quickly jobs were started lately; null when unknown"
+    )
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime | None = Field(description="latest start")
+    price: Price
+    request: dict[str, Any] = Field(description="what is really asked, with `normalised` next to it")
+    images: list[ImageOut]
+    chosen: Chosen | None = Field(description="null where the order named its model")
+    error: TaskError | None
+    cancel: Cancel | None
+    warnings: list[str]
+    metadata: dict[str, str]
+    urls: TaskUrls
+
+
+class TaskList(Shape):
+    object: Literal["list"]
+    data: list[TaskOut]
+    next_cursor: str | None = Field(description="pass as `cursor` for the next page; null on the last")
+
+
+class StepOut(Shape):
+    seq: int
+    at: datetime
+    type: str
+    data: dict[str, Any]
+
+
+class Timeline(Shape):
+    object: Literal["image.timeline"]
+    id: str
+    data: list[StepOut]
+
+
+class CancelOut(Shape):
+    object: Literal["image.cancellation"]
+    id: str
+    outcome: Literal["freed_in_queue", "too_late", "stop_requested"]
+    task: TaskOut
+
+
+def is_job_id(text: str) -> bool:
+    return is_id(text, "job")
