@@ -35,7 +35,7 @@ class Look:
 
 
 def look(context: WorkerContext, pairs: Sequence[Pair]) -> list[Look]:
-    """Return the status of each call, asked once per credential. A failed check is an answer, too: see ``Look.answer``."""
+    """Return the status of each call, asked once per credential. Never raises for a failed check: that is an answer."""
     groups: dict[str, list[Pair]] = defaultdict(list)
     for job, call in pairs:
         groups[call.credential_id].append((job, call))

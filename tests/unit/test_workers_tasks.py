@@ -155,7 +155,7 @@ def test_a_retry_is_not_only_told_but_sent_before_the_job_starts_again(
 
 
 def test_no_retry_is_told_after_the_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    wiring.publisher().events.told_by_celery(JOB)
+    wiring.publisher().events.reported_by_celery(JOB)
     outcome(monkeypatch, tasks, "run_job", [Ended(JOB, "retried", code="rate_limited"), WAKE])
     deliver(stage, tasks.run)
     assert stage.kinds() == ["task-started", "published"]
