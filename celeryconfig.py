@@ -1,6 +1,6 @@
-"""Celery's settings. Messages are hints: early ack, no results, no retries, no countdowns.
+"""Celery's settings. Messages are hints, so there is early ack and no results, retries or countdowns.
 
-The reasons are in docs/reliability.md section 1; most settings answer a measured defect of Celery on Redis.
+The reasons are in docs/reliability.md section 1; most settings avoid a measured defect of Celery with Redis.
 """
 
 from core.settings import load
@@ -10,9 +10,9 @@ _settings = load()
 
 broker_url = address(_settings.broker_url)
 broker_transport_options = transport_options(_settings.broker_url, timeout_s=5)
-broker_heartbeat = 10  # RabbitMQ's way to notice a dead peer; Redis ignores it
+broker_heartbeat = 10  # seconds; how RabbitMQ notices a dead peer; ignored by Redis
 broker_connection_retry_on_startup = True
-broker_connection_max_retries = None  # an outage of any length is waited out
+broker_connection_max_retries = None  # no limit: the worker waits until the broker is back
 broker_pool_limit = 10
 
 accept_content = ["json"]
@@ -23,7 +23,7 @@ task_store_errors_even_if_ignored = False
 task_default_queue = "control"
 task_create_missing_queues = True
 if not is_redis(broker_url):
-    # Queues that survive the loss of a RabbitMQ node. Redis knows no kinds of queue.
+    # Quorum queues survive the loss of a RabbitMQ node. Redis has no kinds of queue.
     task_default_queue_type = task_create_missing_queue_type = "quorum"
     task_default_exchange_type = "direct"
 task_send_sent_event = False

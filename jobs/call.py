@@ -1,4 +1,4 @@
-"""One call to an upstream: the one type for it, from the plan to the last look at it."""
+"""One call to an upstream, from its plan to its last status check, as a single type."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ class ResultLink(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(CallRef):
-    """A paid call for ``image_count`` image slots of a job, from ``slot`` on, as its row has it.
+    """A paid call for ``image_count`` image slots of a job, starting at ``slot``.
 
-    It begins as a plan with an id; the permit names the credential, and from then on it is on record. What an
-    adapter needs of it is the part it inherits. Times are the database's.
+    It begins as a plan with an id. It gets its credential together with its permit, and from then on it has a row in
+    ``upstream_calls``. The inherited fields are the part that adapters see. Times are the database's.
     """
 
     slot: int
     attempt: int  # counted per slot, from 1
     image_count: int
-    credential_id: str = ""  # none before there is a permit
+    credential_id: str = ""  # empty until the call has a permit
     outcome: Outcome | None = None  # None while it is unanswered
-    kept: int = 0  # images of it that lie in our store
+    kept: int = 0  # how many of its images are in our store
     code: str | None = None  # why it made fewer images than asked
     retryable: bool = False
     retry_after_s: float | None = None
-    overdue: bool = False  # past the moment at which it is given up
+    overdue: bool = False  # past the time at which it is given up
     cancel_asked: bool = False
     missing: bool = False  # the upstream did not know it at the last look
     result: Sequence[ResultLink] = ()
@@ -47,17 +47,17 @@ class Call(CallRef):
 
     @property
     def is_open(self) -> bool:
-        """Whether its upstream may be working for us."""
+        """Whether the upstream may still be working on it."""
         return self.outcome is None or self.outcome in OPEN_OUTCOMES
 
 
 def planned(call_id: str, *, slot: int, attempt: int, image_count: int, model: str) -> Call:
-    """A call about to be written down. Its key is made before the first byte leaves, so that a repeat is safe."""
+    """Return a call that is not recorded yet. Its dedupe key exists before anything is sent, so a repeat is safe."""
     return Call(call_id, dedupe_key_of(call_id), model, slot=slot, attempt=attempt, image_count=image_count, age_s=0.0)
 
 
 def dedupe_key_of(call_id: str) -> str:
-    """The key by which the upstream knows a call; START makes the same in SQL."""
+    """Return the key by which the upstream knows a call. ``lifecycle.start.START`` makes the same one in SQL."""
     return f"dr-{call_id.removeprefix('call_').lower()}"
 
 

@@ -1,4 +1,4 @@
-"""Answers about jobs; ``app/http/errors.py`` gives each code its HTTP status."""
+"""Errors about jobs. ``app/http/errors.py`` gives each code its HTTP status."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from core.errors import ServiceError
 
 
 class StaleJobError(ServiceError):
-    """The job has moved on: another worker, a sweep or the caller was first."""
+    """The job has changed since it was read: another worker, a sweep or the caller was first."""
 
     code = "stale_job"
 
 
 class JobFailedError(Exception):
-    """A step found that its job has failed, and left the end to the failure hook.
+    """A step found that its job has failed; the failure hook ends the job.
 
-    Raised by a step so that Celery calls its ``on_failure``, which ends the job and returns the credits
-    (``jobs.execution.give_up.end_failed``). ``learned`` is what the step found out about its calls and has not
-    recorded yet.
+    A step raises it so that Celery calls the task's ``on_failure``, which ends the job and returns the credits
+    (``jobs.execution.give_up.end_failed``). ``learned`` holds the call outcomes that the step has not recorded yet.
     """
 
     def __init__(self, job_id: str, code: str, *, job: object = None, learned: Sequence[object] = ()) -> None:
@@ -30,22 +29,22 @@ class JobFailedError(Exception):
         self.learned = learned
 
     def __repr__(self) -> str:
-        """What Flower shows as the exception."""
+        """Return the code, which Flower shows as the exception."""
         return self.code
 
     def __reduce__(self) -> tuple[type[JobFailedError], tuple[str, str]]:
-        """Celery pickles an exception before it calls the hook, and hands the hook another one where that fails."""
+        """Pickle without ``job`` and ``learned``: the hook gets another exception if Celery cannot pickle this one."""
         return type(self), (self.job_id, self.code)
 
 
 class JobNotFoundError(ServiceError):
-    """No such job, or another account's: the caller cannot tell which."""
+    """There is no such job, or it belongs to another account; the caller cannot distinguish the two."""
 
     code = "not_found"
 
 
 class NotEndedError(ServiceError):
-    """Only what has ended can be deleted."""
+    """The job has not ended, so it cannot be deleted."""
 
     code = "task_not_ended"
 
@@ -62,7 +61,7 @@ class FieldFault:
 
 
 class InvalidOrderError(ServiceError):
-    """The order cannot be run as it stands; ``faults`` names every bad field at once."""
+    """The order is invalid; ``faults`` lists every bad field."""
 
     code = "invalid_order"
 
@@ -72,7 +71,7 @@ class InvalidOrderError(ServiceError):
 
 
 class BadImageError(ServiceError):
-    """Pictures that came with the order cannot be used; ``code`` is the first one's."""
+    """Reference images of the order cannot be used; ``code`` is that of the first fault."""
 
     def __init__(self, faults: list[FieldFault]) -> None:
         super().__init__("; ".join(f"{f.field}: {f.message}" for f in faults), errors=[asdict(f) for f in faults])
@@ -81,7 +80,7 @@ class BadImageError(ServiceError):
 
 
 class IdempotencyMismatchError(ServiceError):
-    """The key was used for another order within its life."""
+    """The idempotency key is still valid and belongs to a different order."""
 
     code = "idempotency_mismatch"
 
@@ -97,12 +96,12 @@ class ImageNotReadyError(ServiceError):
 
 
 class ImageNotFoundError(ServiceError):
-    """The job has ended without an image of this index."""
+    """The job has ended without an image at this index."""
 
     code = "image_not_found"
 
 
 class ImageGoneError(ServiceError):
-    """There was one; it has been deleted."""
+    """The image existed and has been deleted."""
 
     code = "image_gone"

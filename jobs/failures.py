@@ -1,7 +1,7 @@
-"""What a caller is told when a job fails or is cancelled: one plain sentence per code.
+"""The message that a caller gets when a job fails or is cancelled: one plain sentence per code.
 
-The upstream's own words go to the log and to the call's row, never to the caller: they may hold other people's keys,
-addresses or prompts. docs/errors.md has the same codes with what to do.
+The upstream's own text goes to the log and to the call's row, never to the caller, because it may contain other
+people's keys, addresses or prompts. docs/errors.md lists the same codes with what to do.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 SENTENCES = {
-    "bad_result": "the upstream sent something that is not an acceptable picture",
-    "content_refused": "the upstream's content policy refused the prompt or the picture",
+    "bad_result": "the upstream sent something that is not an acceptable image",
+    "content_refused": "the upstream's content policy refused the prompt or the image",
     "deadline_expired": "the job could not be started before its deadline",
     "empty_result": "the upstream reported success without an image",
     "extra_not_allowed": "`extra` holds a field that decides what is bought; use the order's own fields",
@@ -26,7 +26,7 @@ SENTENCES = {
     "upstream_bad_credentials": "the upstream refused the operator's key",
     "upstream_cancelled": "the upstream stopped the job",
     "upstream_empty_result": "the upstream reported success without an image",
-    "upstream_failed": "the upstream failed to make the picture",
+    "upstream_failed": "the upstream failed to make the image",
     "upstream_forbidden": "the upstream does not allow this with the operator's key",
     "upstream_lost": "the upstream forgot the job",
     "upstream_misconfigured": "the upstream is not set up for this",
@@ -55,11 +55,11 @@ class CancelOutcome(StrEnum):
     """How the cancel of a job ended."""
 
     FREED_IN_QUEUE = "freed_in_queue"  # before any call: free
-    STOPPED_UPSTREAM = "stopped_upstream"  # the upstream confirmed, or had made nothing: free
+    STOPPED_UPSTREAM = "stopped_upstream"  # the upstream confirmed the stop, or had made nothing: free
     TOO_LATE = "too_late"  # images were made, and are kept
-    UPSTREAM_UNCERTAIN = "upstream_uncertain"  # no image came, and no one can tell whether one was made: free
+    UPSTREAM_UNCERTAIN = "upstream_uncertain"  # no image came, and it is unknown whether one was made: free
 
 
 def sentence(code: str) -> str:
-    """The sentence for a code; a code without one is shown as itself."""
+    """Return the sentence for a code, or the code with spaces if it has none."""
     return SENTENCES.get(code, code.replace("_", " "))

@@ -1,7 +1,7 @@
 """The states of jobs and calls, and the signals that verbs return: wake-up messages (nudges) and ends.
 
-A job is a row; a message only says "look at job X now". Verbs return nudges, and the caller
-publishes them after the commit (``workers/enqueue.py``).
+A job is a row; a message only says that job X should be looked at now. The caller of a verb publishes its signals
+after the commit (``workers/enqueue.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 class JobStatus(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"  # a worker holds it
-    WAITING = "waiting"  # the upstream works; no one here waits
+    WAITING = "waiting"  # the upstream works on it; no worker waits
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -25,7 +25,7 @@ TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED
 
 
 class Money(StrEnum):
-    """Where a job's price stands: counted against the balance, held, or done with."""
+    """The state of a job's price: counted against the balance, held, or settled."""
 
     QUEUED = "queued"
     HELD = "held"
@@ -33,11 +33,11 @@ class Money(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of one upstream call; NULL in the table while it is unanswered."""
+    """The outcome of one upstream call; NULL in the table while it is unanswered."""
 
     ACCEPTED = "accepted"  # the upstream works on it
     UNCERTAIN = "uncertain"  # it may have run
-    FINISHED = "finished"  # made, not yet kept by us
+    FINISHED = "finished"  # made, not yet in our store
     KEPT = "kept"
     NOT_RUN = "not_run"
     FAILED = "failed"
@@ -45,10 +45,10 @@ class Outcome(StrEnum):
     MISCONFIGURED = "misconfigured"
     CANCELLED = "cancelled"  # the upstream confirmed that it stopped
     TIMED_OUT = "timed_out"  # given up at the provider's own deadline
-    LOST = "lost"  # given up without ever knowing
+    LOST = "lost"  # given up; what became of it is unknown
 
 
-# While a call is open the upstream may be working for us: it occupies a slot of its credential.
+# While a call is open, the upstream may be working on it, so it occupies a permit of its credential.
 OPEN_OUTCOMES = frozenset({Outcome.ACCEPTED, Outcome.UNCERTAIN})  # and NULL
 
 
@@ -58,12 +58,12 @@ class Priority(StrEnum):
 
 
 CONTROL_QUEUE = "control"
-POLL_QUEUE = "polls"  # looks at images in progress: their own, so that nothing else is served before them
+POLL_QUEUE = "polls"  # status checks of images in progress, on a queue of their own so that nothing delays them
 
 
 @dataclass(frozen=True, slots=True)
 class Nudge:
-    """A message to publish after the commit: a task's name, its queue and its one argument."""
+    """A wake-up message to publish after the commit: a task's name, its queue and its one argument."""
 
     task: str
     queue: str
@@ -71,10 +71,12 @@ class Nudge:
 
 
 def run(provider: str, job_id: str) -> Nudge:
+    """Return the message that lets a worker claim and run a job."""
     return Nudge("jobs.run", provider, job_id)
 
 
 def poll(provider: str) -> Nudge:
+    """Return the message that lets a worker check a provider's due jobs."""
     return Nudge("jobs.poll", POLL_QUEUE, provider)
 
 
@@ -82,7 +84,7 @@ WAKE = "wake"
 
 
 def wake(job_id: str) -> Nudge:
-    """Not a task: tells waiting web processes that this job has changed (Redis pub/sub)."""
+    """Return the message that wakes the web requests waiting for this job. It is sent by Redis pub/sub, not a task."""
     return Nudge(WAKE, "", job_id)
 
 
@@ -91,11 +93,11 @@ EndStatus = Literal["succeeded", "failed", "cancelled", "retried"]
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a verb did to a job that Flower shows: published like a nudge, after the commit.
+    """The end or retry of a job, for Flower; published like a nudge, after the commit.
 
-    ``retried``: back in the queue, alive. ``code``: why it failed or is tried again. ``runtime_s``: from
-    the first claim to the end. ``node``: the worker node that made its latest call; None if no worker ever
-    ran it. ``job_id`` is the Celery id of its task.
+    ``retried``: the job is in the queue again. ``code``: why it failed or is retried. ``runtime_s``: seconds from the
+    first claim to the end. ``node``: the worker that made its latest call; None if no worker ever ran it. ``job_id``
+    is also the Celery id of its task.
     """
 
     job_id: str

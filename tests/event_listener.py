@@ -1,4 +1,4 @@
-"""Hears what workers publish for Flower, as Flower does."""
+"""Receives what workers publish for Flower, as Flower does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Listener:
     """Subscribed to what workers publish for Flower; reads whole messages, each a list of events."""
 
     def __init__(self, url: str) -> None:
-        self._client: redis.Redis = make_client(url, timeout_s=5)  # kept, or its connections are closed
+        self._client: redis.Redis = make_client(url, timeout_s=5)  # referenced, or its connections close
         self._topics = self._client.pubsub()
         self._topics.psubscribe("/*celeryev*")
         assert self._topics.get_message(timeout=5)
@@ -31,7 +31,7 @@ class Listener:
         return []
 
     def heard(self, count: int) -> list[dict[str, Any]]:
-        """The next ``count`` events, and no more are to come."""
+        """Return the next ``count`` events; fail if there are more."""
         events: list[dict[str, Any]] = []
         while len(events) < count and (batch := self.batch()):
             events += batch

@@ -1,5 +1,7 @@
-"""Start a worker: ``python -m workers``. The only way in: started by the bare ``celery`` command the
-modules are patched too late, and an outage of Redis freezes every job for seconds at a time.
+"""Start a worker: ``python -m workers``, which is the only supported way.
+
+The plain ``celery`` command patches the modules for gevent too late, and then an outage of Redis freezes every job
+for seconds at a time.
 """
 
 # ruff: noqa: E402
@@ -35,13 +37,13 @@ def _start() -> None:
 
     from workers.broker import transports
 
-    transports.install()  # before anything asks kombu for a transport, for it remembers its answer
+    transports.install()  # before any use of a kombu transport, because kombu caches it
 
     from workers import tasks, ticker
     from workers.bulkheads import FREE_QUEUES
     from workers.celery_app import app
 
-    # Celery warns of root because of pickle, which is switched off here (accept_content).
+    # Celery warns about running as root because of pickle, which is switched off (accept_content).
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
     ticker.fit(app)
     context = wiring.worker_context()

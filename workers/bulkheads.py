@@ -1,7 +1,7 @@
-"""Bulkheads: one hanging provider must not fill the pool, for a full pool blocks the consumer.
+"""Bulkheads: one hanging provider must not fill the pool, because a full pool blocks the consumer.
 
-Tasks are counted from the moment they are received, by queue. At its cap a provider's queue is no
-longer consumed; below it, it is again. Control and polls always keep slots of their own.
+Tasks are counted by queue from the time they are received. A provider's queue is not consumed while it is at its
+cap. The queues ``control`` and ``polls`` always have slots of their own.
 """
 
 from __future__ import annotations
@@ -16,34 +16,35 @@ from celery.signals import task_postrun, task_received, task_revoked
 
 from jobs.states import CONTROL_QUEUE, POLL_QUEUE
 
-# Queues that are never paused: what waits in them makes no paid call.
+# Queues that are never paused, because their tasks make no paid calls.
 FREE_QUEUES = (CONTROL_QUEUE, POLL_QUEUE)
 
 log = structlog.get_logger(__name__)
 
-# Some slots free before a paused queue is opened again, so that it does not flap.
+# How many slots must be free before a paused queue is opened again, so that it does not flap.
 REOPEN_BELOW = 0.9
 
 
 def paid_slots(pool: int, control_slots: int) -> int:
-    """Slots of a pool for paid calls: all but the control queue's, and half of a small pool."""
+    """Return how many slots of a pool are for paid calls: all but ``control_slots``, or half of a small pool."""
     return max(1, pool - min(control_slots, pool // 2))
 
 
 @dataclass
 class Bulkheads:
-    """``consumer`` is Celery's; its queues are opened and closed from its own loop only."""
+    """Counts tasks by queue, and opens and closes queues of Celery's ``consumer``, only from its own loop."""
 
     provider_slots: int
     paid_slots: int
     consumer: Any = None
-    # A job's messages share its id, and may come twice or by another provider's queue: each counts.
+    # The messages of a job share its id and may come twice or by another provider's queue; each one counts.
     _held: Counter[tuple[str, str]] = field(default_factory=Counter)  # by task id and queue
     _load: Counter[str] = field(default_factory=Counter)  # by queue
     _paused: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def received(self, task_id: str, queue: str) -> None:
+        """Count a task that was received from a queue, and pause the queue at its cap."""
         if queue in FREE_QUEUES:
             return
         with self._lock:
@@ -57,6 +58,7 @@ class Bulkheads:
             self.consumer.call_soon(self.consumer.cancel_task_queue, queue)
 
     def ended(self, task_id: str, queue: str) -> None:
+        """Count the end of a task, and reopen queues that have room again. A second end does not count."""
         with self._lock:
             held = self._held.pop((task_id, queue), 0)
             if not held:
@@ -71,7 +73,7 @@ class Bulkheads:
             self.consumer.call_soon(self.consumer.add_task_queue, paused)
 
     def busy(self) -> int:
-        """Paid calls received and not yet ended."""
+        """How many paid calls are received and not yet ended."""
         return self._load.total()
 
     def _full(self, queue: str) -> bool:
@@ -82,7 +84,7 @@ class Bulkheads:
 
 
 def install(bulkheads: Bulkheads) -> None:
-    """Connect to the worker's signals, for the life of the process."""
+    """Connect the bulkheads to Celery's signals, for the life of the process."""
 
     def on_received(request: Any, **_: object) -> None:
         bulkheads.received(request.id, _queue(request))

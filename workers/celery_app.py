@@ -1,4 +1,4 @@
-"""The Celery application, without tasks: safe to import from the web, from Flower and from tools."""
+"""The Celery application without tasks, so that web processes, Flower and tools can import it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ app = Celery("darkroom")
 app.config_from_object("celeryconfig")
 app.events.dispatcher_cls = "workers.flower.event_batches:BatchingDispatcher"
 
-if "flower.events" in sys.modules:  # Flower is loaded before the application that it is to show
+if "flower.events" in sys.modules:  # Flower loads its own modules before this application
     from workers.flower import rows
 
     rows.install()

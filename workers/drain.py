@@ -1,7 +1,7 @@
-"""Leaving: on SIGTERM the worker claims nothing more, hands over, and is gone in seconds.
+"""Draining: on SIGTERM the worker claims nothing more, hands over its work, and exits within seconds.
 
-Images in progress at asynchronous upstreams are rows, so nothing waits for them. A synchronous
-call still open when the time is up is lost with its socket; its row says so and its credits return.
+Images in progress at asynchronous upstreams are rows, so the worker need not wait for them. A synchronous call that
+is still open at the end is lost with its socket; its row shows that, and the credits are returned.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 1.0
 
-_draining = threading.Event()  # SIGTERM: out within drain_s
-_leaving = threading.Event()  # the watchdog found it deaf: out when the paid calls have ended
+_draining = threading.Event()  # SIGTERM: exit within drain_s
+_leaving = threading.Event()  # the watchdog found the consumer deaf: exit after the paid calls
 
 
 def draining() -> bool:
-    """Whether this worker claims nothing more."""
+    """Return whether this worker claims nothing more."""
     return _draining.is_set() or _leaving.is_set()
 
 
 def arm() -> None:
-    """Get ready to leave. The thread waits from the start, because a signal handler under gevent may
-    only set a flag: anything that blocks is refused there."""
+    """Prepare for SIGTERM. A thread waits from the start, because a signal handler under gevent may not block."""
     worker_shutting_down.connect(_begin, weak=False)
     threading.Thread(target=_leave_in_time, name="drain", daemon=True).start()
 
@@ -43,7 +42,7 @@ def _begin(**_: object) -> None:
 
 
 def _leave_in_time() -> None:
-    """Celery's warm shutdown has no upper bound of its own; this one has."""
+    """Limit Celery's warm shutdown, which has no time limit of its own."""
     _draining.wait()
     time.sleep(wiring.settings().drain_s)
     log.info("drain_time_is_up")
@@ -52,7 +51,7 @@ def _leave_in_time() -> None:
 
 
 def leave_after_calls(busy: Callable[[], int], *, at_most_s: float) -> None:
-    """Claim nothing more, let paid calls finish up to their longest step, and exit for a restart."""
+    """Claim nothing more, let paid calls finish for up to ``at_most_s`` seconds, and exit for a restart."""
     if _leaving.is_set():
         return
     _leaving.set()
@@ -64,12 +63,12 @@ def leave_after_calls(busy: Callable[[], int], *, at_most_s: float) -> None:
 
 
 def sign_off() -> None:
-    """What this worker still owns is free at once, and Flower hears how its last jobs ended."""
+    """Release what this worker still owns, and send Flower the last events. Never raises."""
     wiring.heartbeat().leave()
     event_batches.send_all_now()
     wiring.publisher().events.close()
 
 
 def sign_off_when_idle() -> None:
-    """A shutdown that needs no deadline signs off when the process exits."""
+    """Sign off when the process exits, for a shutdown without a deadline."""
     atexit.register(sign_off)

@@ -1,7 +1,7 @@
-"""The one way onto the queues: nudges become messages, after the commit, best effort.
+"""The only way onto the queues: nudges are sent as messages after the commit, best effort.
 
-A message is a hint and its row is the truth, so a broker that is away costs the caller at most a
-second, once every few seconds, and loses nothing: the sweep publishes what was not.
+A message is a hint and its row is the truth. A broker that is away costs a caller at most a second, once every few
+seconds, and nothing is lost, because the sweep publishes what was not sent.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PRODUCERS = 50
 
 @dataclass
 class _Server:
-    """A server that may be away: after a failure nothing is tried for a while."""
+    """A server that may be away: after a failure it is not tried for a while."""
 
     expected: tuple[type[Exception], ...]
     _skip_until: float = 0.0
@@ -46,7 +46,7 @@ class _Server:
         return time.monotonic() < self._skip_until
 
     def attempt(self, act: Callable[[], object], *, nudges: int) -> bool:
-        """Do it, unless it failed a moment ago; whether it was done. Never raises."""
+        """Run ``act`` unless the server failed a moment ago; return whether it succeeded. Never raises."""
         if self.skipping:
             return False
         try:
@@ -56,15 +56,15 @@ class _Server:
                 log.warning("broker_away", error=type(error).__name__, nudges=nudges)
             return False
         except Exception:
-            # What is published is committed already: whatever a client library raises, the sweep sends it again,
-            # and a caller who saw it would take an accepted job for a refused one.
+            # The job is committed already and the sweep will send its message. An exception from here would make an
+            # accepted job look refused to its caller.
             self._pause()
             log.exception("publishing_crashed", nudges=nudges)
             return False
         return True
 
     def _pause(self) -> bool:
-        """Try nothing for a while; whether that is new."""
+        """Skip the server for a while; return whether it was not skipped before."""
         with self._lock:
             first = not self.skipping
             self._skip_until = time.monotonic() + SKIP_AFTER_FAILURE_S
@@ -74,8 +74,8 @@ class _Server:
 class Publisher:
     """Publishes signals; never raises and never waits long. One per process.
 
-    ``node`` is the name of this process's Celery worker, None in the web; without ``task_events`` Flower
-    does not hear how jobs end.
+    ``node``: the name of this process's Celery worker; None in a web process. Without ``task_events`` Flower is not
+    sent the ends of jobs.
     """
 
     def __init__(self, broker_url: str, redis_url: str, *, node: str | None = None, task_events: bool = True) -> None:
@@ -85,19 +85,19 @@ class Publisher:
         self._collects = not is_redis(broker_url)
         transport = (*connection.recoverable_connection_errors, *connection.recoverable_channel_errors)
         self._broker = _Server((KombuError, RedisError, OSError, *transport))
-        # The web's waits are woken by REDIS_URL, which need not be the broker: each may be away alone.
+        # Waiting web requests are woken through REDIS_URL, which may be another server than the broker.
         self._wakes = self._broker if broker_url == redis_url else _Server((RedisError, OSError))
         self.events = TaskEvents(lambda: connect(broker_url, timeout_s=TIMEOUT_S), node=node, enabled=task_events)
 
     @property
     def skipping(self) -> bool:
-        """Whether the broker failed a moment ago, so that nothing is sent for now."""
+        """Whether the broker failed a moment ago, so that nothing is sent at present."""
         return self._broker.skipping
 
     def publish(self, signals: Sequence[Signal]) -> bool:
-        """Send; whether all nudges were handed over. False is no loss, only a delay until the next sweep."""
-        # Before the next message is sent: a job that is tried again must not be seen starting first.
-        self.events.tell([each for each in signals if isinstance(each, Ended)])
+        """Send signals; return whether all nudges were sent. False only means a delay until the next sweep."""
+        # Before the messages: Flower must see the retry of a job before its next start.
+        self.events.report([each for each in signals if isinstance(each, Ended)])
         nudges = [each for each in signals if isinstance(each, Nudge)]
         wakes = [nudge.argument for nudge in nudges if nudge.task == WAKE]
         tasks = [nudge for nudge in nudges if nudge.task != WAKE]
@@ -106,7 +106,7 @@ class Publisher:
         return woken and sent
 
     def send_canary(self, queue: str) -> bool:
-        """Put an empty message on a queue by name, without leaving a binding behind; whether the broker took it."""
+        """Send an empty message to a queue by name, which leaves no binding; return whether the broker took it."""
         return self._broker.attempt(lambda: self._send_canary(queue), nudges=1)
 
     def _wake(self, job_ids: Sequence[str]) -> None:
@@ -116,7 +116,7 @@ class Publisher:
     def _send(self, nudges: Sequence[Nudge]) -> None:
         with self._producers.acquire(block=True, timeout=TIMEOUT_S) as producer, self._forgetting(producer):
             for nudge in nudges:
-                # Flower's row of a job has the job's own id.
+                # The task id is the job's id, under which Flower shows the job.
                 task_id = nudge.argument if nudge.task == RUN else str(uuid4())
                 if self._collects:
                     self._send_by_celery(producer, nudge, task_id)
@@ -134,12 +134,12 @@ class Publisher:
             retry=False,
             confirm_timeout=TIMEOUT_S,
             ignore_result=True,
-            argsrepr=f"('{nudge.argument}',)",  # what Flower shows: ids alone
+            argsrepr=f"('{nudge.argument}',)",  # what Flower shows: only ids
         )
 
     @contextmanager
     def _forgetting(self, producer: Any) -> Iterator[None]:
-        """A connection to RabbitMQ that failed in mid-conversation answers the wrong question next: drop it."""
+        """Drop a connection to RabbitMQ that failed, because it may next return the answer to an earlier request."""
         try:
             yield
         except Exception:

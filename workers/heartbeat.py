@@ -1,4 +1,4 @@
-"""A worker's heartbeat: a row touched every few seconds, from before its first claim until it signs off."""
+"""A worker's heartbeat: a row updated every few seconds, from before its first claim until it signs off."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jobs.dispatch import heartbeats
 
 log = structlog.get_logger(__name__)
 
-# Signing off waits so long for a beat on its way; one that takes longer hangs on a database that is away.
+# How long signing off waits for a heartbeat that is being written; a longer one hangs because the database is away.
 LAST_BEAT_S = 1.0
 
 
 @dataclass
 class Heartbeat:
-    """``database`` is the ticker's own, so that no backlog of work can silence the heartbeat."""
+    """Writes a worker's heartbeats on the ticker's ``database``, so that no backlog of work can delay them."""
 
     database: Database
     owner: str
@@ -27,7 +27,7 @@ class Heartbeat:
     _beating: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def beat(self) -> None:
-        """Say that this worker lives; once it has signed off, nothing. Raises DatabaseAwayError."""
+        """Record that this worker is alive, unless it has signed off. Raises DatabaseAwayError."""
         with self._beating:
             if self._left:
                 return
@@ -35,7 +35,7 @@ class Heartbeat:
                 heartbeats.beat(connection, self.owner)
 
     def leave(self) -> None:
-        """Sign off: what this worker still owns is free at once. No beat follows. Never raises."""
+        """Sign off, which releases this worker's jobs at once and stops its heartbeats. Never raises."""
         waited = self._beating.acquire(timeout=LAST_BEAT_S)
         try:
             self._left = True

@@ -1,4 +1,4 @@
-"""Taking a step with a job, and what follows when the step does not end well. Shared by tasks and ticker."""
+"""Running a step of a job, and handling its failures. Shared by the tasks and the ticker."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ log = structlog.get_logger(__name__)
 
 Step = Callable[[WorkerContext, str], list[Signal]]
 
-# These say nothing of the job: its rows are as they were, and the sweep finds it.
+# Errors that say nothing about the job: its rows are unchanged, and the sweep finds it.
 SAYS_NOTHING = (DatabaseAwayError, DatabaseChangedError, StaleJobError)
 
-# A step that met a migration begins again; a step done twice changes nothing the second time.
+# A step interrupted by a migration runs again; what it had done already changes nothing the second time.
 _ONCE_MORE = tenacity.Retrying(
     retry=tenacity.retry_if_exception_type(DatabaseChangedError), stop=tenacity.stop_after_attempt(2), reraise=True
 )
 
 
 def perform(step: Step, argument: str) -> list[Signal]:
-    """Take a step; what to publish of it, accidents included.
+    """Run a step, also after a crash of it, and return the signals to publish.
 
-    Raises JobFailedError, for the failure hook; Ignore where nothing can be said. Nothing else is raised:
-    Celery would report to Flower that the job failed, while it lives on.
+    Raises JobFailedError for the failure hook, and Ignore if nothing can be said about the job. It raises nothing
+    else, because Celery would then report a live job to Flower as failed.
     """
     context = wiring.worker_context()
     try:
@@ -53,7 +53,10 @@ def perform(step: Step, argument: str) -> list[Signal]:
 
 
 def perform_to_the_end(step: Step, argument: str) -> list[Signal]:
-    """The same where no Celery task stands for the job: its failure is ended here. Never raises."""
+    """Run a step for which there is no Celery task, and end the job if it has failed. Never raises.
+
+    Returns the signals to publish.
+    """
     try:
         return perform(step, argument)
     except JobFailedError as error:
@@ -63,7 +66,10 @@ def perform_to_the_end(step: Step, argument: str) -> list[Signal]:
 
 
 def end(error: JobFailedError) -> list[Signal]:
-    """End a job that a step found failed, its credits back. Never raises; empty where the sweep must do it."""
+    """End a job that a step found failed, and return its credits. Never raises.
+
+    Returns the signals to publish; empty if the sweep must end the job.
+    """
     try:
         return give_up.end_failed(wiring.worker_context(), error)
     except SAYS_NOTHING as reason:

@@ -1,9 +1,8 @@
-"""The tasks: an id in, a step taken, signals out. Decisions and queries live in ``jobs``.
+"""The Celery tasks: each takes an id, runs a step and publishes its signals. Decisions and queries are in ``jobs``.
 
-Flower's row of ``jobs.run`` is the job's own life. A step that leaves the job alive returns ``LIVES_ON``, of which
-nothing is reported, so that the row stays STARTED, or ends with ``Retry`` when the job is in the queue again. Ends
-that no task of the job brings about are reported by ``workers/flower/task_events.py``. A poll is about many jobs and
-sends no events.
+Flower's row of ``jobs.run`` shows the whole job. A step that leaves the job alive returns ``LIVES_ON``, which is not
+reported, so that the row stays STARTED; if the job is in the queue again, the task ends with ``Retry``. Job ends
+outside these tasks are reported by ``workers/flower/task_events.py``. A poll is about many jobs and sends no events.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from workers.ticker import poll_key
 
 
 class JobTask(Task):  # type: ignore[misc]
-    """Ends the job that a step found failed, and returns its credits, on the fast path; the sweep is the guarantee."""
+    """Ends a job that a step found failed and returns its credits at once; the sweep does it if this fails."""
 
     throws = (JobFailedError,)
     send_events = False
 
     def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """The failure hook. Never raises: Celery would call it a second time."""
+        """The failure hook. It never raises, because Celery would call it a second time."""
         del task_id, args, kwargs
         if not isinstance(exc, JobFailedError):
             return
-        einfo.traceback = ""  # Flower keeps it with every failure, and the code says it all
+        einfo.traceback = ""  # Flower would store it for every failure, and the code is enough
         signals = stepping.end(exc)
         if self.send_events:
             signals = self._but_its_own(signals, exc)
@@ -49,17 +48,17 @@ class JobTask(Task):  # type: ignore[misc]
         einfo.traceback = ""
 
     def _but_its_own(self, signals: Sequence[Signal], error: JobFailedError) -> list[Signal]:
-        """What to publish in addition to Celery's ``task-failed``, which is sent for a failure on record alone."""
+        """Return what to publish besides Celery's ``task-failed``, which is sent only for a recorded failure."""
         own, others = _split(signals, error.job_id)
         if own is None or own.status != "failed":
             job_request.unended.add(error)
             return list(signals)
-        wiring.publisher().events.told_by_celery(error.job_id)
+        wiring.publisher().events.reported_by_celery(error.job_id)
         return others
 
 
 class RunTask(JobTask):
-    """Stands for a job in Flower."""
+    """The task that Flower shows as the job."""
 
     Request = JobRequest
     send_events = wiring.settings().task_events
@@ -69,31 +68,31 @@ class RunTask(JobTask):
 def run(job_id: str) -> str | None:
     """Claim a queued job and make its paid call."""
     step = _hand_back if drain.draining() else run_job
-    return _tell(job_id, stepping.perform(step, job_id))
+    return _publish(job_id, stepping.perform(step, job_id))
 
 
 @app.task(base=JobTask, name="jobs.poll")  # type: ignore[untyped-decorator]
 def poll(provider: str) -> None:
-    """Look at a batch of a provider's images in progress."""
+    """Check a batch of a provider's images in progress."""
     wiring.quietly(lambda: wiring.redis_client().delete(poll_key(provider)))
     wiring.worker_context().publish(stepping.perform(poll_provider, provider))
 
 
 def _hand_back(context: WorkerContext, job_id: str) -> list[Signal]:
-    """Leave the job in the queue, to be published for another worker."""
+    """Leave the job in the queue and mark it unpublished, so that another worker gets it."""
     with context.database.autocommit() as connection:
         publishing.mark_unpublished(connection, [job_id])
     return []
 
 
-def _tell(job_id: str, signals: Sequence[Signal]) -> str | None:
-    """Publish what a step did; LIVES_ON unless this very task's end is the job's. Raises JobRetry."""
+def _publish(job_id: str, signals: Sequence[Signal]) -> str | None:
+    """Publish the signals of a step. Returns LIVES_ON unless the job has succeeded. Raises JobRetry."""
     own, others = _split(signals, job_id)
     events = wiring.publisher().events
     if own is not None and own.status == "retried" and not events.has_ended(job_id):
         raise JobRetry(own.code or "retried", others)
     if own is not None and own.status == "succeeded":
-        events.told_by_celery(job_id)
+        events.reported_by_celery(job_id)
         wiring.worker_context().publish(others)
         return None
     wiring.worker_context().publish(signals)
@@ -101,7 +100,7 @@ def _tell(job_id: str, signals: Sequence[Signal]) -> str | None:
 
 
 def _split(signals: Sequence[Signal], job_id: str) -> tuple[Ended | None, list[Signal]]:
-    """What a step says of its own job's end, and the rest."""
+    """Return the end of the step's own job, if any, and the other signals."""
     own = [each for each in signals if isinstance(each, Ended) and each.job_id == job_id]
     others = [each for each in signals if not (isinstance(each, Ended) and each.job_id == job_id)]
     return (own[-1] if own else None), others

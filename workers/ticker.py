@@ -1,7 +1,7 @@
-"""What every worker does by the clock: heartbeat, due polls and the sweep. No Celery beat, no leader.
+"""What every worker does periodically: heartbeat, due polls and the sweep. There is no Celery beat and no leader.
 
-A step of the worker and not of its consumer: the consumer and its timer stop while the broker is
-away, and that is when the sweep and the polls are needed most.
+This is a bootstep of the worker and not of its consumer, because the consumer and its timer stop while the broker is
+away, when the sweep and the polls are needed most.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ EPOCH_KEY = "darkroom:epoch"
 
 
 def poll_key(provider: str) -> str:
-    """While this key stands, a poll of the provider is on its way and another would only pile up."""
+    """Return the Redis key that exists while a poll of the provider is queued, so that polls do not pile up."""
     return f"darkroom:poll:{provider}"
 
 
 class Steadiness:
-    """Whether our own heartbeats have gone through without a gap for a while."""
+    """Whether this worker's heartbeats have been written without a gap for a while."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -74,8 +74,8 @@ class Steadiness:
 class Ticker:
     """Five loops on threads (greenlets in a worker), each of which survives any outage.
 
-    Heartbeat, tick and sweep have a database engine of their own. The heartbeat goes on while the pool
-    drains, until it signs off; the other loops stop at once.
+    Heartbeat, tick and sweep use a database engine of their own. The heartbeat continues while the pool drains, until
+    the worker signs off; the other loops stop at once.
     """
 
     def __init__(self) -> None:
@@ -96,15 +96,15 @@ class Ticker:
         self._limited = any(wiring.limits(name, os.environ).any for name in self._context.registry.configured())
 
     def start(self) -> None:
-        self.beat()  # before the first claim: a job's owner must be known to live
-        # A drain may be long: a worker that falls silent in it loses its calls to its neighbours.
-        # Nothing ends this loop but the process; once signed off it writes nothing.
+        self.beat()  # before the first claim, so that the owner of a job counts as alive
+        # It goes on while the worker drains, or other workers would take over its calls. Only the end of the process
+        # ends this loop; after signing off it writes nothing.
         self._start("heartbeat", self.beat, heartbeats.HEARTBEAT_EVERY_S, until=threading.Event())
         self._start("tick", self.tick, TICK_EVERY_S)
-        # At once, for this worker may replace one that was killed: its jobs need not wait a period more.
+        # The first sweep is at once, because this worker may replace a killed one whose jobs wait.
         self._start("sweep", self.sweep, SWEEP_EVERY_S, first_s=0.0)
         self._start("watchdog", self._watchdog.look, CANARY_EVERY_S)
-        # A loop of its own: a slow disk must not hold up the sweep.
+        # In a loop of its own, so that a slow disk does not delay the sweep.
         self._start("retention", self.delete_expired, retention.EVERY_S)
 
     def stop(self) -> None:
@@ -127,7 +127,7 @@ class Ticker:
         self._steadiness.beat()
 
     def tick(self) -> None:
-        """Publish a poll for every provider that has something due; poll here when the broker is away."""
+        """Publish a poll for every provider with due jobs; poll here when the broker is away."""
         with self._database.autocommit() as connection:
             providers = due.providers_due(connection, self._context.registry.configured())
         for provider in providers:
@@ -142,7 +142,7 @@ class Ticker:
             self._publish_for_free_permits()
 
     def _publish_for_free_permits(self) -> None:
-        """A permit that came free at a limited provider does not wait for the sweep."""
+        """Publish jobs for permits that came free at limited providers, without waiting for the sweep."""
         with self._database.autocommit() as connection:
             nudges = refill.refill_limited(connection, window=self._context.publish_window)
         if nudges:
@@ -163,14 +163,14 @@ class Ticker:
         self._publish(self._sweeper.sweep())
 
     def delete_expired(self) -> None:
-        """Delete what has expired; one worker a minute does it for all."""
+        """Delete expired data; one worker of the fleet does this, once a minute."""
         try:
             wiring.retention().delete_expired()
         except StorageUnavailableError as error:
             log.warning("retention_waits_for_storage", error=str(error))
 
     def _publish(self, signals: Sequence[Signal]) -> None:
-        """What cannot be sent now counts as unpublished again, for the next round."""
+        """Publish signals; jobs whose messages cannot be sent are marked unpublished again, for the next round."""
         if self._context.publish(signals):
             return
         runs = [each.argument for each in signals if isinstance(each, Nudge) and each.task == RUN]
@@ -180,7 +180,7 @@ class Ticker:
 
 
 def _loop(name: str, step: Callable[[], None], waits: tuple[float, float], until: threading.Event) -> None:
-    """``waits``: seconds before the first step, and between two."""
+    """Run ``step`` repeatedly. ``waits``: seconds before the first run, and between two."""
     wait_s, every_s = waits
     while not until.wait(wait_s * random.uniform(0.8, 1.2)):
         wait_s = every_s
@@ -193,7 +193,7 @@ def _loop(name: str, step: Callable[[], None], waits: tuple[float, float], until
 
 
 def _epoch() -> str | None:
-    """The broker's epoch: a random key that is lost with everything else Redis loses."""
+    """Return the broker's epoch: a random key in Redis that is lost together with the queues."""
     try:
         client = wiring.redis_client()
         client.set(EPOCH_KEY, secrets.token_hex(8), nx=True)
@@ -211,8 +211,11 @@ def _started_ticker() -> Ticker:
 
 
 def _once_the_database_answers(begin: Callable[[], Ticker]) -> Ticker:
-    """Wait out a database that is away: a worker that exits instead would be lost to a supervisor that
-    restarts failures only, for Celery ends an unrecoverable start with status 0."""
+    """Wait until the database answers and run ``begin``.
+
+    The worker does not exit instead, because Celery ends a failed start with status 0, which some supervisors do not
+    restart.
+    """
     while not drain.draining():
         try:
             return begin()
@@ -244,7 +247,7 @@ class TickerStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 class BulkheadStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Gives the bulkheads the consumer whose queues they open and close."""
+    """Passes the consumer to the bulkheads, which open and close its queues."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -260,7 +263,7 @@ _BULKHEADS = Bulkheads(
 
 
 def fit(celery: Any = app) -> None:
-    """Fit the ticker and the bulkheads to the worker about to start."""
+    """Add the ticker and the bulkheads to the worker that is about to start."""
     install(_BULKHEADS)
     celery.steps["worker"].add(TickerStep)
     celery.steps["consumer"].add(BulkheadStep)

@@ -1,9 +1,9 @@
-"""A worker whose consumer no longer receives messages: found by its own canary.
+"""The watchdog: finds a worker whose consumer no longer receives messages, by a canary message.
 
-A half-open connection can leave Celery's consumer deaf forever (docs/reliability.md). So every worker
-sends itself a small message and reads it by a step inside the consumer, without a pool slot. Silence
-counts only from a canary that the broker took, while the pool has free slots and the broker and
-PostgreSQL answer on fresh connections: an outage, or a worker full of long paid calls, is not deafness.
+A half-open connection can leave Celery's consumer deaf forever (docs/reliability.md). So every worker sends itself a
+small message and reads it in a consumer step that needs no pool slot. Silence counts only after a canary that the
+broker took, and while the pool has free slots and the broker and PostgreSQL answer on new connections: an outage or
+a worker full of long paid calls is not deafness.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ DEAF_AFTER_S = 90.0
 
 @dataclass
 class Watchdog:
-    """``could_hear``: the pool has free slots, and broker and PostgreSQL answer on fresh connections.
+    """Decides when the consumer is deaf.
 
-    ``send`` puts a canary on ``queue`` and says whether the broker took it; ``leave`` is what a deaf
-    worker does, once.
+    ``could_hear``: the pool has free slots, and broker and PostgreSQL answer on new connections. ``send`` puts a
+    canary on ``queue`` and returns whether the broker took it. ``leave`` is called once, by a deaf worker.
     """
 
     queue: str
@@ -36,16 +36,16 @@ class Watchdog:
     could_hear: Callable[[], bool]
     leave: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
-    _unheard_since: float | None = field(default=None, init=False)  # None: no canary is on its way
+    _unheard_since: float | None = field(default=None, init=False)  # None: no canary is in flight
 
     def heard(self) -> None:
-        """The consumer read a canary."""
+        """Note that the consumer has read a canary."""
         self._unheard_since = None
 
     def look(self) -> None:
-        """One round: judge the silence so far, then send the next canary."""
+        """Check the silence so far, then send the next canary. Called once a round."""
         if not self.could_hear():
-            self._unheard_since = None  # silence that has another cause proves nothing
+            self._unheard_since = None  # silence with another cause proves nothing
             return
         if self._silent_s() >= DEAF_AFTER_S:
             log.error("worker_is_deaf", silent_s=round(self._silent_s()))
@@ -53,7 +53,7 @@ class Watchdog:
             return
         first = self._unheard_since is None
         if first:
-            self._unheard_since = self.clock()  # before it is sent, for it may be heard at once
+            self._unheard_since = self.clock()  # before it is sent, because it may be heard at once
         if not self.send(self.queue) and first:
             self._unheard_since = None
 
@@ -62,19 +62,19 @@ class Watchdog:
 
 
 class CanaryStep(bootsteps.ConsumerStep):  # type: ignore[misc]
-    """Reads the canary on the consumer's own connection, which is what may be deaf."""
+    """Reads the canary on the consumer's own connection, which is the one that may be deaf."""
 
     watchdog: Watchdog | None = None
 
     def get_consumers(self, channel: Any) -> list[Any]:
         if self.watchdog is None:
             return []
-        # The default exchange reaches a queue by its name and leaves no binding behind in Redis.
+        # The default exchange addresses a queue by its name and leaves no binding in Redis.
         queue = Queue(self.watchdog.queue, Exchange(""), routing_key=self.watchdog.queue, exclusive=True)
         return [Consumer(channel, queues=[queue], on_message=self._heard, on_decode_error=self._heard)]
 
     def _heard(self, message: Any, error: Exception | None = None) -> None:
-        """Any canary, readable or not: the consumer receives messages."""
+        """Count any canary, readable or not, because it shows that the consumer receives messages."""
         del error
         message.ack()
         if self.watchdog is not None:

@@ -1,4 +1,4 @@
-"""Putting a worker together from the environment, once per process."""
+"""Building the parts of a worker from the environment, once per process."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from workers.broker import options
 from workers.enqueue import Publisher
 from workers.heartbeat import Heartbeat
 
-# A limit is so many rows.
+# Each unit of a limit is a row in the database, so limits are bounded.
 LIMIT_MAX = 100_000
 CLOCK_POOL_SIZE = 2
-# One locked account must not hold up a sweep: the others' jobs wait behind it.
+# A short lock time-out, so that one locked account does not delay the sweep for all others.
 CLOCK_LOCK_TIMEOUT_MS = 500
 
 
@@ -53,14 +53,14 @@ def publisher() -> Publisher:
 
 
 def node_name() -> str:
-    """What Celery calls this worker, in Flower and in its events: ``name@host``."""
+    """Return the name of this worker in Celery's events and in Flower: ``name@host``."""
     name = settings().worker_name or f"worker-{os.getpid()}"
     return str(host_format(default_nodename(f"{name}@%h")))
 
 
 @cache
 def database() -> Database:
-    # As many as under pressure, and kept: a new connection would have to prepare every statement again.
+    # All connections are kept, because a new one would have to prepare every statement again.
     return Database(_engine(pool_size=2 * settings().db_pool_size, max_overflow=0, application_name="worker"))
 
 
@@ -70,7 +70,7 @@ def _engine(**facts: Any) -> Engine:
 
 @cache
 def ticker_database() -> Database:
-    """For heartbeat, sweep and tick: two connections (four at need) that no backlog of work can take."""
+    """Return the database of heartbeat, sweep and tick: two connections (at most four) that no other work uses."""
     return Database(_engine(pool_size=CLOCK_POOL_SIZE, application_name="clock", lock_timeout_ms=CLOCK_LOCK_TIMEOUT_MS))
 
 
@@ -86,12 +86,12 @@ def redis_client() -> redis.Redis:
 
 @cache
 def worker_context() -> WorkerContext:
-    """This process's workbench; its owner id is new with every start."""
+    """Return this process's worker context; its owner id is new with every start."""
     values = settings()
-    models = LiveCatalog(values.catalog_local)  # a faulty file stops the start, too
+    models = LiveCatalog(values.catalog_local)  # a faulty file stops the start
     upstreams = registry.load(environment())
     for name in upstreams.configured():
-        limits(name, environment())  # a bad one stops the start, not the first job
+        limits(name, environment())  # a bad limit stops the start and not the first job
     store = open_store(values)
     return WorkerContext(
         owner=new_id("wkr"),
@@ -123,7 +123,7 @@ def retention() -> Retention:
 
 
 def announce_credentials(context: WorkerContext) -> None:
-    """Make a row for every credential this worker can use; limits come from the environment."""
+    """Make the rows of every credential this worker can use; limits come from the environment."""
     with context.database.transaction() as connection:
         for name in context.registry.configured():
             for provider in context.registry.of(name):
@@ -131,9 +131,10 @@ def announce_credentials(context: WorkerContext) -> None:
 
 
 def limits(provider: str, env: Mapping[str, str]) -> CredentialLimits:
-    """``OPENAI_MAX_ACTIVE=20``, ``OPENAI_MAX_PER_MINUTE=120``: of each credential, for the whole fleet.
+    """Return the limits of each credential of a provider, for the whole fleet.
 
-    Left out, no limit. Raises SettingsError.
+    They come from ``OPENAI_MAX_ACTIVE=20`` and ``OPENAI_MAX_PER_MINUTE=120``; without a variable there is no limit.
+    Raises SettingsError.
     """
     prefix = provider.upper()
     return CredentialLimits(_whole(f"{prefix}_MAX_ACTIVE", env), _whole(f"{prefix}_MAX_PER_MINUTE", env))
@@ -149,7 +150,7 @@ def _whole(variable: str, env: Mapping[str, str]) -> int | None:
 
 
 def servers_answer() -> bool:
-    """Whether the broker and PostgreSQL answer on connections made just now."""
+    """Return whether the broker and PostgreSQL answer on new connections."""
     fresh = Database(_engine(pool_size=1, application_name="watchdog"))
     try:
         with fresh.autocommit() as connection:
@@ -162,6 +163,6 @@ def servers_answer() -> bool:
 
 
 def quietly(step: Callable[[], object]) -> None:
-    """Do something that only saves work; Redis being away is no reason to stop."""
+    """Run a step that only saves work; errors of Redis are logged and ignored."""
     with suppress(RedisError):
         step()

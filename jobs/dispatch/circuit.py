@@ -1,11 +1,11 @@
-"""The circuit breaker of a provider as a pure state machine; ``jobs/dispatch/health.py`` keeps its row.
+"""The circuit breaker of a provider as a pure state machine; ``jobs/dispatch/health.py`` stores its row.
 
-CLOSED counts failures in a row. Enough of them within a window open the circuit: no one submits for a
-while that doubles with every failed probe. Then it is HALF_OPEN: one call goes out as a probe, and its
-outcome alone closes the circuit or opens it again. Calls sent before it opened say nothing about now.
+CLOSED counts failures in a row. Enough of them within a window open the circuit: nothing is submitted for a time
+that doubles with every failed probe. After that it is HALF_OPEN: one call is sent as a probe, and only its outcome
+closes the circuit or opens it again. Calls sent before the circuit opened do not count.
 
-A job counts once: what has failed before may fail by itself, and tried again it says nothing new. For the
-same reason a job that was never tried is the best probe (``jobs/dispatch/refill.py``, ``permits.TAKE``).
+Each job counts once, because a job that has failed before may fail through its own order. For the same reason a job
+that was never tried is the best probe (``jobs/dispatch/refill.py``, ``permits.TAKE``).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ FAILURES_TO_OPEN = 5
 WINDOW_S = 60.0
 OPEN_FIRST_S = 5.0
 OPEN_MAX_S = 60.0
-# Jobs whose failures were counted and that are not counted again; the oldest is dropped.
+# How many jobs with a counted failure are remembered, so that they are not counted again; the oldest is dropped.
 JOBS_REMEMBERED = 32
 
-# An Uncertain of our own making (a fault in our code) says nothing about the upstream.
+# An Uncertain outcome from a fault in our code says nothing about the upstream.
 _OURS = frozenset({"upstream_uncertain", "storage_unavailable", "internal_error"})
 _NOT_REACHED = frozenset({"upstream_unreachable", "upstream_overloaded"})
-# A task that failed after it was accepted may have failed for its own content; this is said of the submit.
+# Codes of a failed submit. A task that fails after it was accepted may have failed through its own content.
 _BROKEN = frozenset({"upstream_failed", "upstream_restarted"})
 
 
@@ -37,7 +37,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """``trips``: openings in a row, 0 while closed. ``failing_for_s``: since the first counted failure."""
+    """``trips``: openings in a row, 0 while closed. ``failing_for_s``: seconds since the first counted failure."""
 
     failures: int = 0
     failing_for_s: float = 0.0
@@ -48,7 +48,7 @@ class Circuit:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the first outcome of a call says of its upstream: away, or answering."""
+    """What the first outcome of a call shows about its upstream: ``away``, or answering."""
 
     call_id: str
     job_id: str
@@ -57,7 +57,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """One more failure; ``jobs`` were counted, newest last. ``first_of_window``: the first of a new window."""
+    """One more failure. ``jobs``: those counted, newest last. ``first_of_window``: it starts a new window."""
 
     failures: int
     jobs: tuple[str, ...]
@@ -73,16 +73,16 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Closed, no failure counted; the jobs that have failed stay known."""
+    """Closed, no failure counted; the jobs that have failed stay remembered."""
 
 
 Change = Count | Open | Close
 
 
 def says_away(outcome: Outcome, code: str | None, *, retryable: bool) -> bool | None:
-    """Whether the answer to a submit shows the upstream away; None: it shows nothing either way.
+    """Return whether the outcome of a submit shows that the upstream is away; None: it shows neither.
 
-    A refusal, a rate limit or a bad key come from an upstream that is there.
+    A refusal, a rate limit or a rejected key come from an upstream that answers.
     """
     if code in _OURS:
         return None
@@ -100,7 +100,7 @@ def says_away(outcome: Outcome, code: str | None, *, retryable: bool) -> bool | 
 
 
 def after(circuit: Circuit, seen: Observation) -> Change | None:
-    """What becomes of a circuit; None: nothing changes."""
+    """Return how an observation changes a circuit; None: not at all."""
     if circuit.trips:
         return _after_probe(circuit, seen) if seen.call_id == circuit.probe else None
     if not seen.away:
@@ -127,5 +127,5 @@ def _remember(circuit: Circuit, job_id: str) -> tuple[str, ...]:
 
 
 def open_s(trips: int) -> float:
-    """How long the circuit stays open before its next probe: 5, 10, 20, 40, 60 s."""
+    """Return how many seconds the circuit stays open before its next probe: 5, 10, 20, 40, 60."""
     return float(min(OPEN_MAX_S, OPEN_FIRST_S * 2 ** min(trips - 1, 10)))

@@ -1,6 +1,6 @@
-"""Which jobs in progress are due for a look: taken in batches, the accounts in turns.
+"""Taking jobs in progress that are due for a status check: in batches, the accounts in turns.
 
-Taking moves ``due_at`` alone: no fence, because looking twice is harmless.
+Taking changes only ``due_at`` and no fence, because checking twice is harmless.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from core.db import Hot, Statement
 from jobs.reads.worker import LiveJob, live_job
 
 TAKE_DUE = Statement("""
--- Accounts with images in progress, from a place in their circle on, by hopping along jobs_waiting_turns;
--- the first row of each is the one due first.
+-- Accounts with images in progress, in circular order from a given account on, by one index probe each
+-- (jobs_waiting_turns); the first row of each account is the job due first.
 WITH RECURSIVE turn AS (
     (
         SELECT account_id, due_at, 1 AS hop FROM jobs
@@ -44,14 +44,14 @@ candidate AS (
         ) AS first
     ) AS own
     UNION ALL
-    -- What is left of the batch goes to those who have been due for longest, of any account.
+    -- The rest of the batch goes to the jobs due for longest, of any account.
     SELECT id, due_at, CAST(:limit AS int) + 1 FROM (
         SELECT id, due_at FROM jobs
         WHERE provider = :provider AND status = 'waiting' AND due_at <= statement_timestamp()
         ORDER BY due_at LIMIT 2 * CAST(:limit AS int)
     ) AS oldest
 ),
--- Twice as many as wanted, for another worker may be taking the same in this moment.
+-- Twice as many as wanted, because another worker may be taking the same jobs.
 chosen AS (
     SELECT id, row_number() OVER (ORDER BY min(turn), min(due_at)) AS place FROM candidate GROUP BY id
     ORDER BY place LIMIT 2 * CAST(:limit AS int)
@@ -85,13 +85,13 @@ SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fe
 FROM taken AS j
 """)
 
-# Accounts looked at in one batch; with more the next batch goes on behind them.
+# How many accounts one batch considers; the next batch continues after them.
 ACCOUNTS_AT_ONCE = 100
 
 
 @dataclass(slots=True)
 class Turns:
-    """Where in the circle of a provider's accounts the next batch begins; one worker's own memory."""
+    """At which account of a provider the next batch of this worker begins."""
 
     after: dict[str, str] = field(default_factory=dict)
 
@@ -105,10 +105,9 @@ def take_due(
     interval_max_s: float,
     turns: Turns | None = None,
 ) -> list[LiveJob]:
-    """Take a batch of WAITING jobs that are due, the accounts in turns, and put them off to their next look.
+    """Take at most ``limit`` WAITING jobs that are due, the accounts in turns, and set their next status check.
 
-    Taking moves ``due_at`` alone: no fence, because looking twice is harmless. The interval grows
-    with the age of the job, within the two bounds (seconds).
+    The interval until then grows with the age of the job, from ``interval_s`` to ``interval_max_s`` seconds.
     """
     turns = turns or Turns()
     rows = Hot.of(connection).all(
@@ -134,7 +133,7 @@ WHERE id = ANY(CAST(:ids AS text[])) AND status = 'waiting' AND cancel_requested
 
 
 def lease(hot: Hot, job_ids: Sequence[str], *, lease_s: float) -> None:
-    """Keep others from looking at jobs whose images are being fetched here."""
+    """Keep other workers from checking these jobs for ``lease_s`` seconds while their images are fetched here."""
     hot.run(LEASE, {"ids": list(job_ids), "lease_s": lease_s})
 
 
@@ -147,5 +146,5 @@ WHERE EXISTS (
 
 
 def providers_due(connection: Hot | Connection, providers: Sequence[str]) -> list[str]:
-    """Of these providers, those with a WAITING job that is due."""
+    """Return those of the providers that have a WAITING job that is due."""
     return [row.name for row in Hot.of(connection).all(PROVIDERS_DUE, {"providers": list(providers)})]

@@ -1,7 +1,7 @@
-"""The health of providers, one row each: paused by an operator, or away by what answers say of the circuit.
+"""The health of providers, one row each in ``providers``: paused by an operator, or an open circuit.
 
-``jobs/dispatch/circuit.py`` decides what an answer changes; here the row of ``providers`` is read and written.
-Whether a call may go is asked of the same row by ``jobs/dispatch/permits.py``.
+``jobs/dispatch/circuit.py`` decides what an outcome changes; this module reads and writes the row.
+``jobs/dispatch/permits.py`` reads the same row to decide whether a call may be sent.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def note(
     code: str | None,
     retryable: bool,
 ) -> None:
-    """Let the first word on a call move its provider's circuit.
+    """Update the provider's circuit from the first outcome of a call.
 
-    The row is read, and written only if it is still as it was read; who finds it locked or changed tries again at
-    once and then leaves the counting to the others: no answer waits for a statistic.
+    The row is written only if it is unchanged since it was read and not locked. After ``NOTE_TRIES`` the outcome is
+    not counted, so that no answer waits for a statistic.
     """
     away = circuit.says_away(outcome, code, retryable=retryable)
     if away is None:
@@ -61,7 +61,7 @@ def note(
             return
 
 
-# Only a row that is still as it was read, and only if no one else holds it.
+# Updates the row only if it is unchanged since it was read and not locked.
 _COUNT = text("""
 UPDATE providers AS p
 SET failures = :failures, failing_jobs = CAST(:jobs AS text[]),
@@ -89,7 +89,7 @@ FROM (
 WHERE p.name = seen.name
 """)
 
-# The jobs that failed are still known: what they do next says no more than what they did.
+# The jobs that failed stay remembered, so that their next failures are not counted either.
 _CLOSE = text("""
 UPDATE providers AS p
 SET failures = 0, failing_since = NULL, trips = 0, opened_at = NULL, open_until = NULL, probe_call_id = NULL
@@ -136,7 +136,7 @@ ON CONFLICT (name) DO UPDATE SET paused_at = coalesce(providers.paused_at, clock
 
 
 def pause(connection: Connection, provider: str) -> None:
-    """No one submits to a provider from now on; what is in flight is followed to its end."""
+    """Stop submitting to a provider; open calls are followed to their end."""
     connection.execute(_PAUSE, {"name": provider})
 
 
@@ -149,13 +149,13 @@ WHERE name = :name
 
 
 def resume(connection: Connection, provider: str) -> None:
-    """Submit again, within half a minute. Also closes the circuit: who resumes knows that it is back."""
+    """Submit to a provider again, within half a minute. This also closes its circuit."""
     connection.execute(_RESUME, {"name": provider})
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """A provider as the fleet sees it; sums over its credentials."""
+    """The state of a provider for the whole fleet; numbers are sums over its credentials."""
 
     name: str
     paused_at: datetime | None
@@ -167,7 +167,7 @@ class ProviderState:
     active: int
     max_active: int | None
     max_per_minute: int | None
-    submitted_last_minute: int | None  # None where no limit makes us count
+    submitted_last_minute: int | None  # None without a limit, as nothing is counted then
     not_before: datetime | None
 
 
@@ -214,7 +214,7 @@ ORDER BY name
 
 
 def overview(connection: Connection) -> list[ProviderState]:
-    """Every provider that has ever been announced, paused or in trouble, by name."""
+    """Return every provider with a row (announced by a worker, paused, or failed before), sorted by name."""
     rows = connection.execute(_OVERVIEW)
     return [
         ProviderState(
@@ -246,5 +246,5 @@ ORDER BY p.name
 
 
 def half_open(connection: Connection) -> list[str]:
-    """Providers whose circuit waits for one call to find out whether they are back."""
+    """Return the providers whose circuit waits for a probe call."""
     return [row.name for row in connection.execute(_HALF_OPEN)]

@@ -1,4 +1,4 @@
-"""Which workers are alive: one row each, touched every few seconds, judged by the database's clock."""
+"""Which workers are alive: one row each, updated every few seconds, by the database's clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEAD_AFTER_S = 10.0
 
 
 def beat(connection: Connection, boot_id: str) -> None:
-    """Say that this worker is alive."""
+    """Record that this worker is alive."""
     connection.execute(
         text(
             "INSERT INTO workers (boot_id, host, pid) VALUES (:boot_id, :host, :pid)"
@@ -24,12 +24,12 @@ def beat(connection: Connection, boot_id: str) -> None:
 
 
 def leave(connection: Connection, boot_id: str) -> None:
-    """Sign off: what this worker owned is free at once, without waiting until it counts as dead."""
+    """Delete this worker's row, so that its jobs are taken over at once and not only when it counts as dead."""
     connection.execute(text("DELETE FROM workers WHERE boot_id = :boot_id"), {"boot_id": boot_id})
 
 
 def delete_dead_neighbours(connection: Connection) -> int:
-    """Remove the rows of workers of this very machine whose process is gone; its kernel knows for sure."""
+    """Delete the rows of workers on this machine whose process no longer exists. Returns how many."""
     rows = connection.execute(text("SELECT boot_id, pid FROM workers WHERE host = :host"), {"host": _host()}).all()
     gone = [row.boot_id for row in rows if not Path(f"/proc/{row.pid}").exists()]
     if gone:
@@ -38,7 +38,7 @@ def delete_dead_neighbours(connection: Connection) -> int:
 
 
 def any_alive(connection: Connection) -> bool:
-    """Whether any worker has beaten within ``DEAD_AFTER_S``."""
+    """Return whether any worker has had a heartbeat within ``DEAD_AFTER_S`` seconds."""
     return bool(
         connection.execute(
             text(
@@ -51,7 +51,7 @@ def any_alive(connection: Connection) -> bool:
 
 
 def delete_silent(connection: Connection, *, older_than_s: float = 3600) -> None:
-    """Delete the rows of workers that have long been silent."""
+    """Delete the rows of workers without a heartbeat for ``older_than_s`` seconds."""
     connection.execute(
         text("DELETE FROM workers WHERE heartbeat_at < statement_timestamp() - make_interval(secs => :age)"),
         {"age": older_than_s},
@@ -59,9 +59,9 @@ def delete_silent(connection: Connection, *, older_than_s: float = 3600) -> None
 
 
 def _host() -> str:
-    """This boot of this machine, and this PID namespace: a pid means nothing in another container.
+    """Return an id of this boot of this machine and of this PID namespace, within which a pid is unique.
 
-    Two machines may share a name, and the first PID namespace has the same number on every one of them.
+    Both are needed: the first PID namespace has the same number on every machine. Host names may repeat.
     """
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{socket.gethostname()}/{boot_id}/{Path('/proc/self/ns/pid').readlink()}"

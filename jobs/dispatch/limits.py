@@ -1,8 +1,8 @@
-"""The limits of credentials, for the whole fleet, and the rows that keep them: permits and submit tokens.
+"""The limits of credentials, for the whole fleet, and the rows that enforce them: permits and submit tokens.
 
-A worker announces the credentials it can use with their limits; the rows are then made to fit the limits and the
-calls that are open. ``jobs/dispatch/permits.py`` takes these rows and gives them back; what it could not give back is
-recovered here.
+A worker announces the credentials it can use with their limits, and the rows are then adjusted to the limits and to
+the open calls. ``jobs/dispatch/permits.py`` takes and releases these rows; this module recovers those that were not
+released.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CredentialLimits:
-    """Of one credential, for the whole fleet; None: no limit."""
+    """The limits of one credential, for the whole fleet: open calls, and submits per minute. None: no limit."""
 
     max_active: int | None = None
     max_per_minute: int | None = None
@@ -29,7 +29,7 @@ class CredentialLimits:
         return self.max_active is not None or self.max_per_minute is not None
 
 
-# One at a time for a credential, no matter who asks: makes and removes rows.
+# Makes and removes rows, so it runs only once at a time for a credential.
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended('permits of ' || CAST(:id AS text), 0))")
 
 _SET_LIMITS = text("""
@@ -41,9 +41,9 @@ WHERE id = :id
 
 
 def announce(connection: Connection, credential_id: str, provider: str, limits: CredentialLimits) -> None:
-    """Make the rows of a credential that a worker can use, or bring its limits up to date.
+    """Make the rows of a credential that a worker can use, or update its limits. Must run in a transaction.
 
-    Within a transaction. Calls that are open keep or get a permit, also those that a lowered limit has no room for.
+    Open calls keep or get a permit, even those above a lowered limit.
     """
     connection.execute(_ONE_AT_A_TIME, {"id": credential_id})
     connection.execute(
@@ -62,7 +62,7 @@ def announce(connection: Connection, credential_id: str, provider: str, limits: 
 
 _LEAKED = text("""
 WITH leaked AS (
-    -- A call that is not there may be on its way to be written down, for some moments.
+    -- A call that has no row yet may be about to be recorded, for some seconds.
     SELECT p.credential_id, p.number, p.call_id
     FROM permits AS p
     LEFT JOIN upstream_calls AS u ON u.id = p.call_id
@@ -99,7 +99,7 @@ ON CONFLICT (credential_id, number) DO NOTHING
 
 _WITHOUT_PERMIT = text("""
 WITH open AS (
-    -- A call whose row is locked is about to end, which would not give back what it gets in this moment.
+    -- A call whose row is locked may be ending, and that end would not release a permit assigned now.
     SELECT u.id
     FROM upstream_calls AS u
     JOIN credentials AS c ON c.id = u.credential_id
@@ -146,7 +146,7 @@ WHERE c.id = :credential_id
 ON CONFLICT (credential_id, number) DO NOTHING
 """)
 
-# The latest used ones stay: what was submitted within the minute counts against a lowered limit, too.
+# The tokens used last are kept, so that submits of the last minute count against a lowered limit, too.
 _SURPLUS_TOKENS = text("""
 DELETE FROM submit_tokens AS t
 USING (
@@ -161,7 +161,7 @@ WHERE t.credential_id = :credential_id AND t.number = surplus.number
 
 
 def reconcile(connection: Connection, credential_id: str) -> None:
-    """Make a credential's rows fit its limits and its open calls. Within a transaction."""
+    """Adjust a credential's rows to its limits and its open calls. Must run in a transaction."""
     connection.execute(_ONE_AT_A_TIME, {"id": credential_id})
     values = {"credential_id": credential_id}
     for statement in (_LEAKED, _SURPLUS, _MISSING_PERMITS, _WITHOUT_PERMIT, _MISSING_TOKENS, _SURPLUS_TOKENS):
@@ -172,10 +172,10 @@ RECOVER_EVERY_S = 60
 
 
 def recover(connection: Connection) -> int:
-    """Give back permits of calls that are over, and drop what a lowered limit has left; at most once a minute.
+    """Release permits of calls that are over and delete rows above a lowered limit, at most once a minute.
 
-    The end of a call gives its permit back itself. This finds what a worker of another release, or a limit set in
-    the same moment, has left behind. Returns how many permits came back.
+    The end of a call normally releases its permit. This finds those left by a worker of another release, or by a
+    limit that changed at the same time. Returns how many permits were released.
     """
     if not key_values.take_turn(connection, "permits_recovered", every_s=RECOVER_EVERY_S):
         return 0

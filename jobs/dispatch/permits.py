@@ -1,15 +1,15 @@
-"""Permits: whether a call may go to a provider now. Taken before a call, given back when it is over.
+"""Permits: whether a call may be sent to a provider now. Taken before a call, released when it is over.
 
-All of it is rows of PostgreSQL, so that neither an emptied Redis nor a killed worker forgets a limit.
+Permits are rows of PostgreSQL, so limits survive an emptied Redis and killed workers.
 
 A credential with ``max_active`` has one row in ``permits`` for each call that may be open there. A call takes a
-free one before it is made and gives it back when its outcome is known. A credential with ``max_per_minute`` has
-one row in ``submit_tokens`` for each submit a minute; a submit makes one unusable for 62 s: a minute, and two
-seconds for the way from here to the upstream's own clock. Rows that another call is about to take are skipped, so
-no one waits for anyone, and a credential without limits is only read. ``jobs/dispatch/limits.py`` makes these rows, and
+free one before it is made and releases it when its outcome is known. A credential with ``max_per_minute`` has
+one row in ``submit_tokens`` for each submit per minute; a submit makes one unusable for 62 s: a minute, and two
+seconds for the request to reach the upstream's clock. Rows that another call is taking are skipped, so no call
+waits for another, and a credential without limits is only read. ``jobs/dispatch/limits.py`` makes these rows, and
 ``jobs/dispatch/health.py`` says which providers are paused or away.
 
-No one waits for a permit either: a claim that finds none is put off (``jobs/dispatch/put_off.py``).
+No claim waits for a permit: if there is none, the job is put off (``jobs/dispatch/put_off.py``).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-# A minute, and the way of a submit to the upstream's own clock. Also in the statements below.
+# A minute, and the time of a request to reach the upstream's clock. The statements below have the same number.
 TOKEN_S = 62
-# A probe taken is not taken again within this time, whatever an older snapshot says of its call. Also below.
+# A probe is not replaced within this time, because an older snapshot may not show its call. Also in TAKE.
 PROBE_GAP_S = 10
 
 # One statement: permits, tokens and the probe of a half-open circuit, for up to :wanted calls at one credential.
-# :call_ids (text[]) are the ids of these calls; the first ones have got a permit. :attempt is the job's own.
+# :call_ids (text[]) are the ids of these calls; the first ones get a permit. :attempt is the job's.
 # One row (credential_id, taken, limited), or none.
 TAKE = """
 WITH probe AS (
-    -- The one call that a half-open circuit lets through. A job that was tried more often than another that
-    -- waits is not sent: it may fail by itself. Who finds the circuit's row locked does not wait for it.
+    -- The one call that a half-open circuit lets through. A job with more attempts than another waiting job is no
+    -- probe, because it may fail by itself. If the circuit's row is locked, this call is not the probe.
     SELECT p.name
     FROM providers AS p
     WHERE p.name = :provider
@@ -48,7 +48,7 @@ WITH probe AS (
     FOR UPDATE OF p SKIP LOCKED
 ),
 gate AS (
-    -- How many calls may go: all, one as a probe, or no row while the provider is paused or its circuit open.
+    -- How many calls may be sent: all, one as a probe, or no row while the provider is paused or its circuit is open.
     SELECT CAST(:wanted AS int) AS most, false AS probing
     WHERE NOT EXISTS (
         SELECT 1 FROM providers AS p
@@ -58,7 +58,7 @@ gate AS (
     SELECT 1, true FROM probe
 ),
 pick AS (
-    -- The credential with the most room, counted up to ten, the most calls of a job, and only where there is a choice.
+    -- The credential with the most room, counted only if there are several, and up to ten, the most calls of a job.
     SELECT c.id, c.max_active, c.max_per_minute, gate.most, gate.probing
     FROM gate
     CROSS JOIN credentials AS c
@@ -86,8 +86,8 @@ pick AS (
     LIMIT 1
 ),
 bound AS (
-    -- Up to which number permits may be taken. While calls are open that a lowered limit leaves no permit for,
-    -- only so many of the free ones as keep all of them within the limit.
+    -- The highest permit number that may be taken. After the limit was lowered, open calls may exist that have no
+    -- permit; then only as many free permits are used as keep all calls within the limit.
     SELECT CASE
         WHEN (SELECT max(p.number) FROM permits AS p WHERE p.credential_id = pick.id) <= pick.max_active
             THEN pick.max_active
@@ -106,7 +106,7 @@ bound AS (
     WHERE pick.max_active IS NOT NULL
 ),
 permit AS (
-    -- In the order of permits_free, which has the free ones only; the primary key passes over every one taken.
+    -- In the order of the index permits_free, which has only free permits; the primary key would read all taken ones.
     SELECT p.number
     FROM permits AS p
     WHERE p.credential_id = (SELECT pick.id FROM pick)
@@ -128,7 +128,7 @@ token AS (
     FOR UPDATE SKIP LOCKED
 ),
 took AS (
-    -- As many calls as have both a permit and a token, where these are needed; least() passes over NULL.
+    -- As many calls as have a permit and a token, where these are needed; least() ignores NULL.
     SELECT pick.id AS credential_id,
            pick.max_active IS NOT NULL OR pick.max_per_minute IS NOT NULL AS limited,
            pick.probing,
@@ -166,7 +166,7 @@ SELECT took.credential_id, took.taken, took.limited FROM took WHERE took.taken >
 """
 _TAKE = text(TAKE)
 
-# A call without a permit has no row here, and nothing is written.
+# A call without a permit has no row here, so nothing is written for it.
 RELEASE = """
 UPDATE permits SET call_id = NULL, taken_at = NULL
 WHERE call_id IS NOT NULL AND call_id = ANY(CAST(:call_ids AS text[]))
@@ -176,7 +176,7 @@ _RELEASE = text(RELEASE)
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a claim has got: the first ``calls`` of its calls may go to one credential.
+    """What a claim has got: the first ``calls`` of its calls may be sent with one credential.
 
     ``limited``: the credential has a limit, so accounts take turns there (``jobs/dispatch/refill.py``).
     """
@@ -189,10 +189,10 @@ class Taken:
 def take(
     connection: Connection, provider: str, *, known: Collection[str], call_ids: Sequence[str], attempt: int
 ) -> Taken | None:
-    """Take permits and tokens for as many of the calls as a credential has room for, at least one; None: not now.
+    """Take permits and tokens for as many of the calls as a credential has room for. None: not even for one now.
 
-    ``known`` are the credentials this worker can use, ``attempt`` is the job's, before these calls. A free row can
-    be missed while others take and give back, so it is tried twice.
+    ``known``: the credentials this worker can use. ``attempt``: the job's, before these calls. A free row can be
+    missed while others take and release rows, so this tries twice.
     """
     values = {
         "provider": provider,
@@ -206,7 +206,7 @@ def take(
 
 
 def release(connection: Connection, call_ids: Sequence[str]) -> None:
-    """Give back the permits of calls that are over."""
+    """Release the permits of calls that are over."""
     connection.execute(_RELEASE, {"call_ids": list(call_ids)})
 
 
@@ -243,10 +243,10 @@ SELECT 1 FROM open WHERE open.max_per_minute IS NULL OR EXISTS (SELECT 1 FROM ta
 
 
 def take_submit(connection: Connection, credential_id: str) -> bool:
-    """A token for sending a call again that has its permit already.
+    """Take a submit token for sending a call again, which has its permit already.
 
-    False: not now, because the minute is used up, the credential or its provider is paused, the upstream asked to
-    wait, or its circuit is open.
+    Returns False while there is no token, the credential or its provider is paused, the upstream has asked for a
+    pause, or the circuit is open.
     """
     values = {"credential_id": credential_id}
     return any(connection.execute(_TAKE_SUBMIT, values).one_or_none() for _ in range(2))

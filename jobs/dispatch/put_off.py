@@ -1,6 +1,6 @@
-"""When to ask again: a claim that found no permit is put off, and an upstream that asks for patience gets it.
+"""When to try again: after a claim without a permit, and after an upstream has asked for a pause.
 
-Only ``due_at`` of the job, or ``not_before`` of the credential, moves: no hold, no event, no attempt.
+Only ``due_at`` of the job or ``not_before`` of the credential changes: no hold, no event, no attempt.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from jobs.states import Outcome
 
-# However long an upstream asks us to stay away: it may be wrong, and an image waits.
+# The longest pause that an upstream may ask for: it may be wrong, and jobs wait.
 STAY_AWAY_MAX_S = 600.0
 _TOLD_TO_WAIT = frozenset({"upstream_rate_limited", "upstream_overloaded"})
 
@@ -24,12 +24,12 @@ WHERE id = :credential_id
 
 
 def stay_away(connection: Connection, credential_id: str, seconds: float) -> None:
-    """No one submits with a credential for so long: its upstream has asked for it (:func:`stay_away_s`)."""
+    """Stop submitting with a credential for ``seconds``, as its upstream has asked (:func:`stay_away_s`)."""
     connection.execute(_STAY_AWAY, {"credential_id": credential_id, "stay_away_s": seconds})
 
 
 def stay_away_s(outcome: Outcome, code: str | None, retry_after_s: float | None) -> float | None:
-    """How long no one shall submit with a credential, after an answer that asks for patience."""
+    """Return for how many seconds to stop submitting with a credential; None if the answer does not ask for it."""
     if outcome is not Outcome.NOT_RUN or code not in _TOLD_TO_WAIT or retry_after_s is None:
         return None
     return min(retry_after_s, STAY_AWAY_MAX_S)
@@ -37,7 +37,7 @@ def stay_away_s(outcome: Outcome, code: str | None, retry_after_s: float | None)
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Why there is no permit, in seconds until there may be one; None: that is not the reason."""
+    """Why there is no permit. ``..._s``: seconds until there may be one; None: that is not the reason."""
 
     paused: bool = False
     open_for_s: float | None = None
@@ -45,13 +45,13 @@ class Outlook:
 
     @property
     def closed(self) -> bool:
-        """Not merely full: paused by an operator, or its circuit is open."""
+        """Whether the provider takes no calls at all: paused by an operator, or its circuit is open."""
         return self.paused or self.open_for_s is not None
 
 
 @dataclass(frozen=True, slots=True)
 class PutOff:
-    """Try again after ``least_s`` and up to ``spread_s`` more, by chance, so that not all come at once."""
+    """Try again after ``least_s`` seconds plus up to ``spread_s`` at random, so that jobs do not all come at once."""
 
     least_s: float
     spread_s: float
@@ -89,13 +89,13 @@ LEFT JOIN providers AS p ON p.name = :provider
 
 
 def outlook(connection: Connection, provider: str, known: Collection[str]) -> Outlook:
-    """Look at the rows after a claim has found no permit with the credentials ``known``."""
+    """Return why a claim has found no permit with the credentials ``known``."""
     row = connection.execute(_OUTLOOK, {"provider": provider, "known": list(known)}).one()
     return Outlook(row.paused, row.open_for_s, row.room_after_s)
 
 
 def put_off(seen: Outlook) -> PutOff:
-    """When to try again. At most half a minute: an operator may lift any of this at any time."""
+    """Return when to try again: within half a minute, because an operator may end any of these reasons at any time."""
     if seen.paused:
         return PutOff(5.0, PUT_OFF_MAX_S - 5.0)
     wait_s = max(seen.open_for_s or 0.0, seen.room_after_s or 0.0)

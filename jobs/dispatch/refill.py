@@ -1,9 +1,9 @@
-"""Publishing what there is room for, fairly: the sweep's part, and a quick one for limited providers.
+"""Publishing as many jobs as there is room for, fairly: for the sweep, and more often for limited providers.
 
-A provider without limits takes every account's whole window. Of one with few permits the accounts are
-served in turns, each by its weight, from a place chosen by chance: so neither the number of one's jobs
-nor the order of names decides who comes first, whichever worker does the publishing. A provider whose
-circuit is half-open gets one message, for the job that is the best probe.
+A provider without limits takes every account's whole window. At a provider with few permits the accounts are served
+in turns, each by its weight, starting at a random account, so that neither the number of an account's jobs nor its
+id decides who comes first. A provider whose circuit is half-open gets one message, for the job that is the best
+probe.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from jobs.dispatch import health, limits, publishing
 from jobs.states import Nudge
 
 Pair = tuple[str, str, int]  # account, provider, weight
-# Statements of one round for one provider: with thousands of accounts the next round goes on elsewhere.
+# Statements per provider and round; with more accounts than that, the next round starts at another one.
 TURNS_AT_MOST = 64
 
 
-# Counts no further than a page of publishing, which is asked again within seconds.
+# Counts up to one page of publishing; the next round follows within seconds.
 _FREE_PERMITS = text("""
 WITH room AS (
     SELECT c.provider,
@@ -69,16 +69,16 @@ FROM seen
 
 
 def free_permits(connection: Connection) -> dict[str, int | None]:
-    """Jobs worth publishing now, by provider: what it has room for less what is on its way already.
+    """Return how many jobs to publish now, by provider: its free permits less the jobs that are published already.
 
-    None where nothing limits it; a provider that has no rows yet is not named. Zero: its claims would
-    only be put off, or its circuit waits for a probe (:func:`jobs.dispatch.health.half_open`).
+    None: nothing limits the provider. Zero: claims would only be put off, or the circuit waits for a probe
+    (:func:`jobs.dispatch.health.half_open`). A provider without rows is left out.
     """
     return {row.provider: None if row.free is None else int(row.free) for row in connection.execute(_FREE_PERMITS)}
 
 
 def refill(connection: Connection, *, window: int, most: int) -> list[Nudge]:
-    """Publish for every provider that would take something, ``most`` jobs in all."""
+    """Publish for every provider that has room, up to ``most`` jobs in all. Returns the messages to send."""
     limits.recover(connection)
     permits = free_permits(connection)
     nudges: list[Nudge] = probes(connection)
@@ -94,7 +94,10 @@ def refill(connection: Connection, *, window: int, most: int) -> list[Nudge]:
 
 
 def refill_limited(connection: Connection, *, window: int) -> list[Nudge]:
-    """Only for providers with limits and a permit free: quick enough to be asked several times a second."""
+    """Publish only for limited providers with a free permit; fast enough for several times a second.
+
+    Returns the messages to send.
+    """
     permits = {name: free for name, free in free_permits(connection).items() if free}
     if not permits:
         return []
@@ -105,8 +108,8 @@ def refill_limited(connection: Connection, *, window: int) -> list[Nudge]:
     return _in_turns(connection, limited, permits, window=window)
 
 
-# A job that was never tried has not failed; the newest of them, because older ones may have. What was tried keeps
-# its back-off. A message that is on its way is not sent again at once.
+# The probe is the newest job that was never tried, because such a job has not failed before. A job that was tried
+# keeps its back-off. A message sent a moment ago is not sent again.
 _PROBE = text("""
 WITH probe AS (
     SELECT newest.id
@@ -132,9 +135,10 @@ PROBE_AGAIN_S = 5.0
 
 
 def probes(connection: Connection) -> list[Nudge]:
-    """Publish one job for each provider whose circuit is half-open: the freshest that has not failed yet.
+    """Publish one job for each provider whose circuit is half-open. Returns the messages to send.
 
-    Only where there is none, the one with the fewest attempts; ``permits.TAKE`` asks the same.
+    It is the newest job that was never tried, or else the one with the fewest attempts; ``permits.TAKE`` requires
+    the same.
     """
     nudges: list[Nudge] = []
     for provider in health.half_open(connection):
@@ -169,5 +173,5 @@ def _share(connection: Connection, pairs: Sequence[Pair], free: int, *, window: 
 
 
 def turned(pairs: Sequence[Pair], first: int) -> list[Pair]:
-    """The same circle of pairs, begun elsewhere."""
+    """Return the pairs rotated so that the one at index ``first`` comes first."""
     return [*pairs[first:], *pairs[:first]]

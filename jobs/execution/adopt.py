@@ -1,7 +1,7 @@
-"""Answers that come late: the job has moved on, and what was bought for it is still written down.
+"""Recording late answers: the job has changed meanwhile, and every paid call still gets its outcome.
 
-A call has its own writer: who made the request may always record its outcome once. What the job can still use it
-adopts; the rest is stopped upstream, written off, and its images are deleted.
+The worker that made a request may always record that call's outcome once. A live job uses the result if it can.
+Otherwise the call is cancelled upstream and written off, and its images are deleted.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ LOCK = Statement("SELECT 1 FROM jobs WHERE id = :id FOR UPDATE")
 
 
 def adopt(context: WorkerContext, job: LiveJob, learned: Sequence[CallOutcome]) -> list[Signal]:
-    """Record what was bought although the job is no longer in our hands. Returns what to publish."""
+    """Record the outcomes of calls whose job this step no longer owns.
+
+    Returns the signals to publish after the commit. Raises DatabaseAwayError.
+    """
     signals: list[Signal] = []
     with context.database.transaction() as connection:
-        # Nothing may move the job between the look at it and what follows from that.
+        # The lock keeps the job as it is read here until the outcomes are written.
         Hot.of(connection).run(LOCK, {"id": job.id})
         now = worker.load(connection, job.id)
         if now is None:
@@ -55,7 +58,10 @@ def adopt(context: WorkerContext, job: LiveJob, learned: Sequence[CallOutcome]) 
 
 
 def still_news(context: WorkerContext, now: LiveJob, learned: Sequence[CallOutcome]) -> list[CallOutcome]:
-    """Outcomes that say more than what is on record by now; images of the others that no row names are deleted."""
+    """Return the outcomes that may replace what is recorded by now.
+
+    Images of the other outcomes are deleted unless a row refers to them. Raises DatabaseAwayError.
+    """
     before = {call.id: call.outcome for call in now.calls}
     news = [each for each in learned if outcomes.may_replace(each, before.get(each.call.id))]
     if late := [each for each in learned if each not in news]:
@@ -66,7 +72,7 @@ def still_news(context: WorkerContext, now: LiveJob, learned: Sequence[CallOutco
 
 
 def _useless(now: LiveJob, learned: Sequence[CallOutcome]) -> list[CallOutcome]:
-    """Outcomes of calls that the job, as it stands, has ended without or given up."""
+    """Return outcomes that came too late: the job ended without them, or had given the call up."""
     ended = now.status in states.TERMINAL
     before = {call.id: call.outcome for call in now.calls}
     return [
@@ -84,9 +90,9 @@ def _write_off(connection: Connection, learned: Sequence[CallOutcome]) -> None:
 
 
 def _undo(context: WorkerContext, learned: Sequence[CallOutcome], in_use: Collection[str]) -> None:
-    """Stop what still runs upstream, and delete images that no one will fetch.
+    """Cancel what still runs upstream, and delete images that no row refers to.
 
-    Who collected the same call before us kept the same bytes under the same keys (``in_use``).
+    ``in_use``: keys not to delete, because another collector of the same call kept the same bytes under them.
     """
     for each in learned:
         for image in each.images:

@@ -1,8 +1,8 @@
 """Callback URLs at which an upstream may report that a call is done.
 
-A report is a hint: it makes the job due now, and a look at the upstream says what is true. Each call
-has its own address, with a token that no one else can make; the key to the tokens lies in the database,
-so that every worker makes them and every web process knows them.
+A report is only a hint: it makes the job due now, and the upstream is then asked for the call's state. Each call
+has its own URL with an unforgeable token. The key of the tokens is in the database, so every worker can make a
+token and every web process can check it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UPSTREAM_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class Callbacks:
-    """Makes and checks addresses. ``public_url`` None: there are none, and every look is a poll."""
+    """Makes and checks callback URLs. ``public_url`` None: callbacks are off, and jobs are only polled."""
 
     def __init__(self, database: Database, public_url: str | None) -> None:
         self._database = database
@@ -36,13 +36,13 @@ class Callbacks:
         return f"Callbacks({self._base or 'off'})"
 
     def url(self, provider: str, call_id: str) -> str | None:
-        """Where a provider may report on a call; None while switched off. Raises DatabaseAwayError."""
+        """Return the URL at which a provider may report on a call, or None if off. Raises DatabaseAwayError."""
         if not self._base:
             return None
         return f"{self._base}{PATH}/{provider}/{call_id}/{self._token(provider, call_id)}"
 
     def knows(self, provider: str, call_id: str, token: str) -> bool:
-        """Whether we made this address; in constant time. Raises DatabaseAwayError."""
+        """Return whether the token is the call's, compared in constant time. Raises DatabaseAwayError."""
         if not self._base:
             return False
         return hmac.compare_digest(self._token(provider, call_id).encode(), token.encode("utf-8", "replace"))
@@ -59,7 +59,7 @@ class Callbacks:
 
 HEARD = Statement("""
 WITH seen AS (
-    -- The job first, as everywhere: an answer that is being written has locked it, and waits for no one.
+    -- The job is locked before its call, as everywhere: a step that writes the call's answer holds the job's lock.
     SELECT id, due_at > clock_timestamp() AS early FROM jobs
     WHERE status = 'waiting'
         AND id = (SELECT job_id FROM upstream_calls WHERE id = :id AND outcome IN ('accepted', 'uncertain'))
@@ -81,11 +81,11 @@ RETURNING jobs.provider
 
 
 def heard(connection: Connection, call_id: str, upstream_id: object) -> list[Nudge]:
-    """An upstream has said something about a call: its job is due now.
+    """Make a call's job due now, because its upstream has reported on the call. Returns the poll to publish.
 
-    The upstream's own id is taken down for a call whose answer was lost: it is how the next look can
-    ask. Saying it again, late, or of a job that has ended changes nothing.
+    If the answer to the call was lost, the upstream's id is stored so that the next status check can use it. A
+    repeated or late report, or one about an ended job, changes nothing.
     """
-    told = upstream_id if isinstance(upstream_id, str) and _UPSTREAM_ID.fullmatch(upstream_id) else None
-    row = Hot.of(connection).one_or_none(HEARD, {"id": call_id, "upstream_id": told})
+    valid_id = upstream_id if isinstance(upstream_id, str) and _UPSTREAM_ID.fullmatch(upstream_id) else None
+    row = Hot.of(connection).one_or_none(HEARD, {"id": call_id, "upstream_id": valid_id})
     return [states.poll(row.provider)] if row else []

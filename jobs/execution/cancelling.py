@@ -1,4 +1,4 @@
-"""Passing a cancellation on to the upstream: once a call, and its confirmation is what counts."""
+"""Passing a cancellation on to the upstream, once per call. Only a confirmed cancel counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ log = structlog.get_logger(__name__)
 
 
 def cancel_calls(context: WorkerContext, job: LiveJob) -> list[CallOutcome]:
-    """Where the caller has cancelled the job: ask for each accepted call once; the calls that were stopped."""
+    """Cancel each accepted call upstream once, if the caller has cancelled the job.
+
+    Returns the outcomes of the calls that the upstream confirmed it stopped. Raises DatabaseAwayError.
+    """
     if not job.cancel_requested:
         return []
     return [stopped for call in job.calls if (stopped := _cancel(context, call))]
@@ -35,7 +38,7 @@ def _cancel(context: WorkerContext, call: Call) -> CallOutcome | None:
 
 
 def cancel_upstream(context: WorkerContext, call: Call) -> bool:
-    """Ask the upstream to stop; whether it confirmed. A request that failed is worth no more than a line."""
+    """Ask the upstream to stop the call and return whether it confirmed. A failed request is only logged."""
     try:
         provider = context.registry.by_credential(call.credential_id)
         return provider.cancel(call) is UpstreamCancel.STOPPED

@@ -1,4 +1,4 @@
-"""Claiming a job: its calls on record, its permits taken and its credits held, all before anything is sent."""
+"""Claiming a job: calls recorded, permits taken and credits held before anything is sent."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from providers.catalog.catalog import UnknownModelError
 
 log = structlog.get_logger(__name__)
 
-# A claim makes room for one; a few more catch up after a burst of endings.
+# A claim frees one place in its account's window; publishing a few more catches up after many jobs end at once.
 PUBLISH_AT_CLAIM = 4
-# The last try to keep an image begins so long before the step's end: a silent store takes half a minute to fail.
+# The last try to store an image begins this long before the step's end: a hung store takes half a minute to fail.
 LAST_TRY_S = 30.0
-# A claim that could not have its rows comes again after so long, and up to twice that.
+# A claim that found its rows locked is repeated after this long, and up to twice that.
 BUSY_S = 1.0
 
 
 class _NoPermitError(Exception):
-    """No credential has a permit for this provider's job now (``jobs/dispatch/permits.py``)."""
+    """No credential of the provider has a free permit (``jobs/dispatch/permits.py``)."""
 
     def __init__(self, provider: str) -> None:
         super().__init__(provider)
@@ -48,27 +48,27 @@ class _NoPermitError(Exception):
 
 @dataclass(slots=True)
 class Claimed:
-    """A job in our hands, its credits held and its calls on record; nothing is sent yet."""
+    """A claimed job: its credits are held, its calls are recorded and nothing is sent yet."""
 
     job: LiveJob
     fresh: Sequence[Call]  # the calls to make now
     parts: OrderParts
     nudges: Sequence[Nudge]
-    keep_until: float  # of time.monotonic: how long bytes in hand may wait for the store
+    keep_until: float  # time.monotonic(): until when to retry storing images that only this process has
     sent: bool = False  # whether a paid call may have left
 
 
 def claim(context: WorkerContext, job_id: str) -> Claimed | None:
-    """Take the job, in one statement on its first attempt; None when there is nothing to do (now).
+    """Claim the job, in one statement on its first attempt. None: there is nothing to do for now.
 
-    Raises DatabaseAwayError when it cannot be known whether the claim is on record: then nothing is sent.
+    Raises DatabaseAwayError when it is unknown whether the claim was committed; nothing may be sent then.
     """
     call_id = new_id("call")
     try:
         with context.database.hot() as hot:
             started = _start(context, hot, job_id, call_id)
             if isinstance(started, Full):
-                # A free permit can be missed while others take and give back: once more, before it is put off.
+                # A free permit can be missed while others take and release permits, so one more try is made.
                 started = _start(context, hot, job_id, call_id)
     except DatabaseBusyError:
         _later(context, job_id)
@@ -76,7 +76,7 @@ def claim(context: WorkerContext, job_id: str) -> Claimed | None:
     except DatabaseChangedError:
         raise
     except DatabaseAwayError:
-        # The statement may have been committed although its answer was lost: look before anything is sent.
+        # The statement may have been committed although its answer was lost, so the rows are read back.
         return _recovered(context, job_id, [call_id[:-1] + "0"])
     except psycopg.IntegrityError:
         _impossible(context, job_id)
@@ -114,7 +114,7 @@ def _keep_until(context: WorkerContext, provider: str) -> float:
 
 
 def _claim_step_by_step(context: WorkerContext, job_id: str) -> Claimed | None:
-    """The longer way of a retry, or of a message that comes too late."""
+    """Claim in a transaction of several statements: for a retry, or a job that ``start`` did not take."""
     claimed: Claimed | None = None
     try:
         with context.database.transaction() as connection:
@@ -126,7 +126,7 @@ def _claim_step_by_step(context: WorkerContext, job_id: str) -> Claimed | None:
     except (IntegrityError, psycopg.IntegrityError):
         _impossible(context, job_id)
     except UnknownModelError:
-        # Accepted with a catalogue that still knew it.
+        # The model was in the catalogue when the order was accepted.
         log.exception("model_has_gone", job_id=job_id)
         _fail_queued(context, job_id, "model_unavailable")
     except DatabaseBusyError:
@@ -190,13 +190,13 @@ def _plan(context: WorkerContext, job: LiveJob) -> list[Call]:
     ]
 
 
-# ------------------------------------------------------------------ a claim that comes to nothing
+# ------------------------------------------------------------------ a claim that fails
 
 
 def _recovered(context: WorkerContext, job_id: str, call_ids: Sequence[str]) -> Claimed | None:
-    """What a claim whose COMMIT's answer was lost has written; None where it has written nothing.
+    """Read back a claim whose COMMIT got no answer; None if it was not committed.
 
-    Raises DatabaseAwayError: unreadable means that nothing is sent.
+    Raises DatabaseAwayError when it cannot be read; nothing may be sent then.
     """
     with context.database.hot() as hot:
         if not calls.on_record(hot, call_ids):
@@ -210,14 +210,14 @@ def _recovered(context: WorkerContext, job_id: str, call_ids: Sequence[str]) -> 
 
 
 def _later(context: WorkerContext, job_id: str) -> None:
-    """Others hold the rows this claim needs: nothing has happened, and it comes again soon, not all at once."""
+    """Put a claim off because its rows were locked. The delay is random, so that such claims do not come together."""
     log.info("claim_waits_for_rows", job_id=job_id)
     with suppress(DatabaseBusyError), context.database.hot() as hot:
         lifecycle.defer(hot, job_id, after_s=BUSY_S, spread_s=BUSY_S)
 
 
 def _impossible(context: WorkerContext, job_id: str) -> None:
-    """The books or the tables forbid this claim: no later one will do better, and the log says which rule it was."""
+    """End a job whose claim broke a rule of the ledger or the tables, as any later one would. The log names it."""
     log.exception("claim_refused_by_the_database", job_id=job_id)
     _fail_queued(context, job_id, "internal_error")
 
@@ -233,7 +233,7 @@ def _defer(context: WorkerContext, job_id: str, provider: str) -> None:
 
 
 def _turn_elsewhere(context: WorkerContext, job_id: str) -> None:
-    """The provider takes no one now; an order that names other models need not wait for it."""
+    """Fail over to the order's next model, because the provider takes no jobs at present."""
     signals: list[Signal] = []
     with suppress(StaleJobError), context.database.transaction() as connection:
         signals = lifecycle.fail_over(
@@ -243,7 +243,7 @@ def _turn_elsewhere(context: WorkerContext, job_id: str) -> None:
 
 
 def _fail_queued(context: WorkerContext, job_id: str, code: str) -> None:
-    """End a job that no worker can start; one that has moved on meanwhile is left alone."""
+    """End a job that no worker can start. A job that has changed meanwhile is left alone."""
     with suppress(StaleJobError), context.database.hot() as hot:
         job = worker.load(hot, job_id)
         if job is not None and job.status is JobStatus.QUEUED:

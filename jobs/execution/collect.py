@@ -1,4 +1,4 @@
-"""Collecting: fetch and keep the images of finished calls at once, for their links die in minutes."""
+"""Collecting: the images of finished calls are fetched and stored at once, because their links die in minutes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A call whose images wait to be fetched. ``fresh``: the upstream has said so just now."""
+    """A call whose images are to be fetched. ``fresh``: the answer of the upstream, if it has just come."""
 
     call: Call
     images: Sequence[ResultImage]
@@ -37,17 +37,17 @@ class Made:
 
 
 def on_record(job: LiveJob) -> list[Made]:
-    """Calls that an earlier step found finished and could not keep."""
+    """Return the calls that an earlier step found finished and whose images are not stored yet."""
     return [
         Made(call, [_result(link) for link in call.result]) for call in job.calls if call.outcome is Outcome.FINISHED
     ]
 
 
 def collect(context: WorkerContext, job: LiveJob, made: Sequence[Made]) -> list[CallOutcome]:
-    """Fetch and keep the images of a job's finished calls: what became of each call.
+    """Fetch and store the images of a job's finished calls. Returns the outcome of each call.
 
-    A call whose images cannot be had now is left out if that is on record already, else it is finished,
-    with its links; the job is looked at again. Raises DatabaseAwayError.
+    A call whose images cannot be fetched now gets the outcome FINISHED with its links, or is left out if that is
+    recorded already; a later status check tries again. Raises DatabaseAwayError.
     """
     failpoints.hit("found.unkept")
     return [learned for each in made if (learned := _collect(context, job, each))]
@@ -70,7 +70,7 @@ def _collect(context: WorkerContext, job: LiveJob, made: Made) -> CallOutcome | 
     except (ProviderError, StorageUnavailableError, UnknownCredentialError) as error:
         log.warning("result_not_fetched_yet", job_id=job.id, call_id=call.id, error=type(error).__name__)
     except Exception:
-        # What breaks here would break again at once: the call's own deadline bounds the tries.
+        # This would fail again at once, so it is left to later steps, until the call's deadline.
         log.exception("keeping_crashed", job_id=job.id, call_id=call.id)
     if call.overdue:
         gone = Failed("result_unavailable", retryable=False, billed=True)
@@ -93,11 +93,11 @@ def keep(
     until: float = 0.0,
     cost: ReportedCost | None = None,
 ) -> CallOutcome:
-    """Fetch and keep what a finished call made; ``kind`` is the ``output`` of its model.
+    """Fetch and store what a finished call made, and return its outcome. ``kind`` is the ``output`` of its model.
 
-    What is no image is left out; when none is left the call has failed. Raises ProviderError (NotRun,
-    Uncertain) and StorageUnavailableError when another try may help: of links. Bytes in hand are nowhere
-    else, so keeping them is tried until ``until`` (of ``time.monotonic``); then they are lost.
+    Files that are not valid are left out; if none is left, the call has failed. Images that came as bytes exist
+    nowhere else, so storing them is retried until ``until`` (of ``time.monotonic``); after that they are lost.
+    Raises ProviderError (NotRun, Uncertain) and StorageUnavailableError when links may be fetched by a later try.
     """
     in_hand = any(image.data is not None for image in images)
     kept: list[KeptImage] = []
@@ -115,19 +115,19 @@ def keep(
         except (NotRun, Uncertain, StorageUnavailableError) as error:
             if not in_hand:
                 raise
-            # A store's text is ours; an upstream's may be anything.
+            # Only the store's own text is recorded: an upstream's may contain anything.
             reason = str(error) if isinstance(error, StorageUnavailableError) else type(error).__name__
             log.warning("result_not_kept", job_id=job_id, call_id=call.id, reason=reason)
             fault = Failed("storage_unavailable", retryable=False, billed=True)
     if kept:
-        told = replace(call, code=fault.code if fault else None)
-        return CallOutcome(told, Outcome.KEPT, images=kept, cost=cost)
+        coded = replace(call, code=fault.code if fault else None)
+        return CallOutcome(coded, Outcome.KEPT, images=kept, cost=cost)
     failed = outcomes.from_error(call, fault or Failed("empty_result", retryable=True), may_look_up=False)
     return replace(failed, cost=cost)
 
 
 def _enough(state: tenacity.RetryCallState) -> bool:
-    """Three tries; more while an image is in our hands alone and its step may go on."""
+    """Return whether to stop: after three tries, or at ``until`` for an image that only this process has."""
     in_hand = state.kwargs["image"].data is not None
     return state.attempt_number >= 3 and not (in_hand and time.monotonic() < state.kwargs["until"])
 

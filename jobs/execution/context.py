@@ -21,15 +21,18 @@ from providers.registry import Registry
 from storage.base import Kind, Store
 from storage.media import Media
 
-# How long a step may take beyond the upstream call it makes: keeping images, writing rows.
+# How long a step may take in addition to its upstream call: storing images, writing rows.
 STEP_MARGIN_S = 60.0
-# A call that cannot be asked about is given up this long after its owner is known dead.
+# A call that cannot be looked up is given up this long after its owner is known to be dead.
 GIVE_UP_UNANSWERED_S = 60.0
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """``owner`` is this worker's boot id; ``publish`` sends nudges, never raises, and says whether it could."""
+    """What one worker process works with.
+
+    ``owner`` is this worker's boot id. ``publish`` sends signals, never raises, and returns whether it could.
+    """
 
     owner: str
     database: Database
@@ -43,41 +46,47 @@ class WorkerContext:
     publish_window: int
     callbacks: Callbacks | None = None
     node: str = ""  # the name by which Celery and Flower know this worker
-    collecting: FairPool = field(default_factory=FairPool)  # where finished images are fetched, accounts in turns
+    collecting: FairPool = field(default_factory=FairPool)  # fetches finished images, account by account in turns
     turns: Turns = field(default_factory=Turns)
 
     @property
     def catalog(self) -> Catalog:
-        """As it holds now. Of providers it always says the same."""
+        """The current catalogue. Its providers never change while the process runs."""
         return self.catalogs.current()
 
     def model(self, model_id: str) -> Model:
-        """The model of an accepted job. Raises UnknownModelError."""
+        """Return the model of an accepted job. Raises UnknownModelError."""
         try:
             return self.catalog.entry(model_id)
         except UnknownModelError:
-            # The web may have read the operator's file a moment before us.
+            # The web process may have read a newer version of the operator's file.
             return self.catalogs.renewed().entry(model_id)
 
     def callback_url(self, provider: str, call_id: str) -> str | None:
-        """Where the provider may report on the call: None unless it calls back and that is switched on."""
+        """Return the URL at which the provider may report on the call.
+
+        None if the provider does not call back or callbacks are off. Raises DatabaseAwayError.
+        """
         if self.callbacks is None or not self.spec(provider).webhooks:
             return None
         return self.callbacks.url(provider, call_id)
 
     @cached_property
     def step_s(self) -> dict[str, float]:
-        """How long one step may take, by provider."""
+        """Return how long one step may take, in seconds by provider."""
         return {name: spec.call_timeout_s + STEP_MARGIN_S for name, spec in self.catalog.providers.items()}
 
     @cached_property
     def move_within_s(self) -> dict[str, float]:
-        """By when a job must have moved on after a call was begun, by provider: to its end, and a longest pause."""
+        """Return how long after a call's start its job must have moved on, in seconds by provider.
+
+        That is the call's deadline and the longest pause after it.
+        """
         return {name: spec.deadline_s + RETRY_AFTER_MAX_S for name, spec in self.catalog.providers.items()}
 
     @cached_property
     def usable(self) -> str:
-        """What this worker can use, as ``lifecycle.start`` takes it."""
+        """Providers and credentials that this worker can use, as the JSON that ``lifecycle.start`` takes."""
         return json.dumps(
             {
                 name: {
@@ -92,24 +101,27 @@ class WorkerContext:
 
     @cached_property
     def give_up_s(self) -> dict[str, float]:
+        """Return :func:`give_up_s` of the catalogue."""
         return give_up_s(self.catalog)
 
     def deadline_s(self, provider: str) -> float:
-        """After how long a call to the provider is given up; the longest of all where the catalogue has lost it."""
+        """Return after how many seconds a call is given up; the longest of all for a provider that is not known."""
         known = self.catalog.providers
         return known[provider].deadline_s if provider in known else max(spec.deadline_s for spec in known.values())
 
     def spec(self, provider: str) -> ProviderSpec:
+        """Return the catalogue's entry of a provider. Raises KeyError if it has none."""
         return self.catalog.providers[provider]
 
     def output(self, model: str) -> Kind:
-        """What the model makes; images, for one the catalogue has lost since."""
+        """Return what the model makes; images if the catalogue no longer has it."""
         try:
             return self.model(model).output
         except UnknownModelError:
             return "image"
 
     def facts(self, job: LiveJob) -> Facts:
+        """Return what ``decide.next_step`` needs to know of the job."""
         return Facts(
             n=job.n,
             calls=job.calls,
@@ -122,5 +134,8 @@ class WorkerContext:
 
 
 def give_up_s(catalog: Catalog) -> dict[str, float]:
-    """By provider, of those that cannot recover a call: after how many seconds an unanswered call is given up."""
+    """Return after how many seconds an unanswered call is given up, by provider.
+
+    It has only the providers whose calls cannot be recovered (``Recovery.NEVER``).
+    """
     return {name: GIVE_UP_UNANSWERED_S for name, spec in catalog.providers.items() if spec.recovery is Recovery.NEVER}

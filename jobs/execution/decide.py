@@ -1,16 +1,16 @@
-"""What follows from what is known about a job's calls: pure decisions, no I/O.
+"""Deciding a job's next step from the state of its calls: pure functions, no I/O.
 
-A job has ``n`` image slots. A call covers one or more of them; a retry makes a new call only for
-slots that surely did not run or ended in a retryable failure. The job ends when no call is open and
-no slot may be tried again.
+A job has ``n`` image slots, and a call covers one or more of them. A retry makes a new call only for slots whose
+last call certainly did not run or ended in a retryable failure. The job ends when no call is open and no slot may
+be tried again.
 
-How often a slot is called (docs/errors.md promises it to operators, a property test keeps it):
+How often a slot is called (promised in docs/errors.md, checked by a property test):
 
-- Calls that may be billed: at most ``max_attempts``, over all models that take turns. Each model behind
-  the present one has one of them set aside; where there are more models than that, each may have one.
-- Calls that surely ran nothing (``NOT_RUN``, ``MISCONFIGURED``) are not billed and not counted among those.
-  One model gets ``max_attempts`` calls in all, and ``PATIENCE`` times as many where its upstream only asks
-  to come back later and no other model is left.
+- Calls that may be billed: at most ``max_attempts`` over all models of the order. One of them is reserved for each
+  fallback model that is left; if there are more models than calls, each model may have one.
+- Calls that certainly ran nothing (``NOT_RUN``, ``MISCONFIGURED``) are not billed and do not count towards that.
+  One model gets ``max_attempts`` calls in all, and ``PATIENCE`` times as many if its upstream only asks for a later
+  retry and no other model is left.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ BACKOFF_FACTOR = 2.5
 BACKOFF_MAX_S = 60.0
 JITTER = 0.2
 RETRY_AFTER_MAX_S = 600.0
-# What an upstream never bills: it ran nothing.
+# Outcomes that an upstream never bills, because it ran nothing.
 UNBILLED = frozenset({Outcome.NOT_RUN, Outcome.MISCONFIGURED})
-# To be asked to come back later says nothing against the order, so it is tolerated longer.
+# These codes only ask for a later retry and show no fault of the order, so they get more tries.
 PATIENT_CODES = frozenset({"upstream_rate_limited", "upstream_pool_empty", "upstream_overloaded"})
 PATIENCE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A job as a decision sees it. ``fallbacks`` models are left behind the present ``model``."""
+    """What a decision depends on. ``fallbacks``: how many models are left after the current ``model``."""
 
     n: int
     calls: Sequence[Call]
@@ -51,12 +51,12 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Calls are open: look again later."""
+    """Calls are open: check again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Finished calls are not kept yet."""
+    """Finished calls have images that are not stored yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class FailOver:
-    """The present model surely made nothing for some slot and will not: the next model's turn."""
+    """The current model certainly made nothing for some slot and will not: use the next model."""
 
     code: str
 
@@ -93,7 +93,7 @@ Step = Wait | Keep | Retry | FailOver | Succeed | Fail | Cancel
 
 
 def next_step(facts: Facts) -> Step:
-    """Say what follows, without doing it."""
+    """Return what to do next, without doing it."""
     if any(call.outcome is Outcome.FINISHED for call in facts.calls):
         return Keep()
     if any(call.is_open for call in facts.calls):
@@ -116,13 +116,13 @@ def _end(facts: Facts) -> Succeed | Fail | Cancel:
 
 
 def open_slots(facts: Facts) -> list[int]:
-    """Slots that need a (new) call and may have one."""
+    """Return the slots that need a call and may have one."""
     latest = _latest_by_slot(facts.calls)
     return [slot for slot in range(facts.n) if slot not in latest or _may_call(facts, slot, latest[slot])]
 
 
 def plan(facts: Facts, *, max_per_call: int) -> list[tuple[int, int, int]]:
-    """(slot, images, attempt) of the calls to make now: neighbouring open slots share a call."""
+    """Return (slot, images, attempt) of each call to make now. Adjacent open slots share a call."""
     latest = _latest_by_slot(facts.calls)
     groups: list[tuple[int, int, int]] = []
     for slot in open_slots(facts):
@@ -137,21 +137,21 @@ def plan(facts: Facts, *, max_per_call: int) -> list[tuple[int, int, int]]:
 
 
 def backoff_s(attempt: int) -> float:
-    """Seconds before the next call after ``attempt`` of them: 2, 5, 12.5 ... 60, jittered by a fifth."""
+    """Return the pause in seconds after ``attempt`` calls: 2, 5, 12.5 ... 60, with 20 % jitter."""
     base = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * BACKOFF_FACTOR ** max(0, attempt - 1))
     return base * random.uniform(1 - JITTER, 1 + JITTER)
 
 
 def most_billed(max_attempts: int, models: int) -> int:
-    """The most calls that may be billed for one slot, over all ``models`` of its job (at least one)."""
+    """Return how many calls may be billed at most for one slot, over all ``models`` of its job (one or more)."""
     return max(max_attempts, models)
 
 
 def life_s(max_attempts: int, models: int, deadline_s: float) -> float:
-    """Seconds that all calls of one slot may take together, each to its end and with the longest pause after it.
+    """Return the seconds that all calls of one slot may take, each until its deadline and with the longest pause.
 
-    ``deadline_s``: the longest of the deadlines that the models' providers have. Patient repeats fit in as
-    well, as long as their upstream asks for no longer pauses than ours.
+    ``deadline_s``: the longest deadline of the models' providers. The additional tries of ``PATIENCE`` also fit in,
+    as long as the upstream asks for pauses no longer than ours.
     """
     return most_billed(max_attempts, models) * (deadline_s + BACKOFF_MAX_S * (1 + JITTER))
 
@@ -164,7 +164,7 @@ def _latest_by_slot(calls: Iterable[Call]) -> dict[int, Call]:
 
 
 def _may_call(facts: Facts, slot: int, latest: Call) -> bool:
-    if latest.model != facts.model:  # since then another model's turn has come
+    if latest.model != facts.model:  # the job has failed over since
         return _made_nothing(latest)
     if latest.outcome is Outcome.MISCONFIGURED or not _made_nothing(latest):
         return False
@@ -173,19 +173,19 @@ def _may_call(facts: Facts, slot: int, latest: Call) -> bool:
 
 
 def _tries(facts: Facts, slot: int, latest: Call) -> int:
-    """How often the present model, whose call ``latest`` is, was asked for the slot."""
+    """Return how often the current model, which made the call ``latest``, was called for the slot."""
     before = (call.attempt for call in facts.calls if slot in call.slots and call.model != facts.model)
     return latest.attempt - max(before, default=0)
 
 
 def _tries_at_most(facts: Facts, latest: Call) -> int:
-    # With another model at hand there is no need to be patient with this one.
+    # If another model is left, it is used instead of more tries with this one.
     is_patient = latest.code in PATIENT_CODES and not facts.fallbacks
     return facts.max_attempts * (PATIENCE if is_patient else 1)
 
 
 def _allowance(facts: Facts, slot: int) -> int:
-    """How many calls that may be billed the present model may have: one is set aside for each model behind it."""
+    """Return how many billable calls the current model may have; one is reserved for each fallback left."""
     before = sum(call.model != facts.model for call in _may_be_billed(facts, slot))
     return max(1, facts.max_attempts - before - facts.fallbacks)
 
@@ -195,22 +195,22 @@ def _may_be_billed(facts: Facts, slot: int) -> list[Call]:
 
 
 def _made_nothing(call: Call) -> bool:
-    """Surely: it did not run, or its upstream said so. Never a refusal, nor anything uncertain or billed."""
+    """Return whether the call certainly made nothing. False for a refusal, or anything uncertain or billed."""
     if call.outcome is Outcome.FAILED:
         return call.retryable
     return call.outcome in UNBILLED
 
 
 def _barren(facts: Facts) -> list[Call]:
-    """The last calls of slots that another model may still fill."""
+    """Return the last calls of the slots that another model may still fill."""
     return [call for call in _latest_by_slot(facts.calls).values() if _made_nothing(call)]
 
 
 def _retry(facts: Facts, slots: Sequence[int]) -> Retry:
-    """The pause follows from the calls to the present model alone; what it has not been asked yet is asked at once."""
+    """Return a retry of the slots. Its pause follows from calls to the current model; without any, there is none."""
     latest = _latest_by_slot(facts.calls)
     tried = [slot for slot in slots if slot in latest and latest[slot].model == facts.model]
-    if not tried:  # calls that found no room at a credential before, or another model's turn
+    if not tried:  # slots that got no permit before, or that another model was called for
         return Retry("no_capacity", 0.0)
     tries, code = max((_tries(facts, slot, latest[slot]), latest[slot].code or "upstream_error") for slot in tried)
     asked = max((latest[slot].retry_after_s or 0.0) for slot in tried)
@@ -218,7 +218,7 @@ def _retry(facts: Facts, slots: Sequence[int]) -> Retry:
 
 
 def missing(facts: Facts, kept: int) -> list[str]:
-    """The warning for a job that ends with fewer images than were ordered; none where all were made."""
+    """Return the warning for a job that ends with fewer images than ordered; empty if all were made."""
     if kept == facts.n:
         return []
     codes = sorted({call.code for call in facts.calls if call.code and not call.kept})
@@ -227,7 +227,7 @@ def missing(facts: Facts, kept: int) -> list[str]:
 
 
 def _decisive_code(calls: Sequence[Call]) -> str:
-    """The first code that no retry could change; else the last one seen."""
+    """Return the first code that is not retryable, or else the last one."""
     ended = sorted((call for call in calls if call.code), key=lambda call: (call.slot, call.attempt))
     decisive = [call.code for call in ended if not call.retryable and call.outcome is not Outcome.NOT_RUN]
     return (decisive or [call.code for call in reversed(ended)] or ["upstream_error"])[0] or "upstream_error"

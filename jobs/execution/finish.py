@@ -1,6 +1,6 @@
-"""Finishing a step: what it learned is recorded and the job moves on, in one statement where it can be.
+"""Finishing a step: its call outcomes are recorded and the job moves on, in one statement where possible.
 
-The bridge from ``decide.next_step`` to the verbs of ``jobs.lifecycle``.
+It runs the verb of ``jobs.lifecycle`` that ``decide.next_step`` asks for.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from jobs.states import JobStatus, Signal
 
 FIRST_CHECK_S = 1.0
 LOOK_AGAIN_S = 10.0
-# How long an answer is held in memory for a database that is away: within the step's own margin.
+# How long an answer is held in memory while the database is away; less than the step's margin.
 REMEMBER_S = 45.0
-# How often a job that changes under our hands is read again before it is left to the next look.
+# How often a job that keeps changing is read again before it is left to the next status check.
 READ_AGAIN_AT_MOST = 5
 
 
@@ -47,16 +47,16 @@ def finish(
     in_task: bool = False,
     collected_s: float | None = None,
 ) -> list[Signal]:
-    """Record what a step learned and move the job on. Returns what to publish.
+    """Record what a step learned and move the job on. Returns the signals to publish.
 
-    A job that is not as it was seen is read again and decided upon again, as long as it is still ours:
-    RUNNING under our fence, or WAITING, which is no one's. When it has moved on (cancelled, lapsed, ended)
-    the outcomes are recorded on their own, and adopted where the job can still use them. While the database
-    is away it is tried again, for an answer may be a paid image: a COMMIT that happened although its answer
-    was lost makes the second try stale, which changes nothing.
+    If the job has changed since it was read, it is read and decided again, as long as this step may move it: it is
+    RUNNING under the same fence, or WAITING, where anyone may move it. Otherwise (cancelled, lapsed, ended) only the
+    outcomes are recorded, and a live job uses them if it can. While the database is away this is retried, because an
+    answer may be a paid image. If a COMMIT succeeded and its answer was lost, the retry finds the job changed and
+    changes nothing.
 
-    ``collected_s``: since when images were being fetched. Raises JobFailedError where ``in_task`` and the
-    job has failed: its end is the failure hook's. Raises DatabaseAwayError after ``REMEMBER_S``.
+    ``collected_s``: for how many seconds images were being fetched. Raises JobFailedError if ``in_task`` and the job
+    has failed, so that the failure hook ends it. Raises DatabaseAwayError after ``REMEMBER_S`` seconds.
     """
     failpoints.hit("step.unrecorded")
     for _ in range(READ_AGAIN_AT_MOST):
@@ -73,18 +73,18 @@ def finish(
             continue
         failpoints.hit("step.recorded")
         return signals
-    # Something keeps changing the job: what was bought for it is written down, and the next look moves it on.
+    # The job keeps changing: its outcomes are recorded now, and the next status check moves it on.
     return adopt.adopt(context, job, learned)
 
 
 def calls_after(job: LiveJob, learned: Sequence[CallOutcome]) -> list[Call]:
-    """The job's calls as they will be once the outcomes are recorded."""
+    """Return the job's calls as they will be once the outcomes are recorded."""
     after = {each.call.id: each.call_after for each in learned}
     return [after.get(call.id, call) for call in job.calls]
 
 
 def _read_again(context: WorkerContext, job: LiveJob) -> LiveJob | None:
-    """The job as it is now, if it is still ours to move; None if not."""
+    """Return the job as it is now, or None if this step may no longer move it."""
     with context.database.hot() as hot:
         now = worker.load(hot, job.id)
     if now is None or now.status in states.TERMINAL or now.status is not job.status:
@@ -92,7 +92,7 @@ def _read_again(context: WorkerContext, job: LiveJob) -> LiveJob | None:
     return now if now.status is JobStatus.WAITING or now.fence == job.fence else None
 
 
-# ------------------------------------------------------------------ one verb a decision
+# ------------------------------------------------------------------ one verb per decision
 
 
 def _move(
@@ -103,7 +103,7 @@ def _move(
     *,
     collected_s: float | None,
 ) -> list[Signal]:
-    """Run the verb a decision asks for, with all that was learned. Raises StaleJobError."""
+    """Run the verb that the decision asks for and record all outcomes with it. Raises StaleJobError."""
     match step:
         case decide.Wait():
             after_s = min(FIRST_CHECK_S, context.spec(job.provider).check_interval_max_s)
@@ -119,13 +119,13 @@ def _move(
 
 def _park(context: WorkerContext, job: LiveJob, learned: Sequence[CallOutcome], *, after_s: float) -> list[Signal]:
     if job.status is JobStatus.WAITING and not learned:
-        if after_s > FIRST_CHECK_S:  # links that cannot be fetched now: not at once again
+        if after_s > FIRST_CHECK_S:  # the images cannot be fetched now: do not try again at once
             with context.database.hot() as hot:
                 due.lease(hot, [job.id], lease_s=after_s)
         return []
     with context.database.hot() as hot:
         troubled = lifecycle.park(hot, job.id, job.version, check_after_s=after_s, **_rows(learned))
-    _tell_circuit(context, job, learned, troubled=troubled)
+    _note_health(context, job, learned, troubled=troubled)
     return []
 
 
@@ -147,7 +147,7 @@ def _end(
             owner=context.owner,
             **_rows(learned),
         )
-    _tell_circuit(context, job, learned, troubled=done.troubled)
+    _note_health(context, job, learned, troubled=done.troubled)
     return [*done.signals]
 
 
@@ -176,22 +176,22 @@ def _back_to_the_queue(
             )
         for each in learned:
             outcomes.record(connection, each)
-    _tell_circuit(context, job, learned, troubled=True)
+    _note_health(context, job, learned, troubled=True)
     return signals
 
 
 def _rows(learned: Sequence[CallOutcome]) -> dict[str, Any]:
-    """The outcomes as ``lifecycle.park`` and ``lifecycle.end`` take them."""
+    """Return the outcomes as arguments of ``lifecycle.park`` and ``lifecycle.end``."""
     return {
         "calls": [outcomes.row_of(each) for each in learned],
         "images": [(each.call.id, image) for each in learned for image in each.images],
     }
 
 
-def _tell_circuit(context: WorkerContext, job: LiveJob, learned: Sequence[CallOutcome], *, troubled: bool) -> None:
-    """The first outcome of a call may be news of its provider's health; an upstream may ask us to stay away.
+def _note_health(context: WorkerContext, job: LiveJob, learned: Sequence[CallOutcome], *, troubled: bool) -> None:
+    """Update the provider's circuit from first outcomes, and pause credentials whose upstream asks for it.
 
-    After the job's own statement: what is counted here is no part of it, and may be missed.
+    This happens after the job's own statement and outside its transaction, so it may be lost.
     """
     first = [each for each in learned if each.call.outcome is None and (troubled or each.call.code)]
     if not first:

@@ -1,4 +1,4 @@
-"""Ends that no step brings about: the failure hook's, those after an accident, and those past a deadline."""
+"""Ending jobs outside a step: by the failure hook, after a crash, and past a deadline."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from providers.errors import NotRun
 
 
 def end_failed(context: WorkerContext, failed: JobFailedError) -> list[Signal]:
-    """The failure hook: end the job and return its credits, if what made it fail still holds.
+    """End a failed job and return its credits, if it has still failed when it is decided again.
 
-    Raises DatabaseAwayError: the sweep finds the job.
+    Returns the signals to publish. Raises DatabaseAwayError; the sweep then ends the job.
     """
     if not isinstance(failed.job, LiveJob):
         return []
@@ -28,10 +28,11 @@ def end_failed(context: WorkerContext, failed: JobFailedError) -> list[Signal]:
 
 
 def after_crash(context: WorkerContext, crash: CrashedStepError) -> list[Signal]:
-    """A step ended in an accident inside a live worker.
+    """Move on a job whose step crashed in a live worker. Returns the signals to publish.
 
-    Surely nothing sent: tried again, or failed at the last attempt (JobFailedError). Else what was sent is
-    uncertain. Raises StaleJobError when someone else has the job, DatabaseAwayError: the sweep finds it.
+    If certainly nothing was sent, the job is retried, or fails at its last attempt (JobFailedError). Otherwise its
+    calls become uncertain. Raises StaleJobError when another worker has the job, and DatabaseAwayError; the sweep
+    then finds it.
     """
     if crash.unsent is not None:
         job = crash.unsent
@@ -46,9 +47,10 @@ def after_crash(context: WorkerContext, crash: CrashedStepError) -> list[Signal]
 
 
 def abandon(context: WorkerContext, job_id: str) -> list[Signal]:
-    """Give up the open calls of a WAITING job that cannot be asked about any more, and end it if that was all.
+    """Give up the overdue calls of a WAITING job and move the job on, unless other calls are still open.
 
-    For the sweep: its provider has gone from the configuration, or the job is past its own deadline.
+    The sweep uses it when the provider is no longer configured or the job is past its deadline. Returns the signals
+    to publish. Raises StaleJobError, DatabaseAwayError.
     """
     with context.database.hot() as hot:
         job = worker.load(hot, job_id)
@@ -61,10 +63,10 @@ def abandon(context: WorkerContext, job_id: str) -> list[Signal]:
 
 
 def expire(context: WorkerContext, job_id: str, version: int) -> list[Signal]:
-    """End a QUEUED job that is past its deadline: not begun in time, or not tried again in time.
+    """End a QUEUED job that was not started, or not retried, before its deadline. Returns the signals to publish.
 
-    Images that earlier calls have made are delivered and paid for; without any, every credit goes back. A job
-    that is not as it was seen (``version``) is left alone: it may have been tried, and have a new deadline.
+    Images of earlier calls are delivered and charged; without any, all credits are returned. A job whose version is
+    no longer ``version`` is left alone, because it may have been retried and have a new deadline.
     """
     with context.database.hot() as hot:
         job = worker.load(hot, job_id)

@@ -1,6 +1,6 @@
-"""Asking upstreams about calls: one question for many, grouped by credential. Nothing is written here.
+"""Checking the status of calls at their upstreams, one request for many calls of a credential. Writes nothing.
 
-A call whose answer was lost is searched for where its upstream can be searched (``recovery``).
+A call whose answer was lost is searched for if its upstream can be searched (``recovery``).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ Pair = tuple[LiveJob, Call]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One open call of one job, and what the upstream says of it."""
+    """One open call of one job, and what the upstream says about it."""
 
     job: LiveJob
     call: Call
-    said: CheckResult | Accepted  # Accepted: an uncertain call was found by a search
+    answer: CheckResult | Accepted  # Accepted: a search found the uncertain call
 
 
 def look(context: WorkerContext, pairs: Sequence[Pair]) -> list[Look]:
-    """Ask each credential's upstream about all of these calls at once."""
+    """Return the status of each call, asked once per credential. Never raises for a failed check: that is an answer."""
     groups: dict[str, list[Pair]] = defaultdict(list)
     for job, call in pairs:
         groups[call.credential_id].append((job, call))
@@ -44,10 +44,10 @@ def look(context: WorkerContext, pairs: Sequence[Pair]) -> list[Look]:
 
 
 def can_be_asked(context: WorkerContext, job: LiveJob, call: Call) -> bool:
-    """Whether the upstream can tell of the call; of the others only time will tell.
+    """Return whether the upstream can be asked about the call; any other call only waits for its deadline.
 
-    A provider that answers with the image itself may do some models asynchronously: those calls have
-    its id. Where all are asynchronous, the adapter knows what else a call can be found by.
+    A provider that answers with the image may run some models asynchronously: those calls have an upstream id. If
+    all its models are asynchronous, the adapter knows other ways to find a call.
     """
     return call.upstream_id is not None or context.spec(job.provider).kind == "async"
 
@@ -67,14 +67,14 @@ def _ask_upstream(context: WorkerContext, credential_id: str, pairs: Sequence[Pa
     searched = context.spec(provider.name).recovery is Recovery.SEARCH
     lost = [(job, call) for job, call in pairs if searched and _is_lost(call)]
     known = [(job, call) for job, call in pairs if not (searched and _is_lost(call))]
-    said = provider.check_many([call for _, call in known]) if known else {}
+    answers = provider.check_many([call for _, call in known]) if known else {}
     failpoints.hit("look.answered")
-    looks = [Look(job, call, said.get(call.id, NotRun("not_answered"))) for job, call in known]
+    looks = [Look(job, call, answers.get(call.id, NotRun("not_answered"))) for job, call in known]
     return looks + side_by_side(lambda pair: _search(context, provider, *pair), lost)
 
 
 def _is_lost(call: Call) -> bool:
-    """A call whose answer never came, so that there is no id to ask by."""
+    """Return whether the call's answer was lost, so that it has no upstream id."""
     return call.outcome is Outcome.UNCERTAIN and call.upstream_id is None
 
 

@@ -1,4 +1,4 @@
-"""What became of a call: from an upstream's answer, or its absence, to what is recorded."""
+"""Call outcomes: what is recorded for an upstream's answer, or for none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from providers.reported_cost import ReportedCost
 
 @dataclass(frozen=True, slots=True)
 class CallOutcome:
-    """What a step has learned of a call, ready to be recorded. ``call`` is the call as it was before."""
+    """What a step has learned about a call and not recorded yet. ``call`` is the call as it was before."""
 
     call: Call
     outcome: Outcome
@@ -27,17 +27,17 @@ class CallOutcome:
     result: Sequence[ResultLink] | None = None
     images: Sequence[KeptImage] = field(default=())
     detail: str | None = None
-    written_off: bool = False  # the upstream may bill it, and no one here pays for it
-    deadline_s: float | None = None  # from the intent on, for a call that can be followed after all
+    written_off: bool = False  # the upstream may bill it, and no caller pays for it
+    deadline_s: float | None = None  # counted from the call's start, for a call that has turned out to be running
     cost: ReportedCost | None = None  # as the upstream reports it
 
     @property
     def call_after(self) -> Call:
-        """The call as decisions will see it once this is recorded."""
+        """The call as it will be once this is recorded."""
         return replace(self.call, outcome=self.outcome, kept=len(self.images))
 
 
-# What an outcome may replace, in addition to none: a call only goes forward, however late an answer comes.
+# Outcomes that an outcome may replace, in addition to NULL: a late answer never moves a call backwards.
 _REPLACES: Mapping[Outcome, tuple[Outcome, ...]] = {
     Outcome.UNCERTAIN: (),
     Outcome.ACCEPTED: (Outcome.UNCERTAIN,),
@@ -47,12 +47,12 @@ _ENDS_REPLACE = (*OPEN_OUTCOMES, Outcome.FINISHED)
 
 
 def may_replace(learned: CallOutcome, before: Outcome | None) -> bool:
-    """Whether an outcome is news where ``before`` is on record."""
+    """Return whether an outcome may be recorded over ``before``."""
     return before is None or before in _REPLACES.get(learned.outcome, _ENDS_REPLACE)
 
 
 def row_of(learned: CallOutcome) -> CallRow:
-    """The outcome as the statements of ``jobs.lifecycle`` take it."""
+    """Return the outcome as a parameter of the statements of ``jobs.lifecycle``."""
     return calls.call_row(
         learned.call.id,
         learned.outcome,
@@ -72,15 +72,15 @@ def row_of(learned: CallOutcome) -> CallRow:
 
 
 def record(connection: Connection, learned: CallOutcome) -> bool:
-    """Write an outcome, whatever has become of its job; False when it is no news."""
+    """Record an outcome, whatever the state of its job. False: the recorded outcome may not be replaced."""
     replaces = _REPLACES.get(learned.outcome, _ENDS_REPLACE)
     return calls.record(connection, row_of(learned), replaces=replaces, images=learned.images)
 
 
 def accepted(call: Call, answer: Accepted, *, deadline_s: float | None = None) -> CallOutcome:
-    """The upstream works on it.
+    """Return the outcome of a call that the upstream works on.
 
-    ``deadline_s``: the provider's own, which holds again where an unanswered call had been given less.
+    ``deadline_s``: the provider's deadline; it replaces the shorter one that an unanswered call may have been given.
     """
     return CallOutcome(
         call,
@@ -93,7 +93,7 @@ def accepted(call: Call, answer: Accepted, *, deadline_s: float | None = None) -
 
 
 def finished(call: Call, answer: Finished) -> CallOutcome:
-    """Made, but not kept yet: the links, for the step that fetches the images. Only links fit in a row."""
+    """Return the outcome of a call whose images are not stored yet, with their links. Bytes cannot be recorded."""
     return CallOutcome(call, Outcome.FINISHED, result=[_link(image) for image in answer.images], cost=answer.cost)
 
 
@@ -102,15 +102,18 @@ def _link(image: ResultImage) -> ResultLink:
 
 
 def from_error(call: Call, error: ProviderError, *, may_look_up: bool) -> CallOutcome:
-    """By the class of an error (providers/errors.py). ``may_look_up``: the upstream can be asked later."""
+    """Return the outcome for an error, by its class (providers/errors.py).
+
+    ``may_look_up``: whether an uncertain call can be looked up at its upstream later.
+    """
     outcome, retryable, written_off = _by_class(error, may_look_up=may_look_up)
-    told = replace(call, code=error.code, retryable=retryable, retry_after_s=error.retry_after_s)
+    coded = replace(call, code=error.code, retryable=retryable, retry_after_s=error.retry_after_s)
     cost = error.cost if isinstance(error, Failed | ContentRefused) else None
-    return CallOutcome(told, outcome, detail=error.detail, written_off=written_off, cost=cost)
+    return CallOutcome(coded, outcome, detail=error.detail, written_off=written_off, cost=cost)
 
 
 def _by_class(error: ProviderError, *, may_look_up: bool) -> tuple[Outcome, bool, bool]:
-    """(outcome, retryable, written off)."""
+    """Return (outcome, retryable, written off)."""
     match error:
         case NotRun():
             return Outcome.NOT_RUN, True, False
@@ -123,11 +126,11 @@ def _by_class(error: ProviderError, *, may_look_up: bool) -> tuple[Outcome, bool
         case Uncertain() if may_look_up:
             return Outcome.UNCERTAIN, False, False
         case _:
-            # It cannot be known, and nothing is ever sent again: the caller's credits go back, and the
-            # upstream's bill, if there is one, is ours.
+            # Whether the call ran cannot be found out, and it is never sent again: the caller gets the credits
+            # back, and the operator pays if the upstream bills it.
             return Outcome.LOST, False, True
 
 
 def lost(call: Call, *, code: str = "upstream_uncertain", outcome: Outcome = Outcome.LOST) -> CallOutcome:
-    """A call given up without an image, which the upstream may yet have made."""
+    """Return the outcome of a call given up without an image, although the upstream may have made one."""
     return CallOutcome(replace(call, code=code, retryable=False), outcome, written_off=True)

@@ -1,10 +1,10 @@
-"""Following images in progress: due jobs in batches, one question to the upstream for many calls.
+"""Following images in progress: due jobs in batches, one status request for many calls.
 
-A look changes nothing by itself, so two workers looking at once is harmless: what is found is written only
-if the job is still as it was seen. No one waits here, and a call still running writes nothing at all.
+Two workers may check the same job at once: a result is written only if the job is still as it was read. A call that
+is still running writes nothing.
 
-What is finished is fetched here and now, by a small pool that serves accounts in turns. A batch is never
-larger than what that pool has room for: what is due beyond it stays due, for any worker that has room.
+Finished images are fetched at once, by a small pool that serves accounts in turns. A batch is never larger than the
+free room of that pool; other due jobs stay due for any worker that has room.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from providers.errors import Failed, Misconfigured, ProviderError, Refused
 log = structlog.get_logger(__name__)
 
 BATCH = 200
-# Jobs whose images take longer to fetch than until their next look are kept from others by a lease, renewed
-# in time; a worker that dies holds up its jobs for no longer than that.
+# A lease keeps other workers from checking a job while its images are being fetched. It is renewed in time; if the
+# worker dies, its jobs are delayed by one lease at most.
 LEASE_S = 10.0
 RENEW_S = 1.0
 
 
 @dataclass(slots=True)
 class Seen:
-    """All that one batch has found out about a job: outcomes of calls, and images to fetch."""
+    """What one batch has found out about a job: outcomes of calls, and images to fetch."""
 
     job: LiveJob
     looks: list[Look] = field(default_factory=list)
@@ -53,12 +53,12 @@ class Seen:
 
     @property
     def idle(self) -> bool:
-        """Nothing new, and calls that go on."""
+        """Whether its calls are still running and nothing is new."""
         return bool(self.looks) and not self.learned and not self.made
 
 
 def poll_provider(context: WorkerContext, provider: str) -> list[Signal]:
-    """Look at one batch of a provider's due jobs. Returns what to publish. Raises DatabaseAwayError."""
+    """Check one batch of a provider's due jobs. Returns the signals to publish. Raises DatabaseAwayError."""
     spec = context.spec(provider)
     limit = min(BATCH, context.collecting.room())
     if not limit:
@@ -73,7 +73,7 @@ def poll_provider(context: WorkerContext, provider: str) -> list[Signal]:
             turns=context.turns,
         )
     if len(jobs) == limit:
-        context.publish([states.poll(provider)])  # the rest of the backlog does not wait for this batch
+        context.publish([states.poll(provider)])  # another worker can take the next batch at once
     return _follow(context, jobs) if jobs else []
 
 
@@ -81,7 +81,7 @@ def _follow(context: WorkerContext, jobs: Sequence[LiveJob]) -> list[Signal]:
     seen = {job.id: Seen(job, made=collect.on_record(job), learned=cancel_calls(context, job)) for job in jobs}
     for found in look(context, [(each.job, call) for each in seen.values() for call in _to_ask(each)]):
         _sort(context, seen[found.job.id], found)
-    signals = _tell_progress(context, seen)
+    signals = _note_progress(context, seen)
     for each in seen.values():
         if not each.made and not each.idle:
             signals += _move_on(context, each)
@@ -94,7 +94,7 @@ def _to_ask(seen: Seen) -> list[Call]:
 
 
 def _collect(context: WorkerContext, ready: Sequence[Seen]) -> list[Signal]:
-    """Fetch what is finished, accounts in turns, and end those jobs."""
+    """Fetch finished images, account by account in turns, and end those jobs."""
     signals: list[Signal] = []
 
     def keep(each: Seen) -> None:
@@ -122,7 +122,7 @@ def _collect(context: WorkerContext, ready: Sequence[Seen]) -> list[Signal]:
 
 
 def _move_on(context: WorkerContext, seen: Seen, *, collected_s: float | None = None) -> list[Signal]:
-    """Write what was seen of one job's calls, and let the job follow. Stale means someone was first."""
+    """Record the outcomes of one job's calls and move the job on. Never raises; a stale job is left alone."""
     try:
         return finish(context, seen.job, seen.learned, collected_s=collected_s)
     except StaleJobError:
@@ -130,18 +130,18 @@ def _move_on(context: WorkerContext, seen: Seen, *, collected_s: float | None = 
     except DatabaseAwayError as error:
         log.warning("look_not_recorded", job_id=seen.job.id, error=str(error))
     except Exception:
-        log.exception("look_crashed", job_id=seen.job.id)  # one job's trouble is not the whole batch's
+        log.exception("look_crashed", job_id=seen.job.id)  # the other jobs of the batch go on
     return []
 
 
-# ------------------------------------------------------------------ what a look says
+# ------------------------------------------------------------------ what a status check says
 
 
 def _sort(context: WorkerContext, seen: Seen, found: Look) -> None:
-    """Put a look where it belongs; one job's trouble is not the whole batch's."""
+    """Sort a result into images to fetch and outcomes to record. Never raises, so the rest of the batch goes on."""
     seen.looks.append(found)
-    if isinstance(found.said, Finished):
-        seen.made.append(Made(found.call, found.said.images, found.said))
+    if isinstance(found.answer, Finished):
+        seen.made.append(Made(found.call, found.answer.images, found.answer))
         return
     try:
         if learned := _outcome(context, found):
@@ -153,9 +153,9 @@ def _sort(context: WorkerContext, seen: Seen, found: Look) -> None:
 
 
 def _outcome(context: WorkerContext, found: Look) -> CallOutcome | None:
-    """What a look says about its call; None while the call goes on."""
+    """Return the outcome that a status check shows; None while the call goes on."""
     job, call = found.job, found.call
-    match found.said:
+    match found.answer:
         case Accepted() as answer:
             return outcomes.accepted(call, answer)
         case Failed() | Refused() | Misconfigured() as error:
@@ -163,10 +163,10 @@ def _outcome(context: WorkerContext, found: Look) -> CallOutcome | None:
         case Missing():
             return recovery.given_up(context, call) or recovery.missing(context, job, call)
         case ProviderError() as error:
-            log.info("look_failed", call_id=call.id, code=error.code)  # the look, not the call
+            log.info("look_failed", call_id=call.id, code=error.code)  # the status check failed, not the call
             return recovery.given_up(context, call)
         case Running():
-            if call.missing:  # two misses an hour apart, with looks between that found it, prove nothing
+            if call.missing:  # only misses in a row count
                 with context.database.hot() as hot:
                     calls.note_found(hot, call.id)
             known = recovery.arrived(call) if can_be_asked(context, job, call) else None
@@ -175,14 +175,14 @@ def _outcome(context: WorkerContext, found: Look) -> CallOutcome | None:
             return None  # collected
 
 
-def _tell_progress(context: WorkerContext, seen: dict[str, Seen]) -> list[Signal]:
-    """Write down how far the images are, where their upstream tells."""
-    told = {job_id: value for job_id, each in seen.items() if (value := _progress(each)) is not None}
-    if not told:
+def _note_progress(context: WorkerContext, seen: dict[str, Seen]) -> list[Signal]:
+    """Store the progress that upstreams report, and wake the requests that wait for those jobs."""
+    reported = {job_id: value for job_id, each in seen.items() if (value := _progress(each)) is not None}
+    if not reported:
         return []
     try:
         with context.database.hot() as hot:
-            changed = calls.note_progress(hot, told)
+            changed = calls.note_progress(hot, reported)
     except DatabaseAwayError as error:
         log.info("progress_waits_for_database", detail=error.detail)
         return []
@@ -192,9 +192,9 @@ def _tell_progress(context: WorkerContext, seen: dict[str, Seen]) -> list[Signal
 
 
 def _progress(seen: Seen) -> float | None:
-    """The mean over a job's calls, 0 to 1; None where no upstream tells."""
-    told = [each.said.progress for each in seen.looks if isinstance(each.said, Running)]
-    if all(value is None for value in told):
+    """Return the mean progress of a job's calls, 0 to 1; None if no upstream reports any."""
+    reported = [each.answer.progress for each in seen.looks if isinstance(each.answer, Running)]
+    if all(value is None for value in reported):
         return None
     kept = sum(1 for call in seen.job.calls if call.outcome is Outcome.KEPT)
-    return (kept + sum(value or 0.0 for value in told)) / max(1, kept + len(seen.looks))
+    return (kept + sum(value or 0.0 for value in reported)) / max(1, kept + len(seen.looks))

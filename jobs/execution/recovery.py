@@ -1,9 +1,9 @@
-"""A paid call whose answer was lost, or that its upstream does not know: what may follow, by ``Recovery``.
+"""Recovering a paid call whose answer was lost, or that its upstream does not know, by its provider's ``Recovery``.
 
-SEARCH: the call is searched for at its upstream, and never sent again. A candidate is taken only if no other
-call can be meant: it is the single one that no other call of ours has claimed, and no other call without an id
-asked for the same. RESEND: the same bytes are sent again under the call's own key, once the upstream has twice
-said that it does not know it. NEVER: nothing follows but the end of its time (docs/architecture.md section 3).
+SEARCH: the call is searched for at its upstream, and never sent again. A candidate is taken only if it can belong to
+no other call: it is the only one that no other call has claimed, and no other call without an upstream id asked for
+the same. RESEND: the same bytes are sent again under the call's own key, once the upstream has said twice that it
+does not know the call. NEVER: the call only waits for its deadline (docs/architecture.md section 3).
 """
 
 from __future__ import annotations
@@ -33,18 +33,20 @@ from providers.errors import Failed, ProviderError
 
 log = structlog.get_logger(__name__)
 
-# The upstream's clock and ours may differ by so much.
+# How far the upstream's clock and ours may differ.
 CLOCKS_APART = timedelta(seconds=30)
 MISSING_FOR_S = 5.0
 RESENDS_AT_MOST = 2
-# A call whose answer was lost is not searched for longer: what so many searches over so long a time do not
-# find was not made, or cannot be told apart.
+# A call that this many searches over this long a time do not find was not made, or cannot be identified.
 SEARCHES_AT_LEAST = 3
 SEARCH_FOR_S = 120.0
 
 
 def given_up(context: WorkerContext, call: Call) -> CallOutcome | None:
-    """Past the provider's own deadline, after a last look: stopped upstream and written off. None: not yet."""
+    """Give up a call that is past its deadline after its last status check. None: it is not past its deadline.
+
+    An accepted call is cancelled upstream. The outcome is written off.
+    """
     if not call.overdue:
         return None
     if call.outcome is Outcome.UNCERTAIN:
@@ -54,16 +56,16 @@ def given_up(context: WorkerContext, call: Call) -> CallOutcome | None:
 
 
 def arrived(call: Call) -> CallOutcome | None:
-    """The upstream knows an uncertain call after all: it did run. None for any other call."""
+    """Return the outcome ACCEPTED for an uncertain call that the upstream knows; None for any other call."""
     if call.outcome is not Outcome.UNCERTAIN:
         return None
     return CallOutcome(call, Outcome.ACCEPTED, upstream_id=call.upstream_id or call.dedupe_key)
 
 
 def missing(context: WorkerContext, job: LiveJob, call: Call) -> CallOutcome | None:
-    """The upstream does not know the call: only believed when it stays so for some seconds. None: not yet.
+    """Return the outcome of a call that the upstream does not know, once it has been so for ``MISSING_FOR_S``.
 
-    Raises DatabaseAwayError, StorageUnavailableError, BlobNotFoundError.
+    None: not yet, or there is nothing to do. Raises DatabaseAwayError, StorageUnavailableError, BlobNotFoundError.
     """
     with context.database.hot() as hot:
         sure = calls.note_missing(hot, call.id, after_s=MISSING_FOR_S)
@@ -71,14 +73,14 @@ def missing(context: WorkerContext, job: LiveJob, call: Call) -> CallOutcome | N
         return None
     recovery = context.spec(job.provider).recovery
     if call.outcome is Outcome.ACCEPTED:
-        # Where calls cannot be found again it may have been made and billed: another one would buy it twice.
+        # A call that cannot be recovered may have been made and billed, so a new one could buy it twice.
         bought = recovery is Recovery.NEVER
         gone = Failed("upstream_lost", "the upstream no longer knows the call", retryable=not bought, billed=bought)
         return outcomes.from_error(call, gone, may_look_up=False)
     if recovery is not Recovery.RESEND:
         return None
     if job.cancel_requested:
-        # It never left, and is no longer wanted: nothing is sent and nothing was bought.
+        # The call never reached the upstream and the job is cancelled: nothing is sent and nothing was bought.
         return replace(outcomes.lost(call), written_off=False)
     return _resend(context, job, call)
 
@@ -87,9 +89,9 @@ def missing(context: WorkerContext, job: LiveJob, call: Call) -> CallOutcome | N
 
 
 def _resend(context: WorkerContext, job: LiveJob, call: Call) -> CallOutcome | None:
-    """Send an uncertain call's own bytes again under its own key: the upstream runs a key once.
+    """Send an uncertain call's bytes again under its own key; the upstream runs each key once.
 
-    An error proves nothing until the next look.
+    None: not sent, or it failed, which proves nothing until the next status check.
     """
     parts = _right_to_resend(context, job, call)
     if isinstance(parts, CallOutcome | None):
@@ -107,11 +109,11 @@ def _resend(context: WorkerContext, job: LiveJob, call: Call) -> CallOutcome | N
 
 
 class _NotNowError(Exception):
-    """A limit keeps a call from being sent again: the next look tries once more."""
+    """A limit keeps a call from being sent again; the next status check tries once more."""
 
 
 def _right_to_resend(context: WorkerContext, job: LiveJob, call: Call) -> OrderParts | CallOutcome | None:
-    """What to send; None: not now; an outcome: never again."""
+    """Return what to send, None if it may not be sent now, or an outcome if it may never be sent again."""
     try:
         with context.database.transaction() as connection:
             right = calls.note_resend(
@@ -134,9 +136,9 @@ def _right_to_resend(context: WorkerContext, job: LiveJob, call: Call) -> OrderP
 
 
 def search(context: WorkerContext, provider: Provider, job: LiveJob, call: Call) -> Accepted | None:
-    """The upstream's own record of an uncertain call; None while there is none, or no telling which.
+    """Return the upstream's record of an uncertain call; None if it has none or it is not clear which it is.
 
-    Raises: ProviderError when the search itself failed, StorageUnavailableError, BlobNotFoundError.
+    Raises ProviderError when the search itself failed, DatabaseAwayError, StorageUnavailableError, BlobNotFoundError.
     """
     with context.database.hot() as hot:
         parts = worker.order_parts(hot, job.id)
@@ -146,7 +148,7 @@ def search(context: WorkerContext, provider: Provider, job: LiveJob, call: Call)
         return None
     with context.database.hot() as hot:
         free = _unclaimed(hot, call, candidates)
-        # Its own address in the record leaves no doubt; equal words might be another call's.
+        # A record with the call's own callback URL is certainly this call's; an equal prompt may be another call's.
         alone = order.callback_url is not None or not _has_rival(hot, job, call)
     if len(free) == 1 and alone:
         log.info("uncertain_call_found", job_id=job.id, call_id=call.id)
@@ -157,13 +159,13 @@ def search(context: WorkerContext, provider: Provider, job: LiveJob, call: Call)
 
 
 def searched_in_vain(context: WorkerContext, call: Call) -> bool:
-    """Count a search that found nothing; whether there were so many over so long a time that it is over."""
+    """Count a search that found nothing; return whether to stop (``SEARCHES_AT_LEAST``, ``SEARCH_FOR_S``)."""
     with context.database.hot() as hot:
         return calls.note_search(hot, call.id, searches=SEARCHES_AT_LEAST, over_s=SEARCH_FOR_S)
 
 
 def _since(call: Call) -> datetime:
-    """The earliest moment, by the upstream's clock, at which it may have taken the call."""
+    """Return the earliest time, by the upstream's clock, at which it may have accepted the call."""
     if call.intended_at is None:
         raise ValueError(f"{call.id} is not on record")
     return call.intended_at - CLOCKS_APART
@@ -204,7 +206,7 @@ LIMIT 1
 
 
 def _has_rival(hot: Hot, job: LiveJob, call: Call) -> bool:
-    """Whether another call without an id, sent by the same credential, asked for the very same."""
+    """Return whether another call of the same credential without an upstream id has the same request."""
     values = {
         "credential": call.credential_id,
         "id": call.id,

@@ -1,4 +1,4 @@
-"""Running a job: take it, make its paid calls, move it on.
+"""Running a job: claim it, make its paid calls, move it on.
 
 No transaction is open and no connection is held while an upstream works.
 """
@@ -34,9 +34,9 @@ log = structlog.get_logger(__name__)
 
 
 class CrashedStepError(Exception):
-    """A step ended in an accident; carries what :func:`jobs.execution.give_up.after_crash` needs.
+    """A step crashed after its claim; holds what :func:`jobs.execution.give_up.after_crash` needs.
 
-    ``unsent`` is the job when surely none of its calls has left.
+    ``unsent`` is the job if certainly none of its calls was sent.
     """
 
     def __init__(self, job_id: str, fence: int, *, unsent: LiveJob | None = None) -> None:
@@ -47,20 +47,20 @@ class CrashedStepError(Exception):
 
 
 def run_job(context: WorkerContext, job_id: str) -> list[Signal]:
-    """Move a QUEUED job as far as one step goes. Returns what to publish.
+    """Claim a QUEUED job, make its paid calls and move it on. Returns the signals to publish.
 
-    Raises JobFailedError when the job has failed and its end is the failure hook's, CrashedStepError on
-    an accident after the claim (the sweep's, if the hook fails too), DatabaseAwayError.
+    Raises JobFailedError when the job has failed, so that the failure hook ends it, CrashedStepError on a crash after
+    the claim, and DatabaseAwayError.
     """
     claimed = claim(context, job_id)
     if claimed is None:
         return _too_late(context, job_id)
     failpoints.hit("claim.committed")
-    context.publish(claimed.nudges)  # the account's next job does not wait for this one's upstream
+    context.publish(claimed.nudges)  # the account's next job need not wait for this one's upstream
     try:
         return finish(context, claimed.job, _make_calls(context, claimed), in_task=True)
     except (DatabaseAwayError, StaleJobError, JobFailedError):
-        raise  # the rows are as they were, or the hook has all it needs
+        raise  # the rows are unchanged, or the failure hook has all it needs
     except Exception as accident:
         unsent = None if claimed.sent else claimed.job
         raise CrashedStepError(job_id, claimed.job.fence, unsent=unsent) from accident
@@ -70,7 +70,7 @@ CANCELLED_UNSEEN = Statement("SELECT 1 AS yes FROM jobs WHERE id = :id AND statu
 
 
 def _too_late(context: WorkerContext, job_id: str) -> list[Signal]:
-    """Of a job cancelled before any worker had it no one has told Flower, which has just seen its message begin."""
+    """Report the cancel of a job that no worker ever had: Flower has just seen its message start."""
     with suppress(DatabaseAwayError), context.database.hot() as hot:
         if hot.one_or_none(CANCELLED_UNSEEN, {"id": job_id}):
             return [Ended(job_id, "cancelled")]
@@ -78,7 +78,7 @@ def _too_late(context: WorkerContext, job_id: str) -> list[Signal]:
 
 
 def _make_calls(context: WorkerContext, claimed: Claimed) -> list[CallOutcome]:
-    """Make the paid calls of a claimed job, next to each other: what became of each."""
+    """Make the paid calls of a claimed job in parallel. Returns the outcome of each."""
     mine = claimed.fresh
     try:
         orders = {call.id: build_order(context, claimed.job, claimed.parts, call) for call in mine}
@@ -87,11 +87,11 @@ def _make_calls(context: WorkerContext, claimed: Claimed) -> list[CallOutcome]:
         log.warning("inputs_not_readable", job_id=claimed.job.id, error=type(error).__name__)
         return _not_sent(mine, NotRun("storage_unavailable"))
     except UnknownModelError:
-        # Accepted with a catalogue that still knew it.
+        # The model was in the catalogue when the order was accepted.
         log.exception("model_has_gone", job_id=claimed.job.id)
         return _not_sent(mine, Misconfigured("model_unavailable"))
     except Exception:
-        # A fault of ours, but surely nothing was sent: there is nothing to be uncertain about.
+        # A fault of ours before anything was sent, so the calls certainly did not run.
         log.exception("order_not_built", job_id=claimed.job.id)
         return _not_sent(mine, NotRun("internal_error"))
     claimed.sent = True
@@ -105,7 +105,7 @@ def _not_sent(mine: Sequence[Call], why: ProviderError) -> list[CallOutcome]:
 def _call(
     context: WorkerContext, provider: Provider, claimed: Claimed, call: Call, *, order: UpstreamOrder
 ) -> CallOutcome:
-    """The one paid call, and its images if the answer is the images."""
+    """Make one paid call, and store its images if the answer holds them."""
     job = claimed.job
     may_look_up = context.spec(job.provider).recovery is not Recovery.NEVER
     try:
@@ -114,7 +114,7 @@ def _call(
         log.info("call_failed", job_id=job.id, call_id=call.id, kind=type(error).__name__, code=error.code)
         return outcomes.from_error(call, error, may_look_up=may_look_up)
     except Exception:
-        # A fault of ours with a request possibly out: no one may assume it did not run.
+        # A fault of ours after the request may have been sent, so the call may have run.
         log.exception("call_crashed", job_id=job.id, call_id=call.id)
         return outcomes.from_error(call, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
     failpoints.hit("call.answered")
@@ -131,4 +131,4 @@ def _keep(context: WorkerContext, provider: Provider, claimed: Claimed, call: Ca
             context.media, provider, job.id, call, answer.images, kind=kind, until=until, cost=answer.cost
         )
     except (ProviderError, StorageUnavailableError):
-        return outcomes.finished(call, answer)  # links can be fetched by a later step
+        return outcomes.finished(call, answer)  # a later step fetches the links

@@ -1,4 +1,4 @@
-"""What a paid call asks for: the upstream order of one call, built from its job's rows and the images in our store."""
+"""Building the upstream order of a call from its job's rows and the reference images in our store."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from providers.catalog.catalog import Model
 
 
 def build_order(context: WorkerContext, job: LiveJob, parts: OrderParts, call: Call) -> UpstreamOrder:
-    """The order of one call.
+    """Return the upstream order of one call.
 
-    Raises StorageUnavailableError, BlobNotFoundError, DatabaseAwayError, and UnknownModelError for a model that the
-    catalogue has lost since.
+    Raises StorageUnavailableError, BlobNotFoundError, DatabaseAwayError, and UnknownModelError if the catalogue no
+    longer has the model.
     """
     request = parts.request
     images: dict[str, list[InputImage]] = {"image": [], "mask": [], "face": []}
@@ -37,7 +37,7 @@ def build_order(context: WorkerContext, job: LiveJob, parts: OrderParts, call: C
 
 
 def _input(context: WorkerContext, model: Model, row: InputPart) -> InputImage:
-    """A kept image for its adapter; a mask in the polarity of the model that gets it."""
+    """Return a stored image for the adapter; a mask has the polarity that the model expects."""
     key = row["key"]
     if row["role"] == "mask" and model.inputs.mask_polarity == "white_edits":
         key = context.media.white_mask(key).key

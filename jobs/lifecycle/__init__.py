@@ -23,22 +23,22 @@
     cancelled      QUEUED RUNNING WAITING     CANCELLED
     cancel         QUEUED                     CANCELLED
 
-RUNNING: a worker holds the job; ``owner`` is its boot id, ``fence`` its number. WAITING: the upstream
-works and no one here waits. The three states at the bottom are final.
+RUNNING: a worker has the job; ``owner`` is the worker's boot id, and ``fence`` is raised by each claim. WAITING: the
+upstream works on the job and no worker waits for it. The three states at the bottom are final.
 
-``start`` is the first attempt in one statement; ``claim`` and ``hold`` are the longer way of a retry. ``lapse`` takes a
-job from a worker that is lost; the next look finds out what became of its calls. ``succeed``, ``fail``, ``expired``
-and ``cancelled`` say how ``end`` ends a job; a queued job succeeds with what earlier calls have made. ``cancel`` is
-the caller's: of a job that has begun it is a request, and a worker ends the job. ``defer`` and ``due_now`` move
-``due_at`` alone.
+``start`` claims a first attempt in one statement; a retry uses ``claim`` and ``hold`` in a transaction. ``lapse``
+takes a job from a lost worker; the next status check finds out what became of its calls. ``succeed``, ``fail``,
+``expired`` and ``cancelled`` say how ``end`` ends a job; a queued job can succeed with the images of earlier calls.
+``cancel`` is the caller's verb: once a job has begun it is only a request, and a worker ends the job. ``defer`` and
+``due_now`` change only ``due_at``.
 
-Each verb is one conditional statement. It moves the job only from the states it names, and only if the
-job's ``version`` is the one its caller has seen: every writer of a job, of its calls and of its images
-raises the version, so a decision never rests on something that has changed since. Where no row moves,
-the verb raises StaleJobError and nothing has happened. Money moves in the same statement, the balance
-last, for balances are the hottest locks. Times are the database's.
+Each verb is one conditional statement. It moves the job only from the states it names, and only if ``version`` is
+still the one that its caller has read. Every writer of a job, of its calls or of its images raises the version, so
+no verb acts on outdated data. If no row changes, the verb raises StaleJobError and nothing has happened. Money moves
+in the same statement; the balance is updated last, because balances are the most contended rows. Times are the
+database's.
 
-Verbs return what to publish after the commit: messages for workers (Nudge), and what became of the job
+Verbs return the signals to publish after the commit: messages for workers (Nudge), and the end or retry of the job
 (Ended).
 """
 

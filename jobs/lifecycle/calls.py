@@ -1,8 +1,8 @@
-"""Calls to upstreams: intent before action, and an outcome written once by who made the call.
+"""The rows of upstream calls: written before the request is sent, with an outcome recorded once.
 
-A call's row is committed before the paid request leaves. Who made the request may always record its
-outcome, whether the job has moved on or not, so that no purchase is ever forgotten. While a call is
-open (unanswered, accepted or uncertain) it occupies a slot of its credential.
+A call's row is committed before the paid request is sent. The worker that made the request may always record its
+outcome, even if the job has changed since, so that no purchase is lost. While a call is open (unanswered, accepted
+or uncertain) it occupies a permit of its credential.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jobs.states import OPEN_OUTCOMES, Outcome
 
 @dataclass(frozen=True, slots=True)
 class Intended:
-    """The calls that found a permit at a credential and are on record; the others wait for a later claim.
+    """The calls that got a permit and are recorded; the others wait for a later claim.
 
     ``limited``: the credential has a limit, so accounts take turns there.
     """
@@ -64,10 +64,11 @@ def intend(
     planned: Sequence[Call],
     deadline_s: float,
 ) -> Intended | None:
-    """Write down the calls about to be made, as many as a credential has permits for; None if none has.
+    """Record the calls about to be made, as many as a credential has permits for. None: there is no permit.
 
-    ``credentials`` maps the ids this worker can use to their base URLs, which are pinned on the call.
-    ``attempt``: how many calls the job has made before.
+    ``credentials`` maps the ids of the credentials this worker can use to their base URLs, which are recorded with
+    the call. ``attempt``: how many calls the job has made before. ``deadline_s``: seconds after which a call is
+    given up.
     """
     ids = [call.id for call in planned]
     taken = permits.take(connection, provider, known=list(credentials), call_ids=ids, attempt=attempt)
@@ -102,11 +103,11 @@ def intend(
 
 
 class CallRow(TypedDict):
-    """What became of one call, as the statements take it. Costs in micro-USD."""
+    """The outcome of one call, as a parameter of the statements. Costs are in micro-USD."""
 
     id: str
     outcome: str
-    frees: bool  # the upstream is done with it: its permit goes back
+    frees: bool  # the upstream is done with it, so its permit is released
     closes: bool
     upstream_id: str | None
     poll_url: str | None
@@ -139,7 +140,7 @@ def call_row(
     reported_cost_microusd: int | None = None,
     usage: Mapping[str, Any] | None = None,
 ) -> CallRow:
-    """A call's outcome, ready to be written."""
+    """Return a call's outcome as a parameter of the statements."""
     frees = outcome not in OPEN_OUTCOMES
     return {
         "id": call_id,
@@ -161,8 +162,8 @@ def call_row(
     }
 
 
-# The job first, as everywhere (lock order: docs/architecture.md section 4), and its version raised: a decision on what
-# was seen of this job before is found stale.
+# The job is locked first, as everywhere (lock order: docs/architecture.md section 4), and its version is raised, so
+# that decisions on its earlier state are found stale.
 RECORD = Statement("""
 WITH said AS (
     SELECT c.id, c.outcome, c.frees, c.closes, c.upstream_id, c.poll_url, c.result, c.error_code, c.error_detail,
@@ -217,10 +218,10 @@ def record(
     replaces: Collection[Outcome] = OPEN_OUTCOMES,
     images: Sequence[KeptImage] = (),
 ) -> bool:
-    """Write what became of a call, once, whatever has become of its job: by who made it, or gave it up.
+    """Record a call's outcome once, whatever the state of its job. For the worker that made the call or gave it up.
 
-    Whether it was written: False means someone wrote an outcome before that this one may not replace.
-    ``images`` go with KEPT.
+    Returns whether it was recorded; False: the call has an outcome that is not in ``replaces``. ``images`` go with
+    the outcome KEPT.
     """
     row = Hot.of(connection).one_or_none(
         RECORD,
@@ -234,7 +235,7 @@ def record(
 
 
 def image_rows(images: Sequence[tuple[str, KeptImage]]) -> list[dict[str, Any]]:
-    """Rows of the table ``images`` without the job's id; each image comes with the id of its call."""
+    """Return rows of the table ``images`` without the job's id. Each image comes with the id of its call."""
     return [
         {"call_id": call_id, **{name: getattr(image, name) for name in KeptImage.__slots__}}
         for call_id, image in images
@@ -249,7 +250,7 @@ RETURNING missing_since <= clock_timestamp() - make_interval(secs => CAST(:after
 
 
 def note_missing(hot: Hot, call_id: str, *, after_s: float) -> bool:
-    """Remember that the upstream does not know a call; True once it has been so for ``after_s``."""
+    """Record that the upstream does not know a call. True: that has been so for ``after_s`` seconds."""
     return bool(hot.scalar(NOTE_MISSING, {"id": call_id, "after_s": after_s}))
 
 
@@ -257,7 +258,7 @@ NOTE_FOUND = Statement("UPDATE upstream_calls SET missing_since = NULL WHERE id 
 
 
 def note_found(hot: Hot, call_id: str) -> None:
-    """The upstream knows the call after all: the next time it is missing counts from then."""
+    """Record that the upstream knows the call, so that ``note_missing`` starts counting again."""
     hot.run(NOTE_FOUND, {"id": call_id})
 
 
@@ -269,7 +270,7 @@ RETURNING searches >= :searches AND missing_since <= clock_timestamp() - make_in
 
 
 def note_search(hot: Hot, call_id: str, *, searches: int, over_s: float) -> bool:
-    """Count a search that did not find the call; True once there were so many over so long a time."""
+    """Count a search that did not find the call. True: ``searches`` of them over at least ``over_s`` seconds."""
     return bool(hot.scalar(NOTE_SEARCH, {"id": call_id, "searches": searches, "over_s": over_s}))
 
 
@@ -311,17 +312,17 @@ FROM upstream_calls AS u WHERE u.id = :id
 
 @dataclass(frozen=True, slots=True)
 class Resend:
-    """``version``: the job's, when the call may be sent again; None: not now. ``used_up``: nor ever."""
+    """``version``: the job's, if the call may be sent again now, else None. ``used_up``: it may never be again."""
 
     version: int | None
     used_up: bool
 
 
 def note_resend(connection: Connection, call_id: str, *, most: int, deadline_s: float, backoff_s: float) -> Resend:
-    """Take the right to send an uncertain call's bytes again, with a deadline of its own from now on.
+    """Count and allow one resend of an uncertain call's bytes, with a new deadline from now on.
 
-    Not for a job that wants to stop, past the call's deadline, or where its provider is paused, its circuit
-    open or its credential told to wait.
+    Not allowed for a cancelled job or past the call's deadline, nor while its provider is paused, the circuit is
+    open, or its credential must wait. ``most``: resends per call; ``deadline_s`` and ``backoff_s`` in seconds.
     """
     row = Hot.of(connection).one_or_none(
         NOTE_RESEND, {"id": call_id, "most": most, "deadline_s": deadline_s, "backoff_s": backoff_s}
@@ -333,6 +334,7 @@ NOTE_CANCEL_ASKED = Statement("UPDATE upstream_calls SET cancel_asked_at = clock
 
 
 def note_cancel_asked(hot: Hot, call_id: str) -> None:
+    """Record that the upstream was asked to cancel the call, so that it is asked only once."""
     hot.run(NOTE_CANCEL_ASKED, {"id": call_id})
 
 
@@ -346,14 +348,14 @@ RETURNING jobs.id
 
 
 def note_progress(hot: Hot, progress: Mapping[str, float]) -> list[str]:
-    """How far the images of these jobs are, 0 to 1, at most once a second each; the jobs it changed for."""
-    told = [{"id": job_id, "progress": value} for job_id, value in progress.items()]
-    return [row.id for row in hot.all(NOTE_PROGRESS, {"progress": json.dumps(told)})]
+    """Store the progress of jobs, 0 to 1, at most once a second each. Returns the ids of jobs whose value changed."""
+    rows = [{"id": job_id, "progress": value} for job_id, value in progress.items()]
+    return [row.id for row in hot.all(NOTE_PROGRESS, {"progress": json.dumps(rows)})]
 
 
 ON_RECORD = Statement("SELECT count(*) FROM upstream_calls WHERE id = ANY(CAST(:ids AS text[]))")
 
 
 def on_record(hot: Hot, call_ids: Sequence[str]) -> bool:
-    """Whether these calls are on record: asked when a COMMIT's answer was lost, before anything is sent."""
+    """Return whether these calls are recorded. Asked before sending, when the answer to a COMMIT was lost."""
     return bool(hot.scalar(ON_RECORD, {"ids": list(call_ids)}) == len(call_ids))

@@ -1,4 +1,4 @@
-"""The caller cancels: at once while the job is queued, else as a request to its worker."""
+"""The caller's cancel: a queued job ends at once; a later one is only asked to stop, and a worker ends it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ LOCK = Statement("""
 SELECT status, provider, version, attempt FROM jobs WHERE id = :id AND account_id = :account_id FOR UPDATE
 """)
 
-# After the lock, and not in one statement with it: that would count what was there before the lock was ours.
+# A separate statement after the lock: in one statement with it, it would count the rows from before the lock.
 IMAGES = Statement("SELECT count(*) FROM images WHERE job_id = :id")
 
 REQUEST = Statement("""
 UPDATE jobs
 SET cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()), due_at = clock_timestamp(),
-    -- Asked again, nothing changes: a step that is about to write its answer need not read the job again.
+    -- A repeated cancel changes nothing, so that a step about to record its answer need not read the job again.
     version = version + CASE WHEN cancel_requested_at IS NULL THEN 1 ELSE 0 END
 WHERE id = :id
 """)
@@ -44,11 +44,11 @@ WHERE id = :id
 def cancel(
     connection: Connection, account_id: str, job_id: str, *, charge: Literal["full", "none"] = "full"
 ) -> Cancellation:
-    """Cancel on behalf of the caller. Never calls an upstream.
+    """Cancel a job for its caller. Never calls an upstream.
 
-    In the queue nothing is in flight: final and free, but for images that earlier calls have made
-    (``charge``, setting CANCEL_CHARGE). Later it is a request: a worker asks the upstream and the
-    job's end tells the outcome. Raises JobNotFoundError.
+    A queued job has no open call: it ends now and is free, except for images of earlier calls (``charge``, setting
+    CANCEL_CHARGE). Otherwise this is a request: a worker asks the upstream, and the job's end has the outcome.
+    Raises JobNotFoundError.
     """
     hot = Hot.of(connection)
     row = hot.one_or_none(LOCK, {"id": job_id, "account_id": account_id}) if is_id(job_id, "job") else None

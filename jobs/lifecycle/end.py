@@ -1,4 +1,4 @@
-"""Any live state -> SUCCEEDED, FAILED or CANCELLED: what was made is paid for, the rest returned, in one statement."""
+"""Any live state -> SUCCEEDED, FAILED or CANCELLED: one statement charges the images kept and returns the rest."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from quota.errors import LedgerMismatchError
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a job ends. ``charged``: the images kept are paid for; without, everything goes back.
+    """How a job ends. ``charged``: the images kept are charged; otherwise all credits are returned.
 
-    ``code`` says why it failed, ``outcome`` how its cancel went; ``notes`` are warnings for its owner.
+    ``code`` says why it failed, ``outcome`` how its cancel ended; ``notes`` are warnings for its owner.
     """
 
     status: EndStatus
@@ -33,8 +33,8 @@ class End:
     notes: Sequence[str] = ()
 
 
-# ``before`` and ``image`` share one snapshot and do not see each other: together they are all images.
-# The version keeps it so: who kept another image meanwhile has raised it, and nothing moves here.
+# ``before`` and ``image`` share one snapshot and do not see each other, so together they are all images of the job.
+# An image added meanwhile has raised the version, and then this statement changes nothing.
 END = Statement("""
 WITH seen AS (
     SELECT id, account_id, unit_price, quoted, money FROM jobs
@@ -73,7 +73,7 @@ image AS (
 before AS (
     SELECT i.call_id FROM seen JOIN images AS i ON i.job_id = seen.id
 ),
--- What the images kept cost, each at the price of the model that made it.
+-- The price of the images kept, each at the unit price of the model that made it.
 made AS (
     SELECT count(*) AS images, coalesce(sum(coalesce(c.unit_price, seen.unit_price)), 0) AS worth
     FROM (SELECT call_id FROM before UNION ALL SELECT call_id FROM image) AS kept
@@ -111,7 +111,7 @@ event AS (
         'captured_microcredits', job.captured, 'released_microcredits', job.released))
     FROM job
 ),
--- Last, for balances are the hottest locks; what was never held is only reserved no more.
+-- Last, because balances are the most contended rows. A price that was never held is only no longer reserved.
 balance AS (
     UPDATE balances AS b SET reserved = b.reserved - job.quoted, spendable = b.spendable + job.released
     FROM job
@@ -127,11 +127,11 @@ settled AS (
     WHERE job.money_before = 'held' AND part.amount > 0
 )
 SELECT job.captured, job.released, job.images, job.node, job.runtime_s,
-    -- A price that no balance has reserved, an end without its hold, or a capture of what was never held is an
-    -- error: the division makes it one, and nothing of this stands.
+    -- A price that no balance has reserved, an end without its hold, and a capture of what was never held are
+    -- errors: the division by zero raises, and the whole statement is undone.
     1 / CASE WHEN (job.quoted = 0 OR EXISTS (SELECT 1 FROM balance)) AND CASE job.money_before
         WHEN 'queued' THEN job.captured = 0
-        -- A count and not EXISTS, which PostgreSQL may answer by hashing the whole table.
+        -- A count instead of EXISTS, because PostgreSQL may answer EXISTS by hashing the whole table.
         ELSE (
             SELECT count(*) FROM transfers AS t
             WHERE t.job_id = job.id AND t.kind = 'hold' AND t.amount = job.quoted
@@ -146,7 +146,7 @@ FROM job
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """``signals``: what to publish. ``troubled``: the provider's circuit wants to hear of every answer."""
+    """``signals``: what to publish. ``troubled``: the circuit counts failures, so good answers must be counted, too."""
 
     signals: Sequence[Signal]
     troubled: bool
@@ -165,9 +165,9 @@ def end(
 ) -> Done:
     """End a job and settle its price.
 
-    ``calls`` and ``images``: what the last step learned and kept. ``collected_s``: since when ``owner`` was
-    fetching the images, for the timeline. Raises StaleJobError, also when the job is not as it was seen, and
-    LedgerMismatchError when the books do not have its price: then nothing of this stands.
+    ``calls`` and ``images``: the outcomes and images of the last step. ``collected_s``: for how many seconds
+    ``owner`` was fetching the images, for the timeline. Raises StaleJobError when the job has ended or its version is
+    not ``version``, and LedgerMismatchError when its price is not reserved or not held; then nothing has changed.
     """
     values = {
         "id": job_id,
@@ -193,20 +193,20 @@ def end(
 
 
 def succeed(*, notes: Sequence[str] = ()) -> End:
-    """With the images kept: their price captured, the rest released."""
+    """Return the end of a job with images: their price is captured, the rest is released."""
     return End(JobStatus.SUCCEEDED.value, charged=True, notes=notes)
 
 
 def fail(code: str) -> End:
-    """Every credit back."""
+    """Return the end of a failed job: all credits are returned."""
     return End(JobStatus.FAILED.value, charged=False, code=code)
 
 
 def expired() -> End:
-    """Not begun, or not tried again, before its deadline: free."""
+    """Return the end of a job that was not started or retried before its deadline: free."""
     return fail("deadline_expired")
 
 
 def cancelled(outcome: str, *, charged: bool) -> End:
-    """As its caller wished; images that could not be stopped are paid for where ``charged``."""
+    """Return the end of a cancelled job; the images that were made are charged if ``charged``."""
     return End(JobStatus.CANCELLED.value, charged=charged, outcome=outcome)

@@ -1,4 +1,4 @@
-"""Between the states that live: the longer way to RUNNING, back to the queue, and away from a lost worker."""
+"""Moves between live states: the claim of a retry, back to the queue, and away from a lost worker."""
 
 from __future__ import annotations
 
@@ -52,12 +52,11 @@ def claim(
     node: str = "",
     deadline_s: Mapping[str, float] | None = None,
 ) -> Any:
-    """QUEUED -> RUNNING under a new fence; the credits are held by :func:`hold` in the same transaction.
+    """QUEUED -> RUNNING under a new fence; :func:`hold` holds the credits in the same transaction.
 
-    ``step_s`` is how long one step may take, by provider: past it the job counts as dropped even if its
-    owner lives. ``deadline_s``: after how long, by provider, the job must have moved on. Returns the
-    job's row with ``money_before``. Raises StaleJobError when it is not queued, not due, or past its
-    start deadline.
+    ``step_s``: how long one step may take, in seconds by provider; after that the job counts as lost even if its
+    owner is alive. ``deadline_s``: after how many seconds, by provider, the job must have moved on. Returns the job's
+    row with ``money_before``. Raises StaleJobError when the job is not queued, not due, or past its start deadline.
     """
     row = Hot.of(connection).one_or_none(
         CLAIM,
@@ -75,7 +74,7 @@ def claim(
 
 
 def hold(connection: Connection, job: Any) -> None:
-    """The credits of a claimed job, once in its life: a retry finds them held."""
+    """Hold the credits of a claimed job, once in its life; for a retry they are held already."""
     if job.money_before == Money.QUEUED:
         ledger.hold(connection, job.account_id, job.id, job.quoted)
 
@@ -89,7 +88,7 @@ WHERE id = :id AND status = 'queued'
 
 
 def defer(connection: Hot | Connection, job_id: str, *, after_s: float, spread_s: float = 0.0) -> None:
-    """QUEUED stays QUEUED: it cannot start now, so only the time of the next try moves, jittered."""
+    """Put off the start of a QUEUED job by ``after_s`` seconds plus up to ``spread_s`` at random."""
     Hot.of(connection).run(DEFER, {"id": job_id, "after_s": after_s, "spread_s": spread_s})
 
 
@@ -97,7 +96,7 @@ DUE_NOW = Statement("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id A
 
 
 def due_now(connection: Connection, job_id: str) -> None:
-    """Make a WAITING job due now: something is known that its next look should see."""
+    """Make a WAITING job due now, because there is news that its next status check should use."""
     Hot.of(connection).run(DUE_NOW, {"id": job_id})
 
 
@@ -125,9 +124,9 @@ SELECT node, runtime_s FROM job
 def retry(
     connection: Connection, job_id: str, version: int, *, code: str, after_s: float, deadline_s: float
 ) -> list[Signal]:
-    """RUNNING or WAITING -> QUEUED, to be claimed again in ``after_s`` and within ``deadline_s`` after that.
+    """RUNNING or WAITING -> QUEUED, to be claimed again after ``after_s`` and within ``deadline_s`` seconds after that.
 
-    The hold stays. Raises StaleJobError.
+    The hold stays. Returns the signals to publish. Raises StaleJobError.
     """
     row = Hot.of(connection).one_or_none(
         RETRY, {"id": job_id, "version": version, "code": code, "after_s": after_s, "deadline_s": deadline_s}
@@ -177,10 +176,10 @@ def fail_over(
     code: str,
     deadline_s: Mapping[str, float] | None = None,
 ) -> list[Signal]:
-    """Any live state -> QUEUED at the next model of the order; the price stays counted or held.
+    """Any live state -> QUEUED for the next model of the order; the price stays reserved or held.
 
-    What earlier models made and was kept stays, at their price. Raises StaleJobError, also when no
-    model is left.
+    Images that earlier models made are kept, at those models' prices. Returns the signals to publish. Raises
+    StaleJobError, also when no model is left.
     """
     row = Hot.of(connection).one_or_none(
         FAIL_OVER,
@@ -194,21 +193,21 @@ def fail_over(
     )
     if row is None:
         raise StaleJobError(f"{job_id} has no other model to go to")
-    told: list[Signal] = [Ended(job_id, "retried", code, row.runtime_s, row.node)] if row.node else []
-    return [*told, states.run(row.provider, job_id)]
+    retried: list[Signal] = [Ended(job_id, "retried", code, row.runtime_s, row.node)] if row.node else []
+    return [*retried, states.run(row.provider, job_id)]
 
 
 LAPSE = Statement("""
 WITH job AS (
     UPDATE jobs
-    -- The fence moves: a worker that wakes up later can change nothing here.
+    -- The new fence keeps a worker that wakes up later from changing the job.
     SET status = 'waiting', version = version + 1, fence = fence + 1, owner = NULL, step_deadline_at = NULL,
         due_at = clock_timestamp()
     WHERE id = :id AND fence = :fence AND status = 'running'
     RETURNING id, provider, attempt
 ),
 call AS (
-    -- What was sent and not answered may have run.
+    -- A call without an answer may have run.
     UPDATE upstream_calls AS c
     SET outcome = 'uncertain', give_up_at = least(c.give_up_at, clock_timestamp()
         + make_interval(secs => coalesce(CAST(CAST(:give_up_s AS jsonb) ->> job.provider AS float), 1e6)))
@@ -224,11 +223,11 @@ SELECT provider FROM job
 
 
 def lapse(connection: Connection, job_id: str, fence: int, *, code: str, give_up_s: Mapping[str, float]) -> list[Nudge]:
-    """RUNNING -> WAITING, due now, because its owner is dead, its step overdue or in an accident.
+    """RUNNING -> WAITING, due now, because its owner is dead or its step is overdue or has crashed.
 
-    What was sent and not answered is uncertain from here on; the poller looks at it, and at what is
-    finished, and decides how the job goes on. ``give_up_s``: providers that cannot be asked about a
-    call, and how long its late answer is waited for. Raises StaleJobError.
+    Calls without an answer become uncertain; a poll then checks all calls and decides how the job goes on.
+    ``give_up_s``: for providers whose calls cannot be recovered, how many seconds a late answer is waited for.
+    Returns the poll to publish. Raises StaleJobError.
     """
     row = Hot.of(connection).one_or_none(
         LAPSE, {"id": job_id, "fence": fence, "code": code, "give_up_s": json.dumps(dict(give_up_s))}

@@ -1,4 +1,4 @@
-"""RUNNING or WAITING -> WAITING: what a step learned of its calls is kept, and the upstream works on."""
+"""RUNNING or WAITING -> WAITING: a step's outcomes are recorded, and the upstream works on."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ def park(
     calls: Sequence[CallRow] = (),
     images: Sequence[tuple[str, KeptImage]] = (),
 ) -> bool:
-    """-> WAITING: the upstream works, or may; the next look is in ``check_after_s``.
+    """Record outcomes and leave the job WAITING; its next status check is in ``check_after_s`` seconds.
 
-    ``calls`` is what the step learned; ``images`` those kept, each with the id of its call. Returns whether
-    the provider is in trouble, so that its circuit wants to hear of every answer. Raises StaleJobError.
+    ``calls``: the outcomes of the step. ``images``: the images kept, each with the id of its call. Returns whether
+    the provider's circuit counts failures, so that good answers must be counted, too. Raises StaleJobError.
     """
     hot = Hot.of(connection)
     row = hot.one_or_none(
@@ -96,5 +96,5 @@ def park(
 
 
 def written(calls: Sequence[CallRow], images: Sequence[tuple[str, KeptImage]]) -> Mapping[str, Any]:
-    """What a step learned, as the statements take it."""
+    """Return the outcomes and images of a step as parameters of the statements."""
     return {"calls": json.dumps(calls), "images": json.dumps(image_rows(images))}

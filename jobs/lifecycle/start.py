@@ -1,7 +1,7 @@
-"""QUEUED -> RUNNING on the first attempt: claimed, its calls written down, its credits held, in one statement.
+"""QUEUED -> RUNNING on the first attempt: one statement claims the job, records its calls and holds its credits.
 
-A retry takes the longer way (``claim``, ``calls.intend``, ``hold``), in a transaction: which calls it makes
-follows from those before.
+A retry runs ``claim``, ``calls.intend`` and ``hold`` in a transaction instead, because which calls it makes depends
+on the earlier ones.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from jobs.states import JobStatus
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A job in our hands: its calls are on record and nothing is sent yet.
+    """A claimed job: its calls are recorded and nothing is sent yet.
 
-    ``published``: the account's next jobs, to be sent now.
+    ``published``: the ids of the account's next jobs, whose messages are to be sent now.
     """
 
     job: LiveJob
@@ -29,7 +29,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """The job can start, and no credential of its provider has a permit for it now. Nothing has happened."""
+    """The job can start, but no credential of its provider has a permit now. Nothing has changed."""
 
     provider: str
 
@@ -44,7 +44,7 @@ WITH seen AS (
     FOR UPDATE OF j
 ),
 probe AS (
-    -- The one call that a half-open circuit lets through. Who finds the circuit's row locked does not wait for it.
+    -- The one call that a half-open circuit lets through. If the circuit's row is locked, this call is not the probe.
     SELECT p.name
     FROM seen CROSS JOIN providers AS p
     WHERE p.name = seen.provider
@@ -54,7 +54,7 @@ probe AS (
     FOR UPDATE OF p SKIP LOCKED
 ),
 gate AS (
-    -- How many calls may go: all, one as a probe, or no row while the provider is paused or its circuit open.
+    -- How many calls may be sent: all, one as a probe, or no row while the provider is paused or its circuit is open.
     SELECT seen.wanted AS most, false AS probing
     FROM seen
     WHERE NOT EXISTS (
@@ -65,7 +65,7 @@ gate AS (
     SELECT 1, true FROM probe
 ),
 pick AS (
-    -- The credential with the most room, counted up to ten, the most calls of a job, and only where there is a choice.
+    -- The credential with the most room, counted only if there are several, and up to ten, the most calls of a job.
     SELECT c.id, c.max_active, c.max_per_minute, gate.most, gate.probing,
         seen.worker -> 'credentials' ->> c.id AS base_url
     FROM gate
@@ -95,8 +95,8 @@ pick AS (
     LIMIT 1
 ),
 bound AS (
-    -- Up to which number permits may be taken. While calls are open that a lowered limit leaves no permit for,
-    -- only so many of the free ones as keep all of them within the limit.
+    -- The highest permit number that may be taken. After the limit was lowered, open calls may exist that have no
+    -- permit; then only as many free permits are used as keep all calls within the limit.
     SELECT CASE
         WHEN (SELECT max(p.number) FROM permits AS p WHERE p.credential_id = pick.id) <= pick.max_active
             THEN pick.max_active
@@ -115,7 +115,7 @@ bound AS (
     WHERE pick.max_active IS NOT NULL
 ),
 permit AS (
-    -- In the order of permits_free, which has the free ones only; the primary key passes over every one taken.
+    -- In the order of the index permits_free, which has only free permits; the primary key would read all taken ones.
     SELECT p.number
     FROM permits AS p
     WHERE p.credential_id = (SELECT pick.id FROM pick)
@@ -137,7 +137,7 @@ token AS (
     FOR UPDATE SKIP LOCKED
 ),
 took AS (
-    -- As many calls as have both a permit and a token, where these are needed; least() passes over NULL.
+    -- As many calls as have a permit and a token, where these are needed; least() ignores NULL.
     SELECT pick.id AS credential_id,
            pick.base_url,
            pick.max_active IS NOT NULL OR pick.max_per_minute IS NOT NULL AS limited,
@@ -192,7 +192,7 @@ asked AS (
     SELECT o.job_id, coalesce(behind.request, o.request) AS request,
         coalesce(behind.unit_cost, o.unit_cost) AS unit_cost
     FROM job JOIN orders AS o ON o.job_id = job.id
-    -- After a failover the order of another model counts.
+    -- After a failover the request of the fallback model applies.
     LEFT JOIN LATERAL (
         SELECT f -> 'request' AS request, CAST(f ->> 'unit_cost' AS bigint) AS unit_cost
         FROM jsonb_array_elements(o.fallbacks) AS f WHERE f ->> 'model' = job.model
@@ -218,15 +218,15 @@ event AS (
     FROM job
 ),
 held AS (
-    -- Where the price is not reserved there is no account, and the whole statement is undone.
+    -- If the price is not reserved, account_id is NULL here, which undoes the whole statement.
     INSERT INTO transfers (account_id, job_id, kind, source, target, amount)
     SELECT CASE WHEN job.quoted = 0 THEN job.account_id ELSE (
             SELECT b.account_id FROM balances AS b WHERE b.account_id = job.account_id AND b.reserved >= job.quoted
         ) END, job.id, 'hold', 'acct:available', 'acct:held', job.quoted
     FROM job
 ),
--- The account's next jobs take the place of this one, which still counts as published here. Where permits are
--- few, accounts take turns instead (jobs/dispatch/refill.py).
+-- The account's next jobs take the place of this one, which still counts as published here. If the credential has
+-- a limit, accounts take turns instead (jobs/dispatch/refill.py).
 room AS (
     SELECT CAST(:window AS int) * job.weight + CASE WHEN job.published_at IS NULL THEN 0 ELSE 1 END - (
         SELECT count(*)
@@ -243,7 +243,7 @@ next AS (
     SELECT q.id FROM jobs AS q
     WHERE q.account_id = (SELECT account_id FROM job) AND q.provider = (SELECT provider FROM job)
         AND q.status = 'queued' AND q.published_at IS NULL AND q.due_at <= statement_timestamp()
-        -- Low priority waits until no normal job of this account waits here.
+        -- Low priority waits while a normal job of this account waits here.
         AND (NOT q.low_priority OR NOT EXISTS (
             SELECT 1 FROM jobs AS normal
             WHERE normal.account_id = (SELECT account_id FROM job) AND normal.provider = (SELECT provider FROM job)
@@ -283,13 +283,14 @@ def start(
     window: int,
     most: int,
 ) -> Started | Full | None:
-    """QUEUED -> RUNNING, with everything written that must be before a paid call leaves.
+    """QUEUED -> RUNNING, with everything recorded that must be before a paid call is sent.
 
-    ``providers``: what this worker can use, as JSON: by name {step_s, deadline_s, credentials: {id: base
-    URL}}. ``call_id``: a fresh id; the calls, ten at most, differ in its last digit. ``backoff_s``: how much
-    later than its call's deadline the job must have moved on. ``window`` and ``most``: how far the account's
-    next jobs are published.
-    None: not to be started, or not for the first time.
+    ``providers``: what this worker can use, as JSON: by name {step_s, deadline_s, credentials: {id: base URL}}.
+    ``call_id``: a new id; the calls, ten at most, differ in its last digit. ``backoff_s``: by how many seconds after
+    its call's deadline the job must have moved on. ``window`` and ``most``: the account's publishing window, and how
+    many of its next jobs to publish at most.
+
+    Returns None if the job cannot start now or this is not its first attempt.
     """
     row = hot.one_or_none(
         START,

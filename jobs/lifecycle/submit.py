@@ -23,10 +23,10 @@ from quota import ledger
 class NewJob:
     """Everything a job is created with.
 
-    ``quoted_microcredits`` is what is held: n times ``unit_price_microcredits`` of the dearest model that may run.
-    ``fallbacks`` are the models behind ``model``. ``keep_s``: seconds that the images are kept after the end; None: as
-    long as the operator's policy says. ``per_call``: images that one call of the model makes at most.
-    ``unit_cost_microusd``: what one image is expected to cost upstream; None: not known beforehand.
+    ``quoted_microcredits``: what is held, n times the unit price of the most expensive model of the order.
+    ``fallbacks``: the models to try after ``model``. ``keep_s``: how many seconds the images are kept after the end;
+    None: as long as the operator's policy says. ``per_call``: images that one call of the model makes at most.
+    ``unit_cost_microusd``: expected upstream cost of one image; None: not known beforehand.
     """
 
     id: str
@@ -54,14 +54,14 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A job in the queue as its owner may see it, and the nudges to publish after the commit."""
+    """A queued job as its owner may see it, and the nudges to publish after the commit."""
 
     task: Task
     nudges: Sequence[Nudge]
-    replayed: bool = False  # an earlier submit with the same Idempotency-Key answers
+    replayed: bool = False  # the job of an earlier submit with the same Idempotency-Key
 
 
-# The balance is locked from here to the commit, and nothing is waited for in between.
+# This locks the balance until the commit, and nothing in between waits.
 SUBMIT = Statement("""
 WITH paid AS (
     UPDATE balances
@@ -69,7 +69,7 @@ WITH paid AS (
     WHERE account_id = :account_id AND spendable >= CAST(:price AS bigint)
     RETURNING account_id
 ),
--- What is left of the account's window at this provider; no more rows are counted than it is wide.
+-- Free places in the account's window at this provider; no more rows are counted than the window has places.
 room AS (
     SELECT CAST(:window AS int) * CAST(:weight AS int) - count(*) AS free
     FROM (
@@ -121,10 +121,10 @@ FROM job
 
 
 def submit(connection: Hot | Connection, job: NewJob, *, window: int) -> Submitted:
-    """- -> QUEUED, its price counted against the balance. Raises InsufficientCreditsError.
+    """Insert a job as QUEUED and reserve its price in the balance. Raises InsufficientCreditsError.
 
-    The row is inserted as published when the account's window has room, which saves the sweep a look. One statement,
-    except for low priority, which needs the caller's transaction around its two.
+    The row is inserted as published if the account's window has room, which saves the sweep the work. This is one
+    statement; low priority needs two, in the caller's transaction.
     """
     hot = Hot.of(connection)
     born = hot.one_or_none(SUBMIT, _values(job, window))
@@ -166,7 +166,7 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
 
 
 def _task(job: NewJob, born: Any) -> Task:
-    """The job as its owner sees it, from what was written: nothing is read back."""
+    """Return the job as its owner sees it, from what was written; nothing is read back."""
     return Task(
         id=job.id,
         account_id=job.account_id,

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 @dataclass(frozen=True, slots=True)
 class Funds:
-    """Micro-credits: free to spend, needed by jobs that wait for their first claim, held for running jobs."""
+    """An account's micro-credits: free to spend, reserved for jobs not claimed yet, and held for running jobs."""
 
     spendable: int = 0
     queued: int = 0
@@ -17,12 +17,12 @@ class Funds:
 
     @property
     def available(self) -> int:
-        """What is not held: ``queued`` is a part of it until it is."""
+        """What is not held; it includes ``queued``, which becomes held with the claim."""
         return self.spendable + self.queued
 
 
-# One statement, so that both sums are of one moment. The index jobs_held has only the few running jobs of an account:
-# its ended and queued ones cost nothing here.
+# One statement, so that both sums are of the same time. It reads the index jobs_held, which has only the account's
+# running jobs.
 _FUNDS = text("""
 SELECT b.spendable, b.reserved, (
     SELECT coalesce(sum(j.quoted), 0) FROM jobs AS j WHERE j.account_id = b.account_id AND j.money = 'held'
@@ -32,7 +32,7 @@ FROM balances AS b WHERE b.account_id = :account_id
 
 
 def funds(connection: Connection, account_id: str) -> Funds:
-    """An account's funds, all zero when it was never granted anything."""
+    """Return an account's funds; all zero if it was never granted any credits."""
     row = connection.execute(_FUNDS, {"account_id": account_id}).one_or_none()
     if row is None:
         return Funds()

@@ -1,7 +1,7 @@
-"""What images cost us and what they were sold for: by model, over a span of days.
+"""What images cost and what they were sold for, by model, over a number of days.
 
-Sold is what jobs captured, by the price of the call that made each image. Cost is what upstreams reported of a
-call where they did, else what the catalogue expects of it; only calls that may have been billed count.
+Sold is what jobs captured, at the price of the call that made each image. Cost is what the upstream reported for a
+call, or else what the catalogue expects; only calls that may have been billed count.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from core.db import Hot, Statement
 class Margin:
     """One model's calls: what they cost in micro-USD, and what they were sold for in micro-credits.
 
-    ``reported_calls``: calls whose cost the upstream reported. ``expected_of_reported_micro_usd`` is what the catalogue
-    expected of the same calls: next to ``reported_micro_usd`` it shows whether the catalogue's price is right.
+    ``reported_calls``: calls whose cost the upstream reported. ``expected_of_reported_micro_usd``: what the catalogue
+    expected for the same calls; compared with ``reported_micro_usd`` it shows whether the catalogue's price is right.
     """
 
     provider: str
@@ -34,7 +34,7 @@ class Margin:
     sold_microcredits: int
 
 
-# Each image is sold at the price of the call that made it, and only where its job captured anything.
+# Each image is sold at the price of the call that made it, and only if its job captured anything.
 MARGINS = Statement("""
 SELECT c.provider, c.model, count(*) AS calls, coalesce(sum(c.pictures_kept), 0) AS images,
     coalesce(sum(c.expected_cost), 0) AS expected,
@@ -51,7 +51,7 @@ ORDER BY c.provider, c.model
 
 
 def margins(connection: Hot | Connection, *, days: int) -> Sequence[Margin]:
-    """Calls of the last ``days``, by provider and model."""
+    """Return the margins of the calls of the last ``days``, by provider and model."""
     rows = Hot.of(connection).all(MARGINS, {"days": days})
     return [
         Margin(

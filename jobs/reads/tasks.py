@@ -1,4 +1,4 @@
-"""Reading jobs, always within one account. Nothing here writes."""
+"""Reading jobs for their owners, always within one account. Writes nothing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from core.ids import is_id
 from jobs.documents import StoredRequest
 from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
 
-# No column takes NUL or half a surrogate pair.
+# PostgreSQL stores neither NUL nor an unpaired surrogate.
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-# Positions further back are not counted.
+# Queue positions beyond this are not counted.
 QUEUE_COUNTED = 1000
 
 
@@ -28,7 +28,7 @@ class Image:
     index: int
     key: str
     mime: str
-    width_px: int | None  # None: no image but a 3D file or a text
+    width_px: int | None  # None: a 3D file or a text
     height_px: int | None
     size_bytes: int
     sha256: str
@@ -63,13 +63,13 @@ class Task:
     failure_detail: str | None
     cancel_requested_at: datetime | None
     cancel_outcome: str | None
-    request: StoredRequest  # of the model whose turn it is
+    request: StoredRequest  # to the current model
     warnings: Sequence[str]
     metadata: Mapping[str, str]
     images: Sequence[Image] = field(default=())
-    fallback_models: Sequence[str] = ()  # as ordered, those already tried included
-    keep_s: int | None = None  # seconds that the images are kept after the end; None: by the operator's policy
-    progress: float | None = None  # 0 to 1 while it runs, where the upstream reports it
+    fallback_models: Sequence[str] = ()  # as ordered, including those already tried
+    keep_s: int | None = None  # how many seconds the images are kept after the end; None: by the operator's policy
+    progress: float | None = None  # 0 to 1 while it runs, if the upstream reports it
 
     @property
     def ended(self) -> bool:
@@ -83,7 +83,7 @@ class Step:
     seq: int
     at: datetime
     type: str  # queued, started, waiting, retry, image, succeeded, failed, cancelled, ...
-    data: Mapping[str, Any]  # attempt, provider, wait_s, code, microcredits ... as fits the type
+    data: Mapping[str, Any]  # attempt, provider, wait_s, code, microcredits ... depending on the type
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,12 @@ class Filters:
     model: str | None = None
     created_after: datetime | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    cursor: str | None = None  # the id of the last task of the page before
+    cursor: str | None = None  # the id of the last task of the previous page
     limit: int = 20
 
 
-# One JSON object per task: the driver's cost of a result is by the column, and a task has forty. ``ahead`` counts the
-# jobs before a queued one at its provider; ``behind`` are the fallbacks.
+# One JSON object per task, because the driver's cost grows with the columns of a result, and a task has forty.
+# ``ahead`` counts the jobs ahead of a queued one at its provider; ``behind`` are the fallbacks.
 _TASKS = text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
     'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'behind', o.fallbacks,
@@ -121,7 +121,7 @@ JOIN unnest(CAST(:account_ids AS text[]), CAST(:ids AS text[])) AS wanted (accou
 
 
 def find_task(connection: Connection, account_id: str, job_id: str) -> Task:
-    """A task of an account. Raises JobNotFoundError: unknown, malformed, or another account's."""
+    """Return a task of an account. Raises JobNotFoundError: unknown, malformed, or another account's."""
     found = find_tasks(connection, [(account_id, job_id)])
     if not found:
         raise JobNotFoundError("no such task")
@@ -129,7 +129,7 @@ def find_task(connection: Connection, account_id: str, job_id: str) -> Task:
 
 
 def find_tasks(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Task]:
-    """Tasks by (account, id), each only within the account it is asked for; unknown ones are left out."""
+    """Return tasks by (account id, job id), each only within that account; unknown ones are left out."""
     wanted = [(account_id, job_id) for account_id, job_id in wanted if is_id(job_id, "job")]
     if not wanted:
         return {}
@@ -140,12 +140,12 @@ def find_tasks(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dic
 
 
 def _list(status: str) -> TextClause:
-    """The tasks of an account whose jobs ``p`` meet a condition on their status.
+    """Return the statement for the tasks of an account whose jobs ``p`` meet a condition on their status.
 
-    Avoids two bad generic plans. As one join, the planner would walk backwards through all orders for their metadata,
-    so the page of ids comes first and reads the metadata job by job. And it would walk through the newest jobs of every
-    account, so ORDER BY names the account, which the planner does not take for a constant in an array of one.
-    'k' sorts after every id, so that the cursor always bounds the index.
+    Its shape avoids two bad generic plans. With one join, the planner would scan all orders backwards for their
+    metadata, so the page of ids is selected first and reads the metadata job by job. It would also scan the newest jobs
+    of all accounts, so ORDER BY names the account: for an array of one element the planner does not drop it as a
+    constant. 'k' sorts after every id, so that the cursor always bounds the index.
     """
     return text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
@@ -176,8 +176,8 @@ ORDER BY j.id DESC
 """)
 
 
-# A statement for each status, which is a literal in it: a partial index serves no parameter. Callers see RUNNING and
-# WAITING both as running. The ended states are one index, in which the status is a column.
+# One statement for each status, with the status as a literal, because a partial index does not match a parameter.
+# Callers see RUNNING and WAITING both as running. The ended states share one index, with the status as a column.
 _LISTS = {
     None: _list("true"),
     "queued": _list("p.status = 'queued'"),
@@ -201,7 +201,7 @@ ORDER BY e.id
 
 
 def list_tasks(connection: Connection, account_id: str, filters: Filters) -> list[Task]:
-    """At most ``filters.limit`` tasks, newest first; none of a status there is not."""
+    """Return at most ``filters.limit`` tasks, newest first; none for an unknown status."""
     if not _askable(filters) or filters.status not in _LISTS:
         return []
     rows = connection.execute(
@@ -220,15 +220,17 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
 
 
 def _askable(filters: Filters) -> bool:
-    """Whether the database could hold the filters' values: it takes no NUL and no half surrogate."""
+    """Return whether PostgreSQL can take the filters' values: no NUL and no unpaired surrogate."""
     texts = (filters.status, filters.operation, filters.model, filters.cursor)
     every = "".join((*filter(None, texts), *filters.metadata, *filters.metadata.values()))
     return UNSTORABLE.search(every) is None
 
 
 def find_image(connection: Connection, account_id: str, job_id: str, index: int) -> Image:
-    """A kept image of a task. Raises JobNotFoundError, ImageNotReadyError (not ended), ImageNotFoundError,
-    ImageGoneError (deleted)."""
+    """Return a kept image of a task.
+
+    Raises JobNotFoundError, ImageNotReadyError (not ended), ImageNotFoundError, ImageGoneError (deleted).
+    """
     row = None
     if is_id(job_id, "job"):
         row = connection.execute(_IMAGE, {"id": job_id, "account_id": account_id, "index": index}).one_or_none()
@@ -245,7 +247,7 @@ def find_image(connection: Connection, account_id: str, job_id: str, index: int)
 
 
 def timeline(connection: Connection, account_id: str, job_id: str) -> list[Step]:
-    """Every transition, oldest first. Raises JobNotFoundError."""
+    """Return every transition of a job, oldest first. Raises JobNotFoundError."""
     if not is_id(job_id, "job"):
         raise JobNotFoundError("no such task")
     rows = connection.execute(_TIMELINE, {"id": job_id, "account_id": account_id}).all()
@@ -255,9 +257,9 @@ def timeline(connection: Connection, account_id: str, job_id: str) -> list[Step]
 
 
 def versions(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
-    """(version, ended) of many jobs in one query, for requests that wait for them.
+    """Return (version, ended) of many jobs by one query, for requests that wait for them.
 
-    It does not check the account: only for ids that were looked up within one before.
+    This does not check the account, so it is only for ids that were read within their account before.
     """
     rows = connection.execute(
         text("SELECT id, version, finished_at IS NOT NULL AS ended FROM jobs WHERE id = ANY(:ids)"),
@@ -267,7 +269,7 @@ def versions(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[
 
 
 def task_of(row: Mapping[str, Any]) -> Task:
-    """From the object that ``_TASKS`` makes of a job."""
+    """Return a task from the JSON object of ``_TASKS``."""
     ahead = row["ahead"]
     return Task(
         id=row["id"],
@@ -303,13 +305,13 @@ def task_of(row: Mapping[str, Any]) -> Task:
 
 
 def _running(row: Mapping[str, Any]) -> StoredRequest:
-    """What is asked of the model whose turn it is: sizes and settings differ from model to model."""
+    """Return the request to the current model; sizes and settings differ between models."""
     own: StoredRequest = row["request"]
     return next((each["request"] for each in row["behind"] or () if each["model"] == row["model"]), own)
 
 
 def image_of(row: Mapping[str, Any]) -> Image:
-    """From a row of the table ``images`` as a JSON object."""
+    """Return an image from a row of the table ``images`` as a JSON object."""
     return Image(
         index=row["index"],
         key=row["key"],

@@ -1,6 +1,6 @@
-"""Reading what a step needs of a job, in one statement each; nothing here writes.
+"""Reading what a step needs to know about a job, in one statement each. Writes nothing.
 
-Unlike ``jobs.reads.tasks`` this is the workers' view: across accounts, with calls and inputs.
+Unlike ``jobs.reads.tasks`` this is the workers' view: of all accounts, with calls and inputs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jobs.states import JobStatus, Outcome
 
 @dataclass(frozen=True, slots=True)
 class LiveJob:
-    """A job in a worker's hands."""
+    """A job as a worker reads it, with all its calls."""
 
     id: str
     account_id: str
@@ -32,13 +32,13 @@ class LiveJob:
     fence: int
     cancel_requested: bool
     calls: Sequence[Call]
-    fallbacks: int = 0  # models left behind this one
-    version: int = 1  # as it was when this was read: a verb moves the job only from there
+    fallbacks: int = 0  # how many models are left after this one
+    version: int = 1  # when this was read: a verb moves the job only from this version
 
 
 @dataclass(frozen=True, slots=True)
 class OrderParts:
-    """What the request of a paid call is built from."""
+    """What a paid call's request is built from."""
 
     request: StoredRequest
     inputs: Sequence[InputPart]
@@ -61,7 +61,7 @@ FROM jobs AS j WHERE j.id = :id
 
 
 def load(connection: Hot | Connection, job_id: str) -> LiveJob | None:
-    """A job with all its calls, or None when there is no such job."""
+    """Return a job with all its calls, or None if there is no such job."""
     row = Hot.of(connection).one_or_none(LOAD, {"id": job_id})
     return live_job(row) if row else None
 
@@ -79,7 +79,7 @@ FROM jobs AS j JOIN orders AS o ON o.job_id = j.id WHERE j.id = :id
 
 
 def order_parts(connection: Hot | Connection, job_id: str) -> OrderParts:
-    """What is asked of the job's present model."""
+    """Return the request to the job's current model and the reference images."""
     row = Hot.of(connection).one_or_none(ORDER_PARTS, {"id": job_id})
     return OrderParts(row.request, row.inputs)
 
@@ -88,7 +88,7 @@ IMAGE_KEYS = Statement("SELECT key FROM images WHERE job_id = :id")
 
 
 def image_keys(connection: Hot | Connection, job_id: str) -> frozenset[str]:
-    """The blobs that a job's images lie in."""
+    """Return the store keys of a job's images."""
     return frozenset(row.key for row in Hot.of(connection).all(IMAGE_KEYS, {"id": job_id}))
 
 
@@ -110,7 +110,7 @@ def live_job(row: Any) -> LiveJob:
 
 
 def _call(row: Mapping[str, Any], now: datetime) -> Call:
-    """From the JSON object that LOAD and TAKE_DUE make of a row of ``upstream_calls``."""
+    """Return a call from the JSON object that LOAD and TAKE_DUE make of a row of ``upstream_calls``."""
     intended_at = datetime.fromisoformat(row["intended_at"])
     return Call(
         row["id"],

@@ -1,4 +1,4 @@
-"""Backlogs are worked off in turns, within a time, and one in trouble does not stop the others."""
+"""Backlogs are processed in turns, within a time limit, and a failing one does not stop the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from jobs.maintenance.backlogs import FAILURES_AT_MOST, PAUSE_SHARE, Backlog, Do
 
 
 class Clock:
-    """A clock that stands still but for what pages and pauses take."""
+    """A clock that moves only by what pages and pauses take."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -36,7 +36,7 @@ def backlog(
     return Backlog(name, page, size)
 
 
-def test_every_backlog_has_its_turn_until_all_are_empty() -> None:
+def test_backlogs_take_turns_until_all_are_empty() -> None:
     clock, order = Clock(), []
     long, short = backlog("long", 300, clock, order), backlog("short", 150, clock, order)
     assert drain([long, short], seconds=60, clock=clock, sleep=clock.sleep)
@@ -44,7 +44,7 @@ def test_every_backlog_has_its_turn_until_all_are_empty() -> None:
     assert (long.done, short.done, long.over, short.over) == (300, 150, True, True)
 
 
-def test_when_the_time_is_over_the_rest_stays() -> None:
+def test_work_stops_when_the_time_is_over() -> None:
     clock, order = Clock(), []
     endless = backlog("endless", 10**9, clock, order)
     assert not drain([endless], seconds=10, clock=clock, sleep=clock.sleep)
@@ -52,14 +52,14 @@ def test_when_the_time_is_over_the_rest_stays() -> None:
     assert not endless.over
 
 
-def test_others_have_a_share_of_the_time() -> None:
+def test_one_backlog_leaves_time_for_the_others() -> None:
     clock, order = Clock(), []
     drain([backlog("a", 1000, clock, order)], seconds=60, clock=clock, sleep=clock.sleep)
     assert len(clock.slept) == 10
     assert all(abs(each - 0.1 * PAUSE_SHARE) < 1e-9 for each in clock.slept)
 
 
-def test_slow_pages_get_smaller_and_quick_ones_grow_back() -> None:
+def test_slow_pages_shrink_and_fast_pages_grow_again() -> None:
     clock, order = Clock(), []
     slow = backlog("slow", 1000, clock, order, takes_s=2.0)
     drain([slow], seconds=9, clock=clock, sleep=clock.sleep)
@@ -69,7 +69,7 @@ def test_slow_pages_get_smaller_and_quick_ones_grow_back() -> None:
     assert order[-1] == ("quick", 100)
 
 
-def test_a_page_that_fails_is_tried_smaller_and_then_left_for_the_next_round() -> None:
+def test_a_failing_page_is_retried_smaller_and_then_left_for_the_next_round() -> None:
     clock, sizes, order = Clock(), [], []
 
     def fail(size: int) -> Done:
@@ -82,7 +82,7 @@ def test_a_page_that_fails_is_tried_smaller_and_then_left_for_the_next_round() -
     assert (sizes, len(sizes), others.done) == ([100, 25, 6], FAILURES_AT_MOST, 500)
 
 
-def test_a_page_too_long_for_the_database_gets_through_in_pieces() -> None:
+def test_a_page_that_times_out_is_processed_in_smaller_pages() -> None:
     clock, done = Clock(), []
 
     def page(size: int) -> Done:

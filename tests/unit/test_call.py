@@ -1,4 +1,4 @@
-"""What an adapter gets to know of a call."""
+"""What an adapter knows about a call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AT = datetime(2026, 11, 20, tzinfo=UTC)
 LINK = "https://api.eu2.bfl.ai/v1/get_result?id=task-1"
 
 
-def test_an_adapter_knows_when_its_call_went_out_and_where_to_look() -> None:
+def test_an_adapter_gets_the_start_time_and_poll_url_of_its_call() -> None:
     row = SimpleNamespace(
         id="job_1",
         account_id="acc_1",

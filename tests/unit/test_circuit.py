@@ -1,4 +1,4 @@
-"""The circuit breaker as a state machine, and the other pure parts of capacity, limits and estimates."""
+"""The circuit breaker as a state machine, and the other pure functions of permits, limits and estimates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from workers.wiring import limits
 
 @dataclass
 class Upstream:
-    """A circuit followed through what happens to it, as its row would be."""
+    """A circuit that is updated by observations, as its row would be."""
 
     now: Circuit = field(default_factory=Circuit)
     calls: int = 0
@@ -62,11 +62,11 @@ def broken() -> Upstream:
     return upstream
 
 
-def test_failures_in_a_row_open_it() -> None:
+def test_failures_in_a_row_open_the_circuit() -> None:
     assert broken().now.trips == 1
 
 
-def test_one_good_answer_between_starts_again() -> None:
+def test_a_good_answer_resets_the_count() -> None:
     upstream = Upstream()
     for _ in range(3):
         for _ in range(FAILURES_TO_OPEN - 1):
@@ -75,21 +75,21 @@ def test_one_good_answer_between_starts_again() -> None:
     assert (upstream.now.failures, upstream.now.trips) == (0, 0)
 
 
-def test_failures_over_hours_are_no_outage() -> None:
+def test_failures_spread_over_hours_do_not_open_the_circuit() -> None:
     upstream = Upstream()
     for _ in range(4 * FAILURES_TO_OPEN):
         upstream.answers(away=True, after_s=WINDOW_S / 2)
     assert upstream.now.trips == 0
 
 
-def test_the_same_job_again_and_again_counts_once() -> None:
+def test_repeated_failures_of_one_job_count_once() -> None:
     upstream = Upstream()
     for _ in range(4 * FAILURES_TO_OPEN):
         upstream.answers(away=True, job="job_poison")
     assert (upstream.now.failures, upstream.now.trips) == (1, 0)
 
 
-def test_a_few_jobs_that_fail_in_turn_do_not_open_it() -> None:
+def test_a_few_jobs_that_fail_in_turn_do_not_open_the_circuit() -> None:
     upstream = Upstream()
     poison = [f"job_poison_{number}" for number in range(FAILURES_TO_OPEN - 1)]
     for _ in range(4):
@@ -98,7 +98,7 @@ def test_a_few_jobs_that_fail_in_turn_do_not_open_it() -> None:
     assert (upstream.now.failures, upstream.now.trips) == (FAILURES_TO_OPEN - 1, 0)
 
 
-def test_what_has_failed_before_a_good_answer_says_nothing_new_after_it() -> None:
+def test_jobs_that_failed_before_a_good_answer_do_not_count_after_it() -> None:
     upstream = Upstream()
     poison = [f"job_poison_{number}" for number in range(FAILURES_TO_OPEN)]
     for job in poison:
@@ -113,7 +113,7 @@ def test_what_has_failed_before_a_good_answer_says_nothing_new_after_it() -> Non
     assert upstream.now.trips == 1
 
 
-def test_the_jobs_that_failed_are_not_remembered_without_end() -> None:
+def test_the_number_of_remembered_failed_jobs_is_bounded() -> None:
     upstream = Upstream()
     for _ in range(3 * JOBS_REMEMBERED):
         upstream.answers(away=True)
@@ -122,7 +122,7 @@ def test_the_jobs_that_failed_are_not_remembered_without_end() -> None:
     assert upstream.now.failing_jobs[-1] == f"job_{upstream.calls - 1}"
 
 
-def test_calls_sent_before_it_opened_are_no_news() -> None:
+def test_calls_sent_before_the_circuit_opened_do_not_count() -> None:
     upstream = broken()
     opened = upstream.now
     upstream.answers(away=False)
@@ -131,14 +131,14 @@ def test_calls_sent_before_it_opened_are_no_news() -> None:
 
 
 @pytest.mark.parametrize(("away", "trips"), [(False, 0), (True, 2)])
-def test_the_probe_decides(away: bool, trips: int) -> None:
+def test_only_the_probe_closes_or_reopens_the_circuit(away: bool, trips: int) -> None:
     upstream = broken()
     upstream.sends_probe()
     upstream.answers(away=away, probe=True)
     assert upstream.now.trips == trips
 
 
-def test_it_stays_open_longer_each_time_but_not_for_ever() -> None:
+def test_each_opening_lasts_longer_up_to_a_maximum() -> None:
     assert [open_s(trips) for trips in (1, 2, 3, 4, 5, 6, 1000)] == [5, 10, 20, 40, 60, 60, 60]
 
 
@@ -162,7 +162,7 @@ def test_it_stays_open_longer_each_time_but_not_for_ever() -> None:
         (Outcome.CANCELLED, None, False, None),
     ],
 )
-def test_what_an_answer_says_of_its_upstream(
+def test_which_outcomes_show_that_the_upstream_is_away(
     outcome: Outcome, code: str | None, retryable: bool, away: bool | None
 ) -> None:
     assert says_away(outcome, code, retryable=retryable) is away
@@ -184,26 +184,26 @@ def test_what_an_answer_says_of_its_upstream(
         Outlook(),
     ],
 )
-def test_nobody_is_put_off_for_longer_than_half_a_minute_nor_all_to_one_moment(seen: Outlook) -> None:
+def test_jobs_are_put_off_for_at_most_half_a_minute_and_not_all_to_one_time(seen: Outlook) -> None:
     later = put_off(seen)
     assert later.least_s >= 1
     assert later.spread_s >= 2
     assert later.least_s + later.spread_s <= 30
 
 
-def test_a_known_wait_is_waited_for() -> None:
+def test_a_job_is_put_off_at_least_until_a_permit_can_be_free() -> None:
     assert put_off(Outlook(room_after_s=12.0)).least_s == 12.0
     assert put_off(Outlook(open_for_s=5.0)).least_s == 5.0
 
 
-def test_only_an_answer_that_asks_for_patience_keeps_the_fleet_away() -> None:
+def test_only_an_answer_that_asks_for_a_pause_stops_submits() -> None:
     assert stay_away_s(Outcome.NOT_RUN, "upstream_rate_limited", 7.0) == 7.0
     assert stay_away_s(Outcome.NOT_RUN, "upstream_rate_limited", 1e9) == STAY_AWAY_MAX_S
     assert stay_away_s(Outcome.NOT_RUN, "upstream_rate_limited", None) is None
     assert stay_away_s(Outcome.FAILED, "upstream_rate_limited", 60.0) is None
 
 
-def test_a_minute_is_never_counted_short() -> None:
+def test_the_submit_window_is_never_shorter_than_a_minute() -> None:
     assert permits.TOKEN_S >= 60
     assert f"interval '{permits.TOKEN_S} s'" in permits.TAKE
     assert f"interval '{permits.PROBE_GAP_S} s'" in permits.TAKE
@@ -213,7 +213,7 @@ def test_a_minute_is_never_counted_short() -> None:
 # ---------------------------------------------------------------- limits from the environment
 
 
-def test_limits_are_read_by_provider() -> None:
+def test_limits_are_read_from_variables_of_the_provider() -> None:
     env = {"OPENAI_MAX_ACTIVE": "20", "OPENAI_MAX_PER_MINUTE": " 120 ", "CHATGPT2API_MAX_ACTIVE": ""}
     assert limits("openai", env) == CredentialLimits(20, 120)
     assert limits("chatgpt2api", env) == CredentialLimits()
@@ -221,7 +221,7 @@ def test_limits_are_read_by_provider() -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "1e3", "100001", "99999999999", "²"])
-def test_a_limit_that_is_none_stops_the_start_and_is_named(value: str) -> None:
+def test_an_invalid_limit_raises_and_names_the_variable(value: str) -> None:
     with pytest.raises(SettingsError, match="OPENAI_MAX_PER_MINUTE"):
         limits("openai", {"OPENAI_MAX_PER_MINUTE": value})
 
@@ -234,23 +234,23 @@ def measured(**changes: float | None) -> Measured:
     return Measured(**values)  # type: ignore[arg-type]
 
 
-def test_who_finds_a_free_seat_does_not_wait() -> None:
+def test_a_job_with_a_free_permit_does_not_wait() -> None:
     assert wait(measured(active=1), 2) == Wait(0.0, 0.0)
 
 
-def test_the_turn_comes_as_quickly_as_jobs_were_started_while_others_waited() -> None:
+def test_the_wait_follows_the_rate_of_starts_while_jobs_waited() -> None:
     unlimited = measured(permits=None, gap_s=0.01, gap_p90_s=0.3)
-    assert wait(unlimited, 0) == Wait(0.0, 0.4)  # never sooner than it is
+    assert wait(unlimited, 0) == Wait(0.0, 0.4)  # never negative
     assert wait(unlimited, 249) == Wait(2.5, 4.8)
 
 
-def test_behind_full_seats_the_wait_grows_with_the_place_and_the_service_time() -> None:
-    assert wait(measured(active=4), 0) == Wait(2.5, 30.0)  # jobs that began together end together
+def test_without_free_permits_the_wait_grows_with_position_and_service_time() -> None:
+    assert wait(measured(active=4), 0) == Wait(2.5, 30.0)  # jobs that started together end together
     assert wait(measured(active=4), 7) == Wait(20.0, 60.0)
-    assert wait(measured(active=4, freed_s=5.0), 7) == Wait(40.0, 72.0)  # as slow as it was seen to be
+    assert wait(measured(active=4, freed_s=5.0), 7) == Wait(40.0, 72.0)  # at the slower rate that was measured
 
 
-def test_the_minutes_limit_and_a_closed_gate_lengthen_it() -> None:
+def test_a_rate_limit_and_an_open_circuit_lengthen_the_wait() -> None:
     assert wait(measured(max_per_minute=6), 3) == Wait(0.0, 0.0)
     assert wait(measured(max_per_minute=6, submits_lately=6), 2) == Wait(30.0, 62.0)
     assert wait(measured(max_per_minute=6, submits_lately=6), 6) == Wait(70.0, 124.0)
@@ -258,25 +258,25 @@ def test_the_minutes_limit_and_a_closed_gate_lengthen_it() -> None:
     assert wait(measured(shut_for_s=12.0, reopens_within_s=30.0), 0) == Wait(12.0, 42.0)
 
 
-def test_a_gap_begins_when_the_job_could_be_started() -> None:
+def test_a_gap_begins_when_the_job_could_have_started() -> None:
     burst = [Life(0.0, 1.0), Life(0.0, 1.5), Life(0.0, 2.5)]
     alone = Life(10.0, 10.25)
     assert gaps([alone, *burst], None) == ([1.0, 0.5, 1.0, 0.25], [])
 
 
-def test_a_gap_spent_waiting_for_a_seat_is_told_apart() -> None:
+def test_a_gap_spent_waiting_for_a_permit_is_counted_separately() -> None:
     lives = [Life(0.0, 0.25, 20.0), Life(0.0, 0.5, 30.0), Life(0.0, 20.0, None), Life(40.0, 40.25, None)]
     assert gaps(lives, 2) == ([0.25, 0.25, 0.25], [19.5])
     assert gaps(lives, None) == ([0.25, 0.25, 19.5, 0.25], [])
 
 
-def test_a_queue_that_stands_still_is_seen_at_once() -> None:
+def test_a_stalled_queue_lengthens_the_wait_at_once() -> None:
     lives = [Life(0.0, 0.01 * number) for number in range(1, 101)]
     quick = calibrated(lives, None, head_since_s=None, now_s=61.0)
     stuck = calibrated(lives, None, head_since_s=0.5, now_s=61.0)
     assert (round(quick[0], 3), round(stuck[0], 2)) == (0.01, 0.6)
 
 
-def test_turns_begin_anywhere_and_pass_over_nobody() -> None:
+def test_turns_start_anywhere_and_include_every_account() -> None:
     pairs = [(f"acct_{number}", "openai", 1) for number in range(4)]
     assert turned(pairs, 2) == [pairs[2], pairs[3], pairs[0], pairs[1]]

@@ -1,4 +1,4 @@
-"""What follows from what is known about a job's calls, without a database or an upstream."""
+"""Decisions on a job's next step, without a database or an upstream."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ def facts(*calls: Call, n: int = 1, max_attempts: int = 3, **rest: Any) -> Facts
 
 
 @pytest.mark.parametrize("outcome", [None, Outcome.ACCEPTED, Outcome.UNCERTAIN])
-def test_while_a_call_is_open_nothing_is_decided(outcome: Outcome | None) -> None:
+def test_a_job_waits_while_a_call_is_open(outcome: Outcome | None) -> None:
     assert next_step(facts(call(outcome), call(Outcome.KEPT, slot=1), n=2)) == Wait()
 
 
-def test_a_finished_call_is_kept_before_all_else() -> None:
+def test_images_of_a_finished_call_are_kept_first() -> None:
     assert next_step(facts(call(Outcome.FINISHED), call(None, slot=1), n=2, cancel_requested=True)) == Keep()
 
 
-def test_all_kept_is_success_without_a_word() -> None:
+def test_a_job_with_all_images_succeeds_without_a_warning() -> None:
     assert next_step(facts(call(Outcome.KEPT, image_count=2), n=2)) == Succeed(2, [])
 
 
-def test_some_kept_is_success_that_names_the_reason() -> None:
+def test_a_job_with_some_images_succeeds_with_a_warning() -> None:
     step = next_step(facts(call(Outcome.KEPT), call(Outcome.REFUSED, slot=1, code="content_refused"), n=2))
     assert step == Succeed(1, ["1 of 2 images were made (content_refused); the others were not charged"])
 
@@ -75,12 +75,12 @@ def test_some_kept_is_success_that_names_the_reason() -> None:
     "outcome",
     [Outcome.REFUSED, Outcome.MISCONFIGURED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST, Outcome.CANCELLED],
 )
-def test_what_is_final_fails_under_its_own_code(outcome: Outcome) -> None:
+def test_a_final_outcome_fails_the_job_with_its_code(outcome: Outcome) -> None:
     assert next_step(facts(call(outcome, code="why"))) == Fail("why")
 
 
 @pytest.mark.parametrize("ended", [{"outcome": Outcome.NOT_RUN}, {"outcome": Outcome.FAILED, "retryable": True}])
-def test_what_may_be_tried_again_is_until_the_attempts_are_used_up(ended: dict[str, Any]) -> None:
+def test_a_retryable_outcome_is_retried_until_the_attempts_are_used_up(ended: dict[str, Any]) -> None:
     for attempt in (1, 2):
         step = next_step(facts(call(attempt=attempt, code="why", **ended)))
         assert isinstance(step, Retry)
@@ -92,37 +92,37 @@ PATIENT = ["upstream_rate_limited", "upstream_pool_empty", "upstream_overloaded"
 
 
 def repeated(outcome: Outcome, times: int, *, after: int = 0, **ended: Any) -> list[Call]:
-    """Calls of the first slot that all ended alike, numbered from ``after`` + 1."""
+    """Return calls of the first slot with the same outcome, numbered from ``after`` + 1."""
     return [call(outcome, attempt=number, **ended) for number in range(after + 1, after + times + 1)]
 
 
 @pytest.mark.parametrize("code", PATIENT)
-def test_come_back_later_is_borne_four_times_longer(code: str) -> None:
+def test_codes_that_ask_for_a_later_retry_get_four_times_the_tries(code: str) -> None:
     ended = {"code": code, "retryable": True}
     assert isinstance(next_step(facts(*repeated(Outcome.NOT_RUN, 11, **ended))), Retry)
     assert next_step(facts(*repeated(Outcome.NOT_RUN, 12, **ended))) == Fail(code)
 
 
 @pytest.mark.parametrize("code", PATIENT)
-def test_no_code_buys_a_call_that_may_be_billed_more_patience(code: str) -> None:
+def test_calls_that_may_be_billed_get_no_additional_tries(code: str) -> None:
     ended = {"code": code, "retryable": True}
     assert isinstance(next_step(facts(*repeated(Outcome.FAILED, 2, **ended))), Retry)
     assert next_step(facts(*repeated(Outcome.FAILED, 3, **ended))) == Fail(code)
 
 
-def test_refusals_to_run_leave_all_calls_that_may_be_billed() -> None:
+def test_calls_that_did_not_run_use_up_no_billable_calls() -> None:
     before = repeated(Outcome.NOT_RUN, 5, code="upstream_overloaded", retryable=True)
     busy = {"code": "upstream_overloaded", "retryable": True}
     assert isinstance(next_step(facts(*before, *repeated(Outcome.FAILED, 2, after=5, **busy))), Retry)
     assert isinstance(next_step(facts(*before, *repeated(Outcome.FAILED, 3, after=5, **busy))), Fail)
 
 
-def test_a_model_leaves_one_call_for_each_model_behind_it() -> None:
+def test_a_model_leaves_one_call_for_each_fallback_model() -> None:
     failing = {"code": "why", "retryable": True, "model": "first"}
     chain = {"model": "first", "fallbacks": 2, "max_attempts": 4}
     assert isinstance(next_step(facts(*repeated(Outcome.FAILED, 1, **failing), **chain)), Retry)
     assert next_step(facts(*repeated(Outcome.FAILED, 2, **failing), **chain)) == FailOver("why")
-    # What the first did not use may be used by the last.
+    # The last model may use the calls that the first one did not.
     unrun = repeated(Outcome.NOT_RUN, 4, **failing)
     second = {"code": "why", "retryable": True, "model": "second"}
     last = {"model": "second", "fallbacks": 0, "max_attempts": 4}
@@ -130,7 +130,7 @@ def test_a_model_leaves_one_call_for_each_model_behind_it() -> None:
     assert next_step(facts(*unrun, *repeated(Outcome.FAILED, 4, after=4, **second), **last)) == Fail("why")
 
 
-def test_after_another_model_the_pause_begins_again() -> None:
+def test_the_pause_counts_only_calls_to_the_current_model() -> None:
     before = repeated(Outcome.NOT_RUN, 4, model="first", code="upstream_rate_limited", retry_after_s=300.0)
     assert next_step(facts(*before, model="second")) == Retry("no_capacity", 0.0)
     step = next_step(facts(*before, call(Outcome.NOT_RUN, attempt=5, model="second", code="why"), model="second"))
@@ -139,7 +139,7 @@ def test_after_another_model_the_pause_begins_again() -> None:
     assert step.after_s <= 2.4
 
 
-def test_retry_after_is_obeyed_within_bounds() -> None:
+def test_retry_after_is_respected_within_bounds() -> None:
     def waits(asked: float) -> float:
         step = next_step(facts(call(Outcome.NOT_RUN, retry_after_s=asked)))
         assert isinstance(step, Retry)
@@ -147,20 +147,20 @@ def test_retry_after_is_obeyed_within_bounds() -> None:
 
     assert waits(77) == 77
     assert waits(1e9) == 600
-    assert waits(0.001) >= 1.6  # never sooner than the back-off
+    assert waits(0.001) >= 1.6  # never less than the back-off
 
 
-def test_back_off_grows_to_a_minute() -> None:
+def test_the_back_off_grows_to_one_minute() -> None:
     for attempt, base_s in ((1, 2), (2, 5), (3, 12.5), (4, 31.25), (5, 60), (50, 60)):
         for _ in range(20):
             assert 0.8 * base_s <= backoff_s(attempt) <= 1.2 * base_s
 
 
-def test_slots_that_found_no_room_are_called_at_once() -> None:
+def test_slots_without_a_permit_are_retried_without_a_pause() -> None:
     assert next_step(facts(call(Outcome.KEPT), n=2)) == Retry("no_capacity", 0.0)
 
 
-def test_the_first_final_code_decides() -> None:
+def test_the_first_final_code_is_the_jobs_code() -> None:
     calls = (
         call(Outcome.NOT_RUN, attempt=3, code="upstream_unreachable", retryable=True),
         call(Outcome.REFUSED, slot=1, code="content_refused"),
@@ -169,7 +169,7 @@ def test_the_first_final_code_decides() -> None:
     assert next_step(facts(*calls, n=3)) == Fail("content_refused")
 
 
-def test_without_a_final_code_the_last_one_decides() -> None:
+def test_without_a_final_code_the_last_one_is_the_jobs_code() -> None:
     calls = [call(Outcome.FAILED, attempt=a, code=f"code_{a}", retryable=True) for a in (1, 2, 3)]
     assert next_step(facts(*calls)) == Fail("code_3")
 
@@ -187,18 +187,16 @@ def test_without_a_final_code_the_last_one_decides() -> None:
         ([], "full", Cancel("stopped_upstream", 0)),
     ],
 )
-def test_a_wish_to_cancel_ends_the_job_as_soon_as_no_call_is_open(
-    calls: list[Call], charge: Any, wanted: Cancel
-) -> None:
+def test_a_cancelled_job_ends_as_soon_as_no_call_is_open(calls: list[Call], charge: Any, wanted: Cancel) -> None:
     assert next_step(facts(*calls, n=2, cancel_requested=True, cancel_charge=charge)) == wanted
 
 
-def test_a_plan_shares_a_call_between_neighbours() -> None:
+def test_adjacent_slots_share_a_call() -> None:
     assert plan(facts(n=5), max_per_call=2) == [(0, 2, 1), (2, 2, 1), (4, 1, 1)]
     assert plan(facts(n=3), max_per_call=1) == [(0, 1, 1), (1, 1, 1), (2, 1, 1)]
 
 
-def test_a_plan_makes_new_calls_only_where_it_may() -> None:
+def test_a_plan_has_calls_only_for_slots_that_may_be_called() -> None:
     calls = (
         call(Outcome.KEPT),
         call(Outcome.FAILED, slot=1, retryable=True),
@@ -229,7 +227,7 @@ def any_facts(draw: st.DrawFn) -> Facts:
 
 @settings(max_examples=300, deadline=None)
 @given(any_facts())
-def test_no_step_forgets_an_open_call_or_pays_for_more_than_was_made(given_facts: Facts) -> None:
+def test_no_step_ends_a_job_with_an_open_call_or_charges_more_than_was_made(given_facts: Facts) -> None:
     step = next_step(given_facts)
     kept = sum(each.kept for each in given_facts.calls)
     is_open = any(each.outcome in (None, Outcome.ACCEPTED, Outcome.UNCERTAIN) for each in given_facts.calls)
@@ -250,20 +248,20 @@ def test_no_step_forgets_an_open_call_or_pays_for_more_than_was_made(given_facts
 
 @dataclass
 class Life:
-    """A job lived through: what became of its calls, and at which models."""
+    """The history of a simulated job: its calls with their outcomes and models."""
 
     facts: Facts
     ended: Any = None
-    waits: list[tuple[str, float]] = field(default_factory=list)  # (model about to be asked, pause before it)
+    waits: list[tuple[str, float]] = field(default_factory=list)  # (next model to call, pause before it)
 
 
-def lived(data: st.DataObject) -> Life:
-    """A job from its first call to its end, whatever the upstreams answer and however few permits there are."""
+def life_of(data: st.DataObject) -> Life:
+    """Simulate a job from its first call to its end, with any answers and any number of permits."""
     draw = data.draw
     n, most, behind = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(0, 3))
     max_per_call = draw(st.integers(1, 3))
     life = Life(Facts(n=n, calls=(), max_attempts=most, model="model0", fallbacks=behind))
-    # Mostly what goes on, or lives would be too short to break a promise.
+    # Mostly outcomes after which the job goes on, or most jobs would end before they could break a promise.
     goes_on = st.sampled_from([Outcome.NOT_RUN, Outcome.FAILED, Outcome.FAILED])
     outcomes = st.one_of(goes_on, goes_on, st.sampled_from(ENDED))
     for _ in range(400):
@@ -303,9 +301,9 @@ def lived(data: st.DataObject) -> Life:
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_no_life_has_more_calls_than_promised(data: st.DataObject) -> None:
+def test_no_job_makes_more_calls_than_promised(data: st.DataObject) -> None:
     """The promise of docs/errors.md, "How often an upstream is called"."""
-    life = lived(data)
+    life = life_of(data)
     assert isinstance(life.ended, Succeed | Fail)
     models = 1 + life.facts.fallbacks + int(life.facts.model.removeprefix("model"))
     most = life.facts.max_attempts
@@ -320,8 +318,8 @@ def test_no_life_has_more_calls_than_promised(data: st.DataObject) -> None:
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_pauses_are_those_of_the_present_model(data: st.DataObject) -> None:
-    life = lived(data)
+def test_pauses_follow_the_calls_to_the_current_model(data: st.DataObject) -> None:
+    life = life_of(data)
     for model, after_s in life.waits:
         tries = max(
             (
@@ -333,7 +331,7 @@ def test_pauses_are_those_of_the_present_model(data: st.DataObject) -> None:
         assert after_s <= max(30.0, 1.2 * min(60.0, 2.0 * 2.5 ** max(0, tries - 1)))
 
 
-def test_a_life_has_time_for_every_call_and_the_longest_pauses() -> None:
+def test_the_lifetime_covers_every_call_and_the_longest_pauses() -> None:
     assert life_s(4, 1, 720.0) == 4 * (720.0 + 72.0)
     assert life_s(2, 3, 100.0) == 3 * 172.0
 

@@ -1,4 +1,4 @@
-"""The table of crash points is true, and a process dies exactly where it is told to."""
+"""The table of crash points is complete, and a process dies exactly at the given point."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(failpoints.__file__).parents[1]
 PACKAGES = ("app", "workers", "jobs", "quota", "accounts", "providers", "storage", "webhooks", "core")
 
 
-def test_every_point_of_the_table_is_in_the_code_once_and_no_other_is() -> None:
+def test_the_code_has_each_point_of_the_table_exactly_once_and_no_others() -> None:
     hits = Counter(name for package in PACKAGES for path in (ROOT / package).rglob("*.py") for name in hits_in(path))
     assert dict(hits) == dict.fromkeys(failpoints.POINTS, 1)
 
@@ -36,7 +36,7 @@ def hits_in(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("wanted", "arrivals_survived"), [("call.answered", 0), ("call.answered:3", 2), ("", 5)])
-def test_the_process_dies_at_the_arrival_that_was_named(wanted: str, arrivals_survived: int) -> None:
+def test_the_process_dies_at_the_given_arrival_at_a_point(wanted: str, arrivals_survived: int) -> None:
     lines = "from core import failpoints\nfor n in range(5):\n    failpoints.hit('blob.kept')\n"
     lines += "    failpoints.hit('call.answered')\n    print(n, flush=True)\n"
     done = python(lines, wanted)
@@ -44,7 +44,7 @@ def test_the_process_dies_at_the_arrival_that_was_named(wanted: str, arrivals_su
     assert done.returncode == (-signal.SIGKILL if wanted else 0)
 
 
-def test_a_misspelt_point_does_not_start() -> None:
+def test_a_misspelt_point_stops_the_start() -> None:
     done = python("import core.failpoints", "call.anwsered")
     assert done.returncode == 1
     assert "there is no point 'call.anwsered'" in done.stderr

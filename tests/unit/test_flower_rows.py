@@ -1,4 +1,4 @@
-"""A small row says what Celery's row says; and Flower, started as we start it, keeps small ones."""
+"""A small row shows what Celery's row shows, and Flower uses small rows when started by our command."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SmallState(State):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("life", LIVES)
-def test_a_small_row_says_the_same(life: str) -> None:
+def test_a_small_row_shows_the_same_as_celerys(life: str) -> None:
     received = {
         "uuid": JOB,
         "name": "jobs.run",
@@ -75,16 +75,16 @@ def _shown(task: Task) -> dict[str, Any]:
     return {**task.as_dict(), "worker": task.worker.hostname}
 
 
-def test_flower_started_as_we_start_it_keeps_small_rows() -> None:
-    seen = (
+def test_flower_started_by_our_command_uses_small_rows() -> None:
+    script = (
         "import celery.__main__, celery.bin.celery, importlib; importlib.import_module('workers.celery_app');"
         "from flower.events import EventsState; print(EventsState.Task.__module__)"
     )
     environ = {**os.environ, "REDIS_URL": "redis://127.0.0.1:1/0"}
-    told = subprocess.run(
-        [sys.executable, "-c", seen], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+    printed = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
     )
-    assert told.stdout.strip() == "workers.flower.rows"
+    assert printed.stdout.strip() == "workers.flower.rows"
 
 
 def flower_command(settings: Settings) -> list[str]:
@@ -94,7 +94,7 @@ def flower_command(settings: Settings) -> list[str]:
     return list(flower.argv)
 
 
-def test_every_way_to_start_flower_bounds_it_the_same() -> None:
+def test_every_way_to_start_flower_sets_the_same_limits() -> None:
     started = flower_command(Settings())
     for option in FLOWER_OPTIONS:
         assert option in started
@@ -102,6 +102,6 @@ def test_every_way_to_start_flower_bounds_it_the_same() -> None:
         assert option in (ROOT / "docker-compose.yml").read_text()
 
 
-def test_without_task_events_flower_does_not_switch_them_on() -> None:
+def test_without_task_events_flower_does_not_enable_them() -> None:
     assert "--enable_events=false" in flower_command(Settings(task_events=False))
     assert "--enable_events=false" not in flower_command(Settings())

@@ -1,4 +1,4 @@
-"""Statements stand whole, so some say the same thing twice: what must be the same is compared here."""
+"""Statements are written as a whole, so some parts exist twice; this compares the parts that must be equal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobs.lifecycle.start import START
 
 
 def part(sql: str, name: str) -> str:
-    """The body of one part of a WITH, without comments, white space folded."""
+    """Return the body of one part of a WITH, without comments and with white space folded."""
     begin = re.search(rf"^(?:WITH )?{name} AS \(", sql, re.MULTILINE)
     assert begin, f"there is no part {name}"
     depth, at = 1, begin.end()
@@ -25,22 +25,22 @@ def part(sql: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["bound", "permit", "token", "tokens_taken"])
-def test_a_first_attempt_and_a_retry_take_permits_alike(name: str) -> None:
+def test_a_first_attempt_and_a_retry_take_permits_by_the_same_sql(name: str) -> None:
     assert part(START.sql, name) == part(permits.TAKE, name)
 
 
-def test_both_count_what_they_took_alike() -> None:
+def test_a_first_attempt_and_a_retry_count_what_they_took_by_the_same_sql() -> None:
     assert part(START.sql, "took").replace("pick.base_url, ", "") == part(permits.TAKE, "took")
 
 
 @pytest.mark.parametrize("name", ["said", "image", "freed"])
-def test_parking_and_ending_write_the_same_of_a_call(name: str) -> None:
+def test_park_and_end_record_calls_by_the_same_sql(name: str) -> None:
     parked, ended = part(PARK.sql, name), part(END.sql, name)
     assert ended.removesuffix(" RETURNING call_id").removesuffix(" RETURNING permits.number") == parked
 
 
-def test_whoever_writes_a_call_writes_every_column_of_its_outcome() -> None:
-    """RECORD and PARK also extend the time a call has; an end does not."""
+def test_every_statement_that_records_an_outcome_writes_all_its_columns() -> None:
+    """RECORD and PARK may also change a call's deadline; an end does not."""
 
     def columns(sql: str) -> set[str]:
         return set(re.findall(r"\b([a-z_]+) = ", part(sql, "call").split("FROM said")[0]))

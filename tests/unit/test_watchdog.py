@@ -1,4 +1,4 @@
-"""When silence is deafness, and when it is not."""
+"""When the watchdog takes silence for a deaf consumer, and when not."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def silent_rounds(watchdog: Any, here: Surroundings, seconds: int) -> None:
         watchdog.look()
 
 
-def test_a_worker_that_hears_its_canary_stays(watchdog: Any, here: Surroundings) -> None:
+def test_a_worker_that_receives_its_canary_stays(watchdog: Any, here: Surroundings) -> None:
     for _ in range(30):
         here.now += 10
         watchdog.look()
@@ -82,7 +82,7 @@ def test_silence_counts_from_a_canary_that_the_broker_took(watchdog: Any, here: 
     assert here.left == 1
 
 
-def test_a_canary_heard_before_its_sending_returns_is_heard(watchdog: Any, here: Surroundings) -> None:
+def test_a_canary_received_before_its_send_returns_counts(watchdog: Any, here: Surroundings) -> None:
     sent = watchdog.send
 
     def heard_at_once(queue: str) -> bool:

@@ -12,7 +12,7 @@ FREE = {"control", "polls"}
 
 
 class Consumer:
-    """Celery's, as far as bulkheads know it."""
+    """The part of Celery's consumer that bulkheads use."""
 
     def __init__(self) -> None:
         self.consumed = {"openai", "chatgpt2api", *FREE}
@@ -39,17 +39,17 @@ def fill(bulkheads: Bulkheads, queue: str, count: int) -> list[str]:
     return ids
 
 
-def test_a_provider_at_its_cap_is_paused_alone_and_resumed_below_it(consumer: Consumer) -> None:
+def test_only_a_provider_at_its_cap_is_paused_and_it_resumes_below_the_cap(consumer: Consumer) -> None:
     bulkheads = Bulkheads(provider_slots=10, paid_slots=100, consumer=consumer)
     ids = fill(bulkheads, "openai", 10)
     assert consumer.consumed == {"chatgpt2api", *FREE}
     bulkheads.ended(ids[0], "openai")
-    assert "openai" not in consumer.consumed  # a little room first, so that it does not flap
+    assert "openai" not in consumer.consumed  # it reopens only with some free slots, so that it does not flap
     bulkheads.ended(ids[1], "openai")
     assert "openai" in consumer.consumed
 
 
-def test_all_paid_calls_together_leave_room_for_control(consumer: Consumer) -> None:
+def test_paid_calls_leave_slots_for_the_control_queue(consumer: Consumer) -> None:
     bulkheads = Bulkheads(provider_slots=10, paid_slots=12, consumer=consumer)
     ids = fill(bulkheads, "openai", 8) + fill(bulkheads, "chatgpt2api", 4)
     assert "chatgpt2api" not in consumer.consumed
@@ -61,7 +61,7 @@ def test_all_paid_calls_together_leave_room_for_control(consumer: Consumer) -> N
     assert consumer.consumed == {"openai", "chatgpt2api", *FREE}
 
 
-def test_an_end_told_twice_counts_once(consumer: Consumer) -> None:
+def test_an_end_reported_twice_counts_once(consumer: Consumer) -> None:
     bulkheads = Bulkheads(provider_slots=2, paid_slots=10, consumer=consumer)
     first, _ = fill(bulkheads, "openai", 2)
     bulkheads.ended(first, "openai")
@@ -71,11 +71,11 @@ def test_an_end_told_twice_counts_once(consumer: Consumer) -> None:
     assert "openai" not in consumer.consumed
 
 
-def test_a_message_that_came_twice_counts_twice(consumer: Consumer) -> None:
+def test_a_message_received_twice_counts_twice(consumer: Consumer) -> None:
     bulkheads = Bulkheads(provider_slots=10, paid_slots=100, consumer=consumer)
     for _ in range(2):
         bulkheads.received("job_1", "openai")
-    bulkheads.received("job_1", "chatgpt2api")  # the next provider, while the first call is being written off
+    bulkheads.received("job_1", "chatgpt2api")  # the fallback's provider, while the first call is being written off
     bulkheads.ended("job_1", "openai")
     assert bulkheads.busy() == 2
     bulkheads.ended("job_1", "chatgpt2api")
@@ -84,11 +84,11 @@ def test_a_message_that_came_twice_counts_twice(consumer: Consumer) -> None:
 
 
 @pytest.mark.parametrize(("pool", "wanted"), [(1000, 800), (400, 200), (300, 150), (100, 50), (10, 5)])
-def test_a_small_pool_keeps_half_for_control(pool: int, wanted: int) -> None:
+def test_a_small_pool_keeps_half_its_slots_for_control(pool: int, wanted: int) -> None:
     assert paid_slots(pool, 200) == wanted
 
 
-def test_the_smallest_pool_takes_one_paid_job_after_the_other(consumer: Consumer) -> None:
+def test_the_smallest_pool_runs_one_paid_call_at_a_time(consumer: Consumer) -> None:
     bulkheads = Bulkheads(provider_slots=200, paid_slots=paid_slots(1, 200), consumer=consumer)
     [task_id] = fill(bulkheads, "openai", 1)
     assert "openai" not in consumer.consumed

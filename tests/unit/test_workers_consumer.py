@@ -1,4 +1,4 @@
-"""How long a worker's consumer waits between two tries to reach its broker."""
+"""How long a worker's consumer waits between two tries to connect to its broker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.broker.consumer import LONGEST_S, Consumer
 
 
 class Broker:
-    """Stands for a connection; says how it was asked to connect."""
+    """A fake connection that records how it was asked to connect."""
 
     alt = None
 
@@ -25,7 +25,7 @@ class Broker:
         return self
 
 
-def test_the_pause_between_two_tries_stays_short() -> None:
+def test_reconnect_pauses_stay_short() -> None:
     consumer = Consumer.__new__(Consumer)
     consumer.app = Celery()
     consumer.first_connection_attempt = True

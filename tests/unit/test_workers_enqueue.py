@@ -1,4 +1,4 @@
-"""The door to the queues never raises and never waits long."""
+"""Publishing to the queues never raises and never waits long."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NOWHERE = "redis://127.0.0.1:1/0"
 
 @pytest.fixture
 def away() -> Publisher:
-    nobody = f"redis://127.0.0.1:{free_ports(1)[0]}/0"
-    return Publisher(nobody, nobody)
+    unreachable = f"redis://127.0.0.1:{free_ports(1)[0]}/0"
+    return Publisher(unreachable, unreachable)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def urls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("nudge", [run("openai", "job_x"), poll("openai"), wake("job_x")])
-def test_a_broker_that_is_away_costs_a_moment_once(away: Publisher, nudge: object) -> None:
+def test_a_broker_that_is_away_delays_only_the_first_publish(away: Publisher, nudge: object) -> None:
     began = time.monotonic()
     assert away.publish([nudge]) is False
     assert time.monotonic() - began < 3
@@ -39,18 +39,18 @@ def test_a_broker_that_is_away_costs_a_moment_once(away: Publisher, nudge: objec
     assert time.monotonic() - began < 0.1
 
 
-def test_nothing_to_send_is_sent(away: Publisher) -> None:
+def test_publishing_nothing_succeeds(away: Publisher) -> None:
     assert away.publish([]) is True
 
 
-def test_it_is_tried_again_after_a_while(away: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_broker_is_tried_again_after_a_while(away: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
     away.publish([wake("job_x")])
     later = time.monotonic() + enqueue.SKIP_AFTER_FAILURE_S
     monkeypatch.setattr(enqueue.time, "monotonic", lambda: later)
     assert not away.skipping
 
 
-def test_a_full_pool_of_producers_is_no_accident(away: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_producer_pool_raises_nothing(away: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(**_: object) -> None:
         raise LimitExceeded(50)
 
@@ -59,7 +59,7 @@ def test_a_full_pool_of_producers_is_no_accident(away: Publisher, monkeypatch: p
 
 
 @pytest.mark.parametrize("to_a_message", [LEAVES, IS_FULL, b""], ids=["leaves", "is full", "is silent"])
-def test_a_rabbit_that_fails_in_mid_conversation_raises_nothing(to_a_message: bytes) -> None:
+def test_a_rabbitmq_that_fails_during_a_request_raises_nothing(to_a_message: bytes) -> None:
     with rabbit(to_a_message) as port:
         url = f"amqp://127.0.0.1:{port}//"
         assert Publisher(url, NOWHERE).send_canary("canary.1") is False
@@ -68,14 +68,14 @@ def test_a_rabbit_that_fails_in_mid_conversation_raises_nothing(to_a_message: by
         assert time.monotonic() - began < 3
 
 
-def test_what_is_no_broker_at_all_raises_nothing() -> None:
+def test_a_server_that_is_no_broker_raises_nothing() -> None:
     with rubbish() as port:
         for scheme in ("redis", "amqp"):
             url = f"{scheme}://127.0.0.1:{port}//"
             assert Publisher(url, f"redis://127.0.0.1:{port}/0").publish([run("openai", "job_x")]) is False
 
 
-def test_whatever_a_library_raises_is_logged_and_goes_no_further(
+def test_any_exception_of_a_client_library_is_only_logged(
     away: Publisher, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(**_: object) -> None:
@@ -86,12 +86,12 @@ def test_whatever_a_library_raises_is_logged_and_goes_no_further(
     assert "publishing_crashed" in capsys.readouterr().out
 
 
-def test_messages_are_sent_while_only_the_redis_of_the_web_is_away(redis_url: str) -> None:
-    nobody = f"redis://127.0.0.1:{free_ports(1)[0]}/0"
-    publisher = Publisher(redis_url, nobody)
+def test_messages_are_sent_while_only_the_redis_for_wake_ups_is_away(redis_url: str) -> None:
+    unreachable = f"redis://127.0.0.1:{free_ports(1)[0]}/0"
+    publisher = Publisher(redis_url, unreachable)
     assert publisher.publish([wake("job_y"), run("queue_of_this_test", "job_y")]) is False
     assert not publisher.skipping
     client = make_client(redis_url)
     [message] = client.lrange("queue_of_this_test", 0, -1)
     client.delete("queue_of_this_test")
-    assert '"id": "job_y"' in message  # Flower's row of a job has the job's own id
+    assert '"id": "job_y"' in message  # the task id is the job's id, under which Flower shows it

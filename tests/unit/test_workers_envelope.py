@@ -1,4 +1,4 @@
-"""The message we write ourselves is the one that Celery and kombu would have sent."""
+"""The messages we build ourselves equal those that Celery and kombu would send."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ def by_celery(redis_url: str, client: Any, task: str, argument: str, task_id: st
 
 
 def without_chance(message: dict[str, Any]) -> dict[str, Any]:
-    """Without what differs from message to message, and what is about results, of which there are none."""
-    beside = ("delivery_tag", "reply_to", "argsrepr")
-    properties = {name: value for name, value in message["properties"].items() if name not in beside}
+    """Return a message without the fields that differ from message to message or are about results."""
+    ignored = ("delivery_tag", "reply_to", "argsrepr")
+    properties = {name: value for name, value in message["properties"].items() if name not in ignored}
     return {**message, "properties": properties}
 
 
 @pytest.mark.parametrize(("task", "argument"), [("jobs.run", JOB), ("jobs.poll", "openai")])
-def test_it_is_what_celery_sends(redis_url: str, client: Any, task: str, argument: str) -> None:
+def test_our_message_equals_celerys(redis_url: str, client: Any, task: str, argument: str) -> None:
     theirs = by_celery(redis_url, client, task, argument, "id-1")
     ours = json.loads(redis_message(task, argument, task_id="id-1", queue=QUEUE))
     assert without_chance(ours) == without_chance(theirs)
-    assert set(theirs["properties"]) - set(ours["properties"]) <= {"argsrepr"}  # stands in the headers, too
+    assert set(theirs["properties"]) - set(ours["properties"]) <= {"argsrepr"}  # the headers have it, too
 
 
-def test_every_message_has_a_tag_of_its_own() -> None:
+def test_every_message_has_its_own_delivery_tag() -> None:
     tags = {
         json.loads(redis_message("jobs.run", JOB, task_id=JOB, queue=QUEUE))["properties"]["delivery_tag"]
         for _ in range(100)
@@ -80,7 +80,7 @@ def test_a_consumer_reads_what_was_published(redis_url: str, client: Any) -> Non
     assert message.headers["argsrepr"] == f"('{JOB}',)"
 
 
-def test_tasks_that_stand_for_no_job_have_ids_of_their_own(redis_url: str, client: Any) -> None:
+def test_tasks_other_than_run_get_new_ids(redis_url: str, client: Any) -> None:
     nudge = poll("openai")
     client.delete(nudge.queue)
     assert Publisher(redis_url, redis_url).publish([nudge, nudge]) is True
@@ -90,11 +90,11 @@ def test_tasks_that_stand_for_no_job_have_ids_of_their_own(redis_url: str, clien
     assert "openai" not in ids
 
 
-def test_a_redis_that_dropped_the_connection_is_found_again(redis_url: str, client: Any) -> None:
+def test_publishing_reconnects_after_redis_dropped_the_connection(redis_url: str, client: Any) -> None:
     publisher = Publisher(redis_url, redis_url)
     assert publisher.publish([run(QUEUE, JOB)]) is True
     with publisher._producers.acquire(block=True) as producer:
         client.client_kill_filter(_id=producer.channel.client.client_id())
-    publisher.publish([run(QUEUE, JOB)])  # may find out by this one
+    publisher.publish([run(QUEUE, JOB)])  # this one may fail because of the closed connection
     publisher._broker._skip_until = 0.0
     assert publisher.publish([run(QUEUE, JOB)]) is True

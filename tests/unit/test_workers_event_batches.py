@@ -1,4 +1,4 @@
-"""Celery's own events of a worker: few messages, in order, and never in the way of a step."""
+"""Celery's own events of a worker are sent in few messages, in order, and never delay a step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def dispatcher(redis_url: str) -> Iterator[BatchingDispatcher]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is sent for being old."""
+    """Make events wait without limit, so that none is sent because of its age."""
     monkeypatch.setattr(event_batches, "WAIT_S", 60)
 
 
@@ -49,7 +49,7 @@ def started(dispatcher: BatchingDispatcher, count: int) -> list[str]:
     return ids
 
 
-def test_many_events_go_in_few_messages_and_in_order(dispatcher: BatchingDispatcher, listener: Listener) -> None:
+def test_many_events_are_sent_in_few_messages_and_in_order(dispatcher: BatchingDispatcher, listener: Listener) -> None:
     ids = started(dispatcher, 4 * BATCH)
     batches = []
     while sum(map(len, batches)) < len(ids) and (batch := listener.batch()):
@@ -63,16 +63,14 @@ def test_a_full_batch_does_not_wait(patient: None, dispatcher: BatchingDispatche
     assert [event["uuid"] for event in listener.heard(BATCH)] == ids
 
 
-def test_a_few_wait_until_they_are_to_be_sent_now(
-    patient: None, dispatcher: BatchingDispatcher, listener: Listener
-) -> None:
+def test_a_few_events_wait_until_send_now(patient: None, dispatcher: BatchingDispatcher, listener: Listener) -> None:
     ids = started(dispatcher, 3)
     assert listener.batch(within_s=0.5) == []
     event_batches.send_all_now()
     assert [event["uuid"] for event in listener.heard(3)] == ids
 
 
-def test_what_waits_is_sent_before_it_is_closed(
+def test_waiting_events_are_sent_before_close(
     patient: None, dispatcher: BatchingDispatcher, listener: Listener
 ) -> None:
     ids = started(dispatcher, 3)
@@ -80,15 +78,15 @@ def test_what_waits_is_sent_before_it_is_closed(
     assert [event["uuid"] for event in listener.heard(3)] == ids
 
 
-def test_events_of_workers_are_not_held_back(dispatcher: BatchingDispatcher, listener: Listener) -> None:
+def test_worker_events_are_sent_at_once(dispatcher: BatchingDispatcher, listener: Listener) -> None:
     dispatcher.send("worker-heartbeat", active=1)
     [event] = listener.heard(1)
     assert event["type"] == "worker-heartbeat"
 
 
-def test_a_broker_that_is_away_costs_a_step_nothing(patient: None) -> None:
-    [nobody] = free_ports(1)
-    dispatcher = dispatcher_on(f"redis://127.0.0.1:{nobody}/0")
+def test_a_broker_that_is_away_does_not_delay_a_step(patient: None) -> None:
+    [free_port] = free_ports(1)
+    dispatcher = dispatcher_on(f"redis://127.0.0.1:{free_port}/0")
     began = time.monotonic()
     started(dispatcher, BATCH - 1)
     assert time.monotonic() - began < 0.1

@@ -1,4 +1,4 @@
-"""What Flower hears of ends that no Celery task stands for: on a real Redis, as a listener hears it."""
+"""Reports to Flower of job ends outside a Celery task: on a real Redis, as a listener receives them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def listener(redis_url: str) -> Iterator[Listener]:
     return Listener(redis_url)
 
 
-def teller(url: str, node: str | None = NODE, *, enabled: bool = True) -> TaskEvents:
+def reporter(url: str, node: str | None = NODE, *, enabled: bool = True) -> TaskEvents:
     return TaskEvents(lambda: connect(url, timeout_s=1), node=node, enabled=enabled)
 
 
-def test_each_kind_of_end_is_told_as_celery_tells_it(redis_url: str, listener: Listener) -> None:
-    teller(redis_url).tell(
+def test_each_kind_of_end_is_reported_as_celery_does(redis_url: str, listener: Listener) -> None:
+    reporter(redis_url).report(
         [
             Ended("job_1", "succeeded", runtime_s=4.5),
             Ended("job_2", "failed", code="content_refused", runtime_s=1.5),
@@ -58,63 +58,63 @@ def test_each_kind_of_end_is_told_as_celery_tells_it(redis_url: str, listener: L
     assert events[3]["exception"] == "rate_limited"
 
 
-def test_what_comes_together_goes_in_few_messages(redis_url: str, listener: Listener) -> None:
-    teller(redis_url).tell([Ended(f"job_{n}", "succeeded") for n in range(2 * BATCH + 2)])
+def test_ends_reported_together_are_sent_in_few_messages(redis_url: str, listener: Listener) -> None:
+    reporter(redis_url).report([Ended(f"job_{n}", "succeeded") for n in range(2 * BATCH + 2)])
     assert [len(listener.batch()) for _ in range(3)] == [BATCH, BATCH, 2]
 
 
-def test_the_web_speaks_in_the_name_of_the_worker_that_ran_the_job(redis_url: str, listener: Listener) -> None:
-    events = teller(redis_url, None)
-    events.tell([Ended("job_1", "cancelled", node="worker1@there"), Ended("job_2", "cancelled")])
-    events.tell([Ended("job_3", "cancelled", node="worker2@there")])
+def test_a_web_process_reports_in_the_name_of_the_worker_that_ran_the_job(redis_url: str, listener: Listener) -> None:
+    events = reporter(redis_url, None)
+    events.report([Ended("job_1", "cancelled", node="worker1@there"), Ended("job_2", "cancelled")])
+    events.report([Ended("job_3", "cancelled", node="worker2@there")])
     assert [(each["uuid"], each["hostname"]) for each in listener.heard(2)] == [
         ("job_1", "worker1@there"),
         ("job_3", "worker2@there"),
     ]
 
 
-def test_after_its_end_nothing_is_told_of_a_job(redis_url: str, listener: Listener) -> None:
-    events = teller(redis_url)
-    events.tell([Ended("job_1", "retried", code="rate_limited")])
-    events.tell([Ended("job_1", "retried", code="upstream_down")])
-    events.tell([Ended("job_1", "failed", code="attempts_exhausted")])
-    events.tell([Ended("job_1", "retried", code="late"), Ended("job_1", "failed", code="again")])
-    events.told_by_celery("job_2")
-    events.tell([Ended("job_2", "retried", code="late")])
+def test_nothing_is_reported_after_the_end_of_a_job(redis_url: str, listener: Listener) -> None:
+    events = reporter(redis_url)
+    events.report([Ended("job_1", "retried", code="rate_limited")])
+    events.report([Ended("job_1", "retried", code="upstream_down")])
+    events.report([Ended("job_1", "failed", code="attempts_exhausted")])
+    events.report([Ended("job_1", "retried", code="late"), Ended("job_1", "failed", code="again")])
+    events.reported_by_celery("job_2")
+    events.report([Ended("job_2", "retried", code="late")])
     said = [(each["type"], each["exception"]) for each in listener.heard(3)]
     assert said[-1] == ("task-failed", "attempts_exhausted")
     assert not {"late", "again"} & {code for _, code in said}
     assert events.has_ended("job_1") and events.has_ended("job_2") and not events.has_ended("job_3")
 
 
-def test_switched_off_it_tells_nothing(redis_url: str, listener: Listener) -> None:
+def test_nothing_is_reported_when_switched_off(redis_url: str, listener: Listener) -> None:
     before = threading.active_count()
-    teller(redis_url, enabled=False).tell([Ended("job_1", "succeeded")])
+    reporter(redis_url, enabled=False).report([Ended("job_1", "succeeded")])
     assert listener.batch(within_s=0.5) == []
     assert threading.active_count() == before
 
 
-def test_while_the_broker_is_away_the_latest_wait_and_the_rest_is_counted(
+def test_while_the_broker_is_away_the_latest_ends_wait_and_the_rest_is_counted(
     redis_url: str, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_events, "AGAIN_AFTER_S", 0.05)
     monkeypatch.setattr(task_events, "MOST_WAITING", 30)
-    [nobody] = free_ports(1)
-    url = [f"redis://127.0.0.1:{nobody}/0"]
+    [free_port] = free_ports(1)
+    url = [f"redis://127.0.0.1:{free_port}/0"]
     events = TaskEvents(lambda: connect(url[0], timeout_s=1), node=NODE)
     began = time.monotonic()
     for number in range(100):
-        events.tell([Ended(f"job_{number}", "succeeded")])
+        events.report([Ended(f"job_{number}", "succeeded")])
     assert time.monotonic() - began < 0.5
     url[0] = redis_url
-    told = [each["uuid"] for each in listener.heard(30)]
-    assert told == [f"job_{number}" for number in range(70, 100)]
+    reported = [each["uuid"] for each in listener.heard(30)]
+    assert reported == [f"job_{number}" for number in range(70, 100)]
     assert events.dropped == 70
 
 
-def test_last_words_are_sent_at_once(redis_url: str, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_sends_waiting_ends_at_once(redis_url: str, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_events, "WAIT_S", 60)
-    events = teller(redis_url)
-    events.tell([Ended("job_1", "succeeded")])
+    events = reporter(redis_url)
+    events.report([Ended("job_1", "succeeded")])
     events.close()
     assert [each["uuid"] for each in listener.heard(1)] == ["job_1"]

@@ -1,4 +1,4 @@
-"""What Celery tells Flower of a job's step: real messages, requests and tracing; the job engine is a stand-in."""
+"""What Celery reports to Flower about a job's step: real messages, requests and tracing with a fake job engine."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ Outcome = list[Signal] | Exception
 
 @dataclass
 class Stage:
-    """What is told and published, in order: ``("task-started", {...})``, ``("published", news)``."""
+    """Events and published signals, in order: ``("task-started", {...})``, ``("published", signals)``."""
 
-    said: list[tuple[str, Any]] = field(default_factory=list)
+    log: list[tuple[str, Any]] = field(default_factory=list)
     hooks: list[str] = field(default_factory=list)
     enabled: bool = True
 
     def send(self, kind: str, **fields: Any) -> None:
-        self.said.append((kind, fields))
+        self.log.append((kind, fields))
 
     def publish(self, news: list[Signal]) -> bool:
         if news:
-            self.said.append(("published", list(news)))
+            self.log.append(("published", list(news)))
         return True
 
     def kinds(self) -> list[str]:
-        return [kind for kind, _ in self.said]
+        return [kind for kind, _ in self.log]
 
     def of(self, kind: str) -> Any:
-        [found] = [what for said, what in self.said if said == kind]
+        [found] = [what for logged, what in self.log if logged == kind]
         return found
 
 
@@ -68,21 +68,21 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 
 def outcome(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, what: Outcome) -> list[Any]:
-    """Let a function of the job engine return or raise; what it was called with is returned."""
+    """Let a function of the job engine return or raise ``what``; the returned list gets its arguments."""
     called: list[Any] = []
 
-    def stand_in(_context: object, argument: object) -> list[Signal]:
+    def fake(_context: object, argument: object) -> list[Signal]:
         called.append(argument)
         if isinstance(what, Exception):
             raise what
         return what
 
-    monkeypatch.setattr(module, name, stand_in, raising=False)
+    monkeypatch.setattr(module, name, fake, raising=False)
     return called
 
 
 def deliver(stage: Stage, task: Any, argument: str = JOB, *, eventer: Any = None) -> None:
-    """A message as a worker handles it, in a pool of one that works at once."""
+    """Handle a message as a worker does, in a pool that runs it at once."""
     pool, eventer = TaskPool(app=app), eventer or stage
     request = create_request_cls(symbol_by_name(task.Request), task, pool, "worker@here", eventer, app=app)
     headers = {
@@ -102,7 +102,7 @@ def deliver(stage: Stage, task: Any, argument: str = JOB, *, eventer: Any = None
     request(message, app=app, hostname="worker@here", eventer=eventer, task=task).execute_using_pool(pool)
 
 
-def test_a_job_that_succeeded_is_celerys_own_success(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_succeeded_job_is_reported_by_celery_itself(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome(monkeypatch, tasks, "run_job", [Ended(JOB, "succeeded"), WAKE, OTHER])
     deliver(stage, tasks.run)
     assert stage.kinds() == ["task-started", "published", "task-succeeded"]
@@ -110,21 +110,19 @@ def test_a_job_that_succeeded_is_celerys_own_success(stage: Stage, monkeypatch: 
     assert wiring.publisher().events.has_ended(JOB)
 
 
-def test_a_job_that_lives_on_stays_started(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_goes_on_stays_started(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome(monkeypatch, tasks, "run_job", [WAKE])
     deliver(stage, tasks.run)
-    assert stage.said[1:] == [("published", [WAKE])]
+    assert stage.log[1:] == [("published", [WAKE])]
 
 
-def test_a_cancelled_job_is_told_by_our_sender(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancelled_job_is_reported_by_our_sender(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome(monkeypatch, tasks, "run_job", [Ended(JOB, "cancelled"), WAKE])
     deliver(stage, tasks.run)
-    assert stage.said[1:] == [("published", [Ended(JOB, "cancelled"), WAKE])]
+    assert stage.log[1:] == [("published", [Ended(JOB, "cancelled"), WAKE])]
 
 
-def test_a_job_back_in_the_queue_is_retried_and_starts_again_after_that(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_retried_job_is_reported_before_its_next_start(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome(monkeypatch, tasks, "run_job", [Ended(JOB, "retried", code="rate_limited"), WAKE])
     deliver(stage, tasks.run)
     assert stage.kinds() == ["task-started", "task-retried", "published"]
@@ -134,7 +132,7 @@ def test_a_job_back_in_the_queue_is_retried_and_starts_again_after_that(
 
 
 class Batching(BatchingDispatcher):
-    """As a worker has it: what is told waits until it is sent."""
+    """A dispatcher as in a worker: events are buffered until they are sent."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.enabled = stage, True
@@ -143,10 +141,10 @@ class Batching(BatchingDispatcher):
         self.stage.send(kind, **fields)
 
     def send_now(self) -> None:
-        self.stage.said.append(("sent", None))
+        self.stage.log.append(("sent", None))
 
 
-def test_a_retry_is_not_only_told_but_sent_before_the_job_starts_again(
+def test_a_retry_is_sent_and_not_only_buffered_before_the_next_start(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcome(monkeypatch, tasks, "run_job", [Ended(JOB, "retried", code="rate_limited"), WAKE])
@@ -154,15 +152,15 @@ def test_a_retry_is_not_only_told_but_sent_before_the_job_starts_again(
     assert stage.kinds() == ["task-started", "task-retried", "sent", "published"]
 
 
-def test_no_retry_is_told_after_the_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    wiring.publisher().events.told_by_celery(JOB)
+def test_no_retry_is_reported_after_the_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    wiring.publisher().events.reported_by_celery(JOB)
     outcome(monkeypatch, tasks, "run_job", [Ended(JOB, "retried", code="rate_limited"), WAKE])
     deliver(stage, tasks.run)
     assert stage.kinds() == ["task-started", "published"]
 
 
-def test_a_failed_job_is_ended_by_the_hook_and_told_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    failure = JobFailedError(JOB, "content_refused", job=object(), learned=[lambda: None])  # nothing one could pickle
+def test_a_failed_job_is_ended_by_the_hook_and_reported_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = JobFailedError(JOB, "content_refused", job=object(), learned=[lambda: None])  # cannot be pickled
     outcome(monkeypatch, tasks, "run_job", failure)
     ended = outcome(monkeypatch, give_up, "end_failed", [Ended(JOB, "failed", code="content_refused"), WAKE])
     deliver(stage, tasks.run)
@@ -176,30 +174,30 @@ def test_a_failed_job_is_ended_by_the_hook_and_told_once(stage: Stage, monkeypat
 @pytest.mark.parametrize(
     "trouble", [DatabaseAwayError(""), DatabaseChangedError(""), StaleJobError(JOB), RuntimeError()]
 )
-def test_a_hook_that_could_not_end_the_job_says_nothing_of_it(
+def test_a_hook_that_could_not_end_the_job_reports_nothing(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
     outcome(monkeypatch, tasks, "run_job", JobFailedError(JOB, "content_refused"))
     called = outcome(monkeypatch, give_up, "end_failed", trouble)
     deliver(stage, tasks.run)
-    assert len(called) == 1  # an exception in the hook would call it again
+    assert len(called) == 1  # an exception in the hook would make Celery call it again
     assert stage.kinds() == ["task-started"]
     outcome(monkeypatch, tasks, "run_job", JobFailedError(JOB, "content_refused"))
     outcome(monkeypatch, give_up, "end_failed", [Ended(JOB, "failed")])
-    deliver(stage, tasks.run)  # the next time it is told
+    deliver(stage, tasks.run)  # the next start is reported
     assert stage.kinds()[1:] == ["task-started", "task-failed"]
 
 
-def test_a_job_that_moved_on_while_its_failure_was_on_the_way_has_not_failed(
+def test_a_job_that_changed_before_the_hook_ran_is_not_reported_as_failed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcome(monkeypatch, tasks, "run_job", JobFailedError(JOB, "content_refused"))
     outcome(monkeypatch, give_up, "end_failed", [Ended(JOB, "cancelled"), WAKE])
     deliver(stage, tasks.run)
-    assert stage.said[1:] == [("published", [Ended(JOB, "cancelled"), WAKE])]
+    assert stage.log[1:] == [("published", [Ended(JOB, "cancelled"), WAKE])]
 
 
-def test_an_accident_is_handled_in_the_body(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crashed_step_is_handled_in_the_task_body(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     crash = run.CrashedStepError(JOB, 7)
     outcome(monkeypatch, tasks, "run_job", crash)
     handled = outcome(monkeypatch, give_up, "after_crash", [Ended(JOB, "retried", code="internal_error"), WAKE])
@@ -208,7 +206,7 @@ def test_an_accident_is_handled_in_the_body(stage: Stage, monkeypatch: pytest.Mo
     assert stage.kinds() == ["task-started", "task-retried", "published"]
 
 
-def test_an_accident_at_the_last_attempt_fails_the_job(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_at_the_last_attempt_fails_the_job(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome(monkeypatch, tasks, "run_job", run.CrashedStepError(JOB, 7))
     outcome(monkeypatch, give_up, "after_crash", JobFailedError(JOB, "internal_error"))
     outcome(monkeypatch, give_up, "end_failed", [Ended(JOB, "failed", code="internal_error")])
@@ -220,7 +218,7 @@ def test_an_accident_at_the_last_attempt_fails_the_job(stage: Stage, monkeypatch
     "trouble", [DatabaseAwayError(""), DatabaseChangedError(""), StaleJobError(JOB), KeyError("x")]
 )
 @pytest.mark.parametrize("where", ["run", "crashed"])
-def test_trouble_that_is_not_the_jobs_says_nothing_of_it(
+def test_an_error_that_is_not_the_jobs_reports_nothing(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, trouble: Exception, where: str
 ) -> None:
     outcome(monkeypatch, tasks, "run_job", trouble if where == "run" else run.CrashedStepError(JOB, 7))
@@ -229,7 +227,7 @@ def test_trouble_that_is_not_the_jobs_says_nothing_of_it(
     assert stage.kinds() == ["task-started"]
 
 
-def test_a_step_that_met_a_migration_begins_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_interrupted_by_a_migration_runs_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[Callable[[], list[Signal]]] = [_changed, lambda: [Ended(JOB, "succeeded")]]
     monkeypatch.setattr(tasks, "run_job", lambda _context, _job: answers.pop(0)())
     deliver(stage, tasks.run)
@@ -240,7 +238,7 @@ def _changed() -> list[Signal]:
     raise DatabaseChangedError("")
 
 
-def test_flowers_revoke_and_terminate_stop_no_message_of_a_job(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_revoke_and_terminate_from_flower_stop_no_job(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     state.revoked.add(JOB)
     ran = outcome(monkeypatch, tasks, "run_job", [Ended(JOB, "succeeded")])
     deliver(stage, tasks.run)
@@ -250,7 +248,7 @@ def test_flowers_revoke_and_terminate_stop_no_message_of_a_job(stage: Stage, mon
     assert stage.kinds() == ["task-started", "task-succeeded"]
 
 
-def test_a_worker_that_leaves_hands_the_job_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_draining_worker_hands_the_job_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = outcome(monkeypatch, tasks, "run_job", [])
     handed_back: list[list[str]] = []
     monkeypatch.setattr(drain, "draining", lambda: True)
@@ -266,15 +264,15 @@ class _Nothing:
     def __exit__(self, *_: object) -> None: ...
 
 
-def test_polls_send_no_events_and_publish_all_they_find(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_polls_send_no_events_and_publish_all_signals(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Signal] = [Ended(JOB, "succeeded"), Ended("job_2", "failed"), WAKE]
     outcome(monkeypatch, tasks, "poll_provider", found)
     deliver(stage, tasks.poll, "openai")
-    assert stage.said == [("published", found)]
+    assert stage.log == [("published", found)]
 
 
-def test_a_job_that_a_poll_finds_failed_is_ended_and_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_a_poll_finds_failed_is_ended_and_reported(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome(monkeypatch, tasks, "poll_provider", JobFailedError(JOB, "result_unavailable"))
     outcome(monkeypatch, give_up, "end_failed", [Ended(JOB, "failed"), WAKE])
     deliver(stage, tasks.poll, "openai")
-    assert stage.said == [("published", [Ended(JOB, "failed"), WAKE])]
+    assert stage.log == [("published", [Ended(JOB, "failed"), WAKE])]

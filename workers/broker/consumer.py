@@ -1,7 +1,7 @@
-"""Celery's consumer, less patient with a broker that is away and not impressed by messages of others.
+"""Celery's consumer with shorter reconnect pauses, and safe against messages that are not ours.
 
-Its own pauses between two tries to connect grow to half a minute, so that a worker would sleep on
-while Redis has long been back (measured: 18 s to the next image), and no setting reaches them.
+Celery's own pauses between two tries to connect grow to half a minute, so a worker would sleep long after Redis is
+back (measured: 18 s until the next image), and no setting changes them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ STEP_S = 0.5
 LONGEST_S = 3.0
 
 log = structlog.get_logger(__name__)
-celery_log = get_logger(__name__)  # what kombu writes its own complaints to
+celery_log = get_logger(__name__)  # the logger that kombu's errors go to
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]
-    """Tries to connect every half second at first, later every three. Rejects, counts and drops poison."""
+    """Tries to connect every half second at first, later every three. Counts and drops poison messages."""
 
     def ensure_connected(self, conn: Connection) -> Connection:
         conn.ensure_connection = partial(
@@ -40,7 +40,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         def on_task_received(message: Any) -> None:
             try:
                 reason = fault(message, self.strategies)
-            except Exception:  # noqa: BLE001 - whatever decoding trips over, the message is none of ours
+            except Exception:  # noqa: BLE001 - a message that cannot be decoded is not ours
                 reason = "unreadable"
             if reason:
                 self._reject(message, reason)
@@ -50,14 +50,14 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             except Exception as error:
                 if isinstance(error, self.connection_errors) and not isinstance(error, KeyError):
                     raise
-                # A message left unanswered would be put back when we leave, for the next worker to trip over.
+                # A message without an answer would return to the queue at exit and fail in the next worker, too.
                 log.exception("message_not_handled", task=message.headers["task"])
                 self._reject(message, "not_handled")
 
         return on_task_received
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """What cannot be unpacked; Celery would log all of it."""
+        """Reject a message that cannot be unpacked, without logging its content as Celery would."""
         del exc
         self._reject(message, "unreadable")
 

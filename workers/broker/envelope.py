@@ -1,7 +1,7 @@
-"""A Celery message as it lies in Redis, written in one go.
+"""Celery messages as they are stored in Redis, built directly.
 
-Celery and kombu make the same in five layers, which cost a submit more than its own statement does. What
-they would write is what tests/unit/test_workers_envelope.py compares with.
+Celery and kombu build the same in five layers, which costs a submit more time than its SQL statement.
+tests/unit/test_workers_envelope.py compares both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PERSISTENT = 2
 
 
 def redis_message(task: str, argument: str, *, task_id: str, queue: str) -> str:
-    """``task(argument)`` for the list ``queue``. Flower is shown the argument, which is an id."""
+    """Return the message ``task(argument)`` for the Redis list ``queue``. Flower shows the argument, which is an id."""
     made = app.amqp.as_task_v2(task_id, task, args=(argument,), argsrepr=f"('{argument}',)", ignore_result=True)
     return json.dumps(
         {

@@ -1,4 +1,4 @@
-"""How to talk to each kind of broker so that every wait has an end."""
+"""Connection options for each kind of broker, so that every wait has a time-out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_redis(url: str) -> bool:
 
 
 def address(url: str) -> str:
-    """The URL in the form kombu reads: it wants TLS verification spelt out, and a URL per Sentinel."""
+    """Return the URL in kombu's form, which needs explicit TLS verification and one URL per Sentinel."""
     if url.startswith("rediss://") and "ssl_cert_reqs" not in url:
         return f"{url}{'&' if urlsplit(url).query else '?'}ssl_cert_reqs=required"
     if url.startswith(SENTINEL):
@@ -32,13 +32,13 @@ def address(url: str) -> str:
 
 
 def transport_options(url: str, *, timeout_s: float) -> dict[str, Any]:
-    """kombu's transport options: a peer that has silently gone is noticed within seconds.
+    """Return kombu's transport options, with which a dead peer is noticed within seconds.
 
-    Redis (with Sentinel) and RabbitMQ name them differently. With the defaults a half-open
-    connection to Redis leaves a worker deaf forever (docs/reliability.md section 1).
+    Redis (with Sentinel) and RabbitMQ have different names for them. With kombu's defaults a half-open connection to
+    Redis leaves a worker deaf forever (docs/reliability.md section 1).
     """
     if not is_redis(url):
-        # A message counts as sent when the broker has it, as quorum queues promise.
+        # A message counts as sent when the broker has confirmed it.
         return {"write_timeout": timeout_s, "confirm_publish": True}
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
@@ -55,18 +55,18 @@ def transport_options(url: str, *, timeout_s: float) -> dict[str, Any]:
 
 
 def connect(url: str, *, timeout_s: float) -> Connection:
-    """A connection whose every wait has an end; it is made on first use."""
+    """Return a connection with a time-out on every wait; it connects on first use."""
     return Connection(
         address(url), transport_options=transport_options(url, timeout_s=timeout_s), connect_timeout=timeout_s
     )
 
 
 def answers(url: str, *, timeout_s: float = 1.0) -> bool:
-    """Whether the broker answers on a connection made just now."""
+    """Return whether the broker answers on a new connection."""
     connection = connect(url, timeout_s=timeout_s)
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=timeout_s)
-    except Exception as error:  # noqa: BLE001 - each kind of broker has errors of its own; all mean no answer
+    except Exception as error:  # noqa: BLE001 - each kind of broker has its own errors; all mean no answer
         log.info("broker_does_not_answer", error=type(error).__name__)
         return False
     finally:
@@ -75,6 +75,6 @@ def answers(url: str, *, timeout_s: float = 1.0) -> bool:
 
 
 def hang_up(connection: Connection) -> None:
-    """Let go of a connection that may be broken, without a word to the server. Never raises."""
-    with suppress(Exception):  # of a broken connection nothing is left to close
+    """Close a connection that may be broken, without talking to the server. Never raises."""
+    with suppress(Exception):  # a broken connection needs no further close
         connection.collect()

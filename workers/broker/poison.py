@@ -1,8 +1,8 @@
-"""Messages that are none of ours: found before Celery trips over them, counted, and dropped.
+"""Poison messages: messages that are not ours are detected before Celery handles them, counted and dropped.
 
-Anyone who can write to the broker can put anything on a queue, and Celery trusts what it reads: a body that
-is no JSON ends the worker, one that it cannot take apart is put back at exit and ends the next worker.
-Nothing is lost by dropping one, for a message is a hint and its row is the truth.
+Anything may be put on a queue, and Celery trusts what it reads: a body that is not JSON ends the worker, and a
+message that it cannot take apart returns to the queue at exit and ends the next worker. Dropping a message loses
+nothing, because it is a hint and its row is the truth.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Rejections:
         return self.by_reason.total()
 
     def count(self, reason: str, *, queue: str) -> None:
-        """One more. What it said is not logged: it may be anything."""
+        """Count one more message. Its content is not logged, because it may be anything."""
         self.by_reason[reason] += 1
         log.warning("message_rejected", reason=reason, queue=queue, rejected=self.total)
 
@@ -39,10 +39,10 @@ REJECTED = Rejections()
 
 
 def fault(message: Any, tasks: Collection[str]) -> str | None:
-    """Why a message (kombu's) is not one that we send; None for one that is.
+    """Return why a message (kombu's) is not one of ours; None if it is.
 
-    Ours has the name of a task and an id in its headers, one text as its argument, and none of what Celery
-    offers beyond that. Raises what decoding raises.
+    Our messages have the name of a task and an id in their headers, one text as argument, and no other Celery
+    options. Raises what decoding raises.
     """
     headers = message.headers
     if not isinstance(headers, dict) or not isinstance(headers.get("task"), str):

@@ -1,7 +1,7 @@
-"""kombu's Redis transports, which outlive what they cannot read.
+"""kombu's Redis transports, made to survive messages that they cannot read.
 
-What a queue holds is taken off it before it is taken apart, so a message that cannot be is gone already:
-here it is counted, and the next one is read.
+kombu removes a message from its queue before decoding it, so an unreadable one is gone already. Here it is counted,
+and the next one is read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from workers.broker.poison import REJECTED
 
 
 def install() -> None:
-    """Let every connection of this process that is made from now on use them. For workers: no one else reads."""
+    """Use these transports for every connection that this process makes from now on. Only workers need them."""
     TRANSPORT_ALIASES.update(
         redis="workers.broker.transports:Transport",
         rediss="workers.broker.transports:Transport",
@@ -25,12 +25,12 @@ def install() -> None:
 
 
 def _says_nothing_of_the_message(error: Exception) -> bool:
-    """Whether the connection failed. DataError is ours: Redis was asked to store what it cannot."""
+    """Return whether the connection failed, not the message. A DataError is about the message."""
     return isinstance(error, Empty | OSError | RedisError) and not isinstance(error, DataError)
 
 
 class _Outliving:
-    """Over a channel of kombu: reading from a queue, and from a topic."""
+    """A mix-in for kombu's channels that survives unreadable messages of queues and of topics."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

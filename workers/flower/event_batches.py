@@ -1,8 +1,8 @@
-"""Celery's own task events, in batches: under gevent its dispatcher sends one message an event, 0.23 ms each.
+"""Celery's own task events in batches: under gevent, Celery sends one message per event, 0.23 ms each.
 
-With an event loop Celery buffers them; for gevent its source only says that it should. So the consumer's
-dispatcher puts task events aside, and a thread of its own sends them, 24 at a time or after 0.2 s, never
-inside a step. What is buffered when the process is killed was never seen in Flower; rows are the truth.
+Celery buffers events only with an event loop, not under gevent. So this dispatcher buffers task events, and a thread
+sends them, 24 at a time or after 0.2 s, never inside a step. Events that are buffered when the process is killed
+never reach Flower, which is acceptable because rows are the truth.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 BATCH = 24
 WAIT_S = 0.2
-# Until the broker is back; more than that Flower would not keep either.
+# How many events wait for a broker that is away; Flower would not keep more either.
 MOST_WAITING = 10_000
 
 
@@ -26,13 +26,13 @@ _living: WeakSet[BatchingDispatcher] = WeakSet()
 
 
 def send_all_now() -> None:
-    """Before the connection is closed, or the process ends: what waits is about the last jobs. Never raises."""
+    """Send all buffered events, before the connection is closed or the process ends. Never raises."""
     for dispatcher in list(_living):
         dispatcher.send_now()
 
 
 class BatchingDispatcher(EventDispatcher):  # type: ignore[misc]
-    """What the consumer's bootstep makes; one that was made with a ``buffer_group`` of its own works as ever."""
+    """The dispatcher that the consumer's bootstep makes. With a ``buffer_group`` it works like Celery's."""
 
     def __init__(self, *args: Any, buffer_group: Any = None, **kwargs: Any) -> None:
         self._batches = buffer_group is None
@@ -46,7 +46,7 @@ class BatchingDispatcher(EventDispatcher):  # type: ignore[misc]
             _living.add(self)
 
     def close(self) -> None:
-        """Send what waits, and no more."""
+        """Send the buffered events and stop."""
         if self._batches and not self._over:
             self._over = True
             self._some.set()
@@ -55,14 +55,14 @@ class BatchingDispatcher(EventDispatcher):  # type: ignore[misc]
         super().close()
 
     def send_now(self) -> None:
-        """Send what waits, without waiting for more. Never raises."""
+        """Send the buffered events at once. Never raises."""
         try:
             self.flush(errors=False)
-        except Exception as error:  # noqa: BLE001 - of each kind of broker its own; Flower can wait
+        except Exception as error:  # noqa: BLE001 - each kind of broker has its own errors; Flower can wait
             log.info("task_events_not_sent", error=type(error).__name__)
 
     def _buffered(self) -> None:
-        """In the step that had the event: only says that there is one."""
+        """Wake the sending thread; called in the step that had the event, which must not wait."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._send_batches, name="event-batches", daemon=True)
             self._thread.start()

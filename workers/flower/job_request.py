@@ -1,6 +1,6 @@
-"""A message of ``jobs.run`` inside its worker: Celery's ``Request``, whose id is the job's.
+"""Celery's ``Request`` for messages of ``jobs.run``, whose task id is the job's id.
 
-The row in Flower is the job's, so what Celery says of the message must hold for the job.
+Flower's row of the task shows the job, so what Celery reports about a message must be true of the job.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from workers.flower.event_batches import BatchingDispatcher
 
 log = structlog.get_logger(__name__)
 
-# Failures that are not on record yet: Celery must not report them. The step that ends their jobs does.
+# Failures that are not recorded yet. Celery must not report them; the step that ends the job does.
 unended: WeakSet[JobFailedError] = WeakSet()
 
 
 class JobRetry(Retry):  # type: ignore[misc]
-    """The job is in the queue again. ``signals`` are published when Flower knows: its next start comes after."""
+    """The job is in the queue again. ``signals`` are published after Flower was sent the retry."""
 
     def __init__(self, code: str, signals: Sequence[Signal] = ()) -> None:
         super().__init__(message=f"again: {code}", exc=Exception(code))
@@ -33,33 +33,33 @@ class JobRetry(Retry):  # type: ignore[misc]
         self.signals = signals
 
     def __repr__(self) -> str:
-        """What Flower shows as the exception."""
+        """Return the code, which Flower shows as the exception."""
         return self.code
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.code,)
 
 
-# What a step returns that leaves its job alive. To raise Celery's Ignore says the same, and makes Celery copy
-# the whole stack each time: a seventh of a worker's processor time.
+# The result of a step that leaves its job alive. Raising Celery's Ignore would have the same effect, but makes Celery
+# copy the whole stack each time: a seventh of a worker's processor time.
 LIVES_ON = "lives on"
 _SHOWN = repr(LIVES_ON)
 
 
 class JobRequest(Request):  # type: ignore[misc]
-    """Every message of a job has one id, so revoking one would discard all that ever follow."""
+    """The request of a job's message. All messages of a job share its id, so a revoke would discard later ones, too."""
 
     def revoked(self) -> bool:
-        """Never: a job is stopped by its caller's cancel, which knows of its paid calls and its credits."""
+        """Never revoked: a job is stopped by its caller's cancel, which handles paid calls and credits."""
         return False
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """Never: it would cut off a paid call."""
+        """Do nothing, because terminating would cut off a paid call."""
         del pool, signal
         log.warning("terminate_refused", job_id=self.id)
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name for it
-        """Of a job that lives on no success is reported."""
+        """Send Celery's event, except the success of a step whose job is still alive."""
         if type == "task-succeeded" and fields.get("result") == _SHOWN:
             return
         super().send_event(type, **fields)
@@ -67,7 +67,7 @@ class JobRequest(Request):  # type: ignore[misc]
     def on_retry(self, exc_info: Any) -> None:
         super().on_retry(exc_info)
         if isinstance(self.eventer, BatchingDispatcher):
-            # The next to run the job may end it before our batch is due, and a retry reported after the end undoes it.
+            # The next worker may end the job before our batch is sent; a retry reported after the end would undo it.
             self.eventer.send_now()
         again = exc_info.exception.exc
         if isinstance(again, JobRetry) and again.signals:

@@ -1,7 +1,7 @@
-"""Flower's rows, small: it keeps one for each of the last 20,000 jobs.
+"""Small task rows for Flower, which keeps one for each of the last 20,000 jobs.
 
-Celery's row holds all that any event said, each text and key as a copy of its own, and a cycle of objects
-that only the garbage collector frees: 7.3 kB, and 222 MB for a Flower of 20,000 (``bench/flower_memory.py``).
+Celery's row stores every field of every event with its own copy of each text and key, and a reference cycle that only
+the garbage collector frees: 7.3 kB each, 222 MB for 20,000 rows (``bench/flower_memory.py``).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from weakref import WeakSet
 
 from celery.events import state
 
-# The same in every row, or nearly so: one copy serves all.
+# Fields whose values are nearly the same in every row and are shared.
 _SHARED = frozenset({"name", "kwargs", "exception", "traceback", "result"})
 _FIELDS = {sys.intern(name): name for name in state.Task._fields}
 
 
 class Row(state.Task):  # type: ignore[misc]
-    """A task as Flower shows it; says what Celery's says."""
+    """A task as Flower shows it, with the interface of Celery's row."""
 
     def __init__(self, uuid: str | None = None, cluster_state: Any = None, children: Any = None, **kwargs: Any) -> None:
-        del children  # a job's task has none, and Flower saves no state
+        del children  # a job's task has no children, and Flower saves no state
         self.uuid = uuid
         self.cluster_state = cluster_state
         self.__dict__.update(kwargs)
@@ -50,7 +50,7 @@ class Row(state.Task):  # type: ignore[misc]
         super().event(type_, timestamp, local_received, self._lean(fields or {}))
 
     def _lean(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields that a row shows, without those that say nothing."""
+        """Return the fields that a row shows, without empty ones."""
         lean = {_FIELDS[name]: _shared(name, value) for name, value in fields.items() if name in _FIELDS}
         for name in [name for name, value in lean.items() if value is None]:
             del lean[name]
@@ -65,7 +65,7 @@ def _shared(name: str, value: Any) -> Any:
 
 
 def install() -> None:
-    """For the process that is Flower, before it keeps its first row."""
+    """Use these rows in this process. Called in Flower's process before its first row."""
     from flower.events import EventsState
 
     EventsState.Task = Row

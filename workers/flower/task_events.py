@@ -1,8 +1,8 @@
-"""Telling Flower how jobs end: Celery's own task events, for ends that no Celery task stands for.
+"""Reporting the ends of jobs to Flower: Celery's own task events, for job ends outside their Celery task.
 
-The Celery id of ``jobs.run`` is the job's, and its row in Flower tells the job's life. Most jobs end
-elsewhere: in a poll, a sweep, a cancel. The step that ends one hands in an ``Ended``; one thread a process
-sends them in batches, as Celery's own workers do, so that no step waits for the broker.
+The Celery id of ``jobs.run`` is the job's id, and its row in Flower shows the whole job. Most jobs end elsewhere: in
+a poll, a sweep or a cancel. The step that ends a job reports an ``Ended``; one thread per process sends these in
+batches, as Celery's workers do, so that no step waits for the broker.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RUN = "jobs.run"
 BATCH = 24
 WAIT_S = 0.2
 AGAIN_AFTER_S = 5.0
-# What waits for a broker that is away; Flower forgets sooner (--max_tasks).
+# How many events wait for a broker that is away; Flower itself keeps fewer (--max_tasks).
 MOST_WAITING = 10_000
 ENDS_REMEMBERED = 20_000
 LAST_WORDS_S = 1.0
@@ -43,24 +43,24 @@ _TYPES: dict[EndStatus, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Event:
     ended: Ended
     node: str
-    at: float  # of time.time(): what Flower shows, however long the broker was away
+    at: float  # time.time() of the end, which Flower shows even if the broker was away
 
 
 class TaskEvents:
-    """Sends what it is told, soon and in batches; never raises, never waits. One per process.
+    """Sends the ends of jobs in batches; never raises and never waits. One per process.
 
-    ``node``: the name of this process's worker. Without one (the web) an end is told in the name of the
-    worker that ran the job, for our own would show as a worker that does not exist; and not at all for a
-    job that none has run. ``dropped`` counts what was never sent because the broker was away too long.
+    ``node``: the name of this process's worker. A web process has none and reports an end in the name of the worker
+    that ran the job, because Flower would show any other name as a worker; the end of a job that no worker ran is not
+    reported. ``dropped`` counts the events lost because the broker was away too long.
     """
 
     def __init__(self, connect: Callable[[], Connection], *, node: str | None, enabled: bool = True) -> None:
         self._connect, self._node, self._enabled = connect, node, enabled
-        self._waiting: deque[_Told] = deque()
-        self._ends: OrderedDict[str, None] = OrderedDict()  # jobs whose end is told; the oldest are forgotten
+        self._waiting: deque[_Event] = deque()
+        self._ends: OrderedDict[str, None] = OrderedDict()  # jobs whose end was reported; the oldest are dropped
         self._changed = threading.Condition()
         self._urgent = False
         self._sending = False
@@ -68,8 +68,8 @@ class TaskEvents:
         self._dispatcher: Any = None
         self.dropped = 0
 
-    def tell(self, ends: Sequence[Ended]) -> None:
-        """Send soon. After a job's end nothing more is told of it: a late retry would undo the end."""
+    def report(self, ends: Sequence[Ended]) -> None:
+        """Send ends soon. Nothing is reported after a job's end, because a late retry would undo the end."""
         if not ends or not self._enabled:
             return
         now = time.time()
@@ -77,22 +77,22 @@ class TaskEvents:
             for ended in ends:
                 node = self._node or ended.node
                 if node and self._is_news(ended):
-                    self._put(_Told(ended, node, now))
+                    self._put(_Event(ended, node, now))
             if self._waiting:
                 self._ensure_thread()
                 self._changed.notify_all()
 
-    def told_by_celery(self, job_id: str) -> None:
-        """Celery's own event says how this job ended."""
+    def reported_by_celery(self, job_id: str) -> None:
+        """Note that Celery's own event reports the end of this job."""
         with self._changed:
             self._remember(job_id)
 
     def has_ended(self, job_id: str) -> bool:
-        """Whether this process has told the job's end."""
+        """Return whether this process has reported the job's end."""
         return job_id in self._ends
 
     def close(self) -> None:
-        """Send what waits, within a second."""
+        """Send the waiting events, for up to a second."""
         until = time.monotonic() + LAST_WORDS_S
         with self._changed:
             self._urgent = True
@@ -104,7 +104,7 @@ class TaskEvents:
         if ended.job_id in self._ends:
             return False
         if ended.status == "retried":
-            self._urgent = True  # its next start is told at once, and must be told after it
+            self._urgent = True  # the job's next start is sent at once and must come after its retry
         else:
             self._remember(ended.job_id)
         return True
@@ -115,14 +115,14 @@ class TaskEvents:
         while len(self._ends) > ENDS_REMEMBERED:
             self._ends.popitem(last=False)
 
-    def _put(self, told: _Told) -> None:
-        self._waiting.append(told)
+    def _put(self, event: _Event) -> None:
+        self._waiting.append(event)
         while len(self._waiting) > MOST_WAITING:
             self._waiting.popleft()
             self.dropped += 1
 
     def _ensure_thread(self) -> None:
-        """Started with the first event, so that a process that forks first has one of its own."""
+        """Start the thread with the first event, so that a process that forks before has its own."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="task-events", daemon=True)
             self._thread.start()
@@ -140,7 +140,7 @@ class TaskEvents:
             if not sent:
                 time.sleep(AGAIN_AFTER_S)
 
-    def _next_batch(self) -> list[_Told]:
+    def _next_batch(self) -> list[_Event]:
         with self._changed:
             while not self._waiting:
                 self._changed.wait()
@@ -152,17 +152,17 @@ class TaskEvents:
             self._sending = True
             return batch
 
-    def _put_back(self, batch: Sequence[_Told]) -> None:
-        """To the head of the line, as far as there is room: the oldest go first."""
+    def _put_back(self, batch: Sequence[_Event]) -> None:
+        """Put events back at the head of the queue, as far as there is room; the oldest are dropped."""
         room = MOST_WAITING - len(self._waiting)
         kept = batch[len(batch) - min(room, len(batch)) :]
         self.dropped += len(batch) - len(kept)
         self._waiting.extendleft(reversed(kept))
 
-    def _sent(self, batch: Sequence[_Told]) -> bool:
+    def _sent(self, batch: Sequence[_Event]) -> bool:
         try:
             self._send(batch)
-        except Exception as error:  # noqa: BLE001 - of each kind of broker its own; whatever it was, Flower waits
+        except Exception as error:  # noqa: BLE001 - each kind of broker has its own errors; Flower can wait
             log.warning(
                 "task_events_wait", error=type(error).__name__, waiting=len(self._waiting), dropped=self.dropped
             )
@@ -170,8 +170,8 @@ class TaskEvents:
             return False
         return True
 
-    def _send(self, batch: Sequence[_Told]) -> None:
-        """One message for all, by Celery's own dispatcher; it adds host name, clock and process id."""
+    def _send(self, batch: Sequence[_Event]) -> None:
+        """Send all events in one message by Celery's dispatcher, which adds host name, clock and process id."""
         if self._dispatcher is None:
             self._dispatcher = app.events.Dispatcher(
                 self._connect(),
@@ -180,11 +180,11 @@ class TaskEvents:
                 buffer_group={"task"},
                 buffer_limit=BATCH + 1,  # we flush
             )
-        for told in batch:
-            if told.ended.status == "retried" and self.has_ended(told.ended.job_id):
-                continue  # Celery was quicker with the end
-            self._dispatcher.hostname = told.node
-            self._dispatcher.send(_TYPES[told.ended.status], timestamp=told.at, **fields(told.ended))
+        for event in batch:
+            if event.ended.status == "retried" and self.has_ended(event.ended.job_id):
+                continue  # Celery has reported the end meanwhile
+            self._dispatcher.hostname = event.node
+            self._dispatcher.send(_TYPES[event.ended.status], timestamp=event.at, **fields(event.ended))
         self._dispatcher.flush(errors=False)
 
     def _hang_up(self) -> None:
@@ -194,7 +194,7 @@ class TaskEvents:
 
 
 def fields(ended: Ended) -> dict[str, Any]:
-    """What a Celery worker would say of this end. Name and arguments too: Flower may have forgotten them."""
+    """Return the fields of a Celery worker's event for this end, with name and arguments in case Flower lacks them."""
     known: dict[str, Any] = {"uuid": ended.job_id, "name": RUN, "args": f"('{ended.job_id}',)", "kwargs": "{}"}
     if ended.runtime_s is not None:
         known["runtime"] = ended.runtime_s
