@@ -74,7 +74,7 @@ def submit(name: str) -> Response:
     if not _store().has_room(owner, order.model):
         raise Refused(429)
     # Content is never refused by an HTTP error: that task is taken, and moderated at the first look.
-    call = CALLS.begin("submit", order.prompt, takes_refused=True)
+    call = CALLS.begin("submit", order.prompt, taking=("refuse",))
     fate = call.accept()
     task = _store().accept(order, owner=owner, host=request.host, fate=fate)
     return call.answer(jsonify(tasks.describe_fresh(task, f"{_poll_base(fate)}/v1/get_result?id={task.number}")))

@@ -6,13 +6,11 @@ Speaks providers/upstreams/stability/CONTRACT.md (read 2026-11-20): strict parts
 
 import base64
 import hashlib
-import time
 import uuid
 
 from flask import Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from sandbox import misbehave
 from sandbox.drawing import bad_files, images, models3d
 from sandbox.drawing.images import CONTENT_TYPES, Recipe
 from sandbox.emulators import Emulator, Wrong, keys
@@ -124,7 +122,8 @@ def submit(path: str) -> Response:
         _store().refund(owner, order.credits)  # only what was made is billed
     if order.endpoint.is_later:
         return call.answer(jsonify(id=_store().accept(order, owner, fate, ending).number))
-    return call.answer(_work(order, fate, ending, wants_json=wants_json))
+    call.wait(fate)
+    return call.answer(_result(order, _store().seed_for(order), fate, ending, wants_json=wants_json))
 
 
 @bp.get("/v2beta/results/<number>")
@@ -179,13 +178,6 @@ def _store() -> StabilityStore:
 
 
 # ---------------------------------------------------------------- the work
-
-
-def _work(order: Order, fate: Script, ending: Ending, *, wants_json: bool) -> Response:
-    if fate.get("never"):
-        misbehave.wait_for_hang_up(misbehave.HANG_S)
-    time.sleep(current_state().latency_s(fate, order.prompt))
-    return _result(order, _store().seed_for(order), fate, ending, wants_json=wants_json)
 
 
 def _look(job: Job, *, wants_json: bool) -> Response:
