@@ -19,7 +19,7 @@ _KINDS_AND_CODES = {
     401: ("authentication_error", "invalid_api_key"),
     429: ("rate_limit_exceeded", "rate_limit_exceeded"),
 }
-# By JSON Schema keyword, some with its limit: pydantic's type of the error, its text, and the limit's name in a context.
+# By JSON Schema keyword, some with its limit: pydantic's type of the error, its text, and the limit's name in context.
 _PYDANTIC: Mapping[str, tuple[str, str, str]] = {
     "type integer": ("int_parsing", "Input should be a valid integer", ""),
     "type number": ("float_type", "Input should be a valid number", ""),
