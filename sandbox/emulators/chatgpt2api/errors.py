@@ -10,6 +10,7 @@ from flask import Response, request
 
 from sandbox.markers import Fault
 from sandbox.plumbing.calls import WireError, json_answer
+from sandbox.plumbing.pydantic_words import said_of
 from sandbox.plumbing.validation import Problem, load_yaml
 
 PREFIX = "/c2a"
@@ -19,17 +20,8 @@ _KINDS_AND_CODES = {
     401: ("authentication_error", "invalid_api_key"),
     429: ("rate_limit_exceeded", "rate_limit_exceeded"),
 }
-# By JSON Schema keyword, some with its limit: pydantic's type of the error, its text, and the limit's name in context.
-_PYDANTIC: Mapping[str, tuple[str, str, str]] = {
-    "type integer": ("int_parsing", "Input should be a valid integer", ""),
-    "type number": ("float_type", "Input should be a valid number", ""),
-    "type": ("string_type", "Input should be a valid string", ""),
-    "required": ("missing", "Field required", ""),
-    "additionalProperties": ("extra_forbidden", "Extra inputs are not permitted", ""),
-    "minLength": ("string_too_short", "String should have at least {} character", "min_length"),
-    "minimum": ("greater_than_equal", "Input should be greater than or equal to {}", "ge"),
-    "maximum": ("less_than_equal", "Input should be less than or equal to {}", "le"),
-}
+# By JSON Schema keyword: the name of its limit in the context of an error.
+_LIMITS = {"minLength": "min_length", "minimum": "ge", "maximum": "le"}
 
 
 def _is_v1() -> bool:
@@ -73,9 +65,10 @@ def invalid_body(kind: str, text: str, given: object, *place: int, **context: ob
 def entry_of(problem: Problem, document: Mapping[str, Any]) -> dict[str, Any]:
     """A field that does not fit, for a SchemaError."""
     given = document if problem.keyword == "required" else document[problem.top]
-    kind, text, name = _PYDANTIC.get(f"{problem.keyword} {problem.limit}") or _PYDANTIC[problem.keyword]
-    entry = {"type": kind, "loc": ["body", *problem.path], "msg": text.format(problem.limit), "input": given}
-    return entry | ({"ctx": {name: problem.limit}} if name else {})
+    kind, text = said_of(problem)
+    kind = "int_parsing" if kind == "int_type" else kind  # a count may come as a text
+    entry = {"type": kind, "loc": ["body", *problem.path], "msg": text, "input": given}
+    return entry | ({"ctx": {_LIMITS[problem.keyword]: problem.limit}} if problem.keyword in _LIMITS else {})
 
 
 def sync_failure(end: str, text: str) -> ApiError:
