@@ -32,7 +32,7 @@ from sandbox.drawing.images import Recipe
 from sandbox.faults import Script
 from sandbox.markers import Fault
 from sandbox.plumbing import outcomes
-from sandbox.state import State
+from sandbox.state import State, current_state
 
 BYTES_MAX = 256 * 2**20
 FLIPS_AFTER_S = 1.0
@@ -50,6 +50,7 @@ class Ending:
 
 
 E = TypeVar("E", bound=Ending)
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -290,3 +291,8 @@ class TaskStore(Generic[T]):
         """A result file by its path, while it is there."""
         found = self.files.get(path)
         return found if found is not None and found.is_there(self.now()) else None
+
+
+def store_of(name: str, kind: type[S]) -> Callable[[], S]:
+    """A function that returns the store of the emulator ``name`` in the sandbox that serves the current request."""
+    return lambda: current_state().store(name, kind)

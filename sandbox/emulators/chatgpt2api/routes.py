@@ -19,12 +19,14 @@ from sandbox.emulators.chatgpt2api.tasks import ImageTask, ImageTaskStore
 from sandbox.faults import Script
 from sandbox.plumbing import outcomes
 from sandbox.plumbing.calls import Call, Calls, json_answer, new_blueprint
+from sandbox.plumbing.tasks import store_of
 from sandbox.state import current_state
 
 NAME = "chatgpt2api"
 VERSION = "1.7.0"
 BAD_KEY = "密钥无效或已失效，请重新登录"
 CALLS = Calls(NAME, errors.for_fault)
+_store = store_of(NAME, ImageTaskStore)
 
 bp = new_blueprint(NAME, bad_marker=ApiError)
 
@@ -34,10 +36,6 @@ def _key() -> str:
     if not key or key == keys.BAD_KEY:
         raise ApiError(BAD_KEY, 401)
     return key
-
-
-def _store() -> ImageTaskStore:
-    return current_state().store(NAME, ImageTaskStore)
 
 
 def _request_id() -> str:

@@ -16,6 +16,7 @@ from sandbox.emulators.flux.tasks import TaskStore
 from sandbox.faults import Script
 from sandbox.markers import Fault
 from sandbox.plumbing.calls import Calls, WireError, json_answer, new_blueprint
+from sandbox.plumbing.tasks import store_of
 from sandbox.state import current_state
 
 NAME = "flux"
@@ -55,6 +56,7 @@ def _error_for(fault: Fault) -> Response:
 
 
 CALLS = Calls(NAME, _error_for)
+_store = store_of(NAME, TaskStore)
 bp = new_blueprint(NAME, bad_marker=lambda text: Refused(400, text))
 
 
@@ -154,10 +156,6 @@ def _refuse_leaked_key() -> None:
 
 def _base_url() -> str:
     return f"{request.scheme}://{request.host}{PREFIX}"
-
-
-def _store() -> TaskStore:
-    return current_state().store(NAME, TaskStore)
 
 
 ENVIRON = {"BFL_API_BASE": "{url}", "BFL_API_KEY": "{key}"}

@@ -20,7 +20,7 @@ from sandbox.faults import Script
 from sandbox.plumbing import outcomes
 from sandbox.plumbing.bodies import json_object
 from sandbox.plumbing.calls import Call, Calls, new_blueprint
-from sandbox.plumbing.tasks import FOREVER_S, Ending, ResultFile, Task, TaskStore
+from sandbox.plumbing.tasks import FOREVER_S, Ending, ResultFile, Task, TaskStore, store_of
 from sandbox.state import current_state
 
 NAME = "huggingface"
@@ -48,8 +48,7 @@ class RouterStore(TaskStore[RouterTask]):
         return self.lose_all()
 
 
-def _store() -> RouterStore:
-    return current_state().store(NAME, RouterStore)
+_store = store_of(NAME, RouterStore)
 
 
 @bp.before_request

@@ -24,6 +24,7 @@ from sandbox.faults import Script
 from sandbox.plumbing import outcomes
 from sandbox.plumbing.bodies import json_object
 from sandbox.plumbing.calls import Call, Calls, json_answer, new_blueprint
+from sandbox.plumbing.tasks import store_of
 from sandbox.state import current_state
 
 NAME = "llamaswap"
@@ -32,11 +33,8 @@ CONCURRENCY_MAX = 10
 CALLS = Calls(NAME, errors.for_fault)
 _OPEN_PATHS = frozenset({f"{PREFIX}/health", f"{PREFIX}/wol-health"})
 
+_store = store_of(NAME, LlamaStore)
 bp = new_blueprint(NAME, bad_marker=errors.invalid)
-
-
-def _store() -> LlamaStore:
-    return current_state().store(NAME, LlamaStore)
 
 
 @bp.before_request

@@ -22,7 +22,7 @@ from sandbox.faults import Script
 from sandbox.markers import Fault
 from sandbox.plumbing import outcomes
 from sandbox.plumbing.calls import Calls, WireError, html_answer, json_answer, new_blueprint
-from sandbox.plumbing.tasks import Ending
+from sandbox.plumbing.tasks import Ending, store_of
 from sandbox.state import current_state
 
 NAME = "stability"
@@ -81,6 +81,7 @@ def _error_for(fault: Fault) -> Response:
 
 
 CALLS = Calls(NAME, _error_for)
+_store = store_of(NAME, StabilityStore)
 bp = new_blueprint(NAME, bad_marker=lambda text: ApiError(400, text))
 
 
@@ -173,10 +174,6 @@ def _digest(blob: bytes | None) -> str:
     return hashlib.sha256(blob or b"").hexdigest()
 
 
-def _store() -> StabilityStore:
-    return current_state().store(NAME, StabilityStore)
-
-
 # ---------------------------------------------------------------- the work
 
 
@@ -225,16 +222,12 @@ def _file(recipe: Recipe, fate: Script, ending: Ending) -> tuple[bytes, str | No
 
 
 def _recipe(order: Order, seed: int, fate: Script) -> Recipe:
-    width_px, height_px = rules.size_px(order)
     mask = _mask(order)
     # Prepared images stand for any of their size; drawing into large inputs is what takes time. What a mask keeps
     # cannot be prepared.
     is_prepared = current_state().settings.prepared and mask is None
     recipe = Recipe(
-        prompt=order.prompt or order.model,
-        model=order.model,
-        width_px=width_px,
-        height_px=height_px,
+        *(order.prompt or order.model, order.model, *rules.size_px(order)),
         seed=seed,
         file_format=order.fields.get("output_format", "png"),
         transparent=order.path.endswith("/remove-background"),
