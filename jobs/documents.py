@@ -61,5 +61,23 @@ class StoredInput(InputPart):
     sha256: str  # lower-case hex of the stored bytes
 
 
+class StepData(TypedDict, total=False):
+    """What a step of the timeline says, depending on its type: the column ``job_events.data``, as verbs write it."""
+
+    worker: str  # the boot id of the worker that holds the job
+    attempt: int  # calls made before
+    provider: str
+    model: str
+    code: str  # why: of a failure, a retry, a failover or a lapse
+    after_s: float  # of a retry: the pause before it
+    outcome: str  # of a cancel: jobs.failures.CancelOutcome
+    reason: str  # of a deletion: jobs.maintenance.deletion.Reason
+    pictures: int  # images kept, or deleted
+    quoted_microcredits: int
+    held_microcredits: int
+    captured_microcredits: int
+    released_microcredits: int
+
+
 # The column ``orders.metadata``: the caller's own key-value pairs, by which task lists can be filtered.
 StoredMetadata = dict[str, str]

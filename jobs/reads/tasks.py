@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, TextClause, text
 
 from core.ids import is_id
-from jobs.documents import StoredRequest
+from jobs.documents import StepData, StoredRequest
 from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
 
 # PostgreSQL stores neither NUL nor an unpaired surrogate.
@@ -83,7 +83,7 @@ class Step:
     seq: int
     at: datetime
     type: str  # queued, started, waiting, retry, image, succeeded, failed, cancelled, ...
-    data: Mapping[str, Any]  # attempt, provider, wait_s, code, microcredits ... depending on the type
+    data: StepData
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+import jobs
 from jobs.dispatch import permits
+from jobs.documents import StepData
 from jobs.lifecycle import calls
 from jobs.lifecycle.end import END
 from jobs.lifecycle.park import PARK
@@ -47,3 +50,14 @@ def test_every_statement_that_records_an_outcome_writes_all_its_columns() -> Non
 
     assert columns(PARK.sql) == columns(calls.RECORD.sql)
     assert columns(PARK.sql) - columns(END.sql) == {"give_up_at"}
+
+
+def test_every_key_of_a_timeline_step_is_documented() -> None:
+    """What the statements of ``jobs`` put into ``job_events.data`` against ``StepData``."""
+    written: set[str] = set()
+    for source in Path(jobs.__path__[0]).rglob("*.py"):
+        for inserted in source.read_text(encoding="utf-8").split("INSERT INTO job_events")[1:]:
+            event = re.split(r"^\)|^SELECT|^\"\"\"", inserted, maxsplit=1, flags=re.MULTILINE)[0]
+            for data in event.split("jsonb_build_object(")[1:]:
+                written |= set(re.findall(r"'(\w+)',", re.split(r"\bFROM\b", data)[0]))
+    assert written == StepData.__annotations__.keys()
