@@ -186,10 +186,8 @@ def test_poison_messages_are_counted_and_dropped_and_the_worker_goes_on(
 
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(GONE_WITHIN_S) == 0
-    assert (client.llen("chatgpt2api"), client.hlen("unacked")) == (
-        0,
-        held,
-    )  # nothing was returned to the queue or left unacknowledged
+    # Nothing was returned to the queue or left unacknowledged.
+    assert (client.llen("chatgpt2api"), client.hlen("unacked")) == (0, held)
     again = fleet.ensure_worker(environ)
     job_id = engine.order(account, "after a restart").task.id
     fleet.eventually(lambda: ended(engine, [job_id]))
