@@ -170,7 +170,7 @@ def _new_job(account_id: str) -> NewJob:
         start_within_s=3600,
         unit_price_microcredits=PRICE,
         quoted_microcredits=PRICE,
-        request={"prompt": "a red kite over the sea", "n": 1},
+        request={"prompt": "a red kite over the sea", "n": 1, "size": {}, "params": {}, "normalised": {}},
         warnings=(),
         metadata={},
         inputs=(),

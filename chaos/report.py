@@ -45,7 +45,7 @@ class Report:
             "double submits": self.count("double"),
             "drift": self.count("drift"),
             "stuck": self.count("stuck"),
-            "pictures missing or broken": self.count("picture"),
+            "images missing or broken": self.count("picture"),
             "one key, two answers": self.count("idempotency"),
             "secrets in logs": self.count("secret"),
         }
@@ -85,7 +85,7 @@ class Report:
         table.add_row("ended", f"{sum(self.ended.values())} ({ended})")
         codes = ", ".join(f"{count} {code}" for code, count in sorted(self.failures.items()))
         table.add_row("failed because", codes or "-")
-        table.add_row("pictures fetched, hashes compared", str(self.images))
+        table.add_row("images fetched, hashes compared", str(self.images))
         for name, count in self.zeros().items():
             table.add_row(f"{name} (0)", f"[red]{count}[/]" if count else "0")
         return table

@@ -134,8 +134,8 @@ class Missing:
     """The upstream does not know the call: it never arrived, has expired, or is not visible yet."""
 
 
-class CancelOutcome(StrEnum):
-    """What a cancel achieved."""
+class UpstreamCancel(StrEnum):
+    """What an upstream did about a call that it was asked to cancel."""
 
     STOPPED = "stopped"  # confirmed: no image will be made
     UNSUPPORTED = "unsupported"  # this upstream cannot stop a call
@@ -169,7 +169,7 @@ class Provider(Protocol):
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
         """Look at many calls; the results by the calls' ids. Batched where the upstream can; raises nothing."""
 
-    def cancel(self, call: CallRef) -> CancelOutcome:
+    def cancel(self, call: CallRef) -> UpstreamCancel:
         """Ask the upstream to stop. Raises :class:`ProviderError` when the request failed."""
 
     def lookup(self, call: CallRef, since: datetime, order: UpstreamOrder) -> list[Accepted]:

@@ -14,6 +14,7 @@ import ctypes
 import os
 import signal
 import sys
+import warnings  # noqa: F401 - os.execvp imports it, when the new user may no longer read this Python's files
 from collections.abc import Sequence
 from typing import NoReturn
 

@@ -10,7 +10,7 @@ from jobs.execution.outcomes import CallOutcome
 from jobs.lifecycle import calls
 from jobs.reads.worker import LiveJob
 from jobs.states import Outcome
-from providers.base import CancelOutcome
+from providers.base import UpstreamCancel
 from providers.errors import ProviderError
 from providers.registry import UnknownCredentialError
 
@@ -41,7 +41,7 @@ def cancel_upstream(context: WorkerContext, call: Call) -> bool:
     """Ask the upstream to stop the call and return whether it confirmed. A failed request is only logged."""
     try:
         provider = context.registry.by_credential(call.credential_id)
-        return provider.cancel(call) is CancelOutcome.STOPPED
+        return provider.cancel(call) is UpstreamCancel.STOPPED
     except (ProviderError, UnknownCredentialError) as error:
         log.info("cancel_not_answered", call_id=call.id, error=str(error))
         return False

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from jobs.call import Call
+from jobs.failures import CancelOutcome
 from jobs.states import Outcome
 
 BACKOFF_FIRST_S = 2.0
@@ -84,7 +85,7 @@ class Fail:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    outcome: str
+    outcome: CancelOutcome
     charged: int  # images to pay for
 
 
@@ -234,6 +235,6 @@ def _decisive_code(calls: Sequence[Call]) -> str:
 
 def _cancelled(facts: Facts, kept: int) -> Cancel:
     if kept:
-        return Cancel("too_late", kept if facts.cancel_charge == "full" else 0)
+        return Cancel(CancelOutcome.TOO_LATE, kept if facts.cancel_charge == "full" else 0)
     lost = any(call.outcome in (Outcome.LOST, Outcome.TIMED_OUT) for call in facts.calls)
-    return Cancel("upstream_uncertain" if lost else "stopped_upstream", 0)
+    return Cancel(CancelOutcome.UPSTREAM_UNCERTAIN if lost else CancelOutcome.STOPPED_UPSTREAM, 0)

@@ -12,15 +12,16 @@ from core.db import Hot, Statement
 from core.ids import is_id
 from jobs import states
 from jobs.errors import JobNotFoundError
+from jobs.failures import CancelOutcome
 from jobs.lifecycle.end import cancelled, end
 from jobs.states import JobStatus, Signal
-
-CancelAnswer = Literal["freed_in_queue", "too_late", "stop_requested"]
 
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    outcome: CancelAnswer
+    """What the caller is answered; ``stop_requested``: the outcome follows with the job's end."""
+
+    outcome: CancelOutcome | Literal["stop_requested"]
     nudges: Sequence[Signal]
 
 
@@ -55,10 +56,10 @@ def cancel(
         raise JobNotFoundError("no such job")
     if row.status == JobStatus.QUEUED:
         made = bool(row.attempt and hot.scalar(IMAGES, {"id": job_id}))
-        outcome: CancelAnswer = "too_late" if made else "freed_in_queue"
+        outcome = CancelOutcome.TOO_LATE if made else CancelOutcome.FREED_IN_QUEUE
         done = end(hot, job_id, row.version, cancelled(outcome, charged=made and charge == "full"))
         return Cancellation(outcome, done.signals)
     if row.status in states.TERMINAL:
-        return Cancellation("too_late", [])
+        return Cancellation(CancelOutcome.TOO_LATE, [])
     hot.run(REQUEST, {"id": job_id})
     return Cancellation("stop_requested", [states.poll(row.provider), states.wake(job_id)])

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Running, UpstreamOrder
+from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamCancel, UpstreamOrder
 from providers.errors import Misconfigured, Uncertain
 
 
 class Unsearchable:
     """For an upstream that can neither stop a call nor search for one."""
 
-    def cancel(self, call: CallRef) -> CancelOutcome:  # noqa: ARG002
+    def cancel(self, call: CallRef) -> UpstreamCancel:  # noqa: ARG002
         """Always ``UNSUPPORTED``."""
-        return CancelOutcome.UNSUPPORTED
+        return UpstreamCancel.UNSUPPORTED
 
     def lookup(self, call: CallRef, since: datetime, order: UpstreamOrder) -> list[Accepted]:  # noqa: ARG002
         """Always empty."""

@@ -12,7 +12,8 @@ def submit() -> Response:
     return call.answer(work(order, fate))           # perhaps spoilt
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from flask import Blueprint, Response, jsonify
@@ -87,11 +88,23 @@ class Call:
     def accept(self, prompt: str = "", *, key: str = "") -> Script:
         """Count the work as taken on, which is when it is paid for; returns the faults of its outcome.
 
-        A ``refuse`` that ``begin`` was told to take in is among them. ``prompt`` and ``key`` are what is counted where
+        A refusal that ``begin`` was told to take is among them. ``prompt`` and ``key`` are what is counted where
         that differs from what the faults were asked for.
         """
         self.count_accepted(prompt, key=key)
         return self.outcome()
+
+    def work(self, prompt: str = "", *, key: str = "") -> Script:
+        """``accept`` for work that the caller waits for: returns when it is done, never where ``never`` is scripted."""
+        fate = self.accept(prompt, key=key)
+        self.wait(fate)
+        return fate
+
+    def wait(self, fate: Script) -> None:
+        """Take as long as the work does; with ``never``, until the caller hangs up."""
+        if fate.get("never"):
+            misbehave.wait_for_hang_up(misbehave.HANG_S)
+        time.sleep(current_state().latency_s(fate, self.prompt))
 
     def count_accepted(self, prompt: str = "", *, key: str = "") -> None:
         """The counting half of ``accept``, for work that may still be refused once its outcome is known."""
@@ -101,7 +114,7 @@ class Call:
     def outcome(self) -> Script:
         """The faults of the work's outcome, without counting it. Asking counts their ``times=``: ask once."""
         fate = current_state().script(self.provider, OUTCOME, self.prompt, self.key)
-        taken_in = tuple(fault for fault in self.script.faults if fault.name == "refuse" and not fault.accepts)
+        taken_in = tuple(fault for fault in self.script.faults if fault.answers and not fault.accepts)
         return Script((*taken_in, *fate.faults))
 
     def answer(self, good: Response) -> Response:
@@ -126,15 +139,24 @@ class Calls:
             self.provider, key=key or prompt_hash(prompt), prompt=prompt, request_id=request_id
         )
 
-    def begin(self, place: str, prompt: str = "", key: str = "", *, takes_refused: bool = False) -> Call:
+    def begin(
+        self,
+        place: str,
+        prompt: str = "",
+        key: str = "",
+        *,
+        taking: Collection[str] = (),
+        takes_refused: bool = False,
+    ) -> Call:
         """Ask for the faults of this call; leaves the view with the answer of a scripted refusal.
 
-        ``place`` is one of ``markers.PLACES``. ``takes_refused``: this upstream takes a refused prompt on and fails it
-        later, so ``refuse`` goes on to the outcome. Raises Instead and UnknownFault.
+        ``place`` is one of ``markers.PLACES``. ``taking`` names the refusals that this upstream takes on as work and
+        fails later (``refuse``, ``quota``), so that they go on to the outcome; ``takes_refused`` is ``refuse`` among
+        them. Raises Instead and UnknownFault.
         """
         script = current_state().script(self.provider, place, prompt, key)
         refusal = script.refusal
-        if refusal is not None and not (takes_refused and refusal.name == "refuse"):
+        if refusal is not None and refusal.name not in (*taking, *(("refuse",) if takes_refused else ())):
             raise Instead(misbehave.instead(refusal, self.error_for))
         return Call(self.provider, prompt, key, script, self.error_for)
 

@@ -11,11 +11,10 @@ No thread works on a task; fifty thousand in flight cost their memory and nothin
         def interrupted(self, task: Job) -> Ending:
             return Ending("failed", "the process ended")
 
-    job = store.put(Job(
-        number=..., owner=keys.owner_of(key), prompt=order.prompt, fate=fate, ending=ending_for(fate),
-        created_s=store.now(), lasts_s=store.latency_s(fate, order.prompt), kept_s=outcomes.kept_s(600, fate),
-        order=order,
-    ))
+    job = store.start(
+        Job, number=..., owner=keys.owner_of(key), prompt=order.prompt, fate=fate, ending=ending_for(fate),
+        retention_s=600, order=order,
+    )
     standing = job.standing(store.now())        # standing.status, .shown, .since_s, .share, .ending
 
 The faults of an outcome that shape the course are handled here: ``latency``, ``never``, ``backwards``, ``flip`` (where
@@ -32,7 +31,8 @@ from sandbox.bounded import BoundedStore
 from sandbox.drawing.images import Recipe
 from sandbox.faults import Script
 from sandbox.markers import Fault
-from sandbox.state import State
+from sandbox.plumbing import outcomes
+from sandbox.state import State, current_state
 
 BYTES_MAX = 256 * 2**20
 FLIPS_AFTER_S = 1.0
@@ -50,6 +50,7 @@ class Ending:
 
 
 E = TypeVar("E", bound=Ending)
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,12 @@ class TaskStore(Generic[T]):
         now = self.now()
         return sum(task.break_off(now, self.interrupted(task)) for task in self.tasks.values())
 
+    def lose_all(self) -> int:
+        """Delete every task, as a restart does where work is kept in memory; returns how many had not ended."""
+        lost = len(self.unfinished())
+        self.tasks.clear()
+        return lost
+
     def now(self) -> float:
         """Seconds since 1970, on the sandbox's clock."""
         return self.state.clock.now()
@@ -236,6 +243,22 @@ class TaskStore(Generic[T]):
         """Keep a new task."""
         self.tasks.put(self.key_of(task.owner, task.number), task)
         return task
+
+    def start(
+        self, kind: Callable[..., T], *, prompt: str, fate: Script, retention_s: float = FOREVER_S, **facts: Any
+    ) -> T:
+        """Keep a new task of ``kind``, of no owner where ``facts`` name none, and return it.
+
+        It is created now, lasts as long as its work takes, and is kept for ``retention_s`` unless ``fate`` says
+        otherwise; ``facts`` are its other fields, and may set these three themselves.
+        """
+        course = {
+            "owner": "",
+            "created_s": self.now(),
+            "lasts_s": self.latency_s(fate, prompt),
+            "kept_s": outcomes.kept_s(retention_s, fate),
+        }
+        return self.put(kind(prompt=prompt, fate=fate, **(course | facts)))
 
     def add(self, owner: str, number: str, make: Callable[[], T]) -> tuple[T, bool]:
         """The living task of this number and False, else what ``make`` returns and True."""
@@ -268,3 +291,8 @@ class TaskStore(Generic[T]):
         """A result file by its path, while it is there."""
         found = self.files.get(path)
         return found if found is not None and found.is_there(self.now()) else None
+
+
+def store_of(name: str, kind: type[S]) -> Callable[[], S]:
+    """A function that returns the store of the emulator ``name`` in the sandbox that serves the current request."""
+    return lambda: current_state().store(name, kind)

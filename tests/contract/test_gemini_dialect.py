@@ -14,7 +14,7 @@ from google.genai import errors, types
 from PIL import Image
 
 from providers import registry
-from providers.base import CallRef, CancelOutcome, Finished, InputImage, UpstreamOrder
+from providers.base import CallRef, Finished, InputImage, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Model, Recovery
 from providers.catalog.size_rules import AspectRatioRule, ResolutionRule
@@ -354,7 +354,7 @@ def test_a_lost_call_cannot_be_asked_about(sandbox: Sandbox, provider: Gemini) -
     lost = CallRef("call_1", "key-1", FLASH)
     with pytest.raises(Uncertain):
         provider.check(lost)
-    assert provider.cancel(lost) is CancelOutcome.UNSUPPORTED
+    assert provider.cancel(lost) is UpstreamCancel.UNSUPPORTED
     assert CATALOG.providers["gemini"].recovery is Recovery.NEVER
     assert sandbox.counts().get("gemini", {"requests": 0})["requests"] == 0
 

@@ -18,7 +18,7 @@ from listening import listening
 from PIL import Image
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Running, UpstreamOrder
+from providers.base import Accepted, CallRef, Finished, InputImage, Running, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Recovery
 from providers.errors import (
@@ -237,7 +237,7 @@ def test_a_task_is_followed_to_its_end(sandbox: Sandbox, model: str, steps: list
         assert ours.check(call) == Running(step=step)
         sandbox.advance_clock(30)
     assert isinstance(ours.check_many([call])["call"], Finished)
-    assert ours.cancel(call) is CancelOutcome.UNSUPPORTED
+    assert ours.cancel(call) is UpstreamCancel.UNSUPPORTED
 
 
 def test_an_id_of_the_mapping_is_asked_for_once(sandbox: Sandbox) -> None:

@@ -15,7 +15,7 @@ from listening import listening
 from PIL import Image
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
+from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Recovery
 from providers.errors import BadCredentials, Failed, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
@@ -302,12 +302,12 @@ def test_a_job_is_followed_to_its_end_and_its_result_can_be_read_later(sandbox: 
     assert ours.check(call) == Running(step="queued")
     sandbox.advance_clock(30)
     assert ours.check(call) == Running(step="generating")
-    assert ours.cancel(call) is CancelOutcome.UNSUPPORTED
+    assert ours.cancel(call) is UpstreamCancel.UNSUPPORTED
     sandbox.advance_clock(31)
     done = ours.check_many([call])["call"]
     assert isinstance(done, Finished)
     assert [ours.download(image.url or "") for image in done.images] == [image.data for image in done.images]
-    assert ours.cancel(call) is CancelOutcome.TOO_LATE
+    assert ours.cancel(call) is UpstreamCancel.TOO_LATE
     sandbox.advance_clock(601)
     with pytest.raises(Failed) as gone:
         ours.check(call)
@@ -319,7 +319,7 @@ def test_a_job_is_followed_to_its_end_and_its_result_can_be_read_later(sandbox: 
 def test_a_waiting_job_can_be_stopped(sandbox: Sandbox) -> None:
     ours = provider(sandbox, run_async=True)
     call = call_of(ours.submit(order(prompt="a kite [sandbox:latency=60]"), dedupe_key="k"))
-    assert ours.cancel(call) is CancelOutcome.STOPPED
+    assert ours.cancel(call) is UpstreamCancel.STOPPED
     with pytest.raises(Failed):
         ours.check(call)
 

@@ -20,7 +20,7 @@ from PIL import Image
 from replicate.exceptions import ModelError, ReplicateError
 from replicate.webhook import Webhooks, WebhookSigningSecret
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, ResultImage, Running, UpstreamOrder
+from providers.base import Accepted, CallRef, Finished, InputImage, ResultImage, Running, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -374,7 +374,7 @@ def test_progress_an_unknown_word_and_a_cancel(emulator: Sandbox) -> None:
     said = provider.check(call)
     assert isinstance(said, Running)
     assert said.progress == 0.5
-    assert provider.cancel(call) == CancelOutcome.STOPPED
+    assert provider.cancel(call) == UpstreamCancel.STOPPED
     with pytest.raises(Failed) as caught:
         provider.check(call)
     assert caught.value.code == "upstream_cancelled"
@@ -391,7 +391,7 @@ def test_a_deadline_at_the_upstream_bounds_what_is_lost(emulator: Sandbox) -> No
 
 def test_a_cancel_of_what_has_ended_comes_too_late(emulator: Sandbox) -> None:
     provider = adapter(emulator)
-    assert provider.cancel(ref(provider.submit(order(), dedupe_key="k"))) == CancelOutcome.TOO_LATE
+    assert provider.cancel(ref(provider.submit(order(), dedupe_key="k"))) == UpstreamCancel.TOO_LATE
 
 
 def test_after_an_hour_the_result_is_lost_and_not_bought_again(emulator: Sandbox) -> None:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from providers import registry
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
+from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Model, ParamSpec
 from providers.catalog.size_rules import AspectRatioRule, PaddingRule
@@ -340,7 +340,7 @@ def test_a_call_without_an_id_cannot_be_asked_about(sandbox: Sandbox, provider: 
     lost = CallRef("call_1", "key-1", "stable-image-core")
     with pytest.raises(Uncertain):
         provider.check(lost)
-    assert provider.cancel(lost) is CancelOutcome.UNSUPPORTED
+    assert provider.cancel(lost) is UpstreamCancel.UNSUPPORTED
     assert sandbox.counts().get("stability", {"requests": 0})["requests"] == 0
 
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from providers import registry
-from providers.base import CallRef, CancelOutcome, Finished, InputImage, UpstreamOrder
+from providers.base import CallRef, Finished, InputImage, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Model, Recovery
 from providers.catalog.size_rules import AspectRatioRule
@@ -312,7 +312,7 @@ def test_a_lost_call_cannot_be_asked_about(sandbox: Sandbox, provider: Xai) -> N
     lost = CallRef("call_1", "key-1", FIRST)
     with pytest.raises(Uncertain):
         provider.check(lost)
-    assert provider.cancel(lost) is CancelOutcome.UNSUPPORTED
+    assert provider.cancel(lost) is UpstreamCancel.UNSUPPORTED
     assert CATALOG.providers["xai"].recovery is Recovery.NEVER
     assert sandbox.counts().get("xai", {"requests": 0})["requests"] == 0
 

@@ -27,7 +27,7 @@ from jobs.reads import worker
 from jobs.states import Nudge, Outcome, Signal
 from jobs.submission.order import ReferenceImage
 from providers import registry
-from providers.base import Accepted, CancelOutcome, Finished
+from providers.base import Accepted, Finished, UpstreamCancel
 from providers.catalog.catalog import UnknownModelError
 from sandbox.testing import Sandbox
 from storage.local import LocalStore
@@ -463,7 +463,7 @@ def test_a_call_stopped_by_the_upstream_is_free(
     engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [adapter] = engine.context.registry.of("chatgpt2api")
-    monkeypatch.setattr(adapter, "cancel", lambda call: CancelOutcome.STOPPED)
+    monkeypatch.setattr(adapter, "cancel", lambda call: UpstreamCancel.STOPPED)
     job_id = engine.order(account, "on [sandbox:never]", n=2).task.id
     engine.run(job_id)
     cancel(engine, account, job_id)

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
+from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Model, ParamSpec
 from providers.errors import (
@@ -497,6 +497,6 @@ def test_text_streams_from_the_openai_shaped_route(gateway: Gateway) -> None:
 
 def test_there_is_no_cancel_and_no_search(gateway: Gateway) -> None:
     provider = gateway.provider()
-    assert provider.cancel(call()) == CancelOutcome.UNSUPPORTED
+    assert provider.cancel(call()) == UpstreamCancel.UNSUPPORTED
     assert provider.credential_id == "chatgpt2api/default"
     assert "topsecret" not in repr(provider)

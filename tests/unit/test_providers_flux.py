@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
+from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -426,7 +426,7 @@ def test_a_call_that_never_got_an_id_is_not_called_missing(server: Server) -> No
     assert caught.value.code == "upstream_cannot_look"
     assert isinstance(provider.check_many([lost])[lost.id], Uncertain)
     assert provider.lookup(lost, datetime.now(UTC), order()) == []
-    assert provider.cancel(lost) == CancelOutcome.UNSUPPORTED
+    assert provider.cancel(lost) == UpstreamCancel.UNSUPPORTED
     assert server.asked == []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from providers.base import CancelOutcome, InputImage, Running, UpstreamOrder
+from providers.base import InputImage, Running, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -342,14 +342,14 @@ def test_only_what_is_said_of_the_job_ends_it(seen: HttpResponse, error: type[Pr
 @pytest.mark.parametrize(
     ("seen", "outcome"),
     [
-        (job("cancelled"), CancelOutcome.STOPPED),
-        (job("completed"), CancelOutcome.TOO_LATE),
-        (answer(409, {"error": "job is generating"}), CancelOutcome.UNSUPPORTED),
-        (answer(404, {"error": "job not found"}), CancelOutcome.TOO_LATE),
-        (answer(410, {"error": "job expired"}), CancelOutcome.TOO_LATE),
+        (job("cancelled"), UpstreamCancel.STOPPED),
+        (job("completed"), UpstreamCancel.TOO_LATE),
+        (answer(409, {"error": "job is generating"}), UpstreamCancel.UNSUPPORTED),
+        (answer(404, {"error": "job not found"}), UpstreamCancel.TOO_LATE),
+        (answer(410, {"error": "job expired"}), UpstreamCancel.TOO_LATE),
     ],
 )
-def test_what_a_cancel_achieves(seen: HttpResponse, outcome: CancelOutcome) -> None:
+def test_what_a_cancel_achieves(seen: HttpResponse, outcome: UpstreamCancel) -> None:
     assert answers.read_cancel(seen) is outcome
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers.base import CallRef, CancelOutcome, Finished, InputImage, UpstreamOrder
+from providers.base import CallRef, Finished, InputImage, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     ContentRefused,
@@ -261,7 +261,7 @@ def test_a_synchronous_call_is_never_reported_missing(server: Server) -> None:
     with pytest.raises(Uncertain):
         provider.check(call)
     assert isinstance(provider.check_many([call])["call-1"], Uncertain)
-    assert provider.cancel(call) == CancelOutcome.UNSUPPORTED
+    assert provider.cancel(call) == UpstreamCancel.UNSUPPORTED
     assert provider.lookup(call, datetime.now(UTC), order()) == []
     assert server.asked == []
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, Missing, Running, UpstreamOrder
+from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Recovery
 from providers.errors import (
@@ -478,11 +478,11 @@ def test_an_answer_about_another_prediction_does_not_count(server: Server) -> No
 @pytest.mark.parametrize(
     ("status", "word", "outcome"),
     [
-        (200, "canceled", CancelOutcome.STOPPED),
-        (200, "aborted", CancelOutcome.STOPPED),
-        (200, "succeeded", CancelOutcome.TOO_LATE),
-        (200, "failed", CancelOutcome.TOO_LATE),
-        (422, "", CancelOutcome.TOO_LATE),
+        (200, "canceled", UpstreamCancel.STOPPED),
+        (200, "aborted", UpstreamCancel.STOPPED),
+        (200, "succeeded", UpstreamCancel.TOO_LATE),
+        (200, "failed", UpstreamCancel.TOO_LATE),
+        (422, "", UpstreamCancel.TOO_LATE),
         (200, "processing", NotRun),
         (404, "", NotRun),
         (401, "", NotRun),
@@ -491,7 +491,7 @@ def test_an_answer_about_another_prediction_does_not_count(server: Server) -> No
 )
 def test_only_a_confirmed_cancel_has_stopped_anything(server: Server, status: int, word: str, outcome: Any) -> None:
     server.will(status, id="p1", status=word)
-    if isinstance(outcome, CancelOutcome):
+    if isinstance(outcome, UpstreamCancel):
         assert server.provider().cancel(call()) == outcome
         return
     with pytest.raises(outcome):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from providers.base import Accepted, CallRef, CancelOutcome, Finished, InputImage, ResultImage, Running, UpstreamOrder
+from providers.base import Accepted, CallRef, Finished, InputImage, ResultImage, Running, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -507,7 +507,7 @@ def test_a_paid_call_never_uses_a_connection_that_waits_to_be_closed(servers: tu
 
 def test_there_is_no_way_to_stop_a_task_and_no_text_model() -> None:
     idle = WaveSpeed(Config(api_key=SecretStr("k")))
-    assert idle.cancel(CallRef("c", "k", "qwen-image")) == CancelOutcome.UNSUPPORTED
+    assert idle.cancel(CallRef("c", "k", "qwen-image")) == UpstreamCancel.UNSUPPORTED
     with pytest.raises(Misconfigured):
         idle.stream_text([], temperature=0.5)
 

@@ -485,6 +485,43 @@ def test_the_synchronous_route_has_codes(client, marker, status, code):
     assert (answer.status_code, answer.json["error"]["code"]) == (status, code)
 
 
+@pytest.mark.parametrize("n", ["2", 2.0, 2.9, " 2 "])
+def test_the_synchronous_route_reads_a_count_as_the_server_does(client, n):
+    client.put("/control/settings", json={"latency_s": 0})
+    answer = client.post("/c2a/v1/images/generations", json={"prompt": "a red kite", "n": n}, headers=KEY)
+    assert len(answer.json["data"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("n", "kind"),
+    [
+        ("two", "int_parsing"),
+        (None, "int_parsing"),
+        ([2], "int_parsing"),
+        ("0", "greater_than_equal"),
+        (5.5, "less_than_equal"),
+    ],
+)
+def test_the_synchronous_route_says_what_is_wrong_with_a_count(client, n, kind):
+    answer = client.post("/c2a/v1/images/generations", json={"prompt": "a red kite", "n": n}, headers=KEY)
+    (error,) = answer.json["detail"]
+    assert (answer.status_code, error["type"], error["loc"], error["input"]) == (422, kind, ["body", "n"], n)
+
+
+def test_an_empty_pool_at_a_check_is_told_in_openais_envelope(client):
+    submit(client, prompt="a red kite [sandbox:quota at=check]")
+    answer = client.get(f"{TASKS}?ids=t1", headers=KEY)
+    assert (answer.status_code, answer.json["error"]["code"]) == (429, "insufficient_quota")
+
+
+def test_a_scripted_429_names_the_pool_on_the_synchronous_routes_alone(client):
+    body = {"prompt": "x [sandbox:429]"}
+    error = client.post("/c2a/v1/images/generations", json=body, headers=KEY).json["error"]
+    assert (error["code"], error["message"]) == ("rate_limit_exceeded", "no available image quota")
+    refused = submit(client, **body)
+    assert refused.json["detail"]["error"] == "scripted by the sandbox: HTTP 429"
+
+
 def test_chat_streams_a_fuller_prompt_of_the_users_words(client):
     body = {"model": "gpt-5.5", "stream": True, "messages": [{"role": "user", "content": "a red kite"}]}
     answer = client.post("/c2a/v1/chat/completions", json=body, headers=KEY)

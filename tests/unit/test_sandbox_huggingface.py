@@ -130,3 +130,10 @@ def test_a_limit_tells_the_time_until_its_reset(client):
     assert "RateLimit" not in post(client, FAL, prompt="a kite [sandbox:429 retry_after=3]").headers
     loading = client.post(HF, json={"inputs": "a kite [sandbox:503]"}, headers=KEY)
     assert loading.get_json()["estimated_time"] == 20.0
+
+
+def test_a_missing_file_is_counted_and_meets_the_faults_of_a_download(client):
+    rule = {"provider": "huggingface", "route": "download", "faults": "503", "count": 1}
+    assert client.post("/control/faults", json=rule).status_code == 201
+    assert [client.get("/huggingface/cdn/none.png").status_code for _look in range(2)] == [503, 404]
+    assert client.get("/control/counts").get_json()["huggingface"]["downloads"] == 2

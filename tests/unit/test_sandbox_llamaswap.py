@@ -195,3 +195,10 @@ def test_what_is_loaded_shows(client):
     assert client.get("/llamaswap/running").get_json() == {"running": []}
     assert client.get(f"/llamaswap{JOBS}/capabilities").get_json()["features"]["cancel_generating"] is False
     assert client.get("/llamaswap/v1/images/variations").data == b"404 page not found\n"
+
+
+def test_a_look_at_an_unknown_job_meets_the_faults_of_a_check(client):
+    rule = {"provider": "llamaswap", "route": "check", "faults": "503", "count": 1}
+    assert client.post("/control/faults", json=rule).status_code == 201
+    assert [client.get(f"/llamaswap{JOBS}/jobs/none").status_code for _look in range(2)] == [503, 404]
+    assert client.get("/control/counts").get_json()["llamaswap"]["checks"] == 2

@@ -2,15 +2,18 @@
 
 import base64
 import io
+import time
 
 import pytest
 from flask import Response
 from PIL import Image
 
+from sandbox import misbehave
 from sandbox.drawing.images import Recipe
 from sandbox.faults import Script
 from sandbox.markers import parse
 from sandbox.plumbing import outcomes
+from sandbox.plumbing.bodies import json_object
 from sandbox.plumbing.calls import Calls, WireError, json_answer, new_blueprint
 from sandbox.plumbing.inputs import BadInput, image_in_base64, image_in_data_url
 from sandbox.settings import Settings
@@ -30,11 +33,22 @@ class ApiError(WireError):
         return json_answer({"oops": str(self)}, 418, X_Kind="teapot")
 
 
+def broken(error: ValueError) -> ApiError:
+    return ApiError(f"broken: {error.args[0][:9]}")
+
+
 @pytest.fixture
 def client():
     """An app with one more emulator, whose submit takes on what is refused where ``later`` is asked."""
     calls = Calls("mill", lambda fault: json_answer({"said": fault.name}, fault.status or 400))
     blueprint = new_blueprint("mill", bad_marker=ApiError)
+
+    def patient(prompt: str) -> Response:
+        outcome = calls.begin("submit", prompt, taking=("quota",)).work()
+        return json_answer({"fate": [fault.name for fault in outcome.faults]})
+
+    def body() -> Response:
+        return json_answer(json_object(wrong_type=ApiError("type"), broken=broken, no_object=ApiError("object")))
 
     def submit(prompt: str, later: str) -> Response:
         calls.count_submit(prompt)
@@ -43,6 +57,8 @@ def client():
         return call.answer(json_answer({"fate": [fault.name for fault in outcome.faults]}))
 
     blueprint.add_url_rule("/<prompt>/<later>", "submit", submit)
+    blueprint.add_url_rule("/patient/<prompt>", "patient", patient)
+    blueprint.add_url_rule("/body", "body", body, methods=["POST"])
     app = create_app(Settings())
     app.register_blueprint(blueprint, url_prefix="/mill")
     return app.test_client()
@@ -69,6 +85,39 @@ def test_a_refused_prompt_may_be_taken_on_and_fail_later(client):
     assert client.get("/mill/x [sandbox:refuse, never]/later").get_json() == {"fate": ["refuse", "never"]}
     assert client.get("/mill/x [sandbox:500]/later").status_code == 500
     assert counted(client) == (2, 1)
+
+
+def test_only_the_refusals_named_are_taken_on(client):
+    taken = client.get("/mill/patient/x [sandbox:quota, latency=0]")
+    assert taken.get_json() == {"fate": ["quota", "latency"]}
+    assert client.get("/mill/patient/x [sandbox:refuse, latency=0]").get_json() == {"said": "refuse"}
+
+
+def test_work_that_is_waited_for_takes_its_time(client):
+    begun = time.monotonic()
+    assert client.get("/mill/patient/x [sandbox:latency=0.3]").get_json() == {"fate": ["latency"]}
+    assert time.monotonic() - begun >= 0.3
+    assert counted(client) == (0, 1)
+
+
+def test_work_that_never_ends_is_waited_for_until_the_caller_hangs_up(client, monkeypatch):
+    monkeypatch.setattr(misbehave, "HANG_S", 0.3)
+    begun = time.monotonic()
+    client.get("/mill/patient/x [sandbox:never, latency=0]")
+    assert time.monotonic() - begun >= 0.3
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        (b'{"a": 1}', "application/json", {"a": 1}),
+        (b'{"a": 1}', "text/plain", {"oops": "type"}),
+        (b"{", "application/json", {"oops": "broken: Expecting"}),
+        (b"[1]", "application/json", {"oops": "object"}),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused_in_the_emulators_words(client, body, kind, said):
+    assert client.post("/mill/body", data=body, content_type=kind).get_json() == said
 
 
 def test_the_answer_to_accepted_work_may_be_spoilt(client):

@@ -133,6 +133,23 @@ def test_a_restart_breaks_off_the_unfinished(store, clock):
     assert store.find("me", "short").standing(store.now()).ending == DONE
 
 
+def test_a_new_task_has_its_course_from_its_outcome(store):
+    fate = Script(parse("latency=3, expire=7"))
+    task = store.start(Job, number="a", prompt="a kite", fate=fate, ending=DONE, retention_s=50)
+    assert (task.owner, task.created_s, task.lasts_s, task.kept_s) == ("", 1000.0, 3.0, 7.0)
+    assert store.find_any("a") is task
+    other = store.start(
+        Job, number="b", prompt="a kite", fate=Script(), ending=DONE, retention_s=50, owner="me", lasts_s=0.5
+    )
+    assert (other.owner, other.lasts_s, other.kept_s) == ("me", 0.5, 50)
+
+
+def test_a_store_may_lose_its_tasks(store):
+    store.put(job(number="done", lasts_s=0))
+    store.put(job(number="at work"))
+    assert (store.lose_all(), store.find("me", "done"), store.unfinished()) == (1, None, [])
+
+
 def test_a_known_number_is_not_made_again_while_it_lives(store, clock):
     assert store.add("me", "a", job)[1]
     first = store.find("me", "a")

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Running, UpstreamOrder
+from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamCancel, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Misconfigured, RequestRefused, Uncertain
 from providers.http.client import HttpResponse, WireRequest
@@ -245,10 +245,10 @@ class LlamaSwap(UpstreamAccount[Config], OneAnswer):
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
         return check_each(self.check, calls)  # section 5: no look at many
 
-    def cancel(self, call: CallRef) -> CancelOutcome:
+    def cancel(self, call: CallRef) -> UpstreamCancel:
         """Stop a waiting job; neither a running one nor a synchronous call can be stopped. Raises: ProviderError."""
         if call.poll_url is None:
-            return CancelOutcome.UNSUPPORTED
+            return UpstreamCancel.UNSUPPORTED
         return answers.read_cancel(self._send(WireRequest("POST", f"{call.poll_url}/cancel"), CHECK_TOTAL_S))
 
     def download(self, url: str) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from providers.base import Accepted, CancelOutcome, Finished, ResultImage, Running
+from providers.base import Accepted, Finished, ResultImage, Running, UpstreamCancel
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from providers.http.client import HttpResponse
 from providers.shared import results
@@ -136,13 +136,13 @@ def unreachable(error: ProviderError) -> NotRun:
     return NotRun("result_unreachable", error.detail)
 
 
-def read_cancel(answer: HttpResponse) -> CancelOutcome:
+def read_cancel(answer: HttpResponse) -> UpstreamCancel:
     """What a cancel achieved (section 5). Raises: NotRun when the request failed."""
     body = json_object(answer.body) or {}
     if answer.status == 200 and body.get("status") == "cancelled":
-        return CancelOutcome.STOPPED
+        return UpstreamCancel.STOPPED
     if answer.status == 409 and "src" not in body:
-        return CancelOutcome.UNSUPPORTED
+        return UpstreamCancel.UNSUPPORTED
     if answer.status == 200 or _gone(answer, body):
-        return CancelOutcome.TOO_LATE
+        return UpstreamCancel.TOO_LATE
     raise as_not_run(classify(answer))

@@ -20,12 +20,12 @@ from pydantic import SecretStr, field_validator
 from providers.base import (
     Accepted,
     CallRef,
-    CancelOutcome,
     CheckResult,
     Finished,
     InputImage,
     Missing,
     Running,
+    UpstreamCancel,
     UpstreamOrder,
 )
 from providers.configured import value_of
@@ -157,17 +157,17 @@ class Replicate(UpstreamAccount[Config], WithoutText):
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
         return check_each(self.check, calls)
 
-    def cancel(self, call: CallRef) -> CancelOutcome:
+    def cancel(self, call: CallRef) -> UpstreamCancel:
         """Cancel (section 5). Only a prediction that says so itself counts as stopped. Raises: NotRun, Uncertain."""
         request = build_cancel(_known_id(call))
         answer = self._session.send(request, total_s=LOOK_TOTAL_S, max_bytes=MAX_ANSWER_BYTES)
         if answer.status in {400, 409, 422}:
-            return CancelOutcome.TOO_LATE  # the answer to a cancel of an ended prediction is not documented
+            return UpstreamCancel.TOO_LATE  # the answer to a cancel of an ended prediction is not documented
         match prediction_in(answer, _known_id(call)).get("status"):
             case "canceled" | "aborted":
-                return CancelOutcome.STOPPED
+                return UpstreamCancel.STOPPED
             case "succeeded" | "failed":
-                return CancelOutcome.TOO_LATE
+                return UpstreamCancel.TOO_LATE
         raise NotRun("upstream_broken_answer", "the cancel is not confirmed")
 
     def lookup(self, call: CallRef, since: datetime, order: UpstreamOrder) -> list[Accepted]:  # noqa: ARG002

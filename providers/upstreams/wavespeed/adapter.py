@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr, field_validator
 
-from providers.base import Accepted, CallRef, CancelOutcome, CheckResult, Finished, Missing, Running, UpstreamOrder
+from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamCancel, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from providers.http.client import WireRequest
@@ -115,9 +115,9 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
         return check_each(self.check, calls)  # section 4: no status call for several
 
-    def cancel(self, call: CallRef) -> CancelOutcome:  # noqa: ARG002
+    def cancel(self, call: CallRef) -> UpstreamCancel:  # noqa: ARG002
         """Never: no client and no page of the docs has a way (section 2)."""
-        return CancelOutcome.UNSUPPORTED
+        return UpstreamCancel.UNSUPPORTED
 
     def lookup(self, call: CallRef, since: datetime, order: UpstreamOrder) -> list[Accepted]:  # noqa: ARG002
         """Tasks of the history that may be this call.

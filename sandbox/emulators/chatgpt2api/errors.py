@@ -10,23 +10,22 @@ from flask import Response, request
 
 from sandbox.markers import Fault
 from sandbox.plumbing.calls import WireError, json_answer
+from sandbox.plumbing.pydantic_words import said_of
 from sandbox.plumbing.validation import Problem, load_yaml
 
 PREFIX = "/c2a"
 DATA: Mapping[str, Any] = load_yaml(__file__, "data.yaml")
+_NO_QUOTA = "no available image quota"
 _KINDS_AND_CODES = {
     401: ("authentication_error", "invalid_api_key"),
     429: ("rate_limit_exceeded", "rate_limit_exceeded"),
 }
-# By JSON Schema keyword: pydantic's type of the error, its text, and the name of the limit in its context.
-_PYDANTIC: Mapping[str, tuple[str, str, str]] = {
-    "required": ("missing", "Field required", ""),
-    "additionalProperties": ("extra_forbidden", "Extra inputs are not permitted", ""),
-    "minLength": ("string_too_short", "String should have at least {} character", "min_length"),
-    "minimum": ("greater_than_equal", "Input should be greater than or equal to {}", "ge"),
-    "maximum": ("less_than_equal", "Input should be less than or equal to {}", "le"),
-}
-_TYPES = {"integer": ("int_type", "integer"), "number": ("float_type", "number")}
+# By JSON Schema keyword: the name of its limit in the context of an error.
+_LIMITS = {"minLength": "min_length", "minimum": "ge", "maximum": "le"}
+
+
+def _is_v1() -> bool:
+    return request.path.startswith(f"{PREFIX}/v1/")
 
 
 class ApiError(WireError):
@@ -37,9 +36,9 @@ class ApiError(WireError):
         usual = _KINDS_AND_CODES.get(status, ("invalid_request_error", None))
         self.status, (self.kind, self.code) = status, (kind, code) if kind else usual
 
-    def response(self) -> Response:
-        """The answer."""
-        if not request.path.startswith(f"{PREFIX}/v1/"):
+    def response(self, *, as_v1: bool = False) -> Response:
+        """The answer; ``as_v1`` in OpenAI's envelope whatever the route."""
+        if not (as_v1 or _is_v1()):
             return json_answer({"detail": {"error": str(self)}}, self.status)
         error = {"message": str(self), "type": self.kind, "param": None, "code": self.code}
         return json_answer({"error": error}, self.status)
@@ -65,13 +64,11 @@ def invalid_body(kind: str, text: str, given: object, *place: int, **context: ob
 
 def entry_of(problem: Problem, document: Mapping[str, Any]) -> dict[str, Any]:
     """A field that does not fit, for a SchemaError."""
-    given = document if problem.keyword == "required" else problem.value
-    if problem.keyword == "type":
-        kind, word = _TYPES.get(str(problem.limit), ("string_type", "string"))
-        return {"type": kind, "loc": ["body", *problem.path], "msg": f"Input should be a valid {word}", "input": given}
-    kind, text, name = _PYDANTIC[problem.keyword]
-    entry = {"type": kind, "loc": ["body", *problem.path], "msg": text.format(problem.limit), "input": given}
-    return entry | ({"ctx": {name: problem.limit}} if name else {})
+    given = document if problem.keyword == "required" else document[problem.top]
+    kind, text = said_of(problem)
+    kind = "int_parsing" if kind == "int_type" else kind  # a count may come as a text
+    entry = {"type": kind, "loc": ["body", *problem.path], "msg": text, "input": given}
+    return entry | ({"ctx": {_LIMITS[problem.keyword]: problem.limit}} if problem.keyword in _LIMITS else {})
 
 
 def sync_failure(end: str, text: str) -> ApiError:
@@ -81,7 +78,7 @@ def sync_failure(end: str, text: str) -> ApiError:
 
 def no_quota() -> ApiError:
     """429: the pool is empty."""
-    return sync_failure("quota", "no available image quota")
+    return sync_failure("quota", _NO_QUOTA)
 
 
 def for_fault(fault: Fault) -> Response:
@@ -89,6 +86,7 @@ def for_fault(fault: Fault) -> Response:
     if fault.name == "refuse":
         return ApiError(*DATA["refusals"].get(fault.value, DATA["refusals"][""])).response()
     if fault.name == "quota":
-        return no_quota().response()
+        return no_quota().response(as_v1=True)
     status = fault.status or 500
-    return ApiError(f"scripted by the sandbox: HTTP {status}", status).response()
+    text = _NO_QUOTA if status == 429 and _is_v1() else f"scripted by the sandbox: HTTP {status}"
+    return ApiError(text, status).response()

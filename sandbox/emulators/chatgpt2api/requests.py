@@ -14,6 +14,7 @@ from flask import request
 from werkzeug.datastructures import FileStorage
 
 from sandbox.emulators.chatgpt2api.errors import ApiError, SchemaError, entry_of, invalid_body
+from sandbox.plumbing.bodies import json_object
 from sandbox.plumbing.validation import Schema, load_yaml
 
 DEFAULT_MODEL = "gpt-image-2"
@@ -44,20 +45,30 @@ class ImageOrder:
 
 def read_json(route: str) -> dict[str, Any]:
     """The body of a JSON route. Raises SchemaError with every schema error, before anything else is looked at."""
-    body = request.get_data()
-    if not body:
+    if not request.get_data():
         raise invalid_body("missing", "Field required", None)
-    try:
-        document = json.loads(body)
-    except ValueError as error:
-        place, why = getattr(error, "pos", 0), getattr(error, "msg", str(error))
-        raise invalid_body("json_invalid", "JSON decode error", {}, place, error=why) from error
-    if not isinstance(document, dict) or request.mimetype != "application/json":
-        text = "Input should be a valid dictionary or object to extract fields from"
-        raise invalid_body("model_attributes_type", text, request.get_data(as_text=True)[:200])
-    if problems := _SCHEMAS[route].problems(document):
+    text = "Input should be a valid dictionary or object to extract fields from"
+    no_object = invalid_body("model_attributes_type", text, request.get_data(as_text=True)[:200])
+    document = json_object(broken=_broken, no_object=no_object)
+    if request.mimetype != "application/json":
+        raise no_object
+    read = {**document, "n": _whole(document["n"])} if "n" in document else document
+    if problems := _SCHEMAS[route].problems(read):
         raise SchemaError(*(entry_of(problem, document) for problem in problems))
-    return document
+    return read
+
+
+def _broken(error: ValueError) -> SchemaError:
+    place, why = getattr(error, "pos", 0), getattr(error, "msg", str(error))
+    return invalid_body("json_invalid", "JSON decode error", {}, place, error=why)
+
+
+def _whole(given: Any) -> Any:
+    """As the real server reads a count: "2" and 2.0 are 2; what no number can be read from stays as it is."""
+    try:
+        return int(given)
+    except (TypeError, ValueError, OverflowError):
+        return given
 
 
 def read_generation(route: str) -> ImageOrder:
@@ -116,12 +127,9 @@ def _check_flag(given: str) -> None:
 
 
 def _json_edit() -> tuple[dict[str, Any], list[object], list[object]]:
-    try:
-        document = json.loads(request.get_data())
-    except ValueError as error:
-        raise ApiError("invalid JSON body") from error
-    if not isinstance(document, dict):
-        raise ApiError("JSON body must be an object")
+    document = json_object(
+        broken=lambda _error: ApiError("invalid JSON body"), no_object=ApiError("JSON body must be an object")
+    )
     sources = _all_sources(document[name] for name in ("images", "image", "image_url") if name in document)
     return document, sources, _all_sources([document.get("mask")])
 

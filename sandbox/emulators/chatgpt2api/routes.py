@@ -9,7 +9,7 @@ import uuid
 from flask import Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from sandbox import chat, misbehave
+from sandbox import chat
 from sandbox.drawing.images import CONTENT_TYPES, NotAnImage, Recipe
 from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.chatgpt2api import errors, requests, tasks
@@ -18,13 +18,15 @@ from sandbox.emulators.chatgpt2api.requests import ImageOrder
 from sandbox.emulators.chatgpt2api.tasks import ImageTask, ImageTaskStore
 from sandbox.faults import Script
 from sandbox.plumbing import outcomes
-from sandbox.plumbing.calls import Call, Calls, Instead, json_answer, new_blueprint
+from sandbox.plumbing.calls import Call, Calls, json_answer, new_blueprint
+from sandbox.plumbing.tasks import store_of
 from sandbox.state import current_state
 
 NAME = "chatgpt2api"
 VERSION = "1.7.0"
 BAD_KEY = "密钥无效或已失效，请重新登录"
 CALLS = Calls(NAME, errors.for_fault)
+_store = store_of(NAME, ImageTaskStore)
 
 bp = new_blueprint(NAME, bad_marker=ApiError)
 
@@ -34,10 +36,6 @@ def _key() -> str:
     if not key or key == keys.BAD_KEY:
         raise ApiError(BAD_KEY, 401)
     return key
-
-
-def _store() -> ImageTaskStore:
-    return current_state().store(NAME, ImageTaskStore)
 
 
 def _request_id() -> str:
@@ -66,23 +64,15 @@ def _submit(order: ImageOrder, key: str) -> Response:
         raise ApiError("client_task_id is required")
     CALLS.count_submit(order.prompt, key=order.task_id, request_id=_request_id())
     # The word filter stands before the look-up of the id: a repeat may be refused although its task exists.
-    call = _begin_submit(order)
+    # An empty pool refuses nothing here but fails the task later.
+    call = CALLS.begin("submit", order.prompt, order.task_id, taking=("quota",))
     order = requests.load(order)
     store, owner = _store(), keys.owner_of(key)
     with store.lock:
         if known := store.find(owner, order.task_id):
             return call.answer(jsonify(tasks.describe(known, store.now())))
-        fate = Script((*call.script.faults, *call.accept().faults))
-        task = store.accept(order, owner, fate, poor=key == keys.NO_QUOTA_KEY)
+        task = store.accept(order, owner, call.accept(), poor=key == keys.NO_QUOTA_KEY)
     return call.answer(jsonify(tasks.describe_new(task)))
-
-
-def _begin_submit(order: ImageOrder) -> Call:
-    """The call, unless it is refused; an empty pool refuses nothing here but fails the task later."""
-    script = current_state().script(NAME, "submit", order.prompt, order.task_id)
-    if script.refusal and script.refusal.name != "quota":
-        raise Instead(misbehave.instead(script.refusal, errors.for_fault))
-    return Call(NAME, order.prompt, order.task_id, script, errors.for_fault)
 
 
 @bp.get("/api/image-tasks")

@@ -123,7 +123,8 @@ class ImageTaskStore(tasks.TaskStore[ImageTask]):
         ending = ending_for(fate, order, poor=poor, readable=readable)
         if ending.error == ERROR_TEXTS["restart"]:
             lasts_s /= 2
-        task = ImageTask(
+        return self.start(
+            ImageTask,
             number=order.task_id,
             owner=owner,
             prompt=order.prompt,
@@ -131,14 +132,13 @@ class ImageTaskStore(tasks.TaskStore[ImageTask]):
             ending=ending,
             created_s=now,
             lasts_s=lasts_s,
-            kept_s=outcomes.kept_s(self.state.settings.retention_s, fate),
+            retention_s=self.state.settings.retention_s,
             flips_to=Ending("error", ERROR_TEXTS["connection"]),
             order=replace(order, images=(), mask=None),  # they live in the recipe
             recipe=recipe,
             link=self.publish(recipe, fate, salt=f"{owner}/{order.task_id}", from_s=now + lasts_s),
             accepted_s=now,
         )
-        return self.put(task)
 
     def recipe(self, order: ImageOrder, owner: str, fate: Script) -> tuple[Recipe, bool]:
         """How the image will be drawn, and whether the inputs decode.

@@ -22,16 +22,10 @@ def recipe_for(order: Order, seed: int) -> Recipe:
     if order.model.size == "margins":
         canvas, mask = _widened(order)
         inputs = (canvas,)
-    width_px, height_px = dimensions(inputs[0]) if order.model.size == "margins" else _size(order)
+    size_px = dimensions(inputs[0]) if order.model.size == "margins" else _size(order)
+    file_format = order.fields.get("output_format", order.model.file_format)
     return Recipe(
-        prompt=order.prompt,
-        model=order.model.name,
-        width_px=width_px,
-        height_px=height_px,
-        seed=seed,
-        file_format=order.fields.get("output_format", order.model.file_format),
-        inputs=inputs,
-        mask=mask,
+        order.prompt, order.model.name, *size_px, seed=seed, file_format=file_format, inputs=inputs, mask=mask
     )
 
 

@@ -16,6 +16,7 @@ from sandbox.emulators.flux.tasks import TaskStore
 from sandbox.faults import Script
 from sandbox.markers import Fault
 from sandbox.plumbing.calls import Calls, WireError, json_answer, new_blueprint
+from sandbox.plumbing.tasks import store_of
 from sandbox.state import current_state
 
 NAME = "flux"
@@ -55,6 +56,7 @@ def _error_for(fault: Fault) -> Response:
 
 
 CALLS = Calls(NAME, _error_for)
+_store = store_of(NAME, TaskStore)
 bp = new_blueprint(NAME, bad_marker=lambda text: Refused(400, text))
 
 
@@ -74,7 +76,7 @@ def submit(name: str) -> Response:
     if not _store().has_room(owner, order.model):
         raise Refused(429)
     # Content is never refused by an HTTP error: that task is taken, and moderated at the first look.
-    call = CALLS.begin("submit", order.prompt, takes_refused=True)
+    call = CALLS.begin("submit", order.prompt, taking=("refuse",))
     fate = call.accept()
     task = _store().accept(order, owner=owner, host=request.host, fate=fate)
     return call.answer(jsonify(tasks.describe_fresh(task, f"{_poll_base(fate)}/v1/get_result?id={task.number}")))
@@ -154,10 +156,6 @@ def _refuse_leaked_key() -> None:
 
 def _base_url() -> str:
     return f"{request.scheme}://{request.host}{PREFIX}"
-
-
-def _store() -> TaskStore:
-    return current_state().store(NAME, TaskStore)
 
 
 ENVIRON = {"BFL_API_BASE": "{url}", "BFL_API_KEY": "{key}"}

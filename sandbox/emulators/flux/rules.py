@@ -15,6 +15,7 @@ from sandbox.drawing.images import dimensions
 from sandbox.emulators.field_lists import schema_of
 from sandbox.plumbing.calls import WireError, json_answer
 from sandbox.plumbing.inputs import BadInput, image_in_base64
+from sandbox.plumbing.pydantic_words import said_of
 from sandbox.plumbing.validation import Problem, Schema, load_yaml
 
 _DATA = load_yaml(__file__, "schemas.yaml")
@@ -24,32 +25,6 @@ INPUT_AREA_MAX_PX, INPUT_BYTES_MAX = 20_000_000, 20 * 2**20
 ACTIVE_MAX = 24
 _RATIO = re.compile(r"(\d{1,3}):(\d{1,3})")
 _LINKS = ("http://", "https://")
-_LISTED = "too_long", "List should have at least 1 and at most 10 items"
-_VALUE = "value_error", "Value error, {message}"
-# By the keyword that a field fails, some with its limit or for a link: pydantic's type of the fault, and its message.
-_SAID: Mapping[str, tuple[str, str]] = {
-    "required": ("missing", "Field required"),
-    "additionalProperties": ("extra_forbidden", "Extra inputs are not permitted"),
-    "type object": ("model_attributes_type", "Input should be a valid dictionary or object"),
-    "type integer": ("int_type", "Input should be a valid integer"),
-    "type number": ("float_type", "Input should be a valid number"),
-    "type boolean": ("bool_type", "Input should be a valid boolean"),
-    "type": ("string_type", "Input should be a valid string"),
-    "fraction": ("int_from_float", "Input should be a valid integer, got a number with a fractional part"),
-    "enum": ("enum", "Input should be {listed}"),
-    "minLength": ("string_too_short", "String should have at least {limit} character"),
-    "maxLength": ("string_too_long", "String should have at most {limit} characters"),
-    "minimum": ("greater_than_equal", "Input should be greater than or equal to {limit}"),
-    "maximum": ("less_than_equal", "Input should be less than or equal to {limit}"),
-    "multipleOf": ("multiple_of", "Input should be a multiple of {limit}"),
-    "minItems": _LISTED,
-    "maxItems": _LISTED,
-    "x-image": _VALUE,
-    "x-ratio": _VALUE,
-    "link type": ("url_type", "URL input should be a string or URL"),
-    "link maxLength": ("url_too_long", "URL should have at most {limit} characters"),
-    "link x-link": ("url_parsing", "Input should be a valid URL, relative URL without a base"),
-}
 
 
 class BadBody(WireError):  # noqa: N818 - reads as what it is
@@ -175,16 +150,8 @@ def read(name: str, document: Any) -> Order:
 
 
 def _fault(problem: Problem) -> dict[str, object]:
-    limit = problem.limit
-    if problem.keyword == "type":
-        limit = limit[0] if isinstance(limit, list) else limit
-    keyword = "fraction" if limit == "integer" and isinstance(problem.value, float) else problem.keyword
-    names = (f"link {keyword}" if "x-link" in problem.schema else "", f"{keyword} {limit}", keyword)
-    kind, text = next(_SAID[name] for name in names if name in _SAID)
-    listed = " or ".join(", ".join(f"'{word}'" for word in limit).rsplit(", ", 1)) if keyword == "enum" else ""
-    return fault_at(
-        "body", problem.top, kind=kind, text=text.format(limit=limit, listed=listed, message=problem.message)
-    )
+    kind, text = said_of(problem)
+    return fault_at("body", problem.top, kind=kind, text=text)
 
 
 def _blobs(given: str | list[str]) -> Iterator[bytes]:

@@ -172,16 +172,16 @@ class TaskStore(tasks.TaskStore[Task]):
         recipe = outcomes.altered(recipe_for(order, int(number[:7], 16) if seed is None else seed), fate)
         input_mp = _megapixels(*map(dimensions, order.images))
         output_mp = _megapixels((recipe.width_px, recipe.height_px))
-        task = Task(
+        lasts = {"lasts_s": 0.0} if ending.at_once else {}
+        task = self.start(
+            Task,
             number=number,
             owner=owner,
             prompt=order.prompt,
             fate=fate,
             ending=ending,
             flips_to=Ending("Error"),
-            created_s=self.now(),
-            lasts_s=0.0 if ending.at_once else self.latency_s(fate, order.prompt),
-            kept_s=outcomes.kept_s(self.state.settings.retention_s, fate),
+            retention_s=self.state.settings.retention_s,
             model=order.model,
             recipe=recipe,
             is_upsampled=bool(order.fields.get("prompt_upsampling")),
@@ -190,10 +190,11 @@ class TaskStore(tasks.TaskStore[Task]):
             cost=order.cost(output_mp=output_mp, input_mp=input_mp),
             input_mp=input_mp,
             output_mp=output_mp,
+            **lasts,
         )
         with self.lock:
             self._active[owner].append(task)
-        return self.put(task)
+        return task
 
 
 def _megapixels(*sizes_px: tuple[int, int]) -> float:

@@ -5,7 +5,6 @@ have it. Source: providers/upstreams/gemini/CONTRACT.md.
 """
 
 import base64
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any
 from flask import Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from sandbox import chat, misbehave
+from sandbox import chat
 from sandbox.counts import prompt_hash
 from sandbox.drawing.images import CONTENT_TYPES, Recipe
 from sandbox.emulators import EmptyStore, Emulator, Wrong, keys
@@ -81,10 +80,7 @@ def _serve(order: ImageOrder, key: str, answer_for: Callable[[ImageOrder, Script
     if key == keys.NO_QUOTA_KEY:
         raise errors.out_of_credit()
     call = calls.begin("submit", prompt)
-    fate = call.accept()
-    if fate.get("never"):
-        misbehave.wait_for_hang_up(misbehave.HANG_S)
-    time.sleep(current_state().latency_s(fate, prompt))
+    fate = call.work()
     return call.answer(_failure(fate) or jsonify(answer_for(order, fate)))
 
 

@@ -9,10 +9,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flask import request
-
 from sandbox.drawing.images import Recipe, dimensions
 from sandbox.emulators.gemini.errors import ApiError
+from sandbox.plumbing.bodies import json_value
 from sandbox.plumbing.inputs import BadInput, image_in_base64
 from sandbox.plumbing.validation import Schema, load_yaml
 
@@ -85,12 +84,12 @@ def read_predict(name: str) -> ImageOrder:
 
 
 def _body(method: str) -> dict[str, Any]:
-    if request.mimetype != "application/json":
-        raise ApiError("Invalid JSON payload received. Content-Type must be application/json.")
-    try:
-        document = _in_camel_case(json.loads(request.get_data()))
-    except ValueError as error:
-        raise ApiError(f"Invalid JSON payload received. {error}") from error
+    document = _in_camel_case(
+        json_value(
+            wrong_type=ApiError("Invalid JSON payload received. Content-Type must be application/json."),
+            broken=lambda error: ApiError(f"Invalid JSON payload received. {error}"),
+        )
+    )
     problem = _SCHEMAS[method].problem(document)
     if problem is None:
         return dict(document)

@@ -3,7 +3,6 @@
 Source: providers/upstreams/huggingface/CONTRACT.md.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any
 from flask import Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from sandbox import misbehave
 from sandbox.drawing import bad_files
 from sandbox.drawing.images import CONTENT_TYPES, Recipe
 from sandbox.emulators import Emulator, Wrong, keys
@@ -20,8 +18,9 @@ from sandbox.emulators.huggingface import errors, rules
 from sandbox.emulators.huggingface.errors import RouteError
 from sandbox.faults import Script
 from sandbox.plumbing import outcomes
+from sandbox.plumbing.bodies import json_object
 from sandbox.plumbing.calls import Call, Calls, new_blueprint
-from sandbox.plumbing.tasks import FOREVER_S, Ending, ResultFile, Task, TaskStore
+from sandbox.plumbing.tasks import FOREVER_S, Ending, ResultFile, Task, TaskStore, store_of
 from sandbox.state import current_state
 
 NAME = "huggingface"
@@ -46,13 +45,10 @@ class RouterStore(TaskStore[RouterTask]):
 
     def restart(self) -> int:
         """A provider's restart loses its tasks."""
-        broken = len(self.unfinished())
-        self.tasks.clear()
-        return broken
+        return self.lose_all()
 
 
-def _store() -> RouterStore:
-    return current_state().store(NAME, RouterStore)
+_store = store_of(NAME, RouterStore)
 
 
 @bp.before_request
@@ -105,6 +101,8 @@ def file(name: str) -> Response:
     """A result, as long as it lives."""
     found = _store().file(name)
     if found is None:
+        current_state().counts.download(NAME)
+        CALLS.begin("download")
         raise RouteError("router", 404, "Not Found")
     good = current_state().draw(found.recipe)
     kind = CONTENT_TYPES[found.recipe.file_format]
@@ -141,36 +139,28 @@ def _listed(order: Recipe, fate: Script) -> list[dict[str, str]]:
 
 
 def _serve(route: str, order: Recipe, draw: Callable[[Script], Response]) -> Response:
-    call, fate = _taken_on(route, order)
-    if fate.get("never"):
-        misbehave.wait_for_hang_up(misbehave.HANG_S)
-    time.sleep(current_state().latency_s(fate, order.prompt))
+    call = _begin(route, order)
+    fate = call.work()
     if fate.get("fail", "timeout", "restart"):
         failure = RouteError("router", 504 if fate.get("timeout") else 500, "Internal Server Error")
         return call.answer(failure.response())
     return call.answer(draw(fate))
 
 
-def _taken_on(route: str, order: Recipe) -> tuple[Call, Script]:
-    """The call and the faults of the work; the work is counted unless it is refused."""
+def _begin(route: str, order: Recipe) -> Call:
     calls = CALLS.in_words_of(errors.for_fault(route))
     calls.count_submit(order.prompt)
     if keys.bearer_key() == keys.NO_QUOTA_KEY:
         raise errors.no_credits()
-    call = calls.begin("submit", order.prompt)
-    return call, call.accept()
+    return calls.begin("submit", order.prompt)
 
 
 def _json(route: str) -> dict[str, Any]:
-    if request.mimetype != "application/json":
-        raise RouteError(route, 415, "Unsupported Media Type")
-    try:
-        document = json.loads(request.get_data())
-    except ValueError as error:
-        raise RouteError(route, 400, "the body is no JSON") from error
-    if not isinstance(document, dict):
-        raise RouteError(route, 422, "Input should be an object")
-    return document
+    return json_object(
+        wrong_type=RouteError(route, 415, "Unsupported Media Type"),
+        broken=lambda _error: RouteError(route, 400, "the body is no JSON"),
+        no_object=RouteError(route, 422, "Input should be an object"),
+    )
 
 
 # ---------------------------------------------------------------- tasks
@@ -183,20 +173,17 @@ def _new_task(route: str, order: Recipe, fate: Script) -> RouterTask:
     cdn = f"{request.host_url.rstrip('/')}{PREFIX}/cdn"
     fault = fate.get(*bad_files.IMAGE_FAULTS)
     store.files.put(f"{number}.png", ResultFile(outcomes.altered(order, fate), fault=fault))
-    task = RouterTask(
+    return store.start(
+        RouterTask,
         number=number,
-        owner="",
         prompt=order.prompt,
         fate=fate,
         ending=Ending("failed" if fate.get("fail", "timeout") else "completed"),
-        created_s=store.now(),
-        lasts_s=store.latency_s(fate, order.prompt),
         kept_s=0.0 if fate.get("expire", "restart") else FOREVER_S,
         route=route,
         order=order,
         link=f"{cdn}/{'gone' if fate.get('dead_link') else number}.png",
     )
-    return store.put(task)
 
 
 def _looked_at(route: str, number: str) -> RouterTask:
@@ -216,8 +203,8 @@ def fal(model: str) -> Response:
     order = rules.read_fal(model, _json("fal-ai"))
     if not _is_queue():
         return _serve("fal-ai", order, lambda fate: jsonify(_fal_result(_new_task("fal-ai", order, fate))))
-    call, fate = _taken_on("fal-ai", order)
-    task = _new_task("fal-ai", order, fate)
+    call = _begin("fal-ai", order)
+    task = _new_task("fal-ai", order, call.accept())
     # Another host, and another path than the one that was posted to.
     link = f"https://queue.fal.run/{'/'.join(model.split('/')[:2])}/requests/{task.number}"
     urls = {"response_url": link, "status_url": f"{link}/status", "cancel_url": f"{link}/cancel"}
@@ -282,8 +269,8 @@ def _fal_result(task: RouterTask) -> dict[str, object]:
 def wavespeed(model: str) -> Response:
     """Take a task."""
     order = rules.read_wavespeed(model, _json("wavespeed"))
-    call, fate = _taken_on("wavespeed", order)
-    task = _new_task("wavespeed", order, fate)
+    call = _begin("wavespeed", order)
+    task = _new_task("wavespeed", order, call.accept())
     return call.answer(jsonify(code=200, message="success", data=_prediction(task, "created")))
 
 

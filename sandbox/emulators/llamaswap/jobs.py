@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from sandbox.emulators.llamaswap.errors import ServerError
 from sandbox.emulators.llamaswap.rules import ImageOrder
 from sandbox.faults import Script
-from sandbox.plumbing import outcomes
 from sandbox.plumbing.tasks import Ending, Task, TaskStore
 from sandbox.state import State
 
@@ -43,10 +42,8 @@ class LlamaStore(TaskStore[Job]):
 
     def restart(self) -> int:
         """The loaded model's process ends, and with it all its jobs."""
-        broken = len(self.unfinished())
-        self.tasks.clear()
         self.loaded = None
-        return broken
+        return self.lose_all()
 
     def load(self, model: str) -> bool:
         """Make the model the loaded one; True when that was a swap, which ends the former's process."""
@@ -62,19 +59,15 @@ class LlamaStore(TaskStore[Job]):
 
     def queue(self, order: ImageOrder, fate: Script) -> Job:
         """Take a job on."""
-        now, prompt = self.now(), order.first.prompt
-        job = Job(
-            number=f"job_{int(now):08x}_{self.next_count() - 1:08x}",
-            owner="",
-            prompt=prompt,
+        return self.start(
+            Job,
+            number=f"job_{int(self.now()):08x}_{self.next_count() - 1:08x}",
+            prompt=order.first.prompt,
             fate=fate,
             ending=FAILED if fate.get("fail") else Ending("completed"),
-            created_s=now,
-            lasts_s=self.latency_s(fate, prompt),
-            kept_s=outcomes.kept_s(KEPT_S, fate),
+            retention_s=KEPT_S,
             order=order,
         )
-        return self.put(job)
 
     def job(self, number: str) -> Job:
         """The job of this number. Raises ServerError: 410 where it expired lately, else 404."""

@@ -13,7 +13,7 @@ from typing import Any
 from flask import Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from sandbox import chat, misbehave
+from sandbox import chat
 from sandbox.drawing.scenery import generator
 from sandbox.emulators import Emulator, Wrong, keys
 from sandbox.emulators.llamaswap import errors, jobs, rules
@@ -22,7 +22,9 @@ from sandbox.emulators.llamaswap.jobs import Job, LlamaStore
 from sandbox.emulators.llamaswap.rules import HOSTED, Hosted, ImageOrder
 from sandbox.faults import Script
 from sandbox.plumbing import outcomes
+from sandbox.plumbing.bodies import json_object
 from sandbox.plumbing.calls import Call, Calls, json_answer, new_blueprint
+from sandbox.plumbing.tasks import store_of
 from sandbox.state import current_state
 
 NAME = "llamaswap"
@@ -31,11 +33,8 @@ CONCURRENCY_MAX = 10
 CALLS = Calls(NAME, errors.for_fault)
 _OPEN_PATHS = frozenset({f"{PREFIX}/health", f"{PREFIX}/wol-health"})
 
+_store = store_of(NAME, LlamaStore)
 bp = new_blueprint(NAME, bad_marker=errors.invalid)
-
-
-def _store() -> LlamaStore:
-    return current_state().store(NAME, LlamaStore)
 
 
 @bp.before_request
@@ -146,22 +145,16 @@ def webui(route: str) -> Response:
 
 
 def _json() -> dict[str, Any]:
-    if request.mimetype != "application/json":
-        raise ServerError("Content-Type must be application/json")
-    try:
-        document = json.loads(request.get_data())
-    except ValueError as error:
-        raise ServerError("server_error", 500, "[json.exception.parse_error.101] syntax error") from error
-    if not isinstance(document, dict):
-        raise errors.wrong_json("body")
-    return document
+    return json_object(
+        wrong_type=ServerError("Content-Type must be application/json"),
+        broken=lambda _error: ServerError("server_error", 500, "[json.exception.parse_error.101] syntax error"),
+        no_object=errors.wrong_json("body"),
+    )
 
 
 def _serve(order: ImageOrder, hosted: Hosted, render: Render) -> Response:
-    call, fate = _taken_on(order, hosted)
-    if fate.get("never"):
-        misbehave.wait_for_hang_up(misbehave.HANG_S)
-    time.sleep(current_state().latency_s(fate, call.prompt))
+    call = _begin(order, hosted)
+    fate = call.work()
     if fate.get("restart", "timeout") or not hosted.survives:
         return call.answer(errors.process_died())
     if fate.get("fail"):
@@ -169,13 +162,11 @@ def _serve(order: ImageOrder, hosted: Hosted, render: Render) -> Response:
     return call.answer(jsonify(render(order, _encoded(order, fate))))
 
 
-def _taken_on(order: ImageOrder, hosted: Hosted) -> tuple[Call, Script]:
-    """The call and the faults of the work; the work is counted unless it is refused."""
+def _begin(order: ImageOrder, hosted: Hosted) -> Call:
     CALLS.count_submit(order.first.prompt)
     if not hosted.draws:
         raise ServerError("loaded model does not support img_gen")
-    call = CALLS.begin("submit", order.first.prompt)
-    return call, call.accept()
+    return CALLS.begin("submit", order.first.prompt)
 
 
 def _encoded(order: ImageOrder, fate: Script) -> list[str]:
@@ -218,8 +209,8 @@ def queue(model: str) -> Response:
         order = rules.read_job(_json(), hosted)
         if _store().is_full():
             raise ServerError("job queue is full", 429)
-        call, fate = _taken_on(order, hosted)
-        job = _store().queue(order, fate)
+        call = _begin(order, hosted)
+        job = _store().queue(order, call.accept())
         told = {"id": job.number, "kind": "img_gen", "status": "queued", "created": int(job.created_s)}
         return call.answer(json_answer({**told, "poll_url": f"/sdcpp/v1/jobs/{job.number}"}, 202))
 
@@ -229,7 +220,10 @@ def look(model: str, number: str) -> Response:
     """One job."""
     with _passed_to(model):
         current_state().counts.check(NAME, 1)
-        job = _store().job(number)
+        try:
+            job = _store().job(number)
+        except ServerError as unknown:
+            return CALLS.begin("check").answer(unknown.response())
         return CALLS.begin("check", job.prompt).answer(jsonify(_described(job)))
 
 

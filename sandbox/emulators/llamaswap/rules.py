@@ -144,10 +144,7 @@ def _order(plain: Mapping[str, Any], inputs: tuple[bytes, ...], mask: bytes | No
         raise ServerError("invalid generation parameters")
     width_px, height_px = (-(-max(side, SIDE_MIN_PX) // hosted.grid_px) * hosted.grid_px for side in sides)
     first = Recipe(
-        prompt=settings["prompt"],
-        model=hosted.name,
-        width_px=width_px,
-        height_px=height_px,
+        *(settings["prompt"], hosted.name, width_px, height_px),
         seed=settings.get("seed", DEFAULT_SEED),
         file_format=settings.get("output_format", "png"),
         quality=_clamped(settings.get("output_compression", 100), 0, 100),

@@ -6,13 +6,11 @@ Speaks providers/upstreams/stability/CONTRACT.md (read 2026-11-20): strict parts
 
 import base64
 import hashlib
-import time
 import uuid
 
 from flask import Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from sandbox import misbehave
 from sandbox.drawing import bad_files, images, models3d
 from sandbox.drawing.images import CONTENT_TYPES, Recipe
 from sandbox.emulators import Emulator, Wrong, keys
@@ -24,7 +22,7 @@ from sandbox.faults import Script
 from sandbox.markers import Fault
 from sandbox.plumbing import outcomes
 from sandbox.plumbing.calls import Calls, WireError, html_answer, json_answer, new_blueprint
-from sandbox.plumbing.tasks import Ending
+from sandbox.plumbing.tasks import Ending, store_of
 from sandbox.state import current_state
 
 NAME = "stability"
@@ -83,6 +81,7 @@ def _error_for(fault: Fault) -> Response:
 
 
 CALLS = Calls(NAME, _error_for)
+_store = store_of(NAME, StabilityStore)
 bp = new_blueprint(NAME, bad_marker=lambda text: ApiError(400, text))
 
 
@@ -124,7 +123,8 @@ def submit(path: str) -> Response:
         _store().refund(owner, order.credits)  # only what was made is billed
     if order.endpoint.is_later:
         return call.answer(jsonify(id=_store().accept(order, owner, fate, ending).number))
-    return call.answer(_work(order, fate, ending, wants_json=wants_json))
+    call.wait(fate)
+    return call.answer(_result(order, _store().seed_for(order), fate, ending, wants_json=wants_json))
 
 
 @bp.get("/v2beta/results/<number>")
@@ -174,18 +174,7 @@ def _digest(blob: bytes | None) -> str:
     return hashlib.sha256(blob or b"").hexdigest()
 
 
-def _store() -> StabilityStore:
-    return current_state().store(NAME, StabilityStore)
-
-
 # ---------------------------------------------------------------- the work
-
-
-def _work(order: Order, fate: Script, ending: Ending, *, wants_json: bool) -> Response:
-    if fate.get("never"):
-        misbehave.wait_for_hang_up(misbehave.HANG_S)
-    time.sleep(current_state().latency_s(fate, order.prompt))
-    return _result(order, _store().seed_for(order), fate, ending, wants_json=wants_json)
 
 
 def _look(job: Job, *, wants_json: bool) -> Response:
@@ -233,16 +222,12 @@ def _file(recipe: Recipe, fate: Script, ending: Ending) -> tuple[bytes, str | No
 
 
 def _recipe(order: Order, seed: int, fate: Script) -> Recipe:
-    width_px, height_px = rules.size_px(order)
     mask = _mask(order)
     # Prepared images stand for any of their size; drawing into large inputs is what takes time. What a mask keeps
     # cannot be prepared.
     is_prepared = current_state().settings.prepared and mask is None
     recipe = Recipe(
-        prompt=order.prompt or order.model,
-        model=order.model,
-        width_px=width_px,
-        height_px=height_px,
+        *(order.prompt or order.model, order.model, *rules.size_px(order)),
         seed=seed,
         file_format=order.fields.get("output_format", "png"),
         transparent=order.path.endswith("/remove-background"),

@@ -16,33 +16,9 @@ from sandbox.plumbing.validation import Problem, Schema, load_yaml
 _DATA = load_yaml(__file__, "schemas.yaml")
 SEED_MAX = 4_294_967_294
 RATIO_MAX = 16_384.0
-_LENGTH = "must be between {minLength} and {maxLength} characters"
-_RANGE = "must be between {minimum:g} and {maximum:g}"
 # By the keyword that a part fails, some with its limit.
-_SAID = {
-    "required": "is required",
-    "additionalProperties": "is not a known field",
-    "type integer": "must be a whole number",
-    "type number": "must be a number",
-    "enum": "must be one of {listed}",
-    "minLength": _LENGTH,
-    "maxLength": _LENGTH,
-    "minimum": _RANGE,
-    "maximum": _RANGE,
-}
+_SAID: Mapping[str, str] = _DATA["said"]
 _BASES = ("image", "subject_image", "init_image")
-# Pixels of the 1 MP ratios. Which ones the real service gives is not documented.
-_PIXELS = {
-    "21:9": (1536, 640),
-    "16:9": (1344, 768),
-    "3:2": (1216, 832),
-    "5:4": (1088, 896),
-    "1:1": (1024, 1024),
-    "4:5": (896, 1088),
-    "2:3": (832, 1216),
-    "9:16": (768, 1344),
-    "9:21": (640, 1536),
-}
 
 
 class BadParts(ValueError):  # noqa: N818 - reads as what it is
@@ -165,12 +141,12 @@ def _said(problem: Problem) -> str:
 
 def size_px(order: Order) -> tuple[int, int]:
     """Width and height of the result of an image endpoint."""
-    ratio = _PIXELS[order.fields.get("aspect_ratio", "1:1")]
+    width_px, height_px = _DATA["pixels"][order.fields.get("aspect_ratio", "1:1")]
     match order.endpoint.makes:
         case "ratio":
-            return ratio
+            return width_px, height_px
         case "ratio_large":
-            return round(ratio[0] * 1.5**0.5 / 64) * 64, round(ratio[1] * 1.5**0.5 / 64) * 64
+            return round(width_px * 1.5**0.5 / 64) * 64, round(height_px * 1.5**0.5 / 64) * 64
     return _from_input(order, *(dimensions(order.base) if order.base else (1024, 1024)))
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from sandbox.emulators import keys
 from sandbox.emulators.stability.rules import SEED_MAX, Order
 from sandbox.faults import Script
-from sandbox.plumbing import outcomes
 from sandbox.plumbing.tasks import Ending, Task, TaskStore
 from sandbox.state import State
 
@@ -116,17 +115,15 @@ class StabilityStore(TaskStore[Job]):
     def accept(self, order: Order, owner: str, fate: Script, ending: Ending) -> Job:
         """Keep a call to be looked at; its number has 64 hex digits."""
         steps = fate.get("steps")
-        job = Job(
+        return self.start(
+            Job,
             number=secrets.token_hex(32),
             owner=owner,
             prompt=order.prompt,
             fate=fate,
             ending=ending,
-            created_s=self.now(),
-            lasts_s=self.latency_s(fate, order.prompt),
-            kept_s=outcomes.kept_s(KEPT_S, fate),
+            retention_s=KEPT_S,
             order=order,
             seed=self.seed_for(order),
             looks_left=int(steps.number(1)) if steps else 0,
         )
-        return self.put(job)

@@ -9,7 +9,7 @@ from sandbox.emulators.wavespeed.models import BODIES, check
 from sandbox.emulators.wavespeed.tasks import TaskStore
 from sandbox.markers import Fault
 from sandbox.plumbing.calls import Calls, WireError, json_answer
-from sandbox.state import current_state
+from sandbox.plumbing.tasks import store_of
 
 NAME = "wavespeed"
 PREFIX = "/wavespeed"
@@ -38,6 +38,7 @@ def _error_for(fault: Fault) -> Response:
 
 
 CALLS = Calls(NAME, _error_for)
+store = store_of(NAME, TaskStore)
 
 
 def envelope(data: object) -> Response:
@@ -77,8 +78,3 @@ def json_body(form: str = "") -> dict[str, Any]:
 def base_url() -> str:
     """Links are built from the Host of the request, whatever name the caller used for us."""
     return f"{request.scheme}://{request.host}{PREFIX}"
-
-
-def store() -> TaskStore:
-    """Tasks and uploads."""
-    return current_state().store(NAME, TaskStore)

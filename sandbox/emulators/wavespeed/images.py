@@ -94,13 +94,9 @@ def files_of(model: Model, given: Mapping[str, Any], taken: Inputs, fate: Script
         yield Served(f"0.{ending}", seed_3d=f"{model.path} {prompt} {seed}")
     if model.output != "image":
         return
-    width_px, height_px = _size(model, given, taken.images)
     extension = model.asked(given, "output_format") or "png"
     first = Recipe(
-        prompt=prompt,
-        model=model.path,
-        width_px=width_px,
-        height_px=height_px,
+        *(prompt, model.path, *_size(model, given, taken.images)),
         seed=max(seed or 0, 0),
         file_format="jpeg" if extension == "jpg" else extension,
         inputs=taken.images,

@@ -10,15 +10,9 @@ from typing import Any
 from sandbox.emulators.field_lists import schema_of
 from sandbox.plumbing.validation import Check, Problem, Schema, load_yaml
 
-_DATA = load_yaml(__file__, "schemas.yaml")
+DATA = load_yaml(__file__, "schemas.yaml")
 _URI = re.compile(r"https?://[^\s/]+/\S+|data:image/[\w.+-]+;base64,\S+")
-_SAID = {
-    "type": "must be of type {limit}",
-    "minItems": "must be at least {limit}",
-    "maxItems": "must be at most {limit}",
-    "pattern": "must be WIDTH*HEIGHT",
-    "prompt pattern": "must not be empty",
-}
+_SAID: Mapping[str, str] = DATA["said"]  # by the keyword that a property fails, some with its name
 
 
 class BadInput(ValueError):  # noqa: N818 - reads as what it is
@@ -85,7 +79,7 @@ class Model:
     @cached_property
     def document(self) -> dict[str, Any]:
         """The JSON Schema of its input."""
-        return schema_of(self.fields, _DATA["fields"])
+        return schema_of(self.fields, DATA["fields"])
 
     @cached_property
     def schema(self) -> Schema:
@@ -102,9 +96,9 @@ class Model:
         return given.get(name) or self.document["properties"].get(name, {}).get("default")
 
 
-BODIES = {name: Schema(schema_of(fields, {})) for name, fields in _DATA["bodies"].items()}
+BODIES = {name: Schema(schema_of(fields, {})) for name, fields in DATA["bodies"].items()}
 MODELS: Mapping[str, Model] = {
-    path: Model(path, output, fields, is_partner=path in _DATA["partners"], masks_clear=path in _DATA["clear_masks"])
+    path: Model(path, output, fields, is_partner=path in DATA["partners"], masks_clear=path in DATA["clear_masks"])
     for output in ("image", "text", "model_3d")
-    for path, fields in _DATA[output].items()
+    for path, fields in DATA[output].items()
 }

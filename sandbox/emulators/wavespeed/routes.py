@@ -78,7 +78,7 @@ def submit(path: str) -> Response:
     except images.Unreachable:
         taken = None  # the task is taken on and fails when it fetches its inputs
     fate = call.accept(key=counted_as)
-    task = store().put(_new_task(model, given, taken, prompt=prompt, fate=fate, owner=keys.owner_of(key)))
+    task = _new_task(model, given, taken, prompt=prompt, fate=fate, owner=keys.owner_of(key))
     if webhook and not fate.get("never"):
         _promise(task, webhook)
     return call.answer(_first_answer(task))
@@ -110,16 +110,15 @@ def _new_task(
     number, form = uuid.uuid4().hex, fate.get("form")
     usual_form = "singular" if model.is_partner else ""
     files = tuple(images.files_of(model, given, taken or Inputs(), fate))
-    return Task(
+    return store().start(
+        Task,
         number=number,
         owner=owner,
         prompt=prompt,
         fate=fate,
         ending=tasks.ending_for(fate, model) if taken else tasks.failure(1402),
         flips_to=Ending("failed", "The result was lost"),
-        created_s=store().now(),
-        lasts_s=store().latency_s(fate, prompt),
-        kept_s=outcomes.kept_s(tasks.KEPT_S, fate),
+        retention_s=tasks.KEPT_S,
         model=model,
         given=given,
         base_url=base_url(),

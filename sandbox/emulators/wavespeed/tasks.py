@@ -10,7 +10,7 @@ from typing import Any
 
 from sandbox.bounded import BoundedStore
 from sandbox.emulators.wavespeed.images import Served
-from sandbox.emulators.wavespeed.models import Model
+from sandbox.emulators.wavespeed.models import DATA, Model
 from sandbox.faults import Script
 from sandbox.plumbing import tasks
 from sandbox.plumbing.webhooks import Postman
@@ -20,17 +20,6 @@ KEPT_S = 7 * 86400.0  # history and uploads: CONTRACT.md, section 2
 BYTES_MAX = 512 * 2**20
 SUCCEEDED = ("completed", "succeeded", "success", "done")
 FAILED = ("failed", "cancelled", "timeout", "deleted")
-TASK_ERRORS: Mapping[int, str] = {
-    1200: "Content flagged as potentially sensitive",
-    1400: "Missing parameter",
-    1401: "Invalid parameter",
-    1402: "Input media URL is not reachable",
-    1403: "Execution failed",
-    1405: "Task failed",
-    5000: "Internal error",
-    5003: "Service unavailable",
-    5004: "Task timed out",
-}
 
 
 @dataclass(frozen=True)
@@ -42,7 +31,7 @@ class Ending(tasks.Ending):
 
 def failure(code: int, status: str = "failed") -> Ending:
     """A failure with a code of CONTRACT.md, section 6."""
-    return Ending(status, TASK_ERRORS.get(code, "Unknown error"), code)
+    return Ending(status, DATA["task_errors"].get(code, "Unknown error"), code)
 
 
 def ending_for(fate: Script, model: Model) -> Ending:

@@ -7,7 +7,7 @@ import pytest
 from conformance.orders import CATALOG
 from conformance.rounds import bytes_of, call_of, counts, ended, started
 from conformance.subjects import LOST, RUBBISH, Subject, every_subject, subjects, subjects_and
-from providers.base import CancelOutcome, Finished, Missing, Provider, Running
+from providers.base import Finished, Missing, Provider, Running, UpstreamCancel
 from providers.catalog.entries import Recovery
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from sandbox.testing import Sandbox
@@ -103,11 +103,11 @@ def test_a_call_is_stopped_where_the_upstream_can(sandbox: Sandbox, subject: Sub
     before = counts(sandbox, subject.provider)["requests"]
     outcome = provider.cancel(call)
     if CATALOG.providers[subject.provider].cancellable:
-        assert outcome is CancelOutcome.STOPPED
+        assert outcome is UpstreamCancel.STOPPED
         assert isinstance(provider.check_many([call])[call.id], Failed)
-        assert provider.cancel(call) in {CancelOutcome.STOPPED, CancelOutcome.TOO_LATE}
+        assert provider.cancel(call) in {UpstreamCancel.STOPPED, UpstreamCancel.TOO_LATE}
     else:
-        assert outcome is CancelOutcome.UNSUPPORTED
+        assert outcome is UpstreamCancel.UNSUPPORTED
         assert counts(sandbox, subject.provider)["requests"] == before
 
 
@@ -115,7 +115,7 @@ def test_a_call_is_stopped_where_the_upstream_can(sandbox: Sandbox, subject: Sub
 def test_what_is_over_cannot_be_stopped(sandbox: Sandbox, subject: Subject) -> None:
     provider = subject.load(sandbox)
     call = started(provider, subject.order(subject.later)) if subject.later else call_of(subject.order())
-    assert provider.cancel(call) in {CancelOutcome.TOO_LATE, CancelOutcome.UNSUPPORTED}
+    assert provider.cancel(call) in {UpstreamCancel.TOO_LATE, UpstreamCancel.UNSUPPORTED}
 
 
 @every_subject()
