@@ -83,7 +83,7 @@ def lost_call(engine: Engine, job_id: str) -> tuple[LiveJob, Call]:
 
 
 def test_an_inpainting_mask_has_the_polarity_of_its_model(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
-    """The twin refuses a mask with transparency."""
+    """The emulator refuses a mask with transparency."""
     references = [
         ReferenceImage("image", image_bytes(), "image"),
         ReferenceImage("mask", image_bytes(mode="L"), "mask"),
