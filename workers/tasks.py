@@ -48,7 +48,7 @@ class JobTask(Task):  # type: ignore[misc]
         einfo.traceback = ""
 
     def _but_its_own(self, signals: Sequence[Signal], error: JobFailedError) -> list[Signal]:
-        """Return what to publish besides Celery's ``task-failed``, which is sent only for a recorded failure."""
+        """Return what to publish in addition to Celery's ``task-failed``, which is sent only for a recorded failure."""
         own, others = _split(signals, error.job_id)
         if own is None or own.status != "failed":
             job_request.unended.add(error)

@@ -1,4 +1,4 @@
-"""How often upstreams are called for one job: the promise of docs/errors.md, counted at the emulators."""
+"""How often upstreams are called for one job, as docs/errors.md promises, counted by the emulators."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_two_models_that_fail_share_the_calls(four: Engine, sandbox: Sandbox) ->
     assert submits(sandbox, "openai", "chatgpt2api") == [MOST - 1, 1]
 
 
-def test_calls_that_ran_nothing_are_not_among_them(four: Engine, sandbox: Sandbox) -> None:
+def test_calls_that_ran_nothing_do_not_count(four: Engine, sandbox: Sandbox) -> None:
     account = four.account()
     sandbox.add_fault("429", provider="openai", route="submit")
     sandbox.add_fault("fail", provider="chatgpt2api")
@@ -46,8 +46,8 @@ def test_calls_that_ran_nothing_are_not_among_them(four: Engine, sandbox: Sandbo
 
 
 @pytest.mark.parametrize("reason", ["pool", "429"])
-def test_no_reason_buys_more_of_them(four: Engine, sandbox: Sandbox, reason: str) -> None:
-    """Both codes ask for patience, and still the upstream took each call on."""
+def test_no_failure_code_adds_calls(four: Engine, sandbox: Sandbox, reason: str) -> None:
+    """Both codes ask for a later retry, but the upstream had accepted each call."""
     account = four.account()
     sandbox.add_fault(f"fail={reason}", provider="chatgpt2api")
     job_id = four.order(account, model=ASYNC_MODEL, size=SIZE).task.id
@@ -56,7 +56,7 @@ def test_no_reason_buys_more_of_them(four: Engine, sandbox: Sandbox, reason: str
     assert submits(sandbox, "chatgpt2api") == [MOST]
 
 
-def test_each_image_of_a_job_has_calls_of_its_own(four: Engine, sandbox: Sandbox) -> None:
+def test_each_image_of_a_job_has_its_own_calls(four: Engine, sandbox: Sandbox) -> None:
     account = four.account()
     sandbox.add_fault("fail", provider="chatgpt2api")
     job_id = four.order(account, model=ASYNC_MODEL, size=SIZE, n=2).task.id

@@ -1,4 +1,4 @@
-"""An operator's catalogue file, changed under a running service: the real app over HTTP, and a worker beside it."""
+"""An operator's catalogue file, changed under a running service: the real app over HTTP, and a worker."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEAR_AND_HIDDEN = HOUSE.replace("markup: 2", "markup: 7, hidden: true")
 
 
 class Clock:
-    """The worker's: it looks at the file when a test lets a second pass, or when it misses a model."""
+    """The worker's clock: it reads the file when a test lets a second pass, or when it does not know a model."""
 
     now = 0.0
 
@@ -50,7 +50,7 @@ class Service:
     clock: Clock
 
     def write(self, text: str) -> None:
-        """As one should: beside it, then in its place."""
+        """Replace the file atomically: write a temporary file and rename it."""
         draft = self.file.with_suffix(".draft")
         draft.write_text(text)
         draft.replace(self.file)
@@ -59,7 +59,7 @@ class Service:
         return self.http.get(self.url + path, timeout=10)
 
     def until(self, holds: Callable[[], bool]) -> None:
-        """The file is looked at once a second, at a request."""
+        """Wait until ``holds``; the file is checked at requests, at most once a second."""
         give_up = time.monotonic() + 10
         while not holds():
             assert time.monotonic() < give_up, "the file was not followed"
@@ -109,7 +109,7 @@ def service(  # noqa: PLR0917 - fixtures come by name
     )
     with database.transaction() as connection:
         token = create_key(connection, account.account_id, name="r", scopes=("jobs:write", "jobs:read")).token
-    # The test hands jobs to the worker itself, so nothing need be published.
+    # The test runs the jobs itself, so nothing needs to be published.
     services = replace(build(settings, upstreams), publish=sent)
     server = make_server("127.0.0.1", 0, create_app(settings, services), threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -125,7 +125,7 @@ def outcome(service: Service, job_id: str) -> tuple[Any, ...]:
     return task["status"], task["error"] and task["error"]["code"], task["price"]["captured_microcredits"]
 
 
-def test_the_file_is_followed_by_web_and_workers_without_a_restart(service: Service, account: Caller) -> None:
+def test_web_and_workers_follow_the_file_without_a_restart(service: Service, account: Caller) -> None:
     before = service.get("/api/models").json()
     assert service.get("/api/models/house").status_code == 404
 
@@ -144,11 +144,11 @@ def test_the_file_is_followed_by_web_and_workers_without_a_restart(service: Serv
     versions = service.engine.rows("SELECT DISTINCT price_version FROM orders")
     assert [row.price_version for row in versions] == [after["catalog_version"]]
 
-    # The worker has not looked since before the file was there: it looks before it gives a job up.
+    # The worker has not read the new file yet; it does so before it fails a job.
     service.engine.run(first)
     assert outcome(service, first) == ("succeeded", None, PRICE)
 
-    # A faulty file changes nothing, and is told.
+    # A faulty file changes nothing, and its fault is reported.
     service.write("{models: {house: {markup: 0}, nobody: {}}}")
     service.until(lambda: service.get("/readyz").json()["checks"]["catalog"]["ok"] is False)
     ready = service.get("/readyz")
@@ -156,7 +156,7 @@ def test_the_file_is_followed_by_web_and_workers_without_a_restart(service: Serv
     assert "faults: 2" in ready.json()["checks"]["catalog"]["detail"]
     assert service.price("house") == PRICE
 
-    # Hidden and dearer: not offered any more, but what was accepted runs at its price.
+    # Hidden and more expensive: no longer offered, but accepted jobs run at their price.
     service.write(f"{{models: {{{DEAR_AND_HIDDEN}}}}}")
     service.until(lambda: service.get("/api/models/house").status_code == 404)
     service.until(lambda: service.get("/readyz").json()["checks"]["catalog"]["ok"] is True)
@@ -166,7 +166,7 @@ def test_the_file_is_followed_by_web_and_workers_without_a_restart(service: Serv
     assert service.engine.context.catalog.models["house"].hidden
     assert outcome(service, second) == ("succeeded", None, PRICE)
 
-    # Taken away altogether: its jobs end, free.
+    # Removed: its jobs fail and are free.
     service.file.unlink()
     service.until(lambda: service.get("/api/models").json()["catalog_version"] == before["catalog_version"])
     service.until(lambda: "house" not in service.engine.context.catalogs.renewed().models)
@@ -178,7 +178,7 @@ def test_the_file_is_followed_by_web_and_workers_without_a_restart(service: Serv
     service.engine.assert_books_balance()
 
 
-def test_multipart_knows_the_types_of_a_new_models_settings(service: Service) -> None:
+def test_multipart_orders_use_the_types_of_a_new_models_settings(service: Service) -> None:
     service.write("{models: {house: {like: gpt-image-2, params: {shine: {type: int, min: 0, max: 9}}}}}")
     service.until(lambda: service.get("/api/models/house").status_code == 200)
     parts = {"prompt": (None, "a fox"), "model": (None, "house"), "shine": (None, "3")}
@@ -187,7 +187,7 @@ def test_multipart_knows_the_types_of_a_new_models_settings(service: Service) ->
     assert answer.json()["request"]["shine"] == 3
 
 
-def test_an_order_that_leaves_the_model_open_is_told_which_and_why(service: Service) -> None:
+def test_an_order_without_a_model_is_shown_the_chosen_model_and_the_reason(service: Service) -> None:
     service.write(f"{{models: {{{HOUSE}}}, default_model: house}}")
     service.until(lambda: service.get("/api/models/house").status_code == 200)
     unnamed = service.order().json()

@@ -1,7 +1,7 @@
-"""What the one-statement verbs must not get wrong when two of them meet: each hazard on a real PostgreSQL.
+"""Verbs that run at the same time on one job, on a real PostgreSQL.
 
-A statement sees the rows as they were when it began. It may wait for a row and then find it changed; what it reads
-beside that row is still the old state. So each verb asks for the version that its caller has seen.
+A statement sees the rows as they were when it began. It may wait for a locked row and then find that row changed, but
+all other rows it reads are still the old ones. So each verb checks the version that its caller has read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BALANCE_GONE = "DELETE FROM balances WHERE account_id = :id"
 
 
 def in_progress(engine: Engine, customer: Caller, n: int = 1) -> LiveJob:
-    """A WAITING job with every call accepted, as a poller has read it."""
+    """Return a WAITING job with every call accepted, as a poller reads it."""
     job_id = engine.order(customer, "two hands [sandbox:never]", n=n, publish=False).task.id
     engine.run(job_id)
     return read(engine, job_id)
@@ -58,7 +58,7 @@ def kept(job: LiveJob, call: Call) -> CallOutcome:
 
 @contextmanager
 def at_once(*acts: Callable[[], object]) -> Iterator[list[object]]:
-    """Run them side by side, from one line; what they returned or raised, once the block is left."""
+    """Start functions at the same time; the list has what they returned or raised once the block ends."""
     line = threading.Barrier(len(acts))
     results: list[object] = [None] * len(acts)
 
@@ -91,11 +91,11 @@ def made(engine: Engine, job_id: str) -> int:
     return int(engine.one("SELECT count(*) FROM images WHERE job_id = :id", id=job_id))
 
 
-# ------------------------------------------------------------------ two who know a part each
+# ------------------------------------------------------------------ two steps with partial knowledge
 
 
 def test_two_calls_of_one_job_end_at_once_and_the_job_ends(engine: Engine, account: Caller) -> None:
-    """Each finisher saw the other's call open. Without the version both would park it, and it waits for ever."""
+    """Each step has read the other's call as open. Without the version check both would park the job forever."""
     for _ in range(6):
         job = in_progress(engine, account, n=2)
         first, second = job.calls
@@ -109,8 +109,8 @@ def test_two_calls_of_one_job_end_at_once_and_the_job_ends(engine: Engine, accou
     engine.assert_books_balance()
 
 
-def test_the_second_of_two_ends_waits_for_the_first_and_finds_out(engine: Engine, account: Caller) -> None:
-    """The same without chance: the one who comes second is in the middle of its statement when the first commits."""
+def test_the_second_of_two_ends_waits_for_the_first_and_finds_the_job_changed(engine: Engine, account: Caller) -> None:
+    """The same in a fixed order: the second statement is running and waits when the first one commits."""
     job = in_progress(engine, account, n=2)
     first, second = job.calls
     with engine.database.engine.begin() as connection:
@@ -125,8 +125,8 @@ def test_the_second_of_two_ends_waits_for_the_first_and_finds_out(engine: Engine
     engine.assert_books_balance()
 
 
-def test_an_end_cannot_miss_an_image_that_someone_else_keeps(engine: Engine, account: Caller) -> None:
-    """The end began before the other image was committed and cannot see it: charged would be one, delivered two."""
+def test_an_end_cannot_miss_an_image_kept_at_the_same_time(engine: Engine, account: Caller) -> None:
+    """The end began before the other image was committed and cannot see it, so it would charge one image too few."""
     job = in_progress(engine, account, n=2)
     first, second = job.calls
     given_up = outcomes.lost(second)
@@ -140,7 +140,7 @@ def test_an_end_cannot_miss_an_image_that_someone_else_keeps(engine: Engine, acc
     engine.assert_books_balance()
 
 
-def test_the_verb_itself_refuses_what_it_has_not_seen(engine: Engine, account: Caller) -> None:
+def test_a_verb_refuses_an_outdated_version(engine: Engine, account: Caller) -> None:
     job = in_progress(engine, account, n=2)
     with engine.database.engine.begin() as connection:
         assert outcomes.record(connection, kept(job, job.calls[1]))
@@ -159,7 +159,7 @@ def end(engine: Engine, job: LiveJob) -> object:
 def test_two_pollers_that_collect_one_job_make_one_end_and_lose_no_image(
     engine: Engine, account: Caller, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both have fetched the image before either writes. It is charged once, and the loser throws nothing away."""
+    """Both fetch the image before either records it. It is charged once, and the second one deletes nothing."""
     job_id = engine.order(account, "one fox", publish=False).task.id
     engine.run(job_id)
     both_have_it, whole = threading.Barrier(2, timeout=20), collect.collect
@@ -211,15 +211,15 @@ def test_every_writer_of_a_jobs_calls_or_images_raises_its_version(
 
 
 def heard_of(connection: Connection, engine: Engine, call: Call) -> object:
-    """An upstream's own word names a call whose answer was lost."""
+    """A callback of the upstream has the id of a call whose answer was lost."""
     engine.sql("UPDATE upstream_calls SET outcome = 'uncertain', upstream_id = NULL WHERE id = :id", id=call.id)
     return callbacks.heard(connection, call.id, "up-1")
 
 
-def test_what_was_bought_is_on_record_however_often_its_job_changes_meanwhile(
+def test_an_outcome_is_recorded_however_often_its_job_changes_meanwhile(
     engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Writers without end: each decision is out of date, and after some the answer alone is written."""
+    """The job changes before every decision; after some tries only the outcome is recorded."""
     job_id = engine.order(account, model="gpt-image-2", size="1024x1024", publish=False).task.id
     reads, whole = [], finishing._read_again
 
@@ -246,7 +246,7 @@ def test_what_was_bought_is_on_record_however_often_its_job_changes_meanwhile(
     engine.assert_books_balance()
 
 
-def test_a_wish_to_cancel_said_again_makes_no_step_read_the_job_again(engine: Engine, account: Caller) -> None:
+def test_a_repeated_cancel_does_not_change_the_version(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account, "on [sandbox:never]").task.id
     engine.run(job_id)
     versions = []
@@ -257,8 +257,8 @@ def test_a_wish_to_cancel_said_again_makes_no_step_read_the_job_again(engine: En
     assert len(set(versions)) == 1
 
 
-def test_a_job_found_expired_that_was_tried_meanwhile_lives_on(engine: Engine, account: Caller) -> None:
-    """The sweep's list grows old while it works through it: the job has a new deadline by then."""
+def test_an_expired_job_that_was_retried_meanwhile_goes_on(engine: Engine, account: Caller) -> None:
+    """The sweep's list becomes outdated while it is processed: the job has a new deadline by then."""
     job_id = engine.order(account, "soon [sandbox:fail=500 times=2]").task.id
     engine.drive(until=lambda: engine.job(job_id).status == "queued" and engine.job(job_id).attempt == 1)
     engine.sql("UPDATE jobs SET deadline_at = clock_timestamp()")
@@ -274,18 +274,18 @@ def test_a_job_found_expired_that_was_tried_meanwhile_lives_on(engine: Engine, a
     assert engine.job(job_id).status == "succeeded"
 
 
-# ------------------------------------------------------------------ money without a place
+# ------------------------------------------------------------------ money without a balance
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["one statement", "the longer way"])
-def test_a_hold_without_a_balance_raises_and_nothing_stands(engine: Engine, account: Caller, again: bool) -> None:
+def test_a_hold_without_a_balance_raises_and_changes_nothing(engine: Engine, account: Caller, again: bool) -> None:
     engine.limit("chatgpt2api", max_active=3)
     job_id = engine.order(account, publish=False).task.id
     engine.sql(BALANCE_GONE, id=account.account_id)
     if again:
         engine.sql("UPDATE jobs SET attempt = 1")
     before = engine.job(job_id)
-    # The job cannot even be failed, for its price has no place to go back to.
+    # The job cannot even fail, because there is no balance to return its price to.
     with pytest.raises(LedgerMismatchError):
         run.run_job(engine.context, job_id)
     assert engine.job(job_id) == before
@@ -293,7 +293,7 @@ def test_a_hold_without_a_balance_raises_and_nothing_stands(engine: Engine, acco
     assert engine.one("SELECT count(*) FROM permits WHERE call_id IS NOT NULL") == 0
 
 
-def test_an_end_without_a_balance_raises_and_nothing_stands(engine: Engine, account: Caller) -> None:
+def test_an_end_without_a_balance_raises_and_changes_nothing(engine: Engine, account: Caller) -> None:
     job = in_progress(engine, account)
     engine.sql(BALANCE_GONE, id=account.account_id)
     before, calls_before = engine.job(job.id), engine.calls(job.id)
@@ -303,11 +303,11 @@ def test_an_end_without_a_balance_raises_and_nothing_stands(engine: Engine, acco
     assert engine.transfers(job.id) == {"hold": ASYNC_PRICE}
 
 
-# ------------------------------------------------------------------ stated, and bounded
+# ------------------------------------------------------------------ accepted races
 
 
 def test_a_pause_committed_while_the_claim_waits_for_its_row_still_claims(engine: Engine, account: Caller) -> None:
-    """Stated, not prevented: the claim had begun when the provider was paused. The next one finds it paused."""
+    """Accepted: the claim had begun when the provider was paused. The next claim finds it paused."""
     first = engine.order(account, publish=False).task.id
     second = engine.order(account, publish=False).task.id
     with engine.database.engine.begin() as connection:
@@ -323,8 +323,8 @@ def test_a_pause_committed_while_the_claim_waits_for_its_row_still_claims(engine
     assert engine.job(second).status == "queued"
 
 
-def test_the_window_may_be_passed_only_for_an_instant(engine: Engine, account: Caller) -> None:
-    """Claims at once may each publish a next one; every later claim counts what is out and adds nothing above."""
+def test_the_window_may_be_exceeded_only_for_a_moment(engine: Engine, account: Caller) -> None:
+    """Simultaneous claims may each publish another job; later claims count those and publish none above the window."""
     window, crowd = 4, 6
     context = replace(engine.context, publish_window=window)
     ids = [engine.order(account, f"job {number}", publish=False).task.id for number in range(40)]
@@ -348,7 +348,7 @@ def test_the_window_may_be_passed_only_for_an_instant(engine: Engine, account: C
 
 
 def test_two_sweeps_and_an_end_at_once_settle_a_job_once(engine: Engine, account: Caller) -> None:
-    """An expired job is ended by one of the sweep, its owner's cancel, and another sweep's try."""
+    """An expired job is ended by exactly one of two sweeps and its caller's cancel."""
     job_id = engine.order(account, publish=False).task.id
     engine.sql("UPDATE jobs SET start_deadline_at = clock_timestamp() WHERE id = :id", id=job_id)
     before = engine.balance(account)

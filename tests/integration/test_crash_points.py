@@ -1,8 +1,9 @@
 """kill -9 at every crash point: the job ends as it must, is bought at most once, and the books balance.
 
-Real workers die at their points, lane by lane; one clean worker per lane then drives everything to its end.
-Class A (chatgpt2api: own dedupe key) always ends with its image, bought once. Class C (OpenAI: no key, no
-way to ask) is never sent twice: where nobody can know, it fails and the credits come back.
+Real workers die at their points, in parallel lanes; then one clean worker per lane brings every job to its end.
+A call with its own dedupe key (chatgpt2api, ``Recovery.RESEND``) always ends with its image, bought once. A call that
+cannot be looked up (OpenAI, ``Recovery.NEVER``) is never sent twice: if its outcome is unknown, the job fails and the
+credits are returned.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ ENDS_WITHIN_S = 180.0
 class Story:
     """One job, the crashes it goes through, and how it must end.
 
-    ``deaths`` are failpoints, one worker each; ``mid_call`` kills from outside while the upstream thinks.
+    ``deaths``: failpoints, one worker each. ``mid_call``: the worker is killed from outside during its call.
     """
 
     name: str
     model: str
     deaths: Sequence[str]
-    accepted: int = 1  # times that the upstream took the order on
-    code: str | None = None  # of the failure; None: it succeeds
+    accepted: int = 1  # how often the upstream accepted the order
+    code: str | None = None  # failure code; None: the job succeeds
     waits: str = ""  # a marker that keeps the upstream busy
     publish: bool = True
-    overdue: bool = False  # more jobs of its kind, all past their start deadline
+    overdue: bool = False  # with other jobs like it that are past their start deadline
     mid_call: bool = False
     limited: bool = False  # its credential has a limit
     calls: int = 1
@@ -65,7 +66,7 @@ def c(name: str, death: str, **rest: Any) -> Story:
 
 
 STORIES = [
-    # A first attempt begins by one statement; a second one in a transaction, which can be cut.
+    # A first attempt is claimed by one statement, a second one in a transaction that can be cut.
     a("claim.uncommitted", waits="[sandbox:429 times=1]", calls=2),
     a("claim.committed"),
     a("claimed with a permit", "claim.committed", limited=True),
@@ -80,14 +81,14 @@ STORIES = [
     a("sweep.unpublished", publish=False),
     a("sweep.moved", overdue=True, accepted=0, code="deadline_expired"),
     c("nothing sent", "claim.committed", accepted=0, code="upstream_uncertain"),
-    c("killed while the upstream thinks", "", mid_call=True, waits="[sandbox:latency=30]", code="upstream_uncertain"),
-    c("picture kept, no row", "blob.kept", code="upstream_uncertain"),
+    c("killed while the upstream works", "", mid_call=True, waits="[sandbox:latency=30]", code="upstream_uncertain"),
+    c("image kept, no row", "blob.kept", code="upstream_uncertain"),
 ]
 
 
 @dataclass
 class Ending:
-    """What is left of a story when everything has come to rest."""
+    """The state of a story's job after everything has ended."""
 
     killed_by: list[int] = field(default_factory=list)
     job: Any = None
@@ -98,7 +99,7 @@ class Ending:
 
 @dataclass
 class Lane:
-    """The endings of the stories that shared a stage, and the stage's books."""
+    """The endings of the stories that shared a stage, and the findings of the stage's audit."""
 
     endings: dict[str, Ending] = field(default_factory=dict)
     findings: Sequence[Finding] = ()
@@ -134,7 +135,7 @@ def _stage(lane: int, postgres_url: str, redis_url: str, folder: Path, upstreams
         connection.execute(text(f"CREATE DATABASE crash_{lane} TEMPLATE template_darkroom"))
     administrator.dispose()
     own_redis = redis_url.rsplit("/", 1)[0] + f"/{lane + 8}"
-    os.environ.setdefault("REDIS_URL", own_redis)  # the Celery app wants one; the publisher's own counts
+    os.environ.setdefault("REDIS_URL", own_redis)  # the Celery app needs one; the publisher uses its own
     return build_stage(
         database_url=postgres_url.rsplit("/", 1)[0] + f"/crash_{lane}",
         redis_url=own_redis,
@@ -146,7 +147,7 @@ def _stage(lane: int, postgres_url: str, redis_url: str, folder: Path, upstreams
 
 @pytest.fixture(scope="module")
 def lanes(stages: list[Stage]) -> list[Lane]:
-    """All stories, a few lanes at a time; then a clean worker in each lane."""
+    """Run all stories in a few lanes, then a clean worker in each lane."""
     shares = [STORIES[lane::LANES] for lane in range(LANES)]
     with ThreadPoolExecutor(LANES) as pool:
         return list(pool.map(play, stages, shares))
@@ -212,10 +213,10 @@ def _at_the_upstream(stage: Stage, job_id: str) -> bool:
 
 
 def _revive(stage: Stage, job_id: str) -> None:
-    """Thaw one job alone, its owner dead, for the next worker to find."""
+    """Make one job due again with its owner dead, so that the next worker finds it."""
     stage.sql("DELETE FROM workers WHERE boot_id = (SELECT owner FROM jobs WHERE id = :id)", id=job_id)
     stage.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
-    # Missing for long enough at the first look already: the wait is not what is tested here.
+    # The call counts as missing for long enough at the first status check; the wait is not tested here.
     stage.sql(
         "UPDATE upstream_calls SET missing_since = clock_timestamp() - interval '6 seconds' WHERE job_id = :id",
         id=job_id,
@@ -250,25 +251,25 @@ def test_a_crash_at(story: Story, lanes: list[Lane], sandbox_process: Sandbox) -
     else:
         assert ending.job.captured == ending.job.quoted
         assert ending.blobs == [True]
-        # Whatever was sent again was sent under the one key.
+        # Everything that was resent had the same key.
         assert len(ending.calls) == story.calls
 
 
-def test_the_books_balance_after_all_of_it(lanes: list[Lane]) -> None:
+def test_the_books_balance_after_all_crashes(lanes: list[Lane]) -> None:
     for lane in lanes:
         assert lane.findings == []
         assert lane.owed == (0, 0)
         assert lane.spent == lane.captured > 0
 
 
-def test_every_point_of_a_worker_has_its_story() -> None:
+def test_every_failpoint_of_a_worker_has_a_story() -> None:
     died_at = {death.partition(":")[0] for story in STORIES for death in story.deaths if death}
     web = {name for name in failpoints.POINTS if name.startswith("submit.")}
     assert died_at | web == set(failpoints.POINTS)
 
 
 def test_a_web_process_that_dies_while_accepting(stages: list[Stage], lanes: list[Lane]) -> None:
-    """The caller heard nothing and sends the same again: one job, charged once, whatever the first try left."""
+    """The caller gets no answer and repeats the request: one job, charged once, whatever the first try left."""
     stage = stages[-1]
     left = {"submit.uncommitted": 0, "submit.committed": 1}
     for point, rows in left.items():
@@ -285,7 +286,7 @@ def test_a_web_process_that_dies_while_accepting(stages: list[Stage], lanes: lis
 
 
 class _web:  # noqa: N801 - reads as the block it opens
-    """A web process of its own, answering; its URL."""
+    """A running web process; the context value is its URL."""
 
     def __init__(self, stage: Stage, failpoint: str) -> None:
         self.port = free_ports(1)[0]

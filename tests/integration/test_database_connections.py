@@ -22,7 +22,7 @@ CUT = Statement("SELECT pg_terminate_backend(pg_backend_pid())")
 
 @pytest.fixture
 def single(database: Database) -> Iterator[Database]:
-    """The same database over one connection, so that the next who asks has what the last has left."""
+    """The same database over one connection, so that each use sees the state in which the last one left it."""
     url = database.engine.url.render_as_string(hide_password=False)
     single = Database(make_engine(url, pool_size=1, max_overflow=0))
     yield single
@@ -41,7 +41,7 @@ def test_a_hot_statement_is_its_own_transaction(database: Database) -> None:
     assert names(database) == ["a"]
 
 
-def test_inside_a_transaction_of_sqlalchemys_it_is_part_of_that(database: Database) -> None:
+def test_a_hot_statement_inside_a_sqlalchemy_transaction_is_part_of_it(database: Database) -> None:
     with pytest.raises(ZeroDivisionError), database.transaction() as connection:
         connection.execute(text("INSERT INTO marks (name, value) VALUES ('a', '')"))
         Hot.of(connection).one_or_none(ADD, {"name": "b"})
@@ -61,12 +61,12 @@ def test_a_transaction_of_hot_statements_alone_is_all_or_nothing(database: Datab
     assert names(database) == []
 
 
-def test_hot_in_hot_is_the_same_door(database: Database) -> None:
+def test_nested_hot_uses_the_same_connection(database: Database) -> None:
     with database.hot() as hot:
         assert Hot.of(hot) is hot
 
 
-def test_what_the_four_questions_answer(database: Database) -> None:
+def test_what_all_scalar_one_or_none_and_run_return(database: Database) -> None:
     with database.hot() as hot:
         assert hot.one_or_none(ONE, {"name": "a"}) is None
         assert hot.scalar(ONE, {"name": "a"}) is None
@@ -77,8 +77,8 @@ def test_what_the_four_questions_answer(database: Database) -> None:
         assert hot.scalar(ONE, {"name": "a"}) == "v"
 
 
-def test_a_connection_goes_back_as_the_others_expect_it(single: Database) -> None:
-    """After the hot door a transaction is one again, also where the statement has failed."""
+def test_a_connection_is_returned_in_its_default_state(single: Database) -> None:
+    """After a hot statement, also a failed one, a transaction works as before."""
     with single.hot() as hot:
         hot.one_or_none(ADD, {"name": "a"})
     with pytest.raises(psycopg.errors.UniqueViolation), single.hot() as hot:
@@ -89,7 +89,7 @@ def test_a_connection_goes_back_as_the_others_expect_it(single: Database) -> Non
     assert names(single) == ["a"]
 
 
-def test_a_fault_of_the_statement_itself_keeps_its_connection(single: Database) -> None:
+def test_an_error_of_the_statement_itself_keeps_the_connection(single: Database) -> None:
     with single.hot() as hot:
         before = hot.one_or_none(MODE, {}).pid
         hot.one_or_none(ADD, {"name": "a"})
@@ -99,15 +99,15 @@ def test_a_fault_of_the_statement_itself_keeps_its_connection(single: Database) 
         assert hot.one_or_none(MODE, {}).pid == before
 
 
-def test_a_cut_connection_is_not_handed_out_again(single: Database) -> None:
+def test_a_lost_connection_is_not_reused(single: Database) -> None:
     with pytest.raises(DatabaseAwayError), single.hot() as hot:
         hot.all(CUT, {})
     with single.hot() as hot:
         assert hot.all(NAMES, {}) == []
 
 
-def test_a_statement_that_its_greenlet_left_in_the_middle_takes_its_connection_with_it(single: Database) -> None:
-    """Killed while PostgreSQL works on it: its answer must not be read by the next one."""
+def test_a_killed_greenlets_connection_is_not_reused(single: Database) -> None:
+    """The answer to a statement of a killed greenlet must not be read by the next user of the connection."""
 
     class Killed(BaseException):
         """What ends a greenlet from outside."""
@@ -121,7 +121,7 @@ def test_a_statement_that_its_greenlet_left_in_the_middle_takes_its_connection_w
         assert hot.one_or_none(MODE, {}).pid != first
 
 
-def test_everyone_waiting_for_a_connection_is_told_in_time(single: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_connection_ends_in_time(single: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(single.engine.pool, "_timeout", 0.05)
     has_it, may_go = threading.Event(), threading.Event()
 
@@ -140,8 +140,8 @@ def test_everyone_waiting_for_a_connection_is_told_in_time(single: Database, mon
     holder.join()
 
 
-def test_hot_statements_keep_one_plan(single: Database) -> None:
-    """Planning a verb costs more than running it."""
+def test_hot_statements_use_one_generic_plan(single: Database) -> None:
+    """Planning a verb's statement costs more than running it."""
     with single.hot() as hot:
         assert hot.one_or_none(MODE, {}).plans == "force_generic_plan"
         for number in range(7):

@@ -1,7 +1,7 @@
-"""What a job costs, counted by PostgreSQL: statements, commits, messages of a life (docs/architecture.md section 8).
+"""What a job costs in the database: statements, commits and messages (docs/architecture.md section 8).
 
-A server of this file's own writes down every statement it runs. Not counted is what jobs share whatever their
-number: the clock's question which providers have something due.
+A PostgreSQL server of this file logs every statement. The ticker's query for providers with due jobs is not counted,
+because all jobs share it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Bill:
 
 
 class Server:
-    """PostgreSQL, and what it says that it has done."""
+    """PostgreSQL and its log of statements."""
 
     def __init__(self, embedded: EmbeddedPostgres) -> None:
         self.url = embedded.url.replace("postgresql://", "postgresql+psycopg://").rsplit("/", 1)[0]
@@ -45,7 +45,7 @@ class Server:
 
     @contextmanager
     def counted(self) -> Iterator[Bill]:
-        """A line is written before its statement runs: what has been answered is in the log."""
+        """Count the statements of the block. A line is logged before its statement runs, so none is missed."""
         bill, begin = Bill(), self._log.stat().st_size
         yield bill
         with self._log.open("rb") as log:
@@ -70,7 +70,7 @@ def _read(said: str, bill: Bill) -> None:
 
 
 def _statements(said: str) -> list[tuple[str, str]]:
-    """(backend, statement): a statement's further lines begin with a tab."""
+    """Return (backend, statement) pairs; further lines of a statement begin with a tab."""
     found: list[tuple[str, str]] = []
     for line in said.splitlines():
         if begun := _LINE.match(line):
@@ -105,7 +105,7 @@ def database(server: Server) -> Iterator[Database]:
 
 @pytest.fixture
 def warm(engine: Engine, account: Caller) -> Engine:
-    """An engine whose pool has its connections: what opening one costs is no part of a life."""
+    """An engine with open connections, so that the cost of opening them is not counted."""
     engine.order(account, "warm")
     engine.order(account, "warm", model="gpt-image-2", size="1024x640")
     engine.drive()
@@ -113,7 +113,7 @@ def warm(engine: Engine, account: Caller) -> Engine:
     return engine
 
 
-def test_an_asynchronous_life_costs_five_statements_five_commits_and_two_messages(
+def test_an_asynchronous_job_costs_five_statements_five_commits_and_two_messages(
     warm: Engine, account: Caller, server: Server
 ) -> None:
     """Submit, start, park, take and end; a message to run and one to look."""
@@ -131,7 +131,7 @@ def test_an_asynchronous_life_costs_five_statements_five_commits_and_two_message
     assert warm.sent.messages == 2
 
 
-def test_a_synchronous_life_costs_three_statements_three_commits_and_one_message(
+def test_a_synchronous_job_costs_three_statements_three_commits_and_one_message(
     warm: Engine, account: Caller, server: Server
 ) -> None:
     with server.counted() as bill:
@@ -142,8 +142,8 @@ def test_a_synchronous_life_costs_three_statements_three_commits_and_one_message
     assert (len(bill.statements), bill.commits, warm.sent.messages) == (3, 3, 1), "\n\n".join(bill.statements)
 
 
-def test_in_a_burst_a_life_costs_no_more(warm: Engine, account: Caller, server: Server) -> None:
-    """Forty at once, more than a window is wide: taken together, and each ended by one statement of its own."""
+def test_in_a_burst_a_job_costs_no_more(warm: Engine, account: Caller, server: Server) -> None:
+    """Forty at once, more than a window: taken in one batch, and each ended by its own statement."""
     with server.counted() as bill:
         for _ in range(BURST):
             warm.order(account)
@@ -159,7 +159,7 @@ def test_in_a_burst_a_life_costs_no_more(warm: Engine, account: Caller, server: 
     leases = sum(1 for each in rest.statements if is_lease(each))
     assert len(statements) - leases == 4 * BURST + 1, "\n\n".join(sorted(set(statements)))
     assert bill.commits + rest.commits - leases == 4 * BURST + 1
-    # The images of a burst are fetched by many at once; a lease goes out for each second that takes.
+    # The images are fetched in parallel; while that takes, a lease is written every second.
     assert leases <= BURST
     assert warm.sent.messages == BURST + 1
 
@@ -169,6 +169,6 @@ def is_lease(statement: str) -> bool:
 
 
 def everything_due(engine: Engine) -> None:
-    """Time passes, and the clock's tick finds what is due."""
+    """Make all jobs due, and run the ticker's query for due jobs."""
     engine.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE status = 'waiting'")
     engine.tick()

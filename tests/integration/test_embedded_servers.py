@@ -1,4 +1,4 @@
-"""Our own PostgreSQL and Redis, for real: data, rights, crashes."""
+"""The embedded PostgreSQL and Redis as real processes: data, permissions and crashes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_postgres_comes_back_after_its_master_is_killed_under_a_busy_backend(tmp
 
 
 def _stop_hard(server: EmbeddedPostgres) -> Path:
-    """Kill the server and all it has started; what it leaves is its pid file."""
+    """Kill the server and all its child processes; return the pid file that is left."""
     master = int((server.data / "postmaster.pid").read_text().split()[0])
     os.killpg(master, signal.SIGKILL)
     server.stop()
@@ -88,7 +88,7 @@ def test_a_pid_file_whose_number_another_process_has_now_does_not_stop_the_start
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 1 AS n")
     pid_file = _stop_hard(server)
-    # In the very folder, too: neither the number nor the place makes a server of it.
+    # The other process even runs in the data folder: neither the pid nor the folder makes it a server.
     user = server.program().user
     as_user = {"user": user.uid, "group": user.gid, "extra_groups": []} if user else {}
     stranger = subprocess.Popen(["/bin/sleep", "600"], cwd=server.data, **as_user)
@@ -115,7 +115,7 @@ def test_a_pid_file_with_the_number_of_another_folders_server_does_not_stop_the_
 
 
 def test_a_server_that_still_works_in_the_folder_is_ended_before_another_starts(tmp_path):
-    """Killed with its lock let go: the master lives on, and the folder never has two."""
+    """The launcher was killed and its lock released, but the server still runs; the folder never has two."""
     first = EmbeddedPostgres(tmp_path / "pg", durable=False)
     first.start()
     old = processes.identify(int((first.data / "postmaster.pid").read_text().split()[0]))
@@ -127,7 +127,7 @@ def test_a_server_that_still_works_in_the_folder_is_ended_before_another_starts(
 
 
 def _keep_busy(url: str) -> None:
-    """A backend that computes and never looks up, so that it does not see its master die; 30 s at most."""
+    """Run a busy backend that does not notice the death of its master, for 30 s at most."""
     with pytest.raises(psycopg.OperationalError), psycopg.connect(url) as connection:
         connection.execute(
             "DO $$ BEGIN WHILE clock_timestamp() < now() + interval '30 s' "
@@ -174,7 +174,7 @@ def test_redis_wants_its_password_and_refuses_to_forget(tmp_path):
 
 
 def test_no_file_can_keep_redis_from_starting(tmp_path):
-    """After a power loss any file may hold rubbish; an older version of ours left an append-only file."""
+    """After a power loss any file may be damaged; an older version of ours left an append-only file."""
     with EmbeddedRedis(tmp_path / "redis"):
         pass
     for name in ("appendonly.aof", "dump.rdb", "redis.pid"):
@@ -187,7 +187,7 @@ def test_a_redis_that_outlived_its_parent_is_ended_by_the_next(tmp_path):
     first = EmbeddedRedis(tmp_path / "redis")
     first.start()
     (orphan,) = processes.running_in(tmp_path / "redis", "redis-server")
-    first.release()  # As if we had been killed: the lock is free, the server still there.
+    first.release()  # As if the parent had been killed: the lock is free and the server still runs.
     with EmbeddedRedis(tmp_path / "redis"):
         assert processes.identify(orphan.pid) != orphan
     first.stop()

@@ -70,7 +70,7 @@ sys.exit(up.run_up(load(), plan=plan))
 
 
 class Up:
-    """An ``up`` in a process of its own, and everything that descends from it."""
+    """An ``up`` in a separate process, with all its descendants."""
 
     def __init__(self, var: Path, base_port: int) -> None:
         self.var = var
@@ -88,12 +88,12 @@ class Up:
                 [sys.executable, "-c", FAKE_PROGRAMS], stdout=output, stderr=output, env=environ, cwd=var.parent
             )
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         return self.log.read_text()
 
     def await_ready(self) -> None:
-        eventually(lambda: "\nready\n" in self.said() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.said()
+        eventually(lambda: "\nready\n" in self.log_text() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.log_text()
 
     def pids(self) -> dict[str, int]:
         return {entry["name"]: entry["pid"] for entry in self.entries()}
@@ -109,7 +109,7 @@ class Up:
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[Callable[..., Up]]:
-    """Starts `up`s and makes sure that none of them outlives the test."""
+    """Start ``up`` processes, and end them after the test."""
     started: list[Up] = []
 
     def begin(name: str = "var", base_port: int | None = None) -> Up:
@@ -124,7 +124,7 @@ def house(tmp_path: Path) -> Iterator[Callable[..., Up]]:
 
 
 def spare_ports() -> int:
-    """A port that is free together with the four above it."""
+    """Return the first of five free ports in a row."""
     from core.embedded import ports
 
     for port in ports.free_ports(20):
@@ -141,7 +141,7 @@ def eventually(holds: Callable[[], object], timeout_s: float = 30.0) -> None:
 
 
 def family(up: Up) -> list[int]:
-    """Every process that works for this ``up``, found by its variable or its data folder."""
+    """Return every process of this ``up``, found by its variable or its data folder."""
     mark = f"DARKROOM_VAR={up.var}".encode()
     found = {one.pid for one in processes.running_in(up.var / "postgres" / "data", "postgres")}
     found |= {one.pid for one in processes.running_in(up.var / "redis", "redis-server")}
@@ -186,7 +186,7 @@ def test_a_killed_child_is_started_again_and_leaves_no_process_behind(house, nam
     assert {k: v for k, v in one.pids().items() if k != name} == {k: v for k, v in before.items() if k != name}
     eventually(lambda: answers(one))
     eventually(lambda: len(family(one)) == members)
-    assert "killed by SIGKILL; starting again in 0.5 s" in one.said()
+    assert "killed by SIGKILL; starting again in 0.5 s" in one.log_text()
 
 
 def answers(one: Up) -> bool:
@@ -197,13 +197,13 @@ def answers(one: Up) -> bool:
     return False
 
 
-def test_two_houses_stand_side_by_side_and_one_house_takes_one_up(house):
+def test_two_stacks_run_side_by_side_and_one_data_folder_has_one_stack(house):
     first, second = house("a"), house("b")
     first.await_ready()
     second.await_ready()
     intruder = house("a", spare_ports())
     assert intruder.process.wait(30) == 1
-    assert f"is in use by process {first.process.pid}" in intruder.said()
+    assert f"is in use by process {first.process.pid}" in intruder.log_text()
     assert answers(first)
     assert answers(second)
 
@@ -212,12 +212,12 @@ def test_a_taken_port_names_the_variable_that_moves_it(house):
     first = house("a")
     first.await_ready()
     base = int(first.urls()[0].rpartition(":")[2].partition("/")[0]) - 3
-    blocked = house("b", base - 2)  # Its sandbox is not wanted; its PostgreSQL port is the first's Flower.
+    blocked = house("b", base - 2)  # Without a sandbox; its PostgreSQL port is the first one's Flower.
     assert blocked.process.wait(30) == 1
-    assert "DARKROOM_POSTGRES_PORT" in blocked.said()
+    assert "DARKROOM_POSTGRES_PORT" in blocked.log_text()
 
 
-def test_leftovers_are_ended_but_a_stranger_with_the_same_number_is_not(house, tmp_path):
+def test_leftover_processes_are_ended_but_not_others_with_the_same_pid(house, tmp_path):
     stranger = subprocess.Popen(["sleep", "1000"])
     leftover = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     known = processes.identify(leftover.pid)
@@ -239,8 +239,8 @@ def test_leftovers_are_ended_but_a_stranger_with_the_same_number_is_not(house, t
         assert leftover.wait(30) == -signal.SIGTERM
         one.await_ready()
         assert stranger.poll() is None
-        assert "ended old" in one.said()
-        assert "ended other" not in one.said()
+        assert "ended old" in one.log_text()
+        assert "ended other" not in one.log_text()
     finally:
         stranger.kill()
         stranger.wait()

@@ -1,4 +1,4 @@
-"""Falling back to another model: when, at whose price, and when never."""
+"""Failing over to another model: when it happens, when it does not, and at which price."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZE = "1024x640"
 
 
 def ordered(engine: Engine, account: Caller, prompt: str = "a fox", **fields: Any) -> str:
-    """An order of the dear synchronous model that may fall back to the cheap one."""
+    """Order an image of the expensive synchronous model with the cheap one as fallback."""
     asked = {"model": SYNC_MODEL, "size": SIZE, "fallback_models": [ASYNC_MODEL], **fields}
     return engine.order(account, prompt, **asked).task.id
 
@@ -36,7 +36,7 @@ def quote(submission: SubmissionService, **fields: Any) -> Quote:
 
 
 def price(engine: Engine) -> int:
-    """Of one image by the dear model."""
+    """Return the price of one image of the expensive model."""
     return int(quote(engine.submission).unit_price_microcredits)
 
 
@@ -69,7 +69,7 @@ def test_a_model_that_surely_made_nothing_is_followed_by_the_next(
 
 
 @pytest.mark.parametrize("fault", ["refuse", "drop", "garbage", "400"])
-def test_a_refusal_or_an_uncertain_call_never_moves_on(
+def test_a_refusal_or_an_uncertain_call_never_fails_over(
     engine: Engine, account: Caller, sandbox: Sandbox, fault: str
 ) -> None:
     sandbox.add_fault(fault, provider="openai", route="submit")
@@ -82,7 +82,7 @@ def test_a_refusal_or_an_uncertain_call_never_moves_on(
     engine.assert_books_balance()
 
 
-def test_the_order_is_held_at_the_dearest_of_its_models(engine: Engine, account: Caller) -> None:
+def test_the_hold_is_for_the_most_expensive_model_of_the_order(engine: Engine, account: Caller) -> None:
     job_id = engine.order(
         account, model=ASYNC_MODEL, size=SIZE, n=2, fallback_models=[SYNC_MODEL], publish=False
     ).task.id
@@ -97,10 +97,10 @@ def test_the_order_is_held_at_the_dearest_of_its_models(engine: Engine, account:
     engine.assert_books_balance()
 
 
-def test_images_kept_before_stay_at_their_own_price(
+def test_images_made_before_a_failover_keep_their_price(
     context: WorkerContext, submission: SubmissionService, sent: Recorder, sandbox: Sandbox
 ) -> None:
-    """Of two calls of one image each one fails; the other model fills its slot."""
+    """One of two calls of one image each fails; the fallback model fills its slot."""
     engine = Engine(replace(context, max_attempts=1), submission, sent)
     account = engine.account()
     sandbox.add_fault("fail=none", provider="chatgpt2api", count=1)
@@ -113,7 +113,7 @@ def test_images_kept_before_stay_at_their_own_price(
     engine.assert_books_balance()
 
 
-def test_a_paused_provider_hands_its_orders_on_at_once(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+def test_orders_of_a_paused_provider_fail_over_at_once(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     with engine.database.transaction() as connection:
         health.pause(connection, "openai")
     waiting = engine.order(account, model=SYNC_MODEL, size=SIZE).task.id
@@ -125,7 +125,7 @@ def test_a_paused_provider_hands_its_orders_on_at_once(engine: Engine, account: 
     assert submits(sandbox, "openai") == 0
 
 
-def test_every_model_may_fail_and_the_credits_come_back(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+def test_if_every_model_fails_the_credits_are_returned(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     before = engine.balance(account)
     sandbox.add_fault("401", provider="openai", route="submit")
     sandbox.add_fault("401", provider="chatgpt2api", route="submit")
@@ -136,7 +136,7 @@ def test_every_model_may_fail_and_the_credits_come_back(engine: Engine, account:
     engine.assert_books_balance()
 
 
-def test_a_wish_to_cancel_goes_before_the_next_model(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+def test_a_cancelled_job_does_not_fail_over(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     sandbox.add_fault("429", provider="openai", route="submit")
     job_id = ordered(engine, account)
     engine.run(job_id)
@@ -147,7 +147,7 @@ def test_a_wish_to_cancel_goes_before_the_next_model(engine: Engine, account: Ca
     assert submits(sandbox, "chatgpt2api") == 0
 
 
-def test_faults_in_fallback_models_are_told_under_their_place(engine: Engine, account: Caller) -> None:
+def test_faults_in_fallback_models_name_their_position(engine: Engine, account: Caller) -> None:
     with pytest.raises(InvalidOrderError) as caught:
         ordered(engine, account, quality="high", fallback_models=["nobody", ASYNC_MODEL, "flux-2-pro"])
     faults = {(fault.field, fault.code) for fault in caught.value.faults}
@@ -155,7 +155,7 @@ def test_faults_in_fallback_models_are_told_under_their_place(engine: Engine, ac
     assert ("fallback_models[2]", "provider_not_configured") in faults
 
 
-def test_an_operators_chain_leaves_out_what_cannot_take_the_order(
+def test_an_operators_fallbacks_leave_out_models_that_cannot_take_the_order(
     engine: Engine, submission: SubmissionService
 ) -> None:
     submission.quoting._chains = {SYNC_MODEL: ["flux-2-pro", ASYNC_MODEL, SYNC_MODEL]}
@@ -163,6 +163,6 @@ def test_an_operators_chain_leaves_out_what_cannot_take_the_order(
     assert quote(submission, fallback_models=[]).fallbacks == []
 
 
-def test_a_model_is_named_once(engine: Engine, submission: SubmissionService) -> None:
+def test_a_model_may_be_named_only_once(engine: Engine, submission: SubmissionService) -> None:
     names = [ASYNC_MODEL, SYNC_MODEL, ASYNC_MODEL]
     assert [each.model.id for each in quote(submission, fallback_models=names).fallbacks] == [ASYNC_MODEL]

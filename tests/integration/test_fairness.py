@@ -1,4 +1,4 @@
-"""A crowd in one account's lane delays no other's few: who is looked at and fetched first, without a clock."""
+"""Many jobs of one account do not delay the few of another: the order of status checks and fetches, not timed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BATCH = 200
 
 
 def flood(engine: Engine, customer: Caller, count: int, *, due_for_s: float = 60) -> None:
-    """So many WAITING jobs of one account, all due for longer than anyone else's."""
+    """Insert ``count`` WAITING jobs of one account, all due for longer than those of others."""
     engine.sql(
         """
         WITH job AS (
@@ -47,22 +47,22 @@ def flood(engine: Engine, customer: Caller, count: int, *, due_for_s: float = 60
 
 
 def take(engine: Engine, turns: Turns, limit: int = BATCH) -> list[str]:
-    """The accounts of the next batch, job by job."""
+    """Return the account of each job of the next batch."""
     with engine.database.hot() as hot:
         jobs = due.take_due(hot, "chatgpt2api", limit=limit, interval_s=60, interval_max_s=60, turns=turns)
     return [job.account_id for job in jobs]
 
 
-def test_anothers_one_job_is_in_the_first_batch_beside_two_thousand(engine: Engine, account: Caller) -> None:
+def test_one_job_of_another_account_is_in_the_first_batch_among_two_thousand(engine: Engine, account: Caller) -> None:
     flood(engine, account, CROWD)
     other = engine.account()
     flood(engine, other, 1, due_for_s=0)
     batch = take(engine, Turns())
     assert other.account_id in batch
-    assert len(batch) == BATCH  # and the batch is full: what others do not need is the crowd's
+    assert len(batch) == BATCH  # the batch is full: the busy account gets what others do not need
 
 
-def test_a_batch_is_shared_by_those_who_have_something_due(engine: Engine, account: Caller) -> None:
+def test_a_batch_is_shared_by_the_accounts_with_due_jobs(engine: Engine, account: Caller) -> None:
     flood(engine, account, CROWD)
     others = [engine.account() for _ in range(4)]
     for other in others:
@@ -71,8 +71,10 @@ def test_a_batch_is_shared_by_those_who_have_something_due(engine: Engine, accou
     assert all(batch.count(other.account_id) == 30 for other in others)
 
 
-def test_of_more_accounts_than_one_batch_looks_at_everyone_has_a_turn(engine: Engine, account: Caller) -> None:
-    """A hundred and fifty accounts and a hundred looked at: the next batch goes on behind them."""
+def test_every_account_has_a_turn_even_with_more_accounts_than_a_batch_considers(
+    engine: Engine, account: Caller
+) -> None:
+    """With 150 accounts and 100 considered per batch, the next batch continues after them."""
     flood(engine, account, CROWD)
     others = {engine.account().account_id for _ in range(150)}
     for other in others:
@@ -82,7 +84,7 @@ def test_of_more_accounts_than_one_batch_looks_at_everyone_has_a_turn(engine: En
     assert others <= served
 
 
-def test_what_is_due_longest_goes_first_within_an_account(engine: Engine, account: Caller) -> None:
+def test_the_job_due_longest_is_first_within_an_account(engine: Engine, account: Caller) -> None:
     flood(engine, account, 50)
     oldest = [row.id for row in engine.rows("SELECT id FROM jobs ORDER BY due_at LIMIT 10")]
     with engine.database.hot() as hot:
@@ -93,7 +95,7 @@ def test_what_is_due_longest_goes_first_within_an_account(engine: Engine, accoun
 def test_a_batch_is_no_larger_than_what_can_be_fetched_now(
     engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What no one here has room for stays due, for a worker that has."""
+    """Jobs that this worker has no room for stay due for other workers."""
     flood(engine, account, 50)
     monkeypatch.setattr(engine.context.collecting, "_depth", 7)
     poll.poll_provider(engine.context, "chatgpt2api")
@@ -103,10 +105,10 @@ def test_a_batch_is_no_larger_than_what_can_be_fetched_now(
     assert engine.one("SELECT count(*) FROM jobs WHERE due_at > clock_timestamp()") == 7
 
 
-def test_a_finished_image_of_a_quiet_account_is_fetched_before_the_crowds_last(
+def test_a_quiet_accounts_image_is_fetched_before_the_last_of_a_busy_account(
     engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All were finished while the store was away; with one fetched at a time, the quiet one is the second."""
+    """All were finished while the store was away; with one fetched at a time, the quiet account's is the second."""
     crowd = [engine.order(account, f"crowd {number}", publish=False).task.id for number in range(12)]
     quiet = engine.order(engine.account(), "quiet", publish=False).task.id
     for job_id in [*crowd, quiet]:

@@ -1,4 +1,4 @@
-"""Defects that were once found by hand, each turned round: what went wrong then, and that it no longer does."""
+"""Regression tests of defects that were found by hand; each docstring says what went wrong."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def upstreams(sandbox: Sandbox) -> dict[str, str]:
 
 @pytest.fixture
 def impatient(engine: Engine) -> Iterator[Engine]:
-    """The same engine over connections that wait for no lock longer than an instant."""
+    """The same engine over connections with a very short lock time-out."""
     url = engine.database.engine.url.render_as_string(hide_password=False)
     database = Database(make_engine(url, pool_size=4, lock_timeout_ms=100))
     yield Engine(replace(engine.context, database=database), engine.submission, engine.sent)
@@ -54,7 +54,7 @@ def impatient(engine: Engine) -> Iterator[Engine]:
 
 
 def unsent(engine: Engine, customer: Caller, prompt: str = "dropped", **fields: Any) -> str:
-    """A WAITING job whose worker died between the intent and the request: its call never left."""
+    """Return a WAITING job whose worker died before it sent the recorded call."""
     job_id = engine.order(customer, prompt, publish=False, **fields).task.id
     assert claim.claim(engine.context, job_id) is not None
     with engine.database.autocommit() as connection:
@@ -85,7 +85,7 @@ def cancel(engine: Engine, customer: Caller, job_id: str) -> str:
 
 @contextmanager
 def locked(engine: Engine, statement: str, **values: Any) -> Iterator[Connection]:
-    """Somebody else has these rows for as long as the block lasts."""
+    """Hold locks on these rows from another connection while the block runs."""
     with engine.database.engine.begin() as blocker:
         blocker.execute(text(statement), values)
         yield blocker
@@ -94,7 +94,7 @@ def locked(engine: Engine, statement: str, **values: Any) -> Iterator[Connection
 # ------------------------------------------------------------------ 1, 2: bought without need
 
 
-def test_a_call_that_never_left_is_not_sent_for_someone_who_has_cancelled(
+def test_a_call_that_was_never_sent_is_not_sent_after_a_cancel(
     engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
     """1: it was bought after the cancel, and charged."""
@@ -113,7 +113,7 @@ def test_a_call_that_never_left_is_not_sent_for_someone_who_has_cancelled(
 
 
 @pytest.mark.parametrize("missed_before", [False, True])
-def test_a_call_past_its_deadline_is_not_sent_again(
+def test_a_call_past_its_deadline_is_not_resent(
     engine: Engine, account: Caller, sandbox: Sandbox, missed_before: bool
 ) -> None:
     """2: it was bought again past its deadline and thrown away at once, also where the fleet was down meanwhile."""
@@ -131,7 +131,7 @@ def test_a_call_past_its_deadline_is_not_sent_again(
     engine.assert_books_balance()
 
 
-def test_a_call_that_is_sent_again_has_its_whole_deadline_again(engine: Engine, account: Caller) -> None:
+def test_a_resent_call_has_a_whole_new_deadline(engine: Engine, account: Caller) -> None:
     """2: it kept what was left of the first sending's, and was given up in the middle of being made."""
     job_id = unsent(engine, account)
     engine.poll()
@@ -147,7 +147,7 @@ def test_a_call_that_is_sent_again_has_its_whole_deadline_again(engine: Engine, 
     assert engine.one(left.format("deadline_at", "jobs"), id=job_id) > deadline_s - 30
 
 
-# ------------------------------------------------------------------ 3: stuck for ever
+# ------------------------------------------------------------------ 3: stuck forever
 
 
 def no_provider(engine: Engine) -> Sweeper:
@@ -172,10 +172,10 @@ AWAY = pytest.mark.parametrize("away", [no_provider, paused, circuit_open])
 
 
 @AWAY
-def test_a_retrying_job_ends_by_its_own_deadline(
+def test_a_retrying_job_ends_at_its_own_deadline(
     engine: Engine, account: Caller, away: Callable[[Engine], Sweeper]
 ) -> None:
-    """3: a job that waited for its second try stayed queued, its credits held, as long as its provider was away."""
+    """3: a job that waited for its retry stayed queued, its credits held, as long as its provider was away."""
     before = engine.balance(account)
     job_id = engine.order(account, "soon [sandbox:fail=500 times=1]").task.id
     engine.drive(until=lambda: engine.job(job_id).status == "queued" and engine.job(job_id).attempt == 1)
@@ -184,7 +184,7 @@ def test_a_retrying_job_ends_by_its_own_deadline(
     assert 0 < left_s < longest_s
     sweeper = away(engine)
     sweeper.sweep()
-    assert engine.job(job_id).status == "queued"  # not before its time
+    assert engine.job(job_id).status == "queued"  # not before its deadline
     engine.sql("UPDATE jobs SET deadline_at = clock_timestamp()")
     sweeper.sweep()
     row = engine.job(job_id)
@@ -194,10 +194,10 @@ def test_a_retrying_job_ends_by_its_own_deadline(
 
 
 @AWAY
-def test_a_job_in_progress_ends_by_its_own_deadline(
+def test_a_job_in_progress_ends_at_its_own_deadline(
     engine: Engine, account: Caller, away: Callable[[Engine], Sweeper]
 ) -> None:
-    """3, its neighbour: no one looks at a waiting job whose provider has gone."""
+    """3, similar: no worker checked a waiting job whose provider was no longer configured."""
     before = engine.balance(account)
     job_id = engine.order(account, "slow [sandbox:never]").task.id
     engine.step()
@@ -214,8 +214,8 @@ def test_a_job_in_progress_ends_by_its_own_deadline(
     engine.assert_books_balance()
 
 
-def test_a_retrying_job_past_its_deadline_delivers_what_it_has(engine: Engine, account: Caller) -> None:
-    """3: one of three images is made and the others wait for a provider that is away: one is delivered and paid."""
+def test_a_retrying_job_past_its_deadline_delivers_the_images_made(engine: Engine, account: Caller) -> None:
+    """3: one of three images is made and the others wait for a provider that is away; one is delivered and charged."""
     job_id = engine.order(account, "three [sandbox:fail=500 skip=1]", n=3).task.id
     engine.drive(until=lambda: engine.job(job_id).status == "queued" and engine.job(job_id).attempt > 0)
     made = engine.one("SELECT count(*) FROM images WHERE job_id = :id", id=job_id)
@@ -232,9 +232,7 @@ def test_a_retrying_job_past_its_deadline_delivers_what_it_has(engine: Engine, a
 
 
 @pytest.mark.parametrize("door", ["transaction", "autocommit", "hot"])
-def test_a_lock_that_is_not_had_in_time_is_told_from_an_absent_database(
-    engine: Engine, impatient: Engine, door: str
-) -> None:
+def test_a_lock_time_out_does_not_count_as_an_absent_database(engine: Engine, impatient: Engine, door: str) -> None:
     """4: lock time-outs (55P03) counted as the database being away."""
     engine.sql("INSERT INTO marks (name, value) VALUES ('lock', '')")
     with locked(engine, "SELECT 1 FROM marks FOR UPDATE"), pytest.raises(DatabaseBusyError):
@@ -242,19 +240,19 @@ def test_a_lock_that_is_not_had_in_time_is_told_from_an_absent_database(
 
 
 @pytest.mark.parametrize("door", ["transaction", "autocommit", "hot"])
-def test_a_statement_that_takes_too_long_is_told_from_an_absent_database(engine: Engine, door: str) -> None:
-    """4: so did statement time-outs (57014)."""
+def test_a_statement_time_out_does_not_count_as_an_absent_database(engine: Engine, door: str) -> None:
+    """4: statement time-outs (57014) did, too."""
     url = engine.database.engine.url.render_as_string(hide_password=False)
     database = Database(make_engine(url, pool_size=1))
     with database.autocommit() as connection:
-        connection.execute(text("SET statement_timeout = 50"))  # stays with the pool's only connection
+        connection.execute(text("SET statement_timeout = 50"))  # it stays set on the pool's only connection
     with pytest.raises(DatabaseBusyError):
         ask(database, door, "SELECT pg_sleep(10)")
     database.dispose()
 
 
-def test_a_deadlock_is_told_from_an_absent_database(engine: Engine) -> None:
-    """4: and deadlocks (40P01): the one that PostgreSQL chose is told that the rows were busy."""
+def test_a_deadlock_does_not_count_as_an_absent_database(engine: Engine) -> None:
+    """4: deadlocks (40P01) did, too; the statement that PostgreSQL cancels now raises DatabaseBusyError."""
     engine.sql("INSERT INTO marks (name, value) VALUES ('one', ''), ('two', '')")
     mine = "SELECT 1 FROM marks WHERE name = :name FOR UPDATE"
     both_have_one, said = threading.Barrier(2, timeout=10), []
@@ -277,8 +275,8 @@ def test_a_deadlock_is_told_from_an_absent_database(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("door", ["transaction", "autocommit", "hot"])
-def test_a_connection_that_is_cut_says_that_the_database_is_away(engine: Engine, door: str) -> None:
-    """4, the other side: what is no turn missed must not be taken for one."""
+def test_a_lost_connection_counts_as_an_absent_database(engine: Engine, door: str) -> None:
+    """4, the reverse: a lost connection must not count as a lock time-out."""
     url = engine.database.engine.url.render_as_string(hide_password=False)
     database = Database(make_engine(url, pool_size=1))
     with pytest.raises(DatabaseAwayError) as cut:
@@ -298,10 +296,10 @@ def ask(database: Database, door: str, question: str) -> None:
 
 
 @pytest.mark.parametrize("attempt", [0, 1], ids=["one statement", "the longer way"])
-def test_a_claim_that_cannot_have_its_rows_comes_again_soon_and_not_all_at_once(
+def test_a_claim_of_locked_rows_is_repeated_soon_and_at_a_random_time(
     impatient: Engine, account: Caller, attempt: int
 ) -> None:
-    """4: such a claim raised like one without a database and its job waited for the sweep."""
+    """4: such a claim raised DatabaseAwayError, and its job waited for the sweep."""
     ids = [impatient.order(account, f"busy {number}", publish=False).task.id for number in range(4)]
     impatient.sql("UPDATE jobs SET attempt = :attempt", attempt=attempt)
     with locked(impatient, "LOCK TABLE upstream_calls IN EXCLUSIVE MODE"):
@@ -314,22 +312,22 @@ def test_a_claim_that_cannot_have_its_rows_comes_again_soon_and_not_all_at_once(
         ("queued", attempt, "queued", None)
     }
     assert all(-1 < row.in_s <= 2 for row in rows)
-    assert len({round(row.in_s, 2) for row in rows}) > 1  # each at a time of its own
+    assert len({round(row.in_s, 2) for row in rows}) > 1  # at different times
     impatient.drive()
     assert {impatient.job(job_id).status for job_id in ids} == {"succeeded"}
     impatient.assert_books_balance()
 
 
-# ------------------------------------------------------------------ 6: one account in the way of all
+# ------------------------------------------------------------------ 6: one account blocks all others
 
 
 def test_one_locked_account_does_not_stop_the_sweep_for_all(impatient: Engine, account: Caller) -> None:
-    """6: one account's locked balance ended the round, and no one's jobs were published or ended."""
+    """6: one account's locked balance ended the sweep, and no jobs of any account were published or ended."""
     other = impatient.account()
-    doomed = [impatient.order(account, "late", publish=False).task.id for _ in range(3)]
+    overdue_jobs = [impatient.order(account, "late", publish=False).task.id for _ in range(3)]
     also_late = impatient.order(other, "late", publish=False).task.id
     waiting = impatient.order(other, "mine", publish=False).task.id
-    late = [*doomed, also_late]
+    late = [*overdue_jobs, also_late]
     impatient.sql("UPDATE jobs SET start_deadline_at = clock_timestamp() WHERE id = ANY(:ids)", ids=late)
     impatient.sql("UPDATE jobs SET published_at = NULL")
     with (
@@ -340,15 +338,15 @@ def test_one_locked_account_does_not_stop_the_sweep_for_all(impatient: Engine, a
     assert impatient.job(also_late).failure_code == "deadline_expired"
     assert impatient.job(waiting).published_at is not None
     assert waiting in {getattr(signal, "argument", None) for signal in signals}
-    assert {impatient.job(job_id).status for job_id in doomed} == {"queued"}
-    # It is waited for once, not once a job.
+    assert {impatient.job(job_id).status for job_id in overdue_jobs} == {"queued"}
+    # The sweep waits for the locked account once, and not once per job.
     assert [line["event"] for line in said].count("sweep_passes_by_a_locked_job") == 1
     impatient.sweeper.sweep()
-    assert {impatient.job(job_id).failure_code for job_id in doomed} == {"deadline_expired"}
+    assert {impatient.job(job_id).failure_code for job_id in overdue_jobs} == {"deadline_expired"}
     impatient.assert_books_balance()
 
 
-def test_one_locked_job_does_not_stop_others_from_being_taken_from_the_dead(impatient: Engine, account: Caller) -> None:
+def test_one_locked_job_does_not_stop_the_takeover_of_others(impatient: Engine, account: Caller) -> None:
     """6: the same among the jobs of a dead worker."""
     customers = [account, impatient.account()]
     ids = [impatient.order(customer, publish=False).task.id for customer in customers]
@@ -379,7 +377,7 @@ def open_circuit(engine: Engine) -> None:
     engine.sql(OPEN_CIRCUIT)
 
 
-def told_to_wait(engine: Engine) -> None:
+def pause_asked(engine: Engine) -> None:
     engine.sql("UPDATE credentials SET not_before = clock_timestamp() + interval '1 minute'")
 
 
@@ -390,11 +388,11 @@ def rate_used_up(engine: Engine) -> None:
         assert permits.take_submit(connection, "chatgpt2api/default")
 
 
-@pytest.mark.parametrize("limit", [pause_provider, pause_credential, open_circuit, told_to_wait, rate_used_up])
-def test_a_call_is_sent_again_only_where_a_new_one_might_be_sent(
+@pytest.mark.parametrize("limit", [pause_provider, pause_credential, open_circuit, pause_asked, rate_used_up])
+def test_a_call_is_resent_only_where_a_new_one_may_be_sent(
     engine: Engine, account: Caller, sandbox: Sandbox, limit: Callable[[Engine], None]
 ) -> None:
-    """7: a paused provider, an open circuit and a used up rate all got a paid submit by way of a resend."""
+    """7: a resend made a paid submit although the provider was paused, its circuit open or its rate used up."""
     job_id = unsent(engine, account)
     limit(engine)
     engine.poll()
@@ -413,8 +411,8 @@ def test_a_call_is_sent_again_only_where_a_new_one_might_be_sent(
 # ------------------------------------------------------------------ 8: a webhook and a late answer
 
 
-def test_a_webhook_waits_for_a_late_answer_with_nothing_in_its_hands(engine: Engine, account: Caller) -> None:
-    """8: the answer took job, then call, the webhook call, then job: a deadlock, and one of the two was lost."""
+def test_a_webhook_waits_for_a_late_answer_without_holding_a_lock(engine: Engine, account: Caller) -> None:
+    """8: the answer locked the job, then the call, the webhook the other way round, which was a deadlock."""
     job_id = unsent(engine, account)
     engine.sql("UPDATE jobs SET due_at = clock_timestamp() + interval '1 hour'")
     [call] = engine.calls(job_id)
@@ -439,7 +437,7 @@ def test_a_webhook_waits_for_a_late_answer_with_nothing_in_its_hands(engine: Eng
 
 
 def test_webhooks_and_late_answers_at_once_do_not_deadlock(engine: Engine, account: Caller) -> None:
-    """8, as chance has it: eight rounds, either first."""
+    """8, in random order: eight rounds, with either one first."""
     for _ in range(8):
         job_id = unsent(engine, account)
         engine.sql("UPDATE jobs SET due_at = clock_timestamp() + interval '1 hour' WHERE id = :id", id=job_id)
@@ -484,14 +482,14 @@ def until_blocked(engine: Engine) -> None:
 # ------------------------------------------------------------------ 13: a search that never ended
 
 
-def test_a_search_ends_after_three_looks_over_two_minutes(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+def test_a_search_ends_after_three_tries_over_two_minutes(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     """13: a call that was never made was searched for during the provider's whole twenty minutes."""
     before = engine.balance(account)
     job_id = unsent(engine, account, model=SCHNELL)
     engine.poll("replicate")
     time_passes_since_the_miss(engine, 300)
     engine.poll("replicate")
-    assert engine.job(job_id).status == "waiting"  # long enough, and two searches are too few
+    assert engine.job(job_id).status == "waiting"  # long enough, but two searches are too few
     engine.poll("replicate")
     row = engine.job(job_id)
     assert (row.status, row.failure_code, submits(sandbox, "replicate")) == ("failed", "upstream_uncertain", 0)
@@ -499,7 +497,7 @@ def test_a_search_ends_after_three_looks_over_two_minutes(engine: Engine, accoun
     engine.assert_books_balance()
 
 
-def test_many_searches_in_a_short_time_end_nothing(engine: Engine, account: Caller) -> None:
+def test_many_searches_in_a_short_time_do_not_end_the_search(engine: Engine, account: Caller) -> None:
     job_id = unsent(engine, account, model=SCHNELL)
     for _ in range(5):
         engine.poll("replicate")
@@ -511,10 +509,10 @@ def test_many_searches_in_a_short_time_end_nothing(engine: Engine, account: Call
     assert engine.job(job_id).status == "failed"
 
 
-# ------------------------------------------------------------------ 16: messages without end
+# ------------------------------------------------------------------ 16: endless messages
 
 
-def test_messages_that_no_one_reads_are_sent_again_ever_more_rarely(engine: Engine, account: Caller) -> None:
+def test_messages_that_no_worker_reads_are_resent_ever_more_rarely(engine: Engine, account: Caller) -> None:
     """16: with no claims at all every message older than 10 s was sent again, 500 a sweep, without end."""
     job_id = engine.order(account).task.id
     engine.sweeper.sweep()
@@ -525,14 +523,14 @@ def test_messages_that_no_one_reads_are_sent_again_ever_more_rarely(engine: Engi
         engine.context.publish(engine.sweeper.sweep())
         sent_at += [second] * len(engine.sent.take())
     assert len(sent_at) <= 6  # after 10, 20, 40, 80, 160 and 320 s
-    assert len(sent_at) >= 4  # and not forgotten
+    assert len(sent_at) >= 4  # and it is still sent
     gaps = [after - before for before, after in pairwise(sent_at)]
     assert all(after >= 2 * before - 8 for before, after in pairwise(gaps)), sent_at
     assert engine.job(job_id).status == "queued"
 
 
-def test_a_job_that_was_put_off_begins_with_a_short_wait_for_its_message(engine: Engine, account: Caller) -> None:
-    """16: someone did read its message, so the next lost one is noticed as soon as the first."""
+def test_a_put_off_job_starts_with_a_short_wait_for_its_message_again(engine: Engine, account: Caller) -> None:
+    """16: a worker did read its message, so the next lost message is noticed as soon as the first."""
     job_id = engine.order(account).task.id
     engine.sql("UPDATE jobs SET lost_messages = 6")
     with engine.database.autocommit() as connection:
@@ -540,13 +538,13 @@ def test_a_job_that_was_put_off_begins_with_a_short_wait_for_its_message(engine:
     assert engine.job(job_id).lost_messages == 0
 
 
-# ------------------------------------------------------------------ 22, 23: what upstreams tell
+# ------------------------------------------------------------------ 22, 23: what upstreams report
 
 
-def test_progress_that_an_upstream_tells_is_shown_in_the_task(
+def test_progress_reported_by_an_upstream_is_shown_in_the_task(
     engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
-    """22: it was always null, although Flux and Replicate tell it."""
+    """22: it was always null, although Flux and Replicate report it."""
     sandbox.settings(latency_s=60.0)
     job_id = engine.order(account, model=FLUX, size="512x512").task.id
     engine.step()
@@ -559,7 +557,7 @@ def test_progress_that_an_upstream_tells_is_shown_in_the_task(
 
 
 def test_progress_is_stored_at_most_once_a_second(engine: Engine, account: Caller) -> None:
-    """22: a change a second is news; more would write the row for every look."""
+    """22: more often would write the row at every status check."""
     job_id = engine.order(account, "slow [sandbox:never]").task.id
     engine.step()
     with engine.database.hot() as hot:
@@ -591,10 +589,10 @@ def test_progress_does_not_outlive_its_attempt(engine: Engine, account: Caller) 
     ("provider", "fields"),
     [("openai", {"model": "gpt-image-2", "size": "1024x1024"}), ("flux", {"model": FLUX, "size": "512x512"})],
 )
-def test_what_a_call_cost_stands_beside_what_was_expected(
+def test_the_reported_cost_of_a_call_is_stored_with_the_expected_cost(
     engine: Engine, account: Caller, provider: str, fields: dict[str, Any]
 ) -> None:
-    """23: what upstreams report of their price was thrown away, and no one could see the margin."""
+    """23: the cost reported by upstreams was discarded, so the margin could not be seen."""
     job_id = engine.order(account, **fields).task.id
     engine.drive()
     [call] = engine.calls(job_id)

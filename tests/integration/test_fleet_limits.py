@@ -1,4 +1,4 @@
-"""Limits and health of providers, for the whole fleet: two workers, one database, and the sandbox as witness."""
+"""Limits and health of providers for the whole fleet: two workers, one database, counted by the sandbox."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _names = itertools.count(1)
 
 @dataclass
 class Fleet:
-    """Workers that share nothing but the database, and words for what tests do with them."""
+    """Workers that share only the database, with helpers for the tests."""
 
     benches: Sequence[WorkerContext]
     submission: SubmissionService
@@ -87,13 +87,13 @@ class Fleet:
         return [self.order(who, f"a fox, number {number}", **fields) for number in range(count)]
 
     def run_all(self, job_ids: Sequence[str], *, threads: int = 8) -> None:
-        """Every job looked at once by every worker, all of them at the same time."""
+        """Let every worker run every job once, all at the same time."""
         pairs = [(context, job_id) for job_id in job_ids for context in self.benches]
         with ThreadPoolExecutor(threads * len(self.benches)) as pool:
             list(pool.map(lambda pair: run_step(*pair), pairs))
 
     def run(self, job_id: str, worker: int = 0) -> list[Signal]:
-        """One job now, whatever its ``due_at`` says."""
+        """Run one job now, whatever its ``due_at``."""
         self.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
         return run_step(self.benches[worker], job_id)
 
@@ -102,7 +102,7 @@ class Fleet:
         return row
 
     def untouched(self, job_id: str) -> bool:
-        """Put off and nothing else: no hold, no event, no attempt."""
+        """Return whether the job was only put off: no hold, no event, no attempt."""
         job = self.job(job_id)
         events = self.one("SELECT count(*) FROM job_events WHERE job_id = :id AND type <> 'queued'", id=job_id)
         return (job.status, job.money, job.attempt, job.fence, events) == ("queued", "queued", 0, 0, 0)
@@ -115,11 +115,11 @@ class Fleet:
             return {each.name: each for each in health.overview(connection)}[provider]
 
     def age_circuit(self, provider: str) -> None:
-        """Let the time of a circuit's opening pass."""
+        """Let the open time of a circuit pass."""
         self.sql("UPDATE providers SET open_until = clock_timestamp() WHERE name = :name", name=provider)
 
     def age_submits(self, provider: str, seconds: int) -> None:
-        """Let time pass for the tokens of submits."""
+        """Let ``seconds`` pass for submit tokens."""
         self.sql(
             "UPDATE submit_tokens SET free_at = free_at - make_interval(secs => :s) WHERE credential_id IN"
             " (SELECT id FROM credentials WHERE provider = :name)",
@@ -181,7 +181,7 @@ def until(question: Callable[[], Any], what: str, within_s: float = 20.0) -> Non
         time.sleep(0.02)
 
 
-# ------------------------------------------------------------------ most active
+# ------------------------------------------------------------------ open calls
 
 
 def test_two_workers_never_have_more_calls_open_than_the_credential_allows(fleet: Fleet) -> None:
@@ -195,7 +195,7 @@ def test_two_workers_never_have_more_calls_open_than_the_credential_allows(fleet
 
     seen = fleet.sandbox.counts(keys=False)["openai"]
     assert seen["submits"] == 12
-    assert 1 < seen["in_flight_max"] <= 3  # side by side, never one too many; that all three meet is chance
+    assert 1 < seen["in_flight_max"] <= 3  # in parallel and never one too many; three at once is chance
     assert {fleet.job(job_id).status for job_id in ids} == {"succeeded"}
     assert fleet.state("openai").active == 0
     assert fleet.audit() == []
@@ -241,7 +241,7 @@ def test_every_call_of_a_job_counts(fleet: Fleet) -> None:
     assert sorted(fleet.job(job_id).attempt for job_id in ids) == [2, 4]
 
 
-def test_who_is_over_the_minute_waits_for_its_end_and_no_longer(fleet: Fleet) -> None:
+def test_a_job_over_the_rate_limit_waits_until_the_minute_is_over_and_no_longer(fleet: Fleet) -> None:
     fleet.limit("chatgpt2api", max_per_minute=1)
     first, second = fleet.orders(2, **ASYNC)
     fleet.run(first)
@@ -265,7 +265,7 @@ def test_sending_a_call_again_counts_as_a_submit(fleet: Fleet) -> None:
     assert fleet.untouched(job_id)
 
 
-def test_limits_are_rows_that_a_new_worker_brings_up_to_date(fleet: Fleet) -> None:
+def test_a_new_worker_updates_the_rows_of_limits(fleet: Fleet) -> None:
     fleet.limit("openai", max_active=2, max_per_minute=30)
     state = fleet.state("openai")
     assert (state.max_active, state.max_per_minute, state.submitted_last_minute) == (2, 30, 0)
@@ -274,7 +274,7 @@ def test_limits_are_rows_that_a_new_worker_brings_up_to_date(fleet: Fleet) -> No
     assert (state.max_active, state.max_per_minute, state.submitted_last_minute) == (None, None, None)
 
 
-# ------------------------------------------------------------------ told to come back later
+# ------------------------------------------------------------------ asked to retry later
 
 
 def test_a_429_keeps_the_whole_fleet_away_for_as_long_as_it_asks(fleet: Fleet) -> None:
@@ -292,7 +292,7 @@ def test_a_429_keeps_the_whole_fleet_away_for_as_long_as_it_asks(fleet: Fleet) -
     assert fleet.job(second).status == "waiting"
 
 
-def test_an_absurd_retry_after_is_not_believed(fleet: Fleet) -> None:
+def test_a_very_long_retry_after_is_bounded(fleet: Fleet) -> None:
     [job_id] = fleet.orders(1, **ASYNC)
     fleet.sandbox.add_fault("429 retry_after=1000000000", provider="chatgpt2api", route="submit", count=1)
     fleet.run(job_id)
@@ -305,7 +305,7 @@ def test_an_absurd_retry_after_is_not_believed(fleet: Fleet) -> None:
 
 
 def break_it(fleet: Fleet, provider: str = "chatgpt2api", fault: str = "502") -> None:
-    """As many different jobs in a row as it takes find the upstream away."""
+    """Let as many different jobs in a row as needed find the upstream away."""
     fleet.sandbox.add_fault(fault, provider=provider, route="submit")
     fields = ASYNC if provider == "chatgpt2api" else SYNC
     for number, job_id in enumerate(fleet.orders(circuit.FAILURES_TO_OPEN, **fields)):
@@ -313,7 +313,7 @@ def break_it(fleet: Fleet, provider: str = "chatgpt2api", fault: str = "502") ->
         fleet.run(job_id, worker=number % 2)
 
 
-def test_upstreams_away_open_the_circuit_for_all_workers(fleet: Fleet) -> None:
+def test_an_upstream_that_is_away_opens_the_circuit_for_all_workers(fleet: Fleet) -> None:
     break_it(fleet)
     assert fleet.state("chatgpt2api").circuit == "open"
     submitted = fleet.submits("chatgpt2api")
@@ -327,7 +327,7 @@ def test_upstreams_away_open_the_circuit_for_all_workers(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("fault", ["refuse", "400", "401", "429"])
-def test_an_upstream_that_says_no_is_there(fleet: Fleet, fault: str) -> None:
+def test_a_refusing_upstream_does_not_open_the_circuit(fleet: Fleet, fault: str) -> None:
     fleet.sandbox.add_fault(fault, provider="chatgpt2api", route="submit")
     for job_id in fleet.orders(circuit.FAILURES_TO_OPEN + 1, **ASYNC):
         fleet.run(job_id)
@@ -335,7 +335,7 @@ def test_an_upstream_that_says_no_is_there(fleet: Fleet, fault: str) -> None:
     assert (fleet.state("chatgpt2api").circuit, fleet.state("chatgpt2api").failures) == ("closed", 0)
 
 
-def test_a_good_answer_between_starts_the_count_again(fleet: Fleet) -> None:
+def test_a_good_answer_resets_the_count_of_failures(fleet: Fleet) -> None:
     for round_ in range(2):
         fleet.sandbox.add_fault("502", provider="chatgpt2api", route="submit", count=circuit.FAILURES_TO_OPEN - 1)
         for job_id in fleet.orders(circuit.FAILURES_TO_OPEN, **ASYNC):
@@ -343,7 +343,7 @@ def test_a_good_answer_between_starts_the_count_again(fleet: Fleet) -> None:
         assert (fleet.state("chatgpt2api").circuit, fleet.state("chatgpt2api").failures) == ("closed", 0), round_
 
 
-def test_one_poisonous_order_stops_nobody(fleet: Fleet) -> None:
+def test_one_failing_order_does_not_open_the_circuit(fleet: Fleet) -> None:
     with fleet.database.autocommit() as connection:
         for number in range(2 * circuit.FAILURES_TO_OPEN):
             health.note(
@@ -358,7 +358,7 @@ def test_one_poisonous_order_stops_nobody(fleet: Fleet) -> None:
     assert (fleet.state("openai").circuit, fleet.state("openai").failures) == ("closed", 1)
 
 
-def test_half_open_lets_exactly_one_call_through_however_many_ask(fleet: Fleet) -> None:
+def test_a_half_open_circuit_lets_exactly_one_call_through(fleet: Fleet) -> None:
     break_it(fleet)
     fleet.sandbox.clear_faults()
     fleet.sandbox.add_fault("hang=1", provider="chatgpt2api", route="submit", count=1)
@@ -370,13 +370,13 @@ def test_half_open_lets_exactly_one_call_through_however_many_ask(fleet: Fleet) 
 
     until(lambda: fleet.submits("chatgpt2api") == submitted + 1, "the probe")
     assert fleet.state("chatgpt2api").circuit == "half_open"
-    until(lambda: sum(each.done() for each in asked) >= len(asked) - 1, "everybody else to be put off")
+    until(lambda: sum(each.done() for each in asked) >= len(asked) - 1, "all others to be put off")
     assert sum(fleet.untouched(job_id) for job_id in ids) == len(ids) - 1
     threads.shutdown(wait=True)
     assert fleet.submits("chatgpt2api") == submitted + 1
 
 
-def test_one_probe_even_where_all_ask_in_the_same_instant(fleet: Fleet) -> None:
+def test_simultaneous_claims_make_one_probe(fleet: Fleet) -> None:
     break_it(fleet)
     [credential] = [each.credential_id for each in fleet.benches[0].registry.of("chatgpt2api")]
     for round_ in range(10):
@@ -396,7 +396,7 @@ def test_one_probe_even_where_all_ask_in_the_same_instant(fleet: Fleet) -> None:
             assert sum(pool.map(ask, range(8))) == 1, round_
 
 
-def test_a_good_probe_closes_and_everybody_goes_on(fleet: Fleet) -> None:
+def test_a_good_probe_closes_the_circuit_for_all(fleet: Fleet) -> None:
     break_it(fleet)
     fleet.sandbox.clear_faults()
     fleet.age_circuit("chatgpt2api")
@@ -408,7 +408,7 @@ def test_a_good_probe_closes_and_everybody_goes_on(fleet: Fleet) -> None:
     assert fleet.job(other).status == "waiting"
 
 
-def test_a_bad_probe_opens_for_longer(fleet: Fleet) -> None:
+def test_a_failed_probe_opens_the_circuit_for_longer(fleet: Fleet) -> None:
     break_it(fleet)
     for trips in (2, 3):
         fleet.age_circuit("chatgpt2api")
@@ -425,7 +425,7 @@ def test_a_probe_whose_worker_died_is_followed_by_another(fleet: Fleet) -> None:
     fleet.sandbox.clear_faults()
     fleet.age_circuit("chatgpt2api")
     lost, other = fleet.orders(2, **ASYNC)
-    claimed = claim.claim(fleet.benches[0], lost)  # and then nothing: kill -9 before the POST
+    claimed = claim.claim(fleet.benches[0], lost)  # and nothing after it, as by kill -9 before the POST
     assert claimed is not None
     fleet.age_circuit("chatgpt2api")
     fleet.run(other, worker=1)
@@ -437,7 +437,7 @@ def test_a_probe_whose_worker_died_is_followed_by_another(fleet: Fleet) -> None:
     assert fleet.state("chatgpt2api").circuit == "closed"
 
 
-def test_who_waits_behind_an_open_circuit_keeps_its_deadline_and_expires_free(fleet: Fleet) -> None:
+def test_a_job_behind_an_open_circuit_expires_at_its_deadline_and_is_free(fleet: Fleet) -> None:
     break_it(fleet)
     customer = fleet.customer()
     job_id = fleet.order(customer, deadline_s=60, **ASYNC)
@@ -478,7 +478,7 @@ def test_a_paused_provider_takes_nothing_until_it_is_resumed(fleet: Fleet) -> No
     assert fleet.job(job_id).status == "waiting"
 
 
-def test_what_is_in_flight_is_followed_to_its_end_while_paused(fleet: Fleet) -> None:
+def test_open_calls_of_a_paused_provider_are_followed_to_their_end(fleet: Fleet) -> None:
     [job_id] = fleet.orders(1, **ASYNC)
     fleet.run(job_id)
     with fleet.database.transaction() as connection:
@@ -491,7 +491,7 @@ def test_what_is_in_flight_is_followed_to_its_end_while_paused(fleet: Fleet) -> 
 # ------------------------------------------------------------------ bulkheads
 
 
-def test_a_provider_that_hangs_with_every_permit_taken_delays_no_other(fleet: Fleet) -> None:
+def test_a_hanging_provider_with_every_permit_taken_delays_no_other(fleet: Fleet) -> None:
     fleet.limit("openai", max_active=4)
     fleet.sandbox.add_fault("hang=6", provider="openai", route="submit")
     customer = fleet.customer()
@@ -514,13 +514,13 @@ def test_a_provider_that_hangs_with_every_permit_taken_delays_no_other(fleet: Fl
     took_s = time.monotonic() - began
 
     assert {fleet.job(job_id).status for job_id in ids} == {"succeeded"}
-    assert took_s < 5, f"{took_s:.1f} s beside a stuck neighbour"
+    assert took_s < 5, f"{took_s:.1f} s next to a hanging provider"
     assert fleet.state("openai").active == 4
     for thread in stuck:
         thread.join()
 
 
-# ------------------------------------------------------------------ publishing what there is room for
+# ------------------------------------------------------------------ publishing for free permits
 
 
 def refilled(fleet: Fleet) -> list[str]:
@@ -537,7 +537,7 @@ def test_a_provider_without_room_is_not_sent_messages(fleet: Fleet) -> None:
     ids = fleet.orders(6, **ASYNC)
     unpublish(fleet)
     assert len(refilled(fleet)) == 2
-    assert refilled(fleet) == []  # what is on its way counts
+    assert refilled(fleet) == []  # published jobs count
     fleet.run_all(ids[:2])
     unpublish(fleet)
     sweeper = sweep.Sweeper(fleet.benches[0], steady=lambda: True, epoch=lambda: "one")
@@ -548,7 +548,7 @@ def test_a_provider_without_room_is_not_sent_messages(fleet: Fleet) -> None:
     assert len(refilled(fleet)) == 2
 
 
-def test_few_permits_are_shared_by_turns_not_by_the_length_of_the_queue(fleet: Fleet) -> None:
+def test_few_permits_are_shared_in_turns_and_not_by_queue_length(fleet: Fleet) -> None:
     fleet.limit("chatgpt2api", max_active=4)
     many, one = fleet.customer(), fleet.customer()
     fleet.orders(40, many, **ASYNC)
@@ -566,10 +566,10 @@ def test_a_weight_is_a_share_of_the_turns(fleet: Fleet) -> None:
     assert len(mine & set(refilled(fleet))) == 6
 
 
-# ------------------------------------------------------------------ how long will it take?
+# ------------------------------------------------------------------ estimated waits
 
 
-def test_a_queued_task_is_told_its_wait_from_measured_service_times(fleet: Fleet) -> None:
+def test_the_wait_of_a_queued_task_is_estimated_from_measured_service_times(fleet: Fleet) -> None:
     fleet.limit("chatgpt2api", max_active=2)
     customer = fleet.customer()
     done = fleet.orders(10, customer, **ASYNC)
@@ -591,7 +591,7 @@ def test_a_queued_task_is_told_its_wait_from_measured_service_times(fleet: Fleet
     assert {model: round(seconds) for model, seconds in measured.items()} == {"chatgpt2api-gpt-image-2": 10}
 
 
-def test_without_measurements_nothing_is_claimed(fleet: Fleet) -> None:
+def test_without_measurements_there_is_no_estimate(fleet: Fleet) -> None:
     customer = fleet.customer()
     [job_id] = fleet.orders(1, customer, **ASYNC)
     with fleet.database.autocommit() as connection:

@@ -43,7 +43,7 @@ class Flower:
             return str(answer.read().decode())
 
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """By Celery's id: what Flower's own page shows."""
+        """Return what Flower's page shows, by Celery's id."""
         return dict(json.loads(self.ask("/api/tasks?limit=1000")))
 
     def state(self, job_id: str) -> str | None:
@@ -51,20 +51,20 @@ class Flower:
         return None if task is None else str(task["state"])
 
     def events(self, kind: str) -> dict[str, float]:
-        """How many events of a kind each worker has sent."""
+        """Return how many events of a kind each worker has sent."""
         counted = re.findall(rf'flower_events_total{{(.*type="{kind}".*)}} (\S+)', self.ask("/metrics"))
         return {re.search(r'worker="([^"]*)"', labels)[1]: float(count) for labels, count in counted}  # type: ignore[index]
 
     def is_up(self) -> bool:
         try:
-            return "flower_worker_online{" in self.ask("/metrics")  # it has heard a worker
+            return "flower_worker_online{" in self.ask("/metrics")  # it has received events of a worker
         except OSError:
             return False
 
 
 @contextmanager
 def running_flower(fleet: Fleet, environ: dict[str, str], *, task_events: bool = True) -> Iterator[Flower]:
-    """Started with the very arguments that ``darkroom up`` gives it."""
+    """Start Flower with the arguments that ``darkroom up`` uses."""
     [port] = free_ports(1)
     settings = Settings(flower_port_set=port, task_events=task_events)
     programs = service_programs(settings, {}, flower_password=PASSWORD, sandbox=False)
@@ -116,13 +116,13 @@ def sync(engine: Engine, account: Caller, prompt: str) -> str:
 
 
 def cancel(engine: Engine, customer: Caller, job_id: str) -> None:
-    """As the web does it."""
+    """Cancel a job as the web process does."""
     with engine.database.transaction() as connection:
         answer = lifecycle.cancel(connection, customer.account_id, job_id)
     engine.context.publish(answer.nudges)
 
 
-def test_flower_tells_the_life_of_every_job(
+def test_flower_shows_every_end_of_a_job(
     fleet: Fleet, engine: Engine, account: Caller, flower: Flower, sandbox: Sandbox
 ) -> None:
     before = engine.balance(account)
@@ -142,7 +142,7 @@ def test_flower_tells_the_life_of_every_job(
     assert flower.state(drawing) == "STARTED"
     cancel(engine, account, drawing)
     give_up(engine, drawing)
-    cancel(engine, account, waiting_again)  # in the queue: the web ends it, in the name of its worker
+    cancel(engine, account, waiting_again)  # queued: the web ends it, in the name of its worker
 
     succeeded, failed = [*polled, answered, again], [*refused, failed_later]
     cancelled = [drawing, waiting_again]
@@ -169,7 +169,7 @@ def test_flower_tells_the_life_of_every_job(
         assert sum(counts.values()) == len(jobs), (kind, counts)
         assert all(name.startswith(f"{WORKER}@") for name in counts)
 
-    for job_id in failed:  # the hook gave the credits back
+    for job_id in failed:  # the failure hook returned the credits
         assert engine.job(job_id).captured == 0
         assert engine.transfers(job_id).get("capture") is None
     paid = sum(engine.job(job_id).captured for job_id in everything)
@@ -179,7 +179,7 @@ def test_flower_tells_the_life_of_every_job(
 
 
 def put_off(engine: Engine, job_id: str) -> bool:
-    """Let a job that is to be tried again wait for long; whether it is in the queue."""
+    """Put the retry of a job off for long; return whether it is in the queue."""
     return bool(
         engine.one(
             "WITH later AS (UPDATE jobs SET due_at = clock_timestamp() + interval '1 hour'"
@@ -190,15 +190,15 @@ def put_off(engine: Engine, job_id: str) -> bool:
 
 
 def give_up(engine: Engine, job_id: str) -> None:
-    """chatgpt2api cannot stop a call: let it be past its deadline."""
+    """Let a call be past its deadline, because chatgpt2api cannot stop it."""
     engine.sql("UPDATE upstream_calls SET give_up_at = clock_timestamp() WHERE job_id = :id", id=job_id)
     engine.sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id", id=job_id)
 
 
-def test_revoke_pressed_in_flower_stops_no_job(
+def test_revoke_in_flower_stops_no_job(
     fleet: Fleet, engine: Engine, account: Caller, flower: Flower, sandbox: Sandbox
 ) -> None:
-    """Every later message of its id would be discarded: the job goes on, and ends."""
+    """Celery would discard every later message of the job's id; the job goes on and ends."""
     again = engine.order(account, "again [sandbox:429 retry_after=5 times=1]").task.id
     drawing = sync(engine, account, "slowly [sandbox:latency=4]")
     fleet.eventually(lambda: flower.state(again) == "RETRY" and flower.state(drawing) == "STARTED")
@@ -211,10 +211,10 @@ def test_revoke_pressed_in_flower_stops_no_job(
     assert engine.one("SELECT count(*) FROM upstream_calls WHERE job_id = :id", id=drawing) == 1
 
 
-def test_switched_off_no_task_is_told_to_flower(
+def test_with_task_events_off_nothing_is_sent_to_flower(
     fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str]
 ) -> None:
-    """Flower would switch them on in every worker by itself."""
+    """By default Flower enables task events in every worker."""
     fleet.stop()
     off = {**environ, "DARKROOM_TASK_EVENTS": "false"}
     client = make_client(fleet.redis.url, timeout_s=5)
@@ -223,7 +223,7 @@ def test_switched_off_no_task_is_told_to_flower(
     with running_flower(fleet, off, task_events=False) as flower:
         fleet.ensure_worker(off)
         fleet.eventually(flower.is_up, within_s=60)
-        for _ in range(2):  # before Flower's first asking for events, and after it
+        for _ in range(2):  # before and after Flower's first request to enable events
             jobs = [engine.order(account, "quiet").task.id, sync(engine, account, "no [sandbox:refuse]")]
             fleet.eventually(lambda: ended(engine, jobs))  # noqa: B023
             assert "task." not in "".join(until_heartbeats(topics, 4))
@@ -232,7 +232,7 @@ def test_switched_off_no_task_is_told_to_flower(
 
 
 def until_heartbeats(topics: Any, count: int) -> list[str]:
-    """The kinds of all events until so many heartbeats have come."""
+    """Return the kinds of all events until ``count`` heartbeats have come."""
     kinds: list[str] = []
     until = time.monotonic() + 30
     while sum("heartbeat" in kind for kind in kinds) < count:
@@ -242,10 +242,10 @@ def until_heartbeats(topics: Any, count: int) -> list[str]:
     return kinds
 
 
-def test_a_message_that_comes_after_its_job_was_cancelled_leaves_no_row_behind(
+def test_a_message_after_its_job_was_cancelled_leaves_no_started_row(
     fleet: Fleet, environ: dict[str, str], engine: Engine, account: Caller
 ) -> None:
-    """No worker had the job when it was cancelled, so no one could tell Flower; then its message began."""
+    """No worker had the job when it was cancelled, so its end was not reported; then its message starts."""
     with running_flower(fleet, environ) as flower:
         job_id = engine.order(account, "cancelled before any worker had it").task.id
         cancel(engine, account, job_id)

@@ -1,4 +1,4 @@
-"""Who lives: by the row a worker touches, whatever else it is busy with, and by the kernel on its own machine."""
+"""Which workers count as alive: by their heartbeat rows, and by the process table of their own machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEAD_PID = 2**31 - 2
 
 
 def ages(database: Database) -> dict[str, float]:
-    """Seconds since each worker's last beat."""
+    """Return the seconds since each worker's last heartbeat."""
     with database.autocommit() as connection:
         rows = connection.execute(
             text("SELECT boot_id, extract(epoch FROM clock_timestamp() - heartbeat_at) AS age_s FROM workers")
@@ -32,13 +32,13 @@ def heart(database: Database) -> Iterator[Heartbeat]:
     own.dispose()
 
 
-def test_the_kernel_vouches_for_this_machine_alone(database: Database) -> None:
+def test_only_dead_processes_of_this_machine_are_removed(database: Database) -> None:
     with database.transaction() as connection:
         for boot_id in ("wkr_here", "wkr_elsewhere", "wkr_alive"):
             heartbeats.beat(connection, boot_id)
         connection.execute(text(f"UPDATE workers SET pid = {DEAD_PID} WHERE boot_id <> 'wkr_alive'"))
-        # What a machine of the same name writes: its own boot id, and the number that the first PID
-        # namespace has everywhere.
+        # Another machine of the same name writes its own boot id, and the number of the first PID namespace, which
+        # is the same everywhere.
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         connection.execute(
             text(
@@ -51,7 +51,7 @@ def test_the_kernel_vouches_for_this_machine_alone(database: Database) -> None:
     assert ages(database).keys() == {"wkr_elsewhere", "wkr_alive"}
 
 
-def test_after_signing_off_no_beat_brings_the_worker_back(database: Database, heart: Heartbeat) -> None:
+def test_no_heartbeat_follows_signing_off(database: Database, heart: Heartbeat) -> None:
     heart.beat()
     assert "wkr_beating" in ages(database)
     heart.leave()
@@ -59,8 +59,8 @@ def test_after_signing_off_no_beat_brings_the_worker_back(database: Database, he
     assert "wkr_beating" not in ages(database)
 
 
-def test_signing_off_overtakes_no_beat_on_its_way(database: Database, heart: Heartbeat) -> None:
-    """The beat waits for a lock on its row while signing off begins: it comes after it."""
+def test_signing_off_waits_for_a_heartbeat_being_written(database: Database, heart: Heartbeat) -> None:
+    """A heartbeat waits for a lock on its row while signing off begins; the sign-off comes after it."""
     heart.beat()
     with database.transaction() as connection:
         connection.execute(text("SELECT 1 FROM workers WHERE boot_id = 'wkr_beating' FOR UPDATE"))
@@ -83,4 +83,4 @@ def _until_waiting(database: Database) -> None:
             if connection.execute(waiting).scalar_one():
                 return
         threading.Event().wait(0.01)
-    raise AssertionError("nobody waits for the row")
+    raise AssertionError("no statement waits for the row")

@@ -1,4 +1,4 @@
-"""Hugging Face and llama-swap through the engine: answers at once, tasks of routed providers, jobs of sd-server."""
+"""Hugging Face and llama-swap, run by the engine: direct answers, tasks of routed providers, jobs of sd-server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def order(engine: Engine, account: Caller, model: str, operation: str = "generat
     ],
 )
 @pytest.mark.parametrize("kept_by", ["the look that finds it", "a later look"])
-def test_an_order_is_seen_through(  # noqa: PLR0917 - fixtures come by name
+def test_an_order_succeeds(  # noqa: PLR0917 - fixtures come by name
     engine: Engine,
     account: Caller,
     sandbox: Sandbox,

@@ -1,4 +1,4 @@
-"""Every verb: where it takes a job from and to, what it writes, and that it refuses everything else."""
+"""Every verb: which states it moves a job between, what it writes, and that it refuses everything else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NODE = "celery@here"
 
 @dataclass(frozen=True)
 class Seen:
-    """A job as somebody has seen it: every verb asks for the version, ``lapse`` for the fence."""
+    """What a caller has read of a job: every verb checks the version, ``lapse`` the fence."""
 
     id: str
     version: int
@@ -82,7 +82,7 @@ def fail_over(connection: Connection, seen: Seen) -> Any:
 
 
 def give_fallbacks(connection: Connection, job_id: str) -> None:
-    """Another model behind the first, as an order that names two has it."""
+    """Give the job a fallback model, as an order that names two models has it."""
     connection.execute(
         text(
             "WITH o AS (UPDATE orders SET fallbacks = CAST(:next AS jsonb) WHERE job_id = :id)"
@@ -96,7 +96,7 @@ def give_fallbacks(connection: Connection, job_id: str) -> None:
 
 
 def keep_images(connection: Connection, job_id: str, count: int = 1) -> None:
-    """Rows of images kept, each by a call of its own: what a job is charged for."""
+    """Insert images, each with its own call, for which the job is charged."""
     connection.execute(
         text(
             "WITH number AS (SELECT generate_series(0, :count - 1) AS n), c AS (INSERT INTO upstream_calls (id, job_id,"
@@ -145,9 +145,9 @@ VERBS: dict[str, tuple[Verb, set[str], str, str]] = {
     "cancelled": (cancelled, LIVE, "cancelled", "cancelled"),
     "lapse": (lapse, {"running"}, "waiting", "lapsed"),
 }
-# Where a verb writes nothing on the timeline because the state stays what it was.
+# Verbs that write no event from these states, because the state does not change.
 SILENT = {("park", "waiting")}
-# What was never held has nothing to capture; after a retry a queued job may succeed, with what earlier calls made.
+# Without a hold there is nothing to capture. After a retry a queued job may succeed, with images of earlier calls.
 REFUSED: dict[tuple[str, str], type[Exception]] = {("succeed", "queued"): LedgerMismatchError}
 ROADS: dict[str, list[Verb]] = {
     "queued": [],
@@ -160,7 +160,7 @@ ROADS: dict[str, list[Verb]] = {
 
 
 def bring(engine: Engine, customer: Caller, state: str) -> str:
-    """A job in this state, by the verbs alone."""
+    """Return a job in this state, reached only by verbs."""
     job_id = engine.order(customer, publish=False).task.id
     for verb in ROADS[state]:
         do(engine, verb, job_id)
@@ -179,17 +179,17 @@ def look(engine: Engine, job_id: str) -> Seen:
 
 
 def test_the_drawing_shows_what_the_verbs_do() -> None:
-    """The table in ``jobs.lifecycle`` against VERBS, each of which is tried from every state below."""
+    """Compare the table in ``jobs.lifecycle`` with VERBS, each of which is tried from every state below."""
     rows = re.findall(r"^    (\w+) {3,}([A-Z -]+?) {2,}([A-Z ]+)$", lifecycle.__doc__ or "", re.MULTILINE)
     drawn = {verb: (set(sources.lower().split()), set(targets.lower().split())) for verb, sources, targets in rows}
     assert drawn.pop("submit") == ({"-"}, {"queued"})
-    assert drawn.pop("cancel") == ({"queued"}, {"cancelled"})  # test_cancel_in_the_queue_is_final_and_free
+    assert drawn.pop("cancel") == ({"queued"}, {"cancelled"})  # test_a_cancel_of_a_queued_job_is_final_and_free
     tried = {
         "expired" if name == "expire" else name: (sources, target) for name, (_, sources, target, _) in VERBS.items()
     }
     assert drawn.keys() == tried.keys()
     for name, (sources, target) in tried.items():
-        refused = {state for verb, state in REFUSED if verb == name}  # the books refuse it, not the state
+        refused = {state for verb, state in REFUSED if verb == name}  # refused by the ledger, not because of the state
         assert drawn[name][0] == sources | refused, name
         assert drawn[name][1] == {target}, name
     verbs = {name for name in lifecycle.__all__ if name.islower()} - {"end", "hold", "defer", "due_now"}
@@ -197,27 +197,27 @@ def test_the_drawing_shows_what_the_verbs_do() -> None:
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_a_verb_moves_from_its_states_and_from_no_other(engine: Engine, account: Caller, name: str) -> None:
+def test_a_verb_moves_a_job_only_from_its_states(engine: Engine, account: Caller, name: str) -> None:
     verb, sources, target, event = VERBS[name]
     for state in STATES:
         job_id = bring(engine, account, state)
-        before, told = engine.job(job_id), engine.events(job_id)
+        before, timeline = engine.job(job_id), engine.events(job_id)
         if state in sources:
             do(engine, verb, job_id)
             after = engine.job(job_id)
             new = [] if (name, state) in SILENT else [event]
-            assert (after.status, engine.events(job_id)) == (target, [*told, *new])
+            assert (after.status, engine.events(job_id)) == (target, [*timeline, *new])
             assert after.version == before.version + 1
         else:
             with pytest.raises(REFUSED.get((name, state), StaleJobError)):
                 do(engine, verb, job_id)
-            assert (engine.job(job_id), engine.events(job_id)) == (before, told)
+            assert (engine.job(job_id), engine.events(job_id)) == (before, timeline)
     engine.assert_books_balance(image_count=False)
 
 
 @pytest.mark.parametrize("name", [name for name in VERBS if name not in {"start", "claim"}])
 def test_a_verb_under_another_version_changes_nothing(engine: Engine, account: Caller, name: str) -> None:
-    """Of ``lapse`` under another fence: who lapses a job knows nothing of its calls, only who has it."""
+    """For ``lapse`` it is the fence: it depends on the job's owner and not on its calls."""
     verb, sources, _, _ = VERBS[name]
     for state in sorted(sources):
         job_id = bring(engine, account, state)
@@ -229,7 +229,7 @@ def test_a_verb_under_another_version_changes_nothing(engine: Engine, account: C
         assert engine.job(job_id) == before
 
 
-def test_a_lapse_asks_for_the_owners_fence_whatever_was_learned_meanwhile(engine: Engine, account: Caller) -> None:
+def test_a_lapse_checks_the_fence_and_not_the_version(engine: Engine, account: Caller) -> None:
     job_id = bring(engine, account, "running")
     seen = look(engine, job_id)
     engine.sql("UPDATE jobs SET version = version + 1")
@@ -238,7 +238,7 @@ def test_a_lapse_asks_for_the_owners_fence_whatever_was_learned_meanwhile(engine
 
 
 @pytest.mark.parametrize("name", ["start", "claim", "lapse"])
-def test_whoever_takes_or_loses_a_job_changes_its_fence(engine: Engine, account: Caller, name: str) -> None:
+def test_taking_or_losing_a_job_changes_its_fence(engine: Engine, account: Caller, name: str) -> None:
     verb, sources, _, _ = VERBS[name]
     job_id = bring(engine, account, min(sources))
     before = engine.job(job_id).fence
@@ -289,8 +289,8 @@ def test_both_ways_to_a_running_job_hold_its_price(engine: Engine, account: Call
 
 @pytest.mark.parametrize("state", ["queued", "running", "waiting"])
 @pytest.mark.parametrize("verb", [fail, expire, cancelled], ids=["fail", "expire", "cancelled"])
-def test_an_end_gives_back_what_was_reserved_or_held(engine: Engine, account: Caller, verb: Verb, state: str) -> None:
-    """What was never held goes back without a transfer, what was held by one."""
+def test_an_end_returns_what_was_reserved_or_held(engine: Engine, account: Caller, verb: Verb, state: str) -> None:
+    """A reserved price is returned without a transfer, a held one by a transfer."""
     before = engine.balance(account)
     job_id = bring(engine, account, state)
     do(engine, verb, job_id)
@@ -307,7 +307,7 @@ def test_a_retry_keeps_the_hold_and_the_next_claim_does_not_hold_again(engine: E
     do(engine, retry, job_id)
     assert engine.balance(account) == held
     with pytest.raises(StaleJobError):
-        do(engine, start, job_id)  # the short way is for a job's first attempt
+        do(engine, start, job_id)  # ``start`` is only for a job's first attempt
     do(engine, claim, job_id)
     assert engine.balance(account) == held
     do(engine, succeed, job_id)
@@ -326,7 +326,7 @@ def test_a_start_needs_the_job_to_be_due_and_before_its_start_deadline(
     engine.sql("UPDATE jobs SET due_at = clock_timestamp(), start_deadline_at = clock_timestamp()")
     with pytest.raises(StaleJobError):
         do(engine, take, job_id)
-    engine.sql("UPDATE jobs SET attempt = 1")  # it was started in time
+    engine.sql("UPDATE jobs SET attempt = 1")  # it was started before its deadline
     do(engine, claim, job_id)
 
 
@@ -338,8 +338,8 @@ def test_a_job_in_hand_must_move_on_within_its_calls_deadline_and_a_pause(engine
     assert engine.one(left, id=job_id) == pytest.approx(720, abs=5)
 
 
-def test_a_wish_to_cancel_bars_what_was_decided_before_it(engine: Engine, account: Caller) -> None:
-    """Success or another try, decided before the wish was there, no longer holds; a retry not even after it."""
+def test_a_cancel_request_makes_earlier_decisions_stale(engine: Engine, account: Caller) -> None:
+    """A success or retry decided before the cancel request is stale; after it, a retry is refused in any case."""
     job_id = bring(engine, account, "running")
     seen = look(engine, job_id)
     with engine.database.transaction() as connection:
@@ -354,7 +354,7 @@ def test_a_wish_to_cancel_bars_what_was_decided_before_it(engine: Engine, accoun
     assert engine.one("SELECT due_at <= clock_timestamp() FROM jobs WHERE id = :id", id=job_id)
 
 
-def test_cancel_in_the_queue_is_final_and_free(engine: Engine, account: Caller) -> None:
+def test_a_cancel_of_a_queued_job_is_final_and_free(engine: Engine, account: Caller) -> None:
     before = engine.balance(account)
     job_id = bring(engine, account, "queued")
     answer = cancel(engine, account, job_id)
@@ -368,10 +368,10 @@ def test_cancel_in_the_queue_is_final_and_free(engine: Engine, account: Caller) 
 
 
 @pytest.mark.parametrize(("charge", "captured"), [("full", 1), ("none", 0)])
-def test_cancel_between_attempts_charges_what_was_made(
+def test_a_cancel_between_attempts_charges_the_images_made(
     engine: Engine, account: Caller, charge: Any, captured: int
 ) -> None:
-    """n=3 on a provider of one a call: the first is kept, the second waits for its second attempt."""
+    """n=3 at one image per call: the first image is kept, the second waits for its second attempt."""
     job_id = engine.order(account, "three [sandbox:fail=500 skip=1]", n=3).task.id
     engine.drive(until=lambda: engine.job(job_id).status == "queued" and engine.job(job_id).attempt > 0)
     made = engine.one("SELECT count(*) FROM images WHERE job_id = :id", id=job_id)
@@ -384,7 +384,7 @@ def test_cancel_between_attempts_charges_what_was_made(
     engine.assert_books_balance()
 
 
-def test_no_one_cancels_what_is_not_theirs(engine: Engine, account: Caller) -> None:
+def test_another_accounts_job_cannot_be_cancelled(engine: Engine, account: Caller) -> None:
     job_id, other = bring(engine, account, "queued"), engine.account()
     before = engine.job(job_id)
     for customer, wanted in ((other, job_id), (account, "job_" + "0" * 26), (account, "job_\0")):
@@ -394,7 +394,7 @@ def test_no_one_cancels_what_is_not_theirs(engine: Engine, account: Caller) -> N
 
 
 def test_cancel_and_success_at_once_have_one_outcome(engine: Engine, account: Caller) -> None:
-    """Twelve races; each job ends once, and the books balance after every order of events."""
+    """Twelve races; each job ends once, and the books balance whichever comes first."""
     for _ in range(12):
         job_id = bring(engine, account, "running")
         seen = look(engine, job_id)
@@ -424,10 +424,10 @@ def test_cancel_and_success_at_once_have_one_outcome(engine: Engine, account: Ca
     engine.assert_books_balance(image_count=False)
 
 
-# ------------------------------------------------------------------ what a step learned goes with its verb
+# ------------------------------------------------------------------ verbs record outcomes
 
 
-def test_park_writes_what_became_of_the_calls(engine: Engine, account: Caller) -> None:
+def test_park_records_the_outcomes_of_the_calls(engine: Engine, account: Caller) -> None:
     job_id = bring(engine, account, "running")
     [call], seen = engine.calls(job_id), look(engine, job_id)
     row = calls.call_row(call.id, Outcome.ACCEPTED, upstream_id="up-1", poll_url="http://up/1", deadline_s=9000.0)
@@ -440,8 +440,8 @@ def test_park_writes_what_became_of_the_calls(engine: Engine, account: Caller) -
 
 
 @pytest.mark.parametrize("state", ["running", "waiting"])
-def test_an_end_keeps_the_images_it_is_told_of_and_charges_them(engine: Engine, account: Caller, state: str) -> None:
-    """Two of three: one image is there already, one comes with the end, one is never made and goes back."""
+def test_an_end_keeps_and_charges_the_images_given_to_it(engine: Engine, account: Caller, state: str) -> None:
+    """Of three images one is stored already, one comes with the end, and the price of the third is returned."""
     job_id = engine.order(account, n=3, publish=False).task.id
     for verb in ROADS[state]:
         do(engine, verb, job_id)
@@ -466,7 +466,7 @@ def test_an_end_keeps_the_images_it_is_told_of_and_charges_them(engine: Engine, 
     engine.assert_books_balance()
 
 
-def test_an_image_that_is_there_already_is_kept_once_and_charged_once(engine: Engine, account: Caller) -> None:
+def test_an_image_that_is_stored_already_is_kept_and_charged_once(engine: Engine, account: Caller) -> None:
     job_id = bring(engine, account, "waiting")
     [call] = engine.calls(job_id)
     with engine.database.transaction() as connection:
@@ -477,7 +477,7 @@ def test_an_image_that_is_there_already_is_kept_once_and_charged_once(engine: En
     engine.assert_books_balance()
 
 
-def test_a_call_that_ends_gives_its_permit_back_with_its_job(engine: Engine, account: Caller) -> None:
+def test_a_call_that_ends_with_its_job_releases_its_permit(engine: Engine, account: Caller) -> None:
     engine.limit("chatgpt2api", max_active=1)
     job_id = engine.order(account).task.id
     engine.step()
@@ -489,8 +489,8 @@ def test_a_call_that_ends_gives_its_permit_back_with_its_job(engine: Engine, acc
     engine.assert_books_balance()
 
 
-def test_a_late_outcome_raises_the_version_and_comes_once(engine: Engine, account: Caller) -> None:
-    """A worker that decided on what it saw of this job before finds out."""
+def test_a_late_outcome_raises_the_version_and_is_recorded_once(engine: Engine, account: Caller) -> None:
+    """A worker that decided on an earlier state of the job finds it changed."""
     job_id = bring(engine, account, "waiting")
     [call], seen = engine.calls(job_id), look(engine, job_id)
     refused = calls.call_row(call.id, Outcome.REFUSED, error_code="content_refused")
@@ -504,7 +504,7 @@ def test_a_late_outcome_raises_the_version_and_comes_once(engine: Engine, accoun
         do(engine, succeed, job_id, seen)
 
 
-# ------------------------------------------------------------------ what can never be written
+# ------------------------------------------------------------------ refused by the database
 
 
 def test_more_images_than_were_held_cannot_be_captured(engine: Engine, account: Caller) -> None:
@@ -518,7 +518,7 @@ def test_more_images_than_were_held_cannot_be_captured(engine: Engine, account: 
 
 
 def test_what_was_never_held_cannot_be_captured(engine: Engine, account: Caller) -> None:
-    """Credits that go from an account to the house go by a transfer, or not at all."""
+    """Credits go from an account to the operator only by a transfer."""
     job_id = bring(engine, account, "queued")
     before, funds = engine.job(job_id), engine.balance(account)
     with pytest.raises(LedgerMismatchError):
@@ -528,7 +528,7 @@ def test_what_was_never_held_cannot_be_captured(engine: Engine, account: Caller)
 
 
 @pytest.mark.parametrize("verb", [succeed, fail, cancelled], ids=["succeed", "fail", "cancelled"])
-def test_a_hold_that_is_not_on_record_is_never_settled(engine: Engine, account: Caller, verb: Verb) -> None:
+def test_a_missing_hold_is_never_settled(engine: Engine, account: Caller, verb: Verb) -> None:
     job_id = bring(engine, account, "waiting")
     engine.sql("ALTER TABLE transfers DISABLE TRIGGER transfers_are_final")
     engine.sql("DELETE FROM transfers WHERE job_id = :id", id=job_id)
@@ -541,7 +541,7 @@ def test_a_hold_that_is_not_on_record_is_never_settled(engine: Engine, account: 
 
 @pytest.mark.parametrize("state", ["queued", "waiting"])
 def test_an_end_without_a_balance_row_leaves_everything_as_it_was(engine: Engine, account: Caller, state: str) -> None:
-    """Credits cannot go to no one: better a job that ends later than money that changes without a trace."""
+    """Credits cannot be returned without a balance: the job ends later, and no money is lost."""
     job_id = bring(engine, account, state)
     engine.sql("DELETE FROM balances WHERE account_id = :id", id=account.account_id)
     before = engine.job(job_id)
@@ -551,7 +551,7 @@ def test_an_end_without_a_balance_row_leaves_everything_as_it_was(engine: Engine
     assert engine.transfers(job_id) == ({} if state == "queued" else {"hold": ASYNC_PRICE})
 
 
-def test_signals_say_who_is_to_look_and_what_became_of_the_job(engine: Engine, account: Caller) -> None:
+def test_verbs_return_wake_ups_and_the_end_of_the_job(engine: Engine, account: Caller) -> None:
     queued = engine.order(account, publish=False)
     assert queued.nudges == [Nudge("jobs.run", "chatgpt2api", queued.task.id)]
     running = bring(engine, account, "running")
@@ -595,7 +595,7 @@ def test_signals_say_who_is_to_look_and_what_became_of_the_job(engine: Engine, a
         "INSERT INTO upstream_calls SELECT * FROM upstream_calls",
     ],
 )
-def test_what_must_never_be_cannot_be_written(engine: Engine, account: Caller, statement: str) -> None:
+def test_the_tables_refuse_invalid_rows(engine: Engine, account: Caller, statement: str) -> None:
     bring(engine, account, "running")
     with pytest.raises(IntegrityError):
         engine.sql(statement)

@@ -1,4 +1,4 @@
-"""The schema's history leads to the tables the code describes, from anywhere, by anyone."""
+"""Migrations lead to the tables that the models describe, from any revision and in any number of processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core import key_values, schema
 from core.db import Database, make_engine
 from core.tables import metadata
 
-# Named because importing them fills the metadata.
+# Importing these modules fills the metadata.
 DESCRIBED = (accounts.models.accounts, jobs.models.jobs, key_values.key_values, quota.models.balances)
 UPGRADE = (
     "import sys; from core import schema; from core.db import Database, make_engine\n"

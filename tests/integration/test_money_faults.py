@@ -1,4 +1,4 @@
-"""Faults that no CHECK stops: each leaves its mark in the books, and the audit names it."""
+"""Faults that no CHECK prevents: each is visible in the books, and the audit names it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ ENDED = "UPDATE jobs SET status = 'succeeded', money = 'settled', finished_at = 
 MOVED = f"UPDATE balances SET spendable = spendable + {ASYNC_PRICE}, reserved = reserved - {ASYNC_PRICE}"
 TAKEN = f"UPDATE balances SET reserved = reserved - {ASYNC_PRICE}"
 
-# What was done -> the statements that do it, and every rule that it breaks. Of the account's jobs one is waiting,
-# one queued, one was refused (held, then released), one succeeded.
+# Fault -> the statements that make it, and every rule that it breaks. The account has one waiting job, one queued,
+# one that was refused (held, then released) and one that succeeded.
 FAULTS: dict[str, tuple[list[str], set[str]]] = {
     "credits out of nothing": (["UPDATE balances SET spendable = spendable + 1"], {SPENDABLE, SUM}),
     "a withdrawal that no job made": ([MOVED], {SPENDABLE, RESERVED}),
@@ -119,8 +119,8 @@ def test_every_rule_about_money_is_broken_by_a_fault() -> None:
     assert set(audit.INVARIANTS) >= RULES == set().union(*(rules for _, rules in FAULTS.values()))
 
 
-def test_a_balance_that_is_gone_is_missed_even_when_all_is_spent(engine: Engine) -> None:
-    """Its transfers then sum to nothing, and no figure tells."""
+def test_a_missing_balance_is_found_even_if_all_was_spent(engine: Engine) -> None:
+    """Its transfers then sum to zero, so no amount shows that it is missing."""
     customer = engine.account(ASYNC_PRICE / CREDIT)
     engine.order(customer)
     engine.drive()

@@ -1,9 +1,9 @@
-"""Random lives of jobs on a real database, crashes included; after every step the books must balance.
+"""Random histories of jobs on a real database, with crashes; after every step the books must balance.
 
-Verbs come in any order, from any state, as seen now or as seen before; workers that were given up answer late
-or twice, and two look at one job. A step is cut at a random statement or commit: before it, or after it with
-its answer lost; by the end of its process, or of its connection alone. What a verb may do is written down here
-once more, independently of ``jobs.lifecycle``.
+Verbs come in any order, from any state, with current or outdated versions; workers that count as dead answer late or
+twice, and two workers check one job. A step is cut at a random statement or commit: before it, or after it with its
+answer lost; by the end of the process, or only of the connection. This file states again which moves a verb may make,
+independently of ``jobs.lifecycle``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ LIVE_OWNER, DEAD_OWNER = "wkr_test", "wkr_dead"
 PERMITS_OF_A_CREDENTIAL = 7
 _names = itertools.count(1)
 
-# Where each verb may take a job from, and to where. Everything else must leave the row as it was.
+# From which state to which each verb may move a job. Everything else must leave the row unchanged.
 LIVE = {"queued", "running", "waiting"}
 TERMINAL = {"succeeded", "failed", "cancelled"}
 LEGAL: dict[str, tuple[set[str], set[str]]] = {
@@ -73,7 +73,7 @@ LEGAL: dict[str, tuple[set[str], set[str]]] = {
     "look": ({"waiting"}, {"waiting", "queued"} | TERMINAL),
     "give up": ({"waiting"}, {"waiting", "queued"} | TERMINAL),
 }
-# The model behind the synchronous one: cheaper, so that images of two prices come together in one job.
+# The fallback of the synchronous model: cheaper, so that a job may have images of two prices.
 BEHIND = {
     "model": ASYNC_MODEL,
     "provider": "chatgpt2api",
@@ -86,16 +86,16 @@ WEIGHTS = [*["move"] * 9, *["answer"] * 3, *["disturb"] * 3, *["submit"] * 2, "k
 
 
 class Crash(Exception):  # noqa: N818 - it is what it says
-    """The process is gone in the middle of a step."""
+    """The process ends in the middle of a step."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What ends a step: at its statement or commit number ``at``, before it happened or with its answer lost."""
+    """Where a step is cut: at its statement or commit number ``at``, before it or with its answer lost."""
 
     at: int
     after: bool
-    alone: bool  # the connection is gone and the process goes on
+    alone: bool  # only the connection is lost and the process goes on
 
 
 CUTS = st.one_of(*[st.none()] * 3, st.builds(Cut, at=st.integers(0, 5), after=st.booleans(), alone=st.booleans()))
@@ -113,7 +113,7 @@ class Fuse:
         self.cut, self.left, self.may_have_happened = cut, cut.at if cut else 0, False
 
     def around(self, act: Callable[[], Any]) -> Any:
-        """A statement or commit of the step."""
+        """Run a statement or commit of the step, and cut it if it is the one."""
         cut = self.cut
         if cut is None or self.left > 0:
             self.left -= 1
@@ -128,7 +128,7 @@ class Fuse:
 
 
 class Upstreams:
-    """Credentials that are configured, without an upstream or a store: what is decided here needs neither."""
+    """Configured credentials without an upstream or a store, which these decisions do not need."""
 
     names = ("chatgpt2api", "openai")
 
@@ -148,9 +148,9 @@ class Upstreams:
 
 @dataclass
 class World:
-    """One example's account and what the machine remembers of it.
+    """One example's account and what the machine knows about it.
 
-    ``seen``: jobs as workers and pollers have seen them, who may yet answer.
+    ``seen``: jobs as workers and pollers have read them, which may still answer.
     """
 
     account_id: str
@@ -161,7 +161,7 @@ class World:
 
 
 class Money(RuleBasedStateMachine):
-    """The factory in the test below gives these."""
+    """Set by the factory in the test below."""
 
     context: WorkerContext
     fuse: Fuse
@@ -186,7 +186,7 @@ class Money(RuleBasedStateMachine):
 
     @rule(data=st.data(), crash=CUTS)
     def live_on(self, data: st.DataObject, crash: Cut | None) -> None:
-        """One rule with weights of its own: left alone, Hypothesis tries few jobs for long enough to be paid for."""
+        """One rule with its own weights; with separate rules, few jobs would live long enough to be charged."""
         {
             "move": self._move,
             "answer": self._answer_late,
@@ -241,7 +241,7 @@ class Money(RuleBasedStateMachine):
     # -- what workers do
 
     def _move(self, data: st.DataObject, crash: Cut | None) -> None:
-        """What a live job waits for."""
+        """Do the next thing for a live job."""
         job = self._load(self._draw(data, "queued", "running", "waiting"))
         match job.status:
             case JobStatus.QUEUED:
@@ -250,13 +250,13 @@ class Money(RuleBasedStateMachine):
                 mine = [seen for seen in self.world.seen if (seen.id, seen.fence) == (job.id, job.fence)]
                 if mine:
                     self._finish(data, "finish", mine[-1], crash)
-                else:  # who had it has died before it could say so
+                else:  # its worker has died before it recorded anything
                     self._verb("lapse", job.id, lambda c: self._lapse(c, job), crash, current=True)
             case JobStatus.WAITING:
                 self._look(data, job, crash)
 
     def _claim(self, job_id: str, owner: str, crash: Cut | None) -> None:
-        """As a worker does it, by the short way or the longer one."""
+        """Claim as a worker does, by ``start`` or by ``claim``."""
         self._sql("UPDATE jobs SET due_at = clock_timestamp() WHERE id = :id AND status = 'queued'", job_id)
         self._sql("UPDATE providers SET open_until = clock_timestamp() WHERE open_until IS NOT NULL", "")
         self._sql("UPDATE credentials SET not_before = NULL WHERE not_before IS NOT NULL", "")
@@ -273,18 +273,18 @@ class Money(RuleBasedStateMachine):
             self.world.seen.append(claimed.job)
 
     def _answer_late(self, data: st.DataObject, crash: Cut | None) -> None:
-        """Any worker that ever had or saw a job, again or for the first time."""
+        """Let any worker that ever had or read a job answer, once more or for the first time."""
         if self.world.seen:
             self._finish(data, "finish", data.draw(st.sampled_from(self.world.seen)), crash)
 
     def _look(self, data: st.DataObject, job: LiveJob, crash: Cut | None) -> None:
-        """A poller that has seen the job; perhaps it is slow, and its answer comes late."""
+        """Let a poller read the job; it may answer now or later."""
         self.world.seen.append(job)
         if data.draw(st.sampled_from((True, True, True, False))):
             self._finish(data, "look", job, crash)
 
     def _finish(self, data: st.DataObject, name: str, job: LiveJob, crash: Cut | None) -> None:
-        """Record what was learned of the job's calls and move it on."""
+        """Record outcomes of the job's calls and move it on."""
         open_before = (None, Outcome.FINISHED, Outcome.ACCEPTED, Outcome.UNCERTAIN)
         news = self._news(data, job, open_before)
         self._step(name, job.id, lambda: finishing.finish(self.context, job, news), crash)
@@ -292,7 +292,7 @@ class Money(RuleBasedStateMachine):
     # -- verbs out of turn
 
     def _disturb(self, data: st.DataObject, crash: Cut | None) -> None:
-        """Any verb at any job, as it is or as it was seen before."""
+        """Run any verb on any job, with its current or an earlier version."""
         job = self._load(self._draw(data, "queued", "running", "waiting"))
         current = data.draw(st.booleans())
         version, fence = job.version - (not current), job.fence - (not current)
@@ -301,7 +301,7 @@ class Money(RuleBasedStateMachine):
             "park": lambda c: lifecycle.park(c, job.id, version, check_after_s=0),
             "lapse": lambda c: self._lapse(c, replace(job, fence=fence)),
         }
-        # As it is now, a job ends or is tried again only when no call is open: nothing else decides on it so.
+        # With the current version a job may end or be retried only when no call is open, as the deciding code does.
         if not current or not any(call.is_open or call.outcome is Outcome.FINISHED for call in job.calls):
             verbs["fail"] = lambda c: lifecycle.end(c, job.id, version, lifecycle.fail("upstream_error"))
             verbs["retry"] = lambda c: lifecycle.retry(c, job.id, version, code="test", after_s=0, deadline_s=60)
@@ -310,7 +310,7 @@ class Money(RuleBasedStateMachine):
                 verbs["succeed"] = lambda c: lifecycle.end(c, job.id, version, lifecycle.succeed())
         if current:
             verbs["cancel"] = lambda c: lifecycle.cancel(c, self.world.account_id, job.id)
-            verbs["expire"] = verbs["give up"] = lambda c: None  # these open their own transactions
+            verbs["expire"] = verbs["give up"] = lambda c: None  # these have their own transactions
         name = data.draw(st.sampled_from(sorted(verbs)))
         if name == "expire":
             self._step("expire", job.id, lambda: give_up.expire(self.context, job.id, version), crash)
@@ -324,7 +324,7 @@ class Money(RuleBasedStateMachine):
         return lifecycle.lapse(connection, job.id, job.fence, code="test", give_up_s={})
 
     def _keep_house(self, data: st.DataObject, crash: Cut | None) -> None:
-        """Dead owners' jobs lapse, overdue ones expire, windows are filled; and now and then comes money."""
+        """Lapse jobs of dead owners, expire overdue ones, fill windows, and sometimes grant credits."""
         if data.draw(st.booleans()):
             self._grant(data.draw(st.integers(1, 6)))
             return
@@ -369,7 +369,7 @@ class Money(RuleBasedStateMachine):
 
     @invariant()
     def no_end_leaves_a_call_open(self) -> None:
-        """Who ends a job has heard of all its calls, or given them up: else someone's image would be lost."""
+        """A job ends only after all its calls have an outcome, or an image could be lost."""
         open_calls = """
             SELECT j.id, j.status, u.outcome FROM jobs AS j JOIN upstream_calls AS u ON u.job_id = j.id
             WHERE j.finished_at IS NOT NULL
@@ -381,10 +381,10 @@ class Money(RuleBasedStateMachine):
     def no_claim_was_refused_by_the_tables(self) -> None:
         assert self._all("SELECT id FROM jobs WHERE failure_code = 'internal_error'") == []
 
-    # -- means
+    # -- helpers
 
     def _draw(self, data: st.DataObject, *likely: str) -> str:
-        """A job, mostly one in a ``likely`` state, for elsewhere there is little to do; but anything may be tried."""
+        """Draw a job, mostly one in a ``likely`` state, because in others there is little to do."""
         with self.context.database.autocommit() as connection:
             rows = connection.execute(text("SELECT id, status FROM jobs ORDER BY id")).all()
         if all(row.status in TERMINAL for row in rows):
@@ -396,12 +396,12 @@ class Money(RuleBasedStateMachine):
         return str(data.draw(st.sampled_from([row.id for row in rows])))
 
     def _news(self, data: st.DataObject, job: LiveJob, of: Sequence[Outcome | None]) -> list[CallOutcome]:
-        # All goes well, or all goes on, or each call has an outcome of its own.
+        # All calls succeed, or all go on, or each call has its own outcome.
         moods: list[list[Outcome]] = [[Outcome.KEPT], [Outcome.KEPT], [Outcome.FINISHED], [Outcome.ACCEPTED]]
         mood = st.sampled_from(data.draw(st.sampled_from([*moods, list(Outcome), list(Outcome)])))
-        told = [self._one_answer(data, job, call, data.draw(mood)) for call in job.calls if call.outcome in of]
+        answers = [self._one_answer(data, job, call, data.draw(mood)) for call in job.calls if call.outcome in of]
         before = {call.id: call.outcome for call in job.calls}
-        return [answer for answer in told if outcomes.may_replace(answer, before[answer.call.id])]
+        return [answer for answer in answers if outcomes.may_replace(answer, before[answer.call.id])]
 
     def _one_answer(self, data: st.DataObject, job: LiveJob, call: Call, outcome: Outcome) -> CallOutcome:
         retryable = outcome is Outcome.NOT_RUN or (outcome is Outcome.FAILED and data.draw(st.booleans()))
@@ -418,7 +418,7 @@ class Money(RuleBasedStateMachine):
     def _verb(
         self, name: str, job_id: str, verb: Callable[[Connection], Any], crash: Cut | None, *, current: bool
     ) -> None:
-        """Run a verb in its transaction; on a job as it no longer is, it must change nothing."""
+        """Run a verb in its transaction; with an outdated version it must change nothing."""
         before = self._row(job_id)
 
         def act() -> None:
@@ -433,7 +433,7 @@ class Money(RuleBasedStateMachine):
     def _step(
         self, name: str, job_id: str, act: Callable[[], Any], crash: Cut | None, *, all_or_nothing: bool = False
     ) -> bool:
-        """Do it, and hold what it did to the job against the table; whether it came to its end."""
+        """Run ``act`` and compare the job's move with the table; return whether it was not cut."""
         before, written_before, done = self._row(job_id), self._written(job_id), False
         try:
             with self._cut_short(crash):
@@ -449,12 +449,12 @@ class Money(RuleBasedStateMachine):
             assert before.status in sources
             assert after.status in targets
         assert after.fence >= before.fence
-        # Anyone who has seen the job before finds out that its calls or images are others now.
+        # The version must show that the job's calls or images have changed.
         assert after.version > before.version or self._written(job_id) == written_before
         return done
 
     def _written(self, job_id: str) -> Any:
-        """What was made of a job's calls: outcomes and images."""
+        """Return the outcomes and images of a job's calls."""
         with self.context.database.autocommit() as connection:
             return connection.execute(
                 text(
@@ -505,7 +505,7 @@ def _image(job_id: str, index: int) -> KeptImage:
 
 @pytest.fixture
 def fuse(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> Fuse:
-    """Every statement and commit of the process passes it, by SQLAlchemy's door and by the hot one."""
+    """A fuse around every statement and commit of the process, by SQLAlchemy and by hot connections."""
     fuse, dialect = Fuse(), context.database.engine.dialect
 
     def wrap(owner: Any, name: str) -> None:
@@ -521,13 +521,13 @@ def fuse(context: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> Fuse:
 
 
 def _empty(context: WorkerContext) -> None:
-    """Each example begins alike, for its choices follow from what it finds."""
+    """Empty the database, so that each example starts from the same state and is reproducible."""
     with context.database.transaction() as connection:
         connection.execute(text("ALTER TABLE transfers DISABLE TRIGGER transfers_are_final"))
         for table in ("jobs", "transfers", "balances", "accounts", "marks", "permits", "providers"):
             connection.execute(text(f"DELETE FROM {table}"))
         connection.execute(text("ALTER TABLE transfers ENABLE TRIGGER transfers_are_final"))
-        # One provider's credential has an end, so that claims find no room, too.
+        # One provider's credential has a limit, so that some claims find no permit.
         for row in connection.execute(text("SELECT id, provider FROM credentials")).all():
             most = PERMITS_OF_A_CREDENTIAL if row.provider == "chatgpt2api" else None
             announce(connection, row.id, row.provider, CredentialLimits(max_active=most))
@@ -550,7 +550,7 @@ def test_the_books_balance_whatever_happens_in_whatever_order(context: WorkerCon
             deadline=None,
             suppress_health_check=list(HealthCheck),
             print_blob=True,
-            # On a database each try costs seconds, and shrinking makes hundreds: take Phase.shrink in to debug.
+            # Each try costs seconds and shrinking needs hundreds of them; add Phase.shrink for debugging.
             phases=(Phase.explicit, Phase.reuse, Phase.generate),
         ),
     )

@@ -63,7 +63,7 @@ OLD_SETTLE = (
 
 
 class Old:
-    """The ledger of the release before."""
+    """The ledger of the previous release."""
 
     @staticmethod
     def grant(connection: Connection, account_id: str, amount: int) -> None:
@@ -91,7 +91,7 @@ class Old:
 
 
 class Life:
-    """Jobs of one account, each verb by old or new code as chance has it."""
+    """Jobs of one account, each verb run by old or new code at random."""
 
     def __init__(
         self, database: Database, account_id: str, chance: random.Random, codes: Sequence[Any] = (Old, ledger_verbs)
@@ -185,7 +185,7 @@ class Life:
 
 
 def drift(database: Database) -> list[Any]:
-    """What the audit finds, and rows whose old columns do not say what the new ones do."""
+    """Return the findings of the audit, and rows whose old columns do not agree with the new ones."""
     with database.transaction() as connection:
         found: list[Any] = [one for one in audit.check(connection) if one.invariant not in ABOUT_IMAGES]
         apart = text(
@@ -196,7 +196,7 @@ def drift(database: Database) -> list[Any]:
 
 @contextmanager
 def going_on(lives: Sequence[Life]) -> Iterator[None]:
-    """Every life in a thread of its own, from before the block to its end, at least for some steps in each."""
+    """Run every life in its own thread, from before the block to its end, for at least some steps each."""
     over, faults = threading.Event(), []
     begun = threading.Barrier(len(lives) + 1, timeout=30)
 
@@ -226,7 +226,7 @@ def going_on(lives: Sequence[Life]) -> Iterator[None]:
 
 @pytest.fixture
 def before(postgres_url: str) -> Iterator[Database]:
-    """A database of the release before."""
+    """A database of the previous release."""
     administrator = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     with administrator.connect() as connection:
         connection.execute(text("CREATE DATABASE release_before"))
@@ -285,7 +285,7 @@ def test_the_upgrade_and_the_way_back_go_by_under_running_processes(before: Data
 
 
 def test_the_next_step_of_the_upgrade_goes_by_under_this_release(before: Database) -> None:
-    """As docs/operating.md gives it: no statement of today names what it drops."""
+    """The step from docs/operating.md; no current statement uses the columns that it drops."""
     migrate(before, "head")
     with before.transaction() as connection:
         life = Life(before, create_account(connection, "account").id, random.Random(7), [ledger_verbs])
@@ -379,7 +379,7 @@ def test_old_code_cannot_spend_what_is_not_there(engine: Engine, account: Caller
 
 
 def test_a_row_restored_from_a_backup_stays_as_it_was(engine: Engine, account: Caller) -> None:
-    """Both sets of columns come with it; neither is counted twice."""
+    """The backup has both sets of columns; neither is counted twice."""
     with engine.database.transaction() as connection:
         ledger_verbs.admit(connection, account.account_id, 10)
         Old.hold(connection, account.account_id, "job_x", 10)

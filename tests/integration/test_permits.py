@@ -1,4 +1,4 @@
-"""Permits and submit tokens on a real PostgreSQL: what many threads at once can and cannot take."""
+"""Permits and submit tokens on a real PostgreSQL, taken by many threads at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OTHER_KEY = "chatgpt2api/two"
 
 @dataclass
 class Rows:
-    """A provider's credentials without any worker, and what takes from them."""
+    """A provider's credentials without a worker, and helpers that take their permits."""
 
     database: Database
     numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -86,7 +86,7 @@ def rows(database: Database) -> Rows:
 # ------------------------------------------------------------------ many at once
 
 
-def test_many_threads_never_hold_more_than_there_are_and_all_come_back(rows: Rows) -> None:
+def test_many_threads_never_hold_too_many_permits_and_release_all(rows: Rows) -> None:
     rows.limit(max_active=7)
     holding, most, guard = set[str](), [0], threading.Lock()
 
@@ -101,7 +101,7 @@ def test_many_threads_never_hold_more_than_there_are_and_all_come_back(rows: Row
                 most[0] = max(most[0], len(holding))
             taken += len(mine)
             held.append(mine)
-            while len(held) > (0 if round_ == 39 else 1):  # what was taken last is held while the next is asked for
+            while len(held) > (0 if round_ == 39 else 1):  # the last permit is held while the next is taken
                 over = held.popleft()
                 with guard:
                     holding.difference_update(over)
@@ -116,7 +116,7 @@ def test_many_threads_never_hold_more_than_there_are_and_all_come_back(rows: Row
     assert rows.take(7) == Taken(KEY, 7, True)
 
 
-def test_never_more_submits_than_a_minute_allows_though_the_limit_is_longer_than_a_page(rows: Rows) -> None:
+def test_a_rate_limit_of_more_than_one_page_of_tokens_is_never_exceeded(rows: Rows) -> None:
     rows.limit(max_per_minute=1200)
     began = rows.one("SELECT clock_timestamp()")
 
@@ -128,7 +128,7 @@ def test_never_more_submits_than_a_minute_allows_though_the_limit_is_longer_than
 
     with ThreadPoolExecutor(12) as pool:
         taken = sum(pool.map(work, range(12)))
-    while got := rows.take():  # what was missed while the others took
+    while got := rows.take():  # tokens that were skipped while others took rows
         taken += got.calls
     assert taken == 1200
     assert rows.one("SELECT min(free_at) - CAST(:t AS timestamptz) FROM submit_tokens", t=began).total_seconds() >= 62
@@ -136,7 +136,7 @@ def test_never_more_submits_than_a_minute_allows_though_the_limit_is_longer_than
     assert rows.take(1200) == Taken(KEY, 1200, True)
 
 
-def test_free_permits_are_found_although_others_hold_locks(rows: Rows) -> None:
+def test_free_permits_are_found_although_other_rows_are_locked(rows: Rows) -> None:
     rows.limit(max_active=6, max_per_minute=6)
     with rows.database.transaction() as other:
         other.execute(text("SELECT 1 FROM permits WHERE number <= 5 FOR UPDATE"))
@@ -150,14 +150,14 @@ def test_free_permits_are_found_although_others_hold_locks(rows: Rows) -> None:
     assert rows.take(9) == Taken(KEY, 5, True)
 
 
-def test_a_permit_that_comes_back_while_it_is_looked_for_is_found(rows: Rows) -> None:
-    """The second try sees what was given back after the first began."""
+def test_a_permit_released_during_the_search_is_found(rows: Rows) -> None:
+    """The second try sees permits that were released after the first began."""
     rows.limit(max_active=1)
     rows.take_for(["call_a"])
     tries = itertools.count()
 
     class Meanwhile:
-        """A connection on which the first try comes too early."""
+        """A connection that releases a permit after the first try."""
 
         def __init__(self, connection: Connection) -> None:
             self.connection = connection
@@ -199,7 +199,7 @@ def test_as_many_calls_as_have_both_a_permit_and_a_token(
     assert used == (got if "max_per_minute" in limits else 0)
 
 
-def test_the_credential_with_the_most_room_is_taken(rows: Rows) -> None:
+def test_the_credential_with_the_most_room_is_used(rows: Rows) -> None:
     rows.limit(max_active=3)
     rows.limit(OTHER_KEY, max_active=9, max_per_minute=4)
     both = (KEY, OTHER_KEY)
@@ -208,14 +208,14 @@ def test_the_credential_with_the_most_room_is_taken(rows: Rows) -> None:
         assert rows.take(known=both)
     assert rows.take(known=both) is None
     assert (len(rows.holders()), len(rows.holders(OTHER_KEY))) == (3, 4)
-    rows.limit()  # what has no limit has the most room
+    rows.limit()  # a credential without a limit has the most room
     assert rows.take(2, known=both) == Taken(KEY, 2, False)
 
 
 @pytest.mark.parametrize(
     "trouble", ["paused_at = clock_timestamp()", "not_before = clock_timestamp() + interval '9 s'"]
 )
-def test_a_credential_that_must_not_be_used_is_passed_over(rows: Rows, trouble: str) -> None:
+def test_paused_credentials_are_not_used(rows: Rows, trouble: str) -> None:
     rows.limit(max_active=9)
     rows.limit(OTHER_KEY, max_active=1)
     rows.sql(f"UPDATE credentials SET {trouble} WHERE id = :id", id=KEY)
@@ -225,7 +225,7 @@ def test_a_credential_that_must_not_be_used_is_passed_over(rows: Rows, trouble: 
         assert not permits.take_submit(connection, KEY)
 
 
-def test_only_credentials_that_this_worker_knows(rows: Rows) -> None:
+def test_only_credentials_known_to_the_worker_are_used(rows: Rows) -> None:
     rows.limit(OTHER_KEY)
     assert rows.take(known=(KEY,)) == Taken(KEY, 1, False)
     assert rows.take(known=()) is None
@@ -239,7 +239,7 @@ def test_only_credentials_that_this_worker_knows(rows: Rows) -> None:
         ("trips = 1, open_until = clock_timestamp() + interval '9 s'", False),
     ],
 )
-def test_a_call_is_sent_again_only_to_a_provider_that_takes_calls(rows: Rows, trouble: str, allowed: bool) -> None:
+def test_a_resend_needs_a_provider_that_takes_calls(rows: Rows, trouble: str, allowed: bool) -> None:
     rows.limit(max_per_minute=5)
     rows.sql(f"UPDATE providers SET {trouble}")
     with rows.database.autocommit() as connection:
@@ -248,7 +248,7 @@ def test_a_call_is_sent_again_only_to_a_provider_that_takes_calls(rows: Rows, tr
 
 
 def test_without_limits_nothing_is_written_from_claim_to_end(engine: Engine, account: Caller) -> None:
-    """An operator's lock on the credential and the provider would stop all who update or lock them."""
+    """The credential and the provider are locked, so any update or lock of them would wait."""
     look = "SELECT string_agg(CAST(xmin AS text), ',' ORDER BY id) FROM credentials"
     before = engine.one(look)
     with engine.database.transaction() as other:
@@ -265,7 +265,7 @@ def test_without_limits_nothing_is_written_from_claim_to_end(engine: Engine, acc
 
 
 def open_calls(engine: Engine, account: Caller, count: int) -> list[str]:
-    """Jobs whose call develops at the upstream."""
+    """Return jobs with an accepted call."""
     ids = [engine.order(account, f"one {number} [sandbox:never]").task.id for number in range(count)]
     for job_id in ids:
         engine.run(job_id)
@@ -284,7 +284,7 @@ def key_of(engine: Engine) -> str:
 
 
 def take(engine: Engine) -> list[str]:
-    """Every call that finds a permit now, with its call on record."""
+    """Take every free permit, each for a recorded call, and return the calls' ids."""
     taken = []
     while True:
         call_id = new_id("call")
@@ -308,8 +308,10 @@ def findings(engine: Engine) -> list[str]:
 
 
 @pytest.mark.parametrize("before", [None, 10])
-def test_a_limit_below_what_is_open_lets_it_run_out(engine: Engine, account: Caller, before: int | None) -> None:
-    """Set anew or lowered: the calls that are open keep or get permits, and none is added before there is room."""
+def test_with_a_limit_below_the_open_calls_no_call_is_added(
+    engine: Engine, account: Caller, before: int | None
+) -> None:
+    """After a new or lower limit the open calls keep or get permits, and no call is added until there is room."""
     engine.limit(PROVIDER, **({"max_active": before} if before else {}))
     calls = open_calls(engine, account, 8)
     engine.limit(PROVIDER, max_active=5)
@@ -328,7 +330,7 @@ def test_a_limit_below_what_is_open_lets_it_run_out(engine: Engine, account: Cal
     assert findings(engine) == []
 
 
-def test_many_at_once_do_not_pass_a_lowered_limit(rows: Rows) -> None:
+def test_many_threads_do_not_exceed_a_lowered_limit(rows: Rows) -> None:
     for round_ in range(10):
         rows.sql("DELETE FROM permits")
         rows.limit(max_active=10)
@@ -371,7 +373,7 @@ def test_submits_of_the_last_minute_count_against_a_lowered_limit(rows: Rows) ->
 def test_the_largest_limit_is_announced_and_taken_from_quickly(rows: Rows) -> None:
     began = time.monotonic()
     rows.limit(max_active=LIMIT_MAX, max_per_minute=LIMIT_MAX)
-    assert time.monotonic() - began < 10  # the time-out of a statement
+    assert time.monotonic() - began < 10  # seconds, the statement time-out
     assert rows.one("SELECT count(*) FROM permits") == LIMIT_MAX == rows.one("SELECT count(*) FROM submit_tokens")
     rows.limit(max_active=LIMIT_MAX, max_per_minute=LIMIT_MAX)
     began = time.monotonic()
@@ -388,26 +390,26 @@ def test_workers_that_start_together_agree(rows: Rows) -> None:
     assert rows.one("SELECT count(*) FROM submit_tokens") == 30
 
 
-def test_who_mends_together_gives_each_call_one_permit(engine: Engine, account: Caller) -> None:
+def test_concurrent_repairs_give_each_call_one_permit(engine: Engine, account: Caller) -> None:
     calls = open_calls(engine, account, 6)
     engine.sql("UPDATE credentials SET max_active = 4 WHERE id = :id", id=key_of(engine))
     together = threading.Barrier(8)
 
-    def mend(_: int) -> None:
+    def repair(_: int) -> None:
         with engine.database.transaction() as connection:
             together.wait()
             reconcile(connection, key_of(engine))
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(mend, range(8)))
+        list(pool.map(repair, range(8)))
     assert sorted(row.call_id for row in engine.rows("SELECT call_id FROM permits")) == sorted(calls)
     assert findings(engine) == []
 
 
-# ------------------------------------------------------------------ what is left behind comes back
+# ------------------------------------------------------------------ recovery of permits
 
 
-def test_the_sweep_gives_back_what_a_worker_of_another_release_left(engine: Engine, account: Caller) -> None:
+def test_the_sweep_releases_permits_left_by_a_worker_of_another_release(engine: Engine, account: Caller) -> None:
     engine.limit(PROVIDER, max_active=2)
     over, _open = open_calls(engine, account, 2)
     engine.sql("UPDATE upstream_calls SET outcome = 'lost' WHERE id = :id", id=over)
@@ -424,8 +426,8 @@ def test_the_sweep_gives_back_what_a_worker_of_another_release_left(engine: Engi
 # ------------------------------------------------------------------ plans
 
 
-def test_a_generic_plan_goes_by_the_indexes(rows: Rows) -> None:
-    """Statistics of an idle credential must not make a claim at a busy one pass over all that is taken."""
+def test_the_generic_plan_uses_the_indexes(rows: Rows) -> None:
+    """Statistics from an idle credential must not make a claim at a busy one read all taken permits."""
     rows.limit(max_active=3000, max_per_minute=3000)
     rows.limit(OTHER_KEY, max_active=3000)
     rows.sql("ANALYZE permits, submit_tokens, credentials")

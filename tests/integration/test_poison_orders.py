@@ -1,4 +1,4 @@
-"""Orders that fail by themselves beside healthy ones: the circuit must tell them from an outage."""
+"""Orders that always fail next to healthy ones: the circuit must distinguish them from an outage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def orders(engine: Engine, account: Caller, prompt: str, count: int) -> list[str
 
 
 def events(logs: Sequence[EventDict]) -> list[str]:
-    """What happened to the circuit and the calls, in order; the circuit's own words are what is counted."""
+    """Return the log events of the circuit and the calls, in order."""
     return [entry["event"] for entry in logs if entry["event"] in {"circuit_opened", "circuit_closed", "call_failed"}]
 
 
@@ -39,7 +39,7 @@ def all_are(engine: Engine, ids: Sequence[str], status: str) -> bool:
 
 
 def half_open(engine: Engine) -> None:
-    """An open circuit whose time is over: the next call is its probe."""
+    """Let the open time of the circuit pass, so that the next call is its probe."""
     engine.sql(
         "INSERT INTO providers (name, trips, failures, open_until) VALUES (:p, 1, 5, clock_timestamp())"
         " ON CONFLICT (name) DO UPDATE SET trips = 1, failures = 5, open_until = clock_timestamp()",
@@ -56,11 +56,11 @@ def probes(engine: Engine) -> list[str]:
         return [nudge.argument for nudge in refill.probes(connection)]
 
 
-# ------------------------------------------------------------------ a whole life
+# ------------------------------------------------------------------ opening and closing
 
 
 @pytest.mark.parametrize("fault", ["500", "503"])
-def test_the_first_healthy_probe_closes_the_circuit_and_poison_does_not_open_it_again(
+def test_the_first_healthy_probe_closes_the_circuit_and_failing_orders_do_not_reopen_it(
     engine: Engine, account: Caller, logs: list[EventDict], fault: str
 ) -> None:
     poison = orders(engine, account, f"poison [sandbox:{fault}]", circuit.FAILURES_TO_OPEN)
@@ -69,13 +69,15 @@ def test_the_first_healthy_probe_closes_the_circuit_and_poison_does_not_open_it_
     engine.drive(until=lambda: all_are(engine, poison, "failed"))
 
     seen = events(logs)
-    # One try of each opens it, and no poison is sent again before a healthy order has closed it.
+    # One try of each opens it, and no failing order is sent again before a healthy one has closed it.
     assert seen[: seen.index("circuit_closed")] == ["call_failed"] * len(poison) + ["circuit_opened"]
     assert (seen.count("circuit_opened"), seen.count("circuit_closed")) == (1, 1)
-    assert seen.count("call_failed") >= 2 * len(poison)  # they were tried again, and said nothing new
+    assert seen.count("call_failed") >= 2 * len(poison)  # they were retried, and did not count again
 
 
-def test_poison_among_the_healthy_opens_nothing(engine: Engine, account: Caller, logs: list[EventDict]) -> None:
+def test_failing_orders_among_healthy_ones_do_not_open_the_circuit(
+    engine: Engine, account: Caller, logs: list[EventDict]
+) -> None:
     mixed = [
         job_id
         for number in range(6)
@@ -87,13 +89,13 @@ def test_poison_among_the_healthy_opens_nothing(engine: Engine, account: Caller,
     assert "circuit_opened" not in events(logs)
 
 
-def test_a_real_outage_opens_it_and_its_end_closes_it(
+def test_an_outage_opens_the_circuit_and_its_end_closes_it(
     engine: Engine, account: Caller, sandbox: Sandbox, logs: list[EventDict]
 ) -> None:
     sandbox.add_fault("503", provider=PROVIDER, route="submit")
     ids = orders(engine, account, "healthy", 20)
     engine.drive(until=lambda: "circuit_opened" in events(logs))
-    # Every further failure is a probe of its own, by a job that was not tried before.
+    # Every further failure is that of a probe, by a job that was not tried before.
     engine.drive(until=lambda: events(logs).count("circuit_opened") == 4)
     assert (
         events(logs)
@@ -115,21 +117,21 @@ def test_a_real_outage_opens_it_and_its_end_closes_it(
 # ------------------------------------------------------------------ which job is the probe
 
 
-def test_the_freshest_job_that_was_never_tried_is_published_and_only_it(engine: Engine, account: Caller) -> None:
+def test_only_the_newest_job_that_was_never_tried_is_published(engine: Engine, account: Caller) -> None:
     *_, older, newest = orders(engine, account, "fresh", 4)
     [tried] = orders(engine, account, "tried", 1)
     half_open(engine)
     put_off(engine)
     engine.sql("UPDATE jobs SET attempt = 1, due_at = clock_timestamp() WHERE id = :id", id=tried)
     assert probes(engine) == [newest]
-    assert probes(engine) == []  # it is on its way
+    assert probes(engine) == []  # it is published already
     assert engine.one("SELECT due_at <= clock_timestamp() FROM jobs WHERE id = :id", id=newest)
     engine.sql("UPDATE jobs SET published_at = NULL")
     engine.sql("UPDATE jobs SET start_deadline_at = clock_timestamp() WHERE id = :id", id=newest)
     assert probes(engine) == [older]
 
 
-def test_where_all_have_been_tried_it_is_the_one_with_the_fewest_attempts_that_is_due(
+def test_if_all_jobs_were_tried_the_due_one_with_the_fewest_attempts_is_published(
     engine: Engine, account: Caller
 ) -> None:
     backing_off, few, many = orders(engine, account, "tried", 3)
@@ -141,7 +143,7 @@ def test_where_all_have_been_tried_it_is_the_one_with_the_fewest_attempts_that_i
     )
     assert probes(engine) == [few]
     engine.run(many)
-    assert engine.job(many).status == "queued"  # it asks too early
+    assert engine.job(many).status == "queued"  # it is too early
     engine.run(few)
     assert engine.job(few).status == "succeeded"
     assert not half_open_still(engine)
@@ -152,7 +154,7 @@ def half_open_still(engine: Engine) -> bool:
         return PROVIDER in health.half_open(connection)
 
 
-def test_a_job_that_was_tried_is_no_probe_while_another_that_was_not_waits(engine: Engine, account: Caller) -> None:
+def test_a_tried_job_is_no_probe_while_an_untried_one_waits(engine: Engine, account: Caller) -> None:
     tried, fresh = orders(engine, account, "one", 2)
     half_open(engine)
     engine.sql("UPDATE jobs SET attempt = 1 WHERE id = :id", id=tried)
@@ -164,7 +166,7 @@ def test_a_job_that_was_tried_is_no_probe_while_another_that_was_not_waits(engin
     assert not half_open_still(engine)
 
 
-def test_a_half_open_provider_is_sent_one_message_and_a_paused_one_none(engine: Engine, account: Caller) -> None:
+def test_a_half_open_provider_gets_one_message_and_a_paused_one_none(engine: Engine, account: Caller) -> None:
     ids = orders(engine, account, "fresh", 12)
     half_open(engine)
     engine.sql("UPDATE jobs SET published_at = NULL")

@@ -1,4 +1,4 @@
-"""Looking in batches: who takes what, what is kept here and what is shared out."""
+"""Polling in batches: which jobs a worker takes, and what it does with their results."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def waiting(engine: Engine, customer: Caller, count: int, prompt: str = "wait") 
     return ids
 
 
-def test_one_look_covers_many_jobs(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+def test_one_status_request_covers_many_jobs(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     ids = waiting(engine, account, 12)
     engine.context.publish(poll.poll_provider(engine.context, "chatgpt2api"))
     assert sandbox.counts()["chatgpt2api"]["checks"] == 1
-    assert engine.sent.take() == []  # no message a job
+    assert engine.sent.take() == []  # there is no message per job
     assert {engine.job(job_id).status for job_id in ids} == {"succeeded"}
     engine.assert_books_balance()
 
@@ -93,7 +93,7 @@ def test_a_full_batch_publishes_the_next_look_before_it_looks(
     assert seen == [[Nudge("jobs.poll", "polls", "chatgpt2api")]]
 
 
-def test_two_who_find_the_same_image_keep_it_once(
+def test_two_pollers_that_find_the_same_image_keep_it_once(
     engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = waiting(engine, account, 1)
@@ -114,7 +114,7 @@ def test_two_who_find_the_same_image_keep_it_once(
     engine.assert_books_balance()
 
 
-def test_one_jobs_trouble_does_not_stop_the_others_of_its_batch(
+def test_an_error_in_one_job_does_not_stop_the_others_of_its_batch(
     engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = waiting(engine, account, 3)
@@ -130,7 +130,7 @@ def test_one_jobs_trouble_does_not_stop_the_others_of_its_batch(
     assert [engine.job(job_id).status for job_id in ids] == ["waiting", "succeeded", "succeeded"]
 
 
-def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_batch(
+def test_fetched_images_are_kept_although_the_database_fails_for_the_rest_of_the_batch(
     engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = waiting(engine, account, 4)
@@ -153,7 +153,7 @@ def test_what_is_in_our_hands_is_kept_though_the_database_fails_the_rest_of_the_
     engine.assert_books_balance()
 
 
-def test_a_credential_that_has_gone_ends_its_calls_in_time(engine: Engine, account: Caller) -> None:
+def test_calls_of_a_removed_credential_end_at_their_deadline(engine: Engine, account: Caller) -> None:
     [job_id] = waiting(engine, account, 1)
     engine.sql("INSERT INTO credentials (id, provider) VALUES ('chatgpt2api/old', 'chatgpt2api')")
     engine.sql("UPDATE upstream_calls SET credential_id = 'chatgpt2api/old'")
@@ -166,7 +166,7 @@ def test_a_credential_that_has_gone_ends_its_calls_in_time(engine: Engine, accou
 
 
 @pytest.mark.parametrize("marker", ["500 at=check", "401 at=check", "garbage at=check", "drop at=check"])
-def test_a_failed_look_says_nothing_about_the_call(
+def test_a_failed_status_check_leaves_the_call_open(
     engine: Engine, account: Caller, sandbox: Sandbox, marker: str
 ) -> None:
     [job_id] = waiting(engine, account, 1, f"look [sandbox:{marker} times=2]")
@@ -177,14 +177,16 @@ def test_a_failed_look_says_nothing_about_the_call(
     assert sandbox.counts()["chatgpt2api"]["submits"] == 1
 
 
-def test_misses_count_only_when_nothing_between_found_the_call(engine: Engine, account: Caller) -> None:
+def test_only_misses_in_a_row_count(engine: Engine, account: Caller) -> None:
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never]")
     engine.sql("UPDATE upstream_calls SET missing_since = clock_timestamp() - interval '1 hour'")
     engine.poll()
     assert engine.calls(job_id)[0].missing_since is None
 
 
-def test_an_unanswered_synchronous_call_is_given_up_in_time(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+def test_an_unanswered_synchronous_call_is_given_up_at_its_deadline(
+    engine: Engine, account: Caller, sandbox: Sandbox
+) -> None:
     job_id = engine.order(account, model=SYNC_MODEL, size="1024x640", publish=False).task.id
     [call] = claim_and_vanish(engine, job_id)
     engine.context.publish(engine.sweeper.sweep())
@@ -202,7 +204,7 @@ def test_an_unanswered_synchronous_call_is_given_up_in_time(engine: Engine, acco
     engine.assert_books_balance()
 
 
-def test_looks_grow_rarer_with_the_age_of_the_job(engine: Engine, account: Caller) -> None:
+def test_status_checks_become_rarer_with_the_age_of_the_job(engine: Engine, account: Caller) -> None:
     spec = engine.context.spec("chatgpt2api")
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never]")
     for age_s, wanted_s in ((0, spec.check_interval_s), (3600, spec.check_interval_max_s)):
@@ -220,7 +222,7 @@ def test_an_uncertain_call_that_is_found_running_counts_as_accepted(engine: Engi
     engine.assert_books_balance()
 
 
-def test_what_a_look_leaves_out_is_not_believed(
+def test_a_call_left_out_of_a_status_answer_counts_as_not_answered(
     engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = waiting(engine, account, 1, "slow [sandbox:never, drop]")
@@ -231,7 +233,7 @@ def test_what_a_look_leaves_out_is_not_believed(
 
 
 def claim_and_vanish(engine: Engine, job_id: str) -> list[object]:
-    """The worker dies between its COMMIT and its POST, or behind it: nobody can tell."""
+    """Let the worker die after its COMMIT, before or after its POST; which one cannot be known."""
     claimed = claim.claim(engine.context, job_id)
     assert claimed is not None
     with engine.database.autocommit() as connection:

@@ -1,4 +1,4 @@
-"""The window: nobody's backlog stands before another's one job, and no message is needed twice."""
+"""The publishing window: no account's backlog delays another's job by more than a window, and messages may be lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def engine(engine: Engine) -> Engine:
 
 
 def submit(engine: Engine, customer: Caller, count: int = 1, **fields: object) -> list[list[str]]:
-    """The jobs published by each of so many submits."""
+    """Submit ``count`` jobs and return the jobs published by each submit."""
     return [
         [nudge.argument for nudge in engine.order(customer, f"number {n}", publish=False, **fields).nudges]
         for n in range(count)
@@ -42,13 +42,15 @@ def ids(engine: Engine) -> list[str]:
     return [row.id for row in engine.rows("SELECT id FROM jobs ORDER BY id")]
 
 
-def test_a_window_per_account(engine: Engine, account: Caller) -> None:
+def test_each_account_has_a_window(engine: Engine, account: Caller) -> None:
     assert [len(nudges) for nudges in submit(engine, account, 4)] == [1, 1, 0, 0]
     assert engine.sweeper.sweep() == []
     assert published(engine, account) == 2
 
 
-def test_anothers_single_job_is_published_at_once_beside_ten_thousand(engine: Engine, account: Caller) -> None:
+def test_one_job_is_published_at_once_although_another_account_has_ten_thousand(
+    engine: Engine, account: Caller
+) -> None:
     submit(engine, account)
     columns = "account_id, operation, model, provider, n, weight, money, unit_price, quoted, start_deadline_at"
     engine.sql(
@@ -57,7 +59,7 @@ def test_anothers_single_job_is_published_at_once_beside_ten_thousand(engine: En
     )
     other = engine.account()
     assert len(submit(engine, other)[0]) == 1
-    assert len(engine.sweeper.sweep()) == 1  # the big account's second place
+    assert len(engine.sweeper.sweep()) == 1  # one more of the large account's window
     assert (published(engine, account), published(engine, other)) == (2, 1)
 
 
@@ -66,12 +68,12 @@ def test_a_weight_widens_the_window(engine: Engine) -> None:
     assert [len(nudges) for nudges in submit(engine, heavy, 5)] == [1, 1, 1, 1, 0]
 
 
-def test_each_provider_has_a_window_of_its_own(engine: Engine, account: Caller) -> None:
+def test_each_provider_has_its_own_window(engine: Engine, account: Caller) -> None:
     submit(engine, account, 3)
     assert len(submit(engine, account, 1, model=SYNC_MODEL, size="1024x640")[0]) == 1
 
 
-def test_a_claim_publishes_the_next(engine: Engine, account: Caller) -> None:
+def test_a_claim_publishes_the_accounts_next_job(engine: Engine, account: Caller) -> None:
     submit(engine, account, 3)
     first, _, third = ids(engine)
     engine.sent.take()
@@ -80,9 +82,9 @@ def test_a_claim_publishes_the_next(engine: Engine, account: Caller) -> None:
     assert published(engine, account) == 2
 
 
-def test_low_priority_waits_behind_normal_of_the_same_account(engine: Engine, account: Caller) -> None:
+def test_low_priority_waits_for_normal_jobs_of_the_same_account(engine: Engine, account: Caller) -> None:
     [alone] = submit(engine, account, 1, priority="low")
-    assert len(alone) == 1  # nothing normal waits
+    assert len(alone) == 1  # no normal job waits
     [normal] = submit(engine, account)
     [behind] = submit(engine, account, 1, priority="low")
     assert (len(normal), behind) == (1, [])
@@ -92,7 +94,7 @@ def test_low_priority_waits_behind_normal_of_the_same_account(engine: Engine, ac
     assert published(engine, account) == 1  # now the low one
 
 
-def test_low_priority_of_one_account_does_not_wait_for_anothers_normal(engine: Engine, account: Caller) -> None:
+def test_low_priority_does_not_wait_for_normal_jobs_of_another_account(engine: Engine, account: Caller) -> None:
     submit(engine, account)
     assert len(submit(engine, engine.account(), 1, priority="low")[0]) == 1
 
@@ -105,14 +107,14 @@ def test_a_lost_message_is_sent_again(engine: Engine, account: Caller) -> None:
     assert engine.sweeper.sweep() == []  # at most one more per period
 
 
-def test_while_the_broker_is_away_nothing_counts_as_lost(engine: Engine, account: Caller) -> None:
+def test_no_message_counts_as_lost_while_the_broker_is_away(engine: Engine, account: Caller) -> None:
     submit(engine, account)
     engine.epoch = None
     engine.sql("UPDATE jobs SET published_at = published_at - interval '1 hour'")
     assert engine.sweeper.sweep() == []
 
 
-def test_a_new_broker_gets_every_message_again(engine: Engine, account: Caller) -> None:
+def test_every_message_is_sent_again_to_a_new_broker(engine: Engine, account: Caller) -> None:
     submit(engine, account, 2)
     engine.sweeper.sweep()
     assert engine.sweeper.sweep() == []
@@ -121,14 +123,14 @@ def test_a_new_broker_gets_every_message_again(engine: Engine, account: Caller) 
     assert engine.sweeper.sweep() == []
 
 
-def test_the_first_broker_ever_seen_is_new(engine: Engine, account: Caller) -> None:
-    """A service moved to another Redis while nobody looked must not wait for time-outs."""
+def test_the_first_broker_counts_as_new(engine: Engine, account: Caller) -> None:
+    """After a move to another Redis while no worker ran, jobs must not wait for time-outs."""
     submit(engine, account)
     engine.sql("DELETE FROM marks")
     assert len(engine.sweeper.sweep()) == 1
 
 
-def test_what_could_not_be_sent_is_published_by_the_next_sweep(engine: Engine, account: Caller) -> None:
+def test_jobs_whose_message_could_not_be_sent_are_published_by_the_next_sweep(engine: Engine, account: Caller) -> None:
     submit(engine, account)
     engine.sweeper.sweep()
     with engine.database.autocommit() as connection:
@@ -146,7 +148,7 @@ def test_jobs_not_due_are_not_published(engine: Engine, account: Caller) -> None
     assert len(engine.sweeper.sweep()) == 1
 
 
-def test_the_oldest_goes_first(engine: Engine, account: Caller) -> None:
+def test_the_oldest_job_is_published_first(engine: Engine, account: Caller) -> None:
     submit(engine, account, 5)
     every = ids(engine)
     engine.sql("UPDATE jobs SET published_at = NULL")

@@ -1,6 +1,6 @@
-"""What is asked of a database with a long history: plans, and the pages they read. Nothing is timed.
+"""Query plans on a database with a long history, and how many pages they read. Nothing is timed.
 
-One account has 200,000 ended jobs and a handful of every other kind. The tables are freshly filled: analysed, as
+One account has 200,000 ended jobs and a few of every other kind. The tables are freshly filled: analysed, as
 autovacuum does within a minute, but never vacuumed. Every plan is the generic one, as for a prepared statement.
 """
 
@@ -32,7 +32,7 @@ RARE_STATUSES = ("queued", "running", "waiting", "failed", "cancelled")
 
 @pytest.fixture(scope="module")
 def grown(postgres_url: str) -> Iterator[Database]:
-    """A database of its own: emptying so much takes longer than making it."""
+    """A separate database, because deleting so many rows takes longer than creating it."""
     server = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
         connection.execute(text("CREATE DATABASE grown TEMPLATE template_darkroom"))
@@ -43,7 +43,7 @@ def grown(postgres_url: str) -> Iterator[Database]:
             connection.execute(text("INSERT INTO accounts (id, name) VALUES (:id, :id)"), {"id": account})
         _seed(connection, "succeeded", HISTORY, first=0)
         _seed(connection, "succeeded", RARE, first=-900, account=QUIET)
-        # Older than all the rest, which is where a search from the newest on arrives last.
+        # Older than all others, so that a search from the newest on finds them last.
         for number, status in enumerate(RARE_STATUSES):
             _seed(connection, status, RARE, first=-100 * (number + 1))
         connection.execute(
@@ -105,7 +105,7 @@ def _seed(connection: Connection, status: str, count: int, *, first: int, accoun
 
 
 def pages_read(connection: Connection, statement: str, values: Mapping[str, Any]) -> tuple[int, str]:
-    """Pages that the generic plan of ``statement`` touches with ``values``, and the plan."""
+    """Return how many pages the generic plan of ``statement`` reads with ``values``, and the plan."""
     names = list(dict.fromkeys(re.findall(r"(?<!:):([a-z_]\w*)", statement)))
     numbered = re.sub(r"(?<!:):([a-z_]\w*)", lambda found: f"${names.index(found[1]) + 1}", statement)
     literals = ", ".join(_literal(values[name]) for name in names)
@@ -153,7 +153,7 @@ def test_a_list_reads_a_few_pages_however_rare_its_status_is(grown: Database, st
 
 
 @pytest.mark.parametrize("status", [None, "succeeded", "failed"])
-def test_a_quiet_account_is_not_looked_for_among_a_busy_ones_jobs(grown: Database, status: str | None) -> None:
+def test_a_list_of_a_quiet_account_does_not_read_a_busy_accounts_jobs(grown: Database, status: str | None) -> None:
     pages, plan = list_pages(grown, QUIET, status)
     assert pages < PAGES_AT_MOST, plan
     with grown.autocommit() as connection:
@@ -161,7 +161,7 @@ def test_a_quiet_account_is_not_looked_for_among_a_busy_ones_jobs(grown: Databas
 
 
 @pytest.mark.parametrize("status", [None, "succeeded"])
-def test_a_page_far_back_does_not_read_those_before_it(grown: Database, status: str | None) -> None:
+def test_a_page_far_back_does_not_read_the_earlier_pages(grown: Database, status: str | None) -> None:
     pages, plan = list_pages(grown, ACCOUNT, status, cursor=f"job_{2000:026d}")
     assert pages < PAGES_AT_MOST, plan
 
@@ -187,7 +187,7 @@ def test_a_page_of_a_backlog_reads_no_more_than_the_page(
     with grown.engine.connect() as connection:
         pages, plan = pages_read(connection, statement, values)
         connection.rollback()
-    assert pages < 50 * 40, plan  # what it changes costs a few pages for each index
+    assert pages < 50 * 40, plan  # each changed row costs a few pages per index
     assert not re.search(SCANNED_WHOLE, plan), plan
 
 

@@ -1,4 +1,4 @@
-"""Class B through the engine: a prediction of Replicate whose answer was lost is found, and never bought twice."""
+"""Recovery by search: a prediction of Replicate whose answer was lost is found, and never bought twice."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_lost_prediction_is_found_and_its_images_kept(engine: Engine, account:
     engine.assert_books_balance()
 
 
-def test_two_lost_predictions_of_the_same_words_are_not_guessed_at(
+def test_two_lost_predictions_of_the_same_prompt_are_not_matched(
     engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
     jobs = [order(engine, account, "a kite [sandbox:drop]") for _ in range(2)]
@@ -57,8 +57,10 @@ def test_two_lost_predictions_of_the_same_words_are_not_guessed_at(
     engine.assert_books_balance()
 
 
-def test_a_rival_that_fell_back_is_a_rival(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
-    """Its first model was asked in other words (width and height); the call that was lost, in the same."""
+def test_a_call_after_a_failover_with_the_same_request_prevents_a_match(
+    engine: Engine, account: Caller, sandbox: Sandbox
+) -> None:
+    """Its first model had another request (width and height); the lost call had the same one."""
     same: dict[str, Any] = {"size": "1024x1024"}
     plain = order(engine, account, "a kite [sandbox:drop]", **same)
     fallen = order(engine, account, "a kite [sandbox:drop]", model=SDXL, fallback_models=[SCHNELL], **same)
@@ -66,7 +68,7 @@ def test_a_rival_that_fell_back_is_a_rival(engine: Engine, account: Caller, sand
         lifecycle.fail_over(connection, fallen, None, code="provider_closed")
     engine.run(plain)
     engine.run(fallen)
-    # Only one of the two was really taken on: that one may be either's.
+    # The upstream accepted only one of the two, which may be either's.
     engine.sql("UPDATE upstream_calls SET outcome = 'lost' WHERE job_id = :id", id=fallen)
     found = recovery.search(engine.context, engine.context.registry.of("replicate")[0], *lost_call(engine, plain))
     assert found is None
@@ -80,8 +82,8 @@ def lost_call(engine: Engine, job_id: str) -> tuple[LiveJob, Call]:
     return job, job.calls[0]
 
 
-def test_an_inpainting_keeps_to_the_polarity_of_its_model(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
-    """The twin refuses a mask with transparency."""
+def test_an_inpainting_mask_has_the_polarity_of_its_model(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+    """The emulator refuses a mask with transparency."""
     references = [
         ReferenceImage("image", image_bytes(), "image"),
         ReferenceImage("mask", image_bytes(mode="L"), "mask"),

@@ -1,4 +1,4 @@
-"""Running jobs against the sandbox: what becomes of every kind of answer, and of none."""
+"""Running jobs against the sandbox: every kind of answer, and no answer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def outcome(engine: Engine, job_id: str) -> tuple[str, str | None]:
     return row.status, row.failure_code
 
 
-# ------------------------------------------------------------------ all goes well
+# ------------------------------------------------------------------ success
 
 
 def test_an_asynchronous_job_ends_with_its_image_kept_and_paid(
@@ -79,9 +79,7 @@ def test_a_synchronous_job_ends_in_one_step(engine: Engine, account: Caller, san
     engine.assert_books_balance()
 
 
-def test_three_images_of_a_provider_of_one_a_call_are_three_calls(
-    engine: Engine, account: Caller, sandbox: Sandbox
-) -> None:
+def test_three_images_at_one_image_per_call_make_three_calls(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = engine.order(account, n=3).task.id
     engine.drive()
     assert [image.index for image in engine.task(account, job_id).images] == [0, 1, 2]
@@ -90,9 +88,7 @@ def test_three_images_of_a_provider_of_one_a_call_are_three_calls(
     engine.assert_books_balance()
 
 
-def test_two_images_of_a_provider_of_several_a_call_are_one_call(
-    engine: Engine, account: Caller, sandbox: Sandbox
-) -> None:
+def test_two_images_at_several_images_per_call_make_one_call(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = engine.order(account, n=2, **SYNC).task.id
     engine.drive()
     assert len(engine.task(account, job_id).images) == 2
@@ -100,16 +96,14 @@ def test_two_images_of_a_provider_of_several_a_call_are_one_call(
     engine.assert_books_balance()
 
 
-def test_an_edit_sends_the_images_that_came_with_it(
-    engine: Engine, account: Caller, sandbox: Sandbox, png: bytes
-) -> None:
+def test_an_edit_sends_its_reference_images(engine: Engine, account: Caller, sandbox: Sandbox, png: bytes) -> None:
     job_id = engine.order(account, operation="edit", references=[ReferenceImage("image", png)]).task.id
     engine.drive()
     assert outcome(engine, job_id) == ("succeeded", None)
     assert any("/edits" in request["path"] for request in sandbox.requests("chatgpt2api"))
 
 
-def test_fewer_images_than_asked_are_paid_for_as_such(engine: Engine, account: Caller) -> None:
+def test_only_the_images_made_are_charged(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account, "two [sandbox:fewer=1]", n=2, **SYNC).task.id
     engine.drive()
     task = engine.task(account, job_id)
@@ -139,7 +133,7 @@ def test_more_images_than_asked_are_neither_kept_nor_charged(
     engine.assert_books_balance()
 
 
-def test_one_refused_of_three_is_not_paid_for(engine: Engine, account: Caller) -> None:
+def test_one_refused_image_of_three_is_not_charged(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account, "three [sandbox:fail=policy times=1]", n=3).task.id
     engine.drive()
     task = engine.task(account, job_id)
@@ -152,7 +146,7 @@ def test_one_refused_of_three_is_not_paid_for(engine: Engine, account: Caller) -
     engine.assert_books_balance()
 
 
-# ------------------------------------------------------------------ it goes wrong, and we know how
+# ------------------------------------------------------------------ known failures
 
 
 @pytest.mark.parametrize(
@@ -180,7 +174,7 @@ def test_a_refusal_is_final_and_free(  # noqa: PLR0917 - fixtures come by name
 
 
 @pytest.mark.parametrize("fields", [{}, SYNC])
-def test_a_failure_that_may_pass_is_tried_again_under_a_new_key(
+def test_a_retryable_failure_is_retried_under_a_new_key(
     engine: Engine, account: Caller, sandbox: Sandbox, fields: dict[str, Any]
 ) -> None:
     job_id = engine.order(account, "soon [sandbox:fail=500 times=1]", **fields).task.id
@@ -194,17 +188,17 @@ def test_a_failure_that_may_pass_is_tried_again_under_a_new_key(
     engine.assert_books_balance()
 
 
-def test_a_retry_waits_its_back_off(engine: Engine, account: Caller) -> None:
+def test_a_retry_waits_for_its_back_off(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account, "later [sandbox:fail=500 times=1]", **SYNC).task.id
     engine.run(job_id)
     wait_s = engine.one("SELECT extract(epoch FROM due_at - clock_timestamp()) FROM jobs WHERE id = :i", i=job_id)
     assert engine.job(job_id).status == "queued"
     assert 1 < wait_s < 3
-    engine.run(job_id)  # a stray message does not bring it forward
+    engine.run(job_id)  # an early message does not start it early
     assert engine.job(job_id).status == "queued"
 
 
-def test_attempts_come_to_an_end_and_the_credits_come_back(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+def test_after_the_last_attempt_the_credits_are_returned(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     before = engine.balance(account)
     job_id = engine.order(account, "never [sandbox:fail=500]").task.id
     engine.drive()
@@ -215,11 +209,11 @@ def test_attempts_come_to_an_end_and_the_credits_come_back(engine: Engine, accou
 
 
 @pytest.mark.parametrize("fields", [{}, SYNC])
-def test_an_upstream_that_is_away_is_tried_with_back_off_then_given_up(
+def test_a_job_for_an_upstream_that_is_away_is_retried_with_back_off_and_then_fails(
     engine: Engine, account: Caller, fields: dict[str, Any], upstreams: dict[str, str]
 ) -> None:
-    nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
-    away = {**upstreams, "CHATGPT2API_BASE_URL": nobody, "OPENAI_BASE_URL": f"{nobody}/v1"}
+    unreachable = f"http://127.0.0.1:{free_ports(1)[0]}"
+    away = {**upstreams, "CHATGPT2API_BASE_URL": unreachable, "OPENAI_BASE_URL": f"{unreachable}/v1"}
     engine.context = replace(engine.context, registry=registry.load(away))
     engine.sweeper.context = engine.context
     before = engine.balance(account)
@@ -232,7 +226,7 @@ def test_an_upstream_that_is_away_is_tried_with_back_off_then_given_up(
 
 
 @pytest.mark.parametrize("fields", [{}, SYNC])
-def test_a_429_waits_as_long_as_it_says_and_is_borne_longer(
+def test_a_429_waits_as_long_as_asked_and_gets_more_tries(
     engine: Engine, account: Caller, fields: dict[str, Any]
 ) -> None:
     job_id = engine.order(account, "busy [sandbox:429 retry_after=77 times=4]", **fields).task.id
@@ -245,14 +239,14 @@ def test_a_429_waits_as_long_as_it_says_and_is_borne_longer(
     engine.assert_books_balance()
 
 
-def test_an_absurd_retry_after_is_bounded(engine: Engine, account: Caller) -> None:
+def test_a_very_long_retry_after_is_bounded(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account, "busy [sandbox:429 retry_after=1000000000]").task.id
     engine.run(job_id)
     wait_s = engine.one("SELECT extract(epoch FROM due_at - clock_timestamp()) FROM jobs WHERE id = :i", i=job_id)
     assert wait_s <= 600
 
 
-# ------------------------------------------------------------------ it goes wrong, and nobody knows
+# ------------------------------------------------------------------ unknown outcomes
 
 
 def test_a_dropped_answer_is_looked_up_and_not_bought_again(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
@@ -266,7 +260,7 @@ def test_a_dropped_answer_is_looked_up_and_not_bought_again(engine: Engine, acco
     engine.assert_books_balance()
 
 
-def test_a_request_that_never_arrived_is_sent_once_more_under_the_same_key(
+def test_a_request_that_never_arrived_is_resent_once_under_the_same_key(
     engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
     job_id = engine.order(account, "lost [sandbox:drop accept=0 times=1]").task.id
@@ -312,7 +306,7 @@ def test_an_unknown_outcome_of_a_call_that_cannot_be_looked_up_is_never_repeated
 
 
 @pytest.mark.parametrize("marker", ["garbage", "garbage=empty", "wrong_type", "wrong_id", "huge=6", "cut"])
-def test_a_spoilt_answer_to_a_submit_is_looked_up(
+def test_a_broken_answer_to_a_submit_is_looked_up(
     engine: Engine, account: Caller, sandbox: Sandbox, marker: str
 ) -> None:
     job_id = engine.order(account, f"hm [sandbox:{marker} times=1]").task.id
@@ -326,7 +320,7 @@ def test_a_spoilt_answer_to_a_submit_is_looked_up(
     ("marker", "code"),
     [("truncated", "bad_result"), ("html", "bad_result"), ("svg", "bad_result"), ("bomb", "bad_result")],
 )
-def test_what_is_no_image_is_not_delivered_and_not_charged(
+def test_a_result_that_is_no_image_is_neither_delivered_nor_charged(
     engine: Engine, account: Caller, store: LocalStore, marker: str, code: str
 ) -> None:
     job_id = engine.order(account, f"bad [sandbox:{marker}]").task.id
@@ -347,7 +341,7 @@ def test_an_image_behind_a_dead_link_is_not_bought_again(engine: Engine, account
     engine.assert_books_balance()
 
 
-def test_a_task_the_upstream_forgot_is_ordered_again_under_a_new_key(
+def test_a_task_lost_by_the_upstream_is_ordered_again_under_a_new_key(
     engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
     job_id = engine.order(account, "old [sandbox:latency=100 times=1, expire=0 times=1]").task.id
@@ -363,9 +357,7 @@ def test_a_task_the_upstream_forgot_is_ordered_again_under_a_new_key(
     assert first.dedupe_key != second.dedupe_key
 
 
-def test_past_the_providers_own_deadline_a_call_is_given_up_after_one_last_look(
-    engine: Engine, account: Caller
-) -> None:
+def test_a_call_past_its_deadline_is_given_up_after_a_last_status_check(engine: Engine, account: Caller) -> None:
     before = engine.balance(account)
     job_id = engine.order(account, "slow [sandbox:never]").task.id
     done = engine.order(account, "ready").task.id
@@ -381,24 +373,24 @@ def test_past_the_providers_own_deadline_a_call_is_given_up_after_one_last_look(
     engine.assert_books_balance()
 
 
-# ------------------------------------------------------------------ capacity
+# ------------------------------------------------------------------ permits
 
 
 def test_a_full_credential_puts_jobs_off_without_hold_event_or_attempt(engine: Engine, account: Caller) -> None:
     engine.limit("chatgpt2api", max_active=1)
     first, second = (engine.order(account, f"one of two {i} [sandbox:never]").task.id for i in range(2))
     engine.run(first)
-    before, told = engine.balance(account), engine.events(second)
+    before, timeline = engine.balance(account), engine.events(second)
     engine.run(second)
     row = engine.job(second)
     assert (row.status, row.attempt, row.money, row.published_at) == ("queued", 0, "queued", None)
     assert engine.one("SELECT due_at > clock_timestamp() FROM jobs WHERE id = :id", id=second)
-    assert (engine.events(second), engine.balance(account)) == (told, before)
+    assert (engine.events(second), engine.balance(account)) == (timeline, before)
     engine.assert_books_balance()
 
 
 @pytest.mark.parametrize("prompt", ["well", "no [sandbox:refuse]", "no [sandbox:fail=policy]", "hm [sandbox:429]"])
-def test_every_end_of_a_call_gives_its_permit_back(engine: Engine, account: Caller, prompt: str) -> None:
+def test_every_end_of_a_call_releases_its_permit(engine: Engine, account: Caller, prompt: str) -> None:
     engine.limit("chatgpt2api", max_active=1)
     for number in range(2):
         engine.order(account, f"{prompt} {number}")
@@ -407,7 +399,7 @@ def test_every_end_of_a_call_gives_its_permit_back(engine: Engine, account: Call
     engine.assert_books_balance()
 
 
-def test_calls_beyond_the_room_are_made_when_there_is_some(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+def test_calls_without_a_permit_are_made_when_one_is_free(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     engine.limit("chatgpt2api", max_active=2)
     job_id = engine.order(account, n=3).task.id
     engine.run(job_id)
@@ -432,7 +424,7 @@ def test_a_paused_credential_is_not_used(engine: Engine, account: Caller, sandbo
 def test_a_synchronous_call_cannot_be_stopped(
     engine: Engine, account: Caller, charge: Any, captured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The wish comes while the call is under way: made before the answer is written."""
+    """The cancel comes while the call is open, before its answer is recorded."""
     engine.context = replace(engine.context, cancel_charge=charge)
     job_id = engine.order(account, **SYNC).task.id
     [openai] = engine.context.registry.of("openai")
@@ -452,7 +444,7 @@ def test_a_synchronous_call_cannot_be_stopped(
     engine.assert_books_balance()
 
 
-def test_what_cannot_be_stopped_upstream_is_followed_to_its_end(
+def test_a_call_that_cannot_be_stopped_upstream_is_followed_to_its_end(
     engine: Engine, account: Caller, sandbox: Sandbox
 ) -> None:
     job_id = engine.order(account, "on [sandbox:latency=100]").task.id
@@ -467,7 +459,9 @@ def test_what_cannot_be_stopped_upstream_is_followed_to_its_end(
     engine.assert_books_balance()
 
 
-def test_what_the_upstream_stops_is_free(engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_stopped_by_the_upstream_is_free(
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     [adapter] = engine.context.registry.of("chatgpt2api")
     monkeypatch.setattr(adapter, "cancel", lambda call: UpstreamCancel.STOPPED)
     job_id = engine.order(account, "on [sandbox:never]", n=2).task.id
@@ -480,7 +474,7 @@ def test_what_the_upstream_stops_is_free(engine: Engine, account: Caller, monkey
     engine.assert_books_balance()
 
 
-def test_a_retry_is_not_made_for_a_caller_who_has_left(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+def test_a_cancelled_job_is_not_retried(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = engine.order(account, "no [sandbox:latency=100, fail=500]").task.id
     engine.run(job_id)
     cancel(engine, account, job_id)
@@ -490,10 +484,10 @@ def test_a_retry_is_not_made_for_a_caller_who_has_left(engine: Engine, account: 
     engine.assert_books_balance()
 
 
-# ------------------------------------------------------------------ accidents
+# ------------------------------------------------------------------ crashes and outages
 
 
-def test_an_order_that_cannot_be_built_was_not_sent(
+def test_an_order_that_cannot_be_built_is_not_sent(
     engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "build_order", lambda *args: 1 / 0)
@@ -516,7 +510,7 @@ def test_a_lost_reference_image_fails_the_job_with_its_credits_back(
     engine.assert_books_balance()
 
 
-def test_a_fault_of_ours_behind_a_paid_request_is_uncertain(
+def test_an_exception_after_a_paid_request_makes_its_call_uncertain(
     engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [adapter] = engine.context.registry.of("chatgpt2api")
@@ -567,10 +561,10 @@ def test_a_model_that_left_the_catalogue_fails_its_jobs(
     engine.assert_books_balance()
 
 
-def test_an_answer_outlives_a_database_that_is_away_for_a_while(
+def test_an_answer_is_recorded_after_a_short_database_outage(
     engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A synchronous image is paid for: it is held in memory until it can be written."""
+    """A synchronous image is paid for, so it is held in memory until it can be recorded."""
     tries = []
 
     def away(*args: Any, **kwargs: Any) -> object:
@@ -590,7 +584,7 @@ def test_an_answer_outlives_a_database_that_is_away_for_a_while(
 
 
 @pytest.mark.parametrize("fields", [{}, SYNC])
-def test_a_commit_whose_answer_was_lost_is_found_out_about(  # noqa: PLR0917 - fixtures come by name
+def test_a_commit_whose_answer_was_lost_is_recognised(  # noqa: PLR0917 - fixtures come by name
     engine: Engine,
     account: Caller,
     sandbox: Sandbox,
@@ -622,7 +616,7 @@ def test_a_commit_whose_answer_was_lost_is_found_out_about(  # noqa: PLR0917 - f
     engine.assert_books_balance()
 
 
-def test_a_claim_that_is_not_on_record_sends_nothing(
+def test_a_claim_that_was_not_committed_sends_nothing(
     engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask = Hot.all
@@ -639,11 +633,11 @@ def test_a_claim_that_is_not_on_record_sends_nothing(
     assert (engine.job(job_id).status, counts(sandbox)["submits"]) == ("queued", 0)
 
 
-# ------------------------------------------------------------------ zombies
+# ------------------------------------------------------------------ late workers
 
 
 def zombie(engine: Engine, upstreams: dict[str, str], owner: str = "wkr_zombie") -> Engine:
-    """Another worker, soon to be taken for dead."""
+    """Another worker, which the tests let count as dead."""
     context = make_context(
         database=engine.database,
         models=engine.context.catalog,
@@ -662,7 +656,7 @@ def leave(engine: Engine, owner: str = "wkr_zombie") -> None:
 
 
 @pytest.mark.parametrize("wait_for", ["lapse", "found", "end"])
-def test_a_worker_woken_late_records_its_purchase_and_changes_nothing_else(  # noqa: PLR0917 - fixtures come by name
+def test_a_worker_that_wakes_up_late_records_its_outcome_and_changes_nothing_else(  # noqa: PLR0917 - fixtures come by name
     engine: Engine,
     account: Caller,
     sandbox: Sandbox,
@@ -698,7 +692,7 @@ def test_a_worker_woken_late_records_its_purchase_and_changes_nothing_else(  # n
     engine.assert_books_balance()
 
 
-def test_a_late_synchronous_image_is_delivered_to_a_job_that_still_waits(
+def test_a_late_synchronous_image_is_delivered_to_a_waiting_job(
     engine: Engine, account: Caller, sandbox: Sandbox, upstreams: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = zombie(engine, upstreams)
@@ -722,7 +716,7 @@ def test_a_late_synchronous_image_is_delivered_to_a_job_that_still_waits(
     engine.assert_books_balance()
 
 
-def test_a_late_image_for_an_ended_job_is_written_off_and_dropped(
+def test_a_late_image_for_an_ended_job_is_written_off_and_deleted(
     engine: Engine, account: Caller, upstreams: dict[str, str], store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late, before = zombie(engine, upstreams), engine.balance(account)
@@ -748,10 +742,10 @@ def test_a_late_image_for_an_ended_job_is_written_off_and_dropped(
     engine.assert_books_balance()
 
 
-def test_a_late_answer_leaves_the_same_image_of_a_later_call_alone(
+def test_a_late_answer_does_not_delete_the_same_image_of_a_later_call(
     engine: Engine, account: Caller, store: LocalStore
 ) -> None:
-    """The first call failed and was repeated; now its sender has images after all: the very same bytes."""
+    """The first call failed and was repeated; then its worker gets images after all, with the same bytes."""
     job_id = engine.order(account, "soon [sandbox:fail=500 times=1]", **SYNC).task.id
     engine.drive()
     [image] = engine.task(account, job_id).images
@@ -764,10 +758,10 @@ def test_a_late_answer_leaves_the_same_image_of_a_later_call_alone(
     engine.assert_books_balance()
 
 
-def test_a_second_collector_leaves_the_first_ones_image_alone(
+def test_a_second_collector_does_not_delete_the_first_ones_image(
     engine: Engine, account: Caller, upstreams: dict[str, str], store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both keep the same bytes under the same key; the late one finds the job over."""
+    """Both store the same bytes under the same key; the later one finds the job ended."""
     late = zombie(engine, upstreams)
     job_id = engine.order(account).task.id
     engine.run(job_id)
@@ -787,7 +781,7 @@ def test_a_second_collector_leaves_the_first_ones_image_alone(
     engine.assert_books_balance()
 
 
-def test_a_link_that_cannot_be_fetched_yet_is_left_for_later_not_for_at_once(
+def test_a_link_that_cannot_be_fetched_yet_is_retried_later_and_not_at_once(
     engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collect._keep_one.retry, "wait", lambda state: 0)
@@ -814,7 +808,7 @@ def cancel(engine: Engine, customer: Caller, job_id: str) -> str:
 
 
 def test_an_answer_and_a_lapse_at_once_do_not_deadlock(engine: Engine, account: Caller) -> None:
-    """Who lapses a job holds it and then wants its calls; an answer must not come the other way round."""
+    """A lapse locks the job and then its calls; an answer must lock them in the same order."""
     job_id = engine.order(account, "on [sandbox:never]").task.id
     engine.run(job_id)
     with engine.database.autocommit() as connection:

@@ -1,4 +1,4 @@
-"""A migration under running processes: what their connections have prepared is no longer valid."""
+"""A migration under running processes: statements that their connections have prepared become invalid."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def read(database: Database) -> int:
         return len(connection.execute(text("SELECT * FROM things")).keys())
 
 
-def test_an_outdated_plan_is_met_once_and_then_never(table: Database, database_url: str) -> None:
+def test_an_outdated_plan_fails_only_once(table: Database, database_url: str) -> None:
     held = [table.engine.connect() for _ in range(3)]
     for connection in held:
         for _ in range(PREPARED_AFTER):
             connection.execute(text("SELECT * FROM things"))
-        connection.commit()  # a rollback would forget them
+        connection.commit()  # a rollback would discard them
     for connection in held:
         connection.close()
     migrator = make_engine(database_url)  # a session that alters a table drops its own plans
@@ -40,7 +40,7 @@ def test_an_outdated_plan_is_met_once_and_then_never(table: Database, database_u
     migrator.dispose()
     with pytest.raises(DatabaseAwayError):
         read(table)
-    # Every connection of the pool had the same plan; none is left.
+    # Every connection of the pool had the outdated plan; none of them is left.
     assert [read(table) for _ in range(6)] == [2] * 6
     table.dispose()
 
@@ -51,8 +51,8 @@ def alter(engine: Engine, change: str) -> None:
         connection.execute(text(f"ALTER TABLE jobs {change}"))
 
 
-def test_a_migration_in_the_middle_of_a_paid_call_loses_nothing(engine: Engine, account: Caller) -> None:
-    """The answer to a call comes in when the table has just changed: it is recorded all the same."""
+def test_a_migration_during_a_paid_call_loses_nothing(engine: Engine, account: Caller) -> None:
+    """The answer to a call comes right after the table has changed, and is still recorded."""
     for _ in range(2 * PREPARED_AFTER):
         engine.order(account)
     engine.drive()
@@ -61,7 +61,7 @@ def test_a_migration_in_the_middle_of_a_paid_call_loses_nothing(engine: Engine, 
     alter(engine, "ADD COLUMN later text")
     try:
         engine.drive()
-    except DatabaseAwayError:  # a step that holds nothing is simply lost; its message comes again
+    except DatabaseAwayError:  # a step without an answer in hand is dropped, and its message is sent again
         engine.drive()
     finally:
         alter(engine, "DROP COLUMN later")

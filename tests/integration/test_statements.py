@@ -1,4 +1,4 @@
-"""Every hot statement, as PostgreSQL sees it: valid as it stands, by its index at any size, through a migration."""
+"""Every hot statement in PostgreSQL: it is valid, uses its index at any size, and survives a migration."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from core.db import Statement
 # A table of a million rows is never read from end to end for one job, one page or one tick.
 LARGE = {"jobs", "upstream_calls", "orders", "images", "inputs", "job_events", "transfers", "balances"}
 ROWS = 50_000
-# What an operator asks for now and then, over all that was ever done: it reads whole tables.
+# Reports that an operator runs now and then over the whole history; they read whole tables.
 REPORTS = {"jobs.reads.margins.MARGINS"}
-# These must be among those found, or the search for statements is what is broken.
+# These must be among the statements found, or the search for statements is broken.
 HOTTEST = (
     "jobs.lifecycle.submit.SUBMIT",
     "jobs.lifecycle.start.START",
@@ -42,7 +42,7 @@ PACKAGES = ("app", "accounts", "core", "jobs", "quota", "storage", "webhooks", "
 
 
 def statements() -> dict[str, Statement]:
-    """Every Statement of the code, by where it stands."""
+    """Return every Statement of the code, by module and name."""
     found: dict[str, Statement] = {}
     for package in PACKAGES:
         for file in sorted((root() / package).rglob("*.py")):
@@ -61,7 +61,7 @@ STATEMENTS = statements()
 
 
 def prepared(statement: Statement) -> tuple[str, int]:
-    """The statement as PREPARE takes it, and how many parameters it has."""
+    """Return the statement in the form of PREPARE, and its number of parameters."""
     names = sorted(statement.parameters)
     sql = re.sub(r"--[^\n]*", "", statement.sql)
     for number, name in enumerate(names, 1):
@@ -71,9 +71,9 @@ def prepared(statement: Statement) -> tuple[str, int]:
 
 @pytest.fixture(scope="module")
 def large(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """A database of ended jobs, with a few that live, as a year of service leaves it.
+    """A database as after a year of service, with many ended jobs and a few live ones.
 
-    Half of the providers answer with the image itself: their calls have no id of the upstream's.
+    Half of the providers answer with the image itself, so their calls have no upstream id.
     """
     administrator = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     with administrator.connect() as connection:
@@ -120,7 +120,7 @@ INSERT INTO credentials (id, provider) SELECT 'p' || i || '/default', 'p' || i F
 
 @pytest.fixture
 def transaction(large: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
-    """Whatever a test does here is undone."""
+    """A transaction that is rolled back after the test."""
     with large.transaction(force_rollback=True):
         yield large
     large.execute(b"DEALLOCATE ALL")
@@ -132,8 +132,8 @@ def test_the_search_finds_the_hottest_statements() -> None:
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_a_statement_is_whole_and_valid_as_it_stands(transaction: psycopg.Connection[Any], name: str) -> None:
-    """PostgreSQL can prepare it and knows the type of every parameter from the text alone, as psql would run it."""
+def test_every_statement_can_be_prepared_from_its_text(transaction: psycopg.Connection[Any], name: str) -> None:
+    """PostgreSQL can prepare it, and knows the type of every parameter from the text alone."""
     sql, count = prepared(STATEMENTS[name])
     transaction.execute(f"PREPARE this AS {sql}".encode())
     known = transaction.execute(b"SELECT cardinality(parameter_types) FROM pg_prepared_statements").fetchone()
@@ -142,7 +142,7 @@ def test_a_statement_is_whole_and_valid_as_it_stands(transaction: psycopg.Connec
 
 @pytest.mark.parametrize("name", [name for name in STATEMENTS if name not in REPORTS])
 def test_a_statement_finds_its_rows_by_an_index(transaction: psycopg.Connection[Any], name: str) -> None:
-    """With the plan that serves all parameters alike: a partial index helps only where the text names the state."""
+    """With the generic plan, for which a partial index is used only if the statement names the state."""
     plan = generic_plan(transaction, STATEMENTS[name])
     read_whole = [node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"]
     assert not LARGE & set(read_whole), json.dumps(plan, indent=1)
@@ -164,7 +164,7 @@ def test_a_statement_finds_its_rows_by_an_index(transaction: psycopg.Connection[
         ("jobs.execution.recovery.RIVAL", {"upstream_calls_without_id"}),
     ],
 )
-def test_a_partial_index_is_used_by_what_it_was_made_for(
+def test_a_partial_index_is_used_by_its_statements(
     transaction: psycopg.Connection[Any], name: str, indexes: set[str]
 ) -> None:
     plan = generic_plan(transaction, STATEMENTS[name])
@@ -186,7 +186,7 @@ def test_a_column_added_under_a_running_process_breaks_no_statement(transaction:
 
 
 def run_all(connection: psycopg.Connection[Any]) -> None:
-    """Run what is prepared; with parameters that are unknown it finds nothing and changes nothing."""
+    """Run all prepared statements; with unknown parameters they find and change nothing."""
     for number, (name, statement) in enumerate(STATEMENTS.items()):
         nulls = ", ".join(["NULL"] * len(statement.parameters))
         try:
@@ -205,7 +205,7 @@ def generic_plan(connection: psycopg.Connection[Any], statement: Statement) -> A
 
 
 def nodes(plan: Any) -> Iterator[dict[str, Any]]:
-    """Every node of a plan, in any depth."""
+    """Yield every node of a plan, at any depth."""
     if isinstance(plan, list):
         for each in plan:
             yield from nodes(each)

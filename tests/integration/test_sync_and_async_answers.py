@@ -1,4 +1,4 @@
-"""A provider that answers most orders with the image and some with an id: Stability, through the engine."""
+"""A provider that answers most orders with the image and some with an id (Stability), run by the engine."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def tally(sandbox: Sandbox) -> dict[str, Any]:
 
 
 def vanish(engine: Engine) -> None:
-    """The owners of everything claimed are gone, and somebody notices."""
+    """Let the owners of all claimed jobs be dead, and let the sweep find them."""
     engine.sql("DELETE FROM workers")
     engine.context.publish(engine.sweeper.sweep())
 
 
-def test_an_image_at_once_and_an_id_both_end_well(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+def test_sync_and_async_answers_both_succeed(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     now, later = order_now(engine, account), order_later(engine, account)
     engine.run(now)
     engine.run(later)
@@ -81,7 +81,7 @@ def test_a_3d_file_is_kept_as_one(engine: Engine, account: Caller, store: LocalS
     engine.assert_books_balance()
 
 
-def test_the_next_look_comes_ten_seconds_later(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+def test_the_next_status_check_is_ten_seconds_later(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     job_id = order_later(engine, account, "a hill [sandbox:latency=100]")
     engine.run(job_id)
     engine.poll("stability")
@@ -93,7 +93,7 @@ def test_the_next_look_comes_ten_seconds_later(engine: Engine, account: Caller, 
     assert "looked_too_soon" not in tally(sandbox)["faults"]
 
 
-def test_what_one_worker_saw_another_can_fetch_by_its_link(
+def test_a_result_found_by_one_worker_is_fetched_by_another(
     engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = order_later(engine, account)
@@ -108,7 +108,7 @@ def test_what_one_worker_saw_another_can_fetch_by_its_link(
     engine.assert_books_balance()
 
 
-def test_a_call_without_an_id_is_not_asked_about_beside_one_that_is(
+def test_a_call_without_an_upstream_id_is_left_out_of_status_requests(
     engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [adapter] = engine.context.registry.of("stability")
@@ -143,7 +143,7 @@ def test_an_unanswered_call_is_given_up_after_a_minute(engine: Engine, account: 
     assert 55 < left_s <= 60
 
 
-def test_an_id_that_comes_late_is_followed_for_the_whole_deadline(
+def test_a_call_whose_id_came_late_has_its_whole_deadline(
     engine: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [adapter] = engine.context.registry.of("stability")
@@ -168,11 +168,13 @@ def test_an_id_that_comes_late_is_followed_for_the_whole_deadline(
     engine.assert_books_balance()
 
 
-def test_an_accepted_call_that_is_gone_is_not_bought_again(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+def test_an_accepted_call_that_the_upstream_lost_is_not_bought_again(
+    engine: Engine, account: Caller, sandbox: Sandbox
+) -> None:
     job_id = order_later(engine, account, "a hill [sandbox:expire=0]")
     engine.run(job_id)
     engine.poll("stability")
-    assert engine.calls(job_id)[0].outcome == "accepted"  # missing once proves nothing
+    assert engine.calls(job_id)[0].outcome == "accepted"  # one miss proves nothing
     engine.sql("UPDATE upstream_calls SET missing_since = missing_since - interval '5 seconds'")
     engine.poll("stability")
     row = engine.job(job_id)
@@ -198,7 +200,7 @@ def test_refused_content_ends_the_job_and_returns_the_credits(
     engine.assert_books_balance()
 
 
-def test_a_lock_out_keeps_everybody_off_the_credential(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
+def test_a_lockout_pauses_the_credential_for_all_workers(engine: Engine, account: Caller, sandbox: Sandbox) -> None:
     sandbox.add_fault("429", provider="stability", route="submit")
     job_id = order_now(engine, account)
     engine.run(job_id)

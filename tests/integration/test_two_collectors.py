@@ -1,4 +1,4 @@
-"""Two workers keep the images of one call: charged is what has a row, whatever either believes."""
+"""Two workers keep the images of one call: exactly the images with a row are charged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def kept(job_id: str, call: Call, image_count: int) -> CallOutcome:
 
 
 def looked_at(engine: Engine, job: LiveJob) -> LiveJob:
-    """The job, given up and its call found finished, as a second worker sees it that goes to fetch the images."""
+    """Return the lapsed job with its call found finished, as a second worker reads it to fetch the images."""
     [call] = job.calls
     with engine.database.transaction() as connection:
         lifecycle.lapse(connection, job.id, job.fence, code="owner_silent", give_up_s={})
@@ -33,7 +33,9 @@ def looked_at(engine: Engine, job: LiveJob) -> LiveJob:
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 1)])
-def test_what_was_kept_first_is_what_is_charged(engine: Engine, account: Caller, first: int, second: int) -> None:
+def test_only_the_images_of_the_first_collector_are_charged(
+    engine: Engine, account: Caller, first: int, second: int
+) -> None:
     job_id = engine.order(account, model=SYNC_MODEL, n=3).task.id
     claimed = claim.claim(engine.context, job_id)
     assert claimed is not None

@@ -1,6 +1,6 @@
-"""A worker as it is really started, killed and cut off: ``python -m workers`` on real servers.
+"""Real workers (``python -m workers``) on real servers: started, killed and disconnected.
 
-One database and one Redis for all tests here; each test starts a worker if none is left over.
+All tests here share one database and one Redis; each test starts a worker if none is running.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def test_work_goes_on_without_redis_and_later_jobs_run_without_a_restart(
     engine.assert_books_balance()
 
 
-def test_what_a_killed_worker_left_is_taken_up_and_bought_once(
+def test_jobs_of_a_killed_worker_are_taken_over_and_bought_once(
     fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str], sandbox: Sandbox
 ) -> None:
     fleet.ensure_worker(environ)
@@ -112,7 +112,7 @@ def test_what_a_killed_worker_left_is_taken_up_and_bought_once(
 
 
 def envelope(body: object, **headers: object) -> dict[str, Any]:
-    """What kombu puts on a queue in Redis: ours, but for what a test says."""
+    """Return a message as kombu puts it on a queue in Redis, with the changes of a test."""
     return {
         "body": base64.b64encode(json.dumps(body).encode()).decode(),
         "content-encoding": "utf-8",
@@ -135,7 +135,7 @@ def changed(message: dict[str, Any], **parts: object) -> dict[str, Any]:
 
 EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 FINE = [["job_poison"], {}, EMBEDDED]
-# The last of these is what kombu puts back at exit, and crashes on at every start.
+# The last of these is what kombu returns to the queue at exit and then crashes on at every start.
 POISON: dict[str, object] = {
     "no json": "{not json",
     "no text": b"\xff\xfe\x00",
@@ -166,14 +166,14 @@ POISON: dict[str, object] = {
 }
 
 
-def test_poison_is_rejected_counted_and_dropped_and_the_worker_works_on(
+def test_poison_messages_are_counted_and_dropped_and_the_worker_goes_on(
     fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str]
 ) -> None:
     worker = fleet.ensure_worker(environ)
     client = make_client(fleet.redis.url)
     job_id = engine.order(account, "before").task.id
     fleet.eventually(lambda: ended(engine, [job_id]))
-    held = client.hlen("unacked")  # by workers that earlier tests have killed
+    held = client.hlen("unacked")  # from workers that earlier tests have killed
     for count, poison in enumerate(POISON.values(), 1):
         client.lpush("chatgpt2api", json.dumps(poison) if isinstance(poison, dict) else poison)  # type: ignore[arg-type]
         fleet.eventually(lambda: rejected(fleet) == count)  # noqa: B023
@@ -186,7 +186,8 @@ def test_poison_is_rejected_counted_and_dropped_and_the_worker_works_on(
 
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(GONE_WITHIN_S) == 0
-    assert (client.llen("chatgpt2api"), client.hlen("unacked")) == (0, held)  # nothing was put back or kept
+    # Nothing was returned to the queue or left unacknowledged.
+    assert (client.llen("chatgpt2api"), client.hlen("unacked")) == (0, held)
     again = fleet.ensure_worker(environ)
     job_id = engine.order(account, "after a restart").task.id
     fleet.eventually(lambda: ended(engine, [job_id]))
@@ -199,7 +200,7 @@ def rejected(fleet: Fleet) -> int:
     return fleet.log.read_text().count("message_rejected")
 
 
-def test_a_worker_told_to_stop_is_gone_in_time_even_from_a_call_that_hangs(
+def test_sigterm_ends_a_worker_in_time_even_during_a_hanging_call(
     fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str], sandbox: Sandbox
 ) -> None:
     worker = fleet.ensure_worker(environ)
@@ -223,7 +224,7 @@ def test_a_worker_told_to_stop_is_gone_in_time_even_from_a_call_that_hangs(
     engine.assert_books_balance()
 
 
-def test_an_idle_worker_told_to_stop_goes_at_once(fleet: Fleet, engine: Engine, environ: dict[str, str]) -> None:
+def test_sigterm_ends_an_idle_worker_at_once(fleet: Fleet, engine: Engine, environ: dict[str, str]) -> None:
     worker = fleet.ensure_worker(environ)
     fleet.eventually(lambda: engine.one("SELECT count(*) FROM workers") == 1)
     fleet.eventually(lambda: b"ready" in fleet.log.read_bytes()[-3000:])
@@ -232,10 +233,10 @@ def test_an_idle_worker_told_to_stop_goes_at_once(fleet: Fleet, engine: Engine, 
     assert engine.one("SELECT count(*) FROM workers") == 0
 
 
-def test_no_backlog_of_work_silences_the_heartbeat(
+def test_no_backlog_of_work_stops_the_heartbeat(
     fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str]
 ) -> None:
-    """Every connection of the worker's pool waits for a lock; the worker is not taken for dead."""
+    """Every connection of the worker's pool waits for a lock; the worker still counts as alive."""
     fleet.stop()
     worker = fleet.ensure_worker({**environ, "DARKROOM_DB_POOL_SIZE": "2"})
     fleet.eventually(lambda: oldest_beat_s(engine) is not None)
@@ -255,7 +256,7 @@ def test_no_backlog_of_work_silences_the_heartbeat(
     fleet.stop()
 
 
-SILENT_AT_MOST_S = 8.0  # dead is ten
+SILENT_AT_MOST_S = 8.0  # a worker counts as dead after ten
 
 
 def oldest_beat_s(engine: Engine) -> float | None:
@@ -268,7 +269,7 @@ def waiting_for_locks(engine: Engine) -> int:
     return int(engine.one(statement))
 
 
-def test_the_heart_beats_until_signing_off(
+def test_heartbeats_continue_until_signing_off(
     fleet: Fleet, engine: Engine, account: Caller, environ: dict[str, str], sandbox: Sandbox
 ) -> None:
     fleet.stop()
@@ -282,12 +283,12 @@ def test_the_heart_beats_until_signing_off(
         worst_s = max(worst_s, oldest_beat_s(engine) or 0.0)
         time.sleep(0.1)
     assert worst_s < SILENT_AT_MOST_S
-    assert engine.job(paid).status == "succeeded"  # by this very worker: its answer was not thrown away
+    assert engine.job(paid).status == "succeeded"  # by this worker: its answer was recorded
     assert engine.one("SELECT count(*) FROM workers") == 0
     engine.assert_books_balance()
 
 
-# A worker that also measures its own hub: how late a greenlet that wants to run every 20 ms is.
+# A worker that also measures its gevent hub: how late a greenlet is that should run every 20 ms.
 WATCHED = """
 from gevent import monkey; monkey.patch_all()
 import os, pathlib, threading, time
@@ -307,7 +308,7 @@ from workers.__main__ import main; main()
 """
 STALL_AT_MOST_S = 0.5
 OUTAGE_TICKS = 250  # of 20 ms: five seconds and more
-TRIES = 3  # a loaded machine stalls a hub, too: one calm outage proves it
+TRIES = 3  # a loaded machine also stalls a hub, so one outage without a stall is enough
 
 
 def test_the_hub_of_a_worker_never_stalls_while_redis_is_away(
@@ -336,7 +337,7 @@ def test_the_hub_of_a_worker_never_stalls_while_redis_is_away(
 
 
 def _stall_through_an_outage(fleet: Fleet, hub: Path) -> float:
-    """Seconds of the longest stall while Redis is gone for some seconds."""
+    """Return the longest stall in seconds while Redis is stopped for some seconds."""
     fleet.redis.stop()
     try:
         hub.with_suffix(".again").touch()

@@ -1,4 +1,4 @@
-"""A worker that starts while the database is away waits for it, and still leaves when it is told to."""
+"""A worker that starts while the database is away waits for it, and still stops on SIGTERM."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ def through(stage: Stage, proxy: Proxy) -> str:
     return url._replace(netloc=url.netloc.replace(f":{url.port}", f":{proxy.port}")).geturl()
 
 
-def said(stage: Stage, word: str) -> bool:
+def has_logged(stage: Stage, word: str) -> bool:
     return word in (Path(stage.environ["DARKROOM_VAR"]) / "workers.log").read_text()
 
 
-def test_it_waits_for_the_database(stage: Stage, proxy: Proxy) -> None:
+def test_a_worker_waits_for_the_database(stage: Stage, proxy: Proxy) -> None:
     proxy.spoil(Mode.CUT)
     with stage.process("workers", DATABASE_URL=through(stage, proxy)) as worker:
-        until(lambda: said(stage, WAITS), HUNG_S, worker.poll)
+        until(lambda: has_logged(stage, WAITS), HUNG_S, worker.poll)
         assert stage.rows("SELECT * FROM workers") == []
         proxy.heal()
         until(lambda: stage.rows("SELECT * FROM workers"), HUNG_S, worker.poll)
         assert worker.poll() is None
 
 
-def test_told_to_stop_while_it_waits_it_goes(stage: Stage, proxy: Proxy) -> None:
+def test_sigterm_ends_a_worker_that_waits_for_the_database(stage: Stage, proxy: Proxy) -> None:
     proxy.spoil(Mode.CUT)
     with stage.process("workers", DATABASE_URL=through(stage, proxy)) as worker:
-        until(lambda: said(stage, WAITS), 40, worker.poll)
+        until(lambda: has_logged(stage, WAITS), 40, worker.poll)
         worker.send_signal(signal.SIGTERM)
         worker.wait(15)
 
 
-def test_with_a_faulty_catalogue_it_does_not_start(stage: Stage) -> None:
+def test_a_worker_with_a_faulty_catalogue_does_not_start(stage: Stage) -> None:
     file = Path(stage.environ["DARKROOM_VAR"]) / "catalog.local.yaml"
     file.write_text("{models: {gpt-image-2: {markup: 0}, nobody: {}}}")
     with stage.process("workers") as worker:
         assert worker.wait(HUNG_S) == 1
-    assert said(stage, "gpt-image-2: markup") and said(stage, "nobody: no packaged model")
+    assert has_logged(stage, "gpt-image-2: markup") and has_logged(stage, "nobody: no packaged model")

@@ -1,4 +1,4 @@
-"""Which servers a worker asks before it takes its consumer for deaf, and by which name Flower knows it."""
+"""Which servers a worker checks before its consumer counts as deaf, and the worker's name in Flower."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, database: str, redis: str, broker: s
     return wiring.servers_answer()
 
 
-def test_the_broker_is_asked_and_not_another_redis(
+def test_the_broker_is_checked_and_not_another_redis(
     monkeypatch: pytest.MonkeyPatch, database_url: str, redis_url: str, nowhere: str
 ) -> None:
     database = database_url.replace("postgresql+psycopg://", "postgresql://")
