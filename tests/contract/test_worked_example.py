@@ -168,7 +168,7 @@ def test_a_model_that_is_gone_leads_on(taught: Catalog) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in which somebody has followed the page to the letter."""
+    """A copy of the project in which someone has followed the page to the letter."""
     root = tmp_path_factory.mktemp("copy") / "darkroom"
     shutil.copytree(ROOT, root, ignore=left_behind)
     for said, text in blocks(FILE):

@@ -205,7 +205,7 @@ def test_nobody_is_ranked_where_nobody_can(catalog: Catalog) -> None:
     [
         ("generate", ["stability"], "stable-image-ultra"),
         ("generate", ["openai"], "gpt-image-2"),
-        ("image_to_3d", ["stability"], "stable-fast-3d"),  # nobody confirmed stable-point-aware-3d, of the better grade
+        ("image_to_3d", ["stability"], "stable-fast-3d"),  # no one confirmed stable-point-aware-3d, of the better grade
         ("edit", ["huggingface"], "hf-flux-2-dev-edit"),  # where nothing is confirmed, what there is
         ("generate", ["flux"], "flux-2-max"),
         ("upscale", ["stability"], "stability-upscale-conservative"),
