@@ -42,8 +42,10 @@ def watch(blueprint: Blueprint, provider: str) -> None:
         counts, status = current_state().counts, answer.status_code
         g.sandbox_entry["status"] = status
         g.sandbox_open = False
-        # Not here but when the body is out: a stream is in flight until its last byte.
-        answer.call_on_close(lambda: counts.end(provider, status))
+        if answer.is_streamed:  # in flight until its last byte
+            answer.call_on_close(lambda: counts.end(provider, status))
+        else:  # before it is sent, for its caller may begin the next call as soon as it has the last byte
+            counts.end(provider, status)
         return answer
 
     @blueprint.teardown_request
