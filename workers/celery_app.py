@@ -11,6 +11,6 @@ app.config_from_object("celeryconfig")
 app.events.dispatcher_cls = "workers.flower.event_batches:BatchingDispatcher"
 
 if "flower.events" in sys.modules:  # Flower loads its own modules before this application
-    from workers.flower import rows
+    from workers.flower import small_rows
 
-    rows.install()
+    small_rows.install()

@@ -18,7 +18,7 @@ from jobs import lifecycle, states
 from jobs.call import Call
 from jobs.dispatch import due, health, put_off
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.execution import adopt, decide, outcomes
+from jobs.execution import decide, late_answers, outcomes
 from jobs.execution.context import WorkerContext
 from jobs.execution.outcomes import CallOutcome
 from jobs.reads import worker
@@ -68,13 +68,13 @@ def finish(
         except StaleJobError:
             now = _read_again(context, job)
             if now is None:
-                return adopt.adopt(context, job, learned)
-            job, learned = now, adopt.still_news(context, now, learned)
+                return late_answers.adopt(context, job, learned)
+            job, learned = now, late_answers.still_news(context, now, learned)
             continue
         failpoints.hit("step.recorded")
         return signals
     # The job keeps changing: its outcomes are recorded now, and the next status check moves it on.
-    return adopt.adopt(context, job, learned)
+    return late_answers.adopt(context, job, learned)
 
 
 def calls_after(job: LiveJob, learned: Sequence[CallOutcome]) -> list[Call]:

@@ -14,7 +14,7 @@ from celery.events.state import State, Task
 from app.cli.service.programs import FLOWER_OPTIONS, service_programs
 from core.settings import Settings
 from jobs.states import Ended
-from workers.flower.rows import Row
+from workers.flower.small_rows import Row
 from workers.flower.task_events import fields
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +84,7 @@ def test_flower_started_by_our_command_uses_small_rows() -> None:
     printed = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
     )
-    assert printed.stdout.strip() == "workers.flower.rows"
+    assert printed.stdout.strip() == "workers.flower.small_rows"
 
 
 def flower_command(settings: Settings) -> list[str]:
