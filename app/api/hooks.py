@@ -16,7 +16,8 @@ from app.http.signing import SignatureInvalidError
 from app.services import services
 from core.errors import ServiceError
 from core.ids import is_id
-from jobs.execution.callbacks import PATH, heard
+from jobs import lifecycle
+from jobs.execution.callbacks import PATH
 from providers.shared.signatures import is_genuine
 
 bp = Blueprint("hooks", __name__, url_prefix=PATH)
@@ -51,7 +52,7 @@ def report(provider: str, call_id: str, token: str) -> Response:
     secret = parts.hook_secrets.get(provider)
     if secret is not None and not is_genuine(provider, dict(request.headers), body, secret=secret.get_secret_value()):
         raise SignatureInvalidError("not signed with the secret set here, or too long ago")
-    parts.publish(parts.connections.transaction(heard, call_id, _upstream_id(body)))
+    parts.publish(parts.connections.transaction(lifecycle.reported, call_id, _upstream_id(body)))
     return Response(status=204)
 
 

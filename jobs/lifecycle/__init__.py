@@ -46,6 +46,7 @@ from jobs.lifecycle.cancel import Cancellation, cancel
 from jobs.lifecycle.end import Done, End, cancelled, end, expired, fail, succeed
 from jobs.lifecycle.moves import claim, defer, due_now, fail_over, hold, lapse, retry
 from jobs.lifecycle.park import park
+from jobs.lifecycle.reported import reported
 from jobs.lifecycle.start import Full, Started, start
 from jobs.lifecycle.submit import NewJob, Submitted, submit
 
@@ -69,6 +70,7 @@ __all__ = [
     "hold",
     "lapse",
     "park",
+    "reported",
     "retry",
     "start",
     "submit",

@@ -23,7 +23,7 @@ from jobs import lifecycle
 from jobs.call import Call, KeptImage
 from jobs.dispatch import due, health, publishing
 from jobs.errors import StaleJobError
-from jobs.execution import callbacks, claim, collect, give_up, outcomes, poll, run
+from jobs.execution import claim, collect, give_up, outcomes, poll, run
 from jobs.execution import finish as finishing
 from jobs.execution.outcomes import CallOutcome
 from jobs.lifecycle import calls
@@ -213,7 +213,7 @@ def test_every_writer_of_a_jobs_calls_or_images_raises_its_version(
 def heard_of(connection: Connection, engine: Engine, call: Call) -> object:
     """A callback of the upstream has the id of a call whose answer was lost."""
     engine.sql("UPDATE upstream_calls SET outcome = 'uncertain', upstream_id = NULL WHERE id = :id", id=call.id)
-    return callbacks.heard(connection, call.id, "up-1")
+    return lifecycle.reported(connection, call.id, "up-1")
 
 
 def test_an_outcome_is_recorded_however_often_its_job_changes_meanwhile(

@@ -21,7 +21,7 @@ from core.errors import DatabaseAwayError, DatabaseBusyError
 from jobs import lifecycle
 from jobs.dispatch import health, heartbeats, permits
 from jobs.dispatch.limits import CredentialLimits, announce
-from jobs.execution import callbacks, claim
+from jobs.execution import claim
 from jobs.lifecycle import calls
 from jobs.maintenance import sweep
 from jobs.maintenance.sweep import Sweeper
@@ -421,7 +421,7 @@ def test_a_webhook_waits_for_a_late_answer_without_holding_a_lock(engine: Engine
     def webhook() -> None:
         try:
             with engine.database.transaction() as connection:
-                callbacks.heard(connection, call.id, "up-2")
+                lifecycle.reported(connection, call.id, "up-2")
         except Exception as error:  # noqa: BLE001 - the test looks at it
             failed.append(error)
 
@@ -459,7 +459,7 @@ def test_webhooks_and_late_answers_at_once_do_not_deadlock(engine: Engine, accou
         accepted = calls.call_row(call.id, Outcome.ACCEPTED, upstream_id="up-1")
         verbs: list[Callable[[Connection], object]] = [
             lambda c, row=accepted: calls.record(c, row),  # type: ignore[misc]
-            lambda c, call_id=call.id: callbacks.heard(c, call_id, "up-1"),  # type: ignore[misc]
+            lambda c, call_id=call.id: lifecycle.reported(c, call_id, "up-1"),  # type: ignore[misc]
         ]
         threads = [threading.Thread(target=act, args=(verb,)) for verb in verbs]
         for thread in threads:

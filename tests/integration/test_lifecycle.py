@@ -192,7 +192,7 @@ def test_the_drawing_shows_what_the_verbs_do() -> None:
         refused = {state for verb, state in REFUSED if verb == name}  # refused by the ledger, not because of the state
         assert drawn[name][0] == sources | refused, name
         assert drawn[name][1] == {target}, name
-    verbs = {name for name in lifecycle.__all__ if name.islower()} - {"end", "hold", "defer", "due_now"}
+    verbs = {name for name in lifecycle.__all__ if name.islower()} - {"end", "hold", "defer", "due_now", "reported"}
     assert verbs == drawn.keys() | {"submit", "cancel"}
 
 

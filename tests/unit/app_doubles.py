@@ -41,7 +41,6 @@ from jobs.errors import (
     JobNotFoundError,
     NotEndedError,
 )
-from jobs.execution import callbacks
 from jobs.execution.callbacks import Callbacks
 from jobs.lifecycle import Cancellation, Submitted
 from jobs.lifecycle.submit import SUBMIT
@@ -171,7 +170,7 @@ class Rows(Connections, TaskReads):
             tasks.versions: self._versions,
             lifecycle.cancel: self._cancel,
             publishing.mark_unpublished: self.unpublished.extend,
-            callbacks.heard: self._heard,
+            lifecycle.reported: self._heard,
             audit.check: lambda timeout_s: self.findings,
             funds.funds: lambda account_id: Funds(spendable=7_000_000, queued=2_000_000, held=1_000_000),
             ledger.entries: self._entries,
