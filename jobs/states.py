@@ -25,7 +25,7 @@ TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED
 
 
 class Money(StrEnum):
-    """The state of a job's price: counted against the balance, held, or settled."""
+    """The state of a job's price: reserved from the balance, held, or settled."""
 
     QUEUED = "queued"
     HELD = "held"

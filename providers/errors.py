@@ -1,14 +1,16 @@
 """What went wrong at an upstream: the class of an error tells what to do next.
 
-=====================  =======================================  ==============================
-class                  the image                              what follows
-=====================  =======================================  ==============================
-``NotRun``             surely was not started                   retry, or another model
-``Failed``             surely was not made; the upstream said   a new call, if ``retryable``
+=====================  =======================================  =========================================
+class                  the image                                what follows
+=====================  =======================================  =========================================
+``NotRun``             surely was not started                   retry, or the next model
+``Failed``             will not come from this call             a new call if ``retryable``, or next model
 ``Refused``            will not be made for this request        give up, tell the caller
-``Misconfigured``      cannot be made with this set-up          give up, tell the operator
+``Misconfigured``      cannot be made with this set-up          the next model, or give up: the operator's
 ``Uncertain``          may exist                                look it up; never send blindly
-=====================  =======================================  ==============================
+=====================  =======================================  =========================================
+
+``Failed`` is the upstream's own word; ``billed``: it may have charged for the call.
 
 ``code`` is stable and public (docs/errors.md). ``detail`` is for the log: it may contain words of the
 upstream, which the code that raises has redacted.

@@ -82,16 +82,16 @@ _TASK_HEADERS = (
 def submit(operation: str) -> Response:
     wanted = operation_of(operation)
     read_query(Empty, request.args)
-    parts = services()
-    order = request_body.read(request, forms.kinds_of(parts.catalog)).order(wanted)
+    service = services()
+    order = request_body.read(request, forms.kinds_of(service.catalog)).order(wanted)
     key = idempotency_key.read(request, order, key_id=g.caller.key_id)
-    submitted = parts.submission.submit(g.caller, order, key=key, request_id=g.request_id)
-    if not parts.publish(submitted.nudges):
-        # So that the next sweep sends it, and not the later one that looks for lost messages.
+    submitted = service.submission.submit(g.caller, order, key=key, request_id=g.request_id)
+    if not service.publish(submitted.nudges):
+        # Marked unpublished, the next sweep sends it; else it would count as sent until it is overdue.
         with suppress(DatabaseAwayError):
-            parts.connections.autocommit(publishing.mark_unpublished, [submitted.task.id])
+            service.connections.autocommit(publishing.mark_unpublished, [submitted.task.id])
     wait_s = preferred_wait_s()
-    task = _ended_or_latest(parts, submitted.task, wait_s)
+    task = _ended_or_latest(service, submitted.task, wait_s)
     return _accepted(task, replayed=submitted.replayed, wait_s=wait_s)
 
 
@@ -108,23 +108,23 @@ def submit(operation: str) -> Response:
 )
 def estimate() -> Response:
     read_query(Empty, request.args)
-    parts = services()
-    body = request_body.read(request, forms.kinds_of(parts.catalog))
+    service = services()
+    body = request_body.read(request, forms.kinds_of(service.catalog))
     named = body.fields.pop("operation", "edit" if body.images else "generate")
     wanted = operation_of(named) if isinstance(named, str) else "generate"
     if not isinstance(named, str):
         body.faults.append(FieldFault("operation", "wrong_type", "must be a text"))
-    quote = parts.submission.quoting.quote(body.order(wanted))
+    quote = service.submission.quoting.quote(body.order(wanted))
     return json_answer(render.estimate(quote, body.fields.get("n", 1)))
 
 
-def _ended_or_latest(parts: Services, task: Task, wait_s: int) -> Task:
+def _ended_or_latest(service: Services, task: Task, wait_s: int) -> Task:
     if wait_s == 0 or task.ended:
         return task
     account_id = task.account_id
     try:
-        return parts.waits.until(
-            lambda: parts.task_reads.task(account_id, task.id),
+        return service.waits.until(
+            lambda: service.task_reads.task(account_id, task.id),
             lambda found: found.ended,
             account_id=account_id,
             timeout_s=wait_s,

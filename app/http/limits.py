@@ -28,7 +28,7 @@ from core.errors import ServiceError
 log = structlog.get_logger(__name__)
 
 SYNC_S = 1.0
-RETAKE_S = 10.0  # a bucket unused for so long is dropped once it would be full
+DROP_IDLE_AFTER_S = 10.0  # a bucket unused for so long is dropped once it would be full
 MAX_BUCKETS = 50_000
 READS_PER_SUBMIT = 10
 
@@ -145,7 +145,7 @@ class Buckets:
         """Drop the buckets that are in Redis, were not used for a while and would be full again."""
         for key, bucket in list(self._buckets.items()):
             full = bucket.tokens + (now - bucket.at) * bucket.rate.per_s >= bucket.rate.amount
-            if now - bucket.at > RETAKE_S and full and not bucket.spent:
+            if now - bucket.at > DROP_IDLE_AFTER_S and full and not bucket.spent:
                 del self._buckets[key]
 
     def _start(self) -> None:

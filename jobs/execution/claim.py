@@ -71,7 +71,7 @@ def claim(context: WorkerContext, job_id: str) -> Claimed | None:
                 # A free permit can be missed while others take and release permits, so one more try is made.
                 started = _start(context, hot, job_id, call_id)
     except DatabaseBusyError:
-        _later(context, job_id)
+        _put_off_locked(context, job_id)
         return None
     except DatabaseChangedError:
         raise
@@ -83,7 +83,7 @@ def claim(context: WorkerContext, job_id: str) -> Claimed | None:
         return None
     match started:
         case Full(provider):
-            _defer(context, job_id, provider)
+            _put_off_full(context, job_id, provider)
             return None
         case Started(job, parts, published):
             nudges = [states.run(job.provider, each) for each in published]
@@ -122,7 +122,7 @@ def _claim_step_by_step(context: WorkerContext, job_id: str) -> Claimed | None:
     except StaleJobError:
         pass
     except _NoPermitError as full:
-        _defer(context, job_id, full.provider)
+        _put_off_full(context, job_id, full.provider)
     except (IntegrityError, psycopg.IntegrityError):
         _impossible(context, job_id)
     except UnknownModelError:
@@ -130,7 +130,7 @@ def _claim_step_by_step(context: WorkerContext, job_id: str) -> Claimed | None:
         log.exception("model_has_gone", job_id=job_id)
         _fail_queued(context, job_id, "model_unavailable")
     except DatabaseBusyError:
-        _later(context, job_id)
+        _put_off_locked(context, job_id)
     except DatabaseChangedError:
         raise
     except DatabaseAwayError:
@@ -209,7 +209,7 @@ def _recovered(context: WorkerContext, job_id: str, call_ids: Sequence[str]) -> 
     return Claimed(job, fresh, parts, [], _keep_until(context, job.provider))
 
 
-def _later(context: WorkerContext, job_id: str) -> None:
+def _put_off_locked(context: WorkerContext, job_id: str) -> None:
     """Put a claim off because its rows were locked. The delay is random, so that such claims do not come together."""
     log.info("claim_waits_for_rows", job_id=job_id)
     with suppress(DatabaseBusyError), context.database.hot() as hot:
@@ -222,17 +222,17 @@ def _impossible(context: WorkerContext, job_id: str) -> None:
     _fail_queued(context, job_id, "internal_error")
 
 
-def _defer(context: WorkerContext, job_id: str, provider: str) -> None:
+def _put_off_full(context: WorkerContext, job_id: str, provider: str) -> None:
     known = [each.credential_id for each in context.registry.of(provider)]
     with context.database.transaction() as connection:
         outlook = put_off.outlook(connection, provider, known)
         later = put_off.put_off(outlook)
         lifecycle.defer(connection, job_id, after_s=later.least_s, spread_s=later.spread_s)
     if outlook.closed:
-        _turn_elsewhere(context, job_id)
+        _try_next_model(context, job_id)
 
 
-def _turn_elsewhere(context: WorkerContext, job_id: str) -> None:
+def _try_next_model(context: WorkerContext, job_id: str) -> None:
     """Fail over to the order's next model, because the provider takes no jobs at present."""
     signals: list[Signal] = []
     with suppress(StaleJobError), context.database.transaction() as connection:

@@ -18,7 +18,10 @@ from providers.reported_cost import ReportedCost
 
 @dataclass(frozen=True, slots=True)
 class CallOutcome:
-    """What a step has learned about a call and not recorded yet. ``call`` is the call as it was before."""
+    """What a step has learned about a call and not recorded yet.
+
+    ``call`` has its previous outcome, with the code, ``retryable`` and ``retry_after_s`` of the new answer.
+    """
 
     call: Call
     outcome: Outcome

@@ -3,7 +3,7 @@
 SEARCH: the call is searched for at its upstream, and never sent again. A candidate is taken only if it can belong to
 no other call: it is the only one that no other call has claimed, and no other call without an upstream id asked for
 the same. RESEND: the same bytes are sent again under the call's own key, once the upstream has said twice that it
-does not know the call. NEVER: the call only waits for its deadline (docs/architecture.md section 3).
+does not know the call. NEVER: nothing can be found out, and the call is given up (docs/architecture.md section 3).
 """
 
 from __future__ import annotations

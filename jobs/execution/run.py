@@ -54,7 +54,7 @@ def run_job(context: WorkerContext, job_id: str) -> list[Signal]:
     """
     claimed = claim(context, job_id)
     if claimed is None:
-        return _too_late(context, job_id)
+        return _report_unseen_cancel(context, job_id)
     failpoints.hit("claim.committed")
     context.publish(claimed.nudges)  # the account's next job need not wait for this one's upstream
     try:
@@ -69,7 +69,7 @@ def run_job(context: WorkerContext, job_id: str) -> list[Signal]:
 CANCELLED_UNSEEN = Statement("SELECT 1 AS yes FROM jobs WHERE id = :id AND status = 'cancelled' AND node IS NULL")
 
 
-def _too_late(context: WorkerContext, job_id: str) -> list[Signal]:
+def _report_unseen_cancel(context: WorkerContext, job_id: str) -> list[Signal]:
     """Report the cancel of a job that no worker ever had: Flower has just seen its message start."""
     with suppress(DatabaseAwayError), context.database.hot() as hot:
         if hot.one_or_none(CANCELLED_UNSEEN, {"id": job_id}):

@@ -29,12 +29,15 @@ upstream works on the job and no worker waits for it. The three states at the bo
 ``start`` claims a first attempt in one statement; a retry uses ``claim`` and ``hold`` in a transaction. ``lapse``
 takes a job from a lost worker; the next status check finds out what became of its calls. ``succeed``, ``fail``,
 ``expired`` and ``cancelled`` say how ``end`` ends a job; a queued job can succeed with the images of earlier calls.
-``cancel`` is the caller's verb: once a job has begun it is only a request, and a worker ends the job. ``defer`` and
-``due_now`` change only ``due_at``.
+``cancel`` is the caller's verb: once a job has begun it is only a request, and a worker ends the job. ``defer``,
+``due_now`` and ``reported`` change only when the job is due.
 
-Each verb is one conditional statement. It moves the job only from the states it names, and only if ``version`` is
-still the one that its caller has read. Every writer of a job, of its calls or of its images raises the version, so
-no verb acts on outdated data. If no row changes, the verb raises StaleJobError and nothing has happened. Money moves
+A verb is a conditional statement: it moves the job only from the states it names. Verbs that act on a decision
+(``park``, ``retry``, ``end``, and ``fail_over`` after a step) also name the ``version`` that their caller has read;
+``start`` and ``claim`` want a job that is queued and due, ``lapse`` the fence of the lost worker. Every writer of
+what a decision rests on (state, calls' outcomes, images) raises the version, so no verb acts on outdated data; moving
+``due_at`` or ``published_at`` does not. If no row changes, nothing has happened: StaleJobError, or what the verb's
+docstring says. Money moves
 in the same statement; the balance is updated last, because balances are the most contended rows. Times are the
 database's.
 

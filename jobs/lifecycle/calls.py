@@ -108,7 +108,7 @@ class CallRow(TypedDict):
     id: str
     outcome: str
     frees: bool  # the upstream is done with it, so its permit is released
-    closes: bool
+    closes: bool  # nothing more is to be fetched or asked
     upstream_id: str | None
     poll_url: str | None
     result: list[ResultLink] | None

@@ -14,7 +14,7 @@ from jobs import failures, states
 from jobs.call import KeptImage
 from jobs.errors import StaleJobError
 from jobs.lifecycle.calls import CallRow
-from jobs.lifecycle.park import written
+from jobs.lifecycle.park import outcome_params
 from jobs.states import Ended, EndStatus, JobStatus, Signal
 from quota.errors import LedgerMismatchError
 
@@ -180,7 +180,7 @@ def end(
         "notes": json.dumps(list(how.notes)) if how.notes else None,
         "collected_s": collected_s,
         "owner": owner,
-        **written(calls, images),
+        **outcome_params(calls, images),
     }
     try:
         row = Hot.of(connection).one_or_none(END, values)

@@ -88,13 +88,13 @@ def park(
     hot = Hot.of(connection)
     row = hot.one_or_none(
         PARK,
-        {"id": job_id, "version": version, "check_after_s": check_after_s, **written(calls, images)},
+        {"id": job_id, "version": version, "check_after_s": check_after_s, **outcome_params(calls, images)},
     )
     if row is None:
         raise StaleJobError(f"{job_id} has moved on")
     return bool(row.troubled)
 
 
-def written(calls: Sequence[CallRow], images: Sequence[tuple[str, KeptImage]]) -> Mapping[str, Any]:
+def outcome_params(calls: Sequence[CallRow], images: Sequence[tuple[str, KeptImage]]) -> Mapping[str, Any]:
     """Return the outcomes and images of a step as parameters of the statements."""
     return {"calls": json.dumps(calls), "images": json.dumps(image_rows(images))}

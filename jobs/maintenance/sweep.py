@@ -48,6 +48,7 @@ LIMIT CAST(:page AS int)
 """)
 
 EXPIRED = Statement("""
+-- The first condition is that of the index jobs_deadline, the second what is looked for.
 SELECT id, account_id, version FROM jobs
 WHERE status IN ('queued', 'waiting') AND coalesce(deadline_at, start_deadline_at) < statement_timestamp()
     AND status = 'queued'

@@ -6,7 +6,7 @@ import fakeredis
 import pytest
 import redis
 
-from app.http.limits import RETAKE_S, Buckets, Rate, RateLimits, Standing
+from app.http.limits import DROP_IDLE_AFTER_S, Buckets, Rate, RateLimits, Standing
 
 
 class Clock:
@@ -106,7 +106,7 @@ def test_full_and_idle_buckets_are_forgotten() -> None:
     _spend(buckets, 1)
     buckets.sync()
     assert buckets._buckets
-    clock.now_s += RETAKE_S + 60
+    clock.now_s += DROP_IDLE_AFTER_S + 60
     buckets.sync()
     assert not buckets._buckets
 
