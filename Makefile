@@ -39,8 +39,9 @@ up: setup  ## Run the whole service here until Ctrl-C.
 test: setup-dev  ## Run every test, as many at once as there are cores.
 	@$(PY) -m pytest -q -n auto
 
+# One process more than there are cores, for some of these tests wait for a process of their own.
 test-unit: setup-dev  ## Run the unit tests alone.
-	@$(PY) -m pytest -q -n auto tests/unit
+	@$(PY) -m pytest -q -n $$(($$(nproc) + 1)) tests/unit
 
 conformance-gaps: setup-dev  ## Print which conformance cases are not asked of which adapter, and why.
 	@PYTHONPATH=tests/contract $(PY) -m conformance.gaps
