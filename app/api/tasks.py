@@ -180,7 +180,7 @@ def cancel(job_id: str) -> Response:
     read_query(Empty, request.args)
     parts, account_id = services(), g.caller.account_id
     done = parts.connections.transaction(lifecycle.cancel, account_id, checked_id(job_id), charge=parts.cancel_charge)
-    parts.publish(done.nudges)
+    parts.publish(done.signals)
     body = {
         "object": "image.cancellation",
         "id": job_id,

@@ -22,7 +22,7 @@ class Cancellation:
     """What the caller is answered; ``stop_requested``: the outcome follows with the job's end."""
 
     outcome: CancelOutcome | Literal["stop_requested"]
-    nudges: Sequence[Signal]
+    signals: Sequence[Signal]
 
 
 LOCK = Statement("""

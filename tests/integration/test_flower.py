@@ -119,7 +119,7 @@ def cancel(engine: Engine, customer: Caller, job_id: str) -> None:
     """Cancel a job as the web process does."""
     with engine.database.transaction() as connection:
         answer = lifecycle.cancel(connection, customer.account_id, job_id)
-    engine.context.publish(answer.nudges)
+    engine.context.publish(answer.signals)
 
 
 def test_flower_shows_every_end_of_a_job(

@@ -803,7 +803,7 @@ def test_a_link_that_cannot_be_fetched_yet_is_retried_later_and_not_at_once(
 def cancel(engine: Engine, customer: Caller, job_id: str) -> str:
     with engine.database.transaction() as connection:
         answer = lifecycle.cancel(connection, customer.account_id, job_id)
-    engine.context.publish(answer.nudges)
+    engine.context.publish(answer.signals)
     return answer.outcome
 
 
