@@ -187,6 +187,8 @@ def until(question: Callable[[], Any], what: str, within_s: float = 20.0) -> Non
 def test_two_workers_never_have_more_calls_open_than_the_credential_allows(fleet: Fleet) -> None:
     fleet.limit("openai", max_active=3)
     fleet.sandbox.settings(latency_s=0.05)
+    # Calls that hang since another test in this process: the sandbox counts them until their connection is gone.
+    hanging = fleet.sandbox.counts(keys=False).get("openai", {"in_flight": 0})["in_flight"]
     ids = fleet.orders(12, **SYNC)
 
     while fleet.one("SELECT count(*) FROM jobs WHERE status = 'queued'"):
@@ -195,7 +197,7 @@ def test_two_workers_never_have_more_calls_open_than_the_credential_allows(fleet
 
     seen = fleet.sandbox.counts(keys=False)["openai"]
     assert seen["submits"] == 12
-    assert 1 < seen["in_flight_max"] <= 3  # in parallel and never one too many; three at once is chance
+    assert 1 < seen["in_flight_max"] - hanging <= 3  # in parallel, never one too many; three at once is chance
     assert {fleet.job(job_id).status for job_id in ids} == {"succeeded"}
     assert fleet.state("openai").active == 0
     assert fleet.audit() == []
