@@ -30,7 +30,7 @@ from workers.enqueue import Publisher
 
 CLASS_A, CLASS_C = "chatgpt2api-gpt-image-2", "gpt-image-2"
 LANES = 3
-ENDS_WITHIN_S = 180.0
+ENDS_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def test_work_goes_on_without_redis_and_later_jobs_run_without_a_restart(
     finally:
         fleet.redis.start()
     later = engine.order(account, "later").task.id
-    fleet.eventually(lambda: ended(engine, [meanwhile, later]))
+    fleet.eventually(lambda: ended(engine, [meanwhile, later]), within_s=40)
     assert statuses(engine, [meanwhile, later]) == {"succeeded": 2}
     assert worker.poll() is None
     assert tally(sandbox)["repeated_submits"] == {}
@@ -104,7 +104,7 @@ def test_jobs_of_a_killed_worker_are_taken_over_and_bought_once(
     fleet.stop()
     assert not ended(engine, ids)
     fleet.ensure_worker(environ)
-    fleet.eventually(lambda: ended(engine, ids))
+    fleet.eventually(lambda: ended(engine, ids), within_s=45)
     assert statuses(engine, ids) == {"succeeded": 30}
     assert tally(sandbox)["accepted"] == 30
     assert engine.one("SELECT count(*) FROM upstream_calls WHERE job_id = ANY(:ids)", ids=ids) == 30
@@ -252,7 +252,7 @@ def test_no_backlog_of_work_stops_the_heartbeat(
             time.sleep(0.1)
     assert worst_s < SILENT_AT_MOST_S
     assert worker.poll() is None
-    fleet.eventually(lambda: ended(engine, ids))
+    fleet.eventually(lambda: ended(engine, ids), within_s=60)
     fleet.stop()
 
 

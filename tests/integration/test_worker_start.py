@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from crash_stage import HUNG_S, Stage, build_stage, until
+from crash_stage import Stage, build_stage, until
 
 from chaos.proxy import Mode, Proxy
 
@@ -45,10 +45,10 @@ def has_logged(stage: Stage, word: str) -> bool:
 def test_a_worker_waits_for_the_database(stage: Stage, proxy: Proxy) -> None:
     proxy.spoil(Mode.CUT)
     with stage.process("workers", DATABASE_URL=through(stage, proxy)) as worker:
-        until(lambda: has_logged(stage, WAITS), HUNG_S, worker.poll)
+        until(lambda: has_logged(stage, WAITS), 40, worker.poll)
         assert stage.rows("SELECT * FROM workers") == []
         proxy.heal()
-        until(lambda: stage.rows("SELECT * FROM workers"), HUNG_S, worker.poll)
+        until(lambda: stage.rows("SELECT * FROM workers"), 20, worker.poll)
         assert worker.poll() is None
 
 
@@ -64,5 +64,5 @@ def test_a_worker_with_a_faulty_catalogue_does_not_start(stage: Stage) -> None:
     file = Path(stage.environ["DARKROOM_VAR"]) / "catalog.local.yaml"
     file.write_text("{models: {gpt-image-2: {markup: 0}, nobody: {}}}")
     with stage.process("workers") as worker:
-        assert worker.wait(HUNG_S) == 1
+        assert worker.wait(40) == 1
     assert has_logged(stage, "gpt-image-2: markup") and has_logged(stage, "nobody: no packaged model")

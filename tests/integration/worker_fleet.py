@@ -23,9 +23,6 @@ from storage.local import LocalStore
 from storage.media import Media
 from workers.enqueue import Publisher
 
-# What has not happened by then never will: two seconds suffice, but not on a busy machine.
-HUNG_S = 60.0
-
 
 class Fleet:
     """The servers, and the one worker process that may run on them."""
@@ -64,7 +61,7 @@ class Fleet:
             self.process.kill()
             self.process.wait()
 
-    def eventually(self, holds: Callable[[], object], within_s: float = HUNG_S) -> None:
+    def eventually(self, holds: Callable[[], object], within_s: float = 30) -> None:
         """Wait until ``holds()`` is true. Raises AssertionError with the end of the worker's log after ``within_s``."""
         until = time.monotonic() + within_s
         while not holds():

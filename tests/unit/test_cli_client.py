@@ -36,8 +36,8 @@ HERE = Path(__file__).resolve().parents[2]
 JOB = "job_01J9Z3ABCDEFGHJKMNPQRSTVWX"
 KEY = "dk_abc_s3cret"
 UNUSED_PORT_URL = "http://127.0.0.1:1"
-# A process or a thread that has not answered by then never will; a busy machine is no failure.
-HUNG_S = 60.0
+# A process or a thread that has not answered by then never will.
+HUNG_S = 10.0
 
 
 def png(width: int = 64, height: int = 64) -> bytes:
