@@ -34,7 +34,7 @@ from jobs.submission.estimates import Estimates, InQueue
 from jobs.submission.fallbacks import chains_of
 from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
-from jobs.submission.remote_images import fetch_image
+from jobs.submission.remote_images import RemoteImages, fetch_image
 from jobs.submission.service import SubmissionService
 from jobs.submission.wait_model import Wait
 from providers import configured as configuration
@@ -145,7 +145,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             References(
                 store,
                 media,
-                fetch=lambda url: fetch_image(url, max_bytes=settings.max_image_bytes),
+                RemoteImages(lambda url: fetch_image(url, max_bytes=settings.max_image_bytes)),
                 find_image=lambda *image: connections.autocommit(tasks.find_image, *image),
                 max_bytes=settings.max_image_bytes,
             ),

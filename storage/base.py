@@ -55,7 +55,7 @@ class MediaLimits:
     max_animation_pixels: int = 160_000_000  # width x height x frames, for results, which are decoded whole
 
     decoder_wall_s: float = 30.0  # one image: sending, decoding, storing and the reply
-    decoder_cpu_s: int = 20  # one image
+    decoder_cpu_s: int = 12  # one image; the largest and least compressible upload takes about five
     decoder_memory_bytes: int = 1024 * 1024 * 1024  # address space, Python and Pillow included
     decoder_images: int = 500  # then the process is replaced
     decoder_queue_s: float = 30.0  # how long a caller waits for a free decoder

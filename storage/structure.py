@@ -16,6 +16,12 @@ from storage.sniff import AVIF, GIF, JPEG, PNG, WEBP, box_at
 # Inside JPEG image data FF 00 is a plain FF and D0 to D7 are restart markers; FF FF is padding.
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _JPEG_EOI, _JPEG_SOS = 0xD9, 0xDA
+# Frame headers, which hold the size; C4, C8 and CC are none.
+_JPEG_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Encoders write ten scans, the most thorough ones a few dozen. Each scan goes over all pixels again, however few bytes
+# it has, so that scans times pixels is what decoding costs: this much is one to three seconds.
+_JPEG_MAX_SCANS = 100
+_JPEG_MAX_SCANNED_PX = 1_000_000_000
 # 01 and D8 have no length.
 _JPEG_BARE = (0x01, 0xD8)
 _ISO_TOP_LEVEL = frozenset(
@@ -73,7 +79,7 @@ def _png(data: bytes, max_frames: int) -> Structure:
 
 
 def _jpeg(data: bytes, _max_frames: int) -> Structure:
-    at = 2
+    at, scans, pixels = 2, 0, 0
     while True:
         if data[at] != 0xFF:
             raise MediaError("image_undecodable", "jpeg: a segment is damaged")
@@ -85,8 +91,15 @@ def _jpeg(data: bytes, _max_frames: int) -> Structure:
         elif marker in _JPEG_BARE:
             at += 2
         else:
+            if marker in _JPEG_SOF:
+                height_px, width_px = struct.unpack_from(">HH", data, at + 5)
+                pixels = max(pixels, height_px * width_px)
             at += 2 + int(struct.unpack_from(">H", data, at + 2)[0])
-            at = _after_scan(data, at) if marker == _JPEG_SOS else at
+            if marker == _JPEG_SOS:
+                scans += 1
+                if scans > _JPEG_MAX_SCANS or scans * pixels > _JPEG_MAX_SCANNED_PX:
+                    raise MediaError("image_undecodable", "jpeg: more scans than any encoder writes")
+                at = _after_scan(data, at)
 
 
 def _after_scan(data: bytes, at: int) -> int:

@@ -6,8 +6,9 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from core.turns import Turns
 from jobs.documents import StoredInput
 from jobs.errors import (
     BadImageError,
@@ -20,9 +21,12 @@ from jobs.errors import (
 )
 from jobs.reads.tasks import Image
 from jobs.submission.order import ReferenceImage
-from jobs.submission.remote_images import Fetch, fetch_all
-from storage.base import MediaError, Store
+from jobs.submission.remote_images import RemoteImages
+from storage.base import MediaBusyError, MediaError, Store
 from storage.media import Media
+
+# How long an order waits until another order of its account has had its images decoded.
+DECODING_TURN_S = 30.0
 
 _JOB_IMAGE = re.compile(r"(job_[0-9A-HJKMNP-TV-Z]{26})(?:#([0-9]{1,3}))?")
 _DATA_URL = re.compile(r"data:[\w.+/-]{0,100};base64,", re.ASCII)
@@ -39,24 +43,27 @@ class References:
 
     store: Store
     media: Media
-    fetch: Fetch
+    remote_images: RemoteImages
     find_image: Callable[[str, str, int], Image]
     max_bytes: int
+    _decoding: Turns = field(default_factory=lambda: Turns(DECODING_TURN_S), init=False)
 
     def read(self, account_id: str, images: Sequence[ReferenceImage]) -> list[bytes]:
-        """The bytes of every image. Raises InvalidOrderError naming each that cannot be had, DatabaseAwayError,
-        StorageUnavailableError."""
+        """The bytes of every image. Raises InvalidOrderError naming each that cannot be had, MediaBusyError,
+        DatabaseAwayError, StorageUnavailableError."""
         found = [self._local(account_id, image) for image in images]
         remote = [at for at, content in enumerate(found) if content is None]
         named = [(images[at].field_name, images[at].text) for at in remote]
-        for at, content in zip(remote, fetch_all(self.fetch, named), strict=True):
+        for at, content in zip(remote, self.remote_images.fetch_all(account_id, named), strict=True):
             found[at] = content
         if faults := [content for content in found if isinstance(content, FieldFault)]:
             raise InvalidOrderError(faults)
         return [content for content in found if isinstance(content, bytes)]
 
-    def keep(self, job_id: str, images: Sequence[ReferenceImage], contents: Sequence[bytes]) -> list[StoredInput]:
-        """Verify and store the images of a new job; all or none stay.
+    def keep(
+        self, account_id: str, job_id: str, images: Sequence[ReferenceImage], contents: Sequence[bytes]
+    ) -> list[StoredInput]:
+        """Verify and store the images of a new job; all or none stay. An account has one decoder at a time.
 
         Raises BadImageError naming each bad one, MediaBusyError, StorageUnavailableError.
         """
@@ -65,7 +72,10 @@ class References:
         try:
             for image, data in zip(images, contents, strict=True):
                 try:
-                    kept.append(self._keep(job_id, len(kept), image, data))
+                    with self._decoding.turn(account_id):
+                        kept.append(self._keep(job_id, len(kept), image, data))
+                except TimeoutError:
+                    raise MediaBusyError("other images of this account are being decoded") from None
                 except MediaError as error:
                     faults.append(FieldFault(image.field_name or image.role, error.code, error.detail or error.code))
             faults += _mask_faults(kept) if not faults else []

@@ -115,7 +115,7 @@ class SubmissionService:
             return []
         contents = self._references.read(caller.account_id, order.images)
         self._check_balance(caller, quote)  # decoding images is work, which an empty balance does not pay for
-        return self._references.keep(job_id, order.images, contents)
+        return self._references.keep(caller.account_id, job_id, order.images, contents)
 
     def _check_balance(self, caller: Caller, quote: Quote) -> None:
         with self._database.autocommit() as connection:

@@ -144,7 +144,9 @@ class UpstreamSession:
         Raises: NotRun, Uncertain.
         """
         prepared = self._prepare(request)
-        exchange = Exchange(monotonic() + total_s, self._connect_s, total_s, may_reach=self._may_reach)
+        exchange = Exchange(
+            monotonic() + total_s, self._connect_s, total_s, may_reach=self._may_reach, max_body_bytes=max_bytes
+        )
         try:
             response = self._transport.transmit(prepared, exchange)
         except NotConnectedError as error:

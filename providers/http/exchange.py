@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
+import queue
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from ipaddress import ip_address
 from time import monotonic
 
 from providers.http.urls import Origin
@@ -29,6 +33,14 @@ class OutOfTimeError(TimeoutError):
     """The exchange used up its time, the peer was silent too long, or slower than allowed."""
 
 
+class FloodError(http.client.HTTPException):
+    """More header, interim answers, chunk framing or trailer than any server sends in earnest."""
+
+
+# What an answer may hold besides its body: status line, header, interim answers (1xx), framing of chunks, trailer.
+OVERHEAD_BYTES = 64 * 1024
+
+
 def resolve(host: str, port: int) -> list[str]:
     """Numeric addresses of a name, in the system's order. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -41,7 +53,8 @@ class Exchange:
 
     ``may_reach`` judges an address of an origin; it is asked about every address before the first one is
     tried. ``sent`` becomes true just before the first byte of the request is sent: until then an error
-    proves that nothing ran.
+    proves that nothing ran. ``max_body_bytes`` is the longest body that will be read: together with
+    :data:`OVERHEAD_BYTES` it bounds everything that is received.
     """
 
     deadline_at: float  # monotonic clock
@@ -51,9 +64,11 @@ class Exchange:
     resolve: Resolver = resolve
     least_bytes_per_s: int = 0
     grace_s: float = 5.0  # before the rate counts
+    max_body_bytes: int = 0
     sent: bool = False
     received_bytes: int = 0
     first_byte_at: float | None = None
+    in_body: bool = False
 
     def left_s(self, at_most_s: float) -> float:
         """Seconds the next wait may take. Raises OutOfTimeError."""
@@ -63,13 +78,51 @@ class Exchange:
         return min(left, at_most_s)
 
     def took(self, size_bytes: int) -> None:
-        """Count received bytes. Raises OutOfTimeError when they arrive too slowly."""
+        """Count received bytes. Raises OutOfTimeError: they arrive too slowly; FloodError: too many."""
         now = monotonic()
         self.first_byte_at = self.first_byte_at or now
         self.received_bytes += size_bytes
+        # Chunks of one kibibyte, the smallest that servers send in earnest, add less than an eighth.
+        body_bytes = self.max_body_bytes + self.max_body_bytes // 8 if self.in_body else 0
+        if self.received_bytes > OVERHEAD_BYTES + body_bytes:
+            raise FloodError(f"more than {OVERHEAD_BYTES + body_bytes} bytes")
         age_s = now - self.first_byte_at
         if age_s > self.grace_s and self.received_bytes < self.least_bytes_per_s * age_s:
             raise OutOfTimeError("too slow")
+
+
+def resolve_in_time(exchange: Exchange, origin: Origin) -> list[str]:
+    """The addresses of an origin, as long as the exchange has time. Raises OSError, UnicodeError, OutOfTimeError.
+
+    A resolver cannot be interrupted, so it runs in a thread of its own, which is left behind when it is late.
+    """
+    if _is_numeric(origin.host):
+        return exchange.resolve(origin.host, origin.port)
+    answers: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(exchange.resolve(origin.host, origin.port))
+        except Exception as error:  # noqa: BLE001 (raised again by the caller)
+            answers.put(error)
+
+    left_s = exchange.left_s(exchange.connect_s)
+    threading.Thread(target=ask, name="resolve", daemon=True).start()
+    try:
+        found = answers.get(timeout=left_s)
+    except queue.Empty:
+        raise OutOfTimeError("the name is not resolved in time") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _is_numeric(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 # urllib3 passes only numbers to a pooled connection, so the exchange is a context variable.

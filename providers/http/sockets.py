@@ -15,19 +15,29 @@ import http.client
 import io
 import socket
 import ssl
+import time
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import certifi
 from urllib3.util.wait import wait_for_read, wait_for_write
 
-from providers.http.exchange import Exchange, ForbiddenAddressError, NotConnectedError, OutOfTimeError, current
+from providers.http.exchange import (
+    Exchange,
+    ForbiddenAddressError,
+    NotConnectedError,
+    OutOfTimeError,
+    current,
+    resolve_in_time,
+)
 from providers.http.urls import Origin
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _SEND_SLICE_BYTES = 64 * 1024
+# A peer that sends faster than we read never makes a read wait, so the other greenlets are let in after so many reads.
+_READS_IN_A_ROW = 8
 
 
 def _await_readable(sock: socket.socket, exchange: Exchange) -> None:
@@ -47,13 +57,17 @@ class TimedReader(io.RawIOBase):
         self._sock = sock
         self._holder = holder  # keeps the socket open while the answer is being read
         self._exchange = exchange
+        self._reads = 0
         self.ended = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read what is there, at least one byte before the end. Raises OutOfTimeError, OSError."""
+        """Read what is there, at least one byte before the end. Raises OutOfTimeError, FloodError, OSError."""
+        self._reads += 1
+        if self._reads % _READS_IN_A_ROW == 0:
+            time.sleep(0)
         while True:
             self._exchange.left_s(0)  # data that keeps coming must not outrun the deadline
             self._sock.settimeout(0.0)
@@ -79,12 +93,15 @@ class TimedResponse(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, exchange: Exchange, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         holder = self.fp.detach()
+        self._exchange = exchange
         self._reader = TimedReader(sock, holder, exchange)
         self.fp = io.BufferedReader(self._reader)
 
     def begin(self) -> None:
-        """Read the header. Raises IncompleteRead where the stream ends within it."""
+        """Read the header, and the interim answers before it. Raises IncompleteRead where the stream ends within it,
+        FloodError where it does not end."""
         super().begin()
+        self._exchange.in_body = True
         if self._reader.ended:  # the parser takes the end of the stream for the end of the header
             raise http.client.IncompleteRead(b"")
 
@@ -146,7 +163,7 @@ def connect(origin: Origin, exchange: Exchange) -> socket.socket:
     Raises: NotConnectedError; ForbiddenAddressError where one of them may not be reached.
     """
     try:
-        addresses = exchange.resolve(origin.host, origin.port)
+        addresses = resolve_in_time(exchange, origin)
     except (OSError, UnicodeError) as error:
         raise NotConnectedError(f"name: {type(error).__name__}") from error
     refused = [address for address in addresses if not exchange.may_reach(origin, address)]

@@ -29,6 +29,7 @@ from providers.http.exchange import (
 from providers.http.urls import DEFAULT_PORTS, MAX_URL_CHARS, Origin, UnsafeUrlError, parsed
 
 MAX_REDIRECTS = 3
+ADDRESS_REFUSED = "address"  # detail of an UnsafeUrlError: the URL is in order, where its name leads is not
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -151,6 +152,7 @@ def _exchange(policy: Policy) -> Exchange:
         policy.silence_s,
         may_reach=policy.allows_address,
         resolve=policy.resolve,
+        max_body_bytes=policy.max_bytes,
         least_bytes_per_s=policy.least_bytes_per_s,
         grace_s=policy.grace_s,
     )
@@ -162,7 +164,7 @@ def _named_faults() -> Iterator[None]:
     try:
         yield
     except ForbiddenAddressError as error:
-        raise UnsafeUrlError("url_not_allowed", "address") from error
+        raise UnsafeUrlError("url_not_allowed", ADDRESS_REFUSED) from error
     except NotConnectedError as error:
         raise UnsafeUrlError("url_unreachable", str(error)) from error
     except TooLargeError as error:

@@ -10,6 +10,7 @@ from jobs.reads import tasks
 from jobs.reads.tasks import Image
 from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
+from jobs.submission.remote_images import RemoteImages
 from jobs.submission.service import SubmissionService
 from providers.catalog.catalog import CatalogSource
 from providers.http.urls import UnsafeUrlError
@@ -44,5 +45,5 @@ def make_submission(
         minimum_unit_price_microcredits=minimum_unit_price_microcredits,
         default_model=None,
     )
-    references = References(store, media, fetch=fetch, find_image=find_image, max_bytes=MAX_IMAGE_BYTES)
+    references = References(store, media, RemoteImages(fetch), find_image=find_image, max_bytes=MAX_IMAGE_BYTES)
     return SubmissionService(database, quoting, references, default_deadline_s=3600, publish_window=publish_window)

@@ -54,6 +54,7 @@ from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.order import Order
 from jobs.submission.quoting import Quote, Quoting
 from jobs.submission.references import References
+from jobs.submission.remote_images import RemoteImages
 from jobs.submission.service import SubmissionService
 from providers.catalog import catalog as catalogue
 from providers.http.urls import UnsafeUrlError
@@ -274,7 +275,7 @@ class KeptReferences(References):
 
     contents: ClassVar[list[bytes]] = []
 
-    def keep(self, job_id: str, images: Any, contents: Sequence[bytes]) -> list[StoredInput]:
+    def keep(self, account_id: str, job_id: str, images: Any, contents: Sequence[bytes]) -> list[StoredInput]:
         self.contents[:] = contents
         return []
 
@@ -417,7 +418,7 @@ def make_edge(**variables: Any) -> Edge:
         KeptReferences(
             store,
             None,
-            fetch=fetch,
+            RemoteImages(fetch),
             find_image=lambda *image: rows.autocommit(tasks.find_image, *image),
             max_bytes=settings.max_image_bytes,
         ),

@@ -161,7 +161,7 @@ def test_images_that_cannot_be_had_are_all_named(edge: Edge) -> None:
     )  # fmt: skip
     assert answer.status_code == 422
     assert _codes(answer) == {
-        "images[0]": "url_not_allowed",
+        "images[0]": "url_unreachable",  # as if there were nothing: it must not tell what exists on our side
         "images[1]": "image_not_ready",
         "images[2]": "not_found",
         "images[3]": "image_gone",

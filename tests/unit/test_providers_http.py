@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -553,6 +553,97 @@ def test_a_put_with_impossible_headers_is_not_sent(header: dict[str, str]) -> No
     with upstream(answers(OK)) as server, pytest.raises(UnsafeUrlError):
         put(f"{server.url}/a", b"x", Policy.result([origin_of(server.url)], max_bytes=9), headers=header)
     assert server.requests == []
+
+
+# ---------------------------------------------------------------- floods
+
+
+def floods(head: bytes, piece: bytes, server_stops: Callable[[], bool], sent: list[int]) -> Script:
+    """``piece`` without end, as fast as the socket takes it; ``sent`` grows by the bytes of each."""
+
+    def script(conn: socket.socket, _request: bytes) -> None:
+        conn.sendall(head)
+        while not server_stops():
+            conn.sendall(piece)
+            sent.append(len(piece))
+
+    return script
+
+
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"
+FLOODS = {
+    "interim answers": (b"", INTERIM * 400),
+    "header": (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n" * 90 + b"X-B: " + b"c" * 60_000 + b"\r\n"),
+    "trailer": (CHUNKED, b"X-A: b\r\n" * 1000),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_what_is_no_body_counts_too(kind: str) -> None:
+    """A server that never comes to the body, or to the end after it, is left after little more than the limit."""
+    sent: list[int] = []
+    head, piece = FLOODS[kind]
+    with upstream(answers(OK)) as server:
+        server.script = floods(head, piece, server.stopping.is_set, sent)
+        policy = Policy.result([origin_of(server.url)], max_bytes=100_000, total_s=30)
+        with pytest.raises(UnsafeUrlError) as caught:
+            fetch(server.url, policy)
+        assert caught.value.code == "url_unreachable"
+        with pytest.raises(Uncertain) as unsure:
+            UpstreamSession(server.url, {}).send(WireRequest("GET", "/"), total_s=30, max_bytes=100_000)
+    assert unsure.value.code == "upstream_broken_answer"
+    # Twice what is read at most, and what the two sockets hold.
+    assert sum(sent) < 2 * (65_536 + 112_500) + 2 * 6_000_000
+
+
+def test_a_peer_that_is_always_ready_lets_others_run() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_000_000)
+    theirs.setblocking(False)
+    size_bytes = 0
+    with suppress(BlockingIOError):
+        while True:
+            size_bytes += theirs.send(b"x" * 8192)
+    turns: list[int] = []
+    done = threading.Event()
+
+    def other() -> None:
+        while not done.is_set():
+            turns.append(1)
+            time.sleep(0)
+
+    exchange = Exchange(time.monotonic() + 30, 5, 5, lambda _origin, _address: True, max_body_bytes=10**9, in_body=True)
+    reader = TimedReader(ours, io.RawIOBase(), exchange)
+    thread = threading.Thread(target=other)
+    thread.start()
+    buffer = bytearray(1024)
+    while exchange.received_bytes < size_bytes:
+        reader.readinto(buffer)
+    seen = len(turns)
+    done.set()
+    thread.join()
+    ours.close()
+    theirs.close()
+    assert size_bytes > 100_000
+    assert seen >= size_bytes // 1024 // 16
+
+
+def test_a_name_that_does_not_resolve_in_time_is_given_up() -> None:
+    """The system's resolver may take half a minute, and cannot be interrupted."""
+    answered = threading.Event()
+
+    def stuck(_host: str, _port: int) -> list[str]:
+        answered.wait(60)
+        return ["93.184.216.34"]
+
+    begun_at = time.monotonic()
+    with pytest.raises(UnsafeUrlError) as caught:
+        fetch("https://slow.example/a.png", replace(USER, resolve=stuck, connect_s=0.2))
+    assert not answered.is_set()
+    assert time.monotonic() - begun_at < 30
+    answered.set()
+    assert caught.value.code == "url_unreachable"
 
 
 # ---------------------------------------------------------------- TLS

@@ -226,6 +226,26 @@ def test_large_frames_together_are_too_many_pixels(tmp_path, local_media):
     with_limit.close()
 
 
+def with_scans(size: tuple[int, int], extra: int) -> bytes:
+    """A progressive JPEG, one of whose scans (a few bytes, all pixels) is repeated."""
+    data = encoded(Image.new("RGB", size, (10, 200, 30)), "JPEG", progressive=True)
+    starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    tables = data.rindex(b"\xff\xc4", 0, starts[1])
+    end = data.index(b"\xff\xc4", starts[1])
+    return data[:end] + data[tables:end] * extra + data[end:]
+
+
+@pytest.mark.parametrize(("size", "extra"), [((64, 64), 300), ((6000, 6000), 40)])
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(keep, size, extra):
+    """300 scans in 250 kB kept a decoder busy for half a minute."""
+    assert refusal_code(keep, with_scans(size, extra)) == "image_undecodable"
+
+
+@pytest.mark.parametrize(("size", "extra"), [((64, 64), 50), ((6000, 6000), 0)])
+def test_a_thorough_progressive_jpeg_is_kept(media, size, extra):
+    assert media.keep_upload(with_scans(size, extra), prefix="inputs/job_1/0").width_px == size[0]
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "AVIF"])
 def test_half_an_image_is_refused(keep, form):
     data = encoded(gradient((300, 200)), form)

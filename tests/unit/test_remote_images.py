@@ -1,0 +1,66 @@
+"""Images by URL: accounts in turns, one account's slow servers delay no other, and nothing of our network shows."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from jobs.errors import FieldFault
+from jobs.submission.remote_images import RemoteImages
+from providers.http.untrusted import Policy, fetch
+from providers.http.urls import UnsafeUrlError
+from storage.base import MediaBusyError
+
+
+def test_bytes_and_faults_come_in_the_order_of_the_urls() -> None:
+    def fetch_one(url: str) -> bytes:
+        if "late" in url:
+            raise UnsafeUrlError("url_too_slow")
+        return url.encode()
+
+    found = RemoteImages(fetch_one).fetch_all("acc", [("a", "x"), ("b", "late"), ("c", "y")])
+    assert found == [b"x", FieldFault("b", "url_too_slow", "did not arrive within 10 s"), b"y"]
+
+
+def test_an_account_with_slow_servers_delays_no_other() -> None:
+    released = threading.Event()
+
+    def fetch_one(url: str) -> bytes:
+        if url == "slow":
+            assert released.wait(60)
+        return url.encode()
+
+    images = RemoteImages(fetch_one, at_once=6, per_account=4)
+    slow = threading.Thread(target=images.fetch_all, args=("greedy", [("i", "slow")] * 12))
+    slow.start()
+    # Answers although eight of the first account's are waiting and four are at work: two places are left for others.
+    assert images.fetch_all("other", [("i", "quick")] * 3) == [b"quick"] * 3
+    assert slow.is_alive()
+    released.set()
+    slow.join(60)
+    assert not slow.is_alive()
+
+
+def test_beyond_its_queue_an_order_is_to_be_sent_later() -> None:
+    with pytest.raises(MediaBusyError):
+        RemoteImages(lambda url: url.encode(), waiting=3).fetch_all("acc", [("i", "x")] * 4)
+
+
+def test_a_bug_in_one_fetch_reaches_the_caller() -> None:
+    def fetch_one(url: str) -> bytes:
+        raise KeyError(url)
+
+    with pytest.raises(KeyError):
+        RemoteImages(fetch_one).fetch_all("acc", [("i", "x")])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "169.254.169.254", "[::1]"])
+def test_a_forbidden_address_looks_like_one_where_nothing_is(host: str) -> None:
+    def fetch_one(url: str) -> bytes:
+        return fetch(url, Policy.user(max_bytes=100)).data
+
+    images = RemoteImages(fetch_one)
+    [forbidden] = images.fetch_all("acc", [("i", f"https://{host}/a.png")])
+    [absent] = images.fetch_all("acc", [("i", "https://no-such-host.invalid/a.png")])
+    assert forbidden == absent
