@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": Place("app.cli.service.demo:demo", "See one image go the whole way, step by step."),
     "generate": Place("app.cli.client.generate:generate", "Make an image from words."),
     "edit": Place("app.cli.client.generate:edit", "Change images you have, by words and an optional mask."),
+    "run": Place("app.cli.client.run:run", "Any operation: upscale, caption, to-3d ..., with its fields."),
     "tasks": Place("app.cli.client.tasks:tasks", "List your tasks, newest first."),
     "show": Place("app.cli.client.tasks:show", "Show one task."),
     "watch": Place("app.cli.client.tasks:watch", "Follow a task to its end, and fetch its images."),
@@ -113,5 +114,6 @@ def main() -> None:
     """Darkroom: a queue for AI image jobs.
 
     Commands that use a server take --server (DARKROOM_SERVER) and --key (DARKROOM_KEY); on the
-    machine of `darkroom up` neither is needed. Every command takes --json.
+    machine of `darkroom up` neither is needed. Every command takes --json, but for up and sandbox, which
+    run until they are stopped.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,3 +28,12 @@ def read_key(path: Path) -> str | None:
         return path.read_text(encoding="utf-8").strip() or None
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def running_api(var: Path) -> str | None:
+    """The API's address that ``darkroom up`` wrote down; None where it was never started, or by another user."""
+    try:
+        address = json.loads((var / "run" / "urls.json").read_text(encoding="utf-8"))["api_url"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return address if isinstance(address, str) else None

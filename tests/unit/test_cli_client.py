@@ -29,8 +29,11 @@ from PIL import Image
 from app.cli import main
 from app.cli.client import address, options, watching
 from app.cli.client import connection as client_module
+from app.cli.client.run import OPERATIONS as RUN_OPERATIONS
 from app.cli.output import CommandError
 from app.cli.service import demo as demo_module
+from app.orders.operations import OPERATIONS
+from app.shapes.schemas.tasks import TaskOut
 
 HERE = Path(__file__).resolve().parents[2]
 JOB = "job_01J9Z3ABCDEFGHJKMNPQRSTVWX"
@@ -872,3 +875,147 @@ def test_demo_wants_a_whole_png(place: Path, data: bytes) -> None:
     (place / "a.png").write_bytes(data)
     with pytest.raises(CommandError, match="not a valid PNG"):
         demo_module.check_png(place / "a.png", (64, 64))
+
+
+# --- any task, any operation ---------------------------------------------------------------------------
+
+
+def shapes_of(schema: dict[str, Any], spec: dict[str, Any], *, least: bool) -> Any:
+    """A value of a JSON Schema: with ``least`` null and empty wherever that is allowed, else filled in."""
+    if "$ref" in spec:
+        return shapes_of(schema, schema["$defs"][spec["$ref"].rpartition("/")[2]], least=least)
+    if "anyOf" in spec:
+        kinds = sorted(spec["anyOf"], key=lambda each: (each.get("type") == "null") != least)
+        return shapes_of(schema, kinds[0], least=least)
+    if "const" in spec or "enum" in spec:
+        return spec.get("const", (spec.get("enum") or [None])[0])
+    if spec.get("type") == "object":
+        names = spec.get("required", []) if least else spec.get("properties", {})
+        return {name: shapes_of(schema, spec["properties"][name], least=least) for name in names}
+    if spec.get("type") == "array":
+        return [shapes_of(schema, spec["items"], least=least)]
+    text = "2026-11-20T12:00:00.000Z" if spec.get("format") == "date-time" else "abc"
+    return {"integer": 3, "number": 0.5, "boolean": not least, "string": text}.get(str(spec.get("type")))
+
+
+@pytest.mark.parametrize("least", [True, False])
+def test_every_task_of_the_api_document_can_be_shown(server: FakeServer, least: bool) -> None:
+    """The document says what may be null; a caption and a 3D file have no width."""
+    schema = TaskOut.model_json_schema(mode="serialization")
+    document = {**shapes_of(schema, schema, least=least), "id": JOB}
+    images = [each["width"] for each in document["images"]]
+    assert images == ([None] if least else [3])
+    server.on("GET", f"/api/images/tasks/{JOB}", {**document, "status": "succeeded"})
+    server.on("GET", "/api/images/tasks", {"object": "list", "data": [document], "next_cursor": None})
+    for command in (["show", JOB], ["watch", JOB], ["tasks"]):
+        found = run(server, *command)
+        assert found.exit_code == 0, found.output
+        assert JOB in found.stdout
+
+
+def text_facts(data: bytes, mime: str, text: str | None = None) -> dict[str, Any]:
+    facts = {"index": 0, "mime": mime, "width": None, "height": None, "text": text}
+    return {**facts, "size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def test_a_task_that_cannot_be_read_does_not_hide_the_others(server: FakeServer) -> None:
+    broken = {**task(), "images": [{"index": "zero"}], "id": "job_broken"}
+    server.on("GET", "/api/images/tasks", {"data": [broken, task()], "next_cursor": None})
+    found = run(server, "tasks")
+    assert found.exit_code == 0
+    assert "job_broken" in found.stdout
+    assert JOB in found.stdout
+
+
+def test_run_orders_any_operation_with_its_fields_and_files(server: FakeServer, place: Path) -> None:
+    words = b"a fox under a tree"
+    ended = task("succeeded", operation="caption", images=[text_facts(words, "text/plain", words.decode())])
+    server.job(ended, sample_images=(words,))
+    server.on("POST", "/api/images/face-swap", (202, {}, json.dumps(ended).encode()))
+    (place / "a.png").write_bytes(png())
+    found = run(server, "run", "face-swap", "strength=0.5", "prompt=a hat", "-i", "a.png", "--face", "a.png", "-n", "2")
+    assert found.exit_code == 0, found.output
+    assert "a fox under a tree" in found.stdout
+    assert (place / f"{JOB}-0.txt").read_bytes() == words
+    [sent] = server.asked("POST", "/api/images/face-swap")
+    parts = sent.parts()
+    assert sorted(parts) == ["face", "image", "n", "prompt", "strength"]
+    assert parts["strength"] == [b"0.5"]
+
+
+def test_run_knows_every_operation_of_the_api() -> None:
+    assert tuple(OPERATIONS) == RUN_OPERATIONS
+
+
+def test_run_wants_a_field_once(server: FakeServer) -> None:
+    for twice in (["n=1", "n=2"], ["seed=1", "--seed", "2"]):
+        assert run(server, "run", "generate", *twice).exit_code == 2
+    assert server.seen == []
+
+
+def test_a_result_without_pixels_has_the_right_suffix(server: FakeServer, place: Path) -> None:
+    mesh = b"glTF mesh"
+    server.job(task("succeeded", images=[text_facts(mesh, "model/gltf-binary")]), sample_images=(mesh,))
+    assert run(server, "generate", "a chair").exit_code == 0
+    assert names_in(place) == [f"{JOB}-0.glb"]
+
+
+def test_a_name_of_another_type_has_the_image_converted(server: FakeServer, place: Path) -> None:
+    kept, converted = png(), b"\xff\xd8\xff jpeg of another size"
+    server.finished_job(kept)
+    answers = {None: kept, "jpeg": converted}
+    server.on("GET", f"/api/images/tasks/{JOB}/image", lambda seen: (200, {}, answers[seen.query.get("format")]))
+    found = run(server, "generate", "a fox", "-o", "fox.jpg")
+    assert found.exit_code == 0, found.output
+    assert (place / "fox.jpg").read_bytes() == converted
+    assert "converted" in found.stderr
+    assert run(server, "generate", "a fox", "-o", "fox.png").exit_code == 0
+    assert (place / "fox.png").read_bytes() == kept
+
+
+def test_an_image_that_is_gone_is_not_promised_again(server: FakeServer) -> None:
+    server.finished_job(png())
+    server.on("GET", f"/api/images/tasks/{JOB}/image", problem(410, "image_gone", "its time is over"))
+    found = run(server, "watch", JOB, "-o", "fox.png")
+    assert found.exit_code == 1
+    assert "fetches it" not in found.stderr
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "/proc/fox.png", "file/fox.png"])
+def test_a_name_that_cannot_be_written_is_a_usage_error(server: FakeServer, place: Path, name: str) -> None:
+    (place / "file").write_bytes(b"no folder")
+    found = run(server, "generate", "a fox", "-o", name)
+    assert found.exit_code == 2, found.output
+    assert server.seen == []
+
+
+def test_an_empty_key_is_not_replaced_by_the_admins(server: FakeServer, place: Path) -> None:
+    server.on("GET", "/api/quota", {})
+    (place / "var").mkdir()
+    (place / "var" / "admin.key").write_text("dk_admin_secret")
+    CliRunner().invoke(main, ["quota", "--server", server.url, "--key", ""])
+    CliRunner().invoke(main, ["quota", "--server", server.url])
+    assert [seen.headers.get("Authorization") for seen in server.seen] == [None, "Bearer dk_admin_secret"]
+
+
+def test_the_service_that_runs_here_is_found_whatever_its_port(server: FakeServer, place: Path) -> None:
+    server.on("GET", "/api/quota", {})
+    (place / "var" / "run").mkdir(parents=True)
+    (place / "var" / "run" / "urls.json").write_text(json.dumps({"api_url": server.url}))
+    assert CliRunner().invoke(main, ["quota"]).exit_code == 0
+    assert len(server.seen) == 1
+
+
+def test_models_shows_what_may_be_set_as_a_table(server: FakeServer) -> None:
+    size = {"type": "string", "enum": ["1K", "2K"], "default": "1K"}
+    steps = {"type": "integer", "minimum": 1, "maximum": 50}
+    orders = {
+        "generate": {"properties": {"size": size, "steps": steps}},
+        "edit": {"properties": {"size": size, "images": {"type": "array", "minItems": 1, "maxItems": 4}},
+                 "required": ["images"]},
+    }  # fmt: skip
+    server.on("GET", "/api/models/painter", {"id": "painter", "orders": orders})
+    lines = [" ".join(line.split()) for line in run(server, "models", "painter").stdout.splitlines()]
+    assert "size 1K | 2K 1K" in lines
+    assert "steps 1 to 50 generate" in lines
+    assert "images* a list of 1 to 4 edit" in lines

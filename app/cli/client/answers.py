@@ -18,21 +18,41 @@ Document = dict[str, Any]
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 
+# Where the end of a type is not how its files are called.
+_EXTENSIONS = {
+    "image/jpeg": "jpg",
+    "text/plain": "txt",
+    "model/gltf-binary": "glb",
+    "model/vnd.usdz+zip": "usdz",
+    "application/octet-stream": "bin",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One kept image of a task."""
+    """One kept result of a task. Pixels are None where it is no image: a caption, or a 3D file.
+
+    ``text`` is what a model of texts answered; ``deleted``: its time is over, and it cannot be fetched any more.
+    """
 
     index: int
     mime: str
-    width_px: int
-    height_px: int
+    width_px: int | None
+    height_px: int | None
     size_bytes: int
     sha256: str
+    text: str = ""
+    deleted: bool = False
 
     @property
     def extension(self) -> str:
-        """``png``, ``jpg``, ``webp`` ... by the true type."""
-        return {"image/jpeg": "jpg"}.get(self.mime, self.mime.rpartition("/")[2])
+        """``png``, ``jpg``, ``glb``, ``txt`` ... by the true type."""
+        return _EXTENSIONS.get(self.mime, self.mime.rpartition("/")[2])
+
+    @property
+    def pixels(self) -> str:
+        """``1024x768``; empty where it is no image."""
+        return f"{self.width_px}x{self.height_px}" if self.width_px and self.height_px else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +113,7 @@ def _task(document: Document) -> Task:
         provider=str(document.get("provider", "")),
         progress=None if progress is None else min(max(float(progress), 0.0), 1.0),
         step=str(document.get("step") or ""),
-        queue_position=None if position is None else int(position),
+        queue_position=_whole(position),
         wait_p90_s=None if wait_p90_s is None else float(wait_p90_s),
         quoted_microcredits=price.get("quoted_microcredits"),
         captured_microcredits=price.get("captured_microcredits"),
@@ -118,11 +138,17 @@ def _image(image: Mapping[str, Any]) -> Image:
     return Image(
         index=int(image["index"]),
         mime=str(image["mime"]),
-        width_px=int(image["width"]),
-        height_px=int(image["height"]),
+        width_px=_whole(image.get("width")),
+        height_px=_whole(image.get("height")),
         size_bytes=int(image["size_bytes"]),
         sha256=str(image["sha256"]).lower(),
+        text=str(image.get("text") or ""),
+        deleted=bool(image.get("deleted")),
     )
+
+
+def _whole(value: object) -> int | None:
+    return None if value is None else int(str(value))
 
 
 def read_page(document: Document) -> Page:

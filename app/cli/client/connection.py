@@ -115,11 +115,14 @@ class Client:
             yield _checked(response)
 
     @contextmanager
-    def image(self, task_id: str, index: int) -> Iterator[requests.Response]:
-        """One image, its body still unread, from the server or from the bucket that it redirects to."""
+    def image(self, task_id: str, index: int, *, format: str | None = None) -> Iterator[requests.Response]:  # noqa: A002
+        """One result, its body still unread, from the server or from the bucket that it redirects to.
+
+        ``format``: as png, jpeg, webp or avif; left out: the very bytes that the task describes.
+        """
         url = f"{self.server}{task_path(task_id)}/image"
         with self._named_faults():
-            params = {"index": index}
+            params = _given({"index": index, "format": format})
             response = self._session.get(url, params=params, allow_redirects=False, stream=True, timeout=_TIMEOUT)
             if response.status_code == 302:
                 response.close()

@@ -147,10 +147,11 @@ def _prompt(prompt: str) -> str:
     return sys.stdin.read().strip() if prompt == "-" else prompt
 
 
-def read_parts(images: Sequence[Path], mask: Path | None) -> Parts:
+def read_parts(images: Sequence[Path], mask: Path | None, face: Path | None = None) -> Parts:
     """The local images as multipart parts. Raises CommandError naming the first that will not do."""
     limits = settings()
-    files = [("image", path) for path in images] + ([("mask", mask)] if mask else [])
+    single = [(part, path) for part, path in (("mask", mask), ("face", face)) if path]
+    files = [*(("image", path) for path in images), *single]
     parts = [(part, (path, read_image(path, max_bytes=limits.max_image_bytes))) for part, path in files]
     if sum(len(data) for _, (_, data) in parts) > limits.max_request_bytes:
         limit = size_text(limits.max_request_bytes)
@@ -203,12 +204,19 @@ def deliver(output: Output, client: Client, task: Task, pattern: Path | None, *,
         output.document(task.document)
         conclude(task, printed=output.as_json)
     files = []
-    for image, path in save(client, task, pattern, count=count, force=force):
-        if misnamed(path, image):
+    for saved in save(client, task, pattern, count=count, force=force):
+        image, path = saved.image, saved.path
+        if saved.converted:
+            output.note(f"{path}: converted, as its name says; the task holds {image.mime}")
+        elif misnamed(path, image):
             output.warn(f"{path} holds {image.mime}, whatever its name says")
-        files.append({"index": image.index, "path": str(path.absolute())})
-        facts = f"{image.width_px}x{image.height_px}  {size_text(image.size_bytes)}"
+        files.append(
+            {"index": image.index, "path": str(path.absolute())} | ({"converted": True} if saved.converted else {})
+        )
+        facts = "  ".join(filter(None, (image.pixels, size_text(saved.size_bytes))))
         output.line(str(path) if output.quiet else f"{path}  {facts}")
+        if image.text:
+            output.line(image.text)
     output.document({**task.document, "files": files})
     price = plain(credits_of(task.captured_microcredits))
     output.note(f"{task.id}  {price} credits" if price else task.id)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import click
 
+from app.cli.client import order_fields
 from app.cli.client.answers import Document
 from app.cli.client.connection import Client
 from app.cli.client.options import client_options
@@ -78,10 +79,14 @@ def _show(output: Output, model: Document) -> None:
     output.document(model)
     for path, value in flat(model):
         output.line(f"{path:<28} {value}")
+    orders = model.get("orders")
+    if isinstance(orders, dict):
+        output.line("")
+        output.table(order_fields.COLUMNS, order_fields.rows(orders))
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """A nested document as lines of dotted path and value; the orders' schemas are left to ``--json``."""
+    """A nested document as lines of dotted path and value; the orders' schemas have a table of their own."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key != "orders":

@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +21,7 @@ from app.cli.client.connection import Client
 from app.cli.output import CommandError, Exit, from_os_error, size_text
 
 CHUNK_BYTES = 64 * 1024
+LOOKED_AT_BYTES = 16
 DOWNLOAD_TRIES = 3
 INDEX = "{index}"
 
@@ -34,6 +36,21 @@ _TYPE_BY_SUFFIX = {
     ".gif": "image/gif",
     ".avif": "image/avif",
 }
+# What the server converts an image to.
+_FORMATS = {"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp", "image/avif": "avif"}
+
+# Refusals that fetching again does not change.
+_GONE = frozenset({"image_gone", "image_not_found", "not_found"})
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A result on the disk; ``converted`` from the type that the task holds to the one that the file's name says."""
+
+    image: Image
+    path: Path
+    size_bytes: int
+    converted: bool
 
 
 def target(pattern: Path | None, index: int, count: int) -> Path | None:
@@ -46,16 +63,28 @@ def target(pattern: Path | None, index: int, count: int) -> Path | None:
 
 
 def check_targets(pattern: Path | None, count: int, *, force: bool) -> None:
-    """Find out before anything is charged that the images can be saved. Raises CommandError."""
-    folder = Path() if pattern is None else pattern if pattern.is_dir() else pattern.parent
-    if not folder.is_dir():
-        raise CommandError(Exit.USAGE, "no_folder", f"there is no folder {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise CommandError(Exit.USAGE, "not_writable", f"the folder {folder} cannot be written to")
-    for index in range(count):
-        path = target(pattern, index, count)
-        if path is not None:
-            _check_free(path, force=force)
+    """Find out before anything is charged that the images can be saved. Raises CommandError (exit 2)."""
+    try:
+        folder = Path() if pattern is None else pattern if pattern.is_dir() else pattern.parent
+        if not folder.is_dir():
+            raise CommandError(Exit.USAGE, "no_folder", f"there is no folder {folder}")
+        # A file is made and removed: permissions alone do not tell of a full or read-only disk.
+        probe = folder / _partial_name()
+        probe.touch()
+        probe.unlink()
+        for index in range(count):
+            path = target(pattern, index, count)
+            if path is not None:
+                _check_free(path, force=force)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise CommandError(
+            Exit.USAGE, "not_writable", f"{pattern or 'this folder'} cannot be written: {reason}"
+        ) from error
+
+
+def _partial_name() -> str:
+    return f".{secrets.token_hex(6)}.part"
 
 
 def _check_free(path: Path, *, force: bool) -> None:
@@ -66,15 +95,14 @@ def _check_free(path: Path, *, force: bool) -> None:
         raise _exists(path)
 
 
-def save(client: Client, task: Task, pattern: Path | None, *, count: int, force: bool) -> Iterator[tuple[Image, Path]]:
-    """Fetch a task's images one after the other. Raises CommandError saying how to fetch them again."""
+def save(client: Client, task: Task, pattern: Path | None, *, count: int, force: bool) -> Iterator[Saved]:
+    """Fetch a task's results one after the other. Raises CommandError saying how to fetch them again."""
     for image in task.images:
         fallback = f"{task.id}-{image.index}.{image.extension}"
         folder = pattern if pattern and pattern.is_dir() else Path()
         path = target(pattern, image.index, count) or folder / fallback
         with _still_at_the_server(task):
-            _fetch(client, task, image, path, force=force)
-        yield image, path
+            yield _fetch(client, task, image, path, force=force)
 
 
 def misnamed(path: Path, image: Image) -> bool:
@@ -93,39 +121,60 @@ def _still_at_the_server(task: Task) -> Iterator[None]:
 
 
 def _with_hint(error: CommandError, task: Task) -> CommandError:
+    if error.code in _GONE:
+        return error
     hint = f"The image is made and paid for: `darkroom watch {task.id} -o FILE` fetches it."
     facts = {**error.facts, "task_id": task.id}
     return CommandError(Exit(error.exit_code), error.code, error.detail, hint=hint, facts=facts)
 
 
-def _fetch(client: Client, task: Task, image: Image, path: Path, *, force: bool) -> None:
+def _fetch(client: Client, task: Task, image: Image, path: Path, *, force: bool) -> Saved:
+    wanted = _TYPE_BY_SUFFIX.get(path.suffix.lower())
+    converting = _FORMATS.get(wanted or "") if misnamed(path, image) and image.pixels else None
     for tries_left in reversed(range(DOWNLOAD_TRIES)):
         try:
-            with client.image(task.id, image.index) as response:
-                write_verified(path, response.iter_content(CHUNK_BYTES), image, force=force)
+            with client.image(task.id, image.index, format=converting) as response:
+                chunks = response.iter_content(CHUNK_BYTES)
+                size_bytes = write_verified(path, chunks, None if converting else image, force=force)
         except CommandError as error:
             # A broken transfer or a damaged image may succeed the next time; a refusal or a full disk will not.
             if not tries_left or error.code not in ("server_away", "picture_damaged"):
                 raise
         else:
-            return
+            return Saved(image, path, size_bytes, bool(converting))
+    raise AssertionError("the last try returns or raises")
 
 
-def write_verified(path: Path, chunks: Iterable[bytes], image: Image, *, force: bool) -> None:
-    """Write an image under its name, complete and as the task describes it, or not at all.
+def write_verified(path: Path, chunks: Iterable[bytes], image: Image | None, *, force: bool) -> int:
+    """Write a result under its name, complete and as the task describes it, or not at all; how many bytes.
 
+    ``image`` None: a conversion, of which the task says nothing; it must look like an image.
     Raises CommandError (``picture_damaged``, ``file_exists``) and OSError.
     """
     # A short name of our own: the requested one may already have the maximum length.
-    partial = path.with_name(f".{secrets.token_hex(6)}.part")
+    partial = path.with_name(_partial_name())
     try:
         with partial.open("xb") as file:
-            _copy_verified(file, chunks, image)
+            if image is None:
+                _copy_converted(file, chunks)
+            else:
+                _copy_verified(file, chunks, image)
+            size_bytes = file.tell()
             file.flush()
             os.fsync(file.fileno())
         _put_in_place(partial, path, force=force)
     finally:
         partial.unlink(missing_ok=True)
+    return size_bytes
+
+
+def _copy_converted(file: BinaryIO, chunks: Iterable[bytes]) -> None:
+    head = b""
+    for chunk in chunks:
+        head = head if len(head) >= LOOKED_AT_BYTES else head + chunk
+        file.write(chunk)
+    if not looks_like_image(head):
+        raise _damaged("it is no image")
 
 
 def _copy_verified(file: BinaryIO, chunks: Iterable[bytes], image: Image) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from app.cli.client.answers import Image, Task, read_task, time_text
+from app.cli.client.answers import Document, Image, Task, read_task, time_text
 from app.cli.client.connection import Client, task_path
 from app.cli.client.generate import deliver
 from app.cli.client.options import client_options
@@ -34,11 +34,19 @@ def tasks(output: Output, client: Client, metadata: Sequence[tuple[str, Any]], *
     """List your tasks, newest first."""
     wanted = {**filters, **{f"metadata.{name}": value for name, value in metadata}}
     page = client.page("/api/images/tasks", wanted)
-    rows = [_row(read_task(item)) for item in page.items]
+    rows = [_row_or_id(item) for item in page.items]
     output.document(page.document)
     output.table(("task", "status", "operation", "model", "credits", "created", "prompt"), rows)
     if page.next_cursor:
         output.note(f"more: --cursor {page.next_cursor}")
+
+
+def _row_or_id(item: Document) -> tuple[str, ...]:
+    """A row of the list. A task that this command cannot read, of a newer server perhaps, does not cost the others."""
+    try:
+        return _row(read_task(item))
+    except CommandError:
+        return (str(item.get("id", "?")), str(item.get("status", "?")), "", "", "", "", "(unreadable)")
 
 
 def _row(task: Task) -> tuple[str, ...]:
@@ -85,11 +93,13 @@ def _facts(task: Task) -> list[tuple[str, str]]:
         ("credits", _money(task)),
         *((name, time_text(moment) if moment else "") for name, moment in moments),
         *((f"image {p.index}", _image_facts(p)) for p in task.images),
+        *((f"text {p.index}", one_line(p.text, 400)) for p in task.images),
     ]
 
 
 def _image_facts(p: Image) -> str:
-    return f"{p.width_px}x{p.height_px}  {p.mime}  {size_text(p.size_bytes)}  sha256 {p.sha256}"
+    facts = (p.pixels, p.mime, size_text(p.size_bytes), f"sha256 {p.sha256}", "deleted" if p.deleted else "")
+    return "  ".join(filter(None, facts))
 
 
 def _money(task: Task) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from accounts import accounts, keys
+from app.cli.service.readiness import api_url
 from core import schema
 from core.db import Database, make_engine
 from core.embedded.folders import make_folder, write_private
@@ -65,5 +66,9 @@ def _admin(connection: Connection, settings: Settings) -> str:
 
 def _tell_where(settings: Settings) -> None:
     run = make_folder(settings.var / "run")
-    urls = {"database_url": settings.database_url, "redis_url": settings.redis_url}
+    urls = {
+        "api_url": api_url(settings),
+        "database_url": settings.database_url,
+        "redis_url": settings.redis_url,
+    }
     write_private(run / "urls.json", json.dumps(urls) + "\n")

@@ -165,7 +165,7 @@ def perform(client: Client, order: Document, folder: Path, narrator: Narrator, *
     ended = print_timeline(client, task, narrator, timeout_s=timeout_s)
     conclude(ended, printed=False)
     path = folder / f"{slug(str(order['prompt']))}-{ended.id[-6:].lower()}.png"
-    saved = [image for image, _ in save(client, ended, path, count=1, force=True)]
+    saved = [each.image for each in save(client, ended, path, count=1, force=True)]
     if len(saved) != 1:
         raise CommandError(Exit.FAILED, "demo_no_image", f"{len(saved)} images arrived instead of one")
     narrator.say(f"image fetched: {saved[0].size_bytes} bytes, sha256 agrees ({saved[0].sha256[:12]}…)")

@@ -49,3 +49,9 @@ def no_flower(flower_port: int) -> str | None:
 def reachable(host: str) -> str:
     """The address at which this machine reaches a server bound to ``host``."""
     return {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}.get(host, host)  # noqa: S104
+
+
+def api_url(settings: Settings) -> str:
+    """Where programs on this machine reach the API."""
+    host = reachable(settings.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from app.cli.service import programs as services
 from app.cli.service.programs import LOOPBACK
-from app.cli.service.readiness import no_flower, no_worker, not_ready, reachable
+from app.cli.service.readiness import api_url, no_flower, no_worker, not_ready
 from app.cli.service.service_ports import check_ports, with_free_ports
 from core.embedded import folders
 from core.embedded.faults import EmbeddedError
@@ -127,7 +127,7 @@ class Stack:
             self._start(flower)
             self._await_ready(lambda: no_flower(settings.flower_port), stop_asked)
         return Running(
-            url=f"http://{_in_url(reachable(settings.host))}:{settings.port}",
+            url=api_url(settings),
             flower_url=f"http://{LOOPBACK}:{settings.flower_port}",
             sandbox_url=f"http://{LOOPBACK}:{settings.sandbox_port}" if sandbox else None,
             admin_key_path=prepared.admin_key_path,
@@ -244,7 +244,3 @@ def run_stack(
 
 def _private_log(path: Path) -> TextIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8")
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
