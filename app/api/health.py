@@ -9,11 +9,11 @@ from app.http.readiness import OPTIONAL, Readiness
 from app.http.responses import json_answer
 from app.shapes.schemas.service import Health, Ready
 
-bp = Blueprint("health", __name__)
+bp = Blueprint("service", __name__)
 
 
 @bp.get("/healthz")
-@describe(Endpoint("Is the process alive", "health", (Answer(200, "It is.", Health),), scope=None))
+@describe(Endpoint("Is the process alive", "service", (Answer(200, "It is.", Health),), scope=None))
 def healthz() -> Response:
     return json_answer({"status": "ok"})
 
@@ -22,7 +22,7 @@ def healthz() -> Response:
 @describe(
     Endpoint(
         "Can it do its work",
-        "health",
+        "service",
         (
             Answer(200, "Yes; `degraded` when Redis is away: orders are still accepted and kept.", Ready),
             Answer(503, "No; the checks name what is wrong.", Ready),

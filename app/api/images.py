@@ -42,7 +42,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 @describe(
     Endpoint(
         "Fetch an image",
-        "tasks",
+        "images",
         (
             Answer(
                 200,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
@@ -14,12 +15,35 @@ from werkzeug.routing import Rule
 
 from app.http.endpoint import Answer, Endpoint, about
 from app.http.errors import CODES, PROBLEM_JSON
+from app.orders.operations import OPERATIONS
 from app.shapes.schemas.orders import OrderBody
 from app.shapes.schemas.problems import ProblemOut
 from app.shapes.schemas.tasks import ListQuery
 from core.version import VERSION
 
 REF = "#/components/schemas/{model}"
+
+# In the order in which people need them. A tag of a route that is not named here ends the document's making.
+TAGS: Mapping[str, str] = {
+    "orders": "Submit a job, or price one. Every operation has the same route and the same answer: a task.",
+    "tasks": "Follow tasks to their end, cancel and delete them.",
+    "images": "Fetch what a task made.",
+    "models": "What can be ordered, with limits, prices and the JSON Schema of every order.",
+    "prompts": "Have a prompt rewritten.",
+    "quota": "Credits: the balance, and every transfer behind it.",
+    "providers": "The upstreams: are they well, how busy are they.",
+    "admin": "For operators: needs a key with the scope `admin`.",
+    "hooks": "For upstreams that report when a call has ended.",
+    "service": "Health, and this document.",
+}
+_EXAMPLES = Path(__file__).resolve().parent.parent / "web" / "examples"
+_INTRO = """\
+A self-hosted queue for AI image jobs: **submit** an order, **follow** its task, **fetch** the images.
+
+Sign in with an API key, as `Authorization: Bearer dk_...`. Errors are `application/problem+json`; go by their `code`
+([every code](/docs/errors)). A failed task costs nothing.
+"""
+_ORDER_EXAMPLE = {"prompt": "a red fox asleep under a lemon tree", "size": "1024x1024"}
 
 # Any route behind a key may answer these, any route at all the last two.
 _GUARDED = ("key_missing", "key_invalid", "scope_missing", "rate_limited", "database_unavailable")
@@ -64,24 +88,26 @@ _ERROR_HEADERS: Mapping[int, tuple[str, ...]] = {
 
 
 def document(app: Flask, *, public_url: str = "") -> dict[str, Any]:
-    """The whole document, as JSON-ready data."""
+    """The whole document, as JSON-ready data. Raises KeyError for a route whose tag is not one of :data:`TAGS`."""
     routes = [
         (rule, endpoint)
-        for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule)
+        for rule in app.url_map.iter_rules()
         if (endpoint := about(app.view_functions.get(rule.endpoint))) is not None
     ]
+    order = {tag: position for position, tag in enumerate(TAGS)}
+    # Stable: within a tag the routes stay as their module defines them.
+    routes.sort(key=lambda route: order[route[1].tag])
     paths: dict[str, dict[str, Any]] = {}
     for rule, endpoint in routes:
         for method in sorted((rule.methods or set()) - {"OPTIONS"}):
             paths.setdefault(_path(rule), {})[method.lower()] = _operation(rule, endpoint, method)
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Darkroom",
-            "version": VERSION,
-            "description": "A self-hosted queue for AI image jobs: submit, follow, fetch.",
-        },
-        "servers": [{"url": public_url or "/"}],
+        "info": {"title": "Darkroom", "version": VERSION, "description": _introduction()},
+        **({"servers": [{"url": public_url}]} if public_url else {}),
+        "tags": [
+            {"name": name, "x-displayName": name.capitalize(), "description": text} for name, text in TAGS.items()
+        ],
         "security": [{"key": []}],
         "paths": paths,
         "components": {
@@ -100,6 +126,14 @@ def document(app: Flask, *, public_url: str = "") -> dict[str, Any]:
     }
 
 
+def _introduction() -> str:
+    """The first steps as programs that run (tests/e2e/test_docs_page.py runs them)."""
+    kinds = (("By curl", "generate.sh", "sh"), ("In Python", "generate.py", "python"),
+             ("In JavaScript (Node)", "generate.mjs", "js"))  # fmt: skip
+    steps = [f"### {title}\n\n```{name}\n{(_EXAMPLES / file).read_text()}```\n" for title, file, name in kinds]
+    return "\n".join([_INTRO, *steps])
+
+
 def _path(rule: Rule) -> str:
     return re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule.rule)
 
@@ -113,6 +147,8 @@ def _operation(rule: Rule, endpoint: Endpoint, method: str) -> dict[str, Any]:
         "parameters": _parameters(rule, endpoint),
         "responses": _responses(endpoint, method),
     }
+    if method == "HEAD":
+        operation["x-internal"] = True  # as GET, without the body: nothing for a reader
     if endpoint.description:
         operation["description"] = endpoint.description
     if endpoint.scope is None:
@@ -127,7 +163,7 @@ def _operation(rule: Rule, endpoint: Endpoint, method: str) -> dict[str, Any]:
 
 def _parameters(rule: Rule, endpoint: Endpoint) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in sorted(rule.arguments)
+        {"name": name, "in": "path", "required": True, "schema": _path_schema(name)} for name in sorted(rule.arguments)
     ]
     if endpoint.query is not None:
         found += _query(endpoint.query)
@@ -149,6 +185,10 @@ def _parameters(rule: Rule, endpoint: Endpoint) -> list[dict[str, Any]]:
     return found
 
 
+def _path_schema(name: str) -> dict[str, Any]:
+    return {"type": "string", "enum": list(OPERATIONS)} if name == "operation" else {"type": "string"}
+
+
 def _query(schema: type[BaseModel]) -> list[dict[str, Any]]:
     shape = schema.model_json_schema()
     required = shape.get("required", ())
@@ -168,19 +208,25 @@ def _request_body(endpoint: Endpoint) -> dict[str, Any]:
     assert endpoint.body is not None  # noqa: S101 (the caller looked)
     reference = {"$ref": REF.format(model=endpoint.body.__name__)}
     content: dict[str, Any] = {"application/json": {"schema": reference}}
+    if issubclass(endpoint.body, OrderBody):
+        content["application/json"]["example"] = _ORDER_EXAMPLE
     if endpoint.multipart:
-        binary = {"type": "string", "contentMediaType": "image/*"}
-        parts = {"image": {"type": "array", "items": binary}, "mask": binary, "face": binary}
-        fields = {name: {"type": "string"} for name in OrderBody.model_fields if name not in ("images", "mask", "face")}
-        content["multipart/form-data"] = {
-            "schema": {
-                "type": "object",
-                "description": "Images as parts `image` (or `image[]`, `images[]`), `mask`, `face`; every "
-                "other part is a field as text, `extra` and `metadata` as JSON.",
-                "properties": {**fields, **parts},
-            }
-        }
+        content["multipart/form-data"] = {"schema": _form(endpoint.body)}
     return {"required": True, "content": content}
+
+
+def _form(body: type[BaseModel]) -> dict[str, Any]:
+    """The order as a form: its fields with their types, as text, and the images as files."""
+    binary = {"type": "string", "format": "binary", "contentMediaType": "image/*"}
+    parts = {"image": {"type": "array", "items": binary}, "mask": binary, "face": binary}
+    known = body.model_json_schema(ref_template=REF).get("properties", {})
+    fields = {name: schema for name, schema in known.items() if name not in ("images", "mask", "face")}
+    return {
+        "type": "object",
+        "description": "Images as parts `image` (or `image[]`, `images[]`), `mask`, `face`; every other part is a "
+        "field as text: numbers and true or false as they are, lists and objects as JSON.",
+        "properties": {**parts, **fields},
+    }
 
 
 def _responses(endpoint: Endpoint, method: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, preferred_wait_s
 from app.orders import forms, idempotency_key, request_body
-from app.orders.operations import OPERATIONS, operation_of
+from app.orders.operations import operation_of
 from app.services import Services, services
 from app.shapes import render
 from app.shapes.inline_images import data_urls
@@ -76,7 +76,8 @@ _TASK_HEADERS = (
         body=OrderBody,
         multipart=True,
         request_headers=("Idempotency-Key", "Prefer"),
-        description=f"`operation` is one of {', '.join(OPERATIONS)}.",
+        description="Every operation has this route. `GET /api/models?operation=...` lists the models for one, "
+        "`GET /api/models/{id}` has the fields that a model takes.",
     )
 )
 def submit(operation: str) -> Response:

@@ -49,7 +49,7 @@ CODES: Mapping[str, Kind] = {
     "request_too_large": Kind(413, "Request too large", "The body, a field or an image exceeds its cap."),
     "unsupported_media_type": Kind(415, "Unsupported media type", "Send JSON or multipart/form-data."),
     # The caller
-    "key_missing": Kind(401, "Key missing", "Send your key as Authorization: Bearer <key>."),
+    "key_missing": Kind(401, "Key missing", "Send your key as Authorization: Bearer dk_...."),
     "key_invalid": Kind(401, "Key not valid", "The key is unknown, wrong, expired or revoked."),
     "scope_missing": Kind(403, "Not permitted", "The key lacks the scope this route needs."),
     "signature_invalid": Kind(403, "Link not valid", "The signed link was altered or its key is gone."),

@@ -45,7 +45,8 @@ def test_only_pages_health_and_hooks_are_open(edge: Edge) -> None:
         if (known := about(edge.app.view_functions[rule.endpoint])) is None or known.scope is None
     }
     hooks = "/hooks/<provider>/<call_id>/<token>"  # guarded by its token
-    assert opened == {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/static/<path:filename>", hooks}
+    pages = {"/", "/docs", "/docs/errors", "/openapi.json", "/static/<path:filename>"}
+    assert opened == {*pages, "/healthz", "/readyz", hooks}
 
 
 def test_every_route_of_another_accounts_task_answers_404(edge: Edge) -> None:

@@ -12,6 +12,7 @@ import pytest
 from app_doubles import MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 
 from app.http.endpoint import about
+from app.http.errors import CODES
 from app.orders.operations import OPERATIONS
 from app.shapes.schemas.models import ModelDetail, ModelList
 from app.shapes.schemas.quota import LedgerOut, QuotaOut
@@ -223,19 +224,47 @@ def test_openapi_lists_every_route_and_every_reference_resolves(edge: Edge) -> N
                 assert {"401", "403", "429", "503"} <= set(operation["responses"])
 
 
-def test_the_reference_page_loads_nothing_from_elsewhere(edge: Edge) -> None:
+def test_the_pages_load_nothing_from_elsewhere(edge: Edge) -> None:
     assert edge.client.get("/").headers["Location"] == "/docs"
-    page = edge.client.get("/docs")
-    assert page.status_code == 200
-    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-    assert "<script" not in page.text
-    assert not re.search(r'(?:src|href)="(?:https?:)?//', page.text)
-    for asset in re.findall(r'href="(/static/[^"]+)"', page.text):
-        assert edge.client.get(asset).status_code == 200
-    for name in re.findall(r'href="#([^"]+)"', page.text):
-        assert f'id="{name}"' in page.text, name
+    for path in ("/docs", "/docs/errors"):
+        page = edge.client.get(path)
+        assert page.status_code == 200
+        policy = page.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "http" not in policy
+        assert not re.search(r'(?:src|href)="(?:https?:)?//', page.text)
+        assert "<script>" not in page.text
+        assets = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
+        assert "/static/favicon.svg" in assets
+        for asset in assets:
+            assert edge.client.get(asset).status_code == 200
+
+
+def test_every_code_is_on_the_page_of_errors(edge: Edge) -> None:
+    page = edge.client.get("/docs/errors").text
     problem = edge.client.get("/nowhere").json["type"]
-    assert f'id="{problem.split("#")[1]}"' in page.text
+    assert problem == "/docs#error-not_found"
+    assert all(f'id="error-{code}"' in page for code in CODES)
+    assert all(f'id="failure-{code}"' in page for code in SENTENCES)
+    # The reference page sends the reader of a problem's type on to this one.
+    assert 'location.replace("/docs/errors" + location.hash)' in edge.client.get("/static/docs.js").text
+
+
+def test_the_document_begins_with_what_people_do_first(edge: Edge) -> None:
+    document = edge.client.get("/openapi.json").json
+    assert next(iter(document["paths"])) == "/api/images/{operation}"
+    used = [next(iter(methods.values()))["tags"][0] for methods in document["paths"].values()]
+    assert list(dict.fromkeys(used)) == [tag["name"] for tag in document["tags"]]
+    submit = document["paths"]["/api/images/{operation}"]["post"]
+    [operation] = [each for each in submit["parameters"] if each["name"] == "operation"]
+    assert operation["schema"]["enum"] == list(OPERATIONS)
+    form = submit["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    assert form["image"]["items"]["format"] == "binary"
+    assert {"type": "integer"}.items() <= form["n"]["anyOf"][0].items()
+    assert submit["requestBody"]["content"]["application/json"]["example"]["prompt"]
+    for language in ("```sh", "```python", "```js"):
+        assert language in document["info"]["description"]
+    assert document["info"]["description"].count("```") == 6
 
 
 def test_links_are_absolute_where_the_public_address_is_known() -> None:
