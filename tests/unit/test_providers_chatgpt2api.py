@@ -29,7 +29,7 @@ from providers.errors import (
 )
 from providers.http.client import WireRequest
 from providers.upstreams.chatgpt2api.adapter import ChatGpt2Api, Config, task_api_root
-from providers.upstreams.chatgpt2api.answers import read_task
+from providers.upstreams.chatgpt2api.answers import at_own_address, read_task
 from providers.upstreams.chatgpt2api.errors import classify_answer, classify_task_error
 from providers.upstreams.chatgpt2api.requests import batches, build_check, build_submit
 
@@ -529,6 +529,39 @@ def test_a_result_on_the_gateway_is_fetched_without_the_key(gateway: Gateway) ->
     for _ in range(2):
         with pytest.raises(NotRun):
             provider.download(link)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "link", "own"),
+    [
+        ("http://h:3000", "https://img.example/images/a.png?x=1", "http://h:3000/images/a.png?x=1"),
+        ("http://h:3000", "http://user:pw@10.0.0.1/images/a.png#top", "http://h:3000/images/a.png"),
+        ("http://h/c2a", "https://img.example/images/a.png", "http://h/c2a/images/a.png"),
+        ("http://h/c2a", "https://img.example/c2a/images/a.png", "http://h/c2a/images/a.png"),
+        ("http://h:3000", "http://h:3000/images/a.png", None),
+        ("http://h:3000", "http://169.254.169.254/latest/meta-data/", None),
+    ],
+)
+def test_only_path_and_query_of_a_foreign_link_are_taken(base_url: str, link: str, own: str | None) -> None:
+    assert at_own_address(link, base_url) == own
+
+
+@pytest.mark.parametrize("host", ["10.255.255.1", "127.0.0.1:9", "192.168.0.9:3000"])
+def test_a_file_named_by_another_host_is_fetched_at_the_configured_one(gateway: Gateway, host: str) -> None:
+    provider = gateway.provider()
+    gateway.answers = [(200, b"png")]
+    assert provider.download(f"http://{host}/images/2026/a.png?w=1") == b"png"
+    assert [(method, path) for method, path, _body in gateway.asked] == [("GET", "/images/2026/a.png?w=1")]
+
+
+def test_a_foreign_link_stays_refused_where_the_configured_host_has_no_such_file(gateway: Gateway) -> None:
+    provider = gateway.provider()
+    gateway.answers = [(404, b""), (503, b"")]
+    with pytest.raises(Failed) as caught:
+        provider.download("http://10.255.255.1/images/a.png")
+    assert caught.value.code == "result_url_refused"
+    with pytest.raises(NotRun):  # the gateway is away for a moment: the next try may find the file
+        provider.download("http://10.255.255.1/images/a.png")
 
 
 def test_a_result_elsewhere_on_the_local_network_is_not_fetched(gateway: Gateway) -> None:
