@@ -53,6 +53,10 @@ SENTENCES = {
 }
 
 
+# These only ask for a later try and show no fault of the order: the job waits for the upstream, for a bounded time.
+PATIENT_CODES = frozenset({"upstream_rate_limited", "upstream_pool_empty", "upstream_overloaded"})
+
+
 class CancelOutcome(StrEnum):
     """How the cancel of a job ended."""
 

@@ -68,6 +68,19 @@ def test_a_model_that_surely_made_nothing_is_followed_by_the_next(
     engine.assert_books_balance()
 
 
+@pytest.mark.parametrize(("fault", "code"), [("curl", "upstream_failed"), ("text", "upstream_said_no")])
+def test_a_fault_of_chatgpt2api_that_is_no_refusal_is_followed_by_the_next_model(
+    engine: Engine, account: Caller, sandbox: Sandbox, fault: str, code: str
+) -> None:
+    sandbox.add_fault(f"fail={fault}", provider="chatgpt2api")
+    job_id = engine.order(account, model=ASYNC_MODEL, size=SIZE, fallback_models=[SYNC_MODEL]).task.id
+    engine.drive()
+    task = engine.task(account, job_id)
+    assert (task.status, task.model, task.provider) == ("succeeded", SYNC_MODEL, "openai")
+    assert {call.error_code for call in engine.calls(job_id) if call.provider == "chatgpt2api"} == {code}
+    engine.assert_books_balance()
+
+
 @pytest.mark.parametrize("fault", ["refuse", "drop", "garbage", "400"])
 def test_a_refusal_or_an_uncertain_call_never_fails_over(
     engine: Engine, account: Caller, sandbox: Sandbox, fault: str

@@ -42,7 +42,9 @@ _OWN_FAULTS = (
     r"|\[errno -?\d+\]|'nonetype' object|'\w+' object (?:is not|has no|does not)|cannot identify image file"
     r"|unexpected keyword argument|expecting value: line|webdav \w+ failed"
 )
-_ACCOUNT_TROUBLE = r"\b(?:status=|http |oauth_refresh_http_)40[13]\b|token (?:invalidated|_?revoked)|access_token is required"
+_ACCOUNT_TROUBLE = (
+    r"\b(?:status=|http |oauth_refresh_http_)40[13]\b|token (?:invalidated|_?revoked)|access_token is required"
+)
 # The words by which the gateway itself knows a refusal, then those that it misses.
 _REFUSED_CONTENT = (
     r"policy|policies|moderation|blocked|guardrail|内容政策|防护限制|违反|敏感词|审核未通过"
