@@ -380,7 +380,7 @@ def test_a_broken_answer_to_a_submit_is_looked_up(
 
 @pytest.mark.parametrize(
     ("marker", "code"),
-    [("truncated", "bad_result"), ("html", "bad_result"), ("svg", "bad_result"), ("bomb", "bad_result")],
+    [("truncated", "bad_result"), ("html", "bad_result"), ("svg", "bad_result"), ("bomb", "result_too_large")],
 )
 def test_a_result_that_is_no_image_is_neither_delivered_nor_charged(
     engine: Engine, account: Caller, store: LocalStore, marker: str, code: str
