@@ -1,7 +1,7 @@
 """The errors of an upstream behind the gateway LiteLLM, in the words of OpenAI again.
 
-LiteLLM puts the HTTP status into ``code`` (``"500"``), changes ``type``, and writes the upstream's message, or its whole
-JSON error, behind a prefix such as ``litellm.RateLimitError: RateLimitError: OpenAIException - ``.
+LiteLLM puts the HTTP status into ``code`` (``"500"``), changes ``type``, and writes the upstream's message, or its
+whole JSON error, behind a prefix such as ``litellm.RateLimitError: RateLimitError: OpenAIException - ``.
 
 Source: the proxy of litellm 1.106.2 before an upstream with OpenAI's errors, its answers recorded 2026-11-21.
 """

@@ -299,9 +299,8 @@ def test_a_fault_of_the_gateway_itself_is_tried_again(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(
-            "不能生成 无法生成 不能帮助 无法帮助 裸体 裸露 色情 性内容 未成年 抱歉，我不能 内容政策 防护限制 违反".split()
-        ),
+        *("不能生成", "无法生成", "不能帮助", "无法帮助", "裸体", "裸露", "色情", "性内容", "未成年"),
+        *("抱歉，我不能", "内容政策", "防护限制", "违反"),
         "We're so sorry, but the prompt may violate our content policies. Please try again or edit your prompt.",
         "This image may violate our guardrails around nudity.",
         "Sorry, I can’t help with that request.",

@@ -78,7 +78,7 @@ def read_generation(route: str) -> ImageOrder:
 
 
 def read_edit() -> ImageOrder:
-    """The body of an edit. Raises ApiError: these routes read their fields by hand, and ignore what they do not know."""
+    """The body of an edit. Raises ApiError: these routes read their fields by hand, and ignore those not known."""
     is_json = request.mimetype == "application/json"
     fields, sources, masks = _json_edit() if is_json else _form_edit()
     prompt = _text(fields, "prompt")

@@ -19,7 +19,7 @@ from sandbox.emulators.chatgpt2api.requests import ImageOrder
 from sandbox.emulators.chatgpt2api.tasks import ImageTask, ImageTaskStore
 from sandbox.faults import Script
 from sandbox.plumbing import outcomes
-from sandbox.plumbing.calls import Call, Calls, json_answer, new_blueprint
+from sandbox.plumbing.calls import Call, Calls, new_blueprint
 from sandbox.plumbing.tasks import store_of
 from sandbox.state import current_state
 
