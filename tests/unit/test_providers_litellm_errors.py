@@ -21,7 +21,10 @@ from providers.shared.openai_errors import classify, read_fault
 
 REMARK = "\n\nLiteLLM: model group 'gpt-image-2' failed with the error above. No fallback was attempted."
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
-RATE = "Rate limit reached for gpt-image-2 on images per min (IPM): Limit 5, Used 5. Please try again in 12s."
+RATE = (
+    "Rate limit reached for gpt-image-2 in organization org-x on images per min (IPM): Limit 5, Used 5, Requested 1."
+    " Please try again in 12s."
+)
 NO_MODEL = "The model 'gpt-image-2' does not exist or you do not have access to it."
 REFUSED = "Your request was rejected by the safety system. safety_violations=[sexual]."
 
