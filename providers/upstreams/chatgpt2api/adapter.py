@@ -27,6 +27,9 @@ from providers.upstreams.chatgpt2api.answers import at_own_address, read_task, r
 from providers.upstreams.chatgpt2api.errors import classify_answer
 from providers.upstreams.chatgpt2api.requests import batches, build_check, build_submit, task_id
 
+# The link's host was not asked, or did not answer; a host that says the file is gone is believed.
+_NOT_ASKED: Final = frozenset({"result_url_refused", "result_unreachable"})
+
 NAME: Final = "chatgpt2api"
 DEFAULT_PROMPT_MODEL: Final = "gpt-5.5"
 
@@ -124,7 +127,7 @@ class ChatGpt2Api(UpstreamAccount[Config], Unsearchable):
             return super().download(url)
         except (NotRun, Failed) as refused:
             own = at_own_address(url, self.base_url)
-            if own is None or refused.code == "result_too_large":
+            if own is None or refused.code not in _NOT_ASKED:
                 raise
             try:
                 return super().download(own)
