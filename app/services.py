@@ -127,6 +127,8 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
     configured = configuration.configured_names(env)
     store, media = _images(settings)
     connections = Connections(database)
+    publisher = Publisher(settings.broker_url, settings.redis_url, task_events=settings.task_events)
+    own_broker = settings.broker_url != settings.redis_url
     estimates = Estimates(database)
     return Services(
         authenticate=KeyCache(database).authenticate,
@@ -153,7 +155,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             publish_window=settings.publish_window,
             short_life_s=settings.short_life_s,
         ),
-        publish=Publisher(settings.broker_url, settings.redis_url, task_events=settings.task_events).publish,
+        publish=publisher.publish,
         catalogs=catalogs,
         configured=configured,
         order_schema=order_schema,
@@ -165,7 +167,9 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         limits=RateLimits(account=settings.rate_limit_account, submit=settings.rate_limit_submit, client=client),
         waits=Waits(lambda job_ids: connections.autocommit(tasks.versions, job_ids), client),
         signer=load_signer(settings.var),
-        checks=readiness.checks_of(database, client, store, catalogs),
+        checks=readiness.checks_of(
+            database, client, store, catalogs, broker_answers=publisher.broker_answers if own_broker else None
+        ),
         callbacks=Callbacks(database, settings.public_url),
         hook_secrets=_hook_secrets(env),
         wait=estimates.of,

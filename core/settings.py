@@ -98,6 +98,7 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(default=10 * 2**20, ge=1024, alias="DARKROOM_MAX_IMAGE_BYTES")
     max_request_bytes: int = Field(default=16 * 2**20, ge=1024, alias="DARKROOM_MAX_REQUEST_BYTES")
     max_attempts: int = Field(default=4, ge=1, le=20, alias="DARKROOM_MAX_ATTEMPTS")
+    max_wait_s: int = Field(default=3600, ge=0, le=604_800, alias="DARKROOM_MAX_WAIT_S")
     default_deadline_s: int = Field(default=86_400, ge=1, alias="DARKROOM_DEFAULT_DEADLINE_S")
     publish_window: int = Field(default=32, ge=1, alias="DARKROOM_PUBLISH_WINDOW")
     fallbacks: str = Field(default="", alias="DARKROOM_FALLBACKS")

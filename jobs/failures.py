@@ -20,7 +20,7 @@ SENTENCES = {
     "model_unavailable": "the model is no longer offered here",
     "provider_closed": "the provider is paused or not in order",
     "result_gone": "the image was made, but its link had died before it could be fetched",
-    "result_too_large": "the image the upstream made is larger than we accept",
+    "result_too_large": "the image the upstream made is larger than is accepted here",
     "result_unavailable": "the image was made, but could not be fetched from the upstream",
     "result_url_refused": "the upstream answered with a link that we do not follow",
     "storage_unavailable": "the image store was away",
@@ -33,7 +33,8 @@ SENTENCES = {
     "upstream_lost": "the upstream forgot the job",
     "upstream_misconfigured": "the upstream is not set up for this",
     "upstream_model_unknown": "the upstream does not know the model",
-    "upstream_no_answer": "the upstream closed the connection without an answer",
+    "upstream_connection_lost": "the connection to the upstream broke before its answer was complete",
+    "upstream_no_answer": "the upstream did not answer in time",
     "upstream_not_found": "the upstream has no such route; its address may be wrong",
     "upstream_out_of_credit": "the operator's account at the upstream is empty",
     "upstream_overloaded": "the upstream was overloaded",
@@ -51,6 +52,10 @@ SENTENCES = {
     "upstream_answer_too_large": "the upstream's answer was larger than we accept",
     "upstream_error": "the upstream ended with an error of no known kind",
 }
+
+
+# These only ask for a later try and show no fault of the order: the job waits for the upstream, for a bounded time.
+PATIENT_CODES = frozenset({"upstream_rate_limited", "upstream_pool_empty", "upstream_overloaded"})
 
 
 class CancelOutcome(StrEnum):

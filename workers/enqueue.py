@@ -21,7 +21,7 @@ from kombu.pools import ProducerPool
 from core.redis import RedisError, make_client
 from jobs.states import WAKE, Ended, Nudge, Signal
 from workers.broker.envelope import redis_message
-from workers.broker.options import connect, hang_up, is_redis
+from workers.broker.options import answers, connect, hang_up, is_redis
 from workers.celery_app import app
 from workers.flower.task_events import RUN, TaskEvents
 
@@ -80,6 +80,7 @@ class Publisher:
 
     def __init__(self, broker_url: str, redis_url: str, *, node: str | None = None, task_events: bool = True) -> None:
         connection = connect(broker_url, timeout_s=TIMEOUT_S)
+        self._broker_url = broker_url
         self._producers = ProducerPool(connection.Pool(PRODUCERS), limit=PRODUCERS)
         self._redis = make_client(redis_url, timeout_s=TIMEOUT_S)
         self._collects = not is_redis(broker_url)
@@ -93,6 +94,10 @@ class Publisher:
     def skipping(self) -> bool:
         """Whether the broker failed a moment ago, so that nothing is sent at present."""
         return self._broker.skipping
+
+    def broker_answers(self) -> bool:
+        """Return whether the broker answers on a new connection, within ``TIMEOUT_S``. Never raises."""
+        return answers(self._broker_url, timeout_s=TIMEOUT_S)
 
     def publish(self, signals: Sequence[Signal]) -> bool:
         """Send signals; return whether all nudges were sent. False only means a delay until the next sweep."""

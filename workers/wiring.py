@@ -102,6 +102,7 @@ def worker_context() -> WorkerContext:
         store=store,
         publish=publisher().publish,
         max_attempts=values.max_attempts,
+        max_wait_s=values.max_wait_s,
         cancel_charge="none" if values.cancel_charge == "none" else "full",
         publish_window=values.publish_window,
         callbacks=Callbacks(database(), values.public_url),

@@ -24,7 +24,7 @@ def healthz() -> Response:
         "Can it do its work",
         "service",
         (
-            Answer(200, "Yes; `degraded` when Redis is away: orders are still accepted and kept.", Ready),
+            Answer(200, "Yes; `degraded` when Redis or the broker is away: orders are still accepted and kept.", Ready),
             Answer(503, "No; the checks name what is wrong.", Ready),
         ),
         scope=None,

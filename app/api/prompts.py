@@ -25,6 +25,7 @@ bp = Blueprint("prompts", __name__)
 FIRST_PIECE_S = 10.0  # until then a fault still gets its own HTTP status
 HEARTBEAT_S = 15.0
 LONGEST_S = 180.0
+_OFFERED = ("text/event-stream", "text/plain")
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -59,9 +60,7 @@ class StreamCutError(Exception):
 def enhance() -> Response:
     read_query(Empty, request.args)
     asked = read_body(EnhanceIn, request)
-    media_type = request.accept_mimetypes.best_match(["text/event-stream", "text/plain"])
-    if media_type is None:
-        raise NotAcceptableError("this is sent as text/event-stream or text/plain")
+    media_type = _media_type()
     source = services().enhancer.write(asked.prompt, asked.mode, provider=asked.model, language=asked.language)
     reader = Reader(source)
     first = reader.next(FIRST_PIECE_S)
@@ -76,6 +75,16 @@ def enhance() -> Response:
         response = Response(_events(pieces, failed), content_type="text/event-stream", headers=_HEADERS)
     response.call_on_close(reader.close)
     return response
+
+
+def _media_type() -> str:
+    """What is sent: events, unless the caller prefers plain text. Raises NotAcceptableError."""
+    # A request without Accept takes anything, and werkzeug matches nothing against a header that is not there.
+    wanted = request.accept_mimetypes
+    media_type = wanted.best_match(_OFFERED) if wanted else _OFFERED[0]
+    if media_type is None:
+        raise NotAcceptableError("this is sent as text/event-stream or text/plain")
+    return media_type
 
 
 def _pieces(reader: Reader, first: Piece | None) -> Iterator[Piece | None]:

@@ -19,18 +19,32 @@ from storage.base import StorageUnavailableError, Store
 Check = Callable[[], str | None]
 
 # Orders are accepted and kept without these; they only start later.
-OPTIONAL = frozenset({"redis", "catalog"})
+OPTIONAL = frozenset({"redis", "broker", "catalog"})
+_LATER = "tasks are kept and start when it is back"
 
 
-def checks_of(database: Database, client: redis.Redis, store: Store, catalogs: LiveCatalog) -> Mapping[str, Check]:
-    """A check for each part, by its name; a check returns None, or what is wrong."""
-    return {
+def checks_of(
+    database: Database,
+    client: redis.Redis,
+    store: Store,
+    catalogs: LiveCatalog,
+    *,
+    broker_answers: Callable[[], bool] | None = None,
+) -> Mapping[str, Check]:
+    """A check for each part, by its name; a check returns None, or what is wrong.
+
+    ``broker_answers``: whether the broker does, where it is another server than ``client`` asks.
+    """
+    checks: dict[str, Check] = {
         "database": lambda: _database(database),
         "migrations": lambda: _migrations(database),
         "redis": lambda: _redis(client),
         "storage": lambda: _storage(store),
         "catalog": lambda: _catalog(catalogs),
     }
+    if broker_answers is not None:
+        checks["broker"] = lambda: None if broker_answers() else f"does not answer; {_LATER}"
+    return checks
 
 
 def _database(database: Database) -> str | None:
@@ -55,7 +69,7 @@ def _redis(client: redis.Redis) -> str | None:
     try:
         client.ping()
     except (redis.RedisError, OSError) as error:
-        return f"cannot be reached ({type(error).__name__}); tasks are kept and start when it is back"
+        return f"cannot be reached ({type(error).__name__}); {_LATER}"
     return None
 
 

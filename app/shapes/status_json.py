@@ -12,7 +12,7 @@ from typing import Any
 
 from core.db import Hot, Statement
 from core.ids import is_id
-from jobs.reads.tasks import QUEUE_COUNTED, Image, image_of
+from jobs.reads.tasks import QUEUE_COUNTED, Image, Waiting, image_of, waiting_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class StatusJson:
     body: str  # created_at to request
     tail: str  # chosen to metadata
     images: Sequence[Image]
+    waiting: Waiting | None = None
 
 
 # The members stand in the order of TaskOut. Micro-credits become credits without a division, which would round.
@@ -48,6 +49,13 @@ SELECT j.id, j.account_id, j.version, j.status, j.provider, j.model,
             LIMIT CAST(:counted AS int)
         ) AS ahead
     ) END AS queue_position,
+    CASE WHEN j.status = 'queued' AND j.attempt > 0 THEN jsonb_build_object(
+        'waiting_code', (
+            SELECT c.error_code FROM upstream_calls AS c
+            WHERE c.job_id = j.id AND c.error_code IS NOT NULL ORDER BY c.intended_at DESC, c.id DESC LIMIT 1
+        ),
+        'due_at', j.due_at, 'started_at', j.started_at, 'deadline_at', j.deadline_at
+    ) END AS waiting,
     j.finished_at IS NOT NULL AS ended, j.keep_s,
     CAST(json_build_object(
         'id', j.id,
@@ -135,4 +143,5 @@ def _from_row(row: Any) -> StatusJson:
         row.body,
         row.tail,
         [image_of(image) for image in row.images or ()],
+        waiting_of(row.waiting) if row.waiting else None,
     )

@@ -78,6 +78,10 @@ def _collect(context: WorkerContext, job: LiveJob, made: Made) -> CallOutcome | 
     return outcomes.finished(call, made.fresh) if made.fresh else None
 
 
+# Codes of storage for a file that may be good and exceeds our limits. It was billed, so it is not made again.
+_TOO_LARGE = frozenset({"image_too_large_bytes", "image_too_many_pixels", "image_too_many_frames"})
+
+
 def _result(link: ResultLink) -> ResultImage:
     return ResultImage(url=link["url"], seed=link["seed"], revised_prompt=link["revised_prompt"])
 
@@ -108,7 +112,8 @@ def keep(
             kept.append(_keep_one(media, provider, f"jobs/{job_id}", index, image=image, kind=kind, until=until))
         except MediaError as error:
             log.warning("result_is_no_picture", job_id=job_id, call_id=call.id, code=error.code)
-            fault = Failed("bad_result", error.code, retryable=False, billed=True)
+            code = "result_too_large" if error.code in _TOO_LARGE else "bad_result"
+            fault = Failed(code, error.code, retryable=False, billed=True)
         except Failed as error:
             log.warning("result_cannot_be_fetched", job_id=job_id, call_id=call.id, code=error.code)
             fault = error

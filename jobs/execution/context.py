@@ -44,6 +44,7 @@ class WorkerContext:
     max_attempts: int
     cancel_charge: Literal["full", "none"]
     publish_window: int
+    max_wait_s: float = 3600.0  # how long a job waits for an upstream that only asks to come back later
     callbacks: Callbacks | None = None
     node: str = ""  # the name by which Celery and Flower know this worker
     collecting: FairPool = field(default_factory=FairPool)  # fetches finished images, account by account in turns
@@ -130,6 +131,7 @@ class WorkerContext:
             cancel_charge=self.cancel_charge,
             model=job.model,
             fallbacks=job.fallbacks,
+            max_wait_s=self.max_wait_s,
         )
 
 

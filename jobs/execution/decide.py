@@ -9,19 +9,21 @@ How often a slot is called (promised in docs/errors.md, checked by a property te
 - Calls that may be billed: at most ``max_attempts`` over all models of the order. One of them is reserved for each
   fallback model that is left; if there are more models than calls, each model may have one.
 - Calls that certainly ran nothing (``NOT_RUN``, ``MISCONFIGURED``) are not billed and do not count towards that.
-  One model gets ``max_attempts`` calls in all, and ``PATIENCE`` times as many if its upstream only asks for a later
-  retry and no other model is left.
+  One model gets ``max_attempts`` calls in all. Where its upstream only asks to come back later and no other model is
+  left, each call after the first counts for a quarter (``PATIENCE``). So a job of one attempt makes one call.
+- A job waits for an upstream that only asks to come back later no longer than ``max_wait_s`` from its first call on.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from jobs.call import Call
-from jobs.failures import CancelOutcome
+from jobs.failures import PATIENT_CODES, CancelOutcome
 from jobs.states import Outcome
 
 BACKOFF_FIRST_S = 2.0
@@ -31,14 +33,16 @@ JITTER = 0.2
 RETRY_AFTER_MAX_S = 600.0
 # Outcomes that an upstream never bills, because it ran nothing.
 UNBILLED = frozenset({Outcome.NOT_RUN, Outcome.MISCONFIGURED})
-# These codes only ask for a later retry and show no fault of the order, so they get more tries.
-PATIENT_CODES = frozenset({"upstream_rate_limited", "upstream_pool_empty", "upstream_overloaded"})
+# How many calls after the first a job may make, for each attempt after the first, where PATIENT_CODES are the answer.
 PATIENCE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a decision depends on. ``fallbacks``: how many models are left after the current ``model``."""
+    """What a decision depends on. ``fallbacks``: how many models are left after the current ``model``.
+
+    ``max_wait_s``: for how many seconds from its first call on a job may wait for an upstream that asks to come later.
+    """
 
     n: int
     calls: Sequence[Call]
@@ -47,6 +51,7 @@ class Facts:
     cancel_charge: Literal["full", "none"] = "full"
     model: str = ""
     fallbacks: int = 0
+    max_wait_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +171,7 @@ def _latest_by_slot(calls: Iterable[Call]) -> dict[int, Call]:
 def _may_call(facts: Facts, slot: int, latest: Call) -> bool:
     if latest.model != facts.model:  # the job has failed over since
         return _made_nothing(latest)
-    if latest.outcome is Outcome.MISCONFIGURED or not _made_nothing(latest):
+    if latest.outcome is Outcome.MISCONFIGURED or not _made_nothing(latest) or _out_of_patience(facts, latest):
         return False
     billed = sum(call.model == facts.model for call in _may_be_billed(facts, slot))
     return _tries(facts, slot, latest) < _tries_at_most(facts, latest) and billed < _allowance(facts, slot)
@@ -181,7 +186,15 @@ def _tries(facts: Facts, slot: int, latest: Call) -> int:
 def _tries_at_most(facts: Facts, latest: Call) -> int:
     # If another model is left, it is used instead of more tries with this one.
     is_patient = latest.code in PATIENT_CODES and not facts.fallbacks
-    return facts.max_attempts * (PATIENCE if is_patient else 1)
+    return 1 + (facts.max_attempts - 1) * (PATIENCE if is_patient else 1)
+
+
+def _out_of_patience(facts: Facts, latest: Call) -> bool:
+    """Return whether the pause that the upstream asks for would end after ``max_wait_s``."""
+    if latest.code not in PATIENT_CODES:
+        return False
+    waited_s = max((call.age_s or 0.0 for call in facts.calls), default=0.0)
+    return waited_s + min(latest.retry_after_s or 0.0, RETRY_AFTER_MAX_S) > facts.max_wait_s
 
 
 def _allowance(facts: Facts, slot: int) -> int:

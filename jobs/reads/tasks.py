@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
@@ -14,6 +14,7 @@ from sqlalchemy import Connection, TextClause, text
 from core.ids import is_id
 from jobs.documents import StepData, StoredRequest
 from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
+from jobs.failures import PATIENT_CODES
 
 # PostgreSQL stores neither NUL nor an unpaired surrogate.
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -35,6 +36,34 @@ class Image:
     seed: int | None
     text: str | None = None
     deleted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a job that was tried waits for. ``code``: why its last call made nothing."""
+
+    code: str
+    retry_at: datetime
+    first_call_at: datetime
+    deadline_at: datetime
+
+    def until(self, max_wait_s: float) -> datetime:
+        """Return by when the job has been tried again or has failed.
+
+        ``max_wait_s``: how long it may wait for an upstream that only asks to come back later, from its first call on.
+        """
+        if self.code not in PATIENT_CODES:
+            return self.deadline_at
+        return max(self.retry_at, self.first_call_at + timedelta(seconds=max_wait_s))
+
+
+def waiting_of(row: Mapping[str, Any]) -> Waiting | None:
+    """Return what a job waits for, from its ``waiting_code`` and its times as JSON has them; None without a code."""
+    code, due_at, started_at = row["waiting_code"], _moment(row["due_at"]), _moment(row["started_at"])
+    deadline_at = _moment(row["deadline_at"])
+    if code is None or due_at is None or started_at is None or deadline_at is None:
+        return None
+    return Waiting(code, due_at, started_at, deadline_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +99,7 @@ class Task:
     fallback_models: Sequence[str] = ()  # as ordered, including those already tried
     keep_s: int | None = None  # how many seconds the images are kept after the end; None: by the operator's policy
     progress: float | None = None  # 0 to 1 while it runs, if the upstream reports it
+    waiting: Waiting | None = None  # while it is queued for another try
 
     @property
     def ended(self) -> bool:
@@ -109,6 +139,10 @@ SELECT to_jsonb(j) || jsonb_build_object(
             SELECT 1 FROM jobs AS q WHERE q.provider = j.provider AND q.status = 'queued' AND q.id < j.id
             LIMIT {QUEUE_COUNTED}
         ) AS ahead
+    ) END,
+    'waiting_code', CASE WHEN j.status = 'queued' AND j.attempt > 0 THEN (
+        SELECT c.error_code FROM upstream_calls AS c
+        WHERE c.job_id = j.id AND c.error_code IS NOT NULL ORDER BY c.intended_at DESC, c.id DESC LIMIT 1
     ) END,
     'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((
         SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index) FROM images AS i WHERE i.job_id = j.id
@@ -155,6 +189,10 @@ SELECT to_jsonb(j) || jsonb_build_object(
             SELECT 1 FROM jobs AS q WHERE q.provider = j.provider AND q.status = 'queued' AND q.id < j.id
             LIMIT {QUEUE_COUNTED}
         ) AS ahead
+    ) END,
+    'waiting_code', CASE WHEN j.status = 'queued' AND j.attempt > 0 THEN (
+        SELECT c.error_code FROM upstream_calls AS c
+        WHERE c.job_id = j.id AND c.error_code IS NOT NULL ORDER BY c.intended_at DESC, c.id DESC LIMIT 1
     ) END,
     'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((
         SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index) FROM images AS i WHERE i.job_id = j.id
@@ -298,6 +336,7 @@ def task_of(row: Mapping[str, Any]) -> Task:
         warnings=[*row["warnings"], *(row["notes"] or [])],
         metadata=row["metadata"],
         images=[image_of(image) for image in row["images"]],
+        waiting=waiting_of(row),
         fallback_models=[each["model"] for each in row["behind"] or ()],
         keep_s=row["keep_s"],
         progress=row["progress"] if row["finished_at"] is None else None,

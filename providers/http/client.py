@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import http.client
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
@@ -173,12 +175,21 @@ class UpstreamSession:
         return prepared
 
 
+# A reset or a close before the answer was complete.
+_LOST = (ConnectionError, http.client.IncompleteRead, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
 def _anywhere(_origin: Origin, _address: str) -> bool:
     return True
 
 
 def _uncertain(error: Exception) -> Uncertain:
-    """The error after bytes were sent. Time-outs have a code of their own: operators tune them."""
-    timed_out = any(isinstance(link, TimeoutError) for link in causes(error))
-    code = "upstream_no_answer" if timed_out else "upstream_broken_answer"
+    """The error after bytes were sent. Time-outs have a code of their own, which operators tune; so has a lost
+    connection, which says nothing about what the upstream sends."""
+    found = list(causes(error))
+    code = "upstream_broken_answer"
+    if any(isinstance(link, TimeoutError) for link in found):
+        code = "upstream_no_answer"
+    elif any(isinstance(link, _LOST) for link in found):
+        code = "upstream_connection_lost"
     return Uncertain(code, type(error).__name__)

@@ -18,6 +18,7 @@ from providers.errors import (
     ProviderError,
     UnknownModel,
 )
+from providers.shared.litellm_errors import in_openais_words
 from providers.shared.reading import json_object
 from providers.shared.redaction import redact
 from providers.shared.retry_after import retry_after_s
@@ -59,7 +60,7 @@ class Fault:
 
 
 def read_fault(answer: Mapping[str, Any] | None) -> Fault | None:
-    """The fault in a JSON answer, or None where there is none in a known shape.
+    """The fault in a JSON answer, or None where there is none in a known shape; a gateway's wrapping is taken off.
 
     Some compatible servers answer flat: the message is ``error`` itself, next to a ``code`` or none.
     """
@@ -69,7 +70,7 @@ def read_fault(answer: Mapping[str, Any] | None) -> Fault | None:
     if not isinstance(error, dict):
         return None
     texts = {name: _text(error.get(name)) for name in ("message", "type", "code", "param")}
-    return Fault(**texts, stage=_stage(error)) if any(texts.values()) else None
+    return Fault(**in_openais_words(texts), stage=_stage(error)) if any(texts.values()) else None
 
 
 def _text(value: object) -> str:

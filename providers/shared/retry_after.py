@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 MAX_RETRY_AFTER_S = 300.0
 
-_IN_WORDS = re.compile(r"(?i)\b(?:in|after)\s+((?:\d+h)?(?:\d+m(?!s))?(?:\d+(?:\.\d+)?\s?(?:s|ms)\w*)?)")
+_IN_WORDS = re.compile(r"(?i)\b(?:in|after)\s+(?=\d)((?:\d+h)?(?:\d+m(?!s))?(?:\d+(?:\.\d+)?\s?(?:s|ms)\w*)?)")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s?(ms|h|m|s)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 

@@ -68,6 +68,34 @@ def test_a_model_that_surely_made_nothing_is_followed_by_the_next(
     engine.assert_books_balance()
 
 
+@pytest.mark.parametrize(("fault", "code"), [("curl", "upstream_failed"), ("text", "upstream_said_no")])
+def test_a_fault_of_chatgpt2api_that_is_no_refusal_is_followed_by_the_next_model(
+    engine: Engine, account: Caller, sandbox: Sandbox, fault: str, code: str
+) -> None:
+    sandbox.add_fault(f"fail={fault}", provider="chatgpt2api")
+    job_id = engine.order(account, model=ASYNC_MODEL, size=SIZE, fallback_models=[SYNC_MODEL]).task.id
+    engine.drive()
+    task = engine.task(account, job_id)
+    assert (task.status, task.model, task.provider) == ("succeeded", SYNC_MODEL, "openai")
+    assert {call.error_code for call in engine.calls(job_id) if call.provider == "chatgpt2api"} == {code}
+    engine.assert_books_balance()
+
+
+def test_an_image_over_the_limit_was_billed_and_is_bought_of_no_one_again(
+    engine: Engine, account: Caller, sandbox: Sandbox
+) -> None:
+    before = engine.balance(account)
+    sandbox.add_fault("bomb", provider="chatgpt2api")
+    job_id = engine.order(account, model=ASYNC_MODEL, size=SIZE, fallback_models=[SYNC_MODEL]).task.id
+    engine.drive()
+    assert (engine.job(job_id).status, engine.job(job_id).failure_code) == ("failed", "result_too_large")
+    [call] = engine.calls(job_id)
+    assert (call.outcome, call.error_code, call.written_off) == ("failed", "result_too_large", True)
+    assert (submits(sandbox, "chatgpt2api"), submits(sandbox, "openai")) == (1, 0)
+    assert engine.balance(account) == before
+    engine.assert_books_balance()
+
+
 @pytest.mark.parametrize("fault", ["refuse", "drop", "garbage", "400"])
 def test_a_refusal_or_an_uncertain_call_never_fails_over(
     engine: Engine, account: Caller, sandbox: Sandbox, fault: str

@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -154,7 +155,8 @@ def test_one_refused_image_of_three_is_not_charged(engine: Engine, account: Call
     [
         ("refuse", {}, "content_refused"),
         ("fail=policy", {}, "content_refused"),
-        ("fail=text", {}, "upstream_said_no"),
+        ("fail=guardrails", {}, "content_refused"),
+        ("fail=sorry", {}, "content_refused"),
         ("refuse", SYNC, "content_refused"),
         ("fail=policy", SYNC, "content_refused"),
     ],
@@ -221,6 +223,66 @@ def test_a_job_for_an_upstream_that_is_away_is_retried_with_back_off_and_then_fa
     engine.drive()
     assert outcome(engine, job_id) == ("failed", "upstream_unreachable")
     assert [call.outcome for call in engine.calls(job_id)] == ["not_run"] * 3
+    assert engine.balance(account) == before
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        *((fault, "upstream_failed") for fault in ("curl", "incomplete", "unfetched", "dav", "disk", "code", "decode")),
+        ("text", "upstream_said_no"),
+        ("a_fault_of_tomorrow", "upstream_said_no"),
+    ],
+)
+def test_a_fault_of_the_gateway_itself_is_tried_again(
+    engine: Engine, account: Caller, sandbox: Sandbox, fault: str, code: str
+) -> None:
+    job_id = engine.order(account, f"soon [sandbox:fail={fault} times=1]").task.id
+    engine.drive()
+    assert outcome(engine, job_id) == ("succeeded", None)
+    assert [call.error_code for call in engine.calls(job_id)] == [code, None]
+    assert counts(sandbox)["submits"] == 2
+    engine.assert_books_balance()
+
+
+@pytest.mark.parametrize("fault", ["quota", "tried", "plus", "limit", "spent"])
+def test_a_task_says_that_it_waits_for_an_empty_pool_and_until_when(
+    engine: Engine, account: Caller, fault: str
+) -> None:
+    job_id = engine.order(account, f"soon [sandbox:fail={fault}]").task.id
+    assert engine.task(account, job_id).waiting is None
+    engine.drive(until=lambda: engine.job(job_id).status == "queued" and engine.job(job_id).attempt == 1)
+    task = engine.task(account, job_id)
+    assert (task.status, task.failure_code) == ("queued", None)
+    assert engine.transfers(job_id) == {"hold": task.quoted_microcredits}
+    assert task.waiting is not None
+    assert task.waiting.code == "upstream_pool_empty"
+    assert task.waiting.first_call_at == task.started_at
+    assert 290 < (task.waiting.retry_at - task.waiting.first_call_at).total_seconds() < 400
+    assert task.waiting.until(3600) == task.waiting.first_call_at + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(("fault", "fields"), [("fail=quota", {}), ("429 retry_after=77", {}), ("429", SYNC)])
+@pytest.mark.parametrize("changed", [{"max_attempts": 1}, {"max_wait_s": 0.0}])
+def test_the_settings_bound_the_calls_and_the_wait(  # noqa: PLR0917 - fixtures come by name
+    engine: Engine,
+    account: Caller,
+    sandbox: Sandbox,
+    fault: str,
+    fields: dict[str, Any],
+    changed: dict[str, Any],
+) -> None:
+    if changed == {"max_wait_s": 0.0} and fault == "429":
+        changed = {"max_wait_s": -1.0}  # without a pause that the upstream asks for, the first try again is at once
+    engine.context = replace(engine.context, **changed)
+    engine.sweeper.context = engine.context
+    before = engine.balance(account)
+    job_id = engine.order(account, f"no [sandbox:{fault}]", **fields).task.id
+    engine.drive()
+    code = "upstream_pool_empty" if fault == "fail=quota" else "upstream_rate_limited"
+    assert outcome(engine, job_id) == ("failed", code)
+    assert counts(sandbox, "openai" if fields else "chatgpt2api")["submits"] == 1
     assert engine.balance(account) == before
     engine.assert_books_balance()
 
@@ -318,7 +380,7 @@ def test_a_broken_answer_to_a_submit_is_looked_up(
 
 @pytest.mark.parametrize(
     ("marker", "code"),
-    [("truncated", "bad_result"), ("html", "bad_result"), ("svg", "bad_result"), ("bomb", "bad_result")],
+    [("truncated", "bad_result"), ("html", "bad_result"), ("svg", "bad_result"), ("bomb", "result_too_large")],
 )
 def test_a_result_that_is_no_image_is_neither_delivered_nor_charged(
     engine: Engine, account: Caller, store: LocalStore, marker: str, code: str

@@ -114,8 +114,22 @@ def with_images(columns: str, values: str) -> Callable[[Engine, Caller], str]:
     return make
 
 
+def waiting_for(fault: str) -> Callable[[Engine, Caller], str]:
+    """Tried once and queued again."""
+
+    def make(engine: Engine, account: Caller) -> str:
+        job_id = made(engine, account, prompt=f"a [sandbox:{fault}]", model=SYNC_MODEL, size=None)
+        engine.run(job_id)
+        assert (engine.job(job_id).status, engine.job(job_id).attempt) == ("queued", 1)
+        return job_id
+
+    return make
+
+
 KINDS: dict[str, Callable[[Engine, Caller], str]] = {
     "queued": made,
+    "waits for a rate limit": waiting_for("429 retry_after=77"),
+    "waits for another try": waiting_for("fail=500"),
     "second in the queue": in_second_place,
     "too far back for a place": too_far_back,
     "odd words": lambda e, a: made(e, a, prompt=ODD, metadata={"näme": ODD, "b": "", "a": "1"}),

@@ -146,6 +146,7 @@ def status_json_of(task: Task) -> StatusJson:
         body=piece("created_at", "request"),
         tail=piece("chosen", "metadata"),
         images=task.images,
+        waiting=task.waiting,
     )
 
 

@@ -22,8 +22,8 @@ def edge() -> Edge:
     return make_edge()
 
 
-def _post(edge: Edge, accept: str = "text/event-stream", **body: Any) -> Any:
-    headers = {**MINE, "Accept": accept}
+def _post(edge: Edge, accept: str | None = "text/event-stream", **body: Any) -> Any:
+    headers = MINE if accept is None else {**MINE, "Accept": accept}
     return edge.client.post("/api/prompts/enhance", json={"prompt": "a fox", **body}, headers=headers)
 
 
@@ -53,6 +53,19 @@ def test_deltas_and_the_whole_are_streamed(edge: Edge) -> None:
     assert messages[-1] == {"role": "user", "content": "a fox"}
     assert "German" in messages[0]["content"]
     assert temperature == 0.7
+
+
+@pytest.mark.parametrize("accept", [None, "", "*/*", "text/*", "application/json, */*;q=0.1"])
+def test_who_takes_anything_gets_events(edge: Edge, accept: str | None) -> None:
+    answer = _post(edge, accept)
+    assert (answer.status_code, answer.content_type) == (200, "text/event-stream")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/healthz", "/api/models", "/api/images/tasks"])
+@pytest.mark.parametrize("accept", [None, "", "*/*"])
+def test_no_other_route_wants_an_accept_header(edge: Edge, path: str, accept: str | None) -> None:
+    headers = MINE if accept is None else {**MINE, "Accept": accept}
+    assert edge.client.get(path, headers=headers).status_code == 200
 
 
 def test_plain_text_by_accept(edge: Edge) -> None:

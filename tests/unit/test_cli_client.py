@@ -29,6 +29,7 @@ from PIL import Image
 from app.cli import main
 from app.cli.client import address, options, watching
 from app.cli.client import connection as client_module
+from app.cli.client.answers import read_task
 from app.cli.client.run import OPERATIONS as RUN_OPERATIONS
 from app.cli.output import CommandError
 from app.cli.service import demo as demo_module
@@ -69,6 +70,14 @@ def task(status: str = "queued", **changes: Any) -> dict[str, Any]:
         "warnings": [],
         **changes,
     }
+
+
+def test_what_a_task_waits_for_is_said_with_its_end() -> None:
+    waiting = {"reason": "upstream_pool_empty", "message": "x", "retry_at": "x", "until": "2026-11-20T13:00:00.000Z"}
+    said = watching.headline(read_task(task("queued", waiting_for=waiting)))
+    assert said.startswith("queued, upstream_pool_empty: waiting for another try, at most until 2026-11-20 ")
+    assert "place" not in said
+    assert watching.headline(read_task(task("queued", waiting_for=None))) == "queued, place 3 in the queue"
 
 
 def image_facts(data: bytes, index: int = 0) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from providers.errors import (
 )
 from providers.http.client import WireRequest
 from providers.upstreams.chatgpt2api.adapter import ChatGpt2Api, Config, task_api_root
-from providers.upstreams.chatgpt2api.answers import read_task
+from providers.upstreams.chatgpt2api.answers import at_own_address, read_task
 from providers.upstreams.chatgpt2api.errors import classify_answer, classify_task_error
 from providers.upstreams.chatgpt2api.requests import batches, build_check, build_submit
 
@@ -245,15 +245,19 @@ def test_success_without_an_image_may_be_tried_again(data: object) -> None:
         ("Upstream connection timed out", Failed, "upstream_failed", True),
         ("No image result found", Failed, "upstream_failed", True),
         ("Image generation failed", Failed, "upstream_failed", True),
-        ("Image generation failed because I would rather not", Failed, "upstream_said_no", False),
+        ("Image generation failed because I would rather not", Failed, "upstream_said_no", True),
         ("unsupported image model: gpt-image-9", UnknownModel, "upstream_model_unknown", None),
         ("/backend-api/f failed: status=429, body=<html>", Failed, "upstream_rate_limited", True),
         ("/backend-api/f failed: status=503, body=policy", Failed, "upstream_failed", True),
         ("/backend-api/f failed: status=401, body={}", Failed, "upstream_account_trouble", True),
         ("Request was rejected by upstream policy", ContentRefused, "content_refused", None),
         ("该请求违反了内容政策", ContentRefused, "content_refused", None),
-        ("Could you tell me which kite you mean?", Failed, "upstream_said_no", False),
-        ("", Failed, "upstream_said_no", False),
+        ("unsupported image model,supported models: codex-gpt-image-2", UnknownModel, "upstream_model_unknown", None),
+        ("/backend-api/f failed: HTTP 502", Failed, "upstream_failed", True),
+        ("token invalidated (/backend-api/me)", Failed, "upstream_account_trouble", True),
+        ("Could you tell me which kite you mean?", Failed, "upstream_said_no", True),
+        ("a fault of tomorrow", Failed, "upstream_said_no", True),
+        ("", Failed, "upstream_failed", True),
     ],
 )
 def test_the_text_of_a_failed_task_decides_in_order(
@@ -263,8 +267,65 @@ def test_the_text_of_a_failed_task_decides_in_order(
     assert (type(found), found.code, getattr(found, "retryable", None)) == (error, code, retryable)
 
 
-def test_an_empty_pool_waits_long() -> None:
-    assert classify_task_error("no available image quota").retry_after_s == 300
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            f"Failed to perform, curl: ({code}) {words}. See the documentation for more details."
+            for code, words in (
+                (6, "Could not resolve host: chatgpt.com"),
+                (7, "Failed to connect to chatgpt.com port 443"),
+                (18, "end of response with 4096 bytes missing"),
+                (52, "Empty reply from server"),
+                (56, "Recv failure: Connection reset by peer"),
+                (92, "HTTP/2 stream 1 was not closed cleanly: INTERNAL_ERROR (err 2)"),
+            )
+        ),
+        "Image generation started upstream but the response was incomplete. Please try again.",
+        "Image generation completed upstream but the result could not be retrieved. The image may still be processing.",
+        "HTTPSConnectionPool(host='dav.example', port=443): Max retries exceeded with url: /policy/blocked",
+        "[Errno 28] No space left on device: '/app/data/images/2026/a.png'",
+        "'NoneType' object has no attribute 'get'",
+        "cannot identify image file <_io.BytesIO object at 0x7f0000000000>",
+        "I was unable to generate the image because something went wrong.",
+    ],
+)
+def test_a_fault_of_the_gateway_itself_is_tried_again(text: str) -> None:
+    found = classify_task_error(text)
+    assert isinstance(found, Failed)
+    assert (found.code, found.retryable, found.billed) == ("upstream_failed", True, False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("不能生成", "无法生成", "不能帮助", "无法帮助", "裸体", "裸露", "色情", "性内容", "未成年"),
+        *("抱歉，我不能", "内容政策", "防护限制", "违反"),
+        "We're so sorry, but the prompt may violate our content policies. Please try again or edit your prompt.",
+        "This image may violate our guardrails around nudity.",
+        "Sorry, I can’t help with that request.",
+        "I'm unable to generate an image of a real person.",
+        "I cannot create that.",
+    ],
+)
+def test_a_refusal_in_words_is_final(text: str) -> None:
+    found = classify_task_error(f"... {text} ...")
+    assert isinstance(found, ContentRefused)
+    assert found.code == "content_refused"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no available image quota",
+        "You've reached your image creation limit. Upgrade to ChatGPT Plus or try again tomorrow after 3:12 PM.",
+        "You’ve hit the plus plan limit for image generations requests.",
+        "生图额度已用完",
+    ],
+)
+def test_an_empty_pool_waits_long(text: str) -> None:
+    found = classify_task_error(text)
+    assert (found.code, found.retry_after_s) == ("upstream_pool_empty", 300)
 
 
 def test_error_texts_are_redacted() -> None:
@@ -469,6 +530,39 @@ def test_a_result_on_the_gateway_is_fetched_without_the_key(gateway: Gateway) ->
     for _ in range(2):
         with pytest.raises(NotRun):
             provider.download(link)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "link", "own"),
+    [
+        ("http://h:3000", "https://img.example/images/a.png?x=1", "http://h:3000/images/a.png?x=1"),
+        ("http://h:3000", "http://user:pw@10.0.0.1/images/a.png#top", "http://h:3000/images/a.png"),
+        ("http://h/c2a", "https://img.example/images/a.png", "http://h/c2a/images/a.png"),
+        ("http://h/c2a", "https://img.example/c2a/images/a.png", "http://h/c2a/images/a.png"),
+        ("http://h:3000", "http://h:3000/images/a.png", None),
+        ("http://h:3000", "http://169.254.169.254/latest/meta-data/", None),
+    ],
+)
+def test_only_path_and_query_of_a_foreign_link_are_taken(base_url: str, link: str, own: str | None) -> None:
+    assert at_own_address(link, base_url) == own
+
+
+@pytest.mark.parametrize("host", ["10.255.255.1", "127.0.0.1:9", "192.168.0.9:3000"])
+def test_a_file_named_by_another_host_is_fetched_at_the_configured_one(gateway: Gateway, host: str) -> None:
+    provider = gateway.provider()
+    gateway.answers = [(200, b"png")]
+    assert provider.download(f"http://{host}/images/2026/a.png?w=1") == b"png"
+    assert [(method, path) for method, path, _body in gateway.asked] == [("GET", "/images/2026/a.png?w=1")]
+
+
+def test_a_foreign_link_stays_refused_where_the_configured_host_has_no_such_file(gateway: Gateway) -> None:
+    provider = gateway.provider()
+    gateway.answers = [(404, b""), (503, b"")]
+    with pytest.raises(Failed) as caught:
+        provider.download("http://10.255.255.1/images/a.png")
+    assert caught.value.code == "result_url_refused"
+    with pytest.raises(NotRun):  # the gateway is away for a moment: the next try may find the file
+        provider.download("http://10.255.255.1/images/a.png")
 
 
 def test_a_result_elsewhere_on_the_local_network_is_not_fetched(gateway: Gateway) -> None:

@@ -7,6 +7,7 @@ import io
 import os
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -109,6 +110,12 @@ def closes(*parts: bytes) -> Script:
     return script
 
 
+def resets(conn: socket.socket, _request: bytes) -> None:
+    conn.sendall(b"HTTP/1.1 200 OK\r\n")
+    conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    conn.close()
+
+
 def drips(head: bytes, server_stops: Callable[[], bool]) -> Script:
     """One byte each 20 ms, forever: each read succeeds, so only a total deadline ends it."""
 
@@ -207,6 +214,19 @@ def test_a_silent_handshake_ends_at_the_deadline_and_did_not_run() -> None:
         pytest.param(closes(b"HTTP/1.1 200 OK\r\nContent-Le"), id="cut in the header"),
         pytest.param(closes(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfour"), id="cut in the body"),
         pytest.param(closes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfour\r\n"), id="cut in chunks"),
+        pytest.param(resets, id="reset"),
+    ],
+)
+def test_a_connection_that_breaks_is_uncertain_and_no_unreadable_answer(script: Script) -> None:
+    with upstream(script) as server, pytest.raises(Uncertain) as caught:
+        ask(server)
+    assert caught.value.code == "upstream_connection_lost"
+    assert len(server.requests) == 1  # never sent again by itself
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
         pytest.param(closes(b"\x00\x01garbage\r\n\r\n"), id="not HTTP"),
         pytest.param(
             closes(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope"),

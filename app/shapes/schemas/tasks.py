@@ -77,6 +77,17 @@ class WaitEstimate(Shape):
     p90: float
 
 
+class WaitingFor(Shape):
+    """Why a task that was tried is queued again, and for how long at most. The price stays held."""
+
+    reason: str = Field(
+        examples=["upstream_pool_empty"], description="a code as in `error`; docs/errors.md, Failed jobs"
+    )
+    message: str
+    retry_at: datetime = Field(description="the next try, or later where the provider has no room")
+    until: datetime = Field(description="by then it has been tried again or has failed, and the price is given back")
+
+
 class TaskError(Shape):
     """Why a task failed. A fault of an image that the upstream made has the code of such a fault."""
 
@@ -114,6 +125,7 @@ class TaskOut(Shape):
     wait_estimate_s: WaitEstimate | None = Field(
         description="seconds until the start, from how quickly jobs were started lately; null when unknown"
     )
+    waiting_for: WaitingFor | None = Field(description="what a task waits for that was tried and is queued again")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

@@ -17,19 +17,18 @@ from pydantic import SecretStr, field_validator
 
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
-from providers.errors import (
-    NotRun,
-    ProviderError,
-    Uncertain,
-)
+from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from providers.http.urls import origin_of
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat
 from providers.shared.reading import json_object
 from providers.shared.unsupported import Unsearchable
-from providers.upstreams.chatgpt2api.answers import read_task, read_tasks
+from providers.upstreams.chatgpt2api.answers import at_own_address, read_task, read_tasks
 from providers.upstreams.chatgpt2api.errors import classify_answer
 from providers.upstreams.chatgpt2api.requests import batches, build_check, build_submit, task_id
+
+# The link's host was not asked, or did not answer; a host that says the file is gone is believed.
+_NOT_ASKED: Final = frozenset({"result_url_refused", "result_unreachable"})
 
 NAME: Final = "chatgpt2api"
 DEFAULT_PROMPT_MODEL: Final = "gpt-5.5"
@@ -118,6 +117,22 @@ class ChatGpt2Api(UpstreamAccount[Config], Unsearchable):
         request = build_check([task_id(call) for call in batch])
         answer = self._session.send(request, total_s=CHECK_TOTAL_S, max_bytes=MAX_CHECK_ANSWER_BYTES)
         return read_tasks(answer, batch, self.base_url)
+
+    def download(self, url: str) -> bytes:
+        """The bytes at a result link, without the key; at our own address where the link's host cannot be asked.
+
+        Raises: NotRun, Failed; where no way leads to the file, what the link itself came to.
+        """
+        try:
+            return super().download(url)
+        except (NotRun, Failed) as refused:
+            own = at_own_address(url, self.base_url)
+            if own is None or refused.code not in _NOT_ASKED:
+                raise
+            try:
+                return super().download(own)
+            except Failed:
+                raise refused from None
 
     def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
         path = "/v1/chat/completions"

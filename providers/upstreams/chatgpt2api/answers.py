@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from providers.base import CallRef, CheckResult, Finished, Missing, Running
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
@@ -39,6 +40,19 @@ def _finished(task: Mapping[str, Any], base_url: str) -> Finished:
     if not images:
         raise Failed("upstream_empty_result", "success without an image", retryable=True)
     return Finished(images)
+
+
+def at_own_address(link: str, base_url: str) -> str | None:
+    """The file behind a result link as ``base_url`` serves it, or None for a link that is there or names no file.
+
+    A server with a ``base_url`` of its own names its files by another host (section 3, "Result files"). Only path
+    and query of the link are taken; the rest is the operator's configuration.
+    """
+    own, other = urlsplit(base_url), urlsplit(link)
+    if (own.scheme, own.netloc) == (other.scheme, other.netloc) or "/images/" not in other.path:
+        return None
+    path = other.path if other.path.startswith(f"{own.path}/") else own.path + other.path
+    return urlunsplit((own.scheme, own.netloc, path, other.query, ""))
 
 
 def read_tasks(answer: HttpResponse, batch: Sequence[CallRef], base_url: str) -> dict[str, CheckResult]:

@@ -29,29 +29,42 @@ def _retryable(code: str, wait_s: float | None = None) -> Callable[[str], Provid
     return lambda detail: Failed(code, detail, retryable=True, retry_after_s=wait_s)
 
 
+_POOL_EMPTY = (
+    r"no available.*quota|号池中没有可用账号|no account in the pool|生图额度已用完"
+    r"|(?:reached|hit) (?:your|the) [^.]{0,60}\blimit"
+)
+# What the gateway's own code, its HTTP client, its disk and its way to ChatGPT say when they fail.
+_OWN_FAULTS = (
+    r"upstream connection timed out|upstream image connection failed|completed without generating images"
+    r"|no image result found|returned a text description|the response was incomplete|result could not be retrieved"
+    r"|^image (?:generation|task) failed$|^$|something went wrong|an error occurred|technical (?:error|issue|difficult)"
+    r"|curl: \(\d+\)|https?connectionpool|max retries exceeded|connection (?:reset|refused|aborted)|timed out"
+    r"|\[errno -?\d+\]|'nonetype' object|'\w+' object (?:is not|has no|does not)|cannot identify image file"
+    r"|unexpected keyword argument|expecting value: line|webdav \w+ failed"
+)
+_ACCOUNT_TROUBLE = (
+    r"\b(?:status=|http |oauth_refresh_http_)40[13]\b|token (?:invalidated|_?revoked)|access_token is required"
+)
+# The words by which the gateway itself knows a refusal, then those that it misses.
+_REFUSED_CONTENT = (
+    r"policy|policies|moderation|blocked|guardrail|内容政策|防护限制|违反|敏感词|审核未通过"
+    r"|不能生成|无法生成|不能帮助|无法帮助|裸体|裸露|色情|性内容|未成年|抱歉，我不能"
+    r"|\b(?:can['’]?t|can ?not|won['’]?t|unable to|not able to) (?:\w+ ){0,2}?"
+    r"(?:help|assist|comply|create|generate|make|produce|draw|edit|fulfil|fulfill|provide|depict)\b"
+)
 _TASK_ERRORS: Final = (  # section 5.3; the order matters
     _Rule("超时", _retryable("upstream_timeout")),  # first, because such a text also mentions rate limits
-    _Rule(
-        r"no available.*quota|号池中没有可用账号|no account in the pool",
-        _retryable("upstream_pool_empty", _POOL_EMPTY_WAIT_S),
-    ),
+    _Rule(_POOL_EMPTY, _retryable("upstream_pool_empty", _POOL_EMPTY_WAIT_S)),
     _Rule("服务已重启", _retryable("upstream_restarted")),
-    _Rule(
-        r"upstream connection timed out|upstream image connection failed|completed without generating images"
-        r"|no image result found|returned a text description|please try again later"
-        r"|^image generation failed$",
-        _retryable("upstream_failed"),
-    ),
     _Rule("unsupported image model", lambda detail: UnknownModel("upstream_model_unknown", detail)),
-    _Rule(r"status=429\b", _retryable("upstream_rate_limited", _RATE_LIMIT_WAIT_S)),
-    _Rule(r"status=5\d\d\b", _retryable("upstream_failed")),
-    _Rule(r"status=40[13]\b", _retryable("upstream_account_trouble")),
-    _Rule(
-        r"policy|moderation|blocked|内容政策|防护限制|违反|敏感词|审核未通过",
-        lambda detail: ContentRefused(detail=detail),
-    ),
-    # Any other text is the model's own, a refusal or a question: asking again does not help.
-    _Rule("", lambda detail: Failed("upstream_said_no", detail, retryable=False)),
+    _Rule(r"\b(?:status=|http )429\b", _retryable("upstream_rate_limited", _RATE_LIMIT_WAIT_S)),
+    _Rule(r"\b(?:status=|http )5\d\d\b", _retryable("upstream_failed")),
+    _Rule(_ACCOUNT_TROUBLE, _retryable("upstream_account_trouble")),
+    _Rule(_OWN_FAULTS, _retryable("upstream_failed")),
+    _Rule(_REFUSED_CONTENT, lambda detail: ContentRefused(detail=detail)),
+    _Rule("please try again", _retryable("upstream_failed")),  # refusals, too, ask for another prompt like this
+    # Any other text is no refusal: a question of the model or a fault without a name, and the next try may do.
+    _Rule("", _retryable("upstream_said_no")),
 )
 
 

@@ -22,7 +22,6 @@ IMAGE_BYTES_MAX = 50 * 2**20
 _SCHEMAS = {route: Schema(form) for route, form in load_yaml(__file__, "schemas.yaml")["routes"].items()}
 _IMAGES = ("image", "image[]", "images", "images[]", "image_url", "image_url[]")
 _MASKS = ("mask", "mask[]")
-_TEXTS = ("client_task_id", "prompt", "model", "size", "quality", "n", "response_format", "stream")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ def read_json(route: str) -> dict[str, Any]:
     if not request.get_data():
         raise invalid_body("missing", "Field required", None)
     text = "Input should be a valid dictionary or object to extract fields from"
-    no_object = invalid_body("model_attributes_type", text, request.get_data(as_text=True)[:200])
+    given = request.get_json(silent=True) if request.is_json else request.get_data(as_text=True)[:200]
+    no_object = invalid_body("model_attributes_type", text, given)
     document = json_object(broken=_broken, no_object=no_object)
     if request.mimetype != "application/json":
         raise no_object
@@ -77,12 +77,10 @@ def read_generation(route: str) -> ImageOrder:
     return _order("generate", document["prompt"], document, n=document.get("n", 1))
 
 
-def read_edit(*, with_task_id: bool) -> ImageOrder:
-    """The body of an edit. Raises ApiError: these routes read their fields by hand."""
+def read_edit() -> ImageOrder:
+    """The body of an edit. Raises ApiError: these routes read their fields by hand, and ignore those not known."""
     is_json = request.mimetype == "application/json"
     fields, sources, masks = _json_edit() if is_json else _form_edit()
-    if with_task_id and (stray := sorted(set(fields) - {*_TEXTS, *_IMAGES, *_MASKS})):
-        raise ApiError(f"unknown field: {stray[0]}")
     prompt = _text(fields, "prompt")
     if not prompt:
         raise ApiError("prompt is required")

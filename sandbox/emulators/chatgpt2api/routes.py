@@ -3,6 +3,7 @@
 Speaks the contract of release 1.7.0 under ``/c2a``. Source: providers/upstreams/chatgpt2api/CONTRACT.md.
 """
 
+import json
 import time
 import uuid
 
@@ -18,13 +19,14 @@ from sandbox.emulators.chatgpt2api.requests import ImageOrder
 from sandbox.emulators.chatgpt2api.tasks import ImageTask, ImageTaskStore
 from sandbox.faults import Script
 from sandbox.plumbing import outcomes
-from sandbox.plumbing.calls import Call, Calls, json_answer, new_blueprint
+from sandbox.plumbing.calls import Call, Calls, new_blueprint
 from sandbox.plumbing.tasks import store_of
 from sandbox.state import current_state
 
 NAME = "chatgpt2api"
 VERSION = "1.7.0"
 BAD_KEY = "密钥无效或已失效，请重新登录"
+NO_IMAGE = "image not found"
 CALLS = Calls(NAME, errors.for_fault)
 _store = store_of(NAME, ImageTaskStore)
 
@@ -56,7 +58,7 @@ def submit_generation() -> Response:
 def submit_edit() -> Response:
     """Start an edit: key first, then fields, then the word filter, then the images, then the id."""
     key = _key()
-    return _submit(requests.read_edit(with_task_id=True), key)
+    return _submit(requests.read_edit(), key)
 
 
 def _submit(order: ImageOrder, key: str) -> Response:
@@ -124,10 +126,12 @@ def resume_poll(task_id: str) -> Response:
 
 @bp.get("/images/<path:place>")
 def image(place: str) -> ResponseReturnValue:
-    """A finished image: no key, open to every origin."""
+    """A finished image: no key, open to every origin. HEAD is not served."""
+    if request.method == "HEAD":
+        return unrouted(Wrong(404, request.method, request.path))
     file = _store().file(place)
     if file is None:
-        return unrouted(Wrong(404, request.method, request.path))
+        return errors.plain(NO_IMAGE, 404)
     try:
         good = current_state().draw(file.recipe)
     except NotAnImage:
@@ -151,7 +155,7 @@ def generate_now() -> Response:
 def edit_now() -> Response:
     """The synchronous edit."""
     key = _key()
-    return _draw_now(requests.read_edit(with_task_id=False), key)
+    return _draw_now(requests.read_edit(), key)
 
 
 def _draw_now(order: ImageOrder, key: str) -> Response:
@@ -186,8 +190,8 @@ def _item(order: ImageOrder, recipe: Recipe, fate: Script) -> dict[str, str]:
 
 
 def _raise_scripted_failure(fate: Script, order: ImageOrder) -> None:
-    if order.model not in DATA["image_models"]:
-        raise ApiError(f"unsupported image model: {order.model}")
+    if not errors.draws_with(order.model):
+        raise errors.sync_failure("other", errors.unknown_model())
     if fault := fate.get("fail", "timeout", "restart"):
         text = tasks.ending_for(fate, order, poor=False, readable=True).error
         raise errors.sync_failure(fault.value, text)
@@ -212,15 +216,31 @@ def complete() -> Response:
     _key()
     asked = chat.user_text(document.get("messages"))
     if not asked:
-        raise ApiError("messages is required")
-    return chat.serve(CALLS, {"model": "auto", **document}, asked, comment="stream-open")
+        raise ApiError("messages or prompt is required")
+    answer = chat.serve(CALLS, {"model": "auto", **document}, asked, comment="stream-open")
+    return answer if document.get("stream") is True or answer.status_code != 200 else _in_its_shape(answer)
+
+
+def _in_its_shape(answer: Response) -> Response:
+    """A whole text with the fields that the gateway sends: no ``logprobs``, no ``refusal``, tokens by their kind."""
+    document = answer.get_json(silent=True)
+    if not isinstance(document, dict):
+        return answer
+    for choice in document["choices"]:
+        del choice["logprobs"], choice["message"]["refusal"]
+    usage = document["usage"]
+    usage["prompt_tokens_details"] = tasks.token_details(text=usage["prompt_tokens"], cached=True)
+    usage["completion_tokens_details"] = tasks.token_details(text=usage["completion_tokens"])
+    answer.set_data(json.dumps(document, ensure_ascii=False))
+    return answer
 
 
 @bp.get("/health")
 def health() -> Response:
-    """The pool's health."""
-    accounts = {"total": 3, "active": 3, "limited": 0}
-    return jsonify(status="ok", healthy=True, version=VERSION, accounts=accounts)
+    """The pool's health: a page, or with ``?format=json`` its figures."""
+    if request.args.get("format") != "json":
+        return Response("<!DOCTYPE html><title>chatgpt2api</title>", content_type="text/html; charset=utf-8")
+    return jsonify(status="ok", healthy=True, version=VERSION, **DATA["health"])
 
 
 @bp.get("/version")
@@ -230,9 +250,13 @@ def version() -> Response:
 
 
 def unrouted(wrong: Wrong) -> ResponseReturnValue:
-    """The framework's own words."""
-    text = {404: "Not Found", 405: "Method Not Allowed", 413: "Request Entity Too Large"}
-    return json_answer({"detail": text.get(wrong.status, "Internal Server Error")}, wrong.status)
+    """The framework's own words. A route for every GET stands last: what is unknown is 404 to GET, else 405."""
+    reading = wrong.method in {"GET", "HEAD"}
+    if wrong.status in {404, 405}:
+        missing = NO_IMAGE if wrong.path.startswith("/images/") and wrong.method == "GET" else "Not Found"
+        return errors.plain(missing, 404) if reading else errors.plain("Method Not Allowed", 405)
+    text = "Request Entity Too Large" if wrong.status == 413 else "Internal Server Error"
+    return errors.plain(text, wrong.status)
 
 
 ENVIRON = {"CHATGPT2API_BASE_URL": "{url}/v1", "CHATGPT2API_API_KEY": "{key}"}

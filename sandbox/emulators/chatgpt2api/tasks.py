@@ -17,7 +17,7 @@ from sandbox.chat import tokens_in
 from sandbox.drawing.bad_files import IMAGE_FAULTS
 from sandbox.drawing.images import NotAnImage, Recipe, check, dimensions
 from sandbox.drawing.sizes import pixels, pixels_if_asked
-from sandbox.emulators.chatgpt2api.errors import DATA, PREFIX
+from sandbox.emulators.chatgpt2api.errors import DATA, PREFIX, draws_with, unknown_model
 from sandbox.emulators.chatgpt2api.requests import ImageOrder
 from sandbox.faults import Script
 from sandbox.markers import Fault, without_markers
@@ -26,8 +26,6 @@ from sandbox.plumbing.tasks import ResultFile, Standing, Task
 from sandbox.state import State, current_state
 
 ERROR_TEXTS: dict[str, str] = DATA["errors"]
-# The share of a task's time that it waits for its thread to start.
-QUEUED_SHARE = 0.05
 VARIATIONS = 16
 
 
@@ -42,7 +40,8 @@ class Ending(tasks.Ending):
 class ImageTask(Task[Ending]):
     """One accepted submit. ``accepted_s`` is when; a resumed task begins again later."""
 
-    stages: ClassVar[tuple[tuple[float, str], ...]] = ((0.0, "queued"), (QUEUED_SHARE, "running"))
+    # Its thread starts before the answer goes, so only the fault `backwards` ever shows the first word.
+    stages: ClassVar[tuple[tuple[float, str], ...]] = ((0.0, "queued"), (0.0, "running"))
     order: ImageOrder
     recipe: Recipe
     link: str
@@ -57,7 +56,7 @@ class ImageTask(Task[Ending]):
 
     def progress(self, at: Standing[Ending]) -> tuple[str, float | None]:
         """The step it is at, and when the latest wait for the image began, if one did."""
-        if self.progress_lost:
+        if self.progress_lost or not draws_with(self.order.model):  # it is refused before the first step
             return "", None
         if self.resumed or at.ending is not None:
             return "generating" if self.resumed or self.ending.status == "error" else "receiving_image", None
@@ -66,20 +65,11 @@ class ImageTask(Task[Ending]):
         scripted = self.fate.get("steps")
         passes = max(1, int(scripted.number(1))) if scripted else 1
         steps = [step for step in DATA["steps"] if step != "uploading" or self.order.mode == "edit"] * passes
-        worked = (at.share - QUEUED_SHARE) / (1 - QUEUED_SHARE)
-        place = min(int(worked * len(steps)), len(steps) - 1)
+        place = min(int(at.share * len(steps)), len(steps) - 1)
         resolving = next((n for n in range(place, -1, -1) if steps[n] == "image_stream_resolve_start"), None)
         if resolving is None:
             return steps[place], None
-        share = QUEUED_SHARE + (1 - QUEUED_SHARE) * resolving / len(steps)
-        return steps[place], self.created_s + share * self.lasts_s
-
-
-@dataclass(kw_only=True)
-class ResumedTask(ImageTask):
-    """The same after resume-poll: at work again at once."""
-
-    stages = ((0.0, "running"),)
+        return steps[place], self.created_s + resolving / len(steps) * self.lasts_s
 
 
 class ImageTaskStore(tasks.TaskStore[ImageTask]):
@@ -183,15 +173,15 @@ class ImageTaskStore(tasks.TaskStore[ImageTask]):
             "fate": Script(),
             "resumed": True,
         }
-        return self.put(ResumedTask(**{**vars(task), **course}))
+        return self.put(replace(task, **course))
 
 
 def ending_for(fate: Script, order: ImageOrder, *, poor: bool, readable: bool) -> Ending:
     """What the faults of an accepted task make of it."""
     if poor or fate.get("quota"):
         return Ending("error", ERROR_TEXTS["quota"])
-    if order.model not in DATA["image_models"]:
-        return Ending("error", f"unsupported image model: {order.model}")
+    if not draws_with(order.model):
+        return Ending("error", unknown_model())
     if not readable:
         return Ending("error", ERROR_TEXTS["unreadable"])
     fault = fate.get("fail", "restart", "timeout")
@@ -236,8 +226,10 @@ def describe(task: ImageTask, now: float) -> dict[str, object]:
 
 
 def describe_new(task: ImageTask) -> dict[str, object]:
-    """The answer to the submit that made the task: always queued, however short the work."""
-    return describe(task, task.created_s - 1.0)
+    """The answer to the submit that made the task: running without a step, however short the work."""
+    shown = describe(task, task.created_s - 1.0) | {"status": task.word or "running"}
+    shown.pop("elapsed_secs", None)
+    return shown
 
 
 def _data(task: ImageTask) -> list[dict[str, str]]:
@@ -256,9 +248,14 @@ def usage(prompt: str, recipe: Recipe, *, images: int) -> Mapping[str, object]:
         "input_tokens": text + seen,
         "output_tokens": drawn,
         "total_tokens": text + seen + drawn,
-        "input_tokens_details": {"text_tokens": text, "image_tokens": seen, "cached_tokens": 0},
-        "output_tokens_details": {"text_tokens": 0, "image_tokens": drawn, "reasoning_tokens": 0},
+        "input_tokens_details": token_details(text=text, image=seen, cached=True),
+        "output_tokens_details": token_details(image=drawn),
     }
+
+
+def token_details(*, text: int = 0, image: int = 0, cached: bool = False) -> dict[str, int]:
+    """Tokens by their kind: those read (``cached``) or those written."""
+    return {"text_tokens": text, "image_tokens": image, "cached_tokens" if cached else "reasoning_tokens": 0}
 
 
 def _local_time(moment_s: float) -> str:

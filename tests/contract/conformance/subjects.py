@@ -168,6 +168,7 @@ SUBJECTS: tuple[Subject, ...] = (
         gaps={
             "out_of_credit": "it pays with a pool of accounts; an empty pool is Failed and tried again",
             "key_on_polls": "a task is looked at by its id under the configured address",
+            "unknown_field": "it ignores what it does not know",
         },
     ),
     Subject(

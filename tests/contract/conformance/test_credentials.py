@@ -42,15 +42,22 @@ def test_a_link_to_another_host_is_fetched_without_the_key(
     assert len(reached(elsewhere)) == 1
 
 
+# The path of a link to a host that may not be asked is asked for at the configured address.
+SERVES_ITS_FILES = frozenset({"chatgpt2api"})
+
+
 @subjects("key_on_links")
 def test_a_link_to_an_untrusted_host_is_not_followed(sandbox: Sandbox, elsewhere: Sandbox, subject: Subject) -> None:
     provider = subject.load(sandbox)
     route = "check" if subject.later else "submit"
     sandbox.add_fault(f"link_host={elsewhere.url}", provider=subject.provider, route=route)
     images = results(provider, subject.order(subject.later))
-    with pytest.raises(Failed) as caught:
-        bytes_of(provider, images[0])
-    assert caught.value.code == "result_url_refused"
+    if subject.provider in SERVES_ITS_FILES:
+        assert bytes_of(provider, images[0])
+    else:
+        with pytest.raises(Failed) as caught:
+            bytes_of(provider, images[0])
+        assert caught.value.code == "result_url_refused"
     assert reached(elsewhere) == []
 
 
