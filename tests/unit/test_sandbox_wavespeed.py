@@ -134,6 +134,8 @@ def test_the_history_needs_its_pages_and_filters(client):
 
     assert listed(page=1).status_code == listed(page=1, page_size=101).status_code == 400
     assert listed(page=1, page_size=10, models="x").status_code == 400
+    assert not any("input" in item for item in listed(page=1, page_size=10).get_json()["data"]["items"])
+    client.put("/control/settings", json={"history_shows_input": True})
     prompts = [item["input"]["prompt"] for item in listed(page=2, page_size=2, model=FLUX).get_json()["data"]["items"]]
     assert prompts == ["kite 0"]
     assert listed(page=1, page_size=10, status="failed").get_json()["data"]["items"] == []
