@@ -180,7 +180,7 @@ def result(number: str) -> Response:
 @bp.post("/api/v3/predictions")
 def history() -> Response:
     """The tasks of the last seven days, the latest first, filtered and by pages; by default without their inputs."""
-    owner, here = keys.owner_of(key_of_caller()), current_state()
+    owner = keys.owner_of(key_of_caller())
     asked = json_body("history")
     page, size = asked["page"], asked["page_size"]
     after_s, before_s = _moment(asked, "created_after", 0.0), _moment(asked, "created_before", float("inf"))
