@@ -171,9 +171,7 @@ def _is_item(fields: Mapping[str, ItemField], item: object) -> bool:
     """Whether it is an object with the required members, each as it must be, and no unknown ones."""
     if not isinstance(item, dict) or item.keys() - fields.keys():
         return False
-    return all(
-        _is_member(known, item[name]) if name in item else not known.required for name, known in fields.items()
-    )
+    return all(_is_member(known, item[name]) if name in item else not known.required for name, known in fields.items())
 
 
 def _is_member(known: ItemField, value: object) -> bool:
@@ -189,7 +187,9 @@ def _spelled(fields: Mapping[str, ItemField]) -> str:
     """The members as a caller may read them: ``{width: whole number of at least 0, scale: number (optional)}``."""
 
     def one(name: str, known: ItemField) -> str:
-        limits = [f"at least {known.min}"] * (known.min is not None) + [f"at most {known.max}"] * (known.max is not None)
+        limits = [f"at least {known.min}"] * (known.min is not None) + [f"at most {known.max}"] * (
+            known.max is not None
+        )
         of = f" of {' and '.join(limits)}" if limits else ""
         return f"{name}: {_ITEM_WORDS[known.type]}{of}{'' if known.required else ' (optional)'}"
 

@@ -156,7 +156,7 @@ def test_a_doubtful_model_says_so(catalog: Catalog) -> None:
     assert "withdrawn" in catalog.resolve("seededit-v3").warnings[0]
 
 
-@pytest.mark.parametrize("name", ["midjourney", "", "*", "x" * 100_000, "gpt_image_2"])
+@pytest.mark.parametrize("name", ["paintbrush", "", "*", "x" * 100_000, "gpt_image_2"])
 def test_an_unknown_name_is_refused_unless_a_dialect_asks(catalog: Catalog, name: str) -> None:
     with pytest.raises(UnknownModelError) as refused:
         catalog.resolve(name)
@@ -222,7 +222,15 @@ def test_select_meets_every_condition(catalog: Catalog) -> None:
     chosen = catalog.select(
         "edit", provider="wavespeed", max_price_usd=Decimal("0.03"), capability="multi_image", configured={"wavespeed"}
     )
-    assert [model.id for model in chosen] == ["qwen-edit-plus"]
+    assert {"qwen-edit-plus", "ws-flux-2-turbo-edit", "qwen-image-2.0-edit"} <= {model.id for model in chosen}
+    for model in chosen:
+        assert ("edit" in model.operations, model.provider, "multi_image" in model.capabilities) == (
+            True,
+            "wavespeed",
+            True,
+        )
+        assert model.cost_usd <= Decimal("0.03")
+    assert "ws-flux-2-pro-edit" not in {model.id for model in chosen}  # 0.06
     assert catalog.select(provider="wavespeed", configured={"openai"}) == []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -211,9 +211,7 @@ def test_an_order_costs_what_the_vendors_formula_asks(model: Model) -> None:
         for fields, images in orders(model, operation):
             face = "face" in model.inputs.roles
             mask = mask_need(model, operation) == "required"
-            checked = check_order(
-                model, operation, fields, image_count=images - face, has_mask=mask, has_face=face
-            )
+            checked = check_order(model, operation, fields, image_count=images - face, has_mask=mask, has_face=face)
             ours, theirs = cost_usd(model, checked), vendors_usd(model, operation, checked)
             dearer = ours > theirs and "dearer" in (model.cost_note or "")
             if ours != theirs and not dearer:
