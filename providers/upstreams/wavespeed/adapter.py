@@ -138,7 +138,7 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
         items = self._history(order, since)
         found = [item for item in items if is_ours(item, order)]
         if not found and order.callback_url is None and not all(shows_input(item) for item in items):
-            raise Unidentifiable("upstream_uncertain", "the history does not show what was asked for")
+            raise Unidentifiable("upstream_cannot_look", "the history does not show what was asked for")
         return [Accepted(wavespeed_tasks.task_id_of(item)) for item in found]
 
     def download(self, url: str) -> bytes:
