@@ -91,7 +91,7 @@ def _value(name: str, spec: ParamSpec, value: object, found: Findings) -> Any:
         case "bool":
             return _bool(value)
         case "int" | "float":
-            return _number(name, spec, value)
+            return _number(name, spec, int(value) if isinstance(value, str) and value in spec.enum else value)
         case "list":
             return _list(spec, value)
 
