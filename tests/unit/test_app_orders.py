@@ -52,6 +52,11 @@ def test_an_order_is_accepted_kept_and_published(edge: Edge) -> None:
     assert edge.published == [Nudge("jobs.run", "openai", task.id)]
 
 
+@pytest.mark.parametrize(("quality", "code"), [(4, "not_allowed"), ("4", "not_allowed"), (True, "wrong_type")])
+def test_a_quality_that_is_a_number_is_judged_by_its_model(edge: Edge, quality: object, code: str) -> None:
+    assert _codes(_post(edge, prompt="a fox", model="gpt-image-2", quality=quality)) == {"quality": code}
+
+
 def test_every_bad_field_is_named_at_once_by_schema_and_catalogue(edge: Edge) -> None:
     answer = _post(
         edge, n="two", deadline_s=0, steps=9, colour="red", webhook_url="https://x.test", priority="high",
