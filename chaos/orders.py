@@ -14,7 +14,7 @@ from PIL import Image
 
 Provider = Literal["chatgpt2api", "openai", "replicate", "wavespeed", "flux"]
 ASYNC_MODEL, SYNC_MODEL = "chatgpt2api-gpt-image-2", "gpt-image-2"
-# One of each recovery class at least: A, C that blocks, B twice, C that is polled.
+# One of each recovery class at least: A, C that blocks, B, B whose history does not tell (so C), C that is polled.
 MODELS: Mapping[Provider, str] = {
     "chatgpt2api": ASYNC_MODEL,
     "openai": SYNC_MODEL,
@@ -74,7 +74,7 @@ PASSING: Mapping[Provider, tuple[str, ...]] = {
         "truncated",
     ),
     "replicate": (*_POLLED, "drop times=1", "cut times=1"),
-    "wavespeed": (*_POLLED, "drop times=1", "cut times=1"),
+    "wavespeed": _POLLED,
     "flux": _POLLED,
 }
 # Faults that take longer: repeated failures, and calls whose outcome no one can know.
@@ -91,7 +91,7 @@ LASTING: Mapping[Provider, tuple[str, ...]] = {
     ),
     "openai": ("latency=8", "drop times=1", "cut times=1", "garbage times=1", "timeout", "hang=4 times=1", "svg"),
     "replicate": ("latency=8", "fail", "garbage times=1"),
-    "wavespeed": ("latency=8", "fail", "garbage times=1"),
+    "wavespeed": ("latency=8", "fail", "drop times=1", "cut times=1", "garbage times=1"),
     "flux": ("latency=8", "fail", "drop times=1", "garbage times=1"),
 }
 

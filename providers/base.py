@@ -177,7 +177,9 @@ class Provider(Protocol):
 
         By our token in the callback URL if the order has one, else by model and identical input.
         ``since`` is the database's time, and is compared only with the upstream's own times. Every candidate
-        is returned: which of them is claimed is the caller's decision. Raises ProviderError.
+        is returned: which of them is claimed is the caller's decision.
+
+        Raises: ``Unidentifiable`` where what is listed does not show whose it is; ProviderError if the search failed.
         """
 
     def download(self, url: str) -> bytes:

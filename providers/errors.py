@@ -105,3 +105,7 @@ class UnknownModel(Misconfigured):
 
 class Uncertain(ProviderError):
     """The request may have run: time-out, reset, garbage or empty 2xx, a proxy's 5xx."""
+
+
+class Unidentifiable(Uncertain):
+    """The upstream lists its calls without what would tell the lost one from others, so no later search finds it."""

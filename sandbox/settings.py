@@ -18,7 +18,8 @@ class Settings(BaseModel):
     of each size instead of drawing (for benchmarks). ``edge_max_px`` bounds the sides of what is drawn (0: as
     asked), for tests that order the largest there is. ``retention_s`` is how long finished work can be read.
     ``tasks_max`` bounds the jobs remembered per provider: the oldest go first. ``hold_webhooks`` keeps
-    webhooks back for as long as it is on.
+    webhooks back for as long as it is on. ``history_shows_input``: an account's list of calls has what each
+    asked for, where the vendor's documents do not say so (WaveSpeed).
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -32,6 +33,7 @@ class Settings(BaseModel):
     tasks_max: NonNegativeInt = 200_000
     requests_kept: NonNegativeInt = 500
     hold_webhooks: bool = False
+    history_shows_input: bool = False
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":

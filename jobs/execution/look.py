@@ -18,7 +18,7 @@ from jobs.reads.worker import LiveJob
 from jobs.states import Outcome
 from providers.base import Accepted, CheckResult, Provider, Running
 from providers.catalog.entries import Recovery
-from providers.errors import NotRun, ProviderError
+from providers.errors import NotRun, ProviderError, Unidentifiable
 from providers.registry import UnknownCredentialError
 from storage.base import BlobNotFoundError, StorageUnavailableError
 
@@ -81,6 +81,8 @@ def _is_lost(call: Call) -> bool:
 def _search(context: WorkerContext, provider: Provider, job: LiveJob, call: Call) -> Look:
     try:
         found = recovery.search(context, provider, job, call)
+    except Unidentifiable as error:
+        return Look(job, replace(call, overdue=True), error)  # another search would show no more
     except ProviderError as error:
         return Look(job, call, error)
     except (StorageUnavailableError, BlobNotFoundError) as error:

@@ -2,7 +2,8 @@
 
 SEARCH: the call is searched for at its upstream, and never sent again. A candidate is taken only if it can belong to
 no other call: it is the only one that no other call has claimed, and no other call without an upstream id asked for
-the same. RESEND: the same bytes are sent again under the call's own key, once the upstream has said twice that it
+the same. If the upstream's list does not show what its calls asked for, the call is given up at the first search.
+RESEND: the same bytes are sent again under the call's own key, once the upstream has said twice that it
 does not know the call. NEVER: nothing can be found out, and the call is given up (docs/architecture.md section 3).
 """
 
@@ -73,8 +74,8 @@ def missing(context: WorkerContext, job: LiveJob, call: Call) -> CallOutcome | N
         return None
     recovery = context.spec(job.provider).recovery
     if call.outcome is Outcome.ACCEPTED:
-        # A call that cannot be recovered may have been made and billed, so a new one could buy it twice.
-        bought = recovery is Recovery.NEVER
+        # A search finds only what the upstream still knows. What it took may be billed: a new call could buy it twice.
+        bought = recovery is not Recovery.RESEND
         gone = Failed("upstream_lost", "the upstream no longer knows the call", retryable=not bought, billed=bought)
         return outcomes.from_error(call, gone, may_look_up=False)
     if recovery is not Recovery.RESEND:
@@ -138,7 +139,8 @@ def _right_to_resend(context: WorkerContext, job: LiveJob, call: Call) -> OrderP
 def search(context: WorkerContext, provider: Provider, job: LiveJob, call: Call) -> Accepted | None:
     """Return the upstream's record of an uncertain call; None if it has none or it is not clear which it is.
 
-    Raises ProviderError when the search itself failed, DatabaseAwayError, StorageUnavailableError, BlobNotFoundError.
+    Raises Unidentifiable if no search can tell, ProviderError when the search itself failed, DatabaseAwayError,
+    StorageUnavailableError, BlobNotFoundError.
     """
     with context.database.hot() as hot:
         parts = worker.order_parts(hot, job.id)

@@ -47,8 +47,12 @@ def _entry_faults(
         if key not in head.sources:
             yield f"source {key} is not listed"
     for name, spec in model.params.items():
-        if spec.enum and spec.type != "str":
-            yield f"param {name}: enum needs type str"
+        if spec.enum and spec.type not in {"str", "int"}:
+            yield f"param {name}: enum needs type str or int"
+        if spec.type == "int" and not all(word.removeprefix("-").isdecimal() for word in spec.enum):
+            yield f"param {name}: enum of an int holds whole numbers"
+        if spec.items and spec.type != "list":
+            yield f"param {name}: items needs type list"
     if model.inputs.images.max is not None and model.inputs.images.max < model.inputs.images.min:
         yield "inputs.images: max is below min"
     if model.inputs.mask != "none" and model.inputs.mask_polarity is None:

@@ -112,9 +112,19 @@ class ProviderSpec(Entry):
 R = TypeVar("R", bound=Entry)
 
 
+class ItemField(Entry):
+    """One member of the objects in a list."""
+
+    type: Literal["str", "int", "float"]
+    required: bool = True
+    min: int | float | None = None
+    max: int | float | None = None
+
+
 class ParamSpec(Entry):
     """One setting under its canonical name; ``field`` is the upstream's name where it differs. Text lengths are
-    characters."""
+    characters. ``enum`` of an ``int`` holds its whole numbers as texts; ``items`` says that a list is one of objects
+    with these members and no others."""
 
     type: Literal["str", "int", "float", "bool", "list"]
     field: str | None = None
@@ -125,6 +135,7 @@ class ParamSpec(Entry):
     max: int | float | None = None
     max_len: int | None = None
     max_items: int | None = None
+    items: FrozenMap[str, ItemField] = Field(default_factory=empty)
     required: bool = False
     required_with: Literal["images"] | None = None
     operations: tuple[str, ...] = ()  # empty: every operation of the model

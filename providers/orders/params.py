@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from providers.catalog.entries import Model, ParamSpec
+from providers.catalog.entries import ItemField, Model, ParamSpec
 from providers.orders.needs import MAX_LIST_ITEMS, bounds, max_text_chars
 from providers.orders.problems import Problem
 from providers.orders.texts import clean_text
@@ -90,7 +91,7 @@ def _value(name: str, spec: ParamSpec, value: object, found: Findings) -> Any:
         case "bool":
             return _bool(value)
         case "int" | "float":
-            return _number(name, spec, value)
+            return _number(name, spec, int(value) if isinstance(value, str) and value in spec.enum else value)
         case "list":
             return _list(spec, value)
 
@@ -137,6 +138,8 @@ def _number(name: str, spec: ParamSpec, value: object) -> int | float:
         number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
     if number is None:
         raise _Unfit("wrong_type", "must be a whole number" if spec.type == "int" else "must be a number")
+    if spec.enum and str(number) not in spec.enum:
+        raise _Unfit("not_allowed", f"must be one of {', '.join(spec.enum)}")
     low, high = bounds(name, spec)
     if not low <= number <= high:  # NaN is outside this way
         raise _Unfit("out_of_range", f"must be {low} to {high}")
@@ -155,7 +158,42 @@ def _list(spec: ParamSpec, value: object) -> list[Any]:
         raise _Unfit("wrong_type", "must hold plain JSON values") from error
     if size_bytes > MAX_LIST_BYTES:
         raise _Unfit("too_long", f"may have at most {MAX_LIST_BYTES} bytes as JSON")
+    if spec.items and not all(_is_item(spec.items, item) for item in value):
+        raise _Unfit("wrong_type", f"must be a list of objects {_spelled(spec.items)}")
     return value
+
+
+_ITEM_TYPES: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+_ITEM_WORDS = {"str": "text", "int": "whole number", "float": "number"}
+
+
+def _is_item(fields: Mapping[str, ItemField], item: object) -> bool:
+    """Whether it is an object with the required members, each as it must be, and no unknown ones."""
+    if not isinstance(item, dict) or item.keys() - fields.keys():
+        return False
+    return all(_is_member(known, item[name]) if name in item else not known.required for name, known in fields.items())
+
+
+def _is_member(known: ItemField, value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, _ITEM_TYPES[known.type]):
+        return False
+    if isinstance(value, str):
+        return bool(value.strip())
+    low, high = (-math.inf if known.min is None else known.min), (math.inf if known.max is None else known.max)
+    return isinstance(value, int | float) and low <= value <= high
+
+
+def _spelled(fields: Mapping[str, ItemField]) -> str:
+    """The members as a caller may read them: ``{width: whole number of at least 0, scale: number (optional)}``."""
+
+    def one(name: str, known: ItemField) -> str:
+        limits = [f"at least {known.min}"] * (known.min is not None) + [f"at most {known.max}"] * (
+            known.max is not None
+        )
+        of = f" of {' and '.join(limits)}" if limits else ""
+        return f"{name}: {_ITEM_WORDS[known.type]}{of}{'' if known.required else ' (optional)'}"
+
+    return f"{{{', '.join(one(name, known) for name, known in fields.items())}}}"
 
 
 def _clashes(model: Model, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -6,9 +6,10 @@ nearest that the model makes. The check accepts more than the schema: other spel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from providers.catalog.entries import Model, ParamSpec, spoken
+from providers.catalog.entries import ItemField, Model, ParamSpec, spoken
 from providers.catalog.size_rules import (
     AspectRatioRule,
     FactorRule,
@@ -128,7 +129,9 @@ def _add_images(model: Model, operation: str, properties: Schema, required: list
 
 def _setting(name: str, spec: ParamSpec) -> Schema:
     schema: Schema = {"type": _TYPES[spec.type]}
-    if spec.type in {"int", "float"}:
+    if spec.type == "int" and spec.enum:
+        schema["enum"] = [int(word) for word in spec.enum]
+    elif spec.type in {"int", "float"}:
         schema["minimum"], schema["maximum"] = bounds(name, spec)
     elif spec.enum:
         schema["enum"] = list(spec.enum)
@@ -138,7 +141,7 @@ def _setting(name: str, spec: ParamSpec) -> Schema:
             schema |= {"minLength": 1, "pattern": _SAYS_SOMETHING}
     elif spec.type == "list":
         schema |= {
-            "items": {"type": ["string", "number", "object"]},
+            "items": _item(spec.items) if spec.items else {"type": ["string", "number", "object"]},
             "maxItems": spec.max_items or MAX_LIST_ITEMS,
         }
     if spec.default is not None:
@@ -146,6 +149,16 @@ def _setting(name: str, spec: ParamSpec) -> Schema:
     if spec.note:
         schema["description"] = spec.note
     return schema
+
+
+def _item(fields: Mapping[str, ItemField]) -> Schema:
+    properties: Schema = {}
+    for name, known in fields.items():
+        limits = {"minimum": known.min, "maximum": known.max}
+        says = {"pattern": r"\S"} if known.type == "str" else {}
+        properties[name] = {"type": _TYPES[known.type], **says, **{k: v for k, v in limits.items() if v is not None}}
+    required = [name for name, known in fields.items() if known.required]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "list": "array"}

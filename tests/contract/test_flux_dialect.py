@@ -47,6 +47,8 @@ FLUX_2 = COMMON | {"prompt", "width", "height", "safety_tolerance"}
 KLEIN = FLUX_2 | INPUTS_4
 LARGE = FLUX_2 | INPUTS_8 | {"disable_pup"}
 CONTRACT = {
+    "flux-dev": FLUX_1 | {"image_prompt", "width", "height", "steps", "guidance"},
+    "flux-erase": COMMON | {"image", "mask", "dilate_pixels", "safety_tolerance"},
     "flux-pro-1.1": FLUX_1 | {"image_prompt", "width", "height"},
     "flux-pro-1.1-ultra": FLUX_1 | {"aspect_ratio", "raw", "image_prompt", "image_prompt_strength"},
     "flux-kontext-pro": KONTEXT,
@@ -54,10 +56,12 @@ CONTRACT = {
     "flux-pro-1.0-fill": REPAINT | {"mask"},
     "flux-pro-1.0-expand": REPAINT | {"top", "bottom", "left", "right"},
     "flux-2-pro": LARGE,
+    "flux-2-pro-preview": LARGE,
     "flux-2-max": LARGE,
     "flux-2-flex": FLUX_2 | INPUTS_8 | {"prompt_upsampling", "guidance", "steps", "input_image_blob_path"},
     "flux-2-klein-4b": KLEIN,
     "flux-2-klein-9b": KLEIN,
+    "flux-2-klein-9b-preview": KLEIN,
     "flux-3-image": {"prompt", "images", "aspect_ratio", "resolution", "grounding", "safety_tolerance", "version"},
 }
 # Fields without a setting: sent only by ``extra`` or a webhook, or never.
@@ -91,7 +95,8 @@ IMAGE, MASK = sample_image(), sample_image("L")
 
 def order(model: str = "flux-2-klein-4b", prompt: str | None = "a red kite", **facts: Any) -> UpstreamOrder:
     found = MODELS[model]
-    return UpstreamOrder(**{"operation": found.operation, "model": found, "prompt": prompt, **facts})
+    words = None if found.inputs.prompt == "none" else prompt
+    return UpstreamOrder(**{"operation": found.operation, "model": found, "prompt": words, **facts})
 
 
 def everything(model: Model) -> UpstreamOrder:
@@ -153,9 +158,13 @@ def test_an_order_with_everything_sends_the_fields_of_the_contract(sandbox: Sand
 
 @pytest.mark.parametrize("name", sorted(CONTRACT))
 def test_a_bare_order_sends_nothing_else(sandbox: Sandbox, name: str) -> None:
-    needed = [IMAGE] * MODELS[name].inputs.images.min
-    provider(sandbox).submit(order(name, images=needed), dedupe_key="key")
-    assert set(sent(sandbox)) == ({"prompt", "image"} if needed else {"prompt"})
+    inputs = MODELS[name].inputs
+    needed = [IMAGE] * inputs.images.min
+    mask = MASK if inputs.mask == "required" else None
+    provider(sandbox).submit(order(name, images=needed, mask=mask), dedupe_key="key")
+    least = {"image"} if needed else set()
+    least |= {"mask"} if mask else set()
+    assert set(sent(sandbox)) == least | (set() if inputs.prompt == "none" else {"prompt"})
 
 
 def test_settings_arrive_as_they_were_given(sandbox: Sandbox) -> None:
@@ -188,7 +197,7 @@ def test_every_model_gives_an_image_for_every_operation(sandbox: Sandbox, name: 
     [image] = done.images
     found = Image.open(io.BytesIO(flux.download(image.url or "")))
     assert found.format in {"JPEG", "PNG"}
-    assert image.revised_prompt == "a red kite"
+    assert image.revised_prompt == ("" if model.inputs.prompt == "none" else "a red kite")
     assert "400" not in sandbox.counts()["flux"]["statuses"]  # no key where none belongs
 
 

@@ -206,8 +206,9 @@ def _age_s(headers: dict[str, str]) -> float:
 def test_every_live_model_makes_an_image(emulator: Sandbox, model: Any) -> None:
     images = [sample_image()] if model.inputs.image_fields else []
     provider = adapter(emulator)
-    [image] = made_by(provider, order(model, images=images, params={"seed": 7}))
-    assert image.seed == 7
+    seeded = {"seed": 7} if "seed" in model.params else {}
+    [image] = made_by(provider, order(model, images=images, params=seeded))
+    assert image.seed == 7 or not seeded
     assert image.url is not None
     Image.open(io.BytesIO(provider.download(image.url))).load()
     assert "400" not in tally(emulator)["statuses"]  # no token went to the host of the files

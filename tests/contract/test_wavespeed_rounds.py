@@ -26,6 +26,7 @@ from providers.errors import (
     ProviderError,
     RequestRefused,
     Uncertain,
+    Unidentifiable,
     UnknownModel,
 )
 from providers.orders.needs import image_range, mask_need
@@ -224,7 +225,14 @@ def test_nothing_is_bought_when_an_upload_fails(provider: WaveSpeed, sandbox: Sa
     assert "accepted" not in sandbox.counts()["wavespeed"] or accepted(sandbox) == 0
 
 
-# ---------------------------------------------------------------- class B
+# ---------------------------------------------------------------- lost answers
+
+
+@pytest.fixture
+def shows_input(sandbox: Sandbox) -> Iterator[None]:
+    sandbox.settings(history_shows_input=True)
+    yield
+    sandbox.settings(history_shows_input=False)
 
 
 def uncertain(provider: WaveSpeed, asked: UpstreamOrder) -> datetime:
@@ -237,6 +245,7 @@ def uncertain(provider: WaveSpeed, asked: UpstreamOrder) -> datetime:
 REF = CallRef("call", "key", "qwen-image")
 
 
+@pytest.mark.usefixtures("shows_input")
 @pytest.mark.parametrize("fault", ["drop", "drop=reset", "cut", "garbage", "garbage=types", "502 accept=1", "504"])
 def test_a_lost_answer_is_found_in_the_history_and_never_bought_again(
     provider: WaveSpeed, sandbox: Sandbox, fault: str
@@ -250,6 +259,7 @@ def test_a_lost_answer_is_found_in_the_history_and_never_bought_again(
     assert sandbox.counts()["wavespeed"]["submits"] == 1
 
 
+@pytest.mark.usefixtures("shows_input")
 def test_only_identical_orders_are_candidates(provider: WaveSpeed) -> None:
     lost = order("qwen-edit", prompt="snow [sandbox:drop]", params={"seed": 7})
     since = uncertain(provider, lost)
@@ -268,6 +278,7 @@ def test_only_identical_orders_are_candidates(provider: WaveSpeed) -> None:
     assert provider.lookup(REF, since, with_address) == []
 
 
+@pytest.mark.usefixtures("shows_input")
 def test_a_emulator_order_makes_two_candidates_and_an_uploaded_image_is_recognised(
     provider: WaveSpeed, sandbox: Sandbox
 ) -> None:
@@ -281,6 +292,7 @@ def test_a_emulator_order_makes_two_candidates_and_an_uploaded_image_is_recognis
     assert provider.lookup(REF, since, shuffled) == []
 
 
+@pytest.mark.usefixtures("shows_input")
 def test_the_history_is_read_to_its_end(provider: WaveSpeed) -> None:
     asked = order(prompt="the first of many")
     since = datetime.now(UTC) - timedelta(seconds=2)
@@ -288,6 +300,17 @@ def test_the_history_is_read_to_its_end(provider: WaveSpeed) -> None:
     for number in range(100):
         provider.submit(order(prompt=f"kite {number}"), dedupe_key="key")
     assert [found.upstream_id for found in provider.lookup(REF, since, asked)] == [first.upstream_id]
+
+
+def test_a_history_without_inputs_cannot_tell_unless_it_is_empty_or_a_webhook_is_to_come(
+    provider: WaveSpeed,
+) -> None:
+    asked = order(prompt="a lost kite [sandbox:drop]")
+    since = uncertain(provider, asked)
+    with pytest.raises(Unidentifiable):
+        provider.lookup(REF, since, asked)
+    assert provider.lookup(REF, since, order("ws-flux-dev", prompt=asked.prompt)) == []
+    assert provider.lookup(REF, since, replace(asked, callback_url="https://darkroom.example/hooks/token")) == []
 
 
 def test_a_failed_look_into_the_history_says_so(provider: WaveSpeed, sandbox: Sandbox) -> None:

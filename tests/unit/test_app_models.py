@@ -112,7 +112,7 @@ def test_recommendations_heed_what_will_come_along() -> None:
     masked = reasons(wide, "operation=edit&mask=true")
     assert set(masked.values()) & {"qwen-edit", "hf-flux-2-dev-edit"} == set()
     assert "takes_mask" not in masked  # all of them do
-    assert reasons(wide, "operation=edit&images=3&max_price=3")["cheapest"] == "qwen-edit-plus"
+    assert reasons(wide, "operation=edit&images=3&max_price=3")["cheapest"] == "ws-flux-2-klein-4b-edit"
     assert reasons(wide, "operation=caption&provider=openai") == {}
 
 

@@ -52,6 +52,12 @@ def test_an_order_is_accepted_kept_and_published(edge: Edge) -> None:
     assert edge.published == [Nudge("jobs.run", "openai", task.id)]
 
 
+@pytest.mark.parametrize(("quality", "faults"), [(4, set()), ("4", set()), (True, {"quality"}), ([4], {"quality"})])
+def test_a_quality_may_be_a_number(edge: Edge, quality: object, faults: set[str]) -> None:
+    found = _codes(_post(edge, prompt="a fox", model="midjourney", quality=quality))
+    assert found.keys() - {"model"} == faults  # its provider is not configured here
+
+
 def test_every_bad_field_is_named_at_once_by_schema_and_catalogue(edge: Edge) -> None:
     answer = _post(
         edge, n="two", deadline_s=0, steps=9, colour="red", webhook_url="https://x.test", priority="high",

@@ -119,11 +119,51 @@ def test_only_chatgpt2api_has_a_dedupe_key(catalog: Catalog) -> None:
         ("openai", "gpt-image-2"),
         ("core", "stable-image-core"),
         ("local", "llamaswap-z-image"),
+        ("flux-dev", "flux-dev"),
+        ("bfl/flux-dev", "flux-dev"),
+        ("black-forest-labs/flux-dev", "replicate-flux-dev"),
+        ("midjourney", "midjourney"),
+        ("bytedance/seedream-v5.0-pro/edit", "seedream-v5.0-pro-edit"),
+        ("wavespeed/google/nano-banana-2/edit", "ws-nano-banana-2-edit"),
     ],
 )
 def test_an_exact_name_means_its_model_without_a_warning(catalog: Catalog, name: str, model_id: str) -> None:
     found = catalog.resolve(name)
     assert (found.model.id, found.asked, found.warnings) == (model_id, name, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "model_id"),
+    [
+        ("flux.1-dev", "flux-dev"),
+        ("flux-dev-lora", "flux-dev"),
+        ("flux-9", "flux-2-pro"),
+        ("seedream-5-lite", "seedream-v5.0-lite"),
+        ("seedream-5.0-pro", "seedream-v5.0-pro"),
+        ("seedream-v5-pro-edit", "seedream-v5.0-pro-edit"),
+        ("seedream-4.5", "seedream-v4.5"),
+        ("seedream", "seedream-v4.5"),
+        ("ideogram-4", "ideogram-v4"),
+        ("ideogram", "ideogram-v3-turbo"),
+        ("recraft-v4-pro", "recraft-v4.1-pro"),
+        ("recraft", "recraft-v4.1"),
+        ("qwen-image-2", "qwen-image-2.0"),
+        ("qwen-image-2512", "qwen-image"),
+        ("kling-o3", "kling-image-o3"),
+        ("kling", "kling-image-v3"),
+        ("wan-2.7-image-edit-pro", "wan-2.7-pro-edit"),
+        ("mai-image-2.5-t2i", "mai-image-2.5"),
+        ("midjourney-v8.1", "midjourney"),
+    ],
+)
+def test_names_as_people_type_them(catalog: Catalog, name: str, model_id: str) -> None:
+    assert catalog.resolve(name).model.id == model_id
+
+
+def test_a_job_that_was_sold_as_another_model_keeps_it(catalog: Catalog) -> None:
+    """The name flux-dev led to flux-2-pro until flux-dev was offered itself; stored jobs name what they were sold."""
+    assert catalog.entry("flux-2-pro").path == "/v1/flux-2-pro"
+    assert catalog.entry("flux-dev").path == "/v1/flux-dev"
 
 
 def test_a_pattern_stands_in_and_says_so(catalog: Catalog) -> None:
@@ -156,7 +196,7 @@ def test_a_doubtful_model_says_so(catalog: Catalog) -> None:
     assert "withdrawn" in catalog.resolve("seededit-v3").warnings[0]
 
 
-@pytest.mark.parametrize("name", ["midjourney", "", "*", "x" * 100_000, "gpt_image_2"])
+@pytest.mark.parametrize("name", ["paintbrush", "", "*", "x" * 100_000, "gpt_image_2"])
 def test_an_unknown_name_is_refused_unless_a_dialect_asks(catalog: Catalog, name: str) -> None:
     with pytest.raises(UnknownModelError) as refused:
         catalog.resolve(name)
@@ -222,7 +262,15 @@ def test_select_meets_every_condition(catalog: Catalog) -> None:
     chosen = catalog.select(
         "edit", provider="wavespeed", max_price_usd=Decimal("0.03"), capability="multi_image", configured={"wavespeed"}
     )
-    assert [model.id for model in chosen] == ["qwen-edit-plus"]
+    assert {"qwen-edit-plus", "ws-flux-2-turbo-edit", "qwen-image-2.0-edit"} <= {model.id for model in chosen}
+    for model in chosen:
+        assert ("edit" in model.operations, model.provider, "multi_image" in model.capabilities) == (
+            True,
+            "wavespeed",
+            True,
+        )
+        assert model.cost_usd <= Decimal("0.03")
+    assert "ws-flux-2-pro-edit" not in {model.id for model in chosen}  # 0.06
     assert catalog.select(provider="wavespeed", configured={"openai"}) == []
 
 

@@ -98,7 +98,9 @@ def test_a_small_catalogue_of_ones_own_loads(tmp_path: Path) -> None:
         (model(replaced_by="pencil"), "brush: replaced_by pencil"),
         (model(source=["X"]), "brush: source X"),
         (model(cost_usd=-1), "brush: cost_usd"),
-        (model(params={"n": {"type": "int", "enum": ["1"]}}), "brush: param n: enum"),
+        (model(params={"n": {"type": "float", "enum": ["1"]}}), "brush: param n: enum needs"),
+        (model(params={"n": {"type": "int", "enum": ["one"]}}), "brush: param n: enum of an int"),
+        (model(params={"n": {"type": "str", "items": {"x": {"type": "int"}}}}), "brush: param n: items needs"),
         (model(size={"size": {"rule": "guess"}}), "brush: size"),
     ],
 )

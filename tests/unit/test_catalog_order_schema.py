@@ -72,9 +72,17 @@ def _texts(schema: Schema) -> st.SearchStrategy[str]:
     return texts.filter(lambda text: re.search(pattern, text) is not None)
 
 
-def _lists(schema: Schema) -> st.SearchStrategy[list[str]]:
+def _lists(schema: Schema) -> st.SearchStrategy[list[Any]]:
     image = st.just("https://images.example/a.png")
-    return st.lists(image, min_size=schema.get("minItems", 0), max_size=min(schema["maxItems"], 16))
+    item = _objects(schema["items"]) if schema["items"].get("properties") else image
+    return st.lists(item, min_size=schema.get("minItems", 0), max_size=min(schema["maxItems"], 16))
+
+
+def _objects(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:
+    bounds = {"minimum": -1000, "maximum": 1000}
+    drawn = {name: values({**bounds, **each}) for name, each in schema["properties"].items()}
+    needed = {name: drawn.pop(name) for name in schema["required"]}
+    return st.fixed_dictionaries(needed, optional=drawn)
 
 
 _MAKERS: dict[str, Callable[[Schema], st.SearchStrategy[Any]]] = {
@@ -150,7 +158,7 @@ def broken(schema: Schema, order: Schema) -> Iterator[tuple[str, Schema]]:
     for name, field in schema["properties"].items():
         if name in SIZE_FIELDS:
             continue  # the check takes the nearest size, and more forms of it
-        if field["type"] in {"integer", "number"}:
+        if field["type"] in {"integer", "number"} and "enum" not in field:
             yield f"{name} above", {**order, name: field["maximum"] * 2 + 1}
             yield f"{name} below", {**order, name: field["minimum"] - abs(field["minimum"]) - 1}
         elif field["type"] == "array" and name == "images":
@@ -158,7 +166,8 @@ def broken(schema: Schema, order: Schema) -> Iterator[tuple[str, Schema]]:
         elif "maxLength" in field:
             yield f"{name} too long", {**order, name: "x" * (field["maxLength"] + 1)}
         elif "enum" in field:
-            yield f"{name} unheard of", {**order, name: "no-such-value"}
+            unheard = max(field["enum"]) + 1 if field["type"] == "integer" else "no-such-value"
+            yield f"{name} unheard of", {**order, name: unheard}
 
 
 def says_no(schema: Schema, order: Schema) -> bool:

@@ -191,6 +191,69 @@ def test_a_setting_of_one_operation_is_not_taken_by_another() -> None:
     ]
 
 
+BOX = {"width": 10, "height": 20, "length": 30}
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "value"),
+    [
+        ("rodin-v2-text", "bbox_condition", [BOX]),
+        ("rodin-v2-image", "bbox_condition", []),
+        ("qwen-image-translate", "terminologies", [{"src": "hat", "tgt": "Hut"}]),
+        ("flux-fill-dev", "loras", [{"path": "owner/lora"}, {"path": "owner/other", "scale": 0.5}]),
+    ],
+)
+def test_a_list_of_objects_is_sent_as_it_is(model: str, name: str, value: list[Any]) -> None:
+    assert listed(model, name, value).params[name] == value
+
+
+def listed(model: str, name: str, value: object) -> CheckedOrder:
+    found = CATALOG.models[model]
+    fields = {"prompt": "a fox"} if found.inputs.prompt == "required" else {"target_lang": "de"}
+    fields = {} if model == "rodin-v2-image" else fields
+    mask = found.inputs.mask == "required"
+    return check_order(
+        found, found.operation, {**fields, name: value}, image_count=found.inputs.images.min, has_mask=mask
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "item"),
+    [
+        ("rodin-v2-text", "bbox_condition", 10),
+        ("rodin-v2-text", "bbox_condition", {"width": 10, "height": 20}),
+        ("rodin-v2-text", "bbox_condition", {**BOX, "depth": 1}),
+        ("rodin-v2-text", "bbox_condition", {**BOX, "width": "10"}),
+        ("rodin-v2-text", "bbox_condition", {**BOX, "width": True}),
+        ("rodin-v2-text", "bbox_condition", {**BOX, "width": 1.5}),
+        ("rodin-v2-text", "bbox_condition", {**BOX, "width": -1}),
+        ("qwen-image-translate", "terminologies", {"src": " ", "tgt": "Hut"}),
+        ("flux-fill-dev", "loras", {"path": "owner/lora", "scale": 5}),
+    ],
+)
+def test_an_object_of_a_list_has_the_members_that_its_model_names(model: str, name: str, item: object) -> None:
+    with pytest.raises(OrderProblems) as caught:
+        listed(model, name, [item])
+    [problem] = caught.value.problems
+    assert (problem.field, problem.code) == (name, "wrong_type")
+    assert problem.message.startswith("must be a list of objects {")
+
+
+def test_the_message_spells_the_objects_out() -> None:
+    with pytest.raises(OrderProblems) as caught:
+        listed("flux-fill-dev", "loras", [1])
+    assert "{path: text, scale: number of at least 0 and at most 4 (optional)}" in caught.value.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("value", "code"), [(2, "not_allowed"), (0, "not_allowed"), ("high", "wrong_type"), (True, "wrong_type")]
+)
+def test_a_whole_number_may_be_a_choice(value: object, code: str) -> None:
+    assert faults("midjourney", prompt="a fox", quality=value) == [("quality", code)]
+    for same in (4, 4.0, "4"):  # a form has texts alone
+        assert check("midjourney", prompt="a fox", quality=same).params == {"quality": 4}
+
+
 @pytest.mark.parametrize(
     ("fields", "fault"),
     [

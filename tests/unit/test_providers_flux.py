@@ -90,7 +90,8 @@ def test_one_provider_per_key() -> None:
 
 @pytest.mark.parametrize("model", sorted(name for name, each in MODELS.items() if each.provider == "flux"))
 def test_what_the_caller_left_out_is_left_out(model: str) -> None:
-    assert build_submit(order(model)) == WireRequest("POST", f"/v1/{model}", json={"prompt": "a red kite"})
+    path = "/v1/flux-tools/erase-v1" if model == "flux-erase" else f"/v1/{model}"
+    assert build_submit(order(model)) == WireRequest("POST", path, json={"prompt": "a red kite"})
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@
 
 import base64
 import io
+import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from sandbox.emulators import wavespeed
 from sandbox.emulators.wavespeed.models import MODELS
 from sandbox.settings import Settings
 from sandbox.wsgi import create_app
 
+MODELS_FILE = Path(wavespeed.__file__).with_name("models.jsonl")
+LINK = "https://cdn.example/a.png"
 KEY = {"Authorization": "Bearer wsk_anything"}
 API = "/wavespeed/api/v3"
 FLUX, EDIT, PLUS = "wavespeed-ai/flux-dev", "wavespeed-ai/qwen-image/edit", "wavespeed-ai/qwen-image/edit-plus"
@@ -134,6 +139,8 @@ def test_the_history_needs_its_pages_and_filters(client):
 
     assert listed(page=1).status_code == listed(page=1, page_size=101).status_code == 400
     assert listed(page=1, page_size=10, models="x").status_code == 400
+    assert not any("input" in item for item in listed(page=1, page_size=10).get_json()["data"]["items"])
+    client.put("/control/settings", json={"history_shows_input": True})
     prompts = [item["input"]["prompt"] for item in listed(page=2, page_size=2, model=FLUX).get_json()["data"]["items"]]
     assert prompts == ["kite 0"]
     assert listed(page=1, page_size=10, status="failed").get_json()["data"]["items"] == []
@@ -204,6 +211,61 @@ def test_a_restart_fails_what_is_under_way(client):
     assert looked_at(client, begun).get_json()["data"]["status"] == "processing"
     assert client.post("/control/restart", json={"provider": "wavespeed"}).get_json() == {"wavespeed": 1}
     assert looked_at(client, begun).get_json()["data"]["code"] == 5000
+
+
+@pytest.fixture(scope="module")
+def one_client():
+    return create_app(Settings(latency_s=0, prepared=True, edge_max_px=64)).test_client()
+
+
+LISTED = [json.loads(line) for line in MODELS_FILE.read_text("utf-8").splitlines()]
+
+
+def least(model):
+    """What the vendor's list requires of an order, and no more."""
+    return {name: told_value(name, model["input"][name]) for name in model["required"]}
+
+
+def told_value(name, told):
+    if told.get("type") == "array":
+        one = told_value(name, {"type": told.get("items")})
+        return [one] * told.get("minItems", 1)
+    if "enum" in told or "default" in told:
+        return told["enum"][0] if "enum" in told else told["default"]
+    if told["type"] == "string":
+        return LINK if name.endswith("_url") else IMAGE if "image" in name else "a red kite"
+    return {"object": {}, "boolean": True}.get(told["type"], told.get("minimum", 1))
+
+
+@pytest.mark.parametrize("model", LISTED, ids=[model["id"] for model in LISTED])
+def test_each_model_of_the_vendors_list_can_be_ordered_and_has_its_schema(one_client, model):
+    client, given = one_client, least(model)
+    begun = client.post(f"{API}/{model['id']}", json=given, headers=KEY)
+    assert begun.status_code == 200, begun.get_json()
+    done = looked_at(client, begun).get_json()["data"]
+    assert done["status"] in ("completed", "succeeded")
+    assert done["outputs"] or done["output"]
+    stray = client.post(f"{API}/{model['id']}", json={**given, "stray": 1}, headers=KEY)
+    assert "'stray' is not supported" in stray.get_json()["message"]
+    for name in model["required"]:
+        without = {key: value for key, value in given.items() if key != name}
+        lacking = client.post(f"{API}/{model['id']}", json=without, headers=KEY)
+        assert f"'{name}' is missing" in lacking.get_json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("box", "word"),
+    [
+        ([1, 2, 3], "type object"),
+        ([{"width": 1, "height": 2}], "length"),
+        ([{"width": 1, "height": 2, "length": 3, "depth": 4}], "depth"),
+        ([{"width": 1, "height": 2, "length": 3}], None),
+    ],
+)
+def test_the_box_of_a_3d_model_is_a_list_of_objects(client, box, word):
+    answer = submit(client, "hyper3d/rodin-v2/text-to-3d", bbox_condition=box)
+    assert answer.status_code == (200 if word is None else 400)
+    assert word is None or word in answer.get_json()["message"]
 
 
 def test_the_account_and_the_models_can_be_asked_for(client):

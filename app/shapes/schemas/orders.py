@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from app.shapes.schemas.base import Credits, Microcredits, OperationName, Shape, Text
 
 MAX_METADATA_BYTES = 2048
+
+
+def _word(value: object) -> object:
+    """4 as "4": what is a word for most models is a number for some, and the check of the model takes both."""
+    return str(value) if type(value) is int else value
 
 
 class OrderFields(BaseModel):
@@ -28,7 +33,7 @@ class OrderFields(BaseModel):
     height: int | None = Field(None, description="pixels")
     aspect_ratio: Text | None = Field(None, examples=["16:9"])
     resolution: Text | None = Field(None, examples=["2k"])
-    quality: Text | None = None
+    quality: Annotated[Text | None, BeforeValidator(_word)] = None
     style: Text | None = None
     background: Text | None = None
     output_format: Text | None = Field(None, examples=["png"])

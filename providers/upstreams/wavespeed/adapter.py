@@ -2,7 +2,8 @@
 
 Recovery "search": there is no idempotency key, so a submit with an unknown outcome is never sent again
 (section 4). It is searched for in the account's history by the token in its webhook URL, or by model and
-identical input; see :func:`is_same_order` for what counts as identical.
+identical input; see :func:`is_same_order` for what counts as identical. The documented history shows no input:
+then nothing can be told from it, and a lost call without a webhook is given up at the first search.
 
 Source: providers/upstreams/wavespeed/CONTRACT.md (package wavespeed 2.0.5, docs read 2026-11-20); sections are named
 where used. What the answers mean stands in :mod:`providers.shared.wavespeed_tasks`.
@@ -20,7 +21,7 @@ from pydantic import SecretStr, field_validator
 
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamCancel, UpstreamOrder
 from providers.configured import value_of
-from providers.errors import Failed, NotRun, ProviderError, Uncertain
+from providers.errors import Failed, NotRun, ProviderError, Uncertain, Unidentifiable
 from providers.http.client import WireRequest
 from providers.http.urls import origin_of
 from providers.shared import results, wavespeed_tasks
@@ -28,7 +29,13 @@ from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.encoding import data_uri
 from providers.shared.looks import check_each, failed_look
 from providers.shared.unsupported import WithoutText
-from providers.upstreams.wavespeed.history import HISTORY_PAGE_SIZE, build_history, has_token, is_same_order
+from providers.upstreams.wavespeed.history import (
+    HISTORY_PAGE_SIZE,
+    build_history,
+    has_token,
+    is_same_order,
+    shows_input,
+)
 from providers.upstreams.wavespeed.requests import API, build_check, build_submit, images_of, must_upload
 from providers.upstreams.wavespeed.uploads import UPLOADS_TOTAL_S, upload
 
@@ -123,10 +130,15 @@ class WaveSpeed(UpstreamAccount[Config], WithoutText):
         """Tasks of the history that may be this call.
 
         With a callback URL only that decides, because the caller takes such a candidate as certain. No source
-        says that the history shows it, but the webhook itself brings the id. Raises: NotRun, Uncertain.
+        says that the history shows it, but the webhook itself brings the id, so the search goes on for a while.
+
+        Raises: Unidentifiable where nothing else decides and the history does not show inputs; NotRun, Uncertain.
         """
         is_ours = is_same_order if order.callback_url is None else has_token
-        found = [item for item in self._history(order, since) if is_ours(item, order)]
+        items = self._history(order, since)
+        found = [item for item in items if is_ours(item, order)]
+        if not found and order.callback_url is None and not all(shows_input(item) for item in items):
+            raise Unidentifiable("upstream_cannot_look", "the history does not show what was asked for")
         return [Accepted(wavespeed_tasks.task_id_of(item)) for item in found]
 
     def download(self, url: str) -> bytes:

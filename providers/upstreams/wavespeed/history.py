@@ -26,6 +26,11 @@ def build_history(order: UpstreamOrder, since: datetime, page: int) -> WireReque
     return WireRequest("POST", f"{API}/predictions", json=asked)
 
 
+def shows_input(item: Mapping[str, Any]) -> bool:
+    """Whether an item tells what was asked for. The documented ones do not (section 2)."""
+    return isinstance(item.get("input"), dict)
+
+
 def is_same_order(item: Mapping[str, Any], order: UpstreamOrder) -> bool:
     """Whether a task of the history was made by the same input.
 

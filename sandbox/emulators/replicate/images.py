@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sandbox.drawing.images import NotAnImage, Recipe, clear_where_white, dimensions, has_alpha
+from sandbox.drawing.sizes import pixels
 from sandbox.emulators.replicate.errors import invalid
 from sandbox.emulators.replicate.models import Model
 from sandbox.plumbing.inputs import BadInput, image_in, image_in_base64
@@ -83,6 +84,8 @@ def size_px(model: Model, given: Mapping[str, Any], blobs: tuple[bytes, ...]) ->
     if ratio in RATIO_PX:
         scale = _megapixels(given) ** 0.5
         return _clamped(*(round(edge * scale) for edge in RATIO_PX[ratio]))
+    if ":" in ratio:
+        return _clamped(*pixels(ratio))
     return _clamped(*dimensions(blobs[0])) if blobs else RATIO_PX["1:1"]
 
 

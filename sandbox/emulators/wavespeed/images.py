@@ -14,7 +14,12 @@ from sandbox.plumbing import inputs, outcomes
 
 # A size class ("4k") is drawn no larger: an emulator need not spend seconds on one image.
 CLASS_EDGE_MAX_PX = 2048
-_CLASS_PX = {"0.5k": 512, "1k": 1024, "1080p": 1080, "2k": 2048, "4k": 4096, "8k": 7680}
+_CLASS_PX = {
+    **{"360p": 360, "480p": 480, "540p": 540, "720p": 720, "1080p": 1080},
+    **{"0.5k": 512, "1k": 1024, "1.5k": 1536, "2k": 2048, "4k": 4096, "8k": 7680},
+}
+# What no drawing is made in: a list of such results would be of another kind.
+_FORMATS = {"jpg": "jpeg", "png": "png", "jpeg": "jpeg", "webp": "webp"}
 _WHY = {"link": "not an image", "base64": "broken base64", "image": "not an image"}
 
 Finder = Callable[[str], bytes | None]  # the bytes of an upload by its link; None for anyone else's link
@@ -95,21 +100,22 @@ def files_of(model: Model, given: Mapping[str, Any], taken: Inputs, fate: Script
     if model.output != "image":
         return
     extension = model.asked(given, "output_format") or "png"
+    extension = extension if extension in _FORMATS else "png"
     first = Recipe(
         *(prompt, model.path, *_size(model, given, taken.images)),
         seed=max(seed or 0, 0),
-        file_format="jpeg" if extension == "jpg" else extension,
+        file_format=_FORMATS[extension],
         inputs=taken.images,
         mask=taken.mask,
     )
-    asked = given.get("num_images") or given.get("max_images") or 1
+    asked = model.asked(given, "num_images") or model.asked(given, "max_images") or 1
     for number, recipe in enumerate(outcomes.recipes(first, asked, fate)):
         yield Served(f"{number}.{extension}", recipe=recipe)
 
 
 def _size(model: Model, given: Mapping[str, Any], images: tuple[bytes, ...]) -> tuple[int, int]:
     """Pixels: the size asked for, or a ratio and a class, or the size of the image that went in."""
-    size, ratio = given.get("size") or "auto", given.get("aspect_ratio") or "auto"
+    size, ratio = given.get("size") or "auto", given.get("aspect_ratio") or given.get("image_size") or "auto"
     if size != "auto":
         return pixels(size.replace("*", "x"))
     if ratio != "auto":

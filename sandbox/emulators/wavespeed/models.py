@@ -1,14 +1,19 @@
-"""The models of WaveSpeed's emulator, as ``schemas.yaml`` lists them, and what is said of a bad input."""
+"""The models of WaveSpeed's emulator, and what is said of a bad input.
 
+``models.jsonl`` is the vendor's own list; ``schemas.yaml`` says what that leaves open, and the models that it lacks.
+"""
+
+import json
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from sandbox.emulators.field_lists import schema_of
-from sandbox.plumbing.validation import Check, Problem, Schema, load_yaml
+from sandbox.plumbing.validation import Check, Problem, Schema, closed, load_yaml
 
 DATA = load_yaml(__file__, "schemas.yaml")
 _URI = re.compile(r"https?://[^\s/]+/\S+|data:image/[\w.+-]+;base64,\S+")
@@ -28,9 +33,9 @@ def check(schema: Schema, given: Mapping[str, Any]) -> None:
 def _worded(problem: Problem) -> str:
     keyword, name = problem.keyword, problem.top
     if keyword in ("additionalProperties", "required"):
-        return f"property '{name}' is {'missing' if keyword == 'required' else 'not supported'}"
+        return f"property '{problem.field}' is {'missing' if keyword == 'required' else 'not supported'}"
     if keyword == "enum":
-        return f"invalid value for '{name}': must be one of {', '.join(problem.limit)}"
+        return f"invalid value for '{name}': must be one of {', '.join(map(str, problem.limit))}"
     said = _SAID.get(f"{name} {keyword}") or _SAID.get(keyword, problem.message)
     return f"invalid value for '{name}': {said.format(limit=problem.limit)}"
 
@@ -64,7 +69,7 @@ _CHECKS = {"minimum": _bound("at least", operator.lt), "maximum": _bound("at mos
 
 @dataclass(frozen=True)
 class Model:
-    """One path below ``/api/v3/``. ``output`` is image, text or model_3d.
+    """One path below ``/api/v3/``. ``output`` is image, text or model_3d; ``document`` the JSON Schema of its input.
 
     ``is_partner``: answers with the status ``succeeded`` and a singular ``output``. ``masks_clear``: a mask is clear
     where it marks what to change, where it is white for every other model.
@@ -72,18 +77,13 @@ class Model:
 
     path: str
     output: str
-    fields: list[Any]
+    document: dict[str, Any]
     is_partner: bool = False
     masks_clear: bool = False
 
     @cached_property
-    def document(self) -> dict[str, Any]:
-        """The JSON Schema of its input."""
-        return schema_of(self.fields, DATA["fields"])
-
-    @cached_property
     def schema(self) -> Schema:
-        """The same, compiled when it is first needed: there are a hundred."""
+        """The document, compiled when it is first needed: there are hundreds."""
         return Schema(self.document, checks=_CHECKS, first=("additionalProperties",))
 
     @property
@@ -96,9 +96,46 @@ class Model:
         return given.get(name) or self.document["properties"].get(name, {}).get("default")
 
 
+def _listed() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Path, output and document of each model of the vendor's list."""
+    for line in Path(__file__).with_name("models.jsonl").read_text("utf-8").splitlines():
+        told = json.loads(line)
+        properties = {
+            name: _property(name, part, required=name in told["required"]) for name, part in told["input"].items()
+        }
+        output = DATA["outputs"].get(told["type"], "image")
+        yield told["id"], output, closed({**properties, **DATA["every_model"]}, told["required"])
+
+
+def _property(name: str, told: Mapping[str, Any], *, required: bool) -> dict[str, Any]:
+    """The schema of a property: what the list says of it, over what ``schemas.yaml`` says of its name."""
+    part = dict(told)
+    if part.get("type") == "array":
+        item = _open(name, part.get("items") or "object")
+        return {**part, "items": DATA["items"].get(name, item)}
+    if "enum" in part:
+        return part
+    return {**_open(name, part.get("type", "string"), required=required), **part}
+
+
+def _open(name: str, kind: str, *, required: bool = False) -> dict[str, Any]:
+    """What holds of a property, or of an item of it, by its name and type alone."""
+    if kind == "string" and name in DATA["images"]:
+        return {"type": kind, "format": "uri"}
+    if kind == "string" and name == "prompt":
+        return {"type": kind, "pattern": r"\S"} if required else {"type": kind}
+    return {"type": kind, **DATA["by_name"].get(name, {}).get(kind, {})}
+
+
+def _all_models() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    yield from _listed()
+    for output, models in DATA["unlisted"].items():
+        for path, fields in models.items():
+            yield path, output, schema_of(fields, DATA["fields"])
+
+
 BODIES = {name: Schema(schema_of(fields, {})) for name, fields in DATA["bodies"].items()}
 MODELS: Mapping[str, Model] = {
-    path: Model(path, output, fields, is_partner=path in DATA["partners"], masks_clear=path in DATA["clear_masks"])
-    for output in ("image", "text", "model_3d")
-    for path, fields in DATA[output].items()
+    path: Model(path, output, document, is_partner=path in DATA["partners"], masks_clear=path in DATA["clear_masks"])
+    for path, output, document in _all_models()
 }

@@ -179,8 +179,8 @@ def result(number: str) -> Response:
 
 @bp.post("/api/v3/predictions")
 def history() -> Response:
-    """The tasks of the last seven days, the latest first, filtered and by pages."""
-    owner, here = keys.owner_of(key_of_caller()), current_state()
+    """The tasks of the last seven days, the latest first, filtered and by pages; by default without their inputs."""
+    owner = keys.owner_of(key_of_caller())
     asked = json_body("history")
     page, size = asked["page"], asked["page_size"]
     after_s, before_s = _moment(asked, "created_after", 0.0), _moment(asked, "created_before", float("inf"))
@@ -192,8 +192,14 @@ def history() -> Response:
         and asked.get("status") in (None, task.standing(store().now()).shown)
         and after_s <= task.created_s <= before_s
     ]
-    shown = [{**tasks.describe_now(task, here), "input": task.given} for task in found[(page - 1) * size : page * size]]
+    shown = [_listed(task) for task in found[(page - 1) * size : page * size]]
     return call.answer(envelope({"page": page, "items": shown}))
+
+
+def _listed(task: Task) -> dict[str, object]:
+    """An item of the history: the prediction object, which the documents show without the task's input."""
+    here = current_state()
+    return tasks.describe_now(task, here) | ({"input": task.given} if here.settings.history_shows_input else {})
 
 
 def _moment(asked: dict[str, Any], name: str, otherwise: float) -> float:

@@ -11,7 +11,8 @@ import pytest
 
 from sandbox.testing import Sandbox, running_sandbox
 
-QUICK: Any = {"latency_s": 0.0, "chat_delta_s": 0.0, "prepared": 1, "edge_max_px": 64}
+# WaveSpeed can be searched only where its history shows inputs.
+QUICK: Any = {"latency_s": 0.0, "chat_delta_s": 0.0, "prepared": 1, "edge_max_px": 64, "history_shows_input": 1}
 HURRIED_S = 0.2
 SMALL_BYTES = 256 * 1024
 _TIMES = re.compile(r"(?!SERVER_)[A-Z_]*TOTAL_S")  # what is sent to the upstream stays as it is

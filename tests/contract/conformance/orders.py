@@ -29,7 +29,7 @@ MOST_IMAGES = 4  # of one order; the limits themselves are tested with the order
 
 # What a schema cannot say: a useful item of a list.
 LISTS: Mapping[str, list[Any]] = {
-    "bbox_condition": [100, 100, 100],
+    "bbox_condition": [{"width": 100, "height": 100, "length": 100}],
     "loras": [{"path": "https://example.com/kite.safetensors", "scale": 1}],
     "sensitives": ["kite"],
     "terminologies": [{"src": "kite", "tgt": "Drachen"}],
