@@ -49,7 +49,9 @@ CELLS = [
 ]
 
 
-def charged(model_id: str, operation: str = "generate", *, images: int = 0, mask: bool = False, **fields: Any) -> Decimal:
+def charged(
+    model_id: str, operation: str = "generate", *, images: int = 0, mask: bool = False, **fields: Any
+) -> Decimal:
     """What we charge for one image at markup 1, in US dollars."""
     model = CATALOG.models[model_id]
     order = {"prompt": "a fox", **fields}
@@ -80,7 +82,9 @@ def test_between_the_columns_no_size_is_cheaper_than_its_area_or_its_tokens(mode
     areas = [math.prod(map(int, size.split("x"))) for size in IMAGES["sizes"]]
     for width, height in GRID:
         for quality, row in rows.items():
-            ours = charged(model_id, operation, images=int(operation == "edit"), quality=quality, size=f"{width}x{height}")
+            ours = charged(
+                model_id, operation, images=int(operation == "edit"), quality=quality, size=f"{width}x{height}"
+            )
             tokens = image_tokens(model.cost_table.grid[quality], width, height)
             assert ours >= Decimal(tokens) * 30 / 1_000_000
             assert ours >= by_area(areas, [usd(each) for each in row], width * height)
@@ -137,7 +141,9 @@ def test_a_long_prompt_is_paid_for() -> None:
     for letter in ("x", "ü", "狐"):
         prompt = letter * 32_000
         most_tokens = len(prompt.encode())  # a byte-pair encoding makes no more
-        assert charged("gpt-image-2", prompt=prompt, **fields) >= Decimal("0.00588") + Decimal(most_tokens) * 5 / 1_000_000
+        assert (
+            charged("gpt-image-2", prompt=prompt, **fields) >= Decimal("0.00588") + Decimal(most_tokens) * 5 / 1_000_000
+        )
 
 
 @pytest.mark.parametrize("row", SECOND["orders"], ids=lambda row: f"{row['model']}-{row.get('fields', '')}")
