@@ -203,8 +203,9 @@ class Model(Entry):
     ``cost_usd``: US dollars for one result. ``quality``: 3 for its vendor's best, 1 for a small or fast one, for
     ``auto:quality``. ``cost_table`` goes before ``cost_usd`` and its tiers. ``auto_costs_as``: the dearest that a
     setting may become which is left to the upstream. ``order_defaults``: by operation, what is sent where an order
-    says nothing, because the upstream's own choice has no price beforehand. ``markup`` replaces the service's own; ``hidden``: not offered, but orders that were accepted
-    before still run. ``max_width`` and ``max_height`` are pixels.
+    says nothing, because the upstream's own choice has no price beforehand. ``markup`` replaces the service's own;
+    ``hidden``: not offered, but orders that were accepted before still run. ``max_width`` and ``max_height`` are
+    pixels.
     """
 
     id: str
