@@ -168,6 +168,7 @@ def _summary(parts: Services, model: Model) -> dict[str, Any]:
         "operations": sorted(IN_URL.get(operation, operation) for operation in model.operations),
         "capabilities": list(model.capabilities),
         "status": model.status_on(datetime.now(UTC).date()),
+        "retires_on": model.retires_on.isoformat() if model.retires_on else None,
         "replaced_by": model.replaced_by,
         "configured": model.provider in parts.configured,
         "quality": model.quality,
@@ -203,7 +204,6 @@ def _detail(parts: Services, model: Model) -> dict[str, Any]:
             IN_URL.get(operation, operation): dict(parts.order_schema(model, operation))
             for operation in sorted(model.operations)
         },
-        "retires_on": model.retires_on.isoformat() if model.retires_on else None,
         "note": model.cost_note,
     }
 

@@ -71,6 +71,29 @@ def test_a_default_that_an_operators_entry_takes_away_is_not_sent() -> None:
     assert check_order(model, "generate", {"prompt": "a fox"}).params == {}
 
 
+@pytest.mark.parametrize(
+    ("model_id", "operation", "fields", "code"),
+    [
+        ("hf-flux-dev", "generate", {"negative_prompt": "blurry"}, "not_supported"),
+        ("hf-flux-krea-dev", "generate", {"negative_prompt": "blurry"}, "not_supported"),
+        ("hf-flux-dev", "generate", {"steps": 51}, "out_of_range"),
+        ("hf-flux-dev", "generate", {"guidance": 0.5}, "out_of_range"),
+        ("hf-flux-dev", "generate", {"guidance": 20.5}, "out_of_range"),
+        ("replicate-flux-2-klein-4b", "generate", {"output_megapixels": "3"}, "not_allowed"),
+        ("stability-upscale-creative", "upscale", {"creativity": 0.51}, "out_of_range"),
+    ],
+)
+def test_bounds_that_vendors_clients_state(model_id: str, operation: str, fields: dict[str, Any], code: str) -> None:
+    [name] = fields
+    found = faults(model_id, operation, prompt="a fox", image_count=int(operation == "upscale"), **fields)
+    assert found == [(name, code)]
+
+
+def test_stabilitys_creative_upscale_takes_creativity_up_to_a_half() -> None:
+    checked = check("stability-upscale-creative", "upscale", prompt="a fox", image_count=1, creativity=0.5)
+    assert checked.params["creativity"] == 0.5
+
+
 def test_the_format_is_named_as_the_model_names_it() -> None:
     assert check("replicate-flux-schnell", prompt="a fox", output_format="jpeg").params["output_format"] == "jpg"
 
