@@ -178,10 +178,14 @@ class CostTier(Entry):
 
 
 class CostPerUnit(Entry):
-    """Additions in US dollars: for each further output megapixel, for each input image."""
+    """Additions in US dollars: for each further output megapixel, for each input image, for each megapixel of one.
+
+    A megapixel that is begun counts whole. An image whose size is not known yet, as in an estimate, counts as one.
+    """
 
     output_megapixel_beyond_first: Decimal = Decimal(0)
     input_image: Decimal = Decimal(0)
+    input_megapixel: Decimal = Decimal(0)
 
 
 class TokenPrices(Entry):

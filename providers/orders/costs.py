@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from providers.catalog.entries import CostTier, Model
-from providers.catalog.size_rules import ResolutionRule
+from providers.catalog.size_rules import PixelsRule, ResolutionRule
 from providers.orders.rules import CheckedOrder
 from providers.orders.size_requests import AUTO, parse_pixels
 from providers.orders.token_costs import extra_usd, rounded_up, table_usd
@@ -80,5 +80,22 @@ def _matches(wanted: bool | str | tuple[str, ...], fact: object) -> bool:
 
 def _counted_usd(model: Model, checked: CheckedOrder) -> Decimal:
     rates = model.cost_per_unit
-    megapixels = math.ceil(area_px(checked.size) / MEGAPIXEL_PX)
-    return rates.output_megapixel_beyond_first * max(0, megapixels - 1) + rates.input_image * checked.image_count
+    inputs_px = [width * height for width, height in checked.input_px] or [MEGAPIXEL_PX] * checked.image_count
+    return (
+        rates.output_megapixel_beyond_first * (_megapixels(_output_px(model, checked)) - 1)
+        + rates.input_image * checked.image_count
+        + rates.input_megapixel * sum(map(_megapixels, inputs_px))
+    )
+
+
+def _output_px(model: Model, checked: CheckedOrder) -> float:
+    """About how many pixels the result has; without a size it follows the first input image."""
+    rule = model.size_rule(PixelsRule)
+    if rule is None or not checked.input_px or used_pixels(checked.size):
+        return area_px(checked.size)
+    width, height = checked.input_px[0]
+    return min(width * height, rule.max_pixels or width * height)
+
+
+def _megapixels(area: float) -> int:
+    return max(1, math.ceil(area / MEGAPIXEL_PX))

@@ -31,6 +31,7 @@ class CheckedOrder:
 
     ``normalised`` maps a field to ``{"asked": ..., "used": ...}`` where the two differ; ``dropped``
     names the fields left out under ``lenient``. ``image_count`` includes the face, not the mask.
+    ``input_px``: width and height of those images, once they are known.
     """
 
     operation: str
@@ -43,6 +44,7 @@ class CheckedOrder:
     dropped: tuple[str, ...] = ()
     image_count: int = 0
     has_mask: bool = False
+    input_px: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

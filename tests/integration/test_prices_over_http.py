@@ -87,6 +87,8 @@ ORDERS: dict[str, tuple[str, list[ReferenceImage], dict[str, Any]]] = {
     "xai-2k": ("generate", [], {"model": "grok-imagine-image-2.0", "resolution": "2k"}),
     "stability": ("generate", [], {"model": "stable-image-core"}),
     "flux": ("generate", [], {"model": "flux-2-pro", "size": "1920x1088"}),
+    "flux-edit-of-a-large-one": ("edit", images(1, 2400, 1600), {"model": "flux-2-pro", "size": "1024x1024"}),
+    "flux-edit-as-large": ("edit", images(2, 1900, 1300), {"model": "flux-2-flex"}),
     "flux-edit": ("edit", images(2, 1024, 1024), {"model": "flux-2-max", "size": "1024x1024"}),
 }
 # No answer of theirs names money, or counts with a known price.

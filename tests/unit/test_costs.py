@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -97,6 +98,22 @@ def test_tiers_that_count_images(images: int, resolution: str | None, usd: str) 
 )
 def test_further_views_add(images: int, fields: dict[str, Any], usd: str) -> None:
     assert cost("hunyuan3d-v3-image", "image_to_3d", images=images, **fields) == Decimal(usd)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sizes_px", "usd"),
+    [
+        ({"size": "1024x1024"}, (), "0.045"),  # as in an estimate: a megapixel
+        ({"size": "1024x1024"}, [(1024, 1024)], "0.045"),
+        ({"size": "1024x1024"}, [(4000, 3000)], "0.21"),
+        ({}, [(2000, 1500)], "0.105"),  # the result is as large as the input
+        ({}, [(4000, 3000)], "0.255"),  # and at most four megapixels
+    ],
+)
+def test_input_megapixels_are_paid_for(fields: dict[str, Any], sizes_px: Any, usd: str) -> None:
+    model = CATALOG.models["flux-2-pro"]
+    checked = check_order(model, "edit", {"prompt": "a fox", **fields}, image_count=1)
+    assert cost_usd(model, replace(checked, input_px=tuple(sizes_px))) == Decimal(usd)
 
 
 def test_input_images_add_where_the_vendor_counts_them() -> None:
