@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -168,6 +168,7 @@ def _summary(parts: Services, model: Model) -> dict[str, Any]:
         "operations": sorted(IN_URL.get(operation, operation) for operation in model.operations),
         "capabilities": list(model.capabilities),
         "status": model.status_on(datetime.now(UTC).date()),
+        "retires_on": model.retires_on.isoformat() if model.retires_on else None,
         "replaced_by": model.replaced_by,
         "configured": model.provider in parts.configured,
         "quality": model.quality,
@@ -197,14 +198,25 @@ def _detail(parts: Services, model: Model) -> dict[str, Any]:
                 "add_microcredits": None if tier.usd_add is None else price(model, tier.usd_add),
             }
             for each, tier in zip(known["cost_tiers"], model.cost_tiers, strict=True)
-        ],
+        ]
+        + list(_cells(model, price)),
         "orders": {
             IN_URL.get(operation, operation): dict(parts.order_schema(model, operation))
             for operation in sorted(model.operations)
         },
-        "retires_on": model.retires_on.isoformat() if model.retires_on else None,
         "note": model.cost_note,
     }
+
+
+def _cells(model: Model, price: Callable[[Model, Decimal], int]) -> Iterator[dict[str, Any]]:
+    """The prices of a table of quality and size, as tiers; those of edits include one input image."""
+    if (table := model.cost_table) is None:
+        return
+    for operation, rows in (("generate", table.generate), ("edit", table.edit)):
+        for quality, row in rows.items():
+            for size, usd in zip(table.sizes, row, strict=True):
+                when = {"operation": operation, "quality": quality, "size": size}
+                yield {"when": when, "unit_microcredits": price(model, usd), "add_microcredits": None}
 
 
 def _tagged(body: dict[str, Any]) -> Response:

@@ -86,13 +86,32 @@ class Quoting:
             operation=order.operation,
             checked=selected.checked,
             unit_price_microcredits=unit_price,
-            total_microcredits=max([unit_price, *(each.unit_price_microcredits for each in others)])
-            * selected.checked.n,
+            total_microcredits=_dearest(unit_price, others) * selected.checked.n,
             warnings=[*selected.warnings, *selected.checked.warnings],
             fallbacks=others,
             chosen=selected.stored(),
             price_version=catalog.version,
         )
+
+    def with_inputs(self, quote: Quote, input_px: Sequence[tuple[int, int]]) -> Quote:
+        """The same quote once the sizes of the input images are known, in pixels: some models are billed by them."""
+        if not input_px:
+            return quote
+        checked, unit_price = self._repriced(quote.model, quote.checked, input_px)
+        others = [Fallback(each.model, *self._repriced(each.model, each.checked, input_px)) for each in quote.fallbacks]
+        return replace(
+            quote,
+            checked=checked,
+            unit_price_microcredits=unit_price,
+            total_microcredits=_dearest(unit_price, others) * checked.n,
+            fallbacks=others,
+        )
+
+    def _repriced(
+        self, model: Model, checked: CheckedOrder, input_px: Sequence[tuple[int, int]]
+    ) -> tuple[CheckedOrder, int]:
+        known = replace(checked, input_px=tuple(input_px))
+        return known, self.unit_price_microcredits(model, cost_usd(model, known))
 
     def refuse_faults(self, order: Order) -> None:
         """Raises InvalidOrderError for an order whose body has faults, with those that its model finds."""
@@ -180,6 +199,10 @@ class Quoting:
         selected = self._select(catalog, order, name)
         price = self.unit_price_microcredits(selected.model, cost_usd(selected.model, selected.checked))
         return Fallback(selected.model, selected.checked, price)
+
+
+def _dearest(unit_price: int, others: Sequence[Fallback]) -> int:
+    return max([unit_price, *(each.unit_price_microcredits for each in others)])
 
 
 def _successor(model: Model) -> Sequence[str]:

@@ -67,6 +67,7 @@ class SubmissionService:
         quote = self.quoting.quote(order)
         job_id = new_id("job")
         kept = self._keep_images(caller, job_id, order, quote)
+        quote = self.quoting.with_inputs(quote, _sizes_px(kept))
         job = self._new_job(caller, job_id, quote, order.fields, kept=kept, request_id=request_id)
         try:
             if key is None and not job.low_priority:
@@ -158,6 +159,11 @@ class SubmissionService:
             per_call=quote.model.max_per_call,
             unit_cost_microusd=expected_cost_microusd(quote.model, quote.checked),
         )
+
+
+def _sizes_px(kept: Sequence[StoredInput]) -> list[tuple[int, int]]:
+    """Of the input images, the face among them and the mask not."""
+    return [(each["width_px"], each["height_px"]) for each in kept if each["role"] != "mask"]
 
 
 def stored_request(

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
+from providers.catalog.cost_rules import CostTable, ExtraTokens
 from providers.catalog.frozen import Entry, FrozenMap, empty
 from providers.catalog.size_rules import SizeRule
 
@@ -188,17 +189,21 @@ class CostTier(Entry):
 
 
 class CostPerUnit(Entry):
-    """Additions in US dollars: for each further output megapixel, for each input image."""
+    """Additions in US dollars: for each further output megapixel, for each input image, for each megapixel of one.
+
+    A megapixel that is begun counts whole. An image whose size is not known yet, as in an estimate, counts as one.
+    """
 
     output_megapixel_beyond_first: Decimal = Decimal(0)
     input_image: Decimal = Decimal(0)
+    input_megapixel: Decimal = Decimal(0)
 
 
 class TokenPrices(Entry):
     """US dollars per million tokens of each kind; a kind without a price is unknown, not free.
 
-    They give what a call cost, from the tokens that its answer reports. What a caller pays follows from
-    ``cost_usd`` and its tiers.
+    They give what a call cost, from the tokens that its answer reports, and with ``extra_tokens`` what a caller pays
+    for what goes in.
     """
 
     text_input: Decimal | None = Field(default=None, ge=0)
@@ -211,8 +216,11 @@ class Model(Entry):
     """One model of one provider: everything that its entry says.
 
     ``cost_usd``: US dollars for one result. ``quality``: 3 for its vendor's best, 1 for a small or fast one, for
-    ``auto:quality``. ``markup`` replaces the service's own; ``hidden``: not offered, but orders that were accepted
-    before still run. ``max_width`` and ``max_height`` are pixels.
+    ``auto:quality``. ``cost_table`` goes before ``cost_usd`` and its tiers. ``auto_costs_as``: the dearest that a
+    setting may become which is left to the upstream. ``order_defaults``: by operation, what is sent where an order
+    says nothing, because the upstream's own choice has no price beforehand. ``markup`` replaces the service's own;
+    ``hidden``: not offered, but orders that were accepted before still run. ``max_width`` and ``max_height`` are
+    pixels.
     """
 
     id: str
@@ -229,6 +237,10 @@ class Model(Entry):
     cost_tiers: tuple[CostTier, ...] = ()
     cost_per_unit: CostPerUnit = CostPerUnit()
     token_usd: TokenPrices | None = None
+    cost_table: CostTable | None = None
+    extra_tokens: ExtraTokens | None = None
+    auto_costs_as: FrozenMap[str, str] = Field(default_factory=empty)
+    order_defaults: FrozenMap[str, FrozenMap[str, str]] = Field(default_factory=empty)
     inputs: Inputs
     size: Literal["follows_input", "provider_default", "none"] | FrozenMap[str, SizeRule]
     params: FrozenMap[str, ParamSpec]

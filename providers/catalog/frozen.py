@@ -11,8 +11,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer
 K = TypeVar("K")
 V = TypeVar("V")
 
+
+def _plain(found: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The mapping as a dict, with those directly in it."""
+    return {key: dict(value) if isinstance(value, MappingProxyType) else value for key, value in found.items()}
+
+
 # One catalogue serves a whole process, so not even a nested mapping of it may be changed.
-FrozenMap = Annotated[Mapping[K, V], AfterValidator(MappingProxyType), PlainSerializer(dict)]
+FrozenMap = Annotated[Mapping[K, V], AfterValidator(MappingProxyType), PlainSerializer(_plain)]
 
 
 def empty() -> Mapping[Any, Any]:

@@ -25,6 +25,10 @@ from providers.catalog.reading import CatalogData, CatalogError, checked, mappin
 # Fields that a new model does not inherit from the one it is like.
 _OWN = frozenset({"status", "replaced_by", "retired_on", "retires_on", "hidden", "markup", "image_studio"})
 
+# An own price, and the packaged rules that would go before it or be added to it.
+_PRICES = frozenset({"cost_usd", "cost_tiers"})
+_PRICE_RULES = frozenset({"cost_table", "extra_tokens"})
+
 
 class _LocalProvider(Entry):
     """What an operator may say of all models of a provider; a model's own entry comes first."""
@@ -139,7 +143,10 @@ def _entry(base: CatalogData, model_id: str, patch: object, faults: list[str]) -
         hint = _nearest(base, model_id)
         faults.append(f"{model_id}: no packaged model{hint}; a new one needs `like`, or a whole entry")
         return None
-    return merged(known or {"name": model_id, "source": [], "verified": False}, changes) | {"id": model_id}
+    known = known or {"name": model_id, "source": [], "verified": False}
+    if not _PRICES.isdisjoint(changes):  # a price of the operator's own is not hidden behind a packaged rule
+        known = {name: value for name, value in known.items() if name not in _PRICE_RULES}
+    return merged(known, changes) | {"id": model_id}
 
 
 def _nearest(base: CatalogData, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What one image of an order costs the operator, by the price tiers of its model. US dollars, exact."""
+"""What one image of an order costs the operator, by the price rules of its model. US dollars, exact."""
 
 from __future__ import annotations
 
@@ -8,28 +8,32 @@ from decimal import Decimal
 from typing import Any
 
 from providers.catalog.entries import CostTier, Model
-from providers.catalog.size_rules import ResolutionRule
+from providers.catalog.size_rules import PixelsRule, ResolutionRule
 from providers.orders.rules import CheckedOrder
+from providers.orders.size_requests import AUTO, parse_pixels
+from providers.orders.token_costs import extra_usd, rounded_up, table_usd
 from providers.orders.used_sizes import MEGAPIXEL_PX, area_px, used_pixels, used_ratio
 
 MICROUSD_PER_USD = 1_000_000
-
-# Vendors count 1000x1000 and 1024x1024 both as one megapixel, and so a little more than that.
-MEGAPIXEL_TOLERANCE = 0.01
 
 
 def cost_usd(model: Model, checked: CheckedOrder) -> Decimal:
     """The price of one image of this order, in US dollars.
 
-    The first tier whose conditions all hold gives the price, else ``cost_usd`` of the entry. Every
-    ``usd_add`` tier that holds is added, and so are prices by megapixel or input image.
-    A setting that was left out counts as the model's default; "auto" matches no tier.
+    A ``cost_table`` gives it by quality and pixels. Else the first tier whose conditions all hold gives the price,
+    else ``cost_usd`` of the entry; every ``usd_add`` tier that holds is added, and so are prices by megapixel, input
+    image or token. A setting that was left out counts as the model's default; what is left to the upstream ("auto")
+    counts as ``auto_costs_as`` says, and matches no tier where that says nothing.
     """
     facts = _facts(model, checked)
+    if model.cost_table is not None:
+        pixels = parse_pixels(str(facts["size"])) or (0, 0)
+        return table_usd(model, model.cost_table, str(facts["quality"]), pixels, checked)
     matching = [tier for tier in model.cost_tiers if _holds(tier, facts)]
     base = next((tier.usd for tier in matching if tier.usd is not None), model.cost_usd)
     added = sum((tier.usd_add for tier in matching if tier.usd_add is not None), Decimal(0))
-    return base + added + _counted_usd(model, checked)
+    counted = base + added + _counted_usd(model, checked)
+    return counted if model.extra_tokens is None else rounded_up(counted + extra_usd(model, checked))
 
 
 def expected_cost_microusd(model: Model, checked: CheckedOrder) -> int:
@@ -43,13 +47,14 @@ def _facts(model: Model, checked: CheckedOrder) -> dict[str, Any]:
     resolution = model.size_rule(ResolutionRule)
     if resolution is not None:
         defaults["resolution"] = resolution.default
-    pixels = used_pixels(checked.size)
-    ratio = used_ratio(checked.size)
+    named = {**defaults, **checked.size, **checked.params}
+    dearest = {name: value for name, value in model.auto_costs_as.items() if named.get(name) in (None, AUTO)}
+    size = {"size": dearest["size"]} if "size" in dearest and not used_pixels(checked.size) else checked.size
+    pixels, ratio = used_pixels(size), used_ratio(size)
     return {
-        **defaults,
-        **checked.size,
-        **checked.params,
-        "size": f"{pixels[0]}x{pixels[1]}" if pixels else checked.size.get("size"),
+        **named,
+        **dearest,
+        "size": f"{pixels[0]}x{pixels[1]}" if pixels else size.get("size"),
         "shape": "rectangle" if ratio is not None and ratio != 1 else "square",
         "images": checked.image_count,
         "extra_views": checked.image_count > 1,
@@ -75,5 +80,22 @@ def _matches(wanted: bool | str | tuple[str, ...], fact: object) -> bool:
 
 def _counted_usd(model: Model, checked: CheckedOrder) -> Decimal:
     rates = model.cost_per_unit
-    megapixels = math.ceil(area_px(checked.size) / MEGAPIXEL_PX - MEGAPIXEL_TOLERANCE)
-    return rates.output_megapixel_beyond_first * max(0, megapixels - 1) + rates.input_image * checked.image_count
+    inputs_px = [width * height for width, height in checked.input_px] or [MEGAPIXEL_PX] * checked.image_count
+    return (
+        rates.output_megapixel_beyond_first * (_megapixels(_output_px(model, checked)) - 1)
+        + rates.input_image * checked.image_count
+        + rates.input_megapixel * sum(map(_megapixels, inputs_px))
+    )
+
+
+def _output_px(model: Model, checked: CheckedOrder) -> float:
+    """About how many pixels the result has; without a size it follows the first input image."""
+    rule = model.size_rule(PixelsRule)
+    if rule is None or not checked.input_px or used_pixels(checked.size):
+        return area_px(checked.size)
+    width, height = checked.input_px[0]
+    return min(width * height, rule.max_pixels or width * height)
+
+
+def _megapixels(area: float) -> int:
+    return max(1, math.ceil(area / MEGAPIXEL_PX))

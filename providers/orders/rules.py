@@ -30,7 +30,8 @@ class CheckedOrder:
     """An order in canonical form. ``size`` and ``params`` contain only what will be sent.
 
     ``normalised`` maps a field to ``{"asked": ..., "used": ...}`` where the two differ; ``dropped``
-    names the fields left out under ``lenient``. ``image_count`` includes the face.
+    names the fields left out under ``lenient``. ``image_count`` includes the face, not the mask.
+    ``input_px``: width and height of those images, once they are known.
     """
 
     operation: str
@@ -42,6 +43,8 @@ class CheckedOrder:
     warnings: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     image_count: int = 0
+    has_mask: bool = False
+    input_px: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ def check_order(
         can = ", ".join(sorted(map(spoken, model.operations)))
         found.fault("operation", "not_supported", f"{model.id} cannot {spoken(operation)}; it can: {can}")
         operation = model.operation  # go on, to find every other fault too
-    given = _taken({k: v for k, v in fields.items() if v is not None}, model, operation, lenient, found)
+    said = {name: value for name, value in fields.items() if value is not None}
+    given = _taken(_defaults(model, operation, said) | said, model, operation, lenient, found)
     prompt = _prompt(model, given, found)
     count = _count(model, given, found)
     params = check_params(model, operation, given, has_images=image_count > 0, found=found)
@@ -99,7 +103,16 @@ def check_order(
         warnings=tuple(found.warnings),
         dropped=tuple(found.dropped),
         image_count=images.total,
+        has_mask=has_mask,
     )
+
+
+def _defaults(model: Model, operation: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model's entry sends for fields that the order leaves out; a size only where nothing is said of one."""
+    takes = {*model.order_params(operation), *size_fields(model)}
+    if any(name in said for name in SIZE_FIELDS):
+        takes -= set(SIZE_FIELDS)
+    return {name: value for name, value in model.order_defaults.get(operation, {}).items() if name in takes}
 
 
 def _taken(given: dict[str, Any], model: Model, operation: str, lenient: bool, found: Findings) -> dict[str, Any]:

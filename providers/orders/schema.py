@@ -77,6 +77,9 @@ def order_schema(model: Model, operation: str) -> Schema:
         if spec.required:
             required.append(name)
     properties |= _sizes(model)
+    for name, value in model.order_defaults.get(operation, {}).items():
+        if name in properties:
+            properties[name]["default"] = value
     aspect = model.size_rule(AspectRatioRule)
     if aspect and aspect.required:
         required.append("aspect_ratio")

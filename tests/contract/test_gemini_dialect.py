@@ -453,7 +453,7 @@ def test_googles_client_reads_the_errors(
 
 
 def test_googles_client_finds_a_dead_model_gone(sandbox: Sandbox) -> None:
-    for name in ("gemini-2.5-flash-image", "gemini-3-pro-image-preview"):
+    for name in ("gemini-2.0-flash-exp-image-generation", "gemini-3-pro-image-preview"):
         with pytest.raises(errors.ClientError) as caught:
             googles(sandbox, "a fox", model=name)
         assert (caught.value.code, caught.value.status) == (404, "NOT_FOUND")

@@ -54,6 +54,23 @@ def test_a_model_that_is_gone_says_who_stands_in(edge: Edge) -> None:
     assert get(edge, "/api/models/core").json["warnings"] == []
 
 
+def test_a_retiring_model_is_offered_and_says_until_when(edge: Edge) -> None:
+    shown = get(edge, "/api/models/gemini-2.5-flash-image").json
+    assert (shown["status"], shown["retires_on"]) == ("retiring", "2027-03-15")
+    assert shown["warnings"] == ["gemini-2.5-flash-image ends on 2027-03-15; gemini-3.1-flash-lite-image follows it"]
+    [listed] = [each for each in get(edge, "/api/models?status=retiring").json["data"] if each["id"] == shown["id"]]
+    assert listed["retires_on"] == "2027-03-15"
+    assert "gemini-2.5-flash-image" in ids(edge, "")  # it still answers
+
+
+def test_prices_by_quality_and_size_are_listed(edge: Edge) -> None:
+    tiers = get(edge, "/api/models/gpt-image-2").json["tiers"]
+    shown = {tuple(tier["when"].values()): tier["unit_microcredits"] for tier in tiers}
+    assert shown["generate", "high", "3840x2160"] == 40_100_000
+    assert shown["edit", "low", "1024x1024"] == 1_500_000
+    assert len(tiers) == 36
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [

@@ -336,7 +336,7 @@ def test_an_estimate_prices_and_submits_nothing(edge: Edge) -> None:
     answer = _post(edge, "/api/images/estimate", prompt="a fox", n=3, size="1000x1000")
     assert answer.status_code == 200, answer.json
     estimate = Estimate.model_validate(answer.json)
-    assert (estimate.operation, estimate.n, estimate.price.total) == ("generate", 3, "15.9")
+    assert (estimate.operation, estimate.n, estimate.price.total) == ("generate", 3, "15.69")  # 1008x1008
     assert estimate.normalised["size"]["asked"] == "1000x1000"
     assert not edge.submission.orders
     with_image = _post(edge, "/api/images/estimate", prompt="hat", images=["https://pictures.test/a.png"])

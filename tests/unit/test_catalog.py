@@ -227,7 +227,9 @@ def test_the_cheapest_live_one_configured_is_first(catalog: Catalog) -> None:
 
 
 def test_a_model_that_is_ending_is_never_chosen(catalog: Catalog) -> None:
-    assert first(catalog, "generate", "budget", "openai") == "gpt-image-2"  # gpt-image-1-mini costs less, and ends
+    assert (
+        first(catalog, "generate", "budget", "openai") == "gpt-image-2.5-flare"
+    )  # gpt-image-1-mini costs less, and ends
 
 
 def test_a_model_that_needs_no_further_setting_is_first(catalog: Catalog) -> None:

@@ -13,6 +13,7 @@ from providers.catalog.files import PACKAGED
 from providers.catalog.local import lay_over, merged
 from providers.catalog.ranking import ranked
 from providers.catalog.reading import read
+from providers.orders.costs import cost_usd
 from providers.orders.rules import OrderProblems, check_order
 
 BASE = read(PACKAGED)
@@ -28,6 +29,15 @@ def faults_of(text: str) -> list[str]:
     with pytest.raises(CatalogError) as refused:
         over(text)
     return list(refused.value.faults)
+
+
+@pytest.mark.parametrize("said", ["cost_usd: 0.5", "cost_usd: 0.5, cost_tiers: []"])
+def test_an_own_price_is_not_hidden_behind_packaged_price_rules(said: str) -> None:
+    for model_id in ("gpt-image-2", "gemini-2.5-flash-image"):
+        model = over(f"models: {{{model_id}: {{{said}}}}}").models[model_id]
+        assert cost_usd(model, check_order(model, "generate", {"prompt": "a fox"})) == Decimal("0.5")
+    kept = over("models: {gpt-image-2: {markup: 2}}").models["gpt-image-2"]
+    assert kept.cost_table is not None
 
 
 def test_a_field_is_overridden_and_the_rest_stays() -> None:

@@ -119,7 +119,7 @@ def test_what_the_schema_admits_the_check_accepts(data: st.DataObject, pair: tup
     schema = order_schema(model, operation)
     order = data.draw(orders(schema))
     assume(admits(schema, order))
-    assert set(checked(model, operation, order).params) <= set(order)
+    assert set(checked(model, operation, order).params) <= {*order, *model.order_defaults.get(operation, {})}
 
 
 def plain_order(model: Any, operation: str) -> Schema:

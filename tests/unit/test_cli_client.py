@@ -717,6 +717,25 @@ def test_models_passes_every_filter_on(server: FakeServer) -> None:
     assert run(server, "models", "painter-0", "--configured").exit_code == 2
 
 
+def test_models_says_until_when_a_model_answers(server: FakeServer) -> None:
+    going = {"id": "painter-0", "provider": "openai", "operations": [], "status": "retiring"}
+    server.on("GET", "/api/models", {"data": [{**going, "retires_on": "2027-03-15"}, {**going, "id": "painter-9"}]})
+    lines = [line.rstrip() for line in run(server, "models").stdout.splitlines()]
+    assert next(line for line in lines if "painter-0" in line).endswith("retiring on 2027-03-15")
+    assert next(line for line in lines if "painter-9" in line).endswith("retiring")
+
+
+def test_models_shows_each_price_that_depends_on_settings_on_one_line(server: FakeServer) -> None:
+    tiers = [
+        {"when": {"quality": "high", "size": "1024x1024"}, "unit_microcredits": 21_100_000, "add_microcredits": None},
+        {"when": {"upscale": True}, "unit_microcredits": None, "add_microcredits": 500_000},
+    ]
+    server.on("GET", "/api/models/painter-1", {"id": "painter-1", "tiers": tiers})
+    lines = [line.split() for line in run(server, "models", "painter-1").stdout.splitlines()]
+    assert ["tiers.quality", "high,", "size", "1024x1024", "21.1"] in lines
+    assert ["tiers.upscale", "True", "+0.5"] in lines
+
+
 def test_models_recommends_with_reasons(server: FakeServer) -> None:
     model = {"id": "painter-1", "provider": "openai", "operations": ["edit"], "price": {"unit": "5.3"}}
     reasons = [{"code": "cheapest", "message": "least price of 3"}, {"code": "takes_mask", "message": "takes a mask"}]

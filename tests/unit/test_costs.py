@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -24,19 +25,32 @@ def cost(model_id: str, operation: str = "generate", *, images: int = 0, **field
     ("model_id", "fields", "usd"),
     [
         ("gpt-image-2", {}, "0.053"),
-        ("gpt-image-2", {"quality": "auto", "size": "1536x1024"}, "0.053"),
+        ("gpt-image-2", {"quality": "auto", "size": "1536x1024"}, "0.165"),
         ("gpt-image-2", {"quality": "high"}, "0.211"),
-        ("gpt-image-2", {"quality": "high", "size": "auto"}, "0.211"),
-        ("gpt-image-2", {"quality": "high", "size": "1000x1000"}, "0.211"),
+        ("gpt-image-2", {"quality": "high", "size": "auto"}, "0.2471"),
+        ("gpt-image-2", {"quality": "high", "size": "1000x1000"}, "0.2087"),
         ("gpt-image-2", {"quality": "high", "size": "1536x1024"}, "0.165"),
         ("gpt-image-2", {"quality": "low", "width": 1024, "height": 1536}, "0.005"),
-        ("gpt-image-2.5-flare", {"quality": "max"}, "0.211"),
-        ("gpt-image-2.6-sunburst", {"quality": "high", "aspect_ratio": "3:2"}, "0.165"),
-        ("gpt-image-2.6-sunburst", {"quality": "medium"}, "0.053"),
-        ("gemini-3-pro-image", {}, "0.134"),
-        ("gemini-3-pro-image", {"resolution": "2K"}, "0.134"),
-        ("gemini-3-pro-image", {"size": "4096x4096"}, "0.24"),
-        ("gemini-3.1-flash-image", {"size": "512x512"}, "0.045"),
+        ("gpt-image-2", {"quality": "high", "size": "3840x2160"}, "0.401"),
+        ("gpt-image-2", {"quality": "high", "size": "2048x2048"}, "0.4283"),
+        ("gpt-image-2.5-flare", {}, "0.0528"),
+        ("gpt-image-2.5-flare", {"quality": "max"}, "0.2109"),
+        ("gpt-image-2.6-sunburst", {"quality": "high", "aspect_ratio": "3:2"}, "0.0521"),
+        ("gpt-image-2.6-sunburst", {"quality": "medium"}, "0.0528"),
+        ("gemini-3-pro-image", {}, "0.1405"),
+        ("gemini-3-pro-image", {"resolution": "2K"}, "0.1405"),
+        ("gemini-3-pro-image", {"size": "4096x4096"}, "0.2461"),
+        ("gemini-3.1-flash-image", {"size": "512x512"}, "0.0466"),
+        ("gemini-2.5-flash-image", {}, "0.0391"),
+        ("hf-flux-dev", {"size": "1024x1024"}, "0.025"),
+        ("hf-flux-dev", {"size": "1536x1536"}, "0.075"),
+        ("hf-flux-krea-dev", {"size": "1536x1024"}, "0.05"),
+        ("hf-qwen-image", {"size": "1536x1024"}, "0.04"),
+        ("hf-flux-schnell", {}, "0.0014"),
+        ("replicate-flux-2-klein-4b", {}, "0.001"),
+        ("replicate-flux-2-klein-4b", {"output_megapixels": "0.25"}, "0.001"),
+        ("replicate-flux-2-klein-4b", {"output_megapixels": "4"}, "0.004"),
+        ("replicate-sdxl", {"steps": 500}, "0.08"),
         ("ws-gpt-image-2", {}, "0.06"),
         ("ws-gpt-image-2", {"resolution": "2k"}, "0.12"),
         ("ws-gpt-image-2", {"quality": "high", "resolution": "4k"}, "0.66"),
@@ -84,6 +98,22 @@ def test_tiers_that_count_images(images: int, resolution: str | None, usd: str) 
 )
 def test_further_views_add(images: int, fields: dict[str, Any], usd: str) -> None:
     assert cost("hunyuan3d-v3-image", "image_to_3d", images=images, **fields) == Decimal(usd)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sizes_px", "usd"),
+    [
+        ({"size": "1024x1024"}, (), "0.045"),  # as in an estimate: a megapixel
+        ({"size": "1024x1024"}, [(1024, 1024)], "0.045"),
+        ({"size": "1024x1024"}, [(4000, 3000)], "0.21"),
+        ({}, [(2000, 1500)], "0.105"),  # the result is as large as the input
+        ({}, [(4000, 3000)], "0.255"),  # and at most four megapixels
+    ],
+)
+def test_input_megapixels_are_paid_for(fields: dict[str, Any], sizes_px: Any, usd: str) -> None:
+    model = CATALOG.models["flux-2-pro"]
+    checked = check_order(model, "edit", {"prompt": "a fox", **fields}, image_count=1)
+    assert cost_usd(model, replace(checked, input_px=tuple(sizes_px))) == Decimal(usd)
 
 
 def test_input_images_add_where_the_vendor_counts_them() -> None:

@@ -42,8 +42,56 @@ def test_a_checked_order_has_canonical_values() -> None:
 
 
 def test_what_was_left_out_stays_out() -> None:
-    checked = check("gpt-image-2", prompt="a fox", quality=None, size=None, n=None)
+    checked = check("flux-2-pro", prompt="a fox", seed=None, size=None, n=None)
     assert (checked.n, checked.size, checked.params, checked.normalised) == (1, {}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("operation", "fields", "size", "quality"),
+    [
+        ("generate", {}, {"size": "1024x1024"}, "medium"),
+        ("generate", {"size": None, "quality": None}, {"size": "1024x1024"}, "medium"),
+        ("generate", {"size": "auto"}, {"size": "auto"}, "medium"),
+        ("generate", {"quality": "auto"}, {"size": "1024x1024"}, "auto"),
+        ("generate", {"aspect_ratio": "1:2", "quality": "low"}, {"size": "720x1440"}, "low"),
+        ("edit", {}, {}, "medium"),
+    ],
+)
+def test_what_a_price_depends_on_is_sent_where_an_order_leaves_it_out(
+    operation: str, fields: dict[str, Any], size: dict[str, str], quality: str
+) -> None:
+    checked = check("gpt-image-2", operation, prompt="a fox", image_count=int(operation == "edit"), **fields)
+    assert (checked.size, checked.params) == (size, {"quality": quality})
+
+
+def test_a_default_that_an_operators_entry_takes_away_is_not_sent() -> None:
+    model = CATALOG.models["gpt-image-2"]
+    without = {name: spec for name, spec in model.params.items() if name != "quality"}
+    model = model.model_copy(update={"params": without})
+    assert check_order(model, "generate", {"prompt": "a fox"}).params == {}
+
+
+@pytest.mark.parametrize(
+    ("model_id", "operation", "fields", "code"),
+    [
+        ("hf-flux-dev", "generate", {"negative_prompt": "blurry"}, "not_supported"),
+        ("hf-flux-krea-dev", "generate", {"negative_prompt": "blurry"}, "not_supported"),
+        ("hf-flux-dev", "generate", {"steps": 51}, "out_of_range"),
+        ("hf-flux-dev", "generate", {"guidance": 0.5}, "out_of_range"),
+        ("hf-flux-dev", "generate", {"guidance": 20.5}, "out_of_range"),
+        ("replicate-flux-2-klein-4b", "generate", {"output_megapixels": "3"}, "not_allowed"),
+        ("stability-upscale-creative", "upscale", {"creativity": 0.51}, "out_of_range"),
+    ],
+)
+def test_bounds_that_vendors_clients_state(model_id: str, operation: str, fields: dict[str, Any], code: str) -> None:
+    [name] = fields
+    found = faults(model_id, operation, prompt="a fox", image_count=int(operation == "upscale"), **fields)
+    assert found == [(name, code)]
+
+
+def test_stabilitys_creative_upscale_takes_creativity_up_to_a_half() -> None:
+    checked = check("stability-upscale-creative", "upscale", prompt="a fox", image_count=1, creativity=0.5)
+    assert checked.params["creativity"] == 0.5
 
 
 def test_the_format_is_named_as_the_model_names_it() -> None:
@@ -95,7 +143,7 @@ def test_an_operation_the_model_cannot_do_hides_no_other_fault() -> None:
 
 def test_lenient_drops_what_the_model_does_not_take_and_says_so() -> None:
     checked = check("gpt-image-2", prompt="a fox", seed=7, steps=4, factor=2, lenient=True)
-    assert checked.params == {}
+    assert checked.params == {"quality": "medium"}
     assert checked.dropped == ("seed", "steps", "factor")
     assert len(checked.warnings) == 3
 
@@ -185,7 +233,7 @@ def test_a_setting_needed_only_with_an_image() -> None:
 
 
 def test_a_setting_of_one_operation_is_not_taken_by_another() -> None:
-    assert check("gpt-image-2", prompt="x", moderation="low").params == {"moderation": "low"}
+    assert check("gpt-image-2", prompt="x", moderation="low").params == {"quality": "medium", "moderation": "low"}
     assert faults("gpt-image-2", "edit", prompt="x", moderation="low", image_count=1) == [
         ("moderation", "not_supported")
     ]

@@ -263,6 +263,8 @@ def test_ends_without_an_image(prediction: dict[str, Any], error: type[ProviderE
         ("The input or output was flagged as sensitive. (E005)", ContentRefused, "content_refused", None),
         ("Blocked by content policy", ContentRefused, "content_refused", None),
         ("Unknown error (E1000)", Failed, "upstream_failed", True),
+        ("Service is unavailable due to high demand. (E003)", Failed, "upstream_overloaded", True),
+        ("The model is in high demand, try again later", Failed, "upstream_overloaded", True),
         ("CUDA out of memory (E1001)", Failed, "upstream_failed", False),
         ("timed out while starting E6716", Failed, "upstream_timeout", True),
         ("webhook is empty (E4875)", Misconfigured, "upstream_misconfigured", None),

@@ -157,7 +157,6 @@ def test_a_key_in_the_url_is_none(client):
 @pytest.mark.parametrize(
     "model",
     [
-        "gemini-2.5-flash-image",
         "gemini-3.1-flash-image-preview",
         "gemini-3-pro-image-preview",
         "gemini-2.5-pro",

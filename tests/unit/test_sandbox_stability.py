@@ -232,7 +232,7 @@ ON_IMAGE = {"prompt": "a kite", "image": png()}
         ("upscale/fast", {"image": png(), "seed": "1"}, "seed"),
         ("upscale/conservative", {**ON_IMAGE, "creativity": "0.1"}, "creativity"),
         ("upscale/conservative", {**ON_IMAGE, "style_preset": "anime"}, "style_preset"),
-        ("upscale/creative", {**ON_IMAGE, "creativity": "0.4"}, "creativity"),
+        ("upscale/creative", {**ON_IMAGE, "creativity": "0.51"}, "creativity"),
         ("upscale/creative", {"prompt": "x", "image": png((1200, 1000))}, "image"),
         ("control/structure", {**ON_IMAGE, "strength": "0.5"}, "strength"),
         ("control/style-transfer", {"init_image": png()}, "style_image"),

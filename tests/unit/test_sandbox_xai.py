@@ -231,7 +231,9 @@ def test_moderation_comes_as_400_with_or_without_a_bill_or_as_200(client):
     assert len(generate(client, "a fox [sandbox:fewer=2]", n=3).get_json()["data"]) == 1
 
 
-@pytest.mark.parametrize(("marker", "status"), [("quota", 403), ("quota=429", 429), ("429", 429), ("503", 503)])
+@pytest.mark.parametrize(
+    ("marker", "status"), [("quota", 403), ("quota=new", 403), ("quota=429", 429), ("429", 429), ("503", 503)]
+)
 def test_errors_are_flat_nested_or_text(client, marker, status):
     words = error(generate(client, f"a fox [sandbox:{marker}]"))[2]
     nested = generate(client, f"a fox [sandbox:{marker} envelope=nested]")

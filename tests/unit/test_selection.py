@@ -47,7 +47,7 @@ def test_the_first_that_takes_the_order_is_chosen_and_says_why() -> None:
     assert plain.reason is not None
     assert plain.reason.startswith("the cheapest of ")
     clear = pick("openai", "flux", prompt="a fox", background="transparent")
-    assert clear.model.id == "gpt-image-2"
+    assert clear.model.id == "gpt-image-2.5-flare"
     assert "flux-2-klein-4b" in (clear.reason or "")
 
 

@@ -13,7 +13,7 @@ from app.cli.client import order_fields
 from app.cli.client.answers import Document
 from app.cli.client.connection import Client
 from app.cli.client.options import client_options
-from app.cli.output import Output, output_options
+from app.cli.output import Output, credits_of, output_options
 
 
 @click.command()
@@ -69,6 +69,8 @@ def _row(model: Document) -> tuple[object, ...]:
     unit = price.get("unit") if isinstance(price, dict) else None
     operations = ", ".join(map(str, model.get("operations") or ()))
     status = str(model.get("status") or "live")
+    if status == "retiring" and (last := model.get("retires_on")):
+        status = f"retiring on {last}"
     remark = ", ".join(
         [*([status] if status != "live" else ()), *([] if model.get("configured", True) else ["not configured"])]
     )
@@ -77,12 +79,22 @@ def _row(model: Document) -> tuple[object, ...]:
 
 def _show(output: Output, model: Document) -> None:
     output.document(model)
-    for path, value in flat(model):
+    for path, value in flat({**model, "tiers": _tiers(model)}):
         output.line(f"{path:<28} {value}")
     orders = model.get("orders")
     if isinstance(orders, dict):
         output.line("")
         output.table(order_fields.COLUMNS, order_fields.rows(orders))
+
+
+def _tiers(model: Document) -> dict[str, str]:
+    """Prices that depend on settings, each on a line of its own; in credits, like the price of a plain order."""
+    told = {}
+    for tier in model.get("tiers") or ():
+        when = ", ".join(f"{name} {value}" for name, value in tier["when"].items())
+        amount, more = tier.get("unit_microcredits"), tier.get("add_microcredits")
+        told[when] = credits_of(amount) if amount is not None else f"+{credits_of(more)}"
+    return told
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -47,6 +47,7 @@ class ModelOut(Shape):
     operations: list[str]
     capabilities: list[str]
     status: str
+    retires_on: str | None = Field(description="the day from which it no longer answers, if its vendor has named one")
     replaced_by: str | None = Field(description="who answers instead, once it is gone")
     configured: bool = Field(description="whether its provider is set up here")
     quality: int = Field(description="3: its vendor's best, 1: small or fast; for `auto:quality`")
@@ -91,6 +92,5 @@ class ModelDetail(ModelOut):
     limits: dict[str, Any]
     tiers: list[PriceTier]
     orders: dict[str, dict[str, Any]] = Field(description="JSON Schema of the order, by operation")
-    retires_on: str | None
     warnings: list[str] = Field(description="what an order for it is told: what stands in for it, when it ends")
     note: str | None

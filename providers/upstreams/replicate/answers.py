@@ -173,6 +173,8 @@ _FAILURES: Final[tuple[tuple[str, _Judge], ...]] = (  # section 7; the first tha
         r"nsfw|flagged as sensitive|\(e005\)|content policy",
         lambda detail, cost: ContentRefused(detail=detail, cost=cost),
     ),
+    # The model did not run. No NotRun: of a look at a prediction that would say that the look itself failed.
+    (r"\be003\b|high demand", _failed("upstream_overloaded", retryable=True)),
     (
         r"\be1001\b",
         _failed("upstream_failed", retryable=False),

@@ -150,7 +150,7 @@ def documented_cost(order: UpstreamOrder) -> ReportedCost | None:
     None where the catalogue knows a price for some orders only.
     """
     model = order.model
-    if model.cost_tiers or model.cost_per_unit != CostPerUnit():
+    if model.cost_tiers or model.cost_table is not None or model.cost_per_unit != CostPerUnit():
         return None
     count = usage.number(float(model.cost_usd * CREDITS_PER_USD))
     usd = usage.amount_usd(count, units_per_usd=CREDITS_PER_USD)

@@ -28,7 +28,9 @@ from providers.shared.statuses import by_status
 TICKS_PER_USD: Final = 10_000_000_000
 
 _MODERATED = re.compile(r"content[- ]moderat|\brejected\b")
-_NO_MONEY = re.compile(r"spending[- ]limit|out of credits|used all available credits")
+_NO_MONEY = re.compile(
+    r"spending[- ]limit|out of credits|used all available credits|does(n['\u2019]?t| not) have any credits"
+)
 
 
 class _Bill(NamedTuple):

@@ -57,8 +57,9 @@ def read_generate(name: str) -> ImageOrder:
         raise ApiError(f"Thinking level {level} is not supported for this model.")
     prompt, inputs = _parts(body.get("contents", []))
     ratio = _among(image.get("aspectRatio", ""), model["ratios"], "aspectRatio") or _nearest(model, inputs)
-    size = _among(image.get("imageSize", ""), model["tokens"], "imageSize") or "1K"
-    width_px, height_px = _pixels(ratio, size)
+    named = [size for size in model["tokens"] if size]
+    size = _among(image.get("imageSize", ""), named, "imageSize") or ("1K" if named else "")
+    width_px, height_px = _pixels(ratio, size or "1K")
     return ImageOrder(
         Recipe(prompt, name, width_px, height_px, seed=config.get("seed", 0), inputs=inputs),
         tokens=model["tokens"][size],

@@ -31,6 +31,8 @@ MAPPINGS: Mapping[str, Mapping[str, tuple[str, str]]] = _FORMS["mappings"]
 _REFUSALS = {
     "required": ("missing", "field required"),
     "additionalProperties": ("extra_forbidden", "extra fields are not permitted"),
+    "minimum": ("greater_than_equal", "input is below the least value"),
+    "maximum": ("less_than_equal", "input is above the greatest value"),
 }
 
 
@@ -46,7 +48,8 @@ def read_hf_inference(model: str, document: Mapping[str, Any]) -> Recipe:
 def read_fal(model: str, document: Mapping[str, Any]) -> Recipe:
     """An edit has its image under both names. Raises RouteError."""
     is_edit = _task_of("fal-ai", model) == IMAGE
-    _check("fal-ai", "fal-ai edit" if is_edit else "fal-ai", document)
+    plain = "fal-ai flux" if model in _FORMS["fal_flux"] else "fal-ai"
+    _check("fal-ai", "fal-ai edit" if is_edit else plain, document)
     inputs: tuple[bytes, ...] = ()
     if is_edit:
         if document["image_urls"] != [document["image_url"]]:

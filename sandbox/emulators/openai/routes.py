@@ -13,9 +13,8 @@ from flask.typing import ResponseReturnValue
 
 from sandbox import chat, misbehave
 from sandbox.drawing import images
-from sandbox.drawing.sizes import DEFAULT_PX, parse_wxh
 from sandbox.emulators import EmptyStore, Emulator, Wrong, keys
-from sandbox.emulators.openai import errors, rules
+from sandbox.emulators.openai import errors, rules, tokens
 from sandbox.emulators.openai.errors import ApiError
 from sandbox.emulators.openai.rules import ImageOrder
 from sandbox.faults import Script
@@ -26,8 +25,6 @@ from sandbox.state import State, current_state
 NAME = "openai"
 PREFIX = "/openai"
 TEXT_MODELS = ("gpt-4.1", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini", "gpt-5", "gpt-5-mini", "gpt-5.5", "o4-mini")
-# Output tokens of one 1024 x 1024 image.
-_TOKENS = {"low": 272, "medium": 1056, "high": 4160, "xhigh": 8320, "max": 16640}
 _SVG_USAGE = {"input_tokens": 900, "output_tokens": 700, "reasoning_tokens": 0, "total_tokens": 1600}
 
 bp = new_blueprint(NAME, bad_marker=lambda text: ApiError("conflict", param="prompt", complaint=text))
@@ -144,9 +141,8 @@ def _echo(order: ImageOrder) -> dict[str, Any]:
 
 
 def _usage(order: ImageOrder, *, details: bool) -> dict[str, Any]:
-    width, height = parse_wxh(order.fields.get("size", "")) or DEFAULT_PX
-    drawn = round(_TOKENS[_echo(order)["quality"]] * width * height / 2**20) * order.fields["n"]
-    text, seen = chat.tokens_in(order.prompt), 320 * len(order.recipe.inputs)
+    drawn = tokens.of_output(order, _echo(order)["quality"]) * order.fields["n"]
+    text, seen = tokens.of_text(order.prompt), tokens.of_inputs(order)
     counted: dict[str, Any] = {
         "input_tokens": text + seen,
         "output_tokens": drawn,

@@ -57,8 +57,10 @@ def no_model(name: str) -> ApiError:
     return ApiError(f"The model {name} does not exist or your team does not have access to it.", status=404)
 
 
-def out_of_credit(status: int = 403) -> ApiError:
-    """403, or 429 in other words: only money helps."""
+def out_of_credit(status: int = 403, *, never_paid: bool = False) -> ApiError:
+    """403, or 429 in other words: only money helps. ``never_paid``: as a team is told that never bought credits."""
+    if never_paid:
+        return ApiError("Your newly created team doesn't have any credits or licenses yet.", status=403)
     if status == 429:
         text = "Your team has either used all available credits or reached its monthly spending limit."
         return ApiError(text, status=429)
@@ -77,7 +79,8 @@ def for_fault(fault: Fault) -> Response:
     if fault.name == "refuse":
         return moderated().response(envelope)
     if fault.name == "quota":
-        return out_of_credit(429 if fault.value == "429" else 403).response(envelope)
+        never_paid = fault.value == "new"
+        return out_of_credit(429 if fault.value == "429" else 403, never_paid=never_paid).response(envelope)
     if status not in _CODES:
         return html_answer(status)
     text = "Too many requests for this team and model." if status == 429 else f"Scripted by the sandbox: HTTP {status}."

@@ -234,7 +234,7 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(
         "gemini",
         plain="gemini-3.1-flash-lite-image",
-        tells="counts",
+        tells="money",
         edit="gemini-3.1-flash-lite-image",
         envelope=frozenset({"contents.role", "contents.parts", "generationConfig.responseModalities"}),
         gaps=NO_LINKS,
