@@ -119,6 +119,14 @@ def clear_where_white(mask: bytes) -> bytes:
     return out.getvalue()
 
 
+def digest_of_marked(image: bytes, mask: bytes) -> str:
+    """A digest of the pixels of ``image`` where ``mask`` is clear; of what lies outside nothing. Raises NotAnImage."""
+    base = _decoded(image).convert("RGB")
+    keep = _resized(_decoded(mask).convert("RGBA"), base.size).getchannel("A")
+    base.paste((0, 0, 0), mask=keep)
+    return hashlib.sha256(base.tobytes()).hexdigest()[:16]
+
+
 def partial(recipe: Recipe, done: int, rounds: int) -> bytes:
     """The image as it looks ``done`` steps of ``rounds`` into the work: the same, but blurred."""
     image = draw(recipe)

@@ -104,6 +104,19 @@ def bare(model: Model, operation: str | None = None) -> UpstreamOrder:
     return _least(model, operation or model.operation).order()
 
 
+def with_images(model: Model, operation: str, count: int, *, has_mask: bool) -> UpstreamOrder | None:
+    """What the model needs, with ``count`` images; None where it takes no such order."""
+    least = _least(model, operation)
+    schema = order_schema(model, operation)
+    needed = _values(schema, schema["dependentRequired"].get("images", ()), -1)
+    more: list[Mapping[str, Any]] = [{}, {"prompt": PROMPT}]
+    drafts = (
+        replace(least, fields={**needed, **least.fields, **extra}, image_count=count, has_mask=has_mask)
+        for extra in more
+    )
+    return next((draft.order() for draft in drafts if draft.holds()), None)
+
+
 def filled(model: Model, operation: str) -> list[UpstreamOrder]:
     """Orders that together set everything the model takes, to its last value and to its first.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -340,10 +340,16 @@ def every_subject() -> pytest.MarkDecorator:
 
 def every_model() -> pytest.MarkDecorator:
     """Each subject with each live model of its provider."""
+    return model_pairs(lambda _model: True)
+
+
+def model_pairs(wanted: Callable[[Model], bool]) -> pytest.MarkDecorator:
+    """Each subject with each live model of its provider that is wanted, the subjects' own variants included."""
     pairs = [
         pytest.param(subject, model, id=f"{subject.name}-{model.id}")
         for subject in _differently_set_up()
         for model in subject.models()
+        if wanted(model)
     ]
     return pytest.mark.parametrize(("subject", "model"), pairs)
 
@@ -373,6 +379,7 @@ __all__ = [
     "Subject",
     "every_model",
     "every_subject",
+    "model_pairs",
     "subjects",
     "subjects_and",
 ]

@@ -1,0 +1,223 @@
+"""Every image and mask of an order arrives as it is, where it belongs; and only what a mask marks is changed.
+
+Each check is also run on what goes wrong most easily, to see that it finds it: a mask left out, a mask of the other
+polarity, images in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from conformance.orders import CATALOG, SIDE_PX, with_images
+from conformance.pixels import (
+    GROUND,
+    KeptMasks,
+    assert_only_the_marked_part_changed,
+    distinct,
+    image_of,
+)
+from conformance.places import expected, seen
+from conformance.rounds import bytes_of, paid_request, results
+from conformance.subjects import Subject, every_subject, model_pairs
+from providers.base import InputImage, UpstreamOrder
+from providers.catalog.entries import Model
+from providers.errors import ProviderError, RequestRefused
+from providers.orders.needs import face_need, image_range, mask_need
+from sandbox.testing import Sandbox
+
+MOST_IMAGES = 4
+Change = Callable[[UpstreamOrder], UpstreamOrder]
+OTHER = {"white_edits": "transparent_edits", "transparent_edits": "white_edits"}
+
+
+def takes_images(model: Model) -> bool:
+    return any(image_range(model, operation)[1] for operation in model.operations)
+
+
+def takes_several(model: Model) -> bool:
+    return any(_most(model, operation) > 1 for operation in model.operations)
+
+
+def masked_operations(model: Model) -> list[str]:
+    return sorted(name for name in model.operations if mask_need(model, name) != "none")
+
+
+def takes_mask(model: Model) -> bool:
+    return bool(masked_operations(model))
+
+
+def draws_masked(model: Model) -> bool:
+    return takes_mask(model) and model.output == "image"
+
+
+def _most(model: Model, operation: str) -> int:
+    """References that an order has here, the face aside."""
+    return min(image_range(model, operation)[1], MOST_IMAGES) - (face_need(model) == "required")
+
+
+def unchanged(order: UpstreamOrder) -> UpstreamOrder:
+    return order
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptMasks]:
+    kept = KeptMasks(tmp_path_factory.mktemp("masks"))
+    yield kept
+    kept.close()
+
+
+# ---------------------------------------------------------------- on the wire
+
+
+def illustrated(model: Model, masks: KeptMasks) -> Iterator[UpstreamOrder]:
+    """Orders with one image, with several, and with a mask, for each operation."""
+    for operation in sorted(model.operations):
+        least, most = image_range(model, operation)[0], _most(model, operation)
+        for count in sorted({max(1, least - (face_need(model) == "required")), most} - {0}):
+            order = with_images(model, operation, count, has_mask=mask_need(model, operation) == "required")
+            if order:
+                yield _dressed(order, masks)
+        if mask_need(model, operation) == "optional" and (order := with_images(model, operation, 1, has_mask=True)):
+            yield _dressed(order, masks)
+
+
+def _dressed(order: UpstreamOrder, masks: KeptMasks) -> UpstreamOrder:
+    return replace(
+        order,
+        images=[distinct(place) for place in range(len(order.images))],
+        face=distinct(9) if order.face else None,
+        mask=masks.of(order.model) if order.mask else None,
+    )
+
+
+def assert_each_arrives(
+    sandbox: Sandbox, subject: Subject, orders: Sequence[UpstreamOrder], *, change: Change = unchanged
+) -> None:
+    """Send ``change`` of each order, and compare what arrives with the order itself. Raises AssertionError."""
+    provider = subject.load(sandbox)
+    assert orders
+    for number, order in enumerate(orders):
+        provider.submit(change(order), dedupe_key=f"call-{number}.0")
+        assert seen(paid_request(sandbox, subject.provider), subject.inside) == expected(subject, order)
+
+
+@model_pairs(takes_images)
+def test_every_image_arrives_byte_for_byte_in_its_field(
+    sandbox: Sandbox, subject: Subject, model: Model, masks: KeptMasks
+) -> None:
+    assert_each_arrives(sandbox, subject, list(illustrated(model, masks)))
+
+
+@model_pairs(takes_several)
+def test_images_in_another_order_are_seen(sandbox: Sandbox, subject: Subject, model: Model, masks: KeptMasks) -> None:
+    orders = [order for order in illustrated(model, masks) if len(order.images) > 1]
+    with pytest.raises(AssertionError):
+        assert_each_arrives(
+            sandbox, subject, orders, change=lambda order: replace(order, images=list(reversed(order.images)))
+        )
+
+
+@model_pairs(takes_mask)
+def test_a_mask_left_out_is_seen_on_the_wire(
+    sandbox: Sandbox, subject: Subject, model: Model, masks: KeptMasks
+) -> None:
+    orders = [order for order in illustrated(model, masks) if order.mask]
+    with pytest.raises((AssertionError, RequestRefused)):
+        assert_each_arrives(sandbox, subject, orders, change=lambda order: replace(order, mask=None))
+
+
+# ---------------------------------------------------------------- in the result
+
+
+@pytest.fixture
+def drawing(sandbox: Sandbox) -> Iterator[Sandbox]:
+    """The sandbox with results as large as what goes in: JPEG blends 16 pixels on each side of an edge."""
+    before = sandbox.settings()["edge_max_px"]
+    sandbox.settings(edge_max_px=SIDE_PX)
+    yield sandbox
+    sandbox.settings(edge_max_px=before)
+
+
+def made_with_mask(
+    sandbox: Sandbox,
+    subject: Subject,
+    order: UpstreamOrder,
+    base: InputImage,
+    mask: InputImage | None,
+) -> list[bytes]:
+    provider = subject.load(sandbox)
+    order = replace(order, images=[base], mask=mask)
+    return [bytes_of(provider, image) for image in results(provider, order, key=f"call-{order.operation}.0")]
+
+
+def masked_orders(model: Model) -> Iterator[UpstreamOrder]:
+    for operation in masked_operations(model):
+        order = with_images(model, operation, 1, has_mask=True)
+        assert order is not None, operation
+        yield order
+
+
+@model_pairs(draws_masked)
+def test_only_what_the_mask_marks_is_changed(
+    drawing: Sandbox, subject: Subject, model: Model, masks: KeptMasks
+) -> None:
+    for order in masked_orders(model):
+        assert_only_the_marked_part_changed(made_with_mask(drawing, subject, order, image_of(GROUND), masks.of(model)))
+
+
+@model_pairs(draws_masked)
+def test_a_mask_of_the_other_polarity_is_seen(
+    drawing: Sandbox, subject: Subject, model: Model, masks: KeptMasks
+) -> None:
+    inverted = masks.of(with_other_polarity(model))
+    for order in masked_orders(model):
+        with pytest.raises((AssertionError, ProviderError)):
+            assert_only_the_marked_part_changed(made_with_mask(drawing, subject, order, image_of(GROUND), inverted))
+
+
+@model_pairs(draws_masked)
+def test_a_mask_left_out_is_seen_in_the_result(drawing: Sandbox, subject: Subject, model: Model) -> None:
+    for order in masked_orders(model):
+        with pytest.raises((AssertionError, ProviderError)):
+            assert_only_the_marked_part_changed(made_with_mask(drawing, subject, order, image_of(GROUND), None))
+
+
+def with_other_polarity(model: Model) -> Model:
+    assert model.inputs.mask_polarity is not None
+    inputs = model.inputs.model_copy(update={"mask_polarity": OTHER[model.inputs.mask_polarity]})
+    return model.model_copy(update={"inputs": inputs})
+
+
+def _shows_only_the_marked_part(sandbox: Sandbox, subject: Subject, model: Model, mask: InputImage | None) -> None:
+    """A 3D file follows what the mask marks of the image, and nothing else. Raises AssertionError."""
+    for order in masked_orders(model):
+        plain, inside, outside = (
+            made_with_mask(sandbox, subject, order, image_of(GROUND, patch_at=place), mask)
+            for place in (None, 0.2, 0.8)
+        )
+        assert outside == plain != inside
+
+
+@model_pairs(lambda model: takes_mask(model) and not draws_masked(model))
+def test_a_3d_file_shows_what_the_mask_marks(
+    drawing: Sandbox, subject: Subject, model: Model, masks: KeptMasks
+) -> None:
+    assert model.output == "model_3d"
+    _shows_only_the_marked_part(drawing, subject, model, masks.of(model))
+    for wrong in (masks.of(with_other_polarity(model)), None):
+        with pytest.raises((AssertionError, ProviderError)):
+            _shows_only_the_marked_part(drawing, subject, model, wrong)
+
+
+# ---------------------------------------------------------------- time
+
+
+@every_subject()
+def test_the_time_outs_of_catalogue_and_adapter_agree(sandbox: Sandbox, subject: Subject) -> None:
+    """A step is given up ``call_timeout_s`` and a margin after it began: never while its submit may still answer."""
+    provider: Any = subject.load(sandbox)
+    assert provider.submit_timeout_s == CATALOG.providers[subject.provider].call_timeout_s
