@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.shapes.schemas.base import Credits, Microcredits, OperationName, Shape, Text
+from jobs.documents import SelectionRule
 
 MAX_METADATA_BYTES = 2048
 
@@ -82,6 +83,12 @@ class Chosen(Shape):
 
     asked: str | None = Field(description="as ordered: `auto`, `auto:budget`, `auto:quality`; null: no model was named")
     model: str
+    rule: SelectionRule | None = Field(
+        None,
+        description="what chose it: `operator_default` (`default_model` of catalog.local.yaml or"
+        " `DARKROOM_DEFAULT_MODEL`), `catalog_default` (the catalogue's own), `cheapest`, `best`; absent in tasks of"
+        " older versions",
+    )
     reason: str
 
 

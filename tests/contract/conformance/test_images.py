@@ -22,7 +22,7 @@ from conformance.pixels import (
 )
 from conformance.places import expected, seen
 from conformance.rounds import bytes_of, paid_request, results
-from conformance.subjects import Subject, every_subject, model_pairs
+from conformance.subjects import Subject, every_subject, served_models_that
 from providers.base import InputImage, UpstreamOrder
 from providers.catalog.entries import Model
 from providers.errors import ProviderError, RequestRefused
@@ -105,14 +105,14 @@ def assert_each_arrives(
         assert seen(paid_request(sandbox, subject.provider), subject.inside) == expected(subject, order)
 
 
-@model_pairs(takes_images)
+@served_models_that(takes_images)
 def test_every_image_arrives_byte_for_byte_in_its_field(
     sandbox: Sandbox, subject: Subject, model: Model, masks: KeptMasks
 ) -> None:
     assert_each_arrives(sandbox, subject, list(illustrated(model, masks)))
 
 
-@model_pairs(takes_several)
+@served_models_that(takes_several)
 def test_images_in_another_order_are_seen(sandbox: Sandbox, subject: Subject, model: Model, masks: KeptMasks) -> None:
     orders = [order for order in illustrated(model, masks) if len(order.images) > 1]
     with pytest.raises(AssertionError):
@@ -121,7 +121,7 @@ def test_images_in_another_order_are_seen(sandbox: Sandbox, subject: Subject, mo
         )
 
 
-@model_pairs(takes_mask)
+@served_models_that(takes_mask)
 def test_a_mask_left_out_is_seen_on_the_wire(
     sandbox: Sandbox, subject: Subject, model: Model, masks: KeptMasks
 ) -> None:
@@ -161,7 +161,7 @@ def masked_orders(model: Model) -> Iterator[UpstreamOrder]:
         yield order
 
 
-@model_pairs(draws_masked)
+@served_models_that(draws_masked)
 def test_only_what_the_mask_marks_is_changed(
     drawing: Sandbox, subject: Subject, model: Model, masks: KeptMasks
 ) -> None:
@@ -169,7 +169,7 @@ def test_only_what_the_mask_marks_is_changed(
         assert_only_the_marked_part_changed(made_with_mask(drawing, subject, order, image_of(GROUND), masks.of(model)))
 
 
-@model_pairs(draws_masked)
+@served_models_that(draws_masked)
 def test_a_mask_of_the_other_polarity_is_seen(
     drawing: Sandbox, subject: Subject, model: Model, masks: KeptMasks
 ) -> None:
@@ -179,7 +179,7 @@ def test_a_mask_of_the_other_polarity_is_seen(
             assert_only_the_marked_part_changed(made_with_mask(drawing, subject, order, image_of(GROUND), inverted))
 
 
-@model_pairs(draws_masked)
+@served_models_that(draws_masked)
 def test_a_mask_left_out_is_seen_in_the_result(drawing: Sandbox, subject: Subject, model: Model) -> None:
     for order in masked_orders(model):
         with pytest.raises((AssertionError, ProviderError)):
@@ -202,7 +202,7 @@ def _shows_only_the_marked_part(sandbox: Sandbox, subject: Subject, model: Model
         assert outside == plain != inside
 
 
-@model_pairs(lambda model: takes_mask(model) and not draws_masked(model))
+@served_models_that(lambda model: takes_mask(model) and not draws_masked(model))
 def test_a_3d_file_shows_what_the_mask_marks(
     drawing: Sandbox, subject: Subject, model: Model, masks: KeptMasks
 ) -> None:
