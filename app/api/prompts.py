@@ -54,6 +54,8 @@ class StreamCutError(Exception):
             "enhancer_not_configured",
         ),
         body=EnhanceIn,
+        description="By the language model of a configured provider; `capabilities.prompt_model` of GET /api/providers"
+        " names each.",
     )
 )
 def enhance() -> Response:
@@ -62,7 +64,7 @@ def enhance() -> Response:
     media_type = request.accept_mimetypes.best_match(["text/event-stream", "text/plain"])
     if media_type is None:
         raise NotAcceptableError("this is sent as text/event-stream or text/plain")
-    source = services().enhancer.write(asked.prompt, asked.mode, provider=asked.model, language=asked.language)
+    source = services().enhancer.write(asked.prompt, asked.mode, model=asked.model, language=asked.language)
     reader = Reader(source)
     first = reader.next(FIRST_PIECE_S)
     if isinstance(first, ProviderError):

@@ -435,7 +435,7 @@ def make_edge(**variables: Any) -> Edge:
         variant=variant,
         delete_images=rows.delete_images,
         cancel_charge="full",
-        enhancer=Enhancer(["openai"], lambda name: writer),
+        enhancer=Enhancer({"openai": "gpt-5.4-mini"}, lambda name: writer),
         limits=RateLimits(account=settings.rate_limit_account, submit=settings.rate_limit_submit, client=None),
         waits=Waits(lambda job_ids: rows.autocommit(tasks.versions, job_ids), None, poll_s=0.01),
         signer=signer,
