@@ -14,6 +14,7 @@ from sandbox.drawing.images import (
     has_alpha,
 )
 from sandbox.drawing.sizes import DEFAULT_PX, pixels
+from sandbox.emulators.wavespeed.effects import effect_of
 from sandbox.emulators.wavespeed.models import BadInput, Model
 from sandbox.faults import Script
 from sandbox.markers import without_markers
@@ -108,6 +109,7 @@ def files_of(model: Model, given: Mapping[str, Any], taken: Inputs, fate: Script
         file_format="jpeg" if extension == "jpg" else extension,
         inputs=taken.images,
         mask=taken.mask,
+        effect=effect_of(model.path),
     )
     asked = given.get("num_images") or given.get("max_images") or 1
     for number, recipe in enumerate(outcomes.recipes(first, asked, fate)):

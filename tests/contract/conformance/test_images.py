@@ -6,15 +6,18 @@ polarity, images in another order.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from conformance.orders import CATALOG, SIDE_PX, with_images
 from conformance.pixels import (
     GROUND,
+    LOSS,
     KeptMasks,
     assert_only_the_marked_part_changed,
     distinct,
@@ -221,3 +224,52 @@ def test_the_time_outs_of_catalogue_and_adapter_agree(sandbox: Sandbox, subject:
     """A step is given up ``call_timeout_s`` and a margin after it began: never while its submit may still answer."""
     provider: Any = subject.load(sandbox)
     assert provider.submit_timeout_s == CATALOG.providers[subject.provider].call_timeout_s
+
+
+# ---------------------------------------------------------------- the emulators' tools
+
+
+def _tool(drawing: Sandbox, subject: Subject, model: Model, operation: str) -> list[Image.Image]:
+    """What the operation makes of a flat image, settings at their least."""
+    drawing.settings(edge_max_px=0, prepared=False)
+    order = with_images(model, operation, 1, has_mask=False)
+    assert order is not None
+    made = [Image.open(io.BytesIO(data)) for data in made_with_mask(drawing, subject, order, image_of(GROUND), None)]
+    drawing.settings(prepared=True)
+    return made
+
+
+def _can(operation: str) -> Callable[[Model], bool]:
+    return lambda model: operation in model.operations and model.output == "image"
+
+
+@served_models_that(_can("remove_background"))
+def test_a_removed_background_is_transparent(drawing: Sandbox, subject: Subject, model: Model) -> None:
+    for made in _tool(drawing, subject, model, "remove_background"):
+        assert made.getchannel("A").getextrema() == (0, 255)
+        assert made.getpixel((made.width // 2, made.height // 2)) == (*GROUND, 255)
+
+
+@served_models_that(_can("outpaint"))
+def test_an_outpainted_image_keeps_its_middle(drawing: Sandbox, subject: Subject, model: Model) -> None:
+    for made in _tool(drawing, subject, model, "outpaint"):
+        colours = made.convert("RGB").getcolors(made.width * made.height) or []
+        kept = sum(count for count, seen in colours if max(map(_apart, seen, GROUND)) <= LOSS)
+        assert 0.02 < kept / (made.width * made.height) < 1
+
+
+@served_models_that(_can("upscale"))
+def test_an_upscaled_image_is_the_same_image(drawing: Sandbox, subject: Subject, model: Model) -> None:
+    for made in _tool(drawing, subject, model, "upscale"):
+        assert made.width > SIDE_PX
+        assert all(max(map(_apart, pair, GROUND)) <= LOSS for pair in zip(*_extremes(made), strict=True))
+
+
+def _apart(one: int, other: int) -> int:
+    return abs(one - other)
+
+
+def _extremes(image: Image.Image) -> list[tuple[int, int]]:
+    """The least and the most of each channel."""
+    found = image.convert("RGB").getextrema()
+    return [(int(low), int(high)) for low, high in found]  # type: ignore[misc]
