@@ -102,6 +102,7 @@ def make_task(number: int = 1, **changes: Any) -> Task:
         queue_position=3,
         failure_code=None,
         failure_detail=None,
+        failure_stage=None,
         cancel_requested_at=None,
         cancel_outcome=None,
         request={"prompt": "a fox", "n": 1, "size": {}, "params": {}, "normalised": {}},
