@@ -379,7 +379,7 @@ def settings_of(variables: Mapping[str, Any]) -> Settings:
     return Settings(_env_file=None, **{"DARKROOM_VAR": Path("unused"), **variables})
 
 
-def make_edge(**variables: Any) -> Edge:
+def make_edge(*, configured: tuple[str, ...] = ("openai",), **variables: Any) -> Edge:
     """``variables`` are settings by their environment names."""
     rows, store, writer = Rows(), Store(), Writer()
     published: list[Nudge] = []
@@ -410,7 +410,7 @@ def make_edge(**variables: Any) -> Edge:
         rows,
         Quoting(
             CATALOG,
-            configured=("openai",),
+            configured=configured,
             markup=Decimal(1),
             minimum_unit_price_microcredits=0,
             default_model="gpt-image-2",
@@ -430,7 +430,7 @@ def make_edge(**variables: Any) -> Edge:
         submission=submission,
         publish=publish,
         catalogs=CATALOG,
-        configured=("openai",),
+        configured=configured,
         order_schema=order_schema,
         store=store,
         variant=variant,
