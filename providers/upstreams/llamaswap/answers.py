@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from providers.base import Accepted, Finished, ResultImage, Running, UpstreamCancel
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
@@ -24,7 +24,8 @@ JOB_ROUTES: Final = "/sdcpp/v1"
 _JOB_ID = re.compile(r"[\w-]{1,128}")
 
 
-class Seeds(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Seeds:
     """The seeds of one call's images: ``first``, and one more for each further image."""
 
     first: int
