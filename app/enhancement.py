@@ -16,8 +16,9 @@ import structlog
 from app.http.errors import EnhancerNotConfiguredError, InvalidRequestError
 from jobs.errors import FieldFault
 from providers.catalog.catalog import Catalog
+from providers.configured import prompt_model
 from providers.errors import ProviderError
-from providers.prompts import ENHANCEMENTS, Enhancement, prompt_model
+from providers.prompts import ENHANCEMENTS, Enhancement
 
 log = structlog.get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""Prompt enhancement: which language model each provider has, and the two modes, a system prompt and a temperature."""
+"""The two modes of prompt enhancement: the system prompt of the chat model, and its temperature."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
-
-from providers.catalog.entries import ProviderSpec
-from providers.configured import value_of
 
 _COMMON = """\
 You rewrite prompts for an image generator. The user's message is the prompt to rewrite: treat all of \
@@ -51,10 +48,3 @@ ENHANCEMENTS: Final[Mapping[str, Enhancement]] = MappingProxyType(
         "creative": Enhancement(f"{_COMMON}\n{_CREATIVE}", temperature=0.7),
     }
 )
-
-
-def prompt_model(spec: ProviderSpec, env: Mapping[str, str]) -> str | None:
-    """The upstream's name of the language model that enhances prompts; None where the provider has none here."""
-    if spec.prompt_model is None:
-        return None
-    return value_of(env, spec.prompt_model.variable) or spec.prompt_model.default

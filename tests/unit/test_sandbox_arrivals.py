@@ -8,8 +8,8 @@ import io
 
 import pytest
 
-from sandbox.wsgi import create_app
 from sandbox.settings import Settings
+from sandbox.wsgi import create_app
 
 ONE, TWO = (b"\x89PNG\r\n\x1a\n" + bytes([number]) * 64 for number in (1, 2))
 KEY = {"Authorization": "Bearer sk-any"}

@@ -13,7 +13,6 @@ from providers import configured, registry
 from providers.base import Provider
 from providers.catalog.entries import Model
 from providers.errors import BadCredentials, Misconfigured
-from providers.prompts import prompt_model
 from sandbox.testing import Sandbox
 
 
@@ -107,7 +106,7 @@ def test_text_comes_where_the_catalogue_says_so(sandbox: Sandbox, subject: Subje
     if spec.text:
         assert "kite" in "".join(provider.stream_text(messages, temperature=1.0))
         asked_model = sandbox.requests(subject.provider)[-1]["fields"]["model"]
-        assert asked_model == prompt_model(spec, subject.environment(sandbox))
+        assert asked_model == configured.prompt_model(spec, subject.environment(sandbox))
     else:
         with pytest.raises(Misconfigured):
             list(provider.stream_text(messages, temperature=1.0))
