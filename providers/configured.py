@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from providers.catalog.entries import ProviderSpec
 from providers.catalog.files import PACKAGED, common_file, in_order, provider_files
+
+if TYPE_CHECKING:  # whoever asks what is configured loads no pydantic
+    from providers.catalog.entries import ProviderSpec
 
 
 @dataclass(frozen=True, slots=True)
