@@ -16,6 +16,7 @@ import structlog
 from app.http.errors import EnhancerNotConfiguredError, InvalidRequestError
 from jobs.errors import FieldFault
 from providers.catalog.catalog import Catalog
+from providers.configured import prompt_model
 from providers.errors import ProviderError
 from providers.prompts import ENHANCEMENTS, Enhancement
 
@@ -32,30 +33,36 @@ class Writer(Protocol):
 
 
 class Enhancer:
-    """``names`` are the configured providers that offer text, the preferred one first."""
+    """``models`` are the language models of the configured providers, by provider, the preferred one first."""
 
-    def __init__(self, names: Sequence[str], load: Callable[[str], Writer]) -> None:
-        self._names = tuple(names)
+    def __init__(self, models: Mapping[str, str], load: Callable[[str], Writer]) -> None:
+        self.models = dict(models)
         self._load = load
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], catalog: Catalog, configured: Collection[str]) -> Enhancer:
-        names = [name for name in configured if name in catalog.providers and catalog.providers[name].text]
-        return cls(names, _Writers(env))
+        named = {name: prompt_model(catalog.providers[name], env) for name in configured if name in catalog.providers}
+        return cls({name: model for name, model in named.items() if model}, _Writers(env))
 
-    def write(
-        self, prompt: str, mode: str, *, provider: str | None = None, language: str | None = None
-    ) -> Iterator[str]:
-        """The pieces of the enhanced prompt as they come. Raises EnhancerNotConfiguredError or InvalidRequestError
-        immediately.
+    def write(self, prompt: str, mode: str, *, model: str | None = None, language: str | None = None) -> Iterator[str]:
+        """The pieces of the enhanced prompt as they come.
 
-        While iterating: ProviderError.
+        ``model``: a language model, with its provider in front where two have it (``openai/gpt-5.4-mini``), or a
+        provider alone. Raises EnhancerNotConfiguredError or InvalidRequestError immediately. While iterating:
+        ProviderError.
         """
-        if not self._names:
+        if not self.models:
             raise EnhancerNotConfiguredError
-        if provider is not None and provider not in self._names:
-            raise InvalidRequestError([FieldFault("model", "not_allowed", f"is one of {', '.join(self._names)}")])
-        return _written(self._load(provider or self._names[0]), ENHANCEMENTS[mode], prompt, language)
+        return _written(self._load(self._provider_of(model)), ENHANCEMENTS[mode], prompt, language)
+
+    def _provider_of(self, asked: str | None) -> str:
+        if asked is None:
+            return next(iter(self.models))
+        for provider, model in self.models.items():
+            if asked in (model, provider, f"{provider}/{model}"):
+                return provider
+        offered = ", ".join(f"{model} ({provider})" for provider, model in self.models.items())
+        raise InvalidRequestError([FieldFault("model", "not_allowed", f"is one of {offered}")])
 
 
 def _written(writer: Writer, enhancement: Enhancement, prompt: str, language: str | None) -> Iterator[str]:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+# What chose the model: the operator (catalog.local.yaml or DARKROOM_DEFAULT_MODEL), the catalogue, or a ranking, by
+# price or by quality.
+SelectionRule = Literal["operator_default", "catalog_default", "cheapest", "best"]
+
 
 class StoredSelection(TypedDict):
     """Which model was chosen for an order that did not name one, and why: ``orders.request -> 'chosen'``."""
 
     asked: str | None  # "auto", "auto:budget", "auto:quality"; None: no model was named
     model: str
+    rule: NotRequired[SelectionRule]  # orders of older versions have none
     reason: str  # a phrase for people
 
 

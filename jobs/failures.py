@@ -7,6 +7,25 @@ people's keys, addresses or prompts. docs/errors.md lists the same codes with wh
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal, get_args
+
+# How far a failed job came: it waited for its start; an upstream was asked; an upstream had taken it on; its result was
+# fetched and checked; its result, or what it came with, was to be kept or read here.
+Stage = Literal["queued", "submit", "running", "download", "store"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+# Codes that stand for one stage whatever the calls say. app/shapes/status_json.py has the same lists in SQL.
+_STAGE_OF: dict[str, Stage] = {
+    "deadline_expired": "queued",
+    "insufficient_credits": "queued",
+    "model_unavailable": "queued",
+    "provider_closed": "queued",
+    "bad_result": "download",
+    "result_gone": "download",
+    "result_too_large": "download",
+    "result_unavailable": "download",
+    "result_url_refused": "download",
+    "storage_unavailable": "store",
+}
 
 SENTENCES = {
     "bad_result": "the upstream sent something that is not an acceptable image",
@@ -70,3 +89,13 @@ class CancelOutcome(StrEnum):
 def sentence(code: str) -> str:
     """Return the sentence for a code, or the code with spaces if it has none."""
     return SENTENCES.get(code, code.replace("_", " "))
+
+
+def stage_of(code: str, accepted: bool | None) -> Stage:
+    """Return where a job of this failure code failed.
+
+    ``accepted`` says of its decisive call whether the upstream had taken it on; None: it made no call.
+    """
+    if accepted is None:
+        return _STAGE_OF.get(code, "queued")
+    return _STAGE_OF.get(code, "running" if accepted else "submit")

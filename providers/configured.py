@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
 from providers.catalog.files import PACKAGED, common_file, in_order, provider_files
+
+if TYPE_CHECKING:  # whoever asks what is configured loads no pydantic
+    from providers.catalog.entries import ProviderSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +81,10 @@ def _without_rivals(known: Variables, own: Mapping[str, str]) -> dict[str, str]:
 def configured_names(env: Mapping[str, str]) -> tuple[str, ...]:
     """The providers that can be used: an adapter exists and what it needs is set. In stable order."""
     return tuple(name for name, known in PROVIDERS.items() if known.has_adapter and not known.missing(env))
+
+
+def prompt_model(spec: ProviderSpec, env: Mapping[str, str]) -> str | None:
+    """The upstream's name of the language model that enhances prompts; None where the provider has none here."""
+    if spec.prompt_model is None:
+        return None
+    return value_of(env, spec.prompt_model.variable) or spec.prompt_model.default

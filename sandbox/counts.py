@@ -6,6 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field, fields
 
 KEYS_MAX = 500_000
+UPLOADS_MAX = 10_000
 
 
 def prompt_hash(prompt: str) -> str:
@@ -66,6 +67,7 @@ class Counts:
     def __init__(self, *, requests_kept: int = 500) -> None:
         self._tallies: dict[str, Tally] = {}
         self._log: deque[dict[str, object]] = deque(maxlen=requests_kept)
+        self._uploads: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def begin(self, provider: str) -> None:
@@ -129,6 +131,17 @@ class Counts:
         """Remember what a request looked like."""
         self._log.append(entry)
 
+    def uploaded(self, link: str, blob: bytes) -> None:
+        """A file was uploaded, to be named by its link in a later request."""
+        with self._lock:
+            if len(self._uploads) >= UPLOADS_MAX:
+                self._uploads.clear()
+            self._uploads[link] = hashlib.sha256(blob).hexdigest()
+
+    def sent_before(self, link: str) -> str | None:
+        """The SHA-256 of what was uploaded under a link; None for any other link."""
+        return self._uploads.get(link)
+
     def requests(self, provider: str | None = None, *, limit: int = 500) -> list[dict[str, object]]:
         """The latest requests, oldest first."""
         entries = [entry for entry in list(self._log) if provider in (None, entry.get("provider"))]
@@ -145,6 +158,7 @@ class Counts:
             in_flight = {provider: tally.in_flight for provider, tally in self._tallies.items()}
             self._tallies = {p: Tally(in_flight=n, in_flight_max=n) for p, n in in_flight.items()}
             self._log = deque(maxlen=requests_kept)
+            self._uploads.clear()
 
     def _of(self, provider: str) -> Tally:
         return self._tallies.setdefault(provider, Tally())

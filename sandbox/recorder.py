@@ -7,6 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 from werkzeug.datastructures import FileStorage
 
+from sandbox import arrivals
 from sandbox.state import current_state
 
 TEXT_SHOWN_MAX = 200
@@ -71,6 +72,7 @@ def _describe(provider: str | None) -> dict[str, object]:
         "headers": {name: request.headers[name] for name in _HEADERS_SHOWN if name in request.headers},
         "credentials": credentials,
         **_body_shape(),
+        "images": arrivals.images_of(request, current_state().counts.sent_before),
     }
 
 

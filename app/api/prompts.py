@@ -55,13 +55,15 @@ class StreamCutError(Exception):
             "enhancer_not_configured",
         ),
         body=EnhanceIn,
+        description="By the language model of a configured provider; `capabilities.prompt_model` of GET /api/providers"
+        " names each.",
     )
 )
 def enhance() -> Response:
     read_query(Empty, request.args)
     asked = read_body(EnhanceIn, request)
     media_type = _media_type()
-    source = services().enhancer.write(asked.prompt, asked.mode, provider=asked.model, language=asked.language)
+    source = services().enhancer.write(asked.prompt, asked.mode, model=asked.model, language=asked.language)
     reader = Reader(source)
     first = reader.next(FIRST_PIECE_S)
     if isinstance(first, ProviderError):

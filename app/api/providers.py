@@ -124,7 +124,8 @@ def _capabilities(parts: Services, spec: ProviderSpec) -> dict[str, Any]:
     return {
         "kind": spec.kind,
         "cancel": spec.cancellable,
-        "text": spec.text,
+        "text": spec.name in parts.enhancer.models,
+        "prompt_model": parts.enhancer.models.get(spec.name),
         "operations": sorted(operations),
         "models": len(models),
     }

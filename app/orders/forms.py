@@ -18,15 +18,16 @@ from app.shapes.schemas.orders import OrderFields
 from jobs.errors import FieldFault
 from jobs.submission.order import ReferenceImage, Role
 from providers.catalog.catalog import Catalog
+from providers.orders.aliases import ALIASES, IMAGE_ALIASES, renamed
 from providers.orders.rules import WHOLE_FIELDS
 
+_ROLES: Mapping[str, Role] = {"images": "image", "mask": "mask", "face": "face"}
+_NAMES = {**{name: name for name in _ROLES}, **IMAGE_ALIASES}
+# Images may be several, so that their parts may also have the brackets of a list.
 IMAGE_PARTS: Mapping[str, Role] = {
-    "image": "image",
-    "image[]": "image",
-    "images": "image",
-    "images[]": "image",
-    "mask": "mask",
-    "face": "face",
+    part: _ROLES[name]
+    for given, name in _NAMES.items()
+    for part in ((given, f"{given}[]") if name == "images" else (given,))
 }
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
 _REAL = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,19})?([eE][+-]?[0-9]{1,2})?")
@@ -88,7 +89,9 @@ def read(request: Request, kinds: Mapping[str, str]) -> Form:
         _take_file(form, name, file.read())
     for name, values in texts.lists():
         _take_texts(form, name, values, kinds)
-    return form
+    fields, clashes = renamed(form.fields, ALIASES, kinds)
+    faults = [FieldFault(clash.given, "conflict", clash.message) for clash in clashes]
+    return Form(fields, form.images, form.faults + faults)
 
 
 def _take_file(form: Form, name: str, data: bytes) -> None:
@@ -112,7 +115,7 @@ def _take_texts(form: Form, name: str, values: list[str], kinds: Mapping[str, st
         form.faults.append(FieldFault(name[:100], "conflict", "is given more than once"))
     elif values[0] or name == "prompt":  # browsers send empty inputs along
         try:
-            form.fields[name] = typed(values[0], kinds.get(name, "string"))
+            form.fields[name] = typed(values[0], kinds.get(name) or kinds.get(ALIASES.get(name, name), "string"))
         except MalformedJsonError as error:
             form.faults.append(FieldFault(name, "wrong_type", f"must be JSON: {error.detail}"))
 

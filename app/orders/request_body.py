@@ -7,7 +7,7 @@ base64, https URL, ``job_id#index``). Every fault is collected and reported toge
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,10 @@ from app.orders import forms
 from app.shapes.schemas.orders import MAX_METADATA_BYTES, OrderFields
 from jobs.errors import FieldFault
 from jobs.submission.order import Order, ReferenceImage, Role
+from providers.orders.aliases import ALIASES, IMAGE_ALIASES, renamed
 
 MAX_IMAGES = 16
+IMAGE_FIELDS = ("images", "mask", "face")
 NOT_YET = frozenset({"webhook_url", "webhook_events", "upload_id"})
 
 
@@ -44,7 +46,7 @@ def read(request: Request, kinds: Mapping[str, str]) -> RequestBody:
     ``kinds`` types the text of form fields; see :func:`app.orders.forms.kinds_of`.
     """
     if request.is_json:
-        body = _from_json(read_json_object(request))
+        body = _from_json(read_json_object(request), kinds)
     elif request.mimetype == "multipart/form-data":
         form = forms.read(request, kinds)
         body = RequestBody(form.fields, form.images, form.faults)
@@ -56,22 +58,32 @@ def read(request: Request, kinds: Mapping[str, str]) -> RequestBody:
     return body
 
 
-def _from_json(members: dict[str, Any]) -> RequestBody:
-    body = RequestBody(members, [], [])
-    images = members.pop("images", None)
-    if images is not None and not isinstance(images, list):
-        body.faults.append(FieldFault("images", "wrong_type", "must be a list of texts"))
-        images = None
-    named: list[tuple[Role, str, Any]] = [("image", f"images[{at}]", value) for at, value in enumerate(images or ())]
-    for role in ("mask", "face"):
-        if (value := members.pop(role, None)) is not None:
-            named.append((role, role, value))
-    for role, name, value in named:
-        if isinstance(value, str):
-            body.images.append(ReferenceImage(role, field_name=name, text=value))
-        else:
-            body.faults.append(FieldFault(name, "wrong_type", "must be a text"))
+def _from_json(members: dict[str, Any], own: Collection[str]) -> RequestBody:
+    fields, clashes = renamed(members, {**ALIASES, **IMAGE_ALIASES}, own)
+    faults = [FieldFault(clash.given, "conflict", clash.message) for clash in clashes]
+    images = {name: fields.pop(name) for name in IMAGE_FIELDS if name in fields}
+    body = RequestBody(fields, [], faults)
+    for name, value in images.items():
+        if value is not None:
+            _take_images(body, name, value, by_alias=name not in members)
     return body
+
+
+def _take_images(body: RequestBody, name: str, value: Any, *, by_alias: bool) -> None:
+    """``value`` is a list of texts for ``images``, or a single one under another name; a text for mask and face."""
+    if name == "images":
+        listed = [value] if isinstance(value, str) and by_alias else value
+        if not isinstance(listed, list):
+            body.faults.append(FieldFault(name, "wrong_type", "must be a list of texts"))
+            return
+        named: list[tuple[Role, str, Any]] = [("image", f"images[{at}]", each) for at, each in enumerate(listed)]
+    else:
+        named = [("mask" if name == "mask" else "face", name, value)]
+    for role, field_name, each in named:
+        if isinstance(each, str):
+            body.images.append(ReferenceImage(role, field_name=field_name, text=each))
+        else:
+            body.faults.append(FieldFault(field_name, "wrong_type", "must be a text"))
 
 
 def _field_faults(fields: Mapping[str, Any]) -> list[FieldFault]:

@@ -145,10 +145,16 @@ def _price(task: Task) -> dict[str, Any]:
     }
 
 
-def _error(task: Task) -> dict[str, str] | None:
+def _error(task: Task) -> dict[str, str | None] | None:
+    """app.shapes.schemas.tasks.TaskError. The upstream's own words are not part of it."""
     if task.failure_code is None:
         return None
-    return {"code": task.failure_code, "message": task.failure_detail or task.failure_code}
+    return {
+        "code": task.failure_code,
+        "message": task.failure_detail or task.failure_code,
+        "stage": task.failure_stage,
+        "provider": task.provider,
+    }
 
 
 def _cancel(task: Task) -> dict[str, str | None] | None:

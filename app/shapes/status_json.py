@@ -90,7 +90,23 @@ SELECT j.id, j.account_id, j.version, j.status, j.provider, j.model,
     CAST(json_build_object(
         'chosen', asked.request -> 'chosen',
         'error', CASE WHEN j.failure_code IS NOT NULL THEN json_build_object(
-            'code', j.failure_code, 'message', coalesce(nullif(j.failure_detail, ''), j.failure_code)
+            'code', j.failure_code, 'message', coalesce(nullif(j.failure_detail, ''), j.failure_code),
+            -- As jobs.failures.stage_of.
+            'stage', CASE
+                WHEN j.failure_code IN (
+                    'deadline_expired', 'insufficient_credits', 'model_unavailable', 'provider_closed'
+                ) THEN 'queued'
+                WHEN j.failure_code IN (
+                    'bad_result', 'result_gone', 'result_too_large', 'result_unavailable', 'result_url_refused'
+                ) THEN 'download'
+                WHEN j.failure_code = 'storage_unavailable' THEN 'store'
+                ELSE coalesce((
+                    SELECT CASE WHEN c.upstream_id IS NULL THEN 'submit' ELSE 'running' END
+                    FROM upstream_calls AS c WHERE c.job_id = j.id
+                    ORDER BY c.error_code = j.failure_code DESC NULLS LAST, c.intended_at DESC, c.id DESC LIMIT 1
+                ), 'queued')
+            END,
+            'provider', j.provider
         ) END,
         'cancel', CASE WHEN j.cancel_requested_at IS NOT NULL THEN json_build_object(
             'requested_at', to_char(j.cancel_requested_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),

@@ -8,6 +8,8 @@ from jobs.execution.context import WorkerContext
 from jobs.reads.worker import LiveJob, OrderParts
 from providers.base import InputImage, UpstreamOrder
 from providers.catalog.catalog import Model
+from storage.base import Store
+from storage.media import Media
 
 
 def build_order(context: WorkerContext, job: LiveJob, parts: OrderParts, call: Call) -> UpstreamOrder:
@@ -20,7 +22,7 @@ def build_order(context: WorkerContext, job: LiveJob, parts: OrderParts, call: C
     images: dict[str, list[InputImage]] = {"image": [], "mask": [], "face": []}
     model = context.model(job.model)
     for row in parts.inputs:
-        images[row["role"]].append(_input(context, model, row))
+        images[row["role"]].append(input_image(context.store, context.media, model, row))
     return UpstreamOrder(
         operation=job.operation,
         model=model,
@@ -36,9 +38,12 @@ def build_order(context: WorkerContext, job: LiveJob, parts: OrderParts, call: C
     )
 
 
-def _input(context: WorkerContext, model: Model, row: InputPart) -> InputImage:
-    """Return a stored image for the adapter; a mask has the polarity that the model expects."""
+def input_image(store: Store, media: Media, model: Model, row: InputPart) -> InputImage:
+    """Return a stored image for the adapter; a mask has the polarity that the model expects.
+
+    Raises BlobNotFoundError, StorageUnavailableError, and of a mask MediaError and MediaBusyError.
+    """
     key = row["key"]
     if row["role"] == "mask" and model.inputs.mask_polarity == "white_edits":
-        key = context.media.white_mask(key).key
-    return InputImage(context.store.read(key), row["mime"], row["width_px"], row["height_px"])
+        key = media.white_mask(key).key
+    return InputImage(store.read(key), row["mime"], row["width_px"], row["height_px"])

@@ -188,6 +188,7 @@ def _task(job: NewJob, born: Any) -> Task:
         queue_position=None if born.ahead >= tasks.QUEUE_COUNTED else born.ahead,
         failure_code=None,
         failure_detail=None,
+        failure_stage=None,
         cancel_requested_at=None,
         cancel_outcome=None,
         request=job.request,

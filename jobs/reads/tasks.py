@@ -14,7 +14,7 @@ from sqlalchemy import Connection, TextClause, text
 from core.ids import is_id
 from jobs.documents import StepData, StoredRequest
 from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
-from jobs.failures import PATIENT_CODES
+from jobs.failures import PATIENT_CODES, Stage, stage_of
 
 # PostgreSQL stores neither NUL nor an unpaired surrogate.
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -90,6 +90,7 @@ class Task:
     queue_position: int | None
     failure_code: str | None
     failure_detail: str | None
+    failure_stage: Stage | None  # None unless it failed
     cancel_requested_at: datetime | None
     cancel_outcome: str | None
     request: StoredRequest  # to the current model
@@ -130,7 +131,8 @@ class Filters:
 
 
 # One JSON object per task, because the driver's cost grows with the columns of a result, and a task has forty.
-# ``ahead`` counts the jobs ahead of a queued one at its provider; ``behind`` are the fallbacks.
+# ``ahead`` counts the jobs ahead of a queued one at its provider; ``behind`` are the fallbacks. ``accepted`` is
+# whether the upstream had taken on the call by which a job failed.
 _TASKS = text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
     'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'behind', o.fallbacks,
@@ -143,6 +145,10 @@ SELECT to_jsonb(j) || jsonb_build_object(
     'waiting_code', CASE WHEN j.status = 'queued' AND j.attempt > 0 THEN (
         SELECT c.error_code FROM upstream_calls AS c
         WHERE c.job_id = j.id AND c.error_code IS NOT NULL ORDER BY c.intended_at DESC, c.id DESC LIMIT 1
+    ) END,
+    'accepted', CASE WHEN j.status = 'failed' THEN (
+        SELECT c.upstream_id IS NOT NULL FROM upstream_calls AS c WHERE c.job_id = j.id
+        ORDER BY c.error_code = j.failure_code DESC NULLS LAST, c.intended_at DESC, c.id DESC LIMIT 1
     ) END,
     'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((
         SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index) FROM images AS i WHERE i.job_id = j.id
@@ -193,6 +199,10 @@ SELECT to_jsonb(j) || jsonb_build_object(
     'waiting_code', CASE WHEN j.status = 'queued' AND j.attempt > 0 THEN (
         SELECT c.error_code FROM upstream_calls AS c
         WHERE c.job_id = j.id AND c.error_code IS NOT NULL ORDER BY c.intended_at DESC, c.id DESC LIMIT 1
+    ) END,
+    'accepted', CASE WHEN j.status = 'failed' THEN (
+        SELECT c.upstream_id IS NOT NULL FROM upstream_calls AS c WHERE c.job_id = j.id
+        ORDER BY c.error_code = j.failure_code DESC NULLS LAST, c.intended_at DESC, c.id DESC LIMIT 1
     ) END,
     'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((
         SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index) FROM images AS i WHERE i.job_id = j.id
@@ -330,6 +340,7 @@ def task_of(row: Mapping[str, Any]) -> Task:
         queue_position=None if ahead is None or ahead >= QUEUE_COUNTED else ahead,
         failure_code=row["failure_code"],
         failure_detail=row["failure_detail"],
+        failure_stage=stage_of(row["failure_code"], row["accepted"]) if row["failure_code"] else None,
         cancel_requested_at=_moment(row["cancel_requested_at"]),
         cancel_outcome=row["cancel_outcome"],
         request=_running(row),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from jobs.errors import FieldFault, InvalidOrderError
 from providers.catalog.catalog import Model
+from providers.orders import aliases
 from providers.orders.rules import CheckedOrder, OrderProblems, check_order
 from providers.shared.extra import reserved_extra
 
@@ -56,20 +57,39 @@ class Order:
 
     def check(self, model: Model, *, lenient: bool) -> CheckedOrder:
         """The order by the rules of a model. Raises InvalidOrderError naming every fault."""
-        _check_extra(model, self.fields.get("extra") or {})
+        lifted, rest = aliases.lifted(self.fields.get("extra") or {}, model)
+        _check_extra(model, rest)
+        own = {name: value for name, value in self.fields.items() if name not in JOB_FIELDS}
+        faults = _lift(lifted, own)
         roles = self.roles
         try:
-            return check_order(
+            checked = check_order(
                 model,
                 self.operation,
-                {name: value for name, value in self.fields.items() if name not in JOB_FIELDS},
+                own,
                 image_count=roles.count("image"),
                 has_mask="mask" in roles,
                 has_face="face" in roles,
                 lenient=lenient,
             )
         except OrderProblems as error:
-            raise InvalidOrderError([FieldFault(p.field, p.code, p.message) for p in error.problems]) from None
+            faults += [FieldFault(p.field, p.code, p.message) for p in error.problems]
+            raise InvalidOrderError(faults) from None
+        if faults:
+            raise InvalidOrderError(faults)
+        return checked
+
+
+def _lift(lifted: Mapping[str, Any], fields: dict[str, Any]) -> list[FieldFault]:
+    """Add what ``extra`` says under an alias to ``fields``; returns what both say, and not alike."""
+    faults: list[FieldFault] = []
+    for alias, value in lifted.items():
+        name = aliases.ALIASES[alias]
+        if fields.get(name) is None:
+            fields[name] = value
+        elif not aliases.same(fields[name], value):
+            faults.append(FieldFault(f"extra.{alias}", "conflict", aliases.Clash(alias, name).message))
+    return faults
 
 
 def _check_extra(model: Model, extra: Mapping[str, Any]) -> None:

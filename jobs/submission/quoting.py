@@ -13,13 +13,13 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
-from jobs.documents import StoredSelection
+from jobs.documents import SelectionRule, StoredSelection
 from jobs.errors import FieldFault, InvalidOrderError, UnknownOperationError
 from jobs.reads.tasks import UNSTORABLE
 from jobs.submission import fallbacks, selection
 from jobs.submission.fallbacks import Fallback
 from jobs.submission.order import Order
-from jobs.submission.selection import AUTO, Selection
+from jobs.submission.selection import AUTO, Default, Selection
 from providers.catalog.catalog import OPERATIONS, Catalog, CatalogSource, Model, UnknownModelError
 from providers.catalog.ranking import ranked
 from providers.orders.costs import cost_usd
@@ -125,8 +125,9 @@ class Quoting:
         )
 
     def default_for(self, operation: str) -> Model | None:
-        """The operator's default model, if it can do this operation here."""
-        return self._default_for(self._catalogs.current(), operation)
+        """The default model, if it can do this operation here."""
+        default = self._default_for(self._catalogs.current(), operation)
+        return default.model if default else None
 
     def _every_fault(self, order: Order) -> list[FieldFault]:
         """The faults of the body, and what a model says of the fields that are well formed."""
@@ -146,24 +147,35 @@ class Quoting:
         if name is not None and not isinstance(name, str):
             raise _bad("model", "wrong_type", "a model is named by a text")
         operation, lenient = order.operation, order.lenient
-        if name is None and (default := self._default_for(catalog, operation)) is not None:
-            return Selection(default, order.check(default, lenient=lenient), reason="the default model of this service")
         if name is None or name in AUTO:
             goal = AUTO[name or "auto"]
             candidates = ranked(catalog, operation, self._configured, goal, self._markup)
+            default = self._default_for(catalog, operation) if name is None else None
             return selection.select(
-                candidates, order.check, operation=operation, asked=name, goal=goal, lenient=lenient
+                candidates, order.check, operation=operation, asked=name, goal=goal, lenient=lenient, default=default
             )
         model, warnings = self._named(catalog, name)
         return Selection(model, order.check(model, lenient=lenient), warnings=warnings)
 
-    def _default_for(self, catalog: Catalog, operation: str) -> Model | None:
-        # The operator's catalogue file goes before the setting: it can be changed without a restart.
-        preferred = catalog.preferred or self._default_model
-        if preferred is None:
-            return None
+    def _default_for(self, catalog: Catalog, operation: str) -> Default | None:
+        """The first default model that can do the operation here.
+
+        The operator's catalogue file goes before the setting, because it can be changed without a restart; the
+        catalogue's own default comes after both.
+        """
+        named: list[tuple[str | None, SelectionRule]] = [
+            (catalog.preferred, "operator_default"),
+            (self._default_model, "operator_default"),
+            (catalog.default_model, "catalog_default"),
+        ]
+        for name, rule in named:
+            if name and (model := self._able(catalog, name, operation)):
+                return Default(model, rule)
+        return None
+
+    def _able(self, catalog: Catalog, name: str, operation: str) -> Model | None:
         try:
-            model = catalog.resolve(preferred).model
+            model = catalog.resolve(name).model
         except UnknownModelError:
             return None
         return model if operation in model.operations and model.provider in self._configured else None

@@ -1,4 +1,4 @@
-"""Selecting the model of an order that names none: the first of a ranking that takes the whole order."""
+"""Selecting the model of an order that names none: the default model, else the first of a ranking that takes it all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
-from jobs.documents import StoredSelection
+from jobs.documents import SelectionRule, StoredSelection
 from jobs.errors import FieldFault, InvalidOrderError
 from providers.catalog.catalog import Model
 from providers.catalog.entries import spoken
@@ -17,6 +17,7 @@ from providers.orders.rules import CheckedOrder
 # What an order may say instead of a model's name.
 AUTO: Mapping[str, Goal] = MappingProxyType({"auto": "budget", "auto:budget": "budget", "auto:quality": "quality"})
 _BEST: Mapping[Goal, str] = {"budget": "the cheapest", "quality": "the best by the catalogue's ranking"}
+_RULES: Mapping[Goal, SelectionRule] = {"budget": "cheapest", "quality": "best"}
 NAMED_AT_MOST = 3
 # Faults of the order itself, where every model finds the same.
 _OWN_FAULTS = frozenset({"required", "wrong_type", "too_long", "out_of_range", "conflict"})
@@ -25,21 +26,36 @@ _NEEDS_PROMPT = frozenset({"generate", "text_to_3d"})
 
 
 @dataclass(frozen=True, slots=True)
+class Default:
+    """The model that orders without one get where it takes them, and who says so."""
+
+    model: Model
+    rule: SelectionRule
+
+    @property
+    def reason(self) -> str:
+        """A phrase for people."""
+        whose = "this service" if self.rule == "operator_default" else "the catalogue"
+        return f"the default model of {whose}"
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
-    """The model an order gets. ``asked`` is what it said instead of a name (None: nothing), ``reason`` a phrase for
-    people; None where the order named its model."""
+    """The model an order gets. ``asked`` is what it said instead of a name (None: nothing), ``rule`` and ``reason``
+    say why this model, the latter as a phrase for people; None where the order named its model."""
 
     model: Model
     checked: CheckedOrder
     asked: str | None = None
+    rule: SelectionRule | None = None
     reason: str | None = None
     warnings: Sequence[str] = ()
 
     def stored(self) -> StoredSelection | None:
         """What is kept with the job and shown by its task; None where the order named the model."""
-        if self.reason is None:
+        if self.rule is None or self.reason is None:
             return None
-        return {"asked": self.asked, "model": self.model.id, "reason": self.reason}
+        return {"asked": self.asked, "model": self.model.id, "rule": self.rule, "reason": self.reason}
 
 
 class Check(Protocol):
@@ -49,12 +65,21 @@ class Check(Protocol):
 
 
 def select(
-    candidates: Sequence[Model], check: Check, *, operation: str, asked: str | None, goal: Goal, lenient: bool
+    candidates: Sequence[Model],
+    check: Check,
+    *,
+    operation: str,
+    asked: str | None,
+    goal: Goal,
+    lenient: bool,
+    default: Default | None = None,
 ) -> Selection:
     """The first candidate that takes the order as it is; with ``lenient``, else the first that takes part of it.
 
-    Raises: InvalidOrderError saying what the nearest candidate finds.
+    ``default`` comes before all of them. Raises: InvalidOrderError saying what the nearest candidate finds.
     """
+    if default is not None:
+        candidates = [default.model, *(model for model in candidates if model.id != default.model.id)]
     if not candidates:
         words = f"no configured provider offers {spoken(operation)}"
         raise InvalidOrderError([FieldFault("model", "no_model_available", words)])
@@ -69,7 +94,10 @@ def select(
                     raise
                 refused[model.id] = list(error.faults)
             else:
-                return Selection(model, checked, asked, _reason(goal, operation, len(candidates), list(refused)))
+                if default is not None and model is default.model:
+                    return Selection(model, checked, asked, default.rule, default.reason)
+                reason = _reason(goal, operation, len(candidates), list(refused))
+                return Selection(model, checked, asked, _RULES[goal], reason)
     raise InvalidOrderError(_faults(operation, refused))
 
 

@@ -22,6 +22,8 @@ from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.order import Order
 from jobs.submission.quoting import Quote, Quoting
 from jobs.submission.references import References
+from providers.catalog.catalog import Model
+from providers.orders import aliases
 from providers.orders.costs import expected_cost_microusd
 from providers.orders.rules import CheckedOrder
 from quota import ledger
@@ -148,7 +150,7 @@ class SubmissionService:
             start_within_s=int(fields.get("deadline_s") or self._default_deadline_s),
             unit_price_microcredits=quote.unit_price_microcredits,
             quoted_microcredits=quote.total_microcredits,
-            request=stored_request(quote.checked, fields, chosen=quote.chosen),
+            request=stored_request(quote.model, quote.checked, fields, chosen=quote.chosen),
             warnings=quote.warnings,
             metadata=fields.get("metadata") or {},
             inputs=kept,
@@ -167,7 +169,7 @@ def _sizes_px(kept: Sequence[StoredInput]) -> list[tuple[int, int]]:
 
 
 def stored_request(
-    checked: CheckedOrder, fields: Mapping[str, Any], *, chosen: StoredSelection | None = None
+    model: Model, checked: CheckedOrder, fields: Mapping[str, Any], *, chosen: StoredSelection | None = None
 ) -> StoredRequest:
     """What will really be asked of a model."""
     request: StoredRequest = {
@@ -177,8 +179,9 @@ def stored_request(
         "params": dict(checked.params),
         "normalised": dict(checked.normalised),
     }
-    if fields.get("extra"):
-        request["extra"] = fields["extra"]
+    # What is a setting of the model under another name is among ``params``.
+    if extra := aliases.lifted(fields.get("extra") or {}, model)[1]:
+        request["extra"] = extra
     if chosen:
         request["chosen"] = chosen
     return request
@@ -191,5 +194,5 @@ def _stored_fallback(each: Fallback, fields: Mapping[str, Any]) -> StoredFallbac
         "unit_price": each.unit_price_microcredits,
         "per_call": each.model.max_per_call,
         "unit_cost": expected_cost_microusd(each.model, each.checked),
-        "request": stored_request(each.checked, fields),
+        "request": stored_request(each.model, each.checked, fields),
     }

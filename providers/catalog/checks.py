@@ -15,6 +15,9 @@ def cross_faults(
     by_id = {model.id: model for model in models}
     for fault in _head_faults(head, by_id):
         yield None, fault
+    for name, provider in providers.items():
+        if provider.text != (provider.prompt_model is not None):
+            yield None, f"provider {name}: prompt_model and text: true go together"
     for model_id, times in Counter(model.id for model in models).items():
         if times > 1:
             yield model_id, f"{model_id}: id given {times} times"

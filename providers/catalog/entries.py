@@ -88,6 +88,13 @@ class Recovery(StrEnum):
     NEVER = "never"  # neither: nothing is sent again, and the call is given up after a while
 
 
+class PromptModel(Entry):
+    """The language model of a provider: named by an environment variable, else ``default``; None without either."""
+
+    variable: str
+    default: str | None = None
+
+
 class ProviderSpec(Entry):
     """How an upstream behaves, as far as the queue must know it (docs/architecture.md)."""
 
@@ -103,6 +110,7 @@ class ProviderSpec(Entry):
     cancellable: bool
     webhooks: bool = False  # calls back when a call is done
     text: bool  # offers chat completions for prompt enhancement
+    prompt_model: PromptModel | None = None  # by which of its models; stated where text is true
     env: tuple[str | tuple[str, ...], ...]  # all of these set = configured; of names in a list, one
     env_optional: tuple[str, ...] = ()
     adapter: bool = True  # false: described here, but no code speaks to it

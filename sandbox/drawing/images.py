@@ -3,13 +3,14 @@
 import hashlib
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from xml.sax.saxutils import escape
 
 from PIL import ExifTags, Image, ImageChops, ImageOps
 
 from sandbox.bounded import BoundedStore
-from sandbox.drawing import lettering, scenery
+from sandbox.drawing import effects, lettering, scenery
+from sandbox.drawing.effects import Effect
 from sandbox.markers import without_markers
 
 PREPARED_PER_SIZE = 4
@@ -34,6 +35,7 @@ class Recipe:
 
     ``inputs`` and ``mask`` are encoded image bytes; with inputs the recipe is an edit. In a mask alpha 0
     means "edit here". ``width_px`` and ``height_px`` are exact. ``quality`` is 0 to 100 for jpeg and webp.
+    ``effect`` is what a tool does to the first input instead of repainting it; ``corner_px`` is where outpaint puts it.
     """
 
     prompt: str
@@ -48,6 +50,8 @@ class Recipe:
     frame_ms: int = 200
     inputs: tuple[bytes, ...] = ()
     mask: bytes | None = None
+    effect: Effect = field(default="", repr=False)
+    corner_px: tuple[int, int] | None = field(default=None, repr=False)
 
     @property
     def size_bytes(self) -> int:
@@ -59,6 +63,8 @@ class Recipe:
         """32 hex digits, different whenever the image would be."""
         digest = hashlib.md5(usedforsecurity=False)
         digest.update(repr(replace(self, inputs=(), mask=None)).encode())
+        if self.effect:
+            digest.update(f"{self.effect} {self.corner_px}".encode())
         for blob in (*self.inputs, self.mask or b""):
             digest.update(hashlib.sha256(blob).digest())
         return digest.hexdigest()
@@ -119,6 +125,14 @@ def clear_where_white(mask: bytes) -> bytes:
     return out.getvalue()
 
 
+def digest_of_marked(image: bytes, mask: bytes) -> str:
+    """A digest of the pixels of ``image`` where ``mask`` is clear; of what lies outside nothing. Raises NotAnImage."""
+    base = _decoded(image).convert("RGB")
+    keep = _resized(_decoded(mask).convert("RGBA"), base.size).getchannel("A")
+    base.paste((0, 0, 0), mask=keep)
+    return hashlib.sha256(base.tobytes()).hexdigest()[:16]
+
+
 def partial(recipe: Recipe, done: int, rounds: int) -> bytes:
     """The image as it looks ``done`` steps of ``rounds`` into the work: the same, but blurred."""
     image = draw(recipe)
@@ -126,21 +140,27 @@ def partial(recipe: Recipe, done: int, rounds: int) -> bytes:
     return encode(image.resize(shrunk).resize(image.size, Image.Resampling.BILINEAR), recipe)
 
 
-def _generated(recipe: Recipe) -> Image.Image:
+def _scene(recipe: Recipe) -> Image.Image:
     words = without_markers(recipe.prompt)
-    image = scenery.compose(
+    return scenery.compose(
         words,
         width_px=recipe.width_px,
         height_px=recipe.height_px,
         dice=scenery.generator(words, recipe.seed, recipe.model),
         transparent=recipe.transparent,
     )
+
+
+def _generated(recipe: Recipe) -> Image.Image:
+    image, words = _scene(recipe), without_markers(recipe.prompt)
     lettering.inscribe(image, words, f"{recipe.model} · {recipe.width_px} x {recipe.height_px}")
     return image
 
 
 def _edited(recipe: Recipe) -> Image.Image:
     """The first input, repainted where the mask is clear; without a mask, tinted and lettered all over."""
+    if recipe.effect:
+        return _treated(recipe)
     base = _resized(_decoded(recipe.inputs[0]), (recipe.width_px, recipe.height_px))
     if recipe.mask is None:
         return _repainted_all_over(base, recipe)
@@ -155,6 +175,22 @@ def _edited(recipe: Recipe) -> Image.Image:
     return base
 
 
+def _treated(recipe: Recipe) -> Image.Image:
+    """The first input after a tool's work, in the size of the recipe; every pixel it keeps is legible as it was."""
+    given, size_px = _decoded(recipe.inputs[0]), (recipe.width_px, recipe.height_px)
+    if recipe.effect == "cut_out":
+        return effects.cut_out(_resized(given, size_px))
+    if recipe.effect == "enlarge":
+        return effects.enlarged(given, size_px)
+    scene = _scene(replace(recipe, transparent=False))  # without words, which the image would half cover
+    lettering.inscribe(scene, "", f"{recipe.model} · {recipe.width_px} x {recipe.height_px}")
+    if recipe.effect == "new_background":
+        return Image.composite(_resized(given, size_px).convert("RGB"), scene, effects.subject(size_px))
+    canvas, new = effects.placed(given, size_px, recipe.corner_px)
+    canvas.paste(scene, mask=new)
+    return canvas
+
+
 def _repainted_all_over(base: Image.Image, recipe: Recipe) -> Image.Image:
     words = without_markers(recipe.prompt)
     palette = scenery.palette_for(words, scenery.generator(words, recipe.seed, recipe.model))
@@ -164,7 +200,7 @@ def _repainted_all_over(base: Image.Image, recipe: Recipe) -> Image.Image:
         _inset(image, _decoded(extra), place)
     if base.mode == "RGBA":
         image.putalpha(base.getchannel("A"))
-    lettering.inscribe(image, words, f"{recipe.model} · edit · {recipe.width_px} x {recipe.height_px}", veil=215)
+    lettering.inscribe(image, words, f"{recipe.model} · edit · {recipe.width_px} x {recipe.height_px}", veil=255)
     return image
 
 
@@ -257,7 +293,7 @@ def _bounded(recipe: Recipe, edge_max_px: int) -> Recipe:
     if not 0 < edge_max_px < longest_px:
         return recipe
     width_px, height_px = (max(1, side * edge_max_px // longest_px) for side in (recipe.width_px, recipe.height_px))
-    return replace(recipe, width_px=width_px, height_px=height_px)
+    return replace(recipe, width_px=width_px, height_px=height_px, corner_px=None)
 
 
 def _standard(recipe: Recipe) -> Recipe:

@@ -1,21 +1,24 @@
 """The prompt's words, wrapped and readable on the image, and its model and size in a corner."""
 
+import unicodedata
 from functools import lru_cache
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Font = ImageFont.FreeTypeFont
 
 ROWS = (2, 3, 4, 6)  # how many lines the panel has, by the amount of text; beyond that words are left out
 WORDS_MAX, WORD_MAX = 80, 24
 EDGE_MIN_PX = 48  # smaller than a letter: the colours must do
+_FONT = Path(__file__).with_name("fonts") / "DejaVuSans-subset.ttf"
 _DARK, _WHITE = (10, 14, 28), (255, 255, 255)
 
 
 @lru_cache(maxsize=64)
 def font(size_px: int) -> Font:
-    """Pillow's own typeface, which looks the same on every machine; it has Latin letters only."""
-    return ImageFont.load_default(size_px)
+    """A typeface of our own, which looks the same on every machine; it has Latin, Greek and Cyrillic letters."""
+    return ImageFont.truetype(_FONT, size_px, layout_engine=ImageFont.Layout.BASIC)
 
 
 def inscribe(image: Image.Image, words: str, caption: str, *, veil: int = 150) -> None:
@@ -28,6 +31,10 @@ def inscribe(image: Image.Image, words: str, caption: str, *, veil: int = 150) -
         return
     # "RGBA" mode blends translucent fills into the pixels below instead of replacing them.
     pen = ImageDraw.Draw(image, "RGBA")
+    words = unicodedata.normalize("NFC", words)
+    _tag(pen, caption, min(width, height), veil)
+    if not words.strip():
+        return
     left, top, right, bottom = (round(width * 0.06), round(height * 0.66), round(width * 0.94), round(height * 0.95))
     pad = max(4, (bottom - top) // 10)
     typeface, lines, line_px = _fit(words, right - left - 2 * pad, bottom - top - 2 * pad)
@@ -35,7 +42,6 @@ def inscribe(image: Image.Image, words: str, caption: str, *, veil: int = 150) -
     first_px = (top + bottom - line_px * len(lines)) // 2
     for row, line in enumerate(lines):
         pen.text((left + pad, first_px + row * line_px), line, font=typeface, fill=_WHITE)
-    _tag(pen, caption, min(width, height), veil)
 
 
 def _fit(words: str, wide_px: int, tall_px: int) -> tuple[Font, list[str], int]:

@@ -191,7 +191,8 @@ def test_an_order_without_a_model_is_shown_the_chosen_model_and_the_reason(servi
     service.write(f"{{models: {{{HOUSE}}}, default_model: house}}")
     service.until(lambda: service.get("/api/models/house").status_code == 200)
     unnamed = service.order().json()
-    assert unnamed["chosen"] == {"asked": None, "model": "house", "reason": "the default model of this service"}
+    reason = "the default model of this service"
+    assert unnamed["chosen"] == {"asked": None, "model": "house", "rule": "operator_default", "reason": reason}
     best = service.order(model="auto:quality", background="transparent").json()
     assert best["model"] == best["chosen"]["model"] == "gpt-image-2"
     assert best["chosen"]["asked"] == "auto:quality"

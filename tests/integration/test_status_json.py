@@ -15,6 +15,7 @@ from app.shapes.render import Renderer
 from app.shapes.schemas.tasks import TaskOut
 from app.shapes.status_json import find_status_json
 from jobs import lifecycle
+from jobs.failures import SENTENCES
 from jobs.maintenance import deletion
 from jobs.reads.tasks import QUEUE_COUNTED
 from jobs.submission.estimates import InQueue
@@ -27,6 +28,8 @@ def waits(task: InQueue) -> Wait | None:
     return None if task.queue_position is None else Wait(1.5, task.queue_position + 2.0)
 
 
+QUEUED = ("deadline_expired", "insufficient_credits", "model_unavailable", "provider_closed")
+DOWNLOAD = ("bad_result", "result_gone", "result_too_large", "result_unavailable", "result_url_refused")
 RENDERER = Renderer(Signer({"k1": b"s" * 32}), "https://images.example", waits)
 
 
@@ -195,6 +198,48 @@ def test_the_text_is_what_the_renderer_says(engine: Engine, account: Caller, kin
     TaskOut.model_validate(written)
     assert RENDERER.etag(text) == RENDERER.etag(task)
     assert (text.ended, text.keep_s, text.version) == (task.ended, task.keep_s, task.version)
+
+
+CALLED = (
+    "INSERT INTO upstream_calls (id, job_id, slot, try, pictures, provider, model, credential_id, base_url, dedupe_key,"
+    " outcome, give_up_at, upstream_id, error_code, intended_at)"
+    " SELECT :id || :number, :id, 0, :number, 1, provider, model, 'c', 'u', :id || :number, 'failed', now(), :upstream,"
+    " :code, now() - :number * INTERVAL '1 second' FROM jobs WHERE id = :id"
+)
+
+
+@pytest.mark.parametrize(
+    ("calls", "usual"),
+    [
+        ([], "queued"),
+        ([(None, None)], "submit"),
+        ([("up-1", None)], "running"),
+        ([(None, "another"), ("up-1", "same")], "running"),
+        ([("up-1", "another"), (None, "same")], "submit"),
+        ([(None, "another"), ("up-1", "another")], "submit"),
+    ],
+)
+def test_the_stage_of_every_failure_is_the_same_in_both(
+    engine: Engine, account: Caller, calls: list[tuple[str | None, str | None]], usual: str
+) -> None:
+    job_id = failed(None)(engine, account)
+    mine = (account.account_id, job_id)
+    for code in [*SENTENCES, "a_code_of_another_release"]:
+        engine.sql("DELETE FROM upstream_calls WHERE job_id = :id", id=job_id)
+        changed(engine, job_id, "failure_code = :code", code=code)
+        for number, (upstream, error) in enumerate(calls, start=1):
+            own = {"same": code}.get(error or "", error)
+            engine.sql(CALLED, id=job_id, number=number, upstream=upstream, code=own)
+        with engine.database.hot() as hot:
+            written = json.loads(RENDERER.text(find_status_json(hot, [mine])[mine]))["error"]
+        assert written == RENDERER.task(engine.task(account, job_id))["error"]
+        assert written["provider"] == "chatgpt2api"
+        fixed = {
+            **dict.fromkeys(QUEUED, "queued"),
+            **dict.fromkeys(DOWNLOAD, "download"),
+            "storage_unavailable": "store",
+        }
+        assert written["stage"] == fixed.get(code, usual), code
 
 
 def test_each_is_found_within_its_own_account_alone(engine: Engine, account: Caller) -> None:

@@ -103,6 +103,7 @@ def make_task(number: int = 1, **changes: Any) -> Task:
         queue_position=3,
         failure_code=None,
         failure_detail=None,
+        failure_stage=None,
         cancel_requested_at=None,
         cancel_outcome=None,
         request={"prompt": "a fox", "n": 1, "size": {}, "params": {}, "normalised": {}},
@@ -380,7 +381,7 @@ def settings_of(variables: Mapping[str, Any]) -> Settings:
     return Settings(_env_file=None, **{"DARKROOM_VAR": Path("unused"), **variables})
 
 
-def make_edge(**variables: Any) -> Edge:
+def make_edge(*, configured: tuple[str, ...] = ("openai",), **variables: Any) -> Edge:
     """``variables`` are settings by their environment names."""
     rows, store, writer = Rows(), Store(), Writer()
     published: list[Nudge] = []
@@ -411,7 +412,7 @@ def make_edge(**variables: Any) -> Edge:
         rows,
         Quoting(
             CATALOG,
-            configured=("openai",),
+            configured=configured,
             markup=Decimal(1),
             minimum_unit_price_microcredits=0,
             default_model="gpt-image-2",
@@ -431,13 +432,13 @@ def make_edge(**variables: Any) -> Edge:
         submission=submission,
         publish=publish,
         catalogs=CATALOG,
-        configured=("openai",),
+        configured=configured,
         order_schema=order_schema,
         store=store,
         variant=variant,
         delete_images=rows.delete_images,
         cancel_charge="full",
-        enhancer=Enhancer(["openai"], lambda name: writer),
+        enhancer=Enhancer({"openai": "gpt-5.4-mini"}, lambda name: writer),
         limits=RateLimits(account=settings.rate_limit_account, submit=settings.rate_limit_submit, client=None),
         waits=Waits(lambda job_ids: rows.autocommit(tasks.versions, job_ids), None, poll_s=0.01),
         signer=signer,

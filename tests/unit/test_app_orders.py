@@ -81,6 +81,12 @@ def test_parts_of_later_versions_are_refused_and_not_ignored(edge: Edge, name: s
     assert _codes(_post(edge, prompt="a fox", **{name: "x"})) == {name: "not_available_yet"}
 
 
+def test_what_is_not_served_yet_is_not_advertised(edge: Edge) -> None:
+    shown = [edge.client.get(path, headers=MINE).text for path in ("/openapi.json", "/api/models/gpt-image-2")]
+    assert all("job_id#index" in text for text in shown)
+    assert not any("upload_id" in text for text in shown)
+
+
 def test_an_unknown_model_has_its_own_code(edge: Edge) -> None:
     answer = _post(edge, prompt="a fox", model="no-such-model")
     assert (answer.status_code, answer.json["code"]) == (422, "unknown_model")

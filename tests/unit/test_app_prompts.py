@@ -13,7 +13,10 @@ from app_doubles import MINE, Edge, make_edge
 from app.api import prompts
 from app.api.prompts import StreamCutError
 from app.enhancement import Ended, Enhancer, Reader
-from app.http.errors import EnhancerNotConfiguredError
+from app.http.errors import EnhancerNotConfiguredError, InvalidRequestError
+from jobs.dispatch import health
+from providers.catalog import catalog
+from providers.configured import configured_names
 from providers.errors import NotRun, Uncertain
 
 
@@ -173,6 +176,69 @@ def test_bad_requests_are_named_and_ask_no_upstream(edge: Edge, body: dict[str, 
     assert edge.writer.asked == []
 
 
+def _enhancer(**env: str) -> tuple[Enhancer, list[str]]:
+    """An enhancer of this environment, and the providers that it has asked."""
+    enhancer, asked = Enhancer.from_env(env, catalog.load(), configured_names(env)), []
+
+    class Quiet:
+        def stream_text(self, messages: Any, *, temperature: float) -> Iterator[str]:
+            yield "x"
+
+    def load(name: str) -> Quiet:
+        asked.append(name)
+        return Quiet()
+
+    return Enhancer(enhancer.models, load), asked
+
+
+ENVIRONMENT = {"OPENAI_API_KEY": "k", "XAI_API_KEY": "k", "LLAMASWAP_BASE_URL": "http://llama"}
+
+
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [
+        (None, "openai"),
+        ("gpt-5.4-mini", "openai"),
+        ("openai", "openai"),
+        ("grok-4.3", "xai"),
+        ("xai/grok-4.3", "xai"),
+        ("qwen-chat", "llamaswap"),
+    ],
+)
+def test_a_language_model_is_chosen_by_its_own_name(model: str | None, provider: str) -> None:
+    enhancer, asked = _enhancer(**ENVIRONMENT, LLAMASWAP_PROMPT_MODEL="qwen-chat")
+    assert list(enhancer.write("a fox", "detail", model=model)) == ["x"]
+    assert asked == [provider]
+
+
+def test_a_provider_without_a_language_model_is_not_offered() -> None:
+    enhancer, asked = _enhancer(**ENVIRONMENT)
+    assert enhancer.models == {"openai": "gpt-5.4-mini", "xai": "grok-4.3"}
+    with pytest.raises(InvalidRequestError) as refused:
+        enhancer.write("a fox", "detail", model="llamaswap")
+    assert refused.value.detail == "model: is one of gpt-5.4-mini (openai), grok-4.3 (xai)"
+    only_llama, _ = _enhancer(LLAMASWAP_BASE_URL="http://llama")
+    with pytest.raises(EnhancerNotConfiguredError):
+        only_llama.write("a fox", "detail")
+    assert asked == []
+
+
+def test_the_operators_own_name_of_a_language_model_counts() -> None:
+    enhancer, asked = _enhancer(**ENVIRONMENT, OPENAI_PROMPT_MODEL="gpt-6")
+    list(enhancer.write("a fox", "detail", model="gpt-6"))
+    assert asked == ["openai"]
+    with pytest.raises(InvalidRequestError):
+        enhancer.write("a fox", "detail", model="gpt-5.4-mini")
+
+
+def test_a_provider_names_its_language_model(edge: Edge) -> None:
+    edge.rows.answers |= {health.overview: lambda: []}
+    listed = edge.client.get("/api/providers", headers=MINE).json["data"]
+    texts = {each["name"]: (each["capabilities"]["text"], each["capabilities"]["prompt_model"]) for each in listed}
+    assert texts["openai"] == (True, "gpt-5.4-mini")
+    assert texts["llamaswap"] == texts["flux"] == (False, None)
+
+
 def test_without_an_upstream_that_writes_nothing_is_promised() -> None:
     with pytest.raises(EnhancerNotConfiguredError):
-        Enhancer([], lambda name: None).write("a", "detail")  # type: ignore[arg-type,return-value]
+        Enhancer({}, lambda name: None).write("a", "detail")  # type: ignore[arg-type,return-value]

@@ -47,6 +47,7 @@ def _get(edge: Edge, path: str, **headers: str) -> Any:
             status="failed",
             failure_code="content_refused",
             failure_detail="no",
+            failure_stage="submit",
             captured_microcredits=0,
             released_microcredits=5,
         ),

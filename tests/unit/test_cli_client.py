@@ -455,6 +455,14 @@ def test_a_failed_job_ends_with_1_and_its_reason(server: FakeServer) -> None:
     assert answer["error"]["code"] == "content_refused"
 
 
+def test_show_says_where_a_job_failed(server: FakeServer) -> None:
+    error = {"code": "result_gone", "message": "its link had died", "stage": "download", "provider": "flux"}
+    server.on("GET", f"/api/images/tasks/{JOB}", task("failed", error=error))
+    shown = run(server, "show", JOB).stdout
+    assert "result_gone: its link had died" in shown
+    assert "while the result was fetched, at flux" in shown
+
+
 def test_a_cancelled_job_ends_with_6(server: FakeServer) -> None:
     server.job(task(), task("cancelled"))
     assert run(server, "generate", "a fox").exit_code == 6

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from providers.base import InputImage, Running, UpstreamCancel, UpstreamOrder
+from providers.base import Finished, InputImage, Running, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
     BadCredentials,
@@ -255,7 +255,7 @@ def test_a_good_answer_without_an_image_is_uncertain(body: bytes) -> None:
     with pytest.raises(Uncertain):
         answers.read_open_ai(body, "http://x", 1, seed=1)
     with pytest.raises(Uncertain):
-        answers.read_accepted(body, "/upstream/z-image/sdcpp/v1/img_gen")
+        answers.read_accepted(body, "/upstream/z-image/sdcpp/v1/img_gen", answers.Seeds(7, 1))
 
 
 @pytest.mark.parametrize(
@@ -302,18 +302,36 @@ def job(status: str, **facts: Any) -> HttpResponse:
 
 @pytest.mark.parametrize("status", ["queued", "generating", "dreaming"])
 def test_a_job_that_goes_on(status: str) -> None:
-    assert answers.read_look(job(status), URL) == Running(step=status)
+    assert answers.read_look(job(status), URL, None) == Running(step=status)
 
 
 def test_a_finished_job_comes_with_bytes_and_links() -> None:
     images = [{"index": 0, "b64_json": PNG_TEXT}, {"index": 1, "b64_json": "!"}, {"index": 2, "b64_json": OTHER_TEXT}]
     seen = job("completed", result={"output_format": "png", "images": images})
-    done = answers.read_look(seen, URL)
+    done = answers.read_look(seen, URL, None)
     assert not isinstance(done, Running)
     assert [(image.data, image.url) for image in done.images] == [(PNG.data, f"{URL}#0"), (OTHER.data, f"{URL}#2")]
     assert answers.read_image(seen, 2) == OTHER.data
     with pytest.raises(NotRun):
         answers.read_image(seen, 1)
+
+
+def test_the_images_of_a_job_have_the_seeds_that_were_sent() -> None:
+    accepted = answers.read_accepted(b'{"id": "job_1"}', "/upstream/z/sdcpp/v1/img_gen", answers.Seeds(7, 2))
+    assert accepted.poll_url == "/upstream/z/sdcpp/v1/jobs/job_1#7+2"
+    path, seeds = answers.split_poll_url(accepted.poll_url)
+    assert (path, seeds) == ("/upstream/z/sdcpp/v1/jobs/job_1", answers.Seeds(7, 2))
+    images = [{"index": at, "b64_json": text} for at, text in enumerate((PNG_TEXT, OTHER_TEXT))]
+    done = answers.read_look(job("completed", result={"images": images}), URL, seeds)
+    assert isinstance(done, Finished)
+    assert [image.seed for image in done.images] == [7, 8]
+    fewer = answers.read_look(job("completed", result={"images": images[:1]}), URL, seeds)
+    assert isinstance(fewer, Finished)
+    assert [image.seed for image in fewer.images] == [None]
+
+
+def test_a_job_of_an_older_version_has_no_seeds() -> None:
+    assert answers.split_poll_url("/upstream/z/sdcpp/v1/jobs/job_1") == ("/upstream/z/sdcpp/v1/jobs/job_1", None)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +353,7 @@ def test_a_finished_job_comes_with_bytes_and_links() -> None:
 )
 def test_only_what_is_said_of_the_job_ends_it(seen: HttpResponse, error: type[ProviderError], code: str) -> None:
     with pytest.raises(error) as caught:
-        answers.read_look(seen, URL)
+        answers.read_look(seen, URL, None)
     assert caught.value.code == code
 
 

@@ -9,6 +9,7 @@ from PIL import Image, ImageChops
 from sandbox.drawing import bad_files
 from sandbox.drawing import scenery as scenes
 from sandbox.drawing.images import Gallery, NotAnImage, Recipe, dimensions, partial, render
+from sandbox.drawing.lettering import font
 from sandbox.drawing.sizes import pixels, pixels_if_asked
 from sandbox.markers import Fault
 
@@ -182,3 +183,81 @@ def test_truncated_and_polyglot_files_grow_from_the_good_one():
 
 def test_the_gif_of_many_frames_really_has_them():
     assert opened(bad_files.gif_of_frames(500)).n_frames == 500
+
+
+# ---------------------------------------------------------------- what tools do to an image that goes in
+
+LETTERED = replace(KITE, prompt="Füchse in Łódź", width_px=320, height_px=240)
+
+
+def treated(effect: str, size: tuple[int, int], **facts) -> tuple[Image.Image, Image.Image]:
+    """The lettered image, and what a tool made of it."""
+    base = render(LETTERED)
+    recipe = Recipe("a valley", "tool", *size, inputs=(base,), effect=effect, **facts)
+    return opened(base), opened(render(recipe))
+
+
+def test_a_cut_out_has_alpha_and_keeps_the_middle_to_the_last_bit():
+    base, made = treated("cut_out", (320, 240))
+    assert made.mode == "RGBA"
+    corners = [made.getpixel(at)[3] for at in ((0, 0), (319, 0), (0, 239), (319, 239))]
+    assert corners == [0] * 4
+    box = (60, 60, 260, 180)
+    assert made.getchannel("A").crop(box).getextrema() == (255, 255)
+    assert ImageChops.difference(made.convert("RGB").crop(box), base.crop(box)).getbbox() is None
+
+
+def test_outpainting_keeps_the_image_where_it_belongs_and_draws_around_it():
+    base, made = treated("outpaint", (500, 300), corner_px=(100, 40))
+    assert ImageChops.difference(made.crop((100, 40, 420, 280)), base).getbbox() is None
+    assert len(made.crop((0, 0, 100, 300)).getcolors(30_000)) > 3
+    _, shifted = treated("outpaint", (500, 300), corner_px=(180, 60))
+    assert ImageChops.difference(shifted.crop((180, 60, 500, 300)), base).getbbox() is None
+
+
+def test_outpainting_without_margins_puts_the_image_in_the_middle():
+    base, made = treated("outpaint", (320, 240))
+    middle = made.crop((64, 48, 256, 192))
+    assert ImageChops.difference(middle, base.resize((192, 144), Image.Resampling.LANCZOS)).getbbox() is None
+    larger, made = treated("outpaint", (640, 640))
+    assert ImageChops.difference(made.crop((160, 200, 480, 440)), larger).getbbox() is None
+
+
+def test_an_enlarged_image_is_the_image_in_another_size():
+    base, made = treated("enlarge", (640, 480))
+    assert made.size == (640, 480)
+    assert ImageChops.difference(made, base.resize((640, 480), Image.Resampling.LANCZOS)).getbbox() is None
+
+
+def test_a_new_background_keeps_the_middle():
+    base, made = treated("new_background", (320, 240))
+    box = (60, 60, 260, 180)
+    assert ImageChops.difference(made.crop(box), base.crop(box)).getbbox() is None
+    assert ImageChops.difference(made.crop((0, 60, 10, 180)), base.crop((0, 60, 10, 180))).getbbox() is not None
+
+
+def test_the_words_of_an_edit_hide_those_of_the_image_behind_them():
+    plain = replace(LETTERED, prompt="x")
+    edits = [
+        opened(render(replace(LETTERED, prompt="snow", inputs=(render(base),)))).crop((30, 170, 290, 220))
+        for base in (LETTERED, plain)
+    ]
+    assert ImageChops.difference(*edits).getbbox() is None
+
+
+def test_an_edit_without_words_has_no_panel():
+    made = opened(render(replace(LETTERED, prompt="", inputs=(png(Image.new("RGB", (320, 240), "white")),))))
+    assert made.convert("RGB").getpixel((160, 200)) == made.convert("RGB").getpixel((160, 120))
+
+
+@pytest.mark.parametrize("letter", "üßŁźçéñİøşığΩжЙ€—„")
+def test_letters_with_accents_and_other_alphabets_have_a_glyph(letter):
+    missing = font(40).getmask("\ufdd0")
+    assert bytes(font(40).getmask(letter)) != bytes(missing)
+
+
+def test_an_accent_of_its_own_is_drawn_on_its_letter():
+    composed, apart = (replace(KITE, prompt=word, width_px=200, height_px=200) for word in ("\u00e9", "e\u0301"))
+    panels = [opened(render(recipe)).crop((20, 140, 180, 190)) for recipe in (composed, apart)]
+    whites = [panel.convert("L").point(lambda level: 255 * (level > 250)).getbbox() for panel in panels]
+    assert whites[0] == whites[1]

@@ -43,7 +43,12 @@ def faults(*providers: str, **order: Any) -> list[tuple[str, str]]:
 def test_the_first_that_takes_the_order_is_chosen_and_says_why() -> None:
     plain = pick("openai", "flux", prompt="a fox")
     assert plain.model.id == "flux-2-klein-4b"
-    assert plain.stored() == {"asked": "auto:budget", "model": plain.model.id, "reason": plain.reason}
+    assert plain.stored() == {
+        "asked": "auto:budget",
+        "model": plain.model.id,
+        "rule": "cheapest",
+        "reason": plain.reason,
+    }
     assert plain.reason is not None
     assert plain.reason.startswith("the cheapest of ")
     clear = pick("openai", "flux", prompt="a fox", background="transparent")
@@ -61,6 +66,7 @@ def test_quality_asks_for_the_best() -> None:
     best = pick("flux", "wavespeed", "stability", goal="quality", prompt="a fox")
     assert best.model.id == "ws-nano-banana-pro"
     assert "best by the catalogue's ranking" in (best.reason or "")
+    assert best.rule == "best"
 
 
 def test_lenient_drops_something_only_where_no_model_takes_all() -> None:

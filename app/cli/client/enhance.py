@@ -32,7 +32,7 @@ class Event:
 @client_options
 @click.argument("prompt")
 @click.option("--mode", type=click.Choice(["detail", "creative"]), default="detail", show_default=True)
-@click.option("--model", "-m", help="The language model; left out: the configured one.")
+@click.option("--model", "-m", help="The language model, or its provider; left out: the first configured one.")
 @click.option("--language", help="The language to answer in.")
 def enhance(output: Output, client: Client, prompt: str, **settings: str | None) -> None:
     """Have PROMPT (- reads stdin) rewritten. With --json, one line per piece."""

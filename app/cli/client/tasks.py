@@ -18,6 +18,14 @@ from app.cli.output import CommandError, Exit, Output, credits_of, one_line, out
 from app.cli.parameters import DURATION, LABEL
 
 STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
+# Where a task failed: the stages of its `error`.
+_STAGE_WORDS = {
+    "queued": "it was queued",
+    "submit": "the upstream was asked",
+    "running": "it ran",
+    "download": "the result was fetched",
+    "store": "the result was stored",
+}
 
 
 @click.command()
@@ -90,11 +98,20 @@ def _facts(task: Task) -> list[tuple[str, str]]:
         ("model", f"{task.model} ({task.provider})" if task.provider else task.model),
         ("prompt", one_line(str(_request(task).get("prompt") or ""), 400)),
         ("error", error),
+        ("failed", _where(document.get("error"))),
         ("credits", _money(task)),
         *((name, time_text(moment) if moment else "") for name, moment in moments),
         *((f"image {p.index}", _image_facts(p)) for p in task.images),
         *((f"text {p.index}", one_line(p.text, 400)) for p in task.images),
     ]
+
+
+def _where(error: object) -> str:
+    """``while running, at openai``, of what the server says."""
+    if not isinstance(error, dict) or not error.get("stage"):
+        return ""
+    at = f", at {error['provider']}" if error.get("provider") else ""
+    return f"while {_STAGE_WORDS.get(str(error['stage']), error['stage'])}{at}"
 
 
 def _image_facts(p: Image) -> str:

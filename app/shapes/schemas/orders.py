@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from app.shapes.schemas.base import Credits, Microcredits, OperationName, Shape, Text
+from jobs.documents import SelectionRule
+from providers.orders.aliases import aliases_of
 
 MAX_METADATA_BYTES = 2048
 
@@ -16,35 +18,46 @@ def _word(value: object) -> object:
     return str(value) if type(value) is int else value
 
 
+def _also(name: str, text: str = "") -> str:
+    """The description of a field, with the names by which other services' APIs call it."""
+    aliases = aliases_of(name)
+    named = f"also understood as {', '.join(f'`{alias}`' for alias in aliases)}" if aliases else ""
+    return "; ".join(filter(None, (text, named)))
+
+
 class OrderFields(BaseModel):
     """An order of images. A setting left out is left to the upstream.
 
     Only the types are described here: ``GET /api/models/{id}`` has the fields a model takes, their limits, and
-    its further settings. A field it does not take is refused, unless ``lenient`` is true.
+    its further settings. A field it does not take is refused, unless ``lenient`` is true. A field may also have the
+    name that other services' APIs give it, in snake case or camel case; said twice with different values, it is
+    refused.
     """
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     prompt: str | None = Field(None, max_length=32_000, description="what to make or change")
     model: Text | None = Field(None, description="id or alias; `auto`, `auto:budget`, `auto:quality`")
-    n: int | None = Field(None, ge=1, le=10, description="how many images; each settles on its own")
+    n: int | None = Field(None, ge=1, le=10, description=_also("n", "how many images; each settles on its own"))
     size: Text | None = Field(None, examples=["1024x1024"], description="WxH; the nearest the model allows is used")
     width: int | None = Field(None, description="pixels")
     height: int | None = Field(None, description="pixels")
     aspect_ratio: Text | None = Field(None, examples=["16:9"])
     resolution: Text | None = Field(None, examples=["2k"])
     quality: Annotated[Text | None, BeforeValidator(_word)] = None
-    style: Text | None = None
+    style: Text | None = Field(None, description=_also("style"))
     background: Text | None = None
     output_format: Text | None = Field(None, examples=["png"])
     output_compression: int | None = None
     negative_prompt: str | None = Field(None, max_length=32_000)
     seed: int | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    sampler: Text | None = None
-    strength: float | None = None
-    extra: dict[str, Any] | None = Field(None, description="passed to the upstream as it is")
+    steps: int | None = Field(None, description=_also("steps"))
+    guidance: float | None = Field(None, description=_also("guidance"))
+    sampler: Text | None = Field(None, description=_also("sampler"))
+    strength: float | None = Field(None, description=_also("strength"))
+    extra: dict[str, Any] | None = Field(
+        None, description="passed to the upstream as it is, but for other names of this order's own fields"
+    )
     fallback_models: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] | None = Field(
         None,
         max_length=5,
@@ -69,11 +82,11 @@ IMAGE_HELP = "`data:` URL, base64, https URL, or `job_id#index` of your own task
 class OrderBody(OrderFields):
     """An order with its reference images."""
 
-    images: list[str] | None = Field(None, description=f"reference images: {IMAGE_HELP}")
+    images: list[str] | None = Field(None, description=_also("images", f"reference images: {IMAGE_HELP}"))
     mask: str | None = Field(
-        None, description="transparent (or, without transparency, white) pixels mark what to change"
+        None, description=_also("mask", "transparent (or, without transparency, white) pixels mark what to change")
     )
-    face: str | None = None
+    face: str | None = Field(None, description=_also("face"))
 
 
 class EstimateBody(OrderBody):
@@ -87,6 +100,12 @@ class Chosen(Shape):
 
     asked: str | None = Field(description="as ordered: `auto`, `auto:budget`, `auto:quality`; null: no model was named")
     model: str
+    rule: SelectionRule | None = Field(
+        None,
+        description="what chose it: `operator_default` (`default_model` of catalog.local.yaml or"
+        " `DARKROOM_DEFAULT_MODEL`), `catalog_default` (the catalogue's own), `cheapest`, `best`; absent in tasks of"
+        " older versions",
+    )
     reason: str
 
 

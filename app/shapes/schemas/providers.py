@@ -29,7 +29,8 @@ class ProviderLimits(Shape):
 class Capabilities(Shape):
     kind: Literal["sync", "async"] = Field(description="async: images are made upstream while no one here waits")
     cancel: bool = Field(description="whether work that has begun can be stopped")
-    text: bool = Field(description="whether it enhances prompts")
+    text: bool = Field(description="whether it enhances prompts here: it is configured and has a prompt model")
+    prompt_model: str | None = Field(description="the language model that enhances prompts; null where it does not")
     operations: list[str]
     models: int
 

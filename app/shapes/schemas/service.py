@@ -23,7 +23,12 @@ class AuditOut(Shape):
 class EnhanceIn(Request):
     prompt: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000)]
     mode: Literal["detail", "creative"] = "detail"
-    model: Text | None = Field(None, description="the provider that enhances; left out, the first configured")
+    model: Text | None = Field(
+        None,
+        examples=["gpt-5.4-mini", "openai/gpt-5.4-mini"],
+        description="the language model that enhances, as `capabilities.prompt_model` of a provider names it, or the"
+        " provider; left out, the first configured",
+    )
     language: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z \-]{1,39}$")] | None = Field(
         None, description="language of the answer, as a name or tag", examples=["German", "pt-BR"]
     )

@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from app.shapes.schemas.base import MAX_PAGE, Credits, Microcredits, OperationName, Request, Shape, Text
 from app.shapes.schemas.orders import Chosen
 from core.ids import is_id
-from jobs.failures import SENTENCES, CancelOutcome
+from jobs.failures import SENTENCES, CancelOutcome, Stage
 
 
 class TaskQuery(Request):
@@ -92,7 +92,12 @@ class TaskError(Shape):
     """Why a task failed. A fault of an image that the upstream made has the code of such a fault."""
 
     code: str = Field(examples=sorted(SENTENCES), description="stable; see docs/errors.md, Failed jobs")
-    message: str
+    message: str = Field(description="a sentence of ours; never the upstream's own words")
+    stage: Stage = Field(
+        description="how far it came: `queued` (never sent), `submit` (asking the upstream), `running` (the upstream"
+        " had taken it on), `download` (fetching and checking the result), `store` (our own store)"
+    )
+    provider: str = Field(description="whose turn it was")
 
 
 class Cancel(Shape):

@@ -131,10 +131,14 @@ def build_submit(order: UpstreamOrder, config: Config, *, dedupe_key: str) -> Wi
 
 def seeded(order: UpstreamOrder, dedupe_key: str) -> UpstreamOrder:
     """The order with a seed: the caller's, or one that depends only on the call's key."""
-    if order.params.get("seed", -1) >= 0:
-        return order
+    return replace(order, params={**order.params, "seed": seed_of(order, dedupe_key)})
+
+
+def seed_of(order: UpstreamOrder, dedupe_key: str) -> int:
+    """The seed of a call where the server's default would repeat the image; each image is shown with its own."""
+    asked = int(order.params.get("seed", -1))
     digest = hashlib.sha256(dedupe_key.encode()).digest()
-    return replace(order, params={**order.params, "seed": int.from_bytes(digest[:4]) & MAX_SEED})
+    return asked if asked >= 0 else int.from_bytes(digest[:4]) & MAX_SEED
 
 
 def _guarded(order: UpstreamOrder) -> UpstreamOrder:
@@ -227,10 +231,10 @@ class LlamaSwap(UpstreamAccount[Config], OneAnswer):
         if not 200 <= answer.status < 300:
             raise classify(answer)
         if self._config.run_async:
-            return answers.read_accepted(answer.body, request.path)
+            return answers.read_accepted(answer.body, request.path, answers.Seeds(seed_of(order, dedupe_key), order.n))
         if request.path.startswith("/sdapi/"):
             return answers.read_web_ui(answer.body, order.n)
-        return answers.read_open_ai(answer.body, self.base_url, order.n, seeded(order, dedupe_key).params["seed"])
+        return answers.read_open_ai(answer.body, self.base_url, order.n, seed_of(order, dedupe_key))
 
     def check(self, call: CallRef) -> Finished | Running | Missing:
         """Look once at a job. Its images are bytes, and links that :meth:`download` reads with the key.
@@ -239,8 +243,9 @@ class LlamaSwap(UpstreamAccount[Config], OneAnswer):
         """
         if call.poll_url is None:
             return super().check(call)
-        answer = self._send(WireRequest("GET", call.poll_url), CHECK_TOTAL_S)
-        return answers.read_look(answer, f"{self.base_url}{call.poll_url}")
+        path, seeds = answers.split_poll_url(call.poll_url)
+        answer = self._send(WireRequest("GET", path), CHECK_TOTAL_S)
+        return answers.read_look(answer, f"{self.base_url}{path}", seeds)
 
     def check_many(self, calls: Sequence[CallRef]) -> dict[str, CheckResult]:
         return check_each(self.check, calls)  # section 5: no look at many
@@ -249,7 +254,8 @@ class LlamaSwap(UpstreamAccount[Config], OneAnswer):
         """Stop a waiting job; neither a running one nor a synchronous call can be stopped. Raises: ProviderError."""
         if call.poll_url is None:
             return UpstreamCancel.UNSUPPORTED
-        return answers.read_cancel(self._send(WireRequest("POST", f"{call.poll_url}/cancel"), CHECK_TOTAL_S))
+        path, _ = answers.split_poll_url(call.poll_url)
+        return answers.read_cancel(self._send(WireRequest("POST", f"{path}/cancel"), CHECK_TOTAL_S))
 
     def download(self, url: str) -> bytes:
         """The bytes of an image of a job, read with the key, or of any other link, without it.

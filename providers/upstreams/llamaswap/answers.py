@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from providers.base import Accepted, Finished, ResultImage, Running, UpstreamCancel
@@ -22,6 +22,14 @@ from providers.upstreams.llamaswap.errors import classify
 
 JOB_ROUTES: Final = "/sdcpp/v1"
 _JOB_ID = re.compile(r"[\w-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """The seeds of one call's images: ``first``, and one more for each further image."""
+
+    first: int
+    count: int
 
 
 def read_open_ai(body: bytes, base_url: str, n: int, seed: int) -> Finished:
@@ -59,19 +67,29 @@ def _seed(value: object) -> int | None:
 # ---------------------------------------------------------------- jobs
 
 
-def read_accepted(body: bytes, path: str) -> Accepted:
+def read_accepted(body: bytes, path: str, seeds: Seeds) -> Accepted:
     """The job that a submit to ``path`` made. Its own ``poll_url`` lacks the proxy's path (section 5).
 
-    Raises: Uncertain.
+    ``seeds``, which no look tells, go behind the address as a fragment, which is never sent. Raises: Uncertain.
     """
     job_id = (json_object(body) or {}).get("id")
     if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
         raise Uncertain("upstream_broken_answer", "a job without an id")
-    return Accepted(job_id, poll_url=f"{path.removesuffix('/img_gen')}/jobs/{job_id}")
+    return Accepted(job_id, poll_url=f"{path.removesuffix('/img_gen')}/jobs/{job_id}#{seeds.first}+{seeds.count}")
 
 
-def read_look(answer: HttpResponse, url: str) -> Finished | Running:
-    """The state of the job at ``url``. Raises: ProviderError; only sd-server's own word ends the job."""
+def split_poll_url(poll_url: str) -> tuple[str, Seeds | None]:
+    """The path of a job, and its seeds; None for a job of an older version."""
+    path, _, fragment = poll_url.partition("#")
+    first, _, count = fragment.partition("+")
+    return path, Seeds(int(first), int(count)) if first.isdecimal() and count.isdecimal() else None
+
+
+def read_look(answer: HttpResponse, url: str, seeds: Seeds | None) -> Finished | Running:
+    """The state of the job at ``url``.
+
+    Raises: ProviderError; only sd-server's own word ends the job.
+    """
     body = json_object(answer.body) or {}
     if answer.status != 200:
         raise _gone(answer, body) or as_not_run(classify(answer))
@@ -79,7 +97,7 @@ def read_look(answer: HttpResponse, url: str) -> Finished | Running:
         raise Uncertain("upstream_broken_answer", "not the job that was asked for")
     match body.get("status"):
         case "completed":
-            return _finished(body, url)
+            return _finished(body, url, seeds)
         case "failed":
             raise Failed("upstream_failed", redact(_message(body)), retryable=True)
         case "cancelled":
@@ -88,10 +106,15 @@ def read_look(answer: HttpResponse, url: str) -> Finished | Running:
             return Running(step=status if isinstance(status, str) else None)
 
 
-def _finished(job: Mapping[str, Any], url: str) -> Finished:
+def _finished(job: Mapping[str, Any], url: str, seeds: Seeds | None) -> Finished:
     """Bytes, and links for a later download: results are kept for ten minutes."""
     found = _images(job)
-    images = [ResultImage(data=data, url=f"{url}#{place}") for place, data in found.items()]
+    # Of fewer images than asked for no answer says which one is missing.
+    first = seeds.first if seeds is not None and len(found) == seeds.count else None
+    images = [
+        ResultImage(data=data, url=f"{url}#{place}", seed=None if first is None else first + place)
+        for place, data in found.items()
+    ]
     if not images:
         raise Failed("upstream_empty_result", "completed without an image", retryable=True)
     return Finished(images)

@@ -12,6 +12,7 @@ from sandbox.emulators.replicate.models import Model
 from sandbox.emulators.replicate.predictions import iso
 from sandbox.emulators.replicate.store import Upload
 from sandbox.plumbing.calls import json_answer
+from sandbox.state import current_state
 
 FILE_MAX_BYTES = 100 * 2**20
 FILE_NAME_MAX_BYTES = 255
@@ -45,7 +46,9 @@ def upload() -> Response:
         data=data,
         metadata=_json(texts.get("metadata", "{}")),
     )
-    return json_answer(kept.describe(base_url()), 201)
+    shown = kept.describe(base_url())
+    current_state().counts.uploaded(shown["urls"]["get"], data)
+    return json_answer(shown, 201)
 
 
 def _json(text: str) -> Any:

@@ -233,6 +233,8 @@ def _recipe(order: Order, seed: int, fate: Script) -> Recipe:
         transparent=order.path.endswith("/remove-background"),
         inputs=() if is_prepared else tuple(blob for name, blob in order.files.items() if name != "mask"),
         mask=mask,
+        effect=rules.effect_of(order),
+        corner_px=rules.corner_px(order),
     )
     return outcomes.altered(recipe, fate)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import request
 
+from sandbox.drawing.effects import Effect
 from sandbox.drawing.images import NotAnImage, check, dimensions
 from sandbox.emulators.field_lists import schema_of
 from sandbox.plumbing.validation import Problem, Schema, load_yaml
@@ -136,7 +137,28 @@ def _said(problem: Problem) -> str:
     return said.format(**{**problem.schema, "listed": listed})
 
 
-# ---------------------------------------------------------------- the size of the result
+# ---------------------------------------------------------------- what is done, and the size of the result
+
+_EFFECTS: Mapping[str, Effect] = {
+    "stable-image/edit/outpaint": "outpaint",
+    "stable-image/edit/remove-background": "cut_out",
+    "stable-image/edit/replace-background-and-relight": "new_background",
+    "stable-image/upscale/fast": "enlarge",
+    "stable-image/upscale/conservative": "enlarge",
+    "stable-image/upscale/creative": "enlarge",
+}
+
+
+def effect_of(order: Order) -> Effect:
+    """What the endpoint does to its image, other than repaint it."""
+    return _EFFECTS.get(order.path, "")
+
+
+def corner_px(order: Order) -> tuple[int, int] | None:
+    """Where outpaint puts the image on its canvas."""
+    if order.endpoint.makes != "padded":
+        return None
+    return order.fields.get("left", 0), order.fields.get("up", 0)
 
 
 def size_px(order: Order) -> tuple[int, int]:

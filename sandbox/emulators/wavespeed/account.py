@@ -16,6 +16,7 @@ from sandbox.emulators.wavespeed.envelope import (
     store,
 )
 from sandbox.emulators.wavespeed.models import MODELS, Model, check
+from sandbox.state import current_state
 
 UPLOAD_BYTES_MAX = 20 * 2**20
 BALANCE_USD = 12.34
@@ -54,6 +55,7 @@ def put_upload(number: str) -> Response:
     if len(data) != upload.size_bytes:
         return Response("the size differs from the ticket's", 400, content_type="text/plain")
     upload.data = data
+    current_state().counts.uploaded(_download_url(upload), data)
     return Response(status=204)
 
 
@@ -68,6 +70,7 @@ def upload_at_once() -> Response:
     name = (sent.filename or "upload").rpartition("/")[2]
     upload = store().open_upload(name, len(data), sent.content_type or "application/octet-stream")
     upload.data = data
+    current_state().counts.uploaded(_download_url(upload), data)
     return envelope({"type": "image", "download_url": _download_url(upload), "filename": name, "size": len(data)})
 
 

@@ -5,8 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox.drawing import models3d
-from sandbox.drawing.images import CONTENT_TYPES, Recipe, clear_where_white, dimensions, has_alpha
+from sandbox.drawing.images import (
+    CONTENT_TYPES,
+    Recipe,
+    clear_where_white,
+    digest_of_marked,
+    dimensions,
+    has_alpha,
+)
 from sandbox.drawing.sizes import DEFAULT_PX, pixels
+from sandbox.emulators.wavespeed.effects import effect_of
 from sandbox.emulators.wavespeed.models import BadInput, Model
 from sandbox.faults import Script
 from sandbox.markers import without_markers
@@ -96,7 +104,7 @@ def files_of(model: Model, given: Mapping[str, Any], taken: Inputs, fate: Script
     prompt, seed = str(given.get("prompt") or ""), given.get("seed")
     if model.output == "model_3d" and outcomes.count_of(1, fate):
         ending = given.get("geometry_file_format", "glb")
-        yield Served(f"0.{ending}", seed_3d=f"{model.path} {prompt} {seed}")
+        yield Served(f"0.{ending}", seed_3d=f"{model.path} {prompt} {seed} {_what_is_marked(taken)}")
     if model.output != "image":
         return
     extension = model.asked(given, "output_format") or "png"
@@ -107,10 +115,16 @@ def files_of(model: Model, given: Mapping[str, Any], taken: Inputs, fate: Script
         file_format=_FORMATS[extension],
         inputs=taken.images,
         mask=taken.mask,
+        effect=effect_of(model.path),
     )
     asked = model.asked(given, "num_images") or model.asked(given, "max_images") or 1
     for number, recipe in enumerate(outcomes.recipes(first, asked, fate)):
         yield Served(f"{number}.{extension}", recipe=recipe)
+
+
+def _what_is_marked(taken: Inputs) -> str:
+    """A digest of the first image's pixels inside the mask, which is all that a 3D file shows; empty without."""
+    return digest_of_marked(taken.images[0], taken.mask) if taken.images and taken.mask else ""
 
 
 def _size(model: Model, given: Mapping[str, Any], images: tuple[bytes, ...]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,7 @@ from providers.shared import order_fields
 
 CATALOG = catalog.load()
 PROMPT = "a red kite"
+UNDESCRIBED = frozenset({"seededit-v3"})  # in doubt, and no source says what it takes: its emulator has no such path
 SIDE_PX = 256  # the least that every model takes
 MOST_IMAGES = 4  # of one order; the limits themselves are tested with the order check
 
@@ -41,6 +43,13 @@ _IMAGES = frozenset({"images", "mask", "face", "prompt", "n"})
 def live_models(provider: str) -> list[Model]:
     """The models that an adapter must serve."""
     return [model for model in CATALOG.models.values() if model.provider == provider and model.live]
+
+
+def served_models(provider: str) -> list[Model]:
+    """Those, and the models that still answer though they retire or are in doubt: someone may order them."""
+    today = datetime.now(UTC).date()
+    own = [model for model in CATALOG.models.values() if model.provider == provider and model.id not in UNDESCRIBED]
+    return [model for model in own if not model.gone(today)]
 
 
 @cache
@@ -102,6 +111,19 @@ class Draft:
 def bare(model: Model, operation: str | None = None) -> UpstreamOrder:
     """Only what the model needs."""
     return _least(model, operation or model.operation).order()
+
+
+def with_images(model: Model, operation: str, count: int, *, has_mask: bool) -> UpstreamOrder | None:
+    """What the model needs, with ``count`` images; None where it takes no such order."""
+    least = _least(model, operation)
+    schema = order_schema(model, operation)
+    needed = _values(schema, schema["dependentRequired"].get("images", ()), -1)
+    more: list[Mapping[str, Any]] = [{}, {"prompt": PROMPT}]
+    drafts = (
+        replace(least, fields={**needed, **least.fields, **extra}, image_count=count, has_mask=has_mask)
+        for extra in more
+    )
+    return next((draft.order() for draft in drafts if draft.holds()), None)
 
 
 def filled(model: Model, operation: str) -> list[UpstreamOrder]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 import pytest
 
-from conformance.orders import CATALOG, bare, live_models
+from conformance.orders import CATALOG, bare, live_models, served_models
 from providers import registry
 from providers.base import Provider, UpstreamOrder
 from providers.catalog.entries import Model, Recovery
@@ -341,10 +341,19 @@ def every_subject() -> pytest.MarkDecorator:
 
 def every_model() -> pytest.MarkDecorator:
     """Each subject with each live model of its provider."""
+    return _model_pairs(live_models)
+
+
+def served_models_that(wanted: Callable[[Model], bool]) -> pytest.MarkDecorator:
+    """Each subject with each model of its provider that still answers and is wanted."""
+    return _model_pairs(lambda provider: filter(wanted, served_models(provider)))
+
+
+def _model_pairs(models: Callable[[str], Iterable[Model]]) -> pytest.MarkDecorator:
     pairs = [
         pytest.param(subject, model, id=f"{subject.name}-{model.id}")
         for subject in _differently_set_up()
-        for model in subject.models()
+        for model in models(subject.provider)
     ]
     return pytest.mark.parametrize(("subject", "model"), pairs)
 
@@ -374,6 +383,7 @@ __all__ = [
     "Subject",
     "every_model",
     "every_subject",
+    "served_models_that",
     "subjects",
     "subjects_and",
 ]

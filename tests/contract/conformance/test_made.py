@@ -7,7 +7,7 @@ import io
 from PIL import Image
 
 from conformance.orders import PROMPT, mask_for, sample_image
-from conformance.rounds import bytes_of, counts, results
+from conformance.rounds import bytes_of, counts, paid_request, results, wire_fields
 from conformance.subjects import Subject, subjects
 from providers.base import UpstreamOrder
 from providers.catalog.entries import Model
@@ -59,3 +59,17 @@ def test_several_images_are_one_call(sandbox: Sandbox, subject: Subject) -> None
     )
     tally = counts(sandbox, subject.provider)
     assert (tally["submits"], tally["accepted"]) == (1, 1)
+
+
+@subjects("generate")
+def test_a_seed_that_we_chose_is_told_with_the_image(sandbox: Sandbox, subject: Subject) -> None:
+    """And none is chosen where the upstream's own default makes another image each time."""
+    provider, order = subject.load(sandbox), subject.order(prompt=PROMPT)
+    [image] = results(provider, order)
+    sent = [name for name in wire_fields(paid_request(sandbox, subject.provider)) if name.endswith("seed")]
+    if "seed" not in order.params and sent:
+        assert subject.provider == "llamaswap"
+        assert image.seed is not None
+        assert paid_request(sandbox, subject.provider)["fields"]["seed"] == image.seed
+        [another] = results(provider, order, key="call-2.0")
+        assert another.seed != image.seed

@@ -102,8 +102,11 @@ def test_a_second_key_is_a_provider_of_its_own(sandbox: Sandbox, subject: Subjec
 def test_text_comes_where_the_catalogue_says_so(sandbox: Sandbox, subject: Subject) -> None:
     provider = subject.load(sandbox)
     messages = [{"role": "user", "content": "a kite"}]
-    if CATALOG.providers[subject.provider].text:
+    spec = CATALOG.providers[subject.provider]
+    if spec.text:
         assert "kite" in "".join(provider.stream_text(messages, temperature=1.0))
+        asked_model = sandbox.requests(subject.provider)[-1]["fields"]["model"]
+        assert asked_model == configured.prompt_model(spec, subject.environment(sandbox))
     else:
         with pytest.raises(Misconfigured):
             list(provider.stream_text(messages, temperature=1.0))
