@@ -9,6 +9,7 @@ from typing import Any
 
 from providers.catalog.entries import CostTier, Model
 from providers.catalog.size_rules import ResolutionRule
+from providers.orders import formulas
 from providers.orders.rules import CheckedOrder
 from providers.orders.used_sizes import MEGAPIXEL_PX, area_px, used_pixels, used_ratio
 
@@ -23,8 +24,13 @@ def cost_usd(model: Model, checked: CheckedOrder) -> Decimal:
 
     The first tier whose conditions all hold gives the price, else ``cost_usd`` of the entry. Every
     ``usd_add`` tier that holds is added, and so are prices by megapixel or input image.
-    A setting that was left out counts as the model's default; "auto" matches no tier.
+    A setting that was left out counts as the model's default; "auto" matches no tier. A model with a ``cost_formula``
+    is priced by that alone.
+
+    Raises: OrderProblems where the formula gives no price for this order.
     """
+    if model.cost_formula is not None:
+        return formulas.cost_usd(model, checked)
     facts = _facts(model, checked)
     matching = [tier for tier in model.cost_tiers if _holds(tier, facts)]
     base = next((tier.usd for tier in matching if tier.usd is not None), model.cost_usd)

@@ -1,10 +1,15 @@
-"""The models of WaveSpeed's emulator, as ``schemas.yaml`` lists them, and what is said of a bad input."""
+"""The models of WaveSpeed's emulator, and what is said of a bad input.
 
+``schemas.yaml`` lists them by hand; what it does not have is taken from ``models.jsonl``, the vendor's own description.
+"""
+
+import json
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from sandbox.emulators.field_lists import schema_of
@@ -97,8 +102,37 @@ class Model:
 
 
 BODIES = {name: Schema(schema_of(fields, {})) for name, fields in DATA["bodies"].items()}
-MODELS: Mapping[str, Model] = {
+ROWS: Mapping[str, Mapping[str, Any]] = {
+    row["id"]: row
+    for row in map(json.loads, Path(__file__).with_name("models.jsonl").read_text(encoding="utf-8").splitlines())
+}
+# Types of the vendor whose results are not images.
+_OUTPUTS = {"image-to-text": "text", "image-to-3d": "model_3d", "text-to-3d": "model_3d"}
+_URI_FIELD: Mapping[str, Any] = DATA["fields"]["image"]["image"]
+# Properties whose names say that they hold an image, or several.
+_IMAGE_NAME = re.compile(r"(^|_)(image|images|img|mask)(_url|_urls|_list)?$|^reference_images$|^(image|mask)s?$")
+
+
+def _described(row: Mapping[str, Any]) -> Model:
+    fields = {name + ("*" if name in row["required"] else ""): part for name, part in _properties(row)}
+    return Model(row["id"], _OUTPUTS.get(row["type"], "image"), [fields])
+
+
+def _properties(row: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As the real server checks them: an image is a link, a size has two sides, a list has items of one type."""
+    for name, part in row["input"].items():
+        known: dict[str, Any] = dict(part)
+        if known.get("type") == "array":
+            is_images = known.get("items") == "string" and _IMAGE_NAME.search(name)
+            known["items"] = _URI_FIELD if is_images else {"type": known.get("items") or "object"}
+        elif known.get("type") == "string" and "enum" not in known and _IMAGE_NAME.search(name):
+            known = dict(_URI_FIELD)
+        yield name, known
+
+
+_BY_HAND = {
     path: Model(path, output, fields, is_partner=path in DATA["partners"], masks_clear=path in DATA["clear_masks"])
     for output in ("image", "text", "model_3d")
     for path, fields in DATA[output].items()
 }
+MODELS: Mapping[str, Model] = {path: _described(row) for path, row in ROWS.items()} | _BY_HAND
