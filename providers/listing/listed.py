@@ -15,6 +15,10 @@ LIST_TOTAL_S = 60.0
 MAX_LIST_BYTES = 32 * 1024 * 1024
 
 
+class NotImportableError(ValueError):
+    """A listed model cannot be an entry of the catalogue; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class ListedField:
     """One input of a model as the upstream describes it. ``kind`` is JSON Schema's type, of a list ``array``;

@@ -14,10 +14,10 @@ _KINDS: Mapping[str, str] = {"str": "string", "int": "integer", "float": "number
 
 def sent_fields(model: Model, operation: str) -> dict[str, ListedField]:
     """What an order for this operation may send; bounds and choices are those that we hold orders to."""
-    fields = dict(_sizes(model))
+    fields = {name: ListedField("string", enum=(value,)) for name, value in model.constants.items()}
+    fields |= dict(_sizes(model))
     for name, spec in [*model.order_params(operation).items(), *_count(model)]:
         fields[spec.field or name] = _setting(spec)
-    fields |= {name: ListedField("string", enum=(value,)) for name, value in model.constants.items()}
     inputs = model.inputs
     if inputs.prompt != "none":
         fields[inputs.prompt_field or "prompt"] = ListedField("string")
