@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from jobs.errors import FieldFault, InvalidOrderError
 from providers.catalog.catalog import Model
+from providers.orders.costs import cost_usd
 from providers.orders.rules import CheckedOrder, OrderProblems, check_order
 from providers.shared.extra import reserved_extra
 
@@ -59,7 +60,7 @@ class Order:
         _check_extra(model, self.fields.get("extra") or {})
         roles = self.roles
         try:
-            return check_order(
+            checked = check_order(
                 model,
                 self.operation,
                 {name: value for name, value in self.fields.items() if name not in JOB_FIELDS},
@@ -68,8 +69,10 @@ class Order:
                 has_face="face" in roles,
                 lenient=lenient,
             )
+            cost_usd(model, checked)  # here, so that a model that cannot price this order counts as not taking it
         except OrderProblems as error:
             raise InvalidOrderError([FieldFault(p.field, p.code, p.message) for p in error.problems]) from None
+        return checked
 
 
 def _check_extra(model: Model, extra: Mapping[str, Any]) -> None:
