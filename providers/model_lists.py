@@ -19,6 +19,7 @@ from providers.registry import Registry
 NO_LIST = "offers no list of its models"
 NAMED_AT_MOST = 5
 
+
 class UnknownListedModelError(LookupError):
     """The upstream's list has no model of this name; the message names near ones."""
 
@@ -69,7 +70,14 @@ def _listing(upstreams: Registry, provider: str, models: Collection[Model]) -> L
 
 def _wanted(provider: str, name: str) -> Model:
     """A model of this name, for upstreams that are asked about one at a time."""
-    plain = {"operation": "generate", "capabilities": [], "cost_usd": 0, "size": "none", "params": {}, "output": "image"}
+    plain = {
+        "operation": "generate",
+        "capabilities": [],
+        "cost_usd": 0,
+        "size": "none",
+        "params": {},
+        "output": "image",
+    }
     inputs = {"prompt": "optional", "images": {"min": 0, "max": 0}, "mask": "none"}
     named = {"id": name, "name": name, "provider": provider, "path": name, "source": [], "verified": False}
     return Model.model_validate({**named, **plain, "inputs": inputs})

@@ -103,9 +103,7 @@ def change_models(provider: str) -> Response:
         raise BadControl(f"there is no emulator {provider!r}")
     if problem := _LIST_CHANGE.problem(document):
         raise BadControl(f"{problem.field}: {problem.message}")
-    change = ListChange(
-        frozenset(document.get("drop", ())), document.get("merge", {}), tuple(document.get("add", ()))
-    )
+    change = ListChange(frozenset(document.get("drop", ())), document.get("merge", {}), tuple(document.get("add", ())))
     current_state().lists.changes[provider] = change
     return jsonify(ok=True)
 

@@ -80,7 +80,9 @@ def _differences(model: Model, listing: Listing, today: date) -> Iterator[Differ
 def _ways(model: Model, listing: Listing) -> dict[str, str]:
     """The paths by which the upstream lists the model, each with an operation that it is used for. Where several paths
     are routes of one model, only the model's own name is in the list."""
-    ways = {path: operation for operation, path in model.paths.items() if listing.name_of(model, path) in listing.models}
+    ways = {
+        path: operation for operation, path in model.paths.items() if listing.name_of(model, path) in listing.models
+    }
     return ways or {model.path: model.operation}
 
 
@@ -137,9 +139,16 @@ def listed_order_usd(listed: ListedModel) -> Decimal | None:
     if listed.price_usd is None or listed.formula is None:
         return listed.price_usd
     defaults = {name: each.default for name, each in (listed.fields or {}).items() if each.default is not None}
-    links = {name: ["image"] * (each.fewest or 1) for name, each in (listed.fields or {}).items() if each.kind == "array"}
+    links = {
+        name: ["image"] * (each.fewest or 1) for name, each in (listed.fields or {}).items() if each.kind == "array"
+    }
     needed = {name: links.get(name, "image") for name in listed.required if name not in defaults}
-    inputs: dict[str, Any] = {**dict.fromkeys(COUNTS, 1), **needed, **defaults, BASE: float(listed.price_usd * 1_000_000)}
+    inputs: dict[str, Any] = {
+        **dict.fromkeys(COUNTS, 1),
+        **needed,
+        **defaults,
+        BASE: float(listed.price_usd * 1_000_000),
+    }
     inputs |= dict.fromkeys(COUNTS & inputs.keys(), 1)
     try:
         return as_usd(price_formulas.read(listed.formula).value(inputs), listed.price_usd)

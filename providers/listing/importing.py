@@ -95,9 +95,7 @@ def _refuse_untaken(fields: Mapping[str, ListedField], required: frozenset[str])
             raise NotImportableError(f"it needs {name}: Darkroom takes images, and no video or sound")
 
 
-def _settings(
-    fields: Mapping[str, ListedField], required: frozenset[str]
-) -> tuple[dict[str, Any], dict[str, str]]:
+def _settings(fields: Mapping[str, ListedField], required: frozenset[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Settings by our names, and what is left out. Raises: NotImportableError for a required one that is left out."""
     params: dict[str, Any] = {}
     left_out: dict[str, str] = {}

@@ -68,9 +68,7 @@ def fields_of(schema: Mapping[str, Any], components: Mapping[str, Any] | None = 
     order = schema.get("x-order-properties")
     places = {name: place for place, name in enumerate(order)} if isinstance(order, list) else {}
     names = sorted(properties, key=lambda name: places.get(name, len(places)))
-    return {
-        name: field_of(properties[name], components or {}) for name in names if isinstance(properties[name], dict)
-    }
+    return {name: field_of(properties[name], components or {}) for name in names if isinstance(properties[name], dict)}
 
 
 def required_of(schema: Mapping[str, Any]) -> frozenset[str]:

@@ -11,7 +11,9 @@ from providers.listing.listed import ListedField, ListedModel, NotImportableErro
 
 MAX_IMAGES: Final = 16
 _IMAGE: Final = re.compile(r"(^|_)(image|images|img)(_|$)")
-_NO_IMAGE: Final = re.compile(r"(size|format|strength|seed|count|num|enable|search|_id|scale|type|quality)(_|$)|^(num|max)_")
+_NO_IMAGE: Final = re.compile(
+    r"(size|format|strength|seed|count|num|enable|search|_id|scale|type|quality)(_|$)|^(num|max)_"
+)
 _MASKS: Final = ("mask_image", "mask", "mask_images")
 _FACES: Final = ("face_image", "source_image")
 _BASES: Final = ("image", "images", "input_image", "input_images", "image_url", "image_input", "target_image")

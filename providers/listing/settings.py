@@ -25,7 +25,7 @@ _TYPES: Final[Mapping[str, str]] = {
 }
 # Formats that a result may have; others would be refused when the result is looked at.
 _FORMATS: Final = frozenset({"png", "jpeg", "jpg", "webp", "gif", "avif"})
-SEED_BOUNDS: Final = (-1, 2**31 - 1)
+MAX_SEED: Final = 2**31 - 1
 
 
 def why_not(listed: ListedField) -> str | None:
@@ -66,8 +66,13 @@ def _bounds(name: str, listed: ListedField) -> dict[str, Any]:
     if listed.enum:
         low, high = min(listed.enum), max(listed.enum)
     if name == "seed" or name.endswith("_seed"):
-        low, high = (SEED_BOUNDS[0] if low is None else low), (SEED_BOUNDS[1] if high is None else high)
+        # -1 means "any" only where it is the default.
+        low, high = (min(0, _whole(listed.default)) if low is None else low), (MAX_SEED if high is None else high)
     return {key: value for key, value in (("min", low), ("max", high)) if value is not None}
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _is_default(value: object, spec: Mapping[str, Any]) -> bool:

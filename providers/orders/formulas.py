@@ -60,7 +60,9 @@ def known_names(model: Model) -> frozenset[str]:
 def wire_inputs(model: Model, checked: CheckedOrder, count: int = 1) -> dict[str, Any]:
     """The fields that a call of this order sends, and the defaults of those that it leaves out."""
     defaults = {
-        spec.field or name: spec.default for name, spec in model.params.items() if name != "n" and spec.default is not None
+        spec.field or name: spec.default
+        for name, spec in model.params.items()
+        if name != "n" and spec.default is not None
     }
     fields: dict[str, Any] = {**dict.fromkeys(COUNTS, count), **defaults, **default_wire_size(model), **model.constants}
     fields[model.inputs.prompt_field or "prompt"] = checked.prompt or ""

@@ -200,9 +200,7 @@ def _usd(text: str | None) -> Decimal | None:
     return found
 
 
-def _check_id(
-    models: Catalog, path: Path, own_id: str, provider: str, name: str, *, force: bool, named: bool
-) -> None:
+def _check_id(models: Catalog, path: Path, own_id: str, provider: str, name: str, *, force: bool, named: bool) -> None:
     """Refuse what would give a model twice, or lay the entry over one that Darkroom brings along."""
     from providers.catalog import catalog as packaged
 
@@ -239,4 +237,6 @@ def _how(model_id: str, operation: str) -> str:
         return f'darkroom edit "make it night" -i photo.png --model {model_id}'
     from providers.catalog.entries import spoken
 
-    return f'POST /api/images/{spoken(operation)} with {{"model": "{model_id}", ...}}; `darkroom models {model_id}` shows'
+    return (
+        f'POST /api/images/{spoken(operation)} with {{"model": "{model_id}", ...}}; `darkroom models {model_id}` shows'
+    )

@@ -16,7 +16,10 @@ _TYPES = {"image": "text-to-image", "text": "image-to-text", "model_3d": "image-
 @cache
 def listed() -> tuple[dict[str, Any], ...]:
     """Every item of the list."""
-    return (*map(_from_row, ROWS.values()), *(_from_schema(MODELS[path]) for path in sorted(MODELS.keys() - ROWS.keys())))
+    return (
+        *map(_from_row, ROWS.values()),
+        *(_from_schema(MODELS[path]) for path in sorted(MODELS.keys() - ROWS.keys())),
+    )
 
 
 def _from_row(row: Mapping[str, Any]) -> dict[str, Any]:
