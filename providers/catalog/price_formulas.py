@@ -24,7 +24,8 @@ TOTAL: Final = "total_price"
 BASE: Final = "base_price"
 
 _FUNCTIONS: Final = frozenset(
-    "abs boolean ceil contains count exists floor length lowercase max min not number round string sum trim uppercase".split()
+    {"abs", "boolean", "ceil", "contains", "count", "exists", "floor", "length", "lowercase", "max", "min", "not"}
+    | {"number", "round", "string", "sum", "trim", "uppercase"}
 )
 _OPERATORS: Final = frozenset({"+", "-", "*", "/", "%", "=", "!=", "<", "<=", ">", ">=", "and", "or", "in"})
 _UNARY: Final = frozenset({"-", "[", "{"})

@@ -7,7 +7,7 @@ be imported where it does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
@@ -31,7 +31,7 @@ MAX_CALL_COUNT = 10
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """An entry as it is written to the file, without its id. ``left_out`` says which inputs it does not have and why."""
+    """An entry as it is written to the file, without its id. ``left_out``: inputs that it does not have, and why."""
 
     entry: dict[str, Any]
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -172,8 +172,3 @@ def _plain(amount: Decimal) -> float | int:
     """The amount as YAML writes it."""
     exact = amount.quantize(Decimal("0.000001"))
     return int(exact) if exact == exact.to_integral_value() else float(exact)
-
-
-def lines_of(left_out: Mapping[str, str]) -> Iterator[str]:
-    """What is left out, a line for each."""
-    yield from (f"{name}: {reason}" for name, reason in sorted(left_out.items()))

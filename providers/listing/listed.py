@@ -38,9 +38,8 @@ class ListedField:
 @dataclass(frozen=True, slots=True)
 class ListedModel:
     """One model of an upstream's list, under the upstream's own name. ``fields`` is None where the list describes no
-    input. ``price_usd`` is the price of a plain order, or what ``formula`` calls the base price. ``gone_on``: the day it
-    ends, as the upstream writes it. ``kind`` and ``makes`` are the upstream's words for what it is for, and what comes
-    out of it."""
+    input. ``price_usd`` is the price of a plain order, or what ``formula`` calls the base price. ``gone_on``: the day
+    it ends, as the upstream writes it. ``kind`` is the upstream's word for what it is for."""
 
     name: str
     title: str = ""
@@ -50,14 +49,13 @@ class ListedModel:
     fields: Mapping[str, ListedField] | None = None
     required: frozenset[str] = frozenset()
     gone_on: str | None = None
-    makes: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     """What an upstream says of its models, by its own names. ``whole``: everything that it offers is in ``models``, so
-    that what we do not have is new; otherwise only the models that we offer were looked up. ``called`` is the upstream's
-    name for a model of ours, by our id or by a path, where that is not the path itself."""
+    that what we do not have is new; otherwise only the models that we offer were looked up. ``called`` is the
+    upstream's name for a model of ours, by our id or by a path, where that is not the path itself."""
 
     models: Mapping[str, ListedModel]
     whole: bool = True

@@ -17,7 +17,6 @@ _NO_IMAGE: Final = re.compile(
 _MASKS: Final = ("mask_image", "mask", "mask_images")
 _FACES: Final = ("face_image", "source_image")
 _BASES: Final = ("image", "images", "input_image", "input_images", "image_url", "image_input", "target_image")
-_FROM_IMAGES: Final[Mapping[str, str]] = {"ai-remover": "remove_background", "upscaler": "upscale"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +49,28 @@ def use_of(listed: ListedModel) -> Use | None:
 
 
 def _by_kind(listed: ListedModel, *, has_images: bool, face: str | None) -> Use | None:
-    name = listed.name
-    needs_image = any(each in listed.required for each in image_names(listed.fields or {}))
-    match listed.kind:
-        case "text-to-image" | "image-to-image" | "replicate" if needs_image:
-            return Use("upscale" if "upscale" in name else "edit")
-        case "text-to-image" | "replicate":
-            return Use("generate", also=("edit",) if has_images else ())
-        case "image-to-image":
-            return Use("edit" if has_images else "generate")
-        case "upscaler":
-            return Use("upscale") if has_images else None
-        case "image-to-3d":
-            return Use("sketch_to_3d" if "sketch" in name else "image_to_3d", "model_3d")
-        case "text-to-3d":
-            return Use("text_to_3d", "model_3d")
-        case "image-to-text":
-            return Use("caption", "text") if has_images else None
-        case "portrait-transfer" if face is not None and has_images:
-            return Use("face_swap")
-        case "portrait-transfer":
-            return Use("edit") if has_images else None
-        case "ai-remover":
-            return Use(_removed(name))
-    return None
+    name, kind = listed.name, listed.kind
+    if kind in {"text-to-image", "image-to-image", "replicate"}:
+        return _drawing(listed, has_images=has_images)
+    if kind == "portrait-transfer" and has_images:
+        return Use("edit" if face is None else "face_swap")
+    known = {
+        "upscaler": Use("upscale") if has_images else None,
+        "image-to-3d": Use("sketch_to_3d" if "sketch" in name else "image_to_3d", "model_3d"),
+        "text-to-3d": Use("text_to_3d", "model_3d"),
+        "image-to-text": Use("caption", "text") if has_images else None,
+        "ai-remover": Use(_removed(name)),
+    }
+    return known.get(kind)
+
+
+def _drawing(listed: ListedModel, *, has_images: bool) -> Use:
+    """What a model for images does: with an image that it needs, with one that it may have, or from words alone."""
+    if any(each in listed.required for each in image_names(listed.fields or {})):
+        return Use("upscale" if "upscale" in listed.name else "edit")
+    if listed.kind == "image-to-image":
+        return Use("edit" if has_images else "generate")
+    return Use("generate", also=("edit",) if has_images else ())
 
 
 def _removed(name: str) -> str:

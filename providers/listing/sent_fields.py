@@ -55,8 +55,8 @@ def _sizes(model: Model) -> Iterator[tuple[str, ListedField]]:
                 for field in rule.fields:
                     yield field, ListedField("integer", low=rule.min, high=rule.max)
             case PixelsRule():
-                sides = {"low": rule.min, "high": rule.max} if rule.format else {}
-                yield rule.field or name, ListedField(None if rule.shape else "string", **sides)
+                low, high = (rule.min, rule.max) if rule.format else (None, None)
+                yield rule.field or name, ListedField(None if rule.shape else "string", low=low, high=high)
             case SizesRule():
                 values = tuple(value.replace("x", "*") if rule.format == "W*H" else value for value in rule.values)
                 yield rule.field or name, ListedField("string", enum=values)

@@ -12,8 +12,9 @@ from providers.listing.listed import ListedField
 _OWN_NAMES: Final[Mapping[str, str]] = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 # Fields of an order that mean something else.
 _TAKEN_NAMES: Final = frozenset(
-    "model operation fallback_models priority deadline_s metadata extra lenient store prompt n images mask face size width "
-    "height aspect_ratio resolution factor left right top bottom".split()
+    {"model", "operation", "fallback_models", "priority", "deadline_s", "metadata", "extra", "lenient", "store"}
+    | {"prompt", "n", "images", "mask", "face", "size", "width", "height", "aspect_ratio", "resolution", "factor"}
+    | {"left", "right", "top", "bottom"}
 )
 _SAFE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _TYPES: Final[Mapping[str, str]] = {

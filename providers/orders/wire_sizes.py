@@ -46,7 +46,7 @@ def default_wire_size(model: Model) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, rule in model.size.items():
         default = getattr(rule, "default", None)
-        if default is None or isinstance(rule, PixelsRule) and rule.fields:
+        if default is None or (isinstance(rule, PixelsRule) and rule.fields):
             continue
         fields[getattr(rule, "field", None) or name] = _spelled(default, getattr(rule, "format", None))
     return fields

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from providers.catalog.catalog import Catalog
-    from providers.model_lists import Answer
     from providers.listing.importing import Imported
+    from providers.model_lists import Answer
     from providers.registry import Registry
 
 NEW_NAMED = 200
@@ -136,7 +136,7 @@ def _print(output: Output, answer: Answer, *, show_new: bool) -> None:
 @click.option("--price", metavar="USD", help="What one image costs, where the upstream offers no price, or over it.")
 @click.option("--force", is_flag=True, help="Replace an entry of this id in your own file.")
 @click.option("--dry-run", is_flag=True, help="Print the entry and write nothing.")
-def import_model(
+def import_model(  # noqa: PLR0917 - click's own order
     output: Output, provider: str, model: str, model_id: str | None, price: str | None, force: bool, dry_run: bool
 ) -> None:
     """Write PROVIDER's MODEL (as the upstream calls it) into your own catalogue file, complete.
@@ -173,8 +173,8 @@ def import_model(
 
 
 def _read(upstreams: Registry, provider: str, name: str, price_usd: Decimal | None) -> Imported:
-    from providers.errors import ProviderError
     from providers import model_lists
+    from providers.errors import ProviderError
     from providers.listing.importing import entry_of
     from providers.listing.listed import NotImportableError
 

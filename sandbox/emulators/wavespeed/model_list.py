@@ -24,8 +24,8 @@ def listed() -> tuple[dict[str, Any], ...]:
 
 def _from_row(row: Mapping[str, Any]) -> dict[str, Any]:
     properties = {name: _property(part) for name, part in row["input"].items()}
-    required = row["required"]
-    return _item(row["id"], row["type"], properties, required, row["base_price_usd"], row.get("price_formula", ""))
+    priced = {"base_price": row["base_price_usd"], "formula": row.get("price_formula", "")}
+    return _item(row["id"], row["type"], properties, row["required"]) | priced
 
 
 def _property(part: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,12 +38,10 @@ def _property(part: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_schema(model: Model) -> dict[str, Any]:
     document = model.document
-    return _item(model.path, _TYPES[model.output], document["properties"], document.get("required", []), None, "")
+    return _item(model.path, _TYPES[model.output], document["properties"], document.get("required", []))
 
 
-def _item(
-    path: str, kind: str, properties: Mapping[str, Any], required: list[str], price_usd: float | None, formula: str
-) -> dict[str, Any]:
+def _item(path: str, kind: str, properties: Mapping[str, Any], required: list[str]) -> dict[str, Any]:
     schema = {
         "type": "object",
         "properties": properties,
@@ -55,8 +53,8 @@ def _item(
         "name": path,
         "type": kind,
         "description": "",
-        "base_price": price_usd,
-        "formula": formula,
+        "base_price": None,
+        "formula": "",
         "api_schema": {"api_schemas": [{"api_path": f"/api/v3/{path}", "request_schema": schema}]},
     }
 
