@@ -44,7 +44,7 @@ def written(text: str, model_id: str, entry: Mapping[str, Any], *, replace: bool
         return _behind(text, value.value[-1][1], _block(model_id, entry, indent))
     if not replace:
         raise ModelExistsError(model_id)
-    lines = text.splitlines(keepends=True)
+    lines = _ended(text).splitlines(keepends=True)
     first, after = int(known[0].start_mark.line), _line_after(text, known[1])
     return "".join([*lines[:first], _block(model_id, entry, indent), *lines[after:]])
 
@@ -81,7 +81,7 @@ def as_yaml(model_id: str, entry: Mapping[str, Any]) -> str:
 def _models_node(text: str) -> tuple[yaml.ScalarNode, yaml.Node] | None:
     """The key and the value of ``models`` at the top. Raises: CatalogError for a text that is no YAML mapping."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(_ended(text), Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise CatalogError(Path("catalog.local.yaml"), [f"not YAML: {error}"]) from error
     if root is None:
@@ -109,10 +109,15 @@ def _behind(text: str, last: yaml.Node, block: str) -> str:
 
 
 def _line_after(text: str, node: yaml.Node) -> int:
-    """The number of the line behind a node. A block's end mark stands where the next token is, so comments and blank
-    lines between belong to what follows and are stepped back over."""
+    """The number of the line behind a node.
+
+    A block ends where the next token begins, so comments and blank lines between are stepped back over: they belong to
+    what follows.
+    """
     lines = _ended(text).splitlines()
-    after = min(int(node.end_mark.line) + (1 if node.end_mark.column else 0), len(lines))
+    is_block = isinstance(node, yaml.CollectionNode) and not node.flow_style
+    shares_a_line = not is_block and node.end_mark.column > 0
+    after = min(int(node.end_mark.line) + shares_a_line, len(lines))
     first = int(node.start_mark.line) + 1
     while after > first and (not lines[after - 1].strip() or lines[after - 1].lstrip().startswith("#")):
         after -= 1

@@ -1,4 +1,4 @@
-"""Gemini's list: names and what each can do, by pages (CONTRACT.md, section 2)."""
+"""Gemini's list: names and what each can do, by pages (CONTRACT.md, section 1)."""
 
 from __future__ import annotations
 

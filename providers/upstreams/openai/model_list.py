@@ -1,4 +1,4 @@
-"""OpenAI's list: names, and of some the day when they end (CONTRACT.md, "GET /models")."""
+"""OpenAI's list: names, and of some the day when they end (CONTRACT.md, `GET /models`)."""
 
 from __future__ import annotations
 
