@@ -30,6 +30,14 @@ def written(text: str, model_id: str, entry: Mapping[str, Any], *, replace: bool
 
     Raises: ModelExistsError without ``replace``; CatalogError where the text cannot be extended.
     """
+    after = _placed(text, model_id, entry, replace=replace)
+    before = yaml.safe_load(text) or {}
+    if yaml.safe_load(after) != {**before, "models": {**(before.get("models") or {}), model_id: dict(entry)}}:
+        raise CatalogError(Path("models"), ["models: is written in a way that cannot be added to by the command"])
+    return after
+
+
+def _placed(text: str, model_id: str, entry: Mapping[str, Any], *, replace: bool) -> str:
     models = _models_node(text)
     if models is None:
         return _ended(text) + ("\n" if text.strip() else "") + "models:\n" + _block(model_id, entry, _INDENT)

@@ -71,7 +71,16 @@ def test_an_entry_is_replaced_only_when_that_is_asked_for() -> None:
         assert {"# mine", "# behind the models", "    f*: fox"} <= set(after.splitlines())
 
 
-@pytest.mark.parametrize("text", ["models: {fox: {like: flux-2-pro}}\n", "- a list\n", "models: [1]\n", "a: [\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "models: {fox: {like: flux-2-pro}}\n",
+        "- a list\n",
+        "models: [1]\n",
+        "a: [\n",
+        "models:\n  fox:\n    quirks: |\n      a text\n      # that ends like a comment\n",
+    ],
+)
 def test_what_cannot_be_extended_is_refused(text: str) -> None:
     with pytest.raises(CatalogError):
         written(text, "new", ENTRY)

@@ -67,7 +67,7 @@ def price(formula: str, *, images: int = 0, operation: str = "generate", **field
         ENDLESS,
         "$sum([1..1000000000])",
         "/(a+)+$/",
-        '$match(prompt, /(a+)+$/)',
+        "$match(prompt, /(a+)+$/)",
         'images[$ != "x"]',
         "**.price",
         "*",
@@ -104,7 +104,9 @@ def test_an_endless_formula_ends_even_where_the_reader_lets_it_through() -> None
         Formula(text, frozenset(), compile_any(text)).value({})
 
 
-@pytest.mark.parametrize("text", ['"a"', "true", "1 / 0", "-1", "missing", '{"price": 1}', "null", "[1, 2]", "1e308 * 1e308"])
+@pytest.mark.parametrize(
+    "text", ['"a"', "true", "1 / 0", "-1", "missing", '{"price": 1}', "null", "[1, 2]", "1e308 * 1e308"]
+)
 def test_what_is_no_price_is_refused(text: str) -> None:
     with pytest.raises(FormulaError):
         price_formulas.read(text).value({})
