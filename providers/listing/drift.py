@@ -87,13 +87,15 @@ def _ways(model: Model, listing: Listing) -> dict[str, str]:
 
 
 def _endings(model: Model, path: str, listed: ListedModel, today: date) -> Iterator[Difference]:
-    if listed.gone_on is None or model.status == "retiring":
+    if listed.gone_on is None:
         return
     try:
         ended = date.fromisoformat(listed.gone_on[:10]) <= today
     except ValueError:
         ended = False
     kind: Kind = "gone" if ended else "retiring"
+    if kind == "retiring" and model.status == "retiring":
+        return  # the entry says so itself
     yield Difference(kind, model.id, path, f"the upstream says that it ends: {listed.gone_on}")
 
 

@@ -104,6 +104,7 @@ def test_hidden_and_ended_models_are_not_looked_for() -> None:
         assert not against(None, model=MODEL.model_copy(update=changes))
     known = MODEL.model_copy(update={"status": "retiring", "retires_on": date(2027, 1, 1)})
     assert not against(replace(THEIRS, gone_on="2027-01-01"), model=known)
+    assert against(replace(THEIRS, gone_on="2026-11-01"), model=known).counts() == {"gone": 1}
 
 
 def test_an_upstream_may_call_a_model_otherwise() -> None:
