@@ -53,9 +53,14 @@ def entry_of(provider: str, listed: ListedModel, *, price_usd: Decimal | None = 
     left = {name: each for name, each in listed.fields.items() if name not in _OURS}
     _refuse_untaken(left, listed.required)
     use = roles.use_of(listed)
+    if not listed.kind:
+        raise NotImportableError(
+            f"{provider}'s list does not say what a model is for; write the entry by hand, with like"
+        )
     if use is None:
-        kind = listed.kind or "something unknown"
-        raise NotImportableError(f"it is a model for {kind} without an image, which Darkroom has no operation for")
+        raise NotImportableError(
+            f"it is a model for {listed.kind} without an image, which Darkroom has no operation for"
+        )
     inputs, taken = roles.inputs_of(left, listed.required, use)
     size, size_names = size_rules({name: each for name, each in left.items() if name not in taken})
     rest = {name: each for name, each in left.items() if name not in taken | size_names}

@@ -163,6 +163,7 @@ def test_a_required_text_with_a_default_always_goes_along() -> None:
         ({"formula": "$sum([1..9])"}, "not taken here"),
         ({"formula": '"free"'}, "no number"),
         ({"kind": "text-to-video"}, "no operation"),
+        ({"kind": ""}, "does not say what a model is for"),
     ],
 )
 def test_a_model_that_cannot_be_sold_says_why(facts: dict[str, Any], words: str) -> None:
