@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     # Orders
     default_model: MaybeText = Field(default=None, alias="DARKROOM_DEFAULT_MODEL")
     catalog_local_set: MaybePath = Field(default=None, alias="DARKROOM_CATALOG_LOCAL")
+    # How often one worker of the fleet compares the catalogue with the upstreams' own lists; 0 is never
+    catalog_check_hours: float = Field(default=24, ge=0, le=8760, alias="DARKROOM_CATALOG_CHECK_HOURS")
     max_image_bytes: int = Field(default=10 * 2**20, ge=1024, alias="DARKROOM_MAX_IMAGE_BYTES")
     max_request_bytes: int = Field(default=16 * 2**20, ge=1024, alias="DARKROOM_MAX_REQUEST_BYTES")
     max_attempts: int = Field(default=4, ge=1, le=20, alias="DARKROOM_MAX_ATTEMPTS")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Final, Protocol, cast
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from providers.base import Provider
 from providers.configured import PROVIDERS, value_of
 from providers.http.client import Outgoing
 from providers.http.urls import Origin, origin_of
+from providers.listing.listed import ModelList
 from providers.shared.account import UpstreamAccount
 
 POOL_SIZE: Final = 200  # the most paid calls a worker process has at one provider (docs/architecture.md)
@@ -49,6 +51,12 @@ def adapter_of(name: str) -> Adapter:
 
 # In the order of the catalogue, from which `providers/configured.py` reads their variables without loading them.
 ADAPTERS: Final = tuple(adapter_of(name) for name, known in PROVIDERS.items() if known.has_adapter)
+
+
+def model_list_of(name: str) -> ModelList | None:
+    """How the provider's own list of models is read; None for one that offers none (no ``model_list.py``)."""
+    module = f"providers.upstreams.{name}.model_list"
+    return cast(ModelList, import_module(module)) if find_spec(module) is not None else None
 
 
 class Registry:

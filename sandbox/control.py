@@ -7,6 +7,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from sandbox.faults import Rule, can_happen_at
 from sandbox.markers import PLACES, UnknownFault, parse
+from sandbox.plumbing.model_lists import ListChange
 from sandbox.plumbing.validation import Schema, closed
 from sandbox.settings import BadSetting
 from sandbox.state import current_state
@@ -81,6 +82,30 @@ def restart() -> Response:
     only = _body().get("provider")
     stores = {name: store for name, store in current_state().stores.items() if only in (None, name)}
     return jsonify({name: store.restart() for name, store in stores.items()})
+
+
+_LIST_CHANGE = Schema(
+    closed(
+        {
+            "drop": {"type": "array", "items": {"type": "string"}},
+            "merge": {"type": "object", "additionalProperties": {"type": "object"}},
+            "add": {"type": "array", "items": {"type": "object"}},
+        }
+    )
+)
+
+
+@bp.put("/models/<provider>")
+def change_models(provider: str) -> Response:
+    """Let an upstream's list of models leave out (``drop``), change (``merge``) or add items; ``{}`` ends that."""
+    document = _body()
+    if provider not in current_state().stores:
+        raise BadControl(f"there is no emulator {provider!r}")
+    if problem := _LIST_CHANGE.problem(document):
+        raise BadControl(f"{problem.field}: {problem.message}")
+    change = ListChange(frozenset(document.get("drop", ())), document.get("merge", {}), tuple(document.get("add", ())))
+    current_state().lists.changes[provider] = change
+    return jsonify(ok=True)
 
 
 @bp.get("/faults")

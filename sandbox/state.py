@@ -11,6 +11,7 @@ from flask import current_app
 from sandbox.counts import Counts
 from sandbox.drawing.images import Gallery, Recipe
 from sandbox.faults import FaultBook, Occasion, Script
+from sandbox.plumbing.model_lists import ModelLists
 from sandbox.settings import Settings
 
 EXTENSION = "sandbox"
@@ -53,6 +54,7 @@ class State:
     gallery: Gallery = field(init=False)
     counts: Counts = field(default_factory=Counts)
     stores: dict[str, Store] = field(default_factory=dict)
+    lists: ModelLists = field(default_factory=ModelLists)
 
     def __post_init__(self) -> None:
         self.gallery = Gallery(edge_max_px=lambda: self.settings.edge_max_px)
@@ -83,8 +85,9 @@ class State:
         return self.settings.latency_s * (1 + self.settings.latency_jitter * (2 * share - 1))
 
     def reset(self) -> None:
-        """Delete work, counts and faults; settings stay."""
+        """Delete work, counts, faults and changes of lists; settings stay."""
         self.faults.clear()
+        self.lists.changes.clear()
         self.counts.reset(requests_kept=self.settings.requests_kept)
         for store in self.stores.values():
             store.clear()

@@ -83,6 +83,10 @@ class Sandbox:
         """Drop every rule."""
         self._call("DELETE", "/control/faults")
 
+    def change_models(self, provider: str, **change: object) -> None:
+        """Let the list of an upstream leave out (``drop``), change (``merge``) or ``add`` items; nothing: as it was."""
+        self._call("PUT", f"/control/models/{provider}", change)
+
     def advance_clock(self, seconds: float) -> None:
         """Let time pass for the sandbox alone."""
         self._call("POST", "/control/clock", {"advance_s": seconds})

@@ -25,7 +25,7 @@ from core.redis import RedisError
 from jobs import states
 from jobs.dispatch import due, heartbeats, publishing, refill
 from jobs.execution.poll import poll_provider
-from jobs.maintenance import retention, sweep
+from jobs.maintenance import catalog_check, retention, sweep
 from jobs.states import Nudge, Signal
 from storage.base import StorageUnavailableError
 from workers import drain, stepping, wiring
@@ -72,7 +72,7 @@ class Steadiness:
 
 
 class Ticker:
-    """Five loops on threads (greenlets in a worker), each of which survives any outage.
+    """Six loops on threads (greenlets in a worker), each of which survives any outage.
 
     Heartbeat, tick and sweep use a database engine of their own. The heartbeat continues while the pool drains, until
     the worker signs off; the other loops stop at once.
@@ -106,6 +106,9 @@ class Ticker:
         self._start("watchdog", self._watchdog.look, CANARY_EVERY_S)
         # In a loop of its own, so that a slow disk does not delay the sweep.
         self._start("retention", self.delete_expired, retention.EVERY_S)
+        if _settings.catalog_check_hours:
+            # The first look is late, because a fleet that starts has better things to do.
+            self._start("catalog", self.check_catalog, catalog_check.LOOK_EVERY_S)
 
     def stop(self) -> None:
         self._stop.set()
@@ -168,6 +171,10 @@ class Ticker:
             wiring.retention().delete_expired()
         except StorageUnavailableError as error:
             log.warning("retention_waits_for_storage", error=str(error))
+
+    def check_catalog(self) -> None:
+        """Compare the catalogue with the upstreams' lists; one worker of the fleet does this, once a day."""
+        catalog_check.check_in_turn(self._context, every_s=_settings.catalog_check_hours * 3600)
 
     def _publish(self, signals: Sequence[Signal]) -> None:
         """Publish signals; jobs whose messages cannot be sent are marked unpublished again, for the next round."""

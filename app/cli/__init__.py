@@ -41,6 +41,7 @@ COMMANDS = {
     "key": Place("app.cli.operator.accounts:key", "API keys: create, revoke, list (needs the database)."),
     "grant": Place("app.cli.operator.accounts:grant", "Give credits to an account (needs the database)."),
     "providers": Place("app.cli.operator.providers:providers", "Upstreams: list, pause, resume (needs the database)."),
+    "catalog": Place("app.cli.operator.catalog:catalog", "Compare the models with the upstreams' own lists; import."),
     "db": Place("app.cli.operator.database:db", "The schema: upgrade, status (needs the database)."),
     "audit": Place("app.cli.operator.audit:audit", "Check that money and jobs balance (needs the database)."),
     "costs": Place(

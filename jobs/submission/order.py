@@ -9,6 +9,7 @@ from typing import Any, Literal
 from jobs.errors import FieldFault, InvalidOrderError
 from providers.catalog.catalog import Model
 from providers.orders import aliases
+from providers.orders.costs import cost_usd
 from providers.orders.rules import CheckedOrder, OrderProblems, check_order
 from providers.shared.extra import reserved_extra
 
@@ -72,6 +73,7 @@ class Order:
                 has_face="face" in roles,
                 lenient=lenient,
             )
+            cost_usd(model, checked)  # here, so that a model that cannot price this order counts as not taking it
         except OrderProblems as error:
             faults += [FieldFault(p.field, p.code, p.message) for p in error.problems]
             raise InvalidOrderError(faults) from None

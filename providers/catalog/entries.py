@@ -9,10 +9,11 @@ from __future__ import annotations
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from providers.catalog import price_formulas
 from providers.catalog.cost_rules import CostTable, ExtraTokens
 from providers.catalog.frozen import Entry, FrozenMap, empty
 from providers.catalog.size_rules import SizeRule
@@ -220,11 +221,22 @@ class TokenPrices(Entry):
     image_output: Decimal | None = Field(default=None, ge=0)
 
 
+def _readable(text: str) -> str:
+    price_formulas.read(text)
+    return text
+
+
+# JSONata as far as providers/catalog/price_formulas.py reads it; one that it cannot read is a fault of the entry.
+FormulaText = Annotated[str, AfterValidator(_readable)]
+
+
 class Model(Entry):
     """One model of one provider: everything that its entry says.
 
     ``cost_usd``: US dollars for one result. ``quality``: 3 for its vendor's best, 1 for a small or fast one, for
-    ``auto:quality``. ``cost_table`` goes before ``cost_usd`` and its tiers. ``auto_costs_as``: the dearest that a
+    ``auto:quality``. ``cost_formula`` gives the price of an order in place of all other rules
+    (providers/orders/formulas.py); ``cost_usd`` is then that of a plain order, and ``cost_base_usd`` what the formula
+    calls ``base_price``. ``cost_table`` goes before ``cost_usd`` and its tiers. ``auto_costs_as``: the dearest that a
     setting may become which is left to the upstream. ``order_defaults``: by operation, what is sent where an order
     says nothing, because the upstream's own choice has no price beforehand. ``markup`` replaces the service's own;
     ``hidden``: not offered, but orders that were accepted before still run. ``max_width`` and ``max_height`` are
@@ -249,6 +261,8 @@ class Model(Entry):
     extra_tokens: ExtraTokens | None = None
     auto_costs_as: FrozenMap[str, str] = Field(default_factory=empty)
     order_defaults: FrozenMap[str, FrozenMap[str, str]] = Field(default_factory=empty)
+    cost_formula: FormulaText | None = None
+    cost_base_usd: Decimal | None = Field(default=None, ge=0)
     inputs: Inputs
     size: Literal["follows_input", "provider_default", "none"] | FrozenMap[str, SizeRule]
     params: FrozenMap[str, ParamSpec]

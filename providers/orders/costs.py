@@ -9,6 +9,7 @@ from typing import Any
 
 from providers.catalog.entries import CostTier, Model
 from providers.catalog.size_rules import PixelsRule, ResolutionRule
+from providers.orders import formulas
 from providers.orders.rules import CheckedOrder
 from providers.orders.size_requests import AUTO, parse_pixels
 from providers.orders.token_costs import extra_usd, rounded_up, table_usd
@@ -24,7 +25,12 @@ def cost_usd(model: Model, checked: CheckedOrder) -> Decimal:
     else ``cost_usd`` of the entry; every ``usd_add`` tier that holds is added, and so are prices by megapixel, input
     image or token. A setting that was left out counts as the model's default; what is left to the upstream ("auto")
     counts as ``auto_costs_as`` says, and matches no tier where that says nothing.
+    A model with a ``cost_formula`` is priced by that alone.
+
+    Raises: OrderProblems where the formula gives no price for this order.
     """
+    if model.cost_formula is not None:
+        return formulas.cost_usd(model, checked)
     facts = _facts(model, checked)
     if model.cost_table is not None:
         pixels = parse_pixels(str(facts["size"])) or (0, 0)

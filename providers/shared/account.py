@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from providers.configured import accounts
-from providers.http.client import Outgoing, UpstreamSession
+from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest
 from providers.http.urls import origin_of
 from providers.shared import results
 
@@ -70,3 +70,7 @@ class UpstreamAccount(Generic[C]):
     def download(self, url: str) -> bytes:
         """The bytes at a result link, fetched without the key. Raises NotRun, Failed."""
         return results.download(url, self._links)
+
+    def ask(self, request: WireRequest, *, total_s: float, max_bytes: int) -> HttpResponse:
+        """The answer to a request that buys nothing, of any status. Raises: NotRun, Uncertain."""
+        return self._session.send(request, total_s=total_s, max_bytes=max_bytes)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from providers.base import UpstreamOrder
+from providers.catalog import price_formulas
 from providers.catalog.entries import Model
 from providers.catalog.size_rules import SizeRule
 from providers.errors import RequestRefused
@@ -40,7 +41,8 @@ def reserved_extra(model: Model) -> frozenset[str]:
     places = {inputs.prompt_field or "prompt", inputs.mask_field or "mask", *inputs.image_fields}
     rules = {} if isinstance(model.size, str) else model.size
     sizes = {field for name, rule in rules.items() for field in _size_names(name, rule)}
-    return frozenset(RESERVED_EXTRA | _CALLBACKS | own | places | sizes)
+    formula = price_formulas.read(model.cost_formula).names if model.cost_formula else frozenset()
+    return frozenset(RESERVED_EXTRA | _CALLBACKS | own | places | sizes | formula)
 
 
 def _size_names(name: str, rule: SizeRule) -> set[str]:

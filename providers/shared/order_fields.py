@@ -11,16 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from providers.base import InputImage, UpstreamOrder
-from providers.catalog.size_rules import (
-    AspectRatioRule,
-    FactorRule,
-    HintRule,
-    PaddingRule,
-    PixelsRule,
-    ResolutionRule,
-    SizesRule,
-)
 from providers.errors import RequestRefused
+from providers.orders.wire_sizes import wire_size
 from providers.shared.extra import extra_fields
 
 
@@ -71,39 +63,7 @@ def wire_name(order: UpstreamOrder, name: str) -> str:
 
 def size_fields(order: UpstreamOrder) -> dict[str, Any]:
     """The canonical size of the order under the wire names of the model's size rules."""
-    if isinstance(order.model.size, str):
-        return {}
-    fields: dict[str, Any] = {}
-    for name, rule in order.model.size.items():
-        match rule:
-            case PixelsRule():
-                fields |= _pixels(name, rule, order.size)
-            case SizesRule() | HintRule():
-                fields |= _text(rule.field or name, order.size.get("size"), rule.format)
-            case AspectRatioRule():
-                fields |= _text(rule.field or "aspect_ratio", order.size.get("aspect_ratio"))
-            case ResolutionRule():
-                fields |= _text(rule.field or name, order.size.get("resolution"))
-            case FactorRule() if rule.fixed is None and "factor" in order.size:
-                fields[name] = order.size["factor"]
-            case PaddingRule():
-                fields |= {rule.fields[side]: order.size[side] for side in rule.fields if side in order.size}
-    return fields
-
-
-def _pixels(name: str, rule: PixelsRule, size: Mapping[str, str | int]) -> dict[str, Any]:
-    if "width" not in size or "height" not in size:
-        return _text(rule.field or name, size.get("size"), rule.format)
-    if rule.shape:
-        return {rule.field or name: {"width": size["width"], "height": size["height"]}}
-    width, height = rule.fields or ("width", "height")
-    return {width: size["width"], height: size["height"]}
-
-
-def _text(field: str, value: str | int | None, form: str | None = None) -> dict[str, Any]:
-    if value is None:
-        return {}
-    return {field: str(value).replace("x", "*") if form == "W*H" else value}
+    return wire_size(order.model, order.size)
 
 
 def size_text(size: Mapping[str, str | int]) -> str | None:

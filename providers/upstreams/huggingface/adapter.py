@@ -175,7 +175,12 @@ class HuggingFace(UpstreamAccount[Config], OneAnswer, WithoutText):
     def __init__(self, config: Config, outgoing: Outgoing | None = None, *, label: str = "default") -> None:
         outgoing = outgoing or Outgoing()
         super().__init__(config, outgoing, label=label)
-        self._ids = ProviderIds(UpstreamSession(config.hub_url, {}, outgoing))
+        self._hub = UpstreamSession(config.hub_url, {}, outgoing)
+        self._ids = ProviderIds(self._hub)
+
+    def ask(self, request: WireRequest, *, total_s: float, max_bytes: int) -> HttpResponse:
+        """As the base class has it, of the Hub and without the token: it knows what the router serves."""
+        return self._hub.send(request, total_s=total_s, max_bytes=max_bytes)
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
         """Make the image, or start the task that does. Raises: ProviderError."""

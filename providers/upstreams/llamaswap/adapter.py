@@ -21,6 +21,7 @@ from urllib.parse import quote
 from pydantic import SecretStr, field_validator
 
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamCancel, UpstreamOrder
+from providers.catalog.entries import Model
 from providers.configured import value_of
 from providers.errors import Misconfigured, RequestRefused, Uncertain
 from providers.http.client import HttpResponse, WireRequest
@@ -102,7 +103,11 @@ class Config(AccountConfig):
 
     def name_of(self, order: UpstreamOrder) -> str:
         """What the order's model is called on this llama-swap."""
-        return self.models.get(order.model.id) or self.models.get(ANY_MODEL) or order.model.path
+        return self.called(order.model)
+
+    def called(self, model: Model) -> str:
+        """What a model of the catalogue is called on this llama-swap."""
+        return self.models.get(model.id) or self.models.get(ANY_MODEL) or model.path
 
 
 def read_models(text: str) -> dict[str, str]:
@@ -223,6 +228,10 @@ class LlamaSwap(UpstreamAccount[Config], OneAnswer):
     name = NAME
     config_type = Config
     submit_timeout_s = CALL_TOTAL_S
+
+    def hosted_name(self, model: Model) -> str:
+        """What a model of the catalogue is called on this llama-swap."""
+        return self._config.called(model)
 
     def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:
         """Make the images; blocks until they are there, or until the job is accepted. Raises: ProviderError."""

@@ -206,7 +206,8 @@ def models() -> Response:
     _key()
     names = (*DATA["image_models"], *DATA["text_models"])
     listed = [{"id": name, "object": "model", "created": 0, "owned_by": NAME} for name in names]
-    return CALLS.begin("models").answer(jsonify(object="list", data=listed))
+    changed = current_state().lists.changed(NAME, listed, "id")
+    return CALLS.begin("models").answer(jsonify(object="list", data=changed))
 
 
 @bp.post("/v1/chat/completions")

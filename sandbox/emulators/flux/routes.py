@@ -4,6 +4,7 @@ Speaks the vendor's OpenAPI document of April 2026 with what later sources add: 
 (read 2026-11-20).
 """
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Response, jsonify, request
@@ -130,6 +131,34 @@ def _blob_error(status: int, code: str) -> Response:
 def credits_left() -> Response:
     """The balance, which is also how a key is tried."""
     return jsonify(credits=0.0 if _key() == keys.NO_QUOTA_KEY else CREDITS)
+
+
+@bp.get("/openapi.json")
+def openapi() -> Response:
+    """The document that FastAPI makes of the routes; it takes no key."""
+    items = ({"path": f"/v1/{name}", "schema": _public_schema(model)} for name, model in rules.MODELS.items())
+    changed = current_state().lists.changed(NAME, items, "path")
+    paths = {
+        item["path"]: {
+            "post": {
+                "requestBody": {"content": {"application/json": {"schema": item["schema"]}}},
+                **({"deprecated": True} if item.get("deprecated") else {}),
+            }
+        }
+        for item in changed
+    }
+    paths["/v1/get_result"] = {"get": {}}
+    return CALLS.begin("models").answer(jsonify(openapi="3.1.0", info={"title": "BFL API"}, paths=paths))
+
+
+def _public_schema(model: rules.Model) -> dict[str, Any]:
+    """The input without our own keywords."""
+    document = model.schema.document
+    properties = {
+        name: {key: value for key, value in part.items() if not key.startswith("x-")}
+        for name, part in document["properties"].items()
+    }
+    return {"type": "object", "properties": properties, "required": document.get("required", [])}
 
 
 def unrouted(wrong: Wrong) -> ResponseReturnValue:

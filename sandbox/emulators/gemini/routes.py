@@ -41,6 +41,36 @@ _SIGNATURE = base64.b64encode(b"signature").decode()
 bp = new_blueprint(NAME, bad_marker=ApiError)
 
 
+LIST_PAGE = 50
+
+
+@bp.get("/<any(v1, v1beta):_version>/models")
+def models(_version: str) -> Response:
+    """The list, by pages. An Imagen model is in it for the keys that may still call it."""
+    key = _key()
+    names = [*rules.MODELS, *(rules.IMAGEN if key == LEGACY_KEY else ())]
+    items = current_state().lists.changed(NAME, map(_listed, names), "name")
+    size, token = request.args.get("pageSize", LIST_PAGE, type=int), request.args.get("pageToken", "0")
+    if size < 1 or not token.isdecimal():
+        raise ApiError("* ListModelsRequest: page_size and page_token must be those of a page.")
+    first, after = int(token), int(token) + min(size, 1000)
+    more = {"nextPageToken": str(after)} if after < len(items) else {}
+    return Calls(NAME, errors.for_fault("")).begin("models").answer(jsonify(models=items[first:after], **more))
+
+
+def _listed(name: str) -> dict[str, Any]:
+    method = "predict" if name in rules.IMAGEN else "generateContent"
+    return {
+        "name": f"models/{name}",
+        "version": "001",
+        "displayName": name,
+        "description": "",
+        "inputTokenLimit": 65536,
+        "outputTokenLimit": 32768,
+        "supportedGenerationMethods": [method],
+    }
+
+
 @bp.post("/<any(v1, v1beta):_version>/models/<name>:<method>")
 def call(_version: str, name: str, method: str) -> Response:
     """One paid call: answers when the images are there."""

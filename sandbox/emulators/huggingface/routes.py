@@ -84,7 +84,7 @@ def mapping(model: str) -> Response:
     """Which provider serves the model, under which id."""
     call = CALLS.begin("models", model)
     routes = rules.MAPPINGS.get(model)
-    if routes is None:
+    if routes is None or not current_state().lists.changed(NAME, [{"id": model}], "id"):
         raise RouteError("router", 404, "Repository not found")
     told: dict[str, object] = {"_id": "66a1b2c3", "id": model}
     if "inferenceProviderMapping" in request.args.getlist("expand[]") + request.args.getlist("expand"):

@@ -81,7 +81,8 @@ def health() -> Response:
 def models() -> Response:
     """The list, text models among the others."""
     listed = [_model(hosted) for _name, hosted in sorted(HOSTED.items())]
-    return CALLS.begin("models").answer(jsonify(object="list", data=listed))
+    changed = current_state().lists.changed(NAME, listed, "id")
+    return CALLS.begin("models").answer(jsonify(object="list", data=changed))
 
 
 def _model(hosted: Hosted) -> dict[str, object]:

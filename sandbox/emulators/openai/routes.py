@@ -188,7 +188,7 @@ def models() -> Response:
     _key()
     call = _calls("models").begin("models")
     listed = [_model(name) for name in (*rules.IMAGE_MODELS, *TEXT_MODELS)]
-    return call.answer(jsonify(object="list", data=listed))
+    return call.answer(jsonify(object="list", data=current_state().lists.changed(NAME, listed, "id")))
 
 
 @bp.get("/v1/models/<name>")

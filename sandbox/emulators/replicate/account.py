@@ -6,7 +6,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from sandbox.emulators.replicate import errors, hooks, models
-from sandbox.emulators.replicate.caller import base_url, key_of_caller, owner_of_caller, store
+from sandbox.emulators.replicate.caller import NAME, base_url, key_of_caller, owner_of_caller, store
 from sandbox.emulators.replicate.errors import Problem
 from sandbox.emulators.replicate.models import Model
 from sandbox.emulators.replicate.predictions import iso
@@ -107,16 +107,25 @@ def get_model(owner: str, name: str) -> Response:
     """A model with the schema of its latest version."""
     key_of_caller()
     model = _model(owner, name)
-    return jsonify(
+    described = {
         **dict.fromkeys(_UNKNOWN_TO_US),
-        url=f"https://replicate.com/{model.path}",
-        owner=owner,
-        name=name,
-        visibility="public",
-        is_official=model.is_official,
-        run_count=1,
-        latest_version=_version(model),
-    )
+        "url": f"https://replicate.com/{model.path}",
+        "owner": owner,
+        "name": name,
+        "visibility": "public",
+        "is_official": model.is_official,
+        "run_count": 1,
+        "latest_version": _version(model),
+    }
+    return jsonify(_changed(model, described))
+
+
+def _changed(model: Model, described: dict[str, Any]) -> dict[str, Any]:
+    """The answer as the control says it now. Raises Problem where the model is dropped."""
+    changed = current_state().lists.changed(NAME, [{**described, "path": model.path}], "path")
+    if not changed:
+        raise Problem(404)
+    return {name: value for name, value in changed[0].items() if name != "path"}
 
 
 @bp.get("/v1/models/<owner>/<name>/versions")
@@ -130,10 +139,10 @@ def list_versions(owner: str, name: str) -> Response:
 def get_version(owner: str, name: str, number: str) -> Response:
     """That version."""
     key_of_caller()
-    version = _version(_model(owner, name))
-    if version["id"] != number:
+    model = _model(owner, name)
+    if _version(model)["id"] != number:
         raise Problem(404)
-    return jsonify(version)
+    return jsonify(_changed(model, _version(model)))
 
 
 def _model(owner: str, name: str) -> Model:

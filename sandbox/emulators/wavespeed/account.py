@@ -3,9 +3,10 @@
 from flask import Blueprint, Response, request
 
 from sandbox.emulators import keys
-from sandbox.emulators.wavespeed import hooks, tasks
+from sandbox.emulators.wavespeed import hooks, model_list, tasks
 from sandbox.emulators.wavespeed.envelope import (
     CALLS,
+    NAME,
     ApiError,
     base_url,
     envelope,
@@ -15,7 +16,7 @@ from sandbox.emulators.wavespeed.envelope import (
     refuse_keys,
     store,
 )
-from sandbox.emulators.wavespeed.models import MODELS, Model, check
+from sandbox.emulators.wavespeed.models import MODELS, check
 from sandbox.state import current_state
 
 UPLOAD_BYTES_MAX = 20 * 2**20
@@ -108,21 +109,7 @@ def models() -> Response:
     """Every model with the schema of its input."""
     key_of_caller()
     call = CALLS.begin("models")
-    return call.answer(envelope([_listed(model) for model in MODELS.values()]))
-
-
-def _listed(model: Model) -> dict[str, object]:
-    properties, required = model.document["properties"], model.document.get("required", [])
-    schema = {"properties": properties, "required": required, "x-order-properties": list(properties)}
-    return {
-        "model_id": model.path,
-        "name": model.path,
-        "type": model.output,
-        "description": "",
-        "base_price": PRICE_USD,
-        "formula": "",
-        "api_schema": {"api_schemas": [{"api_path": f"/api/v3/{model.path}", "request_schema": schema}]},
-    }
+    return call.answer(envelope(current_state().lists.changed(NAME, model_list.listed(), "model_id")))
 
 
 @bp.post("/api/v3/model/price")

@@ -96,10 +96,15 @@ class Model:
         return given.get(name) or self.document["properties"].get(name, {}).get("default")
 
 
+# The vendor's list by path, as its package described it in June 2026.
+ROWS: Mapping[str, Mapping[str, Any]] = {
+    row["id"]: row for row in map(json.loads, Path(__file__).with_name("models.jsonl").read_text("utf-8").splitlines())
+}
+
+
 def _listed() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Path, output and document of each model of the vendor's list."""
-    for line in Path(__file__).with_name("models.jsonl").read_text("utf-8").splitlines():
-        told = json.loads(line)
+    for told in ROWS.values():
         properties = {
             name: _property(name, part, required=name in told["required"]) for name, part in told["input"].items()
         }

@@ -156,7 +156,8 @@ def image_models() -> Response:
     """The living ones, with what they cost."""
     _key()
     living = [name for name, known in rules.MODELS.items() if known["answers_as"] == name]
-    return jsonify(models=[_image_model(name) for name in living])
+    changed = current_state().lists.changed(NAME, map(_image_model, living), "id")
+    return CALLS.begin("models").answer(jsonify(models=changed))
 
 
 @bp.get("/v1/image-generation-models/<name>")
