@@ -23,8 +23,10 @@ from jobs.errors import FieldFault
 MAX_DEPTH = 32
 MAX_NUMBER_CHARS = 40
 # Members need commas between them and images in base64 have none: this bounds the memory that a parsed body of many
-# megabytes takes.
+# megabytes takes. Prompts have commas of their own.
 MAX_COMMAS = 100_000
+MAX_MEMBERS = 200  # of one object or list
+MAX_MEMBERS_IN_ALL = 2_000
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -66,12 +68,18 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_members(len(pairs))
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
             raise MalformedJsonError(f"the key {name[:100]!r} is given twice in one object")
         found[name] = value
     return found
+
+
+def _check_members(count: int) -> None:
+    if count > MAX_MEMBERS:
+        raise MalformedJsonError(f"an object or a list has {count} members, at most {MAX_MEMBERS}")
 
 
 def _refuse_constant(name: str) -> Any:
@@ -93,12 +101,17 @@ def _real(text: str) -> float:
 
 def _check_tree(root: Any) -> None:
     """Depth, and text a database can hold: no lone surrogates, no NUL."""
-    level, nodes = 0, [root]
+    level, nodes, members = 0, [root], 0
     while nodes:
         level += 1
+        members += len(nodes)
+        if members > MAX_MEMBERS_IN_ALL:
+            raise MalformedJsonError(f"the body has more than {MAX_MEMBERS_IN_ALL} members in all")
         if level > MAX_DEPTH:
             raise MalformedJsonError(f"nested deeper than {MAX_DEPTH} levels")
         for node in nodes:
+            if isinstance(node, list):
+                _check_members(len(node))
             for text in _texts(node):
                 check_text(text)
         nodes = [child for node in nodes for child in _children(node)]
