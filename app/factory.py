@@ -77,7 +77,7 @@ def build(settings: Settings, services: Services) -> Flask:
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
     errors.install(app)
     limits.install(app)
-    auth.install(app, auth.Guard(services.authenticate, services.limits, services.signer))
+    auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
     for module in (
         *(submit, tasks, images, models, providers, quota),
         *(prompts, admin, hooks, health, docs_page),

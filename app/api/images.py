@@ -10,6 +10,7 @@ from typing import BinaryIO
 from flask import Blueprint, Response, g, request
 
 from app.api.tasks import checked_id
+from app.http.accept import check_accepts
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import answer
@@ -83,6 +84,7 @@ def stored(job_id: str) -> Response:
     image = parts.connections.autocommit(find_image, g.caller.account_id, checked_id(job_id), query.index)
     found = _wanted(parts, image, query)
     mime = found.mime if found.mime in EXTENSIONS else "application/octet-stream"
+    check_accepts(request, mime)
     headers = _headers(job_id, query, found, mime)
     if unchanged(headers["ETag"]):
         return not_modified(headers)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import structlog
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from app.enhancement import Ended, Piece, Reader
 from app.http.bodies import read_body, read_query
@@ -17,6 +17,8 @@ from app.http.errors import NotAcceptableError, UpstreamFailedError, problem
 from app.services import services
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.service import EnhanceIn
+from core.errors import ServiceError
+from jobs.reads import funds
 from providers.errors import ProviderError
 
 log = structlog.get_logger(__name__)
@@ -26,6 +28,12 @@ FIRST_PIECE_S = 10.0  # until then a fault still gets its own HTTP status
 HEARTBEAT_S = 15.0
 LONGEST_S = 180.0
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class NoCreditsError(ServiceError):
+    """The account holds no credits at all."""
+
+    code = "insufficient_credits"
 
 
 class StreamCutError(Exception):
@@ -46,8 +54,10 @@ class StreamCutError(Exception):
             ),
         ),
         scope="jobs:write",
+        pace="enhance",
         errors=(
             "malformed_json",
+            "insufficient_credits",
             "not_acceptable",
             "invalid_request",
             "upstream_failed",
@@ -62,6 +72,7 @@ def enhance() -> Response:
     media_type = request.accept_mimetypes.best_match(["text/event-stream", "text/plain"])
     if media_type is None:
         raise NotAcceptableError("this is sent as text/event-stream or text/plain")
+    _check_credits()
     source = services().enhancer.write(asked.prompt, asked.mode, provider=asked.model, language=asked.language)
     reader = Reader(source)
     first = reader.next(FIRST_PIECE_S)
@@ -76,6 +87,13 @@ def enhance() -> Response:
         response = Response(_events(pieces, failed), content_type="text/event-stream", headers=_HEADERS)
     response.call_on_close(reader.close)
     return response
+
+
+def _check_credits() -> None:
+    """Raises NoCreditsError for an account without credits; those in the queue and in running jobs are its own, too."""
+    held = services().connections.autocommit(funds.funds, g.caller.account_id)
+    if held.spendable + held.queued + held.held <= 0:
+        raise NoCreditsError("enhancing is free, for accounts that hold credits", balance="0")
 
 
 def _pieces(reader: Reader, first: Piece | None) -> Iterator[Piece | None]:

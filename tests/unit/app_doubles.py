@@ -424,6 +424,7 @@ def make_edge(**variables: Any) -> Edge:
     )
     services = Services(
         authenticate=KEYS.get,
+        knows_key=lambda token: False,
         connections=rows,
         task_reads=rows,
         submission=submission,
@@ -436,7 +437,13 @@ def make_edge(**variables: Any) -> Edge:
         delete_images=rows.delete_images,
         cancel_charge="full",
         enhancer=Enhancer(["openai"], lambda name: writer),
-        limits=RateLimits(account=settings.rate_limit_account, submit=settings.rate_limit_submit, client=None),
+        limits=RateLimits(
+            account=settings.rate_limit_account,
+            submit=settings.rate_limit_submit,
+            enhance=settings.rate_limit_enhance,
+            wrong_keys=settings.rate_limit_wrong_keys,
+            client=None,
+        ),
         waits=Waits(lambda job_ids: rows.autocommit(tasks.versions, job_ids), None, poll_s=0.01),
         signer=signer,
         checks={name: (lambda name=name: trouble[name]) for name in trouble},
