@@ -148,6 +148,7 @@ def _signed(guard: Guard, request: Request) -> Caller:
         expires=int(expires) if numeric else 0,
         kid=kid,
         signature=args.get("signature", ""),
+        variant=args,
     )
     g.link_expires = int(expires)
     return Caller(account_id, key_id=f"link:{kid}", scopes=frozenset({"jobs:read"}))

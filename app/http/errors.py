@@ -85,6 +85,7 @@ CODES: Mapping[str, Kind] = {
     "image_undecodable": Kind(422, "Image damaged", "The image cannot be decoded."),
     "image_too_many_pixels": Kind(422, "Too many pixels", "Too many pixels, or too long an edge."),
     "image_too_many_frames": Kind(422, "Too many frames", "The animation has too many frames."),
+    "too_many_variants": Kind(422, "Too many variants", "No further sizes and formats of this image are made."),
     "trailing_data": Kind(422, "Data after the image", "The file goes on after the end of its image."),
     "mask_size_mismatch": Kind(422, "Mask does not fit", "A mask has the size of the image it applies to."),
     # The service

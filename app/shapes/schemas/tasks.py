@@ -12,6 +12,9 @@ from app.shapes.schemas.base import MAX_PAGE, Credits, Microcredits, OperationNa
 from app.shapes.schemas.orders import Chosen
 from core.ids import is_id
 from jobs.failures import SENTENCES, CancelOutcome
+from storage.variants import MAX_EDGE_PX, STEPS_PX
+
+STEPS = ", ".join(map(str, STEPS_PX))
 
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)", re.ASCII)
@@ -43,20 +46,33 @@ class ListQuery(BaseModel):
     limit: int = Field(20, ge=1, le=MAX_PAGE)
 
 
-class ImageQuery(BaseModel):
-    """``expires``, ``account``, ``kid`` and ``signature`` are part of a signed link; they cannot be made up."""
+class LinkQuery(BaseModel):
+    """Which image, and which variant of it."""
 
     model_config = ConfigDict(extra="forbid")
 
     index: int = Field(0, ge=0, le=1000)
-    width: int | None = Field(None, ge=1, le=16_384, description="fit inside, in pixels; never enlarges")
-    height: int | None = Field(None, ge=1, le=16_384)
+    width: int | None = Field(
+        None, ge=1, le=MAX_EDGE_PX, description=f"fit inside, in pixels, rounded down to one of {STEPS}; never enlarges"
+    )
+    height: int | None = Field(None, ge=1, le=MAX_EDGE_PX, description="as `width`")
     format: Literal["png", "jpeg", "webp", "avif"] | None = None
+
+
+class ImageQuery(LinkQuery):
+    """``expires``, ``account``, ``kid`` and ``signature`` are part of a signed link; they cannot be made up."""
+
     download: Literal["0", "1"] = "0"
     expires: int | None = None
     account: Text | None = None
     kid: Text | None = None
     signature: Text | None = None
+
+
+class ImageLink(Shape):
+    object: Literal["image.link"]
+    url: str = Field(description="needs no key; opens this size and format alone")
+    expires_at: datetime
 
 
 class Price(Shape):
