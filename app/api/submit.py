@@ -51,7 +51,7 @@ _TASK_HEADERS = (
 )
 
 
-@bp.post("/api/images/<operation>")
+@bp.post("/api/images/<operation_name:operation>")
 @describe(
     Endpoint(
         "Submit an order",

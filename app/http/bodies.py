@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 from flask import Request
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 from werkzeug.datastructures import MultiDict
 
 from app.http.errors import InvalidRequestError, MalformedJsonError, UnsupportedMediaTypeError
+from app.http.fault_words import message_of
 from jobs.errors import FieldFault
 
 MAX_DEPTH = 32
@@ -162,7 +162,7 @@ def read_query(schema: type[M], args: MultiDict[str, str]) -> M:
     try:
         return schema.model_validate_strings(args.to_dict())
     except ValidationError as error:
-        raise InvalidRequestError(faults_of(error)) from None
+        raise InvalidRequestError(faults_of(error, schema.model_fields)) from None
 
 
 def read_body(schema: type[M], request: Request) -> M:
@@ -170,13 +170,14 @@ def read_body(schema: type[M], request: Request) -> M:
     try:
         return schema.model_validate(read_json_object(request))
     except ValidationError as error:
-        raise InvalidRequestError(faults_of(error)) from None
+        raise InvalidRequestError(faults_of(error, schema.model_fields)) from None
 
 
-def faults_of(error: ValidationError) -> list[FieldFault]:
-    """Pydantic's errors as faults; the value that the caller sent is left out."""
+def faults_of(error: ValidationError, fields: Collection[str] = ()) -> list[FieldFault]:
+    """Pydantic's errors as faults; the value that the caller sent is left out. ``fields`` are those that exist, of
+    which the nearest is named next to one that does not."""
     found = error.errors(include_url=False, include_input=False, include_context=True)
-    return [FieldFault(_field(each["loc"]), _code(each["type"]), _message(each)) for each in found]
+    return [FieldFault(_field(each["loc"]), _code(each["type"]), message_of(each, fields)) for each in found]
 
 
 def _field(location: tuple[int | str, ...]) -> str:
@@ -197,11 +198,3 @@ _CODES = (
 
 def _code(kind: str) -> str:
     return next((code for pattern, code in _CODES if pattern.search(kind)), "wrong_type")
-
-
-def _message(found: ErrorDetails) -> str:
-    if found["type"] == "value_error":
-        return str(found["ctx"]["error"])
-    if found["type"] == "extra_forbidden":
-        return "is not a field of this request"
-    return found["msg"][:1].lower() + found["msg"][1:]

@@ -18,12 +18,13 @@ from jobs.errors import FieldFault, InvalidOrderError, UnknownOperationError
 from jobs.reads.tasks import UNSTORABLE
 from jobs.submission import fallbacks, selection
 from jobs.submission.fallbacks import Fallback
-from jobs.submission.order import Order
+from jobs.submission.order import JOB_FIELDS, Order
 from jobs.submission.selection import AUTO, Selection
 from providers.catalog.catalog import OPERATIONS, Catalog, CatalogSource, Model, UnknownModelError
 from providers.catalog.ranking import ranked
 from providers.orders.costs import cost_usd
-from providers.orders.rules import CheckedOrder
+from providers.orders.near import MAX_NAME_CHARS, did_you_mean
+from providers.orders.rules import MAX_STRAYS_NAMED, CheckedOrder, fields_of
 from quota.prices import unit_price_microcredits
 
 
@@ -135,7 +136,10 @@ class Quoting:
             return selection.select(
                 candidates, order.check, operation=operation, asked=name, goal=goal, lenient=lenient
             )
-        model, warnings = self._named(catalog, name)
+        try:
+            model, warnings = self._named(catalog, name)
+        except InvalidOrderError as error:
+            raise InvalidOrderError([*error.faults, *_faults_with_any_model(catalog, order)]) from None
         return Selection(model, order.check(model, lenient=lenient), warnings=warnings)
 
     def _default_for(self, catalog: Catalog, operation: str) -> Model | None:
@@ -180,6 +184,21 @@ class Quoting:
         selected = self._select(catalog, order, name)
         price = self.unit_price_microcredits(selected.model, cost_usd(selected.model, selected.checked))
         return Fallback(selected.model, selected.checked, price)
+
+
+def _faults_with_any_model(catalog: Catalog, order: Order) -> list[FieldFault]:
+    """What no model would take: told along with a model that does not exist, so that it need not be found later."""
+    able = [model for model in catalog.models.values() if order.operation in model.operations]
+    known = {*JOB_FIELDS, *(name for model in able for name in fields_of(model, order.operation))}
+    strays = [] if order.lenient else [name for name in order.fields if name not in known][:MAX_STRAYS_NAMED]
+    faults = [
+        FieldFault(name[:MAX_NAME_CHARS], "not_supported", f"no model takes it{did_you_mean(name, known)}")
+        for name in strays
+    ]
+    prompt = order.fields.get("prompt")
+    if all(model.inputs.prompt == "required" for model in able) and not (isinstance(prompt, str) and prompt.strip()):
+        faults.append(FieldFault("prompt", "required", "must say what the image shall show"))
+    return faults
 
 
 def _successor(model: Model) -> Sequence[str]:

@@ -19,6 +19,7 @@ from jobs.errors import (
     JobNotFoundError,
 )
 from jobs.reads.tasks import Image
+from jobs.submission.image_words import sentence
 from jobs.submission.order import ReferenceImage
 from jobs.submission.remote_images import Fetch, fetch_all
 from storage.base import MediaError, Store
@@ -67,7 +68,7 @@ class References:
                 try:
                     kept.append(self._keep(job_id, len(kept), image, data))
                 except MediaError as error:
-                    faults.append(FieldFault(image.field_name or image.role, error.code, error.detail or error.code))
+                    faults.append(FieldFault(image.field_name or image.role, error.code, sentence(error)))
             faults += _mask_faults(kept) if not faults else []
             if faults:
                 raise BadImageError(faults)
