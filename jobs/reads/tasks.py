@@ -150,9 +150,9 @@ def _list(status: str) -> TextClause:
     return text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
     -- A page of tasks with all that was passed on to upstreams would be as large as their callers like.
-    'request', o.request #- '{{params,extra}}', 'warnings', o.warnings, 'metadata', o.metadata,
+    'request', o.request - 'extra', 'warnings', o.warnings, 'metadata', o.metadata,
     'behind', (
-        SELECT jsonb_agg(b.behind #- '{{request,params,extra}}' ORDER BY b.at)
+        SELECT jsonb_agg(b.behind #- '{{request,extra}}' ORDER BY b.at)
         FROM jsonb_array_elements(o.fallbacks) WITH ORDINALITY AS b (behind, at)
     ),
     'ahead', CASE WHEN j.status = 'queued' THEN (
