@@ -196,7 +196,7 @@ def _faults_with_any_model(catalog: Catalog, order: Order) -> list[FieldFault]:
         for name in strays
     ]
     prompt = order.fields.get("prompt")
-    if all(model.inputs.prompt == "required" for model in able) and not (isinstance(prompt, str) and prompt.strip()):
+    if order.operation in selection.NEEDS_PROMPT and not (isinstance(prompt, str) and prompt.strip()):
         faults.append(FieldFault("prompt", "required", "must say what the image shall show"))
     return faults
 
