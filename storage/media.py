@@ -147,12 +147,14 @@ class Media:
         source = self._store.read(request.source_key)
         # As coded: one that is to be turned has another size in the end, and is made again.
         header = sniff.read_header(source)
-        size = variants.fit((header.width_px, header.height_px), request.box_px)
+        whole = header.width_px, header.height_px
+        size = variants.fit(whole, request.box_px)
         target = variants.variant_key(request.source_key, size, request.target_mime)
         if self._store.exists(target):
             with contextlib.suppress(BlobNotFoundError):  # deleted since
                 return self._pool.run(replace(request, verb="describe", target_key=target), self._store.read(target))
-        variants.check_room(self._store, request.source_key)
+        if size != whole or request.target_mime != request.mime:
+            variants.check_room(self._store, request.source_key)
         return self._pool.run(request, source)
 
     def _make(self, request: DecodeRequest) -> Reply:
