@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask
 from flask.ctx import RequestContext
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.routing import BaseConverter
 
 from app.api import admin, docs_page, health, hooks, images, models, openapi, prompts, providers, quota, submit, tasks
 from app.http import auth, errors, limits
@@ -46,12 +45,6 @@ class _Routed(RequestContext):
         self.request.view_args = dict(arguments)
 
 
-class _OperationName(BaseConverter):
-    """Any name but that of the list of tasks, which takes no orders."""
-
-    regex = r"(?!tasks\Z)[^/]+"
-
-
 class Edge(Flask):
     """Skips the check of every hook for being a coroutine, at every request: none of ours is."""
 
@@ -73,7 +66,6 @@ def build(settings: Settings, services: Services) -> Flask:
         PUBLISH_WINDOW=settings.publish_window,
         PROPAGATE_EXCEPTIONS=False,
     )
-    app.url_map.converters["operation_name"] = _OperationName
     # A trailing slash is another address; redirects would turn a POST into a GET.
     app.url_map.strict_slashes = True
     app.url_map.redirect_defaults = False

@@ -9,7 +9,12 @@ from pydantic_core import ErrorDetails
 
 from providers.orders.near import did_you_mean
 
-_WHOLE, _NUMBER, _TEXT, _BOOLEAN = "must be a whole number", "must be a number", "must be a text", "must be true or false"
+_WHOLE, _NUMBER, _TEXT, _BOOLEAN = (
+    "must be a whole number",
+    "must be a number",
+    "must be a text",
+    "must be true or false",
+)
 _LIST, _OBJECT, _TIME = "must be a list", "must be an object", "must be a time like 2026-11-20T12:00:00Z, with its zone"
 
 # By pydantic's type of the error; the names in braces are its context.

@@ -52,13 +52,19 @@ class Signer:
     keys: Mapping[str, bytes] = field(repr=False)
 
     def link(
-        self, path: str, *, account_id: str, index: int, variant: Mapping[str, object] = WHOLE, now_s: float | None = None
+        self,
+        path: str,
+        *,
+        account_id: str,
+        index: int,
+        variant: Mapping[str, object] = WHOLE,
+        now_s: float | None = None,
     ) -> str:
         """The query of a link to an image, good for one to two hours. ``variant`` has the parameters of VARIANT."""
         kid = next(iter(self.keys))
         expires = self.expiry_s(now_s)
         asked = variant_text(variant)
-        signature = self._sign(kid, path, account_id, index, expires, asked)
+        signature = self._sign(kid, path, account_id, index=index, expires=expires, variant=asked)
         # Ids, numbers, formats and hex: nothing here needs quoting.
         whole = f"index={index}&account={account_id}&expires={expires}&kid={kid}&signature={signature}"
         return f"{asked}&{whole}" if asked else whole
@@ -81,13 +87,13 @@ class Signer:
     ) -> None:
         """Raises SignatureInvalidError, SignatureExpiredError."""
         known = kid if kid in self.keys else next(iter(self.keys))
-        right = self._sign(known, path, account_id, index, expires, variant_text(variant))
+        right = self._sign(known, path, account_id, index=index, expires=expires, variant=variant_text(variant))
         if not hmac.compare_digest(right.encode(), signature.encode("utf-8", "replace")) or known != kid:
             raise SignatureInvalidError
         if time.time() >= expires:
             raise SignatureExpiredError
 
-    def _sign(self, kid: str, path: str, account_id: str, index: int, expires: int, variant: str) -> str:
+    def _sign(self, kid: str, path: str, account_id: str, *, index: int, expires: int, variant: str) -> str:
         parts = ("GET", path, account_id, str(index), str(expires), kid)
         # Left out for the image itself, so that links made before variants were signed stay good.
         text = "\n".join((*parts, variant) if variant else parts)

@@ -1,4 +1,4 @@
-"""What a request may not be: by a wrong key too often, unreadable for its caller, without credits; and in what words."""
+"""Requests that are refused: by a wrong key too often, with an Accept that cannot be met, without credits."""
 
 from __future__ import annotations
 
@@ -259,7 +259,9 @@ def test_a_link_needs_an_image_of_ones_own(edge: Edge) -> None:
     assert edge.client.get(f"{IMAGE}/link").status_code == 401
     assert edge.client.get(f"{IMAGE}/link", headers={"Authorization": "Bearer dk_b_secret"}).status_code == 404
     assert edge.client.get(f"{IMAGE}/link?index=3", headers=MINE).json["code"] == "image_not_found"
-    assert edge.client.get(f"{IMAGE}/link?width=x", headers=MINE).json["errors"][0]["message"] == "must be a whole number"
+    assert (
+        edge.client.get(f"{IMAGE}/link?width=x", headers=MINE).json["errors"][0]["message"] == "must be a whole number"
+    )
 
 
 # ---------------------------------------------------------------- words

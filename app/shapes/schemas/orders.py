@@ -39,7 +39,9 @@ class OrderFields(BaseModel):
     guidance: float | None = None
     sampler: Text | None = None
     strength: float | None = None
-    extra: dict[str, Any] | None = Field(None, description="passed to the upstream as it is; at most 64 kB, 8 levels and 500 members")
+    extra: dict[str, Any] | None = Field(
+        None, description="passed to the upstream as it is; at most 64 kB, 8 levels and 500 members"
+    )
     fallback_models: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] | None = Field(
         None,
         max_length=5,
