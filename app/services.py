@@ -69,8 +69,8 @@ class Services:
     """What the routes use.
 
     ``knows_key``: whether a token was good in this process lately, asking no database. ``delete_images`` deletes those
-    of a task, by (account id, job id). ``cancel_charge``: what a cancelled job costs whose upstream could not be stopped.
-    ``checks`` return None or what is wrong. ``wait`` estimates how long a queued task will wait for its start;
+    of a task, by (account id, job id). ``cancel_charge``: what a cancelled job costs whose upstream could not be
+    stopped. ``checks`` return None or what is wrong. ``wait`` estimates how long a queued task will wait for its start;
     ``service_s`` says how long jobs of models took lately, by id, where that was measured.
     """
 

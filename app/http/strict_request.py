@@ -34,7 +34,7 @@ class StrictRequest(Request):
         )
 
     @cached_property
-    def stream(self) -> IO[bytes]:  # type: ignore[override]
+    def stream(self) -> IO[bytes]:
         """The body; reading it raises RequestEntityTooLarge where it exceeds its limit, announced or not."""
         most = self.max_content_length
         found = get_input_stream(self.environ, max_content_length=most)
