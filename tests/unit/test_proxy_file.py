@@ -17,7 +17,7 @@ def _seconds(directive: str) -> list[int]:
 
 
 def test_the_proxy_takes_bodies_as_large_as_the_service_does() -> None:
-    settings = Settings(_env_file=None)  # type: ignore[call-arg]
+    settings = Settings(_env_file=None)
     [megabytes] = re.findall(r"client_max_body_size ([0-9]+)m;", TEXT)
     assert int(megabytes) * 2**20 == settings.max_request_bytes
 
