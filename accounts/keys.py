@@ -172,6 +172,7 @@ class KeyCache:
         self._lock = threading.Lock()
         self._known: dict[bytes, tuple[float, Caller | None]] = {}
         self._noted: dict[str, float] = {}
+        self._good: set[bytes] = set()
         self._live = Coalescing(self._find)
         self._uses = Coalescing(self._note_uses)
 
@@ -186,6 +187,7 @@ class KeyCache:
             return known[1]
         found = self._live.ask(parts["id"])
         caller = found.opened_by(parts["secret"]) if found else None
+        self._remember(digest, good=caller is not None)
         if caller and self._noted.get(caller.key_id, 0.0) < now:
             self._noted[caller.key_id] = now + LAST_USED_EVERY_S
             self._uses.ask(caller.key_id)
@@ -194,6 +196,19 @@ class KeyCache:
                 self._known.clear()
             self._known[digest] = (now + CACHE_S, caller)
         return caller
+
+    def knows(self, token: str) -> bool:
+        """Whether the token was good when it was last looked up here; asks no database, and lets no one in."""
+        return _digest(token) in self._good
+
+    def _remember(self, digest: bytes, *, good: bool) -> None:
+        with self._lock:
+            if not good:
+                self._good.discard(digest)
+                return
+            if len(self._good) >= self._capacity:
+                self._good.clear()
+            self._good.add(digest)
 
     def _find(self, key_ids: Sequence[str]) -> Mapping[str, _LiveKey]:
         with self._database.hot() as hot:

@@ -13,7 +13,7 @@ from app.api import admin, docs_page, health, hooks, images, models, openapi, pr
 from app.http import auth, errors, limits
 from app.http.endpoint import check_described
 from app.http.readiness import Readiness
-from app.orders import forms
+from app.http.strict_request import StrictRequest
 from app.services import EXTENSION, Services
 from app.shapes.render import Renderer
 from core.settings import Settings
@@ -58,7 +58,7 @@ class Edge(Flask):
 def build(settings: Settings, services: Services) -> Flask:
     """The application with every route. Raises LookupError for a route without a description."""
     app = Edge("app", template_folder="web/templates", static_folder="web/static", static_url_path="/static")
-    app.request_class = forms.StrictRequest
+    app.request_class = StrictRequest
     app.config.update(
         MAX_CONTENT_LENGTH=settings.max_request_bytes,
         MAX_FORM_MEMORY_SIZE=MAX_FORM_FIELD_BYTES,
@@ -77,7 +77,7 @@ def build(settings: Settings, services: Services) -> Flask:
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
     errors.install(app)
     limits.install(app)
-    auth.install(app, auth.Guard(services.authenticate, services.limits, services.signer))
+    auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
     for module in (
         *(submit, tasks, images, models, providers, quota),
         *(prompts, admin, hooks, health, docs_page),

@@ -15,13 +15,13 @@ _settings = load()
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 workers = _settings.web_workers
-worker_class = "gevent"
+worker_class = "app.serving.worker.WebWorker"
 worker_connections = 4000  # Every waiting client and every event stream holds one.
 proc_name = "darkroom-web"
 
 graceful_timeout = 8  # `up` and Docker allow ten seconds.
 timeout = 30  # A gevent hub that has not run for this long is stuck, not busy.
-keepalive = 20
+keepalive = 20  # Also the time the head of a request may take.
 
 # Where proxies are trusted, and how many, is said by DARKROOM_TRUSTED_PROXIES alone, in the app.
 forwarded_allow_ips = ""

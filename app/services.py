@@ -68,13 +68,14 @@ class Variant(Protocol):
 class Services:
     """What the routes use.
 
-    ``delete_images`` deletes those of a task, by (account id, job id). ``cancel_charge``: what a cancelled job costs
-    whose upstream could not be stopped. ``checks`` return None or what is wrong. ``wait`` estimates how long a queued
-    task will wait for its start; ``service_s`` says how long jobs of models took lately, by id, where that was
-    measured.
+    ``knows_key``: whether a token was good in this process lately, asking no database. ``delete_images`` deletes those
+    of a task, by (account id, job id). ``cancel_charge``: what a cancelled job costs whose upstream could not be
+    stopped. ``checks`` return None or what is wrong. ``wait`` estimates how long a queued task will wait for its start;
+    ``service_s`` says how long jobs of models took lately, by id, where that was measured.
     """
 
     authenticate: Callable[[str], Caller | None]
+    knows_key: Callable[[str], bool]
     connections: Connections
     task_reads: TaskReads
     submission: SubmissionService
@@ -130,8 +131,10 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
     publisher = Publisher(settings.broker_url, settings.redis_url, task_events=settings.task_events)
     own_broker = settings.broker_url != settings.redis_url
     estimates = Estimates(database)
+    keys = KeyCache(database)
     return Services(
-        authenticate=KeyCache(database).authenticate,
+        authenticate=keys.authenticate,
+        knows_key=keys.knows,
         connections=connections,
         task_reads=TaskReads(database),
         submission=SubmissionService(
@@ -164,7 +167,13 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         delete_images=partial(deletion.delete_images, database, media),
         cancel_charge="none" if settings.cancel_charge == "none" else "full",
         enhancer=Enhancer.from_env(env, catalog, configured),
-        limits=RateLimits(account=settings.rate_limit_account, submit=settings.rate_limit_submit, client=client),
+        limits=RateLimits(
+            account=settings.rate_limit_account,
+            submit=settings.rate_limit_submit,
+            enhance=settings.rate_limit_enhance,
+            wrong_keys=settings.rate_limit_wrong_keys,
+            client=client,
+        ),
         waits=Waits(lambda job_ids: connections.autocommit(tasks.versions, job_ids), client),
         signer=load_signer(settings.var),
         checks=readiness.checks_of(

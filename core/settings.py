@@ -120,7 +120,12 @@ class Settings(BaseSettings):
     # Limits of callers
     rate_limit_account: str = Field(default="600/minute", alias="DARKROOM_RATE_LIMIT_ACCOUNT")
     rate_limit_submit: str = Field(default="6000/minute", alias="DARKROOM_RATE_LIMIT_SUBMIT")
+    rate_limit_enhance: str = Field(default="20/minute", alias="DARKROOM_RATE_LIMIT_ENHANCE")
+    rate_limit_wrong_keys: str = Field(default="30/minute", alias="DARKROOM_RATE_LIMIT_WRONG_KEYS")
     trusted_proxies: int = Field(default=0, ge=0, alias="DARKROOM_TRUSTED_PROXIES")
+    # Without a trusted proxy in front; 0 is no limit
+    connections_per_address: int = Field(default=500, ge=0, alias="DARKROOM_CONNECTIONS_PER_ADDRESS")
+    body_timeout_s: float = Field(default=30.0, gt=0, alias="DARKROOM_BODY_TIMEOUT_S")
 
     @property
     def flower_port(self) -> int:

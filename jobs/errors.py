@@ -60,21 +60,35 @@ class FieldFault:
     message: str
 
 
-class InvalidOrderError(ServiceError):
+MAX_FAULTS_TOLD = 50
+
+
+class FaultsError(ServiceError):
+    """The base of errors about fields; the answer names ``MAX_FAULTS_TOLD`` of them and how many more there are."""
+
+    def __init__(self, faults: Sequence[FieldFault]) -> None:
+        told = faults[:MAX_FAULTS_TOLD]
+        more = len(faults) - len(told)
+        words = [f"{fault.field}: {fault.message}" for fault in told] + ([f"and {more} more"] if more else [])
+        facts = {"more_errors": more} if more else {}
+        super().__init__("; ".join(words), errors=[asdict(fault) for fault in told], **facts)
+
+
+class InvalidOrderError(FaultsError):
     """The order is invalid; ``faults`` lists every bad field."""
 
     code = "invalid_order"
 
     def __init__(self, faults: list[FieldFault]) -> None:
-        super().__init__("; ".join(f"{f.field}: {f.message}" for f in faults), errors=[asdict(f) for f in faults])
+        super().__init__(faults)
         self.faults = faults
 
 
-class BadImageError(ServiceError):
+class BadImageError(FaultsError):
     """Reference images of the order cannot be used; ``code`` is that of the first fault."""
 
     def __init__(self, faults: list[FieldFault]) -> None:
-        super().__init__("; ".join(f"{f.field}: {f.message}" for f in faults), errors=[asdict(f) for f in faults])
+        super().__init__(faults)
         self.code = faults[0].code
         self.faults = faults
 

@@ -191,22 +191,25 @@ class Handler:
     def _variant(self, body: bytes) -> Reply:
         request, store = self._request, self._store
         if store is not None:
-            if store.exists(request.target_key):
-                return {"image": asdict(describe(store.read(request.target_key), request.target_key))}
             body = store.read(request.source_key)
         image = raster.open_image(body, request.mime, request.bounds)
         sideways = raster.is_sideways(image)
         whole = image.size[::-1] if sideways else image.size
-        size = raster.fit(whole, request.box_px)
+        size = variants.fit(whole, request.box_px)
         if size == whole and request.target_mime == request.mime and raster.orientation_of(image) == 1:
             return {"image": asdict(describe(body, request.source_key))}
+        target = variants.variant_key(request.source_key, size, request.target_mime)
+        if store is not None:
+            if store.exists(target):
+                return {"image": asdict(describe(store.read(target), target))}
+            variants.check_room(store, request.source_key)
         variants.check_encodable(size, request.target_mime)
         # JPEG can decode straight to a smaller size.
         image.draft(None, size[::-1] if sideways else size)
         small = raster.shrink(raster.upright(image), size)
         del image, body  # the encoder needs the room
         data = raster.encode_variant(small, request.target_mime)
-        return self._keep(data, request.target_mime, size)
+        return self._keep(data, request.target_mime, size, key=target)
 
     def _white_mask(self, body: bytes) -> Reply:
         request, store = self._request, self._store
@@ -217,11 +220,11 @@ class Handler:
         mask = raster.white_edits(raster.upright(raster.open_image(body, request.mime, request.bounds)))
         return self._keep(raster.encode_upload(mask, sniff.PNG), sniff.PNG, mask.size)
 
-    def _keep(self, data: bytes, mime: str, size_px: tuple[int, int]) -> Reply:
-        """Under the key the request names, or under the hash of what is kept."""
+    def _keep(self, data: bytes, mime: str, size_px: tuple[int, int], *, key: str = "") -> Reply:
+        """Under ``key``, the key the request names, or the hash of what is kept."""
         self._on_decoded()
         sha256 = hashlib.sha256(data).hexdigest()
-        key = self._request.target_key or f"{self._request.prefix}/{sha256}.{EXTENSIONS[mime]}"
+        key = key or self._request.target_key or f"{self._request.prefix}/{sha256}.{EXTENSIONS[mime]}"
         image = StoredImage(key, mime, size_px[0], size_px[1], len(data), sha256)
         path = write_staging_file(self._request.staging, data)
         if self._store is None:

@@ -40,7 +40,7 @@ class DecodeRequest:
     prefix: str = ""  # upload, result: the key is prefix/sha256.extension
     role: Role = "image"  # upload
     source_key: str = ""  # variant
-    target_key: str = ""  # variant, describe
+    target_key: str = ""  # white_mask, describe
     target_mime: str = ""  # variant
     box_px: tuple[int, int] = (0, 0)  # variant: largest width and height
 

@@ -90,25 +90,24 @@ class Media:
         """The kept image ``key`` in another size or format: png, jpeg, webp or avif (none: as it is).
 
         Fits inside width x height px, keeps its shape, is never enlarged; upright, first frame, no metadata.
-        Made once and cached. The image itself comes back where nothing would change.
-        Raises: ValueError for format or edges, BlobNotFoundError, MediaError,
+        Made once and cached by the size that results. The image itself comes back where nothing would change.
+        Raises: ValueError for format or edges, BlobNotFoundError, MediaError (``too_many_variants`` among them),
             MediaBusyError, StorageUnavailableError.
         """
         box = variants.box_of(width, height)
         target_mime = variants.target_mime(mime, format)
-        target = variants.variant_key(key, box, target_mime)
-        known = self._known.get(target)
+        asked = f"{key} {box} {target_mime}"
+        known = self._known.get(asked)
         if known is not None and self._store.exists(known.key):
             return known
         request = replace(
             self._request("variant", mime, self._result_bounds),
             source_key=key,
-            target_key=target,
             target_mime=target_mime,
             box_px=box,
         )
-        image = self._kept(self._make(request))
-        self._known.put(target, image)
+        image = self._kept(self._vary(request))
+        self._known.put(asked, image)
         return image
 
     def white_mask(self, key: str) -> StoredImage:
@@ -140,6 +139,23 @@ class Media:
     def close(self) -> None:
         """End the decoders. Images in progress are finished, later ones refused."""
         self._pool.close()
+
+    def _vary(self, request: DecodeRequest) -> Reply:
+        """A decoder finds in a local store what was made before; for any other it is looked up here."""
+        if self._root is not None:
+            return self._pool.run(request, b"")
+        source = self._store.read(request.source_key)
+        # As coded: one that is to be turned has another size in the end, and is made again.
+        header = sniff.read_header(source)
+        whole = header.width_px, header.height_px
+        size = variants.fit(whole, request.box_px)
+        target = variants.variant_key(request.source_key, size, request.target_mime)
+        if self._store.exists(target):
+            with contextlib.suppress(BlobNotFoundError):  # deleted since
+                return self._pool.run(replace(request, verb="describe", target_key=target), self._store.read(target))
+        if size != whole or request.target_mime != request.mime:
+            variants.check_room(self._store, request.source_key)
+        return self._pool.run(request, source)
 
     def _make(self, request: DecodeRequest) -> Reply:
         if self._root is not None:

@@ -185,12 +185,6 @@ def white_edits(mask: Image.Image) -> Image.Image:
     return ImageOps.invert(mask.convert("RGBA").getchannel("A"))
 
 
-def fit(size_px: tuple[int, int], box_px: tuple[int, int]) -> tuple[int, int]:
-    """The largest size of the same shape inside the box, never larger than the image itself."""
-    scale = min(1.0, box_px[0] / size_px[0], box_px[1] / size_px[1])
-    return max(1, round(size_px[0] * scale)), max(1, round(size_px[1] * scale))
-
-
 def shrink(image: Image.Image, size_px: tuple[int, int]) -> Image.Image:
     """The image in a smaller size, edges smooth."""
     if image.size == size_px:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import BinaryIO
 
 from flask import Blueprint, Response, g, request
 
-from app.api.tasks import checked_id
+from app.api.tasks import checked_id, renderer
+from app.http.accept import check_accepts
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import answer
-from app.http.responses import not_modified, unchanged
+from app.http.responses import json_answer, not_modified, rfc3339, unchanged
 from app.services import Services, services
 from app.shapes.render import TASKS
-from app.shapes.schemas.tasks import ImageQuery
+from app.shapes.schemas.tasks import ImageLink, ImageQuery, LinkQuery
 from jobs.reads.tasks import Image, find_image
 from storage import models3d
 from storage.base import TEXT, MediaError, StoredImage
+from storage.variants import step_of
 
 bp = Blueprint("images", __name__, url_prefix=TASKS)
 
@@ -35,6 +38,7 @@ EXTENSIONS = {
     **models3d.EXTENSIONS,
     TEXT: "txt",
 }
+NO_VARIANTS = "a 3D file or a text has no other sizes and formats"
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
@@ -70,11 +74,13 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
             "signature_expired",
             "invalid_request",
             "not_an_image",
+            "too_many_variants",
             "storage_unavailable",
         ),
         query=ImageQuery,
         request_headers=("If-None-Match", "Range", "If-Range"),
-        description="Takes your key, or the expiring signature of `signed_url` instead of it.",
+        description="Takes your key, or the expiring signature of `signed_url` instead of it. A signed link opens the"
+        " size and format that it was made for, and no other: see `image/link`.",
     )
 )
 def stored(job_id: str) -> Response:
@@ -83,6 +89,7 @@ def stored(job_id: str) -> Response:
     image = parts.connections.autocommit(find_image, g.caller.account_id, checked_id(job_id), query.index)
     found = _wanted(parts, image, query)
     mime = found.mime if found.mime in EXTENSIONS else "application/octet-stream"
+    check_accepts(request, mime)
     headers = _headers(job_id, query, found, mime)
     if unchanged(headers["ETag"]):
         return not_modified(headers)
@@ -100,8 +107,35 @@ def _wanted(parts: Services, image: Image, query: ImageQuery) -> StoredImage:
         size = image.width_px or 0, image.height_px or 0
         return StoredImage(image.key, image.mime, *size, image.size_bytes, image.sha256)
     if image.width_px is None:
-        raise MediaError("not_an_image", "a 3D file or a text has no other sizes and formats")
-    return parts.variant(image.key, image.mime, width=query.width, height=query.height, format=query.format)
+        raise MediaError("not_an_image", NO_VARIANTS)
+    width, height = step_of(query.width), step_of(query.height)
+    return parts.variant(image.key, image.mime, width=width, height=height, format=query.format)
+
+
+@bp.get("/<job_id>/image/link")
+@describe(
+    Endpoint(
+        "Sign a link to an image",
+        "tasks",
+        (Answer(200, "A link that needs no key.", ImageLink),),
+        pace="read",
+        errors=("not_found", "image_not_found", "image_not_ready", "image_gone", "invalid_request", "not_an_image"),
+        query=LinkQuery,
+        description="As `signed_url` of the task, but for the size and format asked for.",
+    )
+)
+def link(job_id: str) -> Response:
+    query = read_query(LinkQuery, request.args)
+    account_id, parts = g.caller.account_id, services()
+    image = parts.connections.autocommit(find_image, account_id, checked_id(job_id), query.index)
+    asked = {"width": step_of(query.width), "height": step_of(query.height), "format": query.format}
+    if image.width_px is None and any(asked.values()):
+        raise MediaError("not_an_image", NO_VARIANTS)
+    path = f"{TASKS}/{job_id}/image"
+    signed = parts.signer.link(path, account_id=account_id, index=query.index, variant=asked)
+    expires_at = datetime.fromtimestamp(parts.signer.expiry_s(), UTC)
+    url = f"{renderer().base}{path}?{signed}"
+    return json_answer({"object": "image.link", "url": url, "expires_at": rfc3339(expires_at)})
 
 
 def _elsewhere(

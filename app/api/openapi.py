@@ -45,9 +45,14 @@ Sign in with an API key, as `Authorization: Bearer dk_...`. Errors are `applicat
 """
 _ORDER_EXAMPLE = {"prompt": "a red fox asleep under a lemon tree", "size": "1024x1024"}
 
-# Any route behind a key may answer these, any route at all the last two.
-_GUARDED = ("key_missing", "key_invalid", "scope_missing", "rate_limited", "database_unavailable")
-_ALWAYS = ("bad_request", "internal_error")
+# What any route behind a key may answer, any that takes a body, any that sends one, and any at all.
+_GUARDED = (
+    *("key_missing", "key_invalid", "scope_missing", "rate_limited"),
+    *("service_unavailable", "database_unavailable"),
+)
+_WITH_BODY = ("malformed_json", "request_timeout", "request_too_large", "unsupported_media_type")
+_SENDING = ("not_acceptable",)
+_ALWAYS = ("bad_request", "uri_too_long", "headers_too_large", "internal_error")
 
 _HEADERS: Mapping[str, tuple[str, str]] = {
     "Location": ("string", "Where the task, or the image, is read."),
@@ -232,8 +237,10 @@ def _form(body: type[BaseModel]) -> dict[str, Any]:
 def _responses(endpoint: Endpoint, method: str) -> dict[str, Any]:
     found = {str(each.status): _answer(each, bodiless=method == "HEAD") for each in endpoint.answers}
     guarded = _GUARDED if endpoint.scope is not None else ()
+    received = _WITH_BODY if endpoint.body is not None else ()
+    sent = _SENDING if any(each.media_types for each in endpoint.answers) else ()
     by_status: dict[int, list[str]] = {}
-    for code in dict.fromkeys((*endpoint.errors, *guarded, *_ALWAYS)):
+    for code in dict.fromkeys((*endpoint.errors, *guarded, *received, *sent, *_ALWAYS)):
         by_status.setdefault(CODES[code].status, []).append(code)
     for status, codes in sorted(by_status.items()):
         if str(status) not in found:

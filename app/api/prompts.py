@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import structlog
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from app.enhancement import Ended, Piece, Reader
 from app.http.bodies import read_body, read_query
@@ -17,6 +17,8 @@ from app.http.errors import NotAcceptableError, UpstreamFailedError, problem
 from app.services import services
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.service import EnhanceIn
+from core.errors import ServiceError
+from jobs.reads import funds
 from providers.errors import ProviderError
 
 log = structlog.get_logger(__name__)
@@ -27,6 +29,12 @@ HEARTBEAT_S = 15.0
 LONGEST_S = 180.0
 _OFFERED = ("text/event-stream", "text/plain")
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class NoCreditsError(ServiceError):
+    """The account holds no credits at all."""
+
+    code = "insufficient_credits"
 
 
 class StreamCutError(Exception):
@@ -47,8 +55,10 @@ class StreamCutError(Exception):
             ),
         ),
         scope="jobs:write",
+        pace="enhance",
         errors=(
             "malformed_json",
+            "insufficient_credits",
             "not_acceptable",
             "invalid_request",
             "upstream_failed",
@@ -63,6 +73,7 @@ def enhance() -> Response:
     read_query(Empty, request.args)
     asked = read_body(EnhanceIn, request)
     media_type = _media_type()
+    _check_credits()
     source = services().enhancer.write(asked.prompt, asked.mode, model=asked.model, language=asked.language)
     reader = Reader(source)
     first = reader.next(FIRST_PIECE_S)
@@ -87,6 +98,13 @@ def _media_type() -> str:
     if media_type is None:
         raise NotAcceptableError("this is sent as text/event-stream or text/plain")
     return media_type
+
+
+def _check_credits() -> None:
+    """Raises NoCreditsError for an account without credits; those in the queue and in running jobs are its own, too."""
+    held = services().connections.autocommit(funds.funds, g.caller.account_id)
+    if held.spendable + held.queued + held.held <= 0:
+        raise NoCreditsError("enhancing is free, for accounts that hold credits", balance="0")
 
 
 def _pieces(reader: Reader, first: Piece | None) -> Iterator[Piece | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from flask import Blueprint, Response, current_app, g, request
+from werkzeug.routing import BaseConverter
 
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
@@ -24,7 +25,15 @@ from jobs.errors import FieldFault
 from jobs.reads.tasks import Task
 from quota.prices import credits_text
 
+
+class OperationName(BaseConverter):
+    """Any name but that of the list of tasks, which takes no orders."""
+
+    regex = r"(?!tasks\Z)[^/]+"
+
+
 bp = Blueprint("submit", __name__)
+bp.record(lambda state: state.app.url_map.converters.update(operation=OperationName))
 
 RETRY_AFTER_S = 1
 _ORDER_ERRORS = (
@@ -51,7 +60,7 @@ _TASK_HEADERS = (
 )
 
 
-@bp.post("/api/images/<operation>")
+@bp.post("/api/images/<operation:operation>")
 @describe(
     Endpoint(
         "Submit an order",

@@ -20,6 +20,7 @@ from jobs import lifecycle
 from jobs.errors import FieldFault, JobNotFoundError
 from jobs.reads import tasks
 from jobs.reads.tasks import Filters, Task
+from providers.orders.near import did_you_mean
 
 bp = Blueprint("tasks", __name__, url_prefix=TASKS)
 
@@ -129,7 +130,8 @@ def _filters() -> Filters:
         if name.startswith(METADATA) and len(name) > len(METADATA):
             metadata[name.removeprefix(METADATA)] = str(value)
         else:
-            faults.append(FieldFault(name[:100], "not_supported", "is not a parameter of this route"))
+            near = did_you_mean(name, ListQuery.model_fields)
+            faults.append(FieldFault(name[:100], "not_supported", f"is not a parameter of this route{near}"))
     if faults:
         raise InvalidRequestError(faults)
     return Filters(

@@ -96,7 +96,7 @@ class CommandError(Exception):
         lines = [what, *(f"  {plain(f.field)}: {plain(f.message)} ({plain(f.code)})" for f in self.faults)]
         if request_id := self.facts.get("request_id"):
             lines.append(f"  request {plain(str(request_id))}")
-        return [*lines, *([f"  {self.hint}"] if self.hint else [])]
+        return [*lines, *([f"  {plain(self.hint)}"] if self.hint else [])]
 
     def document(self) -> dict[str, Any]:
         """The error for scripts."""

@@ -15,6 +15,7 @@ from flask import Flask, Request, Response, current_app, g
 from flask.globals import request_ctx
 
 from accounts.keys import Caller
+from app.http.accept import check_accept
 from app.http.endpoint import Endpoint, Scope, about
 from app.http.errors import answer
 from app.http.limits import RateLimits
@@ -46,9 +47,11 @@ class ScopeMissingError(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What the guard asks. ``authenticate`` returns the caller behind a token, None for one that is not valid."""
+    """What the guard asks. ``authenticate`` returns the caller behind a token, None for one that is not valid;
+    ``knows_key`` whether a token was valid lately."""
 
     authenticate: Callable[[str], Caller | None]
+    knows_key: Callable[[str], bool]
     limits: RateLimits
     signer: Signer
 
@@ -85,15 +88,22 @@ def name_request(request: Request) -> None:
 
 
 def admit(guard: Guard, request: Request) -> None:
-    """Let the request through. Raises what :func:`identify` raises, ScopeMissingError, RateLimitedError."""
+    """Let the request through. Raises what :func:`identify` raises, ScopeMissingError, RateLimitedError,
+    NotAcceptableError."""
+    if request.method == "OPTIONS":
+        return  # answered with the methods of the route, which /openapi.json tells everyone
     view = current_app.view_functions.get(request.endpoint or "")
     endpoint = about(view)
-    if endpoint is None or endpoint.scope is None:
-        return  # no such route (404 or 405 follows), our own static files, or open to everyone
+    if endpoint is None:
+        return  # no such route (404 or 405 follows), or our own static files
+    if endpoint.scope is None:
+        check_accept(endpoint, request)
+        return
     caller = identify(guard, endpoint, request)
     g.caller = caller
     _check_scope(caller, endpoint.scope)
     guard.limits.charge(endpoint.pace, caller)
+    check_accept(endpoint, request)
 
 
 def identify(guard: Guard, endpoint: Endpoint, request: Request) -> Caller:
@@ -108,9 +118,19 @@ def identify(guard: Guard, endpoint: Endpoint, request: Request) -> Caller:
     token = token.strip()
     if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_CHARS:
         raise KeyInvalidError("send Authorization: Bearer <key>")
+    return _of_key(guard, token, request.remote_addr or "")
+
+
+def _of_key(guard: Guard, token: str, address: str) -> Caller:
+    """Who calls by a key. An address that sends wrong keys again and again is sent away before the database is asked;
+    a key that was good here lately still opens, who else may sit behind the same address."""
     # Keys are ASCII; other text would fail in the encoder.
-    caller = guard.authenticate(token) if token.isascii() and token.isprintable() else None
+    sound = token.isascii() and token.isprintable()
+    if not (sound and guard.knows_key(token)):
+        guard.limits.check_wrong_keys(address)
+    caller = guard.authenticate(token) if sound else None
     if caller is None:
+        guard.limits.charge_wrong_key(address)
         raise KeyInvalidError
     return caller
 
@@ -128,6 +148,7 @@ def _signed(guard: Guard, request: Request) -> Caller:
         expires=int(expires) if numeric else 0,
         kid=kid,
         signature=args.get("signature", ""),
+        variant=args,
     )
     g.link_expires = int(expires)
     return Caller(account_id, key_id=f"link:{kid}", scopes=frozenset({"jobs:read"}))

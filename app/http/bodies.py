@@ -9,22 +9,24 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 from flask import Request
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 from werkzeug.datastructures import MultiDict
 
 from app.http.errors import InvalidRequestError, MalformedJsonError, UnsupportedMediaTypeError
+from app.http.fault_words import message_of
 from jobs.errors import FieldFault
 
 MAX_DEPTH = 32
 MAX_NUMBER_CHARS = 40
 # Members need commas between them and images in base64 have none: this bounds the memory that a parsed body of many
-# megabytes takes.
+# megabytes takes. Prompts have commas of their own.
 MAX_COMMAS = 100_000
+MAX_MEMBERS = 200  # of one object or list
+MAX_MEMBERS_IN_ALL = 2_000
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -66,12 +68,18 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_members(len(pairs))
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
             raise MalformedJsonError(f"the key {name[:100]!r} is given twice in one object")
         found[name] = value
     return found
+
+
+def _check_members(count: int) -> None:
+    if count > MAX_MEMBERS:
+        raise MalformedJsonError(f"an object or a list has {count} members, at most {MAX_MEMBERS}")
 
 
 def _refuse_constant(name: str) -> Any:
@@ -93,12 +101,17 @@ def _real(text: str) -> float:
 
 def _check_tree(root: Any) -> None:
     """Depth, and text a database can hold: no lone surrogates, no NUL."""
-    level, nodes = 0, [root]
+    level, nodes, members = 0, [root], 0
     while nodes:
         level += 1
+        members += len(nodes)
+        if members > MAX_MEMBERS_IN_ALL:
+            raise MalformedJsonError(f"the body has more than {MAX_MEMBERS_IN_ALL} members in all")
         if level > MAX_DEPTH:
             raise MalformedJsonError(f"nested deeper than {MAX_DEPTH} levels")
         for node in nodes:
+            if isinstance(node, list):
+                _check_members(len(node))
             for text in _texts(node):
                 check_text(text)
         nodes = [child for node in nodes for child in _children(node)]
@@ -149,7 +162,7 @@ def read_query(schema: type[M], args: MultiDict[str, str]) -> M:
     try:
         return schema.model_validate_strings(args.to_dict())
     except ValidationError as error:
-        raise InvalidRequestError(faults_of(error)) from None
+        raise InvalidRequestError(faults_of(error, schema.model_fields)) from None
 
 
 def read_body(schema: type[M], request: Request) -> M:
@@ -157,13 +170,14 @@ def read_body(schema: type[M], request: Request) -> M:
     try:
         return schema.model_validate(read_json_object(request))
     except ValidationError as error:
-        raise InvalidRequestError(faults_of(error)) from None
+        raise InvalidRequestError(faults_of(error, schema.model_fields)) from None
 
 
-def faults_of(error: ValidationError) -> list[FieldFault]:
-    """Pydantic's errors as faults; the value that the caller sent is left out."""
+def faults_of(error: ValidationError, fields: Collection[str] = ()) -> list[FieldFault]:
+    """Pydantic's errors as faults; the value that the caller sent is left out. ``fields`` are those that exist, of
+    which the nearest is named next to one that does not."""
     found = error.errors(include_url=False, include_input=False, include_context=True)
-    return [FieldFault(_field(each["loc"]), _code(each["type"]), _message(each)) for each in found]
+    return [FieldFault(_field(each["loc"]), _code(each["type"]), message_of(each, fields)) for each in found]
 
 
 def _field(location: tuple[int | str, ...]) -> str:
@@ -184,11 +198,3 @@ _CODES = (
 
 def _code(kind: str) -> str:
     return next((code for pattern, code in _CODES if pattern.search(kind)), "wrong_type")
-
-
-def _message(found: ErrorDetails) -> str:
-    if found["type"] == "value_error":
-        return str(found["ctx"]["error"])
-    if found["type"] == "extra_forbidden":
-        return "is not a field of this request"
-    return found["msg"][:1].lower() + found["msg"][1:]

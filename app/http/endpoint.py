@@ -14,7 +14,7 @@ from flask import Flask
 from pydantic import BaseModel
 
 Scope = Literal["jobs:read", "jobs:write", "admin"]
-Pace = Literal["submit", "read", "account"]
+Pace = Literal["submit", "read", "enhance", "account"]
 View = TypeVar("View", bound=Callable[..., Any])
 
 

@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from core.db import is_away
 from core.errors import DatabaseAwayError, ServiceError, UnavailableError
-from jobs.errors import FieldFault, ImageNotReadyError, InvalidOrderError
+from jobs.errors import FaultsError, ImageNotReadyError, InvalidOrderError
 from storage.base import BlobNotFoundError, MediaBusyError, MediaError, StorageUnavailableError
 
 log = structlog.get_logger(__name__)
@@ -47,6 +47,8 @@ CODES: Mapping[str, Kind] = {
     "not_acceptable": Kind(406, "Not acceptable", "None of the media types in Accept can be sent."),
     "request_timeout": Kind(408, "Request timeout", "The body did not arrive in time."),
     "request_too_large": Kind(413, "Request too large", "The body, a field or an image exceeds its cap."),
+    "uri_too_long": Kind(414, "Address too long", "The address of the request exceeds 4,094 characters."),
+    "headers_too_large": Kind(431, "Headers too large", "A header exceeds 8 kB, or there are more than 100."),
     "unsupported_media_type": Kind(415, "Unsupported media type", "Send JSON or multipart/form-data."),
     # The caller
     "key_missing": Kind(401, "Key missing", "Send your key as Authorization: Bearer dk_...."),
@@ -83,6 +85,7 @@ CODES: Mapping[str, Kind] = {
     "image_undecodable": Kind(422, "Image damaged", "The image cannot be decoded."),
     "image_too_many_pixels": Kind(422, "Too many pixels", "Too many pixels, or too long an edge."),
     "image_too_many_frames": Kind(422, "Too many frames", "The animation has too many frames."),
+    "too_many_variants": Kind(422, "Too many variants", "No further sizes and formats of this image are made."),
     "trailing_data": Kind(422, "Data after the image", "The file goes on after the end of its image."),
     "mask_size_mismatch": Kind(422, "Mask does not fit", "A mask has the size of the image it applies to."),
     # The service
@@ -112,8 +115,10 @@ _BY_STATUS = {
     406: "not_acceptable",
     408: "request_timeout",
     413: "request_too_large",
+    414: "uri_too_long",
     415: "unsupported_media_type",
     416: "range_not_satisfiable",
+    431: "headers_too_large",
 }
 _OPENAI_TYPES = {
     401: "authentication_error",
@@ -150,16 +155,10 @@ class NotAcceptableError(ServiceError):
     code = "not_acceptable"
 
 
-class InvalidRequestError(ServiceError):
-    """Query or body of anything but an order; ``faults`` names every bad member."""
+class InvalidRequestError(FaultsError):
+    """Query or body of anything but an order; the answer names every bad member."""
 
     code = "invalid_request"
-
-    def __init__(self, faults: list[FieldFault]) -> None:
-        super().__init__(
-            "; ".join(f"{fault.field}: {fault.message}" for fault in faults),
-            errors=[fault_json(fault) for fault in faults],
-        )
 
 
 class IdempotencyKeyError(ServiceError):
@@ -180,13 +179,13 @@ class UpstreamFailedError(ServiceError):
     code = "upstream_failed"
 
 
-def fault_json(fault: FieldFault) -> dict[str, str]:
-    """A fault as a member of ``errors``."""
-    return {"field": fault.field, "code": fault.code, "message": fault.message}
-
-
 def problem(code: str, detail: str = "", **facts: Any) -> dict[str, Any]:
-    """The body of an error. ``facts`` become members unless a name is taken."""
+    """The body of an error of this request. ``facts`` become members unless a name is taken."""
+    return document(code, detail, instance=request.path, request_id=g.get("request_id", ""), **facts)
+
+
+def document(code: str, detail: str = "", *, instance: str, request_id: str, **facts: Any) -> dict[str, Any]:
+    """The same, for what is no request that Flask knows of."""
     kind = CODES[code]
     detail = detail or kind.help
     errors = facts.get("errors") or ()
@@ -195,9 +194,9 @@ def problem(code: str, detail: str = "", **facts: Any) -> dict[str, Any]:
         "title": kind.title,
         "status": kind.status,
         "detail": detail,
-        "instance": request.path,
+        "instance": instance,
         "code": code,
-        "request_id": g.get("request_id", ""),
+        "request_id": request_id,
         "error": {
             "message": detail,
             "type": _OPENAI_TYPES.get(kind.status, "server_error" if kind.status >= 500 else "invalid_request_error"),

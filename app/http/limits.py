@@ -1,4 +1,4 @@
-"""How often an account may call.
+"""How often an account may call, and how often an address may try a key.
 
 Each route takes from a token bucket in this process. Once a second a background thread adds to Redis what was spent
 here and takes off what was spent elsewhere: no request waits for Redis, and while Redis is away each process counts
@@ -23,6 +23,7 @@ from limits import RateLimitItem, parse
 from accounts.keys import Caller
 from app.http.endpoint import Pace
 from app.http.errors import answer
+from app.serving.addresses import block_of
 from core.errors import ServiceError
 
 log = structlog.get_logger(__name__)
@@ -93,7 +94,7 @@ class _Bucket:
 
 
 class Buckets:
-    """Token buckets by rate and account, synchronised with other processes through Redis."""
+    """Token buckets by rate and account or address, synchronised with other processes through Redis."""
 
     def __init__(self, client: redis.Redis | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
@@ -102,8 +103,18 @@ class Buckets:
         self._buckets: dict[tuple[str, str], _Bucket] = {}
         self._pid = 0  # of the process whose background thread runs
 
+    def standing(self, rate: Rate, who: str) -> Standing:
+        """Where ``who`` stands, counting nothing."""
+        now = self._clock()
+        with self._lock:
+            bucket = self._buckets.get((rate.name, who))
+            tokens = float(rate.amount)
+            if bucket is not None:
+                tokens = min(rate.amount, bucket.tokens + (now - bucket.at) * rate.per_s)
+            return _standing(rate, tokens, allowed=tokens >= 1)
+
     def take(self, rate: Rate, who: str) -> Standing:
-        """Count one request of an account ``who``; never waits, never fails."""
+        """Count one request of ``who``, an account or an address; never waits, never fails."""
         self._start()
         now = self._clock()
         key = (rate.name, who)
@@ -188,15 +199,26 @@ def _standing(rate: Rate, tokens: float, *, allowed: bool) -> Standing:
 
 
 class RateLimits:
-    """All limits of the service. Everything counts by account: more keys are not more requests."""
+    """All limits of the service. Requests count by account: more keys are not more requests. Wrong keys count by
+    address."""
 
-    def __init__(self, *, account: str, submit: str, client: redis.Redis | None) -> None:
+    def __init__(
+        self,
+        *,
+        account: str,
+        submit: str,
+        enhance: str = "20/minute",
+        wrong_keys: str = "30/minute",
+        client: redis.Redis | None,
+    ) -> None:
         """The limits are texts such as "600/minute". Raises ValueError for one that is none."""
         self._rates: Mapping[Pace, Rate] = {
             "account": Rate.parse("account", account),
             "submit": Rate.parse("submit", submit),
             "read": Rate.parse("read", submit, times=READS_PER_SUBMIT),
+            "enhance": Rate.parse("enhance", enhance),
         }
+        self._wrong_keys = Rate.parse("wrong-keys", wrong_keys)
         self.buckets = Buckets(client)
 
     def all(self) -> tuple[Rate, ...]:
@@ -208,6 +230,16 @@ class RateLimits:
         g.standing = standing = self.buckets.take(self._rates[pace], caller.account_id)
         if not standing.allowed:
             raise RateLimitedError(standing)
+
+    def check_wrong_keys(self, address: str) -> None:
+        """Raises RateLimitedError for an address that has sent too many wrong keys lately."""
+        standing = self.buckets.standing(self._wrong_keys, block_of(address))
+        if not standing.allowed:
+            raise RateLimitedError(standing)
+
+    def charge_wrong_key(self, address: str) -> None:
+        """Count a wrong key against the address it came from."""
+        self.buckets.take(self._wrong_keys, block_of(address))
 
     def mark(self, response: Response) -> None:
         """Add the headers that say where the caller stands, to the answer of a request that was counted."""

@@ -1,6 +1,7 @@
 """Expiring links to one image, for places that have no key: a browser, a mail, a chat.
 
-The signature covers method, path, image, account, expiry and the id of the signing key. Links live between one and two
+The signature covers method, path, image, account, expiry, the id of the signing key, and the size and format asked
+for: the holder of a link to an image cannot have others made of it. Links live between one and two
 hours: the end is rounded to the hour, so that a task that is read twice in an hour gives the same link to caches.
 """
 
@@ -15,11 +16,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from core.errors import ServiceError
 
 LIFE_S = 3600
 KEY_FILE = "signing.keys"
+
+
+VARIANT = ("width", "height", "format")
+WHOLE: Mapping[str, object] = MappingProxyType({})
 
 
 class SignatureInvalidError(ServiceError):
@@ -34,36 +40,63 @@ class SignatureExpiredError(ServiceError):
     code = "signature_expired"
 
 
+def variant_text(asked: Mapping[str, object]) -> str:
+    """The parameters that make a variant as one text, empty for the image itself."""
+    return "&".join(f"{name}={asked[name]}" for name in VARIANT if asked.get(name) is not None)
+
+
 @dataclass(frozen=True, slots=True)
 class Signer:
     """``keys`` by id, the one to sign with first; the others still open older links."""
 
     keys: Mapping[str, bytes] = field(repr=False)
 
-    def link(self, path: str, *, account_id: str, index: int, now_s: float | None = None) -> str:
-        """The query of a link to an image, good for one to two hours."""
+    def link(
+        self,
+        path: str,
+        *,
+        account_id: str,
+        index: int,
+        variant: Mapping[str, object] = WHOLE,
+        now_s: float | None = None,
+    ) -> str:
+        """The query of a link to an image, good for one to two hours. ``variant`` has the parameters of VARIANT."""
         kid = next(iter(self.keys))
         expires = self.expiry_s(now_s)
-        signature = self._sign(kid, path, account_id, index, expires)
-        # Ids, numbers and hex: nothing here needs quoting.
-        return f"index={index}&account={account_id}&expires={expires}&kid={kid}&signature={signature}"
+        asked = variant_text(variant)
+        signature = self._sign(kid, path, account_id, index=index, expires=expires, variant=asked)
+        # Ids, numbers, formats and hex: nothing here needs quoting.
+        whole = f"index={index}&account={account_id}&expires={expires}&kid={kid}&signature={signature}"
+        return f"{asked}&{whole}" if asked else whole
 
     def expiry_s(self, now_s: float | None = None) -> int:
         """When a link made now ends, in Unix seconds; constant within an hour."""
         now_s = time.time() if now_s is None else now_s
         return (int(now_s) // LIFE_S + 2) * LIFE_S
 
-    def check(self, path: str, *, account_id: str, index: int, expires: int, kid: str, signature: str) -> None:
+    def check(
+        self,
+        path: str,
+        *,
+        account_id: str,
+        index: int,
+        expires: int,
+        kid: str,
+        signature: str,
+        variant: Mapping[str, object] = WHOLE,
+    ) -> None:
         """Raises SignatureInvalidError, SignatureExpiredError."""
         known = kid if kid in self.keys else next(iter(self.keys))
-        right = self._sign(known, path, account_id, index, expires)
+        right = self._sign(known, path, account_id, index=index, expires=expires, variant=variant_text(variant))
         if not hmac.compare_digest(right.encode(), signature.encode("utf-8", "replace")) or known != kid:
             raise SignatureInvalidError
         if time.time() >= expires:
             raise SignatureExpiredError
 
-    def _sign(self, kid: str, path: str, account_id: str, index: int, expires: int) -> str:
-        text = "\n".join(("GET", path, account_id, str(index), str(expires), kid))
+    def _sign(self, kid: str, path: str, account_id: str, *, index: int, expires: int, variant: str) -> str:
+        parts = ("GET", path, account_id, str(index), str(expires), kid)
+        # Left out for the image itself, so that links made before variants were signed stay good.
+        text = "\n".join((*parts, variant) if variant else parts)
         return hmac.new(self.keys[kid], text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
 

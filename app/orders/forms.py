@@ -10,7 +10,6 @@ from typing import Any
 
 from flask import Request
 from werkzeug.exceptions import HTTPException
-from werkzeug.formparser import FormDataParser
 
 from app.http.bodies import parse_object, storable
 from app.http.errors import MalformedFormError, MalformedJsonError
@@ -41,15 +40,6 @@ _BOOLEANS = {
     "off": False,
     "no": False,
 }
-
-
-class StrictRequest(Request):
-    """A request whose broken form is an error; Werkzeug's default is an empty form."""
-
-    def make_form_data_parser(self) -> FormDataParser:
-        parser = super().make_form_data_parser()
-        parser.silent = False
-        return parser
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from app.http.bodies import faults_of, read_json_object
 from app.http.errors import UnsupportedMediaTypeError
 from app.orders import forms
+from app.orders.extra import extra_faults
 from app.shapes.schemas.orders import MAX_METADATA_BYTES, OrderFields
 from jobs.errors import FieldFault
 from jobs.submission.order import Order, ReferenceImage, Role
@@ -96,6 +97,7 @@ def _field_faults(fields: Mapping[str, Any]) -> list[FieldFault]:
         OrderFields.model_validate(fields)
     except ValidationError as error:
         faults += faults_of(error)
+    faults += extra_faults(fields.get("extra"))
     metadata = fields.get("metadata")
     if metadata is not None and len(json.dumps(metadata, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
         faults.append(FieldFault("metadata", "too_long", f"is more than {MAX_METADATA_BYTES} bytes as JSON"))

@@ -189,7 +189,12 @@ def _list(status: str) -> TextClause:
     """
     return text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
-    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'behind', o.fallbacks,
+    -- A page of tasks with all that was passed on to upstreams would be as large as their callers like.
+    'request', o.request - 'extra', 'warnings', o.warnings, 'metadata', o.metadata,
+    'behind', (
+        SELECT jsonb_agg(b.behind #- '{{request,extra}}' ORDER BY b.at)
+        FROM jsonb_array_elements(o.fallbacks) WITH ORDINALITY AS b (behind, at)
+    ),
     'ahead', CASE WHEN j.status = 'queued' THEN (
         SELECT count(*) FROM (
             SELECT 1 FROM jobs AS q WHERE q.provider = j.provider AND q.status = 'queued' AND q.id < j.id
@@ -249,7 +254,7 @@ ORDER BY e.id
 
 
 def list_tasks(connection: Connection, account_id: str, filters: Filters) -> list[Task]:
-    """Return at most ``filters.limit`` tasks, newest first; none for an unknown status."""
+    """Return at most ``filters.limit`` tasks, newest first, without ``extra``; none for an unknown status."""
     if not _askable(filters) or filters.status not in _LISTS:
         return []
     rows = connection.execute(

@@ -18,12 +18,13 @@ from jobs.errors import FieldFault, InvalidOrderError, UnknownOperationError
 from jobs.reads.tasks import UNSTORABLE
 from jobs.submission import fallbacks, selection
 from jobs.submission.fallbacks import Fallback
-from jobs.submission.order import Order
+from jobs.submission.order import JOB_FIELDS, Order
 from jobs.submission.selection import AUTO, Default, Selection
 from providers.catalog.catalog import OPERATIONS, Catalog, CatalogSource, Model, UnknownModelError
 from providers.catalog.ranking import ranked
 from providers.orders.costs import cost_usd
-from providers.orders.rules import CheckedOrder
+from providers.orders.near import MAX_NAME_CHARS, did_you_mean
+from providers.orders.rules import MAX_STRAYS_NAMED, CheckedOrder, fields_of
 from quota.prices import unit_price_microcredits
 
 
@@ -154,7 +155,10 @@ class Quoting:
             return selection.select(
                 candidates, order.check, operation=operation, asked=name, goal=goal, lenient=lenient, default=default
             )
-        model, warnings = self._named(catalog, name)
+        try:
+            model, warnings = self._named(catalog, name)
+        except InvalidOrderError as error:
+            raise InvalidOrderError([*error.faults, *_faults_with_any_model(catalog, order)]) from None
         return Selection(model, order.check(model, lenient=lenient), warnings=warnings)
 
     def _default_for(self, catalog: Catalog, operation: str) -> Default | None:
@@ -215,6 +219,21 @@ class Quoting:
 
 def _dearest(unit_price: int, others: Sequence[Fallback]) -> int:
     return max([unit_price, *(each.unit_price_microcredits for each in others)])
+
+
+def _faults_with_any_model(catalog: Catalog, order: Order) -> list[FieldFault]:
+    """What no model would take: told along with a model that does not exist, so that it need not be found later."""
+    able = [model for model in catalog.models.values() if order.operation in model.operations]
+    known = {*JOB_FIELDS, *(name for model in able for name in fields_of(model, order.operation))}
+    strays = [] if order.lenient else [name for name in order.fields if name not in known][:MAX_STRAYS_NAMED]
+    faults = [
+        FieldFault(name[:MAX_NAME_CHARS], "not_supported", f"no model takes it{did_you_mean(name, known)}")
+        for name in strays
+    ]
+    prompt = order.fields.get("prompt")
+    if order.operation in selection.NEEDS_PROMPT and not (isinstance(prompt, str) and prompt.strip()):
+        faults.append(FieldFault("prompt", "required", "must say what the image shall show"))
+    return faults
 
 
 def _successor(model: Model) -> Sequence[str]:

@@ -20,6 +20,7 @@ from jobs.errors import (
     JobNotFoundError,
 )
 from jobs.reads.tasks import Image
+from jobs.submission.image_words import sentence
 from jobs.submission.order import ReferenceImage
 from jobs.submission.remote_images import RemoteImages
 from storage.base import MediaBusyError, MediaError, Store
@@ -77,7 +78,7 @@ class References:
                 except TimeoutError:
                     raise MediaBusyError("other images of this account are being decoded") from None
                 except MediaError as error:
-                    faults.append(FieldFault(image.field_name or image.role, error.code, error.detail or error.code))
+                    faults.append(FieldFault(image.field_name or image.role, error.code, sentence(error)))
             faults += _mask_faults(kept) if not faults else []
             if faults:
                 raise BadImageError(faults)

@@ -22,7 +22,7 @@ NAMED_AT_MOST = 3
 # Faults of the order itself, where every model finds the same.
 _OWN_FAULTS = frozenset({"required", "wrong_type", "too_long", "out_of_range", "conflict"})
 # Some models draw without a prompt. An order without one gets no such model unless it names it.
-_NEEDS_PROMPT = frozenset({"generate", "text_to_3d"})
+NEEDS_PROMPT = frozenset({"generate", "text_to_3d"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def select(
             try:
                 checked = check(model, lenient=dropping)
             except InvalidOrderError as error:
-                if operation in _NEEDS_PROMPT and ("prompt", "required") in map(_about, error.faults):
+                if operation in NEEDS_PROMPT and ("prompt", "required") in map(_about, error.faults):
                     raise
                 refused[model.id] = list(error.faults)
             else:

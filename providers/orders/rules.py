@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from providers.catalog.entries import Model, Need, spoken
+from providers.orders.near import did_you_mean
 from providers.orders.needs import face_need, image_range, mask_need, max_prompt_chars, most_results, places
 from providers.orders.params import Findings, check_params, whole
 from providers.orders.problems import OrderProblems, Problem
@@ -117,20 +118,25 @@ def _defaults(model: Model, operation: str, said: Mapping[str, Any]) -> dict[str
 
 def _taken(given: dict[str, Any], model: Model, operation: str, lenient: bool, found: Findings) -> dict[str, Any]:
     """The fields that the model takes; the others are faults, or dropped."""
-    names = {"prompt", "n", *model.order_params(operation), *size_fields(model)}
-    if model.inputs.prompt == "none":
-        names.discard("prompt")
+    names = fields_of(model, operation)
     strays = [name for name, value in given.items() if name not in names and not _says_nothing(name, value)]
     for name in (stray[:MAX_NAME_CHARS] for stray in strays[:MAX_STRAYS_NAMED]):
         if lenient:
             found.dropped.append(name)
             found.warnings.append(f"{name} was left out: {model.id} does not take it")
         else:
-            takes = ", ".join(sorted({*names, *_image_fields(model, operation)}))
-            found.fault(name, "not_supported", f"{model.id} does not take it; it takes: {takes}")
+            takes = sorted({*names, *_image_fields(model, operation)})
+            near = did_you_mean(name, takes)
+            found.fault(name, "not_supported", f"{model.id} does not take it{near}; it takes: {', '.join(takes)}")
     return {
         name: value for name, value in given.items() if name in names or (name in SIZE_FIELDS and name not in strays)
     }
+
+
+def fields_of(model: Model, operation: str) -> set[str]:
+    """The fields, images aside, that a model takes for an operation."""
+    names = {"prompt", "n", *model.order_params(operation), *size_fields(model)}
+    return names - {"prompt"} if model.inputs.prompt == "none" else names
 
 
 def _image_fields(model: Model, operation: str) -> Iterator[str]:

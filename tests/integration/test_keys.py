@@ -93,6 +93,23 @@ def test_a_cached_key_asks_the_database_once_and_dies_in_time(
     assert cache.authenticate(key.token) is None
 
 
+def test_a_key_is_known_while_its_last_look_up_was_good(
+    engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, cache, now = make(engine, account), keys.KeyCache(engine.database), [1000.0]
+    monkeypatch.setattr(keys.time, "monotonic", lambda: now[0])
+    wrong = key.token[:-1] + ("a" if key.token[-1] != "a" else "b")
+    assert not cache.knows(key.token)
+    cache.authenticate(key.token)
+    cache.authenticate(wrong)
+    assert (cache.knows(key.token), cache.knows(wrong)) == (True, False)
+    with engine.database.transaction() as connection:
+        keys.revoke_key(connection, key.id)
+    now[0] += keys.CACHE_S + 1
+    assert cache.authenticate(key.token) is None
+    assert not cache.knows(key.token)
+
+
 def test_use_is_noted_once_a_minute(engine: Engine, account: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     key, cache, now = make(engine, account), keys.KeyCache(engine.database), [1000.0]
     monkeypatch.setattr(keys.time, "monotonic", lambda: now[0])

@@ -427,6 +427,7 @@ def make_edge(*, configured: tuple[str, ...] = ("openai",), **variables: Any) ->
     )
     services = Services(
         authenticate=KEYS.get,
+        knows_key=lambda token: False,
         connections=rows,
         task_reads=rows,
         submission=submission,
@@ -439,7 +440,13 @@ def make_edge(*, configured: tuple[str, ...] = ("openai",), **variables: Any) ->
         delete_images=rows.delete_images,
         cancel_charge="full",
         enhancer=Enhancer({"openai": "gpt-5.4-mini"}, lambda name: writer),
-        limits=RateLimits(account=settings.rate_limit_account, submit=settings.rate_limit_submit, client=None),
+        limits=RateLimits(
+            account=settings.rate_limit_account,
+            submit=settings.rate_limit_submit,
+            enhance=settings.rate_limit_enhance,
+            wrong_keys=settings.rate_limit_wrong_keys,
+            client=None,
+        ),
         waits=Waits(lambda job_ids: rows.autocommit(tasks.versions, job_ids), None, poll_s=0.01),
         signer=signer,
         checks={name: (lambda name=name: trouble[name]) for name in trouble},

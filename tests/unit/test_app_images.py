@@ -102,7 +102,7 @@ def test_variants_are_asked_for_by_size_and_format(edge: Edge) -> None:
     answer = _get(edge, "?width=10&format=webp")
     assert (answer.data, answer.content_type) == (b"variant", "image/webp")
     assert answer.headers["ETag"] == f'"{"cd" * 32}"'
-    assert edge.variants == [("k/0", {"width": 10, "height": None, "format": "webp"})]
+    assert edge.variants == [("k/0", {"width": 16, "height": None, "format": "webp"})]
     for bad in ("width=0", "height=99999", "format=svg", "index=-1", "index=a", "size=1"):
         assert _get(edge, f"?{bad}").status_code == 422
     assert len(edge.variants) == 1

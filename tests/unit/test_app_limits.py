@@ -131,4 +131,5 @@ def test_limits_name_every_rate() -> None:
         ("account", 6),
         ("submit", 2),
         ("read", 20),
+        ("enhance", 20),
     ]

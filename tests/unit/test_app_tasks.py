@@ -146,7 +146,7 @@ def test_bad_filters_are_named(edge: Edge, query: str) -> None:
 def test_quota_and_ledger(edge: Edge) -> None:
     quota = QuotaOut.model_validate_json(_get(edge, "/api/quota").data)
     assert (quota.available, quota.spendable_microcredits, quota.held) == ("9", 7_000_000, "1")
-    assert {limit.name for limit in quota.limits} == {"account", "submit", "read"}
+    assert {limit.name for limit in quota.limits} == {"account", "submit", "read", "enhance"}
     page = LedgerOut.model_validate_json(_get(edge, "/api/quota/ledger?limit=2").data)
     assert ([entry.id for entry in page.data], page.next_cursor) == ([3, 2], 2)
     rest = LedgerOut.model_validate_json(_get(edge, "/api/quota/ledger?limit=2&cursor=2").data)

@@ -411,6 +411,11 @@ def test_chatgpt2api_takes_quality_as_a_hint() -> None:
 
 def test_text_is_composed_and_free_of_controls() -> None:
     assert clean_text(" cafe\u0301\x00\x1b[0m\r\n\tx\ud800\u200d ") == "café[0m\n\tx\u200d"
+    # What turns the direction of the writing, and what ends a line elsewhere.
+    assert clean_text("\ufeffa\u202egnp.exe\u202c\u2066b\u2069\u2028c") == "agnp.exeb\nc"
+    assert clean_text("\U0001f468\u200d\U0001f469 \u0645\u06cc\u200c\u062e\u0648") == (
+        "\U0001f468\u200d\U0001f469 \u0645\u06cc\u200c\u062e\u0648"
+    )
 
 
 def test_towers_of_accents_cost_no_time() -> None:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
+from storage import variants
 from storage.base import BlobNotFoundError, MediaError, MediaLimits, StorageUnavailableError
 from storage.local import LocalStore
 from storage.media import Media
@@ -466,7 +467,7 @@ def test_a_variant_fits_its_box_and_keeps_its_shape(media, store, opened, form):
     small = media.variant(kept.key, kept.mime, width=100, height=100, format=form)
     assert (small.width_px, small.height_px) == opened(small).size == (100, 50)
     assert (small.mime, opened(small).format) == (f"image/{form}", form.upper())
-    assert small.key == f"variants/{kept.key}/100x100.{'jpg' if form == 'jpeg' else form}"
+    assert small.key == f"variants/{kept.key}/100x50.{'jpg' if form == 'jpeg' else form}"
     assert small.sha256 == hashlib.sha256(store.read(small.key)).hexdigest()
 
 
@@ -481,6 +482,38 @@ def test_a_variant_is_made_once(media, store, tmp_path, form):
         assert maker.variant(kept.key, kept.mime, width=51, format=form) == first
     assert path.stat().st_ino == made
     other.close()
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_boxes_that_lead_to_one_size_lead_to_one_file(tmp_path, far):
+    store = FarStore(tmp_path / "store") if far else LocalStore(tmp_path / "store")
+    media = Media(store, tmp_path / "work", decoders=1)
+    kept = media.keep_result(encoded(gradient((40, 20))), prefix="var/one")
+    asked = [{"width": width, "format": "webp"} for width in (40, 41, 1000, 16_384)]
+    asked += [{"height": height, "format": "webp"} for height in (20, 21, 9999)]
+    assert len({media.variant(kept.key, kept.mime, **each).key for each in asked}) == 1
+    assert len(list(store.iter_keys(variants.variant_prefix(kept.key)))) == 1
+    media.close()
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_an_image_has_so_many_variants_and_no_more(tmp_path, monkeypatch, far):
+    """Those that were made are served on, and those of another image are its own."""
+    store = FarStore(tmp_path / "store") if far else LocalStore(tmp_path / "store")
+    media = Media(store, tmp_path / "work", decoders=1)
+    kept = media.keep_result(encoded(gradient((80, 80))), prefix="var/many")
+    for width in range(1, variants.MAX_VARIANTS + 1):
+        media.variant(kept.key, kept.mime, width=width)
+    for format_ in ("png", "webp"):
+        with pytest.raises(MediaError) as refusal:
+            media.variant(kept.key, kept.mime, width=77, format=format_)
+        assert refusal.value.code == "too_many_variants"
+    fresh = Media(store, tmp_path / "work", decoders=1)
+    assert fresh.variant(kept.key, kept.mime, width=5).width_px == 5
+    assert media.variant(kept.key, kept.mime) == kept
+    assert len(list(store.iter_keys(variants.variant_prefix(kept.key)))) == variants.MAX_VARIANTS
+    media.close()
+    fresh.close()
 
 
 def test_a_variant_is_never_larger_than_the_image(media, opened):

@@ -56,7 +56,9 @@ class OrderFields(BaseModel):
     sampler: Text | None = Field(None, description=_also("sampler"))
     strength: float | None = Field(None, description=_also("strength"))
     extra: dict[str, Any] | None = Field(
-        None, description="passed to the upstream as it is, but for other names of this order's own fields"
+        None,
+        description="passed to the upstream as it is, but for other names of this order's own fields; at most"
+        " 64 kB, 8 levels and 500 members",
     )
     fallback_models: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] | None = Field(
         None,

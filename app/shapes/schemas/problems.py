@@ -32,7 +32,8 @@ class ProblemOut(BaseModel):
     instance: str
     code: str
     request_id: str
-    errors: list[FieldError] | None = Field(None, description="every bad field at once")
+    errors: list[FieldError] | None = Field(None, description="every bad field at once, 50 at most")
+    more_errors: int | None = Field(None, description="how many more bad fields there are than `errors` names")
     error: CompatError
     error_type: str
     message: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from app.shapes.schemas.base import Request, Shape, Text
+from providers.orders.texts import clean_text
 
 
 class FindingOut(Shape):
@@ -20,8 +21,17 @@ class AuditOut(Shape):
     findings: list[FindingOut]
 
 
+def _cleaned(text: str) -> str:
+    """The text as an order's prompt would be. Raises ValueError for one that says nothing."""
+    if not (clean := clean_text(text)):
+        raise ValueError("must say what the image shall show")
+    return clean
+
+
 class EnhanceIn(Request):
-    prompt: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000)]
+    prompt: Annotated[
+        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000), AfterValidator(_cleaned)
+    ]
     mode: Literal["detail", "creative"] = "detail"
     model: Text | None = Field(
         None,

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from app.shapes.schemas.base import MAX_PAGE, Credits, Microcredits, OperationName, Request, Shape, Text
 from app.shapes.schemas.orders import Chosen
 from core.ids import is_id
 from jobs.failures import SENTENCES, CancelOutcome, Stage
+from storage.variants import MAX_EDGE_PX, STEPS_PX
+
+STEPS = ", ".join(map(str, STEPS_PX))
+
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)", re.ASCII)
+
+
+def written_time(value: object) -> object:
+    """The text of a moment. Raises ValueError for a bare number, which pydantic takes for seconds since 1970."""
+    if isinstance(value, str) and not _RFC3339.fullmatch(value):
+        raise ValueError("must be a time like 2026-11-20T12:00:00Z, with its zone")
+    return value
 
 
 class TaskQuery(Request):
@@ -25,25 +39,40 @@ class ListQuery(BaseModel):
     status: Literal["queued", "running", "succeeded", "failed", "cancelled"] | None = None
     operation: OperationName | None = None
     model: Text | None = None
-    created_after: AwareDatetime | None = Field(None, description="RFC 3339, with its zone")
+    created_after: Annotated[AwareDatetime, BeforeValidator(written_time)] | None = Field(
+        None, description="RFC 3339, with its zone"
+    )
     cursor: Annotated[str, StringConstraints(pattern=r"^job_[0-9A-HJKMNP-TV-Z]{26}$")] | None = None
     limit: int = Field(20, ge=1, le=MAX_PAGE)
 
 
-class ImageQuery(BaseModel):
-    """``expires``, ``account``, ``kid`` and ``signature`` are part of a signed link; they cannot be made up."""
+class LinkQuery(BaseModel):
+    """Which image, and which variant of it."""
 
     model_config = ConfigDict(extra="forbid")
 
     index: int = Field(0, ge=0, le=1000)
-    width: int | None = Field(None, ge=1, le=16_384, description="fit inside, in pixels; never enlarges")
-    height: int | None = Field(None, ge=1, le=16_384)
+    width: int | None = Field(
+        None, ge=1, le=MAX_EDGE_PX, description=f"fit inside, in pixels, rounded down to one of {STEPS}; never enlarges"
+    )
+    height: int | None = Field(None, ge=1, le=MAX_EDGE_PX, description="as `width`")
     format: Literal["png", "jpeg", "webp", "avif"] | None = None
+
+
+class ImageQuery(LinkQuery):
+    """``expires``, ``account``, ``kid`` and ``signature`` are part of a signed link; they cannot be made up."""
+
     download: Literal["0", "1"] = "0"
     expires: int | None = None
     account: Text | None = None
     kid: Text | None = None
     signature: Text | None = None
+
+
+class ImageLink(Shape):
+    object: Literal["image.link"]
+    url: str = Field(description="needs no key; opens this size and format alone")
+    expires_at: datetime
 
 
 class Price(Shape):
@@ -147,6 +176,8 @@ class TaskOut(Shape):
 
 
 class TaskList(Shape):
+    """``request`` of a task in a list has no ``extra``; the task by its id has it."""
+
     object: Literal["list"]
     data: list[TaskOut]
     next_cursor: str | None = Field(description="pass as `cursor` for the next page; null on the last")
