@@ -73,7 +73,7 @@ def build(settings: Settings, services: Services) -> Flask:
     base = (settings.public_url or "").rstrip("/")
     app.extensions[EXTENSION] = services
     app.extensions[ROUTES] = {}
-    app.extensions["darkroom_renderer"] = Renderer(services.signer, base, services.wait)
+    app.extensions["darkroom_renderer"] = Renderer(services.signer, base, services.wait, services.waiting)
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
     errors.install(app)
     limits.install(app)

@@ -29,6 +29,7 @@ from core.redis import make_client
 from core.settings import Settings, SettingsError
 from jobs.execution.callbacks import Callbacks
 from jobs.reads import tasks
+from jobs.reads.waiting import Pauses, Queued, WaitingFor
 from jobs.states import Signal
 from jobs.submission.estimates import Estimates, InQueue
 from jobs.submission.fallbacks import chains_of
@@ -70,8 +71,8 @@ class Services:
 
     ``delete_images`` deletes those of a task, by (account id, job id). ``cancel_charge``: what a cancelled job costs
     whose upstream could not be stopped. ``checks`` return None or what is wrong. ``wait`` estimates how long a queued
-    task will wait for its start; ``service_s`` says how long jobs of models took lately, by id, where that was
-    measured.
+    task will wait for its start, ``waiting`` what else it waits for; ``service_s`` says how long jobs of models took
+    lately, by id, where that was measured.
     """
 
     authenticate: Callable[[str], Caller | None]
@@ -94,6 +95,7 @@ class Services:
     callbacks: Callbacks
     hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
+    waiting: Callable[[Queued], WaitingFor | None] = lambda _task: None
     service_s: Callable[[Sequence[Model]], Mapping[str, float]] = lambda _models: {}
 
     @property
@@ -169,6 +171,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         callbacks=Callbacks(database, settings.public_url),
         hook_secrets=_hook_secrets(env),
         wait=estimates.of,
+        waiting=Pauses(database).of,
         service_s=estimates.service_s,
     )
 

@@ -12,6 +12,7 @@ from app.http.signing import Signer
 from app.shapes.status_json import StatusJson
 from jobs.reads.funds import Funds
 from jobs.reads.tasks import Image, Step, Task
+from jobs.reads.waiting import Queued, WaitingFor
 from jobs.states import JobStatus
 from jobs.submission.estimates import InQueue
 from jobs.submission.quoting import Quote
@@ -27,12 +28,13 @@ TASKS = "/api/images/tasks"
 class Renderer:
     """``base`` is the public address before our paths, empty for links relative to this host.
 
-    ``wait`` estimates the wait of a queued task.
+    ``wait`` estimates the wait of a queued task, ``waiting`` says what it waits for that is not its turn.
     """
 
     signer: Signer
     base: str = ""
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
+    waiting: Callable[[Queued], WaitingFor | None] = lambda _task: None
 
     def task(self, task: Task, inline: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
         """app.shapes.schemas.tasks.TaskOut. ``inline`` has the images that go along as data: URLs, by index."""
@@ -52,6 +54,7 @@ class Renderer:
             "progress": task.progress,
             "queue_position": task.queue_position,
             "wait_estimate_s": _wait(self.wait(task)) if task.status == "queued" else None,
+            "waiting_for": waiting_for(self.waiting(task)),
             "created_at": rfc3339(task.created_at),
             "started_at": rfc3339(task.started_at),
             "finished_at": rfc3339(task.finished_at),
@@ -75,11 +78,13 @@ class Renderer:
     def text(self, task: StatusJson) -> str:
         """The JSON of :meth:`task` without inline images: what the database wrote, and what only this process knows."""
         wait = json_text(_wait(self.wait(task))) if task.status == JobStatus.QUEUED else "null"
+        waiting = json_text(waiting_for(self.waiting(task)))
         position = "null" if task.queue_position is None else task.queue_position
         images = json_text([self._image(task, image, None) for image in task.images]) if task.images else "[]"
         url = f"{self.base}{TASKS}/{task.id}"
         return (
-            f'{task.head[:-1]},"queue_position":{position},"wait_estimate_s":{wait},{task.body[1:-1]},"images":{images},'
+            f'{task.head[:-1]},"queue_position":{position},"wait_estimate_s":{wait},"waiting_for":{waiting},'
+            f'{task.body[1:-1]},"images":{images},'
             f'{task.tail[1:-1]},"urls":{{"self":"{url}","image":"{url}/image","timeline":"{url}/timeline",'
             f'"cancel":"{url}/cancel"}}}}'
         )
@@ -117,6 +122,11 @@ def _request(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def _wait(wait: Wait | None) -> dict[str, float] | None:
     return {"p50": wait.p50_s, "p90": wait.p90_s} if wait else None
+
+
+def waiting_for(waiting: WaitingFor | None) -> dict[str, str | None] | None:
+    """app.shapes.schemas.tasks.WaitingForOut."""
+    return {"reason": waiting.reason, "until": rfc3339(waiting.until)} if waiting else None
 
 
 def _price(task: Task) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import click
 
 from app.cli.client.answers import Task
 from app.cli.client.connection import Client
+from app.cli.client.waiting import waits_for
 from app.cli.output import CommandError, Exit, Output, credits_of, elapsed_text, plain
 
 if TYPE_CHECKING:
@@ -222,7 +223,9 @@ def _new_progress() -> Progress:
 def headline(task: Task) -> str:
     """Where a task stands, in a few words: ``queued, place 3 in the queue`` or ``running 40%, upscaling``."""
     parts = [task.status]
-    if task.status == "queued" and task.queue_position is not None:
+    if waits := waits_for(task.document):
+        parts.append(waits)
+    elif task.status == "queued" and task.queue_position is not None:
         parts.append(f"place {task.queue_position} in the queue")
     if task.status == "queued" and task.wait_p90_s:
         parts.append(f"likely to start within {elapsed_text(math.ceil(task.wait_p90_s))}")

@@ -77,6 +77,13 @@ class WaitEstimate(Shape):
     p90: float
 
 
+class WaitingForOut(Shape):
+    """Why a queued task does not move although it may be its turn."""
+
+    reason: str = Field(examples=["paused"], description="`paused`: an operator has paused its provider")
+    until: datetime | None = Field(description="null where that is not known")
+
+
 class TaskError(Shape):
     """Why a task failed. A fault of an image that the upstream made has the code of such a fault."""
 
@@ -114,6 +121,7 @@ class TaskOut(Shape):
     wait_estimate_s: WaitEstimate | None = Field(
         description="seconds until the start, from how quickly jobs were started lately; null when unknown"
     )
+    waiting_for: WaitingForOut | None = Field(description="null while only its turn is waited for")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
