@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, request
+import structlog
+from flask import Blueprint, Response, g, request
 
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
@@ -18,6 +19,8 @@ from jobs.dispatch import health
 from jobs.dispatch.circuit import State
 from jobs.dispatch.health import ProviderState
 from providers.catalog.entries import ProviderSpec
+
+log = structlog.get_logger(__name__)
 
 bp = Blueprint("providers", __name__, url_prefix="/api")
 
@@ -73,6 +76,7 @@ def pause_credential(name: str, label: str) -> Response:
 def _pause(name: str, target: str) -> Response:
     spec, reason = _spec(name), read_query(PauseQuery, request.args).reason
     services().connections.autocommit(health.pause, target, reason or "")
+    log.warning("paused", target=target, reason=reason, key_id=g.caller.key_id)
     return _answer(spec)
 
 
@@ -112,6 +116,7 @@ def _resume(name: str, target: str) -> Response:
     read_query(Empty, request.args)
     spec = _spec(name)
     services().connections.autocommit(health.resume, target)
+    log.warning("resumed", target=target, key_id=g.caller.key_id)
     return _answer(spec)
 
 

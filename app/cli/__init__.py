@@ -41,6 +41,8 @@ COMMANDS = {
     "grant": Place("app.cli.operator.accounts:grant", "Give credits to an account (needs the database)."),
     "providers": Place("app.cli.operator.providers:providers", "Upstreams: list, pause, resume (needs the database)."),
     "db": Place("app.cli.operator.database:db", "The schema: upgrade, status (needs the database)."),
+    "backup": Place("app.cli.operator.backup:backup", "Write a backup of everything into a folder."),
+    "restore": Place("app.cli.operator.restore:restore", "Make this installation what a backup has."),
     "audit": Place("app.cli.operator.audit:audit", "Check that money and jobs balance (needs the database)."),
     "costs": Place(
         "app.cli.operator.costs:costs", "Cost of calls next to what images were sold for (needs the database)."

@@ -156,7 +156,6 @@ def pause(connection: Connection, target: str, reason: str = "") -> None:
         _expect_credential(connection, target, connection.execute(_PAUSE_CREDENTIAL, values).rowcount)
     else:
         connection.execute(_PAUSE_PROVIDER, values)
-    log.warning("paused", target=target, reason=reason)
 
 
 _RESUME_PROVIDER = text("""
@@ -179,7 +178,6 @@ def resume(connection: Connection, target: str) -> None:
         _expect_credential(connection, target, connection.execute(_RESUME_CREDENTIAL, values).rowcount)
     else:
         connection.execute(_RESUME_PROVIDER, values)
-    log.warning("resumed", target=target)
 
 
 def _is_credential(target: str) -> bool:

@@ -34,7 +34,7 @@ def open_database() -> Iterator[Database]:
     # Nothing here is worth preparing, and there may be a pooler in between.
     database = Database(make_engine(url, pool_size=1, application_name="darkroom-cli", prepare=False, reports=True))
     try:
-        with _named_faults():
+        with named_faults():
             yield database
     finally:
         database.dispose()
@@ -61,23 +61,23 @@ def running_url(path: Path) -> str:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["database_url"]
     except FileNotFoundError:
-        raise _nothing_runs(f"DATABASE_URL is not set and nothing runs in {path.parent.parent}") from None
+        raise nothing_runs(f"DATABASE_URL is not set and nothing runs in {path.parent.parent}") from None
     except OSError as error:
-        raise _nothing_runs(f"{path} cannot be read: {error.strerror}") from error
+        raise nothing_runs(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError):
-        raise _nothing_runs(f"{path} is damaged") from None
+        raise nothing_runs(f"{path} is damaged") from None
     if not isinstance(found, str):
-        raise _nothing_runs(f"{path} is damaged")
+        raise nothing_runs(f"{path} is damaged")
     return found
 
 
-def _nothing_runs(detail: str) -> CommandError:
+def nothing_runs(detail: str) -> CommandError:
     hint = "Start `darkroom up` (with the same DARKROOM_VAR), or set DATABASE_URL."
     return CommandError(Exit.AWAY, "no_database", detail, hint=hint)
 
 
 @contextmanager
-def _named_faults() -> Iterator[None]:
+def named_faults() -> Iterator[None]:
     """Errors of the database as one line without the statement; "away" with PostgreSQL's own reason."""
     import psycopg
     from sqlalchemy.exc import DBAPIError
