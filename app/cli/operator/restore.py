@@ -96,12 +96,12 @@ def _check_target(database: Database, here: Settings, manifest: Manifest, *, for
             raise CommandError(Exit.USAGE, "server_too_old", detail)
         empty = backup.is_empty(connection)
         users = [] if empty else backup.users(connection)
-    if users:
-        raise service_runs(f"this database is in use by {', '.join(users)}")
     there = [*([] if empty else ["the database has tables"]), *_files_there(here)]
     if there and not force:
         hint = "--force replaces it. `darkroom backup` it first."
         raise CommandError(Exit.USAGE, "not_empty", "; ".join(there), hint=hint)
+    if users:
+        raise service_runs(f"this database is in use by {', '.join(users)}")
 
 
 def _files_there(here: Settings) -> Iterator[str]:
