@@ -121,7 +121,7 @@ def _go_on(database: Database, here: Settings, *, pause: bool) -> None:
 
     with database.transaction() as connection:
         schema.upgrade(connection)
-        if here.migrate_database_url_set is not None:
+        if here.migrate_database_url_set is not None and here.database_url_set is not None:
             schema.grant_to_app(connection, here.database_url)
     with database.transaction() as connection:
         after_restore(connection)
