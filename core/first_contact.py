@@ -16,7 +16,13 @@ _TIMEOUT_S = 5
 # SQLSTATE classes: of the login (28), no such database (3D), no privilege to connect (42501).
 _REFUSED = ("28", "3D", "42501")
 # What the server says in place of a SQLSTATE, which libpq keeps to itself when a connection fails.
-_WORDS = ("authentication failed", "no password supplied", "does not exist", "permission denied", "no pg_hba.conf entry")
+_WORDS = (
+    "authentication failed",
+    "no password supplied",
+    "does not exist",
+    "permission denied",
+    "no pg_hba.conf entry",
+)
 
 
 class DatabaseRefusesError(ServiceError):
@@ -28,7 +34,9 @@ class DatabaseRefusesError(ServiceError):
 def check(url: str) -> None:
     """Connect once. Raises DatabaseRefusesError; returns for a database that is fit, and for one that is away."""
     try:
-        with psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://"), connect_timeout=_TIMEOUT_S) as found:
+        with psycopg.connect(
+            url.replace("postgresql+psycopg://", "postgresql://"), connect_timeout=_TIMEOUT_S
+        ) as found:
             encoding = found.info.parameter_status("server_encoding")
             version = found.info.server_version
     except psycopg.OperationalError as error:

@@ -79,4 +79,3 @@ class Pauses:
         except DatabaseAwayError:
             log.debug("pauses_unknown")
         return self._paused
-

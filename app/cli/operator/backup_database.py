@@ -77,9 +77,7 @@ def _own_server(settings: Settings) -> Iterator[str]:
 def opened(url: str) -> Iterator[Database]:
     """Our own way into the same database. Raises CommandError for what the database refuses."""
     address = "postgresql+psycopg://" + url.removeprefix("postgresql+psycopg://").removeprefix("postgresql://")
-    database = Database(
-        make_engine(address, pool_size=2, application_name="darkroom-cli", prepare=False, reports=True)
-    )
+    database = Database(make_engine(address, pool_size=2, application_name="darkroom-cli", prepare=False, reports=True))
     try:
         with named_faults():
             yield database

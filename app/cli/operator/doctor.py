@@ -94,9 +94,7 @@ def _doctor(database: Database, stack: ExitStack, output: Output, *, skip_blobs:
     return Doctor(database, catalog.load(), store, media)
 
 
-def _print(
-    output: Output, findings: list[Finding], repaired: dict[Finding, str | None], pauses: Sequence[str]
-) -> None:
+def _print(output: Output, findings: list[Finding], repaired: dict[Finding, str | None], pauses: Sequence[str]) -> None:
     left = [finding for finding in findings if repaired.get(finding) is None]
     documents = [_document(finding, repaired.get(finding)) for finding in findings]
     output.document({"clean": not left, "findings": documents, "paused": list(pauses)})

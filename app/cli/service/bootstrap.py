@@ -55,7 +55,9 @@ def prepare(settings: Settings) -> Prepared:
 
 def migrate(settings: Settings) -> None:
     """Bring the schema up to date as the role that owns the tables; the service's own role then has its grants."""
-    database = Database(make_engine(settings.migrate_database_url, pool_size=1, application_name="migrate", prepare=False))
+    database = Database(
+        make_engine(settings.migrate_database_url, pool_size=1, application_name="migrate", prepare=False)
+    )
     try:
         with database.transaction() as connection:
             schema.upgrade(connection)

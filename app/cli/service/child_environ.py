@@ -20,9 +20,7 @@ def of_service(environ: Mapping[str, str]) -> dict[str, str]:
 
 def of_sandbox(environ: Mapping[str, str]) -> dict[str, str]:
     """For the sandbox: how to run Python, and its own settings. No address of a server, no key."""
-    return {
-        name: value for name, value in environ.items() if name in _BARE or name.startswith(_BARE_BEGINNINGS)
-    }
+    return {name: value for name, value in environ.items() if name in _BARE or name.startswith(_BARE_BEGINNINGS)}
 
 
 def of_flower(environ: Mapping[str, str]) -> dict[str, str]:
@@ -36,4 +34,3 @@ def _providers_variables() -> Iterator[str]:
         for name in known.names():
             yield name
             yield from (f"{name}_{number}" for number in range(2, MAX_ACCOUNTS + 1))
-
