@@ -48,10 +48,12 @@ def grant_to_app(connection: Connection, app_url: str) -> None:
     if role is None or role == connection.execute(text("SELECT current_user")).scalar_one():
         return
     name = connection.dialect.identifier_preparer.quote_identifier(role)
-    maintain = connection.dialect.server_version_info is not None and connection.dialect.server_version_info >= (17,)
+    rights = "SELECT, INSERT, UPDATE, DELETE"
+    if (connection.dialect.server_version_info or ()) >= (17,):
+        rights += ", MAINTAIN"
     for statement in (
         f"GRANT USAGE ON SCHEMA public TO {name}",
-        f"GRANT SELECT, INSERT, UPDATE, DELETE{', MAINTAIN' if maintain else ''} ON ALL TABLES IN SCHEMA public TO {name}",
+        f"GRANT {rights} ON ALL TABLES IN SCHEMA public TO {name}",
         f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {name}",
         # The schema's history is read, to know what is pending, and never written.
         f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {name}",

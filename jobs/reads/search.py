@@ -79,7 +79,7 @@ def prompt_digest(prompt: str) -> str:
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-# It is planned with its values each time (see _planned_with_values), so every condition that is not asked for
+# It is planned with its values each time (see _plan_with_values), so every condition that is not asked for
 # is gone from the plan and the rest find their indexes. Ids begin with their time: a range of them is one of times.
 SEARCH = text("""
 SELECT p.id FROM jobs AS p

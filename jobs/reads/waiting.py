@@ -52,7 +52,10 @@ def paused_providers(connection: Connection) -> frozenset[str]:
 
 
 class Pauses:
-    """Which providers are paused, read at most once in ``FRESH_S`` seconds; the last answer while the database is away."""
+    """Which providers are paused, read at most once in ``FRESH_S`` seconds.
+
+    While the database is away the last answer holds.
+    """
 
     def __init__(self, database: Database, *, now: Callable[[], float] = time.monotonic) -> None:
         self._database = database

@@ -22,8 +22,8 @@ from core import postgres_tools, schema
 from core.db import Database, make_engine
 from core.redis import make_client
 from jobs.maintenance import audit
-from sandbox.counts import prompt_hash
 from quota import ledger
+from sandbox.counts import prompt_hash
 from sandbox.testing import Sandbox, running_sandbox
 from workers.enqueue import Publisher
 
@@ -55,7 +55,12 @@ def stage(database_url: str, redis_url: str, sandbox: Sandbox, var: Path) -> Ite
         database_url=database_url,
         redis_url=own_redis,
         var=var,
-        upstreams={**sandbox.environ("chatgpt2api"), **sandbox.environ("openai")},
+        upstreams={
+            **sandbox.environ("chatgpt2api"),
+            **sandbox.environ("openai"),
+            "DARKROOM_CONTROL_SLOTS": "20",  # of a pool of 50; the rest may be in calls at once
+            "DARKROOM_PUBLISH_WINDOW": "100",
+        },
         publish=Publisher(own_redis, own_redis).publish,
     )
     with stage.database.transaction() as connection:

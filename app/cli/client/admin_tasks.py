@@ -103,6 +103,7 @@ def show_of_any_account(output: Output, client: Client, task_id: str, refused: C
 
 def _facts(task: Document) -> list[tuple[str, str]]:
     account, price, error = (_mapping(task.get(name)) for name in ("account", "price", "error"))
+    amounts = ((name, price.get(name)) for name in ("quoted", "captured", "released"))
     return [
         ("task", str(task.get("id"))),
         ("account", f"{account.get('name')} ({account.get('id')})"),
@@ -112,7 +113,7 @@ def _facts(task: Document) -> list[tuple[str, str]]:
         ("request", str(task.get("request_id") or "")),
         ("prompt", _prompt(task, 400)),
         ("error", f"{error.get('code')}: {error.get('message')}" if error else ""),
-        ("credits", ", ".join(f"{n} {price[n]}" for n in ("quoted", "captured", "released") if price.get(n) is not None)),
+        ("credits", ", ".join(f"{name} {amount}" for name, amount in amounts if amount is not None)),
         *((name, time_text(task[f"{name}_at"]) if task.get(f"{name}_at") else "")
           for name in ("created", "started", "finished")),
         ("images", str(len(task.get("images") or ()))),

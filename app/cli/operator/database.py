@@ -49,7 +49,10 @@ def open_database(*, owner: bool = False) -> Iterator[Database]:
 
 
 def database_url(*, owner: bool = False) -> str:
-    """DATABASE_URL (for its ``owner`` DARKROOM_MIGRATE_DATABASE_URL), or what ``darkroom up`` left in ``run/urls.json``. Raises as :func:`open_database`."""
+    """DATABASE_URL, or what ``darkroom up`` left in ``run/urls.json``; for ``owner`` DARKROOM_MIGRATE_DATABASE_URL first.
+
+    Raises as :func:`open_database`.
+    """
     from pydantic import SecretStr
 
     from core.settings import SettingsError
