@@ -78,8 +78,8 @@ def _tools(name: str) -> Iterator[Tool]:
     on_path = shutil.which(name)
     candidates = [*([Path(on_path)] if on_path else []), *_DEBIAN.glob(f"*/bin/{name}")]
     for path in candidates:
-        if (major := _major_of(path)) is not None:
-            yield Tool(path, major)
+        if (found := _major_of(path)) is not None:
+            yield Tool(path, found)
 
 
 def _major_of(path: Path) -> int | None:

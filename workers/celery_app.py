@@ -23,11 +23,12 @@ def allow_worker() -> None:
     _our_start = True
 
 
-@signals.celeryd_init.connect
 def _refuse_other_starts(**_facts: object) -> None:
     if not _our_start:
         sys.exit(WRONG_START)
 
+
+signals.celeryd_init.connect(_refuse_other_starts)
 
 if "flower.events" in sys.modules:  # Flower loads its own modules before this application
     from workers.flower import small_rows

@@ -105,7 +105,7 @@ _TABLES = text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
 
 def is_empty(connection: Connection) -> bool:
     """Whether the database has no tables."""
-    return connection.execute(_TABLES).scalar_one() == 0
+    return bool(connection.execute(_TABLES).scalar_one() == 0)
 
 
 # What belongs to an extension goes with the extension, which stays.

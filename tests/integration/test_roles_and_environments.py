@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from pydantic import SecretStr
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from app.cli.service import bootstrap
 from app.cli.service.stack import run_stack
@@ -22,7 +21,8 @@ from jobs.maintenance import audit, growth
 
 
 def test_our_role_makes_neither_databases_nor_roles_and_an_old_one_loses_the_right(tmp_path: Path) -> None:
-    asked = "SELECT rolcreatedb, rolcreaterole, rolsuper, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = current_user"
+    rights = "rolcreatedb, rolcreaterole, rolsuper, rolreplication, rolbypassrls"
+    asked = f"SELECT {rights} FROM pg_roles WHERE rolname = current_user"
     with EmbeddedPostgres(tmp_path / "pg", durable=False) as server:
         with psycopg.connect(server.url) as connection:
             assert connection.execute(asked).fetchone() == (False,) * 5
@@ -65,7 +65,10 @@ def test_migrations_run_as_the_owner_and_the_service_reads_and_writes_rows(two_r
             growth.analyse_grown(connection)
         for forbidden in ("CREATE TABLE mine (id int)", "DROP TABLE jobs", "ALTER TABLE transfers DISABLE TRIGGER ALL",
                           "UPDATE alembic_version SET version_num = '0001'", "TRUNCATE jobs"):  # fmt: skip
-            with pytest.raises(Exception, match="permission denied|must be owner"), database.transaction() as connection:
+            with (
+                pytest.raises(Exception, match=r"permission denied|must be owner"),
+                database.transaction() as connection,
+            ):
                 connection.execute(text(forbidden))
     finally:
         database.dispose()

@@ -55,7 +55,9 @@ def wrong_password(database_url: str) -> str:
 def latin1_url(postgres_url: str) -> Iterator[str]:
     administrator = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
     with administrator.connect() as connection:
-        connection.execute(text("CREATE DATABASE latin1 ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C' LOCALE_PROVIDER libc"))
+        connection.execute(
+            text("CREATE DATABASE latin1 ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C' LOCALE_PROVIDER libc")
+        )
     yield postgres_url.rsplit("/", 1)[0].replace("+psycopg", "") + "/latin1"
     with administrator.connect() as connection:
         connection.execute(text("DROP DATABASE latin1 WITH (FORCE)"))

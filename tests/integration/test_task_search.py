@@ -31,7 +31,9 @@ def grown(postgres_url: str) -> Iterator[Database]:
     with database.transaction() as connection:
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         for account, name in ((ACCOUNT, "busy"), (QUIET, "quiet")):
-            connection.execute(text("INSERT INTO accounts (id, name) VALUES (:id, :name)"), {"id": account, "name": name})
+            connection.execute(
+                text("INSERT INTO accounts (id, name) VALUES (:id, :name)"), {"id": account, "name": name}
+            )
         jobs = """
             INSERT INTO jobs (id, account_id, operation, model, provider, n, status, money, unit_price, quoted,
                 captured, released, failure_code, created_at, finished_at)
@@ -41,7 +43,14 @@ def grown(postgres_url: str) -> Iterator[Database]:
                 FROM generate_series(1, CAST(:count AS int)) AS i) AS s
         """
         begin = id_before("job", datetime.now().astimezone())[:14]
-        many = {"id": begin, "many": True, "account": ACCOUNT, "provider": "openai", "status": "succeeded", "code": None}
+        many = {
+            "id": begin,
+            "many": True,
+            "account": ACCOUNT,
+            "provider": "openai",
+            "status": "succeeded",
+            "code": None,
+        }
         connection.execute(text(jobs), {**many, "count": HISTORY})
         rare = {"id": RARE, "many": False, "account": QUIET, "provider": "xai", "status": "failed", "code": "odd"}
         connection.execute(text(jobs), {**rare, "count": 1})

@@ -83,7 +83,9 @@ def test_a_list_has_pages_and_is_logged(edge: Edge) -> None:
     assert edge.client.get("/api/admin/tasks?limit=3", headers=ADMIN).json["next_cursor"] is None
 
 
-@pytest.mark.parametrize("query", ["prompt_sha256=abc", "limit=0", "created_after=0.5x", "prompt=fox", "status=waiting"])
+@pytest.mark.parametrize(
+    "query", ["prompt_sha256=abc", "limit=0", "created_after=0.5x", "prompt=fox", "status=waiting"]
+)
 def test_a_bad_search_is_refused(edge: Edge, query: str) -> None:
     answer = edge.client.get(f"/api/admin/tasks?{query}", headers=ADMIN)
     assert (answer.status_code, answer.json["code"]) == (422, "invalid_request")
