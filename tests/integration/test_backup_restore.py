@@ -149,7 +149,7 @@ def test_jobs_in_flight_at_the_dump_end_right_and_none_is_bought_twice(
     done = darkroom(stage, "restore", str(folder), **target)
     assert done.returncode == 0, done.stderr
     assert "clean: every invariant holds" in done.stdout
-    sandbox.advance_clock(NEVER_S)  # what the upstream was making is made
+    sandbox.advance_clock(3 * NEVER_S)  # what the upstream was making is made, however long its prompt takes
     stage.database.dispose()
     stage.database = database_of(target)
     with stage.process("workers", **target):

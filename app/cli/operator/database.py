@@ -49,7 +49,7 @@ def open_database(*, owner: bool = False) -> Iterator[Database]:
 
 
 def database_url(*, owner: bool = False) -> str:
-    """DATABASE_URL, or what ``darkroom up`` left in ``run/urls.json``; for ``owner`` DARKROOM_MIGRATE_DATABASE_URL first.
+    """DATABASE_URL (for ``owner`` DARKROOM_MIGRATE_DATABASE_URL), or what ``darkroom up`` left in ``run/urls.json``.
 
     Raises as :func:`open_database`.
     """
