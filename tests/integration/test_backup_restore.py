@@ -203,11 +203,13 @@ def test_jobs_that_were_queued_are_published_again_on_the_same_redis(
         until(lambda: stage.rows("SELECT 1 FROM marks WHERE name = 'epoch'"), 40, lambda: "no epoch")
         until(lambda: stage.rows("SELECT 1 FROM jobs WHERE finished_at IS NOT NULL"), 40, lambda: "not ended")
     waiting = stage.order("its message is lost", CLASS_A, publish=False)
-    stage.sql("UPDATE jobs SET published_at = clock_timestamp() + interval '1 hour' WHERE id = :id", id=waiting)
+    stage.sql("UPDATE jobs SET published_at = clock_timestamp() WHERE id = :id", id=waiting)
     folder = backed_up(stage, tmp_path)
     assert darkroom(stage, "restore", str(folder), **target).returncode == 0
     stage.database.dispose()
     stage.database = database_of(target)
+    # So the broker counts as new and no worker as alive: nothing waits until a message counts as overdue.
+    assert stage.rows("SELECT 1 FROM marks WHERE name = 'epoch' UNION ALL SELECT 1 FROM workers") == []
     with stage.process("workers", **target):
         until(
             lambda: stage.rows("SELECT 1 FROM jobs WHERE id = :id AND status = 'succeeded'", id=waiting),
