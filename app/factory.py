@@ -9,7 +9,21 @@ from flask import Flask
 from flask.ctx import RequestContext
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from app.api import admin, docs_page, health, hooks, images, models, openapi, prompts, providers, quota, submit, tasks
+from app.api import (
+    admin,
+    admin_tasks,
+    docs_page,
+    health,
+    hooks,
+    images,
+    models,
+    openapi,
+    prompts,
+    providers,
+    quota,
+    submit,
+    tasks,
+)
 from app.http import auth, errors, limits
 from app.http.endpoint import check_described
 from app.http.readiness import Readiness
@@ -73,14 +87,16 @@ def build(settings: Settings, services: Services) -> Flask:
     base = (settings.public_url or "").rstrip("/")
     app.extensions[EXTENSION] = services
     app.extensions[ROUTES] = {}
-    app.extensions["darkroom_renderer"] = Renderer(services.signer, base, services.wait, settings.max_wait_s)
+    app.extensions["darkroom_renderer"] = Renderer(
+        services.signer, base, services.wait, services.waiting, settings.max_wait_s
+    )
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
     errors.install(app)
     limits.install(app)
     auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
     for module in (
         *(submit, tasks, images, models, providers, quota),
-        *(prompts, admin, hooks, health, docs_page),
+        *(prompts, admin, admin_tasks, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)
     check_described(app)

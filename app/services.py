@@ -29,6 +29,7 @@ from core.redis import make_client
 from core.settings import Settings, SettingsError
 from jobs.execution.callbacks import Callbacks
 from jobs.reads import tasks
+from jobs.reads.waiting import Pauses, Queued, WaitingFor
 from jobs.states import Signal
 from jobs.submission.estimates import Estimates, InQueue
 from jobs.submission.fallbacks import chains_of
@@ -70,7 +71,8 @@ class Services:
 
     ``knows_key``: whether a token was good in this process lately, asking no database. ``delete_images`` deletes those
     of a task, by (account id, job id). ``cancel_charge``: what a cancelled job costs whose upstream could not be
-    stopped. ``checks`` return None or what is wrong. ``wait`` estimates how long a queued task will wait for its start;
+    stopped. ``checks`` return None or what is wrong. ``wait`` estimates how long a queued task will wait for its start,
+    ``waiting`` which pause it waits behind;
     ``service_s`` says how long jobs of models took lately, by id, where that was measured.
     """
 
@@ -95,6 +97,7 @@ class Services:
     callbacks: Callbacks
     hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
+    waiting: Callable[[Queued], WaitingFor | None] = lambda _task: None
     service_s: Callable[[Sequence[Model]], Mapping[str, float]] = lambda _models: {}
 
     @property
@@ -182,6 +185,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         callbacks=Callbacks(database, settings.public_url),
         hook_secrets=_hook_secrets(env),
         wait=estimates.of,
+        waiting=Pauses(database).of,
         service_s=estimates.service_s,
     )
 

@@ -7,11 +7,32 @@ gevent worker does before it loads this module, and threads and sockets must not
 from __future__ import annotations
 
 import os
+import sys
+
+from flask import Flask
 
 from app import create_app
 from app.services import build
-from core import logging, settings
+from core import first_contact, logging, settings
+from providers.catalog.reading import CatalogError
 
-configuration = settings.load()
-logging.configure(level=configuration.log_level, log_format=configuration.log_format)
-app = create_app(configuration, build(configuration, settings.with_dotenv(os.environ)))
+# What gunicorn takes for "will not boot, whatever is tried": it stops instead of starting the worker again.
+WILL_NOT_BOOT = 3
+
+
+def _make() -> Flask:
+    """The application. Ends the process with one sentence where its settings, catalogue or database are not usable."""
+    try:
+        configuration = settings.load()
+        logging.configure(level=configuration.log_level, log_format=configuration.log_format)
+        first_contact.check(configuration.database_url)
+        return create_app(configuration, build(configuration, settings.with_dotenv(os.environ)))
+    except (settings.SettingsError, CatalogError) as error:
+        reason = str(error)
+    except first_contact.DatabaseRefusesError as error:
+        reason = error.detail
+    print(f"darkroom web: {reason}", file=sys.stderr, flush=True)  # noqa: T201 (no log is set up without settings)
+    sys.exit(WILL_NOT_BOOT)
+
+
+app = _make()

@@ -10,6 +10,7 @@ import re
 import secrets
 import threading
 import time
+from datetime import datetime
 
 # Crockford's base 32: without I, L, O and U, so that an id can be read aloud.
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -33,7 +34,15 @@ def _next_number() -> int:
 
 def new_id(prefix: str) -> str:
     """Make an id such as ``job_01J9Z3...``: 48 bits of milliseconds, then random bits."""
-    number = _next_number()
+    return _written(prefix, _next_number())
+
+
+def id_before(prefix: str, moment: datetime) -> str:
+    """The id below which every id was made before ``moment``; 0 for a moment before 1970."""
+    return _written(prefix, max(0, int(moment.timestamp() * 1000)) << 80)
+
+
+def _written(prefix: str, number: int) -> str:
     return f"{prefix}_" + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 

@@ -13,7 +13,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 
 # Several processes may start at the same time; one migrates, the others wait for it.
 _LOCK = 7_216_050_001
@@ -36,6 +36,39 @@ def pending(connection: Connection) -> list[str]:
     done = {r.revision for head in heads for r in script.iterate_revisions(head, "base")}
     every = [revision.revision for revision in script.walk_revisions()]
     return [revision for revision in reversed(every) if revision not in done]
+
+
+def grant_to_app(connection: Connection, app_url: str) -> None:
+    """Let the role of ``app_url`` read and write the tables that this connection's role owns, and no more.
+
+    Nothing happens where the two are one. On PostgreSQL 17 and newer it may run ANALYZE, too; on older ones only
+    autovacuum does. Must run in a transaction.
+    """
+    role = make_url(app_url).username
+    if role is None or role == connection.execute(text("SELECT current_user")).scalar_one():
+        return
+    name = connection.dialect.identifier_preparer.quote_identifier(role)
+    rights = "SELECT, INSERT, UPDATE, DELETE"
+    if (connection.dialect.server_version_info or ()) >= (17,):
+        rights += ", MAINTAIN"
+    for statement in (
+        f"GRANT USAGE ON SCHEMA public TO {name}",
+        f"GRANT {rights} ON ALL TABLES IN SCHEMA public TO {name}",
+        f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {name}",
+        # The schema's history is read, to know what is pending, and never written.
+        f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {name}",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+def current(connection: Connection) -> str | None:
+    """The newest revision that the database has; None for an empty database."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def knows(revision: str) -> bool:
+    """Whether this version of the code has the revision; if not, a newer one has made it."""
+    return any(revision == known.revision for known in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def _config() -> Config:

@@ -51,6 +51,8 @@ class Settings(BaseSettings):
 
     # External servers; where left out, `darkroom up` starts its own
     database_url_set: MaybeSecret = Field(default=None, alias="DATABASE_URL")
+    # The role that owns the tables, for migrations, backup and restore; where left out, that of DATABASE_URL
+    migrate_database_url_set: MaybeSecret = Field(default=None, alias="DARKROOM_MIGRATE_DATABASE_URL")
     redis_url_set: MaybeSecret = Field(default=None, alias="REDIS_URL")
     broker_url_set: MaybeSecret = Field(default=None, alias="CELERY_BROKER_URL")
 
@@ -146,7 +148,14 @@ class Settings(BaseSettings):
     @property
     def database_url(self) -> str:
         """The SQLAlchemy URL. Raises SettingsError when DATABASE_URL is not set."""
-        return _psycopg(_required(self.database_url_set, "DATABASE_URL"))
+        return _psycopg(_required(self.database_url_set, "DATABASE_URL"), "DATABASE_URL")
+
+    @property
+    def migrate_database_url(self) -> str:
+        """The SQLAlchemy URL of the role that owns the tables. Raises SettingsError as :attr:`database_url`."""
+        if self.migrate_database_url_set is None:
+            return self.database_url
+        return _psycopg(self.migrate_database_url_set.get_secret_value(), "DARKROOM_MIGRATE_DATABASE_URL")
 
     @property
     def redis_url(self) -> str:
@@ -179,12 +188,12 @@ def _required(secret: SecretStr | None, variable: str) -> str:
     return secret.get_secret_value()
 
 
-def _psycopg(url: str) -> str:
+def _psycopg(url: str, variable: str) -> str:
     """Accept the URL forms that operators paste; psycopg 3 is the only driver. Raises SettingsError."""
     for prefix in ("postgresql+psycopg://", "postgresql://", "postgres://"):
         if url.startswith(prefix):
             return "postgresql+psycopg://" + url.removeprefix(prefix)
-    raise SettingsError("DATABASE_URL must begin with postgresql://")
+    raise SettingsError(f"{variable} must begin with postgresql://")
 
 
 def with_dotenv(environ: Mapping[str, str]) -> dict[str, str]:

@@ -43,6 +43,12 @@ class JobNotFoundError(ServiceError):
     code = "not_found"
 
 
+class CredentialNotFoundError(ServiceError):
+    """No worker has announced a credential of this id."""
+
+    code = "not_found"
+
+
 class NotEndedError(ServiceError):
     """The job has not ended, so it cannot be deleted."""
 

@@ -137,6 +137,11 @@ jobs = Table(
     # What is held of an account's money, for its owner to see.
     Index("jobs_held", "account_id", postgresql_where=text("money = 'held'")),
     Index("jobs_short_lives", "finished_at", postgresql_where=text("keep_s IS NOT NULL")),
+    # The newest jobs of all accounts, for operators who search.
+    Index("jobs_provider_newest", "provider", "id"),
+    Index("jobs_failed", "failure_code", "id", postgresql_where=text("status = 'failed'")),
+    Index("jobs_failed_newest", "id", postgresql_where=text("status = 'failed'")),
+    Index("jobs_cancelled_newest", "id", postgresql_where=text("status = 'cancelled'")),
     postgresql_with={"fillfactor": 70},
 )
 
@@ -153,6 +158,9 @@ orders = Table(
     Column("price_version", Text, nullable=False, server_default=text("''")),  # the catalogue that made the price
     Column("request_id", Text, nullable=False, server_default=text("''")),  # X-Request-Id of the submit
     Column("unit_cost", BigInteger),  # micro-USD that one image by the first model costs us, as far as we know
+    Index("orders_request_id", "request_id", postgresql_where=text("request_id <> ''")),
+    # The function is made by migration 0009: SHA-256 of the prompt's UTF-8, in hex.
+    Index("orders_prompt", text("prompt_sha256(request)")),
 )
 
 idempotency_keys = Table(
@@ -314,6 +322,7 @@ credentials = Table(
     Column("submits", JSONB, nullable=False, server_default=text("'{}'")),
     Column("not_before", TIME),  # the upstream asked to come back later
     Column("paused_at", TIME),  # by an operator
+    Column("pause_reason", Text),  # as the operator gave it
     postgresql_with={"fillfactor": 50},
 )
 
@@ -349,6 +358,7 @@ providers = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("paused_at", TIME),  # by an operator
+    Column("pause_reason", Text),  # as the operator gave it
     Column("failures", Integer, nullable=False, server_default=text("0")),  # counted in a row, while closed
     Column("failing_since", TIME),  # the first of them
     # Written and read by workers of the release before only; goes with the next release.

@@ -15,7 +15,7 @@ import warnings
 
 import kombu.utils.functional
 
-from core import logging
+from core import first_contact, logging
 from core.settings import SettingsError
 from providers.catalog.reading import CatalogError
 
@@ -27,6 +27,8 @@ def main() -> None:
         _start()
     except (SettingsError, CatalogError) as error:
         sys.exit(f"darkroom worker: {error}")
+    except first_contact.DatabaseRefusesError as error:
+        sys.exit(f"darkroom worker: {error.detail}")
 
 
 def _start() -> None:
@@ -35,16 +37,19 @@ def _start() -> None:
     settings = wiring.settings()
     logging.configure(level=settings.log_level, log_format=settings.log_format)
 
+    wiring.check_start()
+
     from workers.broker import transports
 
     transports.install()  # before any use of a kombu transport, because kombu caches it
 
     from workers import tasks, ticker
     from workers.bulkheads import FREE_QUEUES
-    from workers.celery_app import app
+    from workers.celery_app import allow_worker, app
 
     # Celery warns about running as root because of pickle, which is switched off (accept_content).
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
+    allow_worker()
     ticker.fit(app)
     context = wiring.worker_context()
     queues = [*FREE_QUEUES, *context.registry.configured()]

@@ -12,6 +12,7 @@ import redis
 from celery.utils.nodenames import default_nodename, host_format
 from sqlalchemy import Engine, text
 
+from core import first_contact
 from core.db import Database, make_engine
 from core.errors import DatabaseAwayError
 from core.ids import new_id
@@ -23,6 +24,7 @@ from jobs.execution.context import WorkerContext
 from jobs.maintenance.retention import Retention
 from providers import registry
 from providers.catalog.live import LiveCatalog
+from providers.configured import configured_names
 from storage.media import Media
 from storage.opening import open_store
 from workers.broker import options
@@ -44,6 +46,16 @@ def settings() -> Settings:
 @cache
 def environment() -> dict[str, str]:
     return with_dotenv(os.environ)
+
+
+def check_start() -> None:
+    """Refuse what no waiting mends. Raises SettingsError without a provider, DatabaseRefusesError."""
+    if not configured_names(environment()):
+        raise SettingsError(
+            "no provider is configured here, so this worker could make nothing: set a provider's variables"
+            " (.env.example lists them) in its environment"
+        )
+    first_contact.check(settings().database_url)
 
 
 @cache

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, request
+import structlog
+from flask import Blueprint, Response, g, request
 
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
@@ -12,12 +13,14 @@ from app.http.responses import json_answer, rfc3339
 from app.orders.operations import IN_URL
 from app.services import Services, services
 from app.shapes.schemas.base import Empty
-from app.shapes.schemas.providers import ProviderList, ProviderOut
+from app.shapes.schemas.providers import PauseQuery, ProviderList, ProviderOut
 from core.errors import ServiceError
 from jobs.dispatch import health
 from jobs.dispatch.circuit import State
 from jobs.dispatch.health import ProviderState
 from providers.catalog.entries import ProviderSpec
+
+log = structlog.get_logger(__name__)
 
 bp = Blueprint("providers", __name__, url_prefix="/api")
 
@@ -46,14 +49,34 @@ def list_providers() -> Response:
         (Answer(200, "Nothing new is sent to it from now on.", ProviderOut),),
         scope="admin",
         errors=("not_found",),
-        query=Empty,
+        query=PauseQuery,
         description="What is in flight is followed to its end. Waiting tasks keep their latest start.",
     )
 )
 def pause(name: str) -> Response:
-    read_query(Empty, request.args)
-    spec = _spec(name)
-    services().connections.autocommit(health.pause, name)
+    return _pause(name, name)
+
+
+@bp.post("/admin/providers/<name>/credentials/<label>/pause")
+@describe(
+    Endpoint(
+        "Pause a credential of a provider",
+        "admin",
+        (Answer(200, "Nothing new is sent with it from now on.", ProviderOut),),
+        scope="admin",
+        errors=("not_found",),
+        query=PauseQuery,
+        description="`label` is what follows the slash of its id. The provider's other credentials take over.",
+    )
+)
+def pause_credential(name: str, label: str) -> Response:
+    return _pause(name, f"{name}/{label}")
+
+
+def _pause(name: str, target: str) -> Response:
+    spec, reason = _spec(name), read_query(PauseQuery, request.args).reason
+    services().connections.autocommit(health.pause, target, reason or "")
+    log.warning("paused", target=target, reason=reason, key_id=g.caller.key_id)
     return _answer(spec)
 
 
@@ -66,13 +89,34 @@ def pause(name: str) -> Response:
         scope="admin",
         errors=("not_found",),
         query=Empty,
-        description="Also closes its circuit.",
+        description="Also closes its circuit. A credential that is paused by itself stays so.",
     )
 )
 def resume(name: str) -> Response:
+    return _resume(name, name)
+
+
+@bp.post("/admin/providers/<name>/credentials/<label>/resume")
+@describe(
+    Endpoint(
+        "Resume a credential of a provider",
+        "admin",
+        (Answer(200, "It is used again within half a minute.", ProviderOut),),
+        scope="admin",
+        errors=("not_found",),
+        query=Empty,
+        description="A pause of the provider itself stays.",
+    )
+)
+def resume_credential(name: str, label: str) -> Response:
+    return _resume(name, f"{name}/{label}")
+
+
+def _resume(name: str, target: str) -> Response:
     read_query(Empty, request.args)
     spec = _spec(name)
-    services().connections.autocommit(health.resume, name)
+    services().connections.autocommit(health.resume, target)
+    log.warning("resumed", target=target, key_id=g.caller.key_id)
     return _answer(spec)
 
 
@@ -102,6 +146,16 @@ def _shown(parts: Services, spec: ProviderSpec, state: ProviderState | None) -> 
         "healthy": configured and circuit is State.CLOSED,
         "paused": paused,
         "paused_at": rfc3339(state.paused_at) if state else None,
+        "pause_reason": state.pause_reason if state else None,
+        "credentials": [
+            {
+                "id": each.id,
+                "paused": each.paused_at is not None,
+                "paused_at": rfc3339(each.paused_at),
+                "pause_reason": each.pause_reason,
+            }
+            for each in (state.accounts if state else ())
+        ],
         "circuit": {
             "state": str(circuit),
             "opened_at": rfc3339(state.opened_at) if state else None,

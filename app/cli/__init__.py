@@ -43,6 +43,8 @@ COMMANDS = {
     "providers": Place("app.cli.operator.providers:providers", "Upstreams: list, pause, resume (needs the database)."),
     "catalog": Place("app.cli.operator.catalog:catalog", "Compare the models with the upstreams' own lists; import."),
     "db": Place("app.cli.operator.database:db", "The schema: upgrade, status (needs the database)."),
+    "backup": Place("app.cli.operator.backup:backup", "Write a backup of everything into a folder."),
+    "restore": Place("app.cli.operator.restore:restore", "Make this installation what a backup has."),
     "audit": Place("app.cli.operator.audit:audit", "Check that money and jobs balance (needs the database)."),
     "costs": Place(
         "app.cli.operator.costs:costs", "Cost of calls next to what images were sold for (needs the database)."

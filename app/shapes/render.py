@@ -12,7 +12,8 @@ from app.http.signing import Signer
 from app.shapes.status_json import StatusJson
 from jobs.failures import sentence
 from jobs.reads.funds import Funds
-from jobs.reads.tasks import Image, Step, Task, Waiting
+from jobs.reads.tasks import Image, Step, Task
+from jobs.reads.waiting import Queued, WaitingFor
 from jobs.states import JobStatus
 from jobs.submission.estimates import InQueue
 from jobs.submission.quoting import Quote
@@ -28,13 +29,14 @@ TASKS = "/api/images/tasks"
 class Renderer:
     """``base`` is the public address before our paths, empty for links relative to this host.
 
-    ``wait`` estimates the wait of a queued task. ``max_wait_s``: how long a task waits for an upstream that only asks
-    to come back later.
+    ``wait`` estimates the wait of a queued task, ``waiting`` tells the pause that it waits behind. ``max_wait_s``: how
+    long a task waits for an upstream that only asks to come back later.
     """
 
     signer: Signer
     base: str = ""
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
+    waiting: Callable[[Queued], WaitingFor | None] = lambda _task: None
     max_wait_s: float = 3600.0
 
     def task(self, task: Task, inline: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
@@ -55,7 +57,7 @@ class Renderer:
             "progress": task.progress,
             "queue_position": task.queue_position,
             "wait_estimate_s": _wait(self.wait(task)) if task.status == "queued" else None,
-            "waiting_for": self._waiting_for(task.waiting),
+            "waiting_for": self._waiting_for(task),
             "created_at": rfc3339(task.created_at),
             "started_at": rfc3339(task.started_at),
             "finished_at": rfc3339(task.finished_at),
@@ -79,13 +81,14 @@ class Renderer:
     def text(self, task: StatusJson) -> str:
         """The JSON of :meth:`task` without inline images: what the database wrote, and what only this process knows."""
         wait = json_text(_wait(self.wait(task))) if task.status == JobStatus.QUEUED else "null"
-        waiting = json_text(self._waiting_for(task.waiting)) if task.waiting else "null"
+        waiting = json_text(self._waiting_for(task))
         position = "null" if task.queue_position is None else task.queue_position
         images = json_text([self._image(task, image, None) for image in task.images]) if task.images else "[]"
         url = f"{self.base}{TASKS}/{task.id}"
         return (
             f'{task.head[:-1]},"queue_position":{position},"wait_estimate_s":{wait},"waiting_for":{waiting},'
-            f'{task.body[1:-1]},"images":{images},{task.tail[1:-1]},"urls":{{"self":"{url}","image":"{url}/image","timeline":"{url}/timeline",'
+            f'{task.body[1:-1]},"images":{images},'
+            f'{task.tail[1:-1]},"urls":{{"self":"{url}","image":"{url}/image","timeline":"{url}/timeline",'
             f'"cancel":"{url}/cancel"}}}}'
         )
 
@@ -93,14 +96,18 @@ class Renderer:
         """Weak, by version; with images also by the expiry of their links, or a 304 would outlive them."""
         return f'W/"{task.version}-{self.signer.expiry_s()}"' if task.images else f'W/"{task.version}"'
 
-    def _waiting_for(self, waiting: Waiting | None) -> dict[str, Any] | None:
-        if waiting is None:
+    def _waiting_for(self, task: Task | StatusJson) -> dict[str, Any] | None:
+        """app.shapes.schemas.tasks.WaitingFor. A pause goes first: until it ends, nothing is tried again."""
+        if pause := self.waiting(task):
+            message = "an operator has paused the provider"
+            return {"reason": pause.reason, "message": message, "retry_at": None, "until": rfc3339(pause.until)}
+        if task.waiting is None:
             return None
         return {
-            "reason": waiting.code,
-            "message": sentence(waiting.code),
-            "retry_at": rfc3339(waiting.retry_at),
-            "until": rfc3339(waiting.until(self.max_wait_s)),
+            "reason": task.waiting.code,
+            "message": sentence(task.waiting.code),
+            "retry_at": rfc3339(task.waiting.retry_at),
+            "until": rfc3339(task.waiting.until(self.max_wait_s)),
         }
 
     def _image(self, task: Task | StatusJson, image: Image, data_url: str | None) -> dict[str, Any]:

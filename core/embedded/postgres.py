@@ -85,6 +85,11 @@ class EmbeddedPostgres:
         """``postgresql://darkroom:...@127.0.0.1:port/darkroom``; known once ``prepare`` has run."""
         return f"postgresql://{ROLE}:{self._secret('password')}@127.0.0.1:{self.port}/{DATABASE}"
 
+    @property
+    def superuser_url(self) -> str:
+        """The same server by the role that made it, for what the service itself may not do."""
+        return f"postgresql://{SUPERUSER}:{self._secret('superuser.password')}@127.0.0.1:{self.port}/postgres"
+
     def start(self) -> str:
         """Run the server as a child process, wait until it answers, return its URL.
 
@@ -168,10 +173,12 @@ class EmbeddedPostgres:
             return False
 
     def _make_database(self) -> None:
-        login = f"postgresql://{SUPERUSER}:{self._secret('superuser.password')}@127.0.0.1:{self.port}/postgres"
-        with psycopg.connect(login, connect_timeout=5, autocommit=True) as connection:
+        with psycopg.connect(self.superuser_url, connect_timeout=5, autocommit=True) as connection:
             if not _exists(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", ROLE):
                 connection.execute(self._role_statement(connection))
+            elif _exists(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s AND rolcreatedb", ROLE):
+                # A cluster of a release before, whose role could make databases.
+                connection.execute(sql.SQL("ALTER ROLE {} NOCREATEDB").format(sql.Identifier(ROLE)))
             if not _exists(connection, "SELECT 1 FROM pg_database WHERE datname = %s", DATABASE):
                 name, owner = sql.Identifier(DATABASE), sql.Identifier(ROLE)
                 connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, owner))
@@ -181,7 +188,7 @@ class EmbeddedPostgres:
         password = connection.pgconn.encrypt_password(
             self._secret("password").encode(), ROLE.encode(), b"scram-sha-256"
         )
-        statement = sql.SQL("CREATE ROLE {} LOGIN CREATEDB PASSWORD {}")
+        statement = sql.SQL("CREATE ROLE {} LOGIN NOCREATEDB NOCREATEROLE PASSWORD {}")
         return statement.format(sql.Identifier(ROLE), sql.Literal(password.decode()))
 
     def _initialise(self) -> None:

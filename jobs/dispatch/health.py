@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, text
 
 from jobs.dispatch import circuit
 from jobs.dispatch.circuit import Circuit, Observation, State
+from jobs.errors import CredentialNotFoundError
 from jobs.states import Outcome
 
 log = structlog.get_logger(__name__)
@@ -129,28 +131,76 @@ def _write(connection: Connection, provider: str, known: Circuit, change: circui
 # ---------------------------------------------------------------- for operators and callers
 
 
-_PAUSE = text("""
-INSERT INTO providers (name, paused_at) VALUES (:name, clock_timestamp())
-ON CONFLICT (name) DO UPDATE SET paused_at = coalesce(providers.paused_at, clock_timestamp())
+_PAUSE_PROVIDER = text("""
+INSERT INTO providers (name, paused_at, pause_reason) VALUES (:target, clock_timestamp(), :reason)
+ON CONFLICT (name) DO UPDATE
+SET paused_at = coalesce(providers.paused_at, clock_timestamp()),
+    pause_reason = coalesce(excluded.pause_reason, providers.pause_reason)
+""")
+
+_PAUSE_CREDENTIAL = text("""
+UPDATE credentials
+SET paused_at = coalesce(paused_at, clock_timestamp()), pause_reason = coalesce(:reason, pause_reason)
+WHERE id = :target
 """)
 
 
-def pause(connection: Connection, provider: str) -> None:
-    """Stop submitting to a provider; open calls are followed to their end."""
-    connection.execute(_PAUSE, {"name": provider})
+def pause(connection: Connection, target: str, reason: str = "") -> None:
+    """Stop submitting to a provider (``openai``) or with one of its credentials (``openai/2``).
+
+    Open calls are followed to their end. Pausing again keeps the time of the first pause, and replaces the reason if
+    there is a new one. Raises CredentialNotFoundError.
+    """
+    values = {"target": target, "reason": reason or None}
+    if _is_credential(target):
+        _expect_credential(connection, target, connection.execute(_PAUSE_CREDENTIAL, values).rowcount)
+    else:
+        connection.execute(_PAUSE_PROVIDER, values)
 
 
-_RESUME = text("""
+_RESUME_PROVIDER = text("""
 UPDATE providers
-SET paused_at = NULL, failures = 0, failing_since = NULL, failing_jobs = '{}', trips = 0,
+SET paused_at = NULL, pause_reason = NULL, failures = 0, failing_since = NULL, failing_jobs = '{}', trips = 0,
     opened_at = NULL, open_until = NULL, probe_call_id = NULL
-WHERE name = :name
+WHERE name = :target
 """)
 
+_RESUME_CREDENTIAL = text("UPDATE credentials SET paused_at = NULL, pause_reason = NULL WHERE id = :target")
 
-def resume(connection: Connection, provider: str) -> None:
-    """Submit to a provider again, within half a minute. This also closes its circuit."""
-    connection.execute(_RESUME, {"name": provider})
+
+def resume(connection: Connection, target: str) -> None:
+    """Lift exactly the pause of this provider or credential; it is used again within half a minute.
+
+    A provider's circuit is closed, too. Raises CredentialNotFoundError.
+    """
+    values = {"target": target}
+    if _is_credential(target):
+        _expect_credential(connection, target, connection.execute(_RESUME_CREDENTIAL, values).rowcount)
+    else:
+        connection.execute(_RESUME_PROVIDER, values)
+
+
+def _is_credential(target: str) -> bool:
+    return "/" in target
+
+
+def _expect_credential(connection: Connection, target: str, found: int) -> None:
+    if found:
+        return
+    provider = target.partition("/")[0]
+    ids = text("SELECT id FROM credentials WHERE provider = :provider ORDER BY id")
+    known = connection.execute(ids, {"provider": provider}).scalars().all()
+    words = f"{provider} has {', '.join(known)}" if known else f"{provider} has none"
+    raise CredentialNotFoundError(f"no worker has announced a credential {target!r}; {words}")
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialState:
+    """One credential of a provider: ``id`` is ``provider/label``. ``paused_at`` None: it is used."""
+
+    id: str
+    paused_at: datetime | None
+    pause_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +219,8 @@ class ProviderState:
     max_per_minute: int | None
     submitted_last_minute: int | None  # None without a limit, as nothing is counted then
     not_before: datetime | None
+    pause_reason: str | None = None
+    accounts: Sequence[CredentialState] = ()  # its credentials
 
 
 _OVERVIEW = text("""
@@ -185,12 +237,16 @@ WITH c AS (
                SELECT count(*) FROM submit_tokens AS t
                WHERE t.credential_id = c.id AND t.free_at > statement_timestamp()
            )) END AS submitted,
-           CASE WHEN bool_and(c.not_before > clock_timestamp()) THEN min(c.not_before) END AS not_before
+           CASE WHEN bool_and(c.not_before > clock_timestamp()) THEN min(c.not_before) END AS not_before,
+           array_agg(c.id ORDER BY c.id) AS ids,
+           array_agg(c.paused_at ORDER BY c.id) AS pauses,
+           array_agg(c.pause_reason ORDER BY c.id) AS reasons
     FROM credentials AS c
     GROUP BY c.provider
 )
 SELECT name,
        p.paused_at,
+       p.pause_reason,
        coalesce(p.failures, 0) AS failures,
        p.opened_at,
        CASE WHEN p.open_until > clock_timestamp() THEN p.open_until END AS next_probe_at,
@@ -206,7 +262,10 @@ SELECT name,
        c.max_active,
        c.max_per_minute,
        c.submitted,
-       c.not_before
+       c.not_before,
+       coalesce(c.ids, '{}') AS ids,
+       c.pauses,
+       c.reasons
 FROM providers AS p
 FULL JOIN c USING (name)
 ORDER BY name
@@ -230,6 +289,10 @@ def overview(connection: Connection) -> list[ProviderState]:
             max_per_minute=None if row.max_per_minute is None else int(row.max_per_minute),
             submitted_last_minute=None if row.submitted is None else int(row.submitted),
             not_before=row.not_before,
+            pause_reason=row.pause_reason,
+            accounts=[
+                CredentialState(*each) for each in zip(row.ids, row.pauses or (), row.reasons or (), strict=True)
+            ],
         )
         for row in rows
     ]

@@ -185,7 +185,9 @@ ORDER BY since
 """
 _UNCLAIMED = """
 SELECT j.provider, count(*) AS jobs, min(j.due_at) AS since,
-    (SELECT bool_and(c.paused_at IS NOT NULL) FROM credentials AS c WHERE c.provider = j.provider) AS paused,
+    (SELECT p.name FROM providers AS p WHERE p.name = j.provider AND p.paused_at IS NOT NULL) AS paused,
+    (SELECT min(c.id) FROM credentials AS c WHERE c.provider = j.provider
+        HAVING bool_and(c.paused_at IS NOT NULL)) AS paused_credential,
     (SELECT bool_and(c.max_active IS NOT NULL AND NOT EXISTS (SELECT 1 FROM permits AS p
         WHERE p.credential_id = c.id AND p.call_id IS NULL AND p.number <= c.max_active))
         FROM credentials AS c WHERE c.provider = j.provider) AS full
@@ -231,8 +233,8 @@ def _why_unclaimed(row: Row[Any], no_worker: str) -> tuple[str, str]:
     """The cause, and the command that repairs it."""
     if no_worker:
         return no_worker, START_WORKER
-    if row.paused:
-        return "the provider is paused", f"POST /api/admin/providers/{row.provider}/resume"
+    if paused := row.paused or row.paused_credential:
+        return f"{paused} is paused", f"darkroom providers resume {paused}"
     if row.full:
         return "every permit of its credentials is taken", "wait, or raise the most active jobs of its credentials"
     return "their messages are not read: lost, or no worker takes them", FIX

@@ -30,6 +30,8 @@ from jobs.states import Nudge, Signal
 log = structlog.get_logger(__name__)
 
 PAGE = 500
+# The broker's epoch as last seen, in the key-value table.
+EPOCH = "epoch"
 SWEEP_LOCK = 7_216_050_002
 LOST_AFTER_S = 10.0
 ABANDONED_AFTER_S = 900.0
@@ -187,13 +189,13 @@ class Sweeper:
         if epoch is None:
             return
         with self.context.database.transaction() as connection:
-            seen = key_values.find(connection, "epoch")
+            seen = key_values.find(connection, EPOCH)
             if seen is not None and seen.value == epoch:
                 return
             log.warning("broker_is_new", republishing=True)
             while publishing.mark_lost_unpublished(connection, older_than_s=0.0, limit=PAGE) == PAGE:
                 pass
-            key_values.put(connection, "epoch", epoch)
+            key_values.put(connection, EPOCH, epoch)
 
     def _unpublish_overdue(self) -> None:
         """A message is overdue after twice the time its queue needs, and never before 10 s."""

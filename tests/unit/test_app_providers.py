@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from app.shapes.schemas.tasks import TaskOut
 from core.errors import DatabaseAwayError
 from jobs.dispatch import health
 from jobs.dispatch.circuit import State
-from jobs.dispatch.health import ProviderState
+from jobs.dispatch.health import CredentialState, ProviderState
+from jobs.errors import CredentialNotFoundError
+from jobs.reads.waiting import PAUSED, WaitingFor
 from jobs.submission.wait_model import Wait
 
 ADMIN = {"Authorization": "Bearer dk_admin_secret"}
@@ -55,10 +58,18 @@ class Fleet:
             raise self.away
         return list(self.known.values())
 
-    def pause(self, name: str) -> None:
-        self.known[name] = state(name, paused_at=NOW)
+    def pause(self, target: str, reason: str = "") -> None:
+        name, _, label = target.partition("/")
+        paused = {"paused_at": NOW, "pause_reason": reason or None}
+        if not label:
+            self.known[name] = state(name, **paused)
+        elif label == "2":
+            self.known[name] = state(name, accounts=[CredentialState(target, **paused)])
+        else:
+            raise CredentialNotFoundError("no worker has announced it")
 
-    def resume(self, name: str) -> None:
+    def resume(self, target: str) -> None:
+        name = target.partition("/")[0]
         self.known[name] = state(name)
 
 
@@ -157,6 +168,30 @@ def test_an_unknown_wait_is_null(edge: Edge) -> None:
     assert edge.client.get(f"/api/images/tasks/{job_id(1)}", headers=MINE).json["wait_estimate_s"] is None
 
 
+def test_a_credential_is_paused_and_resumed_by_its_own_route(edge: Edge, fleet: Fleet) -> None:
+    url = "/api/admin/providers/openai/credentials/2"
+    assert edge.client.post(f"{url}/pause", headers=MINE).status_code == 403
+    answer = edge.client.post(f"{url}/pause?reason=out%20of%20money", headers=ADMIN)
+    ProviderOut.model_validate_json(answer.data)
+    expected = {"id": "openai/2", "paused": True, "paused_at": "2026-11-20T12:00:00.000Z"}
+    assert answer.json["credentials"] == [{**expected, "pause_reason": "out of money"}]
+    assert not answer.json["paused"]
+    assert edge.client.post(f"{url}/resume", headers=ADMIN).json["credentials"] == []
+    assert edge.client.post("/api/admin/providers/openai/credentials/9/pause", headers=ADMIN).status_code == 404
+
+
+def test_a_queued_task_says_that_it_waits_behind_a_pause(edge: Edge) -> None:
+    renderer = edge.app.extensions["darkroom_renderer"]
+    edge.app.extensions["darkroom_renderer"] = replace(renderer, waiting=lambda _task: WaitingFor(PAUSED))
+    edge.rows.add(make_task())
+    answer = edge.client.get(f"/api/images/tasks/{job_id(1)}", headers=MINE)
+    TaskOut.model_validate_json(answer.data)
+    paused = {"reason": "paused", "message": "an operator has paused the provider", "retry_at": None, "until": None}
+    assert answer.json["waiting_for"] == paused
+    listed = edge.client.get("/api/images/tasks", headers=MINE).json["data"][0]
+    assert listed["waiting_for"] == paused
+
+
 # ---------------------------------------------------------------- darkroom providers
 
 
@@ -175,9 +210,11 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         yield Fake()
 
     monkeypatch.setattr(cli_database, "open_database", opened)
-    monkeypatch.setattr(health, "overview", lambda _: [state(paused_at=NOW), state("flux", credentials=0)])
+    second = CredentialState("openai/2", NOW, "out of money")
+    openai = state(paused_at=NOW, accounts=[CredentialState("openai/default", None, None), second])
+    monkeypatch.setattr(health, "overview", lambda _: [openai, state("flux", credentials=0)])
     for verb in ("pause", "resume"):
-        monkeypatch.setattr(health, verb, lambda _, name, verb=verb: called.append((verb, name)))
+        monkeypatch.setattr(health, verb, lambda _, *target, verb=verb: called.append((verb, *target)))
     return called
 
 
@@ -208,7 +245,19 @@ def test_the_list_as_json(rows: list[Any]) -> None:
 def test_pausing_and_resuming_by_name(rows: list[Any]) -> None:
     assert run("pause", "openai").stdout == "paused openai\n"
     assert run("resume", "openai").stdout == "resumed openai\n"
-    assert rows == [("pause", "openai"), ("resume", "openai")]
+    assert rows == [("pause", "openai", ""), ("resume", "openai")]
+
+
+def test_pausing_a_credential_with_its_reason(rows: list[Any]) -> None:
+    assert run("pause", "openai/2", "--reason", "out of money").stdout == "paused openai/2\n"
+    assert run("resume", "openai/2").stdout == "resumed openai/2\n"
+    assert rows == [("pause", "openai/2", "out of money"), ("resume", "openai/2")]
+
+
+def test_a_paused_credential_is_listed_with_its_reason_and_named_when_its_provider_resumes(rows: list[Any]) -> None:
+    [openai] = [line for line in run().stdout.splitlines() if line.startswith("openai")]
+    assert "openai/2 paused since" in openai and "(out of money)" in openai and "openai/default" not in openai
+    assert "openai/2 is paused by itself" in run("resume", "openai").stderr
 
 
 def test_a_misspelt_name_pauses_nothing(rows: list[Any]) -> None:

@@ -55,7 +55,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDatabase:
     found = FakeDatabase()
 
     @contextmanager
-    def opened() -> Iterator[FakeDatabase]:
+    def opened(**_owner: bool) -> Iterator[FakeDatabase]:
         yield found
 
     def find(_connection: Any, name: str) -> Account:

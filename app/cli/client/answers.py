@@ -68,8 +68,6 @@ class Task:
     step: str
     queue_position: int | None
     wait_p90_s: float | None
-    waiting_for: str  # the code of what it waits for; empty when it waits for nothing
-    waits_until: str
     quoted_microcredits: int | None
     captured_microcredits: int | None
     released_microcredits: int | None
@@ -107,7 +105,6 @@ def _task(document: Document) -> Task:
     progress = document.get("progress")
     position = document.get("queue_position")
     wait_p90_s = _mapping(document.get("wait_estimate_s")).get("p90")
-    waiting = _mapping(document.get("waiting_for"))
     return Task(
         id=_identifier(document["id"]),
         status=str(document["status"]),
@@ -118,8 +115,6 @@ def _task(document: Document) -> Task:
         step=str(document.get("step") or ""),
         queue_position=_whole(position),
         wait_p90_s=None if wait_p90_s is None else float(wait_p90_s),
-        waiting_for=str(waiting.get("reason") or ""),
-        waits_until=str(waiting.get("until") or ""),
         quoted_microcredits=price.get("quoted_microcredits"),
         captured_microcredits=price.get("captured_microcredits"),
         released_microcredits=price.get("released_microcredits"),

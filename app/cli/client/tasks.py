@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from app.cli.client.admin_tasks import admin_options, list_wide, show_of_any_account
 from app.cli.client.answers import Document, Image, Task, read_task, time_text
 from app.cli.client.connection import Client, task_path
 from app.cli.client.generate import deliver
@@ -38,9 +39,15 @@ _STAGE_WORDS = {
 @click.option("--metadata", type=LABEL, multiple=True, metavar="NAME=VALUE", help="Repeatable.")
 @click.option("--limit", type=click.IntRange(1, 100), help="How many at most.")
 @click.option("--cursor", help="Continue a list where the page before ended.")
-def tasks(output: Output, client: Client, metadata: Sequence[tuple[str, Any]], **filters: Any) -> None:
-    """List your tasks, newest first."""
+@admin_options
+def tasks(
+    output: Output, client: Client, metadata: Sequence[tuple[str, Any]], wide: dict[str, Any], **filters: Any
+) -> None:
+    """List your tasks, newest first; with the scope admin, search those of every account."""
     wanted = {**filters, **{f"metadata.{name}": value for name, value in metadata}}
+    if wide:
+        list_wide(output, client, wide, wanted)
+        return
     page = client.page("/api/images/tasks", wanted)
     rows = [_row_or_id(item) for item in page.items]
     output.document(page.document)
@@ -76,9 +83,19 @@ def _row(task: Task) -> tuple[str, ...]:
 @output_options
 @client_options
 @click.argument("task_id", metavar="ID")
-def show(output: Output, client: Client, task_id: str) -> None:
-    """Show one task: what was asked, where it stands, its images, its price."""
-    task = client.task(task_id)
+@click.option("--contents", is_flag=True, help="Of another account's task, show the prompt, too; scope admin.")
+def show(output: Output, client: Client, task_id: str, contents: bool) -> None:
+    """Show one task: what was asked, where it stands, its images, its price.
+
+    With the scope admin also one of another account, with its calls and its timeline.
+    """
+    try:
+        task = client.task(task_id)
+    except CommandError as error:
+        if error.facts.get("status") != 404:
+            raise
+        show_of_any_account(output, client, task_id, error, contents=contents)
+        return
     output.document(task.document)
     for label, value in _facts(task):
         if value:

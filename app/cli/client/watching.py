@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import click
 
-from app.cli.client.answers import Task, time_text
+from app.cli.client.answers import Task
 from app.cli.client.connection import Client
+from app.cli.client.waiting import waits_for
 from app.cli.output import CommandError, Exit, Output, credits_of, elapsed_text, plain
 
 if TYPE_CHECKING:
@@ -222,11 +223,12 @@ def _new_progress() -> Progress:
 def headline(task: Task) -> str:
     """Where a task stands, in a few words: ``queued, place 3 in the queue`` or ``running 40%, upscaling``."""
     parts = [task.status]
-    if task.waiting_for:
-        parts.append(f"{task.waiting_for}: waiting for another try, at most until {time_text(task.waits_until)}")
-    if task.status == "queued" and not task.waiting_for and task.queue_position is not None:
-        parts.append(f"place {task.queue_position} in the queue")
-    if task.status == "queued" and not task.waiting_for and task.wait_p90_s:
+    waits = waits_for(task.document)
+    if waits:
+        parts.append(waits)
+    elif task.status == "queued" and task.queue_position is not None:
+        parts.append(f"place {task.queue_position} in the queue" if task.queue_position else "next in the queue")
+    if task.status == "queued" and not waits and task.wait_p90_s:
         parts.append(f"likely to start within {elapsed_text(math.ceil(task.wait_p90_s))}")
     if not task.ended and task.progress is not None:
         parts[0] += f" {task.progress:.0%}"

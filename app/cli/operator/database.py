@@ -25,33 +25,44 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_database() -> Iterator[Database]:
-    """The service's database. Raises CommandError when none is known, away, or not of this schema."""
-    url = database_url()
+def open_database(*, owner: bool = False) -> Iterator[Database]:
+    """The service's database; ``owner``: by the role that owns the tables.
+
+    Raises CommandError when none is known, away, not usable, or not of this schema.
+    """
+    url = database_url(owner=owner)
     # After the address: without one there is nothing to load it for.
+    from core import first_contact
     from core.db import Database, make_engine
 
+    try:
+        first_contact.check(url)
+    except first_contact.DatabaseRefusesError as error:
+        raise CommandError(Exit.AWAY, error.code, error.detail) from error
     # Nothing here is worth preparing, and there may be a pooler in between.
     database = Database(make_engine(url, pool_size=1, application_name="darkroom-cli", prepare=False, reports=True))
     try:
-        with _named_faults():
+        with named_faults():
             yield database
     finally:
         database.dispose()
 
 
-def database_url() -> str:
-    """DATABASE_URL, or what ``darkroom up`` left in ``run/urls.json``. Raises as :func:`open_database`."""
+def database_url(*, owner: bool = False) -> str:
+    """DATABASE_URL (for ``owner`` DARKROOM_MIGRATE_DATABASE_URL), or what ``darkroom up`` left in ``run/urls.json``.
+
+    Raises as :func:`open_database`.
+    """
     from pydantic import SecretStr
 
     from core.settings import SettingsError
 
     here = settings()
-    if here.database_url_set is None:
+    if here.database_url_set is None and not (owner and here.migrate_database_url_set):
         found = running_url(here.var / "run" / "urls.json")
         here = here.model_copy(update={"database_url_set": SecretStr(found)})
     try:
-        return here.database_url
+        return here.migrate_database_url if owner else here.database_url
     except SettingsError as error:
         raise CommandError(Exit.USAGE, "bad_settings", str(error)) from error
 
@@ -61,23 +72,23 @@ def running_url(path: Path) -> str:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["database_url"]
     except FileNotFoundError:
-        raise _nothing_runs(f"DATABASE_URL is not set and nothing runs in {path.parent.parent}") from None
+        raise nothing_runs(f"DATABASE_URL is not set and nothing runs in {path.parent.parent}") from None
     except OSError as error:
-        raise _nothing_runs(f"{path} cannot be read: {error.strerror}") from error
+        raise nothing_runs(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError):
-        raise _nothing_runs(f"{path} is damaged") from None
+        raise nothing_runs(f"{path} is damaged") from None
     if not isinstance(found, str):
-        raise _nothing_runs(f"{path} is damaged")
+        raise nothing_runs(f"{path} is damaged")
     return found
 
 
-def _nothing_runs(detail: str) -> CommandError:
+def nothing_runs(detail: str) -> CommandError:
     hint = "Start `darkroom up` (with the same DARKROOM_VAR), or set DATABASE_URL."
     return CommandError(Exit.AWAY, "no_database", detail, hint=hint)
 
 
 @contextmanager
-def _named_faults() -> Iterator[None]:
+def named_faults() -> Iterator[None]:
     """Errors of the database as one line without the statement; "away" with PostgreSQL's own reason."""
     import psycopg
     from sqlalchemy.exc import DBAPIError
@@ -135,19 +146,18 @@ def db() -> None:
 
 
 @db.command("upgrade")
-@database_command
-def upgrade(connection: Connection) -> Show:
-    """Bring the schema up to date."""
+@output_options
+def upgrade(output: Output) -> None:
+    """Bring the schema up to date, as the role of DARKROOM_MIGRATE_DATABASE_URL where one is given."""
     from core import schema
 
-    before = [str(step) for step in schema.pending(connection)]
-    schema.upgrade(connection)
-
-    def show(output: Output) -> None:
-        output.document({"applied": before})
-        output.line(f"applied {', '.join(before)}" if before else "up to date already")
-
-    return show
+    with open_database(owner=True) as database, database.transaction() as connection:
+        before = [str(step) for step in schema.pending(connection)]
+        schema.upgrade(connection)
+        if (app_url := settings().database_url_set) is not None:
+            schema.grant_to_app(connection, app_url.get_secret_value())
+    output.document({"applied": before})
+    output.line(f"applied {', '.join(before)}" if before else "up to date already")
 
 
 @db.command("status")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime
@@ -39,7 +40,10 @@ def doctor(output: Output, fix: bool, money: bool, skip_blobs: bool) -> None:
         examiner = _doctor(database, stack, output, skip_blobs=skip_blobs)
         findings = [*_of_catalogue(settings().catalog_local), *examiner.examine()]
         repaired = _repair(examiner, findings if fix else [], money=money)
-    _print(output, findings, repaired)
+        pauses = _pauses(database)
+    for pause in pauses:
+        output.note(pause)
+    _print(output, findings, repaired, pauses)
 
 
 def _of_catalogue(path: Path) -> list[Finding]:
@@ -54,6 +58,15 @@ def _of_catalogue(path: Path) -> list[Finding]:
     except CatalogError as error:
         return [Finding("catalog_local_faulty", str(path), fault, fix) for fault in error.faults]
     return []
+
+
+def _pauses(database: Database) -> list[str]:
+    """What an operator has paused: nothing is wrong, but it is the usual reason why tasks wait."""
+    from app.cli.operator.providers import paused
+    from jobs.dispatch import health
+
+    with database.autocommit() as connection:
+        return [f"{state.name}: {pause}" for state in health.overview(connection) for pause in paused(state)]
 
 
 def _repair(examiner: Doctor, findings: list[Finding], *, money: bool) -> dict[Finding, str | None]:
@@ -81,10 +94,10 @@ def _doctor(database: Database, stack: ExitStack, output: Output, *, skip_blobs:
     return Doctor(database, catalog.load(), store, media)
 
 
-def _print(output: Output, findings: list[Finding], repaired: dict[Finding, str | None]) -> None:
+def _print(output: Output, findings: list[Finding], repaired: dict[Finding, str | None], pauses: Sequence[str]) -> None:
     left = [finding for finding in findings if repaired.get(finding) is None]
     documents = [_document(finding, repaired.get(finding)) for finding in findings]
-    output.document({"clean": not left, "findings": documents})
+    output.document({"clean": not left, "findings": documents, "paused": list(pauses)})
     if not findings:
         output.line("well: nothing is stuck, orphaned or out of balance")
         return

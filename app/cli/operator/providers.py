@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.group(invoke_without_command=True)
 @click.pass_context
 def providers(context: click.Context) -> None:
-    """Upstreams: list them (the default), pause and resume one."""
+    """Upstreams: list them (the default), pause and resume one, or one of its credentials."""
     if context.invoked_subcommand is None:
         context.invoke(list_providers)
 
@@ -60,52 +60,77 @@ def _of(count: int | None, most: int | None) -> str:
 
 
 def _remarks(state: ProviderState) -> list[str]:
-    moments = (
-        ("paused since", state.paused_at),
-        ("next probe at", state.next_probe_at),
-        ("asked us to wait until", state.not_before),
-    )
-    return [f"{words} {time_text(moment)}" for words, moment in moments if moment]
+    moments = (("next probe at", state.next_probe_at), ("asked us to wait until", state.not_before))
+    return [*paused(state), *(f"{words} {time_text(moment)}" for words, moment in moments if moment)]
+
+
+def paused(state: ProviderState) -> list[str]:
+    """Since when and why a provider and each of its credentials is paused; empty where none is."""
+    pauses = [("", state.paused_at, state.pause_reason)]
+    pauses += [(f"{each.id} ", each.paused_at, each.pause_reason) for each in state.accounts]
+    return [
+        f"{what}paused since {time_text(since)}" + (f" ({reason})" if reason else "")
+        for what, since, reason in pauses
+        if since
+    ]
 
 
 @providers.command("pause")
 @database_command
-@click.argument("name")
-def pause(connection: Connection, name: str) -> Show:
-    """Send nothing new to NAME; what is in flight is followed to its end."""
+@click.argument("target", metavar="NAME")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the next operator; callers can read it.")
+def pause(connection: Connection, target: str, reason: str) -> Show:
+    """Send nothing new to NAME, a provider (openai) or one credential of it (openai/2).
+
+    What is in flight is followed to its end.
+    """
     from jobs.dispatch import health
 
-    _check(name)
-    health.pause(connection, name)
+    _check(target)
+    health.pause(connection, target, reason)
 
     def show(output: Output) -> None:
-        output.document({"name": name, "paused": True})
-        output.line(f"paused {name}")
-        output.note(f"its tasks wait until `darkroom providers resume {name}`, or their latest start")
+        output.document({"name": target, "paused": True, "reason": reason or None})
+        output.line(f"paused {target}")
+        output.note(f"its tasks wait until `darkroom providers resume {target}`, or their latest start")
 
     return show
 
 
 @providers.command("resume")
 @database_command
-@click.argument("name")
-def resume(connection: Connection, name: str) -> Show:
-    """Send to NAME again, within half a minute; also closes its circuit."""
+@click.argument("target", metavar="NAME")
+def resume(connection: Connection, target: str) -> Show:
+    """Send to NAME again, within half a minute: a provider (this also closes its circuit), or one credential.
+
+    It lifts exactly the pause of that name: a credential that is paused by itself stays so.
+    """
     from jobs.dispatch import health
 
-    _check(name)
-    health.resume(connection, name)
+    _check(target)
+    health.resume(connection, target)
+    left = [] if "/" in target else _still_paused(connection, target)
 
     def show(output: Output) -> None:
-        output.document({"name": name, "paused": False})
-        output.line(f"resumed {name}")
+        output.document({"name": target, "paused": False, "still_paused": left})
+        output.line(f"resumed {target}")
+        for credential in left:
+            output.warn(f"{credential} is paused by itself: `darkroom providers resume {credential}`")
 
     return show
 
 
-def _check(name: str) -> None:
+def _still_paused(connection: Connection, provider: str) -> list[str]:
+    from jobs.dispatch import health
+
+    states = [state for state in health.overview(connection) if state.name == provider]
+    return [each.id for state in states for each in state.accounts if each.paused_at]
+
+
+def _check(target: str) -> None:
     from providers.configured import PROVIDERS
 
+    name = target.partition("/")[0]
     if name not in PROVIDERS:
         hint = f"Known: {', '.join(PROVIDERS)}."
         raise CommandError(Exit.USAGE, "unknown_provider", f"there is no provider {name!r}", hint=hint)

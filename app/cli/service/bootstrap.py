@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from accounts import accounts, keys
 from app.cli.service.readiness import api_url
-from core import schema
+from core import first_contact, schema
 from core.db import Database, make_engine
 from core.embedded.folders import make_folder, write_private
 from core.settings import Settings
@@ -32,16 +32,16 @@ def prepare(settings: Settings) -> Prepared:
 
     The key is written to ``$DARKROOM_VAR/admin.key``; when that file is lost a new key is made. Also
     writes down where the servers are, for commands on this machine (``run/urls.json``). Both files are 0600.
-    Raises DatabaseAwayError.
+    Raises DatabaseAwayError, DatabaseRefusesError.
     """
+    first_contact.check(settings.database_url)
     make_folder(settings.var)
     key_path = settings.var / "admin.key"
     database = Database(
         make_engine(settings.database_url, pool_size=2, application_name="bootstrap", prepare=settings.db_prepare)
     )
     try:
-        with database.transaction() as connection:
-            schema.upgrade(connection)
+        migrate(settings)
         with database.transaction() as connection:
             account_id = _admin(connection, settings)
             if not key_path.exists():
@@ -52,6 +52,19 @@ def prepare(settings: Settings) -> Prepared:
         database.dispose()
     _tell_where(settings)
     return Prepared(key_path)
+
+
+def migrate(settings: Settings) -> None:
+    """Bring the schema up to date as the role that owns the tables; the service's own role then has its grants."""
+    database = Database(
+        make_engine(settings.migrate_database_url, pool_size=1, application_name="migrate", prepare=False)
+    )
+    try:
+        with database.transaction() as connection:
+            schema.upgrade(connection)
+            schema.grant_to_app(connection, settings.database_url)
+    finally:
+        database.dispose()
 
 
 def _admin(connection: Connection, settings: Settings) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 import core
+from app.cli.service import child_environ
 from core.embedded.processes import Program
 from core.settings import Settings
 
@@ -61,9 +62,9 @@ def service_programs(
 ) -> list[Program]:
     """Sandbox (if wanted), web, workers and Flower, in the order in which they start."""
     upstream = sandbox_environ(settings.sandbox_port) if sandbox else {}
-    working = {**environ, **upstream}
-    flower = {**environ, "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{flower_password}"}
-    programs = [_sandbox(settings, environ)] if sandbox else []
+    working = child_environ.of_service({**environ, **upstream})
+    flower = {**child_environ.of_flower(environ), "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{flower_password}"}
+    programs = [_sandbox(settings, child_environ.of_sandbox(environ))] if sandbox else []
     return [*programs, _web(working), *_workers(settings, working), _flower(settings, flower)]
 
 

@@ -18,6 +18,7 @@ from app.cli.service.stack import Plan, Running, Stack, StoppedError, default_pl
 from core import settings as settings_module
 from core.embedded.faults import EmbeddedError
 from core.embedded.lines import Prefixed
+from core.errors import ServiceError
 from core.settings import Settings, SettingsError, with_dotenv
 from providers.catalog.live import LiveCatalog
 from providers.catalog.reading import CatalogError
@@ -50,6 +51,9 @@ def run_up(settings: Settings, *, plan: Plan | None = None) -> int:
             return _watch(stack, asked)
         except StoppedError:
             return 0
+        except ServiceError as error:
+            say("up", f"error: {error.detail}")
+            return 1
         except (EmbeddedError, OSError) as error:
             say("up", f"error: {error}")
             return 1

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.shapes.schemas.base import Shape
+from app.shapes.schemas.base import Request, Shape, Text
 
 
 class Circuit(Shape):
@@ -35,6 +35,19 @@ class Capabilities(Shape):
     models: int
 
 
+class CredentialOut(Shape):
+    """One account of ours at the provider; its key is shown nowhere."""
+
+    id: str = Field(examples=["openai/default", "openai/2"])
+    paused: bool = Field(description="by an operator: nothing new is sent with it")
+    paused_at: datetime | None
+    pause_reason: str | None
+
+
+class PauseQuery(Request):
+    reason: Text | None = Field(None, description="why, for the next operator; every caller can read it")
+
+
 class ProviderOut(Shape):
     name: str
     object: Literal["provider"]
@@ -43,6 +56,8 @@ class ProviderOut(Shape):
     healthy: bool = Field(description="set up, and its circuit closed")
     paused: bool = Field(description="by an operator: its tasks wait")
     paused_at: datetime | None
+    pause_reason: str | None
+    credentials: list[CredentialOut] = Field(description="those that workers have announced")
     circuit: Circuit
     not_before: datetime | None = Field(description="the upstream asked for no calls until then")
     active: int = Field(description="calls in flight, of all accounts")

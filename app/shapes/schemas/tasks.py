@@ -107,14 +107,20 @@ class WaitEstimate(Shape):
 
 
 class WaitingFor(Shape):
-    """Why a task that was tried is queued again, and for how long at most. The price stays held."""
+    """What a queued task waits for that is not its turn. The price stays held or reserved."""
 
     reason: str = Field(
-        examples=["upstream_pool_empty"], description="a code as in `error`; docs/errors.md, Failed jobs"
+        examples=["paused", "upstream_pool_empty"],
+        description="`paused`: an operator has paused its provider; else why its last try made nothing, a code as in"
+        " `error` (docs/errors.md, Failed jobs)",
     )
     message: str
-    retry_at: datetime = Field(description="the next try, or later where the provider has no room")
-    until: datetime = Field(description="by then it has been tried again or has failed, and the price is given back")
+    retry_at: datetime | None = Field(
+        description="the next try, or later where the provider has no room; null while paused"
+    )
+    until: datetime | None = Field(
+        description="by then it has been tried again or has failed, and the price is given back; null while paused"
+    )
 
 
 class TaskError(Shape):
@@ -159,7 +165,7 @@ class TaskOut(Shape):
     wait_estimate_s: WaitEstimate | None = Field(
         description="seconds until the start, from how quickly jobs were started lately; null when unknown"
     )
-    waiting_for: WaitingFor | None = Field(description="what a task waits for that was tried and is queued again")
+    waiting_for: WaitingFor | None = Field(description="null while only its turn is waited for")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
