@@ -10,7 +10,7 @@ from flask.ctx import RequestContext
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.api import admin, docs_page, health, hooks, images, models, openapi, prompts, providers, quota, submit, tasks
-from app.http import auth, errors, limits
+from app.http import access, auth, errors, limits
 from app.http.endpoint import check_described
 from app.http.readiness import Readiness
 from app.orders import forms
@@ -77,6 +77,8 @@ def build(settings: Settings, services: Services) -> Flask:
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
     errors.install(app)
     limits.install(app)
+    if settings.access_log:
+        access.install(app)  # before the guard: what comes after an answer runs in reverse
     auth.install(app, auth.Guard(services.authenticate, services.limits, services.signer))
     for module in (
         *(submit, tasks, images, models, providers, quota),

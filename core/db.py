@@ -20,8 +20,8 @@ from sqlalchemy import Connection, Engine, ExceptionContext, Pool, PoolProxiedCo
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from core.outages import Outage
 from core.errors import DatabaseAwayError, DatabaseBusyError, DatabaseChangedError
+from core.outages import Outage
 
 STATEMENT_TIMEOUT_MS = 10_000
 LOCK_TIMEOUT_MS = 5_000

@@ -17,8 +17,10 @@ from core import logging
 logging.configure_early()
 
 import kombu.utils.functional
+import redis
 import structlog
 from celery.signals import setup_logging
+from gevent.hub import Hub
 
 from core.settings import SettingsError
 from core.version import VERSION
@@ -42,6 +44,8 @@ def _start() -> None:
 
     from workers.broker import transports
 
+    # Celery's greenlet for remote commands ends with the connection and is started again; the outage has its own line.
+    Hub.NOT_ERROR = (*Hub.NOT_ERROR, redis.ConnectionError, redis.TimeoutError)
     transports.install()  # before any use of a kombu transport, because kombu caches it
 
     from workers import tasks, ticker

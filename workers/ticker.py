@@ -6,7 +6,6 @@ away, when the sweep and the polls are needed most.
 
 from __future__ import annotations
 
-import os
 import random
 import secrets
 import threading
@@ -93,7 +92,9 @@ class Ticker:
             leave=lambda: drain.leave_after_calls(_BULKHEADS.busy, at_most_s=max(self._context.step_s.values())),
         )
         CanaryStep.watchdog = self._watchdog
-        self._limited = any(wiring.limits(name, wiring.environment()).any for name in self._context.registry.configured())
+        self._limited = any(
+            wiring.limits(name, wiring.environment()).any for name in self._context.registry.configured()
+        )
 
     def start(self) -> None:
         self.beat()  # before the first claim, so that the owner of a job counts as alive
