@@ -67,8 +67,9 @@ chaos: setup  ## Kill and cut off everything under load for CHAOS_MINUTES (10), 
 
 lock:  ## Resolve pyproject.toml again into both lock files (needs uv).
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv), or UV=path"; exit 1; }
-	$(UV) pip compile $(LOCK_FLAGS) -o requirements.lock pyproject.toml
-	$(UV) pip compile $(LOCK_FLAGS) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	$(UV) pip compile $(LOCK_FLAGS) --extra embedded -o requirements.lock pyproject.toml
+	$(UV) pip compile $(LOCK_FLAGS) -c requirements.lock -o requirements-container.lock pyproject.toml
+	$(UV) pip compile $(LOCK_FLAGS) --extra embedded --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--no-header --no-annotate --upgrade --quiet

@@ -25,7 +25,7 @@ def install(app: Flask) -> None:
         environ[_BEGAN] = time.monotonic()
         return inner(environ, start_response)
 
-    app.wsgi_app = timed  # type: ignore[method-assign,assignment]
+    app.wsgi_app = timed  # type: ignore[method-assign]
     app.after_request(_watch)
 
 

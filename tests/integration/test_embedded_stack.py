@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from core.embedded import processes
+from core.embedded.redis import find_server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -28,7 +29,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from app.cli.service import readiness, stack, up
 from core.embedded.processes import Program
-from core.embedded.redis import find_server
 from core.settings import load
 
 WEB = """

@@ -14,7 +14,7 @@ from celery.events.state import State, Task
 from app.cli.service.programs import service_programs
 from core.settings import Settings
 from jobs.states import Ended
-from workers.flower.__main__ import OPTIONS, arguments
+from workers.flower.command import OPTIONS, arguments
 from workers.flower.small_rows import Row
 from workers.flower.task_events import fields
 

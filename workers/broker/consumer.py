@@ -36,7 +36,7 @@ class _OneLine(logging.Filter):
             error = next((each for each in record.args or () if isinstance(each, Exception)), None)
             outages.of("broker").away(error=type(error).__name__)
             return False
-        return record.msg != CONNECTION_RETRY
+        return bool(record.msg != CONNECTION_RETRY)
 
 
 logging.getLogger("celery.worker.consumer.consumer").addFilter(_OneLine())
