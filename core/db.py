@@ -200,7 +200,7 @@ class Database:
             pooled = self.engine.raw_connection()
         except PoolTimeoutError as error:
             raise DatabaseAwayError("every database connection is busy") from error
-        except DBAPIError as error:
+        except (DBAPIError, psycopg.OperationalError) as error:
             raise DatabaseAwayError("the database cannot be reached") from error
         with _given_back(pooled) as connection:
             try:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from pathlib import Path
 
 import pytest
-import yaml
 from dotenv import dotenv_values
 
 from app.cli.service import programs, service_ports
