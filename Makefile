@@ -21,7 +21,7 @@ endif
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo up test test-unit conformance-gaps check fmt bench chaos lock clean stale
+.PHONY: help setup setup-dev demo up test test-unit conformance-gaps check audit fmt bench chaos lock clean stale
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' Makefile | expand -t 20
@@ -52,6 +52,10 @@ check: setup-dev  ## Format, lint, types, import rules, complete providers.
 	@$(PY) -m mypy
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as check; check()'
 	@$(PY) -m providers.check
+
+# Exit status 2, and a sentence, where the service cannot be asked: that is no clean bill.
+audit: setup-dev  ## Ask for known vulnerabilities of what is locked, where that service can be reached.
+	@$(PY) deploy/audit.py requirements.lock
 
 fmt: setup-dev  ## Format the code and fix what the linter can fix.
 	@$(PY) -m ruff format .

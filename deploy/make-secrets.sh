@@ -1,8 +1,8 @@
 #!/bin/sh
-# Make the passwords of docker-compose.yml in ./secrets, once: what is there already stays.
+# Make the passwords of docker-compose.yml in deploy/secrets, once: what is there already stays.
 # The folder is closed; its files are readable, because the processes in the containers are other users.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")"
 umask 077
 mkdir -p secrets
 put() {

@@ -135,7 +135,7 @@ def test_every_line_is_an_object_and_an_outage_of_redis_is_one_line_a_change(up:
     assert {"job_id", "account_id", "provider", "attempt"} <= set(failures[0])
 
     requested = up.of("request", "web")
-    [submitted] = [each for each in requested if each.get("request_id") == "order-7"]
+    [submitted] = [each for each in requested if (each["method"], each["request_id"]) == ("POST", "order-7")]
     assert (submitted["method"], submitted["route"], submitted["status"]) == ("POST", "/api/images/<operation>", 200)
     assert submitted["account_id"] == ended["account_id"]
     assert submitted["bytes"] == len(answer.content)

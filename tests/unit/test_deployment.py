@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution, requires
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +72,8 @@ def test_secrets_come_from_files_and_only_to_who_needs_them() -> None:
         assert {value.removeprefix("/run/secrets/") for value in files} <= set(service.get("secrets", []))
         assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
     made = set(re.findall(r"^put (\w+)", text_of("deploy/make-secrets.sh"), re.MULTILINE))
-    assert {each["file"] for each in COMPOSE["secrets"].values()} == {f"secrets/{name}" for name in made}
-    assert "secrets" in text_of(".dockerignore").splitlines()
+    assert {each["file"] for each in COMPOSE["secrets"].values()} == {f"deploy/secrets/{name}" for name in made}
+    assert "deploy/secrets" in text_of(".dockerignore").splitlines()
 
 
 def test_providers_keys_go_to_web_and_workers_alone() -> None:
@@ -155,3 +158,76 @@ def test_who_holds_something_back_is_still_installed(asker: str) -> None:
         distribution(asker)
     except PackageNotFoundError:
         pytest.fail(f"{asker} is gone, and with it the reason of what it holds")
+
+
+# ---------------------------------------------------------------- make audit
+
+
+def audit() -> Any:
+    spec = spec_from_file_location("audit", ROOT / "deploy" / "audit.py")
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_audit_that_could_not_ask_is_no_clean_bill(capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit().verdict([{"name": "flask", "skip_reason": "not found"}]) == 2
+    assert "nothing was checked" in capsys.readouterr().err
+
+
+def test_an_audit_tells_what_is_known_and_what_it_could_not_check(capsys: pytest.CaptureFixture[str]) -> None:
+    clean = {"name": "flask", "version": "3.1.3", "vulns": []}
+    bad = {"name": "six", "version": "1.0", "vulns": [{"id": "PYSEC-1", "fix_versions": ["1.1"]}]}
+    assert audit().verdict([clean]) == 0
+    assert audit().verdict([clean, bad, {"name": "ours", "skip_reason": "not found"}]) == 1
+    said = capsys.readouterr().out
+    assert "six 1.0: PYSEC-1, fixed in 1.1" in said
+    assert "not checked: ours" in said
+
+
+# ---------------------------------------------------------------- Redis
+
+
+def test_no_place_tells_operators_to_have_redis_write_its_data_down() -> None:
+    for name in ("docker-compose.yml", "core/embedded/redis.py"):
+        for line in ("appendonly no", 'save ""', "maxmemory-policy noeviction"):
+            assert line in text_of(name)
+    pages = [ROOT / "README.md", ROOT / ".env.example", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"Redis[^.\n]*append-only|appendonly yes", text), page.name
+    assert "noeviction" in text_of(".env.example")
+
+
+# ---------------------------------------------------------------- systemd
+
+UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_a_unit_starts_what_the_procfile_starts_and_is_closed_in(unit: Path) -> None:
+    text = unit.read_text(encoding="utf-8")
+    wanted = {line.split(": ", 1)[0]: line.split(": ", 1)[1] for line in text_of("Procfile").splitlines()}
+    [start] = re.findall(r"^ExecStart=\S+/python (.+)$", text, re.MULTILINE)
+    name = unit.stem.removeprefix("darkroom-").removesuffix("@")
+    assert f"python {start}" == wanted[name]
+    for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "Restart=always", "KillMode=mixed"):
+        assert line in text
+
+
+def test_there_is_a_unit_for_each_process() -> None:
+    assert {unit.stem for unit in UNITS} == {"darkroom-web", "darkroom-worker@", "darkroom-flower"}
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    copies = []
+    for unit in UNITS:
+        text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        copies.append(tmp_path / unit.name.replace("@", "@1"))
+        copies[-1].write_text(text)
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", *map(str, copies)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert [line for line in checked.stderr.splitlines() if "darkroom" in line] == []
