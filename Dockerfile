@@ -1,11 +1,22 @@
-# One image for web, worker, flower and the one-shot migration; docker-compose.yml says which is which.
+# One image for web, worker, flower, sandbox and the one-shot migration; docker-compose.yml says which is which.
+# It holds no servers of its own: requirements-container.lock is without the extra `embedded`. The base is pinned to an
+# exact version; with `@sha256:...` behind it (`docker buildx imagetools inspect`) also to its bytes.
 
-FROM python:3.12-slim AS build
+ARG PYTHON=python:3.12.12-slim-bookworm
+
+FROM ${PYTHON} AS build
 RUN python -m venv /opt/venv
-COPY requirements.lock .
-RUN /opt/venv/bin/python -m pip install --no-cache-dir --require-hashes -r requirements.lock
+COPY requirements-container.lock .
+RUN /opt/venv/bin/python -m pip install --no-cache-dir --require-hashes -r requirements-container.lock
 
-FROM python:3.12-slim
+FROM ${PYTHON}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Darkroom" \
+    org.opencontainers.image.description="A self-hosted queue for AI image jobs" \
+    org.opencontainers.image.licenses="MIT" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin darkroom \
     && install -d -m 0700 -o darkroom -g darkroom /var/lib/darkroom
 COPY --from=build /opt/venv /opt/venv

@@ -21,7 +21,7 @@ endif
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo up test test-unit conformance-gaps check fmt bench chaos lock clean stale
+.PHONY: help setup setup-dev demo up test test-unit conformance-gaps check audit fmt bench chaos lock clean stale
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' Makefile | expand -t 20
@@ -53,6 +53,10 @@ check: setup-dev  ## Format, lint, types, import rules, complete providers.
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as check; check()'
 	@$(PY) -m providers.check
 
+# Exit status 2, and a sentence, where the service cannot be asked: that is no clean bill.
+audit: setup-dev  ## Ask for known vulnerabilities of what is locked, where that service can be reached.
+	@$(PY) deploy/audit.py requirements.lock
+
 fmt: setup-dev  ## Format the code and fix what the linter can fix.
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
@@ -67,8 +71,9 @@ chaos: setup  ## Kill and cut off everything under load for CHAOS_MINUTES (10), 
 
 lock:  ## Resolve pyproject.toml again into both lock files (needs uv).
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv), or UV=path"; exit 1; }
-	$(UV) pip compile $(LOCK_FLAGS) -o requirements.lock pyproject.toml
-	$(UV) pip compile $(LOCK_FLAGS) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	$(UV) pip compile $(LOCK_FLAGS) --extra embedded -o requirements.lock pyproject.toml
+	$(UV) pip compile $(LOCK_FLAGS) -c requirements.lock -o requirements-container.lock pyproject.toml
+	$(UV) pip compile $(LOCK_FLAGS) --extra embedded --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--no-header --no-annotate --upgrade --quiet

@@ -24,7 +24,7 @@ from app.api import (
     submit,
     tasks,
 )
-from app.http import auth, errors, limits
+from app.http import access, auth, errors, limits
 from app.http.endpoint import check_described
 from app.http.readiness import Readiness
 from app.http.strict_request import StrictRequest
@@ -93,6 +93,8 @@ def build(settings: Settings, services: Services) -> Flask:
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
     errors.install(app)
     limits.install(app)
+    if settings.access_log:
+        access.install(app)  # before the guard: what comes after an answer runs in reverse
     auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
     for module in (
         *(submit, tasks, images, models, providers, quota),

@@ -8,10 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from app.gunicorn_logs import ChainedLogger
+from core import logging
 from core.embedded import launch
-from core.settings import load
+from core.settings import SettingsError, load
 
-_settings = load()
+logging.configure_early()
+
+try:
+    _settings = load()
+except SettingsError as error:
+    logging.refuse("web", str(error))
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 workers = _settings.web_workers
@@ -28,8 +35,9 @@ forwarded_allow_ips = ""
 # It would be in the home folder, where everyone who can write there could control the server.
 control_socket_disable = True
 
-accesslog = None  # Requests hold prompts and keys; the app logs what fails, with its id.
+accesslog = None  # It would show signed links; the app has its own (DARKROOM_ACCESS_LOG).
 errorlog = "-"
+logger_class = ChainedLogger
 
 # The heartbeat file is touched every second: on disk, a slow one would look like a stuck worker.
 if Path("/dev/shm").is_dir():  # noqa: S108 - gunicorn makes a private file in it

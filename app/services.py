@@ -24,6 +24,7 @@ from app.http.limits import RateLimits
 from app.http.signing import Signer, load_signer
 from app.http.waits import Waits
 from app.task_reads import TaskReads
+from core import outages
 from core.db import Database, make_engine
 from core.redis import make_client
 from core.settings import Settings, SettingsError
@@ -123,7 +124,8 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             max_overflow=0,
             application_name="darkroom-web",
             prepare=settings.db_prepare,
-        )
+        ),
+        outages.of("database"),
     )
     client = make_client(settings.redis_url)
     catalogs = LiveCatalog(settings.catalog_local)

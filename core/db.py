@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from core.errors import DatabaseAwayError, DatabaseBusyError, DatabaseChangedError
+from core.outages import Outage
 
 STATEMENT_TIMEOUT_MS = 10_000
 LOCK_TIMEOUT_MS = 5_000
@@ -161,22 +162,26 @@ class Hot:
 
 
 class Database:
-    """Hands out connections and turns their absence into :class:`DatabaseAwayError`."""
+    """Hands out connections and turns their absence into :class:`DatabaseAwayError`.
 
-    def __init__(self, engine: Engine) -> None:
+    ``outage`` is told of every success and of every connection that cannot be had, for one log line a change.
+    """
+
+    def __init__(self, engine: Engine, outage: Outage | None = None) -> None:
         self.engine = engine
+        self._outage = outage
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """All or nothing: commits on leaving, rolls back on any exception. Raises DatabaseAwayError."""
-        with translated(), self.engine.begin() as connection:
+        with self._watched(), translated(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """For single statements: each is its own transaction, without BEGIN and COMMIT. Raises DatabaseAwayError."""
-        with translated(), self._autocommit.connect() as connection:
+        with self._watched(), translated(), self._autocommit.connect() as connection:
             yield connection
 
     @contextmanager
@@ -185,12 +190,17 @@ class Database:
 
         Raises DatabaseAwayError like the others; the driver's other errors (psycopg.Error) are not translated.
         """
+        with self._watched(), self._hot() as hot:
+            yield hot
+
+    @contextmanager
+    def _hot(self) -> Iterator[Hot]:
         pool = self.engine.pool
         try:
             pooled = self.engine.raw_connection()
         except PoolTimeoutError as error:
             raise DatabaseAwayError("every database connection is busy") from error
-        except DBAPIError as error:
+        except (DBAPIError, psycopg.OperationalError) as error:
             raise DatabaseAwayError("the database cannot be reached") from error
         with _given_back(pooled) as connection:
             try:
@@ -200,6 +210,20 @@ class Database:
                 self._drop_unusable(pool, pooled, connection, error)
                 _raise_translated(error)
                 raise
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Tell ``outage`` how it went; other errors say nothing about the server."""
+        try:
+            yield
+        except (DatabaseBusyError, DatabaseChangedError):
+            raise
+        except DatabaseAwayError as error:
+            if self._outage is not None:
+                self._outage.away(reason=error.detail)
+            raise
+        if self._outage is not None:
+            self._outage.back()
 
     def _drop_unusable(
         self, pool: Pool, pooled: PoolProxiedConnection, connection: psycopg.Connection[Any], error: psycopg.Error

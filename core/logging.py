@@ -1,18 +1,22 @@
 """Logs: constant event names with fields, one line each, without secrets.
 
-``text`` is for people, ``json`` for machines. Records of the standard library (celery, gunicorn, alembic) go
-through the same chain.
+``text`` is for people, ``json`` for machines: there every line is one JSON object, also what libraries print and what
+crashes (``core/log_streams.py``). Records of the standard library (celery, gunicorn, alembic) go through the same
+chain.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from structlog.typing import EventDict, Processor
+
+from core import log_streams
 
 _SECRETS = re.compile(
     r"(dk_[0-9A-Za-z]+_)[0-9A-Za-z_-]{8,}"  # our own keys
@@ -35,7 +39,7 @@ def _redact_event(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 
 def configure(*, level: str = "INFO", log_format: str = "text") -> None:
-    """Send everything to stderr through one chain. Call it once, at the start of a process."""
+    """Send everything to stderr through one chain. Call it at the start of a process; again changes nothing."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -48,9 +52,12 @@ def configure(*, level: str = "INFO", log_format: str = "text") -> None:
     last: Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(colors=log_streams.raw_of(sys.stderr).isatty())
     )
-    handler = logging.StreamHandler(sys.stderr)
+    stderr = log_streams.raw_of(sys.stderr)
+    if log_format == "json":
+        log_streams.take_over(redact)
+    handler = logging.StreamHandler(stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -61,7 +68,7 @@ def configure(*, level: str = "INFO", log_format: str = "text") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # A line for each message says less than the events of jobs and costs more.
-    for chatty in ("celery.worker.strategy", "celery.app.trace", "urllib3", "botocore", "alembic.runtime.migration"):
+    for chatty in ("celery.worker.strategy", "celery.app.trace", "urllib3", "botocore", "alembic.runtime"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -69,3 +76,27 @@ def configure(*, level: str = "INFO", log_format: str = "text") -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def configure_early() -> None:
+    """Configure from the environment alone, before anything else of the process is imported or read.
+
+    Values that are wrong count as the defaults; the settings name them later.
+    """
+    from core.settings import with_dotenv
+
+    try:
+        environ = with_dotenv(os.environ)
+    except (OSError, ValueError):
+        environ = dict(os.environ)
+    level = environ.get("DARKROOM_LOG_LEVEL", "").upper()
+    known = isinstance(logging.getLevelName(level), int)
+    configure(level=level if known else "INFO", log_format=environ.get("DARKROOM_LOG_FORMAT", "").strip() or "text")
+
+
+def refuse(process: str, why: str) -> NoReturn:
+    """End a process that cannot start, with one line that says why, in the format of the log. Exit status 1."""
+    if isinstance(sys.stderr, log_streams.LineLog):
+        structlog.get_logger(process).error("cannot_start", reason=redact(why))
+        sys.exit(1)
+    sys.exit(f"darkroom {process}: {redact(why)}")

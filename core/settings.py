@@ -6,6 +6,8 @@ Only entry points call :func:`load`; everything below receives values. Providers
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -87,6 +89,7 @@ class Settings(BaseSettings):
     task_events: bool = Field(default=True, alias="DARKROOM_TASK_EVENTS")
     log_level: str = Field(default="INFO", alias="DARKROOM_LOG_LEVEL")
     log_format: str = Field(default="text", pattern="^(text|json)$", alias="DARKROOM_LOG_FORMAT")
+    access_log: bool = Field(default=False, alias="DARKROOM_ACCESS_LOG")
 
     # Prices: unit price = catalogue cost x markup, at least the minimum; 1 credit = 1 US cent
     markup: float = Field(default=1.0, gt=0, alias="DARKROOM_MARKUP")
@@ -196,16 +199,77 @@ def _psycopg(url: str, variable: str) -> str:
     raise SettingsError(f"{variable} must begin with postgresql://")
 
 
+# Ends of the names of variables that hold secrets. Each of them may be given as a file instead, by its name with
+# _FILE behind it. No name of others' that ends in _FILE looks like that, but the one below.
+_SECRET_ENDS = ("_API_KEY", "_API_TOKEN", "_SECRET", "_ACCESS_KEY", "_ACCESS_KEY_ID", "_SESSION_TOKEN", "_AUTH")
+_SECRETS = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "HF_TOKEN", "DARKROOM_KEY")
+_NUMBERED = re.compile(r"_[2-9]\Z")
+SECRET_FILE_MAX_BYTES = 64 * 1024
+
+
+def may_be_a_file(variable: str) -> bool:
+    """Whether the value of a variable may stand in a file that ``<variable>_FILE`` names: the secrets' may."""
+    plain = _NUMBERED.sub("", variable)
+    return plain in _SECRETS or plain.endswith(_SECRET_ENDS)
+
+
 def with_dotenv(environ: Mapping[str, str]) -> dict[str, str]:
-    """``environ`` over the ``.env`` of the working folder, which also holds the providers' variables."""
+    """``environ`` over the ``.env`` of the working folder, which also holds the providers' variables.
+
+    Secrets that are given as files are read, and the variables that name the files are left out. Raises SettingsError
+    naming every variable that is given twice or whose file cannot be read.
+    """
     file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
-    return {**file, **environ}
+    faults: list[str] = []
+    merged = {**_with_secrets(file, faults), **_with_secrets(environ, faults)}
+    if faults:
+        raise SettingsError("bad settings: " + "; ".join(faults))
+    return merged
+
+
+def _with_secrets(given: Mapping[str, str], faults: list[str]) -> dict[str, str]:
+    """One source of variables with the secrets that its files hold; what is wrong is added to ``faults``."""
+    found = dict(given)
+    for name in given:
+        secret = name.removesuffix("_FILE")
+        if secret == name or not may_be_a_file(secret):
+            continue
+        path = found.pop(name).strip()
+        if not path:
+            continue
+        if given.get(secret, "").strip():
+            faults.append(f"{secret} and {name} are both set: leave one out")
+            continue
+        try:
+            found[secret] = _secret_of(Path(path))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            faults.append(f"{name}: {path} cannot be read: {reason}")
+    return found
+
+
+def _secret_of(path: Path) -> str:
+    """The trimmed text of a file. Raises OSError, ValueError."""
+    with path.open("rb") as file:
+        data = file.read(SECRET_FILE_MAX_BYTES + 1)
+    if len(data) > SECRET_FILE_MAX_BYTES:
+        raise ValueError("it is too large for a secret")
+    try:
+        text = data.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    if not text or "\0" in text:
+        raise ValueError("it is empty" if not text else "it holds a NUL")
+    return text
 
 
 def load() -> Settings:
     """Read the environment (and ``.env``). Raises SettingsError naming every bad variable."""
+    environ = with_dotenv(os.environ)
+    aliases = (str(field.alias) for field in Settings.model_fields.values())
+    secrets = {alias: environ[alias] for alias in aliases if alias in environ and may_be_a_file(alias)}
     try:
-        return Settings()
+        return Settings(**secrets)  # type: ignore[arg-type]
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
         raise SettingsError(f"bad settings: {faults}") from None

@@ -53,6 +53,8 @@ class UpstreamOrder:
     face: InputImage | None = None
     # Where the upstream may report the end of the call; contains a token of this call. None: webhooks are off.
     callback_url: str | None = None
+    # X-Request-Id of the caller's submit, for upstreams that take one: printable ASCII, at most 100 characters.
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from gevent import monkey
 monkey.patch_all()
 
 import argparse  # noqa: E402 - patched first
+import json  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 
-from sandbox.server import serve  # noqa: E402
+from sandbox.server import as_json, serve  # noqa: E402
 
 
 def main() -> None:
@@ -25,7 +26,8 @@ def main() -> None:
     if wanted.prepared:
         os.environ["SANDBOX_PREPARED"] = "1"
     if wanted.host not in ("127.0.0.1", "::1", "localhost"):
-        sys.stderr.write("sandbox: anyone who reaches this address can control it; there is no authentication\n")
+        warning = "sandbox: anyone who reaches this address can control it; there is no authentication"
+        sys.stderr.write((json.dumps({"event": warning, "level": "warning"}) if as_json() else warning) + "\n")
     serve(wanted.host, wanted.port)
 
 

@@ -1,6 +1,8 @@
 """Serving under gevent: thousands of waiting connections, and a stop that waits for none of them."""
 
+import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -39,8 +41,36 @@ class ShowingHandler(WSGIHandler):  # type: ignore[misc]  # gevent ships no type
         super().handle_error(kind, error, trace)
 
 
+def as_json() -> bool:
+    """Whether each line of output shall be a JSON object, by the variable that Darkroom's own processes read."""
+    return os.environ.get("DARKROOM_LOG_FORMAT", "").strip() == "json"
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one JSON object, with its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {"event": record.getMessage(), "level": record.levelname.lower(), "logger": record.name}
+        if record.exc_info:
+            facts["exception"] = self.formatException(record.exc_info)
+        return json.dumps(facts)
+
+
+def log_as_json() -> None:
+    """Write what is logged, warned of or not caught as JSON objects."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+    logging.captureWarnings(capture=True)
+    crashes = logging.getLogger("crash")
+    sys.excepthook = lambda kind, error, trace: crashes.critical("uncaught_exception", exc_info=(kind, error, trace))
+
+
 def serve(host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT. The one line on stdout says that connections are accepted, and where."""
+    if as_json():
+        log_as_json()
+
     from sandbox.wsgi import app
 
     server = WSGIServer(
@@ -57,7 +87,9 @@ def serve(host: str, port: int) -> None:
         gevent.signal_handler(signum, stopping.set)
     server.start()
     shown = f"[{host}]" if ":" in host else host
-    sys.stdout.write(f"sandbox ready http://{shown}:{server.server_port}\n")
+    url = f"http://{shown}:{server.server_port}"
+    line = json.dumps({"event": "sandbox ready", "level": "info", "url": url}) if as_json() else f"sandbox ready {url}"
+    sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
     stopping.wait()
     server.stop(timeout=STOP_S)

@@ -111,7 +111,7 @@ def running_sandbox(*, latency_s: float = 0.0, **settings: object) -> Iterator[S
     paths = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
     process = subprocess.Popen(
         [sys.executable, "-m", "sandbox", "--port", "0", "--latency", str(latency_s)],
-        env={**os.environ, **given, "PYTHONPATH": paths},
+        env={**os.environ, **given, "DARKROOM_LOG_FORMAT": "text", "PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         text=True,
     )

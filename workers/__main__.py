@@ -9,26 +9,33 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import sys
 import time
 import warnings
 
-import kombu.utils.functional
-
 from core import first_contact, logging
+
+logging.configure_early()
+
+import kombu.utils.functional
+import redis
+import structlog
+from celery.signals import setup_logging
+from gevent.hub import Hub
+
 from core.settings import SettingsError
+from core.version import VERSION
 from providers.catalog.reading import CatalogError
 
 
 def main() -> None:
     if kombu.utils.functional.sleep is not time.sleep:
-        sys.exit("kombu was imported before gevent patched the clock: start workers by `python -m workers`")
+        logging.refuse("worker", "kombu was imported before gevent patched the clock: start by `python -m workers`")
     try:
         _start()
     except (SettingsError, CatalogError) as error:
-        sys.exit(f"darkroom worker: {error}")
+        logging.refuse("worker", str(error))
     except first_contact.DatabaseRefusesError as error:
-        sys.exit(f"darkroom worker: {error.detail}")
+        logging.refuse("worker", error.detail)
 
 
 def _start() -> None:
@@ -41,6 +48,8 @@ def _start() -> None:
 
     from workers.broker import transports
 
+    # Celery's greenlet for remote commands ends with the connection and is started again; the outage has its own line.
+    Hub.NOT_ERROR = (*Hub.NOT_ERROR, redis.ConnectionError, redis.TimeoutError)
     transports.install()  # before any use of a kombu transport, because kombu caches it
 
     from workers import tasks, ticker
@@ -49,13 +58,22 @@ def _start() -> None:
 
     # Celery warns about running as root because of pickle, which is switched off (accept_content).
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
+    # And about an option of its version 5.1 whose default is what we want.
+    warnings.filterwarnings("ignore", message=r"\s*In Celery 5\.1 we introduced an optional breaking change")
     allow_worker()
     ticker.fit(app)
     context = wiring.worker_context()
     queues = [*FREE_QUEUES, *context.registry.configured()]
     assert tasks.run.name in app.tasks  # noqa: S101 importing them is what registers them
+    # The banner is for people; who reads objects gets one.
+    quiet = ["--quiet"] if settings.log_format == "json" else []
+    structlog.get_logger("workers").info(
+        "worker_starts", node=wiring.node_name(), queues=queues, pool=settings.worker_pool, version=VERSION
+    )
+    setup_logging.connect(_logging_is_ours, weak=False)
     app.worker_main(
         [
+            *quiet,
             "worker",
             "--pool=gevent",
             f"--concurrency={settings.worker_pool}",
@@ -67,6 +85,10 @@ def _start() -> None:
             *(["--task-events"] if settings.task_events else []),
         ]
     )
+
+
+def _logging_is_ours(**_facts: object) -> None:
+    """Celery configures no logging where this signal has a receiver."""
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ seconds, and nothing is lost, because the sweep publishes what was not sent.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +17,7 @@ import structlog
 from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
 
+from core import outages
 from core.redis import RedisError, make_client
 from jobs.states import WAKE, Ended, Nudge, Signal
 from workers.broker.envelope import redis_message
@@ -35,11 +35,11 @@ PRODUCERS = 50
 
 @dataclass
 class _Server:
-    """A server that may be away: after a failure it is not tried for a while."""
+    """A server that may be away: after a failure it is not tried for a while. ``name`` is that of its outage."""
 
     expected: tuple[type[Exception], ...]
+    name: str = "broker"
     _skip_until: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def skipping(self) -> bool:
@@ -52,8 +52,8 @@ class _Server:
         try:
             act()
         except self.expected as error:
-            if self._pause():
-                log.warning("broker_away", error=type(error).__name__, nudges=nudges)
+            self._pause()
+            outages.of(self.name).away(error=type(error).__name__)
             return False
         except Exception:
             # The job is committed already and the sweep will send its message. An exception from here would make an
@@ -61,14 +61,12 @@ class _Server:
             self._pause()
             log.exception("publishing_crashed", nudges=nudges)
             return False
+        outages.of(self.name).back()
         return True
 
-    def _pause(self) -> bool:
-        """Skip the server for a while; return whether it was not skipped before."""
-        with self._lock:
-            first = not self.skipping
-            self._skip_until = time.monotonic() + SKIP_AFTER_FAILURE_S
-        return first
+    def _pause(self) -> None:
+        """Skip the server for a while."""
+        self._skip_until = time.monotonic() + SKIP_AFTER_FAILURE_S
 
 
 class Publisher:
@@ -87,7 +85,9 @@ class Publisher:
         transport = (*connection.recoverable_connection_errors, *connection.recoverable_channel_errors)
         self._broker = _Server((KombuError, RedisError, OSError, *transport))
         # Waiting web requests are woken through REDIS_URL, which may be another server than the broker.
-        self._wakes = self._broker if broker_url == redis_url else _Server((RedisError, OSError))
+        self._wakes = self._broker if broker_url == redis_url else _Server((RedisError, OSError), "redis")
+        if broker_url == redis_url:
+            outages.are_one("broker", "redis")
         self.events = TaskEvents(lambda: connect(broker_url, timeout_s=TIMEOUT_S), node=node, enabled=task_events)
 
     @property

@@ -6,7 +6,6 @@ away, when the sweep and the polls are needed most.
 
 from __future__ import annotations
 
-import os
 import random
 import secrets
 import threading
@@ -93,7 +92,9 @@ class Ticker:
             leave=lambda: drain.leave_after_calls(_BULKHEADS.busy, at_most_s=max(self._context.step_s.values())),
         )
         CanaryStep.watchdog = self._watchdog
-        self._limited = any(wiring.limits(name, os.environ).any for name in self._context.registry.configured())
+        self._limited = any(
+            wiring.limits(name, wiring.environment()).any for name in self._context.registry.configured()
+        )
 
     def start(self) -> None:
         self.beat()  # before the first claim, so that the owner of a job counts as alive
@@ -194,7 +195,7 @@ def _loop(name: str, step: Callable[[], None], waits: tuple[float, float], until
         try:
             step()
         except DatabaseAwayError as error:
-            log.warning("clock_waits_for_database", loop=name, detail=error.detail)
+            log.debug("clock_waits_for_database", loop=name, detail=error.detail)  # core/db.py tells of the outage
         except Exception:
             log.exception("clock_step_failed", loop=name)
 
@@ -223,11 +224,14 @@ def _once_the_database_answers(begin: Callable[[], Ticker]) -> Ticker:
     The worker does not exit instead, because Celery ends a failed start with status 0, which some supervisors do not
     restart.
     """
+    told = False
     while not drain.draining():
         try:
             return begin()
         except DatabaseAwayError as error:
-            log.warning("start_waits_for_database", detail=error.detail)
+            if not told:
+                log.warning("start_waits_for_database", detail=error.detail)
+            told = True
             time.sleep(START_AGAIN_S)
     raise WorkerShutdown(0)
 

@@ -12,7 +12,7 @@ import redis
 from celery.utils.nodenames import default_nodename, host_format
 from sqlalchemy import Engine, text
 
-from core import first_contact
+from core import first_contact, outages
 from core.db import Database, make_engine
 from core.errors import DatabaseAwayError
 from core.ids import new_id
@@ -73,7 +73,8 @@ def node_name() -> str:
 @cache
 def database() -> Database:
     # All connections are kept, because a new one would have to prepare every statement again.
-    return Database(_engine(pool_size=2 * settings().db_pool_size, max_overflow=0, application_name="worker"))
+    engine = _engine(pool_size=2 * settings().db_pool_size, max_overflow=0, application_name="worker")
+    return Database(engine, outages.of("database"))
 
 
 def _engine(**facts: Any) -> Engine:
@@ -83,7 +84,8 @@ def _engine(**facts: Any) -> Engine:
 @cache
 def ticker_database() -> Database:
     """Return the database of heartbeat, sweep and tick: two connections (at most four) that no other work uses."""
-    return Database(_engine(pool_size=CLOCK_POOL_SIZE, application_name="clock", lock_timeout_ms=CLOCK_LOCK_TIMEOUT_MS))
+    engine = _engine(pool_size=CLOCK_POOL_SIZE, application_name="clock", lock_timeout_ms=CLOCK_LOCK_TIMEOUT_MS)
+    return Database(engine, outages.of("database"))
 
 
 @cache

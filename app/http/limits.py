@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import redis
-import structlog
 from flask import Flask, Response, g
 from limits import RateLimitItem, parse
 
@@ -24,9 +23,8 @@ from accounts.keys import Caller
 from app.http.endpoint import Pace
 from app.http.errors import answer
 from app.serving.addresses import block_of
+from core import outages
 from core.errors import ServiceError
-
-log = structlog.get_logger(__name__)
 
 SYNC_S = 1.0
 DROP_IDLE_AFTER_S = 10.0  # a bucket unused for so long is dropped once it would be full
@@ -176,9 +174,10 @@ class Buckets:
                 time.sleep(pause_s)
                 try:
                     self.sync()
+                    outages.of("redis").back()
                     pause_s = SYNC_S
                 except (redis.RedisError, OSError) as error:
-                    log.warning("limits_sync_failed", error=type(error).__name__)
+                    outages.of("redis").away(error=type(error).__name__)
                     pause_s = min(pause_s * 2, 30.0)
         finally:
             self._pid = 0  # so that the next request starts another thread

@@ -17,6 +17,7 @@ import redis
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from core import outages
 from core.errors import DatabaseAwayError
 from jobs.reads.tasks import Task
 
@@ -166,7 +167,9 @@ class Waits:
             self._in_use.wait()
             try:
                 self.look()
-            except (DatabaseAwayError, SQLAlchemyError) as error:
+            except DatabaseAwayError:
+                pass  # core/db.py tells of the outage
+            except SQLAlchemyError as error:
                 log.warning("waits_look_failed", error=type(error).__name__)
             time.sleep(self._poll_s)
 
@@ -177,7 +180,7 @@ class Waits:
                 self._listen()
             except (redis.RedisError, OSError) as error:
                 # Waits still end by the query; only their haste is lost.
-                log.warning("waits_listen_failed", error=type(error).__name__)
+                outages.of("redis").away(error=type(error).__name__)
                 time.sleep(LISTEN_PAUSE_S)
 
     def _listen(self) -> None:
@@ -185,6 +188,7 @@ class Waits:
         assert self._client is not None  # noqa: S101 (the thread is not started without)
         with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
             subscription.subscribe(CHANNEL)
+            outages.of("redis").back()
             while True:
                 message = subscription.get_message(timeout=LISTEN_S)
                 if message is not None and message["type"] == "message":

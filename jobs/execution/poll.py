@@ -20,7 +20,7 @@ from jobs import states
 from jobs.call import Call
 from jobs.dispatch import due
 from jobs.errors import StaleJobError
-from jobs.execution import collect, outcomes, recovery
+from jobs.execution import collect, log_fields, outcomes, recovery
 from jobs.execution.cancelling import cancel_calls
 from jobs.execution.collect import Made
 from jobs.execution.context import WorkerContext
@@ -80,11 +80,13 @@ def poll_provider(context: WorkerContext, provider: str) -> list[Signal]:
 def _follow(context: WorkerContext, jobs: Sequence[LiveJob]) -> list[Signal]:
     seen = {job.id: Seen(job, made=collect.on_record(job), learned=cancel_calls(context, job)) for job in jobs}
     for found in look(context, [(each.job, call) for each in seen.values() for call in _to_ask(each)]):
-        _sort(context, seen[found.job.id], found)
+        with log_fields.of(found.job):
+            _sort(context, seen[found.job.id], found)
     signals = _note_progress(context, seen)
     for each in seen.values():
         if not each.made and not each.idle:
-            signals += _move_on(context, each)
+            with log_fields.of(each.job):
+                signals += _move_on(context, each)
     return signals + _collect(context, [each for each in seen.values() if each.made])
 
 
@@ -98,6 +100,10 @@ def _collect(context: WorkerContext, ready: Sequence[Seen]) -> list[Signal]:
     signals: list[Signal] = []
 
     def keep(each: Seen) -> None:
+        with log_fields.of(each.job):
+            fetch(each)
+
+    def fetch(each: Seen) -> None:
         began = time.monotonic()
         try:
             each.learned += collect.collect(context, each.job, each.made)

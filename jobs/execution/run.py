@@ -16,7 +16,7 @@ from core.errors import DatabaseAwayError
 from core.parallel import side_by_side
 from jobs.call import Call
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.execution import collect, outcomes
+from jobs.execution import collect, log_fields, outcomes
 from jobs.execution.claim import Claimed, claim
 from jobs.execution.context import WorkerContext
 from jobs.execution.finish import finish
@@ -57,6 +57,13 @@ def run_job(context: WorkerContext, job_id: str) -> list[Signal]:
         return _report_unseen_cancel(context, job_id)
     failpoints.hit("claim.committed")
     context.publish(claimed.nudges)  # the account's next job need not wait for this one's upstream
+    with log_fields.of(claimed.job, attempt=max((call.attempt for call in claimed.fresh), default=None)):
+        return _perform(context, claimed)
+
+
+def _perform(context: WorkerContext, claimed: Claimed) -> list[Signal]:
+    """Make the calls of a claimed job and move it on. Raises what :func:`run_job` does."""
+    job_id = claimed.job.id
     try:
         return finish(context, claimed.job, _make_calls(context, claimed), in_task=True)
     except (DatabaseAwayError, StaleJobError, JobFailedError):

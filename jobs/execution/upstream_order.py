@@ -35,6 +35,7 @@ def build_order(context: WorkerContext, job: LiveJob, parts: OrderParts, call: C
         mask=next(iter(images["mask"]), None),
         face=next(iter(images["face"]), None),
         callback_url=context.callback_url(job.provider, call.id),
+        request_id=job.request_id,
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
+import structlog
 from sqlalchemy import Connection
 
 from core.db import Hot, Statement
@@ -17,6 +19,9 @@ from jobs.lifecycle.calls import CallRow
 from jobs.lifecycle.park import outcome_params
 from jobs.states import Ended, EndStatus, JobStatus, Signal
 from quota.errors import LedgerMismatchError
+from quota.prices import MICROCREDITS_PER_CREDIT
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +100,8 @@ job AS (
         notes = coalesce(jobs.notes || CAST(:notes AS jsonb), jobs.notes, CAST(:notes AS jsonb))
     FROM seen, made
     WHERE jobs.id = seen.id
-    RETURNING jobs.id, jobs.account_id, jobs.provider, jobs.attempt, jobs.captured, jobs.released, jobs.quoted,
-        jobs.node, seen.money AS money_before, made.images,
+    RETURNING jobs.id, jobs.account_id, jobs.provider, jobs.model, jobs.attempt, jobs.captured, jobs.released,
+        jobs.quoted, jobs.node, seen.money AS money_before, made.images,
         CAST(extract(epoch FROM jobs.finished_at - jobs.started_at) AS float) AS runtime_s
 ),
 event AS (
@@ -126,7 +131,8 @@ settled AS (
     ) AS part(kind, target, amount)
     WHERE job.money_before = 'held' AND part.amount > 0
 )
-SELECT job.captured, job.released, job.images, job.node, job.runtime_s,
+SELECT job.captured, job.released, job.images, job.node, job.runtime_s, job.account_id, job.provider, job.model,
+    job.attempt, (SELECT o.request_id FROM orders AS o WHERE o.job_id = job.id) AS request_id,
     -- A price that no balance has reserved, an end without its hold, and a capture of what was never held are
     -- errors: the division by zero raises, and the whole statement is undone.
     1 / CASE WHEN (job.quoted = 0 OR EXISTS (SELECT 1 FROM balance)) AND CASE job.money_before
@@ -188,8 +194,25 @@ def end(
         raise LedgerMismatchError(f"{job_id} cannot be settled: its price is not reserved, or not held") from error
     if row is None:
         raise StaleJobError(f"{job_id} has moved on")
+    _tell(job_id, how, row)
     ended = Ended(job_id, how.status, how.code, row.runtime_s, row.node)
     return Done([states.wake(job_id), ended], bool(row.troubled))
+
+
+def _tell(job_id: str, how: End, row: Any) -> None:
+    """One line for the end of a job: ``job_succeeded``, ``job_failed`` or ``job_cancelled``."""
+    facts = {
+        "code": how.code or how.outcome,
+        "account_id": row.account_id,
+        "provider": row.provider,
+        "model": row.model,
+        "attempts": row.attempt,
+        "images": row.images,
+        "seconds": None if row.runtime_s is None else round(row.runtime_s, 3),
+        "credits": row.captured / MICROCREDITS_PER_CREDIT,
+        "request_id": row.request_id,
+    }
+    log.info(f"job_{how.status}", job_id=job_id, **{name: value for name, value in facts.items() if value is not None})
 
 
 def succeed(*, notes: Sequence[str] = ()) -> End:

@@ -34,6 +34,7 @@ class LiveJob:
     calls: Sequence[Call]
     fallbacks: int = 0  # how many models are left after this one
     version: int = 1  # when this was read: a verb moves the job only from this version
+    request_id: str = ""  # X-Request-Id of the submit
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class OrderParts:
 LOAD = Statement("""
 SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version,
     j.fallbacks, j.cancel_requested_at IS NOT NULL AS cancel_requested, clock_timestamp() AS now,
+    (SELECT o.request_id FROM orders AS o WHERE o.job_id = j.id) AS request_id,
     coalesce((
         SELECT jsonb_agg(jsonb_build_object('id', c.id, 'slot', c.slot, 'try', c.try, 'pictures', c.pictures,
             'outcome', c.outcome, 'pictures_kept', c.pictures_kept, 'error_code', c.error_code,
@@ -106,6 +108,7 @@ def live_job(row: Any) -> LiveJob:
         calls=[_call(call, row.now) for call in row.calls],
         fallbacks=row.fallbacks,
         version=row.version,
+        request_id=row.request_id or "",
     )
 
 

@@ -18,7 +18,7 @@ import redis
 from core.embedded import processes
 from core.embedded.faults import EmbeddedError
 from core.embedded.postgres import EmbeddedPostgres
-from core.embedded.redis import EmbeddedRedis
+from core.embedded.redis import EmbeddedRedis, find_server
 
 
 def value(url: str, question: str):
@@ -173,6 +173,18 @@ def test_redis_wants_its_password_and_refuses_to_forget(tmp_path):
             redis.Redis(port=server.port, retry=None).ping()
 
 
+def test_who_asks_without_a_password_and_never_reads_cannot_fill_the_servers_memory(tmp_path):
+    """CVE-2025-21605: the refusals pile up in the server, which is ours, until the machine has no memory left."""
+    commands = b"PING\r\n" * 10_000
+    with EmbeddedRedis(tmp_path / "redis") as server, socket.create_connection(("127.0.0.1", server.port)) as attacker:
+        attacker.settimeout(30)
+        client = redis.Redis.from_url(server.url, decode_responses=True)
+        with pytest.raises(ConnectionError):  # it is cut off
+            for _ in range(400):
+                attacker.sendall(commands)
+        assert client.info()["used_memory_peak"] < 64 * 2**20
+
+
 def test_no_file_can_keep_redis_from_starting(tmp_path):
     """After a power loss any file may be damaged; an older version of ours left an append-only file."""
     with EmbeddedRedis(tmp_path / "redis"):
@@ -186,7 +198,7 @@ def test_no_file_can_keep_redis_from_starting(tmp_path):
 def test_a_redis_that_outlived_its_parent_is_ended_by_the_next(tmp_path):
     first = EmbeddedRedis(tmp_path / "redis")
     first.start()
-    (orphan,) = processes.running_in(tmp_path / "redis", "redis-server")
+    (orphan,) = processes.running_in(tmp_path / "redis", find_server().path.resolve().name)
     first.release()  # As if the parent had been killed: the lock is free and the server still runs.
     with EmbeddedRedis(tmp_path / "redis"):
         assert processes.identify(orphan.pid) != orphan

@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from core.embedded import processes
+from core.embedded.redis import find_server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -144,7 +145,7 @@ def family(up: Up) -> list[int]:
     """Return every process of this ``up``, found by its variable or its data folder."""
     mark = f"DARKROOM_VAR={up.var}".encode()
     found = {one.pid for one in processes.running_in(up.var / "postgres" / "data", "postgres")}
-    found |= {one.pid for one in processes.running_in(up.var / "redis", "redis-server")}
+    found |= {one.pid for one in processes.running_in(up.var / "redis", find_server().path.resolve().name)}
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if mark in (entry / "environ").read_bytes().split(b"\0") and processes.identify(int(entry.name)):

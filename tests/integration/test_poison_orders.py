@@ -29,9 +29,12 @@ def orders(engine: Engine, account: Caller, prompt: str, count: int) -> list[str
     ]
 
 
+TOLD = {"circuit_opened", "circuit_stays_open", "circuit_closed", "call_failed"}
+
+
 def events(logs: Sequence[EventDict]) -> list[str]:
     """Return the log events of the circuit and the calls, in order."""
-    return [entry["event"] for entry in logs if entry["event"] in {"circuit_opened", "circuit_closed", "call_failed"}]
+    return [entry["event"] for entry in logs if entry["event"] in TOLD]
 
 
 def all_are(engine: Engine, ids: Sequence[str], status: str) -> bool:
@@ -96,22 +99,16 @@ def test_an_outage_opens_the_circuit_and_its_end_closes_it(
     ids = orders(engine, account, "healthy", 20)
     engine.drive(until=lambda: "circuit_opened" in events(logs))
     # Every further failure is that of a probe, by a job that was not tried before.
-    engine.drive(until=lambda: events(logs).count("circuit_opened") == 4)
-    assert (
-        events(logs)
-        == ["call_failed"] * circuit.FAILURES_TO_OPEN
-        + ["circuit_opened"]
-        + [
-            "call_failed",
-            "circuit_opened",
-        ]
-        * 3
-    )
+    engine.drive(until=lambda: events(logs).count("circuit_stays_open") == 3)
+    opened = ["call_failed"] * circuit.FAILURES_TO_OPEN + ["circuit_opened"]
+    assert events(logs) == opened + ["call_failed", "circuit_stays_open"] * 3
+    assert [each["log_level"] for each in logs if each["event"].startswith("circuit")] == ["warning"] + ["debug"] * 3
     assert {engine.job(job_id).attempt for job_id in ids} == {0, 1}
     sandbox.clear_faults()
     engine.drive()
     assert all_are(engine, ids, "succeeded")
     assert events(logs)[-1] == "circuit_closed"
+    assert [each["lasted_s"] > 0 for each in logs if each["event"] == "circuit_closed"] == [True]
 
 
 # ------------------------------------------------------------------ which job is the probe

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core.settings import Settings, SettingsError, load
+from core.settings import Settings, SettingsError, load, may_be_a_file, with_dotenv
+from providers.configured import PROVIDERS
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +99,72 @@ def test_secrets_are_not_in_the_repr(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load().port = 1
+
+
+# ---------------------------------------------------------------- secrets in files
+
+
+def test_a_secret_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {"DATABASE_URL": "postgresql://me:pw@host/db", "AWS_SECRET_ACCESS_KEY": "s3cret"}.items():
+        (tmp_path / name).write_text(f"{value}\n")
+        monkeypatch.setenv(f"{name}_FILE", str(tmp_path / name))
+    settings = load()
+    assert settings.database_url == "postgresql+psycopg://me:pw@host/db"
+    assert settings.aws_secret_access_key is not None
+    assert settings.aws_secret_access_key.get_secret_value() == "s3cret"
+
+
+def test_keys_of_providers_and_of_numbered_accounts_may_stand_in_files(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-1\n")
+    given = {
+        name: str(tmp_path / "key")
+        for name in ("OPENAI_API_KEY_FILE", "OPENAI_API_KEY_2_FILE", "HF_TOKEN_FILE", "REPLICATE_WEBHOOK_SECRET_FILE")
+    }
+    assert with_dotenv(given) == {name.removesuffix("_FILE"): "sk-1" for name in given}
+
+
+def test_every_secret_of_settings_and_providers_may_be_a_file() -> None:
+    ours = {str(field.alias) for field in Settings.model_fields.values() if "SecretStr" in str(field.annotation)}
+    words = ("KEY", "TOKEN", "SECRET")
+    theirs = {
+        name for known in PROVIDERS.values() for name in known.names() if any(word in name.split("_") for word in words)
+    }
+    assert len(ours) >= 5
+    assert len(theirs) >= 10
+    assert {name for name in ours | theirs if not may_be_a_file(name)} == set()
+
+
+def test_names_of_others_that_end_in_file_are_left_alone(tmp_path: Path) -> None:
+    others = {"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SHARED_CREDENTIALS_FILE", "SSL_CERT_FILE", "PGPASSFILE"}
+    given = dict.fromkeys(others, str(tmp_path / "absent"))
+    assert with_dotenv(given) == given
+
+
+def test_a_secret_that_is_given_twice_is_refused_by_both_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("redis://from-the-file/0")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1/0")
+    monkeypatch.setenv("REDIS_URL_FILE", str(tmp_path / "url"))
+    monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "absent"))
+    with pytest.raises(SettingsError, match="REDIS_URL and REDIS_URL_FILE are both set") as refused:
+        load()
+    assert "DATABASE_URL_FILE" in str(refused.value)
+    assert "No such file" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b" \n", "empty"), (b"\xff\xfe", "not UTF-8"), (b"x" * 70_000, "too large")],
+    ids=lambda p: str(p)[:9],
+)
+def test_a_file_that_holds_no_secret_is_refused(content: bytes, why: str, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(content)
+    with pytest.raises(SettingsError, match=f"XAI_API_KEY_FILE: .* {why}"):
+        with_dotenv({"XAI_API_KEY_FILE": str(tmp_path / "key")})
+
+
+def test_the_environment_wins_over_the_env_file_whichever_of_them_names_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from-file")
+    Path(".env").write_text(f"XAI_API_KEY_FILE={tmp_path / 'key'}\nHF_TOKEN=from-dotenv\n")
+    assert with_dotenv({})["XAI_API_KEY"] == "from-file"
+    merged = with_dotenv({"XAI_API_KEY": "", "HF_TOKEN_FILE": str(tmp_path / "key")})
+    assert (merged["XAI_API_KEY"], merged["HF_TOKEN"]) == ("", "from-file")

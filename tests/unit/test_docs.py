@@ -12,7 +12,7 @@ from pydantic import AliasChoices
 
 from app.cli import COMMANDS
 from app.http.errors import CODES
-from core.settings import Settings
+from core.settings import Settings, may_be_a_file
 from jobs.failures import SENTENCES
 from providers.configured import PROVIDERS, Variables
 
@@ -145,7 +145,8 @@ def known_variables() -> set[str]:
     commands = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "app" / "cli").rglob("*.py"))
     aliases = [field.validation_alias for field in Settings.model_fields.values()]
     earlier_names = {str(name) for alias in aliases if isinstance(alias, AliasChoices) for name in alias.choices}
-    return listed | deployed | earlier_names | set(re.findall(r'envvar="([A-Z_]+)"', commands))
+    files = {f"{name}_FILE" for name in listed if may_be_a_file(name)}
+    return listed | files | deployed | earlier_names | set(re.findall(r'envvar="([A-Z_]+)"', commands))
 
 
 @pytest.mark.parametrize("page", FOR_PEOPLE, ids=lambda page: str(page.relative_to(ROOT)))

@@ -3,12 +3,15 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from core.embedded import folders, ports, postgres, postgres_wheel
 from core.embedded import redis as embedded_redis
 from core.embedded.faults import EmbeddedError
+from core.embedded.redis import Server
 
 
 def mode(path) -> int:
@@ -75,14 +78,36 @@ def test_without_the_wheel_the_operator_is_told_what_to_do(tmp_path, monkeypatch
         postgres_wheel.installation_for(tmp_path)
 
 
-def test_redis_comes_from_the_wheel_or_from_path_or_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedded_redis, "find_spec", lambda name: None)
-    binary = tmp_path / "redis-server"
-    binary.write_text("#!/bin/sh\n")
+def put_server(folder: Path, name: str, version: str) -> Path:
+    """An executable that tells its version as a server of that name does."""
+    binary = folder / name
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    binary.write_text(f'#!/bin/sh\necho "Redis server v={version} sha=00000000:0 malloc=libc bits=64 build=0"\n')
     binary.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert embedded_redis.find_server() == binary
+    return binary
+
+
+def test_the_newest_redis_of_the_wheel_and_of_path_is_taken(tmp_path, monkeypatch):
+    bundled = put_server(tmp_path / "wheel" / "bin", "redis-server", "6.2.14")
+    spec = SimpleNamespace(origin=str(tmp_path / "wheel" / "__init__.py"))
+    monkeypatch.setattr(embedded_redis, "find_spec", lambda name: spec)
     monkeypatch.setenv("PATH", "")
+    assert embedded_redis.find_server() == Server(bundled, (6, 2, 14))
+    older = put_server(tmp_path / "older", "redis-server", "6.0.16")
+    monkeypatch.setenv("PATH", str(older.parent))
+    assert embedded_redis.find_server().path == bundled
+    newer = put_server(tmp_path / "newer", "redis-server", "7.0.15")
+    monkeypatch.setenv("PATH", str(newer.parent))
+    assert embedded_redis.find_server() == Server(newer, (7, 0, 15))
+    valkey = put_server(tmp_path / "newer", "valkey-server", "8.1.1")
+    assert embedded_redis.find_server() == Server(valkey, (8, 1, 1))
+
+
+def test_without_any_redis_the_operator_is_told_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded_redis, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "redis-server").write_text("no program")
+    (tmp_path / "redis-server").chmod(0o755)
     with pytest.raises(EmbeddedError, match=r"apt install redis-server.*REDIS_URL"):
         embedded_redis.find_server()
 

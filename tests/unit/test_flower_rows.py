@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from celery.events.state import State, Task
 
-from app.cli.service.programs import FLOWER_OPTIONS, service_programs
+from app.cli.service.programs import service_programs
 from core.settings import Settings
 from jobs.states import Ended
+from workers.flower.command import OPTIONS, arguments
 from workers.flower.small_rows import Row
 from workers.flower.task_events import fields
 
@@ -91,15 +92,21 @@ def flower_command(settings: Settings) -> list[str]:
     [flower] = [
         each for each in service_programs(settings, {}, flower_password="x", sandbox=False) if each.name == "flower"
     ]
-    return list(flower.argv)
+    _python, _m, module, *given = flower.argv
+    assert module == "workers.flower"
+    return arguments(settings, given)
 
 
 def test_every_way_to_start_flower_sets_the_same_limits() -> None:
     started = flower_command(Settings())
-    for option in FLOWER_OPTIONS:
-        assert option in started
-        assert option in (ROOT / "Procfile").read_text()
-        assert option in (ROOT / "docker-compose.yml").read_text()
+    assert set(OPTIONS) < set(started)
+    assert "flower: python -m workers.flower" in (ROOT / "Procfile").read_text()
+    assert "[python, -m, workers.flower, --address=0.0.0.0]" in (ROOT / "docker-compose.yml").read_text()
+
+
+def test_an_option_that_is_given_replaces_ours() -> None:
+    options = arguments(Settings(port=9000), ["--address=0.0.0.0"])
+    assert [each for each in options if "address" in each or "port" in each] == ["--address=0.0.0.0", "--port=9001"]
 
 
 def test_without_task_events_flower_does_not_enable_them() -> None:

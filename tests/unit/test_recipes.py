@@ -20,6 +20,7 @@ from core.settings import Settings
 from core.version import VERSION
 from jobs import lifecycle
 from providers.configured import PROVIDERS
+from sandbox.settings import Settings as SandboxSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("app", "core", "jobs", "providers", "storage", "workers", "chaos", "sandbox")
@@ -58,11 +59,72 @@ def test_every_setting_has_a_line_in_the_example() -> None:
     assert {str(field.alias) for field in Settings.model_fields.values()} - listed_variables() == set()
 
 
+def read_from_the_environment() -> set[str]:
+    """Every variable that code reads by name: os.environ, os.getenv, a click option, a constant that is such a name."""
+    found: set[str] = set()
+    for name in (*PRODUCT, "accounts", "quota", "webhooks", "migrations"):
+        for path in (ROOT / name).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            constants = {
+                target.id: node.value.value
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+                for target in node.targets
+                if isinstance(target, ast.Name)
+            }
+            for node in ast.walk(tree):
+                found |= {str(constants.get(each, each)) for each in read_by(node)}
+    return {each for each in found if re.fullmatch(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+", each)}
+
+
+def read_by(node: ast.AST) -> set[str]:
+    """The names (or names of constants) of the variables that one expression reads from an environment."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr="get", value=asked), args=[first, *_]) if is_environment(asked):
+            return text_or_name(first)
+        case ast.Subscript(value=asked, slice=first, ctx=ast.Load()) if is_environment(asked):
+            return text_or_name(first)
+        case ast.Call(func=ast.Name(id="value_of") | ast.Attribute(attr="getenv"), args=arguments):
+            return text_or_name(arguments[-1])
+        case ast.keyword(arg="envvar", value=first):
+            return text_or_name(first)
+    return set()
+
+
+def is_environment(node: ast.expr) -> bool:
+    return ast.unparse(node) in {"os.environ", "environ", "env", "self._environ"}
+
+
+def text_or_name(node: ast.expr) -> set[str]:
+    match node:
+        case ast.Constant(value=str(text)):
+            return {text}
+        case ast.Name(id=name):
+            return {name}
+    return set()
+
+
+# Read, and not an operator's: where the tests stop a process.
+NOT_AN_OPERATORS = {"DARKROOM_FAILPOINT"}
+# Of compose alone: which services run, and which file of providers' variables they get; deploy/sandbox.env sets both.
+OF_COMPOSE = {"COMPOSE_PROFILES", "DARKROOM_PROVIDERS_ENV"}
+
+
+def test_every_variable_that_is_read_has_a_line_in_the_example() -> None:
+    providers = {name for known in PROVIDERS.values() for name in known.names()}
+    compose = set(re.findall(r"\$\{(\w+)", text_of("docker-compose.yml")))
+    sandbox = {f"SANDBOX_{name.upper()}" for name in SandboxSettings.model_fields}
+    read = read_from_the_environment() | sandbox
+    assert {"DARKROOM_KEY", "DARKROOM_SERVER", "FLOWER_BASIC_AUTH", "OPENAI_API_KEY", "OPENAI_ORG_ID"} <= read
+    assert (read | providers | compose) - NOT_AN_OPERATORS - OF_COMPOSE - listed_variables() == set()
+
+
 def test_every_line_of_the_example_is_read_somewhere() -> None:
     files = [path for name in PRODUCT for suffix in ("*.py", "*.yaml") for path in (ROOT / name).rglob(suffix)]
     deployed = text_of("Procfile") + text_of("docker-compose.yml")
     read = deployed + "".join(path.read_text(encoding="utf-8") for path in files)
     # The limits of a provider are named after it by one rule, and so are nowhere written out.
+    read += " ".join(f"SANDBOX_{name.upper()}" for name in SandboxSettings.model_fields)
     limits = {f"{name.upper()}_{limit}" for name in PROVIDERS for limit in ("MAX_ACTIVE", "MAX_PER_MINUTE")}
     assert {name for name in listed_variables() - limits if name not in read} == set()
 

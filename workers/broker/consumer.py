@@ -6,6 +6,7 @@ back (measured: 18 s until the next image), and no setting changes them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import structlog
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer as CeleryConsumer
+from celery.worker.consumer.consumer import CONNECTION_ERROR, CONNECTION_RETRY
 from kombu import Connection
 
+from core import outages
 from workers.broker.poison import REJECTED, fault
 
 FIRST_S = 0.5
@@ -25,6 +28,20 @@ log = structlog.get_logger(__name__)
 celery_log = get_logger(__name__)  # the logger that kombu's errors go to
 
 
+class _OneLine(logging.Filter):
+    """Turns Celery's lines about a broker that is away, several for each try, into one outage."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg == CONNECTION_ERROR or (record.args and CONNECTION_RETRY in record.args):
+            error = next((each for each in record.args or () if isinstance(each, Exception)), None)
+            outages.of("broker").away(error=type(error).__name__)
+            return False
+        return bool(record.msg != CONNECTION_RETRY)
+
+
+logging.getLogger("celery.worker.consumer.consumer").addFilter(_OneLine())
+
+
 class Consumer(CeleryConsumer):  # type: ignore[misc]
     """Tries to connect every half second at first, later every three. Counts and drops poison messages."""
 
@@ -32,7 +49,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         conn.ensure_connection = partial(
             conn.ensure_connection, interval_start=FIRST_S, interval_step=STEP_S, interval_max=LONGEST_S
         )
-        return super().ensure_connected(conn)
+        connected = super().ensure_connected(conn)
+        outages.of("broker").back()
+        return connected
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*args, **kwargs)

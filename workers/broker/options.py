@@ -6,12 +6,10 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import structlog
 from kombu import Connection
 
+from core import outages
 from core.redis import SENTINEL, Sentinels
-
-log = structlog.get_logger(__name__)
 
 REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://", SENTINEL)
 
@@ -67,7 +65,7 @@ def answers(url: str, *, timeout_s: float = 1.0) -> bool:
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=timeout_s)
     except Exception as error:  # noqa: BLE001 - each kind of broker has its own errors; all mean no answer
-        log.info("broker_does_not_answer", error=type(error).__name__)
+        outages.of("broker").away(error=type(error).__name__)
         return False
     finally:
         hang_up(connection)

@@ -59,7 +59,7 @@ class BatchingDispatcher(EventDispatcher):  # type: ignore[misc]
         try:
             self.flush(errors=False)
         except Exception as error:  # noqa: BLE001 - each kind of broker has its own errors; Flower can wait
-            log.info("task_events_not_sent", error=type(error).__name__)
+            log.debug("task_events_not_sent", error=type(error).__name__)
 
     def _buffered(self) -> None:
         """Wake the sending thread; called in the step that had the event, which must not wait."""

@@ -163,9 +163,7 @@ class TaskEvents:
         try:
             self._send(batch)
         except Exception as error:  # noqa: BLE001 - each kind of broker has its own errors; Flower can wait
-            log.warning(
-                "task_events_wait", error=type(error).__name__, waiting=len(self._waiting), dropped=self.dropped
-            )
+            log.debug("task_events_wait", error=type(error).__name__, waiting=len(self._waiting), dropped=self.dropped)
             self._hang_up()
             return False
         return True

@@ -18,11 +18,6 @@ from core.settings import Settings
 LOOPBACK = "127.0.0.1"
 FLOWER = "flower"
 FLOWER_USER = "admin"
-# A job takes 4.7 kB there. Its columns show the job's life by its id; the name of its task is always the same.
-FLOWER_OPTIONS = (
-    "--max_tasks=20000",
-    "--tasks_columns=uuid,state,args,exception,runtime,received,started,worker",
-)
 
 # The highest number is stopped first; the sandbox outlives the workers that use it.
 POSTGRES, REDIS, SANDBOX, SERVICE = range(4)
@@ -98,10 +93,7 @@ def _workers(settings: Settings, environ: Mapping[str, str]) -> list[Program]:
 
 
 def _flower(settings: Settings, environ: Mapping[str, str]) -> Program:
-    where = (f"--address={LOOPBACK}", f"--port={settings.flower_port}", "--inspect_timeout=3000")
-    # Flower asks every worker for its task events, whatever the worker's own setting is.
-    quiet = () if settings.task_events else ("--enable_events=false",)
-    argv = _module("celery", "-A", "workers.celery_app", "flower", *where, *FLOWER_OPTIONS, *quiet)
+    argv = _module("workers.flower", f"--port={settings.flower_port}")
     return Program(name=FLOWER, argv=argv, environ=environ, stage=SERVICE, stop_steps=((signal.SIGTERM, 3.0),))
 
 

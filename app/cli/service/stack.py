@@ -21,7 +21,7 @@ from app.cli.service.readiness import api_url, no_flower, no_worker, not_ready
 from app.cli.service.service_ports import check_ports, with_free_ports
 from core.embedded import folders
 from core.embedded.faults import EmbeddedError
-from core.embedded.lines import Prefixed
+from core.embedded.lines import writer
 from core.embedded.postgres import EmbeddedPostgres
 from core.embedded.processes import Program
 from core.embedded.redis import EmbeddedRedis
@@ -235,7 +235,7 @@ def run_stack(
     given = with_dotenv(os.environ) if environ is None else environ
     folders.make_folder(settings.var.absolute() / "run")
     with _private_log(settings.var / "run" / "log") as log:
-        stack = Stack(moved, plan or default_plan(), output or Prefixed(log), given)
+        stack = Stack(moved, plan or default_plan(), output or writer(log, settings.log_format), given)
         try:
             yield stack.start()
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -15,10 +16,12 @@ import click
 
 from app.cli.service.programs import FLOWER_USER
 from app.cli.service.stack import Plan, Running, Stack, StoppedError, default_plan, run_stack
+from core import logging
 from core import settings as settings_module
 from core.embedded.faults import EmbeddedError
-from core.embedded.lines import Prefixed
+from core.embedded.lines import JsonLines, writer
 from core.errors import ServiceError
+from core.log_streams import LineLog
 from core.settings import Settings, SettingsError, with_dotenv
 from providers.catalog.live import LiveCatalog
 from providers.catalog.reading import CatalogError
@@ -32,22 +35,28 @@ _DEBOUNCE_S = 1.0
 @click.command()
 def up() -> None:
     """Run the whole service here until Ctrl-C: servers, web, workers, Flower."""
+    logging.configure_early()
     try:
         settings = settings_module.load()
         LiveCatalog(settings.catalog_local)  # reported once here instead of by every process
     except (SettingsError, CatalogError) as error:
+        if isinstance(sys.stderr, LineLog):
+            logging.refuse("up", str(error))
         raise click.ClickException(str(error)) from None
     raise SystemExit(run_up(settings))
 
 
 def run_up(settings: Settings, *, plan: Plan | None = None) -> int:
     """Start everything, print ``ready`` and the URLs, stop on a signal. Returns the exit status."""
-    say = Prefixed(sys.stdout)
+    say = writer(sys.stdout, settings.log_format)
     stack = Stack(settings, plan or default_plan(), say, with_dotenv(os.environ))
     with _stop_signals(stack) as asked:
         try:
             running = stack.start(asked.is_set)
-            say.plain(announcement(running))
+            if isinstance(say, JsonLines):
+                say("up", json.dumps({"event": "ready", "level": "info", **addresses(running)}))
+            else:
+                say.plain(announcement(running))
             return _watch(stack, asked)
         except StoppedError:
             return 0
@@ -59,6 +68,17 @@ def run_up(settings: Settings, *, plan: Plan | None = None) -> int:
             return 1
         finally:
             stack.stop()
+
+
+def addresses(running: Running) -> dict[str, str | None]:
+    """Where everything is, for machines."""
+    return {
+        "api": running.url,
+        "admin_key": str(running.admin_key_path),
+        "flower": running.flower_url,
+        "flower_password": str(running.flower_password_path),
+        "sandbox": running.sandbox_url,
+    }
 
 
 def announcement(running: Running) -> str:

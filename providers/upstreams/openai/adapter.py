@@ -9,6 +9,7 @@ Source: providers/upstreams/openai/CONTRACT.md (package openai 3.51.0, read 2026
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic import SecretStr
@@ -96,6 +97,12 @@ def build_submit(order: UpstreamOrder) -> WireRequest:
     return WireRequest("POST", "/images/edits", form=form_fields(fields), files=files)
 
 
+def _named(order: UpstreamOrder, call: str) -> WireRequest:
+    """The request with an id by which the upstream's support finds it: unique per call, and ours."""
+    name = f"{order.request_id}:{call}" if order.request_id else call
+    return replace(build_submit(order), headers={"X-Client-Request-Id": name})
+
+
 def read_cost(answer: Mapping[str, Any], prices: TokenPrices | None) -> ReportedCost | None:
     """What the call cost, by the tokens of its answer (section 3).
 
@@ -126,10 +133,11 @@ class OpenAi(UpstreamAccount[Config], OneAnswer):
     config_type = Config
     submit_timeout_s = CALL_TOTAL_S
 
-    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:  # noqa: ARG002  # no idempotency
-        """Make the images; blocks until they are there. Raises: ProviderError."""
+    def submit(self, order: UpstreamOrder, *, dedupe_key: str) -> Finished | Accepted:
+        """Make the images; blocks until they are there. The key is only named in the upstream's log, for there is no
+        idempotency. Raises: ProviderError."""
         max_bytes = MAX_ENVELOPE_BYTES + order.n * MAX_BYTES_PER_IMAGE
-        answer = self._paid.send(build_submit(order), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
+        answer = self._paid.send(_named(order, dedupe_key), total_s=CALL_TOTAL_S, max_bytes=max_bytes)
         if not 200 <= answer.status < 300:
             raise classify(answer.status, answer.headers, answer.body)
         document = json_object(answer.body) or {}
