@@ -27,7 +27,7 @@ _OWN = frozenset({"status", "replaced_by", "retired_on", "retires_on", "hidden",
 
 # An own price, and the packaged rules that would go before it or be added to it.
 _PRICES = frozenset({"cost_usd", "cost_tiers"})
-_PRICE_RULES = frozenset({"cost_table", "extra_tokens"})
+_PRICE_RULES = frozenset({"cost_table", "extra_tokens", "cost_formula", "cost_base_usd"})
 
 
 class _LocalProvider(Entry):
@@ -146,6 +146,8 @@ def _entry(base: CatalogData, model_id: str, patch: object, faults: list[str]) -
     known = known or {"name": model_id, "source": [], "verified": False}
     if not _PRICES.isdisjoint(changes):  # a price of the operator's own is not hidden behind a packaged rule
         known = {name: value for name, value in known.items() if name not in _PRICE_RULES}
+        if tiers := known.get("cost_tiers"):  # one without a condition would replace the price of every order
+            known["cost_tiers"] = [tier for tier in tiers if tier.get("when")]
     return merged(known, changes) | {"id": model_id}
 
 

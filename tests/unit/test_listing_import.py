@@ -109,11 +109,17 @@ def sample(model: Model, name: str) -> Any:
     spec = model.params[name]
     items = LISTED[model.path].fields or {}
     if spec.type == "list":
-        return ["x"] if items[spec.field or name].of == "string" else [{}]
+        return ["x"] if items[spec.field or name].of == "string" else [described(model, spec.field or name)]
     if spec.enum:
         return spec.enum[-1]
     number = spec.min if spec.min is not None else 1
     return spec.default if spec.default is not None else {"str": "x", "bool": True}.get(spec.type, number)
+
+
+def described(model: Model, field: str) -> dict[str, Any]:
+    """An object as the upstream wants it: the list says that it is one, and not of what."""
+    properties = MODELS[model.path].document["properties"][field]["items"].get("properties", {})
+    return {name: "x" if part["type"] == "string" else 1 for name, part in properties.items()}
 
 
 def test_the_price_of_a_plain_order_is_the_vendors() -> None:
