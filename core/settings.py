@@ -202,7 +202,14 @@ def _psycopg(url: str, variable: str) -> str:
 # Ends of the names of variables that hold secrets. Each of them may be given as a file instead, by its name with
 # _FILE behind it. No name of others' that ends in _FILE looks like that, but the one below.
 _SECRET_ENDS = ("_API_KEY", "_API_TOKEN", "_SECRET", "_ACCESS_KEY", "_ACCESS_KEY_ID", "_SESSION_TOKEN", "_AUTH")
-_SECRETS = ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "HF_TOKEN", "DARKROOM_KEY")
+_SECRETS = (
+    "DATABASE_URL",
+    "DARKROOM_MIGRATE_DATABASE_URL",
+    "REDIS_URL",
+    "CELERY_BROKER_URL",
+    "HF_TOKEN",
+    "DARKROOM_KEY",
+)
 _NUMBERED = re.compile(r"_[2-9]\Z")
 SECRET_FILE_MAX_BYTES = 64 * 1024
 

@@ -5,6 +5,7 @@ It names the route's pattern instead of the address asked for, whose query may b
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -29,13 +30,17 @@ def install(app: Flask) -> None:
     app.after_request(_watch)
 
 
+# ``<operation:operation>`` is ``<operation>`` to a reader.
+_CONVERTER = re.compile(r"<[^<>:]+:")
+
+
 def _watch(response: Response) -> Response:
     """Log the request when its answer is closed, with the bytes that were sent until then."""
     began = request.environ.get(_BEGAN, time.monotonic())
     caller = g.get("caller")
     facts = {
         "method": request.method,
-        "route": request.url_rule.rule if request.url_rule else None,
+        "route": _CONVERTER.sub("<", request.url_rule.rule) if request.url_rule else None,
         "status": response.status_code,
         "account_id": caller.account_id if caller else None,
         "request_id": g.get("request_id"),

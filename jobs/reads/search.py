@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from core.ids import id_before, is_id
 from jobs.errors import JobNotFoundError
-from jobs.reads.tasks import UNSTORABLE, Step, Task, task_of
+from jobs.reads.tasks import CALLS_AND_IMAGES, UNSTORABLE, Step, Task, task_of
 
 # How far the clocks of web processes, which make the ids, may be from the database's.
 _CLOCKS_APART = timedelta(minutes=10)
@@ -106,12 +106,10 @@ WHERE p.id < :before AND p.id > :after
 ORDER BY p.id DESC LIMIT :limit
 """)
 
-_FOUND = text("""
+_FOUND = text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
     'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'behind', o.fallbacks, 'ahead', NULL,
-    'images', coalesce((
-        SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index) FROM images AS i WHERE i.job_id = j.id
-    ), '[]')
+    {CALLS_AND_IMAGES}
 ) AS task,
     a.name AS account_name, o.request_id, prompt_sha256(o.request) AS prompt_sha256,
     length(o.request ->> 'prompt') AS prompt_chars

@@ -130,19 +130,10 @@ class Filters:
     limit: int = 20
 
 
-# One JSON object per task, because the driver's cost grows with the columns of a result, and a task has forty.
-# ``ahead`` counts the jobs ahead of a queued one at its provider; ``behind`` are the fallbacks. ``accepted`` is
-# whether the upstream had taken on the call by which a job failed.
-_TASKS = text(f"""
-SELECT to_jsonb(j) || jsonb_build_object(
-    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'behind', o.fallbacks,
-    'ahead', CASE WHEN j.status = 'queued' THEN (
-        SELECT count(*) FROM (
-            SELECT 1 FROM jobs AS q WHERE q.provider = j.provider AND q.status = 'queued' AND q.id < j.id
-            LIMIT {QUEUE_COUNTED}
-        ) AS ahead
-    ) END,
-    'waiting_code', CASE WHEN j.status = 'queued' AND j.attempt > 0 THEN (
+# What a task says of its calls and images. ``accepted`` is whether the upstream had taken on the call by which a job
+# failed, ``waiting_code`` why a job that is queued again was tried in vain.
+CALLS_AND_IMAGES = """\
+'waiting_code', CASE WHEN j.status = 'queued' AND j.attempt > 0 THEN (
         SELECT c.error_code FROM upstream_calls AS c
         WHERE c.job_id = j.id AND c.error_code IS NOT NULL ORDER BY c.intended_at DESC, c.id DESC LIMIT 1
     ) END,
@@ -152,7 +143,20 @@ SELECT to_jsonb(j) || jsonb_build_object(
     ) END,
     'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((
         SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index) FROM images AS i WHERE i.job_id = j.id
-    ), '[]') END
+    ), '[]') END"""
+
+# One JSON object per task, because the driver's cost grows with the columns of a result, and a task has forty.
+# ``ahead`` counts the jobs ahead of a queued one at its provider; ``behind`` are the fallbacks.
+_TASKS = text(f"""
+SELECT to_jsonb(j) || jsonb_build_object(
+    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'behind', o.fallbacks,
+    'ahead', CASE WHEN j.status = 'queued' THEN (
+        SELECT count(*) FROM (
+            SELECT 1 FROM jobs AS q WHERE q.provider = j.provider AND q.status = 'queued' AND q.id < j.id
+            LIMIT {QUEUE_COUNTED}
+        ) AS ahead
+    ) END,
+    {CALLS_AND_IMAGES}
 ) AS task
 FROM jobs AS j JOIN orders AS o ON o.job_id = j.id
 JOIN unnest(CAST(:account_ids AS text[]), CAST(:ids AS text[])) AS wanted (account_id, id)
@@ -201,17 +205,7 @@ SELECT to_jsonb(j) || jsonb_build_object(
             LIMIT {QUEUE_COUNTED}
         ) AS ahead
     ) END,
-    'waiting_code', CASE WHEN j.status = 'queued' AND j.attempt > 0 THEN (
-        SELECT c.error_code FROM upstream_calls AS c
-        WHERE c.job_id = j.id AND c.error_code IS NOT NULL ORDER BY c.intended_at DESC, c.id DESC LIMIT 1
-    ) END,
-    'accepted', CASE WHEN j.status = 'failed' THEN (
-        SELECT c.upstream_id IS NOT NULL FROM upstream_calls AS c WHERE c.job_id = j.id
-        ORDER BY c.error_code = j.failure_code DESC NULLS LAST, c.intended_at DESC, c.id DESC LIMIT 1
-    ) END,
-    'images', CASE WHEN j.finished_at IS NULL THEN '[]' ELSE coalesce((
-        SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index) FROM images AS i WHERE i.job_id = j.id
-    ), '[]') END
+    {CALLS_AND_IMAGES}
 ) AS task
 FROM jobs AS j JOIN orders AS o ON o.job_id = j.id
 WHERE j.id = ANY(ARRAY(

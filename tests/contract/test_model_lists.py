@@ -179,7 +179,7 @@ def test_check_says_for_each_upstream_what_differs(sandbox: Sandbox, run: Any) -
     assert run("check", "openai").exit_code == 0
     told = document(run("check", "wavespeed", "--json", "--new"))["providers"][0]
     assert [each["model"] for each in told["differences"]] == ["qwen-image"]
-    assert "bytedance/seedream-v5.0-lite" in told["new_models"]
+    assert "alibaba/wan-2.5/text-to-image" in told["new_models"]
     assert told["new"] == len(told["new_models"])
 
 
@@ -201,9 +201,14 @@ def test_import_writes_an_entry_and_keeps_the_rest(run: Any, tmp_path: Path) -> 
     assert "darkroom generate" in done.stderr
     text = file.read_text()
     assert text.startswith("# ours\nmodels:\n  fox: {like: flux-2-pro}  # a fox\n")
-    entry = yaml.safe_load(text)["models"]["seedream-v5.0-lite"]
+    # Darkroom brings this model along under its plain name, which stays its own.
+    own_id = "wavespeed-seedream-v5.0-lite"
+    assert own_id in done.stderr
+    entry = yaml.safe_load(text)["models"][own_id]
     assert (entry["provider"], entry["path"], entry["cost_usd"]) == ("wavespeed", "bytedance/seedream-v5.0-lite", 0.035)
-    assert catalog.load(local=file).resolve("bytedance/seedream-v5.0-lite").model.id == "seedream-v5.0-lite"
+    found = catalog.load(local=file)
+    assert found.resolve(own_id).model.path == "bytedance/seedream-v5.0-lite"
+    assert found.resolve("seedream-v5.0-lite").model.id == "seedream-v5.0-lite"
 
     again = run("import", "wavespeed", "bytedance/seedream-v5.0-lite")
     assert (again.exit_code, file.read_text()) == (1, text)
@@ -211,7 +216,13 @@ def test_import_writes_an_entry_and_keeps_the_rest(run: Any, tmp_path: Path) -> 
     forced = run("import", "wavespeed", "bytedance/seedream-v5.0-lite", "--force", "--price", "0.07")
     assert forced.exit_code == 0, forced.output
     models = yaml.safe_load(file.read_text())["models"]
-    assert (list(models), models["seedream-v5.0-lite"]["cost_usd"]) == (["fox", "seedream-v5.0-lite"], 0.07)
+    assert (list(models), models[own_id]["cost_usd"]) == (["fox", own_id], 0.07)
+
+
+def test_a_model_that_is_not_packaged_gets_its_plain_name(run: Any, tmp_path: Path) -> None:
+    assert run("import", "wavespeed", "alibaba/wan-2.5/text-to-image").exit_code == 0
+    [own_id] = yaml.safe_load((tmp_path / "catalog.local.yaml").read_text())["models"]
+    assert own_id == "wan-2.5-text-to-image"
 
 
 @pytest.mark.parametrize(
@@ -219,7 +230,6 @@ def test_import_writes_an_entry_and_keeps_the_rest(run: Any, tmp_path: Path) -> 
     [
         (("wavespeed", "bytedance/video-upscaler"), "no video"),
         (("wavespeed", "bytedance/seedream-v6"), "near it are"),
-        (("wavespeed", "wavespeed-ai/qwen-image/text-to-image"), "in the catalogue as qwen-image"),
         (("wavespeed", "bytedance/seedream-v5.0-lite", "--as", "qwen-image"), "packaged"),
         (("replicate", "black-forest-labs/flux-dev", "--as", "mine"), "--price"),
         (("openai", "gpt-image-2", "--as", "mine"), "without the schema"),

@@ -87,6 +87,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         patch.setitem(postgres._SETTINGS, "log_line_prefix", "%p ")
         folder: Path = tmp_path_factory.mktemp("counting")
         with EmbeddedPostgres(folder, durable=False) as embedded:
+            # The tests make databases, which the role of the service may not.
+            with psycopg.connect(embedded.superuser_url, autocommit=True) as superuser:
+                superuser.execute("ALTER ROLE darkroom CREATEDB")
             yield Server(embedded)
 
 

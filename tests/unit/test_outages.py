@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from core import outages
@@ -10,6 +11,12 @@ from core.db import Database, make_engine
 from core.embedded.ports import free_ports
 from core.errors import DatabaseAwayError
 from core.outages import SETTLE_S, Outage
+
+
+@pytest.fixture(autouse=True)
+def fresh_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another test of this process may have configured logging, and the module's logger remembers that."""
+    monkeypatch.setattr(outages, "log", structlog.get_logger())
 
 
 class Clock:

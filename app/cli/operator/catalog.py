@@ -12,9 +12,11 @@ from app.cli.here import settings
 from app.cli.output import CommandError, Exit, Output, output_options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from providers.catalog.catalog import Catalog
+    from providers.catalog.entries import Model
     from providers.listing.importing import Imported
     from providers.model_lists import Answer
     from providers.registry import Registry
@@ -150,8 +152,14 @@ def import_model(  # noqa: PLR0917 - click's own order
 
     upstreams = _registry()
     imported = _read(upstreams, _asked(upstreams, provider)[0], model, _usd(price))
-    path, own_id = settings().catalog_local, model_id or suggested_id(model)
-    _check_id(_catalog(path), path, own_id, provider, model, force=force, named=model_id is not None)
+    path = settings().catalog_local
+    models, brought = _catalog(path), _packaged()
+    plain_id = suggested_id(model)
+    packaged_id = _id_of(brought, provider, model) or (plain_id if plain_id in brought else None)
+    own_id = model_id or (f"{provider}-{plain_id}" if packaged_id else plain_id)
+    if packaged_id and not model_id:
+        output.note(f"{packaged_id} is a model of the packaged catalogue; your own entry is {own_id}")
+    _check_id(models, path, own_id, force=force, brought=brought)
     entry = {**imported.entry, **({"name": own_id} if model_id else {})}
     try:
         text = local_file.written(_text(path), own_id, entry, replace=force)
@@ -200,18 +208,22 @@ def _usd(text: str | None) -> Decimal | None:
     return found
 
 
-def _check_id(models: Catalog, path: Path, own_id: str, provider: str, name: str, *, force: bool, named: bool) -> None:
-    """Refuse what would give a model twice, or lay the entry over one that Darkroom brings along."""
+def _packaged() -> Mapping[str, Model]:
     from providers.catalog import catalog as packaged
 
-    brought = packaged.load().models
+    return packaged.load().models
+
+
+def _id_of(models: Mapping[str, Model], provider: str, name: str) -> str | None:
+    """The id of an upstream's model, by its name there; None where the models lack it."""
+    return next((each.id for each in models.values() if each.provider == provider and each.path == name), None)
+
+
+def _check_id(models: Catalog, path: Path, own_id: str, *, force: bool, brought: Mapping[str, Model]) -> None:
+    """Refuse what would lay the entry over one that Darkroom brings along, or over one of the operator's own."""
     if own_id in brought:
         hint = "Give it another id with --as."
         raise CommandError(Exit.FAILED, "model_exists", f"{own_id} is a model of the packaged catalogue", hint=hint)
-    same = [each.id for each in models.models.values() if each.provider == provider and each.path == name]
-    if same and own_id not in same and not named:
-        hint = f"Order it as {same[0]}, or give it another id with --as."
-        raise CommandError(Exit.FAILED, "model_exists", f"{name} is in the catalogue as {same[0]}", hint=hint)
     if own_id in models.models and not force:
         raise _exists(own_id, path)
 

@@ -31,6 +31,7 @@ from app.cli.parameters import DURATION
 
 PROMPT = "a red fox asleep under a lemon tree, late afternoon light"
 SIZE = "1024x1024"
+MODEL = "chatgpt2api-gpt-image-2"  # its upstream works on while no one waits, so every step can be seen
 
 
 class Narrator:
@@ -55,7 +56,7 @@ class Narrator:
 @output_options
 @click.option("--prompt", default=PROMPT, show_default=True)
 @click.option("--size", default=SIZE, show_default=True, metavar="WxH")
-@click.option("--model", "-m", help="[default: the service's]")
+@click.option("--model", "-m", default=MODEL, show_default=True)
 @click.option("--server", metavar="URL", help="Use this running service instead of starting one.")
 @click.option("--key", envvar="DARKROOM_KEY", metavar="KEY", help="With --server: API key.")
 @click.option("--timeout", "timeout_s", type=DURATION, default=120, metavar="TIME", help="[default: 2m]")
