@@ -22,9 +22,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from core.errors import DatabaseAwayError, DatabaseBusyError, DatabaseChangedError
 from core.outages import Outage
+from core.overdue import Overdue
 
 STATEMENT_TIMEOUT_MS = 10_000
 LOCK_TIMEOUT_MS = 5_000
+# A hot statement whose answer takes three times what the server allows it will never come.
+HOT_TIMEOUT_S = 3 * STATEMENT_TIMEOUT_MS / 1000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 30_000
 
 # A dead peer is noticed by the kernel within about 15 s, whatever TCP believes.
@@ -165,11 +168,13 @@ class Database:
     """Hands out connections and turns their absence into :class:`DatabaseAwayError`.
 
     ``outage`` is told of every success and of every connection that cannot be had, for one log line a change.
+    A use of :meth:`hot` that takes longer than ``hot_timeout_s`` is cut off.
     """
 
-    def __init__(self, engine: Engine, outage: Outage | None = None) -> None:
+    def __init__(self, engine: Engine, outage: Outage | None = None, *, hot_timeout_s: float = HOT_TIMEOUT_S) -> None:
         self.engine = engine
         self._outage = outage
+        self._overdue = Overdue(hot_timeout_s)
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
@@ -205,7 +210,8 @@ class Database:
         with _given_back(pooled) as connection:
             try:
                 connection.autocommit = True
-                yield Hot(connection)
+                with self._overdue.use(connection):
+                    yield Hot(connection)
             except psycopg.Error as error:
                 self._drop_unusable(pool, pooled, connection, error)
                 _raise_translated(error)

@@ -29,13 +29,15 @@ FIRST_CHECK_S = 1.0
 LOOK_AGAIN_S = 10.0
 # How long an answer is held in memory while the database is away; less than the step's margin.
 REMEMBER_S = 45.0
+TRIES_AT_LEAST = 3
 # How often a job that keeps changing is read again before it is left to the next status check.
 READ_AGAIN_AT_MOST = 5
 
 
 @tenacity.retry(
     retry=tenacity.retry_if_exception_type(DatabaseAwayError),
-    stop=tenacity.stop_after_delay(REMEMBER_S),
+    # A single try can take all of that time, on a connection that is dead and does not say so.
+    stop=tenacity.stop_all(tenacity.stop_after_delay(REMEMBER_S), tenacity.stop_after_attempt(TRIES_AT_LEAST)),
     wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
     reraise=True,
 )
@@ -56,7 +58,8 @@ def finish(
     changes nothing.
 
     ``collected_s``: for how many seconds images were being fetched. Raises JobFailedError if ``in_task`` and the job
-    has failed, so that the failure hook ends it. Raises DatabaseAwayError after ``REMEMBER_S`` seconds.
+    has failed, so that the failure hook ends it. Raises DatabaseAwayError after ``REMEMBER_S`` seconds
+    and ``TRIES_AT_LEAST`` tries.
     """
     failpoints.hit("step.unrecorded")
     for _ in range(READ_AGAIN_AT_MOST):

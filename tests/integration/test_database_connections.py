@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -9,6 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+from chaos.proxy import Mode, Proxy
 from core.db import Database, Hot, Statement, make_engine
 from core.errors import DatabaseAwayError
 
@@ -158,3 +162,40 @@ def test_nothing_is_prepared_for_a_pooler(database: Database) -> None:
             hot.one_or_none(ONE, {"name": str(number)})
         assert hot.scalar(Statement("SELECT count(*) FROM pg_prepared_statements"), {}) == 0
     unprepared.dispose()
+
+
+def test_a_connection_that_is_acknowledged_and_never_answered_is_cut(database: Database) -> None:
+    """A pooler or a load balancer in between can do this: neither the server nor TCP ends such a wait."""
+    url = database.engine.url
+    proxy = Proxy(url.host or "", url.port or 5432)
+    near = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+    through = Database(make_engine(near, pool_size=1, max_overflow=0), hot_timeout_s=0.5)
+    try:
+        with through.hot() as hot:
+            assert hot.one_or_none(ADD, {"name": "a"})
+        proxy.spoil(Mode.BLACK_HOLE)
+        with pytest.raises(DatabaseAwayError), through.hot() as hot:
+            hot.one_or_none(ADD, {"name": "b"})
+        with through.hot() as hot:  # on a new connection
+            assert hot.one_or_none(ADD, {"name": "c"})
+    finally:
+        through.dispose()
+        proxy.close()
+    assert names(database) == ["a", "c"]
+
+
+def test_that_holds_under_gevent() -> None:
+    """There a wait for a socket is a wait of its greenlet, which the cut has to end as well."""
+    if "UNDER_GEVENT" in os.environ:
+        pytest.skip("this is the inner run")
+    program = (
+        "from gevent import monkey; monkey.patch_all()\n"
+        "import sys, pytest\n"
+        f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', 'never_answered', {__file__!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, env={**os.environ, "UNDER_GEVENT": "1"},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
