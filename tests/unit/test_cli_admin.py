@@ -22,6 +22,7 @@ from app.cli.operator import accounts as commands
 from app.cli.operator import database
 from app.cli.output import CommandError
 from core.errors import DatabaseAwayError
+from jobs.dispatch import health
 from jobs.reads import funds
 from jobs.reads.funds import Funds
 from jobs.reads.margins import Margin
@@ -253,3 +254,11 @@ def test_costs_show_the_margin_by_model(fake: FakeDatabase, monkeypatch: pytest.
     assert all(word in shown for word in ("gpt-image-2", "0.2120", "0.0900", "0.85", "30"))
     assert json.loads(run("costs", "--json").stdout)["models"][0]["reported"] == 90_000
     assert asked == [7, 30]
+
+
+@pytest.mark.parametrize("asked", [["--json"], ["list", "--json"], ["--json", "list"]])
+def test_providers_are_listed_as_json_wherever_it_is_asked_for(
+    fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    monkeypatch.setattr(health, "overview", lambda _connection: [])
+    assert json.loads(run("providers", *asked).stdout) == {"data": []}

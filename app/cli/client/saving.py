@@ -224,7 +224,7 @@ def read_image(path: Path, *, max_bytes: int) -> bytes:
     try:
         size_bytes = path.stat().st_size
         if path.is_dir():
-            raise CommandError(Exit.USAGE, "not_a_picture", f"{path} is a folder")
+            raise CommandError(Exit.USAGE, "not_an_image", f"{path} is a folder")
         if size_bytes > max_bytes:
             limit = f"{size_text(size_bytes)}; at most {size_text(max_bytes)} may be sent"
             raise CommandError(Exit.USAGE, "file_too_large", f"{path} has {limit}")
@@ -233,7 +233,7 @@ def read_image(path: Path, *, max_bytes: int) -> bytes:
         raise CommandError(Exit.USAGE, "cannot_read", from_os_error(error).detail) from error
     if not looks_like_image(data):
         what = "is empty" if not data else "is not a PNG, JPEG, WebP, GIF or AVIF image"
-        raise CommandError(Exit.USAGE, "not_a_picture", f"{path} {what}")
+        raise CommandError(Exit.USAGE, "not_an_image", f"{path} {what}")
     return data
 
 
