@@ -329,7 +329,7 @@ def test_a_damaged_image_is_not_kept(server: FakeServer, place: Path, data: byte
     server.job(task(), task("succeeded", images=[image_facts(png())]), sample_images=(data,))
     result = run(server, "generate", "a fox", "-o", "fox.png")
     assert (result.exit_code, names_in(place)) == (1, [])
-    assert "picture_damaged" in result.stderr and f"darkroom watch {JOB} -o FILE" in result.stderr
+    assert "image_damaged" in result.stderr and f"darkroom watch {JOB} -o FILE" in result.stderr
 
 
 def test_a_transfer_that_breaks_off_is_tried_again(server: FakeServer, place: Path) -> None:
