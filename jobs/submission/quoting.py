@@ -21,6 +21,7 @@ from jobs.submission.fallbacks import Fallback
 from jobs.submission.order import JOB_FIELDS, Order
 from jobs.submission.selection import AUTO, Default, Selection
 from providers.catalog.catalog import OPERATIONS, Catalog, CatalogSource, Model, UnknownModelError
+from providers.catalog.entries import spoken
 from providers.catalog.ranking import ranked
 from providers.orders.costs import cost_usd
 from providers.orders.near import MAX_NAME_CHARS, did_you_mean
@@ -258,7 +259,11 @@ def _strays(catalog: Catalog, order: Order) -> list[FieldFault]:
     able = [model for model in catalog.models.values() if order.operation in model.operations]
     known = {*JOB_FIELDS, *(name for model in able for name in all_fields_of(model, order.operation))}
     return [
-        FieldFault(name[:MAX_NAME_CHARS], "not_supported", f"no model takes it{did_you_mean(name, known)}")
+        FieldFault(
+            name[:MAX_NAME_CHARS],
+            "not_supported",
+            f"no model for {spoken(order.operation)} takes it{did_you_mean(name, known)}",
+        )
         for name in [name for name in order.fields if name not in known][:MAX_STRAYS_NAMED]
     ]
 

@@ -106,14 +106,14 @@ def told(*configured: str, **order: Any) -> list[tuple[str, str]]:
 
 def test_a_misspelt_field_is_the_only_fault_of_an_order_that_names_no_model() -> None:
     assert told(*ALL, prompt="a fox", promt="x", stps=20) == [
-        ("promt", "no model takes it; did you mean prompt?"),
-        ("stps", "no model takes it; did you mean steps?"),
+        ("promt", "no model for generate takes it; did you mean prompt?"),
+        ("stps", "no model for generate takes it; did you mean steps?"),
     ]
 
 
 def test_a_misspelt_field_next_to_one_that_the_nearest_model_lacks_leaves_both() -> None:
     found = dict(told("openai", prompt="a fox", sise="1024x1024", seed=1))
-    assert found["sise"] == "no model takes it; did you mean size?"
+    assert found["sise"] == "no model for generate takes it; did you mean size?"
     assert found["seed"].startswith("gpt-image-2 does not take it")
     assert "gpt-image-2 comes nearest" in found["model"]
 
