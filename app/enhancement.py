@@ -62,7 +62,7 @@ class Enhancer:
             if asked in (model, provider, f"{provider}/{model}"):
                 return provider
         offered = ", ".join(f"{model} ({provider})" for provider, model in self.models.items())
-        raise InvalidRequestError([FieldFault("model", "not_allowed", f"is one of {offered}")])
+        raise InvalidRequestError([FieldFault("model", "not_allowed", f"must be one of {offered}")])
 
 
 def _written(writer: Writer, enhancement: Enhancement, prompt: str, language: str | None) -> Iterator[str]:

@@ -32,7 +32,7 @@ SENTENCES = {
     "content_refused": "the upstream's content policy refused the prompt or the image",
     "deadline_expired": "the job could not be started before its deadline",
     "empty_result": "the upstream reported success without an image",
-    "extra_not_allowed": "`extra` holds a field that decides what is bought; use the order's own fields",
+    "extra_not_allowed": "extra holds a field that decides what is bought; use the order's own fields",
     "insufficient_credits": "the balance no longer covered the price when the job was to start",
     "internal_error": "a fault of this service; the operator can see what it was",
     "mask_not_png": "this model takes a mask only as PNG",

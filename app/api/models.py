@@ -25,6 +25,7 @@ from jobs.errors import FieldFault
 from jobs.submission.recommendations import Offer, recommend, takes
 from providers.catalog.catalog import Catalog, Model, UnknownModelError
 from providers.catalog.ranking import asks_for_more, ranked
+from providers.orders.near import did_you_mean
 from quota.prices import MICROCREDITS_PER_CREDIT, credits_text
 
 bp = Blueprint("models", __name__, url_prefix="/api/models")
@@ -136,7 +137,7 @@ def _filtered(
         "capability": {word for model in catalog.models.values() for word in model.capabilities},
     }
     faults = [
-        FieldFault(name, "not_allowed", f"is one of {', '.join(sorted(words))}")
+        FieldFault(name, "not_allowed", f"must be one of {', '.join(sorted(words))}{did_you_mean(value, words)}")
         for name, words in known.items()
         if (value := getattr(query, name)) is not None and value not in words
     ]

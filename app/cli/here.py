@@ -32,8 +32,19 @@ def read_key(path: Path) -> str | None:
 
 def running_api(var: Path) -> str | None:
     """The API's address that ``darkroom up`` wrote down; None where it was never started, or by another user."""
+    address = _told(var, "api_url")
+    return address if isinstance(address, str) else None
+
+
+def running_sandbox_port(var: Path) -> int | None:
+    """The sandbox's port under the ``darkroom up`` that runs here, as :func:`running_api`; used only where no provider
+    is configured."""
+    port = _told(var, "sandbox_port")
+    return port if isinstance(port, int) else None
+
+
+def _told(var: Path, name: str) -> object:
     try:
-        address = json.loads((var / "run" / "urls.json").read_text(encoding="utf-8"))["api_url"]
+        return json.loads((var / "run" / "urls.json").read_text(encoding="utf-8"))[name]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return address if isinstance(address, str) else None

@@ -48,6 +48,8 @@ def message_of(found: ErrorDetails, fields: Collection[str] = ()) -> str:
         return str(context["error"])
     if found["type"] == "extra_forbidden":
         return f"is not a field of this request{did_you_mean(str(found['loc'][-1]), fields)}"
+    if found["type"].endswith("too_short") and context["min_length"] == 1:
+        return "must not be empty"
     if words := _WORDS.get(found["type"]):
         return words.format_map(context)
     return found["msg"].replace("Input should", "must", 1)

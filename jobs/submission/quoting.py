@@ -6,7 +6,7 @@ Estimates and submits share this, so that what was quoted is what is held.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from math import isfinite
@@ -21,10 +21,11 @@ from jobs.submission.fallbacks import Fallback
 from jobs.submission.order import JOB_FIELDS, Order
 from jobs.submission.selection import AUTO, Default, Selection
 from providers.catalog.catalog import OPERATIONS, Catalog, CatalogSource, Model, UnknownModelError
+from providers.catalog.entries import spoken
 from providers.catalog.ranking import ranked
 from providers.orders.costs import cost_usd
 from providers.orders.near import MAX_NAME_CHARS, did_you_mean
-from providers.orders.rules import MAX_STRAYS_NAMED, CheckedOrder, fields_of
+from providers.orders.rules import MAX_STRAYS_NAMED, CheckedOrder, all_fields_of
 from quota.prices import unit_price_microcredits
 
 
@@ -79,7 +80,10 @@ class Quoting:
         _check_storable(order.fields)
         catalog = self._catalogs.current()
         names = fallbacks.names_in(order.fields)
-        selected = self._select(catalog, order, order.fields.get("model"))
+        try:
+            selected = self._select(catalog, order, order.fields.get("model"))
+        except InvalidOrderError as error:
+            raise InvalidOrderError([*error.faults, *self._unusable(catalog, names)]) from None
         unit_price = self.unit_price_microcredits(selected.model, cost_usd(selected.model, selected.checked))
         others = self._fallbacks(catalog, selected.model, order, names)
         return Quote(
@@ -152,9 +156,18 @@ class Quoting:
             goal = AUTO[name or "auto"]
             candidates = ranked(catalog, operation, self._configured, goal, self._markup)
             default = self._default_for(catalog, operation) if name is None else None
-            return selection.select(
-                candidates, order.check, operation=operation, asked=name, goal=goal, lenient=lenient, default=default
-            )
+            try:
+                return selection.select(
+                    candidates,
+                    order.check,
+                    operation=operation,
+                    asked=name,
+                    goal=goal,
+                    lenient=lenient,
+                    default=default,
+                )
+            except InvalidOrderError as error:
+                raise InvalidOrderError(selection.told_of(error.faults, _strays(catalog, order))) from None
         try:
             model, warnings = self._named(catalog, name)
         except InvalidOrderError as error:
@@ -197,6 +210,15 @@ class Quoting:
             )
         return resolution.model, resolution.warnings
 
+    def _unusable(self, catalog: Catalog, names: Sequence[str] | None) -> Iterator[FieldFault]:
+        """The fallback models that no order can have, told together with the faults of the first model."""
+        for position, name in enumerate(names or ()):
+            try:
+                if name not in AUTO:
+                    self._named(catalog, name)
+            except InvalidOrderError as error:
+                yield from fallbacks.faults_at(position, error)
+
     def _fallbacks(self, catalog: Catalog, model: Model, order: Order, names: Sequence[str] | None) -> list[Fallback]:
         """The models behind the first. Every fault in those that the caller named is reported; a model of the
         operator's own chain, or the successor of a doubtful one, is left out where it cannot take this order."""
@@ -223,17 +245,27 @@ def _dearest(unit_price: int, others: Sequence[Fallback]) -> int:
 
 def _faults_with_any_model(catalog: Catalog, order: Order) -> list[FieldFault]:
     """What no model would take: told along with a model that does not exist, so that it need not be found later."""
-    able = [model for model in catalog.models.values() if order.operation in model.operations]
-    known = {*JOB_FIELDS, *(name for model in able for name in fields_of(model, order.operation))}
-    strays = [] if order.lenient else [name for name in order.fields if name not in known][:MAX_STRAYS_NAMED]
-    faults = [
-        FieldFault(name[:MAX_NAME_CHARS], "not_supported", f"no model takes it{did_you_mean(name, known)}")
-        for name in strays
-    ]
+    faults = _strays(catalog, order)
     prompt = order.fields.get("prompt")
     if order.operation in selection.NEEDS_PROMPT and not (isinstance(prompt, str) and prompt.strip()):
         faults.append(FieldFault("prompt", "required", "must say what the image shall show"))
     return faults
+
+
+def _strays(catalog: Catalog, order: Order) -> list[FieldFault]:
+    """The fields that no model of the operation takes, misspelt ones most likely."""
+    if order.lenient:
+        return []
+    able = [model for model in catalog.models.values() if order.operation in model.operations]
+    known = {*JOB_FIELDS, *(name for model in able for name in all_fields_of(model, order.operation))}
+    return [
+        FieldFault(
+            name[:MAX_NAME_CHARS],
+            "not_supported",
+            f"no model for {spoken(order.operation)} takes it{did_you_mean(name, known)}",
+        )
+        for name in [name for name in order.fields if name not in known][:MAX_STRAYS_NAMED]
+    ]
 
 
 def _successor(model: Model) -> Sequence[str]:

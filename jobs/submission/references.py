@@ -61,6 +61,11 @@ class References:
             raise InvalidOrderError(faults)
         return [content for content in found if isinstance(content, bytes)]
 
+    def misnamed(self, images: Sequence[ReferenceImage]) -> list[FieldFault]:
+        """What is wrong with the texts alone, for an order that is refused anyway: nothing is looked up."""
+        texts = [image for image in images if image.data is None and not _elsewhere(image)]
+        return [found for found in map(self._decoded, texts) if isinstance(found, FieldFault)]
+
     def keep(
         self, account_id: str, job_id: str, images: Sequence[ReferenceImage], contents: Sequence[bytes]
     ) -> list[StoredInput]:
@@ -109,7 +114,7 @@ class References:
         """Bytes that came along or are in our store; None for a URL, which is fetched with the others."""
         if image.data is not None:
             return image.data if len(image.data) <= self.max_bytes else self._too_large(image)
-        if image.text[:8].lower().startswith(("https://", "http://")):
+        if _is_url(image):
             return None
         if image.text.startswith("upl_"):
             return FieldFault(image.field_name, "not_available_yet", "uploads by id are not served by this version")
@@ -140,6 +145,14 @@ class References:
 
     def _too_large(self, image: ReferenceImage) -> FieldFault:
         return FieldFault(image.field_name, "image_too_large_bytes", f"is larger than {self.max_bytes} bytes")
+
+
+def _is_url(image: ReferenceImage) -> bool:
+    return image.text[:8].lower().startswith(("https://", "http://"))
+
+
+def _elsewhere(image: ReferenceImage) -> bool:
+    return _is_url(image) or image.text.startswith("upl_") or _JOB_IMAGE.fullmatch(image.text) is not None
 
 
 def _mask_faults(kept: Sequence[StoredInput]) -> list[FieldFault]:

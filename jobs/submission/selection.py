@@ -123,5 +123,14 @@ def _faults(operation: str, refused: Mapping[str, list[FieldFault]]) -> list[Fie
     return [FieldFault("model", "no_model_fits", words), *faults]
 
 
+def told_of(faults: Sequence[FieldFault], strays: Sequence[FieldFault]) -> list[FieldFault]:
+    """The faults of an order that no model takes, where ``strays`` are about fields that no model has: these are told
+    as such, and where nothing else is wrong, nothing is said of the models."""
+    by_field = {stray.field: stray for stray in strays}
+    told = [by_field.get(fault.field, fault) for fault in faults]
+    others = [fault for fault in told if fault.field not in by_field]
+    return told[1:] if strays and [fault.code for fault in others] == ["no_model_fits"] else told
+
+
 def _about(fault: FieldFault) -> tuple[str, str]:
     return fault.field, fault.code

@@ -12,7 +12,7 @@ from core.errors import DatabaseAwayError
 from core.ids import new_id
 from jobs import lifecycle, states
 from jobs.documents import StoredFallback, StoredInput, StoredRequest, StoredSelection
-from jobs.errors import JobNotFoundError
+from jobs.errors import InvalidOrderError, JobNotFoundError
 from jobs.lifecycle import NewJob, Submitted
 from jobs.reads import tasks
 from jobs.states import Priority
@@ -63,10 +63,13 @@ class SubmissionService:
         Raises what Quoting.quote, References.read and References.keep raise, InsufficientCreditsError,
         IdempotencyMismatchError, DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
         """
-        self.quoting.refuse_faults(order)
-        if key and (earlier := self._earlier(caller, key)):
-            return earlier
-        quote = self.quoting.quote(order)
+        try:
+            self.quoting.refuse_faults(order)
+            if key and (earlier := self._earlier(caller, key)):
+                return earlier
+            quote = self.quoting.quote(order)
+        except InvalidOrderError as error:
+            raise InvalidOrderError([*error.faults, *self._references.misnamed(order.images)]) from None
         job_id = new_id("job")
         kept = self._keep_images(caller, job_id, order, quote)
         quote = self.quoting.with_inputs(quote, _sizes_px(kept))

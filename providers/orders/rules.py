@@ -125,7 +125,7 @@ def _taken(given: dict[str, Any], model: Model, operation: str, lenient: bool, f
             found.dropped.append(name)
             found.warnings.append(f"{name} was left out: {model.id} does not take it")
         else:
-            takes = sorted({*names, *_image_fields(model, operation)})
+            takes = sorted(all_fields_of(model, operation))
             near = did_you_mean(name, takes)
             found.fault(name, "not_supported", f"{model.id} does not take it{near}; it takes: {', '.join(takes)}")
     return {
@@ -137,6 +137,11 @@ def fields_of(model: Model, operation: str) -> set[str]:
     """The fields, images aside, that a model takes for an operation."""
     names = {"prompt", "n", *model.order_params(operation), *size_fields(model)}
     return names - {"prompt"} if model.inputs.prompt == "none" else names
+
+
+def all_fields_of(model: Model, operation: str) -> set[str]:
+    """The fields that a model takes for an operation, images among them."""
+    return {*fields_of(model, operation), *_image_fields(model, operation)}
 
 
 def _image_fields(model: Model, operation: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from psycopg import sql
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from app.cli import here
 from app.cli.service import bootstrap
 from app.cli.service.stack import run_stack
 from core import schema
@@ -74,6 +75,7 @@ def test_migrations_run_as_the_owner_and_the_service_reads_and_writes_rows(two_r
     finally:
         database.dispose()
     bootstrap.prepare(two_roles)  # again: nothing to do
+    assert here.running_sandbox_port(two_roles.var) == two_roles.sandbox_port
 
 
 def test_no_process_of_up_is_given_more_than_it_needs(tmp_path: Path) -> None:

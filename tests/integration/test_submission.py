@@ -108,6 +108,17 @@ def test_every_bad_field_is_named_at_once(engine: Engine, account: Caller) -> No
     assert {fault.field for fault in refusal.value.faults} == {"prompt", "n", "wings"}
 
 
+def test_a_text_that_names_no_image_is_told_with_the_other_faults(
+    engine: Engine, account: Caller, nothing_left: Callable[[], None]
+) -> None:
+    hello = ReferenceImage("image", field_name="images[0]", text="hello!")
+    far = ReferenceImage("image", field_name="images[1]", text="https://example.com/a.png")
+    with pytest.raises(InvalidOrderError) as refusal:
+        engine.order(account, operation="edit", model="nosuch", references=[hello, far])
+    assert [fault.field for fault in refusal.value.faults] == ["model", "images[0]"]
+    nothing_left()
+
+
 def test_an_unknown_model_comes_with_suggestions(engine: Engine, account: Caller) -> None:
     with pytest.raises(InvalidOrderError, match="did you mean gpt-image-2"):
         engine.order(account, model="gqt-image-2")

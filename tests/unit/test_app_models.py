@@ -106,6 +106,9 @@ def test_every_bad_filter_is_named(edge: Edge) -> None:
     told = get(edge, "/api/models?operation=dance&provider=nobody&capability=magic").json["errors"]
     assert {error["field"] for error in told} == {"operation", "provider", "capability"}
     assert "openai" in next(error["message"] for error in told if error["field"] == "provider")
+    [near] = get(edge, "/api/models?operation=upscle").json["errors"]
+    assert near["message"].startswith("must be one of caption, ")
+    assert near["message"].endswith("; did you mean upscale?")
     assert get(edge, "/api/models?status=asleep").status_code == 422
 
 

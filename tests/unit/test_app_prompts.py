@@ -216,7 +216,7 @@ def test_a_provider_without_a_language_model_is_not_offered() -> None:
     assert enhancer.models == {"openai": "gpt-5.4-mini", "xai": "grok-4.3"}
     with pytest.raises(InvalidRequestError) as refused:
         enhancer.write("a fox", "detail", model="llamaswap")
-    assert refused.value.detail == "model: is one of gpt-5.4-mini (openai), grok-4.3 (xai)"
+    assert refused.value.detail == "model: must be one of gpt-5.4-mini (openai), grok-4.3 (xai)"
     only_llama, _ = _enhancer(LLAMASWAP_BASE_URL="http://llama")
     with pytest.raises(EnhancerNotConfiguredError):
         only_llama.write("a fox", "detail")

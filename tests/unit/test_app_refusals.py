@@ -280,6 +280,7 @@ def test_a_link_needs_an_image_of_ones_own(edge: Edge) -> None:
         ({"priority": "high"}, "priority", "must be 'normal' or 'low'"),
         ({"fallback_models": "x"}, "fallback_models", "must be a list"),
         ({"extra": []}, "extra", "must be an object"),
+        ({"fallback_models": [""]}, "fallback_models[0]", "must not be empty"),
         ({"promt": "x"}, "promt", "did you mean prompt?"),
         ({"imges": ["x"]}, "imges", "did you mean images?"),
     ],

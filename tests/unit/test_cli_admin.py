@@ -19,9 +19,10 @@ from accounts.accounts import Account, AccountNotFoundError
 from accounts.keys import KeyInfo, NewKey
 from app.cli import main
 from app.cli.operator import accounts as commands
-from app.cli.operator import database
+from app.cli.operator import database, upstreams
 from app.cli.output import CommandError
 from core.errors import DatabaseAwayError
+from jobs.dispatch import health
 from jobs.reads import funds
 from jobs.reads.funds import Funds
 from jobs.reads.margins import Margin
@@ -253,3 +254,23 @@ def test_costs_show_the_margin_by_model(fake: FakeDatabase, monkeypatch: pytest.
     assert all(word in shown for word in ("gpt-image-2", "0.2120", "0.0900", "0.85", "30"))
     assert json.loads(run("costs", "--json").stdout)["models"][0]["reported"] == 90_000
     assert asked == [7, 30]
+
+
+@pytest.mark.parametrize("asked", [["--json"], ["list", "--json"], ["--json", "list"]])
+def test_providers_are_listed_as_json_wherever_it_is_asked_for(
+    fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    monkeypatch.setattr(health, "overview", lambda _connection: [])
+    assert json.loads(run("providers", *asked).stdout) == {"data": []}
+
+
+def test_the_sandbox_of_the_service_is_asked_whatever_ports_this_shell_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here: Any = SimpleNamespace(var=tmp_path, sandbox_port=8002)
+    assert upstreams.environment({}, here) == {}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "urls.json").write_text('{"api_url": "http://127.0.0.1:9710", "sandbox_port": 9712}')
+    assert upstreams.environment({}, here)["OPENAI_BASE_URL"].startswith("http://127.0.0.1:9712/")
+    assert upstreams.environment({"OPENAI_API_KEY": "sk-1"}, here) == {"OPENAI_API_KEY": "sk-1"}

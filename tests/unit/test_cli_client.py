@@ -329,7 +329,7 @@ def test_a_damaged_image_is_not_kept(server: FakeServer, place: Path, data: byte
     server.job(task(), task("succeeded", images=[image_facts(png())]), sample_images=(data,))
     result = run(server, "generate", "a fox", "-o", "fox.png")
     assert (result.exit_code, names_in(place)) == (1, [])
-    assert "picture_damaged" in result.stderr and f"darkroom watch {JOB} -o FILE" in result.stderr
+    assert "image_damaged" in result.stderr and f"darkroom watch {JOB} -o FILE" in result.stderr
 
 
 def test_a_transfer_that_breaks_off_is_tried_again(server: FakeServer, place: Path) -> None:
@@ -461,6 +461,12 @@ def test_show_says_where_a_job_failed(server: FakeServer) -> None:
     shown = run(server, "show", JOB).stdout
     assert "result_gone: its link had died" in shown
     assert "while the result was fetched, at flux" in shown
+
+
+def test_show_says_why_a_model_was_chosen(server: FakeServer) -> None:
+    chosen = {"asked": None, "model": "painter-1", "rule": "cheapest", "reason": "the cheapest of 80 models"}
+    server.on("GET", f"/api/images/tasks/{JOB}", task("succeeded", chosen=chosen))
+    assert "the cheapest of 80 models" in run(server, "show", JOB).stdout
 
 
 def test_a_cancelled_job_ends_with_6(server: FakeServer) -> None:
@@ -1055,3 +1061,17 @@ def test_models_shows_what_may_be_set_as_a_table(server: FakeServer) -> None:
     assert "size 1K | 2K 1K" in lines
     assert "steps 1 to 50 generate" in lines
     assert "images* a list of 1 to 4 edit" in lines
+
+
+def test_models_leaves_out_what_is_empty(server: FakeServer) -> None:
+    server.on(
+        "GET", "/api/models/painter", {"id": "painter", "warnings": [], "inputs": {"fields": []}, "also": ["auto"]}
+    )
+    assert run(server, "models", "painter").stdout.split() == ["id", "painter", "also", "auto"]
+
+
+def test_a_file_to_send_that_is_no_image_is_told_before_anything_is_sent(server: FakeServer, place: Path) -> None:
+    (place / "notes.txt").write_text("words")
+    refused = run(server, "run", "upscale", "-i", "notes.txt")
+    assert (refused.exit_code, server.seen) == (2, [])
+    assert "not_an_image: notes.txt is not a PNG" in refused.stderr

@@ -96,3 +96,28 @@ def test_a_fault_of_the_order_is_told_once() -> None:
     with pytest.raises(InvalidOrderError) as refused:
         quoted(*ALL, prompt="")
     assert [(fault.field, fault.code) for fault in refused.value.faults] == [("prompt", "required")]
+
+
+def told(*configured: str, **order: Any) -> list[tuple[str, str]]:
+    with pytest.raises(InvalidOrderError) as refused:
+        quoted(*configured, **order)
+    return [(fault.field, fault.message) for fault in refused.value.faults]
+
+
+def test_a_misspelt_field_is_the_only_fault_of_an_order_that_names_no_model() -> None:
+    assert told(*ALL, prompt="a fox", promt="x", stps=20) == [
+        ("promt", "no model for generate takes it; did you mean prompt?"),
+        ("stps", "no model for generate takes it; did you mean steps?"),
+    ]
+
+
+def test_a_misspelt_field_next_to_one_that_the_nearest_model_lacks_leaves_both() -> None:
+    found = dict(told("openai", prompt="a fox", sise="1024x1024", seed=1))
+    assert found["sise"] == "no model for generate takes it; did you mean size?"
+    assert found["seed"].startswith("gpt-image-2 does not take it")
+    assert "gpt-image-2 comes nearest" in found["model"]
+
+
+def test_fallbacks_that_do_not_exist_are_told_with_a_model_that_does_not() -> None:
+    found = told(*ALL, prompt="a fox", model="nosuch", fallback_models=["flux-2-pro", "neither", "auto"])
+    assert [field for field, _ in found] == ["model", "fallback_models[1]"]

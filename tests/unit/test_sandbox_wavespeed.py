@@ -278,3 +278,13 @@ def test_the_account_and_the_models_can_be_asked_for(client):
     assert schema["properties"]["num_images"] == {"type": "integer", "minimum": 1, "maximum": 4, "default": 1}
     quote = client.post(f"{API}/model/price", json={"model_id": FLUX, "inputs": {"prompt": "k"}}, headers=KEY)
     assert quote.get_json()["data"]["currency"] == "USD"
+
+
+def test_the_image_that_is_changed_comes_before_the_face_that_is_put_into_it(client):
+    for path, model in MODELS.items():
+        named = model.image_fields
+        assert not {"image", "images"} & set(named) or named[0] in {"image", "images"}, path
+    base, face = data_uri(size=(96, 64)), data_uri(size=(32, 32))
+    begun = client.post(f"{API}/wavespeed-ai/image-face-swap", json={"image": base, "face_image": face}, headers=KEY)
+    done = looked_at(client, begun).get_json()["data"]
+    assert Image.open(io.BytesIO(client.get(done["outputs"][0]).data)).size == (96, 64)

@@ -98,7 +98,7 @@ def _tiers(model: Document) -> dict[str, str]:
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """A nested document as lines of dotted path and value; the orders' schemas have a table of their own."""
+    """A nested document as lines of dotted path and value, without what is empty; the orders' schemas have a table."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key != "orders":
@@ -106,7 +106,7 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         for index, item in enumerate(value):
             yield from flat(item, f"{path}[{index}]")
-    elif isinstance(value, list):
+    elif isinstance(value, list) and value:
         yield path, ", ".join(map(str, value))
-    elif value is not None:
+    elif value is not None and value != []:
         yield path, str(value).lower() if isinstance(value, bool) else str(value)

@@ -138,7 +138,7 @@ def _fetch(client: Client, task: Task, image: Image, path: Path, *, force: bool)
                 size_bytes = write_verified(path, chunks, None if converting else image, force=force)
         except CommandError as error:
             # A broken transfer or a damaged image may succeed the next time; a refusal or a full disk will not.
-            if not tries_left or error.code not in ("server_away", "picture_damaged"):
+            if not tries_left or error.code not in ("server_away", "image_damaged"):
                 raise
         else:
             return Saved(image, path, size_bytes, bool(converting))
@@ -149,7 +149,7 @@ def write_verified(path: Path, chunks: Iterable[bytes], image: Image | None, *, 
     """Write a result under its name, complete and as the task describes it, or not at all; how many bytes.
 
     ``image`` None: a conversion, of which the task says nothing; it must look like an image.
-    Raises CommandError (``picture_damaged``, ``file_exists``) and OSError.
+    Raises CommandError (``image_damaged``, ``file_exists``) and OSError.
     """
     # A short name of our own: the requested one may already have the maximum length.
     partial = path.with_name(_partial_name())
@@ -213,7 +213,7 @@ def _exists(path: Path) -> CommandError:
 
 def _damaged(reason: str) -> CommandError:
     detail = f"the image that arrived is not the one the task describes: {reason}"
-    return CommandError(Exit.FAILED, "picture_damaged", detail)
+    return CommandError(Exit.FAILED, "image_damaged", detail)
 
 
 # --- images to send --------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def read_image(path: Path, *, max_bytes: int) -> bytes:
     try:
         size_bytes = path.stat().st_size
         if path.is_dir():
-            raise CommandError(Exit.USAGE, "not_a_picture", f"{path} is a folder")
+            raise CommandError(Exit.USAGE, "not_an_image", f"{path} is a folder")
         if size_bytes > max_bytes:
             limit = f"{size_text(size_bytes)}; at most {size_text(max_bytes)} may be sent"
             raise CommandError(Exit.USAGE, "file_too_large", f"{path} has {limit}")
@@ -233,7 +233,7 @@ def read_image(path: Path, *, max_bytes: int) -> bytes:
         raise CommandError(Exit.USAGE, "cannot_read", from_os_error(error).detail) from error
     if not looks_like_image(data):
         what = "is empty" if not data else "is not a PNG, JPEG, WebP, GIF or AVIF image"
-        raise CommandError(Exit.USAGE, "not_a_picture", f"{path} {what}")
+        raise CommandError(Exit.USAGE, "not_an_image", f"{path} {what}")
     return data
 
 

@@ -113,6 +113,7 @@ def _facts(task: Task) -> list[tuple[str, str]]:
         ("status", headline(task)),
         ("operation", task.operation),
         ("model", f"{task.model} ({task.provider})" if task.provider else task.model),
+        ("chosen", _why(document.get("chosen"))),
         ("prompt", one_line(str(_request(task).get("prompt") or ""), 400)),
         ("error", error),
         ("failed", _where(document.get("error"))),
@@ -121,6 +122,11 @@ def _facts(task: Task) -> list[tuple[str, str]]:
         *((f"image {p.index}", _image_facts(p)) for p in task.images),
         *((f"text {p.index}", one_line(p.text, 400)) for p in task.images),
     ]
+
+
+def _why(chosen: object) -> str:
+    """The reason for the model, where the order named none."""
+    return one_line(str(chosen.get("reason") or ""), 400) if isinstance(chosen, dict) else ""
 
 
 def _where(error: object) -> str:

@@ -9,7 +9,7 @@ import click
 
 from app.cli.client.answers import time_text
 from app.cli.operator.database import Show, database_command
-from app.cli.output import CommandError, Exit, Output
+from app.cli.output import CommandError, Exit, Output, output_options
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 
 @click.group(invoke_without_command=True)
+@output_options
 @click.pass_context
-def providers(context: click.Context) -> None:
+def providers(context: click.Context, output: Output) -> None:
     """Upstreams: list them (the default), pause and resume one, or one of its credentials."""
+    asked = {"as_json": output.as_json, "quiet": output.quiet}
     if context.invoked_subcommand is None:
-        context.invoke(list_providers)
+        context.invoke(list_providers, **asked)
+    else:
+        context.default_map = {context.invoked_subcommand: asked}
 
 
 @providers.command("list")

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 def environment(environ: Mapping[str, str], settings: Settings) -> dict[str, str]:
     """The environment with ``.env``; and where it configures no provider, with the sandbox that a ``darkroom up`` of
     this machine then runs."""
+    from app.cli.here import running_sandbox_port
     from app.cli.service.programs import sandbox_environ
     from app.cli.service.stack import wants_sandbox
     from core.settings import with_dotenv
 
     found = with_dotenv(environ)
-    runs_here = (settings.var / "run" / "urls.json").is_file()
-    return {**found, **sandbox_environ(settings.sandbox_port)} if runs_here and wants_sandbox(found) else found
+    # As the service was told: DARKROOM_PORT may have been set for `up` alone.
+    port = running_sandbox_port(settings.var)
+    return {**found, **sandbox_environ(port)} if port is not None and wants_sandbox(found) else found

@@ -81,6 +81,7 @@ def _tell_where(settings: Settings) -> None:
     run = make_folder(settings.var / "run")
     urls = {
         "api_url": api_url(settings),
+        "sandbox_port": settings.sandbox_port,
         "database_url": settings.database_url,
         "redis_url": settings.redis_url,
     }

@@ -37,7 +37,10 @@ class OrderFields(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     prompt: str | None = Field(None, max_length=32_000, description="what to make or change")
-    model: Text | None = Field(None, description="id or alias; `auto`, `auto:budget`, `auto:quality`")
+    model: Text | None = Field(
+        None,
+        description="id or alias; `auto`, `auto:budget`, `auto:quality`; else the default model, or the cheapest",
+    )
     n: int | None = Field(None, ge=1, le=10, description=_also("n", "how many images; each settles on its own"))
     size: Text | None = Field(None, examples=["1024x1024"], description="WxH; the nearest the model allows is used")
     width: int | None = Field(None, description="pixels")

@@ -88,8 +88,9 @@ class Model:
 
     @property
     def image_fields(self) -> list[str]:
-        """The properties that hold an image or several, masks among them."""
-        return [name for name, part in self.document["properties"].items() if "format" in part.get("items", part)]
+        """The properties that hold an image or several, the one to be changed first; masks among them."""
+        named = [name for name, part in self.document["properties"].items() if "format" in part.get("items", part)]
+        return sorted(named, key=lambda name: name not in {"image", "images"})
 
     def asked(self, given: Mapping[str, Any], name: str) -> Any:
         """What an input says to a property, else its default; None where the model has no such property."""
