@@ -15,13 +15,13 @@ from collections import Counter
 from typing import Any
 
 import gevent
-from gunicorn.http.body import Body, LengthReader
+from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.serving.addresses import block_of
-from app.serving.bodies import TimedReader
+from app.serving.bodies import TimedReader, bound_chunks
 from core.ids import new_id
 from core.settings import load
 
@@ -67,6 +67,8 @@ class WebWorker(GeventWorker):  # type: ignore[misc]
         reader = req.body.reader
         if isinstance(reader, LengthReader) and reader.length == 0:
             return self._answered(listener_name, req, sock, addr)
+        if isinstance(reader, ChunkedReader):
+            bound_chunks(reader)
         req.body = Body(TimedReader(reader, base_s=self._body_s, failed=req.force_close))
         try:
             return self._answered(listener_name, req, sock, addr)

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -147,6 +148,37 @@ def test_trailers_beyond_the_limit_of_headers_are_431(web: Web) -> None:
     chunks = b"2\r\n{}\r\n0\r\n" + b"A: " + b"x" * 20_000 + b"\r\n\r\n"
     response, body = web.answer(web.head(JSON + CHUNKED), chunks)
     assert (response.status, body["code"]) == (431, "headers_too_large")
+
+
+def test_chunks_of_one_byte_do_not_hold_the_process(web: Web) -> None:
+    """A million of them, from a caller without any key, took the hub for two seconds."""
+    worst_s, done = 0.0, threading.Event()
+
+    def look() -> None:
+        nonlocal worst_s
+        with requests.Session() as session:
+            while not done.wait(0.01):
+                began = time.monotonic()
+                session.get(f"{web.url}/healthz", timeout=ANSWERS_WITHIN_S)
+                worst_s = max(worst_s, time.monotonic() - began)
+
+    head = f"POST /api/images/generate HTTP/1.1\r\nHost: x\r\n{JSON}{CHUNKED}\r\n".encode()
+    flood = b"1\r\nx\r\n" * 1_000_000
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        with web.connect() as client, suppress(OSError):
+            client.sendall(head + flood)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(65536):
+                pass
+    finally:
+        done.set()
+        looking.join()
+    assert worst_s < 1.0
+    response, body = web.answer(web.head(JSON + CHUNKED), flood)
+    assert (response.status, body["code"]) == (400, "bad_request")
+    assert "chunks" in str(body["detail"])
 
 
 @pytest.mark.parametrize(
