@@ -31,6 +31,7 @@ LINGER_BYTES = 32 * 1024 * 1024
 REFUSED_LINGER_S = 1.0
 RETRY_AFTER_S = 5
 PIECE_BYTES = 64 * 1024
+THREADS = 48  # well above providers.http.untrusted.LOOKUPS_AT_ONCE
 
 _PHRASES = {400: "Bad Request", 414: "URI Too Long", 429: "Too Many Requests", 431: "Request Header Fields Too Large"}
 
@@ -45,6 +46,12 @@ class WebWorker(GeventWorker):  # type: ignore[misc]
         # Behind a proxy every connection has the proxy's address, and the proxy counts its clients.
         self._most = 0 if settings.trusted_proxies else settings.connections_per_address
         self._open: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        # They resolve names: those that callers name may take half a minute each, and must leave room for ours.
+        gevent.get_hub().threadpool.maxsize = THREADS
+        super().run()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection, unless its address has too many."""

@@ -68,6 +68,7 @@ class Exchange:
     least_bytes_per_s: int = 0
     grace_s: float = 5.0  # before the rate counts
     max_body_bytes: int = 0
+    lookups: threading.Semaphore | None = None  # names resolved at once by all exchanges that share it
     sent: bool = False
     received_bytes: int = 0
     first_byte_at: float | None = None
@@ -111,10 +112,14 @@ class Exchange:
 def resolve_in_time(exchange: Exchange, origin: Origin) -> list[str]:
     """The addresses of an origin, as long as the exchange has time. Raises OSError, UnicodeError, OutOfTimeError.
 
-    A resolver cannot be interrupted, so it runs in a thread of its own, which is left behind when it is late.
+    A resolver cannot be interrupted, so it runs in a thread of its own, which is left behind when it is late, and
+    keeps its place in ``exchange.lookups`` until it ends.
     """
     if _is_numeric(origin.host):
         return exchange.resolve(origin.host, origin.port)
+    places = exchange.lookups
+    if places is not None and not places.acquire(timeout=exchange.left_s(exchange.connect_s)):
+        raise OutOfTimeError("too many names are being resolved")
     answers: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -122,8 +127,11 @@ def resolve_in_time(exchange: Exchange, origin: Origin) -> list[str]:
             answers.put(exchange.resolve(origin.host, origin.port))
         except Exception as error:  # noqa: BLE001 (raised again by the caller)
             answers.put(error)
+        finally:
+            if places is not None:
+                places.release()
 
-    left_s = exchange.left_s(exchange.connect_s)
+    left_s = min(exchange.connect_s, max(0.0, exchange.deadline_at - monotonic()))
     threading.Thread(target=ask, name="resolve", daemon=True).start()
     try:
         found = answers.get(timeout=left_s)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from app.serving.worker import THREADS
 from providers.errors import NotRun, Uncertain
 from providers.http import untrusted
 from providers.http.client import FilePart, UpstreamSession, WireRequest
@@ -683,6 +684,29 @@ def test_a_peer_that_is_always_ready_lets_others_run() -> None:
     theirs.close()
     assert size_bytes > 100_000
     assert seen >= size_bytes // 1024 // 16
+
+
+def test_names_of_callers_share_so_many_lookups_and_late_ones_keep_their_place() -> None:
+    """A lookup goes on after its exchange has given up, and under gevent every lookup needs one of a few threads."""
+    answered, asked = threading.Event(), []
+
+    def stuck(host: str, _port: int) -> list[str]:
+        asked.append(host)
+        answered.wait(60)
+        return ["127.0.0.1"]
+
+    policy = replace(Policy.user(max_bytes=9), resolve=stuck, connect_s=0.05, lookups=threading.Semaphore(2))
+    for number in range(5):
+        with pytest.raises(UnsafeUrlError) as caught:
+            fetch(f"https://slow{number}.example/a", policy)
+        assert caught.value.code == "url_unreachable"
+    assert asked == ["slow0.example", "slow1.example"]
+    answered.set()
+    with pytest.raises(UnsafeUrlError):
+        fetch("https://later.example/a", replace(policy, connect_s=30))
+    assert asked[2:] == ["later.example"]
+    assert untrusted.LOOKUPS_AT_ONCE < THREADS
+    assert Policy.user(max_bytes=1).lookups is Policy.user(max_bytes=2).lookups is not None
 
 
 def test_a_name_that_does_not_resolve_in_time_is_given_up() -> None:
