@@ -14,10 +14,12 @@ T = TypeVar("T")
 
 
 class FairPool:
-    """At most ``size`` items at work, ``per_lane`` of them from one lane; ``depth`` waiting and at work in all."""
+    """At most ``size`` items at work, ``per_lane`` of them from one lane; ``depth`` waiting and at work in all, and
+    ``lane_depth`` of one lane (as many as in all, where it is not given)."""
 
-    def __init__(self, size: int = 48, per_lane: int = 8, depth: int = 256) -> None:
+    def __init__(self, size: int = 48, per_lane: int = 8, depth: int = 256, lane_depth: int | None = None) -> None:
         self._size, self._per_lane, self._depth = size, per_lane, depth
+        self._lane_depth = depth if lane_depth is None else lane_depth
         self._lock = threading.Lock()
         self._lanes: OrderedDict[Hashable, deque[Callable[[], None]]] = OrderedDict()
         self._at_work: dict[Hashable, int] = {}
@@ -28,6 +30,13 @@ class FairPool:
         """How many more items it takes now."""
         with self._lock:
             return max(0, self._depth - self._waiting - sum(self._at_work.values()))
+
+    def room_for(self, lane: Hashable) -> int:
+        """How many more items of this lane it takes now."""
+        room = self.room()
+        with self._lock:
+            taken = len(self._lanes.get(lane, ())) + self._at_work.get(lane, 0)
+            return max(0, min(room, self._lane_depth - taken))
 
     def each(
         self,

@@ -17,6 +17,9 @@ from core.errors import ServiceError
 # A body may take its base time, and as long as this speed needs for what has arrived: 256 kbit/s.
 SLOWEST_BYTES_PER_S = 32 * 1024
 STEP_BYTES = 256 * 1024
+# Each chunk costs microseconds of the hub however little it holds: 16 MB in chunks of 256 bytes are as many.
+MAX_CHUNKS = 64 * 1024
+CHUNKS_IN_A_ROW = 256
 
 
 class BodyTimeoutError(ServiceError):
@@ -41,6 +44,23 @@ class Reader(Protocol):
     """The readers of gunicorn.http.body."""
 
     def read(self, size: int) -> bytes: ...
+
+
+def bound_chunks(reader: Any) -> None:
+    """Have a ``gunicorn.http.body.ChunkedReader`` let other requests in between chunks, and raise MalformedBodyError
+    for more of them than any client sends in earnest."""
+    parse, count = reader.parse_chunk_size, 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > MAX_CHUNKS:
+            raise MalformedBodyError(f"the body has more than {MAX_CHUNKS} chunks")
+        if count % CHUNKS_IN_A_ROW == 0:
+            gevent.sleep(0)
+        return parse(*args, **kwargs)
+
+    reader.parse_chunk_size = counted
 
 
 class TimedReader:

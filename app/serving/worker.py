@@ -15,13 +15,13 @@ from collections import Counter
 from typing import Any
 
 import gevent
-from gunicorn.http.body import Body, LengthReader
+from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.serving.addresses import block_of
-from app.serving.bodies import TimedReader
+from app.serving.bodies import TimedReader, bound_chunks
 from core.ids import new_id
 from core.settings import load
 
@@ -31,6 +31,7 @@ LINGER_BYTES = 32 * 1024 * 1024
 REFUSED_LINGER_S = 1.0
 RETRY_AFTER_S = 5
 PIECE_BYTES = 64 * 1024
+THREADS = 48  # well above providers.http.untrusted.LOOKUPS_AT_ONCE
 
 _PHRASES = {400: "Bad Request", 414: "URI Too Long", 429: "Too Many Requests", 431: "Request Header Fields Too Large"}
 
@@ -45,6 +46,12 @@ class WebWorker(GeventWorker):  # type: ignore[misc]
         # Behind a proxy every connection has the proxy's address, and the proxy counts its clients.
         self._most = 0 if settings.trusted_proxies else settings.connections_per_address
         self._open: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        # They resolve names: those that callers name may take half a minute each, and must leave room for ours.
+        gevent.get_hub().threadpool.maxsize = THREADS
+        super().run()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection, unless its address has too many."""
@@ -64,9 +71,13 @@ class WebWorker(GeventWorker):  # type: ignore[misc]
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """Answer one request; what the app left unread of its body is read away, within bounds."""
+        if req.req_number > 1:
+            gevent.sleep(0)  # requests sent in advance are all there: reading them waits for nothing
         reader = req.body.reader
         if isinstance(reader, LengthReader) and reader.length == 0:
             return self._answered(listener_name, req, sock, addr)
+        if isinstance(reader, ChunkedReader):
+            bound_chunks(reader)
         req.body = Body(TimedReader(reader, base_s=self._body_s, failed=req.force_close))
         try:
             return self._answered(listener_name, req, sock, addr)

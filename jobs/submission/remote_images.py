@@ -16,6 +16,7 @@ TOTAL_S = 10.0
 AT_ONCE = 16
 PER_ACCOUNT = 4
 WAITING = 256
+WAITING_PER_ACCOUNT = 64  # so that no account fills the queue for all others
 
 _WORDS = {
     "url_not_allowed": "is not a public https URL",
@@ -44,13 +45,14 @@ class RemoteImages:
         at_once: int = AT_ONCE,
         per_account: int = PER_ACCOUNT,
         waiting: int = WAITING,
+        waiting_per_account: int = WAITING_PER_ACCOUNT,
     ) -> None:
         self._fetch_one = fetch_one
-        self._pool = FairPool(size=at_once, per_lane=per_account, depth=waiting)
+        self._pool = FairPool(size=at_once, per_lane=per_account, depth=waiting, lane_depth=waiting_per_account)
 
     def fetch_all(self, account_id: str, urls: Sequence[tuple[str, str]]) -> list[bytes | FieldFault]:
         """For each (field, URL) its bytes or what is wrong with it. Raises MediaBusyError: too many wait already."""
-        if len(urls) > self._pool.room():
+        if len(urls) > self._pool.room_for(account_id):
             raise MediaBusyError("too many images are being fetched")
         found: dict[int, bytes | FieldFault] = {}
         bugs: list[Exception] = []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +56,16 @@ def _placed(text: str, model_id: str, entry: Mapping[str, Any], *, replace: bool
     lines = _ended(text).splitlines(keepends=True)
     first, after = int(known[0].start_mark.line), _line_after(text, known[1])
     return "".join([*lines[:first], _block(model_id, entry, indent), *lines[after:]])
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """The right to change the file, for one process at a time; others wait. Raises: OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    target = path.resolve()
+    with (target.parent / f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def checked(path: Path, text: str) -> Catalog:

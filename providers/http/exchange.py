@@ -39,6 +39,9 @@ class FloodError(http.client.HTTPException):
 
 # What an answer may hold besides its body: status line, header, interim answers (1xx), framing of chunks, trailer.
 OVERHEAD_BYTES = 64 * 1024
+# The smallest chunks that servers send in earnest, on average; each costs microseconds however little it holds.
+LEAST_CHUNK_BYTES = 256
+MIN_CHUNKS = 10_000
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -54,7 +57,7 @@ class Exchange:
     ``may_reach`` judges an address of an origin; it is asked about every address before the first one is
     tried. ``sent`` becomes true just before the first byte of the request is sent: until then an error
     proves that nothing ran. ``max_body_bytes`` is the longest body that will be read: together with
-    :data:`OVERHEAD_BYTES` it bounds everything that is received.
+    :data:`OVERHEAD_BYTES` it bounds everything that is received, and by itself the number of chunks.
     """
 
     deadline_at: float  # monotonic clock
@@ -65,10 +68,12 @@ class Exchange:
     least_bytes_per_s: int = 0
     grace_s: float = 5.0  # before the rate counts
     max_body_bytes: int = 0
+    lookups: threading.Semaphore | None = None  # names resolved at once by all exchanges that share it
     sent: bool = False
     received_bytes: int = 0
     first_byte_at: float | None = None
-    in_body: bool = False
+    allowed_bytes: int = OVERHEAD_BYTES
+    chunks: int = 0
 
     def left_s(self, at_most_s: float) -> float:
         """Seconds the next wait may take. Raises OutOfTimeError."""
@@ -82,22 +87,39 @@ class Exchange:
         now = monotonic()
         self.first_byte_at = self.first_byte_at or now
         self.received_bytes += size_bytes
-        # Chunks of one kibibyte, the smallest that servers send in earnest, add less than an eighth.
-        body_bytes = self.max_body_bytes + self.max_body_bytes // 8 if self.in_body else 0
-        if self.received_bytes > OVERHEAD_BYTES + body_bytes:
-            raise FloodError(f"more than {OVERHEAD_BYTES + body_bytes} bytes")
+        if self.received_bytes > self.allowed_bytes:
+            raise FloodError(f"more than {self.allowed_bytes} bytes")
         age_s = now - self.first_byte_at
         if age_s > self.grace_s and self.received_bytes < self.least_bytes_per_s * age_s:
             raise OutOfTimeError("too slow")
+
+    def expect_head(self) -> None:
+        """From here on comes no body, but a header or a trailer."""
+        self.allowed_bytes = self.received_bytes + OVERHEAD_BYTES
+
+    def expect_body(self) -> None:
+        """From here on comes the body."""
+        # Its chunks' framing adds less than an eighth.
+        self.allowed_bytes += self.max_body_bytes + self.max_body_bytes // 8
+
+    def took_chunk(self) -> None:
+        """Count a chunk of the body. Raises FloodError: too many."""
+        self.chunks += 1
+        if self.chunks > max(MIN_CHUNKS, self.max_body_bytes // LEAST_CHUNK_BYTES):
+            raise FloodError(f"more than {self.chunks - 1} chunks")
 
 
 def resolve_in_time(exchange: Exchange, origin: Origin) -> list[str]:
     """The addresses of an origin, as long as the exchange has time. Raises OSError, UnicodeError, OutOfTimeError.
 
-    A resolver cannot be interrupted, so it runs in a thread of its own, which is left behind when it is late.
+    A resolver cannot be interrupted, so it runs in a thread of its own, which is left behind when it is late, and
+    keeps its place in ``exchange.lookups`` until it ends.
     """
     if _is_numeric(origin.host):
         return exchange.resolve(origin.host, origin.port)
+    places = exchange.lookups
+    if places is not None and not places.acquire(timeout=exchange.left_s(exchange.connect_s)):
+        raise OutOfTimeError("too many names are being resolved")
     answers: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -105,8 +127,11 @@ def resolve_in_time(exchange: Exchange, origin: Origin) -> list[str]:
             answers.put(exchange.resolve(origin.host, origin.port))
         except Exception as error:  # noqa: BLE001 (raised again by the caller)
             answers.put(error)
+        finally:
+            if places is not None:
+                places.release()
 
-    left_s = exchange.left_s(exchange.connect_s)
+    left_s = min(exchange.connect_s, max(0.0, exchange.deadline_at - monotonic()))
     threading.Thread(target=ask, name="resolve", daemon=True).start()
     try:
         found = answers.get(timeout=left_s)

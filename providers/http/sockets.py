@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _SEND_SLICE_BYTES = 64 * 1024
 # A peer that sends faster than we read never makes a read wait, so the other greenlets are let in after so many reads.
 _READS_IN_A_ROW = 8
+_CHUNKS_IN_A_ROW = 256
 
 
 def _await_readable(sock: socket.socket, exchange: Exchange) -> None:
@@ -94,6 +95,7 @@ class TimedResponse(http.client.HTTPResponse):
         super().__init__(sock, *args, **kwargs)
         holder = self.fp.detach()
         self._exchange = exchange
+        exchange.expect_head()
         self._reader = TimedReader(sock, holder, exchange)
         self.fp = io.BufferedReader(self._reader)
 
@@ -101,9 +103,21 @@ class TimedResponse(http.client.HTTPResponse):
         """Read the header, and the interim answers before it. Raises IncompleteRead where the stream ends within it,
         FloodError where it does not end."""
         super().begin()
-        self._exchange.in_body = True
+        self._exchange.expect_body()
         if self._reader.ended:  # the parser takes the end of the stream for the end of the header
             raise http.client.IncompleteRead(b"")
+
+    # The two steps of http.client's reader that the body's length says nothing about.
+
+    def _read_next_chunk_size(self) -> int:
+        self._exchange.took_chunk()
+        if self._exchange.chunks % _CHUNKS_IN_A_ROW == 0:
+            time.sleep(0)
+        return int(super()._read_next_chunk_size())  # type: ignore[misc]
+
+    def _read_and_discard_trailer(self) -> None:
+        self._exchange.expect_head()
+        super()._read_and_discard_trailer()  # type: ignore[misc]
 
 
 def send_all(sock: socket.socket, data: bytes, exchange: Exchange) -> None:

@@ -7,6 +7,7 @@ address, and neither retries.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,8 +30,17 @@ from providers.http.exchange import (
 from providers.http.urls import DEFAULT_PORTS, MAX_URL_CHARS, Origin, UnsafeUrlError, parsed
 
 MAX_REDIRECTS = 3
+# Names of callers that are resolved at once. Under gevent all names of the process share one pool of threads, and a
+# name server that does not answer keeps a thread for half a minute.
+LOOKUPS_AT_ONCE = 32
 ADDRESS_REFUSED = "address"  # detail of an UnsafeUrlError: the URL is in order, where its name leads is not
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+@functools.cache
+def _lookups() -> threading.Semaphore:
+    """Made at first use, when gevent has patched what it is made of."""
+    return threading.Semaphore(LOOKUPS_AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +63,13 @@ class Policy:
     accept: str = "image/*"
     ca_file: str | None = None
     resolve: Resolver = resolve
+    lookups: threading.Semaphore | None = None
 
     @classmethod
     def user(cls, *, max_bytes: int, total_s: float = 10.0, allow_http: bool = False) -> Policy:
         """For a URL that a caller gave: nothing is trusted."""
         schemes = frozenset({"http", "https"}) if allow_http else frozenset({"https"})
-        return cls(max_bytes, total_s, schemes=schemes)
+        return cls(max_bytes, total_s, schemes=schemes, lookups=_lookups())
 
     @classmethod
     def result(cls, trusted_origins: Iterable[Origin], *, max_bytes: int, total_s: float = 60.0) -> Policy:
@@ -155,6 +166,7 @@ def _exchange(policy: Policy) -> Exchange:
         max_body_bytes=policy.max_bytes,
         least_bytes_per_s=policy.least_bytes_per_s,
         grace_s=policy.grace_s,
+        lookups=policy.lookups,
     )
 
 

@@ -6,6 +6,7 @@ be imported where it does.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,12 @@ _OURS: Final = frozenset({"enable_sync_mode", "enable_base64_output", "disable_s
 _COUNT_NAMES: Final = ("num_images", "max_images", "num_outputs")
 _UNTAKEN: Final = re.compile(r"(^|_)(video|videos|audio|voice)(_|$)")
 _NAME: Final = re.compile(r"[^a-z0-9.]+")
+# A name goes into the address of every call, so it has nothing that leads elsewhere. A replicate's ends in its version.
+_SAFE_NAME: Final = re.compile(r"[a-z0-9][\w.-]*(/[a-z0-9][\w.-]*)*(:[\w.-]+)?", re.ASCII | re.IGNORECASE)
+MAX_NAME_CHARS = 200
 MAX_CALL_COUNT = 10
+# Every process reads the whole file whenever it changes, and the web process serves no one meanwhile.
+MAX_ENTRY_CHARS = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ def entry_of(provider: str, listed: ListedModel, *, price_usd: Decimal | None = 
 
     Raises: NotImportableError with the reason.
     """
+    if len(listed.name) > MAX_NAME_CHARS or not _SAFE_NAME.fullmatch(listed.name):
+        raise NotImportableError("its name has characters that no address may have, or is too long")
     if listed.fields is None:
         raise NotImportableError(f"{provider} lists {listed.name} without the schema of its input")
     left = {name: each for name, each in listed.fields.items() if name not in _OURS}
@@ -66,7 +74,7 @@ def entry_of(provider: str, listed: ListedModel, *, price_usd: Decimal | None = 
     rest = {name: each for name, each in left.items() if name not in taken | size_names}
     params, left_out = _settings(rest, listed.required)
     entry: dict[str, Any] = {
-        "name": listed.title or listed.name,
+        "name": _shown(listed.title) or listed.name,
         "provider": provider,
         "path": listed.name,
         "operation": use.operation,
@@ -79,7 +87,15 @@ def entry_of(provider: str, listed: ListedModel, *, price_usd: Decimal | None = 
         "output": use.output,
         "quirks": "imported from the upstream's own list",
     }
-    return Imported({**entry, **_price(entry, listed, price_usd)}, left_out)
+    whole = {**entry, **_price(entry, listed, price_usd)}
+    if len(json.dumps(whole)) > MAX_ENTRY_CHARS:
+        raise NotImportableError(f"its entry would be longer than {MAX_ENTRY_CHARS} characters")
+    return Imported(whole, left_out)
+
+
+def _shown(title: str) -> str:
+    """A title without line ends, control characters and signs that turn the direction of writing."""
+    return "".join(char for char in title if char.isprintable())[:MAX_NAME_CHARS].strip()
 
 
 def _constants(

@@ -18,6 +18,7 @@ RESERVED_EXTRA = frozenset(
         "image",
         "image[]",
         "images",
+        "input_fidelity",  # "high" makes an input image ten times as dear as it is priced
         "mask",
         "model",
         "n",

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -147,6 +148,44 @@ def test_trailers_beyond_the_limit_of_headers_are_431(web: Web) -> None:
     chunks = b"2\r\n{}\r\n0\r\n" + b"A: " + b"x" * 20_000 + b"\r\n\r\n"
     response, body = web.answer(web.head(JSON + CHUNKED), chunks)
     assert (response.status, body["code"]) == (431, "headers_too_large")
+
+
+def test_a_body_has_so_many_chunks_and_no_more(web: Web) -> None:
+    """A million chunks of one byte took the hub for two seconds."""
+    response, body = web.answer(web.head(JSON + CHUNKED), b"1\r\nx\r\n" * 100_000)
+    assert (response.status, body["code"]) == (400, "bad_request")
+    assert "chunks" in str(body["detail"])
+
+
+def test_others_are_answered_between_requests_sent_in_advance(web: Web) -> None:
+    """No key is needed for these, and all that the process reads of them is there already."""
+    flood = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n" * 3_000
+    answered, done = 0, threading.Event()
+
+    def send() -> None:
+        with web.connect() as client, suppress(OSError):
+            reading = threading.Thread(target=_read_all, args=(client,))
+            reading.start()
+            client.sendall(flood)
+            client.shutdown(socket.SHUT_WR)
+            reading.join(ANSWERS_WITHIN_S)
+        done.set()
+
+    sending = threading.Thread(target=send)
+    with requests.Session() as session:
+        session.get(f"{web.url}/healthz", timeout=ANSWERS_WITHIN_S)
+        sending.start()
+        while not done.is_set():
+            session.get(f"{web.url}/healthz", timeout=ANSWERS_WITHIN_S)
+            answered += 1
+    sending.join()
+    assert answered >= 10
+
+
+def _read_all(client: socket.socket) -> None:
+    with suppress(OSError):
+        while client.recv(1 << 20):
+            pass
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, get_args
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from app_doubles import MINE, PNG, Edge, done_task, job_id, make_edge, settings_of
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.unreader import IterUnreader
 from pydantic import ValidationError
 from pydantic_core import core_schema
 
@@ -18,7 +21,15 @@ from app.http.bodies import faults_of
 from app.http.fault_words import message_of
 from app.http.limits import RateLimits
 from app.serving.addresses import block_of
-from app.serving.bodies import SLOWEST_BYTES_PER_S, BodyTimeoutError, TimedReader
+from app.serving.bodies import (
+    CHUNKS_IN_A_ROW,
+    MAX_CHUNKS,
+    SLOWEST_BYTES_PER_S,
+    BodyTimeoutError,
+    MalformedBodyError,
+    TimedReader,
+    bound_chunks,
+)
 from app.shapes.schemas.orders import OrderFields
 from jobs.reads import funds
 from jobs.reads.funds import Funds
@@ -383,3 +394,22 @@ def test_a_deadline_moves_with_what_arrives() -> None:
                 pass
         assert ended == [True]
         assert sender.pieces  # cut off before its end
+
+
+def _reader_of(chunks: int) -> ChunkedReader:
+    """gunicorn's own reader, of chunks of one byte that are all there."""
+    reader = ChunkedReader(SimpleNamespace(), IterUnreader([b"1\r\nx\r\n" * chunks + b"0\r\n\r\n"]))
+    bound_chunks(reader)
+    return reader
+
+
+def test_other_requests_are_let_in_between_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[float] = []
+    monkeypatch.setattr("app.serving.bodies.gevent.sleep", turns.append)
+    assert _reader_of(2_000).read(10_000) == b"x" * 2_000
+    assert turns == [0] * (2_000 // CHUNKS_IN_A_ROW)
+
+
+def test_a_body_has_so_many_chunks_and_no_more() -> None:
+    with pytest.raises(MalformedBodyError, match="more than 65536 chunks"):
+        _reader_of(MAX_CHUNKS).read(MAX_CHUNKS + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,20 @@ def test_the_file_is_replaced_at_once_and_keeps_its_mode(tmp_path: Path) -> None
     local_file.put(link, "# by the link\n")
     assert link.is_symlink()
     assert path.read_text() == "# by the link\n"
+
+
+def test_changes_of_two_processes_come_one_after_the_other(tmp_path: Path) -> None:
+    """Each reads the file and writes it anew: at the same time, one of two entries would be lost."""
+    path, order = tmp_path / "new" / "catalog.local.yaml", []
+
+    def second() -> None:
+        with local_file.held(path):
+            order.append("second")
+
+    with local_file.held(path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join(20)
+    assert order == ["first", "second"]

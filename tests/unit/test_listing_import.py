@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,43 @@ def test_an_operators_price_goes_before_the_vendors() -> None:
 def test_the_files_are_the_vendors_own() -> None:
     source = Path(__file__).parents[2] / "sandbox" / "emulators" / "wavespeed" / "models.jsonl"
     assert len(source.read_text(encoding="utf-8").splitlines()) == len(ROWS) == 348
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "v/../../x",
+        "../x",
+        "v/a?x=1#b",
+        "v/a b",
+        "v/a\nb: c",
+        "v/<<",
+        "v//x",
+        "/v/x",
+        "v/x/",
+        "v/" + "n" * 300,
+        "v/é",
+        "",
+    ],
+)
+def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
+    """The name is part of the address that every call goes to, with the account's key."""
+    plain = ListedModel("v/x", kind="text-to-image", price_usd=Decimal(1), fields={"prompt": ListedField("string")})
+    assert entry_of("wavespeed", plain).entry["path"] == "v/x"
+    with pytest.raises(NotImportableError, match="its name has characters"):
+        entry_of("wavespeed", replace(plain, name=name))
+
+
+def test_an_enormous_schema_is_refused() -> None:
+    """All processes read the file whenever it changes: entries of megabytes would hold them."""
+    fields = {"prompt": ListedField("string"), **{f"f{number}": ListedField("string") for number in range(3000)}}
+    with pytest.raises(NotImportableError, match="longer than 65536 characters"):
+        entry_of("wavespeed", ListedModel("v/x", kind="text-to-image", price_usd=Decimal(1), fields=fields))
+
+
+def test_a_title_has_no_control_characters() -> None:
+    fields = {"prompt": ListedField("string")}
+    listed = ListedModel(
+        "v/x", title="A\x1b[2J\u202eB\nc: d", kind="text-to-image", price_usd=Decimal(1), fields=fields
+    )
+    assert entry_of("wavespeed", listed).entry["name"] == "A[2JBc: d"

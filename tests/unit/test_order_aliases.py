@@ -72,6 +72,13 @@ def test_what_the_model_does_not_take_stays_in_extra(edge: Edge) -> None:
     assert (answer.json["request"]["extra"], answer.json["request"]["n"]) == ({"guidance_scale": 4}, 2)
 
 
+def test_what_would_make_an_input_image_dearer_is_no_extra(edge: Edge) -> None:
+    """gpt-image-1 takes 581 tokens of an image at most, and 6,000 more with high fidelity: no rule prices those."""
+    found = faults(post(edge, model="gpt-image-1", extra={"input_fidelity": "high"}))
+    assert found["extra.input_fidelity"][0] == "not_allowed"
+    assert edge.published == []
+
+
 @pytest.mark.parametrize(
     ("body", "field", "other"),
     [

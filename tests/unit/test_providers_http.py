@@ -19,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from app.serving.worker import THREADS
 from providers.errors import NotRun, Uncertain
+from providers.http import untrusted
 from providers.http.client import FilePart, UpstreamSession, WireRequest
 from providers.http.exchange import Exchange, OutOfTimeError
 from providers.http.sockets import TimedReader
@@ -596,6 +598,7 @@ FLOODS = {
     "interim answers": (b"", INTERIM * 400),
     "header": (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n" * 90 + b"X-B: " + b"c" * 60_000 + b"\r\n"),
     "trailer": (CHUNKED, b"X-A: b\r\n" * 1000),
+    "chunks of one byte": (CHUNKED.removesuffix(b"0\r\n"), b"1\r\nx\r\n" * 1000),
 }
 
 
@@ -617,6 +620,39 @@ def test_what_is_no_body_counts_too(kind: str) -> None:
     assert sum(sent) < 2 * (65_536 + 112_500) + 2 * 6_000_000
 
 
+@pytest.mark.parametrize(
+    ("head", "piece", "most_bytes"),
+    [
+        (b"", INTERIM * 400, 65_536),
+        (CHUNKED, b"X-A: b\r\n" * 1000, 65_536),
+        (CHUNKED.removesuffix(b"0\r\n"), b"1\r\nx\r\n" * 1000, 65_536 + 6 * 10_000_000 // 256),
+    ],
+    ids=["interim answers after a redirect", "trailer", "chunks of one byte"],
+)
+def test_a_large_body_allows_no_larger_flood(
+    head: bytes, piece: bytes, most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not the body is bounded by itself: each of these bytes costs far more than one of a body."""
+    with upstream(answers(OK)) as server:
+        flood = floods(head, piece, server.stopping.is_set, [])
+        exchanges: list[Exchange] = []
+
+        def script(conn: socket.socket, _request: bytes) -> None:
+            server.script = flood
+            conn.sendall(b"HTTP/1.1 302 Found\r\nLocation: /next\r\nContent-Length: 0\r\n\r\n")
+
+        server.script = script
+        exchange_of = untrusted._exchange
+        monkeypatch.setattr(
+            untrusted, "_exchange", lambda policy: exchanges.append(exchange_of(policy)) or exchanges[-1]
+        )
+        policy = Policy.result([origin_of(server.url)], max_bytes=10_000_000, total_s=30)
+        with pytest.raises(UnsafeUrlError) as caught:
+            fetch(server.url, policy)
+    assert caught.value.code == "url_unreachable"
+    assert sum(each.received_bytes for each in exchanges) < most_bytes + 30_000
+
+
 def test_a_peer_that_is_always_ready_lets_others_run() -> None:
     ours, theirs = socket.socketpair()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_000_000)
@@ -633,7 +669,8 @@ def test_a_peer_that_is_always_ready_lets_others_run() -> None:
             turns.append(1)
             time.sleep(0)
 
-    exchange = Exchange(time.monotonic() + 30, 5, 5, lambda _origin, _address: True, max_body_bytes=10**9, in_body=True)
+    exchange = Exchange(time.monotonic() + 30, 5, 5, lambda _origin, _address: True, max_body_bytes=10**9)
+    exchange.expect_body()
     reader = TimedReader(ours, io.RawIOBase(), exchange)
     thread = threading.Thread(target=other)
     thread.start()
@@ -647,6 +684,29 @@ def test_a_peer_that_is_always_ready_lets_others_run() -> None:
     theirs.close()
     assert size_bytes > 100_000
     assert seen >= size_bytes // 1024 // 16
+
+
+def test_names_of_callers_share_so_many_lookups_and_late_ones_keep_their_place() -> None:
+    """A lookup goes on after its exchange has given up, and under gevent every lookup needs one of a few threads."""
+    answered, asked = threading.Event(), []
+
+    def stuck(host: str, _port: int) -> list[str]:
+        asked.append(host)
+        answered.wait(60)
+        return ["127.0.0.1"]
+
+    policy = replace(Policy.user(max_bytes=9), resolve=stuck, connect_s=0.05, lookups=threading.Semaphore(2))
+    for number in range(5):
+        with pytest.raises(UnsafeUrlError) as caught:
+            fetch(f"https://slow{number}.example/a", policy)
+        assert caught.value.code == "url_unreachable"
+    assert asked == ["slow0.example", "slow1.example"]
+    answered.set()
+    with pytest.raises(UnsafeUrlError):
+        fetch("https://later.example/a", replace(policy, connect_s=30))
+    assert asked[2:] == ["later.example"]
+    assert untrusted.LOOKUPS_AT_ONCE < THREADS
+    assert Policy.user(max_bytes=1).lookups is Policy.user(max_bytes=2).lookups is not None
 
 
 def test_a_name_that_does_not_resolve_in_time_is_given_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -45,6 +46,27 @@ def test_an_account_with_slow_servers_delays_no_other() -> None:
 def test_beyond_its_queue_an_order_is_to_be_sent_later() -> None:
     with pytest.raises(MediaBusyError):
         RemoteImages(lambda url: url.encode(), waiting=3).fetch_all("acc", [("i", "x")] * 4)
+
+
+def test_an_account_does_not_fill_the_queue_for_others() -> None:
+    """Many orders at once, each with slow servers: its own next order is refused, another account's is not."""
+    released = threading.Event()
+
+    def fetch_one(url: str) -> bytes:
+        if url == "slow":
+            assert released.wait(60)
+        return url.encode()
+
+    images = RemoteImages(fetch_one, waiting=20, waiting_per_account=10)
+    slow = threading.Thread(target=images.fetch_all, args=("greedy", [("i", "slow")] * 10))
+    slow.start()
+    while images._pool.room() > 10:
+        time.sleep(0.001)
+    with pytest.raises(MediaBusyError):
+        images.fetch_all("greedy", [("i", "x")])
+    assert images.fetch_all("other", [("i", "quick")] * 10) == [b"quick"] * 10
+    released.set()
+    slow.join(60)
 
 
 def test_a_bug_in_one_fetch_reaches_the_caller() -> None:

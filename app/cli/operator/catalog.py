@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
@@ -161,15 +162,16 @@ def import_model(  # noqa: PLR0917 - click's own order
         output.note(f"{packaged_id} is a model of the packaged catalogue; your own entry is {own_id}")
     _check_id(models, path, own_id, force=force, brought=brought)
     entry = {**imported.entry, **({"name": own_id} if model_id else {})}
-    try:
-        text = local_file.written(_text(path), own_id, entry, replace=force)
-        found = local_file.checked(path, text).models[own_id]
-    except local_file.ModelExistsError:
-        raise _exists(own_id, path) from None
-    except CatalogError as error:
-        raise CommandError(Exit.FAILED, "catalog_local_faulty", str(error)) from error
-    if not dry_run:
-        local_file.put(path, text)
+    with nullcontext() if dry_run else local_file.held(path):
+        try:
+            text = local_file.written(_text(path), own_id, entry, replace=force)
+            found = local_file.checked(path, text).models[own_id]
+        except local_file.ModelExistsError:
+            raise _exists(own_id, path) from None
+        except CatalogError as error:
+            raise CommandError(Exit.FAILED, "catalog_local_faulty", str(error)) from error
+        if not dry_run:
+            local_file.put(path, text)
     shown = local_file.as_yaml(own_id, entry)
     facts = {"id": own_id, "file": str(path), "written": not dry_run, "entry": entry, "left_out": imported.left_out}
     output.document(facts)
