@@ -150,7 +150,10 @@ class Doctor:
         """Blobs without a row."""
         for search in orphans.search_all(self.database, store):
             if search.suspicious:
-                cause = f"{len(search.orphans)} blobs belong to no job: the database seems to be another installation's"
+                cause = (
+                    "most of the store's folders are of jobs that the database does not have: it is another"
+                    " installation's, or was restored from before them"
+                )
                 yield Finding("store_suspicious", "database", cause, "look at DARKROOM_VAR and DATABASE_URL")
                 continue
             for key in search.orphans:
