@@ -13,7 +13,7 @@ from core.logging import redact
 
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 _WIDTH = 9
-# What PostgreSQL says of each connection that it refuses while it starts or stops: dozens a second. Said once in a while.
+# What PostgreSQL says of each connection that it refuses while it starts or stops: dozens a second.
 _REFUSALS = re.compile(r"FATAL:  (the database system is|terminating connection)")
 _AGAIN_AFTER_S = 10.0
 

@@ -92,7 +92,7 @@ def test_a_provider_with_one_credential_left_is_not_waited_for(engine: Engine, a
     ("kind", "published"), [("queued_unclaimed", "clock_timestamp()"), ("queued_unpublished", "NULL")]
 )
 @pytest.mark.parametrize("target", ["openai", "openai/default"])
-def test_the_doctor_names_the_pause_and_the_command_that_lifts_it(  # noqa: PLR0917 - fixtures come by name
+def test_the_doctor_names_the_pause_and_the_command_that_lifts_it(
     engine: Engine, account, target: str, kind: str, published: str
 ) -> None:
     engine.order(account, model="gpt-image-2")
