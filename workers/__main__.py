@@ -25,6 +25,7 @@ from gevent.hub import Hub
 from core.settings import SettingsError
 from core.version import VERSION
 from providers.catalog.reading import CatalogError
+from providers.registry import BadSettingError
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
         logging.refuse("worker", "kombu was imported before gevent patched the clock: start by `python -m workers`")
     try:
         _start()
-    except (SettingsError, CatalogError) as error:
+    except (SettingsError, CatalogError, BadSettingError) as error:
         logging.refuse("worker", str(error))
     except first_contact.DatabaseRefusesError as error:
         logging.refuse("worker", error.detail)
