@@ -1,8 +1,8 @@
 # One image for web, worker, flower, sandbox and the one-shot migration; docker-compose.yml says which is which.
 # It holds no servers of its own: requirements-container.lock is without the extra `embedded`. The base is pinned to an
-# exact version; with `@sha256:...` behind it (`docker buildx imagetools inspect`) also to its bytes.
+# exact version and to its bytes (`docker buildx imagetools inspect` prints the digest of another one).
 
-ARG PYTHON=python:3.12.12-slim-bookworm
+ARG PYTHON=python:3.12.12-slim-bookworm@sha256:593bd06efe90efa80dc4eee3948be7c0fde4134606dd40d8dd8dbcade98e669c
 
 FROM ${PYTHON} AS build
 RUN python -m venv /opt/venv

@@ -67,8 +67,12 @@ class LineLog(io.TextIOBase):
 
 def output_line(text: str, **facts: str) -> str:
     """A printed line as JSON object: ``event: output`` and its text."""
-    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    return json.dumps({"event": "output", "text": text, "level": "info", "timestamp": at, **facts})
+    return json.dumps({"event": "output", "text": text, "level": "info", "timestamp": moment(), **facts})
+
+
+def moment() -> str:
+    """Now, as the lines of the log have it: UTC with a ``Z``."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 def raw_of(stream: TextIO) -> TextIO:

@@ -70,6 +70,8 @@ def configure(*, level: str = "INFO", log_format: str = "text") -> None:
     # A line for each message says less than the events of jobs and costs more.
     for chatty in ("celery.worker.strategy", "celery.app.trace", "urllib3", "botocore", "alembic.runtime"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+    # Of connections that break while they are given back, with a traceback each: `database_away` has said it once.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

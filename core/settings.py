@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     db_prepare: bool = Field(default=True, alias="DARKROOM_DB_PREPARE")
     task_events: bool = Field(default=True, alias="DARKROOM_TASK_EVENTS")
     log_level: str = Field(default="INFO", alias="DARKROOM_LOG_LEVEL")
-    log_format: str = Field(default="text", pattern="^(text|json)$", alias="DARKROOM_LOG_FORMAT")
+    log_format: Literal["text", "json"] = Field(default="text", alias="DARKROOM_LOG_FORMAT")
     access_log: bool = Field(default=False, alias="DARKROOM_ACCESS_LOG")
 
     # Prices: unit price = catalogue cost x markup, at least the minimum; 1 credit = 1 US cent
@@ -276,7 +276,44 @@ def load() -> Settings:
     aliases = (str(field.alias) for field in Settings.model_fields.values())
     secrets = {alias: environ[alias] for alias in aliases if alias in environ and may_be_a_file(alias)}
     try:
-        return Settings(**secrets)  # type: ignore[arg-type]
+        found = Settings(**secrets)  # type: ignore[arg-type]
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
         raise SettingsError(f"bad settings: {faults}") from None
+    if wrong := "; ".join(_wrong_addresses(found)):
+        raise SettingsError(f"bad settings: {wrong}")
+    return found
+
+
+_POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")
+_REDIS = ("redis", "rediss", "sentinel")
+_SCHEMES = {
+    "DATABASE_URL": _POSTGRES,
+    "DARKROOM_MIGRATE_DATABASE_URL": _POSTGRES,
+    "REDIS_URL": _REDIS,
+    "CELERY_BROKER_URL": (*_REDIS, "amqp", "amqps"),
+}
+
+
+def _wrong_addresses(settings: Settings) -> Iterator[str]:
+    """What no server can be found by, a sentence each, without the address: it holds a password."""
+    given = {
+        "DATABASE_URL": settings.database_url_set,
+        "DARKROOM_MIGRATE_DATABASE_URL": settings.migrate_database_url_set,
+        "REDIS_URL": settings.redis_url_set,
+        "CELERY_BROKER_URL": settings.broker_url_set,
+    }
+    for variable, url in given.items():
+        if url is None:
+            continue
+        scheme, found, rest = url.get_secret_value().partition("://")
+        if not found or scheme not in _SCHEMES[variable]:
+            yield f"{variable}: it must begin with {' or '.join(f'{each}://' for each in _SCHEMES[variable][:2])}"
+        elif scheme in ("redis", "rediss") and not _PORT.match(rest):
+            yield f"{variable}: its port is no number"
+    if settings.storage == "s3" and settings.s3_bucket_set is None:
+        yield "DARKROOM_STORAGE is s3, but DARKROOM_S3_BUCKET is not set"
+
+
+# user:password@host:port/database; the host may be an IPv6 address in brackets.
+_PORT = re.compile(r"(?:[^/]*@)?(?:\[[^\]/]*\]|[^:/@\[]*)(?::\d*)?(?:[/?]|\Z)")

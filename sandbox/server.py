@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import gevent
@@ -50,10 +51,15 @@ class JsonFormatter(logging.Formatter):
     """A record as one JSON object, with its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        facts = {"event": record.getMessage(), "level": record.levelname.lower(), "logger": record.name}
+        facts = {"logger": record.name}
         if record.exc_info:
             facts["exception"] = self.formatException(record.exc_info)
-        return json.dumps(facts)
+        return _object(record.getMessage(), record.levelname.lower(), **facts)
+
+
+def _object(event: str, level: str, **facts: str) -> str:
+    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return json.dumps({"event": event, "level": level, "timestamp": at, **facts})
 
 
 def log_as_json() -> None:
@@ -88,7 +94,7 @@ def serve(host: str, port: int) -> None:
     server.start()
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{server.server_port}"
-    line = json.dumps({"event": "sandbox ready", "level": "info", "url": url}) if as_json() else f"sandbox ready {url}"
+    line = _object("sandbox ready", "info", url=url) if as_json() else f"sandbox ready {url}"
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
     stopping.wait()

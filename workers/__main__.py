@@ -19,12 +19,13 @@ logging.configure_early()
 import kombu.utils.functional
 import redis
 import structlog
-from celery.signals import setup_logging
+from celery.signals import celeryd_after_setup, setup_logging
 from gevent.hub import Hub
 
 from core.settings import SettingsError
 from core.version import VERSION
 from providers.catalog.reading import CatalogError
+from providers.registry import BadSettingError
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
         logging.refuse("worker", "kombu was imported before gevent patched the clock: start by `python -m workers`")
     try:
         _start()
-    except (SettingsError, CatalogError) as error:
+    except (SettingsError, CatalogError, BadSettingError) as error:
         logging.refuse("worker", str(error))
     except first_contact.DatabaseRefusesError as error:
         logging.refuse("worker", error.detail)
@@ -58,8 +59,8 @@ def _start() -> None:
 
     # Celery warns about running as root because of pickle, which is switched off (accept_content).
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
-    # And about an option of its version 5.1 whose default is what we want.
-    warnings.filterwarnings("ignore", message=r"\s*In Celery 5\.1 we introduced an optional breaking change")
+    # It shows its own deprecations from the moment its logging is set up, which is before this signal.
+    celeryd_after_setup.connect(_hush_celery, weak=False)
     allow_worker()
     ticker.fit(app)
     context = wiring.worker_context()
@@ -89,6 +90,11 @@ def _start() -> None:
 
 def _logging_is_ours(**_facts: object) -> None:
     """Celery configures no logging where this signal has a receiver."""
+
+
+def _hush_celery(**_facts: object) -> None:
+    """At each loss of the broker it warns about an option whose default is what we want."""
+    warnings.filterwarnings("ignore", message=r"\s*In Celery 5\.1 we introduced an optional breaking change")
 
 
 if __name__ == "__main__":

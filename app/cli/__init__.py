@@ -15,6 +15,7 @@ import click
 from app.cli.output import EXIT_MEANINGS, JSON_ASKED, CommandError, Exit, Output, from_os_error
 from core.errors import ServiceError, UnavailableError
 from core.version import VERSION
+from storage.base import StorageUnavailableError
 
 
 class Place(NamedTuple):
@@ -92,6 +93,9 @@ class LazyGroup(click.Group):
             raise CommandError(Exit.INTERRUPTED, "interrupted", "stopped by Ctrl-C") from None
         except ServiceError as error:
             raise from_service_error(error) from error
+        except StorageUnavailableError as error:
+            hint = "DARKROOM_VAR, or DARKROOM_S3_BUCKET and its endpoint, say where the images are."
+            raise CommandError(Exit.AWAY, "storage_unavailable", str(error), hint=hint) from error
         except OSError as error:
             if error.errno == errno.EPIPE:  # `darkroom tasks | head`: click ends it silently
                 raise

@@ -9,8 +9,8 @@ from app.shapes.render import Renderer
 from jobs.reads.search import FoundJob, UpstreamCall
 
 _AS_ITS_OWNER_SEES = (
-    "operation", "status", "model", "provider", "n", "priority", "attempts", "created_at", "started_at",
-    "finished_at", "deadline_at", "price", "error", "cancel", "warnings",
+    "operation", "status", "model", "provider", "n", "priority", "attempts", "waiting_for", "created_at",
+    "started_at", "finished_at", "deadline_at", "price", "error", "cancel", "warnings",
 )  # fmt: skip
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+import time
 from typing import Any, TextIO
 
-from core.log_streams import output_line, raw_of
+from core.log_streams import moment, output_line, raw_of
 from core.logging import redact
 
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 _WIDTH = 9
+# What PostgreSQL says of each connection that it refuses while it starts or stops: dozens a second.
+_REFUSALS = re.compile(r"FATAL:  (the database system is|terminating connection)")
+_AGAIN_AFTER_S = 10.0
 
 
 class Prefixed:
@@ -25,9 +30,11 @@ class Prefixed:
         self._colours: dict[str, int] = {}
         self._lock = threading.Lock()
         self._reader_gone = False
+        self._refused_at: dict[str, float] = {}
 
     def __call__(self, name: str, line: str) -> None:
-        self.plain(f"{self._prefix(name)} {line}")
+        if not self._repeats(line):
+            self.plain(f"{self._prefix(name)} {line}")
 
     def plain(self, text: str) -> None:
         """Write ``text`` without a prefix, between two lines of others."""
@@ -39,6 +46,16 @@ class Prefixed:
                 self._stream.flush()
             except (OSError, ValueError):  # A broken pipe, a hung-up terminal; a closed stream.
                 self._reader_gone = True
+
+    def _repeats(self, line: str) -> bool:
+        """Whether PostgreSQL has refused a connection in the same words just now."""
+        if not _REFUSALS.match(line):
+            return False
+        now = time.monotonic()
+        if now - self._refused_at.get(line, -_AGAIN_AFTER_S) < _AGAIN_AFTER_S:
+            return True
+        self._refused_at[line] = now
+        return False
 
     def _prefix(self, name: str) -> str:
         text = f"{name:<{_WIDTH}}|"
@@ -52,7 +69,7 @@ class JsonLines(Prefixed):
     """Writes one JSON object a line, with the name as ``process``: a line that is none becomes one."""
 
     def __call__(self, name: str, line: str) -> None:
-        if line.strip():
+        if line.strip() and not self._repeats(line):
             super().plain(json.dumps({"process": name, **_as_object(line)}))
 
     def plain(self, text: str) -> None:
@@ -71,5 +88,5 @@ def _as_object(line: str) -> dict[str, Any]:
     except ValueError:
         found = None
     if isinstance(found, dict):
-        return found
+        return found if "timestamp" in found else {**found, "timestamp": moment()}
     return dict(json.loads(output_line(redact(line.rstrip()))))

@@ -74,9 +74,9 @@ class Doctor:
         yield from self._sweep_lock(connection)
         no_worker = "" if heartbeats.any_alive(connection) else "no worker is alive"
         for row in self.rows(connection, _UNPUBLISHED):
-            cause = no_worker or "workers are alive, but their sweep does not publish"
+            cause, fix = _why_unpublished(row, no_worker)
             subject = f"{row.provider}/{row.account_id}"
-            yield Finding("queued_unpublished", subject, f"{jobs_text(row.jobs)}: {cause}", START_WORKER, row.since)
+            yield Finding("queued_unpublished", subject, f"{jobs_text(row.jobs)}: {cause}", fix, row.since)
         for row in self.rows(connection, _UNCLAIMED):
             cause, fix = _why_unclaimed(row, no_worker)
             yield Finding("queued_unclaimed", row.provider, f"{jobs_text(row.jobs)}: {cause}", fix, row.since)
@@ -150,7 +150,10 @@ class Doctor:
         """Blobs without a row."""
         for search in orphans.search_all(self.database, store):
             if search.suspicious:
-                cause = f"{len(search.orphans)} blobs belong to no job: the database seems to be another installation's"
+                cause = (
+                    "most of the store's folders are of jobs that the database does not have: it is another"
+                    " installation's, or was restored from before them"
+                )
                 yield Finding("store_suspicious", "database", cause, "look at DARKROOM_VAR and DATABASE_URL")
                 continue
             for key in search.orphans:
@@ -173,7 +176,10 @@ class Doctor:
 
 
 _UNPUBLISHED = """
-SELECT j.provider, j.account_id, count(*) AS jobs, min(j.due_at) AS since
+SELECT j.provider, j.account_id, count(*) AS jobs, min(j.due_at) AS since,
+    (SELECT p.name FROM providers AS p WHERE p.name = j.provider AND p.paused_at IS NOT NULL) AS paused,
+    (SELECT min(c.id) FROM credentials AS c WHERE c.provider = j.provider
+        HAVING bool_and(c.paused_at IS NOT NULL)) AS paused_credential
 FROM jobs AS j
 WHERE j.status = 'queued' AND j.published_at IS NULL
     AND j.due_at < statement_timestamp() - make_interval(secs => :stuck_s)
@@ -229,12 +235,23 @@ ORDER BY j.id
 """
 
 
-def _why_unclaimed(row: Row[Any], no_worker: str) -> tuple[str, str]:
+def _why_unpublished(row: Row[Any], no_worker: str) -> tuple[str, str]:
     """The cause, and the command that repairs it."""
+    return _held_back(row, no_worker) or ("workers are alive, but their sweep does not publish", START_WORKER)
+
+
+def _held_back(row: Row[Any], no_worker: str) -> tuple[str, str] | None:
     if no_worker:
         return no_worker, START_WORKER
     if paused := row.paused or row.paused_credential:
         return f"{paused} is paused", f"darkroom providers resume {paused}"
+    return None
+
+
+def _why_unclaimed(row: Row[Any], no_worker: str) -> tuple[str, str]:
+    """The cause, and the command that repairs it."""
+    if held_back := _held_back(row, no_worker):
+        return held_back
     if row.full:
         return "every permit of its credentials is taken", "wait, or raise the most active jobs of its credentials"
     return "their messages are not read: lost, or no worker takes them", FIX

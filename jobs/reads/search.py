@@ -30,7 +30,7 @@ class Search:
     operation: str | None = None
     model: str | None = None
     provider: str | None = None
-    code: str | None = None  # why it failed, or why one of its calls did
+    code: str | None = None  # why it failed
     request_id: str | None = None
     upstream_id: str | None = None
     prompt_sha256: str | None = None

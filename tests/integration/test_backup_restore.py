@@ -25,6 +25,7 @@ from jobs.maintenance import audit
 from quota import ledger
 from sandbox.counts import prompt_hash
 from sandbox.testing import Sandbox, running_sandbox
+from tests.s3_server import ACCESS_KEY_ID, SECRET_KEY, new_bucket
 from workers.enqueue import Publisher
 
 CLASS_A, CLASS_C = "chatgpt2api/gpt-image-2", "gpt-image-2"
@@ -294,6 +295,43 @@ def test_a_backup_wants_a_folder_of_its_own_and_leaves_nothing_when_it_fails(sta
     away = stage.environ["DATABASE_URL"].rsplit("@", 1)[0] + "@127.0.0.1:1/none"
     failed = darkroom(stage, "backup", str(tmp_path / "new"), DATABASE_URL=away)
     assert (failed.returncode, (tmp_path / "new").exists()) == (3, False)
+
+
+def test_images_in_a_bucket_are_listed_and_looked_for(
+    stage: Stage, s3_url: str, target: dict[str, str], tmp_path: Path
+) -> None:
+    bucket = new_bucket(s3_url)
+    s3 = {
+        "DARKROOM_STORAGE": "s3",
+        "DARKROOM_S3_BUCKET": bucket,
+        "DARKROOM_S3_PREFIX": "darkroom/prod",
+        "DARKROOM_S3_ENDPOINT_URL": s3_url,
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    }
+    stage.order("in a bucket", CLASS_A)
+    with stage.process("workers", **s3):
+        until(lambda: stage.rows("SELECT 1 FROM images"), 40, lambda: stage.rows("SELECT * FROM jobs"))
+        until(lambda: stage.rows("SELECT 1 FROM jobs WHERE finished_at IS NOT NULL"), 40, lambda: "not ended")
+    folder = tmp_path / "backup"
+    done = darkroom(stage, "backup", str(folder), **s3)
+    assert (done.returncode, f"the images are in {bucket}/darkroom/prod" in done.stderr) == (0, True)
+    assert (manifest_of(folder)["blobs"], (folder / "blobs").exists()) == (1, False)
+
+    away = darkroom(stage, "restore", str(folder), **target, **{**s3, "DARKROOM_S3_ENDPOINT_URL": "http://127.0.0.1:1"})
+    assert (away.returncode, away.stderr.splitlines()[0]) == (
+        3,
+        "darkroom: storage_unavailable: cannot list: EndpointConnectionError",
+    )
+    again = darkroom(stage, "restore", str(folder), **target, **s3)  # nothing had changed: it is still empty
+    assert (again.returncode, "are not there" in again.stderr) == (0, False)
+    assert "clean: every invariant holds" in again.stdout
+
+    elsewhere = {**s3, "DARKROOM_S3_PREFIX": "moved"}
+    moved = darkroom(stage, "restore", str(folder), "--force", **target, **elsewhere)
+    assert moved.returncode == 0
+    assert f"were in {bucket}/darkroom/prod; they are looked for in {bucket}/moved" in moved.stderr
+    assert "1 images are not there" in moved.stderr
 
 
 # ---------------------------------------------------------------- refused

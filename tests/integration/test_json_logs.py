@@ -84,7 +84,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
         service.process.wait()
 
 
-def test_every_line_is_an_object_and_an_outage_of_redis_is_one_line_a_change(up: Up) -> None:
+def test_every_line_is_an_object_and_an_outage_is_one_line_a_change(up: Up) -> None:
     up.eventually(lambda: '"event": "ready"' in up.out.read_text())
     headers = {"Authorization": f"Bearer {(up.var / 'admin.key').read_text().strip()}", "X-Request-Id": "order-7"}
     order = {"prompt": "a fox in the log"}
@@ -106,16 +106,22 @@ def test_every_line_is_an_object_and_an_outage_of_redis_is_one_line_a_change(up:
     os.kill(redis.pid, signal.SIGKILL)  # `up` starts it again
     for name in ("worker", "flower", "web"):
         up.eventually(lambda name=name: up.of("broker_back", name))
+    os.kill(int((up.var / "postgres" / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+    up.eventually(lambda: up.of("database_back", "worker"))
+    up.eventually(lambda: requests.get(up.url + "/readyz", timeout=30).status_code == 200)
     up.stop()
 
     lines = up.lines()
     assert {each.get("process") for each in lines} >= {"up", "web", "worker", "flower", "sandbox", "redis", "postgres"}
-    assert all("timestamp" in each for each in lines if each.get("process") in ("web", "worker", "flower", "redis"))
+    assert all("timestamp" in each for each in lines)
     for name in ("worker", "flower", "web"):
         assert len(up.of("broker_away", name)) == 1
         [back] = up.of("broker_back", name)
         assert back["lasted_s"] > 0
+    assert len(up.of("database_away", "worker")) == len(up.of("database_back", "worker")) == 1
+    assert len(up.of("database_away", "web")) == len(up.of("database_back", "web")) <= 1
     assert up.of("uncaught_exception") == []
+    assert [each for each in lines if each.get("logger") == "py.warnings" or "exception" in each] == []
 
     task = answer.json()
     [ended] = [each for each in up.of("job_succeeded") if each["job_id"] == task["id"]]

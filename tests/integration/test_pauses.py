@@ -88,12 +88,17 @@ def test_a_provider_with_one_credential_left_is_not_waited_for(engine: Engine, a
     assert Pauses(engine.database).of(task) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "published"), [("queued_unclaimed", "clock_timestamp()"), ("queued_unpublished", "NULL")]
+)
 @pytest.mark.parametrize("target", ["openai", "openai/default"])
-def test_the_doctor_names_the_pause_and_the_command_that_lifts_it(engine: Engine, account, target: str) -> None:
+def test_the_doctor_names_the_pause_and_the_command_that_lifts_it(
+    engine: Engine, account, target: str, kind: str, published: str
+) -> None:
     engine.order(account, model="gpt-image-2")
     engine.sql("INSERT INTO workers (boot_id, host, pid) VALUES ('wkr_test', 'here', 1) ON CONFLICT DO NOTHING")
-    engine.sql("UPDATE jobs SET due_at = due_at - interval '10 minutes', published_at = clock_timestamp()")
+    engine.sql(f"UPDATE jobs SET due_at = due_at - interval '10 minutes', published_at = {published}")
     pause(engine, target)
     found = Doctor(engine.database, engine.context.catalogs.current()).examine()
-    [finding] = [each for each in found if each.kind == "queued_unclaimed"]
+    [finding] = [each for each in found if each.kind == kind]
     assert (finding.cause, finding.fix) == (f"1 job: {target} is paused", f"darkroom providers resume {target}")

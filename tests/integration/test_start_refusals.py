@@ -115,3 +115,33 @@ def test_other_refusals_have_the_servers_reason(database_url: str, changed: str,
     url = database_url.rsplit("/", 1)[0] + changed if changed.startswith("/") else database_url + changed
     with pytest.raises(DatabaseRefusesError, match=words):
         first_contact.check(url)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (
+            {"DATABASE_URL": "mysql://me:hunter2@host/db"},
+            "DATABASE_URL: it must begin with postgresql:// or postgres://",
+        ),
+        ({"REDIS_URL": "http://:hunter2@host"}, "REDIS_URL: it must begin with redis:// or rediss://"),
+        ({"REDIS_URL": "redis://:hunter2@host:port/0"}, "REDIS_URL: its port is no number"),
+        ({"CELERY_BROKER_URL": "sqs://hunter2"}, "CELERY_BROKER_URL: it must begin with redis:// or rediss://"),
+        ({"DARKROOM_STORAGE": "s3"}, "DARKROOM_STORAGE is s3, but DARKROOM_S3_BUCKET is not set"),
+        ({"DARKROOM_LOG_FORMAT": "xml"}, "DARKROOM_LOG_FORMAT: Input should be 'text' or 'json'"),
+    ],
+    ids=["database", "redis", "port", "broker", "bucket", "format"],
+)
+@pytest.mark.parametrize("arguments", [WORKER, (*UP, "up")], ids=["worker", "up"])
+def test_an_address_that_cannot_be_one_is_one_sentence(
+    tmp_path: Path, arguments: tuple[str, ...], wrong: dict[str, str], words: str
+) -> None:
+    code, said = start(tmp_path, *arguments, **{"DATABASE_URL": "postgresql://me@127.0.0.1:1/none", **wrong})
+    assert (code, said.count(words)) == (1, 1), said
+    assert "Traceback" not in said and "hunter2" not in said
+
+
+def test_a_provider_with_a_wrong_address_is_one_sentence(tmp_path: Path, database_url: str) -> None:
+    own = database_url.replace("+psycopg", "")
+    code, said = start(tmp_path, *WORKER, DATABASE_URL=own, OPENAI_API_KEY="key", OPENAI_BASE_URL="nonsense")
+    assert (code, "openai: base_url" in said, "Traceback" in said) == (1, True, False), said

@@ -59,7 +59,7 @@ def test_servers_are_reached_by_our_processes_alone(name: str) -> None:
     assert SERVICES[name]["networks"] == ["backend"]
     assert "ports" not in SERVICES[name]
     assert COMPOSE["networks"]["backend"] == {"internal": True}
-    assert re.fullmatch(rf"{name}:\d+\.\d+(\.\d+)?(@sha256:[0-9a-f]{{64}})?", SERVICES[name]["image"])
+    assert re.fullmatch(rf"{name}:\d+\.\d+(\.\d+)?(-\w+)?@sha256:[0-9a-f]{{64}}", SERVICES[name]["image"])
 
 
 def test_secrets_come_from_files_and_only_to_who_needs_them() -> None:
@@ -92,7 +92,7 @@ def test_the_sandbox_file_points_every_adapter_that_takes_it_at_the_sandbox() ->
 
 def test_the_container_pins_its_base_and_has_labels_and_no_servers_of_its_own() -> None:
     text = text_of("Dockerfile")
-    assert re.search(r"^ARG PYTHON=python:\d+\.\d+\.\d+-slim-\w+", text, re.MULTILINE)
+    assert re.search(r"^ARG PYTHON=python:\d+\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
     assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${PYTHON}"}
     assert f"ARG VERSION={VERSION}\n" in text
     for label in ("title", "description", "licenses", "version", "revision"):

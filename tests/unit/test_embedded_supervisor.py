@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from core.embedded import supervisor as supervisor_module
 from core.embedded.faults import EmbeddedError
-from core.embedded.lines import Prefixed
+from core.embedded.lines import JsonLines, Prefixed
 from core.embedded.processes import Program, identify
 from core.embedded.runfile import RunFile
 from core.embedded.supervisor import Supervisor, backoff_s
@@ -155,6 +156,29 @@ def test_lines_carry_names_and_colour_only_on_a_terminal():
     Prefixed(terminal)("web", "hello")
     assert plain.getvalue() == "web      | hello\n"
     assert terminal.getvalue() == "\x1b[36mweb      |\x1b[0m hello\n"
+
+
+@pytest.mark.parametrize("kind", [Prefixed, JsonLines])
+def test_postgresql_refusing_each_connection_of_an_outage_is_said_once(kind):
+    stream = io.StringIO()
+    out = kind(stream)
+    for _ in range(50):
+        out("postgres", "FATAL:  the database system is starting up")
+        out("postgres", "FATAL:  the database system is not yet accepting connections")
+        out("postgres", "LOG:  something else")
+    said = stream.getvalue()
+    assert [said.count(words) for words in ("starting up", "not yet accepting", "something else")] == [1, 1, 50]
+
+
+def test_every_object_says_when():
+    stream = io.StringIO()
+    out = JsonLines(stream)
+    out("sandbox", '{"event": "ready"}')
+    out("web", '{"event": "request", "timestamp": "then"}')
+    out("postgres", "LOG:  words")
+    first, second, third = map(json.loads, stream.getvalue().splitlines())
+    assert first["timestamp"].endswith("Z") and third["timestamp"].endswith("Z")
+    assert second["timestamp"] == "then"
 
 
 def test_a_reader_who_leaves_does_not_end_the_service():

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from jsonata.timebox import Timebox
 from pydantic import ValidationError
 
 from jobs.errors import InvalidOrderError
@@ -93,6 +94,13 @@ def test_what_may_run_long_is_not_read(text: str) -> None:
 def test_a_function_of_the_vendor_is_named() -> None:
     with pytest.raises(FormulaError, match=r"needs get_duration_v3\(\), which is not known"):
         price_formulas.read('{"total_price": $number(get_duration_v3(video)) * base_price}')
+
+
+def test_a_process_that_waits_for_its_processor_loses_no_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is a tenth of a second after the one before."""
+    clock = iter(range(0, 1_000_000, 100))
+    monkeypatch.setattr(Timebox, "current_milli_time", staticmethod(lambda: next(clock)))
+    assert price_formulas.read("base_price * 2").value({"base_price": 5}) == 10
 
 
 def test_an_endless_formula_ends_even_where_the_reader_lets_it_through() -> None:

@@ -11,6 +11,7 @@ import click
 
 from app.cli.client.answers import Document, time_text
 from app.cli.client.connection import Client
+from app.cli.client.waiting import waits_for
 from app.cli.output import CommandError, Exit, Output, credits_of, one_line
 
 ROUTE = "/api/admin/tasks"
@@ -73,8 +74,8 @@ def _row(task: Document) -> tuple[str, ...]:
 
 
 def _state(task: Document) -> str:
-    code = _mapping(task.get("error")).get("code")
-    return f"{task.get('status')}, {code}" if code else str(task.get("status"))
+    more = _mapping(task.get("error")).get("code") or waits_for(task)
+    return f"{task.get('status')}, {more}" if more else str(task.get("status"))
 
 
 def _prompt(task: Document, width: int) -> str:

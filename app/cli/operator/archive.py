@@ -87,6 +87,11 @@ def own_files(settings: Settings) -> dict[str, Path]:
     }
 
 
+def bucket_of(settings: Settings) -> str:
+    """The bucket and the prefix where images are kept; empty where they are files."""
+    return f"{settings.s3_bucket}/{settings.s3_prefix}" if settings.storage == "s3" else ""
+
+
 def make_private(folder: Path) -> Path:
     """The folder and its parents, those made now 0700."""
     if not folder.is_dir():

@@ -95,7 +95,7 @@ def _back_up(here: Settings, folder: Path, output: Output) -> Manifest:
         blobs=len(named) - len(gone),
         blobs_bytes=images.size_bytes,
         blobs_gone=tuple(gone),
-        bucket=f"{here.s3_bucket}/{here.s3_prefix}" if here.storage == "s3" else "",
+        bucket=archive.bucket_of(here),
     )
     made.write(folder)
     return made

@@ -69,6 +69,7 @@ def _restore(
     tool.check_archive(folder / "database.dump")
     with database_url(here, alone=True) as url, opened(url) as database:
         _check_target(database, here, manifest, force=force)
+        missing = _missing_images(here, folder, manifest, output)
         if force:
             with database.transaction() as connection:
                 backup.drop_everything(connection)
@@ -76,7 +77,8 @@ def _restore(
         options = ("--no-owner", "--no-privileges", "--schema=public", "--single-transaction", "--exit-on-error")
         tool.run(url, *options, str(folder / "database.dump"))
         _go_on(database, here, pause=pause)
-        missing = _restore_images(here, folder, manifest)
+        if manifest.storage == "local":
+            _restore_images(here, folder)
         _restore_files(here, folder, manifest, output)
         with database.transaction() as connection:
             return list(audit.check(connection)), missing
@@ -132,24 +134,25 @@ def _go_on(database: Database, here: Settings, *, pause: bool) -> None:
         connection.exec_driver_sql("ANALYZE")
 
 
-def _restore_images(here: Settings, folder: Path, manifest: Manifest) -> int:
-    """Copy the images; how many that the dump names are not in the store."""
+def _restore_images(here: Settings, folder: Path) -> None:
     from app.cli.operator.archive import BLOBS, copy_private, make_private, read_blob_list
     from storage.keys import check_key
 
-    if manifest.storage == "s3":
-        return _missing_in_bucket(here, folder)
     for key, _ in read_blob_list(folder):
         target = here.blobs_dir / check_key(key)
         make_private(target.parent)
         copy_private(folder / BLOBS / key, target)
-    return len(manifest.blobs_gone)
 
 
-def _missing_in_bucket(here: Settings, folder: Path) -> int:
-    from app.cli.operator.archive import read_blob_list
+def _missing_images(here: Settings, folder: Path, manifest: Manifest, output: Output) -> int:
+    """How many images that the dump names will not be in the store. Raises StorageUnavailableError."""
+    from app.cli.operator.archive import bucket_of, read_blob_list
     from storage.opening import open_store
 
+    if manifest.storage == "local":
+        return len(manifest.blobs_gone)
+    if bucket_of(here) != manifest.bucket:
+        output.warn(f"the images of this backup were in {manifest.bucket}; they are looked for in {bucket_of(here)}")
     store = open_store(here)
     there = {key for prefix in ("jobs/", "inputs/") for key in store.iter_keys(prefix)}
     return sum(1 for key, _ in read_blob_list(folder) if key not in there)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from app.shapes.schemas.base import MAX_PAGE, OperationName, Shape, Text
-from app.shapes.schemas.tasks import Cancel, Price, StepOut, TaskError
+from app.shapes.schemas.tasks import Cancel, Price, StepOut, TaskError, WaitingFor
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -93,6 +93,7 @@ class AdminTaskOut(Shape):
     n: int
     priority: Literal["normal", "low"]
     attempts: int
+    waiting_for: WaitingFor | None = Field(description="null while only its turn is waited for")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
