@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,17 @@ def test_a_required_text_with_a_default_always_goes_along() -> None:
 def test_a_model_that_cannot_be_sold_says_why(facts: dict[str, Any], words: str) -> None:
     with pytest.raises(NotImportableError, match=words):
         entry_of("wavespeed", listed_model({}, **facts))
+
+
+def test_a_model_without_a_schema_or_with_two_lists_of_images_says_why() -> None:
+    with pytest.raises(NotImportableError, match="without the schema"):
+        entry_of("wavespeed", replace(listed_model({}), fields=None))
+    images = ListedField("array")
+    two = {"images": images, "reference_images": images}
+    listed = listed_model(two, *two, kind="image-to-image")
+    with pytest.raises(NotImportableError, match="several lists of images: images, reference_images"):
+        entry_of("wavespeed", listed)
+    assert entry_of("wavespeed", replace(listed, required=frozenset({"prompt", "images"})))
 
 
 def test_a_count_that_is_several_by_itself_is_refused() -> None:
