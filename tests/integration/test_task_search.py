@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -13,11 +14,12 @@ from core.db import Database, make_engine
 from core.ids import id_before, new_id
 from jobs.errors import JobNotFoundError
 from jobs.reads import search
-from jobs.reads.search import Search, bounds, find_jobs, prompt_digest
+from jobs.reads.search import Search, bounds, find_jobs
 
 HISTORY = 100_000
 PAGES_AT_MOST = 400  # the tables have thousands
 RARE = "job_" + 25 * "0" + "7"  # older than all others
+RARE_DIGEST = hashlib.sha256("ein roter Fuchs ✓".encode()).hexdigest()
 ACCOUNT, QUIET = new_id("acct"), new_id("acct")
 
 
@@ -98,7 +100,7 @@ BY = {
     "provider": Search(provider="xai"),
     "request id": Search(request_id="req-rare"),
     "upstream id": Search(upstream_id=f"up-{RARE}"),
-    "prompt": Search(prompt_sha256=prompt_digest("ein roter Fuchs ✓")),
+    "prompt": Search(prompt_sha256=RARE_DIGEST),
     "all of it": Search(account="quiet", status="failed", code="odd", provider="xai", request_id="req-rare"),
 }
 
@@ -109,7 +111,7 @@ def test_the_one_rare_job_is_found_by_a_few_pages(grown: Database, asked: Search
         [found] = find_jobs(connection, asked)
         pages, plan = pages_of(connection, asked)
     assert (found.task.id, found.account_name, found.request_id) == (RARE, "quiet", "req-rare")
-    assert (found.prompt_sha256, found.prompt_chars) == (prompt_digest("ein roter Fuchs ✓"), 17)
+    assert (found.prompt_sha256, found.prompt_chars) == (RARE_DIGEST, 17)
     assert [(call.upstream_id, call.credential) for call in found.calls] == [(f"up-{RARE}", "xai/default")]
     assert pages < PAGES_AT_MOST, plan
 
