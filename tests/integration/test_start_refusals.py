@@ -115,3 +115,9 @@ def test_other_refusals_have_the_servers_reason(database_url: str, changed: str,
     url = database_url.rsplit("/", 1)[0] + changed if changed.startswith("/") else database_url + changed
     with pytest.raises(DatabaseRefusesError, match=words):
         first_contact.check(url)
+
+
+def test_a_server_that_is_too_old_is_named(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_contact, "OLDEST_MAJOR", 99)
+    with pytest.raises(DatabaseRefusesError, match=r"is PostgreSQL \d+; 99 or newer is needed"):
+        first_contact.check(database_url)
