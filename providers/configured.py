@@ -16,7 +16,7 @@ import yaml
 
 from providers.catalog.files import PACKAGED, common_file, in_order, provider_files
 
-if TYPE_CHECKING:  # whoever asks what is configured loads no pydantic
+if TYPE_CHECKING:  # asking what is configured loads no pydantic
     from providers.catalog.entries import ProviderSpec
 
 

@@ -1,4 +1,4 @@
-"""Whom a connection is counted against: its address, or the network an IPv6 host may choose its address from."""
+"""What a connection is counted against: its address, or the network an IPv6 host may choose its address from."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Final, TypedDict
 
 import structlog
-from sqlalchemy import Connection
 
 from core import key_values
 from jobs.execution.context import WorkerContext
@@ -58,15 +57,6 @@ def check_in_turn(context: WorkerContext, *, every_s: float) -> LastCheck | None
     }
     with context.database.transaction() as connection:
         key_values.put(connection, RESULT, json.dumps(result))
-    return result
-
-
-def last_check(connection: Connection) -> LastCheck | None:
-    """What the last comparison found; None before the first."""
-    found = key_values.find(connection, RESULT)
-    if found is None:
-        return None
-    result: LastCheck = json.loads(found.value)
     return result
 
 

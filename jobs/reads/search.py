@@ -5,7 +5,6 @@ What people wrote is left out unless it is asked for: a prompt is known by its d
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
@@ -72,11 +71,6 @@ class FoundJob:
     prompt_sha256: str | None
     prompt_chars: int | None
     calls: Sequence[UpstreamCall] = field(default=())
-
-
-def prompt_digest(prompt: str) -> str:
-    """Return the SHA-256 of a prompt's UTF-8, in hex: what the database's function ``prompt_sha256`` returns."""
-    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 # It is planned with its values each time (see _plan_with_values), so every condition that is not asked for

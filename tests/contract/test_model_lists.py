@@ -157,7 +157,7 @@ def test_an_upstream_that_is_away_is_no_drift(sandbox: Sandbox, upstreams: Regis
 
 @pytest.fixture
 def run(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.chdir(tmp_path)  # without the .env of whoever runs the tests
+    monkeypatch.chdir(tmp_path)  # without the .env of the one who runs the tests
     for name, value in {**environ(sandbox.url), "DARKROOM_VAR": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     return lambda *words: CliRunner().invoke(main, ["catalog", *words])

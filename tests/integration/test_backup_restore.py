@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 from alembic import command
+from click.testing import CliRunner
 from crash_stage import ROOT, Stage, build_stage, until
 from sqlalchemy import create_engine, text
 
+from app.cli.operator import backup
 from core import postgres_tools, schema
 from core.db import Database, make_engine
 from core.redis import make_client
@@ -285,6 +287,45 @@ def test_an_image_without_its_file_is_named_and_one_that_no_row_has_is_left_out(
     assert not (tmp_path / "backup" / "blobs").exists()
     restored = darkroom(stage, "restore", str(tmp_path / "backup"), **target)
     assert (restored.returncode, "1 images are not there" in restored.stderr) == (0, True)
+
+
+@pytest.mark.parametrize("change", ["made before the dump", "deleted during the dump"])
+def test_a_backup_is_of_one_moment_while_work_goes_on(  # noqa: PLR0917 - fixtures come by name
+    stage: Stage, kept: str, target: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    for name, value in stage.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    dump = backup._dump
+
+    def busy_dump(*arguments: Any) -> None:
+        stage.order("after the snapshot", CLASS_A, publish=False)
+        if change == "deleted during the dump":
+            (Path(stage.environ["DARKROOM_VAR"]) / "blobs" / kept).unlink()
+        dump(*arguments)
+
+    monkeypatch.setattr(backup, "_dump", busy_dump)
+    if change == "made before the dump":
+        monkeypatch.setattr(backup, "_kept_now", lambda _database: [])
+    folder = tmp_path / "backup"
+    done = CliRunner().invoke(backup.backup, [str(folder)])
+    assert done.exit_code == 0, done.output
+    manifest = manifest_of(folder)
+    assert (manifest["blobs"], manifest["blobs_gone"], manifest["counts"]["jobs"]) == (1, [], 1)
+    restored = darkroom(stage, "restore", str(folder), **target)
+    assert restored.returncode == 0, restored.stderr
+    assert (Path(target["DARKROOM_VAR"]) / "blobs" / kept).is_file()
+    database = database_of(target)
+    with database.autocommit() as connection:
+        assert connection.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 1
+    database.dispose()
+
+
+def test_a_copy_that_is_not_the_image_of_its_row_is_named_as_lost(stage: Stage, kept: str, tmp_path: Path) -> None:
+    blob = Path(stage.environ["DARKROOM_VAR"]) / "blobs" / kept
+    blob.write_bytes(blob.read_bytes()[:-1])
+    manifest = manifest_of(backed_up(stage, tmp_path))
+    assert (manifest["blobs"], manifest["blobs_gone"]) == (0, [kept])
 
 
 def test_a_backup_wants_a_folder_of_its_own_and_leaves_nothing_when_it_fails(stage: Stage, tmp_path: Path) -> None:

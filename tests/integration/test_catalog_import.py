@@ -11,6 +11,7 @@ from test_catalog_reload import Service, outcome, service  # noqa: F401 - the fi
 
 from accounts.keys import Caller
 from app.cli import main
+from core import key_values
 from core.db import Database
 from jobs.execution.context import WorkerContext
 from jobs.maintenance import catalog_check
@@ -110,14 +111,16 @@ def test_one_worker_of_the_fleet_compares_once_in_a_while(
 ) -> None:
     sandbox.change_models("openai", drop=["gpt-image-2"])
     with database.autocommit() as connection:
-        assert catalog_check.last_check(connection) is None
+        assert key_values.find(connection, catalog_check.RESULT) is None
     found = catalog_check.check_in_turn(context, every_s=3600)
     sandbox.change_models("openai")
     assert found is not None
     assert found["providers"]["openai"] == {"asked": True, "differences": {"missing": 1}, "new": 3}
     assert catalog_check.check_in_turn(context, every_s=3600) is None  # it was another's turn just now
     with database.autocommit() as connection:
-        assert catalog_check.last_check(connection) == found
+        kept = key_values.find(connection, catalog_check.RESULT)
+        assert kept is not None
+        assert json.loads(kept.value) == found
         connection.execute(text("UPDATE marks SET at = at - interval '2 hours' WHERE name = 'catalog_check'"))
     again = catalog_check.check_in_turn(context, every_s=3600)
     assert again is not None

@@ -52,6 +52,7 @@ def test_a_second_pause_keeps_since_when_and_takes_the_new_reason(engine: Engine
     pause(engine, "openai", "first")
     since = states(engine)["openai"].paused_at
     pause(engine, "openai")
+    assert states(engine)["openai"].pause_reason == "first"
     pause(engine, "openai", "second")
     again = states(engine)["openai"]
     assert (again.paused_at, again.pause_reason) == (since, "second")

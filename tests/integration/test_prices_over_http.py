@@ -133,6 +133,16 @@ def test_an_estimate_and_a_fallback_cost_the_same_as_an_order(engine: Engine, ac
     assert engine.job(behind).captured < engine.job(behind).quoted
 
 
+def test_a_large_input_image_is_paid_for_whichever_model_takes_the_order(engine: Engine, account: Caller) -> None:
+    large = {"references": images(1, 2400, 1600), "size": "1024x1024", "operation": "edit"}
+    alone = engine.order(account, model="flux-2-max", **large).task.id
+    behind = engine.order(account, "a small fox", model="grok-imagine-image", fallback_models=["flux-2-max"], **large)
+    small = engine.order(account, "a fox", model="flux-2-max", **{**large, "references": images(1)}).task.id
+    assert engine.job(behind.task.id).quoted == engine.job(alone).quoted > engine.job(small).quoted
+    [held] = engine.rows("SELECT fallbacks FROM orders WHERE job_id = :id", id=behind.task.id)
+    assert held.fallbacks[0]["unit_price"] == engine.job(alone).quoted
+
+
 def test_the_margin_of_no_model_is_negative(engine: Engine, account: Caller) -> None:
     for operation, references, fields in (ORDERS[name] for name in ("high-square-2048", "edit-many", "gemini-edit")):
         engine.order(account, operation=operation, references=references, **fields)

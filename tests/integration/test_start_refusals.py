@@ -145,3 +145,9 @@ def test_a_provider_with_a_wrong_address_is_one_sentence(tmp_path: Path, databas
     own = database_url.replace("+psycopg", "")
     code, said = start(tmp_path, *WORKER, DATABASE_URL=own, OPENAI_API_KEY="key", OPENAI_BASE_URL="nonsense")
     assert (code, "openai: base_url" in said, "Traceback" in said) == (1, True, False), said
+
+
+def test_a_server_that_is_too_old_is_named(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_contact, "OLDEST_MAJOR", 99)
+    with pytest.raises(DatabaseRefusesError, match=r"is PostgreSQL \d+; 99 or newer is needed"):
+        first_contact.check(database_url)

@@ -242,6 +242,20 @@ def test_the_stage_of_every_failure_is_the_same_in_both(
         assert written["stage"] == fixed.get(code, usual), code
 
 
+def test_a_task_that_was_tried_twice_says_why_the_second_try_was_in_vain(engine: Engine, account: Caller) -> None:
+    job_id = waiting_for("fail=500")(engine, account)
+    [tried] = engine.calls(job_id)
+    assert tried.error_code != "upstream_rate_limited"
+    engine.sql("UPDATE upstream_calls SET intended_at = intended_at - interval '1 hour' WHERE job_id = :id", id=job_id)
+    engine.sql(CALLED, id=job_id, number=2, upstream=None, code="upstream_rate_limited")
+    waiting = engine.task(account, job_id).waiting
+    assert waiting is not None
+    assert waiting.code == "upstream_rate_limited"
+    with engine.database.hot() as hot:
+        key = (account.account_id, job_id)
+        assert find_status_json(hot, [key])[key].waiting == waiting
+
+
 def test_each_is_found_within_its_own_account_alone(engine: Engine, account: Caller) -> None:
     other = engine.account()
     mine, theirs = made(engine, account), made(engine, other)

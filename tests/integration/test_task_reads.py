@@ -83,6 +83,18 @@ def test_a_list_is_narrowed_by_what_it_is_asked_for(engine: Engine, account: Cal
         assert [task.id for task in listed(engine, account, **filters)] == wanted
 
 
+def test_a_list_carries_no_extra_neither_of_the_order_nor_of_its_fallbacks(engine: Engine, account: Caller) -> None:
+    extra = {"user": "x" * 100}
+    job_id = engine.order(
+        account, model="gpt-image-2", fallback_models=["gpt-image-1-mini"], size="1024x1024", extra=extra
+    ).task.id
+    for model in ("gpt-image-2", "gpt-image-1-mini"):
+        engine.sql("UPDATE jobs SET model = :model WHERE id = :id", model=model, id=job_id)
+        assert engine.task(account, job_id).request.get("extra") == extra
+        [shown] = listed(engine, account)
+        assert (shown.model, shown.request.get("extra")) == (model, None)
+
+
 def test_an_image_is_not_ready_not_there_there_or_gone(engine: Engine, account: Caller) -> None:
     job_id = engine.order(account).task.id
     with pytest.raises(ImageNotReadyError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -13,11 +14,12 @@ from core.db import Database, make_engine
 from core.ids import id_before, new_id
 from jobs.errors import JobNotFoundError
 from jobs.reads import search
-from jobs.reads.search import Search, bounds, find_jobs, prompt_digest
+from jobs.reads.search import Search, bounds, find_jobs
 
 HISTORY = 100_000
 PAGES_AT_MOST = 400  # the tables have thousands
 RARE = "job_" + 25 * "0" + "7"  # older than all others
+RARE_DIGEST = hashlib.sha256("ein roter Fuchs ✓".encode()).hexdigest()
 ACCOUNT, QUIET = new_id("acct"), new_id("acct")
 
 
@@ -70,6 +72,8 @@ def grown(postgres_url: str) -> Iterator[Database]:
                 " provider || '/default', '', id, 'kept', clock_timestamp(), 'up-' || id FROM jobs"
             )
         )
+        # Without an id of its caller's, like the orders of older releases.
+        connection.execute(text("UPDATE orders SET request_id = '' WHERE job_id = (SELECT max(id) FROM jobs)"))
         connection.execute(text("ANALYZE"))
     yield database
     database.dispose()
@@ -96,7 +100,7 @@ BY = {
     "provider": Search(provider="xai"),
     "request id": Search(request_id="req-rare"),
     "upstream id": Search(upstream_id=f"up-{RARE}"),
-    "prompt": Search(prompt_sha256=prompt_digest("ein roter Fuchs ✓")),
+    "prompt": Search(prompt_sha256=RARE_DIGEST),
     "all of it": Search(account="quiet", status="failed", code="odd", provider="xai", request_id="req-rare"),
 }
 
@@ -107,7 +111,7 @@ def test_the_one_rare_job_is_found_by_a_few_pages(grown: Database, asked: Search
         [found] = find_jobs(connection, asked)
         pages, plan = pages_of(connection, asked)
     assert (found.task.id, found.account_name, found.request_id) == (RARE, "quiet", "req-rare")
-    assert (found.prompt_sha256, found.prompt_chars) == (prompt_digest("ein roter Fuchs ✓"), 17)
+    assert (found.prompt_sha256, found.prompt_chars) == (RARE_DIGEST, 17)
     assert [(call.upstream_id, call.credential) for call in found.calls] == [(f"up-{RARE}", "xai/default")]
     assert pages < PAGES_AT_MOST, plan
 
@@ -119,6 +123,18 @@ def test_a_page_of_all_accounts_reads_a_few_pages(grown: Database, status: str |
         pages, plan = pages_of(connection, Search(status=status))
     assert len(found) == (20 if status in (None, "succeeded") else 0)
     assert pages < PAGES_AT_MOST, plan
+
+
+def test_what_waits_for_its_upstream_is_running_for_people(grown: Database) -> None:
+    with grown.transaction() as connection:
+        change = connection.begin_nested()
+        connection.execute(
+            text("UPDATE jobs SET status = 'waiting', money = 'held', finished_at = NULL, captured = NULL,"
+                 " released = NULL, failure_code = NULL WHERE id = :id"), {"id": RARE}
+        )  # fmt: skip
+        found = [(each.task.id, each.task.status) for each in find_jobs(connection, Search(status="running"))]
+        change.rollback()
+    assert found == [(RARE, "running")]
 
 
 def test_pages_follow_each_other(grown: Database) -> None:
@@ -144,8 +160,9 @@ def test_a_range_of_times_is_exact_and_read_by_ids(grown: Database) -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    [Search(account="nobody's"), Search(code="other"), Search(request_id=""), Search(model="a\x00b"),
-     Search(account="quiet", provider="openai")],
+    [Search(account="no one's"), Search(code="other"), Search(request_id=""), Search(model="a\x00b"),
+     Search(account="quiet", provider="openai"), Search(account="quiet", operation="edit"),
+     Search(account="quiet", model="other")],
 )  # fmt: skip
 def test_what_does_not_hold_finds_nothing(grown: Database, asked: Search) -> None:
     with grown.transaction() as connection:

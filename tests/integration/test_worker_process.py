@@ -224,6 +224,29 @@ def test_sigterm_ends_a_worker_in_time_even_during_a_hanging_call(
     engine.assert_books_balance()
 
 
+CHECKS_SOON = """
+from gevent import monkey
+monkey.patch_all()
+import runpy
+from jobs.maintenance import catalog_check
+catalog_check.LOOK_EVERY_S = 0.2
+runpy.run_module("workers", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_worker_compares_the_catalogue_without_being_asked(
+    fleet: Fleet, engine: Engine, environ: dict[str, str]
+) -> None:
+    fleet.stop()
+    worker = fleet.start("-c", CHECKS_SOON, environ=environ, log=fleet.log)
+    try:
+        checked = "SELECT count(*) FROM marks WHERE name IN ('catalog_check', 'catalog_drift')"
+        fleet.eventually(lambda: engine.one(checked) == 2)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(GONE_WITHIN_S)
+
+
 def test_sigterm_ends_an_idle_worker_at_once(fleet: Fleet, engine: Engine, environ: dict[str, str]) -> None:
     worker = fleet.ensure_worker(environ)
     fleet.eventually(lambda: engine.one("SELECT count(*) FROM workers") == 1)

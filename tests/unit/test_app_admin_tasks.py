@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from structlog.testing import capture_logs
 
 from app.shapes.schemas.admin import AdminTaskDetail, AdminTaskList
 from jobs.reads import search
-from jobs.reads.search import FoundJob, Search, UpstreamCall, prompt_digest
+from jobs.reads.search import FoundJob, Search, UpstreamCall
 from jobs.reads.tasks import Step
 
+FOX_DIGEST = hashlib.sha256(b"a fox").hexdigest()
 ADMIN = {"Authorization": "Bearer dk_admin_secret"}
 CALL = UpstreamCall(
     "call_1", 0, 1, "openai", "gpt-image-2", "openai/2", "kept", "img_9", None, None, NOW, NOW, 0, False, 1, 2
@@ -26,7 +28,7 @@ def edge() -> Edge:
 
     def found(number: int) -> FoundJob:
         task = done_task(number, account_id="acct_b", metadata={"customer": "secret name"})
-        return FoundJob(task, "b", "req-1", prompt_digest("a fox"), 5, [CALL])
+        return FoundJob(task, "b", "req-1", FOX_DIGEST, 5, [CALL])
 
     def find_jobs(wanted: Search) -> list[FoundJob]:
         asked.append(wanted)
@@ -54,7 +56,7 @@ def test_a_task_is_shown_without_what_people_wrote_and_without_links(edge: Edge)
     AdminTaskDetail.model_validate_json(answer.data)
     task = answer.json
     assert task["account"] == {"id": "acct_b", "name": "b"}
-    assert (task["prompt_sha256"], task["prompt_chars"], task["contents"]) == (prompt_digest("a fox"), 5, None)
+    assert (task["prompt_sha256"], task["prompt_chars"], task["contents"]) == (FOX_DIGEST, 5, None)
     assert task["calls"][0]["upstream_id"] == "img_9" and task["timeline"][0]["type"] == "queued"
     for secret in ("a fox", "secret name", "signature="):
         assert secret not in answer.text

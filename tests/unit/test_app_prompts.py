@@ -78,6 +78,21 @@ def test_plain_text_by_accept(edge: Edge) -> None:
     assert _post(edge, "*/*").content_type == "text/event-stream"
 
 
+def test_a_prompt_is_cleaned_as_an_orders_is(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def stream_text(messages: Any, *, temperature: float) -> Iterator[str]:
+        written.extend(message["content"] for message in messages)
+        yield "A red fox."
+
+    monkeypatch.setattr(edge.writer, "stream_text", stream_text)
+    assert _post(edge, prompt="a \x1b[31mred\u202e fox").status_code == 200
+    assert "a [31mred fox" in "".join(written)
+    assert not {"\x1b", "\u202e"} & set("".join(written))
+    refused = _post(edge, prompt="\u202e \x1b")
+    assert (refused.status_code, refused.json["errors"][0]["field"]) == (422, "prompt")
+
+
 def test_a_fault_before_the_first_word_has_a_status(edge: Edge) -> None:
     edge.writer.pieces = [NotRun("rate_limited", "secret words of the upstream")]
     answer = _post(edge)

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from app.shapes.schemas.quota import LedgerOut, QuotaOut
 from app.shapes.schemas.tasks import CancelOut, TaskList, TaskOut, Timeline
 from jobs.failures import SENTENCES, CancelOutcome
 from jobs.lifecycle import Cancellation
+from jobs.reads.tasks import Waiting
 from jobs.states import Nudge
 from providers.catalog.entries import spoken
 
@@ -266,6 +268,20 @@ def test_the_document_begins_with_what_people_do_first(edge: Edge) -> None:
     for language in ("```sh", "```python", "```js"):
         assert language in document["info"]["description"]
     assert document["info"]["description"].count("```") == 6
+
+
+def test_a_task_says_what_it_waits_for_when_it_is_tried_again_and_by_when_it_ends() -> None:
+    edge = make_edge(DARKROOM_MAX_WAIT_S="1800")
+    waiting = Waiting("upstream_pool_empty", NOW + timedelta(minutes=5), NOW, NOW + timedelta(days=1))
+    edge.rows.add(make_task(attempt=1, waiting=waiting))
+    listed = _get(edge, "/api/images/tasks").json["data"][0]
+    for shown in (_get(edge, TASK).json, listed):
+        assert shown["waiting_for"] == {
+            "reason": "upstream_pool_empty",
+            "message": "the upstream has no account free to draw with",
+            "retry_at": "2026-11-20T12:05:00.000Z",
+            "until": "2026-11-20T12:30:00.000Z",
+        }
 
 
 def test_links_are_absolute_where_the_public_address_is_known() -> None:

@@ -91,6 +91,27 @@ def test_a_model_with_a_formula_is_compared_by_it() -> None:
     assert against(replace(same, price_usd=Decimal("0.02")), model=ours).counts() == {"price": 1}
 
 
+def test_a_list_that_takes_fewer_items_is_drift() -> None:
+    model = catalog.load().models["qwen-edit-plus"]
+    path = model.paths.get("edit", model.path)
+    fields = dict(sent_fields(model, "edit"))
+    [name] = [name for name, each in fields.items() if each.most]
+    theirs = ListedModel(path, fields=fields, required=frozenset({"prompt", name}))
+    assert against(theirs, model=model).counts() == {}
+    fewer = {**fields, name: replace(fields[name], most=1)}
+    [found] = against(replace(theirs, fields=fewer), model=model).differences
+    assert (found.kind, found.detail) == ("fields", f"{name}: at most 1 items there, {fields[name].most} here")
+
+
+def test_a_default_of_true_is_not_one() -> None:
+    spec = replace((THEIRS.fields or {})["seed"], default=1)
+    params = {**MODEL.params, "seed": MODEL.params["seed"].model_copy(update={"default": 1})}
+    ours = MODEL.model_copy(update={"params": params})
+    for default, counts in ((1, {}), (1.0, {}), (True, {"fields": 1})):
+        theirs = replace(THEIRS, fields={**(THEIRS.fields or {}), "seed": replace(spec, default=default)})
+        assert against(theirs, model=ours).counts() == counts, default
+
+
 def test_new_models_are_counted_and_are_no_drift() -> None:
     more = {PATH: THEIRS, "acme/new": ListedModel("acme/new")}
     drift = compare("wavespeed", [MODEL], Listing(more), today=TODAY)

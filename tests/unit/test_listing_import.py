@@ -178,6 +178,17 @@ def test_a_model_that_cannot_be_sold_says_why(facts: dict[str, Any], words: str)
         entry_of("wavespeed", listed_model({}, **facts))
 
 
+def test_a_model_without_a_schema_or_with_two_lists_of_images_says_why() -> None:
+    with pytest.raises(NotImportableError, match="without the schema"):
+        entry_of("wavespeed", replace(listed_model({}), fields=None))
+    images = ListedField("array")
+    two = {"images": images, "reference_images": images}
+    listed = listed_model(two, *two, kind="image-to-image")
+    with pytest.raises(NotImportableError, match="several lists of images: images, reference_images"):
+        entry_of("wavespeed", listed)
+    assert entry_of("wavespeed", replace(listed, required=frozenset({"prompt", "images"})))
+
+
 def test_a_count_that_is_several_by_itself_is_refused() -> None:
     with pytest.raises(NotImportableError, match="makes 4 images unless told otherwise"):
         entry_of("wavespeed", listed_model({"num_images": ListedField("integer", low=1, high=4, default=4)}))

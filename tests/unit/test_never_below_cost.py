@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from providers.catalog.catalog import load
-from providers.orders.costs import cost_usd
+from providers.orders.costs import cost_usd, expected_cost_microusd
 from providers.orders.rules import check_order
-from providers.orders.token_costs import by_area, image_tokens
+from providers.orders.token_costs import STEP_USD, by_area, image_tokens, table_usd
 from quota.prices import CREDITS_PER_USD, MICROCREDITS_PER_CREDIT, unit_price_microcredits
 
 CATALOG = load()
@@ -134,6 +134,31 @@ def test_each_input_image_and_the_mask_are_paid_for(model_id: str) -> None:
         assert image <= more - one <= image * Decimal("1.1")
     with_mask = charged(model_id, "inpaint", images=1, mask=True, **fields)
     assert with_mask == charged(model_id, "edit", images=2, **fields)
+
+
+def test_beyond_the_last_column_no_size_is_cheaper_than_the_last() -> None:
+    rising, falling = [usd(1), usd(2)], [usd(2), usd(1)]
+    assert [by_area([100, 200], rising, area) for area in (50, 100, 150, 200, 300)] == [1, 1, Decimal("1.5"), 2, 3]
+    assert by_area([100, 200], falling, 300) == 1
+
+
+def test_input_images_are_paid_for_where_the_table_says_more_than_the_tokens() -> None:
+    model = CATALOG.models["gpt-image-2"]
+    assert model.cost_table is not None and model.extra_tokens is not None and model.token_usd is not None
+    grid = dict.fromkeys(model.cost_table.grid, 1)
+    image = model.extra_tokens.image_input * (model.token_usd.image_input or 0) / Decimal(1_000_000)
+    assert image > 100 * STEP_USD
+    for operation, edit in (("generate", {}), ("edit", model.cost_table.edit)):
+        table = model.cost_table.model_copy(update={"grid": grid, "edit": edit})
+        orders = [check_order(model, "edit", {"prompt": "a fox"}, image_count=count) for count in (1, 4)]
+        one, four = (table_usd(model, table, "high", (1024, 1024), order) for order in orders)
+        assert abs(four - one - 3 * image) <= STEP_USD, operation
+
+
+def test_a_part_of_a_microdollar_counts_as_a_whole_one() -> None:
+    model = CATALOG.models["flux-2-pro"].model_copy(update={"cost_usd": Decimal("0.0300001")})
+    checked = check_order(model, "generate", {"prompt": "a fox"}, image_count=0)
+    assert expected_cost_microusd(model, checked) == 30_001
 
 
 def test_a_long_prompt_is_paid_for() -> None:

@@ -13,7 +13,7 @@ from app_doubles import CATALOG, MINE, PNG, Edge, make_edge
 
 from app.orders.forms import kinds_of
 from app.shapes.schemas.orders import OrderBody
-from providers.orders.aliases import ALIASES, IMAGE_ALIASES, aliases_of
+from providers.orders.aliases import ALIASES, IMAGE_ALIASES, aliases_of, renamed
 
 FLUX = "flux-2-flex"  # takes seed, steps and guidance
 GENERATE, EDIT = "/api/images/generate", "/api/images/edit"
@@ -110,7 +110,17 @@ def test_the_same_thing_said_twice_alike_is_one_thing(edge: Edge, body: dict[str
     assert post(edge, **body).status_code == 202
 
 
-def test_a_fault_beside_another_name_is_told_too(edge: Edge) -> None:
+def test_a_setting_of_a_model_keeps_its_own_name() -> None:
+    asked = {"guidance_scale": 3, "cfg": 4}
+    assert renamed(asked, ALIASES, own={"cfg"}) == ({"guidance": 3, "cfg": 4}, [])
+
+
+def test_true_is_not_the_number_one() -> None:
+    [clash] = renamed({"n": 1, "num_images": True}, ALIASES)[1]
+    assert (clash.given, clash.other) == ("num_images", "n")
+
+
+def test_a_fault_next_to_another_name_is_told_too(edge: Edge) -> None:
     told = faults(post(edge, num_images=99, guidance_scale="much"))
     assert told["n"][0] == "out_of_range"
     assert told["guidance"][0] == "wrong_type"

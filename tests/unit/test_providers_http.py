@@ -16,17 +16,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.serving.worker import THREADS
-from providers.errors import NotRun, Uncertain
+from providers.errors import Failed, NotRun, Uncertain
 from providers.http import untrusted
 from providers.http.client import FilePart, UpstreamSession, WireRequest
-from providers.http.exchange import Exchange, OutOfTimeError
+from providers.http.exchange import OVERHEAD_BYTES, Exchange, FloodError, OutOfTimeError
 from providers.http.sockets import TimedReader
 from providers.http.untrusted import Policy, fetch, put
 from providers.http.urls import UnsafeUrlError, origin_of
+from providers.shared import results
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Script = Callable[[socket.socket, bytes], None]
@@ -540,6 +542,38 @@ def test_a_fetch_ends_for_slow_large_and_dead_links() -> None:
             assert caught.value.code == code
             assert time.monotonic() - begun_at < 5
     stop.set()
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "error"),
+    [
+        (closes(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 5000), "result_too_large", Failed),
+        (redirects_to("http://10.255.255.1/a"), "result_url_refused", Failed),
+        (answers(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n"), "result_gone", Failed),
+        (answers(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"), "result_unreachable", NotRun),
+        (answers(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), "result_unreachable", NotRun),
+    ],
+)
+def test_a_result_that_cannot_be_read_was_billed_and_is_not_bought_again(
+    script: Script, code: str, error: type[Exception]
+) -> None:
+    with upstream(script) as server, pytest.raises(error) as caught:
+        results.download(f"{server.url}/a.png", Policy.result([origin_of(server.url)], max_bytes=1000))
+    found: Any = caught.value
+    assert found.code == code
+    if error is Failed:
+        assert (found.retryable, found.billed) == (False, True)
+
+
+def test_what_comes_before_the_body_does_not_count_as_body() -> None:
+    exchange = Exchange(time.monotonic() + 60, 5, 5, lambda _origin, _address: True, max_body_bytes=10_000_000)
+    exchange.took(OVERHEAD_BYTES)
+    with pytest.raises(FloodError):
+        exchange.took(1)
+    exchange.in_body = True
+    exchange.took(10_000_000)
+    with pytest.raises(FloodError):
+        exchange.took(10_000_000)
 
 
 def test_a_put_carries_its_own_headers_and_follows_no_redirect() -> None:

@@ -56,6 +56,16 @@ def test_an_upload_is_told_where_its_link_is_named(client):
     assert seen(client, "wavespeed") == []
 
 
+def test_a_body_that_is_an_image_has_no_field(client):
+    for kind in ("image/png", "application/octet-stream"):
+        asked = {"filename": "a.png", "size": len(ONE), "content_type": kind}
+        opened = client.post("/wavespeed/api/v3/media/uploads", json=asked, headers=KEY).get_json()
+        ticket = opened["data"]["upload"]
+        put = client.put(ticket["url"].partition("localhost")[2], data=ONE, headers=ticket["headers"])
+        assert put.status_code == 204
+        assert seen(client, "wavespeed") == [("", digest(ONE))]
+
+
 def test_a_body_without_images_has_none(client):
     client.post("/openai/v1/images/generations", json={"prompt": "a fox"}, headers=KEY)
     assert seen(client, "openai") == []

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.cli.operator.database import named_faults, nothing_runs, running_url
+from app.cli.operator.database import connected, nothing_runs, running_url
 from app.cli.output import CommandError, Exit
-from core.db import Database, make_engine
+from core.db import Database
 from core.embedded import ports
 from core.embedded.faults import EmbeddedError
 from core.embedded.folders import FolderLock, make_folder
@@ -77,9 +77,5 @@ def _own_server(settings: Settings) -> Iterator[str]:
 def opened(url: str) -> Iterator[Database]:
     """Our own way into the same database. Raises CommandError for what the database refuses."""
     address = "postgresql+psycopg://" + url.removeprefix("postgresql+psycopg://").removeprefix("postgresql://")
-    database = Database(make_engine(address, pool_size=2, application_name="darkroom-cli", prepare=False, reports=True))
-    try:
-        with named_faults():
-            yield database
-    finally:
-        database.dispose()
+    with connected(address, pool_size=2) as database:
+        yield database

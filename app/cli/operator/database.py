@@ -33,14 +33,23 @@ def open_database(*, owner: bool = False) -> Iterator[Database]:
     url = database_url(owner=owner)
     # After the address: without one there is nothing to load it for.
     from core import first_contact
-    from core.db import Database, make_engine
 
     try:
         first_contact.check(url)
     except first_contact.DatabaseRefusesError as error:
         raise CommandError(Exit.AWAY, error.code, error.detail) from error
+    with connected(url, pool_size=1) as database:
+        yield database
+
+
+@contextmanager
+def connected(url: str, *, pool_size: int) -> Iterator[Database]:
+    """The database at an address, for reports and long statements. Raises CommandError for what it refuses."""
+    from core.db import Database, make_engine
+
     # Nothing here is worth preparing, and there may be a pooler in between.
-    database = Database(make_engine(url, pool_size=1, application_name="darkroom-cli", prepare=False, reports=True))
+    engine = make_engine(url, pool_size=pool_size, application_name="darkroom-cli", prepare=False, reports=True)
+    database = Database(engine)
     try:
         with named_faults():
             yield database
