@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from threading import Lock
+from concurrent.futures import Future, wait
+from threading import Lock, Thread
 
 import redis
 from sqlalchemy import text
@@ -17,6 +18,9 @@ from providers.catalog.live import LiveCatalog
 from storage.base import StorageUnavailableError, Store
 
 Check = Callable[[], str | None]
+
+# A check that has not answered by then counts as failed: a balancer must get its answer while a server hangs.
+CHECK_S = 5.0
 
 # Orders are accepted and kept without these; they only start later.
 OPTIONAL = frozenset({"redis", "broker", "catalog"})
@@ -91,10 +95,17 @@ class Readiness:
     """Runs every check at most once in ``fresh_s`` seconds: the route is open, and a flood of it must cost nothing."""
 
     def __init__(
-        self, known: Mapping[str, Check], *, fresh_s: float = 1.0, clock: Callable[[], float] = time.monotonic
+        self,
+        known: Mapping[str, Check],
+        *,
+        fresh_s: float = 1.0,
+        check_s: float = CHECK_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._checks = known
         self._fresh_s = fresh_s
+        self._check_s = check_s
+        self._running: dict[str, Future[str | None]] = {}
         self._clock = clock
         self._lock = Lock()
         self._asked_at = float("-inf")
@@ -104,6 +115,32 @@ class Readiness:
         """What is wrong with each part, by its name; None for a part that is well."""
         with self._lock:
             if self._clock() - self._asked_at >= self._fresh_s:
-                self._found = {name: check() for name, check in self._checks.items()}
+                self._found = self._ask_all()
                 self._asked_at = self._clock()
             return dict(self._found)
+
+    def _ask_all(self) -> dict[str, str | None]:
+        """Run the checks side by side. One that hangs is left running, and not started again until it has ended."""
+        for name, check in self._checks.items():
+            if name not in self._running:
+                self._running[name] = _begun(check)
+        wait(self._running.values(), timeout=self._check_s)
+        ended = {name: self._running.pop(name) for name in list(self._running) if self._running[name].done()}
+        return {
+            name: ended[name].result() if name in ended else f"does not answer within {self._check_s:.0f} s"
+            for name in self._checks
+        }
+
+
+def _begun(check: Check) -> Future[str | None]:
+    """The result of a check that runs in a thread of its own: a greenlet in the web process."""
+    found: Future[str | None] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(check())
+        except Exception as error:  # noqa: BLE001 (raised again where the result is read)
+            found.set_exception(error)
+
+    Thread(target=run, name="readiness", daemon=True).start()
+    return found

@@ -14,6 +14,7 @@ from app_doubles import MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 
 from app.http.endpoint import about
 from app.http.errors import CODES
+from app.http.readiness import Readiness
 from app.orders.operations import OPERATIONS
 from app.shapes.schemas.models import ModelDetail, ModelList
 from app.shapes.schemas.quota import LedgerOut, QuotaOut
@@ -194,6 +195,25 @@ def test_readiness_names_what_is_wrong_and_redis_alone_only_degrades(edge: Edge)
         answer = other.client.get("/readyz")
         assert (answer.status_code, answer.json["status"]) == (code, status)
         assert answer.json["checks"][name] == {"ok": False, "detail": "is away"}
+
+
+def test_a_check_that_hangs_costs_its_time_once_and_is_named() -> None:
+    begun: list[str] = []
+    released = threading.Event()
+
+    def hangs() -> str | None:
+        begun.append("asked")
+        released.wait(60)
+        return None
+
+    readiness = Readiness({"database": hangs, "redis": lambda: None}, fresh_s=0.0, check_s=0.05)
+    for _ in range(2):
+        assert readiness.look() == {"database": "does not answer within 0 s", "redis": None}
+    assert begun == ["asked"]
+    released.set()
+    while readiness.look()["database"]:
+        pass
+    assert len(begun) >= 1
 
 
 # ---------------------------------------------------------------- the interface described

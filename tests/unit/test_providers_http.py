@@ -570,7 +570,7 @@ def test_what_comes_before_the_body_does_not_count_as_body() -> None:
     exchange.took(OVERHEAD_BYTES)
     with pytest.raises(FloodError):
         exchange.took(1)
-    exchange.in_body = True
+    exchange.expect_body()
     exchange.took(10_000_000)
     with pytest.raises(FloodError):
         exchange.took(10_000_000)
