@@ -78,7 +78,9 @@ def test_migrations_run_as_the_owner_and_the_service_reads_and_writes_rows(two_r
     assert here.running_sandbox_port(two_roles.var) == two_roles.sandbox_port
 
 
-def test_no_process_of_up_is_given_more_than_it_needs(tmp_path: Path) -> None:
+def test_no_process_of_up_is_given_more_than_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL"):  # another test of this process may have set one
+        monkeypatch.delenv(name, raising=False)
     given = {
         "PATH": "/usr/bin:/bin",
         "HOME": str(tmp_path),
