@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import psycopg
@@ -168,26 +168,39 @@ class Database:
     """Hands out connections and turns their absence into :class:`DatabaseAwayError`.
 
     ``outage`` is told of every success and of every connection that cannot be had, for one log line a change.
-    A use of :meth:`hot` that takes longer than ``hot_timeout_s`` is cut off.
+    A use of :meth:`hot` that takes longer than ``hot_timeout_s`` is cut off, and so is one of the others after
+    ``use_timeout_s``, where that is given.
     """
 
-    def __init__(self, engine: Engine, outage: Outage | None = None, *, hot_timeout_s: float = HOT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        outage: Outage | None = None,
+        *,
+        hot_timeout_s: float = HOT_TIMEOUT_S,
+        use_timeout_s: float | None = None,
+    ) -> None:
         self.engine = engine
         self._outage = outage
         self._overdue = Overdue(hot_timeout_s)
+        self._long_overdue = None if use_timeout_s is None else Overdue(use_timeout_s)
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """All or nothing: commits on leaving, rolls back on any exception. Raises DatabaseAwayError."""
-        with self._watched(), translated(), self.engine.begin() as connection:
+        with self._watched(), translated(), self.engine.begin() as connection, self._bounded(connection):
             yield connection
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """For single statements: each is its own transaction, without BEGIN and COMMIT. Raises DatabaseAwayError."""
-        with self._watched(), translated(), self._autocommit.connect() as connection:
+        with self._watched(), translated(), self._autocommit.connect() as connection, self._bounded(connection):
             yield connection
+
+    def _bounded(self, connection: Connection) -> AbstractContextManager[None]:
+        driver = connection.connection.driver_connection
+        return nullcontext() if self._long_overdue is None or driver is None else self._long_overdue.use(driver)
 
     @contextmanager
     def hot(self) -> Iterator[Hot]:

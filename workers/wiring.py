@@ -37,6 +37,9 @@ CLOCK_POOL_SIZE = 2
 # A short lock time-out, so that one locked account does not delay the sweep for all others.
 CLOCK_LOCK_TIMEOUT_MS = 500
 
+# Far more than any round of a worker takes: each statement has ten seconds, and each round a bounded number of rows.
+USE_TIMEOUT_S = 60.0
+
 
 @cache
 def settings() -> Settings:
@@ -74,7 +77,7 @@ def node_name() -> str:
 def database() -> Database:
     # All connections are kept, because a new one would have to prepare every statement again.
     engine = _engine(pool_size=2 * settings().db_pool_size, max_overflow=0, application_name="worker")
-    return Database(engine, outages.of("database"))
+    return Database(engine, outages.of("database"), use_timeout_s=USE_TIMEOUT_S)
 
 
 def _engine(**facts: Any) -> Engine:
@@ -85,7 +88,7 @@ def _engine(**facts: Any) -> Engine:
 def ticker_database() -> Database:
     """Return the database of heartbeat, sweep and tick: two connections (at most four) that no other work uses."""
     engine = _engine(pool_size=CLOCK_POOL_SIZE, application_name="clock", lock_timeout_ms=CLOCK_LOCK_TIMEOUT_MS)
-    return Database(engine, outages.of("database"))
+    return Database(engine, outages.of("database"), use_timeout_s=USE_TIMEOUT_S)
 
 
 @cache

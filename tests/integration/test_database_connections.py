@@ -184,6 +184,26 @@ def test_a_connection_that_is_acknowledged_and_never_answered_is_cut(database: D
     assert names(database) == ["a", "c"]
 
 
+@pytest.mark.parametrize("door", ["transaction", "autocommit"])
+def test_a_worker_bounds_every_use_of_a_connection(database: Database, door: str) -> None:
+    """A worker's clock once stood still for as long as such a connection stayed open."""
+    url = database.engine.url
+    proxy = Proxy(url.host or "", url.port or 5432)
+    near = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+    through = Database(make_engine(near, pool_size=1, max_overflow=0), use_timeout_s=0.5)
+    try:
+        with getattr(through, door)() as connection:
+            connection.execute(text("SELECT 1"))
+        proxy.spoil(Mode.BLACK_HOLE)
+        with pytest.raises(DatabaseAwayError), getattr(through, door)() as connection:  # never_answered
+            connection.execute(text("SELECT 1"))
+        with getattr(through, door)() as connection:
+            assert connection.execute(text("SELECT 1")).scalar() == 1
+    finally:
+        through.dispose()
+        proxy.close()
+
+
 def test_that_holds_under_gevent() -> None:
     """There a wait for a socket is a wait of its greenlet, which the cut has to end as well."""
     if "UNDER_GEVENT" in os.environ:
@@ -191,11 +211,11 @@ def test_that_holds_under_gevent() -> None:
     program = (
         "from gevent import monkey; monkey.patch_all()\n"
         "import sys, pytest\n"
-        f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', 'never_answered', {__file__!r}]))"
+        f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', 'never_answered or bounds_every', {__file__!r}]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], check=False, env={**os.environ, "UNDER_GEVENT": "1"},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    assert "1 passed" in done.stdout
+    assert "3 passed" in done.stdout
