@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+import psycopg
+
 
 class Connected(Protocol):
     def fileno(self) -> int: ...
@@ -68,5 +70,8 @@ class Overdue:
 
 def _cut(connection: Connected) -> None:
     """End both directions; the driver closes its own descriptor when it sees that."""
-    with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as same:  # closed meanwhile
+    with (
+        suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.fileno())) as same,
+    ):  # closed meanwhile
         same.shutdown(socket.SHUT_RDWR)
