@@ -9,6 +9,7 @@ from flask import Flask
 from flask.ctx import RequestContext
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from app import dialects
 from app.api import (
     admin,
     admin_tasks,
@@ -24,7 +25,7 @@ from app.api import (
     submit,
     tasks,
 )
-from app.http import access, auth, errors, limits
+from app.http import access, auth, dialect, errors, limits
 from app.http.endpoint import check_described
 from app.http.readiness import Readiness
 from app.http.strict_request import StrictRequest
@@ -91,6 +92,7 @@ def build(settings: Settings, services: Services) -> Flask:
         services.signer, base, services.wait, services.waiting, settings.max_wait_s
     )
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
+    dialect.install(app, dialects.DIALECTS)
     errors.install(app)
     limits.install(app)
     if settings.access_log:
@@ -101,6 +103,8 @@ def build(settings: Settings, services: Services) -> Flask:
         *(prompts, admin, admin_tasks, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)
+    for blueprint in dialects.BLUEPRINTS:
+        app.register_blueprint(blueprint)
     check_described(app)
     app.extensions["darkroom_openapi"] = openapi.document(app, public_url=base)
     if settings.trusted_proxies:

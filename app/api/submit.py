@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from flask import Blueprint, Response, current_app, g, request
 from werkzeug.routing import BaseConverter
 
+from app.accepting import accept, ended_or_latest
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, preferred_wait_s
 from app.orders import forms, idempotency_key, request_body
 from app.orders.operations import operation_of
-from app.services import Services, services
+from app.services import services
 from app.shapes import render
 from app.shapes.inline_images import data_urls
 from app.shapes.render import TASKS
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.orders import Estimate, EstimateBody, OrderBody
 from app.shapes.schemas.tasks import TaskOut
-from core.errors import DatabaseAwayError, UnavailableError
-from jobs.dispatch import publishing
 from jobs.errors import FieldFault
 from jobs.reads.tasks import Task
 from quota.prices import credits_text
@@ -95,13 +92,9 @@ def submit(operation: str) -> Response:
     service = services()
     order = request_body.read(request, forms.kinds_of(service.catalog)).order(wanted)
     key = idempotency_key.read(request, order, key_id=g.caller.key_id)
-    submitted = service.submission.submit(g.caller, order, key=key, request_id=g.request_id)
-    if not service.publish(submitted.nudges):
-        # Marked unpublished, the next sweep sends it; else it would count as sent until it is overdue.
-        with suppress(DatabaseAwayError):
-            service.connections.autocommit(publishing.mark_unpublished, [submitted.task.id])
+    submitted = accept(service, g.caller, order, key=key, request_id=g.request_id)
     wait_s = preferred_wait_s()
-    task = _ended_or_latest(service, submitted.task, wait_s)
+    task = ended_or_latest(service, submitted.task, wait_s)
     return _accepted(task, replayed=submitted.replayed, wait_s=wait_s)
 
 
@@ -126,21 +119,6 @@ def estimate() -> Response:
         body.faults.append(FieldFault("operation", "wrong_type", "must be a text"))
     quote = service.submission.quoting.quote(body.order(wanted))
     return json_answer(render.estimate(quote, body.fields.get("n", 1)))
-
-
-def _ended_or_latest(service: Services, task: Task, wait_s: int) -> Task:
-    if wait_s == 0 or task.ended:
-        return task
-    account_id = task.account_id
-    try:
-        return service.waits.until(
-            lambda: service.task_reads.task(account_id, task.id),
-            lambda found: found.ended,
-            account_id=account_id,
-            timeout_s=wait_s,
-        )
-    except UnavailableError:
-        return task  # the order is accepted, although its state cannot be read at the moment
 
 
 def _accepted(task: Task, *, replayed: bool, wait_s: int) -> Response:

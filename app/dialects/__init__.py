@@ -1,0 +1,13 @@
+"""Other services' APIs: each translates to and from the same job, and nothing else.
+
+A dialect lists its blueprints and how it speaks here, and ``app/factory.py`` installs them.
+"""
+
+from __future__ import annotations
+
+from flask import Blueprint
+
+from app.http.dialect import Dialect
+
+DIALECTS: tuple[Dialect, ...] = ()
+BLUEPRINTS: tuple[Blueprint, ...] = ()

@@ -16,6 +16,7 @@ from flask.globals import request_ctx
 
 from accounts.keys import Caller
 from app.http.accept import check_accept
+from app.http.dialect import NATIVE_SCHEMES, dialect_of
 from app.http.endpoint import Endpoint, Scope, about
 from app.http.errors import answer
 from app.http.limits import RateLimits
@@ -69,6 +70,8 @@ def install(app: Flask, guard: Guard) -> None:
         response.headers.add("X-Request-Id", g.get("request_id") or new_id("req"))
         response.headers.add("X-Content-Type-Options", "nosniff")
         guard.limits.mark(response)
+        if (dialect := dialect_of(request_ctx.request.path)) and dialect.finish:
+            dialect.finish(response)
         return response
 
     app.before_request(enter)
@@ -116,8 +119,10 @@ def identify(guard: Guard, endpoint: Endpoint, request: Request) -> Caller:
         raise KeyMissingError
     scheme, _, token = header.partition(" ")
     token = token.strip()
-    if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN_CHARS:
-        raise KeyInvalidError("send Authorization: Bearer <key>")
+    dialect = dialect_of(request.path)
+    schemes = dialect.schemes if dialect else NATIVE_SCHEMES
+    if scheme.lower() not in schemes or not token or len(token) > MAX_TOKEN_CHARS:
+        raise KeyInvalidError(f"send Authorization: {schemes[0].capitalize()} <key>")
     return _of_key(guard, token, request.remote_addr or "")
 
 

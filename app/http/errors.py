@@ -17,6 +17,7 @@ from flask import Flask, Response, g, request
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from app.http.dialect import Said, dialect_of
 from core.db import is_away
 from core.errors import DatabaseAwayError, ServiceError, UnavailableError
 from jobs.errors import FaultsError, ImageNotReadyError, InvalidOrderError
@@ -210,10 +211,13 @@ def document(code: str, detail: str = "", *, instance: str, request_id: str, **f
 
 
 def answer(code: str, detail: str = "", headers: Mapping[str, str] | None = None, **facts: Any) -> Response:
-    """An error as the caller gets it."""
+    """An error as the caller gets it: in the words of the dialect whose path was asked for, else as a problem."""
     body = problem(code, detail, **facts)
-    response = Response(json.dumps(body, ensure_ascii=False), status=body["status"], content_type=PROBLEM_JSON)
+    dialect = dialect_of(request.path)
+    said = dialect.say(body) if dialect else Said(body, body["status"], PROBLEM_JSON)
+    response = Response(json.dumps(said.body, ensure_ascii=False), status=said.status, content_type=said.content_type)
     response.headers.update(headers or {})
+    response.headers.update(said.headers or {})
     response.headers["Cache-Control"] = "no-store"
     return response
 

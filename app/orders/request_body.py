@@ -7,7 +7,7 @@ base64, https URL, ``job_id#index``). Every fault is collected and reported toge
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,12 +47,24 @@ def read(request: Request, kinds: Mapping[str, str]) -> RequestBody:
     ``kinds`` types the text of form fields; see :func:`app.orders.forms.kinds_of`.
     """
     if request.is_json:
-        body = _from_json(read_json_object(request), kinds)
-    elif request.mimetype == "multipart/form-data":
+        return of_members(read_json_object(request), kinds)
+    if request.mimetype == "multipart/form-data":
         form = forms.read(request, kinds)
         body = RequestBody(form.fields, form.images, form.faults)
-    else:
-        raise UnsupportedMediaTypeError("send the order as application/json or multipart/form-data")
+        return _checked(body)
+    raise UnsupportedMediaTypeError("send the order as application/json or multipart/form-data")
+
+
+def of_members(
+    members: Mapping[str, Any], kinds: Mapping[str, str], images: Sequence[ReferenceImage] = ()
+) -> RequestBody:
+    """The order in the members of a JSON object, checked as a native one; ``images`` come on top of those it names."""
+    body = _from_json(dict(members), kinds)
+    body.images += images
+    return _checked(body)
+
+
+def _checked(body: RequestBody) -> RequestBody:
     body.fields = {name: value for name, value in body.fields.items() if value is not None}
     body.faults += _field_faults(body.fields)
     body.faults += _image_faults([image.role for image in body.images])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ class NewJob:
     ``quoted_microcredits``: what is held, n times the unit price of the most expensive model of the order.
     ``fallbacks``: the models to try after ``model``. ``keep_s``: how many seconds the images are kept after the end;
     None: as long as the operator's policy says. ``per_call``: images that one call of the model makes at most.
+    ``client``: what the dialect of the order keeps with it.
     ``unit_cost_microusd``: expected upstream cost of one image; None: not known beforehand.
     """
 
@@ -46,6 +47,7 @@ class NewJob:
     inputs: Sequence[StoredInput]
     price_version: str = ""
     request_id: str = ""
+    client: Mapping[str, Any] | None = None
     fallbacks: Sequence[StoredFallback] = ()
     keep_s: int | None = None
     per_call: int = 1
@@ -92,9 +94,9 @@ job AS (
     RETURNING id, account_id, provider, model, quoted, created_at, start_deadline_at, published_at
 ),
 written AS (
-    INSERT INTO orders (job_id, request, warnings, metadata, price_version, request_id, fallbacks, unit_cost)
+    INSERT INTO orders (job_id, request, warnings, metadata, price_version, request_id, fallbacks, unit_cost, client)
     SELECT id, CAST(:request AS jsonb), CAST(:warnings AS jsonb), CAST(:metadata AS jsonb), :price_version,
-        :request_id, CAST(:fallbacks AS jsonb), CAST(:unit_cost AS bigint)
+        :request_id, CAST(:fallbacks AS jsonb), CAST(:unit_cost AS bigint), CAST(:client AS jsonb)
     FROM job
 ),
 input AS (
@@ -161,6 +163,7 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
         "keep_s": job.keep_s,
         "per_call": job.per_call,
         "unit_cost": job.unit_cost_microusd,
+        "client": json.dumps(dict(job.client)) if job.client else None,
         "counted": tasks.QUEUE_COUNTED,
     }
 
@@ -196,4 +199,5 @@ def _task(job: NewJob, born: Any) -> Task:
         metadata=job.metadata,
         fallback_models=[each["model"] for each in job.fallbacks],
         keep_s=job.keep_s,
+        client=job.client or {},
     )

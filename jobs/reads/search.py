@@ -102,7 +102,8 @@ ORDER BY p.id DESC LIMIT :limit
 
 _FOUND = text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
-    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'behind', o.fallbacks, 'ahead', NULL,
+    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client,
+    'behind', o.fallbacks, 'ahead', NULL,
     {CALLS_AND_IMAGES}
 ) AS task,
     a.name AS account_name, o.request_id, prompt_sha256(o.request) AS prompt_sha256,

@@ -101,6 +101,7 @@ class Task:
     keep_s: int | None = None  # how many seconds the images are kept after the end; None: by the operator's policy
     progress: float | None = None  # 0 to 1 while it runs, if the upstream reports it
     waiting: Waiting | None = None  # while it is queued for another try
+    client: Mapping[str, Any] = field(default_factory=dict)  # what the dialect of its order keeps with it
 
     @property
     def ended(self) -> bool:
@@ -149,7 +150,7 @@ CALLS_AND_IMAGES = """\
 # ``ahead`` counts the jobs ahead of a queued one at its provider; ``behind`` are the fallbacks.
 _TASKS = text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
-    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'behind', o.fallbacks,
+    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client, 'behind', o.fallbacks,
     'ahead', CASE WHEN j.status = 'queued' THEN (
         SELECT count(*) FROM (
             SELECT 1 FROM jobs AS q WHERE q.provider = j.provider AND q.status = 'queued' AND q.id < j.id
@@ -194,7 +195,7 @@ def _list(status: str) -> TextClause:
     return text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
     -- A page of tasks with all that was passed on to upstreams would be as large as their callers like.
-    'request', o.request - 'extra', 'warnings', o.warnings, 'metadata', o.metadata,
+    'request', o.request - 'extra', 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client,
     'behind', (
         SELECT jsonb_agg(b.behind #- '{{request,extra}}' ORDER BY b.at)
         FROM jsonb_array_elements(o.fallbacks) WITH ORDINALITY AS b (behind, at)
@@ -350,6 +351,7 @@ def task_of(row: Mapping[str, Any]) -> Task:
         fallback_models=[each["model"] for each in row["behind"] or ()],
         keep_s=row["keep_s"],
         progress=row["progress"] if row["finished_at"] is None else None,
+        client=row["client"] or {},
     )
 
 

@@ -39,13 +39,15 @@ class Order:
 
     ``operation`` is the catalogue's word. ``fields`` are those of the body (docs/api-conventions.md, "Submit") without
     the images; a field that was sent as null is left out. ``faults`` are those found in the body itself: the order is
-    refused, and the answer names them together with what its model finds.
+    refused, and the answer names them together with what its model finds. ``client`` is what the dialect that read
+    the order wants to find again on its job, as JSON; nothing else reads it.
     """
 
     operation: str
     fields: Mapping[str, Any] = field(repr=False)
     images: Sequence[ReferenceImage] = ()
     faults: Sequence[FieldFault] = ()
+    client: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def roles(self) -> list[Role]:

@@ -73,7 +73,7 @@ class SubmissionService:
         job_id = new_id("job")
         kept = self._keep_images(caller, job_id, order, quote)
         quote = self.quoting.with_inputs(quote, _sizes_px(kept))
-        job = self._new_job(caller, job_id, quote, order.fields, kept=kept, request_id=request_id)
+        job = self._new_job(caller, job_id, quote, order, kept=kept, request_id=request_id)
         try:
             if key is None and not job.low_priority:
                 # A single statement, which needs no BEGIN and COMMIT around it.
@@ -136,11 +136,12 @@ class SubmissionService:
         caller: Caller,
         job_id: str,
         quote: Quote,
-        fields: Mapping[str, Any],
+        order: Order,
         *,
         kept: Sequence[StoredInput],
         request_id: str,
     ) -> NewJob:
+        fields = order.fields
         return NewJob(
             id=job_id,
             account_id=caller.account_id,
@@ -159,6 +160,7 @@ class SubmissionService:
             inputs=kept,
             price_version=quote.price_version,
             request_id=request_id,
+            client=order.client,
             fallbacks=[_stored_fallback(each, fields) for each in quote.fallbacks],
             keep_s=self._short_life_s if fields.get("store") is False else None,
             per_call=quote.model.max_per_call,
