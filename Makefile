@@ -21,7 +21,7 @@ endif
 
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev setup-clients demo up test test-unit conformance-gaps check audit fmt bench chaos lock clean stale
+.PHONY: help setup setup-dev setup-clients setup-bench demo up test test-unit conformance-gaps check audit fmt bench chaos lock clean stale
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*  ## /  make \1\t/p' Makefile | expand -t 20
@@ -64,6 +64,10 @@ audit: setup-dev  ## Ask for known vulnerabilities of what is locked, where that
 fmt: setup-dev  ## Format the code and fix what the linter can fix.
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
+
+setup-bench: setup-dev  ## Install LiteLLM's proxy, which make bench then measures next to us.
+	@test -e bench/.venv-litellm/bin/litellm || { $(PY) -m venv --clear bench/.venv-litellm && \
+		bench/.venv-litellm/bin/python -m pip install -qq --no-input --require-hashes -r bench/litellm.lock; }
 
 bench: setup-dev  ## Measure, and print the table.
 	@$(PY) -m bench

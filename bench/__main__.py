@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import convoy, cost, edge, estimates, expiry, flood, growth, inflight, life
+from bench import convoy, cost, edge, estimates, expiry, flood, growth, inflight, life, openai_route
 from bench.table import Row, as_json, show
 
-PARTS = ("edge", "life", "cost", "convoy", "flood", "inflight", "expiry", "estimates", "growth")
+PARTS = ("edge", "openai", "life", "cost", "convoy", "flood", "inflight", "expiry", "estimates", "growth")
 DEFAULT = tuple(part for part in PARTS if part != "growth")
 EXPIRED_ROWS, EXPIRED_ROWS_BIG = 5_000, 100_000
 ESTIMATED_JOBS = 250
@@ -63,6 +63,7 @@ def _parts(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Cal
     wanted = options.only or (PARTS if options.big else DEFAULT)
     parts: dict[str, Callable[[], list[Row]]] = {
         "edge": lambda: edge.measure(folder, rounds=options.rounds, seconds=options.seconds),
+        "openai": lambda: openai_route.measure(folder, seconds=2 * options.seconds),
         "life": lambda: life.measure(folder, jobs=options.jobs),
         "cost": lambda: cost.measure(folder, jobs=min(options.jobs, COSTED_JOBS)),
         "flood": lambda: flood.measure(folder, jobs=options.flood or (BIG_FLOOD if options.big else FLOOD)),
