@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
+import requests
+from dotenv import dotenv_values
 from PIL import Image
 
 from tests.client_programs import run_client
@@ -36,11 +48,97 @@ def test_every_example_is_run() -> None:
 
 @pytest.mark.parametrize("name", MADE)
 def test_an_example_makes_its_images(service: Service, tmp_path: Path, name: str) -> None:
-    key = str(service.http.headers["Authorization"]).removeprefix("Bearer ")
     Image.new("RGB", (512, 512), "orange").save(tmp_path / "fox.png")
-    environ = {"DARKROOM_SERVER": service.running.url, "DARKROOM_KEY": key}
+    environ = {"DARKROOM_SERVER": service.running.url, "DARKROOM_KEY": _key(service)}
     done = run_client(EXAMPLES / name, cwd=tmp_path, environ=environ, litellm=name.startswith("litellm"))
     assert done.returncode == 0, done.stdout + done.stderr
     for made in MADE[name]:
         with Image.open(tmp_path / made) as image:
             assert min(image.size) >= 1000, made
+
+
+@pytest.fixture
+def settings_of(service: Service, monkeypatch: pytest.MonkeyPatch) -> partial[dict[str, str | None]]:
+    """Reads an example's file of variables, with our address and key in their places."""
+    monkeypatch.setenv("DARKROOM_SERVER", service.running.url)
+    monkeypatch.setenv("DARKROOM_KEY", _key(service))
+    return partial(dotenv_values, interpolate=True)
+
+
+def _key(service: Service) -> str:
+    return str(service.http.headers["Authorization"]).removeprefix("Bearer ")
+
+
+def _png(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+def test_open_webui_generates_and_edits(service: Service, settings_of: partial[dict[str, str | None]]) -> None:
+    """Its requests as they were recorded: no response_format for gpt-image, a link fetched with the same header."""
+    told = settings_of(EXAMPLES / "open-webui" / "open-webui.env")
+    headers = {"Authorization": f"Bearer {told['IMAGES_OPENAI_API_KEY']}"}
+    base, model, size = told["IMAGES_OPENAI_API_BASE_URL"], told["IMAGE_GENERATION_MODEL"], told["IMAGE_SIZE"]
+    order = {"model": model, "prompt": "a red fox asleep", "n": 1, "size": size}
+    made = requests.post(f"{base}/images/generations", json=order, headers=headers, timeout=60)
+    assert made.status_code == 200, made.text
+    image = base64.b64decode(made.json()["data"][0]["b64_json"])
+    assert _png(image).size == (1024, 1024)
+    form = {"model": told["IMAGE_EDIT_MODEL"], "prompt": "in winter", "n": "1"}
+    edited = requests.post(
+        f"{told['IMAGES_EDIT_OPENAI_API_BASE_URL']}/images/edits",
+        data=form,
+        files=[("image[]", ("a.png", image, "image/png")), ("image[]", ("b.png", image, "image/png"))],
+        headers=headers,
+        timeout=60,
+    )
+    assert edited.status_code == 200, edited.text
+    linked = {**order, "response_format": "url"}
+    [link] = requests.post(f"{base}/images/generations", json=linked, headers=headers, timeout=60).json()["data"]
+    shown = requests.get(link["url"], headers=headers, timeout=60)
+    assert shown.headers["Content-Type"].startswith("image/")
+
+
+def test_librechat_generates_and_edits(settings_of: partial[dict[str, str | None]]) -> None:
+    told = settings_of(EXAMPLES / "librechat" / "librechat.env")
+    headers = {"Authorization": f"Bearer {told['IMAGE_GEN_OAI_API_KEY']}"}
+    order = {"model": told["IMAGE_GEN_OAI_MODEL"], "prompt": "a red fox asleep", "n": 1, "size": "1024x1024"}
+    url = f"{told['IMAGE_GEN_OAI_BASEURL']}/images"
+    made = requests.post(f"{url}/generations", json=order, headers=headers, timeout=60).json()
+    image = base64.b64decode(made["data"][0]["b64_json"])
+    assert _png(image).size == (1024, 1024)
+    edited = requests.post(
+        f"{url}/edits",
+        data={"model": told["IMAGE_GEN_OAI_MODEL"], "prompt": "in winter"},
+        files=[("image[]", ("image.png", image, "image/png"))],
+        headers={**headers, "User-Agent": "axios/1.12.2"},
+        timeout=60,
+    ).json()
+    assert _png(base64.b64decode(edited["data"][0]["b64_json"])).size == (1024, 1024)
+
+
+@pytest.fixture
+def page_url() -> Iterator[str]:
+    """The browser page at an origin of its own."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(EXAMPLES / "browser")))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/index.html"
+    server.shutdown()
+    server.server_close()
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; .ci/run installs Debian's")
+def test_the_page_generates_in_a_browser(service: Service, page_url: str, tmp_path: Path) -> None:
+    given = urlencode({"server": service.running.url, "key": _key(service)})
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
+               "--timeout=20000", "--virtual-time-budget=60000", "--dump-dom", f"{page_url}#{given}"]  # fmt: skip
+    page = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert re.search(r'id="status">succeeded<', page), page
+    assert re.search(r'<img id="image"[^>]*src="[^"]+signature=', page), page
