@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from core.outbound.urls import UnsafeUrlError
 from providers import errors
 from providers.catalog import catalog
 from providers.catalog.entries import ProviderSpec, Recovery
-from providers.http.urls import UnsafeUrlError
 
 PACKAGE = Path(__file__).resolve().parents[2] / "providers"
 PAGE = (PACKAGE / "README.md").read_text(encoding="utf-8")
