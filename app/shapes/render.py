@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from app.http.responses import json_text, rfc3339
 from app.http.signing import Signer
 from app.shapes.status_json import StatusJson
+from core.wire import json_text, rfc3339
 from jobs.failures import sentence
 from jobs.reads.funds import Funds
 from jobs.reads.tasks import Image, Step, Task

@@ -10,8 +10,9 @@ from core import failpoints
 from core.db import Database
 from core.errors import DatabaseAwayError
 from core.ids import new_id
+from core.outbound.urls import origin_of
 from jobs import lifecycle, states
-from jobs.documents import StoredFallback, StoredInput, StoredRequest, StoredSelection
+from jobs.documents import StoredFallback, StoredInput, StoredRequest, StoredSelection, StoredWebhook
 from jobs.errors import InvalidOrderError, JobNotFoundError
 from jobs.lifecycle import NewJob, Submitted
 from jobs.reads import tasks
@@ -19,7 +20,7 @@ from jobs.states import Priority
 from jobs.submission import idempotency
 from jobs.submission.fallbacks import Fallback
 from jobs.submission.idempotency import IdempotencyKey
-from jobs.submission.order import Order
+from jobs.submission.order import JobWebhook, Order
 from jobs.submission.quoting import Quote, Quoting
 from jobs.submission.references import References
 from providers.catalog.catalog import Model
@@ -161,6 +162,7 @@ class SubmissionService:
             price_version=quote.price_version,
             request_id=request_id,
             client=order.client,
+            webhook=_stored_webhook(order.webhook) if order.webhook else None,
             fallbacks=[_stored_fallback(each, fields) for each in quote.fallbacks],
             keep_s=self._short_life_s if fields.get("store") is False else None,
             per_call=quote.model.max_per_call,
@@ -190,6 +192,16 @@ def stored_request(
     if chosen:
         request["chosen"] = chosen
     return request
+
+
+def _stored_webhook(webhook: JobWebhook) -> StoredWebhook:
+    """Where callbacks go. Raises ValueError for what is no URL: the edge has judged it before."""
+    return {
+        "url": webhook.url,
+        "events": list(webhook.events),
+        "form": webhook.form,
+        "target": origin_of(webhook.url).host,
+    }
 
 
 def _stored_fallback(each: Fallback, fields: Mapping[str, Any]) -> StoredFallback:
