@@ -23,6 +23,9 @@ REFUNDED = "image.task.refunded"
 EVENTS = (QUEUED, STARTED, PROGRESS, SUCCEEDED, FAILED, CANCELLED, REFUNDED)
 ENDS = (SUCCEEDED, FAILED, CANCELLED)
 
+# To an endpoint at its owner's wish; about no job.
+TEST = "webhook.test"
+
 STANDARD = "standard"
 
 

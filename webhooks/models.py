@@ -1,4 +1,4 @@
-"""The tables of callbacks: endpoints with their secrets, accounts' own secrets, and the outbox, which is the log, too."""
+"""The tables of callbacks: endpoints and their secrets, accounts' own secrets, and the outbox, which is the log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from core.tables import metadata
 NOW = func.clock_timestamp()
 TIME = DateTime(timezone=True)
 
-# As core/ids.py writes them: 52 bits of the database's microseconds and 52 random ones, in letters that its alphabet has.
+# In the form of core/ids.py: 52 bits of the database's microseconds and 52 random ones, as hex digits.
 NEW_MESSAGE_ID = (
     "('msg_' || upper(lpad(to_hex(CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)), 13, '0')"
     " || substr(replace(CAST(gen_random_uuid() AS text), '-', ''), 1, 13)))"

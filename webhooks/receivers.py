@@ -7,9 +7,10 @@ import threading
 from collections.abc import Iterable
 
 from core.outbound.untrusted import LOOKUPS_AT_ONCE, Policy
-from core.outbound.urls import origin_of
 
 ATTEMPT_S = 20.0
+# What a caller is told of a URL that is refused, with the reason in it.
+NOT_ALLOWED = "must be an https URL on port 443 at a public address: {}"
 # Of the answer only the header is read.
 _ANSWER_BYTES = 0
 
@@ -33,20 +34,3 @@ def policy(allowed_hosts: Iterable[str] = (), *, attempt_s: float = ATTEMPT_S) -
         least_bytes_per_s=0,
         lookups=_lookups(),
     )
-
-
-def hosts_of(text: str) -> frozenset[str]:
-    """Return the hosts of DARKROOM_WEBHOOK_ALLOWED_HOSTS: names or addresses with commas between.
-
-    Raises ValueError for an entry that is no host.
-    """
-    return frozenset(_host(part.strip()) for part in text.split(",") if part.strip())
-
-
-def _host(written: str) -> str:
-    """Return a host as URLs are compared."""
-    bare = f"[{written}]" if written.count(":") > 1 and not written.startswith("[") else written
-    origin = origin_of(f"http://{bare}/")
-    if origin.port != 80 or any(char in written for char in "/?#@"):
-        raise ValueError(f"{written} is not a host: a name or an address, without scheme and port")
-    return origin.host

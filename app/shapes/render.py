@@ -70,6 +70,7 @@ class Renderer:
             "cancel": _cancel(task),
             "warnings": list(task.warnings),
             "metadata": dict(task.metadata),
+            "webhook": _webhook(task),
             "urls": {
                 "self": url,
                 "image": f"{url}/image",
@@ -162,6 +163,13 @@ def _error(task: Task) -> dict[str, str | None] | None:
         "stage": task.failure_stage,
         "provider": task.provider,
     }
+
+
+def _webhook(task: Task) -> dict[str, Any] | None:
+    """app.shapes.schemas.tasks.TaskWebhook."""
+    if task.webhook is None:
+        return None
+    return {"url": task.webhook["url"], "events": list(task.webhook["events"])}
 
 
 def _cancel(task: Task) -> dict[str, str | None] | None:
