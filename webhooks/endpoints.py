@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, text
 
 from core.ids import is_id, new_id
-from webhooks.errors import EndpointNotFoundError, TooManyEndpointsError
+from webhooks.errors import EndpointDisabledError, EndpointNotFoundError, TooManyEndpointsError
 from webhooks.secrets import OVERLAP_S, Secret, new_secret
 
 MAX_ENDPOINTS = 20
@@ -153,7 +153,12 @@ def rotate(connection: Connection, account_id: str, endpoint_id: str, *, overlap
 
 
 def send_test(connection: Connection, account_id: str, endpoint_id: str) -> str:
-    """Write a test message, which is about no job, and return its id. Raises EndpointNotFoundError."""
+    """Write a test message, which is about no job, and return its id.
+
+    Raises EndpointNotFoundError, EndpointDisabledError.
+    """
+    if find(connection, account_id, endpoint_id).disabled_at is not None:
+        raise EndpointDisabledError("the webhook is disabled: enable it first")
     return str(_one(connection, _TEST, account_id, endpoint_id).id)
 
 

@@ -8,7 +8,7 @@ from core.errors import ServiceError
 class EndpointNotFoundError(ServiceError):
     """No such endpoint in this account."""
 
-    code = "webhook_not_found"
+    code = "not_found"
 
 
 class TooManyEndpointsError(ServiceError):
@@ -20,7 +20,7 @@ class TooManyEndpointsError(ServiceError):
 class DeliveryNotFoundError(ServiceError):
     """No such delivery in this account, or its log entry has expired."""
 
-    code = "delivery_not_found"
+    code = "not_found"
 
 
 class EndpointDisabledError(ServiceError):
