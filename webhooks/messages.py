@@ -117,6 +117,28 @@ def replay(connection: Connection, account_id: str, message_id: str) -> Delivery
     return Delivery(**(found if row is None else row)._mapping)
 
 
+# By place in the table: a row that a replay has locked is skipped, and an unlocked one cannot move.
+_DELETE_OLD = text("""
+WITH old AS MATERIALIZED (
+    SELECT ctid, ended_at FROM webhook_messages
+    WHERE state <> 'pending' AND ended_at >= CAST(:after_at AS timestamptz)
+        AND ended_at < statement_timestamp() - make_interval(secs => :keep_s)
+    ORDER BY ended_at LIMIT :page FOR UPDATE SKIP LOCKED
+), deleted AS (
+    DELETE FROM webhook_messages WHERE ctid = ANY(ARRAY(SELECT ctid FROM old))
+)
+SELECT count(*) AS messages, max(ended_at) AS last_at FROM old
+""")
+
+
+def delete_old(
+    connection: Connection, *, keep_s: float, after: datetime | None, size: int
+) -> tuple[int, datetime | None]:
+    """Delete log entries that ended more than ``keep_s`` seconds ago: how many, and where the next page begins."""
+    old = connection.execute(_DELETE_OLD, {"after_at": after or "-infinity", "keep_s": keep_s, "page": size}).one()
+    return old.messages, old.last_at
+
+
 def _found(connection: Connection, account_id: str, message_id: str) -> Any:
     if is_id(message_id, "msg"):
         row = connection.execute(_FIND, {"account_id": account_id, "id": message_id}).one_or_none()

@@ -148,6 +148,7 @@ def retention() -> Retention:
         store=context.store,
         keep_images_days=values.keep_images_days,
         keep_inputs_days=values.keep_inputs_days,
+        keep_deliveries_days=values.keep_deliveries_days,
     )
 
 
