@@ -11,6 +11,15 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from sqlalchemy import Connection
+
+from app import callbacks
+from core.db import Database
+from core.outbound.untrusted import Policy
+from jobs.reads.tasks import Task, find_task
+from webhooks.receivers import policy
+from webhooks.sender import Sender
+
 
 @dataclass(frozen=True)
 class Got:
@@ -47,6 +56,25 @@ class Receiver:
 
     def types(self) -> list[str]:
         return [each.type for each in self.got]
+
+
+KEYS = {"k1": b"s" * 32}
+BASE = "https://images.example"
+
+
+def make_sender(database: Database, rules: Policy | None = None) -> Sender[Task]:
+    """The sender of a worker, which may reach this machine unless ``rules`` say otherwise."""
+
+    def find(connection: Connection, account_id: str, job_id: str) -> Task:
+        return find_task(connection, account_id, job_id)
+
+    return Sender(
+        database,
+        forms={"standard": callbacks.standard_form(BASE, KEYS, max_wait_s=3600)},
+        find=find,
+        links=callbacks.signed_links(BASE, KEYS),
+        policy=rules or policy(["127.0.0.1"], attempt_s=10),
+    )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from job_engine import ASYNC_PRICE, Engine
-from receivers import Receiver, receiver
+from receivers import BASE, Receiver, make_sender, receiver
 from sqlalchemy import text
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
@@ -24,16 +24,13 @@ from core.settings import SettingsError
 from core.signing_keys import SigningKeys
 from jobs import lifecycle
 from jobs.maintenance.doctor import Doctor
-from jobs.reads.tasks import Task, find_task
+from jobs.reads.tasks import Task
 from jobs.submission.order import JobWebhook, Order
 from webhooks import endpoints, forms, installation_key, messages, outbox, schedule, secrets
 from webhooks.errors import DeliveryNotFoundError, EndpointDisabledError, EndpointNotFoundError, TooManyEndpointsError
 from webhooks.messages import Delivery, Filters
 from webhooks.receivers import policy
 from webhooks.sender import SLOTS_PER_ACCOUNT, SLOTS_PER_TARGET, Sender
-
-KEYS = {"k1": b"s" * 32}
-BASE = "https://images.example"
 
 
 @pytest.fixture
@@ -52,16 +49,7 @@ class House:
         engine.submission._receivers = policy(["127.0.0.1"])
 
     def new_sender(self, rules: Policy | None = None) -> Sender[Task]:
-        def find(connection: Any, account_id: str, job_id: str) -> Task:
-            return find_task(connection, account_id, job_id)
-
-        made = Sender(
-            self.engine.database,
-            forms={"standard": callbacks.standard_form(BASE, KEYS, max_wait_s=3600)},
-            find=find,
-            links=callbacks.signed_links(BASE, KEYS),
-            policy=rules or policy(["127.0.0.1"], attempt_s=10),
-        )
+        made = make_sender(self.engine.database, rules)
         self.senders.append(made)
         return made
 
