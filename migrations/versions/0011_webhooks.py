@@ -13,10 +13,12 @@ depends_on = None
 
 TIME = sa.DateTime(timezone=True)
 NOW = sa.text('clock_timestamp()')
-NEW_MESSAGE_ID = (
-    "('msg_' || upper(lpad(to_hex(CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)), 13, '0')"
-    " || substr(replace(CAST(gen_random_uuid() AS text), '-', ''), 1, 13)))"
-)
+# Sorts by the database's microseconds, and has the form of our ids: hex digits are letters of their alphabet.
+MESSAGE_ID = """
+CREATE FUNCTION webhook_message_id() RETURNS text LANGUAGE sql VOLATILE
+RETURN 'msg_' || upper(lpad(to_hex(CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)), 13, '0')
+    || substr(replace(CAST(gen_random_uuid() AS text), '-', ''), 1, 13))
+"""
 
 
 def upgrade() -> None:
@@ -54,9 +56,10 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(['account_id'], ['accounts.id'], name=op.f('webhook_account_secrets_account_id_fkey')),
         sa.PrimaryKeyConstraint('account_id', name=op.f('webhook_account_secrets_pkey')),
     )
+    op.execute(MESSAGE_ID)
     op.create_table(
         'webhook_messages',
-        sa.Column('id', sa.Text(), server_default=sa.text(NEW_MESSAGE_ID), nullable=False),
+        sa.Column('id', sa.Text(), server_default=sa.text('webhook_message_id()'), nullable=False),
         sa.Column('account_id', sa.Text(), nullable=False),
         sa.Column('job_id', sa.Text(), nullable=True),
         sa.Column('event', sa.Text(), nullable=False),
@@ -92,6 +95,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table('webhook_messages')
+    op.execute('DROP FUNCTION webhook_message_id()')
     op.drop_table('webhook_account_secrets')
     op.drop_table('webhook_endpoints')
     op.drop_column('orders', 'webhook')
