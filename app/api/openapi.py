@@ -31,6 +31,8 @@ TAGS: Mapping[str, str] = {
     "models": "What can be ordered, with limits, prices and the JSON Schema of every order.",
     "prompts": "Have a prompt rewritten.",
     "quota": "Credits: the balance, and every transfer behind it.",
+    "webhooks": "Be told when a task moves, instead of asking: endpoints, secrets, deliveries. Needs the scope"
+    " `webhooks`.",
     "providers": "The upstreams: are they well, how busy are they.",
     "admin": "For operators: needs a key with the scope `admin`.",
     "hooks": "For upstreams that report when a call has ended.",

@@ -66,7 +66,7 @@ class Doctor:
         if self.store is not None:
             found += [*self._images(self.store), *self._blobs(self.store)]
         with self.database.autocommit() as connection:
-            found += self._deletions(connection)
+            found += [*self._deletions(connection), *self._callbacks(connection)]
         return found
 
     def _queue(self, connection: Connection) -> Iterator[Finding]:
@@ -165,6 +165,18 @@ class Doctor:
             cause = "its row is a tombstone, but the store has not deleted it"
             yield Finding("deletion_overdue", row.key, cause, FIX, row.doomed_at)
 
+    def _callbacks(self, connection: Connection) -> Iterator[Finding]:
+        """Callbacks that no one sends, and webhooks that were disabled because nothing reached them."""
+        for row in self.rows(connection, _UNSENT):
+            no_worker = not heartbeats.any_alive(connection)
+            cause = "no worker is alive" if no_worker else "its receiver is slow, or no worker comes to it"
+            fix = START_WORKER if no_worker else "look for webhook_put_off and webhook_crashed in the workers' logs"
+            yield Finding("webhook_unsent", row.subject, f"{row.messages} waiting: {cause}", fix, row.since)
+        for row in self.rows(connection, _DISABLED):
+            cause = "nothing that was sent to it for days arrived, so it was disabled"
+            fix = f"tell account {row.account_id}; it enables it by PATCH /api/webhooks/{row.id}"
+            yield Finding("webhook_disabled", row.id, cause, fix, row.disabled_at)
+
     def rows(self, connection: Connection, query: str, **values: Any) -> Sequence[Row[Any]]:
         """The rows of a query of this module, with this doctor's time limits as parameters."""
         waits = {
@@ -214,6 +226,20 @@ _OVERDUE_DELETIONS = """
 SELECT key, doomed_at FROM doomed_blobs
 WHERE doomed_at < statement_timestamp() - interval '1 hour'
 ORDER BY doomed_at LIMIT 1000
+"""
+_UNSENT = """
+SELECT coalesce(m.endpoint_id, m.account_id) AS subject, count(*) AS messages, min(m.due_at) AS since
+FROM webhook_messages AS m
+LEFT JOIN webhook_endpoints AS e ON e.id = m.endpoint_id
+WHERE m.state = 'pending' AND m.due_at < statement_timestamp() - make_interval(secs => :stuck_s)
+    AND coalesce(e.not_before < statement_timestamp(), true)
+GROUP BY 1
+ORDER BY since
+"""
+_DISABLED = """
+SELECT id, account_id, disabled_at FROM webhook_endpoints
+WHERE disabled_reason = 'failing' AND disabled_at > statement_timestamp() - interval '7 days'
+ORDER BY disabled_at
 """
 BLOCKED = """
 SELECT a.pid, a.application_name, a.state_change

@@ -1,7 +1,8 @@
 """Retention: what expires, and the round that deletes it.
 
 Images and reference images expire some days after their job ended, those of jobs ordered with a short life after
-seconds, idempotency keys after a day. ``jobs/maintenance/deletion.py`` deletes rows and bytes.
+seconds, idempotency keys after a day, the log of callbacks after some days.
+``jobs/maintenance/deletion.py`` deletes rows and bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jobs.maintenance.backlogs import Backlog, Done, drain
 from jobs.maintenance.deletion import Reason
 from storage.base import Store
 from storage.media import Media
+from webhooks import messages
 
 log = structlog.get_logger(__name__)
 
@@ -179,6 +181,7 @@ class Retention:
     store: Store
     keep_images_days: float
     keep_inputs_days: float
+    keep_deliveries_days: float = 0.0
 
     def delete_expired(self) -> bool:
         """One round; False when it is not due, or another worker has taken it."""
@@ -201,12 +204,14 @@ class Retention:
         return backlog.done
 
     def expiry_backlogs(self) -> list[Backlog]:
-        """What expires row by row: short lives, old images, old reference images, idempotency keys."""
+        """What expires row by row: short lives, old images and reference images, log entries, idempotency keys."""
         backlogs = [self._short_life_backlog()]
         if self.keep_images_days:
             backlogs.append(self._old_backlog("images", OLD_IMAGES, self.keep_images_days, _delete_expired_images))
         if self.keep_inputs_days:
             backlogs.append(self._old_backlog("inputs", OLD_INPUTS, self.keep_inputs_days, _delete_expired_inputs))
+        if self.keep_deliveries_days:
+            backlogs.append(self._delivery_backlog())
         return [*backlogs, self._key_backlog()]
 
     def _short_life_backlog(self) -> Backlog:
@@ -236,6 +241,18 @@ class Retention:
             return Done(len(found.expired), found.last_at is not None)
 
         return Backlog(name, page, PAGE)
+
+    def _delivery_backlog(self) -> Backlog:
+        after: datetime | None = None
+
+        def page(size: int) -> Done:
+            nonlocal after
+            keep_s = self.keep_deliveries_days * _DAY_S
+            with self.database.autocommit() as connection:
+                entries, after = messages.delete_old(connection, keep_s=keep_s, after=after, size=size)
+            return Done(entries, entries == size)
+
+        return Backlog("deliveries", page, KEYS_PAGE)
 
     def _key_backlog(self) -> Backlog:
         after: datetime | None = None

@@ -22,6 +22,9 @@ from storage.media import Media
 
 # Every table a test may write to; rows that refer to a job are deleted with it.
 EMPTIED = (
+    "webhook_messages",
+    "webhook_endpoints",
+    "webhook_account_secrets",
     "job_events",
     "jobs",
     "idempotency_keys",

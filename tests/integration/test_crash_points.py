@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import requests
 from crash_stage import GRANTED, Stage, build_stage, until
+from receivers import make_sender, receiver
 from sqlalchemy import create_engine, text
 
 from core import failpoints
@@ -26,6 +27,8 @@ from core.embedded.ports import free_ports
 from jobs.maintenance.audit import Finding
 from sandbox.counts import prompt_hash
 from sandbox.testing import Sandbox
+from webhooks import endpoints
+from webhooks.forms import SUCCEEDED
 from workers.enqueue import Publisher
 
 CLASS_A, CLASS_C = "chatgpt2api-gpt-image-2", "gpt-image-2"
@@ -264,8 +267,8 @@ def test_the_books_balance_after_all_crashes(lanes: list[Lane]) -> None:
 
 def test_every_failpoint_of_a_worker_has_a_story() -> None:
     died_at = {death.partition(":")[0] for story in STORIES for death in story.deaths if death}
-    web = {name for name in failpoints.POINTS if name.startswith("submit.")}
-    assert died_at | web == set(failpoints.POINTS)
+    elsewhere = {name for name in failpoints.POINTS if name.startswith(("submit.", "webhook."))}
+    assert died_at | elsewhere == set(failpoints.POINTS)
 
 
 def test_a_web_process_that_dies_while_accepting(stages: list[Stage], lanes: list[Lane]) -> None:
@@ -314,3 +317,26 @@ def _post(stage: Stage, url: str, point: str) -> requests.Response:
     order = {"prompt": f"the crash {point}", "model": CLASS_A, "size": "256x256"}
     headers = {"Authorization": f"Bearer {stage.token}", "Idempotency-Key": point}
     return requests.post(f"{url}/api/images/generate", json=order, headers=headers, timeout=20)
+
+
+def test_a_worker_that_dies_while_it_sends_a_callback(stages: list[Stage]) -> None:
+    """Killed between the commit and the request, and between the answer and its record: nothing is lost, and what
+    arrives twice has one id."""
+    stage = stages[-1]
+    allowed = {"DARKROOM_WEBHOOK_ALLOWED_HOSTS": "127.0.0.1"}
+    with receiver() as shop:
+        with stage.database.autocommit() as connection:
+            endpoints.create(connection, stage.customer.account_id, url=shop.url, events=[SUCCEEDED])
+        stage.order("the crash of a callback", CLASS_A)
+        assert stage.worker_dies_at("webhook.unsent", **allowed) == -signal.SIGKILL
+        assert shop.got == []
+        stage.sql("UPDATE webhook_messages SET due_at = clock_timestamp()")
+        assert stage.worker_dies_at("webhook.sent", **allowed) == -signal.SIGKILL
+        assert len(shop.got) == 1
+        stage.sql("UPDATE webhook_messages SET due_at = clock_timestamp()")
+        sender = make_sender(stage.database)  # as in a third worker, without waiting for its start
+        assert sender.send_due() == 1
+        delivered = "SELECT 1 FROM webhook_messages WHERE state = 'delivered'"
+        until(lambda: stage.rows(delivered), 10, lambda: stage.rows("SELECT * FROM webhook_messages"))
+        assert len(shop.got) == 2
+        assert len({got.id for got in shop.got}) == 1

@@ -17,7 +17,17 @@ from sqlalchemy import create_engine, text
 from core.db import Statement
 
 # A table of a million rows is never read from end to end for one job, one page or one tick.
-LARGE = {"jobs", "upstream_calls", "orders", "images", "inputs", "job_events", "transfers", "balances"}
+LARGE = {
+    "jobs",
+    "upstream_calls",
+    "orders",
+    "images",
+    "inputs",
+    "job_events",
+    "transfers",
+    "balances",
+    "webhook_messages",
+}
 ROWS = 50_000
 # Reports that an operator runs now and then over the whole history; they read whole tables.
 REPORTS = {"jobs.reads.margins.MARGINS"}
@@ -113,6 +123,13 @@ SELECT id, 'image', 0, 'k', 'image/png', 1, 1, 1, '' FROM jobs;
 INSERT INTO job_events (job_id, type) SELECT id, 'queued' FROM jobs;
 INSERT INTO transfers (account_id, job_id, kind, source, target, amount)
 SELECT account_id, id, 'hold', 'acct:available', 'acct:held', 10 FROM jobs WHERE status <> 'queued';
+INSERT INTO webhook_endpoints (id, account_id, url, events, secret)
+SELECT 'whe_' || id, id, 'https://x.test/', '["image.task.succeeded"]', 's' FROM accounts;
+INSERT INTO webhook_messages (account_id, job_id, event, endpoint_id, target, form, state, ended_at, due_at)
+SELECT account_id, id, 'image.task.succeeded', 'whe_' || account_id, 'whe_' || account_id, 'standard',
+    CASE WHEN status = 'queued' THEN 'pending' ELSE 'delivered' END, CASE WHEN status <> 'queued' THEN now() END,
+    now() + interval '1 hour' * random()
+FROM jobs;
 INSERT INTO workers (boot_id, host, pid) SELECT 'wkr_' || i, 'h', i FROM generate_series(0, 4) AS i;
 INSERT INTO credentials (id, provider) SELECT 'p' || i || '/default', 'p' || i FROM generate_series(0, 9) AS i;
 """
