@@ -27,6 +27,7 @@ from app.http.waits import Waits
 from app.services import Services
 from app.shapes.render import Renderer
 from app.shapes.status_json import StatusJson
+from app.streams.following import Following
 from app.task_reads import TaskReads
 from core.db import Database, Hot, Statement
 from core.settings import Settings
@@ -425,6 +426,7 @@ def make_edge(*, configured: tuple[str, ...] = ("openai",), **variables: Any) ->
             max_bytes=settings.max_image_bytes,
         ),
     )
+    waits = Waits(lambda job_ids: rows.autocommit(tasks.versions, job_ids), None, poll_s=0.01)
     services = Services(
         authenticate=KEYS.get,
         knows_key=lambda token: False,
@@ -447,7 +449,8 @@ def make_edge(*, configured: tuple[str, ...] = ("openai",), **variables: Any) ->
             wrong_keys=settings.rate_limit_wrong_keys,
             client=None,
         ),
-        waits=Waits(lambda job_ids: rows.autocommit(tasks.versions, job_ids), None, poll_s=0.01),
+        waits=waits,
+        following=Following(rows, rows, waits),
         signer=signer,
         checks={name: (lambda name=name: trouble[name]) for name in trouble},
         callbacks=callbacks,

@@ -143,6 +143,7 @@ class Cancel(Shape):
 class TaskUrls(Shape):
     self: str
     image: str
+    events: str
     timeline: str
     cancel: str
 
