@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 CHANNEL = "darkroom:wake"
 LISTEN_S = 1.0
 LISTEN_PAUSE_S = 2.0  # after Redis was found away
-STOPPING_PAUSE_S = 1.0
+EARLY_PAUSE_S = 1.0  # of a wait that ends early
 
 Versions = Callable[[Sequence[str]], Mapping[str, tuple[int, bool]]]
 
@@ -54,7 +54,7 @@ class Watch:
 
 
 class Waits:
-    """All waits of this process. ``most`` caps them; a wait beyond it is answered immediately.
+    """All waits of this process. ``most`` caps them; a wait beyond it is answered after a second.
 
     ``places`` are shared with the streams over whole accounts (app/streams/).
     """
@@ -91,21 +91,23 @@ class Waits:
         """Read a task until it is ``done`` or the time is over; raises what ``find`` raises.
 
         The watch begins before the reading that counts, so that no change falls between the two. Needs no request:
-        a generator may loop over it. Ends early where too many wait already, or the process is :attr:`stopping`.
+        a generator may loop over it. Ends early where too many wait already, where the client has gone, and when the
+        process is :attr:`stopping`.
         """
         task = find()
         if timeout_s <= 0 or done(task):
             return task
-        if self._stopping:
-            time.sleep(min(timeout_s, STOPPING_PAUSE_S))  # a loop that does not ask ``stopping`` must not spin
-            return task
+        seat = seats.current()
         ends_at = time.monotonic() + timeout_s
         with self.watch(task.id, account_id) as watch:
-            while watch is not None:
+            if watch is None or self._stopping or seat.gone:
+                time.sleep(min(timeout_s, EARLY_PAUSE_S))  # a loop over this must not spin
+                return find()
+            while True:
                 task = find()
                 watch.version = task.version
                 left_s = ends_at - time.monotonic()
-                if done(task) or left_s <= 0 or self._stopping or not watch.wait(left_s):
+                if done(task) or left_s <= 0 or self._stopping or seat.gone or not watch.wait(left_s):
                     break
         return task
 
@@ -116,7 +118,7 @@ class Waits:
             yield None
             return
         try:
-            with seats.not_counted(), self.watching(job_id) as watch:
+            with self.watching(job_id) as watch:
                 yield watch
         finally:
             self.places.give_back(account_id)
@@ -132,7 +134,8 @@ class Waits:
             self._start()
             if self._stopping:
                 watch.wake()
-            yield watch
+            with seats.current().waiting(watch.wake):
+                yield watch
         finally:
             self._remove(watch)
 

@@ -93,7 +93,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]
         if self._seats.full(block):
             self._refuse_connection(client, block)
             return
-        with self._seats.taken(block):
+        with self._seats.taken(block, client):
             client.settimeout(SEND_S)
             # Not GeventWorker.handle, which would take the time-out off again.
             AsyncWorker.handle(self, listener, client, addr)

@@ -67,6 +67,9 @@ class Listener:
         self._news.clear()
         return woken
 
+    def wake(self) -> None:
+        self._news.set()
+
     def join(self, since: int) -> None:
         self.since = since
         self._news.set()

@@ -49,14 +49,15 @@ class AccountStream:
             data = shapes.tasks_out(live[:SNAPSHOT_TASKS], more=len(live) > SNAPSHOT_TASKS)
             yield event_stream.record(data, event=shapes.SNAPSHOT, last_id=str(position))
         ends_at = time.monotonic() + self.longest_s
-        with seats.not_counted():
+        seat = seats.current()
+        with seat.waiting(self.listener.wake):
             yield from self._missed(position.event)
             position = max(position, Position(self.listener.since or 0), key=lambda each: each.event)
             while True:
                 for at, record in self.listener.taken():
                     if at.event > position.event or (at.event == position.event and at.version):
                         yield record
-                if self.listener.cut or time.monotonic() > ends_at:
+                if self.listener.cut or seat.gone or time.monotonic() > ends_at:
                     return
                 if not self.listener.wait(event_stream.BEAT_S):
                     yield event_stream.comment()

@@ -28,7 +28,7 @@ AWAY_PAUSE_S = 1.0  # between two readings while the database is away
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """``life`` reads the events of a job after one (JobNotFoundError), ``task`` the task; DatabaseAwayError from both."""
+    """``life`` reads a job and its events, ``task`` the task. Both raise JobNotFoundError, DatabaseAwayError."""
 
     life: Callable[[Followed], Life]
     task: Callable[[str, str], Task]
@@ -61,7 +61,8 @@ class TaskStream:
         """The stream's bytes. Its end closes the answer."""
         yield event_stream.opening()
         ends_at = time.monotonic() + self.longest_s
-        with seats.not_counted(), self.waits.watching(self.job_id) as watch:
+        seat = seats.current()
+        with self.waits.watching(self.job_id) as watch:
             while not self._ended:
                 pause_s = event_stream.BEAT_S
                 try:
@@ -72,13 +73,13 @@ class TaskStream:
                     return  # its row was deleted
                 except DatabaseAwayError:
                     pause_s = AWAY_PAUSE_S
-                if self._ended or self.waits.stopping or time.monotonic() > ends_at:
+                if self._ended or seat.gone or self.waits.stopping or time.monotonic() > ends_at:
                     return
                 if not watch.wait(pause_s) and pause_s == event_stream.BEAT_S:
                     yield event_stream.comment()
 
     def records(self, life: Life) -> Iterator[bytes]:
-        """What the client does not know of it yet. Raises DatabaseAwayError, and goes on from there when asked again."""
+        """What the client does not know of it yet. Raises DatabaseAwayError; asked again, it goes on from there."""
         if not life.whole or self.position.event > life.last_id:
             yield from self._snapshot(life)
             return

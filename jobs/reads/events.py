@@ -72,7 +72,8 @@ SELECT j.account_id, j.id, wanted.after, j.version, j.finished_at IS NOT NULL AS
         )) ORDER BY e.id)
         FROM job_events AS e WHERE e.job_id = j.id AND e.id > wanted.after
     ), '[]') AS events
-FROM unnest(CAST(:account_ids AS text[]), CAST(:ids AS text[]), CAST(:afters AS bigint[])) AS wanted (account_id, id, after)
+FROM unnest(CAST(:account_ids AS text[]), CAST(:ids AS text[]), CAST(:afters AS bigint[]))
+    AS wanted (account_id, id, after)
 JOIN jobs AS j ON j.id = wanted.id AND j.account_id = wanted.account_id
 """)
 
@@ -124,7 +125,7 @@ def oldest(connection: Connection) -> int:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """The server's transactions at one moment: every one below ``oldest`` has ended, none from ``next`` on has begun."""
+    """The server's transactions at one moment: those below ``oldest`` have ended, those from ``next`` on not begun."""
 
     oldest: int
     next: int
