@@ -51,8 +51,9 @@ def comment(text: str = "") -> bytes:
 
 
 def answer(chunks: Iterable[bytes]) -> Response:
-    """The answer that sends these chunks, each as soon as it is there."""
-    response = Response(chunks, status=200, content_type=MEDIA_TYPE, direct_passthrough=True)
+    """The answer that sends these chunks, each as soon as it is there. What ``call_on_close`` names runs at its end."""
+    # Not direct_passthrough, with which no one is told of the end.
+    response = Response(chunks, status=200, content_type=MEDIA_TYPE)
     response.headers.update(HEADERS)
     return response
 
