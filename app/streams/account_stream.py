@@ -39,6 +39,7 @@ class AccountStream:
     listener: Listener
     start: Start
     longest_s: float = LONGEST_S
+    missing: bool = True  # whether something between the client's position and the listener's beginning is still to say
 
     def chunks(self) -> Iterator[bytes]:
         """The stream's bytes. It ends with the process, when the client is too slow, and after ``longest_s``."""
@@ -52,6 +53,8 @@ class AccountStream:
         seat = seats.current()
         with seat.waiting(self.listener.wake):
             yield from self._missed(position.event)
+            if self.missing:
+                return  # what is queued would leave a gap
             position = max(position, Position(self.listener.since or 0), key=lambda each: each.event)
             while True:
                 for at, record in self.listener.taken():
@@ -76,6 +79,7 @@ class AccountStream:
             for _, (_, record) in found:
                 yield record
             after = page_end
+        self.missing = after < last
 
 
 def start_of(known: Position | None, *, since: int, newest: int, oldest: int) -> Position | None:
