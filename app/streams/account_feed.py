@@ -33,7 +33,8 @@ log = structlog.get_logger(__name__)
 
 # After a message: what follows within this time shares the reading.
 TOGETHER_S = 0.25
-JOIN_S = 10.0
+JOIN_S = 10.0  # a database that is away for longer is told of
+JOIN_PAUSE_S = 0.05
 # A new reader begins where everything is certain; where one transaction stays open, no later than this.
 SETTLE_S = 2.0
 # A client that reads more slowly than its account works is cut off, and comes back for the rest.
@@ -246,10 +247,15 @@ class AccountFeed:
                 if not self._listeners and not self._joining:
                     self._cursor = None
                     return
-            if self._horizon.waits or self._joining:
-                time.sleep(TOGETHER_S / 5 if self._cursor is None else TOGETHER_S)
-            elif self._nudge.wait(self._poll_s):
-                time.sleep(TOGETHER_S)
+            if self._joining:
+                time.sleep(JOIN_PAUSE_S)
+            elif self._horizon.waits or self._nudge.wait(self._poll_s):
+                self._pause()
+
+    def _pause(self) -> None:
+        """Let what follows a message share the reading; who wants to join is let in at once."""
+        if not self._joining:
+            time.sleep(TOGETHER_S)
 
 
 def written(
