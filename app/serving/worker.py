@@ -72,7 +72,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]
         if EXTENSION in extensions:
             extensions[EXTENSION].following.stop()
         for greenlet, timeout in list(self._idle.items()):
-            gevent.kill(greenlet, timeout, block=False)
+            gevent.kill(greenlet, timeout)
 
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:
