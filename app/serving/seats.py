@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gevent import get_hub
-from greenlet import getcurrent
+from gevent import get_hub, getcurrent
 
 _ATTRIBUTE = "darkroom_seat"
 _READ = 1  # of libev

@@ -17,7 +17,6 @@ from typing import Any
 from weakref import WeakSet
 
 import gevent
-from greenlet import getcurrent
 from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.base_async import AsyncWorker
@@ -78,7 +77,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]
     def timeout_ctx(self) -> Iterator[None]:
         """Bound the wait for a request. A stop of this process ends it, but for the first one of a connection."""
         timeout = gevent.Timeout(self.cfg.keepalive, False)
-        greenlet = getcurrent()
+        greenlet = gevent.getcurrent()
         with timeout:
             if greenlet in self._answered_before:
                 self._idle[greenlet] = timeout
@@ -121,7 +120,7 @@ class WebWorker(GeventWorker):  # type: ignore[misc]
         except TimeoutError:
             # gunicorn logs a traceback for every other error of a socket.
             raise ConnectionResetError(errno.ECONNRESET, "the client does not read its answer") from None
-        self._answered_before.add(getcurrent())
+        self._answered_before.add(gevent.getcurrent())
         if not self.alive:
             raise StopIteration  # no further request on this connection
 
