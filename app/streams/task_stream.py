@@ -46,6 +46,7 @@ class TaskStream:
     position: Position
     longest_s: float = LONGEST_S
     _known: Progress | None = None  # the last that was told
+    _continues: bool = False  # whether what the client knows has been joined to what follows
     _ended: bool = False
 
     def read(self) -> Life:
@@ -60,29 +61,35 @@ class TaskStream:
     def chunks(self) -> Iterator[bytes]:
         """The stream's bytes. Its end closes the answer."""
         yield event_stream.opening()
-        ends_at = time.monotonic() + self.longest_s
+        sent_at = time.monotonic()
+        ends_at = sent_at + self.longest_s
         seat = seats.current()
         with self.waits.watching(self.job_id) as watch:
-            while not self._ended:
+            while True:
                 pause_s = event_stream.BEAT_S
                 try:
                     life = self.read()
                     watch.version = life.version
-                    yield from self.records(life)
+                    for record in self.records(life):
+                        yield record
+                        sent_at = time.monotonic()
                 except JobNotFoundError:
                     return  # its row was deleted
                 except DatabaseAwayError:
                     pause_s = AWAY_PAUSE_S
                 if self._ended or seat.gone or self.waits.stopping or time.monotonic() > ends_at:
                     return
-                if not watch.wait(pause_s) and pause_s == event_stream.BEAT_S:
+                if time.monotonic() - sent_at >= event_stream.BEAT_S:
                     yield event_stream.comment()
+                    sent_at = time.monotonic()
+                watch.wait(min(pause_s, max(0.0, sent_at + event_stream.BEAT_S - time.monotonic())))
 
     def records(self, life: Life) -> Iterator[bytes]:
         """What the client does not know of it yet. Raises DatabaseAwayError; asked again, it goes on from there."""
-        if not life.whole or self.position.event > life.last_id:
+        if not self._continues and (not life.whole or self.position.event > life.last_id):
             yield from self._snapshot(life)
             return
+        self._continues = True
         for event in life.events:
             if not shapes.shown(event):
                 continue
@@ -105,14 +112,11 @@ class TaskStream:
 
     def _snapshot(self, life: Life) -> Iterator[bytes]:
         """Events of this job are missing: the task as it is stands for them, and the rest follows from there."""
-        if self._known is None or life.version != self._known.version:
-            task = self.reads.task(self.account_id, self.job_id)
-            position = Position(life.last_id, life.version)
-            self._known = Progress(self.account_id, self.job_id, task.progress or 0.0, task.created_at, life.version)
-            yield self._record(shapes.snapshot_out(task, self.renderer), position)
-            if task.ended:
-                yield self._record(shapes.end_out(task, self.renderer), Position(life.last_id, life.version + 1))
-        self._ended = life.ended
+        task = self.reads.task(self.account_id, self.job_id)
+        yield self._record(shapes.snapshot_out(task, self.renderer), Position(life.last_id, life.version))
+        self._continues, self._ended = True, task.ended
+        if task.ended:
+            yield self._record(shapes.end_out(task, self.renderer), Position(life.last_id, life.version + 1))
 
     def _record(self, data: dict[str, object], position: Position) -> bytes:
         self.position = position

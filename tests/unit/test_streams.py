@@ -14,7 +14,7 @@ from app_doubles import NOW, done_task, job_id, make_edge, make_image, make_task
 
 from app.http import event_stream
 from app.http.signing import Signer
-from app.http.waits import Waits
+from app.http.waits import Waits, Watch
 from app.shapes.render import Renderer
 from app.shapes.schemas.events import TaskEvent, TasksSnapshot
 from app.streams import account_feed, account_stream, horizon, task_stream
@@ -211,8 +211,10 @@ def test_a_task_whose_events_are_gone_is_told_as_it_is(known: Position) -> None:
     told = TaskEvent.model_validate_json(snapshot["data"])
     assert (snapshot["event"], told.status) == ("snapshot", "running")
     assert told.task is not None
-    job.happen(event(8, "succeeded"), task=done_task())
-    assert "task.succeeded" in names(parsed(list(stream.records(stream.read()))))
+    job.happen(event(8, "retry"))
+    assert names(parsed(list(stream.records(stream.read())))) == ["task.queued"]
+    job.happen(event(9, "succeeded"), task=done_task())
+    assert names(parsed(list(stream.records(stream.read())))) == ["task.succeeded"]
 
 
 def test_the_snapshot_of_an_ended_task_is_followed_by_its_end() -> None:
@@ -236,6 +238,26 @@ def test_a_silence_is_filled_and_a_stop_ends_the_stream(monkeypatch: pytest.Monk
     assert [next(chunks) for _ in range(3)][2] == event_stream.comment()
     waits.stop()
     assert list(chunks) in ([], [event_stream.comment()])
+
+
+def test_changes_that_callers_do_not_see_do_not_put_the_comment_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is looked at all the time wakes its stream more often than a comment is due."""
+    now = [0.0]
+    monkeypatch.setattr(task_stream.time, "monotonic", lambda: now[0])
+    job = Job(event(1, "queued"))
+    waits = Waits(job._versions, None, poll_s=3600)
+    monkeypatch.setattr(waits, "_start", lambda: None)
+    waited: list[float] = []
+
+    def wait(_watch: object, timeout_s: float) -> bool:
+        waited.append(timeout_s)
+        now[0] += min(timeout_s, 10.0)
+        return True  # woken, for nothing
+
+    monkeypatch.setattr(Watch, "wait", wait)
+    chunks = job.stream(waits=waits).chunks()
+    assert [next(chunks) for _ in range(4)][2:] == [event_stream.comment()] * 2
+    assert waited == [15.0, 5.0, 15.0, 5.0]
 
 
 def test_a_stream_that_is_old_ends_and_a_deleted_row_too() -> None:
