@@ -14,6 +14,7 @@ from app.api import (
     admin,
     admin_tasks,
     docs_page,
+    events,
     health,
     hooks,
     images,
@@ -89,9 +90,9 @@ def build(settings: Settings, services: Services) -> Flask:
     base = (settings.public_url or "").rstrip("/")
     app.extensions[EXTENSION] = services
     app.extensions[ROUTES] = {}
-    app.extensions["darkroom_renderer"] = Renderer(
-        services.signer, base, services.wait, services.waiting, settings.max_wait_s
-    )
+    renderer = Renderer(services.signer, base, services.wait, services.waiting, settings.max_wait_s)
+    app.extensions["darkroom_renderer"] = renderer
+    services.following.show_with(lambda: renderer)
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
     dialect.install(app, dialects.DIALECTS)
     errors.install(app)
@@ -100,7 +101,7 @@ def build(settings: Settings, services: Services) -> Flask:
         access.install(app)  # before the guard: what comes after an answer runs in reverse
     auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
     for module in (
-        *(submit, tasks, images, models, providers, quota),
+        *(submit, tasks, events, images, models, providers, quota),
         *(prompts, webhooks, admin, admin_tasks, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.gunicorn_logs import ChainedLogger
-from core import logging
+from core import logging, open_files
 from core.embedded import launch
 from core.settings import SettingsError, load
 
@@ -23,7 +23,8 @@ except SettingsError as error:
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
 workers = _settings.web_workers
 worker_class = "app.serving.worker.WebWorker"
-worker_connections = 4000  # Every waiting client and every event stream holds one.
+# Every stream of events and every waiting call holds one; the rest is for requests that are answered at once.
+worker_connections = _settings.max_waiting + 2000
 proc_name = "darkroom-web"
 
 graceful_timeout = 8  # `up` and Docker allow ten seconds.
@@ -45,5 +46,7 @@ if Path("/dev/shm").is_dir():  # noqa: S108 - gunicorn makes a private file in i
 
 
 def post_fork(_arbiter: Any, worker: Any) -> None:
-    """Let a worker die with its master, however the master dies and whatever the worker is doing."""
+    """Let a worker die with its master, however the master dies and whatever the worker is doing, and let it open as
+    many files as the system allows."""
     launch.die_with_parent(worker.ppid)
+    open_files.raise_limit(needed=worker_connections + 500)

@@ -23,6 +23,7 @@ from app.http import readiness
 from app.http.limits import RateLimits
 from app.http.signing import Signer
 from app.http.waits import Waits
+from app.streams.following import Following
 from app.task_reads import TaskReads
 from core import outages
 from core.db import Database, make_engine
@@ -98,6 +99,7 @@ class Services:
     enhancer: Enhancer
     limits: RateLimits
     waits: Waits
+    following: Following
     signer: Signer
     checks: Mapping[str, readiness.Check]
     callbacks: Callbacks
@@ -143,12 +145,19 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
     publisher = Publisher(settings.broker_url, settings.redis_url, task_events=settings.task_events)
     own_broker = settings.broker_url != settings.redis_url
     estimates = Estimates(database)
+    task_reads = TaskReads(database)
+    waits = Waits(
+        lambda job_ids: connections.autocommit(tasks.versions, job_ids),
+        client,
+        most=settings.max_waiting,
+        most_per_account=settings.max_waiting_per_account,
+    )
     keys = KeyCache(database)
     return Services(
         authenticate=keys.authenticate,
         knows_key=keys.knows,
         connections=connections,
-        task_reads=TaskReads(database),
+        task_reads=task_reads,
         submission=SubmissionService(
             database,
             Quoting(
@@ -187,7 +196,8 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             wrong_keys=settings.rate_limit_wrong_keys,
             client=client,
         ),
-        waits=Waits(lambda job_ids: connections.autocommit(tasks.versions, job_ids), client),
+        waits=waits,
+        following=Following(connections, task_reads, waits),
         signer=Signer(SigningKeys(settings.signing_keys, database, settings.var)),
         receivers=receivers,
         checks=readiness.checks_of(

@@ -47,8 +47,11 @@ class Stand:
 
     def rss_mb(self, name: str) -> float:
         """Resident memory of a program's main process."""
-        status = Path(f"/proc/{self.running.processes()[name]}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        return _rss_mb(self.running.processes()[name])
+
+    def largest_rss_mb(self, name: str) -> float:
+        """That of the largest process among it and its children, such as the one that serves under gunicorn's."""
+        return max(_rss_mb(pid) for pid in _family(self.running.processes()[name]))
 
     def cpu_s(self, name: str) -> float:
         """Processor time that a program and its children have used so far."""
@@ -150,6 +153,11 @@ def _family(pid: int) -> Iterator[int]:
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
             yield from _family(int(child))
+
+
+def _rss_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def _cpu_s(pid: int) -> float:

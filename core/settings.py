@@ -138,6 +138,9 @@ class Settings(BaseSettings):
     trusted_proxies: int = Field(default=0, ge=0, alias="DARKROOM_TRUSTED_PROXIES")
     # Without a trusted proxy in front; 0 is no limit
     connections_per_address: int = Field(default=500, ge=0, alias="DARKROOM_CONNECTIONS_PER_ADDRESS")
+    # Streams of events and calls that wait for a job, in one web process: in all, and of one account
+    max_waiting: int = Field(default=4000, ge=1, le=100_000, alias="DARKROOM_MAX_WAITING")
+    max_waiting_per_account: int = Field(default=3000, ge=1, le=100_000, alias="DARKROOM_MAX_WAITING_PER_ACCOUNT")
     body_timeout_s: float = Field(default=30.0, gt=0, alias="DARKROOM_BODY_TIMEOUT_S")
 
     @property

@@ -87,6 +87,7 @@ class StepData(TypedDict, total=False):
     outcome: str  # of a cancel: jobs.failures.CancelOutcome
     reason: str  # of a deletion: jobs.maintenance.deletion.Reason
     pictures: int  # images kept, or deleted
+    index: int  # of an image that was kept before its job's end
     quoted_microcredits: int
     held_microcredits: int
     captured_microcredits: int

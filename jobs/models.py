@@ -290,7 +290,7 @@ job_events = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("job_id", Text, nullable=False),
-    # queued, started, waiting, retry, failover, lapsed, collecting, pictures_deleted, or the status it ended in
+    # queued, started, waiting, image, retry, failover, lapsed, collecting, pictures_deleted, or the status it ended in
     Column("type", Text, nullable=False),
     Column("at", TIME, nullable=False, server_default=NOW),
     # Facts of the event, flat, such as worker, attempt, provider, code, captured_microcredits. Each type has its own:

@@ -12,7 +12,7 @@ monkey.patch_all()
 import time
 import warnings
 
-from core import first_contact, logging
+from core import first_contact, logging, open_files
 
 logging.configure_early()
 
@@ -44,6 +44,7 @@ def _start() -> None:
 
     settings = wiring.settings()
     logging.configure(level=settings.log_level, log_format=settings.log_format)
+    open_files.raise_limit()
 
     wiring.check_start()
 

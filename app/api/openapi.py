@@ -80,6 +80,7 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
     ),
     "Prefer": ("string", "`wait=n`: wait up to n seconds, at most 60, for the end of the task."),
     "If-None-Match": ("string", "Answer 304 when the ETag is still the same."),
+    "Last-Event-ID": ("string", "Go on after the record with this `id`."),
     "If-Range": ("string", "Serve the range only while the ETag is the same."),
     "Range": ("string", "One range of bytes: `bytes=first-last`, `bytes=first-` or `bytes=-count`."),
 }

@@ -11,8 +11,10 @@ import errno
 import json
 import socket
 import time
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import gevent
 from gunicorn.http.body import Body, ChunkedReader, LengthReader
@@ -22,6 +24,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.serving.addresses import block_of
 from app.serving.bodies import TimedReader, bound_chunks
+from app.serving.seats import Seats
 from core.ids import new_id
 from core.settings import load
 
@@ -44,8 +47,10 @@ class WebWorker(GeventWorker):  # type: ignore[misc]
         settings = load()
         self._body_s = settings.body_timeout_s
         # Behind a proxy every connection has the proxy's address, and the proxy counts its clients.
-        self._most = 0 if settings.trusted_proxies else settings.connections_per_address
-        self._open: Counter[str] = Counter()
+        self._seats = Seats(0 if settings.trusted_proxies else settings.connections_per_address)
+        # Of the greenlets that serve a connection: those that have answered a request, those that wait for the next.
+        self._answered_before: WeakSet[Any] = WeakSet()
+        self._idle: dict[Any, gevent.Timeout] = {}
 
     def run(self) -> None:
         """Serve until told to stop."""
@@ -53,21 +58,44 @@ class WebWorker(GeventWorker):  # type: ignore[misc]
         gevent.get_hub().threadpool.maxsize = THREADS
         super().run()
 
+    def handle_exit(self, sig: Any, frame: Any) -> None:
+        """Stop gracefully: what waits for a job ends at once, what is being answered may end in time."""
+        super().handle_exit(sig, frame)
+        gevent.spawn(self._let_go)
+
+    def _let_go(self) -> None:
+        """End what would only wait: streams, waiting calls, connections between two requests."""
+        from app.services import EXTENSION  # not above, as in _answer
+
+        extensions = getattr(self.wsgi, "extensions", {})
+        if EXTENSION in extensions:
+            extensions[EXTENSION].following.stop()
+        for greenlet, timeout in list(self._idle.items()):
+            gevent.kill(greenlet, timeout)
+
+    @contextmanager
+    def timeout_ctx(self) -> Iterator[None]:
+        """Bound the wait for a request. A stop of this process ends it, but for the first one of a connection."""
+        timeout = gevent.Timeout(self.cfg.keepalive, False)
+        greenlet = gevent.getcurrent()
+        with timeout:
+            if greenlet in self._answered_before:
+                self._idle[greenlet] = timeout
+            try:
+                yield
+            finally:
+                self._idle.pop(greenlet, None)
+
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection, unless its address has too many."""
         block = block_of(addr[0]) if isinstance(addr, tuple) and addr else ""
-        if block and self._most and self._open[block] >= self._most:
+        if self._seats.full(block):
             self._refuse_connection(client, block)
             return
-        self._open[block] += 1
-        try:
+        with self._seats.taken(block, client):
             client.settimeout(SEND_S)
             # Not GeventWorker.handle, which would take the time-out off again.
             AsyncWorker.handle(self, listener, client, addr)
-        finally:
-            self._open[block] -= 1
-            if not self._open[block]:
-                del self._open[block]
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """Answer one request; what the app left unread of its body is read away, within bounds."""
@@ -88,10 +116,13 @@ class WebWorker(GeventWorker):  # type: ignore[misc]
 
     def _answered(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         try:
-            return super().handle_request(listener_name, req, sock, addr)
+            super().handle_request(listener_name, req, sock, addr)
         except TimeoutError:
             # gunicorn logs a traceback for every other error of a socket.
             raise ConnectionResetError(errno.ECONNRESET, "the client does not read its answer") from None
+        self._answered_before.add(gevent.getcurrent())
+        if not self.alive:
+            raise StopIteration  # no further request on this connection
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what gunicorn could not read as a request, or what broke on the way to the app."""
@@ -106,8 +137,8 @@ class WebWorker(GeventWorker):  # type: ignore[misc]
         _linger(client, REFUSED_LINGER_S)
 
     def _refuse_connection(self, client: Any, block: str) -> None:
-        self.log.warning("connection refused: %s has %s open", block, self._open[block])
-        detail = f"at most {self._most} connections of one address at once"
+        self.log.warning("connection refused: %s has %s open", block, self._seats.open[block])
+        detail = f"at most {self._seats.most} connections of one address at once"
         _send(client, _answer("rate_limited", detail, f"Retry-After: {RETRY_AFTER_S}\r\n"))
         _linger(client, REFUSED_LINGER_S)
         client.close()

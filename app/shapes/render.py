@@ -64,7 +64,7 @@ class Renderer:
             "deadline_at": rfc3339(task.start_deadline_at),
             "price": _price(task),
             "request": _request(task.request),
-            "images": [self._image(task, image, inline.get(image.index)) for image in task.images],
+            "images": [self.image(task.account_id, task.id, each, inline.get(each.index)) for each in task.images],
             "chosen": task.request.get("chosen"),
             "error": _error(task),
             "cancel": _cancel(task),
@@ -74,6 +74,7 @@ class Renderer:
             "urls": {
                 "self": url,
                 "image": f"{url}/image",
+                "events": f"{url}/events",
                 "timeline": f"{url}/timeline",
                 "cancel": f"{url}/cancel",
             },
@@ -84,13 +85,15 @@ class Renderer:
         wait = json_text(_wait(self.wait(task))) if task.status == JobStatus.QUEUED else "null"
         waiting = json_text(self._waiting_for(task))
         position = "null" if task.queue_position is None else task.queue_position
-        images = json_text([self._image(task, image, None) for image in task.images]) if task.images else "[]"
+        images = (
+            json_text([self.image(task.account_id, task.id, each) for each in task.images]) if task.images else "[]"
+        )
         url = f"{self.base}{TASKS}/{task.id}"
         return (
             f'{task.head[:-1]},"queue_position":{position},"wait_estimate_s":{wait},"waiting_for":{waiting},'
             f'{task.body[1:-1]},"images":{images},'
-            f'{task.tail[1:-1]},"urls":{{"self":"{url}","image":"{url}/image","timeline":"{url}/timeline",'
-            f'"cancel":"{url}/cancel"}}}}'
+            f'{task.tail[1:-1]},"urls":{{"self":"{url}","image":"{url}/image","events":"{url}/events",'
+            f'"timeline":"{url}/timeline","cancel":"{url}/cancel"}}}}'
         )
 
     def etag(self, task: Task | StatusJson) -> str:
@@ -111,10 +114,11 @@ class Renderer:
             "until": rfc3339(task.waiting.until(self.max_wait_s)),
         }
 
-    def _image(self, task: Task | StatusJson, image: Image, data_url: str | None) -> dict[str, Any]:
-        path = f"{TASKS}/{task.id}/image"
+    def image(self, account_id: str, job_id: str, image: Image, data_url: str | None = None) -> dict[str, Any]:
+        """app.shapes.schemas.tasks.ImageOut."""
+        path = f"{TASKS}/{job_id}/image"
         deleted = image.deleted_at is not None
-        link = None if deleted else self.signer.link(path, account_id=task.account_id, index=image.index)
+        link = None if deleted else self.signer.link(path, account_id=account_id, index=image.index)
         return {
             "index": image.index,
             "url": f"{self.base}{path}?index={image.index}",

@@ -129,7 +129,7 @@ def _park(context: WorkerContext, job: LiveJob, learned: Sequence[CallOutcome], 
     with context.database.hot() as hot:
         troubled = lifecycle.park(hot, job.id, job.version, check_after_s=after_s, **_rows(learned))
     _note_health(context, job, learned, troubled=troubled)
-    return []
+    return [states.wake(job.id)] if any(each.images for each in learned) else []
 
 
 def _end(

@@ -175,7 +175,7 @@ WITH said AS (
 job AS (
     UPDATE jobs SET version = version + 1
     WHERE id = (SELECT u.job_id FROM upstream_calls AS u JOIN said ON u.id = said.id)
-    RETURNING id
+    RETURNING id, finished_at
 ),
 seen AS (
     SELECT u.id, u.outcome FROM job JOIN upstream_calls AS u ON u.job_id = job.id JOIN said ON u.id = said.id
@@ -203,6 +203,12 @@ image AS (
     FROM call, jsonb_to_recordset(CAST(:images AS jsonb)) AS i(index smallint, call_id text, key text, mime text,
         width_px int, height_px int, size_bytes bigint, sha256 text, seed bigint, revised_prompt text, text text)
     ON CONFLICT (job_id, index) DO NOTHING
+    RETURNING index
+),
+event AS (
+    -- An image of an ended job is told by no event: its end was the last one.
+    INSERT INTO job_events (job_id, type, data)
+    SELECT job.id, 'image', jsonb_build_object('index', image.index) FROM job, image WHERE job.finished_at IS NULL
 ),
 freed AS (
     UPDATE permits SET call_id = NULL, taken_at = NULL FROM call, said WHERE said.frees AND permits.call_id = call.id

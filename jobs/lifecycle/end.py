@@ -73,7 +73,7 @@ image AS (
     FROM seen, jsonb_to_recordset(CAST(:images AS jsonb)) AS i(index smallint, call_id text, key text, mime text,
         width_px int, height_px int, size_bytes bigint, sha256 text, seed bigint, revised_prompt text, text text)
     ON CONFLICT (job_id, index) DO NOTHING
-    RETURNING call_id
+    RETURNING index, call_id
 ),
 before AS (
     SELECT i.call_id FROM seen JOIN images AS i ON i.job_id = seen.id

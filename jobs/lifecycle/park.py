@@ -47,6 +47,7 @@ image AS (
     FROM seen, jsonb_to_recordset(CAST(:images AS jsonb)) AS i(index smallint, call_id text, key text, mime text,
         width_px int, height_px int, size_bytes bigint, sha256 text, seed bigint, revised_prompt text, text text)
     ON CONFLICT (job_id, index) DO NOTHING
+    RETURNING index, call_id
 ),
 freed AS (
     UPDATE permits SET call_id = NULL, taken_at = NULL FROM said WHERE said.frees AND permits.call_id = said.id
@@ -63,6 +64,8 @@ event AS (
     INSERT INTO job_events (job_id, type, data)
     SELECT job.id, 'waiting', jsonb_build_object('attempt', job.attempt, 'provider', job.provider)
     FROM job JOIN seen ON seen.status = 'running'
+    UNION ALL
+    SELECT job.id, 'image', jsonb_build_object('index', image.index, 'provider', job.provider) FROM job, image
 )
 SELECT job.version, EXISTS (
     SELECT 1 FROM providers AS p WHERE p.name = job.provider AND (p.failures > 0 OR p.trips > 0)

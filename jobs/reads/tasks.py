@@ -278,16 +278,17 @@ def _askable(filters: Filters) -> bool:
 def find_image(connection: Connection, account_id: str, job_id: str, index: int) -> Image:
     """Return a kept image of a task.
 
-    Raises JobNotFoundError, ImageNotReadyError (not ended), ImageNotFoundError, ImageGoneError (deleted).
+    An image may be kept before its job ends. Raises JobNotFoundError, ImageNotReadyError (neither ended nor kept),
+    ImageNotFoundError, ImageGoneError (deleted).
     """
     row = None
     if is_id(job_id, "job"):
         row = connection.execute(_IMAGE, {"id": job_id, "account_id": account_id, "index": index}).one_or_none()
     if row is None:
         raise JobNotFoundError("no such task")
-    if row.finished_at is None:
-        raise ImageNotReadyError("the image is not made yet")
     if row.image is None:
+        if row.finished_at is None:
+            raise ImageNotReadyError("the image is not made yet")
         raise ImageNotFoundError(f"the task ended without an image {index}")
     image = image_of(row.image)
     if image.deleted_at is not None:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, create_engine, text
 from core.db import Database, make_engine
 from core.ids import new_id
 from jobs.maintenance import deletion, retention
-from jobs.reads import tasks
+from jobs.reads import events, tasks
 from jobs.reads.tasks import Filters
 from jobs.submission import estimates
 
@@ -189,6 +189,32 @@ def test_a_page_of_a_backlog_reads_no_more_than_the_page(
         connection.rollback()
     assert pages < 50 * 40, plan  # each changed row costs a few pages per index
     assert not re.search(SCANNED_WHOLE, plan), plan
+
+
+# ---------------------------------------------------------------- streams of events
+
+
+def test_what_a_stream_reads_of_one_job_is_a_few_pages(grown: Database) -> None:
+    values = {"account_ids": [ACCOUNT], "ids": [f"job_{1000:026d}"], "afters": [1]}
+    with grown.autocommit() as connection:
+        pages, plan = pages_read(connection, events._LIVES.text, values)
+    assert pages < PAGES_AT_MOST, plan
+    assert not re.search(SCANNED_WHOLE, plan), plan
+
+
+def test_what_the_feed_reads_grows_with_what_has_happened_alone(grown: Database) -> None:
+    with grown.autocommit() as connection:
+        newest = events.newest(connection)
+        values = {"account_ids": [ACCOUNT, QUIET], "after": newest - 50, "last": newest}
+        pages, plan = pages_read(connection, events._OF_ACCOUNTS.text, values)
+        assert pages < 50 * 10, plan
+        assert not re.search(SCANNED_WHOLE, plan), plan
+        found = events.of_accounts(connection, [ACCOUNT, QUIET], after=newest - 50, last=newest)
+        assert len(found) == 50
+        values = {"account_ids": [ACCOUNT, QUIET], "most": 2000, "since": None, "overlap": "5 s"}
+        pages, plan = pages_read(connection, events._PROGRESS.text, values)
+        assert pages < PAGES_AT_MOST, plan
+        assert not re.search(SCANNED_WHOLE, plan), plan
 
 
 # ---------------------------------------------------------------- estimates

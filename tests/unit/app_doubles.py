@@ -27,6 +27,7 @@ from app.http.waits import Waits
 from app.services import Services
 from app.shapes.render import Renderer
 from app.shapes.status_json import StatusJson
+from app.streams.following import Following
 from app.task_reads import TaskReads
 from core.db import Database, Hot, Statement
 from core.outbound.urls import UnsafeUrlError
@@ -47,7 +48,7 @@ from jobs.lifecycle import Cancellation, Submitted
 from jobs.lifecycle.submit import SUBMIT
 from jobs.maintenance import audit
 from jobs.maintenance.audit import Finding
-from jobs.reads import funds, tasks
+from jobs.reads import events, funds, tasks
 from jobs.reads.funds import Funds
 from jobs.reads.tasks import Image, Step, Task
 from jobs.states import Nudge
@@ -159,6 +160,7 @@ class Rows(Connections, TaskReads):
 
     def __init__(self) -> None:
         self.known: dict[str, Task] = {}
+        self.lives: dict[str, events.Life] = {}
         self.away: Exception | None = None
         self.findings: list[Finding] = []
         self.filters: list[Any] = []
@@ -171,6 +173,7 @@ class Rows(Connections, TaskReads):
             tasks.find_image: self._image,
             tasks.timeline: self._timeline,
             tasks.versions: self._versions,
+            events.lives: self._lives,
             lifecycle.cancel: self._cancel,
             publishing.mark_unpublished: self.unpublished.extend,
             lifecycle.reported: self._heard,
@@ -231,6 +234,14 @@ class Rows(Connections, TaskReads):
 
     def _versions(self, job_ids: Any) -> dict[str, tuple[int, bool]]:
         return {each: (self.known[each].version, self.known[each].ended) for each in job_ids}
+
+    def _lives(self, wanted: Any) -> dict[Any, events.Life]:
+        """The lives of known tasks, each without the events that are known already."""
+        return {
+            each: replace(life, events=[event for event in life.events if event.id > each[2]])
+            for each in wanted
+            if (life := self.lives.get(each[1])) and self.known[each[1]].account_id == each[0]
+        }
 
     def _cancel(self, account_id: str, job_id: str, *, charge: str) -> Cancellation:
         self.task(account_id, job_id)
@@ -375,6 +386,7 @@ class Edge:
     variants: list[Any]
     trouble: dict[str, str | None]
     signer: Signer
+    waits: Waits
 
 
 def settings_of(variables: Mapping[str, Any]) -> Settings:
@@ -425,6 +437,13 @@ def make_edge(*, configured: tuple[str, ...] = ("openai",), **variables: Any) ->
             max_bytes=settings.max_image_bytes,
         ),
     )
+    waits = Waits(
+        lambda job_ids: rows.autocommit(tasks.versions, job_ids),
+        None,
+        poll_s=0.01,
+        most=settings.max_waiting,
+        most_per_account=settings.max_waiting_per_account,
+    )
     services = Services(
         authenticate=KEYS.get,
         knows_key=lambda token: False,
@@ -447,10 +466,13 @@ def make_edge(*, configured: tuple[str, ...] = ("openai",), **variables: Any) ->
             wrong_keys=settings.rate_limit_wrong_keys,
             client=None,
         ),
-        waits=Waits(lambda job_ids: rows.autocommit(tasks.versions, job_ids), None, poll_s=0.01),
+        waits=waits,
+        following=Following(rows, rows, waits),
         signer=signer,
         checks={name: (lambda name=name: trouble[name]) for name in trouble},
         callbacks=callbacks,
     )
     app = create_app(settings, services)
-    return Edge(app, app.test_client(), rows, submission, store, writer, published, fetched, variants, trouble, signer)
+    return Edge(
+        app, app.test_client(), rows, submission, store, writer, published, fetched, variants, trouble, signer, waits
+    )

@@ -133,7 +133,8 @@ def test_time_runs_out_with_the_task_as_it_is() -> None:
     assert not Waits(job.versions, None, poll_s=3600).until(job.find, _ended, account_id="a", timeout_s=0.02).ended
 
 
-def test_too_many_waits_are_answered_at_once() -> None:
+def test_too_many_waits_are_answered_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waits_module, "EARLY_PAUSE_S", 0.0)
     job = Job()
     waits = Waits(job.versions, None, poll_s=3600, most=2, most_per_account=1)
     with waits.watch(job_id(1), "a"):

@@ -150,6 +150,7 @@ class TaskWebhook(Shape):
 class TaskUrls(Shape):
     self: str
     image: str
+    events: str
     timeline: str
     cancel: str
 
