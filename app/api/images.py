@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import BinaryIO
+from urllib.parse import parse_qs
 
 from flask import Blueprint, Response, g, request
 
@@ -132,8 +133,9 @@ def link(job_id: str) -> Response:
     if image.width_px is None and any(asked.values()):
         raise MediaError("not_an_image", NO_VARIANTS)
     path = f"{TASKS}/{job_id}/image"
-    signed = parts.signer.link(path, account_id=account_id, index=query.index, variant=asked)
-    expires_at = datetime.fromtimestamp(parts.signer.expiry_s(), UTC)
+    life_s = query.expires_s
+    signed = parts.signer.link(path, account_id=account_id, index=query.index, variant=asked, life_s=life_s)
+    expires_at = datetime.fromtimestamp(int(parse_qs(signed)["expires"][0]), UTC)
     url = f"{renderer().base}{path}?{signed}"
     return json_answer({"object": "image.link", "url": url, "expires_at": rfc3339(expires_at)})
 

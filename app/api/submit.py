@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, current_app, g, request
+from flask import Blueprint, Response, g, request
 from werkzeug.routing import BaseConverter
 
 from app.accepting import accept, ended_or_latest
+from app.api.tasks import renderer
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, preferred_wait_s
@@ -122,11 +123,11 @@ def estimate() -> Response:
 
 
 def _accepted(task: Task, *, replayed: bool, wait_s: int) -> Response:
-    renderer: render.Renderer = current_app.extensions["darkroom_renderer"]
+    shown = renderer()
     # 200 for an ended task only if the caller waited for it or submitted it earlier; a new one is 202.
     status = 200 if task.ended and (replayed or wait_s) else 202
     headers = {
-        "Location": f"{TASKS}/{task.id}",
+        "Location": f"{shown.base}{TASKS}/{task.id}",
         "X-Task-Id": task.id,
         "X-Cost-Quoted": credits_text(task.quoted_microcredits),
     }
@@ -136,4 +137,4 @@ def _accepted(task: Task, *, replayed: bool, wait_s: int) -> Response:
         headers["Idempotent-Replayed"] = "true"
     if wait_s:
         headers["Preference-Applied"] = f"wait={wait_s}"
-    return json_answer(renderer.task(task, data_urls(task, services().store)), status, headers)
+    return json_answer(shown.task(task, data_urls(task, services().store)), status, headers)

@@ -102,6 +102,7 @@ class Task:
     progress: float | None = None  # 0 to 1 while it runs, if the upstream reports it
     waiting: Waiting | None = None  # while it is queued for another try
     client: Mapping[str, Any] = field(default_factory=dict)  # what the dialect of its order keeps with it
+    parent_id: str | None = None  # the job that it repeats
 
     @property
     def ended(self) -> bool:
@@ -127,6 +128,7 @@ class Filters:
     model: str | None = None
     created_after: datetime | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    parent_id: str | None = None  # only jobs that repeat this one
     cursor: str | None = None  # the id of the last task of the previous page
     limit: int = 20
 
@@ -150,7 +152,8 @@ CALLS_AND_IMAGES = """\
 # ``ahead`` counts the jobs ahead of a queued one at its provider; ``behind`` are the fallbacks.
 _TASKS = text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
-    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client, 'behind', o.fallbacks,
+    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client,
+    'parent_id', o.parent_id, 'behind', o.fallbacks,
     'ahead', CASE WHEN j.status = 'queued' THEN (
         SELECT count(*) FROM (
             SELECT 1 FROM jobs AS q WHERE q.provider = j.provider AND q.status = 'queued' AND q.id < j.id
@@ -196,7 +199,7 @@ def _list(status: str) -> TextClause:
 SELECT to_jsonb(j) || jsonb_build_object(
     -- A page of tasks with all that was passed on to upstreams would be as large as their callers like.
     'request', o.request - 'extra', 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client,
-    'behind', (
+    'parent_id', o.parent_id, 'behind', (
         SELECT jsonb_agg(b.behind #- '{{request,extra}}' ORDER BY b.at)
         FROM jsonb_array_elements(o.fallbacks) WITH ORDINALITY AS b (behind, at)
     ),
@@ -218,6 +221,10 @@ WHERE j.id = ANY(ARRAY(
         AND (CAST(:metadata AS jsonb) IS NULL OR (
             SELECT m.metadata @> CAST(:metadata AS jsonb) FROM orders AS m WHERE m.job_id = p.id
         ))
+        -- Read once. A repeat is newer than what it repeats, so that older jobs need not be looked at.
+        AND (CAST(:parent_id AS text) IS NULL OR p.id > CAST(:parent_id AS text) AND p.id = ANY(ARRAY(
+            SELECT r.job_id FROM orders AS r WHERE r.parent_id = CAST(:parent_id AS text)
+        )))
     ORDER BY p.account_id DESC, p.id DESC LIMIT :limit
 ))
 ORDER BY j.id DESC
@@ -261,6 +268,7 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
             "model": filters.model,
             "created_after": filters.created_after,
             "metadata": json.dumps(dict(filters.metadata)) if filters.metadata else None,
+            "parent_id": filters.parent_id,
             "limit": filters.limit,
         },
     )
@@ -269,7 +277,7 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
 
 def _askable(filters: Filters) -> bool:
     """Return whether PostgreSQL can take the filters' values: no NUL and no unpaired surrogate."""
-    texts = (filters.status, filters.operation, filters.model, filters.cursor)
+    texts = (filters.status, filters.operation, filters.model, filters.parent_id, filters.cursor)
     every = "".join((*filter(None, texts), *filters.metadata, *filters.metadata.values()))
     return UNSTORABLE.search(every) is None
 
@@ -352,6 +360,7 @@ def task_of(row: Mapping[str, Any]) -> Task:
         keep_s=row["keep_s"],
         progress=row["progress"] if row["finished_at"] is None else None,
         client=row["client"] or {},
+        parent_id=row["parent_id"],
     )
 
 

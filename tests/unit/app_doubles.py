@@ -145,7 +145,7 @@ def status_json_of(task: Task) -> StatusJson:
         keep_s=task.keep_s,
         head=piece("id", "progress"),
         body=piece("created_at", "request"),
-        tail=piece("chosen", "metadata"),
+        tail=piece("chosen", "parent_id"),
         images=task.images,
         waiting=task.waiting,
     )

@@ -152,7 +152,7 @@ def test_only_the_image_itself_lies_elsewhere(edge: Edge) -> None:
 
 def _link(edge: Edge) -> str:
     url = edge.client.get(f"/api/images/tasks/{job_id(1)}", headers=MINE).json["images"][0]["signed_url"]
-    assert url.startswith(IMAGE)
+    assert url.startswith(f"http://localhost{IMAGE}")
     return str(url)
 
 

@@ -43,7 +43,7 @@ def test_an_order_is_accepted_kept_and_published(edge: Edge) -> None:
     answer = _post(edge, headers={"X-Request-Id": "r-7"}, **wanted)
     assert answer.status_code == 202
     task = TaskOut.model_validate(answer.json)
-    assert answer.headers["Location"] == f"/api/images/tasks/{task.id}" == task.urls.self
+    assert answer.headers["Location"] == f"http://localhost/api/images/tasks/{task.id}" == task.urls.self
     assert (answer.headers["X-Task-Id"], answer.headers["X-Cost-Quoted"]) == (task.id, "5.3")
     assert int(answer.headers["Retry-After"]) >= 1
     caller, operation, fields, references, request_id = edge.submission.orders[0]
@@ -178,7 +178,7 @@ def test_images_that_cannot_be_had_are_all_named(edge: Edge) -> None:
         "images[2]": "not_found",
         "images[3]": "image_gone",
         "images[4]": "wrong_type",
-        "images[5]": "not_available_yet",
+        "images[5]": "upload_not_found",
         "images[6]": "wrong_type",
     }
     assert not edge.submission.orders
