@@ -22,13 +22,14 @@ from app.api import (
     prompts,
     providers,
     quota,
+    rerun,
     submit,
     tasks,
+    uploads,
 )
-from app.http import access, auth, dialect, errors, limits, links
+from app.http import access, auth, cors, dialect, errors, limits, links
 from app.http.endpoint import check_described
 from app.http.readiness import Readiness
-from app.http.signing import Signer
 from app.http.strict_request import StrictRequest
 from app.services import EXTENSION, Services
 from app.shapes.render import Renderer
@@ -89,7 +90,7 @@ def build(settings: Settings, services: Services) -> Flask:
     base = (settings.public_url or "").rstrip("/")
     app.extensions[EXTENSION] = services
     app.extensions[ROUTES] = {}
-    app.extensions[links.EXTENSION] = _links(settings, services.signer, base)
+    app.extensions[links.EXTENSION] = links.links_of(settings, services.signer)
     app.extensions["darkroom_renderer"] = Renderer(
         services.signer, base, services.wait, services.waiting, settings.max_wait_s
     )
@@ -97,11 +98,12 @@ def build(settings: Settings, services: Services) -> Flask:
     dialect.install(app, dialects.DIALECTS)
     errors.install(app)
     limits.install(app)
+    cors.install(app, _origins(settings))
     if settings.access_log:
         access.install(app)  # before the guard: what comes after an answer runs in reverse
     auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
     for module in (
-        *(submit, tasks, images, models, providers, quota),
+        *(submit, tasks, rerun, images, uploads, models, providers, quota),
         *(prompts, admin, admin_tasks, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)
@@ -114,11 +116,11 @@ def build(settings: Settings, services: Services) -> Flask:
     return app
 
 
-def _links(settings: Settings, signer: Signer, base: str) -> links.Links:
+def _origins(settings: Settings) -> tuple[str, ...]:
     try:
-        return links.Links(signer, base, links.hosts_of(settings.allowed_hosts))
+        return cors.origins_of(settings.cors_origins)
     except ValueError as error:
-        raise SettingsError(f"DARKROOM_ALLOWED_HOSTS: {error}") from None
+        raise SettingsError(f"DARKROOM_CORS_ORIGINS: {error}") from None
 
 
 def _trust_proxies(app: Flask, count: int) -> None:

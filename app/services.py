@@ -21,6 +21,7 @@ from app.connections import Connections
 from app.enhancement import Enhancer
 from app.http import readiness
 from app.http.limits import RateLimits
+from app.http.links import links_of
 from app.http.signing import Signer, load_signer
 from app.http.waits import Waits
 from app.task_reads import TaskReads
@@ -30,6 +31,7 @@ from core.redis import make_client
 from core.settings import Settings, SettingsError
 from jobs.execution.callbacks import Callbacks
 from jobs.reads import tasks
+from jobs.reads.uploads import use_upload
 from jobs.reads.waiting import Pauses, Queued, WaitingFor
 from jobs.states import Signal
 from jobs.submission.estimates import Estimates, InQueue
@@ -38,6 +40,7 @@ from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
 from jobs.submission.remote_images import RemoteImages, fetch_image
 from jobs.submission.service import SubmissionService
+from jobs.submission.uploads import Uploads
 from jobs.submission.wait_model import Wait
 from providers import configured as configuration
 from providers.catalog.catalog import Catalog, CatalogSource, Model, UnknownModelError
@@ -71,9 +74,9 @@ class Services:
     """What the routes use.
 
     ``knows_key``: whether a token was good in this process lately, asking no database. ``delete_images`` deletes those
-    of a task, by (account id, job id). ``cancel_charge``: what a cancelled job costs whose upstream could not be
-    stopped. ``checks`` return None or what is wrong. ``wait`` estimates how long a queued task will wait for its start,
-    ``waiting`` which pause it waits behind;
+    of a task, by (account id, job id), ``delete_upload`` an upload, by (account id, id). ``cancel_charge``: what a
+    cancelled job costs whose upstream could not be stopped. ``checks`` return None or what is wrong. ``wait`` estimates
+    how long a queued task will wait for its start, ``waiting`` which pause it waits behind;
     ``service_s`` says how long jobs of models took lately, by id, where that was measured.
     """
 
@@ -96,6 +99,8 @@ class Services:
     signer: Signer
     checks: Mapping[str, readiness.Check]
     callbacks: Callbacks
+    uploads: Uploads
+    delete_upload: Callable[[str, str], None]
     hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
     waiting: Callable[[Queued], WaitingFor | None] = lambda _task: None
@@ -136,6 +141,16 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
     publisher = Publisher(settings.broker_url, settings.redis_url, task_events=settings.task_events)
     own_broker = settings.broker_url != settings.redis_url
     estimates = Estimates(database)
+    signer = replace(load_signer(settings.var), life_s=settings.link_life_s)
+    references = References(
+        store,
+        media,
+        RemoteImages(lambda url: fetch_image(url, max_bytes=settings.max_image_bytes)),
+        find_image=lambda *image: connections.autocommit(tasks.find_image, *image),
+        max_bytes=settings.max_image_bytes,
+        find_upload=lambda *upload: connections.autocommit(use_upload, *upload),
+        path_of=links_of(settings, signer).path_of,
+    )
     keys = KeyCache(database)
     return Services(
         authenticate=keys.authenticate,
@@ -152,13 +167,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
                 default_model=settings.default_model,
                 chains=_chains(settings.fallbacks, catalog),
             ),
-            References(
-                store,
-                media,
-                RemoteImages(lambda url: fetch_image(url, max_bytes=settings.max_image_bytes)),
-                find_image=lambda *image: connections.autocommit(tasks.find_image, *image),
-                max_bytes=settings.max_image_bytes,
-            ),
+            references,
             default_deadline_s=settings.default_deadline_s,
             publish_window=settings.publish_window,
             short_life_s=settings.short_life_s,
@@ -180,11 +189,19 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             client=client,
         ),
         waits=Waits(lambda job_ids: connections.autocommit(tasks.versions, job_ids), client),
-        signer=replace(load_signer(settings.var), life_s=settings.link_life_s),
+        signer=signer,
         checks=readiness.checks_of(
             database, client, store, catalogs, broker_answers=publisher.broker_answers if own_broker else None
         ),
         callbacks=Callbacks(database, settings.public_url),
+        uploads=Uploads(
+            database,
+            references,
+            keep_days=settings.keep_uploads_days,
+            max_count=settings.max_uploads,
+            max_bytes=settings.max_uploads_bytes,
+        ),
+        delete_upload=partial(deletion.delete_upload, database, media),
         hook_secrets=_hook_secrets(env),
         wait=estimates.of,
         waiting=Pauses(database).of,

@@ -127,6 +127,10 @@ class Settings(BaseSettings):
     )
     short_life_s: int = Field(default=600, ge=60, le=86_400, alias="DARKROOM_SHORT_LIFE_S")
     keep_inputs_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_INPUTS_DAYS")
+    # How long an upload is kept that no one sends again, 0 is forever; how many and how much an account may keep
+    keep_uploads_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_UPLOADS_DAYS")
+    max_uploads: int = Field(default=10_000, ge=1, alias="DARKROOM_MAX_UPLOADS")
+    max_uploads_bytes: int = Field(default=2**30, ge=1024, alias="DARKROOM_MAX_UPLOADS_BYTES")
 
     # Limits of callers
     rate_limit_account: str = Field(default="600/minute", alias="DARKROOM_RATE_LIMIT_ACCOUNT")

@@ -61,11 +61,15 @@ CODES: Mapping[str, Kind] = {
     "not_found": Kind(404, "Not found", "There is nothing here, or it belongs to another account."),
     "unknown_operation": Kind(404, "Unknown operation", "No such operation on images."),
     "image_not_found": Kind(404, "No such image", "The task ended without an image of this index."),
+    "upload_not_found": Kind(404, "No such upload", "There is no such upload, or it belongs to another account."),
     "method_not_allowed": Kind(405, "Method not allowed", "The route exists; Allow lists its methods."),
     "image_not_ready": Kind(409, "Not ready", "The task has not ended; ask again after Retry-After."),
     "task_not_ended": Kind(409, "Not ended", "Only an ended task can be deleted; cancel it first."),
     "stale_job": Kind(409, "Moved on", "The task changed meanwhile; read it again."),
+    "inputs_gone": Kind(409, "Images deleted", "What the order came with has been deleted; send those images again."),
+    "upload_link_used": Kind(409, "Link used", "A link to upload to takes one file; ask for another link."),
     "image_gone": Kind(410, "Image deleted", "There was an image; it has been deleted."),
+    "upload_gone": Kind(410, "Upload expired", "The upload has expired; upload the image again."),
     "range_not_satisfiable": Kind(416, "Range not satisfiable", "The image has fewer bytes than that."),
     "host_not_allowed": Kind(
         421,
@@ -92,6 +96,7 @@ CODES: Mapping[str, Kind] = {
     "image_too_many_pixels": Kind(422, "Too many pixels", "Too many pixels, or too long an edge."),
     "image_too_many_frames": Kind(422, "Too many frames", "The animation has too many frames."),
     "too_many_variants": Kind(422, "Too many variants", "No further sizes and formats of this image are made."),
+    "too_many_uploads": Kind(422, "Too many uploads", "The account keeps as many uploads, or bytes, as it may."),
     "trailing_data": Kind(422, "Data after the image", "The file goes on after the end of its image."),
     "mask_size_mismatch": Kind(422, "Mask does not fit", "A mask has the size of the image it applies to."),
     # The service

@@ -18,6 +18,7 @@ from flask import current_app, request
 
 from app.http.signing import Signer
 from core.errors import ServiceError
+from core.settings import Settings, SettingsError
 
 EXTENSION = "darkroom_links"
 TASKS = "/api/images/tasks"
@@ -117,6 +118,14 @@ def hosts_of(text: str) -> frozenset[str]:
     if wrong := [each for each in hosts if each != ANY and not _HOST.fullmatch(each)]:
         raise ValueError(f"{', '.join(wrong)}: give hosts as in example.org or example.org:8443, without a scheme")
     return frozenset(hosts)
+
+
+def links_of(settings: Settings, signer: Signer) -> Links:
+    """The links of a service with these settings. Raises SettingsError."""
+    try:
+        return Links(signer, (settings.public_url or "").rstrip("/"), hosts_of(settings.allowed_hosts))
+    except ValueError as error:
+        raise SettingsError(f"DARKROOM_ALLOWED_HOSTS: {error}") from None
 
 
 def here() -> Here:

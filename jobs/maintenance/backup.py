@@ -28,6 +28,8 @@ _BLOBS = text("""
 SELECT key, sha256 FROM images WHERE deleted_at IS NULL
 UNION ALL
 SELECT key, sha256 FROM inputs WHERE deleted_at IS NULL
+UNION ALL
+SELECT key, sha256 FROM uploads
 """)
 
 

@@ -75,7 +75,10 @@ class Uploads:
             if known is None:
                 self._check_room(connection, account_id, len(data))
         if known is not None:
-            return Kept(known, known=True)
+            if self.references.store.exists(known.key):
+                return Kept(known, known=True)
+            with self.database.autocommit() as connection:  # its bytes are lost; these are as good
+                connection.execute(_DELETE, {"id": known.id})
         upload_id = new_id("upl")
         stored = self.references.keep_upload(account_id, data, prefix=f"uploads/{upload_id}")
         try:
@@ -91,7 +94,7 @@ class Uploads:
 
     def _give_up(self, upload_id: str, stored: StoredImage) -> None:
         with self.database.autocommit() as connection:
-            connection.execute(text("DELETE FROM uploads WHERE id = :id"), {"id": upload_id})
+            connection.execute(_DELETE, {"id": upload_id})
         self.references.store.delete(stored.key)
 
     def _insert(
@@ -162,6 +165,8 @@ def _name(connection: Connection, new: NewUpload, upload_id: str) -> None:
     if named is None:
         raise UploadLinkUsedError("this link has been used; ask for another one")
 
+
+_DELETE = text("DELETE FROM uploads WHERE id = :id")
 
 _LOCK = text("SELECT 1 FROM accounts WHERE id = :account_id FOR NO KEY UPDATE")
 

@@ -451,6 +451,8 @@ def make_edge(*, configured: tuple[str, ...] = ("openai",), **variables: Any) ->
         signer=signer,
         checks={name: (lambda name=name: trouble[name]) for name in trouble},
         callbacks=callbacks,
+        uploads=None,  # they need a database: tests/integration/test_uploads.py
+        delete_upload=None,
     )
     app = create_app(settings, services)
     return Edge(app, app.test_client(), rows, submission, store, writer, published, fetched, variants, trouble, signer)
