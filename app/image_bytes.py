@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from flask import Response, request
 
-from app.http.cors import resource_policy
+from app.http.cors import resource_policy, vary
 from app.services import Services
 from storage import models3d
 from storage.base import TEXT, StoredImage
@@ -36,7 +36,7 @@ def guarded(sha256: str, mime: str, *, name: str, expires: int | None, download:
     return {
         "ETag": f'"{sha256}"',
         "Cache-Control": f"private, max-age={cacheable_s(expires)}, immutable",
-        "Vary": "Authorization",
+        "Vary": vary(),
         "Accept-Ranges": "bytes",
         "Content-Disposition": f'{kind}; filename="{name}.{EXTENSIONS.get(mime, "bin")}"',
         "Content-Security-Policy": "default-src 'none'; sandbox",

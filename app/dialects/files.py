@@ -89,8 +89,8 @@ def create() -> Response:
     file = file_of(request, PARTS, faults, others=("metadata",))
     form: Form = "replicate" if file and file.part == "content" else form_of(request) or "openai"
     here = links.here()
-    here.absolute(PATH)  # refused before anything is kept
     if form == "replicate":
+        here.absolute(PATH)  # its client follows it: refused before anything is kept
         new = NewUpload(form, file.name if file else "", metadata=_metadata(request, faults))
     else:
         purpose = _purpose(request, faults)
@@ -166,7 +166,7 @@ def list_all() -> Response:
             "first_id": page[0]["id"] if page else None,
             "last_id": page[-1]["id"] if page else None,
             "results": page,
-            "next": here.absolute(f"{PATH}?after={page[-1]['id']}&limit={limit}") if more else None,
+            "next": f"{here.base}{PATH}?after={page[-1]['id']}&limit={limit}" if more else None,
             "previous": None,
         }
     )
@@ -231,10 +231,11 @@ def delete(file_id: str) -> Response:
 
 
 def file_json(upload: Upload, here: Here, form: Form | None) -> dict[str, Any]:
-    """An upload as app.shapes.schemas.files.FileObject. Raises HostNotAllowedError."""
+    """An upload as app.shapes.schemas.files.FileObject. Raises HostNotAllowedError, for Replicate's clients."""
     as_text = (form or upload.source) == "replicate"
     created, expires = upload.created_at, upload.expires_at
     name = upload.file_name or upload.id
+    path = f"{PATH}/{upload.id}"
     return {
         "id": upload.id,
         "object": "file",
@@ -248,7 +249,7 @@ def file_json(upload: Upload, here: Here, form: Form | None) -> dict[str, Any]:
         "etag": upload.sha256,
         "checksums": {"sha256": upload.sent_sha256},
         "metadata": dict(upload.metadata),
-        "urls": {"get": here.absolute(f"{PATH}/{upload.id}")},
+        "urls": {"get": here.absolute(path) if form == "replicate" else f"{here.base}{path}"},
         "created_at": rfc3339(created) if as_text else int(created.timestamp()),
         "expires_at": None if expires is None else rfc3339(expires) if as_text else int(expires.timestamp()),
     }

@@ -52,6 +52,12 @@ def install(app: Flask, origins: tuple[str, ...]) -> None:
     )
 
 
+def vary() -> str:
+    """Vary of an image, which browsers keep: one that came for an <img> has no Access-Control-Allow-Origin, and must
+    not answer a page that calls."""
+    return "Authorization, Origin" if current_app.config.get(CONFIG) else "Authorization"
+
+
 def resource_policy(*, signed: bool) -> str:
     """Cross-Origin-Resource-Policy of an image. A signed link may be embedded by any page; what needs a key is for
     pages that may call."""
