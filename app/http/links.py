@@ -1,7 +1,7 @@
 """Absolute addresses of this service: of anything below its root, and of an image without a key.
 
 The base of a link is DARKROOM_PUBLIC_URL; without it, the scheme and host that the request itself has asked for, where
-that host is known to be ours (docs/api-conventions.md section 13): a Host header is written by the client. Native
+that host is known to be ours (docs/api-conventions.md section 14): a Host header is written by the client. Native
 answers are relative where it is not; a dialect whose clients follow absolute addresses only refuses the request.
 
 A generator outlives its request: it takes :func:`here` before it starts, and makes its links from that.

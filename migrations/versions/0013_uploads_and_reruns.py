@@ -32,9 +32,9 @@ def upgrade() -> None:
     sa.Column('created_at', sa.DateTime(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
     sa.Column('expires_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('last_used_at', sa.DateTime(timezone=True), nullable=True),
-    sa.CheckConstraint("source IN ('file', 'url', 'openai', 'replicate', 'fal')", name=op.f('ck_uploads_source_known')),
-    sa.ForeignKeyConstraint(['account_id'], ['accounts.id'], name=op.f('fk_uploads_account_id_accounts')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_uploads'))
+    sa.CheckConstraint("source IN ('file', 'url', 'openai', 'replicate', 'fal')", name=op.f('uploads_source_known')),
+    sa.ForeignKeyConstraint(['account_id'], ['accounts.id'], name=op.f('uploads_account_id_fkey')),
+    sa.PrimaryKeyConstraint('id', name=op.f('uploads_pkey'))
     )
     op.create_index('uploads_account_content', 'uploads', ['account_id', 'sent_sha256'], unique=True)
     op.create_index('uploads_account_newest', 'uploads', ['account_id', 'id'], unique=False)
@@ -43,8 +43,8 @@ def upgrade() -> None:
     sa.Column('id', sa.Text(), nullable=False),
     sa.Column('upload_id', sa.Text(), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
-    sa.ForeignKeyConstraint(['upload_id'], ['uploads.id'], name=op.f('fk_upload_names_upload_id_uploads'), ondelete='CASCADE'),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_upload_names'))
+    sa.ForeignKeyConstraint(['upload_id'], ['uploads.id'], name=op.f('upload_names_upload_id_fkey'), ondelete='CASCADE'),
+    sa.PrimaryKeyConstraint('id', name=op.f('upload_names_pkey'))
     )
     op.create_index('upload_names_upload', 'upload_names', ['upload_id'], unique=False)
     op.add_column('orders', sa.Column('parent_id', sa.Text(), nullable=True))

@@ -24,6 +24,7 @@ from storage.media import Media
 EMPTIED = (
     "job_events",
     "jobs",
+    "uploads",
     "idempotency_keys",
     "transfers",
     "balances",

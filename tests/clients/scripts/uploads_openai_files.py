@@ -49,15 +49,17 @@ def main(base: str, key: str) -> None:
         (lambda: client.files.retrieve(made.id), openai.NotFoundError),
         (lambda: client.files.create(file=("a.txt", b"hello", "text/plain"), purpose="vision"), openai.APIStatusError),
         (lambda: client.files.create(file=("a.png", sent), purpose="batch"), openai.UnprocessableEntityError),
-        (lambda: client.with_options(api_key="dk_x").files.list(), openai.AuthenticationError),
+        (client.with_options(api_key="dk_x").files.list, openai.AuthenticationError),
     ):
         try:
             wrong()
         except expected as error:
-            assert isinstance(error.body, dict) and {"message", "type", "param", "code"} <= error.body.keys(), error.body
+            assert isinstance(error.body, dict) and {"message", "type", "param", "code"} <= error.body.keys(), (
+                error.body
+            )
         else:
             raise AssertionError(expected)
-    print(json.dumps({"client": "openai", "version": openai.__version__, "file": made.id}))
+    sys.stdout.write(json.dumps({"client": "openai", "version": openai.__version__, "file": made.id}) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main(base: str, key: str) -> None:
         assert error.status == 404 and error.detail, error
     else:
         raise AssertionError("a deleted file is read")
-    print(json.dumps({"client": "replicate", "version": version("replicate"), "file": made.id}))
+    sys.stdout.write(json.dumps({"client": "replicate", "version": version("replicate"), "file": made.id}) + "\n")
 
 
 if __name__ == "__main__":
