@@ -98,9 +98,14 @@ def initiate() -> Response:
 def put(upload_id: str) -> Response:
     query = read_query(PutQuery, request.args)
     parts, here = services(), links.here()
-    path = _path(upload_id, query.name, query.keep_s)
-    signature = {"index": query.index, "expires": query.expires, "kid": query.kid, "signature": query.signature}
-    parts.signer.check(path, account_id=query.account, **signature)
+    parts.signer.check(
+        _path(upload_id, query.name, query.keep_s),
+        account_id=query.account,
+        index=query.index,
+        expires=query.expires,
+        kid=query.kid,
+        signature=query.signature,
+    )
     parts.limits.charge("account", Caller(query.account, f"link:{query.kid}", "link", frozenset()))
     request.max_content_length = parts.uploads.references.max_bytes
     data = request.get_data(cache=False)

@@ -142,9 +142,9 @@ class Uploads:
         """Raises TooManyUploadsError. Uploads of one account are counted one after the other."""
         connection.execute(_LOCK, {"account_id": account_id})
         has = connection.execute(_COUNT, {"account_id": account_id}).one()
-        if has.count >= self.max_count:
+        if has.number >= self.max_count:
             raise TooManyUploadsError(
-                f"this account keeps {has.count} uploads, at most {self.max_count}; delete some, or let them expire"
+                f"this account keeps {has.number} uploads, at most {self.max_count}; delete some, or let them expire"
             )
         if has.bytes + more_bytes > self.max_bytes:
             raise TooManyUploadsError(
@@ -171,7 +171,7 @@ _DELETE = text("DELETE FROM uploads WHERE id = :id")
 _LOCK = text("SELECT 1 FROM accounts WHERE id = :account_id FOR NO KEY UPDATE")
 
 _COUNT = text("""
-SELECT count(*) AS count, coalesce(sum(size_bytes), 0) AS bytes FROM uploads
+SELECT count(*) AS number, coalesce(sum(size_bytes), 0) AS bytes FROM uploads
 WHERE account_id = :account_id AND (expires_at IS NULL OR expires_at > statement_timestamp())
 """)
 
