@@ -23,17 +23,19 @@ from app.api import (
     prompts,
     providers,
     quota,
+    rerun,
     submit,
     tasks,
+    uploads,
     webhooks,
 )
-from app.http import access, auth, dialect, errors, limits
+from app.http import access, auth, cors, dialect, errors, limits, links
 from app.http.endpoint import check_described
 from app.http.readiness import Readiness
 from app.http.strict_request import StrictRequest
 from app.services import EXTENSION, Services
 from app.shapes.render import Renderer
-from core.settings import Settings
+from core.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -73,7 +75,7 @@ class Edge(Flask):
 
 
 def build(settings: Settings, services: Services) -> Flask:
-    """The application with every route. Raises LookupError for a route without a description."""
+    """The application with every route. Raises LookupError for a route without a description, SettingsError."""
     app = Edge("app", template_folder="web/templates", static_folder="web/static", static_url_path="/static")
     app.request_class = StrictRequest
     app.config.update(
@@ -90,6 +92,7 @@ def build(settings: Settings, services: Services) -> Flask:
     base = (settings.public_url or "").rstrip("/")
     app.extensions[EXTENSION] = services
     app.extensions[ROUTES] = {}
+    app.extensions[links.EXTENSION] = links.links_of(settings, services.signer)
     renderer = Renderer(services.signer, base, services.wait, services.waiting, settings.max_wait_s)
     app.extensions["darkroom_renderer"] = renderer
     services.following.show_with(lambda: renderer)
@@ -97,11 +100,12 @@ def build(settings: Settings, services: Services) -> Flask:
     dialect.install(app, dialects.DIALECTS)
     errors.install(app)
     limits.install(app)
+    cors.install(app, _origins(settings))
     if settings.access_log:
         access.install(app)  # before the guard: what comes after an answer runs in reverse
     auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
     for module in (
-        *(submit, tasks, events, images, models, providers, quota),
+        *(submit, tasks, rerun, events, images, uploads, models, providers, quota),
         *(prompts, webhooks, admin, admin_tasks, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)
@@ -112,6 +116,13 @@ def build(settings: Settings, services: Services) -> Flask:
     if settings.trusted_proxies:
         _trust_proxies(app, settings.trusted_proxies)
     return app
+
+
+def _origins(settings: Settings) -> tuple[str, ...]:
+    try:
+        return cors.origins_of(settings.cors_origins)
+    except ValueError as error:
+        raise SettingsError(f"DARKROOM_CORS_ORIGINS: {error}") from None
 
 
 def _trust_proxies(app: Flask, count: int) -> None:

@@ -21,6 +21,7 @@ from app.connections import Connections
 from app.enhancement import Enhancer
 from app.http import readiness
 from app.http.limits import RateLimits
+from app.http.links import links_of
 from app.http.signing import Signer
 from app.http.waits import Waits
 from app.streams.following import Following
@@ -33,6 +34,7 @@ from core.settings import Settings, SettingsError
 from core.signing_keys import SigningKeys
 from jobs.execution.callbacks import Callbacks
 from jobs.reads import tasks
+from jobs.reads.uploads import use_upload
 from jobs.reads.waiting import Pauses, Queued, WaitingFor
 from jobs.states import Signal
 from jobs.submission.estimates import Estimates, InQueue
@@ -41,6 +43,7 @@ from jobs.submission.quoting import Quoting
 from jobs.submission.references import References
 from jobs.submission.remote_images import RemoteImages, fetch_image
 from jobs.submission.service import SubmissionService
+from jobs.submission.uploads import Uploads
 from jobs.submission.wait_model import Wait
 from providers import configured as configuration
 from providers.catalog.catalog import Catalog, CatalogSource, Model, UnknownModelError
@@ -77,9 +80,9 @@ class Services:
     ``receivers``: where callbacks to callers' own URLs may go.
 
     ``knows_key``: whether a token was good in this process lately, asking no database. ``delete_images`` deletes those
-    of a task, by (account id, job id). ``cancel_charge``: what a cancelled job costs whose upstream could not be
-    stopped. ``checks`` return None or what is wrong. ``wait`` estimates how long a queued task will wait for its start,
-    ``waiting`` which pause it waits behind;
+    of a task, by (account id, job id), ``delete_upload`` an upload, by (account id, id). ``cancel_charge``: what a
+    cancelled job costs whose upstream could not be stopped. ``checks`` return None or what is wrong. ``wait`` estimates
+    how long a queued task will wait for its start, ``waiting`` which pause it waits behind;
     ``service_s`` says how long jobs of models took lately, by id, where that was measured.
     """
 
@@ -103,6 +106,8 @@ class Services:
     signer: Signer
     checks: Mapping[str, readiness.Check]
     callbacks: Callbacks
+    uploads: Uploads
+    delete_upload: Callable[[str, str], None]
     receivers: Policy = field(default_factory=webhook_policy)
     hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
@@ -152,6 +157,16 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         most=settings.max_waiting,
         most_per_account=settings.max_waiting_per_account,
     )
+    signer = Signer(SigningKeys(settings.signing_keys, database, settings.var), life_s=settings.link_life_s)
+    references = References(
+        store,
+        media,
+        RemoteImages(lambda url: fetch_image(url, max_bytes=settings.max_image_bytes)),
+        find_image=lambda *image: connections.autocommit(tasks.find_image, *image),
+        max_bytes=settings.max_image_bytes,
+        find_upload=lambda *upload: connections.autocommit(use_upload, *upload),
+        path_of=links_of(settings, signer).path_of,
+    )
     keys = KeyCache(database)
     return Services(
         authenticate=keys.authenticate,
@@ -168,13 +183,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
                 default_model=settings.default_model,
                 chains=_chains(settings.fallbacks, catalog),
             ),
-            References(
-                store,
-                media,
-                RemoteImages(lambda url: fetch_image(url, max_bytes=settings.max_image_bytes)),
-                find_image=lambda *image: connections.autocommit(tasks.find_image, *image),
-                max_bytes=settings.max_image_bytes,
-            ),
+            references,
             default_deadline_s=settings.default_deadline_s,
             publish_window=settings.publish_window,
             short_life_s=settings.short_life_s,
@@ -198,12 +207,20 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         ),
         waits=waits,
         following=Following(connections, task_reads, waits),
-        signer=Signer(SigningKeys(settings.signing_keys, database, settings.var)),
+        signer=signer,
         receivers=receivers,
         checks=readiness.checks_of(
             database, client, store, catalogs, broker_answers=publisher.broker_answers if own_broker else None
         ),
         callbacks=Callbacks(database, settings.public_url),
+        uploads=Uploads(
+            database,
+            references,
+            keep_days=settings.keep_uploads_days,
+            max_count=settings.max_uploads,
+            max_bytes=settings.max_uploads_bytes,
+        ),
+        delete_upload=partial(deletion.delete_upload, database, media),
         hook_secrets=_hook_secrets(env),
         wait=estimates.of,
         waiting=Pauses(database).of,

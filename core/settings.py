@@ -54,6 +54,12 @@ class Settings(BaseSettings):
     public_url: MaybeText = Field(default=None, alias="DARKROOM_PUBLIC_URL")
     # Keys of signed links, ``id:hex``, the newest first; where left out, the database has them
     signing_keys_set: MaybeSecret = Field(default=None, alias="DARKROOM_SIGNING_KEYS")
+    # Further hosts that requests may name, for links where there is no public URL
+    allowed_hosts: str = Field(default="", alias="DARKROOM_ALLOWED_HOSTS")
+    # Origins whose pages may call this service; * is every one
+    cors_origins: str = Field(default="", alias="DARKROOM_CORS_ORIGINS")
+    # How long signed links live at least; at most twice as long
+    link_life_s: int = Field(default=3600, ge=60, le=604_800, alias="DARKROOM_LINK_LIFE_S")
 
     # External servers; where left out, `darkroom up` starts its own
     database_url_set: MaybeSecret = Field(default=None, alias="DATABASE_URL")
@@ -125,6 +131,10 @@ class Settings(BaseSettings):
     )
     short_life_s: int = Field(default=600, ge=60, le=86_400, alias="DARKROOM_SHORT_LIFE_S")
     keep_inputs_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_INPUTS_DAYS")
+    # How long an upload is kept that no one sends again, 0 is forever; how many and how much an account may keep
+    keep_uploads_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_UPLOADS_DAYS")
+    max_uploads: int = Field(default=10_000, ge=1, alias="DARKROOM_MAX_UPLOADS")
+    max_uploads_bytes: int = Field(default=2**30, ge=1024, alias="DARKROOM_MAX_UPLOADS_BYTES")
 
     # Callbacks: hosts that may be private, at any port and by http, and how long the log is kept; 0 is forever
     webhook_allowed_hosts: str = Field(default="", alias="DARKROOM_WEBHOOK_ALLOWED_HOSTS")

@@ -125,3 +125,39 @@ class ImageGoneError(ServiceError):
     """The image existed and has been deleted."""
 
     code = "image_gone"
+
+
+class InputsGoneError(FaultsError):
+    """The order to repeat came with images that have been deleted; the faults name each."""
+
+    code = "inputs_gone"
+
+
+class UploadNotFoundError(ServiceError):
+    """There is no such upload, or it belongs to another account; the caller cannot distinguish the two."""
+
+    code = "upload_not_found"
+
+    def __init__(self, detail: str = "there is no such upload of yours") -> None:
+        super().__init__(detail)
+
+
+class UploadGoneError(ServiceError):
+    """The upload has expired."""
+
+    code = "upload_gone"
+
+    def __init__(self, detail: str = "the upload has expired; upload the image again") -> None:
+        super().__init__(detail)
+
+
+class TooManyUploadsError(ServiceError):
+    """The account keeps as many uploads, or as many bytes of them, as it may."""
+
+    code = "too_many_uploads"
+
+
+class UploadLinkUsedError(ServiceError):
+    """A link to upload to has been used before."""
+
+    code = "upload_link_used"

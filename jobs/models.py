@@ -160,9 +160,11 @@ orders = Table(
     Column("client", JSONB),  # what the dialect of the order keeps with it (app/dialects); NULL: nothing
     Column("webhook", JSONB),  # jobs.documents.StoredWebhook, of an order that names a URL of its own
     Column("unit_cost", BigInteger),  # micro-USD that one image by the first model costs us, as far as we know
+    Column("parent_id", Text),  # the job that this one repeats
     Index("orders_request_id", "request_id", postgresql_where=text("request_id <> ''")),
     # The function is made by migration 0009: SHA-256 of the prompt's UTF-8, in hex.
     Index("orders_prompt", text("prompt_sha256(request)")),
+    Index("orders_parent", "parent_id", "job_id", postgresql_where=text("parent_id IS NOT NULL")),
 )
 
 idempotency_keys = Table(
@@ -193,6 +195,43 @@ inputs = Table(
     Column("deleted_at", TIME),  # a tombstone from then on: the blob is deleted, or listed for it
     CheckConstraint("role IN ('image', 'mask', 'face')", name="role_known"),
     Index("inputs_kept", "created_at", "job_id", postgresql_where=text("deleted_at IS NULL")),
+)
+
+# Images that callers keep here to order with. The same bytes are one row in an account.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", Text, primary_key=True),  # upl_...
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("key", Text, nullable=False),  # of its blob in the store
+    Column("mime", Text, nullable=False),
+    Column("width_px", Integer, nullable=False),
+    Column("height_px", Integer, nullable=False),
+    Column("size_bytes", Integer, nullable=False),
+    Column("sha256", Text, nullable=False),  # lower-case hex of the stored bytes
+    Column("sent_bytes", Integer, nullable=False),  # size of what came, before it was encoded again
+    Column("sent_sha256", Text, nullable=False),  # lower-case hex of the same
+    Column("file_name", Text, nullable=False),  # as the caller gave it, cut; empty: none
+    Column("source", Text, nullable=False),  # jobs.reads.uploads.Source: by which route it came first
+    Column("purpose", Text),  # as OpenAI's clients say it
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),  # as Replicate's clients say it
+    Column("created_at", TIME, nullable=False, server_default=NOW),
+    Column("expires_at", TIME),  # NULL: never
+    Column("last_used_at", TIME),  # by an order
+    CheckConstraint("source IN ('file', 'url', 'openai', 'replicate', 'fal')", name="source_known"),
+    Index("uploads_account_content", "account_id", "sent_sha256", unique=True),
+    Index("uploads_account_newest", "account_id", "id"),
+    Index("uploads_expiry", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+)
+
+# Further ids of uploads: those that links to upload to were made for, before it was known what comes.
+upload_names = Table(
+    "upload_names",
+    metadata,
+    Column("id", Text, primary_key=True),  # upl_...
+    Column("upload_id", Text, ForeignKey("uploads.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", TIME, nullable=False, server_default=NOW),
+    Index("upload_names_upload", "upload_id"),
 )
 
 # One paid call to an upstream. Its row is committed before the request leaves.

@@ -16,7 +16,7 @@ from werkzeug.routing import Rule
 from app.http.endpoint import Answer, Endpoint, about
 from app.http.errors import CODES, PROBLEM_JSON
 from app.orders.operations import OPERATIONS
-from app.shapes.schemas.orders import OrderBody
+from app.shapes.schemas.orders import OrderBody, RerunBody
 from app.shapes.schemas.problems import ProblemOut
 from app.shapes.schemas.tasks import ListQuery
 from core.version import VERSION
@@ -28,6 +28,8 @@ TAGS: Mapping[str, str] = {
     "orders": "Submit a job, or price one. Every operation has the same route and the same answer: a task.",
     "tasks": "Follow tasks to their end, cancel and delete them.",
     "images": "Fetch what a task made.",
+    "uploads": "Keep an image here, and order with it as often as you like.",
+    "files": "Uploads as the clients of OpenAI, Replicate and fal make them.",
     "models": "What can be ordered, with limits, prices and the JSON Schema of every order.",
     "prompts": "Have a prompt rewritten.",
     "quota": "Credits: the balance, and every transfer behind it.",
@@ -216,11 +218,12 @@ def _request_body(endpoint: Endpoint) -> dict[str, Any]:
     assert endpoint.body is not None  # noqa: S101 (the caller looked)
     reference = {"$ref": REF.format(model=endpoint.body.__name__)}
     content: dict[str, Any] = {"application/json": {"schema": reference}}
-    if issubclass(endpoint.body, OrderBody):
+    if issubclass(endpoint.body, OrderBody) and endpoint.body is not RerunBody:
         content["application/json"]["example"] = _ORDER_EXAMPLE
     if endpoint.multipart:
-        content["multipart/form-data"] = {"schema": _form(endpoint.body)}
-    return {"required": True, "content": content}
+        form = _form(endpoint.body) if issubclass(endpoint.body, OrderBody) else _FILE_FORM
+        content["multipart/form-data"] = {"schema": form}
+    return {"required": endpoint.body is not RerunBody, "content": content}
 
 
 def _form(body: type[BaseModel]) -> dict[str, Any]:
@@ -235,6 +238,17 @@ def _form(body: type[BaseModel]) -> dict[str, Any]:
         "field as text: numbers and true or false as they are, lists and objects as JSON.",
         "properties": {**parts, **fields},
     }
+
+
+_FILE_FORM: Mapping[str, Any] = {
+    "type": "object",
+    "description": "One image as the part `file` or `image`.",
+    "properties": {
+        "file": {"type": "string", "format": "binary", "contentMediaType": "image/*"},
+        "expires_s": {"type": "integer", "description": "seconds to keep it"},
+    },
+    "required": ["file"],
+}
 
 
 def _responses(endpoint: Endpoint, method: str) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, current_app, g, request
+from flask import Blueprint, Response, g, request
 from werkzeug.routing import BaseConverter
 
 from app.accepting import accept, ended_or_latest
+from app.api.tasks import renderer
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, preferred_wait_s
@@ -33,7 +34,7 @@ bp = Blueprint("submit", __name__)
 bp.record(lambda state: state.app.url_map.converters.update(operation=OperationName))
 
 RETRY_AFTER_S = 1
-_ORDER_ERRORS = (
+ORDER_ERRORS = (
     "malformed_json",
     "malformed_form",
     "insufficient_credits",
@@ -48,7 +49,7 @@ _ORDER_ERRORS = (
     "unknown_model",
     "storage_unavailable",
 )
-_TASK_HEADERS = (
+TASK_HEADERS = (
     "Location",
     "X-Task-Id",
     "X-Cost-Quoted",
@@ -67,18 +68,18 @@ _TASK_HEADERS = (
                 202,
                 "Accepted, and kept whatever happens next.",
                 TaskOut,
-                headers=("Retry-After", *_TASK_HEADERS),
+                headers=("Retry-After", *TASK_HEADERS),
             ),
             Answer(
                 200,
                 "Ended within the wait asked for, or earlier under this key.",
                 TaskOut,
-                headers=_TASK_HEADERS,
+                headers=TASK_HEADERS,
             ),
         ),
         scope="jobs:write",
         pace="submit",
-        errors=(*_ORDER_ERRORS, "idempotency_key_invalid", "idempotency_mismatch"),
+        errors=(*ORDER_ERRORS, "idempotency_key_invalid", "idempotency_mismatch"),
         body=OrderBody,
         multipart=True,
         request_headers=("Idempotency-Key", "Prefer"),
@@ -95,7 +96,7 @@ def submit(operation: str) -> Response:
     submitted = accept(service, g.caller, order, key=key, request_id=g.request_id)
     wait_s = preferred_wait_s()
     task = ended_or_latest(service, submitted.task, wait_s)
-    return _accepted(task, replayed=submitted.replayed, wait_s=wait_s)
+    return accepted(task, replayed=submitted.replayed, wait_s=wait_s)
 
 
 @bp.post("/api/images/estimate")
@@ -104,7 +105,7 @@ def submit(operation: str) -> Response:
         "Price an order without running it",
         "orders",
         (Answer(200, "What the order would cost and really ask.", Estimate),),
-        errors=_ORDER_ERRORS,
+        errors=ORDER_ERRORS,
         body=EstimateBody,
         multipart=True,
     )
@@ -121,12 +122,13 @@ def estimate() -> Response:
     return json_answer(render.estimate(quote, body.fields.get("n", 1)))
 
 
-def _accepted(task: Task, *, replayed: bool, wait_s: int) -> Response:
-    renderer: render.Renderer = current_app.extensions["darkroom_renderer"]
+def accepted(task: Task, *, replayed: bool, wait_s: int) -> Response:
+    """The answer to an accepted order."""
+    shown = renderer()
     # 200 for an ended task only if the caller waited for it or submitted it earlier; a new one is 202.
     status = 200 if task.ended and (replayed or wait_s) else 202
     headers = {
-        "Location": f"{TASKS}/{task.id}",
+        "Location": f"{shown.base}{TASKS}/{task.id}",
         "X-Task-Id": task.id,
         "X-Cost-Quoted": credits_text(task.quoted_microcredits),
     }
@@ -136,4 +138,4 @@ def _accepted(task: Task, *, replayed: bool, wait_s: int) -> Response:
         headers["Idempotent-Replayed"] = "true"
     if wait_s:
         headers["Preference-Applied"] = f"wait={wait_s}"
-    return json_answer(renderer.task(task, data_urls(task, services().store)), status, headers)
+    return json_answer(shown.task(task, data_urls(task, services().store)), status, headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app, g, request
 
+from app.http import links
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import InvalidRequestError
@@ -29,9 +30,10 @@ RETRY_AFTER_S = 1
 METADATA = "metadata."
 
 
-def renderer() -> render.Renderer:
+def renderer(link_life_s: int | None = None) -> render.Renderer:
+    """The renderer of this request: its links have the base that it may have. It may be used after the request."""
     found: render.Renderer = current_app.extensions["darkroom_renderer"]
-    return found
+    return found.at(links.base(), link_life_s)
 
 
 def checked_id(job_id: str) -> str:
@@ -60,22 +62,22 @@ def checked_id(job_id: str) -> str:
 def read(job_id: str) -> Response:
     account_id = g.caller.account_id
     checked_id(job_id)
-    wait_s = read_query(TaskQuery, request.args).wait or 0 if request.query_string else 0
-    if wait_s:
-        return _waited(account_id, job_id, wait_s)
+    query = read_query(TaskQuery, request.args) if request.query_string else TaskQuery()
+    shown = renderer(query.expires_s)
+    if query.wait:
+        return _waited(shown, account_id, job_id, query.wait)
     task = services().task_reads.status_json(account_id, job_id)
     if task.ended and task.keep_s is not None:  # its images go along
-        return _answer(services().task_reads.task(account_id, job_id))
-    return _answer(task)
+        return _answer(shown, services().task_reads.task(account_id, job_id))
+    return _answer(shown, task)
 
 
-def _waited(account_id: str, job_id: str, wait_s: int) -> Response:
+def _waited(shown: render.Renderer, account_id: str, job_id: str, wait_s: int) -> Response:
     task = services().task_reads.task(account_id, job_id)
-    return _answer(task if task.ended else _changed(account_id, task, wait_s))
+    return _answer(shown, task if task.ended else _changed(account_id, task, wait_s))
 
 
-def _answer(task: Task | StatusJson) -> Response:
-    shown = renderer()
+def _answer(shown: render.Renderer, task: Task | StatusJson) -> Response:
     etag = shown.etag(task)
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if not task.ended:
@@ -114,11 +116,11 @@ def list_tasks() -> Response:
     filters = _filters()
     # One more than asked for shows whether there is a next page.
     found = services().connections.autocommit(tasks.list_tasks, g.caller.account_id, filters)
-    page = found[: filters.limit - 1]
+    page, shown = found[: filters.limit - 1], renderer()
     return json_answer(
         {
             "object": "list",
-            "data": [renderer().task(task) for task in page],
+            "data": [shown.task(task) for task in page],
             "next_cursor": page[-1].id if len(found) > len(page) else None,
         }
     )
@@ -141,6 +143,7 @@ def _filters() -> Filters:
         model=query.model,
         created_after=query.created_after,
         metadata=metadata,
+        parent_id=query.parent_id,
         cursor=query.cursor,
         limit=query.limit + 1,
     )
@@ -184,14 +187,15 @@ def cancel(job_id: str) -> Response:
     parts, account_id = services(), g.caller.account_id
     done = parts.connections.transaction(lifecycle.cancel, account_id, checked_id(job_id), charge=parts.cancel_charge)
     parts.publish(done.signals)
+    shown = renderer()
     body = {
         "object": "image.cancellation",
         "id": job_id,
         "outcome": done.outcome,
-        "task": renderer().task(parts.task_reads.task(account_id, job_id)),
+        "task": shown.task(parts.task_reads.task(account_id, job_id)),
     }
     if done.outcome == "stop_requested":
-        return json_answer(body, 202, {"Location": f"{TASKS}/{job_id}", "Retry-After": str(RETRY_AFTER_S)})
+        return json_answer(body, 202, {"Location": f"{shown.base}{TASKS}/{job_id}", "Retry-After": str(RETRY_AFTER_S)})
     return json_answer(body)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from flask import Blueprint
 
+from app.dialects import fal_storage, files
 from app.http.dialect import Dialect
 
-DIALECTS: tuple[Dialect, ...] = ()
-BLUEPRINTS: tuple[Blueprint, ...] = ()
+DIALECTS: tuple[Dialect, ...] = (files.DIALECT, fal_storage.DIALECT)
+BLUEPRINTS: tuple[Blueprint, ...] = (files.bp, fal_storage.bp)

@@ -20,7 +20,7 @@ from app.http.dialect import NATIVE_SCHEMES, dialect_of
 from app.http.endpoint import Endpoint, Scope, about
 from app.http.errors import answer
 from app.http.limits import RateLimits
-from app.http.signing import Signer
+from app.http.signing import SignatureExpiredError, SignatureInvalidError, Signer
 from core.errors import ServiceError
 from core.ids import new_id
 
@@ -110,11 +110,16 @@ def admit(guard: Guard, request: Request) -> None:
 
 
 def identify(guard: Guard, endpoint: Endpoint, request: Request) -> Caller:
-    """Who calls, by key or by signed link. Raises KeyMissingError, KeyInvalidError, SignatureInvalidError,
-    SignatureExpiredError, DatabaseAwayError."""
+    """Who calls, by signed link or by key. A client that sends its header with every address may send it with a signed
+    one, and either is enough. Raises KeyMissingError, KeyInvalidError, SignatureInvalidError, SignatureExpiredError,
+    DatabaseAwayError."""
     header = request.headers.get("Authorization")
-    if header is None and endpoint.signed and "signature" in request.args:
-        return _signed(guard, request)
+    if endpoint.signed and "signature" in request.args:
+        try:
+            return _signed(guard, request)
+        except (SignatureInvalidError, SignatureExpiredError):
+            if header is None:
+                raise
     if header is None:
         raise KeyMissingError
     scheme, _, token = header.partition(" ")

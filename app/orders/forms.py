@@ -28,6 +28,8 @@ IMAGE_PARTS: Mapping[str, Role] = {
     for given, name in _NAMES.items()
     for part in ((given, f"{given}[]") if name == "images" else (given,))
 }
+# An image that is not in the form itself may also be named by the id of its upload alone.
+TEXT_PARTS: Mapping[str, Role] = {**IMAGE_PARTS, "upload_id": "image", "upload_id[]": "image"}
 _WHOLE = re.compile(r"-?[0-9]{1,19}")
 _REAL = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,19})?([eE][+-]?[0-9]{1,2})?")
 _BOOLEANS = {
@@ -97,7 +99,7 @@ def _take_texts(form: Form, name: str, values: list[str], kinds: Mapping[str, st
         form.faults.append(
             FieldFault(name[:100].replace("\x00", ""), "wrong_type", "holds characters no text may hold")
         )
-    elif role := IMAGE_PARTS.get(name):
+    elif role := TEXT_PARTS.get(name):
         form.images.extend(
             ReferenceImage(role, field_name=_image_name(form, role), text=text) for text in values if text
         )

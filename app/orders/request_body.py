@@ -1,7 +1,8 @@
 """The order in a request: fields and reference images, from JSON or from a form.
 
 Both say the same: the fields of docs/api-conventions.md, "Submit", and images as bytes or as text (``data:`` URL,
-base64, https URL, ``job_id#index``). Every fault is collected and reported together with those of the catalogue.
+base64, https URL, the id of an upload, ``job_id#index``). Every fault is collected and reported together with those of
+the catalogue.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from webhooks.forms import ENDS, EVENTS
 
 MAX_IMAGES = 16
 IMAGE_FIELDS = ("images", "mask", "face")
-NOT_YET = frozenset({"upload_id"})
+UPLOAD_ID = "upload_id"
 
 
 @dataclass(slots=True)
@@ -80,6 +81,8 @@ def _from_json(members: dict[str, Any], own: Collection[str]) -> RequestBody:
     for name, value in images.items():
         if value is not None:
             _take_images(body, name, value, by_alias=name not in members)
+    if body.fields.get(UPLOAD_ID) is not None:
+        _take_uploads(body, body.fields.pop(UPLOAD_ID))
     return body
 
 
@@ -88,24 +91,36 @@ def _take_images(body: RequestBody, name: str, value: Any, *, by_alias: bool) ->
     if name == "images":
         listed = [value] if isinstance(value, str) and by_alias else value
         if not isinstance(listed, list):
-            body.faults.append(FieldFault(name, "wrong_type", "must be a list of texts"))
+            body.faults.append(FieldFault(name, "wrong_type", "must be a list"))
             return
         named: list[tuple[Role, str, Any]] = [("image", f"images[{at}]", each) for at, each in enumerate(listed)]
     else:
         named = [("mask" if name == "mask" else "face", name, value)]
     for role, field_name, each in named:
-        if isinstance(each, str):
-            body.images.append(ReferenceImage(role, field_name=field_name, text=each))
+        _take_image(body, role, field_name, each)
+
+
+def _take_image(body: RequestBody, role: Role, field_name: str, value: Any) -> None:
+    """``value`` is a text, or an object that has the id of an upload and nothing else."""
+    found = value.get(UPLOAD_ID) if isinstance(value, dict) and len(value) == 1 else value
+    if isinstance(found, str):
+        body.images.append(ReferenceImage(role, field_name=field_name, text=found))
+    else:
+        words = 'must be a text, or {"upload_id": "upl_..."}'
+        body.faults.append(FieldFault(field_name, "wrong_type", words))
+
+
+def _take_uploads(body: RequestBody, value: Any) -> None:
+    """Images by the id of their upload alone: one id, or a list of them."""
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, str) and each.startswith("upl_"):
+            body.images.append(ReferenceImage("image", field_name=UPLOAD_ID, text=each))
         else:
-            body.faults.append(FieldFault(field_name, "wrong_type", "must be a text"))
+            body.faults.append(FieldFault(UPLOAD_ID, "wrong_type", "must be the id of an upload, as in upl_..."))
 
 
 def _field_faults(fields: Mapping[str, Any]) -> list[FieldFault]:
-    faults = [
-        FieldFault(name, "not_available_yet", "is part of the interface, but not served by this version")
-        for name in fields
-        if name in NOT_YET
-    ]
+    faults: list[FieldFault] = []
     try:
         OrderFields.model_validate(fields)
     except ValidationError as error:

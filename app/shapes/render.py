@@ -30,7 +30,8 @@ class Renderer:
     """``base`` is the public address before our paths, empty for links relative to this host.
 
     ``wait`` estimates the wait of a queued task, ``waiting`` tells the pause that it waits behind. ``max_wait_s``: how
-    long a task waits for an upstream that only asks to come back later.
+    long a task waits for an upstream that only asks to come back later. ``link_life_s``: how long signed links live,
+    None: as long as they do here.
     """
 
     signer: Signer
@@ -38,6 +39,13 @@ class Renderer:
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
     waiting: Callable[[Queued], WaitingFor | None] = lambda _task: None
     max_wait_s: float = 3600.0
+    link_life_s: int | None = None
+
+    def at(self, base: str, link_life_s: int | None = None) -> Renderer:
+        """The same for another base, and for links that live as long as their reader asks."""
+        if base == self.base and link_life_s == self.link_life_s:
+            return self
+        return Renderer(self.signer, base, self.wait, self.waiting, self.max_wait_s, link_life_s)
 
     def task(self, task: Task, inline: Mapping[int, str] = MappingProxyType({})) -> dict[str, Any]:
         """app.shapes.schemas.tasks.TaskOut. ``inline`` has the images that go along as data: URLs, by index."""
@@ -71,12 +79,14 @@ class Renderer:
             "warnings": list(task.warnings),
             "metadata": dict(task.metadata),
             "webhook": _webhook(task),
+            "parent_id": task.parent_id,
             "urls": {
                 "self": url,
                 "image": f"{url}/image",
                 "events": f"{url}/events",
                 "timeline": f"{url}/timeline",
                 "cancel": f"{url}/cancel",
+                "rerun": f"{url}/rerun",
             },
         }
 
@@ -93,12 +103,14 @@ class Renderer:
             f'{task.head[:-1]},"queue_position":{position},"wait_estimate_s":{wait},"waiting_for":{waiting},'
             f'{task.body[1:-1]},"images":{images},'
             f'{task.tail[1:-1]},"urls":{{"self":"{url}","image":"{url}/image","events":"{url}/events",'
-            f'"timeline":"{url}/timeline","cancel":"{url}/cancel"}}}}'
+            f'"timeline":"{url}/timeline","cancel":"{url}/cancel","rerun":"{url}/rerun"}}}}'
         )
 
     def etag(self, task: Task | StatusJson) -> str:
         """Weak, by version; with images also by the expiry of their links, or a 304 would outlive them."""
-        return f'W/"{task.version}-{self.signer.expiry_s()}"' if task.images else f'W/"{task.version}"'
+        if not task.images:
+            return f'W/"{task.version}"'
+        return f'W/"{task.version}-{self.signer.expiry_s(life_s=self.link_life_s)}"'
 
     def _waiting_for(self, task: Task | StatusJson) -> dict[str, Any] | None:
         """app.shapes.schemas.tasks.WaitingFor. A pause goes first: until it ends, nothing is tried again."""
@@ -118,7 +130,7 @@ class Renderer:
         """app.shapes.schemas.tasks.ImageOut."""
         path = f"{TASKS}/{job_id}/image"
         deleted = image.deleted_at is not None
-        link = None if deleted else self.signer.link(path, account_id=account_id, index=image.index)
+        link = None if deleted else self._signed(path, account_id, image.index)
         return {
             "index": image.index,
             "url": f"{self.base}{path}?index={image.index}",
@@ -133,6 +145,9 @@ class Renderer:
             "data_url": data_url,
             "deleted": deleted,
         }
+
+    def _signed(self, path: str, account_id: str, index: int) -> str:
+        return self.signer.link(path, account_id=account_id, index=index, life_s=self.link_life_s)
 
 
 def _request(stored: Mapping[str, Any]) -> dict[str, Any]:

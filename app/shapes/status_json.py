@@ -33,7 +33,7 @@ class StatusJson:
     keep_s: int | None
     head: str  # id to progress
     body: str  # created_at to request
-    tail: str  # chosen to webhook
+    tail: str  # chosen to parent_id
     images: Sequence[Image]
     waiting: Waiting | None = None
 
@@ -116,7 +116,8 @@ SELECT j.id, j.account_id, j.version, j.status, j.provider, j.model,
         'metadata', o.metadata,
         'webhook', CASE WHEN o.webhook IS NOT NULL THEN json_build_object(
             'url', o.webhook -> 'url', 'events', o.webhook -> 'events'
-        ) END
+        ) END,
+        'parent_id', o.parent_id
     ) AS text) AS tail,
     CASE WHEN j.finished_at IS NOT NULL THEN (
         SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index) FROM images AS i WHERE i.job_id = j.id

@@ -26,7 +26,7 @@ class NewJob:
     ``quoted_microcredits``: what is held, n times the unit price of the most expensive model of the order.
     ``fallbacks``: the models to try after ``model``. ``keep_s``: how many seconds the images are kept after the end;
     None: as long as the operator's policy says. ``per_call``: images that one call of the model makes at most.
-    ``client``: what the dialect of the order keeps with it.
+    ``client``: what the dialect of the order keeps with it. ``parent_id``: the job that it repeats.
     ``unit_cost_microusd``: expected upstream cost of one image; None: not known beforehand.
     """
 
@@ -48,6 +48,7 @@ class NewJob:
     price_version: str = ""
     request_id: str = ""
     client: Mapping[str, Any] | None = None
+    parent_id: str | None = None
     fallbacks: Sequence[StoredFallback] = ()
     keep_s: int | None = None
     per_call: int = 1
@@ -96,10 +97,10 @@ job AS (
 ),
 written AS (
     INSERT INTO orders (job_id, request, warnings, metadata, price_version, request_id, fallbacks, unit_cost, client,
-        webhook)
+        webhook, parent_id)
     SELECT id, CAST(:request AS jsonb), CAST(:warnings AS jsonb), CAST(:metadata AS jsonb), :price_version,
         :request_id, CAST(:fallbacks AS jsonb), CAST(:unit_cost AS bigint), CAST(:client AS jsonb),
-        CAST(:webhook AS jsonb)
+        CAST(:webhook AS jsonb), CAST(:parent_id AS text)
     FROM job
 ),
 input AS (
@@ -184,6 +185,7 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
         "unit_cost": job.unit_cost_microusd,
         "client": json.dumps(dict(job.client)) if job.client else None,
         "webhook": json.dumps(job.webhook) if job.webhook else None,
+        "parent_id": job.parent_id,
         "counted": tasks.QUEUE_COUNTED,
     }
 
@@ -221,4 +223,5 @@ def _task(job: NewJob, born: Any) -> Task:
         keep_s=job.keep_s,
         client=job.client or {},
         webhook=job.webhook,
+        parent_id=job.parent_id,
     )

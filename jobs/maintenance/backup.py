@@ -31,11 +31,17 @@ SELECT key, sha256 FROM inputs WHERE deleted_at IS NULL
 """)
 
 
+_BLOBS_OF_UPLOADS = text("SELECT key, sha256 FROM uploads")
+_KNOWS_UPLOADS = text("SELECT to_regclass('uploads') IS NOT NULL")
+
+
 def kept_blobs(connection: Connection) -> Iterator[Blob]:
-    """Every blob that should be in the store, as of this transaction."""
-    with connection.execution_options(yield_per=5000).execute(_BLOBS) as rows:
-        for row in rows:
-            yield Blob(row.key, row.sha256)
+    """Every blob that should be in the store, as of this transaction. A schema before uploads has none of those."""
+    queries = [_BLOBS, *([_BLOBS_OF_UPLOADS] if connection.execute(_KNOWS_UPLOADS).scalar_one() else [])]
+    for query in queries:
+        with connection.execution_options(yield_per=5000).execute(query) as rows:
+            for row in rows:
+                yield Blob(row.key, row.sha256)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,13 @@ PAGE = 1000
 # More blobs missing than this, and most of those examined: it is the wrong store.
 MISSING_AT_MOST = 20
 
+# Tables whose rows have a blob: the column of the job or upload, and which rows still have it.
+_WITH_BLOBS = {
+    "images": ("job_id", "deleted_at IS NULL"),
+    "inputs": ("job_id", "deleted_at IS NULL"),
+    "uploads": ("id", "true"),
+}
+
 # Drifts that an adjustment can close; where transfers and jobs themselves disagree, a person must look.
 MONEY = ("spendable_is_transferred_less_queued", "reserved_is_queued_and_held", "money_has_a_balance")
 
@@ -106,7 +113,7 @@ class Doctor:
         """Rows whose blob is missing."""
         missing: list[Row[Any]] = []
         examined = 0
-        for table in ("images", "inputs"):
+        for table in _WITH_BLOBS:
             for row in self._kept(table):
                 examined += 1
                 if not store.exists(row.key) and self._still_kept(table, row.key, row.job_id):
@@ -119,6 +126,9 @@ class Doctor:
             if row.table == "images":
                 cause = "its job has an image that is not in the store"
                 yield Finding("picture_missing", row.key, cause, FIX, row.created_at, about=row.job_id)
+            elif row.table == "uploads":
+                cause = "an upload whose image is not in the store"
+                yield Finding("upload_missing", row.key, cause, FIX, row.created_at, about=row.job_id)
             else:
                 cause = "its job came with an image that is not in the store"
                 fix = f"darkroom show {row.job_id}"
@@ -127,12 +137,13 @@ class Doctor:
     def _kept(self, table: str) -> Iterator[Row[Any]]:
         """Every row that should have a blob, page by page; no connection is held while a page is examined."""
         after: tuple[str, str] = ("", "")
+        owner, kept = _WITH_BLOBS[table]
         while True:
             with self.database.autocommit() as connection:
                 rows = connection.execute(
                     text(
-                        f"SELECT '{table}' AS \"table\", job_id, key, created_at FROM {table} WHERE deleted_at IS NULL"
-                        " AND job_id >= :job AND (job_id, key) > (:job, :key) ORDER BY job_id, key LIMIT :page"
+                        f"SELECT '{table}' AS \"table\", {owner} AS job_id, key, created_at FROM {table} WHERE {kept}"
+                        f" AND {owner} >= :job AND ({owner}, key) > (:job, :key) ORDER BY {owner}, key LIMIT :page"
                     ),
                     {"job": after[0], "key": after[1], "page": PAGE},
                 ).all()
@@ -142,7 +153,8 @@ class Doctor:
             after = (rows[-1].job_id, rows[-1].key)
 
     def _still_kept(self, table: str, key: str, job_id: str) -> bool:
-        query = f"SELECT EXISTS (SELECT 1 FROM {table} WHERE job_id = :job AND key = :key AND deleted_at IS NULL)"
+        owner, kept = _WITH_BLOBS[table]
+        query = f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {owner} = :job AND key = :key AND {kept})"
         with self.database.autocommit() as connection:
             return bool(connection.execute(text(query), {"job": job_id, "key": key}).scalar_one())
 

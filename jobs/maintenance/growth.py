@@ -14,15 +14,8 @@ from core.db import Hot, Statement
 # connection plans its statements again.
 ROWS = 2_000
 TABLES = (
-    "jobs",
-    "orders",
-    "inputs",
-    "upstream_calls",
-    "images",
-    "job_events",
-    "transfers",
-    "idempotency_keys",
-    "webhook_messages",
+    *("jobs", "orders", "inputs", "upstream_calls", "images", "job_events", "transfers", "idempotency_keys"),
+    *("uploads", "upload_names", "webhook_messages"),
 )
 
 GROWN = Statement("""

@@ -1,7 +1,7 @@
 """Orphans: blobs in the store that no row owns, left by writers that were killed.
 
-A blob belongs to the job in its key. The search goes through the folders of the store a slice at a time, on
-whichever worker does the round of retention; its position is kept in the key-value table.
+A blob belongs to the job or the upload in its key. The search goes through the folders of the store a slice at a time,
+on whichever worker does the round of retention; its position is kept in the key-value table.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MIN_AGE_S = 3600.0
 FOLDERS_PER_SLICE = 5_000
 # After the last folder the search starts over so much later.
 SEARCH_EVERY_S = 6 * 3600.0
-ROOTS = ("inputs", "jobs", "variants/inputs", "variants/jobs")
+ROOTS = ("inputs", "jobs", "uploads", "variants/inputs", "variants/jobs", "variants/uploads")
 # More folders than this without a job, and most of the slice: the database is the wrong one.
 UNKNOWN_JOBS_MAX = 20
 
@@ -42,13 +42,18 @@ class Search:
 
 
 def find_orphans(database: Database, store: Store, root: str, names: Sequence[str]) -> Search:
-    """Blobs in ``root/<name>/`` without a row, older than an hour, of jobs that can get no more rows.
+    """Blobs in ``root/<name>/`` without a row, older than an hour, of jobs that can get no more rows, and of uploads.
 
     Raises DatabaseAwayError, StorageUnavailableError.
     """
-    ids = [name for name in names if is_id(name, "job")]  # other folders are not ours
+    of_uploads = root.endswith("uploads")
+    ids = [name for name in names if is_id(name, "upl" if of_uploads else "job")]  # other folders are not ours
     keys = list(store.iter_folders(root, ids, older_than_s=MIN_AGE_S))
     with database.autocommit() as connection:
+        if of_uploads:
+            orphans = _without_upload(connection, keys)
+            unknown = len({source_of(key).split("/")[1] for key in orphans})
+            return Search(orphans, unknown > UNKNOWN_JOBS_MAX and unknown > len(ids) / 2)
         unknown = _count_unknown(connection, ids)
         orphans = _without_row(connection, keys)
     return Search(orphans, unknown > UNKNOWN_JOBS_MAX and unknown > len(ids) / 2)
@@ -87,6 +92,22 @@ WHERE NOT EXISTS (SELECT 1 FROM jobs AS j WHERE j.id = b.job_id AND (j.finished_
     OR j.finished_at > statement_timestamp() - make_interval(secs => :age_s)))
 AND NOT EXISTS (SELECT 1 FROM images AS i WHERE i.job_id = b.job_id AND i.key = b.source AND i.deleted_at IS NULL)
 AND NOT EXISTS (SELECT 1 FROM inputs AS i WHERE i.job_id = b.job_id AND i.key = b.source AND i.deleted_at IS NULL)
+""")
+
+
+def _without_upload(connection: Connection, keys: Sequence[str]) -> list[str]:
+    """Those of no upload, and not listed for deletion. An upload's row follows its blob within seconds, and never gets
+    another one."""
+    sources = [source_of(key) for key in keys]
+    return list(connection.execute(_WITHOUT_UPLOAD, {"keys": list(keys), "sources": sources}).scalars())
+
+
+_WITHOUT_UPLOAD = text("""
+SELECT b.key
+FROM unnest(CAST(:keys AS text[]), CAST(:sources AS text[])) AS b(key, source)
+WHERE NOT EXISTS (SELECT 1 FROM uploads AS u WHERE u.id = split_part(b.source, '/', 2) AND u.key = b.source)
+-- Expired uploads have no row either, and their blobs are listed.
+AND NOT EXISTS (SELECT 1 FROM doomed_blobs AS d WHERE d.key = b.source)
 """)
 
 

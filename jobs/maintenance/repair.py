@@ -49,6 +49,7 @@ class Repairer:
             "running_overdue": self._lapse,
             "permits_are_open_calls": self._reconcile_permits,
             "picture_missing": self._mark_lost,
+            "upload_missing": self._delete_upload,
             "blob_orphaned": self._delete_blob,
             "deletion_overdue": self._delete_blob,
         }
@@ -109,6 +110,14 @@ class Repairer:
             marked = deletion.delete_images(connection, [finding.about], reason=Reason.LOST, keys=[finding.subject])
         # A job that is still going on ends first; its image can be marked afterwards.
         return "LOST: marked as deleted, the caller now gets 410" if marked else None
+
+    def _delete_upload(self, finding: Finding) -> str | None:
+        if self._doctor.store is None or self._doctor.store.exists(finding.subject):
+            return "is there after all"
+        with self._database.transaction() as connection:
+            query = text("DELETE FROM uploads WHERE id = :id AND key = :key")
+            connection.execute(query, {"id": finding.about, "key": finding.subject})
+        return "LOST: the upload is deleted, its owner can send the image again"
 
     def _delete_blob(self, finding: Finding) -> str | None:
         if self._doctor.media is None:

@@ -1,8 +1,8 @@
 """Retention: what expires, and the round that deletes it.
 
 Images and reference images expire some days after their job ended, those of jobs ordered with a short life after
-seconds, idempotency keys after a day, the log of callbacks after some days.
-``jobs/maintenance/deletion.py`` deletes rows and bytes.
+seconds, uploads when they say so, idempotency keys after a day, the log of callbacks after some days.
+``jobs/maintenance/deletion.py`` and ``jobs/maintenance/uploads.py`` delete rows and bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jobs.dispatch import heartbeats
 from jobs.maintenance import deletion, orphans
 from jobs.maintenance.backlogs import Backlog, Done, drain
 from jobs.maintenance.deletion import Reason
+from jobs.maintenance.uploads import delete_expired_uploads
 from storage.base import Store
 from storage.media import Media
 from webhooks import messages
@@ -204,7 +205,8 @@ class Retention:
         return backlog.done
 
     def expiry_backlogs(self) -> list[Backlog]:
-        """What expires row by row: short lives, old images and reference images, log entries, idempotency keys."""
+        """What expires row by row: short lives, old images and reference images, uploads, log entries, idempotency
+        keys."""
         backlogs = [self._short_life_backlog()]
         if self.keep_images_days:
             backlogs.append(self._old_backlog("images", OLD_IMAGES, self.keep_images_days, _delete_expired_images))
@@ -212,7 +214,7 @@ class Retention:
             backlogs.append(self._old_backlog("inputs", OLD_INPUTS, self.keep_inputs_days, _delete_expired_inputs))
         if self.keep_deliveries_days:
             backlogs.append(self._delivery_backlog())
-        return [*backlogs, self._key_backlog()]
+        return [*backlogs, self._upload_backlog(), self._key_backlog()]
 
     def _short_life_backlog(self) -> Backlog:
         after: datetime | None = None
@@ -253,6 +255,14 @@ class Retention:
             return Done(entries, entries == size)
 
         return Backlog("deliveries", page, KEYS_PAGE)
+
+    def _upload_backlog(self) -> Backlog:
+        def page(size: int) -> Done:
+            with self.database.transaction() as connection:
+                deleted = delete_expired_uploads(connection, size)
+            return Done(deleted, deleted == size)
+
+        return Backlog("uploads", page, PAGE)
 
     def _key_backlog(self) -> Backlog:
         after: datetime | None = None

@@ -103,6 +103,7 @@ class Task:
     waiting: Waiting | None = None  # while it is queued for another try
     client: Mapping[str, Any] = field(default_factory=dict)  # what the dialect of its order keeps with it
     webhook: StoredWebhook | None = field(default=None, repr=False)  # the order's own URL for callbacks
+    parent_id: str | None = None  # the job that it repeats
 
     @property
     def ended(self) -> bool:
@@ -128,6 +129,7 @@ class Filters:
     model: str | None = None
     created_after: datetime | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    parent_id: str | None = None  # only jobs that repeat this one
     cursor: str | None = None  # the id of the last task of the previous page
     limit: int = 20
 
@@ -151,8 +153,9 @@ CALLS_AND_IMAGES = """\
 # ``ahead`` counts the jobs ahead of a queued one at its provider; ``behind`` are the fallbacks.
 _TASKS = text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
-    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client, 'behind', o.fallbacks,
-    'webhook', o.webhook, 'ahead', CASE WHEN j.status = 'queued' THEN (
+    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client,
+    'webhook', o.webhook, 'parent_id', o.parent_id, 'behind', o.fallbacks,
+    'ahead', CASE WHEN j.status = 'queued' THEN (
         SELECT count(*) FROM (
             SELECT 1 FROM jobs AS q WHERE q.provider = j.provider AND q.status = 'queued' AND q.id < j.id
             LIMIT {QUEUE_COUNTED}
@@ -185,7 +188,7 @@ def find_tasks(connection: Connection, wanted: Sequence[tuple[str, str]]) -> dic
     return {(task.account_id, task.id): task for task in tasks}
 
 
-def _list(status: str) -> TextClause:
+def _list(status: str, more: str = "") -> TextClause:
     """Return the statement for the tasks of an account whose jobs ``p`` meet a condition on their status.
 
     Its shape avoids two bad generic plans. With one join, the planner would scan all orders backwards for their
@@ -197,7 +200,7 @@ def _list(status: str) -> TextClause:
 SELECT to_jsonb(j) || jsonb_build_object(
     -- A page of tasks with all that was passed on to upstreams would be as large as their callers like.
     'request', o.request - 'extra', 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client,
-    'webhook', o.webhook, 'behind', (
+    'webhook', o.webhook, 'parent_id', o.parent_id, 'behind', (
         SELECT jsonb_agg(b.behind #- '{{request,extra}}' ORDER BY b.at)
         FROM jsonb_array_elements(o.fallbacks) WITH ORDINALITY AS b (behind, at)
     ),
@@ -219,22 +222,28 @@ WHERE j.id = ANY(ARRAY(
         AND (CAST(:metadata AS jsonb) IS NULL OR (
             SELECT m.metadata @> CAST(:metadata AS jsonb) FROM orders AS m WHERE m.job_id = p.id
         ))
+        {more}
     ORDER BY p.account_id DESC, p.id DESC LIMIT :limit
 ))
 ORDER BY j.id DESC
 """)
 
 
+# Read once, and looked up one by one: the list itself is not searched for them.
+_REPEATS = "AND p.id = ANY(ARRAY(SELECT r.job_id FROM orders AS r WHERE r.parent_id = CAST(:parent_id AS text)))"
+
 # One statement for each status, with the status as a literal, because a partial index does not match a parameter.
 # Callers see RUNNING and WAITING both as running. The ended states share one index, with the status as a column.
-_LISTS = {
-    None: _list("true"),
-    "queued": _list("p.status = 'queued'"),
-    "running": _list("p.status IN ('running', 'waiting')"),
-    "succeeded": _list("p.status = 'succeeded'"),
-    "failed": _list("p.status = 'failed'"),
-    "cancelled": _list("p.status = 'cancelled'"),
+_STATUSES = {
+    None: "true",
+    "queued": "p.status = 'queued'",
+    "running": "p.status IN ('running', 'waiting')",
+    "succeeded": "p.status = 'succeeded'",
+    "failed": "p.status = 'failed'",
+    "cancelled": "p.status = 'cancelled'",
 }
+_LISTS = {status: _list(condition) for status, condition in _STATUSES.items()}
+_LISTS_OF_REPEATS = {status: _list(condition, _REPEATS) for status, condition in _STATUSES.items()}
 
 _IMAGE = text("""
 SELECT j.finished_at, to_jsonb(i) AS image
@@ -253,8 +262,9 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
     """Return at most ``filters.limit`` tasks, newest first, without ``extra``; none for an unknown status."""
     if not _askable(filters) or filters.status not in _LISTS:
         return []
+    lists = _LISTS if filters.parent_id is None else _LISTS_OF_REPEATS
     rows = connection.execute(
-        _LISTS[filters.status],
+        lists[filters.status],
         {
             "account_ids": [account_id],
             "cursor": filters.cursor,
@@ -263,6 +273,7 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
             "created_after": filters.created_after,
             "metadata": json.dumps(dict(filters.metadata)) if filters.metadata else None,
             "limit": filters.limit,
+            **({} if filters.parent_id is None else {"parent_id": filters.parent_id}),
         },
     )
     return [task_of(row.task) for row in rows]
@@ -270,7 +281,7 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
 
 def _askable(filters: Filters) -> bool:
     """Return whether PostgreSQL can take the filters' values: no NUL and no unpaired surrogate."""
-    texts = (filters.status, filters.operation, filters.model, filters.cursor)
+    texts = (filters.status, filters.operation, filters.model, filters.parent_id, filters.cursor)
     every = "".join((*filter(None, texts), *filters.metadata, *filters.metadata.values()))
     return UNSTORABLE.search(every) is None
 
@@ -355,6 +366,7 @@ def task_of(row: Mapping[str, Any]) -> Task:
         progress=row["progress"] if row["finished_at"] is None else None,
         client=row["client"] or {},
         webhook=row["webhook"],
+        parent_id=row["parent_id"],
     )
 
 

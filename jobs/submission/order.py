@@ -24,17 +24,27 @@ JOB_FIELDS = (
 
 
 @dataclass(frozen=True, slots=True)
+class KeptInput:
+    """A reference image of an earlier order of the same account, as it is in the store."""
+
+    key: str
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ReferenceImage:
     """An image that comes with an order, not yet verified: its bytes, or a text that says where they are.
 
     ``field_name`` is the field it came in, for messages: "images[0]". ``text`` is an https URL, base64 with or without
-    ``data:`` in front, or ``job_id#index`` of the caller's own task.
+    ``data:`` in front, the id of an upload, or ``job_id#index`` of the caller's own task; the address of either on
+    this service is understood as well. ``kept``: it is in the store already, and ``text`` only names it.
     """
 
     role: Role
     data: bytes | None = field(default=None, repr=False)
     field_name: str = ""
     text: str = field(default="", repr=False)
+    kept: KeptInput | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,7 @@ class Order:
     the images; a field that was sent as null is left out. ``faults`` are those found in the body itself: the order is
     refused, and the answer names them together with what its model finds. ``client`` is what the dialect that read
     the order wants to find again on its job, as JSON; nothing else reads it. ``webhook`` is told of the job's events.
+    ``parent_id``: the job that it repeats.
     """
 
     operation: str
@@ -66,6 +77,7 @@ class Order:
     faults: Sequence[FieldFault] = ()
     client: Mapping[str, Any] | None = field(default=None, repr=False)
     webhook: JobWebhook | None = None
+    parent_id: str | None = None
 
     @property
     def roles(self) -> list[Role]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from core.turns import Turns
@@ -16,30 +17,46 @@ from jobs.errors import (
     ImageGoneError,
     ImageNotFoundError,
     ImageNotReadyError,
+    InputsGoneError,
     InvalidOrderError,
     JobNotFoundError,
+    UploadGoneError,
+    UploadNotFoundError,
 )
 from jobs.reads.tasks import Image
+from jobs.reads.uploads import Upload
+from jobs.submission import own_images
 from jobs.submission.image_words import sentence
 from jobs.submission.order import ReferenceImage
+from jobs.submission.own_images import OfTask, OfUpload
 from jobs.submission.remote_images import RemoteImages
-from storage.base import MediaBusyError, MediaError, Store
+from storage.base import BlobNotFoundError, MediaBusyError, MediaError, Store, StoredImage
 from storage.media import Media
 
 # How long an order waits until another order of its account has had its images decoded.
 DECODING_TURN_S = 30.0
 
-_JOB_IMAGE = re.compile(r"(job_[0-9A-HJKMNP-TV-Z]{26})(?:#([0-9]{1,3}))?")
 _DATA_URL = re.compile(r"data:[\w.+/-]{0,100};base64,", re.ASCII)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-_MISSING = (JobNotFoundError, ImageNotReadyError, ImageNotFoundError, ImageGoneError)
+_MISSING = (
+    *(JobNotFoundError, ImageNotReadyError, ImageNotFoundError, ImageGoneError),
+    *(UploadNotFoundError, UploadGoneError),
+)
+INPUT_GONE = "input_gone"
+FORMS = ("data: URL", "base64", "https URL", "upload_id")
+
+
+def _no_upload(_account_id: str, _upload_id: str) -> Upload:
+    raise UploadNotFoundError
 
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """``find_image`` finds an image of an account's own task by (account id, job id, index).
+    """``find_image`` finds an image of an account's own task by (account id, job id, index), ``find_upload`` an upload
+    by (account id, id) and notes its use.
 
-    ``max_bytes`` bounds one image, wherever it comes from.
+    ``max_bytes`` bounds one image, wherever it comes from. ``path_of``: path and query of an address of this service,
+    None for any other: what is ours is not fetched.
     """
 
     store: Store
@@ -47,23 +64,26 @@ class References:
     remote_images: RemoteImages
     find_image: Callable[[str, str, int], Image]
     max_bytes: int
+    find_upload: Callable[[str, str], Upload] = _no_upload
+    path_of: Callable[[str], str | None] = lambda _url: None
     _decoding: Turns = field(default_factory=lambda: Turns(DECODING_TURN_S), init=False)
 
     def read(self, account_id: str, images: Sequence[ReferenceImage]) -> list[bytes]:
-        """The bytes of every image. Raises InvalidOrderError naming each that cannot be had, MediaBusyError,
-        DatabaseAwayError, StorageUnavailableError."""
+        """The bytes of every image. Raises InvalidOrderError naming each that cannot be had, InputsGoneError where
+        what is missing came with an earlier order, MediaBusyError, DatabaseAwayError, StorageUnavailableError."""
         found = [self._local(account_id, image) for image in images]
         remote = [at for at, content in enumerate(found) if content is None]
         named = [(images[at].field_name, images[at].text) for at in remote]
         for at, content in zip(remote, self.remote_images.fetch_all(account_id, named), strict=True):
             found[at] = content
         if faults := [content for content in found if isinstance(content, FieldFault)]:
-            raise InvalidOrderError(faults)
+            gone = all(fault.code == INPUT_GONE for fault in faults)
+            raise InputsGoneError(faults) if gone else InvalidOrderError(faults)
         return [content for content in found if isinstance(content, bytes)]
 
     def misnamed(self, images: Sequence[ReferenceImage]) -> list[FieldFault]:
         """What is wrong with the texts alone, for an order that is refused anyway: nothing is looked up."""
-        texts = [image for image in images if image.data is None and not _elsewhere(image)]
+        texts = [image for image in images if image.data is None and not self._elsewhere(image)]
         return [found for found in map(self._decoded, texts) if isinstance(found, FieldFault)]
 
     def keep(
@@ -78,10 +98,8 @@ class References:
         try:
             for image, data in zip(images, contents, strict=True):
                 try:
-                    with self._decoding.turn(account_id):
+                    with self._turn(account_id):
                         kept.append(self._keep(job_id, len(kept), image, data))
-                except TimeoutError:
-                    raise MediaBusyError("other images of this account are being decoded") from None
                 except MediaError as error:
                     faults.append(FieldFault(image.field_name or image.role, error.code, sentence(error)))
             faults += _mask_faults(kept) if not faults else []
@@ -92,13 +110,33 @@ class References:
             raise
         return kept
 
+    def keep_upload(self, account_id: str, data: bytes, *, prefix: str) -> StoredImage:
+        """Verify and store an image that no order has come with yet. An account has one decoder at a time.
+
+        Raises MediaError, MediaBusyError, StorageUnavailableError.
+        """
+        with self._turn(account_id):
+            return self.media.keep_upload(data, prefix=prefix)
+
+    @contextmanager
+    def _turn(self, account_id: str) -> Iterator[None]:
+        try:
+            with self._decoding.turn(account_id):
+                yield
+        except TimeoutError:
+            raise MediaBusyError("other images of this account are being decoded") from None
+
     def delete(self, kept: Sequence[StoredInput]) -> None:
         """Delete images from the store again. Raises StorageUnavailableError."""
         for each in kept:
             self.store.delete(each["key"])
 
     def _keep(self, job_id: str, position: int, image: ReferenceImage, data: bytes) -> StoredInput:
-        stored = self.media.keep_upload(data, prefix=f"inputs/{job_id}/{position}", role=image.role)
+        prefix = f"inputs/{job_id}/{position}"
+        if self._is_normal(image):  # encoding it a second time would only lose quality
+            stored = self.media.keep_result(data, prefix=prefix)
+        else:
+            stored = self.media.keep_upload(data, prefix=prefix, role=image.role)
         return {
             "role": image.role,
             "position": position,
@@ -114,20 +152,57 @@ class References:
         """Bytes that came along or are in our store; None for a URL, which is fetched with the others."""
         if image.data is not None:
             return image.data if len(image.data) <= self.max_bytes else self._too_large(image)
-        if _is_url(image):
-            return None
-        if image.text.startswith("upl_"):
-            return FieldFault(image.field_name, "not_available_yet", "uploads by id are not served by this version")
-        if named := _JOB_IMAGE.fullmatch(image.text):
-            return self._of_task(account_id, image, named[1], int(named[2] or 0))
-        return self._decoded(image)
+        if image.kept is not None:
+            return self._kept_input(image)
+        own = own_images.named(image.text, self.path_of)
+        if own is not None:
+            return self._own(account_id, image, own)
+        return None if _is_url(image) else self._decoded(image)
 
-    def _of_task(self, account_id: str, image: ReferenceImage, job_id: str, index: int) -> bytes | FieldFault:
+    def _own(self, account_id: str, image: ReferenceImage, own: OfTask | OfUpload) -> bytes | FieldFault:
         try:
-            found = self.find_image(account_id, job_id, index)
+            if isinstance(own, OfUpload):
+                key = self.find_upload(account_id, own.upload_id).key
+            else:
+                key = self._image_key(self.find_image(account_id, own.job_id, own.index), own)
+            return self.store.read(key)
         except _MISSING as error:
             return FieldFault(image.field_name, error.code, error.detail or "there is no such image of yours")
-        return self.store.read(found.key)
+        except BlobNotFoundError:  # deleted since its row was read
+            return FieldFault(image.field_name, "image_gone", "the image has been deleted")
+
+    def _image_key(self, found: Image, own: OfTask) -> str:
+        if not own.variant or found.width_px is None:
+            return found.key
+        width, height = own.variant.get("width"), own.variant.get("height")
+        return self.media.variant(
+            found.key,
+            found.mime,
+            width=int(width) if width else None,
+            height=int(height) if height else None,
+            format=own.variant.get("format"),
+        ).key
+
+    def _kept_input(self, image: ReferenceImage) -> bytes | FieldFault:
+        gone = FieldFault(image.field_name, INPUT_GONE, "has been deleted since; send the image again")
+        if image.kept is None or image.kept.deleted:
+            return gone
+        try:
+            return self.store.read(image.kept.key)
+        except BlobNotFoundError:
+            return gone
+
+    def _is_normal(self, image: ReferenceImage) -> bool:
+        """Whether its bytes are those of an upload or an earlier order, which :meth:`keep` or :meth:`keep_upload` has
+        encoded already. A mask is encoded in a way of its own."""
+        if image.kept is not None:
+            return True
+        own = own_images.named(image.text, self.path_of) if image.data is None else None
+        return isinstance(own, OfUpload) and image.role != "mask"
+
+    def _elsewhere(self, image: ReferenceImage) -> bool:
+        found = own_images.named(image.text, self.path_of) is not None
+        return image.kept is not None or found or _is_url(image)
 
     def _decoded(self, image: ReferenceImage) -> bytes | FieldFault:
         """Base64, with or without a data: URL around it; its length is judged before it is decoded."""
@@ -140,7 +215,7 @@ class References:
                 raise binascii.Error
             return base64.b64decode(text, validate=True)
         except binascii.Error:
-            wanted = "is no base64" if prefix else "is neither data: URL, base64, https URL nor job_id#index"
+            wanted = "is no base64" if prefix else f"is neither {', '.join(FORMS)} nor job_id#index"
             return FieldFault(image.field_name, "wrong_type", wanted)
 
     def _too_large(self, image: ReferenceImage) -> FieldFault:
@@ -149,10 +224,6 @@ class References:
 
 def _is_url(image: ReferenceImage) -> bool:
     return image.text[:8].lower().startswith(("https://", "http://"))
-
-
-def _elsewhere(image: ReferenceImage) -> bool:
-    return _is_url(image) or image.text.startswith("upl_") or _JOB_IMAGE.fullmatch(image.text) is not None
 
 
 def _mask_faults(kept: Sequence[StoredInput]) -> list[FieldFault]:

@@ -180,6 +180,7 @@ class SubmissionService:
             request_id=request_id,
             client=order.client,
             webhook=_stored_webhook(order.webhook, caller) if order.webhook else None,
+            parent_id=order.parent_id,
             fallbacks=[_stored_fallback(each, fields) for each in quote.fallbacks],
             keep_s=self._short_life_s if fields.get("store") is False else None,
             per_call=quote.model.max_per_call,

@@ -53,7 +53,7 @@ _TO_32 = "([1-9]|[12][0-9]|3[0-2])"
 _RATIO = f"{_TO_32}:{_TO_32}"
 _IMAGE: Schema = {
     "type": "string",
-    "description": "data: URL, base64, https URL or job_id#index",
+    "description": "data: URL, base64, https URL, upload_id or job_id#index",
 }
 _CLASSES = ("1K", "2K", "4K")
 # An order may have only one of several fields for one thing.

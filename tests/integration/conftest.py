@@ -27,6 +27,7 @@ EMPTIED = (
     "webhook_account_secrets",
     "job_events",
     "jobs",
+    "uploads",
     "idempotency_keys",
     "transfers",
     "balances",

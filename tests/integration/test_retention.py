@@ -431,7 +431,7 @@ def test_the_search_goes_on_where_it_was_and_then_rests(house: House, monkeypatc
     for _ in range(20):  # every round is another worker's: the place is in the database
         house.collect_orphans()
     assert [each for each in looked if each] == [names[:2], names[2:4], names[4:]]
-    assert len(looked) == 6  # four roots, one of them in three slices; then it rests
+    assert len(looked) == 8  # six roots, one of them in three slices; then it rests
     house.retention().delete_listed_blobs()
     assert not any(house.lies(key) for key in keys)
     house.sql("UPDATE marks SET at = at - interval '7 hours' WHERE name = 'orphans'")

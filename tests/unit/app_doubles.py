@@ -146,7 +146,7 @@ def status_json_of(task: Task) -> StatusJson:
         keep_s=task.keep_s,
         head=piece("id", "progress"),
         body=piece("created_at", "request"),
-        tail=piece("chosen", "webhook"),
+        tail=piece("chosen", "parent_id"),
         images=task.images,
         waiting=task.waiting,
     )
@@ -471,6 +471,8 @@ def make_edge(*, configured: tuple[str, ...] = ("openai",), **variables: Any) ->
         signer=signer,
         checks={name: (lambda name=name: trouble[name]) for name in trouble},
         callbacks=callbacks,
+        uploads=None,  # they need a database: tests/integration/test_uploads.py
+        delete_upload=None,
     )
     app = create_app(settings, services)
     return Edge(

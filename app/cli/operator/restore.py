@@ -110,7 +110,7 @@ def _files_there(here: Settings) -> Iterator[str]:
     from app.cli.operator.archive import own_files
 
     yield from (f"{path} is there" for name, path in own_files(here).items() if name != ".env" and path.exists())
-    if any((here.blobs_dir / kind).is_dir() for kind in ("jobs", "inputs")):
+    if any((here.blobs_dir / kind).is_dir() for kind in ("jobs", "inputs", "uploads")):
         yield f"{here.blobs_dir} has images"
 
 
@@ -154,7 +154,7 @@ def _missing_images(here: Settings, folder: Path, manifest: Manifest, output: Ou
     if bucket_of(here) != manifest.bucket:
         output.warn(f"the images of this backup were in {manifest.bucket}; they are looked for in {bucket_of(here)}")
     store = open_store(here)
-    there = {key for prefix in ("jobs/", "inputs/") for key in store.iter_keys(prefix)}
+    there = {key for prefix in ("jobs/", "inputs/", "uploads/") for key in store.iter_keys(prefix)}
     return sum(1 for key, _ in read_blob_list(folder) if key not in there)
 
 

@@ -91,23 +91,38 @@ class OrderFields(BaseModel):
     lenient: bool | None = Field(None, description="drop fields the model does not take, with a warning")
 
 
-IMAGE_HELP = "`data:` URL, base64, https URL, or `job_id#index` of your own task"
+IMAGE_HELP = "`data:` URL, base64, https URL, the id of an upload, or `job_id#index` of your own task"
+
+
+class UploadRef(BaseModel):
+    """An image by the id of its upload."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    upload_id: str = Field(examples=["upl_01J9ZK5TQ2M8C4V7X1B3N6D0EF"])
 
 
 class OrderBody(OrderFields):
     """An order with its reference images."""
 
-    images: list[str] | None = Field(None, description=_also("images", f"reference images: {IMAGE_HELP}"))
-    mask: str | None = Field(
+    images: list[str | UploadRef] | None = Field(None, description=_also("images", f"reference images: {IMAGE_HELP}"))
+    mask: str | UploadRef | None = Field(
         None, description=_also("mask", "transparent (or, without transparency, white) pixels mark what to change")
     )
-    face: str | None = Field(None, description=_also("face"))
+    face: str | UploadRef | None = Field(None, description=_also("face"))
+    upload_id: str | list[str] | None = Field(None, description="images by the ids of their uploads alone")
 
 
 class EstimateBody(OrderBody):
     """An order, to be priced and not run."""
 
     operation: OperationName | None = Field(None, description="left out: edit when there are images, else generate")
+
+
+class RerunBody(OrderBody):
+    """What is to be otherwise than in the order that is placed again."""
+
+    operation: OperationName | None = Field(None, description="left out: that of the task")
 
 
 class Chosen(Shape):

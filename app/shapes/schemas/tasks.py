@@ -27,8 +27,15 @@ def written_time(value: object) -> object:
     return value
 
 
+JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9A-HJKMNP-TV-Z]{26}$")]
+ExpiresS = Annotated[
+    int | None, Field(ge=1, le=604_800, description="seconds that signed links live; left out: an hour or two")
+]
+
+
 class TaskQuery(Request):
     wait: int | None = Field(None, ge=0, le=60, description="seconds to wait for a change or the end")
+    expires_s: ExpiresS = None
 
 
 class ListQuery(BaseModel):
@@ -42,11 +49,12 @@ class ListQuery(BaseModel):
     created_after: Annotated[AwareDatetime, BeforeValidator(written_time)] | None = Field(
         None, description="RFC 3339, with its zone"
     )
-    cursor: Annotated[str, StringConstraints(pattern=r"^job_[0-9A-HJKMNP-TV-Z]{26}$")] | None = None
+    parent_id: JobId | None = Field(None, description="tasks that repeat this one")
+    cursor: JobId | None = None
     limit: int = Field(20, ge=1, le=MAX_PAGE)
 
 
-class LinkQuery(BaseModel):
+class VariantQuery(BaseModel):
     """Which image, and which variant of it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -59,7 +67,13 @@ class LinkQuery(BaseModel):
     format: Literal["png", "jpeg", "webp", "avif"] | None = None
 
 
-class ImageQuery(LinkQuery):
+class LinkQuery(VariantQuery):
+    """Which link."""
+
+    expires_s: ExpiresS = None
+
+
+class ImageQuery(VariantQuery):
     """``expires``, ``account``, ``kid`` and ``signature`` are part of a signed link; they cannot be made up."""
 
     download: Literal["0", "1"] = "0"
@@ -87,7 +101,7 @@ class Price(Shape):
 class ImageOut(Shape):
     index: int
     url: str = Field(description="needs your key")
-    signed_url: str | None = Field(description="needs no key, expires within two hours; null once deleted")
+    signed_url: str | None = Field(description="needs no key, and expires; null once deleted")
     mime: str
     width: int | None = Field(description="pixels; null where the result is no image")
     height: int | None
@@ -153,6 +167,7 @@ class TaskUrls(Shape):
     events: str
     timeline: str
     cancel: str
+    rerun: str
 
 
 class TaskOut(Shape):
@@ -187,6 +202,7 @@ class TaskOut(Shape):
     warnings: list[str]
     metadata: dict[str, str]
     webhook: TaskWebhook | None = Field(description="null without `webhook_url`, and in every callback")
+    parent_id: str | None = Field(description="the task that this one repeats")
     urls: TaskUrls
 
 
