@@ -12,10 +12,16 @@ from jobs.lifecycle import Submitted
 from jobs.reads.tasks import Task
 from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.order import Order
+from jobs.submission.sdk_attempts import SdkAttempt
 
 
 def accept(
-    service: Services, caller: Caller, order: Order, *, key: IdempotencyKey | None = None, request_id: str = ""
+    service: Services,
+    caller: Caller,
+    order: Order,
+    *,
+    key: IdempotencyKey | SdkAttempt | None = None,
+    request_id: str = "",
 ) -> Submitted:
     """Accept an order and publish it. Raises what SubmissionService.submit raises; nothing is kept when it raises."""
     submitted = service.submission.submit(caller, order, key=key, request_id=request_id)

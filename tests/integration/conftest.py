@@ -25,6 +25,7 @@ EMPTIED = (
     "job_events",
     "jobs",
     "idempotency_keys",
+    "sdk_attempts",
     "transfers",
     "balances",
     "api_keys",
