@@ -25,8 +25,10 @@ from app.api import (
     submit,
     tasks,
 )
+from app.dialects.openai.calls import OPENAI, OpenAiOptions
 from app.http import access, auth, dialect, errors, limits
 from app.http.endpoint import check_described
+from app.http.held import HOLD, Hold
 from app.http.readiness import Readiness
 from app.http.strict_request import StrictRequest
 from app.services import EXTENSION, Services
@@ -92,6 +94,8 @@ def build(settings: Settings, services: Services) -> Flask:
         services.signer, base, services.wait, services.waiting, settings.max_wait_s
     )
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
+    app.extensions[HOLD] = Hold(settings.hold_quiet_s, settings.hold_beat_s, settings.hold_most_s)
+    app.extensions[OPENAI] = OpenAiOptions(settings.openai_response_format, settings.keep_images_days)
     dialect.install(app, dialects.DIALECTS)
     errors.install(app)
     limits.install(app)

@@ -29,6 +29,7 @@ TAGS: Mapping[str, str] = {
     "tasks": "Follow tasks to their end, cancel and delete them.",
     "images": "Fetch what a task made.",
     "models": "What can be ordered, with limits, prices and the JSON Schema of every order.",
+    "openai": "OpenAI's own image routes, for its clients. Errors come in its envelope.",
     "prompts": "Have a prompt rewritten.",
     "quota": "Credits: the balance, and every transfer behind it.",
     "providers": "The upstreams: are they well, how busy are they.",
@@ -61,6 +62,9 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
     "X-Request-Id": ("string", "Yours when it was valid, else ours."),
     "X-Task-Id": ("string", "The task's id."),
     "X-Cost-Quoted": ("string", "The quoted price in credits."),
+    "X-Cost-Captured": ("string", "What it cost, in credits."),
+    "X-Darkroom-Ignored-Fields": ("string", "Fields that were left out, because nothing here takes them."),
+    "X-Darkroom-Cancel-On-Disconnect": ("string", "`true`: cancel the task when this connection is closed."),
     "Idempotent-Replayed": ("string", "`true` when an earlier submit answers."),
     "Preference-Applied": ("string", "The wait that was granted."),
     "Accept-Ranges": ("string", "`bytes`."),
@@ -76,7 +80,11 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
         "Quoted or bare, 1 to 255 printable ASCII characters, remembered for 24 h within the account. The "
         "same key, route and body always answer the same task; another body or route is a 422.",
     ),
-    "Prefer": ("string", "`wait=n`: wait up to n seconds, at most 60, for the end of the task."),
+    "Prefer": (
+        "string",
+        "`wait=n`: wait up to n seconds, at most 60, for the end of the task; `respond-async`, on the routes of other "
+        "services: answer with the task.",
+    ),
     "If-None-Match": ("string", "Answer 304 when the ETag is still the same."),
     "If-Range": ("string", "Serve the range only while the ETag is the same."),
     "Range": ("string", "One range of bytes: `bytes=first-last`, `bytes=first-` or `bytes=-count`."),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from flask import Blueprint
 
+from app.dialects.openai import images as openai_images
 from app.dialects.openai.dialect import DIALECT as OPENAI
 from app.http.dialect import Dialect
 
 DIALECTS: tuple[Dialect, ...] = (OPENAI,)
-BLUEPRINTS: tuple[Blueprint, ...] = ()
+BLUEPRINTS: tuple[Blueprint, ...] = (openai_images.bp,)

@@ -75,6 +75,12 @@ def preferred_wait_s() -> int:
     return 0
 
 
+def prefers_async() -> bool:
+    """Whether the Prefer header has ``respond-async``: the caller collects the answer later."""
+    parts = (part for header in request.headers.getlist("Prefer") for part in header.split(","))
+    return any(part.split(";")[0].strip().lower() == "respond-async" for part in parts)
+
+
 def rfc3339(moment: datetime | None) -> str | None:
     """UTC with milliseconds: 2026-11-20T12:00:00.000Z."""
     if moment is None:

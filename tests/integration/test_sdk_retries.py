@@ -77,7 +77,11 @@ def test_of_retries_at_the_same_moment_one_joins_and_the_others_are_orders(submi
 
 def test_old_attempts_are_deleted(submit: Submit, engine: Engine, database: Database) -> None:
     submit(0), submit(0, OTHER)
-    engine.sql("UPDATE sdk_attempts SET created_at = created_at - interval '61 minutes' WHERE fingerprint = '\\x" + "02" * 32 + "'")
+    engine.sql(
+        "UPDATE sdk_attempts SET created_at = created_at - interval '61 minutes' WHERE fingerprint = '\\x"
+        + "02" * 32
+        + "'"
+    )
     with database.autocommit() as connection:
         assert delete_old_repeats(connection, "sdk_attempts", after=None, size=10)[0] == 1
     assert engine.one("SELECT count(*) FROM sdk_attempts") == 1
