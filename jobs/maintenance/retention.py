@@ -1,7 +1,8 @@
 """Retention: what expires, and the round that deletes it.
 
 Images and reference images expire some days after their job ended, those of jobs ordered with a short life after
-seconds, idempotency keys after a day, attempts of SDKs after an hour. ``jobs/maintenance/deletion.py`` deletes rows and bytes.
+seconds, idempotency keys after a day, attempts of SDKs after an hour. ``jobs/maintenance/deletion.py`` deletes rows and
+bytes.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ WITH old AS MATERIALIZED (
     DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM old))
 )
 SELECT count(*) AS rows, max(created_at) AS last_at FROM old
-""")  # noqa: S608 - both values are ours
+""")
 
 
 # By the backlog's name, which is the table's.

@@ -65,7 +65,8 @@ class SubmissionService:
     ) -> Submitted:
         """Accept an order: verified images, exact admission, a row; publish the returned nudges now.
 
-        ``key`` may find the job of an earlier submit, which is returned instead, marked as replayed. An order is quoted once and its images are read once; nothing is fetched for an order that cannot run.
+        ``key`` may find the job of an earlier submit, which is returned instead, marked as replayed. An order is quoted
+        once and its images are read once; nothing is fetched for an order that cannot run.
         Raises what Quoting.quote, References.read and References.keep raise, InsufficientCreditsError,
         IdempotencyMismatchError, DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
         """

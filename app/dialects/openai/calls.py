@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -122,10 +123,8 @@ def _turn_accepted(asked: StrictRequest, route: Route) -> Call:
 
 def _arrived(asked: StrictRequest) -> None:
     """Let a form arrive, outside of any turn. Its faults are told where it is read."""
-    try:
+    with suppress(ValueError):
         _ = asked.files
-    except ValueError:
-        pass
 
 
 def _accepted(asked: StrictRequest, route: Route) -> Call:

@@ -14,22 +14,24 @@ from jobs.failures import sentence
 from jobs.reads.tasks import Task
 
 NO_RETRY = {"x-should-retry": "false"}
-_REFUSED = Words(400, "image_generation_user_error", "moderation_blocked")
-_AWAY = frozenset(
-    {
-        "upstream_overloaded",
-        "upstream_pool_empty",
-        "upstream_rate_limited",
-        "provider_closed",
-        "storage_unavailable",
-    }
-)
-_LATE = frozenset({"deadline_expired", "upstream_timeout", "upstream_no_answer"})
-_ORDERS_FAULT = frozenset({"extra_not_allowed", "mask_not_png", "upstream_rejected", "upstream_too_large"})
+# By failure code, where it is not the upstream's failure that it looks like.
+_WORDS: Mapping[str, Words] = {
+    "cancelled": Words(409, INVALID, "cancelled"),
+    "content_refused": Words(400, "image_generation_user_error", "moderation_blocked"),
+    "insufficient_credits": Words(429, "insufficient_quota", "insufficient_quota"),
+    "internal_error": Words(500, SERVER, "internal_error"),
+    "model_unavailable": Words(404, INVALID, "model_not_found"),
+}
+_STATUSES: Mapping[str, int] = {
+    **dict.fromkeys(("extra_not_allowed", "mask_not_png", "upstream_rejected", "upstream_too_large"), 400),
+    **dict.fromkeys(("upstream_overloaded", "upstream_pool_empty", "upstream_rate_limited"), 503),
+    **dict.fromkeys(("provider_closed", "storage_unavailable"), 503),
+    **dict.fromkeys(("deadline_expired", "upstream_timeout", "upstream_no_answer"), 504),
+}
 
 
 def say(task: Task) -> Said:
-    """An ended task without images as an answer. Its status is the one of the first attempt to read it, or of any."""
+    """An ended task without images as an answer."""
     words = _words(task)
     return Said(document(task), words.status, headers=NO_RETRY)
 
@@ -53,16 +55,5 @@ def _message(task: Task) -> str:
 
 def _words(task: Task) -> Words:
     code = task.failure_code or "cancelled"
-    if code == "content_refused":
-        return _REFUSED
-    if code == "insufficient_credits":
-        return Words(429, "insufficient_quota", "insufficient_quota")
-    if task.status == "cancelled":
-        return Words(409, INVALID, "cancelled")
-    if code == "model_unavailable":
-        return Words(404, INVALID, "model_not_found")
-    if code in _ORDERS_FAULT:
-        return Words(400, INVALID, code)
-    if code == "internal_error":
-        return Words(500, SERVER, code)
-    return Words(503 if code in _AWAY else 504 if code in _LATE else 502, SERVER, code)
+    status = _STATUSES.get(code, 502)
+    return _WORDS.get(code) or Words(status, SERVER if status >= 500 else INVALID, code)
