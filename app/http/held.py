@@ -7,13 +7,16 @@ not cut this one. The view has returned by then: nothing of its request is held.
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from flask import Response
+
+from app.serving.broken_off import BrokenOff
+
+__all__ = ["HEADERS", "HOLD", "BrokenOff", "Hold", "held", "leaving", "on_end"]
 
 HOLD = "darkroom_hold"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -27,16 +30,6 @@ class Hold:
     quiet_s: float = 15.0
     beat_s: float = 10.0
     most_s: float = 3600.0
-
-
-class BrokenOff(ConnectionResetError):  # noqa: N818 - what happens to the answer, not an error of ours
-    """Ends an answer that has begun without its last chunk: the client sees a broken connection, and may ask again.
-
-    To the server it is a connection that was reset, which it closes without a word.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(errno.ECONNRESET, "the answer is broken off")
 
 
 def held(

@@ -48,6 +48,8 @@ _CODES: Mapping[str, Words] = {
     "idempotency_mismatch": Words(422, INVALID, "idempotency_mismatch"),
 }
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+# A model of a provider without a key here is one that this caller does not have.
+_NO_MODEL = frozenset({"unknown_model", "provider_not_configured"})
 _FAULTS = {"required": "missing_required_parameter", "not_supported": "unknown_parameter"}
 
 
@@ -67,7 +69,7 @@ def envelope(problem: Mapping[str, Any], words: Words, param: str | None) -> dic
 def _words(problem: Problem) -> Words:
     faults: Sequence[Mapping[str, Any]] = problem.get("errors") or ()
     codes = [str(fault["code"]) for fault in faults]
-    if "unknown_model" in codes:
+    if _NO_MODEL.intersection(codes):
         return _CODES["unknown_model"]
     code = str(problem["code"])
     if code in _CODES:
@@ -84,6 +86,6 @@ def _fault_code(code: str) -> str:
 
 def _param(faults: Sequence[Mapping[str, Any]]) -> str | None:
     """The field at fault: the model before all others, since nothing else was checked against it."""
-    named = [str(fault["field"]) for fault in faults if fault["code"] == "unknown_model"]
+    named = [str(fault["field"]) for fault in faults if fault["code"] in _NO_MODEL]
     named += [str(fault["field"]) for fault in faults]
     return named[0] or None if named else None
