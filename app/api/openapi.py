@@ -13,8 +13,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
+from app.http.dialect import Dialect, dialect_in
 from app.http.endpoint import Answer, Endpoint, about
 from app.http.errors import CODES, PROBLEM_JSON
+from app.http.errors import document as error_document
 from app.orders.operations import OPERATIONS
 from app.shapes.schemas.orders import OrderBody
 from app.shapes.schemas.problems import ProblemOut
@@ -113,7 +115,11 @@ def document(app: Flask, *, public_url: str = "") -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for rule, endpoint in routes:
         for method in sorted((rule.methods or set()) - {"OPTIONS"}):
-            paths.setdefault(_path(rule), {})[method.lower()] = _operation(rule, endpoint, method)
+            operation = _operation(rule, endpoint, method)
+            if (dialect := dialect_in(app, rule.rule)) is not None:
+                with app.test_request_context(rule.rule):
+                    operation["responses"] = _said_by(dialect, endpoint, method, operation["responses"])
+            paths.setdefault(_path(rule), {})[method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "Darkroom", "version": VERSION, "description": _introduction()},
@@ -244,11 +250,8 @@ def _form(body: type[BaseModel]) -> dict[str, Any]:
 
 def _responses(endpoint: Endpoint, method: str) -> dict[str, Any]:
     found = {str(each.status): _answer(each, bodiless=method == "HEAD") for each in endpoint.answers}
-    guarded = _GUARDED if endpoint.scope is not None else ()
-    received = _WITH_BODY if endpoint.body is not None else ()
-    sent = _SENDING if any(each.media_types for each in endpoint.answers) else ()
     by_status: dict[int, list[str]] = {}
-    for code in dict.fromkeys((*endpoint.errors, *guarded, *received, *sent, *_ALWAYS)):
+    for code in _codes(endpoint):
         by_status.setdefault(CODES[code].status, []).append(code)
     for status, codes in sorted(by_status.items()):
         if str(status) not in found:
@@ -266,6 +269,29 @@ def _answer(each: Answer, *, bodiless: bool) -> dict[str, Any]:
     else:
         content = {}
     found["content"] = dict.fromkeys(each.media_types, content)
+    return found
+
+
+def _codes(endpoint: Endpoint) -> tuple[str, ...]:
+    """Every code that a route may answer."""
+    guarded = _GUARDED if endpoint.scope is not None else ()
+    received = _WITH_BODY if endpoint.body is not None else ()
+    sent = _SENDING if any(each.media_types for each in endpoint.answers) else ()
+    return tuple(dict.fromkeys((*endpoint.errors, *guarded, *received, *sent, *_ALWAYS)))
+
+
+def _said_by(dialect: Dialect, endpoint: Endpoint, method: str, responses: Mapping[str, Any]) -> dict[str, Any]:
+    """The answers of a dialect's route: its errors have the statuses and the form that its own words give them."""
+    found = {status: responses[status] for status in {str(each.status) for each in endpoint.answers}}
+    by_status: dict[tuple[int, str], list[str]] = {}
+    for code in _codes(endpoint):
+        said = dialect.say(error_document(code, instance="", request_id=""))
+        by_status.setdefault((said.status, said.content_type), []).append(code)
+    for (status, content_type), codes in sorted(by_status.items()):
+        if str(status) not in found:
+            answer = _problem(status, codes, bodiless=method == "HEAD")
+            answer["content"] = {content_type: {"schema": {"type": "object"}}}
+            found[str(status)] = answer
     return found
 
 
