@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import flask
 import pytest
 from app_doubles import MINE, PNG, THEIRS, Edge, Rows, done_task, job_id, make_edge, make_image, make_task
 from openai.types import ImageGenCompletedEvent, ImagesResponse
@@ -338,6 +339,24 @@ def test_a_late_failure_breaks_off_the_answer_of_an_sdk_whose_retry_gets_the_tru
     assert (again.status_code, again.json["error"]["code"]) == (400, "moderation_blocked")
     assert again.headers["x-should-retry"] == "false"
     assert len(edge.submission.orders) == 1
+
+
+@pytest.mark.parametrize("form", [True, False])
+def test_a_call_that_waits_holds_nothing_of_its_request(patient: Edge, form: bool) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look(task: Task) -> Task:
+        files = flask.request.files
+        seen.append((len(files), len(flask.request.get_data())))
+        return _done(task)
+
+    Later(patient, look, 1)
+    if form:
+        patient.client.post(EDITS, headers=MINE, data={**FOX, "image": (io.BytesIO(PNG), "a.png")})
+    else:
+        image = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+        patient.client.post(EDITS, headers=MINE, json={**FOX, "images": [{"image_url": image}]})
+    assert set(seen) == {(0, 0)}
 
 
 def test_an_answer_is_not_held_for_ever() -> None:

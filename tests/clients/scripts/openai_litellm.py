@@ -40,4 +40,4 @@ else:
         litellm.image_generation(prompt="a fox", model="openai/gpt-imag-2", **given)
     except litellm.NotFoundError as error:
         found["unknown"] = error.status_code
-print(json.dumps(found))
+sys.stdout.write(json.dumps(found) + "\n")
