@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from flask import Blueprint, Response, g, request
 
-from app.api.tasks import checked_id
 from app.dialects.openai import later, streams, waiting
 from app.dialects.openai.calls import CANCEL_HEADER, Call, accept_call, options, public_base
 from app.dialects.openai.orders import NAME, ResponseFormat, Route
@@ -15,6 +14,8 @@ from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import preferred_wait_s, prefers_async
 from app.services import services
 from app.shapes.schemas.openai import ImagesBody, ImagesOut, ImageTaskOut, ImageTaskQuery
+from app.shapes.schemas.tasks import is_job_id
+from jobs.errors import JobNotFoundError
 
 bp = Blueprint("openai_images", __name__, url_prefix="/v1/images")
 
@@ -122,7 +123,9 @@ def edits_later() -> Response:
 def task(task_id: str) -> Response:
     query = read_query(ImageTaskQuery, request.args)
     service = services()
-    found = service.task_reads.task(g.caller.account_id, checked_id(task_id))
+    if not is_job_id(task_id):
+        raise JobNotFoundError("there is no such task")
+    found = service.task_reads.task(g.caller.account_id, task_id)
     ordered: ResponseFormat | None = (
         found.client.get("response_format") if found.client.get("dialect") == NAME else None
     )

@@ -63,8 +63,8 @@ def _end(call: Call, task: Task) -> Iterator[bytes]:
         yield _failed(failures.document(task))
     else:
         words = STILL_RUNNING.format(url=f"{call.base}/v1/images/tasks/{task.id}")
-        error = {"message": words, "type": "server_error", "param": None, "code": "request_timeout"}
-        yield _failed({"error": error, "id": task.id})
+        late = {"message": words, "type": "server_error", "param": None, "code": "request_timeout"}
+        yield _failed({"error": late, "id": task.id})
 
 
 def _failed(document: dict[str, Any]) -> bytes:
