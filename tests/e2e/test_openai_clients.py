@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import psutil
@@ -88,6 +91,37 @@ def test_a_call_outlives_its_silence_and_a_late_refusal_is_raised(service: Servi
         client.images.generate(prompt=prompt)
     assert refused.value.code == "moderation_blocked"
     assert submits_of(service, prompt) == 1
+
+
+def test_without_chunks_a_late_refusal_resets_the_connection(service: Service) -> None:
+    """As to a proxy that speaks HTTP/1.0, where a mere close would be the end of a good answer."""
+    body = json.dumps({"prompt": "a hare by HTTP/1.0 [sandbox:latency=2,fail=moderation]"}).encode()
+    head = [
+        "POST /v1/images/generations HTTP/1.0",
+        f"Authorization: {service.http.headers['Authorization']}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "x-stainless-retry-count: 0",
+    ]
+    address = urlsplit(service.running.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as client:
+        client.sendall("\r\n".join([*head, "", ""]).encode() + body)
+        with pytest.raises(ConnectionResetError):
+            while client.recv(4096):
+                pass
+
+
+@pytest.mark.parametrize(("asked", "cancelled"), [("true", True), ("false", False)])
+def test_leaving_cancels_only_where_it_was_asked_for(service: Service, asked: str, cancelled: bool) -> None:
+    prompt = f"a fox left behind {asked} [sandbox:latency=2]"
+    with pytest.raises(requests.Timeout):
+        service.http.post(
+            service.url("/v1/images/generations"), json={"prompt": prompt}, timeout=0.5,
+            headers={"X-Darkroom-Cancel-On-Disconnect": asked},
+        )  # fmt: skip
+    [task] = service.http.get(service.url("/api/images/tasks?limit=1"), timeout=30).json()["data"]
+    found = service.ended(task["id"])
+    assert (found["request"]["prompt"], found["cancel"] is not None) == (prompt, cancelled)
 
 
 @pytest.mark.parametrize("latency_s", [0.9, 3])

@@ -214,7 +214,7 @@ def test_a_page_of_a_backlog_reads_no_more_than_the_page(
 
 
 def test_a_retry_finds_its_attempt_by_the_index(grown: Database) -> None:
-    values = {"account_id": ACCOUNT, "fingerprint": b"\x02", "retry_count": 1, "window_s": 900}
+    values = {"account_id": ACCOUNT, "fingerprint": "\\x02", "retry_count": 1, "window_s": 900}
     with grown.engine.connect() as connection:
         pages, plan = pages_read(connection, sdk_attempts._JOIN.text, values)
         connection.rollback()

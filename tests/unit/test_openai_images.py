@@ -359,6 +359,18 @@ def test_a_call_that_waits_holds_nothing_of_its_request(patient: Edge, form: boo
     assert set(seen) == {(0, 0)}
 
 
+def test_a_large_body_is_read_from_the_disk_and_capped_on_its_way(patient: Edge) -> None:
+    noise = {**FOX, "made_up": "x" * 100_000}
+    assert patient.client.post(GENERATIONS, headers=MINE, json=noise).status_code == 200
+    chunked = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    for size, status in ((100_000, 200), (17 * 2**20, 413)):
+        body = io.BytesIO(json.dumps({**FOX, "made_up": "x" * size}).encode())
+        answer = patient.client.post(
+            GENERATIONS, headers=MINE, input_stream=body, content_type="application/json", environ_overrides=chunked
+        )
+        assert answer.status_code == status
+
+
 def test_an_answer_is_not_held_for_ever() -> None:
     edge = make_edge(DARKROOM_HOLD_QUIET_S=0, DARKROOM_HOLD_BEAT_S=1, DARKROOM_HOLD_MOST_S=1)
     answer = edge.client.post(GENERATIONS, headers=MINE, json=FOX)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -28,7 +27,7 @@ from storage.base import MediaBusyError
 OPENAI = "darkroom_openai"
 CANCEL_HEADER = "X-Darkroom-Cancel-On-Disconnect"
 LOOK_S = 1.0
-# Bodies of one account that are in memory at once, and how long another waits for its turn with its body unread.
+# Bodies of one account that are in memory at once, and how long another waits for its turn.
 BODIES_AT_ONCE = 4
 BODY_TURN_S = 60.0
 LARGE_BODY_BYTES = 64 * 1024
@@ -108,23 +107,16 @@ def accept_call(route: Route) -> Call:
 
 
 def _turn_accepted(asked: StrictRequest, route: Route) -> Call:
-    """Large bodies are read a few at a time: until its turn comes, a body waits on the disk or in the network."""
-    if asked.mimetype == "multipart/form-data":
-        _arrived(asked)
+    """Large bodies are read a few at a time, once they have arrived: until its turn comes, a body waits on the disk."""
     length = asked.content_length
     if length is not None and length < LARGE_BODY_BYTES:
         return _accepted(asked, route)
+    asked.arrive()
     try:
         with _bodies.turn(g.caller.account_id):
             return _accepted(asked, route)
     except TimeoutError:
         raise MediaBusyError("other requests of this account are being read") from None
-
-
-def _arrived(asked: StrictRequest) -> None:
-    """Let a form arrive, outside of any turn. Its faults are told where it is read."""
-    with suppress(ValueError):
-        _ = asked.files
 
 
 def _accepted(asked: StrictRequest, route: Route) -> Call:
