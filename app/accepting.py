@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from flask import Response
+
 from accounts.keys import Caller
+from app.http.held import on_end
 from app.services import Services
 from core.errors import DatabaseAwayError, UnavailableError
 from jobs.dispatch import publishing
 from jobs.lifecycle import Submitted
 from jobs.reads.tasks import Task
+from jobs.submission import sdk_attempts
 from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.order import Order
+from jobs.submission.sdk_attempts import SdkAttempt
 
 
 def accept(
-    service: Services, caller: Caller, order: Order, *, key: IdempotencyKey | None = None, request_id: str = ""
+    service: Services,
+    caller: Caller,
+    order: Order,
+    *,
+    key: IdempotencyKey | SdkAttempt | None = None,
+    request_id: str = "",
 ) -> Submitted:
     """Accept an order and publish it. Raises what SubmissionService.submit raises; nothing is kept when it raises."""
     submitted = service.submission.submit(caller, order, key=key, request_id=request_id)
@@ -24,6 +34,20 @@ def accept(
         with suppress(DatabaseAwayError):
             service.connections.autocommit(publishing.mark_unpublished, [submitted.task.id])
     return submitted
+
+
+def note_answer(service: Services, response: Response, key: IdempotencyKey | SdkAttempt | None, task_id: str) -> None:
+    """Have it noted that an SDK's attempt was answered, once the answer has gone out to its last byte: no retry joins
+    the task then. Best effort: a retry that joins for nothing is answered with what is there."""
+    if not isinstance(key, SdkAttempt):
+        return
+
+    def tell(whole: bool) -> None:
+        if whole:
+            with suppress(UnavailableError):
+                service.connections.autocommit(sdk_attempts.answered, task_id)
+
+    on_end(response, tell)
 
 
 def ended_or_latest(service: Services, task: Task, wait_s: float) -> Task:

@@ -29,8 +29,10 @@ from app.api import (
     uploads,
     webhooks,
 )
+from app.dialects.openai.calls import OPENAI, OpenAiOptions
 from app.http import access, auth, cors, dialect, errors, limits, links
 from app.http.endpoint import check_described
+from app.http.held import HOLD, Hold
 from app.http.readiness import Readiness
 from app.http.strict_request import StrictRequest
 from app.services import EXTENSION, Services
@@ -97,6 +99,8 @@ def build(settings: Settings, services: Services) -> Flask:
     app.extensions["darkroom_renderer"] = renderer
     services.following.show_with(lambda: renderer)
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
+    app.extensions[HOLD] = Hold(settings.hold_quiet_s, settings.hold_beat_s, settings.hold_most_s)
+    app.extensions[OPENAI] = OpenAiOptions(settings.openai_response_format, settings.keep_images_days)
     dialect.install(app, dialects.DIALECTS)
     errors.install(app)
     limits.install(app)

@@ -120,6 +120,15 @@ class Settings(BaseSettings):
     publish_window: int = Field(default=32, ge=1, alias="DARKROOM_PUBLISH_WINDOW")
     fallbacks: str = Field(default="", alias="DARKROOM_FALLBACKS")
 
+    # Answers of other services' APIs that wait for the image: silent at first, then kept alive, for so long in all
+    hold_quiet_s: float = Field(default=15, ge=0, le=600, alias="DARKROOM_HOLD_QUIET_S")
+    hold_beat_s: float = Field(default=10, ge=0.1, le=600, alias="DARKROOM_HOLD_BEAT_S")
+    hold_most_s: float = Field(default=3600, ge=1, le=86_400, alias="DARKROOM_HOLD_MOST_S")
+    # How images are answered on the OpenAI routes where the request does not say
+    openai_response_format: Literal["b64_json", "url"] = Field(
+        default="b64_json", alias="DARKROOM_OPENAI_RESPONSE_FORMAT"
+    )
+
     # How long the images of ended jobs are kept; 0 is forever
     keep_images_days: float = Field(
         default=30,

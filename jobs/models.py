@@ -178,6 +178,20 @@ idempotency_keys = Table(
     Index("idempotency_keys_age", "created_at"),
 )
 
+# Jobs whose orders came from SDKs that count their retries: by which attempt, and whether it was answered.
+sdk_attempts = Table(
+    "sdk_attempts",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),  # digest of who asks from where, and of the request
+    Column("retry_count", SmallInteger, nullable=False),  # of the latest attempt; 0: the first
+    Column("answered", Boolean, nullable=False, server_default=text("false")),  # its answer went out completely
+    Column("created_at", TIME, nullable=False, server_default=NOW),
+    Index("sdk_attempts_open", "fingerprint", "retry_count", postgresql_where=text("NOT answered")),
+    Index("sdk_attempts_age", "created_at"),
+)
+
 # Reference images that an order came with.
 inputs = Table(
     "inputs",

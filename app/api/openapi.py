@@ -13,8 +13,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
+from app.http.dialect import Dialect, dialect_in
 from app.http.endpoint import Answer, Endpoint, about
 from app.http.errors import CODES, PROBLEM_JSON
+from app.http.errors import document as error_document
 from app.orders.operations import OPERATIONS
 from app.shapes.schemas.orders import OrderBody, RerunBody
 from app.shapes.schemas.problems import ProblemOut
@@ -31,6 +33,7 @@ TAGS: Mapping[str, str] = {
     "uploads": "Keep an image here, and order with it as often as you like.",
     "files": "Uploads as the clients of OpenAI, Replicate and fal make them.",
     "models": "What can be ordered, with limits, prices and the JSON Schema of every order.",
+    "openai": "OpenAI's own image routes, for its clients. Errors come in its envelope.",
     "prompts": "Have a prompt rewritten.",
     "quota": "Credits: the balance, and every transfer behind it.",
     "webhooks": "Be told when a task moves, instead of asking: endpoints, secrets, deliveries. Needs the scope"
@@ -65,6 +68,9 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
     "X-Request-Id": ("string", "Yours when it was valid, else ours."),
     "X-Task-Id": ("string", "The task's id."),
     "X-Cost-Quoted": ("string", "The quoted price in credits."),
+    "X-Cost-Captured": ("string", "What it cost, in credits."),
+    "X-Darkroom-Ignored-Fields": ("string", "Fields that were left out, because nothing here takes them."),
+    "X-Darkroom-Cancel-On-Disconnect": ("string", "`true`: cancel the task when this connection is closed."),
     "Idempotent-Replayed": ("string", "`true` when an earlier submit answers."),
     "Preference-Applied": ("string", "The wait that was granted."),
     "Accept-Ranges": ("string", "`bytes`."),
@@ -80,7 +86,11 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
         "Quoted or bare, 1 to 255 printable ASCII characters, remembered for 24 h within the account. The "
         "same key, route and body always answer the same task; another body or route is a 422.",
     ),
-    "Prefer": ("string", "`wait=n`: wait up to n seconds, at most 60, for the end of the task."),
+    "Prefer": (
+        "string",
+        "`wait=n`: wait up to n seconds, at most 60, for the end of the task; `respond-async`, on the routes of other "
+        "services: answer with the task.",
+    ),
     "If-None-Match": ("string", "Answer 304 when the ETag is still the same."),
     "Last-Event-ID": ("string", "Go on after the record with this `id`."),
     "If-Range": ("string", "Serve the range only while the ETag is the same."),
@@ -110,7 +120,11 @@ def document(app: Flask, *, public_url: str = "") -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for rule, endpoint in routes:
         for method in sorted((rule.methods or set()) - {"OPTIONS"}):
-            paths.setdefault(_path(rule), {})[method.lower()] = _operation(rule, endpoint, method)
+            operation = _operation(rule, endpoint, method)
+            if (dialect := dialect_in(app, rule.rule)) is not None:
+                with app.test_request_context(rule.rule):
+                    operation["responses"] = _said_by(dialect, endpoint, method, operation["responses"])
+            paths.setdefault(_path(rule), {})[method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "Darkroom", "version": VERSION, "description": _introduction()},
@@ -253,11 +267,8 @@ _FILE_FORM: Mapping[str, Any] = {
 
 def _responses(endpoint: Endpoint, method: str) -> dict[str, Any]:
     found = {str(each.status): _answer(each, bodiless=method == "HEAD") for each in endpoint.answers}
-    guarded = _GUARDED if endpoint.scope is not None else ()
-    received = _WITH_BODY if endpoint.body is not None else ()
-    sent = _SENDING if any(each.media_types for each in endpoint.answers) else ()
     by_status: dict[int, list[str]] = {}
-    for code in dict.fromkeys((*endpoint.errors, *guarded, *received, *sent, *_ALWAYS)):
+    for code in _codes(endpoint):
         by_status.setdefault(CODES[code].status, []).append(code)
     for status, codes in sorted(by_status.items()):
         if str(status) not in found:
@@ -275,6 +286,29 @@ def _answer(each: Answer, *, bodiless: bool) -> dict[str, Any]:
     else:
         content = {}
     found["content"] = dict.fromkeys(each.media_types, content)
+    return found
+
+
+def _codes(endpoint: Endpoint) -> tuple[str, ...]:
+    """Every code that a route may answer."""
+    guarded = _GUARDED if endpoint.scope is not None else ()
+    received = _WITH_BODY if endpoint.body is not None else ()
+    sent = _SENDING if any(each.media_types for each in endpoint.answers) else ()
+    return tuple(dict.fromkeys((*endpoint.errors, *guarded, *received, *sent, *_ALWAYS)))
+
+
+def _said_by(dialect: Dialect, endpoint: Endpoint, method: str, responses: Mapping[str, Any]) -> dict[str, Any]:
+    """The answers of a dialect's route: its errors have the statuses and the form that its own words give them."""
+    found = {status: responses[status] for status in {str(each.status) for each in endpoint.answers}}
+    by_status: dict[tuple[int, str], list[str]] = {}
+    for code in _codes(endpoint):
+        said = dialect.say(error_document(code, instance="", request_id=""))
+        by_status.setdefault((said.status, said.content_type), []).append(code)
+    for (status, content_type), codes in sorted(by_status.items()):
+        if str(status) not in found:
+            answer = _problem(status, codes, bodiless=method == "HEAD")
+            answer["content"] = {content_type: {"schema": {"type": "object"}}}
+            found[str(status)] = answer
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, g, request
 from werkzeug.routing import BaseConverter
 
-from app.accepting import accept, ended_or_latest
+from app.accepting import accept, ended_or_latest, note_answer
 from app.api.tasks import renderer
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
@@ -96,7 +96,9 @@ def submit(operation: str) -> Response:
     submitted = accept(service, g.caller, order, key=key, request_id=g.request_id)
     wait_s = preferred_wait_s()
     task = ended_or_latest(service, submitted.task, wait_s)
-    return accepted(task, replayed=submitted.replayed, wait_s=wait_s)
+    response = accepted(task, replayed=submitted.replayed, wait_s=wait_s)
+    note_answer(service, response, key, task.id)
+    return response
 
 
 @bp.post("/api/images/estimate")

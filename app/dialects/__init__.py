@@ -8,7 +8,9 @@ from __future__ import annotations
 from flask import Blueprint
 
 from app.dialects import fal_storage, files
+from app.dialects.openai import images as openai_images
+from app.dialects.openai.dialect import DIALECT as OPENAI
 from app.http.dialect import Dialect
 
-DIALECTS: tuple[Dialect, ...] = (files.DIALECT, fal_storage.DIALECT)
-BLUEPRINTS: tuple[Blueprint, ...] = (files.bp, fal_storage.bp)
+DIALECTS: tuple[Dialect, ...] = (OPENAI, files.DIALECT, fal_storage.DIALECT)
+BLUEPRINTS: tuple[Blueprint, ...] = (openai_images.bp, files.bp, fal_storage.bp)

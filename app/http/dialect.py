@@ -51,5 +51,10 @@ def dialect_of(path: str) -> Dialect | None:
     """The dialect of a path; None for our own."""
     if path.startswith("/api/images"):  # the hot routes, asked before all others
         return None
-    rows: list[tuple[str, Dialect]] = current_app.extensions.get(DIALECTS, [])
+    return dialect_in(current_app, path)
+
+
+def dialect_in(app: Flask, path: str) -> Dialect | None:
+    """The same for an app that handles no request."""
+    rows: list[tuple[str, Dialect]] = app.extensions.get(DIALECTS, [])
     return next((dialect for prefix, dialect in rows if path.startswith(prefix)), None)

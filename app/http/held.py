@@ -7,30 +7,85 @@ not cut this one. The view has returned by then: nothing of its request is held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flask import Response
 
+from app.serving.broken_off import BrokenOff
+
+__all__ = ["HEADERS", "HOLD", "BrokenOff", "Hold", "held", "leaving", "on_end"]
+
+HOLD = "darkroom_hold"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-class BrokenOff(Exception):  # noqa: N818 - what happens to the answer, not an error of ours
-    """Ends an answer that has begun without its last chunk: the client sees a broken connection, and may ask again."""
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """How long an answer is silent at first, how often white space follows, and how long it is held in all; in
+    seconds."""
+
+    quiet_s: float = 15.0
+    beat_s: float = 10.0
+    most_s: float = 3600.0
 
 
 def held(
-    ended: Callable[[float], Any | None], say: Callable[[Any], bytes], *, beat_s: float, content_type: str
+    ended: Callable[[float], Any | None],
+    say: Callable[[Any], bytes | Iterable[bytes]],
+    *,
+    beat_s: float,
+    content_type: str,
 ) -> Response:
     """An answer that has begun. ``ended`` waits at most so many seconds for the end and returns it, or None; ``say``
-    renders it, and may raise BrokenOff."""
-    response = Response(_beats(ended, say, beat_s), status=200, content_type=content_type, direct_passthrough=True)
+    renders it, whole or in pieces, and may raise BrokenOff."""
+    response = Response(_beats(ended, say, beat_s), status=200, content_type=content_type)
     response.headers.update(HEADERS)
     return response
 
 
-def _beats(ended: Callable[[float], Any | None], say: Callable[[Any], bytes], beat_s: float) -> Iterator[bytes]:
+def _beats(
+    ended: Callable[[float], Any | None], say: Callable[[Any], bytes | Iterable[bytes]], beat_s: float
+) -> Iterator[bytes]:
     yield b" "
     while (found := ended(beat_s)) is None:
         yield b" "
-    yield say(found)
+    said = say(found)
+    if isinstance(said, bytes):
+        yield said
+    else:
+        yield from said
+
+
+def on_end(response: Response, tell: Callable[[bool], None]) -> None:
+    """Call ``tell`` once the server is done with an answer: True where it has gone out to its last byte, as far as the
+    server can know."""
+    pieces, whole = response.response, [False]
+
+    def watched() -> Iterator[Any]:
+        yield from pieces
+        whole[0] = True
+
+    response.response = watched()
+    response.call_on_close(lambda: tell(whole[0]))
+
+
+def leaving(environ: Mapping[str, Any]) -> Callable[[], bool]:
+    """A look at the connection of a request: whether its client has closed it. Never True where the server lends no
+    socket."""
+    client: Any = environ.get("gunicorn.socket")
+    client = getattr(client, "_sock", client)  # gevent's own recv would wait
+
+    def left() -> bool:
+        if client is None:
+            return False
+        try:
+            return bool(client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"")
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    return left

@@ -72,3 +72,9 @@ def preferred_wait_s() -> int:
             if name.strip().lower() == "wait" and re.fullmatch(r"[0-9]{1,6}", digits):
                 return min(int(digits), MAX_WAIT_S)
     return 0
+
+
+def prefers_async() -> bool:
+    """Whether the Prefer header has ``respond-async``: the caller collects the answer later."""
+    parts = (part for header in request.headers.getlist("Prefer") for part in header.split(","))
+    return any(part.split(";")[0].strip().lower() == "respond-async" for part in parts)

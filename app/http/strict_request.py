@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
+from io import BytesIO
+from shutil import copyfileobj
+from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from flask import Request
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from werkzeug.formparser import t_parse_result
 
 _LOSSLESS = "iso-8859-1"
+SPOOL_BYTES = 64 * 1024
 
 
 class StrictRequest(Request):
@@ -32,6 +37,35 @@ class StrictRequest(Request):
             cls=self.parameter_storage_class,
             silent=False,
         )
+
+    def _get_file_stream(self, *_about_the_part: Any, **_more: Any) -> IO[bytes]:
+        """Where a part of a form goes: to the disk from SPOOL_BYTES on, so that uploads take little memory while they
+        arrive and wait for their turn."""
+        return cast("IO[bytes]", SpooledTemporaryFile(SPOOL_BYTES, "rb+"))
+
+    def arrive(self) -> None:
+        """Let the body arrive, without holding it in memory: what is large goes to the disk until it is read.
+
+        Raises RequestEntityTooLarge, and what the server raises for a body that is late; the faults of a form are told
+        where it is read.
+        """
+        if self.mimetype == "multipart/form-data":
+            with suppress(ValueError):
+                _ = self.files
+            return
+        spool = self._get_file_stream()
+        copyfileobj(self.stream, spool, SPOOL_BYTES)
+        spool.seek(0)
+        self.__dict__["stream"] = spool
+
+    def let_go(self) -> None:
+        """Free the body, as it came and as it was read: the request waits on, and needs it no more."""
+        self.close()
+        if isinstance(spool := self.__dict__.get("stream"), SpooledTemporaryFile):
+            spool.close()
+        nothing = self.parameter_storage_class()
+        self.__dict__.update(form=nothing, files=nothing, values=nothing, stream=BytesIO(), _cached_data=b"")
+        self._cached_json = (None, None)
 
     @cached_property
     def stream(self) -> IO[bytes]:

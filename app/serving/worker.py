@@ -24,6 +24,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.serving.addresses import block_of
 from app.serving.bodies import TimedReader, bound_chunks
+from app.serving.broken_off import BrokenOff, reset_on_close
 from app.serving.seats import Seats
 from core.ids import new_id
 from core.settings import load
@@ -117,6 +118,10 @@ class WebWorker(GeventWorker):  # type: ignore[misc]
     def _answered(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         try:
             super().handle_request(listener_name, req, sock, addr)
+        except BrokenOff:
+            if req.version < (1, 1):
+                reset_on_close(sock)
+            raise
         except TimeoutError:
             # gunicorn logs a traceback for every other error of a socket.
             raise ConnectionResetError(errno.ECONNRESET, "the client does not read its answer") from None

@@ -1,8 +1,8 @@
 """Retention: what expires, and the round that deletes it.
 
 Images and reference images expire some days after their job ended, those of jobs ordered with a short life after
-seconds, uploads when they say so, idempotency keys after a day, the log of callbacks after some days.
-``jobs/maintenance/deletion.py`` and ``jobs/maintenance/uploads.py`` delete rows and bytes.
+seconds, uploads when they say so, idempotency keys after a day, attempts of SDKs after an hour, the log of callbacks after
+some days. ``jobs/maintenance/deletion.py`` and ``jobs/maintenance/uploads.py`` delete rows and bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from core import key_values
 from core.db import Database
@@ -35,8 +35,9 @@ WORK_S = 40.0
 TURN_EVERY_S = 0.9 * EVERY_S
 PAGE = 500
 KEYS_PAGE = 2_000
-# Longer than an idempotency key is honoured.
+# Longer than an idempotency key is honoured, and than a retry finds its first attempt.
 KEYS_KEPT_HOURS = 25
+ATTEMPTS_KEPT_HOURS = 1
 
 _DAY_S = 86_400.0
 
@@ -129,28 +130,39 @@ def delete_short_lived(connection: Connection, *, after: datetime | None, size: 
     return len(ids), due.last_at
 
 
-# ---------------------------------------------------------------- idempotency keys
+# ---------------------------------------------------------------- repeats of submits
 
-# By place in the table: a key that a submit has locked to take it over is skipped, and an unlocked one cannot move.
-_OLD_KEYS = text("""
+
+def _old_rows(table: str, hours: int) -> TextClause:
+    """By place in the table: a row that a submit has locked to take it over is skipped, and an unlocked one cannot
+    move."""
+    return text(f"""
 WITH old AS MATERIALIZED (
-    SELECT ctid, created_at FROM idempotency_keys
+    SELECT ctid, created_at FROM {table}
     WHERE created_at >= CAST(:after_at AS timestamptz)
-      AND created_at < statement_timestamp() - make_interval(hours => :hours)
+      AND created_at < statement_timestamp() - make_interval(hours => {hours})
     ORDER BY created_at LIMIT :page FOR UPDATE SKIP LOCKED
 ), deleted AS (
-    DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(SELECT ctid FROM old))
+    DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM old))
 )
-SELECT count(*) AS keys, max(created_at) AS last_at FROM old
+SELECT count(*) AS rows, max(created_at) AS last_at FROM old
 """)
 
 
-def delete_old_keys(connection: Connection, *, after: datetime | None, size: int) -> tuple[int, datetime | None]:
-    """Delete idempotency keys that are no longer honoured: how many, and where the next page begins."""
-    old = connection.execute(
-        _OLD_KEYS, {"after_at": after or "-infinity", "hours": KEYS_KEPT_HOURS, "page": size}
-    ).one()
-    return old.keys, old.last_at
+# By the backlog's name, which is the table's.
+_OLD_REPEATS = {
+    "idempotency_keys": _old_rows("idempotency_keys", KEYS_KEPT_HOURS),
+    "sdk_attempts": _old_rows("sdk_attempts", ATTEMPTS_KEPT_HOURS),
+}
+
+
+def delete_old_repeats(
+    connection: Connection, table: str, *, after: datetime | None, size: int
+) -> tuple[int, datetime | None]:
+    """Delete idempotency keys, or attempts of SDKs, that no repeat finds any more: how many, and where the next page
+    begins."""
+    old = connection.execute(_OLD_REPEATS[table], {"after_at": after or "-infinity", "page": size}).one()
+    return old.rows, old.last_at
 
 
 # ---------------------------------------------------------------- the round
@@ -206,7 +218,7 @@ class Retention:
 
     def expiry_backlogs(self) -> list[Backlog]:
         """What expires row by row: short lives, old images and reference images, uploads, log entries, idempotency
-        keys."""
+        keys, attempts."""
         backlogs = [self._short_life_backlog()]
         if self.keep_images_days:
             backlogs.append(self._old_backlog("images", OLD_IMAGES, self.keep_images_days, _delete_expired_images))
@@ -214,7 +226,7 @@ class Retention:
             backlogs.append(self._old_backlog("inputs", OLD_INPUTS, self.keep_inputs_days, _delete_expired_inputs))
         if self.keep_deliveries_days:
             backlogs.append(self._delivery_backlog())
-        return [*backlogs, self._upload_backlog(), self._key_backlog()]
+        return [*backlogs, self._upload_backlog(), *map(self._repeat_backlog, _OLD_REPEATS)]
 
     def _short_life_backlog(self) -> Backlog:
         after: datetime | None = None
@@ -264,16 +276,16 @@ class Retention:
 
         return Backlog("uploads", page, PAGE)
 
-    def _key_backlog(self) -> Backlog:
+    def _repeat_backlog(self, table: str) -> Backlog:
         after: datetime | None = None
 
         def page(size: int) -> Done:
             nonlocal after
             with self.database.autocommit() as connection:
-                keys, after = delete_old_keys(connection, after=after, size=size)
-            return Done(keys, keys == size)
+                rows, after = delete_old_repeats(connection, table, after=after, size=size)
+            return Done(rows, rows == size)
 
-        return Backlog("idempotency_keys", page, KEYS_PAGE)
+        return Backlog(table, page, KEYS_PAGE)
 
     def _blob_backlog(self, sources: Sequence[Backlog] = ()) -> Backlog:
         """``sources`` add to the list meanwhile: it is not empty before they have ended."""

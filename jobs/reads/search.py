@@ -103,7 +103,7 @@ ORDER BY p.id DESC LIMIT :limit
 _FOUND = text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
     'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client, 'webhook', o.webhook,
-    'behind', o.fallbacks, 'ahead', NULL,
+    'parent_id', o.parent_id, 'behind', o.fallbacks, 'ahead', NULL,
     {CALLS_AND_IMAGES}
 ) AS task,
     a.name AS account_name, o.request_id, prompt_sha256(o.request) AS prompt_sha256,

@@ -19,12 +19,13 @@ from jobs.errors import FieldFault, InvalidOrderError, JobNotFoundError
 from jobs.lifecycle import NewJob, Submitted
 from jobs.reads import tasks
 from jobs.states import Priority
-from jobs.submission import idempotency
+from jobs.submission import idempotency, sdk_attempts
 from jobs.submission.fallbacks import Fallback
 from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.order import JobWebhook, Order
 from jobs.submission.quoting import Quote, Quoting
 from jobs.submission.references import References
+from jobs.submission.sdk_attempts import SdkAttempt
 from providers.catalog.catalog import Model
 from providers.orders import aliases
 from providers.orders.costs import expected_cost_microusd
@@ -63,11 +64,17 @@ class SubmissionService:
         self._receivers = receivers or webhook_policy()
 
     def submit(
-        self, caller: Caller, order: Order, *, key: IdempotencyKey | None = None, request_id: str = ""
+        self,
+        caller: Caller,
+        order: Order,
+        *,
+        key: IdempotencyKey | SdkAttempt | None = None,
+        request_id: str = "",
     ) -> Submitted:
         """Accept an order: verified images, exact admission, a row; publish the returned nudges now.
 
-        An order is quoted once and its images are read once; nothing is fetched for an order that cannot run.
+        ``key`` may find the job of an earlier submit, which is returned instead, marked as replayed. An order is quoted
+        once and its images are read once; nothing is fetched for an order that cannot run.
         Raises what Quoting.quote, References.read and References.keep raise, InsufficientCreditsError,
         IdempotencyMismatchError, DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
         """
@@ -90,7 +97,9 @@ class SubmissionService:
                     submitted = lifecycle.submit(hot, job, window=self._publish_window)
             else:
                 with self._database.transaction() as connection:
-                    if key:
+                    if isinstance(key, SdkAttempt):
+                        sdk_attempts.note(connection, caller.account_id, key, job_id)
+                    elif key:
                         idempotency.claim(connection, caller.account_id, key, job_id)
                     submitted = lifecycle.submit(connection, job, window=self._publish_window)
                     failpoints.hit("submit.uncommitted")
@@ -117,10 +126,13 @@ class SubmissionService:
             return [FieldFault(order.webhook.field_name, "url_not_allowed", refusal(error))]
         return []
 
-    def _earlier(self, caller: Caller, key: IdempotencyKey) -> Submitted | None:
+    def _earlier(self, caller: Caller, key: IdempotencyKey | SdkAttempt) -> Submitted | None:
         """What an earlier submit with this key was answered. Raises IdempotencyMismatchError."""
         with self._database.autocommit() as connection:
-            job_id = idempotency.find(connection, caller.account_id, key)
+            if isinstance(key, SdkAttempt):
+                job_id = sdk_attempts.join(connection, caller.account_id, key)
+            else:
+                job_id = idempotency.find(connection, caller.account_id, key)
             if job_id is None:
                 return None
             return Submitted(tasks.find_task(connection, caller.account_id, job_id), [], replayed=True)

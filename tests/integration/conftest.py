@@ -29,6 +29,7 @@ EMPTIED = (
     "jobs",
     "uploads",
     "idempotency_keys",
+    "sdk_attempts",
     "transfers",
     "balances",
     "api_keys",

@@ -19,14 +19,16 @@ from core.ids import new_id
 from jobs.maintenance import deletion, retention
 from jobs.reads import events, tasks
 from jobs.reads.tasks import Filters
-from jobs.submission import estimates
+from jobs.submission import estimates, sdk_attempts
 
 HISTORY = 200_000
 RARE = 3
 PAGES_AT_MOST = 400  # the table alone has more than 5,000
 ACCOUNT, QUIET = new_id("acct"), new_id("acct")
 FIFTY = [f"job_{2000 + number:026d}" for number in range(50)]
-SCANNED_WHOLE = r'"Seq Scan",[^{}]*"Relation Name": "(jobs|orders|images|job_events|idempotency_keys|doomed_blobs)"'
+SCANNED_WHOLE = (
+    r'"Seq Scan",[^{}]*"Relation Name": "(jobs|orders|images|job_events|idempotency_keys|sdk_attempts|doomed_blobs)"'
+)
 RARE_STATUSES = ("queued", "running", "waiting", "failed", "cancelled")
 
 
@@ -60,6 +62,14 @@ def grown(postgres_url: str) -> Iterator[Database]:
             text(
                 "INSERT INTO idempotency_keys (account_id, key, fingerprint, job_id, created_at) SELECT account_id, id,"
                 " '', id, created_at FROM jobs"
+            )
+        )
+        # Half of them are of one caller who sends the same order all the time.
+        connection.execute(
+            text(
+                "INSERT INTO sdk_attempts (job_id, account_id, fingerprint, retry_count, created_at, answered)"
+                " SELECT id, account_id, CASE WHEN right(id, 1) < '5' THEN '\\x01' ELSE decode(md5(id), 'hex') END, 0,"
+                " created_at, right(id, 2) <> '01' FROM jobs"
             )
         )
         connection.execute(text("INSERT INTO credentials (id, provider) VALUES ('cred', 'p')"))
@@ -173,13 +183,22 @@ def test_a_page_far_back_does_not_read_the_earlier_pages(grown: Database, status
     ("statement", "values"),
     [
         (retention._SHORT_LIVES.text, {"after_at": "-infinity", "page": 50}),
-        (retention._OLD_KEYS.text, {"after_at": "-infinity", "hours": 25, "page": 50}),
+        (retention._OLD_REPEATS["idempotency_keys"].text, {"after_at": "-infinity", "page": 50}),
+        (retention._OLD_REPEATS["sdk_attempts"].text, {"after_at": "-infinity", "page": 50}),
         (deletion._DUE_BLOBS.text, {"after_at": "-infinity", "page": 50}),
         (retention.OLD_IMAGES, {"keep_s": 3600.0, "after_at": "-infinity", "after_id": "", "page": 50}),
         (deletion._DELETE_IMAGES.text, {"ids": FIFTY, "reason": "expired", "keys": None}),
         (deletion._DELETE_INPUTS.text, {"ids": FIFTY}),
     ],
-    ids=["short lives", "idempotency keys", "listed blobs", "old images", "images deleted", "inputs deleted"],
+    ids=[
+        "short lives",
+        "idempotency keys",
+        "attempts",
+        "listed blobs",
+        "old images",
+        "images deleted",
+        "inputs deleted",
+    ],
 )
 def test_a_page_of_a_backlog_reads_no_more_than_the_page(
     grown: Database, statement: str, values: Mapping[str, Any]
@@ -215,6 +234,18 @@ def test_what_the_feed_reads_grows_with_what_has_happened_alone(grown: Database)
         pages, plan = pages_read(connection, events._PROGRESS.text, values)
         assert pages < PAGES_AT_MOST, plan
         assert not re.search(SCANNED_WHOLE, plan), plan
+
+
+# ---------------------------------------------------------------- repeats
+
+
+def test_a_retry_finds_its_attempt_by_the_index(grown: Database) -> None:
+    values = {"account_id": ACCOUNT, "fingerprint": "\\x02", "retry_count": 1, "window_s": 900}
+    with grown.engine.connect() as connection:
+        pages, plan = pages_read(connection, sdk_attempts._JOIN.text, values)
+        connection.rollback()
+    assert pages < 50, plan
+    assert "sdk_attempts_open" in plan
 
 
 # ---------------------------------------------------------------- estimates

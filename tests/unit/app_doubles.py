@@ -50,13 +50,16 @@ from jobs.maintenance import audit
 from jobs.maintenance.audit import Finding
 from jobs.reads import events, funds, tasks
 from jobs.reads.funds import Funds
+from jobs.reads.made import Made, find_made
 from jobs.reads.tasks import Image, Step, Task
 from jobs.states import Nudge
+from jobs.submission import sdk_attempts
 from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.order import Order
 from jobs.submission.quoting import Quote, Quoting
 from jobs.submission.references import References
 from jobs.submission.remote_images import RemoteImages
+from jobs.submission.sdk_attempts import SdkAttempt
 from jobs.submission.service import SubmissionService
 from providers.catalog import catalog as catalogue
 from providers.orders.schema import order_schema
@@ -166,6 +169,8 @@ class Rows(Connections, TaskReads):
         self.filters: list[Any] = []
         self.earlier_task: Task | None = None
         self.unpublished: list[str] = []
+        self.made = Made({}, [])
+        self.answered: list[str] = []  # jobs whose SDK has got its whole answer
         self.reports: list[tuple[str, object]] = []
         self.cancelled = Cancellation("freed_in_queue", [])
         self.answers: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -177,6 +182,8 @@ class Rows(Connections, TaskReads):
             lifecycle.cancel: self._cancel,
             publishing.mark_unpublished: self.unpublished.extend,
             lifecycle.reported: self._heard,
+            find_made: lambda account_id, job_id: self.made,
+            sdk_attempts.answered: self.answered.append,
             audit.check: lambda timeout_s: self.findings,
             funds.funds: lambda account_id: Funds(spendable=7_000_000, queued=2_000_000, held=1_000_000),
             ledger.entries: self._entries,
@@ -301,18 +308,27 @@ class Submissions(SubmissionService):
         self.rows = rows
         self.orders: list[tuple[Any, ...]] = []  # caller, operation, fields, images with their bytes, request id
         self.kept: dict[str, tuple[bytes, str]] = {}
+        self.attempts: dict[str, SdkAttempt] = {}
+        self.becomes: Callable[[Task], Task] = lambda task: task  # what a new job is by the time it is read
         self.refuse: Exception | None = None
 
     def submit(
-        self, caller: Caller, order: Order, *, key: IdempotencyKey | None = None, request_id: str = ""
+        self,
+        caller: Caller,
+        order: Order,
+        *,
+        key: IdempotencyKey | SdkAttempt | None = None,
+        request_id: str = "",
     ) -> Submitted:
         if self.refuse:
             raise self.refuse
         submitted = super().submit(caller, order, key=key, request_id=request_id)
         if submitted.replayed:
             return submitted
-        self.rows.add(submitted.task)
-        if key:
+        self.rows.add(self.becomes(submitted.task))
+        if isinstance(key, SdkAttempt):
+            self.attempts[submitted.task.id] = key
+        elif key:
             self.kept[key.key] = (key.fingerprint, submitted.task.id)
         images = [
             replace(image, data=data)
@@ -321,7 +337,9 @@ class Submissions(SubmissionService):
         self.orders.append((caller, order.operation, dict(order.fields), images, request_id))
         return submitted
 
-    def _earlier(self, caller: Caller, key: IdempotencyKey) -> Submitted | None:
+    def _earlier(self, caller: Caller, key: IdempotencyKey | SdkAttempt) -> Submitted | None:
+        if isinstance(key, SdkAttempt):
+            return self._joined(key)
         if self.rows.earlier_task:
             return Submitted(self.rows.earlier_task, [], replayed=True)
         if key.key not in self.kept:
@@ -330,6 +348,14 @@ class Submissions(SubmissionService):
         if fingerprint != key.fingerprint:
             raise IdempotencyMismatchError("another order")
         return Submitted(self.rows.known[known], [], replayed=True)
+
+    def _joined(self, attempt: SdkAttempt) -> Submitted | None:
+        before = replace(attempt, retry_count=attempt.retry_count - 1)
+        for known, latest in self.attempts.items():
+            if latest == before and known not in self.rows.answered:
+                self.attempts[known] = attempt
+                return Submitted(self.rows.known[known], [], replayed=True)
+        return None
 
     def _check_balance(self, caller: Caller, quote: Quote) -> None:
         pass

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 import pytest
 
-from app.http.held import BrokenOff, held
+from app.http.held import BrokenOff, held, leaving, on_end
 
 
 def _ends_after(waits: int) -> tuple[Callable[[float], str | None], list[float]]:
@@ -37,3 +38,28 @@ def test_an_answer_may_be_broken_off() -> None:
     assert next(pieces) == b" "
     with pytest.raises(BrokenOff):
         next(pieces)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_answer_tells_whether_it_went_out_to_its_last_byte(whole: bool) -> None:
+    told: list[bool] = []
+    response = held(lambda _wait_s: "end", lambda found: found.encode(), beat_s=1.0, content_type="application/json")
+    on_end(response, told.append)
+    pieces = response.get_app_iter({"REQUEST_METHOD": "POST"})
+    taken = list(pieces) if whole else [next(iter(pieces))]
+    assert told == []
+    pieces.close()  # type: ignore[attr-defined]
+    assert (told, len(taken)) == ([whole], 2 if whole else 1)
+
+
+def test_a_client_that_closes_its_connection_is_seen_to_leave() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        left = leaving({"gunicorn.socket": ours})
+        assert not left()
+        theirs.send(b"more")  # another request, sent in advance
+        assert not left()
+        ours.recv(4)
+        theirs.close()
+        assert left()
+    assert not leaving({})()
