@@ -15,8 +15,9 @@ from typing import Any, Literal, Protocol
 from flask import current_app
 from pydantic import SecretStr
 
-from accounts.keys import Caller, KeyCache
+from accounts.keys import Caller
 from app import deletion
+from app.callers import build_callers
 from app.connections import Connections
 from app.enhancement import Enhancer
 from app.http import readiness
@@ -136,10 +137,10 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
     publisher = Publisher(settings.broker_url, settings.redis_url, task_events=settings.task_events)
     own_broker = settings.broker_url != settings.redis_url
     estimates = Estimates(database)
-    keys = KeyCache(database)
+    callers = build_callers(settings, database)
     return Services(
-        authenticate=keys.authenticate,
-        knows_key=keys.knows,
+        authenticate=callers.authenticate,
+        knows_key=callers.knows,
         connections=connections,
         task_reads=TaskReads(database),
         submission=SubmissionService(
