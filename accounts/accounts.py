@@ -44,9 +44,7 @@ _COLUMNS = "id, name, weight, created_at, disabled_at, external_id"
 MAX_NAME_CHARS = 100
 
 
-def create_account(
-    connection: Connection, name: str, *, weight: int = 1, external_id: str | None = None
-) -> Account:
+def create_account(connection: Connection, name: str, *, weight: int = 1, external_id: str | None = None) -> Account:
     """Create an account, without a balance until its first grant. Raises AccountExistsError."""
     try:
         row = connection.execute(

@@ -33,6 +33,7 @@ TAGS: Mapping[str, str] = {
     "quota": "Credits: the balance, and every transfer behind it.",
     "providers": "The upstreams: are they well, how busy are they.",
     "admin": "For operators: needs a key with the scope `admin`.",
+    "replaced": "Routes of the services that this one replaces, for clients that were written for them.",
     "hooks": "For upstreams that report when a call has ended.",
     "service": "Health, and this document.",
 }

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from flask import Blueprint
 
+from app.dialects.chatgpt2api import routes as chatgpt2api
+from app.dialects.chatgpt2api.words import DIALECT as CHATGPT2API
+from app.dialects.generation import routes as generation
+from app.dialects.generation.words import DIALECT as GENERATION
+from app.dialects.image_generate import routes as image_generate
+from app.dialects.image_generate.words import DIALECT as IMAGE_GENERATE
 from app.http.dialect import Dialect
 
-DIALECTS: tuple[Dialect, ...] = ()
-BLUEPRINTS: tuple[Blueprint, ...] = ()
+DIALECTS: tuple[Dialect, ...] = (IMAGE_GENERATE, GENERATION, CHATGPT2API)
+BLUEPRINTS: tuple[Blueprint, ...] = (image_generate.bp, generation.bp, chatgpt2api.bp)

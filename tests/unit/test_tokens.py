@@ -353,4 +353,3 @@ def test_no_redirect_no_error_page_and_no_flood_is_taken_for_keys(served: Callab
     served(200, key_set(RSA)[:-1] + b" " * 300_000 + b"}")
     with pytest.raises(KeysAwayError):
         KeySet(_fetch(url)).find("r1", "RS256")
-
