@@ -1,8 +1,8 @@
 """The public keys of the issuer of tokens, from the one URL that the operator configured (a JWK Set, RFC 7517).
 
-A token names its key by ``kid``. A name that is not known may be that of a new key, so the set is fetched again: at most
-once in ``refetch_s`` seconds, by one request for all that wait. Keys are kept while the URL is down. Links that a token
-carries (``jku``, ``x5u``) are never followed.
+A token names its key by ``kid``. A name that is not known may be that of a new key, so the set is fetched again: at
+most once in ``refetch_s`` seconds, by one request for all that wait. Keys are kept while the URL is down. Links that a
+token carries (``jku``, ``x5u``) are never followed.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def read_keys(document: bytes) -> dict[tuple[str, str], PyJWK]:
         raise ValueError("too deep for a JWK Set") from None
     listed = found.get("keys") if isinstance(found, dict) else None
     if not isinstance(listed, list):
-        raise ValueError("no JWK Set")
+        raise ValueError("no JWK Set")  # noqa: TRY004 - what is wrong is a document, not an argument
     keys: dict[tuple[str, str], PyJWK] = {}
     for each in listed[:MAX_KEYS]:
         if isinstance(each, dict):

@@ -32,8 +32,8 @@ class Caller:
     """Who calls, and what they may do.
 
     ``weight``: the account's share of a provider's queue, relative to other accounts. ``key_id``: of the API key,
-    ``jwt`` for the bearer of a token, or ``link:<kid>`` for the holder of a signed link. ``external_ids``: the ids under
-    which others know the caller (docs/decisions/0080-tokens.md).
+    ``jwt`` for the bearer of a token, or ``link:<kid>`` for the holder of a signed link. ``external_ids``: the ids
+    under which others know the caller (docs/decisions/0080-tokens.md).
     """
 
     account_id: str

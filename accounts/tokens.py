@@ -50,8 +50,8 @@ class TokenRefusedError(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How tokens are checked. ``claim``: the one that names the account; None for ``sub``, or ``customer_id`` in a token
-    that has no ``sub``. ``audiences`` empty, ``issuer`` None: not asked of a token."""
+    """How tokens are checked. ``claim``: the one that names the account; None for ``sub``, or ``customer_id`` in a
+    token that has no ``sub``. ``audiences`` empty, ``issuer`` None: not asked of a token."""
 
     secret: str | None = field(default=None, repr=False)
     keys: Keys | None = None
@@ -127,23 +127,21 @@ def _key_of(token: str, rules: Rules) -> tuple[str | PyJWK, str]:
     return found, algorithm
 
 
+_WORDS: Mapping[type[PyJWTError], str] = {
+    ExpiredSignatureError: "the token has expired",
+    ImmatureSignatureError: "the token is not valid yet",
+    InvalidIssuedAtError: "the token is not valid yet",
+    InvalidAudienceError: "the token is for another audience",
+    InvalidIssuerError: "the token is from another issuer",
+    InvalidSignatureError: "the token's signature is not right",
+}
+
+
 def _words(error: PyJWTError) -> str:
     """Why a token is refused. The library's own text may quote the token."""
-    match error:
-        case ExpiredSignatureError():
-            return "the token has expired"
-        case ImmatureSignatureError() | InvalidIssuedAtError():
-            return "the token is not valid yet"
-        case InvalidAudienceError():
-            return "the token is for another audience"
-        case InvalidIssuerError():
-            return "the token is from another issuer"
-        case MissingRequiredClaimError() if error.claim in ("exp", "aud", "iss"):
-            return f"the token has no claim {error.claim}"
-        case InvalidSignatureError():
-            return "the token's signature is not right"
-        case _:
-            return "the token is not well formed"
+    if isinstance(error, MissingRequiredClaimError) and error.claim in ("exp", "aud", "iss"):
+        return f"the token has no claim {error.claim}"
+    return _WORDS.get(type(error), "the token is not well formed")
 
 
 def _external_ids(said: Mapping[str, Any], claim: str | None) -> tuple[str, ...]:

@@ -332,15 +332,13 @@ def _wrong_tokens(settings: Settings) -> Iterator[str]:
     """What would let in more than the operator means to, a sentence each."""
     secret = settings.jwt_secret
     if secret and len(secret.get_secret_value().encode()) < MIN_JWT_SECRET_BYTES:
-        yield f"DARKROOM_JWT_SECRET (or JWT_SECRET): it must have at least {MIN_JWT_SECRET_BYTES} bytes, as `openssl rand -hex 32` makes"
+        least = f"at least {MIN_JWT_SECRET_BYTES} bytes"
+        yield f"DARKROOM_JWT_SECRET (or JWT_SECRET): it must have {least}, as `openssl rand -hex 32` makes"
     if settings.jwt_jwks_url and not settings.jwt_audience:
         yield (
             "DARKROOM_JWT_JWKS_URL needs DARKROOM_JWT_AUDIENCE: its issuer signs tokens for other services with the"
             " same keys"
         )
-    unused = (settings.jwt_create_accounts, settings.jwt_allow_admin)
-    if any(unused) and not (secret or settings.jwt_jwks_url):
-        yield "DARKROOM_JWT_CREATE_ACCOUNTS or _ALLOW_ADMIN is on, but neither DARKROOM_JWT_SECRET nor _JWKS_URL is set"
 
 
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")

@@ -129,8 +129,8 @@ def identify(guard: Guard, endpoint: Endpoint, request: Request) -> Caller:
 
 
 def _of_key(guard: Guard, token: str, address: str) -> Caller:
-    """Who calls by a key or a token. An address that sends wrong ones again and again is sent away before the database is asked;
-    a key that was good here lately still opens, who else may sit behind the same address."""
+    """Who calls by a key or a token. An address that sends wrong ones again and again is sent away before the database
+    is asked; a key that was good here lately still opens, who else may sit behind the same address."""
     # Keys are ASCII; other text would fail in the encoder.
     sound = token.isascii() and token.isprintable()
     if not (sound and guard.knows_key(token)):

@@ -54,9 +54,9 @@ CODES: Mapping[str, Kind] = {
     # The caller
     "key_missing": Kind(401, "Key missing", "Send your key as Authorization: Bearer dk_...."),
     "key_invalid": Kind(401, "Key not valid", "The key is unknown, wrong, expired or revoked."),
-    "token_invalid": Kind(401, "Token not valid", "The JWT has expired, or is not meant for this service; detail says."),
+    "token_invalid": Kind(401, "Token not valid", "The JWT has expired, or is not for this service; detail says."),
     "scope_missing": Kind(403, "Not permitted", "The key lacks the scope this route needs."),
-    "customer_mismatch": Kind(403, "Another customer", "customer_id is not the one that the caller's token or account has."),
+    "customer_mismatch": Kind(403, "Another customer", "customer_id is not that of the caller's token or account."),
     "signature_invalid": Kind(403, "Link not valid", "The signed link was altered or its key is gone."),
     "signature_expired": Kind(403, "Link expired", "Read the task again for a fresh signed link."),
     # The resource

@@ -126,7 +126,8 @@ def _model(service: Services, given: str) -> str | None:
     """The model that a name means here: by the catalogue, else the one of that name behind a chatgpt2api of ours. None:
     the service's own choice, for an order that names none."""
     name = given or DEFAULT_MODEL
-    for each in (name, f"chatgpt2api-{name}"):
+    behind = f"{NAME}-{name}"
+    for each in (name, behind) if behind in service.catalog.models else (name,):
         try:
             if service.catalog.resolve(each).model.provider in service.configured:
                 return each

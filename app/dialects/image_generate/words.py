@@ -12,7 +12,7 @@ from app.shapes.inline_images import data_urls
 from core.errors import ServiceError
 from jobs.failures import sentence
 from jobs.reads.tasks import Task
-from storage.base import Store, StorageUnavailableError
+from storage.base import StorageUnavailableError, Store
 
 # These keep their status; what is wrong with an order is 400, and whatever the storage or a provider does is 502.
 _KEPT = frozenset({401, 402, 403, 404, 405, 406, 408, 409, 429, 502, 503})
