@@ -34,7 +34,7 @@ MaybeFlag = Annotated[bool | None, BeforeValidator(_blank_is_unset)]
 # It must not hold a password: addresses are shown, secrets never.
 MaybeOrigin = Annotated[Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")] | None, BeforeValidator(_blank_is_unset)]
 MaybeUrl = Annotated[Annotated[str, Field(pattern=r"^https?://[^\s@#]+$")] | None, BeforeValidator(_blank_is_unset)]
-MIN_JWT_SECRET_BYTES = 32  # as long as the digest of HS256 (RFC 7518, section 3.2)
+MIN_JWT_SECRET_BYTES = 32  # as long as the digest of HS256, which RFC 7518 asks for
 
 
 class Settings(BaseSettings):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,6 +85,18 @@ def with_caller(edge: Edge, caller: Any) -> FlaskClient:
     from app_doubles import settings_of
 
     return create_app(settings_of({}), services).test_client()
+
+
+def test_the_page_for_people_has_every_route(edge: Edge) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "clients-replaced.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`((?:GET|POST|PUT|DELETE) /[^`]+)`", page))
+    served = {
+        f"{method} {re.sub(r'<[a-z]+:', '<', rule.rule)}"
+        for rule in edge.app.url_map.iter_rules()
+        if rule.endpoint.partition(".")[0] in ("image_generate", "generation", "chatgpt2api")
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert told == served | {"GET /api/images/tasks", "GET /api/providers"}
 
 
 # ---------------------------------------------------------------- POST /image/generate

@@ -56,11 +56,11 @@ def create_account(connection: Connection, name: str, weight: int, external_id: 
     return show
 
 
-@account.command("external-id")
+@account.command("link")
 @database_command
 @click.argument("account_name", metavar="ACCOUNT")
 @click.argument("external_id", metavar="[ID]", required=False, callback=_external_id)
-def set_external_id(connection: Connection, account_name: str, external_id: str | None) -> Show:
+def link_account(connection: Connection, account_name: str, external_id: str | None) -> Show:
     """Let tokens (JWT) for ID call for ACCOUNT (name or id); without ID, none does."""
     from accounts import accounts
 

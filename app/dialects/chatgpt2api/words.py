@@ -1,4 +1,6 @@
-"""The task object of chatgpt2api's task API and its errors (providers/upstreams/chatgpt2api/CONTRACT.md, 3 and 5)."""
+"""The task object of chatgpt2api's task API and its errors (providers/upstreams/chatgpt2api/CONTRACT.md, sections 3
+and 5).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from jobs.reads.tasks import Task
 NAME = "chatgpt2api"
 PREFIX = "/api/image-tasks"
 UNKNOWN_MODEL = "unsupported image model"
-# Its clients know the kind of an error by a few words in its text alone (section 5.3).
+# Its clients know the kind of an error by a few words in its text alone.
 _MARKS: Mapping[str, str] = {
     "content_refused": "rejected by upstream policy",
     "upstream_timeout": "超时",
