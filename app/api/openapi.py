@@ -118,7 +118,7 @@ def document(app: Flask, *, public_url: str = "") -> dict[str, Any]:
         "paths": paths,
         "components": {
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "An API key: `dk_<id>_<secret>`."},
+                "key": {"type": "http", "scheme": "bearer", "description": "An API key, `dk_<id>_<secret>`, or a JWT."},
                 "signature": {
                     "type": "apiKey",
                     "in": "query",
