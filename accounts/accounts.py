@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
+from core.db import Hot, Statement
 from core.errors import ServiceError
 from core.ids import new_id
 
@@ -26,28 +29,98 @@ class AccountNotFoundError(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account. ``weight``: its share of a provider's queue, 1 to 100. ``disabled_at``: since then its keys fail."""
+    """An account. ``weight``: its share of a provider's queue, 1 to 100. ``disabled_at``: since then its keys fail.
+    ``external_id``: under which an issuer of tokens knows it."""
 
     id: str
     name: str
     weight: int
     created_at: datetime
     disabled_at: datetime | None
+    external_id: str | None = None
 
 
-_COLUMNS = "id, name, weight, created_at, disabled_at"
+_COLUMNS = "id, name, weight, created_at, disabled_at, external_id"
+MAX_NAME_CHARS = 100
 
 
-def create_account(connection: Connection, name: str, *, weight: int = 1) -> Account:
+def create_account(connection: Connection, name: str, *, weight: int = 1, external_id: str | None = None) -> Account:
     """Create an account, without a balance until its first grant. Raises AccountExistsError."""
     try:
         row = connection.execute(
-            text(f"INSERT INTO accounts (id, name, weight) VALUES (:id, :name, :weight) RETURNING {_COLUMNS}"),
-            {"id": new_id("acct"), "name": name.strip(), "weight": weight},
+            text(
+                "INSERT INTO accounts (id, name, weight, external_id) VALUES (:id, :name, :weight, :external_id)"
+                f" RETURNING {_COLUMNS}"
+            ),
+            {"id": new_id("acct"), "name": name.strip(), "weight": weight, "external_id": external_id},
         ).one()
     except IntegrityError as error:
-        raise AccountExistsError(f"there is an account named {name!r} already, or the name is not usable") from error
+        words = f"there is an account named {name!r} already, or the name is not usable"
+        raise AccountExistsError(f"{words}{_or_known(external_id)}") from error
     return Account(**row._mapping)
+
+
+def know_as(connection: Connection, account_id: str, external_id: str | None) -> None:
+    """Set the id under which an issuer of tokens knows an account; None for none. Raises AccountExistsError."""
+    try:
+        connection.execute(
+            text("UPDATE accounts SET external_id = :external_id WHERE id = :id"),
+            {"id": account_id, "external_id": external_id},
+        )
+    except IntegrityError as error:
+        raise AccountExistsError(f"another account is known as {external_id!r}, or the id is not usable") from error
+
+
+def _or_known(external_id: str | None) -> str:
+    return f"; or another one is known as {external_id!r}" if external_id else ""
+
+
+def open_external(connection: Connection, external_id: str) -> str | None:
+    """Create the account of an id that was not seen before. Returns its id, None where another process was first.
+
+    Its name is the id behind ``jwt:``, so that it cannot be taken for an account that an operator made.
+    """
+    made = new_id("acct")
+    named = f"jwt:{external_id}"
+    if len(named) > MAX_NAME_CHARS:
+        named = f"jwt:{hashlib.sha256(external_id.encode()).hexdigest()}"
+    for name in (named, made):  # the second, should an operator have used the first for another account
+        row = connection.execute(
+            text(
+                "INSERT INTO accounts (id, name, external_id) VALUES (:id, :name, :external_id)"
+                " ON CONFLICT DO NOTHING RETURNING id"
+            ),
+            {"id": made, "name": name, "external_id": external_id},
+        ).one_or_none()
+        if row is not None:
+            return made
+        if find_external(Hot.of(connection), [external_id]):
+            return None
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalAccount:
+    """What is needed of an account at each request that brings a token."""
+
+    id: str
+    name: str
+    weight: int
+    disabled: bool
+
+
+FIND_EXTERNAL = Statement("""
+SELECT id, name, weight, disabled_at IS NOT NULL AS disabled, external_id FROM accounts
+WHERE external_id = ANY(CAST(:external_ids AS text[]))
+""")
+
+
+def find_external(hot: Hot, external_ids: Sequence[str]) -> dict[str, ExternalAccount]:
+    """The accounts by the ids under which an issuer of tokens knows them."""
+    return {
+        row.external_id: ExternalAccount(row.id, row.name, row.weight, row.disabled)
+        for row in hot.all(FIND_EXTERNAL, {"external_ids": list(external_ids)})
+    }
 
 
 def find_account(connection: Connection, name_or_id: str) -> Account:

@@ -31,8 +31,9 @@ _TOKEN = re.compile(r"dk_(?P<id>[0-9a-f]{12})_(?P<secret>[0-9A-Za-z_-]{43})")
 class Caller:
     """Who calls, and what they may do.
 
-    ``weight``: the account's share of a provider's queue, relative to other accounts. ``key_id``: of the API key, or
-    ``link:<kid>`` for the holder of a signed link.
+    ``weight``: the account's share of a provider's queue, relative to other accounts. ``key_id``: of the API key,
+    ``jwt`` for the bearer of a token, or ``link:<kid>`` for the holder of a signed link. ``external_ids``: the ids
+    under which others know the caller (docs/decisions/0080-tokens.md).
     """
 
     account_id: str
@@ -40,6 +41,7 @@ class Caller:
     key_id: str = ""
     scopes: frozenset[str] = frozenset()
     weight: int = 1
+    external_ids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def list_keys(connection: Connection, account_id: str | None = None) -> list[Key
 
 
 LIVE_KEYS = Statement("""
-SELECT k.id, k.secret_sha256, k.scopes, a.id AS account_id, a.name, a.weight
+SELECT k.id, k.secret_sha256, k.scopes, a.id AS account_id, a.name, a.weight, a.external_id
 FROM api_keys AS k JOIN accounts AS a ON a.id = k.account_id
 WHERE k.id = ANY(CAST(:ids AS text[])) AND k.revoked_at IS NULL AND a.disabled_at IS NULL
     AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
@@ -149,7 +151,15 @@ def authenticate(connection: Hot | Connection, token: str) -> Caller | None:
 def _live_keys(hot: Hot, key_ids: Sequence[str]) -> dict[str, _LiveKey]:
     return {
         row.id: _LiveKey(
-            bytes(row.secret_sha256), Caller(row.account_id, row.name, row.id, frozenset(row.scopes), row.weight)
+            bytes(row.secret_sha256),
+            Caller(
+                row.account_id,
+                row.name,
+                row.id,
+                frozenset(row.scopes),
+                row.weight,
+                frozenset({row.external_id} if row.external_id else ()),
+            ),
         )
         for row in hot.all(LIVE_KEYS, {"ids": list(key_ids)})
     }

@@ -31,6 +31,8 @@ accounts = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
     # Set: every key of the account is refused.
     Column("disabled_at", DateTime(timezone=True)),
+    # Under which an issuer of tokens knows the account (docs/decisions/0080-tokens.md).
+    Column("external_id", Text, unique=True),
     CheckConstraint("weight BETWEEN 1 AND 100", name="weight_in_range"),
     CheckConstraint("length(name) BETWEEN 1 AND 100", name="name_length"),
 )

@@ -15,8 +15,9 @@ from typing import Any, Literal, Protocol
 from flask import current_app
 from pydantic import SecretStr
 
-from accounts.keys import Caller, KeyCache
+from accounts.keys import Caller
 from app import deletion
+from app.callers import build_callers
 from app.connections import Connections
 from app.enhancement import Enhancer
 from app.http import readiness
@@ -167,10 +168,10 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         find_upload=lambda *upload: connections.autocommit(use_upload, *upload),
         path_of=links_of(settings, signer).path_of,
     )
-    keys = KeyCache(database)
+    callers = build_callers(settings, database)
     return Services(
-        authenticate=keys.authenticate,
-        knows_key=keys.knows,
+        authenticate=callers.authenticate,
+        knows_key=callers.knows,
         connections=connections,
         task_reads=task_reads,
         submission=SubmissionService(

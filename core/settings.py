@@ -35,6 +35,8 @@ MaybeText = Annotated[str | None, BeforeValidator(_blank_is_unset)]
 MaybeFlag = Annotated[bool | None, BeforeValidator(_blank_is_unset)]
 # It must not hold a password: addresses are shown, secrets never.
 MaybeOrigin = Annotated[Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")] | None, BeforeValidator(_blank_is_unset)]
+MaybeUrl = Annotated[Annotated[str, Field(pattern=r"^https?://[^\s@#]+$")] | None, BeforeValidator(_blank_is_unset)]
+MIN_JWT_SECRET_BYTES = 32  # as long as the digest of HS256, which RFC 7518 asks for
 
 
 class Settings(BaseSettings):
@@ -148,6 +150,34 @@ class Settings(BaseSettings):
     # Callbacks: hosts that may be private, at any port and by http, and how long the log is kept; 0 is forever
     webhook_allowed_hosts: str = Field(default="", alias="DARKROOM_WEBHOOK_ALLOWED_HOSTS")
     keep_deliveries_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_DELIVERIES_DAYS")
+
+    # Tokens of an issuer next to our keys; the second names are those of services that this one replaces
+    jwt_secret: MaybeSecret = Field(
+        default=None,
+        alias="DARKROOM_JWT_SECRET",
+        validation_alias=AliasChoices("DARKROOM_JWT_SECRET", "JWT_SECRET", "JWT_SECRET_KEY"),
+    )
+    jwt_jwks_url: MaybeUrl = Field(
+        default=None,
+        alias="DARKROOM_JWT_JWKS_URL",
+        validation_alias=AliasChoices("DARKROOM_JWT_JWKS_URL", "JWT_JWKS_URL", "JWKS_URL"),
+    )
+    # Several are divided by commas, and one of them is enough
+    jwt_audience: MaybeText = Field(
+        default=None,
+        alias="DARKROOM_JWT_AUDIENCE",
+        validation_alias=AliasChoices("DARKROOM_JWT_AUDIENCE", "JWT_AUDIENCE"),
+    )
+    jwt_issuer: MaybeText = Field(
+        default=None, alias="DARKROOM_JWT_ISSUER", validation_alias=AliasChoices("DARKROOM_JWT_ISSUER", "JWT_ISSUER")
+    )
+    jwt_leeway_s: float = Field(default=30.0, ge=0, le=60, alias="DARKROOM_JWT_LEEWAY_S")
+    jwt_account_claim: Annotated[Literal["sub", "customer_id"] | None, BeforeValidator(_blank_is_unset)] = Field(
+        default=None, alias="DARKROOM_JWT_ACCOUNT_CLAIM"
+    )
+    jwt_create_accounts: bool = Field(default=False, alias="DARKROOM_JWT_CREATE_ACCOUNTS")
+    jwt_account_credits: int = Field(default=0, ge=0, alias="DARKROOM_JWT_ACCOUNT_CREDITS")
+    jwt_allow_admin: bool = Field(default=False, alias="DARKROOM_JWT_ALLOW_ADMIN")
 
     # Limits of callers
     rate_limit_account: str = Field(default="600/minute", alias="DARKROOM_RATE_LIMIT_ACCOUNT")
@@ -321,16 +351,36 @@ def _secret_of(path: Path) -> str:
 def load() -> Settings:
     """Read the environment (and ``.env``). Raises SettingsError naming every bad variable."""
     environ = with_dotenv(os.environ)
-    aliases = (str(field.alias) for field in Settings.model_fields.values())
-    secrets = {alias: environ[alias] for alias in aliases if alias in environ and may_be_a_file(alias)}
+    secrets = {name: environ[name] for name in _names() if name in environ and may_be_a_file(name)}
     try:
         found = Settings(**secrets)  # type: ignore[arg-type]
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
         raise SettingsError(f"bad settings: {faults}") from None
-    if wrong := "; ".join(_wrong_addresses(found)):
+    if wrong := "; ".join((*_wrong_addresses(found), *_wrong_tokens(found))):
         raise SettingsError(f"bad settings: {wrong}")
     return found
+
+
+def _names() -> Iterator[str]:
+    """Every name of a variable, the second ones behind the first."""
+    for field in Settings.model_fields.values():
+        choices = field.validation_alias
+        others = choices.choices if isinstance(choices, AliasChoices) else ()
+        yield from dict.fromkeys([str(field.alias), *map(str, others)])
+
+
+def _wrong_tokens(settings: Settings) -> Iterator[str]:
+    """What would let in more than the operator means to, a sentence each."""
+    secret = settings.jwt_secret
+    if secret and len(secret.get_secret_value().encode()) < MIN_JWT_SECRET_BYTES:
+        least = f"at least {MIN_JWT_SECRET_BYTES} bytes"
+        yield f"DARKROOM_JWT_SECRET (or JWT_SECRET): it must have {least}, as `openssl rand -hex 32` makes"
+    if settings.jwt_jwks_url and not settings.jwt_audience:
+        yield (
+            "DARKROOM_JWT_JWKS_URL needs DARKROOM_JWT_AUDIENCE: its issuer signs tokens for other services with the"
+            " same keys"
+        )
 
 
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")

@@ -40,6 +40,7 @@ TAGS: Mapping[str, str] = {
     " `webhooks`.",
     "providers": "The upstreams: are they well, how busy are they.",
     "admin": "For operators: needs a key with the scope `admin`.",
+    "replaced": "Routes of the services that this one replaces, for clients that were written for them.",
     "hooks": "For upstreams that report when a call has ended.",
     "service": "Health, and this document.",
 }
@@ -136,7 +137,7 @@ def document(app: Flask, *, public_url: str = "") -> dict[str, Any]:
         "paths": paths,
         "components": {
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "An API key: `dk_<id>_<secret>`."},
+                "key": {"type": "http", "scheme": "bearer", "description": "An API key, `dk_<id>_<secret>`, or a JWT."},
                 "signature": {
                     "type": "apiKey",
                     "in": "query",

@@ -16,6 +16,7 @@ from flask import Flask, Request, Response, current_app, g
 from flask.globals import request_ctx
 
 from accounts.keys import Caller
+from accounts.tokens import TokenRefusedError
 from app.http.accept import check_accept
 from app.http.dialect import NATIVE_SCHEMES, dialect_of
 from app.http.endpoint import Endpoint, Scope, about
@@ -26,7 +27,7 @@ from core.errors import ServiceError
 from core.ids import new_id
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
-MAX_TOKEN_CHARS = 512
+MAX_TOKEN_CHARS = 4096  # of a JWT with many claims; keys have 59
 
 
 class KeyMissingError(ServiceError):
@@ -49,8 +50,8 @@ class ScopeMissingError(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What the guard asks. ``authenticate`` returns the caller behind a token, None for one that is not valid;
-    ``knows_key`` whether a token was valid lately."""
+    """What the guard asks. ``authenticate`` returns the caller behind a token, None for one that is not valid, and
+    raises TokenRefusedError where it says why; ``knows_key`` whether a token was valid lately."""
 
     authenticate: Callable[[str], Caller | None]
     knows_key: Callable[[str], bool]
@@ -81,6 +82,7 @@ def install(app: Flask, guard: Guard) -> None:
     app.register_error_handler(KeyMissingError, _challenge)
     app.register_error_handler(KeyInvalidError, _challenge)
     app.register_error_handler(ScopeMissingError, _challenge)
+    app.register_error_handler(TokenRefusedError, _challenge)
 
 
 def name_request(request: Request) -> None:
@@ -112,9 +114,9 @@ def admit(guard: Guard, request: Request) -> None:
 
 
 def identify(guard: Guard, endpoint: Endpoint, request: Request) -> Caller:
-    """Who calls, by signed link or by key. A client that sends its header with every address may send it with a signed
-    one, and either is enough. Raises KeyMissingError, KeyInvalidError, SignatureInvalidError, SignatureExpiredError,
-    DatabaseAwayError."""
+    """Who calls, by signed link, key or token. A client that sends its header with every address may send it with a
+    signed one, and either is enough. Raises KeyMissingError, KeyInvalidError, TokenRefusedError, SignatureInvalidError,
+    SignatureExpiredError, KeysAwayError, DatabaseAwayError."""
     header = request.headers.get("Authorization")
     if endpoint.signed and "signature" in request.args:
         try:
@@ -134,13 +136,17 @@ def identify(guard: Guard, endpoint: Endpoint, request: Request) -> Caller:
 
 
 def _of_key(guard: Guard, token: str, address: str) -> Caller:
-    """Who calls by a key. An address that sends wrong keys again and again is sent away before the database is asked;
-    a key that was good here lately still opens, who else may sit behind the same address."""
+    """Who calls by a key or a token. An address that sends wrong ones again and again is sent away before the database
+    is asked; a key that was good here lately still opens, who else may sit behind the same address."""
     # Keys are ASCII; other text would fail in the encoder.
     sound = token.isascii() and token.isprintable()
     if not (sound and guard.knows_key(token)):
         guard.limits.check_wrong_keys(address)
-    caller = guard.authenticate(token) if sound else None
+    try:
+        caller = guard.authenticate(token) if sound else None
+    except TokenRefusedError:
+        guard.limits.charge_wrong_key(address)
+        raise
     if caller is None:
         guard.limits.charge_wrong_key(address)
         raise KeyInvalidError
@@ -174,7 +180,7 @@ def _check_scope(caller: Caller, scope: Scope) -> None:
 def _challenge(error: ServiceError) -> Response:
     """A 401 or 403 with its challenge (RFC 6750): no error word without a key, the reason with a bad one."""
     challenge = 'Bearer realm="darkroom"'
-    if isinstance(error, KeyInvalidError):
+    if isinstance(error, KeyInvalidError | TokenRefusedError):
         challenge += ', error="invalid_token"'
     if isinstance(error, ScopeMissingError):
         challenge += f', error="insufficient_scope", scope="{error.facts["scope"]}"'

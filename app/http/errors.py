@@ -54,7 +54,9 @@ CODES: Mapping[str, Kind] = {
     # The caller
     "key_missing": Kind(401, "Key missing", "Send your key as Authorization: Bearer dk_...."),
     "key_invalid": Kind(401, "Key not valid", "The key is unknown, wrong, expired or revoked."),
+    "token_invalid": Kind(401, "Token not valid", "The JWT has expired, or is not for this service; detail says."),
     "scope_missing": Kind(403, "Not permitted", "The key lacks the scope this route needs."),
+    "customer_mismatch": Kind(403, "Another customer", "customer_id is not that of the caller's token or account."),
     "signature_invalid": Kind(403, "Link not valid", "The signed link was altered or its key is gone."),
     "signature_expired": Kind(403, "Link expired", "Read the task again for a fresh signed link."),
     # The resource
@@ -104,6 +106,9 @@ CODES: Mapping[str, Kind] = {
     # The service
     "enhancer_not_configured": Kind(
         503, "No enhancer configured", "The operator has set up no upstream that enhances prompts."
+    ),
+    "token_keys_unavailable": Kind(
+        503, "Keys of tokens away", "The keys of the issuer of tokens cannot be fetched; try again.", _REDUCED
     ),
     "upstream_failed": Kind(502, "Upstream failed", "The upstream did not answer as it should."),
     "rate_limited": Kind(

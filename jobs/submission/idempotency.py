@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -67,3 +68,16 @@ def find(connection: Connection, account_id: str, key: IdempotencyKey) -> str | 
     if bytes(row.fingerprint) != key.fingerprint:
         raise IdempotencyMismatchError("this Idempotency-Key was used with another request")
     return str(row.job_id)
+
+
+_JOBS_OF = text("""
+SELECT key, job_id FROM idempotency_keys
+WHERE account_id = :account_id AND key = ANY(CAST(:keys AS text[]))
+    AND created_at >= statement_timestamp() - make_interval(secs => :life_s)
+""")
+
+
+def jobs_of(connection: Connection, account_id: str, keys: Sequence[str]) -> dict[str, str]:
+    """The jobs that submits with these keys have made, by key; keys that are not known are left out."""
+    rows = connection.execute(_JOBS_OF, {"account_id": account_id, "keys": list(keys), "life_s": LIFE_S})
+    return {row.key: row.job_id for row in rows}

@@ -134,6 +134,15 @@ class Quoting:
         default = self._default_for(self._catalogs.current(), operation)
         return default.model if default else None
 
+    def cheapest_at(self, provider: str, order: Order) -> Model:
+        """The cheapest live model of a provider that takes the order. Raises InvalidOrderError naming every fault."""
+        at = self._configured & {provider}
+        candidates = ranked(self._catalogs.current(), order.operation, at, "budget", self._markup)
+        found = selection.select(
+            candidates, order.check, operation=order.operation, asked=None, goal="budget", lenient=order.lenient
+        )
+        return found.model
+
     def _every_fault(self, order: Order) -> list[FieldFault]:
         """The faults of the body, and what a model says of the fields that are well formed."""
         faults = list(order.faults)

@@ -18,6 +18,7 @@ from core.settings import Settings
 from providers.configured import PROVIDERS
 
 WAIT_S = 60.0
+JWT_SECRET = "that the tests share with the service"
 POLL_S = 0.1
 AT_ONCE = 16
 
@@ -118,7 +119,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     environ["SANDBOX_LATENCY_S"] = "0.3"
     # Answers that wait are kept alive soon, so that no test has to wait for it.
     environ |= {"DARKROOM_HOLD_QUIET_S": "1", "DARKROOM_HOLD_BEAT_S": "0.5"}
-    settings = Settings(_env_file=None, DARKROOM_VAR=var)  # type: ignore[call-arg]
+    tokens = {
+        "DARKROOM_JWT_SECRET": JWT_SECRET,
+        "DARKROOM_JWT_CREATE_ACCOUNTS": True,
+        "DARKROOM_JWT_ACCOUNT_CREDITS": 100,
+    }
+    settings = Settings(_env_file=None, DARKROOM_VAR=var, **tokens)  # type: ignore[call-arg,arg-type]
     with run_stack(settings, environ=environ) as running:
         http = requests.Session()
         http.trust_env = False

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # As accounts.keys.SCOPES, which a test compares; importing it would load the database driver for ``--help``.
 SCOPES = ("jobs:write", "jobs:read", "webhooks", "admin")
+MAX_EXTERNAL_ID_CHARS = 255  # as accounts.tokens takes them
 
 
 @click.group()
@@ -28,21 +29,47 @@ def account() -> None:
     """Accounts: who owns jobs, keys and a balance."""
 
 
+def _external_id(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not 1 <= len(value) <= MAX_EXTERNAL_ID_CHARS:
+        raise click.BadParameter(f"it has 1 to {MAX_EXTERNAL_ID_CHARS} characters")
+    return value
+
+
 @account.command("create")
 @database_command
 @click.argument("name")
 @click.option("--weight", type=click.IntRange(1, 100), default=1, show_default=True,
               help="Its share of the queue next to other accounts.")  # fmt: skip
-def create_account(connection: Connection, name: str, weight: int) -> Show:
+@click.option("--external-id", metavar="ID", callback=_external_id,
+              help="The id that tokens (JWT) have for it.")  # fmt: skip
+def create_account(connection: Connection, name: str, weight: int, external_id: str | None) -> Show:
     """Make an account called NAME; its balance begins with its first grant."""
     from accounts import accounts
 
-    made = accounts.create_account(connection, name, weight=weight)
+    made = accounts.create_account(connection, name, weight=weight, external_id=external_id)
 
     def show(output: Output) -> None:
         output.document(asdict(made))
         output.line(made.id if output.quiet else f"{made.id}  {made.name}")
         output.note("next: `darkroom grant` for credits, `darkroom key create` for a key")
+
+    return show
+
+
+@account.command("link")
+@database_command
+@click.argument("account_name", metavar="ACCOUNT")
+@click.argument("external_id", metavar="[ID]", required=False, callback=_external_id)
+def link_account(connection: Connection, account_name: str, external_id: str | None) -> Show:
+    """Let tokens (JWT) for ID call for ACCOUNT (name or id); without ID, none does."""
+    from accounts import accounts
+
+    owner = accounts.find_account(connection, account_name)
+    accounts.know_as(connection, owner.id, external_id)
+
+    def show(output: Output) -> None:
+        output.document({"account_id": owner.id, "external_id": external_id})
+        output.line(f"{owner.name} is {external_id}" if external_id else f"{owner.name} has no external id")
 
     return show
 

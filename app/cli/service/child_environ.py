@@ -8,6 +8,7 @@ from providers.configured import MAX_ACCOUNTS, PROVIDERS
 from providers.shared.signatures import SECRET_VARIABLES
 
 MIGRATE, FLOWER_PASSWORD = "DARKROOM_MIGRATE_DATABASE_URL", "FLOWER_BASIC_AUTH"
+_OF_WEB = frozenset({"DARKROOM_JWT_SECRET", "JWT_SECRET", "JWT_SECRET_KEY"})
 # Of an emulator, which has no settings and no secrets of ours.
 _BARE = frozenset({"PATH", "HOME", "USER", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"})
 _BARE_BEGINNINGS = ("SANDBOX_", "PYTHON", "LC_", "DARKROOM_LOG_")
@@ -24,8 +25,8 @@ def of_sandbox(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def of_flower(environ: Mapping[str, str]) -> dict[str, str]:
-    """For Flower, which reads the broker alone: no database, no bucket, no key of a provider."""
-    withheld = {MIGRATE, "DATABASE_URL", *_providers_variables(), *SECRET_VARIABLES.values()}
+    """For Flower, which reads the broker alone: no database, no bucket, no key of a provider or of tokens."""
+    withheld = {MIGRATE, "DATABASE_URL", *_OF_WEB, *_providers_variables(), *SECRET_VARIABLES.values()}
     return {name: value for name, value in environ.items() if name not in withheld and not name.startswith("AWS_")}
 
 
