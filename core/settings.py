@@ -130,6 +130,7 @@ class Settings(BaseSettings):
     trusted_proxies: int = Field(default=0, ge=0, alias="DARKROOM_TRUSTED_PROXIES")
     # Without a trusted proxy in front; 0 is no limit
     connections_per_address: int = Field(default=500, ge=0, alias="DARKROOM_CONNECTIONS_PER_ADDRESS")
+    litellm_cost_header: bool = Field(default=False, alias="DARKROOM_LITELLM_COST_HEADER")
     body_timeout_s: float = Field(default=30.0, gt=0, alias="DARKROOM_BODY_TIMEOUT_S")
 
     @property

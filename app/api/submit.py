@@ -6,6 +6,7 @@ from flask import Blueprint, Response, current_app, g, request
 from werkzeug.routing import BaseConverter
 
 from app.accepting import accept, ended_or_latest
+from app.http import task_headers
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, preferred_wait_s
@@ -19,8 +20,8 @@ from app.shapes.schemas.base import Empty
 from app.shapes.schemas.orders import Estimate, EstimateBody, OrderBody
 from app.shapes.schemas.tasks import TaskOut
 from jobs.errors import FieldFault
+from jobs.lifecycle import Submitted
 from jobs.reads.tasks import Task
-from quota.prices import credits_text
 
 
 class OperationName(BaseConverter):
@@ -50,8 +51,7 @@ _ORDER_ERRORS = (
 )
 _TASK_HEADERS = (
     "Location",
-    "X-Task-Id",
-    "X-Cost-Quoted",
+    *task_headers.NAMES,
     "Idempotent-Replayed",
     "Preference-Applied",
 )
@@ -95,7 +95,7 @@ def submit(operation: str) -> Response:
     submitted = accept(service, g.caller, order, key=key, request_id=g.request_id)
     wait_s = preferred_wait_s()
     task = ended_or_latest(service, submitted.task, wait_s)
-    return _accepted(task, replayed=submitted.replayed, wait_s=wait_s)
+    return _accepted(task, submitted, wait_s=wait_s)
 
 
 @bp.post("/api/images/estimate")
@@ -121,18 +121,17 @@ def estimate() -> Response:
     return json_answer(render.estimate(quote, body.fields.get("n", 1)))
 
 
-def _accepted(task: Task, *, replayed: bool, wait_s: int) -> Response:
+def _accepted(task: Task, submitted: Submitted, *, wait_s: int) -> Response:
     renderer: render.Renderer = current_app.extensions["darkroom_renderer"]
     # 200 for an ended task only if the caller waited for it or submitted it earlier; a new one is 202.
-    status = 200 if task.ended and (replayed or wait_s) else 202
+    status = 200 if task.ended and (submitted.replayed or wait_s) else 202
     headers = {
         "Location": f"{TASKS}/{task.id}",
-        "X-Task-Id": task.id,
-        "X-Cost-Quoted": credits_text(task.quoted_microcredits),
+        **task_headers.task_headers(task, spendable_microcredits=submitted.spendable_microcredits),
     }
     if status == 202:
         headers["Retry-After"] = str(RETRY_AFTER_S)
-    if replayed:
+    if submitted.replayed:
         headers["Idempotent-Replayed"] = "true"
     if wait_s:
         headers["Preference-Applied"] = f"wait={wait_s}"

@@ -61,6 +61,7 @@ class Submitted:
     task: Task
     nudges: Sequence[Nudge]
     replayed: bool = False  # the job of an earlier submit with the same Idempotency-Key
+    spendable_microcredits: int | None = None  # left of the balance; None: not known without asking again
 
 
 # This locks the balance until the commit, and nothing in between waits.
@@ -69,7 +70,7 @@ WITH paid AS (
     UPDATE balances
     SET spendable = spendable - CAST(:price AS bigint), reserved = reserved + CAST(:price AS bigint)
     WHERE account_id = :account_id AND spendable >= CAST(:price AS bigint)
-    RETURNING account_id
+    RETURNING account_id, spendable
 ),
 -- Free places in the account's window at this provider; no more rows are counted than the window has places.
 room AS (
@@ -117,7 +118,7 @@ SELECT created_at, start_deadline_at, published_at IS NOT NULL AS published, (
         WHERE q.provider = job.provider AND q.status = 'queued' AND q.id < job.id
         LIMIT CAST(:counted AS int)
     ) AS ahead
-) AS ahead
+) AS ahead, (SELECT spendable FROM paid) AS spendable
 FROM job
 """)
 
@@ -135,7 +136,7 @@ def submit(connection: Hot | Connection, job: NewJob, *, window: int) -> Submitt
     nudges = [states.run(job.provider, job.id)] if born.published else []
     if job.low_priority:
         nudges = publishing.fill(hot, job.account_id, job.provider, job.weight, window=window)
-    return Submitted(_task(job, born), nudges)
+    return Submitted(_task(job, born), nudges, spendable_microcredits=born.spendable)
 
 
 def _values(job: NewJob, window: int) -> dict[str, Any]:
