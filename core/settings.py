@@ -120,6 +120,8 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("DARKROOM_KEEP_IMAGES_DAYS", "DARKROOM_KEEP_PICTURES_DAYS"),
     )
     short_life_s: int = Field(default=600, ge=60, le=86_400, alias="DARKROOM_SHORT_LIFE_S")
+    # The upstreams' own answers, kept as long as images
+    keep_raw: bool = Field(default=True, alias="DARKROOM_KEEP_RAW")
     keep_inputs_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_INPUTS_DAYS")
 
     # Limits of callers

@@ -91,12 +91,17 @@ class ResultImage:
     revised_prompt: str | None = None
 
 
+# The upstream's own answer, fit to be kept: providers.shared.raw_answers.document.
+RawAnswer = Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The upstream is done; ``images`` in the upstream's order, at least one. ``cost`` replaces that of Accepted."""
 
     images: Sequence[ResultImage]
     cost: ReportedCost | None = field(default=None, compare=False)  # not part of what a result is
+    raw: RawAnswer | None = field(default=None, compare=False, repr=False)  # of a look, where someone listens
 
 
 @dataclass(frozen=True, slots=True)

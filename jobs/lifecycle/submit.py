@@ -52,6 +52,7 @@ class NewJob:
     keep_s: int | None = None
     per_call: int = 1
     unit_cost_microusd: int | None = None
+    safe_prompt: bool = False  # a refused prompt may be adjusted once
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +84,14 @@ room AS (
 ),
 job AS (
     INSERT INTO jobs (id, account_id, weight, operation, model, provider, n, low_priority, status, money,
-        unit_price, quoted, start_deadline_at, published_at, fallbacks, keep_s, per_call)
+        unit_price, quoted, start_deadline_at, published_at, fallbacks, keep_s, per_call,
+        safe_prompt)
     SELECT :id, :account_id, CAST(:weight AS int), :operation, :model, :provider, CAST(:n AS int),
         CAST(:low_priority AS boolean), 'queued', 'queued', CAST(:unit_price AS bigint), CAST(:price AS bigint),
         clock_timestamp() + make_interval(secs => :start_within_s),
         CASE WHEN room.free > 0 AND NOT CAST(:low_priority AS boolean) THEN clock_timestamp() END,
-        CAST(:fallback_count AS int), CAST(:keep_s AS int), CAST(:per_call AS int)
+        CAST(:fallback_count AS int), CAST(:keep_s AS int), CAST(:per_call AS int),
+        CASE WHEN CAST(:safe_prompt AS boolean) THEN 'wanted' END
     FROM room
     -- An order that costs nothing needs no balance.
     WHERE EXISTS (SELECT 1 FROM paid) OR CAST(:price AS bigint) = 0
@@ -164,6 +167,7 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
         "keep_s": job.keep_s,
         "per_call": job.per_call,
         "unit_cost": job.unit_cost_microusd,
+        "safe_prompt": job.safe_prompt,
         "client": json.dumps(dict(job.client)) if job.client else None,
         "counted": tasks.QUEUE_COUNTED,
     }

@@ -13,7 +13,17 @@ from core.db import Hot, Statement
 # A table counts as grown when so many rows have changed, and as many as there were. Not sooner: afterwards every
 # connection plans its statements again.
 ROWS = 2_000
-TABLES = ("jobs", "orders", "inputs", "upstream_calls", "images", "job_events", "transfers", "idempotency_keys")
+TABLES = (
+    "jobs",
+    "orders",
+    "inputs",
+    "upstream_calls",
+    "call_answers",
+    "images",
+    "job_events",
+    "transfers",
+    "idempotency_keys",
+)
 
 GROWN = Statement("""
 SELECT s.relname AS name FROM pg_stat_user_tables AS s JOIN pg_class AS c ON c.oid = s.relid

@@ -16,7 +16,17 @@ from providers.shared.extra import reserved_extra
 Role = Literal["image", "mask", "face"]
 
 # Fields that are about the job and not about the image.
-JOB_FIELDS = ("model", "fallback_models", "priority", "deadline_s", "metadata", "extra", "lenient", "store")
+JOB_FIELDS = (
+    "model",
+    "fallback_models",
+    "priority",
+    "deadline_s",
+    "metadata",
+    "extra",
+    "lenient",
+    "store",
+    "safe_prompt",
+)
 
 
 @dataclass(frozen=True, slots=True)

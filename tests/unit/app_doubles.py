@@ -256,7 +256,7 @@ class OrdersTable(Hot):
 
     def one_or_none(self, statement: Statement, values: Mapping[str, Any]) -> Any:
         assert statement is SUBMIT
-        return SimpleNamespace(created_at=NOW, start_deadline_at=NOW, published=True, ahead=3)
+        return SimpleNamespace(created_at=NOW, start_deadline_at=NOW, published=True, ahead=3, spendable=1_700_000)
 
 
 class OrdersDatabase(Database):
