@@ -38,6 +38,8 @@ EXTENSIONS = {
     **models3d.EXTENSIONS,
     TEXT: "txt",
 }
+# Nothing of a stored file runs, wherever it is opened.
+SAFE_HEADERS = {"Content-Security-Policy": "default-src 'none'; sandbox", "Referrer-Policy": "no-referrer"}
 NO_VARIANTS = "a 3D file or a text has no other sizes and formats"
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
@@ -88,7 +90,7 @@ def stored(job_id: str) -> Response:
     parts = services()
     image = parts.connections.autocommit(find_image, g.caller.account_id, checked_id(job_id), query.index)
     found = _wanted(parts, image, query)
-    mime = found.mime if found.mime in EXTENSIONS else "application/octet-stream"
+    mime = served_as(found.mime)
     check_accepts(request, mime)
     headers = _headers(job_id, query, found, mime)
     if unchanged(headers["ETag"]):
@@ -98,7 +100,17 @@ def stored(job_id: str) -> Response:
     span = _span(found.size_bytes, headers["ETag"]) if request.method == "GET" else None
     if span == ():
         return answer("range_not_satisfiable", headers={"Content-Range": f"bytes */{found.size_bytes}"})
-    return _send(parts, found, mime, headers, span)
+    return send(parts, found, mime, headers, span)
+
+
+def served_as(mime: str) -> str:
+    """The media type under which a stored file is sent."""
+    return mime if mime in EXTENSIONS else "application/octet-stream"
+
+
+def disposition(job_id: str, index: int, mime: str, kind: str = "inline") -> str:
+    """Content-Disposition of an image. The name is made of our own id: no text of a caller gets into a header."""
+    return f'{kind}; filename="{job_id}-{index}.{EXTENSIONS.get(mime, "bin")}"'
 
 
 def _wanted(parts: Services, image: Image, query: ImageQuery) -> StoredImage:
@@ -164,12 +176,10 @@ def _headers(job_id: str, query: ImageQuery, found: StoredImage, mime: str) -> d
         "Cache-Control": f"private, max-age={max_age_s}, immutable",
         "Vary": "Authorization",
         "Accept-Ranges": "bytes",
-        # The name is made of our own id: no text of a caller gets into a header.
-        "Content-Disposition": f'{kind}; filename="{job_id}-{query.index}.{EXTENSIONS.get(mime, "bin")}"',
-        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Content-Disposition": disposition(job_id, query.index, mime, kind),
+        **SAFE_HEADERS,
         # A signed link may be embedded by other sites; an address that needs a key may not.
         "Cross-Origin-Resource-Policy": "same-origin" if expires is None else "cross-origin",
-        "Referrer-Policy": "no-referrer",
     }
 
 
@@ -192,17 +202,18 @@ def _span(size_bytes: int, etag: str) -> tuple[int, int] | tuple[()] | None:
     return (first, last) if first <= last else ()
 
 
-def _send(
+def send(
     parts: Services,
     found: StoredImage,
     mime: str,
     headers: dict[str, str],
-    span: tuple[int, int] | tuple[()] | None,
+    span: tuple[int, int] | tuple[()] | None = None,
 ) -> Response:
+    """A stored file, or a part of it. Raises BlobNotFoundError, StorageUnavailableError."""
     file = parts.store.open(found.key)
     first, last = span or (0, found.size_bytes - 1)
     response = Response(
-        _chunks(file, first, last - first + 1) if request.method == "GET" else b"",
+        _chunks(file, first, last - first + 1) if request.method != "HEAD" else b"",
         status=206 if span else 200,
         content_type=_content_type(mime),
     )

@@ -68,6 +68,8 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
     "X-Balance-Remaining": ("string", "What is left to spend, in credits, where this request has changed it."),
     "Idempotent-Replayed": ("string", "`true` when an earlier submit answers."),
     "Preference-Applied": ("string", "The wait that was granted."),
+    "Content-Location": ("string", "Where the image sent is read."),
+    "Link": ("string", "The task's other images, as `rel=item`."),
     "Accept-Ranges": ("string", "`bytes`."),
     "Content-Range": ("string", "Which bytes these are."),
     "Content-Disposition": ("string", "A generated file name."),
@@ -95,6 +97,7 @@ _ERROR_HEADERS: Mapping[int, tuple[str, ...]] = {
     429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
     503: ("Retry-After",),
 }
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
 
 
 def document(app: Flask, *, public_url: str = "") -> dict[str, Any]:
@@ -258,11 +261,12 @@ def _answer(each: Answer, *, bodiless: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"description": each.description, "headers": _header_refs(headers)}
     if bodiless or each.status == 304:
         return found
-    if each.schema is not None:
-        content: dict[str, Any] = {"schema": {"$ref": REF.format(model=each.schema.__name__)}}
-    else:
-        content = {}
-    found["content"] = dict.fromkeys(each.media_types, content)
+    schema = {"schema": {"$ref": REF.format(model=each.schema.__name__)}} if each.schema is not None else {}
+    found["content"] = {
+        # An answer with a schema that may also be a file.
+        media_type: _BYTES if schema and media_type.partition("/")[0] in ("image", "model", "text") else schema
+        for media_type in each.media_types
+    }
     return found
 
 

@@ -6,6 +6,7 @@ from flask import Blueprint, Response, current_app, g, request
 from werkzeug.routing import BaseConverter
 
 from app.accepting import accept, ended_or_latest
+from app.api import image_answers
 from app.http import task_headers
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
@@ -71,19 +72,26 @@ _TASK_HEADERS = (
             ),
             Answer(
                 200,
-                "Ended within the wait asked for, or earlier under this key.",
+                "Ended within the wait asked for, or earlier under this key: the task, or with `Accept: image/*` the"
+                " first image itself, and the others as `Link`.",
                 TaskOut,
-                headers=_TASK_HEADERS,
+                media_types=("application/json", *image_answers.MEDIA_TYPES),
+                headers=(*_TASK_HEADERS, "Content-Location", "Link"),
             ),
         ),
         scope="jobs:write",
         pace="submit",
-        errors=(*_ORDER_ERRORS, "idempotency_key_invalid", "idempotency_mismatch"),
+        errors=(
+            *(*_ORDER_ERRORS, "idempotency_key_invalid", "idempotency_mismatch"),
+            *("task_refused", "task_failed", "task_timed_out", "task_unavailable", "task_cancelled", "image_gone"),
+        ),
         body=OrderBody,
         multipart=True,
         request_headers=("Idempotency-Key", "Prefer"),
         description="Every operation has this route. `GET /api/models?operation=...` lists the models for one, "
-        "`GET /api/models/{id}` has the fields that a model takes.",
+        "`GET /api/models/{id}` has the fields that a model takes. With `Accept: image/*` and `Prefer: wait=n` the"
+        " answer is the image, or a `task_...` error if the task has ended without one; a task that has not ended"
+        " in time is a 202 as JSON.",
     )
 )
 def submit(operation: str) -> Response:
@@ -135,4 +143,6 @@ def _accepted(task: Task, submitted: Submitted, *, wait_s: int) -> Response:
         headers["Idempotent-Replayed"] = "true"
     if wait_s:
         headers["Preference-Applied"] = f"wait={wait_s}"
+    if status == 200 and image_answers.wanted():
+        return image_answers.of(services(), task, headers)
     return json_answer(renderer.task(task, data_urls(task, services().store)), status, headers)
