@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from flask import Blueprint
 
+from app.dialects.openai.dialect import DIALECT as OPENAI
 from app.http.dialect import Dialect
 
-DIALECTS: tuple[Dialect, ...] = ()
+DIALECTS: tuple[Dialect, ...] = (OPENAI,)
 BLUEPRINTS: tuple[Blueprint, ...] = ()

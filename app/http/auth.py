@@ -7,6 +7,7 @@ route that has none. The caller who passes is ``g.caller``; every query below is
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,6 +63,7 @@ def install(app: Flask, guard: Guard) -> None:
 
     def enter() -> None:
         asked = request_ctx.request  # looked up once: every use of Flask's proxy costs
+        g.began_s = time.monotonic()
         name_request(asked)
         admit(guard, asked)
 
