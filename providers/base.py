@@ -195,5 +195,10 @@ class Provider(Protocol):
         Raises: ``NotRun``, ``Uncertain`` (try again); ``Failed`` (the result is gone).
         """
 
-    def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
-        """The text of a chat completion, piece by piece. Raises :class:`ProviderError`, also between pieces."""
+    def stream_text(
+        self, messages: Sequence[Mapping[str, str]], *, temperature: float | None, max_tokens: int | None = None
+    ) -> Iterator[str]:
+        """The text of a chat completion, piece by piece; the model's own settings where none is given.
+
+        Raises: :class:`ProviderError`, also between pieces.
+        """

@@ -28,7 +28,7 @@ FIRST_PIECE_S = 10.0  # until then a fault still gets its own HTTP status
 HEARTBEAT_S = 15.0
 LONGEST_S = 180.0
 _OFFERED = ("text/event-stream", "text/plain")
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class NoCreditsError(ServiceError):
@@ -73,19 +73,19 @@ def enhance() -> Response:
     read_query(Empty, request.args)
     asked = read_body(EnhanceIn, request)
     media_type = _media_type()
-    _check_credits()
+    check_credits()
     source = services().enhancer.write(asked.prompt, asked.mode, model=asked.model, language=asked.language)
     reader = Reader(source)
     first = reader.next(FIRST_PIECE_S)
     if isinstance(first, ProviderError):
-        raise UpstreamFailedError(_message(first), upstream_code=first.code)
-    pieces = _pieces(reader, first)
+        raise UpstreamFailedError(message_of(first), upstream_code=first.code)
+    pieces = pieces_of(reader, first)
     if media_type == "text/plain":
-        response = Response(_text(pieces), content_type="text/plain; charset=utf-8", headers=_HEADERS)
+        response = Response(_text(pieces), content_type="text/plain; charset=utf-8", headers=HEADERS)
     else:
         # Rendered in the request, which the stream outlives.
         failed = problem("upstream_failed")
-        response = Response(_events(pieces, failed), content_type="text/event-stream", headers=_HEADERS)
+        response = Response(_events(pieces, failed), content_type="text/event-stream", headers=HEADERS)
     response.call_on_close(reader.close)
     return response
 
@@ -100,15 +100,15 @@ def _media_type() -> str:
     return media_type
 
 
-def _check_credits() -> None:
+def check_credits() -> None:
     """Raises NoCreditsError for an account without credits; those in the queue and in running jobs are its own, too."""
     held = services().connections.autocommit(funds.funds, g.caller.account_id)
     if held.spendable + held.queued + held.held <= 0:
         raise NoCreditsError("enhancing is free, for accounts that hold credits", balance="0")
 
 
-def _pieces(reader: Reader, first: Piece | None) -> Iterator[Piece | None]:
-    """Everything up to and with the end; None for a silence of HEARTBEAT_S."""
+def pieces_of(reader: Reader, first: Piece | None, *, beat_s: float | None = None) -> Iterator[Piece | None]:
+    """Everything up to and with the end; None for a silence of ``beat_s`` (HEARTBEAT_S)."""
     ends_at = time.monotonic() + LONGEST_S
     piece = first
     while True:
@@ -117,7 +117,7 @@ def _pieces(reader: Reader, first: Piece | None) -> Iterator[Piece | None]:
         yield piece
         if isinstance(piece, ProviderError | Ended):
             return
-        piece = reader.next(HEARTBEAT_S)
+        piece = reader.next(HEARTBEAT_S if beat_s is None else beat_s)
 
 
 def _events(pieces: Iterator[Piece | None], failed: dict[str, Any]) -> Iterator[str]:
@@ -133,7 +133,7 @@ def _events(pieces: Iterator[Piece | None], failed: dict[str, Any]) -> Iterator[
             case Ended():
                 yield _event(number, "done", {"text": "".join(whole)})
             case ProviderError():
-                message = _message(piece)
+                message = message_of(piece)
                 error = {**failed["error"], "message": message}
                 body = {
                     **failed,
@@ -150,7 +150,7 @@ def _text(pieces: Iterator[Piece | None]) -> Iterator[str]:
         if isinstance(piece, str):
             yield piece
         elif isinstance(piece, ProviderError):
-            _message(piece)
+            message_of(piece)
             raise StreamCutError(piece.code)
 
 
@@ -158,7 +158,7 @@ def _event(number: int, name: str, data: dict[str, Any]) -> str:
     return f"id: {number}\nevent: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-def _message(error: ProviderError) -> str:
+def message_of(error: ProviderError) -> str:
     """The message for the caller. The upstream's own words may hold the prompt or a key: no one gets to see them."""
     log.warning("enhance_failed", code=error.code, kind=type(error).__name__)
     return f"the upstream could not finish ({error.code})"

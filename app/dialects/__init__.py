@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from flask import Blueprint
 
+from app.dialects.openai import chat as openai_chat
+from app.dialects.openai import models as openai_models
 from app.dialects.openai.dialect import DIALECT as OPENAI
 from app.http.dialect import Dialect
 
 DIALECTS: tuple[Dialect, ...] = (OPENAI,)
-BLUEPRINTS: tuple[Blueprint, ...] = ()
+BLUEPRINTS: tuple[Blueprint, ...] = (openai_models.bp, openai_chat.bp)

@@ -351,9 +351,11 @@ class Writer:
     def __init__(self) -> None:
         self.pieces: list[str | Exception] = ["A red ", "fox."]
         self.asked: list[Any] = []
+        self.max_tokens: int | None = None
 
-    def stream_text(self, messages: Any, *, temperature: float) -> Iterator[str]:
+    def stream_text(self, messages: Any, *, temperature: float | None, max_tokens: int | None = None) -> Iterator[str]:
         self.asked.append((messages, temperature))
+        self.max_tokens = max_tokens
         for piece in self.pieces:
             if isinstance(piece, Exception):
                 raise piece

@@ -152,6 +152,17 @@ class Xai(UpstreamAccount[Config], OneAnswer):
         images = read_images(answer.body, self.base_url)[: order.n]
         return Finished(images, cost_of(json_object(answer.body)))
 
-    def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
+    def stream_text(
+        self, messages: Sequence[Mapping[str, str]], *, temperature: float | None, max_tokens: int | None = None
+    ) -> Iterator[str]:
         path = "/v1/chat/completions"
-        return stream_chat(self._session, path, self._config.prompt_model, messages, temperature, classify=classify)
+        return stream_chat(
+            self._session,
+            path,
+            self._config.prompt_model,
+            messages,
+            temperature,
+            max_tokens=max_tokens,
+            max_tokens_field="max_completion_tokens",
+            classify=classify,
+        )
