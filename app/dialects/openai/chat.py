@@ -88,7 +88,7 @@ class Talk:
             "enhancer_not_configured",
         ),
         body=ChatBody,
-        description="For text alone. Free, for accounts that hold credits, and limited with `POST /api/prompts/enhance`.",
+        description="For text alone. Free, for accounts that hold credits; limited as `POST /api/prompts/enhance` is.",
     )
 )
 def complete() -> Response:
