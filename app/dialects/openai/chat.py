@@ -10,7 +10,6 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from app.api.prompts import FIRST_PIECE_S, HEADERS, check_credits, message_of, pieces_of
 from app.dialects.openai.models import not_found
 from app.enhancement import Ended, Piece, Reader
 from app.http.bodies import read_body, read_query
@@ -21,6 +20,7 @@ from app.http.responses import json_answer, json_text
 from app.services import Services, services
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.openai_chat import MAX_CHARS, ChatBody, ChatCompletion, ChatMessage
+from app.text_streams import FIRST_PIECE_S, HEADERS, check_credits, message_of, pieces_of
 from core.ids import new_id
 from jobs.errors import FieldFault
 from providers.errors import ContentRefused, ProviderError
