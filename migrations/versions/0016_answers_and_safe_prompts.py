@@ -18,17 +18,17 @@ def upgrade() -> None:
     op.add_column('jobs', sa.Column('prompt_adjusted_at', sa.DateTime(timezone=True), nullable=True))
     # Every row there is has NULL, which passes; NOT VALID spares reading them all under a lock.
     op.execute(
-        "ALTER TABLE jobs ADD CONSTRAINT safe_prompt_known"
+        "ALTER TABLE jobs ADD CONSTRAINT jobs_safe_prompt_known"
         " CHECK (safe_prompt IN ('wanted', 'adjusting', 'adjusted')) NOT VALID"
     )
-    op.execute('ALTER TABLE jobs VALIDATE CONSTRAINT safe_prompt_known')
+    op.execute('ALTER TABLE jobs VALIDATE CONSTRAINT jobs_safe_prompt_known')
     op.create_table(
         'call_answers',
         sa.Column('call_id', sa.Text(), nullable=False),
         sa.Column('answer', postgresql.JSONB(), nullable=False),
         sa.Column('answered_at', sa.DateTime(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
-        sa.ForeignKeyConstraint(['call_id'], ['upstream_calls.id'], name=op.f('fk_call_answers_call_id_upstream_calls'), ondelete='CASCADE'),
-        sa.PrimaryKeyConstraint('call_id', name=op.f('pk_call_answers')),
+        sa.ForeignKeyConstraint(['call_id'], ['upstream_calls.id'], name=op.f('call_answers_call_id_fkey'), ondelete='CASCADE'),
+        sa.PrimaryKeyConstraint('call_id', name=op.f('call_answers_pkey')),
     )
     op.create_index('call_answers_kept', 'call_answers', ['answered_at'], unique=False)
 
@@ -36,6 +36,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index('call_answers_kept', table_name='call_answers')
     op.drop_table('call_answers')
-    op.drop_constraint('safe_prompt_known', 'jobs', type_='check')
+    op.drop_constraint(op.f('jobs_safe_prompt_known'), 'jobs', type_='check')
     op.drop_column('jobs', 'prompt_adjusted_at')
     op.drop_column('jobs', 'safe_prompt')

@@ -50,8 +50,16 @@ def test_each_call_has_its_own_answer_in_a_look_at_many(engine: Engine, account:
     assert all(answer and "items" not in answer["body"] for answer in seen)
 
 
-@pytest.mark.parametrize("fault", ["refuse at=submit", "fail", "500 times=1"])
-@pytest.mark.parametrize("model", [ASYNC_MODEL, SYNC_MODEL])
+@pytest.mark.parametrize(
+    ("model", "fault"),
+    [
+        (ASYNC_MODEL, "refuse at=submit"),
+        (ASYNC_MODEL, "fail"),
+        (SYNC_MODEL, "refuse at=submit"),
+        (SYNC_MODEL, "fail"),
+        (SYNC_MODEL, "500 times=1"),
+    ],
+)
 def test_the_answer_of_a_call_that_failed_is_kept(engine: Engine, account: Caller, model: str, fault: str) -> None:
     job_id = made(engine, account, f"a fox [sandbox:{fault}]", model=model)
     first = answers(engine, account, job_id)[0]
