@@ -81,7 +81,7 @@ SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fe
             'retryable', c.retryable, 'retry_after_s', c.retry_after_s, 'model', c.model,
             'credential_id', c.credential_id, 'dedupe_key', c.dedupe_key, 'upstream_id', c.upstream_id,
             'poll_url', c.poll_url, 'give_up_at', c.give_up_at, 'intended_at', c.intended_at,
-            'charged', c.written_off OR coalesce(c.reported_cost, 0) > 0,
+            'charged', c.written_off,
             'cancel_asked', c.cancel_asked_at IS NOT NULL, 'missing', c.missing_since IS NOT NULL,
             'result', c.result) ORDER BY c.slot, c.try)
         FROM upstream_calls AS c WHERE c.job_id = j.id), '[]') AS calls

@@ -39,8 +39,8 @@ class CallOutcome:
     @property
     def call_after(self) -> Call:
         """The call as it will be once this is recorded."""
-        billed = self.written_off or (self.cost is not None and bool(self.cost.microusd))
-        return replace(self.call, outcome=self.outcome, kept=len(self.images), charged=billed)
+        charged = self.call.charged or self.written_off
+        return replace(self.call, outcome=self.outcome, kept=len(self.images), charged=charged)
 
 
 # Outcomes that an outcome may replace, in addition to NULL: a late answer never moves a call backwards.
@@ -128,7 +128,7 @@ def _by_class(error: ProviderError, *, may_look_up: bool) -> tuple[Outcome, bool
         case Failed():
             return Outcome.FAILED, error.retryable, error.billed
         case ContentRefused():
-            return Outcome.REFUSED, False, error.charged
+            return Outcome.REFUSED, False, error.charged or bool(error.cost and error.cost.microusd)
         case Refused() | Misconfigured():
             return Outcome.REFUSED if isinstance(error, Refused) else Outcome.MISCONFIGURED, False, False
         case Uncertain() if may_look_up:

@@ -117,6 +117,15 @@ def test_a_refusal_that_was_billed_is_final(adjusting: Engine, account: Caller) 
     assert len(adjusting.calls(job_id)) == 1
 
 
+def test_a_price_named_in_advance_is_no_charge(adjusting: Engine, account: Caller) -> None:
+    """Flux names the price of a task when it takes it, and charges nothing for a prompt that it refuses."""
+    job_id = ordered(adjusting, account)
+    adjusting.drive(until=lambda: adjusting.job(job_id).safe_prompt == "adjusting")
+    adjusting.sql("UPDATE upstream_calls SET reported_cost = 40000 WHERE job_id = :id", id=job_id)
+    adjusting.drive()
+    assert (adjusting.job(job_id).status, adjusting.job(job_id).attempt) == ("succeeded", 2)
+
+
 @pytest.mark.parametrize("point", ["prompt.rewritten", "prompt.adjusted"])
 def test_a_crash_around_the_rewriting_repeats_no_paid_call(
     adjusting: Engine, account: Caller, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, point: str
