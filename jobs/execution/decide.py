@@ -248,6 +248,10 @@ def _is_free_refusal(call: Call) -> bool:
     return call.outcome is Outcome.REFUSED and call.code == CONTENT_REFUSED and not call.charged
 
 
+def _is_charged_refusal(call: Call) -> bool:
+    return call.outcome is Outcome.REFUSED and call.code == CONTENT_REFUSED and call.charged
+
+
 def _refused_free(facts: Facts) -> list[Call]:
     """Return the last calls of the slots whose prompt was refused, at no cost."""
     return [call for call in _latest_by_slot(facts.calls).values() if _is_free_refusal(call)]
@@ -269,6 +273,8 @@ _ADJUSTMENT_NOTES = {
 
 def _about_the_prompt(facts: Facts) -> tuple[str, ...]:
     """Return the warning for a job that ends with a prompt refused although it might have been adjusted."""
+    if facts.adjustment is Adjustment.POSSIBLE and any(_is_charged_refusal(call) for call in facts.calls):
+        return ("safe_prompt: the upstream charges for this refusal, so the prompt was not adjusted",)
     note = _ADJUSTMENT_NOTES.get(facts.adjustment)
     return (note,) if note and _refused_free(facts) else ()
 

@@ -37,17 +37,21 @@ def test_a_free_refusal_is_adjusted() -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        facts(refused(charged=True)),
         facts(refused(), adjustment=Adjustment.NOT_WANTED),
         facts(call(Outcome.REFUSED, code="upstream_rejected")),
         facts(call(Outcome.LOST, code="upstream_uncertain")),
     ],
-    ids=["billed", "not asked for", "another refusal", "uncertain"],
+    ids=["not asked for", "another refusal", "uncertain"],
 )
 def test_nothing_else_is(given: Facts) -> None:
     step = next_step(given)
     assert isinstance(step, Fail)
     assert not step.notes
+
+
+def test_a_refusal_that_was_billed_is_final_and_says_so() -> None:
+    note = "safe_prompt: the upstream charges for this refusal, so the prompt was not adjusted"
+    assert next_step(facts(refused(charged=True))) == Fail(REFUSED, (note,))
 
 
 def test_open_calls_and_retries_of_other_slots_go_first() -> None:
