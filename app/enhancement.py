@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,7 +30,9 @@ POOL_SIZE = 20  # connections to one upstream
 class Writer(Protocol):
     """The part of providers.base.Provider that writes text."""
 
-    def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]: ...
+    def stream_text(
+        self, messages: Sequence[Mapping[str, str]], *, temperature: float | None, max_tokens: int | None = None
+    ) -> Iterator[str]: ...
 
 
 class Enhancer:
@@ -55,12 +58,39 @@ class Enhancer:
             raise EnhancerNotConfiguredError
         return _written(self._load(self._provider_of(model)), ENHANCEMENTS[mode], prompt, language)
 
+    def names(self) -> dict[str, str]:
+        """The provider of each language model by a name that means it alone, the preferred one first."""
+        several = Counter(self.models.values())
+        return {
+            f"{provider}/{model}" if several[model] > 1 else model: provider for provider, model in self.models.items()
+        }
+
+    def provider_of(self, name: str) -> str | None:
+        """The provider of the language model that a name means; None for one that is none of them."""
+        for provider, model in self.models.items():
+            if name in (model, provider, f"{provider}/{model}"):
+                return provider
+        return None
+
+    def complete(
+        self,
+        provider: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        temperature: float | None,
+        max_tokens: int | None,
+    ) -> Iterator[str]:
+        """The pieces of a chat completion by the language model of a provider, as they come.
+
+        Raises EnhancerNotConfiguredError immediately. While iterating: ProviderError.
+        """
+        return _completed(self._load(provider), messages, temperature, max_tokens)
+
     def _provider_of(self, asked: str | None) -> str:
         if asked is None:
             return next(iter(self.models))
-        for provider, model in self.models.items():
-            if asked in (model, provider, f"{provider}/{model}"):
-                return provider
+        if found := self.provider_of(asked):
+            return found
         offered = ", ".join(f"{model} ({provider})" for provider, model in self.models.items())
         raise InvalidRequestError([FieldFault("model", "not_allowed", f"must be one of {offered}")])
 
@@ -69,6 +99,13 @@ def _written(writer: Writer, enhancement: Enhancement, prompt: str, language: st
     """Connects with the first piece, not before: an upstream away is then a fault like any later one."""
     messages = enhancement.messages(prompt, language=language)
     yield from writer.stream_text(messages, temperature=enhancement.temperature)
+
+
+def _completed(
+    writer: Writer, messages: Sequence[Mapping[str, str]], temperature: float | None, max_tokens: int | None
+) -> Iterator[str]:
+    """As :func:`_written`."""
+    yield from writer.stream_text(messages, temperature=temperature, max_tokens=max_tokens)
 
 
 class _Writers:

@@ -85,6 +85,7 @@ def build(settings: Settings, services: Services) -> Flask:
         MAX_FORM_MEMORY_SIZE=MAX_FORM_FIELD_BYTES,
         MAX_FORM_PARTS=MAX_FORM_PARTS,
         PUBLISH_WINDOW=settings.publish_window,
+        LITELLM_COST_HEADER=settings.litellm_cost_header,
         PROPAGATE_EXCEPTIONS=False,
     )
     # A trailing slash is another address; redirects would turn a POST into a GET.

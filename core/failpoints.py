@@ -24,6 +24,9 @@ POINTS: Mapping[str, str] = {
     "call.answered": "the upstream has answered, and nothing of it is on record",
     "step.unrecorded": "what a step learned is in memory only; what it kept is in the store",
     "step.recorded": "a step's outcome is on record; what should follow was not published",
+    # worker, adjusting a refused prompt
+    "prompt.rewritten": "the language model has answered, and nothing of it is on record",
+    "prompt.adjusted": "the new wording is on record; no one was told to try it",
     # worker, following what goes on upstream
     "look.answered": "the upstream was polled, and nothing of its answer is on record",
     "resend.answered": "an uncertain call's bytes were sent again, and nothing of it is on record",

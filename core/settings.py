@@ -141,6 +141,8 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("DARKROOM_KEEP_IMAGES_DAYS", "DARKROOM_KEEP_PICTURES_DAYS"),
     )
     short_life_s: int = Field(default=600, ge=60, le=86_400, alias="DARKROOM_SHORT_LIFE_S")
+    # The upstreams' own answers, kept as long as images
+    keep_raw: bool = Field(default=True, alias="DARKROOM_KEEP_RAW")
     keep_inputs_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_INPUTS_DAYS")
     # How long an upload is kept that no one sends again, 0 is forever; how many and how much an account may keep
     keep_uploads_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_UPLOADS_DAYS")
@@ -190,6 +192,7 @@ class Settings(BaseSettings):
     # Streams of events and calls that wait for a job, in one web process: in all, and of one account
     max_waiting: int = Field(default=4000, ge=1, le=100_000, alias="DARKROOM_MAX_WAITING")
     max_waiting_per_account: int = Field(default=3000, ge=1, le=100_000, alias="DARKROOM_MAX_WAITING_PER_ACCOUNT")
+    litellm_cost_header: bool = Field(default=False, alias="DARKROOM_LITELLM_COST_HEADER")
     body_timeout_s: float = Field(default=30.0, gt=0, alias="DARKROOM_BODY_TIMEOUT_S")
 
     @property

@@ -34,6 +34,7 @@ class Call(CallRef):
     kept: int = 0  # how many of its images are in our store
     code: str | None = None  # why it made fewer images than asked
     retryable: bool = False
+    charged: bool = False  # the upstream bills it, or may, and it made no image
     retry_after_s: float | None = None
     overdue: bool = False  # past the time at which it is given up
     cancel_asked: bool = False

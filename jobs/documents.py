@@ -34,6 +34,8 @@ class StoredRequest(TypedDict):
     params: dict[str, Any]  # the model's settings, under the catalogue's names
     normalised: dict[str, dict[str, str]]  # field -> {"asked": ..., "used": ...} where the two differ
     extra: NotRequired[dict[str, Any]]  # passed to the upstream as it is
+    safe_prompt: NotRequired[bool]  # a refused prompt may be adjusted once
+    original_prompt: NotRequired[str]  # as it was ordered, where ``prompt`` has been adjusted since
     chosen: NotRequired[StoredSelection]
 
 
@@ -44,6 +46,14 @@ class StoredWebhook(TypedDict):
     events: list[str]  # of webhooks.forms.EVENTS
     form: str  # a name of workers/wiring.py
     target: str  # whose capacity they take: the account and the origin of the URL
+
+
+class StoredAnswer(TypedDict):
+    """What an upstream answered, without keys and bytes: the column ``call_answers.answer``."""
+
+    status: int  # of HTTP
+    content_type: str | None
+    body: Any  # JSON, or a text that says what it was
 
 
 class StoredFallback(TypedDict):

@@ -72,6 +72,9 @@ jobs = Table(
     Column("fallbacks", SmallInteger, nullable=False, server_default=text("0")),  # models still to fall back to
     Column("keep_s", Integer),  # images are kept so long after the end; NULL: by the general rule
     Column("per_call", SmallInteger, nullable=False, server_default=text("1")),  # images that one call makes at most
+    # Whether a refused prompt may be adjusted once (jobs.states.SafePrompt); NULL: not asked for.
+    Column("safe_prompt", Text),
+    Column("prompt_adjusted_at", TIME),  # calls before then were made with the first wording
     Column("created_at", TIME, nullable=False, server_default=NOW),
     Column("started_at", TIME),  # its first claim
     Column("finished_at", TIME),  # its end
@@ -88,6 +91,7 @@ jobs = Table(
     ),
     CheckConstraint("(status = 'running') = (owner IS NOT NULL)", name="running_has_owner"),
     CheckConstraint("(status = 'failed') = (failure_code IS NOT NULL)", name="failure_has_code"),
+    CheckConstraint("safe_prompt IN ('wanted', 'adjusting', 'adjusted')", name="safe_prompt_known"),
     CheckConstraint("n BETWEEN 1 AND 10", name="n_in_range"),
     CheckConstraint("unit_price >= 0 AND quoted >= 0", name="price_not_negative"),
     CheckConstraint("captured + released <= quoted", name="settlement_within_quote"),
@@ -304,6 +308,17 @@ upstream_calls = Table(
         "intended_at",
         postgresql_where=text("upstream_id IS NULL"),
     ),
+)
+
+# The upstream's own answer by which a call has its outcome, for the owner of its job to read. Off the calls' rows,
+# which are written several times.
+call_answers = Table(
+    "call_answers",
+    metadata,
+    Column("call_id", Text, ForeignKey("upstream_calls.id", ondelete="CASCADE"), primary_key=True),
+    Column("answer", JSONB, nullable=False),  # jobs.documents.StoredAnswer, at most 64 kB
+    Column("answered_at", TIME, nullable=False, server_default=NOW),
+    Index("call_answers_kept", "answered_at"),
 )
 
 # Images that were made and kept.

@@ -52,6 +52,14 @@ class Outcome(StrEnum):
 OPEN_OUTCOMES = frozenset({Outcome.ACCEPTED, Outcome.UNCERTAIN})  # and NULL
 
 
+class SafePrompt(StrEnum):
+    """How far a job is that may have a refused prompt adjusted once; NULL in the table for one that may not."""
+
+    WANTED = "wanted"
+    ADJUSTING = "adjusting"  # refused free of charge: it is queued, and cannot be claimed before it has a new wording
+    ADJUSTED = "adjusted"
+
+
 class Priority(StrEnum):
     NORMAL = "normal"
     LOW = "low"

@@ -91,12 +91,17 @@ class ResultImage:
     revised_prompt: str | None = None
 
 
+# The upstream's own answer, fit to be kept: providers.shared.raw_answers.document.
+RawAnswer = Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The upstream is done; ``images`` in the upstream's order, at least one. ``cost`` replaces that of Accepted."""
 
     images: Sequence[ResultImage]
     cost: ReportedCost | None = field(default=None, compare=False)  # not part of what a result is
+    raw: RawAnswer | None = field(default=None, compare=False, repr=False)  # of a look, where someone listens
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,5 +195,10 @@ class Provider(Protocol):
         Raises: ``NotRun``, ``Uncertain`` (try again); ``Failed`` (the result is gone).
         """
 
-    def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
-        """The text of a chat completion, piece by piece. Raises :class:`ProviderError`, also between pieces."""
+    def stream_text(
+        self, messages: Sequence[Mapping[str, str]], *, temperature: float | None, max_tokens: int | None = None
+    ) -> Iterator[str]:
+        """The text of a chat completion, piece by piece; the model's own settings where none is given.
+
+        Raises: :class:`ProviderError`, also between pieces.
+        """

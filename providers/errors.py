@@ -18,7 +18,8 @@ upstream, which the code that raises has redacted.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from providers.reported_cost import ReportedCost
 
@@ -33,6 +34,7 @@ class ProviderError(Exception):
         self.code = code
         self.detail = detail[:MAX_DETAIL_CHARS]
         self.retry_after_s = retry_after_s
+        self.raw: Mapping[str, Any] | None = None  # as of providers.base.Finished
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}" if self.detail else self.code

@@ -1,4 +1,4 @@
-"""The two modes of prompt enhancement: the system prompt of the chat model, and its temperature."""
+"""What the language model is asked for: the system prompt of each task, and its temperature."""
 
 from __future__ import annotations
 
@@ -48,3 +48,11 @@ ENHANCEMENTS: Final[Mapping[str, Enhancement]] = MappingProxyType(
         "creative": Enhancement(f"{_COMMON}\n{_CREATIVE}", temperature=0.7),
     }
 )
+
+_SAFE = """\
+An image generator has refused this prompt by its content policy. Make the same image in words that keep to such a \
+policy: leave out or soften what is violent, sexual, hateful, dangerous or about a real person or a protected \
+character, and keep everything else. Where nothing can be kept, describe the nearest harmless image."""
+
+# Low, because the wording shall stay as near to the first one as the policy allows.
+SAFE: Final = Enhancement(f"{_COMMON}\n{_SAFE}", temperature=0.2)

@@ -28,7 +28,7 @@ from jobs.maintenance.retention import Retention
 from jobs.reads.tasks import Task, find_task
 from providers import registry
 from providers.catalog.live import LiveCatalog
-from providers.configured import configured_names
+from providers.configured import configured_names, prompt_model
 from storage.media import Media
 from storage.opening import open_store
 from webhooks.forms import STANDARD, Form
@@ -134,6 +134,10 @@ def worker_context() -> WorkerContext:
         cancel_charge="none" if values.cancel_charge == "none" else "full",
         publish_window=values.publish_window,
         callbacks=Callbacks(database(), values.public_url),
+        keep_raw=values.keep_raw,
+        prompt_providers=[
+            name for name in upstreams.configured() if prompt_model(models.current().providers[name], environment())
+        ],
         node=node_name(),
     )
 

@@ -13,7 +13,7 @@ from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import answer
 from app.http.responses import json_answer, not_modified, unchanged
-from app.image_bytes import EXTENSIONS, content_type, guarded, send, span_of
+from app.image_bytes import EXTENSIONS, content_type, guarded, send, served_as, span_of
 from app.services import Services, services
 from app.shapes.render import TASKS
 from app.shapes.schemas.tasks import ImageLink, ImageQuery, LinkQuery
@@ -73,7 +73,7 @@ def stored(job_id: str) -> Response:
     parts = services()
     image = parts.connections.autocommit(find_image, g.caller.account_id, checked_id(job_id), query.index)
     found = _wanted(parts, image, query)
-    mime = found.mime if found.mime in EXTENSIONS else "application/octet-stream"
+    mime = served_as(found.mime)
     check_accepts(request, mime)
     headers = _headers(job_id, query, found, mime)
     if unchanged(headers["ETag"]):

@@ -68,12 +68,18 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
     "ETag": ("string", "For If-None-Match."),
     "X-Request-Id": ("string", "Yours when it was valid, else ours."),
     "X-Task-Id": ("string", "The task's id."),
+    "X-Provider": ("string", "The provider whose turn it is, or that made it."),
+    "X-Attempts": ("string", "Calls made to upstreams so far."),
+    "X-Fallbacks": ("string", "How many models it has fallen over to."),
     "X-Cost-Quoted": ("string", "The quoted price in credits."),
-    "X-Cost-Captured": ("string", "What it cost, in credits."),
+    "X-Cost-Captured": ("string", "The price charged, in credits, once the task has ended."),
+    "X-Balance-Remaining": ("string", "What is left to spend, in credits, where this request has changed it."),
     "X-Darkroom-Ignored-Fields": ("string", "Fields that were left out, because nothing here takes them."),
     "X-Darkroom-Cancel-On-Disconnect": ("string", "`true`: cancel the task when this connection is closed."),
     "Idempotent-Replayed": ("string", "`true` when an earlier submit answers."),
     "Preference-Applied": ("string", "The wait that was granted."),
+    "Content-Location": ("string", "Where the image sent is read."),
+    "Link": ("string", "The task's other images, as `rel=item`."),
     "Accept-Ranges": ("string", "`bytes`."),
     "Content-Range": ("string", "Which bytes these are."),
     "Content-Disposition": ("string", "A generated file name."),
@@ -106,6 +112,7 @@ _ERROR_HEADERS: Mapping[int, tuple[str, ...]] = {
     429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
     503: ("Retry-After",),
 }
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
 
 
 def document(app: Flask, *, public_url: str = "") -> dict[str, Any]:
@@ -282,11 +289,12 @@ def _answer(each: Answer, *, bodiless: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"description": each.description, "headers": _header_refs(headers)}
     if bodiless or each.status == 304:
         return found
-    if each.schema is not None:
-        content: dict[str, Any] = {"schema": {"$ref": REF.format(model=each.schema.__name__)}}
-    else:
-        content = {}
-    found["content"] = dict.fromkeys(each.media_types, content)
+    schema = {"schema": {"$ref": REF.format(model=each.schema.__name__)}} if each.schema is not None else {}
+    found["content"] = {
+        # An answer with a schema that may also be a file.
+        media_type: _BYTES if schema and media_type.partition("/")[0] in ("image", "model", "text") else schema
+        for media_type in each.media_types
+    }
     return found
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
-import structlog
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
 from app.enhancement import Ended, Piece, Reader
 from app.http.bodies import read_body, read_query
@@ -17,24 +15,12 @@ from app.http.errors import NotAcceptableError, UpstreamFailedError, problem
 from app.services import services
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.service import EnhanceIn
-from core.errors import ServiceError
-from jobs.reads import funds
+from app.text_streams import FIRST_PIECE_S, HEADERS, check_credits, message_of, pieces_of
 from providers.errors import ProviderError
 
-log = structlog.get_logger(__name__)
 bp = Blueprint("prompts", __name__)
 
-FIRST_PIECE_S = 10.0  # until then a fault still gets its own HTTP status
-HEARTBEAT_S = 15.0
-LONGEST_S = 180.0
 _OFFERED = ("text/event-stream", "text/plain")
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-
-
-class NoCreditsError(ServiceError):
-    """The account holds no credits at all."""
-
-    code = "insufficient_credits"
 
 
 class StreamCutError(Exception):
@@ -73,19 +59,19 @@ def enhance() -> Response:
     read_query(Empty, request.args)
     asked = read_body(EnhanceIn, request)
     media_type = _media_type()
-    _check_credits()
+    check_credits()
     source = services().enhancer.write(asked.prompt, asked.mode, model=asked.model, language=asked.language)
     reader = Reader(source)
     first = reader.next(FIRST_PIECE_S)
     if isinstance(first, ProviderError):
-        raise UpstreamFailedError(_message(first), upstream_code=first.code)
-    pieces = _pieces(reader, first)
+        raise UpstreamFailedError(message_of(first), upstream_code=first.code)
+    pieces = pieces_of(reader, first)
     if media_type == "text/plain":
-        response = Response(_text(pieces), content_type="text/plain; charset=utf-8", headers=_HEADERS)
+        response = Response(_text(pieces), content_type="text/plain; charset=utf-8", headers=HEADERS)
     else:
         # Rendered in the request, which the stream outlives.
         failed = problem("upstream_failed")
-        response = Response(_events(pieces, failed), content_type="text/event-stream", headers=_HEADERS)
+        response = Response(_events(pieces, failed), content_type="text/event-stream", headers=HEADERS)
     response.call_on_close(reader.close)
     return response
 
@@ -98,26 +84,6 @@ def _media_type() -> str:
     if media_type is None:
         raise NotAcceptableError("this is sent as text/event-stream or text/plain")
     return media_type
-
-
-def _check_credits() -> None:
-    """Raises NoCreditsError for an account without credits; those in the queue and in running jobs are its own, too."""
-    held = services().connections.autocommit(funds.funds, g.caller.account_id)
-    if held.spendable + held.queued + held.held <= 0:
-        raise NoCreditsError("enhancing is free, for accounts that hold credits", balance="0")
-
-
-def _pieces(reader: Reader, first: Piece | None) -> Iterator[Piece | None]:
-    """Everything up to and with the end; None for a silence of HEARTBEAT_S."""
-    ends_at = time.monotonic() + LONGEST_S
-    piece = first
-    while True:
-        if piece is None and time.monotonic() > ends_at:
-            piece = ProviderError("upstream_timeout")
-        yield piece
-        if isinstance(piece, ProviderError | Ended):
-            return
-        piece = reader.next(HEARTBEAT_S)
 
 
 def _events(pieces: Iterator[Piece | None], failed: dict[str, Any]) -> Iterator[str]:
@@ -133,7 +99,7 @@ def _events(pieces: Iterator[Piece | None], failed: dict[str, Any]) -> Iterator[
             case Ended():
                 yield _event(number, "done", {"text": "".join(whole)})
             case ProviderError():
-                message = _message(piece)
+                message = message_of(piece)
                 error = {**failed["error"], "message": message}
                 body = {
                     **failed,
@@ -150,15 +116,9 @@ def _text(pieces: Iterator[Piece | None]) -> Iterator[str]:
         if isinstance(piece, str):
             yield piece
         elif isinstance(piece, ProviderError):
-            _message(piece)
+            message_of(piece)
             raise StreamCutError(piece.code)
 
 
 def _event(number: int, name: str, data: dict[str, Any]) -> str:
     return f"id: {number}\nevent: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
-
-
-def _message(error: ProviderError) -> str:
-    """The message for the caller. The upstream's own words may hold the prompt or a key: no one gets to see them."""
-    log.warning("enhance_failed", code=error.code, kind=type(error).__name__)
-    return f"the upstream could not finish ({error.code})"

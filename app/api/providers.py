@@ -143,6 +143,7 @@ def _shown(parts: Services, spec: ProviderSpec, state: ProviderState | None) -> 
         "name": spec.name,
         "object": "provider",
         "title": spec.title,
+        "description": spec.description,
         "configured": configured,
         "healthy": configured and circuit is State.CLOSED,
         "paused": paused,

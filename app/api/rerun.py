@@ -50,7 +50,7 @@ def rerun(job_id: str) -> Response:
     submitted = accept(service, g.caller, order, key=key, request_id=g.request_id)
     wait_s = preferred_wait_s()
     task = ended_or_latest(service, submitted.task, wait_s)
-    return accepted(task, replayed=submitted.replayed, wait_s=wait_s)
+    return accepted(task, submitted, wait_s=wait_s)
 
 
 def _edits() -> dict[str, Any]:

@@ -6,7 +6,9 @@ from flask import Blueprint, Response, g, request
 from werkzeug.routing import BaseConverter
 
 from app.accepting import accept, ended_or_latest, note_answer
+from app.api import image_answers
 from app.api.tasks import renderer
+from app.http import task_headers
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, preferred_wait_s
@@ -20,8 +22,8 @@ from app.shapes.schemas.base import Empty
 from app.shapes.schemas.orders import Estimate, EstimateBody, OrderBody
 from app.shapes.schemas.tasks import TaskOut
 from jobs.errors import FieldFault
+from jobs.lifecycle import Submitted
 from jobs.reads.tasks import Task
-from quota.prices import credits_text
 
 
 class OperationName(BaseConverter):
@@ -51,8 +53,7 @@ ORDER_ERRORS = (
 )
 TASK_HEADERS = (
     "Location",
-    "X-Task-Id",
-    "X-Cost-Quoted",
+    *task_headers.NAMES,
     "Idempotent-Replayed",
     "Preference-Applied",
 )
@@ -72,19 +73,26 @@ TASK_HEADERS = (
             ),
             Answer(
                 200,
-                "Ended within the wait asked for, or earlier under this key.",
+                "Ended within the wait asked for, or earlier under this key: the task, or with `Accept: image/*` the"
+                " first image itself, and the others as `Link`.",
                 TaskOut,
-                headers=TASK_HEADERS,
+                media_types=("application/json", *image_answers.MEDIA_TYPES),
+                headers=(*TASK_HEADERS, "Content-Location", "Link"),
             ),
         ),
         scope="jobs:write",
         pace="submit",
-        errors=(*ORDER_ERRORS, "idempotency_key_invalid", "idempotency_mismatch"),
+        errors=(
+            *(*ORDER_ERRORS, "idempotency_key_invalid", "idempotency_mismatch"),
+            *("task_refused", "task_failed", "task_timed_out", "task_unavailable", "task_cancelled", "image_gone"),
+        ),
         body=OrderBody,
         multipart=True,
         request_headers=("Idempotency-Key", "Prefer"),
         description="Every operation has this route. `GET /api/models?operation=...` lists the models for one, "
-        "`GET /api/models/{id}` has the fields that a model takes.",
+        "`GET /api/models/{id}` has the fields that a model takes. With `Accept: image/*` and `Prefer: wait=n` the"
+        " answer is the image, or a `task_...` error if the task has ended without one; a task that has not ended"
+        " in time is a 202 as JSON.",
     )
 )
 def submit(operation: str) -> Response:
@@ -96,7 +104,7 @@ def submit(operation: str) -> Response:
     submitted = accept(service, g.caller, order, key=key, request_id=g.request_id)
     wait_s = preferred_wait_s()
     task = ended_or_latest(service, submitted.task, wait_s)
-    response = accepted(task, replayed=submitted.replayed, wait_s=wait_s)
+    response = accepted(task, submitted, wait_s=wait_s)
     note_answer(service, response, key, task.id)
     return response
 
@@ -124,20 +132,21 @@ def estimate() -> Response:
     return json_answer(render.estimate(quote, body.fields.get("n", 1)))
 
 
-def accepted(task: Task, *, replayed: bool, wait_s: int) -> Response:
+def accepted(task: Task, submitted: Submitted, *, wait_s: int) -> Response:
     """The answer to an accepted order."""
     shown = renderer()
     # 200 for an ended task only if the caller waited for it or submitted it earlier; a new one is 202.
-    status = 200 if task.ended and (replayed or wait_s) else 202
+    status = 200 if task.ended and (submitted.replayed or wait_s) else 202
     headers = {
         "Location": f"{shown.base}{TASKS}/{task.id}",
-        "X-Task-Id": task.id,
-        "X-Cost-Quoted": credits_text(task.quoted_microcredits),
+        **task_headers.task_headers(task, spendable_microcredits=submitted.spendable_microcredits),
     }
     if status == 202:
         headers["Retry-After"] = str(RETRY_AFTER_S)
-    if replayed:
+    if submitted.replayed:
         headers["Idempotent-Replayed"] = "true"
     if wait_s:
         headers["Preference-Applied"] = f"wait={wait_s}"
+    if status == 200 and image_answers.wanted():
+        return image_answers.of(services(), task, headers)
     return json_answer(shown.task(task, data_urls(task, services().store)), status, headers)

@@ -9,6 +9,8 @@ from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import InvalidRequestError
 from app.http.responses import json_answer, not_modified, text_answer, unchanged
+from app.http.task_headers import NAMES as TASK_HEADERS
+from app.http.task_headers import task_headers
 from app.orders.operations import OPERATIONS
 from app.services import services
 from app.shapes import render
@@ -49,14 +51,15 @@ def checked_id(job_id: str) -> str:
         "Read a task",
         "tasks",
         (
-            Answer(200, "The task.", TaskOut, headers=("ETag", "Retry-After")),
+            Answer(200, "The task.", TaskOut, headers=("ETag", "Retry-After", *TASK_HEADERS)),
             Answer(304, "Unchanged since the ETag in If-None-Match.", headers=("ETag",)),
         ),
         pace="read",
         errors=("not_found", "invalid_request"),
         query=TaskQuery,
         request_headers=("If-None-Match",),
-        description="With `wait`, answers when the task changes (since If-None-Match, or now) or ends.",
+        description="With `wait`, answers when the task changes (since If-None-Match, or now) or ends. With"
+        " `include=raw` the answer has no ETag.",
     )
 )
 def read(job_id: str) -> Response:
@@ -64,12 +67,24 @@ def read(job_id: str) -> Response:
     checked_id(job_id)
     query = read_query(TaskQuery, request.args) if request.query_string else TaskQuery()
     shown = renderer(query.expires_s)
+    if query.include:
+        return _with_raw(shown, account_id, job_id, query.wait or 0)
     if query.wait:
         return _waited(shown, account_id, job_id, query.wait)
     task = services().task_reads.status_json(account_id, job_id)
     if task.ended and task.keep_s is not None:  # its images go along
         return _answer(shown, services().task_reads.task(account_id, job_id))
     return _answer(shown, task)
+
+
+def _with_raw(shown: render.Renderer, account_id: str, job_id: str, wait_s: int) -> Response:
+    """The task with the upstreams' own answers; without an ETag, because an answer has no version."""
+    task = services().task_reads.task(account_id, job_id)
+    if wait_s and not task.ended:
+        task = _changed(account_id, task, wait_s)
+    found = services().connections.autocommit(tasks.raw_answers, account_id, job_id)
+    body = shown.task(task, data_urls(task, services().store))
+    return json_answer({**body, "raw": [render.raw_call(each) for each in found]}, headers=task_headers(task))
 
 
 def _waited(shown: render.Renderer, account_id: str, job_id: str, wait_s: int) -> Response:
@@ -84,9 +99,10 @@ def _answer(shown: render.Renderer, task: Task | StatusJson) -> Response:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if unchanged(etag):
         return not_modified(headers)
-    if isinstance(task, StatusJson):
-        return text_answer(shown.text(task), headers=headers)
-    return text_answer(json_text(shown.task(task, data_urls(task, services().store))), headers=headers)
+    if isinstance(task, StatusJson):  # what costs nothing of the headers that every other answer has
+        return text_answer(shown.text(task), headers={**headers, "X-Task-Id": task.id, "X-Provider": task.provider})
+    body = json_text(shown.task(task, data_urls(task, services().store)))
+    return text_answer(body, headers={**headers, **task_headers(task)})
 
 
 def _changed(account_id: str, task: Task, wait_s: int) -> Task:

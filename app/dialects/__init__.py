@@ -14,12 +14,15 @@ from app.dialects.generation import routes as generation
 from app.dialects.generation.words import DIALECT as GENERATION
 from app.dialects.image_generate import routes as image_generate
 from app.dialects.image_generate.words import DIALECT as IMAGE_GENERATE
+from app.dialects.openai import chat as openai_chat
 from app.dialects.openai import images as openai_images
+from app.dialects.openai import models as openai_models
 from app.dialects.openai.dialect import DIALECT as OPENAI
 from app.http.dialect import Dialect
 
 DIALECTS: tuple[Dialect, ...] = (OPENAI, files.DIALECT, fal_storage.DIALECT, IMAGE_GENERATE, GENERATION, CHATGPT2API)
 BLUEPRINTS: tuple[Blueprint, ...] = (
-    *(openai_images.bp, files.bp, fal_storage.bp),
+    *(openai_images.bp, openai_models.bp, openai_chat.bp),
+    *(files.bp, fal_storage.bp),
     *(image_generate.bp, generation.bp, chatgpt2api.bp),
 )

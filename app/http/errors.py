@@ -110,6 +110,13 @@ CODES: Mapping[str, Kind] = {
     "token_keys_unavailable": Kind(
         503, "Keys of tokens away", "The keys of the issuer of tokens cannot be fetched; try again.", _REDUCED
     ),
+    "task_refused": Kind(422, "Task refused", "The order was refused, as failure_code says; nothing was charged."),
+    "task_failed": Kind(502, "Task failed", "No image was made, as failure_code says; nothing was charged."),
+    "task_timed_out": Kind(504, "Task out of time", "No image was made in time; nothing was charged."),
+    "task_unavailable": Kind(
+        503, "Task not possible now", "No image could be made now, as failure_code says; nothing was charged."
+    ),
+    "task_cancelled": Kind(409, "Task cancelled", "The task was cancelled while it was waited for."),
     "upstream_failed": Kind(502, "Upstream failed", "The upstream did not answer as it should."),
     "rate_limited": Kind(
         429, "Too many requests", "Wait for Retry-After seconds.", _IANA + "quota-exceeded"

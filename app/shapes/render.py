@@ -12,7 +12,7 @@ from app.shapes.status_json import StatusJson
 from core.wire import json_text, rfc3339
 from jobs.failures import sentence
 from jobs.reads.funds import Funds
-from jobs.reads.tasks import Image, Step, Task
+from jobs.reads.tasks import Image, RawAnswer, Step, Task
 from jobs.reads.waiting import Queued, WaitingFor
 from jobs.states import JobStatus
 from jobs.submission.estimates import InQueue
@@ -195,6 +195,20 @@ def _cancel(task: Task) -> dict[str, str | None] | None:
     if task.cancel_requested_at is None:
         return None
     return {"requested_at": rfc3339(task.cancel_requested_at), "outcome": task.cancel_outcome}
+
+
+def raw_call(call: RawAnswer) -> dict[str, Any]:
+    """app.shapes.schemas.tasks.RawCall."""
+    return {
+        "call": call.call_id,
+        "first_image": call.first_image,
+        "attempt": call.attempt,
+        "provider": call.provider,
+        "model": call.model,
+        "outcome": call.outcome,
+        "answered_at": rfc3339(call.answered_at),
+        "answer": None if call.answer is None else dict(call.answer),
+    }
 
 
 def step(step: Step) -> dict[str, Any]:

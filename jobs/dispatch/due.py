@@ -68,10 +68,11 @@ taken AS (
         least(CAST(:interval_max_s AS float), extract(epoch FROM clock_timestamp() - jobs.started_at) / 8)))
     FROM due WHERE jobs.id = due.id
     RETURNING jobs.id, jobs.account_id, jobs.operation, jobs.model, jobs.provider, jobs.n, jobs.status, jobs.fence,
-        jobs.version, jobs.fallbacks, jobs.cancel_requested_at
+        jobs.version, jobs.fallbacks, jobs.cancel_requested_at, jobs.safe_prompt, jobs.prompt_adjusted_at
 )
 SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version,
-    j.fallbacks, j.cancel_requested_at IS NOT NULL AS cancel_requested, clock_timestamp() AS now,
+    j.fallbacks, j.cancel_requested_at IS NOT NULL AS cancel_requested, j.safe_prompt, j.prompt_adjusted_at,
+    clock_timestamp() AS now,
     (SELECT o.request_id FROM orders AS o WHERE o.job_id = j.id) AS request_id,
     (SELECT max(account_id) FROM turn) AS last_account, (SELECT count(*) FROM turn) AS accounts,
     coalesce((
@@ -80,6 +81,7 @@ SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fe
             'retryable', c.retryable, 'retry_after_s', c.retry_after_s, 'model', c.model,
             'credential_id', c.credential_id, 'dedupe_key', c.dedupe_key, 'upstream_id', c.upstream_id,
             'poll_url', c.poll_url, 'give_up_at', c.give_up_at, 'intended_at', c.intended_at,
+            'charged', c.written_off,
             'cancel_asked', c.cancel_asked_at IS NOT NULL, 'missing', c.missing_since IS NOT NULL,
             'result', c.result) ORDER BY c.slot, c.try)
         FROM upstream_calls AS c WHERE c.job_id = j.id), '[]') AS calls

@@ -56,7 +56,7 @@ def collect(context: WorkerContext, job: LiveJob, made: Sequence[Made]) -> list[
 def _collect(context: WorkerContext, job: LiveJob, made: Made) -> CallOutcome | None:
     call = made.call
     try:
-        return keep(
+        learned = keep(
             context.media,
             context.registry.by_credential(call.credential_id),
             job.id,
@@ -65,6 +65,7 @@ def _collect(context: WorkerContext, job: LiveJob, made: Made) -> CallOutcome | 
             kind=context.output(call.model),
             cost=made.fresh.cost if made.fresh else None,
         )
+        return replace(learned, raw=made.fresh.raw) if made.fresh else learned
     except DatabaseAwayError:
         raise
     except (ProviderError, StorageUnavailableError, UnknownCredentialError) as error:

@@ -12,9 +12,9 @@ from core.db import Database
 from core.fair_pool import FairPool
 from jobs.dispatch.due import Turns
 from jobs.execution.callbacks import Callbacks
-from jobs.execution.decide import RETRY_AFTER_MAX_S, Facts
+from jobs.execution.decide import RETRY_AFTER_MAX_S, Adjustment, Facts
 from jobs.reads.worker import LiveJob
-from jobs.states import Signal
+from jobs.states import SafePrompt, Signal
 from providers.catalog.catalog import Catalog, CatalogSource, Model, ProviderSpec, UnknownModelError
 from providers.catalog.entries import Recovery
 from providers.registry import Registry
@@ -46,6 +46,8 @@ class WorkerContext:
     publish_window: int
     max_wait_s: float = 3600.0  # how long a job waits for an upstream that only asks to come back later
     callbacks: Callbacks | None = None
+    keep_raw: bool = True  # whether the upstreams' own answers are kept with their calls
+    prompt_providers: Sequence[str] = ()  # those with a language model, the preferred one first
     node: str = ""  # the name by which Celery and Flower know this worker
     collecting: FairPool = field(default_factory=FairPool)  # fetches finished images, account by account in turns
     turns: Turns = field(default_factory=Turns)
@@ -132,7 +134,20 @@ class WorkerContext:
             model=job.model,
             fallbacks=job.fallbacks,
             max_wait_s=self.max_wait_s,
+            adjustment=self._adjustment(job),
+            adjusted_at=job.prompt_adjusted_at,
         )
+
+    def _adjustment(self, job: LiveJob) -> Adjustment:
+        match job.safe_prompt:
+            case None:
+                return Adjustment.NOT_WANTED
+            case SafePrompt.WANTED:
+                return Adjustment.POSSIBLE if self.prompt_providers else Adjustment.IMPOSSIBLE
+            case SafePrompt.ADJUSTING:
+                return Adjustment.FAILED
+            case SafePrompt.ADJUSTED:
+                return Adjustment.DONE
 
 
 def give_up_s(catalog: Catalog) -> dict[str, float]:

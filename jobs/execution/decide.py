@@ -11,6 +11,8 @@ How often a slot is called (promised in docs/errors.md, checked by a property te
 - Calls that certainly ran nothing (``NOT_RUN``, ``MISCONFIGURED``) are not billed and do not count towards that.
   One model gets ``max_attempts`` calls in all. Where its upstream only asks to come back later and no other model is
   left, each call after the first counts for a quarter (``PATIENCE``). So a job of one attempt makes one call.
+- A slot whose call was refused for its content, free of charge, may have one more call with an adjusted prompt, if
+  the order asked for that. It does not count towards the calls that may be billed, for the refused one was not.
 - A job waits for an upstream that only asks to come back later no longer than ``max_wait_s`` from its first call on.
 """
 
@@ -20,6 +22,8 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
 from typing import Literal
 
 from jobs.call import Call
@@ -35,6 +39,17 @@ RETRY_AFTER_MAX_S = 600.0
 UNBILLED = frozenset({Outcome.NOT_RUN, Outcome.MISCONFIGURED})
 # How many calls after the first a job may make, for each attempt after the first, where PATIENT_CODES are the answer.
 PATIENCE = 4
+CONTENT_REFUSED = "content_refused"
+
+
+class Adjustment(StrEnum):
+    """What becomes of a prompt whose content was refused."""
+
+    NOT_WANTED = "not_wanted"
+    POSSIBLE = "possible"  # asked for, and not done yet
+    IMPOSSIBLE = "impossible"  # asked for, and no language model is configured here
+    FAILED = "failed"  # the language model gave no other wording
+    DONE = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,7 @@ class Facts:
     """What a decision depends on. ``fallbacks``: how many models are left after the current ``model``.
 
     ``max_wait_s``: for how many seconds from its first call on a job may wait for an upstream that asks to come later.
+    ``adjusted_at``: calls made before then had the first wording of the prompt.
     """
 
     n: int
@@ -52,6 +68,8 @@ class Facts:
     model: str = ""
     fallbacks: int = 0
     max_wait_s: float = math.inf
+    adjustment: Adjustment = Adjustment.NOT_WANTED
+    adjusted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +89,13 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Adjust:
+    """The prompt was refused free of charge: ask the language model for another wording, then the upstream again."""
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
 class FailOver:
     """The current model certainly made nothing for some slot and will not: use the next model."""
 
@@ -86,6 +111,7 @@ class Succeed:
 @dataclass(frozen=True, slots=True)
 class Fail:
     code: str
+    notes: Sequence[str] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +120,7 @@ class Cancel:
     charged: int  # images to pay for
 
 
-Step = Wait | Keep | Retry | FailOver | Succeed | Fail | Cancel
+Step = Wait | Keep | Retry | Adjust | FailOver | Succeed | Fail | Cancel
 
 
 def next_step(facts: Facts) -> Step:
@@ -106,7 +132,9 @@ def next_step(facts: Facts) -> Step:
     if not facts.cancel_requested:
         if again := open_slots(facts):
             return _retry(facts, again)
-        if facts.fallbacks and (barren := _barren(facts)):
+        if facts.adjustment is Adjustment.POSSIBLE and _refused_free(facts):
+            return Adjust(CONTENT_REFUSED)
+        if facts.fallbacks and facts.adjustment is not Adjustment.FAILED and (barren := _barren(facts)):
             return FailOver(_decisive_code(barren))
     return _end(facts)
 
@@ -116,8 +144,8 @@ def _end(facts: Facts) -> Succeed | Fail | Cancel:
     if facts.cancel_requested:
         return _cancelled(facts, kept)
     if kept:
-        return Succeed(kept, missing(facts, kept))
-    return Fail(_decisive_code(facts.calls))
+        return Succeed(kept, [*missing(facts, kept), *_about_the_prompt(facts)])
+    return Fail(_decisive_code(facts.calls), _about_the_prompt(facts))
 
 
 def open_slots(facts: Facts) -> list[int]:
@@ -169,6 +197,8 @@ def _latest_by_slot(calls: Iterable[Call]) -> dict[int, Call]:
 
 
 def _may_call(facts: Facts, slot: int, latest: Call) -> bool:
+    if _has_new_wording(facts, latest):
+        return True
     if latest.model != facts.model:  # the job has failed over since
         return _made_nothing(latest)
     if latest.outcome is Outcome.MISCONFIGURED or not _made_nothing(latest) or _out_of_patience(facts, latest):
@@ -212,6 +242,41 @@ def _made_nothing(call: Call) -> bool:
     if call.outcome is Outcome.FAILED:
         return call.retryable
     return call.outcome in UNBILLED
+
+
+def _is_free_refusal(call: Call) -> bool:
+    return call.outcome is Outcome.REFUSED and call.code == CONTENT_REFUSED and not call.charged
+
+
+def _is_charged_refusal(call: Call) -> bool:
+    return call.outcome is Outcome.REFUSED and call.code == CONTENT_REFUSED and call.charged
+
+
+def _refused_free(facts: Facts) -> list[Call]:
+    """Return the last calls of the slots whose prompt was refused, at no cost."""
+    return [call for call in _latest_by_slot(facts.calls).values() if _is_free_refusal(call)]
+
+
+def _has_new_wording(facts: Facts, latest: Call) -> bool:
+    """Return whether the call was refused for a prompt that has been adjusted since."""
+    if facts.adjusted_at is None or latest.intended_at is None or not _is_free_refusal(latest):
+        return False
+    return latest.intended_at < facts.adjusted_at
+
+
+_ADJUSTMENT_NOTES = {
+    Adjustment.IMPOSSIBLE: "safe_prompt: no language model is configured here, so the refused prompt was not adjusted",
+    Adjustment.FAILED: "safe_prompt: the language model gave no other wording for the refused prompt",
+    Adjustment.DONE: "safe_prompt: the adjusted prompt was refused, too",
+}
+
+
+def _about_the_prompt(facts: Facts) -> tuple[str, ...]:
+    """Return the warning for a job that ends with a prompt refused although it might have been adjusted."""
+    if facts.adjustment is Adjustment.POSSIBLE and any(_is_charged_refusal(call) for call in facts.calls):
+        return ("safe_prompt: the upstream charges for this refusal, so the prompt was not adjusted",)
+    note = _ADJUSTMENT_NOTES.get(facts.adjustment)
+    return (note,) if note and _refused_free(facts) else ()
 
 
 def _barren(facts: Facts) -> list[Call]:

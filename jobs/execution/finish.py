@@ -113,7 +113,7 @@ def _move(
             signals = _park(context, job, learned, after_s=after_s)
         case decide.Keep():
             signals = _park(context, job, learned, after_s=LOOK_AGAIN_S)
-        case decide.Retry() | decide.FailOver():
+        case decide.Retry() | decide.FailOver() | decide.Adjust():
             signals = _back_to_the_queue(context, job, learned, step)
         case _:
             signals = _end(context, job, learned, step, collected_s=collected_s)
@@ -158,20 +158,27 @@ def _how(step: decide.Succeed | decide.Fail | decide.Cancel) -> lifecycle.End:
     match step:
         case decide.Succeed(_, notes):
             return lifecycle.succeed(notes=notes)
-        case decide.Fail(code):
-            return lifecycle.fail(code)
+        case decide.Fail(code, notes):
+            return lifecycle.fail(code, notes=notes)
         case decide.Cancel(outcome, charged):
             return lifecycle.cancelled(outcome, charged=bool(charged))
 
 
 def _back_to_the_queue(
-    context: WorkerContext, job: LiveJob, learned: Sequence[CallOutcome], step: decide.Retry | decide.FailOver
+    context: WorkerContext,
+    job: LiveJob,
+    learned: Sequence[CallOutcome],
+    step: decide.Retry | decide.FailOver | decide.Adjust,
 ) -> list[Signal]:
     with context.database.transaction() as connection:
         if isinstance(step, decide.Retry):
             deadline_s = context.deadline_s(job.provider)
             signals = lifecycle.retry(
                 connection, job.id, job.version, code=step.code, after_s=step.after_s, deadline_s=deadline_s
+            )
+        elif isinstance(step, decide.Adjust):
+            signals = lifecycle.adjust(
+                connection, job.id, job.version, code=step.code, deadline_s=context.move_within_s
             )
         else:
             signals = lifecycle.fail_over(

@@ -19,6 +19,7 @@ from jobs.states import Outcome
 from providers.base import Accepted, CheckResult, Provider, Running
 from providers.catalog.entries import Recovery
 from providers.errors import NotRun, ProviderError, Unidentifiable
+from providers.http import answers
 from providers.registry import UnknownCredentialError
 from storage.base import BlobNotFoundError, StorageUnavailableError
 
@@ -39,8 +40,8 @@ def look(context: WorkerContext, pairs: Sequence[Pair]) -> list[Look]:
     groups: dict[str, list[Pair]] = defaultdict(list)
     for job, call in pairs:
         groups[call.credential_id].append((job, call))
-    answers = side_by_side(lambda group: _ask(context, *group), list(groups.items()))
-    return [each for group in answers for each in group]
+    looks = side_by_side(lambda group: _ask(context, *group), list(groups.items()))
+    return [each for group in looks for each in group]
 
 
 def can_be_asked(context: WorkerContext, job: LiveJob, call: Call) -> bool:
@@ -67,9 +68,10 @@ def _ask_upstream(context: WorkerContext, credential_id: str, pairs: Sequence[Pa
     searched = context.spec(provider.name).recovery is Recovery.SEARCH
     lost = [(job, call) for job, call in pairs if searched and _is_lost(call)]
     known = [(job, call) for job, call in pairs if not (searched and _is_lost(call))]
-    answers = provider.check_many([call for _, call in known]) if known else {}
+    with answers.listening(on=context.keep_raw):
+        found = provider.check_many([call for _, call in known]) if known else {}
     failpoints.hit("look.answered")
-    looks = [Look(job, call, answers.get(call.id, NotRun("not_answered"))) for job, call in known]
+    looks = [Look(job, call, found.get(call.id, NotRun("not_answered"))) for job, call in known]
     return looks + side_by_side(lambda pair: _search(context, provider, *pair), lost)
 
 

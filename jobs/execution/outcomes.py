@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -33,11 +34,13 @@ class CallOutcome:
     written_off: bool = False  # the upstream may bill it, and no caller pays for it
     deadline_s: float | None = None  # counted from the call's start, for a call that has turned out to be running
     cost: ReportedCost | None = None  # as the upstream reports it
+    raw: Mapping[str, Any] | None = None  # the upstream's own answer: jobs.documents.StoredAnswer
 
     @property
     def call_after(self) -> Call:
         """The call as it will be once this is recorded."""
-        return replace(self.call, outcome=self.outcome, kept=len(self.images))
+        charged = self.call.charged or self.written_off
+        return replace(self.call, outcome=self.outcome, kept=len(self.images), charged=charged)
 
 
 # Outcomes that an outcome may replace, in addition to NULL: a late answer never moves a call backwards.
@@ -71,6 +74,7 @@ def row_of(learned: CallOutcome) -> CallRow:
         deadline_s=learned.deadline_s,
         reported_cost_microusd=learned.cost.microusd if learned.cost else None,
         usage=dict(learned.cost.usage) if learned.cost else None,
+        raw=learned.raw,
     )
 
 
@@ -97,7 +101,8 @@ def accepted(call: Call, answer: Accepted, *, deadline_s: float | None = None) -
 
 def finished(call: Call, answer: Finished) -> CallOutcome:
     """Return the outcome of a call whose images are not stored yet, with their links. Bytes cannot be recorded."""
-    return CallOutcome(call, Outcome.FINISHED, result=[_link(image) for image in answer.images], cost=answer.cost)
+    links = [_link(image) for image in answer.images]
+    return CallOutcome(call, Outcome.FINISHED, result=links, cost=answer.cost, raw=answer.raw)
 
 
 def _link(image: ResultImage) -> ResultLink:
@@ -112,7 +117,7 @@ def from_error(call: Call, error: ProviderError, *, may_look_up: bool) -> CallOu
     outcome, retryable, written_off = _by_class(error, may_look_up=may_look_up)
     coded = replace(call, code=error.code, retryable=retryable, retry_after_s=error.retry_after_s)
     cost = error.cost if isinstance(error, Failed | ContentRefused) else None
-    return CallOutcome(coded, outcome, detail=error.detail, written_off=written_off, cost=cost)
+    return CallOutcome(coded, outcome, detail=error.detail, written_off=written_off, cost=cost, raw=error.raw)
 
 
 def _by_class(error: ProviderError, *, may_look_up: bool) -> tuple[Outcome, bool, bool]:
@@ -123,7 +128,7 @@ def _by_class(error: ProviderError, *, may_look_up: bool) -> tuple[Outcome, bool
         case Failed():
             return Outcome.FAILED, error.retryable, error.billed
         case ContentRefused():
-            return Outcome.REFUSED, False, error.charged
+            return Outcome.REFUSED, False, error.charged or bool(error.cost and error.cost.microusd)
         case Refused() | Misconfigured():
             return Outcome.REFUSED if isinstance(error, Refused) else Outcome.MISCONFIGURED, False, False
         case Uncertain() if may_look_up:

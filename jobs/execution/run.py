@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 
@@ -16,7 +17,7 @@ from core.errors import DatabaseAwayError
 from core.parallel import side_by_side
 from jobs.call import Call
 from jobs.errors import JobFailedError, StaleJobError
-from jobs.execution import collect, log_fields, outcomes
+from jobs.execution import adjusting, collect, log_fields, outcomes
 from jobs.execution.claim import Claimed, claim
 from jobs.execution.context import WorkerContext
 from jobs.execution.finish import finish
@@ -28,6 +29,8 @@ from providers.base import Accepted, Finished, Provider, UpstreamOrder
 from providers.catalog.catalog import UnknownModelError
 from providers.catalog.entries import Recovery
 from providers.errors import Misconfigured, NotRun, ProviderError, Uncertain
+from providers.http import answers
+from providers.shared import raw_answers
 from storage.base import BlobNotFoundError, StorageUnavailableError
 
 log = structlog.get_logger(__name__)
@@ -54,7 +57,8 @@ def run_job(context: WorkerContext, job_id: str) -> list[Signal]:
     """
     claimed = claim(context, job_id)
     if claimed is None:
-        return _report_unseen_cancel(context, job_id)
+        adjusted = adjusting.adjust(context, job_id)
+        return _report_unseen_cancel(context, job_id) if adjusted is None else adjusted
     failpoints.hit("claim.committed")
     context.publish(claimed.nudges)  # the account's next job need not wait for this one's upstream
     with log_fields.of(claimed.job, attempt=max((call.attempt for call in claimed.fresh), default=None)):
@@ -115,19 +119,24 @@ def _call(
     """Make one paid call, and store its images if the answer holds them."""
     job = claimed.job
     may_look_up = context.spec(job.provider).recovery is not Recovery.NEVER
-    try:
-        answer = provider.submit(order, dedupe_key=call.dedupe_key)
-    except ProviderError as error:
-        log.info("call_failed", job_id=job.id, call_id=call.id, kind=type(error).__name__, code=error.code)
-        return outcomes.from_error(call, error, may_look_up=may_look_up)
-    except Exception:
-        # A fault of ours after the request may have been sent, so the call may have run.
-        log.exception("call_crashed", job_id=job.id, call_id=call.id)
-        return outcomes.from_error(call, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
+    with answers.listening(on=context.keep_raw) as heard:
+        try:
+            answer = provider.submit(order, dedupe_key=call.dedupe_key)
+        except ProviderError as error:
+            log.info("call_failed", job_id=job.id, call_id=call.id, kind=type(error).__name__, code=error.code)
+            learned = outcomes.from_error(call, error, may_look_up=may_look_up)
+            return replace(learned, raw=raw_answers.document(heard))
+        except Exception:
+            # A fault of ours after the request may have been sent, so the call may have run.
+            log.exception("call_crashed", job_id=job.id, call_id=call.id)
+            return outcomes.from_error(call, Uncertain("upstream_uncertain"), may_look_up=may_look_up)
+        raw = raw_answers.document(heard)
     failpoints.hit("call.answered")
     if isinstance(answer, Accepted):
-        return outcomes.accepted(call, answer, deadline_s=context.spec(job.provider).deadline_s)
-    return _keep(context, provider, claimed, call, answer)
+        learned = outcomes.accepted(call, answer, deadline_s=context.spec(job.provider).deadline_s)
+    else:
+        learned = _keep(context, provider, claimed, call, answer)
+    return replace(learned, raw=raw)
 
 
 def _keep(context: WorkerContext, provider: Provider, claimed: Claimed, call: Call, answer: Finished) -> CallOutcome:

@@ -1,6 +1,6 @@
 """The life of a job, and the only writer of ``Job.status``.
 
-                          retry, fail_over
+                      retry, fail_over, adjust
              .---------------------------------------------------.
              v                                                   |
     submit QUEUED --- start, claim ---> RUNNING --- park, lapse -> WAITING
@@ -16,6 +16,7 @@
     park           RUNNING WAITING            WAITING
     retry          RUNNING WAITING            QUEUED
     fail_over      QUEUED RUNNING WAITING     QUEUED
+    adjust         RUNNING WAITING            QUEUED
     lapse          RUNNING                    WAITING
     succeed        QUEUED RUNNING WAITING     SUCCEEDED
     fail           QUEUED RUNNING WAITING     FAILED
@@ -30,7 +31,8 @@ upstream works on the job and no worker waits for it. The three states at the bo
 takes a job from a lost worker; the next status check finds out what became of its calls. ``succeed``, ``fail``,
 ``expired`` and ``cancelled`` say how ``end`` ends a job; a queued job can succeed with the images of earlier calls.
 ``cancel`` is the caller's verb: once a job has begun it is only a request, and a worker ends the job. ``defer``,
-``due_now`` and ``reported`` change only when the job is due.
+``due_now`` and ``reported`` change only when the job is due. ``adjust`` puts a job whose prompt was refused back into
+the queue, where no claim takes it before ``adjusted`` has given it another wording.
 
 A verb is a conditional statement: it moves the job only from the states it names. Verbs that act on a decision
 (``park``, ``retry``, ``end``, and ``fail_over`` after a step) also name the ``version`` that their caller has read;
@@ -45,6 +47,7 @@ Verbs return the signals to publish after the commit: messages for workers (Nudg
 (Ended).
 """
 
+from jobs.lifecycle.adjusting import adjust, adjusted, take_adjusting
 from jobs.lifecycle.cancel import Cancellation, cancel
 from jobs.lifecycle.end import Done, End, cancelled, end, expired, fail, succeed
 from jobs.lifecycle.moves import claim, defer, due_now, fail_over, hold, lapse, retry
@@ -61,6 +64,8 @@ __all__ = [
     "NewJob",
     "Started",
     "Submitted",
+    "adjust",
+    "adjusted",
     "cancel",
     "cancelled",
     "claim",
@@ -78,4 +83,5 @@ __all__ = [
     "start",
     "submit",
     "succeed",
+    "take_adjusting",
 ]

@@ -121,6 +121,7 @@ class CallRow(TypedDict):
     deadline_s: float | None
     reported_cost: int | None
     usage: Mapping[str, Any] | None
+    raw: Mapping[str, Any] | None  # jobs.documents.StoredAnswer
 
 
 def call_row(
@@ -139,6 +140,7 @@ def call_row(
     deadline_s: float | None = None,
     reported_cost_microusd: int | None = None,
     usage: Mapping[str, Any] | None = None,
+    raw: Mapping[str, Any] | None = None,
 ) -> CallRow:
     """Return a call's outcome as a parameter of the statements."""
     frees = outcome not in OPEN_OUTCOMES
@@ -159,6 +161,7 @@ def call_row(
         "deadline_s": deadline_s,
         "reported_cost": reported_cost_microusd,
         "usage": usage,
+        "raw": raw,
     }
 
 
@@ -167,10 +170,11 @@ def call_row(
 RECORD = Statement("""
 WITH said AS (
     SELECT c.id, c.outcome, c.frees, c.closes, c.upstream_id, c.poll_url, c.result, c.error_code, c.error_detail,
-        c.retryable, c.retry_after_s, c.kept, c.written_off, c.deadline_s, c.reported_cost, c.usage
+        c.retryable, c.retry_after_s, c.kept, c.written_off, c.deadline_s, c.reported_cost, c.usage, c.raw
     FROM jsonb_to_record(CAST(:call AS jsonb)) AS c(id text, outcome text, frees boolean, closes boolean,
         upstream_id text, poll_url text, result jsonb, error_code text, error_detail text, retryable boolean,
-        retry_after_s float, kept smallint, written_off boolean, deadline_s float, reported_cost bigint, usage jsonb)
+        retry_after_s float, kept smallint, written_off boolean, deadline_s float, reported_cost bigint, usage jsonb,
+        raw jsonb)
 ),
 job AS (
     UPDATE jobs SET version = version + 1
@@ -194,6 +198,11 @@ call AS (
         reported_cost = coalesce(said.reported_cost, c.reported_cost), usage = coalesce(said.usage, c.usage)
     FROM said, seen WHERE c.id = seen.id
     RETURNING c.id, c.job_id
+),
+answer AS (
+    INSERT INTO call_answers (call_id, answer)
+    SELECT said.id, said.raw FROM said JOIN call ON call.id = said.id WHERE said.raw IS NOT NULL
+    ON CONFLICT (call_id) DO UPDATE SET answer = excluded.answer, answered_at = clock_timestamp()
 ),
 image AS (
     INSERT INTO images (job_id, index, call_id, key, mime, width_px, height_px, size_bytes, sha256, seed,

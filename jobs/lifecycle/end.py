@@ -48,10 +48,11 @@ WITH seen AS (
 ),
 said AS (
     SELECT c.id, c.outcome, c.frees, c.closes, c.upstream_id, c.poll_url, c.result, c.error_code, c.error_detail,
-        c.retryable, c.retry_after_s, c.kept, c.written_off, c.deadline_s, c.reported_cost, c.usage
+        c.retryable, c.retry_after_s, c.kept, c.written_off, c.deadline_s, c.reported_cost, c.usage, c.raw
     FROM seen, jsonb_to_recordset(CAST(:calls AS jsonb)) AS c(id text, outcome text, frees boolean, closes boolean,
         upstream_id text, poll_url text, result jsonb, error_code text, error_detail text, retryable boolean,
-        retry_after_s float, kept smallint, written_off boolean, deadline_s float, reported_cost bigint, usage jsonb)
+        retry_after_s float, kept smallint, written_off boolean, deadline_s float, reported_cost bigint, usage jsonb,
+        raw jsonb)
 ),
 call AS (
     UPDATE upstream_calls AS c
@@ -64,6 +65,11 @@ call AS (
         reported_cost = coalesce(said.reported_cost, c.reported_cost), usage = coalesce(said.usage, c.usage)
     FROM said WHERE c.id = said.id
     RETURNING c.id
+),
+answer AS (
+    INSERT INTO call_answers (call_id, answer)
+    SELECT said.id, said.raw FROM said JOIN call ON call.id = said.id WHERE said.raw IS NOT NULL
+    ON CONFLICT (call_id) DO UPDATE SET answer = excluded.answer, answered_at = clock_timestamp()
 ),
 image AS (
     INSERT INTO images (job_id, index, call_id, key, mime, width_px, height_px, size_bytes, sha256, seed,
@@ -239,9 +245,9 @@ def succeed(*, notes: Sequence[str] = ()) -> End:
     return End(JobStatus.SUCCEEDED.value, charged=True, notes=notes)
 
 
-def fail(code: str) -> End:
+def fail(code: str, *, notes: Sequence[str] = ()) -> End:
     """Return the end of a failed job: all credits are returned."""
-    return End(JobStatus.FAILED.value, charged=False, code=code)
+    return End(JobStatus.FAILED.value, charged=False, code=code, notes=notes)
 
 
 def expired() -> End:

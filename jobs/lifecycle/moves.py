@@ -19,6 +19,7 @@ WITH seen AS (
     SELECT id, money, started_at FROM jobs
     WHERE id = :id AND status = 'queued' AND due_at <= clock_timestamp()
         AND (attempt > 0 OR start_deadline_at > clock_timestamp())
+        AND safe_prompt IS DISTINCT FROM 'adjusting'
     FOR UPDATE
 ),
 job AS (

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from core.db import Hot, Statement
 from jobs.call import planned
 from jobs.reads.worker import LiveJob, OrderParts
-from jobs.states import JobStatus
+from jobs.states import JobStatus, SafePrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ job AS (
     FROM seen, took
     WHERE jobs.id = seen.id AND took.taken > 0
     RETURNING jobs.id, jobs.account_id, jobs.operation, jobs.model, jobs.provider, jobs.n, jobs.fence, jobs.version,
-        jobs.unit_price, jobs.fallbacks, jobs.quoted, jobs.attempt, jobs.weight, jobs.published_at,
+        jobs.unit_price, jobs.fallbacks, jobs.quoted, jobs.attempt, jobs.weight, jobs.published_at, jobs.safe_prompt,
         took.credential_id, took.base_url, took.limited, seen.per_call,
         CAST(seen.worker ->> 'deadline_s' AS float) AS deadline_s
 ),
@@ -271,7 +271,7 @@ published AS (
     UPDATE jobs SET published_at = clock_timestamp() FROM next WHERE jobs.id = next.id RETURNING jobs.id
 )
 SELECT seen.provider AS wanted_of, job.id, job.account_id, job.operation, job.model, job.provider, job.n, job.fence,
-    job.version, job.fallbacks, job.credential_id, asked.request, asked.request_id,
+    job.version, job.fallbacks, job.safe_prompt, job.credential_id, asked.request, asked.request_id,
     (SELECT array_agg(id ORDER BY slot) FROM call) AS call_ids,
     (SELECT array_agg(slot ORDER BY slot) FROM call) AS slots,
     (SELECT array_agg(pictures ORDER BY slot) FROM call) AS images,
@@ -344,5 +344,6 @@ def start(
         fallbacks=row.fallbacks,
         version=row.version,
         request_id=row.request_id or "",
+        safe_prompt=SafePrompt(row.safe_prompt) if row.safe_prompt else None,
     )
     return Started(job, OrderParts(row.request, row.inputs or ()), row.published or ())

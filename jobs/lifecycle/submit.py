@@ -54,6 +54,7 @@ class NewJob:
     per_call: int = 1
     unit_cost_microusd: int | None = None
     webhook: StoredWebhook | None = field(default=None, repr=False)
+    safe_prompt: bool = False  # a refused prompt may be adjusted once
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Submitted:
     task: Task
     nudges: Sequence[Nudge]
     replayed: bool = False  # the job of an earlier submit with the same Idempotency-Key
+    spendable_microcredits: int | None = None  # left of the balance; None: not known without asking again
 
 
 # This locks the balance until the commit, and nothing in between waits.
@@ -71,7 +73,7 @@ WITH paid AS (
     UPDATE balances
     SET spendable = spendable - CAST(:price AS bigint), reserved = reserved + CAST(:price AS bigint)
     WHERE account_id = :account_id AND spendable >= CAST(:price AS bigint)
-    RETURNING account_id
+    RETURNING account_id, spendable
 ),
 -- Free places in the account's window at this provider; no more rows are counted than the window has places.
 room AS (
@@ -84,12 +86,14 @@ room AS (
 ),
 job AS (
     INSERT INTO jobs (id, account_id, weight, operation, model, provider, n, low_priority, status, money,
-        unit_price, quoted, start_deadline_at, published_at, fallbacks, keep_s, per_call)
+        unit_price, quoted, start_deadline_at, published_at, fallbacks, keep_s, per_call,
+        safe_prompt)
     SELECT :id, :account_id, CAST(:weight AS int), :operation, :model, :provider, CAST(:n AS int),
         CAST(:low_priority AS boolean), 'queued', 'queued', CAST(:unit_price AS bigint), CAST(:price AS bigint),
         clock_timestamp() + make_interval(secs => :start_within_s),
         CASE WHEN room.free > 0 AND NOT CAST(:low_priority AS boolean) THEN clock_timestamp() END,
-        CAST(:fallback_count AS int), CAST(:keep_s AS int), CAST(:per_call AS int)
+        CAST(:fallback_count AS int), CAST(:keep_s AS int), CAST(:per_call AS int),
+        CASE WHEN CAST(:safe_prompt AS boolean) THEN 'wanted' END
     FROM room
     -- An order that costs nothing needs no balance.
     WHERE EXISTS (SELECT 1 FROM paid) OR CAST(:price AS bigint) = 0
@@ -135,7 +139,7 @@ SELECT created_at, start_deadline_at, published_at IS NOT NULL AS published, (SE
         WHERE q.provider = job.provider AND q.status = 'queued' AND q.id < job.id
         LIMIT CAST(:counted AS int)
     ) AS ahead
-) AS ahead
+) AS ahead, (SELECT spendable FROM paid) AS spendable
 FROM job
 """)
 
@@ -155,7 +159,7 @@ def submit(connection: Hot | Connection, job: NewJob, *, window: int) -> Submitt
         nudges = publishing.fill(hot, job.account_id, job.provider, job.weight, window=window)
     if born.told:
         nudges = [*nudges, states.tell(job.id)]
-    return Submitted(_task(job, born), nudges)
+    return Submitted(_task(job, born), nudges, spendable_microcredits=born.spendable)
 
 
 def _values(job: NewJob, window: int) -> dict[str, Any]:
@@ -183,6 +187,7 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
         "keep_s": job.keep_s,
         "per_call": job.per_call,
         "unit_cost": job.unit_cost_microusd,
+        "safe_prompt": job.safe_prompt,
         "client": json.dumps(dict(job.client)) if job.client else None,
         "webhook": json.dumps(job.webhook) if job.webhook else None,
         "parent_id": job.parent_id,

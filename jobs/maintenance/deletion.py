@@ -57,6 +57,11 @@ WITH ended AS MATERIALIZED (
     RETURNING job_id, key
 ), listed AS (
     INSERT INTO doomed_blobs (key) SELECT key FROM deleted ON CONFLICT (key) DO NOTHING
+), answers AS (
+    -- What the upstream said of an image may hold its prompt and a link to it.
+    DELETE FROM call_answers WHERE CAST(:keys AS text[]) IS NULL AND call_id = ANY(ARRAY(
+        SELECT c.id FROM upstream_calls AS c WHERE c.job_id = ANY(ARRAY(SELECT id FROM ended))
+    ))
 ), new_version AS (
     UPDATE jobs SET version = version + 1 WHERE id = ANY(ARRAY(SELECT job_id FROM deleted))
 ), timeline AS (

@@ -165,6 +165,22 @@ def delete_old_repeats(
     return old.rows, old.last_at
 
 
+# ---------------------------------------------------------------- upstreams' own answers
+
+_OLD_ANSWERS = text("""
+WITH old AS MATERIALIZED (
+    SELECT call_id FROM call_answers WHERE answered_at < statement_timestamp() - make_interval(secs => :keep_s)
+    ORDER BY answered_at LIMIT :page FOR UPDATE SKIP LOCKED
+)
+DELETE FROM call_answers WHERE call_id = ANY(ARRAY(SELECT call_id FROM old)) RETURNING 1
+""")
+
+
+def delete_old_answers(connection: Connection, *, keep_s: float, size: int) -> int:
+    """Delete the upstreams' own answers that are older than that; how many."""
+    return len(connection.execute(_OLD_ANSWERS, {"keep_s": keep_s, "page": size}).all())
+
+
 # ---------------------------------------------------------------- the round
 
 # Backlogs whose rows are jobs that lost images.
@@ -217,11 +233,12 @@ class Retention:
         return backlog.done
 
     def expiry_backlogs(self) -> list[Backlog]:
-        """What expires row by row: short lives, old images and reference images, uploads, log entries, idempotency
-        keys, attempts."""
+        """What expires row by row: short lives, old images, answers and reference images, uploads, log entries,
+        idempotency keys, attempts."""
         backlogs = [self._short_life_backlog()]
         if self.keep_images_days:
             backlogs.append(self._old_backlog("images", OLD_IMAGES, self.keep_images_days, _delete_expired_images))
+            backlogs.append(self._answer_backlog(self.keep_images_days * _DAY_S))
         if self.keep_inputs_days:
             backlogs.append(self._old_backlog("inputs", OLD_INPUTS, self.keep_inputs_days, _delete_expired_inputs))
         if self.keep_deliveries_days:
@@ -286,6 +303,14 @@ class Retention:
             return Done(rows, rows == size)
 
         return Backlog(table, page, KEYS_PAGE)
+
+    def _answer_backlog(self, keep_s: float) -> Backlog:
+        def page(size: int) -> Done:
+            with self.database.transaction() as connection:
+                answers = delete_old_answers(connection, keep_s=keep_s, size=size)
+            return Done(answers, answers == size)
+
+        return Backlog("answers", page, PAGE)
 
     def _blob_backlog(self, sources: Sequence[Backlog] = ()) -> Backlog:
         """``sources`` add to the list meanwhile: it is not empty before they have ended."""

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, TextClause, text
 
 from core.ids import is_id
-from jobs.documents import StepData, StoredRequest, StoredWebhook
+from jobs.documents import StepData, StoredAnswer, StoredRequest, StoredWebhook
 from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
 from jobs.failures import PATIENT_CODES, Stage, stage_of
 
@@ -256,6 +256,37 @@ SELECT e.type, e.at, e.data FROM jobs AS j JOIN job_events AS e ON e.job_id = j.
 WHERE j.id = :id AND j.account_id = :account_id
 ORDER BY e.id
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """What an upstream answered to one call of a task, without keys and bytes."""
+
+    call_id: str
+    first_image: int  # the index of the first image that the call is to make
+    attempt: int  # of those images, from 1
+    provider: str
+    model: str
+    outcome: str | None  # jobs.states.Outcome
+    answered_at: datetime | None  # None: no answer is kept
+    answer: StoredAnswer | None
+
+
+_RAW_ANSWERS = text("""
+SELECT c.id, c.slot, c.try AS attempt, c.provider, c.model, c.outcome, a.answered_at, a.answer
+FROM jobs AS j JOIN upstream_calls AS c ON c.job_id = j.id LEFT JOIN call_answers AS a ON a.call_id = c.id
+WHERE j.id = :id AND j.account_id = :account_id
+ORDER BY c.slot, c.try
+""")
+
+
+def raw_answers(connection: Connection, account_id: str, job_id: str) -> list[RawAnswer]:
+    """Return the upstreams' answers to the calls of a task of this account, in the order of its images and tries."""
+    rows = connection.execute(_RAW_ANSWERS, {"id": job_id, "account_id": account_id})
+    return [
+        RawAnswer(row.id, row.slot, row.attempt, row.provider, row.model, row.outcome, row.answered_at, row.answer)
+        for row in rows
+    ]
 
 
 def list_tasks(connection: Connection, account_id: str, filters: Filters) -> list[Task]:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from core.db import Hot, Statement
 from jobs.call import Call
 from jobs.documents import InputPart, StoredRequest
-from jobs.states import JobStatus, Outcome
+from jobs.states import JobStatus, Outcome, SafePrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class LiveJob:
     fallbacks: int = 0  # how many models are left after this one
     version: int = 1  # when this was read: a verb moves the job only from this version
     request_id: str = ""  # X-Request-Id of the submit
+    safe_prompt: SafePrompt | None = None
+    prompt_adjusted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ class OrderParts:
 
 LOAD = Statement("""
 SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fence, j.version,
-    j.fallbacks, j.cancel_requested_at IS NOT NULL AS cancel_requested, clock_timestamp() AS now,
+    j.fallbacks, j.cancel_requested_at IS NOT NULL AS cancel_requested, j.safe_prompt, j.prompt_adjusted_at,
+    clock_timestamp() AS now,
     (SELECT o.request_id FROM orders AS o WHERE o.job_id = j.id) AS request_id,
     coalesce((
         SELECT jsonb_agg(jsonb_build_object('id', c.id, 'slot', c.slot, 'try', c.try, 'pictures', c.pictures,
@@ -55,6 +58,7 @@ SELECT j.id, j.account_id, j.operation, j.model, j.provider, j.n, j.status, j.fe
             'retryable', c.retryable, 'retry_after_s', c.retry_after_s, 'model', c.model,
             'credential_id', c.credential_id, 'dedupe_key', c.dedupe_key, 'upstream_id', c.upstream_id,
             'poll_url', c.poll_url, 'give_up_at', c.give_up_at, 'intended_at', c.intended_at,
+            'charged', c.written_off,
             'cancel_asked', c.cancel_asked_at IS NOT NULL, 'missing', c.missing_since IS NOT NULL,
             'result', c.result) ORDER BY c.slot, c.try)
         FROM upstream_calls AS c WHERE c.job_id = j.id), '[]') AS calls
@@ -109,6 +113,8 @@ def live_job(row: Any) -> LiveJob:
         fallbacks=row.fallbacks,
         version=row.version,
         request_id=row.request_id or "",
+        safe_prompt=SafePrompt(row.safe_prompt) if row.safe_prompt else None,
+        prompt_adjusted_at=row.prompt_adjusted_at,
     )
 
 
@@ -131,6 +137,7 @@ def _call(row: Mapping[str, Any], now: datetime) -> Call:
         kept=row["pictures_kept"],
         code=row["error_code"],
         retryable=bool(row["retryable"]),
+        charged=row["charged"],
         retry_after_s=row["retry_after_s"],
         overdue=datetime.fromisoformat(row["give_up_at"]) <= now,
         cancel_asked=row["cancel_asked"],

@@ -19,7 +19,7 @@ Role = Literal["image", "mask", "face"]
 # Fields that are about the job and not about the image.
 JOB_FIELDS = (
     *("model", "fallback_models", "priority", "deadline_s", "metadata", "extra", "lenient", "store"),
-    *("webhook_url", "webhook_events"),
+    *("safe_prompt", "webhook_url", "webhook_events"),
 )
 
 

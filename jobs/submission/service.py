@@ -197,6 +197,7 @@ class SubmissionService:
             keep_s=self._short_life_s if fields.get("store") is False else None,
             per_call=quote.model.max_per_call,
             unit_cost_microusd=expected_cost_microusd(quote.model, quote.checked),
+            safe_prompt=bool(fields.get("safe_prompt") and quote.checked.prompt),
         )
 
 
@@ -219,6 +220,8 @@ def stored_request(
     # What is a setting of the model under another name is among ``params``.
     if extra := aliases.lifted(fields.get("extra") or {}, model)[1]:
         request["extra"] = extra
+    if fields.get("safe_prompt") and checked.prompt:
+        request["safe_prompt"] = True
     if chosen:
         request["chosen"] = chosen
     return request

@@ -101,6 +101,7 @@ class ProviderSpec(Entry):
 
     name: str
     title: str
+    description: str = Field("", max_length=200)  # one sentence for callers who choose
     kind: Literal["sync", "async"]
     recovery: Recovery
     check_interval_s: float = Field(gt=0)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from core.outbound.connections import USER_AGENT
 from core.outbound.exchange import Exchange, NotConnectedError
 from core.outbound.urls import Origin, origin_of
 from providers.errors import NotRun, Uncertain
+from providers.http import answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,9 @@ class UpstreamSession:
         self.base_url = base_url.rstrip("/")
         self.origin = origin_of(base_url)
         self._headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
+        self._secrets = tuple(
+            value.rpartition(" ")[2] for name, value in headers.items() if _SECRET_HEADER.search(name.lower())
+        )
         self._connect_s = connect_s
         self._may_reach = may_reach or _anywhere
         self._transport = connections.Transport(pool_size=outgoing.pool_size, fresh=fresh, ca_file=outgoing.ca_file)
@@ -133,9 +138,12 @@ class UpstreamSession:
 
         Raises: NotRun when no byte of the request was sent; Uncertain for every later failure.
         """
+        answers.asked(self._secrets)
         streamed = self.stream(request, total_s=total_s, max_bytes=max_bytes)
         try:
-            return HttpResponse(streamed.status, streamed.headers, b"".join(streamed))
+            body = b"".join(streamed)
+            answers.answered(streamed.status, streamed.headers, body)
+            return HttpResponse(streamed.status, streamed.headers, body)
         except BaseException:
             streamed.close()  # also when a greenlet is killed: a half-read connection must not be reused
             raise
@@ -175,6 +183,7 @@ class UpstreamSession:
         return prepared
 
 
+_SECRET_HEADER = re.compile("auth|key|token|secret|cookie")
 # A reset or a close before the answer was complete.
 _LOST = (ConnectionError, http.client.IncompleteRead, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 

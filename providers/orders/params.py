@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from providers.catalog.entries import ItemField, Model, ParamSpec
+from providers.orders.near import did_you_mean
 from providers.orders.needs import MAX_LIST_ITEMS, bounds, max_text_chars
 from providers.orders.problems import Problem
 from providers.orders.texts import clean_text
@@ -113,16 +114,20 @@ def _text(name: str, spec: ParamSpec, value: object) -> str | None:
 
 
 def _one_of(name: str, allowed: tuple[str, ...], text: str, found: Findings) -> str | None:
-    """The allowed value that the text means, in any case and by any name of a format."""
+    """The allowed value that the text means, in any case, with any mark between its words, by any name of a format."""
     if text in allowed:
         return text
-    known = {fold_format(each): each for each in allowed}.get(fold_format(text))
+    known = {_fold(each): each for each in allowed}.get(_fold(text))
     if known is not None:
         found.normalised[name] = {"asked": text, "used": known}
         return known
     if text.casefold() == AUTO:
         return None  # the upstream chooses, which is what leaving it out means
-    raise _Unfit("not_allowed", f"must be one of {', '.join(allowed)}")
+    raise _Unfit("not_allowed", f"must be one of {', '.join(allowed)}{did_you_mean(text, allowed)}")
+
+
+def _fold(word: str) -> str:
+    return fold_format(word).replace("_", "-").replace(" ", "-")
 
 
 def _bool(value: object) -> bool:

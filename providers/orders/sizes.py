@@ -183,8 +183,11 @@ def _default_area_px(rule: PixelsRule) -> float:
 def _nearest_ratio(rule: AspectRatioRule, request: SizeRequest) -> str:
     shape = request.shape or Fraction(1)
     if rule.range:
-        ends = sorted(end for end in map(parse_ratio, rule.range) if end)
-        free = min(max(shape, ends[0]), ends[-1]).limit_denominator(MAX_RATIO_TERM)
+        ends = {end: text for text in rule.range if (end := parse_ratio(text))}
+        within = min(max(shape, min(ends)), max(ends))
+        if within in ends:
+            return ends[within]  # 21:9 rather than 7:3, as vendors and callers write it
+        free = within.limit_denominator(MAX_RATIO_TERM)
         return f"{free.numerator}:{free.denominator}"
     known = {text: ratio for text in rule.enum if (ratio := parse_ratio(text))}
     return min(known, key=lambda text: (_apart(known[text], shape), _apart(known[text], Fraction(1))))

@@ -19,16 +19,15 @@ Classify = Callable[[int, Mapping[str, str], bytes], ProviderError]
 
 
 def chat_request(
-    path: str, model: str, messages: Sequence[Mapping[str, str]], temperature: float | None
+    path: str, model: str, messages: Sequence[Mapping[str, str]], settings: Mapping[str, Any]
 ) -> WireRequest:
-    """A streamed chat completion; without a temperature the model uses its own."""
+    """A streamed chat completion; a setting that is left out is the model's own."""
     body: dict[str, Any] = {
         "model": model,
         "messages": [dict(message) for message in messages],
         "stream": True,
+        **settings,
     }
-    if temperature is not None:
-        body["temperature"] = temperature
     return WireRequest("POST", path, json=body)
 
 
@@ -37,21 +36,28 @@ def stream_chat(
     path: str,
     model: str,
     messages: Sequence[Mapping[str, str]],
-    temperature: float,
+    temperature: float | None,
     *,
+    max_tokens: int | None = None,
+    max_tokens_field: str = "max_tokens",
     classify: Classify = openai_errors.classify,
 ) -> Iterator[str]:
     """The text of one completion, piece by piece. The request is sent by the call, not by the first piece.
 
-    A model that refuses a temperature is asked once more without it. ``classify`` reads the upstream's errors.
+    A model that refuses a setting by its name is asked once more without it. ``max_tokens_field``: the upstream's name
+    for the most tokens to write. ``classify`` reads the upstream's errors.
     Raises: ProviderError, at the call and between pieces.
     """
-    answer = _open(session, chat_request(path, model, messages, temperature))
-    if answer.status == 400:
+    asked = {"temperature": temperature, max_tokens_field: max_tokens}
+    settings = {name: value for name, value in asked.items() if value is not None}
+    answer = _open(session, chat_request(path, model, messages, settings))
+    while answer.status == 400:
         body = b"".join(answer)
-        if not _names_temperature(body):
+        refused = _named(body, settings)
+        if refused is None:
             raise classify(400, answer.headers, body)
-        answer = _open(session, chat_request(path, model, messages, None))
+        del settings[refused]
+        answer = _open(session, chat_request(path, model, messages, settings))
     if answer.status != 200:
         raise classify(answer.status, answer.headers, b"".join(answer))
     return _read(answer)
@@ -61,9 +67,11 @@ def _open(session: UpstreamSession, request: WireRequest) -> StreamedResponse:
     return session.stream(request, total_s=TOTAL_S, max_bytes=MAX_STREAM_BYTES)
 
 
-def _names_temperature(body: bytes) -> bool:
+def _named(body: bytes, settings: Iterable[str]) -> str | None:
+    """The setting that a refusal is about; None where it names none that was sent."""
     fault = read_fault(json_object(body))
-    return fault is not None and "temperature" in (fault.param or fault.message).lower()
+    words = (fault.param or fault.message).lower() if fault else ""
+    return next((name for name in settings if name in words), None)
 
 
 def _read(answer: StreamedResponse) -> Iterator[str]:

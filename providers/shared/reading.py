@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from providers.http import answers
+
 
 def json_object(body: bytes) -> dict[str, Any] | None:
     """The JSON object in ``body``; None if it is not JSON, not an object, or nested too deeply."""
@@ -15,7 +17,10 @@ def json_object(body: bytes) -> dict[str, Any] | None:
         found = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    answers.parsed(body, found)
+    return found
 
 
 def detail_text(answer: Mapping[str, Any] | None, *names: str) -> str:

@@ -42,6 +42,12 @@ class WithoutText:
 
     name: str
 
-    def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:  # noqa: ARG002
+    def stream_text(
+        self,
+        messages: Sequence[Mapping[str, str]],  # noqa: ARG002
+        *,
+        temperature: float | None,  # noqa: ARG002
+        max_tokens: int | None = None,  # noqa: ARG002
+    ) -> Iterator[str]:
         """Raises: Misconfigured, always."""
         raise Misconfigured("upstream_has_no_text", f"{self.name} has no text model here")

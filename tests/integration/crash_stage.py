@@ -84,8 +84,9 @@ class Stage:
 
     # -- jobs
 
-    def order(self, prompt: str, model: str, *, publish: bool = True) -> str:
+    def order(self, prompt: str, model: str, *, publish: bool = True, **more: Any) -> str:
         fields = {
+            **more,
             "prompt": prompt,
             "model": model,
             "size": "256x256" if model.startswith("chatgpt2api") else "1024x1024",

@@ -54,6 +54,7 @@ class Story:
     mid_call: bool = False
     limited: bool = False  # its credential has a limit
     calls: int = 1
+    safe_prompt: bool = False  # its prompt is refused, and adjusted once
 
     @property
     def prompt(self) -> str:
@@ -81,6 +82,8 @@ STORIES = [
     a("blob.kept"),
     a("the last outcome recorded", "step.recorded:2"),
     a("resend.answered", "claim.committed", "resend.answered"),
+    a("prompt.rewritten", waits="[sandbox:refuse at=submit]", safe_prompt=True, calls=2),
+    a("prompt.adjusted", waits="[sandbox:refuse at=submit]", safe_prompt=True, calls=2),
     a("sweep.unpublished", publish=False),
     a("sweep.moved", overdue=True, accepted=0, code="deadline_expired"),
     c("nothing sent", "claim.committed", accepted=0, code="upstream_uncertain"),
@@ -98,6 +101,7 @@ class Ending:
     calls: Sequence[Any] = ()
     images: Sequence[Any] = ()
     blobs: Sequence[bool] = ()
+    prompt: str = ""  # asked for in the end
 
 
 @dataclass
@@ -184,7 +188,12 @@ def play(stage: Stage, stories: Sequence[Story]) -> Lane:
 
 def _submit(stage: Stage, story: Story) -> str:
     ids = [
-        stage.order(story.prompt, story.model, publish=story.publish and not story.overdue)
+        stage.order(
+            story.prompt,
+            story.model,
+            publish=story.publish and not story.overdue,
+            **({"safe_prompt": True} if story.safe_prompt else {}),
+        )
         for _ in range(3 if story.overdue else 1)
     ]
     if story.overdue:
@@ -234,6 +243,7 @@ def _all_ended(stage: Stage) -> bool:
 def _look(stage: Stage, ending: Ending, job_id: str) -> None:
     ending.job = stage.row("SELECT * FROM jobs WHERE id = :id", id=job_id)
     ending.calls = stage.rows("SELECT * FROM upstream_calls WHERE job_id = :id", id=job_id)
+    ending.prompt = stage.row("SELECT request ->> 'prompt' FROM orders WHERE job_id = :id", id=job_id)[0]
     ending.images = stage.rows("SELECT * FROM images WHERE job_id = :id", id=job_id)
     ending.blobs = [stage.store.exists(image.key) for image in ending.images]
 
@@ -247,7 +257,8 @@ def test_a_crash_at(story: Story, lanes: list[Lane], sandbox_process: Sandbox) -
         ("failed", story.code) if story.code else ("succeeded", None)
     )
     counts = sandbox_process.counts()["chatgpt2api" if story.model == CLASS_A else "openai"]
-    assert counts["accepted_by_prompt"].get(prompt_hash(story.prompt), 0) == story.accepted
+    assert counts["accepted_by_prompt"].get(prompt_hash(ending.prompt), 0) == story.accepted
+    assert (ending.prompt != story.prompt) == story.safe_prompt
     if story.code:
         assert (ending.job.captured, ending.job.released) == (0, ending.job.quoted)
         assert [call.written_off for call in ending.calls] == [True] * len(ending.calls)

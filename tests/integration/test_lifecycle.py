@@ -81,6 +81,11 @@ def fail_over(connection: Connection, seen: Seen) -> Any:
     return lifecycle.fail_over(connection, seen.id, seen.version, code="upstream_failed")
 
 
+def adjust(connection: Connection, seen: Seen) -> Any:
+    connection.execute(text("UPDATE jobs SET safe_prompt = 'wanted' WHERE id = :id"), {"id": seen.id})
+    return lifecycle.adjust(connection, seen.id, seen.version, code="content_refused", deadline_s={})
+
+
 def give_fallbacks(connection: Connection, job_id: str) -> None:
     """Give the job a fallback model, as an order that names two models has it."""
     connection.execute(
@@ -139,6 +144,7 @@ VERBS: dict[str, tuple[Verb, set[str], str, str]] = {
     "park": (park, {"running", "waiting"}, "waiting", "waiting"),
     "retry": (retry, {"running", "waiting"}, "queued", "retry"),
     "fail_over": (fail_over, LIVE, "queued", "failover"),
+    "adjust": (adjust, {"running", "waiting"}, "queued", "adjusting"),
     "succeed": (succeed, {"running", "waiting"}, "succeeded", "succeeded"),
     "fail": (fail, LIVE, "failed", "failed"),
     "expire": (expire, LIVE, "failed", "failed"),
@@ -192,7 +198,8 @@ def test_the_drawing_shows_what_the_verbs_do() -> None:
         refused = {state for verb, state in REFUSED if verb == name}  # refused by the ledger, not because of the state
         assert drawn[name][0] == sources | refused, name
         assert drawn[name][1] == {target}, name
-    verbs = {name for name in lifecycle.__all__ if name.islower()} - {"end", "hold", "defer", "due_now", "reported"}
+    stay = {"hold", "defer", "due_now", "reported", "take_adjusting", "adjusted"}  # they change no state
+    verbs = {name for name in lifecycle.__all__ if name.islower()} - {"end", *stay}
     assert verbs == drawn.keys() | {"submit", "cancel"}
 
 

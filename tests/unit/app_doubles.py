@@ -274,7 +274,9 @@ class OrdersTable(Hot):
 
     def one_or_none(self, statement: Statement, values: Mapping[str, Any]) -> Any:
         assert statement is SUBMIT
-        return SimpleNamespace(created_at=NOW, start_deadline_at=NOW, published=True, ahead=3, told=0)
+        return SimpleNamespace(
+            created_at=NOW, start_deadline_at=NOW, published=True, ahead=3, told=0, spendable=1_700_000
+        )
 
 
 class OrdersDatabase(Database):
@@ -388,9 +390,11 @@ class Writer:
     def __init__(self) -> None:
         self.pieces: list[str | Exception] = ["A red ", "fox."]
         self.asked: list[Any] = []
+        self.max_tokens: int | None = None
 
-    def stream_text(self, messages: Any, *, temperature: float) -> Iterator[str]:
+    def stream_text(self, messages: Any, *, temperature: float | None, max_tokens: int | None = None) -> Iterator[str]:
         self.asked.append((messages, temperature))
+        self.max_tokens = max_tokens
         for piece in self.pieces:
             if isinstance(piece, Exception):
                 raise piece

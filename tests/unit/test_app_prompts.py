@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from app_doubles import MINE, Edge, make_edge
 
+from app import text_streams
 from app.api import prompts
 from app.api.prompts import StreamCutError
 from app.enhancement import Ended, Enhancer, Reader
@@ -134,7 +135,7 @@ def test_an_accident_in_the_adapter_ends_the_stream_too(edge: Edge, monkeypatch:
 
 def test_silence_is_filled_with_comments(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompts, "FIRST_PIECE_S", 0.01)
-    monkeypatch.setattr(prompts, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(text_streams, "HEARTBEAT_S", 0.01)
     go_on = threading.Event()
 
     def slow(messages: Any, *, temperature: float) -> Iterator[str]:

@@ -101,6 +101,7 @@ def test_every_provider_of_the_catalogue_is_listed_with_what_it_can(edge: Edge, 
     assert openai["limits"] == {"max_active": 20, "max_per_minute": None, "submitted_last_minute": None}
     assert openai["capabilities"]["kind"] == "sync"
     assert {"generate", "edit"} <= set(openai["capabilities"]["operations"])
+    assert all(len(each["description"]) > 40 and each["description"].endswith(".") for each in found.values())
     unused = found["replicate"]
     assert (unused["configured"], unused["healthy"], unused["active"]) == (False, False, 0)
 

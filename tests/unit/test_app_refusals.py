@@ -159,7 +159,7 @@ def test_no_accept_takes_everything(edge: Edge) -> None:
 
 
 def test_an_order_with_an_accept_that_cannot_be_met_is_not_taken(edge: Edge) -> None:
-    answer = edge.client.post(GENERATE, json={"prompt": "x"}, headers={**MINE, "Accept": "image/png"})
+    answer = edge.client.post(GENERATE, json={"prompt": "x"}, headers={**MINE, "Accept": "video/mp4"})
     assert (answer.status_code, edge.submission.orders) == (406, [])
 
 

@@ -275,6 +275,19 @@ def test_a_model_that_refuses_a_temperature_is_asked_without(server: Server) -> 
     assert first == second
 
 
+def test_the_most_tokens_have_the_upstreams_name_and_are_left_out_where_it_refuses_them(server: Server) -> None:
+    server.will(400, {"error": {"param": "max_completion_tokens", "message": "Unsupported parameter"}})
+    server.will(400, {"error": {"param": "temperature", "message": "Unsupported value"}})
+    server.will(200, b'data: {"choices":[{"delta":{"content":"kite"}}]}\n\ndata: [DONE]\n\n')
+    assert list(server.provider().stream_text(MESSAGES, temperature=0.7, max_tokens=9)) == ["kite"]
+    sent = [json.loads(body) for _path, _headers, body in server.asked]
+    assert [(each.get("temperature"), each.get("max_completion_tokens")) for each in sent] == [
+        (0.7, 9),
+        (0.7, None),
+        (None, None),
+    ]
+
+
 def test_other_refusals_of_chat_are_not_repeated(server: Server) -> None:
     server.will(400, {"error": {"param": "model", "message": "no"}})
     with pytest.raises(RequestRefused):

@@ -64,7 +64,7 @@ def size_of(model_id: str, **fields: Any) -> SizeChoice:
         ("stable-image-core", {"aspect_ratio": "18:18"}, {"aspect_ratio": "1:1"}),
         ("stable-image-core", {"size": "auto"}, {}),
         ("flux-kontext-pro", {"size": "1500x1000"}, {"aspect_ratio": "3:2"}),
-        ("flux-kontext-pro", {"aspect_ratio": "5:1"}, {"aspect_ratio": "7:3"}),
+        ("flux-kontext-pro", {"aspect_ratio": "5:1"}, {"aspect_ratio": "21:9"}),
         ("flux-3-image", {"aspect_ratio": "auto"}, {"aspect_ratio": "auto"}),
         ("grok-imagine-image", {"aspect_ratio": "9:19.5"}, {"aspect_ratio": "9:19.5"}),
         # ratio and class

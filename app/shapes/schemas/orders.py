@@ -74,6 +74,11 @@ class OrderFields(BaseModel):
     store: bool | None = Field(
         None, description="false: the images are deleted soon after the end, and the task carries them as `data_url`"
     )
+    safe_prompt: bool | None = Field(
+        None,
+        description="true: if the content of the prompt is refused at no cost, a language model rewrites it once to"
+        " keep to the policy, and the order is tried once more at the same price; the task shows both wordings",
+    )
     priority: Literal["normal", "low"] | None = None
     deadline_s: int | None = Field(None, ge=1, le=30 * 86_400, description="latest start, in seconds from now")
     metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], str] | None = Field(

@@ -51,7 +51,8 @@ class PauseQuery(Request):
 class ProviderOut(Shape):
     name: str
     object: Literal["provider"]
-    title: str
+    title: str = Field(description="its name for people")
+    description: str = Field(description="what it is good for, in a sentence")
     configured: bool = Field(description="whether it is set up here")
     healthy: bool = Field(description="set up, and its circuit closed")
     paused: bool = Field(description="by an operator: its tasks wait")

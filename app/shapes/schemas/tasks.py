@@ -34,6 +34,9 @@ ExpiresS = Annotated[
 
 
 class TaskQuery(Request):
+    include: Literal["raw"] | None = Field(
+        None, description="`raw`: with what the upstream answered to each call, without keys and images"
+    )
     wait: int | None = Field(None, ge=0, le=60, description="seconds to wait for a change or the end")
     expires_s: ExpiresS = None
 
@@ -170,6 +173,29 @@ class TaskUrls(Shape):
     rerun: str
 
 
+class UpstreamAnswer(Shape):
+    """An upstream's own answer, without keys, images and what opens a link; what was left out stands in brackets."""
+
+    status: int = Field(description="of HTTP")
+    content_type: str | None
+    body: Any = Field(description="as the upstream wrote it: JSON, else a text")
+
+
+class RawCall(Shape):
+    """A call to an upstream, and its own words about it."""
+
+    call: str = Field(description="the call's id")
+    first_image: int = Field(description="the index of the first image it is to make")
+    attempt: int = Field(description="counted for each image, from 1")
+    provider: str
+    model: str
+    outcome: str | None = Field(description="null until it is answered")
+    answered_at: datetime | None
+    answer: UpstreamAnswer | None = Field(
+        description="null where none has arrived, the operator keeps none (`DARKROOM_KEEP_RAW`) or it is deleted"
+    )
+
+
 class TaskOut(Shape):
     """A task as its owner sees it."""
 
@@ -194,7 +220,10 @@ class TaskOut(Shape):
     finished_at: datetime | None
     deadline_at: datetime | None = Field(description="latest start")
     price: Price
-    request: dict[str, Any] = Field(description="what is really asked, with `normalised` next to it")
+    request: dict[str, Any] = Field(
+        description="what is really asked, with `normalised` next to it; after a prompt was adjusted (`safe_prompt`),"
+        " `prompt` is the new wording and `original_prompt` the ordered one"
+    )
     images: list[ImageOut]
     chosen: Chosen | None = Field(description="null where the order named its model")
     error: TaskError | None
@@ -204,6 +233,7 @@ class TaskOut(Shape):
     webhook: TaskWebhook | None = Field(description="null without `webhook_url`, and in every callback")
     parent_id: str | None = Field(description="the task that this one repeats")
     urls: TaskUrls
+    raw: list[RawCall] | None = Field(None, description="only with `include=raw`: what each call was answered")
 
 
 class TaskList(Shape):

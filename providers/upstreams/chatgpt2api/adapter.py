@@ -134,6 +134,8 @@ class ChatGpt2Api(UpstreamAccount[Config], Unsearchable):
             except Failed:
                 raise refused from None
 
-    def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
+    def stream_text(
+        self, messages: Sequence[Mapping[str, str]], *, temperature: float | None, max_tokens: int | None = None
+    ) -> Iterator[str]:
         path = "/v1/chat/completions"
-        return stream_chat(self._session, path, self._config.prompt_model, messages, temperature)
+        return stream_chat(self._session, path, self._config.prompt_model, messages, temperature, max_tokens=max_tokens)

@@ -10,7 +10,7 @@ from providers.base import CallRef, CheckResult, Finished, Missing, Running
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
 from providers.http.client import HttpResponse
 from providers.shared import results
-from providers.shared.looks import as_not_run
+from providers.shared.looks import as_not_run, with_part
 from providers.shared.reading import json_object
 from providers.upstreams.chatgpt2api.errors import classify_answer, classify_task_error
 from providers.upstreams.chatgpt2api.requests import task_id
@@ -71,7 +71,8 @@ def read_tasks(answer: HttpResponse, batch: Sequence[CallRef], base_url: str) ->
     tasks = {item["id"]: item for item in items if isinstance(item, dict) and isinstance(item.get("id"), str)}
     missing = body.get("missing_ids")
     missing_ids = frozenset(filter(_is_text, missing)) if isinstance(missing, list) else frozenset()
-    return {call.id: _state(task_id(call), tasks, missing_ids, base_url) for call in batch}
+    states = {call.id: _state(task_id(call), tasks, missing_ids, base_url) for call in batch}
+    return {call.id: with_part(states[call.id], tasks.get(task_id(call)), status=answer.status) for call in batch}
 
 
 def _is_text(value: object) -> bool:

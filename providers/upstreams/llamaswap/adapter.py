@@ -280,10 +280,13 @@ class LlamaSwap(UpstreamAccount[Config], OneAnswer):
             raise answers.unreachable(error) from error
         return answers.read_image(answer, int(number))
 
-    def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
+    def stream_text(
+        self, messages: Sequence[Mapping[str, str]], *, temperature: float | None, max_tokens: int | None = None
+    ) -> Iterator[str]:
         if self._config.prompt_model is None:
             raise Misconfigured("upstream_has_no_text", "LLAMASWAP_PROMPT_MODEL is not set")
-        return stream_chat(self._session, "/v1/chat/completions", self._config.prompt_model, messages, temperature)
+        path = "/v1/chat/completions"
+        return stream_chat(self._session, path, self._config.prompt_model, messages, temperature, max_tokens=max_tokens)
 
     def _send(self, request: WireRequest, total_s: float, image_count: int = 8) -> HttpResponse:
         max_bytes = MAX_ENVELOPE_BYTES + image_count * MAX_BYTES_PER_IMAGE

@@ -146,6 +146,16 @@ class OpenAi(UpstreamAccount[Config], OneAnswer):
             raise Uncertain("upstream_broken_answer", f"HTTP {answer.status} without an image")
         return Finished(images, read_cost(document, order.model.token_usd))
 
-    def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
+    def stream_text(
+        self, messages: Sequence[Mapping[str, str]], *, temperature: float | None, max_tokens: int | None = None
+    ) -> Iterator[str]:
         path = "/chat/completions"
-        return stream_chat(self._session, path, self._config.prompt_model, messages, temperature)
+        return stream_chat(
+            self._session,
+            path,
+            self._config.prompt_model,
+            messages,
+            temperature,
+            max_tokens=max_tokens,
+            max_tokens_field="max_completion_tokens",  # section 8
+        )

@@ -82,12 +82,20 @@ def build_submit(order: UpstreamOrder) -> WireRequest:
     Raises: RequestRefused for a field in ``extra`` that Darkroom sets itself, or for too many bytes.
     """
     refuse_extra(order.extra, _NOT_IN_EXTRA)
-    body = {**wire_fields(order), "model": order.model.path, "response_format": "b64_json"}
+    fields = wire_fields(order)
+    if style := fields.pop("style", None):
+        fields["prompt"] = in_style(fields.get("prompt") or "", str(style))
+    body = {**fields, "model": order.model.path, "response_format": "b64_json"}
     if not order.images:
         return WireRequest("POST", "/v1/images/generations", json=body)
     if len(order.images) == 1:
         body.pop("aspect_ratio", None)  # the image decides (section 4)
     return WireRequest("POST", "/v1/images/edits", json=body | _images(order))
+
+
+def in_style(prompt: str, style: str) -> str:
+    """The prompt with its style as a last sentence, because no field takes one (section 3)."""
+    return f"{prompt.rstrip()}\n\nStyle: {style.strip()}."
 
 
 def _images(order: UpstreamOrder) -> dict[str, Any]:
@@ -152,6 +160,17 @@ class Xai(UpstreamAccount[Config], OneAnswer):
         images = read_images(answer.body, self.base_url)[: order.n]
         return Finished(images, cost_of(json_object(answer.body)))
 
-    def stream_text(self, messages: Sequence[Mapping[str, str]], *, temperature: float) -> Iterator[str]:
+    def stream_text(
+        self, messages: Sequence[Mapping[str, str]], *, temperature: float | None, max_tokens: int | None = None
+    ) -> Iterator[str]:
         path = "/v1/chat/completions"
-        return stream_chat(self._session, path, self._config.prompt_model, messages, temperature, classify=classify)
+        return stream_chat(
+            self._session,
+            path,
+            self._config.prompt_model,
+            messages,
+            temperature,
+            max_tokens=max_tokens,
+            max_tokens_field="max_completion_tokens",
+            classify=classify,
+        )
