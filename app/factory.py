@@ -25,13 +25,14 @@ from app.api import (
     submit,
     tasks,
 )
-from app.http import access, auth, dialect, errors, limits
+from app.http import access, auth, dialect, errors, limits, links
 from app.http.endpoint import check_described
 from app.http.readiness import Readiness
+from app.http.signing import Signer
 from app.http.strict_request import StrictRequest
 from app.services import EXTENSION, Services
 from app.shapes.render import Renderer
-from core.settings import Settings
+from core.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -71,7 +72,7 @@ class Edge(Flask):
 
 
 def build(settings: Settings, services: Services) -> Flask:
-    """The application with every route. Raises LookupError for a route without a description."""
+    """The application with every route. Raises LookupError for a route without a description, SettingsError."""
     app = Edge("app", template_folder="web/templates", static_folder="web/static", static_url_path="/static")
     app.request_class = StrictRequest
     app.config.update(
@@ -88,6 +89,7 @@ def build(settings: Settings, services: Services) -> Flask:
     base = (settings.public_url or "").rstrip("/")
     app.extensions[EXTENSION] = services
     app.extensions[ROUTES] = {}
+    app.extensions[links.EXTENSION] = _links(settings, services.signer, base)
     app.extensions["darkroom_renderer"] = Renderer(
         services.signer, base, services.wait, services.waiting, settings.max_wait_s
     )
@@ -110,6 +112,13 @@ def build(settings: Settings, services: Services) -> Flask:
     if settings.trusted_proxies:
         _trust_proxies(app, settings.trusted_proxies)
     return app
+
+
+def _links(settings: Settings, signer: Signer, base: str) -> links.Links:
+    try:
+        return links.Links(signer, base, links.hosts_of(settings.allowed_hosts))
+    except ValueError as error:
+        raise SettingsError(f"DARKROOM_ALLOWED_HOSTS: {error}") from None
 
 
 def _trust_proxies(app: Flask, count: int) -> None:

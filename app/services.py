@@ -6,7 +6,7 @@ Blueprints get a :class:`Services` and nothing else, so that a test can replace 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -180,7 +180,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             client=client,
         ),
         waits=Waits(lambda job_ids: connections.autocommit(tasks.versions, job_ids), client),
-        signer=load_signer(settings.var),
+        signer=replace(load_signer(settings.var), life_s=settings.link_life_s),
         checks=readiness.checks_of(
             database, client, store, catalogs, broker_answers=publisher.broker_answers if own_broker else None
         ),

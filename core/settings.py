@@ -50,6 +50,12 @@ class Settings(BaseSettings):
     redis_port_set: MaybePort = Field(default=None, alias="DARKROOM_REDIS_PORT")
     postgres_user: MaybeText = Field(default=None, alias="DARKROOM_POSTGRES_USER")
     public_url: MaybeText = Field(default=None, alias="DARKROOM_PUBLIC_URL")
+    # Further hosts that requests may name, for links where there is no public URL
+    allowed_hosts: str = Field(default="", alias="DARKROOM_ALLOWED_HOSTS")
+    # Origins whose pages may call this service; * is every one
+    cors_origins: str = Field(default="", alias="DARKROOM_CORS_ORIGINS")
+    # How long signed links live at least; at most twice as long
+    link_life_s: int = Field(default=3600, ge=60, le=604_800, alias="DARKROOM_LINK_LIFE_S")
 
     # External servers; where left out, `darkroom up` starts its own
     database_url_set: MaybeSecret = Field(default=None, alias="DATABASE_URL")

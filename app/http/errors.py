@@ -67,6 +67,11 @@ CODES: Mapping[str, Kind] = {
     "stale_job": Kind(409, "Moved on", "The task changed meanwhile; read it again."),
     "image_gone": Kind(410, "Image deleted", "There was an image; it has been deleted."),
     "range_not_satisfiable": Kind(416, "Range not satisfiable", "The image has fewer bytes than that."),
+    "host_not_allowed": Kind(
+        421,
+        "Host not known",
+        "The answer has absolute links, and this host is not in DARKROOM_PUBLIC_URL or DARKROOM_ALLOWED_HOSTS.",
+    ),
     # The order
     "insufficient_credits": Kind(402, "Not enough credits", "The price exceeds what is free to spend."),
     "invalid_order": Kind(422, "Order not valid", "errors names every bad field at once."),

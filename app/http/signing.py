@@ -1,8 +1,9 @@
 """Expiring links to one image, for places that have no key: a browser, a mail, a chat.
 
 The signature covers method, path, image, account, expiry, the id of the signing key, and the size and format asked
-for: the holder of a link to an image cannot have others made of it. Links live between one and two
-hours: the end is rounded to the hour, so that a task that is read twice in an hour gives the same link to caches.
+for: the holder of a link to an image cannot have others made of it. Links live at least as long as
+DARKROOM_LINK_LIFE_S says and less than twice as long: their end is rounded to a multiple of it, so that a task that is
+read twice within that time gives the same link to caches. A caller who names a life gets exactly that.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ def variant_text(asked: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """``keys`` by id, the one to sign with first; the others still open older links."""
+    """``keys`` by id, the one to sign with first; the others still open older links. ``life_s``: how long links live at
+    least."""
 
     keys: Mapping[str, bytes] = field(repr=False)
+    life_s: int = LIFE_S
 
     def link(
         self,
@@ -59,20 +62,23 @@ class Signer:
         index: int,
         variant: Mapping[str, object] = WHOLE,
         now_s: float | None = None,
+        life_s: int | None = None,
     ) -> str:
-        """The query of a link to an image, good for one to two hours. ``variant`` has the parameters of VARIANT."""
+        """The query of a link to an image, good for ``life_s`` seconds, or as long as links are here. ``variant`` has
+        the parameters of VARIANT."""
         kid = next(iter(self.keys))
-        expires = self.expiry_s(now_s)
+        expires = self.expiry_s(now_s, life_s)
         asked = variant_text(variant)
         signature = self._sign(kid, path, account_id, index=index, expires=expires, variant=asked)
         # Ids, numbers, formats and hex: nothing here needs quoting.
         whole = f"index={index}&account={account_id}&expires={expires}&kid={kid}&signature={signature}"
         return f"{asked}&{whole}" if asked else whole
 
-    def expiry_s(self, now_s: float | None = None) -> int:
-        """When a link made now ends, in Unix seconds; constant within an hour."""
+    def expiry_s(self, now_s: float | None = None, life_s: int | None = None) -> int:
+        """When a link made now ends, in Unix seconds: exactly ``life_s`` later where that is given, else constant
+        within the life of a link."""
         now_s = time.time() if now_s is None else now_s
-        return (int(now_s) // LIFE_S + 2) * LIFE_S
+        return int(now_s) + life_s if life_s is not None else (int(now_s) // self.life_s + 2) * self.life_s
 
     def check(
         self,
