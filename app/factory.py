@@ -80,6 +80,7 @@ def build(settings: Settings, services: Services) -> Flask:
         MAX_FORM_MEMORY_SIZE=MAX_FORM_FIELD_BYTES,
         MAX_FORM_PARTS=MAX_FORM_PARTS,
         PUBLISH_WINDOW=settings.publish_window,
+        REPLICATE_MODEL_ID=settings.replicate_model,
         PROPAGATE_EXCEPTIONS=False,
     )
     # A trailing slash is another address; redirects would turn a POST into a GET.

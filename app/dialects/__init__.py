@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from flask import Blueprint
 
+from app.dialects import replicate
 from app.http.dialect import Dialect
 
-DIALECTS: tuple[Dialect, ...] = ()
-BLUEPRINTS: tuple[Blueprint, ...] = ()
+DIALECTS: tuple[Dialect, ...] = (replicate.DIALECT,)
+BLUEPRINTS: tuple[Blueprint, ...] = replicate.BLUEPRINTS

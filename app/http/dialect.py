@@ -29,13 +29,15 @@ class Said:
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """``prefixes``: paths that begin so are its own, the longest of all dialects' wins. ``say`` puts an error in its
-    words. ``schemes``: of Authorization, in lower case. ``finish`` adds headers to each of its answers."""
+    words. ``schemes``: of Authorization, in lower case. ``finish`` adds headers to each of its answers. ``claims`` says
+    which of the paths below its prefixes are its own, where two dialects share one; left out: all of them."""
 
     name: str
     prefixes: tuple[str, ...]
     say: Callable[[Problem], Said]
     schemes: tuple[str, ...] = ("bearer",)
     finish: Callable[[Response], None] | None = None
+    claims: Callable[[str], bool] | None = None
 
 
 NATIVE_SCHEMES = ("bearer",)
@@ -52,4 +54,11 @@ def dialect_of(path: str) -> Dialect | None:
     if path.startswith("/api/images"):  # the hot routes, asked before all others
         return None
     rows: list[tuple[str, Dialect]] = current_app.extensions.get(DIALECTS, [])
-    return next((dialect for prefix, dialect in rows if path.startswith(prefix)), None)
+    return next(
+        (
+            dialect
+            for prefix, dialect in rows
+            if path.startswith(prefix) and (dialect.claims is None or dialect.claims(path))
+        ),
+        None,
+    )

@@ -126,6 +126,7 @@ class Filters:
     operation: str | None = None
     model: str | None = None
     created_after: datetime | None = None
+    created_before: datetime | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     cursor: str | None = None  # the id of the last task of the previous page
     limit: int = 20
@@ -215,6 +216,7 @@ WHERE j.id = ANY(ARRAY(
         AND (CAST(:operation AS text) IS NULL OR p.operation = :operation)
         AND (CAST(:model AS text) IS NULL OR p.model = :model)
         AND (CAST(:created_after AS timestamptz) IS NULL OR p.created_at > :created_after)
+        AND (CAST(:created_before AS timestamptz) IS NULL OR p.created_at < :created_before)
         AND (CAST(:metadata AS jsonb) IS NULL OR (
             SELECT m.metadata @> CAST(:metadata AS jsonb) FROM orders AS m WHERE m.job_id = p.id
         ))
@@ -234,6 +236,12 @@ _LISTS = {
     "failed": _list("p.status = 'failed'"),
     "cancelled": _list("p.status = 'cancelled'"),
 }
+
+_NEWEST_BEFORE = text("""
+SELECT max(id) FROM (
+    SELECT id FROM jobs WHERE account_id = :account_id AND id > :job_id ORDER BY account_id, id LIMIT :limit
+) AS page
+""")
 
 _IMAGE = text("""
 SELECT j.finished_at, to_jsonb(i) AS image
@@ -260,11 +268,21 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
             "operation": filters.operation,
             "model": filters.model,
             "created_after": filters.created_after,
+            "created_before": filters.created_before,
             "metadata": json.dumps(dict(filters.metadata)) if filters.metadata else None,
             "limit": filters.limit,
         },
     )
     return [task_of(row.task) for row in rows]
+
+
+def newest_before(connection: Connection, account_id: str, job_id: str, limit: int) -> str | None:
+    """Return the newest id of the page of ``limit`` tasks that comes before a job in a list, newest first; None where
+    the job is the first."""
+    found: str | None = connection.execute(
+        _NEWEST_BEFORE, {"account_id": account_id, "job_id": job_id, "limit": limit}
+    ).scalar()
+    return found
 
 
 def _askable(filters: Filters) -> bool:

@@ -51,6 +51,7 @@ class Order:
     the images; a field that was sent as null is left out. ``faults`` are those found in the body itself: the order is
     refused, and the answer names them together with what its model finds. ``client`` is what the dialect that read
     the order wants to find again on its job, as JSON; nothing else reads it. ``webhook`` is told of the job's events.
+    ``cancel_after_s``: unless it has ended, the job is cancelled so many seconds after it was accepted.
     """
 
     operation: str
@@ -59,6 +60,7 @@ class Order:
     faults: Sequence[FieldFault] = ()
     client: Mapping[str, Any] | None = field(default=None, repr=False)
     webhook: JobWebhook | None = None
+    cancel_after_s: int | None = None
 
     @property
     def roles(self) -> list[Role]:

@@ -161,6 +161,7 @@ class SubmissionService:
             price_version=quote.price_version,
             request_id=request_id,
             client=order.client,
+            cancel_after_s=order.cancel_after_s,
             fallbacks=[_stored_fallback(each, fields) for each in quote.fallbacks],
             keep_s=self._short_life_s if fields.get("store") is False else None,
             per_call=quote.model.max_per_call,
