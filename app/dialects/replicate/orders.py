@@ -78,9 +78,8 @@ class Reader:
         every = [*beside, *translated.faults, *order.faults]
         kept = _kept(body, named, translated, cancel_after_s)
         webhook = webhook_of(*_callback(body))
-        return Asked(
-            replace(order, faults=every, client=kept, webhook=webhook, cancel_after_s=cancel_after_s), translated
-        )
+        order = replace(order, faults=every, client=kept, webhook=webhook, cancel_after_s=cancel_after_s)
+        return Asked(order, translated, beside)
 
     def _named(self, body: PredictionBody, model: str | None) -> Named | None:
         """The model that the route, the version or the body names, or that of the setting."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from app.http.waits import Waits
@@ -25,12 +26,10 @@ class Watching:
     def until(self, done: Callable[[Task], bool], timeout_s: float) -> bool:
         """Whether the job is ``done`` within so many seconds. Raises JobNotFoundError once it is gone."""
         began_at = time.monotonic()
-        try:
+        with suppress(UnavailableError):  # it is asked again at the next turn
             self.task = self.waits.until(
                 self.find, done, account_id=self.task.account_id, timeout_s=max(0.0, timeout_s)
             )
-        except UnavailableError:
-            pass  # it is asked again at the next turn
         if done(self.task):
             return True
         spare_s = min(timeout_s, PAUSE_S) - (time.monotonic() - began_at)
