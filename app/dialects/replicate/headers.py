@@ -12,8 +12,8 @@ MIN_CANCEL_AFTER_S = 5
 MAX_CANCEL_AFTER_S = 30 * 86_400
 _DURATION = re.compile(r"(?:(?P<h>[0-9]{1,6})h)?(?:(?P<m>[0-9]{1,6})m)?(?:(?P<s>[0-9]{1,9})s?)?")
 _UNITS_S = {"h": 3600, "m": 60, "s": 1}
-# It cannot read an unfinished prediction: its releases for `ai` 6 fail on it.
-_WAITS_TO_THE_END = re.compile(r"\bai-sdk/replicate/")
+# @ai-sdk/replicate, alone and below `ai`: up to its release for `ai` 6 it cannot read an unfinished prediction.
+_WAITS_TO_THE_END = re.compile(r"\bai-sdk/(replicate|provider-utils)/")
 
 
 @dataclass(frozen=True, slots=True)

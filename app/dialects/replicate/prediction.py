@@ -128,7 +128,7 @@ def output_of(task: Task, named: Named | None, link: Callable[[int], str]) -> li
     found = [text if text is not None else link(image.index) for text, image in zip(texts, made, strict=True)]
     kept = kept_of(task)
     single = kept["single"] if kept else named is not None and named.single
-    return found[0] if single and task.n == 1 or texts == [found[0]] else found
+    return found[0] if (single and task.n == 1) or texts == [found[0]] else found
 
 
 def data_removed(task: Task) -> bool:
