@@ -24,6 +24,7 @@ from app.api import (
     quota,
     submit,
     tasks,
+    webhooks,
 )
 from app.http import access, auth, dialect, errors, limits, links
 from app.http.endpoint import check_described
@@ -103,7 +104,7 @@ def build(settings: Settings, services: Services) -> Flask:
     auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
     for module in (
         *(submit, tasks, images, models, providers, quota),
-        *(prompts, admin, admin_tasks, hooks, health, docs_page),
+        *(prompts, webhooks, admin, admin_tasks, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)
     for blueprint in dialects.BLUEPRINTS:

@@ -6,7 +6,7 @@ Blueprints get a :class:`Services` and nothing else, so that a test can replace 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,15 @@ from app.connections import Connections
 from app.enhancement import Enhancer
 from app.http import readiness
 from app.http.limits import RateLimits
-from app.http.signing import Signer, load_signer
+from app.http.signing import Signer
 from app.http.waits import Waits
 from app.task_reads import TaskReads
 from core import outages
 from core.db import Database, make_engine
+from core.outbound.untrusted import Policy
 from core.redis import make_client
 from core.settings import Settings, SettingsError
+from core.signing_keys import SigningKeys
 from jobs.execution.callbacks import Callbacks
 from jobs.reads import tasks
 from jobs.reads.waiting import Pauses, Queued, WaitingFor
@@ -47,6 +49,7 @@ from providers.shared.signatures import SECRET_VARIABLES
 from storage.base import MediaLimits, Store, StoredImage
 from storage.media import Media
 from storage.opening import open_store
+from webhooks.receivers import policy as webhook_policy
 from workers.enqueue import Publisher
 
 EXTENSION = "darkroom"
@@ -69,6 +72,8 @@ class Variant(Protocol):
 @dataclass(frozen=True, slots=True)
 class Services:
     """What the routes use.
+
+    ``receivers``: where callbacks to callers' own URLs may go.
 
     ``knows_key``: whether a token was good in this process lately, asking no database. ``delete_images`` deletes those
     of a task, by (account id, job id). ``cancel_charge``: what a cancelled job costs whose upstream could not be
@@ -96,6 +101,7 @@ class Services:
     signer: Signer
     checks: Mapping[str, readiness.Check]
     callbacks: Callbacks
+    receivers: Policy = field(default_factory=webhook_policy)
     hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
     waiting: Callable[[Queued], WaitingFor | None] = lambda _task: None
@@ -128,6 +134,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         outages.of("database"),
     )
     client = make_client(settings.redis_url)
+    receivers = webhook_policy(settings.webhook_hosts)
     catalogs = LiveCatalog(settings.catalog_local)
     catalog = catalogs.current()
     configured = configuration.configured_names(env)
@@ -162,6 +169,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             default_deadline_s=settings.default_deadline_s,
             publish_window=settings.publish_window,
             short_life_s=settings.short_life_s,
+            receivers=receivers,
         ),
         publish=publisher.publish,
         catalogs=catalogs,
@@ -180,7 +188,8 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             client=client,
         ),
         waits=Waits(lambda job_ids: connections.autocommit(tasks.versions, job_ids), client),
-        signer=replace(load_signer(settings.var), life_s=settings.link_life_s),
+        signer=Signer(SigningKeys(settings.signing_keys, database, settings.var), life_s=settings.link_life_s),
+        receivers=receivers,
         checks=readiness.checks_of(
             database, client, store, catalogs, broker_answers=publisher.broker_answers if own_broker else None
         ),

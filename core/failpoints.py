@@ -29,6 +29,9 @@ POINTS: Mapping[str, str] = {
     "resend.answered": "an uncertain call's bytes were sent again, and nothing of it is on record",
     "found.unkept": "the upstream has said that it is done; nothing is fetched",
     "blob.kept": "a result's bytes are in the store and have no row",
+    # worker, sending callbacks
+    "webhook.unsent": "a callback is leased, and nothing of it is sent",
+    "webhook.sent": "its receiver has answered, and nothing of that is on record",
     # sweep
     "sweep.moved": "one job of a batch was moved, the others not, and nothing was published",
     "sweep.unpublished": "marked as published, and not published",

@@ -38,6 +38,16 @@ class FairPool:
             taken = len(self._lanes.get(lane, ())) + self._at_work.get(lane, 0)
             return max(0, min(room, self._lane_depth - taken))
 
+    def give(self, lane: Hashable, work: Callable[[], None]) -> bool:
+        """Have ``work`` done when it is the lane's turn, and return at once; ``work`` must not raise.
+
+        Returns False, and does nothing, where there is no room for the lane.
+        """
+        if not self.room_for(lane):
+            return False
+        self._give(lane, work)
+        return True
+
     def each(
         self,
         items: Sequence[tuple[Hashable, T]],

@@ -16,6 +16,8 @@ from dotenv import dotenv_values
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from core.outbound.urls import hosts_of
+
 
 class SettingsError(Exception):
     """The environment is not usable; the message names every variable at fault."""
@@ -56,6 +58,8 @@ class Settings(BaseSettings):
     cors_origins: str = Field(default="", alias="DARKROOM_CORS_ORIGINS")
     # How long signed links live at least; at most twice as long
     link_life_s: int = Field(default=3600, ge=60, le=604_800, alias="DARKROOM_LINK_LIFE_S")
+    # Keys of signed links, ``id:hex``, the newest first; where left out, the database has them
+    signing_keys_set: MaybeSecret = Field(default=None, alias="DARKROOM_SIGNING_KEYS")
 
     # External servers; where left out, `darkroom up` starts its own
     database_url_set: MaybeSecret = Field(default=None, alias="DATABASE_URL")
@@ -130,6 +134,10 @@ class Settings(BaseSettings):
     short_life_s: int = Field(default=600, ge=60, le=86_400, alias="DARKROOM_SHORT_LIFE_S")
     keep_inputs_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_INPUTS_DAYS")
 
+    # Callbacks: hosts that may be private, at any port and by http, and how long the log is kept; 0 is forever
+    webhook_allowed_hosts: str = Field(default="", alias="DARKROOM_WEBHOOK_ALLOWED_HOSTS")
+    keep_deliveries_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_DELIVERIES_DAYS")
+
     # Limits of callers
     rate_limit_account: str = Field(default="600/minute", alias="DARKROOM_RATE_LIMIT_ACCOUNT")
     rate_limit_submit: str = Field(default="6000/minute", alias="DARKROOM_RATE_LIMIT_SUBMIT")
@@ -182,6 +190,23 @@ class Settings(BaseSettings):
         return self.catalog_local_set or self.var / "catalog.local.yaml"
 
     @property
+    def base_url(self) -> str:
+        """The address before our paths in absolute links, without a slash; this machine's own where none is set."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def webhook_hosts(self) -> frozenset[str]:
+        """The hosts that callbacks may reach although they are private. Raises SettingsError."""
+        try:
+            return hosts_of(self.webhook_allowed_hosts)
+        except ValueError as error:
+            raise SettingsError(f"DARKROOM_WEBHOOK_ALLOWED_HOSTS: {error}") from None
+
+    @property
+    def signing_keys(self) -> str | None:
+        return self.signing_keys_set.get_secret_value() if self.signing_keys_set else None
+
+    @property
     def blobs_dir(self) -> Path:
         return self.var / "blobs"
 
@@ -217,6 +242,7 @@ _SECRETS = (
     "CELERY_BROKER_URL",
     "HF_TOKEN",
     "DARKROOM_KEY",
+    "DARKROOM_SIGNING_KEYS",
 )
 _NUMBERED = re.compile(r"_[2-9]\Z")
 SECRET_FILE_MAX_BYTES = 64 * 1024

@@ -37,6 +37,15 @@ class StoredRequest(TypedDict):
     chosen: NotRequired[StoredSelection]
 
 
+class StoredWebhook(TypedDict):
+    """Where a job's own callbacks go: the column ``orders.webhook``."""
+
+    url: str
+    events: list[str]  # of webhooks.forms.EVENTS
+    form: str  # a name of workers/wiring.py
+    target: str  # whose capacity they take: the host of the URL
+
+
 class StoredFallback(TypedDict):
     """A fallback model: an element of ``orders.fallbacks``, which lists them in the order in which they are tried."""
 

@@ -164,6 +164,7 @@ orders = Table(
     Column("price_version", Text, nullable=False, server_default=text("''")),  # the catalogue that made the price
     Column("request_id", Text, nullable=False, server_default=text("''")),  # X-Request-Id of the submit
     Column("client", JSONB),  # what the dialect of the order keeps with it (app/dialects); NULL: nothing
+    Column("webhook", JSONB),  # jobs.documents.StoredWebhook, of an order that names a URL of its own
     Column("unit_cost", BigInteger),  # micro-USD that one image by the first model costs us, as far as we know
     Index("orders_request_id", "request_id", postgresql_where=text("request_id <> ''")),
     # The function is made by migration 0009: SHA-256 of the prompt's UTF-8, in hex.

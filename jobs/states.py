@@ -80,6 +80,11 @@ def poll(provider: str) -> Nudge:
     return Nudge("jobs.poll", POLL_QUEUE, provider)
 
 
+def tell(job_id: str) -> Nudge:
+    """Return the message that has a job's callbacks sent now; without it they are sent by the next look of a worker."""
+    return Nudge("webhooks.deliver", CONTROL_QUEUE, job_id)
+
+
 WAKE = "wake"
 
 

@@ -7,11 +7,18 @@ from alembic import context
 import accounts.models
 import jobs.models
 import quota.models
+import webhooks.models
 from core import key_values
 from core.tables import metadata
 
 # Named here so that a linter sees why they are imported: importing fills the metadata.
-TABLES = (accounts.models.accounts, key_values.key_values, quota.models.balances, jobs.models.jobs)
+TABLES = (
+    accounts.models.accounts,
+    key_values.key_values,
+    quota.models.balances,
+    jobs.models.jobs,
+    webhooks.models.webhook_messages,
+)
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 context.run_migrations()

@@ -9,10 +9,10 @@ from typing import Final, Protocol, cast
 
 from pydantic import ValidationError
 
+from core.outbound.urls import Origin, origin_of
 from providers.base import Provider
 from providers.configured import PROVIDERS, value_of
 from providers.http.client import Outgoing
-from providers.http.urls import Origin, origin_of
 from providers.listing.listed import ModelList
 from providers.shared.account import UpstreamAccount
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from celery import Task
 
+from core.errors import DatabaseAwayError
 from jobs.dispatch import publishing
 from jobs.errors import JobFailedError
 from jobs.execution.context import WorkerContext
@@ -24,6 +26,8 @@ from workers.flower import job_request
 from workers.flower.job_request import LIVES_ON, JobRequest, JobRetry
 from workers.flower.task_events import RUN
 from workers.ticker import poll_key
+
+log = structlog.get_logger(__name__)
 
 
 class JobTask(Task):  # type: ignore[misc]
@@ -76,6 +80,15 @@ def poll(provider: str) -> None:
     """Check a batch of a provider's images in progress."""
     wiring.quietly(lambda: wiring.redis_client().delete(poll_key(provider)))
     wiring.worker_context().publish(stepping.perform(poll_provider, provider))
+
+
+@app.task(base=JobTask, name="webhooks.deliver")  # type: ignore[untyped-decorator]
+def deliver(job_id: str) -> None:
+    """Begin to send a job's callbacks."""
+    try:
+        wiring.sender().send_of_job(job_id)
+    except DatabaseAwayError as error:
+        log.debug("webhook_waits_for_database", job_id=job_id, detail=error.detail)
 
 
 def _hand_back(context: WorkerContext, job_id: str) -> list[Signal]:

@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 TICK_EVERY_S = 0.25
 SWEEP_EVERY_S = 3.0
+CALLBACKS_EVERY_S = 0.5
 START_AGAIN_S = 1.0
 STEADY_AFTER_S = 15.0
 POLL_UNREAD_MS = 2_000
@@ -71,7 +72,7 @@ class Steadiness:
 
 
 class Ticker:
-    """Six loops on threads (greenlets in a worker), each of which survives any outage.
+    """Seven loops on threads (greenlets in a worker), each of which survives any outage.
 
     Heartbeat, tick and sweep use a database engine of their own. The heartbeat continues while the pool drains, until
     the worker signs off; the other loops stop at once.
@@ -104,6 +105,7 @@ class Ticker:
         self._start("tick", self.tick, TICK_EVERY_S)
         # The first sweep is at once, because this worker may replace a killed one whose jobs wait.
         self._start("sweep", self.sweep, SWEEP_EVERY_S, first_s=0.0)
+        self._start("webhooks", self.send_callbacks, CALLBACKS_EVERY_S)
         self._start("watchdog", self._watchdog.look, CANARY_EVERY_S)
         # In a loop of its own, so that a slow disk does not delay the sweep.
         self._start("retention", self.delete_expired, retention.EVERY_S)
@@ -113,6 +115,7 @@ class Ticker:
 
     def stop(self) -> None:
         self._stop.set()
+        wiring.sender().stop()
 
     def _start(
         self,
@@ -165,6 +168,10 @@ class Ticker:
 
     def sweep(self) -> None:
         self._publish(self._sweeper.sweep())
+
+    def send_callbacks(self) -> None:
+        """Begin to send the callbacks that are due: retries, and those whose message was lost."""
+        wiring.sender().send_due()
 
     def delete_expired(self) -> None:
         """Delete expired data; one worker of the fleet does this, once a minute."""

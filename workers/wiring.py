@@ -10,23 +10,31 @@ from typing import Any
 
 import redis
 from celery.utils.nodenames import default_nodename, host_format
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
+from app import callbacks
+from app.dialects.replicate import webhook as replicate_webhook
 from core import first_contact, outages
 from core.db import Database, make_engine
 from core.errors import DatabaseAwayError
 from core.ids import new_id
 from core.redis import RedisError, make_client
 from core.settings import Settings, SettingsError, load, with_dotenv
+from core.signing_keys import SigningKeys
 from jobs.dispatch.limits import CredentialLimits, announce
+from jobs.errors import JobNotFoundError
 from jobs.execution.callbacks import Callbacks
 from jobs.execution.context import WorkerContext
 from jobs.maintenance.retention import Retention
+from jobs.reads.tasks import Task, find_task
 from providers import registry
 from providers.catalog.live import LiveCatalog
 from providers.configured import configured_names
 from storage.media import Media
 from storage.opening import open_store
+from webhooks.forms import STANDARD, Form
+from webhooks.receivers import policy
+from webhooks.sender import Sender
 from workers.broker import options
 from workers.enqueue import Publisher
 from workers.heartbeat import Heartbeat
@@ -39,6 +47,10 @@ CLOCK_LOCK_TIMEOUT_MS = 500
 
 # Far more than any round of a worker takes: each statement has ten seconds, and each round a bounded number of rows.
 USE_TIMEOUT_S = 60.0
+
+
+# The forms of callbacks that dialects have, by name: app.dialects.<name>.webhook.
+FORMS: Mapping[str, Form[Task]] = {replicate_webhook.NAME: replicate_webhook}
 
 
 @cache
@@ -138,6 +150,26 @@ def retention() -> Retention:
         keep_images_days=values.keep_images_days,
         keep_inputs_days=values.keep_inputs_days,
     )
+
+
+@cache
+def sender() -> Sender[Task]:
+    """Return what sends this process's share of the callbacks. Raises SettingsError."""
+    values = settings()
+    keys = SigningKeys(values.signing_keys, database(), values.var)
+    return Sender(
+        database(),
+        forms={STANDARD: callbacks.standard_form(values.base_url, keys, max_wait_s=values.max_wait_s), **FORMS},
+        find=_task_or_none,
+        links=callbacks.signed_links(values.base_url, keys),
+        policy=policy(values.webhook_hosts),
+    )
+
+
+def _task_or_none(connection: Connection, account_id: str, job_id: str) -> Task | None:
+    with suppress(JobNotFoundError):
+        return find_task(connection, account_id, job_id)
+    return None
 
 
 def announce_credentials(context: WorkerContext) -> None:

@@ -15,10 +15,11 @@ from app.http.accept import check_accepts
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import answer
-from app.http.responses import json_answer, not_modified, rfc3339, unchanged
+from app.http.responses import json_answer, not_modified, unchanged
 from app.services import Services, services
 from app.shapes.render import TASKS
 from app.shapes.schemas.tasks import ImageLink, ImageQuery, LinkQuery
+from core.wire import rfc3339
 from jobs.reads.tasks import Image, find_image
 from storage import models3d
 from storage.base import TEXT, MediaError, StoredImage

@@ -32,6 +32,8 @@ TAGS: Mapping[str, str] = {
     "prompts": "Have a prompt rewritten.",
     "quota": "Credits: the balance, and every transfer behind it.",
     "replicate": "Predictions, for clients of Replicate: the same tasks in its words.",
+    "webhooks": "Be told when a task moves, instead of asking: endpoints, secrets, deliveries. Needs the scope"
+    " `webhooks`.",
     "providers": "The upstreams: are they well, how busy are they.",
     "admin": "For operators: needs a key with the scope `admin`.",
     "hooks": "For upstreams that report when a call has ended.",

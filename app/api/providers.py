@@ -9,12 +9,13 @@ from flask import Blueprint, Response, g, request
 
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
-from app.http.responses import json_answer, rfc3339
+from app.http.responses import json_answer
 from app.orders.operations import IN_URL
 from app.services import Services, services
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.providers import PauseQuery, ProviderList, ProviderOut
 from core.errors import ServiceError
+from core.wire import rfc3339
 from jobs.dispatch import health
 from jobs.dispatch.circuit import State
 from jobs.dispatch.health import ProviderState

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, current_app, g, request
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import InvalidRequestError
-from app.http.responses import json_answer, json_text, not_modified, text_answer, unchanged
+from app.http.responses import json_answer, not_modified, text_answer, unchanged
 from app.orders.operations import OPERATIONS
 from app.services import services
 from app.shapes import render
@@ -16,6 +16,7 @@ from app.shapes.render import TASKS
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.tasks import CancelOut, ListQuery, TaskList, TaskOut, TaskQuery, Timeline, is_job_id
 from app.shapes.status_json import StatusJson
+from core.wire import json_text
 from jobs import lifecycle
 from jobs.errors import FieldFault, JobNotFoundError
 from jobs.reads import tasks

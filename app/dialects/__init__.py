@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from app.dialects import replicate
+from app.dialects.replicate import account as replicate_account
+from app.dialects.replicate import models as replicate_models
+from app.dialects.replicate import predictions as replicate_predictions
+from app.dialects.replicate.dialect import REPLICATE
 from app.http.dialect import Dialect
 
-DIALECTS: tuple[Dialect, ...] = (replicate.DIALECT,)
-BLUEPRINTS: tuple[Blueprint, ...] = replicate.BLUEPRINTS
+DIALECTS: tuple[Dialect, ...] = (REPLICATE,)
+BLUEPRINTS: tuple[Blueprint, ...] = (replicate_predictions.bp, replicate_models.bp, replicate_account.bp)

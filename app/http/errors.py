@@ -94,6 +94,8 @@ CODES: Mapping[str, Kind] = {
     "too_many_variants": Kind(422, "Too many variants", "No further sizes and formats of this image are made."),
     "trailing_data": Kind(422, "Data after the image", "The file goes on after the end of its image."),
     "mask_size_mismatch": Kind(422, "Mask does not fit", "A mask has the size of the image it applies to."),
+    "too_many_webhooks": Kind(422, "Too many webhooks", "Delete one that is not needed any more."),
+    "webhook_disabled": Kind(409, "Webhook disabled", "Enable it first; disabled_reason says why it is."),
     # The service
     "enhancer_not_configured": Kind(
         503, "No enhancer configured", "The operator has set up no upstream that enhances prompts."

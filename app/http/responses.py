@@ -1,21 +1,20 @@
-"""What several routes need of HTTP: JSON answers, ETags, the Prefer header, timestamps."""
+"""What several routes need of HTTP: JSON answers, ETags, the Prefer header."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from flask import Response, request
 from werkzeug.datastructures import Headers
 
+from core.wire import json_text
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 MAX_WAIT_S = 60
-json_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def json_answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -73,10 +72,3 @@ def preferred_wait_s() -> int:
             if name.strip().lower() == "wait" and re.fullmatch(r"[0-9]{1,6}", digits):
                 return min(int(digits), MAX_WAIT_S)
     return 0
-
-
-def rfc3339(moment: datetime | None) -> str | None:
-    """UTC with milliseconds: 2026-11-20T12:00:00.000Z."""
-    if moment is None:
-        return None
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -8,22 +8,16 @@ read twice within that time gives the same link to caches. A caller who names a 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
-import os
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 
 from core.errors import ServiceError
 
 LIFE_S = 3600
-KEY_FILE = "signing.keys"
-
 
 VARIANT = ("width", "height", "format")
 WHOLE: Mapping[str, object] = MappingProxyType({})
@@ -104,35 +98,3 @@ class Signer:
         # Left out for the image itself, so that links made before variants were signed stay good.
         text = "\n".join((*parts, variant) if variant else parts)
         return hmac.new(self.keys[kid], text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
-
-
-def load_signer(folder: Path) -> Signer:
-    """The signing keys of this installation, created at first use: one ``id:hex`` a line, newest first.
-
-    Every web process must see the same file. To rotate, add a new line on top, restart, and remove the old one two
-    hours later. Raises ValueError for a file without a key.
-    """
-    path = folder / KEY_FILE
-    if not path.exists():
-        _make(path)
-    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    keys = dict(line.split(":", 1) for line in lines)
-    if not keys:
-        raise ValueError(f"{path} holds no signing key")
-    return Signer({kid: bytes.fromhex(secret) for kid, secret in keys.items()})
-
-
-def _make(path: Path) -> None:
-    """Several web processes may start together: the file appears complete, and the first one stays."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(f"{secrets.token_hex(4)}:{secrets.token_hex(32)}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(draft)
-    finally:
-        draft.unlink()

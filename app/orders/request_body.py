@@ -20,12 +20,13 @@ from app.orders import forms
 from app.orders.extra import extra_faults
 from app.shapes.schemas.orders import MAX_METADATA_BYTES, OrderFields
 from jobs.errors import FieldFault
-from jobs.submission.order import Order, ReferenceImage, Role
+from jobs.submission.order import JobWebhook, Order, ReferenceImage, Role
 from providers.orders.aliases import ALIASES, IMAGE_ALIASES, renamed
+from webhooks.forms import ENDS, EVENTS
 
 MAX_IMAGES = 16
 IMAGE_FIELDS = ("images", "mask", "face")
-NOT_YET = frozenset({"webhook_url", "webhook_events", "upload_id"})
+NOT_YET = frozenset({"upload_id"})
 
 
 @dataclass(slots=True)
@@ -38,7 +39,7 @@ class RequestBody:
 
     def order(self, operation: str) -> Order:
         """The order for an operation, by the catalogue's word."""
-        return Order(operation, self.fields, self.images, self.faults)
+        return Order(operation, self.fields, self.images, self.faults, webhook=_webhook(self.fields))
 
 
 def read(request: Request, kinds: Mapping[str, str]) -> RequestBody:
@@ -109,11 +110,21 @@ def _field_faults(fields: Mapping[str, Any]) -> list[FieldFault]:
         OrderFields.model_validate(fields)
     except ValidationError as error:
         faults += faults_of(error)
+    if "webhook_events" in fields and "webhook_url" not in fields:
+        faults.append(FieldFault("webhook_events", "not_allowed", "goes with webhook_url"))
     faults += extra_faults(fields.get("extra"))
     metadata = fields.get("metadata")
     if metadata is not None and len(json.dumps(metadata, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
         faults.append(FieldFault("metadata", "too_long", f"is more than {MAX_METADATA_BYTES} bytes as JSON"))
     return faults
+
+
+def _webhook(fields: Mapping[str, Any]) -> JobWebhook | None:
+    """Where callbacks go; None without a URL, and for fields that are refused for their type anyway."""
+    url, events = fields.get("webhook_url"), fields.get("webhook_events", ENDS)
+    if not isinstance(url, str) or not isinstance(events, Sequence):
+        return None
+    return JobWebhook(url, [event for event in EVENTS if event in events])
 
 
 def _image_faults(roles: list[Role]) -> list[FieldFault]:

@@ -31,7 +31,7 @@ LINGER_BYTES = 32 * 1024 * 1024
 REFUSED_LINGER_S = 1.0
 RETRY_AFTER_S = 5
 PIECE_BYTES = 64 * 1024
-THREADS = 48  # well above providers.http.untrusted.LOOKUPS_AT_ONCE
+THREADS = 48  # well above core.outbound.untrusted.LOOKUPS_AT_ONCE
 
 _PHRASES = {400: "Bad Request", 414: "URI Too Long", 429: "Too Many Requests", 431: "Request Header Fields Too Large"}
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from app.http.responses import json_text, rfc3339
 from app.http.signing import Signer
 from app.shapes.status_json import StatusJson
+from core.wire import json_text, rfc3339
 from jobs.failures import sentence
 from jobs.reads.funds import Funds
 from jobs.reads.tasks import Image, Step, Task
@@ -70,6 +70,7 @@ class Renderer:
             "cancel": _cancel(task),
             "warnings": list(task.warnings),
             "metadata": dict(task.metadata),
+            "webhook": _webhook(task),
             "urls": {
                 "self": url,
                 "image": f"{url}/image",
@@ -162,6 +163,13 @@ def _error(task: Task) -> dict[str, str | None] | None:
         "stage": task.failure_stage,
         "provider": task.provider,
     }
+
+
+def _webhook(task: Task) -> dict[str, Any] | None:
+    """app.shapes.schemas.tasks.TaskWebhook."""
+    if task.webhook is None:
+        return None
+    return {"url": task.webhook["url"], "events": list(task.webhook["events"])}
 
 
 def _cancel(task: Task) -> dict[str, str | None] | None:

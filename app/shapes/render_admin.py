@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.http.responses import rfc3339
 from app.shapes.render import Renderer
+from core.wire import rfc3339
 from jobs.reads.search import FoundJob, UpstreamCall
 
 _AS_ITS_OWNER_SEES = (

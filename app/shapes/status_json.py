@@ -33,7 +33,7 @@ class StatusJson:
     keep_s: int | None
     head: str  # id to progress
     body: str  # created_at to request
-    tail: str  # chosen to metadata
+    tail: str  # chosen to webhook
     images: Sequence[Image]
     waiting: Waiting | None = None
 
@@ -113,7 +113,10 @@ SELECT j.id, j.account_id, j.version, j.status, j.provider, j.model,
             'outcome', j.cancel_outcome
         ) END,
         'warnings', o.warnings || coalesce(j.notes, '[]'),
-        'metadata', o.metadata
+        'metadata', o.metadata,
+        'webhook', CASE WHEN o.webhook IS NOT NULL THEN json_build_object(
+            'url', o.webhook -> 'url', 'events', o.webhook -> 'events'
+        ) END
     ) AS text) AS tail,
     CASE WHEN j.finished_at IS NOT NULL THEN (
         SELECT jsonb_agg(to_jsonb(i) ORDER BY i.index) FROM images AS i WHERE i.job_id = j.id

@@ -339,11 +339,33 @@ def note_cancel_asked(hot: Hot, call_id: str) -> None:
 
 
 NOTE_PROGRESS = Statement("""
-UPDATE jobs SET progress = said.progress, progress_at = clock_timestamp(), version = version + 1
-FROM jsonb_to_recordset(CAST(:progress AS jsonb)) AS said(id text, progress float)
-WHERE jobs.id = said.id AND jobs.status = 'waiting' AND jobs.progress IS DISTINCT FROM said.progress
-    AND (jobs.progress_at IS NULL OR jobs.progress_at <= clock_timestamp() - interval '1 second')
-RETURNING jobs.id
+WITH job AS (
+    UPDATE jobs SET progress = said.progress, progress_at = clock_timestamp(), version = version + 1
+    FROM jsonb_to_recordset(CAST(:progress AS jsonb)) AS said(id text, progress float)
+    WHERE jobs.id = said.id AND jobs.status = 'waiting' AND jobs.progress IS DISTINCT FROM said.progress
+        AND (jobs.progress_at IS NULL OR jobs.progress_at <= clock_timestamp() - interval '1 second')
+    RETURNING jobs.id, jobs.account_id
+),
+told AS (
+    INSERT INTO webhook_messages (account_id, job_id, event, endpoint_id, target, form)
+    SELECT job.account_id, job.id, 'image.task.progress', receiver.endpoint_id, receiver.target, receiver.form
+    FROM job CROSS JOIN LATERAL (
+        -- The account's endpoints and the order's own URL; without any, this is two looks into an index.
+        SELECT e.id AS endpoint_id, e.id AS target, 'standard' AS form, e.events
+        FROM webhook_endpoints AS e WHERE e.account_id = job.account_id AND e.disabled_at IS NULL
+        UNION ALL
+        SELECT NULL, o.webhook ->> 'target', o.webhook ->> 'form', o.webhook -> 'events'
+        FROM orders AS o WHERE o.job_id = job.id AND o.webhook IS NOT NULL
+    ) AS receiver
+    WHERE receiver.events @> '"image.task.progress"'
+        -- A message says what is true when it is sent, so one that waits is enough.
+        AND NOT EXISTS (
+            SELECT 1 FROM webhook_messages AS m
+            WHERE m.job_id = job.id AND m.target = receiver.target AND m.event = 'image.task.progress'
+                AND m.state = 'pending'
+        )
+)
+SELECT id FROM job
 """)
 
 

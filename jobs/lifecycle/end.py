@@ -130,8 +130,26 @@ settled AS (
         ('capture', 'house:revenue', job.captured), ('release', 'acct:available', job.released)
     ) AS part(kind, target, amount)
     WHERE job.money_before = 'held' AND part.amount > 0
+),
+told AS (
+    INSERT INTO webhook_messages (account_id, job_id, event, endpoint_id, target, form)
+    SELECT job.account_id, job.id, said.event, receiver.endpoint_id, receiver.target, receiver.form
+    FROM job CROSS JOIN LATERAL (
+        -- The account's endpoints and the order's own URL; without any, this is two looks into an index.
+        SELECT e.id AS endpoint_id, e.id AS target, 'standard' AS form, e.events
+        FROM webhook_endpoints AS e WHERE e.account_id = job.account_id AND e.disabled_at IS NULL
+        UNION ALL
+        SELECT NULL, o.webhook ->> 'target', o.webhook ->> 'form', o.webhook -> 'events'
+        FROM orders AS o WHERE o.job_id = job.id AND o.webhook IS NOT NULL
+    ) AS receiver
+    CROSS JOIN LATERAL (
+        VALUES ('image.task.' || CAST(:status AS text), true), ('image.task.refunded', job.released > 0)
+    ) AS said(event, happened)
+    WHERE said.happened AND receiver.events @> to_jsonb(said.event)
+    RETURNING id
 )
-SELECT job.captured, job.released, job.images, job.node, job.runtime_s, job.account_id, job.provider, job.model,
+SELECT (SELECT count(*) FROM told) AS told,
+    job.captured, job.released, job.images, job.node, job.runtime_s, job.account_id, job.provider, job.model,
     job.attempt, (SELECT o.request_id FROM orders AS o WHERE o.job_id = job.id) AS request_id,
     -- A price that no balance has reserved, an end without its hold, and a capture of what was never held are
     -- errors: the division by zero raises, and the whole statement is undone.
@@ -196,7 +214,8 @@ def end(
         raise StaleJobError(f"{job_id} has moved on")
     _tell(job_id, how, row)
     ended = Ended(job_id, how.status, how.code, row.runtime_s, row.node)
-    return Done([states.wake(job_id), ended], bool(row.troubled))
+    told = [states.tell(job_id)] if row.told else []
+    return Done([states.wake(job_id), ended, *told], bool(row.troubled))
 
 
 def _tell(job_id: str, how: End, row: Any) -> None:

@@ -16,7 +16,7 @@ from quota import ledger
 
 CLAIM = Statement("""
 WITH seen AS (
-    SELECT id, money FROM jobs
+    SELECT id, money, started_at FROM jobs
     WHERE id = :id AND status = 'queued' AND due_at <= clock_timestamp()
         AND (attempt > 0 OR start_deadline_at > clock_timestamp())
     FOR UPDATE
@@ -31,13 +31,26 @@ job AS (
             + make_interval(secs => coalesce(CAST(CAST(:deadline_s AS jsonb) ->> jobs.provider AS float), 3600))
     FROM seen WHERE jobs.id = seen.id
     RETURNING jobs.id, jobs.account_id, jobs.provider, jobs.weight, jobs.version, jobs.fence, jobs.quoted, jobs.attempt,
-        seen.money AS money_before
+        seen.money AS money_before, seen.started_at IS NULL AS first
 ),
 event AS (
     INSERT INTO job_events (job_id, type, data)
     SELECT id, 'started', jsonb_strip_nulls(jsonb_build_object('worker', CAST(:owner AS text), 'attempt', attempt,
         'provider', provider, 'held_microcredits', CASE WHEN money_before = 'queued' THEN quoted END))
     FROM job
+),
+told AS (
+    INSERT INTO webhook_messages (account_id, job_id, event, endpoint_id, target, form)
+    SELECT job.account_id, job.id, 'image.task.started', receiver.endpoint_id, receiver.target, receiver.form
+    FROM job CROSS JOIN LATERAL (
+        -- The account's endpoints and the order's own URL; without any, this is two looks into an index.
+        SELECT e.id AS endpoint_id, e.id AS target, 'standard' AS form, e.events
+        FROM webhook_endpoints AS e WHERE e.account_id = job.account_id AND e.disabled_at IS NULL
+        UNION ALL
+        SELECT NULL, o.webhook ->> 'target', o.webhook ->> 'form', o.webhook -> 'events'
+        FROM orders AS o WHERE o.job_id = job.id AND o.webhook IS NOT NULL
+    ) AS receiver
+    WHERE job.first AND receiver.events @> '"image.task.started"'
 )
 SELECT id, account_id, provider, weight, version, fence, quoted, attempt, money_before FROM job
 """)

@@ -217,6 +217,19 @@ event AS (
         'held_microcredits', quoted)
     FROM job
 ),
+told AS (
+    INSERT INTO webhook_messages (account_id, job_id, event, endpoint_id, target, form)
+    SELECT job.account_id, job.id, 'image.task.started', receiver.endpoint_id, receiver.target, receiver.form
+    FROM job CROSS JOIN LATERAL (
+        -- The account's endpoints and the order's own URL; without any, this is two looks into an index.
+        SELECT e.id AS endpoint_id, e.id AS target, 'standard' AS form, e.events
+        FROM webhook_endpoints AS e WHERE e.account_id = job.account_id AND e.disabled_at IS NULL
+        UNION ALL
+        SELECT NULL, o.webhook ->> 'target', o.webhook ->> 'form', o.webhook -> 'events'
+        FROM orders AS o WHERE o.job_id = job.id AND o.webhook IS NOT NULL
+    ) AS receiver
+    WHERE receiver.events @> '"image.task.started"'
+),
 held AS (
     -- If the price is not reserved, account_id is NULL here, which undoes the whole statement.
     INSERT INTO transfers (account_id, job_id, kind, source, target, amount)

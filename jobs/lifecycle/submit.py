@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection
@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from core.db import Hot, Statement
 from jobs import states
 from jobs.dispatch import publishing
-from jobs.documents import StoredFallback, StoredInput, StoredMetadata, StoredRequest
+from jobs.documents import StoredFallback, StoredInput, StoredMetadata, StoredRequest, StoredWebhook
 from jobs.reads import tasks
 from jobs.reads.tasks import Task
 from jobs.states import Nudge
@@ -53,6 +53,7 @@ class NewJob:
     keep_s: int | None = None
     per_call: int = 1
     unit_cost_microusd: int | None = None
+    webhook: StoredWebhook | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,11 @@ job AS (
     RETURNING id, account_id, provider, model, quoted, created_at, start_deadline_at, published_at
 ),
 written AS (
-    INSERT INTO orders (job_id, request, warnings, metadata, price_version, request_id, fallbacks, unit_cost, client)
+    INSERT INTO orders (job_id, request, warnings, metadata, price_version, request_id, fallbacks, unit_cost, client,
+        webhook)
     SELECT id, CAST(:request AS jsonb), CAST(:warnings AS jsonb), CAST(:metadata AS jsonb), :price_version,
-        :request_id, CAST(:fallbacks AS jsonb), CAST(:unit_cost AS bigint), CAST(:client AS jsonb)
+        :request_id, CAST(:fallbacks AS jsonb), CAST(:unit_cost AS bigint), CAST(:client AS jsonb),
+        CAST(:webhook AS jsonb)
     FROM job
 ),
 input AS (
@@ -111,8 +114,22 @@ event AS (
     INSERT INTO job_events (job_id, type, data)
     SELECT id, 'queued', jsonb_build_object('quoted_microcredits', quoted, 'model', model, 'provider', provider)
     FROM job
+),
+told AS (
+    INSERT INTO webhook_messages (account_id, job_id, event, endpoint_id, target, form)
+    SELECT job.account_id, job.id, 'image.task.queued', receiver.endpoint_id, receiver.target, receiver.form
+    FROM job CROSS JOIN LATERAL (
+        SELECT e.id AS endpoint_id, e.id AS target, 'standard' AS form, e.events
+        FROM webhook_endpoints AS e WHERE e.account_id = job.account_id AND e.disabled_at IS NULL
+        UNION ALL
+        -- The order's own URL, from the parameter: this statement does not see the row that it writes.
+        SELECT NULL, o.webhook ->> 'target', o.webhook ->> 'form', o.webhook -> 'events'
+        FROM (SELECT CAST(:webhook AS jsonb) AS webhook) AS o WHERE o.webhook IS NOT NULL
+    ) AS receiver
+    WHERE receiver.events @> '"image.task.queued"'
+    RETURNING id
 )
-SELECT created_at, start_deadline_at, published_at IS NOT NULL AS published, (
+SELECT created_at, start_deadline_at, published_at IS NOT NULL AS published, (SELECT count(*) FROM told) AS told, (
     SELECT count(*)
     FROM (
         SELECT 1 FROM jobs AS q
@@ -137,6 +154,8 @@ def submit(connection: Hot | Connection, job: NewJob, *, window: int) -> Submitt
     nudges = [states.run(job.provider, job.id)] if born.published else []
     if job.low_priority:
         nudges = publishing.fill(hot, job.account_id, job.provider, job.weight, window=window)
+    if born.told:
+        nudges = [*nudges, states.tell(job.id)]
     return Submitted(_task(job, born), nudges)
 
 
@@ -167,6 +186,7 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
         "cancel_after_s": None if job.cancel_after_s is None else float(job.cancel_after_s),
         "unit_cost": job.unit_cost_microusd,
         "client": json.dumps(dict(job.client)) if job.client else None,
+        "webhook": json.dumps(job.webhook) if job.webhook else None,
         "counted": tasks.QUEUE_COUNTED,
     }
 
@@ -203,4 +223,5 @@ def _task(job: NewJob, born: Any) -> Task:
         fallback_models=[each["model"] for each in job.fallbacks],
         keep_s=job.keep_s,
         client=job.client or {},
+        webhook=job.webhook,
     )

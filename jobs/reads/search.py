@@ -102,7 +102,7 @@ ORDER BY p.id DESC LIMIT :limit
 
 _FOUND = text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
-    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client,
+    'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client, 'webhook', o.webhook,
     'behind', o.fallbacks, 'ahead', NULL,
     {CALLS_AND_IMAGES}
 ) AS task,

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, TextClause, text
 
 from core.ids import is_id
-from jobs.documents import StepData, StoredRequest
+from jobs.documents import StepData, StoredRequest, StoredWebhook
 from jobs.errors import ImageGoneError, ImageNotFoundError, ImageNotReadyError, JobNotFoundError
 from jobs.failures import PATIENT_CODES, Stage, stage_of
 
@@ -102,6 +102,7 @@ class Task:
     progress: float | None = None  # 0 to 1 while it runs, if the upstream reports it
     waiting: Waiting | None = None  # while it is queued for another try
     client: Mapping[str, Any] = field(default_factory=dict)  # what the dialect of its order keeps with it
+    webhook: StoredWebhook | None = field(default=None, repr=False)  # the order's own URL for callbacks
 
     @property
     def ended(self) -> bool:
@@ -152,7 +153,7 @@ CALLS_AND_IMAGES = """\
 _TASKS = text(f"""
 SELECT to_jsonb(j) || jsonb_build_object(
     'request', o.request, 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client, 'behind', o.fallbacks,
-    'ahead', CASE WHEN j.status = 'queued' THEN (
+    'webhook', o.webhook, 'ahead', CASE WHEN j.status = 'queued' THEN (
         SELECT count(*) FROM (
             SELECT 1 FROM jobs AS q WHERE q.provider = j.provider AND q.status = 'queued' AND q.id < j.id
             LIMIT {QUEUE_COUNTED}
@@ -197,7 +198,7 @@ def _list(status: str) -> TextClause:
 SELECT to_jsonb(j) || jsonb_build_object(
     -- A page of tasks with all that was passed on to upstreams would be as large as their callers like.
     'request', o.request - 'extra', 'warnings', o.warnings, 'metadata', o.metadata, 'client', o.client,
-    'behind', (
+    'webhook', o.webhook, 'behind', (
         SELECT jsonb_agg(b.behind #- '{{request,extra}}' ORDER BY b.at)
         FROM jsonb_array_elements(o.fallbacks) WITH ORDINALITY AS b (behind, at)
     ),
@@ -370,6 +371,7 @@ def task_of(row: Mapping[str, Any]) -> Task:
         keep_s=row["keep_s"],
         progress=row["progress"] if row["finished_at"] is None else None,
         client=row["client"] or {},
+        webhook=row["webhook"],
     )
 
 

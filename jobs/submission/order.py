@@ -17,7 +17,10 @@ from webhooks.forms import ENDS, STANDARD
 Role = Literal["image", "mask", "face"]
 
 # Fields that are about the job and not about the image.
-JOB_FIELDS = ("model", "fallback_models", "priority", "deadline_s", "metadata", "extra", "lenient", "store")
+JOB_FIELDS = (
+    *("model", "fallback_models", "priority", "deadline_s", "metadata", "extra", "lenient", "store"),
+    *("webhook_url", "webhook_events"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,15 @@ class ReferenceImage:
 
 @dataclass(frozen=True, slots=True)
 class JobWebhook:
-    """Where an order's callbacks go: the events of :mod:`webhooks.forms` that ``url`` is told of, in which form."""
+    """Where an order's callbacks go: the events of :mod:`webhooks.forms` that ``url`` is told of, in which form.
+
+    ``field_name`` is the field that it came in, for messages.
+    """
 
     url: str = field(repr=False)  # its query may hold a secret of the receiver
     events: Sequence[str] = ENDS
     form: str = STANDARD  # a name of workers/wiring.py
+    field_name: str = "webhook_url"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from core.fair_pool import FairPool
+from core.outbound.untrusted import ADDRESS_REFUSED, Policy, fetch
+from core.outbound.urls import UnsafeUrlError
 from jobs.errors import FieldFault
-from providers.http.untrusted import ADDRESS_REFUSED, Policy, fetch
-from providers.http.urls import UnsafeUrlError
 from storage.base import MediaBusyError
 
 Fetch = Callable[[str], bytes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from accounts.keys import Caller
@@ -10,16 +11,18 @@ from core import failpoints
 from core.db import Database
 from core.errors import DatabaseAwayError
 from core.ids import new_id
+from core.outbound.untrusted import Policy
+from core.outbound.urls import UnsafeUrlError, origin_of
 from jobs import lifecycle, states
-from jobs.documents import StoredFallback, StoredInput, StoredRequest, StoredSelection
-from jobs.errors import InvalidOrderError, JobNotFoundError
+from jobs.documents import StoredFallback, StoredInput, StoredRequest, StoredSelection, StoredWebhook
+from jobs.errors import FieldFault, InvalidOrderError, JobNotFoundError
 from jobs.lifecycle import NewJob, Submitted
 from jobs.reads import tasks
 from jobs.states import Priority
 from jobs.submission import idempotency
 from jobs.submission.fallbacks import Fallback
 from jobs.submission.idempotency import IdempotencyKey
-from jobs.submission.order import Order
+from jobs.submission.order import JobWebhook, Order
 from jobs.submission.quoting import Quote, Quoting
 from jobs.submission.references import References
 from providers.catalog.catalog import Model
@@ -28,13 +31,16 @@ from providers.orders.costs import expected_cost_microusd
 from providers.orders.rules import CheckedOrder
 from quota import ledger
 from quota.errors import InsufficientCreditsError
+from webhooks.receivers import NOT_ALLOWED
+from webhooks.receivers import policy as webhook_policy
 
 
 class SubmissionService:
     """Puts orders in the queue.
 
     ``publish_window``: how many jobs of an account may be published at a provider, per unit of its weight.
-    ``short_life_s``: how long the images of an order with ``store: false`` are kept after its end.
+    ``short_life_s``: how long the images of an order with ``store: false`` are kept after its end. ``receivers``: where
+    callbacks may go.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class SubmissionService:
         default_deadline_s: int,
         publish_window: int,
         short_life_s: int = 600,
+        receivers: Policy | None = None,
     ) -> None:
         self.quoting = quoting
         self._database = database
@@ -53,6 +60,7 @@ class SubmissionService:
         self._default_deadline_s = default_deadline_s
         self._publish_window = publish_window
         self._short_life_s = short_life_s
+        self._receivers = receivers or webhook_policy()
 
     def submit(
         self, caller: Caller, order: Order, *, key: IdempotencyKey | None = None, request_id: str = ""
@@ -63,6 +71,7 @@ class SubmissionService:
         Raises what Quoting.quote, References.read and References.keep raise, InsufficientCreditsError,
         IdempotencyMismatchError, DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
         """
+        order = replace(order, faults=[*order.faults, *self._receiver_faults(order)])
         try:
             self.quoting.refuse_faults(order)
             if key and (earlier := self._earlier(caller, key)):
@@ -98,6 +107,15 @@ class SubmissionService:
             raise
         failpoints.hit("submit.committed")
         return submitted
+
+    def _receiver_faults(self, order: Order) -> list[FieldFault]:
+        if order.webhook is None:
+            return []
+        try:
+            self._receivers.check_written(order.webhook.url)
+        except UnsafeUrlError as error:
+            return [FieldFault(order.webhook.field_name, "url_not_allowed", NOT_ALLOWED.format(error.detail))]
+        return []
 
     def _earlier(self, caller: Caller, key: IdempotencyKey) -> Submitted | None:
         """What an earlier submit with this key was answered. Raises IdempotencyMismatchError."""
@@ -162,6 +180,7 @@ class SubmissionService:
             request_id=request_id,
             client=order.client,
             cancel_after_s=order.cancel_after_s,
+            webhook=_stored_webhook(order.webhook) if order.webhook else None,
             fallbacks=[_stored_fallback(each, fields) for each in quote.fallbacks],
             keep_s=self._short_life_s if fields.get("store") is False else None,
             per_call=quote.model.max_per_call,
@@ -191,6 +210,16 @@ def stored_request(
     if chosen:
         request["chosen"] = chosen
     return request
+
+
+def _stored_webhook(webhook: JobWebhook) -> StoredWebhook:
+    """Where callbacks go. Raises ValueError for what is no URL: the edge has judged it before."""
+    return {
+        "url": webhook.url,
+        "events": list(webhook.events),
+        "form": webhook.form,
+        "target": origin_of(webhook.url).host,
+    }
 
 
 def _stored_fallback(each: Fallback, fields: Mapping[str, Any]) -> StoredFallback:

@@ -14,12 +14,12 @@ from typing import Any
 
 import requests
 
+from core.outbound import connections
+from core.outbound.bodies import TRANSPORT_ERRORS, TooLargeError, capped, causes
+from core.outbound.connections import USER_AGENT
+from core.outbound.exchange import Exchange, NotConnectedError
+from core.outbound.urls import Origin, origin_of
 from providers.errors import NotRun, Uncertain
-from providers.http import connections
-from providers.http.bodies import TRANSPORT_ERRORS, TooLargeError, capped, causes
-from providers.http.connections import USER_AGENT
-from providers.http.exchange import Exchange, NotConnectedError
-from providers.http.urls import Origin, origin_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from core.outbound.urls import origin_of
 from providers.configured import accounts
 from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest
-from providers.http.urls import origin_of
 from providers.shared import results
 
 

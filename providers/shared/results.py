@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urljoin
 
+from core.outbound.untrusted import Policy, fetch
+from core.outbound.urls import Origin, UnsafeUrlError
 from providers.base import ResultImage
 from providers.errors import Failed, NotRun
 from providers.http.client import Outgoing
-from providers.http.untrusted import Policy, fetch
-from providers.http.urls import Origin, UnsafeUrlError
 from providers.shared.reading import image_bytes
 
 MAX_IMAGE_BYTES = 64 * 1024 * 1024

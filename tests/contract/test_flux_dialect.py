@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
+from core.outbound.urls import origin_of
 from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamOrder
 from providers.catalog import catalog
 from providers.catalog.entries import Model, ParamSpec
@@ -30,7 +31,6 @@ from providers.errors import (
     Uncertain,
 )
 from providers.http.client import Outgoing
-from providers.http.urls import origin_of
 from providers.shared.order_fields import placed_images
 from providers.upstreams.flux.adapter import Config, Flux
 from sandbox.testing import Sandbox, running_sandbox

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from decimal import Decimal
 
 from core.db import Database
+from core.outbound.urls import UnsafeUrlError
 from jobs.reads import tasks
 from jobs.reads.tasks import Image
 from jobs.submission.quoting import Quoting
@@ -13,7 +14,6 @@ from jobs.submission.references import References
 from jobs.submission.remote_images import RemoteImages
 from jobs.submission.service import SubmissionService
 from providers.catalog.catalog import CatalogSource
-from providers.http.urls import UnsafeUrlError
 from storage.base import Store
 from storage.media import Media
 

@@ -29,6 +29,7 @@ from app.shapes.render import Renderer
 from app.shapes.status_json import StatusJson
 from app.task_reads import TaskReads
 from core.db import Database, Hot, Statement
+from core.outbound.urls import UnsafeUrlError
 from core.settings import Settings
 from jobs import lifecycle
 from jobs.dispatch import publishing
@@ -57,7 +58,6 @@ from jobs.submission.references import References
 from jobs.submission.remote_images import RemoteImages
 from jobs.submission.service import SubmissionService
 from providers.catalog import catalog as catalogue
-from providers.http.urls import UnsafeUrlError
 from providers.orders.schema import order_schema
 from quota import ledger
 from quota.ledger import Entry

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from core.outbound.urls import origin_of
 from providers.base import Accepted, CallRef, Finished, InputImage, Missing, Running, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
@@ -29,7 +30,6 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.http.client import HttpResponse, Outgoing, WireRequest
-from providers.http.urls import origin_of
 from providers.upstreams.flux.adapter import Config, Flux, build_submit
 from providers.upstreams.flux.answers import classify, read_task
 from providers.upstreams.flux.hosts import gets_key, poll_url_of

@@ -21,13 +21,13 @@ from typing import Any
 import pytest
 
 from app.serving.worker import THREADS
+from core.outbound import untrusted
+from core.outbound.exchange import OVERHEAD_BYTES, Exchange, FloodError, OutOfTimeError
+from core.outbound.sockets import TimedReader
+from core.outbound.untrusted import Policy, fetch, put
+from core.outbound.urls import UnsafeUrlError, origin_of
 from providers.errors import Failed, NotRun, Uncertain
-from providers.http import untrusted
 from providers.http.client import FilePart, UpstreamSession, WireRequest
-from providers.http.exchange import OVERHEAD_BYTES, Exchange, FloodError, OutOfTimeError
-from providers.http.sockets import TimedReader
-from providers.http.untrusted import Policy, fetch, put
-from providers.http.urls import UnsafeUrlError, origin_of
 from providers.shared import results
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -323,7 +323,7 @@ def test_a_connection_that_idled_is_not_trusted(monkeypatch: pytest.MonkeyPatch)
     with upstream(answers(OK)) as server:
         pooled = session(server)
         pooled.send(POST, total_s=5, max_bytes=10)
-        monkeypatch.setattr("providers.http.connections._PlainConnection.reuse_idle_s", 0.0)
+        monkeypatch.setattr("core.outbound.connections._PlainConnection.reuse_idle_s", 0.0)
         pooled.send(POST, total_s=5, max_bytes=10)
         assert server.connections == 2
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from core.ids import new_id
+from core.outbound.urls import MAX_URL_CHARS, origin_of
 from providers.base import CallRef
-from providers.http.urls import MAX_URL_CHARS, origin_of
 from providers.upstreams.chatgpt2api.requests import MAX_IDS_PER_CHECK, batches, build_check
 
 BASE = "http://127.0.0.1:9"

@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from core import outbound
+from core.outbound.urls import UnsafeUrlError
 from providers import errors
 from providers.catalog import catalog
 from providers.catalog.entries import ProviderSpec, Recovery
-from providers.http.urls import UnsafeUrlError
 
 PACKAGE = Path(__file__).resolve().parents[2] / "providers"
 PAGE = (PACKAGE / "README.md").read_text(encoding="utf-8")
@@ -89,7 +90,7 @@ def test_the_rows_hold_every_code_and_no_other() -> None:
 
 
 def trees() -> Iterator[ast.AST]:
-    for path in PACKAGE.rglob("*.py"):
+    for path in [*PACKAGE.rglob("*.py"), *Path(outbound.__path__[0]).rglob("*.py")]:
         yield from ast.walk(ast.parse(path.read_text(encoding="utf-8")))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from core.outbound.urls import origin_of
 from providers.base import Accepted, CallRef, Finished, InputImage, ResultImage, Running, UpstreamCancel, UpstreamOrder
 from providers.catalog import catalog
 from providers.errors import (
@@ -29,7 +30,6 @@ from providers.errors import (
     UnknownModel,
 )
 from providers.http.client import HttpResponse, Outgoing
-from providers.http.urls import origin_of
 from providers.shared import wavespeed_tasks
 from providers.shared.encoding import data_uri
 from providers.upstreams.wavespeed.adapter import Config, WaveSpeed

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
+from core.outbound.untrusted import Policy, fetch
+from core.outbound.urls import UnsafeUrlError
 from jobs.errors import FieldFault
 from jobs.submission.remote_images import RemoteImages
-from providers.http.untrusted import Policy, fetch
-from providers.http.urls import UnsafeUrlError
 from storage.base import MediaBusyError
 
 

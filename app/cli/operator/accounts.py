@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jobs.reads.funds import Funds
 
 # As accounts.keys.SCOPES, which a test compares; importing it would load the database driver for ``--help``.
-SCOPES = ("jobs:write", "jobs:read", "admin")
+SCOPES = ("jobs:write", "jobs:read", "webhooks", "admin")
 
 
 @click.group()

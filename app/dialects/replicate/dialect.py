@@ -56,4 +56,4 @@ def is_ours(path: str) -> bool:
     return not path.startswith("/v1/models/") or MODEL_PATH.match(path) is not None
 
 
-DIALECT = Dialect(name="replicate", prefixes=PREFIXES, say=say, schemes=("bearer", "token"), claims=is_ours)
+REPLICATE = Dialect(name="replicate", prefixes=PREFIXES, say=say, schemes=("bearer", "token"), claims=is_ours)

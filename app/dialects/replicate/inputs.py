@@ -21,7 +21,7 @@ from providers.orders.needs import image_range, mask_need
 from providers.orders.rules import all_fields_of
 
 # Fields of an order that ``input`` cannot set: there they are a model's own words, or nothing.
-NOT_INPUT = frozenset({*JOB_FIELDS, "webhook_url", "webhook_events", "upload_id"})
+NOT_INPUT = frozenset({*JOB_FIELDS, "upload_id"})
 # Further names of images on Replicate's pages; a number behind one of any name gives its place.
 _IMAGES = ("image_input", "image_prompt", "target_image", "style_image", "style_reference_images", "control_image")
 _FACES = ("swap_image",)
@@ -43,7 +43,7 @@ class Translated:
 
     def place_of(self, name: str) -> str:
         """The place in the request of a field of the order, as "input.num_outputs"."""
-        if name.startswith("input.") or name == "model":
+        if name.startswith("input.") or name in {"model", "webhook"}:
             return name
         head = re.split(r"[.\[]", name)[0]
         return f"input.{self.given.get(name) or self.given.get(head) or name}"

@@ -15,7 +15,7 @@ from app.dialects.replicate.schemas import COG_VERSION, openapi_schema
 from app.http import links
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
-from app.http.responses import json_answer, rfc3339
+from app.http.responses import json_answer
 from app.services import Services, services
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.replicate import (
@@ -25,6 +25,7 @@ from app.shapes.schemas.replicate import (
     VersionOut,
     VersionPage,
 )
+from core.wire import rfc3339
 from providers.catalog.catalog import Catalog
 from providers.orders.schema import order_schema
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
 from app.dialects.replicate.names import Named
+from core.wire import rfc3339
 from jobs.failures import sentence
 from jobs.reads.tasks import Task
 
@@ -93,9 +94,9 @@ def prediction(task: Task, named: Named | None, links: Links, *, status: str | N
         "logs": logs_of(task),
         "metrics": _metrics(task),
         "status": status or status_of(task),
-        "created_at": moment(task.created_at),
-        "started_at": moment(task.started_at),
-        "completed_at": moment(task.finished_at),
+        "created_at": rfc3339(task.created_at),
+        "started_at": rfc3339(task.started_at),
+        "completed_at": rfc3339(task.finished_at),
         "data_removed": data_removed(task),
         "source": "api",
         "urls": {
@@ -106,7 +107,7 @@ def prediction(task: Task, named: Named | None, links: Links, *, status: str | N
         },
     }
     if (deadline := deadline_of(task)) is not None:
-        found["deadline"] = moment(deadline)
+        found["deadline"] = rfc3339(deadline)
     if kept and kept.get("webhook"):
         found["webhook"] = kept["webhook"]
         found["webhook_events_filter"] = kept.get("webhook_events_filter") or ["output", "completed"]
@@ -160,13 +161,6 @@ def bar(progress: float) -> str:
     percent = max(0, min(100, int(progress * 100)))
     done = percent * _BAR_CHARS // 100
     return f"{percent:3d}%|{'#' * done}{' ' * (_BAR_CHARS - done)}| {percent}/100"
-
-
-def moment(at: datetime | None) -> str | None:
-    """UTC with milliseconds."""
-    if at is None:
-        return None
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _metrics(task: Task) -> dict[str, float | int]:

@@ -21,7 +21,7 @@ from app.http import event_stream, held, links
 from app.http.bodies import read_json_object, read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.links import Here
-from app.http.responses import json_answer, json_text
+from app.http.responses import json_answer
 from app.orders import forms, idempotency_key
 from app.services import Services, services
 from app.shapes.schemas.base import Empty
@@ -33,6 +33,7 @@ from app.shapes.schemas.replicate import (
     StreamQuery,
 )
 from app.shapes.schemas.tasks import is_job_id
+from core.wire import json_text
 from jobs import lifecycle
 from jobs.errors import InvalidOrderError, JobNotFoundError
 from jobs.reads import tasks

@@ -5,10 +5,10 @@ Pure, and without Flask: the process that sends callbacks is no web process.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from app.dialects.replicate.prediction import Links, prediction
+from core.wire import json_text
 from jobs.reads.tasks import Task
 from jobs.submission.order import JobWebhook
 from webhooks import forms, standard
@@ -30,13 +30,13 @@ def webhook_of(url: str | None, events_filter: Sequence[str] | None) -> JobWebho
         return None
     wanted = {event for word in (DEFAULT_FILTER if events_filter is None else events_filter) for event in _EVENTS[word]}
     events = [event for event in forms.EVENTS if event in wanted]
-    return JobWebhook(url, events, NAME) if events else None
+    return JobWebhook(url, events, NAME, field_name="webhook") if events else None
 
 
 def body(task: Task, event: str, links: forms.Links) -> bytes:  # noqa: ARG001 (the status of the prediction says it)
     """The prediction as it is now. Its links need no key; a stream is for who waits, and has none here."""
     own = Links(links.base, lambda index: links.image(task.account_id, task.id, index))
-    return json.dumps(prediction(task, None, own), ensure_ascii=False, separators=(",", ":")).encode()
+    return json_text(prediction(task, None, own)).encode()
 
 
 headers = standard.headers

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from app.shapes.schemas.base import Credits, Microcredits, OperationName, Shape, Text
 from jobs.documents import SelectionRule
 from providers.orders.aliases import aliases_of
+from webhooks.forms import EVENTS
 
 MAX_METADATA_BYTES = 2048
 
@@ -77,6 +78,15 @@ class OrderFields(BaseModel):
     deadline_s: int | None = Field(None, ge=1, le=30 * 86_400, description="latest start, in seconds from now")
     metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], str] | None = Field(
         None, description=f"yours to fill, at most {MAX_METADATA_BYTES} bytes"
+    )
+    webhook_url: str | None = Field(
+        None,
+        min_length=1,
+        max_length=2048,
+        description="https; told of this job's events, beside the account's webhooks. See docs/webhooks.md",
+    )
+    webhook_events: list[Literal[EVENTS]] | None = Field(  # type: ignore[valid-type]
+        None, min_length=1, description="of which events; its end, where it is left out"
     )
     lenient: bool | None = Field(None, description="drop fields the model does not take, with a warning")
 

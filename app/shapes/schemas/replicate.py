@@ -142,3 +142,7 @@ class ReplicateAccount(Shape):
     username: str
     name: str
     github_url: str | None
+
+
+class ReplicateSecret(Shape):
+    key: str = Field(description="`whsec_` and base64")

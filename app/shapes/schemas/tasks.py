@@ -140,6 +140,13 @@ class Cancel(Shape):
     outcome: CancelOutcome | None = Field(description="null until it is known")
 
 
+class TaskWebhook(Shape):
+    """The order's own receiver; those of the account are at /api/webhooks."""
+
+    url: str
+    events: list[str]
+
+
 class TaskUrls(Shape):
     self: str
     image: str
@@ -178,6 +185,7 @@ class TaskOut(Shape):
     cancel: Cancel | None
     warnings: list[str]
     metadata: dict[str, str]
+    webhook: TaskWebhook | None = Field(description="null without `webhook_url`, and in every callback")
     urls: TaskUrls
 
 

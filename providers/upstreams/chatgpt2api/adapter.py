@@ -15,10 +15,10 @@ from typing import Final
 
 from pydantic import SecretStr, field_validator
 
+from core.outbound.urls import origin_of
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Failed, NotRun, ProviderError, Uncertain
-from providers.http.urls import origin_of
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat
 from providers.shared.reading import json_object

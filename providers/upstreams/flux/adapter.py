@@ -16,11 +16,11 @@ from typing import Final
 
 from pydantic import SecretStr, field_validator
 
+from core.outbound.urls import origin_of
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Uncertain
 from providers.http.client import Outgoing, WireRequest
-from providers.http.urls import origin_of
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.encoding import bare_base64
 from providers.shared.extra import refuse_extra

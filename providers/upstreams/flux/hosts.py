@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
 
+from core.outbound.untrusted import Policy
+from core.outbound.urls import MAX_URL_CHARS, Origin, UnsafeUrlError, origin_of
 from providers.base import CallRef
 from providers.errors import Uncertain
 from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest
-from providers.http.untrusted import Policy
-from providers.http.urls import MAX_URL_CHARS, Origin, UnsafeUrlError, origin_of
 
 VENDOR_HOST: Final = "bfl.ai"
 HOSTS_KEPT = 8  # two regions with a few clusters each

@@ -20,11 +20,11 @@ from urllib.parse import quote
 
 from pydantic import SecretStr, field_validator
 
+from core.outbound.urls import origin_of
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Misconfigured, ProviderError, Uncertain
 from providers.http.client import HttpResponse, Outgoing, UpstreamSession, WireRequest
-from providers.http.urls import origin_of
 from providers.shared import wavespeed_tasks
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.encoding import data_uri

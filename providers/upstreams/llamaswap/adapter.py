@@ -20,12 +20,12 @@ from urllib.parse import quote
 
 from pydantic import SecretStr, field_validator
 
+from core.outbound.urls import origin_of
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamCancel, UpstreamOrder
 from providers.catalog.entries import Model
 from providers.configured import value_of
 from providers.errors import Misconfigured, RequestRefused, Uncertain
 from providers.http.client import HttpResponse, WireRequest
-from providers.http.urls import origin_of
 from providers.shared import results
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat

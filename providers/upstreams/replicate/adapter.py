@@ -17,6 +17,7 @@ from typing import Final
 
 from pydantic import SecretStr, field_validator
 
+from core.outbound.urls import origin_of
 from providers.base import (
     Accepted,
     CallRef,
@@ -31,7 +32,6 @@ from providers.base import (
 from providers.configured import value_of
 from providers.errors import Failed, NotRun, Uncertain
 from providers.http.client import Outgoing, UpstreamSession
-from providers.http.urls import origin_of
 from providers.shared import results
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.looks import check_each

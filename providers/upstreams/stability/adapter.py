@@ -18,12 +18,12 @@ from typing import Any, Final
 
 from pydantic import SecretStr, field_validator
 
+from core.outbound.urls import origin_of
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, ResultImage, Running, UpstreamOrder
 from providers.catalog.entries import CostPerUnit
 from providers.configured import value_of
 from providers.errors import ContentRefused, Failed, NotRun, RequestRefused, Uncertain
 from providers.http.client import FilePart, HttpResponse, WireRequest
-from providers.http.urls import origin_of
 from providers.reported_cost import ReportedCost
 from providers.shared import results, usage
 from providers.shared.account import AccountConfig, UpstreamAccount

@@ -19,11 +19,11 @@ from typing import Any, Final
 
 from pydantic import SecretStr, field_validator
 
+from core.outbound.urls import origin_of
 from providers.base import Accepted, CallRef, CheckResult, Finished, Missing, Running, UpstreamCancel, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import Failed, NotRun, ProviderError, Uncertain, Unidentifiable
 from providers.http.client import WireRequest
-from providers.http.urls import origin_of
 from providers.shared import results, wavespeed_tasks
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.encoding import data_uri

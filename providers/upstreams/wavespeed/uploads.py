@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 
+from core.outbound.untrusted import Policy, put
+from core.outbound.urls import UnsafeUrlError
 from providers.base import InputImage
 from providers.errors import Misconfigured, NotRun, ProviderError, RequestRefused, Uncertain, UnknownModel
 from providers.http.client import UpstreamSession, WireRequest
-from providers.http.untrusted import Policy, put
-from providers.http.urls import UnsafeUrlError
 from providers.shared.wavespeed_tasks import read_data
 from providers.upstreams.wavespeed.requests import API, file_name
 

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from pydantic import SecretStr, field_validator
 
+from core.outbound.urls import origin_of
 from providers.base import Accepted, Finished, ResultImage, UpstreamOrder
 from providers.configured import value_of
 from providers.errors import ContentRefused, RequestRefused, Uncertain
 from providers.http.client import WireRequest
-from providers.http.urls import origin_of
 from providers.shared import results
 from providers.shared.account import AccountConfig, UpstreamAccount
 from providers.shared.chat import stream_chat

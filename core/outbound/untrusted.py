@@ -1,7 +1,7 @@
 """Reading and writing URLs that came from outside: of callers, and of answers of upstreams.
 
-:func:`fetch` reads a URL and :func:`put` writes to one, without any credential. Neither reaches a private
-address, and neither retries.
+:func:`fetch` reads a URL, :func:`put` and :func:`post` write to one, without any credential. None of them reaches a
+private address, and none retries.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from urllib.parse import urljoin
 
 import requests
 
-from providers.http import addresses, connections
-from providers.http.bodies import TRANSPORT_ERRORS, TooLargeError, capped, causes
-from providers.http.connections import USER_AGENT
-from providers.http.exchange import (
+from core.outbound import addresses, connections
+from core.outbound.bodies import TRANSPORT_ERRORS, TooLargeError, capped, causes
+from core.outbound.connections import USER_AGENT
+from core.outbound.exchange import (
     Exchange,
     ForbiddenAddressError,
     NotConnectedError,
     OutOfTimeError,
     Resolver,
+    is_numeric,
     resolve,
 )
-from providers.http.urls import DEFAULT_PORTS, MAX_URL_CHARS, Origin, UnsafeUrlError, parsed
+from core.outbound.urls import DEFAULT_PORTS, MAX_URL_CHARS, Origin, UnsafeUrlError, parsed
 
 MAX_REDIRECTS = 3
 # Names of callers that are resolved at once. Under gevent all names of the process share one pool of threads, and a
@@ -47,14 +48,15 @@ def _lookups() -> threading.Semaphore:
 class Policy:
     """Where a fetch may go, how long it may take, and how many bytes it may read.
 
-    ``trusted_origins`` are exempt from the rules on scheme, port and private addresses. They come only
-    from the operator's configuration. ``silence_s`` is the longest wait for the next byte;
+    ``trusted_origins``, and ``trusted_hosts`` at any port, are exempt from the rules on scheme, port and private
+    addresses. They come only from the operator's configuration. ``silence_s`` is the longest wait for the next byte;
     ``least_bytes_per_s`` is required once ``grace_s`` have passed.
     """
 
     max_bytes: int
     total_s: float
     trusted_origins: frozenset[Origin] = frozenset()
+    trusted_hosts: frozenset[str] = frozenset()
     schemes: frozenset[str] = frozenset({"https"})
     connect_s: float = 5.0
     silence_s: float = 30.0
@@ -78,16 +80,31 @@ class Policy:
 
     def allows_address(self, origin: Origin, address: str) -> bool:
         """Whether a connection to this numeric address of the origin may be opened."""
-        return origin in self.trusted_origins or addresses.is_public(address)
+        return self._trusts(origin) or addresses.is_public(address)
 
     def check(self, origin: Origin) -> None:
         """Raises: UnsafeUrlError ``url_not_allowed`` for a scheme or port that this policy does not allow."""
-        if origin in self.trusted_origins:
+        if self._trusts(origin):
             return
         if origin.scheme not in self.schemes:
             raise UnsafeUrlError("url_not_allowed", f"scheme {origin.scheme}")
         if origin.port != DEFAULT_PORTS[origin.scheme]:
             raise UnsafeUrlError("url_not_allowed", f"port {origin.port}")
+
+    def check_written(self, url: str) -> None:
+        """Judge a URL before anything is sent there. No name is looked up: that is done, and judged, at each connect.
+
+        Raises: UnsafeUrlError ``url_not_allowed``: its form, length, scheme or port, or a private address in it.
+        """
+        if len(url) > MAX_URL_CHARS:
+            raise UnsafeUrlError("url_not_allowed", f"longer than {MAX_URL_CHARS} characters")
+        origin, _ = parsed(url)
+        self.check(origin)
+        if is_numeric(origin.host) and not self.allows_address(origin, origin.host):
+            raise UnsafeUrlError("url_not_allowed", ADDRESS_REFUSED)
+
+    def _trusts(self, origin: Origin) -> bool:
+        return origin in self.trusted_origins or origin.host in self.trusted_hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +161,37 @@ def put(url: str, data: bytes, policy: Policy, *, headers: Mapping[str, str]) ->
 
     Raises: UnsafeUrlError; an answer other than 2xx is ``url_unreachable`` with its status.
     """
+    status = _write("PUT", url, data, policy, headers).status
+    if not 200 <= status < 300:
+        raise UnsafeUrlError("url_unreachable", f"HTTP {status}", status=status)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The header of an answer, of any status; its body was not read. ``retry_after``: the header of that name."""
+
+    status: int
+    retry_after: str | None
+
+
+def post(url: str, data: bytes, policy: Policy, *, headers: Mapping[str, str]) -> Answer:
+    """Post ``data`` to a URL from outside, within ``policy``; a redirect is not followed, and its status returned.
+
+    Raises: UnsafeUrlError where no answer came.
+    """
+    return _write("POST", url, data, policy, headers)
+
+
+def _write(method: str, url: str, data: bytes, policy: Policy, headers: Mapping[str, str]) -> Answer:
     origin, whole = parsed(url)
     policy.check(origin)
     with _named_faults():
         prepared = requests.Request(
-            "PUT", whole.url, headers={"User-Agent": USER_AGENT, **headers}, data=data
+            method, whole.url, headers={"User-Agent": USER_AGENT, **headers}, data=data
         ).prepare()
         response = _fetcher(policy.ca_file).transmit(prepared, _exchange(policy))
         response.close()
-    if not 200 <= response.status_code < 300:
-        raise UnsafeUrlError("url_unreachable", f"HTTP {response.status_code}", status=response.status_code)
+    return Answer(response.status_code, response.headers.get("Retry-After"))
 
 
 def _exchange(policy: Policy) -> Exchange:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from time import monotonic
 
-from providers.http.urls import Origin
+from core.outbound.urls import Origin
 
 Resolver = Callable[[str, int], list[str]]
 
@@ -115,7 +115,7 @@ def resolve_in_time(exchange: Exchange, origin: Origin) -> list[str]:
     A resolver cannot be interrupted, so it runs in a thread of its own, which is left behind when it is late, and
     keeps its place in ``exchange.lookups`` until it ends.
     """
-    if _is_numeric(origin.host):
+    if is_numeric(origin.host):
         return exchange.resolve(origin.host, origin.port)
     places = exchange.lookups
     if places is not None and not places.acquire(timeout=exchange.left_s(exchange.connect_s)):
@@ -142,7 +142,8 @@ def resolve_in_time(exchange: Exchange, origin: Origin) -> list[str]:
     return found
 
 
-def _is_numeric(host: str) -> bool:
+def is_numeric(host: str) -> bool:
+    """Whether a host is an address and not a name."""
     try:
         ip_address(host)
     except ValueError:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import certifi
 from urllib3.util.wait import wait_for_read, wait_for_write
 
-from providers.http.exchange import (
+from core.outbound.exchange import (
     Exchange,
     ForbiddenAddressError,
     NotConnectedError,
@@ -30,7 +30,7 @@ from providers.http.exchange import (
     current,
     resolve_in_time,
 )
-from providers.http.urls import Origin
+from core.outbound.urls import Origin
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

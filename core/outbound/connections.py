@@ -12,9 +12,9 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from providers.http.exchange import Exchange, NotConnectedError, current, during
-from providers.http.sockets import TimedResponse, connect, send_all, tls_context
-from providers.http.urls import Origin
+from core.outbound.exchange import Exchange, NotConnectedError, current, during
+from core.outbound.sockets import TimedResponse, connect, send_all, tls_context
+from core.outbound.urls import Origin
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response

@@ -55,6 +55,19 @@ def parsed(url: str) -> tuple[Origin, Url]:
     return Origin(found.scheme, host, port), found._replace(fragment=None)
 
 
+def hosts_of(text: str) -> frozenset[str]:
+    """The hosts in a text: names or addresses with commas between, as an origin has them. Raises ValueError."""
+    return frozenset(_host(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _host(written: str) -> str:
+    bare = f"[{written}]" if written.count(":") > 1 and not written.startswith("[") else written
+    origin = None if set(written) & set("/?#@") else origin_of(f"http://{bare}/")
+    if origin is None or ":" in bare.rpartition("]")[2]:
+        raise ValueError(f"{written} is not a host: a name or an address, without scheme and port")
+    return origin.host
+
+
 def origin_of(url: str) -> Origin:
     """The origin of an absolute URL. Raises ValueError, without quoting the URL."""
     try:
