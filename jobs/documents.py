@@ -43,7 +43,7 @@ class StoredWebhook(TypedDict):
     url: str
     events: list[str]  # of webhooks.forms.EVENTS
     form: str  # a name of workers/wiring.py
-    target: str  # whose capacity they take: the host of the URL
+    target: str  # whose capacity they take: the account and the origin of the URL
 
 
 class StoredFallback(TypedDict):

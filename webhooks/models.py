@@ -69,7 +69,7 @@ webhook_messages = Table(
     Column("event", Text, nullable=False),  # webhooks.forms.EVENTS, or webhooks.forms.TEST
     Column("at", TIME, nullable=False, server_default=NOW),  # of the event
     Column("endpoint_id", Text),  # NULL: the URL is the order's own
-    Column("target", Text, nullable=False),  # whose capacity it takes: the endpoint's id, or the host of the URL
+    Column("target", Text, nullable=False),  # whose capacity it takes: the endpoint's id, or account and origin
     Column("form", Text, nullable=False),
     Column("state", Text, nullable=False, server_default=text("'pending'")),  # webhooks.messages.State
     Column("due_at", TIME, nullable=False, server_default=NOW),  # while an attempt is made, the end of its lease

@@ -6,11 +6,10 @@ import functools
 import threading
 from collections.abc import Iterable
 
-from core.outbound.untrusted import LOOKUPS_AT_ONCE, Policy
+from core.outbound.untrusted import ADDRESS_REFUSED, LOOKUPS_AT_ONCE, Policy
+from core.outbound.urls import UnsafeUrlError
 
 ATTEMPT_S = 20.0
-# What a caller is told of a URL that is refused, with the reason in it.
-NOT_ALLOWED = "must be an https URL on port 443 at a public address: {}"
 # Of the answer only the header is read.
 _ANSWER_BYTES = 0
 
@@ -19,6 +18,12 @@ _ANSWER_BYTES = 0
 def _lookups() -> threading.Semaphore:
     """Made at first use, when gevent has patched what it is made of."""
     return threading.Semaphore(LOOKUPS_AT_ONCE)
+
+
+def refusal(error: UnsafeUrlError) -> str:
+    """Return what a caller is told of a URL that :meth:`Policy.check_written` refuses."""
+    reason = "its address is private" if error.detail == ADDRESS_REFUSED else error.detail
+    return f"must be an https URL on port 443 at a public address: {reason}"
 
 
 def policy(allowed_hosts: Iterable[str] = (), *, attempt_s: float = ATTEMPT_S) -> Policy:

@@ -226,6 +226,8 @@ def attempt(url: str, body: bytes, headers: Mapping[str, str], policy: Policy, *
 def _error_of(status: int) -> str | None:
     if 200 <= status < 300:
         return None
+    if status == 410:
+        return "gone"
     return "redirected" if 300 <= status < 400 else "bad_status"
 
 

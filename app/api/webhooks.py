@@ -29,7 +29,7 @@ from jobs.errors import FieldFault
 from webhooks import endpoints, messages, secrets
 from webhooks.forms import ENDS
 from webhooks.messages import Filters
-from webhooks.receivers import NOT_ALLOWED
+from webhooks.receivers import refusal
 
 bp = Blueprint("webhooks", __name__, url_prefix="/api/webhooks")
 
@@ -38,7 +38,7 @@ def _check(url: str) -> None:
     try:
         services().receivers.check_written(url)
     except UnsafeUrlError as error:
-        raise InvalidRequestError([FieldFault("url", "url_not_allowed", NOT_ALLOWED.format(error.detail))]) from None
+        raise InvalidRequestError([FieldFault("url", "url_not_allowed", refusal(error))]) from None
 
 
 @bp.get("")

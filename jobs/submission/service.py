@@ -31,8 +31,8 @@ from providers.orders.costs import expected_cost_microusd
 from providers.orders.rules import CheckedOrder
 from quota import ledger
 from quota.errors import InsufficientCreditsError
-from webhooks.receivers import NOT_ALLOWED
 from webhooks.receivers import policy as webhook_policy
+from webhooks.receivers import refusal
 
 
 class SubmissionService:
@@ -114,7 +114,7 @@ class SubmissionService:
         try:
             self._receivers.check_written(order.webhook.url)
         except UnsafeUrlError as error:
-            return [FieldFault(order.webhook.field_name, "url_not_allowed", NOT_ALLOWED.format(error.detail))]
+            return [FieldFault(order.webhook.field_name, "url_not_allowed", refusal(error))]
         return []
 
     def _earlier(self, caller: Caller, key: IdempotencyKey) -> Submitted | None:
@@ -180,7 +180,7 @@ class SubmissionService:
             request_id=request_id,
             client=order.client,
             cancel_after_s=order.cancel_after_s,
-            webhook=_stored_webhook(order.webhook) if order.webhook else None,
+            webhook=_stored_webhook(order.webhook, caller) if order.webhook else None,
             fallbacks=[_stored_fallback(each, fields) for each in quote.fallbacks],
             keep_s=self._short_life_s if fields.get("store") is False else None,
             per_call=quote.model.max_per_call,
@@ -212,13 +212,13 @@ def stored_request(
     return request
 
 
-def _stored_webhook(webhook: JobWebhook) -> StoredWebhook:
+def _stored_webhook(webhook: JobWebhook, caller: Caller) -> StoredWebhook:
     """Where callbacks go. Raises ValueError for what is no URL: the edge has judged it before."""
     return {
         "url": webhook.url,
         "events": list(webhook.events),
         "form": webhook.form,
-        "target": origin_of(webhook.url).host,
+        "target": f"{caller.account_id} {origin_of(webhook.url)}",
     }
 
 

@@ -145,7 +145,7 @@ def status_json_of(task: Task) -> StatusJson:
         keep_s=task.keep_s,
         head=piece("id", "progress"),
         body=piece("created_at", "request"),
-        tail=piece("chosen", "metadata"),
+        tail=piece("chosen", "webhook"),
         images=task.images,
         waiting=task.waiting,
     )
@@ -262,7 +262,7 @@ class OrdersTable(Hot):
 
     def one_or_none(self, statement: Statement, values: Mapping[str, Any]) -> Any:
         assert statement is SUBMIT
-        return SimpleNamespace(created_at=NOW, start_deadline_at=NOW, published=True, ahead=3)
+        return SimpleNamespace(created_at=NOW, start_deadline_at=NOW, published=True, ahead=3, told=0)
 
 
 class OrdersDatabase(Database):

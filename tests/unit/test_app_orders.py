@@ -60,7 +60,7 @@ def test_a_quality_may_be_a_number(edge: Edge, quality: object, faults: set[str]
 
 def test_every_bad_field_is_named_at_once_by_schema_and_catalogue(edge: Edge) -> None:
     answer = _post(
-        edge, n="two", deadline_s=0, steps=9, colour="red", webhook_url="https://x.test", priority="high",
+        edge, n="two", deadline_s=0, steps=9, colour="red", webhook_url="http://x.test", priority="high",
         images=[7],
     )  # fmt: skip
     assert (answer.status_code, answer.json["code"]) == (422, "invalid_order")
@@ -68,7 +68,7 @@ def test_every_bad_field_is_named_at_once_by_schema_and_catalogue(edge: Edge) ->
     assert found["n"] == "wrong_type"
     assert found["deadline_s"] == "out_of_range"
     assert found["priority"] == "not_allowed"
-    assert found["webhook_url"] == "not_available_yet"
+    assert found["webhook_url"] == "url_not_allowed"
     assert found["images[0]"] == "wrong_type"
     assert found["colour"] == found["steps"] == "not_supported"
     assert found["prompt"] == "required"
@@ -76,9 +76,49 @@ def test_every_bad_field_is_named_at_once_by_schema_and_catalogue(edge: Edge) ->
     assert not edge.published
 
 
-@pytest.mark.parametrize("name", ["webhook_url", "webhook_events", "upload_id"])
+@pytest.mark.parametrize("name", ["upload_id"])
 def test_parts_of_later_versions_are_refused_and_not_ignored(edge: Edge, name: str) -> None:
     assert _codes(_post(edge, prompt="a fox", **{name: "x"})) == {name: "not_available_yet"}
+
+
+def test_an_order_names_the_receiver_of_its_events_and_says_so_in_the_task(edge: Edge) -> None:
+    url, ends = (
+        "https://shop.example/hook?token=s",
+        ["image.task.succeeded", "image.task.failed", "image.task.cancelled"],
+    )
+    assert _post(edge, prompt="a fox", webhook_url=url).json["webhook"] == {"url": url, "events": ends}
+    chosen = _post(edge, prompt="a fox", webhook_url=url, webhook_events=["image.task.failed", "image.task.queued"])
+    assert chosen.json["webhook"]["events"] == ["image.task.queued", "image.task.failed"]
+    assert _post(edge, prompt="a fox").json["webhook"] is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://shop.example/hook",
+        "https://shop.example:8443/hook",
+        "https://user:word@shop.example/hook",
+        "https://10.0.0.7/hook",
+        "https://[::1]/hook",
+        "https://169.254.169.254/latest",
+        "ftp://shop.example/hook",
+        "shop.example/hook",
+        f"https://shop.example/{'x' * 2048}",
+    ],
+)
+def test_a_receiver_that_may_not_be_reached_is_refused_with_every_other_fault(edge: Edge, url: str) -> None:
+    answer = _post(edge, prompt="a fox", webhook_url=url, colour="red")
+    assert _codes(answer)["webhook_url"] in {"url_not_allowed", "too_long"}
+    assert _codes(answer)["colour"] == "not_supported"
+    assert not edge.submission.orders
+
+
+def test_events_want_a_receiver_and_are_known_ones(edge: Edge) -> None:
+    assert _codes(_post(edge, prompt="a fox", webhook_events=["image.task.failed"])) == {
+        "webhook_events": "not_allowed"
+    }
+    unknown = _post(edge, prompt="a fox", webhook_url="https://shop.example/h", webhook_events=["image.task.done"])
+    assert _codes(unknown) == {"webhook_events[0]": "not_allowed"}
 
 
 def test_what_is_not_served_yet_is_not_advertised(edge: Edge) -> None:
