@@ -26,6 +26,7 @@ from app.api import (
     tasks,
     webhooks,
 )
+from app.dialects.replicate.names import UnknownVersionError, names_of
 from app.http import access, auth, dialect, errors, limits, links
 from app.http.endpoint import check_described
 from app.http.readiness import Readiness
@@ -81,7 +82,7 @@ def build(settings: Settings, services: Services) -> Flask:
         MAX_FORM_MEMORY_SIZE=MAX_FORM_FIELD_BYTES,
         MAX_FORM_PARTS=MAX_FORM_PARTS,
         PUBLISH_WINDOW=settings.publish_window,
-        REPLICATE_MODEL_ID=settings.replicate_model,
+        REPLICATE_MODEL_ID=_replicate_model(settings, services),
         PROPAGATE_EXCEPTIONS=False,
     )
     # A trailing slash is another address; redirects would turn a POST into a GET.
@@ -114,6 +115,14 @@ def build(settings: Settings, services: Services) -> Flask:
     if settings.trusted_proxies:
         _trust_proxies(app, settings.trusted_proxies)
     return app
+
+
+def _replicate_model(settings: Settings, services: Services) -> str | None:
+    """The setting, once it is known to name a model."""
+    try:
+        return settings.replicate_model and names_of(services.catalog).version(settings.replicate_model).model.id
+    except UnknownVersionError as error:
+        raise SettingsError(f"REPLICATE_MODEL_ID: {error.detail}") from None
 
 
 def _links(settings: Settings, signer: Signer, base: str) -> links.Links:

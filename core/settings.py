@@ -109,7 +109,7 @@ class Settings(BaseSettings):
 
     # Orders
     default_model: MaybeText = Field(default=None, alias="DARKROOM_DEFAULT_MODEL")
-    # The model of predictions (POST /v1/predictions) that name neither a model nor a version
+    # The model of predictions that name neither a model nor a version
     replicate_model: MaybeText = Field(default=None, alias="REPLICATE_MODEL_ID")
     catalog_local_set: MaybePath = Field(default=None, alias="DARKROOM_CATALOG_LOCAL")
     # How often one worker of the fleet compares the catalogue with the upstreams' own lists; 0 is never

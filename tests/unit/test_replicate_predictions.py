@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.dialects.replicate import predictions
 from core.errors import DatabaseAwayError
+from core.settings import SettingsError
 from jobs.lifecycle import Cancellation
 from jobs.reads.tasks import Task
 from quota.errors import InsufficientCreditsError
@@ -113,6 +116,11 @@ def test_the_default_model(setting: str, body: dict[str, Any], model: str) -> No
     edge = make_edge(configured=("openai", "replicate"), REPLICATE_MODEL_ID=setting)
     assert create(edge, input={"prompt": "a fox"}, **body).status_code == 201
     assert edge.submission.orders[0][2]["model"] == model
+
+
+def test_a_default_that_names_no_model_ends_the_start() -> None:
+    with pytest.raises(SettingsError, match="REPLICATE_MODEL_ID: no model is called 'nonesuch'"):
+        make_edge(REPLICATE_MODEL_ID="nonesuch")
 
 
 def test_what_is_left_out_stands_in_the_logs(edge: Edge) -> None:
@@ -385,3 +393,15 @@ def test_a_path_with_one_part_behind_models_is_not_ours(edge: Edge) -> None:
 
 def test_the_account(edge: Edge) -> None:
     assert edge.client.get("/v1/account", headers=MINE).json["username"] == "a"
+
+
+def test_the_page_for_clients_has_every_route(edge: Edge) -> None:
+    page = (Path(__file__).parents[2] / "docs/clients-replicate.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `((?:GET|POST) /[^`]*)` \|", page, re.M)
+    served = {
+        f"{method} {rule.rule}"
+        for rule in edge.app.url_map.iter_rules()
+        if rule.endpoint.startswith("replicate_")
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert set(told) == served

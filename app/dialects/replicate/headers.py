@@ -48,7 +48,7 @@ def read_cancel_after(value: str | None) -> tuple[int | None, list[FieldFault]]:
     text = value.strip().lower()
     found = _DURATION.fullmatch(text)
     if not text or found is None:
-        return None, [FieldFault("Cancel-After", "wrong_form", "must be a duration as in 90s, 5m or 1h30m45s")]
+        return None, [FieldFault("Cancel-After", "wrong_type", "must be a duration as in 90s, 5m or 1h30m45s")]
     after_s = sum(int(found[unit]) * each_s for unit, each_s in _UNITS_S.items() if found[unit])
     if not MIN_CANCEL_AFTER_S <= after_s <= MAX_CANCEL_AFTER_S:
         words = f"must be {MIN_CANCEL_AFTER_S} seconds to {MAX_CANCEL_AFTER_S // 86_400} days"
