@@ -240,7 +240,9 @@ _LISTS = {
 
 _NEWEST_BEFORE = text("""
 SELECT max(id) FROM (
-    SELECT id FROM jobs WHERE account_id = :account_id AND id > :job_id ORDER BY account_id, id LIMIT :limit
+    -- An array, so that the planner keeps the account in ORDER BY: see _list.
+    SELECT id FROM jobs WHERE account_id = ANY(CAST(:account_ids AS text[])) AND id > :job_id
+    ORDER BY account_id, id LIMIT :limit
 ) AS page
 """)
 
@@ -281,7 +283,7 @@ def newest_before(connection: Connection, account_id: str, job_id: str, limit: i
     """Return the newest id of the page of ``limit`` tasks that comes before a job in a list, newest first; None where
     the job is the first."""
     found: str | None = connection.execute(
-        _NEWEST_BEFORE, {"account_id": account_id, "job_id": job_id, "limit": limit}
+        _NEWEST_BEFORE, {"account_ids": [account_id], "job_id": job_id, "limit": limit}
     ).scalar()
     return found
 
