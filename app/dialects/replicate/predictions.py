@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from typing import Any
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, current_app, g, request
@@ -131,10 +132,11 @@ def _submitted(service: Services, asked: Asked) -> Task:
 
 
 def _waited(service: Services, task: Task, here: Here, wait: Wait) -> Response:
-    """The prediction once it has ended, or when the wait has; from FIRST_BEAT_S on, the answer has begun."""
+    """The prediction once it has ended, or when the wait has; after a silence at first, the answer has begun."""
     began_at = time.monotonic()
     limit_s = wait.limit_s
-    task = ended_or_latest(service, task, FIRST_BEAT_S if limit_s is None else min(limit_s, FIRST_BEAT_S))
+    quiet_s, beat_s = _beats()
+    task = ended_or_latest(service, task, quiet_s if limit_s is None else min(limit_s, quiet_s))
 
     def is_over() -> bool:
         return limit_s is not None and time.monotonic() - began_at >= limit_s
@@ -150,14 +152,20 @@ def _waited(service: Services, task: Task, here: Here, wait: Wait) -> Response:
             done = watching.until(lambda found: found.ended, left_s)
         except JobNotFoundError:
             done = True  # deleted meanwhile: what was last read is all there is
-        return watching.task if done or is_over() else None
+        return watching.task if done or is_over() or watching.stopping else None
 
     def say(found: Task) -> bytes:
         return json_text(unfinished(found, None, _links(here, found))).encode()
 
-    answer = held.held(ended, say, beat_s=BEAT_S, content_type="application/json")
+    answer = held.held(ended, say, beat_s=beat_s, content_type="application/json")
     answer.status_code = 201
     return answer
+
+
+def _beats() -> tuple[float, float]:
+    """How long an answer is silent at first, and how often white space follows, in seconds: as of all held answers."""
+    hold: Any = current_app.extensions.get("darkroom_hold")
+    return (hold.quiet_s, hold.beat_s) if hold else (FIRST_BEAT_S, BEAT_S)
 
 
 @bp.get(f"{PATH}/<job_id>")

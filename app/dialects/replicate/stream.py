@@ -54,6 +54,8 @@ def chunks(watching: Watching, named: Named | None, link: Callable[[int], str], 
                 return
             if not watching.until(lambda found, seen=seen: _differs(found, seen), event_stream.BEAT_S):  # type: ignore[misc]
                 yield event_stream.comment()
+            if watching.stopping:
+                return  # the client comes back, to another process
     except JobNotFoundError:
         return  # it has been deleted
 

@@ -23,6 +23,11 @@ class Watching:
     find: Callable[[], Task]
     task: Task
 
+    @property
+    def stopping(self) -> bool:
+        """Whether this process is about to end: an answer that follows a job ends then."""
+        return bool(getattr(self.waits, "stopping", False))
+
     def until(self, done: Callable[[Task], bool], timeout_s: float) -> bool:
         """Whether the job is ``done`` within so many seconds. Raises JobNotFoundError once it is gone."""
         began_at = time.monotonic()
