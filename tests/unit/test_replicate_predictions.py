@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -239,15 +240,17 @@ def test_an_unfinished_wait_says_starting_even_while_it_runs(edge: Edge, monkeyp
 def test_a_long_wait_is_kept_alive_and_who_cannot_read_less_gets_the_end(
     edge: Edge, monkeypatch: pytest.MonkeyPatch, agent: str, status: str
 ) -> None:
-    """The job ends after the third beat, which is after the limit of the other clients."""
+    """The minute of the other clients is over at the second beat; the job ends after the third."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(predictions, "time", clock)
     monkeypatch.setattr(predictions, "FIRST_BEAT_S", 0.01)
     monkeypatch.setattr(predictions, "BEAT_S", 0.01)
-    monkeypatch.setattr("app.dialects.replicate.headers.MAX_WAIT_S", 0.015)
     monkeypatch.setattr("app.dialects.replicate.watching.PAUSE_S", 0.0)
     answer = create(edge, headers={"Prefer": "wait", "User-Agent": agent}, version=SCHNELL, input={"prompt": "a fox"})
-    chunks, body = answer.iter_encoded(), b""
-    for number, chunk in enumerate(chunks):
+    body = b""
+    for number, chunk in enumerate(answer.iter_encoded()):
         body += chunk
+        clock.now = 61.0 if number else 0.0
         if number == 2:
             task = next(iter(edge.rows.known.values()))
             edge.rows.add(replace(task, **end_of(task)))
