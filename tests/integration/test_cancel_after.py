@@ -46,7 +46,7 @@ def test_a_running_job_is_asked_to_stop_once(engine: Engine, account: Caller, sa
     assert engine.sweeper.sweep()
     requested = engine.job(job_id)
     assert requested.cancel_requested_at is not None
-    engine.sweeper.sweep()
+    assert engine.sweeper.sweep() == []
     assert engine.job(job_id).version == requested.version
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from app.dialects.replicate import predictions
+from app.shapes.schemas.replicate import PredictionOut, PredictionPage, ReplicateModelOut, ReplicateModelPage
 from core.errors import DatabaseAwayError
 from core.settings import SettingsError
 from jobs.lifecycle import Cancellation
@@ -396,6 +397,18 @@ def test_a_path_with_one_part_behind_models_is_not_ours(edge: Edge) -> None:
 
 def test_the_account(edge: Edge) -> None:
     assert edge.client.get("/v1/account", headers=MINE).json["username"] == "a"
+
+
+def test_answers_are_what_the_reference_page_says(edge: Edge) -> None:
+    headers = {"Cancel-After": "90s"}
+    hook = "https://receiver.example/hook"
+    made = create(edge, headers=headers, version=SCHNELL, webhook=hook, input={"prompt": "a fox"}).json
+    PredictionOut.model_validate(made)
+    edge.rows.add(done_task(1))
+    PredictionOut.model_validate(edge.client.get(f"/v1/predictions/{job_id(1)}", headers=MINE).json)
+    PredictionPage.model_validate(edge.client.get("/v1/predictions", headers=MINE).json)
+    ReplicateModelPage.model_validate(edge.client.get("/v1/models", headers=MINE).json)
+    ReplicateModelOut.model_validate(edge.client.get(f"/v1/models/{SCHNELL}", headers=MINE).json)
 
 
 def test_the_page_for_clients_has_every_route(edge: Edge) -> None:
