@@ -9,7 +9,6 @@ from flask import Flask
 from flask.ctx import RequestContext
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from app import dialects
 from app.api import (
     admin,
     admin_tasks,
@@ -29,7 +28,9 @@ from app.api import (
     uploads,
     webhooks,
 )
+from app.dialects import registered
 from app.dialects.openai.calls import OPENAI, OpenAiOptions
+from app.dialects.replicate.names import UnknownVersionError, names_of
 from app.http import access, auth, cors, dialect, errors, limits, links
 from app.http.endpoint import check_described
 from app.http.held import HOLD, Hold
@@ -86,6 +87,7 @@ def build(settings: Settings, services: Services) -> Flask:
         MAX_FORM_PARTS=MAX_FORM_PARTS,
         PUBLISH_WINDOW=settings.publish_window,
         LITELLM_COST_HEADER=settings.litellm_cost_header,
+        REPLICATE_MODEL_ID=_replicate_model(settings, services),
         PROPAGATE_EXCEPTIONS=False,
     )
     # A trailing slash is another address; redirects would turn a POST into a GET.
@@ -102,7 +104,7 @@ def build(settings: Settings, services: Services) -> Flask:
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
     app.extensions[HOLD] = Hold(settings.hold_quiet_s, settings.hold_beat_s, settings.hold_most_s)
     app.extensions[OPENAI] = OpenAiOptions(settings.openai_response_format, settings.keep_images_days)
-    dialect.install(app, dialects.DIALECTS)
+    dialect.install(app, registered.DIALECTS)
     errors.install(app)
     limits.install(app)
     cors.install(app, _origins(settings))
@@ -114,13 +116,21 @@ def build(settings: Settings, services: Services) -> Flask:
         *(prompts, webhooks, admin, admin_tasks, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)
-    for blueprint in dialects.BLUEPRINTS:
+    for blueprint in registered.BLUEPRINTS:
         app.register_blueprint(blueprint)
     check_described(app)
     app.extensions["darkroom_openapi"] = openapi.document(app, public_url=base)
     if settings.trusted_proxies:
         _trust_proxies(app, settings.trusted_proxies)
     return app
+
+
+def _replicate_model(settings: Settings, services: Services) -> str | None:
+    """The setting, once it is known to name a model."""
+    try:
+        return settings.replicate_model and names_of(services.catalog).version(settings.replicate_model).model.id
+    except UnknownVersionError as error:
+        raise SettingsError(f"REPLICATE_MODEL_ID: {error.detail}") from None
 
 
 def _origins(settings: Settings) -> tuple[str, ...]:

@@ -111,6 +111,8 @@ class Settings(BaseSettings):
 
     # Orders
     default_model: MaybeText = Field(default=None, alias="DARKROOM_DEFAULT_MODEL")
+    # The model of predictions that name neither a model nor a version
+    replicate_model: MaybeText = Field(default=None, alias="REPLICATE_MODEL_ID")
     catalog_local_set: MaybePath = Field(default=None, alias="DARKROOM_CATALOG_LOCAL")
     # How often one worker of the fleet compares the catalogue with the upstreams' own lists; 0 is never
     catalog_check_hours: float = Field(default=24, ge=0, le=8760, alias="DARKROOM_CATALOG_CHECK_HOURS")

@@ -60,6 +60,7 @@ jobs = Table(
     Column("progress", Float),  # 0 to 1, where the upstream reports it
     Column("progress_at", TIME),  # when progress last changed
     Column("cancel_requested_at", TIME),
+    Column("cancel_after_at", TIME),  # when the sweep cancels it for its caller, unless it has ended
     Column("cancel_outcome", Text),  # how its cancel ended; the codes of docs/errors.md, "Cancelled jobs"
     Column("money", Text, nullable=False),  # jobs.states.Money
     Column("unit_price", BigInteger, nullable=False),  # micro-credits, of one image by ``model``
@@ -137,6 +138,11 @@ jobs = Table(
         "jobs_deadline",
         text("coalesce(deadline_at, start_deadline_at)"),
         postgresql_where=text("status IN ('queued', 'waiting')"),
+    ),
+    Index(
+        "jobs_cancel_after",
+        "cancel_after_at",
+        postgresql_where=text("cancel_after_at IS NOT NULL AND status IN ('queued', 'running', 'waiting')"),
     ),
     # What is held of an account's money, for its owner to see.
     Index("jobs_held", "account_id", postgresql_where=text("money = 'held'")),

@@ -36,6 +36,7 @@ TAGS: Mapping[str, str] = {
     "openai": "OpenAI's own image routes, for its clients. Errors come in its envelope.",
     "prompts": "Have a prompt rewritten.",
     "quota": "Credits: the balance, and every transfer behind it.",
+    "replicate": "Predictions, for clients of Replicate: the same tasks in its words.",
     "webhooks": "Be told when a task moves, instead of asking: endpoints, secrets, deliveries. Needs the scope"
     " `webhooks`.",
     "providers": "The upstreams: are they well, how busy are they.",
@@ -98,6 +99,7 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
         "`wait=n`: wait up to n seconds, at most 60, for the end of the task; `respond-async`, on the routes of other "
         "services: answer with the task.",
     ),
+    "Cancel-After": ("string", "Cancel it unless it has ended by then: `90s`, `5m`, `1h30m`; from 5 s to 30 days."),
     "If-None-Match": ("string", "Answer 304 when the ETag is still the same."),
     "Last-Event-ID": ("string", "Go on after the record with this `id`."),
     "If-Range": ("string", "Serve the range only while the ETag is the same."),

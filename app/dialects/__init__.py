@@ -1,28 +1,5 @@
 """Other services' APIs: each translates to and from the same job, and nothing else.
 
-A dialect lists its blueprints and how it speaks here, and ``app/factory.py`` installs them.
+``registered.py`` lists them for the app. This file imports nothing: workers load some bodies of callbacks from here, and
+no Flask with them.
 """
-
-from __future__ import annotations
-
-from flask import Blueprint
-
-from app.dialects import fal_storage, files
-from app.dialects.chatgpt2api import routes as chatgpt2api
-from app.dialects.chatgpt2api.words import DIALECT as CHATGPT2API
-from app.dialects.generation import routes as generation
-from app.dialects.generation.words import DIALECT as GENERATION
-from app.dialects.image_generate import routes as image_generate
-from app.dialects.image_generate.words import DIALECT as IMAGE_GENERATE
-from app.dialects.openai import chat as openai_chat
-from app.dialects.openai import images as openai_images
-from app.dialects.openai import models as openai_models
-from app.dialects.openai.dialect import DIALECT as OPENAI
-from app.http.dialect import Dialect
-
-DIALECTS: tuple[Dialect, ...] = (OPENAI, files.DIALECT, fal_storage.DIALECT, IMAGE_GENERATE, GENERATION, CHATGPT2API)
-BLUEPRINTS: tuple[Blueprint, ...] = (
-    *(openai_images.bp, openai_models.bp, openai_chat.bp),
-    *(files.bp, fal_storage.bp),
-    *(image_generate.bp, generation.bp, chatgpt2api.bp),
-)

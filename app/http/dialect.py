@@ -29,13 +29,15 @@ class Said:
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """``prefixes``: paths that begin so are its own, the longest of all dialects' wins. ``say`` puts an error in its
-    words. ``schemes``: of Authorization, in lower case. ``finish`` adds headers to each of its answers."""
+    words. ``schemes``: of Authorization, in lower case. ``finish`` adds headers to each of its answers. ``claims`` says
+    which of the paths below its prefixes are its own, where two dialects share one; left out: all of them."""
 
     name: str
     prefixes: tuple[str, ...]
     say: Callable[[Problem], Said]
     schemes: tuple[str, ...] = ("bearer",)
     finish: Callable[[Response], None] | None = None
+    claims: Callable[[str], bool] | None = None
 
 
 NATIVE_SCHEMES = ("bearer",)
@@ -57,4 +59,11 @@ def dialect_of(path: str) -> Dialect | None:
 def dialect_in(app: Flask, path: str) -> Dialect | None:
     """The same for an app that handles no request."""
     rows: list[tuple[str, Dialect]] = app.extensions.get(DIALECTS, [])
-    return next((dialect for prefix, dialect in rows if path.startswith(prefix)), None)
+    return next(
+        (
+            dialect
+            for prefix, dialect in rows
+            if path.startswith(prefix) and (dialect.claims is None or dialect.claims(path))
+        ),
+        None,
+    )

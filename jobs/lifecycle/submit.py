@@ -27,6 +27,7 @@ class NewJob:
     ``fallbacks``: the models to try after ``model``. ``keep_s``: how many seconds the images are kept after the end;
     None: as long as the operator's policy says. ``per_call``: images that one call of the model makes at most.
     ``client``: what the dialect of the order keeps with it. ``parent_id``: the job that it repeats.
+    ``cancel_after_s``: after so many seconds it is cancelled.
     ``unit_cost_microusd``: expected upstream cost of one image; None: not known beforehand.
     """
 
@@ -49,6 +50,7 @@ class NewJob:
     request_id: str = ""
     client: Mapping[str, Any] | None = None
     parent_id: str | None = None
+    cancel_after_s: int | None = None
     fallbacks: Sequence[StoredFallback] = ()
     keep_s: int | None = None
     per_call: int = 1
@@ -86,14 +88,14 @@ room AS (
 ),
 job AS (
     INSERT INTO jobs (id, account_id, weight, operation, model, provider, n, low_priority, status, money,
-        unit_price, quoted, start_deadline_at, published_at, fallbacks, keep_s, per_call,
-        safe_prompt)
+        unit_price, quoted, start_deadline_at, published_at, fallbacks, keep_s, per_call, safe_prompt, cancel_after_at)
     SELECT :id, :account_id, CAST(:weight AS int), :operation, :model, :provider, CAST(:n AS int),
         CAST(:low_priority AS boolean), 'queued', 'queued', CAST(:unit_price AS bigint), CAST(:price AS bigint),
         clock_timestamp() + make_interval(secs => :start_within_s),
         CASE WHEN room.free > 0 AND NOT CAST(:low_priority AS boolean) THEN clock_timestamp() END,
         CAST(:fallback_count AS int), CAST(:keep_s AS int), CAST(:per_call AS int),
-        CASE WHEN CAST(:safe_prompt AS boolean) THEN 'wanted' END
+        CASE WHEN CAST(:safe_prompt AS boolean) THEN 'wanted' END,
+        clock_timestamp() + make_interval(secs => CAST(:cancel_after_s AS float))
     FROM room
     -- An order that costs nothing needs no balance.
     WHERE EXISTS (SELECT 1 FROM paid) OR CAST(:price AS bigint) = 0
@@ -186,6 +188,7 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
         "fallback_count": len(job.fallbacks),
         "keep_s": job.keep_s,
         "per_call": job.per_call,
+        "cancel_after_s": None if job.cancel_after_s is None else float(job.cancel_after_s),
         "unit_cost": job.unit_cost_microusd,
         "safe_prompt": job.safe_prompt,
         "client": json.dumps(dict(job.client)) if job.client else None,

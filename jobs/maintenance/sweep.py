@@ -57,6 +57,14 @@ WHERE status IN ('queued', 'waiting') AND coalesce(deadline_at, start_deadline_a
 ORDER BY coalesce(deadline_at, start_deadline_at) LIMIT CAST(:page AS int)
 """)
 
+CANCEL_AFTER = Statement("""
+-- The first two conditions are those of the index jobs_cancel_after.
+SELECT id, account_id FROM jobs
+WHERE cancel_after_at IS NOT NULL AND status IN ('queued', 'running', 'waiting')
+    AND cancel_after_at < statement_timestamp() AND cancel_requested_at IS NULL
+ORDER BY cancel_after_at LIMIT CAST(:page AS int)
+""")
+
 ABANDONED = Statement("""
 SELECT id, account_id FROM (
     SELECT id, account_id FROM jobs
@@ -102,7 +110,7 @@ class Sweeper:
             if not alone:
                 return []
             self._locked.clear()
-            signals = [*self._lapse(), *self._expire(), *self._end_abandoned()]
+            signals = [*self._lapse(), *self._expire(), *self._cancel_overdue(), *self._end_abandoned()]
             self._notice_new_broker()
             self._unpublish_overdue()
             signals += self._fill_windows()
@@ -150,6 +158,17 @@ class Sweeper:
             for row in rows
             for signal in self._each(row, partial(give_up.expire, self.context, row.id, row.version))
         ]
+
+    def _cancel_overdue(self) -> list[Signal]:
+        """Jobs past the time by which their callers wanted them, or nothing: cancelled as by the caller."""
+        with self.context.database.hot() as hot:
+            rows = hot.all(CANCEL_AFTER, {"page": PAGE})
+        return [signal for row in rows for signal in self._each(row, partial(self._cancel_one, row.account_id, row.id))]
+
+    def _cancel_one(self, account_id: str, job_id: str) -> list[Signal]:
+        with self.context.database.transaction() as connection:
+            done = lifecycle.cancel(connection, account_id, job_id, charge=self.context.cancel_charge)
+        return [*done.signals]
 
     def _end_abandoned(self) -> list[Signal]:
         """WAITING jobs that no one polls any more: past their own deadline, or of a provider that is gone.

@@ -128,6 +128,7 @@ class Filters:
     operation: str | None = None
     model: str | None = None
     created_after: datetime | None = None
+    created_before: datetime | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     parent_id: str | None = None  # only jobs that repeat this one
     cursor: str | None = None  # the id of the last task of the previous page
@@ -219,6 +220,7 @@ WHERE j.id = ANY(ARRAY(
         AND (CAST(:operation AS text) IS NULL OR p.operation = :operation)
         AND (CAST(:model AS text) IS NULL OR p.model = :model)
         AND (CAST(:created_after AS timestamptz) IS NULL OR p.created_at > :created_after)
+        AND (CAST(:created_before AS timestamptz) IS NULL OR p.created_at < :created_before)
         AND (CAST(:metadata AS jsonb) IS NULL OR (
             SELECT m.metadata @> CAST(:metadata AS jsonb) FROM orders AS m WHERE m.job_id = p.id
         ))
@@ -244,6 +246,14 @@ _STATUSES = {
 }
 _LISTS = {status: _list(condition) for status, condition in _STATUSES.items()}
 _LISTS_OF_REPEATS = {status: _list(condition, _REPEATS) for status, condition in _STATUSES.items()}
+
+_NEWEST_BEFORE = text("""
+SELECT max(id) FROM (
+    -- An array, so that the planner keeps the account in ORDER BY: see _list.
+    SELECT id FROM jobs WHERE account_id = ANY(CAST(:account_ids AS text[])) AND id > :job_id
+    ORDER BY account_id, id LIMIT :limit
+) AS page
+""")
 
 _IMAGE = text("""
 SELECT j.finished_at, to_jsonb(i) AS image
@@ -302,12 +312,22 @@ def list_tasks(connection: Connection, account_id: str, filters: Filters) -> lis
             "operation": filters.operation,
             "model": filters.model,
             "created_after": filters.created_after,
+            "created_before": filters.created_before,
             "metadata": json.dumps(dict(filters.metadata)) if filters.metadata else None,
             "limit": filters.limit,
             **({} if filters.parent_id is None else {"parent_id": filters.parent_id}),
         },
     )
     return [task_of(row.task) for row in rows]
+
+
+def newest_before(connection: Connection, account_id: str, job_id: str, limit: int) -> str | None:
+    """Return the newest id of the page of ``limit`` tasks that comes before a job in a list, newest first; None where
+    the job is the first."""
+    found: str | None = connection.execute(
+        _NEWEST_BEFORE, {"account_ids": [account_id], "job_id": job_id, "limit": limit}
+    ).scalar()
+    return found
 
 
 def _askable(filters: Filters) -> bool:

@@ -69,6 +69,7 @@ class Order:
     refused, and the answer names them together with what its model finds. ``client`` is what the dialect that read
     the order wants to find again on its job, as JSON; nothing else reads it. ``webhook`` is told of the job's events.
     ``parent_id``: the job that it repeats.
+    ``cancel_after_s``: unless it has ended, the job is cancelled so many seconds after it was accepted.
     """
 
     operation: str
@@ -78,6 +79,7 @@ class Order:
     client: Mapping[str, Any] | None = field(default=None, repr=False)
     webhook: JobWebhook | None = None
     parent_id: str | None = None
+    cancel_after_s: int | None = None
 
     @property
     def roles(self) -> list[Role]:

@@ -191,6 +191,7 @@ class SubmissionService:
             price_version=quote.price_version,
             request_id=request_id,
             client=order.client,
+            cancel_after_s=order.cancel_after_s,
             webhook=_stored_webhook(order.webhook, caller) if order.webhook else None,
             parent_id=order.parent_id,
             fallbacks=[_stored_fallback(each, fields) for each in quote.fallbacks],

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, create_engine, text
 
 from core.db import Database, make_engine
 from core.ids import new_id
-from jobs.maintenance import deletion, retention
+from jobs.maintenance import deletion, retention, sweep
 from jobs.reads import events, tasks
 from jobs.reads.tasks import Filters
 from jobs.submission import estimates, sdk_attempts
@@ -144,7 +144,7 @@ def _literal(value: Any) -> str:
 
 def list_pages(grown: Database, account_id: str, status: str | None, *, cursor: str | None = None) -> tuple[int, str]:
     values = {"account_ids": [account_id], "cursor": cursor, "limit": 20}
-    values |= dict.fromkeys(("operation", "model", "created_after", "metadata"))
+    values |= dict.fromkeys(("operation", "model", "created_after", "created_before", "metadata"))
     with grown.autocommit() as connection:
         return pages_read(connection, tasks._LISTS[status].text, values)
 
@@ -168,6 +168,22 @@ def test_a_list_of_a_quiet_account_does_not_read_a_busy_accounts_jobs(grown: Dat
     assert pages < PAGES_AT_MOST, plan
     with grown.autocommit() as connection:
         assert len(tasks.list_tasks(connection, QUIET, Filters(status=status))) == (0 if status == "failed" else RARE)
+
+
+@pytest.mark.parametrize(("account", "job_id"), [(ACCOUNT, FIFTY[0]), (QUIET, "job_" + "0" * 26), (QUIET, FIFTY[0])])
+def test_the_page_before_a_job_is_found_without_reading_others(grown: Database, account: str, job_id: str) -> None:
+    with grown.autocommit() as connection:
+        values = {"account_ids": [account], "job_id": job_id, "limit": 100}
+        pages, plan = pages_read(connection, tasks._NEWEST_BEFORE.text, values)
+    assert pages < PAGES_AT_MOST, plan
+    assert not re.search(SCANNED_WHOLE, plan), plan
+
+
+def test_the_sweep_finds_what_is_to_be_cancelled_by_its_own_index(grown: Database) -> None:
+    with grown.autocommit() as connection:
+        pages, plan = pages_read(connection, sweep.CANCEL_AFTER.sql, {"page": 500})
+    assert "jobs_cancel_after" in plan
+    assert pages < 10, plan
 
 
 @pytest.mark.parametrize("status", [None, "succeeded"])

@@ -175,6 +175,7 @@ class Rows(Connections, TaskReads):
         self.cancelled = Cancellation("freed_in_queue", [])
         self.answers: dict[Callable[..., Any], Callable[..., Any]] = {
             tasks.list_tasks: self._list,
+            tasks.newest_before: self._newest_before,
             tasks.find_image: self._image,
             tasks.timeline: self._timeline,
             tasks.versions: self._versions,
@@ -221,8 +222,13 @@ class Rows(Connections, TaskReads):
 
     def _list(self, account_id: str, filters: Any) -> list[Task]:
         self.filters.append(filters)
-        mine = [task for task in self.known.values() if task.account_id == account_id]
+        cursor = filters.cursor or "k"
+        mine = [task for task in self.known.values() if task.account_id == account_id and task.id < cursor]
         return sorted(mine, key=lambda task: task.id, reverse=True)[: filters.limit]
+
+    def _newest_before(self, account_id: str, job_id: str, limit: int) -> str | None:
+        newer = sorted(task.id for task in self.known.values() if task.account_id == account_id and task.id > job_id)
+        return newer[:limit][-1] if newer else None
 
     def _image(self, account_id: str, job_id: str, index: int) -> Image:
         task = self.task(account_id, job_id)

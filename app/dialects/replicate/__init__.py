@@ -1,0 +1,1 @@
+"""Replicate's HTTP API: predictions, models, streams and callbacks."""

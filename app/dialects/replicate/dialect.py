@@ -1,0 +1,59 @@
+"""How Replicate says an error: a problem document, whose ``detail`` is a text, and without the member ``error``.
+
+@ai-sdk/replicate reads ``error`` as a text, and a body where it is an object not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from app.http.dialect import Dialect, Problem, Said
+
+PROBLEM_JSON = "application/problem+json"
+PREFIXES = ("/v1/predictions", "/v1/deployments/", "/v1/account", "/v1/webhooks/", "/v1/models/")
+MODEL_PATH = re.compile(r"/v1/models/[^/]+/[^/]")
+
+_TITLES = {
+    "key_missing": "Unauthenticated",
+    "key_invalid": "Unauthenticated",
+    "scope_missing": "Forbidden",
+    "insufficient_credits": "Insufficient credit",
+    "unknown_model": "Invalid version or not permitted",
+}
+_DETAILS = {
+    "key_missing": "You did not pass an authentication token",
+    "key_invalid": "You did not pass a valid authentication token",
+}
+# Where Replicate's titles are the same for every fault of a field.
+_VALIDATION = "Input validation failed"
+
+
+def say(problem: Problem) -> Said:
+    """An error as Replicate's clients read it. Of a fault in a field ``invalid_fields`` has name and reason."""
+    status, code = problem["status"], problem["code"]
+    detail = _DETAILS.get(code) or problem["detail"]
+    if status == 429:
+        return Said({"detail": f"Request was throttled: {detail}", "status": status}, status, PROBLEM_JSON)
+    body: dict[str, Any] = {"title": _TITLES.get(code) or problem["title"]}
+    if errors := problem.get("errors"):
+        if code != "unknown_model":
+            body["title"] = _VALIDATION
+            detail = "".join(f"- {each['field']}: {each['message']}\n" for each in errors)
+        body["invalid_fields"] = [
+            {"type": each["code"], "field": each["field"], "description": each["message"]} for each in errors
+        ]
+    kept = {name: problem[name] for name in ("type", "instance", "code", "request_id", *_FACTS) if name in problem}
+    return Said({**body, "detail": detail, "status": status, **kept}, status, PROBLEM_JSON)
+
+
+# Members of our own problems that help a caller on.
+_FACTS = ("price_microcredits", "balance_microcredits", "more_errors")
+
+
+def is_ours(path: str) -> bool:
+    """Whether a path below our prefixes is Replicate's: ``/v1/models/{id}``, with one part, is OpenAI's."""
+    return not path.startswith("/v1/models/") or MODEL_PATH.match(path) is not None
+
+
+REPLICATE = Dialect(name="replicate", prefixes=PREFIXES, say=say, schemes=("bearer", "token"), claims=is_ours)
