@@ -12,6 +12,7 @@ from providers.orders import aliases
 from providers.orders.costs import cost_usd
 from providers.orders.rules import CheckedOrder, OrderProblems, check_order
 from providers.shared.extra import reserved_extra
+from webhooks.forms import ENDS, STANDARD
 
 Role = Literal["image", "mask", "face"]
 
@@ -34,13 +35,22 @@ class ReferenceImage:
 
 
 @dataclass(frozen=True, slots=True)
+class JobWebhook:
+    """Where an order's callbacks go: the events of :mod:`webhooks.forms` that ``url`` is told of, in which form."""
+
+    url: str = field(repr=False)  # its query may hold a secret of the receiver
+    events: Sequence[str] = ENDS
+    form: str = STANDARD  # a name of workers/wiring.py
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """What a caller asks for.
 
     ``operation`` is the catalogue's word. ``fields`` are those of the body (docs/api-conventions.md, "Submit") without
     the images; a field that was sent as null is left out. ``faults`` are those found in the body itself: the order is
     refused, and the answer names them together with what its model finds. ``client`` is what the dialect that read
-    the order wants to find again on its job, as JSON; nothing else reads it.
+    the order wants to find again on its job, as JSON; nothing else reads it. ``webhook`` is told of the job's events.
     """
 
     operation: str
@@ -48,6 +58,7 @@ class Order:
     images: Sequence[ReferenceImage] = ()
     faults: Sequence[FieldFault] = ()
     client: Mapping[str, Any] | None = field(default=None, repr=False)
+    webhook: JobWebhook | None = None
 
     @property
     def roles(self) -> list[Role]:
