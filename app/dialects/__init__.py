@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from flask import Blueprint
 
+from app.dialects.fal import queue as fal_queue
+from app.dialects.fal import run as fal_run
+from app.dialects.fal.dialect import FAL
 from app.http.dialect import Dialect
 
-DIALECTS: tuple[Dialect, ...] = ()
-BLUEPRINTS: tuple[Blueprint, ...] = ()
+DIALECTS: tuple[Dialect, ...] = (FAL,)
+BLUEPRINTS: tuple[Blueprint, ...] = (fal_queue.bp, fal_run.bp)
