@@ -1,7 +1,7 @@
 """The forms a callback can have: what its body says and how it is signed.
 
 A form is a module (or an object) with the two functions of :class:`Form`; ``workers/wiring.py`` names them all. The
-record that a callback is about is a job's task, which this room does not know: it is ``TaskT`` here.
+record that a callback is about is a job's task, which this room does not know: it is ``TaskT_contra`` here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-TaskT = TypeVar("TaskT", contravariant=True)
+TaskT_contra = TypeVar("TaskT_contra", contravariant=True)
 
 # The events of a job, in the order of its life. ``refunded`` comes beside an end that returned credits.
 QUEUED = "image.task.queued"
@@ -22,6 +22,9 @@ CANCELLED = "image.task.cancelled"
 REFUNDED = "image.task.refunded"
 EVENTS = (QUEUED, STARTED, PROGRESS, SUCCEEDED, FAILED, CANCELLED, REFUNDED)
 ENDS = (SUCCEEDED, FAILED, CANCELLED)
+
+# To an endpoint at its owner's wish; about no job.
+TEST = "webhook.test"
 
 STANDARD = "standard"
 
@@ -55,10 +58,10 @@ class Message:
     ed25519_seed: bytes = field(repr=False)
 
 
-class Form(Protocol[TaskT]):
+class Form(Protocol[TaskT_contra]):
     """A form of callback. Both functions are pure: no network, no database, no Flask."""
 
-    def body(self, task: TaskT, event: str, links: Links) -> bytes:
+    def body(self, task: TaskT_contra, event: str, links: Links) -> bytes:
         """Return the body about a task as it is now. ``event`` is one of ``EVENTS``."""
         ...
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from flask import Blueprint
 
+from app.dialects.fal import keys as fal_keys
 from app.dialects.fal import queue as fal_queue
 from app.dialects.fal import run as fal_run
 from app.dialects.fal.dialect import FAL
 from app.http.dialect import Dialect
 
 DIALECTS: tuple[Dialect, ...] = (FAL,)
-BLUEPRINTS: tuple[Blueprint, ...] = (fal_queue.bp, fal_run.bp)
+BLUEPRINTS: tuple[Blueprint, ...] = (fal_queue.bp, fal_run.bp, fal_keys.bp)

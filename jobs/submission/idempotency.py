@@ -88,18 +88,3 @@ def find(connection: Connection, account_id: str, key: IdempotencyKey) -> str | 
     if bytes(row.fingerprint) != key.fingerprint:
         raise IdempotencyMismatchError("this Idempotency-Key was used with another request")
     return str(row.job_id)
-
-
-_TAKE = text("""
-DELETE FROM idempotency_keys
-WHERE account_id = :account_id AND key = :key
-    AND created_at >= statement_timestamp() - make_interval(secs => :life_s)
-RETURNING job_id
-""")
-
-
-def take(connection: Connection, account_id: str, key: IdempotencyKey) -> str | None:
-    """The job under a key, which one caller gets: the key is gone then. None where there is none, or an old one."""
-    values = {"account_id": account_id, "key": key.key, "life_s": key.life_s}
-    row = connection.execute(_TAKE, values).one_or_none()
-    return str(row.job_id) if row else None

@@ -1,4 +1,4 @@
-"""Errors of requests in fal's words: ``detail`` is a list of what is wrong with the input at 422, and a sentence else."""
+"""Errors of requests in fal's words: at 422 ``detail`` is a list of what is wrong with the input, else a sentence."""
 
 from __future__ import annotations
 
@@ -59,9 +59,10 @@ def say(problem: Problem) -> Said:
     body: dict[str, Any] = {**problem, "status": status, "error_type": kind}
     if status == 422:
         places: Mapping[str, Where] = g.get("fal_where") or {}
-        body["detail"] = [_told(fault, places) for fault in faults] or [
-            {"loc": ["body"], "msg": problem["detail"], "type": kind}
-        ]
+        told = [_told(fault, places) for fault in faults]
+        body["detail"] = told or [{"loc": ["body"], "msg": problem["detail"], "type": kind}]
+        if told:  # by the names that the client knows
+            body["message"] = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in told)
     return Said(body, status, headers={"x-fal-error-type": kind})
 
 

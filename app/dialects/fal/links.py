@@ -11,6 +11,7 @@ from app.http.signing import Signer
 from app.shapes.render import TASKS, Renderer
 
 QUEUE = "/fal/queue"
+HTTPS_ONLY = "fal-client/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,13 @@ class Here:
 def here() -> Here:
     """The links of this request."""
     shown: Renderer = current_app.extensions["darkroom_renderer"]
-    return Here(shown.base or request.host_url.rstrip("/"), shown.signer)
+    return Here(shown.base or f"{_scheme()}://{request.host}", shown.signer)
+
+
+def _scheme() -> str:
+    """That of the request, but https for fal's Python client, which speaks nothing else: what ends its TLS before us
+    need not say so."""
+    return "https" if request.headers.get("User-Agent", "").startswith(HTTPS_ONLY) else request.scheme
 
 
 def of_request(base: str, prefix: str, request_id: str) -> dict[str, str]:

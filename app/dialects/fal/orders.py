@@ -124,6 +124,7 @@ def _seconds(text: str) -> float | None:
 
 
 def _webhook(found: Input, request: Request) -> JobWebhook | None:
+    found.where["webhook_url"] = ("query", "fal_webhook")  # whether it may be called is judged with the order
     urls = request.args.getlist("fal_webhook")
     if not urls or urls == [""]:
         return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flask import Blueprint, Response, g, request
 
 from app.accepting import accept, ended_or_latest
-from app.dialects.fal import links, orders, result, unanswered
+from app.dialects.fal import links, orders, result
 from app.dialects.fal.answers import ORDER_ERRORS, REQUEST_HEADERS, headers_of, output
 from app.dialects.fal.dialect import name_request
 from app.dialects.fal.request_ids import request_id_of
@@ -17,14 +18,19 @@ from app.http.endpoint import Answer, Endpoint, describe
 from app.http.held import BrokenOff, held
 from app.http.responses import json_text
 from app.services import Services, services
-from core.errors import ServiceError
+from core.errors import DatabaseAwayError, ServiceError
+from jobs.errors import JobNotFoundError
 from jobs.reads.tasks import Task
+from jobs.submission import unanswered
 from storage.base import StorageUnavailableError
 
 bp = Blueprint("fal_run", __name__, url_prefix="/fal/run")
 
 # Proxies cut answers that are silent for a minute, some for half of one.
 QUIET_S, BEAT_S = 15.0, 10.0
+# fal's clients repeat a call whose connection broke, and name neither an attempt nor a key: for so long the same call
+# sent again gets the job of one that was not answered.
+UNANSWERED_S = 15 * 60
 
 
 @bp.post("/<path:app>")
@@ -64,8 +70,13 @@ def run(app: str) -> Response:
 
 def _earlier(service: Services, account_id: str, attempt: bytes) -> Task | None:
     """The task of an equal call that was not answered."""
-    job_id = unanswered.take(service.connections, account_id, attempt)
-    return service.task_reads.task(account_id, job_id) if job_id else None
+    job_id = service.connections.autocommit(unanswered.take, account_id, attempt, life_s=UNANSWERED_S)
+    if job_id is None:
+        return None
+    try:
+        return service.task_reads.task(account_id, job_id)
+    except JobNotFoundError:
+        return None  # deleted since: the call is a new one
 
 
 @dataclass(slots=True)
@@ -103,4 +114,6 @@ class _Call:
         """Note that the answer was not complete: its client may send the call again."""
         if not self.answered:
             self.answered = True
-            unanswered.note(self.service.connections, self.task.account_id, self.attempt, self.task.id)
+            with suppress(DatabaseAwayError):
+                connections = self.service.connections
+                connections.autocommit(unanswered.note, self.task.account_id, self.attempt, self.task.id)
