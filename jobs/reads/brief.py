@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from core.db import Hot, Statement
 from core.ids import is_id
+from jobs.failures import CancelOutcome
 from jobs.reads.tasks import QUEUE_COUNTED
 
 
@@ -31,15 +32,22 @@ class Brief:
     run_s: float | None
     failure_code: str | None
     failure_detail: str | None
+    cancel_outcome: str | None  # jobs.failures.CancelOutcome
     events: Sequence[Event] | None = None
 
     @property
     def ended(self) -> bool:
         return self.status in ("succeeded", "failed", "cancelled")
 
+    @property
+    def made(self) -> bool:
+        """Whether it has ended with images: as ordered, or made before a cancel reached its upstream."""
+        return self.status == "succeeded" or (self.ended and self.cancel_outcome == CancelOutcome.TOO_LATE)
+
 
 BRIEFS = Statement("""
-SELECT j.id, j.account_id, j.status, j.version, j.failure_code, j.failure_detail, wanted.with_events,
+SELECT j.id, j.account_id, j.status, j.version, j.failure_code, j.failure_detail, j.cancel_outcome,
+    wanted.with_events,
     CASE WHEN j.status = 'queued' THEN (
         SELECT count(*) FROM (
             SELECT 1 FROM jobs AS q
@@ -86,6 +94,7 @@ def find_briefs(hot: Hot, wanted: Sequence[tuple[str, str, bool]]) -> Mapping[tu
             row.run_s,
             row.failure_code,
             row.failure_detail,
+            row.cancel_outcome,
             (row.events or []) if row.with_events else None,
         )
         for row in rows

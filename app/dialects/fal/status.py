@@ -18,7 +18,7 @@ def status_of(task: Brief) -> dict[str, Any]:
         return {"status": "IN_PROGRESS", "logs": logs}
     metrics = {} if task.run_s is None else {"inference_time": round(task.run_s, 3)}
     done = {"status": "COMPLETED", "logs": logs, "metrics": metrics}
-    if task.status == "succeeded":
+    if task.made:
         return done
     code = task.failure_code
     return {**done, "error": words_of(code, task.failure_detail), "error_type": failure_of(code).type}

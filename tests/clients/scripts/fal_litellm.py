@@ -17,7 +17,9 @@ for model in ("fal_ai/fal-ai/flux-pro/v1.1", "fal_ai/fal-ai/imagen4/preview", "f
     image = httpx.get(made.data[0].url)
     seen[model] = [len(made.data), image.status_code, image.headers["content-type"]]
 try:  # bria's models are not among ours
-    litellm.image_generation("a red fox", model="fal_ai/bria/text-to-image/3.2", api_base=f"{BASE}/fal/run", api_key=KEY)
+    litellm.image_generation(
+        "a red fox", model="fal_ai/bria/text-to-image/3.2", api_base=f"{BASE}/fal/run", api_key=KEY
+    )
 except Exception as error:  # noqa: BLE001 (litellm has an error of its own for each status)
     seen["unknown"] = [type(error).__name__, "did you mean" in str(error)]
 print(json.dumps(seen))
