@@ -23,6 +23,7 @@ from app.http.held import BrokenOff
 from core.errors import DatabaseAwayError
 from jobs.lifecycle import Cancellation
 from jobs.states import Nudge
+from jobs.submission.order import Order
 from quota.errors import InsufficientCreditsError
 from webhooks.forms import FAILED, SUCCEEDED, Message
 
@@ -72,7 +73,7 @@ def test_a_request_is_queued_and_names_where_to_look(edge: Edge) -> None:
     (_, operation, fields, images, _) = edge.submission.orders[-1]
     assert (operation, fields["model"], fields["lenient"]) == ("edit", "gpt-image-2", True)
     assert [image.data for image in images] == [PNG]
-    assert [nudge.name for nudge in edge.published] == ["jobs.run"]
+    assert [nudge.task for nudge in edge.published] == ["jobs.run"]
 
 
 def test_a_client_that_speaks_https_alone_gets_https_addresses(edge: Edge) -> None:
@@ -80,11 +81,30 @@ def test_a_client_that_speaks_https_alone_gets_https_addresses(edge: Edge) -> No
     assert said["status_url"].startswith("https://localhost/fal/queue/")
 
 
-def test_headers_say_priority_latest_start_and_fallbacks(edge: Edge) -> None:
+@pytest.fixture
+def offered(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> list[Order]:
+    """The orders that were handed over; none is accepted."""
+    orders: list[Order] = []
+
+    def refuse(_caller: Any, order: Order, **_: Any) -> Any:
+        orders.append(order)
+        raise InsufficientCreditsError(price_microcredits=2, spendable_microcredits=1)
+
+    monkeypatch.setattr(edge.submission, "submit", refuse)
+    return orders
+
+
+def test_headers_say_priority_latest_start_and_fallbacks(edge: Edge, offered: list[Order]) -> None:
     headers = {"X-Fal-Queue-Priority": "low", "X-Fal-Request-Timeout": "2.5", "x-fal-no-retry": "1"}
-    assert submit(edge, prompt="x", headers=headers).status_code == 200
-    fields = edge.submission.orders[-1][2]
+    submit(edge, prompt="x", headers=headers)
+    fields = offered[0].fields
     assert (fields["priority"], fields["deadline_s"], fields["fallback_models"]) == ("low", 3, [])
+    assert offered[0].client == {
+        "dialect": "fal",
+        "app": "fal-ai/gpt-image-2",
+        "data_urls": False,
+        "start_timeout": True,
+    }
 
 
 def test_every_fault_is_named_at_once_where_the_client_said_it(edge: Edge) -> None:
@@ -144,8 +164,8 @@ def test_broken_and_other_bodies_are_refused(edge: Edge) -> None:
     assert isinstance(other.json["detail"], str)
 
 
+@pytest.mark.usefixtures("offered")
 def test_an_empty_balance_is_402_and_no_retry_of_a_client(edge: Edge) -> None:
-    edge.submission.refuse = InsufficientCreditsError(price_microcredits=2, spendable_microcredits=1)
     answer = submit(edge, prompt="x")
     assert (answer.status_code, answer.json["error_type"]) == (402, "insufficient_credits")
 
@@ -335,7 +355,7 @@ def test_a_cancel_says_how_it_went(edge: Edge, outcome: Any, status: int, word: 
     edge.rows.cancelled = Cancellation(outcome, [Nudge("jobs.poll", "control", "openai")])
     answer = edge.client.put(f"{APP}/requests/{request_id_of(QUEUED.id)}/cancel", headers=KEY)
     assert (answer.status_code, answer.json["status"]) == (status, word)
-    assert [nudge.name for nudge in edge.published] == ["jobs.poll"]
+    assert [nudge.task for nudge in edge.published] == ["jobs.poll"]
 
 
 @pytest.mark.parametrize("headers", [KEY, THEIRS])
@@ -449,13 +469,10 @@ def test_two_equal_calls_are_two_jobs(edge: Edge, monkeypatch: pytest.MonkeyPatc
     assert _run(edge, prompt="x").headers["X-Task-Id"] != _run(edge, prompt="x").headers["X-Task-Id"]
 
 
-def test_a_webhook_goes_with_the_order(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    orders = []
-    submit_ = edge.submission.submit
-    monkeypatch.setattr(edge.submission, "submit", lambda *a, **k: orders.append(a[1]) or submit_(*a, **k))
-    assert submit(edge, query="?fal_webhook=https://a.example/hook", prompt="x").status_code == 200
-    assert (orders[0].webhook.url, orders[0].webhook.form) == ("https://a.example/hook", "fal")
-    assert orders[0].client["dialect"] == "fal"
+def test_a_webhook_goes_with_the_order(edge: Edge, offered: list[Order]) -> None:
+    submit(edge, query="?fal_webhook=https://a.example/hook", prompt="x")
+    assert offered[0].webhook is not None
+    assert (offered[0].webhook.url, offered[0].webhook.form) == ("https://a.example/hook", "fal")
 
 
 def _links(edge: Edge) -> Here:

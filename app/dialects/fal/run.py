@@ -63,6 +63,7 @@ def run(app: str) -> Response:
         answer = output(call.task, call.here, service.store)
     else:
         answer = held(call.ended, lambda _: call.say(), beat_s=BEAT_S, content_type="application/json")
+        answer.direct_passthrough = False  # else no one is told of its close
         answer.call_on_close(call.close)
     answer.headers.update(headers)
     return answer

@@ -22,4 +22,4 @@ try:  # bria's models are not among ours
     )
 except Exception as error:  # noqa: BLE001 (litellm has an error of its own for each status)
     seen["unknown"] = [type(error).__name__, "did you mean" in str(error)]
-print(json.dumps(seen))
+sys.stdout.write(json.dumps(seen) + "\n")

@@ -17,6 +17,9 @@ import fal_client  # noqa: E402
 import httpx  # noqa: E402
 
 APP = "fal-ai/gpt-image-1"
+PIXELS = "data:image/png;base64," + (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 seen: dict[str, object] = {}
 
 
@@ -95,10 +98,9 @@ async def at_once() -> None:
         seen["cancel"] = error.status_code
 
 
-PIXELS = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 subscribed()
 handled()
 ran()
 refused()
 asyncio.run(at_once())
-print(json.dumps(seen))
+sys.stdout.write(json.dumps(seen) + "\n")
