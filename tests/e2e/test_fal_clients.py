@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conftest import Service
-from tls_proxy import make_certificate, tls_in_front_of
+from tests.e2e.conftest import Service
+from tests.e2e.tls_proxy import make_certificate, tls_in_front_of
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "clients" / "scripts"
 LATE_S = 120

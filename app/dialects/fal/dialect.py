@@ -17,8 +17,8 @@ def name_request(request_id: str) -> None:
 
 def _finish(response: Response) -> None:
     """Name the request: that of the job, else that of this call, so that clients tell our errors from a proxy's."""
-    if REQUEST_ID not in response.headers:
-        response.headers[REQUEST_ID] = g.get("fal_request_id") or response.headers.get("X-Request-Id", "")
+    if REQUEST_ID not in response.headers:  # the hot route has named it
+        response.headers.add(REQUEST_ID, g.get("fal_request_id") or response.headers.get("X-Request-Id", ""))
 
 
 FAL = Dialect("fal", ("/fal/",), say, schemes=("key", "bearer"), finish=_finish)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from urllib.parse import quote
 
-from flask import current_app, request
+from flask import Request, current_app, request
 
+from app.dialects.fal.request_ids import KNOWN
 from app.http.signing import Signer
 from app.shapes.render import TASKS, Renderer
 
@@ -29,17 +33,29 @@ class Here:
 
 def here() -> Here:
     """The links of this request."""
-    shown: Renderer = current_app.extensions["darkroom_renderer"]
-    return Here(shown.base or f"{_scheme()}://{request.host}", shown.signer)
+    return Here(base(request), _renderer().signer)
 
 
-def _scheme() -> str:
-    """That of the request, but https for fal's Python client, which speaks nothing else: what ends its TLS before us
-    need not say so."""
-    return "https" if request.headers.get("User-Agent", "").startswith(HTTPS_ONLY) else request.scheme
+def base(asked: Request) -> str:
+    """The public address before our paths, else as the request names it.
+
+    fal's Python client speaks https alone: what ends its TLS before us need not say so.
+    """
+    if known := _renderer().base:
+        return known
+    https = asked.environ.get("HTTP_USER_AGENT", "").startswith(HTTPS_ONLY)
+    return f"{'https' if https else asked.scheme}://{asked.host}"
 
 
-def of_request(base: str, prefix: str, request_id: str) -> dict[str, str]:
-    """The addresses of a request: its result, its status, and where it is cancelled. ``prefix``: owner and alias."""
+def _renderer() -> Renderer:
+    found: Renderer = current_app.extensions["darkroom_renderer"]
+    return found
+
+
+@lru_cache(maxsize=KNOWN)
+def of_request(base: str, prefix: str, request_id: str) -> Mapping[str, str]:
+    """The id of a request and its addresses: of its result, its status, and where it is cancelled. ``prefix``: owner and
+    alias."""
     root = f"{base}{QUEUE}/{quote(prefix)}/requests/{request_id}"
-    return {"response_url": root, "status_url": f"{root}/status", "cancel_url": f"{root}/cancel"}
+    found = {"response_url": root, "status_url": f"{root}/status", "cancel_url": f"{root}/cancel"}
+    return MappingProxyType({"request_id": request_id, **found})

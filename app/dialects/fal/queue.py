@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Request, Response, g, request
+from flask.globals import request_ctx
 
 from app.accepting import accept
 from app.dialects.fal import links, orders, status_stream
 from app.dialects.fal.answers import ORDER_ERRORS, REQUEST_HEADERS, headers_of, output
 from app.dialects.fal.apps import prefix_of
-from app.dialects.fal.dialect import name_request
+from app.dialects.fal.dialect import REQUEST_ID, name_request
 from app.dialects.fal.request_ids import job_id_of, request_id_of
 from app.dialects.fal.schemas import Cancelled, Input, LogsQuery, Output, Status, SubmitQuery, Submitted
 from app.dialects.fal.status import status_of
@@ -62,7 +63,6 @@ def submit(app: str) -> Response:
         headers["Idempotent-Replayed"] = "true"
     body = {
         "status": "COMPLETED" if task.ended else "IN_QUEUE" if task.status == "queued" else "IN_PROGRESS",
-        "request_id": request_id,
         "gateway_request_id": request_id,
         **links.of_request(here.base, prefix_of(app), request_id),
         "queue_position": task.queue_position or 0,
@@ -84,9 +84,13 @@ def submit(app: str) -> Response:
     )
 )
 def status(app: str, request_id: str) -> Response:
-    found = services().task_reads.brief(g.caller.account_id, _job_id(request_id), events=_wants_logs())
-    about = _about(app, request_id)
-    return text_answer(json_text({**status_of(found), **about}), 200 if found.ended else 202)
+    asked = request_ctx.request  # looked up once: every use of Flask's proxy costs
+    job_id = job_id_of(request_id)
+    if job_id is None:
+        raise JobNotFoundError("there is no such request")
+    found = services().task_reads.brief(g.caller.account_id, job_id, events=_wants_logs(asked))
+    body = {**status_of(found), **_about(asked, app, request_id)}
+    return text_answer(json_text(body), 200 if found.ended else 202, {REQUEST_ID: request_id})
 
 
 @bp.get("/<path:app>/requests/<request_id>/status/stream")
@@ -108,9 +112,9 @@ def status(app: str, request_id: str) -> Response:
 )
 def stream(app: str, request_id: str) -> Response:
     service, account_id, job_id = services(), g.caller.account_id, _job_id(request_id)
-    events = _wants_logs()
+    events = _wants_logs(request)
     first = service.task_reads.brief(account_id, job_id, events=events)
-    return status_stream.answer(service, first, _about(app, request_id), events=events)
+    return status_stream.answer(service, first, _about(request, app, request_id), events=events)
 
 
 @bp.get("/<path:app>/requests/<request_id>")
@@ -171,10 +175,10 @@ def _job_id(request_id: str) -> str:
     return job_id
 
 
-def _about(app: str, request_id: str) -> dict[str, Any]:
-    return {"request_id": request_id, **links.of_request(links.here().base, app, request_id)}
+def _about(asked: Request, app: str, request_id: str) -> Mapping[str, str]:
+    return links.of_request(links.base(asked), app, request_id)
 
 
-def _wants_logs() -> bool:
-    known = _LOGS.get(request.query_string)
-    return request.args.get("logs", "").lower() in ("1", "true") if known is None else known
+def _wants_logs(asked: Request) -> bool:
+    known = _LOGS.get(asked.query_string)
+    return asked.args.get("logs", "").lower() in ("1", "true") if known is None else known

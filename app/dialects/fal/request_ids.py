@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from uuid import UUID
 
 from core.ids import as_uuid, is_id, of_uuid
 
+KNOWN = 4096  # clients ask for one request again and again
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -15,6 +17,7 @@ def request_id_of(job_id: str) -> str:
     return str(as_uuid(job_id))
 
 
+@lru_cache(maxsize=KNOWN)
 def job_id_of(request_id: str) -> str | None:
     """The job of a request id, or of a job's own id, so that any job can be read here; None for anything else."""
     if _UUID.fullmatch(request_id):
