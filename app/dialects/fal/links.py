@@ -54,7 +54,7 @@ def _renderer() -> Renderer:
 
 @lru_cache(maxsize=KNOWN)
 def of_request(base: str, prefix: str, request_id: str) -> Mapping[str, str]:
-    """The id of a request and its addresses: of its result, its status, and where it is cancelled. ``prefix``: owner and
+    """The id of a request, and the addresses of its result, its status and its cancel. ``prefix``: owner and
     alias."""
     root = f"{base}{QUEUE}/{quote(prefix)}/requests/{request_id}"
     found = {"response_url": root, "status_url": f"{root}/status", "cancel_url": f"{root}/cancel"}
