@@ -133,9 +133,11 @@ def test_commands_exist(page: Path) -> None:
     assert named <= set(COMMANDS)
 
 
-# A capability of Linux, a constant of workers/flower, and what fal's clients call the states of their queue.
+# A capability of Linux, a constant of workers/flower, what fal's clients call the states of their queue,
+# and what they read of the environment.
 NOT_VARIABLES = {"CAP_DAC_READ_SEARCH", "LIVES_ON"} | {
     *("IN_QUEUE", "IN_PROGRESS", "CANCELLATION_REQUESTED", "ALREADY_COMPLETED", "NOT_FOUND"),
+    *("FAL_KEY", "FAL_RUN_HOST", "FAL_QUEUE_RUN_HOST", "SSL_CERT_FILE"),  # of fal's Python client
 }
 
 
