@@ -445,6 +445,7 @@ def test_a_late_failure_breaks_the_answer_off_and_the_same_call_gets_its_error(e
     edge.rows.add(replace(FAILED_TASK, id=task_id))
     with pytest.raises(BrokenOff):
         list(chunks)
+    assert edge.rows.unanswered  # before the client sees its connection break
     answer.close()
     assert _run(edge, prompt="another").headers["X-Task-Id"] != task_id
     again = _run(edge, prompt="x")
@@ -462,6 +463,15 @@ def test_a_client_that_left_collects_by_the_same_call(edge: Edge) -> None:
     again = _run(edge, prompt="x")
     assert (again.status_code, again.headers["X-Task-Id"]) == (200, task_id)
     assert len(edge.submission.orders) == 1
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_call_whose_job_has_been_deleted_is_a_new_one(edge: Edge) -> None:
+    answer = _run(edge, prompt="x")
+    next(iter(answer.response))
+    answer.close()
+    del edge.rows.known[answer.headers["X-Task-Id"]]
+    assert _run(edge, prompt="x").headers["X-Task-Id"] != answer.headers["X-Task-Id"]
 
 
 def test_two_equal_calls_are_two_jobs(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
