@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import json
 from collections.abc import Mapping
@@ -472,6 +473,23 @@ def test_a_call_whose_job_has_been_deleted_is_a_new_one(edge: Edge) -> None:
     answer.close()
     del edge.rows.known[answer.headers["X-Task-Id"]]
     assert _run(edge, prompt="x").headers["X-Task-Id"] != answer.headers["X-Task-Id"]
+
+
+def test_a_waiting_call_has_let_go_of_its_order(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    def orders() -> int:
+        gc.collect()
+        return sum(type(each) is Order for each in gc.get_objects())
+
+    seen = []
+
+    def ended(_service: Any, task: Any, _wait_s: float) -> Any:
+        seen.append(orders())
+        return replace(DONE, id=task.id)
+
+    monkeypatch.setattr(run, "ended_or_latest", ended)
+    before = orders()
+    assert _run(edge, prompt="x").status_code == 200
+    assert seen == [before]
 
 
 def test_two_equal_calls_are_two_jobs(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:

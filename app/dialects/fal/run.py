@@ -50,23 +50,26 @@ UNANSWERED_S = 15 * 60
     )
 )
 def run(app: str) -> Response:
-    service, account_id = services(), g.caller.account_id
-    asked = orders.read(service, request, app, key_id=g.caller.key_id, queued=False)
-    task = _earlier(service, account_id, asked.attempt)
-    if task is None:
-        submitted = accept(service, g.caller, asked.order, key=asked.key, request_id=g.request_id)
-        task = submitted.task
-    name_request(request_id_of(task.id))
-    call = _Call(service, task, asked.attempt, links.here())
-    headers = headers_of(task, asked.ignored)
+    call, headers = _accepted(services(), app)
+    name_request(request_id_of(call.task.id))
     if call.ended(QUIET_S):
-        answer = output(call.task, call.here, service.store)
+        answer = output(call.task, call.here, call.service.store)
     else:
         answer = held(call.ended, lambda _: call.say(), beat_s=BEAT_S, content_type="application/json")
         answer.direct_passthrough = False  # else no one is told of its close
         answer.call_on_close(call.close)
     answer.headers.update(headers)
     return answer
+
+
+def _accepted(service: Services, app: str) -> tuple[_Call, dict[str, str]]:
+    """The call of this request and the headers of its answer. The order, whose images may be large, is let go of."""
+    asked = orders.read(service, request, app, key_id=g.caller.key_id, queued=False)
+    here = links.here()
+    task = _earlier(service, g.caller.account_id, asked.attempt)
+    if task is None:
+        task = accept(service, g.caller, asked.order, key=asked.key, request_id=g.request_id).task
+    return _Call(service, task, asked.attempt, here), headers_of(task, asked.ignored)
 
 
 def _earlier(service: Services, account_id: str, attempt: bytes) -> Task | None:
