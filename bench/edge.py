@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,13 @@ from bench.names import FLOOR_QUEUE
 from bench.rounds import Round, median, take_turns
 from bench.stand import Stand, customers, floor_program, make_floor_table, stand
 from bench.table import Bound, Row
+from core.ids import as_uuid
 
 ACCOUNTS = 64  # so that no window (32 jobs each) is full within a round and every submit sends its message
 WARM_S = 0.3
 ORDER = {"prompt": "a red kite over the sea", "model": seed.MODEL, "size": "256x256"}
 SUBMIT, STATUS = Bound("ratio", at_least=0.65), Bound("ratio", at_least=0.55)
+FAL_STATUS = Bound("ratio", at_least=0.55)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Edge:
             with self.stand.database.autocommit() as connection:
                 connection.execute(text("SET statement_timeout = 0"))
                 seed.settle_in(connection)
-        return {"status": self.status(ids), "submit": self.submit()}
+        # A poll of fal's queue is 202 while a job lives: the first hundred have ended.
+        return {"status": self.status(ids), "fal": self.fal_status(ids[100:]), "submit": self.submit()}
 
     def submit(self) -> dict[str, list[Round]]:
         ours = [request("POST", "/api/images/generate", key=key, body=ORDER) for key in self.keys.values()]
@@ -59,14 +62,19 @@ class Edge:
         )
 
     def status(self, ids: Sequence[str]) -> dict[str, list[Round]]:
+        return self._reads({job_id: f"/api/images/tasks/{job_id}" for job_id in ids}, 200)
+
+    def fal_status(self, ids: Sequence[str]) -> dict[str, list[Round]]:
+        """As fal's clients poll, ten times a second each."""
+        return self._reads({job_id: f"/fal/queue/fal-ai/flux/requests/{as_uuid(job_id)}/status" for job_id in ids}, 202)
+
+    def _reads(self, paths: Mapping[str, str], expected: int) -> dict[str, list[Round]]:
         accounts = list(self.keys)
-        ours = [
-            request("GET", f"/api/images/tasks/{job_id}", key=self.keys[seed.owner(accounts, job_id)]) for job_id in ids
-        ]
+        ours = [request("GET", path, key=self.keys[seed.owner(accounts, job_id)]) for job_id, path in paths.items()]
         bare = [request("GET", "/floor/constant")]
         return take_turns(
             {
-                "ours": lambda: self._round("web", self.stand.port, ours, 200)[0],
+                "ours": lambda: self._round("web", self.stand.port, ours, expected)[0],
                 "floor": lambda: self._round("floor", self.stand.floor_port, bare, 200)[0],
             },
             self.rounds,
@@ -112,7 +120,11 @@ def beside_floor(var: Path, *, rounds: int, seconds: float) -> Iterator[Edge]:
 def measure(folder: Path, *, rounds: int, seconds: float) -> list[Row]:
     with beside_floor(folder / "edge", rounds=rounds, seconds=seconds) as edge:
         done = edge.both(first=0)
-    return [*_rows("submit", done["submit"], SUBMIT), *_rows("status read", done["status"], STATUS)]
+    return [
+        *_rows("submit", done["submit"], SUBMIT),
+        *_rows("status read", done["status"], STATUS),
+        *_rows("fal status read", done["fal"], FAL_STATUS),
+    ]
 
 
 def _rows(what: str, turns: dict[str, list[Round]], bound: Bound) -> list[Row]:

@@ -35,6 +35,7 @@ TAGS: Mapping[str, str] = {
     "models": "What can be ordered, with limits, prices and the JSON Schema of every order.",
     "openai": "OpenAI's own image routes, for its clients. Errors come in its envelope.",
     "prompts": "Have a prompt rewritten.",
+    "fal": "fal's own API, for its clients: the queue and the synchronous host.",
     "quota": "Credits: the balance, and every transfer behind it.",
     "replicate": "Predictions, for clients of Replicate: the same tasks in its words.",
     "webhooks": "Be told when a task moves, instead of asking: endpoints, secrets, deliveries. Needs the scope"
@@ -100,6 +101,9 @@ _HEADERS: Mapping[str, tuple[str, str]] = {
         "services: answer with the task.",
     ),
     "Cancel-After": ("string", "Cancel it unless it has ended by then: `90s`, `5m`, `1h30m`; from 5 s to 30 days."),
+    "X-Fal-Queue-Priority": ("string", "`normal` or `low`."),
+    "X-Fal-Request-Timeout": ("number", "Seconds: fail with 504 if the job has not started by then."),
+    "x-fal-no-retry": ("string", "`1`: no other model takes the order's turn."),
     "If-None-Match": ("string", "Answer 304 when the ETag is still the same."),
     "Last-Event-ID": ("string", "Go on after the record with this `id`."),
     "If-Range": ("string", "Serve the range only while the ETag is the same."),

@@ -7,6 +7,10 @@ from flask import Blueprint
 from app.dialects import fal_storage, files
 from app.dialects.chatgpt2api import routes as chatgpt2api
 from app.dialects.chatgpt2api.words import DIALECT as CHATGPT2API
+from app.dialects.fal import keys as fal_keys
+from app.dialects.fal import queue as fal_queue
+from app.dialects.fal import run as fal_run
+from app.dialects.fal.dialect import FAL
 from app.dialects.generation import routes as generation
 from app.dialects.generation.words import DIALECT as GENERATION
 from app.dialects.image_generate import routes as image_generate
@@ -22,12 +26,13 @@ from app.dialects.replicate.dialect import REPLICATE
 from app.http.dialect import Dialect
 
 DIALECTS: tuple[Dialect, ...] = (
-    *(OPENAI, REPLICATE, files.DIALECT, fal_storage.DIALECT),
+    *(OPENAI, REPLICATE, FAL, files.DIALECT, fal_storage.DIALECT),
     *(IMAGE_GENERATE, GENERATION, CHATGPT2API),
 )
 BLUEPRINTS: tuple[Blueprint, ...] = (
     *(openai_images.bp, openai_models.bp, openai_chat.bp),
     *(replicate_predictions.bp, replicate_models.bp, replicate_account.bp),
+    *(fal_queue.bp, fal_run.bp, fal_keys.bp),
     *(files.bp, fal_storage.bp),
     *(image_generate.bp, generation.bp, chatgpt2api.bp),
 )

@@ -48,7 +48,8 @@ def test_only_pages_health_and_hooks_are_open(edge: Edge) -> None:
     hooks = "/hooks/<provider>/<call_id>/<token>"  # guarded by its token
     storage = "/fal/rest/storage/upload/<upload_id>"  # guarded by the signature of its link
     pages = {"/", "/docs", "/docs/errors", "/openapi.json", "/static/<path:filename>"}
-    assert opened == {*pages, "/healthz", "/readyz", hooks, storage}
+    keys = "/fal/.well-known/jwks.json"  # public keys, for receivers of callbacks
+    assert opened == {*pages, "/healthz", "/readyz", hooks, storage, keys}
 
 
 def test_every_route_of_another_accounts_task_answers_404(edge: Edge) -> None:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from core import ids
-from core.ids import is_id, new_id
+from core.ids import as_uuid, is_id, new_id, of_uuid
 
 
 def test_an_id_names_its_kind_and_is_26_characters() -> None:
@@ -48,3 +48,9 @@ def test_ids_of_one_process_sort_in_the_order_in_which_they_were_made() -> None:
     made = [new_id("job") for _ in range(5000)]  # many to a millisecond
     assert made == sorted(made)
     assert len(set(made)) == len(made)
+
+
+def test_an_id_is_a_uuid_and_back() -> None:
+    for made in (new_id("job"), "job_" + "0" * 26, "job_7" + "Z" * 25):
+        assert of_uuid("job", as_uuid(made)) == made
+    assert as_uuid("job_00000000000000000000000021").int == 65

@@ -133,12 +133,14 @@ def test_commands_exist(page: Path) -> None:
     assert named <= set(COMMANDS)
 
 
-# A capability of Linux, a constant of workers/flower, and what fal's clients call the states of their queue.
+# A capability of Linux, a constant of workers/flower, what fal's clients call the states of their queue,
+# and what they read of the environment.
 NOT_VARIABLES = {"CAP_DAC_READ_SEARCH", "LIVES_ON"} | {
     *("IN_QUEUE", "IN_PROGRESS", "CANCELLATION_REQUESTED", "ALREADY_COMPLETED", "NOT_FOUND"),
     # Of chat applications that draw by OpenAI's API, and of its SDKs.
     *("IMAGE_GEN_OAI_BASEURL", "IMAGE_GEN_OAI_API_KEY", "IMAGE_GEN_OAI_MODEL"),
     *("IMAGES_OPENAI_API_BASE_URL", "IMAGES_OPENAI_API_KEY", "OPENAI_BASE_URL"),
+    *("FAL_KEY", "FAL_RUN_HOST", "FAL_QUEUE_RUN_HOST", "SSL_CERT_FILE"),  # of fal's Python client
 }
 
 

@@ -1,0 +1,61 @@
+"""Absolute addresses in fal's answers: its clients follow them, and open those of images without a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from urllib.parse import quote
+
+from flask import Request, current_app, request
+
+from app.dialects.fal.request_ids import KNOWN
+from app.http.signing import Signer
+from app.shapes.render import TASKS, Renderer
+
+QUEUE = "/fal/queue"
+HTTPS_ONLY = "fal-client/"
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """webhooks.forms.Links of one request; a generator takes it before its request is gone."""
+
+    base: str
+    signer: Signer
+
+    def image(self, account_id: str, job_id: str, index: int) -> str:
+        """The address of an image, signed: it needs no key, and expires."""
+        path = f"{TASKS}/{job_id}/image"
+        return f"{self.base}{path}?{self.signer.link(path, account_id=account_id, index=index)}"
+
+
+def here() -> Here:
+    """The links of this request."""
+    return Here(base(request), _renderer().signer)
+
+
+def base(asked: Request) -> str:
+    """The public address before our paths, else as the request names it.
+
+    fal's Python client speaks https alone: what ends its TLS before us need not say so.
+    """
+    if known := _renderer().base:
+        return known
+    https = asked.environ.get("HTTP_USER_AGENT", "").startswith(HTTPS_ONLY)
+    return f"{'https' if https else asked.scheme}://{asked.host}"
+
+
+def _renderer() -> Renderer:
+    found: Renderer = current_app.extensions["darkroom_renderer"]
+    return found
+
+
+@lru_cache(maxsize=KNOWN)
+def of_request(base: str, prefix: str, request_id: str) -> Mapping[str, str]:
+    """The id of a request, and the addresses of its result, its status and its cancel. ``prefix``: owner and
+    alias."""
+    root = f"{base}{QUEUE}/{quote(prefix)}/requests/{request_id}"
+    found = {"response_url": root, "status_url": f"{root}/status", "cancel_url": f"{root}/cancel"}
+    return MappingProxyType({"request_id": request_id, **found})
