@@ -89,7 +89,7 @@ def send(
     found: StoredImage,
     mime: str,
     headers: dict[str, str],
-    span: tuple[int, int] | tuple[()] | None,
+    span: tuple[int, int] | tuple[()] | None = None,
 ) -> Response:
     """The bytes of an image, or the ``span`` of them that was asked for."""
     file = parts.store.open(found.key)

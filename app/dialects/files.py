@@ -17,7 +17,8 @@ from app.http.dialect import Dialect, Problem, Said
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import PROBLEM_JSON, InvalidRequestError, MalformedJsonError, UnsupportedMediaTypeError
 from app.http.links import Here
-from app.http.responses import json_answer, rfc3339
+from app.http.responses import json_answer
+from core.wire import rfc3339
 from app.services import services
 from app.shapes.schemas.files import FileDeleted, FileObject, FileQuery, Files, FilesQuery
 from app.shapes.schemas.uploads import ContentQuery

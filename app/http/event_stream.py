@@ -13,7 +13,7 @@ from typing import Any
 
 from flask import Response
 
-from app.http.responses import json_text
+from core.wire import json_text
 
 MEDIA_TYPE = "text/event-stream"
 RETRY_MS = 2000

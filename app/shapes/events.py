@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from app.http.responses import rfc3339
+from core.wire import rfc3339
 from app.shapes.render import Renderer
 from jobs.reads.events import Event, Progress
 from jobs.reads.tasks import Task

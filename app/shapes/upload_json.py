@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.http.links import Here
-from app.http.responses import rfc3339
+from core.wire import rfc3339
 from jobs.reads.uploads import Upload
 
 UPLOADS = "/api/uploads"

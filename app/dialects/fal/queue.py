@@ -16,7 +16,8 @@ from app.dialects.fal.request_ids import job_id_of, request_id_of
 from app.dialects.fal.schemas import Cancelled, Input, LogsQuery, Output, Status, SubmitQuery, Submitted
 from app.dialects.fal.status import status_of
 from app.http.endpoint import Answer, Endpoint, describe
-from app.http.responses import json_answer, json_text, text_answer
+from app.http.responses import json_answer, text_answer
+from core.wire import json_text
 from app.services import services
 from core.errors import ServiceError
 from jobs import lifecycle

@@ -16,7 +16,7 @@ from app.dialects.fal.request_ids import request_id_of
 from app.dialects.fal.schemas import Input, Output
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.held import BrokenOff, held
-from app.http.responses import json_text
+from core.wire import json_text
 from app.services import Services, services
 from core.errors import DatabaseAwayError, ServiceError
 from jobs.errors import JobNotFoundError

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Response
 
 from app.dialects.fal.status import status_of
-from app.http.responses import json_text
+from core.wire import json_text
 from app.services import Services
 from core.errors import UnavailableError
 from jobs.errors import JobNotFoundError

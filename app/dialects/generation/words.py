@@ -7,7 +7,7 @@ from typing import Any
 
 from app.http.dialect import Dialect, Problem, Said
 from app.http.links import Here
-from app.http.responses import rfc3339
+from core.wire import rfc3339
 from app.http.signing import Signer
 from jobs.failures import sentence
 from jobs.reads.tasks import Task

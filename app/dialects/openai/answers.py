@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from app.dialects.openai.orders import ResponseFormat
 from app.dialects.openai.usage import usage_of
 from app.http.held import BrokenOff
-from app.http.responses import json_text
+from core.wire import json_text
 from app.services import Services
 from app.shapes.render import TASKS
 from jobs.errors import ImageGoneError

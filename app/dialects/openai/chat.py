@@ -16,7 +16,8 @@ from app.http.bodies import read_body, read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import EnhancerNotConfiguredError, InvalidRequestError, UpstreamFailedError, answer
 from app.http.held import BrokenOff, held
-from app.http.responses import json_answer, json_text
+from app.http.responses import json_answer
+from core.wire import json_text
 from app.services import Services, services
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.openai_chat import MAX_CHARS, ChatBody, ChatCompletion, ChatMessage

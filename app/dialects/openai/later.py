@@ -12,7 +12,8 @@ from app.dialects.openai import answers, failures
 from app.dialects.openai.calls import Call, OpenAiOptions
 from app.dialects.openai.orders import ResponseFormat
 from app.dialects.openai.waiting import JSON, with_headers
-from app.http.responses import json_answer, json_text
+from app.http.responses import json_answer
+from core.wire import json_text
 from app.services import Services
 from jobs.reads.tasks import Task
 
