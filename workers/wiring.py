@@ -13,6 +13,7 @@ from celery.utils.nodenames import default_nodename, host_format
 from sqlalchemy import Connection, Engine, text
 
 from app import callbacks
+from app.dialects.fal import webhook as fal_webhook
 from app.dialects.replicate import webhook as replicate_webhook
 from core import first_contact, outages
 from core.db import Database, make_engine
@@ -50,7 +51,7 @@ USE_TIMEOUT_S = 60.0
 
 
 # The forms of callbacks that dialects have, by name: app.dialects.<name>.webhook.
-FORMS: Mapping[str, Form[Task]] = {replicate_webhook.NAME: replicate_webhook}
+FORMS: Mapping[str, Form[Task]] = {replicate_webhook.NAME: replicate_webhook, fal_webhook.NAME: fal_webhook}
 
 
 @cache

@@ -18,11 +18,11 @@ from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import PROBLEM_JSON, InvalidRequestError, MalformedJsonError, UnsupportedMediaTypeError
 from app.http.links import Here
 from app.http.responses import json_answer
-from core.wire import rfc3339
 from app.services import services
 from app.shapes.schemas.files import FileDeleted, FileObject, FileQuery, Files, FilesQuery
 from app.shapes.schemas.uploads import ContentQuery
 from app.uploads import CONTENT_TYPES, IMAGE_ERRORS, file_of, files_of, found, serve
+from core.wire import rfc3339
 from jobs.errors import FieldFault
 from jobs.reads.uploads import Upload, list_uploads
 from jobs.submission.uploads import NewUpload

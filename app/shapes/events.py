@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from core.wire import rfc3339
 from app.shapes.render import Renderer
+from core.wire import rfc3339
 from jobs.reads.events import Event, Progress
 from jobs.reads.tasks import Task
 

@@ -11,8 +11,9 @@ from urllib.parse import quote
 from flask import Request, current_app, request
 
 from app.dialects.fal.request_ids import KNOWN
+from app.http import links
 from app.http.signing import Signer
-from app.shapes.render import TASKS, Renderer
+from app.shapes.render import TASKS
 
 QUEUE = "/fal/queue"
 HTTPS_ONLY = "fal-client/"
@@ -32,24 +33,23 @@ class Here:
 
 
 def here() -> Here:
-    """The links of this request."""
-    return Here(base(request), _renderer().signer)
+    """The links of this request. Raises HostNotAllowedError where its host is not known to be ours."""
+    found = _known(request)
+    if not found.base:
+        raise links.HostNotAllowedError
+    return Here(found.base, found.signer)
 
 
 def base(asked: Request) -> str:
-    """The public address before our paths, else as the request names it.
+    """The public address before our paths, else as the request names it; empty for a host that may not be named."""
+    return _known(asked).base
 
-    fal's Python client speaks https alone: what ends its TLS before us need not say so.
-    """
-    if known := _renderer().base:
-        return known
+
+def _known(asked: Request) -> links.Here:
+    """fal's Python client speaks https alone: what ends its TLS before us need not say so."""
+    known: links.Links = current_app.extensions[links.EXTENSION]
     https = asked.environ.get("HTTP_USER_AGENT", "").startswith(HTTPS_ONLY)
-    return f"{'https' if https else asked.scheme}://{asked.host}"
-
-
-def _renderer() -> Renderer:
-    found: Renderer = current_app.extensions["darkroom_renderer"]
-    return found
+    return known.here("https" if https else asked.scheme, asked.host)
 
 
 @lru_cache(maxsize=KNOWN)

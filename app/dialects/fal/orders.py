@@ -21,6 +21,7 @@ from app.services import Services
 from app.shapes.schemas.orders import OrderFields
 from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.order import JobWebhook, Order
+from jobs.submission.sdk_attempts import SdkAttempt
 from providers.catalog.catalog import Catalog, Model
 
 WHERE = "fal_where"  # of flask.g: where the client said the fields of its order, for errors.py
@@ -37,7 +38,7 @@ class Asked:
 
     name: str
     order: Order
-    key: IdempotencyKey | None
+    key: IdempotencyKey | SdkAttempt | None
     attempt: bytes
     ignored: list[str]
 

@@ -17,9 +17,9 @@ from app.dialects.fal.schemas import Cancelled, Input, LogsQuery, Output, Status
 from app.dialects.fal.status import status_of
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, text_answer
-from core.wire import json_text
 from app.services import services
 from core.errors import ServiceError
+from core.wire import json_text
 from jobs import lifecycle
 from jobs.errors import JobNotFoundError
 from jobs.failures import CancelOutcome

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, current_app, g, request
 
 from app.accepting import accept, ended_or_latest
 from app.dialects.fal import links, orders, result
@@ -15,10 +15,10 @@ from app.dialects.fal.dialect import name_request
 from app.dialects.fal.request_ids import request_id_of
 from app.dialects.fal.schemas import Input, Output
 from app.http.endpoint import Answer, Endpoint, describe
-from app.http.held import BrokenOff, held
-from core.wire import json_text
+from app.http.held import HOLD, BrokenOff, Hold, held
 from app.services import Services, services
 from core.errors import DatabaseAwayError, ServiceError
+from core.wire import json_text
 from jobs.errors import JobNotFoundError
 from jobs.reads.tasks import Task
 from jobs.submission import unanswered
@@ -26,8 +26,6 @@ from storage.base import StorageUnavailableError
 
 bp = Blueprint("fal_run", __name__, url_prefix="/fal/run")
 
-# Proxies cut answers that are silent for a minute, some for half of one.
-QUIET_S, BEAT_S = 15.0, 10.0
 # fal's clients repeat a call whose connection broke, and name neither an attempt nor a key: for so long the same call
 # sent again gets the job of one that was not answered.
 UNANSWERED_S = 15 * 60
@@ -52,11 +50,11 @@ UNANSWERED_S = 15 * 60
 def run(app: str) -> Response:
     call, headers = _accepted(services(), app)
     name_request(request_id_of(call.task.id))
-    if call.ended(QUIET_S):
+    hold: Hold = current_app.extensions[HOLD]
+    if call.ended(hold.quiet_s):
         answer = output(call.task, call.here, call.service.store)
     else:
-        answer = held(call.ended, lambda _: call.say(), beat_s=BEAT_S, content_type="application/json")
-        answer.direct_passthrough = False  # else no one is told of its close
+        answer = held(call.ended, lambda _: call.say(), beat_s=hold.beat_s, content_type="application/json")
         answer.call_on_close(call.close)
     answer.headers.update(headers)
     return answer

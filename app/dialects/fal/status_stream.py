@@ -10,24 +10,22 @@ from typing import Any
 from flask import Response
 
 from app.dialects.fal.status import status_of
-from core.wire import json_text
+from app.http import event_stream
 from app.services import Services
 from core.errors import UnavailableError
+from core.wire import json_text
 from jobs.errors import JobNotFoundError
 from jobs.reads.brief import Brief
 
 # The place in the queue changes without a change of the job: it is read again so often.
 LOOK_S = 5.0
 PAUSE_S = 1.0
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 def answer(service: Services, first: Brief, about: Mapping[str, Any], *, events: bool) -> Response:
     """Follow a task from what was read of it first. ``about`` goes with every object; ``events``: with its log."""
     chunks = _records(service, first, about, events=events)
-    response = Response(chunks, content_type="text/event-stream", direct_passthrough=True)
-    response.headers.update(HEADERS)
-    return response
+    return event_stream.answer(chunks)
 
 
 def _records(service: Services, task: Brief, about: Mapping[str, Any], *, events: bool) -> Iterator[bytes]:
@@ -36,14 +34,14 @@ def _records(service: Services, task: Brief, about: Mapping[str, Any], *, events
     while True:
         said = status_of(task)
         if said == last:
-            yield b": waiting\n\n"
+            yield event_stream.comment("waiting")
         else:
             last = dict(said)
             lines: Sequence[Any] | None = said.get("logs")
             if lines is not None:
                 said["logs"], told = lines[told:], len(lines)
             yield b"data: " + json_text({**said, **about}).encode() + b"\n\n"
-        if task.ended:
+        if task.ended or service.waits.stopping:
             return
         try:
             task = _next(service, task, events=events)

@@ -15,6 +15,8 @@ from jobs.errors import ImageGoneError
 from jobs.reads.tasks import Task
 from webhooks.forms import Links, Message
 
+NAME = "fal"
+
 
 def body(task: Task, event: str, links: Links) -> bytes:  # noqa: ARG001 (fal tells of the end alone)
     """The end of a request: ``OK`` with its output, else ``ERROR`` with the answer that its result has."""

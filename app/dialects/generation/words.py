@@ -7,8 +7,8 @@ from typing import Any
 
 from app.http.dialect import Dialect, Problem, Said
 from app.http.links import Here
-from core.wire import rfc3339
 from app.http.signing import Signer
+from core.wire import rfc3339
 from jobs.failures import sentence
 from jobs.reads.tasks import Task
 from quota.prices import credits_text

@@ -18,10 +18,10 @@ from app.http.bodies import read_json_object
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.held import held
 from app.http.responses import json_answer
-from core.wire import json_text
 from app.orders import forms, idempotency_key, request_body
 from app.services import services
 from app.shapes.schemas.replaced import ImageGenerateBody, ImageGenerateOut
+from core.wire import json_text
 from jobs.errors import FieldFault
 from jobs.reads.tasks import Task
 from jobs.submission.order import Order

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 from app.dialects.openai.orders import ResponseFormat
 from app.dialects.openai.usage import usage_of
 from app.http.held import BrokenOff
-from core.wire import json_text
 from app.services import Services
 from app.shapes.render import TASKS
+from core.wire import json_text
 from jobs.errors import ImageGoneError
 from jobs.reads.made import Made, find_made
 from jobs.reads.tasks import Image, Task

@@ -17,12 +17,12 @@ from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import EnhancerNotConfiguredError, InvalidRequestError, UpstreamFailedError, answer
 from app.http.held import BrokenOff, held
 from app.http.responses import json_answer
-from core.wire import json_text
 from app.services import Services, services
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.openai_chat import MAX_CHARS, ChatBody, ChatCompletion, ChatMessage
 from app.text_streams import FIRST_PIECE_S, HEADERS, check_credits, message_of, pieces_of
 from core.ids import new_id
+from core.wire import json_text
 from jobs.errors import FieldFault
 from providers.errors import ContentRefused, ProviderError
 

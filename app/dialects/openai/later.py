@@ -13,8 +13,8 @@ from app.dialects.openai.calls import Call, OpenAiOptions
 from app.dialects.openai.orders import ResponseFormat
 from app.dialects.openai.waiting import JSON, with_headers
 from app.http.responses import json_answer
-from core.wire import json_text
 from app.services import Services
+from core.wire import json_text
 from jobs.reads.tasks import Task
 
 POLL_AFTER_S = 2

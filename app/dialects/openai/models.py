@@ -1,4 +1,7 @@
-"""OpenAI's list of models: what an order or a chat can name here."""
+"""OpenAI's models: what an order or a chat can name here.
+
+The list itself has one route with Replicate's (app/dialects/replicate/models.py), for both are ``GET /v1/models``.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer
 from app.services import Services, services
 from app.shapes.schemas.base import Empty
-from app.shapes.schemas.openai_chat import OpenAIModel, OpenAIModelList
+from app.shapes.schemas.openai_chat import OpenAIModel
 from core.errors import ServiceError
 from providers.catalog.catalog import MAX_NAME_CHARS, Catalog, UnknownModelError
 
@@ -26,19 +29,6 @@ class ModelNotFoundError(ServiceError):
     """No model that can be used here has this name."""
 
     code = "unknown_model"
-
-
-@bp.get("")
-@describe(
-    Endpoint(
-        "List models for OpenAI's clients",
-        "openai",
-        (Answer(200, "Every model that can be named here, the language models last.", OpenAIModelList),),
-    )
-)
-def list_models() -> Response:
-    read_query(Empty, request.args)
-    return json_answer({"object": "list", "data": listed(services())})
 
 
 @bp.get("/<model_id>")

@@ -19,8 +19,8 @@ from app.dialects.openai.calls import Call
 from app.dialects.openai.usage import usage_of
 from app.dialects.openai.waiting import STILL_RUNNING, finished, of_error, with_headers
 from app.http.held import HEADERS
-from core.wire import json_text
 from core.errors import ServiceError
+from core.wire import json_text
 from jobs.reads.tasks import Image, Task
 from storage.base import StorageUnavailableError
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
+from app.dialects.openai.models import listed
 from app.dialects.replicate.names import ModelNotFoundError, Named, names_of
 from app.dialects.replicate.predictions import TAG
 from app.dialects.replicate.schemas import COG_VERSION, openapi_schema
@@ -46,7 +47,7 @@ PAGE = 25
     )
 )
 def list_models() -> Response:
-    query, base = read_query(ModelsQuery, request.args), links.absolute("")
+    query, base = read_query(ModelsQuery, request.args), links.here().base
     parts = services()
     every = [named for named in names_of(parts.catalog).by_name.values() if named.model.provider in parts.configured]
     every.reverse()  # in the order of the catalogue
@@ -57,7 +58,7 @@ def list_models() -> Response:
         "previous": f"{base}{PATH}?cursor={max(0, start - PAGE)}" if start else None,
         "results": [_shown(parts, named, base) for named in every[start : start + PAGE]],
     }
-    return json_answer({**page, "object": "list", "data": [_for_openai(parts, named) for named in every]})
+    return json_answer({**page, "object": "list", "data": listed(parts)})
 
 
 @bp.get(f"{PATH}/<owner>/<name>")
@@ -125,13 +126,7 @@ def _shown(parts: Services, named: Named, base: str) -> dict[str, Any]:
         "cover_image_url": None,
         "default_example": None,
         "latest_version": _version(parts.catalog, named),
-        **_for_openai(parts, named),
     }
-
-
-def _for_openai(parts: Services, named: Named) -> dict[str, Any]:
-    created = int(_checked(parts.catalog).timestamp())
-    return {"id": named.model.id, "object": "model", "created": created, "owned_by": named.model.provider}
 
 
 @lru_cache(maxsize=512)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from typing import Any
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, current_app, g, request
@@ -47,8 +46,6 @@ TAG = "replicate"
 DEFAULT_MODEL = "REPLICATE_MODEL_ID"
 PAGE = 100
 AFTER = "~"  # sorts behind every character of an id: a cursor with it takes in the id itself
-FIRST_BEAT_S = 15.0
-BEAT_S = 10.0
 CANCEL_WAIT_S = 2.0  # most cancels end within it, and clients read the status in the answer
 
 _CREATE = Endpoint(
@@ -164,8 +161,8 @@ def _waited(service: Services, task: Task, here: Here, wait: Wait) -> Response:
 
 def _beats() -> tuple[float, float]:
     """How long an answer is silent at first, and how often white space follows, in seconds: as of all held answers."""
-    hold: Any = current_app.extensions.get("darkroom_hold")
-    return (hold.quiet_s, hold.beat_s) if hold else (FIRST_BEAT_S, BEAT_S)
+    hold: held.Hold = current_app.extensions[held.HOLD]
+    return hold.quiet_s, hold.beat_s
 
 
 @bp.get(f"{PATH}/<job_id>")

@@ -26,7 +26,7 @@ class Watching:
     @property
     def stopping(self) -> bool:
         """Whether this process is about to end: an answer that follows a job ends then."""
-        return bool(getattr(self.waits, "stopping", False))
+        return self.waits.stopping
 
     def until(self, done: Callable[[Task], bool], timeout_s: float) -> bool:
         """Whether the job is ``done`` within so many seconds. Raises JobNotFoundError once it is gone."""
