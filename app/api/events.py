@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, g, request
 
-from app.api.tasks import checked_id
+from app.api.tasks import checked_id, renderer
 from app.http import event_stream
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
@@ -40,7 +40,7 @@ _RECORDS = (
 def task_events(job_id: str) -> Response:
     asked, account_id = services(), g.caller.account_id
     known, resumes = _known()
-    stream = asked.following.task(account_id, checked_id(job_id), known)
+    stream = asked.following.task(account_id, checked_id(job_id), known, renderer())
     life = stream.read()
     if resumes and stream.over(life):
         return Response(status=204)

@@ -84,10 +84,12 @@ class Following:
         assert self._renderer is not None  # noqa: S101 (the app sets it before it serves)
         return self._renderer()
 
-    def task(self, account_id: str, job_id: str, known: Position | None) -> TaskStream:
-        """The stream of a task after what the client knows."""
+    def task(
+        self, account_id: str, job_id: str, known: Position | None, renderer: Renderer | None = None
+    ) -> TaskStream:
+        """The stream of a task after what the client knows, rendered for its request."""
         reads = Reads(self._reads.life, self._task_reads.task)
-        return TaskStream(reads, self._waits, self._shown(), account_id, job_id, known or START)
+        return TaskStream(reads, self._waits, renderer or self._shown(), account_id, job_id, known or START)
 
     def listen(self, account_id: str) -> Listener:
         """Listen to an account; :meth:`leave` ends it. Raises DatabaseAwayError."""

@@ -176,8 +176,9 @@ def test_what_is_tried_again_is_queued_again_and_says_why() -> None:
     ]
 
 
-def test_what_happens_between_the_first_reading_and_the_wait_is_told() -> None:
+def test_what_happens_between_the_first_reading_and_the_wait_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last event comes while the stream is about to wait: the watch was there before, and has seen it."""
+    monkeypatch.setattr(event_stream, "BEAT_S", 3600)  # nothing else would make the stream read again
     job = Job(event(1, "queued"))
     waits = Waits(job._versions, None, poll_s=3600)
     chunks = job.stream(waits=waits).chunks()
@@ -185,7 +186,11 @@ def test_what_happens_between_the_first_reading_and_the_wait_is_told() -> None:
     assert next(chunks).startswith(b"id: 1000000\n")
     job.happen(event(2, "succeeded"), task=done_task())
     waits.wake(JOB)  # before the generator is asked for more: it does not wait yet
-    assert names(parsed(chunks)) == ["task.succeeded"]
+    rest: list[bytes] = []
+    reading = threading.Thread(target=lambda: rest.extend(chunks), daemon=True)
+    reading.start()
+    reading.join(10)
+    assert names(parsed(rest)) == ["task.succeeded"]
 
 
 def test_progress_is_told_once_and_grows_the_position() -> None:
