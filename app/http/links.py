@@ -12,9 +12,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-from flask import current_app, request
+from flask import current_app
+from flask.globals import request_ctx
 
 from app.http.signing import Signer
 from core.errors import ServiceError
@@ -131,8 +132,9 @@ def links_of(settings: Settings, signer: Signer) -> Links:
 def here() -> Here:
     """The links of this request, for use now or after it has ended."""
     found: Links = current_app.extensions[EXTENSION]
-    asked: Any = request
-    return found.here(asked.scheme, asked.host)
+    asked = request_ctx.request  # looked up once: every use of Flask's proxy costs
+    # As it was sent; reading it by Werkzeug would cost more than all the rest.
+    return found.here(asked.environ["wsgi.url_scheme"], asked.environ.get("HTTP_HOST", ""))
 
 
 def base() -> str:

@@ -65,7 +65,7 @@ def _fields(row: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "prompt": asked["prompt"],
         "n": asked["n"],
-        **asked["size"],
+        **_size(asked["size"]),
         **asked["params"],
         "extra": asked.get("extra"),
         "model": row.first_model or row.model,
@@ -77,3 +77,9 @@ def _fields(row: Any) -> dict[str, Any]:
         "store": False if row.keep_s is not None else None,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _size(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A size as an order may say it: next to width and height, a model's own word for the ratio says nothing more."""
+    exact = "width" in stored
+    return {name: value for name, value in stored.items() if not (exact and name == "aspect_ratio")}

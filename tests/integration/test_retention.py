@@ -436,7 +436,7 @@ def test_the_search_goes_on_where_it_was_and_then_rests(house: House, monkeypatc
     assert not any(house.lies(key) for key in keys)
     house.sql("UPDATE marks SET at = at - interval '7 hours' WHERE name = 'orphans'")
     house.collect_orphans()
-    assert len(looked) == 7
+    assert len(looked) == 9
 
 
 def test_killed_in_a_slice_the_slice_is_looked_at_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

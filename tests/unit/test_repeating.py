@@ -29,7 +29,7 @@ def first_order(model: Model, operation: str) -> Order:
     images = [ReferenceImage("image", b"x") for _ in range(fewest - face)]
     images += [ReferenceImage("mask", b"x")] if mask_need(model, operation) == "required" else []
     images += [ReferenceImage("face", b"x")] if face else []
-    return Order(operation, {"prompt": "a red hat", "n": 1, "lenient": True}, images)
+    return Order(operation, {"prompt": "a red hat", "n": 1, "size": "1000x800", "lenient": True}, images)
 
 
 def as_row(model: Model, checked: CheckedOrder) -> SimpleNamespace:
@@ -45,6 +45,11 @@ def as_row(model: Model, checked: CheckedOrder) -> SimpleNamespace:
     )
 
 
+def plain(checked: CheckedOrder) -> CheckedOrder:
+    """Without the words about what was dropped or brought to the nearest."""
+    return replace(checked, dropped=(), warnings=(), normalised={})
+
+
 def test_every_model_is_asked_for_the_same_again() -> None:
     wrong = []
     for model, operation in CASES:
@@ -57,7 +62,7 @@ def test_every_model_is_asked_for_the_same_again() -> None:
         found = Repeatable(operation, repeats._fields(as_row(model, checked)), kept)
         again = repeating.order_of(found, "job_1", {}, KINDS)
         second = again.check(model, lenient=False) if not again.faults else again.faults
-        if second != replace(checked, dropped=(), warnings=()):
+        if not isinstance(second, CheckedOrder) or plain(second) != plain(checked):
             wrong.append((model.id, operation, checked, second))
     assert not wrong[:3]
 
