@@ -23,6 +23,7 @@ _SECRETS = re.compile(
     r"|((?:Bearer|Key|Token)\s+)[^\s\"',]{6,}"
     r"|(\b(?:sk|r8|hf|xai|whsec)[-_])[0-9A-Za-z_-]{8,}"
     r"|(\b(?:AIza|AQ\.))[0-9A-Za-z_-]{20,}"  # Google's
+    r"|(\beyJ)[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]*\.[0-9A-Za-z_-]*"  # a JWT: the base64 of {" and what follows
     r"|(://[^/\s:@]*:)[^/\s@]+(?=@)",
     re.IGNORECASE,
 )

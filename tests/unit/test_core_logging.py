@@ -23,6 +23,7 @@ SECRETS = [
     "whsec_abcdefghijklmnop",
     "AIzaSyA-abcdefghijklmnopqrstuvwxyz12345",
     "AQ.Ab8RN6abcdefghijklmnop",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1c2VyLTcifQ.Zm9yZ2VkIHNpZ25hdHVyZQ",
 ]
 
 

@@ -15,7 +15,8 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for field in Settings.model_fields.values():
         monkeypatch.delenv(str(field.alias), raising=False)
-    monkeypatch.delenv("DARKROOM_KEEP_PICTURES_DAYS", raising=False)
+    for name in ("DARKROOM_KEEP_PICTURES_DAYS", "JWT_SECRET", "JWT_SECRET_KEY", "JWT_AUDIENCE", "JWKS_URL"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_defaults_need_no_variable() -> None:
@@ -168,3 +169,39 @@ def test_the_environment_wins_over_the_env_file_whichever_of_them_names_a_file(t
     assert with_dotenv({})["XAI_API_KEY"] == "from-file"
     merged = with_dotenv({"XAI_API_KEY": "", "HF_TOKEN_FILE": str(tmp_path / "key")})
     assert (merged["XAI_API_KEY"], merged["HF_TOKEN"]) == ("", "from-file")
+
+
+LONG = "x" * 32
+
+
+@pytest.mark.parametrize(
+    "name", ["DARKROOM_JWT_SECRET", "JWT_SECRET", "JWT_SECRET_KEY", "DARKROOM_JWT_SECRET_FILE", "JWT_SECRET_FILE"]
+)
+def test_the_secret_of_tokens_goes_by_its_names_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "secret").write_text(f"{LONG}\n")
+    monkeypatch.setenv(name, str(tmp_path / "secret") if name.endswith("_FILE") else LONG)
+    secret = load().jwt_secret
+    assert secret is not None
+    assert secret.get_secret_value() == LONG
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("DARKROOM_JWT_SECRET", "short", "at least 32 bytes"),
+        ("JWT_SECRET", "short", "at least 32 bytes"),
+        ("DARKROOM_JWT_JWKS_URL", "https://issuer.example/keys", "needs DARKROOM_JWT_AUDIENCE"),
+        ("DARKROOM_JWT_JWKS_URL", "file:///etc/passwd", "DARKROOM_JWT_JWKS_URL"),
+        ("DARKROOM_JWT_LEEWAY_S", "61", "DARKROOM_JWT_LEEWAY_S"),
+        ("DARKROOM_JWT_ACCOUNT_CLAIM", "email", "DARKROOM_JWT_ACCOUNT_CLAIM"),
+    ],
+)
+def test_settings_of_tokens_that_let_in_too_much(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=words) as caught:
+        load()
+    assert "short" not in str(caught.value)
