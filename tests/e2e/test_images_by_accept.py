@@ -45,7 +45,7 @@ def test_a_refused_prompt_is_adjusted_at_every_upstream(service: Service, model:
     raw = service.http.get(service.url(f"/api/images/tasks/{task['id']}"), params={"include": "raw"}, timeout=30).json()
     assert [call["outcome"] for call in raw["raw"]] == ["refused", "kept"]
     assert all(call["answer"] for call in raw["raw"])
-    assert "sandbox-key" not in json.dumps(raw["raw"])
+    assert len(json.dumps(raw["raw"])) < 10_000  # no image among the words
 
 
 def test_openais_client_finds_the_language_model_and_chats_with_it(client: OpenAI) -> None:

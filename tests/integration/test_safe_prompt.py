@@ -156,6 +156,15 @@ def test_no_claim_takes_a_job_before_it_has_its_new_wording(adjusting: Engine, a
         lifecycle.claim(connection, job_id, owner="wkr_test", step_s={})
 
 
+def test_a_prompt_is_adjusted_once_in_the_life_of_a_job(adjusting: Engine, account: Caller) -> None:
+    job_id = adjusting.order(account, publish=False).task.id
+    adjusting.sql("UPDATE jobs SET safe_prompt = 'adjusted' WHERE id = :id", id=job_id)
+    adjusting.drive(until=lambda: adjusting.job(job_id).status == "waiting")
+    version = adjusting.job(job_id).version
+    with adjusting.database.transaction() as connection, pytest.raises(StaleJobError):
+        lifecycle.adjust(connection, job_id, version, code="content_refused", deadline_s={})
+
+
 def test_a_second_rewriting_is_dropped(adjusting: Engine, account: Caller) -> None:
     job_id = ordered(adjusting, account)
     adjusting.drive(until=lambda: adjusting.job(job_id).safe_prompt == "adjusting")
