@@ -19,7 +19,8 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from accounts.keys import Caller
 from app import callbacks
 from core import signing_keys
-from core.outbound.untrusted import Policy
+from core.outbound.untrusted import ADDRESS_REFUSED, Policy, post
+from core.outbound.urls import UnsafeUrlError
 from core.settings import SettingsError
 from core.signing_keys import SigningKeys
 from jobs import lifecycle
@@ -258,6 +259,9 @@ def test_a_name_that_leads_inside_is_not_connected_to_and_looks_like_one_where_n
     house.settle(house.new_sender(rules))
     assert shop.got == []
     assert sorted(each.error or "" for each in house.log(account)) == ["url_not_allowed", "url_unreachable"]
+    with pytest.raises(UnsafeUrlError) as refused:
+        post("https://rebind.example/", b"{}", rules, headers={})
+    assert refused.value.detail == ADDRESS_REFUSED
 
 
 def test_410_ends_the_endpoint_and_only_that(house: House, account: Caller, shop: Receiver) -> None:
