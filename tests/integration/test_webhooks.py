@@ -391,6 +391,21 @@ def test_a_later_event_waits_for_the_first_attempt_of_an_earlier_one_and_for_no_
     assert [each.state for each in house.log(account)] == ["delivered", "pending"]
 
 
+def test_a_body_that_cannot_be_made_is_an_attempt_and_goes_out_once_it_can(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    older = house.new_sender()
+    older._forms = {}
+    house.settle(older)
+    [message] = house.log(account)
+    assert (message.state, message.attempts, message.error, shop.got) == ("pending", 1, "internal_error", [])
+    house.hurry()
+    house.settle()
+    assert [got.id for got in shop.got] == [message.id]
+
+
 # ---------------------------------------------------------------- secrets, replay, deletion
 
 
