@@ -23,7 +23,7 @@ from core.fair_pool import FairPool
 from core.outbound.untrusted import ADDRESS_REFUSED, Policy, post
 from core.outbound.urls import UnsafeUrlError
 from core.wire import json_text, rfc3339
-from webhooks import installation_key, outbox, schedule, secrets, standard
+from webhooks import installation_key, outbox, schedule, secrets
 from webhooks.forms import TEST, Form, Links, Message
 from webhooks.outbox import Outcome, Taken, Waiting
 
@@ -147,12 +147,19 @@ class Sender(Generic[TaskT]):
         if taken.url is None:
             self._drop(taken, "task_gone" if taken.endpoint_id is None else "endpoint_gone")
             return taken.job_id
-        made = self._made(taken)
-        if made is None:
-            self._drop(taken, "task_gone")
-            return taken.job_id
-        body, headers = made
-        outcome = attempt(taken.url, body, headers, self._policy, ended=taken.attempts + 1)
+        try:
+            made = self._made(taken)
+        except DatabaseAwayError:
+            raise
+        except Exception:
+            # An attempt like any other, or a task that cannot be written would come back forever.
+            log.exception("webhook_crashed", message_id=message_id, form=taken.form)
+            outcome = Outcome(None, "internal_error", 0, wait_s=schedule.wait_s(taken.attempts + 1))
+        else:
+            if made is None:
+                self._drop(taken, "task_gone")
+                return taken.job_id
+            outcome = attempt(taken.url, *made, self._policy, ended=taken.attempts + 1)
         failpoints.hit("webhook.sent")
         with self._database.hot() as hot:
             disabled_as = outbox.record(hot, message_id, outcome)
@@ -165,16 +172,16 @@ class Sender(Generic[TaskT]):
         log.info("webhook_dropped", message_id=taken.id, job_id=taken.job_id, code=error)
 
     def _made(self, taken: Taken) -> tuple[bytes, Mapping[str, str]] | None:
-        """Return body and headers of an attempt; None where the job is gone."""
+        """Return body and headers of an attempt; None where the job is gone. Raises KeyError for an unknown form."""
         with self._database.autocommit() as connection:
             task = self._find(connection, taken.account_id, taken.job_id) if taken.job_id else None
             signing = taken.secrets or secrets.account_signing(connection, taken.account_id)
             if self._seed is None:
                 self._seed = installation_key.seed(connection)
-        form: Form[TaskT] | None = self._forms.get(taken.form)
+        form = self._forms[taken.form]  # one that a newer version knows is left to its workers
         if taken.event == TEST:
             body = _test_body(taken)
-        elif task is None or form is None:
+        elif task is None:
             return None
         else:
             body = form.body(task, taken.event, self._links)
@@ -187,7 +194,7 @@ class Sender(Generic[TaskT]):
             secrets=signing,
             ed25519_seed=self._seed,
         )
-        return body, (form.headers(message) if form is not None else standard.headers(message))
+        return body, form.headers(message)
 
 
 def _test_body(taken: Taken) -> bytes:

@@ -19,7 +19,8 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from accounts.keys import Caller
 from app import callbacks
 from core import signing_keys
-from core.outbound.untrusted import Policy
+from core.outbound.untrusted import ADDRESS_REFUSED, Policy, post
+from core.outbound.urls import UnsafeUrlError
 from core.settings import SettingsError
 from core.signing_keys import SigningKeys
 from jobs import lifecycle
@@ -258,6 +259,9 @@ def test_a_name_that_leads_inside_is_not_connected_to_and_looks_like_one_where_n
     house.settle(house.new_sender(rules))
     assert shop.got == []
     assert sorted(each.error or "" for each in house.log(account)) == ["url_not_allowed", "url_unreachable"]
+    with pytest.raises(UnsafeUrlError) as refused:
+        post("https://rebind.example/", b"{}", rules, headers={})
+    assert refused.value.detail == ADDRESS_REFUSED
 
 
 def test_410_ends_the_endpoint_and_only_that(house: House, account: Caller, shop: Receiver) -> None:
@@ -385,6 +389,21 @@ def test_a_later_event_waits_for_the_first_attempt_of_an_earlier_one_and_for_no_
     house.settle()
     assert [(got.id, got.type) for got in shop.got] == [(earlier.id, forms.QUEUED), (later.id, forms.CANCELLED)]
     assert [each.state for each in house.log(account)] == ["delivered", "pending"]
+
+
+def test_a_body_that_cannot_be_made_is_an_attempt_and_goes_out_once_it_can(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    older = house.new_sender()
+    older._forms = {}
+    house.settle(older)
+    [message] = house.log(account)
+    assert (message.state, message.attempts, message.error, shop.got) == ("pending", 1, "internal_error", [])
+    house.hurry()
+    house.settle()
+    assert [got.id for got in shop.got] == [message.id]
 
 
 # ---------------------------------------------------------------- secrets, replay, deletion

@@ -220,3 +220,24 @@ def test_an_idle_pool_has_no_threads() -> None:
     deadline = time.monotonic() + 10
     while threading.active_count() > before:
         assert time.monotonic() < deadline, "they stay"
+
+
+def test_what_is_given_is_done_later_and_refused_where_its_lane_has_no_room() -> None:
+    pool, begun, leave, done = FairPool(1, 1, 3, 2), threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        leave.wait(10)
+
+    assert pool.give("a", work)
+    assert begun.wait(10)
+    assert pool.give("a", nothing_more)
+    assert not pool.give("a", nothing_more)  # one at work and one waiting: the lane is full
+    assert pool.give("b", done.set)
+    assert not pool.give("c", nothing_more)  # three in all
+    leave.set()
+    assert done.wait(10)
+
+
+def nothing_more() -> None:
+    """Work that is none."""
