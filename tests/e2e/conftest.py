@@ -117,8 +117,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     }
     environ["SANDBOX_LATENCY_S"] = "0.3"
     # Answers that wait are kept alive soon, so that no test has to wait for it.
-    environ |= {"DARKROOM_HOLD_QUIET_S": "1", "DARKROOM_HOLD_BEAT_S": "0.5"}
-    settings = Settings(_env_file=None, DARKROOM_VAR=var)  # type: ignore[call-arg]
+    hold = {"DARKROOM_HOLD_QUIET_S": 1, "DARKROOM_HOLD_BEAT_S": 0.5}
+    settings = Settings(_env_file=None, DARKROOM_VAR=var, **hold)  # type: ignore[call-arg,arg-type]
     with run_stack(settings, environ=environ) as running:
         http = requests.Session()
         http.trust_env = False
