@@ -118,13 +118,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     }
     environ["SANDBOX_LATENCY_S"] = "0.3"
     # Answers that wait are kept alive soon, so that no test has to wait for it.
-    environ |= {"DARKROOM_HOLD_QUIET_S": "1", "DARKROOM_HOLD_BEAT_S": "0.5"}
+    hold = {"DARKROOM_HOLD_QUIET_S": 1, "DARKROOM_HOLD_BEAT_S": 0.5}
     tokens = {
         "DARKROOM_JWT_SECRET": JWT_SECRET,
         "DARKROOM_JWT_CREATE_ACCOUNTS": True,
         "DARKROOM_JWT_ACCOUNT_CREDITS": 100,
     }
-    settings = Settings(_env_file=None, DARKROOM_VAR=var, **tokens)  # type: ignore[call-arg,arg-type]
+    pages = {"DARKROOM_CORS_ORIGINS": "*"}
+    settings = Settings(_env_file=None, DARKROOM_VAR=var, **hold, **tokens, **pages)  # type: ignore[call-arg,arg-type]
     with run_stack(settings, environ=environ) as running:
         http = requests.Session()
         http.trust_env = False

@@ -29,7 +29,7 @@ CANCEL_HEADER = "X-Darkroom-Cancel-On-Disconnect"
 LOOK_S = 1.0
 # Bodies of one account that are in memory at once, and how long another waits for its turn.
 BODIES_AT_ONCE = 4
-BODY_TURN_S = 60.0
+BODY_TURN_S = 240.0
 LARGE_BODY_BYTES = 64 * 1024
 _bodies = Turns(BODY_TURN_S, BODIES_AT_ONCE)
 

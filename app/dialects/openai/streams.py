@@ -17,7 +17,7 @@ from app.accepting import note_answer
 from app.dialects.openai import answers, failures
 from app.dialects.openai.calls import Call
 from app.dialects.openai.usage import usage_of
-from app.dialects.openai.waiting import STILL_RUNNING, finished, of_error, with_headers
+from app.dialects.openai.waiting import STILL_RUNNING, cancel_when_left, finished, of_error, with_headers
 from app.http.held import HEADERS
 from core.errors import ServiceError
 from core.wire import json_text
@@ -37,6 +37,7 @@ def answer(call: Call) -> Response:
         response.headers.update(HEADERS)
     with_headers(response, call, call.task)
     note_answer(call.service, response, call.key, call.task.id)
+    cancel_when_left(response, call)
     return response
 
 
@@ -47,7 +48,6 @@ def _events(call: Call) -> Iterator[bytes]:
         task = call.until_end(task, min(call.hold.beat_s, ends_at - time.monotonic()))
         if not task.ended:
             if call.left and call.left():
-                call.cancel()
                 return
             yield b": working\n\n"
     yield from _end(call, task)

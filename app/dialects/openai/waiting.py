@@ -33,14 +33,10 @@ def answer(call: Call, quiet_s: float) -> Response:
     """The images, or why there are none: at once when the job ends within ``quiet_s``, else by an answer that is
     kept alive. Raises what answers.answer raises."""
     task = call.until_end(call.task, quiet_s)
-    if not task.ended and call.left and call.left():
-        with suppress(UnavailableError):
-            call.cancel()
     response = finished(call, task) if task.ended else _held(call, task)
     with_headers(response, call, task)
     note_answer(call.service, response, call.key, task.id)
-    if call.left:
-        _cancel_when_left(response, call)
+    cancel_when_left(response, call)
     return response
 
 
@@ -123,12 +119,14 @@ def _about(call: Call) -> dict[str, str]:
     return {"instance": call.path, "request_id": call.request_id}
 
 
-def _cancel_when_left(response: Response, call: Call) -> None:
-    """Cancel the job when its answer ends early because the client has closed the connection: a server that stops
-    closes it, too, and cancels nothing."""
+def cancel_when_left(response: Response, call: Call) -> None:
+    """Cancel the job, where its caller wants that, when the client closes the connection before it has its answer. A
+    server that stops closes it, too, and cancels nothing."""
+    if (left := call.left) is None:
+        return
 
-    def tell(whole: bool) -> None:
-        if not whole and call.left and call.left():
+    def tell(_whole: bool) -> None:
+        if left():
             with suppress(UnavailableError):
                 call.cancel()
 
