@@ -5,8 +5,8 @@ neither reads nor writes. The table has one row an account, so that its index is
 from alembic import op
 import sqlalchemy as sa
 
-revision = '0015'
-down_revision = '0014'
+revision = '0014'
+down_revision = '0013'
 branch_labels = None
 depends_on = None
 
