@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from flask import Blueprint, Response, g, request
 from werkzeug.routing import BaseConverter
 
@@ -12,6 +14,7 @@ from app.http import task_headers
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, preferred_wait_s
+from app.http.strict_request import StrictRequest
 from app.orders import forms, idempotency_key, request_body
 from app.orders.operations import operation_of
 from app.services import services
@@ -102,6 +105,8 @@ def submit(operation: str) -> Response:
     order = request_body.read(request, forms.kinds_of(service.catalog)).order(wanted)
     key = idempotency_key.read(request, order, key_id=g.caller.key_id)
     submitted = accept(service, g.caller, order, key=key, request_id=g.request_id)
+    del order
+    cast("StrictRequest", request._get_current_object()).let_go()  # type: ignore[attr-defined]
     wait_s = preferred_wait_s()
     task = ended_or_latest(service, submitted.task, wait_s)
     response = accepted(task, submitted, wait_s=wait_s)

@@ -29,7 +29,9 @@ def ours(path: Path) -> bool:
     parts = path.relative_to(ROOT).parts
     if parts[0] == ".github":
         return True
-    return not any(part in ("var", "build", "backup") or part.startswith((".", "__")) for part in parts[:-1])
+    return not any(
+        part in ("var", "build", "backup", "node_modules") or part.startswith((".", "__")) for part in parts[:-1]
+    )
 
 
 FILES = sorted(

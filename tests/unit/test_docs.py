@@ -23,7 +23,7 @@ PACKAGES = ("app", "jobs", "providers", "storage", "quota", "accounts")
 def ours(path: Path) -> bool:
     """Not in a folder that is made, hidden or ignored."""
     parts = path.relative_to(ROOT).parts
-    return not any(part in ("var", "build") or part.startswith((".", "_")) for part in parts)
+    return not any(part in ("var", "build", "node_modules") or part.startswith((".", "_")) for part in parts)
 
 
 PAGES = sorted(path for path in ROOT.rglob("*.md") if ours(path))

@@ -66,8 +66,9 @@ def test_a_model_that_cannot_be_used_is_not_found_and_the_nearest_is_named(clien
 
 def test_two_parts_are_no_model_of_openais(edge: Edge) -> None:
     """They are Replicate's ``{owner}/{name}``."""
-    answer = edge.client.get("/v1/models/openai/gpt-image-2", headers=MINE)
-    assert (answer.status_code, answer.json["code"]) == (404, "not_found")
+    found = edge.client.get("/v1/models/openai/gpt-image-2", headers=MINE).json
+    assert (found["owner"], found["name"]) == ("openai", "gpt-image-2")
+    assert edge.client.get("/v1/models/no/one", headers=MINE).json["status"] == 404
 
 
 def test_without_a_key_there_is_nothing(edge: Edge) -> None:

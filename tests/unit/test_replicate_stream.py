@@ -24,6 +24,7 @@ class Script(Waits):
     """Tells one state of a job after the other: a task, an error that a read raises, or None for a silence."""
 
     def __init__(self, *states: Task | Exception | None) -> None:
+        super().__init__(lambda _: {}, None)
         self.states = list(states)
 
     def until(

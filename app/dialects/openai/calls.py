@@ -12,11 +12,11 @@ from flask import current_app, g, request
 from app.accepting import accept, ended_or_latest
 from app.dialects.openai import orders
 from app.dialects.openai.orders import ResponseFormat, Route
+from app.http import links
 from app.http.held import HOLD, Hold, leaving
 from app.http.strict_request import StrictRequest
 from app.orders import idempotency_key
 from app.services import Services, services
-from app.shapes.render import Renderer
 from core.turns import Turns
 from jobs import lifecycle
 from jobs.reads.tasks import Task
@@ -89,9 +89,8 @@ def options() -> OpenAiOptions:
 
 
 def public_base() -> str:
-    """The address before our paths, as this caller can reach it, without a slash at its end."""
-    renderer: Renderer = current_app.extensions["darkroom_renderer"]
-    return renderer.base or request.host_url.rstrip("/")
+    """The address before our paths, as this caller can reach it; empty where its host is not known to be ours."""
+    return links.here().base
 
 
 def accept_call(route: Route) -> Call:
@@ -122,6 +121,8 @@ def _turn_accepted(asked: StrictRequest, route: Route) -> Call:
 def _accepted(asked: StrictRequest, route: Route) -> Call:
     service, caller = services(), g.caller
     read = orders.read(asked, route, service.catalog, options().response_format)
+    if read.response_format == "url" and not public_base():
+        raise links.HostNotAllowedError
     key = idempotency_key.read(asked, read.order, key_id=caller.key_id)
     submitted = accept(service, caller, read.order, key=key, request_id=g.request_id)
     return Call(

@@ -126,7 +126,13 @@ def _shown(parts: Services, named: Named, base: str) -> dict[str, Any]:
         "cover_image_url": None,
         "default_example": None,
         "latest_version": _version(parts.catalog, named),
+        **_for_openai(parts, named),
     }
+
+
+def _for_openai(parts: Services, named: Named) -> dict[str, Any]:
+    created = int(_checked(parts.catalog).timestamp())
+    return {"id": named.model.id, "object": "model", "created": created, "owned_by": named.model.provider}
 
 
 @lru_cache(maxsize=512)
