@@ -170,7 +170,11 @@ def test_a_list_of_a_quiet_account_does_not_read_a_busy_accounts_jobs(grown: Dat
         assert len(tasks.list_tasks(connection, QUIET, Filters(status=status))) == (0 if status == "failed" else RARE)
 
 
-@pytest.mark.parametrize(("account", "job_id"), [(ACCOUNT, FIFTY[0]), (QUIET, "job_" + "0" * 26), (QUIET, FIFTY[0])])
+@pytest.mark.parametrize(
+    ("account", "job_id"),
+    [(ACCOUNT, FIFTY[0]), (QUIET, "job_" + "0" * 26), (QUIET, FIFTY[0])],
+    ids=["of a busy account", "before all others", "of a quiet account"],
+)
 def test_the_page_before_a_job_is_found_without_reading_others(grown: Database, account: str, job_id: str) -> None:
     with grown.autocommit() as connection:
         values = {"account_ids": [account], "job_id": job_id, "limit": 100}
