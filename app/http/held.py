@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Response
+from flask import Response, current_app
 
 from app.serving.broken_off import BrokenOff
 
-__all__ = ["HEADERS", "HOLD", "BrokenOff", "Hold", "held", "leaving", "on_end"]
+__all__ = ["HEADERS", "HOLD", "BrokenOff", "Hold", "held", "hold_here", "leaving", "on_end"]
 
 HOLD = "darkroom_hold"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -30,6 +30,12 @@ class Hold:
     quiet_s: float = 15.0
     beat_s: float = 10.0
     most_s: float = 3600.0
+
+
+def hold_here() -> Hold:
+    """How answers are held, as the settings of this app have it."""
+    found: Hold = current_app.extensions[HOLD]
+    return found
 
 
 def held(

@@ -17,9 +17,9 @@ from flask.testing import FlaskClient
 
 from accounts.tokens import TokenRefusedError
 from app import create_app
-from app.dialects import following
+from app.dialects import watching
 from app.dialects.chatgpt2api.words import error_text
-from app.dialects.following import Patience
+from app.http.held import HOLD, Hold
 from app.shapes.schemas.replaced import GenerationOut, ImageGenerateOut, ImageTaskOut, ImageTasksOut
 from core.errors import DatabaseAwayError, UnavailableError
 from jobs.dispatch import publishing
@@ -60,7 +60,7 @@ def edge(shared: Edge) -> Edge:
     shared.trouble["redis"] = None
     shared.app.config.pop("REPLICATE_MODEL_ID", None)
     # A test whose job does not end by mistake ends all the same.
-    shared.app.extensions[following.HOLD] = Patience(quiet_s=1.0, beat_s=0.05, most_s=1)
+    shared.app.extensions[HOLD] = Hold(quiet_s=1.0, beat_s=0.05, most_s=1)
     return shared
 
 
@@ -197,8 +197,8 @@ def test_a_customer_is_the_callers_own(edge: Edge, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_job_that_takes_long_is_told_after_spaces(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "LOOK_AGAIN_S", 0.001)
-    monkeypatch.setitem(edge.app.extensions, following.HOLD, Patience(quiet_s=0.0, beat_s=0.01, most_s=60))
+    monkeypatch.setattr(watching, "PAUSE_S", 0.001)
+    monkeypatch.setitem(edge.app.extensions, HOLD, Hold(quiet_s=0.0, beat_s=0.01, most_s=60))
     answer = edge.client.post(GENERATE, json={"prompt": "a", "customer_id": 1}, headers=MINE, buffered=False)
     pieces: Iterator[bytes] = answer.iter_encoded()
     assert next(pieces) == b" "
@@ -214,7 +214,7 @@ def test_a_job_that_takes_long_is_told_after_spaces(edge: Edge, monkeypatch: pyt
 
 
 def test_an_answer_is_not_held_for_ever(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(edge.app.extensions, following.HOLD, Patience(quiet_s=0.0, beat_s=0.01, most_s=0.02))
+    monkeypatch.setitem(edge.app.extensions, HOLD, Hold(quiet_s=0.0, beat_s=0.01, most_s=0.02))
     said = json.loads(edge.client.post(GENERATE, json={"prompt": "a", "customer_id": 1}, headers=MINE).data)
     assert (said["success"], said["code"]) == (False, 504)
     assert said["task_id"] in edge.rows.known

@@ -20,7 +20,8 @@ from werkzeug.test import TestResponse
 from app.dialects.fal import run, webhook
 from app.dialects.fal.links import Here
 from app.dialects.fal.request_ids import request_id_of
-from app.http.held import BrokenOff
+from app.dialects.watching import Watching
+from app.http.held import HOLD, BrokenOff, Hold
 from core.errors import DatabaseAwayError
 from jobs.lifecycle import Cancellation
 from jobs.states import Nudge
@@ -420,9 +421,8 @@ def test_an_early_failure_has_its_true_status(edge: Edge, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "QUIET_S", 0.0)
-    monkeypatch.setattr(run, "BEAT_S", 0.01)
+def hasty(edge: Edge) -> None:
+    edge.app.extensions[HOLD] = Hold(quiet_s=0.0, beat_s=0.01)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -482,11 +482,11 @@ def test_a_waiting_call_has_let_go_of_its_order(edge: Edge, monkeypatch: pytest.
 
     seen = []
 
-    def ended(_service: Any, task: Any, _wait_s: float) -> Any:
+    def end(watching: Watching, _timeout_s: float) -> Any:
         seen.append(orders())
-        return replace(DONE, id=task.id)
+        return replace(DONE, id=watching.task.id)
 
-    monkeypatch.setattr(run, "ended_or_latest", ended)
+    monkeypatch.setattr(Watching, "end", end)
     before = orders()
     assert _run(edge, prompt="x").status_code == 200
     assert seen == [before]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from app.dialects import watching
 from app.dialects.replicate import predictions
 from app.http.held import HOLD, Hold
 from app.shapes.schemas.replicate import PredictionOut, PredictionPage, ReplicateModelOut, ReplicateModelPage
@@ -243,15 +245,15 @@ def test_a_long_wait_is_kept_alive_and_who_cannot_read_less_gets_the_end(
     edge: Edge, monkeypatch: pytest.MonkeyPatch, agent: str, status: str
 ) -> None:
     """The minute of the other clients is over at the second beat; the job ends after the third."""
-    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(predictions, "time", clock)
+    clock = SimpleNamespace(ahead_s=0.0, monotonic=lambda: time.monotonic() + clock.ahead_s, sleep=time.sleep)
+    monkeypatch.setattr(watching, "time", clock)
     edge.app.extensions[HOLD] = Hold(quiet_s=0.01, beat_s=0.01)
-    monkeypatch.setattr("app.dialects.replicate.watching.PAUSE_S", 0.0)
+    monkeypatch.setattr(watching, "PAUSE_S", 0.0)
     answer = create(edge, headers={"Prefer": "wait", "User-Agent": agent}, version=SCHNELL, input={"prompt": "a fox"})
     body = b""
     for number, chunk in enumerate(answer.iter_encoded()):
         body += chunk
-        clock.now = 61.0 if number else 0.0
+        clock.ahead_s = 61.0 if number else 0.0
         if number == 2:
             task = next(iter(edge.rows.known.values()))
             edge.rows.add(replace(task, **end_of(task)))

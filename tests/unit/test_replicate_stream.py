@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ from replicate.client import Client
 from replicate.stream import EventSource
 
 from app.dialects.replicate.stream import Place, chunks
-from app.dialects.replicate.watching import Watching
+from app.dialects.watching import Watching
 from app.http.waits import Waits
 from core.errors import DatabaseAwayError
 from jobs.errors import JobNotFoundError
@@ -38,11 +39,12 @@ class Script(Waits):
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.dialects.replicate.watching.PAUSE_S", 0.0)
+    monkeypatch.setattr("app.dialects.watching.PAUSE_S", 0.0)
 
 
 def stream(first: Task, *states: Task | Exception | None, last_id: str | None = None) -> bytes:
-    watching = Watching(Script(*states), lambda: first, first)
+    service: Any = SimpleNamespace(waits=Script(*states), task_reads=SimpleNamespace(task=lambda *_: first))
+    watching = Watching(service, first)
     return b"".join(chunks(watching, None, lambda index: f"https://d.example/{index}", Place.of(last_id)))
 
 

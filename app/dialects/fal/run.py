@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import time
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 
-from flask import Blueprint, Response, current_app, g, request
+from flask import Blueprint, Response, g, request
 
-from app.accepting import accept, ended_or_latest
+from app.accepting import accept
 from app.dialects.fal import links, orders, result
 from app.dialects.fal.answers import ORDER_ERRORS, REQUEST_HEADERS, headers_of, output
 from app.dialects.fal.dialect import name_request
 from app.dialects.fal.request_ids import request_id_of
 from app.dialects.fal.schemas import Input, Output
+from app.dialects.watching import Watching
 from app.http.endpoint import Answer, Endpoint, describe
-from app.http.held import HOLD, BrokenOff, Hold, held
+from app.http.held import BrokenOff, held, hold_here
 from app.services import Services, services
 from core.errors import DatabaseAwayError, ServiceError
 from core.wire import json_text
@@ -49,12 +50,12 @@ UNANSWERED_S = 15 * 60
 )
 def run(app: str) -> Response:
     call, headers = _accepted(services(), app)
-    name_request(request_id_of(call.task.id))
-    hold: Hold = current_app.extensions[HOLD]
-    if call.ended(hold.quiet_s):
-        answer = output(call.task, call.here, call.service.store)
+    name_request(request_id_of(call.watching.task.id))
+    hold = hold_here()
+    if (ended := call.watching.end(hold.quiet_s)) is not None:
+        answer = output(ended, call.here, call.watching.service.store)
     else:
-        answer = held(call.ended, lambda _: call.say(), beat_s=hold.beat_s, content_type="application/json")
+        answer = held(call.watching.end_within(math.inf), call.say, beat_s=hold.beat_s, content_type="application/json")
         answer.call_on_close(call.close)
     answer.headers.update(headers)
     return answer
@@ -67,7 +68,7 @@ def _accepted(service: Services, app: str) -> tuple[_Call, dict[str, str]]:
     task = _earlier(service, g.caller.account_id, asked.attempt)
     if task is None:
         task = accept(service, g.caller, asked.order, key=asked.key, request_id=g.request_id).task
-    return _Call(service, task, asked.attempt, here), headers_of(task, asked.ignored)
+    return _Call(Watching(service, task), asked.attempt, here), headers_of(task, asked.ignored)
 
 
 def _earlier(service: Services, account_id: str, attempt: bytes) -> Task | None:
@@ -85,26 +86,17 @@ def _earlier(service: Services, account_id: str, attempt: bytes) -> Task | None:
 class _Call:
     """One call that waits; it outlives its request."""
 
-    service: Services
-    task: Task
+    watching: Watching
     attempt: bytes
     here: links.Here
     answered: bool = False
 
-    def ended(self, wait_s: float) -> Task | None:
-        """The task if it ends within so many seconds."""
-        ends_at = time.monotonic() + wait_s
-        self.task = ended_or_latest(self.service, self.task, wait_s)
-        if not self.task.ended and (left_s := ends_at - time.monotonic()) > 0:
-            time.sleep(left_s)  # too many wait already, or the database is away: the answer goes on being alive
-        return self.task if self.task.ended else None
-
-    def say(self) -> bytes:
+    def say(self, task: Task) -> bytes:
         """The output. Raises BrokenOff: there is none, and the status of a success has gone out."""
         try:
-            if result.failure(self.task) is None:
-                inline = result.data_urls(self.task, self.service.store)
-                body = json_text(result.payload(self.task, self.here, inline)).encode()
+            if result.failure(task) is None:
+                inline = result.data_urls(task, self.watching.service.store)
+                body = json_text(result.payload(task, self.here, inline)).encode()
                 self.answered = True
                 return body
         except (ServiceError, StorageUnavailableError):
@@ -117,5 +109,5 @@ class _Call:
         if not self.answered:
             self.answered = True
             with suppress(DatabaseAwayError):
-                connections = self.service.connections
-                connections.autocommit(unanswered.note, self.task.account_id, self.attempt, self.task.id)
+                lend, task = self.watching.service.connections.autocommit, self.watching.task
+                lend(unanswered.note, task.account_id, self.attempt, task.id)

@@ -9,8 +9,8 @@ from typing import Any
 from flask import Blueprint, Response, current_app, g, request
 
 from app.accepting import accept, ended_or_latest
-from app.dialects.following import Following
 from app.dialects.generation.words import PATH, Generations
+from app.dialects.watching import Watching
 from app.http import event_stream, links
 from app.http.bodies import read_json_object, read_query
 from app.http.endpoint import Answer, Endpoint, describe
@@ -133,19 +133,19 @@ def _followed(session_id: str) -> Response:
         return json_answer(generations.of(task))
     if task.ended and request.headers.get("Last-Event-ID") == _mark(task):
         return Response(status=204, headers={"Cache-Control": "no-store"})
-    return event_stream.answer(_events(Following(service, account_id, task.id), generations, task))
+    return event_stream.answer(_events(Watching(service, task), generations))
 
 
-def _events(following: Following, generations: Generations, task: Task) -> Iterator[bytes]:
+def _events(watching: Watching, generations: Generations) -> Iterator[bytes]:
     yield event_stream.opening()
     while True:
+        task = watching.task
         # Without a name: the clients of this route listen to `message`.
         yield event_stream.record(generations.of(task), last_id=_mark(task))
         if task.ended:
             return
-        while (found := following.changed(task.version, event_stream.BEAT_S)) is None:
+        while not watching.until(lambda found, seen=task: found.version != seen.version, event_stream.BEAT_S):  # type: ignore[misc]
             yield event_stream.comment()
-        task = found
 
 
 def _mark(task: Task) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,19 +10,18 @@ from flask import Blueprint, Response, g, request
 
 from accounts.keys import Caller
 from app.accepting import accept
-from app.dialects.following import Following, Patience, patience
 from app.dialects.image_generate.words import Answers, CustomerMismatchError
+from app.dialects.watching import Watching
 from app.http import links
 from app.http.bodies import read_json_object
 from app.http.endpoint import Answer, Endpoint, describe
-from app.http.held import held
+from app.http.held import held, hold_here
 from app.http.responses import json_answer
 from app.orders import forms, idempotency_key, request_body
 from app.services import services
 from app.shapes.schemas.replaced import ImageGenerateBody, ImageGenerateOut
 from core.wire import json_text
 from jobs.errors import FieldFault
-from jobs.reads.tasks import Task
 from jobs.submission.order import Order
 
 bp = Blueprint("image_generate", __name__)
@@ -53,32 +51,19 @@ def generate() -> Response:
     order = _order(read_json_object(request), forms.kinds_of(service.catalog), caller)
     key = idempotency_key.read(request, order, key_id=caller.key_id)
     task = accept(service, caller, order, key=key, request_id=g.request_id).task
-    following, answers = Following(service, caller.account_id, task.id), Answers(here, service.store)
-    hold = patience()
-    ended = task if task.ended else following.ended(hold.quiet_s)
-    if ended is not None:
+    watching, answers, hold = Watching(service, task), Answers(here, service.store), hold_here()
+    if (ended := watching.end(hold.quiet_s)) is not None:
         body, status = answers.of(ended)
         return json_answer(body, status, {"X-Task-Id": task.id})
-    response = _held(following, answers, task, hold)
-    response.headers["X-Task-Id"] = task.id
-    return response
-
-
-def _held(following: Following, answers: Answers, task: Task, hold: Patience) -> Response:
-    """The answer that has begun; a job that outlasts it is told as it is, and goes on."""
-    gives_up_at = time.monotonic() + hold.most_s
-
-    def ended(within_s: float) -> Task | None:
-        left_s = gives_up_at - time.monotonic()
-        found = following.ended(min(within_s, max(0.0, left_s)))
-        return task if found is None and left_s <= within_s else found
-
-    return held(
-        ended,
+    # A job that outlasts the answer is told as it is, and goes on.
+    response = held(
+        watching.end_within(hold.most_s),
         lambda found: json_text(answers.of(found)[0]).encode(),
         beat_s=hold.beat_s,
         content_type="application/json",
     )
+    response.headers["X-Task-Id"] = task.id
+    return response
 
 
 def _order(members: Mapping[str, Any], kinds: Mapping[str, str], caller: Caller) -> Order:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 from flask import current_app, g, request
 
-from app.accepting import accept, ended_or_latest
+from app.accepting import accept
 from app.dialects.openai import orders
 from app.dialects.openai.orders import ResponseFormat, Route
+from app.dialects.watching import Watching
 from app.http import links
-from app.http.held import HOLD, Hold, leaving
+from app.http.held import Hold, hold_here, leaving
 from app.http.strict_request import StrictRequest
 from app.orders import idempotency_key
 from app.services import Services, services
@@ -44,11 +45,10 @@ class OpenAiOptions:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An accepted request. ``task`` is as it was when accepted; ``counts_retries``: its SDK repeats a broken answer;
+    """An accepted request. ``counts_retries``: its SDK repeats a broken answer;
     ``left``: whether the client is gone, asked only of callers who want their job cancelled then."""
 
-    service: Services
-    task: Task
+    watching: Watching
     replayed: bool
     key: IdempotencyKey | SdkAttempt | None
     route: Route
@@ -62,19 +62,24 @@ class Call:
     counts_retries: bool
     left: Callable[[], bool] | None
 
-    def until_end(self, task: Task, wait_s: float) -> Task:
+    @property
+    def service(self) -> Services:
+        """The services of its app."""
+        return self.watching.service
+
+    @property
+    def task(self) -> Task:
+        """The job as it was last read."""
+        return self.watching.task
+
+    def until_end(self, wait_s: float) -> Task:
         """The task once it has ended, or as it is after so many seconds, or once the client has left."""
-        ends_at = time.monotonic() + wait_s
-        while not task.ended and (left_s := ends_at - time.monotonic()) > 0:
-            began_s = time.monotonic()
-            slice_s = min(left_s, LOOK_S) if self.left else left_s
-            task = ended_or_latest(self.service, task, slice_s)
-            if task.ended or (self.left and self.left()):
-                break
-            # The wait may be refused, or the database away: asked at most once a second then.
-            if (early_s := min(LOOK_S, slice_s) - (time.monotonic() - began_s)) > 0:
-                time.sleep(early_s)
-        return task
+        self.watching.until(lambda task: task.ended or self.has_left(), wait_s)
+        return self.task
+
+    def has_left(self) -> bool:
+        """Whether the client is gone, for callers who want their job cancelled then."""
+        return self.left is not None and self.left()
 
     def cancel(self) -> None:
         """Cancel the job, whose client has left. Raises DatabaseAwayError."""
@@ -125,9 +130,9 @@ def _accepted(asked: StrictRequest, route: Route) -> Call:
         raise links.HostNotAllowedError
     key = idempotency_key.read(asked, read.order, key_id=caller.key_id)
     submitted = accept(service, caller, read.order, key=key, request_id=g.request_id)
+    left = leaving(asked.environ) if asked.headers.get(CANCEL_HEADER, "").lower() in ("1", "true") else None
     return Call(
-        service=service,
-        task=submitted.task,
+        watching=Watching(service, submitted.task, look_s=LOOK_S if left else math.inf),
         replayed=submitted.replayed,
         key=key,
         route=route,
@@ -137,7 +142,7 @@ def _accepted(asked: StrictRequest, route: Route) -> Call:
         base=public_base(),
         path=asked.path,
         request_id=g.request_id,
-        hold=current_app.extensions[HOLD],
+        hold=hold_here(),
         counts_retries=idempotency_key.COUNT_HEADER in asked.headers,
-        left=leaving(asked.environ) if asked.headers.get(CANCEL_HEADER, "").lower() in ("1", "true") else None,
+        left=left,
     )

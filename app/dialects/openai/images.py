@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from flask import Blueprint, Response, g, request
 
 from app.dialects.openai import later, streams, waiting
@@ -146,9 +144,9 @@ def _made(route: Route) -> Response:
 def _preferred(call: Call, *, at_once: bool, wait_s: int) -> Response:
     """What the caller waits for instead of the end; an end within that time is answered as such."""
     applied = ", ".join([*(["respond-async"] if at_once else []), *([f"wait={wait_s}"] if wait_s else [])])
-    ended = call.until_end(call.task, wait_s)
+    ended = call.until_end(wait_s)
     if not ended.ended or (at_once and not wait_s):
         return later.accepted(call, ended, options(), applied)
-    response = waiting.answer(replace(call, task=ended), 0)
+    response = waiting.answer(call, 0)
     response.headers["Preference-Applied"] = applied
     return response

@@ -45,9 +45,9 @@ def _events(call: Call) -> Iterator[bytes]:
     yield f": {call.task.id}\n\n".encode()
     task, ends_at = call.task, time.monotonic() + call.hold.most_s
     while not task.ended and time.monotonic() < ends_at:
-        task = call.until_end(task, min(call.hold.beat_s, ends_at - time.monotonic()))
+        task = call.until_end(min(call.hold.beat_s, ends_at - time.monotonic()))
         if not task.ended:
-            if call.left and call.left():
+            if call.has_left():
                 return
             yield b": working\n\n"
     yield from _end(call, task)

@@ -32,8 +32,8 @@ STILL_RUNNING = "the image is still being made; read it at {url}"
 def answer(call: Call, quiet_s: float) -> Response:
     """The images, or why there are none: at once when the job ends within ``quiet_s``, else by an answer that is
     kept alive. Raises what answers.answer raises."""
-    task = call.until_end(call.task, quiet_s)
-    response = finished(call, task) if task.ended else _held(call, task)
+    task = call.until_end(quiet_s)
+    response = finished(call, task) if task.ended else _held(call)
     with_headers(response, call, task)
     note_answer(call.service, response, call.key, task.id)
     cancel_when_left(response, call)
@@ -75,15 +75,13 @@ def _said(said: Said) -> Response:
     return response
 
 
-def _held(call: Call, task: Task) -> Response:
+def _held(call: Call) -> Response:
     ends_at = time.monotonic() + call.hold.most_s
-    latest = task
 
     def ended(wait_s: float) -> Task | None:
-        nonlocal latest
         left_s = ends_at - time.monotonic()
-        latest = call.until_end(latest, min(wait_s, left_s))
-        if not latest.ended and call.left and call.left():
+        latest = call.until_end(min(wait_s, left_s))
+        if not latest.ended and call.has_left():
             raise BrokenOff
         return latest if latest.ended or left_s <= wait_s else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -16,7 +16,7 @@ from app.dialects.replicate.headers import Wait, read_cancel_after, read_prefer
 from app.dialects.replicate.names import Named, names_of
 from app.dialects.replicate.orders import Asked, Reader
 from app.dialects.replicate.prediction import PATH, Links, prediction, unfinished
-from app.dialects.replicate.watching import Watching
+from app.dialects.watching import Watching
 from app.http import event_stream, held, links
 from app.http.bodies import read_json_object, read_query
 from app.http.endpoint import Answer, Endpoint, describe
@@ -89,14 +89,9 @@ def create() -> Response:
 
 
 @bp.post("/v1/models/<owner>/<name>/predictions")
-@describe(_CREATE)
-def create_with_model(owner: str, name: str) -> Response:
-    return _create(f"{owner}/{name}")
-
-
 @bp.post("/v1/deployments/<owner>/<name>/predictions")
 @describe(_CREATE)
-def create_with_deployment(owner: str, name: str) -> Response:
+def create_with_model(owner: str, name: str) -> Response:
     return _create(f"{owner}/{name}")
 
 
@@ -130,39 +125,22 @@ def _submitted(service: Services, asked: Asked) -> Task:
 
 def _waited(service: Services, task: Task, here: Here, wait: Wait) -> Response:
     """The prediction once it has ended, or when the wait has; after a silence at first, the answer has begun."""
-    began_at = time.monotonic()
-    limit_s = wait.limit_s
-    quiet_s, beat_s = _beats()
-    task = ended_or_latest(service, task, quiet_s if limit_s is None else min(limit_s, quiet_s))
-
-    def is_over() -> bool:
-        return limit_s is not None and time.monotonic() - began_at >= limit_s
-
-    if task.ended or is_over():
-        return json_answer(unfinished(task, None, _links(here, task)), 201)
-    account_id, job_id = task.account_id, task.id
-    watching = Watching(service.waits, lambda: service.task_reads.task(account_id, job_id), task)
+    hold, limit_s = held.hold_here(), math.inf if wait.limit_s is None else wait.limit_s
+    quiet_s = min(limit_s, hold.quiet_s)
+    watching = Watching(service, task)
+    if watching.end(quiet_s) or limit_s <= quiet_s:
+        return json_answer(unfinished(watching.task, None, _links(here, task)), 201)
+    over = watching.end_within(limit_s - quiet_s)
 
     def ended(timeout_s: float) -> Task | None:
-        left_s = timeout_s if limit_s is None else min(timeout_s, limit_s - (time.monotonic() - began_at))
-        try:
-            done = watching.until(lambda found: found.ended, left_s)
-        except JobNotFoundError:
-            done = True  # deleted meanwhile: what was last read is all there is
-        return watching.task if done or is_over() or watching.stopping else None
+        return over(timeout_s) or (watching.task if watching.stopping else None)
 
     def say(found: Task) -> bytes:
         return json_text(unfinished(found, None, _links(here, found))).encode()
 
-    answer = held.held(ended, say, beat_s=beat_s, content_type="application/json")
+    answer = held.held(ended, say, beat_s=hold.beat_s, content_type="application/json")
     answer.status_code = 201
     return answer
-
-
-def _beats() -> tuple[float, float]:
-    """How long an answer is silent at first, and how often white space follows, in seconds: as of all held answers."""
-    hold: held.Hold = current_app.extensions[held.HOLD]
-    return hold.quiet_s, hold.beat_s
 
 
 @bp.get(f"{PATH}/<job_id>")
@@ -259,11 +237,10 @@ def list_predictions() -> Response:
 def follow(job_id: str) -> Response:
     query, here = read_query(StreamQuery, request.args), links.here()
     here.absolute(PATH)
-    parts, account_id = services(), g.caller.account_id
-    task = parts.task_reads.task(account_id, _checked_id(job_id))
-    watching = Watching(parts.waits, lambda: parts.task_reads.task(account_id, job_id), task)
+    parts = services()
+    task = parts.task_reads.task(g.caller.account_id, _checked_id(job_id))
     place = stream.Place.of(request.headers.get("Last-Event-ID") or query.last_event_id)
-    return event_stream.answer(stream.chunks(watching, _named(task), _links(here, task).image, place))
+    return event_stream.answer(stream.chunks(Watching(parts, task), _named(task), _links(here, task).image, place))
 
 
 def _shown(task: Task, here: Here) -> dict[str, object]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from app.dialects.replicate.names import Named
 from app.dialects.replicate.prediction import bar, error_of, notes_of, output_of
-from app.dialects.replicate.watching import Watching
+from app.dialects.watching import Watching
 from app.http import event_stream
 from jobs.errors import JobNotFoundError
 from jobs.reads.tasks import Task
@@ -52,7 +52,7 @@ def chunks(watching: Watching, named: Named | None, link: Callable[[int], str], 
             if seen.ended:
                 yield from _end(seen, named, link, place)
                 return
-            if not watching.until(lambda found, seen=seen: _differs(found, seen), event_stream.BEAT_S):  # type: ignore[misc]
+            if not watching.turn(lambda found, seen=seen: _differs(found, seen), event_stream.BEAT_S):  # type: ignore[misc]
                 yield event_stream.comment()
             if watching.stopping:
                 return  # the client comes back, to another process
