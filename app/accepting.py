@@ -1,4 +1,4 @@
-"""The one way from an order to an accepted job, for the native routes and every dialect: submit, then publish."""
+"""The one way to order, and to cancel, for the native routes and every dialect: the transaction, then publishing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from accounts.keys import Caller
 from app.http.held import on_end
 from app.services import Services
 from core.errors import DatabaseAwayError, UnavailableError
+from jobs import lifecycle
 from jobs.dispatch import publishing
-from jobs.lifecycle import Submitted
+from jobs.lifecycle import Cancellation, Submitted
 from jobs.reads.tasks import Task
 from jobs.submission import sdk_attempts
 from jobs.submission.idempotency import IdempotencyKey
@@ -34,6 +35,13 @@ def accept(
         with suppress(DatabaseAwayError):
             service.connections.autocommit(publishing.mark_unpublished, [submitted.task.id])
     return submitted
+
+
+def cancel_job(service: Services, account_id: str, job_id: str) -> Cancellation:
+    """Cancel a job and have it known. Raises JobNotFoundError, DatabaseAwayError."""
+    done = service.connections.transaction(lifecycle.cancel, account_id, job_id, charge=service.cancel_charge)
+    service.publish(done.signals)
+    return done
 
 
 def note_answer(service: Services, response: Response, key: IdempotencyKey | SdkAttempt | None, task_id: str) -> None:

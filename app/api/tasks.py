@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app, g, request
 
+from app.accepting import cancel_job
 from app.http import links
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
@@ -20,7 +21,6 @@ from app.shapes.schemas.base import Empty
 from app.shapes.schemas.tasks import CancelOut, ListQuery, TaskList, TaskOut, TaskQuery, Timeline, is_job_id
 from app.shapes.status_json import StatusJson
 from core.wire import json_text
-from jobs import lifecycle
 from jobs.errors import FieldFault, JobNotFoundError
 from jobs.reads import tasks
 from jobs.reads.tasks import Filters, Task
@@ -201,8 +201,7 @@ def timeline(job_id: str) -> Response:
 def cancel(job_id: str) -> Response:
     read_query(Empty, request.args)
     parts, account_id = services(), g.caller.account_id
-    done = parts.connections.transaction(lifecycle.cancel, account_id, checked_id(job_id), charge=parts.cancel_charge)
-    parts.publish(done.signals)
+    done = cancel_job(parts, account_id, checked_id(job_id))
     shown = renderer()
     body = {
         "object": "image.cancellation",

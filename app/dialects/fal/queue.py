@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from flask import Blueprint, Request, Response, g, request
 from flask.globals import request_ctx
 
-from app.accepting import accept
+from app.accepting import accept, cancel_job
 from app.dialects.fal import links, orders, status_stream
 from app.dialects.fal.answers import ORDER_ERRORS, REQUEST_HEADERS, headers_of, output
 from app.dialects.fal.apps import prefix_of
@@ -20,7 +20,6 @@ from app.http.responses import json_answer, text_answer
 from app.services import services
 from core.errors import ServiceError
 from core.wire import json_text
-from jobs import lifecycle
 from jobs.errors import JobNotFoundError
 from jobs.failures import CancelOutcome
 
@@ -150,13 +149,10 @@ def response(app: str, request_id: str) -> Response:  # noqa: ARG001 (a request'
     )
 )
 def cancel(app: str, request_id: str) -> Response:  # noqa: ARG001 (a request's id names it alone)
-    parts = services()
     try:
-        job_id = _job_id(request_id)
-        done = parts.connections.transaction(lifecycle.cancel, g.caller.account_id, job_id, charge=parts.cancel_charge)
+        done = cancel_job(services(), g.caller.account_id, _job_id(request_id))
     except JobNotFoundError:
         return _refused("NOT_FOUND", "not_found", "there is no such request", 404)
-    parts.publish(done.signals)
     if done.outcome == CancelOutcome.TOO_LATE:
         return _refused("ALREADY_COMPLETED", "bad_request", "the request has ended already", 400)
     return json_answer({"status": "CANCELLATION_REQUESTED"}, 202)

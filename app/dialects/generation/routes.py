@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, g, request
 
-from app.accepting import accept, ended_or_latest
+from app.accepting import accept, cancel_job, ended_or_latest
 from app.dialects.generation.words import PATH, Generations
 from app.dialects.watching import Watching
 from app.http import event_stream, links
@@ -19,7 +19,6 @@ from app.orders import forms, idempotency_key, request_body
 from app.services import Services, services
 from app.shapes.schemas.replaced import GenerationBody, GenerationOut, SessionQuery, StreamQuery
 from app.shapes.schemas.tasks import is_job_id
-from jobs import lifecycle
 from jobs.errors import FieldFault, JobNotFoundError
 from jobs.reads.tasks import Task
 from jobs.submission.order import Order
@@ -107,8 +106,7 @@ def follow_signed(session_id: str) -> Response:
 def cancel() -> Response:
     service, generations, account_id = services(), _generations(), g.caller.account_id
     job_id = _job_id(read_query(SessionQuery, request.args).sessionId)
-    done = service.connections.transaction(lifecycle.cancel, account_id, job_id, charge=service.cancel_charge)
-    service.publish(done.signals)
+    cancel_job(service, account_id, job_id)
     return json_answer(generations.of(service.task_reads.task(account_id, job_id)))
 
 

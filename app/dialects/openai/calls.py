@@ -9,7 +9,7 @@ from typing import cast
 
 from flask import current_app, g, request
 
-from app.accepting import accept
+from app.accepting import accept, cancel_job
 from app.dialects.openai import orders
 from app.dialects.openai.orders import ResponseFormat, Route
 from app.dialects.watching import Watching
@@ -19,7 +19,6 @@ from app.http.strict_request import StrictRequest
 from app.orders import idempotency_key
 from app.services import Services, services
 from core.turns import Turns
-from jobs import lifecycle
 from jobs.reads.tasks import Task
 from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.sdk_attempts import SdkAttempt
@@ -83,9 +82,7 @@ class Call:
 
     def cancel(self) -> None:
         """Cancel the job, whose client has left. Raises DatabaseAwayError."""
-        service, task = self.service, self.task
-        done = service.connections.transaction(lifecycle.cancel, task.account_id, task.id, charge=service.cancel_charge)
-        service.publish(done.signals)
+        cancel_job(self.service, self.task.account_id, self.task.id)
 
 
 def options() -> OpenAiOptions:

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, Response, current_app, g, request
 
-from app.accepting import accept, ended_or_latest
+from app.accepting import accept, cancel_job, ended_or_latest
 from app.dialects.replicate import stream
 from app.dialects.replicate.headers import Wait, read_cancel_after, read_prefer
 from app.dialects.replicate.names import Named, names_of
@@ -34,7 +34,6 @@ from app.shapes.schemas.replicate import (
 )
 from app.shapes.schemas.tasks import is_job_id
 from core.wire import json_text
-from jobs import lifecycle
 from jobs.errors import InvalidOrderError, JobNotFoundError
 from jobs.reads import tasks
 from jobs.reads.tasks import Filters, Task
@@ -173,8 +172,7 @@ def cancel(job_id: str) -> Response:
     read_query(Empty, request.args)
     parts, account_id, here = services(), g.caller.account_id, links.here()
     here.absolute(PATH)
-    done = parts.connections.transaction(lifecycle.cancel, account_id, _checked_id(job_id), charge=parts.cancel_charge)
-    parts.publish(done.signals)
+    cancel_job(parts, account_id, _checked_id(job_id))
     task = ended_or_latest(parts, parts.task_reads.task(account_id, job_id), CANCEL_WAIT_S)
     return json_answer(_shown(task, here))
 
