@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.http.signing import Signer
-from app.shapes.render import TASKS, Renderer
+from app.shapes.render import Renderer
 from core.wire import json_text, rfc3339
 from jobs.reads.tasks import Task
 from webhooks import forms, standard
@@ -23,14 +23,14 @@ MAX_BODY_BYTES = 20_000
 
 @dataclass(frozen=True, slots=True)
 class SignedLinks:
-    """webhooks.forms.Links by the keys of signed links."""
+    """webhooks.forms.Links by the keys of signed links, without a request."""
 
     base: str
     signer: Signer
 
     def image(self, account_id: str, job_id: str, index: int) -> str:
-        path = f"{TASKS}/{job_id}/image"
-        return f"{self.base}{path}?{self.signer.link(path, account_id=account_id, index=index)}"
+        """The address of an image, signed: it needs no key, and expires."""
+        return f"{self.base}{self.signer.image_link(account_id, job_id, index)}"
 
 
 def signed_links(base: str, keys: Mapping[str, bytes]) -> SignedLinks:

@@ -11,8 +11,8 @@ from flask import Response, request
 from app import image_bytes
 from app.http import task_problems
 from app.http.errors import answer
+from app.http.signing import image_path
 from app.services import Services
-from app.shapes.render import TASKS
 from jobs.reads.tasks import Image, Task
 from storage.base import StoredImage
 
@@ -66,4 +66,4 @@ def _stored(image: Image) -> StoredImage:
 
 
 def _path(task: Task, image: Image) -> str:
-    return f"{TASKS}/{task.id}/image?index={image.index}"
+    return f"{image_path(task.id)}?index={image.index}"

@@ -13,9 +13,9 @@ from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import answer
 from app.http.responses import json_answer, not_modified, unchanged
+from app.http.signing import TASKS, image_path
 from app.image_bytes import EXTENSIONS, content_type, guarded, send, served_as, span_of
 from app.services import Services, services
-from app.shapes.render import TASKS
 from app.shapes.schemas.tasks import ImageLink, ImageQuery, LinkQuery
 from core.wire import rfc3339
 from jobs.reads.tasks import Image, find_image
@@ -116,7 +116,7 @@ def link(job_id: str) -> Response:
     asked = {"width": step_of(query.width), "height": step_of(query.height), "format": query.format}
     if image.width_px is None and any(asked.values()):
         raise MediaError("not_an_image", NO_VARIANTS)
-    path = f"{TASKS}/{job_id}/image"
+    path = image_path(job_id)
     life_s = query.expires_s
     signed = parts.signer.link(path, account_id=account_id, index=query.index, variant=asked, life_s=life_s)
     expires_at = datetime.fromtimestamp(int(parse_qs(signed)["expires"][0]), UTC)

@@ -12,9 +12,9 @@ from app.api.tasks import checked_id
 from app.http.bodies import read_json_object, read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import preferred_wait_s
+from app.http.signing import TASKS
 from app.orders import forms, idempotency_key, repeating
 from app.services import services
-from app.shapes.render import TASKS
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.orders import RerunBody
 from app.shapes.schemas.tasks import TaskOut

@@ -14,13 +14,13 @@ from app.http import task_headers
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, preferred_wait_s
+from app.http.signing import TASKS
 from app.http.strict_request import StrictRequest
 from app.orders import forms, idempotency_key, request_body
 from app.orders.operations import operation_of
 from app.services import services
 from app.shapes import render
 from app.shapes.inline_images import data_urls
-from app.shapes.render import TASKS
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.orders import Estimate, EstimateBody, OrderBody
 from app.shapes.schemas.tasks import TaskOut

@@ -10,13 +10,13 @@ from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import InvalidRequestError
 from app.http.responses import json_answer, not_modified, text_answer, unchanged
+from app.http.signing import TASKS
 from app.http.task_headers import NAMES as TASK_HEADERS
 from app.http.task_headers import task_headers
 from app.orders.operations import OPERATIONS
 from app.services import services
 from app.shapes import render
 from app.shapes.inline_images import data_urls
-from app.shapes.render import TASKS
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.tasks import CancelOut, ListQuery, TaskList, TaskOut, TaskQuery, Timeline, is_job_id
 from app.shapes.status_json import StatusJson

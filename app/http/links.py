@@ -22,7 +22,6 @@ from core.errors import ServiceError
 from core.settings import Settings, SettingsError
 
 EXTENSION = "darkroom_links"
-TASKS = "/api/images/tasks"
 ANY = "*"
 MAX_KNOWN_HOSTS = 256
 
@@ -62,9 +61,7 @@ class Here:
     def image_link(self, task: Owned, index: int, *, expires_s: int | None = None) -> str:
         """The whole address of an image, signed: it needs no key, and ends after ``expires_s`` seconds, or after the
         life that links have here. Raises HostNotAllowedError."""
-        path = f"{TASKS}/{task.id}/image"
-        signed = self.signer.link(path, account_id=task.account_id, index=index, life_s=expires_s)
-        return self.absolute(f"{path}?{signed}")
+        return self.absolute(self.signer.image_link(task.account_id, task.id, index, life_s=expires_s))
 
 
 @dataclass(frozen=True, slots=True)

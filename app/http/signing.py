@@ -18,6 +18,7 @@ from types import MappingProxyType
 from core.errors import ServiceError
 
 LIFE_S = 3600
+TASKS = "/api/images/tasks"
 
 VARIANT = ("width", "height", "format")
 WHOLE: Mapping[str, object] = MappingProxyType({})
@@ -35,6 +36,11 @@ class SignatureExpiredError(ServiceError):
     code = "signature_expired"
 
 
+def image_path(job_id: str) -> str:
+    """The path of the images of a task; which of them is said by the query."""
+    return f"{TASKS}/{job_id}/image"
+
+
 def variant_text(asked: Mapping[str, object]) -> str:
     """The parameters that make a variant as one text, empty for the image itself."""
     return "&".join(f"{name}={asked[name]}" for name in VARIANT if asked.get(name) is not None)
@@ -47,6 +53,11 @@ class Signer:
 
     keys: Mapping[str, bytes] = field(repr=False)
     life_s: int = LIFE_S
+
+    def image_link(self, account_id: str, job_id: str, index: int, *, life_s: int | None = None) -> str:
+        """Path and query of a link to an image of a task."""
+        path = image_path(job_id)
+        return f"{path}?{self.link(path, account_id=account_id, index=index, life_s=life_s)}"
 
     def link(
         self,

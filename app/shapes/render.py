@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from app.http.signing import Signer
+from app.http.signing import TASKS, Signer, image_path
 from app.shapes.status_json import StatusJson
 from core.wire import json_text, rfc3339
 from jobs.failures import sentence
@@ -21,8 +21,6 @@ from jobs.submission.wait_model import Wait
 from providers.catalog.entries import spoken
 from quota.ledger import Entry
 from quota.prices import credits_text
-
-TASKS = "/api/images/tasks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,7 @@ class Renderer:
 
     def image(self, account_id: str, job_id: str, image: Image, data_url: str | None = None) -> dict[str, Any]:
         """app.shapes.schemas.tasks.ImageOut."""
-        path = f"{TASKS}/{job_id}/image"
+        path = image_path(job_id)
         deleted = image.deleted_at is not None
         link = None if deleted else self._signed(path, account_id, image.index)
         return {

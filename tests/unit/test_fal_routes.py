@@ -17,8 +17,8 @@ from app_doubles import NOW, PNG, THEIRS, Edge, done_task, job_id, make_edge, ma
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from werkzeug.test import TestResponse
 
+from app.callbacks import SignedLinks
 from app.dialects.fal import run, webhook
-from app.dialects.fal.links import Here
 from app.dialects.fal.request_ids import request_id_of
 from app.dialects.watching import Watching
 from app.http.held import HOLD, BrokenOff, Hold
@@ -503,8 +503,8 @@ def test_a_webhook_goes_with_the_order(edge: Edge, offered: list[Order]) -> None
     assert (offered[0].webhook.url, offered[0].webhook.form) == ("https://a.example/hook", "fal")
 
 
-def _links(edge: Edge) -> Here:
-    return Here("https://d.example", edge.signer)
+def _links(edge: Edge) -> SignedLinks:
+    return SignedLinks("https://d.example", edge.signer)
 
 
 def test_a_callback_is_signed_as_its_receivers_check(edge: Edge) -> None:

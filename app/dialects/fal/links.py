@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from urllib.parse import quote
 
 from flask import Request, current_app, request
 
+from app.callbacks import SignedLinks
 from app.dialects.fal.request_ids import KNOWN
 from app.http import links
-from app.http.signing import Signer
-from app.shapes.render import TASKS
 
 QUEUE = "/fal/queue"
 HTTPS_ONLY = "fal-client/"
 
 
-@dataclass(frozen=True, slots=True)
-class Here:
-    """webhooks.forms.Links of one request; a generator takes it before its request is gone."""
-
-    base: str
-    signer: Signer
-
-    def image(self, account_id: str, job_id: str, index: int) -> str:
-        """The address of an image, signed: it needs no key, and expires."""
-        path = f"{TASKS}/{job_id}/image"
-        return f"{self.base}{path}?{self.signer.link(path, account_id=account_id, index=index)}"
-
-
-def here() -> Here:
+def here() -> SignedLinks:
     """The links of this request. Raises HostNotAllowedError where its host is not known to be ours."""
     found = _known(request)
     if not found.base:
         raise links.HostNotAllowedError
-    return Here(found.base, found.signer)
+    return SignedLinks(found.base, found.signer)
 
 
 def base(asked: Request) -> str:

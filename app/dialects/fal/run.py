@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from flask import Blueprint, Response, g, request
 
 from app.accepting import accept
+from app.callbacks import SignedLinks
 from app.dialects.fal import links, orders, result
 from app.dialects.fal.answers import ORDER_ERRORS, REQUEST_HEADERS, headers_of, output
 from app.dialects.fal.dialect import name_request
@@ -88,7 +89,7 @@ class _Call:
 
     watching: Watching
     attempt: bytes
-    here: links.Here
+    here: SignedLinks
     answered: bool = False
 
     def say(self, task: Task) -> bytes:

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 from app.dialects.openai.orders import ResponseFormat
 from app.dialects.openai.usage import usage_of
 from app.http.held import BrokenOff
+from app.http.signing import TASKS
 from app.services import Services
-from app.shapes.render import TASKS
 from core.wire import json_text
 from jobs.errors import ImageGoneError
 from jobs.reads.made import Made, find_made
@@ -123,8 +123,7 @@ def created_of(task: Task) -> int:
 def image_url(service: Services, task: Task, image: Image, base: str) -> str:
     """A whole address that needs no key. Raises ImageGoneError."""
     _check_there(image)
-    path = f"{TASKS}/{task.id}/image"
-    return f"{base}{path}?{service.signer.link(path, account_id=task.account_id, index=image.index)}"
+    return f"{base}{service.signer.image_link(task.account_id, task.id, image.index)}"
 
 
 def opened(service: Services, image: Image) -> BinaryIO:
