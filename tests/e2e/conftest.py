@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urljoin
 
 import pytest
 import requests
@@ -36,7 +37,8 @@ class Service:
     http: requests.Session
 
     def url(self, path: str) -> str:
-        return self.running.url + path
+        """The whole address of a path; one that is whole already stays."""
+        return urljoin(self.running.url, path)
 
     def submit(self, operation: str = "generate", **order: Any) -> dict[str, Any]:
         answer = self.http.post(self.url(f"/api/images/{operation}"), json=order, timeout=30)
