@@ -30,7 +30,7 @@ from jobs.submission.uploads import NewUpload
 
 PREFIX = "/fal/rest/storage/upload"
 LINK_LIFE_S = 3600
-# Of a file that is kept for ever.
+# Of a file that is kept forever.
 LONGEST_LINK_S = 10 * 365 * 86_400
 LIFECYCLE_HEADERS = ("X-Fal-Object-Lifecycle", "X-Fal-Object-Lifecycle-Preference")
 EXPIRATION = "expiration_duration_seconds"
@@ -70,11 +70,11 @@ def initiate() -> Response:
     keep_s = _lifecycle_s()
     path = _path(upload_id, body.file_name or "", keep_s)
     signed = here.signer.link(path, account_id=account_id, index=0, life_s=LINK_LIFE_S)
-    wishes = f"&name={quote(body.file_name, safe='')}" if body.file_name else ""
-    wishes += f"&keep_s={keep_s}" if keep_s else ""
+    more = f"&name={quote(body.file_name, safe='')}" if body.file_name else ""
+    more += f"&keep_s={keep_s}" if keep_s else ""
     return json_answer(
         {
-            "upload_url": here.absolute(f"{PREFIX}/{upload_id}?{signed}{wishes}"),
+            "upload_url": here.absolute(f"{PREFIX}/{upload_id}?{signed}{more}"),
             "file_url": _file_url(here, account_id, upload_id, keep_s),
         }
     )

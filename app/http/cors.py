@@ -10,7 +10,7 @@ from flask_cors import CORS
 ANY = "*"
 CONFIG = "CORS_ALLOWED"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-# What a page may read of an answer, beside what every page may.
+# What a page may read of an answer, besides what every page may.
 EXPOSED = (
     *("Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Link", "Location"),
     *("Retry-After", "WWW-Authenticate", "RateLimit", "RateLimit-Policy", "Preference-Applied", "Idempotent-Replayed"),

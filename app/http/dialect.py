@@ -18,7 +18,7 @@ DIALECTS = "darkroom_dialects"
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An error in a dialect's words: body, status, media type, and headers beside those that every error has."""
+    """An error in a dialect's words: body, status, media type, and headers besides those that every error has."""
 
     body: Mapping[str, Any]
     status: int

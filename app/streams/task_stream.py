@@ -21,7 +21,7 @@ from jobs.errors import JobNotFoundError
 from jobs.reads.events import Followed, Life, Progress
 from jobs.reads.tasks import Task
 
-# Then the client connects again, and shows its key again: one that was revoked meanwhile is not followed for ever.
+# Then the client connects again, and shows its key again: one that was revoked meanwhile is not followed forever.
 LONGEST_S = 3600.0
 AWAY_PAUSE_S = 1.0  # between two readings while the database is away
 

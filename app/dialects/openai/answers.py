@@ -1,6 +1,6 @@
 """OpenAI's answer body of a task that has succeeded, in pieces: no image is in memory as a whole.
 
-Ours stand beside its names: ``id`` and ``task`` lead to the job, ``cost`` is what it took. What is not known is left
+Ours stand next to its names: ``id`` and ``task`` lead to the job, ``cost`` is what it took. What is not known is left
 out, but for ``usage``, which is null: a client that adds it up can tell nothing from zero.
 """
 
@@ -109,7 +109,7 @@ def facts_of(task: Task) -> dict[str, Any]:
 
 
 def ours(task: Task, base: str) -> dict[str, Any]:
-    """What Darkroom says of a task beside OpenAI's names."""
+    """What Darkroom says of a task next to OpenAI's names."""
     captured = task.captured_microcredits
     cost = None if captured is None else {"microcredits": captured, "credits": credits_text(captured)}
     return {"id": task.id, "task": f"{base}{TASKS}/{task.id}", "cost": cost}

@@ -24,7 +24,7 @@ from jobs.submission.quoting import Quoting
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An order and the words in which it was given. ``faults`` are those beside its input."""
+    """An order and the words in which it was given. ``faults`` are those outside its input."""
 
     order: Order
     translated: Translated
@@ -32,9 +32,9 @@ class Asked:
 
     def in_its_words(self, error: InvalidOrderError) -> InvalidOrderError:
         """The same faults, each at the place that the caller knows."""
-        place_of, beside = self.translated.place_of, set(self.faults)
+        place_of, outside = self.translated.place_of, set(self.faults)
         return InvalidOrderError(
-            [fault if fault in beside else replace(fault, field=place_of(fault.field)) for fault in error.faults]
+            [fault if fault in outside else replace(fault, field=place_of(fault.field)) for fault in error.faults]
         )
 
 
@@ -74,12 +74,12 @@ class Reader:
             operation_for(named.model, translated.images) if named else ("edit" if translated.images else "generate")
         )
         order = read.order(operation)
-        beside = [*faults, *own_faults]
-        every = [*beside, *translated.faults, *order.faults]
+        outside = [*faults, *own_faults]
+        every = [*outside, *translated.faults, *order.faults]
         kept = _kept(body, named, translated, cancel_after_s)
         webhook = webhook_of(*_callback(body))
         order = replace(order, faults=every, client=kept, webhook=webhook, cancel_after_s=cancel_after_s)
-        return Asked(order, translated, beside)
+        return Asked(order, translated, outside)
 
     def _named(self, body: PredictionBody, model: str | None) -> Named | None:
         """The model that the route, the version or the body names, or that of the setting."""

@@ -88,7 +88,7 @@ class OrderFields(BaseModel):
         None,
         min_length=1,
         max_length=2048,
-        description="https; told of this job's events, beside the account's webhooks. See docs/webhooks.md",
+        description="https; told of this job's events, next to the account's webhooks. See docs/webhooks.md",
     )
     webhook_events: list[Literal[EVENTS]] | None = Field(  # type: ignore[valid-type]
         None, min_length=1, description="of which events; its end, where it is left out"

@@ -107,7 +107,7 @@ class OpenAIModelOut(Shape):
 
 
 class ReplicateModelOut(OpenAIModelOut):
-    """A model; with the members that OpenAI's clients read beside them."""
+    """A model; with the members that OpenAI's clients read next to them."""
 
     url: str
     owner: str
