@@ -19,7 +19,6 @@ log = structlog.get_logger(__name__)
 FIRST_PIECE_S = 10.0  # until then a fault still gets its own HTTP status
 HEARTBEAT_S = 15.0
 LONGEST_S = 180.0
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class NoCreditsError(ServiceError):

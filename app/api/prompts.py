@@ -12,10 +12,11 @@ from app.enhancement import Ended, Piece, Reader
 from app.http.bodies import read_body, read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import NotAcceptableError, UpstreamFailedError, problem
+from app.http.responses import IN_PIECES
 from app.services import services
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.service import EnhanceIn
-from app.text_streams import FIRST_PIECE_S, HEADERS, check_credits, message_of, pieces_of
+from app.text_streams import FIRST_PIECE_S, check_credits, message_of, pieces_of
 from providers.errors import ProviderError
 
 bp = Blueprint("prompts", __name__)
@@ -67,11 +68,11 @@ def enhance() -> Response:
         raise UpstreamFailedError(message_of(first), upstream_code=first.code)
     pieces = pieces_of(reader, first)
     if media_type == "text/plain":
-        response = Response(_text(pieces), content_type="text/plain; charset=utf-8", headers=HEADERS)
+        response = Response(_text(pieces), content_type="text/plain; charset=utf-8", headers=IN_PIECES)
     else:
         # Rendered in the request, which the stream outlives.
         failed = problem("upstream_failed")
-        response = Response(_events(pieces, failed), content_type="text/event-stream", headers=HEADERS)
+        response = Response(_events(pieces, failed), content_type="text/event-stream", headers=IN_PIECES)
     response.call_on_close(reader.close)
     return response
 

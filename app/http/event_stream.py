@@ -13,13 +13,12 @@ from typing import Any
 
 from flask import Response
 
+from app.http.responses import IN_PIECES
 from core.wire import json_text
 
 MEDIA_TYPE = "text/event-stream"
 RETRY_MS = 2000
 BEAT_S = 15.0
-# nginx would hold the records back until its buffer is full.
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _LINE_ENDS = re.compile(r"\r\n|\r|\n")
 
 
@@ -54,7 +53,7 @@ def answer(chunks: Iterable[bytes]) -> Response:
     """The answer that sends these chunks, each as soon as it is there. What ``call_on_close`` names runs at its end."""
     # Not direct_passthrough, with which no one is told of the end.
     response = Response(chunks, status=200, content_type=MEDIA_TYPE)
-    response.headers.update(HEADERS)
+    response.headers.update(IN_PIECES)
     return response
 
 

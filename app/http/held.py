@@ -14,12 +14,12 @@ from typing import Any
 
 from flask import Response, current_app
 
+from app.http.responses import IN_PIECES
 from app.serving.broken_off import BrokenOff
 
-__all__ = ["HEADERS", "HOLD", "BrokenOff", "Hold", "held", "hold_here", "leaving", "on_end"]
+__all__ = ["HOLD", "BrokenOff", "Hold", "held", "hold_here", "leaving", "on_end"]
 
 HOLD = "darkroom_hold"
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def held(
     """An answer that has begun. ``ended`` waits at most so many seconds for the end and returns it, or None; ``say``
     renders it, whole or in pieces, and may raise BrokenOff."""
     response = Response(_beats(ended, say, beat_s), status=200, content_type=content_type)
-    response.headers.update(HEADERS)
+    response.headers.update(IN_PIECES)
     return response
 
 

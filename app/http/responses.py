@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 MAX_WAIT_S = 60
+# Of an answer that is sent in pieces: nginx would hold them back until its buffer is full.
+IN_PIECES = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 def json_answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

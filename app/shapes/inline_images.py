@@ -1,4 +1,4 @@
-"""Images inside a task's own JSON, for orders with ``store: false``."""
+"""Images inside a JSON answer as ``data:`` URLs: of orders with ``store: false``, and where a dialect wants them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ MAX_BYTES = 32 * 1024 * 1024
 
 
 def data_urls(task: Task, store: Store) -> dict[int, str]:
-    """``data:`` URLs by index; images beyond 32 MiB in all have only their links.
+    """``data:`` URLs by index, of a task with ``store: false`` that has ended. Raises StorageUnavailableError."""
+    return all_data_urls(task, store) if task.keep_s is not None and task.ended else {}
 
-    Raises StorageUnavailableError.
-    """
-    if task.keep_s is None or not task.ended:
-        return {}
+
+def all_data_urls(task: Task, store: Store) -> dict[int, str]:
+    """``data:`` URLs by index; images beyond 32 MiB in all have only their links. Raises StorageUnavailableError."""
     found: dict[int, str] = {}
     left = MAX_BYTES
     for image in task.images:
@@ -26,7 +26,7 @@ def data_urls(task: Task, store: Store) -> dict[int, str]:
         try:
             data = store.read(image.key)
         except BlobNotFoundError:
-            continue  # its short life has just ended
+            continue  # deleted since the task was read
         left -= len(data)
         found[image.index] = f"data:{image.mime};base64,{base64.b64encode(data).decode('ascii')}"
     return found

@@ -10,9 +10,9 @@ import pytest
 from app_doubles import MINE, THEIRS, Edge, make_edge
 from openai import OpenAI
 
-from app.dialects.openai import chat
 from app.enhancement import Enhancer
-from app.http.held import BrokenOff
+from app.http.held import HOLD, BrokenOff, Hold
+from app.orders.idempotency_key import COUNT_HEADER
 from app.services import EXTENSION
 from jobs.reads import funds
 from jobs.reads.funds import Funds
@@ -207,9 +207,9 @@ def test_chats_are_limited_like_enhancements() -> None:
 
 
 @pytest.fixture
-def slow(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> Edge:
+def slow(edge: Edge) -> Edge:
     """The status cannot wait for the text."""
-    monkeypatch.setattr(chat, "QUIET_S", 0.0)
+    edge.app.extensions[HOLD] = Hold(quiet_s=0.0)
     return edge
 
 
@@ -224,7 +224,7 @@ def test_a_failure_behind_white_space_is_an_error_or_a_broken_answer(slow: Edge)
     assert post(slow).json["error"]["code"] == "upstream_failed"
     with pytest.raises(BrokenOff):
         slow.client.post(
-            "/v1/chat/completions", json={"messages": USER}, headers={**MINE, chat.RETRY_COUNT: "0"}
+            "/v1/chat/completions", json={"messages": USER}, headers={**MINE, COUNT_HEADER: "0"}
         ).get_data()
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from app.dialects.fal.client import kept
 from app.dialects.fal.failures import Failed, failed
+from app.shapes.inline_images import all_data_urls
 from jobs.errors import ImageGoneError
 from jobs.reads.tasks import Image, Task
 from storage import models3d, sniff
-from storage.base import BlobNotFoundError, Store
+from storage.base import Store
 from webhooks.forms import Links
 
 # Operations whose models answer with one ``image`` at fal.
 SINGLE = frozenset({"upscale", "remove_background", "erase", "remove_text", "face_swap"})
 _EXTENSIONS = {**sniff.EXTENSIONS, **models3d.EXTENSIONS}
-# The base64 of all images is in one answer, in memory.
-MAX_INLINE_BYTES = 32 * 1024 * 1024
 NONE_INLINE: Mapping[int, str] = MappingProxyType({})
 
 
@@ -53,20 +51,8 @@ def payload(task: Task, links: Links, inline: Mapping[int, str] = NONE_INLINE) -
 
 
 def data_urls(task: Task, store: Store) -> dict[int, str]:
-    """The images of a task as data: URLs by index, where its client asked for that; those beyond 32 MiB in all have
-    only their links. Raises StorageUnavailableError."""
-    found: dict[int, str] = {}
-    left = MAX_INLINE_BYTES if kept(task).get("data_urls") else 0
-    for image in task.images:
-        if image.deleted_at is not None or image.size_bytes > left:
-            continue
-        try:
-            data = store.read(image.key)
-        except BlobNotFoundError:
-            continue  # deleted since the task was read
-        left -= len(data)
-        found[image.index] = f"data:{image.mime};base64,{base64.b64encode(data).decode('ascii')}"
-    return found
+    """The images of a task as data: URLs by index, where its client asked for that. Raises StorageUnavailableError."""
+    return all_data_urls(task, store) if kept(task).get("data_urls") else {}
 
 
 def _file(task: Task, image: Image, url: str) -> dict[str, Any]:

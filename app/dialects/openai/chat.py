@@ -15,12 +15,13 @@ from app.enhancement import Ended, Piece, Reader
 from app.http.bodies import read_body, read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import EnhancerNotConfiguredError, InvalidRequestError, UpstreamFailedError, answer
-from app.http.held import BrokenOff, held
-from app.http.responses import json_answer
+from app.http.held import BrokenOff, held, hold_here
+from app.http.responses import IN_PIECES, json_answer
+from app.orders.idempotency_key import COUNT_HEADER
 from app.services import Services, services
 from app.shapes.schemas.base import Empty
 from app.shapes.schemas.openai_chat import MAX_CHARS, ChatBody, ChatCompletion, ChatMessage
-from app.text_streams import FIRST_PIECE_S, HEADERS, check_credits, message_of, pieces_of
+from app.text_streams import FIRST_PIECE_S, check_credits, message_of, pieces_of
 from core.ids import new_id
 from core.wire import json_text
 from jobs.errors import FieldFault
@@ -28,9 +29,6 @@ from providers.errors import ContentRefused, ProviderError
 
 bp = Blueprint("openai_chat", __name__)
 
-# A whole answer keeps its true status for so long; then white space keeps its connection alive.
-QUIET_S, BEAT_S = 15.0, 10.0
-RETRY_COUNT = "x-stainless-retry-count"
 # They would change what an answer looks like, which no client would notice in time.
 _REFUSED = ("tools", "functions", "audio", "prediction", "web_search_options")
 
@@ -167,7 +165,7 @@ def _streamed(source: Iterator[str], talk: Talk, asked: ChatBody) -> Response:
     error = json.loads(answer("upstream_failed").get_data())["error"]
     with_usage = asked.stream_options is not None and asked.stream_options.include_usage
     records = _records(pieces_of(reader, first), talk, error, with_usage=with_usage)
-    response = Response(records, content_type="text/event-stream", headers=HEADERS)
+    response = Response(records, content_type="text/event-stream", headers=IN_PIECES)
     response.call_on_close(reader.close)
     return response
 
@@ -205,14 +203,15 @@ def _whole(source: Iterator[str], talk: Talk) -> Response:
     """The whole text: with its true status if it is there soon, else behind white space."""
     reader = Reader(source)
     gather = _gathering(reader)
-    found = gather(QUIET_S)
+    hold = hold_here()
+    found = gather(hold.quiet_s)
     if found is not None:
         text, end = found
         if isinstance(end, ProviderError) and not isinstance(end, ContentRefused):
             raise _failed(end)
         return json_answer(talk.whole(text, _finish(end)))
     failed = answer("upstream_failed").get_data()
-    retries = RETRY_COUNT in request.headers
+    retries = COUNT_HEADER in request.headers
 
     def say(found: tuple[str, Piece]) -> bytes:
         text, end = found
@@ -223,7 +222,7 @@ def _whole(source: Iterator[str], talk: Talk) -> Response:
             return failed
         return json_text(talk.whole(text, _finish(end))).encode()
 
-    response = held(gather, say, beat_s=BEAT_S, content_type="application/json")
+    response = held(gather, say, beat_s=hold.beat_s, content_type="application/json")
     response.call_on_close(reader.close)
     return response
 

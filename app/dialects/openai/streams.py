@@ -6,7 +6,6 @@ which every client ignores and which keep proxies from cutting the connection.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,13 +17,12 @@ from app.dialects.openai import answers, failures
 from app.dialects.openai.calls import Call
 from app.dialects.openai.usage import usage_of
 from app.dialects.openai.waiting import STILL_RUNNING, cancel_when_left, finished, of_error, with_headers
-from app.http.held import HEADERS
+from app.http import event_stream
 from core.errors import ServiceError
 from core.wire import json_text
 from jobs.reads.tasks import Image, Task
 from storage.base import StorageUnavailableError
 
-EVENT_STREAM = "text/event-stream"
 _KINDS = {"generations": "image_generation", "edits": "image_edit", "variations": "image_generation"}
 
 
@@ -33,8 +31,7 @@ def answer(call: Call) -> Response:
     if call.task.ended and call.task.status != "succeeded":
         response = finished(call, call.task)
     else:
-        response = Response(_events(call), 200, content_type=EVENT_STREAM)
-        response.headers.update(HEADERS)
+        response = event_stream.answer(_events(call))
     with_headers(response, call, call.task)
     note_answer(call.service, response, call.key, call.task.id)
     cancel_when_left(response, call)
@@ -42,14 +39,14 @@ def answer(call: Call) -> Response:
 
 
 def _events(call: Call) -> Iterator[bytes]:
-    yield f": {call.task.id}\n\n".encode()
+    yield event_stream.comment(call.task.id)
     task, ends_at = call.task, time.monotonic() + call.hold.most_s
     while not task.ended and time.monotonic() < ends_at:
         task = call.until_end(min(call.hold.beat_s, ends_at - time.monotonic()))
         if not task.ended:
             if call.has_left():
                 return
-            yield b": working\n\n"
+            yield event_stream.comment("working")
     yield from _end(call, task)
 
 
@@ -68,7 +65,7 @@ def _end(call: Call, task: Task) -> Iterator[bytes]:
 
 
 def _failed(document: dict[str, Any]) -> bytes:
-    return f"event: error\ndata: {json.dumps(document, ensure_ascii=False)}\n\n".encode()
+    return event_stream.record(document, event="error")
 
 
 def _completed(call: Call, task: Task) -> Iterator[bytes]:

@@ -9,8 +9,8 @@ import re
 from typing import Any
 
 from app.http.dialect import Dialect, Problem, Said
+from app.http.errors import PROBLEM_JSON
 
-PROBLEM_JSON = "application/problem+json"
 PREFIXES = ("/v1/predictions", "/v1/deployments/", "/v1/account", "/v1/webhooks/", "/v1/models/")
 MODEL_PATH = re.compile(r"/v1/models/[^/]+/[^/]")
 
