@@ -64,6 +64,7 @@ def _accepted(service: Services, app: str) -> tuple[_Call, dict[str, str]]:
     """The call of this request and the headers of its answer. The order, whose images may be large, is let go of."""
     asked = orders.read(service, request, app, key_id=g.caller.key_id, queued=False)
     here = links.here()
+    service.waits.places.check(g.caller.account_id)  # refused before anything is accepted
     task = _earlier(service, g.caller.account_id, asked.attempt)
     if task is None:
         task = accept(service, g.caller, asked.order, key=asked.key, request_id=g.request_id).task

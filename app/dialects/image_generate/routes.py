@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from flask import Blueprint, Response, g, request
 
@@ -18,6 +18,7 @@ from app.http.bodies import read_json_object
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.held import held
 from app.http.responses import json_answer
+from app.http.strict_request import StrictRequest
 from app.orders import forms, idempotency_key, request_body
 from app.services import services
 from app.shapes.schemas.replaced import ImageGenerateBody, ImageGenerateOut
@@ -50,9 +51,12 @@ def generate() -> Response:
     here = links.here()
     here.absolute("/")  # refused before anything is accepted, not when the image is there
     service, caller = services(), g.caller
+    service.waits.places.check(caller.account_id)
     order = _order(read_json_object(request), forms.kinds_of(service.catalog), caller)
     key = idempotency_key.read(request, order, key_id=caller.key_id)
     task = accept(service, caller, order, key=key, request_id=g.request_id).task
+    del order
+    cast("StrictRequest", request).let_go()  # what waits on holds no image
     following, answers = Following(service, caller.account_id, task.id), Answers(here, service.store)
     hold = patience()
     ended = task if task.ended else following.ended(hold.quiet_s)
