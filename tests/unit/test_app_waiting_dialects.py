@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,8 @@ from app_doubles import MINE, NOW, Edge, job_id, make_edge, make_task
 from flask import request
 
 from app.dialects.fal.request_ids import request_id_of
+from app.http import waits
+from app.serving import seats
 from jobs.reads.tasks import Task
 
 FAL = {"Authorization": "Key dk_a_secret"}
@@ -79,3 +82,29 @@ def test_what_waits_holds_no_body(monkeypatch: pytest.MonkeyPatch, path: str) ->
     edge.client.post(path, json=WAITING[path], headers=headers)
     assert len(edge.submission.orders) == 1
     assert held and set(held) == {b""}
+
+
+def test_a_fal_client_that_left_and_comes_back_gets_its_own_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = make_edge()
+    path = "/fal/run/fal-ai/gpt-image-2"
+    monkeypatch.setattr(waits, "EARLY_PAUSE_S", 0.0)
+    monkeypatch.setattr(seats, "current", Gone)
+    left = edge.client.post(path, json=CALLS[path], headers=FAL, buffered=False)
+    [job] = edge.rows.unanswered.values()  # before the answer has found out by writing
+    left.close()
+    monkeypatch.undo()
+    edge.rows.add(replace(edge.rows.known[job], status="failed", failure_code="internal_error", finished_at=NOW))
+    again = edge.client.post(path, json=CALLS[path], headers=FAL)
+    assert again.headers["X-Task-Id"] == job
+    assert (len(edge.submission.orders), edge.rows.unanswered) == (1, {})
+
+
+class Gone:
+    """A connection that its client has closed."""
+
+    gone = True
+
+    @contextmanager
+    def waiting(self, wake: Callable[[], None]) -> Iterator[None]:
+        wake()
+        yield

@@ -17,6 +17,7 @@ from app.dialects.fal.schemas import Input, Output
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.held import HOLD, BrokenOff, Hold, held
 from app.services import Services, services
+from app.serving import seats
 from core.errors import DatabaseAwayError, ServiceError
 from core.wire import json_text
 from jobs.errors import JobNotFoundError
@@ -96,6 +97,9 @@ class _Call:
         """The task if it ends within so many seconds."""
         ends_at = time.monotonic() + wait_s
         self.task = ended_or_latest(self.service, self.task, wait_s)
+        if not self.task.ended and seats.current().gone:
+            self.close()  # at once: its client may be back before this answer finds out
+            return None
         if not self.task.ended and (left_s := ends_at - time.monotonic()) > 0:
             time.sleep(left_s)  # too many wait already, or the database is away: the answer goes on being alive
         return self.task if self.task.ended else None
