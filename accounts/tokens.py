@@ -98,11 +98,12 @@ def verify(token: str, rules: Rules) -> Claims:
             # A subject may be a number, which is checked below.
             options={"require": ["exp", *(["aud"] if rules.audiences else [])], "verify_sub": False},
         )
+        ends_at_s = float(said["exp"]) + rules.leeway_s
     except PyJWTError as error:
         raise TokenRefusedError(_words(error)) from None
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise TokenRefusedError("the token is not well formed") from None
-    return Claims(_external_ids(said, rules.claim), _scopes(said, rules), float(said["exp"]) + rules.leeway_s)
+    return Claims(_external_ids(said, rules.claim), _scopes(said, rules), ends_at_s)
 
 
 def _key_of(token: str, rules: Rules) -> tuple[str | PyJWK, str]:

@@ -9,8 +9,9 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import CODES
-from app.http.responses import json_answer
+from app.http.responses import text_answer
 from core.version import VERSION
+from core.wire import json_text
 from jobs.failures import SENTENCES
 
 bp = Blueprint("docs", __name__)
@@ -20,13 +21,16 @@ _CLOSED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancest
 _VIEWER = f"{_CLOSED}; script-src 'self'; style-src 'self' 'unsafe-inline'; font-src 'self' data:; connect-src 'self'"
 _PLAIN = f"{_CLOSED}; style-src 'self'"
 _HTML = ("text/html",)
+TEXT = "darkroom_openapi_text"
 
 
 @bp.get("/openapi.json")
 @describe(Endpoint("This document", "service", (Answer(200, "OpenAPI 3.1."),), scope=None))
 def openapi_json() -> Response:
-    document: dict[str, Any] = current_app.extensions["darkroom_openapi"]
-    return json_answer(document, headers={"Cache-Control": "no-cache"})
+    extensions: dict[str, Any] = current_app.extensions
+    if TEXT not in extensions:  # written once: anyone may ask, as often as they like
+        extensions[TEXT] = json_text(extensions["darkroom_openapi"])
+    return text_answer(extensions[TEXT], headers={"Cache-Control": "no-cache"})
 
 
 @bp.get("/docs")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from flask import Blueprint, Response, g, request
 
@@ -13,6 +13,7 @@ from app.http.bodies import read_json_object, read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import preferred_wait_s
 from app.http.signing import TASKS
+from app.http.strict_request import StrictRequest
 from app.orders import forms, idempotency_key, repeating
 from app.services import services
 from app.shapes.schemas.base import Empty
@@ -48,6 +49,8 @@ def rerun(job_id: str) -> Response:
     order = repeating.order_of(found, job_id, _edits(), forms.kinds_of(service.catalog))
     key = idempotency_key.read(request, order, key_id=g.caller.key_id)
     submitted = accept(service, g.caller, order, key=key, request_id=g.request_id)
+    del order, found
+    cast("StrictRequest", request).let_go()  # what waits on holds no image
     wait_s = preferred_wait_s()
     task = ended_or_latest(service, submitted.task, wait_s)
     return accepted(task, submitted, wait_s=wait_s)

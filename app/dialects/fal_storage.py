@@ -20,11 +20,12 @@ from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import InvalidRequestError
 from app.http.links import Here
 from app.http.responses import json_answer
+from app.http.signing import SignatureInvalidError
 from app.services import services
 from app.shapes.schemas.fal_storage import InitiateBody, Initiated, InitiateQuery, Put, PutQuery
 from app.shapes.upload_json import content_path
 from app.uploads import IMAGE_ERRORS
-from core.ids import new_id
+from core.ids import is_id, new_id
 from jobs.errors import FieldFault
 from jobs.submission.uploads import NewUpload
 
@@ -117,8 +118,11 @@ def put(upload_id: str) -> Response:
 
 
 def _path(upload_id: str, name: str, keep_s: int | None) -> str:
-    """What the signature of a link to upload to covers: never a path that is served."""
-    return f"PUT {PREFIX}/{upload_id} {keep_s} {name}"
+    """What the signature of a link to upload to covers: never a path that is served. Raises SignatureInvalidError for
+    what is no id: with blanks in it, another id and name would make the same text."""
+    if not is_id(upload_id, "upl"):
+        raise SignatureInvalidError
+    return f"PUT {PREFIX}/{upload_id} {keep_s} {quote(name, safe='')}"
 
 
 def _file_url(here: Here, account_id: str, upload_id: str, keep_s: int | None) -> str:

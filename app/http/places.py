@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from typing import NoReturn
 
 from core.errors import UnavailableError
 
@@ -29,16 +30,30 @@ class Places:
     def take(self, account_id: str) -> bool:
         """Whether there is a place; it is taken then, until :meth:`give_back`."""
         with self._lock:
-            if self._taken >= self._most or self._of_accounts[account_id] >= self._most_per_account:
+            if not self.room(account_id):
                 return False
             self._taken += 1
             self._of_accounts[account_id] += 1
             return True
 
+    def room(self, account_id: str) -> bool:
+        """Whether there is a place; none is taken."""
+        return self._taken < self._most and self._of_accounts[account_id] < self._most_per_account
+
+    def check(self, account_id: str) -> None:
+        """For an answer that takes a place in each of its waits: have none begun that would find none. Raises as
+        :meth:`take_or_refuse`."""
+        with self._lock:
+            room = self.room(account_id)
+        if not room:
+            self._refuse(account_id)
+
     def take_or_refuse(self, account_id: str) -> None:
         """Take a place. Raises TooManyStreamsError (429) or UnavailableError (503), both with a time to come back."""
-        if self.take(account_id):
-            return
+        if not self.take(account_id):
+            self._refuse(account_id)
+
+    def _refuse(self, account_id: str) -> NoReturn:
         if self._of_accounts[account_id] >= self._most_per_account:
             detail = f"this account has {self._most_per_account} streams and waiting calls open, the most it may have"
             raise TooManyStreamsError(detail, retry_after_s=RETRY_AFTER_S)

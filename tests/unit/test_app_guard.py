@@ -8,6 +8,7 @@ import pytest
 from app_doubles import MINE, THEIRS, Edge, done_task, job_id, make_edge
 from flask import Blueprint
 
+from app.api import docs_page
 from app.http.endpoint import about, check_described
 from app.shapes.schemas.problems import ProblemOut
 from core.errors import DatabaseAwayError
@@ -189,3 +190,14 @@ def test_a_path_that_was_asked_for_before_is_still_told_by_its_method(edge: Edge
         assert edge.client.post(path, headers=MINE).status_code == 405
         assert edge.client.get(f"{path}x", headers=MINE).status_code == 404
         assert edge.client.get(f"{path}/timeline", headers=MINE).json["object"] == "image.timeline"
+
+
+def test_what_anyone_may_ask_for_is_made_once(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = [edge.client.get(path).data for path in ("/openapi.json", "/fal/.well-known/jwks.json")]
+
+    def again(*_: object, **__: object) -> str:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(docs_page, "json_text", again)
+    edge.rows.away = DatabaseAwayError("away")
+    assert [edge.client.get(path).data for path in ("/openapi.json", "/fal/.well-known/jwks.json")] == first

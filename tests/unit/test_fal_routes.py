@@ -482,11 +482,12 @@ def test_a_waiting_call_has_let_go_of_its_order(edge: Edge, monkeypatch: pytest.
 
     seen = []
 
-    def end(watching: Watching, _timeout_s: float) -> Any:
+    def until(watching: Watching, _done: Any, _timeout_s: float) -> bool:
         seen.append(orders())
-        return replace(DONE, id=watching.task.id)
+        watching.task = replace(DONE, id=watching.task.id)
+        return True
 
-    monkeypatch.setattr(Watching, "end", end)
+    monkeypatch.setattr(Watching, "until", until)
     before = orders()
     assert _run(edge, prompt="x").status_code == 200
     assert seen == [before]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, current_app
 
 from app.dialects.fal.schemas import Keys
 from app.http.endpoint import Answer, Endpoint, describe
@@ -15,6 +15,7 @@ from webhooks import installation_key
 
 bp = Blueprint("fal_keys", __name__, url_prefix="/fal")
 
+SEED = "darkroom_installation_seed"
 MAX_AGE_S = 24 * 3600  # as receivers are told to keep fal's own
 
 
@@ -31,7 +32,10 @@ MAX_AGE_S = 24 * 3600  # as receivers are told to keep fal's own
     )
 )
 def jwks() -> Response:
-    seed = services().connections.transaction(installation_key.seed)
+    extensions = current_app.extensions
+    if SEED not in extensions:  # it never changes, and anyone may ask
+        extensions[SEED] = services().connections.transaction(installation_key.seed)
+    seed: bytes = extensions[SEED]
     public = installation_key.public_key(seed)
     key = {
         "kty": "OKP",

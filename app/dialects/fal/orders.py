@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from flask import Request, g
 
@@ -16,6 +16,7 @@ from app.dialects.fal.client import DIALECT, Kept
 from app.dialects.fal.inputs import Input
 from app.http.bodies import parse_object, storable
 from app.http.errors import UnsupportedMediaTypeError
+from app.http.strict_request import StrictRequest
 from app.orders import forms, idempotency_key, request_body
 from app.services import Services
 from app.shapes.schemas.orders import OrderFields
@@ -51,7 +52,7 @@ def read(service: Services, request: Request, name: str, *, key_id: str, queued:
     """
     catalog = service.catalog
     app = apps.find(name, catalog)
-    raw = request.get_data(cache=False)
+    raw = request.get_data(cache=True)  # what makes an SDK's repeat is read from it as well
     found = inputs.read(_members(request, raw), _settings(catalog, app))
     g.fal_where = found.where
     target = apps.choose(app, catalog, service.configured, has_image=found.has_image, has_mask=found.has_mask)
@@ -64,7 +65,9 @@ def read(service: Services, request: Request, name: str, *, key_id: str, queued:
     faults = [*found.faults, *body.faults]
     order = Order(target.operation, body.fields, body.images, faults, client=kept, webhook=webhook)
     key = idempotency_key.read(request, order, key_id=key_id)
-    return Asked(name, order, key, _attempt(request, raw, key_id), found.ignored)
+    asked = Asked(name, order, key, _attempt(request, raw, key_id), found.ignored)
+    cast("StrictRequest", request).let_go()
+    return asked
 
 
 def _attempt(request: Request, raw: bytes, key_id: str) -> bytes:

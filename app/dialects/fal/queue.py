@@ -114,6 +114,7 @@ def stream(app: str, request_id: str) -> Response:
     service, account_id, job_id = services(), g.caller.account_id, _job_id(request_id)
     events = _wants_logs(request)
     first = service.task_reads.brief(account_id, job_id, events=events)
+    service.waits.places.check(account_id)
     return status_stream.answer(service, first, _about(request, app, request_id), events=events)
 
 

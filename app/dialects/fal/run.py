@@ -19,6 +19,7 @@ from app.dialects.watching import Watching
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.held import BrokenOff, held, hold_here
 from app.services import Services, services
+from app.serving import seats
 from core.errors import DatabaseAwayError, ServiceError
 from core.wire import json_text
 from jobs.errors import JobNotFoundError
@@ -53,7 +54,7 @@ def run(app: str) -> Response:
     call, headers = _accepted(services(), app)
     name_request(request_id_of(call.watching.task.id))
     hold = hold_here()
-    if (ended := call.watching.end(hold.quiet_s)) is not None:
+    if (ended := call.end(hold.quiet_s)) is not None:
         answer = output(ended, call.here, call.watching.service.store)
     else:
         answer = held(call.watching.end_within(math.inf), call.say, beat_s=hold.beat_s, content_type="application/json")
@@ -66,6 +67,7 @@ def _accepted(service: Services, app: str) -> tuple[_Call, dict[str, str]]:
     """The call of this request and the headers of its answer. The order, whose images may be large, is let go of."""
     asked = orders.read(service, request, app, key_id=g.caller.key_id, queued=False)
     here = links.here()
+    service.waits.places.check(g.caller.account_id)  # refused before anything is accepted
     task = _earlier(service, g.caller.account_id, asked.attempt)
     if task is None:
         task = accept(service, g.caller, asked.order, key=asked.key, request_id=g.request_id).task
@@ -91,6 +93,13 @@ class _Call:
     attempt: bytes
     here: SignedLinks
     answered: bool = False
+
+    def end(self, timeout_s: float) -> Task | None:
+        """The task once it has ended; None after so many seconds, or when the client has left."""
+        self.watching.until(lambda task: task.ended or seats.current().gone, timeout_s)
+        if not self.watching.task.ended and seats.current().gone:
+            self.close()  # at once: its client may be back before this answer finds out
+        return self.watching.task if self.watching.task.ended else None
 
     def say(self, task: Task) -> bytes:
         """The output. Raises BrokenOff: there is none, and the status of a success has gone out."""

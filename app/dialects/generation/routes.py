@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from flask import Blueprint, Response, current_app, g, request
 
@@ -15,6 +15,7 @@ from app.http import event_stream, links
 from app.http.bodies import read_json_object, read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer, preferred_wait_s
+from app.http.strict_request import StrictRequest
 from app.orders import forms, idempotency_key, request_body
 from app.services import Services, services
 from app.shapes.schemas.replaced import GenerationBody, GenerationOut, SessionQuery, StreamQuery
@@ -56,6 +57,8 @@ def start() -> Response:
     order = _order(service, read_json_object(request))
     key = idempotency_key.read(request, order, key_id=g.caller.key_id)
     task = accept(service, g.caller, order, key=key, request_id=g.request_id).task
+    del order
+    cast("StrictRequest", request).let_go()  # what waits on holds no image
     return json_answer(generations.of(ended_or_latest(service, task, preferred_wait_s())), 200, {"X-Task-Id": task.id})
 
 
@@ -131,6 +134,7 @@ def _followed(session_id: str) -> Response:
         return json_answer(generations.of(task))
     if task.ended and request.headers.get("Last-Event-ID") == _mark(task):
         return Response(status=204, headers={"Cache-Control": "no-store"})
+    service.waits.places.check(account_id)
     return event_stream.answer(_events(Watching(service, task), generations))
 
 

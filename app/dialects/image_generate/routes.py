@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from flask import Blueprint, Response, g, request
 
@@ -17,6 +17,7 @@ from app.http.bodies import read_json_object
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.held import held, hold_here
 from app.http.responses import json_answer
+from app.http.strict_request import StrictRequest
 from app.orders import forms, idempotency_key, request_body
 from app.services import services
 from app.shapes.schemas.replaced import ImageGenerateBody, ImageGenerateOut
@@ -48,9 +49,12 @@ def generate() -> Response:
     here = links.here()
     here.absolute("/")  # refused before anything is accepted, not when the image is there
     service, caller = services(), g.caller
+    service.waits.places.check(caller.account_id)
     order = _order(read_json_object(request), forms.kinds_of(service.catalog), caller)
     key = idempotency_key.read(request, order, key_id=caller.key_id)
     task = accept(service, caller, order, key=key, request_id=g.request_id).task
+    del order
+    cast("StrictRequest", request).let_go()  # what waits on holds no image
     watching, answers, hold = Watching(service, task), Answers(here, service.store), hold_here()
     if (ended := watching.end(hold.quiet_s)) is not None:
         body, status = answers.of(ended)

@@ -133,6 +133,8 @@ def task(task_id: str) -> Response:
 
 def _made(route: Route) -> Response:
     at_once, wait_s = prefers_async(), preferred_wait_s()
+    if not (at_once or wait_s):
+        services().waits.places.check(g.caller.account_id)  # refused before anything is accepted
     call = accept_call(route)
     if at_once or wait_s:
         return _preferred(call, at_once=at_once, wait_s=wait_s)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from typing import cast
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, current_app, g, request
@@ -22,6 +23,7 @@ from app.http.bodies import read_json_object, read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.links import Here
 from app.http.responses import json_answer
+from app.http.strict_request import StrictRequest
 from app.orders import forms, idempotency_key
 from app.services import Services, services
 from app.shapes.schemas.base import Empty
@@ -104,9 +106,14 @@ def _create(model: str | None) -> Response:
     reader = Reader(names_of(service.catalog), service.submission.quoting, forms.kinds_of(service.catalog), default)
     asked = reader.read(read_json_object(request), model=model, cancel_after_s=cancel_after_s, faults=faults)
     task = _submitted(service, asked)
+    del asked
+    cast("StrictRequest", request).let_go()  # what waits on holds no image
     wait = read_prefer(request.headers.getlist("Prefer"), request.headers.get("User-Agent", ""))
     show = partial(unfinished, named=None)
-    answer = _waited(service, task, here, wait) if wait else json_answer(show(task, links=_links(here, task)), 201)
+    room = service.waits.places.room(g.caller.account_id)  # without, its client looks again, as after a wait
+    answer = (
+        _waited(service, task, here, wait) if wait and room else json_answer(show(task, links=_links(here, task)), 201)
+    )
     answer.headers["Location"] = f"{here.base}{PATH}/{task.id}"
     if wait:
         answer.headers["Preference-Applied"] = wait.applied
@@ -235,8 +242,9 @@ def list_predictions() -> Response:
 def follow(job_id: str) -> Response:
     query, here = read_query(StreamQuery, request.args), links.here()
     here.absolute(PATH)
-    parts = services()
-    task = parts.task_reads.task(g.caller.account_id, _checked_id(job_id))
+    parts, account_id = services(), g.caller.account_id
+    task = parts.task_reads.task(account_id, _checked_id(job_id))
+    parts.waits.places.check(account_id)
     place = stream.Place.of(request.headers.get("Last-Event-ID") or query.last_event_id)
     return event_stream.answer(stream.chunks(Watching(parts, task), _named(task), _links(here, task).image, place))
 
