@@ -244,7 +244,7 @@ class Settings(BaseSettings):
     @property
     def webhook_hosts(self) -> frozenset[str]:
         """The hosts that callbacks may reach although they are private. Raises SettingsError."""
-        # Not above: urllib3 must see gevent's sockets and contexts, and gunicorn reads its settings before they are there.
+        # Not above: it brings urllib3, which must not come before gevent's patches, as gunicorn's settings do.
         from core.outbound.urls import hosts_of
 
         try:
