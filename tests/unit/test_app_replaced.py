@@ -20,7 +20,7 @@ from app import create_app
 from app.dialects import following
 from app.dialects.chatgpt2api.words import error_text
 from app.dialects.following import Patience
-from app.shapes.schemas.replaced import GenerationOut, ImageGenerateOut, ClientTaskOut, ImageTasksOut
+from app.shapes.schemas.replaced import ClientTaskOut, GenerationOut, ImageGenerateOut, ImageTasksOut
 from core.errors import DatabaseAwayError, UnavailableError
 from jobs.dispatch import publishing
 from jobs.lifecycle import Submitted

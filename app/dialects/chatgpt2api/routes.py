@@ -23,9 +23,9 @@ from app.http.errors import InvalidRequestError
 from app.http.responses import json_answer
 from app.services import Services, services
 from app.shapes.schemas.replaced import (
+    ClientTaskOut,
     ImageTaskBody,
     ImageTaskEditBody,
-    ClientTaskOut,
     ImageTasksOut,
     ImageTasksQuery,
 )
