@@ -15,26 +15,40 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, make_url, text
 
+from core.errors import ServiceError
+
 # Several processes may start at the same time; one migrates, the others wait for it.
 _LOCK = 7_216_050_001
 
 
+class SchemaIsNewerError(ServiceError):
+    """A newer version has migrated the database; ``detail`` is one sentence."""
+
+    code = "schema_newer"
+
+
 def upgrade(connection: Connection) -> None:
-    """Bring the schema to the newest revision, inside the caller's transaction."""
+    """Bring the schema to the newest revision, inside the caller's transaction. Raises SchemaIsNewerError."""
     connection.execute(text("SET LOCAL statement_timeout = 0"))
     connection.execute(text("SET LOCAL lock_timeout = '60s'"))
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    if (found := current(connection)) is not None and not knows(found):
+        raise SchemaIsNewerError(
+            f"the database has the schema {found}, made by a newer version: start that one, or restore a backup of this"
+        )
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
 
 def pending(connection: Connection) -> list[str]:
-    """Revisions the database has not seen, oldest first."""
+    """Revisions the database has not seen, oldest first; none where a newer version has migrated it."""
     script = ScriptDirectory.from_config(_config())
-    heads = MigrationContext.configure(connection).get_current_heads()
-    done = {r.revision for head in heads for r in script.iterate_revisions(head, "base")}
     every = [revision.revision for revision in script.walk_revisions()]
+    heads = MigrationContext.configure(connection).get_current_heads()
+    if not set(heads) <= set(every):
+        return []  # processes of this version go on until they are replaced
+    done = {r.revision for head in heads for r in script.iterate_revisions(head, "base")}
     return [revision for revision in reversed(every) if revision not in done]
 
 

@@ -16,8 +16,6 @@ from dotenv import dotenv_values
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from core.outbound.urls import hosts_of
-
 
 class SettingsError(Exception):
     """The environment is not usable; the message names every variable at fault."""
@@ -246,6 +244,9 @@ class Settings(BaseSettings):
     @property
     def webhook_hosts(self) -> frozenset[str]:
         """The hosts that callbacks may reach although they are private. Raises SettingsError."""
+        # Not above: it brings urllib3, which must not come before gevent's patches, as gunicorn's settings do.
+        from core.outbound.urls import hosts_of
+
         try:
             return hosts_of(self.webhook_allowed_hosts)
         except ValueError as error:

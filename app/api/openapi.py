@@ -17,6 +17,7 @@ from app.http.dialect import Dialect, dialect_in
 from app.http.endpoint import Answer, Endpoint, about
 from app.http.errors import CODES, PROBLEM_JSON
 from app.http.errors import document as error_document
+from app.image_bytes import EXTENSIONS
 from app.orders.operations import OPERATIONS
 from app.shapes.schemas.orders import OrderBody, RerunBody
 from app.shapes.schemas.problems import ProblemOut
@@ -298,7 +299,7 @@ def _answer(each: Answer, *, bodiless: bool) -> dict[str, Any]:
     schema = {"schema": {"$ref": REF.format(model=each.schema.__name__)}} if each.schema is not None else {}
     found["content"] = {
         # An answer with a schema that may also be a file.
-        media_type: _BYTES if schema and media_type.partition("/")[0] in ("image", "model", "text") else schema
+        media_type: _BYTES if schema and (media_type in EXTENSIONS or media_type.startswith("text/")) else schema
         for media_type in each.media_types
     }
     return found

@@ -35,6 +35,7 @@ COMMANDS = {
     "show": Place("app.cli.client.tasks:show", "Show one task."),
     "watch": Place("app.cli.client.tasks:watch", "Follow a task to its end, and fetch its images."),
     "cancel": Place("app.cli.client.tasks:cancel", "Stop a task."),
+    "rerun": Place("app.cli.client.rerun:rerun", "Place the order of a task again, as it was or with other fields."),
     "models": Place("app.cli.client.models:models", "List the models, or show the limits of one."),
     "quota": Place("app.cli.client.quota:quota", "Show your balance, limits and ledger."),
     "enhance": Place("app.cli.client.enhance:enhance", "Have a prompt rewritten."),

@@ -11,8 +11,33 @@ down_revision = '0009'
 branch_labels = None
 depends_on = None
 
+# Every table that this release alters, together and before any is altered: submits and workers lock them in another
+# order, and a session that waits gives up before PostgreSQL would call it a deadlock and choose one of them to end.
+LOCK_TABLES = """
+DO $$
+DECLARE
+    give_up_at timestamptz := clock_timestamp() + interval '60 seconds';
+BEGIN
+    PERFORM set_config('lock_timeout', '500ms', true);
+    LOOP
+        BEGIN
+            LOCK TABLE jobs, orders, upstream_calls, accounts IN ACCESS EXCLUSIVE MODE;
+            EXIT;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            IF clock_timestamp() > give_up_at THEN
+                RAISE;
+            END IF;
+            PERFORM pg_sleep(0.1);
+        END;
+    END LOOP;
+    PERFORM set_config('lock_timeout', '60s', true);
+END
+$$
+"""
+
 
 def upgrade() -> None:
+    op.execute(LOCK_TABLES)
     op.add_column('orders', sa.Column('client', postgresql.JSONB(), nullable=True))
 
 

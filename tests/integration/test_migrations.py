@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from job_engine import root
@@ -14,6 +15,7 @@ from sqlalchemy import create_engine, text
 import accounts.models
 import jobs.models
 import quota.models
+from app.http.readiness import _migrations
 from core import key_values, schema
 from core.db import Database, make_engine
 from core.tables import metadata
@@ -62,8 +64,8 @@ def test_two_processes_at_once_upgrade_an_empty_database_once(empty_url: str) ->
     database = Database(make_engine(empty_url))
     with database.engine.connect() as connection:
         assert schema.pending(connection)[0] == "0001"
-    command = [sys.executable, "-c", UPGRADE, empty_url]
-    running = [subprocess.Popen(command, cwd=root(), stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    upgrade = [sys.executable, "-c", UPGRADE, empty_url]
+    running = [subprocess.Popen(upgrade, cwd=root(), stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in running:
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
@@ -72,3 +74,42 @@ def test_two_processes_at_once_upgrade_an_empty_database_once(empty_url: str) ->
         schema.upgrade(connection)  # again: nothing to do
         assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar_one() == 1
     database.dispose()
+
+
+def test_a_schema_of_a_newer_version_lets_this_one_go_on_and_is_not_touched(empty_url: str) -> None:
+    """While processes are replaced one after the other, those that are left stay ready."""
+    database = Database(make_engine(empty_url))
+    with database.transaction() as connection:
+        schema.upgrade(connection)
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert _migrations(database) is None
+    with database.transaction() as connection, pytest.raises(schema.SchemaIsNewerError, match="9999"):
+        schema.upgrade(connection)
+    database.dispose()
+
+
+def test_a_migration_waits_for_those_who_work_and_ends_none_of_them(empty_url: str) -> None:
+    """A submit that has a row of jobs and goes on to orders is not the victim of a deadlock."""
+    database = Database(make_engine(empty_url))
+    config = schema._config()
+    with database.transaction() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0009")
+    with database.transaction() as submit:
+        submit.execute(text("LOCK TABLE jobs IN ROW EXCLUSIVE MODE"))
+        migration = subprocess.Popen(
+            [sys.executable, "-c", UPGRADE, empty_url], cwd=root(), stderr=subprocess.PIPE, text=True
+        )
+        _until_blocked(database)
+        submit.execute(text("LOCK TABLE orders, upstream_calls, accounts IN ROW EXCLUSIVE MODE"))
+    _, said = migration.communicate(timeout=60)
+    assert migration.returncode == 0, said
+    database.dispose()
+
+
+def _until_blocked(database: Database) -> None:
+    """Return once a statement of another connection waits for a lock; the test's own time limit ends it."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with database.autocommit() as connection:
+        while not connection.execute(text(waiting)).scalar_one():
+            pass

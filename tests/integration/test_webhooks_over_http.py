@@ -140,6 +140,7 @@ def test_the_log_is_filtered_and_paged(engine: Engine, client: FlaskClient) -> N
     assert len(shop.call("GET", f"/deliveries?webhook_id={first}&state=pending&event=webhook.test")[1]["data"]) == 2
     assert shop.call("GET", "/deliveries?state=delivered")[1]["data"] == []
     assert shop.call("GET", "/deliveries?state=lost&cursor=1")[0] == 422
+    assert [each["field"] for each in shop.call("GET", "/deliveries?event=image.task.lost")[1]["errors"]] == ["event"]
     one = whole["data"][0]
     assert shop.call("GET", f"/deliveries/{one['id']}")[1] == one
     engine.sql("UPDATE webhook_messages SET state = 'failed', error = 'gone', ended_at = clock_timestamp()")

@@ -20,7 +20,7 @@ from app import create_app
 from app.dialects import watching
 from app.dialects.chatgpt2api.words import error_text
 from app.http.held import HOLD, Hold
-from app.shapes.schemas.replaced import GenerationOut, ImageGenerateOut, ImageTaskOut, ImageTasksOut
+from app.shapes.schemas.replaced import ClientTaskOut, GenerationOut, ImageGenerateOut, ImageTasksOut
 from core.errors import DatabaseAwayError, UnavailableError
 from jobs.dispatch import publishing
 from jobs.lifecycle import Submitted
@@ -385,7 +385,7 @@ def submit(edge: Edge, headers: Any = MINE, path: str = "generations", **body: A
 
 def test_a_task_begins_under_the_clients_id(edge: Edge) -> None:
     answer = submit(edge, size="16:9", quality="high", n=3, response_format="url")
-    said = ImageTaskOut.model_validate(answer.json)
+    said = ClientTaskOut.model_validate(answer.json)
     assert answer.status_code == 200
     assert (said.id, said.status, said.mode, said.size, said.quality) == ("t-1", "queued", "generate", "16:9", "high")
     assert "data" not in answer.json

@@ -1075,3 +1075,25 @@ def test_a_file_to_send_that_is_no_image_is_told_before_anything_is_sent(server:
     refused = run(server, "run", "upscale", "-i", "notes.txt")
     assert (refused.exit_code, server.seen) == (2, [])
     assert "not_an_image: notes.txt is not a PNG" in refused.stderr
+
+
+def test_rerun_places_the_order_again_with_what_was_changed(server: FakeServer, place: Path) -> None:
+    server.finished_job(png())
+    server.on("POST", f"/api/images/tasks/{JOB}/rerun", ok(task("queued")))
+    found = run(server, "rerun", JOB, "prompt=at night", "seed=null", "-o", "night.png")
+    assert found.exit_code == 0, found.output
+    assert (place / "night.png").read_bytes() == png()
+    [sent] = server.asked("POST", f"/api/images/tasks/{JOB}/rerun")
+    assert json.loads(sent.body) == {"prompt": "at night", "seed": None}
+    assert sent.headers["Idempotency-Key"].startswith("cli-")
+    assert run(server, "rerun", JOB, "n=1", "n=2").exit_code == 2
+
+
+def test_an_upload_goes_by_its_id(server: FakeServer) -> None:
+    server.finished_job(png())
+    server.on("POST", "/api/images/edit", ok(task("queued")))
+    upload = "upl_01M80P7MCJFVXDXW6B0M82E9GZ"
+    found = run(server, "edit", "at night", "-i", upload, "--no-wait")
+    assert found.exit_code == 0, found.output
+    [sent] = server.asked("POST", "/api/images/edit")
+    assert sent.parts()["image"] == [upload.encode()]

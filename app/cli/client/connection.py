@@ -28,7 +28,7 @@ SUBMIT_TRIES = 3
 RETRY_WAIT_S = 1.0
 
 # What the server sees of one file: (part name, (file name, bytes)).
-Parts = Sequence[tuple[str, tuple[str, bytes]]]
+Parts = Sequence[tuple[str, tuple[str | None, bytes]]]
 
 
 class Client:
@@ -82,6 +82,12 @@ class Client:
                     raise _maybe_accepted(error, key) from error
                 time.sleep(RETRY_WAIT_S)
         raise AssertionError("unreachable")  # pragma: no cover
+
+    def rerun(self, task_id: str, changes: Mapping[str, Any], *, idempotency_key: str | None = None) -> Task:
+        """Place the order of a task again, with ``changes``; a try without an answer is repeated as a submit is."""
+        key = idempotency_key or f"cli-{uuid.uuid4().hex}"
+        request = {"headers": {"Idempotency-Key": key}, "json": dict(changes)}
+        return read_task(self._submit_until_answered(f"{task_path(task_id)}/rerun", request, key))
 
     def estimate(self, operation: str, order: Mapping[str, Any], parts: Parts = ()) -> Document:
         """Price an order without running it."""

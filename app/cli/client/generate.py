@@ -19,6 +19,7 @@ from app.cli.client.watching import conclude, follow
 from app.cli.here import settings
 from app.cli.output import CommandError, Exit, Output, credits_of, output_options, plain, size_text
 from app.cli.parameters import DURATION, SETTING
+from core.ids import is_id
 
 # The order fields that have an option of their own; --set reaches every other one.
 ORDER_FIELDS = (
@@ -119,7 +120,7 @@ def generate(output: Output, client: Client, prompt: str, order: Document, deliv
 @client_options
 @click.argument("prompt")
 @click.option("--image", "-i", "images", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-              help="An image to change. Repeatable.")  # fmt: skip
+              help="An image to change, or the id of an upload. Repeatable.")  # fmt: skip
 @click.option("--mask", type=click.Path(path_type=Path), metavar="FILE",
               help="A PNG of the image's size; what it leaves transparent is changed.")  # fmt: skip
 @order_options
@@ -148,16 +149,25 @@ def _prompt(prompt: str) -> str:
 
 
 def read_parts(images: Sequence[Path], mask: Path | None, face: Path | None = None) -> Parts:
-    """The local images as multipart parts. Raises CommandError naming the first that will not do."""
+    """The images as multipart parts, uploads first. Raises CommandError naming the first that will not do."""
     limits = settings()
     single = [(part, path) for part, path in (("mask", mask), ("face", face)) if path]
     files = [*(("image", path) for path in images), *single]
-    parts = [(part, (path, read_image(path, max_bytes=limits.max_image_bytes))) for part, path in files]
+    uploads = [(part, path.name) for part, path in files if _is_upload(path)]
+    parts = [
+        (p, (path, read_image(path, max_bytes=limits.max_image_bytes))) for p, path in files if not _is_upload(path)
+    ]
     if sum(len(data) for _, (_, data) in parts) > limits.max_request_bytes:
         limit = size_text(limits.max_request_bytes)
         raise CommandError(Exit.USAGE, "request_too_large", f"the images have more than {limit} together")
     # A made-up name: the local one is private and may contain what a header may not.
-    return [(part, (f"{part}-{i}", data)) for i, (part, (_, data)) in enumerate(parts)]
+    sent = [(part, (f"{part}-{i}", data)) for i, (part, (_, data)) in enumerate(parts)]
+    return [*((part, (None, upload_id.encode())) for part, upload_id in uploads), *sent]
+
+
+def _is_upload(path: Path) -> bool:
+    """Whether it is the id of an image that the server keeps (``POST /api/uploads``) instead of a file."""
+    return is_id(str(path), "upl") and not path.exists()
 
 
 def run_order(
@@ -171,6 +181,11 @@ def run_order(
     if not delivery.no_wait:
         check_targets(delivery.pattern, count, force=delivery.force)
     task = client.submit(operation, order, parts, idempotency_key=delivery.idempotency_key)
+    finish_order(output, client, task, count=count, delivery=delivery)
+
+
+def finish_order(output: Output, client: Client, task: Task, *, count: int, delivery: Delivery) -> None:
+    """Follow an order that was accepted, and save its images. Raises CommandError unless it succeeds."""
     for warning in task.warnings:
         output.warn(warning)
     if delivery.no_wait:

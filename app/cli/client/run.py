@@ -44,7 +44,7 @@ OPERATIONS = (
 @click.argument("operation", type=click.Choice(OPERATIONS), metavar="OPERATION")
 @click.argument("fields", type=SETTING, nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--image", "-i", "images", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
-              help="An image that goes in. Repeatable.")  # fmt: skip
+              help="An image that goes in, or the id of an upload. Repeatable.")  # fmt: skip
 @click.option("--mask", type=click.Path(path_type=Path), metavar="FILE",
               help="A PNG of the image's size; what it leaves transparent is changed.")  # fmt: skip
 @click.option("--face", type=click.Path(path_type=Path), metavar="FILE", help="Of face-swap: whose face it becomes.")

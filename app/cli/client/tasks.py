@@ -169,7 +169,7 @@ def watch(
 ) -> None:
     """Follow a task to its end; with -o, save its images. With --json, one line per change."""
     task = client.task(task_id)
-    count = _count(task)
+    count = count_of(task)
     if pattern is not None:
         check_targets(pattern, count, force=force)
     ended = follow(client, task, output, timeout_s=timeout_s, stream=True)
@@ -180,7 +180,7 @@ def watch(
         output.line(f"{ended.id}  {headline(ended)}")
 
 
-def _count(task: Task) -> int:
+def count_of(task: Task) -> int:
     """How many images were ordered, so that names do not depend on how many were made."""
     asked = _request(task).get("n")
     return max(asked if isinstance(asked, int) else 1, len(task.images))

@@ -23,9 +23,9 @@ from app.http.errors import InvalidRequestError
 from app.http.responses import json_answer
 from app.services import Services, services
 from app.shapes.schemas.replaced import (
+    ClientTaskOut,
     ImageTaskBody,
     ImageTaskEditBody,
-    ImageTaskOut,
     ImageTasksOut,
     ImageTasksQuery,
 )
@@ -41,7 +41,7 @@ bp = Blueprint("chatgpt2api", __name__)
 
 LATEST = 100
 MAX_IDS = 200
-_ACCEPTED = Answer(200, "The task; for an id that is known already, as it stands.", ImageTaskOut)
+_ACCEPTED = Answer(200, "The task; for an id that is known already, as it stands.", ClientTaskOut)
 _ERRORS = ("malformed_json", "insufficient_credits", "invalid_order", "unknown_model", "host_not_allowed")
 
 
@@ -108,7 +108,7 @@ def look() -> Response:
     Endpoint(
         "Resume a task that timed out",
         "replaced",
-        (Answer(200, "Never: a task here has no conversation to resume, and the answer says so.", ImageTaskOut),),
+        (Answer(200, "Never: a task here has no conversation to resume, and the answer says so.", ClientTaskOut),),
         scope="jobs:write",
         errors=("invalid_request",),
     )

@@ -76,7 +76,7 @@ class ImageTasks:
     here: Here
 
     def of(self, task: Task, now: datetime) -> dict[str, Any]:
-        """app.shapes.schemas.replaced.ImageTaskOut; a task that was made elsewhere has its own id."""
+        """app.shapes.schemas.replaced.ClientTaskOut; a task that was made elsewhere has its own id."""
         mine = task.client if task.client.get("dialect") == NAME else {}
         status = _status(task)
         shown: dict[str, Any] = {

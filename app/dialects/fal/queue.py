@@ -118,7 +118,7 @@ def stream(app: str, request_id: str) -> Response:
     return status_stream.answer(service, first, _about(request, app, request_id), events=events)
 
 
-@bp.get("/<path:app>/requests/<request_id>")
+@bp.get("/<path:app>/requests/<request_id>", endpoint="result")
 @bp.get("/<path:app>/requests/<request_id>/response")
 @describe(
     Endpoint(

@@ -97,7 +97,7 @@ class ImageTaskEditBody(ImageTaskBody):
     mask: Any = None
 
 
-class ImageTaskOut(BaseModel):
+class ClientTaskOut(BaseModel):
     id: str
     status: Literal["queued", "running", "success", "error"]
     mode: Literal["generate", "edit"]
@@ -114,7 +114,7 @@ class ImageTaskOut(BaseModel):
 
 
 class ImageTasksOut(BaseModel):
-    items: list[ImageTaskOut]
+    items: list[ClientTaskOut]
     missing_ids: list[str]
 
 

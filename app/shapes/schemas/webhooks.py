@@ -74,7 +74,7 @@ class SecretOut(Shape):
 
 class DeliveriesQuery(Request):
     state: State | None = None
-    event: Literal[EVENTS] | Literal["webhook.test"] | None = None  # type: ignore[valid-type]
+    event: Literal[(*EVENTS, "webhook.test")] | None = None  # type: ignore[valid-type]
     webhook_id: Annotated[str, StringConstraints(max_length=40)] | None = None
     task_id: Annotated[str, StringConstraints(max_length=40)] | None = None
     cursor: Annotated[str, StringConstraints(pattern=r"^msg_[0-9A-HJKMNP-TV-Z]{26}$")] | None = None
