@@ -28,6 +28,7 @@ from jobs.maintenance.doctor import Doctor
 from jobs.reads.tasks import Task
 from jobs.submission.order import JobWebhook, Order
 from webhooks import endpoints, forms, installation_key, messages, outbox, schedule, secrets
+from webhooks import sender as sender_module
 from webhooks.errors import DeliveryNotFoundError, EndpointDisabledError, EndpointNotFoundError, TooManyEndpointsError
 from webhooks.messages import Delivery, Filters
 from webhooks.receivers import policy
@@ -75,9 +76,14 @@ class House:
         """Send what is due until neither anything is at work nor anything more is due."""
         sender = sender or self.sender
         deadline = time.monotonic() + 20
-        while sender.send_due() or sender._taken:
+        while self._is_busy(sender):
             assert time.monotonic() < deadline, sender._taken
             time.sleep(0.005)
+
+    def _is_busy(self, sender: Sender[Task]) -> bool:
+        # Looked at first: what ends its work in between makes the next message of its job due.
+        at_work = sender._pool.room() < sender_module.DEPTH
+        return bool(sender.send_due() or sender._taken or at_work)
 
     def hurry(self) -> None:
         """Let the waits until the next attempt, and those of leases, be over."""
@@ -404,6 +410,141 @@ def test_a_body_that_cannot_be_made_is_an_attempt_and_goes_out_once_it_can(
     house.hurry()
     house.settle()
     assert [got.id for got in shop.got] == [message.id]
+
+
+def test_what_waits_for_an_endpoint_that_is_disabled_meanwhile_is_dropped(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    endpoint, _ = house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    with house.engine.database.autocommit() as connection:
+        endpoints.update(connection, account.account_id, endpoint, enabled=False)
+    house.settle()
+    assert shop.got == []
+    assert [(each.state, each.error) for each in house.log(account)] == [("dropped", "endpoint_gone")]
+
+
+def test_one_receiver_of_a_job_does_not_wait_for_another(house: House, account: Caller, shop: Receiver) -> None:
+    slow, quick = (
+        house.endpoint(account, f"{shop.url}/{path}", [forms.QUEUED, forms.CANCELLED])[0] for path in ("slow", "quick")
+    )
+    job_id = house.order(account)
+    house.cancel(account, job_id)
+    with house.engine.database.hot() as hot:
+        [first] = [each for each in outbox.due_of_job(hot, job_id) if each.target == slow]
+        assert outbox.take(hot, first.id) is not None  # the attempt takes its time
+    house.settle()
+    assert {got.path for got in shop.got} == {"/quick"}
+    assert [each.state for each in house.log(account, endpoint_id=quick)] == ["delivered", "delivered"]
+    assert [each.state for each in house.log(account, endpoint_id=slow)] == ["pending", "pending"]
+
+
+def test_an_endpoint_is_failing_since_its_first_failure_and_is_not_disabled_before_a_last_attempt(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    shop.statuses(500)
+    endpoint, _ = house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    house.engine.sql("UPDATE webhook_endpoints SET failing_since = clock_timestamp() - interval '3 days'")
+    since = house.find_endpoint(account, endpoint).failing_since
+    house.settle()
+    found = house.find_endpoint(account, endpoint)
+    assert (found.failing_since, found.disabled_at) == (since, None)
+
+
+def test_a_success_ends_the_time_that_a_receiver_asked_for(house: House, account: Caller, shop: Receiver) -> None:
+    endpoint, _ = house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    [message] = house.log(account)
+    with house.engine.database.hot() as hot:
+        assert outbox.take(hot, message.id) is not None
+        house.engine.sql("UPDATE webhook_endpoints SET not_before = clock_timestamp() + interval '1 hour'")
+        outbox.record(hot, message.id, outbox.Outcome(200, None, 1))
+    assert house.engine.one("SELECT not_before FROM webhook_endpoints WHERE id = :id", id=endpoint) is None
+
+
+def test_a_receiver_that_is_overloaded_and_names_no_time_gets_half_a_minute(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    shop.statuses(502)
+    house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    house.settle()
+    asked = house.engine.one("SELECT extract(epoch FROM not_before - clock_timestamp()) FROM webhook_endpoints")
+    assert schedule.SLOW_DOWN_S - 10 < asked <= schedule.SLOW_DOWN_S
+
+
+def test_what_waits_behind_a_message_of_its_job_follows_at_once(house: House, account: Caller, shop: Receiver) -> None:
+    house.endpoint(account, shop.url, [forms.QUEUED, forms.CANCELLED])
+    job_id = house.order(account)
+    house.cancel(account, job_id)
+    assert house.sender.send_of_job(job_id) == 1
+    wait_until(lambda: shop.types() == [forms.QUEUED, forms.CANCELLED])
+    house.settle()
+
+
+def test_what_goes_to_the_url_of_an_order_that_is_gone_is_dropped(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    house.order(account, url=shop.url, events=[forms.QUEUED])
+    house.engine.sql("UPDATE orders SET webhook = NULL")
+    house.settle()
+    assert [(each.state, each.error) for each in house.log(account)] == [("dropped", "task_gone")]
+    assert shop.got == []
+
+
+@pytest.mark.parametrize("receivers", [1, 4])
+def test_a_full_page_of_one_accounts_messages_delays_no_other_account(
+    house: House, account: Caller, shop: Receiver, monkeypatch: pytest.MonkeyPatch, receivers: int
+) -> None:
+    """One dead receiver fills its own places, several fill those of their account."""
+    for name, value in {"PAGE": 2, "SLOTS_PER_TARGET": 1, "DEPTH_PER_ACCOUNT": 2}.items():
+        monkeypatch.setattr(sender_module, name, value)
+    sending, released = house.new_sender(), threading.Event()
+    shop.answer = lambda _got: (204 if released.wait(15) else 500, {})
+    neighbour = house.engine.account()
+    for number in range(receivers):
+        house.endpoint(account, f"{shop.url}/{number}", [forms.QUEUED])
+    with receiver() as quick:
+        house.endpoint(neighbour, quick.url, [forms.QUEUED])
+        for _ in range(4 // receivers):
+            house.order(account)
+        house.order(neighbour)
+        for _ in range(2):
+            sending.send_due()
+            wait_until(lambda: len(sending._taken) == sum(sending._at_work.values()))
+        sending.send_due()
+        wait_until(lambda: len(quick.got) == 1)
+        released.set()
+        house.settle(sending)
+
+
+def test_the_log_of_a_message_keeps_its_last_attempts(house: House, account: Caller, shop: Receiver) -> None:
+    shop.statuses(500)
+    house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    house.engine.sql(
+        "UPDATE webhook_messages SET log = (SELECT jsonb_agg(jsonb_build_object('status', n))"
+        " FROM generate_series(1, :kept) AS n)",
+        kept=outbox.LOG_KEPT,
+    )
+    house.settle()
+    [message] = house.log(account)
+    assert [each["status"] for each in message.log] == [*range(2, outbox.LOG_KEPT + 1), 500]
+
+
+def test_a_message_that_was_dropped_during_its_attempt_stays_dropped(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    endpoint, _ = house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    [message] = house.log(account)
+    with house.engine.database.hot() as hot:
+        assert outbox.take(hot, message.id) is not None
+        with house.engine.database.autocommit() as connection:
+            endpoints.delete(connection, account.account_id, endpoint)
+        outbox.record(hot, message.id, outbox.Outcome(500, "bad_status", 1, wait_s=5.0))
+    assert [each.state for each in house.log(account)] == ["dropped"]
 
 
 # ---------------------------------------------------------------- secrets, replay, deletion
