@@ -474,6 +474,28 @@ def test_a_receiver_that_is_overloaded_and_names_no_time_gets_half_a_minute(
     assert schedule.SLOW_DOWN_S - 10 < asked <= schedule.SLOW_DOWN_S
 
 
+def test_an_endpoint_that_is_enabled_again_has_a_clean_record(house: House, account: Caller, shop: Receiver) -> None:
+    shop.statuses(410)
+    endpoint, _ = house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    house.settle()
+    with house.engine.database.autocommit() as connection:
+        found = endpoints.update(connection, account.account_id, endpoint, enabled=True)
+    assert (found.disabled_at, found.disabled_reason, found.failing_since) == (None, None, None)
+
+
+def test_a_message_for_which_there_is_no_room_is_sent_when_there_is(
+    house: House, account: Caller, shop: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_module, "DEPTH", 1)
+    sending = house.new_sender()
+    house.endpoint(account, shop.url, [forms.QUEUED])
+    for _ in range(3):
+        house.order(account)
+    house.settle(sending)
+    assert len(shop.got) == 3
+
+
 def test_what_waits_behind_a_message_of_its_job_follows_at_once(house: House, account: Caller, shop: Receiver) -> None:
     house.endpoint(account, shop.url, [forms.QUEUED, forms.CANCELLED])
     job_id = house.order(account)
@@ -623,6 +645,7 @@ def test_an_account_has_at_most_so_many_endpoints(house: House, account: Caller)
         house.endpoint(account, f"https://shop.example/{number}")
     with pytest.raises(TooManyEndpointsError):
         house.endpoint(account, "https://shop.example/one-more")
+    house.endpoint(house.engine.account(), "https://shop.example/another-account")
 
 
 def test_the_log_is_deleted_after_its_time_and_what_waits_is_not(house: House, account: Caller, shop: Receiver) -> None:

@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 from app.dialects.fal import run, webhook
 from app.dialects.fal.links import Here
 from app.dialects.fal.request_ids import request_id_of
-from app.http.held import BrokenOff
+from app.http.held import HOLD, BrokenOff, Hold
 from core.errors import DatabaseAwayError
 from jobs.lifecycle import Cancellation
 from jobs.states import Nudge
@@ -420,9 +420,8 @@ def test_an_early_failure_has_its_true_status(edge: Edge, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "QUIET_S", 0.0)
-    monkeypatch.setattr(run, "BEAT_S", 0.01)
+def hasty(edge: Edge) -> None:
+    edge.app.extensions[HOLD] = Hold(quiet_s=0.0, beat_s=0.01)
 
 
 @pytest.mark.usefixtures("hasty")
