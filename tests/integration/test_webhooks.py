@@ -148,6 +148,7 @@ def test_an_order_has_a_receiver_of_its_own_signed_with_the_accounts_secret(
     house.cancel(account, job_id)
     house.settle()
     assert shop.types() == [forms.CANCELLED, forms.REFUNDED]
+    assert [len(house.log(account, job_id=each)) for each in (job_id, other)] == [2, 0]
     assert {got.document["data"]["id"] for got in shop.got} == {job_id}
     assert shop.got[1].document["data"]["price"]["released_microcredits"] == ASYNC_PRICE
     with house.engine.database.autocommit() as connection:
@@ -481,7 +482,11 @@ def test_an_endpoint_that_is_enabled_again_has_a_clean_record(house: House, acco
     house.settle()
     with house.engine.database.autocommit() as connection:
         found = endpoints.update(connection, account.account_id, endpoint, enabled=True)
-    assert (found.disabled_at, found.disabled_reason, found.failing_since) == (None, None, None)
+        assert (found.disabled_at, found.disabled_reason, found.failing_since) == (None, None, None)
+        endpoints.update(connection, account.account_id, endpoint, enabled=False)
+        house.engine.sql("UPDATE webhook_endpoints SET disabled_reason = 'failing'")
+        found = endpoints.update(connection, account.account_id, endpoint, enabled=False)
+    assert found.disabled_reason == "failing"
 
 
 def test_a_message_for_which_there_is_no_room_is_sent_when_there_is(
