@@ -32,6 +32,7 @@ from webhooks import sender as sender_module
 from webhooks.errors import DeliveryNotFoundError, EndpointDisabledError, EndpointNotFoundError, TooManyEndpointsError
 from webhooks.messages import Delivery, Filters
 from webhooks.receivers import policy
+from webhooks.secrets import Secret
 from webhooks.sender import SLOTS_PER_ACCOUNT, SLOTS_PER_TARGET, Sender
 
 
@@ -585,6 +586,8 @@ def test_old_and_new_secret_sign_while_one_replaces_the_other(house: House, acco
     house.settle()
     assert is_signed(shop.got[0], old)
     assert is_signed(shop.got[0], new)
+    first, _ = shop.got[0].headers["webhook-signature"].split(" ")
+    assert is_signed(replace(shop.got[0], headers={**shop.got[0].headers, "webhook-signature": first}), new)
     assert not is_signed(shop.got[0], secrets.new_secret())
     house.engine.sql("UPDATE webhook_endpoints SET previous_until = clock_timestamp()")
     house.order(account)
@@ -602,6 +605,10 @@ def test_an_accounts_own_secret_is_made_once_and_rotates(house: House, account: 
     house.settle()
     assert is_signed(shop.got[0], old.value)
     assert is_signed(shop.got[0], new.value)
+    house.engine.sql("UPDATE webhook_account_secrets SET previous_until = clock_timestamp()")
+    with house.engine.database.autocommit() as connection:
+        assert secrets.account_secret(connection, account.account_id) == Secret(new.value)
+        assert secrets.account_signing(connection, account.account_id) == [new.value]
 
 
 def test_a_replay_sends_a_message_again_under_its_id(house: House, account: Caller, shop: Receiver) -> None:
@@ -618,6 +625,19 @@ def test_a_replay_sends_a_message_again_under_its_id(house: House, account: Call
     assert [got.id for got in shop.got] == [message.id] * 2
     [again] = house.log(account)
     assert (again.state, again.attempts, len(again.log)) == ("delivered", 1, 2)
+
+
+def test_a_message_is_not_sent_twice_for_a_replay_during_its_first_attempt(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    [message] = house.log(account)
+    with house.engine.database.hot() as hot:
+        assert outbox.take(hot, message.id) is not None
+        with house.engine.database.autocommit() as connection:
+            assert messages.replay(connection, account.account_id, message.id).state == "pending"
+        assert outbox.take(hot, message.id) is None
 
 
 def test_what_waits_for_a_deleted_endpoint_is_dropped(house: House, account: Caller, shop: Receiver) -> None:

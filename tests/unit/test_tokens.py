@@ -22,6 +22,8 @@ from accounts.jwks import KeysAwayError, KeySet, read_keys
 from accounts.tokens import Rules, TokenRefusedError, is_token, verify
 from app.callers import _fetch
 
+# Of tokens that are made when the tests are collected, and checked when their turn comes.
+TOMORROW = int(time.time()) + 86_400
 SECRET = "a shared secret of more than 32 bytes"
 RSA = jwk.RSAKey.generate_key(2048, {"kid": "r1"})
 NEWER = jwk.RSAKey.generate_key(2048, {"kid": "r2"})
@@ -37,7 +39,7 @@ LISTED = Rules(keys=KeySet(lambda: key_set(RSA, CURVE)), audiences=("darkroom",)
 
 
 def signed(key: Any, algorithm: str = "HS256", header: dict[str, Any] | None = None, **claims: Any) -> str:
-    claims = {"sub": "user-7", "exp": int(time.time()) + 60, **claims}
+    claims = {"sub": "user-7", "exp": TOMORROW, **claims}
     said = {name: value for name, value in claims.items() if value is not None}
     return foreign.encode({"alg": algorithm, **(header or {})}, said, key)
 
@@ -85,10 +87,11 @@ def test_a_good_token_names_its_account(token: str, rules: Rules) -> None:
         ({"exp": int(time.time()) - 60}, "the token has expired"),
         ({"exp": None}, "the token has no claim exp"),
         ({"exp": "soon"}, "the token is not well formed"),
-        ({"nbf": int(time.time()) + 90}, "the token is not valid yet"),
-        ({"iat": int(time.time()) + 90}, "the token is not valid yet"),
+        ({"nbf": TOMORROW - 3600}, "the token is not valid yet"),
+        ({"iat": TOMORROW - 3600}, "the token is not valid yet"),
         ({"sub": None}, "the token has no claim sub or customer_id that names an account"),
         ({"sub": "\x00"}, "the token has no claim sub or customer_id that names an account"),
+        ({"sub": "  "}, "the token has no claim sub or customer_id that names an account"),
         ({"sub": "x" * 256}, "the token has no claim sub or customer_id that names an account"),
         ({"sub": None, "customer_id": 0}, "the token has no claim sub or customer_id that names an account"),
         ({"sub": None, "customer_id": True}, "the token has no claim sub or customer_id that names an account"),
@@ -109,7 +112,7 @@ def _part(value: object) -> str:
 
 def by_hand(header: dict[str, Any], key: bytes, **claims: Any) -> str:
     """A token that no library makes."""
-    text = f"{_part(header)}.{_part({'sub': 'user-7', 'exp': int(time.time()) + 60, **claims})}"
+    text = f"{_part(header)}.{_part({'sub': 'user-7', 'exp': TOMORROW, **claims})}"
     mac = hmac.new(key, text.encode(), hashlib.sha256).digest()
     return f"{text}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
 
@@ -149,6 +152,12 @@ def test_only_the_configured_algorithm_signs(header: dict[str, Any]) -> None:
 @pytest.mark.parametrize("extension", [{"vendor": 1}, {"b64": True}])
 def test_no_critical_extension_is_understood(extension: dict[str, Any]) -> None:
     refused(by_hand({"alg": "HS256", "crit": list(extension), **extension}, SECRET.encode()), SHARED)
+
+
+def test_a_token_that_names_no_key_of_several_is_refused() -> None:
+    rules = Rules(keys=KeySet(lambda: key_set(RSA, NEWER)))
+    assert refused(signed(RSA, "RS256"), rules) == "the token is signed by a key that the issuer does not list"
+    assert verify(signed(RSA, "RS256", {"kid": "r1"}), rules).external_id == "user-7"
 
 
 def test_keys_that_a_token_brings_along_are_not_used() -> None:
