@@ -48,6 +48,7 @@ class House:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.senders: list[Sender[Task]] = []
+        self.nudged: set[str] = set()  # tasks that the last order has published
         self.sender = self.new_sender()
         engine.submission._receivers = policy(["127.0.0.1"])
 
@@ -67,6 +68,7 @@ class House:
         webhook = JobWebhook(url, events) if url else None
         done = self.engine.submission.submit(customer, Order("generate", fields, webhook=webhook))
         self.engine.context.publish(done.nudges)
+        self.nudged = {getattr(each, "task", "") for each in done.nudges}
         return done.task.id
 
     def cancel(self, customer: Caller, job_id: str) -> Sequence[Any]:
@@ -136,6 +138,7 @@ def test_every_step_of_a_life_is_told_in_order_with_the_task_and_links_that_open
     assert task["images"][0]["signed_url"].startswith(f"{BASE}/api/images/tasks/{job_id}/image?index=0&account=")
     assert len(last.body) < callbacks.MAX_BODY_BYTES
     assert all(is_signed(got, secret) for got in shop.got)
+    assert {got.headers["content-type"] for got in shop.got} == {"application/json"}
     assert [each.state for each in house.log(account)] == ["delivered"] * len(shop.got)
     assert len({got.id for got in shop.got}) == len(shop.got)
 
@@ -177,6 +180,7 @@ def test_a_state_and_its_callback_are_written_together_or_not_at_all(
 ) -> None:
     house.endpoint(account, shop.url, [forms.CANCELLED])
     job_id = house.order(account)
+    assert "webhooks.deliver" not in house.nudged
     with house.engine.database.engine.connect() as connection:
         lifecycle.cancel(connection, account.account_id, job_id)
         connection.rollback()
@@ -506,6 +510,7 @@ def test_what_waits_behind_a_message_of_its_job_follows_at_once(house: House, ac
     house.endpoint(account, shop.url, [forms.QUEUED, forms.CANCELLED])
     job_id = house.order(account)
     house.cancel(account, job_id)
+    assert "webhooks.deliver" in house.nudged
     assert house.sender.send_of_job(job_id) == 1
     wait_until(lambda: shop.types() == [forms.QUEUED, forms.CANCELLED])
     house.settle()

@@ -84,6 +84,22 @@ def test_scopes_decide_who_reads_and_who_writes(edge: Edge, key: str, method: st
         assert 'error="insufficient_scope"' in answer.headers["WWW-Authenticate"]
 
 
+@pytest.mark.parametrize(
+    ("path", "scheme", "status"),
+    [
+        ("/api/quota", "Key", 401),
+        ("/api/quota", "Basic", 401),
+        ("/v1/models", "Token", 401),
+        ("/v1/predictions", "Token", 200),
+        ("/v1/predictions", "Key", 401),
+        (f"/fal/queue/a/b/requests/{job_id(1)}/status", "Key", 404),
+        (f"/fal/queue/a/b/requests/{job_id(1)}/status", "Token", 401),
+    ],
+)
+def test_a_key_comes_by_a_scheme_that_its_route_knows(edge: Edge, path: str, scheme: str, status: int) -> None:
+    assert edge.client.get(path, headers={"Authorization": f"{scheme} dk_a_secret"}).status_code == status
+
+
 # What is open, or a question that is asked by POST.
 _NOT_WRITES = ("/hooks/", "/fal/rest/storage/upload/<upload_id>", "/api/images/estimate")
 

@@ -147,3 +147,15 @@ def test_reading_a_task_in_a_list_and_alone_gives_the_same_addresses() -> None:
     alone = edge.client.get(TASK, headers=MINE).json
     [listed] = edge.client.get("/api/images/tasks", headers=MINE).json["data"]
     assert alone["urls"] == listed["urls"] and alone["urls"]["self"] == f"https://public.example{TASK}"
+
+
+def test_the_holder_of_a_link_cannot_have_another_image_made_of_it() -> None:
+    edge = make_edge()
+    edge.rows.add(done_task(1))
+    link = edge.client.get(TASK, headers=MINE).json["images"][0]["signed_url"]
+    assert [edge.client.get(f"{link}{more}").status_code for more in ("", "&width=10", "&format=webp")] == [
+        200,
+        403,
+        403,
+    ]
+    assert edge.variants == []

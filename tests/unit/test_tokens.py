@@ -20,7 +20,8 @@ from joserfc import jwt as foreign
 
 from accounts.jwks import KeysAwayError, KeySet, read_keys
 from accounts.tokens import Rules, TokenRefusedError, is_token, verify
-from app.callers import _fetch
+from app.callers import _fetch, _rules
+from core.settings import Settings
 
 # Of tokens that are made when the tests are collected, and checked when their turn comes.
 TOMORROW = int(time.time()) + 86_400
@@ -180,6 +181,13 @@ def test_scopes_are_narrowed_to_ours(claims: dict[str, Any], expected: set[str])
     assert verify(shared(**claims), SHARED).scopes == expected
 
 
+def test_the_settings_let_no_admin_in_unless_they_say_so() -> None:
+    given: dict[str, Any] = {"_env_file": None, "DARKROOM_JWT_SECRET": SECRET}
+    token = shared(scope="admin jobs:read")
+    assert verify(token, _rules(Settings(**given))).scopes == {"jobs:read"}
+    assert "admin" in verify(token, _rules(Settings(**given, DARKROOM_JWT_ALLOW_ADMIN=True))).scopes
+
+
 def test_an_admin_needs_a_setting() -> None:
     assert "admin" in verify(shared(scope="admin"), replace(SHARED, allow_admin=True)).scopes
 
@@ -284,6 +292,18 @@ def test_old_keys_are_renewed_next_to_the_request() -> None:
         if thread.name == "jwks":
             thread.join(10)
     assert keys.find("r1", "RS256") is None
+
+
+def test_young_keys_are_not_fetched_again() -> None:
+    issuer, clock = Issuer(RSA), Clock()
+    keys = KeySet(issuer, clock=clock)
+    for _ in range(3):
+        clock.now += 60
+        assert keys.find("r1", "RS256")
+        for thread in threading.enumerate():
+            if thread.name == "jwks":
+                thread.join(10)
+    assert issuer.asked == 1
 
 
 def test_no_keys_at_all_is_an_outage_and_no_refusal() -> None:

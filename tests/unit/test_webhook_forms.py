@@ -11,11 +11,13 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from app_doubles import make_image, make_task
 
 from app import callbacks
+from app.http.signing import SignatureInvalidError, Signer
 from core.outbound.urls import hosts_of
 from jobs.lifecycle.calls import NOTE_PROGRESS
 from jobs.lifecycle.end import END
@@ -142,3 +144,13 @@ def test_the_schedule_is_the_one_that_is_promised(monkeypatch: pytest.MonkeyPatc
     assert schedule.wait_s(1, retry_after_s=60) == 60
     assert schedule.wait_s(2, retry_after_s=60) == 300
     assert {429, 502, 504} == schedule.SLOW_DOWN
+
+
+def test_a_link_of_a_callback_opens_its_own_image_and_no_other() -> None:
+    task = make_task()
+    path, _, query = LINKS.image(task.account_id, task.id, 1).removeprefix("https://images.example").partition("?")
+    said = dict(parse_qsl(query))
+    proof = {"expires": int(said["expires"]), "kid": said["kid"], "signature": said["signature"]}
+    Signer(KEYS).check(path, account_id=task.account_id, index=1, **proof)
+    with pytest.raises(SignatureInvalidError):
+        Signer(KEYS).check(path, account_id=task.account_id, index=0, **proof)
