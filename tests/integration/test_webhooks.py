@@ -175,6 +175,20 @@ def test_a_job_is_told_to_no_other_account_and_to_no_receiver_that_did_not_ask(
     assert house.engine.one("SELECT count(*) FROM webhook_messages") == 0
 
 
+def test_a_start_is_told_once_to_the_accounts_own_receivers_however_often_the_job_is_claimed(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    house.endpoint(house.engine.account(), f"{shop.url}/strange", [forms.STARTED])
+    mine, _ = house.endpoint(account, shop.url, [forms.STARTED])
+    job_id = house.order(account)
+    for _ in range(2):
+        with house.engine.database.transaction() as connection:
+            lifecycle.claim(connection, job_id, owner="wkr_test", step_s={})
+        told = house.engine.rows("SELECT event, endpoint_id FROM webhook_messages")
+        assert [tuple(each) for each in told] == [(forms.STARTED, mine)]
+        house.engine.sql("UPDATE jobs SET status = 'queued', owner = NULL WHERE id = :id", id=job_id)
+
+
 def test_a_state_and_its_callback_are_written_together_or_not_at_all(
     house: House, account: Caller, shop: Receiver
 ) -> None:

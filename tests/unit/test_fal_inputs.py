@@ -63,6 +63,11 @@ def test_images_inside_the_answer_are_asked_for_by_sync_mode() -> None:
     assert not read().data_urls
 
 
+@pytest.mark.parametrize("name", ["mask_url", "mask_image_url"])
+def test_a_mask_has_two_names(name: str) -> None:
+    assert read(**{name: "https://a.example/m.png"}).fields == {"mask": "https://a.example/m.png"}
+
+
 def test_fields_get_our_names_and_what_no_one_knows_is_ignored() -> None:
     found = read(prompt="x", num_images=2, num_inference_steps=9, guidance_scale=3.5, loras=[], seed=None, model="y")
     assert found.fields == {"prompt": "x", "n": 2, "steps": 9, "guidance": 3.5}
