@@ -13,6 +13,7 @@ import pytest
 from app_doubles import MINE, PNG, Edge, done_task, job_id, make_edge, make_image, make_task
 
 from app.dialects.openai import answers, calls
+from app.dialects.openai.usage import usage_of
 from app.http.held import BrokenOff
 from core.turns import Turns
 from jobs import lifecycle
@@ -203,3 +204,24 @@ def test_a_task_that_goes_on_says_when_to_look_again_and_one_that_has_ended_does
 def test_a_stream_asks_proxies_not_to_hold_it_back(edge: Edge) -> None:
     with edge.client.post(GENERATIONS, headers=MINE, json={**FOX, "stream": True}) as answer:
         assert (answer.headers["X-Accel-Buffering"], answer.headers["Cache-Control"]) == ("no", "no-store")
+
+
+@pytest.mark.parametrize(
+    ("report", "members"),
+    [
+        ({"input_tokens": 10, "output_tokens": 20, "total_tokens": 31}, {"total_tokens": 31}),
+        (
+            {"input_tokens": 1, "output_tokens": 2, "output_tokens_details": {"image_tokens": 5}},
+            {"total_tokens": 3, "output_tokens_details": {"image_tokens": 5, "text_tokens": 0}},
+        ),
+        ({"input_tokens": True, "output_tokens": 2}, None),
+    ],
+)
+def test_a_report_is_taken_by_its_word_and_only_where_it_counts(report: Any, members: Any) -> None:
+    found = usage_of([report])
+    assert found is None if members is None else members.items() <= (found or {}).items()
+
+
+def test_as_many_partial_images_as_openai_allows_are_no_fault(edge: Edge) -> None:
+    answer = edge.client.post(GENERATIONS, headers=MINE, json={**FOX, "partial_images": 3})
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
