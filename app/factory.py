@@ -102,7 +102,9 @@ def build(settings: Settings, services: Services) -> Flask:
     app.extensions["darkroom_renderer"] = renderer
     services.following.show_with(lambda: renderer)
     app.extensions["darkroom_readiness"] = Readiness(services.checks)
-    app.extensions[HOLD] = Hold(settings.hold_quiet_s, settings.hold_beat_s, settings.hold_most_s)
+    app.extensions[HOLD] = Hold(
+        *(settings.hold_quiet_s, settings.hold_beat_s, settings.hold_most_s), stopping=lambda: services.waits.stopping
+    )
     app.extensions[OPENAI] = OpenAiOptions(settings.openai_response_format, settings.keep_images_days)
     dialect.install(app, registered.DIALECTS)
     errors.install(app)

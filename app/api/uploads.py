@@ -27,8 +27,6 @@ from jobs.reads.uploads import list_uploads
 from jobs.submission.order import ReferenceImage
 from jobs.submission.uploads import NewUpload
 
-FILE_PARTS = ("file", "image")
-
 bp = Blueprint("uploads", __name__, url_prefix=UPLOADS)
 
 FILE_PARTS = ("file", "image")

@@ -48,11 +48,12 @@ class Watching:
         return False
 
     def until(self, done: Callable[[Task], bool], timeout_s: float) -> bool:
-        """Whether the task is ``done`` within so many seconds, all of which are waited. Raises JobNotFoundError."""
+        """Whether the task is ``done`` within so many seconds, all of which are waited unless the process is
+        :attr:`stopping`. Raises JobNotFoundError."""
         ends_at = time.monotonic() + timeout_s
         while not done(self.task):
             left_s = ends_at - time.monotonic()
-            if left_s <= 0:
+            if left_s <= 0 or self.stopping:
                 return False
             self.turn(done, min(left_s, self.look_s))
         return True

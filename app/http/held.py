@@ -25,11 +25,12 @@ HOLD = "darkroom_hold"
 @dataclass(frozen=True, slots=True)
 class Hold:
     """How long an answer is silent at first, how often white space follows, and how long it is held in all; in
-    seconds."""
+    seconds. ``stopping``: whether this process is about to end."""
 
     quiet_s: float = 15.0
     beat_s: float = 10.0
     most_s: float = 3600.0
+    stopping: Callable[[], bool] = lambda: False
 
 
 def hold_here() -> Hold:
@@ -44,19 +45,26 @@ def held(
     *,
     beat_s: float,
     content_type: str,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Response:
     """An answer that has begun. ``ended`` waits at most so many seconds for the end and returns it, or None; ``say``
-    renders it, whole or in pieces, and may raise BrokenOff."""
-    response = Response(_beats(ended, say, beat_s), status=200, content_type=content_type)
+    renders it, whole or in pieces, and may raise BrokenOff. The answer is broken off when the process is ``stopping``:
+    its client asks again, and another process answers."""
+    response = Response(_beats(ended, say, beat_s, stopping), status=200, content_type=content_type)
     response.headers.update(IN_PIECES)
     return response
 
 
 def _beats(
-    ended: Callable[[float], Any | None], say: Callable[[Any], bytes | Iterable[bytes]], beat_s: float
+    ended: Callable[[float], Any | None],
+    say: Callable[[Any], bytes | Iterable[bytes]],
+    beat_s: float,
+    stopping: Callable[[], bool],
 ) -> Iterator[bytes]:
     yield b" "
     while (found := ended(beat_s)) is None:
+        if stopping():
+            raise BrokenOff
         yield b" "
     said = say(found)
     if isinstance(said, bytes):

@@ -62,9 +62,19 @@ def test_a_job_whose_answer_went_out_is_not_joined(submit: Submit, database: Dat
 
 
 def test_nothing_is_joined_after_a_quarter_of_an_hour(submit: Submit, engine: Engine) -> None:
-    first = submit(0)
-    engine.sql("UPDATE sdk_attempts SET created_at = created_at - interval '901 seconds'")
+    first, later = submit(0), submit(0, OTHER)
+    engine.sql("UPDATE sdk_attempts SET created_at = created_at - interval '840 seconds'")
+    assert submit(1, OTHER) == later
+    engine.sql("UPDATE sdk_attempts SET created_at = created_at - interval '61 seconds'")
     assert submit(1) != first
+
+
+def test_the_same_fingerprint_of_another_account_joins_nothing(
+    submit: Submit, submission: SubmissionService, engine: Engine
+) -> None:
+    first = submit(0)
+    attempt = SdkAttempt(ONE, 1)
+    assert submission.submit(engine.account(), Order("generate", FIELDS), key=attempt).task.id != first
 
 
 def test_of_retries_at_the_same_moment_one_joins_and_the_others_are_orders(submit: Submit) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPResponse
 from pathlib import Path
 
@@ -34,11 +34,22 @@ WITHIN_S = 30.0
 class Web:
     """The web process, an account's key, and a task that stays in the queue: there is no worker."""
 
-    process: subprocess.Popen[bytes]
+    environ: dict[str, str]
     port: int
     token: str
     log: Path
+    process: subprocess.Popen[bytes] = field(init=False)
     task: str = ""
+
+    def start(self) -> None:
+        command = ["sh", "-c", 'ulimit -Sn 300; exec "$@"', "sh", sys.executable]
+        command += ["-m", "gunicorn", "-c", "python:app.gunicorn_conf", "app.wsgi:app"]
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, env=self.environ, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+            )
+        _until_ready(self)
+        self.task = self.http.post(self.url("/api/images/generate"), json={"prompt": "a fox"}).json()["id"]
 
     @property
     def http(self) -> requests.Session:
@@ -71,7 +82,7 @@ def database_url(postgres_url: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def web(database_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+def served(database_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
     database = Database(make_engine(database_url))
     with database.transaction() as connection:
         account = create_account(connection, "follows")
@@ -90,19 +101,21 @@ def web(database_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFact
         "DARKROOM_LOG_LEVEL": "DEBUG",
         "OPENAI_API_KEY": "sk-never-used",
     }
-    log = var / "web.log"
-    command = ["sh", "-c", 'ulimit -Sn 300; exec "$@"', "sh", sys.executable]
-    command += ["-m", "gunicorn", "-c", "python:app.gunicorn_conf", "app.wsgi:app"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-    found = Web(process, port, token, log)
+    found = Web(environ, port, token, var / "web.log")
     try:
-        _until_ready(found)
-        found.task = found.http.post(found.url("/api/images/generate"), json={"prompt": "a fox"}).json()["id"]
+        found.start()
         yield found
     finally:
-        process.kill()
-        process.wait(20)
+        found.process.kill()
+        found.process.wait(20)
+
+
+@pytest.fixture
+def web(served: Web) -> Web:
+    """The web process, started again after a test that has stopped it."""
+    if served.process.poll() is not None:
+        served.start()
+    return served
 
 
 def _until_ready(web: Web) -> None:

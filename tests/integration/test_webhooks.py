@@ -28,9 +28,11 @@ from jobs.maintenance.doctor import Doctor
 from jobs.reads.tasks import Task
 from jobs.submission.order import JobWebhook, Order
 from webhooks import endpoints, forms, installation_key, messages, outbox, schedule, secrets
+from webhooks import sender as sender_module
 from webhooks.errors import DeliveryNotFoundError, EndpointDisabledError, EndpointNotFoundError, TooManyEndpointsError
 from webhooks.messages import Delivery, Filters
 from webhooks.receivers import policy
+from webhooks.secrets import Secret
 from webhooks.sender import SLOTS_PER_ACCOUNT, SLOTS_PER_TARGET, Sender
 
 
@@ -46,6 +48,7 @@ class House:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.senders: list[Sender[Task]] = []
+        self.nudged: set[str] = set()  # tasks that the last order has published
         self.sender = self.new_sender()
         engine.submission._receivers = policy(["127.0.0.1"])
 
@@ -65,6 +68,7 @@ class House:
         webhook = JobWebhook(url, events) if url else None
         done = self.engine.submission.submit(customer, Order("generate", fields, webhook=webhook))
         self.engine.context.publish(done.nudges)
+        self.nudged = {getattr(each, "task", "") for each in done.nudges}
         return done.task.id
 
     def cancel(self, customer: Caller, job_id: str) -> Sequence[Any]:
@@ -75,9 +79,14 @@ class House:
         """Send what is due until neither anything is at work nor anything more is due."""
         sender = sender or self.sender
         deadline = time.monotonic() + 20
-        while sender.send_due() or sender._taken:
+        while self._is_busy(sender):
             assert time.monotonic() < deadline, sender._taken
             time.sleep(0.005)
+
+    def _is_busy(self, sender: Sender[Task]) -> bool:
+        # Looked at first: what ends its work in between makes the next message of its job due.
+        at_work = sender._pool.room() < sender_module.DEPTH
+        return bool(sender.send_due() or sender._taken or at_work)
 
     def hurry(self) -> None:
         """Let the waits until the next attempt, and those of leases, be over."""
@@ -129,6 +138,7 @@ def test_every_step_of_a_life_is_told_in_order_with_the_task_and_links_that_open
     assert task["images"][0]["signed_url"].startswith(f"{BASE}/api/images/tasks/{job_id}/image?index=0&account=")
     assert len(last.body) < callbacks.MAX_BODY_BYTES
     assert all(is_signed(got, secret) for got in shop.got)
+    assert {got.headers["content-type"] for got in shop.got} == {"application/json"}
     assert [each.state for each in house.log(account)] == ["delivered"] * len(shop.got)
     assert len({got.id for got in shop.got}) == len(shop.got)
 
@@ -142,6 +152,7 @@ def test_an_order_has_a_receiver_of_its_own_signed_with_the_accounts_secret(
     house.cancel(account, job_id)
     house.settle()
     assert shop.types() == [forms.CANCELLED, forms.REFUNDED]
+    assert [len(house.log(account, job_id=each)) for each in (job_id, other)] == [2, 0]
     assert {got.document["data"]["id"] for got in shop.got} == {job_id}
     assert shop.got[1].document["data"]["price"]["released_microcredits"] == ASYNC_PRICE
     with house.engine.database.autocommit() as connection:
@@ -164,11 +175,26 @@ def test_a_job_is_told_to_no_other_account_and_to_no_receiver_that_did_not_ask(
     assert house.engine.one("SELECT count(*) FROM webhook_messages") == 0
 
 
+def test_a_start_is_told_once_to_the_accounts_own_receivers_however_often_the_job_is_claimed(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    house.endpoint(house.engine.account(), f"{shop.url}/strange", [forms.STARTED])
+    mine, _ = house.endpoint(account, shop.url, [forms.STARTED])
+    job_id = house.order(account)
+    for _ in range(2):
+        with house.engine.database.transaction() as connection:
+            lifecycle.claim(connection, job_id, owner="wkr_test", step_s={})
+        told = house.engine.rows("SELECT event, endpoint_id FROM webhook_messages")
+        assert [tuple(each) for each in told] == [(forms.STARTED, mine)]
+        house.engine.sql("UPDATE jobs SET status = 'queued', owner = NULL WHERE id = :id", id=job_id)
+
+
 def test_a_state_and_its_callback_are_written_together_or_not_at_all(
     house: House, account: Caller, shop: Receiver
 ) -> None:
     house.endpoint(account, shop.url, [forms.CANCELLED])
     job_id = house.order(account)
+    assert "webhooks.deliver" not in house.nudged
     with house.engine.database.engine.connect() as connection:
         lifecycle.cancel(connection, account.account_id, job_id)
         connection.rollback()
@@ -406,6 +432,168 @@ def test_a_body_that_cannot_be_made_is_an_attempt_and_goes_out_once_it_can(
     assert [got.id for got in shop.got] == [message.id]
 
 
+def test_what_waits_for_an_endpoint_that_is_disabled_meanwhile_is_dropped(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    endpoint, _ = house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    with house.engine.database.autocommit() as connection:
+        endpoints.update(connection, account.account_id, endpoint, enabled=False)
+    house.settle()
+    assert shop.got == []
+    assert [(each.state, each.error) for each in house.log(account)] == [("dropped", "endpoint_gone")]
+
+
+def test_one_receiver_of_a_job_does_not_wait_for_another(house: House, account: Caller, shop: Receiver) -> None:
+    slow, quick = (
+        house.endpoint(account, f"{shop.url}/{path}", [forms.QUEUED, forms.CANCELLED])[0] for path in ("slow", "quick")
+    )
+    job_id = house.order(account)
+    house.cancel(account, job_id)
+    with house.engine.database.hot() as hot:
+        [first] = [each for each in outbox.due_of_job(hot, job_id) if each.target == slow]
+        assert outbox.take(hot, first.id) is not None  # the attempt takes its time
+    house.settle()
+    assert {got.path for got in shop.got} == {"/quick"}
+    assert [each.state for each in house.log(account, endpoint_id=quick)] == ["delivered", "delivered"]
+    assert [each.state for each in house.log(account, endpoint_id=slow)] == ["pending", "pending"]
+
+
+def test_an_endpoint_is_failing_since_its_first_failure_and_is_not_disabled_before_a_last_attempt(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    shop.statuses(500)
+    endpoint, _ = house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    house.engine.sql("UPDATE webhook_endpoints SET failing_since = clock_timestamp() - interval '3 days'")
+    since = house.find_endpoint(account, endpoint).failing_since
+    house.settle()
+    found = house.find_endpoint(account, endpoint)
+    assert (found.failing_since, found.disabled_at) == (since, None)
+
+
+def test_a_success_ends_the_time_that_a_receiver_asked_for(house: House, account: Caller, shop: Receiver) -> None:
+    endpoint, _ = house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    [message] = house.log(account)
+    with house.engine.database.hot() as hot:
+        assert outbox.take(hot, message.id) is not None
+        house.engine.sql("UPDATE webhook_endpoints SET not_before = clock_timestamp() + interval '1 hour'")
+        outbox.record(hot, message.id, outbox.Outcome(200, None, 1))
+    assert house.engine.one("SELECT not_before FROM webhook_endpoints WHERE id = :id", id=endpoint) is None
+
+
+def test_a_receiver_that_is_overloaded_and_names_no_time_gets_half_a_minute(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    shop.statuses(502)
+    house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    house.settle()
+    asked = house.engine.one("SELECT extract(epoch FROM not_before - clock_timestamp()) FROM webhook_endpoints")
+    assert schedule.SLOW_DOWN_S - 10 < asked <= schedule.SLOW_DOWN_S
+
+
+def test_an_endpoint_that_is_enabled_again_has_a_clean_record(house: House, account: Caller, shop: Receiver) -> None:
+    shop.statuses(410)
+    endpoint, _ = house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    house.settle()
+    with house.engine.database.autocommit() as connection:
+        found = endpoints.update(connection, account.account_id, endpoint, enabled=True)
+        assert (found.disabled_at, found.disabled_reason, found.failing_since) == (None, None, None)
+        endpoints.update(connection, account.account_id, endpoint, enabled=False)
+        house.engine.sql("UPDATE webhook_endpoints SET disabled_reason = 'failing'")
+        found = endpoints.update(connection, account.account_id, endpoint, enabled=False)
+    assert found.disabled_reason == "failing"
+
+
+def test_a_message_for_which_there_is_no_room_is_sent_when_there_is(
+    house: House, account: Caller, shop: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender_module, "DEPTH", 1)
+    sending = house.new_sender()
+    house.endpoint(account, shop.url, [forms.QUEUED])
+    for _ in range(3):
+        house.order(account)
+    house.settle(sending)
+    assert len(shop.got) == 3
+
+
+def test_what_waits_behind_a_message_of_its_job_follows_at_once(house: House, account: Caller, shop: Receiver) -> None:
+    house.endpoint(account, shop.url, [forms.QUEUED, forms.CANCELLED])
+    job_id = house.order(account)
+    house.cancel(account, job_id)
+    assert "webhooks.deliver" in house.nudged
+    assert house.sender.send_of_job(job_id) == 1
+    wait_until(lambda: shop.types() == [forms.QUEUED, forms.CANCELLED])
+    house.settle()
+
+
+def test_what_goes_to_the_url_of_an_order_that_is_gone_is_dropped(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    house.order(account, url=shop.url, events=[forms.QUEUED])
+    house.engine.sql("UPDATE orders SET webhook = NULL")
+    house.settle()
+    assert [(each.state, each.error) for each in house.log(account)] == [("dropped", "task_gone")]
+    assert shop.got == []
+
+
+@pytest.mark.parametrize("receivers", [1, 4])
+def test_a_full_page_of_one_accounts_messages_delays_no_other_account(
+    house: House, account: Caller, shop: Receiver, monkeypatch: pytest.MonkeyPatch, receivers: int
+) -> None:
+    """One dead receiver fills its own places, several fill those of their account."""
+    for name, value in {"PAGE": 2, "SLOTS_PER_TARGET": 1, "DEPTH_PER_ACCOUNT": 2}.items():
+        monkeypatch.setattr(sender_module, name, value)
+    sending, released = house.new_sender(), threading.Event()
+    shop.answer = lambda _got: (204 if released.wait(15) else 500, {})
+    neighbour = house.engine.account()
+    for number in range(receivers):
+        house.endpoint(account, f"{shop.url}/{number}", [forms.QUEUED])
+    with receiver() as quick:
+        house.endpoint(neighbour, quick.url, [forms.QUEUED])
+        for _ in range(4 // receivers):
+            house.order(account)
+        house.order(neighbour)
+        for _ in range(2):
+            sending.send_due()
+            wait_until(lambda: len(sending._taken) == sum(sending._at_work.values()))
+        sending.send_due()
+        wait_until(lambda: len(quick.got) == 1)
+        released.set()
+        house.settle(sending)
+
+
+def test_the_log_of_a_message_keeps_its_last_attempts(house: House, account: Caller, shop: Receiver) -> None:
+    shop.statuses(500)
+    house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    house.engine.sql(
+        "UPDATE webhook_messages SET log = (SELECT jsonb_agg(jsonb_build_object('status', n))"
+        " FROM generate_series(1, :kept) AS n)",
+        kept=outbox.LOG_KEPT,
+    )
+    house.settle()
+    [message] = house.log(account)
+    assert [each["status"] for each in message.log] == [*range(2, outbox.LOG_KEPT + 1), 500]
+
+
+def test_a_message_that_was_dropped_during_its_attempt_stays_dropped(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    endpoint, _ = house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    [message] = house.log(account)
+    with house.engine.database.hot() as hot:
+        assert outbox.take(hot, message.id) is not None
+        with house.engine.database.autocommit() as connection:
+            endpoints.delete(connection, account.account_id, endpoint)
+        outbox.record(hot, message.id, outbox.Outcome(500, "bad_status", 1, wait_s=5.0))
+    assert [each.state for each in house.log(account)] == ["dropped"]
+
+
 # ---------------------------------------------------------------- secrets, replay, deletion
 
 
@@ -417,6 +605,8 @@ def test_old_and_new_secret_sign_while_one_replaces_the_other(house: House, acco
     house.settle()
     assert is_signed(shop.got[0], old)
     assert is_signed(shop.got[0], new)
+    first, _ = shop.got[0].headers["webhook-signature"].split(" ")
+    assert is_signed(replace(shop.got[0], headers={**shop.got[0].headers, "webhook-signature": first}), new)
     assert not is_signed(shop.got[0], secrets.new_secret())
     house.engine.sql("UPDATE webhook_endpoints SET previous_until = clock_timestamp()")
     house.order(account)
@@ -434,6 +624,10 @@ def test_an_accounts_own_secret_is_made_once_and_rotates(house: House, account: 
     house.settle()
     assert is_signed(shop.got[0], old.value)
     assert is_signed(shop.got[0], new.value)
+    house.engine.sql("UPDATE webhook_account_secrets SET previous_until = clock_timestamp()")
+    with house.engine.database.autocommit() as connection:
+        assert secrets.account_secret(connection, account.account_id) == Secret(new.value)
+        assert secrets.account_signing(connection, account.account_id) == [new.value]
 
 
 def test_a_replay_sends_a_message_again_under_its_id(house: House, account: Caller, shop: Receiver) -> None:
@@ -450,6 +644,19 @@ def test_a_replay_sends_a_message_again_under_its_id(house: House, account: Call
     assert [got.id for got in shop.got] == [message.id] * 2
     [again] = house.log(account)
     assert (again.state, again.attempts, len(again.log)) == ("delivered", 1, 2)
+
+
+def test_a_message_is_not_sent_twice_for_a_replay_during_its_first_attempt(
+    house: House, account: Caller, shop: Receiver
+) -> None:
+    house.endpoint(account, shop.url, [forms.QUEUED])
+    house.order(account)
+    [message] = house.log(account)
+    with house.engine.database.hot() as hot:
+        assert outbox.take(hot, message.id) is not None
+        with house.engine.database.autocommit() as connection:
+            assert messages.replay(connection, account.account_id, message.id).state == "pending"
+        assert outbox.take(hot, message.id) is None
 
 
 def test_what_waits_for_a_deleted_endpoint_is_dropped(house: House, account: Caller, shop: Receiver) -> None:
@@ -482,6 +689,7 @@ def test_an_account_has_at_most_so_many_endpoints(house: House, account: Caller)
         house.endpoint(account, f"https://shop.example/{number}")
     with pytest.raises(TooManyEndpointsError):
         house.endpoint(account, "https://shop.example/one-more")
+    house.endpoint(house.engine.account(), "https://shop.example/another-account")
 
 
 def test_the_log_is_deleted_after_its_time_and_what_waits_is_not(house: House, account: Caller, shop: Receiver) -> None:

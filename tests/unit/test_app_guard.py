@@ -85,6 +85,43 @@ def test_scopes_decide_who_reads_and_who_writes(edge: Edge, key: str, method: st
         assert 'error="insufficient_scope"' in answer.headers["WWW-Authenticate"]
 
 
+@pytest.mark.parametrize(
+    ("path", "scheme", "status"),
+    [
+        ("/api/quota", "Key", 401),
+        ("/api/quota", "Basic", 401),
+        ("/v1/models", "Token", 401),
+        ("/v1/predictions", "Token", 200),
+        ("/v1/predictions", "Key", 401),
+        (f"/fal/queue/a/b/requests/{job_id(1)}/status", "Key", 404),
+        (f"/fal/queue/a/b/requests/{job_id(1)}/status", "Token", 401),
+    ],
+)
+def test_a_key_comes_by_a_scheme_that_its_route_knows(edge: Edge, path: str, scheme: str, status: int) -> None:
+    assert edge.client.get(path, headers={"Authorization": f"{scheme} dk_a_secret"}).status_code == status
+
+
+# What is open, or a question that is asked by POST.
+_NOT_WRITES = ("/hooks/", "/fal/rest/storage/upload/<upload_id>", "/api/images/estimate")
+
+
+def test_a_key_that_may_only_read_changes_nothing_by_any_route_and_one_that_may_only_write_reads_nothing(
+    edge: Edge,
+) -> None:
+    wrong: list[str] = []
+    for rule in edge.app.url_map.iter_rules():
+        known = about(edge.app.view_functions[rule.endpoint])
+        path = re.sub(r"<[^>]+>", "x", rule.rule.replace("<operation:operation>", "generate"))
+        for method in sorted((rule.methods or set()) - {"OPTIONS", "HEAD"}):
+            key = "dk_w_secret" if method == "GET" else "dk_r_secret"
+            if known is None or known.scope is None or rule.rule.startswith(_NOT_WRITES):
+                continue
+            answer = edge.client.open(path, method=method, headers={"Authorization": f"Bearer {key}"})
+            if answer.status_code != 403:
+                wrong.append(f"{method} {rule.rule}: {answer.status_code}")
+    assert wrong == []
+
+
 def test_a_route_without_a_description_does_not_start(edge: Edge) -> None:
     bare = Blueprint("bare", __name__)
     bare.add_url_rule("/api/bare", view_func=lambda: "open")

@@ -40,6 +40,19 @@ def test_an_answer_may_be_broken_off() -> None:
         next(pieces)
 
 
+def test_an_answer_is_broken_off_when_the_process_stops() -> None:
+    """Its client asks again; a loop that beats on would hold up the stop for as long as it may take."""
+    ended, _ = _ends_after(5)
+    stops = iter([False, True])
+    response = held(
+        ended, lambda found: found.encode(), beat_s=1.0, content_type="application/json", stopping=lambda: next(stops)
+    )
+    pieces = iter(response.response)
+    assert [next(pieces), next(pieces)] == [b" ", b" "]
+    with pytest.raises(BrokenOff):
+        next(pieces)
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_answer_tells_whether_it_went_out_to_its_last_byte(whole: bool) -> None:
     told: list[bool] = []

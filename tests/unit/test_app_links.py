@@ -41,6 +41,11 @@ def test_a_link_begins_with_what_was_asked_for_where_that_is_known(host: str, kn
     assert found.here("ftp", host).base == ""
     assert Links(SIGNER, "", hosts_of("*")).here("https", "evil.example").base == "https://evil.example"
     assert Links(SIGNER, "https://public.example/x").here("http", host).base == "https://public.example/x"
+    assert [found.here(scheme, "localhost").base for scheme in ("https", "http", "https")] == [
+        "https://localhost",
+        "http://localhost",
+        "https://localhost",
+    ]
 
 
 def test_hosts_that_clients_make_up_are_forgotten() -> None:
@@ -62,6 +67,7 @@ def test_settings_that_are_no_hosts_stop_the_start() -> None:
         ("http://localhost:8000/v1/files/1", "/v1/files/1"),
         ("https://images.example/a", "/a"),
         ("https://public.example/other", None),
+        ("https://public.example/xyz/v1/files/1", None),
         ("https://public.example.evil.example/x/a", None),
         ("https://evil.example/v1/files/1", None),
         ("https://u@localhost/a", None),
@@ -141,3 +147,15 @@ def test_reading_a_task_in_a_list_and_alone_gives_the_same_addresses() -> None:
     alone = edge.client.get(TASK, headers=MINE).json
     [listed] = edge.client.get("/api/images/tasks", headers=MINE).json["data"]
     assert alone["urls"] == listed["urls"] and alone["urls"]["self"] == f"https://public.example{TASK}"
+
+
+def test_the_holder_of_a_link_cannot_have_another_image_made_of_it() -> None:
+    edge = make_edge()
+    edge.rows.add(done_task(1))
+    link = edge.client.get(TASK, headers=MINE).json["images"][0]["signed_url"]
+    assert [edge.client.get(f"{link}{more}").status_code for more in ("", "&width=10", "&format=webp")] == [
+        200,
+        403,
+        403,
+    ]
+    assert edge.variants == []

@@ -27,7 +27,11 @@ def chosen(name: str, *, images: bool = False, mask: bool = False, configured: s
     ("asked", "fields"),
     [
         ("square_hd", {"size": "1024x1024"}),
+        ("square", {"size": "512x512"}),
+        ("portrait_4_3", {"size": "768x1024"}),
         ("portrait_16_9", {"size": "576x1024"}),
+        ("landscape_4_3", {"size": "1024x768"}),
+        ("landscape_16_9", {"size": "1024x576"}),
         ("1536x1024", {"size": "1536x1024"}),
         ({"width": 640, "height": 512}, {"width": 640, "height": 512}),
         ("auto", {}),
@@ -52,6 +56,16 @@ def test_a_size_at_fault_is_named_where_the_client_said_it(asked: Any, places: l
     found = read(image_size=asked)
     assert [inputs.where_of(fault.field, found.where) for fault in found.faults] == places
     assert not {"size", "width", "height"} & found.fields.keys()
+
+
+def test_images_inside_the_answer_are_asked_for_by_sync_mode() -> None:
+    assert [read(sync_mode=asked).data_urls for asked in (True, False)] == [True, False]
+    assert not read().data_urls
+
+
+@pytest.mark.parametrize("name", ["mask_url", "mask_image_url"])
+def test_a_mask_has_two_names(name: str) -> None:
+    assert read(**{name: "https://a.example/m.png"}).fields == {"mask": "https://a.example/m.png"}
 
 
 def test_fields_get_our_names_and_what_no_one_knows_is_ignored() -> None:

@@ -41,12 +41,23 @@ FAILED_TASK = make_task(
 )
 
 
+@pytest.fixture(scope="module")
+def built() -> Edge:
+    """One app for all tests: making it costs more than most of them."""
+    return make_edge()
+
+
 @pytest.fixture
-def edge() -> Edge:
-    edge = make_edge()
+def edge(built: Edge) -> Edge:
+    """The app with four jobs, and as if nothing had been asked of it."""
+    rows, submission = built.rows, built.submission
+    rows.away, rows.cancelled = None, Cancellation("freed_in_queue", [])
+    for state in (rows.known, rows.unanswered, submission.orders, submission.kept, built.published, built.fetched):
+        state.clear()
+    built.app.extensions[HOLD] = Hold()
     for task in (QUEUED, RUNNING, DONE, FAILED_TASK):
-        edge.rows.add(task)
-    return edge
+        rows.add(task)
+    return built
 
 
 def submit(edge: Edge, app: str = "fal-ai/gpt-image-2", /, query: str = "", headers: Any = None, **input_: Any) -> Any:

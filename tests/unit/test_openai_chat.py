@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -239,4 +241,28 @@ def test_settings_that_an_upstream_refuses_are_left_out(edge: Edge) -> None:
     """None is sent for what the caller left to the model."""
     assert post(edge).status_code == 200
     assert edge.writer.asked[0][1] is None
-    assert edge.writer.max_tokens is None
+    assert edge.writer.max_tokens == 8192
+
+
+def test_a_length_may_have_its_newer_name(edge: Edge) -> None:
+    assert post(edge, max_completion_tokens=7, max_tokens=50).status_code == 200
+    assert edge.writer.max_tokens == 7
+    assert post(edge, max_tokens=100_000).status_code == 200
+    assert edge.writer.max_tokens == 8192
+
+
+def test_the_model_is_let_go_of_once_the_client_has_left(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+
+    def endless(*_asked: Any, **_how: Any) -> Iterator[str]:
+        try:
+            while True:
+                yield "and "
+        finally:
+            let_go.set()
+
+    monkeypatch.setattr(edge.writer, "stream_text", endless)
+    answer = post(edge, stream=True)
+    next(iter(answer.response))
+    answer.close()
+    assert let_go.wait(5)

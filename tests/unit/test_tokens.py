@@ -20,8 +20,11 @@ from joserfc import jwt as foreign
 
 from accounts.jwks import KeysAwayError, KeySet, read_keys
 from accounts.tokens import Rules, TokenRefusedError, is_token, verify
-from app.callers import _fetch
+from app.callers import _fetch, _rules
+from core.settings import Settings
 
+# Of tokens that are made when the tests are collected, and checked when their turn comes.
+TOMORROW = int(time.time()) + 86_400
 SECRET = "a shared secret of more than 32 bytes"
 RSA = jwk.RSAKey.generate_key(2048, {"kid": "r1"})
 NEWER = jwk.RSAKey.generate_key(2048, {"kid": "r2"})
@@ -37,7 +40,7 @@ LISTED = Rules(keys=KeySet(lambda: key_set(RSA, CURVE)), audiences=("darkroom",)
 
 
 def signed(key: Any, algorithm: str = "HS256", header: dict[str, Any] | None = None, **claims: Any) -> str:
-    claims = {"sub": "user-7", "exp": int(time.time()) + 60, **claims}
+    claims = {"sub": "user-7", "exp": TOMORROW, **claims}
     said = {name: value for name, value in claims.items() if value is not None}
     return foreign.encode({"alg": algorithm, **(header or {})}, said, key)
 
@@ -86,10 +89,11 @@ def test_a_good_token_names_its_account(token: str, rules: Rules) -> None:
         ({"exp": None}, "the token has no claim exp"),
         ({"exp": "soon"}, "the token is not well formed"),
         ({"exp": 10**400}, "the token is not well formed"),
-        ({"nbf": int(time.time()) + 90}, "the token is not valid yet"),
-        ({"iat": int(time.time()) + 90}, "the token is not valid yet"),
+        ({"nbf": TOMORROW - 3600}, "the token is not valid yet"),
+        ({"iat": TOMORROW - 3600}, "the token is not valid yet"),
         ({"sub": None}, "the token has no claim sub or customer_id that names an account"),
         ({"sub": "\x00"}, "the token has no claim sub or customer_id that names an account"),
+        ({"sub": "  "}, "the token has no claim sub or customer_id that names an account"),
         ({"sub": "x" * 256}, "the token has no claim sub or customer_id that names an account"),
         ({"sub": None, "customer_id": 0}, "the token has no claim sub or customer_id that names an account"),
         ({"sub": None, "customer_id": True}, "the token has no claim sub or customer_id that names an account"),
@@ -110,7 +114,7 @@ def _part(value: object) -> str:
 
 def by_hand(header: dict[str, Any], key: bytes, **claims: Any) -> str:
     """A token that no library makes."""
-    text = f"{_part(header)}.{_part({'sub': 'user-7', 'exp': int(time.time()) + 60, **claims})}"
+    text = f"{_part(header)}.{_part({'sub': 'user-7', 'exp': TOMORROW, **claims})}"
     mac = hmac.new(key, text.encode(), hashlib.sha256).digest()
     return f"{text}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
 
@@ -152,6 +156,12 @@ def test_no_critical_extension_is_understood(extension: dict[str, Any]) -> None:
     refused(by_hand({"alg": "HS256", "crit": list(extension), **extension}, SECRET.encode()), SHARED)
 
 
+def test_a_token_that_names_no_key_of_several_is_refused() -> None:
+    rules = Rules(keys=KeySet(lambda: key_set(RSA, NEWER)))
+    assert refused(signed(RSA, "RS256"), rules) == "the token is signed by a key that the issuer does not list"
+    assert verify(signed(RSA, "RS256", {"kid": "r1"}), rules).external_id == "user-7"
+
+
 def test_keys_that_a_token_brings_along_are_not_used() -> None:
     mine = jwk.RSAKey.generate_key(2048, {"kid": "mine"})
     header = {"kid": "mine", "jku": "https://evil.example/keys", "jwk": mine.as_dict(private=False)}
@@ -170,6 +180,13 @@ def test_keys_that_a_token_brings_along_are_not_used() -> None:
 )
 def test_scopes_are_narrowed_to_ours(claims: dict[str, Any], expected: set[str]) -> None:
     assert verify(shared(**claims), SHARED).scopes == expected
+
+
+def test_the_settings_let_no_admin_in_unless_they_say_so() -> None:
+    given: dict[str, Any] = {"_env_file": None, "DARKROOM_JWT_SECRET": SECRET}
+    token = shared(scope="admin jobs:read")
+    assert verify(token, _rules(Settings(**given))).scopes == {"jobs:read"}
+    assert "admin" in verify(token, _rules(Settings(**given, DARKROOM_JWT_ALLOW_ADMIN=True))).scopes
 
 
 def test_an_admin_needs_a_setting() -> None:
@@ -276,6 +293,18 @@ def test_old_keys_are_renewed_next_to_the_request() -> None:
         if thread.name == "jwks":
             thread.join(10)
     assert keys.find("r1", "RS256") is None
+
+
+def test_young_keys_are_not_fetched_again() -> None:
+    issuer, clock = Issuer(RSA), Clock()
+    keys = KeySet(issuer, clock=clock)
+    for _ in range(3):
+        clock.now += 60
+        assert keys.find("r1", "RS256")
+        for thread in threading.enumerate():
+            if thread.name == "jwks":
+                thread.join(10)
+    assert issuer.asked == 1
 
 
 def test_no_keys_at_all_is_an_outage_and_no_refusal() -> None:

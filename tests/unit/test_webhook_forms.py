@@ -11,11 +11,13 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from app_doubles import make_image, make_task
 
 from app import callbacks
+from app.http.signing import SignatureInvalidError, Signer
 from core.outbound.urls import hosts_of
 from jobs.lifecycle.calls import NOTE_PROGRESS
 from jobs.lifecycle.end import END
@@ -131,3 +133,24 @@ def test_an_allowed_host_may_be_private_and_no_other_becomes_so() -> None:
     for url in ("http://127.0.0.2:9000/hook", "https://10.0.0.1/", "https://127.0.0.1.example:9000/"):
         with pytest.raises(Exception, match="url_not_allowed"):
             rules.check_written(url)
+
+
+def test_the_schedule_is_the_one_that_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "JITTER", 0.0)
+    hours = [0, 5 / 3600, 5 / 60, 0.5, 2, 5, 10, 14, 20, 24]
+    waits = [schedule.wait_s(ended) for ended in range(len(hours))]
+    assert waits == [pytest.approx(each * 3600) for each in hours]
+    assert schedule.wait_s(len(hours)) is None
+    assert schedule.wait_s(1, retry_after_s=60) == 60
+    assert schedule.wait_s(2, retry_after_s=60) == 300
+    assert {429, 502, 504} == schedule.SLOW_DOWN
+
+
+def test_a_link_of_a_callback_opens_its_own_image_and_no_other() -> None:
+    task = make_task()
+    path, _, query = LINKS.image(task.account_id, task.id, 1).removeprefix("https://images.example").partition("?")
+    said = dict(parse_qsl(query))
+    proof = {"expires": int(said["expires"]), "kid": said["kid"], "signature": said["signature"]}
+    Signer(KEYS).check(path, account_id=task.account_id, index=1, **proof)
+    with pytest.raises(SignatureInvalidError):
+        Signer(KEYS).check(path, account_id=task.account_id, index=0, **proof)

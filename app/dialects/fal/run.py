@@ -57,7 +57,13 @@ def run(app: str) -> Response:
     if (ended := call.end(hold.quiet_s)) is not None:
         answer = output(ended, call.here, call.watching.service.store)
     else:
-        answer = held(call.watching.end_within(math.inf), call.say, beat_s=hold.beat_s, content_type="application/json")
+        answer = held(
+            call.watching.end_within(math.inf),
+            call.say,
+            beat_s=hold.beat_s,
+            content_type="application/json",
+            stopping=hold.stopping,
+        )
         answer.call_on_close(call.close)
     answer.headers.update(headers)
     return answer

@@ -64,6 +64,7 @@ def generate() -> Response:
         watching.end_within(hold.most_s),
         lambda found: json_text(answers.of(found)[0]).encode(),
         beat_s=hold.beat_s,
+        stopping=hold.stopping,
         content_type="application/json",
     )
     response.headers["X-Task-Id"] = task.id

@@ -30,6 +30,8 @@ from providers.errors import ContentRefused, ProviderError
 bp = Blueprint("openai_chat", __name__)
 
 # They would change what an answer looks like, which no client would notice in time.
+# A chat costs its caller nothing and the operator by the token.
+MAX_TOKENS = 8192
 _REFUSED = ("tools", "functions", "audio", "prediction", "web_search_options")
 
 
@@ -101,7 +103,7 @@ def complete() -> Response:
         provider,
         [_message(each) for each in asked.messages],
         temperature=asked.temperature,
-        max_tokens=asked.max_completion_tokens or asked.max_tokens,
+        max_tokens=min(asked.max_completion_tokens or asked.max_tokens or MAX_TOKENS, MAX_TOKENS),
     )
     talk = Talk(f"chatcmpl-{new_id('req').removeprefix('req_')}", int(time.time()), model)
     response = _streamed(source, talk, asked) if asked.stream else _whole(source, talk)
@@ -222,7 +224,7 @@ def _whole(source: Iterator[str], talk: Talk) -> Response:
             return failed
         return json_text(talk.whole(text, _finish(end))).encode()
 
-    response = held(gather, say, beat_s=hold.beat_s, content_type="application/json")
+    response = held(gather, say, beat_s=hold.beat_s, content_type="application/json", stopping=hold.stopping)
     response.call_on_close(reader.close)
     return response
 

@@ -85,7 +85,14 @@ def _held(call: Call) -> Response:
             raise BrokenOff
         return latest if latest.ended or left_s <= wait_s else None
 
-    return held(ended, lambda found: _late(call, found), beat_s=call.hold.beat_s, content_type=JSON)
+    hold = call.hold
+    return held(
+        ended,
+        lambda found: _late(call, found),
+        beat_s=hold.beat_s,
+        content_type=JSON,
+        stopping=hold.stopping,
+    )
 
 
 def _late(call: Call, task: Task) -> Iterable[bytes]:
