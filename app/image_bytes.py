@@ -95,7 +95,7 @@ def send(
     file = parts.store.open(found.key)
     first, last = span or (0, found.size_bytes - 1)
     response = Response(
-        _chunks(file, first, last - first + 1) if request.method == "GET" else b"",
+        _chunks(file, first, last - first + 1) if request.method != "HEAD" else b"",
         status=206 if span else 200,
         content_type=content_type(mime),
     )
