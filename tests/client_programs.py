@@ -20,6 +20,8 @@ NODE = _WHEEL / "bin" / "node"
 NPM = _WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 # A program that has not ended by then never will.
 HUNG_S = 180.0
+# LiteLLM would look for its price list on the network, and wait for it, at every start.
+QUIET = {"NO_PROXY": "*", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 
 
 def interpreter_of(program: Path, *, litellm: bool = False) -> list[str]:
@@ -46,7 +48,7 @@ def run_client(
     return subprocess.run(
         [*runner, str(copy), *arguments],
         cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": str(cwd), "NO_PROXY": "*", **(environ or {})},
+        env={"PATH": os.environ["PATH"], "HOME": str(cwd), **QUIET, **(environ or {})},
         capture_output=True,
         text=True,
         timeout=HUNG_S,

@@ -66,7 +66,8 @@ def bound_chunks(reader: Any) -> None:
 class TimedReader:
     """Reads for gunicorn's ``Body``; calls ``failed`` once when the rest of the body cannot be read.
 
-    The deadline is ``base_s`` seconds after the beginning, and moves with what arrives.
+    The deadline is ``base_s`` seconds after the beginning, and moves with what arrives. It does not count once the body
+    is there: an answer may take its time.
     """
 
     def __init__(
@@ -81,15 +82,19 @@ class TimedReader:
         self._failed = failed
         self._clock = clock
         self._ends_at = clock() + base_s
+        self._ended = False
 
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes, none at the end. Raises BodyTimeoutError, MalformedBodyError,
         TrailersTooLargeError, OSError for a client that has left."""
+        if self._ended or getattr(self._reader, "length", None) == 0:
+            return b""
         try:
             data = self._within_time(min(size, STEP_BYTES))
         except BaseException:
             self._failed()
             raise
+        self._ended = not data and size > 0
         self._ends_at += len(data) / SLOWEST_BYTES_PER_S
         return data
 

@@ -20,5 +20,5 @@ for (const [name, model] of Object.entries(models)) {
   // The SDK counts no attempts: with a key of your own, a repeated call joins the first one.
   const headers = { "Idempotency-Key": crypto.randomUUID() };
   const { image } = await generateImage({ model, prompt: "a red fox asleep", headers });
-  await writeFile(`${name}.png`, image.uint8Array);
+  await writeFile(`${name}.${image.mediaType.replace("image/", "")}`, image.uint8Array);
 }

@@ -14,7 +14,7 @@ fal.config({
 });
 
 const { data } = await fal.subscribe("fal-ai/flux/dev", {
-  input: { prompt: "a red fox asleep", image_size: "square_hd" },
+  input: { prompt: "a red fox asleep", image_size: "square_hd", output_format: "png" },
 });
 await writeFile("fox.png", Buffer.from(await (await fetch(data.images[0].url)).arrayBuffer()));
 

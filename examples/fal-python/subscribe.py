@@ -10,11 +10,12 @@ os.environ["FAL_QUEUE_RUN_HOST"] = f"{host}/fal/queue"
 os.environ["FAL_KEY"] = os.environ["DARKROOM_KEY"]
 
 import fal_client  # noqa: E402 - it reads its hosts when it is imported
-import requests  # noqa: E402
+import httpx  # noqa: E402
 
-result = fal_client.subscribe("fal-ai/flux/dev", {"prompt": "a red fox asleep", "image_size": "square_hd"})
-image = requests.get(result["images"][0]["url"], timeout=30)
-image.raise_for_status()
+result = fal_client.subscribe(
+    "fal-ai/flux/dev", {"prompt": "a red fox asleep", "image_size": "square_hd", "output_format": "png"}
+)
+image = httpx.get(result["images"][0]["url"]).raise_for_status()
 with open("fox.png", "wb") as file:
     file.write(image.content)
 

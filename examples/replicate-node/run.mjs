@@ -7,4 +7,6 @@ const replicate = new Replicate({ auth: process.env.DARKROOM_KEY, baseUrl: proce
 const [image] = await replicate.run("black-forest-labs/flux-schnell", {
   input: { prompt: "a red fox asleep", num_outputs: 1 },
 });
-await writeFile("fox.webp", Buffer.from(await (await image.blob()).arrayBuffer()));
+// A link, which needs no key. (Over https the client makes a FileOutput of it, whose String() is the link.)
+const answer = await fetch(String(image));
+await writeFile("fox.webp", Buffer.from(await answer.arrayBuffer()));

@@ -126,8 +126,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "DARKROOM_JWT_CREATE_ACCOUNTS": True,
         "DARKROOM_JWT_ACCOUNT_CREDITS": 100,
     }
-    pages = {"DARKROOM_CORS_ORIGINS": "*"}
-    settings = Settings(_env_file=None, DARKROOM_VAR=var, **hold, **tokens, **pages)  # type: ignore[call-arg,arg-type]
+    # Pages of other origins, and receivers of callbacks on this machine.
+    others = {"DARKROOM_CORS_ORIGINS": "*", "DARKROOM_WEBHOOK_ALLOWED_HOSTS": "127.0.0.1"}
+    settings = Settings(_env_file=None, DARKROOM_VAR=var, **hold, **tokens, **others)  # type: ignore[call-arg,arg-type]
     with run_stack(settings, environ=environ) as running:
         http = requests.Session()
         http.trust_env = False

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from io import BytesIO
 
-from app.serving.bodies import SLOWEST_BYTES_PER_S, BodyTimeoutError, TimedReader
+import pytest
+from gunicorn.http.body import LengthReader
+
+from app.serving.bodies import SLOWEST_BYTES_PER_S, BodyTimeoutError, Reader, TimedReader
 
 
 class Steady:
@@ -24,3 +27,14 @@ def test_the_deadline_moves_by_what_arrived_and_no_more() -> None:
     with pytest.raises(BodyTimeoutError):
         reader.read(1 << 20)
     assert failures == [1]
+
+
+@pytest.mark.parametrize("reader", [LengthReader(None, 0), BytesIO(b"")])
+def test_a_body_that_is_there_is_at_its_end_at_any_time(reader: Reader) -> None:
+    """The answer may have taken minutes; its connection is then kept, or reset, as it would have been at once."""
+    now_s, failures = [0.0], []
+    timed = TimedReader(reader, base_s=10, failed=lambda: failures.append(1), clock=lambda: now_s[0])
+    for at_s in (0.0, 60.0):
+        now_s[0] = at_s
+        assert timed.read(1024) == b""
+    assert failures == []
