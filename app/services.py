@@ -28,7 +28,7 @@ from app.http.waits import Waits
 from app.streams.following import Following
 from app.task_reads import TaskReads
 from core import outages
-from core.db import Database, make_engine
+from core.db import HOT_TIMEOUT_S, Database, make_engine
 from core.outbound.untrusted import Policy
 from core.redis import make_client
 from core.settings import Settings, SettingsError
@@ -72,6 +72,10 @@ class Variant(Protocol):
         height: int | None,
         format: str | None,  # noqa: A002
     ) -> StoredImage: ...
+
+
+# Readings of the same moment share a query, so one that is never answered would stop every reader behind it.
+USE_TIMEOUT_S = HOT_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             prepare=settings.db_prepare,
         ),
         outages.of("database"),
+        use_timeout_s=USE_TIMEOUT_S,
     )
     client = make_client(settings.redis_url)
     receivers = webhook_policy(settings.webhook_hosts)

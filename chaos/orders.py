@@ -13,6 +13,7 @@ from typing import Any, Literal
 from PIL import Image
 
 Provider = Literal["chatgpt2api", "openai", "replicate", "wavespeed", "flux"]
+Way = Literal["native", "rerun", "openai", "replicate", "fal"]
 ASYNC_MODEL, SYNC_MODEL = "chatgpt2api-gpt-image-2", "gpt-image-2"
 # One of each recovery class at least: A, C that blocks, B, B whose history does not tell (so C), C that is polled.
 MODELS: Mapping[Provider, str] = {
@@ -31,6 +32,7 @@ SIZES: Mapping[Provider, Mapping[str, str]] = {
 }
 SHARES: Mapping[Provider, float] = {"chatgpt2api": 45, "openai": 20, "replicate": 13, "wavespeed": 13, "flux": 9}
 EDITORS = ("chatgpt2api", "openai")
+WAYS: Mapping[Way, float] = {"native": 40, "rerun": 8, "openai": 20, "replicate": 16, "fal": 16}
 _POLLED = (
     "latency=0",
     "latency=3",
@@ -108,6 +110,11 @@ class MixedOrder:
     plain: bool
     cancel_after_s: float | None
     doubled: bool  # the client sends it twice, under its one key
+    way: Way = "native"
+    uploaded: bool = False  # its images are sent beforehand
+    hooked: bool = False  # it has a URL of its own that is told
+    followed: bool = False  # its stream of events is read
+    given_up_after_s: int | None = None  # Cancel-After
 
     @property
     def prompt(self) -> str:
@@ -132,6 +139,7 @@ def _order(chance: random.Random, number: int, *, customers: int, canary: str, g
     faults = PASSING[provider] + (() if gentle else LASTING[provider])
     marker = f" [sandbox:{chance.choice(faults)}]" if chance.random() < 0.35 else ""
     edits = provider in EDITORS and chance.random() < 0.12
+    way = "native" if edits else _way(chance, provider)
     body: dict[str, Any] = {
         "prompt": f"{prompt_start(canary)} {number}{marker}",
         "model": MODELS[provider],
@@ -149,9 +157,21 @@ def _order(chance: random.Random, number: int, *, customers: int, canary: str, g
         body=body,
         provider=provider,
         plain=not marker,
-        cancel_after_s=chance.uniform(0, 4) if chance.random() < 0.06 else None,
-        doubled=chance.random() < 0.06,
+        # A held call names its job when it ends, and two equal first attempts of it are two jobs.
+        cancel_after_s=chance.uniform(0, 4) if chance.random() < 0.06 and way != "openai" else None,
+        doubled=chance.random() < 0.06 and way != "openai",
+        way=way,
+        uploaded=edits and chance.random() < 0.5,
+        hooked=way != "openai" and chance.random() < 0.3,
+        followed=way != "openai" and chance.random() < 0.2,
+        given_up_after_s=5 if way == "replicate" and chance.random() < 0.2 else None,
     )
+
+
+def _way(chance: random.Random, provider: Provider) -> Way:
+    [way] = chance.choices(list(WAYS), weights=list(WAYS.values()))
+    # OpenAI's route has no aspect ratio.
+    return "native" if way == "openai" and provider not in EDITORS else way
 
 
 def _provider(chance: random.Random, *, gentle: bool) -> Provider:

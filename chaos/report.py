@@ -47,6 +47,8 @@ class Report:
             "stuck": self.count("stuck"),
             "images missing or broken": self.count("picture"),
             "one key, two answers": self.count("idempotency"),
+            "callbacks missing, doubled or wrong": self.count("callback"),
+            "streams that lost or repeated": self.count("stream"),
             "secrets in logs": self.count("secret"),
         }
 

@@ -17,8 +17,10 @@ from chaos.load import Customer, Load
 from chaos.monkey import DoneFault, Monkey
 from chaos.orders import stream
 from chaos.proxy import Proxy
+from chaos.receiver import Receiver
 from chaos.report import Report
 from chaos.target import NoTargetError, Target, until
+from chaos.told import callbacks, follow_accounts, streams, subscribe
 from chaos.verdict import Judged, judge
 from core.errors import DatabaseAwayError
 from quota import ledger
@@ -51,8 +53,12 @@ def run(target: Target, options: Options, say: Callable[[str], None]) -> Report:
         raise NoTargetError("the service does not become ready")
     canary = f"canary-{options.seed}-{int(time.time())}"
     customers = _customers(target, canary)
+    receiver = Receiver(gentle=options.gentle)
+    hook = subscribe(target, customers, receiver)
+    if hook is None:
+        say("without callbacks: DARKROOM_WEBHOOK_ALLOWED_HOSTS of the service does not name 127.0.0.1")
     orders = stream(options.seed, customers=len(customers), canary=canary, gentle=options.gentle)
-    load = Load(target, customers, orders, per_s=options.per_s)
+    load = Load(target, customers, orders, per_s=options.per_s, hook=hook)
     monkey = Monkey(
         target,
         seed=options.seed,
@@ -61,6 +67,7 @@ def run(target: Target, options: Options, say: Callable[[str], None]) -> Report:
         proxies=options.proxies,
         gentle=options.gentle,
     )
+    feeds = follow_accounts(load, len(customers))
     load.start()
     monkey.start()
     time.sleep(options.minutes * 60)
@@ -71,6 +78,9 @@ def run(target: Target, options: Options, say: Callable[[str], None]) -> Report:
     load.give_up()
     say(f"drained in {drain_s:.0f} s; judging")
     judged = judge(target, load, customers, canary=canary)
+    judged.violations += callbacks(load, judged.tasks, receiver, hooked=hook is not None)
+    judged.violations += streams(load, judged.tasks, feeds)
+    receiver.close()
     return _report(target, options, load, done=monkey.done, judged=judged, drain_s=drain_s)
 
 
@@ -80,7 +90,7 @@ def _customers(target: Target, canary: str) -> list[Customer]:
         with target.database.transaction() as connection:
             account = create_account(connection, f"{canary}-{number}")
             ledger.grant(connection, account.id, credits_ * MICROCREDITS_PER_CREDIT, note="chaos")
-            key = create_key(connection, account.id, name="chaos", scopes=("jobs:write", "jobs:read"))
+            key = create_key(connection, account.id, name="chaos", scopes=("jobs:write", "jobs:read", "webhooks"))
         customers.append(Customer(account.id, key.token, credits_ * MICROCREDITS_PER_CREDIT))
     return customers
 
@@ -96,7 +106,12 @@ def _drain(target: Target, load: Load, within_s: float) -> float:
 def _at_rest(target: Target) -> bool:
     try:
         with target.database.autocommit() as connection:
-            live = connection.execute(text("SELECT count(*) FROM jobs WHERE finished_at IS NULL")).scalar_one()
+            live = connection.execute(
+                text(
+                    "SELECT (SELECT count(*) FROM jobs WHERE finished_at IS NULL)"
+                    " + (SELECT count(*) FROM webhook_messages WHERE state = 'pending')"
+                )
+            ).scalar_one()
     except DatabaseAwayError:
         return False
     return not live

@@ -22,7 +22,7 @@ SURE = ("not_run", "failed")
 
 @dataclass(frozen=True)
 class Violation:
-    """A broken promise. ``promise`` is lost, stuck, double, drift, picture, idempotency or secret."""
+    """A broken promise. ``promise`` is lost, stuck, double, drift, picture, idempotency, callback, stream or secret."""
 
     promise: str
     subject: str

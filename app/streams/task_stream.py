@@ -108,6 +108,8 @@ class TaskStream:
         if now is None or (told is not None and (told.progress, told.at) == (now.progress, now.at)):
             return
         self._known = now
+        if told is None and self.position.version >= life.version:
+            return  # the last that a client knew when it came back
         yield self._record(shapes.progress_out(now), Position(life.last_id, life.version))
 
     def _snapshot(self, life: Life) -> Iterator[bytes]:

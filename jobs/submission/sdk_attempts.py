@@ -3,7 +3,8 @@
 The OpenAI SDKs number their attempts (``x-stainless-retry-count``). Attempt 0 is always a job of its own, since two
 equal orders are two orders. Attempt r joins one job of the same fingerprint whose last attempt was r - 1, that is not
 too old and whose answer did not get out completely; the row moves to r in the same statement, so that a second caller
-with the same order finds another job or makes one (docs/api-conventions.md section 2).
+with the same order finds another job or makes one (docs/api-conventions.md section 2). Attempts that never arrived,
+because no web process listened, leave a gap in the count: without a job at r - 1, the nearest before it is joined.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ _JOIN = text("""
 UPDATE sdk_attempts SET retry_count = :retry_count
 WHERE job_id = (
     SELECT job_id FROM sdk_attempts
-    WHERE fingerprint = :fingerprint AND retry_count = :retry_count - 1 AND NOT answered
+    WHERE fingerprint = :fingerprint AND retry_count < :retry_count AND NOT answered
         AND account_id = :account_id AND created_at >= statement_timestamp() - make_interval(secs => :window_s)
-    ORDER BY created_at, job_id LIMIT 1 FOR UPDATE SKIP LOCKED
+    ORDER BY retry_count DESC, created_at, job_id LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 RETURNING job_id
 """)

@@ -7,14 +7,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy import text
 
+from app import services
 from chaos.proxy import Mode, Proxy
 from core.db import Database, Hot, Statement, make_engine
 from core.errors import DatabaseAwayError
+from core.ids import new_id
+from core.settings import Settings
+from jobs.errors import JobNotFoundError
 
 ADD = Statement("INSERT INTO marks (name, value) VALUES (:name, '') RETURNING name")
 TOUCH = Statement("UPDATE marks SET value = :value")
@@ -201,6 +206,28 @@ def test_a_worker_bounds_every_use_of_a_connection(database: Database, door: str
             assert connection.execute(text("SELECT 1")).scalar() == 1
     finally:
         through.dispose()
+        proxy.close()
+
+
+def test_a_web_process_bounds_every_use_of_a_connection(
+    database: Database, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams and waits share their readings: one that was never answered once stopped all of them."""
+    monkeypatch.setattr(services, "USE_TIMEOUT_S", 0.5)
+    url = database.engine.url
+    proxy = Proxy(url.host or "", url.port or 5432)
+    near = url.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)
+    settings = Settings(_env_file=None, DARKROOM_VAR=tmp_path, DATABASE_URL=near, REDIS_URL=redis_url)
+    task_reads, job_id = services.build(settings, {}).task_reads, new_id("job")
+    try:
+        with pytest.raises(JobNotFoundError):
+            task_reads.task("acct", job_id)
+        proxy.spoil(Mode.BLACK_HOLE)
+        with pytest.raises(DatabaseAwayError):
+            task_reads.task("acct", job_id)
+        with pytest.raises(JobNotFoundError):
+            task_reads.task("acct", job_id)
+    finally:
         proxy.close()
 
 

@@ -45,8 +45,22 @@ def test_two_equal_first_attempts_are_two_jobs_and_each_has_its_own_retries(subm
 def test_a_job_is_joined_once_for_each_count(submit: Submit) -> None:
     first = submit(0)
     assert submit(1) == first
-    assert submit(1) != first
-    assert submit(3) not in (first, submit(2))
+    second = submit(1)
+    assert second != first
+    assert [submit(2), submit(2)] == [first, second]
+    assert submit(2) not in (first, second)
+
+
+def test_attempts_that_never_arrived_are_passed_over(submit: Submit) -> None:
+    """No web process listens for a moment after a kill -9: the SDK counts on all the same."""
+    first = submit(0)
+    assert submit(3) == first
+
+
+def test_a_job_without_a_gap_is_joined_before_one_with_a_gap(submit: Submit) -> None:
+    firsts = [submit(0), submit(0)]
+    assert submit(1) == firsts[0]
+    assert [submit(2), submit(2)] == firsts
 
 
 def test_another_fingerprint_joins_nothing(submit: Submit) -> None:

@@ -207,6 +207,15 @@ def test_progress_is_told_once_and_grows_the_position() -> None:
     assert half["id"] == "2000004"
 
 
+def test_progress_that_a_client_knew_is_not_told_again_when_it_comes_back() -> None:
+    job = Job(event(1, "queued"), event(2, "started"))
+    job.happen(progress=reported(0.25, 2))
+    back = job.stream(Position(2, job.version))
+    assert list(back.records(back.read())) == []
+    job.happen(progress=reported(0.5, 3))
+    assert [each["id"] for each in parsed(list(back.records(back.read())))] == ["2000003"]
+
+
 @pytest.mark.parametrize("known", [START, Position(99)], ids=["the beginning is gone", "a position of the future"])
 def test_a_task_whose_events_are_gone_is_told_as_it_is(known: Position) -> None:
     job = Job(event(7, "started"))

@@ -105,6 +105,7 @@ def own_service(var: Path, workers: int) -> Iterator[Mapping[str, Proxy]]:
         DARKROOM_DECODERS=1,
         DARKROOM_RATE_LIMIT_ACCOUNT="100000/minute",
         DARKROOM_RATE_LIMIT_SUBMIT="100000/minute",
+        DARKROOM_WEBHOOK_ALLOWED_HOSTS="127.0.0.1",
         DATABASE_URL=None,
         REDIS_URL=None,
         CELERY_BROKER_URL=None,
