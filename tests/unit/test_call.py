@@ -39,6 +39,7 @@ def test_an_adapter_gets_the_start_time_and_poll_url_of_its_call() -> None:
                 "pictures_kept": 0,
                 "error_code": None,
                 "retryable": None,
+                "charged": False,
                 "retry_after_s": None,
                 "model": "flux-2-pro",
                 "credential_id": "flux/default",

@@ -90,9 +90,14 @@ def create() -> Response:
 
 
 @bp.post("/v1/models/<owner>/<name>/predictions")
-@bp.post("/v1/deployments/<owner>/<name>/predictions")
 @describe(_CREATE)
 def create_with_model(owner: str, name: str) -> Response:
+    return _create(f"{owner}/{name}")
+
+
+@bp.post("/v1/deployments/<owner>/<name>/predictions")
+@describe(_CREATE)
+def create_with_deployment(owner: str, name: str) -> Response:
     return _create(f"{owner}/{name}")
 
 
