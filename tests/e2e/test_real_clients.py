@@ -19,11 +19,14 @@ import pytest
 from tests.client_programs import CLIENTS, run_client
 from tests.e2e.browser import opened
 from tests.e2e.conftest import Service
+from tests.e2e.nginx import NGINX, nginx_in_front_of
 from tests.e2e.tls_proxy import make_certificate, tls_in_front_of
 
 SCRIPTS = CLIENTS / "scripts"
-# Argument 3 of those that wait for an image: longer than the service's silence (conftest.py).
-SLOW_S = "2"
+# Argument 3 of those that wait for an image: longer than the service's silence (conftest.py), and than the patience of
+# the proxy that they go through where nginx is installed.
+SLOW_S = "5"
+READ_TIMEOUT_S = 2
 THIRD = {
     "openai_images.mjs": SLOW_S,
     "openai_ai_sdk.mjs": SLOW_S,
@@ -131,6 +134,10 @@ def _run(service: Service, name: str, folder: Path) -> dict[str, Any]:
 @contextmanager
 def _address_for(name: str, service: Service, folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """The base for a program, and what it needs to believe it: fal's client for Python speaks https alone."""
+    if THIRD.get(name) == SLOW_S and NGINX:
+        with nginx_in_front_of(service.running.url, folder / "nginx", read_timeout_s=READ_TIMEOUT_S) as address:
+            yield address, {}
+        return
     if name != "fal_python.py":
         yield service.running.url, {}
         return
