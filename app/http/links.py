@@ -58,10 +58,10 @@ class Here:
             raise HostNotAllowedError
         return f"{self.base}{path}"
 
-    def image_link(self, task: Owned, index: int, *, expires_s: int | None = None) -> str:
-        """The whole address of an image, signed: it needs no key, and ends after ``expires_s`` seconds, or after the
-        life that links have here. Raises HostNotAllowedError."""
-        return self.absolute(self.signer.image_link(task.account_id, task.id, index, life_s=expires_s))
+    def image_link(self, task: Owned, index: int) -> str:
+        """The whole address of an image, signed: it needs no key, and ends after the life that links have here. Raises
+        HostNotAllowedError."""
+        return self.absolute(self.signer.image_link(task.account_id, task.id, index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +142,3 @@ def base() -> str:
 def absolute(path: str) -> str:
     """The whole address of a path of ours. Raises HostNotAllowedError: call it before anything is accepted."""
     return here().absolute(path)
-
-
-def image_link(task: Owned, index: int, *, expires_s: int | None = None) -> str:
-    """As :meth:`Here.image_link`, for this request."""
-    return here().image_link(task, index, expires_s=expires_s)

@@ -54,10 +54,10 @@ class Signer:
     keys: Mapping[str, bytes] = field(repr=False)
     life_s: int = LIFE_S
 
-    def image_link(self, account_id: str, job_id: str, index: int, *, life_s: int | None = None) -> str:
+    def image_link(self, account_id: str, job_id: str, index: int) -> str:
         """Path and query of a link to an image of a task."""
         path = image_path(job_id)
-        return f"{path}?{self.link(path, account_id=account_id, index=index, life_s=life_s)}"
+        return f"{path}?{self.link(path, account_id=account_id, index=index)}"
 
     def link(
         self,

@@ -99,7 +99,6 @@ def test_a_dialect_refuses_a_host_that_is_not_known_and_a_generator_keeps_its_li
         links.absolute("/x")
     with edge.app.test_request_context("/", base_url="https://localhost"):
         kept = links.here()
-        assert links.image_link(done_task(1), 0) == kept.image_link(done_task(1), 0)
     assert kept.absolute("/x") == "https://localhost/x"  # after the request
     assert edge.client.get(kept.image_link(edge.rows.add(done_task(1)), 0)).status_code == 200
 
