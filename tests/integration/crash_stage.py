@@ -29,12 +29,13 @@ from jobs.maintenance import audit
 from jobs.reads import funds
 from jobs.reads.funds import Funds
 from jobs.states import Nudge
-from jobs.submission.order import Order
+from jobs.submission.order import JobWebhook, Order
 from jobs.submission.service import SubmissionService
 from providers.catalog import catalog
 from quota import ledger
 from storage.local import LocalStore
 from storage.media import Media
+from webhooks.receivers import policy
 
 ROOT = Path(__file__).resolve().parents[2]
 GRANTED = 100_000_000
@@ -61,6 +62,7 @@ class Stage:
             Media(self.store, Path(self.environ["DARKROOM_VAR"]) / "staging", decoders=1),
             self.store,
             catalog.load(),
+            receivers=policy(["127.0.0.1"]),
         )
         with self.database.transaction() as connection:
             account = create_account(connection, "crash")
@@ -84,14 +86,16 @@ class Stage:
 
     # -- jobs
 
-    def order(self, prompt: str, model: str, *, publish: bool = True, **more: Any) -> str:
+    def order(
+        self, prompt: str, model: str, *, publish: bool = True, webhook: JobWebhook | None = None, **more: Any
+    ) -> str:
         fields = {
             **more,
             "prompt": prompt,
             "model": model,
             "size": "256x256" if model.startswith("chatgpt2api") else "1024x1024",
         }
-        submitted = self.submission.submit(self.customer, Order("generate", fields))
+        submitted = self.submission.submit(self.customer, Order("generate", fields, webhook=webhook))
         if publish:
             assert self.publish(list(submitted.nudges))
         else:

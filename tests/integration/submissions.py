@@ -6,6 +6,7 @@ from collections.abc import Collection
 from decimal import Decimal
 
 from core.db import Database
+from core.outbound.untrusted import Policy
 from core.outbound.urls import UnsafeUrlError
 from jobs.reads import tasks
 from jobs.reads.tasks import Image
@@ -30,6 +31,7 @@ def make_submission(
     configured: Collection[str] = ("chatgpt2api", "openai"),
     minimum_unit_price_microcredits: int = 100_000,
     publish_window: int = 32,
+    receivers: Policy | None = None,
 ) -> SubmissionService:
     def find_image(account_id: str, job_id: str, index: int) -> Image:
         with database.autocommit() as connection:
@@ -46,4 +48,6 @@ def make_submission(
         default_model=None,
     )
     references = References(store, media, RemoteImages(fetch), find_image=find_image, max_bytes=MAX_IMAGE_BYTES)
-    return SubmissionService(database, quoting, references, default_deadline_s=3600, publish_window=publish_window)
+    return SubmissionService(
+        database, quoting, references, default_deadline_s=3600, publish_window=publish_window, receivers=receivers
+    )

@@ -92,7 +92,7 @@ def test_every_line_is_an_object_and_an_outage_is_one_line_a_change(up: Up) -> N
         f"{up.url}/api/images/generate", json=order, headers={**headers, "Prefer": "wait=60"}, timeout=90
     )
     assert (answer.status_code, answer.headers["X-Request-Id"]) == (200, "order-7")
-    image = requests.get(up.url + answer.json()["images"][0]["url"], headers=headers, timeout=30)
+    image = requests.get(answer.json()["images"][0]["url"], headers=headers, timeout=30)
     assert image.status_code == 200
     refused = requests.post(
         f"{up.url}/api/images/generate",

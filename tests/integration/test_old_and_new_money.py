@@ -24,6 +24,7 @@ from accounts.accounts import create_account
 from accounts.keys import Caller
 from core import schema
 from core.db import Database, make_engine
+from core.ids import new_id
 from jobs.maintenance import audit
 from jobs.reads import funds
 from quota import ledger
@@ -60,6 +61,14 @@ OLD_SETTLE = (
     " SELECT account_id, :job_id, kind, source, target, amount FROM balance, parts"
     " WHERE amount > 0"
 )
+
+
+OLD_ACCOUNT = "INSERT INTO accounts (id, name, weight) VALUES (:id, :name, 1) RETURNING id"
+
+
+def old_account(connection: Connection, name: str) -> str:
+    """The id of an account, made as the previous release makes them."""
+    return str(connection.execute(text(OLD_ACCOUNT), {"id": new_id("acct"), "name": name}).scalar_one())
 
 
 class Old:
@@ -259,7 +268,7 @@ WHERE b.available <> (
 
 def test_the_upgrade_and_the_way_back_go_by_under_running_processes(before: Database) -> None:
     with before.transaction() as connection:
-        accounts = [create_account(connection, f"account {n}").id for n in range(2)]
+        accounts = [old_account(connection, f"account {n}") for n in range(2)]
     lives = [Life(before, accounts[n % 2], random.Random(n), [Old]) for n in range(6)]
     for account in accounts:
         with before.transaction() as connection:
