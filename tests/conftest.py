@@ -28,10 +28,10 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server whose database ``template_darkroom`` is migrated and never written to."""
     with EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), durable=False) as server:
         url = server.url.replace("postgresql://", "postgresql+psycopg://")
-        # The tests make databases, which the role of the service may not.
-        _administer(
-            server.superuser_url.replace("postgresql://", "postgresql+psycopg://"), "ALTER ROLE darkroom CREATEDB"
-        )
+        # The tests make databases, which the role of the service may not, and drop them while autovacuum is in them.
+        superuser_url = server.superuser_url.replace("postgresql://", "postgresql+psycopg://")
+        _administer(superuser_url, "ALTER ROLE darkroom CREATEDB")
+        _administer(superuser_url, "GRANT pg_signal_backend TO darkroom")
         _administer(url, "CREATE DATABASE template_darkroom")
         database = Database(make_engine(_named(url, "template_darkroom")))
         with database.transaction() as connection:
