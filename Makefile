@@ -41,7 +41,7 @@ up: setup  ## Run the whole service here until Ctrl-C.
 	@$(RUN) up
 
 test: setup-dev  ## Run every test, as many at once as there are cores.
-	@$(PY) -m pytest -q -n auto
+	@$(PY) -m pytest -q -n $$(($$(nproc) + 1))
 
 # One process more than there are cores, for some of these tests wait for a process of their own.
 test-unit: setup-dev  ## Run the unit tests alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask
@@ -121,7 +122,7 @@ def build(settings: Settings, services: Services) -> Flask:
     for blueprint in registered.BLUEPRINTS:
         app.register_blueprint(blueprint)
     check_described(app)
-    app.extensions["darkroom_openapi"] = openapi.document(app, public_url=base)
+    app.extensions["darkroom_openapi"] = partial(openapi.document, app, public_url=base)
     if settings.trusted_proxies:
         _trust_proxies(app, settings.trusted_proxies)
     return app

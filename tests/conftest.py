@@ -17,7 +17,11 @@ from core.db import Database, make_engine
 from core.embedded.postgres import EmbeddedPostgres
 from core.embedded.redis import EmbeddedRedis
 from sandbox.testing import Sandbox, running_sandbox
-from tests.parallel import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401 - hooks
+from tests.parallel import (  # noqa: F401 - hooks
+    pytest_collection_finish,
+    pytest_collection_modifyitems,
+    pytest_xdist_make_scheduler,
+)
 from tests.s3_server import running_s3
 
 _numbers = itertools.count(1)

@@ -29,7 +29,7 @@ TEXT = "darkroom_openapi_text"
 def openapi_json() -> Response:
     extensions: dict[str, Any] = current_app.extensions
     if TEXT not in extensions:  # written once: anyone may ask, as often as they like
-        extensions[TEXT] = json_text(extensions["darkroom_openapi"])
+        extensions[TEXT] = json_text(extensions["darkroom_openapi"]())
     return text_answer(extensions[TEXT], headers={"Cache-Control": "no-cache"})
 
 

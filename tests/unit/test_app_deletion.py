@@ -67,7 +67,7 @@ def test_the_audit_is_for_administrators(edge: Edge) -> None:
 
 
 def test_both_routes_are_documented(edge: Edge) -> None:
-    paths = edge.app.extensions["darkroom_openapi"]["paths"]
+    paths = edge.app.extensions["darkroom_openapi"]()["paths"]
     answers = paths["/api/images/tasks/{job_id}"]["delete"]["responses"]
     assert {"200", "401", "403", "404", "409"} <= set(answers)
     assert paths["/api/admin/audit"]["get"]["x-scope"] == "admin"
