@@ -20,6 +20,7 @@ from sandbox.testing import Sandbox, running_sandbox
 from tests.parallel import (  # noqa: F401 - hooks
     pytest_collection_finish,
     pytest_collection_modifyitems,
+    pytest_sessionstart,
     pytest_xdist_make_scheduler,
 )
 from tests.s3_server import running_s3

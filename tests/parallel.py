@@ -34,7 +34,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: not item.nodeid.startswith(_SLOW_FIRST))
 
 
+def pytest_sessionstart() -> None:
+    gc.disable()  # collecting tests makes next to no garbage
+
+
 def pytest_collection_finish() -> None:
     """What is loaded by now stays: the collector need not walk fifteen thousand tests again and again."""
     gc.collect()
     gc.freeze()
+    gc.enable()

@@ -9,7 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -403,26 +403,30 @@ def test_a_database_in_use_is_refused_even_by_force(stage: Stage, target: dict[s
     assert stage.row("SELECT count(*) FROM accounts")[0] == 1
 
 
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (lambda folder: (folder / "manifest.json").unlink(), "it is no backup, or one that was not finished"),
-        (lambda folder: (folder / "manifest.json").write_text("{}"), "is damaged"),
-        (lambda folder: _change(folder, format=2), "its format is 2"),
-        (lambda folder: _change(folder, schema="9999"), "its schema is 9999, made by Darkroom"),
-        (lambda folder: _change(folder, storage="s3"), "its images are in s3, but DARKROOM_STORAGE is local"),
-        (lambda folder: (folder / "database.dump").write_bytes(b"PGDMP"), "database.dump is not the file"),
-        (lambda folder: next((folder / "blobs").rglob("*.png")).write_bytes(b""), "is not the file"),
-        (lambda folder: next((folder / "blobs").rglob("*.png")).unlink(), "No such file"),
-    ],
-    ids=["unfinished", "empty", "format", "schema", "storage", "dump", "image", "no image"],
-)
-def test_a_backup_that_is_not_whole_changes_nothing(  # noqa: PLR0917 - fixtures come by name
-    stage: Stage, kept: str, target: dict[str, str], tmp_path: Path, spoil: Any, words: str
+NOT_WHOLE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "unfinished": (lambda folder: (folder / "manifest.json").unlink(), "it is no backup, or one that was not finished"),
+    "empty": (lambda folder: (folder / "manifest.json").write_text("{}"), "is damaged"),
+    "format": (lambda folder: _change(folder, format=2), "its format is 2"),
+    "schema": (lambda folder: _change(folder, schema="9999"), "its schema is 9999, made by Darkroom"),
+    "storage": (lambda folder: _change(folder, storage="s3"), "its images are in s3, but DARKROOM_STORAGE is local"),
+    "dump": (lambda folder: (folder / "database.dump").write_bytes(b"PGDMP"), "database.dump is not the file"),
+    "image": (lambda folder: next((folder / "blobs").rglob("*.png")).write_bytes(b""), "is not the file"),
+    "no image": (lambda folder: next((folder / "blobs").rglob("*.png")).unlink(), "No such file"),
+}
+
+
+def test_a_backup_that_is_not_whole_changes_nothing(
+    stage: Stage, kept: str, target: dict[str, str], tmp_path: Path
 ) -> None:
-    folder = backed_up(stage, tmp_path)
-    spoil(folder)
-    assert words in refusal(stage, folder, target)
+    whole = backed_up(stage, tmp_path)
+
+    def said_of(name: str) -> str:
+        folder = Path(shutil.copytree(whole, tmp_path / name))
+        NOT_WHOLE[name][0](folder)
+        return refusal(stage, folder, target)
+
+    said = {name: said_of(name) for name in NOT_WHOLE}
+    assert {name: words for name, (_, words) in NOT_WHOLE.items() if words not in said[name]} == {}
     assert not Path(target["DARKROOM_VAR"]).exists()
 
 
