@@ -25,12 +25,14 @@ ROLLUP_LOCK = 7_216_050_018
 EVERY_S = 60.0
 WORK_S = 0.5
 
-# Transactions of other databases on the server have their ids from the same counter, and only make it wait longer.
 HORIZON = Statement("""
 SELECT date_trunc('hour', statement_timestamp() - interval '5 minutes', 'UTC') AS ended_at,
-    CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS next_xid,
     CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest_xid
 """)
+
+# A transaction id of its own: every transaction that was writing before has a lower one. Those of other databases on
+# the server come from the same counter, and only make it wait longer.
+BARRIER = Statement("SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid")
 
 # The first hour that no step covers: after a step, or before the first one.
 NEXT_HOUR = Statement("""
@@ -92,8 +94,9 @@ FROM part GROUP BY day_at, account_id, key_id, operation, model, provider, outco
 """)
 
 DROP_STEP = Statement("""
-WITH step AS (DELETE FROM usage_steps WHERE from_at = CAST(:from_at AS timestamptz))
-DELETE FROM usage_sums WHERE from_at = CAST(:from_at AS timestamptz)
+WITH step AS (DELETE FROM usage_steps WHERE from_at = CAST(:from_at AS timestamptz) RETURNING 1),
+sums AS (DELETE FROM usage_sums WHERE from_at = CAST(:from_at AS timestamptz) RETURNING 1)
+SELECT (SELECT count(*) FROM step) + (SELECT count(*) FROM sums) AS rows
 """)
 
 
@@ -132,11 +135,11 @@ class UsageRollup:
         """The end of the last hour to which nothing can be added; None while a transaction that could is open."""
         with self._database.hot() as hot:
             row = hot.one_or_none(HORIZON, {})
-        known = self._horizon
-        # A restored database counts its transactions from elsewhere.
-        if known is None or known[0] != row.ended_at or known[1] > row.next_xid:
-            self._horizon = known = (row.ended_at, row.next_xid)
-        return known[0] if row.oldest_xid >= known[1] else None
+            if self._horizon is None or self._horizon[0] != row.ended_at:
+                self._horizon = (row.ended_at, hot.scalar(BARRIER, {}))
+                row = hot.one_or_none(HORIZON, {})
+        ended_at, barrier = self._horizon
+        return ended_at if row.oldest_xid >= barrier else None
 
     def _add_up_one(self, closed_at: datetime) -> bool:
         with suppress(DatabaseBusyError), self._database.transaction() as connection:
@@ -160,9 +163,9 @@ def add_up_next(connection: Connection, closed_at: datetime) -> bool:
 
 
 def drop_step(connection: Connection, from_at: datetime) -> bool:
-    """Forget the sums of a step, which is then read from the ledger until it is added up again. True: it had some."""
+    """Forget the sums of a step, which is then read from the ledger until it is added up again. True: there was one."""
     take_lock(connection)
-    return Hot.of(connection).run(DROP_STEP, {"from_at": from_at}) > 0
+    return bool(Hot.of(connection).scalar(DROP_STEP, {"from_at": from_at}))
 
 
 def take_lock(connection: Connection) -> None:
