@@ -110,6 +110,18 @@ LIMIT CAST(:most AS int)
 """)
 
 
+PERIOD = Statement("""
+SELECT coalesce(CAST(:from_at AS timestamptz), date_trunc('month', statement_timestamp(), 'UTC')) AS from_at,
+    coalesce(CAST(:to_at AS timestamptz), clock_timestamp()) AS to_at
+""")
+
+
+def period(connection: Hot | Connection, from_at: datetime | None, to_at: datetime | None) -> tuple[datetime, datetime]:
+    """Return both, by the database's clock where they are None: the first of this month in UTC, and now."""
+    row = Hot.of(connection).one_or_none(PERIOD, {"from_at": from_at, "to_at": to_at})
+    return row.from_at, row.to_at
+
+
 def usage(
     connection: Hot | Connection,
     *,
