@@ -34,34 +34,37 @@ SELECT date_trunc('hour', statement_timestamp() - interval '5 minutes', 'UTC') A
 # the server come from the same counter, and only make it wait longer.
 BARRIER = Statement("SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint) AS xid")
 
-# The first hour that no step covers: after a step, or before the first one.
-NEXT_HOUR = Statement("""
-SELECT free.at AS from_at FROM (
-    SELECT date_trunc('hour', least(
-        (SELECT t.created_at FROM transfers AS t WHERE t.kind IN ('capture', 'release') ORDER BY t.created_at LIMIT 1),
-        (SELECT j.finished_at FROM jobs AS j WHERE j.captured = 0 ORDER BY j.finished_at LIMIT 1)
-    ), 'UTC') AS at
-    UNION ALL
-    SELECT to_at FROM usage_steps
-) AS free
-WHERE free.at < CAST(:ended_at AS timestamptz) AND coalesce((
-    SELECT s.to_at FROM usage_steps AS s WHERE s.from_at <= free.at ORDER BY s.from_at DESC LIMIT 1
-), '-infinity') <= free.at
-ORDER BY free.at LIMIT 1
-""")
-
+# The hour: the first that no step covers, after a step or before the first one.
 ADD_UP = Statement("""
-WITH step AS (
-    INSERT INTO usage_steps (from_at, to_at)
-    VALUES (CAST(:from_at AS timestamptz), CAST(:from_at AS timestamptz) + interval '1 hour')
+WITH hour AS (
+    SELECT free.at AS from_at FROM (
+        SELECT date_trunc('hour', least(
+            (SELECT t.created_at FROM transfers AS t WHERE t.kind IN ('capture', 'release')
+                ORDER BY t.created_at LIMIT 1),
+            (SELECT j.finished_at FROM jobs AS j WHERE j.captured = 0 ORDER BY j.finished_at LIMIT 1)
+        ), 'UTC') AS at
+        UNION ALL
+        SELECT to_at FROM usage_steps
+    ) AS free
+    WHERE free.at < CAST(:closed_at AS timestamptz) AND coalesce((
+        SELECT s.to_at FROM usage_steps AS s WHERE s.from_at <= free.at ORDER BY s.from_at DESC LIMIT 1
+    ), '-infinity') <= free.at
+    ORDER BY free.at LIMIT 1
+),
+step AS (
+    INSERT INTO usage_steps (from_at, to_at) SELECT from_at, from_at + interval '1 hour' FROM hour
     RETURNING from_at, to_at
+),
+sums AS (
+    INSERT INTO usage_sums (from_at, account_id, key_id, operation, model, provider, outcome, jobs, images, captured,
+        released, calls, reported_cost, computed_cost, uncosted_calls)
+    SELECT step.from_at, f.account_id, f.key_id, f.operation, f.model, f.provider, f.outcome, sum(f.jobs),
+        sum(f.images), sum(f.captured), sum(f.released), sum(f.calls), sum(f.reported_cost), sum(f.computed_cost),
+        sum(f.uncosted_calls)
+    FROM step CROSS JOIN LATERAL usage_facts(step.from_at, step.to_at) AS f
+    GROUP BY step.from_at, f.account_id, f.key_id, f.operation, f.model, f.provider, f.outcome
 )
-INSERT INTO usage_sums (from_at, account_id, key_id, operation, model, provider, outcome, jobs, images, captured,
-    released, calls, reported_cost, computed_cost, uncosted_calls)
-SELECT step.from_at, f.account_id, f.key_id, f.operation, f.model, f.provider, f.outcome, sum(f.jobs), sum(f.images),
-    sum(f.captured), sum(f.released), sum(f.calls), sum(f.reported_cost), sum(f.computed_cost), sum(f.uncosted_calls)
-FROM step CROSS JOIN LATERAL usage_facts(step.from_at, step.to_at) AS f
-GROUP BY step.from_at, f.account_id, f.key_id, f.operation, f.model, f.provider, f.outcome
+SELECT from_at FROM step
 """)
 
 # The day of this hour, if its 24 hours are there. What a statement has deleted is not in the way of what it inserts.
@@ -154,10 +157,9 @@ def add_up_next(connection: Connection, closed_at: datetime) -> bool:
     """
     take_lock(connection)
     hot = Hot.of(connection)
-    from_at = hot.scalar(NEXT_HOUR, {"ended_at": closed_at})
+    from_at = hot.scalar(ADD_UP, {"closed_at": closed_at})
     if from_at is None:
         return False
-    hot.run(ADD_UP, {"from_at": from_at})
     hot.run(MERGE_DAY, {"from_at": from_at})
     return True
 
