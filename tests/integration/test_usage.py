@@ -252,6 +252,7 @@ def old(engine: Engine, account: Caller) -> Iterator[str]:
     engine.sql("ALTER TABLE transfers DISABLE TRIGGER transfers_are_final")
     engine.sql("UPDATE transfers SET created_at = created_at - interval '2 hours'")
     engine.sql("ALTER TABLE transfers ENABLE TRIGGER transfers_are_final")
+    engine.sql("UPDATE jobs SET finished_at = finished_at - interval '2 hours'")
     engine.sql("UPDATE upstream_calls SET intended_at = intended_at - interval '2 hours'")
     yield job_id
     assert findings(engine.database) == []

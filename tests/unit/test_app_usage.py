@@ -141,6 +141,11 @@ def test_every_fault_is_named_at_once(edge: Edge) -> None:
         assert word in faults["group_by"]
 
 
+@pytest.mark.parametrize("edge_of_time", ["0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_moment_that_no_calendar_has_everywhere_is_refused(edge: Edge, edge_of_time: str) -> None:
+    assert got(edge, f"?from={edge_of_time}").json["errors"][0]["field"] == "from"
+
+
 @pytest.mark.parametrize("to", ["2026-10-01", "2026-09-30T23:59:59Z"])
 def test_an_end_before_the_beginning_is_refused(edge: Edge, to: str) -> None:
     refused = got(edge, f"?from=2026-10-01&to={to}")

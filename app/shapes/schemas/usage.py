@@ -11,6 +11,8 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, With
 from app.shapes.schemas.base import Credits, Microcredits, Request, Shape, Text
 from jobs.reads.usage import DIMENSIONS
 
+FIRST_YEAR, LAST_YEAR = 1970, 9998
+
 
 def _from_its_midnight(value: Any) -> Any:
     """A date alone is its first moment in UTC. Numbers are no times: ``2026`` is not meant as seconds."""
@@ -19,10 +21,18 @@ def _from_its_midnight(value: Any) -> Any:
     return f"{value}T00:00:00Z" if len(str(value)) == 10 else value
 
 
+def _of_our_times(value: datetime) -> datetime:
+    """Moments that have another in every zone, as the first and the last year of the calendar do not."""
+    if not FIRST_YEAR <= value.year <= LAST_YEAR:
+        raise ValueError(f"must be between the years {FIRST_YEAR} and {LAST_YEAR}")
+    return value
+
+
 Moment = Annotated[
     AwareDatetime,
     Field(strict=False),  # what comes in a query is text
     BeforeValidator(_from_its_midnight),
+    AfterValidator(_of_our_times),
     WithJsonSchema({"type": "string", "anyOf": [{"format": "date"}, {"format": "date-time"}]}),
 ]
 
