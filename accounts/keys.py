@@ -21,7 +21,7 @@ from sqlalchemy import Connection, text
 from core.coalescing import Coalescing
 from core.db import Database, Hot, Statement
 
-SCOPES = ("jobs:write", "jobs:read", "webhooks", "admin")
+SCOPES = ("jobs:write", "jobs:read", "usage:read", "webhooks", "admin")
 CACHE_S = 5.0
 LAST_USED_EVERY_S = 60
 _TOKEN = re.compile(r"dk_(?P<id>[0-9a-f]{12})_(?P<secret>[0-9A-Za-z_-]{43})")

@@ -27,6 +27,7 @@ from app.api import (
     submit,
     tasks,
     uploads,
+    usage,
     webhooks,
 )
 from app.dialects import registered
@@ -115,7 +116,7 @@ def build(settings: Settings, services: Services) -> Flask:
         access.install(app)  # before the guard: what comes after an answer runs in reverse
     auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
     for module in (
-        *(submit, tasks, rerun, events, images, uploads, models, providers, quota),
+        *(submit, tasks, rerun, events, images, uploads, models, providers, quota, usage),
         *(prompts, webhooks, admin, admin_tasks, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)

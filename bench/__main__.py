@@ -11,10 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import convoy, cost, edge, estimates, expiry, flood, growth, inflight, life, openai_route, waiting
+from bench import convoy, cost, edge, estimates, expiry, flood, growth, inflight, life, openai_route, usage, waiting
 from bench.table import Row, as_json, show
 
-PARTS = ("edge", "openai", "life", "cost", "convoy", "flood", "inflight", "waiting", "expiry", "estimates", "growth")
+PARTS = (
+    *("edge", "openai", "life", "cost", "convoy", "flood", "inflight", "waiting", "expiry", "estimates", "usage"),
+    "growth",
+)
 DEFAULT = tuple(part for part in PARTS if part != "growth")
 EXPIRED_ROWS, EXPIRED_ROWS_BIG = 5_000, 100_000
 ESTIMATED_JOBS = 250
@@ -51,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--big", action="store_true", help="the sizes of the targets, and growth as well; takes half an hour"
     )
-    parser.add_argument("--finished", type=int, help="finished jobs for growth (default: 100000; --big: 1000000)")
+    parser.add_argument(
+        "--finished", type=int, help="finished jobs for growth and usage (default: 100000; --big: 1000000)"
+    )
     parser.add_argument("--queued", type=int, help="queued jobs for growth (default: 5000; --big: 50000)")
     parser.add_argument("--flood", type=int, help="orders of the flooding account (default: 3000; --big: 20000)")
     parser.add_argument("--in-flight", type=int, help="images in progress at once (default: 2000; --big: 50000)")
@@ -81,6 +86,7 @@ def _parts(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Cal
         ),
         "waiting": lambda: waiting.measure(folder),
         "expiry": lambda: expiry.measure(folder, rows=EXPIRED_ROWS_BIG if options.big else EXPIRED_ROWS),
+        "usage": lambda: usage.measure(folder, jobs=options.finished or (BIG_FINISHED if options.big else FINISHED)),
         "estimates": lambda: estimates.measure(folder, jobs=min(options.jobs, ESTIMATED_JOBS)),
     }
     yield from ((name, part) for name, part in parts.items() if name in wanted)

@@ -38,6 +38,7 @@ jobs = Table(
     metadata,
     Column("id", Text, primary_key=True),  # job_...: the order of ids is the order of the queue
     Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("key_id", Text),  # the API key of the order, or jwt; NULL: ordered before that was noted
     Column("operation", Text, nullable=False),  # generate, edit, upscale, ... as the catalogue names it
     Column("model", Text, nullable=False),  # the model that makes it now: the first, or a fallback
     Column("provider", Text, nullable=False),  # of that model
@@ -146,6 +147,8 @@ jobs = Table(
     ),
     # What is held of an account's money, for its owner to see.
     Index("jobs_held", "account_id", postgresql_where=text("money = 'held'")),
+    # Ended jobs that no capture tells of, by the day of their usage.
+    Index("jobs_uncharged", "finished_at", postgresql_where=text("captured = 0")),
     Index("jobs_short_lives", "finished_at", postgresql_where=text("keep_s IS NOT NULL")),
     # The newest jobs of all accounts, for operators who search.
     Index("jobs_provider_newest", "provider", "id"),
@@ -447,4 +450,36 @@ providers = Table(
     Column("probe_call_id", Text),  # the call whose outcome closes or opens it
     CheckConstraint("(trips > 0) = (open_until IS NOT NULL)", name="open_has_end"),
     postgresql_with={"fillfactor": 50},
+)
+
+# Spans of time whose usage is added up in usage_sums: whole hours, and whole days made of them. They do not overlap.
+# What lies in none of them is read from the ledger itself.
+usage_steps = Table(
+    "usage_steps",
+    metadata,
+    Column("from_at", TIME, primary_key=True),
+    Column("to_at", TIME, nullable=False),  # the first moment after it
+    Column("rolled_at", TIME, nullable=False, server_default=NOW),
+    CheckConstraint("from_at < to_at", name="step_has_length"),
+)
+
+# The sums of usage_facts() over each step. An empty text stands for what is not known.
+usage_sums = Table(
+    "usage_sums",
+    metadata,
+    Column("from_at", TIME, primary_key=True),  # of its step
+    Column("account_id", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("operation", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    Column("outcome", Text, primary_key=True),  # how the jobs ended: jobs.states.EndStatus
+    Column("jobs", BigInteger, nullable=False),
+    Column("images", BigInteger, nullable=False),  # that were sold
+    Column("captured", BigInteger, nullable=False),  # micro-credits
+    Column("released", BigInteger, nullable=False),  # micro-credits
+    Column("calls", BigInteger, nullable=False),  # that may have been billed
+    Column("reported_cost", BigInteger, nullable=False),  # micro-USD, of calls whose upstream said it
+    Column("computed_cost", BigInteger, nullable=False),  # micro-USD, of the others, by the catalogue
+    Column("uncosted_calls", BigInteger, nullable=False),  # calls whose cost no one knows
 )

@@ -66,4 +66,6 @@ transfers = Table(
     CheckConstraint("(kind IN ('hold', 'capture', 'release')) = (job_id IS NOT NULL)", name="job_fits_the_kind"),
     Index("transfers_once_per_job", "job_id", "kind", unique=True, postgresql_where=text("job_id IS NOT NULL")),
     Index("transfers_account", "account_id", "id"),
+    # Usage by the time at which a job was settled.
+    Index("transfers_settled", "created_at", postgresql_where=text("kind IN ('capture', 'release')")),
 )

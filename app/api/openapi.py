@@ -37,7 +37,8 @@ TAGS: Mapping[str, str] = {
     "openai": "OpenAI's own image routes, for its clients. Errors come in its envelope.",
     "prompts": "Have a prompt rewritten.",
     "fal": "fal's own API, for its clients: the queue and the synchronous host.",
-    "quota": "Credits: the balance, and every transfer behind it.",
+    "quota": "Credits: the balance, every transfer behind it, and usage: what was sold. Usage needs the scope"
+    " `usage:read`.",
     "replicate": "Predictions, for clients of Replicate: the same tasks in its words.",
     "webhooks": "Be told when a task moves, instead of asking: endpoints, secrets, deliveries. Needs the scope"
     " `webhooks`.",

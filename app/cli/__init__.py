@@ -38,6 +38,7 @@ COMMANDS = {
     "rerun": Place("app.cli.client.rerun:rerun", "Place the order of a task again, as it was or with other fields."),
     "models": Place("app.cli.client.models:models", "List the models, or show the limits of one."),
     "quota": Place("app.cli.client.quota:quota", "Show your balance, limits and ledger."),
+    "usage": Place("app.cli.client.usage:usage", "Show what was sold, by model, key, day and more, and its cost."),
     "enhance": Place("app.cli.client.enhance:enhance", "Have a prompt rewritten."),
     "account": Place("app.cli.operator.accounts:account", "Accounts: create, list (needs the database)."),
     "key": Place("app.cli.operator.accounts:key", "API keys: create, revoke, list (needs the database)."),

@@ -137,6 +137,56 @@ INVARIANTS: dict[str, str] = {
         WHERE j.finished_at < clock_timestamp() - interval '15 minutes'
             AND (u.outcome IS NULL OR u.outcome IN ('accepted', 'uncertain', 'finished'))
     """,
+    # The sums of a step against the ledger and the jobs, read again and added up.
+    "usage_is_the_sum_of_its_facts": """
+        WITH counted AS (
+            SELECT s.from_at, f.account_id, f.key_id, f.operation, f.model, f.provider, f.outcome,
+                ARRAY[sum(f.jobs), sum(f.images), sum(f.captured), sum(f.released), sum(f.calls), sum(f.reported_cost),
+                    sum(f.computed_cost), sum(f.uncosted_calls)]::bigint[] AS sums
+            FROM usage_steps AS s CROSS JOIN LATERAL usage_facts(s.from_at, s.to_at) AS f
+            GROUP BY s.from_at, f.account_id, f.key_id, f.operation, f.model, f.provider, f.outcome
+        ), said AS (
+            SELECT from_at, account_id, key_id, operation, model, provider, outcome,
+                ARRAY[jobs, images, captured, released, calls, reported_cost, computed_cost, uncosted_calls] AS sums
+            FROM usage_sums
+        )
+        SELECT to_char(from_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+            format('%s, key %s, %s by %s at %s, %s: rolled up %s, counted %s', account_id, key_id, operation, model,
+                provider, outcome, coalesce(said.sums::text, 'nothing'), coalesce(counted.sums::text, 'nothing'))
+        FROM said FULL JOIN counted USING (from_at, account_id, key_id, operation, model, provider, outcome)
+        WHERE said.sums IS DISTINCT FROM counted.sums
+    """,
+    # The same without jobs: whatever becomes of them, the money of a step is that of its transfers.
+    "usage_is_what_was_transferred": """
+        WITH counted AS (
+            SELECT s.from_at, t.account_id, coalesce(sum(t.amount) FILTER (WHERE t.kind = 'capture'), 0) AS captured,
+                coalesce(sum(t.amount) FILTER (WHERE t.kind = 'release'), 0) AS released
+            FROM usage_steps AS s
+            JOIN transfers AS t ON t.created_at >= s.from_at AND t.created_at < s.to_at
+                AND t.kind IN ('capture', 'release')
+            GROUP BY s.from_at, t.account_id
+        ), said AS (
+            SELECT from_at, account_id, sum(captured) AS captured, sum(released) AS released
+            FROM usage_sums GROUP BY from_at, account_id
+        )
+        SELECT to_char(from_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+            format('%s: rolled up %s captured, %s released, transfers %s and %s', account_id,
+                coalesce(said.captured, 0), coalesce(said.released, 0),
+                coalesce(counted.captured, 0), coalesce(counted.released, 0))
+        FROM said FULL JOIN counted USING (from_at, account_id)
+        WHERE coalesce(said.captured, 0) <> coalesce(counted.captured, 0)
+            OR coalesce(said.released, 0) <> coalesce(counted.released, 0)
+    """,
+    "usage_steps_do_not_overlap": """
+        SELECT to_char(from_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+            format('goes on until %s, the next begins at %s', to_at, next_at)
+        FROM (SELECT from_at, to_at, lead(from_at) OVER (ORDER BY from_at) AS next_at FROM usage_steps) AS s
+        WHERE next_at < to_at
+        UNION ALL
+        SELECT to_char(u.from_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), 'sums without a step'
+        FROM (SELECT DISTINCT from_at FROM usage_sums) AS u
+        WHERE NOT EXISTS (SELECT 1 FROM usage_steps AS s WHERE s.from_at = u.from_at)
+    """,
 }
 
 

@@ -38,6 +38,8 @@ _WITH_BLOBS = {
 }
 
 # Drifts that an adjustment can close; where transfers and jobs themselves disagree, a person must look.
+# Sums of usage, which are added up again from the ledger.
+USAGE = ("usage_is_the_sum_of_its_facts", "usage_is_what_was_transferred", "usage_steps_do_not_overlap")
 MONEY = ("spendable_is_transferred_less_queued", "reserved_is_queued_and_held", "money_has_a_balance")
 
 
@@ -298,7 +300,7 @@ def _why_unclaimed(row: Row[Any], no_worker: str) -> tuple[str, str]:
 def _of_audit(finding: audit.Finding) -> Finding:
     if finding.invariant in MONEY:
         fix = FIX_MONEY
-    elif finding.invariant == "permits_are_open_calls":
+    elif finding.invariant == "permits_are_open_calls" or finding.invariant in USAGE:
         fix = FIX
     elif finding.subject.startswith("job_"):
         fix = f"darkroom show {finding.subject}"

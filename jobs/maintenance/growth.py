@@ -15,7 +15,7 @@ from core.db import Hot, Statement
 ROWS = 2_000
 TABLES = (
     *("jobs", "orders", "inputs", "upstream_calls", "images", "job_events", "transfers", "idempotency_keys"),
-    *("call_answers", "sdk_attempts", "uploads", "upload_names", "webhook_messages"),
+    *("call_answers", "sdk_attempts", "uploads", "upload_names", "webhook_messages", "usage_sums"),
 )
 
 GROWN = Statement("""

@@ -6,6 +6,7 @@ Workers go on meanwhile; what has recovered by itself is left alone. Money moves
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -14,9 +15,9 @@ from jobs import lifecycle
 from jobs.dispatch import limits, publishing
 from jobs.errors import StaleJobError
 from jobs.execution.context import give_up_s
-from jobs.maintenance import deletion
+from jobs.maintenance import deletion, usage_rollup
 from jobs.maintenance.deletion import Reason
-from jobs.maintenance.doctor import BLOCKED, DEAD_STEPS, FIX, MONEY, Doctor, Finding, jobs_text
+from jobs.maintenance.doctor import BLOCKED, DEAD_STEPS, FIX, MONEY, USAGE, Doctor, Finding, jobs_text
 from quota import ledger
 
 # What an account's transfers and jobs say, at one moment.
@@ -48,6 +49,7 @@ class Repairer:
             "running_without_owner": self._lapse,
             "running_overdue": self._lapse,
             "permits_are_open_calls": self._reconcile_permits,
+            **dict.fromkeys(USAGE, self._forget_usage),
             "picture_missing": self._mark_lost,
             "upload_missing": self._delete_upload,
             "blob_orphaned": self._delete_blob,
@@ -102,6 +104,12 @@ class Repairer:
         with self._database.transaction() as connection:
             limits.reconcile(connection, finding.subject)
         return "its permits are those of its open calls again"
+
+    def _forget_usage(self, finding: Finding) -> str:
+        """Take the sums of a span away; usage is read from the ledger there until they are made again."""
+        with self._database.transaction() as connection:
+            forgotten = usage_rollup.drop_step(connection, datetime.fromisoformat(finding.subject))
+        return "forgotten; the sweep adds it up again" if forgotten else "was forgotten before"
 
     def _mark_lost(self, finding: Finding) -> str | None:
         if self._doctor.store is None or self._doctor.store.exists(finding.subject):

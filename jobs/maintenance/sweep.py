@@ -25,6 +25,7 @@ from jobs.errors import StaleJobError
 from jobs.execution import give_up
 from jobs.execution.context import WorkerContext
 from jobs.maintenance import growth
+from jobs.maintenance.usage_rollup import UsageRollup
 from jobs.states import Nudge, Signal
 
 log = structlog.get_logger(__name__)
@@ -95,10 +96,12 @@ class Sweeper:
     steady: Callable[[], bool]
     epoch: Callable[[], str | None]
     _claims: _ClaimRate = field(init=False)
+    _usage: UsageRollup = field(init=False)
     _locked: set[str] = field(default_factory=set)  # accounts found locked in this round
 
     def __post_init__(self) -> None:
         self._claims = _ClaimRate()
+        self._usage = UsageRollup(self.context.database)
 
     def sweep(self) -> list[Signal]:
         """One round. Returns what to publish; nothing when another worker is sweeping. Raises DatabaseAwayError.
@@ -115,6 +118,7 @@ class Sweeper:
             self._unpublish_overdue()
             signals += self._fill_windows()
             self._analyse_grown()
+            self._usage.work()
             if signals:
                 failpoints.hit("sweep.unpublished")
             return signals

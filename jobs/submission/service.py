@@ -175,6 +175,7 @@ class SubmissionService:
         return NewJob(
             id=job_id,
             account_id=caller.account_id,
+            key_id=caller.key_id or None,
             weight=caller.weight,
             operation=quote.operation,
             model=quote.model.id,

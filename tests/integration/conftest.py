@@ -41,6 +41,8 @@ EMPTIED = (
     "doomed_blobs",
     "workers",
     "marks",
+    "usage_sums",
+    "usage_steps",
 )
 
 

@@ -23,6 +23,13 @@ WRONGS = {
     "ended_jobs_have_no_open_calls": "WITH j AS (UPDATE jobs SET finished_at = finished_at - interval '1 hour'"
     " WHERE status = 'succeeded' RETURNING id)"
     " UPDATE upstream_calls SET outcome = 'accepted' FROM j WHERE job_id = j.id",
+    "usage_is_the_sum_of_its_facts": "INSERT INTO usage_steps (from_at, to_at)"
+    " VALUES (now() - interval '1 day', now() + interval '1 day')",
+    "usage_is_what_was_transferred": "WITH s AS (INSERT INTO usage_steps (from_at, to_at)"
+    " VALUES (now() - interval '1 day', now() + interval '1 day') RETURNING *) INSERT INTO usage_sums"
+    " SELECT s.from_at, f.account_id, '', '', '', '', '', 0, 0, 1, 0, 0, 0, 0, 0 FROM s, balances AS f",
+    "usage_steps_do_not_overlap": "INSERT INTO usage_steps (from_at, to_at)"
+    " VALUES ('2026-01-01 00:00Z', '2026-01-01 02:00Z'), ('2026-01-01 01:00Z', '2026-01-01 03:00Z')",
 }
 
 

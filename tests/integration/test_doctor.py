@@ -278,6 +278,15 @@ def test_permits_of_calls_that_are_over_come_back_and_open_calls_get_theirs(hous
     assert findings(house) == {}
 
 
+def test_wrong_sums_of_usage_are_taken_away(house: House) -> None:
+    house.sql("INSERT INTO usage_steps (from_at, to_at) VALUES ('2026-01-01 00:00Z', '2026-01-01 01:00Z')")
+    house.sql("INSERT INTO usage_sums SELECT '2026-01-01 00:00Z', 'a', '', '', '', '', '', 1, 0, 0, 0, 0, 0, 0, 0")
+    found = findings(house)["usage_is_the_sum_of_its_facts"]
+    assert repair(house, found) == "forgotten; the sweep adds it up again"
+    assert repair(house, found) == "was forgotten before"
+    assert findings(house) == {}
+
+
 def test_a_permit_whose_call_is_not_written_down_yet_is_left_for_a_minute(house: House) -> None:
     limit(house, max_active=1)
     house.sql("UPDATE permits SET call_id = 'call_soon', taken_at = clock_timestamp()")
