@@ -39,6 +39,7 @@ COMMANDS = {
     "models": Place("app.cli.client.models:models", "List the models, or show the limits of one."),
     "quota": Place("app.cli.client.quota:quota", "Show your balance, limits and ledger."),
     "enhance": Place("app.cli.client.enhance:enhance", "Have a prompt rewritten."),
+    "mcp": Place("app.cli.agents.command:mcp", "Serve image tools to an AI agent (Model Context Protocol)."),
     "account": Place("app.cli.operator.accounts:account", "Accounts: create, list (needs the database)."),
     "key": Place("app.cli.operator.accounts:key", "API keys: create, revoke, list (needs the database)."),
     "grant": Place("app.cli.operator.accounts:grant", "Give credits to an account (needs the database)."),

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 import app.cli as group
 from app.cli import main
 from app.cli.client.answers import read_task
-from app.cli.client.enhance import Event, read_events
+from app.cli.client.event_stream import Event, read_events
 from app.cli.client.saving import looks_like_image, target
 from app.cli.output import EXIT_MEANINGS, CommandError, Exit, elapsed_text, one_line, output_options, plain
 from app.cli.parameters import DURATION, SETTING
