@@ -123,6 +123,6 @@ def main() -> None:
     """Darkroom: a queue for AI image jobs.
 
     Commands that use a server take --server (DARKROOM_SERVER) and --key (DARKROOM_KEY); on the
-    machine of `darkroom up` neither is needed. Every command takes --json, but for up and sandbox, which
-    run until they are stopped.
+    machine of `darkroom up` neither is needed. Every command takes --json, but for up, mcp and sandbox,
+    which run until they are stopped.
     """

@@ -49,7 +49,7 @@ def test_help_documents_every_exit_code() -> None:
         assert f"  {int(code)} " in text
 
 
-@pytest.mark.parametrize("name", [n for n in group.COMMANDS if n not in ("up", "sandbox")])
+@pytest.mark.parametrize("name", [n for n in group.COMMANDS if n not in ("up", "mcp", "sandbox")])
 def test_every_command_explains_itself_and_takes_json(name: str) -> None:
     result = CliRunner().invoke(main, [name, "--help"])
     assert result.exit_code == 0

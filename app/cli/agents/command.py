@@ -56,18 +56,18 @@ EDGE_PX = 1024
     metavar="SECONDS",
     help="How long a call waits for its image.",
 )
-@click.option("--image-px", "edge_px", type=click.IntRange(128, 4096), default=EDGE_PX, show_default=True,
-              help="The longest edge of images in answers; the links lead to the whole ones.")  # fmt: skip
+@click.option(
+    "--image-px",
+    "edge_px",
+    type=click.IntRange(128, 4096),
+    default=EDGE_PX,
+    show_default=True,
+    help="The longest edge of images in answers; the links lead to the whole ones.",
+)
 def mcp(
-    server: str | None,
-    key: str | None,
-    over_http: bool,
-    host: str,
-    port: int | None,
-    allowed_hosts: tuple[str, ...],
-    wait_s: float,
-    edge_px: int,
-) -> None:
+    *, server: str | None, key: str | None, over_http: bool, host: str, port: int | None,
+    allowed_hosts: tuple[str, ...], wait_s: float, edge_px: int,
+) -> None:  # fmt: skip
     """Serve image tools to an AI agent (Model Context Protocol), over stdio."""
     jobs = Jobs(wait_s=wait_s, edge_px=edge_px)
     if not over_http:
@@ -76,13 +76,9 @@ def mcp(
         connect(server, key)  # a bad address is told now, not at the first call
         build(owner(partial(connect, server, key)), jobs).run("stdio")
         return
-    if (
-        key is not None
-        and click.get_current_context().get_parameter_source("key") == click.core.ParameterSource.COMMANDLINE
-    ):
+    if click.get_current_context().get_parameter_source("key") is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--key is not for --http: every caller sends its own")
     from app.cli.agents.over_http import serve
 
-    address = connect(server, "").server
-    serve(build(bearer(address), jobs), jobs, host=host, port=port or settings().port + PORTS_ABOVE,
-          allowed_hosts=allowed_hosts)  # fmt: skip
+    tools = build(bearer(connect(server, "").server), jobs)
+    serve(tools, jobs, host=host, port=port or settings().port + PORTS_ABOVE, allowed_hosts=allowed_hosts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final
 
 from app.cli.client.answers import ENDED, Document, Task, bad_answer
@@ -108,11 +107,6 @@ class Progress:
             return STARTED + (MADE - STARTED) * share, f"running {share:.0%}"
         provider = event.get("provider")
         return STARTED, f"running at {provider}" if provider else "running"
-
-
-def replayed_as(task: Task, accepted: Task) -> Task:
-    """A task as it was read later, with what only the answer to its order said."""
-    return replace(task, replayed=accepted.replayed)
 
 
 def first(task: Task) -> Document:

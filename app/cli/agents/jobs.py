@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from mcp_types import CallToolResult, ContentBlock, TextContent
 
 from app.cli.agents import answers, following, images
 from app.cli.agents.caller import AnyContext, Caller
-from app.cli.agents.repeats import Repeats, Turn
+from app.cli.agents.repeats import Repeats
 from app.cli.client.answers import Document, Task
 from app.cli.client.connection import task_path
 from app.cli.output import CommandError
@@ -77,11 +77,14 @@ class Jobs:
         await _tell(context, progress, following.first(task))
         if task.ended:
             return task
-        with anyio.move_on_after(self.wait_s if wait_s is None else wait_s):
-            await self._until_end(context, caller, task.id, progress)
-        read = await self._in_thread(partial(caller.client.task, task.id))
-        # What was said of the order's acceptance is not in the task.
-        return following.replayed_as(read, task)
+        try:
+            with anyio.move_on_after(self.wait_s if wait_s is None else wait_s):
+                await self._until_end(context, caller, task.id, progress)
+            read = await self._in_thread(partial(caller.client.task, task.id))
+        except CommandError:
+            return task  # the service stays away, but the job is there: the answer names it
+        # What the order's acceptance said is not in the task.
+        return replace(read, replayed=task.replayed)
 
     async def _until_end(self, context: AnyContext, caller: Caller, task_id: str, progress: following.Progress) -> None:
         events = following.events(caller.client, task_id)
@@ -151,6 +154,3 @@ def refusal(error: CommandError) -> CallToolResult:
         words = f"The order may have arrived. Call again with idempotency_key {key}: nothing is bought twice."
         more.append(TextContent(text=words))
     return result(answers.of_error(error), more, failed=True)
-
-
-__all__ = ["Jobs", "Turn", "asked_to_cancel", "refusal", "result"]

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal, ParamSpec
 from urllib.parse import quote
 
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import Field
 
 from app.cli.agents import images
 from app.cli.agents.answers import JobAnswer
-from app.cli.agents.caller import Callers
+from app.cli.agents.caller import Caller, Callers
 from app.cli.agents.jobs import Jobs, refusal, result
 from app.cli.client import enhance
 from app.cli.client.answers import Document
@@ -82,11 +83,8 @@ def told(tool: Callable[P, Awaitable[CallToolResult]]) -> Callable[P, Awaitable[
 
 def build(callers: Callers, jobs: Jobs) -> MCPServer[Any]:
     """The server with its seven tools."""
-    server: MCPServer[Any] = MCPServer(
-        "darkroom", title="Darkroom", version=VERSION, instructions=INSTRUCTIONS, log_level="WARNING"
-    )
     tools = Tools(callers, jobs)
-    for title, tool, kind in (
+    offered = (
         ("Generate an image", tools.generate_image, _BUYS),
         ("Edit images", tools.edit_image, _BUYS),
         ("Upscale an image", tools.upscale, _BUYS),
@@ -94,9 +92,25 @@ def build(callers: Callers, jobs: Jobs) -> MCPServer[Any]:
         ("Get a task", tools.get_task, _READS),
         ("List models", tools.list_models, _READS),
         ("Estimate a price", tools.estimate, _READS),
-    ):
-        server.add_tool(told(tool), title=title, annotations=kind)
-    return server
+    )
+    return MCPServer(
+        "darkroom",
+        title="Darkroom",
+        version=VERSION,
+        instructions=INSTRUCTIONS,
+        log_level="WARNING",
+        tools=[_strict(Tool.from_function(told(each), title=title, annotations=kind)) for title, each, kind in offered],
+    )
+
+
+def _strict(tool: Tool) -> Tool:
+    """The tool, which refuses an argument that it does not have, where the package would drop it."""
+    known = tool.fn_metadata.arg_model
+    strict = type(known.__name__, (known,), {"model_config": {**known.model_config, "extra": "forbid"}})
+    metadata = tool.fn_metadata.model_copy(update={"arg_model": strict})
+    return tool.model_copy(
+        update={"fn_metadata": metadata, "parameters": {**tool.parameters, "additionalProperties": False}}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +121,7 @@ class Tools:
     jobs: Jobs
 
     async def generate_image(
-        self, ctx: Context[Any, Any], prompt: Prompt, model: Model = None, width: Pixels = None,
+        self, ctx: Context[Any, Any], *, prompt: Prompt, model: Model = None, width: Pixels = None,
         height: Pixels = None, size: Size = None, aspect_ratio: Ratio = None, quality: Quality = None,
         n: Count = None, seed: Seed = None, fields: Fields = None, idempotency_key: Key = None, wait_s: Wait = None,
     ) -> Answer:  # fmt: skip
@@ -117,7 +131,7 @@ class Tools:
         return await self._order(ctx, "generate", asked, fields, key=idempotency_key, wait_s=wait_s)
 
     async def edit_image(
-        self, ctx: Context[Any, Any], prompt: Prompt, images: Images,
+        self, ctx: Context[Any, Any], *, prompt: Prompt, images: Images,
         mask: Annotated[str | None, Field(description="A PNG of the first image's size, named as images are; what it"
                                           " leaves transparent is changed.")] = None,
         model: Model = None, size: Size = None, aspect_ratio: Ratio = None, quality: Quality = None, n: Count = None,
@@ -129,7 +143,7 @@ class Tools:
         return await self._order(ctx, "edit", asked, fields, key=idempotency_key, wait_s=wait_s)
 
     async def upscale(
-        self, ctx: Context[Any, Any], image: Annotated[str, Field(description="Named as the images of edit_image.")],
+        self, ctx: Context[Any, Any], *, image: Annotated[str, Field(description="Named as the images of edit_image.")],
         prompt: Annotated[str | None, Field(description="For the models that want to know what it shows.")] = None,
         model: Model = None, fields: Fields = None, idempotency_key: Key = None, wait_s: Wait = None,
     ) -> Answer:  # fmt: skip
@@ -138,7 +152,7 @@ class Tools:
         return await self._order(ctx, "upscale", asked, fields, key=idempotency_key, wait_s=wait_s)
 
     async def get_task(
-        self, ctx: Context[Any, Any],
+        self, ctx: Context[Any, Any], *,
         task_id: Annotated[str | None, Field(description="Left out: the latest tasks, newest first.")] = None,
         wait_s: Wait = None,
     ) -> CallToolResult:  # fmt: skip
@@ -150,7 +164,7 @@ class Tools:
         return result({"tasks": [_listed(each) for each in page.items]})
 
     async def enhance_prompt(
-        self, ctx: Context[Any, Any], prompt: Prompt,
+        self, ctx: Context[Any, Any], *, prompt: Prompt,
         mode: Annotated[Literal["detail", "creative"], Field(description="More detail, or more freedom.")] = "detail",
         model: Annotated[str | None, Field(description="The language model or its provider.")] = None,
         language: Annotated[str | None, Field(description="The language to answer in.")] = None,
@@ -163,7 +177,7 @@ class Tools:
         return result({"prompt": "".join(pieces), "original_prompt": prompt})
 
     async def list_models(
-        self, ctx: Context[Any, Any],
+        self, ctx: Context[Any, Any], *,
         model: Annotated[str | None, Field(description="Show this one with all its limits and fields.")] = None,
         operation: Annotated[str | None, Field(description="Such as generate, edit or upscale.")] = None,
         provider: Annotated[str | None, Field(description="Such as openai or replicate.")] = None,
@@ -181,7 +195,7 @@ class Tools:
         return result({"models": [_model(each) for each in page.items]})
 
     async def estimate(
-        self, ctx: Context[Any, Any], operation: Operation = "generate",
+        self, ctx: Context[Any, Any], *, operation: Operation = "generate",
         prompt: Annotated[str | None, Field(description="As it would be ordered.")] = None,
         images: Images = [],  # noqa: B006  (a default is read, not changed)
         model: Model = None, width: Pixels = None, height: Pixels = None, size: Size = None,
@@ -191,21 +205,21 @@ class Tools:
         asked = {"prompt": prompt, "images": images or None, "model": model, "width": width, "height": height,
                  "size": size, "aspect_ratio": aspect_ratio, "quality": quality, "n": n}  # fmt: skip
         caller = self.callers(ctx)
-        order = await self._complete(ctx, asked, fields)
+        order = await self._complete(caller, asked, fields)
         return result(await self.jobs.call(lambda: caller.client.estimate(operation, order)))
 
     async def _order(
         self, ctx: Context[Any, Any], operation: str, asked: Document, fields: Document | None, *,
         key: str | None, wait_s: float | None,
     ) -> CallToolResult:  # fmt: skip
-        order = await self._complete(ctx, asked, fields)
-        return await self.jobs.order(ctx, self.callers(ctx), operation, order, key=key, wait_s=wait_s)
+        caller = self.callers(ctx)
+        order = await self._complete(caller, asked, fields)
+        return await self.jobs.order(ctx, caller, operation, order, key=key, wait_s=wait_s)
 
-    async def _complete(self, ctx: Context[Any, Any], asked: Document, fields: Document | None) -> Document:
+    async def _complete(self, caller: Caller, asked: Document, fields: Document | None) -> Document:
         """The order: what was given, its images as the service takes them. Arguments go before ``fields``."""
         given = {name: value for name, value in asked.items() if value is not None}
         order = {"lenient": True, **(fields or {}), **given}
-        caller = self.callers(ctx)
         take = functools.partial(images.reference, caller.client, local_files=caller.local_files)
         if isinstance(order.get("images"), list):
             order["images"] = [
