@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from PIL import Image
 
+from app.cli.agents.caller import owner
+from app.cli.agents.jobs import Jobs
+from app.cli.agents.tools import build
+from app.cli.client.connection import Client as connection
 from core.embedded.ports import free_ports
 from tests.e2e.conftest import Service, until
 
@@ -49,6 +54,12 @@ def over_stdio(service: Service) -> Client:
     )
 
 
+def in_process(service: Service) -> Client:
+    """The same tools without a process, by the handshake that knows messages of cancellation."""
+    connect = partial(connection, service.running.url, key_of(service))
+    return Client(build(owner(connect), Jobs(wait_s=50, edge_px=1024)), mode="legacy")
+
+
 def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def limited() -> None:
         with anyio.fail_after(90):
@@ -60,7 +71,7 @@ def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
 def bought(service: Service, prompt: str) -> int:
     """How many images of a prompt the upstream was asked for."""
     name = sha256(prompt.encode()).hexdigest()[:16]
-    return sum(each.get("submits_by_prompt", {}).get(name, 0) for each in service.counts()["providers"].values())
+    return sum(each.get("submits_by_prompt", {}).get(name, 0) for each in service.counts().values())
 
 
 def tasks_of(service: Service, prompt: str) -> list[dict[str, Any]]:
@@ -137,7 +148,7 @@ def assert_as_the_replaced_service(service: Service, answer: dict[str, Any], ask
 
 def test_what_is_wrong_is_told_at_once_and_buys_nothing(service: Service) -> None:
     async def scene() -> None:
-        async with over_stdio(service) as agent:
+        async with in_process(service) as agent:
             ask = {"prompt": "", "model": "gpt-image-9", "n": 50}
             refused = await agent.call_tool("generate_image", ask)
             body = {"prompt": "", "settings": {"image": {"model": "gpt-image-9"}}, "customer_id": 7}
@@ -162,7 +173,7 @@ def test_equal_calls_are_equal_orders_only_where_they_repeat(service: Service) -
         return str(answer.structured_content["task_id"])
 
     async def scene() -> None:
-        async with over_stdio(service) as agent:
+        async with in_process(service) as agent:
             made: list[str] = []
 
             async def one() -> None:
@@ -190,7 +201,7 @@ def test_a_cancelled_call_cancels_its_job_and_the_same_again_is_another(service:
     prompt = "cancelled [sandbox:latency=20]"
 
     async def scene() -> None:
-        async with over_stdio(service) as agent:
+        async with in_process(service) as agent:
             await cancelled_while_running(service, agent, prompt)
             answer = await agent.call_tool("generate_image", {"prompt": prompt, "wait_s": 0})
             assert not answer.structured_content["task"]["replayed"]

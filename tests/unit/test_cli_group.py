@@ -36,7 +36,19 @@ def test_help_loads_no_server_no_driver_and_no_command() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True)
     help_text, _, loaded = run.stdout.partition("LOADED")
-    heavy = {"flask", "sqlalchemy", "pydantic", "requests", "rich", "celery", "gevent", "PIL", "psycopg"}
+    heavy = {
+        "flask",
+        "sqlalchemy",
+        "pydantic",
+        "requests",
+        "rich",
+        "celery",
+        "gevent",
+        "PIL",
+        "psycopg",
+        "mcp",
+        "starlette",
+    }
     assert heavy.isdisjoint(loaded.split())
     assert not [name for name in loaded.split() if name in {p.target.split(":")[0] for p in group.COMMANDS.values()}]
     assert all(name in help_text for name in group.COMMANDS)
