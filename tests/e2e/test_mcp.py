@@ -28,7 +28,7 @@ from PIL import Image
 from app.cli.agents.caller import owner
 from app.cli.agents.jobs import Jobs
 from app.cli.agents.tools import build
-from app.cli.client.connection import Client as connection
+from app.cli.client.connection import Client as Connection
 from core.embedded.ports import free_ports
 from tests.e2e.conftest import Service, until
 
@@ -56,7 +56,7 @@ def over_stdio(service: Service) -> Client:
 
 def in_process(service: Service) -> Client:
     """The same tools without a process, by the handshake that knows messages of cancellation."""
-    connect = partial(connection, service.running.url, key_of(service))
+    connect = partial(Connection, service.running.url, key_of(service))
     return Client(build(owner(connect), Jobs(wait_s=50, edge_px=1024)), mode="legacy")
 
 

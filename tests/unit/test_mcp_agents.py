@@ -146,7 +146,7 @@ AWAY = CommandError(Exit.AWAY, "server_away", "away")
 @pytest.mark.usefixtures("_no_pause")
 def test_a_cut_stream_goes_on_behind_the_last_event() -> None:
     server = Server([record(1, n=1), b": beat\n", AWAY], [AWAY], [record(2, n=2)], 204)
-    seen = list(following.events(server, "job_1"))  # type: ignore[arg-type]
+    seen = list(following.Stream(server, "job_1").steps())  # type: ignore[arg-type]
     assert server.asked == [None, "1", "1", "2"]
     assert [each.get("n") for each in seen if each and "n" in each] == [1, 2]
     assert seen[-1] == {"task": {"id": "job_1", "status": "succeeded"}}
@@ -156,14 +156,14 @@ def test_a_cut_stream_goes_on_behind_the_last_event() -> None:
 def test_a_stream_that_is_refused_is_not_asked_for_again() -> None:
     refused = CommandError(Exit.FAILED, "not_found", "there is no such task", facts={"status": 404})
     with pytest.raises(CommandError, match="no such task"):
-        list(following.events(Server([refused]), "job_1"))  # type: ignore[arg-type]
+        list(following.Stream(Server([refused]), "job_1").steps())  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("_no_pause")
 def test_a_server_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "PATIENCE_S", -1.0)
     with pytest.raises(CommandError, match="away"):
-        list(following.events(Server([AWAY]), "job_1"))  # type: ignore[arg-type]
+        list(following.Stream(Server([AWAY]), "job_1").steps())  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- answers

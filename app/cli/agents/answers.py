@@ -179,8 +179,7 @@ def of_error(error: CommandError) -> Document:
     """The answer for what was refused, or for a server that is away, as members of :class:`JobAnswer`."""
     faults = [{"field": each.field, "code": each.code, "message": each.message} for each in error.faults]
     words = "; ".join(f"{each.field}: {each.message}" for each in error.faults) or error.detail
-    told = {"task_id": error.facts.get("task_id"), "error": error.code, **({"errors": faults} if faults else {})}
-    return {**_failure(_status(error), words), **told}
+    return {**_failure(_status(error), words), "error": error.code, **({"errors": faults} if faults else {})}
 
 
 def _status(error: CommandError) -> int:

@@ -74,7 +74,11 @@ def mcp(
         if port is not None or allowed_hosts:
             raise click.UsageError("--port and --allowed-host belong to --http")
         connect(server, key)  # a bad address is told now, not at the first call
-        build(owner(partial(connect, server, key)), jobs).run("stdio")
+        tools = build(owner(partial(connect, server, key)), jobs)
+        try:
+            tools.run("stdio")
+        except* BrokenPipeError:
+            pass  # the agent has gone; its jobs go on
         return
     if click.get_current_context().get_parameter_source("key") is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--key is not for --http: every caller sends its own")

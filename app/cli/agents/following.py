@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
+
+import requests
 
 from app.cli.client.answers import ENDED, Document, Task, bad_answer
 from app.cli.client.connection import CONNECT_TIMEOUT_S, Client, task_path
@@ -21,38 +24,59 @@ STARTED, MADE = 0.05, 0.95
 END: Final = "end"  # of the events, for next()
 
 
-def events(client: Client, task_id: str) -> Iterator[Document | None]:
-    """What happens to a task, its end last, which has ``task``; None where nothing happened for a while.
+class Stream:
+    """What happens to a task, by :meth:`steps`; another thread may leave it at any time."""
 
-    A stream that is cut is taken up where it was. Raises CommandError when the server stays away for a minute.
-    """
-    last_id, heard_at = "", time.monotonic()
-    while True:
-        try:
-            for event in _connection(client, task_id, last_id):
-                heard_at = time.monotonic()
-                if event is not None:
-                    last_id = event.pop("last_id")
-                yield event
-                if event is not None and _ended(event):
+    def __init__(self, client: Client, task_id: str) -> None:
+        self._client = client
+        self._task_id = task_id
+        self._left = False
+        self._response: requests.Response | None = None
+
+    def leave(self) -> None:
+        """End the steps, also one that is being waited for."""
+        self._left = True
+        if (response := self._response) is not None:
+            # A read that waits for the next event ends; the thread that reads closes the connection.
+            with suppress(OSError, ValueError, RuntimeError):
+                response.raw.shutdown()
+
+    def steps(self) -> Iterator[Document | None]:
+        """Each event, the end last, which has ``task``; None where nothing happened for a while.
+
+        A stream that is cut is taken up where it was. Raises CommandError when the server stays away for a minute.
+        """
+        last_id, heard_at = "", time.monotonic()
+        while not self._left:
+            try:
+                for event in self._connection(last_id):
+                    heard_at = time.monotonic()
+                    if event is not None:
+                        last_id = event.pop("last_id")
+                    yield event
+                    if self._left or (event is not None and _ended(event)):
+                        return
+            except CommandError as error:
+                if self._left:
                     return
-        except CommandError as error:
-            if not _passing(error) or time.monotonic() - heard_at > PATIENCE_S:
-                raise
-        time.sleep(PAUSE_S)
-        yield None
+                if not _passing(error) or time.monotonic() - heard_at > PATIENCE_S:
+                    raise
+            time.sleep(PAUSE_S)
+            yield None
 
-
-def _connection(client: Client, task_id: str, last_id: str) -> Iterator[Document | None]:
-    headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
-    timeout = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
-    path = f"{task_path(task_id)}/events"
-    with client.open("GET", path, headers=headers, stream=True, timeout=timeout) as response:
-        if response.status_code == 204:  # its end was in the part that is known already
-            yield {"last_id": last_id, "task": client.get(task_path(task_id))}
-            return
-        for event in read_events_and_beats(response.iter_content(chunk_size=None)):
-            yield None if event is None else {**_read(event.data), "last_id": event.last_id}
+    def _connection(self, last_id: str) -> Iterator[Document | None]:
+        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
+        timeout = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+        path = task_path(self._task_id)
+        with self._client.open("GET", f"{path}/events", headers=headers, stream=True, timeout=timeout) as response:
+            if response.status_code == 204:  # its end was in the part that is known already
+                yield {"last_id": last_id, "task": self._client.get(path)}
+                return
+            self._response = response
+            if self._left:
+                return
+            for event in read_events_and_beats(response.iter_content(chunk_size=None)):
+                yield None if event is None else {**_read(event.data), "last_id": event.last_id}
 
 
 def _read(data: str) -> Document:

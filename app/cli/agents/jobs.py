@@ -87,10 +87,14 @@ class Jobs:
         return replace(read, replayed=task.replayed)
 
     async def _until_end(self, context: AnyContext, caller: Caller, task_id: str, progress: following.Progress) -> None:
-        events = following.events(caller.client, task_id)
-        while (event := await self._in_thread(partial(next, events, following.END))) is not following.END:
-            if isinstance(event, dict):
-                await _tell(context, progress, event)
+        stream = following.Stream(caller.client, task_id)
+        steps = stream.steps()
+        try:
+            while (event := await self._in_thread(partial(next, steps, following.END))) is not following.END:
+                if isinstance(event, dict):
+                    await _tell(context, progress, event)
+        finally:
+            stream.leave()  # a thread that is left in a read would hold the process
 
     async def answer(self, caller: Caller, task: Task, *, key: str | None = None) -> CallToolResult:
         """A task as content and as structured content."""
