@@ -30,6 +30,7 @@ from app.cli.agents.jobs import Jobs
 from app.cli.agents.tools import build
 from app.cli.client.connection import Client as Connection
 from core.embedded.ports import free_ports
+from tests.client_programs import command_of_this_code
 from tests.e2e.conftest import Service, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -295,13 +296,9 @@ def children(pid: int, argument: str = "") -> list[int]:
 
 
 def environ_with_command(service: Service, folder: Path) -> dict[str, str]:
-    """With a ``darkroom`` on the path that runs this code."""
-    command = folder / "bin" / "darkroom"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -c "{DARKROOM}" "$@"\n')
-    command.chmod(0o755)
+    """Of a program that starts ``darkroom``."""
     return {
-        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "PATH": f"{command_of_this_code(folder)}:{os.environ['PATH']}",
         "HOME": str(folder),
         "DARKROOM_SERVER": service.running.url,
         "DARKROOM_KEY": key_of(service),
