@@ -9,14 +9,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import anyio
+import jwt
 import pytest
 import requests
 from mcp import Client
@@ -31,7 +32,7 @@ from app.cli.agents.tools import build
 from app.cli.client.connection import Client as Connection
 from core.embedded.ports import free_ports
 from tests.client_programs import command_of_this_code
-from tests.e2e.conftest import Service, until
+from tests.e2e.conftest import JWT_SECRET, Service, until
 
 ROOT = Path(__file__).resolve().parents[2]
 DARKROOM = "import sys; from app.cli import main; sys.argv[0] = 'darkroom'; main()"
@@ -150,9 +151,9 @@ def assert_as_the_replaced_service(service: Service, answer: dict[str, Any], ask
 def test_what_is_wrong_is_told_at_once_and_buys_nothing(service: Service) -> None:
     async def scene() -> None:
         async with in_process(service) as agent:
-            ask = {"prompt": "", "model": "gpt-image-9", "n": 50}
+            ask = {"prompt": "", "model": "nope", "n": 50}
             refused = await agent.call_tool("generate_image", ask)
-            body = {"prompt": "", "settings": {"image": {"model": "gpt-image-9"}}, "customer_id": 7}
+            body = {"prompt": "", "settings": {"image": {"model": "nope"}}, "customer_id": 7}
             theirs = service.http.post(service.url("/image/generate"), json=body, timeout=60).json()
             assert refused.is_error and set(refused.structured_content) == set(theirs)
             assert {each["field"] for each in refused.structured_content["errors"]} == {"prompt", "model", "n"}
@@ -230,7 +231,7 @@ async def cancelled_while_running(service: Service, agent: Client, prompt: str) 
 
 
 def test_an_agent_that_is_killed_in_the_middle_gets_its_image_and_buys_it_once(
-    service: Service, tmp_path: Path
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = f"of an agent that dies {SLOW}"
     environ = environ_with_command(service, tmp_path)
@@ -250,11 +251,15 @@ def test_an_agent_that_is_killed_in_the_middle_gets_its_image_and_buys_it_once(
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in servers), 30, "the server to end with its agent")
     finally:
         agent.kill()
-    again = subprocess.run(
-        [sys.executable, str(EXAMPLE), prompt], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 0, again.stderr
-    assert task["id"] in again.stdout
+    monkeypatch.chdir(tmp_path)  # where an agent works is part of who it is
+
+    async def scene() -> None:
+        async with in_process(service) as again:
+            answer = await again.call_tool("generate_image", {"prompt": prompt})
+            assert answer.structured_content["task_id"] == task["id"]
+            assert opened(answer.content[1]).size == (1024, 1024)
+
+    play(scene)
     assert_once(service, prompt, task["id"])
 
 
@@ -270,9 +275,10 @@ def test_a_server_that_is_killed_in_the_middle_loses_no_job(service: Service) ->
 
             group.start_soon(call)
             task = await awaited(started(service, prompt), "the job to run")
+            await cancelled_while_running(service, agent, "cancelled over stdio [sandbox:latency=20]")
             [server] = children(os.getpid(), "mcp")
             os.kill(server, signal.SIGKILL)
-        async with over_stdio(service) as agent:
+        async with in_process(service) as agent:
             answer = await agent.call_tool("generate_image", {"prompt": prompt})
             assert answer.structured_content["task_id"] == task["id"]
             assert opened(answer.content[1]).size == (1024, 1024)
@@ -334,16 +340,9 @@ def answers(url: str) -> bool:
         return False
 
 
-@contextmanager
-def key_of_another_account(service: Service) -> Iterator[str]:
-    made = [
-        subprocess.run(
-            [sys.executable, "-c", DARKROOM, *command],
-            env={**service.running.environ, "DARKROOM_KEY": ""}, capture_output=True, text=True, check=True,
-        ).stdout
-        for command in (["account", "create", "agents"], ["key", "create", "agents", "--quiet"])
-    ]  # fmt: skip
-    yield made[1].split()[-1]
+def token_of_another_account() -> str:
+    """Of an account that is made with 100 credits when it is first used."""
+    return jwt.encode({"sub": "an agent's account", "exp": time.time() + 600}, JWT_SECRET, "HS256")
 
 
 def over_http(url: str, key: str, *, mode: str = "auto", **headers: str) -> Client:
@@ -378,12 +377,13 @@ def test_over_http_another_account_sees_nothing_and_no_key_is_401(service: Servi
     assert requests.post(http_server, json={}, timeout=30).headers["WWW-Authenticate"] == "Bearer"
 
     async def scene() -> None:
-        with key_of_another_account(service) as key:
-            async with over_http(http_server, key) as agent:
-                answer = await agent.call_tool("get_task", {"task_id": ours["id"]})
-                assert (answer.structured_content["code"], answer.structured_content["error"]) == (404, "not_found")
-                poor = await agent.call_tool("generate_image", {"prompt": "without credits"})
-                assert (poor.structured_content["code"], poor.is_error) == (402, True)
+        async with over_http(http_server, token_of_another_account()) as agent:
+            answer = await agent.call_tool("get_task", {"task_id": ours["id"]})
+            assert (answer.structured_content["code"], answer.structured_content["error"]) == (404, "not_found")
+            assert (await agent.call_tool("get_task", {})).structured_content == {"tasks": []}
+            dear = {"prompt": "too dear", "model": "gpt-image-2", "quality": "high", "n": 10}
+            poor = await agent.call_tool("generate_image", dear)
+            assert (poor.structured_content["code"], poor.is_error) == (402, True)
 
     play(scene)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from app.cli.agents import answers, following, images
 from app.cli.agents.following import Progress
 from app.cli.agents.repeats import KEPT, Repeats
 from app.cli.client.answers import read_task
+from app.cli.client.connection import Client
 from app.cli.output import CommandError, Exit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,6 +167,22 @@ def test_a_server_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(following, "PATIENCE_S", -1.0)
     with pytest.raises(CommandError, match="away"):
         list(following.Stream(Server([AWAY]), "job_1").steps())  # type: ignore[arg-type]
+
+
+def test_a_stream_that_is_left_ends_in_the_middle_of_a_read() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+        stream = following.Stream(Client(f"http://127.0.0.1:{listening.getsockname()[1]}"), "job_1")
+        steps = stream.steps()
+        first = pool.submit(next, steps)
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n"
+            connection.sendall(head + record(1, status="queued"))
+            assert first.result(30) == {"status": "queued"}
+            rest = pool.submit(list, steps)  # reads what never comes, and its own patience is longer than ours
+            stream.leave()
+            assert rest.result(following.READ_TIMEOUT_S - 15) == []
 
 
 # ---------------------------------------------------------------- answers
