@@ -125,7 +125,7 @@ class Server:
         if isinstance(part, int):
             yield SimpleNamespace(status_code=part)
             return
-        yield SimpleNamespace(status_code=200, iter_content=lambda chunk_size: _raised(part))
+        yield SimpleNamespace(status_code=200, headers={}, iter_content=lambda chunk_size: _raised(part))
 
     def get(self, path: str) -> dict[str, Any]:
         return {"id": path.rpartition("/")[2], "status": "succeeded"}

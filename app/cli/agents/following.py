@@ -12,7 +12,7 @@ import requests
 
 from app.cli.client.answers import ENDED, Document, Task, bad_answer
 from app.cli.client.connection import CONNECT_TIMEOUT_S, Client, task_path
-from app.cli.client.event_stream import read_events_and_beats
+from app.cli.client.event_stream import arriving, read_events_and_beats
 from app.cli.output import CommandError, Exit
 
 # A stream that is silent sends a comment every 15 s.
@@ -75,7 +75,7 @@ class Stream:
             self._response = response
             if self._left:
                 return
-            for event in read_events_and_beats(response.iter_content(chunk_size=None)):
+            for event in read_events_and_beats(arriving(response)):
                 yield None if event is None else {**_read(event.data), "last_id": event.last_id}
 
 

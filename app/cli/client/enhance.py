@@ -10,7 +10,7 @@ import click
 
 from app.cli.client.answers import Document, bad_answer
 from app.cli.client.connection import CONNECT_TIMEOUT_S, Client
-from app.cli.client.event_stream import Event, read_events
+from app.cli.client.event_stream import Event, arriving, read_events
 from app.cli.client.options import client_options
 from app.cli.output import CommandError, Exit, Output, output_options, plain
 
@@ -56,8 +56,7 @@ def stream(client: Client, body: Document) -> Iterator[str]:
         if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
             raise bad_answer("the answer is not a stream of events")
         ended = False
-        # Without a chunk size: everything that has arrived is shown immediately.
-        for event in read_events(response.iter_content(chunk_size=None)):
+        for event in read_events(arriving(response)):
             if ended := event.data == "[DONE]" or event.name in ("done", "end"):
                 break
             yield from _piece(event)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from app.cli.client.answers import bad_answer
+
+if TYPE_CHECKING:
+    import requests
 
 MAX_EVENT_CHARS = 1_000_000
 
@@ -18,6 +22,13 @@ class Event:
     name: str
     data: str
     last_id: str = ""
+
+
+def arriving(response: requests.Response) -> Iterator[bytes]:
+    """The body as it arrives, also from a proxy that passes it on without chunks (HTTP/1.0)."""
+    chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
+    # Without chunks a read waits until it has all that it was asked for.
+    yield from response.iter_content(chunk_size=None if chunked else 1)
 
 
 def read_events(chunks: Iterable[bytes]) -> Iterator[Event]:
