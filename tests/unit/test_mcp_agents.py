@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import requests
 
 from app.cli.agents import answers, following, images
 from app.cli.agents.following import Progress
@@ -169,20 +172,26 @@ def test_a_server_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         list(following.Stream(Server([AWAY]), "job_1").steps())  # type: ignore[arg-type]
 
 
-def test_a_stream_that_is_left_ends_in_the_middle_of_a_read() -> None:
+def test_a_stream_that_is_left_ends_in_the_middle_of_a_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    event, reads = record(1, status="queued"), Event()
+
+    def arriving(response: requests.Response) -> Iterator[bytes]:
+        pieces = response.iter_content(chunk_size=1)
+        yield from itertools.islice(pieces, len(event))
+        reads.set()
+        yield from pieces
+
+    monkeypatch.setattr(following, "arriving", arriving)
     with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
         stream = following.Stream(Client(f"http://127.0.0.1:{listening.getsockname()[1]}"), "job_1")
-        steps = stream.steps()
-        first = pool.submit(next, steps)
+        steps = pool.submit(list, stream.steps())
         connection, _ = listening.accept()
         with connection:
             connection.recv(65536)
-            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n"
-            connection.sendall(head + record(1, status="queued"))
-            assert first.result(30) == {"status": "queued"}
-            rest = pool.submit(list, steps)  # reads what never comes, and its own patience is longer than ours
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + event)
+            assert reads.wait(30)  # what never comes; its own patience is longer than ours
             stream.leave()
-            assert rest.result(following.READ_TIMEOUT_S - 15) == []
+            assert steps.result(following.READ_TIMEOUT_S - 15)[0] == {"status": "queued"}
 
 
 # ---------------------------------------------------------------- answers
