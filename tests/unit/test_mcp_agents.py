@@ -19,6 +19,7 @@ import requests
 
 from app.cli.agents import answers, following, images
 from app.cli.agents.following import Progress
+from app.cli.agents.jobs import refusal
 from app.cli.agents.repeats import KEPT, Repeats
 from app.cli.client.answers import read_task
 from app.cli.client.connection import Client
@@ -239,6 +240,14 @@ def test_a_failed_job_has_the_status_of_the_replaced_service(code: str, status: 
 )  # fmt: skip
 def test_a_refusal_has_its_status(facts: dict[str, Any], code: str, status: int) -> None:
     assert answers.of_error(CommandError(Exit.FAILED, code, "why", facts=facts))["code"] == status
+
+
+def test_a_refusal_says_what_helps() -> None:
+    lost = CommandError(Exit.AWAY, "server_away", "away", facts={"idempotency_key": "mcp-1"})
+    assert "idempotency_key mcp-1" in refusal(lost).content[1].text  # type: ignore[union-attr]
+    full = CommandError(Exit.FAILED, "rate_limited", "full", hint="Try again in 7 s.", facts={"status": 429})
+    assert refusal(full).content[1].text == "Try again in 7 s."  # type: ignore[union-attr]
+    assert len(refusal(CommandError(Exit.NOT_ALLOWED, "x", "x", hint="--key", facts={"status": 401})).content) == 1
 
 
 # ---------------------------------------------------------------- images

@@ -157,4 +157,6 @@ def refusal(error: CommandError) -> CallToolResult:
     if key := error.facts.get("idempotency_key"):
         words = f"The order may have arrived. Call again with idempotency_key {key}: nothing is bought twice."
         more.append(TextContent(text=words))
+    elif error.facts.get("status") in (429, 503) and error.hint:
+        more.append(TextContent(text=error.hint))  # how long to wait
     return result(answers.of_error(error), more, failed=True)
