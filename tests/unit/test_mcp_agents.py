@@ -45,8 +45,8 @@ def test_only_its_own_command_loads_the_protocol() -> None:
 def test_an_order_without_an_answer_is_joined_by_the_next_and_by_another_process() -> None:
     repeats = Repeats()
     first = repeats.take("me", "generate", ORDER)
-    beside = repeats.take("me", "generate", ORDER)
-    assert first.key != beside.key
+    second = repeats.take("me", "generate", ORDER)
+    assert first.key != second.key
     repeats.give_back(first)
     assert repeats.take("me", "generate", ORDER) == first == Repeats().take("me", "generate", ORDER)
 

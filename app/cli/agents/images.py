@@ -27,18 +27,18 @@ def shown(client: Client, task: Task, *, edge_px: int) -> list[ContentBlock]:
     An image that cannot be fetched is told by a text, since its job is done and its link stands in the answer.
     """
     kept = [each for each in task.images if not each.deleted]
-    pictures = [each for each in kept if each.pixels]
+    drawn = [each for each in kept if each.pixels]
     blocks: list[ContentBlock] = [TextContent(text=each.text) for each in kept if each.text]
-    share = MOST_BYTES // max(1, len(pictures))
-    for image in pictures:
+    share = MOST_BYTES // max(1, len(drawn))
+    for image in drawn:
         try:
-            blocks.append(_picture(client, task, image, edge_px=edge_px, most_bytes=share))
+            blocks.append(_image(client, task, image, edge_px=edge_px, most_bytes=share))
         except CommandError as error:
             blocks.append(TextContent(text=f"image {image.index} could not be fetched ({error.code}): use its link"))
     return blocks
 
 
-def _picture(client: Client, task: Task, image: Image, *, edge_px: int, most_bytes: int) -> ContentBlock:
+def _image(client: Client, task: Task, image: Image, *, edge_px: int, most_bytes: int) -> ContentBlock:
     longest = max(image.width_px or 0, image.height_px or 0)
     if longest <= edge_px and image.size_bytes <= most_bytes and image.mime in READABLE:
         return _content(_fetched(client, task, image, None), image.mime)
