@@ -54,3 +54,14 @@ def run_client(
         timeout=HUNG_S,
         check=False,
     )
+
+
+def command_of_this_code(folder: Path) -> Path:
+    """A folder for the PATH, with a ``darkroom`` that runs the code of these tests wherever it is started."""
+    command = folder / "bin" / "darkroom"
+    command.parent.mkdir()
+    root = Path(__file__).resolve().parents[1]
+    code = "import sys; from app.cli import main; sys.argv[0] = 'darkroom'; main()"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} -c "{code}" "$@"\n')
+    command.chmod(0o755)
+    return command.parent

@@ -40,6 +40,7 @@ COMMANDS = {
     "quota": Place("app.cli.client.quota:quota", "Show your balance, limits and ledger."),
     "usage": Place("app.cli.client.usage:usage", "Show what was sold, by model, key, day and more, and its cost."),
     "enhance": Place("app.cli.client.enhance:enhance", "Have a prompt rewritten."),
+    "mcp": Place("app.cli.agents.command:mcp", "Serve image tools to an AI agent (Model Context Protocol)."),
     "account": Place("app.cli.operator.accounts:account", "Accounts: create, list (needs the database)."),
     "key": Place("app.cli.operator.accounts:key", "API keys: create, revoke, list (needs the database)."),
     "grant": Place("app.cli.operator.accounts:grant", "Give credits to an account (needs the database)."),
@@ -123,6 +124,6 @@ def main() -> None:
     """Darkroom: a queue for AI image jobs.
 
     Commands that use a server take --server (DARKROOM_SERVER) and --key (DARKROOM_KEY); on the
-    machine of `darkroom up` neither is needed. Every command takes --json, but for up and sandbox, which
-    run until they are stopped.
+    machine of `darkroom up` neither is needed. Every command takes --json, but for up, mcp and sandbox,
+    which run until they are stopped.
     """

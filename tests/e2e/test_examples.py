@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import requests
 from dotenv import dotenv_values
 from PIL import Image
 
-from tests.client_programs import run_client
+from tests.client_programs import command_of_this_code, run_client
 from tests.e2e.browser import opened
 from tests.e2e.conftest import Service
 from tests.e2e.tls_proxy import make_certificate, tls_in_front_of
@@ -36,6 +37,7 @@ MADE = {
     "replicate-node/run.mjs": ["fox.webp"],
     "fal-python/subscribe.py": ["fox.png"],
     "fal-node/subscribe.mjs": ["fox.png"],
+    "mcp/generate.py": ["fox.png"],
 }
 
 
@@ -51,6 +53,8 @@ def test_an_example_makes_its_images(service: Service, tmp_path: Path, name: str
     Image.new("RGB", GIVEN, "orange").save(tmp_path / "fox.png")
     with _address_for(name, service, tmp_path) as environ:
         environ["DARKROOM_KEY"] = _key(service)
+        if name.startswith("mcp"):
+            environ["PATH"] = f"{command_of_this_code(tmp_path)}:{os.environ['PATH']}"
         done = run_client(EXAMPLES / name, cwd=tmp_path, environ=environ, litellm=name.startswith("litellm"))
     assert done.returncode == 0, done.stdout + done.stderr
     for made in MADE[name]:

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 import app.cli as group
 from app.cli import main
 from app.cli.client.answers import read_task
-from app.cli.client.enhance import Event, read_events
+from app.cli.client.event_stream import Event, read_events
 from app.cli.client.saving import looks_like_image, target
 from app.cli.output import EXIT_MEANINGS, CommandError, Exit, elapsed_text, one_line, output_options, plain
 from app.cli.parameters import DURATION, SETTING
@@ -36,7 +36,19 @@ def test_help_loads_no_server_no_driver_and_no_command() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True)
     help_text, _, loaded = run.stdout.partition("LOADED")
-    heavy = {"flask", "sqlalchemy", "pydantic", "requests", "rich", "celery", "gevent", "PIL", "psycopg"}
+    heavy = {
+        "flask",
+        "sqlalchemy",
+        "pydantic",
+        "requests",
+        "rich",
+        "celery",
+        "gevent",
+        "PIL",
+        "psycopg",
+        "mcp",
+        "starlette",
+    }
     assert heavy.isdisjoint(loaded.split())
     assert not [name for name in loaded.split() if name in {p.target.split(":")[0] for p in group.COMMANDS.values()}]
     assert all(name in help_text for name in group.COMMANDS)
@@ -49,7 +61,7 @@ def test_help_documents_every_exit_code() -> None:
         assert f"  {int(code)} " in text
 
 
-@pytest.mark.parametrize("name", [n for n in group.COMMANDS if n not in ("up", "sandbox")])
+@pytest.mark.parametrize("name", [n for n in group.COMMANDS if n not in ("up", "mcp", "sandbox")])
 def test_every_command_explains_itself_and_takes_json(name: str) -> None:
     result = CliRunner().invoke(main, [name, "--help"])
     assert result.exit_code == 0

@@ -151,7 +151,10 @@ def known_variables() -> set[str]:
     aliases = [field.validation_alias for field in Settings.model_fields.values()]
     earlier_names = {str(name) for alias in aliases if isinstance(alias, AliasChoices) for name in alias.choices}
     files = {f"{name}_FILE" for name in listed if may_be_a_file(name)}
-    return listed | files | deployed | earlier_names | set(re.findall(r'envvar="([A-Z_]+)"', commands))
+    options = {
+        name for told in re.findall(r"envvar=(\[.*?\]|\".*?\")", commands) for name in re.findall("[A-Z_]+", told)
+    }
+    return listed | files | deployed | earlier_names | options
 
 
 @pytest.mark.parametrize("page", FOR_PEOPLE, ids=lambda page: str(page.relative_to(ROOT)))

@@ -57,7 +57,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A job as the API shows it."""
+    """A job as the API shows it. ``replayed``: an earlier order under the same Idempotency-Key had made it."""
 
     id: str
     status: str
@@ -76,6 +76,7 @@ class Task:
     warnings: tuple[str, ...]
     images: tuple[Image, ...]
     document: Document = field(repr=False)
+    replayed: bool = False
 
     @property
     def ended(self) -> bool:

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import requests
@@ -68,13 +69,14 @@ class Client:
         """Submit an order once: a try without an answer is repeated under the same Idempotency-Key."""
         key = idempotency_key or f"cli-{uuid.uuid4().hex}"
         request = {"headers": {"Idempotency-Key": key}, **_order_body(order, parts)}
-        return read_task(self._submit_until_answered(f"/api/images/{operation}", request, key))
+        return self._submit_until_answered(f"/api/images/{operation}", request, key)
 
-    def _submit_until_answered(self, path: str, request: Mapping[str, Any], key: str) -> Document:
+    def _submit_until_answered(self, path: str, request: Mapping[str, Any], key: str) -> Task:
         for tries_left in reversed(range(SUBMIT_TRIES)):
             try:
                 with self.open("POST", path, **request) as response:
-                    return _json_object(response)
+                    task = read_task(_json_object(response))
+                    return replace(task, replayed=response.headers.get("Idempotent-Replayed") == "true")
             except CommandError as error:
                 if not _may_have_arrived(error):
                     raise
@@ -87,7 +89,7 @@ class Client:
         """Place the order of a task again, with ``changes``; a try without an answer is repeated as a submit is."""
         key = idempotency_key or f"cli-{uuid.uuid4().hex}"
         request = {"headers": {"Idempotency-Key": key}, "json": dict(changes)}
-        return read_task(self._submit_until_answered(f"{task_path(task_id)}/rerun", request, key))
+        return self._submit_until_answered(f"{task_path(task_id)}/rerun", request, key)
 
     def estimate(self, operation: str, order: Mapping[str, Any], parts: Parts = ()) -> Document:
         """Price an order without running it."""
@@ -121,14 +123,23 @@ class Client:
             yield _checked(response)
 
     @contextmanager
-    def image(self, task_id: str, index: int, *, format: str | None = None) -> Iterator[requests.Response]:  # noqa: A002
+    def image(
+        self,
+        task_id: str,
+        index: int,
+        *,
+        format: str | None = None,  # noqa: A002
+        width_px: int | None = None,
+        height_px: int | None = None,
+    ) -> Iterator[requests.Response]:
         """One result, its body still unread, from the server or from the bucket that it redirects to.
 
-        ``format``: as png, jpeg, webp or avif; left out: the very bytes that the task describes.
+        ``format``: as png, jpeg, webp or avif; ``width_px``, ``height_px``: scaled down to fit. With none of them: the
+        very bytes that the task describes.
         """
         url = f"{self.server}{task_path(task_id)}/image"
         with self._named_faults():
-            params = _given({"index": index, "format": format})
+            params = _given({"index": index, "format": format, "width": width_px, "height": height_px})
             response = self._session.get(url, params=params, allow_redirects=False, stream=True, timeout=_TIMEOUT)
             if response.status_code == 302:
                 response.close()

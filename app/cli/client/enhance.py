@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import click
 
 from app.cli.client.answers import Document, bad_answer
 from app.cli.client.connection import CONNECT_TIMEOUT_S, Client
+from app.cli.client.event_stream import Event, arriving, read_events
 from app.cli.client.options import client_options
 from app.cli.output import CommandError, Exit, Output, output_options, plain
 
 READ_TIMEOUT_S = 120.0
-MAX_EVENT_CHARS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One server-sent event."""
-
-    name: str
-    data: str
 
 
 @click.command()
@@ -66,8 +56,7 @@ def stream(client: Client, body: Document) -> Iterator[str]:
         if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
             raise bad_answer("the answer is not a stream of events")
         ended = False
-        # Without a chunk size: everything that has arrived is shown immediately.
-        for event in read_events(response.iter_content(chunk_size=None)):
+        for event in read_events(arriving(response)):
             if ended := event.data == "[DONE]" or event.name in ("done", "end"):
                 break
             yield from _piece(event)
@@ -98,31 +87,3 @@ def _upstream_fault(value: object) -> CommandError:
     fault = inner if isinstance(inner, dict) else {"detail": inner}
     detail = fault.get("detail") or fault.get("message") or "the model failed while it was answering"
     return CommandError(Exit.FAILED, str(fault.get("code") or "upstream_fault"), str(detail))
-
-
-def read_events(chunks: Iterable[bytes]) -> Iterator[Event]:
-    """Server-sent events from chunks that may break anywhere, inside a character even."""
-    name, data = "message", list[str]()
-    for line in _lines(chunks):
-        if not line:
-            if data:
-                yield Event(name, "\n".join(data))
-            name, data = "message", []
-            continue
-        field, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if field == "event":
-            name = value
-        elif field == "data":
-            data.append(value)
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    rest = ""
-    for chunk in chunks:
-        rest += decoder.decode(chunk)
-        if len(rest) > MAX_EVENT_CHARS:
-            raise bad_answer("an event of the answer is too long")
-        *lines, rest = rest.split("\n")
-        yield from (line.removesuffix("\r") for line in lines)
