@@ -38,6 +38,7 @@ jobs = Table(
     metadata,
     Column("id", Text, primary_key=True),  # job_...: the order of ids is the order of the queue
     Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("key_id", Text),  # the API key of the order, or jwt; NULL: ordered before that was noted
     Column("operation", Text, nullable=False),  # generate, edit, upscale, ... as the catalogue names it
     Column("model", Text, nullable=False),  # the model that makes it now: the first, or a fallback
     Column("provider", Text, nullable=False),  # of that model
@@ -98,6 +99,7 @@ jobs = Table(
     CheckConstraint("captured + released <= quoted", name="settlement_within_quote"),
     CheckConstraint("captured >= 0 AND released >= 0", name="settlement_not_negative"),
     Index("jobs_account_newest", "account_id", "id"),
+    Index("jobs_key_newest", "key_id", "id", postgresql_where=text("key_id IS NOT NULL")),
     # An account's newest tasks of one status, however rare it is among them.
     Index("jobs_account_queued", "account_id", "id", postgresql_where=text("status = 'queued'")),
     Index("jobs_account_running", "account_id", "id", postgresql_where=text("status IN ('running', 'waiting')")),

@@ -54,6 +54,7 @@ transfers = Table(
     Column("amount", BigInteger, nullable=False),
     Column("note", Text, nullable=False, server_default=text("''")),  # an operator's or a repair's words
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("request_key", Text),  # the Idempotency-Key of the request that made it, behind the caller's account
     CheckConstraint("amount >= 0", name="amount_not_negative"),
     CheckConstraint("kind IN ('grant', 'hold', 'capture', 'release', 'adjust')", name="kind_known"),
     CheckConstraint(
@@ -66,4 +67,5 @@ transfers = Table(
     CheckConstraint("(kind IN ('hold', 'capture', 'release')) = (job_id IS NOT NULL)", name="job_fits_the_kind"),
     Index("transfers_once_per_job", "job_id", "kind", unique=True, postgresql_where=text("job_id IS NOT NULL")),
     Index("transfers_account", "account_id", "id"),
+    Index("transfers_once_per_request", "request_key", unique=True, postgresql_where=text("request_key IS NOT NULL")),
 )

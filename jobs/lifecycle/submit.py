@@ -56,6 +56,7 @@ class NewJob:
     per_call: int = 1
     unit_cost_microusd: int | None = None
     webhook: StoredWebhook | None = field(default=None, repr=False)
+    key_id: str | None = None  # of the API key that it was ordered with
     safe_prompt: bool = False  # a refused prompt may be adjusted once
 
 
@@ -88,14 +89,15 @@ room AS (
 ),
 job AS (
     INSERT INTO jobs (id, account_id, weight, operation, model, provider, n, low_priority, status, money,
-        unit_price, quoted, start_deadline_at, published_at, fallbacks, keep_s, per_call, safe_prompt, cancel_after_at)
+        unit_price, quoted, start_deadline_at, published_at, fallbacks, keep_s, per_call, safe_prompt, cancel_after_at,
+        key_id)
     SELECT :id, :account_id, CAST(:weight AS int), :operation, :model, :provider, CAST(:n AS int),
         CAST(:low_priority AS boolean), 'queued', 'queued', CAST(:unit_price AS bigint), CAST(:price AS bigint),
         clock_timestamp() + make_interval(secs => :start_within_s),
         CASE WHEN room.free > 0 AND NOT CAST(:low_priority AS boolean) THEN clock_timestamp() END,
         CAST(:fallback_count AS int), CAST(:keep_s AS int), CAST(:per_call AS int),
         CASE WHEN CAST(:safe_prompt AS boolean) THEN 'wanted' END,
-        clock_timestamp() + make_interval(secs => CAST(:cancel_after_s AS float))
+        clock_timestamp() + make_interval(secs => CAST(:cancel_after_s AS float)), CAST(:key_id AS text)
     FROM room
     -- An order that costs nothing needs no balance.
     WHERE EXISTS (SELECT 1 FROM paid) OR CAST(:price AS bigint) = 0
@@ -191,6 +193,7 @@ def _values(job: NewJob, window: int) -> dict[str, Any]:
         "cancel_after_s": None if job.cancel_after_s is None else float(job.cancel_after_s),
         "unit_cost": job.unit_cost_microusd,
         "safe_prompt": job.safe_prompt,
+        "key_id": job.key_id,
         "client": json.dumps(dict(job.client)) if job.client else None,
         "webhook": json.dumps(job.webhook) if job.webhook else None,
         "parent_id": job.parent_id,

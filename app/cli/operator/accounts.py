@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jobs.reads.funds import Funds
 
 # As accounts.keys.SCOPES, which a test compares; importing it would load the database driver for ``--help``.
-SCOPES = ("jobs:write", "jobs:read", "webhooks", "admin")
+SCOPES = ("jobs:write", "jobs:read", "usage:read", "webhooks", "admin")
 MAX_EXTERNAL_ID_CHARS = 255  # as accounts.tokens takes them
 
 
