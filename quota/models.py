@@ -67,5 +67,6 @@ transfers = Table(
     CheckConstraint("(kind IN ('hold', 'capture', 'release')) = (job_id IS NOT NULL)", name="job_fits_the_kind"),
     Index("transfers_once_per_job", "job_id", "kind", unique=True, postgresql_where=text("job_id IS NOT NULL")),
     Index("transfers_account", "account_id", "id"),
+    Index("transfers_grants", "id", postgresql_where=text("job_id IS NULL")),
     Index("transfers_once_per_request", "request_key", unique=True, postgresql_where=text("request_key IS NOT NULL")),
 )

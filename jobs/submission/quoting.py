@@ -28,7 +28,6 @@ from providers.orders.near import MAX_NAME_CHARS, did_you_mean
 from providers.orders.rules import MAX_STRAYS_NAMED, CheckedOrder, all_fields_of
 from quota.prices import unit_price_microcredits
 
-
 Allowed = Callable[[Model], bool]
 
 

@@ -76,7 +76,8 @@ class SubmissionService:
         ``key`` may find the job of an earlier submit, which is returned instead, marked as replayed. An order is quoted
         once and its images are read once; nothing is fetched for an order that cannot run.
         Raises what Quoting.quote, References.read and References.keep raise, InsufficientCreditsError,
-        SpendingLimitError, IdempotencyMismatchError, DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
+        SpendingLimitError, IdempotencyMismatchError, DatabaseAwayError. Nothing is kept and nothing is charged when it
+        raises.
         """
         order = replace(order, faults=[*order.faults, *self._receiver_faults(order)])
         try:

@@ -2,7 +2,7 @@
 under one key, and the trail of what administrators did.
 
 Columns may be NULL and nothing old reads them, so the release before works on while and after this runs. The indexes
-hold no row at first; building them reads the tables once.
+hold few rows at first; building them reads the tables once.
 """
 
 from alembic import op
@@ -37,6 +37,7 @@ def upgrade() -> None:
         'jobs_key_newest', 'jobs', ['key_id', 'id'], unique=False, postgresql_where=sa.text('key_id IS NOT NULL')
     )
     op.add_column('transfers', sa.Column('request_key', sa.Text(), nullable=True))
+    op.create_index('transfers_grants', 'transfers', ['id'], postgresql_where=sa.text('job_id IS NULL'))
     op.create_index(
         'transfers_once_per_request',
         'transfers',
@@ -69,6 +70,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table('admin_actions')
     op.drop_index('transfers_once_per_request', table_name='transfers')
+    op.drop_index('transfers_grants', table_name='transfers')
     op.drop_column('transfers', 'request_key')
     op.drop_index('jobs_key_newest', table_name='jobs')
     op.drop_column('jobs', 'key_id')

@@ -12,6 +12,7 @@ import pytest
 from app_doubles import CATALOG, MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 from click.testing import CliRunner, Result
 
+from app import administration
 from app.cli import main
 from app.cli.operator import database as cli_database
 from app.shapes.schemas.providers import ProviderList, ProviderOut
@@ -51,7 +52,11 @@ class Fleet:
     def __init__(self, edge: Edge) -> None:
         self.known = {"openai": state()}
         self.away: Exception | None = None
-        edge.rows.answers |= {health.overview: self.overview, health.pause: self.pause, health.resume: self.resume}
+        edge.rows.answers |= {
+            health.overview: self.overview,
+            administration.pause: lambda _actor, target, reason: self.pause(target, reason),
+            administration.resume: lambda _actor, target: self.resume(target),
+        }
 
     def overview(self) -> list[ProviderState]:
         if self.away:
