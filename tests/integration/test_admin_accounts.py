@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from flask.testing import FlaskClient
 from job_engine import ASYNC_MODEL, ASYNC_PRICE, SYNC_MODEL, Engine
+from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
 from accounts import keys, trail
 from accounts.keys import create_key
 from app import create_app
+from app.cli import main
 from app.services import build
 from app.shapes.schemas.accounts import AccountOut, ActionList, GrantMade, KeyList, KeyMade, KeyOut
 from core.settings import Settings
@@ -380,3 +385,86 @@ def test_tasks_are_found_by_their_key(office: Office) -> None:
     assert office.order(office.admin).status_code == 202
     (found,) = office.call("GET", "/api/admin/tasks", query_string={"key_id": made["id"]}).json["data"]
     assert (found["id"], found["key_id"]) == (job_id, made["id"])
+
+
+# ---------------------------------------------------------------- the commands
+
+
+def run(*arguments: str) -> dict[str, Any]:
+    result = CliRunner().invoke(main, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout.splitlines()[-1]))  # the lines before are the log of the app in this process
+
+
+VERBS: tuple[tuple[str, ...], ...] = (
+    ("account", "create", "{name}", "--weight", "2", "--day-limit", "5.5"),
+    ("account", "change", "{name}", "--weight", "3", "--day-limit", "none", "--month-limit", "0"),
+    ("account", "change", "{name}", "--month-limit", "none", "--disable"),
+    ("account", "change", "{name}", "--enable"),
+    ("account", "link", "{name}", "sub-{name}"),
+    ("account", "show", "{name}"),
+    ("grant", "{name}", "7", "--note", "hello"),
+    ("grant", "{name}", "2", "--take-back"),
+    *[("grant", "{name}", "1", "--idempotency-key", "again-{name}")] * 2,
+    (
+        *("key", "create", "{name}", "--name", "shop", "--scope", "usage:read", "--expires-in", "30d"),
+        *("--model", ASYNC_MODEL, "--provider", "chatgpt2api", "--month-limit", "9"),
+    ),
+    ("key", "change", "{key}", "--name", "till", "--all-models", "--provider", "openai", "--expires-in", "1d"),
+    ("key", "rotate", "{key}", "--overlap", "1h"),
+    ("key", "rotate", "{key}", "--at-once"),
+    ("key", "revoke", "{key}"),
+    ("key", "list", "{name}"),
+    ("account", "list"),
+    ("actions", "--account", "{name}", "--limit", "3"),
+)
+OWN = re.compile(r"acct_\w{26}|dk_\w{12}_[\w-]{43}|\b[0-9a-f]{12}\b|\d{4}-\d\d-\d\dT[\d:.]+Z|\b(studio|atelier)\b")
+
+
+def test_the_commands_do_and_say_the_same_by_the_database_and_by_http(
+    office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DARKROOM_VAR", str(tmp_path))
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    server = make_server("127.0.0.1", 0, office.client.application, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        monkeypatch.setenv("DARKROOM_SERVER", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("DARKROOM_KEY", office.admin)
+        by_http = _told_by(VERBS, "studio")
+    finally:
+        server.shutdown()
+        server.server_close()
+    # Now the server is gone: what goes on working needs the database alone.
+    url = office.engine.database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    monkeypatch.setenv("DATABASE_URL", url)
+    by_database = _told_by(VERBS, "atelier")
+    for verb, http, database in zip(VERBS, by_http, by_database, strict=True):
+        assert database == http, verb
+    told = office.engine.rows(
+        "SELECT actor, actor_key_id IS NULL AS here, count(*) AS deeds FROM admin_actions GROUP BY 1, 2"
+    )
+    assert {row.here: row.deeds for row in told} == {True: 12, False: 12}
+
+
+def _told_by(verbs: tuple[tuple[str, ...], ...], name: str) -> list[str]:
+    """What each command says, without what is of its own: ids, times, tokens and names."""
+    words, told = {"name": name, "key": ""}, []
+    for verb in verbs:
+        found = run(*(part.format(**words) for part in verb))
+        words["key"] = found["id"] if verb[:2] == ("key", "create") else words["key"]
+        for each in found["data"] if verb[0] == "actions" else ():
+            each["actor"] = None
+        if verb == ("account", "list"):
+            found["data"] = [each for each in found["data"] if each["name"] == name]
+        told.append(re.sub(r'"(id|next_cursor)": \d+', '"id": 0', OWN.sub("own", json.dumps(found, sort_keys=True))))
+    return told
+
+
+def test_a_server_that_is_named_goes_before_a_database(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = office.engine.database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    monkeypatch.setenv("DATABASE_URL", url)
+    result = CliRunner().invoke(main, ["account", "list", "--server", "http://127.0.0.1:1", "--key", office.admin])
+    assert (result.exit_code, "server_unreachable" in result.stderr) == (3, True)
+    assert office.admin not in result.output

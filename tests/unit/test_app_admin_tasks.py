@@ -100,8 +100,8 @@ def test_an_unknown_task_is_a_404(edge: Edge) -> None:
 
 def test_every_parameter_reaches_the_search(edge: Edge) -> None:
     given: dict[str, Any] = {
-        "account": "b", "key_id": "k", "status": "failed", "operation": "remove-background", "model": "m", "provider": "p",
-        "code": "c", "request_id": "r", "upstream_id": "u", "prompt_sha256": "0" * 64,
+        "account": "b", "key_id": "k", "status": "failed", "operation": "remove-background", "model": "m",
+        "provider": "p", "code": "c", "request_id": "r", "upstream_id": "u", "prompt_sha256": "0" * 64,
         "created_after": "2026-01-01T00:00:00Z", "created_before": "2026-02-01T00:00:00Z", "cursor": job_id(3),
     }  # fmt: skip
     assert edge.client.get("/api/admin/tasks", query_string=given, headers=ADMIN).status_code == 200

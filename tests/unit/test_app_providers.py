@@ -12,6 +12,7 @@ import pytest
 from app_doubles import CATALOG, MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 from click.testing import CliRunner, Result
 
+from accounts import trail
 from app import administration
 from app.cli import main
 from app.cli.operator import database as cli_database
@@ -219,6 +220,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     second = CredentialState("openai/2", NOW, "out of money")
     openai = state(paused_at=NOW, accounts=[CredentialState("openai/default", None, None), second])
     monkeypatch.setattr(health, "overview", lambda _: [openai, state("flux", credentials=0)])
+    monkeypatch.setattr(trail, "record", lambda *_, **__: None)
     for verb in ("pause", "resume"):
         monkeypatch.setattr(health, verb, lambda _, *target, verb=verb: called.append((verb, *target)))
     return called

@@ -8,7 +8,9 @@ import click
 
 from app.cli.client.answers import Document, time_text
 from app.cli.operator.admin import Admin, Show, admin_command
-from app.cli.output import Output
+from app.cli.output import Output, one_line
+
+WHAT_WIDTH = 100
 
 
 @click.command()
@@ -34,7 +36,10 @@ def actions(admin: Admin, **filters: str | int | None) -> Show:
 
 def _row(entry: Document) -> tuple[object, ...]:
     who = entry["actor"]
-    what = json.dumps(entry["after"], ensure_ascii=False) if entry["after"] else ""
+    changes = {name: value for name, value in (entry["after"] or {}).items() if value is not None}
+    what = one_line(
+        " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in changes.items()), WHAT_WIDTH
+    )
     return (
         *(time_text(entry["at"]), who["name"], who["key_id"] or "", who["address"]),
         *(entry["action"], entry["target"], what),
