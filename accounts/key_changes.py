@@ -29,7 +29,7 @@ class KeyEndedError(ServiceError):
 def find_key(connection: Connection, key_id: str, *, lock: bool = False) -> KeyInfo:
     """The key of an id; ``lock`` keeps others from changing it until the transaction ends. Raises KeyNotFoundError."""
     query = f"SELECT {COLUMNS} FROM api_keys WHERE id = :id{' FOR NO KEY UPDATE' if lock else ''}"
-    row = connection.execute(text(query), {"id": key_id}).mappings().one_or_none()
+    row = connection.execute(text(query), {"id": key_id}).one_or_none()
     if row is None:
         raise KeyNotFoundError(f"there is no key {key_id!r}")
     return key_info(row)
@@ -47,7 +47,7 @@ ORDER BY created_at, id LIMIT :limit
 def key_page(connection: Connection, account_id: str | None, *, after_id: str | None, limit: int) -> list[KeyInfo]:
     """At most ``limit`` keys of an account, or of all, oldest first: those behind the key ``after_id``."""
     values = {"account_id": account_id, "after_id": after_id, "limit": limit}
-    return [key_info(row) for row in connection.execute(_PAGE, values).mappings()]
+    return [key_info(row) for row in connection.execute(_PAGE, values)]
 
 
 _CHANGE = text(f"""
@@ -69,7 +69,7 @@ def change_key(connection: Connection, key_id: str, changes: Mapping[str, Any]) 
     check_scopes(values["scopes"])
     for name in ("scopes", "models", "providers"):
         values[name] = None if values[name] is None else sorted(values[name])
-    return before, key_info(connection.execute(_CHANGE, {**values, "id": key_id}).mappings().one())
+    return before, key_info(connection.execute(_CHANGE, {**values, "id": key_id}).one())
 
 
 _ROTATE = text(f"""
@@ -90,7 +90,7 @@ def rotate_key(connection: Connection, key_id: str, *, overlap_s: int) -> tuple[
     before = find_key(connection, key_id, lock=True)
     secret = secrets.token_urlsafe(32)
     values = {"id": key_id, "digest": digest_of(secret), "overlap_s": float(overlap_s)}
-    row = connection.execute(_ROTATE, values).mappings().one_or_none()
+    row = connection.execute(_ROTATE, values).one_or_none()
     if row is None:
         raise KeyEndedError(f"the key {key_id} is revoked or has expired")
     return before, key_info(row), NewKey(key_id, token_of(key_id, secret))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from core.coalescing import Coalescing
 from core.db import Database, Hot, Statement
@@ -149,7 +149,7 @@ def list_keys(connection: Connection, account_id: str | None = None) -> list[Key
         ),
         {"account_id": account_id},
     )
-    return [key_info(row) for row in rows.mappings()]
+    return [key_info(row) for row in rows]
 
 
 COLUMNS = (
@@ -158,8 +158,9 @@ COLUMNS = (
 )
 
 
-def key_info(row: Mapping[str, Any]) -> KeyInfo:
+def key_info(found: Row[Any]) -> KeyInfo:
     """A row of ``COLUMNS``."""
+    row = found._asdict()
     lists = {name: None if row[name] is None else tuple(row[name]) for name in ("models", "providers")}
     return KeyInfo(**{**row, "scopes": tuple(row["scopes"]), **lists})
 

@@ -11,13 +11,13 @@ from sqlalchemy.exc import IntegrityError
 from accounts import accounts
 from accounts.accounts import Account, AccountNotFoundError
 from accounts.trail import Actor
+from app import admin_documents as render
 from app import administration
 from app.http.bodies import read_body, read_query, storable
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer
 from app.orders.idempotency_key import header_key
 from app.services import services
-from app.shapes import render_accounts as render
 from app.shapes.schemas.accounts import (
     AccountChange,
     AccountIn,

@@ -13,13 +13,13 @@ from accounts import accounts, key_changes, trail
 from accounts.key_changes import KeyNotFoundError
 from accounts.keys import KeyInfo
 from accounts.trail import Action, ActionFilters
+from app import admin_documents as render
 from app import administration
 from app.api.admin_accounts import actor, limit_columns
 from app.http.bodies import read_body, read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer
 from app.services import services
-from app.shapes import render_accounts as render
 from app.shapes.schemas.accounts import (
     ActionList,
     ActionsQuery,

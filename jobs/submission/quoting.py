@@ -177,7 +177,7 @@ class Quoting:
                 usable = [model for model in candidates if allowed(model)]
                 if candidates and not usable:
                     raise ModelNotAllowedError([])
-                candidates = usable
+                candidates = tuple(usable)
             try:
                 return selection.select(
                     candidates,

@@ -13,11 +13,11 @@ from sqlalchemy import Connection
 from accounts import accounts, keys, trail
 from accounts.accounts import Account
 from accounts.trail import Actor
+from app import admin_documents as render
 from app import administration
 from app.cli.client.answers import Document
 from app.cli.here import settings
 from app.cli.output import CommandError, Exit
-from app.shapes import render_accounts as render
 from jobs.reads import funds
 
 _COLUMNS = {"day_microcredits": "spend_day_limit", "month_microcredits": "spend_month_limit"}

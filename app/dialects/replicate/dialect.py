@@ -36,7 +36,7 @@ _VALIDATION = "Input validation failed"
 def say(problem: Problem) -> Said:
     """An error as Replicate's clients read it. Of a fault in a field ``invalid_fields`` has name and reason."""
     code = problem["code"]
-    status = _STATUS.get(code, problem["status"])
+    status: int = _STATUS.get(code) or problem["status"]
     detail = _DETAILS.get(code) or problem["detail"]
     if status == 429:
         return Said({"detail": f"Request was throttled: {detail}", "status": status}, status, PROBLEM_JSON)

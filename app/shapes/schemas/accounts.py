@@ -63,13 +63,13 @@ class AccountChange(Request):
 
     @model_validator(mode="after")
     def _not_null(self) -> AccountChange:
-        return _without_nulls(self, ("name", "weight", "disabled", "limits"))
+        _check_nulls(self, ("name", "weight", "disabled", "limits"))
+        return self
 
 
-def _without_nulls(body: Any, names: tuple[str, ...]) -> Any:
+def _check_nulls(body: BaseModel, names: tuple[str, ...]) -> None:
     if nulls := [name for name in names if name in body.model_fields_set and getattr(body, name) is None]:
         raise ValueError(f"{', '.join(nulls)}: may be left out, but not null")
-    return body
 
 
 class BalanceOut(Shape):
@@ -134,7 +134,8 @@ class KeyChange(Request):
     def _not_null(self) -> KeyChange:
         if {"expires_at", "expires_in_s"} <= self.model_fields_set:
             raise ValueError("give one of expires_at and expires_in_s")
-        return _without_nulls(self, ("name", "scopes", "limits", "expires_in_s"))
+        _check_nulls(self, ("name", "scopes", "limits", "expires_in_s"))
+        return self
 
 
 class RotateIn(Request):

@@ -1,4 +1,5 @@
-"""Accounts, keys, grants and deeds as app/shapes/schemas/accounts.py has them."""
+"""Accounts, keys, grants and deeds as app/shapes/schemas/accounts.py has them: what the routes answer, and what the
+commands next to the database print."""
 
 from __future__ import annotations
 
