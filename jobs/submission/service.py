@@ -163,6 +163,8 @@ class SubmissionService:
     def _check_balance(self, caller: Caller, quote: Quote) -> None:
         with self._database.autocommit() as connection:
             spendable = ledger.balance(connection, caller.account_id).spendable_microcredits
+            if caller.spends_by_limits:
+                spending.admit(connection, caller, quote.total_microcredits)
         if spendable < quote.total_microcredits:
             raise InsufficientCreditsError(
                 price_microcredits=quote.total_microcredits, spendable_microcredits=spendable

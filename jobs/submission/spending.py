@@ -71,7 +71,7 @@ def admit(connection: Connection, caller: Caller, price_microcredits: int) -> No
     """Admit an order of this price under the caller's limits, which stay locked until the transaction ends.
 
     Must run in a transaction of READ COMMITTED, so that the sum sees what was ordered while the lock was waited for.
-    Raises SpendingLimitError.
+    Outside of one it is a look ahead, which locks nothing. Raises SpendingLimitError.
     """
     hot = Hot.of(connection)
     for limits in spending_limits.lock(hot, caller.account_id, caller.key_id):
