@@ -179,6 +179,16 @@ orders = Table(
     Index("orders_parent", "parent_id", "job_id", postgresql_where=text("parent_id IS NOT NULL")),
 )
 
+# What was charged for the orders of a key, or an account, until a moment (jobs/submission/spending.py).
+spending_memos = Table(
+    "spending_memos",
+    metadata,
+    Column("id", Text, primary_key=True),  # of the key or the account
+    Column("upto", TIME, nullable=False),
+    Column("in_day", BigInteger, nullable=False),  # micro-credits, of the day (UTC) of that moment
+    Column("in_month", BigInteger, nullable=False),  # of its month
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

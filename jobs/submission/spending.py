@@ -6,6 +6,7 @@ for it, at the day (UTC) of its submit. Whatever is released is free to be spent
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -44,27 +45,61 @@ class SpendingLimitError(ServiceError):
         )
 
 
+def _spent(column: str) -> Statement:
+    """What the jobs of this month cost that were ordered after the memo, and until when it may be moved on: all
+    before ``edge`` have ended, and none can be added."""
+    return Statement(f"""
+SELECT coalesce(sum(cost) FILTER (WHERE created_at >= day), 0) AS in_day, coalesce(sum(cost), 0) AS in_month,
+    min(day) AS day, min(month) AS month, count(cost) AS jobs,
+    least(statement_timestamp() - interval '1 minute',
+        min(created_at) FILTER (WHERE live) - interval '1 microsecond') AS edge
+FROM (SELECT date_trunc('day', statement_timestamp(), 'UTC') AS day,
+        date_trunc('month', statement_timestamp(), 'UTC') AS month) AS now
+LEFT JOIN LATERAL (
+    SELECT j.created_at, j.money <> 'settled' AS live,
+        CASE WHEN j.money = 'settled' THEN j.captured ELSE j.quoted END AS cost
+    FROM jobs AS j
+    WHERE j.{column} = :id AND j.id > :after AND j.created_at >= month
+        AND j.created_at > CAST(:upto AS timestamptz)
+) AS spent ON true
+""")
+
+
+def _move_memo(column: str) -> Statement:
+    return Statement(f"""
+INSERT INTO spending_memos (id, upto, in_day, in_month)
+SELECT :id, CAST(:edge AS timestamptz),
+    coalesce(sum(j.captured) FILTER (WHERE j.created_at >= date_trunc('day', CAST(:edge AS timestamptz), 'UTC')), 0)
+        + CASE WHEN CAST(:upto AS timestamptz) >= date_trunc('day', CAST(:edge AS timestamptz), 'UTC')
+            THEN CAST(:in_day AS bigint) ELSE 0 END,
+    coalesce(sum(j.captured) FILTER (WHERE j.created_at >= date_trunc('month', CAST(:edge AS timestamptz), 'UTC')), 0)
+        + CASE WHEN CAST(:upto AS timestamptz) >= date_trunc('month', CAST(:edge AS timestamptz), 'UTC')
+            THEN CAST(:in_month AS bigint) ELSE 0 END
+FROM jobs AS j
+WHERE j.{column} = :id AND j.id > :after AND j.created_at > CAST(:upto AS timestamptz)
+    AND j.created_at <= CAST(:edge AS timestamptz)
+ON CONFLICT (id) DO UPDATE SET upto = excluded.upto, in_day = excluded.in_day, in_month = excluded.in_month
+""")
+
+
 # A range of ids is one of times, and both indexes are by id; the bounds are those of the database's clock.
-SPENT_BY_KEY = Statement("""
-SELECT coalesce(sum(cost) FILTER (WHERE created_at >= day), 0) AS in_day, coalesce(sum(cost), 0) AS in_month,
-    min(day) + interval '1 day' AS day_ends, min(month) + interval '1 month' AS month_ends
-FROM (SELECT date_trunc('day', statement_timestamp(), 'UTC') AS day,
-        date_trunc('month', statement_timestamp(), 'UTC') AS month) AS now
-LEFT JOIN LATERAL (
-    SELECT j.created_at, CASE WHEN j.money = 'settled' THEN j.captured ELSE j.quoted END AS cost FROM jobs AS j
-    WHERE j.key_id = :id AND j.id > :after AND j.created_at >= month
-) AS spent ON true
-""")
-SPENT_BY_ACCOUNT = Statement("""
-SELECT coalesce(sum(cost) FILTER (WHERE created_at >= day), 0) AS in_day, coalesce(sum(cost), 0) AS in_month,
-    min(day) + interval '1 day' AS day_ends, min(month) + interval '1 month' AS month_ends
-FROM (SELECT date_trunc('day', statement_timestamp(), 'UTC') AS day,
-        date_trunc('month', statement_timestamp(), 'UTC') AS month) AS now
-LEFT JOIN LATERAL (
-    SELECT j.created_at, CASE WHEN j.money = 'settled' THEN j.captured ELSE j.quoted END AS cost FROM jobs AS j
-    WHERE j.account_id = :id AND j.id > :after AND j.created_at >= month
-) AS spent ON true
-""")
+SPENT = {"key": _spent("key_id"), "account": _spent("account_id")}
+MOVE_MEMO = {"key": _move_memo("key_id"), "account": _move_memo("account_id")}
+# So many jobs are read at an order before what has ended is summed up once and for all.
+JOBS_READ = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Memo:
+    """What was charged for the jobs until a moment, of its day and of its month; all of them have ended, so that it
+    stays true."""
+
+    upto: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    in_day: int = 0
+    in_month: int = 0
+
+
+MEMO = Statement("SELECT upto, in_day, in_month FROM spending_memos WHERE id = :id")
 
 
 def admit(connection: Connection, caller: Caller, price_microcredits: int) -> None:
@@ -80,11 +115,20 @@ def admit(connection: Connection, caller: Caller, price_microcredits: int) -> No
 
 def check(hot: Hot, limits: SpendingLimits, price_microcredits: int) -> None:
     """Raises SpendingLimitError where an order of this price would exceed one of the limits."""
-    query = SPENT_BY_KEY if limits.whose == "key" else SPENT_BY_ACCOUNT
-    found = hot.one_or_none(query, {"id": limits.id, "after": _first_id(limits)})
+    row = hot.one_or_none(MEMO, {"id": limits.id})
+    memo = _Memo(*row) if row else _Memo()
+    values = {"id": limits.id, "after": _first_id(memo), "upto": memo.upto}
+    found = hot.one_or_none(SPENT[limits.whose], values)
+    in_day = int(found.in_day) + (memo.in_day if memo.upto >= found.day else 0)
+    in_month = int(found.in_month) + (memo.in_month if memo.upto >= found.month else 0)
+    if found.jobs > JOBS_READ and found.edge > memo.upto:
+        hot.run(
+            MOVE_MEMO[limits.whose], {**values, "edge": found.edge, "in_day": memo.in_day, "in_month": memo.in_month}
+        )
+    next_month = (found.month + timedelta(days=32)).replace(day=1)
     periods: tuple[tuple[Period, int | None, int, datetime], ...] = (
-        ("day", limits.day_microcredits, int(found.in_day), found.day_ends),
-        ("month", limits.month_microcredits, int(found.in_month), found.month_ends),
+        ("day", limits.day_microcredits, in_day, found.day + timedelta(days=1)),
+        ("month", limits.month_microcredits, in_month, next_month),
     )
     for period, limit, spent, ends in periods:
         if limit is not None and spent + price_microcredits > limit:
@@ -98,10 +142,9 @@ def check(hot: Hot, limits: SpendingLimits, price_microcredits: int) -> None:
             )
 
 
-def _first_id(limits: SpendingLimits) -> str:
-    """An id before those of the period that has to be read. Our clock may be ahead of the database's."""
+def _first_id(memo: _Memo) -> str:
+    """An id before those of the jobs that have to be read. Our clock may be ahead of the database's, and an id is made
+    before its order's images are read."""
     now = datetime.now(UTC) - _CLOCKS_APART
-    start = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    if limits.month_microcredits is not None:
-        start = start.replace(day=1)
-    return id_before("job", start - _CLOCKS_APART)
+    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return id_before("job", max(month, memo.upto) - 2 * _CLOCKS_APART)

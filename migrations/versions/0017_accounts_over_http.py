@@ -46,6 +46,14 @@ def upgrade() -> None:
         postgresql_where=sa.text('request_key IS NOT NULL'),
     )
     op.create_table(
+        'spending_memos',
+        sa.Column('id', sa.Text(), nullable=False),
+        sa.Column('upto', TIME, nullable=False),
+        sa.Column('in_day', sa.BigInteger(), nullable=False),
+        sa.Column('in_month', sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint('id', name=op.f('spending_memos_pkey')),
+    )
+    op.create_table(
         'admin_actions',
         sa.Column('id', sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column('at', TIME, server_default=NOW, nullable=False),
@@ -69,6 +77,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table('admin_actions')
+    op.drop_table('spending_memos')
     op.drop_index('transfers_once_per_request', table_name='transfers')
     op.drop_index('transfers_grants', table_name='transfers')
     op.drop_column('transfers', 'request_key')

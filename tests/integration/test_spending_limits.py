@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from random import Random
 from threading import Barrier
 
 import pytest
@@ -11,7 +13,10 @@ from job_engine import ASYNC_MODEL, ASYNC_PRICE, SYNC_MODEL, Engine
 
 from accounts.accounts import change_account
 from accounts.keys import Caller, authenticate, create_key
+from accounts.spending_limits import SpendingLimits
+from core.db import Hot
 from jobs.errors import ModelNotAllowedError
+from jobs.submission import spending
 from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.order import Order
 from jobs.submission.spending import SpendingLimitError
@@ -127,6 +132,45 @@ def test_a_limit_of_nothing(engine: Engine, caller_of: Callable[..., Caller]) ->
     with pytest.raises(SpendingLimitError):
         engine.order(caller_of(spend_month_limit=0))
     assert not caller_of().spends_by_limits
+
+
+@pytest.mark.parametrize("whose", ["key", "account"])
+def test_what_is_noted_of_ended_jobs_is_the_sum_of_all(
+    engine: Engine, account: Caller, caller_of: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    """Jobs of random ages end in random order; what the limit says was spent is always what SQL of its own adds up."""
+    monkeypatch.setattr(spending, "JOBS_READ", 2)
+    caller, chance = caller_of(), Random(7)
+    limits = SpendingLimits(whose, caller.key_id if whose == "key" else account.account_id, 0, 0)  # type: ignore[arg-type]
+    moved = set()
+    for _ in range(12):
+        for _ in range(3):
+            task = engine.order(caller, publish=False).task
+            engine.sql(
+                "UPDATE jobs SET created_at = greatest(clock_timestamp() - make_interval(hours => :h),"
+                " (SELECT max(upto) + interval '1 ms' FROM spending_memos)) WHERE id = :id",
+                h=chance.choice((0, 1, 5, 30, 300)), id=task.id,
+            )  # fmt: skip
+        engine.sql(
+            "UPDATE jobs SET status = 'failed', money = 'settled', failure_code = 'x', captured = 0, released = quoted,"
+            " finished_at = clock_timestamp() WHERE id IN (SELECT id FROM jobs WHERE money = 'queued'"
+            " ORDER BY created_at LIMIT :n)",
+            n=chance.randint(1, 4),
+        )
+        engine.sql("UPDATE jobs SET captured = quoted / 2, released = quoted - quoted / 2 WHERE money = 'settled'")
+        with pytest.raises(SpendingLimitError) as refused, engine.database.transaction() as connection:
+            spending.check(Hot.of(connection), limits, 1)
+        month = replace(limits, day_microcredits=None)
+        with pytest.raises(SpendingLimitError) as refused_month, engine.database.transaction() as connection:
+            spending.check(Hot.of(connection), month, 1)
+        told = [each.value.facts["spent_microcredits"] for each in (refused, refused_month)]
+        cost = "SELECT coalesce(sum(CASE WHEN money = 'settled' THEN captured ELSE quoted END), 0) FROM jobs"
+        at = "WHERE created_at >= date_trunc('{}', clock_timestamp())"
+        assert told == [engine.one(f"{cost} {at.format(period)}") for period in ("day", "month")]
+        with engine.database.transaction() as connection:  # a refusal is rolled back, and what it noted with it
+            spending.check(Hot.of(connection), replace(limits, day_microcredits=None, month_microcredits=None), 1)
+        moved |= {row.upto for row in engine.rows("SELECT upto FROM spending_memos")}
+    assert len(moved) > 3
 
 
 # ---------------------------------------------------------------- allow-lists
