@@ -26,6 +26,7 @@ from app.services import build
 from app.shapes.schemas.accounts import AccountOut, ActionList, GrantMade, KeyList, KeyMade, KeyOut
 from core.settings import Settings
 from jobs.maintenance import audit
+from jobs.maintenance.retention import Retention
 
 ORDER = {"prompt": "a hat", "model": ASYNC_MODEL, "size": "64x64"}
 
@@ -374,8 +375,13 @@ def test_old_entries_go_by_pages(office: Office) -> None:
     for number in range(3):
         office.made("accounts", name=f"a{number}")
     office.engine.sql("UPDATE admin_actions SET at = at - interval '2 days' WHERE after ->> 'name' <> 'a2'")
-    with office.engine.database.transaction() as connection:
-        assert [trail.delete_old(connection, keep_s=86_400, size=1) for _ in range(3)] == [1, 1, 0]
+    context = office.engine.context
+    kept = Retention("wkr_test", context.database, context.media, context.store, 0, 0)
+    assert "admin_actions" not in {each.name for each in kept.expiry_backlogs()}  # unless the operator says so
+    (backlog,) = [
+        each for each in replace(kept, keep_admin_actions_days=1).expiry_backlogs() if each.name == "admin_actions"
+    ]
+    assert [backlog.page(1).rows for _ in range(3)] == [1, 1, 0]
     assert [each["after"]["name"] for each in office.actions()] == ["a2"]
 
 
