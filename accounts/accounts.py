@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
@@ -30,7 +31,8 @@ class AccountNotFoundError(ServiceError):
 @dataclass(frozen=True, slots=True)
 class Account:
     """An account. ``weight``: its share of a provider's queue, 1 to 100. ``disabled_at``: since then its keys fail.
-    ``external_id``: under which an issuer of tokens knows it."""
+    ``external_id``: under which an issuer of tokens knows it. The limits are micro-credits that its orders of a day
+    and of a month (UTC) may cost; None: only the balance limits it."""
 
     id: str
     name: str
@@ -38,9 +40,12 @@ class Account:
     created_at: datetime
     disabled_at: datetime | None
     external_id: str | None = None
+    spend_day_limit: int | None = None
+    spend_month_limit: int | None = None
 
 
-_COLUMNS = "id, name, weight, created_at, disabled_at, external_id"
+_COLUMNS = "id, name, weight, created_at, disabled_at, external_id, spend_day_limit, spend_month_limit"
+CHANGEABLE = ("name", "weight", "external_id", "spend_day_limit", "spend_month_limit")
 MAX_NAME_CHARS = 100
 
 
@@ -58,6 +63,37 @@ def create_account(connection: Connection, name: str, *, weight: int = 1, extern
         words = f"there is an account named {name!r} already, or the name is not usable"
         raise AccountExistsError(f"{words}{_or_known(external_id)}") from error
     return Account(**row._mapping)
+
+
+def change_account(
+    connection: Connection, account_id: str, changes: Mapping[str, Any], *, disabled: bool | None = None
+) -> tuple[Account, Account]:
+    """Set columns of ``CHANGEABLE``; ``disabled`` True stops every key of the account, None leaves that as it is.
+
+    Returns the account before and after. Raises AccountNotFoundError, AccountExistsError for a name or an external id
+    that another account has.
+    """
+    locked = text(f"SELECT {_COLUMNS} FROM accounts WHERE id = :id FOR NO KEY UPDATE")
+    row = connection.execute(locked, {"id": account_id}).one_or_none()
+    if row is None:
+        raise AccountNotFoundError(f"there is no account {account_id!r}")
+    before = Account(**row._mapping)
+    values = {name: changes.get(name, getattr(before, name)) for name in CHANGEABLE}
+    try:
+        after = connection.execute(_CHANGE, {**values, "id": account_id, "disabled": disabled}).one()
+    except IntegrityError as error:
+        known = _or_known(values["external_id"])
+        raise AccountExistsError(f"there is an account named {values['name']!r} already{known}") from error
+    return before, Account(**after._mapping)
+
+
+_CHANGE = text(f"""
+UPDATE accounts SET name = :name, weight = :weight, external_id = :external_id,
+    spend_day_limit = :spend_day_limit, spend_month_limit = :spend_month_limit,
+    disabled_at = CASE WHEN CAST(:disabled AS boolean) IS NULL THEN disabled_at
+        WHEN CAST(:disabled AS boolean) THEN coalesce(disabled_at, clock_timestamp()) END
+WHERE id = :id RETURNING {_COLUMNS}
+""")
 
 
 def know_as(connection: Connection, account_id: str, external_id: str | None) -> None:
@@ -107,10 +143,13 @@ class ExternalAccount:
     name: str
     weight: int
     disabled: bool
+    spends_by_limits: bool = False
 
 
 FIND_EXTERNAL = Statement("""
-SELECT id, name, weight, disabled_at IS NOT NULL AS disabled, external_id FROM accounts
+SELECT id, name, weight, disabled_at IS NOT NULL AS disabled, external_id,
+    spend_day_limit IS NOT NULL OR spend_month_limit IS NOT NULL AS limited
+FROM accounts
 WHERE external_id = ANY(CAST(:external_ids AS text[]))
 """)
 
@@ -118,7 +157,7 @@ WHERE external_id = ANY(CAST(:external_ids AS text[]))
 def find_external(hot: Hot, external_ids: Sequence[str]) -> dict[str, ExternalAccount]:
     """The accounts by the ids under which an issuer of tokens knows them."""
     return {
-        row.external_id: ExternalAccount(row.id, row.name, row.weight, row.disabled)
+        row.external_id: ExternalAccount(row.id, row.name, row.weight, row.disabled, row.limited)
         for row in hot.all(FIND_EXTERNAL, {"external_ids": list(external_ids)})
     }
 
@@ -133,7 +172,8 @@ def find_account(connection: Connection, name_or_id: str) -> Account:
     return Account(**row._mapping)
 
 
-def list_accounts(connection: Connection) -> list[Account]:
-    """Every account, oldest first."""
-    rows = connection.execute(text(f"SELECT {_COLUMNS} FROM accounts ORDER BY created_at"))
+def list_accounts(connection: Connection, *, after_id: str = "", limit: int | None = None) -> list[Account]:
+    """At most ``limit`` accounts (None: all), oldest first: those behind the account ``after_id``."""
+    query = text(f"SELECT {_COLUMNS} FROM accounts WHERE id > :after_id ORDER BY id LIMIT :limit")
+    rows = connection.execute(query, {"after_id": after_id, "limit": limit})
     return [Account(**row._mapping) for row in rows]

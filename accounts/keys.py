@@ -15,8 +15,9 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from core.coalescing import Coalescing
 from core.db import Database, Hot, Statement
@@ -33,7 +34,8 @@ class Caller:
 
     ``weight``: the account's share of a provider's queue, relative to other accounts. ``key_id``: of the API key,
     ``jwt`` for the bearer of a token, or ``link:<kid>`` for the holder of a signed link. ``external_ids``: the ids
-    under which others know the caller (docs/decisions/0080-tokens.md).
+    under which others know the caller (docs/decisions/0080-tokens.md). ``models`` and ``providers``: those that its
+    orders may use, by id; None: all. ``spends_by_limits``: the key or its account has a limit of a day or a month.
     """
 
     account_id: str
@@ -42,6 +44,9 @@ class Caller:
     scopes: frozenset[str] = frozenset()
     weight: int = 1
     external_ids: frozenset[str] = frozenset()
+    models: frozenset[str] | None = None
+    providers: frozenset[str] | None = None
+    spends_by_limits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,11 @@ class KeyInfo:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    models: tuple[str, ...] | None = None
+    providers: tuple[str, ...] | None = None
+    spend_day_limit: int | None = None
+    spend_month_limit: int | None = None
+    previous_until: datetime | None = None  # the secret before the latest rotation opens as well until then
 
 
 def create_key(
@@ -73,26 +83,52 @@ def create_key(
     name: str = "",
     scopes: Collection[str] = ("jobs:write", "jobs:read"),
     expires_at: datetime | None = None,
+    models: Collection[str] | None = None,
+    providers: Collection[str] | None = None,
+    spend_day_limit: int | None = None,
+    spend_month_limit: int | None = None,
 ) -> NewKey:
-    """Create a key for an account. Raises ValueError for an unknown scope, IntegrityError for an unknown account."""
-    if unknown := set(scopes) - set(SCOPES):
-        raise ValueError(f"unknown scope: {', '.join(sorted(unknown))}")
+    """Create a key for an account. Raises ValueError for an unknown scope, IntegrityError for an unknown account.
+
+    ``models`` and ``providers``: by id, None for all; the limits in micro-credits, None for none.
+    """
+    check_scopes(scopes)
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     connection.execute(
-        text(
-            "INSERT INTO api_keys (id, account_id, name, secret_sha256, scopes, expires_at)"
-            " VALUES (:id, :account_id, :name, :digest, :scopes, :expires_at)"
-        ),
+        _CREATE,
         {
             "id": key_id,
             "account_id": account_id,
             "name": name,
-            "digest": _digest(secret),
+            "digest": digest_of(secret),
             "scopes": sorted(scopes),
             "expires_at": expires_at,
+            "models": None if models is None else sorted(models),
+            "providers": None if providers is None else sorted(providers),
+            "spend_day_limit": spend_day_limit,
+            "spend_month_limit": spend_month_limit,
         },
     )
-    return NewKey(key_id, f"dk_{key_id}_{secret}")
+    return NewKey(key_id, token_of(key_id, secret))
+
+
+_CREATE = text("""
+INSERT INTO api_keys (id, account_id, name, secret_sha256, scopes, expires_at, models, providers, spend_day_limit,
+    spend_month_limit)
+VALUES (:id, :account_id, :name, :digest, :scopes, :expires_at, :models, :providers, :spend_day_limit,
+    :spend_month_limit)
+""")
+
+
+def check_scopes(scopes: Collection[str]) -> None:
+    """Raises ValueError for an unknown scope."""
+    if unknown := set(scopes) - set(SCOPES):
+        raise ValueError(f"unknown scope: {', '.join(sorted(unknown))}")
+
+
+def token_of(key_id: str, secret: str) -> str:
+    """The text that callers send."""
+    return f"dk_{key_id}_{secret}"
 
 
 def revoke_key(connection: Connection, key_id: str) -> bool:
@@ -108,16 +144,31 @@ def list_keys(connection: Connection, account_id: str | None = None) -> list[Key
     """Every key of an account, or of all accounts, oldest first; revoked and expired ones included."""
     rows = connection.execute(
         text(
-            "SELECT id, account_id, name, scopes, created_at, expires_at, revoked_at, last_used_at FROM api_keys"
+            f"SELECT {COLUMNS} FROM api_keys"
             " WHERE CAST(:account_id AS text) IS NULL OR account_id = :account_id ORDER BY created_at"
         ),
         {"account_id": account_id},
     )
-    return [KeyInfo(**{**row, "scopes": tuple(row["scopes"])}) for row in rows.mappings()]
+    return [key_info(row) for row in rows]
+
+
+COLUMNS = (
+    "id, account_id, name, scopes, created_at, expires_at, revoked_at, last_used_at, models, providers,"
+    " spend_day_limit, spend_month_limit, previous_until"
+)
+
+
+def key_info(found: Row[Any]) -> KeyInfo:
+    """A row of ``COLUMNS``."""
+    row = found._asdict()
+    lists = {name: None if row[name] is None else tuple(row[name]) for name in ("models", "providers")}
+    return KeyInfo(**{**row, "scopes": tuple(row["scopes"]), **lists})
 
 
 LIVE_KEYS = Statement("""
-SELECT k.id, k.secret_sha256, k.scopes, a.id AS account_id, a.name, a.weight, a.external_id
+SELECT k.id, k.secret_sha256, k.scopes, a.id AS account_id, a.name, a.weight, a.external_id, k.models, k.providers,
+    CASE WHEN k.previous_until > clock_timestamp() THEN k.previous_sha256 END AS previous_sha256,
+    coalesce(k.spend_day_limit, k.spend_month_limit, a.spend_day_limit, a.spend_month_limit) IS NOT NULL AS limited
 FROM api_keys AS k JOIN accounts AS a ON a.id = k.account_id
 WHERE k.id = ANY(CAST(:ids AS text[])) AND k.revoked_at IS NULL AND a.disabled_at IS NULL
     AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
@@ -130,13 +181,16 @@ UPDATE api_keys SET last_used_at = clock_timestamp() WHERE id = ANY(CAST(:ids AS
 
 @dataclass(frozen=True, slots=True)
 class _LiveKey:
-    """A valid key: the digest of its secret, and the caller it identifies."""
+    """A valid key: the digests of its secret and, for a while after a rotation, of the one before; and the caller it
+    identifies."""
 
-    digest: bytes
+    digests: tuple[bytes, ...]
     caller: Caller
 
     def opened_by(self, secret: str) -> Caller | None:
-        return self.caller if hmac.compare_digest(self.digest, _digest(secret)) else None
+        given = digest_of(secret)
+        fits = [hmac.compare_digest(digest, given) for digest in self.digests]
+        return self.caller if any(fits) else None
 
 
 def authenticate(connection: Hot | Connection, token: str) -> Caller | None:
@@ -151,7 +205,7 @@ def authenticate(connection: Hot | Connection, token: str) -> Caller | None:
 def _live_keys(hot: Hot, key_ids: Sequence[str]) -> dict[str, _LiveKey]:
     return {
         row.id: _LiveKey(
-            bytes(row.secret_sha256),
+            tuple(bytes(digest) for digest in (row.secret_sha256, row.previous_sha256) if digest),
             Caller(
                 row.account_id,
                 row.name,
@@ -159,13 +213,17 @@ def _live_keys(hot: Hot, key_ids: Sequence[str]) -> dict[str, _LiveKey]:
                 frozenset(row.scopes),
                 row.weight,
                 frozenset({row.external_id} if row.external_id else ()),
+                models=None if row.models is None else frozenset(row.models),
+                providers=None if row.providers is None else frozenset(row.providers),
+                spends_by_limits=row.limited,
             ),
         )
         for row in hot.all(LIVE_KEYS, {"ids": list(key_ids)})
     }
 
 
-def _digest(secret: str) -> bytes:
+def digest_of(secret: str) -> bytes:
+    """What is kept of a secret."""
     return hashlib.sha256(secret.encode()).digest()
 
 
@@ -191,7 +249,7 @@ class KeyCache:
         parts = _TOKEN.fullmatch(token)
         if parts is None:
             return None
-        digest, now = _digest(token), time.monotonic()
+        digest, now = digest_of(token), time.monotonic()
         known = self._known.get(digest)
         if known and known[0] > now:
             return known[1]
@@ -209,7 +267,7 @@ class KeyCache:
 
     def knows(self, token: str) -> bool:
         """Whether the token was good when it was last looked up here; asks no database, and lets no one in."""
-        return _digest(token) in self._good
+        return digest_of(token) in self._good
 
     def _remember(self, digest: bytes, *, good: bool) -> None:
         with self._lock:

@@ -1,12 +1,14 @@
-"""Accounts and their API keys."""
+"""Accounts, their API keys, and the trail of what administrators did."""
 
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     LargeBinary,
     SmallInteger,
@@ -15,7 +17,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from core.tables import metadata
 
@@ -33,6 +35,10 @@ accounts = Table(
     Column("disabled_at", DateTime(timezone=True)),
     # Under which an issuer of tokens knows the account (docs/decisions/0080-tokens.md).
     Column("external_id", Text, unique=True),
+    # Micro-credits that its orders of one day, and of one month (UTC), may cost; NULL: no limit but the balance.
+    Column("spend_day_limit", BigInteger),
+    Column("spend_month_limit", BigInteger),
+    CheckConstraint("spend_day_limit >= 0 AND spend_month_limit >= 0", name="limits_not_negative"),
     CheckConstraint("weight BETWEEN 1 AND 100", name="weight_in_range"),
     CheckConstraint("length(name) BETWEEN 1 AND 100", name="name_length"),
 )
@@ -51,5 +57,36 @@ api_keys = Table(
     Column("revoked_at", DateTime(timezone=True)),
     # At most a minute old, for a key that is in use.
     Column("last_used_at", DateTime(timezone=True)),
+    # The models (by id) and the providers that its orders may use; NULL: all.
+    Column("models", ARRAY(Text)),
+    Column("providers", ARRAY(Text)),
+    # As those of accounts, for the orders placed with this key.
+    Column("spend_day_limit", BigInteger),
+    Column("spend_month_limit", BigInteger),
+    # The digest before the latest rotation, which opens as well until then.
+    Column("previous_sha256", LargeBinary),
+    Column("previous_until", DateTime(timezone=True)),
+    CheckConstraint("spend_day_limit >= 0 AND spend_month_limit >= 0", name="limits_not_negative"),
+    CheckConstraint("(previous_sha256 IS NULL) = (previous_until IS NULL)", name="previous_has_end"),
     Index("api_keys_account", "account_id"),
+)
+
+# What administrators did, written in the transaction of the deed (accounts/trail.py).
+admin_actions = Table(
+    "admin_actions",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("actor", Text, nullable=False),  # the name of the account, or the user of the command line
+    Column("actor_account_id", Text),  # NULL: by a command next to the database
+    Column("actor_key_id", Text),
+    Column("address", Text, nullable=False, server_default=text("''")),
+    Column("request_id", Text, nullable=False, server_default=text("''")),
+    Column("action", Text, nullable=False),  # such as key.create
+    Column("target", Text, nullable=False),  # the id of what it was done to
+    Column("account_id", Text),  # the account that it concerns
+    Column("before", JSONB),
+    Column("after", JSONB),
+    Index("admin_actions_at", "at"),
+    Index("admin_actions_account", "account_id", "id", postgresql_where=text("account_id IS NOT NULL")),
 )

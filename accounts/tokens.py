@@ -235,7 +235,15 @@ class TokenCache:
             raise TokenRefusedError("there is no account here for the bearer of this token")
         if account.disabled:
             raise TokenRefusedError("the account of this token is disabled")
-        return Caller(account.id, account.name, KEY_ID, claims.scopes, account.weight, frozenset(claims.external_ids))
+        return Caller(
+            account.id,
+            account.name,
+            KEY_ID,
+            claims.scopes,
+            account.weight,
+            frozenset(claims.external_ids),
+            spends_by_limits=account.spends_by_limits,
+        )
 
     def _find(self, external_ids: Sequence[str]) -> Mapping[str, ExternalAccount]:
         with self._database.hot() as hot:

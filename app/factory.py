@@ -12,6 +12,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.api import (
     admin,
+    admin_accounts,
+    admin_keys,
     admin_tasks,
     docs_page,
     events,
@@ -117,7 +119,7 @@ def build(settings: Settings, services: Services) -> Flask:
     auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
     for module in (
         *(submit, tasks, rerun, events, images, uploads, models, providers, quota, usage),
-        *(prompts, webhooks, admin, admin_tasks, hooks, health, docs_page),
+        *(prompts, webhooks, admin, admin_accounts, admin_keys, admin_tasks, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)
     for blueprint in registered.BLUEPRINTS:

@@ -153,6 +153,9 @@ class Settings(BaseSettings):
     webhook_allowed_hosts: str = Field(default="", alias="DARKROOM_WEBHOOK_ALLOWED_HOSTS")
     keep_deliveries_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_DELIVERIES_DAYS")
 
+    # How long the trail of what administrators did is kept; 0 is forever
+    keep_admin_actions_days: float = Field(default=0, ge=0, le=36_500, alias="DARKROOM_KEEP_ADMIN_ACTIONS_DAYS")
+
     # Tokens of an issuer next to our keys; the second names are those of services that this one replaces
     jwt_secret: MaybeSecret = Field(
         default=None,

@@ -99,6 +99,16 @@ class BadImageError(FaultsError):
         self.faults = faults
 
 
+class ModelNotAllowedError(ServiceError):
+    """The key may not order of this model, or of its provider."""
+
+    code = "model_not_allowed"
+
+    def __init__(self, models: Sequence[str]) -> None:
+        named = f"this key may not order from {', '.join(models)}" if models else "no model that this key may use fits"
+        super().__init__(named, models=list(models))
+
+
 class IdempotencyMismatchError(ServiceError):
     """The idempotency key is still valid and belongs to a different order."""
 

@@ -99,6 +99,7 @@ jobs = Table(
     CheckConstraint("captured + released <= quoted", name="settlement_within_quote"),
     CheckConstraint("captured >= 0 AND released >= 0", name="settlement_not_negative"),
     Index("jobs_account_newest", "account_id", "id"),
+    Index("jobs_key_newest", "key_id", "id", postgresql_where=text("key_id IS NOT NULL")),
     # An account's newest tasks of one status, however rare it is among them.
     Index("jobs_account_queued", "account_id", "id", postgresql_where=text("status = 'queued'")),
     Index("jobs_account_running", "account_id", "id", postgresql_where=text("status IN ('running', 'waiting')")),
@@ -178,6 +179,16 @@ orders = Table(
     # The function is made by migration 0009: SHA-256 of the prompt's UTF-8, in hex.
     Index("orders_prompt", text("prompt_sha256(request)")),
     Index("orders_parent", "parent_id", "job_id", postgresql_where=text("parent_id IS NOT NULL")),
+)
+
+# What was charged for the orders of a key, or an account, until a moment (jobs/submission/spending.py).
+spending_memos = Table(
+    "spending_memos",
+    metadata,
+    Column("id", Text, primary_key=True),  # of the key or the account
+    Column("upto", TIME, nullable=False),
+    Column("in_day", BigInteger, nullable=False),  # micro-credits, of the day (UTC) of that moment
+    Column("in_month", BigInteger, nullable=False),  # of its month
 )
 
 idempotency_keys = Table(

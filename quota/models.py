@@ -54,6 +54,7 @@ transfers = Table(
     Column("amount", BigInteger, nullable=False),
     Column("note", Text, nullable=False, server_default=text("''")),  # an operator's or a repair's words
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("request_key", Text),  # the Idempotency-Key of the request that made it, behind the caller's account
     CheckConstraint("amount >= 0", name="amount_not_negative"),
     CheckConstraint("kind IN ('grant', 'hold', 'capture', 'release', 'adjust')", name="kind_known"),
     CheckConstraint(
@@ -68,4 +69,6 @@ transfers = Table(
     Index("transfers_account", "account_id", "id"),
     # Usage by the time at which a job was settled.
     Index("transfers_settled", "created_at", postgresql_where=text("kind IN ('capture', 'release')")),
+    Index("transfers_grants", "id", postgresql_where=text("job_id IS NULL")),
+    Index("transfers_once_per_request", "request_key", unique=True, postgresql_where=text("request_key IS NOT NULL")),
 )

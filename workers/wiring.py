@@ -155,6 +155,7 @@ def retention() -> Retention:
         keep_images_days=values.keep_images_days,
         keep_inputs_days=values.keep_inputs_days,
         keep_deliveries_days=values.keep_deliveries_days,
+        keep_admin_actions_days=values.keep_admin_actions_days,
     )
 
 

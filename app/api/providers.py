@@ -7,6 +7,8 @@ from typing import Any
 import structlog
 from flask import Blueprint, Response, g, request
 
+from app import administration
+from app.api.admin_accounts import actor
 from app.http.bodies import read_query
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.responses import json_answer
@@ -76,7 +78,7 @@ def pause_credential(name: str, label: str) -> Response:
 
 def _pause(name: str, target: str) -> Response:
     spec, reason = _spec(name), read_query(PauseQuery, request.args).reason
-    services().connections.autocommit(health.pause, target, reason or "")
+    services().connections.transaction(administration.pause, actor(), target, reason or "")
     log.warning("paused", target=target, reason=reason, key_id=g.caller.key_id)
     return _answer(spec)
 
@@ -116,7 +118,7 @@ def resume_credential(name: str, label: str) -> Response:
 def _resume(name: str, target: str) -> Response:
     read_query(Empty, request.args)
     spec = _spec(name)
-    services().connections.autocommit(health.resume, target)
+    services().connections.transaction(administration.resume, actor(), target)
     log.warning("resumed", target=target, key_id=g.caller.key_id)
     return _answer(spec)
 

@@ -43,6 +43,8 @@ ORDER_ERRORS = (
     "malformed_json",
     "malformed_form",
     "insufficient_credits",
+    "spending_limit",
+    "model_not_allowed",
     "unknown_operation",
     "request_too_large",
     "unsupported_media_type",
@@ -133,7 +135,7 @@ def estimate() -> Response:
     wanted = operation_of(named) if isinstance(named, str) else "generate"
     if not isinstance(named, str):
         body.faults.append(FieldFault("operation", "wrong_type", "must be a text"))
-    quote = service.submission.quoting.quote(body.order(wanted))
+    quote = service.submission.estimate(g.caller, body.order(wanted))
     return json_answer(render.estimate(quote, body.fields.get("n", 1)))
 
 

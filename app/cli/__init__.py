@@ -41,9 +41,15 @@ COMMANDS = {
     "usage": Place("app.cli.client.usage:usage", "Show what was sold, by model, key, day and more, and its cost."),
     "enhance": Place("app.cli.client.enhance:enhance", "Have a prompt rewritten."),
     "mcp": Place("app.cli.agents.command:mcp", "Serve image tools to an AI agent (Model Context Protocol)."),
-    "account": Place("app.cli.operator.accounts:account", "Accounts: create, list (needs the database)."),
-    "key": Place("app.cli.operator.accounts:key", "API keys: create, revoke, list (needs the database)."),
-    "grant": Place("app.cli.operator.accounts:grant", "Give credits to an account (needs the database)."),
+    "account": Place(
+        "app.cli.operator.accounts:account", "Accounts: create, list, show, change (by the database or an admin key)."
+    ),
+    "key": Place(
+        "app.cli.operator.accounts:key",
+        "API keys: create, list, change, rotate, revoke (by the database or an admin key).",
+    ),
+    "grant": Place("app.cli.operator.accounts:grant", "Give credits to an account (by the database or an admin key)."),
+    "actions": Place("app.cli.operator.actions:actions", "What administrators did (by the database or an admin key)."),
     "providers": Place("app.cli.operator.providers:providers", "Upstreams: list, pause, resume (needs the database)."),
     "catalog": Place("app.cli.operator.catalog:catalog", "Compare the models with the upstreams' own lists; import."),
     "db": Place("app.cli.operator.database:db", "The schema: upgrade, status (needs the database)."),

@@ -87,7 +87,22 @@ class Credits(click.ParamType[int]):
         return int(microcredits)
 
 
+NO_LIMIT = "none"
+
+
+class Limit(Credits):
+    """As :class:`Credits`, ``0`` for nothing at all, or ``none`` for no limit."""
+
+    name = "limit"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in (0, "0", NO_LIMIT):
+            return NO_LIMIT if value == NO_LIMIT else 0
+        return super().convert(value, param, ctx)
+
+
 DURATION = Duration()
+LIMIT = Limit()
 SETTING = Setting()
 LABEL = Label()
 CREDITS = Credits()

@@ -56,6 +56,7 @@ CODES: Mapping[str, Kind] = {
     "key_invalid": Kind(401, "Key not valid", "The key is unknown, wrong, expired or revoked."),
     "token_invalid": Kind(401, "Token not valid", "The JWT has expired, or is not for this service; detail says."),
     "scope_missing": Kind(403, "Not permitted", "The key lacks the scope this route needs."),
+    "model_not_allowed": Kind(403, "Model not allowed", "The key may not order from this model or its provider."),
     "customer_mismatch": Kind(403, "Another customer", "customer_id is not that of the caller's token or account."),
     "signature_invalid": Kind(403, "Link not valid", "The signed link was altered or its key is gone."),
     "signature_expired": Kind(403, "Link expired", "Read the task again for a fresh signed link."),
@@ -80,6 +81,7 @@ CODES: Mapping[str, Kind] = {
     ),
     # The order
     "insufficient_credits": Kind(402, "Not enough credits", "The price exceeds what is free to spend."),
+    "spending_limit": Kind(402, "Spending limit", "The price exceeds what the key or account may spend by then."),
     "invalid_order": Kind(422, "Order not valid", "errors names every bad field at once."),
     "invalid_request": Kind(422, "Request not valid", "errors names every bad field or parameter at once."),
     "unknown_model": Kind(422, "Unknown model", "No model of this name; see /api/models."),
@@ -101,6 +103,12 @@ CODES: Mapping[str, Kind] = {
     "too_many_uploads": Kind(422, "Too many uploads", "The account keeps as many uploads, or bytes, as it may."),
     "trailing_data": Kind(422, "Data after the image", "The file goes on after the end of its image."),
     "mask_size_mismatch": Kind(422, "Mask does not fit", "A mask has the size of the image it applies to."),
+    "key_not_found": Kind(404, "No such key", "There is no API key of this id."),
+    "key_ended": Kind(409, "Key ended", "The key is revoked or has expired; make another one."),
+    "account_not_found": Kind(404, "No such account", "There is no account of this id or name."),
+    "account_exists": Kind(409, "Account exists", "Another account has this name or external id."),
+    "own_account": Kind(409, "Your own account", "An administrator's key cannot disable the account it belongs to."),
+    "not_enough_to_take": Kind(409, "Not so many credits", "More cannot be taken back than is free to spend."),
     "too_many_webhooks": Kind(422, "Too many webhooks", "Delete one that is not needed any more."),
     "webhook_disabled": Kind(409, "Webhook disabled", "Enable it first; disabled_reason says why it is."),
     # The service

@@ -35,14 +35,22 @@ def read(request: Request, order: Order, *, key_id: str) -> IdempotencyKey | Sdk
         if not _RETRY_COUNT.fullmatch(count):
             return None
         return SdkAttempt(_sdk_fingerprint(request, key_id), int(count))
+    return IdempotencyKey(_key_in(header), _fingerprint(request, order))
+
+
+def header_key(request: Request) -> str | None:
+    """The Idempotency-Key of a request that is no order; None without one. Raises IdempotencyKeyError."""
+    header = request.headers.get("Idempotency-Key")
+    return None if header is None else _key_in(header)
+
+
+def _key_in(header: str) -> str:
     header = header.strip()
     if quoted := _QUOTED.fullmatch(header):
-        key = re.sub(r'\\(["\\])', r"\1", quoted[1])
-    elif _BARE.fullmatch(header):
-        key = header
-    else:
-        raise IdempotencyKeyError
-    return IdempotencyKey(key, _fingerprint(request, order))
+        return re.sub(r'\\(["\\])', r"\1", quoted[1])
+    if _BARE.fullmatch(header):
+        return header
+    raise IdempotencyKeyError
 
 
 def _fingerprint(request: Request, order: Order) -> bytes:

@@ -21,6 +21,7 @@ def admin_task(renderer: Renderer, found: FoundJob, *, contents: bool) -> dict[s
         "id": found.task.id,
         "object": "admin.task",
         "account": {"id": found.task.account_id, "name": found.account_name},
+        "key_id": found.key_id,
         "request_id": found.request_id,
         **{name: own[name] for name in _AS_ITS_OWNER_SEES},
         "prompt_sha256": found.prompt_sha256,

@@ -2,7 +2,8 @@
 
 Images and reference images expire some days after their job ended, those of jobs ordered with a short life after
 seconds, uploads when they say so, idempotency keys after a day, attempts of SDKs after an hour, the log of callbacks
-after some days. ``jobs/maintenance/deletion.py`` and ``jobs/maintenance/uploads.py`` delete rows and bytes.
+after some days, and the trail of administrators when the operator says so. ``jobs/maintenance/deletion.py`` and
+``jobs/maintenance/uploads.py`` delete rows and bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy import Connection, TextClause, text
 
+from accounts import trail
 from core import key_values
 from core.db import Database
 from jobs.dispatch import heartbeats
@@ -211,6 +213,7 @@ class Retention:
     keep_images_days: float
     keep_inputs_days: float
     keep_deliveries_days: float = 0.0
+    keep_admin_actions_days: float = 0.0
 
     def delete_expired(self) -> bool:
         """One round; False when it is not due, or another worker has taken it."""
@@ -243,6 +246,8 @@ class Retention:
             backlogs.append(self._old_backlog("inputs", OLD_INPUTS, self.keep_inputs_days, _delete_expired_inputs))
         if self.keep_deliveries_days:
             backlogs.append(self._delivery_backlog())
+        if self.keep_admin_actions_days:
+            backlogs.append(self._trail_backlog(self.keep_admin_actions_days * _DAY_S))
         return [*backlogs, self._upload_backlog(), *map(self._repeat_backlog, _OLD_REPEATS)]
 
     def _short_life_backlog(self) -> Backlog:
@@ -311,6 +316,14 @@ class Retention:
             return Done(answers, answers == size)
 
         return Backlog("answers", page, PAGE)
+
+    def _trail_backlog(self, keep_s: float) -> Backlog:
+        def page(size: int) -> Done:
+            with self.database.autocommit() as connection:
+                entries = trail.delete_old(connection, keep_s=keep_s, size=size)
+            return Done(entries, entries == size)
+
+        return Backlog("admin_actions", page, KEYS_PAGE)
 
     def _blob_backlog(self, sources: Sequence[Backlog] = ()) -> Backlog:
         """``sources`` add to the list meanwhile: it is not empty before they have ended."""

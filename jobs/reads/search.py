@@ -25,6 +25,7 @@ class Search:
     """What is known of the jobs; all of it must hold. ``status`` as callers see it, ``prompt_sha256`` in hex."""
 
     account: str | None = None  # id or name
+    key_id: str | None = None  # of the API key that ordered it
     status: str | None = None
     operation: str | None = None
     model: str | None = None
@@ -68,6 +69,7 @@ class FoundJob:
     task: Task
     account_name: str
     request_id: str
+    key_id: str | None
     prompt_sha256: str | None
     prompt_chars: int | None
     calls: Sequence[UpstreamCall] = field(default=())
@@ -79,6 +81,7 @@ SEARCH = text("""
 SELECT p.id FROM jobs AS p
 WHERE p.id < :before AND p.id > :after
     AND (CAST(:account_id AS text) IS NULL OR p.account_id = :account_id)
+    AND (CAST(:key_id AS text) IS NULL OR p.key_id = :key_id)
     AND (CAST(:status AS text) IS NULL
         OR CAST(:status AS text) = 'queued' AND p.status = 'queued'
         OR CAST(:status AS text) = 'running' AND p.status IN ('running', 'waiting')
@@ -106,7 +109,7 @@ SELECT to_jsonb(j) || jsonb_build_object(
     'parent_id', o.parent_id, 'behind', o.fallbacks, 'ahead', NULL,
     {CALLS_AND_IMAGES}
 ) AS task,
-    a.name AS account_name, o.request_id, prompt_sha256(o.request) AS prompt_sha256,
+    a.name AS account_name, o.request_id, j.key_id, prompt_sha256(o.request) AS prompt_sha256,
     length(o.request ->> 'prompt') AS prompt_chars
 FROM jobs AS j JOIN orders AS o ON o.job_id = j.id JOIN accounts AS a ON a.id = j.account_id
 WHERE j.id = ANY(CAST(:ids AS text[]))
@@ -173,7 +176,7 @@ def _read(connection: Connection, ids: Sequence[str]) -> list[FoundJob]:
         calls.setdefault(row["job_id"], []).append(UpstreamCall(**facts))
     return [
         FoundJob(
-            task_of(row.task), row.account_name, row.request_id, row.prompt_sha256, row.prompt_chars,
+            task_of(row.task), row.account_name, row.request_id, row.key_id, row.prompt_sha256, row.prompt_chars,
             calls.get(row.task["id"], ()),
         )
         for row in connection.execute(_FOUND, {"ids": ids})

@@ -6,7 +6,7 @@ Estimates and submits share this, so that what was quoted is what is held.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from math import isfinite
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from jobs.documents import SelectionRule, StoredSelection
-from jobs.errors import FieldFault, InvalidOrderError, UnknownOperationError
+from jobs.errors import FieldFault, InvalidOrderError, ModelNotAllowedError, UnknownOperationError
 from jobs.reads.tasks import UNSTORABLE
 from jobs.submission import fallbacks, selection
 from jobs.submission.fallbacks import Fallback
@@ -27,6 +27,8 @@ from providers.orders.costs import cost_usd
 from providers.orders.near import MAX_NAME_CHARS, did_you_mean
 from providers.orders.rules import MAX_STRAYS_NAMED, CheckedOrder, all_fields_of
 from quota.prices import unit_price_microcredits
+
+Allowed = Callable[[Model], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,11 @@ class Quoting:
         self._default_model = default_model
         self._chains = chains
 
-    def quote(self, order: Order) -> Quote:
-        """Check and price an order without running it.
+    def quote(self, order: Order, *, allowed: Allowed | None = None) -> Quote:
+        """Check and price an order without running it; ``allowed`` says which models its caller may use, None: all.
 
-        Raises UnknownOperationError, InvalidOrderError naming every fault.
+        An order that leaves the model open gets one that is allowed. Raises UnknownOperationError, InvalidOrderError
+        naming every fault, ModelNotAllowedError.
         """
         self.refuse_faults(order)
         if order.operation not in OPERATIONS:
@@ -81,11 +84,15 @@ class Quoting:
         catalog = self._catalogs.current()
         names = fallbacks.names_in(order.fields)
         try:
-            selected = self._select(catalog, order, order.fields.get("model"))
+            selected = self._select(catalog, order, order.fields.get("model"), allowed)
         except InvalidOrderError as error:
             raise InvalidOrderError([*error.faults, *self._unusable(catalog, names)]) from None
         unit_price = self.unit_price_microcredits(selected.model, cost_usd(selected.model, selected.checked))
-        others = self._fallbacks(catalog, selected.model, order, names)
+        others = self._fallbacks(catalog, selected.model, order, names, allowed)
+        if allowed:
+            refused = [model.id for model in (selected.model, *(each.model for each in others)) if not allowed(model)]
+            if refused:
+                raise ModelNotAllowedError(refused)
         return Quote(
             model=selected.model,
             operation=order.operation,
@@ -156,7 +163,7 @@ class Quoting:
             return faults + [fault for fault in error.faults if fault.field not in bad]
         return faults
 
-    def _select(self, catalog: Catalog, order: Order, name: object) -> Selection:
+    def _select(self, catalog: Catalog, order: Order, name: object, allowed: Allowed | None) -> Selection:
         """The model an order names, or the one it gets when it names none, and the order by its rules."""
         if name is not None and not isinstance(name, str):
             raise _bad("model", "wrong_type", "a model is named by a text")
@@ -165,6 +172,12 @@ class Quoting:
             goal = AUTO[name or "auto"]
             candidates = ranked(catalog, operation, self._configured, goal, self._markup)
             default = self._default_for(catalog, operation) if name is None else None
+            if allowed:
+                default = default if default and allowed(default.model) else None
+                usable = [model for model in candidates if allowed(model)]
+                if candidates and not usable:
+                    raise ModelNotAllowedError([])
+                candidates = tuple(usable)
             try:
                 return selection.select(
                     candidates,
@@ -228,22 +241,27 @@ class Quoting:
             except InvalidOrderError as error:
                 yield from fallbacks.faults_at(position, error)
 
-    def _fallbacks(self, catalog: Catalog, model: Model, order: Order, names: Sequence[str] | None) -> list[Fallback]:
+    def _fallbacks(
+        self, catalog: Catalog, model: Model, order: Order, names: Sequence[str] | None, allowed: Allowed | None
+    ) -> list[Fallback]:
         """The models behind the first. Every fault in those that the caller named is reported; a model of the
-        operator's own chain, or the successor of a doubtful one, is left out where it cannot take this order."""
+        operator's own chain, or the successor of a doubtful one, is left out where it cannot take this order, or the
+        caller may not use it."""
         found: list[Fallback] = []
         faults: list[FieldFault] = []
         for position, name in enumerate(names if names is not None else self._chains.get(model.id, _successor(model))):
             try:
-                found.append(self._fallback(catalog, order, name))
+                one = self._fallback(catalog, order, name, allowed)
+                if names is not None or allowed is None or allowed(one.model):
+                    found.append(one)
             except InvalidOrderError as error:
                 faults += fallbacks.faults_at(position, error)
         if names is not None and faults:
             raise InvalidOrderError(faults)
         return fallbacks.distinct(model, found)
 
-    def _fallback(self, catalog: Catalog, order: Order, name: str) -> Fallback:
-        selected = self._select(catalog, order, name)
+    def _fallback(self, catalog: Catalog, order: Order, name: str, allowed: Allowed | None) -> Fallback:
+        selected = self._select(catalog, order, name, allowed)
         price = self.unit_price_microcredits(selected.model, cost_usd(selected.model, selected.checked))
         return Fallback(selected.model, selected.checked, price)
 

@@ -19,11 +19,11 @@ from jobs.errors import FieldFault, InvalidOrderError, JobNotFoundError
 from jobs.lifecycle import NewJob, Submitted
 from jobs.reads import tasks
 from jobs.states import Priority
-from jobs.submission import idempotency, sdk_attempts
+from jobs.submission import idempotency, sdk_attempts, spending
 from jobs.submission.fallbacks import Fallback
 from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.order import JobWebhook, Order
-from jobs.submission.quoting import Quote, Quoting
+from jobs.submission.quoting import Allowed, Quote, Quoting
 from jobs.submission.references import References
 from jobs.submission.sdk_attempts import SdkAttempt
 from providers.catalog.catalog import Model
@@ -76,14 +76,15 @@ class SubmissionService:
         ``key`` may find the job of an earlier submit, which is returned instead, marked as replayed. An order is quoted
         once and its images are read once; nothing is fetched for an order that cannot run.
         Raises what Quoting.quote, References.read and References.keep raise, InsufficientCreditsError,
-        IdempotencyMismatchError, DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
+        SpendingLimitError, IdempotencyMismatchError, DatabaseAwayError. Nothing is kept and nothing is charged when it
+        raises.
         """
         order = replace(order, faults=[*order.faults, *self._receiver_faults(order)])
         try:
             self.quoting.refuse_faults(order)
             if key and (earlier := self._earlier(caller, key)):
                 return earlier
-            quote = self.quoting.quote(order)
+            quote = self.quoting.quote(order, allowed=_allowed(caller))
         except InvalidOrderError as error:
             raise InvalidOrderError([*error.faults, *self._references.misnamed(order.images)]) from None
         job_id = new_id("job")
@@ -91,7 +92,7 @@ class SubmissionService:
         quote = self.quoting.with_inputs(quote, _sizes_px(kept))
         job = self._new_job(caller, job_id, quote, order, kept=kept, request_id=request_id)
         try:
-            if key is None and not job.low_priority:
+            if key is None and not job.low_priority and not caller.spends_by_limits:
                 # A single statement, which needs no BEGIN and COMMIT around it.
                 with self._database.hot() as hot:
                     submitted = lifecycle.submit(hot, job, window=self._publish_window)
@@ -101,6 +102,8 @@ class SubmissionService:
                         sdk_attempts.note(connection, caller.account_id, key, job_id)
                     elif key:
                         idempotency.claim(connection, caller.account_id, key, job_id)
+                    if caller.spends_by_limits:
+                        spending.admit(connection, caller, job.quoted_microcredits)
                     submitted = lifecycle.submit(connection, job, window=self._publish_window)
                     failpoints.hit("submit.uncommitted")
         except DatabaseAwayError:
@@ -116,6 +119,10 @@ class SubmissionService:
             raise
         failpoints.hit("submit.committed")
         return submitted
+
+    def estimate(self, caller: Caller, order: Order) -> Quote:
+        """What the order of this caller would be and cost. Raises what Quoting.quote raises."""
+        return self.quoting.quote(order, allowed=_allowed(caller))
 
     def _receiver_faults(self, order: Order) -> list[FieldFault]:
         if order.webhook is None:
@@ -156,6 +163,8 @@ class SubmissionService:
     def _check_balance(self, caller: Caller, quote: Quote) -> None:
         with self._database.autocommit() as connection:
             spendable = ledger.balance(connection, caller.account_id).spendable_microcredits
+            if caller.spends_by_limits:
+                spending.admit(connection, caller, quote.total_microcredits)
         if spendable < quote.total_microcredits:
             raise InsufficientCreditsError(
                 price_microcredits=quote.total_microcredits, spendable_microcredits=spendable
@@ -200,7 +209,16 @@ class SubmissionService:
             per_call=quote.model.max_per_call,
             unit_cost_microusd=expected_cost_microusd(quote.model, quote.checked),
             safe_prompt=bool(fields.get("safe_prompt") and quote.checked.prompt),
+            key_id=caller.key_id or None,
         )
+
+
+def _allowed(caller: Caller) -> Allowed | None:
+    """Which models the caller's key may use; None: all."""
+    models, providers = caller.models, caller.providers
+    if models is None and providers is None:
+        return None
+    return lambda model: (models is None or model.id in models) and (providers is None or model.provider in providers)
 
 
 def _sizes_px(kept: Sequence[StoredInput]) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from alembic import op
 import sqlalchemy as sa
 
 revision = '0018'
-down_revision = '0016'
+down_revision = '0017'
 branch_labels = None
 depends_on = None
 
@@ -97,7 +97,6 @@ EXECUTE FUNCTION usage_reopen()
 
 def upgrade() -> None:
     # Revision 0017 has it already.
-    op.execute('ALTER TABLE jobs ADD COLUMN IF NOT EXISTS key_id text')
     op.create_index('transfers_settled', 'transfers', ['created_at'], unique=False, postgresql_where=sa.text("kind IN ('capture', 'release')"))
     op.create_index('jobs_uncharged', 'jobs', ['finished_at'], unique=False, postgresql_where=sa.text('captured = 0'))
     op.create_table(

@@ -22,6 +22,8 @@ from storage.media import Media
 
 # Every table a test may write to; rows that refer to a job are deleted with it.
 EMPTIED = (
+    "admin_actions",
+    "spending_memos",
     "webhook_messages",
     "webhook_endpoints",
     "webhook_account_secrets",

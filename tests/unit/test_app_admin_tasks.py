@@ -28,7 +28,7 @@ def edge() -> Edge:
 
     def found(number: int) -> FoundJob:
         task = done_task(number, account_id="acct_b", metadata={"customer": "secret name"})
-        return FoundJob(task, "b", "req-1", FOX_DIGEST, 5, [CALL])
+        return FoundJob(task, "b", "req-1", "b", FOX_DIGEST, 5, [CALL])
 
     def find_jobs(wanted: Search) -> list[FoundJob]:
         asked.append(wanted)
@@ -100,8 +100,8 @@ def test_an_unknown_task_is_a_404(edge: Edge) -> None:
 
 def test_every_parameter_reaches_the_search(edge: Edge) -> None:
     given: dict[str, Any] = {
-        "account": "b", "status": "failed", "operation": "remove-background", "model": "m", "provider": "p",
-        "code": "c", "request_id": "r", "upstream_id": "u", "prompt_sha256": "0" * 64,
+        "account": "b", "key_id": "k", "status": "failed", "operation": "remove-background", "model": "m",
+        "provider": "p", "code": "c", "request_id": "r", "upstream_id": "u", "prompt_sha256": "0" * 64,
         "created_after": "2026-01-01T00:00:00Z", "created_before": "2026-02-01T00:00:00Z", "cursor": job_id(3),
     }  # fmt: skip
     assert edge.client.get("/api/admin/tasks", query_string=given, headers=ADMIN).status_code == 200

@@ -228,7 +228,7 @@ def test_an_order_with_a_remote_image_is_quoted_once_and_its_image_read_once(
 ) -> None:
     quoting, quoted = edge.submission.quoting, []
     quote = quoting.quote
-    monkeypatch.setattr(quoting, "quote", lambda order: quoted.append(order) or quote(order))
+    monkeypatch.setattr(quoting, "quote", lambda order, **asked: quoted.append(order) or quote(order, **asked))
     url = "https://pictures.test/a.png"
     assert _post(edge, EDIT, headers={"Idempotency-Key": "k"}, prompt="hat", images=[url]).status_code == 202
     assert (len(quoted), edge.fetched) == (1, [url])

@@ -12,6 +12,8 @@ import pytest
 from app_doubles import CATALOG, MINE, NOW, Edge, done_task, job_id, make_edge, make_task
 from click.testing import CliRunner, Result
 
+from accounts import trail
+from app import administration
 from app.cli import main
 from app.cli.operator import database as cli_database
 from app.shapes.schemas.providers import ProviderList, ProviderOut
@@ -51,7 +53,11 @@ class Fleet:
     def __init__(self, edge: Edge) -> None:
         self.known = {"openai": state()}
         self.away: Exception | None = None
-        edge.rows.answers |= {health.overview: self.overview, health.pause: self.pause, health.resume: self.resume}
+        edge.rows.answers |= {
+            health.overview: self.overview,
+            administration.pause: lambda _actor, target, reason: self.pause(target, reason),
+            administration.resume: lambda _actor, target: self.resume(target),
+        }
 
     def overview(self) -> list[ProviderState]:
         if self.away:
@@ -214,6 +220,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     second = CredentialState("openai/2", NOW, "out of money")
     openai = state(paused_at=NOW, accounts=[CredentialState("openai/default", None, None), second])
     monkeypatch.setattr(health, "overview", lambda _: [openai, state("flux", credentials=0)])
+    monkeypatch.setattr(trail, "record", lambda *_, **__: None)
     for verb in ("pause", "resume"):
         monkeypatch.setattr(health, verb, lambda _, *target, verb=verb: called.append((verb, *target)))
     return called

@@ -14,19 +14,22 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from accounts import accounts, keys
+from accounts import accounts, key_changes, keys
 from accounts.accounts import Account, AccountNotFoundError
+from accounts.key_changes import KeyNotFoundError
 from accounts.keys import KeyInfo, NewKey
 from app.cli import main
 from app.cli.operator import accounts as commands
 from app.cli.operator import database, upstreams
 from app.cli.output import CommandError
 from core.errors import DatabaseAwayError
+from core.wire import rfc3339
 from jobs.dispatch import health
 from jobs.reads import funds
 from jobs.reads.funds import Funds
 from jobs.reads.margins import Margin
-from quota import ledger
+from quota import grants as quota_grants
+from quota.grants import Grant
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ALICE = Account("acct_1", "alice", 1, NOW, None)
@@ -42,7 +45,7 @@ class FakeDatabase:
     @contextmanager
     def transaction(self) -> Iterator[Any]:
         try:
-            yield SimpleNamespace(execute=lambda _: SimpleNamespace(scalar_one=lambda: NOW))
+            yield SimpleNamespace(execute=lambda *_: SimpleNamespace(scalar_one=lambda: NOW))
         except BaseException:
             self.ends.append("rolled back")
             raise
@@ -66,6 +69,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDatabase:
 
     monkeypatch.setattr(database, "open_database", opened)
     monkeypatch.setattr(accounts, "find_account", find)
+    monkeypatch.delenv("DARKROOM_SERVER", raising=False)
     return found
 
 
@@ -76,7 +80,12 @@ def run(*arguments: str) -> Result:
 @pytest.fixture
 def grants(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, str]]:
     found: list[tuple[str, int, str]] = []
-    monkeypatch.setattr(ledger, "grant", lambda _, account, amount, note: found.append((account, amount, note)))
+
+    def issue(_: Any, account_id: str, amount: int, *, note: str, request_key: str | None) -> Grant:
+        found.append((account_id, amount, note))
+        return Grant(1, account_id, "grant", amount, note, NOW)
+
+    monkeypatch.setattr(quota_grants, "issue", issue)
     monkeypatch.setattr(funds, "funds", lambda *_: Funds(spendable=6_000_000, queued=1_000_000))
     return found
 
@@ -131,6 +140,8 @@ def made_keys(fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch) -> list[dict[
         found.append({"account_id": account_id, **facts})
         return NewKey("k1", "dk_k1_secret")
 
+    info = KeyInfo("k1", "acct_1", "", ("jobs:read",), NOW, None, None, None)
+    monkeypatch.setattr(key_changes, "find_key", lambda *_, **__: info)
     monkeypatch.setattr(keys, "create_key", create)
     return found
 
@@ -139,7 +150,7 @@ def test_a_key_is_printed_alone_on_stdout(made_keys: list[dict[str, Any]]) -> No
     result = run("key", "create", "alice", "--scope", "jobs:read", "--expires-in", "30d", "--name", "laptop")
     assert (result.exit_code, result.stdout) == (0, "dk_k1_secret\n")
     assert "cannot be shown again" in result.stderr
-    expected = {"account_id": "acct_1", "name": "laptop", "scopes": ("jobs:read",)}
+    expected = {"account_id": "acct_1", "name": "laptop", "scopes": ["jobs:read"]}
     assert made_keys == [{**expected, "expires_at": NOW + timedelta(days=30)}]
 
 
@@ -158,9 +169,15 @@ def test_scopes_are_those_that_keys_know() -> None:
 def test_revoking_takes_an_id_or_a_whole_key_and_repeats_no_secret(
     fake: FakeDatabase, monkeypatch: pytest.MonkeyPatch, pasted: str
 ) -> None:
+    info = KeyInfo("k1", "acct_1", "", ("jobs:read",), NOW, None, None, None)
+    monkeypatch.setattr(key_changes, "find_key", lambda *_, **__: info)
     monkeypatch.setattr(keys, "revoke_key", lambda _, key_id: key_id == "k1")
     assert run("key", "revoke", pasted).stdout == "revoked k1\n"
-    monkeypatch.setattr(keys, "revoke_key", lambda *_: False)
+
+    def missing(_: Any, key_id: str, **__: Any) -> KeyInfo:
+        raise KeyNotFoundError(f"there is no key {key_id!r}")
+
+    monkeypatch.setattr(key_changes, "find_key", missing)
     result = run("key", "revoke", pasted)
     assert (result.exit_code, "sec" in result.output) == (1, False)
 
@@ -170,7 +187,7 @@ def test_key_list_shows_when_and_what(fake: FakeDatabase, monkeypatch: pytest.Mo
     monkeypatch.setattr(keys, "list_keys", lambda _, owner: [info] if owner == "acct_1" else [])
     assert "jobs:read admin" in run("key", "list", "alice").stdout
     (row,) = json.loads(run("key", "list", "alice", "--json").stdout)["data"]
-    assert (row["id"], row["created_at"]) == ("k1", NOW.isoformat())
+    assert (row["id"], row["created_at"]) == ("k1", rfc3339(NOW))
 
 
 def module(name: str, monkeypatch: pytest.MonkeyPatch, **members: Any) -> None:

@@ -17,7 +17,7 @@ from app.cli.output import CommandError, Exit, Output, credits_of, one_line
 ROUTE = "/api/admin/tasks"
 # Any of these options asks for the tasks of every account.
 OPTIONS = (
-    "all_accounts", "account", "request_id", "upstream_id", "prompt", "prompt_sha256", "provider", "code",
+    "all_accounts", "account", "key_id", "request_id", "upstream_id", "prompt", "prompt_sha256", "provider", "code",
     "created_before", "contents",
 )  # fmt: skip
 
@@ -27,6 +27,7 @@ def admin_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option("--all-accounts", is_flag=True, help="Tasks of every account; this and the next need scope admin.")
     @click.option("--account", metavar="NAME", help="Tasks of this account, by name or id.")
+    @click.option("--key-id", metavar="ID", help="By the API key that ordered them.")
     @click.option("--request-id", metavar="ID", help="By X-Request-Id of the submit.")
     @click.option("--upstream-id", metavar="ID", help="By the upstream's own id.")
     @click.option("--prompt", metavar="TEXT", help="By the whole prompt; only its SHA-256 is sent.")

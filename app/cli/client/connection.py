@@ -54,6 +54,16 @@ class Client:
         with self.open("POST", path, json=dict(body or {})) as response:
             return _json_object(response)
 
+    def patch(self, path: str, body: Mapping[str, Any]) -> Document:
+        """Change what is at a path; how it is then."""
+        with self.open("PATCH", path, json=dict(body)) as response:
+            return _json_object(response)
+
+    def post_once(self, path: str, body: Mapping[str, Any], idempotency_key: str | None = None) -> Document:
+        """Send a JSON object once: a try without an answer is repeated under the same Idempotency-Key."""
+        key = idempotency_key or f"cli-{uuid.uuid4().hex}"
+        return self._submit_until_answered(path, {"headers": {"Idempotency-Key": key}, "json": dict(body)}, key)
+
     def page(self, path: str, params: Mapping[str, Any] | None = None) -> Page:
         """One page of a list."""
         return read_page(self.get(path, params))
@@ -234,7 +244,7 @@ def _may_have_arrived(error: CommandError) -> bool:
 
 
 def _maybe_accepted(error: CommandError, key: str) -> CommandError:
-    hint = f"The order may have arrived. Repeat it with --idempotency-key {key}: it will not be charged twice."
+    hint = f"It may have arrived. Repeat it with --idempotency-key {key}: it will not be charged twice."
     return CommandError(Exit.AWAY, error.code, error.detail, hint=hint, facts={"idempotency_key": key})
 
 

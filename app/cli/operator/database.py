@@ -92,7 +92,10 @@ def running_url(path: Path) -> str:
 
 
 def nothing_runs(detail: str) -> CommandError:
-    hint = "Start `darkroom up` (with the same DARKROOM_VAR), or set DATABASE_URL."
+    hint = (
+        "Start `darkroom up` (with the same DARKROOM_VAR), or set DATABASE_URL; accounts, keys and grants may also go"
+        " through a server: --server (DARKROOM_SERVER) and an administrator's key."
+    )
     return CommandError(Exit.AWAY, "no_database", detail, hint=hint)
 
 

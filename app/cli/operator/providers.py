@@ -88,10 +88,11 @@ def pause(connection: Connection, target: str, reason: str) -> Show:
 
     What is in flight is followed to its end.
     """
-    from jobs.dispatch import health
+    from app import administration
+    from app.cli.operator.admin_here import actor
 
     _check(target)
-    health.pause(connection, target, reason)
+    administration.pause(connection, actor(), target, reason)
 
     def show(output: Output) -> None:
         output.document({"name": target, "paused": True, "reason": reason or None})
@@ -109,10 +110,11 @@ def resume(connection: Connection, target: str) -> Show:
 
     It lifts exactly the pause of that name: a credential that is paused by itself stays so.
     """
-    from jobs.dispatch import health
+    from app import administration
+    from app.cli.operator.admin_here import actor
 
     _check(target)
-    health.resume(connection, target)
+    administration.resume(connection, actor(), target)
     left = [] if "/" in target else _still_paused(connection, target)
 
     def show(output: Output) -> None:

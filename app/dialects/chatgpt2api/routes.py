@@ -42,7 +42,10 @@ bp = Blueprint("chatgpt2api", __name__)
 LATEST = 100
 MAX_IDS = 200
 _ACCEPTED = Answer(200, "The task; for an id that is known already, as it stands.", ClientTaskOut)
-_ERRORS = ("malformed_json", "insufficient_credits", "invalid_order", "unknown_model", "host_not_allowed")
+_ERRORS = (
+    *("malformed_json", "insufficient_credits", "spending_limit", "model_not_allowed", "invalid_order"),
+    *("unknown_model", "host_not_allowed"),
+)
 
 
 @bp.post(f"{PREFIX}/generations")

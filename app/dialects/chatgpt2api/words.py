@@ -31,6 +31,11 @@ _MARKS: Mapping[str, str] = {
     "model_unavailable": UNKNOWN_MODEL,
     "upstream_model_unknown": UNKNOWN_MODEL,
 }
+# The same for orders that are not taken at all.
+_REFUSAL_MARKS: Mapping[str, str] = {
+    "spending_limit": "no available image quota",
+    "model_not_allowed": UNKNOWN_MODEL,
+}
 _LISTING = "generations"
 
 
@@ -42,6 +47,8 @@ def say(problem: Problem) -> Said:
         return Said({"detail": "Not Found" if status == 404 else "Method Not Allowed"}, status)
     if problem["code"] in ("unknown_model", "invalid_order") and _about_model(faults):
         return Said({"detail": {"error": f"{UNKNOWN_MODEL}: {_told(faults)}"}}, 400)
+    if (mark := _REFUSAL_MARKS.get(problem["code"])) is not None:
+        return Said({"detail": {"error": f"{mark}: {problem['detail']}"}}, status)
     if status == 422 and str(problem["instance"]).endswith(_LISTING):
         listed = [{"type": _type(each), "loc": _loc(each["field"]), "msg": each["message"]} for each in faults]
         return Said({"detail": listed or [{"type": "value_error", "loc": ["body"], "msg": problem["detail"]}]}, 422)

@@ -16,6 +16,8 @@ from webhooks.forms import Links
 ORDER_ERRORS = (
     "malformed_json",
     "insufficient_credits",
+    "spending_limit",
+    "model_not_allowed",
     "request_too_large",
     "unsupported_media_type",
     "invalid_order",

@@ -38,7 +38,10 @@ SETTINGS = ("model", "width", "height", "quality")
         (Answer(200, "The image; or, after 15 s, a failure that the wrapper tells.", ImageGenerateOut),),
         scope="jobs:write",
         pace="submit",
-        errors=("malformed_json", "insufficient_credits", "customer_mismatch", "upstream_failed", "host_not_allowed"),
+        errors=(
+            *("malformed_json", "insufficient_credits", "spending_limit", "model_not_allowed", "customer_mismatch"),
+            *("upstream_failed", "host_not_allowed"),
+        ),
         body=ImageGenerateBody,
         request_headers=("Idempotency-Key",),
         description="A bad order is 400 here, with every bad field in `message`. Spaces keep the answer alive after 15"

@@ -33,6 +33,9 @@ _CODES: Mapping[str, Words] = {
     "not_found": Words(404, "not_found_error", "not_found"),
     "unknown_model": Words(404, INVALID, "model_not_found"),
     "insufficient_credits": Words(429, "insufficient_quota", "insufficient_quota"),
+    # As OpenAI says that a project lacks a model, and that its budget is spent.
+    "model_not_allowed": Words(403, INVALID, "model_not_found"),
+    "spending_limit": Words(429, "insufficient_quota", "insufficient_quota"),
     "rate_limited": Words(429, "rate_limit_error", "rate_limit_exceeded", retry=True),
     "request_timeout": Words(408, INVALID, "request_timeout", retry=True),
     "service_unavailable": Words(503, SERVER, "service_unavailable", retry=True),

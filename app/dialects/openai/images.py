@@ -22,6 +22,8 @@ _ERRORS = (
     "malformed_json",
     "malformed_form",
     "insufficient_credits",
+    "spending_limit",
+    "model_not_allowed",
     "request_too_large",
     "unsupported_media_type",
     "image_too_large_bytes",

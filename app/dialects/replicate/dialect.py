@@ -20,7 +20,11 @@ _TITLES = {
     "scope_missing": "Forbidden",
     "insufficient_credits": "Insufficient credit",
     "unknown_model": "Invalid version or not permitted",
+    "model_not_allowed": "Invalid version or not permitted",
+    "spending_limit": "Spend limit reached",
 }
+# Codes that Replicate has another status for.
+_STATUS = {"model_not_allowed": 422}
 _DETAILS = {
     "key_missing": "You did not pass an authentication token",
     "key_invalid": "You did not pass a valid authentication token",
@@ -31,7 +35,8 @@ _VALIDATION = "Input validation failed"
 
 def say(problem: Problem) -> Said:
     """An error as Replicate's clients read it. Of a fault in a field ``invalid_fields`` has name and reason."""
-    status, code = problem["status"], problem["code"]
+    code = problem["code"]
+    status: int = _STATUS.get(code) or problem["status"]
     detail = _DETAILS.get(code) or problem["detail"]
     if status == 429:
         return Said({"detail": f"Request was throttled: {detail}", "status": status}, status, PROBLEM_JSON)
@@ -48,7 +53,7 @@ def say(problem: Problem) -> Said:
 
 
 # Members of our own problems that help a caller on.
-_FACTS = ("price_microcredits", "balance_microcredits", "more_errors")
+_FACTS = ("price_microcredits", "balance_microcredits", "limit_microcredits", "resets_at", "more_errors")
 
 
 def is_ours(path: str) -> bool:

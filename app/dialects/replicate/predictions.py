@@ -65,6 +65,8 @@ _CREATE = Endpoint(
     errors=(
         "malformed_json",
         "insufficient_credits",
+        "spending_limit",
+        "model_not_allowed",
         "not_found",
         "host_not_allowed",
         "invalid_order",

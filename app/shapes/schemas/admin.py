@@ -23,6 +23,7 @@ class AdminListQuery(AdminTaskQuery):
     """All that is given must hold."""
 
     account: Text | None = Field(None, description="id or name")
+    key_id: Text | None = Field(None, description="the API key that ordered it, or `jwt`")
     status: Literal["queued", "running", "succeeded", "failed", "cancelled"] | None = None
     operation: OperationName | None = None
     model: Text | None = None
@@ -85,6 +86,7 @@ class AdminTaskOut(Shape):
     id: str
     object: Literal["admin.task"]
     account: AccountRef
+    key_id: str | None = Field(description="the API key that ordered it, or `jwt`; null where it is not known")
     request_id: str = Field(description="X-Request-Id of the submit; empty where it is not known")
     operation: str
     status: Literal["queued", "running", "succeeded", "failed", "cancelled"]

@@ -1,0 +1,62 @@
+"""What administrators do, through a server by HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from app.cli.client.answers import Document
+from app.cli.client.connection import Client
+
+_BASE = "/api/admin"
+_PAGE = 100
+
+
+class There:
+    """app.cli.operator.admin.Admin by the routes themselves."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def create_account(self, body: Mapping[str, Any]) -> Document:
+        return self._client.post(f"{_BASE}/accounts", body)
+
+    def accounts(self) -> list[Document]:
+        return self._all("accounts", {})
+
+    def account(self, name: str) -> Document:
+        return self._client.get(f"{_BASE}/accounts/{quote(name, safe='')}")
+
+    def change_account(self, name: str, body: Mapping[str, Any]) -> Document:
+        return self._client.patch(f"{_BASE}/accounts/{quote(name, safe='')}", body)
+
+    def create_key(self, body: Mapping[str, Any]) -> Document:
+        return self._client.post(f"{_BASE}/keys", body)
+
+    def keys(self, account: str | None) -> list[Document]:
+        return self._all("keys", {"account": account})
+
+    def change_key(self, key_id: str, body: Mapping[str, Any]) -> Document:
+        return self._client.patch(f"{_BASE}/keys/{quote(key_id, safe='')}", body)
+
+    def rotate_key(self, key_id: str, overlap_s: int) -> Document:
+        return self._client.post(f"{_BASE}/keys/{quote(key_id, safe='')}/rotate", {"overlap_s": overlap_s})
+
+    def revoke_key(self, key_id: str) -> Document:
+        return self._client.post(f"{_BASE}/keys/{quote(key_id, safe='')}/revoke")
+
+    def grant(self, body: Mapping[str, Any], idempotency_key: str | None) -> Document:
+        return self._client.post_once(f"{_BASE}/grants", body, idempotency_key)
+
+    def actions(self, filters: Mapping[str, Any]) -> Document:
+        return self._client.get(f"{_BASE}/actions", filters)
+
+    def _all(self, noun: str, query: Mapping[str, Any]) -> list[Document]:
+        found: list[Document] = []
+        cursor = None
+        while True:
+            page = self._client.page(f"{_BASE}/{noun}", {**query, "limit": _PAGE, "cursor": cursor})
+            found += page.items
+            if (cursor := page.next_cursor) is None:
+                return found
