@@ -30,6 +30,7 @@ REF = "#/components/schemas/{model}"
 TAGS: Mapping[str, str] = {
     "orders": "Submit a job, or price one. Every operation has the same route and the same answer: a task.",
     "tasks": "Follow tasks to their end, cancel and delete them.",
+    "batches": "Submit up to 100,000 orders at once; each is accepted or refused by itself.",
     "images": "Fetch what a task made.",
     "uploads": "Keep an image here, and order with it as often as you like.",
     "files": "Uploads as the clients of OpenAI, Replicate and fal make them.",

@@ -35,14 +35,27 @@ def read(request: Request, order: Order, *, key_id: str) -> IdempotencyKey | Sdk
         if not _RETRY_COUNT.fullmatch(count):
             return None
         return SdkAttempt(_sdk_fingerprint(request, key_id), int(count))
+    return IdempotencyKey(_key_of(header), _fingerprint(request, order))
+
+
+def read_for(request: Request, body: bytes) -> IdempotencyKey | None:
+    """The caller's own key for a request that is no single order; ``body`` is a digest of its body. Raises
+    IdempotencyKeyError."""
+    header = request.headers.get("Idempotency-Key")
+    if header is None:
+        return None
+    digest = hashlib.sha256(f"{request.method}\n{request.path}\n".encode() + body).digest()
+    return IdempotencyKey(_key_of(header), digest)
+
+
+def _key_of(header: str) -> str:
+    """The key in the header, quoted or bare. Raises IdempotencyKeyError."""
     header = header.strip()
     if quoted := _QUOTED.fullmatch(header):
-        key = re.sub(r'\\(["\\])', r"\1", quoted[1])
-    elif _BARE.fullmatch(header):
-        key = header
-    else:
-        raise IdempotencyKeyError
-    return IdempotencyKey(key, _fingerprint(request, order))
+        return re.sub(r'\\(["\\])', r"\1", quoted[1])
+    if _BARE.fullmatch(header):
+        return header
+    raise IdempotencyKeyError
 
 
 def _fingerprint(request: Request, order: Order) -> bytes:

@@ -19,7 +19,8 @@ from jobs.errors import FieldFault, InvalidOrderError, JobNotFoundError
 from jobs.lifecycle import NewJob, Submitted
 from jobs.reads import tasks
 from jobs.states import Priority
-from jobs.submission import idempotency, sdk_attempts
+from jobs.submission import batch_lines, idempotency, sdk_attempts
+from jobs.submission.batch_lines import BatchLine
 from jobs.submission.fallbacks import Fallback
 from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.order import JobWebhook, Order
@@ -34,6 +35,9 @@ from quota import ledger
 from quota.errors import InsufficientCreditsError
 from webhooks.receivers import policy as webhook_policy
 from webhooks.receivers import refusal
+
+# What makes one job of an order that is submitted more than once.
+Key = IdempotencyKey | SdkAttempt | BatchLine
 
 
 class SubmissionService:
@@ -68,7 +72,7 @@ class SubmissionService:
         caller: Caller,
         order: Order,
         *,
-        key: IdempotencyKey | SdkAttempt | None = None,
+        key: Key | None = None,
         request_id: str = "",
     ) -> Submitted:
         """Accept an order: verified images, exact admission, a row; publish the returned nudges now.
@@ -76,7 +80,8 @@ class SubmissionService:
         ``key`` may find the job of an earlier submit, which is returned instead, marked as replayed. An order is quoted
         once and its images are read once; nothing is fetched for an order that cannot run.
         Raises what Quoting.quote, References.read and References.keep raise, InsufficientCreditsError,
-        IdempotencyMismatchError, DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
+        IdempotencyMismatchError, idempotency.TakenError for a line of a batch that takes no more, DatabaseAwayError.
+        Nothing is kept and nothing is charged when it raises.
         """
         order = replace(order, faults=[*order.faults, *self._receiver_faults(order)])
         try:
@@ -99,6 +104,9 @@ class SubmissionService:
                 with self._database.transaction() as connection:
                     if isinstance(key, SdkAttempt):
                         sdk_attempts.note(connection, caller.account_id, key, job_id)
+                    elif isinstance(key, BatchLine):
+                        if not batch_lines.claim(connection, key, job_id):
+                            raise idempotency.TakenError(key.batch_id)
                     elif key:
                         idempotency.claim(connection, caller.account_id, key, job_id)
                     submitted = lifecycle.submit(connection, job, window=self._publish_window)
@@ -126,11 +134,13 @@ class SubmissionService:
             return [FieldFault(order.webhook.field_name, "url_not_allowed", refusal(error))]
         return []
 
-    def _earlier(self, caller: Caller, key: IdempotencyKey | SdkAttempt) -> Submitted | None:
+    def _earlier(self, caller: Caller, key: Key) -> Submitted | None:
         """What an earlier submit with this key was answered. Raises IdempotencyMismatchError."""
         with self._database.autocommit() as connection:
             if isinstance(key, SdkAttempt):
                 job_id = sdk_attempts.join(connection, caller.account_id, key)
+            elif isinstance(key, BatchLine):
+                job_id = batch_lines.find(connection, key)
             else:
                 job_id = idempotency.find(connection, caller.account_id, key)
             if job_id is None:

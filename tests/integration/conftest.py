@@ -28,6 +28,8 @@ EMPTIED = (
     "job_events",
     "jobs",
     "uploads",
+    "batches",
+    "files",
     "idempotency_keys",
     "sdk_attempts",
     "transfers",
