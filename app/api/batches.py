@@ -95,7 +95,7 @@ def create() -> Response:
     new = {"window_s": float(body.completion_window_s or DAY_S), "metadata": body.metadata or {}}
     if body.orders is None:
         file_id = body.input_file_id or body.input_upload_id or ""
-        return _made(_created(key, file_id, new, checked=False), lines=False)
+        return _made(_created(key, file_id, new, lease_s=0.0), lines=False)
     data = b"".join(json_text(order).encode() + b"\n" for order in body.orders)
     inline = len(body.orders)
     del body, raw
@@ -128,10 +128,10 @@ def _submitted(key: IdempotencyKey | None, data: bytes, most: int, new: dict[str
     """A batch of the orders in a request: kept first, so that none is lost, then submitted one by one."""
     service = services()
     file = service.files.keep(g.caller.account_id, BytesIO(data), max_lines=most)
-    return _go_on(service, _created(key, file.id, new, checked=True))
+    return _go_on(service, _created(key, file.id, new, lease_s=LEASE_S))
 
 
-def _created(key: IdempotencyKey | None, file_id: str, new: dict[str, Any], *, checked: bool) -> Batch:
+def _created(key: IdempotencyKey | None, file_id: str, new: dict[str, Any], *, lease_s: float) -> Batch:
     """The batch; one that another request with the same key was first to make, otherwise."""
     wanted = NewBatch(
         dialect="native",
@@ -141,8 +141,8 @@ def _created(key: IdempotencyKey | None, file_id: str, new: dict[str, Any], *, c
         metadata=new["metadata"],
         key=(key.key, key.fingerprint) if key else None,
         request_id=g.request_id,
-        checked=checked,
-        lease_s=LEASE_S if checked else 0.0,
+        checked=True,  # what is wrong with a line is told by that line
+        lease_s=lease_s,
     )
     connections = services().connections
     try:

@@ -90,7 +90,8 @@ DIALECT = Dialect("files", (PATH,), _say, schemes=("bearer", "token"))
         errors=("malformed_form", "unsupported_media_type", "invalid_request", "host_not_allowed", *IMAGE_ERRORS),
         description="OpenAI's form: `multipart/form-data` with the parts `file` and `purpose` (`vision` or"
         " `user_data` for an image, `batch` for one JSON object a line), also `expires_after[anchor]` and"
-        " `expires_after[seconds]`. Replicate's: the part `content`, also `metadata`. The id goes wherever an order takes an image, and so does Replicate's `urls.get`.",
+        " `expires_after[seconds]`. Replicate's: the part `content`, also `metadata`. The id of an image goes wherever"
+        " an order takes one, and so does Replicate's `urls.get`.",
     )
 )
 def create() -> Response:
