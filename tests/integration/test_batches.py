@@ -27,6 +27,7 @@ from core.settings import Settings
 from jobs.batches import feeder as feeding
 from jobs.batches.feeder import Feeder
 from jobs.maintenance import audit
+from jobs.maintenance.uploads import delete_expired_files
 from jobs.states import Nudge, Signal
 from quota import ledger
 
@@ -160,11 +161,11 @@ def house(database: Database, services: Services) -> House:
     return House(client, own, database, account(database), broker)
 
 
-def account(database: Database, credits: int = 1_000) -> dict[str, str]:
+def account(database: Database, granted: int = 1_000) -> dict[str, str]:
     """The headers of a new account."""
     with database.transaction() as connection:
         made = create_account(connection, new_id("name"))
-        ledger.grant(connection, made.id, credits * CREDIT)
+        ledger.grant(connection, made.id, granted * CREDIT)
         token = create_key(connection, made.id, name="k", scopes=("jobs:write", "jobs:read")).token
     return {"Authorization": f"Bearer {token}"}
 
@@ -265,7 +266,7 @@ def test_a_repeat_with_its_key_is_the_same_batch_and_goes_on_where_the_first_die
 
 
 def test_an_order_that_the_balance_does_not_cover_is_refused_and_costs_nothing(house: House) -> None:
-    poor = replace(house, headers=account(house.database, credits=1))
+    poor = replace(house, headers=account(house.database, granted=1))
     lines = poor.post(BATCHES, {"orders": [order(str(number)) for number in range(3)]}).json["lines"]
     accepted = [each for each in lines if each["task_id"]]
     refused = [each["error"] for each in lines if each["error"]]
@@ -428,6 +429,18 @@ def test_a_file_of_lines_is_kept_as_it_came_and_deleted_when_no_batch_needs_it(h
     assert house.client.delete(f"/v1/files/{file_id}", headers=house.headers).status_code == 200
     assert house.client.get(f"/v1/files/{file_id}", headers=house.headers).status_code == 404
     assert house.sql("SELECT count(*) FROM file_chunks") == [0]
+
+
+def test_an_expired_file_is_deleted_when_its_batch_has_ended(house: House) -> None:
+    batch = house.batch([line("a")])
+    house.sql("UPDATE files SET expires_at = clock_timestamp() - interval '1 s'")
+    with house.database.transaction() as connection:
+        assert delete_expired_files(connection, 10) == 0
+    house.client.post(f"/v1/batches/{batch['id']}/cancel", headers=house.headers)
+    house.feed(3)
+    with house.database.transaction() as connection:
+        assert delete_expired_files(connection, 10) == 1
+    assert house.client.get(f"/v1/files/{batch['input_file_id']}", headers=house.headers).status_code == 404
 
 
 @pytest.mark.parametrize(
