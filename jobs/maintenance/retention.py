@@ -1,8 +1,9 @@
 """Retention: what expires, and the round that deletes it.
 
 Images and reference images expire some days after their job ended, those of jobs ordered with a short life after
-seconds, uploads and files of lines when they say so, idempotency keys after a day, attempts of SDKs after an hour, the log of callbacks
-after some days. ``jobs/maintenance/deletion.py`` and ``jobs/maintenance/uploads.py`` delete rows and bytes.
+seconds, uploads and files of lines when they say so, idempotency keys after a day, attempts of SDKs after an hour, the
+log of callbacks after some days. ``jobs/maintenance/deletion.py`` and ``jobs/maintenance/uploads.py`` delete rows and
+bytes.
 """
 
 from __future__ import annotations
