@@ -30,7 +30,7 @@ from jobs.errors import JobNotFoundError
 from jobs.execution.callbacks import Callbacks
 from jobs.execution.context import WorkerContext
 from jobs.maintenance.retention import Retention
-from jobs.reads.batches import LineDialect
+from jobs.reads.batches import LineDialect, told_of
 from jobs.reads.tasks import Task, find_task
 from jobs.submission.building import references_of, submission_of
 from providers import registry
@@ -215,6 +215,7 @@ def sender() -> Sender[Task]:
         find=_task_or_none,
         links=callbacks.signed_links(values.base_url, keys),
         policy=policy(values.webhook_hosts),
+        find_batch=told_of,
     )
 
 

@@ -118,9 +118,20 @@ _BEGIN = text("""
 UPDATE batches SET status = 'in_progress', in_progress_at = clock_timestamp()
 WHERE id = :id AND status = 'validating'
 """)
-_FAIL = text("""
-UPDATE batches SET status = 'failed', ended_at = clock_timestamp(), errors = CAST(:errors AS jsonb)
-WHERE id = :id AND status = 'validating'
+# Endpoints that want to hear of the end of a batch; the sender looks for due messages twice a second.
+_TOLD = """
+INSERT INTO webhook_messages (account_id, job_id, event, endpoint_id, target, form)
+SELECT batch.account_id, batch.id, 'batch.' || batch.status, e.id, e.id, 'standard'
+FROM batch JOIN webhook_endpoints AS e ON e.account_id = batch.account_id AND e.disabled_at IS NULL
+WHERE e.events @> to_jsonb('batch.' || batch.status)
+"""
+_FAIL = text(f"""
+WITH batch AS (
+    UPDATE batches SET status = 'failed', ended_at = clock_timestamp(), errors = CAST(:errors AS jsonb)
+    WHERE id = :id AND status = 'validating'
+    RETURNING id, account_id, status
+)
+{_TOLD}
 """)
 
 
@@ -243,7 +254,7 @@ def expire(connection: Connection, batch_id: str) -> bool:
     return connection.execute(_EXPIRE, {"id": batch_id, "code": EXPIRED}).one_or_none() is not None
 
 
-_FINISH = text("""
+_FINISH = text(f"""
 WITH batch AS (
     UPDATE batches SET status = :status, ended_at = clock_timestamp(),
         finalizing_at = CASE WHEN stop_code IS NULL THEN coalesce(finalizing_at, clock_timestamp())
@@ -267,7 +278,7 @@ WITH batch AS (
         (batch.error_file_id, 'errors', batch.next_line - batch.succeeded, 0)
     ) AS each(id, kind, lines, bytes)
     WHERE each.id IS NOT NULL
-)
+), told AS ({_TOLD})
 SELECT id FROM batch
 """)
 

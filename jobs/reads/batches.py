@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, text
 
 from core.ids import is_id
+from core.wire import rfc3339
 from jobs.documents import BatchFault, StoredRefusal
 from jobs.errors import BatchNotFoundError
 
@@ -152,8 +153,27 @@ def lines_page(connection: Connection, batch_id: str, *, first: int, limit: int)
     return [Line(row.line, row.custom_id, row.job_id, row.outcome, row.error) for row in rows]
 
 
-def pages(size: int, page: Any, *, first: int = 0) -> Iterator[list[Line]]:
-    """Yield pages of lines from ``page(first, size)`` until there are none."""
-    while lines := page(first, size):
-        yield lines
-        first = lines[-1].line + 1
+def told_of(connection: Connection, account_id: str, batch_id: str) -> dict[str, Any] | None:
+    """Return what a callback tells of a batch; None once it is gone."""
+    try:
+        batch = find_batch(connection, account_id, batch_id)
+    except BatchNotFoundError:
+        return None
+    return {
+        "object": "image.batch",
+        "id": batch.id,
+        "status": batch.status,
+        "counts": {
+            "total": batch.total,
+            "succeeded": batch.succeeded,
+            "failed": batch.failed,
+            "cancelled": batch.cancelled,
+            "refused": batch.refused,
+        },
+        "metadata": dict(batch.metadata),
+        "input_file_id": batch.input_file_id,
+        "output_file_id": batch.output_file_id,
+        "error_file_id": batch.error_file_id,
+        "created_at": rfc3339(batch.created_at),
+        "ended_at": rfc3339(batch.ended_at),
+    }

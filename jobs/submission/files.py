@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO
 
 from sqlalchemy import Connection, text
 
@@ -48,7 +48,7 @@ class Files:
     def keep(
         self,
         account_id: str,
-        stream: BinaryIO,
+        stream: IO[bytes],
         *,
         name: str = "",
         expires_in_s: int | None = None,
@@ -84,7 +84,7 @@ class Files:
             ).one()
         return file_of(row)
 
-    def _chunks(self, stream: BinaryIO, max_lines: int) -> Iterator[Chunk]:
+    def _chunks(self, stream: IO[bytes], max_lines: int) -> Iterator[Chunk]:
         """The stream in chunks that end where a line ends."""
         held, seen, first = b"", 0, 0
         while True:

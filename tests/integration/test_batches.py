@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crash_stage import until
 from flask.testing import FlaskClient
 from job_engine import CREDIT
 from openai.types import Batch, FileObject
+from receivers import make_sender, receiver
 from sqlalchemy import text
 
 from accounts.accounts import create_account
@@ -30,6 +32,7 @@ from jobs.maintenance import audit
 from jobs.maintenance.uploads import delete_expired_files
 from jobs.states import Nudge, Signal
 from quota import ledger
+from webhooks import endpoints
 
 BATCHES = "/api/images/batches"
 OPENAI = {"User-Agent": "OpenAI/Python 3.54.0", "x-stainless-lang": "python"}
@@ -410,6 +413,26 @@ def test_a_native_batch_by_a_file_refuses_its_lines_one_by_one(house: House) -> 
     shown = house.get(f"{BATCHES}/{answer.json['id']}?lines=10")
     assert [each["error"] and each["error"]["code"] for each in shown["lines"]] == [None, "malformed_json", None]
     assert [each["line"] for each in house.get(f"{BATCHES}/{shown['id']}?lines=1&first_line=1")["lines"]] == [1]
+
+
+def test_the_end_of_a_batch_is_told_to_the_endpoints_that_want_it(house: House) -> None:
+    events = ["batch.completed", "batch.failed", "batch.cancelled"]
+    with receiver() as shop:
+        with house.database.transaction() as connection:
+            [account_id] = connection.execute(text("SELECT id FROM accounts")).scalars()
+            endpoints.create(connection, account_id, url=shop.url, events=events, description="")
+        house.batch([line("a"), line("a")])
+        house.feed()
+        cancelled = house.batch([line("b")])
+        house.client.post(f"/v1/batches/{cancelled['id']}/cancel", headers=house.headers)
+        house.feed(3)
+        sender = make_sender(house.database)
+        until(lambda: sender.send_due() >= 0 and len(shop.got) == 2, 20, lambda: shop.got)
+        sender.stop()
+        told = [json.loads(each.body) for each in shop.got]
+    assert sorted(each["type"] for each in told) == ["batch.cancelled", "batch.failed"]
+    [about] = [each["data"] for each in told if each["type"] == "batch.cancelled"]
+    assert about["id"] == cancelled["id"] and about["counts"]["cancelled"] == 1
 
 
 # ---------------------------------------------------------------- the files themselves

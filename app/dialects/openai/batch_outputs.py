@@ -7,6 +7,7 @@ from typing import Any
 
 from app.dialects.openai import answers, failures
 from app.dialects.openai.errors import say
+from app.dialects.openai.orders import ResponseFormat
 from app.http.errors import document
 from app.http.held import BrokenOff
 from app.services import Services
@@ -55,7 +56,7 @@ def _of_page(service: Services, batch: Batch, lines: list[Line], base: str) -> I
 
 
 def _made(service: Services, batch: Batch, line: Line, task: Task, base: str) -> Iterator[bytes]:
-    wanted = "url" if task.client.get("response_format") == "url" else "b64_json"
+    wanted: ResponseFormat = "url" if task.client.get("response_format") == "url" else "b64_json"
     try:
         body = answers.answer(service, task, wanted, base)
     except ImageGoneError as error:
