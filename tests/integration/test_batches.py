@@ -28,6 +28,7 @@ from core.ids import new_id
 from core.settings import Settings
 from jobs.batches import feeder as feeding
 from jobs.batches.feeder import Feeder
+from jobs.errors import LinesFileError
 from jobs.maintenance import audit
 from jobs.maintenance.uploads import delete_expired_files
 from jobs.states import Nudge, Signal
@@ -420,7 +421,8 @@ def test_the_end_of_a_batch_is_told_to_the_endpoints_that_want_it(house: House) 
     with receiver() as shop:
         with house.database.transaction() as connection:
             [account_id] = connection.execute(text("SELECT id FROM accounts")).scalars()
-            endpoints.create(connection, account_id, url=shop.url, events=events, description="")
+            endpoints.create(connection, account_id, url=shop.url, events=events)
+            endpoints.create(connection, account_id, url=shop.url, events=["image.task.succeeded"])
         house.batch([line("a"), line("a")])
         house.feed()
         cancelled = house.batch([line("b")])
@@ -431,6 +433,7 @@ def test_the_end_of_a_batch_is_told_to_the_endpoints_that_want_it(house: House) 
         sender.stop()
         told = [json.loads(each.body) for each in shop.got]
     assert sorted(each["type"] for each in told) == ["batch.cancelled", "batch.failed"]
+    assert house.sql("SELECT count(*) FROM webhook_messages WHERE event LIKE 'batch.%'") == [2]
     [about] = [each["data"] for each in told if each["type"] == "batch.cancelled"]
     assert about["id"] == cancelled["id"] and about["counts"]["cancelled"] == 1
 
@@ -484,6 +487,25 @@ def test_a_file_over_its_limits_is_refused_and_nothing_of_it_stays(house: House,
     answer = client.post("/v1/files", data=form, headers={**house.headers, **OPENAI})
     assert answer.status_code in (400, 422), answer.text
     assert house.sql("SELECT count(*) FROM files") == [0] and house.sql("SELECT count(*) FROM file_chunks") == [0]
+
+
+class Endless:
+    """A body that is one line without an end."""
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def read(self, size: int) -> bytes:
+        self.given += size
+        return b"x" * size
+
+
+def test_a_line_without_an_end_is_refused_before_it_is_in_memory(house: House, services: Services) -> None:
+    [account_id] = house.sql("SELECT id FROM accounts")
+    body: Any = Endless()
+    with pytest.raises(LinesFileError):
+        replace(services.files, max_line_bytes=10**6).keep(account_id, body)
+    assert body.given < 2 * 10**6
 
 
 def test_a_large_file_comes_back_byte_for_byte(house: House) -> None:
