@@ -222,6 +222,31 @@ def _live_keys(hot: Hot, key_ids: Sequence[str]) -> dict[str, _LiveKey]:
     }
 
 
+# Of work that goes on when its key was revoked, and of tokens, which have no key here.
+ORDERED_BY = Statement("""
+SELECT a.name, a.weight, k.models, k.providers,
+    coalesce(k.spend_day_limit, k.spend_month_limit, a.spend_day_limit, a.spend_month_limit) IS NOT NULL AS limited
+FROM accounts AS a LEFT JOIN api_keys AS k ON k.account_id = a.id AND k.id = :key_id
+WHERE a.id = :account_id
+""")
+
+
+def caller_of(connection: Hot | Connection, account_id: str, key_id: str) -> Caller:
+    """Who ordered work that is done later, with the lists and limits that the key and the account have by now; it may
+    submit and nothing else."""
+    [row] = Hot.of(connection).all(ORDERED_BY, {"account_id": account_id, "key_id": key_id})
+    return Caller(
+        account_id,
+        row.name,
+        key_id,
+        frozenset({"jobs:write"}),
+        row.weight,
+        models=None if row.models is None else frozenset(row.models),
+        providers=None if row.providers is None else frozenset(row.providers),
+        spends_by_limits=row.limited,
+    )
+
+
 def digest_of(secret: str) -> bytes:
     """What is kept of a secret."""
     return hashlib.sha256(secret.encode()).digest()

@@ -15,6 +15,7 @@ from app.api import (
     admin_accounts,
     admin_keys,
     admin_tasks,
+    batches,
     docs_page,
     events,
     health,
@@ -87,6 +88,7 @@ def build(settings: Settings, services: Services) -> Flask:
     app.request_class = StrictRequest
     app.config.update(
         MAX_CONTENT_LENGTH=settings.max_request_bytes,
+        MAX_BATCH_FILE_BYTES=settings.max_batch_file_bytes,
         MAX_FORM_MEMORY_SIZE=MAX_FORM_FIELD_BYTES,
         MAX_FORM_PARTS=MAX_FORM_PARTS,
         PUBLISH_WINDOW=settings.publish_window,
@@ -118,7 +120,7 @@ def build(settings: Settings, services: Services) -> Flask:
         access.install(app)  # before the guard: what comes after an answer runs in reverse
     auth.install(app, auth.Guard(services.authenticate, services.knows_key, services.limits, services.signer))
     for module in (
-        *(submit, tasks, rerun, events, images, uploads, models, providers, quota, usage),
+        *(submit, tasks, batches, rerun, events, images, uploads, models, providers, quota, usage),
         *(prompts, webhooks, admin, admin_accounts, admin_keys, admin_tasks, hooks, health, docs_page),
     ):
         app.register_blueprint(module.bp)

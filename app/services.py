@@ -5,9 +5,8 @@ Blueprints get a :class:`Services` and nothing else, so that a test can replace 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,29 +24,29 @@ from app.http.limits import RateLimits
 from app.http.links import links_of
 from app.http.signing import Signer
 from app.http.waits import Waits
+from app.orders import lines
 from app.streams.following import Following
 from app.task_reads import TaskReads
 from core import outages
 from core.db import HOT_TIMEOUT_S, Database, make_engine
 from core.outbound.untrusted import Policy
 from core.redis import make_client
-from core.settings import Settings, SettingsError
+from core.settings import Settings
 from core.signing_keys import SigningKeys
+from jobs.batches.feeder import Feeder
 from jobs.execution.callbacks import Callbacks
+from jobs.reads import files as read_files
 from jobs.reads import tasks
-from jobs.reads.uploads import use_upload
 from jobs.reads.waiting import Pauses, Queued, WaitingFor
 from jobs.states import Signal
+from jobs.submission.building import references_of, submission_of
 from jobs.submission.estimates import Estimates, InQueue
-from jobs.submission.fallbacks import chains_of
-from jobs.submission.quoting import Quoting
-from jobs.submission.references import References
-from jobs.submission.remote_images import RemoteImages, fetch_image
+from jobs.submission.files import Files
 from jobs.submission.service import SubmissionService
 from jobs.submission.uploads import Uploads
 from jobs.submission.wait_model import Wait
 from providers import configured as configuration
-from providers.catalog.catalog import Catalog, CatalogSource, Model, UnknownModelError
+from providers.catalog.catalog import Catalog, CatalogSource, Model
 from providers.catalog.live import LiveCatalog
 from providers.orders.schema import order_schema
 from providers.shared.signatures import SECRET_VARIABLES
@@ -85,9 +84,10 @@ class Services:
     ``receivers``: where callbacks to callers' own URLs may go.
 
     ``knows_key``: whether a token was good in this process lately, asking no database. ``delete_images`` deletes those
-    of a task, by (account id, job id), ``delete_upload`` an upload, by (account id, id). ``cancel_charge``: what a
-    cancelled job costs whose upstream could not be stopped. ``checks`` return None or what is wrong. ``wait`` estimates
-    how long a queued task will wait for its start, ``waiting`` which pause it waits behind;
+    of a task, by (account id, job id), ``delete_upload`` an upload, by (account id, id). ``files`` keeps files of lines
+    and ``file_lines`` reads the bytes of one, ``feeder`` submits the lines of a batch whose caller waits.
+    ``cancel_charge``: what a cancelled job costs whose upstream could not be stopped. ``checks`` return None or what is
+    wrong. ``wait`` estimates how long a queued task will wait for its start, ``waiting`` which pause it waits behind;
     ``service_s`` says how long jobs of models took lately, by id, where that was measured.
     """
 
@@ -113,6 +113,9 @@ class Services:
     callbacks: Callbacks
     uploads: Uploads
     delete_upload: Callable[[str, str], None]
+    files: Files
+    feeder: Feeder
+    file_lines: Callable[[str], Iterator[bytes]]
     receivers: Policy = field(default_factory=webhook_policy)
     hook_secrets: Mapping[str, SecretStr] = field(default_factory=dict)
     wait: Callable[[InQueue], Wait | None] = lambda _task: None
@@ -164,37 +167,16 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         most_per_account=settings.max_waiting_per_account,
     )
     signer = Signer(SigningKeys(settings.signing_keys, database, settings.var), life_s=settings.link_life_s)
-    references = References(
-        store,
-        media,
-        RemoteImages(lambda url: fetch_image(url, max_bytes=settings.max_image_bytes)),
-        find_image=lambda *image: connections.autocommit(tasks.find_image, *image),
-        max_bytes=settings.max_image_bytes,
-        find_upload=lambda *upload: connections.autocommit(use_upload, *upload),
-        path_of=links_of(settings, signer).path_of,
-    )
+    references = references_of(settings, database, store, media, links_of(settings, signer).path_of)
+    submission = submission_of(settings, database, catalogs, references, configured=configured, receivers=receivers)
+    cancel_charge: Literal["full", "none"] = "none" if settings.cancel_charge == "none" else "full"
     callers = build_callers(settings, database)
     return Services(
         authenticate=callers.authenticate,
         knows_key=callers.knows,
         connections=connections,
         task_reads=task_reads,
-        submission=SubmissionService(
-            database,
-            Quoting(
-                catalogs,
-                configured=configured,
-                markup=Decimal(str(settings.markup)),
-                minimum_unit_price_microcredits=settings.minimum_unit_price_microcredits,
-                default_model=settings.default_model,
-                chains=_chains(settings.fallbacks, catalog),
-            ),
-            references,
-            default_deadline_s=settings.default_deadline_s,
-            publish_window=settings.publish_window,
-            short_life_s=settings.short_life_s,
-            receivers=receivers,
-        ),
+        submission=submission,
         publish=publisher.publish,
         catalogs=catalogs,
         configured=configured,
@@ -202,7 +184,7 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
         store=store,
         variant=media.variant,
         delete_images=partial(deletion.delete_images, database, media),
-        cancel_charge="none" if settings.cancel_charge == "none" else "full",
+        cancel_charge=cancel_charge,
         enhancer=Enhancer.from_env(env, catalog, configured),
         limits=RateLimits(
             account=settings.rate_limit_account,
@@ -227,6 +209,23 @@ def build(settings: Settings, env: Mapping[str, str]) -> Services:
             max_bytes=settings.max_uploads_bytes,
         ),
         delete_upload=partial(deletion.delete_upload, database, media),
+        files=Files(
+            database,
+            max_bytes=settings.max_batch_file_bytes,
+            max_line_bytes=settings.max_request_bytes,
+            keep_days=settings.keep_uploads_days,
+            max_count=settings.max_uploads,
+            max_kept_bytes=settings.max_uploads_bytes,
+        ),
+        feeder=Feeder(
+            database,
+            submission,
+            {"native": lines.reader(catalogs)},
+            publisher.publish,
+            settings.publish_window,
+            cancel_charge,
+        ),
+        file_lines=partial(read_files.chunks_of, database),
         hook_secrets=_hook_secrets(env),
         wait=estimates.of,
         waiting=Pauses(database).of,
@@ -240,21 +239,6 @@ def _hook_secrets(env: Mapping[str, str]) -> dict[str, SecretStr]:
         for provider, variable in SECRET_VARIABLES.items()
         if (value := configuration.value_of(env, variable))
     }
-
-
-def _chains(text: str, catalog: Catalog) -> dict[str, list[str]]:
-    """DARKROOM_FALLBACKS by model id. Raises SettingsError for a malformed chain or an unknown model."""
-    try:
-        chains = chains_of(text)
-        return {_id_of(first, catalog): [_id_of(name, catalog) for name in rest] for first, rest in chains.items()}
-    except (ValueError, UnknownModelError) as error:
-        raise SettingsError(f"DARKROOM_FALLBACKS: {error}") from None
-
-
-def _id_of(name: str, catalog: Catalog) -> str:
-    """The id behind a name. A hidden model has one, too: a chain leaves it out only while it is hidden."""
-    entry = catalog.models.get(name)
-    return name if entry is not None and entry.hidden else catalog.resolve(name).model.id
 
 
 def _images(settings: Settings) -> tuple[Store, Media]:

@@ -148,6 +148,8 @@ class Settings(BaseSettings):
     keep_uploads_days: float = Field(default=30, ge=0, le=36_500, alias="DARKROOM_KEEP_UPLOADS_DAYS")
     max_uploads: int = Field(default=10_000, ge=1, alias="DARKROOM_MAX_UPLOADS")
     max_uploads_bytes: int = Field(default=2**30, ge=1024, alias="DARKROOM_MAX_UPLOADS_BYTES")
+    # Of one file of lines that a batch is ordered by
+    max_batch_file_bytes: int = Field(default=100 * 2**20, ge=1024, alias="DARKROOM_MAX_BATCH_FILE_BYTES")
 
     # Callbacks: hosts that may be private, at any port and by http, and how long the log is kept; 0 is forever
     webhook_allowed_hosts: str = Field(default="", alias="DARKROOM_WEBHOOK_ALLOWED_HOSTS")

@@ -56,6 +56,23 @@ class StoredAnswer(TypedDict):
     body: Any  # JSON, or a text that says what it was
 
 
+class StoredRefusal(TypedDict):
+    """Why a line of a batch became no job: the column ``batch_lines.error``. No dialect's words: each has its own."""
+
+    code: str  # a code of docs/errors.md
+    detail: str
+    facts: dict[str, Any]  # members of the answer: errors, and what else the code has
+
+
+class BatchFault(TypedDict):
+    """What is wrong with a batch as a whole: an element of ``batches.errors``."""
+
+    code: str
+    message: str
+    line: int | None  # of its file, from 1
+    param: str | None
+
+
 class StoredFallback(TypedDict):
     """A fallback model: an element of ``orders.fallbacks``, which lists them in the order in which they are tried."""
 

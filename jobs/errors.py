@@ -171,3 +171,33 @@ class UploadLinkUsedError(ServiceError):
     """A link to upload to has been used before."""
 
     code = "upload_link_used"
+
+
+class LinesFileError(FaultsError):
+    """A file is no file of lines, or has too much of them; ``fault`` says which."""
+
+    code = "invalid_request"
+
+    def __init__(self, fault: str, message: str) -> None:
+        super().__init__([FieldFault("file", fault, message)])
+
+
+class FileInUseError(ServiceError):
+    """A batch that goes on is ordered by the file."""
+
+    code = "file_in_use"
+
+
+class BatchNotFoundError(ServiceError):
+    """There is no such batch, or it belongs to another account; the caller cannot distinguish the two."""
+
+    code = "batch_not_found"
+
+    def __init__(self, detail: str = "there is no such batch of yours") -> None:
+        super().__init__(detail)
+
+
+class BatchEndedError(ServiceError):
+    """The batch has ended: there is nothing to cancel."""
+
+    code = "batch_ended"

@@ -1,4 +1,4 @@
-"""The tables of jobs, their calls and images, and of the credentials and providers that make them.
+"""The tables of jobs, their calls and images, of batches, and of the credentials and providers that make them.
 
 ``jobs`` is narrow and hot; ``orders`` is written once and read seldom. Indexes are partial on live states, so that a
 million finished jobs cost the queue nothing. Money is in whole micro-credits where it is ours and in micro-USD where
@@ -493,4 +493,103 @@ usage_sums = Table(
     Column("reported_cost", BigInteger, nullable=False),  # micro-USD, of calls whose upstream said it
     Column("computed_cost", BigInteger, nullable=False),  # micro-USD, of the others, by the catalogue
     Column("uncosted_calls", BigInteger, nullable=False),  # calls whose cost no one knows
+)
+
+# Files of lines: what a batch is ordered by, and what it made. Images that callers keep here are ``uploads``.
+files = Table(
+    "files",
+    metadata,
+    Column("id", Text, primary_key=True),  # file_...
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("kind", Text, nullable=False),  # jobs.reads.files.Kind
+    Column("batch_id", Text),  # of an output: the batch whose results it is; they are written when it is read
+    Column("file_name", Text, nullable=False),  # as the caller gave it, cut
+    Column("size_bytes", BigInteger, nullable=False),  # of an output: about
+    Column("sha256", Text, nullable=False),  # lower-case hex of the lines; of an output: empty
+    Column("lines", Integer, nullable=False),  # that are not blank
+    Column("created_at", TIME, nullable=False, server_default=NOW),
+    Column("expires_at", TIME),  # NULL: never
+    CheckConstraint("kind IN ('input', 'output', 'errors')", name="kind_known"),
+    Index("files_account_newest", "account_id", "id"),
+    Index("files_expiry", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+)
+
+# The lines of a file, some hundred kilobytes to a row, each row from the beginning of a line to the end of one.
+file_chunks = Table(
+    "file_chunks",
+    metadata,
+    Column("file_id", Text, ForeignKey("files.id", ondelete="CASCADE"), primary_key=True),
+    Column("first_line", Integer, primary_key=True),  # from 0, blank lines not counted
+    Column("lines", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+# Many orders at once. A batch goes on by its row alone: any worker may take it up where another was killed.
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Text, primary_key=True),  # batch_...
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("key_id", Text, nullable=False),  # accounts.keys.Caller.key_id of its caller
+    Column("dialect", Text, nullable=False),  # in whose words its lines are: native, openai
+    Column("endpoint", Text),  # as OpenAI's clients say it
+    Column("completion_window", Text, nullable=False),  # as OpenAI's clients say it
+    Column("input_file_id", Text, nullable=False),
+    Column("status", Text, nullable=False),  # jobs.reads.batches.Status
+    Column("stop_code", Text),  # why it is being stopped: batch_cancelled, batch_expired
+    Column("next_line", Integer, nullable=False, server_default=text("0")),  # lines before it are rows of batch_lines
+    Column("total", Integer, nullable=False),  # lines in all
+    # Lines whose outcome is written down, by what it is.
+    Column("succeeded", Integer, nullable=False, server_default=text("0")),
+    Column("failed", Integer, nullable=False, server_default=text("0")),
+    Column("cancelled", Integer, nullable=False, server_default=text("0")),
+    Column("refused", Integer, nullable=False, server_default=text("0")),
+    Column("errors", JSONB, nullable=False, server_default=text("'[]'")),  # a list of jobs.documents.BatchFault
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("idempotency_key", Text),
+    Column("fingerprint", LargeBinary),  # digest of the request with that key
+    Column("request_id", Text, nullable=False, server_default=text("''")),
+    Column("output_file_id", Text),
+    Column("error_file_id", Text),
+    Column("created_at", TIME, nullable=False, server_default=NOW),
+    Column("in_progress_at", TIME),
+    Column("finalizing_at", TIME),
+    Column("cancelling_at", TIME),
+    Column("ended_at", TIME),  # NULL: it goes on
+    Column("expires_at", TIME, nullable=False),  # what has not ended by then is cancelled
+    Column("due_at", TIME, nullable=False, server_default=NOW),  # the next look; while one lasts, the end of its lease
+    CheckConstraint(
+        "status IN ('validating', 'in_progress', 'finalizing', 'completed', 'failed', 'cancelling', 'cancelled',"
+        " 'expired')",
+        name="status_known",
+    ),
+    CheckConstraint("dialect IN ('native', 'openai')", name="dialect_known"),
+    CheckConstraint(
+        "(status IN ('completed', 'failed', 'cancelled', 'expired')) = (ended_at IS NOT NULL)", name="end_has_time"
+    ),
+    Index("batches_account_newest", "account_id", "id"),
+    Index(
+        "batches_key",
+        "account_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+    Index("batches_due", "due_at", postgresql_where=text("ended_at IS NULL")),
+    Index("batches_input", "input_file_id"),
+)
+
+# One line of a batch that was submitted or refused. Its primary key is what makes a job of each line once.
+batch_lines = Table(
+    "batch_lines",
+    metadata,
+    Column("batch_id", Text, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("line", Integer, primary_key=True),  # from 0
+    Column("custom_id", Text, nullable=False),  # the caller's own name for it; empty: none
+    Column("job_id", Text),  # NULL: refused
+    Column("outcome", Text),  # NULL while its job is live
+    Column("error", JSONB),  # jobs.documents.StoredRefusal, of a line without a job
+    CheckConstraint("outcome IN ('succeeded', 'failed', 'cancelled', 'refused')", name="outcome_known"),
+    CheckConstraint("(job_id IS NULL) = (error IS NOT NULL)", name="job_or_error"),
+    Index("batch_lines_live", "batch_id", "job_id", postgresql_where=text("outcome IS NULL")),
 )

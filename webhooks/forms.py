@@ -23,6 +23,10 @@ REFUNDED = "image.task.refunded"
 EVENTS = (QUEUED, STARTED, PROGRESS, SUCCEEDED, FAILED, CANCELLED, REFUNDED)
 ENDS = (SUCCEEDED, FAILED, CANCELLED)
 
+# The ends of a batch, to endpoints alone: ``batch.`` and its status. Their message has the batch's id for the job's.
+BATCH_EVENTS = ("batch.completed", "batch.failed", "batch.cancelled", "batch.expired")
+ENDPOINT_EVENTS = (*EVENTS, *BATCH_EVENTS)
+
 # To an endpoint at its owner's wish; about no job.
 TEST = "webhook.test"
 

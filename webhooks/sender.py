@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 from sqlalchemy import Connection
@@ -24,7 +24,7 @@ from core.outbound.untrusted import ADDRESS_REFUSED, Policy, post
 from core.outbound.urls import UnsafeUrlError
 from core.wire import json_text, rfc3339
 from webhooks import installation_key, outbox, schedule, secrets
-from webhooks.forms import TEST, Form, Links, Message
+from webhooks.forms import BATCH_EVENTS, TEST, Form, Links, Message
 from webhooks.outbox import Outcome, Taken, Waiting
 
 log = structlog.get_logger(__name__)
@@ -44,7 +44,7 @@ class Sender(Generic[TaskT]):
     """Sends callbacks.
 
     ``forms`` by name; ``find`` returns the task of a job of an account, or None once it is gone. ``policy`` says which
-    addresses may be reached, and how long an attempt takes at most.
+    addresses may be reached, and how long an attempt takes at most. ``find_batch`` returns what is told of a batch.
     """
 
     def __init__(
@@ -55,12 +55,14 @@ class Sender(Generic[TaskT]):
         find: Callable[[Connection, str, str], TaskT | None],
         links: Links,
         policy: Policy,
+        find_batch: Callable[[Connection, str, str], Mapping[str, Any] | None] = lambda *_: None,
     ) -> None:
         self._database = database
         self._forms = forms
         self._find = find
         self._links = links
         self._policy = policy
+        self._find_batch = find_batch
         self._pool = FairPool(SLOTS, SLOTS_PER_ACCOUNT, DEPTH, DEPTH_PER_ACCOUNT)
         self._lock = threading.Lock()
         self._taken: dict[str, Waiting] = {}  # waiting here or at work
@@ -174,13 +176,19 @@ class Sender(Generic[TaskT]):
     def _made(self, taken: Taken) -> tuple[bytes, Mapping[str, str]] | None:
         """Return body and headers of an attempt; None where the job is gone. Raises KeyError for an unknown form."""
         with self._database.autocommit() as connection:
-            task = self._find(connection, taken.account_id, taken.job_id) if taken.job_id else None
+            task = batch = None
+            if taken.job_id and taken.event in BATCH_EVENTS:
+                batch = self._find_batch(connection, taken.account_id, taken.job_id)
+            elif taken.job_id:
+                task = self._find(connection, taken.account_id, taken.job_id)
             signing = taken.secrets or secrets.account_signing(connection, taken.account_id)
             if self._seed is None:
                 self._seed = installation_key.seed(connection)
         form = self._forms[taken.form]  # one that a newer version knows is left to its workers
         if taken.event == TEST:
             body = _test_body(taken)
+        elif batch is not None:
+            body = _written(taken, batch)
         elif task is None:
             return None
         else:
@@ -199,6 +207,10 @@ class Sender(Generic[TaskT]):
 
 def _test_body(taken: Taken) -> bytes:
     data = {"object": "webhook.test", "webhook_id": taken.endpoint_id}
+    return _written(taken, data)
+
+
+def _written(taken: Taken, data: Mapping[str, Any]) -> bytes:
     return json_text({"type": taken.event, "timestamp": rfc3339(taken.at), "data": data}).encode()
 
 

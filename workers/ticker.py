@@ -22,6 +22,7 @@ from celery.worker.state import active_requests
 from core.errors import DatabaseAwayError
 from core.redis import RedisError
 from jobs import states
+from jobs.batches import moves
 from jobs.dispatch import due, heartbeats, publishing, refill
 from jobs.execution.poll import poll_provider
 from jobs.maintenance import catalog_check, retention, sweep
@@ -38,6 +39,7 @@ log = structlog.get_logger(__name__)
 TICK_EVERY_S = 0.25
 SWEEP_EVERY_S = 3.0
 CALLBACKS_EVERY_S = 0.5
+BATCHES_EVERY_S = 0.5
 START_AGAIN_S = 1.0
 STEADY_AFTER_S = 15.0
 POLL_UNREAD_MS = 2_000
@@ -72,7 +74,7 @@ class Steadiness:
 
 
 class Ticker:
-    """Seven loops on threads (greenlets in a worker), each of which survives any outage.
+    """Eight loops on threads (greenlets in a worker), each of which survives any outage.
 
     Heartbeat, tick and sweep use a database engine of their own. The heartbeat continues while the pool drains, until
     the worker signs off; the other loops stop at once.
@@ -106,6 +108,8 @@ class Ticker:
         # The first sweep is at once, because this worker may replace a killed one whose jobs wait.
         self._start("sweep", self.sweep, SWEEP_EVERY_S, first_s=0.0)
         self._start("webhooks", self.send_callbacks, CALLBACKS_EVERY_S)
+        # A line may wait for an image that is fetched or decoded, so no other loop waits for this one.
+        self._start("batches", self.feed_batches, BATCHES_EVERY_S)
         self._start("watchdog", self._watchdog.look, CANARY_EVERY_S)
         # In a loop of its own, so that a slow disk does not delay the sweep.
         self._start("retention", self.delete_expired, retention.EVERY_S)
@@ -172,6 +176,13 @@ class Ticker:
     def send_callbacks(self) -> None:
         """Begin to send the callbacks that are due: retries, and those whose message was lost."""
         wiring.sender().send_due()
+
+    def feed_batches(self) -> None:
+        """Take the batches that are due one step further."""
+        with self._database.autocommit() as connection:
+            if not moves.any_due(connection):
+                return
+        wiring.feeder().feed_due(lambda: not self._stop.is_set())
 
     def delete_expired(self) -> None:
         """Delete expired data; one worker of the fleet does this, once a minute."""

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from app import callbacks
 from app.dialects.fal import webhook as fal_webhook
 from app.dialects.replicate import webhook as replicate_webhook
+from app.http.signing import Signer
 from core import first_contact, outages
 from core.db import Database, make_engine
 from core.errors import DatabaseAwayError
@@ -22,16 +23,20 @@ from core.ids import new_id
 from core.redis import RedisError, make_client
 from core.settings import Settings, SettingsError, load, with_dotenv
 from core.signing_keys import SigningKeys
+from jobs.batches.feeder import Feeder
+from jobs.batches.lines import ReadLine
 from jobs.dispatch.limits import CredentialLimits, announce
 from jobs.errors import JobNotFoundError
 from jobs.execution.callbacks import Callbacks
 from jobs.execution.context import WorkerContext
 from jobs.maintenance.retention import Retention
+from jobs.reads.batches import LineDialect, told_of
 from jobs.reads.tasks import Task, find_task
+from jobs.submission.building import references_of, submission_of
 from providers import registry
 from providers.catalog.live import LiveCatalog
 from providers.configured import configured_names, prompt_model
-from storage.media import Media
+from storage.media import Media, MediaLimits
 from storage.opening import open_store
 from webhooks.forms import STANDARD, Form
 from webhooks.receivers import policy
@@ -128,7 +133,12 @@ def worker_context() -> WorkerContext:
         database=database(),
         catalogs=models,
         registry=upstreams,
-        media=Media(store, values.var / "staging", decoders=values.decoders),
+        media=Media(
+            store,
+            values.var / "staging",
+            decoders=values.decoders,
+            limits=MediaLimits(max_upload_bytes=values.max_image_bytes),
+        ),
         store=store,
         publish=publisher().publish,
         max_attempts=values.max_attempts,
@@ -160,6 +170,42 @@ def retention() -> Retention:
 
 
 @cache
+def feeder() -> Feeder:
+    """Return what submits this process's share of the batches. Raises SettingsError.
+
+    What reads lines is loaded here and not before: it brings Flask, which a worker without batches does not need.
+    """
+    from app.dialects.openai import batch_lines
+    from app.http.links import links_of
+    from app.orders import lines
+
+    values, context = settings(), worker_context()
+    keys = SigningKeys(values.signing_keys, database(), values.var)
+    path_of = links_of(values, Signer(keys, life_s=values.link_life_s)).path_of
+    submission = submission_of(
+        values,
+        database(),
+        context.catalogs,
+        references_of(values, database(), context.store, context.media, path_of),
+        configured=configured_names(environment()),
+        receivers=policy(values.webhook_hosts),
+    )
+    readers: dict[LineDialect, ReadLine] = {
+        "native": lines.reader(context.catalogs),
+        "openai": batch_lines.reader(context.catalogs, values.openai_response_format),
+    }
+    return Feeder(
+        database(),
+        submission,
+        readers,
+        context.publish,
+        values.publish_window,
+        context.cancel_charge,
+        values.keep_images_days,
+    )
+
+
+@cache
 def sender() -> Sender[Task]:
     """Return what sends this process's share of the callbacks. Raises SettingsError."""
     values = settings()
@@ -170,6 +216,7 @@ def sender() -> Sender[Task]:
         find=_task_or_none,
         links=callbacks.signed_links(values.base_url, keys),
         policy=policy(values.webhook_hosts),
+        find_batch=told_of,
     )
 
 

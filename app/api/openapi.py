@@ -19,6 +19,7 @@ from app.http.errors import CODES, PROBLEM_JSON
 from app.http.errors import document as error_document
 from app.image_bytes import EXTENSIONS
 from app.orders.operations import OPERATIONS
+from app.shapes.schemas.batches import BatchBody
 from app.shapes.schemas.orders import OrderBody, RerunBody
 from app.shapes.schemas.problems import ProblemOut
 from app.shapes.schemas.tasks import ListQuery
@@ -30,6 +31,7 @@ REF = "#/components/schemas/{model}"
 TAGS: Mapping[str, str] = {
     "orders": "Submit a job, or price one. Every operation has the same route and the same answer: a task.",
     "tasks": "Follow tasks to their end, cancel and delete them.",
+    "batches": "Submit up to 100,000 orders at once; each is accepted or refused by itself.",
     "images": "Fetch what a task made.",
     "uploads": "Keep an image here, and order with it as often as you like.",
     "files": "Uploads as the clients of OpenAI, Replicate and fal make them.",
@@ -250,6 +252,8 @@ def _request_body(endpoint: Endpoint) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": reference}}
     if issubclass(endpoint.body, OrderBody) and endpoint.body is not RerunBody:
         content["application/json"]["example"] = _ORDER_EXAMPLE
+    if endpoint.body is BatchBody:
+        content["application/jsonl"] = {"schema": {"type": "string", "description": "one order a line"}}
     if endpoint.multipart:
         form = _form(endpoint.body) if issubclass(endpoint.body, OrderBody) else _FILE_FORM
         content["multipart/form-data"] = {"schema": form}

@@ -1,4 +1,4 @@
-"""``/v1/files``: uploads as Replicate's clients and OpenAI's know them.
+"""``/v1/files``: uploads as Replicate's clients and OpenAI's know them, and files of lines, which batches go by.
 
 Both services have this address. A file is created in the form that its part has (``content`` or ``file``); otherwise
 the client says whose it is by its own headers, and where it does not, how the file was made decides. An answer has the
@@ -7,24 +7,29 @@ members of both forms; the two that they write differently, the times, are those
 
 from __future__ import annotations
 
+from os import SEEK_END
 from typing import Any, Literal
 
-from flask import Blueprint, Request, Response, g, request
+from flask import Blueprint, Request, Response, current_app, g, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
+from app.dialects.openai import batch_outputs
 from app.http import links
-from app.http.bodies import parse_object, read_query
+from app.http.bodies import parse_object, read_query, storable
 from app.http.dialect import Dialect, Problem, Said
 from app.http.endpoint import Answer, Endpoint, describe
 from app.http.errors import PROBLEM_JSON, InvalidRequestError, MalformedJsonError, UnsupportedMediaTypeError
 from app.http.links import Here
-from app.http.responses import json_answer
+from app.http.responses import IN_PIECES, json_answer
 from app.services import services
 from app.shapes.schemas.files import FileDeleted, FileObject, FileQuery, Files, FilesQuery
 from app.shapes.schemas.uploads import ContentQuery
 from app.uploads import CONTENT_TYPES, IMAGE_ERRORS, file_of, files_of, found, serve
 from core.wire import rfc3339
 from jobs.errors import FieldFault
+from jobs.reads.files import LinesFile, find_file, list_files
 from jobs.reads.uploads import Upload, list_uploads
+from jobs.submission.files import delete_file
 from jobs.submission.uploads import NewUpload
 
 Form = Literal["openai", "replicate"]
@@ -32,6 +37,11 @@ Form = Literal["openai", "replicate"]
 PATH = "/v1/files"
 PARTS = ("file", "content")
 PURPOSES = ("vision", "user_data")
+BATCH = "batch"
+# Of kinds of files of lines, as OpenAI's clients say them.
+LINES_PURPOSES = {"input": BATCH, "output": "batch_output", "errors": "batch_output"}
+JSONL = "application/jsonl"
+FORM_BYTES = 64 * 1024  # of a form, besides its file
 MAX_METADATA_BYTES = 2048
 MIN_EXPIRES_S, MAX_EXPIRES_S = 3600, 2_592_000
 PAGE = 100
@@ -70,7 +80,7 @@ DIALECT = Dialect("files", (PATH,), _say, schemes=("bearer", "token"))
 @bp.post("")
 @describe(
     Endpoint(
-        "Upload an image, as by OpenAI's clients or Replicate's",
+        "Upload an image, or the lines of a batch, as by OpenAI's clients or Replicate's",
         "files",
         (
             Answer(200, "The file, as OpenAI describes one.", FileObject),
@@ -79,14 +89,21 @@ DIALECT = Dialect("files", (PATH,), _say, schemes=("bearer", "token"))
         scope="jobs:write",
         errors=("malformed_form", "unsupported_media_type", "invalid_request", "host_not_allowed", *IMAGE_ERRORS),
         description="OpenAI's form: `multipart/form-data` with the parts `file` and `purpose` (`vision` or"
-        " `user_data`), also `expires_after[anchor]` and `expires_after[seconds]`. Replicate's: the part `content`,"
-        " also `metadata`. The id goes wherever an order takes an image, and so does Replicate's `urls.get`.",
+        " `user_data` for an image, `batch` for one JSON object a line), also `expires_after[anchor]` and"
+        " `expires_after[seconds]`. Replicate's: the part `content`, also `metadata`. The id of an image goes wherever"
+        " an order takes one, and so does Replicate's `urls.get`.",
     )
 )
 def create() -> Response:
     if request.mimetype != "multipart/form-data":
         raise UnsupportedMediaTypeError("send the file as multipart/form-data, in the part file or content")
+    # The lines of a batch may be more than any other body; they go to the disk as they arrive.
+    request.max_content_length = max(_most_bytes(), current_app.config["MAX_BATCH_FILE_BYTES"] + FORM_BYTES)
+    files_of(request)
+    if request.form.get("purpose") == BATCH:
+        return _lines_kept()
     faults: list[FieldFault] = []
+    _check_size()
     file = file_of(request, PARTS, faults, others=("metadata",))
     form: Form = "replicate" if file and file.part == "content" else form_of(request) or "openai"
     here = links.here()
@@ -100,6 +117,37 @@ def create() -> Response:
         raise InvalidRequestError(faults)
     kept = services().uploads.keep(g.caller.account_id, file.data, new)
     return json_answer(file_json(kept.upload, here, form), 201 if form == "replicate" else 200)
+
+
+def _most_bytes() -> int:
+    most: int = current_app.config["MAX_CONTENT_LENGTH"]
+    return most
+
+
+def _check_size() -> None:
+    """An image comes in a request like any other. Raises RequestEntityTooLarge."""
+    for _, file in files_of(request):
+        size = file.stream.seek(0, SEEK_END)
+        file.stream.seek(0)
+        if size > _most_bytes():
+            raise RequestEntityTooLarge
+
+
+def _lines_kept() -> Response:
+    """The file of a batch, kept without ever being in memory. Raises LinesFileError, TooManyUploadsError."""
+    faults: list[FieldFault] = []
+    expires_in_s = _expires_s(request, faults)
+    files = [file for name, file in files_of(request) if name == "file"]
+    if len(files) != 1:
+        code, words = ("too_many", "one file a request") if files else ("required", "is needed: one order a line")
+        faults.append(FieldFault("file", code, words))
+    if faults:
+        raise InvalidRequestError(faults)
+    name = files[0].filename or ""
+    kept = services().files.keep(
+        g.caller.account_id, files[0].stream, name=name if storable(name) else "", expires_in_s=expires_in_s
+    )
+    return json_answer(lines_json(kept, links.here(), "openai"))
 
 
 def _metadata(asked: Request, faults: list[FieldFault]) -> dict[str, Any]:
@@ -122,7 +170,7 @@ def _purpose(asked: Request, faults: list[FieldFault]) -> str:
     """OpenAI's part ``purpose``; only images are kept here."""
     purpose = asked.form.get("purpose", "vision")
     if purpose not in PURPOSES:
-        faults.append(FieldFault("purpose", "not_allowed", f"must be {' or '.join(PURPOSES)}: only images are kept"))
+        faults.append(FieldFault("purpose", "not_allowed", f"must be {' or '.join((*PURPOSES, BATCH))}"))
     return purpose
 
 
@@ -153,11 +201,9 @@ def _expires_s(asked: Request, faults: list[FieldFault]) -> int | None:
 def list_all() -> Response:
     query = read_query(FilesQuery, request.args)
     limit = min(query.limit, PAGE)
-    several = services().connections.autocommit(
-        list_uploads, g.caller.account_id, before_id=query.after, limit=limit + 1
-    )
+    several = _several(query, limit + 1)
     here, form = links.here(), form_of(request)
-    page = [file_json(each, here, form) for each in several[:limit]]
+    page = [_any_json(each, here, form) for each in several[:limit]]
     more = len(several) > limit
     return json_answer(
         {
@@ -173,6 +219,23 @@ def list_all() -> Response:
     )
 
 
+def _several(query: FilesQuery, limit: int) -> list[Upload | LinesFile]:
+    """Images and files of lines, newest first: the ids of both are in the order in which they were made."""
+    connections, account_id = services().connections, g.caller.account_id
+    number = query.after.partition("_")[2] if query.after else None
+    found: list[Upload | LinesFile] = []
+    if query.purpose not in LINES_PURPOSES.values():
+        before = number and f"upl_{number}"
+        found += connections.autocommit(list_uploads, account_id, before_id=before, limit=limit)
+    if form_of(request) != "replicate":  # which knows no such files
+        kinds = [kind for kind, purpose in LINES_PURPOSES.items() if query.purpose in (None, purpose)]
+        before = number and f"file_{number}"
+        found += connections.autocommit(list_files, account_id, before_id=before, limit=limit, kinds=kinds)
+    if query.purpose in PURPOSES:
+        found = [each for each in found if isinstance(each, Upload) and (each.purpose or "vision") == query.purpose]
+    return sorted(found, key=lambda each: each.id.partition("_")[2], reverse=True)[:limit]
+
+
 @bp.get("/<file_id>")
 @describe(
     Endpoint(
@@ -185,16 +248,26 @@ def list_all() -> Response:
 )
 def read(file_id: str) -> Response:
     read_query(FileQuery, request.args)
-    return json_answer(file_json(found(file_id), links.here(), form_of(request)))
+    file = _lines(file_id) if file_id.startswith("file_") else found(file_id)
+    return json_answer(_any_json(file, links.here(), form_of(request)))
+
+
+def _lines(file_id: str) -> LinesFile:
+    """The caller's file of lines. Raises UploadNotFoundError, UploadGoneError."""
+    return services().connections.autocommit(find_file, g.caller.account_id, file_id)
 
 
 @bp.get("/<file_id>/content")
 @describe(
     Endpoint(
-        "Fetch the image of a file",
+        "Fetch the content of a file",
         "files",
         (
-            Answer(200, "The image as it is kept.", media_types=(*CONTENT_TYPES, "application/binary")),
+            Answer(
+                200,
+                "The image as it is kept, or the lines.",
+                media_types=(*CONTENT_TYPES, "application/binary", JSONL),
+            ),
             Answer(206, "The part asked for.", media_types=CONTENT_TYPES, headers=("ETag", "Content-Range")),
             Answer(304, "Unchanged since the ETag in If-None-Match.", headers=("ETag",)),
         ),
@@ -208,7 +281,22 @@ def read(file_id: str) -> Response:
     )
 )
 def content(file_id: str) -> Response:
+    if file_id.startswith("file_"):
+        return _lines_sent(_lines(file_id))
     return serve(file_id, any_type=True)
+
+
+def _lines_sent(file: LinesFile) -> Response:
+    """The lines of a file, as they came or, of a batch's results, as they are now."""
+    service = services()
+    if file.kind == "input":
+        pieces = service.file_lines(file.id)
+    else:
+        pieces = batch_outputs.pieces(service, file, links.here().base)
+    response = Response(pieces, content_type=JSONL)
+    response.headers.update(IN_PIECES)
+    response.headers["Content-Disposition"] = f'attachment; filename="{file.id}.jsonl"'
+    return response
 
 
 @bp.delete("/<file_id>")
@@ -221,11 +309,14 @@ def content(file_id: str) -> Response:
             Answer(204, "Deleted, as Replicate says it.", media_types=()),
         ),
         scope="jobs:write",
-        errors=("upload_not_found",),
+        errors=("upload_not_found", "file_in_use"),
     )
 )
 def delete(file_id: str) -> Response:
-    services().delete_upload(g.caller.account_id, file_id)
+    if file_id.startswith("file_"):
+        services().connections.transaction(delete_file, g.caller.account_id, file_id)
+    else:
+        services().delete_upload(g.caller.account_id, file_id)
     if form_of(request) == "replicate":
         return Response(status=204)
     return json_answer({"id": file_id, "object": "file", "deleted": True})
@@ -251,6 +342,32 @@ def file_json(upload: Upload, here: Here, form: Form | None) -> dict[str, Any]:
         "checksums": {"sha256": upload.sent_sha256},
         "metadata": dict(upload.metadata),
         "urls": {"get": here.absolute(path) if form == "replicate" else f"{here.base}{path}"},
+        "created_at": rfc3339(created) if as_text else int(created.timestamp()),
+        "expires_at": None if expires is None else rfc3339(expires) if as_text else int(expires.timestamp()),
+    }
+
+
+def _any_json(file: Upload | LinesFile, here: Here, form: Form | None) -> dict[str, Any]:
+    return file_json(file, here, form) if isinstance(file, Upload) else lines_json(file, here, form)
+
+
+def lines_json(file: LinesFile, here: Here, form: Form | None) -> dict[str, Any]:
+    """A file of lines as app.shapes.schemas.files.FileObject."""
+    created, expires, as_text = file.created_at, file.expires_at, form == "replicate"
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.size_bytes,
+        "filename": file.file_name,
+        "purpose": LINES_PURPOSES[file.kind],
+        "status": "processed",
+        "name": file.file_name,
+        "content_type": JSONL,
+        "size": file.size_bytes,
+        "etag": file.sha256,
+        "checksums": {"sha256": file.sha256},
+        "metadata": {},
+        "urls": {"get": f"{here.base}{PATH}/{file.id}"},
         "created_at": rfc3339(created) if as_text else int(created.timestamp()),
         "expires_at": None if expires is None else rfc3339(expires) if as_text else int(expires.timestamp()),
     }

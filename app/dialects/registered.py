@@ -15,6 +15,7 @@ from app.dialects.generation import routes as generation
 from app.dialects.generation.words import DIALECT as GENERATION
 from app.dialects.image_generate import routes as image_generate
 from app.dialects.image_generate.words import DIALECT as IMAGE_GENERATE
+from app.dialects.openai import batches as openai_batches
 from app.dialects.openai import chat as openai_chat
 from app.dialects.openai import images as openai_images
 from app.dialects.openai import models as openai_models
@@ -30,7 +31,7 @@ DIALECTS: tuple[Dialect, ...] = (
     *(IMAGE_GENERATE, GENERATION, CHATGPT2API),
 )
 BLUEPRINTS: tuple[Blueprint, ...] = (
-    *(openai_images.bp, openai_models.bp, openai_chat.bp),
+    *(openai_images.bp, openai_models.bp, openai_chat.bp, openai_batches.bp),
     *(replicate_predictions.bp, replicate_models.bp, replicate_account.bp),
     *(fal_queue.bp, fal_run.bp, fal_keys.bp),
     *(files.bp, fal_storage.bp),

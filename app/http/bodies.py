@@ -40,6 +40,26 @@ def read_json_object(request: Request) -> dict[str, Any]:
 
 def parse_object(raw: bytes) -> dict[str, Any]:
     """One JSON object. Raises MalformedJsonError with the fault and, for a syntax error, its position."""
+    found = _parsed(raw)
+    _check_tree(found)
+    return found
+
+
+def parse_list_of(raw: bytes, name: str, most: int) -> dict[str, Any]:
+    """One JSON object that has many objects in its member ``name``: each of those may be as large as any other, and
+    there may be ``most`` of them. Raises MalformedJsonError."""
+    found = _parsed(raw)
+    listed = found.get(name)
+    each = listed if isinstance(listed, list) else []
+    if len(each) > most:
+        raise MalformedJsonError(f"{name} has {len(each)} members, at most {most}")
+    _check_tree({**found, name: None} if each else found)
+    for member in each:
+        _check_tree(member)
+    return found
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
     if raw.count(b",") > MAX_COMMAS:
         raise MalformedJsonError("the body has too many members")
     try:
@@ -63,7 +83,6 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise MalformedJsonError(f"nested deeper than {MAX_DEPTH} levels") from None
     if not isinstance(found, dict):
         raise MalformedJsonError("the body must be a JSON object")
-    _check_tree(found)
     return found
 
 

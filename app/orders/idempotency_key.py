@@ -35,16 +35,26 @@ def read(request: Request, order: Order, *, key_id: str) -> IdempotencyKey | Sdk
         if not _RETRY_COUNT.fullmatch(count):
             return None
         return SdkAttempt(_sdk_fingerprint(request, key_id), int(count))
-    return IdempotencyKey(_key_in(header), _fingerprint(request, order))
+    return IdempotencyKey(_key_of(header), _fingerprint(request, order))
 
 
 def header_key(request: Request) -> str | None:
     """The Idempotency-Key of a request that is no order; None without one. Raises IdempotencyKeyError."""
     header = request.headers.get("Idempotency-Key")
-    return None if header is None else _key_in(header)
+    return None if header is None else _key_of(header)
 
 
-def _key_in(header: str) -> str:
+def read_for(request: Request, body: bytes) -> IdempotencyKey | None:
+    """The caller's own key for a request that is no single order; ``body`` is a digest of its body. Raises
+    IdempotencyKeyError."""
+    key = header_key(request)
+    if key is None:
+        return None
+    return IdempotencyKey(key, hashlib.sha256(f"{request.method}\n{request.path}\n".encode() + body).digest())
+
+
+def _key_of(header: str) -> str:
+    """The key in the header, quoted or bare. Raises IdempotencyKeyError."""
     header = header.strip()
     if quoted := _QUOTED.fullmatch(header):
         return re.sub(r'\\(["\\])', r"\1", quoted[1])

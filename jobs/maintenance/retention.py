@@ -1,9 +1,9 @@
 """Retention: what expires, and the round that deletes it.
 
 Images and reference images expire some days after their job ended, those of jobs ordered with a short life after
-seconds, uploads when they say so, idempotency keys after a day, attempts of SDKs after an hour, the log of callbacks
-after some days, and the trail of administrators when the operator says so. ``jobs/maintenance/deletion.py`` and
-``jobs/maintenance/uploads.py`` delete rows and bytes.
+seconds, uploads and files of lines when they say so, idempotency keys after a day, attempts of SDKs after an hour, the
+log of callbacks after some days, and the trail of administrators when the operator says so.
+``jobs/maintenance/deletion.py`` and ``jobs/maintenance/uploads.py`` delete rows and bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jobs.dispatch import heartbeats
 from jobs.maintenance import deletion, orphans
 from jobs.maintenance.backlogs import Backlog, Done, drain
 from jobs.maintenance.deletion import Reason
-from jobs.maintenance.uploads import delete_expired_uploads
+from jobs.maintenance.uploads import delete_expired_files, delete_expired_uploads
 from storage.base import Store
 from storage.media import Media
 from webhooks import messages
@@ -37,6 +37,7 @@ WORK_S = 40.0
 TURN_EVERY_S = 0.9 * EVERY_S
 PAGE = 500
 KEYS_PAGE = 2_000
+FILES_PAGE = 10  # each may have hundreds of rows
 # Longer than an idempotency key is honoured, and than a retry finds its first attempt.
 KEYS_KEPT_HOURS = 25
 ATTEMPTS_KEPT_HOURS = 1
@@ -236,8 +237,8 @@ class Retention:
         return backlog.done
 
     def expiry_backlogs(self) -> list[Backlog]:
-        """What expires row by row: short lives, old images, answers and reference images, uploads, log entries,
-        idempotency keys, attempts."""
+        """What expires row by row: short lives, old images, answers and reference images, uploads, files of lines,
+        log entries, idempotency keys, attempts."""
         backlogs = [self._short_life_backlog()]
         if self.keep_images_days:
             backlogs.append(self._old_backlog("images", OLD_IMAGES, self.keep_images_days, _delete_expired_images))
@@ -248,7 +249,7 @@ class Retention:
             backlogs.append(self._delivery_backlog())
         if self.keep_admin_actions_days:
             backlogs.append(self._trail_backlog(self.keep_admin_actions_days * _DAY_S))
-        return [*backlogs, self._upload_backlog(), *map(self._repeat_backlog, _OLD_REPEATS)]
+        return [*backlogs, self._upload_backlog(), self._file_backlog(), *map(self._repeat_backlog, _OLD_REPEATS)]
 
     def _short_life_backlog(self) -> Backlog:
         after: datetime | None = None
@@ -297,6 +298,14 @@ class Retention:
             return Done(deleted, deleted == size)
 
         return Backlog("uploads", page, PAGE)
+
+    def _file_backlog(self) -> Backlog:
+        def page(size: int) -> Done:
+            with self.database.transaction() as connection:
+                deleted = delete_expired_files(connection, size)
+            return Done(deleted, deleted == size)
+
+        return Backlog("files", page, FILES_PAGE)
 
     def _repeat_backlog(self, table: str) -> Backlog:
         after: datetime | None = None

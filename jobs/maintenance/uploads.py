@@ -37,6 +37,18 @@ WITH old AS MATERIALIZED (
 SELECT count(*) FROM deleted
 """)
 
+# A batch that goes on keeps its file.
+_DELETE_EXPIRED_FILES = text("""
+WITH old AS MATERIALIZED (
+    SELECT id FROM files AS f WHERE expires_at <= statement_timestamp()
+        AND NOT EXISTS (SELECT 1 FROM batches AS b WHERE b.input_file_id = f.id AND b.ended_at IS NULL)
+    ORDER BY expires_at LIMIT :page FOR UPDATE SKIP LOCKED
+), deleted AS (
+    DELETE FROM files WHERE id = ANY(ARRAY(SELECT id FROM old)) RETURNING id
+)
+SELECT count(*) FROM deleted
+""")
+
 
 def delete_upload(connection: Connection, account_id: str, upload_id: str) -> Sequence[str]:
     """Delete an upload of an account; the keys of blobs that are now to be deleted. Raises UploadNotFoundError."""
@@ -51,3 +63,8 @@ def delete_upload(connection: Connection, account_id: str, upload_id: str) -> Se
 def delete_expired_uploads(connection: Connection, size: int) -> int:
     """Delete at most ``size`` expired uploads, longest expired first; how many were deleted."""
     return int(connection.execute(_DELETE_EXPIRED, {"page": size}).scalar_one())
+
+
+def delete_expired_files(connection: Connection, size: int) -> int:
+    """Delete at most ``size`` expired files of lines, longest expired first; how many were deleted."""
+    return int(connection.execute(_DELETE_EXPIRED_FILES, {"page": size}).scalar_one())

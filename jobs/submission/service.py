@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sqlalchemy import Connection
+
 from accounts.keys import Caller
 from core import failpoints
 from core.db import Database
@@ -19,7 +21,8 @@ from jobs.errors import FieldFault, InvalidOrderError, JobNotFoundError
 from jobs.lifecycle import NewJob, Submitted
 from jobs.reads import tasks
 from jobs.states import Priority
-from jobs.submission import idempotency, sdk_attempts, spending
+from jobs.submission import batch_lines, idempotency, sdk_attempts, spending
+from jobs.submission.batch_lines import BatchLine
 from jobs.submission.fallbacks import Fallback
 from jobs.submission.idempotency import IdempotencyKey
 from jobs.submission.order import JobWebhook, Order
@@ -34,6 +37,9 @@ from quota import ledger
 from quota.errors import InsufficientCreditsError
 from webhooks.receivers import policy as webhook_policy
 from webhooks.receivers import refusal
+
+# What makes one job of an order that is submitted more than once.
+Key = IdempotencyKey | SdkAttempt | BatchLine
 
 
 class SubmissionService:
@@ -68,7 +74,7 @@ class SubmissionService:
         caller: Caller,
         order: Order,
         *,
-        key: IdempotencyKey | SdkAttempt | None = None,
+        key: Key | None = None,
         request_id: str = "",
     ) -> Submitted:
         """Accept an order: verified images, exact admission, a row; publish the returned nudges now.
@@ -76,8 +82,8 @@ class SubmissionService:
         ``key`` may find the job of an earlier submit, which is returned instead, marked as replayed. An order is quoted
         once and its images are read once; nothing is fetched for an order that cannot run.
         Raises what Quoting.quote, References.read and References.keep raise, InsufficientCreditsError,
-        SpendingLimitError, IdempotencyMismatchError, DatabaseAwayError. Nothing is kept and nothing is charged when it
-        raises.
+        SpendingLimitError, IdempotencyMismatchError, idempotency.TakenError for a line of a batch that takes no more,
+        DatabaseAwayError. Nothing is kept and nothing is charged when it raises.
         """
         order = replace(order, faults=[*order.faults, *self._receiver_faults(order)])
         try:
@@ -98,10 +104,7 @@ class SubmissionService:
                     submitted = lifecycle.submit(hot, job, window=self._publish_window)
             else:
                 with self._database.transaction() as connection:
-                    if isinstance(key, SdkAttempt):
-                        sdk_attempts.note(connection, caller.account_id, key, job_id)
-                    elif key:
-                        idempotency.claim(connection, caller.account_id, key, job_id)
+                    _claim(connection, caller, key, job_id)
                     if caller.spends_by_limits:
                         spending.admit(connection, caller, job.quoted_microcredits)
                     submitted = lifecycle.submit(connection, job, window=self._publish_window)
@@ -133,11 +136,13 @@ class SubmissionService:
             return [FieldFault(order.webhook.field_name, "url_not_allowed", refusal(error))]
         return []
 
-    def _earlier(self, caller: Caller, key: IdempotencyKey | SdkAttempt) -> Submitted | None:
+    def _earlier(self, caller: Caller, key: Key) -> Submitted | None:
         """What an earlier submit with this key was answered. Raises IdempotencyMismatchError."""
         with self._database.autocommit() as connection:
             if isinstance(key, SdkAttempt):
                 job_id = sdk_attempts.join(connection, caller.account_id, key)
+            elif isinstance(key, BatchLine):
+                job_id = batch_lines.find(connection, key)
             else:
                 job_id = idempotency.find(connection, caller.account_id, key)
             if job_id is None:
@@ -209,8 +214,18 @@ class SubmissionService:
             per_call=quote.model.max_per_call,
             unit_cost_microusd=expected_cost_microusd(quote.model, quote.checked),
             safe_prompt=bool(fields.get("safe_prompt") and quote.checked.prompt),
-            key_id=caller.key_id or None,
         )
+
+
+def _claim(connection: Connection, caller: Caller, key: Key | None, job_id: str) -> None:
+    """Note what a repeat of the submit is known by. Raises idempotency.TakenError."""
+    if isinstance(key, SdkAttempt):
+        sdk_attempts.note(connection, caller.account_id, key, job_id)
+    elif isinstance(key, BatchLine):
+        if not batch_lines.claim(connection, key, job_id):
+            raise idempotency.TakenError(key.batch_id)
+    elif key:
+        idempotency.claim(connection, caller.account_id, key, job_id)
 
 
 def _allowed(caller: Caller) -> Allowed | None:

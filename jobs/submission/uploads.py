@@ -139,21 +139,28 @@ class Uploads:
         return upload_of(row)
 
     def _check_room(self, connection: Connection, account_id: str, more_bytes: int) -> None:
-        """Raises TooManyUploadsError. Uploads of one account are counted one after the other."""
-        connection.execute(_LOCK, {"account_id": account_id})
-        has = connection.execute(_COUNT, {"account_id": account_id}).one()
-        if has.number >= self.max_count:
-            raise TooManyUploadsError(
-                f"this account keeps {has.number} uploads, at most {self.max_count}; delete some, or let them expire"
-            )
-        if has.bytes + more_bytes > self.max_bytes:
-            raise TooManyUploadsError(
-                f"this account keeps {has.bytes} bytes of uploads and may keep {self.max_bytes}; delete some"
-            )
+        check_room(connection, account_id, more_bytes, max_count=self.max_count, max_bytes=self.max_bytes)
 
     def _life_s(self, new: NewUpload) -> int | None:
         asked = [each for each in (new.expires_in_s, self.keep_s) if each is not None]
         return min(asked) if asked else None
+
+
+def check_room(
+    connection: Connection, account_id: str, more_bytes: int, *, max_count: int, max_bytes: int, counted: str = ""
+) -> None:
+    """Raises TooManyUploadsError where an account keeps too much: images and files of lines are counted together, those
+    of one account one after the other. ``counted``: the id of what is to be kept, where its row is there already."""
+    connection.execute(_LOCK, {"account_id": account_id})
+    has = connection.execute(_COUNT, {"account_id": account_id, "counted": counted}).one()
+    if has.number >= max_count:
+        raise TooManyUploadsError(
+            f"this account keeps {has.number} uploads, at most {max_count}; delete some, or let them expire"
+        )
+    if has.bytes + more_bytes > max_bytes:
+        raise TooManyUploadsError(
+            f"this account keeps {has.bytes} bytes of uploads and may keep {max_bytes}; delete some"
+        )
 
 
 def _name(connection: Connection, new: NewUpload, upload_id: str) -> None:
@@ -171,8 +178,14 @@ _DELETE = text("DELETE FROM uploads WHERE id = :id")
 _LOCK = text("SELECT 1 FROM accounts WHERE id = :account_id FOR NO KEY UPDATE")
 
 _COUNT = text("""
-SELECT count(*) AS number, coalesce(sum(size_bytes), 0) AS bytes FROM uploads
-WHERE account_id = :account_id AND (expires_at IS NULL OR expires_at > statement_timestamp())
+SELECT count(*) AS number, CAST(coalesce(sum(size_bytes), 0) AS bigint) AS bytes FROM (
+    SELECT size_bytes FROM uploads
+    WHERE account_id = :account_id AND (expires_at IS NULL OR expires_at > statement_timestamp())
+    UNION ALL
+    SELECT size_bytes FROM files
+    WHERE account_id = :account_id AND kind = 'input' AND id <> :counted
+        AND (expires_at IS NULL OR expires_at > statement_timestamp())
+) AS kept
 """)
 
 _RENEW = text(f"""

@@ -30,6 +30,7 @@ MADE = {
     "curl/edit.sh": ["snow.png"],
     "requests/generate.py": ["fox-0.png", "fox-1.png"],
     "openai-python/generate.py": ["fox.png", "snow.png"],
+    "openai-python/batch.py": ["fox.png", "owl.png"],
     "openai-node/generate.mjs": ["fox.png", "snow.png"],
     "ai-sdk/generate.mjs": ["openai.png", "compatible.png", "replicate.webp", "fal.jpeg"],
     "litellm/generate.py": ["fox.png"],

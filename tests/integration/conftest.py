@@ -30,6 +30,8 @@ EMPTIED = (
     "job_events",
     "jobs",
     "uploads",
+    "batches",
+    "files",
     "idempotency_keys",
     "sdk_attempts",
     "transfers",

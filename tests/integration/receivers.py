@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from app import callbacks
 from core.db import Database
 from core.outbound.untrusted import Policy
+from jobs.reads.batches import told_of
 from jobs.reads.tasks import Task, find_task
 from webhooks.receivers import policy
 from webhooks.sender import Sender
@@ -74,6 +75,7 @@ def make_sender(database: Database, rules: Policy | None = None) -> Sender[Task]
         find=find,
         links=callbacks.signed_links(BASE, KEYS),
         policy=rules or policy(["127.0.0.1"], attempt_s=10),
+        find_batch=told_of,
     )
 
 

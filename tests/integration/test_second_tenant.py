@@ -78,6 +78,7 @@ CASES: dict[str, Case | list[Case]] = {
         (
             *("GET /api/images/tasks", "GET /api/quota", "GET /api/quota/ledger", "GET /api/uploads", "GET /v1/files"),
             *("GET /v1/predictions", "GET /v1/account", "GET /api/webhooks", "GET /api/webhooks/deliveries"),
+            *("GET /api/images/batches", "POST /v1/batches", "GET /v1/batches"),
             *("GET /api/webhooks/secret", "POST /api/webhooks/secret/rotate", "GET /v1/webhooks/default/secret"),
             *("POST /api/prompts/enhance", "POST /v1/chat/completions", "POST /fal/rest/storage/upload/initiate"),
             *("POST /api/uploads", "POST /v1/files", "POST /api/webhooks"),
@@ -142,10 +143,23 @@ CASES: dict[str, Case | list[Case]] = {
     ),
     "POST /v1/images/variations": OWN,  # takes a file alone
     "GET /v1/images/tasks/<task_id>": case(200),
+    "GET /v1/batches/<batch_id>": case(200),
+    "POST /v1/batches/<batch_id>/cancel": case(200),
+    # batches
+    "POST /api/images/batches": Case((202,), BAD, body={"input_file_id": "{lines}"}),
+    "GET /api/images/batches/<batch_id>": [case(200), case(200, path="/api/images/batches/{batch}?lines=10")],
+    "GET /api/images/batches/<batch_id>/results": [
+        case(200),
+        case(200, path="/api/images/batches/{batch}/results?format=zip"),
+    ],
+    "POST /api/images/batches/<batch_id>/cancel": case(202),
     # Files of OpenAI and Replicate
-    "GET /v1/files/<file_id>": case(200),
-    "GET /v1/files/<file_id>/content": case(200),
-    "DELETE /v1/files/<file_id>": case(200, 204, path="/v1/files/{spare}"),
+    "GET /v1/files/<file_id>": [case(200), case(200, path="/v1/files/{lines}")],
+    "GET /v1/files/<file_id>/content": [case(200), case(200, path="/v1/files/{lines}/content")],
+    "DELETE /v1/files/<file_id>": [
+        case(200, 204, path="/v1/files/{spare}"),
+        case(200, path="/v1/files/{spare_lines}"),
+    ],
     # uploads
     "GET /api/uploads/<upload_id>": case(200),
     "GET /api/uploads/<upload_id>/content": case(200),
@@ -251,7 +265,7 @@ class House:
         """All that the owner has, as the database knows it."""
         tables = (
             *("jobs", "uploads", "webhook_endpoints", "webhook_account_secrets", "webhook_messages", "transfers"),
-            *("balances", "idempotency_keys", "sdk_attempts"),
+            *("balances", "idempotency_keys", "sdk_attempts", "files", "batches"),
         )
         found = {}
         with self.engine.database.autocommit() as connection:
@@ -270,6 +284,7 @@ _IN_RULES = {
     "<request_id>": "fal",
     "<upload_id>": "upload",
     "<file_id>": "upload",
+    "<batch_id>": "batch",
     "<webhook_id>": "webhook",
     "<delivery_id>": "delivery",
     "<path:app>": f"darkroom/{SYNC_MODEL}",
@@ -348,6 +363,12 @@ def _furnish(client: FlaskClient, engine: Engine, owner: Owner) -> None:
     engine.drive()
     task = {**order, "client_task_id": CLIENT_TASK}
     made("POST", "/api/image-tasks/generations", json=task)
+    data = {"purpose": "batch", "file": (io.BytesIO(json.dumps(order).encode()), "x.jsonl")}
+    words["lines"] = made("POST", "/v1/files", data=data)["id"]
+    data = {"purpose": "batch", "file": (io.BytesIO(CANARY.encode()), "x.jsonl")}
+    words["spare_lines"] = made("POST", "/v1/files", data=data)["id"]
+    wanted = {"input_file_id": words["lines"], "endpoint": "/v1/images/edits", "completion_window": "24h"}
+    words["batch"] = made("POST", "/v1/batches", json=wanted)["id"]
     words["live"] = made("POST", "/api/images/generate", json=order)["id"]
     words["fal"] = request_id_of(words["job"])
     words["status"] = f"/fal/queue/darkroom/{SYNC_MODEL}/requests/{words['fal']}/status"

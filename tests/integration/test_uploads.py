@@ -359,7 +359,7 @@ def test_files_have_the_form_of_the_client(house: House, mine: dict[str, str]) -
 def test_a_file_that_is_none_is_refused_with_every_fault(house: House, mine: dict[str, str]) -> None:
     answer = house.client.post(
         "/v1/files",
-        data={"purpose": "batch", "expires_after[seconds]": "1", "x": (io.BytesIO(b"x"), "x")},
+        data={"purpose": "assistants", "expires_after[seconds]": "1", "x": (io.BytesIO(b"x"), "x")},
         headers={**mine, **OPENAI},
     )
     assert codes(answer) == {

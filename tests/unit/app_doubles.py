@@ -532,6 +532,9 @@ def make_edge(*, configured: tuple[str, ...] = ("openai",), **variables: Any) ->
         callbacks=callbacks,
         uploads=None,  # they need a database: tests/integration/test_uploads.py
         delete_upload=None,
+        files=None,
+        feeder=None,
+        file_lines=None,
     )
     app = create_app(settings, services)
     return Edge(

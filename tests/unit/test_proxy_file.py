@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from app import gunicorn_conf
+from app.dialects.files import FORM_BYTES
 from app.http.responses import MAX_WAIT_S
 from core.settings import Settings
 
@@ -18,8 +19,9 @@ def _seconds(directive: str) -> list[int]:
 
 def test_the_proxy_takes_bodies_as_large_as_the_service_does() -> None:
     settings = Settings(_env_file=None)
-    [megabytes] = re.findall(r"client_max_body_size ([0-9]+)m;", TEXT)
+    [megabytes, of_files] = re.findall(r"client_max_body_size ([0-9]+)m;", TEXT)
     assert int(megabytes) * 2**20 == settings.max_request_bytes
+    assert int(of_files) * 2**20 >= settings.max_batch_file_bytes + FORM_BYTES
 
 
 def test_the_proxy_leaves_a_connection_before_the_service_closes_it_and_outlasts_a_long_poll() -> None:

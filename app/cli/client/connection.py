@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 from urllib3.exceptions import NewConnectionError
@@ -28,6 +28,7 @@ _TIMEOUT = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
 SUBMIT_TRIES = 3
 RETRY_WAIT_S = 1.0
 
+T = TypeVar("T")
 # What the server sees of one file: (part name, (file name, bytes)).
 Parts = Sequence[tuple[str, tuple[str | None, bytes]]]
 
@@ -62,7 +63,8 @@ class Client:
     def post_once(self, path: str, body: Mapping[str, Any], idempotency_key: str | None = None) -> Document:
         """Send a JSON object once: a try without an answer is repeated under the same Idempotency-Key."""
         key = idempotency_key or f"cli-{uuid.uuid4().hex}"
-        return self._submit_until_answered(path, {"headers": {"Idempotency-Key": key}, "json": dict(body)}, key)
+        request = {"headers": {"Idempotency-Key": key}, "json": dict(body)}
+        return self._post_until_answered(path, request, key, _json_object)
 
     def page(self, path: str, params: Mapping[str, Any] | None = None) -> Page:
         """One page of a list."""
@@ -79,14 +81,15 @@ class Client:
         """Submit an order once: a try without an answer is repeated under the same Idempotency-Key."""
         key = idempotency_key or f"cli-{uuid.uuid4().hex}"
         request = {"headers": {"Idempotency-Key": key}, **_order_body(order, parts)}
-        return self._submit_until_answered(f"/api/images/{operation}", request, key)
+        return self._post_until_answered(f"/api/images/{operation}", request, key, _task_in)
 
-    def _submit_until_answered(self, path: str, request: Mapping[str, Any], key: str) -> Task:
+    def _post_until_answered(
+        self, path: str, request: Mapping[str, Any], key: str, read: Callable[[requests.Response], T]
+    ) -> T:
         for tries_left in reversed(range(SUBMIT_TRIES)):
             try:
                 with self.open("POST", path, **request) as response:
-                    task = read_task(_json_object(response))
-                    return replace(task, replayed=response.headers.get("Idempotent-Replayed") == "true")
+                    return read(response)
             except CommandError as error:
                 if not _may_have_arrived(error):
                     raise
@@ -99,7 +102,7 @@ class Client:
         """Place the order of a task again, with ``changes``; a try without an answer is repeated as a submit is."""
         key = idempotency_key or f"cli-{uuid.uuid4().hex}"
         request = {"headers": {"Idempotency-Key": key}, "json": dict(changes)}
-        return self._submit_until_answered(f"{task_path(task_id)}/rerun", request, key)
+        return self._post_until_answered(f"{task_path(task_id)}/rerun", request, key, _task_in)
 
     def estimate(self, operation: str, order: Mapping[str, Any], parts: Parts = ()) -> Document:
         """Price an order without running it."""
@@ -210,6 +213,11 @@ def _order_body(order: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
 def form_fields(order: Mapping[str, Any]) -> list[tuple[str, str]]:
     """An order as multipart fields: text as it is, everything else as JSON."""
     return [(k, v if isinstance(v, str) else json.dumps(v, allow_nan=False)) for k, v in order.items()]
+
+
+def _task_in(response: requests.Response) -> Task:
+    task = read_task(_json_object(response))
+    return replace(task, replayed=response.headers.get("Idempotent-Replayed") == "true")
 
 
 def _json_object(response: requests.Response) -> Document:

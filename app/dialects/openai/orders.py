@@ -51,14 +51,17 @@ class Asked:
 
 def read(request: Request, route: Route, catalog: Catalog, default_format: ResponseFormat) -> Asked:
     """The order in a request to a route. Raises the errors of a body that cannot be read at all."""
-    kinds = {**kinds_of(catalog), **_OWN_KINDS}
     if request.is_json:
-        members = read_json_object(request)
-        faults = _unwrap_images(members)
-        body = request_body.of_members(members, kinds)
-        body.faults[:0] = faults
-    else:
-        body = request_body.read(request, kinds)
+        return of_members(read_json_object(request), route, catalog, default_format)
+    body = request_body.read(request, {**kinds_of(catalog), **_OWN_KINDS})
+    return _asked(body, route, catalog, default_format)
+
+
+def of_members(members: dict[str, Any], route: Route, catalog: Catalog, default_format: ResponseFormat) -> Asked:
+    """The order in the members of a JSON object, as a route takes it; the images in it are unwrapped in place."""
+    faults = _unwrap_images(members)
+    body = request_body.of_members(members, {**kinds_of(catalog), **_OWN_KINDS})
+    body.faults[:0] = faults
     return _asked(body, route, catalog, default_format)
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.shapes.schemas.base import Shape
 
-UploadId = Annotated[str, StringConstraints(pattern=r"^upl_[0-9A-HJKMNP-TV-Z]{26}$")]
+FileId = Annotated[str, StringConstraints(pattern=r"^(upl|file)_[0-9A-HJKMNP-TV-Z]{26}$")]
 
 
 class FilesQuery(BaseModel):
@@ -17,8 +17,11 @@ class FilesQuery(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    after: UploadId | None = Field(None, description="the last file of the page before")
+    after: FileId | None = Field(None, description="the last file of the page before")
     limit: int = Field(100, ge=1, le=10_000)
+    purpose: Annotated[str, StringConstraints(max_length=40)] | None = Field(
+        None, description="only files of this purpose: `vision`, `user_data`, `batch`, `batch_output`"
+    )
     order: Literal["asc", "desc"] = Field("desc", description="only `desc`, newest first, is served")
 
 
@@ -35,7 +38,10 @@ class FileUrls(Shape):
 
 
 class FileObject(Shape):
-    """A file. Its size and checksum are those of the file as it was sent; the image is kept encoded again."""
+    """A file. Its size and checksum are those of the file as it was sent; the image is kept encoded again.
+
+    The size of a file of results is about what will be sent, and its checksum is empty: it is written when it is read.
+    """
 
     id: str
     # OpenAI's

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from app.shapes.schemas.base import MAX_PAGE, Request, Shape
-from webhooks.forms import EVENTS
+from webhooks.forms import ENDPOINT_EVENTS
 from webhooks.secrets import MAX_OVERLAP_S, OVERLAP_S
 
-EventName = Literal[EVENTS]  # type: ignore[valid-type]
+EventName = Literal[ENDPOINT_EVENTS]  # type: ignore[valid-type]
 Url = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 Description = Annotated[str, StringConstraints(max_length=200)]
 Reason = Literal["owner", "gone", "failing"]
@@ -74,7 +74,7 @@ class SecretOut(Shape):
 
 class DeliveriesQuery(Request):
     state: State | None = None
-    event: Literal[(*EVENTS, "webhook.test")] | None = None  # type: ignore[valid-type]
+    event: Literal[(*ENDPOINT_EVENTS, "webhook.test")] | None = None  # type: ignore[valid-type]
     webhook_id: Annotated[str, StringConstraints(max_length=40)] | None = None
     task_id: Annotated[str, StringConstraints(max_length=40)] | None = None
     cursor: Annotated[str, StringConstraints(pattern=r"^msg_[0-9A-HJKMNP-TV-Z]{26}$")] | None = None
@@ -95,7 +95,7 @@ class DeliveryOut(Shape):
     id: str
     event: str
     created_at: datetime
-    task_id: str | None = Field(description="null: a test")
+    task_id: str | None = Field(description="of an event of a batch: the batch; null: a test")
     webhook_id: str | None = Field(description="null: it went to the `webhook_url` of its task")
     state: State
     attempts: int = Field(description="of this series; a replay begins a new one")
