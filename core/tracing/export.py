@@ -28,7 +28,7 @@ def make_recorder(service: str, environ: Mapping[str, str]) -> OtelRecorder:
         logging.getLogger(loud).setLevel(logging.CRITICAL)  # a line for each batch: the outage has its own two
     provider = TracerProvider(resource=_resource(service), shutdown_on_exit=False)
     size = None if environ.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "").strip() else BATCH
-    processor = BatchSpanProcessor(_Told(OTLPSpanExporter()), max_export_batch_size=size)
+    processor = BatchSpanProcessor(Told(OTLPSpanExporter()), max_export_batch_size=size)
     provider.add_span_processor(processor)
     # The public method waits half a minute for a collector that hangs.
     atexit.register(processor._batch_processor.shutdown, timeout_millis=LAST_WORDS_MS)
@@ -44,7 +44,7 @@ def _resource(service: str) -> Resource:
     return Resource({**ours, **given})
 
 
-class _Told(SpanExporter):
+class Told(SpanExporter):
     """An exporter whose collector may be away: one line when that begins, and one when it is over."""
 
     def __init__(self, inner: SpanExporter) -> None:
