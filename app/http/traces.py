@@ -24,17 +24,17 @@ def install(app: Flask, recorder: Recorder) -> None:
     """Trace every request of the app but those of probes, until its answer has gone out."""
     inner = app.wsgi_app
 
-    def traced(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if environ["PATH_INFO"] in UNTRACED:
+    def traced(asked: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if asked["PATH_INFO"] in UNTRACED:
             structlog.contextvars.unbind_contextvars("trace_id")
-            return inner(environ, start_response)
-        method = {"http.request.method": environ["REQUEST_METHOD"], "url.scheme": environ["wsgi.url_scheme"]}
-        span = environ[_SPAN] = recorder.request(environ.get("HTTP_TRACEPARENT"), method)
+            return inner(asked, start_response)
+        method = {"http.request.method": asked["REQUEST_METHOD"], "url.scheme": asked["wsgi.url_scheme"]}
+        span = asked[_SPAN] = recorder.request(asked.get("HTTP_TRACEPARENT"), method)
         # It replaces that of the previous request on this connection, and is there while an answer streams.
         structlog.contextvars.bind_contextvars(trace_id=tracing.trace_id(span.traceparent))
         try:
             with span.active():
-                return inner(environ, start_response)
+                return inner(asked, start_response)
         except BaseException as error:
             span.fail(type(error).__name__)
             span.end()

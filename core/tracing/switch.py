@@ -27,10 +27,12 @@ def start(service: str, environ: Mapping[str, str], *, wanted: bool | None) -> b
         return False
     if faults := list(_faults(environ)):
         raise SettingsError("bad settings: " + "; ".join(faults))
-    # The SDK reads its variables from the process; those of a .env file are not there yet.
+    # The SDK reads its variables from the process: those of a .env file are not there yet, and a blank one is none.
     for name, value in environ.items():
         if name.startswith("OTEL_"):
-            os.environ.setdefault(name, value)
+            os.environ[name] = value
+            if not value.strip():
+                del os.environ[name]
     from core.tracing.export import make_recorder
 
     try:

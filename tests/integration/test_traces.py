@@ -68,9 +68,7 @@ class Traced:
 
 
 @pytest.fixture(scope="module")
-def traced(
-    tmp_path_factory: pytest.TempPathFactory, postgres_url: str, sandbox_process: Sandbox
-) -> Iterator[Traced]:
+def traced(tmp_path_factory: pytest.TempPathFactory, postgres_url: str, sandbox_process: Sandbox) -> Iterator[Traced]:
     var, port = tmp_path_factory.mktemp("traces"), free_ports(1)[0]
     with running_fleet(var, postgres_url, "traces") as fleet, collector() as spans, receiver() as hears:
         database = Database(make_engine(fleet.database_url))
