@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import requests
+from otlp_collector import Collector, Got, collector
 from receivers import Receiver, receiver
 from worker_fleet import Fleet, running_fleet
 
@@ -20,7 +21,6 @@ from accounts.accounts import create_account
 from accounts.keys import create_key
 from core.db import Database, make_engine
 from core.embedded.ports import free_ports
-from otlp_collector import Collector, Got, collector
 from quota import ledger
 from sandbox.testing import Sandbox
 
@@ -110,10 +110,11 @@ def _until_ready(found: Traced) -> None:
     while True:
         try:
             requests.get(found.url + "/healthz", timeout=60)
-            return
         except requests.ConnectionError:
             assert time.monotonic() < until, found.web_log.read_text()[-4000:]
             time.sleep(0.1)
+        else:
+            return
 
 
 @pytest.fixture(autouse=True)

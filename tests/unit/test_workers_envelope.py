@@ -32,9 +32,7 @@ def client(redis_url: str) -> Iterator[Any]:
     client.delete(QUEUE)
 
 
-def by_celery(
-    redis_url: str, client: Any, task: str, argument: str, task_id: str, headers: dict[str, str] | None = None
-) -> dict[str, Any]:
+def by_celery(redis_url: str, client: Any, task: str, argument: str, task_id: str, **options: Any) -> dict[str, Any]:
     with Connection(redis_url) as connection, connection.Producer() as producer:
         app.send_task(
             task,
@@ -44,7 +42,7 @@ def by_celery(
             producer=producer,
             ignore_result=True,
             argsrepr=f"('{argument}',)",
-            headers=headers,
+            **options,
         )
     return json.loads(client.rpop(QUEUE))
 
