@@ -24,7 +24,8 @@ def install(app: Flask, recorder: Recorder) -> None:
     """Trace every request of the app but those of probes, until its answer has gone out."""
     inner = app.wsgi_app
 
-    def traced(asked: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def traced(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        asked = environ
         if asked["PATH_INFO"] in UNTRACED:
             structlog.contextvars.unbind_contextvars("trace_id")
             return inner(asked, start_response)
